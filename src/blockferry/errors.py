@@ -1,0 +1,336 @@
+"""The errors a user can meet: each a class with a code, a sentence, a hint and an exit status.
+
+The facts are fields; `sentence` says what happened to what and what still holds, `hint` what to do next.
+`blockferry explain CODE` prints the class's docstring, and docs/errors.md is generated from here, so a
+docstring is written for the administrator who has just met the error.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+
+def nearest(name: str, known: Iterable[str], limit: int = 3) -> tuple[str, ...]:
+    """Up to `limit` of the known names that look like `name`, best first."""
+    return tuple(difflib.get_close_matches(name, sorted(known), n=limit, cutoff=0.4))
+
+
+@dataclass
+class BlockferryError(Exception):
+    """Something that blockferry can say in a sentence. Never raised itself: each kind is a subclass."""
+
+    code: ClassVar[str] = "ERROR"
+    exit_status: ClassVar[int] = 1
+    sentence_form: ClassVar[str] = ""
+    hint_form: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        super().__init__(*(getattr(self, field.name) for field in fields(self)))
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @property
+    def sentence(self) -> str:
+        return self.sentence_form.format(**self.facts)
+
+    @property
+    def hint(self) -> str:
+        return self.hint_form.format(**self.facts)
+
+    def __str__(self) -> str:
+        return f"{self.sentence} {self.hint}".strip()
+
+
+def _suggest(names: tuple[str, ...]) -> str:
+    return f"Did you mean {', '.join(names)}? " if names else ""
+
+
+@dataclass
+class UsageError(BlockferryError):
+    """The request itself makes no sense (an unknown disk, two answers to one question). Nothing was touched."""
+
+    code = "USAGE"
+    exit_status = 2
+    sentence_form = "{problem}"
+    hint_form = "{remedy}"
+    problem: str
+    remedy: str = ""
+
+
+@dataclass
+class ConfigInvalid(BlockferryError):
+    """The configuration file cannot be read or holds a value that makes no sense. Nothing was touched."""
+
+    code = "CONFIG_INVALID"
+    exit_status = 2
+    sentence_form = "The configuration file {path} is not usable: {problem}."
+    hint_form = "Correct it, or move it away to go on with the defaults."
+    path: str
+    problem: str
+
+
+@dataclass
+class VmNotFound(BlockferryError):
+    """No VM (libvirt domain) of that name or UUID on this host. Nothing was touched."""
+
+    code = "VM_NOT_FOUND"
+    exit_status = 3
+    sentence_form = "There is no VM named {vm} on {uri}."
+    vm: str
+    uri: str
+    nearest: tuple[str, ...] = ()
+
+    @property
+    def hint(self) -> str:
+        return _suggest(self.nearest) + "`blockferry vms` lists all VMs."
+
+
+@dataclass
+class DatastoreNotFound(BlockferryError):
+    """No datastore (libvirt storage pool) of that name on this host. Nothing was touched."""
+
+    code = "DATASTORE_NOT_FOUND"
+    exit_status = 3
+    sentence_form = "There is no datastore (storage pool) named {datastore} on {uri}."
+    datastore: str
+    uri: str
+    nearest: tuple[str, ...] = ()
+
+    @property
+    def hint(self) -> str:
+        return _suggest(self.nearest) + "`blockferry datastores` lists all datastores."
+
+
+@dataclass
+class DiskNotFound(BlockferryError):
+    """The VM has no disk of that target name (`vda`, `sdb`). Nothing was touched."""
+
+    code = "DISK_NOT_FOUND"
+    exit_status = 3
+    sentence_form = "VM {vm} has no disk {disk}."
+    vm: str
+    disk: str
+    nearest: tuple[str, ...] = ()
+
+    @property
+    def hint(self) -> str:
+        return _suggest(self.nearest) + "`blockferry vms` shows each VM's disks."
+
+
+@dataclass
+class MoveNotFound(BlockferryError):
+    """The journal holds no move with that id (or with an id that starts so). Nothing was touched."""
+
+    code = "MOVE_NOT_FOUND"
+    exit_status = 3
+    sentence_form = "There is no move {move} in the journal {journal}."
+    move: str
+    journal: str
+    nearest: tuple[str, ...] = ()
+
+    @property
+    def hint(self) -> str:
+        return _suggest(self.nearest) + "`blockferry moves` and `blockferry history` list them."
+
+
+@dataclass
+class CodeNotFound(BlockferryError):
+    """`explain` was asked for a code that does not exist."""
+
+    code = "CODE_NOT_FOUND"
+    exit_status = 3
+    sentence_form = "There is no code {asked}."
+    asked: str
+    nearest: tuple[str, ...] = ()
+
+    @property
+    def hint(self) -> str:
+        return _suggest(self.nearest) + "`blockferry explain` without a code lists all."
+
+
+@dataclass
+class Refused(BlockferryError):
+    """The pre-check found reasons against the move. Nothing was touched.
+
+    Each reason has a code of its own; `blockferry explain CODE` says more about it, `blockferry check` shows
+    all of them together with the plan.
+    """
+
+    code = "REFUSED"
+    exit_status = 4
+    sentence_form = "The move of {vm} was refused before anything was touched: {reasons}"
+    hint_form = "`blockferry check` shows the whole plan."
+    vm: str
+    reasons: str
+    codes: tuple[str, ...] = ()
+
+
+@dataclass
+class MoveFailed(BlockferryError):
+    """The move did not succeed; the sentence says what happened and where the VM's disks are now.
+
+    Before the switch the VM always stays on its old disks, and what was half-made at the destination is
+    removed again.
+    """
+
+    code = "MOVE_FAILED"
+    exit_status = 5
+    sentence_form = "Move {move} of {vm} failed: {problem} {holds}"
+    hint_form = "`blockferry show {move}` tells the whole story."
+    move: str
+    vm: str
+    problem: str
+    holds: str
+
+
+@dataclass
+class MoveCancelled(BlockferryError):
+    """The move was cancelled as asked: the VM runs on its old disks, the copies at the destination are gone."""
+
+    code = "MOVE_CANCELLED"
+    exit_status = 6
+    sentence_form = "Move {move} of {vm} was cancelled. {holds}"
+    move: str
+    vm: str
+    holds: str
+
+
+@dataclass
+class HostUnreachable(BlockferryError):
+    """libvirt on that host does not answer (daemon down, wrong URI, no permission, network).
+
+    A copy that runs in QEMU goes on without libvirt and without blockferry; `blockferry resume` takes it up
+    again when the host answers.
+    """
+
+    code = "HOST_UNREACHABLE"
+    exit_status = 7
+    sentence_form = "libvirt at {uri} cannot be reached: {problem}."
+    hint_form = "Check the URI and that libvirtd (or virtqemud) runs: `virsh -c {uri} list`."
+    uri: str
+    problem: str
+
+
+@dataclass
+class HostCommandFailed(BlockferryError):
+    """A command that blockferry ran on the host (qemu-img, ssh, ...) failed; its own words are quoted."""
+
+    code = "HOST_COMMAND_FAILED"
+    exit_status = 7
+    sentence_form = "`{command}` failed with status {status}: {stderr}"
+    command: str
+    status: int
+    stderr: str
+
+
+@dataclass
+class LibvirtFailed(BlockferryError):
+    """libvirt refused or failed a call; its own words are quoted.
+
+    `libvirt_code` is the name of libvirt's error code (VIR_ERR_...), for searching.
+    """
+
+    code = "LIBVIRT_FAILED"
+    exit_status = 7
+    sentence_form = "libvirt could not {doing}: {message} ({libvirt_code})"
+    doing: str
+    message: str
+    libvirt_code: str
+
+
+@dataclass
+class ImageUnreadable(BlockferryError):
+    """qemu-img cannot read the image: it is missing, damaged, or not of the format that the VM says it is."""
+
+    code = "IMAGE_UNREADABLE"
+    exit_status = 7
+    sentence_form = "The image {path} cannot be read: {problem}"
+    hint_form = "Nothing was changed. Try `qemu-img info {path}` on the host."
+    path: str
+    problem: str
+
+
+@dataclass
+class JournalFailed(BlockferryError):
+    """The journal (the database that remembers moves) cannot be opened, read or written.
+
+    Without it no effect is begun. Running copies go on in QEMU meanwhile and are taken up again later.
+    """
+
+    code = "JOURNAL_FAILED"
+    exit_status = 8
+    sentence_form = "The journal {journal} cannot be used: {problem}."
+    hint_form = "Check its disk space and permissions; running copies are not affected."
+    journal: str
+    problem: str
+
+
+@dataclass
+class LeaseLost(BlockferryError):
+    """Another blockferry process has taken over this move, because this one was silent for too long.
+
+    This process has stopped acting on it; nothing is lost, the other one finishes it.
+    """
+
+    code = "LEASE_LOST"
+    exit_status = 8
+    sentence_form = "Move {move} is now run by {owner}; this process has stopped acting on it."
+    hint_form = "`blockferry watch {move}` follows it."
+    move: str
+    owner: str
+
+
+@dataclass
+class MoveBusy(BlockferryError):
+    """The VM or the move is being worked on by another blockferry process."""
+
+    code = "MOVE_BUSY"
+    exit_status = 9
+    sentence_form = "{vm} is already being moved (move {move}, run by {owner})."
+    hint_form = "`blockferry watch {move}` follows it, `blockferry cancel {move}` stops it."
+    vm: str
+    move: str
+    owner: str
+
+
+@dataclass
+class MoveParked(BlockferryError):
+    """The move stands still because going on could hurt: something changed that blockferry does not understand.
+
+    Nothing is deleted while a move is parked. The sentence says what was found; when it is put right,
+    `blockferry resume` goes on, `blockferry cancel` goes back where that is still possible.
+    """
+
+    code = "MOVE_PARKED"
+    exit_status = 9
+    sentence_form = "Move {move} of {vm} stands still: {problem}"
+    hint_form = "`blockferry show {move}` tells the story; put it right, then `blockferry resume {move}`."
+    move: str
+    vm: str
+    problem: str
+
+
+@dataclass
+class Interrupted(BlockferryError):
+    """The command was interrupted; the move goes on in the background or waits for `blockferry resume`."""
+
+    code = "INTERRUPTED"
+    exit_status = 130
+    sentence_form = "Interrupted. {holds}"
+    holds: str
+
+
+def all_errors() -> tuple[type[BlockferryError], ...]:
+    """Every kind of error, by code, for `explain` and the generated docs/errors.md."""
+    found: list[type[BlockferryError]] = []
+    queue = list(BlockferryError.__subclasses__())
+    while queue:
+        kind = queue.pop()
+        queue.extend(kind.__subclasses__())
+        found.append(kind)
+    return tuple(sorted(found, key=lambda kind: kind.code))

@@ -1,0 +1,100 @@
+"""Bytes, rates and durations: how people type them and how we print them.
+
+Inside the program sizes are `int` bytes, rates `int` bytes per second, durations `float` seconds;
+the unit is in the name wherever it is not bytes.
+"""
+
+from __future__ import annotations
+
+import re
+
+KiB = 1024
+MiB = 1024 * KiB
+GiB = 1024 * MiB
+TiB = 1024 * GiB
+
+_SIZE_UNITS = {
+    "": 1, "b": 1,
+    "k": KiB, "kib": KiB, "kb": 1000,
+    "m": MiB, "mib": MiB, "mb": 1000**2,
+    "g": GiB, "gib": GiB, "gb": 1000**3,
+    "t": TiB, "tib": TiB, "tb": 1000**4,
+}  # fmt: skip
+_DURATION_UNITS = {"ms": 0.001, "s": 1, "": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 604800}
+_NUMBER = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*\Z")
+
+
+def parse_size(text: str) -> int:
+    """Bytes for text such as `512MiB`, `4G`, `1.5TiB` or `1000`; K, M, G, T are powers of 1024 as in qemu-img.
+
+    Raises ValueError with a sentence for people.
+    """
+    match = _NUMBER.match(text)
+    if not match or match[2].lower() not in _SIZE_UNITS:
+        raise ValueError(f"{text!r} is not a size; write it like 512MiB, 20G or 1.5TiB")
+    return int(float(match[1]) * _SIZE_UNITS[match[2].lower()])
+
+
+def parse_rate(text: str) -> int:
+    """Bytes per second for text such as `200MiB/s` (the `/s` may be left out); 0 means unlimited.
+
+    Raises ValueError with a sentence for people.
+    """
+    bare = text.strip()
+    for ending in ("/s", "/sec", "ps"):
+        if bare.lower().endswith(ending):
+            bare = bare[: -len(ending)]
+            break
+    if bare.lower() in ("unlimited", "none", "0"):
+        return 0
+    try:
+        rate = parse_size(bare)
+    except ValueError:
+        raise ValueError(f"{text!r} is not a rate; write it like 200MiB/s, or 0 for unlimited") from None
+    if rate < 1:
+        raise ValueError(f"{text!r} is below one byte per second; write 0 for unlimited")
+    return rate
+
+
+def parse_duration_s(text: str) -> float:
+    """Seconds for text such as `7d`, `12h`, `30min`, `90s`, `20ms`.
+
+    Raises ValueError with a sentence for people.
+    """
+    match = _NUMBER.match(text)
+    if not match or match[2].lower() not in _DURATION_UNITS:
+        raise ValueError(f"{text!r} is not a duration; write it like 7d, 12h, 30min or 90s")
+    return float(match[1]) * _DURATION_UNITS[match[2].lower()]
+
+
+def format_size(size: int | float) -> str:
+    """`4.0 GiB`: three figures at most, binary units, the way `qemu-img info` prints them."""
+    value = float(size)
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if abs(value) < 999.5 or unit == "TiB":
+            if unit == "B":
+                return f"{int(value)} B"
+            return f"{value:.1f} {unit}" if abs(value) < 99.95 else f"{value:.0f} {unit}"
+        value /= 1024
+    raise AssertionError("unreachable")
+
+
+def format_rate(bytes_per_s: int | float) -> str:
+    """`212 MiB/s`."""
+    return f"{format_size(bytes_per_s)}/s"
+
+
+def format_duration(seconds: float) -> str:
+    """`850 ms`, `12.3 s`, `4 min 10 s`, `2 h 05 min`, `3 d 4 h`."""
+    if seconds < 0:
+        return "-" + format_duration(-seconds)
+    if seconds < 0.9995:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"
