@@ -1,0 +1,222 @@
+"""Running programs on the host that holds the disks: here for local libvirt URIs, through ssh for qemu+ssh.
+
+Argument lists only. Where a shell cannot be avoided (ssh's remote side, the small constant scripts), data reaches
+it as quoted words or positional arguments, never as part of the script.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import shutil
+import subprocess
+import tempfile
+import threading
+import weakref
+from collections.abc import Sequence
+from typing import Protocol
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from blockferry.errors import HostUnreachable, UsageError
+from blockferry.images.process import (
+    TIMED_OUT,
+    Completed,
+    Process,
+    end,
+    exit_status,
+    judge,
+    spawn,
+    too_slow,
+    watched,
+)
+
+LOCALE = "C.UTF-8"
+
+
+class Runner(Protocol):
+    """Runs programs on one host."""
+
+    @property
+    def uri(self) -> str:
+        """The host, for error sentences."""
+        ...
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: bytes | None = None,
+        timeout_s: float | None = None,
+        check: bool = True,
+    ) -> Completed:
+        """Run `argv` to its end. Without `stdin` its standard input is empty.
+
+        Raises HostCommandFailed when it ends with a status other than 0 (unless `check` is off), when it is not
+        installed, and when it takes longer than `timeout_s` seconds; HostUnreachable when ssh has no connection.
+        """
+        ...
+
+    def start(self, argv: Sequence[str]) -> Process:
+        """Start `argv` and return at once; its standard input is empty."""
+        ...
+
+
+class _Base:
+    """What both runners share; a subclass says how an argument list becomes a local one."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        self._env = {**os.environ, "LC_ALL": LOCALE}
+
+    def _command(self, argv: Sequence[str]) -> list[str]:
+        raise NotImplementedError
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: bytes | None = None,
+        timeout_s: float | None = None,
+        check: bool = True,
+    ) -> Completed:
+        """See Runner."""
+        if stdin is None:
+            with self.start(argv) as process:
+                return process.wait(timeout_s, check=check)
+        popen = spawn(argv, self._command(argv), stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=self._env)
+        with popen:
+            try:
+                stdout, stderr = popen.communicate(stdin, timeout_s)
+            except subprocess.TimeoutExpired:
+                raise too_slow(argv, timeout_s) from None
+            finally:
+                end(popen, argv, patience_s=0.0)
+        words = stderr.decode("utf-8", "replace")
+        return judge(Completed(tuple(argv), exit_status(popen.returncode), stdout, words), self.uri, check=check)
+
+    def start(self, argv: Sequence[str]) -> Process:
+        """See Runner."""
+        return Process(argv, self._command(watched(argv)), self._env, self.uri)
+
+
+class LocalRunner(_Base):
+    """Runs programs on this machine."""
+
+    def __init__(self, uri: str = "qemu:///system") -> None:
+        super().__init__(uri)
+
+    def _command(self, argv: Sequence[str]) -> list[str]:
+        return list(argv)
+
+
+class SshRunner(_Base):
+    """Runs programs through the system's ssh, which must get in without asking for anything.
+
+    All commands share one connection (ssh's ControlMaster, its socket in a private directory); it is closed by
+    `close`, and at the latest a minute after the last command.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        user: str | None = None,
+        port: int | None = None,
+        *,
+        keyfile: str | None = None,
+        verify_host: bool = True,
+        program: str = "ssh",
+    ) -> None:
+        where = f"{user}@{host}" if user else host
+        super().__init__(f"qemu+ssh://{where}{f':{port}' if port else ''}/system")
+        # Not $TMPDIR: a socket's path may have no more than 107 bytes.
+        self._directory = tempfile.mkdtemp(prefix="blockferry-ssh-", dir="/tmp")
+        self._base = [program, "-o", "BatchMode=yes", "-o", "ConnectTimeout=10"]
+        self._base += ["-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=4"]
+        self._base += ["-o", f"ControlPath={self._directory}/s"]
+        if not verify_host:
+            self._base += ["-o", "StrictHostKeyChecking=no"]
+        for option, value in (("-l", user), ("-p", port), ("-i", keyfile)):
+            self._base += [option, str(value)] if value else []
+        self._host = host
+        self._lock = threading.Lock()
+        self._connected = False
+        self._goodbye = weakref.finalize(self, _hang_up, self._directory, [*self._base, "-O", "exit", "--", host])
+
+    def _command(self, argv: Sequence[str]) -> list[str]:
+        self._connect()
+        remote = shlex.join(["env", f"LC_ALL={LOCALE}", *argv])
+        return [*self._base, "-o", "ControlMaster=no", "--", self._host, remote]
+
+    def _connect(self) -> None:
+        """Start the shared connection, once; a command finds its own way when that one is lost later.
+
+        It is started by itself, not by the first command, because ssh of older distributions lets the lasting
+        connection hold the first command's standard error open, and its reader would wait for ever.
+        """
+        with self._lock:
+            if self._connected:
+                return
+            argv = [
+                *self._base,
+                "-o",
+                "ControlMaster=yes",
+                "-o",
+                "ControlPersist=60",
+                "-fN",
+                "--",
+                self._host,
+            ]
+            with tempfile.TemporaryFile() as words:
+                popen = spawn(argv, argv, stdin=subprocess.DEVNULL, stderr=words, env=self._env)
+                with popen:
+                    try:
+                        status = popen.wait(60)
+                    except subprocess.TimeoutExpired:
+                        status = TIMED_OUT
+                    finally:
+                        end(popen, argv, patience_s=0.0)
+                problem = os.pread(words.fileno(), 4096, 0).decode("utf-8", "replace").strip()
+            if status:
+                raise HostUnreachable(self.uri, problem.rstrip(".") or f"ssh ended with status {status}")
+            self._connected = True
+
+    def close(self) -> None:
+        """Close the shared connection. Commands that run now are ended; a later one fails."""
+        self._goodbye()
+
+
+def runner_for(uri: str) -> Runner:
+    """The runner for the host behind a libvirt URI: here, or by ssh for qemu+ssh (and libssh, libssh2).
+
+    Of the URI's parameters `keyfile`, `no_verify` and `command` are honoured. Raises UsageError for URIs that
+    give no way to run a program on the host (tls, tcp).
+    """
+    try:
+        parts = urlsplit(uri)
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise UsageError(f"{uri!r} is not a libvirt URI: {error}.", "Write qemu:///system or so.") from None
+    driver, _, transport = parts.scheme.partition("+")
+    if driver == "qemu" and transport in ("", "unix") and not host:
+        return LocalRunner(uri)
+    if driver == "qemu" and transport in ("ssh", "libssh", "libssh2") and host:
+        options = {name: values[-1] for name, values in parse_qs(parts.query).items()}
+        return SshRunner(
+            host,
+            unquote(parts.username) if parts.username else None,
+            port,
+            keyfile=options.get("keyfile"),
+            verify_host=options.get("no_verify", "0") == "0",
+            program=options.get("command", "ssh"),
+        )
+    raise UsageError(
+        f"blockferry cannot run programs on the host of {uri}: only local hosts and qemu+ssh give a way to do so.",
+        "Use qemu:///system on the host itself, or qemu+ssh://HOST/system.",
+    )
+
+
+def _hang_up(directory: str, argv: list[str]) -> None:
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=5, check=False)
+    shutil.rmtree(directory, ignore_errors=True)

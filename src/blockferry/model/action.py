@@ -1,0 +1,208 @@
+"""The small effects of a move. Each may be repeated; `engine/act.py` carries them out.
+
+An action says what is to be done, never how; none of them holds a libvirt object or a file handle.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from blockferry.model.record import Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Put the move's id into the domain's metadata, so that a sweep can tell what is ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class CopyHome:
+    """Copy the metadata and the small files of the VM's home to the destination."""
+
+
+@dataclass(frozen=True, slots=True)
+class CopyLayers:
+    """Copy the lower layers of a disk's backing chain."""
+
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class CreateImage:
+    """Make an empty image at the destination; one of ours that is there already is made anew."""
+
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class Suspend:
+    """Stop the guest's processors for a moment. `switch`: for the switch; else for a clean start of copies."""
+
+    switch: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StartCopy:
+    """Start the block job of a disk; `reverse`: from the destination back to the source."""
+
+    target: str
+    reverse: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NoteClean:
+    """Remember that these copies were started without missing a write."""
+
+    targets: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """Let the guest run on. `clean`: the copies that were started in this suspension and missed nothing."""
+
+    clean: tuple[str, ...] = ()
+    switch_failed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Await:
+    """Nothing to do but to look again. `why` is a word for the phase, `pause_s` how long to wait at most."""
+
+    why: str  # "initialise", "copy", "drain", "abort", "retry"
+    pause_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class FlushDestination:
+    """Have the destination on stable storage before the suspension, so that nothing is left to flush in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pivot:
+    """Point these disks to the other side of their jobs. The VM is suspended and the sides are equal."""
+
+    targets: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AbortCopy:
+    """End a block job of ours; the disk stays where it is."""
+
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetCopy:
+    """The copy of this disk does not count any more (its QEMU is gone, its start was not clean)."""
+
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fail:
+    """Remember what went wrong; from now on the way is back."""
+
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class ColdCopy:
+    """Copy the disk of a VM that is off."""
+
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class WriteConfig:
+    """Make the persistent XML point to the destination, all disks and home files in one write."""
+
+
+@dataclass(frozen=True, slots=True)
+class RevertConfig:
+    """Make the persistent XML point to the source again: that is where the VM runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class NoteSwitched:
+    """Remember the proof that all disks were seen at the destination."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """Have the new image of this disk on stable storage, allocated in full if thick was asked."""
+
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseSource:
+    """Prove that nothing needs this old file, then remove or keep it as asked."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseHome:
+    """The same for the old home's metadata and its directory."""
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveDestination:
+    """Remove all that we made at the destination. The VM does not use it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unmark:
+    """Take our mark off the domain."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The move is over."""
+
+    outcome: Outcome
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Park:
+    """Stand still and say why: going on could hurt."""
+
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """Nothing is left to do."""
+
+    outcome: Outcome
+
+
+Action = (
+    Mark
+    | CopyHome
+    | CopyLayers
+    | CreateImage
+    | Suspend
+    | StartCopy
+    | NoteClean
+    | Resume
+    | Await
+    | FlushDestination
+    | Pivot
+    | AbortCopy
+    | ForgetCopy
+    | Fail
+    | ColdCopy
+    | WriteConfig
+    | RevertConfig
+    | NoteSwitched
+    | Settle
+    | ReleaseSource
+    | ReleaseHome
+    | RemoveDestination
+    | Unmark
+    | Finish
+    | Park
+    | Done
+)

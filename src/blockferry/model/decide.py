@@ -1,0 +1,380 @@
+"""What to do next. Pure: a plan and an observation in, one action out; no clock, no libvirt, no file.
+
+There is one way through: the same function decides on a quiet day, after a crash, after somebody else has
+changed the VM. What may never happen is written in tests/unit/test_decide.py as properties:
+
+- before the switch the source is the truth, nothing on it is changed, cancel is always possible;
+- pivots happen only while the VM is suspended (by us or by its owner) and every copy is complete;
+- after the switch we only go forward;
+- live and persistent configuration agree before any source is released.
+"""
+
+from __future__ import annotations
+
+from blockferry.model import action as act
+from blockferry.model.inventory import PowerState
+from blockferry.model.observation import DiskView, Job, Observation, Side
+from blockferry.model.plan import DiskPlan, Plan
+from blockferry.model.record import Outcome, Stage, Wanted
+
+START_ATTEMPTS = 3
+"""How often the copy of a disk is begun before we give up: a start that failed, or was not clean."""
+
+DRAIN_LIMIT_S = 1.0
+"""How long the VM may stay suspended for the last changed regions before it runs on and we try again later."""
+
+RETRY_LIMIT_S = 60.0
+
+
+def decide(plan: Plan, seen: Observation) -> act.Action:
+    """The next action for this move. Total: every observation has an answer."""
+    if seen.record.outcome is not None:
+        return act.Done(seen.record.outcome)
+    if seen.state is PowerState.ABSENT:
+        return _without_domain(seen)
+    strays = [view.target for view in seen.disks if Side.ELSEWHERE in (view.live, view.config, view.side)]
+    if strays:
+        return _stray(plan, seen, strays)
+    if all(view.side is Side.DESTINATION for view in seen.disks):
+        return _after_switch(plan, seen)
+    if seen.state.active:
+        if _going_back(seen):
+            return _back_live(plan, seen)
+        return _forward_live(plan, seen)
+    if _going_back(seen):
+        return _back_off(plan, seen)
+    return _forward_off(plan, seen)
+
+
+def _going_back(seen: Observation) -> bool:
+    """Whether the way is back to the source.
+
+    A wish to cancel counts until the first disk has switched; then only a failure does: with every copy
+    complete, going on is the shorter and safer way.
+    """
+    if seen.record.failure is not None:
+        return True
+    mixed = any(view.side is Side.DESTINATION for view in seen.disks)
+    return seen.record.wanted is Wanted.CANCEL and not mixed
+
+
+def _ours_suspended(seen: Observation) -> bool:
+    return seen.state is PowerState.PAUSED and seen.record.suspended
+
+
+# ---------------------------------------------------------------- somebody else was here
+
+
+def _without_domain(seen: Observation) -> act.Action:
+    """libvirt does not know the VM any more: a transient VM that went off, or an undefined one."""
+    record = seen.record
+    if record.switched:
+        return act.Finish(
+            Outcome.MOVED, "the VM is not defined any more; its disks are at the destination, the old ones are kept"
+        )
+    if record.switching or record.cold_copied:
+        return act.Park(
+            "the VM is gone, and it cannot be told any more which of its disks were already switched. Both sides are "
+            "kept: the copies are complete, so the newer file of each disk is the right one"
+        )
+    if record.created:
+        return act.RemoveDestination()
+    if record.failure is None and record.wanted is Wanted.GO:
+        return act.Fail("the VM is not there any more (a transient VM that went off, or it was undefined or moved)")
+    return _finish_back(seen)
+
+
+def _stray(plan: Plan, seen: Observation, strays: list[str]) -> act.Action:
+    if _ours_suspended(seen):
+        return act.Resume()
+    return act.Park(
+        f"disk {', '.join(strays)} points to a file that is neither the old nor the new one; somebody has changed "
+        f"{plan.vm} during the move. Nothing is removed"
+    )
+
+
+# ---------------------------------------------------------------- forward, the VM has a QEMU
+
+
+def _forward_live(plan: Plan, seen: Observation) -> act.Action:
+    record = seen.record
+    if _ours_suspended(seen):
+        return _switching(seen) if record.switching else _starting(seen)
+    if any(view.side is Side.DESTINATION for view in seen.disks):
+        # Half a switch, and the VM runs (it was resumed by the guard after a crash of the manager): each disk
+        # is whole on its side, so go on with the rest.
+        return _copying(plan, seen)
+    foreign = [view.target for view in seen.disks if view.job is Job.FOREIGN]
+    if foreign:
+        return act.Fail(f"somebody else runs a block job on {', '.join(foreign)}")
+    prepared = _prepare(plan, seen)
+    return prepared or _copying(plan, seen)
+
+
+def _prepare(plan: Plan, seen: Observation) -> act.Action | None:
+    """Mark, home, lower layers: what comes before the first block job, for a live and a cold move alike."""
+    record = seen.record
+    if seen.mark is None and not record.marked:
+        return act.Mark()
+    if not record.home_copied:
+        return act.CopyHome()
+    for disk in plan.disks:
+        if disk.layers and disk.target not in record.layers_copied:
+            return act.CopyLayers(disk.target)
+    return None
+
+
+def _copying(plan: Plan, seen: Observation) -> act.Action:
+    """Get a clean copy of every disk under way, wait until they are in step, then suspend for the switch."""
+    record = seen.record
+    outstanding = [view for view in seen.disks if view.side is Side.SOURCE]
+    for view in outstanding:
+        copy = record.copy(view.target)
+        if copy.stage in (Stage.STARTED, Stage.CLEAN) and copy.incarnation != seen.incarnation:
+            return act.ForgetCopy(view.target)
+        if copy.stage in (Stage.STARTING, Stage.STARTED) and _may_have_missed_writes(
+            plan.disk(view.target), seen, view
+        ):
+            return _start_again(view, copy.attempts)
+        if copy.stage is Stage.STARTED and view.job is Job.NONE:
+            return act.Fail(f"the copy of {view.target} ended before it was complete")
+        if copy.stage is Stage.CLEAN and view.job is not Job.OURS:
+            return act.Fail(f"the copy of {view.target} ended before the switch")
+        if copy.stage is Stage.NONE and view.job is Job.OURS:
+            return act.AbortCopy(view.target)
+    for view in outstanding:
+        if record.copy(view.target).stage is Stage.NONE:
+            return act.CreateImage(view.target)
+    return _start(plan, seen, outstanding) or _await_or_suspend(plan, seen, outstanding)
+
+
+def _may_have_missed_writes(disk: DiskPlan, seen: Observation, view: DiskView) -> bool:
+    """Whether the guest ran before the copy had seen the whole disk, or the start never came to be.
+
+    See docs/design/start-race.md. A call that was announced (STARTING) and of which no job is to be seen is
+    simply made again.
+    """
+    if seen.record.copy(view.target).stage is Stage.STARTING and view.job is Job.NONE:
+        return True
+    return view.job is Job.OURS and disk.suspended_start and seen.state is PowerState.RUNNING
+
+
+def _start_again(view: DiskView, attempts: int) -> act.Action:
+    if attempts >= START_ATTEMPTS:
+        return act.Fail(f"the copy of {view.target} could not be started cleanly in {attempts} attempts")
+    return act.AbortCopy(view.target) if view.job is Job.OURS else act.ForgetCopy(view.target)
+
+
+def _start(plan: Plan, seen: Observation, views: list[DiskView]) -> act.Action | None:
+    """Start the jobs of these disks, in one suspension where the source's format asks for it."""
+    record = seen.record
+    waiting = [view for view in views if view.job is not Job.OURS and record.copy(view.target).stage is Stage.IMAGE]
+    if waiting:
+        needs = any(plan.disk(view.target).suspended_start for view in waiting)
+        if needs and seen.state is PowerState.RUNNING:
+            return act.Suspend(switch=False)
+        return act.StartCopy(waiting[0].target)
+    fresh = [view for view in views if record.copy(view.target).stage in (Stage.STARTING, Stage.STARTED)]
+    if fresh and all(view.initialised for view in fresh):
+        return act.NoteClean(tuple(view.target for view in fresh))
+    if fresh:
+        return act.Await("initialise", 0.1)
+    return None
+
+
+def _starting(seen: Observation) -> act.Action:
+    """Suspended by us for a clean start: start what is to be started, see it through, let the guest run."""
+    outstanding = [view for view in seen.disks if view.side is Side.SOURCE]
+    record = seen.record
+    if any(record.copy(view.target).stage is Stage.NONE for view in outstanding):
+        return act.Resume()
+    for view in outstanding:
+        stage = record.copy(view.target).stage
+        if stage in (Stage.STARTED, Stage.CLEAN) and view.job is not Job.OURS:
+            return act.Resume()
+    begun = [view for view in outstanding if record.copy(view.target).stage is Stage.IMAGE]
+    pending = [view for view in outstanding if record.copy(view.target).stage in (Stage.STARTING, Stage.STARTED)]
+    for view in pending:
+        if record.copy(view.target).stage is Stage.STARTING and view.job is Job.NONE:
+            return act.Resume()  # the call failed: let the guest run while we think
+    if begun:
+        return act.StartCopy(begun[0].target)
+    if pending and not all(view.initialised for view in pending):
+        return act.Await("initialise", 0.002)
+    return act.Resume(clean=tuple(view.target for view in pending))
+
+
+def _await_or_suspend(plan: Plan, seen: Observation, outstanding: list[DiskView]) -> act.Action:
+    if not all(view.ready and view.remaining is not None for view in outstanding):
+        return act.Await("copy", 0.25)
+    if seen.expected_drain_s > allowed_pause_s(seen.passes):
+        return act.Await("copy", 0.05)
+    if not seen.flushed:
+        return act.FlushDestination()
+    if seen.state is PowerState.RUNNING:
+        return act.Suspend(switch=True)
+    # Paused by its owner: nothing writes, so this is the switch, without a suspension of ours.
+    return _switching(seen)
+
+
+def allowed_pause_s(passes: int) -> float:
+    """How long the suspended pass over the last changed regions may be expected to take, to suspend now.
+
+    At first only what is not felt (10 ms); when pass after pass leaves more than that, the guest writes too
+    fast for it, and the limit doubles every four passes up to half a second. Never a time-out: a copy that is
+    not in step yet is waited for.
+    """
+    return float(min(0.5, 0.010 * 2 ** max(0, (passes - 4) // 4)))
+
+
+def _switching(seen: Observation) -> act.Action:
+    """The VM stands still: copy the last regions, point all disks to the other side, run."""
+    outstanding = [view for view in seen.disks if view.side is Side.SOURCE]
+    mixed = len(outstanding) < len(seen.disks)
+    broken = [view for view in outstanding if view.job is not Job.OURS]
+    if broken and mixed:
+        names = ", ".join(view.target for view in broken)
+        return act.Fail(f"the switch broke in the middle: the copy of {names} ended when others were switched already")
+    if broken or not all(view.ready for view in outstanding):
+        return _not_now(seen)
+    if any(view.remaining != 0 for view in outstanding):
+        if seen.suspended_s > DRAIN_LIMIT_S and not mixed:
+            return _not_now(seen)
+        return act.Await("drain", 0.001)
+    return act.Pivot(tuple(view.target for view in outstanding))
+
+
+def _not_now(seen: Observation) -> act.Action:
+    """The switch cannot be made at this moment: the VM runs on at the source, the copies stay."""
+    if _ours_suspended(seen):
+        return act.Resume(switch_failed=True)
+    return act.Await("retry", min(RETRY_LIMIT_S, 0.25 * 2 ** min(seen.record.switch_attempts, 10)))
+
+
+# ---------------------------------------------------------------- back, the VM has a QEMU
+
+
+def _back_live(plan: Plan, seen: Observation) -> act.Action:
+    across = [view for view in seen.disks if view.side is Side.DESTINATION]
+    for view in seen.disks:
+        # A job of ours on a disk that is still at the source can only be the copy that we give up.
+        if view.side is Side.SOURCE and view.job is Job.OURS:
+            return act.Resume() if _ours_suspended(seen) else act.AbortCopy(view.target)
+    if across:
+        return _bring_back(plan, seen, across)
+    if _ours_suspended(seen):
+        return act.Resume()
+    return _back_off(plan, seen)
+
+
+def _bring_back(plan: Plan, seen: Observation, across: list[DiskView]) -> act.Action:
+    """A switch broke in the middle: copy the disks that are across back to their old files and switch them back.
+
+    The destination is the truth of those disks meanwhile; the guest runs on with every disk whole.
+    """
+    record = seen.record
+    suspended = _ours_suspended(seen)
+    for view in across:
+        copy = record.copy(view.target)
+        if view.job is Job.NONE and copy.reverse and copy.attempts >= START_ATTEMPTS:
+            if suspended:
+                return act.Resume()
+            return act.Park(
+                f"the switch broke in the middle and {view.target} could not be brought back. {plan.vm} runs partly on "
+                "its new and partly on its old disks; each is whole. Nothing is removed"
+            )
+        if view.job is Job.FOREIGN:
+            return act.Resume() if suspended else act.Park(f"somebody else runs a block job on {view.target}")
+    to_start = [view for view in across if view.job is Job.NONE]
+    if to_start:
+        if seen.state is PowerState.RUNNING and any(_reverse_needs_suspension(plan, view) for view in to_start):
+            return act.Suspend(switch=False)
+        return act.StartCopy(to_start[0].target, reverse=True)
+    fresh = [view for view in across if record.copy(view.target).stage is not Stage.CLEAN]
+    for view in fresh:
+        if seen.state is PowerState.RUNNING and _reverse_needs_suspension(plan, view):
+            return act.AbortCopy(view.target)
+    if fresh and not all(view.initialised for view in fresh):
+        return act.Await("initialise", 0.002 if suspended else 0.1)
+    if fresh:
+        names = tuple(view.target for view in fresh)
+        return act.Resume(clean=names) if suspended else act.NoteClean(names)
+    ready = all(view.ready and view.remaining is not None for view in across)
+    if suspended and (not record.switching or not ready or seen.suspended_s > DRAIN_LIMIT_S):
+        return act.Resume(switch_failed=record.switching)
+    if not ready or (not suspended and seen.expected_drain_s > allowed_pause_s(seen.passes)):
+        return act.Await("copy", 0.1)
+    if seen.state is PowerState.RUNNING:
+        return act.Suspend(switch=True)
+    if all(view.remaining == 0 for view in across):
+        return act.Pivot(tuple(view.target for view in across))
+    return act.Await("drain", 0.001)
+
+
+def _reverse_needs_suspension(plan: Plan, view: DiskView) -> bool:
+    return plan.disk(view.target).dest_format != "raw"
+
+
+# ---------------------------------------------------------------- the VM is off
+
+
+def _forward_off(plan: Plan, seen: Observation) -> act.Action:
+    prepared = _prepare(plan, seen)
+    if prepared is not None:
+        return prepared
+    for view in seen.disks:
+        if view.side is Side.SOURCE and seen.record.cold_copied.get(view.target) != view.fingerprint:
+            return act.ColdCopy(view.target)
+    return act.WriteConfig()
+
+
+def _back_off(plan: Plan, seen: Observation) -> act.Action:
+    """No job of ours runs and no disk of a running VM is across: take away what we made, then finish."""
+    if any(view.config is Side.DESTINATION for view in seen.disks):
+        # The VM runs (or was last run) at the source, or its switch broke and QEMU died in the middle.
+        if seen.state.active:
+            return act.RevertConfig()
+        return act.Park(
+            f"{plan.vm} went off in the middle of a switch that broke: some disks are at the destination, some at the "
+            "source; each file is whole. Nothing is removed"
+        )
+    if seen.record.created:
+        return act.RemoveDestination()
+    if seen.mark == plan.move:
+        return act.Unmark()
+    return _finish_back(seen)
+
+
+def _finish_back(seen: Observation) -> act.Action:
+    if seen.record.failure is not None:
+        return act.Finish(Outcome.FAILED, seen.record.failure)
+    return act.Finish(Outcome.CANCELLED)
+
+
+# ---------------------------------------------------------------- after the switch
+
+
+def _after_switch(plan: Plan, seen: Observation) -> act.Action:
+    """All disks are at the destination, which is now the truth. Only forward from here."""
+    record = seen.record
+    if _ours_suspended(seen):
+        return act.Resume()
+    for view in seen.disks:
+        if view.job is Job.OURS:
+            return act.AbortCopy(view.target)
+    if not record.switched:
+        return act.NoteSwitched()
+    if seen.persistent and not (record.config_written and seen.config_agrees):
+        return act.WriteConfig()
+    for disk in plan.disks:
+        if disk.target not in record.settled:
+            return act.Settle(disk.target)
+    for disk in plan.disks:
+        for path in disk.old_files:
+            if path not in record.released:
+                return act.ReleaseSource(path)
+    if "home" not in record.released:
+        return act.ReleaseHome()
+    if seen.mark == plan.move:
+        return act.Unmark()
+    return act.Finish(Outcome.MOVED)

@@ -1,0 +1,155 @@
+"""What is on a host: VMs, their disks, datastores. Frozen facts, as last looked at; no decisions here."""
+
+from __future__ import annotations
+
+import enum
+import posixpath
+from dataclasses import dataclass
+
+
+class PowerState(enum.Enum):
+    """What the VM's process is doing, in libvirt's words made few."""
+
+    RUNNING = "running"
+    PAUSED = "paused"  # suspended: QEMU lives, the guest's clock stands still
+    OFF = "off"  # no QEMU; only a persistent VM can be off
+    CRASHED = "crashed"  # QEMU lives but the guest is gone (on_crash=preserve)
+    ABSENT = "absent"  # libvirt knows no such VM (a transient VM that went off, or undefined)
+
+    @property
+    def active(self) -> bool:
+        """Whether a QEMU process has the disks open."""
+        return self in (PowerState.RUNNING, PowerState.PAUSED, PowerState.CRASHED)
+
+
+@dataclass(frozen=True, slots=True)
+class JobInfo:
+    """A block job as `virDomainGetBlockJobInfo` reports it.
+
+    `cur` and `end` are bytes; in background mode `end` grows by what the guest writes. `cur == end` is not
+    readiness (libvirt 5.1.0 release notes): only `Mirror.ready` is. `bandwidth` is bytes/s, 0 unlimited.
+    """
+
+    cur: int
+    end: int
+    bandwidth: int
+
+
+@dataclass(frozen=True, slots=True)
+class Mirror:
+    """A `<mirror>` element in the live XML: a block job that copies the disk to `dest`."""
+
+    job: str  # "copy" or "active-commit"
+    dest: str
+    dest_format: str
+    ready: bool  # both sides in step: from now on a pivot is possible
+
+
+@dataclass(frozen=True, slots=True)
+class DiskSource:
+    """Where a disk's content is according to one XML (live or persistent)."""
+
+    kind: str  # libvirt's disk type: file, block, network, volume, dir, nvme, vhostuser
+    path: str | None  # None for an empty CD drive and for network disks without a local path
+    format: str
+    backing: tuple[str, ...] = ()  # paths of the backing chain as far as this XML tells it
+    description: str = ""  # for people, where there is no path: "nbd://host/export", "volume p/v"
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """One block device of a VM, both as it is now (`live`) and as it will be at the next start (`config`)."""
+
+    target: str  # vda, sdb
+    device: str  # disk, cdrom, floppy, lun
+    bus: str
+    live: DiskSource | None
+    config: DiskSource | None
+    read_only: bool = False
+    shareable: bool = False
+    transient: bool = False
+    cache: str | None = None
+    io: str | None = None
+    discard: str | None = None
+    mirror: Mirror | None = None
+    other_job: str | None = None  # kind of a running block job that is no copy: commit, pull, backup
+    serial: str | None = None
+
+    @property
+    def source(self) -> DiskSource | None:
+        """The truth for now: live when the VM is active, else the persistent configuration."""
+        return self.live or self.config
+
+
+@dataclass(frozen=True, slots=True)
+class Vm:
+    """A libvirt domain."""
+
+    name: str
+    uuid: str
+    state: PowerState
+    persistent: bool
+    disks: tuple[Disk, ...]
+    autostart: bool = False
+    has_managed_save: bool = False
+    nvram: str | None = None
+    tpm: bool = False
+    snapshots: tuple[str, ...] = ()
+    checkpoints: tuple[str, ...] = ()
+    job: str | None = None  # a domain job in flight: migration, backup, save, dump
+    mark: str | None = None  # id of the move that has marked this VM, if any
+    pause_reason: str | None = None  # "user", "ioerror", "migration"... while PAUSED
+
+    def disk(self, target: str) -> Disk | None:
+        return next((disk for disk in self.disks if disk.target == target), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """One file of a backing chain, as `qemu-img info` reports it. Sizes are bytes."""
+
+    path: str
+    format: str
+    virtual_size: int
+    allocation: int
+    backing_path: str | None = None
+    backing_format: str | None = None
+    internal_snapshots: tuple[str, ...] = ()
+    bitmaps: tuple[str, ...] = ()
+    encrypted: bool = False
+    compat: str | None = None  # qcow2: "0.10" (no persistent bitmaps) or "1.1"
+    data_file: str | None = None
+    cluster_size: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Datastore:
+    """A libvirt storage pool. Sizes are bytes, as of the last refresh."""
+
+    name: str
+    uuid: str
+    kind: str  # libvirt's pool type: dir, fs, netfs, logical, rbd, iscsi, ...
+    active: bool
+    path: str | None  # the directory (or device directory) on the host
+    capacity: int = 0
+    available: int = 0
+    allocation: int = 0
+    autostart: bool = False
+
+    @property
+    def is_directory(self) -> bool:
+        """Whether images are files below `path`, so that a VM can have a home directory there."""
+        return self.kind in ("dir", "fs", "netfs", "gluster", "vstorage") and self.path is not None
+
+    def holds(self, path: str) -> bool:
+        """Whether `path` lies below this datastore's directory."""
+        if self.path is None:
+            return False
+        root = posixpath.normpath(self.path)
+        return posixpath.normpath(path).startswith(root.rstrip("/") + "/")
+
+
+def datastore_of(path: str, datastores: tuple[Datastore, ...]) -> Datastore | None:
+    """The datastore a path lives on: the one with the longest directory above it (pools may nest)."""
+    holders = [store for store in datastores if store.holds(path)]
+    return max(holders, key=lambda store: len(store.path or ""), default=None)

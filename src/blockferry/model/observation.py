@@ -1,0 +1,73 @@
+"""What is really there, as `decide` sees it: the host's facts in the words of the plan, plus the record."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from blockferry.model.inventory import JobInfo, PowerState
+from blockferry.model.record import Record
+
+
+class Side(enum.Enum):
+    """Where a disk's XML points, seen from the plan."""
+
+    SOURCE = "source"
+    DESTINATION = "destination"
+    ELSEWHERE = "elsewhere"  # neither: somebody else has changed the VM
+
+
+class Job(enum.Enum):
+    """The block job on a disk, seen from the plan."""
+
+    NONE = "none"
+    OURS = "ours"  # copies from the source to our destination (or back, when that is what we do)
+    FOREIGN = "foreign"  # somebody else's: never adopted, never aborted
+
+
+@dataclass(frozen=True, slots=True)
+class DiskView:
+    """One disk of the plan as it is now."""
+
+    target: str
+    live: Side | None  # None: the VM is not active
+    config: Side | None  # None: the VM is not persistent
+    job: Job = Job.NONE
+    ready: bool = False
+    info: JobInfo | None = None
+    fingerprint: str = ""  # of the source file: changes whenever somebody writes to it; only looked at when off
+
+    @property
+    def side(self) -> Side:
+        """Where the truth of this disk is: live when there is a QEMU, else what the next start would use."""
+        return self.live or self.config or Side.ELSEWHERE
+
+    @property
+    def initialised(self) -> bool:
+        """Whether the job has finished looking at what is allocated, so that it now tracks every write."""
+        return self.job is Job.OURS and (self.ready or (self.info is not None and self.info.end > 0))
+
+    @property
+    def remaining(self) -> int | None:
+        """Bytes that are still different, None when unknown."""
+        return None if self.info is None else max(0, self.info.end - self.info.cur)
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """The host as it is now, and what we remember."""
+
+    state: PowerState
+    persistent: bool
+    disks: tuple[DiskView, ...]
+    record: Record
+    incarnation: int = -1  # libvirt's domain id: another one means that the VM was off in between
+    mark: str | None = None
+    config_agrees: bool = True  # persistent XML says for the whole plan what the live XML says
+    suspended_s: float = 0.0  # how long our suspension has lasted, as far as this process knows
+    expected_drain_s: float = 0.0  # time to copy what is outstanding, at the present rate
+    passes: int = 0  # passes over changed blocks that were completed
+    flushed: bool = False  # the destination was flushed to stable storage just before
+
+    def disk(self, target: str) -> DiskView:
+        return next(disk for disk in self.disks if disk.target == target)

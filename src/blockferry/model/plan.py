@@ -1,0 +1,112 @@
+"""The plan of a move: everything that was decided before anything was touched. Written to the journal as JSON.
+
+The JSON form is a promise (docs/journal.md): fields are only ever added, with defaults.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from blockferry.model.inventory import PowerState
+from blockferry.model.request import Chain, Method, SourcePolicy
+
+PLAN_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class LayerPlan:
+    """A lower, immutable layer of a backing chain that is copied as a layer (`--chain keep`)."""
+
+    source: str
+    source_format: str
+    dest: str
+    dest_format: str
+    virtual_size: int
+    allocation: int
+
+
+@dataclass(frozen=True, slots=True)
+class DiskPlan:
+    """One disk: from where to where. Sizes are bytes.
+
+    `old_files` are the files that nothing should need once the disk is across: the old top layer and those
+    lower layers that are not left where they are, top first.
+    """
+
+    target: str
+    source: str
+    source_format: str
+    source_kind: str  # "file" or "block"
+    dest: str
+    dest_format: str
+    datastore: str
+    source_datastore: str | None
+    virtual_size: int
+    allocation: int
+    thick: bool = False
+    layers: tuple[LayerPlan, ...] = ()
+    backing: tuple[str, str] | None = None  # (path, format) that the new top layer stands on
+    old_files: tuple[str, ...] = ()
+    suspended_start: bool = True  # see docs/design/start-race.md
+    cache: str | None = None
+    cluster_size: int | None = None
+    has_bitmaps: bool = False
+    granularity: int = 0  # bytes per tracked region, 0: QEMU's default
+
+    @property
+    def shallow(self) -> bool:
+        """Whether only the top layer is copied, onto a backing chain made before."""
+        return self.backing is not None
+
+    @property
+    def copy_bytes(self) -> int:
+        """Bytes that the bulk is expected to carry: what is allocated, never more than the virtual size."""
+        return min(self.virtual_size, self.allocation) + sum(layer.allocation for layer in self.layers)
+
+
+@dataclass(frozen=True, slots=True)
+class HomeFile:
+    """One file that belongs to the VM and is no disk that is copied as a disk."""
+
+    source: str
+    dest: str
+    role: str  # "iso", "nvram", "file"
+    size: int
+    target: str | None = None  # the CD drive that has an ISO inserted
+
+
+@dataclass(frozen=True, slots=True)
+class HomePlan:
+    """Where the VM's metadata goes: domain XML, snapshot and checkpoint metadata, ISO, NVRAM."""
+
+    datastore: str
+    dest: str
+    source: str | None  # the old home directory, None when the VM's files lie flat in the pool
+    files: tuple[HomeFile, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One move, decided."""
+
+    move: str
+    uri: str
+    vm: str
+    uuid: str
+    method: Method
+    method_reason: str
+    disks: tuple[DiskPlan, ...]
+    home: HomePlan
+    persistent: bool
+    was: PowerState
+    source: SourcePolicy
+    chain: Chain = Chain.FLATTEN
+    bandwidth: int = 0  # bytes/s for all disks together, 0 unlimited
+    version: int = PLAN_VERSION
+
+    def disk(self, target: str) -> DiskPlan:
+        return next(disk for disk in self.disks if disk.target == target)
+
+    @property
+    def copy_bytes(self) -> int:
+        return sum(disk.copy_bytes for disk in self.disks)

@@ -1,0 +1,75 @@
+"""What a move remembers of itself: the part of the truth that cannot be observed on the host.
+
+The journal holds it; every change is written before the effect that it announces (intent) or after the effect
+that it proves (proof). The JSON form is a promise (docs/journal.md).
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field, replace
+
+
+class Wanted(enum.Enum):
+    """What the user wants now."""
+
+    GO = "go"
+    CANCEL = "cancel"
+
+
+class Outcome(enum.Enum):
+    """How a move ended."""
+
+    MOVED = "moved"  # the VM's disks are at the destination, the sources gone or kept as asked
+    CANCELLED = "cancelled"  # as asked; the VM is where it was, nothing of ours is left
+    FAILED = "failed"  # it did not work; the VM is where it was, nothing of ours is left
+
+
+class Stage(enum.Enum):
+    """How far the copy of one disk is. The source is the truth in all of them."""
+
+    NONE = "none"  # nothing at the destination that counts
+    IMAGE = "image"  # an empty image of the right size is there
+    STARTING = "starting"  # intent: the next thing is the call that starts the block job
+    STARTED = "started"  # the job is there, but it may have missed writes of its first moments (start race)
+    CLEAN = "clean"  # the job is there and has seen every write since it looked at the disk
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """The copy of one disk, and of which run of the VM it belongs to: a job dies with its QEMU process."""
+
+    stage: Stage = Stage.NONE
+    incarnation: int = -1  # libvirt's domain id at the start of the job
+    attempts: int = 0
+    reverse: bool = False  # back from the destination to the source, after a switch that broke in the middle
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """The memory of one move."""
+
+    wanted: Wanted = Wanted.GO
+    bandwidth: int = 0  # bytes/s, as last asked
+    marked: bool = False
+    home_copied: bool = False
+    created: tuple[str, ...] = ()  # paths of ours, named before they existed
+    layers_copied: tuple[str, ...] = ()  # targets whose lower layers are across
+    copies: dict[str, Copy] = field(default_factory=dict)
+    cold_copied: dict[str, str] = field(default_factory=dict)  # target -> fingerprint of the source copied
+    suspended: bool = False  # intent: a suspension that is ours begins (or may have begun)
+    switching: bool = False  # that suspension is the switch
+    switch_attempts: int = 0
+    switched: bool = False  # proof: all disks were seen at the destination
+    config_written: bool = False  # proof: what is written down for the next start was seen to agree
+    settled: tuple[str, ...] = ()  # targets whose new image is complete on stable storage (and thick if asked)
+    verified: tuple[str, ...] = ()
+    released: tuple[str, ...] = ()  # old paths dealt with: removed, or kept for a reason in the story
+    failure: str | None = None  # the first thing that went wrong, a sentence
+    outcome: Outcome | None = None
+
+    def copy(self, target: str) -> Copy:
+        return self.copies.get(target, Copy())
+
+    def with_copy(self, target: str, copy: Copy) -> Record:
+        return replace(self, copies={**self.copies, target: copy})
