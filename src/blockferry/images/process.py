@@ -1,8 +1,9 @@
 """One program on a host: started, read, ended; and what it left behind.
 
-A program must not outlive the one who asked for it: ssh does not kill the remote side when it is killed itself,
-and nothing kills a local child when its parent dies of SIGKILL. So programs run under `_WATCH`, which ends them as
-soon as standard input reaches end of file: when we close it, when we die, when the connection is lost.
+A program must not outlive the one who asked for it: ssh does not kill the remote side when it is killed
+itself, and nothing kills a local child when its parent dies of SIGKILL. So programs run under `_WATCH`, which
+ends them as soon as standard input reaches end of file: when we close it, when we die, when the connection is
+lost.
 """
 
 from __future__ import annotations
@@ -18,13 +19,15 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
+from typing import IO
 
 from blockferry.errors import HostCommandFailed, HostUnreachable
 
 KILL_AFTER_S = 10.0
 TIMED_OUT = 124  # the status that timeout(1) uses
 
-# fd 3 is our end of the caller's pipe. Status 255 is ssh's own word for "no connection", so it is never passed on.
+# fd 3 is the pipe whose other end the caller holds. Status 255 is ssh's own word for "no connection", so it is
+# never passed on.
 _WATCH = f"""\
 exec 3<&0
 "$@" </dev/null 3<&- &
@@ -67,7 +70,7 @@ class Process:
     """
 
     def __init__(self, argv: Sequence[str], command: Sequence[str], env: Mapping[str, str], uri: str) -> None:
-        """Start `command`, which runs `argv` for the host `uri`. Raises HostCommandFailed if it cannot start."""
+        """Start `command`, which runs `argv` on the host `uri`. Raises HostCommandFailed if it cannot start."""
         self.argv = tuple(argv)
         self.uri = uri
         self._words = ""
@@ -92,7 +95,7 @@ class Process:
         self.terminate()
 
     def read(self, timeout_s: float | None = None) -> bytes | None:
-        """The next bytes of standard output; b"" at its end, None when none came within `timeout_s` seconds."""
+        """The next bytes of standard output; b"" at its end, None when none came within `timeout_s`."""
         assert self._popen.stdout is not None
         descriptor = self._popen.stdout.fileno()
         poller = select.poll()
@@ -123,7 +126,7 @@ class Process:
         return None if status is None else exit_status(status)
 
     def wait(self, timeout_s: float | None = None, *, check: bool = True) -> Completed:
-        """Wait for its end. Raises HostCommandFailed (also when `timeout_s` passes: it is ended then), HostUnreachable."""
+        """Wait for its end; when `timeout_s` passes it is stopped. Raises HostCommandFailed, HostUnreachable."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         output = bytearray()
         while chunk := self.read(None if deadline is None else deadline - time.monotonic()):
@@ -141,7 +144,7 @@ class Process:
     def terminate(self) -> None:
         """End it and wait until it is gone; nothing happens if it has ended. May be repeated.
 
-        Raises HostCommandFailed if it cannot be killed (it hangs in the kernel, on storage that does not answer).
+        Raises HostCommandFailed if it cannot be killed (it hangs in the kernel: storage does not answer).
         """
         self._let_go()
         end(self._popen, self.argv)
@@ -170,7 +173,7 @@ def judge(result: Completed, uri: str, *, check: bool) -> Completed:
 def too_slow(argv: Sequence[str], timeout_s: float | None) -> HostCommandFailed:
     """The error for a program that was stopped because it took too long."""
     return HostCommandFailed(
-        shlex.join(argv), TIMED_OUT, f"It did not end within {timeout_s or 0:.0f} s and was stopped."
+        shlex.join(argv), TIMED_OUT, f"It did not end within {timeout_s or 0:g} s and was stopped."
     )
 
 
@@ -185,7 +188,7 @@ def _pipe_for_child() -> tuple[int, int]:
 
 
 def spawn(
-    argv: Sequence[str], command: Sequence[str], *, stdin: int, stderr: object, env: Mapping[str, str]
+    argv: Sequence[str], command: Sequence[str], *, stdin: int, stderr: int | IO[bytes], env: Mapping[str, str]
 ) -> subprocess.Popen[bytes]:
     """Start it in a session of its own, so that Ctrl-C at our terminal is ours alone."""
     try:
@@ -193,7 +196,7 @@ def spawn(
             list(command),
             stdin=stdin,
             stdout=subprocess.PIPE,
-            stderr=stderr,  # type: ignore[arg-type]
+            stderr=stderr,
             env=dict(env),
             start_new_session=True,
         )

@@ -1,7 +1,7 @@
 """Running programs on the host that holds the disks: here for local libvirt URIs, through ssh for qemu+ssh.
 
-Argument lists only. Where a shell cannot be avoided (ssh's remote side, the small constant scripts), data reaches
-it as quoted words or positional arguments, never as part of the script.
+Argument lists only. Where a shell cannot be avoided (ssh's remote side, the small constant scripts), data
+reaches it as quoted words or positional arguments, never as part of the script.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class Runner(Protocol):
     ) -> Completed:
         """Run `argv` to its end. Without `stdin` its standard input is empty.
 
-        Raises HostCommandFailed when it ends with a status other than 0 (unless `check` is off), when it is not
-        installed, and when it takes longer than `timeout_s` seconds; HostUnreachable when ssh has no connection.
+        Raises HostCommandFailed when it ends with a status other than 0 or is not installed (unless `check` is
+        off), and when it takes longer than `timeout_s`; HostUnreachable when ssh has no connection.
         """
         ...
 
@@ -113,8 +113,8 @@ class LocalRunner(_Base):
 class SshRunner(_Base):
     """Runs programs through the system's ssh, which must get in without asking for anything.
 
-    All commands share one connection (ssh's ControlMaster, its socket in a private directory); it is closed by
-    `close`, and at the latest a minute after the last command.
+    All commands share one connection (ssh's ControlMaster, its socket in a private directory); it is closed
+    by `close`, and at the latest a minute after the last command.
     """
 
     def __init__(
@@ -211,7 +211,7 @@ def runner_for(uri: str) -> Runner:
             program=options.get("command", "ssh"),
         )
     raise UsageError(
-        f"blockferry cannot run programs on the host of {uri}: only local hosts and qemu+ssh give a way to do so.",
+        f"blockferry cannot run programs on the host of {uri}: only local URIs and qemu+ssh give a way.",
         "Use qemu:///system on the host itself, or qemu+ssh://HOST/system.",
     )
 

@@ -1,0 +1,332 @@
+"""Files on the host that holds the disks: looking, writing, copying, removing.
+
+Every function that changes something may be repeated after a crash in its middle: what is being written lies
+under a temporary name (one name per target, so a repeat takes the leftover over) until it is whole and on disk;
+what is gone already is no error. GNU coreutils and util-linux are assumed on the host.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+import shlex
+import stat
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from blockferry.errors import BlockferryError, HostCommandFailed, UsageError
+from blockferry.images.process import Completed
+from blockferry.images.runner import Runner
+
+Kind = Literal["file", "directory", "block", "other"]
+
+_STAT_FORMAT = r"%d %i %s %b %B %.9Y %.9Z %f %u %g %t %T %n\0"
+_ABSENT = re.compile(r": (?:No such file or directory|Not a directory)$", re.MULTILINE)
+_WRITE = """\
+set -e
+umask 077
+rm -f -- "$2"
+cat >"$2"
+[ "$(stat -c %s -- "$2")" -eq "$4" ]
+chmod -- "$3" "$2"
+sync -- "$2"
+mv -fT -- "$2" "$1"
+sync -- "$5"
+"""
+
+
+@dataclass
+class FileExists(BlockferryError):
+    """A file stands where blockferry wanted to create one. It was left as it is: nothing is overwritten."""
+
+    code = "FILE_EXISTS"
+    exit_status = 7
+    sentence_form = "{path} exists already, and blockferry does not overwrite files."
+    hint_form = "Find out whose it is; move it away or choose another destination."
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class FileStat:
+    """What stat(2) says, symbolic links followed. `device_number` is a device's own (major, minor), else (0, 0).
+
+    `size` and `allocated` are bytes (0 for block devices: see `device_size`); times are nanoseconds.
+    """
+
+    path: str
+    device: int
+    inode: int
+    size: int
+    allocated: int
+    mtime_ns: int
+    ctime_ns: int
+    kind: Kind
+    mode: int
+    uid: int
+    gid: int
+    device_number: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """Equal for two looks at a path when it is the same file and nobody changed it in between."""
+
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+
+def absolute(*paths: str) -> None:
+    """Raise UsageError unless all paths are absolute.
+
+    QEMU takes `nbd:...` or `json:...` for a protocol, and every program `-x` for an option; a path that begins
+    with a slash can be neither.
+    """
+    for path in paths:
+        if not path.startswith("/") or "\0" in path:
+            raise UsageError(f"{path!r} is not the absolute path of a file.")
+
+
+def stat_many(runner: Runner, paths: Iterable[str]) -> dict[str, FileStat | None]:
+    """What each path is, or None where nothing is; one command for all. Links are followed.
+
+    Raises HostCommandFailed when one of them cannot be looked at for another reason (no permission, I/O error).
+    """
+    wanted = tuple(dict.fromkeys(paths))
+    absolute(*wanted)
+    if not wanted:
+        return {}
+    result = runner.run(["stat", "-L", f"--printf={_STAT_FORMAT}", "--", *wanted], check=False)
+    found: dict[str, FileStat | None] = dict.fromkeys(wanted)
+    for record in result.text.split("\0")[:-1]:
+        one = _parse_stat(record)
+        found[one.path] = one
+    missing = sum(1 for one in found.values() if one is None)
+    if len(_ABSENT.findall(result.stderr)) != missing:
+        raise _failed(result)
+    return found
+
+
+def stat_one(runner: Runner, path: str) -> FileStat | None:
+    """What `path` is, or None if nothing is there. Errors as `stat_many`."""
+    return stat_many(runner, [path])[path]
+
+
+def fingerprint(runner: Runner, path: str) -> Fingerprint | None:
+    """The file's fingerprint, None if it is absent. A running VM's file changes all the time, of course."""
+    one = stat_one(runner, path)
+    return one and Fingerprint(one.device, one.inode, one.size, one.mtime_ns, one.ctime_ns)
+
+
+def device_size(runner: Runner, path: str) -> int:
+    """Bytes of a block device. Raises HostCommandFailed when it is none."""
+    absolute(path)
+    return int(runner.run(["blockdev", "--getsize64", path]).stdout)
+
+
+def realpath(runner: Runner, path: str) -> str:
+    """The path without links; what does not exist is left as written. Raises HostCommandFailed (link loops)."""
+    absolute(path)
+    return runner.run(["realpath", "-zm", "--", path]).text.rstrip("\0")
+
+
+def make_directory(runner: Runner, path: str, mode: int = 0o711) -> bool:
+    """Create a directory; True if this call made it, False if it was there. Its parent must exist.
+
+    The default mode lets QEMU's user through to files whose names it is told, and nobody list them.
+    Raises HostCommandFailed, FileExists when something else has that name.
+    """
+    absolute(path)
+    result = runner.run(["mkdir", f"--mode={mode:04o}", "--", path], check=False)
+    if result.status == 0:
+        flush(runner, posixpath.dirname(path.rstrip("/")) or "/")
+        return True
+    if not result.stderr.rstrip().endswith("File exists"):
+        raise _failed(result)
+    one = stat_one(runner, path)
+    if one is None or one.kind != "directory":
+        raise FileExists(path)
+    return False
+
+
+def remove_directory_if_empty(runner: Runner, path: str) -> bool:
+    """Remove a directory if nothing is in it; True if this call removed it, False if absent or not empty."""
+    absolute(path)
+    result = runner.run(["rmdir", "--", path], check=False)
+    if result.status == 0:
+        return True
+    if result.stderr.rstrip().endswith(("No such file or directory", "Directory not empty")):
+        return False
+    raise _failed(result)
+
+
+def list_directory(runner: Runner, path: str) -> tuple[str, ...]:
+    """The names in a directory, sorted. Raises HostCommandFailed."""
+    absolute(path)
+    result = runner.run(["find", "-H", path, "-mindepth", "1", "-maxdepth", "1", "-printf", r"%f\0"])
+    return tuple(sorted(result.text.split("\0")[:-1]))
+
+
+def read_file(runner: Runner, path: str) -> bytes:
+    """A small file's content. Raises HostCommandFailed."""
+    absolute(path)
+    return runner.run(["cat", "--", path]).stdout
+
+
+def write_file(runner: Runner, path: str, data: bytes, mode: int = 0o600) -> None:
+    """Make `path` a file with this content, in one step: the old content or the new, never less; on disk after.
+
+    Raises HostCommandFailed; then `path` is as it was.
+    """
+    absolute(path)
+    words = [path, _temporary(path), f"{mode:04o}", str(len(data)), posixpath.dirname(path)]
+    runner.run(["sh", "-c", _WRITE, "sh", *words], stdin=data)
+
+
+def copy_file(runner: Runner, source: str, dest: str) -> bool:
+    """Copy a file with its mode, owner and times; on disk after. False if an equal file was at `dest` already.
+
+    It appears at `dest` whole or not at all. Raises FileExists when another file is there, HostCommandFailed.
+    """
+    absolute(source, dest)
+    temporary = _temporary(dest)
+    if stat_one(runner, dest) is None:
+        runner.run(["rm", "-f", "--", temporary])
+        preserve = "--preserve=mode,ownership,timestamps"
+        runner.run(["cp", "--no-target-directory", preserve, "--sparse=auto", "--", source, temporary])
+        flush(runner, temporary)
+        if _appear(runner, temporary, dest):
+            return True
+    same = runner.run(["cmp", "--silent", "--", source, dest], check=False)
+    remove_file(runner, temporary)
+    if same.status == 1:
+        raise FileExists(dest)
+    if same.status != 0:
+        raise _failed(same)
+    return False
+
+
+def remove_file(runner: Runner, path: str) -> bool:
+    """Remove a file (a link itself, not what it points to); True if it was there. Raises HostCommandFailed."""
+    absolute(path)
+    result = runner.run(["unlink", "--", path], check=False)
+    if result.status == 0:
+        return True
+    if _ABSENT.search(result.stderr.rstrip()):
+        return False
+    raise _failed(result)
+
+
+def claim(runner: Runner, path: str) -> None:
+    """Create an empty file of mode 0600 that was not there before (O_EXCL: of two who claim, one succeeds).
+
+    Raises FileExists, HostCommandFailed.
+    """
+    absolute(path)
+    script = 'umask 077; exec dd if=/dev/null of="$1" conv=excl status=none'
+    result = runner.run(["sh", "-c", script, "sh", path], check=False)
+    if result.status == 0:
+        return
+    if result.stderr.rstrip().endswith("File exists"):
+        raise FileExists(path)
+    raise _failed(result)
+
+
+def flush(runner: Runner, path: str) -> None:
+    """Return when the file's (or directory's) content is on disk: fsync. Raises HostCommandFailed."""
+    absolute(path)
+    runner.run(["sync", "--", path])
+
+
+def fill_allocation(runner: Runner, path: str, size: int) -> None:
+    """Allocate the file's first `size` bytes without changing what they read as; safe while a VM writes.
+
+    Raises HostCommandFailed (no space; the file system cannot do it).
+    """
+    absolute(path)
+    if size > 0:
+        runner.run(["fallocate", "--length", str(size), "--", path])
+
+
+def free_bytes(runner: Runner, directory: str) -> int:
+    """Bytes that programs without privileges may still write to the directory's file system."""
+    absolute(directory)
+    blocks, size = runner.run(["stat", "-f", "--printf=%a %S", "--", directory]).stdout.split()
+    return int(blocks) * int(size)
+
+
+def filesystem_type(runner: Runner, path: str) -> str:
+    """The file system's name as coreutils say it: `ext2/ext3`, `xfs`, `btrfs`, `nfs`, `tmpfs`..."""
+    absolute(path)
+    return runner.run(["stat", "-f", "--printf=%T", "--", path]).text
+
+
+def same_filesystem(runner: Runner, one: str, other: str) -> bool:
+    """Whether both existing paths are on one file system, so that a rename can move a file between them."""
+    found = stat_many(runner, [one, other])
+    first, second = found[one], found[other]
+    if first is None or second is None:
+        raise HostCommandFailed("stat", 1, f"{one if first is None else other} does not exist.")
+    return first.device == second.device
+
+
+def _appear(runner: Runner, temporary: str, dest: str) -> bool:
+    """Give a finished file its name unless that is taken; link(2) is atomic and never overwrites."""
+    linked = runner.run(["ln", "--no-target-directory", "--", temporary, dest], check=False)
+    if linked.status != 0 and not linked.stderr.rstrip().endswith("File exists"):
+        # A file system without hard links (vfat, some FUSE): rename is atomic too, but only mv keeps the old.
+        runner.run(["mv", "--no-clobber", "--no-target-directory", "--", temporary, dest])
+        if stat_one(runner, temporary) is not None:
+            return False
+    elif linked.status != 0:
+        return False
+    remove_file(runner, temporary)
+    flush(runner, posixpath.dirname(dest))
+    return True
+
+
+def _temporary(path: str) -> str:
+    directory, name = posixpath.split(path)
+    return posixpath.join(directory, f".{name[:200]}.blockferry-partial")
+
+
+def _parse_stat(record: str) -> FileStat:
+    fields: Sequence[str] = record.split(" ", 12)
+    device, inode, size, blocks, block_size, mtime, ctime, raw_mode, uid, gid, major, minor, path = fields
+    mode = int(raw_mode, 16)
+    return FileStat(
+        path,
+        int(device),
+        int(inode),
+        int(size),
+        int(blocks) * int(block_size),
+        _nanoseconds(mtime),
+        _nanoseconds(ctime),
+        _kind(mode),
+        stat.S_IMODE(mode),
+        int(uid),
+        int(gid),
+        (int(major, 16), int(minor, 16)) if stat.S_ISBLK(mode) or stat.S_ISCHR(mode) else (0, 0),
+    )
+
+
+def _nanoseconds(text: str) -> int:
+    seconds, _, fraction = text.partition(".")
+    whole = int(seconds) * 10**9
+    part = int((fraction or "0").ljust(9, "0"))
+    return whole - part if text.startswith("-") else whole + part
+
+
+def _kind(mode: int) -> Kind:
+    if stat.S_ISREG(mode):
+        return "file"
+    if stat.S_ISDIR(mode):
+        return "directory"
+    return "block" if stat.S_ISBLK(mode) else "other"
+
+
+def _failed(result: Completed) -> HostCommandFailed:
+    return HostCommandFailed(shlex.join(result.argv), result.status, result.stderr.strip())
