@@ -1,0 +1,263 @@
+"""What a pre-check can find: a catalogue of codes, and findings that carry the facts of one case.
+
+`blockferry explain CODE` prints the catalogue's text, docs/errors.md is generated from it.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+
+class Severity(enum.Enum):
+    """An error refuses the move, a warning is shown and the move goes on."""
+
+    ERROR = "error"
+    WARNING = "warning"
+    INFO = "info"
+
+
+@dataclass(frozen=True, slots=True)
+class FindingKind:
+    """One kind of finding: its code, and what it means for the administrator who reads it."""
+
+    code: str
+    severity: Severity
+    title: str
+    why: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One reason for or against a move, with its facts in a sentence."""
+
+    code: str
+    severity: Severity
+    text: str
+    remedy: str = ""
+
+    @property
+    def is_error(self) -> bool:
+        return self.severity is Severity.ERROR
+
+
+_E, _W, _I = Severity.ERROR, Severity.WARNING, Severity.INFO
+
+CATALOGUE: dict[str, FindingKind] = {
+    kind.code: kind
+    for kind in (
+        FindingKind(
+            "SHARED_DISK", _E, "The disk is shared with other VMs",
+            "A disk marked <shareable/> may be written by several VMs at once; a copy that follows one of them misses "
+            "the writes of the others.",
+            "Take the disk out of the move, or detach it from the other VMs and remove <shareable/>.",
+        ),
+        FindingKind(
+            "PASSTHROUGH_LUN", _E, "The disk is a LUN passed through to the guest",
+            "With device='lun' the guest sends SCSI commands to the device itself; QEMU cannot mirror those.",
+            "Move the content inside the guest, or attach the LUN as an ordinary disk.",
+        ),
+        FindingKind(
+            "UNSUPPORTED_SOURCE", _E, "The disk's source is of a kind that cannot be moved",
+            "Files and block devices can be moved; this one is something else (network, NVMe, vhost-user, a directory).",
+            "Leave this disk out with --disk for the others.",
+        ),
+        FindingKind(
+            "UNSUPPORTED_FORMAT", _E, "The disk's format cannot be read or written",
+            "blockferry moves raw, qcow2 and vmdk images.",
+            "Convert the disk with qemu-img while the VM is off.",
+        ),
+        FindingKind(
+            "READ_ONLY_DISK", _E, "The disk is read-only",
+            "libvirt does not copy a read-only disk of a running VM, and a read-only disk is often shared.",
+            "Move it while the VM is off, or leave it where it is.",
+        ),
+        FindingKind(
+            "TRANSIENT_DISK", _E, "The disk is transient",
+            "A <transient/> disk loses its writes when the VM stops; its overlay cannot be moved.",
+            "Remove <transient/>, or move the VM while it is off.",
+        ),
+        FindingKind(
+            "JOB_ON_DISK", _E, "Another job runs on the disk",
+            "Only one block job (copy, commit, pull, backup) can run on a disk at a time; it is not ours and is not "
+            "touched.",
+            "Wait for it, or end it: `virsh blockjob VM DISK --info`.",
+        ),
+        FindingKind(
+            "JOB_ON_VM", _E, "Another job runs on the VM",
+            "A migration, backup, save or dump is under way.",
+            "Wait for it to end: `virsh domjobinfo VM`.",
+        ),
+        FindingKind(
+            "MOVE_UNDER_WAY", _E, "The VM is being moved already",
+            "Another blockferry move holds this VM.",
+            "`blockferry moves` shows it.",
+        ),
+        FindingKind(
+            "DESTINATION_FULL", _E, "The destination has not enough free space",
+            "The copy would not fit into what is free now, less what other moves have yet to write there.",
+            "Free space there, choose another datastore, or thin provisioning.",
+        ),
+        FindingKind(
+            "DESTINATION_OVERCOMMITTED", _W, "The destination is overcommitted",
+            "If all thin images there grew to their full size, they would not fit.",
+            "Watch its free space, or choose another datastore.",
+        ),
+        FindingKind(
+            "NOTHING_TO_MOVE", _E, "Source and destination are the same",
+            "Every disk that was asked for lives on the destination already.",
+            "Name another datastore.",
+        ),
+        FindingKind(
+            "DISK_ALREADY_THERE", _I, "The disk is at the destination already",
+            "It stays where it is.",
+            "",
+        ),
+        FindingKind(
+            "DATASTORE_INACTIVE", _E, "The datastore is not active",
+            "libvirt has not started the pool, so what lies there cannot be known.",
+            "`virsh pool-start NAME`.",
+        ),
+        FindingKind(
+            "DATASTORE_KIND", _E, "The datastore is of a kind that cannot take images yet",
+            "Destinations are pools of files: dir, fs, netfs.",
+            "Choose a datastore of such a kind.",
+        ),
+        FindingKind(
+            "DATASTORE_MISSING", _E, "The datastore's directory is not there or cannot be written",
+            "The pool is active but its directory is missing, not mounted, or read-only.",
+            "Mount it, then `virsh pool-refresh NAME`.",
+        ),
+        FindingKind(
+            "NAME_COLLISION", _E, "A file of that name is at the destination already",
+            "It is not ours and is never overwritten.",
+            "Move it away, or choose another datastore. `blockferry orphans` tells whether an earlier move left it.",
+        ),
+        FindingKind(
+            "FORMAT_CANNOT_HOLD", _E, "The format cannot hold a disk of that size",
+            "The format counts in sectors of 512 bytes (or has an upper limit); the guest would see another size.",
+            "Choose --format raw.",
+        ),
+        FindingKind(
+            "IMAGE_USED_ELSEWHERE", _E, "Another VM uses the image",
+            "It is the disk or the backing file of another VM; moving it away would break that VM, and copying it "
+            "while two write to it would be wrong.",
+            "Give the other VM a disk of its own, or for a backing file: --chain keep leaves the shared layer alone.",
+        ),
+        FindingKind(
+            "IMAGE_UNREADABLE", _E, "The image cannot be read",
+            "qemu-img cannot make sense of it, or it is missing.",
+            "`qemu-img info FILE`, `qemu-img check FILE`.",
+        ),
+        FindingKind(
+            "SNAPSHOTS", _E, "The VM has snapshots that cannot be carried",
+            "Their metadata names the old files; after the move they could not be reverted to.",
+            "`virsh snapshot-list VM`; delete or commit them first.",
+        ),
+        FindingKind(
+            "INTERNAL_SNAPSHOTS", _E, "The image holds internal snapshots that would be lost",
+            "A copy carries what the guest sees now, not what is saved inside the qcow2 file.",
+            "`qemu-img snapshot -l FILE`; delete them first.",
+        ),
+        FindingKind(
+            "CHECKPOINTS_LOST", _E, "The VM has checkpoints that the destination's format cannot carry",
+            "Changed-block tracking lives in bitmaps of the qcow2 image; raw and vmdk have none, so the next backup "
+            "would silently be wrong or fail.",
+            "Keep the format, or delete the checkpoints: `virsh checkpoint-list VM`.",
+        ),
+        FindingKind(
+            "MANAGED_SAVE", _E, "The VM has a saved state",
+            "A managed save holds the guest's memory together with the old paths of its disks.",
+            "Start the VM, or `virsh managedsave-remove VM`.",
+        ),
+        FindingKind(
+            "ENCRYPTED_IMAGE", _E, "The image is encrypted",
+            "Its secret would have to be given to the copy; that is not done yet.",
+            "Leave this disk out.",
+        ),
+        FindingKind(
+            "DATA_FILE", _E, "The image keeps its data in a second file",
+            "qcow2 with an external data file is not carried yet.",
+            "Leave this disk out.",
+        ),
+        FindingKind(
+            "TOO_OLD", _E, "libvirt or QEMU is too old",
+            "What blockferry needs is not there.",
+            "libvirt 8.0 (January 2022) and QEMU 6.0 (April 2021) are the oldest that will do.",
+        ),
+        FindingKind(
+            "METHOD_NEEDS_POWER", _E, "The method does not fit the VM's power state",
+            "cold needs a VM that is off; mirror and changed-blocks need one that runs.",
+            "Use --method auto.",
+        ),
+        FindingKind(
+            "CONFIG_DIFFERS", _E, "The VM's live and persistent configuration name different files",
+            "It cannot be told which of the two is meant.",
+            "`virsh dumpxml VM` and `virsh dumpxml --inactive VM`; bring them in line first.",
+        ),
+        FindingKind(
+            "PAUSED_ON_ERROR", _E, "The VM is paused because of an I/O error",
+            "Its disk has failed or is full; a copy would fail the same way.",
+            "Put the storage right and `virsh resume VM`.",
+        ),
+        FindingKind(
+            "VM_CRASHED", _W, "The guest has crashed",
+            "QEMU still holds its disks; they are moved as they are.",
+            "",
+        ),
+        FindingKind(
+            "CDROM_STAYS", _W, "The inserted ISO stays where it is",
+            "It lies outside of the VM's home, most likely a library that others use too.",
+            "",
+        ),
+        FindingKind(
+            "HOME_FILE_IN_USE", _W, "A file of the home is in use until the next power cycle",
+            "The running VM holds it open under its old path; the copy is made, the next start uses it, and the old "
+            "one is kept until then.",
+            "`blockferry orphans` lists it after the power cycle.",
+        ),
+        FindingKind(
+            "NVRAM_STAYS", _W, "The UEFI variable store stays where it is until the VM is off",
+            "libvirt cannot change its path while the VM runs.",
+            "Move the VM once more while it is off to bring it along.",
+        ),
+        FindingKind(
+            "TPM_STAYS", _W, "The vTPM's state stays where it is",
+            "libvirt keeps it outside of datastores.",
+            "",
+        ),
+        FindingKind(
+            "CHAIN_FLATTENED", _I, "The backing chain becomes one image",
+            "All layers' content is copied into one file.",
+            "--chain keep keeps the layers.",
+        ),
+        FindingKind(
+            "THIN_BECOMES_THICK", _W, "A thin disk becomes thick",
+            "As asked, or because the format has no thin form.",
+            "",
+        ),
+        FindingKind(
+            "OLD_QCOW2", _I, "The image is of the old qcow2 format (compat 0.10)",
+            "The copy is made as compat 1.1, which QEMU has understood since 2013.",
+            "",
+        ),
+        FindingKind(
+            "NO_ADMIN_ACCESS", _E, "The host's files cannot be reached",
+            "Host-side work (qemu-img, the home's files) runs over the same transport as the URI and did not work.",
+            "Use a qemu+ssh:// URI with a login that works, or run blockferry on the host.",
+        ),
+        FindingKind(
+            "SAME_FILE", _E, "Source and destination are the same file",
+            "The two paths lead to one file (a link, or one directory mounted twice); copying it onto itself would "
+            "destroy it.",
+            "Choose another datastore.",
+        ),
+    )
+}  # fmt: skip
+
+
+def finding(code: str, text: str, remedy: str | None = None, severity: Severity | None = None) -> Finding:
+    """A finding of a kind in the catalogue, with the sentence of this case."""
+    kind = CATALOGUE[code]
+    return Finding(code, severity or kind.severity, text, kind.remedy if remedy is None else remedy)
