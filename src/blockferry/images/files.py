@@ -118,7 +118,9 @@ def stat_one(runner: Runner, path: str) -> FileStat | None:
 def fingerprint(runner: Runner, path: str) -> Fingerprint | None:
     """The file's fingerprint, None if it is absent. A running VM's file changes all the time, of course."""
     one = stat_one(runner, path)
-    return one and Fingerprint(one.device, one.inode, one.size, one.mtime_ns, one.ctime_ns)
+    if one is None:
+        return None
+    return Fingerprint(one.device, one.inode, one.size, one.mtime_ns, one.ctime_ns)
 
 
 def device_size(runner: Runner, path: str) -> int:
