@@ -12,14 +12,16 @@ from dataclasses import dataclass
 from blockferry.errors import HostCommandFailed, ImageUnreadable
 from blockferry.images.files import absolute, claim, flush, remove_file, stat_one
 from blockferry.images.process import Completed
-from blockferry.images.qemuimg import Backing
+from blockferry.images.qemuimg import Backing, chain
 from blockferry.images.runner import Runner
+from blockferry.units import KiB
 
 Progress = Callable[[float], None]
 """Called with the fraction done, 0.0 to 1.0, never falling."""
 ShouldStop = Callable[[], bool]
 
 _POLL_S = 0.2
+_LARGEST_BLOCK = 64 * KiB
 _PERCENT = re.compile(rb"\((\d+(?:\.\d+)?)/100%\)")
 _MISMATCH = re.compile(r"Content mismatch at offset (\d+)!")
 _CACHE_LADDER = ("none", "writeback")
@@ -76,8 +78,9 @@ def convert(
     - `rate_limit`: bytes per second, None or 0 for as fast as it goes.
     - `force_share`: read an image that a QEMU has open; right only if nothing writes to it (a frozen base).
 
-    The host's page cache is bypassed where the file systems allow it. A raw file that was not a multiple of 512
-    bytes stays as long as it was. May be repeated after a crash, without `target_is_zero`.
+    The host's page cache is bypassed where the file systems allow it. A raw file gets the source's size to the
+    byte, where QEMU alone would round it up to its block size. May be repeated after a crash, without
+    `target_is_zero`.
     Raises Stopped, FileExists, ImageUnreadable (absent), HostCommandFailed (its words say on which side).
     """
     absolute(source, dest)
@@ -97,8 +100,9 @@ def convert(
         claim(runner, dest)
     try:
         _with_best_cache(runner, argv, lambda cache: ["-T", cache, "-t", cache], [source, dest], progress, should_stop)
-        if dest_format == "raw" and source_format == "raw" and before.kind == "file":
-            _cut(runner, dest, before.size)
+        if dest_format == "raw":
+            size = before.size if source_format == "raw" else chain(runner, source, source_format)[0].virtual_size
+            _cut(runner, dest, size)
         flush(runner, dest)
     except BaseException:
         if not existing_target:
@@ -183,7 +187,10 @@ def _follow(runner: Runner, argv: Sequence[str], progress: Progress, should_stop
 
 
 def _cut(runner: Runner, path: str, size: int) -> None:
-    """QEMU writes whole sectors: take off what it appended to a raw file whose size is no multiple of 512."""
+    """QEMU writes whole sectors, with O_DIRECT whole blocks: take off what it appended to a raw file.
+
+    A size of 0 is a block device's, which has no such tail. A target that was made much larger stays so.
+    """
     one = stat_one(runner, path)
-    if one is not None and one.kind == "file" and size < one.size < size + 512:
+    if one is not None and one.kind == "file" and 0 < size < one.size < size + _LARGEST_BLOCK:
         runner.run(["truncate", "--no-create", f"--size={size}", "--", path])

@@ -35,7 +35,7 @@ child=$!
 {{ read -r _; kill "$child"; sleep {KILL_AFTER_S:.0f}; kill -9 "$child"; }} <&3 >/dev/null 2>&1 &
 watcher=$!
 exec 3<&-
-wait "$child"
+wait "$child" 2>/dev/null
 status=$?
 kill "$watcher" 2>/dev/null
 [ "$status" -eq 255 ] && status=254

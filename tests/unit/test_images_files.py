@@ -1,0 +1,171 @@
+"""Files through a runner: atomic, repeatable, never overwriting; every odd name."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from blockferry.errors import HostCommandFailed, UsageError
+from blockferry.images import files
+from blockferry.images.runner import LocalRunner
+
+R = LocalRunner()
+ODD = ["-rf", "a b", "it's", 'say "x"', "two\nlines", "$(id)", "*", "ümläut", "back\\slash"]
+NAMES = st.text(st.characters(blacklist_characters="\0/", blacklist_categories=["Cs"]), min_size=1, max_size=40).filter(
+    lambda name: name not in (".", "..")
+)
+
+
+def test_stat_many(tmp_path: Path) -> None:
+    for name in ODD:
+        (tmp_path / name).write_bytes(b"x" * 5000)
+    (tmp_path / "link").symlink_to(tmp_path / "a b")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nothing")
+    asked = [str(tmp_path / name) for name in [*ODD, "link", "dangling", "absent", "a b/below"]]
+    found = files.stat_many(R, [*asked, str(tmp_path), "/dev/null"])
+    for name in ODD:
+        one, real = found[str(tmp_path / name)], os.stat(tmp_path / name)
+        assert one is not None
+        assert (one.device, one.inode, one.size) == (real.st_dev, real.st_ino, 5000)
+        assert (one.mtime_ns, one.ctime_ns) == (real.st_mtime_ns, real.st_ctime_ns)
+        assert (one.allocated, one.uid, one.gid) == (real.st_blocks * 512, real.st_uid, real.st_gid)
+        assert (one.kind, one.mode) == ("file", real.st_mode & 0o7777)
+    linked, direct = found[str(tmp_path / "link")], found[str(tmp_path / "a b")]
+    assert linked is not None
+    assert direct is not None
+    assert linked.inode == direct.inode
+    assert [found[path] for path in asked[-3:]] == [None, None, None]
+    directory, null = found[str(tmp_path)], found["/dev/null"]
+    assert directory is not None
+    assert directory.kind == "directory"
+    assert null is not None
+    assert null.kind == "other"
+    assert null.device_number == (1, 3)
+    assert files.stat_many(R, []) == {}
+
+
+def test_stat_tells_absent_from_forbidden(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(HostCommandFailed, match="Too many levels"):
+        files.stat_many(R, [str(tmp_path / "absent"), str(tmp_path / "loop")])
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(name=NAMES.filter(lambda name: len(name.encode()) < 200), data=st.binary(max_size=2000))
+def test_any_name_any_content(tmp_path: Path, name: str, data: bytes) -> None:
+    path = str(tmp_path / name)
+    files.write_file(R, path, data, 0o640)
+    assert files.read_file(R, path) == data
+    assert os.stat(path).st_mode & 0o777 == 0o640
+    assert files.list_directory(R, str(tmp_path)) == (name,)
+    assert files.realpath(R, path) == os.path.realpath(path)
+    assert files.remove_file(R, path) is True
+    assert files.remove_file(R, path) is False
+
+
+def test_paths_must_be_absolute() -> None:
+    for path in ["-rf", "nbd:localhost:1", "json:{}", "relative", ""]:
+        with pytest.raises(UsageError):
+            files.remove_file(R, path)
+
+
+def test_write_replaces_in_one_step_and_takes_over_a_leftover(tmp_path: Path) -> None:
+    target = tmp_path / "vm.xml"
+    target.write_bytes(b"old")
+    (tmp_path / ".vm.xml.blockferry-partial").write_bytes(b"half of a crashed one, and longer")
+    files.write_file(R, str(target), b"new")
+    assert target.read_bytes() == b"new"
+    assert os.listdir(tmp_path) == ["vm.xml"]
+    with pytest.raises(HostCommandFailed):
+        files.write_file(R, str(tmp_path / "absent" / "x"), b"")
+
+
+def test_a_write_cut_short_changes_nothing(tmp_path: Path) -> None:
+    target = tmp_path / "f"
+    target.write_bytes(b"old")
+    words = [str(target), str(tmp_path / "t"), "0600", "100", str(tmp_path)]
+    assert R.run(["sh", "-c", files._WRITE, "sh", *words], stdin=b"short", check=False).status != 0
+    assert target.read_bytes() == b"old"
+
+
+def test_directories(tmp_path: Path) -> None:
+    path = str(tmp_path / "home of -x")
+    assert files.make_directory(R, path) is True
+    assert files.make_directory(R, path) is False
+    assert os.stat(path).st_mode & 0o777 == 0o711
+    Path(path, "f").touch()
+    assert files.remove_directory_if_empty(R, path) is False
+    Path(path, "f").unlink()
+    assert files.remove_directory_if_empty(R, path) is True
+    assert files.remove_directory_if_empty(R, path) is False
+    Path(path).touch()
+    with pytest.raises(files.FileExists):
+        files.make_directory(R, path)
+    with pytest.raises(HostCommandFailed):
+        files.make_directory(R, path + "/x/y")
+
+
+def test_copy_keeps_everything_and_never_overwrites(tmp_path: Path) -> None:
+    source, dest = tmp_path / "nvram fd", tmp_path / "dest"
+    source.write_bytes(os.urandom(300_000))
+    source.chmod(0o604)
+    os.utime(source, ns=(1_000_000_000_123_456_789, 1_000_000_000_123_456_789))
+    (tmp_path / ".dest.blockferry-partial").write_bytes(b"leftover")
+    assert files.copy_file(R, str(source), str(dest)) is True
+    assert dest.read_bytes() == source.read_bytes()
+    assert (dest.stat().st_mode & 0o777, dest.stat().st_mtime_ns) == (0o604, 1_000_000_000_123_456_789)
+    assert dest.stat().st_nlink == 1
+    assert files.copy_file(R, str(source), str(dest)) is False
+    # a crash between the two steps of giving it its name
+    os.link(dest, tmp_path / ".dest.blockferry-partial")
+    assert files.copy_file(R, str(source), str(dest)) is False
+    assert sorted(os.listdir(tmp_path)) == ["dest", "nvram fd"]
+    dest.write_bytes(b"someone else's")
+    with pytest.raises(files.FileExists):
+        files.copy_file(R, str(source), str(dest))
+    assert dest.read_bytes() == b"someone else's"
+
+
+def test_claim_succeeds_once(tmp_path: Path) -> None:
+    path = str(tmp_path / "-disk of=x")
+    files.claim(R, path)
+    assert os.stat(path).st_mode & 0o777 == 0o600
+    with pytest.raises(files.FileExists):
+        files.claim(R, path)
+    (tmp_path / "link").symlink_to("elsewhere")
+    with pytest.raises(files.FileExists):
+        files.claim(R, str(tmp_path / "link"))
+
+
+def test_fingerprint_sees_every_change(tmp_path: Path) -> None:
+    path = tmp_path / "disk"
+    path.write_bytes(b"1234")
+    first = files.fingerprint(R, str(path))
+    assert files.fingerprint(R, str(path)) == first
+    before = path.stat()
+    path.write_bytes(b"5678")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # mtime can be forged, ctime cannot
+    assert files.fingerprint(R, str(path)) != first
+    path.unlink()
+    assert files.fingerprint(R, str(path)) is None
+
+
+def test_allocation_and_space(tmp_path: Path) -> None:
+    path = tmp_path / "thick"
+    path.write_bytes(b"abc")
+    os.truncate(path, 1 << 20)
+    files.fill_allocation(R, str(path), 1 << 20)
+    assert path.stat().st_blocks * 512 >= 1 << 20
+    assert path.read_bytes() == b"abc" + bytes((1 << 20) - 3)
+    files.flush(R, str(path))
+    space = os.statvfs(tmp_path)
+    assert abs(files.free_bytes(R, str(tmp_path)) - space.f_bavail * space.f_frsize) < 1 << 30
+    assert files.same_filesystem(R, str(tmp_path), str(path))
+    assert not files.same_filesystem(R, str(tmp_path), "/proc")
+    assert files.filesystem_type(R, "/proc") == "proc"
+    with pytest.raises(HostCommandFailed):
+        files.same_filesystem(R, str(tmp_path), "/absent")

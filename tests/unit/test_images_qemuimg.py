@@ -1,0 +1,357 @@
+"""qemu-img on real images: what they are, creating, copying, comparing, and who uses them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from blockferry.errors import HostCommandFailed, ImageUnreadable, UsageError
+from blockferry.images import copying, qemuimg, users
+from blockferry.images.files import FileExists
+from blockferry.images.runner import LocalRunner
+from blockferry.units import GiB, KiB, MiB
+
+R = LocalRunner()
+
+
+def io(path: Path, format: str, *commands: str) -> None:  # noqa: A002
+    words = [word for command in commands for word in ("-c", command)]
+    subprocess.run(["qemu-io", "-f", format, *words, str(path)], check=True, capture_output=True)
+
+
+def test_version() -> None:
+    assert qemuimg.version(R) >= (7, 0, 0)
+
+
+@pytest.fixture
+def stack(tmp_path: Path) -> tuple[Path, Path]:
+    base, top = tmp_path / "base, image.raw", tmp_path / "top 'x'.qcow2"
+    qemuimg.create(R, str(base), "raw", 8 * MiB)
+    io(base, "raw", "write -P 3 1M 1M")
+    qemuimg.create(R, str(top), "qcow2", 8 * MiB, backing=(str(base), "raw"))
+    io(top, "qcow2", "write -P 4 2M 1M")
+    return top, base
+
+
+def test_chain(stack: tuple[Path, Path]) -> None:
+    top, base = stack
+    subprocess.run(["qemu-img", "bitmap", "--add", "-f", "qcow2", str(top), "b0"], check=True)
+    subprocess.run(["qemu-img", "snapshot", "-c", "before", str(top)], check=True)
+    upper, lower = qemuimg.chain(R, str(top), "qcow2")
+    assert (upper.path, upper.format, upper.virtual_size) == (str(top), "qcow2", 8 * MiB)
+    assert (upper.backing_path, upper.backing_format, upper.compat) == (str(base), "raw", "1.1")
+    assert (upper.bitmaps, upper.internal_snapshots) == (("b0",), ("before",))
+    assert not upper.dirty
+    assert not upper.corrupt
+    assert not upper.encrypted
+    assert (lower.path, lower.format, lower.backing_path) == (str(base), "raw", None)
+    assert lower.allocation == MiB
+
+
+def test_raw_is_never_probed(tmp_path: Path) -> None:
+    """A guest that writes a qcow2 header with a backing file into its raw disk gets nothing from it."""
+    path = tmp_path / "evil.raw"
+    subprocess.run(
+        ["qemu-img", "create", "-qu", "-f", "qcow2", "-b", "/etc/shadow", "-F", "raw", path, "1M"], check=True
+    )
+    (layer,) = qemuimg.chain(R, str(path), "raw")
+    assert (layer.format, layer.virtual_size) == ("raw", path.stat().st_size)
+
+
+def test_backing_of_unknown_format_is_refused_unless_raw(tmp_path: Path) -> None:
+    base, top = tmp_path / "base", tmp_path / "top"
+    qemuimg.create(R, str(base), "qcow2", MiB)
+    qemuimg.create(R, str(top), "qcow2", MiB, backing=(str(base), "qcow2"))
+    header = top.read_bytes()  # no qemu-img of today leaves the format out: make its header extension an unknown one
+    assert header.count(b"\xe2\x79\x2a\xca") == 1
+    top.write_bytes(header.replace(b"\xe2\x79\x2a\xca", b"\x12\x34\x56\x78"))
+    with pytest.raises(ImageUnreadable, match="does not say of which format"):
+        qemuimg.chain(R, str(top), "qcow2")
+    base.write_bytes(bytes(MiB))
+    assert qemuimg.chain(R, str(top), "qcow2")[1].format == "raw"
+    base.unlink()
+    with pytest.raises(ImageUnreadable, match="No such file"):
+        qemuimg.chain(R, str(top), "qcow2")
+
+
+def test_unreadable(tmp_path: Path) -> None:
+    with pytest.raises(ImageUnreadable, match="No such file"):
+        qemuimg.chain(R, str(tmp_path / "absent"), "qcow2")
+    (tmp_path / "text").write_bytes(b"hello" * 1000)
+    with pytest.raises(ImageUnreadable, match="not in qcow2 format"):
+        qemuimg.chain(R, str(tmp_path / "text"), "qcow2")
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(format=st.sampled_from(["raw", "qcow2", "vmdk", "vdi", "vhdx"]), size=st.integers(1, 40 * MiB))
+def test_created_images_have_the_promised_size(tmp_path: Path, format: str, size: int) -> None:  # noqa: A002
+    path = tmp_path / "new"
+    path.unlink(missing_ok=True)
+    qemuimg.create(R, str(path), format, size)
+    assert qemuimg.chain(R, str(path), format)[0].virtual_size == qemuimg.holdable_size(format, size)
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("format", ["raw", "qcow2"])
+@pytest.mark.parametrize("preallocation", ["off", "metadata", "falloc", "full"])
+def test_preallocation(tmp_path: Path, format: str, preallocation: qemuimg.Preallocation) -> None:  # noqa: A002
+    path = tmp_path / "disk"
+    qemuimg.create(R, str(path), format, 3 * MiB + 7, preallocation=preallocation)
+    (layer,) = qemuimg.chain(R, str(path), format)
+    assert layer.virtual_size == qemuimg.holdable_size(format, 3 * MiB + 7)
+    assert (layer.allocation >= 3 * MiB) == (preallocation in ("falloc", "full"))
+
+
+def test_create_never_overwrites_and_cleans_up(tmp_path: Path) -> None:
+    path = tmp_path / "disk"
+    path.write_bytes(b"precious")
+    with pytest.raises(FileExists):
+        qemuimg.create(R, str(path), "qcow2", MiB)
+    assert path.read_bytes() == b"precious"
+    with pytest.raises(HostCommandFailed):
+        qemuimg.create(R, str(tmp_path / "new"), "qcow2", MiB, cluster_size=3)
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(UsageError):
+        qemuimg.create(R, str(tmp_path / "new"), "raw", MiB, backing=(str(path), "raw"))
+    with pytest.raises(UsageError):
+        qemuimg.create(R, str(tmp_path / "new"), "vpc", MiB)
+
+
+def test_check_and_measure(stack: tuple[Path, Path]) -> None:
+    top, base = stack
+    assert qemuimg.check(R, str(top), "qcow2") == qemuimg.Check(0, 0, supported=True)
+    assert not qemuimg.check(R, str(base), "raw").supported
+    with open(top, "r+b") as image:  # the reference count table's entry
+        image.seek(48)
+        image.write((1 << 40).to_bytes(8, "big"))
+    assert not qemuimg.check(R, str(top), "qcow2").sound
+    with pytest.raises(ImageUnreadable, match="not in qcow2 format"):
+        qemuimg.check(R, str(base), "qcow2")
+
+
+def test_measure(stack: tuple[Path, Path]) -> None:
+    needed = qemuimg.measure(R, str(stack[0]), "qcow2", "qcow2")
+    assert 2 * MiB < needed.required < 4 * MiB < 8 * MiB < needed.fully_allocated
+    assert qemuimg.measure(R, str(stack[0]), "qcow2", "raw").fully_allocated == 8 * MiB
+
+
+def test_convert_flattens_and_reports(stack: tuple[Path, Path], tmp_path: Path) -> None:
+    flat = tmp_path / "flat.raw"
+    seen: list[float] = []
+    copying.convert(R, str(stack[0]), "qcow2", str(flat), "raw", progress=seen.append)
+    assert seen == sorted(seen)
+    assert seen[-1] == 1.0
+    assert flat.stat().st_blocks * 512 < 2 * MiB + 64 * KiB
+    assert flat.stat().st_mode & 0o777 == 0o600
+    assert copying.compare(R, str(stack[0]), "qcow2", str(flat), "raw").identical
+    io(flat, "raw", "write -P 9 5M 64k")
+    found = copying.compare(R, str(stack[0]), "qcow2", str(flat), "raw")
+    assert (found.identical, found.first_difference_offset) == (False, 5 * MiB)
+    with pytest.raises(FileExists):
+        copying.convert(R, str(stack[0]), "qcow2", str(flat), "raw")
+
+
+def test_convert_one_layer(stack: tuple[Path, Path], tmp_path: Path) -> None:
+    top, base = stack
+    for existing in (False, True):
+        dest = tmp_path / f"moved{existing}.qcow2"
+        if existing:
+            qemuimg.create(R, str(dest), "qcow2", 8 * MiB, backing=(str(base), "raw"))
+        copying.convert(
+            R,
+            str(top),
+            "qcow2",
+            str(dest),
+            "qcow2",
+            backing=(str(base), "raw"),
+            existing_target=existing,
+            target_is_zero=True,
+        )
+        upper, _ = qemuimg.chain(R, str(dest), "qcow2")
+        assert upper.allocation < 2 * MiB
+        assert copying.compare(R, str(top), "qcow2", str(dest), "qcow2").identical
+
+
+def test_convert_keeps_bitmaps(tmp_path: Path) -> None:
+    source, dest = tmp_path / "s", tmp_path / "d"
+    qemuimg.create(R, str(source), "qcow2", MiB)
+    subprocess.run(["qemu-img", "bitmap", "--add", "-f", "qcow2", str(source), "b0"], check=True)
+    copying.convert(R, str(source), "qcow2", str(dest), "qcow2", bitmaps=True)
+    assert qemuimg.chain(R, str(dest), "qcow2")[0].bitmaps == ("b0",)
+
+
+@pytest.mark.parametrize("mode", ["thin", "thick", "falloc"])
+def test_convert_into_existing(tmp_path: Path, mode: str) -> None:
+    source, dest = tmp_path / "s", tmp_path / "d"
+    source.write_bytes(os.urandom(MiB) + bytes(3 * MiB) + b"end")
+    qemuimg.create(R, str(dest), "raw", 4 * MiB + 3, preallocation="falloc" if mode == "falloc" else "off")
+    zero = mode != "thick"
+    for _ in range(2):  # repeated, as after a crash
+        copying.convert(
+            R,
+            str(source),
+            "raw",
+            str(dest),
+            "raw",
+            existing_target=True,
+            target_is_zero=zero,
+            thick=mode == "thick",
+        )
+        assert dest.read_bytes() == source.read_bytes()
+        thin = dest.stat().st_blocks * 512 < 2 * MiB
+        assert thin == (mode == "thin")
+
+
+def test_convert_stops_and_obeys_the_rate(tmp_path: Path) -> None:
+    source, dest = tmp_path / "s", tmp_path / "d"
+    source.write_bytes(os.urandom(8 * MiB))
+    qemuimg.create(R, str(dest), "raw", 8 * MiB)
+    began = time.monotonic()
+    with pytest.raises(copying.Stopped):
+        copying.convert(
+            R,
+            str(source),
+            "raw",
+            str(dest),
+            "raw",
+            existing_target=True,
+            rate_limit=64 * KiB,
+            should_stop=lambda: time.monotonic() - began > 0.5,
+        )
+    assert 0.5 <= time.monotonic() - began < 5
+    assert users.openers(R, str(dest)) == ()
+    assert dest.stat().st_blocks * 512 < 8 * MiB
+    with pytest.raises(copying.Stopped):
+        copying.convert(R, str(source), "raw", str(tmp_path / "e"), "raw", rate_limit=KiB, should_stop=lambda: True)
+    assert not (tmp_path / "e").exists()
+
+
+def test_convert_says_what_failed(tmp_path: Path) -> None:
+    with pytest.raises(ImageUnreadable):
+        copying.convert(R, str(tmp_path / "absent"), "raw", str(tmp_path / "d"), "raw")
+    (tmp_path / "s").write_bytes(b"x" * 70000)
+    with pytest.raises(HostCommandFailed, match="not in qcow2 format"):
+        copying.convert(R, str(tmp_path / "s"), "qcow2", str(tmp_path / "d"), "raw")
+    assert not (tmp_path / "d").exists()
+    with pytest.raises(HostCommandFailed, match="No such file"):
+        copying.compare(R, str(tmp_path / "s"), "raw", str(tmp_path / "absent"), "raw")
+
+
+def test_words() -> None:
+    assert copying.percentages(b"    (0.00/100%)\r    (12.34/100%)\r") == (0.0, 0.1234)
+    assert copying.refuses_direct_io("qemu-img: Could not open '/x': filesystem does not support O_DIRECT")
+    assert copying.refuses_direct_io("qemu-img: Could not open '/x': Invalid argument")
+    assert not copying.refuses_direct_io("qemu-img: error while writing at byte 0: No space left on device")
+
+
+def test_compare_of_different_sizes(tmp_path: Path) -> None:
+    a, b = tmp_path / "a", tmp_path / "b"
+    a.write_bytes(b"x" * 512)
+    b.write_bytes(b"x" * 512 + bytes(512))
+    assert copying.compare(R, str(a), "raw", str(b), "raw") == copying.Comparison(True, None, True)
+    b.write_bytes(b"x" * 512 + b"y" * 512)
+    assert copying.compare(R, str(a), "raw", str(b), "raw") == copying.Comparison(False, 512, True)
+
+
+@contextmanager
+def daemon(*blockdevs: str, export: str, writable: bool, socket: Path) -> Iterator[int]:
+    """A QEMU that has images open, as a VM would."""
+    words = [word for blockdev in blockdevs for word in ("--blockdev", blockdev)]
+    words += ["--nbd-server", f"addr.type=unix,addr.path={socket}"]
+    words += ["--export", f"type=nbd,id=e,node-name={export},writable={'on' if writable else 'off'}"]
+    with subprocess.Popen(["qemu-storage-daemon", *words]) as process:
+        deadline = time.monotonic() + 5
+        while not socket.exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        try:
+            yield process.pid
+        finally:
+            process.terminate()
+
+
+def seen_of(path: Path) -> tuple[str, int, int]:
+    found = path.stat()
+    return hashlib.sha256(path.read_bytes()).hexdigest(), found.st_mtime_ns, found.st_ctime_ns
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_users_of_an_open_image(stack: tuple[Path, Path], tmp_path: Path, writable: bool) -> None:
+    top, base = (path.rename(tmp_path / name) for path, name in zip(stack, ["t.qcow2", "b.raw"], strict=True))
+    subprocess.run(["qemu-img", "rebase", "-u", "-f", "qcow2", "-b", base, "-F", "raw", top], check=True)
+    before = seen_of(top), seen_of(base)
+    chain = f"driver=qcow2,node-name=n,read-only={'off' if writable else 'on'},file.filename={top}"
+    chain += ",file.driver=file"
+    with daemon(chain, export="n", writable=writable, socket=tmp_path / "s") as pid:
+        for path, format in ((top, "qcow2"), (base, "raw")):  # noqa: A001
+            assert users.in_use(R, str(path), format)
+            assert not users._can_have_alone(R, str(path), "file")
+            assert users.openers(R, str(path)) == ((pid, "qemu-storage-da"),)
+        assert users.users_of(R, str(top)).any
+        assert len(qemuimg.chain(R, str(top), "qcow2")) == 2
+        assert (seen_of(top)[1:], seen_of(base)) == (before[0][1:], before[1])
+    for path in (top, base):
+        assert not users.in_use(R, str(path))
+        assert users._can_have_alone(R, str(path), "file")
+        assert not users.users_of(R, str(path)).any
+    assert (seen_of(top)[1:], seen_of(base)) == (before[0][1:], before[1]) or writable
+
+
+def test_a_raw_image_whose_user_shares_writing_is_in_use(tmp_path: Path) -> None:
+    path = tmp_path / "shared, disk"
+    qemuimg.create(R, str(path), "raw", MiB)
+    before = seen_of(path)
+    node = f"driver=file,node-name=n,filename={str(path).replace(',', ',,')}"
+    with daemon(node, export="n", writable=True, socket=tmp_path / "s"):
+        assert users.in_use(R, str(path), "raw")
+        assert not users._can_have_alone(R, str(path), "file")
+        assert seen_of(path) == before
+    assert not users.in_use(R, str(path), "raw")
+
+
+def test_users_without_locks_and_of_absent_files(tmp_path: Path) -> None:
+    path = tmp_path / "disk"
+    path.write_bytes(bytes(MiB))
+    with open(path, "rb"):
+        found = users.users_of(R, str(path))
+        assert not found.locked
+        assert os.getpid() in {pid for pid, _ in found.openers}
+        assert found.any
+    assert not users.users_of(R, str(path)).any
+    with pytest.raises(ImageUnreadable):
+        users.in_use(R, str(tmp_path / "absent"))
+    with pytest.raises(ImageUnreadable):
+        users._can_have_alone(R, str(tmp_path / "absent"), "file")
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(size=st.integers(1, 20_000), source_format=st.sampled_from(["raw", "qcow2"]), existing=st.booleans())
+def test_copies_are_as_long_as_the_original(tmp_path: Path, size: int, source_format: str, existing: bool) -> None:
+    source, dest = tmp_path / "s", tmp_path / "d"
+    for leftover in (source, dest):
+        leftover.unlink(missing_ok=True)
+    qemuimg.create(R, str(source), source_format, size)
+    expected = qemuimg.holdable_size(source_format, size)
+    io(source, source_format, f"write -P 5 {expected // 512 * 512 - 512 if expected >= 512 else 0} 512")
+    if source_format == "raw":
+        os.truncate(source, size)
+    if existing:
+        qemuimg.create(R, str(dest), "raw", expected)
+    copying.convert(R, str(source), source_format, str(dest), "raw", existing_target=existing)
+    assert dest.stat().st_size == expected
+    assert copying.compare(R, str(source), source_format, str(dest), "raw").identical
+
+
+def test_huge_images_cost_nothing(tmp_path: Path) -> None:
+    source, dest = tmp_path / "s", tmp_path / "d"
+    qemuimg.create(R, str(source), "raw", 64 * GiB + 1)
+    copying.convert(R, str(source), "raw", str(dest), "raw")
+    assert (dest.stat().st_size, dest.stat().st_blocks) == (64 * GiB + 1, 8)
