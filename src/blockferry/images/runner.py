@@ -32,6 +32,7 @@ from blockferry.images.process import (
 )
 
 LOCALE = "C.UTF-8"
+_SESSIONS = 8  # below the ten that sshd allows by default
 
 
 class Runner(Protocol):
@@ -68,8 +69,9 @@ class _Base:
     def __init__(self, uri: str) -> None:
         self.uri = uri
         self._env = {**os.environ, "LC_ALL": LOCALE}
+        self._gate: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
 
-    def _command(self, argv: Sequence[str]) -> list[str]:
+    def _command(self, argv: Sequence[str], *, long: bool) -> list[str]:
         raise NotImplementedError
 
     def run(
@@ -81,10 +83,19 @@ class _Base:
         check: bool = True,
     ) -> Completed:
         """See Runner."""
-        if stdin is None:
-            with self.start(argv) as process:
-                return process.wait(timeout_s, check=check)
-        popen = spawn(argv, self._command(argv), stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=self._env)
+        with self._gate:
+            if stdin is None:
+                with Process(argv, self._command(watched(argv), long=False), self._env, self.uri) as process:
+                    return process.wait(timeout_s, check=check)
+            return self._feed(argv, stdin, timeout_s, check)
+
+    def start(self, argv: Sequence[str]) -> Process:
+        """See Runner."""
+        return Process(argv, self._command(watched(argv), long=True), self._env, self.uri)
+
+    def _feed(self, argv: Sequence[str], stdin: bytes, timeout_s: float | None, check: bool) -> Completed:
+        command = self._command(argv, long=False)
+        popen = spawn(argv, command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=self._env)
         with popen:
             try:
                 stdout, stderr = popen.communicate(stdin, timeout_s)
@@ -95,10 +106,6 @@ class _Base:
         words = stderr.decode("utf-8", "replace")
         return judge(Completed(tuple(argv), exit_status(popen.returncode), stdout, words), self.uri, check=check)
 
-    def start(self, argv: Sequence[str]) -> Process:
-        """See Runner."""
-        return Process(argv, self._command(watched(argv)), self._env, self.uri)
-
 
 class LocalRunner(_Base):
     """Runs programs on this machine."""
@@ -106,15 +113,16 @@ class LocalRunner(_Base):
     def __init__(self, uri: str = "qemu:///system") -> None:
         super().__init__(uri)
 
-    def _command(self, argv: Sequence[str]) -> list[str]:
+    def _command(self, argv: Sequence[str], *, long: bool) -> list[str]:
         return list(argv)
 
 
 class SshRunner(_Base):
     """Runs programs through the system's ssh, which must get in without asking for anything.
 
-    All commands share one connection (ssh's ControlMaster, its socket in a private directory); it is closed
-    by `close`, and at the latest a minute after the last command.
+    What `run` runs shares one connection (ssh's ControlMaster, its socket in a private directory), closed by
+    `close`, and at the latest a minute after the last command. What `start` starts has a connection of its own:
+    sshd allows ten commands on one connection (MaxSessions), and a copy may take hours.
     """
 
     def __init__(
@@ -140,13 +148,18 @@ class SshRunner(_Base):
             self._base += [option, str(value)] if value else []
         self._host = host
         self._lock = threading.Lock()
+        self._gate = threading.BoundedSemaphore(_SESSIONS)
         self._connected = False
         self._goodbye = weakref.finalize(self, _hang_up, self._directory, [*self._base, "-O", "exit", "--", host])
 
-    def _command(self, argv: Sequence[str]) -> list[str]:
-        self._connect()
+    def _command(self, argv: Sequence[str], *, long: bool) -> list[str]:
+        if not long:
+            self._connect()
         remote = shlex.join(["env", f"LC_ALL={LOCALE}", *argv])
-        return [*self._base, "-o", "ControlMaster=no", "--", self._host, remote]
+        # ssh takes the first value it meets for an option
+        own = ["-o", "ControlPath=none"] if long else []
+        program, *options = self._base
+        return [program, *own, *options, "-o", "ControlMaster=no", "--", self._host, remote]
 
     def _connect(self) -> None:
         """Start the shared connection, once; a command finds its own way when that one is lost later.
