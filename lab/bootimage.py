@@ -1,0 +1,146 @@
+"""The guest's kernel and initramfs, and the lab's helper programs: built once, kept in the cache.
+
+The kernel is the distribution's cloud kernel, its package downloaded and unpacked but not installed. Everything in
+the cache is keyed by what it was made of, so a changed source makes a new file and never a stale one.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from lab import cpio
+from lab.errors import LabError
+from lab.process import run
+from lab.state import CACHE
+
+NATIVE = Path(__file__).parent / "native"
+
+_MODULES = ("virtio_ring", "virtio", "virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_pci", "virtio_blk",
+            "virtio_console", "button", "evdev")
+_CDROM_MODULES = ("scsi_common", "scsi_mod", "virtio_scsi", "libata", "ata_piix", "cdrom", "sr_mod", "isofs")
+
+_BUILDS = {
+    "reaper": ["reaper.c"],
+    "collector": ["collector.c"],
+    "fill": ["fill.c", "block.c"],
+    "labd": ["labd.c", "ledger.c", "judge.c", "db.c", "block.c"],
+}
+_HEADERS = ("block.h", "record.h", "labd.h")
+
+
+@dataclass(frozen=True, slots=True)
+class Boot:
+    """What a domain's <os> element names."""
+
+    kernel: Path
+    initrd: Path
+    cmdline: str
+
+
+def program(name: str) -> Path:
+    """A helper program of native/, compiled now if its source is newer to the cache."""
+    sources = [NATIVE / source for source in _BUILDS[name]]
+    key = _digest(*sources, *(NATIVE / header for header in _HEADERS))
+    built = CACHE / f"{name}-{key}" / name
+    if not built.exists():
+        with _cache_lock():
+            if not built.exists():
+                built.parent.mkdir(exist_ok=True)
+                libraries = ["-lsqlite3", "-lm"] if name == "labd" else []
+                fresh = built.with_suffix(".new")
+                run(["gcc", "-O2", "-Wall", "-static", "-pthread", "-o", fresh, *sources, *libraries])
+                fresh.replace(built)
+    return built
+
+
+def boot() -> Boot:
+    """Kernel and initramfs for guests; the first call on a machine takes some seconds (download, unpack, build)."""
+    modules, kernel = _kernel()
+    labd = program("labd")
+    key = _digest(labd, NATIVE / "init.sh", Path(__file__), Path(cpio.__file__)) + "-" + kernel.parent.name
+    initrd = CACHE / f"initramfs-{key}.cpio"
+    if not initrd.exists():
+        with _cache_lock():
+            fresh = initrd.with_suffix(".new")
+            with fresh.open("wb") as file:
+                cpio.write(file, _contents(modules, labd))
+            fresh.replace(initrd)
+    return Boot(kernel, initrd, "console=ttyS0 quiet panic=1 mitigations=off random.trust_cpu=on rcupdate.rcu_expedited=1")
+
+
+def _contents(modules: Path, labd: Path) -> Iterator[cpio.Entry]:
+    for directory in ("bin", "sbin", "dev", "proc", "sys", "tmp", "db", "mnt", "etc", "modules"):
+        yield cpio.Entry(directory, stat.S_IFDIR | 0o755)
+    yield cpio.Entry("dev/console", stat.S_IFCHR | 0o600, device=(5, 1))
+    busybox = shutil.which("busybox")
+    if busybox is None:
+        raise LabError("busybox is not installed: apt-get install busybox-static")
+    yield cpio.Entry("bin/busybox", stat.S_IFREG | 0o755, Path(busybox).read_bytes())
+    yield cpio.Entry("bin/sh", stat.S_IFLNK | 0o777, b"busybox")
+    yield cpio.Entry("init", stat.S_IFREG | 0o755, (NATIVE / "init.sh").read_bytes())
+    yield cpio.Entry("sbin/labd", stat.S_IFREG | 0o755, labd.read_bytes())
+    found = {path.stem: path for path in modules.rglob("*.ko")}
+    for list_name, names in (("modules.base", _MODULES), ("modules.cdrom", _CDROM_MODULES)):
+        present = [name for name in names if name in found]
+        yield cpio.Entry(f"etc/{list_name}", stat.S_IFREG | 0o644, "\n".join([*present, ""]).encode())
+        for name in present:
+            yield cpio.Entry(f"modules/{name}.ko", stat.S_IFREG | 0o644, found[name].read_bytes())
+
+
+def _kernel() -> tuple[Path, Path]:
+    """(module directory, kernel image), from the cache or from the distribution's package."""
+    known = sorted(CACHE.glob("linux-*/vmlinuz"))
+    if not known:
+        with _cache_lock():
+            known = sorted(CACHE.glob("linux-*/vmlinuz"))
+            if not known:
+                known = [_fetch_kernel()]
+    kernel = known[-1]
+    return kernel.parent / "modules", kernel
+
+
+def _fetch_kernel() -> Path:
+    depends = run(["apt-cache", "depends", "linux-image-cloud-amd64"]).stdout.split()
+    package = next((word for word in depends if word.startswith("linux-image-")and word != "linux-image-cloud-amd64"), None)
+    if package is None:
+        raise LabError("no cloud kernel is known to apt: apt-get update")
+    with tempfile.TemporaryDirectory(dir=CACHE) as name:
+        work = Path(name)
+        run(["apt-get", "download", package], cwd=work, timeout=600)
+        archive = next(work.glob("*.deb"))
+        run(["dpkg-deb", "-x", archive, work / "x"])
+        fresh = work / "kernel"
+        fresh.mkdir()
+        shutil.copy(next((work / "x/boot").glob("vmlinuz-*")), fresh / "vmlinuz")
+        shutil.copytree(next((work / "x/lib/modules").iterdir()) / "kernel", fresh / "modules")
+        target = CACHE / archive.stem.replace("linux-image-", "linux-")
+        fresh.replace(target)
+    return target / "vmlinuz"
+
+
+def _digest(*files: Path) -> str:
+    total = hashlib.sha256()
+    for file in files:
+        total.update(file.read_bytes())
+    return total.hexdigest()[:12]
+
+
+@contextmanager
+def _cache_lock() -> Iterator[None]:
+    """One builder at a time, also across processes."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(CACHE / ".lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,115 @@
+"""Datastores: file systems on sparse loop files, mounted at one path that every host of the lab sees.
+
+The mount point lies below a directory with shared propagation, and each host's mount namespace is a slave of it:
+so a datastore that is mounted, unmounted or remounted later changes on running hosts as well.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from lab.errors import LabError
+from lab.process import run
+from lab.sizes import MIB, to_bytes
+
+FILE_SYSTEMS = ("ext4", "xfs", "btrfs", "dir")
+
+_MAKE = {
+    "ext4": ["mkfs.ext4", "-q", "-F", "-m", "0", "-E", "lazy_itable_init=1,lazy_journal_init=1"],
+    "xfs": ["mkfs.xfs", "-q", "-f", "-m", "reflink=1"],
+    "btrfs": ["mkfs.btrfs", "-q", "-f"],
+}
+
+
+@dataclass(frozen=True, slots=True)
+class DatastoreSpec:
+    """What the state file remembers of a datastore."""
+
+    name: str
+    fs: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Datastore:
+    """A place for VM files. `path` is the same inside every host and outside."""
+
+    spec: DatastoreSpec
+    path: Path
+    image: Path | None
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    @classmethod
+    def create(cls, spec: DatastoreSpec, lab: Path) -> Datastore:
+        if spec.fs not in FILE_SYSTEMS:
+            raise LabError(f"datastore {spec.name}: file system {spec.fs!r} is not one of {', '.join(FILE_SYSTEMS)}")
+        store = cls.existing(spec, lab)
+        store.path.mkdir(parents=True)
+        if store.image is not None:
+            store.image.parent.mkdir(exist_ok=True)
+            with store.image.open("xb") as file:
+                file.truncate(spec.size_bytes)
+            run([*_MAKE[spec.fs], store.image])
+            store.mount()
+        return store
+
+    @classmethod
+    def existing(cls, spec: DatastoreSpec, lab: Path) -> Datastore:
+        image = None if spec.fs == "dir" else lab / "images" / f"{spec.name}.img"
+        return cls(spec, lab / "ds" / spec.name, image)
+
+    def mount(self) -> None:
+        if self.image is None:
+            raise LabError(f"datastore {self.name} is a plain directory: nothing to mount")
+        run(["mount", "-o", "loop", self.image, self.path])
+
+    def umount(self) -> None:
+        """Take the file system away everywhere, lazily: what has files open keeps them, as with a lost mount."""
+        run(["umount", "-l", self.path])
+
+    def remount(self, *, read_only: bool) -> None:
+        run(["mount", "-o", f"remount,{'ro' if read_only else 'rw'}", self.path])
+
+    def mounted(self) -> bool:
+        return os.path.ismount(self.path)
+
+    def free_bytes(self) -> int:
+        status = os.statvfs(self.path)
+        return status.f_bavail * status.f_frsize
+
+    def fill(self, leave_bytes: int | str) -> None:
+        """Use up the free space until about `leave_bytes` are left (file systems round to their own units)."""
+        ballast = self.path / ".lab-ballast"
+        wanted = self.free_bytes() - to_bytes(leave_bytes)
+        while wanted > 0:
+            size = ballast.stat().st_size if ballast.exists() else 0
+            done = run(["fallocate", "-o", str(size), "-l", str(wanted), ballast], check=False)
+            if done.returncode != 0:  # metadata takes its part: come nearer in smaller steps
+                if wanted < MIB:
+                    return
+                wanted //= 2
+                continue
+            wanted = self.free_bytes() - to_bytes(leave_bytes)
+            if wanted < MIB:
+                return
+
+    def unfill(self) -> None:
+        (self.path / ".lab-ballast").unlink(missing_ok=True)
+
+    def home(self, vm: str) -> Path:
+        """The directory of a VM on this datastore, by the convention of layout "home"."""
+        return self.path / vm
+
+    def clear_vm(self, vm: str) -> None:
+        """Remove a VM's home and its flat files; for tests that share a datastore."""
+        for entry in [*self.path.glob(f"{vm}-*"), *self.path.glob(f"{vm}.*"), self.home(vm)]:
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink(missing_ok=True)

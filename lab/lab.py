@@ -1,0 +1,199 @@
+"""A lab: hosts, datastores and guests under one directory, all gone at the end."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import secrets
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+from lab import bootimage, domainxml, images, sweep
+from lab.datastores import Datastore, DatastoreSpec
+from lab.errors import LabError
+from lab.guests import Disk, Guest
+from lab.guestspec import DiskSpec, GuestSpec
+from lab.hosts import Host
+from lab.namespaces import Namespaces
+from lab.process import ProcessId, run
+from lab.sizes import to_bytes
+from lab.state import FILE, ROOT, State
+
+
+class Lab:
+    """Use as a context manager, or call `down()`. What a crash leaves behind, `lab.sweep.gc` removes."""
+
+    def __init__(self, directory: Path, state: State) -> None:
+        self.directory = directory
+        self.name = state.name
+        self._state = state
+        self.datastores: dict[str, Datastore] = {}
+        self.hosts: dict[str, Host] = {}
+        self.guests: dict[str, Guest] = {}
+
+    # -- making, finding, ending --------------------------------------------------------------------------------
+
+    @classmethod
+    def create(cls, name: str | None = None, directory: Path | None = None, *, keep: bool = False) -> Lab:
+        """A new, empty lab. keep: it outlives this process, until `down`."""
+        if os.geteuid() != 0:
+            raise LabError("the lab needs root: namespaces, mounts, loop devices")
+        name = name or f"lab-{os.getpid()}-{secrets.token_hex(2)}"
+        directory = (directory or ROOT / name).resolve()
+        if len(str(directory)) > 45:
+            raise LabError(f"{directory}: too long a path for the sockets below it")
+        lab = cls(directory, State(name, None if keep else ProcessId.own()))
+        try:
+            os.makedirs(directory)
+        except FileNotFoundError:  # another lab's end removed the parent in between
+            os.makedirs(directory)
+        try:
+            lab._save()
+            for part in ("ds", "guests", "tmp", "hosts"):
+                (directory / part).mkdir()
+            # Shared, so that a datastore mounted later appears in hosts that are up already.
+            run(["mount", "--bind", directory / "ds", directory / "ds"])
+            run(["mount", "--make-shared", directory / "ds"])
+        except BaseException:
+            lab.down()
+            raise
+        if not keep:
+            atexit.register(lab.down)
+        return lab
+
+    @classmethod
+    def open(cls, name: str | None = None, directory: Path | None = None) -> Lab:
+        """A lab that another process made: its hosts, datastores and guests as they are now."""
+        directory = (directory or ROOT / (name or "default")).resolve()
+        if not (directory / FILE).exists():
+            raise LabError(f"there is no lab in {directory}")
+        lab = cls(directory, State.load(directory))
+        for store in lab._state.datastores:
+            lab.datastores[store.name] = Datastore.existing(store, directory)
+        running = {}
+        for init in sweep.inits(directory):
+            running[Path(f"/proc/{init.pid}/cmdline").read_bytes().split(b"\0")[2].decode()] = init
+        for host_name, stores in lab._state.hosts.items():
+            host = Host(host_name, directory / "hosts" / host_name, directory, bootimage.program("reaper"), stores)
+            if host_name in running:
+                host.adopt(Namespaces(running[host_name]))
+            lab.hosts[host_name] = host
+        for spec in lab._state.guests.values():
+            lab._adopt_guest(spec)
+        return lab
+
+    def _adopt_guest(self, spec: GuestSpec) -> None:
+        place = self.directory / "guests" / spec.name
+        transient = place / "transient.xml"
+        xml = transient.read_text() if transient.exists() else None
+        self.guests[spec.name] = Guest(spec, self.hosts[spec.host], place, self.directory, xml)
+
+    def down(self) -> None:
+        """Remove everything. May be called again."""
+        atexit.unregister(self.down)
+        for host in self.hosts.values():
+            host.power_loss()
+        for guest in self.guests.values():
+            with contextlib.suppress(OSError, ValueError):
+                guest.collector.stop()
+        self.hosts.clear()
+        self.guests.clear()
+        if self.directory.exists():
+            sweep.remove(self.directory)
+
+    def __enter__(self) -> Lab:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.down()
+
+    def _save(self) -> None:
+        self._state.hosts = {name: host.datastores for name, host in self.hosts.items()}
+        self._state.guests = {name: guest.spec for name, guest in self.guests.items()}
+        self._state.save(self.directory)
+
+    # -- parts --------------------------------------------------------------------------------------------------
+
+    def datastore(self, name: str, *, fs: str = "ext4", size: int | str = "2GiB") -> Datastore:
+        """A new datastore: ext4, xfs or btrfs on a sparse file, or a plain directory ("dir")."""
+        spec = DatastoreSpec(name, fs, to_bytes(size))
+        self._state.datastores.append(spec)
+        self._save()
+        store = Datastore.create(spec, self.directory)
+        self.datastores[name] = store
+        return store
+
+    def host(self, name: str, *, debug: bool = False) -> Host:
+        """A new host, up. debug: libvirtd logs everything."""
+        if name in self.hosts:
+            raise LabError(f"there is a host {name} already")
+        host = Host.create(name, self.directory, bootimage.program("reaper"), debug=debug)
+        self.hosts[name] = host
+        self._save()
+        return host
+
+    def attach(self, host: Host, store: Datastore) -> None:
+        """As host.attach, and written down."""
+        host.attach(store)
+        self._save()
+
+    def guest(
+        self,
+        host: Host,
+        name: str,
+        disks: Sequence[Disk],
+        *,
+        memory: int | str = "192MiB",
+        persistent: bool = True,
+        cache: str | None = "none",
+        discard: str | None = "unmap",
+        vcpus: int = 1,
+        machine: str = "pc",
+        extra_devices: str = "",
+        start: bool = False,
+    ) -> Guest:
+        """A new guest with its images, defined on the host (or, not persistent, ready to be created by `start`)."""
+        if name in self.guests:
+            raise LabError(f"there is a guest {name} already")
+        seed = secrets.randbits(63)
+        specs = []
+        for disk in disks:
+            size = to_bytes(disk.size)
+            offset, blocks, filled = images.area(size, to_bytes(disk.fs), to_bytes(disk.fill))
+            serial = zlib.crc32(f"{seed}/{name}/{disk.target}".encode())
+            image_format = "qcow2" if disk.overlays or disk.backing else disk.format
+            path = str(disk.path(name))
+            specs.append(DiskSpec(disk.target, path, image_format, size, serial, offset, blocks, filled, bool(disk.fs)))
+        spec = GuestSpec(name, host.name, seed, tuple(specs))
+        for disk, made in zip(disks, specs, strict=True):
+            images.create(
+                made, seed, scratch=self.directory / "tmp", overlays=disk.overlays, backing=disk.backing, options=disk.options
+            )
+        place = self.directory / "guests" / name
+        place.mkdir()
+        xml = domainxml.domain_xml(
+            name, specs, boot=bootimage.boot(), channels=place, memory_bytes=to_bytes(memory), cache=cache,
+            discard=discard, vcpus=vcpus, machine=machine, extra_devices=extra_devices,
+        )  # fmt: skip
+        guest = Guest(spec, host, place, self.directory, None if persistent else xml)
+        self.guests[name] = guest
+        self._save()
+        guest.collector.start()
+        if persistent:
+            host.virsh("define", "/dev/stdin", stdin=xml)
+        else:
+            (place / "transient.xml").write_text(xml)
+        if start:
+            guest.start()
+        return guest
+
+    def remove_guest(self, guest: Guest) -> None:
+        """End, undefine and forget a guest; its images are removed where they were made."""
+        guest.remove()
+        self.guests.pop(guest.name, None)
+        self._save()

@@ -1,0 +1,175 @@
+"""The namespaces of one host: making them, running commands inside them, ending them.
+
+A host's pid 1 (native/reaper.c) carries the lab's directory in its command line, so that the sweep finds it even
+when the process that made it died before it could write anything down.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lab.errors import LabError
+from lab.process import LAB_VARIABLE, ProcessId, failed, kill_and_wait, tail
+
+_ENTER = ("--net", "--mount", "--uts", "--pid")
+
+
+def setup_script(name: str, directory: Path, reaper: Path, lab: Path) -> str:
+    """The shell script that turns fresh namespaces into the host: own state directories, own name, own loopback."""
+    own = {
+        "run": "/run",
+        "etc-libvirt": "/etc/libvirt",
+        "lib": "/var/lib/libvirt",
+        "log": "/var/log/libvirt",
+        "cache": "/var/cache/libvirt",
+    }
+    lines = ["set -e"]
+    for source, target in own.items():
+        lines.append(f"mkdir -p {target}; mount --bind {shlex.quote(str(directory / source))} {target}")
+    # A sysfs of the new network namespace; it also hides the machine's cgroups, which a lab must not touch.
+    lines += [
+        "mount -t sysfs sysfs /sys",
+        f"mount --bind {shlex.quote(str(directory / 'etc-hosts'))} /etc/hosts",
+        f"hostname {shlex.quote(name)}",
+        "ip link set lo up",
+        "cd /",
+        f"touch {shlex.quote(str(directory / 'up'))}",
+        f"exec {shlex.quote(str(reaper))} {shlex.quote(str(lab))} {shlex.quote(name)}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Namespaces:
+    """The namespaces held by one pid 1, seen from outside."""
+
+    init: ProcessId
+
+    @classmethod
+    def create(cls, name: str, directory: Path, reaper: Path, lab: Path) -> Namespaces:
+        """Make the namespaces and wait for their pid 1; nothing is left behind when that fails."""
+        script = directory / "setup.sh"
+        script.write_text(setup_script(name, directory, reaper, lab))
+        up = directory / "up"
+        up.unlink(missing_ok=True)
+        log = directory / "setup.log"
+        with log.open("w") as output:
+            outer = subprocess.Popen(
+                ["unshare", *_ENTER, "--fork", "--mount-proc", "--propagation", "slave", "sh", str(script)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                env={**os.environ, LAB_VARIABLE: str(lab)},
+            )
+        deadline = time.monotonic() + 30
+        while not (up.exists() and (init := _reaper_below(outer.pid, reaper))):
+            if outer.poll() is not None or time.monotonic() > deadline:
+                outer.kill()
+                raise LabError(f"the namespaces of host {name} did not come up\n{tail(log)}")
+            time.sleep(0.005)
+        _WAITING[init.pid] = outer
+        return cls(init)
+
+    def alive(self) -> bool:
+        return self.init.alive()
+
+    def end(self) -> None:
+        """Kill pid 1; returns when the kernel has ended every process in the namespaces."""
+        kill_and_wait(self.init)
+        outer = _WAITING.pop(self.init.pid, None)
+        if outer is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                outer.wait(timeout=10)
+
+    def command(self, argv: Sequence[str | os.PathLike[str]], cwd: Path | None) -> list[str]:
+        """`argv` as to be run from outside so that it runs inside."""
+        where = f"--wdns={cwd}" if cwd else "--wdns=/"
+        return ["nsenter", f"--target={self.init.pid}", *_ENTER, where, "--", *map(os.fspath, argv)]
+
+    def popen(self, argv: Sequence[str | os.PathLike[str]], *, cwd: Path | None = None, **options: Any) -> HostProcess:
+        options.setdefault("text", True)
+        return HostProcess(self.command(argv, cwd), **options)
+
+    def run(
+        self,
+        argv: Sequence[str | os.PathLike[str]],
+        *,
+        check: bool = True,
+        timeout: float = 120,
+        env: Mapping[str, str] | None = None,
+        stdin: str | None = None,
+        cwd: Path | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        words = [os.fspath(word) for word in argv]
+        process = self.popen(
+            words,
+            cwd=cwd,
+            env={**os.environ, **(env or {})},
+            stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        try:
+            stdout, stderr = process.communicate(stdin, timeout=timeout)
+        except BaseException as why:
+            process.kill()
+            process.wait(timeout=20)
+            if isinstance(why, subprocess.TimeoutExpired):
+                raise LabError(f"{' '.join(words)}: no end after {timeout:g} s") from why
+            raise
+        done = subprocess.CompletedProcess(words, process.returncode, stdout, stderr)
+        if check and done.returncode != 0:
+            raise failed(words, done.returncode, stdout, stderr)
+        return done
+
+
+class HostProcess(subprocess.Popen[str]):
+    """A process inside a host. Signals reach the process itself, not the `nsenter` that stands in front of it."""
+
+    def inner_pid(self) -> int | None:
+        """Pid (seen from outside) of the process inside; None when it has ended or not yet begun."""
+        try:
+            children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        except OSError:
+            return None
+        return int(children[0]) if children else None
+
+    def send_signal(self, sig: int) -> None:
+        deadline = time.monotonic() + 2
+        while self.poll() is None:
+            inner = self.inner_pid()
+            if inner is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(inner, sig)
+                if sig == signal.SIGCONT:  # nsenter stops itself along with its child
+                    os.kill(self.pid, sig)
+                return
+            if time.monotonic() > deadline:
+                super().send_signal(sig)
+                return
+            time.sleep(0.002)
+
+
+_WAITING: dict[int, subprocess.Popen[bytes]] = {}
+"""The `unshare` in front of each pid 1 that this process made; to be waited for, so that no zombie stays."""
+
+
+def _reaper_below(outer: int, reaper: Path) -> ProcessId | None:
+    try:
+        children = Path(f"/proc/{outer}/task/{outer}/children").read_text().split()
+        for child in children:
+            if Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")[0] == os.fsencode(reaper):
+                return ProcessId.of(int(child))
+    except OSError:
+        return None
+    return None

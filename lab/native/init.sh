@@ -1,0 +1,22 @@
+#!/bin/sh
+# The guest's pid 1. Brings up what labd needs and starts it again should it ever end.
+/bin/busybox --install -s /bin
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs dev /dev
+ln -s /proc/self/fd /dev/fd
+while read -r name; do insmod "/modules/$name.ko" || echo "module $name failed"; done </etc/modules.base
+grep -q lab.cdrom /proc/cmdline && while read -r name; do insmod "/modules/$name.ko"; done </etc/modules.cdrom
+tries=0
+until [ -e /dev/lab.control ] && [ -e /dev/lab.judge ]; do
+    for port in /sys/class/virtio-ports/*; do
+        [ -r "$port/name" ] && name=$(cat "$port/name") && [ -n "$name" ] && ln -sf "${port##*/}" "/dev/$name"
+    done
+    [ $((tries += 1)) -gt 1000 ] && echo "no virtio ports" && break
+    [ -e /dev/lab.control ] || sleep 0.01
+done
+while :; do
+    /sbin/labd
+    echo "labd ended with status $?"
+    sleep 1
+done
