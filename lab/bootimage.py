@@ -24,9 +24,20 @@ from lab.state import CACHE
 
 NATIVE = Path(__file__).parent / "native"
 
-_MODULES = ("virtio_ring", "virtio", "virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_pci", "virtio_blk",
-            "virtio_console", "button", "evdev")
+_MODULES = (
+    "virtio_ring",
+    "virtio",
+    "virtio_pci_legacy_dev",
+    "virtio_pci_modern_dev",
+    "virtio_pci",
+    "virtio_blk",
+    "virtio_console",
+    "button",
+    "evdev",
+)
 _CDROM_MODULES = ("scsi_common", "scsi_mod", "virtio_scsi", "libata", "ata_piix", "cdrom", "sr_mod", "isofs")
+
+_CMDLINE = "console=ttyS0 quiet panic=1 mitigations=off random.trust_cpu=on rcupdate.rcu_expedited=1"
 
 _BUILDS = {
     "reaper": ["reaper.c"],
@@ -74,7 +85,7 @@ def boot() -> Boot:
             with fresh.open("wb") as file:
                 cpio.write(file, _contents(modules, labd))
             fresh.replace(initrd)
-    return Boot(kernel, initrd, "console=ttyS0 quiet panic=1 mitigations=off random.trust_cpu=on rcupdate.rcu_expedited=1")
+    return Boot(kernel, initrd, _CMDLINE)
 
 
 def _contents(modules: Path, labd: Path) -> Iterator[cpio.Entry]:
@@ -110,12 +121,12 @@ def _kernel() -> tuple[Path, Path]:
 
 def _fetch_kernel() -> Path:
     depends = run(["apt-cache", "depends", "linux-image-cloud-amd64"]).stdout.split()
-    package = next((word for word in depends if word.startswith("linux-image-")and word != "linux-image-cloud-amd64"), None)
-    if package is None:
+    packages = [word for word in depends if word.startswith("linux-image-") and word != "linux-image-cloud-amd64"]
+    if not packages:
         raise LabError("no cloud kernel is known to apt: apt-get update")
     with tempfile.TemporaryDirectory(dir=CACHE) as name:
         work = Path(name)
-        run(["apt-get", "download", package], cwd=work, timeout=600)
+        run(["apt-get", "download", packages[0]], cwd=work, timeout=600)
         archive = next(work.glob("*.deb"))
         run(["dpkg-deb", "-x", archive, work / "x"])
         fresh = work / "kernel"

@@ -81,7 +81,8 @@ class Channel:
                     if head[1] == number and head[2] == _ANSWER:
                         return head[3], answer.decode(errors="replace")
             except (TimeoutError, OSError) as why:
-                raise GuestSilent(f"guest {self._guest}: no answer to {text.split()[0]!r} in {timeout:g} s ({why})") from why
+                what = text.split()[0]
+                raise GuestSilent(f"guest {self._guest}: no answer to {what!r} in {timeout:g} s ({why})") from why
 
     def must(self, text: str, *, timeout: float = 60) -> str:
         """The answer; raises GuestRefused when the status is not 0."""

@@ -69,7 +69,8 @@ class Verdict:
 
     def __str__(self) -> str:
         head = (
-            f"{self.image}: {'right' if self.ok else 'WRONG'}, {self.checked_blocks} blocks, {self.must_be_there} written, "
+            f"{self.image}: {'right' if self.ok else 'WRONG'}, {self.checked_blocks} blocks, "
+            f"{self.must_be_there} written, "
             f"{self.lost_count} lost, {self.unexpected_count} unexpected, {self.ahead} ahead of their acknowledgement"
         )
         return "\n".join([head, *(f"  lost: {f}" for f in self.lost), *(f"  unexpected: {f}" for f in self.unexpected)])
@@ -152,7 +153,8 @@ def _judge_block(
     if zlib.crc32(content[:-4]) != int.from_bytes(content[-4:], "little"):
         return f"a torn block (its head says write {number}) instead of {expected}"
     if (serial, block_seed, number_of_block) != (disk.serial, seed, block):
-        return f"a block of another place (disk {serial:x}, block {number_of_block}, write {number}) instead of {expected}"
+        place = f"disk {serial:x}, block {number_of_block}, write {number}"
+        return f"a block of another place ({place}) instead of {expected}"
     if number > history.last_number + IN_FLIGHT:
         return f"write {number}, which is beyond all that can have been under way, instead of {expected}"
     if floor is None:

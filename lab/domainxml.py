@@ -9,6 +9,8 @@ from xml.sax.saxutils import quoteattr
 from lab.bootimage import Boot
 from lab.guestspec import DiskSpec
 
+_RECONNECT = "<reconnect enabled='yes' timeout='1'/>"
+
 
 def domain_xml(
     name: str,
@@ -44,7 +46,7 @@ def domain_xml(
 {"".join(_disk(disk, cache, discard) for disk in disks)}\
     <controller type='usb' model='none'/>
     <serial type='unix'>
-      <source mode='connect' path={quoteattr(str(channels / "console.sock"))}><reconnect enabled='yes' timeout='1'/></source>
+      <source mode='connect' path={quoteattr(str(channels / "console.sock"))}>{_RECONNECT}</source>
     </serial>
 {_channel("lab.judge", channels / "judge.sock")}\
 {_channel("lab.control", channels / "control.sock")}\
@@ -71,7 +73,7 @@ def _channel(name: str, socket: Path) -> str:
     # both QEMUs reach the same collector.
     return f"""\
     <channel type='unix'>
-      <source mode='connect' path={quoteattr(str(socket))}><reconnect enabled='yes' timeout='1'/></source>
+      <source mode='connect' path={quoteattr(str(socket))}>{_RECONNECT}</source>
       <target type='virtio' name='{name}'/>
     </channel>
 """

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import time
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -139,8 +138,10 @@ class Guest:
         return tail(self.directory / "console.log", lines)
 
     def evidence(self) -> str:
+        """What a failure message needs: the tails of the console, of QEMU's log and of libvirtd's."""
         qemu_log = self.host.directory / "log/qemu" / f"{self.name}.log"
-        return f"--- console of {self.name}\n{self.console()}\n--- {qemu_log}\n{tail(qemu_log, 15)}\n{self.host.evidence()}"
+        parts = [f"--- console of {self.name}\n{self.console()}", f"--- {qemu_log}\n{tail(qemu_log, 15)}"]
+        return "\n".join([*parts, self.host.evidence()])
 
     # -- as libvirt sees it -------------------------------------------------------------------------------------
 
@@ -166,14 +167,10 @@ class Guest:
         return found
 
     def remove(self) -> None:
-        """End and undefine it, stop its collector. Its images stay where they are; datastores are cleared as a whole."""
+        """End and undefine it, stop its collector. Its images stay where they are."""
         if self.host.up():
             self.host.run(["virsh", "-q", "destroy", self.name], check=False)
             words = ["--nvram", "--snapshots-metadata", "--checkpoints-metadata", "--managed-save"]
             self.host.run(["virsh", "-q", "undefine", self.name, *words], check=False)
         self.collector.stop()
         shutil.rmtree(self.directory, ignore_errors=True)
-
-
-def targets(disks: Sequence[Disk]) -> list[str]:
-    return [disk.target for disk in disks]

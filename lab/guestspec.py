@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lab.sizes import MIB
-
 BLOCK = 4096
 """Unit of the judge: every block carries its own header and checksum."""
 
@@ -26,12 +24,6 @@ class DiskSpec:
     area_blocks: int
     fill_blocks: int
     """The first so many blocks of the area carry judge blocks with sequence number 0 from creation on."""
-    database: bool = False
-    """A file system for the database lies below the area."""
-
-    @property
-    def fs_mib(self) -> int:
-        return self.area_offset // MIB
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import shutil
 import signal
 import subprocess
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
@@ -56,7 +56,9 @@ max_size = 67108864
 class Host:
     """One libvirt host of a lab."""
 
-    def __init__(self, name: str, directory: Path, lab: Path, reaper: Path, datastores: list[str] | None = None) -> None:
+    def __init__(
+        self, name: str, directory: Path, lab: Path, reaper: Path, datastores: list[str] | None = None
+    ) -> None:
         self.name = name
         self.directory = directory
         self.datastores = datastores if datastores is not None else []
@@ -161,7 +163,7 @@ class Host:
         """The running libvirtd or virtlogd, None when it does not run."""
         return self.find_process(lambda argv: argv[0] == _DAEMONS[name])
 
-    def find_process(self, matches: Any) -> ProcessId | None:
+    def find_process(self, matches: Callable[[list[str]], bool]) -> ProcessId | None:
         """The first process of this host whose argument list matches."""
         if not self.up():
             return None
@@ -259,7 +261,8 @@ class Host:
 
     def attach(self, store: Datastore) -> None:
         """Make the datastore known to this host: a directory pool of its name, started and starting at boot."""
-        xml = f"<pool type='dir'><name>{escape(store.name)}</name><target><path>{escape(str(store.path))}</path></target></pool>"
+        target = f"<target><path>{escape(str(store.path))}</path></target>"
+        xml = f"<pool type='dir'><name>{escape(store.name)}</name>{target}</pool>"
         self.virsh("pool-define", "/dev/stdin", stdin=xml)
         self.virsh("pool-start", store.name)
         self.virsh("pool-autostart", store.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 from lab import bootimage
@@ -32,7 +33,7 @@ def create(
     else:
         extra = ["-o", options] if options else []
         run(["qemu-img", "create", "-q", "-f", disk.format, *extra, bottom, str(disk.size_bytes)])
-    for below, above in zip([*layers], [*layers[1:], path], strict=False):
+    for below, above in itertools.pairwise([*layers, path]):
         _overlay(above, below, disk.format)
 
 

@@ -105,8 +105,8 @@ class Judge:
 
         def arrived() -> bool:
             events = self.ledger().events
-            kinds, numbers = events.kind, events.number
-            return any(kinds[i] == ledger.MARK and numbers[i] == number for i in range(max(0, len(kinds) - 5000), len(kinds)))
+            recent = zip(events.kind[-5000:], events.number[-5000:], strict=True)
+            return (ledger.MARK, number) in recent
 
         wait_until(arrived, "the guest's mark in the ledger", timeout=timeout, step=0.01)
 

@@ -168,11 +168,12 @@ class Lab:
             serial = zlib.crc32(f"{seed}/{name}/{disk.target}".encode())
             image_format = "qcow2" if disk.overlays or disk.backing else disk.format
             path = str(disk.path(name))
-            specs.append(DiskSpec(disk.target, path, image_format, size, serial, offset, blocks, filled, bool(disk.fs)))
+            specs.append(DiskSpec(disk.target, path, image_format, size, serial, offset, blocks, filled))
         spec = GuestSpec(name, host.name, seed, tuple(specs))
         for disk, made in zip(disks, specs, strict=True):
+            scratch = self.directory / "tmp"
             images.create(
-                made, seed, scratch=self.directory / "tmp", overlays=disk.overlays, backing=disk.backing, options=disk.options
+                made, seed, scratch=scratch, overlays=disk.overlays, backing=disk.backing, options=disk.options
             )
         place = self.directory / "guests" / name
         place.mkdir()

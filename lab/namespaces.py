@@ -94,7 +94,7 @@ class Namespaces:
     def command(self, argv: Sequence[str | os.PathLike[str]], cwd: Path | None) -> list[str]:
         """`argv` as to be run from outside so that it runs inside."""
         where = f"--wdns={cwd}" if cwd else "--wdns=/"
-        return ["nsenter", f"--target={self.init.pid}", *_ENTER, where, "--", *map(os.fspath, argv)]
+        return ["nsenter", f"--target={self.init.pid}", *_ENTER, where, "--", *(os.fspath(word) for word in argv)]
 
     def popen(self, argv: Sequence[str | os.PathLike[str]], *, cwd: Path | None = None, **options: Any) -> HostProcess:
         options.setdefault("text", True)

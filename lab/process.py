@@ -77,7 +77,12 @@ def failed(words: Sequence[str], status: int, stdout: str, stderr: str) -> LabEr
 
 
 def wait_until(
-    holds: Callable[[], bool], what: str, *, timeout: float = 60, step: float = 0.02, report: Callable[[], str] | None = None
+    holds: Callable[[], bool],
+    what: str,
+    *,
+    timeout: float = 60,
+    step: float = 0.02,
+    report: Callable[[], str] | None = None,
 ) -> None:
     """Poll `holds` until it is true. After `timeout` seconds raise LabError, with `report()` as evidence."""
     deadline = time.monotonic() + timeout

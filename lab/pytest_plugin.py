@@ -19,9 +19,11 @@ __all__ = ["lab_host", "lab_session", "make_guest", "old_san", "ssd", "vm_name"]
 
 
 class MakeGuest(Protocol):
-    """Makes a guest of a test; see Lab.guest for the options. It is removed, images and all, at the end of the test."""
+    """Makes a guest of a test; see Lab.guest for the options. It is removed with its images when the test ends."""
 
-    def __call__(self, disks: Sequence[Disk], *, name: str | None = None, host: Host | None = None, **options: Any) -> Guest: ...
+    def __call__(
+        self, disks: Sequence[Disk], *, name: str | None = None, host: Host | None = None, **options: Any
+    ) -> Guest: ...
 
 
 @pytest.fixture(scope="session")

@@ -105,4 +105,3 @@ def gc(root: Path = ROOT) -> list[Path]:
             remove(directory)
             removed.append(directory)
     return removed
-

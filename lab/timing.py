@@ -7,6 +7,7 @@ gaps are taken from arrival times (CLOCK_MONOTONIC, the clock of time.monotonic_
 from __future__ import annotations
 
 import bisect
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -40,7 +41,10 @@ class Interval:
 
 
 class Timing:
-    """Questions about time. `since` and `until` are host monotonic nanoseconds; None: from the beginning, to the end."""
+    """Questions about time.
+
+    `since` and `until` are host monotonic nanoseconds; None: from the beginning, to the end.
+    """
 
     def __init__(self, events: ledger.Events) -> None:
         self._events = events
@@ -64,7 +68,7 @@ class Timing:
             times.insert(0, since)
         if until is not None:
             times.append(until)
-        found = [Gap(a, (b - a) / 1e9) for a, b in zip(times, times[1:], strict=False)]
+        found = [Gap(a, (b - a) / 1e9) for a, b in itertools.pairwise(times)]
         return sorted(found, key=lambda gap: -gap.seconds)[:count]
 
     def longest_gap(self, since: int | None = None, until: int | None = None) -> float:
@@ -72,17 +76,13 @@ class Timing:
         found = self.gaps(since, until, count=1)
         return found[0].seconds if found else 0.0
 
-    def latencies(
-        self, since: int | None = None, until: int | None = None, *, serial: int | None = None
-    ) -> Latencies:
+    def latencies(self, since: int | None = None, until: int | None = None, *, serial: int | None = None) -> Latencies:
         values = sorted(self._events.latency_us[index] / 1000 for index in self._writes(since, until, serial))
         if not values:
             return Latencies(0, 0.0, 0.0, 0.0)
         return Latencies(len(values), values[len(values) // 2], values[len(values) * 99 // 100], values[-1])
 
-    def throughput(
-        self, since: int | None = None, until: int | None = None, *, step_s: float = 1.0
-    ) -> list[Interval]:
+    def throughput(self, since: int | None = None, until: int | None = None, *, step_s: float = 1.0) -> list[Interval]:
         """Writes and bytes per second, one entry per `step_s` of host time."""
         events = self._events
         window = self._window(since, until)
@@ -97,6 +97,4 @@ class Timing:
             slot = min((events.host_ns[index] - begin) // step, len(writes) - 1)
             writes[slot] += 1
             blocks[slot] += events.blocks[index]
-        return [
-            Interval(begin + n * step, writes[n] / step_s, blocks[n] * BLOCK / step_s) for n in range(len(writes))
-        ]
+        return [Interval(begin + n * step, writes[n] / step_s, blocks[n] * BLOCK / step_s) for n in range(len(writes))]

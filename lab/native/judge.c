@@ -331,13 +331,25 @@ int judge_start(char *args, struct text *out)
 
 int judge_stop(struct text *out)
 {
-    (void)out;
+    int status = 0;
     pthread_mutex_lock(&judge_lock);
     halt_writers();
-    for (int i = 0; i < disk_count; i++)
-        disks[i].active = 0;
+    for (int i = 0; i < disk_count; i++) {
+        struct disk *d = &disks[i];
+        d->active = 0;
+        if (fdatasync(d->fd) < 0) {
+            status = errno;
+            say(out, "%s: fdatasync: %s\n", d->name, strerror(errno));
+            continue;
+        }
+        for (uint16_t k = 0; k < WRITERS; k++) {
+            struct record r = {.type = REC_FLUSH, .disk = d->index, .writer = k, .serial = d->serial,
+                               .sequence = d->sequence};
+            ledger_put(&r);
+        }
+    }
     pthread_mutex_unlock(&judge_lock);
-    return 0;
+    return status;
 }
 
 int judge_verify(struct text *out)
