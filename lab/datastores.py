@@ -85,6 +85,8 @@ class Datastore:
 
     def fill(self, leave_bytes: int | str) -> None:
         """Use up the free space until about `leave_bytes` are left (file systems round to their own units)."""
+        if self.image is None:
+            raise LabError(f"datastore {self.name} is a directory of the machine's own disk, which is not to be filled")
         ballast = self.path / ".lab-ballast"
         wanted = self.free_bytes() - to_bytes(leave_bytes)
         while wanted > 0:
@@ -101,6 +103,7 @@ class Datastore:
 
     def unfill(self) -> None:
         (self.path / ".lab-ballast").unlink(missing_ok=True)
+        run(["sync", "-f", self.path])  # btrfs gives the space back with its next commit only
 
     def home(self, vm: str) -> Path:
         """The directory of a VM on this datastore, by the convention of layout "home"."""
