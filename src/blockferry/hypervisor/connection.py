@@ -1,0 +1,132 @@
+"""A connection to one libvirt host: opened, kept alive, its errors turned into sentences.
+
+One event thread serves all connections of the process (libvirt's default event loop). It is a daemon thread
+and every connection has keepalive on, so that a host that hangs never hangs the exit of the process.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import libvirt
+
+from blockferry.errors import HostUnreachable, LibvirtFailed
+
+KEEPALIVE_S = 5
+KEEPALIVE_COUNT = 6
+
+OLDEST_LIBVIRT = (8, 0, 0)
+"""Synchronous block copy (VIR_DOMAIN_BLOCK_COPY_SYNCHRONOUS_WRITES) came with libvirt 8.0.0."""
+OLDEST_QEMU = (6, 0, 0)
+
+_GONE = {
+    libvirt.VIR_ERR_NO_CONNECT,
+    libvirt.VIR_ERR_INVALID_CONN,
+    libvirt.VIR_ERR_RPC,
+    libvirt.VIR_ERR_SYSTEM_ERROR,
+    libvirt.VIR_ERR_AUTH_FAILED,
+    libvirt.VIR_ERR_AUTH_CANCELLED,
+    libvirt.VIR_ERR_AUTH_UNAVAILABLE,
+}
+_NAMES = {
+    value: name
+    for name, value in vars(libvirt).items()
+    if name.startswith("VIR_ERR_") and isinstance(value, int) and name not in ("VIR_ERR_NONE", "VIR_ERR_WARNING")
+}
+
+_loop_lock = threading.Lock()
+_loop_running = False
+
+
+def _ensure_event_loop() -> None:
+    """Start libvirt's event loop once in this process; it must be registered before the first connection."""
+    global _loop_running
+    with _loop_lock:
+        if _loop_running:
+            return
+        libvirt.virEventRegisterDefaultImpl()
+        # libvirt prints every error on stderr unless somebody else takes them; ours are raised and said once.
+        libvirt.registerErrorHandler(lambda _context, _error: None, None)
+        threading.Thread(target=_run_loop, name="libvirt-events", daemon=True).start()
+        _loop_running = True
+
+
+def _run_loop() -> None:
+    while True:
+        libvirt.virEventRunDefaultImpl()
+
+
+def code_name(error: libvirt.libvirtError) -> str:
+    """libvirt's own name of the error's code, e.g. `VIR_ERR_OPERATION_INVALID`."""
+    return str(_NAMES.get(error.get_error_code(), f"code {error.get_error_code()}"))
+
+
+def connection_lost(error: libvirt.libvirtError) -> bool:
+    """Whether the error says that the daemon or the way to it is gone, rather than that a call failed."""
+    code = error.get_error_code()
+    if code == libvirt.VIR_ERR_SYSTEM_ERROR:
+        return error.get_error_domain() in (libvirt.VIR_FROM_RPC, libvirt.VIR_FROM_REMOTE)
+    if code == libvirt.VIR_ERR_INTERNAL_ERROR:
+        return error.get_error_domain() in (libvirt.VIR_FROM_RPC, libvirt.VIR_FROM_REMOTE)
+    return code in _GONE
+
+
+class Connection:
+    """An open connection; `raw` is libvirt's object, for the modules of this package only."""
+
+    def __init__(self, uri: str) -> None:
+        """Connect. Raises HostUnreachable."""
+        _ensure_event_loop()
+        self.uri = uri
+        try:
+            self.raw = libvirt.open(uri)
+            self.raw.setKeepAlive(KEEPALIVE_S, KEEPALIVE_COUNT)
+        except libvirt.libvirtError as error:
+            raise HostUnreachable(uri, str(error)) from error
+        self.closed = threading.Event()
+        self.raw.registerCloseCallback(lambda _conn, _reason, event: event.set(), self.closed)
+
+    @property
+    def alive(self) -> bool:
+        if self.closed.is_set():
+            return False
+        try:
+            return bool(self.raw.isAlive())
+        except libvirt.libvirtError:
+            return False
+
+    def close(self) -> None:
+        try:
+            if not self.closed.is_set():
+                self.raw.unregisterCloseCallback()
+            self.raw.close()
+        except libvirt.libvirtError:
+            return  # it was gone already
+
+    @contextmanager
+    def doing(self, what: str) -> Iterator[None]:
+        """Turn libvirt's errors inside the block into ours.
+
+        Raises HostUnreachable when the daemon is gone, LibvirtFailed("libvirt could not {what}") otherwise.
+        """
+        try:
+            yield
+        except libvirt.libvirtError as error:
+            if connection_lost(error) or self.closed.is_set():
+                raise HostUnreachable(self.uri, str(error)) from error
+            raise LibvirtFailed(what, str(error), code_name(error)) from error
+
+    def versions(self) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+        """(libvirt's, QEMU's) version on the host."""
+        with self.doing("tell its version"):
+            return _version(self.raw.getLibVersion()), _version(self.raw.getVersion())
+
+    def hostname(self) -> str:
+        with self.doing("tell its host's name"):
+            return str(self.raw.getHostname())
+
+
+def _version(number: int) -> tuple[int, int, int]:
+    return number // 1000000, number // 1000 % 1000, number % 1000

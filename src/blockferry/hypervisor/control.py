@@ -1,0 +1,202 @@
+"""The calls that a move makes on one VM: look, copy, suspend, switch, mark, rewrite.
+
+Facts this rests on (docs/measured.md): a persistent domain needs VIR_DOMAIN_BLOCK_COPY_TRANSIENT_JOB;
+`cur == end` is not readiness; an abort without ASYNC holds the domain's lock for as long as QEMU takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import libvirt
+from lxml import etree
+
+from blockferry.hypervisor import domains, domainxml
+from blockferry.hypervisor.connection import Connection
+from blockferry.model.inventory import Disk, JobInfo, PowerState
+
+_GRANULARITY = libvirt.VIR_DOMAIN_BLOCK_COPY_GRANULARITY
+_BUF_SIZE = libvirt.VIR_DOMAIN_BLOCK_COPY_BUF_SIZE
+_BANDWIDTH = libvirt.VIR_DOMAIN_BLOCK_COPY_BANDWIDTH
+
+
+@dataclass(frozen=True, slots=True)
+class CopyOrder:
+    """How a block copy is to be done. Sizes are bytes, the rate bytes/s (0: unlimited)."""
+
+    dest: str
+    dest_format: str
+    block: bool = False
+    backing: tuple[str, str] | None = None
+    synchronous: bool = True
+    bandwidth: int = 0
+    granularity: int = 0
+    buffer: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DomainView:
+    """A VM as one quick look shows it: no file is opened for it."""
+
+    state: PowerState
+    pause_reason: str | None
+    persistent: bool
+    incarnation: int
+    disks: tuple[Disk, ...]
+    jobs: Mapping[str, JobInfo]
+    mark: str | None
+    nvram: str | None
+    config_nvram: str | None
+
+
+ABSENT = DomainView(PowerState.ABSENT, None, False, -1, (), {}, None, None, None)
+
+
+class Control:
+    """One VM on one connection. Every method may raise HostUnreachable or LibvirtFailed."""
+
+    def __init__(self, connection: Connection, uuid: str, name: str) -> None:
+        self.connection = connection
+        self.uuid = uuid
+        self.name = name
+
+    def look(self, targets: tuple[str, ...]) -> DomainView:
+        """What is there now: power state, disks of both XMLs, block jobs of `targets`. About 2 ms."""
+        with self.connection.doing(f"look at VM {self.name}"):
+            try:
+                return self._look(self._domain(), targets)
+            except libvirt.libvirtError as error:
+                if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                    return ABSENT
+                raise
+
+    def _look(self, domain: libvirt.virDomain, targets: tuple[str, ...]) -> DomainView:
+        state, reason = domains.power_state(domain)
+        persistent = bool(domain.isPersistent())
+        live = domainxml.parse(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE)) if state.active else None
+        config = domainxml.parse(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)) if persistent else None
+        jobs: dict[str, JobInfo] = {}
+        others: dict[str, str] = {}
+        for target in targets if state.active else ():
+            info = self._job(domain, target)
+            if info is None:
+                continue
+            kind = info.get("type", 0)
+            if kind == libvirt.VIR_DOMAIN_BLOCK_JOB_TYPE_COPY:
+                jobs[target] = JobInfo(info["cur"], info["end"], info.get("bandwidth", 0))
+            else:
+                others[target] = f"block job of type {kind}"
+        disks = tuple(replace(one, other_job=others.get(one.target)) for one in domainxml.merge(live, config))
+        return DomainView(
+            state=state,
+            pause_reason=reason,
+            persistent=persistent,
+            incarnation=domain.ID(),
+            disks=disks,
+            jobs=jobs,
+            mark=(live or config or domainxml.ParsedDomain("", (), None, False, None)).mark,
+            nvram=live.nvram if live else None,
+            config_nvram=config.nvram if config else None,
+        )
+
+    @staticmethod
+    def _job(domain: libvirt.virDomain, target: str) -> dict[str, int] | None:
+        try:
+            info = domain.blockJobInfo(target, libvirt.VIR_DOMAIN_BLOCK_JOB_INFO_BANDWIDTH_BYTES)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() in (libvirt.VIR_ERR_INVALID_ARG, libvirt.VIR_ERR_OPERATION_INVALID):
+                return None  # no such disk any more, or the VM went off this moment: the next look will tell
+            raise
+        return dict(info) if info else None
+
+    def suspend(self) -> None:
+        """Stop the guest's processors. Fine when it is suspended already."""
+        with self.connection.doing(f"suspend VM {self.name}"):
+            self._domain().suspend()
+
+    def resume(self) -> bool:
+        """Let the guest run. False when it was running (or gone) already."""
+        with self.connection.doing(f"resume VM {self.name}"):
+            domain = self._domain()
+            if domains.power_state(domain)[0] is not PowerState.PAUSED:
+                return False
+            domain.resume()
+            return True
+
+    def start_copy(self, target: str, order: CopyOrder) -> None:
+        """Start a block copy into an existing image."""
+        flags = libvirt.VIR_DOMAIN_BLOCK_COPY_REUSE_EXT | libvirt.VIR_DOMAIN_BLOCK_COPY_TRANSIENT_JOB
+        if order.backing is not None:
+            flags |= libvirt.VIR_DOMAIN_BLOCK_COPY_SHALLOW
+        if order.synchronous:
+            flags |= libvirt.VIR_DOMAIN_BLOCK_COPY_SYNCHRONOUS_WRITES
+        values = {_BANDWIDTH: order.bandwidth, _GRANULARITY: order.granularity, _BUF_SIZE: order.buffer}
+        xml = domainxml.copy_destination_xml(order.dest, order.dest_format, order.block, order.backing)
+        with self.connection.doing(f"start the copy of disk {target} of {self.name} to {order.dest}"):
+            self._domain().blockCopy(target, xml, {name: value for name, value in values.items() if value}, flags)
+
+    def set_speed(self, target: str, bytes_per_s: int) -> None:
+        """Limit a running copy; 0 takes the limit off."""
+        with self.connection.doing(f"change the speed of the copy of {target} of {self.name}"):
+            self._domain().blockJobSetSpeed(target, bytes_per_s, libvirt.VIR_DOMAIN_BLOCK_JOB_SPEED_BANDWIDTH_BYTES)
+
+    def pivot(self, target: str) -> None:
+        """Ask for the switch of one disk; the live XML tells when it is done."""
+        flags = libvirt.VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT | libvirt.VIR_DOMAIN_BLOCK_JOB_ABORT_ASYNC
+        with self.connection.doing(f"switch disk {target} of {self.name} to its copy"):
+            self._domain().blockJobAbort(target, flags)
+
+    def abort(self, target: str) -> None:
+        """Ask for the end of a copy; the disk stays on its source. The live XML tells when it is done."""
+        with self.connection.doing(f"end the copy of disk {target} of {self.name}"):
+            self._domain().blockJobAbort(target, libvirt.VIR_DOMAIN_BLOCK_JOB_ABORT_ASYNC)
+
+    def mark(self, move: str | None) -> None:
+        """Put the move's id into the domain's metadata, live and persistent; None takes it away."""
+        xml = None
+        if move is not None:
+            xml = etree.tostring(etree.Element("move", id=move), encoding="unicode")
+        with self.connection.doing(f"mark VM {self.name}"):
+            domain = self._domain()
+            flags = 0
+            if domain.isActive():
+                flags |= libvirt.VIR_DOMAIN_AFFECT_LIVE
+            if domain.isPersistent():
+                flags |= libvirt.VIR_DOMAIN_AFFECT_CONFIG
+            domain.setMetadata(
+                libvirt.VIR_DOMAIN_METADATA_ELEMENT, xml, domainxml.MARK_PREFIX, domainxml.MARK_URI, flags
+            )
+
+    def write_config(self, disks: Mapping[str, tuple[str, str]], files: Mapping[str, str]) -> None:
+        """Point the persistent XML elsewhere, all in one write; see domainxml.repoint."""
+        with self.connection.doing(f"write the persistent configuration of VM {self.name}"):
+            xml = self._domain().XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE)
+            changed = domainxml.repoint(xml, disks, files)
+            if changed != domainxml.repoint(xml, {}, {}):
+                self.connection.raw.defineXML(changed)
+
+    def insert_media(self, target: str, path: str) -> None:
+        """Change the image in a running VM's CD drive."""
+        with self.connection.doing(f"change the medium in {target} of {self.name}"):
+            domain = self._domain()
+            xml = domainxml.with_inserted(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE), target, path)
+            domain.updateDeviceFlags(xml, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+
+    def metadata(self) -> dict[str, str]:
+        """File name -> XML of all that libvirt knows of this VM, for the home directory.
+
+        Without VIR_DOMAIN_XML_SECURE: passwords of graphics and secrets do not belong into a file there.
+        """
+        with self.connection.doing(f"read the metadata of VM {self.name}"):
+            domain = self._domain()
+            flags = libvirt.VIR_DOMAIN_XML_INACTIVE if domain.isPersistent() else 0
+            found = {f"{domain.name()}.xml": domain.XMLDesc(flags)}
+            for snapshot in domain.listAllSnapshots(0):
+                found[f"snapshot-{snapshot.getName()}.xml"] = snapshot.getXMLDesc(0)
+            for checkpoint in domain.listAllCheckpoints(0):
+                found[f"checkpoint-{checkpoint.getName()}.xml"] = checkpoint.getXMLDesc(0)
+            return {name.replace("/", "_"): str(xml) for name, xml in found.items()}
+
+    def _domain(self) -> libvirt.virDomain:
+        return self.connection.raw.lookupByUUIDString(self.uuid)

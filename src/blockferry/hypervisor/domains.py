@@ -1,0 +1,117 @@
+"""VMs: what libvirt tells about its domains, and the small changes that we make to them."""
+
+from __future__ import annotations
+
+import libvirt
+
+from blockferry.errors import VmNotFound, nearest
+from blockferry.hypervisor import domainxml
+from blockferry.hypervisor.connection import Connection
+from blockferry.model.inventory import PowerState, Vm
+
+_STATES = {
+    libvirt.VIR_DOMAIN_RUNNING: PowerState.RUNNING,
+    libvirt.VIR_DOMAIN_BLOCKED: PowerState.RUNNING,
+    libvirt.VIR_DOMAIN_PAUSED: PowerState.PAUSED,
+    libvirt.VIR_DOMAIN_SHUTDOWN: PowerState.RUNNING,  # shutting down: QEMU is still there
+    libvirt.VIR_DOMAIN_SHUTOFF: PowerState.OFF,
+    libvirt.VIR_DOMAIN_CRASHED: PowerState.CRASHED,
+    libvirt.VIR_DOMAIN_PMSUSPENDED: PowerState.PAUSED,
+}
+_PAUSE_REASONS = {
+    libvirt.VIR_DOMAIN_PAUSED_USER: "user",
+    libvirt.VIR_DOMAIN_PAUSED_MIGRATION: "migration",
+    libvirt.VIR_DOMAIN_PAUSED_SAVE: "save",
+    libvirt.VIR_DOMAIN_PAUSED_DUMP: "dump",
+    libvirt.VIR_DOMAIN_PAUSED_IOERROR: "ioerror",
+    libvirt.VIR_DOMAIN_PAUSED_WATCHDOG: "watchdog",
+    libvirt.VIR_DOMAIN_PAUSED_SNAPSHOT: "snapshot",
+}
+
+
+def names(connection: Connection) -> tuple[str, ...]:
+    """The names of all VMs, running or not."""
+    with connection.doing("list the VMs"):
+        return tuple(sorted(domain.name() for domain in connection.raw.listAllDomains(0)))
+
+
+def all_vms(connection: Connection) -> tuple[Vm, ...]:
+    """Every VM with its disks, by name. One that vanishes while we look is left out."""
+    with connection.doing("list the VMs"):
+        domains = connection.raw.listAllDomains(0)
+    found = [vm for domain in domains if (vm := _read_unless_gone(connection, domain)) is not None]
+    return tuple(sorted(found, key=lambda vm: vm.name))
+
+
+def vm(connection: Connection, name: str) -> Vm:
+    """One VM by name or UUID. Raises VmNotFound with the nearest names."""
+    for lookup in (connection.raw.lookupByName, connection.raw.lookupByUUIDString):
+        try:
+            domain = lookup(name)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() in (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_INVALID_ARG):
+                continue
+            with connection.doing(f"look up VM {name}"):
+                raise
+        found = _read_unless_gone(connection, domain)
+        if found is not None:
+            return found
+    raise VmNotFound(name, connection.uri, nearest(name, names(connection)))
+
+
+def power_state(domain: libvirt.virDomain) -> tuple[PowerState, str | None]:
+    """(state, why it is paused)."""
+    state, reason = domain.state(0)
+    power = _STATES.get(state, PowerState.RUNNING)
+    return power, _PAUSE_REASONS.get(reason, "other") if power is PowerState.PAUSED else None
+
+
+def _read_unless_gone(connection: Connection, domain: libvirt.virDomain) -> Vm | None:
+    try:
+        return _read(domain)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+            return None
+        with connection.doing(f"describe VM {domain.name()}"):
+            raise
+
+
+def _read(domain: libvirt.virDomain) -> Vm:
+    state, reason = power_state(domain)
+    persistent = bool(domain.isPersistent())
+    live = domainxml.parse(domain.XMLDesc(0)) if state.active else None
+    config = domainxml.parse(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)) if persistent else None
+    now = live or config
+    assert now is not None, "a domain is active or persistent"
+    return Vm(
+        name=domain.name(),
+        uuid=domain.UUIDString(),
+        state=state,
+        persistent=persistent,
+        disks=domainxml.merge(live, config),
+        autostart=persistent and bool(domain.autostart()),
+        has_managed_save=bool(domain.hasManagedSaveImage(0)),
+        nvram=now.nvram,
+        tpm=now.tpm,
+        snapshots=tuple(sorted(snapshot.getName() for snapshot in domain.listAllSnapshots(0))),
+        checkpoints=tuple(sorted(checkpoint.getName() for checkpoint in domain.listAllCheckpoints(0))),
+        job=_job(domain) if state.active else None,
+        mark=now.mark,
+        pause_reason=reason,
+    )
+
+
+def _job(domain: libvirt.virDomain) -> str | None:
+    """The domain job in flight (not a block job), None if there is none."""
+    try:
+        stats = domain.jobStats(0)
+    except libvirt.libvirtError:
+        return None  # another job holds the domain's lock just now; the effect itself will say so
+    if stats.get("type", libvirt.VIR_DOMAIN_JOB_NONE) == libvirt.VIR_DOMAIN_JOB_NONE:
+        return None
+    operations = {
+        value: name.removeprefix("VIR_DOMAIN_JOB_OPERATION_").lower().replace("_", " ")
+        for name, value in vars(libvirt).items()
+        if name.startswith("VIR_DOMAIN_JOB_OPERATION_") and isinstance(value, int)
+    }
+    return str(operations.get(stats.get("operation", -1), "a job"))

@@ -1,0 +1,222 @@
+"""Domain XML: reading disks and the rest out of it, and pointing it somewhere else.
+
+Formats: https://libvirt.org/formatdomain.html. lxml keeps namespaces and prefixes as they are, so that what
+others have put into a domain (`qemu:commandline`, other managers' metadata) survives an edit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from lxml import etree
+
+from blockferry.model.inventory import Disk, DiskSource, Mirror
+
+MARK_URI = "urn:blockferry:move:1"
+MARK_PREFIX = "blockferry"
+
+_PARSER = etree.XMLParser(resolve_entities=False, no_network=True, huge_tree=True)
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedDisk:
+    """One `<disk>` of one XML."""
+
+    target: str
+    device: str
+    bus: str
+    source: DiskSource | None
+    read_only: bool
+    shareable: bool
+    transient: bool
+    cache: str | None
+    io: str | None
+    discard: str | None
+    mirror: Mirror | None
+    serial: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedDomain:
+    """What we read out of a domain's XML."""
+
+    name: str
+    disks: tuple[ParsedDisk, ...]
+    nvram: str | None
+    tpm: bool
+    mark: str | None
+
+
+def parse(xml: str) -> ParsedDomain:
+    """Read a domain's XML, live or inactive."""
+    root = etree.fromstring(xml.encode(), _PARSER)
+    mark = root.find(f"./metadata/{{{MARK_URI}}}move")
+    tpm = root.find("./devices/tpm/backend")
+    return ParsedDomain(
+        name=root.findtext("name") or "",
+        disks=tuple(_disk(element) for element in root.iterfind("./devices/disk")),
+        nvram=(root.findtext("./os/nvram") or "").strip() or None,
+        tpm=tpm is not None and tpm.get("type") == "emulator",
+        mark=None if mark is None else mark.get("id"),
+    )
+
+
+def merge(live: ParsedDomain | None, config: ParsedDomain | None) -> tuple[Disk, ...]:
+    """The disks of a VM from its live and its persistent XML, in the order of the XML that is in force."""
+    lives = {disk.target: disk for disk in live.disks} if live else {}
+    configs = {disk.target: disk for disk in config.disks} if config else {}
+    disks = []
+    for target in dict.fromkeys([*lives, *configs]):
+        now = lives.get(target) or configs[target]
+        disks.append(
+            Disk(
+                target=target,
+                device=now.device,
+                bus=now.bus,
+                live=lives[target].source if target in lives else None,
+                config=configs[target].source if target in configs else None,
+                read_only=now.read_only,
+                shareable=now.shareable,
+                transient=now.transient,
+                cache=now.cache,
+                io=now.io,
+                discard=now.discard,
+                mirror=now.mirror,
+                serial=now.serial,
+            )
+        )
+    return tuple(disks)
+
+
+def copy_destination_xml(path: str, format: str, block: bool = False, backing: tuple[str, str] | None = None) -> str:  # noqa: A002
+    """The `<disk>` that virDomainBlockCopy takes as destination.
+
+    Only source, driver type and backing store of it count (https://libvirt.org/html/libvirt-libvirt-domain.html,
+    virDomainBlockCopy). Without an end of the chain (`<backingStore/>`) libvirt would probe the image.
+    """
+    disk = etree.Element("disk", type="block" if block else "file")
+    etree.SubElement(disk, "driver", name="qemu", type=format)
+    etree.SubElement(disk, "source", {"dev" if block else "file": path})
+    below = etree.SubElement(disk, "backingStore")
+    if backing is not None:
+        below.set("type", "file")
+        etree.SubElement(below, "format", type=backing[1])
+        etree.SubElement(below, "source", file=backing[0])
+    return etree.tostring(disk, encoding="unicode")
+
+
+def repoint(xml: str, disks: Mapping[str, tuple[str, str]], files: Mapping[str, str]) -> str:
+    """The persistent XML with these disks and files elsewhere; everything else stays as it is.
+
+    `disks`: target -> (path, format). `files`: old path -> new path, for CD drives and NVRAM.
+    """
+    root = etree.fromstring(xml.encode(), _PARSER)
+    for element in root.iterfind("./devices/disk"):
+        target_element = element.find("target")
+        target = "" if target_element is None else target_element.get("dev") or ""
+        source = element.find("source")
+        if target in disks:
+            _repoint_disk(element, *disks[target])
+        elif source is not None and source.get("file") in files:
+            source.set("file", files[source.get("file") or ""])
+    nvram = root.find("./os/nvram")
+    if nvram is not None and nvram.text and nvram.text.strip() in files:
+        nvram.text = files[nvram.text.strip()]
+    return etree.tostring(root, encoding="unicode")
+
+
+def _repoint_disk(element: etree._Element, path: str, format: str) -> None:  # noqa: A002
+    element.set("type", "file")
+    source = element.find("source")
+    if source is None:
+        source = etree.SubElement(element, "source")
+    for name in ("dev", "pool", "volume", "mode", "index"):
+        if name in source.attrib:
+            del source.attrib[name]
+    source.set("file", path)
+    driver = element.find("driver")
+    if driver is None:
+        driver = etree.Element("driver", name="qemu")
+        element.insert(0, driver)
+    driver.set("type", format)
+    for below in element.findall("backingStore"):
+        element.remove(below)  # libvirt looks at the image's own header again at the next start
+
+
+def with_inserted(xml: str, target: str, path: str) -> str:
+    """The `<disk>` of a CD drive with another image inserted, for virDomainUpdateDeviceFlags."""
+    root = etree.fromstring(xml.encode(), _PARSER)
+    for element in root.iterfind("./devices/disk"):
+        found = element.find("target")
+        source = element.find("source")
+        if found is not None and found.get("dev") == target and source is not None:
+            source.set("file", path)
+            return etree.tostring(element, encoding="unicode")
+    raise KeyError(target)
+
+
+def _disk(element: etree._Element) -> ParsedDisk:
+    target = element.find("target")
+    driver = element.find("driver")
+    attributes: dict[str, str] = {} if driver is None else {str(k): str(v) for k, v in driver.items()}
+    return ParsedDisk(
+        target="" if target is None else target.get("dev", ""),
+        device=element.get("device", "disk"),
+        bus="" if target is None else target.get("bus", ""),
+        source=_source(element),
+        read_only=element.find("readonly") is not None,
+        shareable=element.find("shareable") is not None,
+        transient=element.find("transient") is not None,
+        cache=attributes.get("cache"),
+        io=attributes.get("io"),
+        discard=attributes.get("discard"),
+        mirror=_mirror(element.find("mirror")),
+        serial=element.findtext("serial"),
+    )
+
+
+def _source(element: etree._Element) -> DiskSource | None:
+    source = element.find("source")
+    kind = element.get("type", "file")
+    driver = element.find("driver")
+    format = "raw" if driver is None else driver.get("type", "raw")  # noqa: A001
+    if source is None:
+        return None
+    path = source.get("file") or source.get("dev")
+    backing = []
+    below = element.find("backingStore")
+    while below is not None:
+        inner = below.find("source")
+        if inner is not None and (inner.get("file") or inner.get("dev")):
+            backing.append(inner.get("file") or inner.get("dev") or "")
+        below = below.find("backingStore")
+    if path is None and kind == "file":
+        return None
+    return DiskSource(kind, path, format, tuple(backing), _describe(kind, source, path))
+
+
+def _describe(kind: str, source: etree._Element, path: str | None) -> str:
+    if path:
+        return path
+    if kind == "network":
+        host = source.find("host")
+        where = "" if host is None else host.get("name") or host.get("socket") or ""
+        return f"{source.get('protocol')}://{where}/{source.get('name') or ''}"
+    if kind == "volume":
+        return f"volume {source.get('volume')} of pool {source.get('pool')}"
+    return f"{kind} disk"
+
+
+def _mirror(element: etree._Element | None) -> Mirror | None:
+    if element is None:
+        return None
+    source = element.find("source")
+    dest = "" if source is None else source.get("file") or source.get("dev") or source.get("name") or ""
+    format = element.find("format")  # noqa: A001
+    return Mirror(
+        job=element.get("job", "copy"),
+        dest=dest or element.get("file", ""),
+        dest_format="" if format is None else format.get("type", ""),
+        ready=element.get("ready") == "yes",
+    )
