@@ -66,7 +66,7 @@ def up(ctx: click.Context, hosts: int, guests: int, rate: int, debug: bool) -> N
         for number in range(1, hosts + 1):
             host = lab.host(f"kvm{number}", debug=debug)
             for store in stores:
-                lab.attach(host, store)
+                host.attach(store)
         for number in range(1, guests + 1):
             disks = [
                 Disk("vda", stores[0], size="1GiB", fs="64MiB", fill="256MiB"),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from lab.channel import Channel
 from lab.judge import Judge
+from lab.process import wait_until
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +36,17 @@ class Database:
         self._judge = judge
 
     def start(self, target: str = "vda", *, rate: int = 50) -> None:
-        """Commit `rate` rows a second (0: flat out), one transaction each, counting on from the last."""
+        """Commit `rate` rows a second (0: flat out), one transaction each, counting on from the last.
+
+        Asked again while it runs it only takes the new rate.
+        """
         self._channel.must(f"db-start /dev/{target} rate={rate}")
+
+    def wait_commits(self, count: int, *, timeout: float = 120) -> None:
+        """Until so many more commits were reported than now."""
+        wanted = self._judge.ledger().committed + count
+        what = f"{count} more commits"
+        wait_until(lambda: self._judge.ledger().committed >= wanted, what, timeout=timeout, step=0.05)
 
     def stop(self) -> None:
         """Raises GuestRefused with SQLite's words when a commit had failed."""

@@ -56,12 +56,9 @@ max_size = 67108864
 class Host:
     """One libvirt host of a lab."""
 
-    def __init__(
-        self, name: str, directory: Path, lab: Path, reaper: Path, datastores: list[str] | None = None
-    ) -> None:
+    def __init__(self, name: str, directory: Path, lab: Path, reaper: Path) -> None:
         self.name = name
         self.directory = directory
-        self.datastores = datastores if datastores is not None else []
         self._lab = lab
         self._reaper = reaper
         self._namespaces: Namespaces | None = None
@@ -266,12 +263,10 @@ class Host:
         self.virsh("pool-define", "/dev/stdin", stdin=xml)
         self.virsh("pool-start", store.name)
         self.virsh("pool-autostart", store.name)
-        self.datastores.append(store.name)
 
     def detach(self, store: Datastore) -> None:
         self.virsh("pool-destroy", store.name, check=False)
         self.virsh("pool-undefine", store.name)
-        self.datastores.remove(store.name)
 
 
 def _namespace(pid: int) -> str:

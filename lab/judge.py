@@ -81,8 +81,9 @@ class Judge:
             f"disk {target} serial={disk.serial} seed={self._spec.seed} offset={disk.area_offset} "
             f"blocks={disk.area_blocks} fill={disk.fill_blocks}"
         )
-        if history is not None:
-            words += f" adopt=1 base={history.last_number + _NUMBERS_APART}"
+        if history is not None or self._ledger.boots > 1:
+            last = history.last_number if history is not None else 0
+            words += f" adopt=1 base={last + _NUMBERS_APART}"
         self._channel.must(words, timeout=300)
 
     def stop(self) -> None:
@@ -152,18 +153,30 @@ class Judge:
     def timing(self) -> Timing:
         return Timing(self.ledger().events)
 
-    def gaps(self, since: int | None = None, until: int | None = None, *, count: int = 10) -> list[Gap]:
-        """The longest times without a report, in host time. A pulse every 20 ms sees stalls of an idle guest too."""
-        return self.timing().gaps(since, until, count=count)
+    def gaps(
+        self, since: int | None = None, until: int | None = None, *, count: int = 10, target: str | None = None
+    ) -> list[Gap]:
+        """The longest times without a report, in host time, longest first.
 
-    def longest_gap(self, since: int | None = None, until: int | None = None) -> float:
-        return self.timing().longest_gap(since, until)
+        Without target: any report counts, also the pulse that comes every 20 ms; so this is the guest standing still.
+        With a target: only acknowledged writes on that disk count; so this is also its storage standing still.
+        """
+        return self.timing().gaps(since, until, count=count, serial=self._serial(target))
 
-    def latencies(self, since: int | None = None, until: int | None = None) -> Latencies:
-        return self.timing().latencies(since, until)
+    def longest_gap(self, since: int | None = None, until: int | None = None, *, target: str | None = None) -> float:
+        """Seconds; see `gaps`."""
+        found = self.gaps(since, until, count=1, target=target)
+        return found[0].seconds if found else 0.0
+
+    def latencies(self, since: int | None = None, until: int | None = None, *, target: str | None = None) -> Latencies:
+        """Of acknowledged writes, by the guest's clock, which stands still while the VM is suspended (TCG)."""
+        return self.timing().latencies(since, until, serial=self._serial(target))
 
     def throughput(self, since: int | None = None, until: int | None = None, *, step_s: float = 1.0) -> list[Interval]:
         return self.timing().throughput(since, until, step_s=step_s)
+
+    def _serial(self, target: str | None) -> int | None:
+        return None if target is None else self._spec.disk(target).serial
 
     def _targets(self, target: str | Sequence[str] | None) -> list[str]:
         known = [disk.target for disk in self._spec.disks]

@@ -61,7 +61,7 @@ class Lab:
             lab.down()
             raise
         if not keep:
-            atexit.register(lab.down)
+            atexit.register(lab._at_exit)
         return lab
 
     @classmethod
@@ -76,8 +76,8 @@ class Lab:
         running = {}
         for init in sweep.inits(directory):
             running[Path(f"/proc/{init.pid}/cmdline").read_bytes().split(b"\0")[2].decode()] = init
-        for host_name, stores in lab._state.hosts.items():
-            host = Host(host_name, directory / "hosts" / host_name, directory, bootimage.program("reaper"), stores)
+        for host_name in lab._state.hosts:
+            host = Host(host_name, directory / "hosts" / host_name, directory, bootimage.program("reaper"))
             if host_name in running:
                 host.adopt(Namespaces(running[host_name]))
             lab.hosts[host_name] = host
@@ -91,9 +91,13 @@ class Lab:
         xml = transient.read_text() if transient.exists() else None
         self.guests[spec.name] = Guest(spec, self.hosts[spec.host], place, self.directory, xml)
 
+    def _at_exit(self) -> None:
+        if self._state.owner == ProcessId.own():  # not in a forked child of the owner
+            self.down()
+
     def down(self) -> None:
         """Remove everything. May be called again."""
-        atexit.unregister(self.down)
+        atexit.unregister(self._at_exit)
         for host in self.hosts.values():
             host.power_loss()
         for guest in self.guests.values():
@@ -113,7 +117,7 @@ class Lab:
         self.down()
 
     def _save(self) -> None:
-        self._state.hosts = {name: host.datastores for name, host in self.hosts.items()}
+        self._state.hosts = list(self.hosts)
         self._state.guests = {name: guest.spec for name, guest in self.guests.items()}
         self._state.save(self.directory)
 
@@ -136,11 +140,6 @@ class Lab:
         self.hosts[name] = host
         self._save()
         return host
-
-    def attach(self, host: Host, store: Datastore) -> None:
-        """As host.attach, and written down."""
-        host.attach(store)
-        self._save()
 
     def guest(
         self,

@@ -8,14 +8,29 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, Protocol
 
 import pytest
 
 from lab import Datastore, Disk, Guest, Host, Lab, LabError, sweep
 
-__all__ = ["lab_host", "lab_session", "make_guest", "old_san", "ssd", "vm_name"]
+__all__ = ["lab_host", "lab_session", "make_guest", "old_san", "pytest_runtest_makereport", "ssd", "vm_name"]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failed test of the lab shows the consoles and logs of what took part in it."""
+    report = yield
+    lab = getattr(item, "funcargs", {}).get("lab_session")
+    if report.when == "call" and report.failed and isinstance(lab, Lab):
+        for guest in lab.guests.values():
+            report.sections.append((f"guest {guest.name}", guest.evidence()))
+        for host in lab.hosts.values():
+            report.sections.append((f"host {host.name}", host.evidence()))
+    return report
 
 
 class MakeGuest(Protocol):
@@ -50,8 +65,8 @@ def ssd(lab_session: Lab) -> Datastore:
 def lab_host(lab_session: Lab, old_san: Datastore, ssd: Datastore) -> Host:
     """Host `kvm1` with both datastores. A test that harms it brings it back: `host.power_loss(); host.boot()`."""
     host = lab_session.host("kvm1")
-    lab_session.attach(host, old_san)
-    lab_session.attach(host, ssd)
+    host.attach(old_san)
+    host.attach(ssd)
     return host
 
 

@@ -29,8 +29,7 @@ class State:
     owner: ProcessId | None
     """Whose lab it is: when that process is gone, `gc` removes the lab. None: started by hand, kept until `down`."""
     datastores: list[DatastoreSpec] = field(default_factory=list)
-    hosts: dict[str, list[str]] = field(default_factory=dict)
-    """Host name -> names of its datastores."""
+    hosts: list[str] = field(default_factory=list)
     guests: dict[str, GuestSpec] = field(default_factory=dict)
 
     def save(self, directory: Path) -> None:

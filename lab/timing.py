@@ -61,20 +61,21 @@ class Timing:
             if events.kind[index] == ledger.WRITE and serial in (None, events.serial[index]):
                 yield index
 
-    def gaps(self, since: int | None = None, until: int | None = None, *, count: int = 10) -> list[Gap]:
-        """The longest times without a report, longest first. The edges of the window count as reports."""
-        times = [self._events.host_ns[index] for index in self._window(since, until)]
+    def gaps(
+        self, since: int | None = None, until: int | None = None, *, count: int = 10, serial: int | None = None
+    ) -> list[Gap]:
+        """The longest times without a report (with `serial`: without a write on that disk), longest first.
+
+        The edges of the window count as reports.
+        """
+        chosen = self._window(since, until) if serial is None else self._writes(since, until, serial)
+        times = [self._events.host_ns[index] for index in chosen]
         if since is not None:
             times.insert(0, since)
         if until is not None:
             times.append(until)
         found = [Gap(a, (b - a) / 1e9) for a, b in itertools.pairwise(times)]
         return sorted(found, key=lambda gap: -gap.seconds)[:count]
-
-    def longest_gap(self, since: int | None = None, until: int | None = None) -> float:
-        """Seconds."""
-        found = self.gaps(since, until, count=1)
-        return found[0].seconds if found else 0.0
 
     def latencies(self, since: int | None = None, until: int | None = None, *, serial: int | None = None) -> Latencies:
         values = sorted(self._events.latency_us[index] / 1000 for index in self._writes(since, until, serial))

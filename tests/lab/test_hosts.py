@@ -100,7 +100,7 @@ from lab import Disk, Lab
 lab = Lab.create(sys.argv[1])
 store = lab.datastore("ssd", fs="xfs", size="512MiB")
 host = lab.host("kvm1")
-lab.attach(host, store)
+host.attach(store)
 guest = lab.guest(host, "web01", [Disk("vda", store, size="32MiB")], start=True)
 guest.judge.start()
 print("up", flush=True)

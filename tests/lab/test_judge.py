@@ -119,8 +119,8 @@ def test_the_older_image_as_a_whole_is_convicted(case: Case) -> None:
 
 
 def test_the_judge_in_the_guest_sees_damage_underneath_it(make_guest: MakeGuest, ssd: Datastore) -> None:
-    guest = make_guest([Disk("vda", ssd, format="raw", size="32MiB", fill="4MiB")], start=True)
-    guest.judge.start(rate=300)
+    guest = make_guest([Disk("vda", ssd, format="raw", size="32MiB", fill="16MiB")], start=True)
+    guest.judge.start(rate=300, random_percent=100)
     guest.judge.wait_writes(200)
     guest.judge.stop()
     assert guest.judge.verify_live().ok

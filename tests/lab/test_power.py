@@ -23,6 +23,7 @@ def guest(make_guest: MakeGuest, ssd: Datastore) -> Guest:
 def write(guest: Guest) -> None:
     guest.judge.start(rate=300, writers=2, zero_every=20)
     guest.database.start()
+    guest.database.wait_commits(10)
     guest.judge.wait_writes(300)
 
 
@@ -80,7 +81,7 @@ def test_libvirtd_and_virtlogd_die_and_the_guest_does_not_notice(guest: Guest) -
 
 def test_power_loss_of_the_host(lab_session: Lab, ssd: Datastore) -> None:
     host = lab_session.host("kvm-dark")
-    lab_session.attach(host, ssd)
+    host.attach(ssd)
     guest = lab_session.guest(host, "dark01", [Disk("vda", ssd, size="96MiB", fs="32MiB")], start=True)
     write(guest)
     sleeper = host.popen(["sleep", "1000"])
