@@ -119,8 +119,8 @@ int db_check(struct text *out)
     sqlite3 *db = open_db(out);
     if (!db)
         return EIO;
-    say(out, "%lld %lld\n", (long long)number(db, "SELECT coalesce(max(n), 0) FROM row"),
-        (long long)number(db, "SELECT count(*) FROM row"));
+    /* one statement, so one snapshot: rows may be added meanwhile */
+    sqlite3_exec(db, "SELECT coalesce(max(n), 0) || ' ' || count(*) FROM row", answer, out, NULL);
     sqlite3_exec(db, "PRAGMA integrity_check", answer, out, NULL);
     sqlite3_close(db);
     return 0;

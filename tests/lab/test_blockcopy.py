@@ -1,4 +1,4 @@
-"""What the lab is for, done by hand with virsh: a disk moves under a writing guest, and the judge says whether it did."""
+"""What the lab is for, by hand with virsh: a disk moves under a writing guest, and the judge says whether it did."""
 
 from __future__ import annotations
 
