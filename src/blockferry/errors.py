@@ -256,6 +256,39 @@ class ImageUnreadable(BlockferryError):
 
 
 @dataclass
+class FileExists(BlockferryError):
+    """A file is already where a new one was to be made. It is not ours and was left as it is."""
+
+    code = "FILE_EXISTS"
+    exit_status = 7
+    sentence_form = "{path} exists already and was not overwritten."
+    hint_form = "Move it away, or choose another destination."
+    path: str
+
+
+@dataclass
+class StillInUse(BlockferryError):
+    """A half-made copy could not be removed yet, because something has it open or refers to it."""
+
+    code = "STILL_IN_USE"
+    exit_status = 7
+    sentence_form = "{path} was to be removed, but {problem}; it was left as it is."
+    path: str
+    problem: str
+
+
+@dataclass
+class CopyIncomplete(BlockferryError):
+    """A copy was made that is not what it should be. It is not used; the source is untouched."""
+
+    code = "COPY_INCOMPLETE"
+    exit_status = 5
+    sentence_form = "The copy of disk {disk} is not right: {problem}."
+    disk: str
+    problem: str
+
+
+@dataclass
 class JournalFailed(BlockferryError):
     """The journal (the database that remembers moves) cannot be opened, read or written.
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from blockferry.errors import HostCommandFailed, UsageError
+from blockferry.errors import FileExists, HostCommandFailed, UsageError
 from blockferry.images import files
 from blockferry.images.runner import LocalRunner
 
@@ -103,7 +103,7 @@ def test_directories(tmp_path: Path) -> None:
     assert files.remove_directory_if_empty(R, path) is True
     assert files.remove_directory_if_empty(R, path) is False
     Path(path).touch()
-    with pytest.raises(files.FileExists):
+    with pytest.raises(FileExists):
         files.make_directory(R, path)
     with pytest.raises(HostCommandFailed):
         files.make_directory(R, path + "/x/y")
@@ -125,7 +125,7 @@ def test_copy_keeps_everything_and_never_overwrites(tmp_path: Path) -> None:
     assert files.copy_file(R, str(source), str(dest)) is False
     assert sorted(os.listdir(tmp_path)) == ["dest", "nvram fd"]
     dest.write_bytes(b"someone else's")
-    with pytest.raises(files.FileExists):
+    with pytest.raises(FileExists):
         files.copy_file(R, str(source), str(dest))
     assert dest.read_bytes() == b"someone else's"
 
@@ -134,10 +134,10 @@ def test_claim_succeeds_once(tmp_path: Path) -> None:
     path = str(tmp_path / "-disk of=x")
     files.claim(R, path)
     assert os.stat(path).st_mode & 0o777 == 0o600
-    with pytest.raises(files.FileExists):
+    with pytest.raises(FileExists):
         files.claim(R, path)
     (tmp_path / "link").symlink_to("elsewhere")
-    with pytest.raises(files.FileExists):
+    with pytest.raises(FileExists):
         files.claim(R, str(tmp_path / "link"))
 
 

@@ -14,9 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from blockferry.errors import HostCommandFailed, ImageUnreadable, UsageError
+from blockferry.errors import FileExists, HostCommandFailed, ImageUnreadable, UsageError
 from blockferry.images import copying, qemuimg, users
-from blockferry.images.files import FileExists
 from blockferry.images.runner import LocalRunner
 from blockferry.units import GiB, KiB, MiB
 

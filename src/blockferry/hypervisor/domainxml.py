@@ -89,7 +89,7 @@ def merge(live: ParsedDomain | None, config: ParsedDomain | None) -> tuple[Disk,
     return tuple(disks)
 
 
-def copy_destination_xml(path: str, format: str, block: bool = False, backing: tuple[str, str] | None = None) -> str:  # noqa: A002
+def copy_destination_xml(path: str, format: str, block: bool = False, backing: tuple[str, str] | None = None) -> str:
     """The `<disk>` that virDomainBlockCopy takes as destination.
 
     Only source, driver type and backing store of it count (https://libvirt.org/html/libvirt-libvirt-domain.html,
@@ -126,7 +126,7 @@ def repoint(xml: str, disks: Mapping[str, tuple[str, str]], files: Mapping[str, 
     return etree.tostring(root, encoding="unicode")
 
 
-def _repoint_disk(element: etree._Element, path: str, format: str) -> None:  # noqa: A002
+def _repoint_disk(element: etree._Element, path: str, format: str) -> None:
     element.set("type", "file")
     source = element.find("source")
     if source is None:
@@ -180,7 +180,7 @@ def _source(element: etree._Element) -> DiskSource | None:
     source = element.find("source")
     kind = element.get("type", "file")
     driver = element.find("driver")
-    format = "raw" if driver is None else driver.get("type", "raw")  # noqa: A001
+    format = "raw" if driver is None else driver.get("type", "raw")
     if source is None:
         return None
     path = source.get("file") or source.get("dev")
@@ -213,10 +213,11 @@ def _mirror(element: etree._Element | None) -> Mirror | None:
         return None
     source = element.find("source")
     dest = "" if source is None else source.get("file") or source.get("dev") or source.get("name") or ""
-    format = element.find("format")  # noqa: A001
+    format = element.find("format")
     return Mirror(
         job=element.get("job", "copy"),
         dest=dest or element.get("file", ""),
         dest_format="" if format is None else format.get("type", ""),
         ready=element.get("ready") == "yes",
+        ending=element.get("ready") in ("pivot", "abort"),
     )

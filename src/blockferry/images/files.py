@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from blockferry.errors import BlockferryError, HostCommandFailed, UsageError
+from blockferry.errors import FileExists, HostCommandFailed, UsageError
 from blockferry.images.process import Completed
 from blockferry.images.runner import Runner
 
@@ -34,17 +34,6 @@ sync -- "$2"
 mv -fT -- "$2" "$1"
 sync -- "$5"
 """
-
-
-@dataclass
-class FileExists(BlockferryError):
-    """A file stands where blockferry wanted to create one. It was left as it is: nothing is overwritten."""
-
-    code = "FILE_EXISTS"
-    exit_status = 7
-    sentence_form = "{path} exists already, and blockferry does not overwrite files."
-    hint_form = "Find out whose it is; move it away or choose another destination."
-    path: str
 
 
 @dataclass(frozen=True, slots=True)

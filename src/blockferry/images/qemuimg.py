@@ -83,7 +83,7 @@ def version(runner: Runner) -> tuple[int, int, int]:
     return int(match[1]), int(match[2]), int(match[3])
 
 
-def chain(runner: Runner, path: str, format: str | None = None) -> tuple[Layer, ...]:  # noqa: A002
+def chain(runner: Runner, path: str, format: str | None = None) -> tuple[Layer, ...]:
     """The image and everything below it, top first; also while a VM has it open (numbers are then of a moment).
 
     Leave `format` out only for images that no guest can write as raw. A backing file whose format its overlay
@@ -111,7 +111,7 @@ def chain(runner: Runner, path: str, format: str | None = None) -> tuple[Layer, 
     )
 
 
-def holdable_size(format: str, size: int) -> int:  # noqa: A002
+def holdable_size(format: str, size: int) -> int:
     """The virtual size that an image of this format has when `size` bytes are asked for: raw holds any number of
     bytes, the others whole sectors of 512. Raises UsageError for formats whose rounding is not known (vpc)."""
     if format == "raw":
@@ -124,7 +124,7 @@ def holdable_size(format: str, size: int) -> int:  # noqa: A002
 def create(
     runner: Runner,
     path: str,
-    format: str,  # noqa: A002
+    format: str,
     virtual_size: int,
     *,
     preallocation: Preallocation = "off",
@@ -160,7 +160,7 @@ def create(
         raise
 
 
-def check(runner: Runner, path: str, format: str) -> Check:  # noqa: A002
+def check(runner: Runner, path: str, format: str) -> Check:
     """Whether the image's own structure is sound; only meaningful while nothing writes to it. Changes nothing.
 
     Raises ImageUnreadable.
@@ -179,7 +179,7 @@ def check(runner: Runner, path: str, format: str) -> Check:  # noqa: A002
     return Check(report.get("corruptions", 0), report.get("leaks", 0), supported=True)
 
 
-def measure(runner: Runner, path: str, format: str, dest_format: str) -> Measure:  # noqa: A002
+def measure(runner: Runner, path: str, format: str, dest_format: str) -> Measure:
     """The bytes a copy in `dest_format` (raw or qcow2) would need, its whole chain flattened.
 
     Raises ImageUnreadable; HostCommandFailed is never raised for a format that cannot be measured.
@@ -199,7 +199,7 @@ def _fill_raw(runner: Runner, path: str, size: int, preallocation: Preallocation
     runner.run(["truncate", "--no-create", f"--size={size}", "--", path])
 
 
-def _format(format: str | None) -> list[str]:  # noqa: A002
+def _format(format: str | None) -> list[str]:
     return ["-f", format] if format else []
 
 

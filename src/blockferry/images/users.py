@@ -50,7 +50,7 @@ class Users:
         return self.locked or bool(self.openers) or bool(self.loop_devices)
 
 
-def users_of(runner: Runner, path: str, format: str | None = None) -> Users:  # noqa: A002 - the field's word
+def users_of(runner: Runner, path: str, format: str | None = None) -> Users:
     """All users of the image. Raises ImageUnreadable if it is absent, HostCommandFailed."""
     openers, unseen = _openers(runner, _existing(runner, path))
     loops = runner.run(["losetup", "--noheadings", "--output", "NAME", "--associated", path], check=False)
@@ -58,7 +58,7 @@ def users_of(runner: Runner, path: str, format: str | None = None) -> Users:  # 
     return Users(locked, openers, tuple(loops.text.split()) if loops.status == 0 else (), unseen)
 
 
-def in_use(runner: Runner, path: str, format: str | None = None) -> bool:  # noqa: A002
+def in_use(runner: Runner, path: str, format: str | None = None) -> bool:
     """Whether a QEMU has the image open, also read-only, as a backing file or on another host of a shared
     file system. Changes nothing in the image, not even its times.
 

@@ -20,6 +20,9 @@ from blockferry.model.record import Outcome, Stage, Wanted
 START_ATTEMPTS = 3
 """How often the copy of a disk is begun before we give up: a start that failed, or was not clean."""
 
+PIVOT_ATTEMPTS = 3
+"""How often QEMU may refuse a pivot before the VM runs on."""
+
 DRAIN_LIMIT_S = 1.0
 """How long the VM may stay suspended for the last changed regions before it runs on and we try again later."""
 
@@ -32,6 +35,8 @@ def decide(plan: Plan, seen: Observation) -> act.Action:
         return act.Done(seen.record.outcome)
     if seen.state is PowerState.ABSENT:
         return _without_domain(seen)
+    if any(view.ending for view in seen.disks):
+        return act.Await("settle", 0.002)
     strays = [view.target for view in seen.disks if Side.ELSEWHERE in (view.live, view.config, view.side)]
     if strays:
         return _stray(plan, seen, strays)
@@ -237,6 +242,8 @@ def _switching(seen: Observation) -> act.Action:
         return act.Fail(f"the switch broke in the middle: the copy of {names} ended when others were switched already")
     if broken or not all(view.ready for view in outstanding):
         return _not_now(seen)
+    if seen.pivot_failures >= PIVOT_ATTEMPTS:
+        return act.Fail("the switch broke in the middle: QEMU refused it") if mixed else _not_now(seen)
     if any(view.remaining != 0 for view in outstanding):
         if seen.suspended_s > DRAIN_LIMIT_S and not mixed:
             return _not_now(seen)

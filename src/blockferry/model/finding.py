@@ -60,7 +60,7 @@ CATALOGUE: dict[str, FindingKind] = {
         ),
         FindingKind(
             "UNSUPPORTED_SOURCE", _E, "The disk's source is of a kind that cannot be moved",
-            "Files and block devices can be moved; this one is something else (network, NVMe, vhost-user, a directory).",
+            "Files and block devices can be moved; this one is something else (network, NVMe, a directory).",
             "Leave this disk out with --disk for the others.",
         ),
         FindingKind(

@@ -43,6 +43,7 @@ class Mirror:
     dest: str
     dest_format: str
     ready: bool  # both sides in step: from now on a pivot is possible
+    ending: bool = False  # a pivot or an abort was asked for and is not over yet
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,7 @@ class DiskView:
     config: Side | None  # None: the VM is not persistent
     job: Job = Job.NONE
     ready: bool = False
+    ending: bool = False  # its pivot or abort is under way
     info: JobInfo | None = None
     fingerprint: str = ""  # of the source file: changes whenever somebody writes to it; only looked at when off
 
@@ -44,8 +45,11 @@ class DiskView:
 
     @property
     def initialised(self) -> bool:
-        """Whether the job has finished looking at what is allocated, so that it now tracks every write."""
-        return self.job is Job.OURS and (self.ready or (self.info is not None and self.info.end > 0))
+        """Whether the job has finished looking at what is allocated, so that it now tracks every write.
+
+        libvirt shows `end` = 1 while QEMU has not said anything yet (and for an empty disk, which is ready at once).
+        """
+        return self.job is Job.OURS and (self.ready or (self.info is not None and self.info.end > 1))
 
     @property
     def remaining(self) -> int | None:
@@ -67,6 +71,7 @@ class Observation:
     suspended_s: float = 0.0  # how long our suspension has lasted, as far as this process knows
     expected_drain_s: float = 0.0  # time to copy what is outstanding, at the present rate
     passes: int = 0  # passes over changed blocks that were completed
+    pivot_failures: int = 0  # refused pivots since the VM was suspended
     flushed: bool = False  # the destination was flushed to stable storage just before
 
     def disk(self, target: str) -> DiskView:

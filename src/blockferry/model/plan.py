@@ -46,6 +46,7 @@ class DiskPlan:
     thick: bool = False
     layers: tuple[LayerPlan, ...] = ()
     backing: tuple[str, str] | None = None  # (path, format) that the new top layer stands on
+    stays_below: tuple[str, str] | None = None  # (path, format) of the first layer that stays where it is
     old_files: tuple[str, ...] = ()
     suspended_start: bool = True  # see docs/design/start-race.md
     cache: str | None = None
@@ -96,7 +97,7 @@ class Plan:
     method: Method
     method_reason: str
     disks: tuple[DiskPlan, ...]
-    home: HomePlan
+    home: HomePlan | None
     persistent: bool
     was: PowerState
     source: SourcePolicy

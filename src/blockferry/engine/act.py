@@ -1,0 +1,285 @@
+"""Acting: carries out one action. The intent is in the journal before the effect; every effect may be repeated."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import assert_never
+
+from blockferry.engine import making, release
+from blockferry.engine.context import Context
+from blockferry.engine.points import point
+from blockferry.errors import LibvirtFailed
+from blockferry.hypervisor.control import CopyOrder
+from blockferry.images import files
+from blockferry.model import action as act
+from blockferry.model.observation import Observation, Side
+from blockferry.model.plan import DiskPlan
+from blockferry.model.record import Copy, Stage
+from blockferry.model.request import Method
+from blockferry.units import MiB, format_duration
+
+BUFFER = 64 * MiB
+"""QEMU's copy buffer for one disk; 64 MiB was the fastest measured (docs/performance.md)."""
+
+GUARD_START_S = 10.0
+GUARD_SWITCH_S = 3.0
+"""For how long the guard lets a VM stay suspended. The drain limit of `decide` is 1 s, a switch takes 20 ms."""
+
+PIVOT_PATIENCE_S = 1.5
+
+
+def perform(context: Context, action: act.Action, seen: Observation) -> None:
+    """Carry out one action. Raises BlockferryError when the host refuses; then look again and decide anew."""
+    match action:
+        case act.Mark():
+            _mark(context, seen)
+        case act.Unmark():
+            _unmark(context)
+        case act.Suspend():
+            _suspend(context, action, seen)
+        case act.Resume():
+            _resume(context, action, seen)
+        case act.StartCopy():
+            _start_copy(context, action, seen)
+        case act.NoteClean():
+            _note_clean(context, action, seen)
+        case act.Await():
+            _await(context, action, seen)
+        case act.FlushDestination():
+            _flush(context, seen)
+        case act.Pivot():
+            _pivot(context, action)
+        case act.AbortCopy():
+            _abort(context, action, seen)
+        case act.ForgetCopy():
+            _forget(context, action, seen)
+        case act.Fail():
+            _fail(context, action, seen)
+        case act.NoteSwitched():
+            _note_switched(context, seen)
+        case act.WriteConfig():
+            _write_config(context, seen)
+        case act.RevertConfig():
+            _revert_config(context)
+        case act.CopyHome():
+            making.copy_home(context, seen)
+        case act.CopyLayers():
+            making.copy_layers(context, action.target, seen)
+        case act.CreateImage():
+            making.create_image(context, action.target, seen)
+        case act.ColdCopy():
+            making.cold_copy(context, action.target, seen)
+        case act.Settle():
+            making.settle(context, action.target, seen)
+        case act.RemoveDestination():
+            release.remove_destination(context, seen)
+        case act.ReleaseSource():
+            release.release_source(context, action.path, seen)
+        case act.ReleaseHome():
+            release.release_home(context, seen)
+        case act.Finish() | act.Park() | act.Done():
+            raise AssertionError("the loop ends a move, not an effect")
+        case _:
+            assert_never(action)
+
+
+def _mark(context: Context, seen: Observation) -> None:
+    context.control.mark(context.plan.move)
+    context.note(replace(seen.record, marked=True))
+    point("marked")
+
+
+def _unmark(context: Context) -> None:
+    context.control.mark(None)
+    point("unmarked")
+
+
+def _suspend(context: Context, action: act.Suspend, seen: Observation) -> None:
+    """Suspend, with the guard armed. Noted before, so that whoever comes after knows that the pause is ours."""
+    context.note(replace(seen.record, suspended=True, switching=action.switch))
+    point("suspending-to-switch" if action.switch else "suspending-to-start")
+    control = context.control
+    if not context.guard.arm(GUARD_SWITCH_S if action.switch else GUARD_START_S):
+        context.tell("warning", "no guard could be started; if blockferry dies now, the VM stays suspended")
+    context.memory.pivot_failures = 0
+    context.memory.suspended_at = time.monotonic()
+    control.suspend()
+    point("suspended-to-switch" if action.switch else "suspended-to-start")
+
+
+def _resume(context: Context, action: act.Resume, seen: Observation) -> None:
+    """Resume first, remember afterwards: every millisecond before is the guest's."""
+    point("resuming" if seen.record.switching else "resuming-from-start")
+    was_suspended = context.control.resume()
+    stall_s = None
+    if context.memory.suspended_at is not None:
+        stall_s = time.monotonic() - context.memory.suspended_at
+    context.memory.suspended_at = None
+    context.guard.disarm()
+    point("resumed")
+    record = seen.record
+    kind = "switch" if record.switching else "start"
+    if stall_s is not None:
+        context.stalls[kind] = max(stall_s, context.stalls.get(kind, 0.0))
+        context.tell("action", f"{context.plan.vm} was suspended for {format_duration(stall_s)} ({kind})")
+    if was_suspended:
+        for target in action.clean:
+            record = record.with_copy(target, replace(record.copy(target), stage=Stage.CLEAN))
+    if action.switch_failed:
+        record = replace(record, switch_attempts=record.switch_attempts + 1)
+        context.tell("warning", "the switch could not be made this time; the VM runs on, the copies stay ready")
+    context.memory.flushed_at = None
+    mixed = len({view.side for view in seen.disks}) > 1
+    context.note(replace(record, suspended=False, switching=record.switching and mixed))
+
+
+def _start_copy(context: Context, action: act.StartCopy, seen: Observation) -> None:
+    disk = context.plan.disk(action.target)
+    before = seen.record.copy(disk.target)
+    attempts = before.attempts + 1 if before.reverse == action.reverse else 1
+    copy = Copy(Stage.STARTING, seen.incarnation, attempts, action.reverse)
+    record = seen.record.with_copy(disk.target, copy)
+    context.note(record)
+    point("starting-copy")
+    context.memory.progress.pop(disk.target, None)
+    share = record.bandwidth // len(context.plan.disks) if record.bandwidth else 0
+    context.control.start_copy(disk.target, _order(context, disk, action.reverse, share))
+    context.applied[disk.target] = share
+    point("copy-called")
+    context.note(record.with_copy(disk.target, replace(copy, stage=Stage.STARTED)))
+    point("copy-started")
+    context.tell("action", f"the copy of {disk.target} began: {disk.source} -> {disk.dest}")
+
+
+def _order(context: Context, disk: DiskPlan, reverse: bool, bandwidth: int) -> CopyOrder:
+    synchronous = context.plan.method is not Method.CHANGED_BLOCKS
+    if reverse:
+        return CopyOrder(
+            dest=disk.source,
+            dest_format=disk.source_format,
+            block=disk.source_kind == "block",
+            backing=None,
+            synchronous=True,
+            bandwidth=bandwidth,
+        )
+    return CopyOrder(
+        dest=disk.dest,
+        dest_format=disk.dest_format,
+        backing=disk.backing,
+        synchronous=synchronous,
+        bandwidth=bandwidth,
+        granularity=disk.granularity,
+        buffer=BUFFER,
+    )
+
+
+def _note_clean(context: Context, action: act.NoteClean, seen: Observation) -> None:
+    record = seen.record
+    for target in action.targets:
+        record = record.with_copy(target, replace(record.copy(target), stage=Stage.CLEAN))
+    context.note(record)
+
+
+def _await(context: Context, action: act.Await, seen: Observation) -> None:
+    """Nothing but to look again; the loop waits. A changed bandwidth is applied here."""
+    if action.why == "copy":
+        apply_bandwidth(context, seen)
+        point("copying")
+
+
+def apply_bandwidth(context: Context, seen: Observation) -> None:
+    """Give each running job its share of the bandwidth that the user wants now."""
+    running = [view for view in seen.disks if view.info is not None]
+    share = seen.record.bandwidth // len(running) if running and seen.record.bandwidth else 0
+    for view in running:
+        if context.applied.get(view.target, -1) != share:
+            context.control.set_speed(view.target, share)
+            context.applied[view.target] = share
+
+
+def _flush(context: Context, seen: Observation) -> None:
+    """Stopping the VM and switching both flush; do that before, while the guest runs. No limit from here on."""
+    point("in-step")
+    for view in seen.disks:
+        if view.info is not None and context.applied.get(view.target, -1) != 0:
+            context.control.set_speed(view.target, 0)
+            context.applied[view.target] = 0
+    started = time.monotonic()
+    for _round in range(4):  # what was dirtied during a long flush makes the next one, until it is short
+        before = time.monotonic()
+        for disk in context.plan.disks:
+            files.flush(context.runner, disk.source)
+            files.flush(context.runner, disk.dest)
+        if time.monotonic() - before < 0.15 or time.monotonic() - started > 20:
+            break
+    context.guard.prepare()
+    context.memory.flushed_at = time.monotonic()
+    point("flushed")
+
+
+def _pivot(context: Context, action: act.Pivot) -> None:
+    """Switch all disks, then see it through: what is asked of libvirt here is over when this returns."""
+    point("pivoting")
+    control = context.control
+    asked = []
+    try:
+        for target in action.targets:
+            control.pivot(target)
+            asked.append(target)
+            if len(asked) < len(action.targets):
+                point("pivoted-one")
+    except LibvirtFailed as error:
+        context.memory.pivot_failures += 1
+        context.tell("warning", error.sentence)
+    deadline = time.monotonic() + PIVOT_PATIENCE_S
+    while asked and time.monotonic() < deadline:
+        mirrored = control.mirrored()
+        asked = [target for target in asked if target in mirrored]
+        if asked:
+            time.sleep(0.0005)
+    if asked:
+        context.memory.pivot_failures += 1
+    point("pivoted")
+
+
+def _abort(context: Context, action: act.AbortCopy, seen: Observation) -> None:
+    point("aborting")
+    record = seen.record
+    context.control.abort(action.target)
+    copy = record.copy(action.target)
+    context.note(record.with_copy(action.target, Copy(Stage.NONE, -1, copy.attempts, copy.reverse)))
+
+
+def _forget(context: Context, action: act.ForgetCopy, seen: Observation) -> None:
+    copy = seen.record.copy(action.target)
+    context.memory.progress.pop(action.target, None)
+    context.tell("warning", f"the copy of {action.target} is begun anew")
+    context.note(seen.record.with_copy(action.target, Copy(Stage.NONE, -1, copy.attempts)))
+
+
+def _fail(context: Context, action: act.Fail, seen: Observation) -> None:
+    context.tell("error", action.problem)
+    context.note(replace(seen.record, failure=seen.record.failure or action.problem))
+
+
+def _note_switched(context: Context, seen: Observation) -> None:
+    assert all(view.side is Side.DESTINATION for view in seen.disks)
+    context.note(replace(seen.record, switched=True, switching=False))
+    context.tell("phase", "all disks are at the destination")
+    point("switched-noted")
+
+
+def _write_config(context: Context, seen: Observation) -> None:
+    """Persistent XML to the destination; a running VM's CD drive follows if the guest lets it."""
+    plan = context.plan
+    small = {one.source: one.dest for one in plan.home.files} if plan.home else {}
+    context.control.write_config({disk.target: (disk.dest, disk.dest_format) for disk in plan.disks}, small)
+    point("config-written")
+    context.note(replace(seen.record, config_written=True))
+
+
+def _revert_config(context: Context) -> None:
+    plan = context.plan
+    small = {one.dest: one.source for one in plan.home.files} if plan.home else {}
+    context.control.write_config({disk.target: (disk.source, disk.source_format) for disk in plan.disks}, small)

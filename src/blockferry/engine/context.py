@@ -1,0 +1,52 @@
+"""What the effects of one move share: plan, host, memory, and the journal behind `note`."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from blockferry.engine.guard import Guard
+from blockferry.engine.observe import Memory
+from blockferry.engine.site import Site
+from blockferry.hypervisor.control import Control
+from blockferry.images.runner import Runner
+from blockferry.model.plan import Plan
+from blockferry.model.record import Record
+
+
+@dataclass
+class Context:
+    """One move while it runs in this process.
+
+    `note` makes a record durable before it returns (fenced by the lease); `tell` adds a line to the story;
+    `stop` is set when this process shall leave the move as it is; `wanted` reads what the user wants now.
+    """
+
+    plan: Plan
+    site: Site
+    guard: Guard
+    note: Callable[[Record], None]
+    tell: Callable[[str, str], None]  # (kind, text)
+    keep: Callable[[str, str, int, str], None]  # (path, datastore, size, why): remember a source that is kept
+    should_stop: Callable[[], bool]
+    memory: Memory = field(default_factory=Memory)
+    stop: threading.Event = field(default_factory=threading.Event)
+    stalls: dict[str, float] = field(default_factory=dict)  # "start" | "switch" -> longest suspension, seconds
+    sources: list[str] = field(default_factory=list)  # a sentence for each old file
+    notes: list[str] = field(default_factory=list)
+    cold: dict[str, float] = field(default_factory=dict)  # target -> fraction of the cold copy
+    applied: dict[str, int] = field(default_factory=dict)  # target -> bandwidth set on its job
+
+    @property
+    def control(self) -> Control:
+        return self.site.control(self.plan.uuid, self.plan.vm)
+
+    @property
+    def runner(self) -> Runner:
+        return self.site.runner
+
+    @staticmethod
+    def now_s() -> float:
+        return time.monotonic()

@@ -1,0 +1,121 @@
+"""The guard: a process that lets a suspended VM run again when blockferry cannot.
+
+A manager that is killed, frozen or cut off while it has a VM suspended would leave it suspended until somebody
+comes. So before the first suspension a second process is started, with a libvirt connection of its own; it is
+armed for each suspension and resumes the VM when its parent dies or the time is up. That is safe at any instant:
+each disk is whole on the side that its XML names, and a job that is not pivoted goes on copying.
+
+Run as `python -m blockferry.engine.guard URI UUID NAME`; it talks over its standard input and output.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+from types import TracebackType
+
+from blockferry.errors import BlockferryError
+from blockferry.hypervisor.connection import Connection
+from blockferry.hypervisor.control import Control
+
+PATIENCE_S = 20.0
+"""How long the guard's process may take to connect."""
+
+
+class Guard:
+    """The parent's end. Use as a context; `arm` and `disarm` around each suspension."""
+
+    def __init__(self, uri: str, uuid: str, name: str) -> None:
+        self._argv = [sys.executable, "-m", "blockferry.engine.guard", uri, uuid, name]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Guard:
+        self.prepare()
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        if self._process is not None and self._process.stdin is not None:
+            self._process.stdin.close()
+            self._process.stdout.close() if self._process.stdout else None
+            self._process.wait()
+            self._process = None
+
+    def prepare(self) -> None:
+        """Start the process (again, if it is gone), without waiting for it."""
+        if self._process is not None and self._process.poll() is None:
+            return
+        self._process = subprocess.Popen(
+            self._argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+
+    def arm(self, seconds: float) -> bool:
+        """Have the VM resumed if we are not back within `seconds`. False: no guard could be had."""
+        for _attempt in range(2):
+            self.prepare()
+            if self._say(f"arm {seconds}"):
+                return True
+            if self._process is not None:
+                self._process.kill()
+                self._process.wait()
+        return False
+
+    def disarm(self) -> None:
+        self._say("disarm")
+
+    def _say(self, words: str) -> bool:
+        process = self._process
+        if process is None or process.stdin is None or process.stdout is None:
+            return False
+        try:
+            process.stdin.write(words.encode() + b"\n")
+            process.stdin.flush()
+        except OSError:
+            return False
+        ready, _, _ = select.select([process.stdout], [], [], PATIENCE_S)
+        return bool(ready) and os.read(process.stdout.fileno(), 64) == b"ok\n"
+
+
+def stand_guard(uri: str, uuid: str, name: str) -> None:
+    """The child's end: serve until the parent closes the pipe or dies."""
+    for one in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(one, signal.SIG_IGN)
+    control = Control(Connection(uri), uuid, name)
+    armed: float | None = None
+    buffer = b""
+    while True:
+        ready, _, _ = select.select([0], [], [], armed)
+        data = os.read(0, 4096) if ready else None
+        if not data:  # the parent is gone, or the time is up
+            if armed is not None:
+                _resume(control)
+            armed = None
+            if data is None:
+                continue
+            return
+        buffer += data
+        *lines, buffer = buffer.split(b"\n")
+        for line in lines:
+            armed = float(line.split()[1]) if line.startswith(b"arm ") else None
+            os.write(1, b"ok\n")
+
+
+def _resume(control: Control) -> None:
+    for _attempt in range(3):
+        try:
+            control.resume()
+        except BlockferryError:
+            try:
+                control.connection = Connection(control.connection.uri)
+            except BlockferryError:
+                continue
+        else:
+            return
+
+
+if __name__ == "__main__":
+    stand_guard(sys.argv[1], sys.argv[2], sys.argv[3])

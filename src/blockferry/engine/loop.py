@@ -1,0 +1,195 @@
+"""The loop: observe, decide, act, until done. There is no second path for recovery; this is it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from blockferry.engine import act as acting
+from blockferry.engine import progress as showing
+from blockferry.engine.context import Context
+from blockferry.engine.observe import Observer
+from blockferry.engine.points import PointFailed, point
+from blockferry.errors import (
+    BlockferryError,
+    HostUnreachable,
+    Interrupted,
+    JournalFailed,
+    LeaseLost,
+    MoveParked,
+)
+from blockferry.hypervisor.connection import Connection
+from blockferry.hypervisor.events import Watch
+from blockferry.images.copying import Stopped
+from blockferry.model import action as act
+from blockferry.model.decide import decide
+from blockferry.model.observation import Observation, Side
+from blockferry.model.record import Outcome, Record
+from blockferry.model.summary import Progress, Report
+
+PROGRESS_EVERY_S = 0.5
+RECONNECT_S = 2.0
+TRIES = 8
+"""How often an effect on the way back or after the switch is tried again before the move is parked."""
+
+_FORWARD_ONLY = (
+    act.Mark,
+    act.CopyHome,
+    act.CopyLayers,
+    act.CreateImage,
+    act.StartCopy,
+    act.Suspend,
+    act.ColdCopy,
+    act.FlushDestination,
+    act.Await,
+)
+"""Effects whose failure before the switch means: the way is back. All others are tried again."""
+
+
+@dataclass
+class Loop:
+    """One move in this process. `read` gives the record as the journal has it, with the user's wishes."""
+
+    context: Context
+    read: Callable[[], Record]
+    publish: Callable[[Progress], None]
+    finish: Callable[[Record, Report], None]
+    park: Callable[[str], None]
+    check_lease: Callable[[], None]  # raises LeaseLost
+    began_at: float  # wall time
+    phases: dict[str, float] = field(default_factory=dict)
+    phase: str = "prepare"
+    tries: int = 0
+    _published_at: float = 0.0
+    _watch: Watch | None = None
+    _watched: Connection | None = None
+
+    def run(self) -> Outcome:
+        """Until the move is over. Raises MoveParked, LeaseLost, Interrupted, JournalFailed."""
+        observer = Observer(self.context.plan, self.context.runner)
+        try:
+            while True:
+                if self.context.stop.is_set() and self.context.memory.suspended_at is None:
+                    raise Interrupted("The move is left as it is; `blockferry resume` goes on with it.")
+                outcome = self._step(observer)
+                if outcome is not None:
+                    return outcome
+        finally:
+            self._unsubscribe()
+
+    def _step(self, observer: Observer) -> Outcome | None:
+        context = self.context
+        started = time.monotonic()
+        action: act.Action | None = None
+        seen: Observation | None = None
+        try:
+            self._subscribe()
+            record = self.read()
+            seen = observer.look(context.control, record, context.memory, started)
+            action = decide(context.plan, seen)
+            self.check_lease()
+            self._enter(showing.phase_of(action, self.phase))
+            if isinstance(action, act.Done):
+                return action.outcome
+            if isinstance(action, act.Park):
+                self._park(action.problem)
+            if isinstance(action, act.Finish):
+                return self._finish(action, seen)
+            self._publish(seen, action)
+            acting.perform(context, action, seen)
+            self.tries = 0 if not isinstance(action, act.Await) else self.tries
+        except Stopped:
+            return None
+        except HostUnreachable as error:
+            self._lost(error)
+        except (LeaseLost, JournalFailed, Interrupted, MoveParked):
+            raise
+        except (BlockferryError, PointFailed) as error:
+            self._stumble(action, seen, error)
+        finally:
+            self.phases[self.phase] = self.phases.get(self.phase, 0.0) + time.monotonic() - started
+        if isinstance(action, act.Await):
+            self._wait(action.pause_s)
+        return None
+
+    def _enter(self, phase: str) -> None:
+        if phase != self.phase:
+            self.phase = phase
+            if self.context.memory.suspended_at is None:
+                self.context.tell("phase", phase)
+
+    def _wait(self, seconds: float) -> None:
+        started = time.monotonic()
+        if self.context.memory.suspended_at is not None or self._watch is None:
+            time.sleep(seconds)
+        else:
+            self._watch.wait(seconds)
+        self.phases[self.phase] = self.phases.get(self.phase, 0.0) + time.monotonic() - started
+
+    def _publish(self, seen: Observation, action: act.Action) -> None:
+        """Show the progress now and then; never while the VM is suspended."""
+        now = time.monotonic()
+        if self.context.memory.suspended_at is not None or isinstance(action, (act.Suspend, act.Resume)):
+            return
+        if now - self._published_at >= PROGRESS_EVERY_S or not isinstance(action, act.Await):
+            self._published_at = now
+            self.publish(showing.progress(self.context, seen, self.phase))
+
+    def _finish(self, action: act.Finish, seen: Observation) -> Outcome:
+        if action.note and action.outcome is Outcome.MOVED:
+            self.context.notes.append(action.note)
+        point("finishing")
+        seconds = max(0.0, time.time() - self.began_at)
+        report = showing.report(self.context, action.outcome, seconds, self.phases, seen.record.switch_attempts + 1)
+        self.publish(showing.progress(self.context, seen, action.outcome.value))
+        self.context.tell("phase", action.outcome.value)
+        self.finish(replace(seen.record, outcome=action.outcome), report)
+        return action.outcome
+
+    def _park(self, problem: str) -> None:
+        self.context.tell("error", problem)
+        self.park(problem)
+        raise MoveParked(self.context.plan.move, self.context.plan.vm, problem)
+
+    def _lost(self, error: HostUnreachable) -> None:
+        """The way to the host is lost; what runs there goes on. Wait, connect again, look again."""
+        if self.tries % 30 == 0:
+            self.context.tell("warning", f"{error.sentence} The copy goes on without us; trying again")
+        self.tries += 1
+        self._unsubscribe()
+        self.context.memory.suspended_at = None
+        self.context.stop.wait(RECONNECT_S)
+
+    def _stumble(
+        self, action: act.Action | None, seen: Observation | None, error: BlockferryError | PointFailed
+    ) -> None:
+        """An effect failed. Before the switch that is a reason to go back; later it is tried again."""
+        sentence = error.sentence if isinstance(error, BlockferryError) else str(error)
+        self.tries += 1
+        forward = seen is not None and not any(view.side is Side.DESTINATION for view in seen.disks)
+        if forward and seen is not None and isinstance(action, _FORWARD_ONLY) and seen.record.failure is None:
+            self.context.tell("error", sentence)
+            self.context.note(replace(self.read(), failure=sentence))
+            return
+        self.context.tell("warning", sentence)
+        if self.tries >= TRIES:
+            self._park(sentence)
+        if self.context.memory.suspended_at is None:
+            self.context.stop.wait(min(10.0, 0.1 * 2**self.tries))
+
+    def _subscribe(self) -> None:
+        connection = self.context.site.connection
+        if self._watch is None or self._watched is not connection:
+            self._unsubscribe()
+            watch = Watch(connection, self.context.plan.uuid)
+            try:
+                watch.__enter__()
+            except BlockferryError:
+                return  # the VM is not there: the next look says so
+            self._watch, self._watched = watch, connection
+
+    def _unsubscribe(self) -> None:
+        if self._watch is not None:
+            self._watch.__exit__(None, None, None)
+            self._watch = self._watched = None

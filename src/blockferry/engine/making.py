@@ -1,0 +1,166 @@
+"""Effects that make things at the destination: home, lower layers, images, cold copies, the finishing touch.
+
+What is made is named in the record before it exists (`created`), and each image has a marker file beside it, so
+that an orphan sweep can tell whose it is even without the journal. What is in `created` is ours: it is replaced
+when an effect is repeated. What is not is never overwritten.
+"""
+
+from __future__ import annotations
+
+import getpass
+import posixpath
+import socket
+from dataclasses import replace
+
+import msgspec
+
+from blockferry.engine.context import Context
+from blockferry.engine.points import point
+from blockferry.errors import CopyIncomplete
+from blockferry.images import copying, files, qemuimg
+from blockferry.model.observation import Observation
+from blockferry.model.record import Copy, Record, Stage
+
+MARKER = ".blockferry"
+"""Ending of the marker file beside an image that is being made."""
+
+
+def _name(context: Context, record: Record, *paths: str) -> Record:
+    """Write down what is about to be made. A name of ours that is there already is taken away first."""
+    fresh = [path for path in paths if path not in record.created]
+    for path in paths:
+        if path in record.created and not path.endswith("/"):
+            files.remove_file(context.runner, path)
+    if fresh:
+        record = replace(record, created=(*record.created, *fresh))
+        context.note(record)
+    return record
+
+
+def _directory(context: Context, record: Record, path: str) -> Record:
+    """Have a directory. One that was made by us is in `created` with a slash at its end."""
+    if files.stat_one(context.runner, path) is None:
+        record = _name(context, record, path + "/")
+    files.make_directory(context.runner, path)
+    return record
+
+
+def copy_home(context: Context, seen: Observation) -> None:
+    """Metadata and small files first."""
+    plan, record = context.plan, seen.record
+    if plan.home is None:
+        context.note(replace(record, home_copied=True))
+        return
+    record = _directory(context, record, plan.home.dest)
+    metadata = {posixpath.join(plan.home.dest, name): xml for name, xml in context.control.metadata().items()}
+    record = _name(context, record, *metadata, *(one.dest for one in plan.home.files))
+    point("home-named")
+    for path, xml in metadata.items():
+        files.write_file(context.runner, path, xml.encode())
+    for one in plan.home.files:
+        files.copy_file(context.runner, one.source, one.dest)
+    context.tell("action", f"the home was copied to {plan.home.dest} ({len(metadata) + len(plan.home.files)} files)")
+    point("home-copied")
+    context.note(replace(record, home_copied=True))
+
+
+def copy_layers(context: Context, target: str, seen: Observation) -> None:
+    """The lower layers of a chain, from the bottom up. Nobody writes to them, so a plain copy is right."""
+    disk = context.plan.disk(target)
+    record = seen.record
+    below = disk.stays_below
+    for layer in reversed(disk.layers):
+        record = _directory(context, record, posixpath.dirname(layer.dest))
+        record = _name(context, record, layer.dest)
+        _mark_file(context, layer.dest)
+        copying.convert(
+            context.runner,
+            layer.source,
+            layer.source_format,
+            layer.dest,
+            layer.dest_format,
+            should_stop=context.should_stop,
+            rate_limit=record.bandwidth or None,
+            backing=below,
+            force_share=True,
+        )
+        below = (layer.dest, layer.dest_format)
+        context.tell("action", f"the layer {layer.source} of {target} was copied to {layer.dest}")
+    context.note(replace(record, layers_copied=(*record.layers_copied, target)))
+
+
+def create_image(context: Context, target: str, seen: Observation) -> None:
+    """An empty image of exactly the guest's size."""
+    disk = context.plan.disk(target)
+    record = _directory(context, seen.record, posixpath.dirname(disk.dest))
+    record = _name(context, record, disk.dest)
+    point("image-named")
+    _mark_file(context, disk.dest)
+    qemuimg.create(
+        context.runner,
+        disk.dest,
+        disk.dest_format,
+        disk.virtual_size,
+        preallocation="falloc" if disk.thick and disk.dest_format == "qcow2" else "off",
+        backing=disk.backing,
+        cluster_size=disk.cluster_size,
+    )
+    point("image-made")
+    copy = record.copy(target)
+    context.note(record.with_copy(target, Copy(Stage.IMAGE, -1, copy.attempts)))
+
+
+def cold_copy(context: Context, target: str, seen: Observation) -> None:
+    """The whole disk of a VM that is off. QEMU's image lock keeps the VM from starting meanwhile."""
+    disk = context.plan.disk(target)
+    view = seen.disk(target)
+    record = _directory(context, seen.record, posixpath.dirname(disk.dest))
+    record = _name(context, record, disk.dest)
+    _mark_file(context, disk.dest)
+    point("cold-copying")
+    context.cold[target] = 0.0
+    copying.convert(
+        context.runner,
+        disk.source,
+        disk.source_format,
+        disk.dest,
+        disk.dest_format,
+        progress=lambda fraction: context.cold.__setitem__(target, fraction),
+        should_stop=context.should_stop,
+        rate_limit=record.bandwidth or None,
+        thick=disk.thick,
+        backing=disk.backing,
+        bitmaps=disk.has_bitmaps and disk.dest_format == "qcow2" and disk.backing is None,
+    )
+    found = qemuimg.chain(context.runner, disk.dest, disk.dest_format)[0]
+    if found.virtual_size != disk.virtual_size:
+        raise CopyIncomplete(target, f"{disk.dest} has {found.virtual_size} bytes instead of {disk.virtual_size}")
+    context.cold[target] = 1.0
+    point("cold-copied")
+    record = replace(record, cold_copied={**record.cold_copied, target: view.fingerprint})
+    context.note(record.with_copy(target, Copy(Stage.NONE, -1, record.copy(target).attempts)))
+    context.tell("action", f"{target} was copied to {disk.dest}")
+
+
+def settle(context: Context, target: str, seen: Observation) -> None:
+    """The new image on stable storage, allocated in full if thick was asked; its marker goes."""
+    disk = context.plan.disk(target)
+    if disk.thick and disk.dest_format == "raw":
+        # A mirror leaves holes in a raw file, preallocated or not (docs/measured.md); filling them afterwards
+        # changes no content, and nothing for the guest.
+        files.fill_allocation(context.runner, disk.dest, disk.virtual_size)
+    files.flush(context.runner, disk.dest)
+    for path in (disk.dest, *(layer.dest for layer in disk.layers)):
+        files.remove_file(context.runner, path + MARKER)
+    point("settled")
+    context.note(replace(seen.record, settled=(*seen.record.settled, target)))
+
+
+def _mark_file(context: Context, path: str) -> None:
+    words = {
+        "what": "being made by blockferry; `blockferry orphans` tells more",
+        "move": context.plan.move,
+        "vm": context.plan.vm,
+        "by": f"{getpass.getuser()}@{socket.gethostname()}",
+    }
+    files.write_file(context.runner, path + MARKER, msgspec.json.format(msgspec.json.encode(words)) + b"\n", 0o644)

@@ -1,0 +1,84 @@
+"""Named points at which a test can have this process die, stop or fail. Nothing happens without the variable.
+
+`BLOCKFERRY_POINT=name:kill`, `name:stop` (SIGSTOP), `name:fail`, `name:sleep=SECONDS`, several separated by
+commas. `name@2` means the second time that the point is passed. The names are listed in POINTS, so that a test
+can walk all of them; passing an unlisted one is a bug.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections import Counter
+
+POINTS = (
+    "marked",
+    "home-named",
+    "home-copied",
+    "image-named",
+    "image-made",
+    "suspending-to-start",
+    "suspended-to-start",
+    "starting-copy",
+    "copy-called",
+    "copy-started",
+    "resuming-from-start",
+    "copying",
+    "in-step",
+    "flushed",
+    "suspending-to-switch",
+    "suspended-to-switch",
+    "pivoting",
+    "pivoted-one",
+    "pivoted",
+    "resuming",
+    "resumed",
+    "switched-noted",
+    "config-written",
+    "settled",
+    "releasing-source",
+    "source-released",
+    "home-released",
+    "unmarked",
+    "finishing",
+    "cold-copying",
+    "cold-copied",
+    "aborting",
+    "removing-destination",
+    "destination-removed",
+)
+
+_passed: Counter[str] = Counter()
+
+
+class PointFailed(RuntimeError):
+    """A test asked this point to fail."""
+
+
+def point(name: str) -> None:
+    """Pass a named point."""
+    wish = os.environ.get("BLOCKFERRY_POINT")
+    if not wish:
+        return
+    if name not in POINTS:
+        raise AssertionError(f"point {name} is not listed in POINTS")
+    _passed[name] += 1
+    for one in wish.split(","):
+        where, _, what = one.partition(":")
+        where, _, nth = where.partition("@")
+        if where == name and _passed[name] == int(nth or 1):
+            _do(what)
+
+
+def _do(what: str) -> None:
+    if what == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif what == "stop":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    elif what.startswith("sleep="):
+        time.sleep(float(what.removeprefix("sleep=")))
+    elif what == "fail":
+        raise PointFailed("a test asked for this failure")
+    else:
+        raise AssertionError(f"unknown wish {what} in BLOCKFERRY_POINT")

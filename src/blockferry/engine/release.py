@@ -1,0 +1,163 @@
+"""Effects that take things away. Never without proof; when in doubt both are kept and the report says so."""
+
+from __future__ import annotations
+
+import posixpath
+from dataclasses import replace
+
+from blockferry.engine.context import Context
+from blockferry.engine.making import MARKER
+from blockferry.engine.observe import same_path
+from blockferry.engine.points import point
+from blockferry.errors import ImageUnreadable, StillInUse
+from blockferry.hypervisor import domains
+from blockferry.images import files, qemuimg, users
+from blockferry.model.inventory import Vm
+from blockferry.model.observation import Observation, Side
+from blockferry.model.plan import DiskPlan
+from blockferry.units import format_duration, format_size
+
+
+def release_source(context: Context, path: str, seen: Observation) -> None:
+    """Remove or keep an old file, as asked; keep it whenever the proof that nothing needs it is not complete."""
+    plan = context.plan
+    disk = next(one for one in plan.disks if path in one.old_files)
+    point("releasing-source")
+    found = files.stat_one(context.runner, path)
+    size = 0 if found is None else found.allocated
+    if found is None:
+        sentence = f"{path}: was gone already"
+    else:
+        doubt = reason_to_keep(context, disk, path, seen)
+        if doubt is not None:
+            sentence = f"{path} ({format_size(size)}): kept, because {doubt}"
+            context.keep(path, disk.source_datastore or "", size, doubt)
+        elif not plan.source.delete:
+            until = f" for {format_duration(plan.source.keep_s)}" if plan.source.keep_s is not None else ""
+            sentence = f"{path} ({format_size(size)}): kept{until}, as asked; nothing uses it"
+            context.keep(path, disk.source_datastore or "", size, "kept as asked; nothing uses it")
+        else:
+            files.remove_file(context.runner, path)
+            sentence = f"{path} ({format_size(size)}): removed; nothing used it any more"
+    context.sources.append(sentence)
+    context.tell("action", sentence)
+    point("source-released")
+    context.note(replace(seen.record, released=(*seen.record.released, path)))
+
+
+def reason_to_keep(context: Context, disk: DiskPlan, path: str, seen: Observation) -> str | None:
+    """Why the proof that an old file is unneeded is not complete; None when it is.
+
+    The proof: every disk of the VM was seen at the destination, live and persistent; it is a plain file and not
+    the same as any new one; no process has it open or locked; no VM of the host and no backing chain names it.
+    """
+    runner = context.runner
+    if not seen.record.switched or any(view.side is not Side.DESTINATION for view in seen.disks):
+        return "not all disks were seen at the destination"
+    if seen.persistent and not seen.config_agrees:
+        return "the persistent configuration does not agree"
+    stats = files.stat_many(runner, [path, *(one.dest for one in context.plan.disks)])
+    old = stats[path]
+    if old is None or old.kind != "file":
+        return "it is a block device; only its owner can tell what else it is for" if old else "it cannot be looked at"
+    for one in context.plan.disks:
+        new = stats[one.dest]
+        if new is None:
+            return f"the new image {one.dest} cannot be found"
+        if (new.device, new.inode) == (old.device, old.inode):
+            return f"it is the same file as the new image {one.dest}"
+    holders = users.users_of(runner, path, disk.source_format if same_path(path, disk.source) else None)
+    if holders.any:
+        who = ", ".join(f"{name} ({pid})" for pid, name in holders.openers) or "somebody"
+        return f"{who} still has it open"
+    return _referred_to(context, path)
+
+
+def _referred_to(context: Context, path: str) -> str | None:
+    """Whether any VM of the host names the file, as a disk or anywhere in a backing chain."""
+    for vm in domains.all_vms(context.site.connection):
+        for name in names_of(vm):
+            if same_path(name, path):
+                return f"VM {vm.name} refers to it"
+        if vm.uuid == context.plan.uuid:
+            continue
+        for disk in vm.disks:
+            source = disk.source
+            if disk.device != "disk" or source is None or source.path is None or source.kind not in ("file", "block"):
+                continue
+            try:
+                layers = qemuimg.chain(context.runner, source.path, source.format)
+            except ImageUnreadable:
+                continue  # a VM whose disk is broken or missing: what its XML names was compared above
+            if any(same_path(layer.path, path) for layer in layers):
+                return f"the backing chain of {disk.target} of VM {vm.name} stands on it"
+    return None
+
+
+def names_of(vm: Vm) -> set[str]:
+    """Every path that a VM's XMLs name, live and persistent, backing chains included."""
+    found: set[str] = {vm.nvram} if vm.nvram else set()
+    for disk in vm.disks:
+        for source in (disk.live, disk.config):
+            if source is not None:
+                found.update(one for one in (source.path, *source.backing) if one)
+        if disk.mirror is not None:
+            found.add(disk.mirror.dest)
+    return found
+
+
+def release_home(context: Context, seen: Observation) -> None:
+    """The old home's small files and directory; and the new home's metadata written as it is now."""
+    plan, home = context.plan, context.plan.home
+    if home is not None:
+        for name, xml in context.control.metadata().items():
+            files.write_file(context.runner, posixpath.join(home.dest, name), xml.encode())
+        for one in home.files:
+            doubt = _small_file_doubt(context, one.source)
+            if doubt is not None:
+                context.notes.append(f"{one.source} is kept, because {doubt}")
+                context.keep(one.source, "", one.size, doubt)
+            elif plan.source.delete:
+                files.remove_file(context.runner, one.source)
+        if home.source is not None and plan.source.delete:
+            _remove_old_metadata(context, home.source)
+            if not files.remove_directory_if_empty(context.runner, home.source):
+                left = ", ".join(files.list_directory(context.runner, home.source)[:5])
+                context.notes.append(f"the old home {home.source} stays, it still holds: {left}")
+    point("home-released")
+    context.note(replace(seen.record, released=(*seen.record.released, "home")))
+
+
+def _small_file_doubt(context: Context, path: str) -> str | None:
+    found = files.stat_one(context.runner, path)
+    if found is None or found.kind != "file":
+        return None if found is None else "it is no plain file"
+    if users.users_of(context.runner, path, "raw").any:
+        return "it is in use until the next power cycle"
+    return _referred_to(context, path)
+
+
+def _remove_old_metadata(context: Context, directory: str) -> None:
+    """Metadata that an earlier move of this VM wrote there; nothing else goes by these names."""
+    for name in context.control.metadata():
+        files.remove_file(context.runner, posixpath.join(directory, name))
+
+
+def remove_destination(context: Context, seen: Observation) -> None:
+    """All that we made. The caller has seen that no disk of the VM is there; QEMU must have let go of it."""
+    point("removing-destination")
+    for path in reversed(seen.record.created):
+        if path.endswith("/"):
+            files.remove_directory_if_empty(context.runner, path.rstrip("/"))
+            continue
+        found = files.stat_one(context.runner, path)
+        if found is not None:
+            if users.users_of(context.runner, path).any:
+                raise StillInUse(path, "something has it open")
+            referred = _referred_to(context, path)
+            if referred is not None:
+                raise StillInUse(path, referred)
+            files.remove_file(context.runner, path)
+        files.remove_file(context.runner, path + MARKER)
+    point("destination-removed")
+    context.note(replace(seen.record, created=(), copies={}))

@@ -1,0 +1,39 @@
+"""One host as the engine works with it: libvirt and the host's files, connected again when the way was lost."""
+
+from __future__ import annotations
+
+import threading
+
+from blockferry.hypervisor.connection import Connection
+from blockferry.hypervisor.control import Control
+from blockferry.images.runner import Runner, runner_for
+
+
+class Site:
+    """A host by its URI."""
+
+    def __init__(self, uri: str) -> None:
+        """Nothing is opened yet. Raises UsageError for a URI whose files cannot be reached."""
+        self.uri = uri
+        self.runner: Runner = runner_for(uri)
+        self._connection: Connection | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def connection(self) -> Connection:
+        """An open connection. Raises HostUnreachable."""
+        with self._lock:
+            if self._connection is None or not self._connection.alive:
+                if self._connection is not None:
+                    self._connection.close()
+                self._connection = Connection(self.uri)
+            return self._connection
+
+    def control(self, uuid: str, name: str) -> Control:
+        return Control(self.connection, uuid, name)
+
+    def close(self) -> None:
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None

@@ -1,0 +1,229 @@
+"""Gathering the facts for a pre-check. Looks at everything, touches nothing."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterable, Mapping
+
+from blockferry.engine.release import names_of
+from blockferry.engine.site import Site
+from blockferry.errors import BlockferryError, HostCommandFailed, HostUnreachable, ImageUnreadable
+from blockferry.hypervisor import domains, pools
+from blockferry.images import files, qemuimg
+from blockferry.images.runner import Runner
+from blockferry.model import placement
+from blockferry.model.facts import Facts, SmallFile
+from blockferry.model.inventory import Datastore, Disk, Image, Vm, datastore_of
+from blockferry.model.request import MoveRequest
+
+METADATA_ENDINGS = (".xml",)
+
+
+def read_chain(runner: Runner, disk: Disk) -> tuple[tuple[Image, ...], str | None]:
+    """(backing chain top first, None) or ((), why it cannot be read)."""
+    source = disk.source
+    if source is None or source.path is None or source.kind not in ("file", "block"):
+        return (), None
+    try:
+        layers = qemuimg.chain(runner, source.path, source.format)
+    except (ImageUnreadable, HostCommandFailed) as error:
+        return (), error.sentence
+    return tuple(_image(layer) for layer in layers), None
+
+
+def _image(layer: qemuimg.Layer) -> Image:
+    return Image(
+        path=layer.path,
+        format=layer.format,
+        virtual_size=layer.virtual_size,
+        allocation=layer.allocation,
+        backing_path=layer.backing_path,
+        backing_format=layer.backing_format,
+        internal_snapshots=layer.internal_snapshots,
+        bitmaps=layer.bitmaps,
+        encrypted=layer.encrypted,
+        compat=layer.compat,
+        data_file=layer.data_file,
+        cluster_size=layer.cluster_size,
+    )
+
+
+def survey(
+    site: Site,
+    request: MoveRequest,
+    reserved: Mapping[str, int],
+    other_move: str | None,
+    suspended_start: bool | None,
+) -> Facts:
+    """All that `precheck` wants to know. Raises VmNotFound, HostUnreachable, LibvirtFailed."""
+    connection, runner = site.connection, site.runner
+    vm = domains.vm(connection, request.vm)
+    everyone = domains.all_vms(connection)
+    stores = pools.datastores(connection)
+    libvirt, qemu = connection.versions()
+    names = {name for name in (request.to, request.home, *request.disks.values()) if name}
+    wanted = [store for store in stores if store.name in names]
+    for store in wanted:
+        pools.refresh_pool(connection, store.name)
+    try:
+        runner.run(["true"], timeout_s=30)
+    except (HostUnreachable, HostCommandFailed) as error:
+        return Facts(connection.uri, vm, stores, libvirt, qemu, {}, access_problem=error.sentence)
+    chains: dict[str, tuple[Image, ...]] = {}
+    problems: dict[str, str] = {}
+    for disk in vm.disks:
+        if disk.device not in ("cdrom", "floppy"):
+            chains[disk.target], problem = read_chain(runner, disk)
+            if problem:
+                problems[disk.target] = problem
+    home_source = _home_source(vm, stores)
+    home_files = _home_files(runner, vm, home_source, chains, everyone)
+    candidates = _candidates(vm, wanted, chains, home_files, request)
+    paths = {image.path for chain in chains.values() for image in chain}
+    stats = files.stat_many(runner, [*candidates, *paths])
+    return Facts(
+        uri=connection.uri,
+        vm=vm,
+        datastores=stores,
+        libvirt=libvirt,
+        qemu=qemu,
+        chains=chains,
+        problems=problems,
+        users=_users(runner, vm, everyone, paths),
+        existing=frozenset(path for path in candidates if stats[path] is not None),
+        identities={path: (one.device, one.inode) for path, one in stats.items() if one is not None},
+        directories=_directories(runner, wanted),
+        available=_available(runner, wanted),
+        committed={store.name: committed(runner, store, everyone) for store in wanted},
+        reserved=reserved,
+        home_source=home_source,
+        home_files=home_files,
+        other_move=other_move,
+        suspended_start=suspended_start,
+    )
+
+
+def _home_source(vm: Vm, stores: tuple[Datastore, ...]) -> str | None:
+    """The VM's home directory now: the directory of its name, on a datastore, that holds its first disk."""
+    for disk in vm.disks:
+        path = disk.source.path if disk.source else None
+        if path and placement.is_in_home(path, vm.name) and datastore_of(path, stores) is not None:
+            return posixpath.dirname(path)
+    for store in stores:
+        if store.active and store.is_directory and store.path:
+            for disk in vm.disks:
+                path = disk.source.path if disk.source else None
+                if path and store.holds(path):
+                    return posixpath.join(store.path, vm.name)
+    return None
+
+
+def _home_files(
+    runner: Runner,
+    vm: Vm,
+    home: str | None,
+    chains: Mapping[str, tuple[Image, ...]],
+    everyone: tuple[Vm, ...],
+) -> tuple[SmallFile, ...]:
+    """What belongs to the VM and is no disk: files in its home, an ISO flat in the pool that bears its name, NVRAM.
+
+    Metadata XML that blockferry itself has written is not carried but written anew.
+    """
+    images = {image.path for chain in chains.values() for image in chain}
+    others = {name for one in everyone if one.uuid != vm.uuid for name in names_of(one)}
+    found: list[str] = []
+    if home is not None:
+        try:
+            found = [posixpath.join(home, name) for name in files.list_directory(runner, home)]
+        except BlockferryError:
+            found = []  # there is no such directory: the VM's files lie flat
+    for disk in vm.disks:
+        path = disk.source.path if disk.source else None
+        if disk.device in ("cdrom", "floppy") and path and posixpath.basename(path).startswith(vm.name):
+            found.append(path)
+    if vm.nvram:
+        found.append(vm.nvram)
+    wanted = [
+        path
+        for path in dict.fromkeys(found)
+        if path not in images and path not in others and not path.endswith(METADATA_ENDINGS)
+    ]
+    stats = files.stat_many(runner, wanted)
+    return tuple(
+        SmallFile(path, one.size) for path in wanted if (one := stats[path]) is not None and one.kind == "file"
+    )
+
+
+def _candidates(
+    vm: Vm,
+    stores: Iterable[Datastore],
+    chains: Mapping[str, tuple[Image, ...]],
+    small: tuple[SmallFile, ...],
+    request: MoveRequest,
+) -> list[str]:
+    """Every path that the plan might write to."""
+    found = []
+    for store in stores:
+        if not store.is_directory:
+            continue
+        home = placement.home_directory(store, vm.name)
+        found.extend(posixpath.join(home, posixpath.basename(one.path)) for one in small)
+        for target, chain in chains.items():
+            for image in chain:
+                for form in {request.format or image.format, image.format} & set(placement.FORMATS):
+                    path = placement.image_path(store, vm.name, target, image.path, form, frozenset())
+                    found.append(path)
+                    for name in (target, "base"):
+                        found.append(placement.image_path(store, vm.name, name, image.path, form, frozenset({path})))
+    return list(dict.fromkeys(found))
+
+
+def _users(runner: Runner, vm: Vm, everyone: tuple[Vm, ...], paths: set[str]) -> dict[str, tuple[str, ...]]:
+    """Which other VMs refer to our images, as a disk or in a backing chain."""
+    found: dict[str, list[str]] = {path: [] for path in paths}
+    for other in everyone:
+        if other.uuid == vm.uuid:
+            continue
+        names = {posixpath.normpath(name) for name in names_of(other)}
+        for disk in other.disks:
+            if disk.device == "disk":
+                names.update(image.path for image in read_chain(runner, disk)[0])
+        for path in paths:
+            if posixpath.normpath(path) in names:
+                found[path].append(other.name)
+    return {path: tuple(users) for path, users in found.items() if users}
+
+
+def _directories(runner: Runner, stores: Iterable[Datastore]) -> dict[str, str]:
+    """What is wrong with the destinations' directories, by a look and a harmless try."""
+    found = {}
+    for store in stores:
+        if not (store.active and store.is_directory and store.path):
+            continue
+        result = runner.run(["test", "-d", store.path, "-a", "-w", store.path], check=False, timeout_s=30)
+        if result.status != 0:
+            found[store.name] = f"its directory {store.path} is missing or cannot be written"
+    return found
+
+
+def _available(runner: Runner, stores: Iterable[Datastore]) -> dict[str, int]:
+    found = {}
+    for store in stores:
+        if store.active and store.is_directory and store.path:
+            try:
+                found[store.name] = files.free_bytes(runner, store.path)
+            except BlockferryError:
+                found[store.name] = 0
+    return found
+
+
+def committed(runner: Runner, store: Datastore, everyone: tuple[Vm, ...]) -> int:
+    """Bytes that the VMs' images on a datastore would take if all thin ones grew to their full size."""
+    paths: dict[str, int] = {}
+    for vm in everyone:
+        for disk in vm.disks:
+            if disk.device == "disk":
+                for image in read_chain(runner, disk)[0]:
+                    if store.holds(image.path):
+                        paths[image.path] = max(image.virtual_size, image.allocation)
+    return sum(paths.values())

@@ -1,0 +1,44 @@
+"""All that a pre-check knows of the host, gathered before anything is decided."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from blockferry.model.inventory import Datastore, Image, Vm
+
+
+@dataclass(frozen=True, slots=True)
+class SmallFile:
+    """A file of the VM's home that is no disk. Bytes."""
+
+    path: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """One VM and the places around it. Sizes are bytes."""
+
+    uri: str
+    vm: Vm
+    datastores: tuple[Datastore, ...]
+    libvirt: tuple[int, int, int]
+    qemu: tuple[int, int, int]
+    chains: Mapping[str, tuple[Image, ...]]  # target -> backing chain, top first
+    problems: Mapping[str, str] = field(default_factory=dict)  # target -> why there is no chain
+    users: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # path -> other VMs that refer to it
+    existing: frozenset[str] = frozenset()  # files found where we would write
+    identities: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # path -> (device, inode)
+    directories: Mapping[str, str] = field(default_factory=dict)  # datastore -> what is wrong with its directory
+    available: Mapping[str, int] = field(default_factory=dict)  # datastore -> free bytes, looked at now
+    committed: Mapping[str, int] = field(default_factory=dict)  # datastore -> bytes if all thin images grew
+    reserved: Mapping[str, int] = field(default_factory=dict)  # datastore -> what other moves have yet to write
+    home_source: str | None = None
+    home_files: tuple[SmallFile, ...] = ()
+    other_move: str | None = None
+    access_problem: str | None = None
+    suspended_start: bool | None = None  # insist, for tests and for QEMU versions we know better about
+
+    def datastore(self, name: str) -> Datastore | None:
+        return next((store for store in self.datastores if store.name == name), None)

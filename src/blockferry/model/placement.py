@@ -1,0 +1,52 @@
+"""Where things go: names and directories at the destination. Pure."""
+
+from __future__ import annotations
+
+import posixpath
+
+from blockferry.model.inventory import Datastore
+
+FORMATS = ("raw", "qcow2", "vmdk")
+_ENDINGS = {"raw": (".raw", ".img"), "qcow2": (".qcow2", ".qcow"), "vmdk": (".vmdk",)}
+_QCOW2_LIMIT = 64 * 1024**5  # far beyond any file system; kept for the shape of the check
+_VMDK_LIMIT = 2 * 1024**4 - 64 * 1024**2  # monolithicSparse with QEMU's grain size
+
+
+def is_in_home(path: str, vm: str) -> bool:
+    """Whether the file lies in a directory of the VM's own, rather than flat in a pool."""
+    return posixpath.basename(posixpath.dirname(path)) == vm
+
+
+def home_directory(datastore: Datastore, vm: str) -> str:
+    assert datastore.path is not None
+    return posixpath.join(datastore.path, vm.replace("/", "_"))
+
+
+def image_path(datastore: Datastore, vm: str, target: str, source: str, format: str, taken: frozenset[str]) -> str:
+    """The file of a disk at the destination: its old name, with the ending of its new format.
+
+    A disk that lay in the VM's home goes to the home there; one that lay flat in a pool lies flat again. A block
+    device, or a name that another disk of the move has taken, becomes `<vm>-<target>`.
+    """
+    assert datastore.path is not None
+    if source.startswith("/dev/"):
+        stem, ending = f"{vm}-{target}".replace("/", "_"), _ENDINGS[format][0]
+    else:
+        stem, ending = posixpath.splitext(posixpath.basename(source))
+        if ending not in _ENDINGS[format]:
+            known = any(ending in endings for endings in _ENDINGS.values())
+            stem, ending = (stem if known else stem + ending), _ENDINGS[format][0]
+    directory = home_directory(datastore, vm) if is_in_home(source, vm) else datastore.path
+    path = posixpath.join(directory, stem + ending)
+    if path in taken:
+        path = posixpath.join(directory, f"{vm}-{target}{ending}".replace("/", "_"))
+    return path
+
+
+def holds_size(format: str, size: int) -> bool:
+    """Whether an image of this format can have exactly this size (bytes) for the guest."""
+    if format == "raw":
+        return True
+    if size % 512:
+        return False
+    return size <= (_VMDK_LIMIT if format == "vmdk" else _QCOW2_LIMIT)

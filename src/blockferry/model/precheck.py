@@ -1,0 +1,275 @@
+"""Every reason for and against a move, and the plan. Pure: a request and facts in, findings and a plan out."""
+
+from __future__ import annotations
+
+import posixpath
+from dataclasses import dataclass
+
+from blockferry.errors import DatastoreNotFound, DiskNotFound, UsageError, nearest
+from blockferry.model import method as methods
+from blockferry.model import placement, vmcheck
+from blockferry.model.facts import Facts
+from blockferry.model.finding import Finding, finding
+from blockferry.model.inventory import Datastore, Disk, Image, datastore_of
+from blockferry.model.plan import DiskPlan, HomeFile, HomePlan, LayerPlan, Plan
+from blockferry.model.request import Chain, MoveRequest, Provision
+from blockferry.model.space import space_findings
+from blockferry.units import format_size
+
+
+@dataclass
+class _Draft:
+    """What is collected while the disks are looked at one by one."""
+
+    findings: list[Finding]
+    disks: list[DiskPlan]
+    taken: set[str]
+
+
+def precheck(request: MoveRequest, facts: Facts, move: str) -> tuple[tuple[Finding, ...], Plan | None]:
+    """All findings (errors first) and, if nothing speaks against it, the plan.
+
+    Raises DatastoreNotFound, DiskNotFound, UsageError for names that do not exist and for contradictions.
+    """
+    wanted = destinations(request, facts)
+    draft = _Draft([*vmcheck.host_findings(facts), *vmcheck.vm_findings(request, facts)], [], set())
+    bitmaps = any(image.bitmaps for target in wanted for image in facts.chains.get(target, ())[:1])
+    method, reason = methods.choose(request.method, facts.vm.state, request.bandwidth, bitmaps)
+    for store in {store.name: store for store in wanted.values()}.values():
+        draft.findings.extend(vmcheck.datastore_findings(store, facts))
+    for target, store in wanted.items():
+        disk = facts.vm.disk(target)
+        assert disk is not None
+        _look_at_disk(request, facts, disk, store, draft)
+    home = _home(request, facts, draft)
+    if not draft.disks and not any(one.is_error for one in draft.findings):
+        names = ", ".join(sorted({store.name for store in wanted.values()}))
+        draft.findings.append(
+            finding("NOTHING_TO_MOVE", f"All disks of {facts.vm.name} that were asked for live on {names} already.")
+        )
+    draft.findings.extend(space_findings(draft.disks, facts))
+    findings = tuple(sorted(draft.findings, key=lambda one: ("error", "warning", "info").index(one.severity.value)))
+    if any(one.is_error for one in findings):
+        return findings, None
+    plan = Plan(
+        move=move,
+        uri=facts.uri,
+        vm=facts.vm.name,
+        uuid=facts.vm.uuid,
+        method=method,
+        method_reason=reason,
+        disks=tuple(draft.disks),
+        home=home,
+        persistent=facts.vm.persistent,
+        was=facts.vm.state,
+        source=request.source,
+        chain=request.chain,
+        bandwidth=request.bandwidth,
+    )
+    return findings, plan
+
+
+def destinations(request: MoveRequest, facts: Facts) -> dict[str, Datastore]:
+    """target -> datastore, for every disk that is asked to move. CD drives follow the home, not this."""
+    vm = facts.vm
+    for target in request.disks:
+        if vm.disk(target) is None:
+            known = [disk.target for disk in vm.disks]
+            raise DiskNotFound(vm.name, target, nearest(target, known) or tuple(known[:3]))
+    if request.to is None and not request.disks:
+        raise UsageError("No destination was named.", "Name one with --to DATASTORE or --disk vda=DATASTORE.")
+    wanted: dict[str, Datastore] = {}
+    for disk in vm.disks:
+        name = request.disks.get(disk.target, request.to)
+        if name is None or (disk.device in ("cdrom", "floppy") and disk.target not in request.disks):
+            continue
+        wanted[disk.target] = named(name, facts)
+    return wanted
+
+
+def named(name: str, facts: Facts) -> Datastore:
+    store = facts.datastore(name)
+    if store is None:
+        raise DatastoreNotFound(name, facts.uri, nearest(name, [one.name for one in facts.datastores]))
+    return store
+
+
+def _look_at_disk(request: MoveRequest, facts: Facts, disk: Disk, store: Datastore, draft: _Draft) -> None:
+    vm = facts.vm
+    chain = facts.chains.get(disk.target, ())
+    problems = vmcheck.disk_findings(request, facts, disk, chain)
+    draft.findings.extend(problems)
+    if any(one.is_error for one in problems) or not chain or disk.source is None or disk.source.path is None:
+        return
+    top = chain[0]
+    here = datastore_of(top.path, facts.datastores)
+    new_format = request.format or top.format
+    if here is not None and here.name == store.name:
+        if request.format in (None, top.format):
+            text = f"{disk.target} lives on {store.name} already ({top.path})."
+        else:
+            text = (
+                f"{disk.target} lives on {store.name} already; changing its format in place is not done. "
+                "Move it to another datastore with --format."
+            )
+        draft.findings.append(finding("DISK_ALREADY_THERE", text))
+        return
+    if not store.is_directory:
+        return  # said by datastore_findings
+    dest = placement.image_path(store, vm.name, disk.target, top.path, new_format, frozenset(draft.taken))
+    draft.taken.add(dest)
+    layers = _layers(request, facts, chain, store, draft)
+    draft.findings.extend(_destination_findings(facts, disk, top, dest, new_format, layers))
+    thick = _thick(request, top)
+    shallow = request.chain is Chain.KEEP and len(chain) > 1
+    if len(chain) > 1 and not shallow:
+        text = f"{disk.target}: its chain of {len(chain)} images becomes one."
+        draft.findings.append(finding("CHAIN_FLATTENED", text))
+    if shallow and new_format != top.format:
+        raise UsageError(
+            f"Disk {disk.target} cannot change its format to {new_format} and keep its backing chain.",
+            "Leave out --format, or use --chain flatten.",
+        )
+    backing = None
+    if shallow:
+        backing = (layers[0].dest, layers[0].dest_format) if layers else (chain[1].path, chain[1].format)
+    draft.disks.append(
+        DiskPlan(
+            target=disk.target,
+            source=disk.source.path,
+            source_format=top.format,
+            source_kind=disk.source.kind,
+            dest=dest,
+            dest_format=new_format,
+            datastore=store.name,
+            source_datastore=None if here is None else here.name,
+            virtual_size=top.virtual_size,
+            allocation=top.allocation if shallow else sum(image.allocation for image in chain),
+            thick=thick,
+            layers=layers,
+            backing=backing,
+            stays_below=_stays_below(chain, layers) if shallow else None,
+            old_files=_old_files(facts, disk, chain, shallow, {layer.source for layer in layers}),
+            suspended_start=(
+                facts.suspended_start
+                if facts.suspended_start is not None
+                else methods.race_possible(facts.qemu, top.format, shallow)
+            ),
+            cache=disk.cache,
+            cluster_size=top.cluster_size if new_format == top.format == "qcow2" else None,
+            has_bitmaps=bool(top.bitmaps),
+            granularity=methods.granularity(top.format, new_format),
+        )
+    )
+
+
+def _layers(
+    request: MoveRequest, facts: Facts, chain: tuple[Image, ...], store: Datastore, draft: _Draft
+) -> tuple[LayerPlan, ...]:
+    """The lower layers to be copied with `--chain keep`, top first: down to the first that others use too.
+
+    A layer that another VM stands on (a template) stays where it is, and so does all below it.
+    """
+    if request.chain is not Chain.KEEP:
+        return ()
+    layers: list[LayerPlan] = []
+    for image in chain[1:]:
+        here = datastore_of(image.path, facts.datastores)
+        if facts.users.get(image.path) or (here is not None and here.name == store.name):
+            break
+        dest = placement.image_path(store, facts.vm.name, "base", image.path, image.format, frozenset(draft.taken))
+        draft.taken.add(dest)
+        layers.append(LayerPlan(image.path, image.format, dest, image.format, image.virtual_size, image.allocation))
+    return tuple(layers)
+
+
+def _old_files(facts: Facts, disk: Disk, chain: tuple[Image, ...], shallow: bool, copied: set[str]) -> tuple[str, ...]:
+    """The files that nothing should need after the move: those of our chain that nobody else refers to."""
+    old = []
+    for image in chain:
+        lower = image is not chain[0]
+        if facts.users.get(image.path) or (lower and shallow and image.path not in copied):
+            break  # shared, and so is everything below
+        old.append(disk.source.path if not lower and disk.source and disk.source.path else image.path)
+    return tuple(old)
+
+
+def _stays_below(chain: tuple[Image, ...], layers: tuple[LayerPlan, ...]) -> tuple[str, str] | None:
+    below = chain[1 + len(layers) :]
+    return (below[0].path, below[0].format) if below else None
+
+
+def _thick(request: MoveRequest, top: Image) -> bool:
+    if request.provision is Provision.SAME:
+        return top.virtual_size > 0 and top.allocation >= top.virtual_size
+    return request.provision is Provision.THICK
+
+
+def _destination_findings(
+    facts: Facts,
+    disk: Disk,
+    top: Image,
+    dest: str,
+    format: str,
+    layers: tuple[LayerPlan, ...],
+) -> list[Finding]:
+    vm, found = facts.vm, []
+    for path in (dest, *(layer.dest for layer in layers)):
+        same = facts.identities.get(path) is not None and facts.identities.get(path) == facts.identities.get(top.path)
+        if same:
+            found.append(finding("SAME_FILE", f"{disk.target} of {vm.name}: {top.path} and {path} are one file."))
+        elif path in facts.existing:
+            found.append(finding("NAME_COLLISION", f"{path} is there already; {disk.target} would be copied to it."))
+    if not placement.holds_size(format, top.virtual_size):
+        found.append(
+            finding(
+                "FORMAT_CANNOT_HOLD",
+                f"{disk.target} of {vm.name} has {top.virtual_size} bytes ({format_size(top.virtual_size)}); "
+                f"{format} cannot hold exactly that.",
+            )
+        )
+    if facts.vm.checkpoints and top.bitmaps and format != "qcow2":
+        names = ", ".join(facts.vm.checkpoints)
+        found.append(
+            finding("CHECKPOINTS_LOST", f"{disk.target}: {format} cannot carry the checkpoints {names} of {vm.name}.")
+        )
+    if top.compat == "0.10" and format == "qcow2":
+        found.append(finding("OLD_QCOW2", f"{disk.target}: {top.path} is qcow2 of compat 0.10; the copy is 1.1."))
+    return found
+
+
+def _home(request: MoveRequest, facts: Facts, draft: _Draft) -> HomePlan | None:
+    """Where the metadata and small files go; None when the home stays."""
+    name = request.home or request.to
+    if name is None:
+        return None
+    store = named(name, facts)
+    if not store.is_directory:
+        return None
+    vm = facts.vm
+    dest = placement.home_directory(store, vm.name)
+    if facts.home_source == dest:
+        return None
+    files = []
+    inserted = {
+        disk.source.path: disk.target
+        for disk in vm.disks
+        if disk.device in ("cdrom", "floppy") and disk.source is not None and disk.source.path
+    }
+    for small in facts.home_files:
+        role = "nvram" if small.path == vm.nvram else "iso" if small.path in inserted else "file"
+        if role == "nvram" and vm.state.active:
+            continue
+        new = posixpath.join(dest, posixpath.basename(small.path))
+        if new in facts.existing:
+            draft.findings.append(finding("NAME_COLLISION", f"{new} is there already; {small.path} would go there."))
+        files.append(HomeFile(small.path, new, role, small.size, inserted.get(small.path)))
+    carried = {one.source for one in files}
+    for path, target in inserted.items():
+        if path not in carried:
+            draft.findings.append(finding("CDROM_STAYS", f"{path}, inserted in {target}, stays where it is."))
+    if vm.nvram and vm.nvram not in carried:
+        draft.findings.append(finding("NVRAM_STAYS", f"The UEFI variables of {vm.name} stay in {vm.nvram}."))
+    if vm.tpm:
+        draft.findings.append(finding("TPM_STAYS", f"The state of the vTPM of {vm.name} stays with libvirt."))
+    return HomePlan(datastore=store.name, dest=dest, source=facts.home_source, files=tuple(files))

@@ -1,0 +1,122 @@
+"""Reasons against a move that lie in the host, the VM, a disk or a datastore by itself. Pure."""
+
+from __future__ import annotations
+
+from blockferry.model.facts import Facts
+from blockferry.model.finding import Finding, finding
+from blockferry.model.inventory import Datastore, Disk, Image, PowerState
+from blockferry.model.method import SYNCHRONOUS_SINCE
+from blockferry.model.placement import FORMATS
+from blockferry.model.request import Method, MoveRequest
+
+OLDEST_LIBVIRT = SYNCHRONOUS_SINCE
+OLDEST_QEMU = (6, 0, 0)
+
+
+def host_findings(facts: Facts) -> list[Finding]:
+    found = []
+    for name, version, floor in (("libvirt", facts.libvirt, OLDEST_LIBVIRT), ("QEMU", facts.qemu, OLDEST_QEMU)):
+        if version < floor:
+            words = ".".join(map(str, version)), ".".join(map(str, floor))
+            found.append(
+                finding("TOO_OLD", f"{name} on {facts.uri} is {words[0]}; {words[1]} is the oldest that will do.")
+            )
+    if facts.access_problem:
+        found.append(finding("NO_ADMIN_ACCESS", facts.access_problem))
+    return found
+
+
+def vm_findings(request: MoveRequest, facts: Facts) -> list[Finding]:
+    """Reasons that concern the VM as a whole."""
+    vm, found = facts.vm, []
+    if facts.other_move:
+        found.append(finding("MOVE_UNDER_WAY", f"{vm.name} is held by move {facts.other_move}."))
+    if vm.job:
+        found.append(finding("JOB_ON_VM", f"{vm.name} is busy: {vm.job}."))
+    if vm.has_managed_save:
+        found.append(finding("MANAGED_SAVE", f"{vm.name} has a managed save image."))
+    if vm.snapshots:
+        found.append(finding("SNAPSHOTS", f"{vm.name} has the snapshots {', '.join(vm.snapshots)}."))
+    if vm.state is PowerState.CRASHED:
+        found.append(finding("VM_CRASHED", f"The guest of {vm.name} has crashed; its disks are moved as they are."))
+    if vm.pause_reason == "ioerror":
+        found.append(finding("PAUSED_ON_ERROR", f"{vm.name} is paused because of an I/O error."))
+    if request.method is Method.COLD and vm.state.active:
+        found.append(
+            finding("METHOD_NEEDS_POWER", f"{vm.name} is {vm.state.value}; the method cold needs it to be off.")
+        )
+    if request.method in (Method.MIRROR, Method.CHANGED_BLOCKS) and not vm.state.active:
+        text = f"{vm.name} is off; the method {request.method.value} needs it to run."
+        found.append(finding("METHOD_NEEDS_POWER", text))
+    return found
+
+
+def datastore_findings(store: Datastore, facts: Facts) -> list[Finding]:
+    """Reasons that concern a destination as a whole, its space apart."""
+    if not store.active:
+        return [
+            finding(
+                "DATASTORE_INACTIVE", f"The datastore {store.name} is not active.", f"`virsh pool-start {store.name}`."
+            )
+        ]
+    if not store.is_directory:
+        return [finding("DATASTORE_KIND", f"The datastore {store.name} is of the kind {store.kind}.")]
+    if store.name in facts.directories:
+        return [finding("DATASTORE_MISSING", f"The datastore {store.name}: {facts.directories[store.name]}.")]
+    return []
+
+
+def disk_findings(request: MoveRequest, facts: Facts, disk: Disk, chain: tuple[Image, ...]) -> list[Finding]:
+    """Reasons that concern one disk at its source."""
+    name = f"{disk.target} of {facts.vm.name}"
+    if disk.device == "lun":
+        return [finding("PASSTHROUGH_LUN", f"{name} is a LUN passed through to the guest.")]
+    if disk.device in ("cdrom", "floppy"):
+        return [
+            finding(
+                "READ_ONLY_DISK",
+                f"{name} is a {disk.device}; its medium follows the VM's home.",
+                "Leave it out of --disk.",
+            )
+        ]
+    if disk.shareable:
+        return [finding("SHARED_DISK", f"{name} is shared with other VMs (<shareable/>).")]
+    if disk.transient:
+        return [finding("TRANSIENT_DISK", f"{name} is transient.")]
+    if disk.read_only:
+        return [finding("READ_ONLY_DISK", f"{name} is read-only.")]
+    if disk.source is None:
+        return [finding("UNSUPPORTED_SOURCE", f"{name} has no source.")]
+    if disk.source.kind not in ("file", "block") or disk.source.path is None:
+        return [finding("UNSUPPORTED_SOURCE", f"{name} is {disk.source.description}.")]
+    if disk.target in facts.problems:
+        return [finding("IMAGE_UNREADABLE", f"{name}: {facts.problems[disk.target]}")]
+    found = []
+    if disk.mirror or disk.other_job:
+        what = f"a block {disk.mirror.job} to {disk.mirror.dest}" if disk.mirror else str(disk.other_job)
+        found.append(finding("JOB_ON_DISK", f"{name} is busy: {what}."))
+    if facts.vm.persistent and disk.live and (disk.config is None or disk.config.path != disk.live.path):
+        elsewhere = disk.config.description if disk.config else "nothing"
+        found.append(
+            finding("CONFIG_DIFFERS", f"{name} runs on {disk.live.path}, the next start would use {elsewhere}.")
+        )
+    for format in {chain[0].format if chain else disk.source.format, request.format or "raw"}:
+        if format not in FORMATS:
+            found.append(finding("UNSUPPORTED_FORMAT", f"{name}: the format {format} cannot be moved."))
+    for image in chain:
+        found.extend(_image_findings(name, image))
+    if chain and (others := facts.users.get(chain[0].path)):
+        found.append(finding("IMAGE_USED_ELSEWHERE", f"{name}: {chain[0].path} is also used by {', '.join(others)}."))
+    return found
+
+
+def _image_findings(name: str, image: Image) -> list[Finding]:
+    found = []
+    if image.encrypted:
+        found.append(finding("ENCRYPTED_IMAGE", f"{name}: {image.path} is encrypted."))
+    if image.data_file:
+        found.append(finding("DATA_FILE", f"{name}: {image.path} keeps its data in {image.data_file}."))
+    if image.internal_snapshots:
+        names = ", ".join(image.internal_snapshots)
+        found.append(finding("INTERNAL_SNAPSHOTS", f"{name}: {image.path} holds the internal snapshots {names}."))
+    return found
