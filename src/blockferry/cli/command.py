@@ -1,0 +1,97 @@
+"""The kind of command that all of ours are: the global options are taken before and after its name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from blockferry.cli.app import App
+
+COLORS = ("auto", "always", "never")
+
+
+def _keep(field: str) -> Callable[[click.Context, click.Parameter, Any], None]:
+    """A callback that stores an option in the App; what was not given leaves what was said before."""
+
+    def callback(ctx: click.Context, _param: click.Parameter, value: Any) -> None:
+        if value:
+            setattr(ctx.ensure_object(App), field, value)
+
+    return callback
+
+
+def global_options(*, root: bool) -> list[click.Parameter]:
+    """The options that every command takes. In a command's help only --json is shown: the rest is in the root's.
+
+    Only the root reads the environment: a variable must not override what was typed before the command.
+    """
+    return [
+        click.Option(
+            ["--json"],
+            is_flag=True,
+            expose_value=False,
+            callback=_keep("json"),
+            help="Print JSON (docs/commands.md tells its form).",
+        ),
+        click.Option(
+            ["--uri"],
+            metavar="URI",
+            expose_value=False,
+            callback=_keep("uri"),
+            hidden=not root,
+            envvar="BLOCKFERRY_URI" if root else None,
+            help="The libvirt to talk to, as in virsh -c; default: libvirt's own (qemu:///system for root).",
+        ),
+        click.Option(
+            ["--journal"],
+            metavar="URL",
+            expose_value=False,
+            callback=_keep("journal"),
+            hidden=not root,
+            envvar="BLOCKFERRY_JOURNAL" if root else None,
+            help="The database that remembers moves: a file or an SQLAlchemy URL.",
+        ),
+        click.Option(
+            ["--color"],
+            type=click.Choice(COLORS),
+            expose_value=False,
+            callback=_keep("color"),
+            hidden=not root,
+            help="Colours and tables; auto: on a terminal, unless NO_COLOR is set.",
+        ),
+        click.Option(
+            ["-v", "--verbose"],
+            count=True,
+            expose_value=False,
+            callback=_keep("verbose"),
+            hidden=not root,
+            help="Say more: the log on standard error, tracebacks of bugs.",
+        ),
+    ]
+
+
+class Command(click.Command):
+    """A command with examples in its help."""
+
+    def __init__(
+        self,
+        name: str | None,
+        *,
+        params: list[click.Parameter] | None = None,
+        examples: tuple[str, ...] = (),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(name, params=[*(params or []), *global_options(root=False)], **kwargs)
+        self.examples = examples
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        write_examples(formatter, self.examples)
+
+
+def write_examples(formatter: click.HelpFormatter, examples: tuple[str, ...]) -> None:
+    if examples:
+        with formatter.section("Examples" if len(examples) > 1 else "Example"):
+            for example in examples:
+                formatter.write(f"{'':>{formatter.current_indent}}{example}\n")

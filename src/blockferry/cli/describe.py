@@ -1,0 +1,205 @@
+"""Plans, findings, moves and reports in words, and their JSON forms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+from rich.text import Text
+
+from blockferry.cli.output import Cell, Out, clock, counted, when
+from blockferry.errors import MoveCancelled, MoveFailed
+from blockferry.model.finding import Finding, Severity
+from blockferry.model.plan import DiskPlan, Plan
+from blockferry.model.record import Outcome
+from blockferry.model.request import SourcePolicy
+from blockferry.model.summary import DiskEstimate, Event, MoveSummary, Progress
+from blockferry.units import format_duration, format_rate, format_size
+
+SEVERITY_STYLES = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.INFO: "dim"}
+EVENT_STYLES = {"warning": "yellow", "error": "red", "user": "cyan", "phase": "bold"}
+STATE_STYLES = {
+    "running": "green",
+    "interrupted": "yellow",
+    "parked": "red",
+    "moved": "green",
+    "cancelled": "yellow",
+    "failed": "red",
+}
+
+
+def destination(plan: Plan) -> str:
+    """The datastores that the disks go to, in the order of the disks."""
+    return ", ".join(dict.fromkeys(disk.datastore for disk in plan.disks)) or (plan.home.datastore if plan.home else "")
+
+
+def findings(out: Out, found: Iterable[Finding]) -> None:
+    """Errors first; the remedy below each."""
+    order = list(Severity)
+    for finding in sorted(found, key=lambda finding: order.index(finding.severity)):
+        label = finding.severity.value
+        out.line(
+            Text.assemble(
+                (f"{label:<8}", SEVERITY_STYLES[finding.severity]), (finding.code, "bold"), f": {finding.text}"
+            )
+        )
+        if finding.remedy:
+            out.line(Text(finding.remedy, style="dim"), indent=8)
+
+
+def plan(out: Out, plan: Plan, estimates: tuple[DiskEstimate, ...] = ()) -> None:
+    """How each disk gets across, and what happens to what is left behind."""
+    seconds = {estimate.target: estimate.seconds for estimate in estimates}
+    pairs: list[tuple[str, Cell | list[Cell]]] = [("method", f"{plan.method.value}: {plan.method_reason}")]
+    for disk in plan.disks:
+        about = seconds.get(disk.target)
+        size = f"{format_size(disk.copy_bytes)} to copy of {format_size(disk.virtual_size)}"
+        lines: list[Cell] = [
+            size + (f", about {format_duration(about)}" if about is not None else ""),
+            f"from {_place(disk.source_datastore, disk.source)} ({disk.source_format})",
+            f"to   {_place(disk.datastore, disk.dest)} ({_dest_format(disk)})",
+        ]
+        lines.extend(f"with {layer.source} -> {layer.dest}" for layer in disk.layers)
+        if disk.backing is not None and not disk.layers:
+            lines.append(f"on   {disk.backing[0]}, which stays where it is")
+        pairs.append((disk.target, lines))
+    if plan.home is not None:
+        home: list[Cell] = [_place(plan.home.datastore, plan.home.dest)]
+        home.extend(f"{file.role}: {file.source} -> {file.dest}" for file in plan.home.files)
+        pairs.append(("home", home))
+    if plan.bandwidth:
+        pairs.append(("limit", f"{format_rate(plan.bandwidth)} for all disks together"))
+    pairs.append(("old disks", source_policy(plan.source)))
+    out.details(pairs)
+
+
+def source_policy(policy: SourcePolicy) -> str:
+    if policy.delete:
+        return "deleted once nothing needs them"
+    if policy.keep_s is None:
+        return "kept"
+    return f"kept for {format_duration(policy.keep_s)}, then deleted once nothing needs them"
+
+
+def _place(datastore: str | None, path: str) -> str:
+    return f"{datastore}: {path}" if datastore else path
+
+
+def _dest_format(disk: DiskPlan) -> str:
+    return f"{disk.dest_format}, thick" if disk.thick else disk.dest_format
+
+
+def report(out: Out, summary: MoveSummary) -> None:
+    """The report of a finished move."""
+    done = summary.report
+    if done is None:
+        return
+    out.line(headline(summary))
+    again = ""
+    if done.changed_bytes or done.passes:
+        again = f", and {format_size(done.changed_bytes)} because the guest changed it"
+        again += f" ({counted(done.passes, 'pass', 'passes')})" if done.passes else ""
+    pairs: list[tuple[str, Cell | list[Cell]]] = [("copied", format_size(done.bulk_bytes) + again)]
+    if done.switch_stall_s is not None:
+        attempts = f", at attempt {done.switch_attempts}" if done.switch_attempts > 1 else ""
+        pairs.append(("switch", f"the VM was suspended for {format_duration(done.switch_stall_s)}{attempts}"))
+    if done.start_stall_s is not None:
+        pairs.append(("start", f"suspended for {format_duration(done.start_stall_s)} for a clean start of the copies"))
+    if done.phases:
+        times = ", ".join(f"{phase} {format_duration(seconds)}" for phase, seconds in done.phases.items())
+        pairs.append(("times", times))
+    if done.sources:
+        pairs.append(("old disks", list(done.sources)))
+    if done.notes:
+        pairs.append(("notes", list(done.notes)))
+    out.details(pairs)
+
+
+def headline(summary: MoveSummary) -> Text:
+    """One sentence: how the move ended."""
+    took = f" in {format_duration(_seconds(summary))}" if summary.finished is not None else ""
+    match summary.record.outcome:
+        case Outcome.MOVED:
+            words = (f"{summary.plan.vm} was moved to {destination(summary.plan)}{took}.", "bold green")
+        case Outcome.CANCELLED:
+            words = (f"The move of {summary.plan.vm} was cancelled{took and ' after' + took[3:]}.", "bold yellow")
+        case Outcome.FAILED:
+            words = (f"The move of {summary.plan.vm} failed{took and ' after' + took[3:]}.", "bold red")
+        case None:
+            words = (f"{summary.plan.vm} is being moved to {destination(summary.plan)}.", "bold")
+    return Text(*words)
+
+
+def _seconds(summary: MoveSummary) -> float:
+    if summary.report is not None:
+        return summary.report.seconds
+    return max(0.0, (summary.finished or summary.created) - summary.created)
+
+
+def story(out: Out, events: Iterable[Event]) -> None:
+    pairs: list[tuple[str, Cell]] = []
+    day = None
+    for event in events:
+        date = when(event.at)[:10]
+        stamp = clock(event.at) if date == day else when(event.at)
+        day = date
+        style = EVENT_STYLES.get(event.kind, "")
+        prefix = f"{event.kind}: " if event.kind in ("warning", "error") else ""
+        pairs.append((f"{stamp:>19}" if out.pretty else when(event.at), Text(prefix + event.text, style=style)))
+    out.details(pairs)
+
+
+def conclude(summary: MoveSummary) -> MoveSummary:
+    """The finished summary of a move that went through; raises what `move` would have raised otherwise."""
+    vm = summary.plan.vm
+    match summary.record.outcome:
+        case Outcome.CANCELLED:
+            raise MoveCancelled(summary.id, vm, f"{vm} is on its old disks; nothing of the copies is left.")
+        case Outcome.FAILED:
+            problem = summary.record.failure or "No reason was written down."
+            raise MoveFailed(
+                summary.id, vm, problem, f"{vm} is on its old disks; nothing of the copies is left at the destination."
+            )
+        case _:
+            return summary
+
+
+def progress_sentence(progress: Progress) -> str:
+    """`copying, 45%, 1.8 GiB of 4.0 GiB, 212 MiB/s, 10.4 s left, pass 3 over changed blocks (152 MiB so far)`."""
+    parts = [progress.phase]
+    if progress.total:
+        parts.append(percent(progress.done, progress.total))
+        parts.append(f"{format_size(progress.done)} of {format_size(progress.total)}")
+    if progress.rate:
+        parts.append(format_rate(progress.rate))
+    if progress.seconds_left is not None:
+        parts.append(f"{format_duration(progress.seconds_left)} left")
+    passes = max((disk.passes for disk in progress.disks), default=0)
+    changed = sum(disk.changed for disk in progress.disks)
+    if passes or changed:
+        parts.append(f"{counted(passes, 'pass', 'passes')} over changed blocks ({format_size(changed)} so far)")
+    if progress.note:
+        parts.append(progress.note)
+    return ", ".join(parts)
+
+
+def percent(done: int, total: int) -> str:
+    """Never 100% before all is done."""
+    return f"{done * 100 // total if total else 100}%"
+
+
+def move_json(summary: MoveSummary) -> dict[str, Any]:
+    """A move's JSON form: its fields, its state in a word, and the sums of its progress."""
+    fields = msgspec.to_builtins(summary)
+    return {**fields, "state": summary.state, "progress": progress_json(summary.progress)}
+
+
+def progress_json(progress: Progress) -> dict[str, Any]:
+    return {
+        **msgspec.to_builtins(progress),
+        "total": progress.total,
+        "done": progress.done,
+        "rate": progress.rate,
+        "seconds_left": progress.seconds_left,
+    }

@@ -1,0 +1,223 @@
+"""A running move as people and programs see it: live on a terminal, lines in a log, JSON lines."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from typing import Protocol
+
+from rich.console import Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from blockferry.cli import describe
+from blockferry.cli.app import App
+from blockferry.cli.output import Out
+from blockferry.model.summary import DiskProgress, Event, MoveSummary, Progress
+from blockferry.units import format_duration, format_rate, format_size
+
+LINE_EVERY_S = 10.0
+TOLD = ("warning", "error", "user")  # the kinds of events that are shown while a move runs
+
+
+class Display(Protocol):
+    """Shows one move. Writing may raise OSError when the terminal is gone; `close` never does."""
+
+    def start(self, summary: MoveSummary) -> None: ...
+    def update(self, summary: MoveSummary) -> None: ...
+    def event(self, event: Event) -> None: ...
+    def say(self, text: str) -> None:
+        """A note about this command, not about the move."""
+        ...
+
+    def aside(self) -> contextlib.AbstractContextManager[None]:
+        """The terminal is free for a question meanwhile."""
+        ...
+
+    def close(self) -> None: ...
+
+
+def for_app(app: App) -> Display:
+    if app.json:
+        return JsonLines(app.out, app.err)
+    return LiveView(app.err) if app.err.is_terminal else Lines(app.err)
+
+
+class JsonLines:
+    """One JSON document per line on standard output: the start, then progress and events."""
+
+    def __init__(self, out: Out, err: Out) -> None:
+        self._out = out
+        self._err = err
+        self._last: Progress | None = None
+
+    def start(self, summary: MoveSummary) -> None:
+        self._out.document("started", move=describe.move_json(summary))
+
+    def update(self, summary: MoveSummary) -> None:
+        if summary.progress != self._last:
+            self._last = summary.progress
+            self._out.document(
+                "progress",
+                id=summary.id,
+                vm=summary.plan.vm,
+                state=summary.state,
+                progress=describe.progress_json(summary.progress),
+            )
+
+    def event(self, event: Event) -> None:
+        self._out.document("event", event=event)
+
+    def say(self, text: str) -> None:
+        self._err.note(text)
+
+    def aside(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+    def close(self) -> None:
+        pass
+
+
+class Lines:
+    """A line at each change of phase and every few seconds: for logs and mail."""
+
+    def __init__(self, err: Out) -> None:
+        self._err = err
+        self._phase: str | None = None
+        self._last_s = 0.0
+
+    def start(self, summary: MoveSummary) -> None:
+        self._err.line(start_sentence(summary))
+
+    def update(self, summary: MoveSummary) -> None:
+        now_s = time.monotonic()
+        if summary.progress.phase == self._phase and now_s - self._last_s < LINE_EVERY_S:
+            return
+        self._phase, self._last_s = summary.progress.phase, now_s
+        self._err.line(f"move {summary.id} of {summary.plan.vm}: {describe.progress_sentence(summary.progress)}")
+
+    def event(self, event: Event) -> None:
+        self._err.line(f"{event.kind}: {event.text}")
+
+    def say(self, text: str) -> None:
+        self._err.line(text)
+
+    def aside(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+    def close(self) -> None:
+        pass
+
+
+class LiveView:
+    """A table that stays in place on a terminal: a row for each disk and one for all."""
+
+    def __init__(self, err: Out) -> None:
+        self._err = err
+        self._live: Live | None = None
+        self._summary: MoveSummary | None = None
+
+    def start(self, summary: MoveSummary) -> None:
+        self._err.line(start_sentence(summary))
+        self._begin()
+
+    def _begin(self) -> None:
+        self._live = Live(
+            get_renderable=self._render,
+            console=self._err.console,
+            refresh_per_second=4,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        self._live.start()
+
+    def _render(self) -> Group:
+        return view(self._summary, self._err.width) if self._summary else Group()
+
+    def update(self, summary: MoveSummary) -> None:
+        self._summary = summary
+        if self._live is None:
+            self._begin()
+
+    def event(self, event: Event) -> None:
+        self._err.line(Text(f"{event.kind}: {event.text}", style=describe.EVENT_STYLES.get(event.kind, "")))
+
+    def say(self, text: str) -> None:
+        self._err.line(text)
+
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[None]:
+        self.close()
+        yield
+        self._begin()
+
+    def close(self) -> None:
+        live, self._live = self._live, None
+        if live is not None:
+            with contextlib.suppress(OSError):  # the terminal may be gone
+                live.stop()
+
+
+def start_sentence(summary: MoveSummary) -> str:
+    plan = summary.plan
+    disks = ", ".join(disk.target for disk in plan.disks)
+    return (
+        f"Moving {plan.vm} ({disks}; {format_size(plan.copy_bytes)}) to {describe.destination(plan)} by "
+        f"{plan.method.value}: {plan.method_reason} (move {summary.id})"
+    )
+
+
+def view(summary: MoveSummary, width: int) -> Group:
+    """The live table for a terminal of `width` columns."""
+    progress = summary.progress
+    parts: list[Text | Table] = [_status(summary)]
+    rows = Table.grid(padding=(0, 2, 0, 0))
+    for right in (False, False, False, True, True, True, True):
+        rows.add_column(justify="right" if right else "left", no_wrap=True)
+    bar = min(40, max(6, width - 71))
+    for disk in progress.disks:
+        rows.add_row(*_row(disk.target, disk.phase, disk.done, disk.total, disk.rate, disk.seconds_left, bar))
+    if len(progress.disks) > 1:
+        rows.add_row(*_row("in all", "", progress.done, progress.total, progress.rate, progress.seconds_left, bar))
+    parts.append(rows)
+    parts.extend(Text(_passes(disk), style="dim") for disk in progress.disks if disk.passes or disk.changed)
+    return Group(*parts)
+
+
+def _status(summary: MoveSummary) -> Text:
+    elapsed_s = max(0.0, time.time() - summary.created)
+    line = Text.assemble((summary.progress.phase, "bold"), f", {format_duration(elapsed_s)}")
+    if summary.record.wanted.value == "cancel":
+        line.append(", cancelling", style="yellow")
+    if summary.progress.note:
+        line.append(f": {summary.progress.note}")
+    return line
+
+
+def _row(
+    name: str, phase: str, done: int, total: int, rate: float, seconds_left: float | None, bar: int
+) -> tuple[Text | ProgressBar, ...]:
+    whole = f"{format_size(done)} of {format_size(total)}" if total else ""
+    return (
+        Text(name, style="bold"),
+        Text(phase),
+        ProgressBar(total=max(total, 1), completed=min(done, total) if total else 0, width=bar),
+        Text(describe.percent(done, total) if total else ""),
+        Text(whole),
+        Text(format_rate(rate) if rate else ""),
+        Text(f"{format_duration(seconds_left)} left" if seconds_left is not None else ""),
+    )
+
+
+def _passes(disk: DiskProgress) -> str:
+    sizes = ", ".join(format_size(size) for size in disk.pass_sizes[-5:])
+    earlier = "..., " if len(disk.pass_sizes) > 5 else ""
+    listed = f": {earlier}{sizes}" if sizes else ""
+    return (
+        f"{disk.target}: the guest changed {format_size(disk.changed)} meanwhile; passes over changed blocks: "
+        f"{disk.passes}{' (' + listed[2:] + ')' if listed else ''}"
+    )

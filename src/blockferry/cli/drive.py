@@ -1,0 +1,212 @@
+"""Running a move in this process: the engine in a thread of its own, the main thread for people and signals.
+
+However this process leaves before the move is over (a signal, a closed terminal, an error of ours), the move is
+handed to a background process: closing a window never stops a move.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import select
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import FrameType
+
+from blockferry.cli import display, follow, ports
+from blockferry.cli.app import App
+from blockferry.errors import Interrupted, MoveBusy
+from blockferry.model.summary import MoveSummary
+
+TICK_S = 0.1
+STOP_S = 15.0  # how long a stopping engine may take before we leave without it
+QUESTION = "[c]ancel the move, [d]etach (go on in the background), [Enter] go on: "
+
+
+class Worker(threading.Thread):
+    """`service.run` in a thread; a daemon, so that a call that hangs in libvirt cannot hold the process."""
+
+    def __init__(self, service: ports.Service, move: str) -> None:
+        super().__init__(name=f"move-{move}", daemon=True)
+        self._service = service
+        self._move = move
+        self.stop = threading.Event()
+        self.seen: queue.SimpleQueue[MoveSummary] = queue.SimpleQueue()
+        self._result: MoveSummary | None = None
+        self._error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self._result = self._service.run(self._move, self.seen.put, self.stop)
+        except BaseException as error:  # noqa: BLE001 - raised again in the main thread by result()
+            self._error = error
+
+    @property
+    def left_in_place(self) -> bool:
+        """Whether the engine obeyed `stop` with the move not at its end (or has not answered)."""
+        return self.is_alive() or isinstance(self._error, Interrupted)
+
+    def result(self) -> MoveSummary:
+        """What `service.run` returned or raised; the thread has ended."""
+        if self._error is not None:
+            raise self._error
+        assert self._result is not None
+        return self._result
+
+
+@dataclass
+class Signals:
+    """What has arrived: `interrupts` counts SIGINT, `leave` names SIGTERM or SIGHUP."""
+
+    interrupts: int = 0
+    leave: str | None = None
+
+    def on_interrupt(self, _number: int, _frame: FrameType | None) -> None:
+        self.interrupts += 1
+
+    def on_leave(self, number: int, _frame: FrameType | None) -> None:
+        self.leave = signal.Signals(number).name
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[Signals]:
+    """Signals become flags while the block runs."""
+    got = Signals()
+    handlers = {signal.SIGINT: got.on_interrupt, signal.SIGTERM: got.on_leave, signal.SIGHUP: got.on_leave}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield got
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def drive(app: App, service: ports.Service, summary: MoveSummary, show: display.Display) -> MoveSummary:
+    """Run the move to its end, shown on `show`; its finished summary.
+
+    Raises what `service.run` raises, and Interrupted when it was handed to the background.
+    """
+    with _signals() as signals:
+        worker = Worker(service, summary.id)
+        worker.start()
+        try:
+            _attend(app, service, summary, show, worker, signals)
+        except _Detach as detach:
+            show.close()
+            return _hand_over(service, summary, worker, str(detach))
+        except OSError:  # the terminal is gone
+            show.close()
+            return _hand_over(service, summary, worker, "The terminal is gone.")
+        except BaseException:
+            show.close()
+            with contextlib.suppress(Interrupted):
+                _hand_over(service, summary, worker, "")
+            raise
+    show.close()
+    try:
+        return worker.result()
+    except MoveBusy as busy:
+        # Another blockferry command saw the move before we had begun, took it for an interrupted one and runs it.
+        if busy.move != summary.id:
+            raise
+        return follow.follow(app, service, summary.id, show)
+
+
+class _Detach(Exception):
+    """Leave the move to the background; the text says why."""
+
+
+def _attend(
+    app: App,
+    service: ports.Service,
+    summary: MoveSummary,
+    show: display.Display,
+    worker: Worker,
+    signals: Signals,
+) -> None:
+    """Show progress and obey signals until the worker has ended."""
+    story = follow.Story(service, summary.id, show)
+    heard = 0
+    while worker.is_alive() or not worker.seen.empty():
+        if signals.leave:
+            raise _Detach(f"{signals.leave} was received.")
+        if signals.interrupts > heard:
+            _interrupted(app, service, summary, show, worker, again=heard > 0)
+            heard = signals.interrupts
+        try:
+            latest = worker.seen.get(timeout=TICK_S)
+        except queue.Empty:
+            continue
+        story.tell(latest)
+        show.update(latest)
+
+
+def _interrupted(
+    app: App, service: ports.Service, summary: MoveSummary, show: display.Display, worker: Worker, *, again: bool
+) -> None:
+    """Ctrl-C: ask a person; for a program the first one cancels and the second one detaches."""
+    if not app.interactive:
+        if again:
+            raise _Detach("SIGINT was received twice.")
+        service.cancel(summary.id)
+        show.say(f"SIGINT: cancelling move {summary.id}")
+        return
+    with show.aside():
+        answer = _ask(worker)
+    if answer == "c":
+        service.cancel(summary.id)
+        show.say(f"Cancelling move {summary.id}; {summary.plan.vm} stays on its old disks.")
+    elif answer == "d":
+        raise _Detach("Detached.")
+
+
+def _ask(worker: Worker) -> str:
+    """`c`, `d`, or nothing to go on; a second Ctrl-C or the end of input is `d`; nothing once the move is over."""
+    sys.stderr.write(QUESTION)
+    sys.stderr.flush()
+    ours = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        while worker.is_alive():
+            if select.select([sys.stdin], [], [], TICK_S)[0]:
+                line = sys.stdin.readline()
+                return line.strip().lower()[:1] if line else "d"
+        sys.stderr.write("\n")
+        return ""
+    except KeyboardInterrupt:
+        sys.stderr.write("\n")
+        return "d"
+    finally:
+        signal.signal(signal.SIGINT, ours)
+
+
+def _hand_over(service: ports.Service, summary: MoveSummary, worker: Worker, why: str) -> MoveSummary:
+    """Stop the engine here and let a background process go on; if it ended meanwhile, its result stands."""
+    worker.stop.set()
+    worker.join(STOP_S)
+    if not worker.left_in_place:
+        return worker.result()
+    service.spawn(summary.id)
+    holds = (
+        f"Move {summary.id} of {summary.plan.vm} goes on in the background; `blockferry watch {summary.id}` follows it."
+    )
+    raise Interrupted(f"{why} {holds}".strip())
+
+
+def run_in_background(service: ports.Service, move: str) -> None:
+    """The background worker: no terminal, nobody to ask; SIGTERM leaves the move for the next one to resume."""
+    with _signals() as signals:
+        worker = Worker(service, move)
+        worker.start()
+        leaving_since: float | None = None
+        while worker.is_alive():
+            if signals.leave == "SIGTERM" and leaving_since is None:
+                leaving_since = time.monotonic()
+                worker.stop.set()
+            if leaving_since is not None and time.monotonic() - leaving_since > STOP_S:
+                raise Interrupted(f"Move {move} waits for `blockferry resume`.")
+            worker.join(TICK_S)
+    worker.result()

@@ -1,0 +1,141 @@
+"""`vms` and `datastores`: what is there."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterator
+
+import click
+from rich.text import Text
+
+from blockferry.cli.app import App, pass_app
+from blockferry.cli.command import Command
+from blockferry.cli.output import Cell, Column, counted
+from blockferry.model.inventory import PowerState
+from blockferry.model.summary import DatastoreListing, DiskListing, VmListing
+from blockferry.units import format_size
+
+WIDE = 120  # columns from which whole paths are shown
+STATE_STYLES = {
+    PowerState.RUNNING: "green",
+    PowerState.PAUSED: "yellow",
+    PowerState.CRASHED: "red",
+    PowerState.OFF: "dim",
+    PowerState.ABSENT: "dim",
+}
+
+
+@click.command(cls=Command, examples=("blockferry vms", "blockferry --uri qemu+ssh://kvm2/system vms"))
+@pass_app
+def vms(app: App) -> None:
+    """List VMs with state, disks, where they live, sizes.
+
+    Like `virsh list --all` and `virsh domblklist` for all VMs at once.
+    """
+    listings = app.service().vms()
+    if app.json:
+        app.out.document("vms", uri=app.service().uri, vms=listings)
+        return
+    if not listings:
+        app.err.line(f"There are no VMs on {app.service().uri}.")
+        return
+    wide = app.out.width >= WIDE or not app.out.pretty
+    columns = (
+        Column("VM", fold=True),
+        Column("STATE", fold=True),
+        Column("DISK"),
+        Column("DATASTORE", fold=True),
+        Column("FORMAT"),
+        Column("VIRTUAL", right=True),
+        Column("ALLOCATED", right=True),
+        Column("PATH" if wide else "FILE", fold=True),
+    )
+    app.out.table(columns, [row for listing in listings for row in _vm_rows(listing, app.out.pretty, wide)])
+    for listing in listings:
+        for disk in listing.disks:
+            if disk.problem:
+                app.err.note(f"{listing.vm.name} {disk.target}: {disk.problem}")
+
+
+def _vm_rows(listing: VmListing, pretty: bool, wide: bool) -> Iterator[list[Cell]]:
+    """A row for each disk; on a terminal the VM's name stands only in the first."""
+    state = listing.vm.state.value + (f", moving ({listing.move})" if listing.move else "")
+    name: Cell = listing.vm.name
+    shown: Cell = Text(state, style=STATE_STYLES[listing.vm.state])
+    disks = [disk for disk in listing.disks if disk.path or disk.device == "disk"]
+    if not disks:
+        yield [name, shown, None, None, None, None, None, None]
+    for at, disk in enumerate(disks):
+        yield [*(("", "") if pretty and at else (name, shown)), *_disk_cells(disk, wide)]
+
+
+def _disk_cells(disk: DiskListing, wide: bool) -> list[Cell]:
+    path = disk.path or ""
+    if not wide and disk.datastore:
+        path = posixpath.basename(path)
+    return [
+        disk.target if disk.device == "disk" else f"{disk.target} ({disk.device})",
+        disk.datastore,
+        disk.format if disk.layers <= 1 else f"{disk.format} x{disk.layers}",
+        _size(disk.virtual_size),
+        _size(disk.allocation),
+        path,
+    ]
+
+
+@click.command(cls=Command, examples=("blockferry datastores",))
+@pass_app
+def datastores(app: App) -> None:
+    """List datastores (storage pools) with their space.
+
+    Committed is what the images there would take if all thin ones grew to their full size.
+    """
+    listings = app.service().datastores()
+    if app.json:
+        app.out.document("datastores", uri=app.service().uri, datastores=listings)
+        return
+    if not listings:
+        app.err.line(f"There are no datastores (storage pools) on {app.service().uri}.")
+        return
+    columns = (
+        Column("DATASTORE", fold=True),
+        Column("KIND"),
+        Column("STATE"),
+        Column("CAPACITY", right=True),
+        Column("FREE", right=True),
+        Column("COMMITTED", right=True),
+        Column("VMS", right=True),
+        Column("PATH", fold=True),
+    )
+    app.out.table(columns, [_datastore_row(listing) for listing in listings])
+    for listing in listings:
+        if listing.problem:
+            app.err.note(f"{listing.datastore.name}: {listing.problem}")
+    over = [listing.datastore.name for listing in listings if _overcommitted(listing)]
+    if over and app.out.pretty:
+        app.err.note(f"{counted(len(over), 'datastore')} overcommitted: {', '.join(over)}")
+
+
+def _datastore_row(listing: DatastoreListing) -> list[Cell]:
+    store = listing.datastore
+    if not store.active:
+        return [store.name, store.kind, Text("inactive", style="yellow"), None, None, None, None, store.path]
+    committed = _size(listing.committed)
+    return [
+        store.name,
+        store.kind,
+        Text("active", style="green"),
+        format_size(store.capacity),
+        format_size(store.available),
+        Text(committed, style="yellow") if committed and _overcommitted(listing) else committed,
+        str(len(listing.vms)),
+        store.path,
+    ]
+
+
+def _overcommitted(listing: DatastoreListing) -> bool:
+    return listing.committed is not None and 0 < listing.datastore.capacity < listing.committed
+
+
+def _size(size: int | None) -> str | None:
+    return None if size is None else format_size(size)

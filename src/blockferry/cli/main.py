@@ -1,0 +1,161 @@
+"""The program: its commands, and the one place where errors become sentences and exit statuses."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import click
+
+from blockferry.cli import check, completion, control, explain, listing, move, moves, orphans
+from blockferry.cli.app import App
+from blockferry.cli.command import global_options, write_examples
+from blockferry.errors import BlockferryError, Interrupted, UsageError
+
+SECTIONS = {
+    "Look": (listing.vms, listing.datastores, check.check),
+    "Move": (move.move, control.watch, control.speed, control.cancel, move.resume),
+    "Remember": (moves.moves, moves.show, moves.history, orphans.orphans),
+    "Help": (explain.explain, completion.completion),
+}
+BUG_STATUS = 1
+EXAMPLES = ("blockferry vms", "blockferry check web01 --to ssd", "blockferry move web01 --to ssd")
+
+
+class Program(click.Group):
+    """The command group with commands in sections, and errors told once, for all commands."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for section, commands in SECTIONS.items():
+            with formatter.section(section):
+                formatter.write_dl([(command.name or "", command.get_short_help_str(100)) for command in commands])
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        write_examples(formatter, EXAMPLES)
+
+    def main(  # type: ignore[override]  # ours never returns, and has no mode in which it does
+        self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
+    ) -> NoReturn:
+        """Run the program and exit with its status."""
+        typed = list(sys.argv[1:] if args is None else args)
+        app = extra.setdefault("obj", App())
+        extra.pop("standalone_mode", None)
+        try:
+            status = super().main(
+                typed, completion.PROGRAM, complete_var=completion.VARIABLE, standalone_mode=False, **extra
+            )
+            status = status if isinstance(status, int) else 0
+        except Exception as error:  # noqa: BLE001 - the last place there is
+            status = _tell(app, error, as_json=app.json or "--json" in typed)
+        finally:
+            with contextlib.suppress(OSError):
+                app.close()
+        sys.exit(status)
+
+
+def _tell(app: App, error: Exception, *, as_json: bool) -> int:
+    """Print the error; the exit status. A terminal or pipe that is gone is no reason to fail once more."""
+    try:
+        match error:
+            case BlockferryError():
+                _print(app, error, as_json=as_json)
+                return error.exit_status
+            case click.exceptions.Abort():
+                _print(app, Interrupted("Nothing was changed."), as_json=as_json)
+                return Interrupted.exit_status
+            case click.ClickException():
+                if as_json:
+                    _print(app, UsageError(error.format_message()), as_json=True)
+                else:
+                    error.show()
+                return UsageError.exit_status
+            case OSError(errno=errno.EPIPE):  # `blockferry vms | head`
+                _discard_output()
+                return 0
+            case _:
+                _print_bug(app, error, as_json=as_json)
+                return BUG_STATUS
+    except OSError:
+        _discard_output()
+        return error.exit_status if isinstance(error, BlockferryError) else BUG_STATUS
+
+
+def _print(app: App, error: BlockferryError, *, as_json: bool) -> None:
+    if as_json:
+        app.out.document(
+            "error",
+            code=error.code,
+            message=error.sentence,
+            hint=error.hint,
+            facts=error.facts,
+            exit_status=error.exit_status,
+        )
+    else:
+        app.err.line(f"blockferry: {error.code}: {error.sentence}")
+        if error.hint:
+            app.err.line(error.hint, indent=2)
+
+
+def _print_bug(app: App, error: Exception, *, as_json: bool) -> None:
+    what = f"{type(error).__name__}: {error}".rstrip(": ")
+    hint = "This is a bug in blockferry; `blockferry -v` shows where. Please report it. Moves under way are safe."
+    if app.verbose:
+        traceback.print_exception(error)
+    if as_json:
+        app.out.document("error", code="BUG", message=what, hint=hint, facts={}, exit_status=BUG_STATUS)
+    else:
+        app.err.line(f"blockferry: BUG: {what}")
+        app.err.line(hint, indent=2)
+
+
+def _discard_output() -> None:
+    """Let what Python still has to flush at its exit go nowhere."""
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(nowhere, stream.fileno())
+
+
+@click.group(
+    cls=Program,
+    params=global_options(root=True),
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    invoke_without_command=False,
+)
+@click.version_option(package_name="blockferry", prog_name="blockferry", message="%(prog)s %(version)s")
+@click.pass_context
+def root(ctx: click.Context) -> None:
+    """Move the storage of running VMs on KVM/libvirt from one datastore to another.
+
+    The global options are taken before and after the command. Exit statuses: docs/exit-statuses.md.
+    """
+    app = ctx.ensure_object(App)
+    if app.verbose:
+        logging.basicConfig(
+            stream=sys.stderr,
+            level=logging.DEBUG if app.verbose > 1 else logging.INFO,
+            format="%(asctime)s %(name)s: %(message)s",
+        )
+
+
+for _commands in SECTIONS.values():
+    for _command in _commands:
+        root.add_command(_command)
+root.add_command(move.run_move)
+
+
+def run() -> NoReturn:
+    """The entry point of the command `blockferry`."""
+    for stream in (sys.stdout, sys.stderr):
+        # A file name that is no text in this locale is shown with escapes instead of breaking the command.
+        getattr(stream, "reconfigure", lambda **_: None)(errors="backslashreplace")
+    root.main()

@@ -1,0 +1,103 @@
+"""`move`, `resume`, and the background worker that both may leave a move to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from blockferry.cli import describe, display, drive, follow, ports, types
+from blockferry.cli.app import App, pass_app
+from blockferry.cli.command import Command
+from blockferry.cli.request import request_options, to_request
+from blockferry.model.summary import MoveSummary
+
+
+@click.command(
+    cls=Command,
+    examples=(
+        "blockferry move web01 --to ssd",
+        "blockferry move db01 --to ssd --disk vdb=archive --bandwidth 200MiB/s --keep-source 7d",
+        "blockferry move web01 --to ssd --detach",
+    ),
+)
+@request_options
+@click.option("--detach", is_flag=True, help="Start it, leave it to the background, and return.")
+@pass_app
+def move(app: App, /, detach: bool, **options: Any) -> None:
+    """Move VM, running or off, to another datastore.
+
+    Its disks and its home. Like Storage vMotion (Move-VM -Datastore). Ctrl-C asks whether to cancel, detach or go
+    on. A closed terminal or SIGTERM leaves the move to the background; without a terminal SIGINT cancels it and
+    waits.
+    """
+    service = app.service()
+    summary = service.move(to_request(**options))
+    if detach:
+        _detach(app, service, summary)
+    else:
+        run_here(app, service, summary)
+
+
+def run_here(app: App, service: ports.Service, summary: MoveSummary) -> None:
+    """Drive a move in this process, with its progress, and print its report."""
+    show = display.for_app(app)
+    try:
+        show.start(summary)
+        finished = drive.drive(app, service, summary, show)
+    finally:
+        show.close()
+    follow.tell_end(app, finished)
+
+
+def _detach(app: App, service: ports.Service, summary: MoveSummary) -> None:
+    service.spawn(summary.id)
+    for event in service.show(summary.id)[1]:
+        if event.kind == "warning":
+            app.err.line(f"warning: {event.text}")
+    if app.json:
+        app.out.document("started", move=describe.move_json(summary))
+    else:
+        app.out.line(
+            f"Move {summary.id} of {summary.plan.vm} goes on in the background; "
+            f"`blockferry watch {summary.id}` follows it."
+        )
+
+
+@click.command(cls=Command, examples=("blockferry resume", "blockferry resume 3f2a"))
+@click.argument("move_id", metavar="[ID]", required=False, type=types.MoveId())
+@click.option("--detach", is_flag=True, help="Leave it to the background and return.")
+@pass_app
+def resume(app: App, move_id: str | None, detach: bool) -> None:
+    """Go on with moves that nobody runs.
+
+    With ID: with this one, which may have been interrupted or stand still (parked). Without: with all that were
+    interrupted; any other command does that, too. One move is run here, with its progress; several go on in the
+    background.
+    """
+    service = app.service(tend=False)
+    ids = service.resume(move_id)
+    summaries = [service.show(move)[0] for move in ids]
+    if len(summaries) == 1 and not detach:
+        run_here(app, service, summaries[0])
+        return
+    for summary in summaries:
+        service.spawn(summary.id)
+    if app.json:
+        app.out.document("resumed", moves=[describe.move_json(summary) for summary in summaries])
+        return
+    for summary in summaries:
+        app.out.line(
+            f"Move {summary.id} of {summary.plan.vm} goes on in the background; "
+            f"`blockferry watch {summary.id}` follows it."
+        )
+    if not summaries:
+        app.out.line("No move was interrupted.")
+
+
+@click.command("run-move", cls=Command, hidden=True)
+@click.argument("move_id", metavar="ID")
+@pass_app
+def run_move(app: App, move_id: str) -> None:
+    """Run a move in the background: started by the others, not by people."""
+    drive.run_in_background(app.service(tend=False), move_id)

@@ -1,0 +1,138 @@
+"""`moves`, `history` and `show`: what the journal knows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import click
+from rich.text import Text
+
+from blockferry.cli import describe, types
+from blockferry.cli.app import App, pass_app
+from blockferry.cli.command import Command
+from blockferry.cli.output import Cell, Column, when
+from blockferry.model.summary import MoveSummary
+from blockferry.units import format_duration, format_rate, format_size
+
+
+@click.command(cls=Command, examples=("blockferry moves",))
+@pass_app
+def moves(app: App) -> None:
+    """List the moves that are under way."""
+    summaries = app.service().moves()
+    if app.json:
+        app.out.document("moves", moves=[describe.move_json(summary) for summary in summaries])
+        return
+    if not summaries:
+        app.err.line("No move is under way.")
+        return
+    columns = (
+        Column("ID"),
+        Column("VM", fold=True),
+        Column("TO", fold=True),
+        Column("STATE"),
+        Column("PHASE", fold=True),
+        Column("DONE", right=True),
+        Column("OF", right=True),
+        Column("RATE", right=True),
+        Column("LEFT", right=True),
+    )
+    app.out.table(columns, [_running_row(summary) for summary in summaries])
+    for summary in summaries:
+        if summary.parked is not None:
+            app.err.note(f"{summary.id} stands still: {summary.parked}")
+
+
+def _running_row(summary: MoveSummary) -> Sequence[Cell]:
+    progress = summary.progress
+    left = progress.seconds_left
+    return (
+        summary.id,
+        summary.plan.vm,
+        describe.destination(summary.plan),
+        _state(summary),
+        progress.phase,
+        format_size(progress.done),
+        format_size(progress.total),
+        format_rate(progress.rate) if progress.rate else None,
+        format_duration(left) if left is not None else None,
+    )
+
+
+@click.command(cls=Command, examples=("blockferry history --limit 50",))
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="The latest so many.")
+@pass_app
+def history(app: App, limit: int) -> None:
+    """List the moves that have ended, the latest first."""
+    summaries = app.service().history(limit)
+    if app.json:
+        app.out.document("history", moves=[describe.move_json(summary) for summary in summaries])
+        return
+    if not summaries:
+        app.err.line("No move has ended yet.")
+        return
+    columns = (
+        Column("ID"),
+        Column("VM", fold=True),
+        Column("TO", fold=True),
+        Column("RESULT"),
+        Column("STARTED", fold=True),
+        Column("TOOK", right=True),
+        Column("COPIED", right=True),
+        Column("STALL", right=True),
+    )
+    app.out.table(columns, [_ended_row(summary) for summary in summaries])
+
+
+def _ended_row(summary: MoveSummary) -> Sequence[Cell]:
+    report = summary.report
+    return (
+        summary.id,
+        summary.plan.vm,
+        describe.destination(summary.plan),
+        _state(summary),
+        when(summary.created),
+        format_duration(report.seconds) if report else None,
+        format_size(report.bulk_bytes + report.changed_bytes) if report else None,
+        format_duration(report.switch_stall_s) if report and report.switch_stall_s is not None else None,
+    )
+
+
+def _state(summary: MoveSummary) -> Text:
+    return Text(summary.state, style=describe.STATE_STYLES.get(summary.state, ""))
+
+
+@click.command(cls=Command, examples=("blockferry show 3f2a",))
+@click.argument("move_id", metavar="ID", type=types.MoveId(ended=True))
+@pass_app
+def show(app: App, move_id: str) -> None:
+    """Tell the whole story of a move.
+
+    The plan, what happened when, the progress, the report.
+    """
+    summary, events = app.service().show(move_id)
+    if app.json:
+        app.out.document("move", move=describe.move_json(summary), events=events)
+        return
+    out = app.out
+    out.line(Text.assemble((f"Move {summary.id} of {summary.plan.vm}: ", "bold"), _state(summary)))
+    pairs: list[tuple[str, Cell]] = [("host", summary.plan.uri), ("started", when(summary.created))]
+    if summary.finished is not None:
+        pairs.append(("ended", when(summary.finished)))
+    else:
+        pairs.append(("run by", summary.owner if summary.owner_alive else "nobody at present"))
+        pairs.append(("progress", describe.progress_sentence(summary.progress)))
+    if summary.parked is not None:
+        pairs.append(("stands still", summary.parked))
+    if summary.record.failure is not None:
+        pairs.append(("failure", summary.record.failure))
+    if summary.deaths:
+        pairs.append(("died", f"the process that ran it died {summary.deaths} times"))
+    out.details(pairs)
+    out.heading("Plan")
+    describe.plan(out, summary.plan)
+    out.heading("Story")
+    describe.story(out, events)
+    if summary.report is not None:
+        out.heading("Report")
+        describe.report(out, summary)

@@ -1,0 +1,125 @@
+"""`orphans`: what earlier moves left, or keep on purpose."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import click
+from rich.text import Text
+
+from blockferry.cli import ports
+from blockferry.cli.app import App, pass_app
+from blockferry.cli.command import Command
+from blockferry.cli.output import Cell, Column, counted, when
+from blockferry.errors import UsageError, nearest
+from blockferry.model.summary import Orphan
+from blockferry.units import format_size
+
+
+@click.command(
+    cls=Command,
+    examples=(
+        "blockferry orphans",
+        "blockferry orphans --remove /srv/ssd/web01/web01.qcow2",
+        "blockferry orphans --remove-all --yes",
+    ),
+)
+@click.option("--remove", "paths", metavar="PATH", multiple=True, help="Remove this one; may be repeated.")
+@click.option("--remove-all", is_flag=True, help="Remove all that nothing uses; old disks kept on purpose stay.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@pass_app
+def orphans(app: App, paths: tuple[str, ...], remove_all: bool, yes: bool) -> None:
+    """List (or remove) what earlier moves left.
+
+    On datastores and on VMs, and whose it is; old disks that are kept on purpose as well. Before anything is
+    removed it is proven once more that nothing uses it.
+    """
+    if paths and remove_all:
+        raise UsageError("--remove and --remove-all contradict each other.", "Give one of them.")
+    service = app.service()
+    found = service.orphans()
+    if not paths and not remove_all:
+        _list(app, found)
+        return
+    chosen = _by_path(found, paths) if paths else tuple(orphan for orphan in found if _unwanted(orphan))
+    if chosen and not yes:
+        _confirm(app, chosen)
+    _remove(app, service, chosen)
+
+
+def _list(app: App, found: tuple[Orphan, ...]) -> None:
+    if app.json:
+        app.out.document("orphans", orphans=found)
+        return
+    if not found:
+        app.err.line("Nothing is left of earlier moves.")
+        return
+    columns = (
+        Column("KIND"),
+        Column("VM", fold=True),
+        Column("MOVE"),
+        Column("SIZE", right=True),
+        Column("UNUSED"),
+        Column("EXPIRES", fold=True),
+        Column("PATH", fold=True),
+    )
+    app.out.table(columns, [_row(orphan) for orphan in found])
+    if app.out.pretty:
+        app.out.line()
+        for orphan in found:
+            app.out.line(Text.assemble((orphan.path, "bold"), f": {orphan.why}"))
+
+
+def _row(orphan: Orphan) -> Sequence[Cell]:
+    return (
+        orphan.kind,
+        orphan.vm,
+        orphan.move,
+        format_size(orphan.size),
+        Text("yes", style="green") if orphan.removable else Text("no", style="yellow"),
+        when(orphan.expires) if orphan.expires is not None else None,
+        orphan.path,
+    )
+
+
+def _unwanted(orphan: Orphan) -> bool:
+    """What `--remove-all` takes: an old disk is kept on purpose until it expires, and must be named."""
+    if orphan.kind == "source" and (orphan.expires is None or orphan.expires > time.time()):
+        return False
+    return orphan.removable
+
+
+def _by_path(found: tuple[Orphan, ...], paths: tuple[str, ...]) -> tuple[Orphan, ...]:
+    """The orphans of these paths. Raises UsageError when one is none, or is in use."""
+    known = {orphan.path: orphan for orphan in found}
+    for path in paths:
+        if path not in known:
+            like = nearest(path, known, limit=1)
+            remedy = f"Did you mean {like[0]}?" if like else "`blockferry orphans` lists them."
+            raise UsageError(f"{path} is not left from a move.", remedy)
+        if not known[path].removable:
+            raise UsageError(f"{path} is not removed: {known[path].why}", "Nothing was removed.")
+    return tuple(known[path] for path in dict.fromkeys(paths))
+
+
+def _confirm(app: App, chosen: tuple[Orphan, ...]) -> None:
+    if not app.interactive:
+        raise UsageError("There is no terminal to ask at.", "Add --yes to remove without a question.")
+    for orphan in chosen:
+        app.err.line(f"{orphan.path} ({format_size(orphan.size)}): {orphan.why}")
+    size = format_size(sum(orphan.size for orphan in chosen))
+    click.confirm(f"Remove {counted(len(chosen), 'object')} ({size})?", abort=True, err=True)
+
+
+def _remove(app: App, service: ports.Service, chosen: tuple[Orphan, ...]) -> None:
+    done = []
+    for orphan in chosen:
+        sentence = service.remove_orphan(orphan)
+        done.append({"path": orphan.path, "text": sentence})
+        if not app.json:
+            app.out.line(sentence)
+    if app.json:
+        app.out.document("removed", removed=done)
+    elif not done:
+        app.out.line("There is nothing to remove.")

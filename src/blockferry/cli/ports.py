@@ -1,0 +1,105 @@
+"""What the command line needs of the engine: one Protocol, and the one place that opens it."""
+
+from __future__ import annotations
+
+import importlib
+import threading
+from collections.abc import Callable
+from typing import Protocol, cast
+
+from blockferry.model.request import MoveRequest
+from blockferry.model.summary import CheckResult, DatastoreListing, Event, MoveSummary, Orphan, VmListing
+
+
+class Service(Protocol):
+    """The use cases. Every method may raise a BlockferryError; all may be called from any thread."""
+
+    @property
+    def uri(self) -> str: ...
+
+    def vms(self) -> tuple[VmListing, ...]: ...
+
+    def datastores(self) -> tuple[DatastoreListing, ...]: ...
+
+    def vm_names(self) -> tuple[str, ...]:
+        """Cheap, for completion; so are the next two."""
+        ...
+
+    def datastore_names(self) -> tuple[str, ...]: ...
+
+    def disk_names(self, vm: str) -> tuple[str, ...]:
+        """Targets (vda, sdb) of the disks that can be named in `--disk`."""
+        ...
+
+    def check(self, request: MoveRequest) -> CheckResult:
+        """Every reason for and against, and the plan. Nothing is touched."""
+        ...
+
+    def move(self, request: MoveRequest) -> MoveSummary:
+        """Pre-check (raises Refused) and write the move into the journal; it does not run yet.
+
+        The move belongs to this process until `run` or `spawn`. Findings that are warnings are in its story
+        as events of kind "warning".
+        """
+        ...
+
+    def run(self, move_id: str, on_progress: Callable[[MoveSummary], None], stop: threading.Event) -> MoveSummary:
+        """Drive the move to its end in this thread; the finished summary.
+
+        Raises MoveFailed, MoveCancelled, MoveParked, LeaseLost, MoveBusy, ...; Interrupted once `stop` is set:
+        the move is then left in place and free for another process.
+        """
+        ...
+
+    def spawn(self, move_id: str) -> None:
+        """A background process runs the move (`blockferry run-move ID`), also after this one is gone."""
+        ...
+
+    def moves(self) -> tuple[MoveSummary, ...]:
+        """Moves that have not ended."""
+        ...
+
+    def history(self, limit: int) -> tuple[MoveSummary, ...]:
+        """Moves that have ended, the latest first."""
+        ...
+
+    def show(self, move: str) -> tuple[MoveSummary, tuple[Event, ...]]:
+        """One move and its story so far, oldest first; `move` is an id or its beginning."""
+        ...
+
+    def cancel(self, move: str) -> MoveSummary:
+        """Write the wish down; whoever runs the move obeys."""
+        ...
+
+    def speed(self, move: str, bandwidth: int) -> MoveSummary:
+        """Limit the copy to `bandwidth` bytes/s in all, 0 for no limit; obeyed while it runs."""
+        ...
+
+    def interrupted(self) -> tuple[MoveSummary, ...]:
+        """Moves that nobody runs and that are not parked."""
+        ...
+
+    def resume(self, move: str | None) -> tuple[str, ...]:
+        """Unpark and return the ids that are to be run: this move, or all that nobody runs."""
+        ...
+
+    def orphans(self) -> tuple[Orphan, ...]: ...
+
+    def remove_orphan(self, orphan: Orphan) -> str:
+        """Remove it after proving once more that nothing needs it; a sentence that says what was done."""
+        ...
+
+    def close(self) -> None: ...
+
+
+Opener = Callable[[str | None, str | None], Service]
+
+
+def open_service(uri: str | None, journal: str | None) -> Service:
+    """The engine's use cases, loaded only by a command that needs them.
+
+    libvirt and SQLAlchemy take a noticeable part of a second to load, which `--help`, `explain` and a Tab key
+    must not wait for.
+    """
+    engine = importlib.import_module("blockferry.engine.service")
+    return cast(Service, engine.open_service(uri, journal))

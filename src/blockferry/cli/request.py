@@ -1,0 +1,106 @@
+"""The options of `move` and `check`, and the request that they make."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from blockferry.cli import types
+from blockferry.errors import UsageError
+from blockferry.model.request import Chain, Method, MoveRequest, Provision, SourcePolicy
+
+FORMATS = ("qcow2", "raw", "vmdk")
+
+
+def request_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorates a command with VM, --to and all that says how; `to_request` takes what click makes of them."""
+    for decorate in reversed(
+        (
+            click.argument("vm", type=types.VmName()),
+            click.option("--to", type=types.DatastoreName(), help="Datastore for the home and all disks."),
+            click.option(
+                "--disk",
+                "disks",
+                type=types.DiskTo(),
+                multiple=True,
+                help="A disk with a datastore of its own (vdb=archive); may be repeated. Without --to only these move.",
+            ),
+            click.option("--home", type=types.DatastoreName(), help="Datastore for the home; default: as --to."),
+            click.option("--format", "format_", type=click.Choice(FORMATS), help="Image format; default: as it is."),
+            click.option(
+                "--provision",
+                type=click.Choice([item.value for item in Provision]),
+                default=Provision.SAME.value,
+                help="What is allocated beyond what holds data; default: same.",
+            ),
+            click.option(
+                "--method",
+                type=click.Choice([item.value for item in Method]),
+                default=Method.AUTO.value,
+                help="How the bulk gets across; default: auto, and it says why.",
+            ),
+            click.option(
+                "--chain",
+                type=click.Choice([item.value for item in Chain]),
+                default=Chain.FLATTEN.value,
+                help="What becomes of backing chains; default: flatten.",
+            ),
+            click.option(
+                "--bandwidth", type=types.Rate(), default=0, help="Limit for all disks together, like 200MiB/s."
+            ),
+            click.option(
+                "--keep-source",
+                type=types.Duration(),
+                help="Keep the old disks for that long (7d, 12h, forever).",
+            ),
+            click.option(
+                "--delete-source", is_flag=True, help="Delete the old disks once nothing needs them; the default."
+            ),
+        )
+    ):
+        command = decorate(command)
+    return command
+
+
+def to_request(
+    *,
+    vm: str,
+    to: str | None,
+    disks: tuple[tuple[str, str], ...],
+    home: str | None,
+    format_: str | None,
+    provision: str,
+    method: str,
+    chain: str,
+    bandwidth: int,
+    keep_source: float | None,
+    delete_source: bool,
+) -> MoveRequest:
+    """What was asked. Raises UsageError where it contradicts itself."""
+    if to is None and not disks:
+        raise UsageError("It is not said where to.", "Add --to DATASTORE, or --disk vdb=DATASTORE.")
+    if keep_source is not None and delete_source:
+        raise UsageError("--keep-source and --delete-source contradict each other.", "Give one of them.")
+    twice = [target for target, count in Counter(target for target, _ in disks).items() if count > 1]
+    if twice:
+        raise UsageError(f"--disk names {twice[0]} twice.", "Give each disk one datastore.")
+    if keep_source is None:
+        source = SourcePolicy(delete=True)
+    else:
+        source = SourcePolicy(delete=False, keep_s=None if math.isinf(keep_source) else keep_source)
+    return MoveRequest(
+        vm=vm,
+        to=to,
+        disks=dict(disks),
+        home=home,
+        format=format_,
+        provision=Provision(provision),
+        method=Method(method),
+        chain=Chain(chain),
+        bandwidth=bandwidth,
+        source=source,
+    )

@@ -1,0 +1,128 @@
+"""Values on the command line: sizes, durations, names; each knows how to complete itself."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import threading
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from blockferry import units
+from blockferry.cli import ports
+from blockferry.cli.app import App
+
+COMPLETION_TIMEOUT_S = 1.5
+
+if TYPE_CHECKING:
+    ParamType = click.ParamType[Any]  # generic since click 8.5 only
+else:
+    ParamType = click.ParamType
+
+
+def ask_quietly(ctx: click.Context, question: Callable[[ports.Service], Iterable[str]]) -> tuple[str, ...]:
+    """What the service answers within a moment, else nothing: a Tab key never waits and never shows an error."""
+    app = ctx.ensure_object(App)
+    answers: list[str] = []
+
+    def work() -> None:
+        # Whatever goes wrong here (no libvirt, no permission, no journal) is told by the command itself later.
+        with contextlib.suppress(Exception):
+            answers.extend(question(app.service(tend=False)))
+
+    asking = threading.Thread(target=work, daemon=True)
+    asking.start()
+    asking.join(COMPLETION_TIMEOUT_S)
+    return tuple(answers) if not asking.is_alive() else ()
+
+
+def matching(names: Iterable[str], incomplete: str) -> list[CompletionItem]:
+    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+
+
+class VmName(ParamType):
+    name = "vm"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return matching(ask_quietly(ctx, lambda service: service.vm_names()), incomplete)
+
+
+class DatastoreName(ParamType):
+    name = "datastore"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return matching(ask_quietly(ctx, lambda service: service.datastore_names()), incomplete)
+
+
+class MoveId(ParamType):
+    """The id of a move, or its beginning. `ended`: completion offers moves that have ended, too."""
+
+    name = "id"
+
+    def __init__(self, ended: bool = False) -> None:
+        self.ended = ended
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        def question(service: ports.Service) -> Iterable[str]:
+            moves = service.moves()
+            return [move.id for move in ((*moves, *service.history(20)) if self.ended else moves)]
+
+        return matching(ask_quietly(ctx, question), incomplete)
+
+
+class DiskTo(ParamType):
+    """`vdb=archive`: one disk to a datastore of its own."""
+
+    name = "disk=datastore"
+
+    def convert(
+        self, value: str | tuple[str, str], param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, str]:
+        if isinstance(value, tuple):
+            return value
+        target, equals, datastore = value.partition("=")
+        if not (target and equals and datastore):
+            self.fail(f"{value!r} does not name a disk and a datastore; write it like vdb=archive", param, ctx)
+        return target, datastore
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        vm = ctx.params.get("vm")
+
+        def question(service: ports.Service) -> Iterable[str]:
+            disks = service.disk_names(vm) if vm else ()
+            return [f"{disk}={datastore}" for disk in disks for datastore in service.datastore_names()]
+
+        return matching(ask_quietly(ctx, question), incomplete)
+
+
+class Rate(ParamType):
+    """Bytes per second, 0 for no limit."""
+
+    name = "rate"
+
+    def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        try:
+            return units.parse_rate(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class Duration(ParamType):
+    """Seconds; `forever` is infinity."""
+
+    name = "duration"
+
+    def convert(self, value: str | float, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, float):
+            return value
+        if value.lower() in ("forever", "ever"):
+            return math.inf
+        try:
+            return units.parse_duration_s(value)
+        except ValueError as error:
+            self.fail(f"{error}, or forever", param, ctx)
