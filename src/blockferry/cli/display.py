@@ -20,7 +20,7 @@ from blockferry.model.summary import DiskProgress, Event, MoveSummary, Progress
 from blockferry.units import format_duration, format_rate, format_size
 
 LINE_EVERY_S = 10.0
-TOLD = ("warning", "error", "user")  # the kinds of events that are shown while a move runs
+TOLD = ("warning", "error")  # the kinds of events that people are told while a move runs
 
 
 class Display(Protocol):
@@ -100,7 +100,8 @@ class Lines:
         self._err.line(f"move {summary.id} of {summary.plan.vm}: {describe.progress_sentence(summary.progress)}")
 
     def event(self, event: Event) -> None:
-        self._err.line(f"{event.kind}: {event.text}")
+        if event.kind in TOLD:
+            self._err.line(f"{event.kind}: {event.text}")
 
     def say(self, text: str) -> None:
         self._err.line(text)
@@ -144,7 +145,8 @@ class LiveView:
             self._begin()
 
     def event(self, event: Event) -> None:
-        self._err.line(Text(f"{event.kind}: {event.text}", style=describe.EVENT_STYLES.get(event.kind, "")))
+        if event.kind in TOLD:
+            self._err.line(Text(f"{event.kind}: {event.text}", style=describe.EVENT_STYLES[event.kind]))
 
     def say(self, text: str) -> None:
         self._err.line(text)

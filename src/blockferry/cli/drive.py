@@ -161,7 +161,7 @@ def _interrupted(
         service.cancel(summary.id)
         show.say(f"Cancelling move {summary.id}; {summary.plan.vm} stays on its old disks.")
     elif answer == "d":
-        raise _Detach("Detached.")
+        raise _Detach("")
 
 
 def _ask(worker: Worker) -> str:

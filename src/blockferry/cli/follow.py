@@ -14,7 +14,7 @@ STORY_EVERY_S = 2.0
 
 
 class Story:
-    """Tells the events of a running move that people should hear of, each once."""
+    """Tells the display the events of a running move, each once."""
 
     def __init__(self, service: ports.Service, move: str, show: display.Display) -> None:
         self._service = service
@@ -34,8 +34,7 @@ class Story:
 
     def tell_new(self, events: tuple[Event, ...]) -> None:
         for event in events[self._told :]:
-            if event.kind in display.TOLD:
-                self._show.event(event)
+            self._show.event(event)
         self._told = len(events)
 
 

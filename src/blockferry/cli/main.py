@@ -70,7 +70,7 @@ def _tell(app: App, error: Exception, *, as_json: bool) -> int:
                 _print(app, error, as_json=as_json)
                 return error.exit_status
             case click.exceptions.Abort():
-                _print(app, Interrupted("Nothing was changed."), as_json=as_json)
+                _print(app, Interrupted("`blockferry moves` shows what is under way."), as_json=as_json)
                 return Interrupted.exit_status
             case click.ClickException():
                 if as_json:

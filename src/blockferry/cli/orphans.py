@@ -12,7 +12,7 @@ from blockferry.cli import ports
 from blockferry.cli.app import App, pass_app
 from blockferry.cli.command import Command
 from blockferry.cli.output import Cell, Column, counted, when
-from blockferry.errors import UsageError, nearest
+from blockferry.errors import Interrupted, UsageError, nearest
 from blockferry.model.summary import Orphan
 from blockferry.units import format_size
 
@@ -55,7 +55,7 @@ def _list(app: App, found: tuple[Orphan, ...]) -> None:
     if not found:
         app.err.line("Nothing is left of earlier moves.")
         return
-    columns = (
+    columns = [
         Column("KIND"),
         Column("VM", fold=True),
         Column("MOVE"),
@@ -63,12 +63,14 @@ def _list(app: App, found: tuple[Orphan, ...]) -> None:
         Column("UNUSED"),
         Column("EXPIRES", fold=True),
         Column("PATH", fold=True),
-    )
+    ]
+    if not app.out.pretty:
+        app.out.table([*columns, Column("WHY")], [(*_row(orphan), orphan.why) for orphan in found])
+        return
     app.out.table(columns, [_row(orphan) for orphan in found])
-    if app.out.pretty:
-        app.out.line()
-        for orphan in found:
-            app.out.line(Text.assemble((orphan.path, "bold"), f": {orphan.why}"))
+    app.out.line()
+    for orphan in found:
+        app.out.line(Text.assemble((orphan.path, "bold"), f": {orphan.why}"))
 
 
 def _row(orphan: Orphan) -> Sequence[Cell]:
@@ -109,7 +111,8 @@ def _confirm(app: App, chosen: tuple[Orphan, ...]) -> None:
     for orphan in chosen:
         app.err.line(f"{orphan.path} ({format_size(orphan.size)}): {orphan.why}")
     size = format_size(sum(orphan.size for orphan in chosen))
-    click.confirm(f"Remove {counted(len(chosen), 'object')} ({size})?", abort=True, err=True)
+    if not click.confirm(f"Remove {counted(len(chosen), 'object')} ({size})?", err=True):
+        raise Interrupted("Nothing was removed.")
 
 
 def _remove(app: App, service: ports.Service, chosen: tuple[Orphan, ...]) -> None:

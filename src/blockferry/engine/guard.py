@@ -28,12 +28,14 @@ PATIENCE_S = 20.0
 class Guard:
     """The parent's end. Use as a context; `arm` and `disarm` around each suspension."""
 
-    def __init__(self, uri: str, uuid: str, name: str) -> None:
+    def __init__(self, uri: str, uuid: str, name: str, start: bool = True) -> None:
+        self._start = start
         self._argv = [sys.executable, "-m", "blockferry.engine.guard", uri, uuid, name]
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Guard:
-        self.prepare()
+        if self._start:
+            self.prepare()
         return self
 
     def __exit__(

@@ -162,7 +162,7 @@ def _candidates(
     request: MoveRequest,
 ) -> list[str]:
     """Every path that the plan might write to."""
-    found = []
+    found: list[str] = []
     for store in stores:
         if not store.is_directory:
             continue

@@ -1,0 +1,325 @@
+"""The use cases, as the command line (and later the server) calls them."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import secrets
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import msgspec
+
+from blockferry.config import Config
+from blockferry.engine import orphan, survey
+from blockferry.engine.context import Context
+from blockferry.engine.guard import Guard
+from blockferry.engine.loop import Loop
+from blockferry.engine.site import Site
+from blockferry.errors import BlockferryError, LeaseLost, MoveCancelled, MoveFailed, Refused
+from blockferry.hypervisor import domains, pools
+from blockferry.journal import Journal, Lease, LeaseKeeper, Owner
+from blockferry.model import precheck, space
+from blockferry.model.inventory import datastore_of
+from blockferry.model.record import Outcome, Record, Wanted
+from blockferry.model.request import MoveRequest
+from blockferry.model.summary import (
+    CheckResult,
+    DatastoreListing,
+    DiskEstimate,
+    DiskListing,
+    Event,
+    MoveSummary,
+    Orphan,
+    Progress,
+    Report,
+    VmListing,
+)
+
+TYPICAL_RATE = 200 * 1024**2
+"""Bytes/s assumed for estimates when nothing was measured on this host yet."""
+
+
+class Service:
+    """Everything a user can ask for, on one host with one journal."""
+
+    def __init__(self, config: Config) -> None:
+        """Opens nothing yet. Raises UsageError for a URI that cannot be used."""
+        self.config = config
+        self._site = Site(config.uri)
+        self._journal: Journal | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def uri(self) -> str:
+        return self.config.uri
+
+    @property
+    def journal(self) -> Journal:
+        with self._lock:
+            if self._journal is None:
+                self._journal = Journal.open(self.config.journal)
+            return self._journal
+
+    def close(self) -> None:
+        self._site.close()
+        if self._journal is not None:
+            self._journal.close()
+
+    # ------------------------------------------------------------ looking
+
+    def vm_names(self) -> tuple[str, ...]:
+        return domains.names(self._site.connection)
+
+    def datastore_names(self) -> tuple[str, ...]:
+        return pools.names(self._site.connection)
+
+    def disk_names(self, vm: str) -> tuple[str, ...]:
+        found = domains.vm(self._site.connection, vm)
+        return tuple(disk.target for disk in found.disks if disk.device == "disk")
+
+    def vms(self) -> tuple[VmListing, ...]:
+        stores = pools.datastores(self._site.connection)
+        moving = {one.plan.uuid: one.id for one in self.journal.unfinished()}
+        listings = []
+        for vm in domains.all_vms(self._site.connection):
+            disks = []
+            for disk in vm.disks:
+                chain, problem = survey.read_chain(self._site.runner, disk)
+                path = disk.source.path if disk.source else None
+                store = datastore_of(path, stores) if path else None
+                disks.append(
+                    DiskListing(
+                        target=disk.target,
+                        device=disk.device,
+                        path=path or (disk.source.description if disk.source else None),
+                        format=disk.source.format if disk.source else "",
+                        datastore=None if store is None else store.name,
+                        virtual_size=chain[0].virtual_size if chain else None,
+                        allocation=sum(image.allocation for image in chain) if chain else None,
+                        problem=problem,
+                        layers=max(1, len(chain)),
+                    )
+                )
+            listings.append(VmListing(vm, tuple(disks), moving.get(vm.uuid)))
+        return tuple(listings)
+
+    def datastores(self) -> tuple[DatastoreListing, ...]:
+        connection, runner = self._site.connection, self._site.runner
+        everyone = domains.all_vms(connection)
+        problems: dict[str, str | None] = {}
+        for store in pools.datastores(connection):
+            problems[store.name] = pools.refresh_pool(connection, store.name) if store.active else "not active"
+        listings = []
+        for store in pools.datastores(connection):
+            users = sorted(
+                {
+                    vm.name
+                    for vm in everyone
+                    for disk in vm.disks
+                    if disk.source is not None and disk.source.path is not None and store.holds(disk.source.path)
+                }
+            )
+            total = survey.committed(runner, store, everyone) if store.active and store.is_directory else None
+            listings.append(DatastoreListing(store, total, tuple(users), problems.get(store.name)))
+        return tuple(listings)
+
+    # ------------------------------------------------------------ deciding
+
+    def check(self, request: MoveRequest) -> CheckResult:
+        """Every reason for and against, and the plan. Nothing is touched."""
+        return self._check(request, _new_id())
+
+    def _check(self, request: MoveRequest, move: str) -> CheckResult:
+        vm = domains.vm(self._site.connection, request.vm)
+        held = next((one.id for one in self.journal.unfinished() if one.plan.uuid == vm.uuid), None)
+        held = held or (vm.mark if vm.mark and self._is_unfinished(vm.mark) else None)
+        facts = survey.survey(self._site, request, self.journal.reservations(None), held, self.config.suspended_start)
+        findings, plan = precheck.precheck(request, facts, move)
+        if plan is None:
+            return CheckResult(vm.name, findings, None)
+        rate = request.bandwidth or TYPICAL_RATE
+        estimates = tuple(DiskEstimate(one.target, one.copy_bytes, one.copy_bytes / rate) for one in plan.disks)
+        return CheckResult(
+            vm=vm.name,
+            findings=findings,
+            plan=plan,
+            estimates=estimates,
+            space=space.estimates(plan.disks, facts),
+            seconds=plan.copy_bytes / rate + 1.0,
+        )
+
+    def _is_unfinished(self, move: str) -> bool:
+        return any(one.id == move for one in self.journal.unfinished())
+
+    def move(self, request: MoveRequest) -> MoveSummary:
+        """Pre-check and write the move into the journal. Raises Refused, MoveBusy."""
+        move = _new_id()
+        result = self._check(request, move)
+        if result.plan is None:
+            reasons = [one for one in result.findings if one.is_error]
+            text = " ".join(f"[{one.code}] {one.text} {one.remedy}".rstrip() for one in reasons)
+            raise Refused(result.vm, text, tuple(one.code for one in reasons))
+        record = Record(bandwidth=request.bandwidth)
+        wish = msgspec.json.encode(request).decode()
+        summary = self.journal.add(result.plan, record, wish, _user())
+        for one in result.findings:
+            self.journal.event(move, "warning", f"[{one.code}] {one.text}")
+        self.journal.event(move, "phase", f"planned: {result.plan.method.value}, {result.plan.method_reason}")
+        return summary
+
+    # ------------------------------------------------------------ running
+
+    def run(self, move_id: str, on_progress: Callable[[MoveSummary], None], stop: threading.Event) -> MoveSummary:
+        """Drive a move to its end in this thread."""
+        summary = self.journal.get(move_id)
+        if summary.finished is not None:
+            return self._verdict(summary)
+        lease = self.journal.claim(summary.id, Owner.here())
+        self.journal.unpark(summary.id)
+        plan = summary.plan
+        site = self._site if plan.uri == self._site.connection.uri else Site(plan.uri)
+        live = plan.was.active
+        with LeaseKeeper(self.journal, lease) as keeper, Guard(plan.uri, plan.uuid, plan.vm, start=live) as guard:
+            context = Context(
+                plan=plan,
+                site=site,
+                guard=guard,
+                note=lambda record: self.journal.write(lease, record),
+                tell=lambda kind, text: self.journal.event(summary.id, kind, text),
+                keep=lambda path, store, size, why: self.journal.add_kept(
+                    path, summary.id, plan.vm, store, _expiry(plan.source.keep_s), size, why
+                ),
+                should_stop=lambda: (
+                    stop.is_set() or keeper.lost.is_set() or self.journal.read(summary.id).wanted is Wanted.CANCEL
+                ),
+                stop=stop,
+            )
+
+            def publish(progress: Progress) -> None:
+                self.journal.progress(lease, progress)
+                on_progress(self.journal.get(summary.id))
+
+            def finish(record: Record, report: Report) -> None:
+                self.journal.finish(lease, record, report)
+
+            def check_lease() -> None:
+                if keeper.lost.is_set():
+                    raise LeaseLost(summary.id, "another process")
+
+            loop = Loop(
+                context=context,
+                read=lambda: self.journal.read(summary.id),
+                publish=publish,
+                finish=finish,
+                park=lambda problem: self.journal.park(lease, problem),
+                check_lease=check_lease,
+                began_at=summary.created,
+            )
+            try:
+                loop.run()
+            finally:
+                _release_quietly(self.journal, lease)
+                if site is not self._site:
+                    site.close()
+        done = self.journal.get(summary.id)
+        on_progress(done)
+        return self._verdict(done)
+
+    @staticmethod
+    def _verdict(done: MoveSummary) -> MoveSummary:
+        outcome = done.record.outcome
+        where = f"{done.plan.vm} is on its old disks, untouched; what was made at the destination is removed."
+        if outcome is Outcome.CANCELLED:
+            raise MoveCancelled(done.id, done.plan.vm, where)
+        if outcome is Outcome.FAILED:
+            problem = (done.record.failure or "unknown").rstrip(".") + "."
+            raise MoveFailed(done.id, done.plan.vm, problem, where)
+        return done
+
+    def spawn(self, move_id: str) -> None:
+        """A process of its own runs the move; it outlives this one and its terminal."""
+        summary = self.journal.get(move_id)
+        argv = [sys.executable, "-m", "blockferry", "--uri", summary.plan.uri, "--journal", self.config.journal]
+        subprocess.Popen(
+            [*argv, "run-move", summary.id],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            cwd="/",
+        )
+
+    def moves(self) -> tuple[MoveSummary, ...]:
+        return self.journal.unfinished()
+
+    def history(self, limit: int) -> tuple[MoveSummary, ...]:
+        return self.journal.finished(limit)
+
+    def show(self, move: str) -> tuple[MoveSummary, tuple[Event, ...]]:
+        summary = self.journal.get(move)
+        return summary, self.journal.events(summary.id)
+
+    def cancel(self, move: str) -> MoveSummary:
+        summary = self.journal.get(move)
+        if summary.finished is None:
+            self.journal.want(summary.id, Wanted.CANCEL)
+            self.journal.event(summary.id, "user", f"{_user()} asked to cancel")
+        return self.journal.get(summary.id)
+
+    def speed(self, move: str, bandwidth: int) -> MoveSummary:
+        summary = self.journal.get(move)
+        if summary.finished is None:
+            self.journal.set_bandwidth(summary.id, bandwidth)
+            self.journal.event(summary.id, "user", f"{_user()} set the bandwidth to {bandwidth} bytes/s")
+        return self.journal.get(summary.id)
+
+    def interrupted(self) -> tuple[MoveSummary, ...]:
+        return tuple(one for one in self.journal.unfinished() if not one.owner_alive and one.parked is None)
+
+    def resume(self, move: str | None) -> tuple[str, ...]:
+        """The ids of the moves that are to be run again: the one named, or all that nobody runs."""
+        if move is not None:
+            summary = self.journal.get(move)
+            return () if summary.finished is not None else (summary.id,)
+        return tuple(one.id for one in self.journal.unfinished() if not one.owner_alive)
+
+    # ------------------------------------------------------------ leftovers
+
+    def orphans(self) -> tuple[Orphan, ...]:
+        return orphan.find(self._site, self.journal)
+
+    def remove_orphan(self, one: Orphan) -> str:
+        return orphan.remove(self._site, self.journal, one)
+
+
+def _new_id() -> str:
+    return secrets.token_hex(4)
+
+
+def _user() -> str:
+    try:
+        return os.environ.get("SUDO_USER") or getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
+
+
+def _expiry(keep_s: float | None) -> float | None:
+    return None if keep_s is None else time.time() + keep_s
+
+
+def _release_quietly(journal: Journal, lease: Lease) -> None:
+    try:
+        journal.release(lease)
+    except BlockferryError:
+        return  # it expires by itself
+
+
+def open_service(uri: str | None = None, journal: str | None = None) -> Service:
+    """A service by the configuration, with these two overridden. Raises ConfigInvalid, UsageError."""
+    config = Config.load()
+    return Service(replace(config, uri=uri or config.uri, journal=journal or config.journal))
