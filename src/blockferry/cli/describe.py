@@ -174,7 +174,7 @@ def progress_sentence(progress: Progress) -> str:
     if progress.rate:
         parts.append(format_rate(progress.rate))
     if progress.seconds_left is not None:
-        parts.append(f"{format_duration(progress.seconds_left)} left")
+        parts.append(time_left(progress.seconds_left))
     passes = max((disk.passes for disk in progress.disks), default=0)
     changed = sum(disk.changed for disk in progress.disks)
     if passes or changed:
@@ -182,6 +182,11 @@ def progress_sentence(progress: Progress) -> str:
     if progress.note:
         parts.append(progress.note)
     return ", ".join(parts)
+
+
+def time_left(seconds: float) -> str:
+    """`19 s left`: whole seconds, an estimate has no tenths."""
+    return f"{max(1, round(seconds))} s left" if seconds < 59.5 else f"{format_duration(seconds)} left"
 
 
 def percent(done: int, total: int) -> str:

@@ -153,9 +153,8 @@ class LiveView:
 
     @contextlib.contextmanager
     def aside(self) -> Iterator[None]:
-        self.close()
+        self.close()  # the next update shows it again
         yield
-        self._begin()
 
     def close(self) -> None:
         live, self._live = self._live, None
@@ -211,7 +210,7 @@ def _row(
         Text(describe.percent(done, total) if total else ""),
         Text(whole),
         Text(format_rate(rate) if rate else ""),
-        Text(f"{format_duration(seconds_left)} left" if seconds_left is not None else ""),
+        Text(describe.time_left(seconds_left) if seconds_left is not None else ""),
     )
 
 

@@ -135,8 +135,8 @@ def _attend(
         if signals.leave:
             raise _Detach(f"{signals.leave} was received.")
         if signals.interrupts > heard:
-            _interrupted(app, service, summary, show, worker, again=heard > 0)
-            heard = signals.interrupts
+            before, heard = heard, signals.interrupts
+            _interrupted(app, service, summary, show, worker, again=before > 0)
         try:
             latest = worker.seen.get(timeout=TICK_S)
         except queue.Empty:
@@ -166,10 +166,10 @@ def _interrupted(
 
 def _ask(worker: Worker) -> str:
     """`c`, `d`, or nothing to go on; a second Ctrl-C or the end of input is `d`; nothing once the move is over."""
-    sys.stderr.write(QUESTION)
-    sys.stderr.flush()
     ours = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
+        sys.stderr.write(QUESTION)
+        sys.stderr.flush()
         while worker.is_alive():
             if select.select([sys.stdin], [], [], TICK_S)[0]:
                 line = sys.stdin.readline()

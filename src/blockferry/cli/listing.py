@@ -16,6 +16,7 @@ from blockferry.model.summary import DatastoreListing, DiskListing, VmListing
 from blockferry.units import format_size
 
 WIDE = 120  # columns from which whole paths are shown
+NAME_LEAST = 16  # characters of a VM's name that stay together
 STATE_STYLES = {
     PowerState.RUNNING: "green",
     PowerState.PAUSED: "yellow",
@@ -41,8 +42,8 @@ def vms(app: App) -> None:
         return
     wide = app.out.width >= WIDE or not app.out.pretty
     columns = (
-        Column("VM", fold=True),
-        Column("STATE", fold=True),
+        Column("VM", fold=True, least=min(NAME_LEAST, max(len(listing.vm.name) for listing in listings))),
+        Column("STATE"),
         Column("DISK"),
         Column("DATASTORE", fold=True),
         Column("FORMAT"),
@@ -59,7 +60,9 @@ def vms(app: App) -> None:
 
 def _vm_rows(listing: VmListing, pretty: bool, wide: bool) -> Iterator[list[Cell]]:
     """A row for each disk; on a terminal the VM's name stands only in the first."""
-    state = listing.vm.state.value + (f", moving ({listing.move})" if listing.move else "")
+    state = listing.vm.state.value
+    if listing.move:
+        state = f"{state}, moving ({listing.move})" if wide else "moving"
     name: Cell = listing.vm.name
     shown: Cell = Text(state, style=STATE_STYLES[listing.vm.state])
     disks = [disk for disk in listing.disks if disk.path or disk.device == "disk"]

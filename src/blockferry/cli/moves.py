@@ -55,7 +55,7 @@ def _running_row(summary: MoveSummary) -> Sequence[Cell]:
         format_size(progress.done),
         format_size(progress.total),
         format_rate(progress.rate) if progress.rate else None,
-        format_duration(left) if left is not None else None,
+        describe.time_left(left).removesuffix(" left") if left is not None else None,
     )
 
 

@@ -27,11 +27,12 @@ Cell = str | Text | None
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """`fold`: may be broken over lines where the terminal is narrow."""
+    """`fold`: may be broken over lines where the terminal is narrow, but not below `least` characters."""
 
     title: str
     right: bool = False
     fold: bool = False
+    least: int | None = None
 
 
 class Out:
@@ -58,7 +59,7 @@ class Out:
     def line(self, text: str | Text = "", indent: int = 0) -> None:
         """A sentence; wrapped only for a terminal."""
         if self.pretty:
-            self.console.print(Padding(_text(text), (0, 0, 0, indent)))
+            self.console.print(Padding(_text(text), (0, 0, 0, indent), expand=False))
         else:
             self.stream.write(" " * indent + str(text) + "\n")
             self.stream.flush()
@@ -73,7 +74,7 @@ class Out:
 
     def table(self, columns: Sequence[Column], rows: Iterable[Sequence[Cell]], indent: int = 0) -> None:
         if self.pretty:
-            self.console.print(Padding(_rich_table(columns, rows), (0, 0, 0, indent)))
+            self.console.print(Padding(_rich_table(columns, rows), (0, 0, 0, indent), expand=False))
         else:
             for line in plain_table(columns, rows):
                 self.stream.write(" " * indent + line + "\n")
@@ -91,7 +92,7 @@ class Out:
             grid.add_column(overflow="fold")
             for name, cell in rows:
                 grid.add_row(name, _text(cell))
-            self.console.print(Padding(grid, (0, 0, 0, indent)))
+            self.console.print(Padding(grid, (0, 0, 0, indent), expand=False))
         else:
             width = max((len(name) for name, _ in rows), default=0)
             for name, cell in rows:
@@ -133,6 +134,7 @@ def _rich_table(columns: Sequence[Column], rows: Iterable[Sequence[Cell]]) -> Ta
             column.title,
             justify="right" if column.right else "left",
             no_wrap=not column.fold,
+            min_width=column.least,
             overflow="fold" if column.fold else "ellipsis",
         )
     for row in rows:

@@ -89,7 +89,8 @@ class DiskTo(ParamType):
         return target, datastore
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        vm = ctx.params.get("vm")
+        # While the option has no value yet, click has put the words before it aside instead of parsing them.
+        vm = ctx.params.get("vm") or next(iter(ctx.args), None)
 
         def question(service: ports.Service) -> Iterable[str]:
             disks = service.disk_names(vm) if vm else ()

@@ -1,0 +1,341 @@
+"""A service in memory, behind the command line's own Protocol; also a program: `python cli_fake.py ARGS`.
+
+As a program its behaviour is set with FAKE_* variables, and what was asked of it is appended to FAKE_LOG.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from blockferry.cli import main
+from blockferry.cli.app import App
+from blockferry.errors import Interrupted, MoveBusy, MoveCancelled, MoveFailed, MoveNotFound, Refused, nearest
+from blockferry.model.finding import Finding, finding
+from blockferry.model.inventory import Datastore, Disk, DiskSource, PowerState, Vm
+from blockferry.model.plan import DiskPlan, HomeFile, HomePlan, Plan
+from blockferry.model.record import Outcome, Record, Wanted
+from blockferry.model.request import Method, MoveRequest
+from blockferry.model.summary import (
+    CheckResult,
+    DatastoreListing,
+    DiskEstimate,
+    DiskListing,
+    DiskProgress,
+    Event,
+    MoveSummary,
+    Orphan,
+    Progress,
+    Report,
+    SpaceEstimate,
+    VmListing,
+)
+from blockferry.units import GiB, MiB, TiB
+
+AT = 1_790_000_000.0  # 2026-09-21
+OLD = "/srv/storage/old-san/web01"
+NEW = "/srv/storage/ssd/web01"
+
+
+def vm(name: str, state: PowerState = PowerState.RUNNING, targets: tuple[str, ...] = ("vda",)) -> VmListing:
+    disks = tuple(
+        Disk(target, "disk", "virtio", DiskSource("file", f"{OLD}/{name}-{target}.qcow2", "qcow2"), None)
+        for target in targets
+    )
+    listings = tuple(
+        DiskListing(target, "disk", f"{OLD}/{name}-{target}.qcow2", "qcow2", "old-san", 20 * GiB, 4 * GiB)
+        for target in targets
+    )
+    return VmListing(Vm(name, f"uuid-{name}", state, True, disks), listings)
+
+
+def plan(move: str = "3f2a", name: str = "web01", to: str = "ssd") -> Plan:
+    disks = tuple(
+        DiskPlan(
+            target=target,
+            source=f"{OLD}/{name}-{target}.qcow2",
+            source_format="qcow2",
+            source_kind="file",
+            dest=f"{NEW}/{name}-{target}.qcow2",
+            dest_format="qcow2",
+            datastore=to,
+            source_datastore="old-san",
+            virtual_size=20 * GiB,
+            allocation=size,
+        )
+        for target, size in (("vda", 4 * GiB), ("vdb", 1 * GiB))
+    )
+    home = HomePlan(to, NEW, OLD, (HomeFile(f"{OLD}/seed.iso", f"{NEW}/seed.iso", "iso", 366 * 1024, "sda"),))
+    reason = "the guest runs and the destination is local"
+    return Plan(
+        move, "qemu:///system", name, f"uuid-{name}", Method.MIRROR, reason, disks, home, True,
+        PowerState.RUNNING, MoveRequest(name, to).source,
+    )  # fmt: skip
+
+
+def report(outcome: Outcome = Outcome.MOVED) -> Report:
+    return Report(
+        outcome=outcome,
+        seconds=22.4,
+        phases={"prepare": 0.2, "copy": 21.6, "switch": 0.1, "clean up": 0.5},
+        bulk_bytes=5 * GiB,
+        changed_bytes=152 * MiB,
+        passes=3,
+        switch_stall_s=0.012,
+        start_stall_s=0.003,
+        switch_attempts=1,
+        sources=(f"{OLD}/web01-vda.qcow2 was removed.", f"{OLD}/web01-vdb.qcow2 was removed."),
+    )
+
+
+def summary(
+    move: str = "3f2a", name: str = "web01", outcome: Outcome | None = None, owner: str | None = None, **changes: object
+) -> MoveSummary:
+    at = MoveSummary(
+        id=move,
+        plan=plan(move, name),
+        record=Record(outcome=outcome),
+        progress=progress(0.0, "prepare"),
+        created=AT,
+        finished=None if outcome is None else AT + 22.4,
+        owner=owner,
+        owner_alive=owner is not None,
+        report=None if outcome is None else report(outcome),
+    )
+    return dataclasses.replace(at, **changes)  # type: ignore[arg-type]
+
+
+def progress(part: float, phase: str = "copy") -> Progress:
+    disks = []
+    for disk, passes in zip(plan().disks, ((120 * MiB, 32 * MiB), ()), strict=True):
+        total = disk.copy_bytes
+        done = int(total * part)
+        seen = passes if part > 0.7 else ()
+        disks.append(
+            DiskProgress(
+                disk.target,
+                "in step" if part >= 1 else "copying",
+                total,
+                done,
+                total,
+                sum(seen),
+                len(seen),
+                seen,
+                212.0 * MiB if part else 0.0,
+                (total - done) / (212 * MiB),
+            )
+        )
+    return Progress(phase, tuple(disks), AT, "")
+
+
+@dataclass
+class FakeService:
+    """Moves take `steps` steps of `step_s`; `ends` says how."""
+
+    steps: int = 3
+    step_s: float = 0.0
+    ends: Outcome = Outcome.MOVED
+    uri: str = "qemu:///system"
+    findings: tuple[Finding, ...] = ()
+    journal: dict[str, MoveSummary] = field(default_factory=dict)
+    orphaned: list[Orphan] = field(default_factory=list)
+    log: list[str] = field(default_factory=list)
+    raises: Exception | None = None  # by every listing
+    hangs_s: float = 0.0  # before every name
+    busy_first: bool = False
+    after_spawn: Outcome | None = Outcome.MOVED
+    closed: bool = False
+
+    def _note(self, text: str) -> None:
+        self.log.append(text)
+        if "FAKE_LOG" in os.environ:
+            with open(os.environ["FAKE_LOG"], "a") as file:
+                file.write(text + "\n")
+
+    def _look(self) -> None:
+        time.sleep(self.hangs_s)
+        if self.raises is not None:
+            raise self.raises
+
+    def vms(self) -> tuple[VmListing, ...]:
+        self._look()
+        long = "the-rather-long-name-of-a-database-server-01.prod.example.com"
+        return (
+            vm("web01", targets=("vda", "vdb")),
+            dataclasses.replace(vm("db01"), move="3f2a"),
+            vm(long, PowerState.OFF),
+            VmListing(Vm("diskless", "u", PowerState.OFF, True, ()), ()),
+            VmListing(
+                Vm("broken", "u2", PowerState.PAUSED, True, ()),
+                (DiskListing("sda", "disk", "/mnt/gone/broken.img", "raw", None, None, None, "No such file"),),
+            ),
+        )
+
+    def vm_names(self) -> tuple[str, ...]:
+        self._look()
+        return ("db01", "web01", "web02")
+
+    def datastore_names(self) -> tuple[str, ...]:
+        self._look()
+        return ("archive", "old-san", "ssd")
+
+    def disk_names(self, vm: str) -> tuple[str, ...]:
+        return ("vda", "vdb") if vm == "web01" else ()
+
+    def datastores(self) -> tuple[DatastoreListing, ...]:
+        self._look()
+        old = Datastore("old-san", "u1", "netfs", True, "/srv/storage/old-san", 2 * TiB, 300 * GiB, 1700 * GiB)
+        ssd = Datastore("ssd", "u2", "dir", True, "/srv/storage/ssd", 500 * GiB, 420 * GiB, 80 * GiB)
+        off = Datastore("archive", "u3", "dir", False, "/srv/storage/archive")
+        return (
+            DatastoreListing(old, 3 * TiB, ("web01", "db01")),
+            DatastoreListing(ssd, 100 * GiB, ()),
+            DatastoreListing(off, None, (), "the pool is not active"),
+        )
+
+    def check(self, request: MoveRequest) -> CheckResult:
+        self._look()
+        self._note(f"check {request}")
+        refused = any(found.is_error for found in self.findings)
+        return CheckResult(
+            request.vm,
+            self.findings,
+            None if refused else plan(name=request.vm, to=request.to or "ssd"),
+            (DiskEstimate("vda", 4 * GiB, 19.3), DiskEstimate("vdb", GiB, None)),
+            (SpaceEstimate("ssd", 420 * GiB, 415 * GiB, 620 * GiB, 500 * GiB),),
+            24.0,
+        )
+
+    def move(self, request: MoveRequest) -> MoveSummary:
+        self._look()
+        self._note(f"move {request}")
+        errors = [found for found in self.findings if found.is_error]
+        if errors:
+            reasons = "; ".join(f"{found.text} ({found.code})" for found in errors)
+            raise Refused(request.vm, reasons, tuple(found.code for found in errors))
+        made = summary(name=request.vm, owner="root@kvm1 pid 1", created=time.time())
+        self.journal[made.id] = made
+        return made
+
+    def run(self, move_id: str, on_progress: Callable[[MoveSummary], None], stop: threading.Event) -> MoveSummary:
+        self._note(f"run {move_id}")
+        if self.busy_first:
+            self.busy_first = False
+            self.journal[move_id] = self._ended(move_id, Outcome.MOVED)
+            raise MoveBusy("web01", move_id, "root@kvm1 pid 7")
+        for step in range(self.steps + 1):
+            if self.journal[move_id].record.wanted is Wanted.CANCEL:
+                self.journal[move_id] = self._ended(move_id, Outcome.CANCELLED)
+                raise MoveCancelled(move_id, "web01", "It runs on its old disks.")
+            if stop.wait(self.step_s):
+                self._note(f"left {move_id}")
+                raise Interrupted("left")
+            part = min(1.0, step / self.steps)
+            now = dataclasses.replace(self.journal[move_id], progress=progress(part, "copy" if part < 1 else "switch"))
+            self.journal[move_id] = now
+            on_progress(now)
+        self.journal[move_id] = self._ended(move_id, self.ends)
+        if self.ends is Outcome.FAILED:
+            raise MoveFailed(move_id, "web01", "The destination is full.", "web01 keeps running on old-san.")
+        return self.journal[move_id]
+
+    def _ended(self, move_id: str, outcome: Outcome) -> MoveSummary:
+        now = self.journal[move_id]
+        record = dataclasses.replace(
+            now.record, outcome=outcome, failure="it broke" if outcome is Outcome.FAILED else None
+        )
+        return dataclasses.replace(now, record=record, finished=now.created + 22.4, report=report(outcome), owner=None)
+
+    def spawn(self, move_id: str) -> None:
+        self._note(f"spawn {move_id}")
+        if self.after_spawn is not None and move_id in self.journal:
+            self.journal[move_id] = self._ended(move_id, self.after_spawn)
+
+    def moves(self) -> tuple[MoveSummary, ...]:
+        self._look()
+        return tuple(one for one in self.journal.values() if one.finished is None)
+
+    def history(self, limit: int) -> tuple[MoveSummary, ...]:
+        return tuple(one for one in self.journal.values() if one.finished is not None)[:limit]
+
+    def show(self, move: str) -> tuple[MoveSummary, tuple[Event, ...]]:
+        found = [one for one in self.journal if one.startswith(move)]
+        if not found:
+            raise MoveNotFound(move, "/var/lib/blockferry/journal.db", nearest(move, self.journal))
+        warnings = tuple(Event(AT, "warning", f"{one.code}: {one.text}") for one in self.findings if not one.is_error)
+        story = (Event(AT, "user", "root asked for the move"), *warnings, Event(AT + 1, "phase", "copy"))
+        return self.journal[found[0]], story
+
+    def cancel(self, move: str) -> MoveSummary:
+        self._note(f"cancel {move}")
+        now = self.show(move)[0]
+        if now.owner_alive and "other" in (now.owner or ""):  # another process, which obeys at once
+            self.journal[now.id] = self._ended(now.id, Outcome.CANCELLED)
+        else:
+            record = dataclasses.replace(now.record, wanted=Wanted.CANCEL)
+            self.journal[now.id] = dataclasses.replace(now, record=record)
+        return dataclasses.replace(now, record=dataclasses.replace(now.record, wanted=Wanted.CANCEL))
+
+    def speed(self, move: str, bandwidth: int) -> MoveSummary:
+        self._note(f"speed {move} {bandwidth}")
+        return self.show(move)[0]
+
+    def interrupted(self) -> tuple[MoveSummary, ...]:
+        return tuple(one for one in self.moves() if one.state == "interrupted")
+
+    def resume(self, move: str | None) -> tuple[str, ...]:
+        self._note(f"resume {move}")
+        return (self.show(move)[0].id,) if move else tuple(one.id for one in self.interrupted())
+
+    def orphans(self) -> tuple[Orphan, ...]:
+        return tuple(self.orphaned)
+
+    def remove_orphan(self, orphan: Orphan) -> str:
+        self._note(f"remove {orphan.path}")
+        self.orphaned.remove(orphan)
+        return f"{orphan.path} was removed."
+
+    def close(self) -> None:
+        self.closed = True
+
+
+WARNING = finding("NVRAM_STAYS", "The NVRAM of web01 stays on old-san until the VM is off.")
+ERROR = finding("DESTINATION_FULL", "ssd has 3.0 GiB free; the copy takes 5.0 GiB.")
+
+
+def orphan_list() -> list[Orphan]:
+    return [
+        Orphan(f"{NEW}/half.qcow2", "copy", "1b4c", "web01", "ssd", 3 * GiB, "Half-made by move 1b4c.", True),
+        Orphan(f"{OLD}/kept.qcow2", "source", "2c5d", "db01", "old-san", 9 * GiB, "Kept for 7 d as asked.", True,
+               time.time() + 86400),
+        Orphan(f"{OLD}/used.qcow2", "source", "2c5d", "db01", "old-san", 9 * GiB, "VM web02 uses it.", False),
+    ]  # fmt: skip
+
+
+def from_environment() -> FakeService:
+    env = os.environ
+    service = FakeService(
+        steps=int(env.get("FAKE_STEPS", "3")),
+        step_s=float(env.get("FAKE_STEP_S", "0")),
+        ends=Outcome(env.get("FAKE_ENDS", "moved")),
+        hangs_s=float(env.get("FAKE_HANGS_S", "0")),
+    )
+    if "FAKE_MOVES" in env:
+        service.journal = {
+            "3f2a": summary(owner="root@kvm1 pid 4711", progress=progress(0.8)),
+            "9e01": summary("9e01", "db01", outcome=Outcome.MOVED),
+            "77aa": summary("77aa", "web02", parked="disk vda is neither at the source nor at the destination"),
+        }
+        service.orphaned = orphan_list()
+    if "FAKE_FINDINGS" in env:
+        service.findings = (WARNING,) if env["FAKE_FINDINGS"] == "warning" else (WARNING, ERROR)
+    return service
+
+
+if __name__ == "__main__":
+    main.root.main(sys.argv[1:], obj=App(opener=lambda _uri, _journal: from_environment(), poll_s=0.05))

@@ -1,0 +1,472 @@
+"""The command line against a service in memory: what it prints, how it exits."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import cli_fake
+import pytest
+from click.testing import CliRunner, Result
+from rich.console import Console
+
+from blockferry import errors
+from blockferry.cli import display, main
+from blockferry.cli.app import App
+from blockferry.errors import HostUnreachable
+from blockferry.model.finding import CATALOGUE
+from blockferry.model.record import Outcome
+from blockferry.model.request import Chain, Method, MoveRequest, Provision, SourcePolicy
+from blockferry.units import MiB
+
+FACTS: dict[str, Any] = {"str": "x", "int": 1, "float": 1.0, "tuple[str, ...]": ("a", "b")}
+
+
+def call(service: cli_fake.FakeService, *args: str, **app: Any) -> Result:
+    opened = App(opener=lambda _uri, _journal: service, poll_s=0.001, **app)
+    return CliRunner().invoke(main.root, list(args), obj=opened)
+
+
+def documents(result: Result) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+@pytest.fixture
+def service() -> cli_fake.FakeService:
+    return cli_fake.FakeService()
+
+
+@pytest.fixture
+def busy() -> cli_fake.FakeService:
+    """One move that another process runs, one that has ended, one that stands still."""
+    moves = {
+        "3f2a": cli_fake.summary(owner="other pid 7", progress=cli_fake.progress(0.8)),
+        "9e01": cli_fake.summary("9e01", "db01", outcome=Outcome.MOVED),
+        "77aa": cli_fake.summary("77aa", "web02", parked="the disk is nowhere"),
+    }
+    return cli_fake.FakeService(journal=moves, orphaned=cli_fake.orphan_list())
+
+
+# --- listings
+
+
+@pytest.mark.parametrize(
+    ("command", "kind"),
+    [("vms", "vms"), ("datastores", "datastores"), ("moves", "moves"), ("history", "history"), ("orphans", "orphans")],
+)
+def test_listings_have_one_record_per_line_and_a_json_form(busy: cli_fake.FakeService, command: str, kind: str) -> None:
+    plain = call(busy, command)
+    assert plain.exit_code == 0
+    assert "\x1b" not in plain.output
+    assert plain.output.isascii()
+    (document,) = documents(call(busy, command, "--json"))
+    assert (document["version"], document["kind"]) == (1, kind)
+    listed = document["moves" if kind == "history" else kind]
+    records = sum(max(1, len(vm["disks"])) for vm in listed) if command == "vms" else len(listed)
+    assert len(plain.stdout.splitlines()) == 1 + records
+    assert busy.closed
+
+
+def test_a_vm_is_named_on_each_of_its_lines(service: cli_fake.FakeService) -> None:
+    lines = call(service, "vms").stdout.splitlines()
+    assert [line.split()[0] for line in lines[1:4]] == ["web01", "web01", "db01"]
+    assert "moving (3f2a)" in lines[3]
+    assert lines[4].endswith(".prod.example.com-vda.qcow2")  # a long path is not folded in a pipe
+
+
+def test_what_is_not_there_is_said_on_standard_error() -> None:
+    empty = cli_fake.FakeService()
+    for command in ("moves", "history", "orphans"):
+        result = call(empty, command)
+        assert (result.exit_code, result.stdout) == (0, "")
+        assert result.stderr
+
+
+def test_global_options_are_taken_before_and_after_the_command(service: cli_fake.FakeService) -> None:
+    asked: list[tuple[str | None, str | None]] = []
+
+    def opener(uri: str | None, journal: str | None) -> cli_fake.FakeService:
+        asked.append((uri, journal))
+        return service
+
+    run = CliRunner(env={"BLOCKFERRY_URI": "qemu:///env"}).invoke
+    for args in (
+        ["vms"],
+        ["--uri", "a", "vms"],
+        ["vms", "--uri", "b", "--journal", "j"],
+        ["--uri", "a", "vms", "--uri", "b"],
+    ):
+        assert run(main.root, args, obj=App(opener=opener)).exit_code == 0
+    assert asked == [("qemu:///env", None), ("a", None), ("b", "j"), ("b", None)]
+
+
+def test_a_table_for_a_terminal_fits_into_it(service: cli_fake.FakeService) -> None:
+    runner = CliRunner(env={"COLUMNS": "80"})
+    result = runner.invoke(main.root, ["vms", "--color", "always"], obj=App(opener=lambda _u, _j: service))
+    assert "\x1b[" in result.stdout
+    text = Console().render_str(result.stdout, markup=False)
+    assert max(len(line.plain) for line in type(text).from_ansi(result.stdout).split("\n")) <= 80
+
+
+def test_no_color_wins_over_a_terminal(service: cli_fake.FakeService) -> None:
+    assert "\x1b[" not in call(service, "vms", "--color", "never").output
+
+
+# --- check
+
+
+def test_check_says_yes_with_the_plan(service: cli_fake.FakeService) -> None:
+    service.findings = (cli_fake.WARNING,)
+    result = call(service, "check", "web01", "--to", "ssd")
+    assert result.exit_code == 0
+    first = result.stdout.splitlines()[0]
+    assert first == "web01 can be moved to ssd: 2 disks, 5.0 GiB to copy, about 24.0 s; 1 warning."
+    for text in (
+        "NVRAM_STAYS",
+        "mirror: the guest runs",
+        cli_fake.OLD,
+        cli_fake.NEW,
+        "about 19.3 s",
+        "COMMITTED AFTER",
+    ):
+        assert text in result.stdout
+
+
+def test_check_says_no_with_status_4(service: cli_fake.FakeService) -> None:
+    service.findings = (cli_fake.WARNING, cli_fake.ERROR)
+    result = call(service, "check", "web01", "--to", "ssd")
+    assert result.exit_code == 4
+    lines = result.stdout.splitlines()
+    assert lines[0] == "web01 cannot be moved: 1 reason against it."
+    assert lines[1].startswith("error   DESTINATION_FULL")  # errors first
+    (document,) = documents(call(service, "check", "web01", "--to", "ssd", "--json"))
+    assert document["refused"] is True
+    assert [found["code"] for found in document["check"]["findings"]] == ["NVRAM_STAYS", "DESTINATION_FULL"]
+
+
+def test_options_become_the_request(service: cli_fake.FakeService) -> None:
+    args = "db01 --to ssd --disk vdb=archive --home old --format raw --provision thin --method changed-blocks"
+    result = call(service, "check", *args.split(), "--chain", "keep", "--bandwidth", "200MiB/s", "--keep-source", "7d")
+    assert result.exit_code == 0
+    asked = MoveRequest(
+        "db01", "ssd", {"vdb": "archive"}, "old", "raw", Provision.THIN, Method.CHANGED_BLOCKS, Chain.KEEP,
+        200 * MiB, SourcePolicy(False, 604800.0),
+    )  # fmt: skip
+    assert service.log == [f"check {asked}"]
+
+
+def test_the_old_disks_are_deleted_unless_asked(service: cli_fake.FakeService) -> None:
+    call(service, "check", "web01", "--disk", "vda=ssd")
+    call(service, "check", "web01", "--to", "ssd", "--keep-source", "forever")
+    assert service.log[0] == f"check {MoveRequest('web01', None, {'vda': 'ssd'}, source=SourcePolicy(True))}"
+    assert service.log[1] == f"check {MoveRequest('web01', 'ssd', source=SourcePolicy(False, None))}"
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        ("move web01", "not said where"),
+        ("move web01 --to ssd --keep-source 7d --delete-source", "contradict"),
+        ("move web01 --to ssd --keep-source soon", "not a duration"),
+        ("move web01 --to ssd --disk vdb", "vdb=archive"),
+        ("move web01 --disk vdb=a --disk vdb=b", "twice"),
+        ("move web01 --to ssd --bandwidth fast", "not a rate"),
+        ("move web01 --to ssd --method snapshot", "snapshot"),
+        ("speed 3f2a fast", "not a rate"),
+        ("nonsense", "nonsense"),
+        ("orphans --remove x --remove-all", "contradict"),
+    ],
+)
+def test_what_makes_no_sense_exits_with_2(service: cli_fake.FakeService, args: str, words: str) -> None:
+    result = call(service, *args.split())
+    assert result.exit_code == 2
+    assert words in result.stderr
+    assert service.log == []
+    (document,) = documents(call(service, "--json", *args.split()))
+    assert (document["code"], document["exit_status"]) == ("USAGE", 2)
+
+
+# --- move
+
+
+def test_a_move_shows_lines_and_the_report(service: cli_fake.FakeService) -> None:
+    service.findings = (cli_fake.WARNING,)
+    result = call(service, "move", "web01", "--to", "ssd")
+    assert result.exit_code == 0
+    lines = result.stderr.splitlines()
+    assert lines[0].startswith("Moving web01 (vda, vdb; 5.0 GiB) to ssd by mirror")
+    assert lines[1].startswith("warning: NVRAM_STAYS")
+    assert "copy, 0%" in lines[2]
+    assert "switch, 100%" in lines[-1]
+    assert "2 passes over changed blocks (152 MiB so far)" in lines[-1]
+    for text in ("web01 was moved to ssd in 22.4 s.", "suspended for 12 ms", "copy 21.6 s", "was removed."):
+        assert text in result.stdout
+    assert [entry.split()[0] for entry in service.log] == ["move", "run"]
+
+
+def test_a_move_as_json_lines(service: cli_fake.FakeService) -> None:
+    result = call(service, "move", "web01", "--to", "ssd", "--json")
+    lines = documents(result)
+    assert result.stderr == ""
+    kinds = [line["kind"] for line in lines]
+    assert (kinds[0], kinds[-1]) == ("started", "report")
+    assert set(kinds[1:-1]) == {"event", "progress"}
+    assert all(line["version"] == 1 for line in lines)
+    last = [line for line in lines if line["kind"] == "progress"][-1]
+    assert last["progress"]["done"] == last["progress"]["total"] > 0
+    assert lines[-1]["move"]["state"] == "moved"
+    assert lines[-1]["move"]["report"]["switch_stall_s"] == 0.012
+
+
+def test_a_refused_move_exits_with_4(service: cli_fake.FakeService) -> None:
+    service.findings = (cli_fake.ERROR,)
+    result = call(service, "move", "web01", "--to", "ssd")
+    assert result.exit_code == 4
+    assert "blockferry: REFUSED: The move of web01 was refused" in result.stderr
+    (document,) = documents(call(service, "move", "web01", "--to", "ssd", "--json"))
+    assert document["facts"]["codes"] == ["DESTINATION_FULL"]
+
+
+def test_a_failed_move_exits_with_5_and_its_last_line_is_the_error(service: cli_fake.FakeService) -> None:
+    service.ends = Outcome.FAILED
+    result = call(service, "move", "web01", "--to", "ssd", "--json")
+    assert result.exit_code == 5
+    assert documents(result)[-1]["code"] == "MOVE_FAILED"
+    assert "web01 keeps running on old-san." in documents(result)[-1]["message"]
+
+
+def test_a_detached_move_is_spawned(service: cli_fake.FakeService) -> None:
+    result = call(service, "move", "web01", "--to", "ssd", "--detach")
+    assert result.exit_code == 0
+    assert "`blockferry watch 3f2a`" in result.stdout
+    assert [entry.split()[0] for entry in service.log] == ["move", "spawn"]
+
+
+def test_a_move_that_another_process_took_is_followed(service: cli_fake.FakeService) -> None:
+    service.busy_first = True
+    result = call(service, "move", "web01", "--to", "ssd")
+    assert result.exit_code == 0
+    assert "was moved to ssd" in result.stdout
+
+
+def test_an_error_while_showing_leaves_the_move_to_the_background(
+    service: cli_fake.FakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.step_s = 0.05
+
+    def gone(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(display.Lines, "update", gone)
+    result = call(service, "move", "web01", "--to", "ssd")
+    assert result.exit_code == 130
+    assert service.log[1:] == ["run 3f2a", "left 3f2a", "spawn 3f2a"]
+
+
+# --- moves that exist
+
+
+def test_interrupted_moves_go_on_with_any_command() -> None:
+    service = cli_fake.FakeService(journal={"3f2a": cli_fake.summary()})
+    result = call(service, "datastores", "--json")
+    assert "move 3f2a of web01 was interrupted; it goes on in the background (blockferry watch 3f2a)" in result.stderr
+    assert documents(result)[0]["kind"] == "datastores"
+    assert service.log == ["spawn 3f2a"]
+
+
+@pytest.mark.parametrize("args", ["--help", "vms --help", "explain", "completion bash", "--version"])
+def test_help_needs_no_service(args: str) -> None:
+    service = cli_fake.FakeService(journal={"3f2a": cli_fake.summary()}, raises=AssertionError("asked"))
+    assert call(service, *args.split()).exit_code == 0
+    assert service.log == []
+
+
+def test_show_tells_plan_story_and_report(busy: cli_fake.FakeService) -> None:
+    text = call(busy, "show", "9e01").stdout
+    for part in ("Move 9e01 of db01: moved", "\nPlan\n", "\nStory\n", "root asked for the move", "\nReport\n", "12 ms"):
+        assert part in text
+    assert "other pid 7" in call(busy, "show", "3f").stdout
+    assert "the disk is nowhere" in call(busy, "show", "77").stdout
+    (document,) = documents(call(busy, "show", "9e01", "--json"))
+    assert document["move"]["state"] == "moved"
+    assert document["events"][0] == {"at": cli_fake.AT, "kind": "user", "text": "root asked for the move"}
+
+
+def test_a_move_that_does_not_exist(busy: cli_fake.FakeService) -> None:
+    for command in ("show", "watch", "cancel"):
+        result = call(busy, command, "9e02")
+        assert result.exit_code == 3
+        assert "Did you mean 9e01?" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("outcome", "status"), [(Outcome.MOVED, 0), (Outcome.FAILED, 5), (Outcome.CANCELLED, 6), (None, 9)]
+)
+def test_watch_exits_as_move_would_have(outcome: Outcome | None, status: int) -> None:
+    parked = None if outcome else "something changed"
+    service = cli_fake.FakeService(journal={"3f2a": cli_fake.summary(outcome=outcome, parked=parked)})
+    result = call(service, "watch", "3f2a")
+    assert result.exit_code == status
+    assert call(service, "watch", "3f2a", "--json").exit_code == status
+
+
+def test_watching_a_move_that_nobody_runs_starts_it() -> None:
+    service = cli_fake.FakeService(journal={"3f2a": cli_fake.summary()})
+    result = call(service, "watch", "3f2a")
+    assert result.exit_code == 0
+    assert service.log == ["spawn 3f2a"]
+    assert "was moved" in result.stdout
+
+
+def test_cancel_waits_for_the_one_who_runs_it(busy: cli_fake.FakeService) -> None:
+    result = call(busy, "cancel", "3f2a")
+    assert result.exit_code == 0
+    assert "web01 is on its old disks" in result.stdout
+    assert busy.log == ["cancel 3f2a"]
+
+
+def test_cancel_runs_a_move_that_nobody_runs_to_its_end() -> None:
+    service = cli_fake.FakeService(journal={"3f2a": cli_fake.summary()})
+    result = call(service, "cancel", "3f2a", "--json")
+    assert result.exit_code == 0
+    assert documents(result)[-1]["kind"] == "cancel"
+    assert documents(result)[-1]["move"]["state"] == "cancelled"
+    assert service.log == ["cancel 3f2a", "run 3f2a"]
+
+
+def test_cancel_without_waiting_spawns_a_move_that_nobody_runs() -> None:
+    service = cli_fake.FakeService(journal={"3f2a": cli_fake.summary()}, after_spawn=None)
+    assert call(service, "cancel", "3f2a", "--no-wait").exit_code == 0
+    assert service.log == ["cancel 3f2a", "spawn 3f2a"]
+
+
+def test_cancel_too_late_says_so(busy: cli_fake.FakeService) -> None:
+    result = call(busy, "cancel", "9e01")
+    assert result.exit_code == 2
+    assert "cannot be cancelled any more: db01 has been moved to ssd" in result.stderr
+    assert busy.log == []
+
+
+def test_speed(busy: cli_fake.FakeService) -> None:
+    assert "at most 50.0 MiB/s" in call(busy, "speed", "3f2a", "50MiB/s").stdout
+    assert "as fast as it can" in call(busy, "speed", "3f2a", "0").stdout
+    assert busy.log == [f"speed 3f2a {50 * MiB}", "speed 3f2a 0"]
+
+
+def test_resume_runs_one_here_and_several_in_the_background() -> None:
+    one = cli_fake.FakeService(journal={"3f2a": cli_fake.summary()})
+    assert "was moved" in call(one, "resume").stdout
+    assert one.log == ["resume None", "run 3f2a"]
+    two = cli_fake.FakeService(journal={"3f2a": cli_fake.summary(), "9e01": cli_fake.summary("9e01", "db01")})
+    assert call(two, "resume").exit_code == 0
+    assert two.log == ["resume None", "spawn 3f2a", "spawn 9e01"]
+    assert call(cli_fake.FakeService(), "resume").stdout == "No move was interrupted.\n"
+
+
+def test_the_background_worker_says_nothing() -> None:
+    service = cli_fake.FakeService(journal={"3f2a": cli_fake.summary()})
+    result = call(service, "run-move", "3f2a")
+    assert (result.exit_code, result.output) == (0, "")
+    assert service.log == ["run 3f2a"]
+
+
+# --- orphans
+
+
+def test_remove_all_leaves_what_is_used_or_kept_on_purpose(busy: cli_fake.FakeService) -> None:
+    result = call(busy, "orphans", "--remove-all", "--yes")
+    assert result.stdout == f"{cli_fake.NEW}/half.qcow2 was removed.\n"
+    assert busy.log == [f"remove {cli_fake.NEW}/half.qcow2"]
+
+
+def test_remove_by_name(busy: cli_fake.FakeService) -> None:
+    (document,) = documents(call(busy, "orphans", "--remove", f"{cli_fake.OLD}/kept.qcow2", "--yes", "--json"))
+    assert document["removed"][0]["path"] == f"{cli_fake.OLD}/kept.qcow2"
+    for path, words in (
+        (f"{cli_fake.OLD}/used.qcow2", "VM web02 uses it."),
+        (f"{cli_fake.OLD}/usd.qcow2", "Did you mean"),
+    ):
+        result = call(busy, "orphans", "--remove", path, "--yes")
+        assert result.exit_code == 2
+        assert words in result.stderr
+
+
+def test_without_a_terminal_nothing_is_removed_unasked(busy: cli_fake.FakeService) -> None:
+    result = call(busy, "orphans", "--remove-all")
+    assert result.exit_code == 2
+    assert "--yes" in result.stderr
+    assert busy.log == []
+
+
+# --- errors
+
+
+def instances() -> list[errors.BlockferryError]:
+    """Each kind of error with facts of the right types."""
+    return [
+        kind(**{field.name: FACTS[str(field.type)] for field in dataclasses.fields(kind)})
+        for kind in errors.all_errors()
+    ]
+
+
+@pytest.mark.parametrize("error", instances(), ids=lambda error: error.code)
+def test_every_error_is_a_sentence_and_a_status(error: errors.BlockferryError) -> None:
+    service = cli_fake.FakeService(raises=error)
+    result = call(service, "vms")
+    assert result.exit_code == error.exit_status != 0
+    assert result.stderr.startswith(f"blockferry: {error.code}: ")
+    assert result.stdout == ""
+    (document,) = documents(call(service, "vms", "--json"))
+    assert (document["kind"], document["code"], document["message"]) == ("error", error.code, error.sentence)
+    assert document["exit_status"] == error.exit_status
+    assert set(document["facts"]) == set(error.facts)
+    assert call(service, "explain", error.code).exit_code == 0
+
+
+def test_a_service_that_cannot_be_opened_is_an_error_like_others() -> None:
+    def opener(uri: str | None, _journal: str | None) -> cli_fake.FakeService:
+        raise HostUnreachable(uri or "default", "no route")
+
+    result = CliRunner().invoke(main.root, ["vms", "--uri", "qemu+ssh://kvm9/system"], obj=App(opener=opener))
+    assert result.exit_code == 7
+    assert "libvirt at qemu+ssh://kvm9/system cannot be reached: no route." in result.stderr
+
+
+def test_a_bug_is_a_sentence_and_a_traceback_only_when_asked() -> None:
+    service = cli_fake.FakeService(raises=ZeroDivisionError("division by zero"))
+    result = call(service, "vms")
+    assert result.exit_code == 1
+    assert "blockferry: BUG: ZeroDivisionError: division by zero" in result.stderr
+    assert "This is a bug in blockferry" in result.stderr
+    assert "Traceback" not in result.output
+    assert "Traceback" in call(service, "-v", "vms").stderr
+    (document,) = documents(call(service, "vms", "--json"))
+    assert document["code"] == "BUG"
+
+
+def test_explain_lists_and_explains_all() -> None:
+    listed = call(cli_fake.FakeService(), "explain").stdout
+    for code in (*CATALOGUE, *(kind.code for kind in errors.all_errors())):
+        assert f"{code} " in listed
+    both = call(cli_fake.FakeService(), "explain", "image-unreadable").stdout
+    assert "of the pre-check" in both
+    assert "exit status 7" in both
+    unknown = call(cli_fake.FakeService(), "explain", "DESTINATION_FUL")
+    assert unknown.exit_code == 3
+    assert "DESTINATION_FULL" in unknown.stderr
+
+
+# --- the live view
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_the_live_view_fits(width: int) -> None:
+    console = Console(width=width, record=True)
+    with console.capture() as capture:
+        console.print(display.view(cli_fake.summary(progress=cli_fake.progress(0.8)), width))
+    lines = capture.get().splitlines()
+    assert [line.split()[0] for line in lines[1:4]] == ["vda", "vdb", "in"]
+    assert lines[1].rstrip().endswith("left")
+    assert "passes over changed blocks: 2 (120 MiB, 32.0 MiB)" in " ".join(" ".join(lines).split())
+    assert max(map(len, lines)) <= width
