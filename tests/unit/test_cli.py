@@ -352,6 +352,9 @@ def test_speed(busy: cli_fake.FakeService) -> None:
     assert "at most 50.0 MiB/s" in call(busy, "speed", "3f2a", "50MiB/s").stdout
     assert "as fast as it can" in call(busy, "speed", "3f2a", "0").stdout
     assert busy.log == [f"speed 3f2a {50 * MiB}", "speed 3f2a 0"]
+    ended = call(busy, "speed", "9e01", "0")
+    assert ended.exit_code == 2
+    assert "has ended" in ended.stderr
 
 
 def test_resume_runs_one_here_and_several_in_the_background() -> None:
@@ -361,7 +364,7 @@ def test_resume_runs_one_here_and_several_in_the_background() -> None:
     two = cli_fake.FakeService(journal={"3f2a": cli_fake.summary(), "9e01": cli_fake.summary("9e01", "db01")})
     assert call(two, "resume").exit_code == 0
     assert two.log == ["resume None", "spawn 3f2a", "spawn 9e01"]
-    assert call(cli_fake.FakeService(), "resume").stdout == "No move was interrupted.\n"
+    assert call(cli_fake.FakeService(), "resume").stdout == "There is no move that nobody runs.\n"
 
 
 def test_the_background_worker_says_nothing() -> None:

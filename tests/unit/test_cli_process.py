@@ -119,9 +119,9 @@ def test_ctrl_c_on_a_terminal_asks_and_cancels(tmp_path: Path) -> None:
     window.until("copying")
     window.press("\x03")
     window.until("[c]ancel the move")
+    window.text = ""
     window.press("\r")
     window.until("copying")
-    window.text = ""
     window.press("\x03")
     window.until("[c]ancel the move")
     window.press("c\r")

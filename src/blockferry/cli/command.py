@@ -51,7 +51,7 @@ def global_options(*, root: bool) -> list[click.Parameter]:
             callback=_keep("journal"),
             hidden=not root,
             envvar="BLOCKFERRY_JOURNAL" if root else None,
-            help="The database that remembers moves: a file or an SQLAlchemy URL.",
+            help="The database that remembers moves, like sqlite:////var/lib/blockferry/journal.db.",
         ),
         click.Option(
             ["--color"],

@@ -76,7 +76,7 @@ def _tell(app: App, summary: MoveSummary) -> None:
             app.out.document("cancel", move=describe.move_json(summary))
         else:
             vm = summary.plan.vm
-            app.out.line(f"Move {summary.id} was cancelled. {vm} is on its old disks; nothing of the copies is left.")
+            app.out.line(f"Move {summary.id} was cancelled. {vm} is on its old disks, untouched.")
         return
     describe.conclude(summary)
     raise UsageError(
@@ -95,7 +95,13 @@ def speed(app: App, move_id: str, rate: int) -> None:
 
     RATE (50MiB/s) is for all its disks together; 0 takes the limit away.
     """
-    summary = app.service().speed(move_id, rate)
+    service = app.service()
+    summary = service.show(move_id)[0]
+    if summary.finished is not None:
+        raise UsageError(
+            f"Move {summary.id} of {summary.plan.vm} has ended; there is nothing to slow down or speed up."
+        )
+    summary = service.speed(summary.id, rate)
     if app.json:
         app.out.document("speed", move=describe.move_json(summary))
         return

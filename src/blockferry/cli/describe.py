@@ -153,14 +153,13 @@ def story(out: Out, events: Iterable[Event]) -> None:
 def conclude(summary: MoveSummary) -> MoveSummary:
     """The finished summary of a move that went through; raises what `move` would have raised otherwise."""
     vm = summary.plan.vm
+    where = f"{vm} is on its old disks, untouched; what was made at the destination is removed."
     match summary.record.outcome:
         case Outcome.CANCELLED:
-            raise MoveCancelled(summary.id, vm, f"{vm} is on its old disks; nothing of the copies is left.")
+            raise MoveCancelled(summary.id, vm, where)
         case Outcome.FAILED:
-            problem = summary.record.failure or "No reason was written down."
-            raise MoveFailed(
-                summary.id, vm, problem, f"{vm} is on its old disks; nothing of the copies is left at the destination."
-            )
+            problem = (summary.record.failure or "no reason was written down").rstrip(".") + "."
+            raise MoveFailed(summary.id, vm, problem, where)
         case _:
             return summary
 

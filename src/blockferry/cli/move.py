@@ -71,9 +71,9 @@ def _detach(app: App, service: ports.Service, summary: MoveSummary) -> None:
 def resume(app: App, move_id: str | None, detach: bool) -> None:
     """Go on with moves that nobody runs.
 
-    With ID: with this one, which may have been interrupted or stand still (parked). Without: with all that were
-    interrupted; any other command does that, too. One move is run here, with its progress; several go on in the
-    background.
+    With ID: with this one, which may have been interrupted or stand still (parked). Without: with all that nobody
+    runs. One move is run here, with its progress; several go on in the background. Any other command takes up
+    interrupted moves, too; one that stands still goes on only here.
     """
     service = app.service(tend=False)
     ids = service.resume(move_id)
@@ -92,7 +92,7 @@ def resume(app: App, move_id: str | None, detach: bool) -> None:
             f"`blockferry watch {summary.id}` follows it."
         )
     if not summaries:
-        app.out.line("No move was interrupted.")
+        app.out.line(f"Move {move_id} has ended already." if move_id else "There is no move that nobody runs.")
 
 
 @click.command("run-move", cls=Command, hidden=True)

@@ -59,7 +59,7 @@ class Out:
     def line(self, text: str | Text = "", indent: int = 0) -> None:
         """A sentence; wrapped only for a terminal."""
         if self.pretty:
-            self.console.print(Padding(_text(text), (0, 0, 0, indent), expand=False))
+            self.console.print(Padding(_text(text), (0, 0, 0, indent), expand=False) if indent else _text(text))
         else:
             self.stream.write(" " * indent + str(text) + "\n")
             self.stream.flush()

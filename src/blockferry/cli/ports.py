@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import threading
 from collections.abc import Callable
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from blockferry.model.request import MoveRequest
 from blockferry.model.summary import CheckResult, DatastoreListing, Event, MoveSummary, Orphan, VmListing
@@ -91,6 +91,11 @@ class Service(Protocol):
 
     def close(self) -> None: ...
 
+
+if TYPE_CHECKING:
+    from blockferry.engine import service as engine_service
+
+    _fits: type[Service] = engine_service.Service  # open_service loads it by name, so the fit is checked here
 
 Opener = Callable[[str | None, str | None], Service]
 
