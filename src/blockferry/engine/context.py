@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from blockferry.engine.guard import Guard
 from blockferry.engine.observe import Memory
 from blockferry.engine.site import Site
-from blockferry.hypervisor.control import Control
+from blockferry.hypervisor.control import Control, DomainView
 from blockferry.images.runner import Runner
 from blockferry.model.plan import Plan
 from blockferry.model.record import Record
+from blockferry.model.request import Method
 
 
 @dataclass
@@ -31,6 +32,7 @@ class Context:
     tell: Callable[[str, str], None]  # (kind, text)
     keep: Callable[[str, str, int, str], None]  # (path, datastore, size, why): remember a source that is kept
     should_stop: Callable[[], bool]
+    last_view: Callable[[], DomainView | None] = lambda: None  # the newest look at the VM
     memory: Memory = field(default_factory=Memory)
     stop: threading.Event = field(default_factory=threading.Event)
     stalls: dict[str, float] = field(default_factory=dict)  # "start" | "switch" -> longest suspension, seconds
@@ -38,6 +40,11 @@ class Context:
     notes: list[str] = field(default_factory=list)
     cold: dict[str, float] = field(default_factory=dict)  # target -> fraction of the cold copy
     applied: dict[str, int] = field(default_factory=dict)  # target -> bandwidth set on its job
+
+    @property
+    def synchronous(self) -> bool:
+        """Whether the guest's writes go to both sides at once."""
+        return self.plan.method is not Method.CHANGED_BLOCKS
 
     @property
     def control(self) -> Control:

@@ -61,13 +61,24 @@ class Loop:
     phases: dict[str, float] = field(default_factory=dict)
     phase: str = "prepare"
     tries: int = 0
+    _known: Record | None = None
     _published_at: float = 0.0
     _watch: Watch | None = None
     _watched: Connection | None = None
 
+    def __post_init__(self) -> None:
+        write = self.context.note
+
+        def note(record: Record) -> None:
+            write(record)
+            self._known = record
+
+        self.context.note = note
+
     def run(self) -> Outcome:
         """Until the move is over. Raises MoveParked, LeaseLost, Interrupted, JournalFailed."""
         observer = Observer(self.context.plan, self.context.runner)
+        self.context.last_view = lambda: observer.last
         try:
             while True:
                 if self.context.stop.is_set() and self.context.memory.suspended_at is None:
@@ -85,7 +96,7 @@ class Loop:
         seen: Observation | None = None
         try:
             self._subscribe()
-            record = self.read()
+            record = self._record()
             seen = observer.look(context.control, record, context.memory, started)
             action = decide(context.plan, seen)
             self.check_lease()
@@ -112,6 +123,12 @@ class Loop:
         if isinstance(action, act.Await):
             self._wait(action.pause_s)
         return None
+
+    def _record(self) -> Record:
+        """The record; while the VM is suspended the one that we wrote ourselves, for the guest's milliseconds."""
+        if self.context.memory.suspended_at is None or self._known is None:
+            self._known = self.read()
+        return self._known
 
     def _enter(self, phase: str) -> None:
         if phase != self.phase:

@@ -19,6 +19,7 @@ from blockferry.engine.points import point
 from blockferry.errors import CopyIncomplete
 from blockferry.images import copying, files, qemuimg
 from blockferry.model.observation import Observation
+from blockferry.model.placement import guest_size
 from blockferry.model.record import Copy, Record, Stage
 
 MARKER = ".blockferry"
@@ -133,7 +134,7 @@ def cold_copy(context: Context, target: str, seen: Observation) -> None:
         bitmaps=disk.has_bitmaps and disk.dest_format == "qcow2" and disk.backing is None,
     )
     found = qemuimg.chain(context.runner, disk.dest, disk.dest_format)[0]
-    if found.virtual_size != disk.virtual_size:
+    if guest_size(found.virtual_size) != disk.virtual_size:
         raise CopyIncomplete(target, f"{disk.dest} has {found.virtual_size} bytes instead of {disk.virtual_size}")
     context.cold[target] = 1.0
     point("cold-copied")

@@ -13,6 +13,7 @@ from blockferry.model.observation import DiskView, Job, Observation, Side
 from blockferry.model.passes import CopyProgress
 from blockferry.model.plan import DiskPlan, Plan
 from blockferry.model.record import Record
+from blockferry.model.request import Method
 
 
 @dataclass
@@ -23,7 +24,7 @@ class Memory:
     suspended_at: float | None = None  # monotonic seconds
     flushed_at: float | None = None
     pivot_failures: int = 0
-    synchronous: bool = True
+    just_seen: DomainView | None = None  # a look that an effect has just taken: good for one observation
 
 
 FLUSH_HOLDS_S = 3.0
@@ -36,12 +37,18 @@ class Observer:
         self.plan = plan
         self._runner = runner
         self._targets = tuple(disk.target for disk in plan.disks)
+        self._synchronous = plan.method is not Method.CHANGED_BLOCKS
         self.last: DomainView | None = None
 
     def look(self, control: Control, record: Record, memory: Memory, now_s: float) -> Observation:
         """Observe. While the VM is suspended by us only what can change then is looked at, to be quick."""
-        quick = memory.suspended_at is not None
-        view = control.look(self._targets, None if not quick else self.last)
+        view = memory.just_seen
+        memory.just_seen = None
+        if view is None and memory.suspended_at is not None:
+            # In step, synchronous writes keep both sides equal: there is no remainder to ask for.
+            view = control.look(() if self._synchronous and record.switching else self._targets, self.last)
+        elif view is None:
+            view = control.look(self._targets)
         self.last = view
         return self.interpret(view, record, memory, now_s)
 
@@ -64,6 +71,7 @@ class Observer:
             record=record,
             incarnation=view.incarnation,
             mark=view.mark,
+            media=self._media(view),
             config_agrees=self._config_agrees(view),
             suspended_s=0.0 if memory.suspended_at is None else now_s - memory.suspended_at,
             expected_drain_s=max((one.expected_drain_s for one in ours), default=0.0),
@@ -107,6 +115,17 @@ class Observer:
         if found is None:
             return "missing"
         return f"{found.device}:{found.inode}:{found.size}:{found.mtime_ns}"
+
+    def _media(self, view: DomainView) -> tuple[str, ...]:
+        """The CD drives of the running VM that still hold the ISO of the old home."""
+        if self.plan.home is None or not view.state.active:
+            return ()
+        inserted = {one.target: one.live.path for one in view.disks if one.live is not None}
+        return tuple(
+            file.target
+            for file in self.plan.home.files
+            if file.target is not None and same_path(inserted.get(file.target), file.source)
+        )
 
     def _config_agrees(self, view: DomainView) -> bool:
         """Whether the next start would use the destination for all that the plan moves."""

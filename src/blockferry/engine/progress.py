@@ -15,7 +15,10 @@ _PHASES: tuple[tuple[str, tuple[type, ...]], ...] = (
     ("prepare", (act.Mark, act.CopyHome, act.CopyLayers, act.CreateImage)),
     ("copy", (act.StartCopy, act.NoteClean, act.ForgetCopy, act.ColdCopy)),
     ("switch", (act.FlushDestination, act.Pivot, act.NoteSwitched)),
-    ("clean up", (act.WriteConfig, act.Settle, act.ReleaseSource, act.ReleaseHome, act.Unmark, act.Finish)),
+    (
+        "clean up",
+        (act.MoveMedium, act.WriteConfig, act.Settle, act.ReleaseSource, act.ReleaseHome, act.Unmark, act.Finish),
+    ),
     ("roll back", (act.Fail, act.AbortCopy, act.RevertConfig, act.RemoveDestination)),
 )
 
@@ -26,6 +29,8 @@ def phase_of(action: act.Action, before: str) -> str:
         return "switch" if action.switch else "copy"
     if isinstance(action, act.Await):
         return "copy" if action.why in ("copy", "initialise", "retry") else before
+    if isinstance(action, act.Finish):
+        return "clean up" if action.outcome is Outcome.MOVED else "roll back"
     return next((name for name, kinds in _PHASES if isinstance(action, kinds)), before)
 
 

@@ -65,7 +65,8 @@ class Control:
     def look(self, targets: tuple[str, ...], previous: DomainView | None = None) -> DomainView:
         """What is there now: power state, disks of both XMLs, block jobs of `targets`.
 
-        With `previous` the persistent XML is not read again: for the milliseconds of a suspension.
+        With `previous` the persistent XML is not read again: for the milliseconds of a suspension. Each target
+        costs 0.7 ms.
         """
         with self.connection.doing(f"look at VM {self.name}"):
             try:
@@ -117,13 +118,6 @@ class Control:
                 return None  # no such disk any more, or the VM went off this moment: the next look will tell
             raise
         return dict(info) if info else None
-
-    def mirrored(self) -> frozenset[str]:
-        """The disks with a block copy on them, read from the live XML alone; none when the VM is off."""
-        with self.connection.doing(f"look at the copies of VM {self.name}"):
-            domain = self._domain()
-            parsed = domainxml.parse(domain.XMLDesc(0))
-            return frozenset(one.target for one in parsed.disks if one.mirror is not None)
 
     def suspend(self) -> None:
         """Stop the guest's processors. Fine when it is suspended already."""
@@ -190,13 +184,6 @@ class Control:
             changed = domainxml.repoint(xml, disks, files)
             if changed != domainxml.repoint(xml, {}, {}):
                 self.connection.raw.defineXML(changed)
-
-    def insert_media(self, target: str, path: str) -> None:
-        """Change the image in a running VM's CD drive."""
-        with self.connection.doing(f"change the medium in {target} of {self.name}"):
-            domain = self._domain()
-            xml = domainxml.with_inserted(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE), target, path)
-            domain.updateDeviceFlags(xml, libvirt.VIR_DOMAIN_AFFECT_LIVE)
 
     def metadata(self) -> dict[str, str]:
         """File name -> XML of all that libvirt knows of this VM, for the home directory.

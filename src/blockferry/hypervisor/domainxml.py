@@ -144,18 +144,6 @@ def _repoint_disk(element: etree._Element, path: str, format: str) -> None:
         element.remove(below)  # libvirt looks at the image's own header again at the next start
 
 
-def with_inserted(xml: str, target: str, path: str) -> str:
-    """The `<disk>` of a CD drive with another image inserted, for virDomainUpdateDeviceFlags."""
-    root = etree.fromstring(xml.encode(), _PARSER)
-    for element in root.iterfind("./devices/disk"):
-        found = element.find("target")
-        source = element.find("source")
-        if found is not None and found.get("dev") == target and source is not None:
-            source.set("file", path)
-            return etree.tostring(element, encoding="unicode")
-    raise KeyError(target)
-
-
 def _disk(element: etree._Element) -> ParsedDisk:
     target = element.find("target")
     driver = element.find("driver")

@@ -118,6 +118,13 @@ class WriteConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class MoveMedium:
+    """Point a running VM's CD drive to the copy of its ISO in the new home."""
+
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
 class RevertConfig:
     """Make the persistent XML point to the source again: that is where the VM runs."""
 
@@ -195,6 +202,7 @@ Action = (
     | Fail
     | ColdCopy
     | WriteConfig
+    | MoveMedium
     | RevertConfig
     | NoteSwitched
     | Settle

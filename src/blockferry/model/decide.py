@@ -244,7 +244,7 @@ def _switching(seen: Observation) -> act.Action:
         return _not_now(seen)
     if seen.pivot_failures >= PIVOT_ATTEMPTS:
         return act.Fail("the switch broke in the middle: QEMU refused it") if mixed else _not_now(seen)
-    if any(view.remaining != 0 for view in outstanding):
+    if any(view.remaining for view in outstanding):  # unknown: both sides are written at once, nothing can remain
         if seen.suspended_s > DRAIN_LIMIT_S and not mixed:
             return _not_now(seen)
         return act.Await("drain", 0.001)
@@ -306,14 +306,14 @@ def _bring_back(plan: Plan, seen: Observation, across: list[DiskView]) -> act.Ac
     if fresh:
         names = tuple(view.target for view in fresh)
         return act.Resume(clean=names) if suspended else act.NoteClean(names)
-    ready = all(view.ready and view.remaining is not None for view in across)
+    ready = all(view.ready for view in across)
     if suspended and (not record.switching or not ready or seen.suspended_s > DRAIN_LIMIT_S):
         return act.Resume(switch_failed=record.switching)
     if not ready or (not suspended and seen.expected_drain_s > allowed_pause_s(seen.passes)):
         return act.Await("copy", 0.1)
     if seen.state is PowerState.RUNNING:
         return act.Suspend(switch=True)
-    if all(view.remaining == 0 for view in across):
+    if not any(view.remaining for view in across):
         return act.Pivot(tuple(view.target for view in across))
     return act.Await("drain", 0.001)
 
@@ -371,6 +371,9 @@ def _after_switch(plan: Plan, seen: Observation) -> act.Action:
             return act.AbortCopy(view.target)
     if not record.switched:
         return act.NoteSwitched()
+    for target in seen.media:
+        if target not in record.media_tried:
+            return act.MoveMedium(target)
     if seen.persistent and not (record.config_written and seen.config_agrees):
         return act.WriteConfig()
     for disk in plan.disks:

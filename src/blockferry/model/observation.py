@@ -67,6 +67,7 @@ class Observation:
     record: Record
     incarnation: int = -1  # libvirt's domain id: another one means that the VM was off in between
     mark: str | None = None
+    media: tuple[str, ...] = ()  # CD drives of the running VM whose ISO has moved but that still hold the old one
     config_agrees: bool = True  # persistent XML says for the whole plan what the live XML says
     suspended_s: float = 0.0  # how long our suspension has lasted, as far as this process knows
     expected_drain_s: float = 0.0  # time to copy what is outstanding, at the present rate

@@ -43,6 +43,11 @@ def image_path(datastore: Datastore, vm: str, target: str, source: str, format: 
     return path
 
 
+def guest_size(image_size: int) -> int:
+    """What the guest sees of an image: QEMU rounds a raw file that is no whole number of sectors up to one."""
+    return -(-image_size // 512) * 512
+
+
 def holds_size(format: str, size: int) -> bool:
     """Whether an image of this format can have exactly this size (bytes) for the guest."""
     if format == "raw":

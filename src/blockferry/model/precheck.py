@@ -143,7 +143,7 @@ def _look_at_disk(request: MoveRequest, facts: Facts, disk: Disk, store: Datasto
             dest_format=new_format,
             datastore=store.name,
             source_datastore=None if here is None else here.name,
-            virtual_size=top.virtual_size,
+            virtual_size=placement.guest_size(top.virtual_size),
             allocation=top.allocation if shallow else sum(image.allocation for image in chain),
             thick=thick,
             layers=layers,
@@ -220,7 +220,7 @@ def _destination_findings(
             found.append(finding("SAME_FILE", f"{disk.target} of {vm.name}: {top.path} and {path} are one file."))
         elif path in facts.existing:
             found.append(finding("NAME_COLLISION", f"{path} is there already; {disk.target} would be copied to it."))
-    if not placement.holds_size(format, top.virtual_size):
+    if not placement.holds_size(format, placement.guest_size(top.virtual_size)):
         found.append(
             finding(
                 "FORMAT_CANNOT_HOLD",

@@ -64,6 +64,7 @@ class Record:
     config_written: bool = False  # proof: what is written down for the next start was seen to agree
     settled: tuple[str, ...] = ()  # targets whose new image is complete on stable storage (and thick if asked)
     verified: tuple[str, ...] = ()
+    media_tried: tuple[str, ...] = ()  # CD drives that were dealt with, one way or the other
     released: tuple[str, ...] = ()  # old paths dealt with: removed, or kept for a reason in the story
     failure: str | None = None  # the first thing that went wrong, a sentence
     outcome: Outcome | None = None
