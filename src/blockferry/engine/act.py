@@ -222,6 +222,11 @@ def _flush(context: Context, seen: Observation) -> None:
 def _pivot(context: Context, action: act.Pivot) -> None:
     """Switch all disks, then see it through: what is asked of libvirt here is over when this returns."""
     point("pivoting")
+    began = context.memory.suspended_at
+    if began is not None and time.monotonic() - began > GUARD_SWITCH_S * 0.8:
+        # We were frozen: the guard has let the VM run, or is about to. Look again before anything is switched.
+        context.memory.suspended_at = None
+        return
     control = context.control
     asked = []
     try:

@@ -20,7 +20,7 @@ from blockferry.engine.context import Context
 from blockferry.engine.guard import Guard
 from blockferry.engine.loop import Loop
 from blockferry.engine.site import Site
-from blockferry.errors import BlockferryError, LeaseLost, MoveCancelled, MoveFailed, Refused
+from blockferry.errors import BlockferryError, MoveCancelled, MoveFailed, Refused
 from blockferry.hypervisor import domains, pools
 from blockferry.journal import Journal, Lease, LeaseKeeper, Owner
 from blockferry.model import precheck, space
@@ -207,17 +207,13 @@ class Service:
             def finish(record: Record, report: Report) -> None:
                 self.journal.finish(lease, record, report)
 
-            def check_lease() -> None:
-                if keeper.lost.is_set():
-                    raise LeaseLost(summary.id, "another process")
-
             loop = Loop(
                 context=context,
                 read=lambda: self.journal.read(summary.id),
                 publish=publish,
                 finish=finish,
                 park=lambda problem: self.journal.park(lease, problem),
-                check_lease=check_lease,
+                check_lease=keeper.check,
                 began_at=summary.created,
             )
             try:

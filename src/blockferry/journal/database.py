@@ -25,9 +25,7 @@ def open_engine(url: str) -> Engine:
     try:
         parsed = make_url(url)
     except ArgumentError as error:
-        raise JournalFailed(
-            url, f"{url!r} is no database URL like sqlite:////path"
-        ) from error
+        raise JournalFailed(url, f"{url!r} is no database URL like sqlite:////path") from error
     name = shown(parsed)
     try:
         if parsed.get_backend_name() == "sqlite":
@@ -72,9 +70,7 @@ def _sqlite(url: URL, name: str) -> Engine:
         raise JournalFailed(name, error.strerror or str(error)) from error
     kind = _filesystem(path.parent)
     if kind in _NETWORK_FILESYSTEMS:
-        raise JournalFailed(
-            name, f"SQLite is not safe on {kind}; use a local path or PostgreSQL"
-        )
+        raise JournalFailed(name, f"SQLite is not safe on {kind}; use a local path or PostgreSQL")
     engine = sa.create_engine(url, connect_args={"timeout": BUSY_MS / 1000})
 
     @event.listens_for(engine, "connect")

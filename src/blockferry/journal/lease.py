@@ -6,6 +6,7 @@ import getpass
 import os
 import socket
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -67,6 +68,7 @@ class LeaseKeeper:
     def __init__(self, journal: Journal, lease: Lease, ttl_s: float = TTL_S) -> None:
         self._journal, self._lease, self._ttl_s = journal, lease, ttl_s
         self.lost = threading.Event()
+        self._renewed_s = time.monotonic()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
 
@@ -80,15 +82,33 @@ class LeaseKeeper:
         self._stop.set()
         self._thread.join(timeout=5)
 
+    def check(self) -> None:
+        """Raises LeaseLost when somebody else has taken over.
+
+        The monotonic clock goes on while a process is frozen: one that wakes late asks before it acts.
+        """
+        if not self.lost.is_set() and time.monotonic() - self._renewed_s > self._ttl_s / 2:
+            self._renew()
+        if self.lost.is_set():
+            raise LeaseLost(self._lease.move, "another process")
+
+    def _renew(self) -> None:
+        now_s = time.monotonic()
+        try:
+            self._journal.renew(self._lease, self._ttl_s)
+        except LeaseLost:
+            self.lost.set()
+        else:
+            self._renewed_s = now_s
+
     def _keep(self) -> None:
         while not self._stop.wait(self._ttl_s / 4):
             try:
-                self._journal.renew(self._lease, self._ttl_s)
-            except LeaseLost:
-                self.lost.set()
-                return
+                self._renew()
             except BlockferryError:
                 continue  # the database is away for a moment; the fence protects us meanwhile
+            if self.lost.is_set():
+                return
 
 
 def _boot() -> str:

@@ -12,6 +12,9 @@ from dataclasses import dataclass, replace
 
 RATE_WINDOW_S = 4.0
 
+FIRST_LOOK_S = 0.3
+"""For so long a growing `end` is taken for QEMU's first look at the disk rather than for the guest's writes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Pass:
@@ -43,6 +46,9 @@ class CopyProgress:
         samples = (*(one for one in self.samples if now_s - one[0] <= RATE_WINDOW_S), (now_s, cur))
         if self.bulk == 0:
             return replace(self, bulk=end, goal=end, cur=cur, end=end, started_s=now_s, samples=samples)
+        if now_s - self.started_s < FIRST_LOOK_S and not self.passes and self.bulk_s is None:
+            # With synchronous writes `end` shows before QEMU has looked at the whole disk.
+            return replace(self, bulk=end, goal=end, cur=cur, end=end, samples=samples)
         after = replace(self, cur=cur, end=end, samples=samples)
         if cur < self.goal:
             return after
