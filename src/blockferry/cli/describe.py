@@ -170,7 +170,7 @@ def progress_sentence(progress: Progress) -> str:
     if progress.total:
         parts.append(percent(progress.done, progress.total))
         parts.append(f"{format_size(progress.done)} of {format_size(progress.total)}")
-    if progress.rate:
+    if progress.rate and progress.done < progress.total:
         parts.append(format_rate(progress.rate))
     if progress.seconds_left is not None:
         parts.append(time_left(progress.seconds_left))

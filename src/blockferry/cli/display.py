@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Protocol
 
 from rich.console import Group
@@ -16,6 +17,7 @@ from rich.text import Text
 from blockferry.cli import describe
 from blockferry.cli.app import App
 from blockferry.cli.output import Out
+from blockferry.model.record import Wanted
 from blockferry.model.summary import DiskProgress, Event, MoveSummary, Progress
 from blockferry.units import format_duration, format_rate, format_size
 
@@ -58,8 +60,9 @@ class JsonLines:
         self._out.document("started", move=describe.move_json(summary))
 
     def update(self, summary: MoveSummary) -> None:
-        if summary.progress != self._last:
-            self._last = summary.progress
+        seen = replace(summary.progress, updated=0.0)
+        if seen != self._last:
+            self._last = seen
             self._out.document(
                 "progress",
                 id=summary.id,
@@ -165,6 +168,8 @@ class LiveView:
 
 def start_sentence(summary: MoveSummary) -> str:
     plan = summary.plan
+    if summary.record.wanted is Wanted.CANCEL:
+        return f"Cancelling the move of {plan.vm} to {describe.destination(plan)} (move {summary.id})"
     disks = ", ".join(disk.target for disk in plan.disks)
     return (
         f"Moving {plan.vm} ({disks}; {format_size(plan.copy_bytes)}) to {describe.destination(plan)} by "
@@ -192,7 +197,7 @@ def view(summary: MoveSummary, width: int) -> Group:
 def _status(summary: MoveSummary) -> Text:
     elapsed_s = max(0.0, time.time() - summary.created)
     line = Text.assemble((summary.progress.phase, "bold"), f", {format_duration(elapsed_s)}")
-    if summary.record.wanted.value == "cancel":
+    if summary.record.wanted is Wanted.CANCEL:
         line.append(", cancelling", style="yellow")
     if summary.progress.note:
         line.append(f": {summary.progress.note}")
@@ -209,7 +214,7 @@ def _row(
         ProgressBar(total=max(total, 1), completed=min(done, total) if total else 0, width=bar),
         Text(describe.percent(done, total) if total else ""),
         Text(whole),
-        Text(format_rate(rate) if rate else ""),
+        Text(format_rate(rate) if rate and done < total else ""),
         Text(describe.time_left(seconds_left) if seconds_left is not None else ""),
     )
 

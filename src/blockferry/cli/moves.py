@@ -10,7 +10,7 @@ from rich.text import Text
 from blockferry.cli import describe, types
 from blockferry.cli.app import App, pass_app
 from blockferry.cli.command import Command
-from blockferry.cli.output import Cell, Column, when
+from blockferry.cli.output import Cell, Column, counted, when
 from blockferry.model.summary import MoveSummary
 from blockferry.units import format_duration, format_rate, format_size
 
@@ -122,12 +122,15 @@ def show(app: App, move_id: str) -> None:
     else:
         pairs.append(("run by", summary.owner if summary.owner_alive else "nobody at present"))
         pairs.append(("progress", describe.progress_sentence(summary.progress)))
+        if summary.record.bandwidth != summary.plan.bandwidth:
+            limit = summary.record.bandwidth
+            pairs.append(("limit now", format_rate(limit) if limit else "none"))
     if summary.parked is not None:
         pairs.append(("stands still", summary.parked))
     if summary.record.failure is not None:
         pairs.append(("failure", summary.record.failure))
     if summary.deaths:
-        pairs.append(("died", f"the process that ran it died {summary.deaths} times"))
+        pairs.append(("died", f"the process that ran it died {counted(summary.deaths, 'time')}"))
     out.details(pairs)
     out.heading("Plan")
     describe.plan(out, summary.plan)
