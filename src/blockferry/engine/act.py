@@ -151,7 +151,9 @@ def _start_copy(context: Context, action: act.StartCopy, seen: Observation) -> N
     point("copy-called")
     context.note(record.with_copy(disk.target, replace(copy, stage=Stage.STARTED)))
     point("copy-started")
-    context.tell("action", f"the copy of {disk.target} began: {disk.source} -> {disk.dest}")
+    way = (disk.dest, disk.source) if action.reverse else (disk.source, disk.dest)
+    back = " back" if action.reverse else ""
+    context.tell("action", f"the copy{back} of {disk.target} began: {way[0]} -> {way[1]}")
 
 
 def _order(context: Context, disk: DiskPlan, reverse: bool, bandwidth: int) -> CopyOrder:

@@ -294,12 +294,15 @@ def _bring_back(plan: Plan, seen: Observation, across: list[DiskView]) -> act.Ac
             return act.Resume() if suspended else act.Park(f"somebody else runs a block job on {view.target}")
     to_start = [view for view in across if view.job is Job.NONE]
     if to_start:
-        if seen.state is PowerState.RUNNING and any(_reverse_needs_suspension(plan, view) for view in to_start):
+        needs = any(plan.disk(view.target).suspended_start for view in to_start)
+        if needs and seen.state is PowerState.RUNNING:
             return act.Suspend(switch=False)
+        if suspended and not needs:
+            return act.Resume()
         return act.StartCopy(to_start[0].target, reverse=True)
     fresh = [view for view in across if record.copy(view.target).stage is not Stage.CLEAN]
     for view in fresh:
-        if seen.state is PowerState.RUNNING and _reverse_needs_suspension(plan, view):
+        if seen.state is PowerState.RUNNING and plan.disk(view.target).suspended_start:
             return act.AbortCopy(view.target)
     if fresh and not all(view.initialised for view in fresh):
         return act.Await("initialise", 0.002 if suspended else 0.1)
@@ -316,10 +319,6 @@ def _bring_back(plan: Plan, seen: Observation, across: list[DiskView]) -> act.Ac
     if not any(view.remaining for view in across):
         return act.Pivot(tuple(view.target for view in across))
     return act.Await("drain", 0.001)
-
-
-def _reverse_needs_suspension(plan: Plan, view: DiskView) -> bool:
-    return plan.disk(view.target).dest_format != "raw"
 
 
 # ---------------------------------------------------------------- the VM is off
