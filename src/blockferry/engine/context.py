@@ -33,6 +33,7 @@ class Context:
     keep: Callable[[str, str, int, str], None]  # (path, datastore, size, why): remember a source that is kept
     should_stop: Callable[[], bool]
     last_view: Callable[[], DomainView | None] = lambda: None  # the newest look at the VM
+    show: Callable[[], None] = lambda: None  # publish the progress, in the middle of a long effect
     memory: Memory = field(default_factory=Memory)
     stop: threading.Event = field(default_factory=threading.Event)
     stalls: dict[str, float] = field(default_factory=dict)  # "start" | "switch" -> longest suspension, seconds

@@ -107,7 +107,9 @@ class Loop:
                 self._park(action.problem)
             if isinstance(action, act.Finish):
                 return self._finish(action, seen)
-            self._publish(seen, action)
+            self._publish(seen, isinstance(action, (act.Suspend, act.Resume, act.Await)))
+            now = seen
+            context.show = lambda: self._publish(now, True)
             acting.perform(context, action, seen)
             self.tries = 0 if not isinstance(action, act.Await) else self.tries
         except Stopped:
@@ -144,12 +146,12 @@ class Loop:
             self._watch.wait(seconds)
         self.phases[self.phase] = self.phases.get(self.phase, 0.0) + time.monotonic() - started
 
-    def _publish(self, seen: Observation, action: act.Action) -> None:
-        """Show the progress now and then; never while the VM is suspended."""
+    def _publish(self, seen: Observation, sparingly: bool) -> None:
+        """Show the progress; `sparingly`: only now and then. Never while the VM is suspended."""
         now = time.monotonic()
-        if self.context.memory.suspended_at is not None or isinstance(action, (act.Suspend, act.Resume)):
+        if self.context.memory.suspended_at is not None:
             return
-        if now - self._published_at >= PROGRESS_EVERY_S or not isinstance(action, act.Await):
+        if now - self._published_at >= PROGRESS_EVERY_S or not sparingly:
             self._published_at = now
             self.publish(showing.progress(self.context, seen, self.phase))
 

@@ -19,7 +19,9 @@ from blockferry.engine.points import point
 from blockferry.errors import CopyIncomplete
 from blockferry.images import copying, files, qemuimg
 from blockferry.model.observation import Observation
+from blockferry.model.passes import CopyProgress
 from blockferry.model.placement import guest_size
+from blockferry.model.plan import DiskPlan
 from blockferry.model.record import Copy, Record, Stage
 
 MARKER = ".blockferry"
@@ -120,13 +122,14 @@ def cold_copy(context: Context, target: str, seen: Observation) -> None:
     _mark_file(context, disk.dest)
     point("cold-copying")
     context.cold[target] = 0.0
+    context.memory.progress.pop(target, None)
     copying.convert(
         context.runner,
         disk.source,
         disk.source_format,
         disk.dest,
         disk.dest_format,
-        progress=lambda fraction: context.cold.__setitem__(target, fraction),
+        progress=lambda fraction: _show_cold(context, disk, fraction),
         should_stop=context.should_stop,
         rate_limit=record.bandwidth or None,
         thick=disk.thick,
@@ -136,11 +139,19 @@ def cold_copy(context: Context, target: str, seen: Observation) -> None:
     found = qemuimg.chain(context.runner, disk.dest, disk.dest_format)[0]
     if guest_size(found.virtual_size) != disk.virtual_size:
         raise CopyIncomplete(target, f"{disk.dest} has {found.virtual_size} bytes instead of {disk.virtual_size}")
-    context.cold[target] = 1.0
+    _show_cold(context, disk, 1.0)
     point("cold-copied")
     record = replace(record, cold_copied={**record.cold_copied, target: view.fingerprint})
     context.note(record.with_copy(target, Copy(Stage.NONE, -1, record.copy(target).attempts)))
     context.tell("action", f"{target} was copied to {disk.dest}")
+
+
+def _show_cold(context: Context, disk: DiskPlan, fraction: float) -> None:
+    context.cold[disk.target] = fraction
+    done = context.memory.progress.get(disk.target, CopyProgress())
+    total = max(2, disk.copy_bytes)
+    context.memory.progress[disk.target] = done.sample(context.now_s(), int(total * fraction), total)
+    context.show()
 
 
 def settle(context: Context, target: str, seen: Observation) -> None:

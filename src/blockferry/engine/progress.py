@@ -42,10 +42,9 @@ def progress(context: Context, seen: Observation, phase: str, note: str = "") ->
 def _disk(context: Context, seen: Observation, target: str) -> DiskProgress:
     plan, view = context.plan.disk(target), seen.disk(target)
     copied = context.memory.progress.get(target, CopyProgress())
-    if target in context.cold and copied.bulk == 0:
-        done = int(context.cold[target] * plan.virtual_size)
-        return DiskProgress(target, "copied" if context.cold[target] >= 1 else "copying", plan.virtual_size, done)
-    if view.side is Side.DESTINATION:
+    if target in context.cold and view.side is Side.SOURCE:
+        phase = "copied" if context.cold[target] >= 1 else "copying"
+    elif view.side is Side.DESTINATION:
         phase = "switched"
     elif view.job is Job.OURS:
         phase = "in step" if view.ready else "copying"
@@ -71,12 +70,11 @@ def _disk(context: Context, seen: Observation, target: str) -> DiskProgress:
 def report(context: Context, outcome: Outcome, seconds: float, phases: dict[str, float], attempts: int) -> Report:
     """What was done, as far as this process saw it."""
     copied = context.memory.progress.values()
-    cold = sum(context.plan.disk(target).copy_bytes for target, part in context.cold.items() if part >= 1)
     return Report(
         outcome=outcome,
         seconds=seconds,
         phases={name: round(value, 4) for name, value in phases.items()},
-        bulk_bytes=sum(one.bulk for one in copied) + cold,
+        bulk_bytes=sum(one.bulk for one in copied),
         changed_bytes=sum(one.changed for one in copied),
         passes=0 if context.synchronous else max((len(one.passes) for one in copied), default=0),
         switch_stall_s=context.stalls.get("switch"),
