@@ -62,7 +62,8 @@ def copy_home(context: Context, seen: Observation) -> None:
         files.write_file(context.runner, path, xml.encode())
     for one in plan.home.files:
         files.copy_file(context.runner, one.source, one.dest)
-    context.tell("action", f"the home was copied to {plan.home.dest} ({len(metadata) + len(plan.home.files)} files)")
+    number = len(metadata) + len(plan.home.files)
+    context.tell("action", f"the home was copied to {plan.home.dest} ({number} file{'s' if number > 1 else ''})")
     point("home-copied")
     context.note(replace(record, home_copied=True))
 

@@ -14,11 +14,8 @@ from blockferry.model.summary import DiskProgress, Progress, Report
 _PHASES: tuple[tuple[str, tuple[type, ...]], ...] = (
     ("prepare", (act.Mark, act.CopyHome, act.CopyLayers, act.CreateImage)),
     ("copy", (act.StartCopy, act.NoteClean, act.ForgetCopy, act.ColdCopy)),
-    ("switch", (act.FlushDestination, act.Pivot, act.NoteSwitched)),
-    (
-        "clean up",
-        (act.MoveMedium, act.WriteConfig, act.Settle, act.ReleaseSource, act.ReleaseHome, act.Unmark, act.Finish),
-    ),
+    ("switch", (act.FlushDestination, act.Pivot, act.NoteSwitched, act.WriteConfig)),
+    ("clean up", (act.MoveMedium, act.Settle, act.ReleaseSource, act.ReleaseHome)),
     ("roll back", (act.Fail, act.AbortCopy, act.RevertConfig, act.RemoveDestination)),
 )
 
@@ -29,8 +26,6 @@ def phase_of(action: act.Action, before: str) -> str:
         return "switch" if action.switch else "copy"
     if isinstance(action, act.Await):
         return "copy" if action.why in ("copy", "initialise", "retry") else before
-    if isinstance(action, act.Finish):
-        return "clean up" if action.outcome is Outcome.MOVED else "roll back"
     return next((name for name, kinds in _PHASES if isinstance(action, kinds)), before)
 
 
@@ -74,8 +69,8 @@ def report(context: Context, outcome: Outcome, seconds: float, phases: dict[str,
         outcome=outcome,
         seconds=seconds,
         phases={name: round(value, 4) for name, value in phases.items()},
-        bulk_bytes=sum(one.bulk for one in copied),
-        changed_bytes=sum(one.changed for one in copied),
+        bulk_bytes=sum(min(one.bulk, one.cur) for one in copied),
+        changed_bytes=sum(min(one.changed, max(0, one.cur - one.bulk)) for one in copied),
         passes=0 if context.synchronous else max((len(one.passes) for one in copied), default=0),
         switch_stall_s=context.stalls.get("switch"),
         start_stall_s=context.stalls.get("start"),

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import msgspec
+import tenacity
 
 from blockferry.config import Config
 from blockferry.engine import orphan, survey
@@ -20,10 +21,11 @@ from blockferry.engine.context import Context
 from blockferry.engine.guard import Guard
 from blockferry.engine.loop import Loop
 from blockferry.engine.site import Site
-from blockferry.errors import BlockferryError, MoveCancelled, MoveFailed, Refused
+from blockferry.errors import BlockferryError, MoveBusy, MoveCancelled, MoveFailed, Refused
 from blockferry.hypervisor import domains, pools
 from blockferry.journal import Journal, Lease, LeaseKeeper, Owner
 from blockferry.model import precheck, space
+from blockferry.model.finding import Severity
 from blockferry.model.inventory import datastore_of
 from blockferry.model.record import Outcome, Record, Wanted
 from blockferry.model.request import MoveRequest
@@ -39,6 +41,10 @@ from blockferry.model.summary import (
     Report,
     VmListing,
 )
+from blockferry.units import format_rate
+
+GRACE_S = 10.0
+"""For how long a planned move is left to the process that planned it."""
 
 TYPICAL_RATE = 200 * 1024**2
 """Bytes/s assumed for estimates when nothing was measured on this host yet."""
@@ -168,7 +174,8 @@ class Service:
         wish = msgspec.json.encode(request).decode()
         summary = self.journal.add(result.plan, record, wish, _user())
         for one in result.findings:
-            self.journal.event(move, "warning", f"[{one.code}] {one.text}")
+            if one.severity is Severity.WARNING:
+                self.journal.event(move, "warning", f"[{one.code}] {one.text}")
         self.journal.event(move, "phase", f"planned: {result.plan.method.value}, {result.plan.method_reason}")
         return summary
 
@@ -179,7 +186,7 @@ class Service:
         summary = self.journal.get(move_id)
         if summary.finished is not None:
             return self._verdict(summary)
-        lease = self.journal.claim(summary.id, Owner.here())
+        lease = self._claim(summary.id)
         self.journal.unpark(summary.id)
         plan = summary.plan
         site = self._site if plan.uri == self._site.connection.uri else Site(plan.uri)
@@ -226,6 +233,16 @@ class Service:
         on_progress(done)
         return self._verdict(done)
 
+    @tenacity.retry(
+        retry=tenacity.retry_if_exception_type(MoveBusy),
+        stop=tenacity.stop_after_delay(5),
+        wait=tenacity.wait_fixed(0.5),
+        reraise=True,
+    )
+    def _claim(self, move: str) -> Lease:
+        """Become the one who runs it; one who is just leaving is waited for."""
+        return self.journal.claim(move, Owner.here())
+
     @staticmethod
     def _verdict(done: MoveSummary) -> MoveSummary:
         outcome = done.record.outcome
@@ -271,11 +288,21 @@ class Service:
         summary = self.journal.get(move)
         if summary.finished is None:
             self.journal.set_bandwidth(summary.id, bandwidth)
-            self.journal.event(summary.id, "user", f"{_user()} set the bandwidth to {bandwidth} bytes/s")
+            rate = format_rate(bandwidth) if bandwidth else "no limit"
+            self.journal.event(summary.id, "user", f"{_user()} set the bandwidth to {rate}")
         return self.journal.get(summary.id)
 
     def interrupted(self) -> tuple[MoveSummary, ...]:
-        return tuple(one for one in self.journal.unfinished() if not one.owner_alive and one.parked is None)
+        return tuple(
+            one
+            for one in self.journal.unfinished()
+            if not one.owner_alive and one.parked is None and not self._just_planned(one)
+        )
+
+    @staticmethod
+    def _just_planned(one: MoveSummary) -> bool:
+        """Whether the process that planned it is about to run it."""
+        return one.owner is None and one.deaths == 0 and not one.record.marked and time.time() - one.created < GRACE_S
 
     def resume(self, move: str | None) -> tuple[str, ...]:
         """The ids of the moves that are to be run again: the one named, or all that nobody runs."""
