@@ -10,7 +10,7 @@ from blockferry.engine.making import MARKER
 from blockferry.engine.observe import same_path
 from blockferry.engine.points import point
 from blockferry.errors import ImageUnreadable, StillInUse
-from blockferry.hypervisor import domains
+from blockferry.hypervisor import domains, pools
 from blockferry.images import files, qemuimg, users
 from blockferry.model.inventory import Vm
 from blockferry.model.observation import Observation, Side
@@ -75,6 +75,7 @@ def reason_to_keep(context: Context, disk: DiskPlan, path: str, seen: Observatio
 
 def _referred_to(context: Context, path: str) -> str | None:
     """Whether any VM of the host names the file, as a disk or anywhere in a backing chain."""
+    mine = {one for disk in context.plan.disks for one in disk.old_files}
     for vm in domains.all_vms(context.site.connection):
         for name in names_of(vm):
             if same_path(name, path):
@@ -87,10 +88,15 @@ def _referred_to(context: Context, path: str) -> str | None:
                 continue
             try:
                 layers = qemuimg.chain(context.runner, source.path, source.format)
-            except ImageUnreadable:
-                continue  # a VM whose disk is broken or missing: what its XML names was compared above
+            except ImageUnreadable as error:
+                if files.stat_one(context.runner, source.path) is None:
+                    continue  # a missing disk stands on nothing
+                return f"it cannot be told what {disk.target} of VM {vm.name} stands on ({error.problem})"
             if any(same_path(layer.path, path) for layer in layers):
                 return f"the backing chain of {disk.target} of VM {vm.name} stands on it"
+    for volume, below in pools.backed_volumes(context.site.connection).items():
+        if same_path(below, path) and volume not in mine:
+            return f"the volume {volume} stands on it"
     return None
 
 

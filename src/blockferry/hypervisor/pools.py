@@ -42,6 +42,26 @@ def refresh_pool(connection: Connection, name: str) -> str | None:
     return None
 
 
+def backed_volumes(connection: Connection) -> dict[str, str]:
+    """Path of each volume that has a backing file -> path of that file, over all active pools.
+
+    Volumes that no VM uses count too: a template's overlays may be waiting to be used.
+    """
+    found = {}
+    with connection.doing("list the storage pools"):
+        pools = connection.raw.listAllStoragePools(libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE)
+    for pool in pools:
+        try:
+            pool.refresh(0)
+            for volume in pool.listAllVolumes(0):
+                below = etree.fromstring(volume.XMLDesc(0).encode()).findtext("./backingStore/path")
+                if below:
+                    found[volume.path()] = below
+        except libvirt.libvirtError:
+            continue  # a pool that cannot be looked at now (gone, not reachable) holds nothing that can be proven
+    return found
+
+
 def _read(pool: libvirt.virStoragePool) -> Datastore:
     root = etree.fromstring(pool.XMLDesc(0).encode())
     active = bool(pool.isActive())
