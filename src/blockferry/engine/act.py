@@ -170,7 +170,7 @@ def _order(context: Context, disk: DiskPlan, reverse: bool, bandwidth: int) -> C
         dest=disk.dest,
         dest_format=disk.dest_format,
         backing=disk.backing,
-        synchronous=context.synchronous,
+        synchronous=context.plan.synchronous,
         bandwidth=bandwidth,
         granularity=disk.granularity,
         buffer=BUFFER,

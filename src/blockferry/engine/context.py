@@ -14,7 +14,6 @@ from blockferry.hypervisor.control import Control, DomainView
 from blockferry.images.runner import Runner
 from blockferry.model.plan import Plan
 from blockferry.model.record import Record
-from blockferry.model.request import Method
 
 
 @dataclass
@@ -41,11 +40,6 @@ class Context:
     notes: list[str] = field(default_factory=list)
     cold: dict[str, float] = field(default_factory=dict)  # target -> fraction of the cold copy
     applied: dict[str, int] = field(default_factory=dict)  # target -> bandwidth set on its job
-
-    @property
-    def synchronous(self) -> bool:
-        """Whether the guest's writes go to both sides at once."""
-        return self.plan.method is not Method.CHANGED_BLOCKS
 
     @property
     def control(self) -> Control:

@@ -61,6 +61,7 @@ class Loop:
     phases: dict[str, float] = field(default_factory=dict)
     phase: str = "prepare"
     tries: int = 0
+    _warned: bool = False
     _known: Record | None = None
     _published_at: float = 0.0
     _watch: Watch | None = None
@@ -153,7 +154,11 @@ class Loop:
             return
         if now - self._published_at >= PROGRESS_EVERY_S or not sparingly:
             self._published_at = now
-            self.publish(showing.progress(self.context, seen, self.phase))
+            note = showing.convergence(self.context, seen)
+            if note and not self._warned:
+                self.context.tell("warning", note)
+            self._warned = bool(note)
+            self.publish(showing.progress(self.context, seen, self.phase, note))
 
     def _finish(self, action: act.Finish, seen: Observation) -> Outcome:
         if action.note and action.outcome is Outcome.MOVED:

@@ -158,10 +158,10 @@ def _show_cold(context: Context, disk: DiskPlan, fraction: float) -> None:
 def settle(context: Context, target: str, seen: Observation) -> None:
     """The new image on stable storage, allocated in full if thick was asked; its marker goes."""
     disk = context.plan.disk(target)
-    if disk.thick and disk.dest_format == "raw":
-        # A mirror leaves holes in a raw file, preallocated or not (docs/measured.md); filling them afterwards
-        # changes no content, and nothing for the guest.
-        files.fill_allocation(context.runner, disk.dest, disk.virtual_size)
+    if disk.thick and (stat := files.stat_one(context.runner, disk.dest)) is not None:
+        # A mirror leaves holes in a preallocated file (docs/measured.md); filling them afterwards changes no content,
+        # and nothing for the guest.
+        files.fill_allocation(context.runner, disk.dest, stat.size)
     files.flush(context.runner, disk.dest)
     for path in (disk.dest, *(layer.dest for layer in disk.layers)):
         files.remove_file(context.runner, path + MARKER)

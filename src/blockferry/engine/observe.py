@@ -13,7 +13,6 @@ from blockferry.model.observation import DiskView, Job, Observation, Side
 from blockferry.model.passes import CopyProgress
 from blockferry.model.plan import DiskPlan, Plan
 from blockferry.model.record import Record
-from blockferry.model.request import Method
 
 
 @dataclass
@@ -37,7 +36,6 @@ class Observer:
         self.plan = plan
         self._runner = runner
         self._targets = tuple(disk.target for disk in plan.disks)
-        self._synchronous = plan.method is not Method.CHANGED_BLOCKS
         self.last: DomainView | None = None
 
     def look(self, control: Control, record: Record, memory: Memory, now_s: float) -> Observation:
@@ -46,7 +44,7 @@ class Observer:
         memory.just_seen = None
         if view is None and memory.suspended_at is not None:
             # In step, synchronous writes keep both sides equal: there is no remainder to ask for.
-            view = control.look(() if self._synchronous and record.switching else self._targets, self.last)
+            view = control.look(() if self.plan.synchronous and record.switching else self._targets, self.last)
         elif view is None:
             view = control.look(self._targets)
         self.last = view

@@ -10,6 +10,7 @@ from blockferry.model.observation import Job, Observation, Side
 from blockferry.model.passes import CopyProgress
 from blockferry.model.record import Outcome
 from blockferry.model.summary import DiskProgress, Progress, Report
+from blockferry.units import format_rate, format_size
 
 _PHASES: tuple[tuple[str, tuple[type, ...]], ...] = (
     ("prepare", (act.Mark, act.CopyHome, act.CopyLayers, act.CreateImage)),
@@ -34,6 +35,20 @@ def progress(context: Context, seen: Observation, phase: str, note: str = "") ->
     return Progress(phase, tuple(_disk(context, seen, view.target) for view in seen.disks), time.time(), note)
 
 
+def convergence(context: Context, seen: Observation) -> str:
+    """A sentence when the copy does not get in step because the guest writes as fast as it copies."""
+    limit = seen.record.bandwidth
+    for target, copied in context.memory.progress.items():
+        if copied.stuck:
+            what = f"the limit of {format_rate(limit)}" if limit else f"the copy's {format_rate(copied.rate)}"
+            more = "raise it with `blockferry speed`, or wait" if limit else "it waits for the guest to write less"
+            return (
+                f"{target} does not get in step: each pass leaves {format_size(copied.passes[-1].size)} that the guest "
+                f"has changed meanwhile, at {what}; {more}"
+            )
+    return ""
+
+
 def _disk(context: Context, seen: Observation, target: str) -> DiskProgress:
     plan, view = context.plan.disk(target), seen.disk(target)
     copied = context.memory.progress.get(target, CopyProgress())
@@ -55,8 +70,8 @@ def _disk(context: Context, seen: Observation, target: str) -> DiskProgress:
         done=copied.end if phase == "switched" else copied.cur,
         bulk=copied.bulk,
         changed=copied.changed,
-        passes=0 if context.synchronous else len(copied.passes),
-        pass_sizes=() if context.synchronous else tuple(one.size for one in copied.passes),
+        passes=0 if context.plan.synchronous else len(copied.passes),
+        pass_sizes=() if context.plan.synchronous else tuple(one.size for one in copied.passes),
         rate=rate,
         seconds_left=copied.remaining / rate if rate > 0 and phase == "copying" else None,
     )
@@ -71,7 +86,7 @@ def report(context: Context, outcome: Outcome, seconds: float, phases: dict[str,
         phases={name: round(value, 4) for name, value in phases.items()},
         bulk_bytes=sum(min(one.bulk, one.cur) for one in copied),
         changed_bytes=sum(min(one.changed, max(0, one.cur - one.bulk)) for one in copied),
-        passes=0 if context.synchronous else max((len(one.passes) for one in copied), default=0),
+        passes=0 if context.plan.synchronous else max((len(one.passes) for one in copied), default=0),
         switch_stall_s=context.stalls.get("switch"),
         start_stall_s=context.stalls.get("start"),
         switch_attempts=attempts,

@@ -192,6 +192,12 @@ CATALOGUE: dict[str, FindingKind] = {
             "Use --method auto.",
         ),
         FindingKind(
+            "METHOD_CHAIN", _E, "mirror cannot keep a backing chain",
+            "While it runs, the copy has no backing file yet; a guest's write that is smaller than a cluster would "
+            "hide what the lower layers hold of that cluster.",
+            "Use --method changed-blocks (or auto), or --chain flatten.",
+        ),
+        FindingKind(
             "CONFIG_DIFFERS", _E, "The VM's live and persistent configuration name different files",
             "It cannot be told which of the two is meant.",
             "`virsh dumpxml VM` and `virsh dumpxml --inactive VM`; bring them in line first.",

@@ -12,6 +12,9 @@ from dataclasses import dataclass, replace
 
 RATE_WINDOW_S = 4.0
 
+STUCK_PASSES = 4
+"""So many passes that do not shrink are called no convergence."""
+
 FIRST_LOOK_S = 0.3
 """For so long a growing `end` is taken for QEMU's first look at the disk rather than for the guest's writes."""
 
@@ -74,6 +77,12 @@ class CopyProgress:
     @property
     def remaining(self) -> int:
         return max(0, self.end - self.cur)
+
+    @property
+    def stuck(self) -> bool:
+        """Whether pass after pass leaves as much as the one before: the guest writes as fast as we copy."""
+        last = [one.size for one in self.passes[-STUCK_PASSES:]]
+        return len(last) == STUCK_PASSES and min(last) >= 0.9 * max(last) and self.expected_drain_s > 0.05
 
     @property
     def rate(self) -> float:

@@ -12,7 +12,7 @@ from blockferry.model.facts import Facts
 from blockferry.model.finding import Finding, finding
 from blockferry.model.inventory import Datastore, Disk, Image, datastore_of
 from blockferry.model.plan import DiskPlan, HomeFile, HomePlan, LayerPlan, Plan
-from blockferry.model.request import Chain, MoveRequest, Provision
+from blockferry.model.request import Chain, Method, MoveRequest, Provision
 from blockferry.model.space import space_findings
 from blockferry.units import format_size
 
@@ -34,7 +34,12 @@ def precheck(request: MoveRequest, facts: Facts, move: str) -> tuple[tuple[Findi
     wanted = destinations(request, facts)
     draft = _Draft([*vmcheck.host_findings(facts), *vmcheck.vm_findings(request, facts)], [], set())
     bitmaps = any(image.bitmaps for target in wanted for image in facts.chains.get(target, ())[:1])
-    method, reason = methods.choose(request.method, facts.vm.state, request.bandwidth, bitmaps)
+    keeps = request.chain is Chain.KEEP and any(len(facts.chains.get(target, ())) > 1 for target in wanted)
+    if keeps and request.method is Method.MIRROR:
+        draft.findings.append(
+            finding("METHOD_CHAIN", f"{facts.vm.name} has a backing chain that is to be kept; mirror cannot do that.")
+        )
+    method, reason = methods.choose(request.method, facts.vm.state, request.bandwidth, bitmaps, keeps)
     for store in {store.name: store for store in wanted.values()}.values():
         draft.findings.extend(vmcheck.datastore_findings(store, facts))
     for target, store in wanted.items():
