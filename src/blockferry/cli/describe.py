@@ -176,7 +176,9 @@ def progress_sentence(progress: Progress) -> str:
         parts.append(time_left(progress.seconds_left))
     passes = max((disk.passes for disk in progress.disks), default=0)
     changed = sum(disk.changed for disk in progress.disks)
-    if passes or changed:
+    if changed and not passes:
+        parts.append(f"{format_size(changed)} of it changed by the guest meanwhile")
+    elif passes:
         parts.append(f"{counted(passes, 'pass', 'passes')} over changed blocks ({format_size(changed)} so far)")
     if progress.note:
         parts.append(progress.note)

@@ -223,6 +223,8 @@ def _passes(disk: DiskProgress) -> str:
     sizes = ", ".join(format_size(size) for size in disk.pass_sizes[-5:])
     earlier = "..., " if len(disk.pass_sizes) > 5 else ""
     listed = f": {earlier}{sizes}" if sizes else ""
+    if not disk.passes:
+        return f"{disk.target}: the guest changed {format_size(disk.changed)} meanwhile"
     return (
         f"{disk.target}: the guest changed {format_size(disk.changed)} meanwhile; passes over changed blocks: "
         f"{disk.passes}{' (' + listed[2:] + ')' if listed else ''}"
