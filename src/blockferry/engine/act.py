@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import time
 from dataclasses import replace
 from typing import assert_never
@@ -9,7 +10,7 @@ from typing import assert_never
 from blockferry.engine import making, release
 from blockferry.engine.context import Context
 from blockferry.engine.points import point
-from blockferry.errors import LibvirtFailed
+from blockferry.errors import BlockferryError, LibvirtFailed
 from blockferry.hypervisor.control import Control, CopyOrder
 from blockferry.images import files
 from blockferry.model import action as act
@@ -17,7 +18,7 @@ from blockferry.model.inventory import Mirror
 from blockferry.model.observation import Observation, Side
 from blockferry.model.plan import DiskPlan
 from blockferry.model.record import Copy, Stage
-from blockferry.units import MiB, format_duration
+from blockferry.units import MiB, format_duration, format_size
 
 BUFFER = 16 * MiB
 """QEMU's copy buffer for one disk; from 4 MiB on they are all equally fast (docs/measured.md, 7)."""
@@ -268,8 +269,27 @@ def _forget(context: Context, action: act.ForgetCopy, seen: Observation) -> None
 
 
 def _fail(context: Context, action: act.Fail, seen: Observation) -> None:
-    context.tell("error", action.problem)
-    context.note(replace(seen.record, failure=seen.record.failure or action.problem))
+    problem = action.problem
+    if action.disk is not None:
+        problem += _cause(context, context.plan.disk(action.disk))
+    context.tell("error", problem)
+    context.note(replace(seen.record, failure=seen.record.failure or problem))
+
+
+def _cause(context: Context, disk: DiskPlan) -> str:
+    """What may have ended a copy: libvirt says that a job has failed, never why. Looked at now, in a sentence."""
+    directory = posixpath.dirname(disk.dest)
+    try:
+        if files.stat_one(context.runner, disk.dest) is None:
+            return f": the new image {disk.dest} is gone"
+        free = files.free_bytes(context.runner, directory)
+        if context.runner.run(["test", "-w", directory], check=False).status != 0:
+            return f": {directory} cannot be written any more"
+    except BlockferryError as error:
+        return f": the destination cannot be looked at ({error.sentence})"
+    if free < 64 * MiB:
+        return f": the destination {disk.datastore} is full ({format_size(free)} free)"
+    return ": it failed, or somebody else ended it; QEMU's log of the VM may tell more"
 
 
 def _note_switched(context: Context, seen: Observation) -> None:

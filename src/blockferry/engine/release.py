@@ -127,7 +127,8 @@ def release_home(context: Context, seen: Observation) -> None:
                 files.remove_file(context.runner, one.source)
         if home.source is not None and plan.source.delete:
             _remove_old_metadata(context, home.source)
-            if not files.remove_directory_if_empty(context.runner, home.source):
+            there = files.stat_one(context.runner, home.source) is not None
+            if there and not files.remove_directory_if_empty(context.runner, home.source):
                 left = ", ".join(files.list_directory(context.runner, home.source)[:5])
                 context.notes.append(f"the old home {home.source} stays, it still holds: {left}")
     point("home-released")

@@ -100,9 +100,10 @@ class ForgetCopy:
 
 @dataclass(frozen=True, slots=True)
 class Fail:
-    """Remember what went wrong; from now on the way is back."""
+    """Remember what went wrong; from now on the way is back. `disk`: whose copy it was, to look for the cause."""
 
     problem: str
+    disk: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -142,9 +142,9 @@ def _copying(plan: Plan, seen: Observation) -> act.Action:
         ):
             return _start_again(view, copy.attempts)
         if copy.stage is Stage.STARTED and view.job is Job.NONE:
-            return act.Fail(f"the copy of {view.target} ended before it was complete")
+            return act.Fail(f"the copy of {view.target} ended before it was complete", view.target)
         if copy.stage is Stage.CLEAN and view.job is not Job.OURS:
-            return act.Fail(f"the copy of {view.target} ended before the switch")
+            return act.Fail(f"the copy of {view.target} ended before the switch", view.target)
         if copy.stage is Stage.NONE and view.job is Job.OURS:
             return act.AbortCopy(view.target)
     for view in outstanding:
