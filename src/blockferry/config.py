@@ -1,22 +1,34 @@
 """Configuration: all of it optional, with defaults that need none.
 
 TOML files, the later over the earlier: /etc/blockferry/config.toml, then the user's (or only the one named by
-BLOCKFERRY_CONFIG). Environment over files: LIBVIRT_DEFAULT_URI, BLOCKFERRY_URI, BLOCKFERRY_JOURNAL.
+BLOCKFERRY_CONFIG). Environment over files: BLOCKFERRY_URI, LIBVIRT_DEFAULT_URI, BLOCKFERRY_JOURNAL.
+
+    uri = "qemu+ssh://kvm2/system"
+    journal = "sqlite:////var/lib/blockferry/journal.db"   # or "postgresql+psycopg://manager@db/blockferry"
+    method = "mirror"                                      # auto, mirror, changed-blocks, cold
+    bandwidth = "200MiB/s"                                 # or a number of bytes per second; 0: no limit
+    keep_source = "7d"                                     # or true (for ever), false (removed when proven unneeded)
+    suspended_start = true                                 # see docs; left out: as the host's QEMU needs it
 """
 
 from __future__ import annotations
 
+import math
 import os
 import tomllib
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import platformdirs
 
+from blockferry import units
 from blockferry.errors import ConfigInvalid, nearest
 
 SYSTEM_FILE = Path("/etc/blockferry/config.toml")
+METHODS = ("auto", "mirror", "changed-blocks", "cold")
+"""Values of model.request.Method, which lies above this layer; a test holds them together."""
 
 
 def default_journal() -> str:
@@ -26,13 +38,31 @@ def default_journal() -> str:
     return f"sqlite:///{platformdirs.user_state_path('blockferry') / 'journal.db'}"
 
 
+def journal_url(text: str) -> str:
+    """A journal as people write it, as a URL that means the same from any directory: a plain path is SQLite's."""
+    scheme, separator, rest = text.partition(":///")
+    if not separator and "://" not in text:
+        scheme, rest = "sqlite", text
+    if scheme.partition("+")[0] != "sqlite" or not rest or rest.startswith((":", "file:")):
+        return text
+    return f"{scheme}:///{Path(rest).expanduser().absolute()}"
+
+
 @dataclass(frozen=True, slots=True)
 class Config:
-    """What can be configured."""
+    """What can be configured. `method`, `bandwidth` and `keep_source_s` are what a request leaves out."""
 
     uri: str = "qemu:///system"
     journal: str = ""  # URL; empty: default_journal()
+    method: str = "auto"  # one of METHODS
+    bandwidth: int = 0  # bytes/s over all disks of a move, 0 unlimited
+    keep_source_s: float | None = None  # seconds; infinite: for ever; None: removed once it is proven unneeded
     suspended_start: bool | None = None  # start copies with the VM suspended: always, never, or as QEMU needs it
+
+    def __post_init__(self) -> None:
+        # Also for a value from the command line: a worker in the background starts in another directory.
+        if self.journal:
+            object.__setattr__(self, "journal", journal_url(self.journal))
 
     @classmethod
     def load(cls) -> Config:
@@ -48,20 +78,74 @@ class Config:
 
 
 def _read(path: Path, must_exist: bool) -> dict[str, Any]:
+    """Fields of Config and their values, from one file."""
     try:
-        values = tomllib.loads(path.read_text())
-    except FileNotFoundError:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
         if must_exist:
             raise ConfigInvalid(str(path), "there is no such file") from None
         return {}
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except OSError as error:
+        raise ConfigInvalid(str(path), error.strerror or str(error)) from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigInvalid(str(path), str(error)) from error
-    known = {field.name: field for field in fields(Config)}
+    found = {}
     for key, value in values.items():
-        if key not in known:
-            guess = nearest(key, known)
+        if key not in _KEYS:
+            guess = nearest(key, _KEYS, limit=1)
             raise ConfigInvalid(str(path), f"unknown key {key!r}" + (f" (did you mean {guess[0]!r}?)" if guess else ""))
-        wanted: type = bool if key == "suspended_start" else str
-        if not isinstance(value, wanted):
-            raise ConfigInvalid(str(path), f"{key} must be a {'true or false' if wanted is bool else 'text'}")
-    return values
+        name, understand = _KEYS[key]
+        try:
+            found[name] = understand(value)
+        except ValueError as error:
+            raise ConfigInvalid(str(path), f"{key}: {error}") from error
+    return found
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"{value!r} is not a text in quotes")
+    return value.strip()
+
+
+def _method(value: object) -> str:
+    if value not in METHODS:
+        guess = nearest(str(value), METHODS, limit=1)
+        hint = f"did you mean {guess[0]!r}" if guess else f"known are {', '.join(METHODS)}"
+        raise ValueError(f"{value!r} is no method ({hint})")
+    return str(value)
+
+
+def _bandwidth(value: object) -> int:
+    if isinstance(value, int) and not isinstance(value, bool):
+        rate = value
+    else:
+        rate = units.parse_rate(_text(value))
+    if not 0 <= rate < 2**63:
+        raise ValueError(f'{value!r} is no bandwidth; write it like "200MiB/s", or 0 for no limit')
+    return rate
+
+
+def _keep_source(value: object) -> float | None:
+    if isinstance(value, bool):
+        return math.inf if value else None
+    if not isinstance(value, str):
+        raise ValueError(f'{value!r} is none of true, false and a duration like "7d"')
+    return math.inf if value.strip().lower() == "forever" else units.parse_duration_s(value)
+
+
+def _yes_or_no(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"{value!r} is neither true nor false")
+    return value
+
+
+_KEYS: dict[str, tuple[str, Callable[[object], Any]]] = {
+    "uri": ("uri", _text),
+    "journal": ("journal", _text),
+    "method": ("method", _method),
+    "bandwidth": ("bandwidth", _bandwidth),
+    "keep_source": ("keep_source_s", _keep_source),
+    "suspended_start": ("suspended_start", _yes_or_no),
+}
+"""Key in the file -> field of Config, and what its value means. Raises ValueError with a sentence."""

@@ -1,119 +1,125 @@
-"""Opening the database: URL to engine, schema by Alembic, SQLite made durable, errors made sentences."""
+"""The database under the journal: from a URL to transactions, its errors made sentences."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import alembic.command
-import alembic.config
-import alembic.util
 import sqlalchemy as sa
-from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection, Engine, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from blockferry.errors import JournalFailed
+from blockferry.journal import migrate, postgresql, sqlite
 
-BUSY_MS = 10_000
-_NETWORK_FILESYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "fuse.sshfs", "9p", "ceph", "glusterfs", "fuse.glusterfs")
+_WORDS = (
+    ("database is locked", f"another process has kept it locked for {sqlite.BUSY_MS // 1000} s"),
+    ("not a database", "the file is no SQLite database"),
+    ("readonly database", "this user may not write it"),
+    ("disk is full", "its disk is full"),
+    ("unable to open database file", "the file cannot be opened; it may have been removed"),
+)
+"""What SQLite says, and what that means to an administrator; the rest is quoted."""
 
 
-def open_engine(url: str) -> Engine:
-    """An engine on a database with the present schema. Raises JournalFailed."""
+class Database:
+    """One open database with the present schema. Threads may share it."""
+
+    def __init__(self, url: str) -> None:
+        """Raises JournalFailed when it cannot be opened, is of something else, or newer than we are."""
+        parsed = _parsed(url)
+        self.url = parsed.render_as_string(hide_password=True)
+        self.name = self.url
+        self._path: Path | None = None
+        with self.failures():
+            if parsed.get_backend_name() == "sqlite":
+                self._path = path = sqlite.file_of(parsed, parsed.database or self.url)
+                self.name, self.url = str(path), f"sqlite:///{path}"
+                self._engine = sqlite.engine_on(parsed, path, "FULL")
+                self._quick = sqlite.engine_on(parsed, path, "NORMAL")
+            else:
+                self._engine = self._quick = _postgresql(parsed, self.name)
+            migrate.migrate(self._engine, self.name)
+        self._identity = sqlite.identity(self._path) if self._path else None
+
+    def close(self) -> None:
+        self._engine.dispose()
+        self._quick.dispose()
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A transaction that sees one moment (on SQLite) and changes nothing. Raises JournalFailed."""
+        self._still_there()
+        with self.failures(), self._engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def writing(self, durable: bool = True) -> Iterator[Connection]:
+        """A transaction that writes. Raises JournalFailed.
+
+        Committed when this returns; with `durable` also safe from a power cut, without it that follows a moment
+        later, in order: no later durable commit survives without it.
+        """
+        self._still_there()
+        engine = self._engine if durable else self._quick
+        with (
+            self.failures(),
+            engine.connect().execution_options(writing=True) as connection,
+            connection.begin(),
+        ):
+            if not durable and connection.dialect.name == "postgresql":
+                connection.execute(sa.text("SET LOCAL synchronous_commit = off"))
+            yield connection
+
+    @contextmanager
+    def failures(self) -> Iterator[None]:
+        """Turn the database's errors into JournalFailed. The database's own error stays its cause."""
+        try:
+            yield
+        except PoolTimeout as error:
+            raise JournalFailed(self.name, "too many threads of this process wait for it") from error
+        except SQLAlchemyError as error:
+            words = str(error.orig) if isinstance(error, DBAPIError) and error.orig else str(error)
+            raise JournalFailed(self.name, _sentence(words)) from error
+
+    def _still_there(self) -> None:
+        """SQLite goes on writing into a file that was deleted, and all of it would be lost: say so instead."""
+        if self._path is not None and sqlite.identity(self._path) != self._identity:
+            raise JournalFailed(self.name, "the file was removed or replaced while it was in use")
+
+
+def clock(connection: Connection) -> sa.ColumnElement[float]:
+    """The database's own clock: one for all managers. Seconds since the epoch, on SQLite to the millisecond."""
+    if connection.dialect.name == "sqlite":
+        return sa.literal_column("((julianday('now') - 2440587.5) * 86400.0)", sa.Float)
+    return sa.cast(sa.extract("epoch", sa.func.clock_timestamp()), sa.Float)
+
+
+def _parsed(url: str) -> URL:
     try:
         parsed = make_url(url)
-    except ArgumentError as error:
-        raise JournalFailed(url, f"{url!r} is no database URL like sqlite:////path") from error
-    name = shown(parsed)
+    except (ArgumentError, ValueError) as error:  # ValueError: a port that is no number
+        hidden = re.sub(r":[^:@/]*@", ":***@", url)
+        raise JournalFailed(hidden, "it is no database URL like sqlite:////path or postgresql://host/name") from error
+    if parsed.drivername.partition("+")[0] not in ("sqlite", "postgresql"):
+        raise JournalFailed(parsed.render_as_string(hide_password=True), "only SQLite and PostgreSQL are supported")
+    return parsed
+
+
+def _postgresql(url: URL, name: str) -> Engine:
     try:
-        if parsed.get_backend_name() == "sqlite":
-            engine = _sqlite(parsed, name)
-        else:
-            engine = sa.create_engine(parsed, pool_pre_ping=True)
-        with failures(name):
-            _migrate(engine)
+        return postgresql.engine_on(url)
     except (ModuleNotFoundError, NoSuchModuleError) as error:
-        raise JournalFailed(name, f"its driver is not installed ({error})") from error
-    return engine
+        raise JournalFailed(
+            name, f"its driver is not installed ({error}): `pip install blockferry[postgresql]`"
+        ) from error
 
 
-def shown(url: URL) -> str:
-    """The URL for people: without password."""
-    if url.get_backend_name() == "sqlite" and url.database:
-        return url.database
-    return url.render_as_string(hide_password=True)
-
-
-@contextmanager
-def failures(name: str) -> Iterator[None]:
-    """Turn the database's errors into JournalFailed."""
-    try:
-        yield
-    except alembic.util.CommandError as error:
-        raise JournalFailed(name, f"it was written by a newer blockferry ({error})") from error
-    except SQLAlchemyError as error:
-        words = str(error.orig) if isinstance(error, DBAPIError) and error.orig else str(error)
-        raise JournalFailed(name, words.strip().splitlines()[0]) from error
-    except OSError as error:
-        raise JournalFailed(name, error.strerror or str(error)) from error
-
-
-def _sqlite(url: URL, name: str) -> Engine:
-    path = Path(url.database or "")
-    if url.database in (None, "", ":memory:"):
-        raise JournalFailed(name, "a journal in memory would be forgotten; name a file")
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise JournalFailed(name, error.strerror or str(error)) from error
-    kind = _filesystem(path.parent)
-    if kind in _NETWORK_FILESYSTEMS:
-        raise JournalFailed(name, f"SQLite is not safe on {kind}; use a local path or PostgreSQL")
-    engine = sa.create_engine(url, connect_args={"timeout": BUSY_MS / 1000})
-
-    @event.listens_for(engine, "connect")
-    def configure(connection: object, _record: object) -> None:
-        # Transactions are begun by us (below), so that a writer waits at the beginning and not in the middle.
-        connection.isolation_level = None  # type: ignore[attr-defined]
-        cursor = connection.cursor()  # type: ignore[attr-defined]
-        for words in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_timeout={BUSY_MS}"):
-            cursor.execute(f"PRAGMA {words}")
-        cursor.close()
-
-    @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
-        writing = connection.get_execution_options().get("writing", False)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
-
-    return engine
-
-
-def _filesystem(directory: Path) -> str:
-    """The type of the file system that holds a directory, by the longest mount point above it."""
-    best, kind = -1, ""
-    real = str(directory.resolve())
-    for line in Path("/proc/self/mounts").read_text().splitlines():
-        _device, where, what, *_rest = line.split()
-        where = where.encode().decode("unicode_escape")
-        if (real == where or real.startswith(where.rstrip("/") + "/")) and len(where) >= best:
-            best, kind = len(where), what
-    return kind
-
-
-def _migrate(engine: Engine) -> None:
-    """Bring the schema up to date. One process at a time: SQLite by its lock, PostgreSQL by an advisory lock."""
-    config = alembic.config.Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    with engine.connect() as connection:
-        try:
-            if connection.scalar(sa.text("SELECT version_num FROM alembic_version")) == "0001":
-                return
-        except (OperationalError, DBAPIError):
-            connection.rollback()  # no such table yet
-    with engine.connect().execution_options(writing=True) as connection, connection.begin():
-        if engine.dialect.name == "postgresql":
-            connection.execute(sa.text("SELECT pg_advisory_xact_lock(4711081502)"))
-        config.attributes["connection"] = connection
-        alembic.command.upgrade(config, "head")
+def _sentence(words: str) -> str:
+    for theirs, ours in _WORDS:
+        if theirs in words:
+            return ours
+    return " ".join(words.split())[:400].rstrip(".")

@@ -1,76 +1,57 @@
-"""Who runs a move: an owner, a lease with an end, and a token that fences off whoever was taken over."""
+"""The right to act on a move: a lease with an end, and a token that fences off whoever was taken over."""
 
 from __future__ import annotations
 
-import getpass
-import os
-import socket
 import threading
 import time
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from blockferry.errors import BlockferryError, LeaseLost
-
-if TYPE_CHECKING:
-    from blockferry.journal.store import Journal
+from blockferry.journal.owner import Owner
 
 TTL_S = 20.0
+"""Seconds for which a lease holds without being renewed. A frozen manager is taken over after this."""
 
 
-@dataclass(frozen=True, slots=True)
-class Owner:
-    """One process, so exactly that it is not mistaken for a later one with its number."""
+class LeaseBook(Protocol):
+    """Where leases are kept: the Journal."""
 
-    host: str
-    boot: str
-    pid: int
-    started: int  # clock ticks since boot: field 22 of /proc/PID/stat
-    user: str
+    def renew(self, lease: Lease, ttl_s: float) -> None: ...
 
-    @classmethod
-    def here(cls) -> Owner:
-        try:
-            user = getpass.getuser()
-        except (KeyError, OSError):
-            user = str(os.getuid())
-        return cls(socket.gethostname(), _boot(), os.getpid(), _started(os.getpid()) or 0, user)
-
-    @property
-    def local(self) -> bool:
-        return self.boot == _boot() and self.host == socket.gethostname()
-
-    @property
-    def surely_dead(self) -> bool:
-        """Whether this was a process of this machine and it is gone."""
-        if self.host != socket.gethostname():
-            return False
-        return self.boot != _boot() or _started(self.pid) != self.started
-
-    def __str__(self) -> str:
-        return f"{self.user}@{self.host} pid {self.pid}"
+    def release(self, lease: Lease) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """The right to act on a move, as long as `token` is the newest."""
+    """The right to act on a move, as long as `token` is the newest. Made by `Journal.claim`."""
 
     move: str
     token: int
     owner: Owner
+    book: LeaseBook = field(repr=False, compare=False)
+    ttl_s: float = TTL_S
+
+    def renew(self) -> None:
+        """Another `ttl_s` seconds from now, by the database's clock. Raises LeaseLost, JournalFailed."""
+        self.book.renew(self, self.ttl_s)
+
+    def release(self) -> None:
+        """Nobody runs the move any more; this lease is void. Harmless when it was lost. Raises JournalFailed."""
+        self.book.release(self)
 
 
 class LeaseKeeper:
     """Renews a lease in the background while the context is open; `lost` is set when it was taken away."""
 
-    def __init__(self, journal: Journal, lease: Lease, ttl_s: float = TTL_S) -> None:
-        self._journal, self._lease, self._ttl_s = journal, lease, ttl_s
+    def __init__(self, book: LeaseBook, lease: Lease, ttl_s: float | None = None) -> None:
+        self._book, self._lease, self._ttl_s = book, lease, ttl_s or lease.ttl_s
         self.lost = threading.Event()
-        self._renewed_s = time.monotonic()
+        self._loss: LeaseLost | None = None
+        self._renewed_s = _now_s()
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
+        self._thread = threading.Thread(target=self._keep, name=f"lease-{lease.move}", daemon=True)
 
     def __enter__(self) -> LeaseKeeper:
         self._thread.start()
@@ -83,20 +64,21 @@ class LeaseKeeper:
         self._thread.join(timeout=5)
 
     def check(self) -> None:
-        """Raises LeaseLost when somebody else has taken over.
+        """To be called before each act. Raises LeaseLost when somebody else has taken over, JournalFailed.
 
-        The monotonic clock goes on while a process is frozen: one that wakes late asks before it acts.
+        The clock goes on while a process is frozen: one that wakes late asks before it acts.
         """
-        if not self.lost.is_set() and time.monotonic() - self._renewed_s > self._ttl_s / 2:
+        if not self.lost.is_set() and _now_s() - self._renewed_s > self._ttl_s / 2:
             self._renew()
         if self.lost.is_set():
-            raise LeaseLost(self._lease.move, "another process")
+            raise LeaseLost(self._lease.move, self._loss.owner if self._loss else "another process")
 
     def _renew(self) -> None:
-        now_s = time.monotonic()
+        now_s = _now_s()
         try:
-            self._journal.renew(self._lease, self._ttl_s)
-        except LeaseLost:
+            self._book.renew(self._lease, self._ttl_s)
+        except LeaseLost as loss:
+            self._loss = loss
             self.lost.set()
         else:
             self._renewed_s = now_s
@@ -106,19 +88,11 @@ class LeaseKeeper:
             try:
                 self._renew()
             except BlockferryError:
-                continue  # the database is away for a moment; the fence protects us meanwhile
+                continue  # the database is away for a moment; `check` and the fence protect us meanwhile
             if self.lost.is_set():
                 return
 
 
-def _boot() -> str:
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-
-
-def _started(pid: int) -> int | None:
-    try:
-        words = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return None
-    fields = words.rpartition(")")[2].split()
-    return None if fields[0] in ("Z", "X") else int(fields[19])
+def _now_s() -> float:
+    """Seconds that go on while this process is stopped and while the machine sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)

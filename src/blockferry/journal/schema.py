@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from sqlalchemy import BigInteger, Column, Float, ForeignKey, Index, Integer, MetaData, String, Table, Text, text
 
+VERSION = "0001"
+"""The newest of migrations/versions: what these tables are."""
+
 metadata = MetaData()
 
 moves = Table(
@@ -17,15 +20,15 @@ moves = Table(
     Column("requested_by", String(255), nullable=False),
     Column("request", Text, nullable=False),  # JSON: model.request.MoveRequest
     Column("plan", Text, nullable=False),  # JSON: model.plan.Plan
-    Column("record", Text, nullable=False),  # JSON: model.record.Record, less wanted and bandwidth
+    Column("record", Text, nullable=False),  # JSON: model.record.Record; wanted and bandwidth in it do not count
     Column("wanted", String(16), nullable=False),  # the user's columns: never written by who runs the move
     Column("bandwidth", BigInteger, nullable=False),
     Column("progress", Text, nullable=False),  # JSON: model.summary.Progress
     Column("report", Text),  # JSON: model.summary.Report
     Column("parked", Text),
     Column("deaths", Integer, nullable=False),
-    Column("owner", Text),  # JSON: lease.Owner
-    Column("token", Integer, nullable=False),  # rises with each claim: the fence
+    Column("owner", Text),  # JSON: owner.Owner
+    Column("token", Integer, nullable=False),  # rises with each claim and release: the fence
     Column("lease_expires", Float),
     # One unfinished move per VM, whatever races.
     Index("one_unfinished_move_per_vm", "vm_uuid", unique=True, sqlite_where=text("finished IS NULL"),

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection, Engine, make_url
+import tenacity
 from sqlalchemy.exc import IntegrityError
 
-from blockferry.errors import JournalFailed, LeaseLost, MoveBusy, MoveNotFound, UsageError, nearest
-from blockferry.journal import database
-from blockferry.journal.lease import TTL_S, Lease, Owner
+from blockferry.errors import JournalFailed, MoveBusy, MoveNotFound, MoveParked, UsageError, nearest
+from blockferry.journal import claiming, codec
+from blockferry.journal.claiming import fenced
+from blockferry.journal.database import Database, clock
+from blockferry.journal.lease import TTL_S, Lease
+from blockferry.journal.owner import Owner
 from blockferry.journal.schema import events, kept, moves
 from blockferry.model.plan import Plan
 from blockferry.model.record import Record, Wanted
 from blockferry.model.space import needed
 from blockferry.model.summary import Event, MoveSummary, Progress, Report
-
-DEATHS_UNTIL_PARKED = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,40 +38,42 @@ class Kept:
 
 
 class Journal:
-    """One journal. Threads may share it. Every method may raise JournalFailed."""
+    """One journal. Threads may share it. Every method may raise JournalFailed; then nothing was changed."""
 
-    def __init__(self, engine: Engine, name: str) -> None:
-        self._engine, self.name = engine, name
+    def __init__(self, database: Database) -> None:
+        self._db = database
+        self.url, self.name = database.url, database.name  # for messages: without a password
 
     @classmethod
     def open(cls, url: str) -> Journal:
         """Open, making or upgrading the schema. Raises JournalFailed."""
-        return cls(database.open_engine(url), database.shown(make_url(url)))
+        return cls(Database(url))
 
     def close(self) -> None:
-        self._engine.dispose()
+        self._db.close()
 
     # ------------------------------------------------------------ moves
 
-    def add(self, plan: Plan, record: Record, request: str, user: str) -> MoveSummary:
-        """A new move. Raises MoveBusy when the VM has one that is not finished."""
+    def add(self, plan: Plan, record: Record, request_json: str, user: str) -> MoveSummary:
+        """A new move. Raises MoveBusy when the VM has one that is not finished, whatever races."""
+        now = time.time()
         values = {
             "id": plan.move,
             "vm_uuid": plan.uuid,
             "vm": plan.vm,
-            "created": time.time(),
-            "requested_by": user,
-            "request": request,
-            "plan": _encode(plan),
-            "record": _encode(record),
+            "created": now,
+            "requested_by": codec.plain(user),
+            "request": request_json,
+            "plan": codec.encode(plan),
+            "record": codec.encode(record),
             "wanted": record.wanted.value,
-            "bandwidth": record.bandwidth,
-            "progress": _encode(Progress(updated=time.time())),
+            "bandwidth": _rate(record.bandwidth),
+            "progress": codec.encode(Progress(updated=now)),
             "deaths": 0,
             "token": 0,
         }
         try:
-            with self._writing() as connection:
+            with self._db.writing() as connection:
                 connection.execute(sa.insert(moves).values(values))
         except JournalFailed as error:
             if isinstance(error.__cause__, IntegrityError):
@@ -82,212 +83,207 @@ class Journal:
             raise
         return self.get(plan.move)
 
-    def get(self, move: str) -> MoveSummary:
-        """By id or the beginning of one. Raises MoveNotFound, UsageError when several begin so."""
-        with self._reading() as connection:
-            pattern = move.replace("%", "").replace("_", "") + "%"
-            rows = connection.execute(sa.select(moves).where(moves.c.id.like(pattern)).limit(3)).all()
-            exact = [row for row in rows if row.id == move]
-            if not rows or not move:
-                known = [row.id for row in connection.execute(sa.select(moves.c.id).limit(1000))]
-                raise MoveNotFound(move, self.name, nearest(move, known))
-        if len(rows) > 1 and not exact:
-            raise UsageError(f"Several moves begin with {move}.", "Write more of the id.")
-        return _summary((exact or rows)[0])
+    def get(self, id_or_prefix: str) -> MoveSummary:
+        """By id or the beginning of one. Raises MoveNotFound, and UsageError when several begin so."""
+        if not id_or_prefix:
+            raise UsageError("An empty word names no move.", "`blockferry moves` lists them.")
+        begins = moves.c.id.startswith(id_or_prefix, autoescape=True)
+        with self._db.reading() as connection:
+            query = sa.select(moves, clock(connection).label("now"))
+            rows = connection.execute(query.where(moves.c.id == id_or_prefix)).all()
+            rows = rows or connection.execute(query.where(begins).order_by(moves.c.id).limit(4)).all()
+            if not rows:
+                latest = sa.select(moves.c.id).order_by(moves.c.created.desc()).limit(1000)
+                known = connection.scalars(latest).all()
+                raise MoveNotFound(id_or_prefix, self.name, nearest(id_or_prefix, known))
+        if len(rows) > 1:
+            some = ", ".join(row.id for row in rows[:3]) + (", ..." if len(rows) > 3 else "")
+            raise UsageError(f"Several moves begin with {id_or_prefix}: {some}.", "Write more of the id.")
+        return codec.summary(rows[0], self.name)
 
     def unfinished(self) -> tuple[MoveSummary, ...]:
-        query = sa.select(moves).where(moves.c.finished.is_(None)).order_by(moves.c.created)
-        with self._reading() as connection:
-            return tuple(_summary(row) for row in connection.execute(query))
+        """Those that are not over, the oldest first."""
+        return self._list(sa.select(moves).where(moves.c.finished.is_(None)).order_by(moves.c.created, moves.c.id))
 
     def finished(self, limit: int) -> tuple[MoveSummary, ...]:
-        """The latest first."""
-        query = sa.select(moves).where(moves.c.finished.is_not(None)).order_by(moves.c.finished.desc()).limit(limit)
-        with self._reading() as connection:
-            return tuple(_summary(row) for row in connection.execute(query))
+        """Those that are over, the latest first."""
+        query = sa.select(moves).where(moves.c.finished.is_not(None))
+        return self._list(query.order_by(moves.c.finished.desc(), moves.c.id).limit(limit))
 
-    def reservations(self, exclude: str | None) -> dict[str, int]:
-        """Datastore -> bytes that unfinished moves have yet to write there, at most."""
+    def _list(self, query: sa.Select[Any]) -> tuple[MoveSummary, ...]:
+        with self._db.reading() as connection:
+            rows = connection.execute(query.add_columns(clock(connection).label("now"))).all()
+        return tuple(codec.summary(row, self.name) for row in rows)
+
+    def reservations(self, exclude: str | None = None) -> dict[str, int]:
+        """Datastore -> bytes that unfinished moves have yet to write there, at most.
+
+        What was copied again because the guest changed it takes no room twice.
+        """
         found: dict[str, int] = {}
         for one in self.unfinished():
             if one.id == exclude:
                 continue
-            done = {disk.target: disk.done for disk in one.progress.disks}
+            written = {disk.target: max(0, disk.done - disk.changed) for disk in one.progress.disks}
             for disk in one.plan.disks:
-                left = max(0, needed(disk) - done.get(disk.target, 0))
+                left = max(0, needed(disk) - written.get(disk.target, 0))
                 found[disk.datastore] = found.get(disk.datastore, 0) + left
         return found
 
-    # ------------------------------------------------------------ the user's columns
+    # ------------------------------------------------------------ the user's columns: no lease needed
 
-    def want(self, move: str, wanted: Wanted) -> None:
-        self._set(move, wanted=wanted.value)
+    def want(self, move: str, wanted: Wanted) -> MoveSummary:
+        """What the user wants now. Without effect on a move that is over. Raises MoveNotFound."""
+        return self._set(move, wanted=wanted.value)
 
-    def set_bandwidth(self, move: str, bytes_per_s: int) -> None:
-        self._set(move, bandwidth=bytes_per_s)
+    def set_bandwidth(self, move: str, bytes_per_s: int) -> MoveSummary:
+        """0: no limit. Without effect on a move that is over. Raises MoveNotFound, UsageError."""
+        return self._set(move, bandwidth=_rate(bytes_per_s))
 
-    def unpark(self, move: str) -> None:
-        self._set(move, parked=None)
+    def unpark(self, move: str) -> MoveSummary:
+        """Somebody has looked: a parked move may go on, and its dead managers no longer count."""
+        deaths = sa.case((moves.c.parked.is_not(None), 0), else_=moves.c.deaths)
+        return self._set(move, parked=None, deaths=deaths)
 
-    def _set(self, move: str, **values: Any) -> None:
-        with self._writing() as connection:
+    def _set(self, move: str, **values: Any) -> MoveSummary:
+        with self._db.writing() as connection:
             connection.execute(sa.update(moves).where(moves.c.id == move, moves.c.finished.is_(None)).values(**values))
+            query = sa.select(moves, clock(connection).label("now")).where(moves.c.id == move)
+            row = connection.execute(query).first()
+        if row is None:
+            raise MoveNotFound(move, self.name)
+        return codec.summary(row, self.name)
 
     # ------------------------------------------------------------ running a move
 
     def claim(self, move: str, owner: Owner, ttl_s: float = TTL_S) -> Lease:
-        """Become the one who runs the move. Raises MoveBusy while another lives.
+        """Become the one who runs the move. Raises MoveBusy while another lives (claiming.claim), MoveNotFound.
 
-        A process of this machine that is gone is taken over at once, any other when its lease is over by the
-        database's clock.
+        A claim that finds the fifth owner dead parks the move instead and raises MoveParked: somebody should look.
+        A parked move can be claimed, for to go on with it is its user's decision (`unpark`). A move that is over
+        cannot: UsageError.
         """
-        with self._writing() as connection:
-            query = sa.select(moves, _clock(connection).label("now")).where(moves.c.id == move)
-            row = connection.execute(query.with_for_update()).one()
-            deaths = row.deaths
-            if row.owner is not None:
-                before = msgspec.json.decode(row.owner, type=Owner)
-                expired = row.lease_expires is None or row.lease_expires < row.now
-                if before != owner and not expired and not before.surely_dead:
-                    raise MoveBusy(row.vm, move, str(before))
-                deaths += 1
-            values = {
-                "owner": _encode(owner),
-                "token": row.token + 1,
-                "lease_expires": row.now + ttl_s,
-                "deaths": deaths,
-            }
-            connection.execute(sa.update(moves).where(moves.c.id == move).values(values))
-        return Lease(move, row.token + 1, owner)
+        found = self._claim(move, owner, ttl_s)
+        if found is None:
+            raise MoveNotFound(move, self.name)
+        if isinstance(found, claiming.Held):
+            raise MoveBusy(found.vm, move, str(found.owner or "another process"))
+        if isinstance(found, claiming.Over):
+            raise UsageError(f"Move {move} of {found.vm} is over: {found.outcome}.", f"`blockferry show {move}`.")
+        if found.parked is not None:
+            raise MoveParked(move, found.vm, found.parked)
+        return Lease(move, found.token, owner, self, ttl_s)
+
+    @tenacity.retry(
+        retry=tenacity.retry_if_result(lambda found: isinstance(found, claiming.Held) and found.owner is None),
+        stop=tenacity.stop_after_delay(2),
+        wait=tenacity.wait_random(0.01, 0.05),
+        retry_error_callback=lambda state: state.outcome.result() if state.outcome else None,
+    )
+    def _claim(self, move: str, owner: Owner, ttl_s: float) -> claiming.Claimed | claiming.Held | claiming.Over | None:
+        with self._db.writing() as connection:
+            found = claiming.claim(connection, self.name, move, owner, ttl_s)
+            if isinstance(found, claiming.Claimed) and found.before is not None:
+                text = found.parked or f"{found.before} has died or was silent for too long; {owner} goes on"
+                kind = "warning" if found.parked is None else "error"
+                connection.execute(sa.insert(events).values(_event(move, kind, text)))
+        return found
 
     def renew(self, lease: Lease, ttl_s: float = TTL_S) -> None:
-        """Raises LeaseLost."""
-        with self._writing() as connection:
-            self._fenced(connection, lease, lease_expires=_clock(connection) + ttl_s)
+        """Raises LeaseLost. Not durable: after a power cut nobody holds a lease anyway."""
+        with self._db.writing(durable=False) as connection:
+            fenced(connection, lease, lease_expires=clock(connection) + ttl_s)
 
     def release(self, lease: Lease) -> None:
-        """Nobody runs it any more; harmless when the lease was lost."""
-        with self._writing() as connection:
-            query = sa.update(moves).where(moves.c.id == lease.move, moves.c.token == lease.token)
-            connection.execute(query.values(owner=None, lease_expires=None))
+        """Nobody runs it any more, and the lease is void; harmless when it was lost."""
+        mine = (moves.c.id == lease.move, moves.c.token == lease.token)
+        with self._db.writing() as connection:
+            values = {"owner": None, "lease_expires": None, "token": moves.c.token + 1}
+            connection.execute(sa.update(moves).where(*mine).values(values))
 
     def read(self, move: str) -> Record:
-        """What the move remembers and what the user wants now."""
-        columns = (moves.c.record, moves.c.wanted, moves.c.bandwidth)
-        with self._reading() as connection:
-            row = connection.execute(sa.select(*columns).where(moves.c.id == move)).one()
-        return _record(row)
+        """What the move remembers and what the user wants now, as of this moment. Raises MoveNotFound."""
+        columns = (moves.c.id, moves.c.record, moves.c.wanted, moves.c.bandwidth)
+        with self._db.reading() as connection:
+            row = connection.execute(sa.select(*columns).where(moves.c.id == move)).first()
+        if row is None:
+            raise MoveNotFound(move, self.name)
+        return codec.record(row, self.name)
 
     def write(self, lease: Lease, record: Record) -> None:
         """Durable when this returns. The user's columns are left alone. Raises LeaseLost."""
-        with self._writing() as connection:
-            self._fenced(connection, lease, record=_encode(record))
+        with self._db.writing() as connection:
+            fenced(connection, lease, record=codec.encode(record))
 
     def progress(self, lease: Lease, progress: Progress) -> None:
-        with self._writing() as connection:
-            self._fenced(connection, lease, progress=_encode(progress))
+        """Cheap: a power cut may lose the last of them. Raises LeaseLost."""
+        with self._db.writing(durable=False) as connection:
+            fenced(connection, lease, progress=codec.encode(progress))
 
     def park(self, lease: Lease, problem: str) -> None:
-        with self._writing() as connection:
-            self._fenced(connection, lease, parked=problem)
+        """The move stands still until its user decides. The lease stays. Raises LeaseLost."""
+        with self._db.writing() as connection:
+            fenced(connection, lease, parked=codec.plain(problem))
 
     def finish(self, lease: Lease, record: Record, report: Report) -> None:
-        """The end: record with its outcome, report, and nobody's any more."""
-        with self._writing() as connection:
-            self._fenced(
+        """The end: record with its outcome, report, and nobody's any more. Raises LeaseLost."""
+        with self._db.writing() as connection:
+            fenced(
                 connection,
                 lease,
-                record=_encode(record),
-                report=_encode(report),
+                record=codec.encode(record),
+                report=codec.encode(report),
                 finished=time.time(),
                 owner=None,
                 lease_expires=None,
+                token=lease.token + 1,
                 parked=None,
             )
-
-    def _fenced(self, connection: Connection, lease: Lease, **values: Any) -> None:
-        query = sa.update(moves).where(moves.c.id == lease.move, moves.c.token == lease.token).values(**values)
-        if connection.execute(query).rowcount != 1:
-            row = connection.execute(sa.select(moves.c.owner).where(moves.c.id == lease.move)).first()
-            owner = str(msgspec.json.decode(row.owner, type=Owner)) if row and row.owner else "nobody"
-            raise LeaseLost(lease.move, owner)
 
     # ------------------------------------------------------------ the story, the kept
 
     def event(self, move: str, kind: str, text: str) -> None:
-        with self._writing() as connection:
-            connection.execute(sa.insert(events).values(move=move, at=time.time(), kind=kind, text=text))
+        """Add a line to the story. Raises MoveNotFound."""
+        try:
+            with self._db.writing() as connection:
+                connection.execute(sa.insert(events).values(_event(move, kind, text)))
+        except JournalFailed as error:
+            if isinstance(error.__cause__, IntegrityError):
+                raise MoveNotFound(move, self.name) from error
+            raise
 
     def events(self, move: str) -> tuple[Event, ...]:
+        """The story so far, in the order in which it was told."""
         query = sa.select(events).where(events.c.move == move).order_by(events.c.number)
-        with self._reading() as connection:
+        with self._db.reading() as connection:
             return tuple(Event(row.at, row.kind, row.text) for row in connection.execute(query))
 
     def add_kept(
         self, path: str, move: str, vm: str, datastore: str, expires: float | None, size: int, why: str
     ) -> None:
-        with self._writing() as connection:
+        """Remember an old file that stays. Repeatable: the latest word on a path counts."""
+        row = Kept(path, move, vm, datastore, expires, size, codec.plain(why))
+        with self._db.writing() as connection:
             connection.execute(sa.delete(kept).where(kept.c.path == path))
-            row = Kept(path, move, vm, datastore, expires, size, why)
             connection.execute(sa.insert(kept).values(msgspec.to_builtins(row)))
 
     def remove_kept(self, path: str) -> None:
-        with self._writing() as connection:
+        """Forget it; harmless when it is not known."""
+        with self._db.writing() as connection:
             connection.execute(sa.delete(kept).where(kept.c.path == path))
 
     def kept_sources(self) -> tuple[Kept, ...]:
-        with self._reading() as connection:
-            return tuple(Kept(*row) for row in connection.execute(sa.select(kept).order_by(kept.c.path)))
-
-    # ------------------------------------------------------------ transactions
-
-    @contextmanager
-    def _reading(self) -> Iterator[Connection]:
-        with database.failures(self.name), self._engine.connect() as connection:
-            yield connection
-
-    @contextmanager
-    def _writing(self) -> Iterator[Connection]:
-        with (
-            database.failures(self.name),
-            self._engine.connect().execution_options(writing=True) as connection,
-            connection.begin(),
-        ):
-            yield connection
+        """All old files that moves left on purpose, by path."""
+        columns = [kept.c[name] for name in Kept.__match_args__]
+        with self._db.reading() as connection:
+            return tuple(Kept(*row) for row in connection.execute(sa.select(*columns).order_by(kept.c.path)))
 
 
-def _clock(connection: Connection) -> sa.ColumnElement[float]:
-    """The database's own clock, seconds since the epoch."""
-    if connection.dialect.name == "sqlite":
-        return sa.literal_column("((julianday('now') - 2440587.5) * 86400.0)", sa.Float)
-    return sa.cast(sa.extract("epoch", sa.func.clock_timestamp()), sa.Float)
+def _event(move: str, kind: str, text: str) -> dict[str, Any]:
+    return {"move": move, "at": time.time(), "kind": kind, "text": codec.plain(text)}
 
 
-def _encode(value: object) -> str:
-    return msgspec.json.encode(value).decode()
-
-
-def _record(row: Any) -> Record:
-    record = msgspec.json.decode(row.record, type=Record)
-    return replace(record, wanted=Wanted(row.wanted), bandwidth=row.bandwidth)
-
-
-def _summary(row: Any) -> MoveSummary:
-    owner = msgspec.json.decode(row.owner, type=Owner) if row.owner else None
-    expired = row.lease_expires is None or row.lease_expires < time.time()
-    parked = row.parked
-    if parked is None and row.finished is None and row.deaths >= DEATHS_UNTIL_PARKED:
-        parked = f"{row.deaths} processes that ran it have died; look at the host before you resume it"
-    return MoveSummary(
-        id=row.id,
-        plan=msgspec.json.decode(row.plan, type=Plan),
-        record=_record(row),
-        progress=msgspec.json.decode(row.progress, type=Progress),
-        created=row.created,
-        finished=row.finished,
-        owner=None if owner is None else str(owner),
-        owner_alive=owner is not None and (owner.local or not expired) and not owner.surely_dead,
-        parked=parked,
-        report=msgspec.json.decode(row.report, type=Report) if row.report else None,
-        deaths=row.deaths,
-    )
+def _rate(bytes_per_s: int) -> int:
+    if not 0 <= bytes_per_s < 2**63:
+        raise UsageError(f"{bytes_per_s} bytes/s is no bandwidth.", "Write 0 for no limit.")
+    return bytes_per_s
