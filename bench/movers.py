@@ -1,0 +1,187 @@
+"""The commands that are compared, as a user types them, timed from outside."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench.place import BLOCKFERRY, Place
+from lab import Datastore, Guest
+from lab.process import run
+
+MIRROR, CHANGED, VIRSH = "blockferry mirror", "blockferry changed-blocks", "virsh blockcopy"
+CONVERT, CONVERT_DIRECT, DD = "qemu-img convert", "qemu-img convert -t none -T none -W", "dd O_DIRECT"
+
+LIVE = (MIRROR, CHANGED, VIRSH)
+FLOORS = (CONVERT, CONVERT_DIRECT, DD)
+
+_LIMIT_S = 1800.0
+_AFTER_SWITCH_NS = 300_000_000
+"""So much longer a window looks: a silence ends with the next report, which comes after the command."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """One move that was made. Nanoseconds are of the host's monotonic clock, as the judge's."""
+
+    begin_ns: int
+    end_ns: int
+    switch_ns: tuple[int, int]  # around the switch
+    phases: dict[str, float] = field(default_factory=dict)
+    stall_s: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        return (self.end_ns - self.begin_ns) / 1e9
+
+
+def move(place: Place, guest: Guest, method: str) -> Moved:
+    """Move all disks of a running VM from `old-san` to `ssd`."""
+    if method == VIRSH:
+        return _virsh(place, guest)
+    return _blockferry(place, guest, method.removeprefix("blockferry "))
+
+
+def move_by_pivots(place: Place, guest: Guest, method: str) -> Moved:
+    """The same for the measure of the switch: by virsh all disks are brought in step first, then each is pivoted."""
+    if method != VIRSH:
+        return move(place, guest, method)
+    begin = time.monotonic_ns()
+    for disk in guest.spec.disks:
+        _blockcopy(place, guest, disk.target, place.dest)
+    return _pivot_all(place, guest, begin)
+
+
+def move_back(place: Place, guest: Guest) -> None:
+    """Have all disks on `old-san` and nothing on `ssd`, untimed, whatever the trial before left."""
+    place.source.home(guest.name).mkdir(exist_ok=True)
+    for disk in guest.spec.disks:
+        place.host.run(["virsh", "blockjob", guest.name, disk.target, "--abort"], check=False)
+        if Path(guest.sources()[disk.target]).is_relative_to(place.dest.path):
+            place.image(place.source, guest, disk.target).unlink(missing_ok=True)
+            _blockcopy(place, guest, disk.target, place.source, "--pivot")
+        place.image(place.dest, guest, disk.target).unlink(missing_ok=True)
+    place.dest.home(guest.name).mkdir(exist_ok=True)
+
+
+def copy(place: Place, guest: Guest, method: str) -> float:
+    """Copy the image of a VM that is off by a plain program; seconds."""
+    (disk,) = guest.spec.disks
+    source, dest = disk.path, str(place.image(place.dest, guest, disk.target))
+    formats = ["-f", disk.format, "-O", disk.format]
+    argv = {
+        CONVERT: ["qemu-img", "convert", *formats, source, dest],
+        CONVERT_DIRECT: ["qemu-img", "convert", *formats, "-t", "none", "-T", "none", "-W", source, dest],
+        DD: ["dd", f"if={source}", f"of={dest}", "bs=4M", "iflag=direct", "oflag=direct", "conv=fsync"],
+    }[method]
+    begin = time.monotonic()
+    run(argv, timeout=_LIMIT_S)
+    return time.monotonic() - begin
+
+
+def fsync_dest(place: Place, guest: Guest) -> float:
+    """Have the destination on stable storage; seconds."""
+    begin = time.monotonic()
+    for disk in guest.spec.disks:
+        file = os.open(place.image(place.dest, guest, disk.target), os.O_RDONLY)
+        try:
+            os.fsync(file)
+        finally:
+            os.close(file)
+    return time.monotonic() - begin
+
+
+def _virsh(place: Place, guest: Guest) -> Moved:
+    (disk,) = guest.spec.disks
+    begin = time.monotonic_ns()
+    _blockcopy(place, guest, disk.target, place.dest, "--pivot")
+    end = time.monotonic_ns()
+    return Moved(begin, end, (begin, end + _AFTER_SWITCH_NS))
+
+
+def _blockcopy(place: Place, guest: Guest, target: str, store: Datastore, *words: str) -> None:
+    """`--transient-job` is what libvirt demands for a persistent VM; all else is virsh's default."""
+    dest = place.image(store, guest, target)
+    options = ["--dest", str(dest), "--format", guest.disk(target).format, "--transient-job", "--wait", *words]
+    place.host.run(["virsh", "blockcopy", guest.name, target, *options], timeout=_LIMIT_S)
+
+
+def _pivot_all(place: Place, guest: Guest, begin: int) -> Moved:
+    switch = time.monotonic_ns()
+    for disk in guest.spec.disks:
+        place.host.run(["virsh", "blockjob", guest.name, disk.target, "--pivot"], timeout=_LIMIT_S)
+    end = time.monotonic_ns()
+    return Moved(begin, end, (switch, end + _AFTER_SWITCH_NS))
+
+
+def _blockferry(place: Place, guest: Guest, method: str) -> Moved:
+    argv = [BLOCKFERRY, "move", guest.name, "--to", place.dest.name, "--method", method, "--json"]
+    begin = time.monotonic_ns()
+    done = place.host.run(argv, env=place.journal, timeout=_LIMIT_S)
+    end = time.monotonic_ns()
+    documents = [json.loads(line) for line in done.stdout.splitlines()]
+    report = next(one for one in documents if one["kind"] == "report")["move"]["report"]
+    switch_at, after_at = (_phase_ns(documents, phase) for phase in ("switch", "clean up"))
+    return Moved(
+        begin_ns=begin,
+        end_ns=end,
+        switch_ns=(switch_at, after_at + _AFTER_SWITCH_NS),
+        phases=report["phases"],
+        stall_s=report["switch_stall_s"],
+    )
+
+
+def _phase_ns(documents: Sequence[dict[str, Any]], phase: str) -> int:
+    """When that phase began, from the move's own story, on the host's monotonic clock."""
+    events = [one["event"] for one in documents if one["kind"] == "event"]
+    return _monotonic_ns(next(event["at"] for event in events if event["kind"] == "phase" and event["text"] == phase))
+
+
+def _monotonic_ns(wall_s: float) -> int:
+    return int(wall_s * 1e9) - time.time_ns() + time.monotonic_ns()
+
+
+class JobEvents:
+    """When QEMU's copy job ran: by QEMU's own events, so the same for whoever started it. A virsh beside listens."""
+
+    _LINE = re.compile(r"event JOB_STATUS_CHANGE at (?P<at>[\d.]+) for domain [^:]*: (?P<data>{.*})")
+
+    def __init__(self, place: Place, guest: Guest) -> None:
+        words = ["--domain", guest.name, "--event", "JOB_STATUS_CHANGE", "--loop"]
+        self._virsh = place.host.popen(["virsh", "-q", "qemu-monitor-event", *words], stdout=subprocess.PIPE)
+        time.sleep(0.3)  # it does not say when it listens
+        self._at: dict[str, list[int]] = {}
+
+    def __enter__(self) -> JobEvents:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._virsh.send_signal(signal.SIGINT)  # then it prints what it has, and ends
+        try:
+            printed = self._virsh.communicate(timeout=10)[0]
+        except subprocess.TimeoutExpired:
+            self._virsh.kill()
+            printed = self._virsh.communicate()[0]
+        for found in self._LINE.finditer(printed):
+            data = json.loads(found["data"])
+            if data["id"].startswith("copy-"):
+                self._at.setdefault(data["status"], []).append(_monotonic_ns(float(found["at"])))
+
+    @property
+    def copying(self) -> tuple[int, int]:
+        """From the job's start until it was in step."""
+        return self._at["running"][0], self._at["ready"][0]
+
+
+def disks_at(guest: Guest, store: Datastore) -> bool:
+    """Whether the running VM has all its disks on that datastore now."""
+    found = guest.sources()
+    return all(Path(found[disk.target]).is_relative_to(store.path) for disk in guest.spec.disks)

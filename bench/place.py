@@ -1,0 +1,99 @@
+"""Where everything is measured: a lab host of its own with two datastores, the same for every method.
+
+Made fair here: the loop devices go round the machine's page cache (so an image is never in memory twice), every block
+of both is written once before anything is measured (so nobody pays for a sparse file's first write), each trial of a
+whole move gets a fresh source image, and caches are dropped before each, with the programs themselves warmed again.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lab import Datastore, Disk, Guest, Host, Lab, LabError
+from lab.process import run
+from lab.sizes import GIB
+from lab.state import ROOT
+
+_QUIET_S = 0.5
+
+BLOCKFERRY = str(Path(sys.executable).with_name("blockferry"))
+
+
+@dataclass(slots=True)
+class Place:
+    lab: Lab
+    host: Host
+    source: Datastore
+    dest: Datastore
+    _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+
+    @classmethod
+    @contextmanager
+    def open(cls, image_bytes: int) -> Iterator[Place]:
+        """A lab with room for one image of that size in each datastore; gone at the end."""
+        size = image_bytes * 5 // 4 + GIB
+        free = shutil.disk_usage(ROOT.parent).free
+        if free < 2 * size + image_bytes:
+            needed = f"{(2 * size + image_bytes) / GIB:.1f}"
+            raise LabError(f"{ROOT.parent} has {free / GIB:.1f} GiB free; {needed} are needed")
+        with Lab.create(f"bench-{os.getpid()}") as lab:
+            source = lab.datastore("old-san", fs="ext4", size=size)
+            dest = lab.datastore("ssd", fs="xfs", size=size)
+            host = lab.host("kvm1")
+            for store in (source, dest):
+                _make_like_a_device(store)
+                host.attach(store)
+            yield cls(lab, host, source, dest)
+
+    @property
+    def journal(self) -> dict[str, str]:
+        """Environment of blockferry: a journal of this lab's own."""
+        return {"BLOCKFERRY_JOURNAL": f"sqlite:///{self.lab.directory}/tmp/journal.db"}
+
+    @contextmanager
+    def guest(self, targets: Sequence[str], image_format: str, size: int, fill: int) -> Iterator[Guest]:
+        """A fresh VM (off) with fresh images on `old-san`, filled with incompressible data; removed at the end."""
+        name = f"vm{next(self._numbers):03}"
+        disks = [Disk(target, self.source, format=image_format, size=size, fill=fill) for target in targets]
+        guest = self.lab.guest(self.host, name, disks, cache="none")
+        self.dest.home(name).mkdir()
+        try:
+            yield guest
+        finally:
+            self.lab.remove_guest(guest)
+            self.source.clear_vm(name)
+            self.dest.clear_vm(name)
+
+    def image(self, store: Datastore, guest: Guest, target: str) -> Path:
+        """Where that disk is, or is to be, on a datastore: the same for every method."""
+        return store.home(guest.name) / Path(guest.disk(target).path).name
+
+    def cool(self) -> None:
+        """No image data in memory, then a quiet moment.
+
+        The programs are read again, so that nobody's start is measured from disk.
+        """
+        os.sync()
+        Path("/proc/sys/vm/drop_caches").write_text("3\n")
+        self.host.run([BLOCKFERRY, "vms"], env=self.journal)
+        self.host.virsh("list", "--all")
+        run(["qemu-img", "--version"])
+        run(["dd", "--version"])
+        time.sleep(_QUIET_S)
+
+
+def _make_like_a_device(store: Datastore) -> None:
+    device = run(["findmnt", "--noheadings", "--output", "SOURCE", store.path]).stdout.strip()
+    run(["losetup", "--direct-io=on", device])
+    once = store.path / ".once"
+    run(["dd", "if=/dev/zero", f"of={once}", "bs=4M", "oflag=direct"], check=False, timeout=1800)  # until it is full
+    once.unlink()
+    os.sync()

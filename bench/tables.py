@@ -1,0 +1,282 @@
+"""A run as tables: for a terminal by rich, for documents as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from bench import movers, stats
+from bench.moving import FLAT, IDLE, WRITING
+from bench.record import GuestFigures, Run, Trial
+from bench.stats import Spread
+
+_OWN = (movers.MIRROR, movers.CHANGED)
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    title: str
+    columns: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+    note: str = ""
+
+
+class Results:
+    """The trials of a run that succeeded, by what they are."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.good = [trial for trial in run.trials if trial.failure is None and trial.seconds is not None]
+
+    def of(
+        self, measure: str, method: str, *, image_format: str | None = None, load: str | None = None, disks: int = 1
+    ) -> list[Trial]:
+        return [
+            trial
+            for trial in self.good
+            if (trial.measure, trial.method, trial.disks) == (measure, method, disks)
+            and image_format in (None, trial.format)
+            and load in (None, trial.load)
+        ]
+
+    def floor(self, image_format: str) -> str | None:
+        """The fastest of the plain copies of this format, by median."""
+        medians = {}
+        for method in movers.FLOORS:
+            spread = Spread.of(one.seconds for one in self.of("time", method, image_format=image_format))
+            if spread is not None:
+                medians[method] = spread.median
+        return min(medians, key=medians.__getitem__) if medians else None
+
+
+def tables(run: Run) -> list[Table]:
+    """Those for which the run has trials."""
+    results = Results(run)
+    made = [_aims(results), _time(results), _outside_copy(results), _switch(results), _guest(results)]
+    return [table for table in made if table.rows]
+
+
+def _time(results: Results) -> Table:
+    rows = []
+    for image_format in results.run.settings.formats:
+        floor = results.floor(image_format)
+        plain = results.of("time", floor, image_format=image_format) if floor else []
+        for load, methods in ((IDLE, (*movers.LIVE, *movers.FLOORS)), (WRITING, movers.LIVE)):
+            virsh = results.of("time", movers.VIRSH, image_format=image_format, load=load)
+            for method in methods:
+                found = results.of("time", method, image_format=image_format, load=load)
+                if found:
+                    rows.append(
+                        (
+                            image_format,
+                            load if method in movers.LIVE else "VM off",
+                            method,
+                            _spread(Spread.of(one.seconds for one in found), 2),
+                            _spread(stats.ratios(found, virsh, _seconds), 2),
+                            _spread(stats.ratios(found, plain, _seconds), 2),
+                            _spread(Spread.of(one.fsync_s for one in found), 2),
+                        )
+                    )
+    size = results.run.settings.size / 2**30
+    note = (
+        f"One disk of {size:g} GiB. Seconds of wall time: median (least - most). Ratios are taken within a round, then "
+        "median (least - most). Fastest plain copy: of the three with the VM off. fsync afterwards: what "
+        "the command left in caches; not part of its time."
+    )
+    columns = ("format", "guest", "command", "s", "/ virsh blockcopy", "/ fastest plain copy", "fsync afterwards, s")
+    return Table("A. Time of a move", columns, rows, note)
+
+
+def _outside_copy(results: Results) -> Table:
+    rows = []
+    for image_format in results.run.settings.formats:
+        floor = results.floor(image_format)
+        plain = results.of("time", floor, image_format=image_format) if floor else []
+        for load in (IDLE, WRITING):
+            for method in _OWN:
+                found = results.of("time", method, image_format=image_format, load=load)
+                if found:
+                    parts: list[Callable[[Trial], float | None]] = [_around, *(_phase(name) for name in _PHASES)]
+                    cells = [_spread(Spread.of(of(one) for one in found), 2) for of in parts]
+                    whole = _spread(Spread.of(one.outside_copy_s for one in found), 2)
+                    copy = _spread(stats.ratios(found, plain, _copy_phase), 2)
+                    rows.append((image_format, load, method, *cells, whole, copy))
+    note = (
+        "Seconds. Start and end: the command's wall time less the phases it reports, so Python, connection, pre-check, "
+        "exit. Last column: the copy phase alone."
+    )
+    columns = ("format", "guest", "command", "start and end", *_PHASES, "in all", "copy / fastest plain copy")
+    return Table("A. Blockferry's time that is not copying", columns, rows, note)
+
+
+_PHASES = ("prepare", "switch", "clean up")
+
+
+def _switch(results: Results) -> Table:
+    rows = []
+    for disks in sorted({trial.disks for trial in results.good if trial.measure == "switch"}):
+        for method in movers.LIVE:
+            found = results.of("switch", method, disks=disks)
+            stall = Spread.of(one.stall_s for one in found)
+            if stall is not None:
+                rows.append(
+                    (
+                        str(disks),
+                        method,
+                        str(stall.n),
+                        _ms(stall.median),
+                        _ms(stats.percentile((one.stall_s for one in found), 95)),
+                        _ms(stats.percentile((one.stall_s for one in found), 99)),
+                        _ms(stall.high),
+                        _median_most(Spread.of(one.own_stall_s for one in found)),
+                        _median_most(Spread.of(one.calm_s for one in found)),
+                        _median_most(Spread.of(one.move_gap_s for one in found)),
+                    )
+                )
+    note = (
+        "Milliseconds; median / most. Silence: the longest time without any report of the guest around the switch, on "
+        "the host's clock. Calm: the same in a window as long just before the command, so what the machine does by "
+        "itself. p99 of n <= 100 tries is the worst one. virsh switches each disk at an instant of its own."
+    )
+    columns = ("disks", "command", "n", "silence, median", "p95", "p99", "most", "own report", "calm", "whole command")
+    return Table("B. Longest stall at the switch", columns, rows, note)
+
+
+def _guest(results: Results) -> Table:
+    rows = []
+    for measure, load in (("time", WRITING), ("guest", FLAT)):
+        for image_format in results.run.settings.formats:
+            for method in movers.LIVE:
+                found = results.of(measure, method, image_format=image_format, load=load)
+                both = [(one.before, one.during) for one in found if one.before and one.during]
+                if both:
+                    rows.append((load, image_format, method, *_before_during(both)))
+    note = (
+        "Before → while the copy ran (until it is in step): medians of the rounds; last columns: ratio, median "
+        "(least - most). Latencies by the guest's clock."
+    )
+    columns = ("guest", "format", "command", "writes/s", "MiB/s", "p50 ms", "p99 ms", "throughput ratio", "p99 ratio")
+    return Table("C. The guest's writes before and during the copy", columns, rows, note)
+
+
+def _before_during(both: Sequence[tuple[GuestFigures, GuestFigures]]) -> list[str]:
+    cells = []
+    parts: list[tuple[Callable[[GuestFigures], float], int]] = [
+        (lambda one: one.writes_per_s, 0),
+        (lambda one: one.bytes_per_s / 2**20, 1),
+        (lambda one: one.p50_ms, 2),
+        (lambda one: one.p99_ms, 1),
+    ]
+    for of, digits in parts:
+        sides = [Spread.of(of(pair[side]) for pair in both) for side in (0, 1)]
+        cells.append(" → ".join(f"{spread.median:.{digits}f}" for spread in sides if spread))
+    for of in (parts[0][0], parts[3][0]):
+        cells.append(_spread(Spread.of(of(during) / of(before) for before, during in both if of(before)), 2))
+    return cells
+
+
+def _aims(results: Results) -> Table:
+    """The aims of the project beside what was reached; the default method, the median of all rounds."""
+    rows: list[tuple[str, ...]] = []
+
+    def aim(what: str, limit: float, reached: float | None, unit: str) -> None:
+        if reached is not None:
+            verdict = "yes" if reached <= limit else "no"
+            rows.append((what, f"<= {limit:g}{unit}", f"{reached:.2f}{unit}", verdict))
+
+    for image_format in results.run.settings.formats:
+        for load in (IDLE, WRITING):
+            mirror = results.of("time", movers.MIRROR, image_format=image_format, load=load)
+            virsh = results.of("time", movers.VIRSH, image_format=image_format, load=load)
+            where = f"{image_format}, {load}"
+            aim(f"time / virsh blockcopy, {where}", 0.95, _median(stats.ratios(mirror, virsh, _seconds)), "")
+            floor = results.floor(image_format)
+            if floor and load == IDLE:
+                plain = results.of("time", floor, image_format=image_format)
+                aim(f"time / {floor}, {where}", 1.05, _median(stats.ratios(mirror, plain, _seconds)), "")
+            aim(f"not copying, {where}", 1.0, _median(Spread.of(one.outside_copy_s for one in mirror)), " s")
+    for disks in (1, 3):
+        found = results.of("switch", movers.MIRROR, disks=disks)
+        worst = stats.percentile((one.stall_s for one in found), 99)
+        aim(f"stall at the switch, p99, {disks} disk{'s'[: disks - 1]}", 20, worst and worst * 1000, " ms")
+    return Table("Aims", ("what (blockferry mirror)", "aim", "reached", "met"), rows)
+
+
+def _median(spread: Spread | None) -> float | None:
+    return None if spread is None else spread.median
+
+
+def _seconds(trial: Trial) -> float | None:
+    return trial.seconds
+
+
+def _copy_phase(trial: Trial) -> float | None:
+    """Of a plain copy: all of it."""
+    return trial.phases.get("copy", trial.seconds)
+
+
+def _around(trial: Trial) -> float | None:
+    return None if trial.seconds is None or not trial.phases else trial.seconds - sum(trial.phases.values())
+
+
+def _phase(name: str) -> Callable[[Trial], float | None]:
+    return lambda trial: trial.phases.get(name)
+
+
+def _spread(spread: Spread | None, digits: int) -> str:
+    if spread is None:
+        return "-"
+    if spread.n == 1:
+        return f"{spread.median:.{digits}f}"
+    return f"{spread.median:.{digits}f} ({spread.low:.{digits}f} - {spread.high:.{digits}f})"
+
+
+def _ms(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds * 1000:.1f}"
+
+
+def _median_most(spread: Spread | None) -> str:
+    return "-" if spread is None else f"{_ms(spread.median)} / {_ms(spread.high)}"
+
+
+# -- rendering ------------------------------------------------------------------------------------------------------
+
+
+def to_terminal(run: Run, console: Console) -> None:
+    for table in tables(run):
+        shown = RichTable(*table.columns, title=table.title, caption=table.note)
+        shown.title_justify = shown.caption_justify = "left"
+        for column in shown.columns:
+            column.no_wrap = column.header == "command"
+        for row in table.rows:
+            shown.add_row(*row)
+        console.print(shown)
+    for line in _failures(run):
+        console.print(line, style="red")
+
+
+def to_markdown(run: Run) -> str:
+    machine = "; ".join(f"{name}: {value}" for name, value in run.machine.items())
+    lines = [f"Run of {run.started}{'' if run.finished else ' (not finished)'}. {machine}."]
+    settings = run.settings
+    rounds = f"Rounds: {settings.rounds}; of the switch: {settings.switch_rounds}"
+    lines.append(f"{rounds}; order shuffled, seed {settings.seed}.")
+    for table in tables(run):
+        lines += ["", f"### {table.title}", ""]
+        lines += [f"| {' | '.join(row)} |" for row in (table.columns, ("---",) * len(table.columns), *table.rows)]
+        if table.note:
+            lines += ["", table.note]
+    failures = _failures(run)
+    return "\n".join([*lines, *([""] if failures else []), *(f"- {line}" for line in failures)]) + "\n"
+
+
+def _failures(run: Run) -> list[str]:
+    return [
+        f"FAILED: {one.measure}, {one.method}, round {one.round}, {one.format}, {one.load}, {one.disks} disk(s): "
+        f"{one.failure.splitlines()[0] if one.failure else ''}"
+        for one in run.trials
+        if one.failure is not None
+    ]
