@@ -1,0 +1,21 @@
+"""The system tests share the lab's fixtures: one lab host for the session, VMs and disks of each test's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lab import Datastore, Host
+from lab.pytest_plugin import *  # noqa: F403
+from tests.system.moving import Ferry
+
+
+@pytest.fixture(scope="session")
+def ferry(
+    lab_host: Host, old_san: Datastore, ssd: Datastore, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Ferry]:
+    """The command line on the lab host, with a journal of the session's own."""
+    journal: Path = tmp_path_factory.mktemp("journal") / "journal.db"
+    yield Ferry(lab_host, (old_san, ssd), journal)

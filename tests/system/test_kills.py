@@ -1,0 +1,137 @@
+"""kill -9 at every named point of a move, for one disk and two, both live methods, going on and cancelling.
+
+After each kill: the VM runs again by itself (the guard), the next command finishes the move or takes it back as
+the user last asked, and the judge finds every write. One VM goes to and fro, so that a point costs seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from blockferry.engine.points import POINTS
+from lab import Datastore, Disk, Guest, Host, Lab
+from tests.system.moving import Ferry, assert_clean, assert_whole, other, side, wait
+
+pytestmark = pytest.mark.lab
+
+COLD = ("cold-copying", "cold-copied")
+START = ("suspending-to-start", "suspended-to-start", "resuming-from-start")
+BACK = ("aborting", "removing-destination", "destination-removed")
+LIVE = tuple(one for one in POINTS if one not in (*COLD, *START, *BACK))
+
+
+@pytest.fixture(scope="module")
+def guests(lab_session: Lab, lab_host: Host, old_san: Datastore) -> Iterator[dict[int, Guest]]:
+    """A VM with one disk and one with two (qcow2 in its home, raw flat), both written to."""
+    one = lab_session.guest(lab_host, "killone", [Disk("vda", old_san, size="64MiB", fill="16MiB")], start=True)
+    disks = [
+        Disk("vda", old_san, size="64MiB", fill="16MiB"),
+        Disk("vdb", old_san, size="64MiB", fill="16MiB", format="raw", layout="flat"),
+    ]
+    two = lab_session.guest(lab_host, "killtwo", disks, start=True)
+    yield {1: one, 2: two}
+    for guest in (one, two):
+        lab_session.remove_guest(guest)
+        for store in lab_session.datastores.values():
+            store.clear_vm(guest.name)
+
+
+def kill_and_go_on(ferry: Ferry, guest: Guest, point: str, words: tuple[str, ...], cancel: bool, **env: str) -> str:
+    """Move to the other datastore, die at the point, take it up again; the outcome."""
+    guest.judge.start(rate=100)
+    before = side(guest, ferry.stores)
+    result = ferry.run("move", guest.name, "--to", other(before), *words, point=f"{point}:kill", **env)
+    wait(lambda: ferry.host.vm_state(guest.name) == "running", "the VM to run again without any command", 30)
+    if result.killed:
+        move = ferry.move_of(guest.name)
+        assert move is not None, f"killed at {point}, but no move is unfinished"
+        if cancel:
+            ferry.run("cancel", move["id"], **env)
+        else:
+            ferry.run("vms", **env)  # any command takes up what was interrupted
+    done = ferry.wait_finished(guest.name)
+    outcome = str(done["record"]["outcome"])
+    assert outcome in ("moved", "cancelled"), str(done["record"])
+    assert side(guest, ferry.stores) == (other(before) if outcome == "moved" else before)
+    assert_clean(ferry, guest)
+    assert_whole(guest)
+    assert result.killed or outcome == "moved", str(result)
+    return outcome if result.killed else "not passed"
+
+
+@pytest.mark.parametrize("point", LIVE)
+def test_killed_at_a_point_of_a_live_move(ferry: Ferry, guests: dict[int, Guest], point: str) -> None:
+    passed = 0
+    for number, (disks, method) in enumerate(((1, "mirror"), (2, "changed-blocks"), (1, "changed-blocks"), (2, "mirror"))):
+        cancel = number >= 2
+        outcome = kill_and_go_on(ferry, guests[disks], point, ("--method", method), cancel)
+        passed += outcome != "not passed"
+        if not cancel:
+            assert outcome in ("moved", "not passed")
+    assert passed, f"no move passed the point {point}: a check that cannot fail"
+
+
+@pytest.mark.parametrize("point", START)
+def test_killed_in_the_suspension_at_the_start(
+    ferry: Ferry, guests: dict[int, Guest], tmp_path: Path, point: str
+) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text("suspended_start = true\n")
+    for cancel in (False, True):
+        outcome = kill_and_go_on(ferry, guests[2], point, (), cancel, BLOCKFERRY_CONFIG=str(config))
+        assert outcome == ("cancelled" if cancel else "moved")
+
+
+@pytest.mark.parametrize("point", BACK)
+def test_killed_on_the_way_back(ferry: Ferry, guests: dict[int, Guest], point: str) -> None:
+    """The move is cancelled while it copies slowly; the process that takes it back dies, another goes on."""
+    guest = guests[2]
+    guest.judge.start(rate=50)
+    before = side(guest, ferry.stores)
+    process = ferry.start(
+        "move", guest.name, "--to", other(before), "--bandwidth", "2MiB/s", BLOCKFERRY_POINT=f"{point}:kill"
+    )
+    wait(lambda: "<mirror" in guest.xml(), "the copy")
+    move = ferry.move_of(guest.name)
+    assert move is not None
+    ferry.run("cancel", move["id"], "--no-wait")
+    assert process.wait(timeout=120) != 0
+    assert ferry.host.vm_state(guest.name) == "running"
+    ferry.run("vms")
+    assert ferry.wait_finished(guest.name)["record"]["outcome"] == "cancelled"
+    assert side(guest, ferry.stores) == before
+    assert_clean(ferry, guest)
+    assert_whole(guest)
+
+
+@pytest.mark.parametrize("point", [*COLD, "config-written", "switched-noted", "settled", "source-released"])
+def test_killed_at_a_point_of_a_cold_move(ferry: Ferry, lab_session: Lab, old_san: Datastore, point: str) -> None:
+    disks = [Disk(target, old_san, size="64MiB", fill="24MiB") for target in ("vda", "vdb")]
+    guest = lab_session.guest(ferry.host, f"cold-{point}", disks)
+    try:
+        for cancel in (False, True):
+            before = side(guest, ferry.stores)
+            result = ferry.run("move", guest.name, "--to", other(before), point=f"{point}:kill")
+            assert result.killed, str(result)
+            move = ferry.move_of(guest.name)
+            assert move is not None
+            ferry.run(*(("cancel", move["id"]) if cancel else ("resume", move["id"])))
+            outcome = ferry.wait_finished(guest.name)["record"]["outcome"]
+            assert outcome == ("cancelled" if cancel and point in COLD else "moved")
+            assert side(guest, ferry.stores) == (other(before) if outcome == "moved" else before)
+            assert_clean(ferry, guest)
+        for target, path in guest.sources().items():
+            verdict = guest.judge.check_image(target, path, "qcow2")
+            assert verdict.ok, str(verdict)
+        guest.start()
+        guest.wait_ready()
+        guest.judge.start(rate=100)
+        guest.judge.wait_writes(20)
+        assert_whole(guest)
+    finally:
+        lab_session.remove_guest(guest)
+        for store in lab_session.datastores.values():
+            store.clear_vm(guest.name)
