@@ -10,6 +10,7 @@ import pytest
 from lab import Datastore, Host
 from lab.pytest_plugin import *  # noqa: F403
 from tests.system.moving import Ferry
+from tests.system.voyage import Line
 
 
 @pytest.fixture(scope="session")
@@ -19,3 +20,14 @@ def ferry(
     """The command line on the lab host, with a journal of the session's own."""
     journal: Path = tmp_path_factory.mktemp("journal") / "journal.db"
     yield Ferry(lab_host, (old_san, ssd), journal)
+
+
+@pytest.fixture
+def line(lab_host: Host, tmp_path: Path) -> Line:
+    """The command line on the lab host, with a journal of the test's own."""
+    return Line(lab_host, tmp_path)
+
+
+@pytest.fixture
+def stores(old_san: Datastore, ssd: Datastore) -> tuple[Datastore, ...]:
+    return old_san, ssd
