@@ -34,6 +34,7 @@ class Database:
         self.url = parsed.render_as_string(hide_password=True)
         self.name = self.url
         self._path: Path | None = None
+        self._identity: tuple[int, int] | None = None
         with self.failures():
             if parsed.get_backend_name() == "sqlite":
                 self._path = path = sqlite.file_of(parsed, parsed.database or self.url)
@@ -42,8 +43,13 @@ class Database:
                 self._quick = sqlite.engine_on(parsed, path, "NORMAL")
             else:
                 self._engine = self._quick = _postgresql(parsed, self.name)
-            migrate.migrate(self._engine, self.name)
-        self._identity = sqlite.identity(self._path) if self._path else None
+            try:
+                migrate.migrate(self._engine, self.name)
+            except BaseException:
+                self.close()
+                raise
+        if self._path is not None:
+            self._identity = sqlite.identity(self._path)
 
     def close(self) -> None:
         self._engine.dispose()

@@ -1,0 +1,101 @@
+"""What the children of the journal's tests do, each in a process of its own; `talk` leads to the test."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from multiprocessing.connection import Connection
+
+from blockferry.errors import BlockferryError, MoveBusy
+from blockferry.journal import Journal, Owner
+from blockferry.model.plan import Plan
+from blockferry.model.record import Record
+from blockferry.model.summary import Progress
+
+
+def hold(talk: Connection, url: str, move: str, ttl_s: float) -> None:
+    """Claim, and write whatever is heard."""
+    journal = Journal.open(url)
+    lease = journal.claim(move, Owner.here(), ttl_s)
+    talk.send("claimed")
+    while True:
+        word = talk.recv()
+        try:
+            journal.write(lease, Record(failure=word))
+            talk.send("written")
+        except BlockferryError as error:
+            talk.send(f"{error.code} {error}")
+
+
+def claim_all(talk: Connection, url: str, moves: list[str]) -> None:
+    """At a sign, claim one after the other; say which were won. Lives on, so that no lease is free again."""
+    journal = Journal.open(url)
+    talk.send("ready")
+    talk.recv()
+    won = []
+    for move in moves:
+        try:
+            journal.claim(move, Owner.here())
+            won.append(move)
+        except MoveBusy:
+            continue
+    talk.send(won)
+    talk.recv()
+
+
+def add_all(talk: Connection, url: str, plans: list[Plan]) -> None:
+    """At a sign, add all moves; say for which VMs it worked."""
+    journal = Journal.open(url)
+    talk.send("ready")
+    talk.recv()
+    won = []
+    for plan in plans:
+        try:
+            journal.add(plan, Record(), "{}", "child")
+            won.append(plan.uuid)
+        except MoveBusy:
+            continue
+    talk.send(won)
+
+
+def open_it(talk: Connection, url: str) -> None:
+    """At a sign, open the journal, which may not exist yet."""
+    talk.send("ready")
+    talk.recv()
+    talk.send(len(Journal.open(url).unfinished()))
+
+
+def open_as_nobody(talk: Connection, url: str) -> None:
+    """As a user without rights, say what comes of opening it."""
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+    try:
+        Journal.open(url)
+        talk.send("opened")
+    except BlockferryError as error:
+        talk.send(str(error))
+
+
+def scribble(talk: Connection, url: str, move: str) -> None:
+    """Write for ever; say a number when the record that holds it is durable."""
+    journal = Journal.open(url)
+    lease = journal.claim(move, Owner.here())
+    record = journal.read(move)
+    number = record.switch_attempts
+    while True:
+        number += 1
+        journal.write(lease, replace(record, switch_attempts=number, created=tuple(map(str, range(number % 500)))))
+        talk.send(number)
+        journal.progress(lease, Progress(f"phase {number}"))
+        journal.event(move, "action", f"number {number}")
+
+
+ROLES = {
+    "hold": hold,
+    "claim": claim_all,
+    "add": add_all,
+    "open": open_it,
+    "open as nobody": open_as_nobody,
+    "scribble": scribble,
+}

@@ -1,0 +1,98 @@
+"""For the journal's tests: plans, and child processes to race with and to kill."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from multiprocessing.connection import Connection
+
+import journal_child
+
+from blockferry.model.inventory import PowerState
+from blockferry.model.plan import DiskPlan, Plan
+from blockferry.model.request import Method, SourcePolicy
+from blockferry.units import GiB
+
+_processes = multiprocessing.get_context("forkserver")  # processes of their own, without a second of imports each
+_processes.set_forkserver_preload(["blockferry.journal", "pytest"])  # not journal_child: not on its path yet
+
+
+def disk_plan(target: str = "vda", datastore: str = "ssd", allocation: int = GiB) -> DiskPlan:
+    return DiskPlan(
+        target=target,
+        source=f"/old-san/{target}.raw",
+        source_format="raw",
+        source_kind="file",
+        dest=f"/{datastore}/{target}.raw",
+        dest_format="raw",
+        datastore=datastore,
+        source_datastore="old-san",
+        virtual_size=4 * GiB,
+        allocation=allocation,
+    )
+
+
+def make_plan(move: str, uuid: str | None = None, disks: tuple[DiskPlan, ...] = ()) -> Plan:
+    return Plan(
+        move=move,
+        uri="qemu:///system",
+        vm=f"vm-{move}",
+        uuid=uuid or f"uuid-of-{move}",
+        method=Method.MIRROR,
+        method_reason="for the test",
+        disks=disks,
+        home=None,
+        persistent=True,
+        was=PowerState.RUNNING,
+        source=SourcePolicy(),
+    )
+
+
+class Child:
+    """A process of its own that does what journal_child.py calls `role`, and answers word by word."""
+
+    def __init__(self, role: str, *args: object) -> None:
+        self._talk, theirs = _processes.Pipe()
+        self.process = _processes.Process(target=journal_child.ROLES[role], args=(theirs, *args), daemon=True)
+        self.process.start()
+        theirs.close()
+
+    @property
+    def pid(self) -> int:
+        assert self.process.pid is not None
+        return self.process.pid
+
+    @property
+    def talk(self) -> Connection:
+        return self._talk
+
+    def say(self, word: object = "go") -> None:
+        self._talk.send(word)
+
+    def hear(self, timeout_s: float = 20.0) -> object:
+        """What it says next; None when it has died."""
+        assert self._talk.poll(timeout_s), "the child says nothing"
+        try:
+            return self._talk.recv()
+        except (EOFError, OSError):  # OSError: in the middle of a word
+            return None
+
+    def close(self) -> None:
+        if self.process.is_alive():
+            os.kill(self.pid, signal.SIGCONT)
+            self.process.kill()
+        self.process.join()
+        self.process.close()
+        self._talk.close()
+
+
+class Children:
+    """Starts children; all are gone at the end of the test."""
+
+    def __init__(self) -> None:
+        self.all: list[Child] = []
+
+    def __call__(self, role: str, *args: object) -> Child:
+        self.all.append(Child(role, *args))
+        return self.all[-1]

@@ -1,0 +1,227 @@
+"""The journal: moves, the user's columns, the story, what is kept; on SQLite and on PostgreSQL."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import msgspec
+import pytest
+import sqlalchemy as sa
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from journal_support import disk_plan, make_plan
+
+from blockferry.errors import JournalFailed, MoveBusy, MoveNotFound, UsageError
+from blockferry.journal import Journal, Kept, Owner, codec
+from blockferry.model.record import Copy, Outcome, Record, Stage, Wanted
+from blockferry.model.summary import DiskProgress, Progress, Report
+from blockferry.units import GiB, MiB
+
+pytest_plugins = ("journal_plugin",)
+
+RICH = Record(
+    marked=True,
+    created=("/ssd/web01/vda.raw", "/ssd/größe \x00 😀"),
+    copies={"vda": Copy(Stage.CLEAN, 7, 1)},
+    cold_copied={"vdb": "fingerprint"},
+    failure="first\nsecond",
+)
+MOVED = Report(Outcome.MOVED, 61.5, {"copy": 60.0}, bulk_bytes=GiB, sources=("/old-san/vda.raw was removed",))
+
+
+def finish(journal: Journal, move: str) -> None:
+    journal.finish(journal.claim(move, Owner.here()), Record(outcome=Outcome.MOVED), MOVED)
+
+
+def test_a_move_is_remembered(journal: Journal, url: str) -> None:
+    plan = make_plan("3fa1", disks=(disk_plan(),))
+    added = journal.add(plan, RICH, '{"vm": "web01"}', "alice")
+    assert (added.id, added.plan, added.record, added.state) == ("3fa1", plan, RICH, "interrupted")
+    again = Journal.open(url)
+    assert again.get("3fa1") == added
+    assert again.unfinished() == (added,)
+    assert again.finished(10) == ()
+    again.close()
+
+
+def test_ids_may_be_shortened(journal: Journal) -> None:
+    for move in ("3fa1", "3fb2", "3fb2c", "9c00"):
+        journal.add(make_plan(move), Record(), "{}", "alice")
+    assert journal.get("9").id == "9c00"
+    assert journal.get("3fb2").id == "3fb2"  # exact, though another begins so
+    with pytest.raises(UsageError, match="3fa1, 3fb2, 3fb2c"):
+        journal.get("3f")
+    with pytest.raises(MoveNotFound) as missing:
+        journal.get("9c01")
+    assert missing.value.nearest == ("9c00",)
+    for word in ("%", "_", "\\", "9c00x"):
+        with pytest.raises(MoveNotFound):
+            journal.get(word)
+    with pytest.raises(UsageError):
+        journal.get("")
+
+
+def test_one_move_per_vm_until_it_is_over(journal: Journal) -> None:
+    journal.add(make_plan("a1", "same"), Record(), "{}", "alice")
+    with pytest.raises(MoveBusy) as busy:
+        journal.add(make_plan("a2", "same"), Record(), "{}", "bob")
+    assert busy.value.move == "a1"
+    finish(journal, "a1")
+    journal.add(make_plan("a2", "same"), Record(), "{}", "bob")
+    assert [one.id for one in journal.unfinished()] == ["a2"]
+
+
+def test_an_id_is_used_once(journal: Journal) -> None:
+    journal.add(make_plan("a1"), Record(), "{}", "alice")
+    with pytest.raises(JournalFailed):
+        journal.add(make_plan("a1", "another"), Record(), "{}", "alice")
+
+
+def test_the_end(journal: Journal) -> None:
+    for move in ("a1", "a2", "a3"):
+        journal.add(make_plan(move), Record(), "{}", "alice")
+        finish(journal, move)
+    done = journal.get("a1")
+    assert (done.state, done.report, done.owner) == ("moved", MOVED, None)
+    assert [one.id for one in journal.finished(2)] == ["a3", "a2"]
+    assert journal.unfinished() == ()
+
+
+def test_what_the_user_wants_is_never_overwritten(journal: Journal, url: str) -> None:
+    journal.add(make_plan("a1"), Record(bandwidth=10), "{}", "alice")
+    lease = journal.claim("a1", Owner.here())
+    mine = journal.read("a1")
+    other = Journal.open(url)
+    assert other.want("a1", Wanted.CANCEL).record.wanted is Wanted.CANCEL
+    assert other.set_bandwidth("a1", 5 * MiB).record.bandwidth == 5 * MiB
+    other.close()
+    journal.write(lease, replace(mine, marked=True))
+    assert journal.read("a1") == Record(Wanted.CANCEL, 5 * MiB, marked=True)
+    journal.finish(lease, Record(outcome=Outcome.CANCELLED), Report(Outcome.CANCELLED, 1.0))
+    assert journal.get("a1").record == Record(Wanted.CANCEL, 5 * MiB, outcome=Outcome.CANCELLED)
+
+
+def test_wishes_after_the_end_change_nothing(journal: Journal) -> None:
+    journal.add(make_plan("a1"), Record(), "{}", "alice")
+    finish(journal, "a1")
+    before = journal.get("a1")
+    assert journal.want("a1", Wanted.CANCEL) == before
+    assert journal.set_bandwidth("a1", 7) == before
+    assert journal.unpark("a1") == before
+
+
+def test_unknown_moves_are_named(journal: Journal) -> None:
+    for call in (
+        lambda: journal.want("nope", Wanted.CANCEL),
+        lambda: journal.set_bandwidth("nope", 1),
+        lambda: journal.read("nope"),
+        lambda: journal.unpark("nope"),
+        lambda: journal.event("nope", "phase", "text"),
+        lambda: journal.claim("nope", Owner.here()),
+    ):
+        with pytest.raises(MoveNotFound):
+            call()
+    assert journal.events("nope") == ()
+
+
+@pytest.mark.parametrize("rate", [-1, 2**63])
+def test_a_bandwidth_that_is_none(journal: Journal, rate: int) -> None:
+    journal.add(make_plan("a1"), Record(), "{}", "alice")
+    with pytest.raises(UsageError):
+        journal.set_bandwidth("a1", rate)
+
+
+def test_reservations(journal: Journal) -> None:
+    journal.add(make_plan("a1", disks=(disk_plan("vda"), disk_plan("vdb", "archive"))), Record(), "{}", "alice")
+    journal.add(make_plan("a2", disks=(disk_plan("vda"),)), Record(), "{}", "alice")
+    journal.add(make_plan("a3", disks=(disk_plan("vda"),)), Record(), "{}", "alice")
+    finish(journal, "a3")
+    assert journal.reservations() == {"ssd": 2 * GiB, "archive": GiB}
+    assert journal.reservations("a1") == {"ssd": GiB}
+    lease = journal.claim("a1", Owner.here())
+    again = DiskProgress("vda", "copying", done=700 * MiB, changed=200 * MiB)  # 200 MiB were copied twice
+    journal.progress(lease, Progress("copy", (again, DiskProgress("vdb", "copying", done=9 * GiB))))
+    assert journal.reservations() == {"ssd": 2 * GiB - 500 * MiB, "archive": 0}
+
+
+def test_the_story(journal: Journal) -> None:
+    journal.add(make_plan("a1"), Record(), "{}", "alice")
+    told = ["planned", "größe 😀\nsecond line", "bad \udcff and \0"]
+    for text in told:
+        journal.event("a1", "action", text)
+    story = journal.events("a1")
+    assert [one.text for one in story] == [*told[:2], "bad \\udcff and \\x00"]
+    assert story[0].at <= story[1].at <= story[2].at
+
+
+def test_what_is_kept(journal: Journal) -> None:
+    journal.add_kept("/old/b", "a1", "web01", "old-san", None, 5, "as asked")
+    journal.add_kept("/old/a", "a1", "web01", "old-san", 17.5, 2**40, "in use by qemu")
+    journal.add_kept("/old/b", "a2", "web01", "old-san", 99.0, 6, "as asked")
+    assert journal.kept_sources() == (
+        Kept("/old/a", "a1", "web01", "old-san", 17.5, 2**40, "in use by qemu"),
+        Kept("/old/b", "a2", "web01", "old-san", 99.0, 6, "as asked"),
+    )
+    journal.remove_kept("/old/a")
+    journal.remove_kept("/old/a")
+    assert [one.path for one in journal.kept_sources()] == ["/old/b"]
+
+
+# ------------------------------------------------------------ JSON
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.builds(Record, bandwidth=st.integers(0, 2**62), switch_attempts=st.integers(0, 2**31)))
+def test_a_record_survives_its_json(record: Record) -> None:
+    assert msgspec.json.decode(codec.encode(record), type=Record) == record
+
+
+def tamper(url: str, column: str, text: str) -> None:
+    """Write into the database what another version might have written."""
+    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    with engine.begin() as connection:
+        connection.execute(sa.text(f"UPDATE moves SET {column} = :text"), {"text": text})
+
+
+def test_fields_of_the_future_are_ignored(journal: Journal, url: str) -> None:
+    before = journal.add(make_plan("a1", disks=(disk_plan(),)), RICH, "{}", "alice")
+    for column, value in (("plan", before.plan), ("record", before.record), ("progress", before.progress)):
+        known = json.loads(codec.encode(value))
+        known["invented_later"] = {"a": [1, None]}
+        if column == "plan":
+            known["disks"][0]["colour"] = "blue"
+        tamper(url, column, json.dumps(known))
+    assert journal.get("a1") == before
+
+
+def test_fields_of_the_past_take_their_defaults(journal: Journal, url: str) -> None:
+    journal.add(make_plan("a1"), RICH, "{}", "alice")
+    tamper(url, "record", "{}")
+    assert journal.read("a1") == Record()
+
+
+@pytest.mark.parametrize(
+    ("column", "text"),
+    [
+        ("record", '{"outcome": "teleported"}'),
+        ("record", "not json"),
+        ("wanted", "pause"),
+        ("plan", "{}"),
+        ("plan", codec.encode(make_plan("a1")).replace('"version":1', '"version":2')),
+    ],
+)
+def test_what_cannot_be_understood_is_said(journal: Journal, url: str, column: str, text: str) -> None:
+    journal.add(make_plan("a1"), Record(), "{}", "alice")
+    tamper(url, column, text)
+    with pytest.raises(JournalFailed, match=r"move a1 .* newer blockferry"):
+        journal.get("a1")
+
+
+def test_progress_is_only_for_show(journal: Journal, url: str) -> None:
+    journal.add(make_plan("a1"), Record(), "{}", "alice")
+    lease = journal.claim("a1", Owner.here())
+    journal.progress(lease, Progress("copy", (DiskProgress("vda", "copying", rate=float("nan")),)))
+    assert journal.get("a1").progress == Progress()  # JSON knows no NaN
+    journal.progress(lease, Progress("copy", note="waits"))
+    assert journal.get("a1").progress.note == "waits"
