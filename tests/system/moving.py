@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -75,13 +77,14 @@ class Ferry:
 
     def wait_finished(self, vm: str, seconds: float = 180) -> dict[str, Any]:
         """Wait until no move of the VM is unfinished; that move."""
-        wait(lambda: not [one for one in self.unfinished() if one["plan"]["vm"] == vm], f"the move of {vm}", seconds)
-        return next(
-            one for one in json.loads(self.ok("history", "--json").out)["moves"] if one["plan"]["vm"] == vm
-        )
+        wait(lambda: self.move_of(vm) is None, f"the end of the move of {vm}", seconds)
+        return next(one for one in json.loads(self.ok("history", "--json").out)["moves"] if one["plan"]["vm"] == vm)
 
-    def move_of(self, vm: str) -> dict[str, Any] | None:
-        return next((one for one in self.unfinished() if one["plan"]["vm"] == vm), None)
+    def move_of(self, vm: str) -> str | None:
+        """The id of the VM's unfinished move, read from the journal itself: any command would take the move up."""
+        with contextlib.closing(sqlite3.connect(f"file:{self.journal}?mode=ro", uri=True, timeout=30)) as database:
+            row = database.execute("SELECT id FROM moves WHERE finished IS NULL AND vm = ?", (vm,)).fetchone()
+        return None if row is None else str(row[0])
 
 
 def wait(condition: Callable[[], object], what: str, seconds: float = 120) -> None:

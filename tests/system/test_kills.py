@@ -49,7 +49,7 @@ def kill_and_go_on(ferry: Ferry, guest: Guest, point: str, words: tuple[str, ...
         move = ferry.move_of(guest.name)
         assert move is not None, f"killed at {point}, but no move is unfinished"
         if cancel:
-            ferry.run("cancel", move["id"], **env)
+            ferry.run("cancel", move, **env)
         else:
             ferry.run("vms", **env)  # any command takes up what was interrupted
     done = ferry.wait_finished(guest.name)
@@ -65,7 +65,9 @@ def kill_and_go_on(ferry: Ferry, guest: Guest, point: str, words: tuple[str, ...
 @pytest.mark.parametrize("point", LIVE)
 def test_killed_at_a_point_of_a_live_move(ferry: Ferry, guests: dict[int, Guest], point: str) -> None:
     passed = 0
-    for number, (disks, method) in enumerate(((1, "mirror"), (2, "changed-blocks"), (1, "changed-blocks"), (2, "mirror"))):
+    for number, (disks, method) in enumerate(
+        ((1, "mirror"), (2, "changed-blocks"), (1, "changed-blocks"), (2, "mirror"))
+    ):
         cancel = number >= 2
         outcome = kill_and_go_on(ferry, guests[disks], point, ("--method", method), cancel)
         passed += outcome != "not passed"
@@ -97,7 +99,7 @@ def test_killed_on_the_way_back(ferry: Ferry, guests: dict[int, Guest], point: s
     wait(lambda: "<mirror" in guest.xml(), "the copy")
     move = ferry.move_of(guest.name)
     assert move is not None
-    ferry.run("cancel", move["id"], "--no-wait")
+    ferry.run("cancel", move, "--no-wait")
     assert process.wait(timeout=120) != 0
     assert ferry.host.vm_state(guest.name) == "running"
     ferry.run("vms")
@@ -118,7 +120,7 @@ def test_killed_at_a_point_of_a_cold_move(ferry: Ferry, lab_session: Lab, old_sa
             assert result.killed, str(result)
             move = ferry.move_of(guest.name)
             assert move is not None
-            ferry.run(*(("cancel", move["id"]) if cancel else ("resume", move["id"])))
+            ferry.run(*(("cancel", move) if cancel else ("resume", move)))
             outcome = ferry.wait_finished(guest.name)["record"]["outcome"]
             assert outcome == ("cancelled" if cancel and point in COLD else "moved")
             assert side(guest, ferry.stores) == (other(before) if outcome == "moved" else before)

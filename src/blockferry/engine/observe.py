@@ -86,11 +86,13 @@ class Observer:
         if view.persistent:
             config = _side(disk, found.config if found else None)
         mirror = found.mirror if found else None
+        foreign = "" if found is None else found.other_job or (f"block {mirror.job} to {mirror.dest}" if mirror else "")
         return DiskView(
             target=disk.target,
             live=live,
             config=config,
             job=self._job(disk, found, live),
+            foreign=foreign,
             ready=bool(mirror and mirror.ready),
             ending=bool(mirror and mirror.ending),
             info=view.jobs.get(disk.target),

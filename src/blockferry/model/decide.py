@@ -109,9 +109,9 @@ def _forward_live(plan: Plan, seen: Observation) -> act.Action:
         # Half a switch, and the VM runs (it was resumed by the guard after a crash of the manager): each disk
         # is whole on its side, so go on with the rest.
         return _copying(plan, seen)
-    foreign = [view.target for view in seen.disks if view.job is Job.FOREIGN]
-    if foreign:
-        return act.Fail(f"somebody else runs a block job on {', '.join(foreign)}")
+    for view in seen.disks:
+        if view.job is Job.FOREIGN:
+            return act.Fail(f"somebody else runs a block job on {view.target} ({view.foreign})")
     prepared = _prepare(plan, seen)
     return prepared or _copying(plan, seen)
 

@@ -33,6 +33,7 @@ class DiskView:
     live: Side | None  # None: the VM is not active
     config: Side | None  # None: the VM is not persistent
     job: Job = Job.NONE
+    foreign: str = ""  # for people: what the foreign job is
     ready: bool = False
     ending: bool = False  # its pivot or abort is under way
     info: JobInfo | None = None
