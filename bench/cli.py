@@ -117,6 +117,7 @@ def _perform_all(run: Run, path: Path, console: Console) -> None:
         with Place.open(room) as place:
 
             def attempt(trial: Trial, make: Callable[[], None]) -> None:
+                trial.begin()
                 try:
                     make()
                 except (LabError, RuntimeError, OSError, StopIteration, ValueError, KeyError) as error:
@@ -151,7 +152,7 @@ def _console() -> Console:
 def _line(trial: Trial) -> str:
     where = f"{trial.measure:6} round {trial.round:2}  {trial.format:5} {trial.load:8} {trial.disks} disk(s)"
     if trial.failure is not None:
-        return f"{where}  {trial.method}: {trial.failure}"
+        return f"{where}  {trial.method} FAILED: {trial.failure}"
     stall = ""
     if trial.stall_s is not None and trial.calm_s is not None:
         stall = f"  silence {trial.stall_s * 1000:.0f} ms, calm {trial.calm_s * 1000:.0f}"

@@ -125,9 +125,12 @@ def _pivot_all(place: Place, guest: Guest, begin: int) -> Moved:
 def _blockferry(place: Place, guest: Guest, method: str) -> Moved:
     argv = [BLOCKFERRY, "move", guest.name, "--to", place.dest.name, "--method", method, "--json"]
     begin = time.monotonic_ns()
-    done = place.host.run(argv, env=place.journal, timeout=_LIMIT_S)
+    done = place.host.run(argv, env=place.journal, timeout=_LIMIT_S, check=False)
     end = time.monotonic_ns()
     documents = [json.loads(line) for line in done.stdout.splitlines()]
+    if done.returncode != 0:
+        said = next((one["message"] for one in documents if one["kind"] == "error"), done.stderr.strip())
+        raise RuntimeError(f"exit status {done.returncode}: {said}")
     report = next(one for one in documents if one["kind"] == "report")["move"]["report"]
     switch_at, after_at = (_phase_ns(documents, phase) for phase in ("switch", "clean up"))
     return Moved(

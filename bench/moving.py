@@ -30,10 +30,10 @@ def trials_of_time(settings: Settings, order: random.Random) -> Iterator[Trial]:
 
 
 def trials_of_guest(settings: Settings, order: random.Random) -> Iterator[Trial]:
-    """Per round: each live method under a writer that goes flat out. qcow2 if it is asked for, else what is."""
-    image_format = "qcow2" if "qcow2" in settings.formats else settings.formats[0]
+    """Per round and format: each live method under a writer that goes flat out."""
     for number in range(1, settings.rounds + 1):
-        yield from _shuffled("guest", movers.LIVE, number, image_format, FLAT, order)
+        for image_format in settings.formats:
+            yield from _shuffled("guest", movers.LIVE, number, image_format, FLAT, order)
 
 
 def _shuffled(

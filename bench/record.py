@@ -52,8 +52,8 @@ class Trial:
     format: str
     load: str  # "idle", "writing", "flat out"
     disks: int = 1
-    started: str = field(default_factory=lambda: now())
-    machine_load: float = field(default_factory=lambda: os.getloadavg()[0])
+    started: str = ""
+    machine_load: float = 0.0  # the 1-minute load average then
     seconds: float | None = None  # wall time of the command
     fsync_s: float | None = None  # fsync of the destination afterwards: what the command left in caches
     phases: dict[str, float] = field(default_factory=dict)  # blockferry's own report
@@ -64,6 +64,10 @@ class Trial:
     before: GuestFigures | None = None
     during: GuestFigures | None = None  # while the copy ran
     failure: str | None = None
+
+    def begin(self) -> None:
+        """Note when, and how busy the machine is."""
+        self.started, self.machine_load = now(), os.getloadavg()[0]
 
     @property
     def outside_copy_s(self) -> float | None:
