@@ -108,7 +108,7 @@ class Observer:
         if found.mirror is None:
             return Job.NONE
         ours = disk.dest if live is Side.SOURCE else disk.source
-        return Job.OURS if found.mirror.job == "copy" and same_path(found.mirror.dest, ours) else Job.FOREIGN
+        return Job.OURS if found.mirror.job in ("copy", "") and same_path(found.mirror.dest, ours) else Job.FOREIGN
 
     def _fingerprint(self, disk: DiskPlan) -> str:
         found = files.fingerprint(self._runner, disk.source)

@@ -207,5 +207,6 @@ def _mirror(element: etree._Element | None) -> Mirror | None:
         dest=dest or element.get("file", ""),
         dest_format="" if format is None else format.get("type", ""),
         ready=element.get("ready") == "yes",
-        ending=element.get("ready") in ("pivot", "abort"),
+        # A job that libvirt is just putting away shows for a moment as a mirror without a kind.
+        ending=element.get("ready") in ("pivot", "abort") or element.get("job") == "",
     )
