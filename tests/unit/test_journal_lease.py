@@ -86,16 +86,16 @@ def test_a_lease_ends_with_its_move(journal: Journal, move: str) -> None:
 
 
 def test_another_machine_is_judged_by_its_lease_alone(journal: Journal, move: str) -> None:
-    theirs = journal.claim(move, ELSEWHERE, ttl_s=0.4)
+    theirs = journal.claim(move, ELSEWHERE, ttl_s=0.8)
     assert journal.get(move).owner_alive
     with pytest.raises(MoveBusy):
         journal.claim(move, Owner.here())
-    time.sleep(0.5)
+    time.sleep(0.9)
     assert not journal.get(move).owner_alive
     theirs.renew()  # silent for long, but nobody has taken over
     with pytest.raises(MoveBusy):
         journal.claim(move, Owner.here())
-    time.sleep(0.5)
+    time.sleep(0.9)
     journal.claim(move, Owner.here())
     assert journal.get(move).deaths == 1
     assert all_refused(journal, theirs, str(Owner.here()))
@@ -117,12 +117,12 @@ def test_kill_9_is_taken_over_at_once(journal: Journal, move: str, url: str, chi
 
 
 def test_a_frozen_manager_wakes_late(journal: Journal, move: str, url: str, children: Children) -> None:
-    child = children("hold", url, move, 0.5)
+    child = children("hold", url, move, 0.8)
     assert child.hear() == "claimed"
     os.kill(child.pid, signal.SIGSTOP)
     with pytest.raises(MoveBusy):
         journal.claim(move, Owner.here())  # it lives, as far as anybody can tell
-    time.sleep(0.6)
+    time.sleep(0.9)
     lease = journal.claim(move, Owner.here())
     journal.write(lease, Record(marked=True))
     os.kill(child.pid, signal.SIGCONT)
@@ -189,9 +189,9 @@ def test_a_row_held_by_a_frozen_transaction(cluster: sa.Engine, url: str, childr
 
 
 def test_the_keeper_renews(journal: Journal, move: str) -> None:
-    lease = journal.claim(move, Owner.here(), ttl_s=0.4)
+    lease = journal.claim(move, Owner.here(), ttl_s=0.8)
     with LeaseKeeper(journal, lease) as keeper:
-        for _ in range(10):
+        for _ in range(12):
             time.sleep(0.1)
             keeper.check()
             assert journal.get(move).owner_alive
