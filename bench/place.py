@@ -39,7 +39,7 @@ class Place:
     @contextmanager
     def open(cls, image_bytes: int) -> Iterator[Place]:
         """A lab with room for one image of that size in each datastore; gone at the end."""
-        # XFS wants as much free space again to allocate a file that is allocated already; a move of a thick disk does so.
+        # XFS wants as much free space again to fallocate a file that is allocated already; a thick disk is.
         size = image_bytes * 9 // 4 + GIB
         free = shutil.disk_usage(ROOT.parent).free
         if free < 2 * size + image_bytes:
