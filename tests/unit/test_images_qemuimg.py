@@ -22,7 +22,7 @@ from blockferry.units import GiB, KiB, MiB
 R = LocalRunner()
 
 
-def io(path: Path, format: str, *commands: str) -> None:  # noqa: A002
+def io(path: Path, format: str, *commands: str) -> None:
     words = [word for command in commands for word in ("-c", command)]
     subprocess.run(["qemu-io", "-f", format, *words, str(path)], check=True, capture_output=True)
 
@@ -92,7 +92,7 @@ def test_unreadable(tmp_path: Path) -> None:
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(format=st.sampled_from(["raw", "qcow2", "vmdk", "vdi", "vhdx"]), size=st.integers(1, 40 * MiB))
-def test_created_images_have_the_promised_size(tmp_path: Path, format: str, size: int) -> None:  # noqa: A002
+def test_created_images_have_the_promised_size(tmp_path: Path, format: str, size: int) -> None:
     path = tmp_path / "new"
     path.unlink(missing_ok=True)
     qemuimg.create(R, str(path), format, size)
@@ -102,7 +102,7 @@ def test_created_images_have_the_promised_size(tmp_path: Path, format: str, size
 
 @pytest.mark.parametrize("format", ["raw", "qcow2"])
 @pytest.mark.parametrize("preallocation", ["off", "metadata", "falloc", "full"])
-def test_preallocation(tmp_path: Path, format: str, preallocation: qemuimg.Preallocation) -> None:  # noqa: A002
+def test_preallocation(tmp_path: Path, format: str, preallocation: qemuimg.Preallocation) -> None:
     path = tmp_path / "disk"
     qemuimg.create(R, str(path), format, 3 * MiB + 7, preallocation=preallocation)
     (layer,) = qemuimg.chain(R, str(path), format)
@@ -290,7 +290,7 @@ def test_users_of_an_open_image(stack: tuple[Path, Path], tmp_path: Path, writab
     chain = f"driver=qcow2,node-name=n,read-only={'off' if writable else 'on'},file.filename={top}"
     chain += ",file.driver=file"
     with daemon(chain, export="n", writable=writable, socket=tmp_path / "s") as pid:
-        for path, format in ((top, "qcow2"), (base, "raw")):  # noqa: A001
+        for path, format in ((top, "qcow2"), (base, "raw")):
             assert users.in_use(R, str(path), format)
             assert not users._can_have_alone(R, str(path), "file")
             assert users.openers(R, str(path)) == ((pid, "qemu-storage-da"),)

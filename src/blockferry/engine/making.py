@@ -16,7 +16,7 @@ import msgspec
 
 from blockferry.engine.context import Context
 from blockferry.engine.points import point
-from blockferry.errors import CopyIncomplete
+from blockferry.errors import CopyIncomplete, HostCommandFailed
 from blockferry.images import copying, files, qemuimg
 from blockferry.model.observation import Observation
 from blockferry.model.passes import CopyProgress
@@ -161,7 +161,11 @@ def settle(context: Context, target: str, seen: Observation) -> None:
     if disk.thick and (stat := files.stat_one(context.runner, disk.dest)) is not None:
         # A mirror leaves holes in a preallocated file (docs/measured.md); filling them afterwards changes no content,
         # and nothing for the guest.
-        files.fill_allocation(context.runner, disk.dest, stat.size)
+        try:
+            files.fill_allocation(context.runner, disk.dest, stat.size)
+        except HostCommandFailed as error:
+            context.notes.append(f"{disk.dest} could not be allocated in full: {error.stderr.strip()}")
+            context.tell("warning", context.notes[-1])
     files.flush(context.runner, disk.dest)
     for path in (disk.dest, *(layer.dest for layer in disk.layers)):
         files.remove_file(context.runner, path + MARKER)

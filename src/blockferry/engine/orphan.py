@@ -34,7 +34,10 @@ def find(site: Site, journal: Journal) -> tuple[Orphan, ...]:
     for store in stores:
         if store.active and store.is_directory and store.path:
             found.extend(_marked_files(runner, store, everyone, running))
+    here = {one.id for one in (*journal.unfinished(), *journal.finished(100_000)) if one.plan.uri == connection.uri}
     for kept in journal.kept_sources():
+        if kept.move not in here:
+            continue  # of another host: the same path there is another file
         found.append(_kept(runner, kept.path, kept.move, kept.vm, kept.datastore, kept.expires, kept.why, everyone))
     for vm in everyone:
         if vm.mark is not None and vm.mark not in running:

@@ -18,6 +18,7 @@ from typing import Literal
 from blockferry.errors import FileExists, HostCommandFailed, UsageError
 from blockferry.images.process import Completed
 from blockferry.images.runner import Runner
+from blockferry.units import MiB
 
 Kind = Literal["file", "directory", "block", "other"]
 
@@ -34,6 +35,9 @@ sync -- "$2"
 mv -fT -- "$2" "$1"
 sync -- "$5"
 """
+
+
+ALLOCATION_STEP = 256 * MiB
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,13 +237,15 @@ def flush(runner: Runner, path: str) -> None:
 
 
 def fill_allocation(runner: Runner, path: str, size: int) -> None:
-    """Allocate the file's first `size` bytes without changing what they read as; safe while a VM writes.
+    """Allocate the first `size` bytes; content stays as it is, also under a QEMU that writes to it.
 
-    Raises HostCommandFailed (no space; the file system cannot do it).
+    In steps: XFS wants as much free space as one call asks for, even where all of it is allocated already.
+    Raises HostCommandFailed when the file system is full or cannot do it.
     """
     absolute(path)
-    if size > 0:
-        runner.run(["fallocate", "--length", str(size), "--", path])
+    for offset in range(0, size, ALLOCATION_STEP):
+        length = min(ALLOCATION_STEP, size - offset)
+        runner.run(["fallocate", "--offset", str(offset), "--length", str(length), "--", path])
 
 
 def free_bytes(runner: Runner, directory: str) -> int:

@@ -206,7 +206,9 @@ def _stays_below(chain: tuple[Image, ...], layers: tuple[LayerPlan, ...]) -> tup
 
 def _thick(request: MoveRequest, top: Image) -> bool:
     if request.provision is Provision.SAME:
-        return top.virtual_size > 0 and top.allocation >= top.virtual_size
+        # A qcow2 file that has grown to its full size is not preallocated; making its copy so would only keep the
+        # device busy and starve the guest (docs/performance.md).
+        return top.format == "raw" and top.allocation >= top.virtual_size > 0
     return request.provision is Provision.THICK
 
 
