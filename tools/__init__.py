@@ -1,0 +1,1 @@
+"""Tools of the project that are not shipped: set-up and demo."""
