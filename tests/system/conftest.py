@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,10 +15,10 @@ from tests.system.voyage import Line
 @pytest.fixture(scope="session")
 def ferry(
     lab_host: Host, old_san: Datastore, ssd: Datastore, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Ferry]:
+) -> Ferry:
     """The command line on the lab host, with a journal of the session's own."""
     journal: Path = tmp_path_factory.mktemp("journal") / "journal.db"
-    yield Ferry(lab_host, (old_san, ssd), journal)
+    return Ferry(lab_host, (old_san, ssd), journal)
 
 
 @pytest.fixture

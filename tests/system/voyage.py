@@ -158,9 +158,7 @@ class Line:
         return move
 
     def wait_finished(self) -> None:
-        wait_until(
-            lambda: not self.unfinished(), "the end of the move", timeout=LIMIT_S, step=0.1, report=self.stories
-        )
+        wait_until(lambda: not self.unfinished(), "the end of the move", timeout=LIMIT_S, step=0.1, report=self.stories)
 
     def wait_story(self, move: str, text: str) -> None:
         wait_until(
