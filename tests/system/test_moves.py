@@ -238,7 +238,7 @@ def test_the_size_is_kept_to_the_byte(
         assert int(guest.sh("blockdev --getsize64 /dev/vda 2>/dev/null || cat /sys/block/vda/size")) in (
             visible, visible // 512,
         )  # fmt: skip
-        tail = "dd if=/dev/vda bs=512 skip=%d 2>/dev/null" % (visible // 512 - 1)
+        tail = f"dd if=/dev/vda bs=512 skip={visible // 512 - 1} 2>/dev/null"
         guest.sh(f"printf 'the last bytes' | dd of=/dev/vda bs=512 seek={visible // 512 - 1} conv=notrunc,sync; sync")
         one.write()
     line.must("move", guest.name, "--to", "ssd", "--format", new, "--method", method)
