@@ -94,6 +94,8 @@ def convert(
     argv += ["-B", backing[0], "-F", backing[1]] if backing else []
     argv += ["--bitmaps"] if bitmaps else []
     argv += ["-n"] if existing_target else []
+    # QEMU gives a raw file on XFS an extent size of 1 MiB, so that a scattered thin disk would take many times its size
+    argv += ["-o", "extent_size_hint=0"] if dest_format == "raw" and not existing_target and not thick else []
     # QEMU refuses the claim for a target with a backing file, which does not read as zeros
     argv += ["--target-is-zero"] if existing_target and target_is_zero and not backing else []
     if not existing_target:
