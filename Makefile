@@ -14,8 +14,7 @@ check: setup ## lint, format, types, layers, unit tests: no root needed once set
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
-	$(PYTHON) -m mypy lab bench tools tests/unit tests/lab
-	$(PYTHON) -m mypy tests/system
+	$(PYTHON) -m mypy lab bench tools
 	.venv/bin/lint-imports
 	$(PYTHON) -m pytest -q tests/unit
 

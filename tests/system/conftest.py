@@ -13,9 +13,7 @@ from tests.system.voyage import Line
 
 
 @pytest.fixture(scope="session")
-def ferry(
-    lab_host: Host, old_san: Datastore, ssd: Datastore, tmp_path_factory: pytest.TempPathFactory
-) -> Ferry:
+def ferry(lab_host: Host, old_san: Datastore, ssd: Datastore, tmp_path_factory: pytest.TempPathFactory) -> Ferry:
     """The command line on the lab host, with a journal of the session's own."""
     journal: Path = tmp_path_factory.mktemp("journal") / "journal.db"
     return Ferry(lab_host, (old_san, ssd), journal)
