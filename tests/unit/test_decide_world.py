@@ -57,6 +57,7 @@ class World:
     foreign: set[str] = field(default_factory=set)
     tainted: set[str] = field(default_factory=set)  # copies that missed a write
     writes: dict[str, int] = field(default_factory=dict)  # writes to the source file while off
+    cold_at: dict[str, int] = field(default_factory=dict)  # the writes that a cold copy holds
     mark: str | None = None
     record: Record = field(default_factory=Record)
     removed: set[str] = field(default_factory=set)
@@ -216,8 +217,12 @@ class World:
         elif what == "cold":
             assert self.state is PowerState.OFF
             self.images.add(target)
+            self.cold_at[target] = self.writes.get(target, 0)
         elif what == "config":
             assert isinstance(thing, Side)
+            for one, side in self.config.items():
+                if thing is Side.DESTINATION and side is Side.SOURCE and not self.state.active:
+                    assert self.cold_at.get(one) == self.writes.get(one, 0), "switched to a copy that is not current"
             for one in self.config:
                 self.config[one] = thing
         elif what == "release":
