@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from blockferry.cli import types
+from blockferry.config import Config
 from blockferry.errors import UsageError
 from blockferry.model.request import Chain, Method, MoveRequest, Provision, SourcePolicy
 
@@ -40,8 +41,7 @@ def request_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option(
                 "--method",
                 type=click.Choice([item.value for item in Method]),
-                default=Method.AUTO.value,
-                help="How the bulk gets across; default: auto, and it says why.",
+                help="How the bulk gets across; default: as configured, else auto, and it says why.",
             ),
             click.option(
                 "--chain",
@@ -50,7 +50,7 @@ def request_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 help="What becomes of backing chains; default: flatten.",
             ),
             click.option(
-                "--bandwidth", type=types.Rate(), default=0, help="Limit for all disks together, like 200MiB/s."
+                "--bandwidth", type=types.Rate(), help="Limit for all disks together, like 200MiB/s; 0: none."
             ),
             click.option(
                 "--keep-source",
@@ -58,7 +58,9 @@ def request_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 help="Keep the old disks for that long (7d, 12h, forever).",
             ),
             click.option(
-                "--delete-source", is_flag=True, help="Delete the old disks once nothing needs them; the default."
+                "--delete-source",
+                is_flag=True,
+                help="Delete the old disks once nothing needs them; the default if not configured.",
             ),
         )
     ):
@@ -74,13 +76,13 @@ def to_request(
     home: str | None,
     format_: str | None,
     provision: str,
-    method: str,
+    method: str | None,
     chain: str,
-    bandwidth: int,
+    bandwidth: int | None,
     keep_source: float | None,
     delete_source: bool,
 ) -> MoveRequest:
-    """What was asked. Raises UsageError where it contradicts itself."""
+    """What was asked, the rest as configured. Raises UsageError where it contradicts itself, ConfigInvalid."""
     if to is None and not disks:
         raise UsageError("It is not said where to.", "Add --to DATASTORE, or --disk vdb=DATASTORE.")
     if keep_source is not None and delete_source:
@@ -88,6 +90,9 @@ def to_request(
     twice = [target for target, count in Counter(target for target, _ in disks).items() if count > 1]
     if twice:
         raise UsageError(f"--disk names {twice[0]} twice.", "Give each disk one datastore.")
+    config = Config.load()
+    if keep_source is None and not delete_source:
+        keep_source = config.keep_source_s
     if keep_source is None:
         source = SourcePolicy(delete=True)
     else:
@@ -99,8 +104,8 @@ def to_request(
         home=home,
         format=format_,
         provision=Provision(provision),
-        method=Method(method),
+        method=Method(method or config.method),
         chain=Chain(chain),
-        bandwidth=bandwidth,
+        bandwidth=config.bandwidth if bandwidth is None else bandwidth,
         source=source,
     )

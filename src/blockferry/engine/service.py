@@ -305,11 +305,11 @@ class Service:
         return one.owner is None and one.deaths == 0 and not one.record.marked and time.time() - one.created < GRACE_S
 
     def resume(self, move: str | None) -> tuple[str, ...]:
-        """The ids of the moves that are to be run again: the one named, or all that nobody runs."""
+        """The ids of the moves to run again: the one named, or all that nobody runs and that are not parked."""
         if move is not None:
             summary = self.journal.get(move)
             return () if summary.finished is not None else (summary.id,)
-        return tuple(one.id for one in self.journal.unfinished() if not one.owner_alive)
+        return tuple(one.id for one in self.journal.unfinished() if not one.owner_alive and one.parked is None)
 
     # ------------------------------------------------------------ leftovers
 
