@@ -86,8 +86,8 @@ class Demo:
         for store in (self.old_san, self.ssd):
             self.host.attach(store)
         disks = [
-            Disk("vda", self.old_san, size="1GiB", fs="128MiB", fill="384MiB"),
-            Disk("vdb", self.old_san, size="512MiB", fill="256MiB"),
+            Disk("vda", self.old_san, size="768MiB", fs="128MiB", fill="320MiB"),
+            Disk("vdb", self.old_san, size="384MiB", fill="192MiB"),
         ]
         self.guest: Guest = self.lab.guest(self.host, VM, disks, start=True)
         self.work()
@@ -211,7 +211,7 @@ class Demo:
         console.print(f"  {lab} shell kvm1      # a shell on the host; in it:")
         console.print(f"    export {' '.join(inside)}")
         console.print(f"    {PROGRAM} move {VM} --to old-san")
-        console.print(f"  {lab} judge {VM}      # stalls, latency, a check of every block")
+        console.print(f"  {lab} judge {VM}     # stalls, latency, a check of every block")
         console.print(f"  {lab} down            # the end")
 
 

@@ -1,42 +1,169 @@
-"""What the documents say must be so: links lead somewhere, tables name real files, commands and targets exist."""
+"""What the hand-written documents say exists: commands, options, make targets, files, links, states."""
 
 from __future__ import annotations
 
 import re
+import shlex
+import subprocess
 from pathlib import Path
 
+import click
 import pytest
 
-from blockferry.cli import main as cli
+from blockferry.cli import main
+from blockferry.config import Config
+from blockferry.model.method import race_possible
+from blockferry.model.record import Outcome, Stage
+from blockferry.model.vmcheck import OLDEST_LIBVIRT, OLDEST_QEMU
+from lab.cli import main as lab_main
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "lab/README.md"])
-LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
+DOCS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "lab" / "README.md"])
+NAMES = [str(path.relative_to(ROOT)) for path in DOCS]
+every_document = pytest.mark.parametrize("name", NAMES)
+OTHERS_OPTIONS = ("lab/README.md", "docs/performance.md", "docs/measured.md")
+"""Documents that speak of other programs' options."""
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_links_lead_somewhere(document: Path) -> None:
-    for target in LINK.findall(document.read_text()):
-        if "://" not in target:
-            assert (document.parent / target).exists(), f"{document.name} links to {target}"
+def text_of(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
 
 
-def test_the_architecture_names_real_files() -> None:
-    rows = [line for line in (ROOT / "ARCHITECTURE.md").read_text().splitlines() if line.startswith("| ")]
-    paths = [path for row in rows[1:] for path in re.findall(r"(?:src|lab)/[\w/]+\.py", row)]
-    assert len(paths) > 30
-    for path in paths:
-        assert (ROOT / path).is_file(), f"ARCHITECTURE.md names {path}"
+def typed(name: str) -> list[str]:
+    """What a document shows as typed: its code spans, and the lines of its code blocks."""
+    text = text_of(name)
+    blocks = [line.strip() for line in re.findall(r"^(?: {4}|\t)(.+)$", text, re.MULTILINE)]
+    for block in re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        blocks += [line.strip() for line in block.splitlines()]
+    spans = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL))
+    return [re.sub(r"^(root@\S+ )?[#$] ", "", one) for one in (*blocks, *spans)]
 
 
-def test_commands_and_targets_of_the_readme_exist() -> None:
-    readme = (ROOT / "README.md").read_text()
-    targets = set(re.findall(r"^    make (\w+)", readme, re.M))
-    makefile = (ROOT / "Makefile").read_text()
-    assert {"demo", "test"} <= targets
-    for target in targets:
-        assert f"\n{target}: " in makefile
-    known = set(cli.root.commands)
-    used = set(re.findall(r"`blockferry (\w+)", readme)) | set(re.findall(r"^    # blockferry (\w+)", readme, re.M))
-    assert used
-    assert used <= known, f"the README uses {used - known}"
+def words_after(program: str, name: str) -> list[list[str]]:
+    """The words of each command line of a program in a document, comments left out."""
+    found = []
+    for line in typed(name):
+        match = re.match(rf"(?:\S+=\S+ )*(?:\.venv/bin/)?{program} (.+)", line)
+        if match:
+            found.append(shlex.split(match.group(1), comments=True))
+    return found
+
+
+def options_of(command: click.Command) -> set[str]:
+    return {one for parameter in command.params for one in (*parameter.opts, *parameter.secondary_opts)} | {"--help"}
+
+
+def targets() -> set[str]:
+    return set(re.findall(r"^([a-z-]+):", text_of("Makefile"), re.MULTILINE))
+
+
+def test_the_readme_begins_with_the_two_commands() -> None:
+    assert [words[0] for words in words_after("make", "README.md")][:2] == ["demo", "test"]
+    assert text_of("README.md").index("make test") < 250
+
+
+def test_ci_runs_what_the_readme_says() -> None:
+    assert "exec make test\n" in text_of(".ci/run")
+
+
+@every_document
+def test_make_targets_exist(name: str) -> None:
+    named = {words[0] for words in words_after("make", name)}
+    assert named <= targets()
+
+
+def test_make_help_lists_every_target() -> None:
+    listed = subprocess.run(["make", "help"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert {line.split()[0] for line in listed.splitlines()} == targets()
+
+
+@every_document
+def test_commands_and_their_options_exist(name: str) -> None:
+    top = options_of(main.root)
+    for words in words_after("blockferry", name):
+        before = words[0]
+        if before.startswith("-") or "COMMAND" in words:
+            continue
+        assert before in main.root.commands, f"{name}: blockferry {' '.join(words)}"
+        known = options_of(main.root.commands[before]) | top
+        used = {word.partition("=")[0] for word in words[1:] if word.startswith("--")}
+        assert used <= known, f"{name}: blockferry {' '.join(words)}"
+
+
+@pytest.mark.parametrize("name", [one for one in NAMES if one not in OTHERS_OPTIONS])
+def test_an_option_by_itself_is_one_of_some_command(name: str) -> None:
+    known = options_of(main.root).union(*(options_of(one) for one in main.root.commands.values()))
+    for line in typed(name):
+        if re.match(r"--[a-z]", line):
+            assert line.split()[0].partition("=")[0] in known, f"{name}: {line}"
+
+
+@every_document
+def test_commands_of_the_lab_exist(name: str) -> None:
+    for words in words_after("python -m lab", name):
+        named = [word for word in words if word in lab_main.commands]
+        assert named or words == ["..."], f"{name}: python -m lab {' '.join(words)}"
+
+
+def anchors(path: Path) -> set[str]:
+    """The anchors that GitHub makes of the headings."""
+    headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", one.lower()).replace(" ", "-") for one in headings}
+
+
+@every_document
+def test_links_lead_somewhere(name: str) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", text_of(name)):
+        if re.match(r"[a-z]+:", target):
+            continue
+        where, _, anchor = target.partition("#")
+        path = ((ROOT / name).parent / where).resolve() if where else ROOT / name
+        assert path.exists(), f"{name}: {target}"
+        if anchor:
+            assert anchor in anchors(path), f"{name}: {target}"
+
+
+@every_document
+def test_files_that_are_named_exist(name: str) -> None:
+    pattern = r"(?<![\w/.])((?:src|lab|tests|tools|docs|bench)/[\w./-]*\w\.(?:py|md|c|h|sh|txt|toml))"
+    for one in re.findall(pattern, text_of(name)):
+        assert (ROOT / one).exists() or (ROOT / name).parent.joinpath(one).exists(), f"{name}: {one}"
+
+
+def test_the_architecture_names_files_that_exist() -> None:
+    named = re.findall(r"[\w./-]+\.(?:py|txt)\b", text_of("ARCHITECTURE.md"))
+    assert len(named) > 30
+    assert [one for one in named if not (ROOT / one).exists()] == []
+
+
+def test_every_layer_is_in_the_architecture() -> None:
+    rooms = {one.name for one in (ROOT / "src" / "blockferry").iterdir() if (one / "__init__.py").exists()}
+    head = text_of("ARCHITECTURE.md").split("| behaviour |")[0]
+    assert [one for one in sorted(rooms) if not re.search(rf"\b{one}\b", head)] == []
+
+
+def test_every_state_is_described() -> None:
+    cells = set(re.findall(r"^\| `?([\w-]+)`? \|", text_of("docs/states.md"), re.MULTILINE))
+    assert {one.value for one in Stage} <= cells
+    assert {one.value for one in Outcome} | {"running", "interrupted", "parked"} <= cells
+
+
+def test_the_floors_are_the_true_ones() -> None:
+    libvirt, qemu = (".".join(map(str, floor[:2])) for floor in (OLDEST_LIBVIRT, OLDEST_QEMU))
+    assert f"libvirt {libvirt} and QEMU {qemu}" in text_of("README.md")
+
+
+def test_the_start_race_is_described_as_it_is_decided() -> None:
+    text = text_of("docs/design/start-race.md")
+    assert hasattr(Config(), "suspended_start")
+    assert "suspended_start = true" in text
+    assert "from QEMU 8.0 on" in text
+    assert not race_possible((7, 2, 22), "qcow2", shallow=True)
+    assert race_possible((8, 0, 0), "qcow2", shallow=False)
+    assert not race_possible((10, 0, 0), "raw", shallow=False)
+
+
+def test_one_list_of_packages_serves_all() -> None:
+    lines = [line for line in text_of("tools/packages.txt").splitlines() if not line.startswith("#")]
+    assert lines == sorted(set(lines))
+    assert "packages.txt" in text_of("tools/setup")
