@@ -41,7 +41,9 @@ def decide(plan: Plan, seen: Observation) -> act.Action:
     if strays:
         return _stray(plan, seen, strays)
     if all(view.side is Side.DESTINATION for view in seen.disks):
-        return _after_switch(plan, seen)
+        return _after_switch(plan, seen) if _proven_across(seen) else _not_proven(plan)
+    if seen.record.switched:
+        return _switched_back(plan, seen)
     if seen.state.active:
         if _going_back(seen):
             return _back_live(plan, seen)
@@ -98,6 +100,36 @@ def _stray(plan: Plan, seen: Observation, strays: list[str]) -> act.Action:
     )
 
 
+def _proven_across(seen: Observation) -> bool:
+    """Whether the new images are complete, all disks being at the destination.
+
+    A running VM uses them. Of one that is off, only the configuration points there: it was switched while it ran
+    (that is noted before the first pivot), or copied cold, and nobody has written to the old disks since. It may
+    have been started on them in the moment before the configuration was written.
+    """
+    record = seen.record
+    if seen.state.active or record.switched or record.switching:
+        return True
+    return all(record.cold_copied.get(view.target) == view.fingerprint for view in seen.disks)
+
+
+def _not_proven(plan: Plan) -> act.Action:
+    return act.Park(
+        f"the configuration of {plan.vm} names the new disks, but the old ones were written to after they were "
+        "copied: the VM was started on them meanwhile. Nothing is removed"
+    )
+
+
+def _switched_back(plan: Plan, seen: Observation) -> act.Action:
+    """The destination was the truth, and now the VM is seen at the source: that was not us."""
+    if _ours_suspended(seen):
+        return act.Resume()
+    return act.Park(
+        f"{plan.vm} had all its disks at the destination and now names old ones again; somebody has changed it. The "
+        "newer content is at the destination. Nothing is removed"
+    )
+
+
 # ---------------------------------------------------------------- forward, the VM has a QEMU
 
 
@@ -112,6 +144,10 @@ def _forward_live(plan: Plan, seen: Observation) -> act.Action:
     for view in seen.disks:
         if view.job is Job.FOREIGN:
             return act.Fail(f"somebody else runs a block job on {view.target} ({view.foreign})")
+    if any(view.config is Side.DESTINATION for view in seen.disks):
+        # Started on the old disks in the moment before a cold move wrote its configuration. What is copied from
+        # now on must not be what the next start uses.
+        return act.RevertConfig()
     prepared = _prepare(plan, seen)
     return prepared or _copying(plan, seen)
 
