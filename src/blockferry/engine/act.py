@@ -50,7 +50,7 @@ def perform(context: Context, action: act.Action, seen: Observation) -> None:
         case act.FlushDestination():
             _flush(context, seen)
         case act.Pivot():
-            _pivot(context, action)
+            _pivot(context, action, seen)
         case act.AbortCopy():
             _abort(context, action, seen)
         case act.ForgetCopy():
@@ -222,8 +222,13 @@ def _flush(context: Context, seen: Observation) -> None:
     point("flushed")
 
 
-def _pivot(context: Context, action: act.Pivot) -> None:
-    """Switch all disks, then see it through: what is asked of libvirt here is over when this returns."""
+def _pivot(context: Context, action: act.Pivot, seen: Observation) -> None:
+    """Switch all disks, then see it through: what is asked of libvirt here is over when this returns.
+
+    The intent is in the record since our suspension; when the VM stands still by its owner's will, it is noted here.
+    """
+    if not seen.record.switching:
+        context.note(replace(seen.record, switching=True))
     point("pivoting")
     began = context.memory.suspended_at
     if began is not None and time.monotonic() - began > GUARD_SWITCH_S * 0.8:
