@@ -96,7 +96,12 @@ def copy_layers(context: Context, target: str, seen: Observation) -> None:
 def create_image(context: Context, target: str, seen: Observation) -> None:
     """An empty image of exactly the guest's size."""
     disk = context.plan.disk(target)
-    record = _directory(context, seen.record, posixpath.dirname(disk.dest))
+    record = seen.record
+    if target in record.cold_copied:
+        # It is taken away now, so it must not count when the VM goes off without having written to this disk.
+        record = replace(record, cold_copied={name: of for name, of in record.cold_copied.items() if name != target})
+        context.note(record)
+    record = _directory(context, record, posixpath.dirname(disk.dest))
     record = _name(context, record, disk.dest)
     point("image-named")
     _mark_file(context, disk.dest)

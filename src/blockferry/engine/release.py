@@ -152,8 +152,11 @@ def _remove_old_metadata(context: Context, directory: str) -> None:
 
 def remove_destination(context: Context, seen: Observation) -> None:
     """All that we made. The caller has seen that no disk of the VM is there; QEMU must have let go of it."""
+    record = replace(seen.record, copies={}, cold_copied={}, layers_copied=(), home_copied=False)
+    if record != seen.record:
+        context.note(record)  # before: what is half removed must not count as copied
     point("removing-destination")
-    for path in reversed(seen.record.created):
+    for path in reversed(record.created):
         if path.endswith("/"):
             files.remove_directory_if_empty(context.runner, path.rstrip("/"))
             continue
@@ -167,4 +170,4 @@ def remove_destination(context: Context, seen: Observation) -> None:
             files.remove_file(context.runner, path)
         files.remove_file(context.runner, path + MARKER)
     point("destination-removed")
-    context.note(replace(seen.record, created=(), copies={}))
+    context.note(replace(record, created=()))
