@@ -231,14 +231,14 @@ def _pivot(context: Context, action: act.Pivot, seen: Observation) -> None:
         context.note(replace(seen.record, switching=True))
     point("pivoting")
     began = context.memory.suspended_at
-    if began is not None and time.monotonic() - began > GUARD_SWITCH_S * 0.8:
-        # We were frozen: the guard has let the VM run, or is about to. Look again before anything is switched.
-        context.memory.suspended_at = None
-        return
     control = context.control
     asked = []
     try:
         for target in action.targets:
+            if began is not None and time.monotonic() - began > GUARD_SWITCH_S * 0.8:
+                # We were frozen: the guard has let the VM run, or is about to. Look again before more is switched.
+                context.memory.suspended_at = None
+                return
             control.pivot(target)
             asked.append(target)
             if len(asked) < len(action.targets):

@@ -17,6 +17,7 @@ from blockferry.errors import (
     Interrupted,
     JournalFailed,
     LeaseLost,
+    LibvirtFailed,
     MoveParked,
 )
 from blockferry.hypervisor.connection import Connection
@@ -120,7 +121,11 @@ class Loop:
         except (LeaseLost, JournalFailed, Interrupted, MoveParked):
             raise
         except (BlockferryError, PointFailed) as error:
-            self._stumble(action, seen, error)
+            if isinstance(error, LibvirtFailed) and seen is not None and self._overtaken(observer, seen):
+                self.tries += 1
+                self.context.tell("warning", f"{error.sentence}; the VM has changed meanwhile, looking again")
+            else:
+                self._stumble(action, seen, error)
         finally:
             self.phases[self.phase] = self.phases.get(self.phase, 0.0) + time.monotonic() - started
         if isinstance(action, act.Await):
@@ -184,6 +189,23 @@ class Loop:
         self._unsubscribe()
         self.context.memory.suspended_at = None
         self.context.stop.wait(RECONNECT_S)
+
+    def _overtaken(self, observer: Observer, seen: Observation) -> bool:
+        """Whether the VM has changed since we looked (it went off, a job ended), so that an effect came too late.
+
+        Then its failure says nothing about the move: `decide` has an answer to what is there now.
+        """
+        if self.tries >= TRIES or self.context.memory.suspended_at is not None:
+            return False
+        try:
+            now = observer.look(self.context.control, seen.record, self.context.memory, time.monotonic())
+        except BlockferryError:
+            return False
+
+        def situation(one: Observation) -> object:
+            return one.state, one.incarnation, [(view.side, view.job, view.ending) for view in one.disks]
+
+        return situation(now) != situation(seen)
 
     def _stumble(
         self, action: act.Action | None, seen: Observation | None, error: BlockferryError | PointFailed

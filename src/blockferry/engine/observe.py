@@ -45,7 +45,11 @@ class Observer:
         if view is None and memory.suspended_at is not None:
             # In step, synchronous writes keep both sides equal: there is no remainder to ask for.
             view = control.look(() if self.plan.synchronous and record.switching else self._targets, self.last)
-        elif view is None:
+        if memory.suspended_at is not None and view is not None and view.state is not PowerState.PAUSED:
+            # The guard let the VM run while we were frozen (or it is gone): what we took for granted is so no more.
+            memory.suspended_at = None
+            view = None
+        if view is None:
             view = control.look(self._targets)
         self.last = view
         return self.interpret(view, record, memory, now_s)
