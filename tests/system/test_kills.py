@@ -51,7 +51,7 @@ def kill_and_go_on(ferry: Ferry, guest: Guest, point: str, words: tuple[str, ...
         if cancel:
             ferry.run("cancel", move, **env)
         else:
-            ferry.run("vms", **env)  # any command takes up what was interrupted
+            ferry.run("resume", move, **env)
     done = ferry.wait_finished(guest.name)
     outcome = str(done["record"]["outcome"])
     assert outcome in ("moved", "cancelled"), str(done["record"])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import posixpath
 from dataclasses import replace
 
+import tenacity
+
 from blockferry.engine.context import Context
 from blockferry.engine.making import MARKER
 from blockferry.engine.observe import same_path
@@ -66,11 +68,22 @@ def reason_to_keep(context: Context, disk: DiskPlan, path: str, seen: Observatio
             return f"the new image {one.dest} cannot be found"
         if (new.device, new.inode) == (old.device, old.inode):
             return f"it is the same file as the new image {one.dest}"
-    holders = users.users_of(runner, path, disk.source_format if same_path(path, disk.source) else None)
+    holders = _holders(context, path, disk.source_format if same_path(path, disk.source) else None)
     if holders.any:
         who = ", ".join(f"{name} ({pid})" for pid, name in holders.openers) or "somebody"
         return f"{who} still has it open"
     return _referred_to(context, path)
+
+
+@tenacity.retry(
+    retry=tenacity.retry_if_result(lambda holders: holders.any),
+    stop=tenacity.stop_after_delay(10),
+    wait=tenacity.wait_fixed(0.5),
+    retry_error_callback=lambda state: state.outcome.result() if state.outcome else None,
+)
+def _holders(context: Context, path: str, format: str | None) -> users.Users:
+    """Who has the file open. Somebody who only looks (a listing, a backup's scan) is waited for, ten seconds."""
+    return users.users_of(context.runner, path, format)
 
 
 def _referred_to(context: Context, path: str) -> str | None:
