@@ -32,6 +32,8 @@ BEFORE_S = 4.0
 """How long the guest is watched before the move, to compare with."""
 AFTER_S = 2.0
 """How long the guest writes on at the new place before it is judged."""
+CANCELLED, INTERRUPTED = 6, 130
+"""Exit statuses, docs/exit-statuses.md."""
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -109,20 +111,23 @@ class Demo:
 
     def command(self, *words: str) -> list[str]:
         variables = [f"{name}={value}" for name, value in self.environment().items()]
-        return self.host.namespaces.command(["env", *variables, PROGRAM, *words], Path.cwd())
+        return self.host.namespaces.command(["env", "--default-signal=INT", *variables, PROGRAM, *words], Path.cwd())
 
     def ferry(self, *words: str) -> None:
-        """Run the command line on the host, on this terminal; Ctrl-C is its to answer."""
+        """Run the command line on the host, on this terminal; Ctrl-C is its to answer.
+
+        So it must end neither us nor the nsenter that stands in between.
+        """
         console.print(f"\n[bold cyan]root@kvm1 # blockferry {' '.join(words)}[/]")
         argv = self.command(*words)
         sys.stdout.flush()
         handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
-            child = os.posix_spawnp(argv[0], argv, os.environ, setsigdef=[signal.SIGINT])
+            child = os.posix_spawnp(argv[0], argv, os.environ)
             status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         finally:
             signal.signal(signal.SIGINT, handler)
-        if status in (-signal.SIGINT, 130):
+        if status in (CANCELLED, INTERRUPTED):
             raise KeyboardInterrupt
         expect(status == 0, f"blockferry {' '.join(words)} ended with status {status}")
 
