@@ -184,9 +184,7 @@ REFUSALS: list[tuple[Callable[[Case], None] | None, str, list[str]]] = [
 
 
 @pytest.fixture
-def case(
-    make_guest: MakeGuest, lab_host: Host, lab_session: Lab, old_san: Datastore, ssd: Datastore
-) -> Iterator[Case]:
+def case(make_guest: MakeGuest, lab_host: Host, lab_session: Lab, old_san: Datastore, ssd: Datastore) -> Iterator[Case]:
     with ExitStack() as after:
         guest = make_guest([Disk("vda", old_san, size="32MiB", fill="4MiB")])
         yield Case(guest, lab_host, lab_session, old_san, ssd, make_guest, after)
@@ -208,9 +206,7 @@ def test_refused_with_nothing_touched(
     running = {path for path in map(str, [case.disk]) if case.guest.state() == "running"}
 
     def seen() -> dict[str, object]:
-        found = {
-            path: one for path, one in listing(stores).items() if path not in running and "by-hand" not in path
-        }
+        found = {path: one for path, one in listing(stores).items() if path not in running and "by-hand" not in path}
         return {"files": found, "xml": case.guest.xml(inactive=True), "live": case.guest.sources()}
 
     before = seen()
@@ -298,6 +294,7 @@ def test_libvirtd_is_killed_and_comes_back_during_the_copy(
         assert process.poll() is None
     finally:
         guest.host.start_libvirtd()
+    line.must("speed", move, "0")
     said = line.end(process)
     assert said.status == 0, f"{said}\n{line.stories()}"
     one.moved_all(ssd)

@@ -1,4 +1,4 @@
-"""What happens in the middle: a switch that breaks, guests and people that act during the copy, processes that freeze."""
+"""What happens in the middle: switches that break, guests and people that act during the copy, frozen processes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.system.voyage import Line, Voyage, disk_sources, small_disks
 pytestmark = pytest.mark.lab
 
 SLOWLY = ("--bandwidth", "3MiB/s")
-"""Slow enough that a test finds the copy under way: 16 MiB a disk."""
+"""Slow enough that a test finds the copy under way; with a guest that writes it takes for ever, until told to hurry."""
 
 
 @pytest.fixture
@@ -174,10 +174,11 @@ def test_the_guest_reboots_during_the_copy(
 ) -> None:
     one, guest = sail()
     process = line.start("move", guest.name, "--to", "ssd", *SLOWLY)
-    wait_copying(guest, line)
+    move = wait_copying(guest, line)
     guest.judge.stop()
     guest.reboot()
     one.write()
+    line.must("speed", move, "0")
     said = line.end(process)
     assert said.status == 0, f"{said}\n{line.stories()}"
     one.moved_all(ssd)
@@ -202,6 +203,8 @@ def test_somebody_pulls_the_plug_and_starts_it_again(
         assert line.unfinished() == [move] or guest.state() == "shut off", line.stories()
     guest.wait_ready()
     one.write()
+    if line.unfinished():
+        line.do("speed", move, "0")
     said = line.end(process)
     assert said.status == 0, f"{said}\n{line.stories()}"
     one.moved_all(ssd)
@@ -297,10 +300,12 @@ def test_a_closed_terminal_leaves_the_move_to_the_background(
 ) -> None:
     one, guest = sail()
     process = line.start("move", guest.name, "--to", "ssd", *SLOWLY)
-    wait_copying(guest, line)
+    move = wait_copying(guest, line)
     process.send_signal(signal.SIGHUP)
     said = line.end(process)
     assert said.status == 130, str(said)
+    assert line.unfinished() == [move]
+    line.must("speed", move, "0")
     line.wait_finished()
     one.moved_all(ssd)
     one.assert_well()
