@@ -14,8 +14,7 @@ lint: setup ## style, types, layers
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
-	$(PYTHON) -m mypy lab bench tools tests/unit tests/lab
-	$(PYTHON) -m mypy tests/system
+	$(PYTHON) -m mypy lab bench tools
 	.venv/bin/lint-imports
 
 check: lint ## lint and unit tests: no root needed once set up, under 30 s
