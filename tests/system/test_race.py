@@ -45,6 +45,6 @@ def test_no_write_is_lost_while_a_copy_begins(
         verdict = guest.judge.verify_live()
         assert verdict.ok, f"{verdict.text}\n{line.stories()}"
     one.assert_configured()
-    one.assert_nothing_left()
+    one.assert_nothing_left(old_home=old_san.home(guest.name))
     guest.poweroff()
     one.assert_images()
