@@ -17,7 +17,7 @@ from blockferry.engine.release import names_of
 from blockferry.engine.site import Site
 from blockferry.errors import BlockferryError, StillInUse
 from blockferry.hypervisor import domains, pools
-from blockferry.images import files, users
+from blockferry.images import files, qemuimg, users
 from blockferry.images.runner import Runner
 from blockferry.journal import Journal
 from blockferry.model.inventory import Datastore, Vm, datastore_of
@@ -97,6 +97,16 @@ def _doubt(runner: Runner, path: str, everyone: tuple[Vm, ...]) -> str | None:
     for vm in everyone:
         if any(same_path(name, path) for name in names_of(vm)):
             return f"VM {vm.name} refers to it"
+        for disk in vm.disks:
+            source = disk.source
+            if disk.device != "disk" or source is None or source.path is None or source.kind not in ("file", "block"):
+                continue
+            try:
+                layers = qemuimg.chain(runner, source.path, source.format)
+            except BlockferryError as error:
+                return f"it cannot be told what {disk.target} of VM {vm.name} stands on ({error.sentence})"
+            if any(same_path(layer.path, path) for layer in layers):
+                return f"the backing chain of {disk.target} of VM {vm.name} stands on it"
     stat = files.stat_one(runner, path)
     if stat is None:
         return None
