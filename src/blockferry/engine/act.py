@@ -133,8 +133,9 @@ def _resume(context: Context, action: act.Resume, seen: Observation) -> None:
         record = replace(record, switch_attempts=record.switch_attempts + 1)
         context.tell("warning", "the switch could not be made this time; the VM runs on, the copies stay ready")
     context.memory.flushed_at = None
-    mixed = len({view.side for view in seen.disks}) > 1
-    context.note(replace(record, suspended=False, switching=record.switching and mixed))
+    # With a disk across, only `switched` may take its place: until then this is all that tells of the switch.
+    across = any(view.side is Side.DESTINATION for view in seen.disks)
+    context.note(replace(record, suspended=False, switching=record.switching and across))
 
 
 def _start_copy(context: Context, action: act.StartCopy, seen: Observation) -> None:
