@@ -54,6 +54,7 @@ class Case:
 
 
 def shared(case: Case) -> None:
+    case.edit("type='qcow2'", "type='raw'")  # libvirt knows no sharing of a qcow2
     case.edit("<target dev='vda' bus='virtio'/>", "<target dev='vda' bus='virtio'/><shareable/>")
 
 
@@ -66,13 +67,14 @@ def transient(case: Case) -> None:
 
 
 def lun(case: Case) -> None:
-    case.edit("<disk type='file' device='disk'>", "<disk type='block' device='lun'>")
-    # libvirt looks at the device only when the VM starts
-    case.edit(f"<source dev='{case.disk}'", "<source dev='/dev/loop0'") if "source dev" in case.guest.xml() else None
-
-
-def network(case: Case) -> None:
-    case.edit("<disk type='file' device='disk'>", "<disk type='network' device='disk'>")
+    """libvirt looks at the device only when the VM starts."""
+    case.edit("type='qcow2'", "type='raw'")
+    case.edit(
+        f"<disk type='file' device='disk'>\n      <driver name='qemu' type='raw' cache='none' discard='unmap'/>\n"
+        f"      <source file='{case.disk}'",
+        "<disk type='block' device='lun'>\n      <driver name='qemu' type='raw' cache='none' discard='unmap'/>\n"
+        "      <source dev='/dev/loop0'",
+    )
 
 
 def used_as_disk(case: Case) -> None:

@@ -13,6 +13,7 @@ from blockferry.engine.observe import Observer
 from blockferry.engine.points import PointFailed, point
 from blockferry.errors import (
     BlockferryError,
+    HostCommandFailed,
     HostUnreachable,
     Interrupted,
     JournalFailed,
@@ -22,6 +23,7 @@ from blockferry.errors import (
 )
 from blockferry.hypervisor.connection import Connection
 from blockferry.hypervisor.events import Watch
+from blockferry.images import users
 from blockferry.images.copying import Stopped
 from blockferry.model import action as act
 from blockferry.model.decide import decide
@@ -121,7 +123,11 @@ class Loop:
         except (LeaseLost, JournalFailed, Interrupted, MoveParked):
             raise
         except (BlockferryError, PointFailed) as error:
-            if isinstance(error, LibvirtFailed) and seen is not None and self._overtaken(observer, seen):
+            if (
+                isinstance(error, (LibvirtFailed, HostCommandFailed))
+                and seen is not None
+                and (self._overtaken(observer, seen) or self._being_started(action))
+            ):
                 self.tries += 1
                 self.context.tell("warning", f"{error.sentence}; the VM has changed meanwhile, looking again")
             else:
@@ -206,6 +212,22 @@ class Loop:
             return one.state, one.incarnation, [(view.side, view.job, view.ending) for view in one.disks]
 
         return situation(now) != situation(seen)
+
+    def _being_started(self, action: act.Action | None) -> bool:
+        """Whether a cold copy failed because a QEMU has taken the disk: somebody starts the VM at this moment.
+
+        libvirt may show it as off for a moment longer; once it runs, `decide` has its answer.
+        """
+        if not isinstance(action, act.ColdCopy) or self.tries >= TRIES:
+            return False
+        disk = self.context.plan.disk(action.target)
+        try:
+            taken = users.in_use(self.context.runner, disk.source, disk.source_format)
+        except BlockferryError:
+            return False
+        if taken:
+            self.context.stop.wait(min(10.0, 0.1 * 2**self.tries))
+        return taken
 
     def _stumble(
         self, action: act.Action | None, seen: Observation | None, error: BlockferryError | PointFailed

@@ -1,6 +1,6 @@
 """Effects that make things at the destination: home, lower layers, images, cold copies, the finishing touch.
 
-What is made is named in the record before it exists (`created`), and each image has a marker file beside it, so
+What is made is named in the record before it exists (`created`), and each file has a marker file beside it, so
 that an orphan sweep can tell whose it is even without the journal. What is in `created` is ours: it is replaced
 when an effect is repeated. What is not is never overwritten.
 """
@@ -25,7 +25,7 @@ from blockferry.model.plan import DiskPlan
 from blockferry.model.record import Copy, Record, Stage
 
 MARKER = ".blockferry"
-"""Ending of the marker file beside an image that is being made."""
+"""Ending of the marker file beside a file that is being made."""
 
 
 def _name(context: Context, record: Record, *paths: str) -> Record:
@@ -58,6 +58,8 @@ def copy_home(context: Context, seen: Observation) -> None:
     metadata = {posixpath.join(plan.home.dest, name): xml for name, xml in context.control.metadata().items()}
     record = _name(context, record, *metadata, *(one.dest for one in plan.home.files))
     point("home-named")
+    for path in (*metadata, *(one.dest for one in plan.home.files)):
+        _mark_file(context, path)
     for path, xml in metadata.items():
         files.write_file(context.runner, path, xml.encode())
     for one in plan.home.files:

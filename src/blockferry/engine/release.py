@@ -131,6 +131,10 @@ def release_home(context: Context, seen: Observation) -> None:
     if home is not None:
         for name, xml in context.control.metadata().items():
             files.write_file(context.runner, posixpath.join(home.dest, name), xml.encode())
+        images = {disk.dest for disk in plan.disks}
+        for path in seen.record.created:
+            if posixpath.dirname(path) == home.dest and not path.endswith("/") and path not in images:
+                files.remove_file(context.runner, path + MARKER)
         for one in home.files:
             doubt = _small_file_doubt(context, one.source)
             if doubt is not None:
