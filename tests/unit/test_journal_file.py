@@ -23,7 +23,7 @@ from alembic.script import ScriptDirectory
 from journal_support import Children, make_plan
 
 from blockferry.errors import JournalFailed
-from blockferry.journal import Journal, Kept, Owner, migrate, schema, sqlite
+from blockferry.journal import Journal, Kept, Owner, schema, sqlite, upgrade
 from blockferry.model.plan import LayerPlan
 from blockferry.model.record import Copy, Outcome, Record, Stage, Wanted
 from blockferry.model.request import SourcePolicy
@@ -94,7 +94,7 @@ def test_threads_share_a_journal(journal: Journal) -> None:
 
 
 def test_the_schema_is_what_the_migrations_make(journal: Journal, url: str) -> None:
-    config = migrate.configuration()
+    config = upgrade.configuration()
     assert ScriptDirectory.from_config(config).get_current_head() == schema.VERSION
     with sa.create_engine(url, poolclass=sa.NullPool).connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), schema.metadata) == []

@@ -35,7 +35,8 @@ class Worker(threading.Thread):
         self._service = service
         self._move = move
         self.stop = threading.Event()
-        self.seen: queue.SimpleQueue[MoveSummary] = queue.SimpleQueue()
+        self.seen: queue.SimpleQueue[MoveSummary | None] = queue.SimpleQueue()
+        """The newest state; None at the end, so that nobody waits for more."""
         self._result: MoveSummary | None = None
         self._error: BaseException | None = None
 
@@ -44,6 +45,8 @@ class Worker(threading.Thread):
             self._result = self._service.run(self._move, self.seen.put, self.stop)
         except BaseException as error:  # noqa: BLE001 - raised again in the main thread by result()
             self._error = error
+        finally:
+            self.seen.put(None)
 
     @property
     def left_in_place(self) -> bool:
@@ -140,6 +143,9 @@ def _attend(
         try:
             latest = worker.seen.get(timeout=TICK_S)
         except queue.Empty:
+            continue
+        if latest is None:
+            worker.join(STOP_S)
             continue
         story.tell(latest)
         show.update(latest)

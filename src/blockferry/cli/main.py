@@ -158,4 +158,12 @@ def run() -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         # A file name that is no text in this locale is shown with escapes instead of breaking the command.
         getattr(stream, "reconfigure", lambda **_: None)(errors="backslashreplace")
-    root.main()
+    try:
+        root.main()
+    except SystemExit as end:
+        # Without Python's own way out: it takes a tenth of a second to throw away what the system throws away.
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.flush()
+        os._exit(end.code if isinstance(end.code, int) else BUG_STATUS)

@@ -121,3 +121,4 @@ def _resume(control: Control) -> None:
 
 if __name__ == "__main__":
     stand_guard(sys.argv[1], sys.argv[2], sys.argv[3])
+    os._exit(0)  # at once: the parent waits for us

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import threading
-from pathlib import Path
 
-import alembic.command
-import alembic.config
 import sqlalchemy as sa
-from alembic.script import ScriptDirectory
 from sqlalchemy.engine import Connection, Engine
 
 from blockferry.errors import JournalFailed
@@ -28,32 +24,20 @@ def migrate(engine: Engine, name: str) -> None:
     with engine.connect() as connection:
         if _version(connection, name) == VERSION:
             return
+    # Imported late: Alembic takes a tenth of a second, and commands hardly ever need it.
+    from blockferry.journal import upgrade  # noqa: PLC0415
+
     with _alembic, engine.connect().execution_options(writing=True) as connection, connection.begin():
         if engine.dialect.name == "postgresql":
             connection.execute(sa.text(f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})"))
-        config = configuration()
         version = _version(connection, name)
-        if version is not None and version not in known_versions(config):
+        if version is not None and version not in upgrade.known_versions():
             raise JournalFailed(
                 name,
                 f"its schema is version {version} and this blockferry knows those up to {VERSION}; it was written by "
                 "a newer one",
             )
-        config.attributes["connection"] = connection
-        alembic.command.upgrade(config, "head")
-
-
-def configuration() -> alembic.config.Config:
-    """Alembic's configuration, without an ini file: the migrations are part of this package."""
-    config = alembic.config.Config()
-    place = str(Path(__file__).parent / "migrations")
-    config.set_main_option("script_location", place.replace("%", "%%"))
-    config.set_main_option("path_separator", "os")
-    return config
-
-
-def known_versions(config: alembic.config.Config) -> set[str]:
-    return {one.revision for one in ScriptDirectory.from_config(config).walk_revisions()}
+        upgrade.upgrade(connection)
 
 
 def _version(connection: Connection, name: str) -> str | None:
