@@ -1,0 +1,589 @@
+"""A small host for the tests of decide: files that hold writes, block jobs, a guest, a guard, and a record.
+
+`effects` does what engine/act.py, making.py and release.py do, in the same order, and yields wherever a process can
+die or the world can change. What counts is not what decide believes but what the files hold: each disk has a count
+of acknowledged writes, each file the count that it holds.
+
+Not modelled, because it cannot be told apart on a real host: an owner who pauses the VM while a suspension of ours is
+under way or announced in the record, and one who starts it twice between two looks.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+
+from blockferry.model import action as act
+from blockferry.model.inventory import JobInfo, PowerState
+from blockferry.model.observation import DiskView, Job, Observation, Side
+from blockferry.model.plan import DiskPlan, LayerPlan, Plan
+from blockferry.model.record import Copy, Outcome, Record, Stage, Wanted
+from blockferry.model.request import Method, SourcePolicy
+
+SIZE = 40
+RATE = 15
+GONE = -1  # what a file holds that is not there, or is empty or half a copy
+TRIES = 8
+
+SOURCE, DESTINATION = Side.SOURCE, Side.DESTINATION
+
+
+def make_plan(
+    disks: int = 1,
+    *,
+    suspended_start: bool = False,
+    persistent: bool = True,
+    method: Method = Method.CHANGED_BLOCKS,
+    layers: bool = False,
+) -> Plan:
+    return Plan(
+        move="m1",
+        uri="test:///",
+        vm="web01",
+        uuid="u",
+        method=method,
+        method_reason="",
+        disks=tuple(
+            DiskPlan(
+                target=target,
+                source=f"/a/{target}",
+                source_format="qcow2",
+                source_kind="file",
+                dest=f"/b/{target}",
+                dest_format="qcow2",
+                datastore="b",
+                source_datastore="a",
+                virtual_size=SIZE,
+                allocation=SIZE,
+                layers=(LayerPlan("/a/base", "qcow2", "/b/base", "qcow2", SIZE, SIZE),) if layers else (),
+                old_files=(f"/a/{target}",),
+                suspended_start=suspended_start,
+            )
+            for target in ("vda", "vdb", "vdc")[:disks]
+        ),
+        home=None,
+        persistent=persistent,
+        was=PowerState.RUNNING,
+        source=SourcePolicy(),
+    )
+
+
+class Refused(Exception):
+    """The host said no."""
+
+
+class Unreachable(Exception):
+    """The way to the host broke in the middle of an effect."""
+
+
+@dataclass
+class BlockJob:
+    """A copy of one disk to its other side; `tainted`: it has missed a write of the guest."""
+
+    dest: Side
+    synchronous: bool
+    foreign: bool = False
+    looked: bool = False
+    ready: bool = False
+    tainted: bool = False
+    ending: str = ""
+    cur: int = 0
+    end: int = 1
+
+
+@dataclass
+class Host:
+    """The truth."""
+
+    plan: Plan
+    state: PowerState = PowerState.RUNNING
+    owner_paused: bool = False
+    idle: frozenset[str] = frozenset()  # disks that the guest never writes to
+    incarnation: int = 1
+    live: dict[str, Side] = field(default_factory=dict)
+    config: dict[str, Side] = field(default_factory=dict)
+    jobs: dict[str, BlockJob] = field(default_factory=dict)
+    written: dict[str, int] = field(default_factory=dict)
+    held: dict[tuple[str, Side], int] = field(default_factory=dict)
+    mark: str | None = None
+    record: Record = field(default_factory=Record)
+    # of the process that runs the move:
+    known: Record | None = None
+    suspended: bool = False
+    flushed: bool = False
+    pivot_failures: int = 0
+    passes: int = 0
+    guard_armed: bool = False
+    cold_copying: bool = False
+    announcing: bool = False  # a suspension of ours is decided
+    # what is to go wrong:
+    refuse_pivots: set[str] = field(default_factory=set)
+    break_pivots: set[str] = field(default_factory=set)
+    started_since_look: bool = False
+
+    def __post_init__(self) -> None:
+        for target in self.targets:
+            self.config[target] = SOURCE
+            self.written[target] = 1
+            self.held[target, SOURCE], self.held[target, DESTINATION] = 1, GONE
+        if self.state.active:
+            self.live = dict.fromkeys(self.targets, SOURCE)
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        return tuple(disk.target for disk in self.plan.disks)
+
+    def sides(self) -> dict[str, Side]:
+        return self.live if self.state.active else self.config
+
+    # ------------------------------------------------------------ looking, as engine/observe.py does
+
+    def look(self) -> Observation:
+        self.started_since_look = False
+        if not self.suspended or self.known is None:
+            self.known = self.record
+        record = self.known
+        if self.state is not PowerState.PAUSED and self.suspended:
+            self.suspended = False  # the guard, or somebody, was first
+            self.known = record = self.record
+        if self.state is PowerState.RUNNING and record.suspended and not self.suspended:
+            record = replace(record, suspended=False)
+        quick = self.suspended and record.switching and self.plan.synchronous
+        left = max((job.end - job.cur for job in self.jobs.values()), default=0)
+        return Observation(
+            state=self.state,
+            persistent=self.plan.persistent and self.state is not PowerState.ABSENT,
+            disks=tuple(self._view(target, quick) for target in self.targets),
+            record=record,
+            incarnation=self.incarnation if self.state.active else -1,
+            mark=self.mark,
+            config_agrees=not self.plan.persistent or all(one is DESTINATION for one in self.config.values()),
+            expected_drain_s=0.004 * left,
+            passes=self.passes,
+            pivot_failures=self.pivot_failures,
+            flushed=self.flushed,
+        )
+
+    def _view(self, target: str, quick: bool) -> DiskView:
+        job = self.jobs.get(target)
+        info = JobInfo(job.cur, job.end, 0) if job and not quick and not job.foreign else None
+        return DiskView(
+            target=target,
+            live=self.live[target] if self.state.active else None,
+            config=self.config[target] if self.plan.persistent and self.state is not PowerState.ABSENT else None,
+            job=Job.NONE if job is None else Job.FOREIGN if job.foreign else Job.OURS,
+            ready=bool(job and job.ready),
+            ending=bool(job and job.ending),
+            info=info,
+            fingerprint=str(self.held[target, SOURCE]) if self.state is PowerState.OFF else "",
+        )
+
+    # ------------------------------------------------------------ time
+
+    def tick(self) -> None:
+        """A moment passes: the guest writes, jobs copy, what was asked of them is done."""
+        self.passes += 1
+        for target, job in list(self.jobs.items()):
+            if job.ending:
+                self._end(target, job)
+        if self.state is PowerState.RUNNING:
+            for target in self.targets:
+                if target not in self.idle:
+                    self._guest_writes(target)
+        for job in self.jobs.values():
+            if not job.looked:
+                job.looked, job.end = True, SIZE
+            else:
+                job.cur = min(job.end, job.cur + RATE)
+                job.ready = job.ready or job.cur == job.end
+
+    def _guest_writes(self, target: str) -> None:
+        self.written[target] += 1
+        self.held[target, self.live[target]] = self.written[target]
+        job = self.jobs.get(target)
+        if job is not None:
+            job.tainted = job.tainted or (self.plan.disk(target).suspended_start and not job.looked)
+            job.end += 0 if job.synchronous else 2
+
+    def _end(self, target: str, job: BlockJob) -> None:
+        del self.jobs[target]
+        if job.ending == "pivot" and target not in self.break_pivots:
+            assert not job.tainted, f"{target} was switched to a copy that has missed a write"
+            self.held[target, job.dest] = self.written[target]
+            if self.plan.persistent and self.config[target] is self.live[target]:
+                self.config[target] = job.dest
+            self.live[target] = job.dest
+        self.break_pivots.discard(target)
+
+    def check(self) -> None:
+        """Every acknowledged write is in a file, and where the VM looks for it."""
+        for target in self.targets:
+            newest = max(self.held[target, SOURCE], self.held[target, DESTINATION])
+            assert newest == self.written[target], f"acknowledged writes to {target} are lost"
+            if self.state.active:
+                assert self.held[target, self.live[target]] == self.written[target], f"{target}: the VM lost its disk"
+
+    # ------------------------------------------------------------ what others do
+
+    def happens(self, event: str, number: int) -> None:
+        """Something happens to the host, if it can."""
+        target = self.targets[number % len(self.targets)]
+        job = self.jobs.get(target)
+        if event == "tick":
+            self.tick()
+        elif event == "cancel":
+            self.record = replace(self.record, wanted=Wanted.CANCEL)
+        elif event == "job lost" and job is not None:
+            del self.jobs[target]
+        elif event == "pivot refused":
+            self.refuse_pivots.add(target)
+        elif event == "pivot breaks":
+            self.break_pivots.add(target)
+        elif event == "foreign job" and job is None and self.state.active:
+            self.jobs[target] = BlockJob(DESTINATION, False, foreign=True)
+        elif event == "foreign job ends" and job is not None and job.foreign:
+            del self.jobs[target]
+        elif event == "guard" and self.guard_armed:
+            self.guard_resumes()
+        elif event == "pause" and self.state is PowerState.RUNNING and not (self.record.suspended or self.announcing):
+            self.state, self.owner_paused = PowerState.PAUSED, True
+        elif event == "resume" and self.state is PowerState.PAUSED:
+            self.state, self.owner_paused = PowerState.RUNNING, False
+            self.tick()
+        elif event == "crash" and self.state is PowerState.RUNNING:
+            self.state = PowerState.CRASHED
+        elif event == "power off" and self.state.active:
+            self.goes_off()
+        elif event == "power on" and self.state is PowerState.OFF and not self.cold_copying:
+            self.goes_on()
+
+    def guard_resumes(self) -> None:
+        self.guard_armed = False
+        if self.state is PowerState.PAUSED:
+            assert not self.owner_paused
+            self.state = PowerState.RUNNING
+            self.tick()
+
+    def goes_off(self) -> None:
+        self.state = PowerState.OFF if self.plan.persistent else PowerState.ABSENT
+        self.owner_paused, self.guard_armed = False, False
+        self.live, self.jobs = {}, {}
+        if self.state is PowerState.ABSENT:
+            self.mark = None
+
+    def goes_on(self) -> None:
+        if self.started_since_look:
+            return
+        self.started_since_look = True
+        self.state, self.incarnation, self.live = PowerState.RUNNING, self.incarnation + 1, dict(self.config)
+        for target in self.targets:
+            assert self.held[target, self.live[target]] == self.written[target], f"{target}: booted from an old copy"
+        self.tick()
+
+    def process_dies(self, guard: str) -> None:
+        """kill -9: what was in memory is lost. `guard`: how it answers: "at once", "late" or "never"."""
+        self.known, self.suspended, self.flushed, self.pivot_failures = None, False, False, 0
+        self.passes, self.cold_copying = 0, False
+        if guard == "at once" and self.guard_armed:
+            self.guard_resumes()
+        elif guard == "never":
+            self.guard_armed = False
+
+    # ------------------------------------------------------------ acting, as engine/act.py does
+
+    def note(self, record: Record) -> None:
+        self.record = replace(record, wanted=self.record.wanted)
+        self.known = self.record
+
+    def effects(self, action: act.Action, seen: Observation) -> Iterator[None]:
+        """Do it; at each yield something may happen, or nothing of the rest."""
+        name = re.sub(r"(?<!^)([A-Z])", r"_\1", type(action).__name__).lower()
+        method: Callable[..., Iterator[None]] = getattr(self, "_do_" + name)
+        yield from method(action, seen)
+
+    def _active(self) -> None:
+        if not self.state.active:
+            raise Refused("the domain is not running")
+
+    def _exists(self) -> None:
+        if self.state is PowerState.ABSENT:
+            raise Refused("no such domain")
+
+    def _do_mark(self, _action: act.Mark, seen: Observation) -> Iterator[None]:
+        self._exists()
+        self.mark = self.plan.move
+        yield
+        self.note(replace(seen.record, marked=True))
+
+    def _do_unmark(self, _action: act.Unmark, _seen: Observation) -> Iterator[None]:
+        self._exists()
+        self.mark = None
+        yield
+
+    def _do_copy_home(self, _action: act.CopyHome, seen: Observation) -> Iterator[None]:
+        yield
+        self.note(replace(seen.record, home_copied=True))
+
+    def _do_copy_layers(self, action: act.CopyLayers, seen: Observation) -> Iterator[None]:
+        record = replace(seen.record, created=(*seen.record.created, f"/b/layer-of-{action.target}"))
+        self.note(record)
+        yield
+        self.note(replace(record, layers_copied=(*record.layers_copied, action.target)))
+
+    def _do_suspend(self, action: act.Suspend, seen: Observation) -> Iterator[None]:
+        self.note(replace(seen.record, suspended=True, switching=action.switch))
+        yield
+        self.guard_armed, self.suspended, self.pivot_failures = True, True, 0
+        yield
+        self._active()
+        if self.state is PowerState.RUNNING:
+            self.state = PowerState.PAUSED
+        yield
+
+    def _do_resume(self, action: act.Resume, seen: Observation) -> Iterator[None]:
+        yield
+        self._exists()
+        assert not self.owner_paused, "a pause of the owner's was ended"
+        was_suspended = self.state is PowerState.PAUSED
+        if was_suspended:
+            self.state = PowerState.RUNNING
+        self.suspended, self.guard_armed = False, False
+        yield
+        record = seen.record
+        for target in action.clean if was_suspended else ():
+            record = record.with_copy(target, replace(record.copy(target), stage=Stage.CLEAN))
+        self.flushed = False
+        mixed = len({view.side for view in seen.disks}) > 1
+        attempts = record.switch_attempts + action.switch_failed
+        self.note(replace(record, suspended=False, switching=record.switching and mixed, switch_attempts=attempts))
+
+    def _do_start_copy(self, action: act.StartCopy, seen: Observation) -> Iterator[None]:
+        before = seen.record.copy(action.target)
+        attempts = before.attempts + 1 if before.reverse == action.reverse else 1
+        copy = Copy(Stage.STARTING, seen.incarnation, attempts, action.reverse)
+        record = seen.record.with_copy(action.target, copy)
+        self.note(record)
+        yield
+        self._active()
+        if action.target in self.jobs:
+            raise Refused("another job is running on that disk")
+        dest = SOURCE if action.reverse else DESTINATION
+        assert self.live[action.target] is not dest, "a disk was to be copied onto itself"
+        self.jobs[action.target] = BlockJob(dest, action.reverse or self.plan.synchronous)
+        self.held[action.target, dest] = GONE
+        yield
+        self.note(record.with_copy(action.target, replace(copy, stage=Stage.STARTED)))
+
+    def _do_note_clean(self, action: act.NoteClean, seen: Observation) -> Iterator[None]:
+        record = seen.record
+        for target in action.targets:
+            record = record.with_copy(target, replace(record.copy(target), stage=Stage.CLEAN))
+        self.note(record)
+        yield
+
+    def _do_await(self, _action: act.Await, _seen: Observation) -> Iterator[None]:
+        yield
+        self.tick()
+
+    def _do_flush_destination(self, _action: act.FlushDestination, _seen: Observation) -> Iterator[None]:
+        yield
+        self.flushed = True
+
+    def _do_pivot(self, action: act.Pivot, seen: Observation) -> Iterator[None]:
+        if not seen.record.switching:
+            self.note(replace(seen.record, switching=True))
+        yield
+        for target in action.targets:
+            job = self.jobs.get(target)
+            if job is None or job.foreign or not job.ready or target in self.refuse_pivots:
+                self.refuse_pivots.discard(target)
+                self.pivot_failures += 1
+                break
+            job.ending = "pivot"
+            yield
+        self.tick()
+
+    def _do_abort_copy(self, action: act.AbortCopy, seen: Observation) -> Iterator[None]:
+        copy = seen.record.copy(action.target)
+        yield
+        self._active()
+        job = self.jobs.get(action.target)
+        if job is None:
+            raise Refused("no job on that disk")
+        assert not job.foreign, "somebody else's job was ended"
+        job.ending = "abort"
+        yield
+        self.note(seen.record.with_copy(action.target, Copy(Stage.NONE, -1, copy.attempts, copy.reverse)))
+
+    def _do_forget_copy(self, action: act.ForgetCopy, seen: Observation) -> Iterator[None]:
+        copy = seen.record.copy(action.target)
+        self.note(seen.record.with_copy(action.target, Copy(Stage.NONE, -1, copy.attempts)))
+        yield
+
+    def _do_fail(self, action: act.Fail, seen: Observation) -> Iterator[None]:
+        self.note(replace(seen.record, failure=seen.record.failure or action.problem))
+        yield
+
+    def _do_note_switched(self, _action: act.NoteSwitched, seen: Observation) -> Iterator[None]:
+        assert all(view.side is DESTINATION for view in seen.disks)
+        self.note(replace(seen.record, switched=True, switching=False))
+        yield
+
+    def _do_write_config(self, _action: act.WriteConfig, seen: Observation) -> Iterator[None]:
+        yield
+        self._exists()
+        self.config = dict.fromkeys(self.targets, DESTINATION)
+        yield
+        self.note(replace(seen.record, config_written=True))
+
+    def _do_revert_config(self, _action: act.RevertConfig, _seen: Observation) -> Iterator[None]:
+        yield
+        self._exists()
+        self.config = dict.fromkeys(self.targets, SOURCE)
+        yield
+
+    def _do_create_image(self, action: act.CreateImage, seen: Observation) -> Iterator[None]:
+        target, record = action.target, seen.record
+        record = replace(record, cold_copied={one: of for one, of in record.cold_copied.items() if one != target})
+        self.note(record)
+        yield
+        self._overwrite(target)
+        record = self._name(record, target)
+        yield
+        self.note(record.with_copy(target, Copy(Stage.IMAGE, -1, record.copy(target).attempts)))
+
+    def _do_cold_copy(self, action: act.ColdCopy, seen: Observation) -> Iterator[None]:
+        target = action.target
+        self._overwrite(target)
+        record = self._name(seen.record, target)
+        yield
+        if self.state.active:
+            raise Refused("another process holds the image's lock")
+        self.cold_copying = True
+        yield
+        self.held[target, DESTINATION], self.cold_copying = self.held[target, SOURCE], False
+        yield
+        record = replace(record, cold_copied={**record.cold_copied, target: seen.disk(target).fingerprint})
+        self.note(record.with_copy(target, Copy(Stage.NONE, -1, record.copy(target).attempts)))
+
+    def _name(self, record: Record, target: str) -> Record:
+        path = self.plan.disk(target).dest
+        if path not in record.created:
+            record = replace(record, created=(*record.created, path))
+            self.note(record)
+        return record
+
+    def _overwrite(self, target: str) -> None:
+        assert target not in self.jobs or self.jobs[target].foreign, f"{target}: the image under a job is made anew"
+        assert self.live.get(target) is not DESTINATION, f"{target}: the image in use is made anew"
+        assert self.config[target] is not DESTINATION or not self.plan.persistent, "the next start's image is made anew"
+        self.held[target, DESTINATION] = GONE
+
+    def _do_settle(self, action: act.Settle, seen: Observation) -> Iterator[None]:
+        yield
+        self.note(replace(seen.record, settled=(*seen.record.settled, action.target)))
+
+    def _do_release_source(self, action: act.ReleaseSource, seen: Observation) -> Iterator[None]:
+        target = next(disk.target for disk in self.plan.disks if action.path in disk.old_files)
+        yield
+        self.held[target, SOURCE] = GONE
+        yield
+        self.note(replace(seen.record, released=(*seen.record.released, action.path)))
+
+    def _do_release_home(self, _action: act.ReleaseHome, seen: Observation) -> Iterator[None]:
+        yield
+        self.note(replace(seen.record, released=(*seen.record.released, "home")))
+
+    def _do_remove_destination(self, _action: act.RemoveDestination, seen: Observation) -> Iterator[None]:
+        record = replace(seen.record, copies={}, cold_copied={}, layers_copied=(), home_copied=False)
+        self.note(record)
+        yield
+        for target in self.targets:
+            if self.plan.disk(target).dest in record.created:
+                self._overwrite(target)
+                yield
+        self.note(replace(record, created=()))
+
+    def _do_finish(self, action: act.Finish, seen: Observation) -> Iterator[None]:
+        yield
+        self.note(replace(seen.record, outcome=action.outcome))
+
+
+def can_be(seen: Observation) -> bool:
+    """Whether a host can look like that at all."""
+    active, known = seen.state.active, seen.state is not PowerState.ABSENT
+    return (known or not seen.persistent) and all(
+        (view.live is not None) == active
+        and (view.config is not None) == seen.persistent
+        and (active or (view.job is Job.NONE and not view.ending))
+        and (active or seen.persistent or not known)
+        for view in seen.disks
+    )
+
+
+def check_rules(seen: Observation, action: act.Action) -> None:
+    """What decide may never answer, whatever it sees."""
+    if not can_be(seen):
+        return
+    record = seen.record
+    lives = [view.live for view in seen.disks]
+    across = all(view.side is DESTINATION for view in seen.disks)
+    match action:
+        case act.Done(outcome):
+            assert record.outcome is outcome
+        case act.Pivot(targets):
+            assert targets
+            assert seen.state in (PowerState.PAUSED, PowerState.CRASHED), "a pivot while the guest runs"
+            for target in targets:
+                view = seen.disk(target)
+                assert view.job is Job.OURS, "a pivot without a job of ours"
+                assert view.ready, "a pivot before both sides are in step"
+                assert not view.remaining, "a pivot with something left to copy"
+            sides = {seen.disk(target).side for target in targets}
+            assert len(sides) == 1
+            assert set(targets) == {view.target for view in seen.disks if view.side in sides}, "not all at one instant"
+        case act.Suspend():
+            assert seen.state is PowerState.RUNNING
+        case act.Resume():
+            assert seen.state is PowerState.PAUSED
+            assert record.suspended, "a pause that is not ours was ended"
+        case act.AbortCopy(target):
+            assert seen.disk(target).job is Job.OURS, "a job that is not ours was ended"
+        case act.StartCopy(target, reverse):
+            assert seen.state.active
+            assert seen.disk(target).side is (DESTINATION if reverse else SOURCE)
+            assert not record.switched
+        case act.ColdCopy(target):
+            assert seen.state is PowerState.OFF
+            assert not record.switched
+            assert seen.disk(target).side is SOURCE
+        case act.CreateImage(target):
+            assert not record.switched
+            assert seen.disk(target).live is SOURCE
+        case act.NoteSwitched():
+            assert across
+        case act.MoveMedium():
+            assert record.switched
+        case act.Settle() | act.ReleaseSource() | act.ReleaseHome():
+            assert record.switched, "the source was touched before the switch"
+            assert across
+            assert seen.config_agrees or not seen.persistent, "live and persistent configuration differ"
+        case act.RemoveDestination():
+            assert not record.switched, "the destination was removed after the switch"
+            assert not any(DESTINATION in (view.live, view.config) for view in seen.disks), "what is in use was removed"
+            assert not any(view.job is Job.OURS for view in seen.disks), "the image under a job was removed"
+        case act.RevertConfig():
+            assert not record.switched
+            assert seen.state.active
+            assert lives == [SOURCE] * len(lives)
+        case act.WriteConfig():
+            assert across or seen.state is PowerState.OFF
+        case act.Finish(outcome):
+            assert not any(view.job is Job.OURS for view in seen.disks), "a job of ours was left"
+            if outcome is Outcome.MOVED:
+                assert record.switched
+            elif seen.state is not PowerState.ABSENT:
+                assert not record.created
+        case _:
+            pass

@@ -1,0 +1,727 @@
+"""decide: tables of single decisions, and whole moves on a small host on which anything may happen at any time."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+from collections import deque
+from dataclasses import replace
+
+import pytest
+from decide_support import DESTINATION, GONE, SOURCE, TRIES, Host, Refused, Unreachable, check_rules, make_plan
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from blockferry.model import action as act
+from blockferry.model.decide import PIVOT_ATTEMPTS, START_ATTEMPTS, allowed_pause_s, decide
+from blockferry.model.inventory import JobInfo, PowerState
+from blockferry.model.observation import DiskView, Job, Observation, Side
+from blockferry.model.plan import Plan
+from blockferry.model.record import Copy, Outcome, Record, Stage, Wanted
+from blockferry.model.request import Method
+
+EXAMPLES = int(os.environ.get("BLOCKFERRY_EXAMPLES", "150"))
+"""How many moves are tried; a hundred times more before a change of decide is believed."""
+
+QUIET_TURNS = 250
+RUNNING, PAUSED, OFF, ABSENT = PowerState.RUNNING, PowerState.PAUSED, PowerState.OFF, PowerState.ABSENT
+
+# ---------------------------------------------------------------- single decisions
+
+ONE, TWO, RACY = make_plan(1), make_plan(2), make_plan(2, suspended_start=True)
+READY = JobInfo(40, 40, 0)
+BEGUN = Record(marked=True, home_copied=True, created=("/b/vda",))
+
+
+def disk(target: str = "vda", live: Side | None = SOURCE, config: Side | None = SOURCE, **more: object) -> DiskView:
+    return DiskView(target, live, config, **more)  # type: ignore[arg-type]
+
+
+def copying(target: str = "vda", live: Side = SOURCE, **more: object) -> DiskView:
+    return disk(target, live, live, job=Job.OURS, info=JobInfo(10, 40, 0), **more)
+
+
+def in_step(target: str = "vda", live: Side = SOURCE) -> DiskView:
+    return disk(target, live, live, job=Job.OURS, ready=True, info=READY)
+
+
+def off(target: str = "vda", config: Side = SOURCE, fingerprint: str = "f") -> DiskView:
+    return disk(target, None, config, fingerprint=fingerprint)
+
+
+def across(target: str = "vda", **more: object) -> DiskView:
+    return disk(target, DESTINATION, DESTINATION, **more)
+
+
+def stages(stage: Stage, *targets: str, incarnation: int = 1, **more: object) -> dict[str, Copy]:
+    return {target: Copy(stage, incarnation, **more) for target in targets or ("vda",)}  # type: ignore[arg-type]
+
+
+def seen(state: PowerState, *disks: DiskView, record: Record = BEGUN, **more: object) -> Observation:
+    values: dict[str, object] = {"persistent": True, "incarnation": 1, "mark": "m1", "config_agrees": False, **more}
+    return Observation(state, disks=disks, record=record, **values)  # type: ignore[arg-type]
+
+
+def begun(**more: object) -> Record:
+    return replace(BEGUN, **more)  # type: ignore[arg-type]
+
+
+CLEAN2 = stages(Stage.CLEAN, "vda", "vdb")
+HALF = (across("vda"), in_step("vdb"))
+DECISIONS: dict[str, tuple[Plan, Observation, act.Action | type]] = {
+    "the first thing is our mark, so that a sweep knows whose all the rest is": (
+        ONE, seen(RUNNING, disk(), record=Record(), mark=None), act.Mark(),
+    ),
+    "killed between the mark and its note: not marked twice": (
+        ONE, seen(RUNNING, disk(), record=Record()), act.CopyHome(),
+    ),
+    "the mark of another does not stop us, and is not ours to change": (
+        ONE, seen(RUNNING, disk(), record=Record(), mark="m2"), act.CopyHome(),
+    ),
+    "metadata before the bulk": (ONE, seen(RUNNING, disk(), record=Record(marked=True)), act.CopyHome()),
+    "lower layers before the image that stands on them": (
+        make_plan(1, layers=True), seen(RUNNING, disk()), act.CopyLayers("vda"),
+    ),
+    "an image before its job": (ONE, seen(RUNNING, disk()), act.CreateImage("vda")),
+    "all images before the first job, for a short suspension": (
+        RACY, seen(RUNNING, disk("vda"), disk("vdb"), record=begun(copies=stages(Stage.IMAGE))),
+        act.CreateImage("vdb"),
+    ),
+    "no start race: no suspension at the start": (
+        ONE, seen(RUNNING, disk(), record=begun(copies=stages(Stage.IMAGE))), act.StartCopy("vda"),
+    ),
+    "start race: the guest stands still while copies start": (
+        RACY,
+        seen(RUNNING, disk("vda"), disk("vdb"), record=begun(copies=stages(Stage.IMAGE, "vda", "vdb"))),
+        act.Suspend(switch=False),
+    ),
+    "start race, and its owner has paused the VM: it stands still already": (
+        RACY,
+        seen(PAUSED, disk("vda"), disk("vdb"), record=begun(copies=stages(Stage.IMAGE, "vda", "vdb"))),
+        act.StartCopy("vda"),
+    ),
+    "suspended for the start: the guest runs when every job has looked at its disk": (
+        RACY,
+        seen(PAUSED, copying("vda"), copying("vdb"),
+             record=begun(suspended=True, copies=stages(Stage.STARTED, "vda", "vdb"))),
+        act.Resume(clean=("vda", "vdb")),
+    ),
+    "and not before": (
+        RACY,
+        seen(PAUSED, copying("vda"), disk("vdb", job=Job.OURS, info=JobInfo(0, 1, 0)),
+             record=begun(suspended=True, copies=stages(Stage.STARTED, "vda", "vdb"))),
+        act.Await("initialise", 0.002),
+    ),
+    "the guard let the guest run before that: the copy may have missed a write": (
+        RACY,
+        seen(RUNNING, copying("vda"), disk("vdb"), record=begun(copies=stages(Stage.STARTED, "vda"))),
+        act.AbortCopy("vda"),
+    ),
+    "no race: a job that is under way counts as soon as it has looked": (
+        ONE, seen(RUNNING, copying(), record=begun(copies=stages(Stage.STARTED))), act.NoteClean(("vda",)),
+    ),
+    "killed at the call, and no job came of it: again": (
+        ONE, seen(RUNNING, disk(), record=begun(copies=stages(Stage.STARTING, attempts=1))), act.ForgetCopy("vda"),
+    ),
+    "killed at the call, and the job is there: it is ours": (
+        ONE, seen(RUNNING, copying(), record=begun(copies=stages(Stage.STARTING, attempts=1))),
+        act.NoteClean(("vda",)),
+    ),
+    "no start for ever": (
+        ONE, seen(RUNNING, disk(), record=begun(copies=stages(Stage.STARTING, attempts=START_ATTEMPTS))), act.Fail,
+    ),
+    "a job of which the record knows nothing is ended before its image is made anew": (
+        ONE, seen(RUNNING, copying()), act.AbortCopy("vda"),
+    ),
+    "somebody else's job is left alone, and we go": (
+        ONE, seen(RUNNING, disk(job=Job.FOREIGN, foreign="backup"), record=Record()),
+        act.Fail("somebody else runs a block job on vda (backup)"),
+    ),
+    "a copy that ended early is a failure": (
+        ONE, seen(RUNNING, disk(), record=begun(copies=stages(Stage.CLEAN))),
+        act.Fail("the copy of vda ended before the switch", "vda"),
+    ),
+    "but when the VM was off in between, a job could not live: begun anew": (
+        ONE, seen(RUNNING, disk(), record=begun(copies=stages(Stage.CLEAN)), incarnation=2), act.ForgetCopy("vda"),
+    ),
+    "not in step: wait": (
+        ONE, seen(RUNNING, copying(), record=begun(copies=stages(Stage.CLEAN))), act.Await("copy", 0.25),
+    ),
+    "one of two in step: wait": (
+        TWO, seen(RUNNING, in_step(), copying("vdb"), record=begun(copies=CLEAN2)), act.Await("copy", 0.25),
+    ),
+    "too much is left for a short suspension: wait for a better moment": (
+        ONE, seen(RUNNING, in_step(), record=begun(copies=stages(Stage.CLEAN)), expected_drain_s=0.02),
+        act.Await("copy", 0.05),
+    ),
+    "pass after pass leaves as much: a longer suspension is allowed": (
+        ONE, seen(RUNNING, in_step(), record=begun(copies=stages(Stage.CLEAN)), expected_drain_s=0.02, passes=8),
+        act.FlushDestination(),
+    ),
+    "flushed before, not in, the suspension": (
+        ONE, seen(RUNNING, in_step(), record=begun(copies=stages(Stage.CLEAN))), act.FlushDestination(),
+    ),
+    "one suspension for all disks": (
+        TWO, seen(RUNNING, in_step(), in_step("vdb"), record=begun(copies=CLEAN2), flushed=True),
+        act.Suspend(switch=True),
+    ),
+    "suspended and equal: all at once": (
+        TWO, seen(PAUSED, in_step(), in_step("vdb"), record=begun(copies=CLEAN2, suspended=True, switching=True)),
+        act.Pivot(("vda", "vdb")),
+    ),
+    "suspended, something is left: a moment": (
+        ONE,
+        seen(PAUSED, disk(job=Job.OURS, ready=True, info=JobInfo(39, 40, 0)),
+             record=begun(copies=stages(Stage.CLEAN), suspended=True, switching=True)),
+        act.Await("drain", 0.001),
+    ),
+    "the moment was too long: the VM runs on, the copy stays": (
+        ONE,
+        seen(PAUSED, disk(job=Job.OURS, ready=True, info=JobInfo(39, 40, 0)), suspended_s=1.1,
+             record=begun(copies=stages(Stage.CLEAN), suspended=True, switching=True)),
+        act.Resume(switch_failed=True),
+    ),
+    "QEMU refuses: the VM runs on, the copy stays": (
+        ONE,
+        seen(PAUSED, in_step(), pivot_failures=PIVOT_ATTEMPTS,
+             record=begun(copies=stages(Stage.CLEAN), suspended=True, switching=True)),
+        act.Resume(switch_failed=True),
+    ),
+    "paused by its owner: a switch without a suspension, and without a resume": (
+        ONE, seen(PAUSED, in_step(), record=begun(copies=stages(Stage.CLEAN)), flushed=True), act.Pivot(("vda",)),
+    ),
+    "half a switch, suspended: the rest": (
+        TWO, seen(PAUSED, *HALF, record=begun(copies=CLEAN2, suspended=True, switching=True)), act.Pivot(("vdb",)),
+    ),
+    "half a switch, the guard let the VM run: the rest in another suspension": (
+        TWO, seen(RUNNING, *HALF, record=begun(copies=CLEAN2, switching=True), flushed=True),
+        act.Suspend(switch=True),
+    ),
+    "half a switch: too late to cancel": (
+        TWO, seen(RUNNING, *HALF, record=begun(copies=CLEAN2, wanted=Wanted.CANCEL), flushed=True),
+        act.Suspend(switch=True),
+    ),
+    "half a switch, the other copy is lost: the way is back": (
+        TWO, seen(PAUSED, across(), disk("vdb"), record=begun(copies=CLEAN2, suspended=True, switching=True)),
+        act.Fail,
+    ),
+    "the way back: the disk that is across is copied back": (
+        TWO, seen(RUNNING, across(), disk("vdb"), record=begun(copies=CLEAN2, failure="it broke")),
+        act.StartCopy("vda", reverse=True),
+    ),
+    "back in step: suspend, to switch back": (
+        TWO,
+        seen(RUNNING, in_step("vda", DESTINATION), disk("vdb"),
+             record=begun(failure="it broke", copies=stages(Stage.CLEAN, reverse=True))),
+        act.Suspend(switch=True),
+    ),
+    "suspended and equal: back": (
+        TWO,
+        seen(PAUSED, in_step("vda", DESTINATION), disk("vdb"),
+             record=begun(failure="it broke", suspended=True, switching=True,
+                          copies=stages(Stage.CLEAN, reverse=True))),
+        act.Pivot(("vda",)),
+    ),
+    "not brought back after three attempts: stand still, whole on both sides": (
+        TWO,
+        seen(RUNNING, across(), disk("vdb"),
+             record=begun(failure="it broke", copies=stages(Stage.STARTED, attempts=3, reverse=True))),
+        act.Park,
+    ),
+    "half a switch and the VM is off: the rest is copied cold": (
+        TWO, seen(OFF, off("vda", DESTINATION), off("vdb"), record=begun(copies=CLEAN2, switching=True)),
+        act.ColdCopy("vdb"),
+    ),
+    "half a switch, a failure, and the VM is off: nothing is guessed": (
+        TWO, seen(OFF, off("vda", DESTINATION), off("vdb"), record=begun(copies=CLEAN2, failure="it broke")),
+        act.Park,
+    ),
+    "a pivot or abort that is under way is waited for": (
+        ONE, seen(PAUSED, in_step(), replace(in_step("vdb"), ending=True),
+                  record=begun(suspended=True, switching=True)), act.Await("settle", 0.002),
+    ),
+    "cancelled: the guest runs first": (
+        ONE,
+        seen(PAUSED, in_step(), record=begun(wanted=Wanted.CANCEL, suspended=True, copies=stages(Stage.CLEAN))),
+        act.Resume(),
+    ),
+    "cancelled: then the job ends": (
+        ONE, seen(RUNNING, in_step(), record=begun(wanted=Wanted.CANCEL, copies=stages(Stage.CLEAN))),
+        act.AbortCopy("vda"),
+    ),
+    "cancelled: then what we made goes": (
+        ONE, seen(RUNNING, disk(), record=begun(wanted=Wanted.CANCEL)), act.RemoveDestination(),
+    ),
+    "cancelled: then our mark": (
+        ONE, seen(RUNNING, disk(), record=begun(wanted=Wanted.CANCEL, created=())), act.Unmark(),
+    ),
+    "cancelled: the mark of another is not ours to take": (
+        ONE, seen(RUNNING, disk(), record=begun(wanted=Wanted.CANCEL, created=()), mark="m2"),
+        act.Finish(Outcome.CANCELLED),
+    ),
+    "cancelled, and a failure as well: the failure is told": (
+        ONE, seen(RUNNING, disk(), record=begun(wanted=Wanted.CANCEL, created=(), failure="full"), mark=None),
+        act.Finish(Outcome.FAILED, "full"),
+    ),
+    "cancelled while the configuration names the new disks: that goes back first": (
+        ONE, seen(RUNNING, disk(config=DESTINATION), record=begun(wanted=Wanted.CANCEL)), act.RevertConfig(),
+    ),
+    "off: copied cold, whatever the method was": (ONE, seen(OFF, off()), act.ColdCopy("vda")),
+    "a cold copy of what was there before the VM ran once more does not count": (
+        ONE, seen(OFF, off(fingerprint="g"), record=begun(cold_copied={"vda": "f"})), act.ColdCopy("vda"),
+    ),
+    "all copied cold: one write of the configuration for all disks": (
+        TWO, seen(OFF, off(), off("vdb"), record=begun(cold_copied={"vda": "f", "vdb": "f"})), act.WriteConfig(),
+    ),
+    "configuration written, still off, nobody wrote to the old disk: switched": (
+        ONE, seen(OFF, off(config=DESTINATION), record=begun(cold_copied={"vda": "f"})), act.NoteSwitched(),
+    ),
+    "configuration written, but the old disk was written to after its copy: not switched": (
+        ONE, seen(OFF, off(config=DESTINATION, fingerprint="g"), record=begun(cold_copied={"vda": "f"})), act.Park,
+    ),
+    "went off after a live switch that could not be noted: the intent is proof enough": (
+        ONE, seen(OFF, off(config=DESTINATION), record=begun(copies=stages(Stage.CLEAN), switching=True)),
+        act.NoteSwitched(),
+    ),
+    "started on the old disks while the configuration was written: that goes back before anything is copied": (
+        ONE, seen(RUNNING, disk(config=DESTINATION), record=begun(cold_copied={"vda": "f"})), act.RevertConfig(),
+    ),
+    "all across: the guest runs first": (
+        ONE, seen(PAUSED, across(), record=begun(suspended=True, switching=True)), act.Resume(),
+    ),
+    "all across: noted before anything else": (ONE, seen(RUNNING, across()), act.NoteSwitched()),
+    "all across: a wish to cancel comes too late": (
+        ONE, seen(RUNNING, across(), record=begun(wanted=Wanted.CANCEL)), act.NoteSwitched(),
+    ),
+    "all across: a failure of before is over": (
+        ONE, seen(RUNNING, across(), record=begun(failure="it broke")), act.NoteSwitched(),
+    ),
+    "after the switch: a copy back that was begun is ended": (
+        ONE, seen(RUNNING, in_step("vda", DESTINATION), record=begun(switched=True)), act.AbortCopy("vda"),
+    ),
+    "after the switch: the ISO in the drive follows": (
+        ONE, seen(RUNNING, across(), record=begun(switched=True), media=("sda",)), act.MoveMedium("sda"),
+    ),
+    "after the switch: the configuration, seen to agree, before any source": (
+        ONE, seen(RUNNING, across(), record=begun(switched=True, config_written=True), config_agrees=False),
+        act.WriteConfig(),
+    ),
+    "after the switch of a transient VM: there is no configuration": (
+        ONE, seen(RUNNING, disk(live=DESTINATION, config=None), record=begun(switched=True), persistent=False),
+        act.Settle("vda"),
+    ),
+    "after the switch: the new image is safe before the old one goes": (
+        ONE, seen(RUNNING, across(), record=begun(switched=True, config_written=True), config_agrees=True),
+        act.Settle("vda"),
+    ),
+    "settled: the source may go": (
+        ONE,
+        seen(RUNNING, across(), record=begun(switched=True, config_written=True, settled=("vda",)),
+             config_agrees=True),
+        act.ReleaseSource("/a/vda"),
+    ),
+    "then the old home": (
+        ONE,
+        seen(RUNNING, across(), config_agrees=True,
+             record=begun(switched=True, config_written=True, settled=("vda",), released=("/a/vda",))),
+        act.ReleaseHome(),
+    ),
+    "then our mark; then it is over": (
+        ONE,
+        seen(RUNNING, across(), config_agrees=True, mark=None,
+             record=begun(switched=True, config_written=True, settled=("vda",), released=("/a/vda", "home"))),
+        act.Finish(Outcome.MOVED),
+    ),
+    "over is over": (ONE, seen(OFF, off(), record=Record(outcome=Outcome.MOVED)), act.Done(Outcome.MOVED)),
+    "somebody pointed the disk elsewhere: stand still": (
+        ONE, seen(RUNNING, disk(live=Side.ELSEWHERE)), act.Park,
+    ),
+    "but the guest runs first, if it was us who stopped it": (
+        ONE, seen(PAUSED, disk(live=Side.ELSEWHERE), record=begun(suspended=True)), act.Resume(),
+    ),
+    "after the switch the VM is seen at the source: nothing is copied over the newer content": (
+        ONE, seen(OFF, off(), record=begun(switched=True, cold_copied={"vda": "f"})), act.Park,
+    ),
+    "nor removed, when the user asks to cancel": (
+        ONE, seen(RUNNING, disk(), record=begun(switched=True, wanted=Wanted.CANCEL)), act.Park,
+    ),
+    "a transient VM went off before the switch: what we made goes": (
+        ONE, seen(ABSENT, disk(live=None, config=None), record=begun(copies=stages(Stage.CLEAN))),
+        act.RemoveDestination(),
+    ),
+    "and then it is a failure": (
+        ONE, seen(ABSENT, disk(live=None, config=None), record=begun(created=())), act.Fail,
+    ),
+    "a transient VM went off in the middle of the switch: both sides are kept": (
+        ONE, seen(ABSENT, disk(live=None, config=None), record=begun(switching=True)), act.Park,
+    ),
+    "a transient VM went off after the switch: moved, the old disks are kept": (
+        ONE, seen(ABSENT, disk(live=None, config=None), record=begun(switched=True)), act.Finish,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("reason", DECISIONS)
+def test_one_decision(reason: str) -> None:
+    plan, observation, expected = DECISIONS[reason]
+    action = decide(plan, observation)
+    if isinstance(expected, type):
+        assert isinstance(action, expected), action
+    else:
+        assert action == expected
+
+
+def test_the_allowed_pause_grows_slowly_and_has_an_end() -> None:
+    pauses = [allowed_pause_s(passes) for passes in range(200)]
+    assert pauses == sorted(pauses)
+    assert (pauses[0], pauses[8], pauses[-1]) == (0.01, 0.02, 0.5)
+
+
+# ---------------------------------------------------------------- every combination has an answer
+
+VIEWS = [
+    DiskView("vda", live, config, job, ready=ready, ending=ending, info=info, fingerprint="f")
+    for live, config, job, ready, ending, info in itertools.product(
+        (None, *Side), (None, *Side), Job, (False, True), (False, True), (None, JobInfo(0, 1, 0), READY)
+    )
+]
+COPIES = [Copy(stage, incarnation, 1) for stage in Stage for incarnation in (1, 2)]
+
+
+def random_record(chance: random.Random, targets: tuple[str, ...]) -> Record:
+    def some() -> bool:
+        return chance.random() < 0.5
+
+    return Record(
+        wanted=chance.choice(list(Wanted)),
+        marked=some(),
+        home_copied=chance.random() < 0.9,
+        created=chance.choice([(), ("/b/vda",)]),
+        layers_copied=chance.choice([(), targets]),
+        copies={
+            target: replace(chance.choice(COPIES), attempts=chance.randrange(5), reverse=some())
+            for target in targets
+            if chance.random() < 0.9
+        },
+        cold_copied={target: chance.choice("fg") for target in targets if some()},
+        suspended=some(),
+        switching=some(),
+        switched=chance.random() < 0.3,
+        config_written=some(),
+        settled=chance.choice([(), targets]),
+        media_tried=chance.choice([(), ("sda",)]),
+        released=chance.choice([(), ("/a/vda",), ("/a/vda", "/a/vdb", "/a/vdc", "home")]),
+        failure=chance.choice([None, "it failed"]),
+        outcome=chance.choice([None] * 9 + list(Outcome)),
+    )
+
+
+def as_it_can_be(view: DiskView, state: PowerState, persistent: bool) -> DiskView:
+    config = (view.config or SOURCE) if persistent else None
+    if state.active:
+        return replace(view, live=view.live or SOURCE, config=config)
+    return replace(view, live=None, config=config, job=Job.NONE, ready=False, ending=False, info=None)
+
+
+def random_look(chance: random.Random, plan: Plan) -> Observation:
+    targets = tuple(one.target for one in plan.disks)
+    alike = chance.choice(VIEWS)  # so that disks often agree
+    views = (alike if chance.random() < 0.5 else chance.choice(VIEWS) for _target in targets)
+    state, persistent = chance.choice(list(PowerState)), chance.random() < 0.7
+    if chance.random() < 0.9:
+        persistent = state is OFF or (persistent and state is not ABSENT)
+        views = (as_it_can_be(view, state, persistent) for view in views)
+    return Observation(
+        state=state,
+        persistent=persistent,
+        disks=tuple(replace(view, target=target) for view, target in zip(views, targets, strict=True)),
+        record=random_record(chance, targets),
+        incarnation=1,
+        mark=chance.choice([None, "m1", "m2"]),
+        media=chance.choice([(), ("sda",)]),
+        config_agrees=chance.random() < 0.5,
+        suspended_s=chance.choice([0.0, 2.0]),
+        expected_drain_s=chance.choice([0.0, 9.0, float("inf")]),
+        passes=chance.choice([0, 100]),
+        pivot_failures=chance.choice([0, 3]),
+        flushed=chance.random() < 0.5,
+    )
+
+
+PLANS = [
+    make_plan(disks, suspended_start=racy, layers=layers)
+    for disks, racy, layers in itertools.product((1, 2, 3), (False, True), (False, True))
+]
+
+
+def test_every_view_of_a_disk_has_an_answer_in_every_state() -> None:
+    chance = random.Random(0)
+    for view, state in itertools.product(VIEWS, PowerState):
+        for copy in COPIES:
+            look = random_look(chance, ONE)
+            persistent = state is OFF or (look.persistent and state is not ABSENT)
+            view = as_it_can_be(view, state, persistent)
+            look = replace(look, state=state, persistent=persistent, disks=(view,))
+            record = replace(look.record, outcome=None, copies={"vda": copy})
+            look = replace(look, record=record)
+            check_rules(look, decide(ONE, look))
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(seed=st.integers(0, 2**48))
+def test_everything_has_an_answer_that_keeps_the_rules(seed: int) -> None:
+    chance = random.Random(seed)
+    for _ in range(30):
+        plan = chance.choice(PLANS)
+        look = random_look(chance, plan)
+        check_rules(look, decide(plan, look))
+
+
+# ---------------------------------------------------------------- whole moves
+
+FORWARD_ONLY = (
+    act.Mark, act.CopyHome, act.CopyLayers, act.CreateImage, act.StartCopy, act.Suspend, act.ColdCopy,
+    act.FlushDestination, act.Await,
+)  # fmt: skip
+"""As in engine/loop.py: when one of these fails before the switch, the way is back."""
+
+KILLS = {"kill": "at once", "kill, guard late": "late", "kill, guard dead": "never"}
+EVENTS = (
+    *KILLS, "unreachable", "tick", "cancel", "job lost", "pivot refused", "pivot breaks", "foreign job",
+    "foreign job ends", "guard", "pause", "resume", "crash", "power off", "power on",
+)  # fmt: skip
+
+Incident = tuple[int, str, int]  # so many gaps later, this happens, to that disk
+
+
+class Killed(Exception):
+    """The process that ran the move is gone."""
+
+
+class Run:
+    """Drives one move to its end as engine/loop.py does, through a list of incidents."""
+
+    def __init__(self, host: Host, incidents: list[Incident]) -> None:
+        self.host = host
+        self.incidents = deque(incidents)
+        self.wait = incidents[0][0] if incidents else 0
+        self.tries = 0
+        self.actions: list[act.Action] = []
+
+    def gap(self) -> None:
+        """Between two steps anything may happen."""
+        self.host.check()
+        while self.incidents and self.wait <= 0:
+            _wait, event, number = self.incidents.popleft()
+            self.wait = self.incidents[0][0] if self.incidents else 0
+            if event in KILLS:
+                raise Killed(KILLS[event])
+            if event == "unreachable":
+                raise Unreachable
+            self.host.happens(event, number)
+            self.host.check()
+        self.wait -= 1
+
+    def to_the_end(self) -> act.Action:
+        quiet = 0
+        while quiet < QUIET_TURNS:
+            quiet += not self.incidents
+            end = self.turn()
+            if end is not None:
+                return end
+        raise AssertionError(f"no end in sight: {self.actions[-12:]}")
+
+    def turn(self) -> act.Action | None:
+        host = self.host
+        action, look = None, None
+        try:
+            self.gap()
+            look = host.look()
+            action = decide(host.plan, look)
+            self.actions.append(action)
+            check_rules(look, action)
+            if isinstance(action, (act.Done, act.Park)):
+                return action
+            host.announcing = isinstance(action, act.Suspend)
+            self.gap()
+            for _ in host.effects(action, look):
+                self.gap()
+            self.tries = self.tries if isinstance(action, act.Await) else 0
+        except Killed as death:
+            host.process_dies(str(death))
+        except Unreachable:
+            host.suspended, host.cold_copying = False, False
+        except Refused as problem:
+            return self.stumble(action, look, str(problem))
+        return None
+
+    def stumble(self, action: act.Action | None, look: Observation | None, problem: str) -> act.Action | None:
+        assert action is not None
+        assert look is not None
+        self.tries += 1
+        self.host.cold_copying = False
+        now = situation(self.host.look())
+        if not self.host.suspended and not isinstance(action, act.ColdCopy) and now != situation(look):
+            return None  # the VM has overtaken the effect
+        before = not any(view.side is DESTINATION for view in look.disks)
+        if before and isinstance(action, FORWARD_ONLY) and look.record.failure is None:
+            self.host.note(replace(self.host.record, failure=problem))
+        elif self.tries >= TRIES:
+            return act.Park(problem)
+        return None
+
+
+def situation(look: Observation) -> object:
+    return look.state, look.incarnation, [(view.side, view.job, view.ending) for view in look.disks]
+
+
+def settled(host: Host) -> None:
+    """What was asked of the host, and a guard that is late, come to their end."""
+    if host.guard_armed:
+        host.guard_resumes()
+    host.tick()
+    host.check()
+
+
+def check_end(run: Run, end: act.Action) -> None:
+    host = run.host
+    settled(host)
+    assert host.state is not PAUSED or host.owner_paused, "the VM was left suspended"
+    used = host.sides()
+    if isinstance(end, act.Park):
+        return  # and nothing is lost: settled() has looked
+    if host.state is not ABSENT:
+        for target, side in used.items():
+            assert host.held[target, side] == host.written[target], f"{target} is not whole where the VM has it"
+    assert isinstance(end, act.Done)
+    ours = [target for target, job in host.jobs.items() if not job.foreign]
+    assert not ours, "a job of ours was left"
+    assert host.mark is None
+    moved = end.outcome is Outcome.MOVED
+    if host.state is ABSENT:
+        truth = DESTINATION if moved else SOURCE
+        assert all(host.held[target, truth] == host.written[target] for target in host.targets)
+        return
+    truth = DESTINATION if moved else SOURCE
+    assert set(used.values()) == {truth}
+    if host.plan.persistent:
+        assert set(host.config.values()) == {truth}, "live and persistent configuration differ"
+    other = SOURCE if moved else DESTINATION
+    assert all(host.held[target, other] == GONE for target in host.targets), "something was left on the other side"
+    if not moved:
+        assert not host.record.created
+
+
+hosts = st.builds(
+    lambda plan, state, idle: Host(
+        plan,
+        state=state if plan.persistent or state.active else RUNNING,
+        owner_paused=state is PAUSED,
+        idle=frozenset(idle),
+    ),
+    st.builds(
+        make_plan,
+        st.integers(1, 3),
+        suspended_start=st.booleans(),
+        persistent=st.sampled_from([True, True, False]),
+        method=st.sampled_from([Method.MIRROR, Method.CHANGED_BLOCKS]),
+        layers=st.booleans(),
+    ),
+    st.sampled_from([RUNNING, RUNNING, PAUSED, OFF]),
+    st.sets(st.sampled_from(["vda", "vdb", "vdc"])),
+)
+incidents = st.lists(st.tuples(st.integers(0, 25), st.sampled_from(EVENTS), st.integers(0, 2)), max_size=8)
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(host=hosts, happening=incidents)
+def test_every_move_ends_right(host: Host, happening: list[Incident]) -> None:
+    run = Run(host, happening)
+    check_end(run, run.to_the_end())
+
+
+@pytest.mark.parametrize("state", [RUNNING, PAUSED, OFF])
+@pytest.mark.parametrize("racy", [False, True])
+@pytest.mark.parametrize("disks", [1, 2, 3])
+def test_a_quiet_move(disks: int, racy: bool, state: PowerState) -> None:
+    host = Host(make_plan(disks, suspended_start=racy), state=state, owner_paused=state is PAUSED)
+    run = Run(host, [])
+    end = run.to_the_end()
+    check_end(run, end)
+    assert end == act.Done(Outcome.MOVED)
+    assert host.state is state
+    suspensions = [one for one in run.actions if isinstance(one, act.Suspend)]
+    expected = [act.Suspend(switch=False)] * racy + [act.Suspend(switch=True)] if state is RUNNING else []
+    assert suspensions == expected
+
+
+@pytest.mark.parametrize("event", ["kill", "kill, guard late", "kill, guard dead", "unreachable"])
+@pytest.mark.parametrize("cancel", [False, True])
+@pytest.mark.parametrize("state", [RUNNING, OFF])
+def test_interrupted_once_in_every_gap(state: PowerState, cancel: bool, event: str) -> None:
+    """And at each of them the user may have changed their mind."""
+    for racy in (False, True):
+        for gap in itertools.count():
+            host = Host(make_plan(2, suspended_start=racy), state=state)
+            wish: list[Incident] = [(0, "cancel", 0)] if cancel else []
+            run = Run(host, [*wish, (gap, event, 0)])
+            end = run.to_the_end()
+            check_end(run, end)
+            assert isinstance(end, act.Done)
+            assert end.outcome in ((Outcome.CANCELLED,) if cancel else (Outcome.MOVED,)) or host.record.failure
+            if run.incidents:  # it was over before
+                break
+
+
+@pytest.mark.parametrize("event", ["power off", "job lost", "foreign job", "pause", "crash", "guard", "pivot breaks"])
+def test_something_happens_in_every_gap(event: str) -> None:
+    for racy, number in itertools.product((False, True), (0, 1)):
+        for gap in range(60):
+            host = Host(make_plan(2, suspended_start=racy))
+            run = Run(host, [(gap, event, number)])
+            check_end(run, run.to_the_end())
+
+
+# ---------------------------------------------------------------- what was found, each once lost data
+
+
+@pytest.mark.parametrize("gap", range(45))
+def test_a_pivot_without_a_suspension_of_ours_is_known_afterwards(gap: int) -> None:
+    """A transient VM that its owner had paused: it was gone after the pivot, and the newer disks were removed."""
+    host = Host(make_plan(1, persistent=False), state=PAUSED, owner_paused=True)
+    run = Run(host, [(gap, "kill", 0), (0, "tick", 0), (0, "resume", 0), (0, "power off", 0)])
+    check_end(run, run.to_the_end())
+
+
+@pytest.mark.parametrize("gap", range(25))
+def test_a_cold_copy_that_was_replaced_does_not_count(gap: int) -> None:
+    """A data disk that the guest did not write to: its fingerprint agreed, but its copy was an empty image by then."""
+    for later in range(12):
+        host = Host(make_plan(2), state=OFF, idle=frozenset({"vdb"}))
+        run = Run(host, [(gap, "power on", 0), (later, "power off", 0)])
+        check_end(run, run.to_the_end())
+
+
+@pytest.mark.parametrize("gap", range(25))
+def test_started_while_the_configuration_is_written(gap: int) -> None:
+    """The VM ran on its old disks, the configuration named the new ones; off again it counted as switched."""
+    for later in range(20):
+        host = Host(make_plan(1), state=OFF)
+        run = Run(host, [(gap, "power on", 0), (later, "power off", 0)])
+        check_end(run, run.to_the_end())
+
+
+def test_an_old_definition_after_the_switch() -> None:
+    """Somebody defines the VM from an old XML: ColdCopy, CreateImage and RemoveDestination hit the newer content."""
+    for gap, cancel, event in itertools.product(range(120), (False, True), ("tick", "power off")):
+        host = Host(make_plan(2))
+        run = Run(host, [(gap, event, 0)])
+        while not host.record.switched or run.incidents:
+            if run.turn() is not None:
+                return  # it was over before
+        host.config = dict.fromkeys(host.targets, SOURCE)
+        if cancel:
+            host.record = replace(host.record, wanted=Wanted.CANCEL)
+        run.to_the_end()
+        host.check()
