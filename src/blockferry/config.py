@@ -57,6 +57,7 @@ class Config:
     method: str = "auto"  # one of METHODS
     bandwidth: int = 0  # bytes/s over all disks of a move, 0 unlimited
     keep_source_s: float | None = None  # seconds; infinite: for ever; None: removed once it is proven unneeded
+    verify: bool = False  # compare both sides as they were at the switch before the source is given up
     suspended_start: bool | None = None  # start copies with the VM suspended: always, never, or as QEMU needs it
 
     def __post_init__(self) -> None:
@@ -146,6 +147,7 @@ _KEYS: dict[str, tuple[str, Callable[[object], Any]]] = {
     "method": ("method", _method),
     "bandwidth": ("bandwidth", _bandwidth),
     "keep_source": ("keep_source_s", _keep_source),
+    "verify": ("verify", _yes_or_no),
     "suspended_start": ("suspended_start", _yes_or_no),
 }
 """Key in the file -> field of Config, and what its value means. Raises ValueError with a sentence."""

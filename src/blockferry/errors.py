@@ -189,6 +189,41 @@ class MoveFailed(BlockferryError):
 
 
 @dataclass
+class CopyDiffers(BlockferryError):
+    """`--verify` found that a new disk is not what the old one was at the switch.
+
+    The VM runs on its new disks, which it has written to since; the old disks are kept. What is wrong may be a fault
+    of the hardware below, of QEMU, or of ours: do not go on as if nothing were. As long as the old disks are there,
+    a VM that is shut off can be pointed back to them; what it wrote since the switch is then lost.
+    """
+
+    code = "COPY_DIFFERS"
+    exit_status = 10
+    sentence_form = (
+        "{vm} was moved, but what it runs on now differs from its old disks as they were at the switch: {where}. "
+        "The old disks are kept, untouched since the switch."
+    )
+    hint_form = "`blockferry show {move}` names the files. Compare them, and see docs/verify.md for the way back."
+    move: str
+    vm: str
+    where: str
+
+
+@dataclass
+class NotVerified(BlockferryError):
+    """`--verify` was asked for and could not be done to its end; the VM was moved and its old disks are kept."""
+
+    code = "NOT_VERIFIED"
+    exit_status = 10
+    sentence_form = "{vm} was moved, but {disks} could not be verified ({why}). The old disks are kept."
+    hint_form = "`blockferry show {move}` names the old files; `blockferry orphans` removes them when you are content."
+    move: str
+    vm: str
+    disks: str
+    why: str
+
+
+@dataclass
 class MoveCancelled(BlockferryError):
     """The move was cancelled as asked: the VM runs on its old disks, the copies at the destination are gone."""
 

@@ -17,14 +17,14 @@ from blockferry.model.decide import decide
 from blockferry.model.inventory import JobInfo, PowerState
 from blockferry.model.observation import DiskView, Job, Observation, Side
 from blockferry.model.plan import DiskPlan, Plan
-from blockferry.model.record import Copy, Outcome, Record, Stage, Wanted
+from blockferry.model.record import Copy, Outcome, Record, Stage, View, Wanted
 from blockferry.model.request import Method, SourcePolicy
 
 SIZE = 100
 LIMIT = 600
 
 
-def a_plan(disks: int, suspended_start: bool = False, persistent: bool = True) -> Plan:
+def a_plan(disks: int, suspended_start: bool = False, persistent: bool = True, verify: bool = False) -> Plan:
     return Plan(
         move="m1",
         uri="test:///",
@@ -41,6 +41,7 @@ def a_plan(disks: int, suspended_start: bool = False, persistent: bool = True) -
         persistent=persistent,
         was=PowerState.RUNNING,
         source=SourcePolicy(),
+        verify=verify,
     )  # fmt: skip
 
 
@@ -67,6 +68,12 @@ class World:
     pivot_fails: set[str] = field(default_factory=set)
     pivot_failures: int = 0
     flushed: bool = False
+    spoilt: set[str] = field(default_factory=set)  # copies that are wrong without anybody's knowing
+    view: str | None = None  # the frozen view that QEMU holds: "switch", or "later" when the guest had written since
+    view_tried: bool = False
+    view_taken: bool = False
+    ran_since_switch: bool = False
+    kept: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         for disk in self.plan.disks:
@@ -99,6 +106,7 @@ class World:
         return Observation(
             self.state, self.plan.persistent, tuple(views), record, self.incarnation, self.mark,
             config_agrees=agrees or not self.plan.persistent, pivot_failures=self.pivot_failures, flushed=self.flushed,
+            view_tried=self.view_tried,
         )  # fmt: skip
 
     # ---- acting, in the steps between which a process can die
@@ -113,7 +121,7 @@ class World:
             case act.CopyHome():
                 return [("note", replace(record, home_copied=True))]
             case act.CreateImage(target):
-                named = replace(record, created=(*record.created, target))
+                named = replace(record, created=(*record.created, target)).without_verdict(target)
                 stage = Copy(Stage.IMAGE, -1, record.copy(target).attempts)
                 return [("note", named), ("image", target), ("note", named.with_copy(target, stage))]
             case act.Suspend(switch):
@@ -125,6 +133,8 @@ class World:
                 mixed = len({view.side for view in seen.disks}) > 1
                 after = replace(after, suspended=False, switching=record.switching and mixed,
                                 switch_attempts=record.switch_attempts + failed)  # fmt: skip
+                if self.view_taken:
+                    after = replace(after, view=View.HELD, view_of=seen.incarnation)
                 return [("resume", None), ("note", after)]
             case act.StartCopy(target, reverse):
                 before = record.copy(target)
@@ -154,7 +164,7 @@ class World:
             case act.Fail(problem):
                 return [("note", replace(record, failure=record.failure or problem))]
             case act.ColdCopy(target):
-                named = replace(record, created=(*record.created, target))
+                named = replace(record, created=(*record.created, target)).without_verdict(target)
                 done = {**record.cold_copied, target: seen.disk(target).fingerprint}
                 return [
                     ("note", named),
@@ -165,6 +175,21 @@ class World:
                 return [("config", Side.DESTINATION), ("note", replace(record, config_written=True))]
             case act.RevertConfig():
                 return [("config", Side.SOURCE)]
+            case act.PrepareView():
+                named = replace(record, created=(*record.created, "view"))
+                return [("note", named), ("note", replace(named, view=View.PREPARED))]
+            case act.TakeView():
+                return [("take view", None)]
+            case act.Verify(target):
+                if self.state.active:
+                    assert self.view == "switch", "compared with what the guest has written to since"
+                if target in self.spoilt:
+                    return [("note", replace(record, differences={**record.differences, target: (0,)}))]
+                return [("note", replace(record, verified=(*record.verified, target)))]
+            case act.EndView(why):
+                waiting = {disk.target: why for disk in self.plan.disks if not record.judged(disk.target)}
+                noted = replace(record, unverified={**record.unverified, **waiting})
+                return [("note", noted), ("end view", None), ("note", replace(noted, view=View.ENDED))]
             case act.NoteSwitched():
                 return [("note", replace(record, switched=True, switching=False))]
             case act.Settle(target):
@@ -174,7 +199,10 @@ class World:
             case act.ReleaseHome():
                 return [("note", replace(record, released=(*record.released, "home")))]
             case act.RemoveDestination():
-                return [("remove", None), ("note", replace(record, created=(), copies={}))]
+                blank = replace(
+                    record, created=(), copies={}, view=View.NONE, verified=(), differences={}, unverified={}
+                )
+                return [("remove", None), ("note", blank)]
             case act.Finish(outcome):
                 return [("note", replace(record, outcome=outcome))]
             case _:
@@ -195,8 +223,18 @@ class World:
             if self.state is PowerState.PAUSED:
                 self.state = PowerState.RUNNING
             self.suspended_here, self.flushed, self.pivot_failures = False, False, 0
+            self.view_tried = self.view_taken = False
+        elif what == "take view":
+            self.view_tried = True
+            self.view = "later" if self.ran_since_switch else "switch"
+            self.view_taken = self.state is PowerState.PAUSED
+            if self.owner_paused and self.view_taken:
+                self.record = replace(self.record, view=View.HELD, view_of=self.incarnation)
+        elif what == "end view":
+            self.view = None
         elif what == "image":
             self.images.add(target)
+            self.spoilt.discard(target)
         elif what == "job":
             if self.state.active and target not in self.jobs and target not in self.foreign:
                 self.jobs[target] = 0
@@ -217,6 +255,7 @@ class World:
         elif what == "cold":
             assert self.state is PowerState.OFF
             self.images.add(target)
+            self.spoilt.discard(target)
             self.cold_at[target] = self.writes.get(target, 0)
         elif what == "config":
             assert isinstance(thing, Side)
@@ -229,7 +268,12 @@ class World:
             assert self.record.switched
             assert all(side is Side.DESTINATION for side in self.config.values()) or not self.plan.persistent
             assert not self.state.active or all(side is Side.DESTINATION for side in self.live.values())
-            self.removed.add(target)
+            disk = next(disk for disk in self.plan.disks if disk.source == target)
+            if self.plan.verify and disk.target not in self.record.verified:
+                self.kept.add(target)
+            else:
+                assert not (self.plan.verify and disk.target in self.spoilt), "the source of a wrong copy was removed"
+                self.removed.add(target)
         elif what == "remove":
             assert not self.record.switched, "the destination was removed after the switch"
             used = self.live if self.state.active else self.config
@@ -248,12 +292,15 @@ class World:
         del self.jobs[target]
         side = Side.SOURCE if self.live[target] is Side.DESTINATION else Side.DESTINATION
         self.live[target] = self.config[target] = side
+        self.ran_since_switch = False
 
     # ---- what others do
 
     def happens(self, event: str, pick: int) -> None:
         target = self.plan.disks[pick % len(self.plan.disks)].target
-        if event == "guard" and self.state is PowerState.PAUSED and not self.owner_paused:
+        if event == "spoil":
+            self.spoilt.add(target)
+        elif event == "guard" and self.state is PowerState.PAUSED and not self.owner_paused:
             self.state = PowerState.RUNNING
         elif event == "job lost":
             self.jobs.pop(target, None)
@@ -263,6 +310,7 @@ class World:
             self.record = replace(self.record, wanted=Wanted.CANCEL)
         elif event == "power off" and self.state.active and not self.owner_paused:
             self.state = PowerState.OFF
+            self.view = None
             self.jobs.clear()
             self.foreign.clear()
         elif event == "power on" and self.state is PowerState.OFF:
@@ -278,6 +326,8 @@ def drive(world: World, chance: random.Random, events: list[str], deaths: int) -
     for _turn in range(LIMIT):
         if events and chance.random() < 0.15:
             world.happens(events.pop(), chance.randrange(3))
+        if world.state is PowerState.RUNNING:
+            world.ran_since_switch = True
         seen = world.see()
         action = decide(world.plan, seen)
         if isinstance(action, (act.Done, act.Park)):
@@ -286,6 +336,7 @@ def drive(world: World, chance: random.Random, events: list[str], deaths: int) -
             if deaths and chance.random() < 0.08:
                 deaths -= 1
                 world.suspended_here, world.flushed, world.pivot_failures = False, False, 0
+                world.view_tried = world.view_taken = False
                 if world.state is PowerState.PAUSED and not world.owner_paused:
                     world.state = PowerState.RUNNING  # the guard
                 break
@@ -305,7 +356,10 @@ def check_end(world: World, end: act.Action) -> None:
     assert not world.jobs
     if end.outcome is Outcome.MOVED:
         assert set(used.values()) == set(world.config.values()) == {Side.DESTINATION}
-        assert world.removed == {disk.source for disk in world.plan.disks}
+        sources = {disk.source for disk in world.plan.disks}
+        assert world.removed | world.kept == sources
+        assert world.removed == sources or world.plan.verify
+        assert world.view is None, "a frozen view was left behind"
     else:
         assert set(used.values()) == {Side.SOURCE}
         assert not world.images
@@ -313,7 +367,7 @@ def check_end(world: World, end: act.Action) -> None:
 
 
 EVENTS = st.lists(
-    st.sampled_from(["guard", "job lost", "pivot refused", "cancel", "power off", "power on"]), max_size=4
+    st.sampled_from(["guard", "job lost", "pivot refused", "cancel", "power off", "power on", "spoil"]), max_size=4
 )
 
 
@@ -321,12 +375,15 @@ EVENTS = st.lists(
 @given(
     disks=st.integers(1, 3),
     suspended_start=st.booleans(),
+    verify=st.booleans(),
     events=EVENTS,
     deaths=st.integers(0, 4),
     seed=st.integers(0, 2**32),
 )
-def test_every_way_ends_right(disks: int, suspended_start: bool, events: list[str], deaths: int, seed: int) -> None:
-    world = World(a_plan(disks, suspended_start))
+def test_every_way_ends_right(
+    disks: int, suspended_start: bool, verify: bool, events: list[str], deaths: int, seed: int
+) -> None:
+    world = World(a_plan(disks, suspended_start, verify=verify))
     end = drive(world, random.Random(seed), list(events), deaths)
     check_end(world, end)
 
@@ -338,6 +395,45 @@ def test_a_quiet_move(disks: int, suspended_start: bool) -> None:
     end = drive(world, random.Random(1), [], 0)
     check_end(world, end)
     assert end == act.Done(Outcome.MOVED)
+
+
+@pytest.mark.parametrize("state", [PowerState.RUNNING, PowerState.PAUSED, PowerState.OFF])
+def test_a_verified_move(state: PowerState) -> None:
+    world = World(a_plan(2, verify=True), state=state, owner_paused=state is PowerState.PAUSED)
+    assert drive(world, random.Random(1), [], 0) == act.Done(Outcome.MOVED)
+    assert world.removed == {"/a/a", "/a/b"}
+    assert set(world.record.verified) == {"vda", "vdb"}
+
+
+def test_the_source_of_a_copy_that_differs_is_kept() -> None:
+    world = World(a_plan(2, verify=True))
+    for _turn in range(LIMIT):
+        seen = world.see()
+        action = decide(world.plan, seen)
+        if isinstance(action, act.Suspend):
+            world.spoilt.add("vdb")
+        if isinstance(action, act.Done):
+            break
+        for step in world.steps(action, seen):
+            world.do(step)
+    assert world.removed == {"/a/a"}
+    assert world.kept == {"/a/b"}
+    assert world.record.differences == {"vdb": (0,)}
+
+
+def test_a_cold_copy_that_differs_is_not_switched_to() -> None:
+    world = World(a_plan(1, verify=True), state=PowerState.OFF)
+    for _turn in range(LIMIT):
+        seen = world.see()
+        action = decide(world.plan, seen)
+        if isinstance(action, act.Verify):
+            world.spoilt.add("vda")
+        if isinstance(action, act.Done):
+            break
+        for step in world.steps(action, seen):
+            world.do(step)
+    assert action == act.Done(Outcome.FAILED)
+    assert world.config == {"vda": Side.SOURCE}
 
 
 def test_a_cold_move() -> None:
@@ -364,7 +460,7 @@ def test_a_foreign_job_is_left_alone() -> None:
 @given(st.data())
 @settings(max_examples=500, deadline=None)
 def test_every_observation_has_an_answer(data: st.DataObject) -> None:
-    plan = a_plan(data.draw(st.integers(1, 3)), data.draw(st.booleans()))
+    plan = a_plan(data.draw(st.integers(1, 3)), data.draw(st.booleans()), verify=data.draw(st.booleans()))
     record = Record(
         wanted=data.draw(st.sampled_from(Wanted)),
         marked=data.draw(st.booleans()),
@@ -377,6 +473,7 @@ def test_every_observation_has_an_answer(data: st.DataObject) -> None:
         suspended=data.draw(st.booleans()),
         switching=data.draw(st.booleans()),
         switched=data.draw(st.booleans()),
+        view=data.draw(st.sampled_from(View)),
         config_written=data.draw(st.booleans()),
         failure=data.draw(st.sampled_from([None, "it failed"])),
         outcome=data.draw(st.sampled_from([None, *Outcome])),

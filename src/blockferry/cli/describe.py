@@ -10,6 +10,7 @@ from rich.text import Text
 
 from blockferry.cli.output import Cell, Out, clock, counted, when
 from blockferry.errors import MoveCancelled, MoveFailed
+from blockferry.model import verifying
 from blockferry.model.finding import Finding, Severity
 from blockferry.model.plan import DiskPlan, Plan
 from blockferry.model.record import Outcome
@@ -109,6 +110,8 @@ def report(out: Out, summary: MoveSummary) -> None:
     if done.phases:
         times = ", ".join(f"{phase} {format_duration(seconds)}" for phase, seconds in done.phases.items())
         pairs.append(("times", times))
+    if done.verified:
+        pairs.append(("verified", list(done.verified)))
     if done.sources:
         pairs.append(("old disks", list(done.sources)))
     if done.notes:
@@ -161,6 +164,7 @@ def conclude(summary: MoveSummary) -> MoveSummary:
             problem = (summary.record.failure or "no reason was written down").rstrip(".") + "."
             raise MoveFailed(summary.id, vm, problem, where)
         case _:
+            verifying.see_verified(summary)
             return summary
 
 

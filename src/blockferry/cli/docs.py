@@ -184,6 +184,7 @@ _MEANINGS = {
     7: "libvirt, a host or a program on it did not do what was needed.",
     8: "The journal cannot be used, or another process has taken over.",
     9: "Somebody else is at it, or the move stands still until something is put right.",
+    10: "The VM was moved, but its copy was not verified as asked, or differs. The old disks are kept.",
     130: "The command was interrupted; the move goes on in the background.",
 }
 

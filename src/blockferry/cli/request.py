@@ -53,6 +53,12 @@ def request_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 "--bandwidth", type=types.Rate(), help="Limit for all disks together, like 200MiB/s; 0: none."
             ),
             click.option(
+                "--verify/--no-verify",
+                default=None,
+                help="Compare the new disks with the old ones as they were at the switch, before the old ones are "
+                "given up; default: as configured, else no.",
+            ),
+            click.option(
                 "--keep-source",
                 type=types.Duration(),
                 help="Keep the old disks for that long (7d, 12h, forever).",
@@ -81,6 +87,7 @@ def to_request(
     bandwidth: int | None,
     keep_source: float | None,
     delete_source: bool,
+    verify: bool | None,
 ) -> MoveRequest:
     """What was asked, the rest as configured. Raises UsageError where it contradicts itself, ConfigInvalid."""
     if to is None and not disks:
@@ -108,4 +115,5 @@ def to_request(
         chain=Chain(chain),
         bandwidth=config.bandwidth if bandwidth is None else bandwidth,
         source=source,
+        verify=config.verify if verify is None else verify,
     )

@@ -7,7 +7,7 @@ import time
 from dataclasses import replace
 from typing import assert_never
 
-from blockferry.engine import making, release
+from blockferry.engine import making, release, verify
 from blockferry.engine.context import Context
 from blockferry.engine.points import point
 from blockferry.errors import BlockferryError, LibvirtFailed
@@ -17,7 +17,7 @@ from blockferry.model import action as act
 from blockferry.model.inventory import Mirror
 from blockferry.model.observation import Observation, Side
 from blockferry.model.plan import DiskPlan
-from blockferry.model.record import Copy, Stage
+from blockferry.model.record import Copy, Stage, View
 from blockferry.units import MiB, format_duration, format_size
 
 BUFFER = 16 * MiB
@@ -73,6 +73,14 @@ def perform(context: Context, action: act.Action, seen: Observation) -> None:
             making.create_image(context, action.target, seen)
         case act.ColdCopy():
             making.cold_copy(context, action.target, seen)
+        case act.PrepareView():
+            verify.prepare_view(context, seen)
+        case act.TakeView():
+            verify.take_view(context, seen)
+        case act.Verify():
+            verify.verify(context, action.target, seen)
+        case act.EndView():
+            verify.end_view(context, action, seen)
         case act.Settle():
             making.settle(context, action.target, seen)
         case act.RemoveDestination():
@@ -106,6 +114,7 @@ def _suspend(context: Context, action: act.Suspend, seen: Observation) -> None:
     if not context.guard.arm(GUARD_SWITCH_S if action.switch else GUARD_START_S):
         context.tell("warning", "no guard could be started; if blockferry dies now, the VM stays suspended")
     context.memory.pivot_failures = 0
+    context.memory.view_tried = context.memory.view_taken = False
     context.memory.suspended_at = time.monotonic()
     control.suspend()
     point("suspended-to-switch" if action.switch else "suspended-to-start")
@@ -135,6 +144,8 @@ def _resume(context: Context, action: act.Resume, seen: Observation) -> None:
     context.memory.flushed_at = None
     # With a disk across, only `switched` may take its place: until then this is all that tells of the switch.
     across = any(view.side is Side.DESTINATION for view in seen.disks)
+    if context.memory.view_taken:
+        record = replace(record, view=View.HELD, view_of=seen.incarnation)
     context.note(replace(record, suspended=False, switching=record.switching and across))
 
 

@@ -12,6 +12,7 @@ from blockferry.engine.observe import Memory
 from blockferry.engine.site import Site
 from blockferry.hypervisor.control import Control, DomainView
 from blockferry.images.runner import Runner
+from blockferry.images.syncing import Synced
 from blockferry.model.plan import Plan
 from blockferry.model.record import Record
 
@@ -39,6 +40,9 @@ class Context:
     sources: list[str] = field(default_factory=list)  # a sentence for each old file
     notes: list[str] = field(default_factory=list)
     cold: dict[str, float] = field(default_factory=dict)  # target -> fraction of the cold copy
+    verifying: dict[str, Synced] = field(default_factory=dict)  # target -> how far its comparison is
+    verify_began: float = 0.0  # monotonic seconds, of the disk that is being compared
+    verdicts: list[str] = field(default_factory=list)  # a sentence for each disk that was verified
     applied: dict[str, int] = field(default_factory=dict)  # target -> bandwidth set on its job
 
     @property

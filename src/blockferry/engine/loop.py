@@ -44,6 +44,7 @@ _FORWARD_ONLY = (
     act.StartCopy,
     act.Suspend,
     act.ColdCopy,
+    act.PrepareView,
     act.FlushDestination,
     act.Await,
 )

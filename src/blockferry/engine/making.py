@@ -28,7 +28,7 @@ MARKER = ".blockferry"
 """Ending of the marker file beside a file that is being made."""
 
 
-def _name(context: Context, record: Record, *paths: str) -> Record:
+def name_paths(context: Context, record: Record, *paths: str) -> Record:
     """Write down what is about to be made. A name of ours that is there already is taken away first."""
     fresh = [path for path in paths if path not in record.created]
     for path in paths:
@@ -43,7 +43,7 @@ def _name(context: Context, record: Record, *paths: str) -> Record:
 def _directory(context: Context, record: Record, path: str) -> Record:
     """Have a directory. One that was made by us is in `created` with a slash at its end."""
     if files.stat_one(context.runner, path) is None:
-        record = _name(context, record, path + "/")
+        record = name_paths(context, record, path + "/")
     files.make_directory(context.runner, path)
     return record
 
@@ -56,10 +56,10 @@ def copy_home(context: Context, seen: Observation) -> None:
         return
     record = _directory(context, record, plan.home.dest)
     metadata = {posixpath.join(plan.home.dest, name): xml for name, xml in context.control.metadata().items()}
-    record = _name(context, record, *metadata, *(one.dest for one in plan.home.files))
+    record = name_paths(context, record, *metadata, *(one.dest for one in plan.home.files))
     point("home-named")
     for path in (*metadata, *(one.dest for one in plan.home.files)):
-        _mark_file(context, path)
+        mark_file(context, path)
     for path, xml in metadata.items():
         files.write_file(context.runner, path, xml.encode())
     for one in plan.home.files:
@@ -77,8 +77,8 @@ def copy_layers(context: Context, target: str, seen: Observation) -> None:
     below = disk.stays_below
     for layer in reversed(disk.layers):
         record = _directory(context, record, posixpath.dirname(layer.dest))
-        record = _name(context, record, layer.dest)
-        _mark_file(context, layer.dest)
+        record = name_paths(context, record, layer.dest)
+        mark_file(context, layer.dest)
         copying.convert(
             context.runner,
             layer.source,
@@ -102,11 +102,12 @@ def create_image(context: Context, target: str, seen: Observation) -> None:
     if target in record.cold_copied:
         # It is taken away now, so it must not count when the VM goes off without having written to this disk.
         record = replace(record, cold_copied={name: of for name, of in record.cold_copied.items() if name != target})
+        record = record.without_verdict(target)
         context.note(record)
     record = _directory(context, record, posixpath.dirname(disk.dest))
-    record = _name(context, record, disk.dest)
+    record = name_paths(context, record, disk.dest)
     point("image-named")
-    _mark_file(context, disk.dest)
+    mark_file(context, disk.dest)
     qemuimg.create(
         context.runner,
         disk.dest,
@@ -125,9 +126,9 @@ def cold_copy(context: Context, target: str, seen: Observation) -> None:
     """The whole disk of a VM that is off. QEMU's image lock keeps the VM from starting meanwhile."""
     disk = context.plan.disk(target)
     view = seen.disk(target)
-    record = _directory(context, seen.record, posixpath.dirname(disk.dest))
-    record = _name(context, record, disk.dest)
-    _mark_file(context, disk.dest)
+    record = _directory(context, seen.record.without_verdict(target), posixpath.dirname(disk.dest))
+    record = name_paths(context, record, disk.dest)
+    mark_file(context, disk.dest)
     point("cold-copying")
     context.cold[target] = 0.0
     context.memory.progress.pop(target, None)
@@ -180,7 +181,7 @@ def settle(context: Context, target: str, seen: Observation) -> None:
     context.note(replace(seen.record, settled=(*seen.record.settled, target)))
 
 
-def _mark_file(context: Context, path: str) -> None:
+def mark_file(context: Context, path: str) -> None:
     words = {
         "what": "being made by blockferry; `blockferry orphans` tells more",
         "move": context.plan.move,

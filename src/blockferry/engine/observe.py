@@ -23,6 +23,8 @@ class Memory:
     suspended_at: float | None = None  # monotonic seconds
     flushed_at: float | None = None
     pivot_failures: int = 0
+    view_tried: bool = False
+    view_taken: bool = False  # and it was: known to be of the instant of the switch
     just_seen: DomainView | None = None  # a look that an effect has just taken: good for one observation
 
 
@@ -79,6 +81,7 @@ class Observer:
             expected_drain_s=max((one.expected_drain_s for one in ours), default=0.0),
             passes=max((len(one.passes) for one in ours), default=0),
             pivot_failures=memory.pivot_failures,
+            view_tried=memory.view_tried,
             flushed=memory.flushed_at is not None and now_s - memory.flushed_at < FLUSH_HOLDS_S,
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from blockferry.engine.context import Context
+from blockferry.images.syncing import Synced
 from blockferry.model import action as act
 from blockferry.model.observation import Job, Observation, Side
 from blockferry.model.passes import CopyProgress
@@ -13,9 +14,10 @@ from blockferry.model.summary import DiskProgress, Progress, Report
 from blockferry.units import format_rate, format_size
 
 _PHASES: tuple[tuple[str, tuple[type, ...]], ...] = (
-    ("prepare", (act.Mark, act.CopyHome, act.CopyLayers, act.CreateImage)),
+    ("prepare", (act.Mark, act.CopyHome, act.CopyLayers, act.CreateImage, act.PrepareView)),
     ("copy", (act.StartCopy, act.NoteClean, act.ForgetCopy, act.ColdCopy)),
     ("switch", (act.FlushDestination, act.Pivot, act.NoteSwitched, act.WriteConfig)),
+    ("verify", (act.Verify, act.EndView)),
     ("clean up", (act.MoveMedium, act.Settle, act.ReleaseSource, act.ReleaseHome)),
     ("roll back", (act.Fail, act.AbortCopy, act.RevertConfig, act.RemoveDestination)),
 )
@@ -51,6 +53,8 @@ def convergence(context: Context, seen: Observation) -> str:
 
 def _disk(context: Context, seen: Observation, target: str) -> DiskProgress:
     plan, view = context.plan.disk(target), seen.disk(target)
+    if (verified := context.verifying.get(target)) is not None:
+        return _verified(context, target, verified, seen.record.judged(target))
     copied = context.memory.progress.get(target, CopyProgress())
     if target in context.cold and view.side is Side.SOURCE:
         phase = "copied" if context.cold[target] >= 1 else "copying"
@@ -77,6 +81,15 @@ def _disk(context: Context, seen: Observation, target: str) -> DiskProgress:
     )
 
 
+def _verified(context: Context, target: str, state: Synced, judged: bool) -> DiskProgress:
+    """Bytes are of the disk's length here: what is gone through, zeros included."""
+    seconds = time.monotonic() - context.verify_began
+    rate = state.at / seconds if seconds > 0 else 0.0
+    done = state.size if judged else state.at
+    left = None if judged or not rate else (state.size - state.at) / rate
+    return DiskProgress(target, "verified" if judged else "verifying", state.size, done, rate=rate, seconds_left=left)
+
+
 def report(context: Context, outcome: Outcome, seconds: float, phases: dict[str, float], attempts: int) -> Report:
     """What was done, as far as this process saw it."""
     copied = context.memory.progress.values()
@@ -92,4 +105,5 @@ def report(context: Context, outcome: Outcome, seconds: float, phases: dict[str,
         switch_attempts=attempts,
         sources=tuple(context.sources),
         notes=tuple(context.notes),
+        verified=tuple(context.verdicts),
     )

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import tenacity
 
+from blockferry.engine import verify
 from blockferry.engine.context import Context
 from blockferry.engine.making import MARKER
 from blockferry.engine.observe import same_path
@@ -17,6 +18,7 @@ from blockferry.images import files, qemuimg, users
 from blockferry.model.inventory import Vm
 from blockferry.model.observation import Observation, Side
 from blockferry.model.plan import DiskPlan
+from blockferry.model.record import View
 from blockferry.units import format_duration, format_size
 
 
@@ -56,6 +58,8 @@ def reason_to_keep(context: Context, disk: DiskPlan, path: str, seen: Observatio
     runner = context.runner
     if not seen.record.switched or any(view.side is not Side.DESTINATION for view in seen.disks):
         return "not all disks were seen at the destination"
+    if context.plan.verify and (doubt := verify.doubt(seen.record, disk.target)) is not None:
+        return doubt
     if seen.persistent and not seen.config_agrees:
         return "the persistent configuration does not agree"
     stats = files.stat_many(runner, [path, *(one.dest for one in context.plan.disks)])
@@ -170,6 +174,7 @@ def _remove_old_metadata(context: Context, directory: str) -> None:
 def remove_destination(context: Context, seen: Observation) -> None:
     """All that we made. The caller has seen that no disk of the VM is there; QEMU must have let go of it."""
     record = replace(seen.record, copies={}, cold_copied={}, layers_copied=(), home_copied=False)
+    record = replace(record, view=View.NONE, verified=(), unverified={}, differences={})
     if record != seen.record:
         context.note(record)  # before: what is half removed must not count as copied
     point("removing-destination")

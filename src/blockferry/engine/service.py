@@ -21,10 +21,16 @@ from blockferry.engine.context import Context
 from blockferry.engine.guard import Guard
 from blockferry.engine.loop import Loop
 from blockferry.engine.site import Site
-from blockferry.errors import BlockferryError, MoveBusy, MoveCancelled, MoveFailed, Refused
+from blockferry.errors import (
+    BlockferryError,
+    MoveBusy,
+    MoveCancelled,
+    MoveFailed,
+    Refused,
+)
 from blockferry.hypervisor import domains, pools
 from blockferry.journal import Journal, Lease, LeaseKeeper, Owner
-from blockferry.model import precheck, space
+from blockferry.model import precheck, space, verifying
 from blockferry.model.finding import Severity
 from blockferry.model.inventory import datastore_of
 from blockferry.model.record import Outcome, Record, Wanted
@@ -252,6 +258,7 @@ class Service:
         if outcome is Outcome.FAILED:
             problem = (done.record.failure or "unknown").rstrip(".") + "."
             raise MoveFailed(done.id, done.plan.vm, problem, where)
+        verifying.see_verified(done)
         return done
 
     def spawn(self, move_id: str) -> None:

@@ -9,7 +9,7 @@ from blockferry.engine.release import names_of
 from blockferry.engine.site import Site
 from blockferry.errors import BlockferryError, HostCommandFailed, HostUnreachable, ImageUnreadable
 from blockferry.hypervisor import domains, pools
-from blockferry.images import files, qemuimg
+from blockferry.images import files, qemuimg, syncing
 from blockferry.images.runner import Runner
 from blockferry.model import placement
 from blockferry.model.facts import Facts, SmallFile
@@ -99,6 +99,7 @@ def survey(
         home_source=home_source,
         home_files=home_files,
         other_move=other_move,
+        compare_problem=syncing.problem(runner) if request.verify else None,
         suspended_start=suspended_start,
     )
 

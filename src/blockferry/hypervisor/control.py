@@ -161,6 +161,34 @@ class Control:
         with self.connection.doing(f"end the copy of disk {target} of {self.name}"):
             self._domain().blockJobAbort(target, libvirt.VIR_DOMAIN_BLOCK_JOB_ABORT_ASYNC)
 
+    def begin_view(self, socket: str, scratch: Mapping[str, str]) -> None:
+        """Freeze a view of these disks (target -> empty qcow2 that exists) as they are now, served as NBD on `socket`.
+
+        A pull-mode backup; one may run at a time. Export names are the targets. A stopped guest stays stopped.
+        """
+        with self.connection.doing(f"freeze a view of the disks of VM {self.name}"):
+            domain = self._domain()
+            every = [disk.target for disk in domainxml.parse(domain.XMLDesc(0)).disks]
+            domain.backupBegin(
+                domainxml.view_xml(socket, scratch, every), None, libvirt.VIR_DOMAIN_BACKUP_BEGIN_REUSE_EXTERNAL
+            )
+
+    def view_socket(self) -> str | None:
+        """The socket of the pull-mode backup that runs, whoever began it; None when there is none."""
+        with self.connection.doing(f"look for a backup job of VM {self.name}"):
+            try:
+                xml = self._domain().backupGetXMLDesc(0)
+            except libvirt.libvirtError as error:
+                if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN_BACKUP:
+                    return None
+                raise
+            return domainxml.view_socket(xml)
+
+    def end_view(self) -> None:
+        """End the backup job of the VM; see that it is yours before."""
+        with self.connection.doing(f"give up the frozen view of the disks of VM {self.name}"):
+            self._domain().abortJob()
+
     def mark(self, move: str | None) -> None:
         """Put the move's id into the domain's metadata, live and persistent; None takes it away."""
         xml = None

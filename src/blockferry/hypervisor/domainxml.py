@@ -6,7 +6,7 @@ others have put into a domain (`qemu:commandline`, other managers' metadata) sur
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lxml import etree
@@ -87,6 +87,30 @@ def merge(live: ParsedDomain | None, config: ParsedDomain | None) -> tuple[Disk,
             )
         )
     return tuple(disks)
+
+
+def view_xml(socket: str, scratch: Mapping[str, str], every: Sequence[str]) -> str:
+    """A pull-mode backup of the disks in `scratch` (target -> file), none of the others.
+
+    https://libvirt.org/formatbackup.html
+    """
+    backup = etree.Element("domainbackup", mode="pull")
+    etree.SubElement(backup, "server", transport="unix", socket=socket)
+    disks = etree.SubElement(backup, "disks")
+    for target in every:
+        disk = etree.SubElement(disks, "disk", name=target, backup="yes" if target in scratch else "no")
+        if target in scratch:
+            disk.set("type", "file")
+            disk.set("exportname", target)
+            etree.SubElement(disk, "driver", type="qcow2")
+            etree.SubElement(disk, "scratch", file=scratch[target])
+    return etree.tostring(backup, encoding="unicode")
+
+
+def view_socket(xml: str) -> str | None:
+    """The unix socket of a pull-mode backup's server."""
+    server = etree.fromstring(xml.encode()).find("./server[@transport='unix']")
+    return None if server is None else server.get("socket")
 
 
 def copy_destination_xml(path: str, format: str, block: bool = False, backing: tuple[str, str] | None = None) -> str:

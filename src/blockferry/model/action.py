@@ -136,6 +136,30 @@ class NoteSwitched:
 
 
 @dataclass(frozen=True, slots=True)
+class PrepareView:
+    """Make the scratch files of the frozen view, so that taking it in the suspension is short."""
+
+
+@dataclass(frozen=True, slots=True)
+class TakeView:
+    """The VM stands still with all disks at the destination: freeze a view of them at this instant."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verify:
+    """Compare the copy of this disk with its source: a frozen view while the VM runs, the files when it is off."""
+
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class EndView:
+    """Give the frozen view up and take its files away. What was not compared by then is noted as unverified."""
+
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Settle:
     """Have the new image of this disk on stable storage, allocated in full if thick was asked."""
 
@@ -206,6 +230,10 @@ Action = (
     | MoveMedium
     | RevertConfig
     | NoteSwitched
+    | PrepareView
+    | TakeView
+    | Verify
+    | EndView
     | Settle
     | ReleaseSource
     | ReleaseHome

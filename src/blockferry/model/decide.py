@@ -12,10 +12,11 @@ changed the VM. What may never happen is written in tests/unit/test_decide.py as
 from __future__ import annotations
 
 from blockferry.model import action as act
+from blockferry.model import verifying
 from blockferry.model.inventory import PowerState
 from blockferry.model.observation import DiskView, Job, Observation, Side
 from blockferry.model.plan import DiskPlan, Plan
-from blockferry.model.record import Outcome, Stage, Wanted
+from blockferry.model.record import Outcome, Stage, View, Wanted
 
 START_ATTEMPTS = 3
 """How often the copy of a disk is begun before we give up: a start that failed, or was not clean."""
@@ -250,6 +251,8 @@ def _await_or_suspend(plan: Plan, seen: Observation, outstanding: list[DiskView]
         return act.Await("copy", 0.25)
     if seen.expected_drain_s > allowed_pause_s(seen.passes):
         return act.Await("copy", 0.05)
+    if plan.verify and seen.record.view is View.NONE:
+        return act.PrepareView()
     if not seen.flushed:
         return act.FlushDestination()
     if seen.state is PowerState.RUNNING:
@@ -367,7 +370,7 @@ def _forward_off(plan: Plan, seen: Observation) -> act.Action:
     for view in seen.disks:
         if view.side is Side.SOURCE and seen.record.cold_copied.get(view.target) != view.fingerprint:
             return act.ColdCopy(view.target)
-    return act.WriteConfig()
+    return verifying.cold(plan, seen) or act.WriteConfig()
 
 
 def _back_off(plan: Plan, seen: Observation) -> act.Action:
@@ -399,6 +402,8 @@ def _finish_back(seen: Observation) -> act.Action:
 def _after_switch(plan: Plan, seen: Observation) -> act.Action:
     """All disks are at the destination, which is now the truth. Only forward from here."""
     record = seen.record
+    if verifying.to_be_taken(plan, seen):
+        return act.TakeView()
     if _ours_suspended(seen):
         return act.Resume()
     for view in seen.disks:
@@ -414,6 +419,9 @@ def _after_switch(plan: Plan, seen: Observation) -> act.Action:
     for disk in plan.disks:
         if disk.target not in record.settled:
             return act.Settle(disk.target)
+    verify = verifying.after_switch(plan, seen)
+    if verify is not None:
+        return verify
     for disk in plan.disks:
         for path in disk.old_files:
             if path not in record.released:

@@ -38,6 +38,7 @@ class Facts:
     home_files: tuple[SmallFile, ...] = ()
     other_move: str | None = None
     access_problem: str | None = None
+    compare_problem: str | None = None  # why images cannot be compared on the host; only looked at when it matters
     suspended_start: bool | None = None  # insist, for tests and for QEMU versions we know better about
 
     def datastore(self, name: str) -> Datastore | None:

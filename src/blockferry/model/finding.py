@@ -249,6 +249,11 @@ CATALOGUE: dict[str, FindingKind] = {
             "",
         ),
         FindingKind(
+            "CANNOT_VERIFY", _E, "The host cannot compare images",
+            "`--verify` reads both sides on the host with libnbd for Python.",
+            "Install python3-libnbd there (Fedora, RHEL: python3-libnbd, too), or do without --verify.",
+        ),
+        FindingKind(
             "NO_ADMIN_ACCESS", _E, "The host's files cannot be reached",
             "Host-side work (qemu-img, the home's files) runs over the same transport as the URI and did not work.",
             "Use a qemu+ssh:// URI with a login that works, or run blockferry on the host.",

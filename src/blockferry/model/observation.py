@@ -74,6 +74,7 @@ class Observation:
     expected_drain_s: float = 0.0  # time to copy what is outstanding, at the present rate
     passes: int = 0  # passes over changed blocks that were completed
     pivot_failures: int = 0  # refused pivots since the VM was suspended
+    view_tried: bool = False  # in this suspension it was tried to freeze a view of the new disks
     flushed: bool = False  # the destination was flushed to stable storage just before
 
     def disk(self, target: str) -> DiskView:

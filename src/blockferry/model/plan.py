@@ -109,6 +109,7 @@ class Plan:
     source: SourcePolicy
     chain: Chain = Chain.FLATTEN
     bandwidth: int = 0  # bytes/s for all disks together, 0 unlimited
+    verify: bool = False
     version: int = PLAN_VERSION
 
     def disk(self, target: str) -> DiskPlan:
@@ -118,6 +119,10 @@ class Plan:
     def synchronous(self) -> bool:
         """Whether the guest's writes go to both sides at once. Never with a kept chain: see DiskPlan.shallow."""
         return self.method is Method.MIRROR and not any(disk.shallow for disk in self.disks)
+
+    def scratch(self, target: str) -> str:
+        """Where the old content of blocks goes that the guest overwrites while this disk is verified."""
+        return f"{self.disk(target).dest}.{self.move}.view"
 
     @property
     def copy_bytes(self) -> int:

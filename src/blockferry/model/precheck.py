@@ -68,6 +68,7 @@ def precheck(request: MoveRequest, facts: Facts, move: str) -> tuple[tuple[Findi
         persistent=facts.vm.persistent,
         was=facts.vm.state,
         source=request.source,
+        verify=request.verify,
         chain=request.chain,
         bandwidth=request.bandwidth,
     )

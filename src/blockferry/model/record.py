@@ -45,6 +45,15 @@ class Copy:
     reverse: bool = False  # back from the destination to the source, after a switch that broke in the middle
 
 
+class View(enum.Enum):
+    """The frozen view of the new disks as they were at the switch: a pull-mode backup that nobody pulls but we."""
+
+    NONE = "none"
+    PREPARED = "prepared"  # its scratch files are there; it is taken in the suspension, and counts when noted
+    HELD = "held"  # proof: it was taken while the VM stood still after the switch
+    ENDED = "ended"  # it is over, its files are gone
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """The memory of one move."""
@@ -63,7 +72,11 @@ class Record:
     switched: bool = False  # proof: all disks were seen at the destination
     config_written: bool = False  # proof: what is written down for the next start was seen to agree
     settled: tuple[str, ...] = ()  # targets whose new image is complete on stable storage (and thick if asked)
-    verified: tuple[str, ...] = ()
+    view: View = View.NONE
+    view_of: int = -1  # libvirt's domain id when it was taken: it dies with its QEMU
+    verified: tuple[str, ...] = ()  # targets whose copy was compared with the source and is the same
+    differences: dict[str, tuple[int, ...]] = field(default_factory=dict)  # target -> the first offsets that differ
+    unverified: dict[str, str] = field(default_factory=dict)  # target -> why it could not be compared
     media_tried: tuple[str, ...] = ()  # CD drives that were dealt with, one way or the other
     released: tuple[str, ...] = ()  # old paths dealt with: removed, or kept for a reason in the story
     failure: str | None = None  # the first thing that went wrong, a sentence
@@ -71,6 +84,19 @@ class Record:
 
     def copy(self, target: str) -> Copy:
         return self.copies.get(target, Copy())
+
+    def judged(self, target: str) -> bool:
+        """Whether the verification of this disk is over, one way or the other."""
+        return target in self.verified or target in self.differences or target in self.unverified
+
+    def without_verdict(self, target: str) -> Record:
+        """Its copy is made anew, or is about to be."""
+        return replace(
+            self,
+            verified=tuple(one for one in self.verified if one != target),
+            differences={name: of for name, of in self.differences.items() if name != target},
+            unverified={name: of for name, of in self.unverified.items() if name != target},
+        )
 
     def with_copy(self, target: str, copy: Copy) -> Record:
         return replace(self, copies={**self.copies, target: copy})

@@ -52,3 +52,4 @@ class MoveRequest:
     chain: Chain = Chain.FLATTEN
     bandwidth: int = 0  # bytes/s over all disks, 0 unlimited
     source: SourcePolicy = SourcePolicy()
+    verify: bool = False  # compare both sides as they were at the switch before the source is given up

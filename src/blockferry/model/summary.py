@@ -145,6 +145,7 @@ class Report:
     switch_attempts: int = 0
     sources: tuple[str, ...] = ()  # one sentence for each old file: removed, or kept and why
     notes: tuple[str, ...] = ()
+    verified: tuple[str, ...] = ()  # one sentence for each disk whose copy was found the same
 
 
 @dataclass(frozen=True, slots=True)

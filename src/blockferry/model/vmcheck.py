@@ -23,6 +23,8 @@ def host_findings(facts: Facts) -> list[Finding]:
             )
     if facts.access_problem:
         found.append(finding("NO_ADMIN_ACCESS", facts.access_problem))
+    if facts.compare_problem:
+        found.append(finding("CANNOT_VERIFY", facts.compare_problem + "."))
     return found
 
 

@@ -1,0 +1,161 @@
+"""Verification: the new disks compared with the old ones as both were at the switch. See docs/design/verify.md.
+
+While the VM runs, the new disks are read through a frozen view: a pull-mode backup that was begun in the suspension of
+the switch (https://libvirt.org/kbase/live_full_disk_backup.html). QEMU keeps the old content of what the guest
+overwrites in scratch files beside the images. The old disks need none of that: nobody writes to them any more.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from dataclasses import replace
+
+from blockferry.engine import making
+from blockferry.engine.context import Context
+from blockferry.engine.points import point
+from blockferry.errors import BlockferryError, HostCommandFailed
+from blockferry.images import files, qemuimg, syncing
+from blockferry.model import action as act
+from blockferry.model.inventory import PowerState
+from blockferry.model.observation import Observation
+from blockferry.model.record import Record, View
+from blockferry.units import format_rate, format_size
+
+PRIVATE_DIRECTORIES = "/var/lib/libvirt/qemu"
+"""Where libvirt keeps a directory for each running VM of the system's, which its QEMU may write to."""
+
+
+def prepare_view(context: Context, seen: Observation) -> None:
+    """Empty scratch files, made while the guest runs: libvirt would make them in the suspension."""
+    plan, record = context.plan, seen.record
+    for disk in plan.disks:
+        scratch = plan.scratch(disk.target)
+        record = making.name_paths(context, record, scratch)
+        making.mark_file(context, scratch)
+        qemuimg.create(context.runner, scratch, "qcow2", disk.virtual_size)
+    point("view-prepared")
+    context.note(replace(record, view=View.PREPARED))
+
+
+def take_view(context: Context, seen: Observation) -> None:
+    """Freeze. A failure is no reason to keep the guest waiting: it runs on, and nothing is verified.
+
+    The proof is in this process's memory until the guest runs; one that dies before it is noted has proven nothing.
+    """
+    plan = context.plan
+    memory = context.memory
+    memory.view_tried = True
+    point("taking-view")
+    try:
+        socket = _socket(context, seen.incarnation)
+        context.control.begin_view(socket, {disk.target: plan.scratch(disk.target) for disk in plan.disks})
+        # Whoever else could have let the guest run would have had to do it while libvirt was busy with ours.
+        memory.view_taken = context.control.look((), context.last_view()).state is PowerState.PAUSED
+    except BlockferryError as error:
+        context.tell("warning", f"no view of the new disks could be frozen: {error.sentence}")
+    point("view-taken")
+    if memory.suspended_at is None and memory.view_taken:  # the owner's pause: there is no resuming to note it at
+        context.note(replace(seen.record, view=View.HELD, view_of=seen.incarnation))
+
+
+def verify(context: Context, target: str, seen: Observation) -> None:
+    """Compare one disk to its end. What is found is noted, whatever it is."""
+    plan = context.plan
+    disk = plan.disk(target)
+    live = seen.record.view is View.HELD and seen.state.active
+    point("verifying")
+    context.verifying[target] = syncing.Synced(size=disk.virtual_size)
+    began = context.verify_began = context.now_s()
+
+    def show(state: syncing.Synced) -> None:
+        context.verifying[target] = state
+        context.show()
+
+    try:
+        dest: str | syncing.Export = disk.dest
+        if live:
+            socket = context.control.view_socket()
+            if socket is None or plan.move not in socket:
+                raise HostCommandFailed("comparing", 1, "the frozen view is gone")
+            dest = syncing.Export(socket, target)
+        result = syncing.compare(
+            context.runner,
+            disk.source,
+            disk.source_format,
+            dest,
+            disk.dest_format,
+            rate_limit=seen.record.bandwidth or None,
+            progress=show,
+            should_stop=context.should_stop,
+        )
+    except HostCommandFailed as error:
+        why = error.stderr.strip() or error.sentence
+        context.tell("warning", f"{target} could not be compared: {why}")
+        context.note(replace(seen.record, unverified={**seen.record.unverified, target: why}))
+        return
+    seconds = max(context.now_s() - began, 0.001)
+    context.note(_judge(context, seen.record, target, result, seconds))
+    point("verified")
+
+
+def _judge(context: Context, record: Record, target: str, result: syncing.Synced, seconds: float) -> Record:
+    disk = context.plan.disk(target)
+    if result.first:
+        offsets = ", ".join(str(one) for one in result.first)
+        sentence = (
+            f"{target}: {format_size(result.differing)} of {disk.dest} differ from {disk.source} as it was at the "
+            f"switch, first at byte {offsets}"
+        )
+        context.tell("error", sentence)
+        context.notes.append(sentence)
+        return replace(record, differences={**record.differences, target: result.first})
+    read = max(result.source_read, result.dest_read)
+    sentence = (
+        f"{target}: {disk.dest} is the same as {disk.source}; {format_size(disk.virtual_size)} compared in "
+        f"{seconds:.1f} s ({format_size(read)} read on a side, {format_rate(read / seconds)})"
+    )
+    context.tell("action", sentence)
+    context.verdicts.append(sentence)
+    return replace(record, verified=(*record.verified, target))
+
+
+def end_view(context: Context, action: act.EndView, seen: Observation) -> None:
+    """Let go: the backup job ends, its files go. What was not compared stays unverified, and says why."""
+    plan, record = context.plan, seen.record
+    waiting = {disk.target: action.why for disk in plan.disks if not record.judged(disk.target)}
+    if waiting:
+        context.tell("warning", f"{', '.join(waiting)} of {plan.vm} not verified: {action.why}; the old disks are kept")
+        record = replace(record, unverified={**record.unverified, **waiting})
+        context.note(record)
+    point("ending-view")
+    if seen.state.active:
+        socket = context.control.view_socket()
+        if socket is not None and plan.move in socket:
+            context.control.end_view()
+    for disk in plan.disks:
+        scratch = plan.scratch(disk.target)
+        if scratch in record.created:
+            files.remove_file(context.runner, scratch)
+            files.remove_file(context.runner, scratch + making.MARKER)
+    point("view-ended")
+    context.note(replace(record, view=View.ENDED))
+
+
+def doubt(record: Record, target: str) -> str | None:
+    """Why the source of a disk must be kept although verification was asked for; None when it was proven the same."""
+    if target in record.verified:
+        return None
+    if target in record.differences:
+        return "the verification found differences"
+    return f"the copy was not verified ({record.unverified.get(target, 'it did not come to that')})"
+
+
+def _socket(context: Context, incarnation: int) -> str:
+    """Where QEMU can listen: in the directory that libvirt keeps for this run of the VM, else beside the images."""
+    name = f"blockferry-{context.plan.move}.sock"
+    found = context.runner.run(
+        ["find", PRIVATE_DIRECTORIES, "-maxdepth", "1", "-name", f"domain-{incarnation}-*", "-type", "d"], check=False
+    )
+    directories = found.text.split("\n") if found.status == 0 and found.text else []
+    place = directories[0] if len(directories) == 1 else posixpath.dirname(context.plan.disks[0].dest)
+    return posixpath.join(place, name)

@@ -1,0 +1,81 @@
+"""When a copy is compared with its source. Pure, like all of decide.
+
+A running guest writes on after the switch. So a view of the new disks is frozen in the suspension of the switch (a
+pull-mode backup, docs/design/verify.md) and compared afterwards with the old ones, which nobody writes to any more.
+A view counts only when it is known to be of that instant: noted by the process that took it while the VM stood still.
+After any doubt (a death, another QEMU) nothing is verified, and what is not verified is not removed.
+"""
+
+from __future__ import annotations
+
+from blockferry.errors import CopyDiffers, NotVerified
+from blockferry.model import action as act
+from blockferry.model.inventory import PowerState
+from blockferry.model.observation import Observation, Side
+from blockferry.model.plan import Plan
+from blockferry.model.record import Outcome, View, Wanted
+from blockferry.model.summary import MoveSummary
+
+
+def to_be_taken(plan: Plan, seen: Observation) -> bool:
+    """Whether this is the instant to freeze: all disks are across, nobody has written since. Once."""
+    record = seen.record
+    return (
+        plan.verify
+        and record.view is View.PREPARED
+        and not record.switched
+        and not seen.view_tried
+        and seen.state is PowerState.PAUSED
+        and all(view.live is Side.DESTINATION for view in seen.disks)
+    )
+
+
+def cold(plan: Plan, seen: Observation) -> act.Action | None:
+    """The VM is off and all is copied: compare the files before the configuration names the new ones."""
+    if not plan.verify:
+        return None
+    for view in seen.disks:
+        if view.side is not Side.SOURCE:
+            continue
+        if view.target in seen.record.differences:
+            offsets = ", ".join(str(one) for one in seen.record.differences[view.target])
+            return act.Fail(f"the copy of {view.target} differs from its source, first at byte {offsets}")
+        if view.target in seen.record.unverified:
+            return act.Fail(f"the copy of {view.target} could not be verified: {seen.record.unverified[view.target]}")
+        if view.target not in seen.record.verified:
+            return act.Verify(view.target)
+    return None
+
+
+def after_switch(plan: Plan, seen: Observation) -> act.Action | None:
+    """Compare what is to be compared, then let go of the view. None: there is nothing more to do."""
+    record = seen.record
+    if not plan.verify or record.view is View.ENDED:
+        return None
+    waiting = [disk.target for disk in plan.disks if not record.judged(disk.target)]
+    if not waiting:
+        return None if record.view is View.NONE else act.EndView()
+    if record.view is not View.HELD:
+        return act.EndView("no view of the new disks could be frozen at the switch")
+    if not seen.state.active or seen.incarnation != record.view_of:
+        return act.EndView("the VM went off (or was started anew) before the comparison was over")
+    if record.wanted is Wanted.CANCEL:
+        return act.EndView("it was cancelled")
+    return act.Verify(waiting[0])
+
+
+def see_verified(done: MoveSummary) -> None:
+    """Raise CopyDiffers or NotVerified if a move that went through was to be verified and not all was the same."""
+    record = done.record
+    if record.outcome is not Outcome.MOVED or not done.plan.verify:
+        return
+    if record.differences:
+        where = "; ".join(
+            f"{target} first at byte {', '.join(str(one) for one in offsets[:4])}"
+            for target, offsets in record.differences.items()
+        )
+        raise CopyDiffers(done.id, done.plan.vm, where)
+    missing = [disk.target for disk in done.plan.disks if disk.target not in record.verified]
+    if missing:
+        why = "; ".join(dict.fromkeys(record.unverified.get(one, "it did not come to that") for one in missing))
+        raise NotVerified(done.id, done.plan.vm, ", ".join(missing), why)
