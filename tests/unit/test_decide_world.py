@@ -177,7 +177,7 @@ class World:
                 return [("config", Side.SOURCE)]
             case act.PrepareView():
                 named = replace(record, created=(*record.created, "view"))
-                return [("note", named), ("note", replace(named, view=View.PREPARED))]
+                return [("note", named), ("note", replace(named, view=View.PREPARED, view_of=seen.incarnation))]
             case act.TakeView():
                 return [("take view", None)]
             case act.Verify(target):

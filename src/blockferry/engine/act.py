@@ -145,7 +145,7 @@ def _resume(context: Context, action: act.Resume, seen: Observation) -> None:
     # With a disk across, only `switched` may take its place: until then this is all that tells of the switch.
     across = any(view.side is Side.DESTINATION for view in seen.disks)
     if context.memory.view_taken:
-        record = replace(record, view=View.HELD, view_of=seen.incarnation)
+        record = replace(record, view=View.HELD)
     context.note(replace(record, suspended=False, switching=record.switching and across))
 
 

@@ -14,8 +14,8 @@ from blockferry.model.summary import DiskProgress, Progress, Report
 from blockferry.units import format_rate, format_size
 
 _PHASES: tuple[tuple[str, tuple[type, ...]], ...] = (
-    ("prepare", (act.Mark, act.CopyHome, act.CopyLayers, act.CreateImage, act.PrepareView)),
-    ("copy", (act.StartCopy, act.NoteClean, act.ForgetCopy, act.ColdCopy)),
+    ("prepare", (act.Mark, act.CopyHome, act.CopyLayers, act.CreateImage)),
+    ("copy", (act.StartCopy, act.NoteClean, act.ForgetCopy, act.PrepareView, act.ColdCopy)),
     ("switch", (act.FlushDestination, act.Pivot, act.NoteSwitched, act.WriteConfig)),
     ("verify", (act.Verify, act.EndView)),
     ("clean up", (act.MoveMedium, act.Settle, act.ReleaseSource, act.ReleaseHome)),

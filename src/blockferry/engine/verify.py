@@ -27,14 +27,16 @@ PRIVATE_DIRECTORIES = "/var/lib/libvirt/qemu"
 
 def prepare_view(context: Context, seen: Observation) -> None:
     """Empty scratch files, made while the guest runs: libvirt would make them in the suspension."""
-    plan, record = context.plan, seen.record
+    plan = context.plan
+    socket = _socket(context, seen.incarnation)
+    record = making.name_paths(context, replace(seen.record, view_socket=socket), socket)
     for disk in plan.disks:
         scratch = plan.scratch(disk.target)
         record = making.name_paths(context, record, scratch)
         making.mark_file(context, scratch)
         qemuimg.create(context.runner, scratch, "qcow2", disk.virtual_size)
     point("view-prepared")
-    context.note(replace(record, view=View.PREPARED))
+    context.note(replace(record, view=View.PREPARED, view_of=seen.incarnation))
 
 
 def take_view(context: Context, seen: Observation) -> None:
@@ -47,15 +49,16 @@ def take_view(context: Context, seen: Observation) -> None:
     memory.view_tried = True
     point("taking-view")
     try:
-        socket = _socket(context, seen.incarnation)
-        context.control.begin_view(socket, {disk.target: plan.scratch(disk.target) for disk in plan.disks})
+        context.control.begin_view(
+            seen.record.view_socket, {disk.target: plan.scratch(disk.target) for disk in plan.disks}
+        )
         # Whoever else could have let the guest run would have had to do it while libvirt was busy with ours.
         memory.view_taken = context.control.look((), context.last_view()).state is PowerState.PAUSED
     except BlockferryError as error:
         context.tell("warning", f"no view of the new disks could be frozen: {error.sentence}")
     point("view-taken")
     if memory.suspended_at is None and memory.view_taken:  # the owner's pause: there is no resuming to note it at
-        context.note(replace(seen.record, view=View.HELD, view_of=seen.incarnation))
+        context.note(replace(seen.record, view=View.HELD))
 
 
 def verify(context: Context, target: str, seen: Observation) -> None:
@@ -75,7 +78,7 @@ def verify(context: Context, target: str, seen: Observation) -> None:
         dest: str | syncing.Export = disk.dest
         if live:
             socket = context.control.view_socket()
-            if socket is None or plan.move not in socket:
+            if socket is None or socket != seen.record.view_socket:
                 raise HostCommandFailed("comparing", 1, "the frozen view is gone")
             dest = syncing.Export(socket, target)
         result = syncing.compare(
@@ -130,13 +133,15 @@ def end_view(context: Context, action: act.EndView, seen: Observation) -> None:
     point("ending-view")
     if seen.state.active:
         socket = context.control.view_socket()
-        if socket is not None and plan.move in socket:
+        if socket is not None and socket == record.view_socket:
             context.control.end_view()
     for disk in plan.disks:
         scratch = plan.scratch(disk.target)
         if scratch in record.created:
             files.remove_file(context.runner, scratch)
             files.remove_file(context.runner, scratch + making.MARKER)
+    if record.view_socket:
+        files.remove_file(context.runner, record.view_socket)  # QEMU takes it away itself, unless it was killed
     point("view-ended")
     context.note(replace(record, view=View.ENDED))
 
@@ -156,6 +161,6 @@ def _socket(context: Context, incarnation: int) -> str:
     found = context.runner.run(
         ["find", PRIVATE_DIRECTORIES, "-maxdepth", "1", "-name", f"domain-{incarnation}-*", "-type", "d"], check=False
     )
-    directories = found.text.split("\n") if found.status == 0 and found.text else []
+    directories = found.text.splitlines() if found.status == 0 else []
     place = directories[0] if len(directories) == 1 else posixpath.dirname(context.plan.disks[0].dest)
     return posixpath.join(place, name)

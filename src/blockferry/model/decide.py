@@ -16,7 +16,7 @@ from blockferry.model import verifying
 from blockferry.model.inventory import PowerState
 from blockferry.model.observation import DiskView, Job, Observation, Side
 from blockferry.model.plan import DiskPlan, Plan
-from blockferry.model.record import Outcome, Stage, View, Wanted
+from blockferry.model.record import Outcome, Stage, Wanted
 
 START_ATTEMPTS = 3
 """How often the copy of a disk is begun before we give up: a start that failed, or was not clean."""
@@ -251,7 +251,7 @@ def _await_or_suspend(plan: Plan, seen: Observation, outstanding: list[DiskView]
         return act.Await("copy", 0.25)
     if seen.expected_drain_s > allowed_pause_s(seen.passes):
         return act.Await("copy", 0.05)
-    if plan.verify and seen.record.view is View.NONE:
+    if verifying.to_be_prepared(plan, seen):
         return act.PrepareView()
     if not seen.flushed:
         return act.FlushDestination()

@@ -73,7 +73,8 @@ class Record:
     config_written: bool = False  # proof: what is written down for the next start was seen to agree
     settled: tuple[str, ...] = ()  # targets whose new image is complete on stable storage (and thick if asked)
     view: View = View.NONE
-    view_of: int = -1  # libvirt's domain id when it was taken: it dies with its QEMU
+    view_of: int = -1  # libvirt's domain id when it was prepared: it dies with its QEMU
+    view_socket: str = ""
     verified: tuple[str, ...] = ()  # targets whose copy was compared with the source and is the same
     differences: dict[str, tuple[int, ...]] = field(default_factory=dict)  # target -> the first offsets that differ
     unverified: dict[str, str] = field(default_factory=dict)  # target -> why it could not be compared

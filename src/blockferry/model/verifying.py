@@ -17,12 +17,21 @@ from blockferry.model.record import Outcome, View, Wanted
 from blockferry.model.summary import MoveSummary
 
 
+def to_be_prepared(plan: Plan, seen: Observation) -> bool:
+    """Whether the scratch files of a view have yet to be made, for this run of the VM."""
+    record = seen.record
+    return plan.verify and (
+        record.view is View.NONE or (record.view is View.PREPARED and record.view_of != seen.incarnation)
+    )
+
+
 def to_be_taken(plan: Plan, seen: Observation) -> bool:
     """Whether this is the instant to freeze: all disks are across, nobody has written since. Once."""
     record = seen.record
     return (
         plan.verify
         and record.view is View.PREPARED
+        and record.view_of == seen.incarnation
         and not record.switched
         and not seen.view_tried
         and seen.state is PowerState.PAUSED

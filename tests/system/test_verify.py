@@ -1,0 +1,157 @@
+"""`--verify`: a copy that is the same is proven to be, a flipped byte is found, doubt keeps the source."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from lab import Datastore, Disk, Guest
+from lab.process import wait_until
+from lab.pytest_plugin import MakeGuest
+from tests.system.test_kills import VERIFY
+from tests.system.voyage import Line, Voyage, small_disks
+
+pytestmark = pytest.mark.lab
+
+
+def flip(path: Path, offset: int) -> None:
+    """One bit of one byte of a raw image."""
+    descriptor = os.open(path, os.O_RDWR | os.O_SYNC)
+    try:
+        [byte] = os.pread(descriptor, 1, offset)
+        os.pwrite(descriptor, bytes([byte ^ 0x10]), offset)
+    finally:
+        os.close(descriptor)
+
+
+def quiet_offset(guest: Guest) -> int:
+    """A byte that was filled at the beginning and that nobody writes to."""
+    disk = guest.disk("vda")
+    return disk.area_offset + disk.fill_blocks * 4096 - 1234
+
+
+def voyage(make_guest: MakeGuest, line: Line, stores: tuple[Datastore, ...], disks: list[Disk], start: bool) -> Voyage:
+    one = Voyage(make_guest(disks, start=start), line, stores)
+    if start:
+        one.write()
+    return one
+
+
+@pytest.mark.parametrize(("method", "kind"), [("mirror", "qcow2"), ("changed-blocks", "raw")])
+def test_a_copy_that_is_the_same(
+    method: str, kind: str, make_guest: MakeGuest, line: Line,
+    stores: tuple[Datastore, ...], ssd: Datastore, old_san: Datastore,
+) -> None:  # fmt: skip
+    """The guest writes on while its disks as they were are compared; then the sources go and nothing is left."""
+    one = voyage(make_guest, line, stores, small_disks(old_san, 2, kind), start=True)
+    said = line.must("move", one.name, "--to", "ssd", "--method", method, "--verify")
+    assert sorted(said.move["record"]["verified"]) == ["vda", "vdb"], str(said)
+    assert len(said.move["report"]["verified"]) == 2
+    one.moved_all(ssd)
+    one.assert_well()
+    one.power_cycle()
+
+
+@pytest.mark.parametrize("method", ["mirror", "changed-blocks"])
+def test_one_flipped_byte_is_found(
+    method: str, make_guest: MakeGuest, line: Line, stores: tuple[Datastore, ...], ssd: Datastore, old_san: Datastore
+) -> None:
+    one = voyage(make_guest, line, stores, [Disk("vda", old_san, "raw", size="32MiB", fill="16MiB")], start=True)
+    one.guest.judge.stop()  # a write to the same place would heal it
+    offset, source = quiet_offset(one.guest), one.where["vda"]
+    process = line.start("move", one.name, "--to", "ssd", "--method", method, "--verify", point="in-step:sleep=4")
+    wait_until(lambda: "ready='yes'" in one.guest.xml(), "the copy in step", timeout=120, report=line.stories)
+    flip(one.moved("vda", ssd), offset)
+    said = line.end(process)
+    assert said.status == 10, str(said)
+    assert said.code == "COPY_DIFFERS"
+    assert f"vda first at byte {offset - offset % 512}" in said.document["message"], str(said)
+    one.assert_configured()
+    one.assert_nothing_left(source)
+    assert source.exists()
+
+
+def test_a_cold_copy_with_a_flipped_byte_is_not_switched_to(
+    make_guest: MakeGuest, line: Line, stores: tuple[Datastore, ...], ssd: Datastore, old_san: Datastore
+) -> None:
+    one = voyage(make_guest, line, stores, [Disk("vda", old_san, "raw", size="32MiB", fill="16MiB")], start=False)
+    image = ssd.home(one.name) / one.where["vda"].name
+    process = line.start("move", one.name, "--to", "ssd", "--verify", point="cold-copied:sleep=3")
+    wait_until(image.exists, "the copy", timeout=60, report=line.stories, step=0.02)
+    move = line.wait_unfinished()
+    wait_until(lambda: bool(line.progress(move)["disks"]), "progress", timeout=60, report=line.stories, step=0.05)
+    wait_until(lambda: _is_whole(image, one.where["vda"]), "the whole copy", timeout=60, step=0.05)
+    flip(image, quiet_offset(one.guest))
+    said = line.end(process)
+    assert said.status == 5, str(said)
+    assert "differs" in said.document["message"]
+    one.assert_configured("shut off")
+    one.assert_nothing_left()
+    one.assert_images()
+    line.must("move", one.name, "--to", "ssd", "--verify")
+    one.moved_all(ssd)
+    one.assert_configured("shut off")
+    one.assert_nothing_left()
+    one.assert_images()
+
+
+def _is_whole(image: Path, source: Path) -> bool:
+    return image.stat().st_size == source.stat().st_size and image.read_bytes() == source.read_bytes()
+
+
+@pytest.mark.parametrize("point", VERIFY)
+def test_killed_while_it_verifies(
+    point: str, make_guest: MakeGuest, line: Line, stores: tuple[Datastore, ...], ssd: Datastore, old_san: Datastore
+) -> None:
+    """The next command goes on. A view that is not proven to be of the switch verifies nothing: both are kept."""
+    one = voyage(make_guest, line, stores, small_disks(old_san, 2, "raw"), start=True)
+    sources = list(one.where.values())
+    assert line.do("move", one.name, "--to", "ssd", "--verify", point=f"{point}:kill").status == -9
+    one.wait_running()
+    [move] = line.unfinished()
+    said = line.do("resume", move)
+    one.moved_all(ssd)
+    lost = point in ("taking-view", "view-taken")
+    assert said.status == (10 if lost else 0), f"{said}\n{line.stories()}"
+    assert [path.exists() for path in sources] == [lost, lost]
+    one.assert_well(*(sources if lost else ()))
+    one.power_off()
+
+
+def test_the_vm_goes_off_while_it_is_verified(
+    make_guest: MakeGuest, line: Line, stores: tuple[Datastore, ...], ssd: Datastore, old_san: Datastore
+) -> None:
+    one = voyage(make_guest, line, stores, small_disks(old_san, 1, "raw"), start=True)
+    [source] = one.where.values()
+    process = line.start("move", one.name, "--to", "ssd", "--verify", point="verifying:sleep=4")
+    move = line.wait_unfinished()
+    wait_until(lambda: line.record(move)["view"] == "held", "the view", timeout=120, report=line.stories, step=0.05)
+    one.guest.judge.stop()
+    one.guest.destroy()  # libvirt 9.0 takes half a minute a channel to notice a power-off (docs/design/verify.md)
+    said = line.end(process)
+    assert said.status == 10, f"{said}\n{line.stories()}"
+    assert said.code == "NOT_VERIFIED"
+    one.moved_all(ssd)
+    one.assert_configured("shut off")
+    one.assert_nothing_left(source)
+    assert source.exists()
+    one.assert_images(flushed_only=True)
+
+
+def test_cancelled_while_it_verifies(
+    make_guest: MakeGuest, line: Line, stores: tuple[Datastore, ...], ssd: Datastore, old_san: Datastore
+) -> None:
+    """After the switch there is no way back; the comparison ends, the sources stay."""
+    one = voyage(make_guest, line, stores, small_disks(old_san, 1), start=True)
+    [source] = one.where.values()
+    process = line.start("move", one.name, "--to", "ssd", "--verify", point="verifying:sleep=3")
+    move = line.wait_unfinished()
+    wait_until(lambda: line.record(move)["view"] == "held", "the view", timeout=120, report=line.stories, step=0.05)
+    line.must("cancel", move)
+    said = line.end(process)
+    assert said.code == "NOT_VERIFIED", f"{said}\n{line.stories()}"
+    one.moved_all(ssd)
+    one.assert_well(source)
+    one.power_off()
