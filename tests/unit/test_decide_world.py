@@ -298,7 +298,7 @@ class World:
 
     def happens(self, event: str, pick: int) -> None:
         target = self.plan.disks[pick % len(self.plan.disks)].target
-        if event == "spoil":
+        if event == "spoil" and target not in self.record.verified:  # what spoils later, no comparison can find
             self.spoilt.add(target)
         elif event == "guard" and self.state is PowerState.PAUSED and not self.owner_paused:
             self.state = PowerState.RUNNING
