@@ -12,7 +12,7 @@ import pytest
 
 from blockferry.cli import main
 from blockferry.config import Config
-from blockferry.model.method import race_possible
+from blockferry.model.defects import Case, Versions, starts_suspended
 from blockferry.model.record import Outcome, Stage
 from blockferry.model.vmcheck import OLDEST_LIBVIRT, OLDEST_QEMU
 from lab.cli import main as lab_main
@@ -159,9 +159,20 @@ def test_the_start_race_is_described_as_it_is_decided() -> None:
     assert hasattr(Config(), "suspended_start")
     assert "suspended_start = true" in text
     assert "from QEMU 8.0 on" in text
-    assert not race_possible((7, 2, 22), "qcow2", shallow=True)
-    assert race_possible((8, 0, 0), "qcow2", shallow=False)
-    assert not race_possible((10, 0, 0), "raw", shallow=False)
+    assert "until 11.0.0" in text
+
+    def suspended(qemu: tuple[int, int, int], format: str, shallow: bool = False, iothread: bool = False) -> bool:
+        case = Case(live=True, synchronous=not shallow, shallow=shallow, source_format=format, iothread=iothread)
+        return starts_suspended(Versions((9, 0, 0), qemu), case)
+
+    assert not suspended((7, 2, 22), "qcow2")
+    assert not suspended((7, 2, 22), "qcow2", shallow=True)
+    assert suspended((7, 2, 22), "raw", iothread=True)
+    assert suspended((7, 1, 0), "raw")
+    assert suspended((8, 0, 0), "qcow2")
+    assert suspended((10, 2, 1), "raw", shallow=True)
+    assert not suspended((10, 0, 0), "raw")
+    assert not suspended((11, 0, 0), "qcow2")
 
 
 def test_one_list_of_packages_serves_all() -> None:

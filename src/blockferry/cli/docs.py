@@ -10,6 +10,7 @@ import click
 from blockferry import errors
 from blockferry.cli import explain, main
 from blockferry.cli.command import Command
+from blockferry.model.defects import DEFECTS, EVER, Defect, Version
 from blockferry.model.finding import CATALOGUE, Severity
 
 NOTICE = "<!-- Written by `python -m blockferry.cli.docs`; do not edit. -->"
@@ -87,7 +88,12 @@ completed. Where libvirt does not answer within a moment there are no names, and
 
 def render() -> dict[str, str]:
     """File name below docs/ -> content."""
-    return {"commands.md": _commands(), "errors.md": _errors(), "exit-statuses.md": _statuses()}
+    return {
+        "commands.md": _commands(),
+        "defects.md": _defects(),
+        "errors.md": _errors(),
+        "exit-statuses.md": _statuses(),
+    }
 
 
 def _commands() -> str:
@@ -159,6 +165,50 @@ def _errors() -> str:
                 if finding.remedy:
                     lines += [f"What to do: {_escaped(finding.remedy)}", ""]
     return "\n".join(lines).rstrip() + "\n"
+
+
+_DEFECTS = """\
+Defects of QEMU and libvirt that can lose data, kill a VM or make it hang in what blockferry does, and what it does
+about each. `blockferry doctor` shows those of a host, `blockferry check` those that a move can meet (finding
+[KNOWN_DEFECT](errors.md#known_defect)). The table is src/blockferry/model/defects.py.
+
+The versions are those of releases. A distribution's package may carry a fix that its version does not show; where that
+was looked up it is said below, but what is done goes by the version all the same. Where a fix may have come to a
+stable branch and nobody has looked it up, the branch counts as affected.
+
+A running VM has the QEMU that it was started with: after an update, power-cycle it.
+"""
+
+
+def _defects() -> str:
+    lines = ["# Known defects of QEMU and libvirt", "", NOTICE, "", _DEFECTS]
+    lines += ["| defect | affected | at its worst it | what we do |", "|---|---|---|---|"]
+    lines += [
+        f"| [{one.id}](#{one.id.lower()}) | {affected(one)} | {one.harm.value} | {one.remedy.value} |"
+        for one in DEFECTS
+    ]
+    for one in DEFECTS:
+        lines += ["", f"## {one.id}", "", f"**{one.component.value}: {_escaped(one.title)}.** {_escaped(one.what)}", ""]
+        lines += ["| | |", "|---|---|", f"| affected | {affected(one)} |", f"| touches | {_escaped(one.touches)} |"]
+        lines += [f"| what we do | {_escaped(one.instead)} |"]
+        lines += [f"| distributions | {_escaped(one.distributions)} |"] if one.distributions else []
+        links = ", ".join(f"[{at}]({url})" for at, url in enumerate(one.references, 1))
+        lines += [f"| known from | {_escaped(one.known_from)} References: {links} |"]
+    return "\n".join(lines) + "\n"
+
+
+def affected(defect: Defect) -> str:
+    """The affected versions in words."""
+    words = []
+    for span in defect.spans:
+        since = "" if span.since == EVER else f"from {version_text(span.since)} "
+        until = f"before {version_text(span.fixed)}" if span.fixed else "on, no fixed release known" if since else "all"
+        words.append(since + until)
+    return f"{defect.component.value} {'; '.join(words)}"
+
+
+def version_text(version: Version) -> str:
+    return ".".join(map(str, version))
 
 
 def _statuses() -> str:

@@ -165,7 +165,7 @@ def _order(context: Context, disk: DiskPlan, reverse: bool, bandwidth: int) -> C
             dest_format=disk.source_format,
             block=disk.source_kind == "block",
             backing=None,
-            synchronous=True,
+            synchronous=not context.plan.background_only,
             bandwidth=bandwidth,
         )
     return CopyOrder(

@@ -187,6 +187,13 @@ CATALOGUE: dict[str, FindingKind] = {
             "libvirt 8.0 (January 2022) and QEMU 6.0 (April 2021) are the oldest that will do.",
         ),
         FindingKind(
+            "KNOWN_DEFECT", _W, "A defect of this host's QEMU or libvirt may meet this move",
+            "It can lose data, kill the VM or make it hang while we do what you ask. As an error: the move of the "
+            "running "
+            "VM is refused. docs/defects.md lists the defects that we know, with references.",
+            "`blockferry doctor` shows those of the host. Update, and power-cycle the VM; or move it while it is off.",
+        ),
+        FindingKind(
             "METHOD_NEEDS_POWER", _E, "The method does not fit the VM's power state",
             "cold needs a VM that is off; mirror and changed-blocks need one that runs.",
             "Use --method auto.",

@@ -75,6 +75,7 @@ class Disk:
     mirror: Mirror | None = None
     other_job: str | None = None  # kind of a running block job that is no copy: commit, pull, backup
     serial: str | None = None
+    iothread: bool = False  # a thread of its own serves it, by itself or by its controller
 
     @property
     def source(self) -> DiskSource | None:
