@@ -349,6 +349,20 @@ class MoveParked(BlockferryError):
 
 
 @dataclass
+class Unhealthy(BlockferryError):
+    """`doctor` found something that stands in the way of moves, or endangers what was moved.
+
+    Each line says what it is and what to do. Warnings alone do not make this status.
+    """
+
+    code = "UNHEALTHY"
+    exit_status = 10
+    sentence_form = "{uri}: {number} of the checks failed."
+    uri: str
+    number: int
+
+
+@dataclass
 class Interrupted(BlockferryError):
     """The command was interrupted; the move goes on in the background or waits for `blockferry resume`."""
 

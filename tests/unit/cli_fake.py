@@ -17,6 +17,7 @@ from blockferry.cli import main
 from blockferry.cli.app import App
 from blockferry.errors import Interrupted, MoveBusy, MoveCancelled, MoveFailed, MoveNotFound, Refused, nearest
 from blockferry.model.finding import Finding, finding
+from blockferry.model.health import Check, Diagnosis, Level
 from blockferry.model.inventory import Datastore, Disk, DiskSource, PowerState, Vm
 from blockferry.model.plan import DiskPlan, HomeFile, HomePlan, Plan
 from blockferry.model.record import Outcome, Record, Wanted
@@ -133,6 +134,9 @@ def progress(part: float, phase: str = "copy") -> Progress:
     return Progress(phase, tuple(disks), AT, "")
 
 
+HEALTHY = Diagnosis("qemu:///system", (Check("tools", Level.OK, "All there."),))
+
+
 @dataclass
 class FakeService:
     """Moves take `steps` steps of `step_s`; `ends` says how."""
@@ -150,6 +154,7 @@ class FakeService:
     busy_first: bool = False
     after_spawn: Outcome | None = Outcome.MOVED
     closed: bool = False
+    diagnosis: Diagnosis = HEALTHY
 
     def _note(self, text: str) -> None:
         self.log.append(text)
@@ -197,6 +202,10 @@ class FakeService:
             DatastoreListing(ssd, 100 * GiB, ()),
             DatastoreListing(off, None, (), "the pool is not active"),
         )
+
+    def diagnose(self) -> Diagnosis:
+        self._look()
+        return self.diagnosis
 
     def check(self, request: MoveRequest) -> CheckResult:
         self._look()

@@ -42,6 +42,7 @@ epoch; `null` is what is not known. Fields may be added in any release; when one
 | `vms` | `vms` | `uri`, `vms`: VMs with their disks |
 | `datastores` | `datastores` | `uri`, `datastores` |
 | `check` | `check` | `refused`, `check`: `findings`, `plan` (or null), `estimates`, `space`, `seconds` |
+| `doctor` | `doctor` | `uri`, `healthy`, `checks`: `area`, `level` (`ok`, `warning`, `error`), `text`, `remedy` |
 | `moves`, `history` | `moves`, `history` | `moves` |
 | `show` | `move` | `move`, `events` |
 | `cancel`, `speed`, `resume` of several | `cancel`, `speed`, `resumed` | `move` or `moves` |
@@ -234,6 +235,7 @@ _MEANINGS = {
     7: "libvirt, a host or a program on it did not do what was needed.",
     8: "The journal cannot be used, or another process has taken over.",
     9: "Somebody else is at it, or the move stands still until something is put right.",
+    10: "`doctor` found errors. Nothing was touched.",
     130: "The command was interrupted; the move goes on in the background.",
 }
 

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, cast
 
+from blockferry.model.health import Diagnosis
 from blockferry.model.request import MoveRequest
 from blockferry.model.summary import CheckResult, DatastoreListing, Event, MoveSummary, Orphan, VmListing
 
@@ -29,6 +30,10 @@ class Service(Protocol):
 
     def disk_names(self, vm: str) -> tuple[str, ...]:
         """Targets (vda, sdb) of the disks that can be named in `--disk`."""
+        ...
+
+    def diagnose(self) -> Diagnosis:
+        """Whether the host is fit for moves; nothing is touched."""
         ...
 
     def check(self, request: MoveRequest) -> CheckResult:

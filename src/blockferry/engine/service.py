@@ -16,7 +16,7 @@ import msgspec
 import tenacity
 
 from blockferry.config import Config
-from blockferry.engine import orphan, survey
+from blockferry.engine import doctor, orphan, survey
 from blockferry.engine.context import Context
 from blockferry.engine.guard import Guard
 from blockferry.engine.loop import Loop
@@ -26,6 +26,7 @@ from blockferry.hypervisor import domains, pools
 from blockferry.journal import Journal, Lease, LeaseKeeper, Owner
 from blockferry.model import precheck, space
 from blockferry.model.finding import Severity
+from blockferry.model.health import Diagnosis
 from blockferry.model.inventory import datastore_of
 from blockferry.model.record import Outcome, Record, Wanted
 from blockferry.model.request import MoveRequest
@@ -133,6 +134,10 @@ class Service:
             total = survey.committed(runner, store, everyone) if store.active and store.is_directory else None
             listings.append(DatastoreListing(store, total, tuple(users), problems.get(store.name)))
         return tuple(listings)
+
+    def diagnose(self) -> Diagnosis:
+        """Whether the host is fit for moves. Raises nothing for what is wrong: that is what it tells."""
+        return doctor.diagnose(self._site, lambda: self.journal)
 
     # ------------------------------------------------------------ deciding
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -17,7 +18,7 @@ from blockferry.journal.claiming import fenced
 from blockferry.journal.database import Database, clock
 from blockferry.journal.lease import TTL_S, Lease
 from blockferry.journal.owner import Owner
-from blockferry.journal.schema import events, kept, moves
+from blockferry.journal.schema import VERSION, events, kept, moves
 from blockferry.model.plan import Plan
 from blockferry.model.record import Record, Wanted
 from blockferry.model.space import needed
@@ -37,6 +38,16 @@ class Kept:
     why: str
 
 
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What `Journal.inspect` finds. `clock_offset_s`: the database's clock less ours; `path`: None for a server."""
+
+    version: str
+    faults: tuple[str, ...]
+    clock_offset_s: float
+    path: Path | None
+
+
 class Journal:
     """One journal. Threads may share it. Every method may raise JournalFailed; then nothing was changed."""
 
@@ -51,6 +62,14 @@ class Journal:
 
     def close(self) -> None:
         self._db.close()
+
+    def inspect(self) -> Inspection:
+        """Whether it is sound and can be written, and how its clock goes. Nothing is changed."""
+        with self._db.reading() as connection:
+            before = time.time()
+            now = float(connection.execute(sa.select(clock(connection))).scalar_one())
+            offset_s = now - (before + time.time()) / 2
+        return Inspection(VERSION, self._db.faults(), offset_s, self._db.path)
 
     # ------------------------------------------------------------ moves
 

@@ -76,7 +76,7 @@ class Case:
 class Defect:
     """One entry. `spans` are one per branch of releases: a stable release may be cured before a newer one.
 
-    `concerns` tells whether a copy can meet it; the sentences are for administrators.
+    `concerns` tells whether a copy (or, with `anyway`, a disk) can meet it; the sentences are for administrators.
     """
 
     id: str
@@ -91,6 +91,7 @@ class Defect:
     references: tuple[str, ...]
     known_from: str
     concerns: Callable[[Case], bool]
+    anyway: bool = False  # a host or VM has it whether something is moved or not: only `doctor` tells
     distributions: str = ""
 
     def affects(self, version: Version) -> bool:
@@ -261,7 +262,8 @@ DEFECTS: tuple[Defect, ...] = (
         ),
         known_from="patch text: latent since 1.0, fixed upstream after 11.0.0 (May 2026), in no release that we know. "
         "That copies do not meet it is inferred from mirror's source, not run.",
-        concerns=lambda case: False,
+        concerns=lambda case: case.source_format == "qcow2" and case.discard,
+        anyway=True,
         distributions="Proxmox carries the fix since its package of 11.0.0 (May 2026).",
     ),
     Defect(
@@ -401,7 +403,8 @@ DEFECTS: tuple[Defect, ...] = (
         ),
         known_from="Debian's list of 7.2.13; Proxmox carried the patch on 9.0.0. Other stable branches were not "
         "looked up.",
-        concerns=lambda case: False,
+        concerns=lambda case: True,
+        anyway=True,
         distributions="Debian 12 since 1:7.2+dfsg-7+deb12u7.",
     ),
     Defect(
@@ -445,11 +448,12 @@ DEFECTS: tuple[Defect, ...] = (
         harm=Harm.FAILS,
         what="The daemon dies and is started again; VMs and their jobs run on.",
         touches="what uses a backup job (verification by a frozen view)",
-        remedy=Remedy.TOLD,
+        remedy=Remedy.AVOIDED,
         instead="A lost connection is no failure: the move waits for libvirtd and looks again.",
         references=(_NEWS + "#v10-8-0-2024-10-01",),
-        known_from="libvirt's release notes of 10.8.0; they do not name the first version",
-        concerns=lambda case: False,
+        known_from="libvirt's release notes of 10.8.0, which do not name the first version",
+        concerns=lambda case: True,
+        anyway=True,
     ),
     Defect(
         id="CVE_2023_3750",
@@ -459,11 +463,12 @@ DEFECTS: tuple[Defect, ...] = (
         harm=Harm.FAILS,
         what="The daemon (libvirtd or virtstoraged) dies and is started again; VMs and their jobs run on.",
         touches="looking at datastores",
-        remedy=Remedy.TOLD,
+        remedy=Remedy.AVOIDED,
         instead="A lost connection is no failure: the move waits for libvirtd and looks again.",
         references=("https://nvd.nist.gov/vuln/detail/CVE-2023-3750", _NEWS + "#v9-6-0-2023-08-01"),
         known_from="libvirt's release notes of 9.6.0",
-        concerns=lambda case: False,
+        concerns=lambda case: True,
+        anyway=True,
         distributions="Debian 12 since 9.0.0-4+deb12u1.",
     ),
 )
@@ -488,7 +493,9 @@ def present(versions: Versions) -> tuple[Defect, ...]:
 def met(versions: Versions, case: Case, remedy: Remedy | None = None) -> tuple[Defect, ...]:
     """The defects of a host that this copy can meet; `remedy`: only those dealt with in this way."""
     return tuple(
-        defect for defect in present(versions) if defect.concerns(case) and (remedy is None or defect.remedy is remedy)
+        defect
+        for defect in present(versions)
+        if not defect.anyway and defect.concerns(case) and (remedy is None or defect.remedy is remedy)
     )
 
 
