@@ -278,6 +278,38 @@ class StillInUse(BlockferryError):
 
 
 @dataclass
+class NotInQuarantine(BlockferryError):
+    """Nothing is kept under that name on this host: no file of that path, or no file of that VM. Nothing was "
+    "touched."""
+
+    code = "NOT_IN_QUARANTINE"
+    exit_status = 3
+    sentence_form = "Nothing of {asked} is in quarantine here."
+    asked: str
+    nearest: tuple[str, ...] = ()
+
+    @property
+    def hint(self) -> str:
+        return _suggest(self.nearest) + "`blockferry quarantine list` lists what is kept."
+
+
+@dataclass
+class NotRestorable(BlockferryError):
+    """The VM cannot go back to the files in quarantine; the sentence says what stands in the way. Nothing was touched.
+
+    It must be off and still use the disks of that move, all of them; and each old file must be there exactly as it was
+    when it was kept, used by nobody else.
+    """
+
+    code = "NOT_RESTORABLE"
+    exit_status = 4
+    sentence_form = "{vm} cannot go back to its old files: {problem}."
+    hint_form = "Nothing was touched. `blockferry quarantine list` shows what is kept; docs/quarantine.md says more."
+    vm: str
+    problem: str
+
+
+@dataclass
 class CopyIncomplete(BlockferryError):
     """A copy was made that is not what it should be. It is not used; the source is untouched."""
 

@@ -86,14 +86,20 @@ def test_commands_and_their_options_exist(name: str) -> None:
         if before.startswith("-") or "COMMAND" in words:
             continue
         assert before in main.root.commands, f"{name}: blockferry {' '.join(words)}"
-        known = options_of(main.root.commands[before]) | top
+        command = main.root.commands[before]
+        if isinstance(command, click.Group) and len(words) > 1:
+            assert words[1] in command.commands, f"{name}: blockferry {' '.join(words)}"
+            command = command.commands[words[1]]
+        known = options_of(command) | top
         used = {word.partition("=")[0] for word in words[1:] if word.startswith("--")}
         assert used <= known, f"{name}: blockferry {' '.join(words)}"
 
 
 @pytest.mark.parametrize("name", [one for one in NAMES if one not in OTHERS_OPTIONS])
 def test_an_option_by_itself_is_one_of_some_command(name: str) -> None:
-    known = options_of(main.root).union(*(options_of(one) for one in main.root.commands.values()))
+    groups = [one for one in main.root.commands.values() if isinstance(one, click.Group)]
+    commands = [*main.root.commands.values(), *(one for group in groups for one in group.commands.values())]
+    known = options_of(main.root).union(*map(options_of, commands))
     for line in typed(name):
         if re.match(r"--[a-z]", line):
             assert line.split()[0].partition("=")[0] in known, f"{name}: {line}"

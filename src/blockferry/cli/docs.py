@@ -9,7 +9,7 @@ import click
 
 from blockferry import errors
 from blockferry.cli import explain, main
-from blockferry.cli.command import Command
+from blockferry.cli.command import Command, Commands
 from blockferry.model.defects import DEFECTS, EVER, Defect, Version
 from blockferry.model.finding import CATALOGUE, Severity
 
@@ -48,6 +48,9 @@ epoch; `null` is what is not known. Fields may be added in any release; when one
 | `cancel`, `speed`, `resume` of several | `cancel`, `speed`, `resumed` | `move` or `moves` |
 | `orphans` | `orphans` | `orphans` |
 | `orphans --remove` | `removed` | `removed`: `path` and what was done (`text`) |
+| `quarantine list` | `quarantine` | `kept`: `kept` (the journal's row), `found`, `expired`, `altered`, `doubt` |
+| `quarantine purge` | `purged` | `purged`: `path`, `gone`, `text` |
+| `quarantine restore` | `restored` | `restored`: `swap`, `since`, `losses`; `text`: what was done |
 | `explain` | `codes` | `codes` |
 
 A move is an object with `id`, `state` (`running`, `interrupted`, `parked`, `moved`, `cancelled`, `failed`), `plan`,
@@ -107,19 +110,21 @@ def _commands() -> str:
     for section, commands in main.SECTIONS.items():
         lines += [f"## {section}", ""]
         for command in commands:
-            lines += _command(command)
+            lines += _command(command, command.name or "")
+            for name, one in command.commands.items() if isinstance(command, click.Group) else ():
+                lines += _command(one, f"{command.name} {name}")
     return "\n".join(lines) + "\n" + _OUTPUT
 
 
-def _command(command: click.Command) -> list[str]:
-    ctx = click.Context(command, info_name=f"blockferry {command.name}")
-    lines = [f"### {command.name}", "", f"    {ctx.command_path} {' '.join(command.collect_usage_pieces(ctx))}", ""]
+def _command(command: click.Command, name: str) -> list[str]:
+    ctx = click.Context(command, info_name=f"blockferry {name}")
+    lines = [f"### {name}", "", f"    {ctx.command_path} {' '.join(command.collect_usage_pieces(ctx))}", ""]
     for paragraph in (command.help or "").split("\n\n"):
         lines += [" ".join(paragraph.split()), ""]
     options = _options(command)
     if options:
         lines += [*options, ""]
-    if isinstance(command, Command) and command.examples:
+    if isinstance(command, Command | Commands) and command.examples:
         lines += ["```", *command.examples, "```", ""]
     return lines
 

@@ -88,7 +88,7 @@ def perform(context: Context, action: act.Action, seen: Observation) -> None:
 
 
 def _mark(context: Context, seen: Observation) -> None:
-    context.control.mark(context.plan.move)
+    context.control.mark(context.plan.move, context.journal)
     context.note(replace(seen.record, marked=True))
     point("marked")
 

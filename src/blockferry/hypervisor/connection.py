@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import libvirt
+from lxml import etree
 
 from blockferry.errors import HostUnreachable, LibvirtFailed
 
@@ -122,6 +123,12 @@ class Connection:
         """(libvirt's, QEMU's) version on the host."""
         with self.doing("tell its version"):
             return _version(self.raw.getLibVersion()), _version(self.raw.getVersion())
+
+    def host_id(self) -> str:
+        """libvirt's UUID of the host: the same by whatever URI it is reached."""
+        with self.doing("tell its capabilities"):
+            root = etree.fromstring(self.raw.getCapabilities().encode())
+        return root.findtext("./host/uuid") or ""
 
     def hostname(self) -> str:
         with self.doing("tell its host's name"):

@@ -47,6 +47,7 @@ class ParsedDomain:
     nvram: str | None
     tpm: bool
     mark: str | None
+    mark_journal: str = ""
 
 
 def parse(xml: str) -> ParsedDomain:
@@ -61,6 +62,7 @@ def parse(xml: str) -> ParsedDomain:
         nvram=(root.findtext("./os/nvram") or "").strip() or None,
         tpm=tpm is not None and tpm.get("type") == "emulator",
         mark=None if mark is None else mark.get("id"),
+        mark_journal="" if mark is None else mark.get("journal", ""),
     )
 
 
@@ -90,6 +92,13 @@ def merge(live: ParsedDomain | None, config: ParsedDomain | None) -> tuple[Disk,
             )
         )
     return tuple(disks)
+
+
+def paths(xml: str) -> set[str]:
+    """Every file and device that any `<source>` of an XML names, wherever it stands (snapshots hold whole domains)."""
+    root = etree.fromstring(xml.encode(), _PARSER)
+    sources = [source for source in root.iter("source") if source.getparent() is not None]
+    return {str(path) for source in sources for path in (source.get("file"), source.get("dev")) if path}
 
 
 def copy_destination_xml(path: str, format: str, block: bool = False, backing: tuple[str, str] | None = None) -> str:

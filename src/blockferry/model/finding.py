@@ -91,8 +91,8 @@ CATALOGUE: dict[str, FindingKind] = {
         ),
         FindingKind(
             "MOVE_UNDER_WAY", _E, "The VM is being moved already",
-            "Another blockferry move holds this VM.",
-            "`blockferry moves` shows it.",
+            "Another blockferry move holds this VM, of this journal or (by its mark on the VM) of another one.",
+            "`blockferry moves` shows it. A mark of a journal that is gone for good: `blockferry orphans --abandoned`.",
         ),
         FindingKind(
             "DESTINATION_FULL", _E, "The destination has not enough free space",

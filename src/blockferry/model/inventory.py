@@ -100,6 +100,7 @@ class Vm:
     checkpoints: tuple[str, ...] = ()
     job: str | None = None  # a domain job in flight: migration, backup, save, dump
     mark: str | None = None  # id of the move that has marked this VM, if any
+    mark_journal: str = ""  # the identity of the journal that the move is in
     pause_reason: str | None = None  # "user", "ioerror", "migration"... while PAUSED
 
     def disk(self, target: str) -> Disk | None:
