@@ -102,10 +102,10 @@ def _by_path(found: tuple[Orphan, ...], paths: tuple[str, ...]) -> tuple[Orphan,
             like = nearest(path, known, limit=1)
             remedy = f"Did you mean {like[0]}?" if like else "`blockferry orphans` lists them."
             raise UsageError(f"{path} is not left from a move.", remedy)
-        if known[path].kind == "source":
-            raise UsageError(f"{path} is in quarantine.", f"`blockferry quarantine purge --now {path}` removes it.")
         if not known[path].removable:
             raise UsageError(f"{path} is not removed: {known[path].why}", "Nothing was removed.")
+        if known[path].kind == "source":
+            raise UsageError(f"{path} is in quarantine.", f"`blockferry quarantine purge --now {path}` removes it.")
     return tuple(known[path] for path in dict.fromkeys(paths))
 
 
