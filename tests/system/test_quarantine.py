@@ -130,9 +130,10 @@ def test_killed_in_the_middle_and_said_again(
         line.must(*words)
         assert not any(path.exists() for path in old.values())
         assert kept(line) == {}
-    elif where == "restoring":
+    else:
         line.must(*words)
         assert disk_sources(guest.xml(inactive=True)) == {target: str(path) for target, path in old.items()}
+        assert set(kept(line)) == {str(path) for path in one.where.values()}
     for path in disk_sources(guest.xml(inactive=True)).values():
         subprocess.run(["qemu-img", "check", "-q", path], check=True)
 

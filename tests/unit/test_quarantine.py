@@ -14,7 +14,17 @@ from blockferry.cli import main
 from blockferry.cli.app import App
 from blockferry.model.inventory import Disk, DiskSource, PowerState, Vm
 from blockferry.model.plan import DiskPlan, HomeFile, HomePlan, Plan
-from blockferry.model.quarantine import DiskLoss, DiskSwap, Fingerprint, Kept, KeptFile, Restore, Swap, swap
+from blockferry.model.quarantine import (
+    DiskLoss,
+    DiskSwap,
+    Fingerprint,
+    Kept,
+    KeptFile,
+    Restore,
+    Swap,
+    done_already,
+    swap,
+)
 from blockferry.model.request import Method, SourcePolicy
 from blockferry.units import GiB
 
@@ -204,6 +214,34 @@ def test_nothing_is_gone_back_to_unless_all_is_in_order(data: st.DataObject) -> 
         assert there[disk.kept] == PRINT
         assert paths[disk.target] == disk.now
     assert {disk.kept for disk in found.disks}.isdisjoint(paths.values())
+
+
+@pytest.mark.parametrize(
+    ("since_now", "since_then", "done"),
+    [
+        ({}, {"/old/web01/vda.raw": 1.0, "/old/web01/vdb.raw": 1.0}, False),  # as after the move
+        ({"/new/web01/vda.qcow2": 9.0}, {"/old/web01/vda.raw": 1.0, "/old/web01/vdb.raw": 1.0}, False),
+        ({"/new/web01/vda.qcow2": 9.0, "/new/web01/vdb.qcow2": 9.1}, {"/old/web01/vda.raw": 1.0}, False),
+    ],
+)
+def test_an_interrupted_restore_is_told_by_what_was_put_aside_last(
+    since_now: dict[str, float], since_then: dict[str, float], done: bool
+) -> None:
+    plan = a_plan()
+    kept = rows(*since_now, *since_then)
+    kept = {path: dataclasses.replace(one, since={**since_now, **since_then}[path]) for path, one in kept.items()}
+    assert done_already(swap(plan, a_vm(dests(plan)), kept, all_there(plan)), kept) is done
+
+
+def test_an_interrupted_restore_goes_on_or_is_over() -> None:
+    plan = a_plan()
+    kept = rows(*sources(plan).values(), *dests(plan).values())
+    for path in dests(plan).values():
+        kept[path] = dataclasses.replace(kept[path], since=9.0)  # put aside when the restore began
+    before = swap(plan, a_vm(dests(plan)), kept, all_there(plan))
+    after = swap(plan, a_vm(sources(plan)), kept, all_there(plan))
+    assert not done_already(before, kept), "the configuration is still to be changed"
+    assert done_already(after, kept), "it must not go forward again"
 
 
 @pytest.mark.parametrize(("expires", "now", "expired"), [(None, 9e9, False), (5.0, 4.9, False), (5.0, 5.0, True)])

@@ -150,6 +150,8 @@ def restore(app: App, what: str, compare: bool | None, yes: bool) -> None:
 
 def losses(agreed: Restore) -> list[str]:
     """What going back loses, in sentences."""
+    if agreed.done:
+        return [f"{agreed.swap.vm} has gone back already; an earlier restore was interrupted before it noted that."]
     lost = f"{agreed.swap.vm} loses everything that it has written since "
     if agreed.since is None:
         lost += "the switch"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import posixpath
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from blockferry.engine import proof
@@ -156,6 +156,8 @@ def restorable(site: Site, journal: Journal, what: str, compare: bool | None = N
         path: None if one is None or one.kind != "file" else proof.fingerprint(one) for path, one in stats.items()
     }
     swap = model.swap(plan, vm, kept, prints)
+    if not swap.problems and model.done_already(swap, kept):
+        return Restore(swap, None, (), (), done=True)
     problems = [*swap.problems, *_busy(site, journal, vm)]
     if not problems:
         problems.extend(_used(site, journal, swap, kept))
@@ -270,36 +272,55 @@ def restore(site: Site, journal: Journal, agreed: Restore, user: str) -> tuple[s
     """
     swap = agreed.swap
     again = restorable(site, journal, swap.disks[0].kept, compare=False)
-    if again.swap != swap:
+    if again.swap != swap or again.done != agreed.done:
         raise NotRestorable(swap.vm, "something has changed since you were asked")
     plan = journal.get(swap.move).plan
+    old, new = model.sides(plan)
+    leaving, returning = (new, old) if swap.back else (old, new)
+    small = dict(swap.files)
+    if agreed.done:
+        leaving, returning = returning, leaving
+        small = {then: now for now, then in small.items()}
+    else:
+        _put_aside(site, journal, plan, {**leaving, **dict.fromkeys(small, "raw")})
+        point("restoring")
+        _point(site, swap)
+        point("restored")
     host = site.connection.host_id()
-    control = site.control(swap.uuid, swap.vm)
-    why = f"the newer file, put aside when {swap.vm} went back"
-    present = [(disk.now, disk.now_format) for disk in swap.disks] + [(path, "raw") for path in swap.files]
-    for path, format in present:
+    for path in (*returning, *small.values()):
+        journal.remove_kept(path, host)
+    used = {disk.target: disk.now if agreed.done else disk.kept for disk in swap.disks}
+    done = [f"{target} of {swap.vm} uses {path} again" for target, path in used.items()]
+    done += [f"{swap.vm} uses {path} again" for path in small.values()]
+    done.append(f"in quarantine now: {', '.join((*leaving, *small))}")
+    journal.event(swap.move, "user", f"{user} restored {swap.vm} from quarantine: {'; '.join(done)}")
+    return tuple(done)
+
+
+def _put_aside(site: Site, journal: Journal, plan: Plan, paths: Mapping[str, str | None]) -> None:
+    """Into quarantine, without an end."""
+    formats = dict(paths)
+    for disk in plan.disks:
+        for path, format in ((disk.source, disk.source_format), (disk.dest, disk.dest_format)):
+            if path in paths and None in paths.values():
+                formats.update({layer.path: layer.format for layer in qemuimg.chain(site.runner, path, format)})
+    for path in paths:
         found = files.stat_one(site.runner, path)
         if found is not None:
-            one = row(site, plan, path, _datastore(plan, path), found.allocated, why, format)
+            why = f"put aside when {plan.vm} was restored from quarantine"
+            one = row(site, plan, path, _datastore(plan, path), found.allocated, why, formats.get(path))
             journal.add_kept(replace(one, expires=None))
-    point("restoring")
+
+
+def _point(site: Site, swap: Swap) -> None:
+    """Change the persistent configuration, and back if the VM was started meanwhile. Raises NotRestorable."""
+    control = site.control(swap.uuid, swap.vm)
     control.write_config({disk.target: (disk.kept, disk.kept_format) for disk in swap.disks}, dict(swap.files))
-    state = control.look(()).state
-    if state is not PowerState.OFF:
-        # Somebody started it between our look and the change: it runs on the present files, so they are the truth.
+    if control.look(()).state is not PowerState.OFF:
+        # It runs on the files that it was to leave, so they are the truth.
         small = {then: now for now, then in swap.files.items()}
         control.write_config({disk.target: (disk.now, disk.now_format) for disk in swap.disks}, small)
         raise NotRestorable(swap.vm, "it was started meanwhile; its configuration is as it was")
-    point("restored")
-    done = []
-    for disk in swap.disks:
-        journal.remove_kept(disk.kept, host)
-        done.append(f"{disk.target} of {swap.vm} uses {disk.kept} again; {disk.now} is in quarantine")
-    for now, then in swap.files.items():
-        journal.remove_kept(then, host)
-        done.append(f"{swap.vm} uses {then} again; {now} is in quarantine")
-    journal.event(swap.move, "user", f"{user} restored {swap.vm} from quarantine: {'; '.join(done)}")
-    return tuple(done)
 
 
 def _datastore(plan: Plan, path: str) -> str:

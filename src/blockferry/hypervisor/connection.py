@@ -81,6 +81,7 @@ class Connection:
         """Connect. Raises HostUnreachable."""
         _ensure_event_loop()
         self.uri = uri
+        self._host_id: str | None = None
         try:
             self.raw = libvirt.open(uri)
             self.raw.setKeepAlive(KEEPALIVE_S, KEEPALIVE_COUNT)
@@ -126,9 +127,11 @@ class Connection:
 
     def host_id(self) -> str:
         """libvirt's UUID of the host: the same by whatever URI it is reached."""
-        with self.doing("tell its capabilities"):
-            root = etree.fromstring(self.raw.getCapabilities().encode())
-        return root.findtext("./host/uuid") or ""
+        if self._host_id is None:
+            with self.doing("tell its capabilities"):
+                root = etree.fromstring(self.raw.getCapabilities().encode())
+            self._host_id = root.findtext("./host/uuid") or ""
+        return self._host_id
 
     def hostname(self) -> str:
         with self.doing("tell its host's name"):

@@ -104,6 +104,7 @@ class Restore:
     since: float | None
     losses: tuple[DiskLoss, ...]
     notes: tuple[str, ...] = ()
+    done: bool = False  # an earlier restore was interrupted after the configuration had changed: only to be noted
 
 
 def _same(one: str | None, other: str) -> bool:
@@ -148,6 +149,31 @@ def swap(plan: Plan, vm: Vm, kept: Mapping[str, Kept], files: Mapping[str, Finge
         if then in kept and files.get(then) is not None:
             small[now] = then
     return Swap(vm.name, vm.uuid, plan.move, tuple(swaps), small, tuple(problems), back)
+
+
+def done_already(found: Swap, kept: Mapping[str, Kept]) -> bool:
+    """Whether an earlier restore got so far that the configuration changed, and was killed before it noted that.
+
+    A restore puts the present files into quarantine before it changes anything, and takes the others out of it at
+    its end. With both sides in quarantine the one that was put there later is the one to be left.
+    """
+    now = [kept[disk.now].since for disk in found.disks if disk.now in kept]
+    then = [kept[disk.kept].since for disk in found.disks if disk.kept in kept]
+    if not found.disks or len(now) < len(found.disks) or len(then) < len(found.disks):
+        return False
+    return max(one or 0.0 for one in now) < min(one or 0.0 for one in then)
+
+
+def sides(plan: Plan) -> tuple[dict[str, str | None], dict[str, str | None]]:
+    """The images of a move, old and new: path -> format; None for a lower layer whose format its overlay knows."""
+    old: dict[str, str | None] = {}
+    new: dict[str, str | None] = {}
+    for disk in plan.disks:
+        old.update(dict.fromkeys(disk.old_files[1:]))
+        old[disk.source] = disk.source_format
+        new.update({layer.dest: layer.dest_format for layer in disk.layers})
+        new[disk.dest] = disk.dest_format
+    return old, new
 
 
 def _vm_problems(vm: Vm) -> list[str]:
