@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -39,8 +40,12 @@ def test_a_host_that_is_well(line: Line, make_guest: MakeGuest, old_san: Datasto
     assert line.do("explain", "UNHEALTHY").status == 0
 
 
-def test_what_is_broken_is_found(line: Line, lab_host: Host, ssd: Datastore, after: ExitStack) -> None:
-    xml = f"<pool type='dir'><name>twin</name><target><path>{ssd.path}</path></target></pool>"
+def test_what_is_broken_is_found(
+    line: Line, lab_host: Host, ssd: Datastore, after: ExitStack, tmp_path: Path
+) -> None:
+    twin = tmp_path / "twin"  # libvirt itself refuses the same path twice
+    twin.symlink_to(ssd.path)
+    xml = f"<pool type='dir'><name>twin</name><target><path>{twin}</path></target></pool>"
     lab_host.virsh("pool-define", "/dev/stdin", stdin=xml)
     after.callback(lab_host.virsh, "pool-undefine", "twin")
     lab_host.virsh("pool-start", "twin")
