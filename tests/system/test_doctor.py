@@ -40,9 +40,7 @@ def test_a_host_that_is_well(line: Line, make_guest: MakeGuest, old_san: Datasto
     assert line.do("explain", "UNHEALTHY").status == 0
 
 
-def test_what_is_broken_is_found(
-    line: Line, lab_host: Host, ssd: Datastore, after: ExitStack, tmp_path: Path
-) -> None:
+def test_what_is_broken_is_found(line: Line, lab_host: Host, ssd: Datastore, after: ExitStack, tmp_path: Path) -> None:
     twin = tmp_path / "twin"  # libvirt itself refuses the same path twice
     twin.symlink_to(ssd.path)
     xml = f"<pool type='dir'><name>twin</name><target><path>{twin}</path></target></pool>"

@@ -30,7 +30,6 @@ from blockferry.model.health import Check, Diagnosis, Level
 from blockferry.model.inventory import Datastore, Disk, DiskSource, PowerState, Vm
 from blockferry.model.plan import DiskPlan, HomeFile, HomePlan, Plan
 from blockferry.model.quarantine import KeptFile, Restore
-from blockferry.model.quarantine import KeptFile, Restore
 from blockferry.model.record import Outcome, Record, Wanted
 from blockferry.model.request import Method, MoveRequest
 from blockferry.model.summary import (
@@ -166,8 +165,6 @@ class FakeService:
     after_spawn: Outcome | None = Outcome.MOVED
     closed: bool = False
     diagnosis: Diagnosis = HEALTHY
-    kept: tuple[KeptFile, ...] = ()
-    agreed: Restore | None = None
     kept: tuple[KeptFile, ...] = ()
     agreed: Restore | None = None
 
@@ -336,27 +333,6 @@ class FakeService:
                 one.doubt is None,
                 f"{one.kept.path} stays" if one.doubt else f"{one.kept.path} was removed",
             )
-            for one in chosen
-        )
-
-    def restorable(self, what: str, compare: bool | None) -> Restore:
-        self._note(f"restorable {what} {compare}")
-        if self.agreed is None:
-            raise NotRestorable("web01", "web01 is running; it must be off")
-        return self.agreed
-
-    def restore(self, agreed: Restore) -> tuple[str, ...]:
-        self._note(f"restore {agreed.swap.vm}")
-        return ("vda of web01 uses the old file again",)
-
-    def quarantine(self) -> tuple[KeptFile, ...]:
-        return self.kept
-
-    def purge(self, paths: Sequence[str], now: bool) -> tuple[tuple[str, bool, str], ...]:
-        self._note(f"purge {' '.join(paths)} now={now}")
-        chosen = [one for one in self.kept if (one.kept.path in paths if paths else one.expired)]
-        return tuple(
-            (one.kept.path, one.doubt is None, f"{one.kept.path} stays" if one.doubt else f"{one.kept.path} was removed")
             for one in chosen
         )
 

@@ -51,9 +51,6 @@ epoch; `null` is what is not known. Fields may be added in any release; when one
 | `quarantine list` | `quarantine` | `kept`: `kept` (the journal's row), `found`, `expired`, `altered`, `doubt` |
 | `quarantine purge` | `purged` | `purged`: `path`, `gone`, `text` |
 | `quarantine restore` | `restored` | `restored`: `swap`, `since`, `losses`; `text`: what was done |
-| `quarantine list` | `quarantine` | `kept`: `kept` (the journal's row), `found`, `expired`, `altered`, `doubt` |
-| `quarantine purge` | `purged` | `purged`: `path`, `gone`, `text` |
-| `quarantine restore` | `restored` | `restored`: `swap`, `since`, `losses`; `text`: what was done |
 | `explain` | `codes` | `codes` |
 
 A move is an object with `id`, `state` (`running`, `interrupted`, `parked`, `moved`, `cancelled`, `failed`), `plan`,

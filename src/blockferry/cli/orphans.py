@@ -46,8 +46,6 @@ def orphans(app: App, paths: tuple[str, ...], remove_all: bool, abandoned: bool,
         return
     if abandoned:
         found = tuple(replace(orphan, removable=orphan.removable or orphan.foreign) for orphan in found)
-    if abandoned:
-        found = tuple(replace(orphan, removable=orphan.removable or orphan.foreign) for orphan in found)
     chosen = _by_path(found, paths) if paths else tuple(orphan for orphan in found if _unwanted(orphan))
     if chosen and not yes:
         _confirm(app, chosen)
@@ -104,8 +102,6 @@ def _by_path(found: tuple[Orphan, ...], paths: tuple[str, ...]) -> tuple[Orphan,
             like = nearest(path, known, limit=1)
             remedy = f"Did you mean {like[0]}?" if like else "`blockferry orphans` lists them."
             raise UsageError(f"{path} is not left from a move.", remedy)
-        if known[path].kind == "source":
-            raise UsageError(f"{path} is in quarantine.", f"`blockferry quarantine purge --now {path}` removes it.")
         if not known[path].removable:
             raise UsageError(f"{path} is not removed: {known[path].why}", "Nothing was removed.")
         if known[path].kind == "source":

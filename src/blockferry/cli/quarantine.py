@@ -72,12 +72,15 @@ def _state(one: KeptFile) -> Text:
     if one.doubt is not None:
         return Text(f"stays: {one.doubt}", style="yellow")
     if one.altered:
-        return Text("changed since it was kept" if one.kept.fingerprint else "not known whether changed", style="yellow")
+        return Text(
+            "changed since it was kept" if one.kept.fingerprint else "not known whether changed", style="yellow"
+        )
     return Text("expired, nothing needs it" if one.expired else "nothing needs it", style="green")
 
 
 @quarantine.command(
-    cls=Command, examples=("blockferry quarantine purge", "blockferry quarantine purge --now /srv/old-san/web01/vda.raw")
+    cls=Command,
+    examples=("blockferry quarantine purge", "blockferry quarantine purge --now /srv/old/vda.raw"),
 )
 @click.argument("paths", metavar="[PATH]...", nargs=-1)
 @click.option("--now", is_flag=True, help="Remove what is named although its time is not over.")
@@ -147,6 +150,8 @@ def restore(app: App, what: str, compare: bool | None, yes: bool) -> None:
 
 def losses(agreed: Restore) -> list[str]:
     """What going back loses, in sentences."""
+    if agreed.done:
+        return [f"{agreed.swap.vm} has gone back already; an earlier restore was interrupted before it noted that."]
     lost = f"{agreed.swap.vm} loses everything that it has written since "
     if agreed.since is None:
         lost += "the switch"

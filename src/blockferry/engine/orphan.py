@@ -135,8 +135,6 @@ def remove(site: Site, journal: Journal, one: Orphan, abandoned: bool = False) -
         return f"the mark of move {one.move} was taken off {one.vm}"
     if one.kind == "source":
         raise StillInUse(one.path, "it is in quarantine, which only `blockferry quarantine purge` empties")
-    if one.kind == "source":
-        raise StillInUse(one.path, "it is in quarantine, which only `blockferry quarantine purge` empties")
     said = proof.claims(journal, connection.uri, connection.host_id())
     if one.kind == "copy":
         words = _words(runner, one.path + MARKER)

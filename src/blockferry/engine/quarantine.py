@@ -162,7 +162,6 @@ def restorable(site: Site, journal: Journal, what: str, compare: bool | None = N
     if not problems:
         problems.extend(_used(site, journal, swap, kept))
         problems.extend(_unreadable(site, swap))
-        problems.extend(_unreadable(site, swap))
     if problems:
         raise NotRestorable(vm.name, "; ".join(dict.fromkeys(problems)))
     losses = []
@@ -240,17 +239,6 @@ def _used(site: Site, journal: Journal, swap: Swap, kept: dict[str, Kept]) -> li
             doubt = proof.needed_by(site, path, said, format=one.format, going=list(kept))
             if doubt is not None:
                 found.append(f"{path}: {doubt}")
-    return found
-
-
-def _unreadable(site: Site, swap: Swap) -> list[str]:
-    """Whether the kept images can be opened, with all that they stand on."""
-    found = []
-    for disk in swap.disks:
-        try:
-            qemuimg.chain(site.runner, disk.kept, disk.kept_format)
-        except BlockferryError as error:
-            found.append(f"{disk.target}: {error.sentence.rstrip('.')}")
     return found
 
 

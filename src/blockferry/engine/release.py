@@ -80,9 +80,11 @@ def reason_to_keep(context: Context, disk: DiskPlan, path: str, seen: Observatio
     return _needed_by(context, path, disk.source_format if same_path(path, disk.source) else None)
 
 
-def _needed_by(context: Context, path: str, format: str | None = None) -> str | None:
+def _needed_by(
+    context: Context, path: str, format: str | None = None, patience_s: float = proof.PATIENCE_S
+) -> str | None:
     going = [one for disk in context.plan.disks for one in disk.old_files]
-    return proof.needed_by(context.site, path, context.claims(), format=format, going=going)
+    return proof.needed_by(context.site, path, context.claims(), format=format, going=going, patience_s=patience_s)
 
 
 def release_home(context: Context, seen: Observation) -> None:
@@ -98,7 +100,7 @@ def release_home(context: Context, seen: Observation) -> None:
         for one in home.files:
             if files.stat_one(context.runner, one.source) is None:
                 continue
-            doubt = _needed_by(context, one.source, "raw")
+            doubt = _needed_by(context, one.source, "raw", patience_s=0)  # QEMU holds it until the next power cycle
             if doubt is not None:
                 context.notes.append(f"{one.source} is kept, because {doubt}")
                 context.keep(one.source, "", one.size, doubt, "raw")
