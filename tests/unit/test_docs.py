@@ -13,6 +13,7 @@ import pytest
 from blockferry.cli import main
 from blockferry.config import Config
 from blockferry.model.defects import Case, Versions, starts_suspended
+from blockferry.model.method import race_possible
 from blockferry.model.record import Outcome, Stage
 from blockferry.model.vmcheck import OLDEST_LIBVIRT, OLDEST_QEMU
 from lab.cli import main as lab_main
@@ -173,6 +174,8 @@ def test_the_start_race_is_described_as_it_is_decided() -> None:
 
     assert not suspended((7, 2, 22), "qcow2")
     assert not suspended((7, 2, 22), "qcow2", shallow=True)
+    assert race_possible((10, 0, 0), "qcow2", shallow=False)
+    assert not race_possible((7, 2, 22), "qcow2", shallow=True)
     assert suspended((7, 2, 22), "raw", iothread=True)
     assert suspended((7, 1, 0), "raw")
     assert suspended((8, 0, 0), "qcow2")

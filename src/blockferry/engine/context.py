@@ -30,7 +30,7 @@ class Context:
     guard: Guard
     note: Callable[[Record], None]
     tell: Callable[[str, str], None]  # (kind, text)
-    keep: Callable[[str, str, int, str, str | None], None]  # (path, datastore, size, why, format): into quarantine
+    keep: Callable[..., None]  # into quarantine: the words of quarantine.row from `path` on
     should_stop: Callable[[], bool]
     claims: Callable[[], Claims] = Claims  # what the journal knows of the host's files
     journal: str = ""  # the identity of the journal, for what we mark

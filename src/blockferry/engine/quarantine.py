@@ -32,8 +32,10 @@ SWITCHED = "all disks are at the destination"
 """The event of a move's story that tells when it switched (engine/act.py)."""
 
 
-def row(site: Site, plan: Plan, path: str, datastore: str, size: int, why: str, format: str | None) -> Kept:
-    """An old file of a move as it is now, for the journal."""
+def row(
+    site: Site, plan: Plan, path: str, datastore: str, size: int, why: str, format: str | None, settled: bool = True
+) -> Kept:
+    """An old file of a move as it is now, for the journal. `settled` off: somebody may write to it still."""
     keep_s, now = plan.source.keep_s, time.time()
     expires = None if keep_s is None or keep_s == float("inf") else now + keep_s
     found = files.stat_one(site.runner, path)
@@ -48,7 +50,7 @@ def row(site: Site, plan: Plan, path: str, datastore: str, size: int, why: str, 
         host=site.connection.host_id(),
         since=now,
         format=format,
-        fingerprint=None if found is None or found.kind != "file" else proof.fingerprint(found),
+        fingerprint=proof.fingerprint(found) if settled and found is not None and found.kind == "file" else None,
     )
 
 

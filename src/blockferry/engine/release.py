@@ -103,7 +103,7 @@ def release_home(context: Context, seen: Observation) -> None:
             doubt = _needed_by(context, one.source, "raw", patience_s=0)  # QEMU holds it until the next power cycle
             if doubt is not None:
                 context.notes.append(f"{one.source} is kept, because {doubt}")
-                context.keep(one.source, "", one.size, doubt, "raw")
+                context.keep(one.source, "", one.size, doubt, "raw", False)
             elif not plan.source.delete:
                 context.keep(one.source, "", one.size, "kept as asked", "raw")
             else:

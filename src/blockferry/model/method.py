@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from blockferry.model.defects import Defect
+from blockferry.model.defects import Case, Defect, Version, Versions, starts_suspended
 from blockferry.model.inventory import PowerState
 from blockferry.model.request import Method
 
@@ -37,6 +37,12 @@ def choose(
     if has_bitmaps:
         return Method.MIRROR, "a running VM on local storage; the image's checkpoint bitmaps are carried by the copy"
     return Method.MIRROR, "a running VM and no bandwidth limit: one pass, in step by construction"
+
+
+def race_possible(qemu: Version, source_format: str, shallow: bool) -> bool:
+    """Whether a background copy must be started in a suspension, as the table of known defects has it."""
+    case = Case(live=True, synchronous=False, shallow=shallow, source_format=source_format)
+    return starts_suspended(Versions(SYNCHRONOUS_SINCE, qemu), case)
 
 
 def granularity(source_format: str, dest_format: str) -> int:
