@@ -194,16 +194,17 @@ class CopyDiffers(BlockferryError):
 
     The VM runs on its new disks, which it has written to since; the old disks are kept. What is wrong may be a fault
     of the hardware below, of QEMU, or of ours: do not go on as if nothing were. As long as the old disks are there,
-    a VM that is shut off can be pointed back to them; what it wrote since the switch is then lost.
+    a VM that is shut off can go back to them (`blockferry quarantine restore`); what it wrote since the switch is then
+    lost.
     """
 
     code = "COPY_DIFFERS"
-    exit_status = 10
+    exit_status = 11
     sentence_form = (
         "{vm} was moved, but what it runs on now differs from its old disks as they were at the switch: {where}. "
         "The old disks are kept, untouched since the switch."
     )
-    hint_form = "`blockferry show {move}` names the files. Compare them, and see docs/verify.md for the way back."
+    hint_form = "`blockferry quarantine list` names the old files; the way back is in docs/verify.md."
     move: str
     vm: str
     where: str
@@ -214,9 +215,9 @@ class NotVerified(BlockferryError):
     """`--verify` was asked for and could not be done to its end; the VM was moved and its old disks are kept."""
 
     code = "NOT_VERIFIED"
-    exit_status = 10
+    exit_status = 11
     sentence_form = "{vm} was moved, but {disks} could not be verified ({why}). The old disks are kept."
-    hint_form = "`blockferry show {move}` names the old files; `blockferry orphans` removes them when you are content."
+    hint_form = "`blockferry quarantine list` names the old files, `blockferry quarantine purge` removes them."
     move: str
     vm: str
     disks: str
@@ -313,6 +314,38 @@ class StillInUse(BlockferryError):
 
 
 @dataclass
+class NotInQuarantine(BlockferryError):
+    """Nothing is kept under that name on this host: no file of that path, or no file of that VM. Nothing was "
+    "touched."""
+
+    code = "NOT_IN_QUARANTINE"
+    exit_status = 3
+    sentence_form = "Nothing of {asked} is in quarantine here."
+    asked: str
+    nearest: tuple[str, ...] = ()
+
+    @property
+    def hint(self) -> str:
+        return _suggest(self.nearest) + "`blockferry quarantine list` lists what is kept."
+
+
+@dataclass
+class NotRestorable(BlockferryError):
+    """The VM cannot go back to the files in quarantine; the sentence says what stands in the way. Nothing was touched.
+
+    It must be off and still use the disks of that move, all of them; and each old file must be there exactly as it was
+    when it was kept, used by nobody else.
+    """
+
+    code = "NOT_RESTORABLE"
+    exit_status = 4
+    sentence_form = "{vm} cannot go back to its old files: {problem}."
+    hint_form = "Nothing was touched. `blockferry quarantine list` shows what is kept; docs/quarantine.md says more."
+    vm: str
+    problem: str
+
+
+@dataclass
 class CopyIncomplete(BlockferryError):
     """A copy was made that is not what it should be. It is not used; the source is untouched."""
 
@@ -381,6 +414,20 @@ class MoveParked(BlockferryError):
     move: str
     vm: str
     problem: str
+
+
+@dataclass
+class Unhealthy(BlockferryError):
+    """`doctor` found something that stands in the way of moves, or endangers what was moved.
+
+    Each line says what it is and what to do. Warnings alone do not make this status.
+    """
+
+    code = "UNHEALTHY"
+    exit_status = 10
+    sentence_form = "{uri}: {number} of the checks failed."
+    uri: str
+    number: int
 
 
 @dataclass

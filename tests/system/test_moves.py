@@ -160,8 +160,9 @@ def test_the_source_is_kept_when_asked_and_can_be_removed_later(
     assert orphan["vm"] == guest.name
     assert orphan["removable"]
     line.must("orphans", "--remove-all", "--yes")
-    assert source.exists(), "kept on purpose: only to be removed by its name before its time is over"
-    line.must("orphans", "--remove", source, "--yes")
+    assert source.exists(), "kept on purpose"
+    assert line.do("orphans", "--remove", source, "--yes").status == 2, "only `quarantine purge` lets it go"
+    line.must("quarantine", "purge", "--now", source, "--yes")
     assert not source.exists()
     assert not line.must("orphans").document["orphans"]
     one.assert_content()

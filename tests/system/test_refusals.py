@@ -321,10 +321,11 @@ def test_orphans_of_a_lost_journal_are_found_and_removed(
     for item in found.values():
         assert item["move"] == move
         assert item["vm"] == guest.name
-        assert item["removable"]
-    assert line.do("orphans", "--remove-all").status == 2, "it asks, and there is nobody to answer"
-    assert set(found) == {item["path"] for item in line.must("orphans").document["orphans"]}
+        assert item["foreign"], "another journal might know of it: the user has to say that there is none"
     line.must("orphans", "--remove-all", "--yes")
+    assert line.do("orphans", "--remove-all", "--abandoned").status == 2, "it asks, and there is nobody to answer"
+    assert set(found) == {item["path"] for item in line.must("orphans").document["orphans"]}
+    line.must("orphans", "--remove-all", "--abandoned", "--yes")
     assert line.must("orphans").document["orphans"] == []
     one.assert_well()
     assert one.files(stores[1]) == set()
@@ -344,10 +345,10 @@ def test_what_is_in_use_is_no_orphan_to_be_removed(
     [item] = [item for item in line.must("orphans").document["orphans"] if item["path"] == str(image)]
     assert not item["removable"]
     assert line.do("orphans", "--remove", image, "--yes").status == 2
-    line.must("orphans", "--remove-all", "--yes")
+    line.must("orphans", "--remove-all", "--abandoned", "--yes")
     assert image.exists()
     guest.host.virsh("blockjob", guest.name, "vda", "--abort")
-    line.must("orphans", "--remove-all", "--yes")
+    line.must("orphans", "--remove-all", "--abandoned", "--yes")
     assert not image.exists()
     one.assert_content()
     one.power_off()

@@ -65,7 +65,7 @@ def test_one_flipped_byte_is_found(
     wait_until(lambda: "ready='yes'" in one.guest.xml(), "the copy in step", timeout=120, report=line.stories)
     flip(one.moved("vda", ssd), offset)
     said = line.end(process)
-    assert said.status == 10, str(said)
+    assert said.status == 11, str(said)
     assert said.code == "COPY_DIFFERS"
     assert f"vda first at byte {offset - offset % 512}" in said.document["message"], str(said)
     one.assert_configured()
@@ -114,7 +114,7 @@ def test_killed_while_it_verifies(
     said = line.do("resume", move)
     one.moved_all(ssd)
     lost = point in ("taking-view", "view-taken")
-    assert said.status == (10 if lost else 0), f"{said}\n{line.stories()}"
+    assert said.status == (11 if lost else 0), f"{said}\n{line.stories()}"
     assert [path.exists() for path in sources] == [lost, lost]
     one.assert_well(*(sources if lost else ()))
     one.power_off()
@@ -131,7 +131,7 @@ def test_the_vm_goes_off_while_it_is_verified(
     one.guest.judge.stop()
     one.guest.destroy()  # libvirt 9.0 takes half a minute a channel to notice a power-off (docs/design/verify.md)
     said = line.end(process)
-    assert said.status == 10, f"{said}\n{line.stories()}"
+    assert said.status == 11, f"{said}\n{line.stories()}"
     assert said.code == "NOT_VERIFIED"
     one.moved_all(ssd)
     one.assert_configured("shut off")

@@ -10,15 +10,26 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from blockferry.cli import main
 from blockferry.cli.app import App
-from blockferry.errors import Interrupted, MoveBusy, MoveCancelled, MoveFailed, MoveNotFound, Refused, nearest
+from blockferry.errors import (
+    Interrupted,
+    MoveBusy,
+    MoveCancelled,
+    MoveFailed,
+    MoveNotFound,
+    NotRestorable,
+    Refused,
+    nearest,
+)
 from blockferry.model.finding import Finding, finding
+from blockferry.model.health import Check, Diagnosis, Level
 from blockferry.model.inventory import Datastore, Disk, DiskSource, PowerState, Vm
 from blockferry.model.plan import DiskPlan, HomeFile, HomePlan, Plan
+from blockferry.model.quarantine import KeptFile, Restore
 from blockferry.model.record import Outcome, Record, Wanted
 from blockferry.model.request import Method, MoveRequest
 from blockferry.model.summary import (
@@ -133,6 +144,9 @@ def progress(part: float, phase: str = "copy") -> Progress:
     return Progress(phase, tuple(disks), AT, "")
 
 
+HEALTHY = Diagnosis("qemu:///system", (Check("tools", Level.OK, "All there."),))
+
+
 @dataclass
 class FakeService:
     """Moves take `steps` steps of `step_s`; `ends` says how."""
@@ -150,6 +164,9 @@ class FakeService:
     busy_first: bool = False
     after_spawn: Outcome | None = Outcome.MOVED
     closed: bool = False
+    diagnosis: Diagnosis = HEALTHY
+    kept: tuple[KeptFile, ...] = ()
+    agreed: Restore | None = None
 
     def _note(self, text: str) -> None:
         self.log.append(text)
@@ -197,6 +214,10 @@ class FakeService:
             DatastoreListing(ssd, 100 * GiB, ()),
             DatastoreListing(off, None, (), "the pool is not active"),
         )
+
+    def diagnose(self) -> Diagnosis:
+        self._look()
+        return self.diagnosis
 
     def check(self, request: MoveRequest) -> CheckResult:
         self._look()
@@ -295,10 +316,35 @@ class FakeService:
     def orphans(self) -> tuple[Orphan, ...]:
         return tuple(self.orphaned)
 
-    def remove_orphan(self, orphan: Orphan) -> str:
-        self._note(f"remove {orphan.path}")
+    def remove_orphan(self, orphan: Orphan, abandoned: bool = False) -> str:
+        self._note(f"remove {orphan.path}" + (" abandoned" if abandoned else ""))
         self.orphaned.remove(orphan)
         return f"{orphan.path} was removed."
+
+    def quarantine(self) -> tuple[KeptFile, ...]:
+        return self.kept
+
+    def purge(self, paths: Sequence[str], now: bool) -> tuple[tuple[str, bool, str], ...]:
+        self._note(f"purge {' '.join(paths)} now={now}")
+        chosen = [one for one in self.kept if (one.kept.path in paths if paths else one.expired)]
+        return tuple(
+            (
+                one.kept.path,
+                one.doubt is None,
+                f"{one.kept.path} stays" if one.doubt else f"{one.kept.path} was removed",
+            )
+            for one in chosen
+        )
+
+    def restorable(self, what: str, compare: bool | None) -> Restore:
+        self._note(f"restorable {what} {compare}")
+        if self.agreed is None:
+            raise NotRestorable("web01", "web01 is running; it must be off")
+        return self.agreed
+
+    def restore(self, agreed: Restore) -> tuple[str, ...]:
+        self._note(f"restore {agreed.swap.vm}")
+        return ("vda of web01 uses the old file again",)
 
     def close(self) -> None:
         self.closed = True

@@ -384,9 +384,10 @@ def test_remove_all_leaves_what_is_used_or_kept_on_purpose(busy: cli_fake.FakeSe
 
 
 def test_remove_by_name(busy: cli_fake.FakeService) -> None:
-    (document,) = documents(call(busy, "orphans", "--remove", f"{cli_fake.OLD}/kept.qcow2", "--yes", "--json"))
-    assert document["removed"][0]["path"] == f"{cli_fake.OLD}/kept.qcow2"
+    (document,) = documents(call(busy, "orphans", "--remove", f"{cli_fake.NEW}/half.qcow2", "--yes", "--json"))
+    assert document["removed"][0]["path"] == f"{cli_fake.NEW}/half.qcow2"
     for path, words in (
+        (f"{cli_fake.OLD}/kept.qcow2", "quarantine purge"),
         (f"{cli_fake.OLD}/used.qcow2", "VM web02 uses it."),
         (f"{cli_fake.OLD}/usd.qcow2", "Did you mean"),
     ):

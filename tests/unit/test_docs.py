@@ -12,6 +12,7 @@ import pytest
 
 from blockferry.cli import main
 from blockferry.config import Config
+from blockferry.model.defects import Case, Versions, starts_suspended
 from blockferry.model.method import race_possible
 from blockferry.model.record import Outcome, Stage
 from blockferry.model.vmcheck import OLDEST_LIBVIRT, OLDEST_QEMU
@@ -86,14 +87,20 @@ def test_commands_and_their_options_exist(name: str) -> None:
         if before.startswith("-") or "COMMAND" in words:
             continue
         assert before in main.root.commands, f"{name}: blockferry {' '.join(words)}"
-        known = options_of(main.root.commands[before]) | top
+        command = main.root.commands[before]
+        if isinstance(command, click.Group) and len(words) > 1:
+            assert words[1] in command.commands, f"{name}: blockferry {' '.join(words)}"
+            command = command.commands[words[1]]
+        known = options_of(command) | top
         used = {word.partition("=")[0] for word in words[1:] if word.startswith("--")}
         assert used <= known, f"{name}: blockferry {' '.join(words)}"
 
 
 @pytest.mark.parametrize("name", [one for one in NAMES if one not in OTHERS_OPTIONS])
 def test_an_option_by_itself_is_one_of_some_command(name: str) -> None:
-    known = options_of(main.root).union(*(options_of(one) for one in main.root.commands.values()))
+    groups = [one for one in main.root.commands.values() if isinstance(one, click.Group)]
+    commands = [*main.root.commands.values(), *(one for group in groups for one in group.commands.values())]
+    known = options_of(main.root).union(*map(options_of, commands))
     for line in typed(name):
         if re.match(r"--[a-z]", line):
             assert line.split()[0].partition("=")[0] in known, f"{name}: {line}"
@@ -159,9 +166,22 @@ def test_the_start_race_is_described_as_it_is_decided() -> None:
     assert hasattr(Config(), "suspended_start")
     assert "suspended_start = true" in text
     assert "from QEMU 8.0 on" in text
+    assert "until 11.0.0" in text
+
+    def suspended(qemu: tuple[int, int, int], format: str, shallow: bool = False, iothread: bool = False) -> bool:
+        case = Case(live=True, synchronous=not shallow, shallow=shallow, source_format=format, iothread=iothread)
+        return starts_suspended(Versions((9, 0, 0), qemu), case)
+
+    assert not suspended((7, 2, 22), "qcow2")
+    assert not suspended((7, 2, 22), "qcow2", shallow=True)
+    assert race_possible((10, 0, 0), "qcow2", shallow=False)
     assert not race_possible((7, 2, 22), "qcow2", shallow=True)
-    assert race_possible((8, 0, 0), "qcow2", shallow=False)
-    assert not race_possible((10, 0, 0), "raw", shallow=False)
+    assert suspended((7, 2, 22), "raw", iothread=True)
+    assert suspended((7, 1, 0), "raw")
+    assert suspended((8, 0, 0), "qcow2")
+    assert suspended((10, 2, 1), "raw", shallow=True)
+    assert not suspended((10, 0, 0), "raw")
+    assert not suspended((11, 0, 0), "qcow2")
 
 
 def test_one_list_of_packages_serves_all() -> None:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from journal_support import disk_plan, make_plan
 
 from blockferry.errors import JournalFailed, MoveBusy, MoveNotFound, UsageError
-from blockferry.journal import Journal, Kept, Owner, codec
+from blockferry.journal import Journal, Owner, codec, schema
+from blockferry.model.quarantine import Fingerprint, Kept
 from blockferry.model.record import Copy, Outcome, Record, Stage, Wanted
 from blockferry.model.summary import DiskProgress, Progress, Report
 from blockferry.units import GiB, MiB
@@ -158,16 +159,48 @@ def test_the_story(journal: Journal) -> None:
 
 
 def test_what_is_kept(journal: Journal) -> None:
-    journal.add_kept("/old/b", "a1", "web01", "old-san", None, 5, "as asked")
-    journal.add_kept("/old/a", "a1", "web01", "old-san", 17.5, 2**40, "in use by qemu")
-    journal.add_kept("/old/b", "a2", "web01", "old-san", 99.0, 6, "as asked")
-    assert journal.kept_sources() == (
-        Kept("/old/a", "a1", "web01", "old-san", 17.5, 2**40, "in use by qemu"),
-        Kept("/old/b", "a2", "web01", "old-san", 99.0, 6, "as asked"),
-    )
-    journal.remove_kept("/old/a")
-    journal.remove_kept("/old/a")
+    first = Kept("/old/b", "a1", "web01", "old-san", None, 5, "as asked", "kvm1", 12.5, "raw", Fingerprint(1, 2, 3))
+    busy = Kept("/old/a", "a1", "web01", "old-san", 17.5, 2**40, "in use by qemu", "kvm1")
+    again = replace(first, move="a2", expires=99.0, fingerprint=Fingerprint(2**63 - 1, 2**62, 2**62))
+    for one in (first, busy, again):
+        journal.add_kept(one)
+    assert journal.kept_sources() == (busy, again)
+    journal.remove_kept("/old/a", "kvm1")
+    journal.remove_kept("/old/a", "kvm1")
     assert [one.path for one in journal.kept_sources()] == ["/old/b"]
+
+
+def test_what_is_kept_belongs_to_a_host(journal: Journal) -> None:
+    """Two hosts of one journal keep files at the same path."""
+    here = Kept("/old/a", "a1", "web01", "old-san", None, 5, "as asked", "kvm1")
+    there = Kept("/old/a", "a2", "db01", "old-san", None, 6, "as asked", "kvm2")
+    for one in (here, there):
+        journal.add_kept(one)
+    assert journal.kept_sources() == (here, there)
+    journal.remove_kept("/old/a", "kvm1")
+    assert journal.kept_sources() == (there,)
+
+
+def test_a_fingerprint_that_cannot_be_read_is_none(journal: Journal, url: str) -> None:
+    journal.add_kept(Kept("/old/a", "a1", "web01", "", None, 5, "x", "kvm1", 1.0, "raw", Fingerprint(1, 2, 3)))
+    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    with engine.begin() as connection:
+        connection.execute(sa.text("UPDATE kept SET fingerprint = 'of another kind'"))
+    assert journal.kept_sources()[0].fingerprint is None
+
+
+def test_a_journal_has_an_identity(journal: Journal, url: str) -> None:
+    again = Journal.open(url)
+    assert journal.identity() == again.identity()
+    assert len(journal.identity()) == 36
+    again.close()
+
+
+def test_an_inspection_finds_nothing(journal: Journal) -> None:
+    found = journal.inspect()
+    assert found.faults == ()
+    assert abs(found.clock_offset_s) < 2
+    assert found.version == schema.VERSION
 
 
 # ------------------------------------------------------------ JSON

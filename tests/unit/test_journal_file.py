@@ -23,8 +23,9 @@ from alembic.script import ScriptDirectory
 from journal_support import Children, make_plan
 
 from blockferry.errors import JournalFailed
-from blockferry.journal import Journal, Kept, Owner, schema, sqlite, upgrade
+from blockferry.journal import Journal, Owner, schema, sqlite, upgrade
 from blockferry.model.plan import LayerPlan
+from blockferry.model.quarantine import Kept
 from blockferry.model.record import Copy, Outcome, Record, Stage, Wanted
 from blockferry.model.request import SourcePolicy
 from blockferry.units import GiB, MiB
@@ -343,6 +344,16 @@ def test_schema_version_1_is_understood(path: Path) -> None:
     assert journal.kept_sources() == (
         Kept("/old-san/db01/vda.qcow2", "3fb20002", "db01", "old-san", 1.79e9, 8 * GiB, "kept as asked"),
     )
+    assert len(journal.identity()) == 36
+    with sqlite3.connect(path) as raw:  # a process of version 1 that is still running goes on with its own words
+        words = (
+            "INSERT INTO kept (path, move, vm, datastore, expires, size, why) VALUES ('/b', 'm', 'v', '', NULL, 1, 'x')"
+        )
+        raw.execute(words)
+    raw.close()
+    assert [(one.path, one.host) for one in journal.kept_sources()] == [("/b", ""), ("/old-san/db01/vda.qcow2", "")]
+    journal.add_kept(Kept("/b", "m2", "v", "", None, 2, "y", "kvm1"))  # known better now
+    assert next((one.path, one.host, one.move) for one in journal.kept_sources()) == ("/b", "kvm1", "m2")
     lease = journal.claim("3fa10001", Owner.here())  # and it can go on
     journal.write(lease, Record(switched=True))
     assert journal.get("3fa10001").deaths == 1

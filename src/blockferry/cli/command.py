@@ -90,6 +90,27 @@ class Command(click.Command):
         write_examples(formatter, self.examples)
 
 
+class Commands(click.Group):
+    """A command that has commands of its own, which take the global options as well."""
+
+    def __init__(
+        self,
+        name: str | None = None,
+        *,
+        params: list[click.Parameter] | None = None,
+        examples: tuple[str, ...] = (),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(name, params=[*(params or []), *global_options(root=False)], **kwargs)
+        self.examples = examples
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        write_examples(formatter, self.examples)
+
+
 def write_examples(formatter: click.HelpFormatter, examples: tuple[str, ...]) -> None:
     if examples:
         with formatter.section("Examples" if len(examples) > 1 else "Example"):

@@ -9,7 +9,8 @@ import click
 
 from blockferry import errors
 from blockferry.cli import explain, main
-from blockferry.cli.command import Command
+from blockferry.cli.command import Command, Commands
+from blockferry.model.defects import DEFECTS, EVER, Defect, Version
 from blockferry.model.finding import CATALOGUE, Severity
 
 NOTICE = "<!-- Written by `python -m blockferry.cli.docs`; do not edit. -->"
@@ -41,11 +42,15 @@ epoch; `null` is what is not known. Fields may be added in any release; when one
 | `vms` | `vms` | `uri`, `vms`: VMs with their disks |
 | `datastores` | `datastores` | `uri`, `datastores` |
 | `check` | `check` | `refused`, `check`: `findings`, `plan` (or null), `estimates`, `space`, `seconds` |
+| `doctor` | `doctor` | `uri`, `healthy`, `checks`: `area`, `level` (`ok`, `warning`, `error`), `text`, `remedy` |
 | `moves`, `history` | `moves`, `history` | `moves` |
 | `show` | `move` | `move`, `events` |
 | `cancel`, `speed`, `resume` of several | `cancel`, `speed`, `resumed` | `move` or `moves` |
 | `orphans` | `orphans` | `orphans` |
 | `orphans --remove` | `removed` | `removed`: `path` and what was done (`text`) |
+| `quarantine list` | `quarantine` | `kept`: `kept` (the journal's row), `found`, `expired`, `altered`, `doubt` |
+| `quarantine purge` | `purged` | `purged`: `path`, `gone`, `text` |
+| `quarantine restore` | `restored` | `restored`: `swap`, `since`, `losses`; `text`: what was done |
 | `explain` | `codes` | `codes` |
 
 A move is an object with `id`, `state` (`running`, `interrupted`, `parked`, `moved`, `cancelled`, `failed`), `plan`,
@@ -87,7 +92,12 @@ completed. Where libvirt does not answer within a moment there are no names, and
 
 def render() -> dict[str, str]:
     """File name below docs/ -> content."""
-    return {"commands.md": _commands(), "errors.md": _errors(), "exit-statuses.md": _statuses()}
+    return {
+        "commands.md": _commands(),
+        "defects.md": _defects(),
+        "errors.md": _errors(),
+        "exit-statuses.md": _statuses(),
+    }
 
 
 def _commands() -> str:
@@ -100,19 +110,21 @@ def _commands() -> str:
     for section, commands in main.SECTIONS.items():
         lines += [f"## {section}", ""]
         for command in commands:
-            lines += _command(command)
+            lines += _command(command, command.name or "")
+            for name, one in command.commands.items() if isinstance(command, click.Group) else ():
+                lines += _command(one, f"{command.name} {name}")
     return "\n".join(lines) + "\n" + _OUTPUT
 
 
-def _command(command: click.Command) -> list[str]:
-    ctx = click.Context(command, info_name=f"blockferry {command.name}")
-    lines = [f"### {command.name}", "", f"    {ctx.command_path} {' '.join(command.collect_usage_pieces(ctx))}", ""]
+def _command(command: click.Command, name: str) -> list[str]:
+    ctx = click.Context(command, info_name=f"blockferry {name}")
+    lines = [f"### {name}", "", f"    {ctx.command_path} {' '.join(command.collect_usage_pieces(ctx))}", ""]
     for paragraph in (command.help or "").split("\n\n"):
         lines += [" ".join(paragraph.split()), ""]
     options = _options(command)
     if options:
         lines += [*options, ""]
-    if isinstance(command, Command) and command.examples:
+    if isinstance(command, Command | Commands) and command.examples:
         lines += ["```", *command.examples, "```", ""]
     return lines
 
@@ -161,6 +173,50 @@ def _errors() -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
+_DEFECTS = """\
+Defects of QEMU and libvirt that can lose data, kill a VM or make it hang in what blockferry does, and what it does
+about each. `blockferry doctor` shows those of a host, `blockferry check` those that a move can meet (finding
+[KNOWN_DEFECT](errors.md#known_defect)). The table is src/blockferry/model/defects.py.
+
+The versions are those of releases. A distribution's package may carry a fix that its version does not show; where that
+was looked up it is said below, but what is done goes by the version all the same. Where a fix may have come to a
+stable branch and nobody has looked it up, the branch counts as affected.
+
+A running VM has the QEMU that it was started with: after an update, power-cycle it.
+"""
+
+
+def _defects() -> str:
+    lines = ["# Known defects of QEMU and libvirt", "", NOTICE, "", _DEFECTS]
+    lines += ["| defect | affected | at its worst it | what we do |", "|---|---|---|---|"]
+    lines += [
+        f"| [{one.id}](#{one.id.lower()}) | {affected(one)} | {one.harm.value} | {one.remedy.value} |"
+        for one in DEFECTS
+    ]
+    for one in DEFECTS:
+        lines += ["", f"## {one.id}", "", f"**{one.component.value}: {_escaped(one.title)}.** {_escaped(one.what)}", ""]
+        lines += ["| | |", "|---|---|", f"| affected | {affected(one)} |", f"| touches | {_escaped(one.touches)} |"]
+        lines += [f"| what we do | {_escaped(one.instead)} |"]
+        lines += [f"| distributions | {_escaped(one.distributions)} |"] if one.distributions else []
+        links = ", ".join(f"[{at}]({url})" for at, url in enumerate(one.references, 1))
+        lines += [f"| known from | {_escaped(one.known_from)} References: {links} |"]
+    return "\n".join(lines) + "\n"
+
+
+def affected(defect: Defect) -> str:
+    """The affected versions in words."""
+    words = []
+    for span in defect.spans:
+        since = "" if span.since == EVER else f"from {version_text(span.since)} "
+        until = f"before {version_text(span.fixed)}" if span.fixed else "on, no fixed release known" if since else "all"
+        words.append(since + until)
+    return f"{defect.component.value} {'; '.join(words)}"
+
+
+def version_text(version: Version) -> str:
+    return ".".join(map(str, version))
+
+
 def _statuses() -> str:
     lines = ["# Exit statuses", "", NOTICE, "", "They are a promise: a status keeps its meaning.", ""]
     lines += ["| status | meaning | codes |", "|---|---|---|"]
@@ -184,7 +240,8 @@ _MEANINGS = {
     7: "libvirt, a host or a program on it did not do what was needed.",
     8: "The journal cannot be used, or another process has taken over.",
     9: "Somebody else is at it, or the move stands still until something is put right.",
-    10: "The VM was moved, but its copy was not verified as asked, or differs. The old disks are kept.",
+    11: "The VM was moved, but its copy was not verified as asked, or differs. The old disks are kept.",
+    10: "`doctor` found errors. Nothing was touched.",
     130: "The command was interrupted; the move goes on in the background.",
 }
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import click
 from rich.text import Text
@@ -27,13 +27,15 @@ from blockferry.units import format_size
 )
 @click.option("--remove", "paths", metavar="PATH", multiple=True, help="Remove this one; may be repeated.")
 @click.option("--remove-all", is_flag=True, help="Remove all that nothing uses; old disks kept on purpose stay.")
+@click.option("--abandoned", is_flag=True, help="Other journals whose moves made things here are gone for good.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @pass_app
-def orphans(app: App, paths: tuple[str, ...], remove_all: bool, yes: bool) -> None:
+def orphans(app: App, paths: tuple[str, ...], remove_all: bool, abandoned: bool, yes: bool) -> None:
     """List (or remove) what earlier moves left.
 
-    On datastores and on VMs, and whose it is; old disks that are kept on purpose as well. Before anything is
-    removed it is proven once more that nothing uses it.
+    On datastores and on VMs, and whose it is; old disks that are kept on purpose as well (`quarantine` has them).
+    Before anything is removed it is proven once more that nothing uses it. What a move of another journal made may be
+    a copy under way: it stays, unless you say with --abandoned that no such journal is left.
     """
     if paths and remove_all:
         raise UsageError("--remove and --remove-all contradict each other.", "Give one of them.")
@@ -42,10 +44,12 @@ def orphans(app: App, paths: tuple[str, ...], remove_all: bool, yes: bool) -> No
     if not paths and not remove_all:
         _list(app, found)
         return
+    if abandoned:
+        found = tuple(replace(orphan, removable=orphan.removable or orphan.foreign) for orphan in found)
     chosen = _by_path(found, paths) if paths else tuple(orphan for orphan in found if _unwanted(orphan))
     if chosen and not yes:
         _confirm(app, chosen)
-    _remove(app, service, chosen)
+    _remove(app, service, chosen, abandoned)
 
 
 def _list(app: App, found: tuple[Orphan, ...]) -> None:
@@ -86,10 +90,8 @@ def _row(orphan: Orphan) -> Sequence[Cell]:
 
 
 def _unwanted(orphan: Orphan) -> bool:
-    """What `--remove-all` takes: an old disk is kept on purpose until it expires, and must be named."""
-    if orphan.kind == "source" and (orphan.expires is None or orphan.expires > time.time()):
-        return False
-    return orphan.removable
+    """What `--remove-all` takes. An old disk is kept on purpose; only `quarantine purge` lets it go."""
+    return orphan.removable and orphan.kind != "source"
 
 
 def _by_path(found: tuple[Orphan, ...], paths: tuple[str, ...]) -> tuple[Orphan, ...]:
@@ -102,6 +104,8 @@ def _by_path(found: tuple[Orphan, ...], paths: tuple[str, ...]) -> tuple[Orphan,
             raise UsageError(f"{path} is not left from a move.", remedy)
         if not known[path].removable:
             raise UsageError(f"{path} is not removed: {known[path].why}", "Nothing was removed.")
+        if known[path].kind == "source":
+            raise UsageError(f"{path} is in quarantine.", f"`blockferry quarantine purge --now {path}` removes it.")
     return tuple(known[path] for path in dict.fromkeys(paths))
 
 
@@ -115,10 +119,10 @@ def _confirm(app: App, chosen: tuple[Orphan, ...]) -> None:
         raise Interrupted("Nothing was removed.")
 
 
-def _remove(app: App, service: ports.Service, chosen: tuple[Orphan, ...]) -> None:
+def _remove(app: App, service: ports.Service, chosen: tuple[Orphan, ...], abandoned: bool) -> None:
     done = []
     for orphan in chosen:
-        sentence = service.remove_orphan(orphan)
+        sentence = service.remove_orphan(orphan, abandoned)
         done.append({"path": orphan.path, "text": sentence})
         if not app.json:
             app.out.line(sentence)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol, cast
 
+from blockferry.model.health import Diagnosis
+from blockferry.model.quarantine import KeptFile, Restore
 from blockferry.model.request import MoveRequest
 from blockferry.model.summary import CheckResult, DatastoreListing, Event, MoveSummary, Orphan, VmListing
 
@@ -29,6 +31,10 @@ class Service(Protocol):
 
     def disk_names(self, vm: str) -> tuple[str, ...]:
         """Targets (vda, sdb) of the disks that can be named in `--disk`."""
+        ...
+
+    def diagnose(self) -> Diagnosis:
+        """Whether the host is fit for moves; nothing is touched."""
         ...
 
     def check(self, request: MoveRequest) -> CheckResult:
@@ -85,8 +91,27 @@ class Service(Protocol):
 
     def orphans(self) -> tuple[Orphan, ...]: ...
 
-    def remove_orphan(self, orphan: Orphan) -> str:
-        """Remove it after proving once more that nothing needs it; a sentence that says what was done."""
+    def remove_orphan(self, orphan: Orphan, abandoned: bool = False) -> str:
+        """Remove it after proving once more that nothing needs it; a sentence that says what was done.
+
+        `abandoned`: the user has said that the other journals whose moves made things here are gone for good.
+        """
+        ...
+
+    def quarantine(self) -> tuple[KeptFile, ...]:
+        """What is kept on this host, and what the proof says of it now."""
+        ...
+
+    def purge(self, paths: Sequence[str], now: bool) -> tuple[tuple[str, bool, str], ...]:
+        """Remove what has expired, or with `now` what is named: (path, whether it is gone, a sentence)."""
+        ...
+
+    def restorable(self, what: str, compare: bool | None) -> Restore:
+        """What going back to the kept files of a VM (or of a path) would do and lose. Nothing is touched."""
+        ...
+
+    def restore(self, agreed: Restore) -> tuple[str, ...]:
+        """Go back, as agreed to; sentences of what was done."""
         ...
 
     def close(self) -> None: ...

@@ -96,7 +96,7 @@ def perform(context: Context, action: act.Action, seen: Observation) -> None:
 
 
 def _mark(context: Context, seen: Observation) -> None:
-    context.control.mark(context.plan.move)
+    context.control.mark(context.plan.move, context.journal)
     context.note(replace(seen.record, marked=True))
     point("marked")
 
@@ -176,7 +176,7 @@ def _order(context: Context, disk: DiskPlan, reverse: bool, bandwidth: int) -> C
             dest_format=disk.source_format,
             block=disk.source_kind == "block",
             backing=None,
-            synchronous=True,
+            synchronous=not context.plan.background_only,
             bandwidth=bandwidth,
         )
     return CopyOrder(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from blockferry.engine.guard import Guard
 from blockferry.engine.observe import Memory
+from blockferry.engine.proof import Claims
 from blockferry.engine.site import Site
 from blockferry.hypervisor.control import Control, DomainView
 from blockferry.images.runner import Runner
@@ -30,8 +31,10 @@ class Context:
     guard: Guard
     note: Callable[[Record], None]
     tell: Callable[[str, str], None]  # (kind, text)
-    keep: Callable[[str, str, int, str], None]  # (path, datastore, size, why): remember a source that is kept
+    keep: Callable[..., None]  # into quarantine: the words of quarantine.row from `path` on
     should_stop: Callable[[], bool]
+    claims: Callable[[], Claims] = Claims  # what the journal knows of the host's files
+    journal: str = ""  # the identity of the journal, for what we mark
     last_view: Callable[[], DomainView | None] = lambda: None  # the newest look at the VM
     show: Callable[[], None] = lambda: None  # publish the progress, in the middle of a long effect
     memory: Memory = field(default_factory=Memory)

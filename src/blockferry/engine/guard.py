@@ -55,6 +55,11 @@ class Guard:
             self._argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
         )
 
+    def works(self) -> bool:
+        """Whether the process can be had and has reached libvirt. Nothing is suspended or resumed."""
+        self.prepare()
+        return self._say("disarm")
+
     def arm(self, seconds: float) -> bool:
         """Have the VM resumed if we are not back within `seconds`. False: no guard could be had."""
         for _attempt in range(2):

@@ -117,6 +117,7 @@ def create_image(context: Context, target: str, seen: Observation) -> None:
         backing=disk.backing,
         cluster_size=disk.cluster_size,
     )
+    mark_file(context, disk.dest, made=True)
     point("image-made")
     copy = record.copy(target)
     context.note(record.with_copy(target, Copy(Stage.IMAGE, -1, copy.attempts)))
@@ -181,11 +182,15 @@ def settle(context: Context, target: str, seen: Observation) -> None:
     context.note(replace(seen.record, settled=(*seen.record.settled, target)))
 
 
-def mark_file(context: Context, path: str) -> None:
+def mark_file(context: Context, path: str, made: bool = False) -> None:
+    """Say beside a file whose it is; once it is `made`, also which: a later one of its name is somebody else's."""
+    found = files.stat_one(context.runner, path) if made else None
     words = {
         "what": "being made by blockferry; `blockferry orphans` tells more",
         "move": context.plan.move,
         "vm": context.plan.vm,
+        "journal": context.journal,
         "by": f"{getpass.getuser()}@{socket.gethostname()}",
+        "inode": "" if found is None else str(found.inode),
     }
     files.write_file(context.runner, path + MARKER, msgspec.json.format(msgspec.json.encode(words)) + b"\n", 0o644)

@@ -1,7 +1,8 @@
 """Orphans: what earlier moves left on this host, whose it is, and whether it can go.
 
-A file counts only if it bears our marker (`FILE.blockferry`) or stands in the journal as a kept source; nothing
-else is ever called an orphan.
+A file counts only if it bears our marker (`FILE.blockferry`) or stands in the journal as kept; nothing else is ever
+called an orphan. What another journal's move has made may be a copy under way that this journal knows nothing of: it
+is told, and never removed unless the user says that the other journal is gone for good.
 """
 
 from __future__ import annotations
@@ -11,128 +12,146 @@ import time
 
 import msgspec
 
+from blockferry.engine import proof
 from blockferry.engine.making import MARKER
-from blockferry.engine.observe import same_path
-from blockferry.engine.release import names_of
 from blockferry.engine.site import Site
 from blockferry.errors import BlockferryError, StillInUse
 from blockferry.hypervisor import domains, pools
-from blockferry.images import files, qemuimg, users
+from blockferry.images import files
 from blockferry.images.runner import Runner
 from blockferry.journal import Journal
-from blockferry.model.inventory import Datastore, Vm, datastore_of
+from blockferry.model.inventory import Datastore, datastore_of
+from blockferry.model.quarantine import Kept
 from blockferry.model.summary import Orphan
 
 
 def find(site: Site, journal: Journal) -> tuple[Orphan, ...]:
     """Everything of ours that belongs to no move under way."""
-    connection, runner = site.connection, site.runner
-    everyone = domains.all_vms(connection)
-    stores = pools.datastores(connection)
+    connection = site.connection
+    mine = journal.identity()
+    said = proof.claims(journal, connection.uri, connection.host_id())
     running = {one.id for one in journal.unfinished()}
     found: list[Orphan | None] = []
-    for store in stores:
+    for store in pools.datastores(connection):
         if store.active and store.is_directory and store.path:
-            found.extend(_marked_files(runner, store, everyone, running))
-    here = {one.id for one in (*journal.unfinished(), *journal.finished(100_000)) if one.plan.uri == connection.uri}
-    for kept in journal.kept_sources():
-        if kept.move not in here:
-            continue  # of another host: the same path there is another file
-        found.append(_kept(runner, kept.path, kept.move, kept.vm, kept.datastore, kept.expires, kept.why, everyone))
-    for vm in everyone:
-        if vm.mark is not None and vm.mark not in running:
-            why = f"{vm.name} bears the mark of move {vm.mark}, which this journal does not know as under way"
-            found.append(Orphan(f"vm:{vm.name}", "mark", vm.mark, vm.name, None, 0, why, removable=True))
+            found.extend(_marked_files(site, store, said, running, mine))
+    found.extend(_kept(site, one, said) for one in said.kept)
+    for vm in domains.all_vms(connection):
+        if vm.mark is None or vm.mark in running:
+            continue
+        foreign = _foreign(vm.mark_journal, mine)
+        why = f"{vm.name} bears the mark of move {vm.mark}, which this journal does not know as under way"
+        why += f"; {foreign}" if foreign else ""
+        found.append(
+            Orphan(
+                f"vm:{vm.name}", "mark", vm.mark, vm.name, None, 0, why, removable=foreign is None,
+                foreign=foreign is not None,
+            )
+        )  # fmt: skip
     return tuple(one for one in found if one is not None)
 
 
-def _marked_files(runner: Runner, store: Datastore, everyone: tuple[Vm, ...], running: set[str]) -> list[Orphan]:
+def _foreign(journal: str, mine: str) -> str | None:
+    if journal == mine:
+        return None
+    return f"it belongs to another journal ({journal or 'unknown'}), whose move may be under way"
+
+
+def _markers(runner: Runner, directory: str) -> list[str]:
+    argv = ["find", directory, "-maxdepth", "2", "-xdev", "-name", f"*{MARKER}", "-type", "f", "-print0"]
+    listed = runner.run(argv, check=False, timeout_s=60).stdout.decode(errors="surrogateescape")
+    return [marker for marker in listed.split("\0") if marker]
+
+
+def _marked_files(site: Site, store: Datastore, said: proof.Claims, running: set[str], mine: str) -> list[Orphan]:
     assert store.path is not None
-    argv = ["find", store.path, "-maxdepth", "2", "-xdev", "-name", f"*{MARKER}", "-type", "f", "-print0"]
-    result = runner.run(argv, check=False, timeout_s=60)
     found = []
-    for marker in result.stdout.decode(errors="surrogateescape").split("\0"):
-        if not marker:
-            continue
+    for marker in _markers(site.runner, store.path):
         path = marker.removesuffix(MARKER)
-        try:
-            words = msgspec.json.decode(files.read_file(runner, marker), type=dict[str, str])
-        except (BlockferryError, msgspec.DecodeError):
-            continue  # gone this moment, or not ours after all
-        if words.get("move") in running:
+        words = _words(site.runner, marker)
+        if words is None or words.get("move") in running:
             continue
-        doubt = _doubt(runner, path, everyone)
-        stat = files.stat_one(runner, path)
-        what = "a half-made copy" if doubt is None else f"a copy that was not finished off ({doubt})"
+        foreign = _foreign(words.get("journal", ""), mine)
+        stat = files.stat_one(site.runner, path)
+        doubt = proof.needed_by(site, path, said, patience_s=0)
+        if doubt is None and stat is not None and words.get("inode") not in (None, "", str(stat.inode)):
+            doubt = "another file has taken its name since"
+        reasons = "; ".join(one for one in (doubt, foreign) if one)
+        what = f"a copy that was not finished off ({reasons})" if reasons else "a half-made copy"
         why = f"{what} of move {words.get('move')} of {words.get('vm')}, made by {words.get('by')}"
         size = 0 if stat is None else stat.allocated
         found.append(
-            Orphan(path, "copy", words.get("move"), words.get("vm"), store.name, size, why, removable=doubt is None)
-        )
+            Orphan(
+                path, "copy", words.get("move"), words.get("vm"), store.name, size, why, removable=not reasons,
+                foreign=foreign is not None and doubt is None,
+            )
+        )  # fmt: skip
     return found
 
 
-def _kept(
-    runner: Runner,
-    path: str,
-    move: str,
-    vm: str,
-    datastore: str,
-    expires: float | None,
-    why: str,
-    everyone: tuple[Vm, ...],
-) -> Orphan | None:
-    stat = files.stat_one(runner, path)
+def _words(runner: Runner, marker: str) -> dict[str, str] | None:
+    """What a marker says; None when it is gone this moment, or not ours after all."""
+    try:
+        return msgspec.json.decode(files.read_file(runner, marker), type=dict[str, str])
+    except (BlockferryError, msgspec.DecodeError):
+        return None
+
+
+def _kept(site: Site, kept: Kept, said: proof.Claims) -> Orphan | None:
+    stat = files.stat_one(site.runner, kept.path)
     if stat is None:
         return None
-    doubt = _doubt(runner, path, everyone)
-    text = f"old file of {vm}, {why}" + (f"; {doubt}" if doubt else "")
-    if expires is not None:
-        text += "; its time is over" if expires <= time.time() else "; its time is not over yet"
-    return Orphan(path, "source", move, vm, datastore or None, stat.allocated, text, doubt is None, expires)
+    doubt = proof.needed_by(site, kept.path, said, format=kept.format, patience_s=0)
+    text = f"old file of {kept.vm}, {kept.why}" + (f"; {doubt}" if doubt else "")
+    if kept.expires is not None:
+        text += "; its time is over" if kept.expired(time.time()) else "; its time is not over yet"
+    return Orphan(
+        kept.path,
+        "source",
+        kept.move,
+        kept.vm,
+        kept.datastore or None,
+        stat.allocated,
+        text,
+        doubt is None,
+        kept.expires,
+    )
 
 
-def _doubt(runner: Runner, path: str, everyone: tuple[Vm, ...]) -> str | None:
-    """Why a file must not be removed; None when nothing uses it."""
-    for vm in everyone:
-        if any(same_path(name, path) for name in names_of(vm)):
-            return f"VM {vm.name} refers to it"
-        for disk in vm.disks:
-            source = disk.source
-            if disk.device != "disk" or source is None or source.path is None or source.kind not in ("file", "block"):
-                continue
-            try:
-                layers = qemuimg.chain(runner, source.path, source.format)
-            except BlockferryError as error:
-                return f"it cannot be told what {disk.target} of VM {vm.name} stands on ({error.sentence})"
-            if any(same_path(layer.path, path) for layer in layers):
-                return f"the backing chain of {disk.target} of VM {vm.name} stands on it"
-    stat = files.stat_one(runner, path)
-    if stat is None:
-        return None
-    if stat.kind != "file":
-        return "it is no plain file"
-    return "a process has it open" if users.users_of(runner, path).any else None
+def remove(site: Site, journal: Journal, one: Orphan, abandoned: bool = False) -> str:
+    """Remove one orphan, after looking once more. A sentence for the user. Raises StillInUse.
 
-
-def remove(site: Site, journal: Journal, one: Orphan) -> str:
-    """Remove one orphan, after looking once more. A sentence for the user. Raises StillInUse."""
+    `abandoned`: the user has said that other journals are gone for good.
+    """
     connection, runner = site.connection, site.runner
-    everyone = domains.all_vms(connection)
+    mine = journal.identity()
     if one.kind == "mark":
-        vm = next((vm for vm in everyone if vm.name == one.vm and vm.mark == one.move), None)
+        vm = next((vm for vm in domains.all_vms(connection) if vm.name == one.vm and vm.mark == one.move), None)
         if vm is not None:
+            foreign = _foreign(vm.mark_journal, mine)
+            if foreign is not None and not abandoned:
+                raise StillInUse(one.path, foreign)
             site.control(vm.uuid, vm.name).mark(None)
         return f"the mark of move {one.move} was taken off {one.vm}"
-    doubt = _doubt(runner, one.path, everyone)
+    if one.kind == "source":
+        raise StillInUse(one.path, "it is in quarantine, which only `blockferry quarantine purge` empties")
+    said = proof.claims(journal, connection.uri, connection.host_id())
+    if one.kind == "copy":
+        words = _words(runner, one.path + MARKER)
+        foreign = None if words is None else _foreign(words.get("journal", ""), mine)
+        if words is None or words.get("move") != one.move or (foreign is not None and not abandoned):
+            raise StillInUse(one.path, foreign or "its marker has changed meanwhile")
+        stat = files.stat_one(runner, one.path)
+        if stat is not None and words.get("inode") not in (None, "", str(stat.inode)):
+            raise StillInUse(one.path, "another file has taken its name since")
+    doubt = proof.needed_by(site, one.path, said)
     if doubt is not None:
         raise StillInUse(one.path, doubt)
     stores = pools.datastores(connection)
     removed = files.remove_file(runner, one.path)
     files.remove_file(runner, one.path + MARKER)
-    journal.remove_kept(one.path)
     store = datastore_of(one.path, stores)
     parent = posixpath.dirname(one.path)
-    if one.kind == "copy" and store is not None and parent != store.path and one.vm == posixpath.basename(parent):
+    if store is not None and parent != store.path and one.vm == posixpath.basename(parent):
         files.remove_directory_if_empty(runner, parent)
     return f"{one.path} was {'removed' if removed else 'gone already'}"

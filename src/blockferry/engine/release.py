@@ -5,17 +5,13 @@ from __future__ import annotations
 import posixpath
 from dataclasses import replace
 
-import tenacity
-
-from blockferry.engine import verify
+from blockferry.engine import proof, verify
 from blockferry.engine.context import Context
 from blockferry.engine.making import MARKER
 from blockferry.engine.observe import same_path
 from blockferry.engine.points import point
-from blockferry.errors import ImageUnreadable, StillInUse
-from blockferry.hypervisor import domains, pools
-from blockferry.images import files, qemuimg, users
-from blockferry.model.inventory import Vm
+from blockferry.errors import BlockferryError, StillInUse
+from blockferry.images import files, qemuimg
 from blockferry.model.observation import Observation, Side
 from blockferry.model.plan import DiskPlan
 from blockferry.model.record import View
@@ -35,11 +31,13 @@ def release_source(context: Context, path: str, seen: Observation) -> None:
         doubt = reason_to_keep(context, disk, path, seen)
         if doubt is not None:
             sentence = f"{path} ({format_size(size)}): kept, because {doubt}"
-            context.keep(path, disk.source_datastore or "", size, doubt)
+            context.keep(path, disk.source_datastore or "", size, doubt, _format(context, disk, path))
         elif not plan.source.delete:
             until = f" for {format_duration(plan.source.keep_s)}" if plan.source.keep_s is not None else ""
             sentence = f"{path} ({format_size(size)}): kept{until}, as asked; nothing uses it"
-            context.keep(path, disk.source_datastore or "", size, "kept as asked; nothing uses it")
+            context.keep(
+                path, disk.source_datastore or "", size, "kept as asked; nothing uses it", _format(context, disk, path)
+            )
         else:
             files.remove_file(context.runner, path)
             sentence = f"{path} ({format_size(size)}): removed; nothing used it any more"
@@ -49,20 +47,30 @@ def release_source(context: Context, path: str, seen: Observation) -> None:
     context.note(replace(seen.record, released=(*seen.record.released, path)))
 
 
+def _format(context: Context, disk: DiskPlan, path: str) -> str | None:
+    """The format of an old file; that of a lower layer stands in the layer above it. None when it cannot be told."""
+    if same_path(path, disk.source):
+        return disk.source_format
+    try:
+        layers = qemuimg.chain(context.runner, disk.source, disk.source_format)
+    except BlockferryError:
+        return None
+    return next((layer.format for layer in layers if same_path(layer.path, path)), None)
+
+
 def reason_to_keep(context: Context, disk: DiskPlan, path: str, seen: Observation) -> str | None:
     """Why the proof that an old file is unneeded is not complete; None when it is.
 
-    The proof: every disk of the VM was seen at the destination, live and persistent; it is a plain file and not
-    the same as any new one; no process has it open or locked; no VM of the host and no backing chain names it.
+    Every disk of the VM was seen at the destination, live and persistent; it is not the same file as any new one;
+    and the proof that counts for every removal (engine/proof.py).
     """
-    runner = context.runner
     if not seen.record.switched or any(view.side is not Side.DESTINATION for view in seen.disks):
         return "not all disks were seen at the destination"
     if context.plan.verify and (doubt := verify.doubt(seen.record, disk.target)) is not None:
         return doubt
     if seen.persistent and not seen.config_agrees:
         return "the persistent configuration does not agree"
-    stats = files.stat_many(runner, [path, *(one.dest for one in context.plan.disks)])
+    stats = files.stat_many(context.runner, [path, *(one.dest for one in context.plan.disks)])
     old = stats[path]
     if old is None or old.kind != "file":
         return "it is a block device; only its owner can tell what else it is for" if old else "it cannot be looked at"
@@ -72,61 +80,14 @@ def reason_to_keep(context: Context, disk: DiskPlan, path: str, seen: Observatio
             return f"the new image {one.dest} cannot be found"
         if (new.device, new.inode) == (old.device, old.inode):
             return f"it is the same file as the new image {one.dest}"
-    holders = _holders(context, path, disk.source_format if same_path(path, disk.source) else None)
-    if holders.any:
-        who = ", ".join(f"{name} ({pid})" for pid, name in holders.openers) or "somebody"
-        return f"{who} still has it open"
-    return _referred_to(context, path)
+    return _needed_by(context, path, disk.source_format if same_path(path, disk.source) else None)
 
 
-@tenacity.retry(
-    retry=tenacity.retry_if_result(lambda holders: holders.any),
-    stop=tenacity.stop_after_delay(10),
-    wait=tenacity.wait_fixed(0.5),
-    retry_error_callback=lambda state: state.outcome.result() if state.outcome else None,
-)
-def _holders(context: Context, path: str, format: str | None) -> users.Users:
-    """Who has the file open. Somebody who only looks (a listing, a backup's scan) is waited for, ten seconds."""
-    return users.users_of(context.runner, path, format)
-
-
-def _referred_to(context: Context, path: str) -> str | None:
-    """Whether any VM of the host names the file, as a disk or anywhere in a backing chain."""
-    mine = {one for disk in context.plan.disks for one in disk.old_files}
-    for vm in domains.all_vms(context.site.connection):
-        for name in names_of(vm):
-            if same_path(name, path):
-                return f"VM {vm.name} refers to it"
-        if vm.uuid == context.plan.uuid:
-            continue
-        for disk in vm.disks:
-            source = disk.source
-            if disk.device != "disk" or source is None or source.path is None or source.kind not in ("file", "block"):
-                continue
-            try:
-                layers = qemuimg.chain(context.runner, source.path, source.format)
-            except ImageUnreadable as error:
-                if files.stat_one(context.runner, source.path) is None:
-                    continue  # a missing disk stands on nothing
-                return f"it cannot be told what {disk.target} of VM {vm.name} stands on ({error.problem})"
-            if any(same_path(layer.path, path) for layer in layers):
-                return f"the backing chain of {disk.target} of VM {vm.name} stands on it"
-    for volume, below in pools.backed_volumes(context.site.connection).items():
-        if same_path(below, path) and volume not in mine:
-            return f"the volume {volume} stands on it"
-    return None
-
-
-def names_of(vm: Vm) -> set[str]:
-    """Every path that a VM's XMLs name, live and persistent, backing chains included."""
-    found: set[str] = {vm.nvram} if vm.nvram else set()
-    for disk in vm.disks:
-        for source in (disk.live, disk.config):
-            if source is not None:
-                found.update(one for one in (source.path, *source.backing) if one)
-        if disk.mirror is not None:
-            found.add(disk.mirror.dest)
-    return found
+def _needed_by(
+    context: Context, path: str, format: str | None = None, patience_s: float = proof.PATIENCE_S
+) -> str | None:
+    going = [one for disk in context.plan.disks for one in disk.old_files]
+    return proof.needed_by(context.site, path, context.claims(), format=format, going=going, patience_s=patience_s)
 
 
 def release_home(context: Context, seen: Observation) -> None:
@@ -140,11 +101,15 @@ def release_home(context: Context, seen: Observation) -> None:
             if posixpath.dirname(path) == home.dest and not path.endswith("/") and path not in images:
                 files.remove_file(context.runner, path + MARKER)
         for one in home.files:
-            doubt = _small_file_doubt(context, one.source)
+            if files.stat_one(context.runner, one.source) is None:
+                continue
+            doubt = _needed_by(context, one.source, "raw", patience_s=0)  # QEMU holds it until the next power cycle
             if doubt is not None:
                 context.notes.append(f"{one.source} is kept, because {doubt}")
-                context.keep(one.source, "", one.size, doubt)
-            elif plan.source.delete:
+                context.keep(one.source, "", one.size, doubt, "raw", False)
+            elif not plan.source.delete:
+                context.keep(one.source, "", one.size, "kept as asked", "raw")
+            else:
                 files.remove_file(context.runner, one.source)
         if home.source is not None and plan.source.delete:
             _remove_old_metadata(context, home.source)
@@ -154,15 +119,6 @@ def release_home(context: Context, seen: Observation) -> None:
                 context.notes.append(f"the old home {home.source} stays, it still holds: {left}")
     point("home-released")
     context.note(replace(seen.record, released=(*seen.record.released, "home")))
-
-
-def _small_file_doubt(context: Context, path: str) -> str | None:
-    found = files.stat_one(context.runner, path)
-    if found is None or found.kind != "file":
-        return None if found is None else "it is no plain file"
-    if users.users_of(context.runner, path, "raw").any:
-        return "it is in use until the next power cycle"
-    return _referred_to(context, path)
 
 
 def _remove_old_metadata(context: Context, directory: str) -> None:
@@ -184,11 +140,11 @@ def remove_destination(context: Context, seen: Observation) -> None:
             continue
         found = files.stat_one(context.runner, path)
         if found is not None:
-            if users.users_of(context.runner, path).any:
-                raise StillInUse(path, "something has it open")
-            referred = _referred_to(context, path)
-            if referred is not None:
-                raise StillInUse(path, referred)
+            doubt = proof.needed_by(
+                context.site, path, context.claims(), going=record.created, patience_s=0, sure=False
+            )
+            if doubt is not None:
+                raise StillInUse(path, doubt)
             files.remove_file(context.runner, path)
         files.remove_file(context.runner, path + MARKER)
     point("destination-removed")

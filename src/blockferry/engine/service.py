@@ -9,14 +9,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import msgspec
 import tenacity
 
 from blockferry.config import Config
-from blockferry.engine import orphan, survey
+from blockferry.engine import doctor, orphan, proof, quarantine, survey
 from blockferry.engine.context import Context
 from blockferry.engine.guard import Guard
 from blockferry.engine.loop import Loop
@@ -32,7 +32,9 @@ from blockferry.hypervisor import domains, pools
 from blockferry.journal import Journal, Lease, LeaseKeeper, Owner
 from blockferry.model import precheck, space, verifying
 from blockferry.model.finding import Severity
+from blockferry.model.health import Diagnosis
 from blockferry.model.inventory import datastore_of
+from blockferry.model.quarantine import KeptFile, Restore
 from blockferry.model.record import Outcome, Record, Wanted
 from blockferry.model.request import MoveRequest
 from blockferry.model.summary import (
@@ -140,6 +142,10 @@ class Service:
             listings.append(DatastoreListing(store, total, tuple(users), problems.get(store.name)))
         return tuple(listings)
 
+    def diagnose(self) -> Diagnosis:
+        """Whether the host is fit for moves. Raises nothing for what is wrong: that is what it tells."""
+        return doctor.diagnose(self._site, lambda: self.journal)
+
     # ------------------------------------------------------------ deciding
 
     def check(self, request: MoveRequest) -> CheckResult:
@@ -149,7 +155,10 @@ class Service:
     def _check(self, request: MoveRequest, move: str) -> CheckResult:
         vm = domains.vm(self._site.connection, request.vm)
         held = next((one.id for one in self.journal.unfinished() if one.plan.uuid == vm.uuid), None)
-        held = held or (vm.mark if vm.mark and self._is_unfinished(vm.mark) else None)
+        if held is None and vm.mark is not None:
+            # Another journal's move: whether it is under way cannot be seen from here.
+            foreign = vm.mark_journal not in ("", self.journal.identity())
+            held = vm.mark if foreign or self._is_unfinished(vm.mark) else None
         facts = survey.survey(self._site, request, self.journal.reservations(None), held, self.config.suspended_start)
         findings, plan = precheck.precheck(request, facts, move)
         if plan is None:
@@ -204,9 +213,9 @@ class Service:
                 guard=guard,
                 note=lambda record: self.journal.write(lease, record),
                 tell=lambda kind, text: self.journal.event(summary.id, kind, text),
-                keep=lambda path, store, size, why: self.journal.add_kept(
-                    path, summary.id, plan.vm, store, _expiry(plan.source.keep_s), size, why
-                ),
+                keep=lambda *words: self.journal.add_kept(quarantine.row(site, plan, *words)),
+                claims=lambda: proof.claims(self.journal, plan.uri, site.connection.host_id(), plan.move),
+                journal=self.journal.identity(),
                 should_stop=lambda: (
                     stop.is_set() or keeper.lost.is_set() or self.journal.read(summary.id).wanted is Wanted.CANCEL
                 ),
@@ -323,8 +332,20 @@ class Service:
     def orphans(self) -> tuple[Orphan, ...]:
         return orphan.find(self._site, self.journal)
 
-    def remove_orphan(self, one: Orphan) -> str:
-        return orphan.remove(self._site, self.journal, one)
+    def remove_orphan(self, one: Orphan, abandoned: bool = False) -> str:
+        return orphan.remove(self._site, self.journal, one, abandoned)
+
+    def quarantine(self) -> tuple[KeptFile, ...]:
+        return quarantine.listing(self._site, self.journal)
+
+    def purge(self, paths: Sequence[str], now: bool) -> tuple[tuple[str, bool, str], ...]:
+        return quarantine.purge(self._site, self.journal, paths, now)
+
+    def restorable(self, what: str, compare: bool | None) -> Restore:
+        return quarantine.restorable(self._site, self.journal, what, compare)
+
+    def restore(self, agreed: Restore) -> tuple[str, ...]:
+        return quarantine.restore(self._site, self.journal, agreed, _user())
 
 
 def _new_id() -> str:
@@ -336,10 +357,6 @@ def _user() -> str:
         return os.environ.get("SUDO_USER") or getpass.getuser()
     except (KeyError, OSError):
         return str(os.getuid())
-
-
-def _expiry(keep_s: float | None) -> float | None:
-    return None if keep_s is None else time.time() + keep_s
 
 
 def _release_quietly(journal: Journal, lease: Lease) -> None:

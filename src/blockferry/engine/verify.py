@@ -35,6 +35,7 @@ def prepare_view(context: Context, seen: Observation) -> None:
         record = making.name_paths(context, record, scratch)
         making.mark_file(context, scratch)
         qemuimg.create(context.runner, scratch, "qcow2", disk.virtual_size)
+        making.mark_file(context, scratch, made=True)
     point("view-prepared")
     context.note(replace(record, view=View.PREPARED, view_of=seen.incarnation))
 

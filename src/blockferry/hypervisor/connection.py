@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import libvirt
+from lxml import etree
 
 from blockferry.errors import HostUnreachable, LibvirtFailed
 
@@ -80,6 +81,7 @@ class Connection:
         """Connect. Raises HostUnreachable."""
         _ensure_event_loop()
         self.uri = uri
+        self._host_id: str | None = None
         try:
             self.raw = libvirt.open(uri)
             self.raw.setKeepAlive(KEEPALIVE_S, KEEPALIVE_COUNT)
@@ -122,6 +124,14 @@ class Connection:
         """(libvirt's, QEMU's) version on the host."""
         with self.doing("tell its version"):
             return _version(self.raw.getLibVersion()), _version(self.raw.getVersion())
+
+    def host_id(self) -> str:
+        """libvirt's UUID of the host: the same by whatever URI it is reached."""
+        if self._host_id is None:
+            with self.doing("tell its capabilities"):
+                root = etree.fromstring(self.raw.getCapabilities().encode())
+            self._host_id = root.findtext("./host/uuid") or ""
+        return self._host_id
 
     def hostname(self) -> str:
         with self.doing("tell its host's name"):

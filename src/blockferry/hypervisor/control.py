@@ -189,11 +189,11 @@ class Control:
         with self.connection.doing(f"give up the frozen view of the disks of VM {self.name}"):
             self._domain().abortJob()
 
-    def mark(self, move: str | None) -> None:
-        """Put the move's id into the domain's metadata, live and persistent; None takes it away."""
+    def mark(self, move: str | None, journal: str = "") -> None:
+        """Put the move's id and its journal's into the domain's metadata, live and persistent; None takes them away."""
         xml = None
         if move is not None:
-            xml = etree.tostring(etree.Element("move", id=move), encoding="unicode")
+            xml = etree.tostring(etree.Element("move", id=move, journal=journal), encoding="unicode")
         with self.connection.doing(f"mark VM {self.name}"):
             domain = self._domain()
             flags = 0

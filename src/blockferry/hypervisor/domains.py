@@ -59,6 +59,27 @@ def vm(connection: Connection, name: str) -> Vm:
     raise VmNotFound(name, connection.uri, nearest(name, names(connection)))
 
 
+def names_beside(connection: Connection) -> dict[str, str]:
+    """Paths that VMs name outside of their own XML: path -> "snapshot s1 of VM web01", "the saved state of VM "
+    "web01"."""
+    found: dict[str, str] = {}
+    with connection.doing("list the VMs"):
+        domains = connection.raw.listAllDomains(0)
+    for domain in domains:
+        try:
+            if domain.hasManagedSaveImage(0):
+                saved = domain.managedSaveGetXMLDesc(0)
+                found.update(dict.fromkeys(domainxml.paths(saved), f"the saved state of VM {domain.name()}"))
+            for snapshot in domain.listAllSnapshots(0):
+                what = f"snapshot {snapshot.getName()} of VM {domain.name()}"
+                found.update(dict.fromkeys(domainxml.paths(snapshot.getXMLDesc(0)), what))
+        except libvirt.libvirtError as error:
+            if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
+                with connection.doing(f"describe VM {domain.name()}"):
+                    raise
+    return found
+
+
 def power_state(domain: libvirt.virDomain) -> tuple[PowerState, str | None]:
     """(state, why it is paused)."""
     state, reason = domain.state(0)
@@ -97,6 +118,7 @@ def _read(domain: libvirt.virDomain) -> Vm:
         checkpoints=tuple(sorted(checkpoint.getName() for checkpoint in domain.listAllCheckpoints(0))),
         job=_job(domain) if state.active else None,
         mark=now.mark,
+        mark_journal=now.mark_journal,
         pause_reason=reason,
     )
 

@@ -35,6 +35,7 @@ class ParsedDisk:
     discard: str | None
     mirror: Mirror | None
     serial: str | None
+    iothread: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,7 @@ class ParsedDomain:
     nvram: str | None
     tpm: bool
     mark: str | None
+    mark_journal: str = ""
 
 
 def parse(xml: str) -> ParsedDomain:
@@ -53,12 +55,14 @@ def parse(xml: str) -> ParsedDomain:
     root = etree.fromstring(xml.encode(), _PARSER)
     mark = root.find(f"./metadata/{{{MARK_URI}}}move")
     tpm = root.find("./devices/tpm/backend")
+    threaded = _threaded_controllers(root)
     return ParsedDomain(
         name=root.findtext("name") or "",
-        disks=tuple(_disk(element) for element in root.iterfind("./devices/disk")),
+        disks=tuple(_disk(element, threaded) for element in root.iterfind("./devices/disk")),
         nvram=(root.findtext("./os/nvram") or "").strip() or None,
         tpm=tpm is not None and tpm.get("type") == "emulator",
         mark=None if mark is None else mark.get("id"),
+        mark_journal="" if mark is None else mark.get("journal", ""),
     )
 
 
@@ -84,6 +88,7 @@ def merge(live: ParsedDomain | None, config: ParsedDomain | None) -> tuple[Disk,
                 discard=now.discard,
                 mirror=now.mirror,
                 serial=now.serial,
+                iothread=now.iothread,
             )
         )
     return tuple(disks)
@@ -111,6 +116,13 @@ def view_socket(xml: str) -> str | None:
     """The unix socket of a pull-mode backup's server."""
     server = etree.fromstring(xml.encode()).find("./server[@transport='unix']")
     return None if server is None else server.get("socket")
+
+
+def paths(xml: str) -> set[str]:
+    """Every file and device that any `<source>` of an XML names, wherever it stands (snapshots hold whole domains)."""
+    root = etree.fromstring(xml.encode(), _PARSER)
+    sources = [source for source in root.iter("source") if source.getparent() is not None]
+    return {str(path) for source in sources for path in (source.get("file"), source.get("dev")) if path}
 
 
 def copy_destination_xml(path: str, format: str, block: bool = False, backing: tuple[str, str] | None = None) -> str:
@@ -168,14 +180,30 @@ def _repoint_disk(element: etree._Element, path: str, format: str) -> None:
         element.remove(below)  # libvirt looks at the image's own header again at the next start
 
 
-def _disk(element: etree._Element) -> ParsedDisk:
+def _threaded_controllers(root: etree._Element) -> set[tuple[str, str]]:
+    """(bus, index) of the controllers that an iothread serves; their disks are served by it."""
+    return {
+        (controller.get("type", ""), controller.get("index", "0"))
+        for controller in root.iterfind("./devices/controller")
+        if _has_iothread(controller.find("driver"))
+    }
+
+
+def _has_iothread(driver: etree._Element | None) -> bool:
+    return driver is not None and (driver.get("iothread") is not None or driver.find("iothreads") is not None)
+
+
+def _disk(element: etree._Element, threaded: set[tuple[str, str]]) -> ParsedDisk:
     target = element.find("target")
     driver = element.find("driver")
+    address = element.find("address")
+    controller = "0" if address is None else address.get("controller", "0")
+    bus = "" if target is None else target.get("bus", "")
     attributes: dict[str, str] = {} if driver is None else {str(k): str(v) for k, v in driver.items()}
     return ParsedDisk(
         target="" if target is None else target.get("dev", ""),
         device=element.get("device", "disk"),
-        bus="" if target is None else target.get("bus", ""),
+        bus=bus,
         source=_source(element),
         read_only=element.find("readonly") is not None,
         shareable=element.find("shareable") is not None,
@@ -185,6 +213,7 @@ def _disk(element: etree._Element) -> ParsedDisk:
         discard=attributes.get("discard"),
         mirror=_mirror(element.find("mirror")),
         serial=element.findtext("serial"),
+        iothread=_has_iothread(driver) or (bus, controller) in threaded,
     )
 
 

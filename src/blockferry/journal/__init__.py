@@ -2,6 +2,6 @@
 
 from blockferry.journal.lease import Lease, LeaseKeeper
 from blockferry.journal.owner import Owner
-from blockferry.journal.store import Journal, Kept
+from blockferry.journal.store import Journal
 
-__all__ = ["Journal", "Kept", "Lease", "LeaseKeeper", "Owner"]
+__all__ = ["Journal", "Lease", "LeaseKeeper", "Owner"]

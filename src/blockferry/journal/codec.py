@@ -14,6 +14,7 @@ import msgspec
 from blockferry.errors import JournalFailed
 from blockferry.journal.owner import Owner
 from blockferry.model.plan import PLAN_VERSION, Plan
+from blockferry.model.quarantine import Fingerprint, Kept
 from blockferry.model.record import Record, Wanted
 from blockferry.model.summary import MoveSummary, Progress, Report
 
@@ -85,6 +86,17 @@ def summary(row: Any, journal: str) -> MoveSummary:
         report=_decode(row.report, Report, row.id, journal) if row.report else None,
         deaths=row.deaths,
     )
+
+
+def kept(row: Any) -> Kept:
+    """A row of `kept`. A fingerprint that cannot be read is none: then nothing is taken for unaltered."""
+    values = dict(row._mapping)
+    try:
+        text = values["fingerprint"]
+        values["fingerprint"] = None if text is None else msgspec.json.decode(text, type=Fingerprint)
+    except msgspec.DecodeError:
+        values["fingerprint"] = None
+    return Kept(**values)
 
 
 def _decode(text: str, kind: type[T], move: str, journal: str) -> T:

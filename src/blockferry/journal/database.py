@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, Engine, make_url
@@ -80,6 +81,25 @@ class Database:
                 connection.execute(sa.text("SET LOCAL synchronous_commit = off"))
             yield connection
 
+    def faults(self) -> tuple[str, ...]:
+        """What the database's own check finds wrong, empty when it is sound and can be written. Raises JournalFailed.
+
+        SQLite reads the whole file for it. PostgreSQL has no such check for its users; there a transaction that
+        could write is all.
+        """
+        with self.writing() as connection:
+            if connection.dialect.name != "sqlite":
+                connection.execute(sa.text("SELECT 1"))
+                return ()
+            found = [str(row[0]) for row in connection.exec_driver_sql("PRAGMA integrity_check(10)")]
+            found += [f"table {row[0]} has a row without its parent" for row in _orphaned_rows(connection)]
+        return tuple(one for one in found if one != "ok")
+
+    @property
+    def path(self) -> Path | None:
+        """The file, where it is one of this machine."""
+        return self._path
+
     @contextmanager
     def failures(self) -> Iterator[None]:
         """Turn the database's errors into JournalFailed. The database's own error stays its cause."""
@@ -102,6 +122,10 @@ def clock(connection: Connection) -> sa.ColumnElement[float]:
     if connection.dialect.name == "sqlite":
         return sa.literal_column("((julianday('now') - 2440587.5) * 86400.0)", sa.Float)
     return sa.cast(sa.extract("epoch", sa.func.clock_timestamp()), sa.Float)
+
+
+def _orphaned_rows(connection: Connection) -> list[Any]:
+    return list(connection.exec_driver_sql("PRAGMA foreign_key_check"))[:10]
 
 
 def _parsed(url: str) -> URL:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import BigInteger, Column, Float, ForeignKey, Index, Integer, MetaData, String, Table, Text, text
 
-VERSION = "0001"
+VERSION = "0002"
 """The newest of migrations/versions: what these tables are."""
 
 metadata = MetaData()
@@ -49,10 +49,16 @@ kept = Table(
     "kept",
     metadata,
     Column("path", Text, primary_key=True),
+    Column("host", String(64), primary_key=True, server_default=""),  # libvirt's UUID of the host; "": written by 0001
     Column("move", String(32), nullable=False),
     Column("vm", String(255), nullable=False),
     Column("datastore", String(255), nullable=False),
     Column("expires", Float),
     Column("size", BigInteger, nullable=False),
     Column("why", Text, nullable=False),
+    Column("since", Float),
+    Column("format", String(16)),
+    Column("fingerprint", Text),  # JSON: model.quarantine.Fingerprint
 )
+
+identity = Table("identity", metadata, Column("id", String(36), primary_key=True))  # one row: this journal's own

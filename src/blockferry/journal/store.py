@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import msgspec
 import sqlalchemy as sa
 import tenacity
 from sqlalchemy.exc import IntegrityError
@@ -17,24 +17,22 @@ from blockferry.journal.claiming import fenced
 from blockferry.journal.database import Database, clock
 from blockferry.journal.lease import TTL_S, Lease
 from blockferry.journal.owner import Owner
-from blockferry.journal.schema import events, kept, moves
+from blockferry.journal.schema import VERSION, events, identity, kept, moves
 from blockferry.model.plan import Plan
+from blockferry.model.quarantine import Kept
 from blockferry.model.record import Record, Wanted
 from blockferry.model.space import needed
 from blockferry.model.summary import Event, MoveSummary, Progress, Report
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    """An old file that is kept on purpose. Bytes; `expires` is wall time, None for ever."""
+class Inspection:
+    """What `Journal.inspect` finds. `clock_offset_s`: the database's clock less ours; `path`: None for a server."""
 
-    path: str
-    move: str
-    vm: str
-    datastore: str
-    expires: float | None
-    size: int
-    why: str
+    version: str
+    faults: tuple[str, ...]
+    clock_offset_s: float
+    path: Path | None
 
 
 class Journal:
@@ -51,6 +49,14 @@ class Journal:
 
     def close(self) -> None:
         self._db.close()
+
+    def inspect(self) -> Inspection:
+        """Whether it is sound and can be written, and how its clock goes. Nothing is changed."""
+        with self._db.reading() as connection:
+            before = time.time()
+            now = float(connection.execute(sa.select(clock(connection))).scalar_one())
+            offset_s = now - (before + time.time()) / 2
+        return Inspection(VERSION, self._db.faults(), offset_s, self._db.path)
 
     # ------------------------------------------------------------ moves
 
@@ -258,25 +264,35 @@ class Journal:
         with self._db.reading() as connection:
             return tuple(Event(row.at, row.kind, row.text) for row in connection.execute(query))
 
-    def add_kept(
-        self, path: str, move: str, vm: str, datastore: str, expires: float | None, size: int, why: str
-    ) -> None:
-        """Remember an old file that stays. Repeatable: the latest word on a path counts."""
-        row = Kept(path, move, vm, datastore, expires, size, codec.plain(why))
+    def add_kept(self, row: Kept) -> None:
+        """Remember a file that stays. Repeatable: the latest word on a path of a host counts."""
+        values = {
+            **{name: getattr(row, name) for name in _KEPT},
+            "why": codec.plain(row.why),
+            "fingerprint": None if row.fingerprint is None else codec.encode(row.fingerprint),
+        }
         with self._db.writing() as connection:
-            connection.execute(sa.delete(kept).where(kept.c.path == path))
-            connection.execute(sa.insert(kept).values(msgspec.to_builtins(row)))
+            connection.execute(sa.delete(kept).where(kept.c.path == row.path, kept.c.host.in_((row.host, ""))))
+            connection.execute(sa.insert(kept).values(values))
 
-    def remove_kept(self, path: str) -> None:
-        """Forget it; harmless when it is not known."""
+    def remove_kept(self, path: str, host: str) -> None:
+        """Forget it; harmless when it is not known. A row of an unknown host counts as this host's."""
         with self._db.writing() as connection:
-            connection.execute(sa.delete(kept).where(kept.c.path == path))
+            connection.execute(sa.delete(kept).where(kept.c.path == path, kept.c.host.in_((host, ""))))
 
     def kept_sources(self) -> tuple[Kept, ...]:
-        """All old files that moves left on purpose, by path."""
-        columns = [kept.c[name] for name in Kept.__match_args__]
+        """All files that are kept on purpose, of all hosts, by path."""
         with self._db.reading() as connection:
-            return tuple(Kept(*row) for row in connection.execute(sa.select(*columns).order_by(kept.c.path)))
+            rows = connection.execute(sa.select(*(kept.c[name] for name in _KEPT)).order_by(kept.c.path, kept.c.host))
+            return tuple(codec.kept(row) for row in rows)
+
+    def identity(self) -> str:
+        """What tells this journal from every other: a UUID, made with the journal."""
+        with self._db.reading() as connection:
+            return str(connection.execute(sa.select(identity.c.id)).scalar_one())
+
+
+_KEPT = Kept.__match_args__
 
 
 def _event(move: str, kind: str, text: str) -> dict[str, Any]:

@@ -91,8 +91,8 @@ CATALOGUE: dict[str, FindingKind] = {
         ),
         FindingKind(
             "MOVE_UNDER_WAY", _E, "The VM is being moved already",
-            "Another blockferry move holds this VM.",
-            "`blockferry moves` shows it.",
+            "Another blockferry move holds this VM, of this journal or (by its mark on the VM) of another one.",
+            "`blockferry moves` shows it. A mark of a journal that is gone for good: `blockferry orphans --abandoned`.",
         ),
         FindingKind(
             "DESTINATION_FULL", _E, "The destination has not enough free space",
@@ -185,6 +185,13 @@ CATALOGUE: dict[str, FindingKind] = {
             "TOO_OLD", _E, "libvirt or QEMU is too old",
             "What blockferry needs is not there.",
             "libvirt 8.0 (January 2022) and QEMU 6.0 (April 2021) are the oldest that will do.",
+        ),
+        FindingKind(
+            "KNOWN_DEFECT", _W, "A defect of this host's QEMU or libvirt may meet this move",
+            "It can lose data, kill the VM or make it hang while we do what you ask. As an error: the move of the "
+            "running "
+            "VM is refused. docs/defects.md lists the defects that we know, with references.",
+            "`blockferry doctor` shows those of the host. Update, and power-cycle the VM; or move it while it is off.",
         ),
         FindingKind(
             "METHOD_NEEDS_POWER", _E, "The method does not fit the VM's power state",

@@ -75,6 +75,7 @@ class Disk:
     mirror: Mirror | None = None
     other_job: str | None = None  # kind of a running block job that is no copy: commit, pull, backup
     serial: str | None = None
+    iothread: bool = False  # a thread of its own serves it, by itself or by its controller
 
     @property
     def source(self) -> DiskSource | None:
@@ -99,6 +100,7 @@ class Vm:
     checkpoints: tuple[str, ...] = ()
     job: str | None = None  # a domain job in flight: migration, backup, save, dump
     mark: str | None = None  # id of the move that has marked this VM, if any
+    mark_journal: str = ""  # the identity of the journal that the move is in
     pause_reason: str | None = None  # "user", "ioerror", "migration"... while PAUSED
 
     def disk(self, target: str) -> Disk | None:

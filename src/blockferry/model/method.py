@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from blockferry.model.defects import Case, Defect, Version, Versions, starts_suspended
 from blockferry.model.inventory import PowerState
 from blockferry.model.request import Method
 
@@ -9,9 +10,17 @@ SYNCHRONOUS_SINCE = (8, 0, 0)
 
 
 def choose(
-    asked: Method, state: PowerState, bandwidth: int, has_bitmaps: bool, keeps_chain: bool
+    asked: Method,
+    state: PowerState,
+    bandwidth: int,
+    has_bitmaps: bool,
+    keeps_chain: bool,
+    defect: Defect | None = None,
 ) -> tuple[Method, str]:
-    """(method, reason). The user's wish wins; whether it fits the power state is the pre-check's business."""
+    """(method, reason). The user's wish wins; whether it fits power state and host is the pre-check's business.
+
+    `defect`: what forbids synchronous copies on this host (defects.against_synchronous).
+    """
     if asked is not Method.AUTO:
         return asked, "as asked"
     if not state.active:
@@ -23,18 +32,17 @@ def choose(
             Method.CHANGED_BLOCKS,
             "a bandwidth limit would also slow the guest's writes if they went to both sides at once",
         )
+    if defect is not None:
+        return Method.CHANGED_BLOCKS, f"mirror cannot be trusted with this {defect.component.value}: {defect.title}"
     if has_bitmaps:
         return Method.MIRROR, "a running VM on local storage; the image's checkpoint bitmaps are carried by the copy"
     return Method.MIRROR, "a running VM and no bandwidth limit: one pass, in step by construction"
 
 
-def race_possible(qemu: tuple[int, int, int], source_format: str, shallow: bool) -> bool:
-    """Whether QEMU's mirror may miss a write in its first moments (upstream 3273; docs/design/start-race.md).
-
-    QEMU before 8.0 tracks writes from the moment the job exists. A raw source is copied in full, so there is
-    nothing to be missed by looking at what is allocated. No released version is known to be cured yet.
-    """
-    return qemu >= (8, 0, 0) and (source_format != "raw" or shallow)
+def race_possible(qemu: Version, source_format: str, shallow: bool) -> bool:
+    """Whether a background copy must be started in a suspension, as the table of known defects has it."""
+    case = Case(live=True, synchronous=False, shallow=shallow, source_format=source_format)
+    return starts_suspended(Versions(SYNCHRONOUS_SINCE, qemu), case)
 
 
 def granularity(source_format: str, dest_format: str) -> int:

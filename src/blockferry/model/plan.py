@@ -110,6 +110,7 @@ class Plan:
     chain: Chain = Chain.FLATTEN
     bandwidth: int = 0  # bytes/s for all disks together, 0 unlimited
     verify: bool = False
+    background_only: bool = False  # a defect of the host's QEMU forbids synchronous copies (model/defects.py)
     version: int = PLAN_VERSION
 
     def disk(self, target: str) -> DiskPlan:
@@ -118,7 +119,9 @@ class Plan:
     @property
     def synchronous(self) -> bool:
         """Whether the guest's writes go to both sides at once. Never with a kept chain: see DiskPlan.shallow."""
-        return self.method is Method.MIRROR and not any(disk.shallow for disk in self.disks)
+        return (
+            self.method is Method.MIRROR and not self.background_only and not any(disk.shallow for disk in self.disks)
+        )
 
     def scratch(self, target: str) -> str:
         """Where the old content of blocks goes that the guest overwrites while this disk is verified."""

@@ -6,8 +6,9 @@ import posixpath
 from dataclasses import dataclass
 
 from blockferry.errors import DatastoreNotFound, DiskNotFound, UsageError, nearest
+from blockferry.model import defects, placement, vmcheck
 from blockferry.model import method as methods
-from blockferry.model import placement, vmcheck
+from blockferry.model.defects import Versions
 from blockferry.model.facts import Facts
 from blockferry.model.finding import Finding, finding
 from blockferry.model.inventory import Datastore, Disk, Image, datastore_of
@@ -24,6 +25,7 @@ class _Draft:
     findings: list[Finding]
     disks: list[DiskPlan]
     taken: set[str]
+    synchronous: bool = False  # whether the copies are to be
 
 
 def precheck(request: MoveRequest, facts: Facts, move: str) -> tuple[tuple[Finding, ...], Plan | None]:
@@ -39,7 +41,10 @@ def precheck(request: MoveRequest, facts: Facts, move: str) -> tuple[tuple[Findi
         draft.findings.append(
             finding("METHOD_CHAIN", f"{facts.vm.name} has a backing chain that is to be kept; mirror cannot do that.")
         )
-    method, reason = methods.choose(request.method, facts.vm.state, request.bandwidth, bitmaps, keeps)
+    versions = Versions(facts.libvirt, facts.qemu)
+    unsafe = defects.against_synchronous(versions)
+    method, reason = methods.choose(request.method, facts.vm.state, request.bandwidth, bitmaps, keeps, unsafe)
+    draft.synchronous = method is Method.MIRROR and not keeps
     for store in {store.name: store for store in wanted.values()}.values():
         draft.findings.extend(vmcheck.datastore_findings(store, facts))
     for target, store in wanted.items():
@@ -52,6 +57,7 @@ def precheck(request: MoveRequest, facts: Facts, move: str) -> tuple[tuple[Findi
         draft.findings.append(
             finding("NOTHING_TO_MOVE", f"All disks of {facts.vm.name} that were asked for live on {names} already.")
         )
+    draft.findings.extend(vmcheck.defect_findings(facts, method, [disk.target for disk in draft.disks]))
     draft.findings.extend(space_findings(draft.disks, facts))
     findings = tuple(sorted(draft.findings, key=lambda one: ("error", "warning", "info").index(one.severity.value)))
     if any(one.is_error for one in findings):
@@ -71,6 +77,7 @@ def precheck(request: MoveRequest, facts: Facts, move: str) -> tuple[tuple[Findi
         verify=request.verify,
         chain=request.chain,
         bandwidth=request.bandwidth,
+        background_only=unsafe is not None,
     )
     return findings, plan
 
@@ -156,17 +163,25 @@ def _look_at_disk(request: MoveRequest, facts: Facts, disk: Disk, store: Datasto
             backing=backing,
             stays_below=_stays_below(chain, layers) if shallow else None,
             old_files=_old_files(facts, disk, chain, shallow, {layer.source for layer in layers}),
-            suspended_start=(
-                facts.suspended_start
-                if facts.suspended_start is not None
-                else methods.race_possible(facts.qemu, top.format, shallow)
-            ),
+            suspended_start=_suspended_start(facts, disk, top.format, new_format, shallow, draft.synchronous),
             cache=disk.cache,
             cluster_size=top.cluster_size if new_format == top.format == "qcow2" else None,
             has_bitmaps=bool(top.bitmaps),
             granularity=methods.granularity(top.format, new_format),
         )
     )
+
+
+def _suspended_start(
+    facts: Facts, disk: Disk, source_format: str, dest_format: str, shallow: bool, synchronous: bool
+) -> bool:
+    """Whether the copy must be started in a suspension; or the way back, should a switch break in the middle."""
+    if facts.suspended_start is not None:
+        return facts.suspended_start
+    there = vmcheck.copy_case(disk, source_format, synchronous, shallow)
+    back = vmcheck.copy_case(disk, dest_format, True, False)
+    versions = Versions(facts.libvirt, facts.qemu)
+    return defects.starts_suspended(versions, there) or defects.starts_suspended(versions, back)
 
 
 def _layers(

@@ -187,3 +187,4 @@ class Orphan:
     why: str  # a sentence: whose it is and why it is still here
     removable: bool  # nothing uses it, as far as can be proven
     expires: float | None = None
+    foreign: bool = False  # nothing speaks against its removal but that it is another journal's

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from blockferry.model import defects
+from blockferry.model.defects import Case, Remedy, Versions
 from blockferry.model.facts import Facts
-from blockferry.model.finding import Finding, finding
+from blockferry.model.finding import Finding, Severity, finding
 from blockferry.model.inventory import Datastore, Disk, Image, PowerState
 from blockferry.model.method import SYNCHRONOUS_SINCE
 from blockferry.model.placement import FORMATS
@@ -26,6 +30,46 @@ def host_findings(facts: Facts) -> list[Finding]:
     if facts.compare_problem:
         found.append(finding("CANNOT_VERIFY", facts.compare_problem + "."))
     return found
+
+
+def copy_case(disk: Disk, source_format: str, synchronous: bool, shallow: bool, live: bool = True) -> Case:
+    """What the table of defects asks about the copy of a disk."""
+    return Case(
+        live=live,
+        synchronous=synchronous,
+        shallow=shallow,
+        source_format=source_format,
+        bus=disk.bus,
+        iothread=disk.iothread,
+        discard=disk.discard == "unmap",
+        io=disk.io,
+    )
+
+
+def defect_findings(facts: Facts, method: Method, targets: Sequence[str]) -> list[Finding]:
+    """Defects of the host that the copies of these disks can meet and that are not simply avoided."""
+    if not facts.vm.state.active:
+        return []
+    versions = Versions(facts.libvirt, facts.qemu)
+    found: dict[str, tuple[defects.Defect, list[str]]] = {}
+    for target in targets:
+        disk = facts.vm.disk(target)
+        assert disk is not None
+        case = copy_case(disk, disk.source.format if disk.source else "raw", method is Method.MIRROR, False)
+        for defect in defects.met(versions, case):
+            if defect.remedy in (Remedy.REFUSED, Remedy.TOLD, Remedy.NO_SYNCHRONOUS):
+                found.setdefault(defect.id, (defect, []))[1].append(target)
+    return [_defect_finding(facts, defect, disks) for defect, disks in found.values()]
+
+
+def _defect_finding(facts: Facts, defect: defects.Defect, targets: list[str]) -> Finding:
+    version = ".".join(map(str, Versions(facts.libvirt, facts.qemu).of(defect.component)))
+    disks = ", ".join(targets)
+    text = (
+        f"{defect.id}: {defect.component.value} {version}: {defect.title} ({disks} of {facts.vm.name}). {defect.what}"
+    )
+    severity = Severity.WARNING if defect.remedy is Remedy.TOLD else Severity.ERROR
+    return finding("KNOWN_DEFECT", text, defect.instead, severity)
 
 
 def vm_findings(request: MoveRequest, facts: Facts) -> list[Finding]:

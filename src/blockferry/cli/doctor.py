@@ -1,0 +1,52 @@
+"""`doctor`: whether a host is fit for moves."""
+
+from __future__ import annotations
+
+import click
+from rich.text import Text
+
+from blockferry.cli.app import App, pass_app
+from blockferry.cli.command import Command
+from blockferry.cli.output import Column, counted
+from blockferry.errors import Unhealthy
+from blockferry.model.health import Check, Diagnosis, Level
+
+STYLES = {Level.OK: "green", Level.WARNING: "yellow", Level.ERROR: "bold red"}
+
+
+@click.command(cls=Command, examples=("blockferry doctor", "blockferry --uri qemu+ssh://kvm2/system doctor --json"))
+@pass_app
+def doctor(app: App) -> None:
+    """Look a host over: is it fit for moves.
+
+    Versions and their known defects, libvirt and permissions, programs, datastores, clock, journal, what earlier
+    moves left, and whether the guard can be started. Each line is ok, a warning or an error, with what to do.
+    Nothing is touched, and interrupted moves are not taken up. Exit status 0: no errors (there may be warnings);
+    10: there are errors.
+    """
+    found = app.service(tend=False).diagnose()
+    if app.json:
+        app.out.document("doctor", uri=found.uri, healthy=found.healthy, checks=found.checks)
+    else:
+        _print(app, found)
+    if not found.healthy:
+        raise click.exceptions.Exit(Unhealthy.exit_status)
+
+
+def _print(app: App, found: Diagnosis) -> None:
+    if app.out.pretty:
+        columns = (Column("", least=7), Column("AREA"), Column("", fold=True))
+        rows = [(Text(one.level.value, style=STYLES[one.level]), one.area, _sentence(one)) for one in found.checks]
+        app.out.table(columns, rows)
+        app.out.line()
+    else:
+        wide = [Column(title) for title in ("LEVEL", "AREA", "FOUND", "WHAT TO DO")]
+        app.out.table(wide, [(one.level.value, one.area, one.text, one.remedy) for one in found.checks])
+    warnings, errors = found.count(Level.WARNING), found.count(Level.ERROR)
+    verdict = f"{found.uri}: {counted(errors, 'error')}, {counted(warnings, 'warning')}."
+    app.err.line(Text(verdict, style=STYLES[Level.ERROR if errors else Level.WARNING if warnings else Level.OK]))
+
+
+def _sentence(one: Check) -> Text:
+    text = Text(one.text)
+    return text if not one.remedy or one.level is Level.OK else text.append(f"\n{one.remedy}", style="dim")

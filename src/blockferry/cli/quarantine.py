@@ -1,0 +1,175 @@
+"""`quarantine`: old disks that are kept for a time; going back to them, and letting them go."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import click
+from rich.text import Text
+
+from blockferry.cli.app import App, pass_app
+from blockferry.cli.command import Command, Commands
+from blockferry.cli.output import Cell, Column, when
+from blockferry.errors import Interrupted, StillInUse, UsageError
+from blockferry.model.quarantine import DiskLoss, KeptFile, Restore
+from blockferry.units import format_duration, format_size
+
+
+@click.group(cls=Commands, examples=("blockferry quarantine list", "blockferry quarantine restore web01"))
+def quarantine() -> None:
+    """Old disks that are kept for a time: list, go back to them, let them go.
+
+    `move --keep-source 7d` keeps the old files where they are, and old files that something still needs are kept as
+    well. Nothing is removed from quarantine but by `quarantine purge`, also when its time is over.
+    """
+
+
+@quarantine.command("list", cls=Command, examples=("blockferry quarantine list",))
+@pass_app
+def list_kept(app: App) -> None:
+    """List what is kept on this host: why, until when, and what the proof says now."""
+    found = app.service().quarantine()
+    if app.json:
+        app.out.document("quarantine", kept=found)
+        return
+    if not found:
+        app.err.line("Nothing is in quarantine.")
+        return
+    columns = [
+        Column("VM", fold=True),
+        Column("SIZE", right=True),
+        Column("SINCE"),
+        Column("EXPIRES"),
+        Column("STATE", fold=True),
+        Column("PATH", fold=True),
+    ]
+    if not app.out.pretty:
+        app.out.table([*columns, Column("MOVE"), Column("WHY")], [_row(one, wide=True) for one in found])
+        return
+    app.out.table(columns, [_row(one) for one in found])
+    app.out.line()
+    for one in found:
+        app.out.line(Text.assemble((one.kept.path, "bold"), f": {one.kept.why}"))
+
+
+def _row(one: KeptFile, wide: bool = False) -> Sequence[Cell]:
+    kept = one.kept
+    row: list[Cell] = [
+        kept.vm,
+        format_size(kept.size),
+        None if kept.since is None else when(kept.since),
+        "never" if kept.expires is None else when(kept.expires),
+        _state(one),
+        kept.path,
+    ]
+    return [*row, kept.move, kept.why] if wide else row
+
+
+def _state(one: KeptFile) -> Text:
+    if not one.found:
+        return Text("gone", style="red")
+    if one.doubt is not None:
+        return Text(f"stays: {one.doubt}", style="yellow")
+    if one.altered:
+        return Text(
+            "changed since it was kept" if one.kept.fingerprint else "not known whether changed", style="yellow"
+        )
+    return Text("expired, nothing needs it" if one.expired else "nothing needs it", style="green")
+
+
+@quarantine.command(
+    cls=Command,
+    examples=("blockferry quarantine purge", "blockferry quarantine purge --now /srv/old/vda.raw"),
+)
+@click.argument("paths", metavar="[PATH]...", nargs=-1)
+@click.option("--now", is_flag=True, help="Remove what is named although its time is not over.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@pass_app
+def purge(app: App, paths: tuple[str, ...], now: bool, yes: bool) -> None:
+    """Remove what has expired, or what is named.
+
+    Each file only after the proof that nothing needs it; what cannot be proven stays, and the sentence says why.
+    """
+    if now and not paths:
+        raise UsageError("--now needs the paths that are to go.", "`blockferry quarantine list` shows them.")
+    service = app.service()
+    if not yes:
+        chosen = [one for one in service.quarantine() if (one.kept.path in paths if paths else one.expired)]
+        if chosen:
+            _ask(app, chosen)
+    done = service.purge(paths, now)
+    if app.json:
+        app.out.document("purged", purged=[{"path": path, "gone": gone, "text": text} for path, gone, text in done])
+    else:
+        for _, _, text in done:
+            app.out.line(text)
+        if not done:
+            app.out.line("Nothing has expired.")
+    if paths and not all(gone for _, gone, _ in done):
+        raise click.exceptions.Exit(StillInUse.exit_status)
+
+
+def _ask(app: App, chosen: Sequence[KeptFile]) -> None:
+    if not app.interactive:
+        raise UsageError("There is no terminal to ask at.", "Add --yes to remove without a question.")
+    for one in chosen:
+        app.err.line(f"{one.kept.path} ({format_size(one.kept.size)}) of {one.kept.vm}")
+    if not click.confirm("Remove these for good?", err=True):
+        raise Interrupted("Nothing was removed.")
+
+
+@quarantine.command(cls=Command, examples=("blockferry quarantine restore web01",))
+@click.argument("what", metavar="VM|PATH")
+@click.option("--compare/--no-compare", default=None, help="Compare old and new images; without it only small ones.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@pass_app
+def restore(app: App, what: str, compare: bool | None, yes: bool) -> None:
+    """Point a VM that is off back to its old disks.
+
+    All disks of that move together, and the home's files. What was written since the switch is lost to the VM: it is
+    said first, and asked about. The newer files go into quarantine, without an end; the same command goes forward to
+    them again.
+    """
+    service = app.service()
+    agreed = service.restorable(what, compare)
+    if not yes:
+        if not app.interactive:
+            raise UsageError("There is no terminal to ask at.", "Add --yes to go back without a question.")
+        for line in losses(agreed):
+            app.err.line(line)
+        if not click.confirm(f"Point {agreed.swap.vm} to the old files?", err=True):
+            raise Interrupted("Nothing was touched.")
+    done = service.restore(agreed)
+    if app.json:
+        app.out.document("restored", restored=agreed, text=done)
+        return
+    for line in (*(losses(agreed) if yes else ()), *done):
+        app.out.line(line)
+
+
+def losses(agreed: Restore) -> list[str]:
+    """What going back loses, in sentences."""
+    if agreed.done:
+        return [f"{agreed.swap.vm} has gone back already; an earlier restore was interrupted before it noted that."]
+    lost = f"{agreed.swap.vm} loses everything that it has written since "
+    if agreed.since is None:
+        lost += "the switch"
+    else:
+        lost += f"{when(agreed.since)} ({format_duration(max(0.0, time.time() - agreed.since))} ago)"
+    lines = [f"{lost}; the newer files stay, in quarantine."]
+    lines.extend(_loss(one, agreed.since) for one in agreed.losses)
+    return [*lines, *agreed.notes]
+
+
+def _loss(one: DiskLoss, since: float | None) -> str:
+    head = f"{one.target}: {one.now} -> {one.kept}:"
+    if one.identical:
+        return f"{head} they hold the same; nothing is lost."
+    if one.identical is False:
+        at = "" if one.first_difference is None else f", from byte {one.first_difference} on"
+        return f"{head} they differ{at}."
+    if one.written is not None and since is not None and one.written <= since:
+        return f"{head} not compared; not written to since."
+    last = "" if one.written is None else f"; last written {when(one.written)}"
+    return f"{head} not compared (--compare does){last}."

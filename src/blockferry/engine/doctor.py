@@ -1,0 +1,206 @@
+"""Looking a host over for `doctor`: gathers facts, touches nothing, takes up no move.
+
+A part that cannot be looked at is a line that says so; the other parts are looked at all the same.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from blockferry.engine import orphan
+from blockferry.engine.guard import Guard
+from blockferry.engine.site import Site
+from blockferry.errors import BlockferryError
+from blockferry.hypervisor import domains, pools
+from blockferry.images import files, qemuimg
+from blockferry.images.runner import LocalRunner, Runner
+from blockferry.journal import Journal
+from blockferry.model import health
+from blockferry.model.defects import Versions
+from blockferry.model.health import Check, Diagnosis, JournalState, Leftovers, Level, Place
+from blockferry.model.inventory import Datastore, Vm
+from blockferry.model.summary import MoveSummary
+
+PROGRAMS = (
+    *("qemu-img", "qemu-io", "stat", "find", "findmnt", "losetup", "sync", "fallocate", "truncate", "blockdev"),
+    *("cp", "cmp", "mv", "ln", "unlink", "mkdir", "rmdir", "dd", "cat", "grep", "realpath", "env", "sleep"),
+)
+"""What images/ runs on the host."""
+
+_MISSING = 'for program; do command -v -- "$program" >/dev/null || echo "$program"; done'
+NOBODY = "00000000-0000-0000-0000-000000000000"
+
+
+def diagnose(site: Site, journal: Callable[[], Journal]) -> Diagnosis:
+    """Every check. `journal` opens the journal; it may raise JournalFailed."""
+    checks: list[Check] = []
+    vms: list[Vm] = []
+    connected = _part(checks, "connection", lambda: _connection(site, vms))
+    reached = _part(checks, "connection", lambda: _access(site.runner))
+    if connected:
+        _part(checks, "versions", lambda: _versions(site, vms, reached))
+    if reached:
+        _part(checks, "tools", lambda: health.tools(_missing(site.runner)))
+    if connected and reached:
+        _part(checks, "datastores", lambda: _datastores(site))
+    if reached:
+        _part(checks, "clock", lambda: _clock(site.runner))
+    opened = _part(checks, "journal", lambda: _journal(journal()))
+    if opened and connected and reached:
+        _part(checks, "leftovers", lambda: _leftovers(site, journal()))
+    if connected:
+        _part(checks, "guard", lambda: health.guard(_guard_works(site.uri)))
+    return Diagnosis(site.uri, tuple(checks))
+
+
+def _part(checks: list[Check], area: str, look: Callable[[], list[Check]]) -> bool:
+    """Add what a part finds; False when it could not be looked at."""
+    try:
+        checks.extend(look())
+    except BlockferryError as error:
+        checks.append(Check(area, Level.ERROR, error.sentence, error.hint))
+        return False
+    return True
+
+
+def _connection(site: Site, vms: list[Vm]) -> list[Check]:
+    connection = site.connection
+    vms.extend(domains.all_vms(connection))
+    text = f"libvirt at {site.uri} answers ({connection.hostname()}, {len(vms)} VMs)."
+    if site.uri.split("?")[0].endswith("/session"):
+        text += " It is a user's session: the VMs of the system are not seen."
+        return [Check("connection", Level.WARNING, text, "Use qemu:///system.")]
+    return [Check("connection", Level.OK, text)]
+
+
+def _access(runner: Runner) -> list[Check]:
+    who = runner.run(["id", "-u"], timeout_s=30).text.strip()
+    if who == "0":
+        return [Check("connection", Level.OK, "The host's files are reached as root.")]
+    text = f"The host's files are reached as user {who}, who does not see what others have open: old disks are kept."
+    return [Check("connection", Level.WARNING, text, "Run as root, or log in as root: qemu+ssh://root@HOST/system.")]
+
+
+def _versions(site: Site, vms: list[Vm], reached: bool) -> list[Check]:
+    libvirt, qemu = site.connection.versions()
+    image, outdated = None, []
+    if reached:
+        try:
+            image = qemuimg.version(site.runner)
+        except BlockferryError:
+            image = None  # said by the tools' check
+        outdated = _outdated(site.runner, vms)
+    return health.versions(Versions(libvirt, qemu), image, vms, outdated)
+
+
+def _outdated(runner: Runner, vms: list[Vm]) -> list[str]:
+    """VMs whose QEMU is no longer the file that it was started from."""
+    found = []
+    for vm in vms:
+        if vm.state.active:
+            # The shell's words are ours; the VM's name is an argument.
+            script = 'pid=$(cat "/run/libvirt/qemu/$1.pid") && readlink "/proc/$pid/exe"'
+            result = runner.run(["sh", "-c", script, "sh", vm.name], check=False, timeout_s=30)
+            if result.status == 0 and result.text.strip().endswith(" (deleted)"):
+                found.append(vm.name)
+    return found
+
+
+def _missing(runner: Runner) -> list[str]:
+    return runner.run(["sh", "-c", _MISSING, "sh", *PROGRAMS], timeout_s=30).text.split()
+
+
+def _datastores(site: Site) -> list[Check]:
+    stores = pools.datastores(site.connection)
+    places = {
+        store.name: _place(site.runner, store) for store in stores if store.active and store.is_directory and store.path
+    }
+    return health.datastores(stores, places)
+
+
+def _place(runner: Runner, store: Datastore) -> Place:
+    assert store.path is not None
+    try:
+        found = files.stat_one(runner, store.path)
+        if found is None or found.kind != "directory":
+            return Place(f"its directory {store.path} is missing")
+        if runner.run(["test", "-w", store.path], check=False, timeout_s=30).status != 0:
+            return Place(f"its directory {store.path} cannot be written")
+        kind = files.filesystem_type(runner, store.path)
+        return Place(
+            filesystem=kind,
+            identity=(found.device, found.inode),
+            free=files.free_bytes(runner, store.path),
+            size=store.capacity,
+            reflink=_reflink(runner, store.path, kind),
+        )
+    except BlockferryError as error:
+        return Place(f"its directory cannot be looked at: {error.sentence}".rstrip("."))
+
+
+def _reflink(runner: Runner, path: str, kind: str) -> bool | None:
+    if kind == "xfs":
+        result = runner.run(["xfs_info", path], check=False, timeout_s=30)
+        return "reflink=1" in result.text if result.status == 0 else None
+    return {"btrfs": True, "ext2/ext3": False, "tmpfs": False}.get(kind)
+
+
+def _clock(runner: Runner) -> list[Check]:
+    told = runner.run(["timedatectl", "show", "--property=NTPSynchronized", "--value"], check=False, timeout_s=30)
+    synchronised = {"yes": True, "no": False}.get(told.text.strip()) if told.status == 0 else None
+    before = time.time()
+    theirs = float(runner.run(["date", "+%s.%N"], timeout_s=30).text)
+    after = time.time()
+    remote = not isinstance(runner, LocalRunner)
+    return health.clock(synchronised, theirs - (before + after) / 2, (after - before) / 2, remote)
+
+
+def _journal(journal: Journal) -> list[Check]:
+    found = journal.inspect()
+    room = exposed = None
+    if found.path is not None:
+        space = os.statvfs(found.path.parent)
+        room = space.f_bavail * space.f_frsize
+        exposed = _exposed(found.path)
+    state = JournalState(journal.name, found.version, found.faults, found.clock_offset_s, room, bool(exposed))
+    return health.journal(state)
+
+
+def _exposed(path: Path) -> bool:
+    """Whether others can get at the file: by its own mode and by that of its directory."""
+    file, directory = path.stat().st_mode, path.parent.stat().st_mode
+    reachable = directory & (stat.S_IXGRP | stat.S_IXOTH)
+    return bool(reachable and file & (stat.S_IRGRP | stat.S_IWGRP | stat.S_IROTH | stat.S_IWOTH))
+
+
+def _leftovers(site: Site, journal: Journal) -> list[Check]:
+    unfinished = journal.unfinished()
+    now = time.time()
+    found = orphan.find(site, journal)
+    kept = [one for one in found if one.kind == "source"]
+    others = [one for one in found if one.kind != "source"]
+    return health.leftovers(
+        Leftovers(
+            interrupted=tuple(_name(one) for one in unfinished if one.state == "interrupted"),
+            parked=tuple((_name(one), one.parked) for one in unfinished if one.parked is not None),
+            orphans=tuple(f"{one.path}: {one.why}." for one in others if one.removable),
+            undecided=tuple(f"{one.path}: {one.why}." for one in others if not one.removable),
+            kept=len(kept),
+            kept_bytes=sum(one.size for one in kept),
+            expired=tuple(one.path for one in kept if one.expires is not None and one.expires <= now),
+        )
+    )
+
+
+def _name(one: MoveSummary) -> str:
+    return f"Move {one.id} of {one.plan.vm}"
+
+
+def _guard_works(uri: str) -> bool:
+    """A guard for a VM that does not exist: it is never armed."""
+    with Guard(uri, NOBODY, "nobody") as guard:
+        return guard.works()

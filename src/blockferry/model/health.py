@@ -1,0 +1,302 @@
+"""What `doctor` says of a host: judgements on facts that were gathered before. Pure."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from blockferry.model import defects
+from blockferry.model.defects import Case, Defect, Remedy, Version, Versions
+from blockferry.model.inventory import Datastore, Vm
+from blockferry.model.vmcheck import OLDEST_LIBVIRT, OLDEST_QEMU, copy_case
+from blockferry.units import GiB, MiB, format_duration, format_size
+
+CLOCK_WARNING_S = 2.0
+CLOCK_ERROR_S = 300.0
+"""Leases go by the database's clock alone; expiry of kept files and the story's times by ours."""
+
+FULL = 64 * MiB
+NEARLY_FULL = GiB
+NEARLY_FULL_PART = 0.05
+JOURNAL_ROOM = 64 * MiB
+
+REMOTE_FILESYSTEMS = frozenset(("nfs", "cifs", "smb2", "ceph", "fuseblk", "fuse", "gfs/gfs2", "ocfs2", "lustre", "9p"))
+"""coreutils' names of file systems that other hosts may write to at the same time."""
+
+
+class Level(enum.Enum):
+    """An error stands in the way of moves or endangers something; a warning should be looked at."""
+
+    OK = "ok"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line: what was looked at, a sentence, and what to do where there is something to do."""
+
+    area: str  # "versions", "connection", "tools", "datastores", "clock", "journal", "leftovers", "guard"
+    level: Level
+    text: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """All lines, in the order in which they are shown."""
+
+    uri: str
+    checks: tuple[Check, ...]
+
+    def count(self, level: Level) -> int:
+        return sum(1 for one in self.checks if one.level is level)
+
+    @property
+    def healthy(self) -> bool:
+        """No errors; warnings do not count."""
+        return self.count(Level.ERROR) == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The directory of an active datastore as it is. Bytes; `identity` is (device, inode)."""
+
+    problem: str | None = None
+    filesystem: str = ""
+    identity: tuple[int, int] | None = None
+    free: int = 0
+    size: int = 0
+    reflink: bool | None = None  # None: not known
+
+
+@dataclass(frozen=True, slots=True)
+class JournalState:
+    """The journal as found. `room` is None where it is not a file of this machine."""
+
+    name: str
+    version: str
+    faults: tuple[str, ...]  # what the database's own check found
+    clock_offset_s: float  # the database's clock less ours
+    room: int | None = None
+    exposed: bool = False  # others than its owner may read or write it
+
+
+@dataclass(frozen=True, slots=True)
+class Leftovers:
+    """What is left of moves."""
+
+    interrupted: tuple[str, ...]  # "move 1a2b of web01"
+    parked: tuple[tuple[str, str], ...]  # (the same, why)
+    orphans: tuple[str, ...]  # removable things that no move knows
+    undecided: tuple[str, ...]  # what cannot be removed, and why
+    kept: int = 0  # files in quarantine
+    kept_bytes: int = 0
+    expired: tuple[str, ...] = ()
+
+
+def _dotted(version: Version) -> str:
+    return ".".join(map(str, version))
+
+
+# ------------------------------------------------------------ versions and defects
+
+
+def versions(found: Versions, qemu_img: Version | None, vms: Sequence[Vm], outdated: Iterable[str]) -> list[Check]:
+    """Floors, known defects, and VMs that still run a QEMU that has been replaced on disk."""
+    checks = []
+    for name, version, floor in (("libvirt", found.libvirt, OLDEST_LIBVIRT), ("QEMU", found.qemu, OLDEST_QEMU)):
+        if version < floor:
+            text = f"{name} is {_dotted(version)}; {_dotted(floor)} is the oldest that will do."
+            checks.append(Check("versions", Level.ERROR, text, f"Update {name}."))
+        else:
+            checks.append(Check("versions", Level.OK, f"{name} {_dotted(version)}."))
+    if qemu_img is not None and qemu_img[:2] != found.qemu[:2]:
+        text = f"qemu-img is {_dotted(qemu_img)}, QEMU is {_dotted(found.qemu)}."
+        checks.append(Check("versions", Level.WARNING, text, "Update both together."))
+    for vm in outdated:
+        text = (
+            f"{vm} still runs a QEMU that has been replaced on disk: what is said of versions here does not hold "
+            "for it."
+        )
+        checks.append(Check("versions", Level.WARNING, text, f"Power-cycle {vm}."))
+    cases = [(vm.name, case) for vm in vms for case in _cases(vm)]
+    checks.extend(_defect(defect, found, cases) for defect in defects.present(found))
+    return checks
+
+
+def _cases(vm: Vm) -> list[Case]:
+    return [
+        copy_case(disk, disk.source.format if disk.source else "raw", synchronous=True, shallow=False)
+        for disk in vm.disks
+        if disk.device == "disk"
+    ]
+
+
+def _defect(defect: Defect, found: Versions, cases: Sequence[tuple[str, Case]]) -> Check:
+    """A defect that we deal with is no reason to worry; one that we can only tell of is, if a VM can meet it."""
+    head = f"{defect.id} ({defect.component.value} {_dotted(found.of(defect.component))}): {defect.title}."
+    if defect.remedy not in (Remedy.TOLD, Remedy.REFUSED):
+        return Check("defects", Level.OK, f"{head} {defect.instead}")
+    vms = list(dict.fromkeys(name for name, case in cases if defect.concerns(case)))
+    if not vms:
+        return Check("defects", Level.OK, f"{head} No VM here can meet it.")
+    some = ", ".join(vms[:5]) + (f" and {len(vms) - 5} more" if len(vms) > 5 else "")
+    return Check("defects", Level.WARNING, f"{head} {defect.what} It can meet {some}.", defect.instead)
+
+
+# ------------------------------------------------------------ the host
+
+
+def tools(missing: Sequence[str]) -> list[Check]:
+    if not missing:
+        return [Check("tools", Level.OK, "Every program that is needed on the host is there.")]
+    text = f"Not found on the host: {', '.join(missing)}."
+    return [Check("tools", Level.ERROR, text, "Install qemu-utils, coreutils, findutils, util-linux on the host.")]
+
+
+def datastores(stores: Sequence[Datastore], places: Mapping[str, Place]) -> list[Check]:
+    checks = [_datastore(store, places.get(store.name)) for store in stores]
+    if not stores:
+        text = "There is no datastore (storage pool): nothing can be moved anywhere."
+        checks.append(Check("datastores", Level.WARNING, text, "`virsh pool-define-as NAME dir --target DIRECTORY`."))
+    seen: dict[tuple[int, int], str] = {}
+    for store in stores:
+        identity = places[store.name].identity if store.name in places else None
+        if identity is None:
+            continue
+        if identity in seen:
+            text = (
+                f"The datastores {seen[identity]} and {store.name} are one directory: moving from one to the other "
+                "is no move."
+            )
+            checks.append(Check("datastores", Level.WARNING, text, "Undefine one of them: `virsh pool-undefine NAME`."))
+        else:
+            seen[identity] = store.name
+    return checks
+
+
+def _datastore(store: Datastore, place: Place | None) -> Check:
+    name = f"{store.name} ({store.kind})"
+    if not store.active:
+        after = " although it is to start by itself" if store.autostart else ""
+        return Check("datastores", Level.WARNING, f"{name} is not active{after}.", f"`virsh pool-start {store.name}`.")
+    if place is None:
+        return Check("datastores", Level.OK, f"{name} is active; blockferry cannot move there yet.")
+    if place.problem is not None:
+        return Check(
+            "datastores", Level.ERROR, f"{name}: {place.problem}.", f"Mount it, then `virsh pool-refresh {store.name}`."
+        )
+    room = f"{format_size(place.free)} of {format_size(place.size)} free"
+    text = f"{name}: {room}, {place.filesystem}{_sharing(place.reflink)}."
+    if place.free < FULL:
+        return Check(
+            "datastores", Level.ERROR, f"{name} is full: {room}.", "Free space there: VMs on it stop when they write."
+        )
+    if place.free < NEARLY_FULL or place.free < place.size * NEARLY_FULL_PART:
+        return Check(
+            "datastores", Level.WARNING, f"{name} is nearly full: {room}.", "Move something away, or free space there."
+        )
+    if not store.autostart:
+        text = f"{text} It does not start by itself: after a reboot of the host it is not there."
+        return Check("datastores", Level.WARNING, text, f"`virsh pool-autostart {store.name}`.")
+    if place.filesystem in REMOTE_FILESYSTEMS:
+        text = f"{text} Other hosts may use files there without being seen from here."
+    return Check("datastores", Level.OK, text)
+
+
+def _sharing(reflink: bool | None) -> str:
+    return "" if reflink is None else " that can share blocks" if reflink else " that cannot share blocks"
+
+
+def clock(synchronised: bool | None, offset_s: float, uncertainty_s: float, remote: bool) -> list[Check]:
+    """`offset_s`: the host's clock less ours, known to within `uncertainty_s`."""
+    checks = []
+    if synchronised is None:
+        checks.append(
+            Check("clock", Level.OK, "Whether the host's clock is kept right cannot be told (no timedatectl).")
+        )
+    elif synchronised:
+        checks.append(Check("clock", Level.OK, "The host's clock is kept right by NTP."))
+    else:
+        text = "The host's clock is not kept right by NTP."
+        checks.append(Check("clock", Level.WARNING, text, "Set up chrony or systemd-timesyncd."))
+    if remote:
+        checks.append(_offset("clock", "The host's clock", offset_s, uncertainty_s))
+    return checks
+
+
+def _offset(area: str, whose: str, offset_s: float, uncertainty_s: float = 0.0) -> Check:
+    sure = max(0.0, abs(offset_s) - uncertainty_s)
+    way = "ahead of" if offset_s > 0 else "behind"
+    if sure <= CLOCK_WARNING_S:
+        return Check(area, Level.OK, f"{whose} agrees with this machine's.")
+    level = Level.ERROR if sure > CLOCK_ERROR_S else Level.WARNING
+    text = (
+        f"{whose} is {format_duration(abs(offset_s))} {way} this machine's; times in reports and of expiry are "
+        "wrong by that."
+    )
+    return Check(area, level, text, "Set up NTP on both.")
+
+
+# ------------------------------------------------------------ what we keep
+
+
+def journal(state: JournalState) -> list[Check]:
+    checks = []
+    if state.faults:
+        text = f"The journal {state.name} is damaged: {'; '.join(state.faults[:3])}."
+        remedy = (
+            "Stop all blockferry processes and put back a backup (docs/journal.md); moves under way stay as they are."
+        )
+        checks.append(Check("journal", Level.ERROR, text, remedy))
+    else:
+        checks.append(Check("journal", Level.OK, f"{state.name}: schema {state.version}, sound, can be written."))
+    if state.room is not None and state.room < JOURNAL_ROOM:
+        level = Level.ERROR if state.room < MiB else Level.WARNING
+        text = f"The journal's file system has {format_size(state.room)} left; without the journal no move goes on."
+        checks.append(Check("journal", level, text, "Free space there."))
+    if state.exposed:
+        text = f"Other users may read or write the journal {state.name}."
+        checks.append(Check("journal", Level.WARNING, text, f"`chmod 600 {state.name}`."))
+    offset = _offset("journal", "The journal's clock", state.clock_offset_s)
+    return checks if offset.level is Level.OK else [*checks, offset]
+
+
+def leftovers(found: Leftovers) -> list[Check]:
+    checks = []
+    for one in found.interrupted:
+        text = f"{one} was interrupted and nobody goes on with it."
+        checks.append(
+            Check("leftovers", Level.WARNING, text, "Any other command takes it up; `blockferry resume` does.")
+        )
+    for one, why in found.parked:
+        checks.append(
+            Check("leftovers", Level.ERROR, f"{one} stands still: {why}", "Put it right, then `blockferry resume ID`.")
+        )
+    for one in found.orphans:
+        checks.append(Check("leftovers", Level.WARNING, one, "`blockferry orphans` lists and removes what is left."))
+    for one in found.undecided:
+        checks.append(Check("leftovers", Level.WARNING, one, "`blockferry orphans` tells more."))
+    for one in found.expired:
+        text = f"{one} is in quarantine, and its time is over."
+        checks.append(
+            Check("leftovers", Level.WARNING, text, "`blockferry quarantine purge` removes what has expired.")
+        )
+    if found.kept and not found.expired:
+        files = "file" if found.kept == 1 else "files"
+        text = f"{found.kept} old {files} in quarantine ({format_size(found.kept_bytes)})."
+        checks.append(Check("leftovers", Level.OK, text))
+    if not checks:
+        checks.append(Check("leftovers", Level.OK, "Nothing is left of earlier moves."))
+    return checks
+
+
+def guard(works: bool) -> list[Check]:
+    if works:
+        return [
+            Check("guard", Level.OK, "The guard, which lets a suspended VM run if blockferry dies, can be started.")
+        ]
+    text = "The guard cannot be started: should blockferry die in a switch, the VM would stay suspended."
+    return [Check("guard", Level.ERROR, text, "`python -m blockferry.engine.guard URI UUID NAME` by hand says why.")]

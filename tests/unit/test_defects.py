@@ -1,0 +1,221 @@
+"""The table of known defects: ranges, what follows from them, and that the pre-check asks it."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from blockferry.model import precheck
+from blockferry.model.defects import (
+    DEFECTS,
+    EVER,
+    Case,
+    Component,
+    Harm,
+    Remedy,
+    Span,
+    Version,
+    Versions,
+    against_synchronous,
+    met,
+    present,
+    starts_suspended,
+)
+from blockferry.model.facts import Facts
+from blockferry.model.finding import Severity
+from blockferry.model.inventory import Datastore, Disk, DiskSource, Image, PowerState, Vm
+from blockferry.model.plan import Plan
+from blockferry.model.request import Chain, Method, MoveRequest
+from blockferry.units import GiB
+
+versions = st.tuples(st.integers(5, 12), st.integers(0, 12), st.integers(0, 25))
+cases = st.builds(
+    Case,
+    live=st.booleans(),
+    synchronous=st.booleans(),
+    shallow=st.booleans(),
+    source_format=st.sampled_from(("raw", "qcow2", "vmdk")),
+    bus=st.sampled_from(("virtio", "scsi", "sata", "ide")),
+    iothread=st.booleans(),
+    discard=st.booleans(),
+    io=st.sampled_from((None, "native", "io_uring")),
+)
+LIBVIRT = (9, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("since", "fixed", "inside", "outside"),
+    [
+        ((8, 0, 0), (11, 0, 0), [(8, 0, 0), (8, 2, 7), (10, 99, 99)], [(7, 2, 22), (11, 0, 0), (11, 0, 1)]),
+        ((8, 1, 0), None, [(8, 1, 0), (99, 0, 0)], [(8, 0, 99)]),
+        (EVER, (7, 2, 0), [(0, 0, 0), (7, 1, 99)], [(7, 2, 0)]),
+    ],
+)
+def test_spans(since: Version, fixed: Version | None, inside: list[Version], outside: list[Version]) -> None:
+    span = Span(since, fixed)
+    assert all(span.holds(one) for one in inside)
+    assert not any(span.holds(one) for one in outside)
+
+
+@given(versions, versions, versions)
+def test_a_span_is_an_interval(since: Version, fixed: Version, version: Version) -> None:
+    assert Span(since, fixed).holds(version) == (since <= version < fixed)
+
+
+@pytest.mark.parametrize("defect", DEFECTS, ids=lambda one: one.id)
+def test_entries_are_whole(defect: object) -> None:
+    one = next(known for known in DEFECTS if known is defect)
+    assert re.fullmatch(r"[A-Z][A-Z0-9_]+", one.id)
+    assert one.references
+    assert all(url.startswith(("https://", "measured.md#")) for url in one.references)
+    assert len(set(one.references)) == len(one.references)
+    assert one.what.endswith(".")
+    assert one.instead.endswith(".")
+    assert one.touches
+    assert one.known_from
+    for earlier, later in zip(one.spans, one.spans[1:], strict=False):
+        assert earlier.fixed is not None
+        assert earlier.fixed <= later.since
+    for span in one.spans:
+        assert span.fixed is None or span.since < span.fixed
+        assert one.affects(span.since)
+        assert span.fixed is None or not one.affects(span.fixed)
+
+
+def test_ids_are_unique() -> None:
+    assert len({one.id for one in DEFECTS}) == len(DEFECTS)
+
+
+@given(versions, versions, cases)
+def test_what_is_met_is_present_and_concerns(libvirt: Version, qemu: Version, case: Case) -> None:
+    host = Versions(libvirt, qemu)
+    for one in met(host, case):
+        assert one in present(host)
+        assert one.affects(qemu if one.component is Component.QEMU else libvirt)
+        assert one.concerns(case)
+
+
+@given(versions, versions, cases)
+def test_a_cold_copy_meets_none(libvirt: Version, qemu: Version, case: Case) -> None:
+    assert met(Versions(libvirt, qemu), dataclasses.replace(case, live=False)) == ()
+
+
+@given(versions, versions, cases)
+def test_no_copy_that_is_made_can_lose_data_untold(libvirt: Version, qemu: Version, case: Case) -> None:
+    """Whoever obeys the table (background where told so, suspended start) is left with what is told or refused."""
+    host = Versions(libvirt, qemu)
+    synchronous = case.synchronous and not case.shallow and against_synchronous(host) is None
+    made = dataclasses.replace(case, synchronous=synchronous)
+    for one in met(host, made):
+        if one.harm in (Harm.LOSES_DATA, Harm.KILLS_VM) and one.remedy is Remedy.START_SUSPENDED:
+            assert starts_suspended(host, made)
+        assert one.remedy is not Remedy.NO_SYNCHRONOUS
+
+
+@pytest.mark.parametrize(
+    ("qemu", "synchronous"),
+    [
+        ((6, 0, 0), False),
+        ((7, 1, 99), False),
+        ((7, 2, 0), True),
+        ((7, 2, 22), True),
+        ((10, 0, 9), True),
+        ((10, 1, 0), False),
+        ((10, 2, 1), False),
+        ((11, 0, 0), True),
+    ],
+)
+def test_where_mirror_can_be_trusted(qemu: Version, synchronous: bool) -> None:
+    assert (against_synchronous(Versions(LIBVIRT, qemu)) is None) is synchronous
+
+
+# ------------------------------------------------------------ the pre-check asks the table
+
+
+def checked(
+    qemu: Version, method: Method = Method.AUTO, state: PowerState = PowerState.RUNNING, **disk: object
+) -> tuple[dict[str, Severity], Plan | None]:
+    """(id of each known defect told -> how, the plan) for a VM with one qcow2 disk."""
+    source = DiskSource("file", "/old/web01/vda.qcow2", str(disk.pop("format", "qcow2")))
+    one = Disk("vda", "disk", "virtio", source if state.active else None, source)
+    one = dataclasses.replace(one, **disk)  # type: ignore[arg-type]
+    stores = (
+        Datastore("old", "u1", "dir", True, "/old", 100 * GiB, 50 * GiB),
+        Datastore("ssd", "u2", "dir", True, "/ssd", 100 * GiB, 50 * GiB),
+    )
+    facts = Facts(
+        uri="qemu:///system",
+        vm=Vm("web01", "uuid", state, True, (one,)),
+        datastores=stores,
+        libvirt=LIBVIRT,
+        qemu=qemu,
+        chains={"vda": (Image("/old/web01/vda.qcow2", source.format, GiB, GiB),)},
+        available={"ssd": 50 * GiB},
+    )
+    found, plan = precheck.precheck(MoveRequest("web01", "ssd", method=method, chain=Chain.FLATTEN), facts, "abcd")
+    told = {one.text.split(":")[0]: one.severity for one in found if one.code == "KNOWN_DEFECT"}
+    return told, plan
+
+
+def test_the_lab_s_versions_move_by_mirror_without_a_word() -> None:
+    told, plan = checked((7, 2, 22))
+    assert told == {}
+    assert plan is not None
+    assert plan.synchronous
+    assert not plan.disks[0].suspended_start
+
+
+def test_an_iothread_before_8_starts_suspended() -> None:
+    _, plan = checked((7, 2, 22), iothread=True)
+    assert plan is not None
+    assert plan.disks[0].suspended_start
+
+
+def test_the_race_starts_suspended_until_it_is_cured() -> None:
+    for qemu, suspended in (((8, 0, 0), True), ((10, 0, 3), True), ((11, 0, 0), False)):
+        _, plan = checked(qemu)
+        assert plan is not None
+        assert plan.disks[0].suspended_start is suspended
+
+
+def test_where_mirror_crashes_the_copy_goes_in_the_background() -> None:
+    told, plan = checked((10, 1, 2))
+    assert plan is not None
+    assert plan.method is Method.CHANGED_BLOCKS
+    assert "mirror cannot be trusted" in plan.method_reason
+    assert plan.background_only
+    assert not dataclasses.replace(plan, method=Method.MIRROR).synchronous
+    assert told == {}
+    told, plan = checked((10, 1, 2), Method.MIRROR)
+    assert plan is None
+    assert told == {"QEMU_ACTIVE_MIRROR_ZEROES": Severity.ERROR}
+
+
+def test_a_live_move_is_refused_where_any_mirror_crashes() -> None:
+    told, plan = checked((6, 1, 0))
+    assert plan is None
+    assert told["QEMU_MIRROR_CONFLICT_CRASH"] is Severity.ERROR
+    told, plan = checked((6, 1, 0), state=PowerState.OFF)
+    assert told == {}
+    assert plan is not None
+    assert plan.method is Method.COLD
+
+
+@pytest.mark.parametrize(
+    ("qemu", "disk", "id"),
+    [
+        ((8, 1, 2), {"iothread": True}, "QEMU_STOP_IOTHREAD_DEADLOCK"),
+        ((8, 1, 2), {"iothread": True, "bus": "scsi"}, "QEMU_DRAIN_IOTHREAD_STUCK"),
+        ((7, 2, 22), {"bus": "sata", "discard": "unmap"}, "QEMU_IDE_TRIM_DRAIN"),
+        ((7, 2, 5), {"bus": "sata"}, "CVE_2023_5088"),
+        ((7, 0, 0), {"io": "io_uring"}, "QEMU_IO_URING_SHORT_READ"),
+    ],
+)
+def test_what_cannot_be_avoided_is_told(qemu: Version, disk: dict[str, object], id: str) -> None:
+    told, plan = checked(qemu, **disk)  # type: ignore[arg-type]
+    assert told[id] is Severity.WARNING
+    assert plan is not None

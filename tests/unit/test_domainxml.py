@@ -1,0 +1,56 @@
+"""What is read out of domain XML for the table of defects and for the proof."""
+
+from __future__ import annotations
+
+import pytest
+
+from blockferry.hypervisor import domainxml
+
+DOMAIN = """\
+<domain><name>web01</name><metadata>{metadata}</metadata><devices>
+<disk type='file' device='disk'><driver name='qemu' type='qcow2' {driver}/><source file='/a/vda.qcow2'/>
+<target dev='{target}' bus='{bus}'/><address type='drive' controller='{controller}'/></disk>
+<controller type='scsi' index='0'/><controller type='scsi' index='1'><driver iothread='2'/></controller>
+<controller type='sata' index='1'/>
+</devices></domain>"""
+
+
+@pytest.mark.parametrize(
+    ("bus", "controller", "driver", "threaded"),
+    [
+        ("virtio", "0", "", False),
+        ("virtio", "0", "iothread='1'", True),
+        ("scsi", "0", "", False),
+        ("scsi", "1", "", True),
+        ("sata", "1", "", False),
+    ],
+)
+def test_who_serves_a_disk(bus: str, controller: str, driver: str, threaded: bool) -> None:
+    xml = DOMAIN.format(metadata="", driver=driver, target="vda", bus=bus, controller=controller)
+    parsed = domainxml.parse(xml)
+    assert parsed.disks[0].iothread is threaded
+    assert domainxml.merge(None, parsed)[0].iothread is threaded
+
+
+def test_a_disk_of_many_iothreads() -> None:
+    xml = DOMAIN.format(metadata="", driver="", target="vda", bus="virtio", controller="0")
+    xml = xml.replace("type='qcow2' />", "type='qcow2'><iothreads><iothread id='1'/></iothreads></driver>")
+    assert domainxml.parse(xml).disks[0].iothread
+
+
+@pytest.mark.parametrize(("words", "journal"), [(" journal='j1'", "j1"), ("", "")])
+def test_a_mark_names_its_journal(words: str, journal: str) -> None:
+    mark = f"<b:move xmlns:b='{domainxml.MARK_URI}' id='abcd'{words}/>"
+    parsed = domainxml.parse(DOMAIN.format(metadata=mark, driver="", target="vda", bus="virtio", controller="0"))
+    assert (parsed.mark, parsed.mark_journal) == ("abcd", journal)
+
+
+def test_every_path_that_an_xml_names() -> None:
+    """A snapshot holds whole domains: before, inactive, and its own disks."""
+    inner = DOMAIN.format(metadata="", driver="", target="vda", bus="virtio", controller="0")
+    xml = (
+        f"<domainsnapshot><disks><disk name='vda'><source file='/a/s1.qcow2'/></disk></disks>{inner}"
+        "<inactiveDomain><devices><disk><source dev='/dev/vg/lv'/><backingStore><source file='/a/base.raw'/>"
+        "</backingStore></disk></devices></inactiveDomain></domainsnapshot>"
+    )
+    assert domainxml.paths(xml) == {"/a/s1.qcow2", "/a/vda.qcow2", "/dev/vg/lv", "/a/base.raw"}

@@ -1,0 +1,518 @@
+"""The proof before every removal, orphans, quarantine: VMs of libvirt's test driver; files and processes are real."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from paper_host import HOST, PaperSite
+
+from blockferry.engine import orphan, proof, quarantine
+from blockferry.engine.proof import Claims
+from blockferry.errors import NotInQuarantine, NotRestorable, StillInUse
+from blockferry.journal import Journal, Owner
+from blockferry.model.inventory import PowerState
+from blockferry.model.plan import DiskPlan, Plan
+from blockferry.model.quarantine import Kept
+from blockferry.model.record import Outcome, Record
+from blockferry.model.request import Method, SourcePolicy
+from blockferry.model.summary import Report
+from blockferry.units import MiB
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="who may not see all processes can prove nothing")
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[PaperSite]:
+    found = PaperSite(tmp_path)
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    found = Journal.open(f"sqlite:///{tmp_path}/journal.db")
+    yield found
+    found.close()
+
+
+def image(path: Path, backing: Path | None = None) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    below = ["-b", str(backing), "-F", "qcow2"] if backing else []
+    size = [] if backing else ["1M"]
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", *below, str(path), *size], check=True)
+    return path
+
+
+def needed(site: PaperSite, path: Path, said: Claims | None = None, **options: object) -> str | None:
+    return proof.needed_by(site, str(path), said or Claims(), patience_s=0, **options)  # type: ignore[arg-type]
+
+
+# ------------------------------------------------------------ the proof
+
+
+def test_what_nothing_needs(site: PaperSite, tmp_path: Path) -> None:
+    path = image(tmp_path / "old.qcow2")
+    site.define("web01", {"vda": image(tmp_path / "new.qcow2")})
+    assert needed(site, path) is None
+    assert needed(site, tmp_path / "gone.qcow2") is None
+
+
+def test_a_vm_that_is_off_refers_to_it(site: PaperSite, tmp_path: Path) -> None:
+    path = image(tmp_path / "old.qcow2")
+    site.define("web01", {"vda": path})
+    assert needed(site, path) == "VM web01 refers to it"
+    site.define("db01", {"vda": tmp_path / "x" / ".." / "old.qcow2"})
+    site.undefine("web01")
+    assert needed(site, path) == "VM db01 refers to it"
+
+
+def test_by_another_path(site: PaperSite, tmp_path: Path) -> None:
+    path = image(tmp_path / "pool" / "old.qcow2")
+    (tmp_path / "alias").symlink_to(tmp_path / "pool")
+    site.define("web01", {"vda": tmp_path / "alias" / "old.qcow2"})
+    assert needed(site, path) == f"VM web01 refers to it (as {tmp_path}/alias/old.qcow2)"
+    hard = tmp_path / "hard.qcow2"
+    os.link(path, hard)
+    site.define("web01", {"vda": hard})
+    assert needed(site, path) == f"VM web01 refers to it (as {hard})"
+
+
+def test_a_chain_of_a_vm_that_is_off_stands_on_it(site: PaperSite, tmp_path: Path) -> None:
+    base = image(tmp_path / "base.qcow2")
+    middle = image(tmp_path / "homes" / "web01" / "middle.qcow2", base)
+    top = image(tmp_path / "homes" / "web01" / "top.qcow2", middle)
+    site.define("web01", {"vda": image(tmp_path / "other.qcow2"), "vdb": top})
+    for path in (base, middle):
+        assert needed(site, path) == "the backing chain of vdb of VM web01 stands on it"
+    assert needed(site, top) == "VM web01 refers to it"
+
+
+def test_a_chain_that_cannot_be_read_is_a_doubt(site: PaperSite, tmp_path: Path) -> None:
+    path = image(tmp_path / "old.qcow2")
+    broken = tmp_path / "broken.qcow2"
+    broken.write_bytes(b"no image")
+    site.define("db01", {"vda": broken})
+    assert "cannot be told what vda of VM db01 stands on" in str(needed(site, path))
+    broken.unlink()
+    assert needed(site, path) is None, "a missing image stands on nothing"
+
+
+def test_what_a_guest_writes_into_a_raw_disk_names_nothing(site: PaperSite, tmp_path: Path) -> None:
+    """A guest may write a qcow2 header that names any file of the host into its raw disk."""
+    path = image(tmp_path / "old.qcow2")
+    site.define("evil", {"vda": image(tmp_path / "evil.raw", path)}, format="raw")
+    assert needed(site, path) is None
+
+
+def test_a_process_has_it_open(site: PaperSite, tmp_path: Path) -> None:
+    path = image(tmp_path / "old.qcow2")
+    with path.open("rb"):
+        assert f"({os.getpid()}) still has it open" in str(needed(site, path))
+    assert needed(site, path) is None
+
+
+def test_somebody_who_only_looks_is_waited_for(site: PaperSite, tmp_path: Path) -> None:
+    path = image(tmp_path / "old.qcow2")
+    with subprocess.Popen(["tail", "-f", "-s", "0.1", "/dev/null", path], stdout=subprocess.DEVNULL) as reader:
+        while not needed(site, path):
+            time.sleep(0.01)
+        killer = subprocess.Popen(["sh", "-c", f"sleep 1; kill {reader.pid}"])
+        assert proof.needed_by(site, str(path), Claims()) is None
+        killer.wait()
+
+
+def test_a_move_under_way_plans_with_it(site: PaperSite, tmp_path: Path) -> None:
+    path = image(tmp_path / "old.qcow2")
+    assert "move abcd" in str(needed(site, path, Claims({str(path): "abcd"})))
+
+
+def test_what_is_no_file(site: PaperSite, tmp_path: Path) -> None:
+    assert needed(site, tmp_path) == "it is no plain file"
+
+
+def test_a_kept_file_stands_on_it(site: PaperSite, tmp_path: Path) -> None:
+    base = image(tmp_path / "base.qcow2")
+    top = image(tmp_path / "home" / "top.qcow2", base)
+    row = Kept(str(top), "m", "web01", "", None, 1, "asked", HOST, 1.0, "qcow2")
+    assert needed(site, base, Claims({}, (row,))) == f"the kept file {top} of web01 stands on it"
+    assert needed(site, base, Claims({}, (row,)), going=[str(top)]) is None
+    assert needed(site, top, Claims({}, (row,))) is None
+
+
+def test_a_saved_state_names_it(site: PaperSite, tmp_path: Path) -> None:
+    path = image(tmp_path / "old.qcow2")
+    site.define("web01", {"vda": path})
+    site.start("web01")
+    site.connection.raw.lookupByName("web01").snapshotCreateXML("<domainsnapshot><name>s1</name></domainsnapshot>")
+    site.connection.raw.lookupByName("web01").destroy()
+    site.define("web01", {"vda": image(tmp_path / "new.qcow2")})
+    assert needed(site, path) == "snapshot s1 of VM web01 refers to it"
+
+
+# ------------------------------------------------------------ orphans
+
+
+def marker(path: Path, **words: str) -> None:
+    said = {"what": "x", "move": "abcd", "vm": "web01", "by": "root@kvm1", "journal": "", "inode": "", **words}
+    path.with_name(f"{path.name}.blockferry").write_text(json.dumps(said))
+
+
+def found(site: PaperSite, journal: Journal, path: Path | str) -> orphan.Orphan:
+    (one,) = [item for item in orphan.find(site, journal) if item.path == str(path)]
+    return one
+
+
+def test_a_half_made_copy_of_ours(site: PaperSite, journal: Journal, tmp_path: Path) -> None:
+    site.pool("ssd", tmp_path / "ssd")
+    path = image(tmp_path / "ssd" / "web01" / "vda.qcow2")
+    marker(path, journal=journal.identity(), inode=str(path.stat().st_ino))
+    one = found(site, journal, path)
+    assert (one.kind, one.removable, one.foreign, one.datastore) == ("copy", True, False, "ssd")
+    assert "removed" in orphan.remove(site, journal, one)
+    assert not path.parent.exists(), "with its marker and the home that it made"
+
+
+def test_without_a_marker_nothing_is_an_orphan(site: PaperSite, journal: Journal, tmp_path: Path) -> None:
+    site.pool("ssd", tmp_path / "ssd")
+    image(tmp_path / "ssd" / "web01" / "vda.qcow2")
+    (tmp_path / "ssd" / "notes.blockferry").write_text("somebody's own words")
+    assert orphan.find(site, journal) == ()
+
+
+@pytest.mark.parametrize("theirs", ["", "11111111-0000-0000-0000-000000000000"])
+def test_another_journal_s_half_made_copy(site: PaperSite, journal: Journal, tmp_path: Path, theirs: str) -> None:
+    site.pool("ssd", tmp_path / "ssd")
+    path = image(tmp_path / "ssd" / "vda.qcow2")
+    marker(path, journal=theirs)
+    one = found(site, journal, path)
+    assert not one.removable
+    assert one.foreign
+    assert "another journal" in one.why
+    with pytest.raises(StillInUse):
+        orphan.remove(site, journal, one)
+    assert path.exists()
+    orphan.remove(site, journal, one, abandoned=True)
+    assert not path.exists()
+
+
+def test_a_file_of_a_move_under_way(site: PaperSite, journal: Journal, tmp_path: Path) -> None:
+    site.pool("ssd", tmp_path / "ssd")
+    path = image(tmp_path / "ssd" / "vda.qcow2")
+    marker(path, journal=journal.identity())
+    journal.add(a_plan(tmp_path, "uuid"), Record(), "{}", "root")
+    assert orphan.find(site, journal) == ()
+    marker(path, journal=journal.identity(), move="another")  # a stale marker; the file is a destination again
+    one = dataclasses.replace(found(site, journal, path), path=str(path))
+    assert "move abcd, which is not over" in one.why
+    assert not one.removable
+
+
+@pytest.mark.parametrize("how", ["names", "stands", "opens"])
+def test_a_half_made_copy_that_somebody_uses(site: PaperSite, journal: Journal, tmp_path: Path, how: str) -> None:
+    site.pool("ssd", tmp_path / "ssd")
+    path = image(tmp_path / "ssd" / "vda.qcow2")
+    marker(path, journal=journal.identity())
+    before = found(site, journal, path)
+    assert before.removable
+    reader = None
+    if how == "names":
+        site.define("web01", {"vda": path})
+    elif how == "stands":
+        site.define("web02", {"vda": image(tmp_path / "over.qcow2", path)})
+    else:
+        reader = path.open("rb")
+    one = found(site, journal, path)
+    assert not one.removable
+    assert not one.foreign
+    if how != "opens":  # that would be waited for
+        with pytest.raises(StillInUse):  # also when it was an orphan a moment ago
+            orphan.remove(site, journal, before, abandoned=True)
+    assert path.exists()
+    if reader is not None:
+        reader.close()
+
+
+def test_another_file_beside_an_old_marker(site: PaperSite, journal: Journal, tmp_path: Path) -> None:
+    site.pool("ssd", tmp_path / "ssd")
+    path = image(tmp_path / "ssd" / "vda.qcow2")
+    marker(path, journal=journal.identity(), inode=str(path.stat().st_ino))
+    before = found(site, journal, path)
+    other = image(tmp_path / "ssd" / "other.qcow2")
+    other.rename(path)
+    assert "another file has taken its name" in found(site, journal, path).why
+    with pytest.raises(StillInUse):
+        orphan.remove(site, journal, before)
+    assert path.exists()
+
+
+def test_marks(site: PaperSite, journal: Journal, tmp_path: Path) -> None:
+    site.define("mine", {}, mark=f"id='1111' journal='{journal.identity()}'")
+    site.define("theirs", {}, mark="id='2222' journal='other'")
+    assert found(site, journal, "vm:mine").removable
+    one = found(site, journal, "vm:theirs")
+    assert (one.removable, one.foreign) == (False, True)
+    with pytest.raises(StillInUse):
+        orphan.remove(site, journal, one)
+
+
+# ------------------------------------------------------------ quarantine
+
+
+def a_plan(directory: Path, uuid: str, disks: tuple[str, ...] = ("vda",), keep_s: float | None = 7 * 86400.0) -> Plan:
+    return Plan(
+        move="abcd",
+        uri="qemu:///system",
+        vm="web01",
+        uuid=uuid,
+        method=Method.COLD,
+        method_reason="",
+        disks=tuple(
+            DiskPlan(
+                target=target,
+                source=str(directory / "old" / "web01" / f"{target}.qcow2"),
+                source_format="qcow2",
+                source_kind="file",
+                dest=str(directory / "ssd" / f"{target}.qcow2"),
+                dest_format="qcow2",
+                datastore="ssd",
+                source_datastore="old",
+                virtual_size=MiB,
+                allocation=MiB,
+                old_files=(str(directory / "old" / "web01" / f"{target}.qcow2"),),
+            )
+            for target in disks
+        ),
+        home=None,
+        persistent=True,
+        was=PowerState.OFF,
+        source=SourcePolicy(delete=False, keep_s=keep_s),
+    )
+
+
+@dataclasses.dataclass
+class Moved:
+    """A VM that was moved, with its old files in quarantine."""
+
+    site: PaperSite
+    journal: Journal
+    plan: Plan
+
+    def paths(self) -> dict[str, str]:
+        domain = self.site.connection.raw.lookupByName("web01").XMLDesc(2)
+        return {
+            disk.target: next(p for p in (disk.source, disk.dest) if f"'{p}'" in domain) for disk in self.plan.disks
+        }
+
+    @property
+    def rows(self) -> set[str]:
+        return {one.path for one in self.journal.kept_sources()}
+
+    @property
+    def old(self) -> dict[str, str]:
+        return {disk.target: disk.source for disk in self.plan.disks}
+
+    @property
+    def new(self) -> dict[str, str]:
+        return {disk.target: disk.dest for disk in self.plan.disks}
+
+    def restore(self, what: str = "web01") -> tuple[str, ...]:
+        return quarantine.restore(self.site, self.journal, quarantine.restorable(self.site, self.journal, what), "root")
+
+
+@pytest.fixture
+def moved(site: PaperSite, journal: Journal, tmp_path: Path) -> Moved:
+    return make_moved(site, journal, tmp_path)
+
+
+def make_moved(site: PaperSite, journal: Journal, tmp_path: Path, keep_s: float | None = 7 * 86400.0) -> Moved:
+    targets = ("vda", "vdb")
+    for target in targets:
+        image(tmp_path / "old" / "web01" / f"{target}.qcow2")
+        image(tmp_path / "ssd" / f"{target}.qcow2")
+    site.define("web01", {target: tmp_path / "ssd" / f"{target}.qcow2" for target in targets})
+    plan = a_plan(tmp_path, site.uuid("web01"), targets, keep_s)
+    journal.add(plan, Record(), "{}", "root")
+    journal.event("abcd", "phase", quarantine.SWITCHED)
+    for disk in plan.disks:
+        journal.add_kept(quarantine.row(site, plan, disk.source, "old", 1, "kept as asked", "qcow2"))
+    lease = journal.claim("abcd", Owner.here())
+    journal.finish(lease, Record(outcome=Outcome.MOVED), Report(Outcome.MOVED, 1.0))
+    return Moved(site, journal, plan)
+
+
+def test_the_list(moved: Moved) -> None:
+    for one in quarantine.listing(moved.site, moved.journal):
+        assert (one.found, one.expired, one.altered, one.doubt) == (True, False, False, None)
+        assert one.kept.host == HOST
+        assert one.kept.expires is not None
+
+
+def test_back_and_forward(moved: Moved) -> None:
+    before = moved.journal.kept_sources()
+    agreed = quarantine.restorable(moved.site, moved.journal, "web01")
+    assert agreed.since is not None
+    assert agreed.since <= min(one.since or 0 for one in before)
+    assert all(loss.identical for loss in agreed.losses), "both are empty"
+    assert moved.paths() == moved.new, "to ask changes nothing"
+    moved.restore()
+    assert moved.paths() == moved.old
+    assert moved.rows == set(moved.new.values())
+    assert all(one.expires is None for one in moved.journal.kept_sources())
+    assert "restored web01" in moved.journal.events("abcd")[-1].text
+    moved.restore(moved.new["vdb"])
+    assert moved.paths() == moved.new
+    assert moved.rows == set(moved.old.values())
+    for path in (*moved.old.values(), *moved.new.values()):
+        assert Path(path).exists()
+
+
+@pytest.mark.parametrize(("died", "side"), [("before", "new"), ("after", "old")])
+def test_a_restore_that_died_is_finished(moved: Moved, died: str, side: str) -> None:
+    agreed = quarantine.restorable(moved.site, moved.journal, "web01")
+    quarantine._put_aside(moved.site, moved.journal, moved.plan, dict.fromkeys(moved.new.values(), "qcow2"))
+    if died == "after":
+        quarantine._point(moved.site, agreed.swap)
+    assert moved.paths() == getattr(moved, side)
+    assert all(
+        not gone for _, gone, _ in quarantine.purge(moved.site, moved.journal, list(moved.paths().values()), True)
+    )
+    assert moved.rows == {*moved.old.values(), *moved.new.values()}
+    moved.restore()
+    assert moved.paths() == moved.old
+    assert moved.rows == set(moved.new.values())
+
+
+def test_not_while_it_runs_or_was_changed(moved: Moved, tmp_path: Path) -> None:
+    agreed = quarantine.restorable(moved.site, moved.journal, "web01")
+    moved.site.start("web01")
+    with pytest.raises(NotRestorable, match="running"):
+        quarantine.restorable(moved.site, moved.journal, "web01")
+    with pytest.raises(NotRestorable):
+        quarantine.restore(moved.site, moved.journal, agreed, "root")
+    assert moved.paths() == moved.new
+    moved.site.connection.raw.lookupByName("web01").destroy()
+    old = Path(moved.old["vda"])
+    keep = old.with_name("copy")
+    shutil.copy2(old, keep)
+    with old.open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(NotRestorable, match="has been changed since it was kept"):
+        quarantine.restore(moved.site, moved.journal, agreed, "root")
+    keep.rename(old)
+    with pytest.raises(NotRestorable, match="has been changed since it was kept"):
+        moved.restore()
+    old.unlink()
+    with pytest.raises(NotRestorable, match="is gone"):
+        moved.restore()
+    assert moved.paths() == moved.new
+    with pytest.raises(NotInQuarantine):
+        quarantine.restorable(moved.site, moved.journal, "/nowhere")
+
+
+def test_not_what_another_vm_has_taken(moved: Moved, tmp_path: Path) -> None:
+    moved.site.define("web02", {"vda": Path(moved.old["vda"])})
+    with pytest.raises(NotRestorable, match="VM web02 refers to it"):
+        moved.restore()
+    assert moved.paths() == moved.new
+
+
+def test_a_kept_image_that_cannot_be_opened(moved: Moved, tmp_path: Path) -> None:
+    old = Path(moved.old["vda"])
+    old.write_bytes(b"no image")
+    kept = next(one for one in moved.journal.kept_sources() if one.path == str(old))
+    moved.journal.add_kept(dataclasses.replace(kept, fingerprint=_print(old)))
+    with pytest.raises(NotRestorable, match="cannot be read"):
+        moved.restore()
+
+
+def _print(path: Path) -> proof.Fingerprint:
+    stat = path.stat()
+    return proof.Fingerprint(stat.st_ino, stat.st_size, stat.st_mtime_ns)
+
+
+def test_purge_takes_what_has_expired(site: PaperSite, journal: Journal, tmp_path: Path) -> None:
+    moved = make_moved(site, journal, tmp_path, keep_s=0.0)
+    site.pool("old", tmp_path / "old")
+    done = quarantine.purge(site, journal, [], now=False)
+    assert [gone for _, gone, _ in done] == [True, True]
+    assert moved.rows == set()
+    assert not (tmp_path / "old" / "web01").exists(), "the empty home goes too"
+    assert moved.paths() == moved.new
+    assert all(Path(path).exists() for path in moved.new.values())
+    assert "was removed from quarantine" in journal.events("abcd")[-1].text
+
+
+def test_purge_leaves_what_has_not(moved: Moved) -> None:
+    path = moved.old["vda"]
+    assert quarantine.purge(moved.site, moved.journal, [], now=False) == ()
+    ((_, gone, text),) = quarantine.purge(moved.site, moved.journal, [path], now=False)
+    assert not gone
+    assert "not over" in text
+    ((_, gone, _),) = quarantine.purge(moved.site, moved.journal, [path], now=True)
+    assert gone
+    assert moved.rows == {moved.old["vdb"]}
+    with pytest.raises(NotInQuarantine):
+        quarantine.purge(moved.site, moved.journal, [moved.new["vda"]], now=True)
+
+
+@pytest.mark.parametrize("spoiled", ["altered", "referred", "unknown"])
+def test_purge_proves_first(site: PaperSite, journal: Journal, tmp_path: Path, spoiled: str) -> None:
+    moved = make_moved(site, journal, tmp_path, keep_s=0.0)
+    path = Path(moved.old["vda"])
+    if spoiled == "altered":
+        path.write_bytes(b"somebody else's")
+    elif spoiled == "referred":
+        site.define("web02", {"vda": image(tmp_path / "over.qcow2", path)})
+    else:
+        kept = next(one for one in journal.kept_sources() if one.path == str(path))
+        journal.add_kept(dataclasses.replace(kept, fingerprint=None))
+    done = {path: gone for path, gone, _ in quarantine.purge(site, journal, [], now=False)}
+    assert done == {moved.old["vda"]: False, moved.old["vdb"]: True}
+    assert path.exists()
+    assert moved.rows == {str(path)}
+
+
+def test_a_chain_goes_from_the_top(site: PaperSite, journal: Journal, tmp_path: Path) -> None:
+    base = image(tmp_path / "a-base.qcow2")
+    top = image(tmp_path / "top.qcow2", base)
+    plan = a_plan(tmp_path, "uuid", keep_s=0.0)
+    for path in (base, top):
+        journal.add_kept(quarantine.row(site, plan, str(path), "", 1, "kept as asked", "qcow2"))
+    ((_, gone, text),) = quarantine.purge(site, journal, [str(base)], now=True)
+    assert not gone
+    assert f"the kept file {top} of web01 stands on it" in text
+    assert all(gone for _, gone, _ in quarantine.purge(site, journal, [], now=False))
+    assert not base.exists()
+    assert not top.exists()
+
+
+def test_rows_of_another_host_do_not_count(moved: Moved) -> None:
+    rows = moved.journal.kept_sources()
+    for one in rows:
+        moved.journal.remove_kept(one.path, HOST)
+        moved.journal.add_kept(dataclasses.replace(one, host="another"))
+    assert quarantine.listing(moved.site, moved.journal) == ()
+    assert quarantine.purge(moved.site, moved.journal, [], now=False) == ()
+    with pytest.raises(NotInQuarantine):
+        moved.restore()
+
+
+def test_rows_of_the_first_version_belong_to_their_move_s_host(moved: Moved) -> None:
+    for one in moved.journal.kept_sources():
+        moved.journal.remove_kept(one.path, HOST)
+        moved.journal.add_kept(dataclasses.replace(one, host="", fingerprint=None, format=None, since=None))
+    listed = quarantine.listing(moved.site, moved.journal)
+    assert [(one.altered, one.kept.format, one.doubt) for one in listed] == [(True, "qcow2", None)] * 2
+    with pytest.raises(NotRestorable, match="not recorded"):
+        moved.restore()
+    path = moved.old["vda"]
+    ((_, gone, _),) = quarantine.purge(moved.site, moved.journal, [path], now=True)
+    assert gone, "named, and nothing needs it"
