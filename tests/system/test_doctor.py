@@ -80,7 +80,7 @@ def test_a_damaged_journal_and_no_libvirt(line: Line, lab_host: Host) -> None:
 def test_it_only_looks(line: Line, make_guest: MakeGuest, old_san: Datastore) -> None:
     """An interrupted move is told and not taken up."""
     guest = make_guest(small_disks(old_san, 1), start=True)
-    assert line.do("move", guest.name, "--to", "ssd", point="copying:kill").status not in (0, 4, 5)
+    assert line.do("move", guest.name, "--to", "ssd", point="copy-started:kill").status not in (0, 4, 5)
     [move] = line.unfinished()
     before = line.rows("SELECT record, owner, token, deaths FROM moves")
     said = line.do("doctor")

@@ -235,8 +235,13 @@ def test_what_something_needs_is_not_purged(
         assert old.exists()
         assert why in kept(line)[str(old)]["doubt"]
 
-    with old.open("rb"):
+    # On the host: its processes are in a namespace of their own.
+    words = ["sh", "-c", 'exec 3< "$1"; echo open; exec sleep 600', "sh", str(old)]
+    with lab_host.popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline().strip() == "open"
         refused("still has it open")
+        holder.kill()
     other = make_guest([Disk("vda", old_san, size="32MiB")])
     mine = other.disk("vda").path
     edit(lab_host, other, mine, str(old))

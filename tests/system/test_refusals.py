@@ -338,7 +338,7 @@ def test_what_is_in_use_is_no_orphan_to_be_removed(
     guest = make_guest(small_disks(old_san, 1), start=True)
     one = Voyage(guest, line, stores)
     one.write()
-    assert line.do("move", guest.name, "--to", "ssd", point="copying:kill").status not in (0, 4, 5)
+    assert line.do("move", guest.name, "--to", "ssd", point="copy-started:kill").status not in (0, 4, 5)
     for path in line.directory.glob("journal.db*"):
         path.unlink()
     image = ssd.home(guest.name) / "vda.qcow2"
