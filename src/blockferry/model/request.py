@@ -15,6 +15,16 @@ class Method(enum.Enum):
     COLD = "cold"  # the VM is off
 
 
+class IfNotConverging(enum.Enum):
+    """What to do when the guest changes the disk as fast as it is copied (changed-blocks only)."""
+
+    AUTO = "auto"  # mirror if the method was ours to choose and it can be; else wait
+    MIRROR = "mirror"  # begin anew with synchronous writes, which get in step by construction
+    THROTTLE = "throttle"  # slow the guest's writes by a stated amount until the switch
+    WAIT = "wait"
+    STOP = "stop"  # give up: the VM stays where it was
+
+
 class Provision(enum.Enum):
     """What is allocated at the destination beyond what holds data."""
 
@@ -39,6 +49,14 @@ class SourcePolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class Contract:
+    """What the guest's writes may suffer by the copy: one of the two."""
+
+    latency_s: float | None = None  # p99 of the guest's writes, as QEMU reports them
+    slowdown: float | None = None  # the same as a multiple of what it was before the copy
+
+
+@dataclass(frozen=True, slots=True)
 class MoveRequest:
     """One wish: this VM, to that datastore."""
 
@@ -53,3 +71,5 @@ class MoveRequest:
     bandwidth: int = 0  # bytes/s over all disks, 0 unlimited
     source: SourcePolicy = SourcePolicy()
     verify: bool = False  # compare both sides as they were at the switch before the source is given up
+    contract: Contract | None = None
+    if_not_converging: IfNotConverging = IfNotConverging.AUTO

@@ -1,0 +1,98 @@
+"""What the guest's writes cost, from counters: QEMU tells how many ended and how long all of them took together.
+
+libvirt 9 offers no more than that (docs/design/guest-latency.md), so a quantile is estimated. The counters are looked
+at often. In one look only some writes have ended: the sum of their times is known, their spread is taken to be
+exponential; a single write is known exactly. Slow writes are few in a look by nature (while they are slow, nothing
+ends), so the estimate is best where it matters. How it compares with the judge inside the guest: docs/measured.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+P99 = 0.99
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """One disk's counters since its QEMU started. `at_s` is any monotonic clock."""
+
+    at_s: float
+    writes: int
+    write_ns: int  # all writes' times together
+    bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """What ended between two looks at one disk."""
+
+    seconds: float
+    writes: int
+    mean_s: float  # of those writes; 0 when there were none
+    bytes: int = 0
+
+    def slower(self, limit_s: float) -> float:
+        """How many of the writes took longer than that, as far as can be told: not always a whole number.
+
+        Of n exponential times whose sum T is known, each exceeds c with the probability (1 - c/T)^(n-1).
+        """
+        total_s = self.writes * self.mean_s
+        if total_s <= limit_s:
+            return 0.0
+        return float(self.writes * (1 - limit_s / total_s) ** (self.writes - 1))
+
+
+@dataclass(frozen=True, slots=True)
+class GuestLatency:
+    """The guest's writes over some time, on all disks that were looked at. Seconds."""
+
+    p50_s: float
+    p99_s: float
+    writes: int
+    seconds: float
+
+    @property
+    def writes_per_s(self) -> float:
+        return self.writes / self.seconds if self.seconds > 0 else 0.0
+
+
+def between(before: Counters, after: Counters) -> Interval | None:
+    """What ended between two looks; None when the counters began anew (another QEMU)."""
+    writes, spent_ns = after.writes - before.writes, after.write_ns - before.write_ns
+    if writes < 0 or spent_ns < 0 or after.at_s <= before.at_s:
+        return None
+    mean_s = spent_ns / writes / 1e9 if writes else 0.0
+    return Interval(after.at_s - before.at_s, writes, mean_s, max(0, after.bytes - before.bytes))
+
+
+def count(intervals: Iterable[Interval]) -> int:
+    return sum(one.writes for one in intervals)
+
+
+def slower(intervals: Iterable[Interval], limit_s: float) -> float:
+    """How many of all writes took longer than that; estimated."""
+    return sum(one.slower(limit_s) for one in intervals)
+
+
+def quantile_s(intervals: Iterable[Interval], q: float) -> float:
+    """The time that a share `q` of the writes did not exceed; estimated to a percent. 0 without a write."""
+    busy = [one for one in intervals if one.writes]
+    allowed = count(busy) * (1 - q)
+    if not busy:
+        return 0.0
+    low, high = 0.0, max(one.writes * one.mean_s for one in busy)
+    while high - low > max(1e-6, 0.01 * high):
+        middle = (low + high) / 2
+        if slower(busy, middle) > allowed:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def summary(intervals: Iterable[Interval], seconds: float) -> GuestLatency:
+    """Median and p99 of what ended in that time."""
+    seen = tuple(intervals)
+    return GuestLatency(quantile_s(seen, 0.5), quantile_s(seen, P99), count(seen), seconds)
