@@ -8,6 +8,8 @@ BLOCKFERRY_CONFIG). Environment over files: BLOCKFERRY_URI, LIBVIRT_DEFAULT_URI,
     method = "mirror"                                      # auto, mirror, changed-blocks, cold
     bandwidth = "200MiB/s"                                 # or a number of bytes per second; 0: no limit
     keep_source = "7d"                                     # or true (for ever), false (removed when proven unneeded)
+    guest_latency = "20ms"                                 # p99 of the guest's writes; or guest_slowdown = "1.5x"
+    if_not_converging = "wait"                             # auto, mirror, throttle, wait, stop
     suspended_start = true                                 # see docs; left out: as the host's QEMU needs it
 """
 
@@ -29,6 +31,9 @@ from blockferry.errors import ConfigInvalid, nearest
 SYSTEM_FILE = Path("/etc/blockferry/config.toml")
 METHODS = ("auto", "mirror", "changed-blocks", "cold")
 """Values of model.request.Method, which lies above this layer; a test holds them together."""
+
+POLICIES = ("auto", "mirror", "throttle", "wait", "stop")
+"""The same of model.request.IfNotConverging."""
 
 
 def default_journal() -> str:
@@ -58,6 +63,9 @@ class Config:
     bandwidth: int = 0  # bytes/s over all disks of a move, 0 unlimited
     keep_source_s: float | None = None  # seconds; infinite: for ever; None: removed once it is proven unneeded
     verify: bool = False  # compare both sides as they were at the switch before the source is given up
+    guest_latency_s: float | None = None
+    guest_slowdown: float | None = None
+    if_not_converging: str = "auto"  # one of POLICIES
     suspended_start: bool | None = None  # start copies with the VM suspended: always, never, or as QEMU needs it
 
     def __post_init__(self) -> None:
@@ -117,6 +125,24 @@ def _method(value: object) -> str:
     return str(value)
 
 
+def _policy(value: object) -> str:
+    if value not in POLICIES:
+        raise ValueError(f"{value!r} is none of {', '.join(POLICIES)}")
+    return str(value)
+
+
+def _latency(value: object) -> float:
+    if not isinstance(value, str):
+        raise ValueError(f'{value!r} is not a duration; write it like "20ms"')
+    return units.parse_latency_s(value)
+
+
+def _slowdown(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError(f'{value!r} is not a factor; write it like 1.5 or "1.5x"')
+    return units.parse_factor(str(value))
+
+
 def _bandwidth(value: object) -> int:
     if isinstance(value, int) and not isinstance(value, bool):
         rate = value
@@ -148,6 +174,9 @@ _KEYS: dict[str, tuple[str, Callable[[object], Any]]] = {
     "bandwidth": ("bandwidth", _bandwidth),
     "keep_source": ("keep_source_s", _keep_source),
     "verify": ("verify", _yes_or_no),
+    "guest_latency": ("guest_latency_s", _latency),
+    "guest_slowdown": ("guest_slowdown", _slowdown),
+    "if_not_converging": ("if_not_converging", _policy),
     "suspended_start": ("suspended_start", _yes_or_no),
 }
 """Key in the file -> field of Config, and what its value means. Raises ValueError with a sentence."""

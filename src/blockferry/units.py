@@ -67,6 +67,25 @@ def parse_duration_s(text: str) -> float:
     return float(match[1]) * _DURATION_UNITS[match[2].lower()]
 
 
+def parse_latency_s(text: str) -> float:
+    """Seconds for text such as `20ms`; at least a millisecond. Raises ValueError with a sentence for people."""
+    seconds = parse_duration_s(text)
+    if not 0.001 <= seconds <= 60:
+        raise ValueError(f"{text!r} is no latency for a write; write it like 20ms, from 1ms to 60s")
+    return seconds
+
+
+def parse_factor(text: str) -> float:
+    """A factor above 1 for text such as `1.5x` or `2`. Raises ValueError with a sentence for people."""
+    try:
+        factor = float(text.strip().removesuffix("x"))
+    except ValueError:
+        factor = 0.0
+    if not 1 < factor <= 1000:
+        raise ValueError(f"{text!r} is no slowdown; write it like 1.5x, above 1")
+    return factor
+
+
 def format_size(size: int | float) -> str:
     """`4.0 GiB`: three figures at most, binary units, the way `qemu-img info` prints them."""
     value = float(size)

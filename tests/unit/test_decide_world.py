@@ -13,12 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blockferry.model import action as act
+from blockferry.model.convergence import Divergence
 from blockferry.model.decide import decide
 from blockferry.model.inventory import JobInfo, PowerState
 from blockferry.model.observation import DiskView, Job, Observation, Side
 from blockferry.model.plan import DiskPlan, Plan
-from blockferry.model.record import Copy, Outcome, Record, Stage, View, Wanted
-from blockferry.model.request import Method, SourcePolicy
+from blockferry.model.record import Copy, Outcome, Record, Stage, Throttle, View, Wanted
+from blockferry.model.request import Contract, IfNotConverging, Method, SourcePolicy
 
 SIZE = 100
 LIMIT = 600
@@ -55,6 +56,7 @@ class World:
     live: dict[str, Side] = field(default_factory=dict)
     config: dict[str, Side] = field(default_factory=dict)
     jobs: dict[str, int] = field(default_factory=dict)  # target -> bytes copied
+    mirrors: set[str] = field(default_factory=set)  # of these jobs, the synchronous ones
     foreign: set[str] = field(default_factory=set)
     tainted: set[str] = field(default_factory=set)  # copies that missed a write
     writes: dict[str, int] = field(default_factory=dict)  # writes to the source file while off
@@ -74,6 +76,10 @@ class World:
     view_taken: bool = False
     ran_since_switch: bool = False
     kept: set[str] = field(default_factory=set)
+    limits: dict[str, int] = field(default_factory=dict)  # target -> what the guest may write; none: no limit
+    own_limits: dict[str, int] = field(default_factory=dict)  # the same, as its owner wants it
+    busy: int = 0  # the guest changes so much in a turn
+    measured: int = 0
 
     def __post_init__(self) -> None:
         for disk in self.plan.disks:
@@ -102,12 +108,22 @@ class World:
                     fingerprint=str(self.writes.get(target, 0)),
                 )
             )
+        outrun = tuple(
+            Divergence(view.target, 40.0, 20.0, sure=True)
+            for view in views
+            if view.job is Job.OURS and self._outruns(view.target)
+        )
         agrees = all(side is Side.DESTINATION for side in self.config.values())
         return Observation(
             self.state, self.plan.persistent, tuple(views), record, self.incarnation, self.mark,
             config_agrees=agrees or not self.plan.persistent, pivot_failures=self.pivot_failures, flushed=self.flushed,
             view_tried=self.view_tried,
+            diverging=outrun,
         )  # fmt: skip
+
+    def _outruns(self, target: str) -> bool:
+        """A guest that writes more than is copied in a turn, to a copy in the background."""
+        return min(self.busy, self.limits.get(target, self.busy)) >= 40 and target not in self.mirrors
 
     # ---- acting, in the steps between which a process can die
 
@@ -120,6 +136,28 @@ class World:
                 return [("mark", None)]
             case act.CopyHome():
                 return [("note", replace(record, home_copied=True))]
+            case act.MeasureGuest():
+                return [("measure", None), ("note", replace(record, measured=True))]
+            case act.GoSynchronous():
+                return [("note", replace(record, synchronous=True))]
+            case act.ThrottleGuest(target, share):
+                noted = record.throttled.get(target)
+                if noted and noted.incarnation != seen.incarnation:
+                    noted = None
+                if noted and self.limits.get(target) != noted.bytes_per_s:
+                    return [("limit", (target, noted.bytes_per_s))]
+                before = noted.before if noted else {"write": self.limits.get(target, 0)}
+                limit = int((noted.bytes_per_s if noted else self.busy) * share)
+                kept = {**record.throttled, target: Throttle(limit, seen.incarnation, before)}
+                return [("note", replace(record, throttled=kept)), ("limit", (target, limit))]
+            case act.UnthrottleGuest():
+                live = {view.target for view in seen.disks if view.live is not None}
+                back = [
+                    ("limit", (target, noted.before["write"]))
+                    for target, noted in record.throttled.items()
+                    if target in live and noted.incarnation == seen.incarnation
+                ]
+                return [*back, ("note", replace(record, throttled={}))]
             case act.CreateImage(target):
                 named = replace(record, created=(*record.created, target)).without_verdict(target)
                 stage = Copy(Stage.IMAGE, -1, record.copy(target).attempts)
@@ -139,7 +177,8 @@ class World:
             case act.StartCopy(target, reverse):
                 before = record.copy(target)
                 tries = before.attempts + 1 if before.reverse == reverse else 1
-                copy = Copy(Stage.STARTING, seen.incarnation, tries, reverse)
+                synchronous = reverse or record.synchronous or self.plan.synchronous
+                copy = Copy(Stage.STARTING, seen.incarnation, tries, reverse, synchronous)
                 return [
                     ("note", record.with_copy(target, copy)),
                     ("job", target),
@@ -238,13 +277,28 @@ class World:
         elif what == "job":
             if self.state.active and target not in self.jobs and target not in self.foreign:
                 self.jobs[target] = 0
+                (self.mirrors.add if self.record.copy(target).synchronous else self.mirrors.discard)(target)
                 if self.state is PowerState.RUNNING and self.plan.disk(target).suspended_start:
                     self.tainted.add(target)
                 else:
                     self.tainted.discard(target)
         elif what == "time":
             for one in self.jobs:
-                self.jobs[one] = min(SIZE, self.jobs[one] + 50)
+                outrun = self.state is PowerState.RUNNING and self._outruns(one)
+                self.jobs[one] = min(SIZE - 10 if outrun else SIZE, self.jobs[one] + 50)
+            for one, noted in self.record.throttled.items():  # engine/throttle.py: see_to_it
+                if self.state.active and noted.incarnation == self.incarnation:
+                    self.limits[one] = noted.bytes_per_s
+        elif what == "limit":
+            assert isinstance(thing, tuple)
+            target, limit = thing
+            if self.state.active:
+                assert target in self.record.throttled, "the guest was slowed before that was noted"
+                self.limits.pop(target, None)
+                self.limits.update({target: limit} if limit else {})
+        elif what == "measure":
+            assert not self.jobs, "the guest was measured while it was copied"
+            self.measured += 1
         elif what == "flush":
             self.flushed = True
         elif what == "pivot":
@@ -313,6 +367,7 @@ class World:
             self.view = None
             self.jobs.clear()
             self.foreign.clear()
+            self.limits = dict(self.own_limits)
         elif event == "power on" and self.state is PowerState.OFF:
             self.state, self.incarnation = PowerState.RUNNING, self.incarnation + 1
             self.live = dict(self.config)
@@ -337,6 +392,7 @@ def drive(world: World, chance: random.Random, events: list[str], deaths: int) -
                 deaths -= 1
                 world.suspended_here, world.flushed, world.pivot_failures = False, False, 0
                 world.view_tried = world.view_taken = False
+                world.limits = dict(world.own_limits)  # the guard
                 if world.state is PowerState.PAUSED and not world.owner_paused:
                     world.state = PowerState.RUNNING  # the guard
                 break
@@ -346,6 +402,7 @@ def drive(world: World, chance: random.Random, events: list[str], deaths: int) -
 
 def check_end(world: World, end: act.Action) -> None:
     assert world.state is not PowerState.PAUSED or world.owner_paused, "the VM was left suspended"
+    assert not world.state.active or world.limits == world.own_limits, "the guest was left slowed"
     used = world.live if world.state.active else world.config
     if isinstance(end, act.Park):
         assert not world.removed, "something was removed although it is parked"
@@ -386,6 +443,71 @@ def test_every_way_ends_right(
     world = World(a_plan(disks, suspended_start, verify=verify))
     end = drive(world, random.Random(seed), list(events), deaths)
     check_end(world, end)
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    disks=st.integers(1, 3),
+    suspended_start=st.booleans(),
+    policy=st.sampled_from([IfNotConverging.MIRROR, IfNotConverging.THROTTLE, IfNotConverging.STOP]),
+    limited=st.booleans(),
+    events=EVENTS,
+    deaths=st.integers(0, 4),
+    seed=st.integers(0, 2**32),
+)
+def test_a_guest_that_outruns_its_copy_is_dealt_with(
+    disks: int,
+    suspended_start: bool,
+    policy: IfNotConverging,
+    limited: bool,
+    events: list[str],
+    deaths: int,
+    seed: int,
+) -> None:
+    plan = replace(
+        a_plan(disks, suspended_start),
+        method=Method.CHANGED_BLOCKS,
+        if_not_converging=policy,
+        contract=Contract(latency_s=0.02),
+    )
+    world = World(plan, busy=200)
+    if limited:
+        world.own_limits = {"vda": 1000}
+        world.limits = dict(world.own_limits)
+    end = drive(world, random.Random(seed), list(events), deaths)
+    check_end(world, end)
+    if not events and not deaths:
+        assert end == act.Done(Outcome.FAILED if policy is IfNotConverging.STOP else Outcome.MOVED)
+        assert world.measured == 1
+        if policy is IfNotConverging.STOP:
+            assert world.record.failure is not None
+            assert "does not get in step" in world.record.failure
+
+
+def test_who_waits_waits_until_the_guest_calms_down() -> None:
+    plan = replace(a_plan(1), method=Method.CHANGED_BLOCKS, if_not_converging=IfNotConverging.WAIT)
+    world = World(plan, busy=200)
+    for _turn in range(200):
+        for step in world.steps(decide(plan, world.see()), world.see()):
+            world.do(step)
+    assert world.jobs == {"vda": 90}
+    assert world.record.failure is None
+    world.busy = 0
+    assert drive(world, random.Random(1), [], 0) == act.Done(Outcome.MOVED)
+
+
+def test_a_kept_chain_never_becomes_a_mirror() -> None:
+    plan = a_plan(2)
+    below = replace(plan.disks[0], backing=("/a/base", "qcow2"))
+    plan = replace(plan, disks=(below, plan.disks[1]), method=Method.CHANGED_BLOCKS,
+                   if_not_converging=IfNotConverging.MIRROR)  # fmt: skip
+    world = World(plan, busy=200)
+    for _turn in range(200):
+        action = decide(plan, world.see())
+        assert not isinstance(action, act.GoSynchronous)
+        for step in world.steps(action, world.see()):
+            world.do(step)
+    assert world.record.failure is None
 
 
 @pytest.mark.parametrize("disks", [1, 2, 3])
@@ -475,6 +597,8 @@ def test_every_observation_has_an_answer(data: st.DataObject) -> None:
         switched=data.draw(st.booleans()),
         view=data.draw(st.sampled_from(View)),
         config_written=data.draw(st.booleans()),
+        synchronous=data.draw(st.booleans()),
+        throttled=data.draw(st.sampled_from([{}, {"vda": Throttle(1, 1)}])),
         failure=data.draw(st.sampled_from([None, "it failed"])),
         outcome=data.draw(st.sampled_from([None, *Outcome])),
     )  # fmt: skip
@@ -496,6 +620,8 @@ def test_every_observation_has_an_answer(data: st.DataObject) -> None:
         state, data.draw(st.booleans()), views, record, 1, data.draw(st.sampled_from([None, "m1", "m2"]))
     )
     action = decide(plan, seen)
+    if isinstance(action, (act.Park, act.Finish)):
+        assert not record.throttled, "the guest is left slowed"
     if isinstance(action, act.Pivot):
         assert state is not PowerState.RUNNING
         assert state.active

@@ -14,8 +14,8 @@ from blockferry.model import verifying
 from blockferry.model.finding import Finding, Severity
 from blockferry.model.plan import DiskPlan, Plan
 from blockferry.model.record import Outcome
-from blockferry.model.request import SourcePolicy
-from blockferry.model.summary import DiskEstimate, Event, MoveSummary, Progress
+from blockferry.model.request import Contract, Method, SourcePolicy
+from blockferry.model.summary import DiskEstimate, Event, GuestReport, MoveSummary, Progress
 from blockferry.units import format_duration, format_rate, format_size
 
 SEVERITY_STYLES = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.INFO: "dim"}
@@ -71,8 +71,18 @@ def plan(out: Out, plan: Plan, estimates: tuple[DiskEstimate, ...] = ()) -> None
         pairs.append(("home", home))
     if plan.bandwidth:
         pairs.append(("limit", f"{format_rate(plan.bandwidth)} for all disks together"))
+    if plan.contract is not None:
+        pairs.append(("guest", contract(plan.contract)))
+    if plan.method is Method.CHANGED_BLOCKS:
+        pairs.append(("if outrun", f"{plan.if_not_converging.value}, when the guest writes as fast as it is copied"))
     pairs.append(("old disks", source_policy(plan.source)))
     out.details(pairs)
+
+
+def contract(wanted: Contract) -> str:
+    if wanted.latency_s is not None:
+        return f"p99 of its writes at most {format_duration(wanted.latency_s)}; the copy's speed follows that"
+    return f"p99 of its writes at most {wanted.slowdown:g} times what it is before; the copy's speed follows that"
 
 
 def source_policy(policy: SourcePolicy) -> str:
@@ -107,6 +117,8 @@ def report(out: Out, summary: MoveSummary) -> None:
         pairs.append(("switch", f"the VM was suspended for {format_duration(done.switch_stall_s)}{attempts}"))
     if done.start_stall_s is not None:
         pairs.append(("start", f"suspended for {format_duration(done.start_stall_s)} for a clean start of the copies"))
+    if done.guest is not None:
+        pairs.append(("guest", list(_guest_lines(done.guest))))
     if done.phases:
         times = ", ".join(f"{phase} {format_duration(seconds)}" for phase, seconds in done.phases.items())
         pairs.append(("times", times))
@@ -117,6 +129,17 @@ def report(out: Out, summary: MoveSummary) -> None:
     if done.notes:
         pairs.append(("notes", list(done.notes)))
     out.details(pairs)
+
+
+def _guest_lines(guest: GuestReport) -> Iterable[Cell]:
+    """How the guest's writes fared, before and during."""
+    for when_, seen in (("before", guest.before), ("during", guest.during)):
+        if seen is not None:
+            yield (
+                f"{when_}: {seen.writes_per_s:.0f} writes/s, p50 {format_duration(seen.p50_s)}, "
+                f"p99 {format_duration(seen.p99_s)}"
+            )
+    yield f"{guest.within:.1%} of the writes kept the limit of {format_duration(guest.limit_s)}"
 
 
 def headline(summary: MoveSummary) -> Text:
@@ -184,6 +207,8 @@ def progress_sentence(progress: Progress) -> str:
         parts.append(f"{format_size(changed)} of it changed by the guest meanwhile")
     elif passes:
         parts.append(f"{counted(passes, 'pass', 'passes')} over changed blocks ({format_size(changed)} so far)")
+    if progress.pace:
+        parts.append(f"speed {progress.pace}")
     if progress.note:
         parts.append(progress.note)
     return ", ".join(parts)

@@ -201,6 +201,8 @@ def _status(summary: MoveSummary) -> Text:
         line.append(", cancelling", style="yellow")
     if summary.progress.note:
         line.append(f": {summary.progress.note}")
+    if summary.progress.pace:
+        line.append(f"; speed {summary.progress.pace}", style="dim")
     return line
 
 

@@ -12,7 +12,7 @@ import click
 from blockferry.cli import types
 from blockferry.config import Config
 from blockferry.errors import UsageError
-from blockferry.model.request import Chain, Method, MoveRequest, Provision, SourcePolicy
+from blockferry.model.request import Chain, Contract, IfNotConverging, Method, MoveRequest, Provision, SourcePolicy
 
 FORMATS = ("qcow2", "raw", "vmdk")
 
@@ -59,6 +59,21 @@ def request_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 "given up; default: as configured, else no.",
             ),
             click.option(
+                "--guest-latency",
+                type=types.Latency(),
+                help="Let the copy's speed follow the guest: the p99 of its writes stays below this, like 20ms.",
+            ),
+            click.option(
+                "--guest-slowdown",
+                type=types.Factor(),
+                help="The same, as a multiple of what it is before the copy, like 1.5x.",
+            ),
+            click.option(
+                "--if-not-converging",
+                type=click.Choice([item.value for item in IfNotConverging]),
+                help="When the guest changes its disk as fast as it is copied; default: as configured, else auto.",
+            ),
+            click.option(
                 "--keep-source",
                 type=types.Duration(),
                 help="Keep the old disks for that long (7d, 12h, forever).",
@@ -85,6 +100,9 @@ def to_request(
     method: str | None,
     chain: str,
     bandwidth: int | None,
+    guest_latency: float | None,
+    guest_slowdown: float | None,
+    if_not_converging: str | None,
     keep_source: float | None,
     delete_source: bool,
     verify: bool | None,
@@ -104,6 +122,13 @@ def to_request(
         source = SourcePolicy(delete=True)
     else:
         source = SourcePolicy(delete=False, keep_s=None if math.isinf(keep_source) else keep_source)
+    contract = _contract(guest_latency, guest_slowdown, config)
+    policy = IfNotConverging(if_not_converging or config.if_not_converging)
+    if contract is not None and policy is IfNotConverging.THROTTLE:
+        raise UsageError(
+            "A latency contract forbids what --if-not-converging throttle does: it slows the guest's writes.",
+            "Use --if-not-converging mirror, wait or stop, or leave out the contract.",
+        )
     return MoveRequest(
         vm=vm,
         to=to,
@@ -116,4 +141,16 @@ def to_request(
         bandwidth=config.bandwidth if bandwidth is None else bandwidth,
         source=source,
         verify=config.verify if verify is None else verify,
+        contract=contract,
+        if_not_converging=policy,
     )
+
+
+def _contract(latency_s: float | None, slowdown: float | None, config: Config) -> Contract | None:
+    if latency_s is not None and slowdown is not None:
+        raise UsageError("--guest-latency and --guest-slowdown contradict each other.", "Give one of them.")
+    if latency_s is None and slowdown is None:
+        latency_s, slowdown = config.guest_latency_s, config.guest_slowdown
+    if latency_s is not None:
+        return Contract(latency_s=latency_s)
+    return None if slowdown is None else Contract(slowdown=slowdown)

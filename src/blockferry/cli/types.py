@@ -113,6 +113,30 @@ class Rate(ParamType):
             self.fail(str(error), param, ctx)
 
 
+class Latency(ParamType):
+    """Seconds that a write may take."""
+
+    name = "duration"
+
+    def convert(self, value: str | float, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            return value if isinstance(value, float) else units.parse_latency_s(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class Factor(ParamType):
+    """`1.5x`."""
+
+    name = "factor"
+
+    def convert(self, value: str | float, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            return value if isinstance(value, float) else units.parse_factor(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
 class Duration(ParamType):
     """Seconds; `forever` is infinity."""
 

@@ -7,21 +7,19 @@ import time
 from dataclasses import replace
 from typing import assert_never
 
-from blockferry.engine import making, release, verify
+from blockferry.engine import making, release, throttle, verify
 from blockferry.engine.context import Context
 from blockferry.engine.points import point
 from blockferry.errors import BlockferryError, LibvirtFailed
 from blockferry.hypervisor.control import Control, CopyOrder
 from blockferry.images import files
 from blockferry.model import action as act
-from blockferry.model.inventory import Mirror
-from blockferry.model.observation import Observation, Side
+from blockferry.model import pace
+from blockferry.model.inventory import Mirror, PowerState
+from blockferry.model.observation import Job, Observation, Side
 from blockferry.model.plan import DiskPlan
 from blockferry.model.record import Copy, Stage, View
-from blockferry.units import MiB, format_duration, format_size
-
-BUFFER = 16 * MiB
-"""QEMU's copy buffer for one disk; from 4 MiB on they are all equally fast (docs/measured.md, 7)."""
+from blockferry.units import MiB, format_duration, format_rate, format_size
 
 GUARD_START_S = 10.0
 GUARD_SWITCH_S = 3.0
@@ -37,6 +35,14 @@ def perform(context: Context, action: act.Action, seen: Observation) -> None:
             _mark(context, seen)
         case act.Unmark():
             _unmark(context)
+        case act.MeasureGuest():
+            _measure_guest(context, seen)
+        case act.GoSynchronous():
+            _go_synchronous(context, action, seen)
+        case act.ThrottleGuest():
+            throttle.throttle(context, action, seen)
+        case act.UnthrottleGuest():
+            throttle.unthrottle(context, seen)
         case act.Suspend():
             _suspend(context, action, seen)
         case act.Resume():
@@ -106,6 +112,38 @@ def _unmark(context: Context) -> None:
     point("unmarked")
 
 
+MEASURE_S = 3.0
+
+
+def _measure_guest(context: Context, seen: Observation) -> None:
+    """The guest's writes before there is a copy: what a slowdown is held against, and what the report compares."""
+    contract, pacer = context.plan.contract, context.pacer
+    before = None
+    untouched = all(view.job is Job.NONE for view in seen.disks) and seen.state is PowerState.RUNNING
+    if contract is not None and pacer is not None and untouched:
+        before = pacer.measure(MEASURE_S, context.should_stop)
+        limit = pace.limit_s(contract, before)
+        found = f"{before.writes_per_s:.0f} writes/s, p50 {format_duration(before.p50_s)}"
+        found += f", p99 {format_duration(before.p99_s)}"
+        context.tell("action", f"before the copy: {found}; the contract is a p99 of {format_duration(limit)}")
+        if pace.hopeless(limit, before):
+            context.tell(
+                "warning",
+                f"the guest's writes are slower than the contract already (p99 {format_duration(before.p99_s)}, "
+                f"contract {format_duration(limit)}); the copy will go at its least, {format_rate(pace.FLOOR)}",
+            )
+        elif contract.latency_s is None and before.writes < pace.BASELINE_WRITES:
+            context.tell("warning", f"the guest writes too little to compare with; {format_duration(limit)} hold")
+    context.note(replace(seen.record, guest_before=before, measured=True))
+    point("measured")
+
+
+def _go_synchronous(context: Context, action: act.GoSynchronous, seen: Observation) -> None:
+    context.tell("warning", f"{action.why}; the copy is made anew as a mirror, which gets in step by construction")
+    context.note(replace(seen.record, synchronous=True))
+    point("going-synchronous")
+
+
 def _suspend(context: Context, action: act.Suspend, seen: Observation) -> None:
     """Suspend, with the guard armed. Noted before, so that whoever comes after knows that the pause is ours."""
     context.note(replace(seen.record, suspended=True, switching=action.switch))
@@ -153,13 +191,15 @@ def _start_copy(context: Context, action: act.StartCopy, seen: Observation) -> N
     disk = context.plan.disk(action.target)
     before = seen.record.copy(disk.target)
     attempts = before.attempts + 1 if before.reverse == action.reverse else 1
-    copy = Copy(Stage.STARTING, seen.incarnation, attempts, action.reverse)
+    synchronous = action.reverse or context.plan.synchronous or seen.record.synchronous
+    copy = Copy(Stage.STARTING, seen.incarnation, attempts, action.reverse, synchronous)
     record = seen.record.with_copy(disk.target, copy)
     context.note(record)
     point("starting-copy")
     context.memory.progress.pop(disk.target, None)
-    share = record.bandwidth // len(context.plan.disks) if record.bandwidth else 0
-    context.control.start_copy(disk.target, _order(context, disk, action.reverse, share))
+    speed = _speed(context, seen)
+    share = max(1, speed // len(context.plan.disks)) if speed else 0
+    context.control.start_copy(disk.target, _order(context, disk, copy, share))
     context.applied[disk.target] = share
     point("copy-called")
     context.note(record.with_copy(disk.target, replace(copy, stage=Stage.STARTED)))
@@ -169,8 +209,8 @@ def _start_copy(context: Context, action: act.StartCopy, seen: Observation) -> N
     context.tell("action", f"the copy{back} of {disk.target} began: {way[0]} -> {way[1]}")
 
 
-def _order(context: Context, disk: DiskPlan, reverse: bool, bandwidth: int) -> CopyOrder:
-    if reverse:
+def _order(context: Context, disk: DiskPlan, copy: Copy, bandwidth: int) -> CopyOrder:
+    if copy.reverse:
         return CopyOrder(
             dest=disk.source,
             dest_format=disk.source_format,
@@ -183,10 +223,10 @@ def _order(context: Context, disk: DiskPlan, reverse: bool, bandwidth: int) -> C
         dest=disk.dest,
         dest_format=disk.dest_format,
         backing=disk.backing,
-        synchronous=context.plan.synchronous,
+        synchronous=copy.synchronous,
         bandwidth=bandwidth,
         granularity=disk.granularity,
-        buffer=BUFFER,
+        buffer=pace.buffer_bytes(context.plan.contract),
     )
 
 
@@ -201,21 +241,47 @@ def _await(context: Context, action: act.Await, seen: Observation) -> None:
     """Nothing but to look again; the loop waits. A changed bandwidth is applied here."""
     if action.why == "copy":
         apply_bandwidth(context, seen)
+        throttle.see_to_it(context, seen)
         point("copying")
 
 
 def apply_bandwidth(context: Context, seen: Observation) -> None:
-    """Give each running job its share of the bandwidth that the user wants now."""
+    """Give each running job its share of the bandwidth that the user wants now, or that the guest can bear.
+
+    Once a copy is in step QEMU applies no limit to it (docs/measured.md): the others have its share.
+    """
     running = [view for view in seen.disks if view.info is not None]
-    share = seen.record.bandwidth // len(running) if running and seen.record.bandwidth else 0
+    limited = sum(not view.ready for view in running) or len(running) if context.pacer else len(running)
+    speed = _speed(context, seen) if running else 0
+    share = max(1, speed // limited) if speed else 0
     for view in running:
-        if context.applied.get(view.target, -1) != share:
+        if _differs(context.applied.get(view.target, -1), share):
             context.control.set_speed(view.target, share)
             context.applied[view.target] = share
 
 
+def _differs(applied: int, share: int) -> bool:
+    """Whether it is worth a call: a speed that follows the guest is never quite the same."""
+    return applied != share and not 0.97 * share < applied <= share
+
+
+def _speed(context: Context, seen: Observation) -> int:
+    """Bytes/s for all copies together, 0 for no limit."""
+    plan, pacer, wanted = context.plan, context.pacer, seen.record.bandwidth
+    if plan.contract is None or pacer is None or seen.record.failure is not None:
+        return wanted
+    if pacer.pace is None:
+        pacer.begin(pace.limit_s(plan.contract, seen.record.guest_before))
+    copied = sum(one.cur for one in context.memory.progress.values())
+    return pacer.speed(time.monotonic(), copied, wanted)
+
+
 def _flush(context: Context, seen: Observation) -> None:
-    """Stopping the VM and switching both flush; do that before, while the guest runs. No limit from here on."""
+    """Stopping the VM and switching both flush; do that before, while the guest runs. No limit from here on.
+
+    That holds under a latency contract, too: what is left is a few milliseconds' work, and from now on only what the
+    guest writes is copied.
+    """
     point("in-step")
     for view in seen.disks:
         if view.info is not None and context.applied.get(view.target, -1) != 0:

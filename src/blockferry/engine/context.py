@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from blockferry.engine.guard import Guard
 from blockferry.engine.observe import Memory
 from blockferry.engine.proof import Claims
+from blockferry.engine.pace import Pacer
 from blockferry.engine.site import Site
 from blockferry.hypervisor.control import Control, DomainView
 from blockferry.images.runner import Runner
@@ -47,6 +48,9 @@ class Context:
     verify_began: float = 0.0  # monotonic seconds, of the disk that is being compared
     verdicts: list[str] = field(default_factory=list)  # a sentence for each disk that was verified
     applied: dict[str, int] = field(default_factory=dict)  # target -> bandwidth set on its job
+
+    pacer: Pacer | None = None  # only where the guest's writes have a contract
+    throttle_seen_at: float = 0.0  # monotonic seconds: when the guest's limits were last looked at
 
     @property
     def control(self) -> Control:

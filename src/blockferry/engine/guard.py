@@ -5,19 +5,24 @@ comes. So before the first suspension a second process is started, with a libvir
 armed for each suspension and resumes the VM when its parent dies or the time is up. That is safe at any instant:
 each disk is whole on the side that its XML names, and a job that is not pivoted goes on copying.
 
+It also puts back the limits of disks whose writes we slow, when its parent has gone without doing so.
+
 Run as `python -m blockferry.engine.guard URI UUID NAME`; it talks over its standard input and output.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import select
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from types import TracebackType
 
-from blockferry.errors import BlockferryError
+from blockferry.errors import BlockferryError, HostUnreachable
 from blockferry.hypervisor.connection import Connection
 from blockferry.hypervisor.control import Control
 
@@ -32,6 +37,8 @@ class Guard:
         self._start = start
         self._argv = [sys.executable, "-m", "blockferry.engine.guard", uri, uuid, name]
         self._process: subprocess.Popen[bytes] | None = None
+        self._limits: dict[str, dict[str, int | str]] = {}
+        self._told: subprocess.Popen[bytes] | None = None  # the process that knows of the limits
 
     def __enter__(self) -> Guard:
         if self._start:
@@ -64,12 +71,31 @@ class Guard:
         """Have the VM resumed if we are not back within `seconds`. False: no guard could be had."""
         for _attempt in range(2):
             self.prepare()
+            self._tell_limits()
             if self._say(f"arm {seconds}"):
                 return True
             if self._process is not None:
                 self._process.kill()
                 self._process.wait()
         return False
+
+    def restore_limits(self, target: str, limits: Mapping[str, int | str]) -> None:
+        """Have these limits put back if we go without `limits_are_back`. Costs nothing when it is known already."""
+        self.prepare()
+        if self._limits.get(target) != dict(limits):
+            self._limits[target] = dict(limits)
+            self._told = None
+        self._tell_limits()
+
+    def _tell_limits(self) -> None:
+        if self._limits and self._told is not self._process:
+            self._told = self._process
+            self._say(f"limits {json.dumps(self._limits)}")
+
+    def limits_are_back(self) -> None:
+        if self._limits:
+            self._limits = {}
+            self._say("limits {}")
 
     def disarm(self) -> None:
         self._say("disarm")
@@ -93,6 +119,7 @@ def stand_guard(uri: str, uuid: str, name: str) -> None:
         signal.signal(one, signal.SIG_IGN)
     control = Control(Connection(uri), uuid, name)
     armed: float | None = None
+    limits: dict[str, dict[str, int | str]] = {}
     buffer = b""
     while True:
         ready, _, _ = select.select([0], [], [], armed)
@@ -103,11 +130,15 @@ def stand_guard(uri: str, uuid: str, name: str) -> None:
             armed = None
             if data is None:
                 continue
+            _put_back(control, limits)
             return
         buffer += data
         *lines, buffer = buffer.split(b"\n")
         for line in lines:
-            armed = float(line.split()[1]) if line.startswith(b"arm ") else None
+            if line.startswith(b"limits "):
+                limits = json.loads(line.removeprefix(b"limits "))
+            else:
+                armed = float(line.split()[1]) if line.startswith(b"arm ") else None
             os.write(1, b"ok\n")
 
 
@@ -122,6 +153,20 @@ def _resume(control: Control) -> None:
                 continue
         else:
             return
+
+
+def _put_back(control: Control, limits: Mapping[str, Mapping[str, int | str]]) -> None:
+    for target, values in limits.items():
+        for _attempt in range(3):
+            try:
+                control.set_limits(target, values)
+            except HostUnreachable:
+                with contextlib.suppress(BlockferryError):
+                    control.connection = Connection(control.connection.uri)
+                continue
+            except BlockferryError:
+                pass  # the VM or the disk is gone, and its limits with it
+            break
 
 
 if __name__ == "__main__":

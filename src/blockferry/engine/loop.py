@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from blockferry.engine import act as acting
 from blockferry.engine import progress as showing
+from blockferry.engine import throttle
 from blockferry.engine.context import Context
 from blockferry.engine.observe import Observer
 from blockferry.engine.points import PointFailed, point
@@ -41,6 +43,9 @@ _FORWARD_ONLY = (
     act.CopyHome,
     act.CopyLayers,
     act.CreateImage,
+    act.MeasureGuest,
+    act.GoSynchronous,
+    act.ThrottleGuest,
     act.StartCopy,
     act.Suspend,
     act.ColdCopy,
@@ -177,7 +182,7 @@ class Loop:
             self.context.notes.append(action.note)
         point("finishing")
         seconds = max(0.0, time.time() - self.began_at)
-        report = showing.report(self.context, action.outcome, seconds, self.phases, seen.record.switch_attempts + 1)
+        report = showing.report(self.context, action.outcome, seconds, self.phases, seen.record)
         self.publish(showing.progress(self.context, seen, action.outcome.value))
         self.context.tell("phase", action.outcome.value)
         self.finish(replace(seen.record, outcome=action.outcome), report)
@@ -243,6 +248,10 @@ class Loop:
             return
         self.context.tell("warning", sentence)
         if self.tries >= TRIES:
+            if seen is not None and seen.record.throttled:
+                with contextlib.suppress(BlockferryError):  # `decide` is not asked before it stands still
+                    throttle.put_back(self.context, seen)
+                    self.context.guard.limits_are_back()
             self._park(sentence)
         if self.context.memory.suspended_at is None:
             self.context.stop.wait(min(10.0, 0.1 * 2**self.tries))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from blockferry.hypervisor.control import Control, DomainView
 from blockferry.images import files
 from blockferry.images.runner import Runner
+from blockferry.model.convergence import Divergence, assess
 from blockferry.model.inventory import Disk, DiskSource, PowerState
 from blockferry.model.observation import DiskView, Job, Observation, Side
 from blockferry.model.passes import CopyProgress
@@ -46,7 +47,7 @@ class Observer:
         memory.just_seen = None
         if view is None and memory.suspended_at is not None:
             # In step, synchronous writes keep both sides equal: there is no remainder to ask for.
-            view = control.look(() if self.plan.synchronous and record.switching else self._targets, self.last)
+            view = control.look(() if mirrored(self.plan, record) and record.switching else self._targets, self.last)
         if memory.suspended_at is not None and view is not None and view.state is not PowerState.PAUSED:
             # The guard let the VM run while we were frozen (or it is gone): what we took for granted is so no more.
             memory.suspended_at = None
@@ -82,8 +83,19 @@ class Observer:
             passes=max((len(one.passes) for one in ours), default=0),
             pivot_failures=memory.pivot_failures,
             view_tried=memory.view_tried,
+            diverging=() if mirrored(self.plan, record) else self._diverging(disks, memory),
             flushed=memory.flushed_at is not None and now_s - memory.flushed_at < FLUSH_HOLDS_S,
         )
+
+    @staticmethod
+    def _diverging(disks: tuple[DiskView, ...], memory: Memory) -> tuple[Divergence, ...]:
+        found = []
+        for one in disks:
+            if one.job is Job.OURS and one.live is Side.SOURCE and one.target in memory.progress:
+                divergence = assess(one.target, memory.progress[one.target], one.ready)
+                if divergence is not None:
+                    found.append(divergence)
+        return tuple(found)
 
     def _disk(self, disk: DiskPlan, view: DomainView) -> DiskView:
         found = next((one for one in view.disks if one.target == disk.target), None)
@@ -152,6 +164,13 @@ class Observer:
                     if config is not None and config.path == file.source:
                         return False
         return True
+
+
+def mirrored(plan: Plan, record: Record) -> bool:
+    """Whether every copy that counts was started as a mirror, so that nothing can remain to be copied."""
+    if plan.synchronous:
+        return True
+    return bool(plan.disks) and all(record.copy(disk.target).synchronous for disk in plan.disks)
 
 
 def same_path(one: str | None, other: str | None) -> bool:

@@ -14,6 +14,11 @@ from collections import Counter
 
 POINTS = (
     "marked",
+    "measured",
+    "going-synchronous",
+    "throttling",
+    "throttled",
+    "unthrottled",
     "home-named",
     "home-copied",
     "image-named",

@@ -5,17 +5,28 @@ from __future__ import annotations
 import time
 
 from blockferry.engine.context import Context
+from blockferry.engine.observe import mirrored
 from blockferry.images.syncing import Synced
 from blockferry.model import action as act
 from blockferry.model.observation import Job, Observation, Side
 from blockferry.model.passes import CopyProgress
-from blockferry.model.record import Outcome
-from blockferry.model.summary import DiskProgress, Progress, Report
+from blockferry.model.record import Outcome, Record
+from blockferry.model.request import IfNotConverging
+from blockferry.model.summary import DiskProgress, GuestReport, Progress, Report
 from blockferry.units import format_rate, format_size
 
+_POLICY = {
+    IfNotConverging.AUTO: "it waits",
+    IfNotConverging.MIRROR: "it goes over to a mirror",
+    IfNotConverging.THROTTLE: "the guest's writes are slowed",
+    IfNotConverging.WAIT: "it waits for the guest to write less",
+    IfNotConverging.STOP: "the move is given up",
+}
+
 _PHASES: tuple[tuple[str, tuple[type, ...]], ...] = (
-    ("prepare", (act.Mark, act.CopyHome, act.CopyLayers, act.CreateImage)),
+    ("prepare", (act.MeasureGuest, act.Mark, act.CopyHome, act.CopyLayers, act.CreateImage)),
     ("copy", (act.StartCopy, act.NoteClean, act.ForgetCopy, act.PrepareView, act.ColdCopy)),
+    ("copy", (act.GoSynchronous, act.ThrottleGuest)),
     ("switch", (act.FlushDestination, act.Pivot, act.NoteSwitched, act.WriteConfig)),
     ("verify", (act.Verify, act.EndView)),
     ("clean up", (act.MoveMedium, act.Settle, act.ReleaseSource, act.ReleaseHome)),
@@ -34,12 +45,26 @@ def phase_of(action: act.Action, before: str) -> str:
 
 def progress(context: Context, seen: Observation, phase: str, note: str = "") -> Progress:
     """The move as it is now."""
-    return Progress(phase, tuple(_disk(context, seen, view.target) for view in seen.disks), time.time(), note)
+    disks = tuple(_disk(context, seen, view.target) for view in seen.disks)
+    return Progress(phase, disks, time.time(), note, _pace(context) if phase == "copy" else "")
+
+
+def _pace(context: Context) -> str:
+    found = context.pacer.pace if context.pacer is not None else None
+    return f"{format_rate(found.speed)}, {found.reason}" if found is not None else ""
 
 
 def convergence(context: Context, seen: Observation) -> str:
     """A sentence when the copy does not get in step because the guest writes as fast as it copies."""
     limit = seen.record.bandwidth
+    for found in seen.diverging:
+        paced = " (its speed follows the guest's latency contract)" if context.pacer is not None else ""
+        if found.sure:
+            waits = "it waits for the guest to write less"
+            then = "raise the limit with `blockferry speed`, or wait" if limit else waits
+        else:
+            then = f"if that lasts: {_POLICY[context.plan.if_not_converging]}"
+        return f"{found.sentence}{paced}; {then}"
     for target, copied in context.memory.progress.items():
         if copied.stuck:
             what = f"the limit of {format_rate(limit)}" if limit else f"the copy's {format_rate(copied.rate)}"
@@ -67,6 +92,7 @@ def _disk(context: Context, seen: Observation, target: str) -> DiskProgress:
     if copied.bulk == 0:
         return DiskProgress(target, phase, plan.copy_bytes)
     rate = copied.rate
+    synchronous = mirrored(context.plan, seen.record)
     return DiskProgress(
         target=target,
         phase=phase,
@@ -74,8 +100,8 @@ def _disk(context: Context, seen: Observation, target: str) -> DiskProgress:
         done=copied.end if phase == "switched" else copied.cur,
         bulk=copied.bulk,
         changed=copied.changed,
-        passes=0 if context.plan.synchronous else len(copied.passes),
-        pass_sizes=() if context.plan.synchronous else tuple(one.size for one in copied.passes),
+        passes=0 if synchronous else len(copied.passes),
+        pass_sizes=() if synchronous else tuple(one.size for one in copied.passes),
         rate=rate,
         seconds_left=copied.remaining / rate if rate > 0 and phase == "copying" else None,
     )
@@ -90,7 +116,7 @@ def _verified(context: Context, target: str, state: Synced, judged: bool) -> Dis
     return DiskProgress(target, "verified" if judged else "verifying", state.size, done, rate=rate, seconds_left=left)
 
 
-def report(context: Context, outcome: Outcome, seconds: float, phases: dict[str, float], attempts: int) -> Report:
+def report(context: Context, outcome: Outcome, seconds: float, phases: dict[str, float], record: Record) -> Report:
     """What was done, as far as this process saw it."""
     copied = context.memory.progress.values()
     return Report(
@@ -99,11 +125,19 @@ def report(context: Context, outcome: Outcome, seconds: float, phases: dict[str,
         phases={name: round(value, 4) for name, value in phases.items()},
         bulk_bytes=sum(min(one.bulk, one.cur) for one in copied),
         changed_bytes=sum(min(one.changed, max(0, one.cur - one.bulk)) for one in copied),
-        passes=0 if context.plan.synchronous else max((len(one.passes) for one in copied), default=0),
+        passes=0 if mirrored(context.plan, record) else max((len(one.passes) for one in copied), default=0),
         switch_stall_s=context.stalls.get("switch"),
         start_stall_s=context.stalls.get("start"),
-        switch_attempts=attempts,
+        switch_attempts=record.switch_attempts + 1,
         sources=tuple(context.sources),
         notes=tuple(context.notes),
         verified=tuple(context.verdicts),
+        guest=_guest(context, record),
     )
+
+
+def _guest(context: Context, record: Record) -> GuestReport | None:
+    pacer = context.pacer
+    if pacer is None or pacer.pace is None:
+        return None
+    return GuestReport(pacer.pace.limit_s, record.guest_before, pacer.during(), pacer.pace.within)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import os
 import secrets
@@ -20,6 +21,7 @@ from blockferry.engine import doctor, orphan, proof, quarantine, survey
 from blockferry.engine.context import Context
 from blockferry.engine.guard import Guard
 from blockferry.engine.loop import Loop
+from blockferry.engine.pace import Pacer
 from blockferry.engine.site import Site
 from blockferry.errors import (
     BlockferryError,
@@ -206,7 +208,11 @@ class Service:
         plan = summary.plan
         site = self._site if plan.uri == self._site.connection.uri else Site(plan.uri)
         live = plan.was.active
-        with LeaseKeeper(self.journal, lease) as keeper, Guard(plan.uri, plan.uuid, plan.vm, start=live) as guard:
+        with (
+            contextlib.ExitStack() as stack,
+            LeaseKeeper(self.journal, lease) as keeper,
+            Guard(plan.uri, plan.uuid, plan.vm, start=live) as guard,
+        ):
             context = Context(
                 plan=plan,
                 site=site,
@@ -221,6 +227,15 @@ class Service:
                 ),
                 stop=stop,
             )
+
+            if plan.contract is not None and live:
+                targets = tuple(disk.target for disk in plan.disks)
+                context.pacer = stack.enter_context(
+                    Pacer(
+                        lambda: site.control(plan.uuid, plan.vm).counters(targets),
+                        lambda: context.memory.suspended_at is not None,
+                    )
+                )
 
             def publish(progress: Progress) -> None:
                 self.journal.progress(lease, progress)

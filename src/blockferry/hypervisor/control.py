@@ -6,7 +6,8 @@ Facts this rests on (docs/measured.md): a persistent domain needs VIR_DOMAIN_BLO
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import libvirt
@@ -15,6 +16,7 @@ from lxml import etree
 from blockferry.hypervisor import domains, domainxml
 from blockferry.hypervisor.connection import Connection
 from blockferry.model.inventory import Disk, JobInfo, PowerState
+from blockferry.model.latency import Counters
 
 _GRANULARITY = libvirt.VIR_DOMAIN_BLOCK_COPY_GRANULARITY
 _BUF_SIZE = libvirt.VIR_DOMAIN_BLOCK_COPY_BUF_SIZE
@@ -149,6 +151,40 @@ class Control:
         """Limit a running copy; 0 takes the limit off."""
         with self.connection.doing(f"change the speed of the copy of {target} of {self.name}"):
             self._domain().blockJobSetSpeed(target, bytes_per_s, libvirt.VIR_DOMAIN_BLOCK_JOB_SPEED_BANDWIDTH_BYTES)
+
+    def counters(self, targets: Iterable[str]) -> dict[str, Counters]:
+        """What QEMU has counted of the guest's writes to these disks; those that are gone are left out.
+
+        virDomainBlockStatsFlags: `wr_total_times` is in nanoseconds and includes the time in QEMU's own queues.
+        """
+        found: dict[str, Counters] = {}
+        with self.connection.doing(f"read the statistics of VM {self.name}"):
+            domain = self._domain()
+            for target in targets:
+                try:
+                    values = domain.blockStatsFlags(target, 0)
+                except libvirt.libvirtError as error:
+                    if error.get_error_code() in (libvirt.VIR_ERR_INVALID_ARG, libvirt.VIR_ERR_OPERATION_INVALID):
+                        continue
+                    raise
+                found[target] = Counters(
+                    time.monotonic(), values["wr_operations"], values["wr_total_times"], values["wr_bytes"]
+                )
+        return found
+
+    def limits(self, target: str) -> dict[str, int | str]:
+        """The I/O limits of a disk of the running VM, by libvirt's names; 0 and "" for none."""
+        with self.connection.doing(f"read the limits of disk {target} of {self.name}"):
+            return dict(self._domain().blockIoTune(target, libvirt.VIR_DOMAIN_AFFECT_LIVE))
+
+    def set_limits(self, target: str, limits: Mapping[str, int | str]) -> None:
+        """Set the I/O limits of a disk of the running VM; what is written down for its next start stays.
+
+        libvirt refuses a group's name when there is no limit at all.
+        """
+        values = {name: value for name, value in limits.items() if name != "group_name" or value}
+        with self.connection.doing(f"set the limits of disk {target} of {self.name}"):
+            self._domain().setBlockIoTune(target, values, libvirt.VIR_DOMAIN_AFFECT_LIVE)
 
     def pivot(self, target: str) -> None:
         """Ask for the switch of one disk; the live XML tells when it is done."""

@@ -35,6 +35,32 @@ class CreateImage:
 
 
 @dataclass(frozen=True, slots=True)
+class MeasureGuest:
+    """See how long the guest's writes take before there is a copy."""
+
+
+@dataclass(frozen=True, slots=True)
+class GoSynchronous:
+    """Remember that the copies are to be made anew as a mirror: they do not get in step in the background."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class ThrottleGuest:
+    """Slow the guest's writes to this disk (further), so that its copy gets in step. `share`: of its present rate."""
+
+    target: str
+    share: float
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class UnthrottleGuest:
+    """Put all disks' limits back as they were."""
+
+
+@dataclass(frozen=True, slots=True)
 class Suspend:
     """Stop the guest's processors for a moment. `switch`: for the switch; else for a clean start of copies."""
 
@@ -215,6 +241,10 @@ Action = (
     | CopyHome
     | CopyLayers
     | CreateImage
+    | MeasureGuest
+    | GoSynchronous
+    | ThrottleGuest
+    | UnthrottleGuest
     | Suspend
     | StartCopy
     | NoteClean

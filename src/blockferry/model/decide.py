@@ -17,12 +17,16 @@ from blockferry.model.inventory import PowerState
 from blockferry.model.observation import DiskView, Job, Observation, Side
 from blockferry.model.plan import DiskPlan, Plan
 from blockferry.model.record import Outcome, Stage, Wanted
+from blockferry.model.request import IfNotConverging
 
 START_ATTEMPTS = 3
 """How often the copy of a disk is begun before we give up: a start that failed, or was not clean."""
 
 PIVOT_ATTEMPTS = 3
 """How often QEMU may refuse a pivot before the VM runs on."""
+
+THROTTLE_STEP = 0.5
+"""A guest that is slowed may change half of what is copied at the same time; if that is not enough, half of that."""
 
 DRAIN_LIMIT_S = 1.0
 """How long the VM may stay suspended for the last changed regions before it runs on and we try again later."""
@@ -32,6 +36,21 @@ RETRY_LIMIT_S = 60.0
 
 def decide(plan: Plan, seen: Observation) -> act.Action:
     """The next action for this move. Total: every observation has an answer."""
+    action = _decide(plan, seen)
+    if seen.record.throttled and _throttle_is_over(seen, action):
+        return act.UnthrottleGuest()
+    return action
+
+
+def _throttle_is_over(seen: Observation, action: act.Action) -> bool:
+    """Whether the guest's own limits are due: once switched, on the way back, and before anything that ends here."""
+    if isinstance(action, act.Done) or _ours_suspended(seen):
+        return False
+    across = all(view.side is Side.DESTINATION for view in seen.disks)
+    return isinstance(action, (act.Park, act.Finish)) or not seen.state.active or across or _going_back(seen)
+
+
+def _decide(plan: Plan, seen: Observation) -> act.Action:
     if seen.record.outcome is not None:
         return act.Done(seen.record.outcome)
     if seen.state is PowerState.ABSENT:
@@ -150,6 +169,8 @@ def _forward_live(plan: Plan, seen: Observation) -> act.Action:
         # now on must not be what the next start uses.
         return act.RevertConfig()
     prepared = _prepare(plan, seen)
+    if prepared is None and plan.contract is not None and not record.measured:
+        return act.MeasureGuest()
     return prepared or _copying(plan, seen)
 
 
@@ -183,6 +204,8 @@ def _copying(plan: Plan, seen: Observation) -> act.Action:
         if copy.stage is Stage.CLEAN and view.job is not Job.OURS:
             return act.Fail(f"the copy of {view.target} ended before the switch", view.target)
         if copy.stage is Stage.NONE and view.job is Job.OURS:
+            return act.AbortCopy(view.target)
+        if view.job is Job.OURS and record.synchronous and not copy.synchronous:
             return act.AbortCopy(view.target)
     for view in outstanding:
         if record.copy(view.target).stage is Stage.NONE:
@@ -246,9 +269,31 @@ def _starting(seen: Observation) -> act.Action:
     return act.Resume(clean=tuple(view.target for view in pending))
 
 
+def _change_course(plan: Plan, seen: Observation) -> act.Action | None:
+    """The guest outruns a copy in the background: what the user wants done about that. None: wait."""
+    record = seen.record
+    found = next((one for one in seen.diverging if one.sure), None)
+    if found is None or record.synchronous or plan.synchronous or len({view.side for view in seen.disks}) > 1:
+        return None
+    match plan.if_not_converging:
+        case IfNotConverging.MIRROR if plan.can_be_synchronous:
+            return act.GoSynchronous(found.sentence)
+        case IfNotConverging.THROTTLE:
+            return act.ThrottleGuest(
+                found.target, min(1.0, found.copy_rate / found.dirty_rate) * THROTTLE_STEP, found.sentence
+            )
+        case IfNotConverging.STOP:
+            return act.Fail(found.sentence)
+        case _:
+            return None
+
+
 def _await_or_suspend(plan: Plan, seen: Observation, outstanding: list[DiskView]) -> act.Action:
+    course = _change_course(plan, seen)
+    if course is not None:
+        return course
     if not all(view.ready and view.remaining is not None for view in outstanding):
-        return act.Await("copy", 0.25)
+        return act.Await("copy", 0.25 if plan.contract is None else 0.1)
     if seen.expected_drain_s > allowed_pause_s(seen.passes):
         return act.Await("copy", 0.05)
     if verifying.to_be_prepared(plan, seen):

@@ -8,10 +8,13 @@ ends), so the estimate is best where it matters. How it compares with the judge 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 P99 = 0.99
+
+RHYTHM_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,32 @@ class GuestLatency:
     @property
     def writes_per_s(self) -> float:
         return self.writes / self.seconds if self.seconds > 0 else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Rhythm:
+    """How often writes end on one disk, and for how long none has. Seconds of any monotonic clock."""
+
+    writes_per_s: float = 0.0  # forgotten over RHYTHM_S; as it was when the last write ended
+    looked_s: float = 0.0
+    ended_s: float = 0.0
+
+    def take(self, now_s: float, interval: Interval) -> Rhythm:
+        """After one more look."""
+        if not interval.writes:
+            return Rhythm(self.writes_per_s, now_s, self.ended_s or now_s)
+        fade = math.exp(-(now_s - self.ended_s if self.ended_s else interval.seconds) / RHYTHM_S)
+        rate = interval.writes / max(interval.seconds, now_s - self.ended_s if self.ended_s else 0.0)
+        return Rhythm(self.writes_per_s * fade + rate * (1 - fade), now_s, now_s)
+
+    @property
+    def silent_s(self) -> float:
+        return self.looked_s - self.ended_s
+
+    @property
+    def due(self) -> float:
+        """How many writes would have ended in this silence, had the guest gone on as before."""
+        return self.writes_per_s * self.silent_s
 
 
 def between(before: Counters, after: Counters) -> Interval | None:

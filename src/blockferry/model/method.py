@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from blockferry.model.defects import Case, Defect, Version, Versions, starts_suspended
 from blockferry.model.inventory import PowerState
-from blockferry.model.request import Method
+from blockferry.model.request import IfNotConverging, Method
 
 SYNCHRONOUS_SINCE = (8, 0, 0)
 
@@ -16,6 +16,7 @@ def choose(
     has_bitmaps: bool,
     keeps_chain: bool,
     defect: Defect | None = None,
+    contract: bool = False,
 ) -> tuple[Method, str]:
     """(method, reason). The user's wish wins; whether it fits power state and host is the pre-check's business.
 
@@ -27,6 +28,11 @@ def choose(
         return Method.COLD, "the VM is off"
     if keeps_chain:
         return Method.CHANGED_BLOCKS, "a backing chain that is kept as a chain can only be copied in the background"
+    if contract:
+        return (
+            Method.CHANGED_BLOCKS,
+            "the guest's writes have a latency contract, and in the background none of them waits for the destination",
+        )
     if bandwidth:
         return (
             Method.CHANGED_BLOCKS,
@@ -43,6 +49,21 @@ def race_possible(qemu: Version, source_format: str, shallow: bool) -> bool:
     """Whether a background copy must be started in a suspension, as the table of known defects has it."""
     case = Case(live=True, synchronous=False, shallow=shallow, source_format=source_format)
     return starts_suspended(Versions(SYNCHRONOUS_SINCE, qemu), case)
+
+
+def if_not_converging(
+    asked: IfNotConverging, method_asked: Method, method: Method, can_be_synchronous: bool
+) -> IfNotConverging:
+    """What is done when a copy in the background is outrun by the guest. AUTO is resolved here.
+
+    A mirror gets in step by construction, and its price (the guest's writes wait for the destination too) is what
+    an automatic choice would mostly have taken from the start. Who asked for changed-blocks by name did not want
+    that, so it is not done without being asked for.
+    """
+    if asked is not IfNotConverging.AUTO:
+        return asked
+    ours = method_asked is Method.AUTO and method is Method.CHANGED_BLOCKS
+    return IfNotConverging.MIRROR if ours and can_be_synchronous else IfNotConverging.WAIT
 
 
 def granularity(source_format: str, dest_format: str) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+from blockferry.model.convergence import Divergence
 from blockferry.model.inventory import JobInfo, PowerState
 from blockferry.model.record import Record
 
@@ -75,6 +76,7 @@ class Observation:
     passes: int = 0  # passes over changed blocks that were completed
     pivot_failures: int = 0  # refused pivots since the VM was suspended
     view_tried: bool = False  # in this suspension it was tried to freeze a view of the new disks
+    diverging: tuple[Divergence, ...] = ()  # copies in the background that the guest outruns
     flushed: bool = False  # the destination was flushed to stable storage just before
 
     def disk(self, target: str) -> DiskView:

@@ -11,8 +11,8 @@ shows, by latency, shortly before it is too much:
   near the ceiling, slowly past it, then quickly again. The more of the contract's one percent is used up, the slower.
 
 Silence is not idleness: a starved guest has no write ending for a second, and looks like one that writes nothing. So
-a silence longer than the limit counts as a slow write while, at the guest's rate so far, several writes were due in
-it. A guest that is really idle costs one such cut; then its rate is known to be low.
+a silence longer than the limit, in which many writes were due at the guest's rate so far, is answered by a cut. It is
+taken back as soon as the next write shows that the guest had only paused.
 
 Measured (docs/measured.md): QEMU copies a whole buffer at once and rests for the remainder of its 100 ms slice. With
 16 MiB, a limited copy gives the guest spikes of 30 ms at any speed, and an unlimited one a second; with 1 MiB 3-4 ms.
@@ -59,6 +59,9 @@ SETTLE_S = 0.25
 SOFT, CAREFUL = 0.7, 0.5
 """The share of the limit that the p99 may reach; and with half of the contract's one percent used up."""
 
+PRESUMED_S = 2.0
+"""After so long a silence the guest is taken to be idle after all."""
+
 CUT, BRAKE = 0.7, 0.5
 SLOW_START = 10.0
 GROWTH, GROWTH_NEAR, GROWTH_CAREFUL = 3.0, 1.06, 1.025
@@ -70,8 +73,6 @@ CEILING_S, CEILING_CAREFUL_S = 5.0, 20.0
 DUE = 10.0
 """So many writes must have been due in a silence for it to count: a guest that writes at random
 intervals is silent for so long once in e^10 times."""
-
-RATE_MEMORY_S = 2.0
 
 
 def buffer_bytes(contract: Contract | None) -> int:
@@ -101,7 +102,8 @@ class Sample:
     seconds: float
     intervals: tuple[Interval, ...]
     copied: int
-    silent_s: float = 0.0  # for so long no write has ended, up to now
+    silent_s: float = 0.0  # for so long no write has ended on one disk, up to now
+    due: float = 0.0  # so many would have, had the guest gone on as before
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +118,10 @@ class Pace:
     settled_s: float = -math.inf  # until then it is not looked at
     recent: tuple[tuple[float, Interval], ...] = ()
     copied: tuple[tuple[float, float, int], ...] = ()  # (when, seconds, bytes) of the last RECENT_S
-    rate: float = 0.0  # the guest's writes/s, forgotten over RATE_MEMORY_S
     writes: int = 0
     slow: float = 0.0  # of them, slower than the limit
-    stalled: bool = False  # the present silence has counted already
+    presumed: tuple[int, float | None, float] | None = None  # (speed, ceiling, ceiling_s) before a cut for a silence
+    silent_s: float = 0.0  # of the silence that has counted
 
     @property
     def within(self) -> float:
@@ -138,17 +140,26 @@ class Pace:
         kept = self._kept(now_s)
         fresh = () if now_s < self.settled_s else tuple((now_s, one) for one in sample.intervals if one.writes)
         ended = latency.count(sample.intervals)
-        fade = math.exp(-sample.seconds / RATE_MEMORY_S)
-        rate = self.rate * fade + (ended / sample.seconds if sample.seconds > 0 else 0.0) * (1 - fade)
+        slow = latency.slower(sample.intervals, self.limit_s)
         copied = tuple(one for one in self.copied if now_s - one[0] <= RECENT_S)
         return replace(
             self,
             recent=(*kept, *fresh),
             copied=(*copied, (now_s, sample.seconds, sample.copied)),
-            rate=rate,
             writes=self.writes + ended,
-            slow=self.slow + latency.slower(sample.intervals, self.limit_s),
-            stalled=self.stalled and not ended,
+            slow=self.slow + slow,
+            silent_s=0.0 if sample.silent_s < self.silent_s else self.silent_s,
+        )._recover(ended, slow)
+
+    def _recover(self, ended: int, slow: float) -> Pace:
+        """After a cut for a silence: the next writes tell whether it was one."""
+        if self.presumed is None or not ended:
+            return self
+        if slow >= 0.5:
+            return replace(self, presumed=None)
+        speed, ceiling, ceiling_s = self.presumed
+        return replace(
+            self, speed=max(self.speed, speed), ceiling=ceiling, ceiling_s=ceiling_s, settled_s=-math.inf, presumed=None
         )
 
     def _kept(self, now_s: float) -> tuple[tuple[float, Interval], ...]:
@@ -170,13 +181,14 @@ class Pace:
 
     def _stalled(self, now_s: float, sample: Sample) -> Pace | None:
         """A step down because writes are due that do not end."""
-        if self.stalled or sample.silent_s <= self.limit_s or self.rate * sample.silent_s < DUE:
+        if sample.silent_s <= self.limit_s or sample.due < DUE or self.silent_s:
             return None
         why = f"none of the guest's writes has ended for {format_duration(sample.silent_s)}"
-        return replace(self._down(now_s, BRAKE, why), stalled=True)
+        before = self.presumed or (self.speed, self.ceiling, self.ceiling_s)
+        return replace(self._down(now_s, BRAKE, why), presumed=before, silent_s=sample.silent_s)
 
     def _judge(self, now_s: float, sample: Sample) -> Pace:
-        if now_s < self.settled_s:
+        if now_s < self.settled_s or (self.presumed is not None and sample.silent_s < PRESUMED_S):
             return self
         intervals = [one for _, one in self.recent]
         writes = latency.count(intervals)
@@ -219,9 +231,14 @@ class Pace:
     def _up(self, now_s: float, seconds: float, p99: float, why: str) -> Pace:
         if self.speed > 4 * max(float(FLOOR), self.reached):
             return replace(self, reason=f"more than the copy can use: {why}")
-        room = max(0.0, 1 - p99 / self._soft_s)
+        room = max(0.0, 1 - p99 / self._soft_s) * self._evidence(now_s)
         speed = self.speed * self._growth(now_s) ** (room * min(seconds, 0.5))
         return replace(self, speed=int(min(FASTEST, max(FLOOR, speed))), reason=f"room for it: {why}")
+
+    def _evidence(self, now_s: float) -> float:
+        """How sure it is that there is room: a guest that writes seldom tells little; one that is idle has no say."""
+        writes = latency.count(one for at_s, one in self.recent if now_s - at_s <= RECENT_S)
+        return max(0.1, min(1.0, writes / RECENT_WRITES)) if self.recent else 1.0
 
     def _growth(self, now_s: float) -> float:
         if self.ceiling is None:

@@ -38,15 +38,15 @@ class CopyProgress:
     goal: int = 0  # `cur` at which the present pass is over
     started_s: float = 0.0  # when the present pass began
     passes: tuple[Pass, ...] = ()
-    samples: tuple[tuple[float, int], ...] = ()  # (seconds, cur) of the last RATE_WINDOW_S
+    samples: tuple[tuple[float, int, int], ...] = ()  # (seconds, cur, end) of the last RATE_WINDOW_S
     bulk_s: float | None = None  # how long the bulk took
 
     def sample(self, now_s: float, cur: int, end: int) -> CopyProgress:
         """The progress after one more look at the job. `now_s` is any monotonic clock."""
         if end == 0 or cur < self.cur:  # not initialised yet, or a new job
-            fresh = CopyProgress(started_s=now_s, samples=((now_s, cur),))
+            fresh = CopyProgress(started_s=now_s, samples=((now_s, cur, end),))
             return fresh if end == 0 else replace(fresh, bulk=end, goal=end, cur=cur, end=end)
-        samples = (*(one for one in self.samples if now_s - one[0] <= RATE_WINDOW_S), (now_s, cur))
+        samples = (*(one for one in self.samples if now_s - one[0] <= RATE_WINDOW_S), (now_s, cur, end))
         if self.bulk == 0:
             return replace(self, bulk=end, goal=end, cur=cur, end=end, started_s=now_s, samples=samples)
         if now_s - self.started_s < FIRST_LOOK_S and not self.passes and self.bulk_s is None:
@@ -89,8 +89,20 @@ class CopyProgress:
         """Bytes per second over the last seconds."""
         if len(self.samples) < 2:
             return 0.0
-        (then_s, then), (now_s, now) = self.samples[0], self.samples[-1]
+        (then_s, then, _), (now_s, now, _) = self.samples[0], self.samples[-1]
         return (now - then) / (now_s - then_s) if now_s > then_s else 0.0
+
+    @property
+    def window_s(self) -> float:
+        """How long the samples behind `rate` and `dirty_rate` span."""
+        return self.samples[-1][0] - self.samples[0][0] if self.samples else 0.0
+
+    @property
+    def dirty_rate(self) -> float:
+        """Bytes per second over the last seconds that were copied already, and that the guest has changed since."""
+        if self.window_s <= 0:
+            return 0.0
+        return max(0, self.samples[-1][2] - self.samples[0][2]) / self.window_s
 
     @property
     def peak_rate(self) -> float:

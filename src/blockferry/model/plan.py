@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from blockferry.model.inventory import PowerState
-from blockferry.model.request import Chain, Method, SourcePolicy
+from blockferry.model.request import Chain, Contract, IfNotConverging, Method, SourcePolicy
 
 PLAN_VERSION = 1
 
@@ -112,6 +112,8 @@ class Plan:
     verify: bool = False
     background_only: bool = False  # a defect of the host's QEMU forbids synchronous copies (model/defects.py)
     version: int = PLAN_VERSION
+    contract: Contract | None = None
+    if_not_converging: IfNotConverging = IfNotConverging.WAIT  # never AUTO: that is decided in the pre-check
 
     def disk(self, target: str) -> DiskPlan:
         return next(disk for disk in self.disks if disk.target == target)
@@ -119,9 +121,11 @@ class Plan:
     @property
     def synchronous(self) -> bool:
         """Whether the guest's writes go to both sides at once. Never with a kept chain: see DiskPlan.shallow."""
-        return (
-            self.method is Method.MIRROR and not self.background_only and not any(disk.shallow for disk in self.disks)
-        )
+        return self.method is Method.MIRROR and self.can_be_synchronous
+
+    @property
+    def can_be_synchronous(self) -> bool:
+        return not self.background_only and not any(disk.shallow for disk in self.disks)
 
     def scratch(self, target: str) -> str:
         """Where the old content of blocks goes that the guest overwrites while this disk is verified."""

@@ -13,7 +13,7 @@ from blockferry.model.facts import Facts
 from blockferry.model.finding import Finding, finding
 from blockferry.model.inventory import Datastore, Disk, Image, datastore_of
 from blockferry.model.plan import DiskPlan, HomeFile, HomePlan, LayerPlan, Plan
-from blockferry.model.request import Chain, Method, MoveRequest, Provision
+from blockferry.model.request import Chain, IfNotConverging, Method, MoveRequest, Provision
 from blockferry.model.space import space_findings
 from blockferry.units import format_size
 
@@ -43,7 +43,17 @@ def precheck(request: MoveRequest, facts: Facts, move: str) -> tuple[tuple[Findi
         )
     versions = Versions(facts.libvirt, facts.qemu)
     unsafe = defects.against_synchronous(versions)
-    method, reason = methods.choose(request.method, facts.vm.state, request.bandwidth, bitmaps, keeps, unsafe)
+    if keeps and request.if_not_converging is IfNotConverging.MIRROR:
+        draft.findings.append(
+            finding(
+                "METHOD_CHAIN",
+                f"{facts.vm.name} has a backing chain that is to be kept; its copy cannot go over to a mirror.",
+                "Use --if-not-converging throttle, wait or stop, or --chain flatten.",
+            )
+        )
+    method, reason = methods.choose(
+        request.method, facts.vm.state, request.bandwidth, bitmaps, keeps, unsafe, request.contract is not None
+    )
     draft.synchronous = method is Method.MIRROR and not keeps
     for store in {store.name: store for store in wanted.values()}.values():
         draft.findings.extend(vmcheck.datastore_findings(store, facts))
@@ -78,6 +88,8 @@ def precheck(request: MoveRequest, facts: Facts, move: str) -> tuple[tuple[Findi
         chain=request.chain,
         bandwidth=request.bandwidth,
         background_only=unsafe is not None,
+        contract=request.contract,
+        if_not_converging=methods.if_not_converging(request.if_not_converging, request.method, method, not keeps),
     )
     return findings, plan
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field, replace
 
+from blockferry.model.latency import GuestLatency
+
 
 class Wanted(enum.Enum):
     """What the user wants now."""
@@ -43,6 +45,20 @@ class Copy:
     incarnation: int = -1  # libvirt's domain id at the start of the job
     attempts: int = 0
     reverse: bool = False  # back from the destination to the source, after a switch that broke in the middle
+    synchronous: bool = False  # started so; of a copy of an older version's record: as the plan says
+
+
+@dataclass(frozen=True, slots=True)
+class Throttle:
+    """The guest's writes to one disk are slowed by us. Noted before it is done; taken back on every way out.
+
+    `before` is what libvirt said of the disk's limits then, to be put back as it was. Only the running QEMU is
+    changed, so with another incarnation there is nothing to put back.
+    """
+
+    bytes_per_s: int
+    incarnation: int
+    before: dict[str, int | str] = field(default_factory=dict)
 
 
 class View(enum.Enum):
@@ -80,6 +96,10 @@ class Record:
     unverified: dict[str, str] = field(default_factory=dict)  # target -> why it could not be compared
     media_tried: tuple[str, ...] = ()  # CD drives that were dealt with, one way or the other
     released: tuple[str, ...] = ()  # old paths dealt with: removed, or kept for a reason in the story
+    guest_before: GuestLatency | None = None  # the guest's writes before the copy, when there is a contract
+    measured: bool = False  # that was looked at, or cannot be any more
+    synchronous: bool = False  # the copies do not get in step in the background, and are made anew as a mirror
+    throttled: dict[str, Throttle] = field(default_factory=dict)
     failure: str | None = None  # the first thing that went wrong, a sentence
     outcome: Outcome | None = None
 

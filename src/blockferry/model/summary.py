@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from blockferry.model.finding import Finding
 from blockferry.model.inventory import Datastore, Vm
+from blockferry.model.latency import GuestLatency
 from blockferry.model.plan import Plan
 from blockferry.model.record import Outcome, Record
 
@@ -102,6 +103,7 @@ class Progress:
     disks: tuple[DiskProgress, ...] = ()
     updated: float = 0.0
     note: str = ""  # what it waits for, when it waits
+    pace: str = ""  # why the copy goes at the speed it goes, where it follows the guest
 
     @property
     def total(self) -> int:
@@ -131,6 +133,16 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
+class GuestReport:
+    """How the guest's writes fared under a latency contract; as QEMU counts them, estimated (docs/pace.md)."""
+
+    limit_s: float
+    before: GuestLatency | None
+    during: GuestLatency | None
+    within: float  # the share of the writes during the copy that kept the limit
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """What a finished move did. Seconds and bytes; None where it was not measured."""
 
@@ -146,6 +158,7 @@ class Report:
     sources: tuple[str, ...] = ()  # one sentence for each old file: removed, or kept and why
     notes: tuple[str, ...] = ()
     verified: tuple[str, ...] = ()  # one sentence for each disk whose copy was found the same
+    guest: GuestReport | None = None  # only with a latency contract
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,109 @@
+"""Whether a copy gets in step with its guest: a simulated background mirror, cluster by cluster."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from blockferry.model.convergence import Divergence, assess
+from blockferry.model.decide import allowed_pause_s
+from blockferry.model.passes import CopyProgress
+
+LOOK_S = 0.25
+
+
+@dataclass
+class Mirror:
+    """QEMU's background copy of a disk of `size` clusters; the guest writes to the first `hot` of them at random."""
+
+    size: int
+    copies: float  # clusters a second
+    writes: float  # the same
+    hot: int
+    seed: int = 1
+    told: list[Divergence] = field(default_factory=list)
+    told_at_s: list[float] = field(default_factory=list)
+    bulk_s: float | None = None
+    in_step_s: float | None = None
+
+    def run(self, seconds: float, react: bool = False) -> Mirror:
+        """Until it is in step, or (`react`) until there is reason enough to act."""
+        chance = random.Random(self.seed)
+        dirty = [True] * self.size
+        left, at, copied, now_s = self.size, 0, 0, 0.0
+        progress = CopyProgress().sample(0.0, 0, self.size)
+        while now_s < seconds and self.in_step_s is None:
+            now_s += LOOK_S
+            for _copy in range(round(self.copies * LOOK_S)):
+                if not left:
+                    break
+                while not dirty[at]:
+                    at = (at + 1) % self.size
+                dirty[at] = False
+                left, copied = left - 1, copied + 1
+            for _write in range(round(self.writes * LOOK_S)):
+                place = chance.randrange(self.hot)
+                left += not dirty[place]
+                dirty[place] = True
+            progress = progress.sample(now_s, copied, copied + left)
+            self.bulk_s = progress.bulk_s if self.bulk_s is None else self.bulk_s
+            if progress.bulk_s is not None and progress.expected_drain_s <= allowed_pause_s(len(progress.passes)):
+                self.in_step_s = now_s
+            elif found := assess("vda", progress, ready=progress.bulk_s is not None):
+                self.told.append(found)
+                self.told_at_s.append(now_s)
+                if found.sure and react:
+                    break
+        return self
+
+
+def test_a_guest_that_writes_twice_as_fast_is_told_of_before_the_bulk_is_over() -> None:
+    mirror = Mirror(20000, copies=500, writes=1000, hot=20000).run(60, react=True)
+    assert mirror.told[-1].sure
+    assert mirror.bulk_s is None
+    assert mirror.told_at_s[0] < 0.5 * 20000 / 500  # spoken of even earlier
+    assert "the guest changes" in mirror.told[-1].sentence
+    # Clusters that are written twice in a look count once, so the rate is not quite the guest's own.
+    assert 450 < mirror.told[-1].dirty_rate < 1300
+
+
+@pytest.mark.parametrize("share", [0.1, 0.4, 0.6])
+def test_a_guest_that_writes_more_slowly_is_not_spoken_of(share: float) -> None:
+    mirror = Mirror(20000, copies=500, writes=500 * share, hot=20000).run(400)
+    assert mirror.in_step_s is not None
+    assert not [one for one in mirror.told if one.sure]
+
+
+def test_a_hot_spot_is_not_overrated() -> None:
+    """Writes without end, but always to the same place: what is dirty is never more than that."""
+    mirror = Mirror(20000, copies=500, writes=5000, hot=100).run(200)
+    assert mirror.in_step_s is not None
+    assert not [one for one in mirror.told if one.sure]
+
+
+def test_a_hot_spot_larger_than_the_longest_pause_is_acted_on() -> None:
+    mirror = Mirror(8000, copies=500, writes=5000, hot=2000).run(300, react=True)
+    assert mirror.in_step_s is None
+    assert mirror.told[-1].sure
+
+
+@given(
+    share=st.floats(0.05, 4.0),
+    hot=st.sampled_from([50, 1000, 8000]),
+    seed=st.integers(0, 100),
+)
+@settings(max_examples=30, deadline=None)
+def test_either_it_gets_in_step_or_it_is_told(share: float, hot: int, seed: int) -> None:
+    mirror = Mirror(8000, copies=500, writes=500 * share, hot=hot, seed=seed).run(600, react=True)
+    assert (mirror.in_step_s is not None) != bool(mirror.told and mirror.told[-1].sure)
+    if share < 0.8:
+        assert mirror.in_step_s is not None
+
+
+def test_nothing_is_said_without_evidence() -> None:
+    assert assess("vda", CopyProgress(), False) is None
+    assert assess("vda", CopyProgress().sample(0, 0, 100), False) is None
