@@ -167,6 +167,7 @@ class FakeService:
     diagnosis: Diagnosis = HEALTHY
     kept: tuple[KeptFile, ...] = ()
     agreed: Restore | None = None
+    requests: list[MoveRequest] = field(default_factory=list)
 
     def _note(self, text: str) -> None:
         self.log.append(text)
@@ -234,6 +235,7 @@ class FakeService:
 
     def move(self, request: MoveRequest) -> MoveSummary:
         self._look()
+        self.requests.append(request)
         self._note(f"move {request}")
         errors = [found for found in self.findings if found.is_error]
         if errors:

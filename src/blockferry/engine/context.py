@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 from blockferry.engine.guard import Guard
 from blockferry.engine.observe import Memory
-from blockferry.engine.proof import Claims
 from blockferry.engine.pace import Pacer
+from blockferry.engine.proof import Claims
 from blockferry.engine.site import Site
 from blockferry.hypervisor.control import Control, DomainView
 from blockferry.images.runner import Runner

@@ -1,0 +1,138 @@
+"""A latency contract and a convergence policy, from what is typed or configured to the plan's method and policy."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import cli_fake
+import msgspec
+import pytest
+from test_cli import call
+
+from blockferry import config
+from blockferry.config import Config
+from blockferry.errors import ConfigInvalid
+from blockferry.model import method, pace
+from blockferry.model.inventory import PowerState
+from blockferry.model.latency import GuestLatency
+from blockferry.model.record import Outcome, Record, Throttle
+from blockferry.model.request import Contract, IfNotConverging, Method
+from blockferry.model.summary import GuestReport, Progress
+from blockferry.units import MiB
+
+
+@pytest.fixture(autouse=True)
+def configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    file = tmp_path / "config.toml"
+    file.write_text("")
+    monkeypatch.setenv("BLOCKFERRY_CONFIG", str(file))
+    return file
+
+
+def asked(*words: str) -> tuple[Contract | None, IfNotConverging]:
+    service = cli_fake.FakeService()
+    result = call(service, "move", "web01", "--to", "ssd", *words)
+    assert result.exit_code == 0, result.output
+    (request,) = service.requests
+    return request.contract, request.if_not_converging
+
+
+def test_what_is_typed() -> None:
+    assert asked() == (None, IfNotConverging.AUTO)
+    assert asked("--guest-latency", "20ms") == (Contract(latency_s=0.02), IfNotConverging.AUTO)
+    assert asked("--guest-slowdown", "1.5x") == (Contract(slowdown=1.5), IfNotConverging.AUTO)
+    assert asked("--guest-slowdown", "2", "--if-not-converging", "stop") == (
+        Contract(slowdown=2.0),
+        IfNotConverging.STOP,
+    )
+
+
+def test_what_is_configured_and_what_is_typed_over_it(configured: Path) -> None:
+    configured.write_text('guest_latency = "50ms"\nif_not_converging = "wait"\n')
+    assert asked() == (Contract(latency_s=0.05), IfNotConverging.WAIT)
+    assert asked("--guest-slowdown", "3x") == (Contract(slowdown=3.0), IfNotConverging.WAIT)
+    configured.write_text("guest_slowdown = 1.5\n")
+    assert asked() == (Contract(slowdown=1.5), IfNotConverging.AUTO)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--guest-latency", "20ms", "--guest-slowdown", "2x"),
+        ("--guest-latency", "20ms", "--if-not-converging", "throttle"),
+        ("--guest-latency", "0"),
+        ("--guest-latency", "2h"),
+        ("--guest-slowdown", "1"),
+        ("--guest-slowdown", "fast"),
+        ("--if-not-converging", "pray"),
+    ],
+)
+def test_what_contradicts_itself_is_said(words: tuple[str, ...]) -> None:
+    service = cli_fake.FakeService()
+    assert call(service, "move", "web01", "--to", "ssd", *words).exit_code == 2
+    assert not service.requests
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["guest_latency = 20", 'guest_latency = "0ms"', "guest_slowdown = 0.5", "guest_slowdown = true",
+     'if_not_converging = "hope"'],
+)  # fmt: skip
+def test_a_wrong_configuration_is_named(configured: Path, line: str) -> None:
+    configured.write_text(line)
+    with pytest.raises(ConfigInvalid, match=line.partition(" ")[0]):
+        Config.load()
+
+
+def test_configuration_and_requests_know_the_same_policies() -> None:
+    assert set(config.POLICIES) == {one.value for one in IfNotConverging}
+
+
+def test_a_contract_chooses_the_background() -> None:
+    found, why = method.choose(Method.AUTO, PowerState.RUNNING, 0, False, False, contract=True)
+    assert found is Method.CHANGED_BLOCKS
+    assert "contract" in why
+    assert method.choose(Method.MIRROR, PowerState.RUNNING, 0, False, False, contract=True)[0] is Method.MIRROR
+    assert method.choose(Method.AUTO, PowerState.OFF, 0, False, False, contract=True)[0] is Method.COLD
+
+
+@pytest.mark.parametrize(
+    ("asked_method", "chosen", "can", "policy"),
+    [
+        (Method.AUTO, Method.CHANGED_BLOCKS, True, IfNotConverging.MIRROR),
+        (Method.AUTO, Method.CHANGED_BLOCKS, False, IfNotConverging.WAIT),
+        (Method.CHANGED_BLOCKS, Method.CHANGED_BLOCKS, True, IfNotConverging.WAIT),
+        (Method.AUTO, Method.MIRROR, True, IfNotConverging.WAIT),
+    ],
+)
+def test_the_policy_is_ours_where_the_method_was(
+    asked_method: Method, chosen: Method, can: bool, policy: IfNotConverging
+) -> None:
+    assert method.if_not_converging(IfNotConverging.AUTO, asked_method, chosen, can) is policy
+    assert method.if_not_converging(IfNotConverging.STOP, asked_method, chosen, can) is IfNotConverging.STOP
+
+
+def test_a_copy_under_a_contract_has_a_small_buffer() -> None:
+    assert pace.buffer_bytes(None) == 16 * MiB
+    assert pace.buffer_bytes(Contract(latency_s=0.02)) == MiB
+
+
+def test_records_of_older_versions_are_read_and_new_ones_come_back() -> None:
+    old = msgspec.json.decode(b'{"marked": true, "copies": {"vda": {"stage": "clean"}}}', type=Record)
+    assert (old.measured, old.synchronous, old.throttled, old.copy("vda").synchronous) == (False, False, {}, False)
+    throttled = {"vda": Throttle(1000, 3, {"write_bytes_sec": 0, "group_name": ""})}
+    new = Record(guest_before=GuestLatency(0.001, 0.01, 100, 3.0), throttled=throttled, synchronous=True)
+    assert msgspec.json.decode(msgspec.json.encode(new), type=Record) == new
+    assert msgspec.json.decode(b'{"phase": "copy"}', type=Progress).pace == ""
+
+
+def test_the_report_tells_how_the_guest_fared() -> None:
+    seen = GuestLatency(0.001, 0.004, 3000, 10.0)
+    told = replace(cli_fake.report(), guest=GuestReport(0.020, seen, GuestLatency(0.002, 0.012, 2900, 10.0), 0.9973))
+    summary = replace(cli_fake.summary("9e01", outcome=Outcome.MOVED), report=told)
+    service = cli_fake.FakeService(journal={"9e01": summary})
+    out = " ".join(call(service, "show", "9e01").stdout.split())
+    assert "before: 300 writes/s, p50 1 ms, p99 4 ms" in out
+    assert "during: 290 writes/s, p50 2 ms, p99 12 ms" in out
+    assert "99.7% of the writes kept the limit of 20 ms" in out
