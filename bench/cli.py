@@ -21,6 +21,8 @@ from lab.sizes import GIB, MIB, to_bytes
 
 RESULTS = Path(__file__).parent / "results"
 MEASURES = ("switch", "time", "guest")
+MORE = ("pace",)
+"""Only when it is asked for."""
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 
 
@@ -41,7 +43,7 @@ class Size(click.ParamType[int]):
 @click.option("--switch-rounds", default=20, show_default=True, help="Of the measure of the switch.")
 @click.option("--switch-size", type=Size(), default="256MiB", show_default=True, help="Of its disks.")
 @click.option("--format", "formats", type=click.Choice(["raw", "qcow2"]), multiple=True, help="Only this; repeatable.")
-@click.option("--only", type=click.Choice(MEASURES), multiple=True, help="Only this measure; repeatable.")
+@click.option("--only", type=click.Choice((*MEASURES, *MORE)), multiple=True, help="Only this measure; repeatable.")
 @click.option("--seed", type=int, help="Of the order; default: a new one.")
 @click.option("--quick", is_flag=True, help="1 round, 2 of the switch, small disks: only to see that it works.")
 @click.option("--output", type=click.Path(path_type=Path), help="The JSON file.  [default: bench/results/<date>.json]")
@@ -111,7 +113,7 @@ def _perform_all(run: Run, path: Path, console: Console) -> None:
     """Every trial, saved as soon as it is made; one that fails is written down and the rest goes on."""
     settings = run.settings
     order = random.Random(settings.seed)
-    whole = [measure for measure in ("time", "guest") if measure in settings.measures]
+    whole = [measure for measure in ("time", "guest", "pace") if measure in settings.measures]
     room = max(settings.size if whole else 0, 3 * settings.switch_size, GIB // 2)
     try:
         with Place.open(room) as place:
@@ -136,6 +138,8 @@ def _perform_all(run: Run, path: Path, console: Console) -> None:
                 listed += moving.trials_of_time(settings, order)
             if "guest" in whole:
                 listed += moving.trials_of_guest(settings, order)
+            if "pace" in whole:
+                listed += moving.trials_of_pace(settings, order)
             for trial in listed:
                 attempt(trial, partial(moving.perform, place, settings, trial))
     except LabError as error:

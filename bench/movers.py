@@ -20,7 +20,10 @@ from lab.process import run
 MIRROR, CHANGED, VIRSH = "blockferry mirror", "blockferry changed-blocks", "virsh blockcopy"
 CONVERT, CONVERT_DIRECT, DD = "qemu-img convert", "qemu-img convert -t none -T none -W", "dd O_DIRECT"
 
+PACED = "blockferry --guest-latency 20ms"
+
 LIVE = (MIRROR, CHANGED, VIRSH)
+OF_PACE = (PACED, CHANGED, VIRSH)
 FLOORS = (CONVERT, CONVERT_DIRECT, DD)
 
 _LIMIT_S = 1800.0
@@ -37,6 +40,8 @@ class Moved:
     switch_ns: tuple[int, int]  # around the switch
     phases: dict[str, float] = field(default_factory=dict)
     stall_s: float | None = None
+    own_p99_ms: tuple[float, float] | None = None  # of the guest's writes before and during, by blockferry's report
+    within: float | None = None  # the same: the share of them that kept the contract
 
     @property
     def seconds(self) -> float:
@@ -47,7 +52,8 @@ def move(place: Place, guest: Guest, method: str) -> Moved:
     """Move all disks of a running VM from `old-san` to `ssd`."""
     if method == VIRSH:
         return _virsh(place, guest)
-    return _blockferry(place, guest, method.removeprefix("blockferry "))
+    words = method.removeprefix("blockferry ").split()
+    return _blockferry(place, guest, words if words[0].startswith("--") else ["--method", *words])
 
 
 def move_by_pivots(place: Place, guest: Guest, method: str) -> Moved:
@@ -122,8 +128,8 @@ def _pivot_all(place: Place, guest: Guest, begin: int) -> Moved:
     return Moved(begin, end, (switch, end + _AFTER_SWITCH_NS))
 
 
-def _blockferry(place: Place, guest: Guest, method: str) -> Moved:
-    argv = [BLOCKFERRY, "move", guest.name, "--to", place.dest.name, "--method", method, "--json"]
+def _blockferry(place: Place, guest: Guest, words: Sequence[str]) -> Moved:
+    argv = [BLOCKFERRY, "move", guest.name, "--to", place.dest.name, *words, "--json"]
     begin = time.monotonic_ns()
     done = place.host.run(argv, env=place.journal, timeout=_LIMIT_S, check=False)
     end = time.monotonic_ns()
@@ -132,6 +138,7 @@ def _blockferry(place: Place, guest: Guest, method: str) -> Moved:
         said = next((one["message"] for one in documents if one["kind"] == "error"), done.stderr.strip())
         raise RuntimeError(f"exit status {done.returncode}: {said}")
     report = next(one for one in documents if one["kind"] == "report")["move"]["report"]
+    own = report.get("guest")
     switch_at, after_at = (_phase_ns(documents, phase) for phase in ("switch", "clean up"))
     return Moved(
         begin_ns=begin,
@@ -139,6 +146,8 @@ def _blockferry(place: Place, guest: Guest, method: str) -> Moved:
         switch_ns=(switch_at, after_at + _AFTER_SWITCH_NS),
         phases=report["phases"],
         stall_s=report["switch_stall_s"],
+        own_p99_ms=(own["before"]["p99_s"] * 1000, own["during"]["p99_s"] * 1000) if own else None,
+        within=own["within"] if own else None,
     )
 
 

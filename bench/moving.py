@@ -36,6 +36,14 @@ def trials_of_guest(settings: Settings, order: random.Random) -> Iterator[Trial]
             yield from _shuffled("guest", movers.LIVE, number, image_format, FLAT, order)
 
 
+def trials_of_pace(settings: Settings, order: random.Random) -> Iterator[Trial]:
+    """Per round, format and writer: with a latency contract, without one, and virsh."""
+    for number in range(1, settings.rounds + 1):
+        for image_format in settings.formats:
+            for load in (WRITING, FLAT):
+                yield from _shuffled("pace", movers.OF_PACE, number, image_format, load, order)
+
+
 def _shuffled(
     measure: str, methods: Sequence[str], number: int, image_format: str, load: str, order: random.Random
 ) -> Iterator[Trial]:
@@ -70,6 +78,7 @@ def _move(place: Place, settings: Settings, trial: Trial, guest: Guest) -> None:
     trial.fsync_s = movers.fsync_dest(place, guest)
     trial.phases = moved.phases
     trial.own_stall_s = moved.stall_s
+    trial.own_p99_ms, trial.within = moved.own_p99_ms, moved.within
     if not movers.disks_at(guest, place.dest):
         raise RuntimeError(f"{trial.method} ended well, but the disks are at {guest.sources()}")
     time.sleep(0.3)

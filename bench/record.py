@@ -63,6 +63,8 @@ class Trial:
     move_gap_s: float | None = None  # longest silence during the whole command
     before: GuestFigures | None = None
     during: GuestFigures | None = None  # while the copy ran
+    own_p99_ms: tuple[float, float] | None = None  # before and during, as blockferry's own report estimates them
+    within: float | None = None  # the same: the share of the writes that kept the contract
     failure: str | None = None
 
     def begin(self) -> None:

@@ -55,7 +55,7 @@ class Results:
 def tables(run: Run) -> list[Table]:
     """Those for which the run has trials."""
     results = Results(run)
-    made = [_aims(results), _time(results), _outside_copy(results), _switch(results), _guest(results)]
+    made = [_aims(results), _time(results), _outside_copy(results), _switch(results), _guest(results), _pace(results)]
     return [table for table in made if table.rows]
 
 
@@ -160,6 +160,41 @@ def _guest(results: Results) -> Table:
     )
     columns = ("guest", "format", "command", "writes/s", "MiB/s", "p50 ms", "p99 ms", "throughput ratio", "p99 ratio")
     return Table("C. The guest's writes before and during the copy", columns, rows, note)
+
+
+def _pace(results: Results) -> Table:
+    rows = []
+    for load in (WRITING, FLAT):
+        for image_format in results.run.settings.formats:
+            for method in movers.OF_PACE:
+                found = results.of("pace", method, image_format=image_format, load=load)
+                both = [(one.before, one.during) for one in found if one.before and one.during]
+                if both:
+                    gap = Spread.of(during.longest_gap_s * 1000 for _, during in both)
+                    own = [one.own_p99_ms for one in found if one.own_p99_ms]
+                    sides = [Spread.of(pair[side] for pair in own) for side in (0, 1)]
+                    estimate = " → ".join(f"{spread.median:.1f}" for spread in sides if spread)
+                    within = Spread.of(one.within * 100 for one in found if one.within is not None)
+                    rows.append(
+                        (
+                            load,
+                            image_format,
+                            method,
+                            _spread(Spread.of(one.seconds for one in found), 1),
+                            *_before_during(both)[:1],
+                            *_before_during(both)[2:4],
+                            _spread(gap, 0),
+                            estimate,
+                            _spread(within, 1),
+                        )
+                    )
+    note = (
+        "Before → while the copy ran: medians of the rounds. By the judge in the guest, but for the last two columns: "
+        "blockferry's own report, which estimates the p99 from QEMU's counters (without the guest's own share)."
+    )
+    columns = ("guest", "format", "command", "s", "writes/s", "p50 ms", "p99 ms", "longest silence ms",
+               "own p99 ms", "within, %")  # fmt: skip
+    return Table("D. With a latency contract", columns, rows, note)
 
 
 def _before_during(both: Sequence[tuple[GuestFigures, GuestFigures]]) -> list[str]:
