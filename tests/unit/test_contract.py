@@ -109,8 +109,9 @@ def test_a_contract_chooses_the_background() -> None:
 def test_the_policy_is_ours_where_the_method_was(
     asked_method: Method, chosen: Method, can: bool, policy: IfNotConverging
 ) -> None:
-    assert method.if_not_converging(IfNotConverging.AUTO, asked_method, chosen, can) is policy
-    assert method.if_not_converging(IfNotConverging.STOP, asked_method, chosen, can) is IfNotConverging.STOP
+    assert method.if_not_converging(IfNotConverging.AUTO, asked_method, chosen, can, 0) is policy
+    assert method.if_not_converging(IfNotConverging.STOP, asked_method, chosen, can, 0) is IfNotConverging.STOP
+    assert method.if_not_converging(IfNotConverging.AUTO, asked_method, chosen, can, 1000) is IfNotConverging.WAIT
 
 
 def test_a_copy_under_a_contract_has_a_small_buffer() -> None:

@@ -205,6 +205,12 @@ CATALOGUE: dict[str, FindingKind] = {
             "Use --method changed-blocks (or auto), or --chain flatten.",
         ),
         FindingKind(
+            "CONTRACT_MIRROR", _W, "With mirror, the guest's latency depends on the destination, too",
+            "The copy's speed follows the guest as asked, but each of the guest's writes also waits until the "
+            "destination has it; if that is slow, no speed of the copy helps.",
+            "Use --method changed-blocks (or auto): there no write waits for the destination.",
+        ),
+        FindingKind(
             "CONFIG_DIFFERS", _E, "The VM's live and persistent configuration name different files",
             "It cannot be told which of the two is meant.",
             "`virsh dumpxml VM` and `virsh dumpxml --inactive VM`; bring them in line first.",

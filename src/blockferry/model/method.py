@@ -52,18 +52,18 @@ def race_possible(qemu: Version, source_format: str, shallow: bool) -> bool:
 
 
 def if_not_converging(
-    asked: IfNotConverging, method_asked: Method, method: Method, can_be_synchronous: bool
+    asked: IfNotConverging, method_asked: Method, method: Method, can_be_synchronous: bool, bandwidth: int
 ) -> IfNotConverging:
     """What is done when a copy in the background is outrun by the guest. AUTO is resolved here.
 
     A mirror gets in step by construction, and its price (the guest's writes wait for the destination too) is what
     an automatic choice would mostly have taken from the start. Who asked for changed-blocks by name did not want
-    that, so it is not done without being asked for.
+    that, and who set a limit can raise it while the copy runs: there it is not done without being asked for.
     """
     if asked is not IfNotConverging.AUTO:
         return asked
     ours = method_asked is Method.AUTO and method is Method.CHANGED_BLOCKS
-    return IfNotConverging.MIRROR if ours and can_be_synchronous else IfNotConverging.WAIT
+    return IfNotConverging.MIRROR if ours and can_be_synchronous and not bandwidth else IfNotConverging.WAIT
 
 
 def granularity(source_format: str, dest_format: str) -> int:

@@ -55,6 +55,9 @@ def precheck(request: MoveRequest, facts: Facts, move: str) -> tuple[tuple[Findi
         request.method, facts.vm.state, request.bandwidth, bitmaps, keeps, unsafe, request.contract is not None
     )
     draft.synchronous = method is Method.MIRROR and not keeps
+    if request.contract is not None and method is Method.MIRROR:
+        text = f"The writes of {facts.vm.name} have a latency contract, and by mirror they wait for the destination."
+        draft.findings.append(finding("CONTRACT_MIRROR", text))
     for store in {store.name: store for store in wanted.values()}.values():
         draft.findings.extend(vmcheck.datastore_findings(store, facts))
     for target, store in wanted.items():
@@ -89,7 +92,9 @@ def precheck(request: MoveRequest, facts: Facts, move: str) -> tuple[tuple[Findi
         bandwidth=request.bandwidth,
         background_only=unsafe is not None,
         contract=request.contract,
-        if_not_converging=methods.if_not_converging(request.if_not_converging, request.method, method, not keeps),
+        if_not_converging=methods.if_not_converging(
+            request.if_not_converging, request.method, method, not keeps, request.bandwidth
+        ),
     )
     return findings, plan
 

@@ -18,7 +18,7 @@ class Method(enum.Enum):
 class IfNotConverging(enum.Enum):
     """What to do when the guest changes the disk as fast as it is copied (changed-blocks only)."""
 
-    AUTO = "auto"  # mirror if the method was ours to choose and it can be; else wait
+    AUTO = "auto"  # mirror if the method was ours to choose, it can be, and there is no bandwidth limit; else wait
     MIRROR = "mirror"  # begin anew with synchronous writes, which get in step by construction
     THROTTLE = "throttle"  # slow the guest's writes by a stated amount until the switch
     WAIT = "wait"
