@@ -255,14 +255,10 @@ def apply_bandwidth(context: Context, seen: Observation) -> None:
     speed = _speed(context, seen) if running else 0
     share = max(1, speed // limited) if speed else 0
     for view in running:
-        if _differs(context.applied.get(view.target, -1), share):
+        applied = context.applied.get(view.target, -1)
+        if applied != share and not (context.pacer and 0.97 * share < applied <= share):  # not worth a call
             context.control.set_speed(view.target, share)
             context.applied[view.target] = share
-
-
-def _differs(applied: int, share: int) -> bool:
-    """Whether it is worth a call: a speed that follows the guest is never quite the same."""
-    return applied != share and not 0.97 * share < applied <= share
 
 
 def _speed(context: Context, seen: Observation) -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from blockferry.hypervisor.control import Control, DomainView
 from blockferry.images import files
 from blockferry.images.runner import Runner
-from blockferry.model.convergence import Divergence, assess
+from blockferry.model.convergence import FREED, Divergence, assess
 from blockferry.model.inventory import Disk, DiskSource, PowerState
 from blockferry.model.observation import DiskView, Job, Observation, Side
 from blockferry.model.passes import CopyProgress
@@ -65,7 +65,10 @@ class Observer:
                 before = memory.progress.get(one.target, CopyProgress())
                 cur, end = one.info.cur, one.info.end
                 memory.progress[one.target] = before.sample(now_s, cur, end if end > 1 or one.ready else 0)
-        ours = [memory.progress[one.target] for one in disks if one.job is Job.OURS and one.target in memory.progress]
+        own = [one for one in disks if one.job is Job.OURS and one.target in memory.progress]
+        ours = [memory.progress[one.target] for one in own]
+        # Until it was in step a copy under a contract has shown less than it can do.
+        known = [FREED if self.plan.contract is not None and one.ready else 0.0 for one in own]
         if view.state is PowerState.RUNNING and record.suspended and memory.suspended_at is None:
             # The guard (or somebody else) let the VM run on; a pause from now on is not ours.
             record = replace(record, suspended=False)
@@ -79,20 +82,20 @@ class Observer:
             media=self._media(view),
             config_agrees=self._config_agrees(view),
             suspended_s=0.0 if memory.suspended_at is None else now_s - memory.suspended_at,
-            expected_drain_s=max((one.expected_drain_s for one in ours), default=0.0),
+            expected_drain_s=max((one.drain_s(rate) for one, rate in zip(ours, known, strict=True)), default=0.0),
             passes=max((len(one.passes) for one in ours), default=0),
             pivot_failures=memory.pivot_failures,
             view_tried=memory.view_tried,
-            diverging=() if mirrored(self.plan, record) else self._diverging(disks, memory),
+            diverging=() if mirrored(self.plan, record) else self._diverging(disks, record, memory),
             flushed=memory.flushed_at is not None and now_s - memory.flushed_at < FLUSH_HOLDS_S,
         )
 
-    @staticmethod
-    def _diverging(disks: tuple[DiskView, ...], memory: Memory) -> tuple[Divergence, ...]:
+    def _diverging(self, disks: tuple[DiskView, ...], record: Record, memory: Memory) -> tuple[Divergence, ...]:
         found = []
+        limited = bool(record.bandwidth) or self.plan.contract is not None
         for one in disks:
             if one.job is Job.OURS and one.live is Side.SOURCE and one.target in memory.progress:
-                divergence = assess(one.target, memory.progress[one.target], one.ready)
+                divergence = assess(one.target, memory.progress[one.target], one.ready, limited)
                 if divergence is not None:
                     found.append(divergence)
         return tuple(found)

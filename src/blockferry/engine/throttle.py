@@ -39,12 +39,14 @@ def throttle(context: Context, action: act.ThrottleGuest, seen: Observation) -> 
         time.sleep(1.0)
         second = control.counters((target,))
         if target not in first or target not in second:
+            _forget_samples(context, target)
             return
         written = between(first[target], second[target])
         present = int(written.bytes / written.seconds) if written else 0
         before = control.limits(target)
     limit = max(LEAST, int(present * action.share))
     if noted is not None and limit >= noted.bytes_per_s:
+        _forget_samples(context, target)
         return  # it is at its least already
     context.note(replace(record, throttled={**record.throttled, target: Throttle(limit, seen.incarnation, before)}))
     point("throttling")

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from blockferry.model.passes import CopyProgress
-from blockferry.units import format_rate
+from blockferry.units import MiB, format_rate
 
 WINDOW_S = 3.0
 """Rates over less are no evidence."""
@@ -46,8 +46,15 @@ class Divergence:
         )
 
 
-def assess(target: str, copied: CopyProgress, ready: bool) -> Divergence | None:
-    """Whether the guest outruns this copy; None when it does not, or when that cannot be told yet."""
+FREED = 64 * MiB
+"""Bytes/s that a limited copy is taken to make once it is in step: from then on QEMU applies no limit to it."""
+
+
+def assess(target: str, copied: CopyProgress, ready: bool, limited: bool = False) -> Divergence | None:
+    """Whether the guest outruns this copy; None when it does not, or when that cannot be told yet.
+
+    `limited`: by a bandwidth or a latency contract.
+    """
     if copied.bulk == 0 or copied.window_s < WINDOW_S or copied.rate <= 0:
         return None
     if copied.bulk_s is None:
@@ -56,7 +63,7 @@ def assess(target: str, copied: CopyProgress, ready: bool) -> Divergence | None:
         if part < EARLY or expected < MARGIN * copied.rate:
             return None
         return Divergence(target, expected, copied.rate, sure=part >= SURE)
-    if copied.expected_drain_s <= LONGEST_PAUSE_S:
+    if copied.drain_s(FREED if limited and ready else 0.0) <= LONGEST_PAUSE_S:
         # Nearly there, so that it copies no more than the guest changes: only a limited copy can stay so for ever.
         stuck = copied.stuck and not ready
         return Divergence(target, copied.dirty_rate, copied.rate, sure=True) if stuck else None

@@ -114,7 +114,11 @@ class CopyProgress:
     @property
     def expected_drain_s(self) -> float:
         """Seconds to copy what is outstanding now; infinite while no rate is known."""
+        return self.drain_s()
+
+    def drain_s(self, at_least: float = 0.0) -> float:
+        """The same for a copy that is known to make so many bytes/s, whatever it has shown yet."""
         if self.remaining == 0:
             return 0.0
-        rate = max(self.peak_rate, self.rate)
+        rate = max(self.peak_rate, self.rate, at_least)
         return self.remaining / rate if rate > 0 else float("inf")
