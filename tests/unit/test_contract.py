@@ -110,6 +110,9 @@ def test_the_policy_is_ours_where_the_method_was(
     asked_method: Method, chosen: Method, can: bool, policy: IfNotConverging
 ) -> None:
     assert method.if_not_converging(IfNotConverging.AUTO, asked_method, chosen, can, 0) is policy
+    assert (
+        method.if_not_converging(IfNotConverging.MIRROR, asked_method, chosen, can, 0) is IfNotConverging.MIRROR
+    ) is can
     assert method.if_not_converging(IfNotConverging.STOP, asked_method, chosen, can, 0) is IfNotConverging.STOP
     assert method.if_not_converging(IfNotConverging.AUTO, asked_method, chosen, can, 1000) is IfNotConverging.WAIT
 

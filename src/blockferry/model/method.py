@@ -60,6 +60,8 @@ def if_not_converging(
     an automatic choice would mostly have taken from the start. Who asked for changed-blocks by name did not want
     that, and who set a limit can raise it while the copy runs: there it is not done without being asked for.
     """
+    if asked is IfNotConverging.MIRROR and not can_be_synchronous:
+        return IfNotConverging.WAIT  # the pre-check has said why
     if asked is not IfNotConverging.AUTO:
         return asked
     ours = method_asked is Method.AUTO and method is Method.CHANGED_BLOCKS

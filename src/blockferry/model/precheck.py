@@ -25,7 +25,7 @@ class _Draft:
     findings: list[Finding]
     disks: list[DiskPlan]
     taken: set[str]
-    synchronous: bool = False  # whether the copies are to be
+    modes: set[bool]  # whether the copies are to be synchronous; both, where they may become so on the way
 
 
 def precheck(request: MoveRequest, facts: Facts, move: str) -> tuple[tuple[Finding, ...], Plan | None]:
@@ -34,7 +34,7 @@ def precheck(request: MoveRequest, facts: Facts, move: str) -> tuple[tuple[Findi
     Raises DatastoreNotFound, DiskNotFound, UsageError for names that do not exist and for contradictions.
     """
     wanted = destinations(request, facts)
-    draft = _Draft([*vmcheck.host_findings(facts), *vmcheck.vm_findings(request, facts)], [], set())
+    draft = _Draft([*vmcheck.host_findings(facts), *vmcheck.vm_findings(request, facts)], [], set(), set())
     bitmaps = any(image.bitmaps for target in wanted for image in facts.chains.get(target, ())[:1])
     keeps = request.chain is Chain.KEEP and any(len(facts.chains.get(target, ())) > 1 for target in wanted)
     if keeps and request.method is Method.MIRROR:
@@ -51,10 +51,17 @@ def precheck(request: MoveRequest, facts: Facts, move: str) -> tuple[tuple[Findi
                 "Use --if-not-converging throttle, wait or stop, or --chain flatten.",
             )
         )
+    if unsafe is not None and request.if_not_converging is IfNotConverging.MIRROR:
+        text = f"The copy of {facts.vm.name} cannot go over to a mirror on this host: {unsafe.title}. It waits instead."
+        draft.findings.append(finding("KNOWN_DEFECT", text))
     method, reason = methods.choose(
         request.method, facts.vm.state, request.bandwidth, bitmaps, keeps, unsafe, request.contract is not None
     )
-    draft.synchronous = method is Method.MIRROR and not keeps
+    can_be_synchronous = not keeps and unsafe is None
+    policy = methods.if_not_converging(
+        request.if_not_converging, request.method, method, can_be_synchronous, request.bandwidth
+    )
+    draft.modes = {method is Method.MIRROR and not keeps, can_be_synchronous and policy is IfNotConverging.MIRROR}
     if request.contract is not None and method is Method.MIRROR:
         text = f"The writes of {facts.vm.name} have a latency contract, and by mirror they wait for the destination."
         draft.findings.append(finding("CONTRACT_MIRROR", text))
@@ -92,9 +99,7 @@ def precheck(request: MoveRequest, facts: Facts, move: str) -> tuple[tuple[Findi
         bandwidth=request.bandwidth,
         background_only=unsafe is not None,
         contract=request.contract,
-        if_not_converging=methods.if_not_converging(
-            request.if_not_converging, request.method, method, not keeps, request.bandwidth
-        ),
+        if_not_converging=policy,
     )
     return findings, plan
 
@@ -180,7 +185,7 @@ def _look_at_disk(request: MoveRequest, facts: Facts, disk: Disk, store: Datasto
             backing=backing,
             stays_below=_stays_below(chain, layers) if shallow else None,
             old_files=_old_files(facts, disk, chain, shallow, {layer.source for layer in layers}),
-            suspended_start=_suspended_start(facts, disk, top.format, new_format, shallow, draft.synchronous),
+            suspended_start=_suspended_start(facts, disk, top.format, new_format, shallow, draft.modes),
             cache=disk.cache,
             cluster_size=top.cluster_size if new_format == top.format == "qcow2" else None,
             has_bitmaps=bool(top.bitmaps),
@@ -190,15 +195,15 @@ def _look_at_disk(request: MoveRequest, facts: Facts, disk: Disk, store: Datasto
 
 
 def _suspended_start(
-    facts: Facts, disk: Disk, source_format: str, dest_format: str, shallow: bool, synchronous: bool
+    facts: Facts, disk: Disk, source_format: str, dest_format: str, shallow: bool, modes: set[bool]
 ) -> bool:
     """Whether the copy must be started in a suspension; or the way back, should a switch break in the middle."""
     if facts.suspended_start is not None:
         return facts.suspended_start
-    there = vmcheck.copy_case(disk, source_format, synchronous, shallow)
+    there = [vmcheck.copy_case(disk, source_format, synchronous, shallow) for synchronous in modes]
     back = vmcheck.copy_case(disk, dest_format, True, False)
     versions = Versions(facts.libvirt, facts.qemu)
-    return defects.starts_suspended(versions, there) or defects.starts_suspended(versions, back)
+    return any(defects.starts_suspended(versions, case) for case in (*there, back))
 
 
 def _layers(
