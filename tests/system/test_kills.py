@@ -22,7 +22,9 @@ START = ("suspending-to-start", "suspended-to-start", "resuming-from-start")
 BACK = ("aborting", "removing-destination", "destination-removed")
 VERIFY = ("view-prepared", "taking-view", "view-taken", "verifying", "verified", "ending-view", "view-ended")
 """Passed with --verify only: test_verify.py kills there."""
-LIVE = tuple(one for one in POINTS if one not in (*COLD, *START, *BACK, *VERIFY))
+COURSE = ("going-synchronous", "throttling", "throttled", "unthrottled")
+"""Passed when the guest outruns its copy only: test_pace.py kills there."""
+LIVE = tuple(one for one in POINTS if one not in (*COLD, *START, *BACK, *VERIFY, *COURSE))
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +73,8 @@ def test_killed_at_a_point_of_a_live_move(ferry: Ferry, guests: dict[int, Guest]
         ((1, "mirror"), (2, "changed-blocks"), (1, "changed-blocks"), (2, "mirror"))
     ):
         cancel = number >= 2
-        outcome = kill_and_go_on(ferry, guests[disks], point, ("--method", method), cancel)
+        words = ("--method", method, *(("--guest-latency", "1s") if point == "measured" else ()))
+        outcome = kill_and_go_on(ferry, guests[disks], point, words, cancel)
         passed += outcome != "not passed"
         if not cancel:
             assert outcome in ("moved", "not passed")
