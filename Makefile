@@ -21,7 +21,7 @@ check: lint ## lint and unit tests: no root needed once set up, under 30 s
 	$(PYTHON) -m pytest -q tests/unit
 
 # A fault of style does not keep the tests from running; it fails the whole in the end.
-test: setup ## everything, with real hosts and guests (as root): about 25 minutes
+test: setup ## everything, with real hosts and guests (as root): about 40 minutes
 	@$(MAKE) --no-print-directory --keep-going lint && linted=0 || linted=$$?; \
 	$(PYTHON) -m lab gc && $(PYTHON) -m pytest -rs tests || exit $$?; \
 	[ $$linted = 0 ] || echo "The tests have passed, but lint has not: see above, or make lint." >&2; \

@@ -81,7 +81,7 @@ def test_a_guest_that_is_slow_by_itself_has_the_copy_go_at_its_least_until_it_is
     move = line.wait_unfinished()
     line.wait_story(move, "slower than the contract already")
     wait_until(lambda: job_speed(guest) == 4 * MIB, "the least speed", timeout=120, step=0.05, report=line.stories)
-    assert "at its least" in line.progress(move)["pace"]
+    wait_until(lambda: "at its least" in line.progress(move)["pace"], "the reason", timeout=60, report=line.stories)
     guest.judge.stop()
     set_write_limit(guest, 0)
     wait_until(
