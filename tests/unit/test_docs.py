@@ -133,7 +133,7 @@ def test_links_lead_somewhere(name: str) -> None:
 
 @every_document
 def test_files_that_are_named_exist(name: str) -> None:
-    pattern = r"(?<![\w/.])((?:src|lab|tests|tools|docs|bench)/[\w./-]*\w\.(?:py|md|c|h|sh|txt|toml))"
+    pattern = r"(?<![\w/.-])((?:src|lab|tests|tools|docs|bench)/[\w./-]*\w\.(?:py|md|c|h|sh|txt|toml))"
     for one in re.findall(pattern, text_of(name)):
         assert (ROOT / one).exists() or (ROOT / name).parent.joinpath(one).exists(), f"{name}: {one}"
 
