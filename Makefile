@@ -2,7 +2,7 @@
 PYTHON = .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint check test lab lab-down demo bench docs clean
+.PHONY: help setup lint check test lab lab-down demo bench bench-methods docs clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -38,6 +38,9 @@ lab-down: setup ## take that lab away
 
 demo: setup ## a running VM moves, judged; leaves nothing behind (KEEP=1 leaves it up; as root)
 	@$(PYTHON) -m tools.demo $(if $(KEEP),--keep)
+
+bench-methods: setup ## every way to move a disk, against write rate and disk size (as root)
+	$(PYTHON) -m bench methods $(BENCH)
 
 bench: setup ## side by side with virsh, qemu-img and dd (as root; BENCH="--quick" for a short one)
 	$(PYTHON) -m bench $(BENCH)

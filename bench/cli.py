@@ -13,27 +13,17 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from bench import movers, moving, plot, switching, tables
+from bench import methods_cli, movers, moving, plot, rendering, switching, tables
+from bench.options import Size, new_console
 from bench.place import Place
 from bench.record import Run, Settings, Trial, now
 from lab import LabError
-from lab.sizes import GIB, MIB, to_bytes
+from lab.sizes import GIB, MIB
 
 RESULTS = Path(__file__).parent / "results"
 MEASURES = ("switch", "time", "guest")
 MORE = ("pace",)
 """Only when it is asked for."""
-BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
-
-
-class Size(click.ParamType[int]):
-    name = "size"
-
-    def convert(self, value: int | str, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        try:
-            return to_bytes(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
 
 
 @click.group(invoke_without_command=True)
@@ -80,7 +70,7 @@ def main(
     stamp = datetime.now().astimezone().strftime("%Y-%m-%d-%H%M%S")
     path = output or RESULTS / f"{stamp}{'-quick' if quick else ''}.json"
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(143))  # so that the lab is taken down
-    console = _console()
+    console = new_console()
     run = Run.begin(settings)
     _perform_all(run, path, console)
     plot.save(run, path.with_suffix(".png"))
@@ -98,15 +88,15 @@ def report(file: Path, into: Path | None) -> None:
     run = Run.load(file)
     plot.save(run, file.with_suffix(".png"))
     if into is not None:
-        head, begin, rest = into.read_text().partition(BEGIN)
-        _, end, tail = rest.partition(END)
-        if not begin or not end:
-            raise click.ClickException(f"{into} has no {BEGIN} and {END}")
-        into.write_text(f"{head}{BEGIN}\n\n{tables.to_markdown(run)}\n{END}{tail}")
+        rendering.put_into(into, tables.to_markdown(run))
     elif sys.stdout.isatty():
-        tables.to_terminal(run, _console())
+        tables.to_terminal(run, new_console())
     else:
         click.echo(tables.to_markdown(run), nl=False)
+
+
+main.add_command(methods_cli.methods)
+main.add_command(methods_cli.report_methods)
 
 
 def _perform_all(run: Run, path: Path, console: Console) -> None:
@@ -146,11 +136,6 @@ def _perform_all(run: Run, path: Path, console: Console) -> None:
         raise click.ClickException(str(error)) from error
     run.finished = now()
     run.save(path)
-
-
-def _console() -> Console:
-    """As wide as the terminal; a file gets wide tables."""
-    return Console() if sys.stdout.isatty() else Console(width=170)
 
 
 def _line(trial: Trial) -> str:

@@ -53,7 +53,8 @@ def move(place: Place, guest: Guest, method: str) -> Moved:
     if method == VIRSH:
         return _virsh(place, guest)
     words = method.removeprefix("blockferry ").split()
-    return _blockferry(place, guest, words if words[0].startswith("--") else ["--method", *words])
+    method_words = words if words[0].startswith("--") else ["--method", *words]
+    return run_blockferry(place, guest, ["--to", place.dest.name, *method_words])
 
 
 def move_by_pivots(place: Place, guest: Guest, method: str) -> Moved:
@@ -128,8 +129,9 @@ def _pivot_all(place: Place, guest: Guest, begin: int) -> Moved:
     return Moved(begin, end, (switch, end + _AFTER_SWITCH_NS))
 
 
-def _blockferry(place: Place, guest: Guest, words: Sequence[str]) -> Moved:
-    argv = [BLOCKFERRY, "move", guest.name, "--to", place.dest.name, *words, "--json"]
+def run_blockferry(place: Place, guest: Guest, words: Sequence[str]) -> Moved:
+    """`blockferry move VM` with these words, and what its report says. Raises RuntimeError with its error's words."""
+    argv = [BLOCKFERRY, "move", guest.name, *words, "--json"]
     begin = time.monotonic_ns()
     done = place.host.run(argv, env=place.journal, timeout=_LIMIT_S, check=False)
     end = time.monotonic_ns()

@@ -90,25 +90,29 @@ class Run:
 
     @classmethod
     def begin(cls, settings: Settings) -> Run:
-        return cls(VERSION, now(), _machine(), settings)
+        return cls(VERSION, now(), machine(), settings)
 
     def save(self, path: Path) -> None:
-        """Write it whole; a reader never sees half of it."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_suffix(".new")
-        fresh.write_bytes(msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n")
-        fresh.replace(path)
+        save(path, self)
 
     @classmethod
     def load(cls, path: Path) -> Run:
         return msgspec.json.decode(path.read_bytes(), type=cls)
 
 
+def save(path: Path, document: object) -> None:
+    """Write it as JSON, whole; a reader never sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_suffix(".new")
+    fresh.write_bytes(msgspec.json.format(msgspec.json.encode(document), indent=1) + b"\n")
+    fresh.replace(path)
+
+
 def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _machine() -> dict[str, str]:
+def machine() -> dict[str, str]:
     return {
         "cpu": _cpu(),
         "cores": str(os.cpu_count()),

@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from rich.console import Console
-from rich.table import Table as RichTable
 
-from bench import movers, stats
+from bench import movers, rendering, stats
 from bench.moving import FLAT, IDLE, WRITING
 from bench.record import GuestFigures, Run, Trial
+from bench.rendering import Table, spread_text
 from bench.stats import Spread
 
 _OWN = (movers.MIRROR, movers.CHANGED)
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    title: str
-    columns: tuple[str, ...]
-    rows: Sequence[tuple[str, ...]]
-    note: str = ""
 
 
 class Results:
@@ -74,10 +65,10 @@ def _time(results: Results) -> Table:
                             image_format,
                             load if method in movers.LIVE else "VM off",
                             method,
-                            _spread(Spread.of(one.seconds for one in found), 2),
-                            _spread(stats.ratios(found, virsh, _seconds), 2),
-                            _spread(stats.ratios(found, plain, _seconds), 2),
-                            _spread(Spread.of(one.fsync_s for one in found), 2),
+                            spread_text(Spread.of(one.seconds for one in found), 2),
+                            spread_text(stats.ratios(found, virsh, _seconds), 2),
+                            spread_text(stats.ratios(found, plain, _seconds), 2),
+                            spread_text(Spread.of(one.fsync_s for one in found), 2),
                         )
                     )
     size = results.run.settings.size / 2**30
@@ -100,9 +91,9 @@ def _outside_copy(results: Results) -> Table:
                 found = results.of("time", method, image_format=image_format, load=load)
                 if found:
                     parts: list[Callable[[Trial], float | None]] = [_around, *(_phase(name) for name in _PHASES)]
-                    cells = [_spread(Spread.of(of(one) for one in found), 2) for of in parts]
-                    whole = _spread(Spread.of(one.outside_copy_s for one in found), 2)
-                    copy = _spread(stats.ratios(found, plain, _copy_phase), 2)
+                    cells = [spread_text(Spread.of(of(one) for one in found), 2) for of in parts]
+                    whole = spread_text(Spread.of(one.outside_copy_s for one in found), 2)
+                    copy = spread_text(stats.ratios(found, plain, _copy_phase), 2)
                     rows.append((image_format, load, method, *cells, whole, copy))
     note = (
         "Seconds. Start and end: the command's wall time less the phases it reports, so Python, connection, pre-check, "
@@ -180,12 +171,12 @@ def _pace(results: Results) -> Table:
                             load,
                             image_format,
                             method,
-                            _spread(Spread.of(one.seconds for one in found), 1),
+                            spread_text(Spread.of(one.seconds for one in found), 1),
                             *_before_during(both)[:1],
                             *_before_during(both)[2:4],
-                            _spread(gap, 0),
+                            spread_text(gap, 0),
                             estimate,
-                            _spread(within, 1),
+                            spread_text(within, 1),
                         )
                     )
     note = (
@@ -209,7 +200,7 @@ def _before_during(both: Sequence[tuple[GuestFigures, GuestFigures]]) -> list[st
         sides = [Spread.of(of(pair[side]) for pair in both) for side in (0, 1)]
         cells.append(" → ".join(f"{spread.median:.{digits}f}" for spread in sides if spread))
     for of in (parts[0][0], parts[3][0]):
-        cells.append(_spread(Spread.of(of(during) / of(before) for before, during in both if of(before)), 2))
+        cells.append(spread_text(Spread.of(of(during) / of(before) for before, during in both if of(before)), 2))
     return cells
 
 
@@ -261,14 +252,6 @@ def _phase(name: str) -> Callable[[Trial], float | None]:
     return lambda trial: trial.phases.get(name)
 
 
-def _spread(spread: Spread | None, digits: int) -> str:
-    if spread is None:
-        return "-"
-    if spread.n == 1:
-        return f"{spread.median:.{digits}f}"
-    return f"{spread.median:.{digits}f} ({spread.low:.{digits}f} - {spread.high:.{digits}f})"
-
-
 def _ms(seconds: float | None) -> str:
     return "-" if seconds is None else f"{seconds * 1000:.1f}"
 
@@ -277,35 +260,16 @@ def _median_most(spread: Spread | None) -> str:
     return "-" if spread is None else f"{_ms(spread.median)} / {_ms(spread.high)}"
 
 
-# -- rendering ------------------------------------------------------------------------------------------------------
-
-
 def to_terminal(run: Run, console: Console) -> None:
-    for table in tables(run):
-        shown = RichTable(*table.columns, title=table.title, caption=table.note)
-        shown.title_justify = shown.caption_justify = "left"
-        for column in shown.columns:
-            column.no_wrap = column.header == "command"
-        for row in table.rows:
-            shown.add_row(*row)
-        console.print(shown)
-    for line in _failures(run):
-        console.print(line, style="red")
+    rendering.to_terminal(tables(run), _failures(run), console)
 
 
 def to_markdown(run: Run) -> str:
-    machine = "; ".join(f"{name}: {value}" for name, value in run.machine.items())
-    lines = [f"Run of {run.started}{'' if run.finished else ' (not finished)'}. {machine}."]
     settings = run.settings
     rounds = f"Rounds: {settings.rounds}; of the switch: {settings.switch_rounds}"
-    lines.append(f"{rounds}; order shuffled, seed {settings.seed}.")
-    for table in tables(run):
-        lines += ["", f"### {table.title}", ""]
-        lines += [f"| {' | '.join(row)} |" for row in (table.columns, ("---",) * len(table.columns), *table.rows)]
-        if table.note:
-            lines += ["", table.note]
-    failures = _failures(run)
-    return "\n".join([*lines, *([""] if failures else []), *(f"- {line}" for line in failures)]) + "\n"
+    head = [rendering.headline(run.started, run.finished, run.machine)]
+    head.append(f"{rounds}; order shuffled, seed {settings.seed}.")
+    return rendering.to_markdown(head, tables(run), _failures(run))
 
 
 def _failures(run: Run) -> list[str]:

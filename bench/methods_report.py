@@ -1,0 +1,171 @@
+"""A comparison of methods as tables and as one picture."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from bench.methods import Comparison, Trial
+from bench.rendering import Table, spread_text
+from bench.stats import Spread
+
+mpl.use("Agg")
+
+_SHAPES = "osD^vPX*"
+
+
+def tables(run: Comparison) -> list[Table]:
+    """Those for which the run has trials."""
+    made = [_by_load(run), _by_size(run)]
+    return [table for table in made if table.rows]
+
+
+def failures(run: Comparison) -> list[str]:
+    return [
+        f"FAILED: {one.way}, round {one.round}, {one.size >> 20} MiB, load {one.load:g}: {one.failure.splitlines()[0]}"
+        for one in run.trials
+        if one.failure
+    ]
+
+
+def _of(run: Comparison, way: str, *, load: float | None = None, size: int | None = None) -> list[Trial]:
+    return [
+        one
+        for one in run.trials
+        if one.failure is None
+        and one.seconds is not None
+        and one.way == way
+        and load in (None, one.load)
+        and size in (None, one.size)
+    ]
+
+
+def _by_load(run: Comparison) -> Table:
+    largest = max(run.settings.sizes)
+    rows = []
+    for load in run.settings.loads:
+        for way in run.settings.ways:
+            found = _of(run, way, load=load, size=largest)
+            if found:
+                ended = [one for one in found if one.not_in_step is None]
+                rows.append((_load(found), way, *_figures(found, ended, largest)))
+    copy_rate = f"{run.settings.bandwidth >> 20} MiB/s"
+    note = (
+        f"{largest >> 20} MiB {run.settings.format}, {copy_rate} for the copy. Guest's writes: what it reached before "
+        "the copy, and what it was asked for as a multiple of the copy's rate. Read, written: by both devices, "
+        "as multiples of the disk, the guest's own included. Guest's part: throughput during the command as a share of "
+        "before. Longest silence: of the guest, in the whole command. Not in step: given up after "
+        f"{run.settings.patience:g} times the time of an idle copy, or by itself."
+    )
+    columns = ("guest's writes", "way", "s", "read x", "written x", "guest's part", "p99 ms before → during",
+               "longest silence ms", "not in step")  # fmt: skip
+    return Table("Against the guest's write rate", columns, rows, note)
+
+
+def _figures(found: list[Trial], ended: list[Trial], size: int) -> tuple[str, ...]:
+    part = Spread.of(
+        one.during.bytes_per_s / one.before.bytes_per_s
+        for one in found
+        if one.during and one.before and one.before.bytes_per_s
+    )
+    p99 = [Spread.of(side.p99_ms for one in found if (side := getattr(one, name))) for name in ("before", "during")]
+    return (
+        spread_text(Spread.of(one.seconds for one in ended), 1),
+        spread_text(_times(ended, lambda one: one.read_bytes, size), 2),
+        spread_text(_times(ended, lambda one: one.written_bytes, size), 2),
+        spread_text(part, 2),
+        " → ".join(f"{one.median:.1f}" for one in p99 if one) or "-",
+        spread_text(Spread.of(one.stall_s * 1000 for one in found if one.stall_s is not None), 0),
+        f"{len(found) - len(ended)} of {len(found)}" if len(ended) < len(found) else "",
+    )
+
+
+def _times(found: list[Trial], of: Callable[[Trial], int | None], size: int) -> Spread | None:
+    return Spread.of(value / size for one in found if (value := of(one)) is not None)
+
+
+def _load(found: list[Trial]) -> str:
+    asked = found[0].load
+    if not asked:
+        return "idle"
+    reached = Spread.of(one.before.bytes_per_s for one in found if one.before)
+    return f"{asked:g}" if reached is None else f"{reached.median / 2**20:.0f} MiB/s ({asked:g} x)"
+
+
+def _by_size(run: Comparison) -> Table:
+    """Idle: seconds = a + b * size by least squares, and what that leaves unexplained."""
+    rows = []
+    for way in run.settings.ways:
+        found = [one for one in _of(run, way, load=0.0) if one.not_in_step is None]
+        sizes = sorted({one.size for one in found})
+        if len(sizes) < 2:
+            continue
+        points = [(one.size / 2**30, one.seconds) for one in found if one.seconds is not None]
+        line = statistics.linear_regression(*zip(*points, strict=True))
+        correlation = statistics.correlation(*zip(*points, strict=True))
+        cells = [
+            spread_text(Spread.of(one.seconds for one in found if one.size == size), 1) for size in run.settings.sizes
+        ]
+        rows.append((way, *cells, f"{line.slope:.1f}", f"{line.intercept:.1f}", f"{correlation**2:.4f}"))
+    columns = ("way", *(f"{size >> 20} MiB, s" for size in run.settings.sizes), "s per GiB", "s besides", "R²")
+    note = (
+        "The guest is idle. A straight line through all tries by least squares; R² = 1: the cost is linear in the size."
+    )
+    return Table("Against the size of the disk", columns, rows, note)
+
+
+def picture(run: Comparison, path: Path) -> None:
+    """Time, guest's throughput and p99, written bytes against the load; medians. A hollow mark: not in step."""
+    figure = Figure(figsize=(16, 8), layout="constrained")
+    axes = figure.subplots(2, 3)
+    size = max(run.settings.sizes)
+    plots: list[tuple[str, Callable[[Trial], float | None], bool]] = [
+        ("time of the whole command, s", lambda one: one.seconds, False),
+        ("written, multiples of the disk", lambda one: (one.written_bytes or 0) / size, False),
+        ("read, multiples of the disk", lambda one: (one.read_bytes or 0) / size, False),
+        ("guest's throughput during / before", _part, False),
+        ("p99 of the guest's writes, ms", lambda one: one.during.p99_ms if one.during else None, True),
+        ("longest silence of the guest, ms", lambda one: None if one.stall_s is None else one.stall_s * 1000, True),
+    ]
+    for place, (title, of, logarithmic) in zip(axes.flat, plots, strict=True):
+        _against_load(run, place, of)
+        place.set(title=title, xlabel="guest's writes / copy's bandwidth, as asked")
+        if logarithmic:
+            place.set_yscale("log")
+        place.grid(alpha=0.3)
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize="small")
+    figure.suptitle(f"{run.machine.get('blockferry', '')}, {run.started}", fontsize="small")
+    figure.savefig(path, dpi=110)
+
+
+def _part(trial: Trial) -> float | None:
+    if trial.during is None or trial.before is None or not trial.before.bytes_per_s:
+        return None
+    return trial.during.bytes_per_s / trial.before.bytes_per_s
+
+
+def _against_load(run: Comparison, axes: Axes, of: Callable[[Trial], float | None]) -> None:
+    for number, way in enumerate(run.settings.ways):
+        points = []
+        for load in run.settings.loads:
+            found = _of(run, way, load=load, size=max(run.settings.sizes))
+            value = Spread.of(of(one) for one in found)
+            if value is not None:
+                points.append((load, value.median, any(one.not_in_step for one in found)))
+        if not points:
+            continue
+        (line,) = axes.plot([one[0] for one in points], [one[1] for one in points], label=way, linewidth=1, alpha=0.8)
+        for at, value_at, given_up in points:
+            axes.plot(
+                at,
+                value_at,
+                _SHAPES[number % len(_SHAPES)],
+                color=line.get_color(),
+                markerfacecolor="white" if given_up else line.get_color(),
+            )
