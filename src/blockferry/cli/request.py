@@ -12,7 +12,7 @@ import click
 from blockferry.cli import types
 from blockferry.config import Config
 from blockferry.errors import UsageError
-from blockferry.model.request import Chain, Method, MoveRequest, Provision, SourcePolicy
+from blockferry.model.request import Chain, Method, MoveRequest, OnBreak, Provision, SourcePolicy
 
 FORMATS = ("qcow2", "raw", "vmdk")
 
@@ -53,6 +53,15 @@ def request_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 "--bandwidth", type=types.Rate(), help="Limit for all disks together, like 200MiB/s; 0: none."
             ),
             click.option(
+                "--on-break",
+                type=click.Choice([item.value for item in OnBreak]),
+                default=OnBreak.AUTO.value,
+                help="What becomes of a copy that breaks; auto: kept if large, not with mirror or when cancelled.",
+            ),
+            click.option(
+                "--from-scratch", is_flag=True, help="Do not go on from a copy that broke, copy all of it anew."
+            ),
+            click.option(
                 "--keep-source",
                 type=types.Duration(),
                 help="Keep the old disks for that long (7d, 12h, forever).",
@@ -81,6 +90,8 @@ def to_request(
     bandwidth: int | None,
     keep_source: float | None,
     delete_source: bool,
+    on_break: str,
+    from_scratch: bool,
 ) -> MoveRequest:
     """What was asked, the rest as configured. Raises UsageError where it contradicts itself, ConfigInvalid."""
     if to is None and not disks:
@@ -108,4 +119,6 @@ def to_request(
         chain=Chain(chain),
         bandwidth=config.bandwidth if bandwidth is None else bandwidth,
         source=source,
+        on_break=OnBreak(on_break),
+        from_scratch=from_scratch,
     )

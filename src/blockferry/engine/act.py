@@ -7,17 +7,19 @@ import time
 from dataclasses import replace
 from typing import assert_never
 
-from blockferry.engine import making, release
+from blockferry.engine import layering, making, release
 from blockferry.engine.context import Context
+from blockferry.engine.observe import layer_print
 from blockferry.engine.points import point
 from blockferry.errors import BlockferryError, LibvirtFailed
 from blockferry.hypervisor.control import Control, CopyOrder
 from blockferry.images import files
 from blockferry.model import action as act
+from blockferry.model import layers
 from blockferry.model.inventory import Mirror
 from blockferry.model.observation import Observation, Side
 from blockferry.model.plan import DiskPlan
-from blockferry.model.record import Copy, Stage
+from blockferry.model.record import Copy, Layer, Stage
 from blockferry.units import MiB, format_duration, format_size
 
 BUFFER = 16 * MiB
@@ -54,7 +56,7 @@ def perform(context: Context, action: act.Action, seen: Observation) -> None:
         case act.AbortCopy():
             _abort(context, action, seen)
         case act.ForgetCopy():
-            _forget(context, action, seen)
+            layering.forget_copy(context, action.target, seen)
         case act.Fail():
             _fail(context, action, seen)
         case act.NoteSwitched():
@@ -64,15 +66,32 @@ def perform(context: Context, action: act.Action, seen: Observation) -> None:
         case act.MoveMedium():
             _move_medium(context, action, seen)
         case act.RevertConfig():
-            _revert_config(context)
+            _revert_config(context, seen)
         case act.CopyHome():
             making.copy_home(context, seen)
         case act.CopyLayers():
             making.copy_layers(context, action.target, seen)
         case act.CreateImage():
-            making.create_image(context, action.target, seen)
+            if layers.layered(context.plan, seen.record, action.target):
+                layering.create_overlay(context, action.target, seen)
+            else:
+                making.create_image(context, action.target, seen)
+        case act.TakeOverlays():
+            layering.take_overlays(context, action, seen)
+        case act.NoteLayer():
+            layering.note_layer(context, action, seen)
+        case act.SyncBase():
+            layering.sync_base(context, action.target, seen)
+        case act.StartFold():
+            layering.start_fold(context, action, seen)
+        case act.PivotFold():
+            layering.pivot_fold(context, action, seen)
+        case act.Fold():
+            layering.fold_off(context, action, seen)
+        case act.Checkpoint():
+            layering.checkpoint(context, seen, GUARD_START_S)
         case act.ColdCopy():
-            making.cold_copy(context, action.target, seen)
+            layering.cold_copy(context, action.target, seen)
         case act.Settle():
             making.settle(context, action.target, seen)
         case act.RemoveDestination():
@@ -88,6 +107,9 @@ def perform(context: Context, action: act.Action, seen: Observation) -> None:
 
 
 def _mark(context: Context, seen: Observation) -> None:
+    for disk in context.plan.disks:
+        if disk.target in seen.record.partial:  # what another move has left is this one's from now on
+            making.mark_file(context, disk.dest)
     context.control.mark(context.plan.move)
     context.note(replace(seen.record, marked=True))
     point("marked")
@@ -144,11 +166,19 @@ def _start_copy(context: Context, action: act.StartCopy, seen: Observation) -> N
     attempts = before.attempts + 1 if before.reverse == action.reverse else 1
     copy = Copy(Stage.STARTING, seen.incarnation, attempts, action.reverse)
     record = seen.record.with_copy(disk.target, copy)
+    layered = layers.layered(context.plan, record, disk.target)
+    if action.reverse and layered:
+        # The old base becomes the whole disk again; the overlay that stood on it is of no more use.
+        state = layer_print(context.runner, disk, True)
+        record = record.with_layer(disk.target, True, Layer.FOLDED)
+        record = replace(record, folded_as={**record.folded_as, disk.source_overlay: state})
     context.note(record)
     point("starting-copy")
     context.memory.progress.pop(disk.target, None)
+    context.memory.flushed_bytes.pop(disk.target, None)
+    context.cold.pop(disk.target, None)
     share = record.bandwidth // len(context.plan.disks) if record.bandwidth else 0
-    context.control.start_copy(disk.target, _order(context, disk, action.reverse, share))
+    context.control.start_copy(disk.target, _order(context, disk, action.reverse, layered, share))
     context.applied[disk.target] = share
     point("copy-called")
     context.note(record.with_copy(disk.target, replace(copy, stage=Stage.STARTED)))
@@ -158,7 +188,7 @@ def _start_copy(context: Context, action: act.StartCopy, seen: Observation) -> N
     context.tell("action", f"the copy{back} of {disk.target} began: {way[0]} -> {way[1]}")
 
 
-def _order(context: Context, disk: DiskPlan, reverse: bool, bandwidth: int) -> CopyOrder:
+def _order(context: Context, disk: DiskPlan, reverse: bool, layered: bool, bandwidth: int) -> CopyOrder:
     if reverse:
         return CopyOrder(
             dest=disk.source,
@@ -167,6 +197,16 @@ def _order(context: Context, disk: DiskPlan, reverse: bool, bandwidth: int) -> C
             backing=None,
             synchronous=True,
             bandwidth=bandwidth,
+        )
+    if layered:
+        # Only in the background: a synchronous write to a shallow copy loses data (docs/measured.md, 10).
+        return CopyOrder(
+            dest=disk.dest_overlay,
+            dest_format="qcow2",
+            backing=(disk.dest, disk.dest_format),
+            synchronous=False,
+            bandwidth=bandwidth,
+            buffer=BUFFER,
         )
     return CopyOrder(
         dest=disk.dest,
@@ -214,8 +254,9 @@ def _flush(context: Context, seen: Observation) -> None:
     for _round in range(4):  # what was dirtied during a long flush makes the next one, until it is short
         before = time.monotonic()
         for disk in context.plan.disks:
-            files.flush(context.runner, disk.source)
-            files.flush(context.runner, disk.dest)
+            over = layers.layered(context.plan, seen.record, disk.target)
+            files.flush(context.runner, disk.source_overlay if over else disk.source)
+            files.flush(context.runner, disk.dest_overlay if over else disk.dest)
         if time.monotonic() - before < 0.15 or time.monotonic() - started > 20:
             break
     context.guard.prepare()
@@ -267,13 +308,6 @@ def _abort(context: Context, action: act.AbortCopy, seen: Observation) -> None:
     context.note(record.with_copy(action.target, Copy(Stage.NONE, -1, copy.attempts, copy.reverse)))
 
 
-def _forget(context: Context, action: act.ForgetCopy, seen: Observation) -> None:
-    copy = seen.record.copy(action.target)
-    context.memory.progress.pop(action.target, None)
-    context.tell("warning", f"the copy of {action.target} is begun anew")
-    context.note(seen.record.with_copy(action.target, Copy(Stage.NONE, -1, copy.attempts)))
-
-
 def _fail(context: Context, action: act.Fail, seen: Observation) -> None:
     problem = action.problem
     if action.disk is not None:
@@ -309,7 +343,11 @@ def _write_config(context: Context, seen: Observation) -> None:
     """Persistent XML to the destination, disks and home files in one write."""
     plan = context.plan
     small = {one.source: one.dest for one in plan.home.files} if plan.home else {}
-    context.control.write_config({disk.target: (disk.dest, disk.dest_format) for disk in plan.disks}, small)
+    wanted = {}
+    for disk in plan.disks:
+        over = _stays_on_overlay(seen, disk.target, at_source=False)
+        wanted[disk.target] = (disk.dest_overlay, "qcow2") if over else (disk.dest, disk.dest_format)
+    context.control.write_config(wanted, small)
     point("config-written")
     context.note(replace(seen.record, config_written=True))
 
@@ -341,7 +379,19 @@ def _medium(control: Control, target: str) -> Mirror | None:
     return next((one.mirror for one in control.look(()).disks if one.target == target), None)
 
 
-def _revert_config(context: Context) -> None:
+def _stays_on_overlay(seen: Observation, target: str, at_source: bool) -> bool:
+    """Whether the next start must use the overlay of a side: the VM runs on it, or it holds what its base lacks."""
+    view = seen.disk(target)
+    if view.side is not (Side.SOURCE if at_source else Side.DESTINATION) or not view.overlay:
+        return False
+    return view.live is not None or layers.layer_of(seen.record, target, at_source) is not Layer.FOLDED
+
+
+def _revert_config(context: Context, seen: Observation) -> None:
     plan = context.plan
     small = {one.dest: one.source for one in plan.home.files} if plan.home else {}
-    context.control.write_config({disk.target: (disk.source, disk.source_format) for disk in plan.disks}, small)
+    wanted = {}
+    for disk in plan.disks:
+        over = _stays_on_overlay(seen, disk.target, at_source=True)
+        wanted[disk.target] = (disk.source_overlay, "qcow2") if over else (disk.source, disk.source_format)
+    context.control.write_config(wanted, small)

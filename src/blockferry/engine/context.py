@@ -13,7 +13,7 @@ from blockferry.engine.site import Site
 from blockferry.hypervisor.control import Control, DomainView
 from blockferry.images.runner import Runner
 from blockferry.model.plan import Plan
-from blockferry.model.record import Record
+from blockferry.model.record import Record, Synced
 
 
 @dataclass
@@ -39,6 +39,7 @@ class Context:
     sources: list[str] = field(default_factory=list)  # a sentence for each old file
     notes: list[str] = field(default_factory=list)
     cold: dict[str, float] = field(default_factory=dict)  # target -> fraction of the cold copy
+    resynced: dict[str, Synced] = field(default_factory=dict)  # target -> what going on from a broken copy took
     applied: dict[str, int] = field(default_factory=dict)  # target -> bandwidth set on its job
 
     @property

@@ -13,8 +13,8 @@ from blockferry.model.summary import DiskProgress, Progress, Report
 from blockferry.units import format_rate, format_size
 
 _PHASES: tuple[tuple[str, tuple[type, ...]], ...] = (
-    ("prepare", (act.Mark, act.CopyHome, act.CopyLayers, act.CreateImage)),
-    ("copy", (act.StartCopy, act.NoteClean, act.ForgetCopy, act.ColdCopy)),
+    ("prepare", (act.Mark, act.CopyHome, act.CopyLayers, act.CreateImage, act.TakeOverlays)),
+    ("copy", (act.StartCopy, act.NoteClean, act.ForgetCopy, act.ColdCopy, act.SyncBase, act.Checkpoint)),
     ("switch", (act.FlushDestination, act.Pivot, act.NoteSwitched, act.WriteConfig)),
     ("clean up", (act.MoveMedium, act.Settle, act.ReleaseSource, act.ReleaseHome)),
     ("roll back", (act.Fail, act.AbortCopy, act.RevertConfig, act.RemoveDestination)),
@@ -80,6 +80,7 @@ def _disk(context: Context, seen: Observation, target: str) -> DiskProgress:
 def report(context: Context, outcome: Outcome, seconds: float, phases: dict[str, float], attempts: int) -> Report:
     """What was done, as far as this process saw it."""
     copied = context.memory.progress.values()
+    resynced = context.resynced
     return Report(
         outcome=outcome,
         seconds=seconds,
@@ -87,6 +88,9 @@ def report(context: Context, outcome: Outcome, seconds: float, phases: dict[str,
         bulk_bytes=sum(min(one.bulk, one.cur) for one in copied),
         changed_bytes=sum(min(one.changed, max(0, one.cur - one.bulk)) for one in copied),
         passes=0 if context.plan.synchronous else max((len(one.passes) for one in copied), default=0),
+        compared_bytes=sum(one.compared for one in resynced.values()),
+        rewritten_bytes=sum(one.written for one in resynced.values()),
+        checkpoint_stall_s=context.stalls.get("checkpoint"),
         switch_stall_s=context.stalls.get("switch"),
         start_stall_s=context.stalls.get("start"),
         switch_attempts=attempts,

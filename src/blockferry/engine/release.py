@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import tenacity
 
+from blockferry.engine import layering
 from blockferry.engine.context import Context
 from blockferry.engine.making import MARKER
 from blockferry.engine.observe import same_path
@@ -14,16 +15,19 @@ from blockferry.engine.points import point
 from blockferry.errors import ImageUnreadable, StillInUse
 from blockferry.hypervisor import domains, pools
 from blockferry.images import files, qemuimg, users
+from blockferry.model import resume
 from blockferry.model.inventory import Vm
 from blockferry.model.observation import Observation, Side
 from blockferry.model.plan import DiskPlan
-from blockferry.units import format_duration, format_size
+from blockferry.model.request import OnBreak
+from blockferry.units import MiB, format_duration, format_size
 
 
 def release_source(context: Context, path: str, seen: Observation) -> None:
     """Remove or keep an old file, as asked; keep it whenever the proof that nothing needs it is not complete."""
     plan = context.plan
-    disk = next(one for one in plan.disks if path in one.old_files)
+    disk = next(one for one in plan.disks if path in (*one.old_files, one.source_overlay))
+    overlay = path == disk.source_overlay
     point("releasing-source")
     found = files.stat_one(context.runner, path)
     size = 0 if found is None else found.allocated
@@ -34,6 +38,12 @@ def release_source(context: Context, path: str, seen: Observation) -> None:
         if doubt is not None:
             sentence = f"{path} ({format_size(size)}): kept, because {doubt}"
             context.keep(path, disk.source_datastore or "", size, doubt)
+        elif overlay:
+            if not plan.source.delete:
+                layering.keep_old_base_whole(context, disk)
+            files.remove_file(context.runner, path)
+            files.remove_file(context.runner, path + MARKER)
+            sentence = f"{path} ({format_size(size)}): the overlay of the move, removed"
         elif not plan.source.delete:
             until = f" for {format_duration(plan.source.keep_s)}" if plan.source.keep_s is not None else ""
             sentence = f"{path} ({format_size(size)}): kept{until}, as asked; nothing uses it"
@@ -68,7 +78,8 @@ def reason_to_keep(context: Context, disk: DiskPlan, path: str, seen: Observatio
             return f"the new image {one.dest} cannot be found"
         if (new.device, new.inode) == (old.device, old.inode):
             return f"it is the same file as the new image {one.dest}"
-    holders = _holders(context, path, disk.source_format if same_path(path, disk.source) else None)
+    format = disk.source_format if same_path(path, disk.source) else None
+    holders = _holders(context, path, "qcow2" if same_path(path, disk.source_overlay) else format)
     if holders.any:
         who = ", ".join(f"{name} ({pid})" for pid, name in holders.openers) or "somebody"
         return f"{who} still has it open"
@@ -88,7 +99,9 @@ def _holders(context: Context, path: str, format: str | None) -> users.Users:
 
 def _referred_to(context: Context, path: str) -> str | None:
     """Whether any VM of the host names the file, as a disk or anywhere in a backing chain."""
-    mine = {one for disk in context.plan.disks for one in disk.old_files}
+    mine = {
+        one for disk in context.plan.disks for one in (*disk.old_files, disk.source_overlay, disk.dest_overlay) if one
+    }
     for vm in domains.all_vms(context.site.connection):
         for name in names_of(vm):
             if same_path(name, path):
@@ -169,7 +182,9 @@ def _remove_old_metadata(context: Context, directory: str) -> None:
 
 def remove_destination(context: Context, seen: Observation) -> None:
     """All that we made. The caller has seen that no disk of the VM is there; QEMU must have let go of it."""
-    record = replace(seen.record, copies={}, cold_copied={}, layers_copied=(), home_copied=False)
+    keep = _to_keep(context, seen)
+    kept = tuple(dict.fromkeys((*seen.record.kept, *keep)))
+    record = replace(seen.record, copies={}, cold_copied={}, layers_copied=(), home_copied=False, synced={}, kept=kept)
     if record != seen.record:
         context.note(record)  # before: what is half removed must not count as copied
     point("removing-destination")
@@ -177,8 +192,13 @@ def remove_destination(context: Context, seen: Observation) -> None:
         if path.endswith("/"):
             files.remove_directory_if_empty(context.runner, path.rstrip("/"))
             continue
+        if path in kept:
+            continue
         found = files.stat_one(context.runner, path)
-        if found is not None:
+        disk = next((one for one in context.plan.disks if path == one.source_overlay), None)
+        if disk is not None:
+            layering.remove_overlay(context, record, disk)
+        elif found is not None:
             if users.users_of(context.runner, path).any:
                 raise StillInUse(path, "something has it open")
             referred = _referred_to(context, path)
@@ -187,4 +207,25 @@ def remove_destination(context: Context, seen: Observation) -> None:
             files.remove_file(context.runner, path)
         files.remove_file(context.runner, path + MARKER)
     point("destination-removed")
-    context.note(replace(record, created=()))
+    for sentence in keep.values():
+        context.notes.append(sentence)
+        context.tell("action", sentence)
+    context.note(replace(record, created=(), source_layers={}, dest_layers={}))
+
+
+def _to_keep(context: Context, seen: Observation) -> dict[str, str]:
+    """The broken copies that stay, each with a sentence about it."""
+    plan, record = context.plan, seen.record
+    if not resume.keeps(plan.on_break, plan.method, cancelled=record.failure is None):
+        return {}
+    found = {}
+    for disk in plan.disks:
+        if disk.dest in record.created and layering.worth_going_on(context, disk, record):
+            stat = files.stat_one(context.runner, disk.dest)
+            size = 0 if stat is None else stat.allocated
+            if size >= (MiB if plan.on_break is OnBreak.KEEP else resume.WORTH_KEEPING):
+                found[disk.dest] = (
+                    f"{disk.dest} ({format_size(size)}) is kept: the next move of {plan.vm} to {disk.datastore} goes "
+                    "on from it; `blockferry orphans` lists and removes it"
+                )
+    return found

@@ -25,6 +25,7 @@ from blockferry.errors import BlockferryError, MoveBusy, MoveCancelled, MoveFail
 from blockferry.hypervisor import domains, pools
 from blockferry.journal import Journal, Lease, LeaseKeeper, Owner
 from blockferry.model import precheck, space
+from blockferry.model.facts import Partial
 from blockferry.model.finding import Severity
 from blockferry.model.inventory import datastore_of
 from blockferry.model.record import Outcome, Record, Wanted
@@ -45,6 +46,9 @@ from blockferry.units import format_rate
 
 GRACE_S = 10.0
 """For how long a planned move is left to the process that planned it."""
+
+RECENT = 10_000
+"""So many finished moves are looked through for a broken copy to go on from."""
 
 TYPICAL_RATE = 200 * 1024**2
 """Bytes/s assumed for estimates when nothing was measured on this host yet."""
@@ -144,7 +148,14 @@ class Service:
         vm = domains.vm(self._site.connection, request.vm)
         held = next((one.id for one in self.journal.unfinished() if one.plan.uuid == vm.uuid), None)
         held = held or (vm.mark if vm.mark and self._is_unfinished(vm.mark) else None)
-        facts = survey.survey(self._site, request, self.journal.reservations(None), held, self.config.suspended_start)
+        facts = survey.survey(
+            self._site,
+            request,
+            self.journal.reservations(None),
+            held,
+            self.config.suspended_start,
+            self._kept_copies(vm.uuid),
+        )
         findings, plan = precheck.precheck(request, facts, move)
         if plan is None:
             return CheckResult(vm.name, findings, None)
@@ -159,6 +170,16 @@ class Service:
             seconds=plan.copy_bytes / rate + 1.0,
         )
 
+    def _kept_copies(self, uuid: str) -> dict[str, Partial]:
+        """Destination path -> the broken copy that the latest move of this VM left there."""
+        found: dict[str, Partial] = {}
+        for one in reversed(self.journal.finished(RECENT)):
+            if one.plan.uuid == uuid and one.plan.uri == self._site.connection.uri:
+                for disk in one.plan.disks:
+                    if disk.dest in one.record.kept:
+                        found[disk.dest] = Partial(one.id, disk.dest_format, disk.virtual_size, 0)
+        return found
+
     def _is_unfinished(self, move: str) -> bool:
         return any(one.id == move for one in self.journal.unfinished())
 
@@ -170,12 +191,19 @@ class Service:
             reasons = [one for one in result.findings if one.is_error]
             text = " ".join(f"[{one.code}] {one.text} {one.remedy}".rstrip() for one in reasons)
             raise Refused(result.vm, text, tuple(one.code for one in reasons))
-        record = Record(bandwidth=request.bandwidth)
+        left = [disk for disk in result.plan.disks if disk.partial_of is not None]
+        record = Record(
+            bandwidth=request.bandwidth,
+            created=tuple(disk.dest for disk in left),
+            partial=tuple(disk.target for disk in left if disk.partial_bytes),
+        )
         wish = msgspec.json.encode(request).decode()
         summary = self.journal.add(result.plan, record, wish, _user())
         for one in result.findings:
             if one.severity is Severity.WARNING:
                 self.journal.event(move, "warning", f"[{one.code}] {one.text}")
+            elif one.code in ("RESUME_FROM", "RESUME_NOT"):
+                self.journal.event(move, "action", one.text)
         self.journal.event(move, "phase", f"planned: {result.plan.method.value}, {result.plan.method_reason}")
         return summary
 
@@ -247,6 +275,11 @@ class Service:
     def _verdict(done: MoveSummary) -> MoveSummary:
         outcome = done.record.outcome
         where = f"{done.plan.vm} is on its old disks, untouched; what was made at the destination is removed."
+        if done.record.kept:
+            where = (
+                f"{done.plan.vm} is on its old disks; what was copied is kept ({', '.join(done.record.kept)}): the "
+                "same move goes on from there."
+            )
         if outcome is Outcome.CANCELLED:
             raise MoveCancelled(done.id, done.plan.vm, where)
         if outcome is Outcome.FAILED:

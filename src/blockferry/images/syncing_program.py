@@ -13,7 +13,9 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import nbd
 
@@ -71,7 +73,7 @@ class Side:
 class Sync:
     """The walk from the first byte to the last."""
 
-    def __init__(self, wish: dict) -> None:  # type: ignore[type-arg]
+    def __init__(self, wish: dict[str, Any]) -> None:
         self.source = Side(wish["source"], wish["source_format"], writable=False)
         self.dest = Side(wish["dest"], wish["dest_format"], writable=wish["write"])
         self.rate, self.write, self.block = wish["rate"], wish["write"], wish["block"]
@@ -86,7 +88,7 @@ class Sync:
         self.shown = 0.0
         self.pool = ThreadPoolExecutor(4)
 
-    def pieces(self):  # type: ignore[no-untyped-def]
+    def pieces(self) -> Iterator[tuple[int, int, bool, bool]]:
         """(offset, length, source is zeros, dest is zeros), each of one kind and no longer than a chunk if read."""
         offset = 0
         while offset < self.size:
@@ -183,7 +185,8 @@ class Sync:
             "differing": self.differing,
             "first": self.first,
         }
-        print(json.dumps(found), flush=True)
+        sys.stdout.write(json.dumps(found) + "\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -156,7 +156,9 @@ def _write(at_source: bool) -> act.Action:
 
 def _holds(plan: Plan, view: DiskView, at_source: bool) -> str:
     disk = plan.disk(view.target)
-    return f"{plan.vm} runs on {overlay_path(disk, at_source)}, which stands on {disk.source if at_source else disk.dest}"
+    return (
+        f"{plan.vm} runs on {overlay_path(disk, at_source)}, which stands on {disk.source if at_source else disk.dest}"
+    )
 
 
 def checkpoint_due(plan: Plan, seen: Observation) -> bool:

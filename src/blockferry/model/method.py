@@ -9,13 +9,15 @@ SYNCHRONOUS_SINCE = (8, 0, 0)
 
 
 def choose(
-    asked: Method, state: PowerState, bandwidth: int, has_bitmaps: bool, keeps_chain: bool
+    asked: Method, state: PowerState, bandwidth: int, has_bitmaps: bool, keeps_chain: bool, goes_on: bool = False
 ) -> tuple[Method, str]:
     """(method, reason). The user's wish wins; whether it fits the power state is the pre-check's business."""
     if asked is not Method.AUTO:
         return asked, "as asked"
     if not state.active:
         return Method.COLD, "the VM is off"
+    if goes_on:
+        return Method.CHANGED_BLOCKS, "a copy that broke is gone on with, which is done in the background"
     if keeps_chain:
         return Method.CHANGED_BLOCKS, "a backing chain that is kept as a chain can only be copied in the background"
     if bandwidth:

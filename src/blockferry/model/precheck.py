@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from blockferry.errors import DatastoreNotFound, DiskNotFound, UsageError, nearest
 from blockferry.model import method as methods
-from blockferry.model import placement, vmcheck
+from blockferry.model import placement, resume, vmcheck
 from blockferry.model.facts import Facts
 from blockferry.model.finding import Finding, finding
 from blockferry.model.inventory import Datastore, Disk, Image, datastore_of
@@ -39,7 +39,6 @@ def precheck(request: MoveRequest, facts: Facts, move: str) -> tuple[tuple[Findi
         draft.findings.append(
             finding("METHOD_CHAIN", f"{facts.vm.name} has a backing chain that is to be kept; mirror cannot do that.")
         )
-    method, reason = methods.choose(request.method, facts.vm.state, request.bandwidth, bitmaps, keeps)
     for store in {store.name: store for store in wanted.values()}.values():
         draft.findings.extend(vmcheck.datastore_findings(store, facts))
     for target, store in wanted.items():
@@ -52,7 +51,11 @@ def precheck(request: MoveRequest, facts: Facts, move: str) -> tuple[tuple[Findi
         draft.findings.append(
             finding("NOTHING_TO_MOVE", f"All disks of {facts.vm.name} that were asked for live on {names} already.")
         )
-    draft.findings.extend(space_findings(draft.disks, facts))
+    disks = tuple(resume.planned(disk, request, facts, move) for disk in draft.disks)
+    going_on = resume.goes_on(disks)
+    method, reason = methods.choose(request.method, facts.vm.state, request.bandwidth, bitmaps, keeps, going_on)
+    draft.findings.extend(resume.findings(disks, request, facts, method))
+    draft.findings.extend(space_findings(disks, facts))
     findings = tuple(sorted(draft.findings, key=lambda one: ("error", "warning", "info").index(one.severity.value)))
     if any(one.is_error for one in findings):
         return findings, None
@@ -63,13 +66,14 @@ def precheck(request: MoveRequest, facts: Facts, move: str) -> tuple[tuple[Findi
         uuid=facts.vm.uuid,
         method=method,
         method_reason=reason,
-        disks=tuple(draft.disks),
+        disks=disks,
         home=home,
         persistent=facts.vm.persistent,
         was=facts.vm.state,
         source=request.source,
         chain=request.chain,
         bandwidth=request.bandwidth,
+        on_break=request.on_break,
     )
     return findings, plan
 
@@ -225,7 +229,7 @@ def _destination_findings(
         same = facts.identities.get(path) is not None and facts.identities.get(path) == facts.identities.get(top.path)
         if same:
             found.append(finding("SAME_FILE", f"{disk.target} of {vm.name}: {top.path} and {path} are one file."))
-        elif path in facts.existing:
+        elif path in facts.existing and path not in facts.partials:
             found.append(finding("NAME_COLLISION", f"{path} is there already; {disk.target} would be copied to it."))
     if not placement.holds_size(format, placement.guest_size(top.virtual_size)):
         found.append(

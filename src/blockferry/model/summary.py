@@ -145,6 +145,9 @@ class Report:
     switch_attempts: int = 0
     sources: tuple[str, ...] = ()  # one sentence for each old file: removed, or kept and why
     notes: tuple[str, ...] = ()
+    compared_bytes: int = 0  # read on both sides to bring a base, or a broken copy, in step
+    rewritten_bytes: int = 0  # and written for it
+    checkpoint_stall_s: float | None = None  # the longest suspension for a flush in the middle of the copy
 
 
 @dataclass(frozen=True, slots=True)

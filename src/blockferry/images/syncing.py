@@ -1,0 +1,123 @@
+"""Making one image read like another by comparing both: what a broken copy holds already is not written again.
+
+Works for every pair of formats that qemu-nbd reads and for any state of the destination, whatever was lost of it: what
+is right afterwards does not rest on bitmaps, journals or flushes of the run before. The price is that both sides are
+read where both hold data; holes are skipped.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import resources
+
+from blockferry.errors import HostCommandFailed, ImageUnreadable
+from blockferry.images.copying import ShouldStop, Stopped
+from blockferry.images.files import absolute, flush
+from blockferry.images.qemuimg import chain, check
+from blockferry.images.runner import Runner
+from blockferry.units import KiB
+
+PYTHON = "/usr/bin/python3"
+"""The host's own: libnbd's binding comes with the distribution (python3-libnbd), not from a package index."""
+
+BLOCK = 64 * KiB
+"""Bytes that are compared as one; a qcow2 cluster, and QEMU's own granularity in a block copy."""
+
+_POLL_S = 0.2
+_PROGRAM = resources.files("blockferry.images").joinpath("syncing_program.py").read_text()
+
+
+@dataclass(frozen=True, slots=True)
+class Synced:
+    """How far it is. Bytes; `at` is the offset up to which both sides read alike."""
+
+    at: int = 0
+    size: int = 0
+    source_read: int = 0
+    dest_read: int = 0
+    written: int = 0
+    zeroed: int = 0
+    differing: int = 0
+    first: tuple[int, ...] = ()  # the first offsets that differed
+
+    @property
+    def fraction(self) -> float:
+        return self.at / self.size if self.size else 1.0
+
+
+def _silent(state: Synced) -> None:
+    del state
+
+
+def _never() -> bool:
+    return False
+
+
+def problem(runner: Runner) -> str | None:
+    """Why images cannot be compared on this host; None when they can."""
+    result = runner.run([PYTHON, "-I", "-c", "import nbd"], check=False, timeout_s=60)
+    return None if result.status == 0 else f"{runner.uri} lacks libnbd for Python (the package python3-libnbd)"
+
+
+def usable(runner: Runner, path: str, format: str, virtual_size: int) -> str | None:
+    """Why a broken copy cannot be gone on with; None when it can. Changes nothing."""
+    try:
+        top = chain(runner, path, format)[0]
+        if -(-top.virtual_size // 512) * 512 != virtual_size:
+            return f"{path} has {top.virtual_size} bytes instead of {virtual_size}"
+        if top.corrupt or not check(runner, path, format).sound:
+            return f"the structure of {path} is damaged"
+    except ImageUnreadable as error:
+        return error.sentence
+    return None
+
+
+def sync(
+    runner: Runner,
+    source: str,
+    source_format: str,
+    dest: str,
+    dest_format: str,
+    *,
+    rate_limit: int | None = None,
+    write: bool = True,
+    progress: Callable[[Synced], None] = _silent,
+    should_stop: ShouldStop = _never,
+) -> Synced:
+    """Have `dest` read like `source` (its whole chain); on disk when this returns. Without `write`: compare only.
+
+    Nobody may write to `source` meanwhile: a frozen base below an overlay, or the disk of a VM that is off; QEMU's
+    image locks on both see to it. `dest` exists. May be stopped and repeated at any time: what is written stays, and
+    is flushed every 256 MiB. `rate_limit`: bytes per second of the source.
+    Raises Stopped, HostCommandFailed (its words say on which side).
+    """
+    absolute(source, dest)
+    wish = {
+        "source": source,
+        "source_format": source_format,
+        "dest": dest,
+        "dest_format": dest_format,
+        "rate": rate_limit or 0,
+        "write": write,
+        "block": BLOCK,
+    }
+    state, done, rest = Synced(), False, b""
+    with runner.start([PYTHON, "-I", "-c", _PROGRAM, json.dumps(wish)]) as process:
+        while (chunk := process.read(_POLL_S)) != b"":
+            if should_stop():
+                process.terminate()
+                raise Stopped
+            *lines, rest = (rest + (chunk or b"")).split(b"\n")
+            for line in lines:
+                found = json.loads(line)
+                done = found.pop("done")
+                state = Synced(**{**found, "first": tuple(found["first"])})
+                progress(state)
+        ended = process.wait(check=False)
+    if ended.status != 0 or not done:
+        raise HostCommandFailed("comparing and copying", ended.status, ended.stderr.strip() or "it ended too early")
+    if write:
+        flush(runner, dest)
+    return state
