@@ -238,9 +238,11 @@ def fold_off(context: Context, action: act.Fold, seen: Observation) -> None:
     if action.at_source:
         record = record.without_sync(action.target)
     context.note(record)
+    # The overlay's before: the VM may be started on it as soon as the commit is over, and then it holds more.
+    above = layer_print(context.runner, disk, action.at_source).split("|")[1]
     qemuimg.commit(context.runner, overlay)
     point("folded-off")
-    state = layer_print(context.runner, disk, action.at_source)
+    state = layer_print(context.runner, disk, action.at_source).split("|")[0] + "|" + above
     record = record.with_layer(action.target, action.at_source, Layer.FOLDED)
     context.note(replace(record, folded_as={**record.folded_as, overlay: state}))
     context.tell("action", f"the overlay of {action.target} was committed into its base")

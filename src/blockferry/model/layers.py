@@ -71,10 +71,10 @@ def forward(plan: Plan, seen: Observation, views: list[DiskView]) -> act.Action 
             return act.AbortCopy(view.target)
         if view.live_overlay and stage is not Layer.USED:
             return _in_use(plan, seen, view, True)
-        if not view.live_overlay and stage is Layer.PIVOTING:
-            return act.NoteLayer(view.target, True, Layer.FOLDED)
         if seen.persistent and view.live_overlay != view.config_overlay:
             return act.RevertConfig()
+        if not view.live_overlay and stage is Layer.PIVOTING:
+            return act.NoteLayer(view.target, True, Layer.FOLDED)
     bare = tuple(view.target for view in mine if not view.live_overlay)
     if bare:
         return act.TakeOverlays(bare)
