@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lab import Datastore, Disk, Lab
+from lab import Datastore, Disk
 from lab.process import wait_until
 from lab.pytest_plugin import MakeGuest
-from tests.system.voyage import Line, Said, Voyage, allocated, small_disks
+from tests.system.voyage import Line, Voyage, allocated, small_disks
 
 pytestmark = pytest.mark.lab
 
