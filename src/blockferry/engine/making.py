@@ -60,7 +60,7 @@ def copy_home(context: Context, seen: Observation) -> None:
     record = name(context, record, *metadata, *(one.dest for one in plan.home.files))
     point("home-named")
     for path in (*metadata, *(one.dest for one in plan.home.files)):
-        _mark_file(context, path)
+        mark_file(context, path)
     for path, xml in metadata.items():
         files.write_file(context.runner, path, xml.encode())
     for one in plan.home.files:
