@@ -30,10 +30,11 @@ def find(site: Site, journal: Journal) -> tuple[Orphan, ...]:
     everyone = domains.all_vms(connection)
     stores = pools.datastores(connection)
     running = {one.id for one in journal.unfinished()}
+    to_go_on_with = {path for one in journal.finished(100_000) for path in one.record.kept}
     found: list[Orphan | None] = []
     for store in stores:
         if store.active and store.is_directory and store.path:
-            found.extend(_marked_files(runner, store, everyone, running))
+            found.extend(_marked_files(runner, store, everyone, running, to_go_on_with))
     here = {one.id for one in (*journal.unfinished(), *journal.finished(100_000)) if one.plan.uri == connection.uri}
     for kept in journal.kept_sources():
         if kept.move not in here:
@@ -46,7 +47,9 @@ def find(site: Site, journal: Journal) -> tuple[Orphan, ...]:
     return tuple(one for one in found if one is not None)
 
 
-def _marked_files(runner: Runner, store: Datastore, everyone: tuple[Vm, ...], running: set[str]) -> list[Orphan]:
+def _marked_files(
+    runner: Runner, store: Datastore, everyone: tuple[Vm, ...], running: set[str], to_go_on_with: set[str]
+) -> list[Orphan]:
     assert store.path is not None
     argv = ["find", store.path, "-maxdepth", "2", "-xdev", "-name", f"*{MARKER}", "-type", "f", "-print0"]
     result = runner.run(argv, check=False, timeout_s=60)
@@ -63,7 +66,8 @@ def _marked_files(runner: Runner, store: Datastore, everyone: tuple[Vm, ...], ru
             continue
         doubt = _doubt(runner, path, everyone)
         stat = files.stat_one(runner, path)
-        what = "a half-made copy" if doubt is None else f"a copy that was not finished off ({doubt})"
+        half = "a broken copy, kept to be gone on with," if path in to_go_on_with else "a half-made copy"
+        what = half if doubt is None else f"a copy that was not finished off ({doubt})"
         why = f"{what} of move {words.get('move')} of {words.get('vm')}, made by {words.get('by')}"
         size = 0 if stat is None else stat.allocated
         found.append(

@@ -274,17 +274,11 @@ class Service:
     @staticmethod
     def _verdict(done: MoveSummary) -> MoveSummary:
         outcome = done.record.outcome
-        where = f"{done.plan.vm} is on its old disks, untouched; what was made at the destination is removed."
-        if done.record.kept:
-            where = (
-                f"{done.plan.vm} is on its old disks; what was copied is kept ({', '.join(done.record.kept)}): the "
-                "same move goes on from there."
-            )
         if outcome is Outcome.CANCELLED:
-            raise MoveCancelled(done.id, done.plan.vm, where)
+            raise MoveCancelled(done.id, done.plan.vm, done.holds)
         if outcome is Outcome.FAILED:
             problem = (done.record.failure or "unknown").rstrip(".") + "."
-            raise MoveFailed(done.id, done.plan.vm, problem, where)
+            raise MoveFailed(done.id, done.plan.vm, problem, done.holds)
         return done
 
     def spawn(self, move_id: str) -> None:

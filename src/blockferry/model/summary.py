@@ -167,6 +167,16 @@ class MoveSummary:
     deaths: int = 0  # how often the process that ran it died
 
     @property
+    def holds(self) -> str:
+        """What is true after a move that did not succeed, in a sentence."""
+        if self.record.kept:
+            return (
+                f"{self.plan.vm} is on its old disks; what was copied is kept ({', '.join(self.record.kept)}): the "
+                "next move to the same place goes on from it."
+            )
+        return f"{self.plan.vm} is on its old disks, untouched; what was made at the destination is removed."
+
+    @property
     def state(self) -> str:
         """One word for listings: running, interrupted, parked, moved, cancelled, failed."""
         if self.record.outcome is not None and self.finished is not None:
