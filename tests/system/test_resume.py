@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lab import Datastore, Disk
+from lab import Datastore, Disk, Guest, Host, Lab
 from lab.process import wait_until
 from lab.pytest_plugin import MakeGuest
+from tests.system.moving import Ferry, assert_clean, assert_whole, other, side
 from tests.system.voyage import Line, Voyage, allocated, small_disks
 
 pytestmark = pytest.mark.lab
@@ -191,3 +194,69 @@ def test_from_scratch_replaces_what_was_left(
     assert int(report_of(line)["rewritten_bytes"]) == 0
     one.moved_all(ssd)
     one.assert_well()
+
+
+OVERLAY_POINTS = (
+    "overlay-named", "overlay-made", "overlay-taken", "syncing-base", "base-synced", "image-made", "copy-called", "in-step",
+    "suspended-to-switch", "pivoted", "switched-noted", "fold-starting", "fold-started", "fold-pivoting", "fold-pivoted",
+    "settled", "releasing-source", "source-released",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def commuter(lab_session: Lab, lab_host: Host, old_san: Datastore) -> Iterator[Guest]:
+    """One VM with a qcow2 and a raw disk that goes to and fro, so that a point costs seconds."""
+    disks = [Disk("vda", old_san, size="64MiB", fill="16MiB"), Disk("vdb", old_san, "raw", size="48MiB", fill="16MiB")]
+    guest = lab_session.guest(lab_host, "commuter", disks, start=True)
+    yield guest
+    lab_session.remove_guest(guest)
+    for store in lab_session.datastores.values():
+        store.clear_vm(guest.name)
+
+
+@pytest.mark.parametrize("cancel", [False, True])
+@pytest.mark.parametrize("point", OVERLAY_POINTS)
+def test_killed_at_a_point_of_a_move_by_snapshot(
+    ferry: Ferry, commuter: Guest, tmp_path: Path, point: str, cancel: bool
+) -> None:
+    commuter.judge.start(rate=100, most_kib=16)
+    before = side(commuter, ferry.stores)
+    result = ferry.run("move", commuter.name, "--to", other(before), "--method", "snapshot", point=f"{point}:kill")
+    assert result.killed, str(result)
+    move = ferry.move_of(commuter.name)
+    assert move is not None
+    ferry.run(*(("cancel", move) if cancel else ("resume", move)))
+    outcome = str(ferry.wait_finished(commuter.name)["record"]["outcome"])
+    assert outcome in (("moved", "cancelled") if cancel else ("moved",))
+    assert side(commuter, ferry.stores) == (other(before) if outcome == "moved" else before)
+    assert_clean(ferry, commuter)
+    assert_whole(commuter)
+
+
+@pytest.mark.parametrize("cancel", [False, True])
+@pytest.mark.parametrize("point", ["folding-off", "folded-off"])
+def test_killed_while_an_overlay_is_committed_with_the_vm_off(
+    ferry: Ferry, commuter: Guest, point: str, cancel: bool
+) -> None:
+    """The VM goes off behind the switch (forward), or in front of it (back): its overlay is committed by qemu-img."""
+    commuter.judge.start(rate=100, most_kib=16)
+    before = side(commuter, ferry.stores)
+    where = "base-synced" if cancel else "fold-starting"
+    result = ferry.run("move", commuter.name, "--to", other(before), "--method", "snapshot", point=f"{where}:kill")
+    assert result.killed, str(result)
+    commuter.judge.stop()
+    commuter.poweroff()
+    move = ferry.move_of(commuter.name)
+    assert move is not None
+    ferry.run(*(("cancel", move) if cancel else ("resume", move)), point=f"{point}:kill")
+    ferry.run("resume", move)
+    outcome = str(ferry.wait_finished(commuter.name)["record"]["outcome"])
+    assert outcome == ("cancelled" if cancel else "moved")
+    assert side(commuter, ferry.stores) == (before if cancel else other(before))
+    assert_clean(ferry, commuter)
+    for target, path in commuter.sources().items():
+        verdict = commuter.judge.check_image(target, path, commuter.formats()[target])
+        assert verdict.ok, str(verdict)
+    commuter.start()
+    commuter.judge.start(rate=100)
+    assert_whole(commuter)

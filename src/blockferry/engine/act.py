@@ -228,8 +228,9 @@ def _note_clean(context: Context, action: act.NoteClean, seen: Observation) -> N
 
 def _await(context: Context, action: act.Await, seen: Observation) -> None:
     """Nothing but to look again; the loop waits. A changed bandwidth is applied here."""
-    if action.why == "copy":
+    if action.why in ("copy", "fold"):
         apply_bandwidth(context, seen)
+    if action.why == "copy":
         point("copying")
 
 

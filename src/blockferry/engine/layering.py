@@ -14,7 +14,7 @@ from blockferry.engine import making
 from blockferry.engine.context import Context
 from blockferry.engine.observe import layer_print, same_path
 from blockferry.engine.points import point
-from blockferry.errors import StillInUse
+from blockferry.errors import LibvirtFailed, StillInUse
 from blockferry.hypervisor import domains
 from blockferry.images import files, qemuimg, syncing, users
 from blockferry.model import action as act
@@ -213,7 +213,8 @@ def bring_in_step(context: Context, disk: DiskPlan, source: str, source_format: 
 def start_fold(context: Context, action: act.StartFold, seen: Observation) -> None:
     context.note(replace(seen.record, fold_attempts=seen.record.fold_attempts + 1))
     point("fold-starting")
-    context.control.start_fold(action.target, 0)
+    context.control.start_fold(action.target, seen.record.bandwidth)
+    context.applied[action.target] = seen.record.bandwidth
     point("fold-started")
     context.tell("action", f"the overlay of {action.target} is being committed into its base")
 
@@ -268,17 +269,22 @@ def checkpoint(context: Context, seen: Observation, guard_s: float) -> None:
         context.tell("warning", "no guard could be started; if blockferry dies now, the VM stays suspended")
     copied = {target: one.cur for target, one in context.memory.progress.items()}
     began = time.monotonic()
+    context.memory.flushed_bytes.update(copied)  # also when it does not work: the next try is the next checkpoint
+    context.memory.checkpoint_at = began
     try:
         control.suspend()
         point("checkpoint-suspended")
+    except LibvirtFailed as error:
+        context.tell("warning", error.sentence)
+        return
     finally:
-        control.resume()
-        context.guard.disarm()
-    stall_s = time.monotonic() - began
+        try:
+            control.resume()
+        finally:
+            stall_s = time.monotonic() - began
+            context.guard.disarm()
+            context.note(replace(record, suspended=False))
     context.stalls["checkpoint"] = max(stall_s, context.stalls.get("checkpoint", 0.0))
-    context.memory.flushed_bytes.update(copied)
-    context.memory.checkpoint_at = time.monotonic()
-    context.note(replace(record, suspended=False))
     share = ", ".join(f"{target} {format_size(size)}" for target, size in copied.items())
     context.tell(
         "action",

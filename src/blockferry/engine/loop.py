@@ -43,7 +43,6 @@ _FORWARD_ONLY = (
     act.CreateImage,
     act.TakeOverlays,
     act.SyncBase,
-    act.Checkpoint,
     act.StartCopy,
     act.Suspend,
     act.ColdCopy,

@@ -206,6 +206,10 @@ def remove_destination(context: Context, seen: Observation) -> None:
                 raise StillInUse(path, referred)
             files.remove_file(context.runner, path)
         files.remove_file(context.runner, path + MARKER)
+    for disk in context.plan.disks:
+        home = posixpath.dirname(disk.dest)
+        if disk.partial_of is not None and posixpath.basename(home) == context.plan.vm:
+            files.remove_directory_if_empty(context.runner, home)  # made by the move that left the copy
     point("destination-removed")
     for sentence in keep.values():
         context.notes.append(sentence)
