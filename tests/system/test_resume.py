@@ -197,10 +197,25 @@ def test_from_scratch_replaces_what_was_left(
 
 
 OVERLAY_POINTS = (
-    "overlay-named", "overlay-made", "overlay-taken", "syncing-base", "base-synced", "image-made", "copy-called", "in-step",
-    "suspended-to-switch", "pivoted", "switched-noted", "fold-starting", "fold-started", "fold-pivoting", "fold-pivoted",
-    "settled", "releasing-source", "source-released",
-)  # fmt: skip
+    "overlay-named",
+    "overlay-made",
+    "overlay-taken",
+    "syncing-base",
+    "base-synced",
+    "image-made",
+    "copy-called",
+    "in-step",
+    "suspended-to-switch",
+    "pivoted",
+    "switched-noted",
+    "fold-starting",
+    "fold-started",
+    "fold-pivoting",
+    "fold-pivoted",
+    "settled",
+    "releasing-source",
+    "source-released",
+)
 
 
 @pytest.fixture(scope="module")
