@@ -35,6 +35,8 @@ def release_source(context: Context, path: str, seen: Observation) -> None:
         sentence = f"{path}: was gone already"
     else:
         doubt = reason_to_keep(context, disk, path, seen)
+        if overlay and doubt is None and not plan.source.delete:
+            doubt = reason_to_keep(context, disk, disk.source, seen)  # what the overlay holds is written into it
         if doubt is not None:
             sentence = f"{path} ({format_size(size)}): kept, because {doubt}"
             context.keep(path, disk.source_datastore or "", size, doubt)
