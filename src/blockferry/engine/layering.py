@@ -180,7 +180,7 @@ def worth_going_on(context: Context, disk: DiskPlan, record: Record) -> bool:
     found = files.stat_one(context.runner, disk.dest)
     if found is None or found.kind != "file" or found.allocated < min(WORTH_GOING_ON, disk.allocation // 4):
         return False
-    return _unfit(context, disk) is None
+    return syncing.problem(context.runner) is None and _unfit(context, disk) is None
 
 
 def bring_in_step(context: Context, disk: DiskPlan, source: str, source_format: str, bandwidth: int) -> Synced:

@@ -29,7 +29,7 @@ from blockferry.model.facts import Partial
 from blockferry.model.finding import Severity
 from blockferry.model.inventory import datastore_of
 from blockferry.model.record import Outcome, Record, Wanted
-from blockferry.model.request import MoveRequest
+from blockferry.model.request import Method, MoveRequest
 from blockferry.model.summary import (
     CheckResult,
     DatastoreListing,
@@ -202,7 +202,7 @@ class Service:
         for one in result.findings:
             if one.severity is Severity.WARNING:
                 self.journal.event(move, "warning", f"[{one.code}] {one.text}")
-            elif one.code in ("RESUME_FROM", "RESUME_NOT"):
+            elif one.code == "RESUME_FROM" or (one.code == "RESUME_NOT" and result.plan.method is not Method.MIRROR):
                 self.journal.event(move, "action", one.text)
         self.journal.event(move, "phase", f"planned: {result.plan.method.value}, {result.plan.method_reason}")
         return summary

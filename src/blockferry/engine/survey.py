@@ -16,7 +16,7 @@ from blockferry.images.runner import Runner
 from blockferry.model import placement
 from blockferry.model.facts import Facts, Partial, SmallFile
 from blockferry.model.inventory import Datastore, Disk, Image, Vm, datastore_of
-from blockferry.model.request import MoveRequest
+from blockferry.model.request import Method, MoveRequest, OnBreak
 
 METADATA_ENDINGS = (".xml",)
 
@@ -105,9 +105,15 @@ def survey(
         other_move=other_move,
         partials=_partials(runner, left, stats),
         source_free=_source_free(runner, vm) if vm.state.active else {},
-        sync_problem=syncing.problem(runner),
+        sync_problem=syncing.problem(runner) if left or _wants_to_go_on(request) else None,
         suspended_start=suspended_start,
     )
+
+
+def _wants_to_go_on(request: MoveRequest) -> bool:
+    """Whether it matters to this request that images can be compared; looking costs a tenth of a second."""
+    usual = request.method in (Method.AUTO, Method.MIRROR) and not request.bandwidth
+    return not usual or request.on_break is OnBreak.KEEP
 
 
 def _partials(
