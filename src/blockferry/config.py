@@ -5,7 +5,7 @@ BLOCKFERRY_CONFIG). Environment over files: BLOCKFERRY_URI, LIBVIRT_DEFAULT_URI,
 
     uri = "qemu+ssh://kvm2/system"
     journal = "sqlite:////var/lib/blockferry/journal.db"   # or "postgresql+psycopg://manager@db/blockferry"
-    method = "mirror"                                      # auto, mirror, changed-blocks, cold
+    method = "mirror"                                      # auto, mirror, changed-blocks, snapshot, cold
     bandwidth = "200MiB/s"                                 # or a number of bytes per second; 0: no limit
     keep_source = "7d"                                     # or true (for ever), false (removed when proven unneeded)
     guest_latency = "20ms"                                 # p99 of the guest's writes; or guest_slowdown = "1.5x"
@@ -29,7 +29,7 @@ from blockferry import units
 from blockferry.errors import ConfigInvalid, nearest
 
 SYSTEM_FILE = Path("/etc/blockferry/config.toml")
-METHODS = ("auto", "mirror", "changed-blocks", "cold")
+METHODS = ("auto", "mirror", "changed-blocks", "snapshot", "cold")
 """Values of model.request.Method, which lies above this layer; a test holds them together."""
 
 POLICIES = ("auto", "mirror", "throttle", "wait", "stop")

@@ -549,7 +549,7 @@ def check_rules(seen: Observation, action: act.Action) -> None:
             assert seen.state is PowerState.PAUSED
             assert record.suspended, "a pause that is not ours was ended"
         case act.AbortCopy(target):
-            assert seen.disk(target).job is Job.OURS, "a job that is not ours was ended"
+            assert seen.disk(target).job in (Job.OURS, Job.FOLD), "a job that is not ours was ended"
         case act.StartCopy(target, reverse):
             assert seen.state.active
             assert seen.disk(target).side is (DESTINATION if reverse else SOURCE)

@@ -172,7 +172,7 @@ def test_the_old_disks_are_deleted_unless_asked(service: cli_fake.FakeService) -
         ("move web01 --to ssd --disk vdb", "vdb=archive"),
         ("move web01 --disk vdb=a --disk vdb=b", "twice"),
         ("move web01 --to ssd --bandwidth fast", "not a rate"),
-        ("move web01 --to ssd --method snapshot", "snapshot"),
+        ("move web01 --to ssd --method teleport", "teleport"),
         ("speed 3f2a fast", "not a rate"),
         ("nonsense", "nonsense"),
         ("orphans --remove x --remove-all", "contradict"),

@@ -112,6 +112,9 @@ def report(out: Out, summary: MoveSummary) -> None:
         again = f", and {format_size(done.changed_bytes)} because the guest changed it"
         again += f" ({counted(done.passes, 'pass', 'passes')})" if done.passes else ""
     pairs: list[tuple[str, Cell | list[Cell]]] = [("copied", format_size(done.bulk_bytes) + again)]
+    if done.compared_bytes:
+        text = f"{format_size(done.compared_bytes)} read on both sides, {format_size(done.rewritten_bytes)} written"
+        pairs.append(("compared", text))
     if done.switch_stall_s is not None:
         attempts = f", at attempt {done.switch_attempts}" if done.switch_attempts > 1 else ""
         pairs.append(("switch", f"the VM was suspended for {format_duration(done.switch_stall_s)}{attempts}"))
@@ -119,6 +122,9 @@ def report(out: Out, summary: MoveSummary) -> None:
         pairs.append(("start", f"suspended for {format_duration(done.start_stall_s)} for a clean start of the copies"))
     if done.guest is not None:
         pairs.append(("guest", list(_guest_lines(done.guest))))
+    if done.checkpoint_stall_s is not None:
+        stall = format_duration(done.checkpoint_stall_s)
+        pairs.append(("checkpoints", f"suspended for at most {stall}, so that what was copied outlives QEMU"))
     if done.phases:
         times = ", ".join(f"{phase} {format_duration(seconds)}" for phase, seconds in done.phases.items())
         pairs.append(("times", times))
@@ -179,13 +185,12 @@ def story(out: Out, events: Iterable[Event]) -> None:
 def conclude(summary: MoveSummary) -> MoveSummary:
     """The finished summary of a move that went through; raises what `move` would have raised otherwise."""
     vm = summary.plan.vm
-    where = f"{vm} is on its old disks, untouched; what was made at the destination is removed."
     match summary.record.outcome:
         case Outcome.CANCELLED:
-            raise MoveCancelled(summary.id, vm, where)
+            raise MoveCancelled(summary.id, vm, summary.holds)
         case Outcome.FAILED:
             problem = (summary.record.failure or "no reason was written down").rstrip(".") + "."
-            raise MoveFailed(summary.id, vm, problem, where)
+            raise MoveFailed(summary.id, vm, problem, summary.holds)
         case _:
             verifying.see_verified(summary)
             return summary

@@ -12,7 +12,16 @@ import click
 from blockferry.cli import types
 from blockferry.config import Config
 from blockferry.errors import UsageError
-from blockferry.model.request import Chain, Contract, IfNotConverging, Method, MoveRequest, Provision, SourcePolicy
+from blockferry.model.request import (
+    Chain,
+    Contract,
+    IfNotConverging,
+    Method,
+    MoveRequest,
+    OnBreak,
+    Provision,
+    SourcePolicy,
+)
 
 FORMATS = ("qcow2", "raw", "vmdk")
 
@@ -74,6 +83,15 @@ def request_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 help="When the guest changes its disk as fast as it is copied; default: as configured, else auto.",
             ),
             click.option(
+                "--on-break",
+                type=click.Choice([item.value for item in OnBreak]),
+                default=OnBreak.AUTO.value,
+                help="What becomes of a copy that breaks; auto: kept if large, not with mirror or when cancelled.",
+            ),
+            click.option(
+                "--from-scratch", is_flag=True, help="Do not go on from a copy that broke, copy all of it anew."
+            ),
+            click.option(
                 "--keep-source",
                 type=types.Duration(),
                 help="Keep the old disks for that long (7d, 12h, forever).",
@@ -106,6 +124,8 @@ def to_request(
     keep_source: float | None,
     delete_source: bool,
     verify: bool | None,
+    on_break: str,
+    from_scratch: bool,
 ) -> MoveRequest:
     """What was asked, the rest as configured. Raises UsageError where it contradicts itself, ConfigInvalid."""
     if to is None and not disks:
@@ -143,6 +163,8 @@ def to_request(
         verify=config.verify if verify is None else verify,
         contract=contract,
         if_not_converging=policy,
+        on_break=OnBreak(on_break),
+        from_scratch=from_scratch,
     )
 
 

@@ -7,18 +7,19 @@ import time
 from dataclasses import replace
 from typing import assert_never
 
-from blockferry.engine import making, release, throttle, verify
+from blockferry.engine import layering, making, release, throttle, verify
 from blockferry.engine.context import Context
+from blockferry.engine.observe import layer_print
 from blockferry.engine.points import point
 from blockferry.errors import BlockferryError, LibvirtFailed
 from blockferry.hypervisor.control import Control, CopyOrder
 from blockferry.images import files
 from blockferry.model import action as act
-from blockferry.model import pace
+from blockferry.model import layers, pace
 from blockferry.model.inventory import Mirror, PowerState
 from blockferry.model.observation import Job, Observation, Side
 from blockferry.model.plan import DiskPlan
-from blockferry.model.record import Copy, Stage, View
+from blockferry.model.record import Copy, Layer, Stage, View
 from blockferry.units import MiB, format_duration, format_rate, format_size
 
 GUARD_START_S = 10.0
@@ -60,7 +61,7 @@ def perform(context: Context, action: act.Action, seen: Observation) -> None:
         case act.AbortCopy():
             _abort(context, action, seen)
         case act.ForgetCopy():
-            _forget(context, action, seen)
+            layering.forget_copy(context, action.target, seen)
         case act.Fail():
             _fail(context, action, seen)
         case act.NoteSwitched():
@@ -70,15 +71,32 @@ def perform(context: Context, action: act.Action, seen: Observation) -> None:
         case act.MoveMedium():
             _move_medium(context, action, seen)
         case act.RevertConfig():
-            _revert_config(context)
+            _revert_config(context, seen)
         case act.CopyHome():
             making.copy_home(context, seen)
         case act.CopyLayers():
             making.copy_layers(context, action.target, seen)
         case act.CreateImage():
-            making.create_image(context, action.target, seen)
+            if layers.layered(context.plan, seen.record, action.target):
+                layering.create_overlay(context, action.target, seen)
+            else:
+                making.create_image(context, action.target, seen)
+        case act.TakeOverlays():
+            layering.take_overlays(context, action, seen)
+        case act.NoteLayer():
+            layering.note_layer(context, action, seen)
+        case act.SyncBase():
+            layering.sync_base(context, action.target, seen)
+        case act.StartFold():
+            layering.start_fold(context, action, seen)
+        case act.PivotFold():
+            layering.pivot_fold(context, action, seen)
+        case act.Fold():
+            layering.fold_off(context, action, seen)
+        case act.Checkpoint():
+            layering.checkpoint(context, seen, GUARD_START_S)
         case act.ColdCopy():
-            making.cold_copy(context, action.target, seen)
+            layering.cold_copy(context, action.target, seen)
         case act.PrepareView():
             verify.prepare_view(context, seen)
         case act.TakeView():
@@ -102,6 +120,9 @@ def perform(context: Context, action: act.Action, seen: Observation) -> None:
 
 
 def _mark(context: Context, seen: Observation) -> None:
+    for disk in context.plan.disks:
+        if disk.target in seen.record.partial:  # what another move has left is this one's from now on
+            making.mark_file(context, disk.dest, made=True)
     context.control.mark(context.plan.move, context.journal)
     context.note(replace(seen.record, marked=True))
     point("marked")
@@ -191,15 +212,26 @@ def _start_copy(context: Context, action: act.StartCopy, seen: Observation) -> N
     disk = context.plan.disk(action.target)
     before = seen.record.copy(disk.target)
     attempts = before.attempts + 1 if before.reverse == action.reverse else 1
-    synchronous = action.reverse or context.plan.synchronous or seen.record.synchronous
+    layered = layers.layered(context.plan, seen.record, disk.target)
+    if action.reverse:
+        synchronous = not context.plan.background_only
+    else:
+        synchronous = layers.synchronous(context.plan, seen.record, disk.target)
     copy = Copy(Stage.STARTING, seen.incarnation, attempts, action.reverse, synchronous)
     record = seen.record.with_copy(disk.target, copy)
+    if action.reverse and layered:
+        # The old base becomes the whole disk again; the overlay that stood on it is of no more use.
+        state = layer_print(context.runner, disk, True)
+        record = record.with_layer(disk.target, True, Layer.FOLDED)
+        record = replace(record, folded_as={**record.folded_as, disk.source_overlay: state})
     context.note(record)
     point("starting-copy")
     context.memory.progress.pop(disk.target, None)
+    context.memory.flushed_bytes.pop(disk.target, None)
+    context.cold.pop(disk.target, None)
     speed = _speed(context, seen)
     share = max(1, speed // len(context.plan.disks)) if speed else 0
-    context.control.start_copy(disk.target, _order(context, disk, copy, share))
+    context.control.start_copy(disk.target, _order(context, disk, copy, layered, share))
     context.applied[disk.target] = share
     point("copy-called")
     context.note(record.with_copy(disk.target, replace(copy, stage=Stage.STARTED)))
@@ -209,15 +241,25 @@ def _start_copy(context: Context, action: act.StartCopy, seen: Observation) -> N
     context.tell("action", f"the copy{back} of {disk.target} began: {way[0]} -> {way[1]}")
 
 
-def _order(context: Context, disk: DiskPlan, copy: Copy, bandwidth: int) -> CopyOrder:
+def _order(context: Context, disk: DiskPlan, copy: Copy, layered: bool, bandwidth: int) -> CopyOrder:
     if copy.reverse:
         return CopyOrder(
             dest=disk.source,
             dest_format=disk.source_format,
             block=disk.source_kind == "block",
             backing=None,
-            synchronous=not context.plan.background_only,
+            synchronous=copy.synchronous,
             bandwidth=bandwidth,
+        )
+    if layered:
+        # Only in the background: a synchronous write to a shallow copy loses data (docs/measured.md, 10).
+        return CopyOrder(
+            dest=disk.dest_overlay,
+            dest_format="qcow2",
+            backing=(disk.dest, disk.dest_format),
+            synchronous=False,
+            bandwidth=bandwidth,
+            buffer=pace.buffer_bytes(context.plan.contract),
         )
     return CopyOrder(
         dest=disk.dest,
@@ -239,8 +281,9 @@ def _note_clean(context: Context, action: act.NoteClean, seen: Observation) -> N
 
 def _await(context: Context, action: act.Await, seen: Observation) -> None:
     """Nothing but to look again; the loop waits. A changed bandwidth is applied here."""
-    if action.why == "copy":
+    if action.why in ("copy", "fold"):
         apply_bandwidth(context, seen)
+    if action.why == "copy":
         throttle.see_to_it(context, seen)
         point("copying")
 
@@ -287,8 +330,9 @@ def _flush(context: Context, seen: Observation) -> None:
     for _round in range(4):  # what was dirtied during a long flush makes the next one, until it is short
         before = time.monotonic()
         for disk in context.plan.disks:
-            files.flush(context.runner, disk.source)
-            files.flush(context.runner, disk.dest)
+            over = layers.layered(context.plan, seen.record, disk.target)
+            files.flush(context.runner, disk.source_overlay if over else disk.source)
+            files.flush(context.runner, disk.dest_overlay if over else disk.dest)
         if time.monotonic() - before < 0.15 or time.monotonic() - started > 20:
             break
     context.guard.prepare()
@@ -340,13 +384,6 @@ def _abort(context: Context, action: act.AbortCopy, seen: Observation) -> None:
     context.note(record.with_copy(action.target, Copy(Stage.NONE, -1, copy.attempts, copy.reverse)))
 
 
-def _forget(context: Context, action: act.ForgetCopy, seen: Observation) -> None:
-    copy = seen.record.copy(action.target)
-    context.memory.progress.pop(action.target, None)
-    context.tell("warning", f"the copy of {action.target} is begun anew")
-    context.note(seen.record.with_copy(action.target, Copy(Stage.NONE, -1, copy.attempts)))
-
-
 def _fail(context: Context, action: act.Fail, seen: Observation) -> None:
     problem = action.problem
     if action.disk is not None:
@@ -382,7 +419,11 @@ def _write_config(context: Context, seen: Observation) -> None:
     """Persistent XML to the destination, disks and home files in one write."""
     plan = context.plan
     small = {one.source: one.dest for one in plan.home.files} if plan.home else {}
-    context.control.write_config({disk.target: (disk.dest, disk.dest_format) for disk in plan.disks}, small)
+    wanted = {}
+    for disk in plan.disks:
+        over = _stays_on_overlay(seen, disk.target, at_source=False)
+        wanted[disk.target] = (disk.dest_overlay, "qcow2") if over else (disk.dest, disk.dest_format)
+    context.control.write_config(wanted, small)
     point("config-written")
     context.note(replace(seen.record, config_written=True))
 
@@ -414,7 +455,19 @@ def _medium(control: Control, target: str) -> Mirror | None:
     return next((one.mirror for one in control.look(()).disks if one.target == target), None)
 
 
-def _revert_config(context: Context) -> None:
+def _stays_on_overlay(seen: Observation, target: str, at_source: bool) -> bool:
+    """Whether the next start must use the overlay of a side: the VM runs on it, or it holds what its base lacks."""
+    view = seen.disk(target)
+    if view.side is not (Side.SOURCE if at_source else Side.DESTINATION) or not view.overlay:
+        return False
+    return view.live is not None or layers.layer_of(seen.record, target, at_source) is not Layer.FOLDED
+
+
+def _revert_config(context: Context, seen: Observation) -> None:
     plan = context.plan
     small = {one.dest: one.source for one in plan.home.files} if plan.home else {}
-    context.control.write_config({disk.target: (disk.source, disk.source_format) for disk in plan.disks}, small)
+    wanted = {}
+    for disk in plan.disks:
+        over = _stays_on_overlay(seen, disk.target, at_source=True)
+        wanted[disk.target] = (disk.source_overlay, "qcow2") if over else (disk.source, disk.source_format)
+    context.control.write_config(wanted, small)

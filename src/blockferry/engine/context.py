@@ -13,10 +13,10 @@ from blockferry.engine.pace import Pacer
 from blockferry.engine.proof import Claims
 from blockferry.engine.site import Site
 from blockferry.hypervisor.control import Control, DomainView
+from blockferry.images import syncing
 from blockferry.images.runner import Runner
-from blockferry.images.syncing import Synced
 from blockferry.model.plan import Plan
-from blockferry.model.record import Record
+from blockferry.model.record import Record, Synced
 
 
 @dataclass
@@ -44,9 +44,10 @@ class Context:
     sources: list[str] = field(default_factory=list)  # a sentence for each old file
     notes: list[str] = field(default_factory=list)
     cold: dict[str, float] = field(default_factory=dict)  # target -> fraction of the cold copy
-    verifying: dict[str, Synced] = field(default_factory=dict)  # target -> how far its comparison is
+    verifying: dict[str, syncing.Synced] = field(default_factory=dict)  # target -> how far its comparison is
     verify_began: float = 0.0  # monotonic seconds, of the disk that is being compared
     verdicts: list[str] = field(default_factory=list)  # a sentence for each disk that was verified
+    resynced: dict[str, Synced] = field(default_factory=dict)  # target -> what going on from a broken copy took
     applied: dict[str, int] = field(default_factory=dict)  # target -> bandwidth set on its job
 
     pacer: Pacer | None = None  # only where the guest's writes have a contract

@@ -46,6 +46,8 @@ _FORWARD_ONLY = (
     act.MeasureGuest,
     act.GoSynchronous,
     act.ThrottleGuest,
+    act.TakeOverlays,
+    act.SyncBase,
     act.StartCopy,
     act.Suspend,
     act.ColdCopy,

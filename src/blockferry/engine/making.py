@@ -16,8 +16,9 @@ import msgspec
 
 from blockferry.engine.context import Context
 from blockferry.engine.points import point
-from blockferry.errors import CopyIncomplete, HostCommandFailed
+from blockferry.errors import BlockferryError, CopyIncomplete, HostCommandFailed
 from blockferry.images import copying, files, qemuimg
+from blockferry.images.runner import Runner
 from blockferry.model.observation import Observation
 from blockferry.model.passes import CopyProgress
 from blockferry.model.placement import guest_size
@@ -40,7 +41,7 @@ def name_paths(context: Context, record: Record, *paths: str) -> Record:
     return record
 
 
-def _directory(context: Context, record: Record, path: str) -> Record:
+def directory(context: Context, record: Record, path: str) -> Record:
     """Have a directory. One that was made by us is in `created` with a slash at its end."""
     if files.stat_one(context.runner, path) is None:
         record = name_paths(context, record, path + "/")
@@ -54,7 +55,7 @@ def copy_home(context: Context, seen: Observation) -> None:
     if plan.home is None:
         context.note(replace(record, home_copied=True))
         return
-    record = _directory(context, record, plan.home.dest)
+    record = directory(context, record, plan.home.dest)
     metadata = {posixpath.join(plan.home.dest, name): xml for name, xml in context.control.metadata().items()}
     record = name_paths(context, record, *metadata, *(one.dest for one in plan.home.files))
     point("home-named")
@@ -76,7 +77,7 @@ def copy_layers(context: Context, target: str, seen: Observation) -> None:
     record = seen.record
     below = disk.stays_below
     for layer in reversed(disk.layers):
-        record = _directory(context, record, posixpath.dirname(layer.dest))
+        record = directory(context, record, posixpath.dirname(layer.dest))
         record = name_paths(context, record, layer.dest)
         mark_file(context, layer.dest)
         copying.convert(
@@ -95,6 +96,21 @@ def copy_layers(context: Context, target: str, seen: Observation) -> None:
     context.note(replace(record, layers_copied=(*record.layers_copied, target)))
 
 
+def new_image(
+    context: Context,
+    path: str,
+    format: str,
+    size: int,
+    backing: qemuimg.Backing | None = None,
+    cluster_size: int | None = None,
+    preallocation: qemuimg.Preallocation = "off",
+) -> None:
+    """An empty image under a name that is in the record."""
+    qemuimg.create(
+        context.runner, path, format, size, preallocation=preallocation, backing=backing, cluster_size=cluster_size
+    )
+
+
 def create_image(context: Context, target: str, seen: Observation) -> None:
     """An empty image of exactly the guest's size."""
     disk = context.plan.disk(target)
@@ -104,30 +120,23 @@ def create_image(context: Context, target: str, seen: Observation) -> None:
         record = replace(record, cold_copied={name: of for name, of in record.cold_copied.items() if name != target})
         record = record.without_verdict(target)
         context.note(record)
-    record = _directory(context, record, posixpath.dirname(disk.dest))
+    record = directory(context, record, posixpath.dirname(disk.dest))
     record = name_paths(context, record, disk.dest)
     point("image-named")
     mark_file(context, disk.dest)
-    qemuimg.create(
-        context.runner,
-        disk.dest,
-        disk.dest_format,
-        disk.virtual_size,
-        preallocation="falloc" if disk.thick and disk.dest_format == "qcow2" else "off",
-        backing=disk.backing,
-        cluster_size=disk.cluster_size,
-    )
+    thick: qemuimg.Preallocation = "falloc" if disk.thick and disk.dest_format == "qcow2" else "off"
+    new_image(context, disk.dest, disk.dest_format, disk.virtual_size, disk.backing, disk.cluster_size, thick)
     mark_file(context, disk.dest, made=True)
     point("image-made")
     copy = record.copy(target)
     context.note(record.with_copy(target, Copy(Stage.IMAGE, -1, copy.attempts)))
 
 
-def cold_copy(context: Context, target: str, seen: Observation) -> None:
-    """The whole disk of a VM that is off. QEMU's image lock keeps the VM from starting meanwhile."""
+def cold_copy(context: Context, target: str, seen: Observation, source: tuple[str, str]) -> None:
+    """The whole disk of a VM that is off: `source` is (path, format). QEMU's image lock keeps it from starting."""
     disk = context.plan.disk(target)
     view = seen.disk(target)
-    record = _directory(context, seen.record.without_verdict(target), posixpath.dirname(disk.dest))
+    record = directory(context, seen.record.without_verdict(target), posixpath.dirname(disk.dest))
     record = name_paths(context, record, disk.dest)
     mark_file(context, disk.dest)
     point("cold-copying")
@@ -135,11 +144,10 @@ def cold_copy(context: Context, target: str, seen: Observation) -> None:
     context.memory.progress.pop(target, None)
     copying.convert(
         context.runner,
-        disk.source,
-        disk.source_format,
+        *source,
         disk.dest,
         disk.dest_format,
-        progress=lambda fraction: _show_cold(context, disk, fraction),
+        progress=lambda fraction: show_cold(context, disk, fraction),
         should_stop=context.should_stop,
         rate_limit=record.bandwidth or None,
         thick=disk.thick,
@@ -149,14 +157,19 @@ def cold_copy(context: Context, target: str, seen: Observation) -> None:
     found = qemuimg.chain(context.runner, disk.dest, disk.dest_format)[0]
     if guest_size(found.virtual_size) != disk.virtual_size:
         raise CopyIncomplete(target, f"{disk.dest} has {found.virtual_size} bytes instead of {disk.virtual_size}")
-    _show_cold(context, disk, 1.0)
-    point("cold-copied")
-    record = replace(record, cold_copied={**record.cold_copied, target: view.fingerprint})
-    context.note(record.with_copy(target, Copy(Stage.NONE, -1, record.copy(target).attempts)))
+    show_cold(context, disk, 1.0)
+    note_cold(context, record, target, view.fingerprint)
     context.tell("action", f"{target} was copied to {disk.dest}")
 
 
-def _show_cold(context: Context, disk: DiskPlan, fraction: float) -> None:
+def note_cold(context: Context, record: Record, target: str, fingerprint: str) -> None:
+    """The destination holds what the source of this fingerprint holds."""
+    point("cold-copied")
+    record = replace(record, cold_copied={**record.cold_copied, target: fingerprint})
+    context.note(record.with_copy(target, Copy(Stage.NONE, -1, record.copy(target).attempts)))
+
+
+def show_cold(context: Context, disk: DiskPlan, fraction: float) -> None:
     context.cold[disk.target] = fraction
     done = context.memory.progress.get(disk.target, CopyProgress())
     total = max(2, disk.copy_bytes)
@@ -176,10 +189,22 @@ def settle(context: Context, target: str, seen: Observation) -> None:
             context.notes.append(f"{disk.dest} could not be allocated in full: {error.stderr.strip()}")
             context.tell("warning", context.notes[-1])
     files.flush(context.runner, disk.dest)
+    if disk.dest_overlay:
+        # The VM and its configuration were seen on the base, or never were on the overlay.
+        files.remove_file(context.runner, disk.dest_overlay)
+        files.remove_file(context.runner, disk.dest_overlay + MARKER)
     for path in (disk.dest, *(layer.dest for layer in disk.layers)):
         files.remove_file(context.runner, path + MARKER)
     point("settled")
     context.note(replace(seen.record, settled=(*seen.record.settled, target)))
+
+
+def marked_by(runner: Runner, path: str) -> str | None:
+    """The move whose marker lies beside an image; None without one (or one that cannot be read)."""
+    try:
+        return msgspec.json.decode(files.read_file(runner, path + MARKER), type=dict[str, str]).get("move")
+    except (BlockferryError, msgspec.DecodeError):
+        return None
 
 
 def mark_file(context: Context, path: str, made: bool = False) -> None:

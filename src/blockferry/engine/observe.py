@@ -8,12 +8,13 @@ from dataclasses import dataclass, field, replace
 from blockferry.hypervisor.control import Control, DomainView
 from blockferry.images import files
 from blockferry.images.runner import Runner
+from blockferry.model import layers
 from blockferry.model.convergence import FREED, Divergence, assess
 from blockferry.model.inventory import Disk, DiskSource, PowerState
 from blockferry.model.observation import DiskView, Job, Observation, Side
 from blockferry.model.passes import CopyProgress
 from blockferry.model.plan import DiskPlan, Plan
-from blockferry.model.record import Record
+from blockferry.model.record import Layer, Record, Stage
 
 
 @dataclass
@@ -23,6 +24,8 @@ class Memory:
     progress: dict[str, CopyProgress] = field(default_factory=dict)
     suspended_at: float | None = None  # monotonic seconds
     flushed_at: float | None = None
+    flushed_bytes: dict[str, int] = field(default_factory=dict)  # target -> `cur` when QEMU last flushed its copy
+    checkpoint_at: float | None = None  # monotonic seconds of that flush, or of the beginning
     pivot_failures: int = 0
     view_tried: bool = False
     view_taken: bool = False  # and it was: known to be of the instant of the switch
@@ -59,7 +62,7 @@ class Observer:
 
     def interpret(self, view: DomainView, record: Record, memory: Memory, now_s: float) -> Observation:
         """The observation that a look at the domain amounts to."""
-        disks = tuple(self._disk(disk, view) for disk in self.plan.disks)
+        disks = tuple(self._disk(disk, view, record) for disk in self.plan.disks)
         for one in disks:
             if one.job is Job.OURS and one.info is not None and not one.ending:
                 before = memory.progress.get(one.target, CopyProgress())
@@ -72,6 +75,9 @@ class Observer:
         if view.state is PowerState.RUNNING and record.suspended and memory.suspended_at is None:
             # The guard (or somebody else) let the VM run on; a pause from now on is not ours.
             record = replace(record, suspended=False)
+        unflushed = self._unflushed(disks, memory)
+        if memory.checkpoint_at is None and unflushed:
+            memory.checkpoint_at = now_s
         return Observation(
             state=view.state,
             persistent=view.persistent,
@@ -87,6 +93,8 @@ class Observer:
             pivot_failures=memory.pivot_failures,
             view_tried=memory.view_tried,
             diverging=() if mirrored(self.plan, record) else self._diverging(disks, record, memory),
+            unflushed=unflushed,
+            unflushed_s=0.0 if memory.checkpoint_at is None else now_s - memory.checkpoint_at,
             flushed=memory.flushed_at is not None and now_s - memory.flushed_at < FLUSH_HOLDS_S,
         )
 
@@ -100,7 +108,19 @@ class Observer:
                     found.append(divergence)
         return tuple(found)
 
-    def _disk(self, disk: DiskPlan, view: DomainView) -> DiskView:
+    def _unflushed(self, disks: tuple[DiskView, ...], memory: Memory) -> float:
+        """The largest share of a qcow2 destination that would be lost with QEMU."""
+        share = 0.0
+        for one in disks:
+            copied = memory.progress.get(one.target)
+            plan = self.plan.disk(one.target)
+            if one.job is not Job.OURS or one.ready or copied is None or one.overlay:
+                continue
+            if plan.resumable and plan.dest_format == "qcow2" and copied.bulk > 0:
+                share = max(share, (copied.cur - memory.flushed_bytes.get(one.target, 0)) / copied.bulk)
+        return share
+
+    def _disk(self, disk: DiskPlan, view: DomainView, record: Record) -> DiskView:
         found = next((one for one in view.disks if one.target == disk.target), None)
         live = config = None
         if view.state.active:
@@ -118,7 +138,10 @@ class Observer:
             ready=bool(mirror and mirror.ready),
             ending=bool(mirror and mirror.ending),
             info=view.jobs.get(disk.target),
-            fingerprint=self._fingerprint(disk) if view.state is PowerState.OFF else "",
+            fingerprint=self.source_print(disk) if view.state is PowerState.OFF else "",
+            live_overlay=view.state.active and _on_overlay(disk, found.live if found else None),
+            config_overlay=view.persistent and _on_overlay(disk, found.config if found else None),
+            overlay_print=self._overlay_print(disk, found.config if found else None, view, record),
         )
 
     @staticmethod
@@ -129,14 +152,30 @@ class Observer:
             return Job.FOREIGN
         if found.mirror is None:
             return Job.NONE
-        ours = disk.dest if live is Side.SOURCE else disk.source
-        return Job.OURS if found.mirror.job in ("copy", "") and same_path(found.mirror.dest, ours) else Job.FOREIGN
+        mirror = found.mirror
+        if mirror.job == "active-commit":
+            base = disk.source if live is Side.SOURCE else disk.dest
+            mine = _on_overlay(disk, found.live) and same_path(mirror.dest, base)
+            return Job.FOLD if mine else Job.FOREIGN
+        ours = (disk.dest, disk.dest_overlay) if live is Side.SOURCE else (disk.source,)
+        is_ours = any(one and same_path(mirror.dest, one) for one in ours)
+        return Job.OURS if mirror.job in ("copy", "") and is_ours else Job.FOREIGN
 
-    def _fingerprint(self, disk: DiskPlan) -> str:
-        found = files.fingerprint(self._runner, disk.source)
-        if found is None:
-            return "missing"
-        return f"{found.device}:{found.inode}:{found.size}:{found.mtime_ns}"
+    def source_print(self, disk: DiskPlan) -> str:
+        """Changes whenever somebody writes to the disk at the source, base or overlay."""
+        base = _print(self._runner, disk.source)
+        above = _print(self._runner, disk.source_overlay) if disk.source_overlay else "missing"
+        return base if above == "missing" else f"{base}|{above}"
+
+    def _overlay_print(self, disk: DiskPlan, config: DiskSource | None, view: DomainView, record: Record) -> str:
+        """Of base and overlay of the side that the configuration is on, where `decide` has to know it."""
+        if config is None or not _on_overlay(disk, config):
+            return ""
+        at_source = same_path(config.path, disk.source_overlay)
+        layer = (record.source_layers if at_source else record.dest_layers).get(disk.target)
+        if view.state.active and layer is not Layer.FOLDED:
+            return ""
+        return layer_print(self._runner, disk, at_source)
 
     def _media(self, view: DomainView) -> tuple[str, ...]:
         """The CD drives of the running VM that still hold the ISO of the old home."""
@@ -156,7 +195,12 @@ class Observer:
         configs = {one.target: one.config for one in view.disks}
         for disk in self.plan.disks:
             config = configs.get(disk.target)
-            if config is None or _side(disk, config) is not Side.DESTINATION or config.format != disk.dest_format:
+            if config is None or _side(disk, config) is not Side.DESTINATION:
+                return False
+            if config.format != ("qcow2" if _on_overlay(disk, config) else disk.dest_format):
+                return False
+            live = next((one.live for one in view.disks if one.target == disk.target), None)
+            if view.state.active and live is not None and not same_path(live.path, config.path):
                 return False
         if self.plan.home is not None:
             for file in self.plan.home.files:
@@ -171,9 +215,12 @@ class Observer:
 
 def mirrored(plan: Plan, record: Record) -> bool:
     """Whether every copy that counts was started as a mirror, so that nothing can remain to be copied."""
-    if plan.synchronous:
-        return True
-    return bool(plan.disks) and all(record.copy(disk.target).synchronous for disk in plan.disks)
+    for disk in plan.disks:
+        copy = record.copy(disk.target)
+        begun = copy.stage not in (Stage.NONE, Stage.IMAGE)
+        if not (copy.synchronous if begun else layers.synchronous(plan, record, disk.target)):
+            return False
+    return bool(plan.disks)
 
 
 def same_path(one: str | None, other: str | None) -> bool:
@@ -181,8 +228,26 @@ def same_path(one: str | None, other: str | None) -> bool:
 
 
 def _side(disk: DiskPlan, source: DiskSource | None) -> Side:
-    if source is not None and same_path(source.path, disk.source):
+    if source is None or source.path is None:
+        return Side.ELSEWHERE
+    if any(one and same_path(source.path, one) for one in (disk.source, disk.source_overlay)):
         return Side.SOURCE
-    if source is not None and same_path(source.path, disk.dest):
+    if any(one and same_path(source.path, one) for one in (disk.dest, disk.dest_overlay)):
         return Side.DESTINATION
     return Side.ELSEWHERE
+
+
+def _on_overlay(disk: DiskPlan, source: DiskSource | None) -> bool:
+    ours = [one for one in (disk.source_overlay, disk.dest_overlay) if one]
+    return source is not None and any(same_path(source.path, one) for one in ours)
+
+
+def _print(runner: Runner, path: str) -> str:
+    found = files.fingerprint(runner, path)
+    return "missing" if found is None else f"{found.device}:{found.inode}:{found.size}:{found.mtime_ns}"
+
+
+def layer_print(runner: Runner, disk: DiskPlan, at_source: bool) -> str:
+    """Fingerprint of a base and of the overlay above it: `base|overlay`."""
+    base, overlay = (disk.source, disk.source_overlay) if at_source else (disk.dest, disk.dest_overlay)
+    return f"{_print(runner, base)}|{_print(runner, overlay)}"

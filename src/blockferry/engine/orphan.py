@@ -31,10 +31,11 @@ def find(site: Site, journal: Journal) -> tuple[Orphan, ...]:
     mine = journal.identity()
     said = proof.claims(journal, connection.uri, connection.host_id())
     running = {one.id for one in journal.unfinished()}
+    to_go_on_with = {path for one in journal.finished(100_000) for path in one.record.kept}
     found: list[Orphan | None] = []
     for store in pools.datastores(connection):
         if store.active and store.is_directory and store.path:
-            found.extend(_marked_files(site, store, said, running, mine))
+            found.extend(_marked_files(site, store, said, running, mine, to_go_on_with))
     found.extend(_kept(site, one, said) for one in said.kept)
     for vm in domains.all_vms(connection):
         if vm.mark is None or vm.mark in running:
@@ -63,7 +64,9 @@ def _markers(runner: Runner, directory: str) -> list[str]:
     return [marker for marker in listed.split("\0") if marker]
 
 
-def _marked_files(site: Site, store: Datastore, said: proof.Claims, running: set[str], mine: str) -> list[Orphan]:
+def _marked_files(
+    site: Site, store: Datastore, said: proof.Claims, running: set[str], mine: str, to_go_on_with: set[str]
+) -> list[Orphan]:
     assert store.path is not None
     found = []
     for marker in _markers(site.runner, store.path):
@@ -77,7 +80,8 @@ def _marked_files(site: Site, store: Datastore, said: proof.Claims, running: set
         if doubt is None and stat is not None and words.get("inode") not in (None, "", str(stat.inode)):
             doubt = "another file has taken its name since"
         reasons = "; ".join(one for one in (doubt, foreign) if one)
-        what = f"a copy that was not finished off ({reasons})" if reasons else "a half-made copy"
+        half = "a broken copy, kept to be gone on with," if path in to_go_on_with else "a half-made copy"
+        what = f"a copy that was not finished off ({reasons})" if reasons else half
         why = f"{what} of move {words.get('move')} of {words.get('vm')}, made by {words.get('by')}"
         size = 0 if stat is None else stat.allocated
         found.append(

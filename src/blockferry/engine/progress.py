@@ -24,9 +24,9 @@ _POLICY = {
 }
 
 _PHASES: tuple[tuple[str, tuple[type, ...]], ...] = (
-    ("prepare", (act.MeasureGuest, act.Mark, act.CopyHome, act.CopyLayers, act.CreateImage)),
+    ("prepare", (act.MeasureGuest, act.Mark, act.CopyHome, act.CopyLayers, act.CreateImage, act.TakeOverlays)),
     ("copy", (act.StartCopy, act.NoteClean, act.ForgetCopy, act.PrepareView, act.ColdCopy)),
-    ("copy", (act.GoSynchronous, act.ThrottleGuest)),
+    ("copy", (act.GoSynchronous, act.ThrottleGuest, act.SyncBase, act.Checkpoint)),
     ("switch", (act.FlushDestination, act.Pivot, act.NoteSwitched, act.WriteConfig)),
     ("verify", (act.Verify, act.EndView)),
     ("clean up", (act.MoveMedium, act.Settle, act.ReleaseSource, act.ReleaseHome)),
@@ -119,6 +119,7 @@ def _verified(context: Context, target: str, state: Synced, judged: bool) -> Dis
 def report(context: Context, outcome: Outcome, seconds: float, phases: dict[str, float], record: Record) -> Report:
     """What was done, as far as this process saw it."""
     copied = context.memory.progress.values()
+    resynced = context.resynced
     return Report(
         outcome=outcome,
         seconds=seconds,
@@ -126,6 +127,9 @@ def report(context: Context, outcome: Outcome, seconds: float, phases: dict[str,
         bulk_bytes=sum(min(one.bulk, one.cur) for one in copied),
         changed_bytes=sum(min(one.changed, max(0, one.cur - one.bulk)) for one in copied),
         passes=0 if mirrored(context.plan, record) else max((len(one.passes) for one in copied), default=0),
+        compared_bytes=sum(one.compared for one in resynced.values()),
+        rewritten_bytes=sum(one.written for one in resynced.values()),
+        checkpoint_stall_s=context.stalls.get("checkpoint"),
         switch_stall_s=context.stalls.get("switch"),
         start_stall_s=context.stalls.get("start"),
         switch_attempts=record.switch_attempts + 1,

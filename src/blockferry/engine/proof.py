@@ -47,6 +47,7 @@ def claims(journal: Journal, uri: str, host: str, apart_from: str | None = None)
         for path in (
             *(path for disk in one.plan.disks for path in (disk.source, disk.dest, *disk.old_files)),
             *(path for disk in one.plan.disks for layer in disk.layers for path in (layer.source, layer.dest)),
+            *(path for disk in one.plan.disks for path in (disk.source_overlay, disk.dest_overlay) if path),
             *(path for file in home for path in (file.source, file.dest)),
         ):
             paths[posixpath.normpath(path)] = one.id

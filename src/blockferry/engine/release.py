@@ -5,23 +5,26 @@ from __future__ import annotations
 import posixpath
 from dataclasses import replace
 
-from blockferry.engine import proof, verify
+from blockferry.engine import layering, proof, verify
 from blockferry.engine.context import Context
 from blockferry.engine.making import MARKER
 from blockferry.engine.observe import same_path
 from blockferry.engine.points import point
 from blockferry.errors import BlockferryError, StillInUse
 from blockferry.images import files, qemuimg
+from blockferry.model import resume
 from blockferry.model.observation import Observation, Side
 from blockferry.model.plan import DiskPlan
 from blockferry.model.record import View
-from blockferry.units import format_duration, format_size
+from blockferry.model.request import OnBreak
+from blockferry.units import MiB, format_duration, format_size
 
 
 def release_source(context: Context, path: str, seen: Observation) -> None:
     """Remove or keep an old file, as asked; keep it whenever the proof that nothing needs it is not complete."""
     plan = context.plan
-    disk = next(one for one in plan.disks if path in one.old_files)
+    disk = next(one for one in plan.disks if path in (*one.old_files, one.source_overlay))
+    overlay = path == disk.source_overlay
     point("releasing-source")
     found = files.stat_one(context.runner, path)
     size = 0 if found is None else found.allocated
@@ -29,9 +32,17 @@ def release_source(context: Context, path: str, seen: Observation) -> None:
         sentence = f"{path}: was gone already"
     else:
         doubt = reason_to_keep(context, disk, path, seen)
+        if overlay and doubt is None and not plan.source.delete:
+            doubt = reason_to_keep(context, disk, disk.source, seen)  # what the overlay holds is written into it
         if doubt is not None:
             sentence = f"{path} ({format_size(size)}): kept, because {doubt}"
             context.keep(path, disk.source_datastore or "", size, doubt, _format(context, disk, path))
+        elif overlay:
+            if not plan.source.delete:
+                layering.keep_old_base_whole(context, disk)
+            files.remove_file(context.runner, path)
+            files.remove_file(context.runner, path + MARKER)
+            sentence = f"{path} ({format_size(size)}): the overlay of the move, removed"
         elif not plan.source.delete:
             until = f" for {format_duration(plan.source.keep_s)}" if plan.source.keep_s is not None else ""
             sentence = f"{path} ({format_size(size)}): kept{until}, as asked; nothing uses it"
@@ -49,8 +60,8 @@ def release_source(context: Context, path: str, seen: Observation) -> None:
 
 def _format(context: Context, disk: DiskPlan, path: str) -> str | None:
     """The format of an old file; that of a lower layer stands in the layer above it. None when it cannot be told."""
-    if same_path(path, disk.source):
-        return disk.source_format
+    if (known := _known_format(disk, path)) is not None:
+        return known
     try:
         layers = qemuimg.chain(context.runner, disk.source, disk.source_format)
     except BlockferryError:
@@ -80,13 +91,25 @@ def reason_to_keep(context: Context, disk: DiskPlan, path: str, seen: Observatio
             return f"the new image {one.dest} cannot be found"
         if (new.device, new.inode) == (old.device, old.inode):
             return f"it is the same file as the new image {one.dest}"
-    return _needed_by(context, path, disk.source_format if same_path(path, disk.source) else None)
+    if path != disk.source_overlay and disk.target in seen.record.source_layers:
+        above = disk.source_overlay
+        if files.stat_one(context.runner, above) is not None:
+            return f"{above}, which is kept, stands on it"
+    return _needed_by(context, path, _known_format(disk, path))
+
+
+def _known_format(disk: DiskPlan, path: str) -> str | None:
+    if same_path(path, disk.source_overlay):
+        return "qcow2"
+    return disk.source_format if same_path(path, disk.source) else None
 
 
 def _needed_by(
     context: Context, path: str, format: str | None = None, patience_s: float = proof.PATIENCE_S
 ) -> str | None:
-    going = [one for disk in context.plan.disks for one in disk.old_files]
+    going = [
+        one for disk in context.plan.disks for one in (*disk.old_files, disk.source_overlay, disk.dest_overlay) if one
+    ]
     return proof.needed_by(context.site, path, context.claims(), format=format, going=going, patience_s=patience_s)
 
 
@@ -129,7 +152,9 @@ def _remove_old_metadata(context: Context, directory: str) -> None:
 
 def remove_destination(context: Context, seen: Observation) -> None:
     """All that we made. The caller has seen that no disk of the VM is there; QEMU must have let go of it."""
-    record = replace(seen.record, copies={}, cold_copied={}, layers_copied=(), home_copied=False)
+    keep = _to_keep(context, seen)
+    kept = tuple(dict.fromkeys((*seen.record.kept, *keep)))
+    record = replace(seen.record, copies={}, cold_copied={}, layers_copied=(), home_copied=False, synced={}, kept=kept)
     record = replace(record, view=View.NONE, verified=(), unverified={}, differences={})
     if record != seen.record:
         context.note(record)  # before: what is half removed must not count as copied
@@ -138,8 +163,13 @@ def remove_destination(context: Context, seen: Observation) -> None:
         if path.endswith("/"):
             files.remove_directory_if_empty(context.runner, path.rstrip("/"))
             continue
+        if path in kept:
+            continue
         found = files.stat_one(context.runner, path)
-        if found is not None:
+        disk = next((one for one in context.plan.disks if path == one.source_overlay), None)
+        if disk is not None:
+            layering.remove_overlay(context, record, disk)
+        elif found is not None:
             doubt = proof.needed_by(
                 context.site, path, context.claims(), going=record.created, patience_s=0, sure=False
             )
@@ -147,5 +177,30 @@ def remove_destination(context: Context, seen: Observation) -> None:
                 raise StillInUse(path, doubt)
             files.remove_file(context.runner, path)
         files.remove_file(context.runner, path + MARKER)
+    for disk in context.plan.disks:
+        home = posixpath.dirname(disk.dest)
+        if disk.partial_of is not None and posixpath.basename(home) == context.plan.vm:
+            files.remove_directory_if_empty(context.runner, home)  # made by the move that left the copy
     point("destination-removed")
-    context.note(replace(record, created=()))
+    for sentence in keep.values():
+        context.notes.append(sentence)
+        context.tell("action", sentence)
+    context.note(replace(record, created=(), source_layers={}, dest_layers={}))
+
+
+def _to_keep(context: Context, seen: Observation) -> dict[str, str]:
+    """The broken copies that stay, each with a sentence about it."""
+    plan, record = context.plan, seen.record
+    if not resume.keeps(plan.on_break, plan.method, cancelled=record.failure is None):
+        return {}
+    found = {}
+    for disk in plan.disks:
+        if disk.dest in record.created and layering.worth_going_on(context, disk, record):
+            stat = files.stat_one(context.runner, disk.dest)
+            size = 0 if stat is None else stat.allocated
+            if size >= (MiB if plan.on_break is OnBreak.KEEP else resume.WORTH_KEEPING):
+                found[disk.dest] = (
+                    f"{disk.dest} ({format_size(size)}) is kept: the next move of {plan.vm} to {disk.datastore} goes "
+                    "on from it; `blockferry orphans` lists and removes it"
+                )
+    return found

@@ -33,12 +33,13 @@ from blockferry.errors import (
 from blockferry.hypervisor import domains, pools
 from blockferry.journal import Journal, Lease, LeaseKeeper, Owner
 from blockferry.model import precheck, space, verifying
+from blockferry.model.facts import Partial
 from blockferry.model.finding import Severity
 from blockferry.model.health import Diagnosis
 from blockferry.model.inventory import datastore_of
 from blockferry.model.quarantine import KeptFile, Restore
 from blockferry.model.record import Outcome, Record, Wanted
-from blockferry.model.request import MoveRequest
+from blockferry.model.request import Method, MoveRequest
 from blockferry.model.summary import (
     CheckResult,
     DatastoreListing,
@@ -55,6 +56,9 @@ from blockferry.units import format_rate
 
 GRACE_S = 10.0
 """For how long a planned move is left to the process that planned it."""
+
+RECENT = 10_000
+"""So many finished moves are looked through for a broken copy to go on from."""
 
 TYPICAL_RATE = 200 * 1024**2
 """Bytes/s assumed for estimates when nothing was measured on this host yet."""
@@ -161,7 +165,14 @@ class Service:
             # Another journal's move: whether it is under way cannot be seen from here.
             foreign = vm.mark_journal not in ("", self.journal.identity())
             held = vm.mark if foreign or self._is_unfinished(vm.mark) else None
-        facts = survey.survey(self._site, request, self.journal.reservations(None), held, self.config.suspended_start)
+        facts = survey.survey(
+            self._site,
+            request,
+            self.journal.reservations(None),
+            held,
+            self.config.suspended_start,
+            self._kept_copies(vm.uuid),
+        )
         findings, plan = precheck.precheck(request, facts, move)
         if plan is None:
             return CheckResult(vm.name, findings, None)
@@ -176,6 +187,16 @@ class Service:
             seconds=plan.copy_bytes / rate + 1.0,
         )
 
+    def _kept_copies(self, uuid: str) -> dict[str, Partial]:
+        """Destination path -> the broken copy that the latest move of this VM left there."""
+        found: dict[str, Partial] = {}
+        for one in reversed(self.journal.finished(RECENT)):
+            if one.plan.uuid == uuid and one.plan.uri == self._site.connection.uri:
+                for disk in one.plan.disks:
+                    if disk.dest in one.record.kept:
+                        found[disk.dest] = Partial(one.id, disk.dest_format, disk.virtual_size, 0)
+        return found
+
     def _is_unfinished(self, move: str) -> bool:
         return any(one.id == move for one in self.journal.unfinished())
 
@@ -187,12 +208,19 @@ class Service:
             reasons = [one for one in result.findings if one.is_error]
             text = " ".join(f"[{one.code}] {one.text} {one.remedy}".rstrip() for one in reasons)
             raise Refused(result.vm, text, tuple(one.code for one in reasons))
-        record = Record(bandwidth=request.bandwidth)
+        left = [disk for disk in result.plan.disks if disk.partial_of is not None]
+        record = Record(
+            bandwidth=request.bandwidth,
+            created=tuple(disk.dest for disk in left),
+            partial=tuple(disk.target for disk in left if disk.partial_bytes),
+        )
         wish = msgspec.json.encode(request).decode()
         summary = self.journal.add(result.plan, record, wish, _user())
         for one in result.findings:
             if one.severity is Severity.WARNING:
                 self.journal.event(move, "warning", f"[{one.code}] {one.text}")
+            elif one.code == "RESUME_FROM" or (one.code == "RESUME_NOT" and result.plan.method is not Method.MIRROR):
+                self.journal.event(move, "action", one.text)
         self.journal.event(move, "phase", f"planned: {result.plan.method.value}, {result.plan.method_reason}")
         return summary
 
@@ -276,12 +304,11 @@ class Service:
     @staticmethod
     def _verdict(done: MoveSummary) -> MoveSummary:
         outcome = done.record.outcome
-        where = f"{done.plan.vm} is on its old disks, untouched; what was made at the destination is removed."
         if outcome is Outcome.CANCELLED:
-            raise MoveCancelled(done.id, done.plan.vm, where)
+            raise MoveCancelled(done.id, done.plan.vm, done.holds)
         if outcome is Outcome.FAILED:
             problem = (done.record.failure or "unknown").rstrip(".") + "."
-            raise MoveFailed(done.id, done.plan.vm, problem, where)
+            raise MoveFailed(done.id, done.plan.vm, problem, done.holds)
         verifying.see_verified(done)
         return done
 

@@ -16,9 +16,11 @@ from blockferry.engine.points import point
 from blockferry.errors import BlockferryError, HostCommandFailed
 from blockferry.images import files, qemuimg, syncing
 from blockferry.model import action as act
+from blockferry.model import layers
 from blockferry.model.inventory import PowerState
 from blockferry.model.observation import Observation
-from blockferry.model.record import Record, View
+from blockferry.model.plan import DiskPlan
+from blockferry.model.record import Layer, Record, View
 from blockferry.units import format_rate, format_size
 
 PRIVATE_DIRECTORIES = "/var/lib/libvirt/qemu"
@@ -84,8 +86,7 @@ def verify(context: Context, target: str, seen: Observation) -> None:
             dest = syncing.Export(socket, target)
         result = syncing.compare(
             context.runner,
-            disk.source,
-            disk.source_format,
+            *_old_side(disk, seen.record),
             dest,
             disk.dest_format,
             rate_limit=seen.record.bandwidth or None,
@@ -100,6 +101,13 @@ def verify(context: Context, target: str, seen: Observation) -> None:
     seconds = max(context.now_s() - began, 0.001)
     context.note(_judge(context, seen.record, target, result, seconds))
     point("verified")
+
+
+def _old_side(disk: DiskPlan, record: Record) -> tuple[str, str]:
+    """The image that is the old disk, and its format: the overlay above it, if the move has put one there."""
+    if layers.layer_of(record, disk.target, True) in (Layer.USED, Layer.PIVOTING):
+        return disk.source_overlay, "qcow2"
+    return disk.source, disk.source_format
 
 
 def _judge(context: Context, record: Record, target: str, result: syncing.Synced, seconds: float) -> Record:

@@ -93,7 +93,8 @@ class Control:
             if info is None:
                 continue
             kind = info.get("type", 0)
-            if kind == libvirt.VIR_DOMAIN_BLOCK_JOB_TYPE_COPY:
+            if kind in (libvirt.VIR_DOMAIN_BLOCK_JOB_TYPE_COPY, libvirt.VIR_DOMAIN_BLOCK_JOB_TYPE_ACTIVE_COMMIT):
+                # The live XML shows either as a mirror, and says there which of them it is.
                 jobs[target] = JobInfo(info["cur"], info["end"], info.get("bandwidth", 0))
             else:
                 others[target] = f"block job of type {kind}"
@@ -146,6 +147,26 @@ class Control:
         xml = domainxml.copy_destination_xml(order.dest, order.dest_format, order.block, order.backing)
         with self.connection.doing(f"start the copy of disk {target} of {self.name} to {order.dest}"):
             self._domain().blockCopy(target, xml, {name: value for name, value in values.items() if value}, flags)
+
+    def take_overlays(self, overlays: Mapping[str, str]) -> None:
+        """Put overlays that exist (target -> path, qcow2) above these disks, all in one instant, live and persistent.
+
+        libvirt keeps no snapshot of its own of it. Other disks are left alone.
+        """
+        flags = libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_ATOMIC
+        flags |= libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_NO_METADATA | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_REUSE_EXT
+        with self.connection.doing(f"put overlays above disks of VM {self.name}"):
+            domain = self._domain()
+            every = [disk.target for disk in domainxml.parse(domain.XMLDesc(0)).disks]
+            others = [target for target in every if target not in overlays]
+            domain.snapshotCreateXML(domainxml.snapshot_xml(overlays, others), flags)
+
+    def start_fold(self, target: str, bandwidth: int) -> None:
+        """Start committing the active overlay of a disk into the image right below it. `bandwidth`: bytes/s."""
+        flags = libvirt.VIR_DOMAIN_BLOCK_COMMIT_ACTIVE | libvirt.VIR_DOMAIN_BLOCK_COMMIT_SHALLOW
+        flags |= libvirt.VIR_DOMAIN_BLOCK_COMMIT_BANDWIDTH_BYTES
+        with self.connection.doing(f"commit the overlay of disk {target} of {self.name} into its base"):
+            self._domain().blockCommit(target, None, None, bandwidth, flags)
 
     def set_speed(self, target: str, bytes_per_s: int) -> None:
         """Limit a running copy; 0 takes the limit off."""

@@ -6,7 +6,7 @@ others have put into a domain (`qemu:commandline`, other managers' metadata) sur
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lxml import etree
@@ -140,6 +140,19 @@ def copy_destination_xml(path: str, format: str, block: bool = False, backing: t
         etree.SubElement(below, "format", type=backing[1])
         etree.SubElement(below, "source", file=backing[0])
     return etree.tostring(disk, encoding="unicode")
+
+
+def snapshot_xml(overlays: Mapping[str, str], others: Iterable[str]) -> str:
+    """The `<domainsnapshot>` that puts existing qcow2 overlays above these disks (target -> path), and no others."""
+    root = etree.Element("domainsnapshot")
+    disks = etree.SubElement(root, "disks")
+    for target, path in overlays.items():
+        disk = etree.SubElement(disks, "disk", name=target, snapshot="external", type="file")
+        etree.SubElement(disk, "driver", type="qcow2")
+        etree.SubElement(disk, "source", file=path)
+    for target in others:
+        etree.SubElement(disks, "disk", name=target, snapshot="no")
+    return etree.tostring(root, encoding="unicode")
 
 
 def repoint(xml: str, disks: Mapping[str, tuple[str, str]], files: Mapping[str, str]) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from blockferry.model.record import Outcome
+from blockferry.model.record import Layer, Outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +58,57 @@ class ThrottleGuest:
 @dataclass(frozen=True, slots=True)
 class UnthrottleGuest:
     """Put all disks' limits back as they were."""
+
+
+@dataclass(frozen=True, slots=True)
+class TakeOverlays:
+    """Put an overlay above each of these disks at the source: it takes the writes, what is below is immutable."""
+
+    targets: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NoteLayer:
+    """Remember what was seen of an overlay: that it is in use, or that it is not needed any more."""
+
+    target: str
+    at_source: bool
+    layer: Layer
+
+
+@dataclass(frozen=True, slots=True)
+class SyncBase:
+    """Bring the base at the destination in step with the immutable one at the source, whatever it holds already."""
+
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class StartFold:
+    """Start the block job that commits the overlay in use into its base."""
+
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class PivotFold:
+    """The base has all: let the VM go on with it."""
+
+    target: str
+    at_source: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """Commit the overlay of a VM that is off into its base."""
+
+    target: str
+    at_source: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Suspend the VM for the milliseconds of a flush, so that what was copied up to now survives QEMU's death."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +296,13 @@ Action = (
     | GoSynchronous
     | ThrottleGuest
     | UnthrottleGuest
+    | TakeOverlays
+    | NoteLayer
+    | SyncBase
+    | StartFold
+    | PivotFold
+    | Fold
+    | Checkpoint
     | Suspend
     | StartCopy
     | NoteClean

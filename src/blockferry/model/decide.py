@@ -12,11 +12,11 @@ changed the VM. What may never happen is written in tests/unit/test_decide.py as
 from __future__ import annotations
 
 from blockferry.model import action as act
-from blockferry.model import verifying
+from blockferry.model import layers, verifying
 from blockferry.model.inventory import PowerState
 from blockferry.model.observation import DiskView, Job, Observation, Side
-from blockferry.model.plan import DiskPlan, Plan
-from blockferry.model.record import Outcome, Stage, Wanted
+from blockferry.model.plan import Plan
+from blockferry.model.record import Layer, Outcome, Record, Stage, Wanted
 from blockferry.model.request import IfNotConverging
 
 START_ATTEMPTS = 3
@@ -60,6 +60,8 @@ def _decide(plan: Plan, seen: Observation) -> act.Action:
     strays = [view.target for view in seen.disks if Side.ELSEWHERE in (view.live, view.config, view.side)]
     if strays:
         return _stray(plan, seen, strays)
+    if below := layers.below_its_overlay(seen):
+        return _below(plan, seen, below)
     if all(view.side is Side.DESTINATION for view in seen.disks):
         return _after_switch(plan, seen) if _proven_across(seen) else _not_proven(plan)
     if seen.record.switched:
@@ -99,6 +101,11 @@ def _without_domain(seen: Observation) -> act.Action:
         return act.Finish(
             Outcome.MOVED, "the VM is not defined any more; its disks are at the destination, the old ones are kept"
         )
+    if layers.unfinished(record):
+        return act.Park(
+            "the VM is not defined any more, and what it wrote last is in overlays at the source, above the disks that "
+            "it had before. Nothing is removed; put the overlays into its definition to start it"
+        )
     if record.switching or record.cold_copied:
         return act.Park(
             "the VM is gone, and it cannot be told any more which of its disks were already switched. Both sides are "
@@ -117,6 +124,16 @@ def _stray(plan: Plan, seen: Observation, strays: list[str]) -> act.Action:
     return act.Park(
         f"disk {', '.join(strays)} points to a file that is neither the old nor the new one; somebody has changed "
         f"{plan.vm} during the move. Nothing is removed"
+    )
+
+
+def _below(plan: Plan, seen: Observation, below: list[str]) -> act.Action:
+    if _ours_suspended(seen):
+        return act.Resume()
+    names = ", ".join(f"{target} ({plan.disk(target).source_overlay})" for target in below)
+    return act.Park(
+        f"{plan.vm} uses the base of {names} although the overlay above it holds newer writes; somebody has changed "
+        "it. Nothing is removed"
     )
 
 
@@ -195,9 +212,7 @@ def _copying(plan: Plan, seen: Observation) -> act.Action:
         copy = record.copy(view.target)
         if copy.stage in (Stage.STARTED, Stage.CLEAN) and copy.incarnation != seen.incarnation:
             return act.ForgetCopy(view.target)
-        if copy.stage in (Stage.STARTING, Stage.STARTED) and _may_have_missed_writes(
-            plan.disk(view.target), seen, view
-        ):
+        if copy.stage in (Stage.STARTING, Stage.STARTED) and _may_have_missed_writes(plan, seen, view):
             return _start_again(view, copy.attempts)
         if copy.stage is Stage.STARTED and view.job is Job.NONE:
             return act.Fail(f"the copy of {view.target} ended before it was complete", view.target)
@@ -205,15 +220,19 @@ def _copying(plan: Plan, seen: Observation) -> act.Action:
             return act.Fail(f"the copy of {view.target} ended before the switch", view.target)
         if copy.stage is Stage.NONE and view.job is Job.OURS:
             return act.AbortCopy(view.target)
-        if view.job is Job.OURS and record.synchronous and not copy.synchronous:
+        synchronous = layers.synchronous(plan, record, view.target)
+        if view.job is Job.OURS and record.synchronous and synchronous and not copy.synchronous:
             return act.AbortCopy(view.target)
+    overlays = layers.forward(plan, seen, outstanding)
+    if overlays is not None:
+        return overlays
     for view in outstanding:
         if record.copy(view.target).stage is Stage.NONE:
             return act.CreateImage(view.target)
     return _start(plan, seen, outstanding) or _await_or_suspend(plan, seen, outstanding)
 
 
-def _may_have_missed_writes(disk: DiskPlan, seen: Observation, view: DiskView) -> bool:
+def _may_have_missed_writes(plan: Plan, seen: Observation, view: DiskView) -> bool:
     """Whether the guest ran before the copy had seen the whole disk, or the start never came to be.
 
     See docs/design/start-race.md. A call that was announced (STARTING) and of which no job is to be seen is
@@ -221,7 +240,8 @@ def _may_have_missed_writes(disk: DiskPlan, seen: Observation, view: DiskView) -
     """
     if seen.record.copy(view.target).stage is Stage.STARTING and view.job is Job.NONE:
         return True
-    return view.job is Job.OURS and disk.suspended_start and seen.state is PowerState.RUNNING
+    suspended = layers.suspended_start(plan, seen.record, view.target)
+    return view.job is Job.OURS and suspended and seen.state is PowerState.RUNNING
 
 
 def _start_again(view: DiskView, attempts: int) -> act.Action:
@@ -235,7 +255,7 @@ def _start(plan: Plan, seen: Observation, views: list[DiskView]) -> act.Action |
     record = seen.record
     waiting = [view for view in views if view.job is not Job.OURS and record.copy(view.target).stage is Stage.IMAGE]
     if waiting:
-        needs = any(plan.disk(view.target).suspended_start for view in waiting)
+        needs = any(layers.suspended_start(plan, record, view.target) for view in waiting)
         if needs and seen.state is PowerState.RUNNING:
             return act.Suspend(switch=False)
         return act.StartCopy(waiting[0].target)
@@ -276,7 +296,7 @@ def _change_course(plan: Plan, seen: Observation) -> act.Action | None:
     if found is None or record.synchronous or plan.synchronous or len({view.side for view in seen.disks}) > 1:
         return None
     match plan.if_not_converging:
-        case IfNotConverging.MIRROR if plan.can_be_synchronous:
+        case IfNotConverging.MIRROR if plan.can_be_synchronous and not _layered(plan, record):
             return act.GoSynchronous(found.sentence)
         case IfNotConverging.THROTTLE:
             return act.ThrottleGuest(
@@ -288,11 +308,17 @@ def _change_course(plan: Plan, seen: Observation) -> act.Action | None:
             return None
 
 
+def _layered(plan: Plan, record: Record) -> bool:
+    return any(layers.layered(plan, record, disk.target) for disk in plan.disks)
+
+
 def _await_or_suspend(plan: Plan, seen: Observation, outstanding: list[DiskView]) -> act.Action:
     course = _change_course(plan, seen)
     if course is not None:
         return course
     if not all(view.ready and view.remaining is not None for view in outstanding):
+        if layers.checkpoint_due(plan, seen):
+            return act.Checkpoint()
         return act.Await("copy", 0.25 if plan.contract is None else 0.1)
     if seen.expected_drain_s > allowed_pause_s(seen.passes):
         return act.Await("copy", 0.05)
@@ -355,6 +381,9 @@ def _back_live(plan: Plan, seen: Observation) -> act.Action:
         return _bring_back(plan, seen, across)
     if _ours_suspended(seen):
         return act.Resume()
+    folding = layers.fold(plan, seen, at_source=True)
+    if folding is not None:
+        return folding
     return _back_off(plan, seen)
 
 
@@ -408,10 +437,19 @@ def _bring_back(plan: Plan, seen: Observation, across: list[DiskView]) -> act.Ac
 # ---------------------------------------------------------------- the VM is off
 
 
+_UNSETTLED = (Layer.PIVOTING, Layer.FOLDED)
+
+
 def _forward_off(plan: Plan, seen: Observation) -> act.Action:
     prepared = _prepare(plan, seen)
     if prepared is not None:
         return prepared
+    for view in seen.disks:
+        if view.side is Side.SOURCE and layers.layer_of(seen.record, view.target, True) in _UNSETTLED:
+            # What the configuration names must be known to be the newest before it is copied.
+            folding = layers.fold(plan, seen, at_source=True)
+            if folding is not None:
+                return folding
     for view in seen.disks:
         if view.side is Side.SOURCE and seen.record.cold_copied.get(view.target) != view.fingerprint:
             return act.ColdCopy(view.target)
@@ -428,6 +466,10 @@ def _back_off(plan: Plan, seen: Observation) -> act.Action:
             f"{plan.vm} went off in the middle of a switch that broke: some disks are at the destination, some at the "
             "source; each file is whole. Nothing is removed"
         )
+    if not seen.state.active:
+        folding = layers.fold(plan, seen, at_source=True)
+        if folding is not None:
+            return folding
     if seen.record.created:
         return act.RemoveDestination()
     if seen.mark == plan.move:
@@ -461,14 +503,20 @@ def _after_switch(plan: Plan, seen: Observation) -> act.Action:
             return act.MoveMedium(target)
     if seen.persistent and not (record.config_written and seen.config_agrees):
         return act.WriteConfig()
+    verify = verifying.after_switch(plan, seen)
+    if verify is not None and record.dest_layers:
+        return verify  # before the folds: a backup and an active commit exclude each other
+    folding = layers.fold(plan, seen, at_source=False)
+    if folding is not None:
+        return folding
     for disk in plan.disks:
         if disk.target not in record.settled:
             return act.Settle(disk.target)
-    verify = verifying.after_switch(plan, seen)
     if verify is not None:
         return verify
     for disk in plan.disks:
-        for path in disk.old_files:
+        above = (disk.source_overlay,) if disk.target in record.source_layers else ()
+        for path in (*above, *disk.old_files):
             if path not in record.released:
                 return act.ReleaseSource(path)
     if "home" not in record.released:

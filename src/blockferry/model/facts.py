@@ -17,6 +17,16 @@ class SmallFile:
 
 
 @dataclass(frozen=True, slots=True)
+class Partial:
+    """A broken copy of a disk of this VM that an earlier move has left, its marker still beside it. Bytes."""
+
+    move: str
+    format: str
+    virtual_size: int
+    allocated: int
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """One VM and the places around it. Sizes are bytes."""
 
@@ -39,6 +49,8 @@ class Facts:
     other_move: str | None = None
     access_problem: str | None = None
     compare_problem: str | None = None  # why images cannot be compared on the host; only looked at when it matters
+    partials: Mapping[str, Partial] = field(default_factory=dict)  # path where we would write -> what lies there
+    source_free: Mapping[str, int] = field(default_factory=dict)  # target -> bytes free beside its source
     suspended_start: bool | None = None  # insist, for tests and for QEMU versions we know better about
 
     def datastore(self, name: str) -> Datastore | None:

@@ -272,6 +272,35 @@ CATALOGUE: dict[str, FindingKind] = {
             "Use a qemu+ssh:// URI with a login that works, or run blockferry on the host.",
         ),
         FindingKind(
+            "RESUME_FROM", _I, "A broken copy is gone on with",
+            "An earlier move of this VM to the same place broke and its copy was kept. Both sides are read and "
+            "compared; only what differs is written. While the VM runs, an overlay takes its writes meanwhile.",
+            "--from-scratch copies all of it anew.",
+        ),
+        FindingKind(
+            "RESUME_REPLACED", _W, "A broken copy is replaced",
+            "What an earlier move has left at the destination cannot be gone on with here, or was not to be.",
+            "",
+        ),
+        FindingKind(
+            "RESUME_NOT", _I, "A copy that breaks would begin anew",
+            "Going on from a broken copy means to compare both sides, with an overlay that takes the guest's writes if "
+            "the VM runs; here that is not possible, or was not asked for.",
+            "",
+        ),
+        FindingKind(
+            "OVERLAY_SPACE", _W, "Little room for the overlay",
+            "Until the switch the guest's writes go to an overlay beside the old disk. If that datastore fills up, "
+            "QEMU pauses the guest.",
+            "Make room on the source's datastore, or move while the guest writes little.",
+        ),
+        FindingKind(
+            "METHOD_SNAPSHOT", _E, "The method snapshot cannot be used here",
+            "It needs a persistent VM, whose disk is a raw or qcow2 file that is moved as one image, and a host with "
+            "libnbd for Python (the package python3-libnbd).",
+            "Choose another method.",
+        ),
+        FindingKind(
             "SAME_FILE", _E, "Source and destination are the same file",
             "The two paths lead to one file (a link, or one directory mounted twice); copying it onto itself would "
             "destroy it.",

@@ -17,6 +17,7 @@ def choose(
     keeps_chain: bool,
     defect: Defect | None = None,
     contract: bool = False,
+    goes_on: bool = False,
 ) -> tuple[Method, str]:
     """(method, reason). The user's wish wins; whether it fits power state and host is the pre-check's business.
 
@@ -26,6 +27,8 @@ def choose(
         return asked, "as asked"
     if not state.active:
         return Method.COLD, "the VM is off"
+    if goes_on:
+        return Method.CHANGED_BLOCKS, "a copy that broke is gone on with, which is done in the background"
     if keeps_chain:
         return Method.CHANGED_BLOCKS, "a backing chain that is kept as a chain can only be copied in the background"
     if contract:

@@ -23,6 +23,7 @@ class Job(enum.Enum):
 
     NONE = "none"
     OURS = "ours"  # copies from the source to our destination (or back, when that is what we do)
+    FOLD = "fold"  # ours, commits the overlay in use into its base
     FOREIGN = "foreign"  # somebody else's: never adopted, never aborted
 
 
@@ -39,11 +40,19 @@ class DiskView:
     ending: bool = False  # its pivot or abort is under way
     info: JobInfo | None = None
     fingerprint: str = ""  # of the source file: changes whenever somebody writes to it; only looked at when off
+    live_overlay: bool = False  # the VM runs on our overlay of that side
+    config_overlay: bool = False  # the next start would use our overlay of that side
+    overlay_print: str = ""  # of the overlay that the configuration names, and of its base; only looked at when off
 
     @property
     def side(self) -> Side:
         """Where the truth of this disk is: live when there is a QEMU, else what the next start would use."""
         return self.live or self.config or Side.ELSEWHERE
+
+    @property
+    def overlay(self) -> bool:
+        """Whether the truth of this disk is in an overlay of ours."""
+        return self.config_overlay if self.live is None else self.live_overlay
 
     @property
     def initialised(self) -> bool:
@@ -78,6 +87,8 @@ class Observation:
     view_tried: bool = False  # in this suspension it was tried to freeze a view of the new disks
     diverging: tuple[Divergence, ...] = ()  # copies in the background that the guest outruns
     flushed: bool = False  # the destination was flushed to stable storage just before
+    unflushed: float = 0.0  # the largest share of a disk that was copied since QEMU last flushed the destination
+    unflushed_s: float = 0.0  # and for how long
 
     def disk(self, target: str) -> DiskView:
         return next(disk for disk in self.disks if disk.target == target)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from blockferry.model.inventory import PowerState
-from blockferry.model.request import Chain, Contract, IfNotConverging, Method, SourcePolicy
+from blockferry.model.request import Chain, Contract, IfNotConverging, Method, OnBreak, SourcePolicy
 
 PLAN_VERSION = 1
 
@@ -53,6 +53,12 @@ class DiskPlan:
     cluster_size: int | None = None
     has_bitmaps: bool = False
     granularity: int = 0  # bytes per tracked region, 0: QEMU's default
+    resumable: bool = False  # a broken copy can be brought in step by comparing (docs/design/resume.md)
+    source_overlay: str = ""  # where the writes go while the base is immutable; "": that way is not open
+    dest_overlay: str = ""
+    overlay_suspended_start: bool = True
+    partial_of: str | None = None  # the move whose broken copy lies at `dest`, to be gone on with
+    partial_bytes: int = 0  # what it has allocated
 
     @property
     def shallow(self) -> bool:
@@ -111,6 +117,7 @@ class Plan:
     bandwidth: int = 0  # bytes/s for all disks together, 0 unlimited
     verify: bool = False
     background_only: bool = False  # a defect of the host's QEMU forbids synchronous copies (model/defects.py)
+    on_break: OnBreak = OnBreak.REMOVE
     version: int = PLAN_VERSION
     contract: Contract | None = None
     if_not_converging: IfNotConverging = IfNotConverging.WAIT  # never AUTO: that is decided in the pre-check

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from blockferry.errors import DatastoreNotFound, DiskNotFound, UsageError, nearest
 from blockferry.model import defects, placement, vmcheck
 from blockferry.model import method as methods
-from blockferry.model.defects import Versions
+from blockferry.model import resume as resuming
+from blockferry.model.defects import Defect, Versions
 from blockferry.model.facts import Facts
 from blockferry.model.finding import Finding, finding
 from blockferry.model.inventory import Datastore, Disk, Image, datastore_of
@@ -54,17 +55,11 @@ def precheck(request: MoveRequest, facts: Facts, move: str) -> tuple[tuple[Findi
     if unsafe is not None and request.if_not_converging is IfNotConverging.MIRROR:
         text = f"The copy of {facts.vm.name} cannot go over to a mirror on this host: {unsafe.title}. It waits instead."
         draft.findings.append(finding("KNOWN_DEFECT", text))
-    method, reason = methods.choose(
-        request.method, facts.vm.state, request.bandwidth, bitmaps, keeps, unsafe, request.contract is not None
-    )
-    can_be_synchronous = not keeps and unsafe is None
-    policy = methods.if_not_converging(
-        request.if_not_converging, request.method, method, can_be_synchronous, request.bandwidth
-    )
-    draft.modes = {method is Method.MIRROR and not keeps, can_be_synchronous and policy is IfNotConverging.MIRROR}
-    if request.contract is not None and method is Method.MIRROR:
-        text = f"The writes of {facts.vm.name} have a latency contract, and by mirror they wait for the destination."
-        draft.findings.append(finding("CONTRACT_MIRROR", text))
+    method, reason, policy = _method(request, facts, bitmaps, keeps, unsafe)
+    synchronous_later = policy is IfNotConverging.MIRROR and not keeps and unsafe is None
+    draft.modes = {method is Method.MIRROR and not keeps, synchronous_later}
+    if facts.partials:
+        draft.modes.add(False)  # a copy that broke is gone on with in the background
     for store in {store.name: store for store in wanted.values()}.values():
         draft.findings.extend(vmcheck.datastore_findings(store, facts))
     for target, store in wanted.items():
@@ -77,8 +72,15 @@ def precheck(request: MoveRequest, facts: Facts, move: str) -> tuple[tuple[Findi
         draft.findings.append(
             finding("NOTHING_TO_MOVE", f"All disks of {facts.vm.name} that were asked for live on {names} already.")
         )
-    draft.findings.extend(vmcheck.defect_findings(facts, method, [disk.target for disk in draft.disks]))
-    draft.findings.extend(space_findings(draft.disks, facts))
+    disks = tuple(resuming.planned(disk, request, facts, move) for disk in draft.disks)
+    if resuming.goes_on(disks):
+        method, reason, policy = _method(request, facts, bitmaps, keeps, unsafe, goes_on=True)
+    if request.contract is not None and method is Method.MIRROR:
+        text = f"The writes of {facts.vm.name} have a latency contract, and by mirror they wait for the destination."
+        draft.findings.append(finding("CONTRACT_MIRROR", text))
+    draft.findings.extend(vmcheck.defect_findings(facts, method, [disk.target for disk in disks]))
+    draft.findings.extend(resuming.findings(disks, request, facts, method))
+    draft.findings.extend(space_findings(disks, facts))
     findings = tuple(sorted(draft.findings, key=lambda one: ("error", "warning", "info").index(one.severity.value)))
     if any(one.is_error for one in findings):
         return findings, None
@@ -89,7 +91,7 @@ def precheck(request: MoveRequest, facts: Facts, move: str) -> tuple[tuple[Findi
         uuid=facts.vm.uuid,
         method=method,
         method_reason=reason,
-        disks=tuple(draft.disks),
+        disks=disks,
         home=home,
         persistent=facts.vm.persistent,
         was=facts.vm.state,
@@ -100,8 +102,33 @@ def precheck(request: MoveRequest, facts: Facts, move: str) -> tuple[tuple[Findi
         background_only=unsafe is not None,
         contract=request.contract,
         if_not_converging=policy,
+        on_break=request.on_break,
     )
     return findings, plan
+
+
+def _method(
+    request: MoveRequest, facts: Facts, bitmaps: bool, keeps: bool, unsafe: Defect | None, goes_on: bool = False
+) -> tuple[Method, str, IfNotConverging]:
+    """Which method, why, and what is done when the guest outruns it."""
+    method, reason = methods.choose(
+        request.method,
+        facts.vm.state,
+        request.bandwidth,
+        bitmaps,
+        keeps,
+        unsafe,
+        request.contract is not None,
+        goes_on,
+    )
+    policy = methods.if_not_converging(
+        request.if_not_converging,
+        request.method,
+        method,
+        not keeps and unsafe is None and not goes_on and method is not Method.SNAPSHOT,
+        request.bandwidth,
+    )
+    return method, reason, policy
 
 
 def destinations(request: MoveRequest, facts: Facts) -> dict[str, Datastore]:
@@ -263,7 +290,7 @@ def _destination_findings(
         same = facts.identities.get(path) is not None and facts.identities.get(path) == facts.identities.get(top.path)
         if same:
             found.append(finding("SAME_FILE", f"{disk.target} of {vm.name}: {top.path} and {path} are one file."))
-        elif path in facts.existing:
+        elif path in facts.existing and path not in facts.partials:
             found.append(finding("NAME_COLLISION", f"{path} is there already; {disk.target} would be copied to it."))
     if not placement.holds_size(format, placement.guest_size(top.virtual_size)):
         found.append(

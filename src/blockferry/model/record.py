@@ -70,6 +70,29 @@ class View(enum.Enum):
     ENDED = "ended"  # it is over, its files are gone
 
 
+class Layer(enum.Enum):
+    """An overlay of ours above a disk's base, at the source or at the destination.
+
+    In use, the overlay holds what was written last and the base is immutable.
+    """
+
+    NAMED = "named"  # intent: it is made and put above the base; it may be in use already
+    USED = "used"  # the VM was seen on it: it must never be lost from now on
+    PIVOTING = "pivoting"  # intent: all is in the base, and the VM's next step is onto it
+    FOLDED = "folded"  # proof: all is in the base, which is what VM and configuration name
+
+
+@dataclass(frozen=True, slots=True)
+class Synced:
+    """A base at the destination that was brought in step, and what that took. Bytes, seconds."""
+
+    fingerprint: str  # of the source's base
+    compared: int = 0
+    written: int = 0
+    size: int = 0
+    seconds: float = 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """The memory of one move."""
@@ -100,6 +123,13 @@ class Record:
     measured: bool = False  # that was looked at, or cannot be any more
     synchronous: bool = False  # the copies do not get in step in the background, and are made anew as a mirror
     throttled: dict[str, Throttle] = field(default_factory=dict)
+    partial: tuple[str, ...] = ()  # targets whose image at the destination holds a broken copy, to be gone on with
+    source_layers: dict[str, Layer] = field(default_factory=dict)  # target -> the overlay above the source
+    dest_layers: dict[str, Layer] = field(default_factory=dict)
+    folded_as: dict[str, str] = field(default_factory=dict)  # overlay -> fingerprint when its content was in the base
+    synced: dict[str, Synced] = field(default_factory=dict)  # target -> the base is across
+    fold_attempts: int = 0
+    kept: tuple[str, ...] = ()  # broken copies that stay at the destination, to be gone on with by another move
     failure: str | None = None  # the first thing that went wrong, a sentence
     outcome: Outcome | None = None
 
@@ -118,6 +148,14 @@ class Record:
             differences={name: of for name, of in self.differences.items() if name != target},
             unverified={name: of for name, of in self.unverified.items() if name != target},
         )
+
+    def with_layer(self, target: str, at_source: bool, layer: Layer) -> Record:
+        if at_source:
+            return replace(self, source_layers={**self.source_layers, target: layer})
+        return replace(self, dest_layers={**self.dest_layers, target: layer})
+
+    def without_sync(self, target: str) -> Record:
+        return replace(self, synced={name: of for name, of in self.synced.items() if name != target})
 
     def with_copy(self, target: str, copy: Copy) -> Record:
         return replace(self, copies={**self.copies, target: copy})

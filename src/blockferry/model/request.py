@@ -12,6 +12,7 @@ class Method(enum.Enum):
     AUTO = "auto"
     MIRROR = "mirror"  # synchronous writes: every write goes to both sides once its area is across
     CHANGED_BLOCKS = "changed-blocks"  # background copy, then passes over what changed
+    SNAPSHOT = "snapshot"  # an overlay takes the writes, the immutable base goes across, the overlay follows
     COLD = "cold"  # the VM is off
 
 
@@ -38,6 +39,14 @@ class Chain(enum.Enum):
 
     FLATTEN = "flatten"  # one image with all content
     KEEP = "keep"  # the same layers at the destination
+
+
+class OnBreak(enum.Enum):
+    """What becomes of a copy that breaks."""
+
+    AUTO = "auto"  # kept where comparing is much cheaper than copying anew, see model/resume.py
+    KEEP = "keep"  # kept, also when the move is cancelled
+    REMOVE = "remove"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,3 +82,5 @@ class MoveRequest:
     verify: bool = False  # compare both sides as they were at the switch before the source is given up
     contract: Contract | None = None
     if_not_converging: IfNotConverging = IfNotConverging.AUTO
+    on_break: OnBreak = OnBreak.AUTO
+    from_scratch: bool = False  # a kept partial copy is not gone on with but replaced

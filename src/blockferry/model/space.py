@@ -22,7 +22,7 @@ def needed(disk: DiskPlan) -> int:
     tables = disk.virtual_size // 8192 + MiB if disk.dest_format != "raw" else 0
     below = sum(layer.allocation for layer in disk.layers)
     bulk = disk.virtual_size if disk.thick else min(disk.virtual_size, disk.allocation)
-    return bulk + tables + below
+    return max(0, bulk - disk.partial_bytes) + tables + below
 
 
 def estimates(disks: Sequence[DiskPlan], facts: Facts) -> tuple[SpaceEstimate, ...]:

@@ -159,6 +159,9 @@ class Report:
     notes: tuple[str, ...] = ()
     verified: tuple[str, ...] = ()  # one sentence for each disk whose copy was found the same
     guest: GuestReport | None = None  # only with a latency contract
+    compared_bytes: int = 0  # read on both sides to bring a base, or a broken copy, in step
+    rewritten_bytes: int = 0  # and written for it
+    checkpoint_stall_s: float | None = None  # the longest suspension for a flush in the middle of the copy
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +179,16 @@ class MoveSummary:
     parked: str | None = None  # why it stands still
     report: Report | None = None
     deaths: int = 0  # how often the process that ran it died
+
+    @property
+    def holds(self) -> str:
+        """What is true after a move that did not succeed, in a sentence."""
+        if self.record.kept:
+            return (
+                f"{self.plan.vm} is on its old disks; what was copied is kept ({', '.join(self.record.kept)}): the "
+                "next move to the same place goes on from it."
+            )
+        return f"{self.plan.vm} is on its old disks, untouched; what was made at the destination is removed."
 
     @property
     def state(self) -> str:

@@ -91,7 +91,7 @@ def vm_findings(request: MoveRequest, facts: Facts) -> list[Finding]:
         found.append(
             finding("METHOD_NEEDS_POWER", f"{vm.name} is {vm.state.value}; the method cold needs it to be off.")
         )
-    if request.method in (Method.MIRROR, Method.CHANGED_BLOCKS) and not vm.state.active:
+    if request.method in (Method.MIRROR, Method.CHANGED_BLOCKS, Method.SNAPSHOT) and not vm.state.active:
         text = f"{vm.name} is off; the method {request.method.value} needs it to run."
         found.append(finding("METHOD_NEEDS_POWER", text))
     return found

@@ -1,0 +1,296 @@
+"""Effects of the overlay way: overlays above the source, bases brought in step, overlays folded into their bases.
+
+Why and in which order: model/layers.py and docs/design/resume.md. The VM's writes are in an overlay meanwhile, so what
+counts here: an overlay that holds anything is removed only with the proof that its base has it too.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import time
+from dataclasses import replace
+
+from blockferry.engine import making
+from blockferry.engine.context import Context
+from blockferry.engine.observe import layer_print, same_path
+from blockferry.engine.points import point
+from blockferry.errors import LibvirtFailed, StillInUse
+from blockferry.hypervisor import domains
+from blockferry.images import files, qemuimg, syncing, users
+from blockferry.model import action as act
+from blockferry.model.observation import Observation
+from blockferry.model.plan import DiskPlan
+from blockferry.model.record import Copy, Layer, Record, Stage, Synced
+from blockferry.model.resume import keeps
+from blockferry.units import MiB, format_duration, format_size
+
+WORTH_GOING_ON = 64 * MiB
+"""A broken copy with less than this is begun anew: the overlay way costs more than copying that much."""
+
+
+def take_overlays(context: Context, action: act.TakeOverlays, seen: Observation) -> None:
+    """Overlays of ours, made and marked before libvirt hears of them, then put above all these disks in one instant."""
+    record = seen.record
+    overlays = {target: context.plan.disk(target).source_overlay for target in action.targets}
+    for target, path in overlays.items():
+        disk = context.plan.disk(target)
+        _no_longer_needed(context, record, disk, path)
+        record = replace(making.name_paths(context, record, path), synced=record.without_sync(target).synced)
+        record = record.with_layer(target, True, Layer.NAMED)
+        context.note(record)
+        point("overlay-named")
+        making.mark_file(context, path)
+        making.new_image(context, path, "qcow2", disk.virtual_size, backing=(disk.source, disk.source_format))
+        making.mark_file(context, path, made=True)
+    point("overlay-made")
+    context.control.take_overlays(overlays)
+    point("overlay-taken")
+    for target in overlays:
+        record = record.with_layer(target, True, Layer.USED)
+    context.note(record)
+    names = ", ".join(overlays)
+    context.tell("action", f"overlays take the writes of {names}; what is below them is immutable now")
+
+
+def _no_longer_needed(context: Context, record: Record, disk: DiskPlan, overlay: str) -> None:
+    """Raise StillInUse unless an overlay of ours can go: never used, or all of it proven to be in its base."""
+    runner = context.runner
+    if files.stat_one(runner, overlay) is None:
+        return
+    if users.users_of(runner, overlay).any:
+        raise StillInUse(overlay, "something has it open, although libvirt does not name it")
+    for vm in domains.all_vms(context.site.connection):
+        for one in vm.disks:
+            named = [source.path for source in (one.live, one.config) if source is not None]
+            if any(same_path(path, overlay) for path in named):
+                raise StillInUse(overlay, f"VM {vm.name} refers to it")
+    at_source = same_path(overlay, disk.source_overlay)
+    folded = record.folded_as.get(overlay)
+    if folded is not None and folded.split("|")[-1] == layer_print(runner, disk, at_source).split("|")[-1]:
+        return
+    if qemuimg.holds_data(runner, overlay):
+        raise StillInUse(overlay, "it holds writes of which it is not proven that its base has them")
+
+
+def remove_overlay(context: Context, record: Record, disk: DiskPlan) -> None:
+    """Take away the overlay above the source, on the way back. Raises StillInUse while it may be needed."""
+    _no_longer_needed(context, record, disk, disk.source_overlay)
+    files.remove_file(context.runner, disk.source_overlay)
+
+
+def note_layer(context: Context, action: act.NoteLayer, seen: Observation) -> None:
+    disk = context.plan.disk(action.target)
+    record = seen.record.with_layer(action.target, action.at_source, action.layer)
+    if action.layer is Layer.FOLDED:
+        overlay = disk.source_overlay if action.at_source else disk.dest_overlay
+        state = layer_print(context.runner, disk, action.at_source)
+        record = replace(record, folded_as={**record.folded_as, overlay: state})
+    if action.at_source:
+        # The base at the source was, or may be, written to: what was brought in step with it is not any more.
+        record = record if action.layer is Layer.USED else record.without_sync(action.target)
+    context.note(record)
+
+
+def sync_base(context: Context, target: str, seen: Observation) -> None:
+    """The base at the destination like the immutable one at the source, by comparing what is there already."""
+    disk = context.plan.disk(target)
+    record = _destination(context, disk, seen.record)
+    done = bring_in_step(context, disk, disk.source, disk.source_format, record.bandwidth)
+    point("base-synced")
+    context.resynced[target] = done
+    record = replace(record, synced={**record.synced, target: done})
+    context.note(record)
+
+
+def create_overlay(context: Context, target: str, seen: Observation) -> None:
+    """An empty overlay at the destination, above the base that is in step."""
+    disk = context.plan.disk(target)
+    record = making.name_paths(context, seen.record, disk.dest_overlay)
+    point("image-named")
+    making.mark_file(context, disk.dest_overlay)
+    base = (disk.dest, disk.dest_format)
+    making.new_image(context, disk.dest_overlay, "qcow2", disk.virtual_size, backing=base)
+    making.mark_file(context, disk.dest_overlay, made=True)
+    point("image-made")
+    context.note(record.with_copy(target, Copy(Stage.IMAGE, -1, record.copy(target).attempts)))
+
+
+def cold_copy(context: Context, target: str, seen: Observation) -> None:
+    """The disk of a VM that is off, going on from what a broken copy has left at the destination."""
+    disk, view, record = context.plan.disk(target), seen.disk(target), seen.record
+    source = (disk.source_overlay, "qcow2") if view.config_overlay else (disk.source, disk.source_format)
+    # From here on the image at the destination may hold more than the source's base.
+    forgotten = {name: of for name, of in record.cold_copied.items() if name != target}
+    record = replace(record.without_sync(target), cold_copied=forgotten)
+    if record != seen.record:
+        context.note(record)
+    if not worth_going_on(context, disk, record):
+        making.cold_copy(context, target, replace(seen, record=record), source)
+        return
+    record = replace(record, partial=(*(one for one in record.partial if one != target), target))
+    context.note(record)
+    record = _destination(context, disk, record)
+    point("cold-copying")
+    done = bring_in_step(context, disk, *source, record.bandwidth)
+    context.resynced[target] = done
+    making.note_cold(context, record, target, view.fingerprint)
+
+
+def forget_copy(context: Context, target: str, seen: Observation) -> None:
+    """The block job is gone with its QEMU. What it has copied is gone on with, where that is possible and worth it."""
+    disk, record = context.plan.disk(target), seen.record
+    context.memory.progress.pop(target, None)
+    context.memory.flushed_bytes.pop(target, None)
+    again = disk.source_overlay and keeps(context.plan.on_break, context.plan.method, cancelled=False)
+    if target not in record.partial and again and worth_going_on(context, disk, record):
+        record = replace(record, partial=(*record.partial, target))
+    word = "gone on with by comparing" if target in record.partial else "begun anew"
+    context.tell("warning", f"the copy of {target} broke with its QEMU; it is {word}")
+    context.note(record.with_copy(target, Copy(Stage.NONE, -1, record.copy(target).attempts)))
+
+
+def _destination(context: Context, disk: DiskPlan, record: Record) -> Record:
+    """The image at the destination that is to be brought in step: the broken copy if it is sound, else a new one."""
+    if disk.target in record.partial:
+        doubt = _unfit(context, disk)
+        if doubt is None:
+            if disk.dest_format == "qcow2":
+                qemuimg.repair_leaks(context.runner, disk.dest)
+            return record
+        context.tell("warning", f"the broken copy of {disk.target} is of no use ({doubt}); it is begun anew")
+    record = making.directory(context, record, posixpath.dirname(disk.dest))
+    record = making.name_paths(context, record, disk.dest)
+    making.mark_file(context, disk.dest)
+    making.new_image(context, disk.dest, disk.dest_format, disk.virtual_size, cluster_size=disk.cluster_size)
+    making.mark_file(context, disk.dest, made=True)
+    if disk.target not in record.partial:
+        record = replace(record, partial=(*record.partial, disk.target))
+    context.note(record)
+    return record
+
+
+def _unfit(context: Context, disk: DiskPlan) -> str | None:
+    found = files.stat_one(context.runner, disk.dest)
+    if found is None:
+        return f"{disk.dest} is gone"
+    return syncing.usable(context.runner, disk.dest, disk.dest_format, disk.virtual_size)
+
+
+def worth_going_on(context: Context, disk: DiskPlan, record: Record) -> bool:
+    """Whether the image at the destination holds enough to compare rather than to copy anew."""
+    if not disk.resumable or disk.dest not in record.created:
+        return False
+    found = files.stat_one(context.runner, disk.dest)
+    if found is None or found.kind != "file" or found.allocated < min(WORTH_GOING_ON, disk.allocation // 4):
+        return False
+    return syncing.problem(context.runner) is None and _unfit(context, disk) is None
+
+
+def bring_in_step(context: Context, disk: DiskPlan, source: str, source_format: str, bandwidth: int) -> Synced:
+    """Compare and copy with progress; the figures, which also go into the story. Nobody writes to `source`."""
+    point("syncing-base")
+    began = time.monotonic()
+    context.memory.progress.pop(disk.target, None)
+    done = syncing.sync(
+        context.runner,
+        source,
+        source_format,
+        disk.dest,
+        disk.dest_format,
+        rate_limit=bandwidth or None,
+        progress=lambda state: making.show_cold(context, disk, state.fraction),
+        should_stop=context.should_stop,
+    )
+    seconds = time.monotonic() - began
+    read, written = done.source_read + done.dest_read, done.written
+    share = 100 * written / max(1, disk.virtual_size)
+    context.tell(
+        "action",
+        f"{disk.target}: {disk.dest} was brought in step in {format_duration(seconds)}: {format_size(read)} read "
+        f"on both sides, {format_size(written)} written ({share:.1f} % of the disk)",
+    )
+    fingerprint = layer_print(context.runner, disk, True).split("|")[0]
+    return Synced(fingerprint, read, written, disk.virtual_size, round(seconds, 3))
+
+
+def start_fold(context: Context, action: act.StartFold, seen: Observation) -> None:
+    context.note(replace(seen.record, fold_attempts=seen.record.fold_attempts + 1))
+    point("fold-starting")
+    context.control.start_fold(action.target, seen.record.bandwidth)
+    context.applied[action.target] = seen.record.bandwidth
+    point("fold-started")
+    context.tell("action", f"the overlay of {action.target} is being committed into its base")
+
+
+def pivot_fold(context: Context, action: act.PivotFold, seen: Observation) -> None:
+    """From the overlay to its base, under the running guest: one disk, so no suspension is needed."""
+    record = seen.record.with_layer(action.target, action.at_source, Layer.PIVOTING)
+    if action.at_source:
+        record = record.without_sync(action.target)
+    context.note(replace(record, fold_attempts=0))
+    point("fold-pivoting")
+    context.control.pivot(action.target)
+    point("fold-pivoted")
+
+
+def fold_off(context: Context, action: act.Fold, seen: Observation) -> None:
+    """The same for a VM that is off. QEMU's image lock keeps it from starting meanwhile."""
+    disk = context.plan.disk(action.target)
+    overlay = disk.source_overlay if action.at_source else disk.dest_overlay
+    point("folding-off")
+    record = seen.record.with_layer(action.target, action.at_source, Layer.USED)
+    if action.at_source:
+        record = record.without_sync(action.target)
+    context.note(record)
+    # The overlay's before: the VM may be started on it as soon as the commit is over, and then it holds more.
+    above = layer_print(context.runner, disk, action.at_source).split("|")[1]
+    qemuimg.commit(context.runner, overlay)
+    point("folded-off")
+    state = layer_print(context.runner, disk, action.at_source).split("|")[0] + "|" + above
+    record = record.with_layer(action.target, action.at_source, Layer.FOLDED)
+    context.note(replace(record, folded_as={**record.folded_as, overlay: state}))
+    context.tell("action", f"the overlay of {action.target} was committed into its base")
+
+
+def keep_old_base_whole(context: Context, disk: DiskPlan) -> None:
+    """Before an old disk is kept: what its overlay holds belongs into it. Nobody uses either any more."""
+    if files.stat_one(context.runner, disk.source_overlay) is not None:
+        qemuimg.commit(context.runner, disk.source_overlay)
+
+
+def checkpoint(context: Context, seen: Observation, guard_s: float) -> None:
+    """Have QEMU flush the destination, by a suspension of milliseconds: what was copied now outlives QEMU."""
+    before = time.monotonic()
+    for disk in context.plan.disks:  # what is in the page cache would have to be written in the suspension
+        files.flush(context.runner, disk.source)
+        files.flush(context.runner, disk.dest)
+    record = seen.record
+    context.note(replace(record, suspended=True, switching=False))
+    point("checkpoint-suspending")
+    control = context.control
+    if not context.guard.arm(guard_s):
+        context.tell("warning", "no guard could be started; if blockferry dies now, the VM stays suspended")
+    copied = {target: one.cur for target, one in context.memory.progress.items()}
+    began = time.monotonic()
+    context.memory.flushed_bytes.update(copied)  # also when it does not work: the next try is the next checkpoint
+    context.memory.checkpoint_at = began
+    try:
+        control.suspend()
+        point("checkpoint-suspended")
+    except LibvirtFailed as error:
+        context.tell("warning", error.sentence)
+        return
+    finally:
+        try:
+            control.resume()
+        finally:
+            stall_s = time.monotonic() - began
+            context.guard.disarm()
+            context.note(replace(record, suspended=False))
+    context.stalls["checkpoint"] = max(stall_s, context.stalls.get("checkpoint", 0.0))
+    share = ", ".join(f"{target} {format_size(size)}" for target, size in copied.items())
+    context.tell(
+        "action",
+        f"what is copied ({share}) was flushed; the VM was suspended for {format_duration(stall_s)} for it, after "
+        f"{format_duration(began - before)} of writing out",
+    )

@@ -1,0 +1,189 @@
+"""The overlay way: an overlay takes the guest's writes, so that the base below it can be copied by anything. Pure.
+
+In order: an overlay above the source's base; the base at the destination brought in step with it; an overlay there,
+filled by a shallow block copy; the switch from overlay to overlay; the destination's overlay folded (committed) into
+its base. Back: the source's overlay folded into the source's base. Method snapshot does that with every disk,
+and a live move whose copy broke with the disks that have something to go on from (docs/design/resume.md).
+
+What may never happen here: a base written to while its overlay is in use; an overlay lost that holds what its base
+lacks; a base taken for the truth while an overlay holds newer writes.
+"""
+
+from __future__ import annotations
+
+from blockferry.model import action as act
+from blockferry.model.inventory import PowerState
+from blockferry.model.observation import DiskView, Job, Observation, Side
+from blockferry.model.plan import DiskPlan, Plan
+from blockferry.model.record import Layer, Record
+from blockferry.model.request import Method, OnBreak
+
+FOLD_ATTEMPTS = 3
+"""How often a fold is begun before somebody has to look."""
+
+CHECKPOINT_SHARE = 0.05
+CHECKPOINT_PAUSE_S = 10.0
+"""The guest is held for the flush of a checkpoint once per so much of the disk, and not more often than that."""
+
+
+def layered(plan: Plan, record: Record, target: str) -> bool:
+    """Whether this disk goes across, while the VM runs, by way of overlays. Never in a mirror's move."""
+    if not plan.disk(target).source_overlay:
+        return False
+    return plan.method is Method.SNAPSHOT or (
+        target in record.partial and not plan.synchronous and not record.synchronous
+    )
+
+
+def synchronous(plan: Plan, record: Record, target: str) -> bool:
+    """Whether the copy of this disk to the destination is to write to both sides at once.
+
+    Never by way of an overlay: a synchronous write to a shallow copy loses data (docs/measured.md, 10).
+    """
+    return (plan.synchronous or record.synchronous) and not layered(plan, record, target)
+
+
+def suspended_start(plan: Plan, record: Record, target: str) -> bool:
+    disk = plan.disk(target)
+    return disk.overlay_suspended_start if layered(plan, record, target) else disk.suspended_start
+
+
+def layer_of(record: Record, target: str, at_source: bool) -> Layer | None:
+    return (record.source_layers if at_source else record.dest_layers).get(target)
+
+
+def overlay_path(disk: DiskPlan, at_source: bool) -> str:
+    return disk.source_overlay if at_source else disk.dest_overlay
+
+
+def below_its_overlay(seen: Observation) -> list[str]:
+    """Disks whose VM uses the base although the overlay holds newer writes: that was not us."""
+    return [
+        view.target
+        for view in seen.disks
+        if view.side is Side.SOURCE
+        and not view.overlay
+        and seen.record.source_layers.get(view.target) is Layer.USED
+        and not seen.record.copy(view.target).reverse
+    ]
+
+
+def unfinished(record: Record) -> bool:
+    """Whether an overlay at the source may hold what nothing else has."""
+    return any(layer in (Layer.USED, Layer.PIVOTING) for layer in record.source_layers.values())
+
+
+def forward(plan: Plan, seen: Observation, views: list[DiskView]) -> act.Action | None:
+    """Running, on the way across: overlays above the source, then the bases. None when both are done."""
+    record = seen.record
+    mine = [view for view in views if layered(plan, record, view.target)]
+    for view in mine:
+        stage = layer_of(record, view.target, True)
+        if view.job is Job.FOLD:
+            return act.AbortCopy(view.target)
+        if view.live_overlay and stage is not Layer.USED:
+            return _in_use(plan, seen, view, True)
+        if seen.persistent and view.live_overlay != view.config_overlay:
+            return act.RevertConfig()
+        if not view.live_overlay and stage is Layer.PIVOTING:
+            return act.NoteLayer(view.target, True, Layer.FOLDED)
+    bare = tuple(view.target for view in mine if not view.live_overlay)
+    if bare:
+        return act.TakeOverlays(bare)
+    for view in mine:
+        if view.target not in record.synced:
+            return act.SyncBase(view.target)
+    return None
+
+
+def fold(plan: Plan, seen: Observation, at_source: bool) -> act.Action | None:
+    """Get rid of the overlays that are in use on one side; None when none is left. Not while we hold the VM."""
+    side = Side.SOURCE if at_source else Side.DESTINATION
+    for view in seen.disks:
+        if view.side is not side:
+            continue
+        step = _fold_live(plan, seen, view, at_source) if seen.state.active else _fold_off(plan, seen, view, at_source)
+        if step is not None:
+            return step
+    return None
+
+
+def _fold_live(plan: Plan, seen: Observation, view: DiskView, at_source: bool) -> act.Action | None:
+    record, target = seen.record, view.target
+    stage = layer_of(record, target, at_source)
+    if not view.live_overlay:
+        if seen.persistent and view.config_overlay:
+            return _write(at_source)
+        if stage is Layer.PIVOTING:
+            return act.NoteLayer(target, at_source, Layer.FOLDED)
+        return None
+    if view.job is Job.FOREIGN:
+        return act.Park(f"somebody else runs a block job on {target} ({view.foreign}); {_holds(plan, view, at_source)}")
+    if view.job is Job.FOLD:
+        return act.PivotFold(target, at_source) if view.ready else act.Await("fold", 0.1)
+    if stage is not Layer.USED:
+        return _in_use(plan, seen, view, at_source)
+    if seen.persistent and not view.config_overlay:
+        return _write(at_source)
+    if record.fold_attempts >= FOLD_ATTEMPTS:
+        return act.Park(
+            f"the overlay of {target} could not be committed into its base in {record.fold_attempts} attempts; "
+            f"{_holds(plan, view, at_source)}"
+        )
+    return act.StartFold(target)
+
+
+def _fold_off(plan: Plan, seen: Observation, view: DiskView, at_source: bool) -> act.Action | None:
+    stage = layer_of(seen.record, view.target, at_source)
+    if not view.config_overlay:
+        return act.NoteLayer(view.target, at_source, Layer.FOLDED) if stage is Layer.PIVOTING else None
+    if stage is Layer.PIVOTING:
+        return act.Park(
+            f"{plan.vm} went off in the instant in which {view.target} went from its overlay to its base, and it "
+            f"cannot be told which of the two was written last. Nothing is removed; {_holds(plan, view, at_source)}"
+        )
+    if stage is Layer.FOLDED:
+        overlay = overlay_path(plan.disk(view.target), at_source)
+        if seen.record.folded_as.get(overlay) == view.overlay_print:
+            return _write(at_source)
+        return _in_use(plan, seen, view, at_source)
+    return act.Fold(view.target, at_source)
+
+
+def _in_use(plan: Plan, seen: Observation, view: DiskView, at_source: bool) -> act.Action:
+    """The overlay is what the VM uses: note it. One that was folded before is all right if its base is untouched."""
+    if layer_of(seen.record, view.target, at_source) is Layer.FOLDED:
+        then = seen.record.folded_as.get(overlay_path(plan.disk(view.target), at_source), "")
+        if not then or then.split("|")[0] != view.overlay_print.split("|")[0]:
+            return act.Park(
+                f"{plan.vm} uses the overlay of {view.target} again, whose base was written to after the overlay was "
+                "committed into it; somebody has changed the VM. Nothing is removed"
+            )
+    return act.NoteLayer(view.target, at_source, Layer.USED)
+
+
+def _write(at_source: bool) -> act.Action:
+    return act.RevertConfig() if at_source else act.WriteConfig()
+
+
+def _holds(plan: Plan, view: DiskView, at_source: bool) -> str:
+    disk = plan.disk(view.target)
+    return (
+        f"{plan.vm} runs on {overlay_path(disk, at_source)}, which stands on {disk.source if at_source else disk.dest}"
+    )
+
+
+def checkpoint_due(plan: Plan, seen: Observation) -> bool:
+    """Whether QEMU should flush the destination now, so that its death would cost no more than this share.
+
+    QEMU keeps a qcow2 destination's tables in memory until it flushes, and it does not flush before the copy is
+    in step: killed at 95 %, the file reads as empty (measured). libvirt's only way to a flush is a suspension.
+    """
+    return (
+        plan.method is Method.CHANGED_BLOCKS
+        and plan.on_break is not OnBreak.REMOVE
+        and (plan.contract is None or plan.on_break is OnBreak.KEEP)  # it stops the guest
+        and seen.state is PowerState.RUNNING
+        and seen.unflushed >= CHECKPOINT_SHARE
+        and (plan.on_break is OnBreak.KEEP or seen.unflushed_s >= CHECKPOINT_PAUSE_S)
+    )

@@ -1,0 +1,122 @@
+"""What becomes of a copy that breaks, and whether one can be gone on with. Pure; docs/design/resume.md."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Sequence
+from dataclasses import replace
+
+from blockferry.model.facts import Facts
+from blockferry.model.finding import Finding, finding
+from blockferry.model.method import race_possible
+from blockferry.model.plan import DiskPlan
+from blockferry.model.request import IfNotConverging, Method, MoveRequest, OnBreak
+from blockferry.units import GiB, format_size
+
+WORTH_KEEPING = GiB
+"""Less than this is not kept unless asked: copying it anew takes seconds, and an orphan is a burden."""
+
+FORMATS = ("raw", "qcow2")
+
+
+def keeps(asked: OnBreak, method: Method, *, cancelled: bool) -> bool:
+    """Whether a broken copy stays at the destination.
+
+    By default not when its user cancels (he wants to be rid of it), and not with mirror: that is for near and fast
+    destinations, where comparing takes as long as copying, and its guest is not held for checkpoints, so that with
+    QEMU's death nothing is left to go on from.
+    """
+    if asked is OnBreak.AUTO:
+        return method is not Method.MIRROR and not cancelled
+    return asked is OnBreak.KEEP
+
+
+def why_not(disk: DiskPlan, facts: Facts) -> str | None:
+    """Why a broken copy of this disk could not be gone on with at all; None when it could."""
+    if disk.shallow:
+        return "its backing chain is kept as a chain"
+    for format in (disk.source_format, disk.dest_format):
+        if format not in FORMATS:
+            return f"{format} is not compared"
+    if disk.has_bitmaps:
+        return "its image carries bitmaps of checkpoints, which comparing would not bring across"
+    return facts.compare_problem
+
+
+def why_not_running(disk: DiskPlan, facts: Facts) -> str | None:
+    """Why not while the VM runs, for which an overlay has to take its writes; None when it could."""
+    if (reason := why_not(disk, facts)) is not None:
+        return reason
+    if not facts.vm.persistent:
+        return f"{facts.vm.name} is transient: when it goes off, nothing would name the overlay with its last writes"
+    if disk.source_kind != "file":
+        return f"{disk.source} is a block device, beside which no overlay can lie"
+    return None
+
+
+def planned(disk: DiskPlan, request: MoveRequest, facts: Facts, move: str) -> DiskPlan:
+    """The disk's plan with all that going on from a broken copy needs."""
+    here = facts.partials.get(disk.dest)
+    fits = here is not None and here.format == disk.dest_format and here.virtual_size == disk.virtual_size
+    resumable = why_not(disk, facts) is None
+    running = why_not_running(disk, facts) is None
+    stem = f"{facts.vm.name}-{disk.target}.{move}".replace("/", "_")
+    goes_on = fits and resumable and not request.from_scratch and (running or not facts.vm.state.active)
+    goes_on = goes_on and request.method is not Method.MIRROR
+    goes_on = goes_on and (request.contract is None or not facts.vm.state.active)  # comparing does not mind the guest
+    return replace(
+        disk,
+        resumable=resumable,
+        source_overlay=posixpath.join(posixpath.dirname(disk.source), f"{stem}.overlay.qcow2") if running else "",
+        dest_overlay=posixpath.join(posixpath.dirname(disk.dest), f"{stem}.new-overlay.qcow2") if running else "",
+        overlay_suspended_start=(
+            facts.suspended_start if facts.suspended_start is not None else race_possible(facts.qemu, "qcow2", True)
+        ),
+        partial_of=None if here is None else here.move,
+        partial_bytes=here.allocated if here is not None and goes_on else 0,
+    )
+
+
+def goes_on(disks: Sequence[DiskPlan]) -> bool:
+    return any(disk.partial_bytes for disk in disks)
+
+
+def findings(disks: Sequence[DiskPlan], request: MoveRequest, facts: Facts, method: Method) -> list[Finding]:
+    """What is gone on with, what could be after a break, and why not."""
+    found = []
+    if method is Method.SNAPSHOT and request.contract is not None:
+        text = f"The method snapshot copies {facts.vm.name} outside of QEMU, which minds no latency contract."
+        found.append(finding("METHOD_SNAPSHOT", text))
+    if method is Method.SNAPSHOT and request.if_not_converging is IfNotConverging.MIRROR:
+        text = f"The method snapshot cannot go over to a mirror for {facts.vm.name}."
+        found.append(finding("METHOD_SNAPSHOT", text))
+    for disk in disks:
+        if disk.partial_bytes:
+            text = (
+                f"{disk.target}: {disk.dest} ({format_size(disk.partial_bytes)}) is what move {disk.partial_of} has "
+                "left; both sides are compared and only what differs is copied."
+            )
+            found.append(finding("RESUME_FROM", text))
+        elif disk.partial_of is not None:
+            other = "mirror copies anew" if request.contract is None else "comparing minds no latency contract"
+            cause = "as asked" if request.from_scratch else why_not_running(disk, facts) or other
+            text = f"{disk.target}: {disk.dest}, which move {disk.partial_of} has left, is replaced ({cause})."
+            found.append(finding("RESUME_REPLACED", text))
+        if not facts.vm.state.active or request.on_break is OnBreak.REMOVE:
+            continue
+        reason = why_not_running(disk, facts)
+        if reason is not None and method is Method.SNAPSHOT:
+            found.append(finding("METHOD_SNAPSHOT", f"{disk.target} cannot be moved by the method snapshot: {reason}."))
+        elif reason is None and not keeps(request.on_break, method, cancelled=False):
+            reason = f"the method {method.value} keeps nothing unless asked (--on-break keep)"
+        if reason is not None:
+            text = f"If the copy of {disk.target} breaks, it begins anew: {reason}."
+            found.append(finding("RESUME_NOT", text))
+        free = facts.source_free.get(disk.target)
+        if (method is Method.SNAPSHOT or disk.partial_bytes) and free is not None and free < disk.virtual_size // 10:
+            text = (
+                f"{disk.target}: its overlay grows with what the guest writes until the switch, and there are only "
+                f"{format_size(free)} free beside {disk.source}."
+            )
+            found.append(finding("OVERLAY_SPACE", text))
+    return found

@@ -1,0 +1,277 @@
+"""Method snapshot, and copies that break at 95 % and are gone on with: judged, and the bytes written again counted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab import Datastore, Disk, Guest, Host, Lab
+from lab.process import wait_until
+from lab.pytest_plugin import MakeGuest
+from tests.system.moving import Ferry, assert_clean, assert_whole, other, side
+from tests.system.voyage import Line, Voyage, allocated, small_disks
+
+pytestmark = pytest.mark.lab
+
+SIZE = 256 * 1024**2
+AGAIN = 0.06
+"""The promise: at most so much of the disk is written again after a break."""
+
+
+def big_disk(store: Datastore, kind: str) -> Disk:
+    return Disk("vda", store, kind, size=SIZE, fill="224MiB")
+
+
+def wait_copied(one: Voyage, share: float) -> tuple[int, int]:
+    """Until the block copy is so far: (bytes copied, bytes of the whole copy)."""
+    found = (0, 1)
+
+    def far_enough() -> bool:
+        nonlocal found
+        words = one.guest.host.virsh("blockjob", one.name, "vda", "--info", "--raw", check=False).split()
+        pairs = dict(word.split("=") for word in words if "=" in word)
+        found = int(pairs.get("cur", 0)), max(1, int(pairs.get("end", 1)))
+        return found[1] > 1 and found[0] >= share * found[1]
+
+    wait_until(far_enough, f"{share:.0%} of the copy", timeout=120, step=0.02, report=one.line.stories)
+    return found
+
+
+def report_of(line: Line) -> dict[str, Any]:
+    said = line.must("history")
+    found = said.document["moves"][0]["report"]
+    assert isinstance(found, dict)
+    return found
+
+
+def written_again(line: Line, one: Voyage, broke_at: tuple[int, int], guest_wrote: int) -> float:
+    """The share of the disk that was written to the destination although it had been copied before.
+
+    What was missing at the break had to be written anyhow, and so had what the guest changed meanwhile.
+    """
+    written = int(report_of(line)["rewritten_bytes"])
+    again = written - (broke_at[1] - broke_at[0]) - guest_wrote
+    print(f"{one.name}: broke at {broke_at[0]} of {broke_at[1]}, {written} written, {again} again")
+    return again / SIZE
+
+
+@pytest.mark.parametrize("kind", ["qcow2", "raw"])
+@pytest.mark.parametrize("disks", [1, 3])
+def test_a_move_by_snapshot(
+    disks: int, kind: str, make_guest: MakeGuest, line: Line, stores: tuple[Datastore, ...], ssd: Datastore,
+    old_san: Datastore,
+) -> None:  # fmt: skip
+    one = Voyage(make_guest(small_disks(old_san, disks, kind), start=True), line, stores, database=True)
+    one.write()
+    line.must("move", one.name, "--to", "ssd", "--method", "snapshot")
+    one.moved_all(ssd)
+    one.assert_well()
+    one.power_cycle()
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_cancelled_move_by_snapshot_leaves_nothing_or_what_was_asked(
+    keep: bool, make_guest: MakeGuest, line: Line, stores: tuple[Datastore, ...], old_san: Datastore, ssd: Datastore
+) -> None:
+    one = Voyage(make_guest([Disk("vda", old_san, size="64MiB", fill="32MiB")], start=True), line, stores)
+    one.write()
+    words = ("--on-break", "keep") if keep else ()
+    process = line.start("move", one.name, "--to", "ssd", "--method", "snapshot", *words, "--bandwidth", "8MiB/s")
+    move = line.wait_unfinished()
+    copy = ssd.home(one.name) / "vda.qcow2"
+    wait_until(lambda: copy.exists() and allocated(copy) > 12 * 1024**2, "some of the copy", report=line.stories)
+    line.do("cancel", move)
+    said = line.end(process)
+    assert said.status != 0, str(said)
+    assert one.guest.sources() == {"vda": str(one.where["vda"])}
+    if not keep:
+        one.assert_well()
+        return
+    assert copy.exists()
+    one.assert_configured()
+    one.assert_content()
+    said = line.must("move", one.name, "--to", "ssd")
+    assert any("goes on from" in text or "has left" in text for text in line.story(said.move["id"])), line.stories()
+    one.moved_all(ssd)
+    one.assert_well()
+
+
+@pytest.mark.parametrize("kind", ["qcow2", "raw"])
+def test_qemu_dies_at_95_percent_and_the_copy_is_gone_on_with(
+    kind: str, make_guest: MakeGuest, line: Line, stores: tuple[Datastore, ...], ssd: Datastore, old_san: Datastore
+) -> None:
+    """The VM stays off: the same move goes on cold, from what its destination holds."""
+    one = Voyage(make_guest([big_disk(old_san, kind)], start=True), line, stores)
+    one.write(rate=20, most_kib=4, span_blocks=1024)
+    process = line.start(
+        "move", one.name, "--to", "ssd", "--method", "changed-blocks", "--on-break", "keep", "--bandwidth", "24MiB/s"
+    )
+    broke_at = wait_copied(one, 0.95)
+    one.guest.host.kill_qemu(one.name)
+    said = line.end(process)
+    assert said.status == 0, f"{said}\n{line.stories()}"
+    one.moved_all(ssd)
+    one.assert_configured("shut off")
+    one.assert_nothing_left()
+    one.assert_images(flushed_only=True)
+    assert written_again(line, one, broke_at, 4 * 1024**2) <= AGAIN, line.stories()
+    one.guest.start()
+    one.write()
+    one.assert_content()
+
+
+def test_qemu_dies_and_the_vm_is_started_again_before_the_copy_is_gone_on_with(
+    make_guest: MakeGuest, line: Line, stores: tuple[Datastore, ...], ssd: Datastore, old_san: Datastore
+) -> None:
+    """blockferry dies with QEMU; hours later somebody starts the VM, and then the move: live, by way of overlays."""
+    one = Voyage(make_guest([big_disk(old_san, "qcow2")], start=True), line, stores)
+    one.write(rate=20, most_kib=4, span_blocks=1024)
+    process = line.start(
+        "move", one.name, "--to", "ssd", "--method", "changed-blocks", "--on-break", "keep", "--bandwidth", "24MiB/s"
+    )
+    broke_at = wait_copied(one, 0.95)
+    process.kill()
+    line.end(process)
+    one.guest.host.kill_qemu(one.name)
+    one.guest.start()
+    one.write(rate=20, most_kib=4, span_blocks=1024)
+    [move] = line.unfinished()
+    line.must("resume", move)
+    one.moved_all(ssd)
+    one.assert_well()
+    assert written_again(line, one, broke_at, 4 * 1024**2) <= AGAIN, line.stories()
+    one.power_cycle()
+
+
+@pytest.mark.parametrize("kind", ["qcow2", "raw"])
+def test_a_full_destination_is_gone_on_with_by_the_next_move(
+    kind: str, make_guest: MakeGuest, line: Line, stores: tuple[Datastore, ...], ssd: Datastore, old_san: Datastore,
+) -> None:  # fmt: skip
+    one = Voyage(make_guest([big_disk(old_san, kind)], start=True), line, stores)
+    one.write(rate=20, most_kib=4, span_blocks=1024)
+    process = line.start(
+        "move", one.name, "--to", "ssd", "--method", "changed-blocks", "--on-break", "keep", "--bandwidth", "24MiB/s"
+    )
+    broke_at = wait_copied(one, 0.93)
+    try:
+        ssd.fill(0)
+        said = line.end(process)
+    finally:
+        ssd.unfill()
+    assert said.status == 5, f"{said}\n{line.stories()}"
+    assert "goes on from" in said.err + said.out
+    one.assert_configured()
+    copy = one.moved("vda", ssd)
+    assert copy.exists()
+    check = line.must("check", one.name, "--to", "ssd")
+    assert "RESUME_FROM" in check.out
+    orphans = line.must("orphans")
+    assert str(copy) in orphans.out
+    said = line.must("move", one.name, "--to", "ssd")
+    one.assert_well()
+    assert written_again(line, one, broke_at, 8 * 1024**2) <= AGAIN, line.stories()
+    one.power_cycle()
+
+
+def test_from_scratch_replaces_what_was_left(
+    make_guest: MakeGuest, line: Line, stores: tuple[Datastore, ...], ssd: Datastore, old_san: Datastore
+) -> None:
+    one = Voyage(make_guest([Disk("vda", old_san, size="64MiB", fill="32MiB")], start=True), line, stores)
+    one.write()
+    process = line.start(
+        "move", one.name, "--to", "ssd", "--method", "changed-blocks", "--on-break", "keep", "--bandwidth", "8MiB/s"
+    )
+    wait_copied(one, 0.6)
+    line.do("cancel", line.wait_unfinished())
+    line.end(process)
+    assert (ssd.home(one.name) / "vda.qcow2").exists(), line.stories()
+    check = line.must("check", one.name, "--to", "ssd", "--method", "mirror")
+    assert "RESUME_REPLACED" in check.out
+    line.must("move", one.name, "--to", "ssd", "--from-scratch")
+    assert int(report_of(line)["rewritten_bytes"]) == 0
+    one.moved_all(ssd)
+    one.assert_well()
+
+
+OVERLAY_POINTS = (
+    "overlay-named",
+    "overlay-made",
+    "overlay-taken",
+    "syncing-base",
+    "base-synced",
+    "image-made",
+    "copy-called",
+    "in-step",
+    "suspended-to-switch",
+    "pivoted",
+    "switched-noted",
+    "fold-starting",
+    "fold-started",
+    "fold-pivoting",
+    "fold-pivoted",
+    "settled",
+    "releasing-source",
+    "source-released",
+)
+
+
+@pytest.fixture(scope="module")
+def commuter(lab_session: Lab, lab_host: Host, old_san: Datastore) -> Iterator[Guest]:
+    """One VM with a qcow2 and a raw disk that goes to and fro, so that a point costs seconds."""
+    disks = [Disk("vda", old_san, size="64MiB", fill="16MiB"), Disk("vdb", old_san, "raw", size="48MiB", fill="16MiB")]
+    guest = lab_session.guest(lab_host, "commuter", disks, start=True)
+    yield guest
+    lab_session.remove_guest(guest)
+    for store in lab_session.datastores.values():
+        store.clear_vm(guest.name)
+
+
+@pytest.mark.parametrize("cancel", [False, True])
+@pytest.mark.parametrize("point", OVERLAY_POINTS)
+def test_killed_at_a_point_of_a_move_by_snapshot(
+    ferry: Ferry, commuter: Guest, tmp_path: Path, point: str, cancel: bool
+) -> None:
+    commuter.judge.start(rate=100, most_kib=16)
+    before = side(commuter, ferry.stores)
+    result = ferry.run("move", commuter.name, "--to", other(before), "--method", "snapshot", point=f"{point}:kill")
+    assert result.killed, str(result)
+    move = ferry.move_of(commuter.name)
+    assert move is not None
+    ferry.run(*(("cancel", move) if cancel else ("resume", move)))
+    outcome = str(ferry.wait_finished(commuter.name)["record"]["outcome"])
+    assert outcome in (("moved", "cancelled") if cancel else ("moved",))
+    assert side(commuter, ferry.stores) == (other(before) if outcome == "moved" else before)
+    assert_clean(ferry, commuter)
+    assert_whole(commuter)
+
+
+@pytest.mark.parametrize("cancel", [False, True])
+@pytest.mark.parametrize("point", ["folding-off", "folded-off"])
+def test_killed_while_an_overlay_is_committed_with_the_vm_off(
+    ferry: Ferry, commuter: Guest, point: str, cancel: bool
+) -> None:
+    """The VM goes off behind the switch (forward), or in front of it (back): its overlay is committed by qemu-img."""
+    commuter.judge.start(rate=100, most_kib=16)
+    before = side(commuter, ferry.stores)
+    where = "base-synced" if cancel else "fold-starting"
+    result = ferry.run("move", commuter.name, "--to", other(before), "--method", "snapshot", point=f"{where}:kill")
+    assert result.killed, str(result)
+    commuter.judge.stop()
+    commuter.poweroff()
+    move = ferry.move_of(commuter.name)
+    assert move is not None
+    ferry.run(*(("cancel", move) if cancel else ("resume", move)), point=f"{point}:kill")
+    ferry.run("resume", move)
+    outcome = str(ferry.wait_finished(commuter.name)["record"]["outcome"])
+    assert outcome == ("cancelled" if cancel else "moved")
+    assert side(commuter, ferry.stores) == (before if cancel else other(before))
+    assert_clean(ferry, commuter)
+    for target, path in commuter.sources().items():
+        verdict = commuter.judge.check_image(target, path, commuter.formats()[target])
+        assert verdict.ok, str(verdict)
+    commuter.start()
+    commuter.judge.start(rate=100)
+    assert_whole(commuter)

@@ -1,0 +1,615 @@
+"""decide() by way of overlays, against a world that counts every write of the guest: none may be lost.
+
+Each file holds a version: the number of the guest's last write in it. An overlay is right only above the very base
+that it was put upon. Whenever the VM is started, and at the end, the file that it uses must hold the last write.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field, replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from blockferry.model import action as act
+from blockferry.model import layers
+from blockferry.model.decide import decide
+from blockferry.model.inventory import JobInfo, PowerState
+from blockferry.model.observation import DiskView, Job, Observation, Side
+from blockferry.model.plan import DiskPlan, Plan
+from blockferry.model.record import Copy, Layer, Outcome, Record, Stage, Synced, Wanted
+from blockferry.model.request import Method, OnBreak, SourcePolicy
+
+SIZE = 100
+LIMIT = 900
+GONE = -1
+BROKEN = -2  # an overlay above a base that is not its own
+
+
+def a_plan(disks: int, method: Method = Method.SNAPSHOT, suspended_start: bool = False) -> Plan:
+    return Plan(
+        move="m1",
+        uri="test:///",
+        vm="web01",
+        uuid="u",
+        method=method,
+        method_reason="",
+        disks=tuple(
+            DiskPlan(f"vd{letter}", f"/s/{letter}", "qcow2", "file", f"/d/{letter}", "qcow2", "b", "a", SIZE, SIZE,
+                     old_files=(f"/s/{letter}",), suspended_start=suspended_start, resumable=True,
+                     source_overlay=f"/s/{letter}+", dest_overlay=f"/d/{letter}+",
+                     overlay_suspended_start=suspended_start)
+            for letter in "abc"[:disks]
+        ),
+        home=None,
+        persistent=True,
+        was=PowerState.RUNNING,
+        source=SourcePolicy(),
+        on_break=OnBreak.KEEP,
+    )  # fmt: skip
+
+
+class Refuses(Exception):
+    """The engine would not do it: it lacks a proof."""
+
+
+@dataclass
+class World:
+    plan: Plan
+    record: Record = field(default_factory=Record)
+    state: PowerState = PowerState.RUNNING
+    incarnation: int = 1
+    live: dict[str, str] = field(default_factory=dict)  # target -> path
+    config: dict[str, str] = field(default_factory=dict)
+    files: dict[str, int] = field(default_factory=dict)  # path -> version
+    touched: dict[str, int] = field(default_factory=dict)  # path -> how often it was written, its fingerprint
+    stands_on: dict[str, set[int]] = field(default_factory=dict)  # overlay -> versions of its base that it is right on
+    last: dict[str, int] = field(default_factory=dict)  # target -> the guest's last write
+    copies: dict[str, tuple[int, bool]] = field(default_factory=dict)  # target -> (bytes, back to the source)
+    folds: dict[str, int] = field(default_factory=dict)
+    tainted: set[str] = field(default_factory=set)
+    removed: set[str] = field(default_factory=set)
+    mark: str | None = None
+    suspended_here: bool = False
+    pivot_failures: int = 0
+    flushed: bool = False
+    refused: int = 0
+
+    def __post_init__(self) -> None:
+        for disk in self.plan.disks:
+            self.live[disk.target] = self.config[disk.target] = disk.source
+            self.files[disk.source] = self.last[disk.target] = 1
+
+    # ---- looking
+
+    def disk_of(self, path: str) -> DiskPlan:
+        return next(
+            one for one in self.plan.disks if path in (one.source, one.source_overlay, one.dest, one.dest_overlay)
+        )
+
+    def used(self) -> tuple[str, ...]:
+        return *self.config.values(), *(self.live.values() if self.state.active else ())
+
+    def side(self, path: str) -> Side:
+        return Side.SOURCE if path.startswith("/s/") else Side.DESTINATION
+
+    def fingerprint(self, disk: DiskPlan) -> str:
+        above = f"|{self.touched.get(disk.source_overlay, 0)}" if disk.source_overlay in self.files else ""
+        return f"{self.touched.get(disk.source, 0)}{above}"
+
+    def prints(self, disk: DiskPlan, at_source: bool) -> str:
+        base, overlay = (disk.source, disk.source_overlay) if at_source else (disk.dest, disk.dest_overlay)
+        return f"{self.touched.get(base, 0)}|{self.touched.get(overlay, 0)}"
+
+    def see(self) -> Observation:
+        record = self.record
+        if self.state is PowerState.RUNNING and record.suspended and not self.suspended_here:
+            record = replace(record, suspended=False)
+        views = []
+        for disk in self.plan.disks:
+            target = disk.target
+            job = Job.OURS if target in self.copies else Job.FOLD if target in self.folds else Job.NONE
+            done = self.copies[target][0] if target in self.copies else self.folds.get(target, 0)
+            config = self.config[target]
+            views.append(
+                DiskView(
+                    target,
+                    self.side(self.live[target]) if self.state.active else None,
+                    self.side(config),
+                    job,
+                    ready=job is not Job.NONE and done >= SIZE,
+                    info=JobInfo(done, SIZE, 0) if job is not Job.NONE and done else None,
+                    fingerprint=self.fingerprint(disk) if self.state is PowerState.OFF else "",
+                    live_overlay=self.state.active and self.live[target].endswith("+"),
+                    config_overlay=config.endswith("+"),
+                    overlay_print=self.prints(disk, config.startswith("/s/")) if config.endswith("+") else "",
+                )
+            )
+        agrees = all(path.startswith("/d/") for path in self.config.values())
+        agrees = agrees and (not self.state.active or self.live == self.config)
+        return Observation(
+            self.state, True, tuple(views), record, self.incarnation, self.mark, config_agrees=agrees,
+            pivot_failures=self.pivot_failures, flushed=self.flushed,
+        )  # fmt: skip
+
+    # ---- acting, in the steps between which a process can die
+
+    def steps(self, action: act.Action, seen: Observation) -> list[tuple[str, object]]:
+        record, plan = seen.record, self.plan
+        match action:
+            case act.Mark():
+                return [("mark", "m1"), ("note", replace(record, marked=True))]
+            case act.Unmark():
+                return [("mark", None)]
+            case act.CopyHome():
+                return [("note", replace(record, home_copied=True))]
+            case act.TakeOverlays(targets):
+                steps: list[tuple[str, object]] = []
+                for target in targets:
+                    record = record.without_sync(target).with_layer(target, True, Layer.NAMED)
+                    record = replace(record, created=(*record.created, plan.disk(target).source_overlay))
+                    steps += [("note", record), ("new overlay", target)]
+                steps.append(("take", targets))
+                for target in targets:
+                    record = record.with_layer(target, True, Layer.USED)
+                return [*steps, ("note", record)]
+            case act.NoteLayer(target, at_source, layer):
+                record = record.with_layer(target, at_source, layer)
+                disk = plan.disk(target)
+                if layer is Layer.FOLDED:
+                    overlay = disk.source_overlay if at_source else disk.dest_overlay
+                    record = replace(record, folded_as={**record.folded_as, overlay: self.prints(disk, at_source)})
+                if at_source and layer is not Layer.USED:
+                    record = record.without_sync(target)
+                return [("note", record)]
+            case act.SyncBase(target):
+                named = replace(record, created=(*record.created, plan.disk(target).dest))
+                if target not in named.partial:
+                    named = replace(named, partial=(*named.partial, target))
+                done = replace(named, synced={**named.synced, target: Synced("")})
+                return [("note", named), ("sync", target), ("note", done)]
+            case act.CreateImage(target):
+                disk = plan.disk(target)
+                path = disk.dest_overlay if layers.layered(plan, record, target) else disk.dest
+                named = replace(record, created=(*record.created, path))
+                named = replace(named, cold_copied={k: v for k, v in named.cold_copied.items() if k != target})
+                made = named.with_copy(target, Copy(Stage.IMAGE, -1, record.copy(target).attempts))
+                return [("note", named), ("image", path), ("note", made)]
+            case act.Suspend(switch):
+                return [("note", replace(record, suspended=True, switching=switch)), ("suspend", None)]
+            case act.Resume(clean, failed):
+                after = record
+                for target in clean if seen.state is PowerState.PAUSED else ():
+                    after = after.with_copy(target, replace(after.copy(target), stage=Stage.CLEAN))
+                across = any(view.side is Side.DESTINATION for view in seen.disks)
+                after = replace(after, suspended=False, switching=record.switching and across,
+                                switch_attempts=record.switch_attempts + failed)  # fmt: skip
+                return [("resume", None), ("note", after)]
+            case act.StartCopy(target, reverse):
+                before = record.copy(target)
+                tries = before.attempts + 1 if before.reverse == reverse else 1
+                copy = Copy(Stage.STARTING, seen.incarnation, tries, reverse)
+                record = record.with_copy(target, copy)
+                if reverse and layers.layered(plan, record, target):
+                    disk = plan.disk(target)
+                    record = record.with_layer(target, True, Layer.FOLDED)
+                    record = replace(
+                        record, folded_as={**record.folded_as, disk.source_overlay: self.prints(disk, True)}
+                    )
+                started = record.with_copy(target, replace(copy, stage=Stage.STARTED))
+                return [("note", record), ("job", (target, reverse)), ("note", started)]
+            case act.NoteClean(targets):
+                for target in targets:
+                    record = record.with_copy(target, replace(record.copy(target), stage=Stage.CLEAN))
+                return [("note", record)]
+            case act.Await():
+                return [("time", None)]
+            case act.Checkpoint():
+                return [
+                    ("note", replace(record, suspended=True, switching=False)), ("suspend", None), ("resume", None),
+                    ("note", replace(record, suspended=False)),
+                ]  # fmt: skip
+            case act.FlushDestination():
+                return [("flush", None)]
+            case act.Pivot(targets):
+                return [("pivot", target) for target in targets]
+            case act.AbortCopy(target):
+                copy = record.copy(target)
+                return [
+                    ("abort", target),
+                    ("note", record.with_copy(target, Copy(Stage.NONE, -1, copy.attempts, copy.reverse))),
+                ]
+            case act.ForgetCopy(target):
+                partial = record.partial if target in record.partial else (*record.partial, target)
+                record = replace(record, partial=partial)
+                return [("note", record.with_copy(target, Copy(Stage.NONE, -1, record.copy(target).attempts)))]
+            case act.Fail(problem):
+                return [("note", replace(record, failure=record.failure or problem))]
+            case act.ColdCopy(target):
+                forgotten = {k: v for k, v in record.cold_copied.items() if k != target}
+                begun = replace(record.without_sync(target), cold_copied=forgotten)
+                begun = replace(begun, created=(*begun.created, plan.disk(target).dest))
+                done = replace(begun, cold_copied={**forgotten, target: seen.disk(target).fingerprint})
+                return [("note", begun), ("cold", target), ("note", done.with_copy(target, Copy()))]
+            case act.StartFold(target):
+                return [("note", replace(record, fold_attempts=record.fold_attempts + 1)), ("fold", target)]
+            case act.PivotFold(target, at_source):
+                record = record.with_layer(target, at_source, Layer.PIVOTING)
+                record = record.without_sync(target) if at_source else record
+                return [("note", replace(record, fold_attempts=0)), ("pivot fold", target)]
+            case act.Fold(target, at_source):
+                record = record.with_layer(target, at_source, Layer.USED)
+                record = record.without_sync(target) if at_source else record
+                above = self.prints(plan.disk(target), at_source).split("|")[1]  # before: it may be used again at once
+                return [("note", record), ("fold off", target), ("note folded", (record, target, at_source, above))]
+            case act.WriteConfig() | act.RevertConfig():
+                return [("config", self.wanted_config(seen, isinstance(action, act.RevertConfig)))] + (
+                    [("note", replace(record, config_written=True))] if isinstance(action, act.WriteConfig) else []
+                )
+            case act.NoteSwitched():
+                return [("note", replace(record, switched=True, switching=False))]
+            case act.Settle(target):
+                return [("settle", target), ("note", replace(record, settled=(*record.settled, target)))]
+            case act.ReleaseSource(path):
+                return [("release", path), ("note", replace(record, released=(*record.released, path)))]
+            case act.ReleaseHome():
+                return [("note", replace(record, released=(*record.released, "home")))]
+            case act.RemoveDestination():
+                before = replace(record, copies={}, cold_copied={}, synced={})
+                after = replace(before, created=(), source_layers={}, dest_layers={})
+                return [("note", before), ("remove", None), ("note", after)]
+            case act.Finish(outcome):
+                return [("note", replace(record, outcome=outcome))]
+            case _:
+                raise AssertionError(f"{action} is not expected here")
+
+    def wanted_config(self, seen: Observation, at_source: bool) -> dict[str, str]:
+        found = {}
+        for disk in self.plan.disks:
+            view = seen.disk(disk.target)
+            base, overlay = (disk.source, disk.source_overlay) if at_source else (disk.dest, disk.dest_overlay)
+            stays = view.side is (Side.SOURCE if at_source else Side.DESTINATION) and view.overlay
+            layer = layers.layer_of(seen.record, disk.target, at_source)
+            found[disk.target] = overlay if stays and (view.live is not None or layer is not Layer.FOLDED) else base
+        return found
+
+    def put(self, path: str, version: int) -> None:
+        self.files[path] = version
+        self.touched[path] = self.touched.get(path, 0) + 1
+
+    def guest_writes(self) -> None:
+        if self.state is PowerState.RUNNING:
+            for target, path in self.live.items():
+                self.last[target] += 1
+                self.put(path, self.last[target])
+
+    def do(self, step: tuple[str, object]) -> None:
+        what, thing = step
+        target = str(thing)
+        if what == "note":
+            assert isinstance(thing, Record)
+            self.record = replace(thing, wanted=self.record.wanted)
+        elif what == "note folded":
+            assert isinstance(thing, tuple)
+            record, target, at_source, above = thing
+            disk = self.plan.disk(target)
+            overlay = disk.source_overlay if at_source else disk.dest_overlay
+            record = record.with_layer(target, at_source, Layer.FOLDED)
+            state = self.prints(disk, at_source).split("|")[0] + "|" + above
+            self.do(("note", replace(record, folded_as={**record.folded_as, overlay: state})))
+        elif what == "mark":
+            self.mark = None if thing is None else target
+        elif what == "suspend" and self.state is PowerState.RUNNING:
+            self.state, self.suspended_here = PowerState.PAUSED, True
+        elif what == "resume":
+            if self.state is PowerState.PAUSED:
+                self.state = PowerState.RUNNING
+            self.suspended_here, self.flushed, self.pivot_failures = False, False, 0
+        elif what == "time":
+            for one, (done, back) in self.copies.items():
+                self.copies[one] = min(SIZE, done + 50), back
+            for one, done in self.folds.items():
+                self.folds[one] = min(SIZE, done + 50)
+        elif what == "flush":
+            self.flushed = True
+        elif what == "new overlay":
+            self.lose_overlay(self.plan.disk(target))
+            self.put(self.plan.disk(target).source_overlay, GONE)
+        elif what == "take":
+            assert isinstance(thing, tuple)
+            self.take(thing)
+        elif what == "image":
+            assert target not in self.used(), "an image in use was made anew"
+            self.put(target, GONE)
+        elif what == "sync":
+            disk = self.plan.disk(target)
+            used = self.live[target] if self.state.active else self.config[target]
+            assert used == disk.source_overlay, "a base was copied that is written to"
+            self.put(disk.dest, self.files[disk.source])
+        elif what == "cold":
+            if self.state is not PowerState.OFF:
+                raise Refuses
+            disk = self.plan.disk(target)
+            assert self.side(self.config[target]) is Side.SOURCE
+            self.put(disk.dest, self.version(self.config[target]))
+        elif what == "job":
+            assert isinstance(thing, tuple)
+            target, back = thing
+            if not self.state.active or target in self.copies or target in self.folds:
+                raise Refuses
+            self.copies[target] = 0, back
+        elif what == "pivot":
+            self.pivot(target)
+        elif what == "abort":
+            self.copies.pop(target, None)
+            self.folds.pop(target, None)
+        elif what == "fold":
+            if not self.state.active or target in self.copies or not self.live[target].endswith("+"):
+                raise Refuses
+            self.folds[target] = 0
+        elif what == "pivot fold":
+            if not self.state.active or self.folds.get(target, 0) < SIZE:
+                raise Refuses
+            del self.folds[target]
+            self.fold(self.live[target])
+            self.live[target] = self.config[target] = self.live[target].rstrip("+")
+        elif what == "fold off":
+            if self.state is not PowerState.OFF:
+                raise Refuses
+            self.fold(self.config[target])
+        elif what == "config":
+            assert isinstance(thing, dict)
+            self.config = dict(thing)
+        elif what == "settle":
+            overlay = self.plan.disk(target).dest_overlay
+            assert overlay not in self.used(), "an overlay in use was removed"
+            self.files.pop(overlay, None)
+        elif what == "release":
+            assert self.record.switched
+            used = self.used()
+            assert all(path.startswith("/d/") and not path.endswith("+") for path in used)
+            self.files.pop(target, None)
+            self.removed.add(target)
+        elif what == "remove":
+            used = self.used()
+            assert not any(path.startswith("/d/") for path in used), "a disk in use was removed"
+            assert not self.copies, "the image under a job was removed"
+            for disk in self.plan.disks:
+                self.lose_overlay(disk)
+                self.files.pop(disk.dest_overlay, None)
+                self.files.pop(disk.dest, None)
+
+    def take(self, targets: tuple[str, ...]) -> None:
+        if not self.state.active or any(one in self.copies or one in self.folds for one in targets):
+            raise Refuses
+        for target in targets:
+            disk = self.plan.disk(target)
+            if self.live[target] != disk.source:
+                raise Refuses
+            self.put(disk.source_overlay, self.files[disk.source])
+            self.stands_on[disk.source_overlay] = {self.files[disk.source]}
+            self.live[target] = self.config[target] = disk.source_overlay
+
+    def lose_overlay(self, disk: DiskPlan) -> None:
+        """What engine/layering.py does before an overlay goes; that it was right to let it go is checked at a start."""
+        overlay = disk.source_overlay
+        if overlay not in self.files:
+            return
+        proven = self.record.folded_as.get(overlay, "|-").split("|")[1] == str(self.touched.get(overlay, 0))
+        empty = self.files[overlay] == GONE
+        if overlay in self.used() or not (proven or empty):
+            raise Refuses
+        del self.files[overlay]
+
+    def version(self, path: str) -> int:
+        """What the guest would read; an overlay above a base that is not its own is a ruin.
+
+        A base into which it was folded before is its own, too: the overlay covers all that came there from it.
+        """
+        if path.endswith("+") and self.files.get(path[:-1], GONE) not in self.stands_on.get(path, set()):
+            return BROKEN
+        return self.files.get(path, GONE)
+
+    def fold(self, overlay: str) -> None:
+        version = self.version(overlay)
+        self.put(overlay[:-1], version)
+        self.stands_on[overlay].add(version)
+
+    def pivot(self, target: str) -> None:
+        assert self.state is not PowerState.RUNNING, "a pivot without a suspension"
+        done, back = self.copies.get(target, (0, False))
+        if done < SIZE:
+            self.pivot_failures += 1
+            return
+        del self.copies[target]
+        disk = self.plan.disk(target)
+        here = self.version(self.live[target])
+        if back:
+            new = disk.source
+        elif layers.layered(self.plan, self.record, target):
+            new = disk.dest_overlay
+            assert self.files[disk.dest] in self.stands_on[disk.source_overlay], (
+                "switched to an overlay on another base"
+            )
+            self.stands_on[new] = {self.files[disk.dest]}
+        else:
+            new = disk.dest
+        self.put(new, here)
+        self.live[target] = self.config[target] = new
+
+    # ---- what others do
+
+    def happens(self, event: str, pick: int) -> None:
+        target = self.plan.disks[pick % len(self.plan.disks)].target
+        if event == "guard" and self.state is PowerState.PAUSED:
+            self.state = PowerState.RUNNING
+        elif event == "job lost":
+            self.copies.pop(target, None)
+            self.folds.pop(target, None)
+        elif event == "cancel":
+            self.record = replace(self.record, wanted=Wanted.CANCEL)
+        elif event == "power off" and self.state.active:
+            self.state = PowerState.OFF
+            self.copies.clear()
+            self.folds.clear()
+        elif event == "power on" and self.state is PowerState.OFF:
+            for one, path in self.config.items():
+                assert self.version(path) == self.last[one], f"{one} is started with writes lost: {path} {self}"
+            self.state, self.incarnation = PowerState.RUNNING, self.incarnation + 1
+            self.live = dict(self.config)
+            self.guest_writes()
+
+
+def drive(world: World, chance: random.Random, events: list[str], deaths: int) -> act.Action:
+    """To the end; somebody interferes between any two steps, and the process dies between any two."""
+
+    def interfere() -> None:
+        if events and chance.random() < 0.12:
+            world.happens(events.pop(), chance.randrange(3))
+        world.guest_writes()
+
+    for _turn in range(LIMIT):
+        interfere()
+        seen = world.see()
+        action = decide(world.plan, seen)
+        if isinstance(action, (act.Done, act.Park)):
+            return action
+        for step in world.steps(action, seen):
+            if deaths and chance.random() < 0.08:
+                deaths -= 1
+                world.suspended_here, world.flushed, world.pivot_failures = False, False, 0
+                if world.state is PowerState.PAUSED:
+                    world.state = PowerState.RUNNING  # the guard
+                break
+            try:
+                world.do(step)
+            except Refuses:
+                world.refused += 1
+                assert world.refused < 50, f"{action} is tried again and again {world}"
+                break
+            if step[0] not in ("suspend", "pivot", "resume"):
+                interfere()
+    raise AssertionError(f"no end after {LIMIT} turns: {decide(world.plan, world.see())} {world}")
+
+
+def check_end(world: World, end: act.Action) -> None:
+    assert world.state is not PowerState.PAUSED, "the VM was left suspended"
+    used = world.live if world.state.active else world.config
+    for target, path in used.items():
+        assert world.version(path) == world.last[target], f"{target}: writes are lost ({path}, {end}) {world}"
+    if isinstance(end, act.Park):
+        return
+    assert isinstance(end, act.Done)
+    assert used == world.config, "live and persistent configuration differ"
+    side = "/d/" if end.outcome is Outcome.MOVED else "/s/"
+    assert all(path.startswith(side) and not path.endswith("+") for path in used.values()), f"{used} {end}"
+    assert set(world.files) == set(used.values()), f"left over: {world.files} {end}"
+    assert world.mark is None
+    assert not world.copies
+    assert not world.folds
+
+
+EVENTS = st.lists(st.sampled_from(["guard", "job lost", "cancel", "power off", "power on", "power on"]), max_size=5)
+
+
+@settings(max_examples=600, deadline=None)
+@given(
+    disks=st.integers(1, 3),
+    method=st.sampled_from([Method.SNAPSHOT, Method.CHANGED_BLOCKS]),
+    suspended_start=st.booleans(),
+    events=EVENTS,
+    deaths=st.integers(0, 4),
+    seed=st.integers(0, 2**32),
+)
+def test_no_write_is_lost(
+    disks: int, method: Method, suspended_start: bool, events: list[str], deaths: int, seed: int
+) -> None:
+    world = World(a_plan(disks, method, suspended_start))
+    end = drive(world, random.Random(seed), list(events), deaths)
+    check_end(world, end)
+
+
+@pytest.mark.parametrize("disks", [1, 3])
+def test_a_quiet_move_by_snapshot(disks: int) -> None:
+    world = World(a_plan(disks))
+    end = drive(world, random.Random(1), [], 0)
+    check_end(world, end)
+    assert end == act.Done(Outcome.MOVED)
+    assert world.refused == 0
+
+
+def test_a_cancelled_one_goes_back_to_the_old_base() -> None:
+    for turns in range(1, 60):
+        world = World(a_plan(2))
+        for _turn in range(turns):
+            seen = world.see()
+            action = decide(world.plan, seen)
+            if isinstance(action, act.Done):
+                return
+            for step in world.steps(action, seen):
+                world.do(step)
+                if step[0] not in ("suspend", "pivot"):
+                    world.guest_writes()
+        world.record = replace(world.record, wanted=Wanted.CANCEL)
+        end = drive(world, random.Random(1), [], 0)
+        check_end(world, end)
+        assert isinstance(end, act.Done)
+    raise AssertionError("the move never ended")
+
+
+def test_a_copy_that_broke_with_its_qemu_goes_on_by_way_of_overlays() -> None:
+    world = World(a_plan(1, Method.CHANGED_BLOCKS))
+    while "vda" not in world.copies:
+        seen = world.see()
+        for step in world.steps(decide(world.plan, seen), seen):
+            world.do(step)
+    world.happens("power off", 0)
+    world.happens("power on", 0)
+    taken: list[act.Action] = []
+    while not isinstance(action := decide(world.plan, world.see()), act.Done):
+        taken.append(action)
+        for step in world.steps(action, world.see()):
+            world.do(step)
+            if step[0] not in ("suspend", "pivot"):
+                world.guest_writes()
+    check_end(world, action)
+    names = [type(one).__name__ for one in taken]
+    order = ["ForgetCopy", "TakeOverlays", "SyncBase", "CreateImage", "StartCopy", "Pivot", "StartFold", "PivotFold"]
+    places = [names.index(name) for name in order]
+    assert places == sorted(places), names
+
+
+def test_a_vm_started_below_its_overlay_is_left_to_people() -> None:
+    world = World(a_plan(1))
+    while not world.record.synced:
+        seen = world.see()
+        for step in world.steps(decide(world.plan, seen), seen):
+            world.do(step)
+    world.happens("power off", 0)
+    world.config["vda"] = "/s/a"  # somebody defines an old XML
+    end = decide(world.plan, world.see())
+    assert isinstance(end, act.Park)
+    assert "newer writes" in end.problem
+
+
+def test_an_overlay_used_again_after_it_was_committed_is_committed_again() -> None:
+    """The move is taken back while the VM is off; before the configuration is written the VM runs once more."""
+    world = World(a_plan(1))
+    while not world.record.synced:
+        seen = world.see()
+        for step in world.steps(decide(world.plan, seen), seen):
+            world.do(step)
+    world.happens("power off", 0)
+    world.record = replace(world.record, wanted=Wanted.CANCEL)
+    seen = world.see()
+    action = decide(world.plan, seen)
+    assert isinstance(action, act.Fold)
+    for step in world.steps(action, seen):
+        world.do(step)
+    world.happens("power on", 0)
+    world.happens("power off", 0)
+    end = drive(world, random.Random(1), [], 0)
+    check_end(world, end)
+    assert end == act.Done(Outcome.CANCELLED)
