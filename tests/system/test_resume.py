@@ -66,7 +66,9 @@ def test_a_move_by_snapshot(
 ) -> None:  # fmt: skip
     one = Voyage(make_guest(small_disks(old_san, disks, kind), start=True), line, stores, database=True)
     one.write()
-    line.must("move", one.name, "--to", "ssd", "--method", "snapshot")
+    verify = ("--verify",) if kind == "qcow2" else ()
+    said = line.must("move", one.name, "--to", "ssd", "--method", "snapshot", *verify)
+    assert len(said.move["record"]["verified"]) == (disks if verify else 0)
     one.moved_all(ssd)
     one.assert_well()
     one.power_cycle()

@@ -504,7 +504,7 @@ def _after_switch(plan: Plan, seen: Observation) -> act.Action:
     if seen.persistent and not (record.config_written and seen.config_agrees):
         return act.WriteConfig()
     verify = verifying.after_switch(plan, seen)
-    if verify is not None and record.dest_layers:
+    if verify is not None and any(view.overlay for view in seen.disks):
         return verify  # before the folds: a backup and an active commit exclude each other
     folding = layers.fold(plan, seen, at_source=False)
     if folding is not None:
