@@ -12,7 +12,16 @@ import click
 from blockferry.cli import types
 from blockferry.config import Config
 from blockferry.errors import UsageError
-from blockferry.model.request import Chain, Contract, IfNotConverging, Method, MoveRequest, Provision, SourcePolicy
+from blockferry.model.request import (
+    Chain,
+    Contract,
+    Firmware,
+    IfNotConverging,
+    Method,
+    MoveRequest,
+    Provision,
+    SourcePolicy,
+)
 
 FORMATS = ("qcow2", "raw", "vmdk")
 
@@ -48,6 +57,13 @@ def request_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 type=click.Choice([item.value for item in Chain]),
                 default=Chain.FLATTEN.value,
                 help="What becomes of backing chains; default: flatten.",
+            ),
+            click.option(
+                "--firmware",
+                type=click.Choice([item.value for item in Firmware]),
+                default=Firmware.NEXT_BOOT.value,
+                help="UEFI variables of a running VM: follow once it has been powered off (next-boot, the default), "
+                "or stay (leave).",
             ),
             click.option(
                 "--bandwidth", type=types.Rate(), help="Limit for all disks together, like 200MiB/s; 0: none."
@@ -99,6 +115,7 @@ def to_request(
     provision: str,
     method: str | None,
     chain: str,
+    firmware: str,
     bandwidth: int | None,
     guest_latency: float | None,
     guest_slowdown: float | None,
@@ -143,6 +160,7 @@ def to_request(
         verify=config.verify if verify is None else verify,
         contract=contract,
         if_not_converging=policy,
+        firmware=Firmware(firmware),
     )
 
 

@@ -7,7 +7,7 @@ import time
 from dataclasses import replace
 from typing import assert_never
 
-from blockferry.engine import making, release, throttle, verify
+from blockferry.engine import firmware, making, release, throttle, verify
 from blockferry.engine.context import Context
 from blockferry.engine.points import point
 from blockferry.errors import BlockferryError, LibvirtFailed
@@ -89,13 +89,21 @@ def perform(context: Context, action: act.Action, seen: Observation) -> None:
             verify.end_view(context, action, seen)
         case act.Settle():
             making.settle(context, action.target, seen)
+        case act.CopyNvram():
+            firmware.copy_nvram(context, seen)
+        case act.PointNvram():
+            firmware.point_nvram(context, action, seen)
+        case act.ReleaseNvram():
+            firmware.release_nvram(context, seen)
+        case act.LeaveNvram():
+            firmware.leave_nvram(context, action, seen)
         case act.RemoveDestination():
             release.remove_destination(context, seen)
         case act.ReleaseSource():
             release.release_source(context, action.path, seen)
         case act.ReleaseHome():
             release.release_home(context, seen)
-        case act.Finish() | act.Park() | act.Done():
+        case act.Finish() | act.Park() | act.Done() | act.Follow() | act.AwaitPowerOff():
             raise AssertionError("the loop ends a move, not an effect")
         case _:
             assert_never(action)

@@ -40,7 +40,7 @@ def name_paths(context: Context, record: Record, *paths: str) -> Record:
     return record
 
 
-def _directory(context: Context, record: Record, path: str) -> Record:
+def make_home(context: Context, record: Record, path: str) -> Record:
     """Have a directory. One that was made by us is in `created` with a slash at its end."""
     if files.stat_one(context.runner, path) is None:
         record = name_paths(context, record, path + "/")
@@ -54,7 +54,7 @@ def copy_home(context: Context, seen: Observation) -> None:
     if plan.home is None:
         context.note(replace(record, home_copied=True))
         return
-    record = _directory(context, record, plan.home.dest)
+    record = make_home(context, record, plan.home.dest)
     metadata = {posixpath.join(plan.home.dest, name): xml for name, xml in context.control.metadata().items()}
     record = name_paths(context, record, *metadata, *(one.dest for one in plan.home.files))
     point("home-named")
@@ -76,7 +76,7 @@ def copy_layers(context: Context, target: str, seen: Observation) -> None:
     record = seen.record
     below = disk.stays_below
     for layer in reversed(disk.layers):
-        record = _directory(context, record, posixpath.dirname(layer.dest))
+        record = make_home(context, record, posixpath.dirname(layer.dest))
         record = name_paths(context, record, layer.dest)
         mark_file(context, layer.dest)
         copying.convert(
@@ -104,7 +104,7 @@ def create_image(context: Context, target: str, seen: Observation) -> None:
         record = replace(record, cold_copied={name: of for name, of in record.cold_copied.items() if name != target})
         record = record.without_verdict(target)
         context.note(record)
-    record = _directory(context, record, posixpath.dirname(disk.dest))
+    record = make_home(context, record, posixpath.dirname(disk.dest))
     record = name_paths(context, record, disk.dest)
     point("image-named")
     mark_file(context, disk.dest)
@@ -127,7 +127,7 @@ def cold_copy(context: Context, target: str, seen: Observation) -> None:
     """The whole disk of a VM that is off. QEMU's image lock keeps the VM from starting meanwhile."""
     disk = context.plan.disk(target)
     view = seen.disk(target)
-    record = _directory(context, seen.record.without_verdict(target), posixpath.dirname(disk.dest))
+    record = make_home(context, seen.record.without_verdict(target), posixpath.dirname(disk.dest))
     record = name_paths(context, record, disk.dest)
     mark_file(context, disk.dest)
     point("cold-copying")

@@ -10,9 +10,9 @@ from blockferry.images import files
 from blockferry.images.runner import Runner
 from blockferry.model.convergence import FREED, Divergence, assess
 from blockferry.model.inventory import Disk, DiskSource, PowerState
-from blockferry.model.observation import DiskView, Job, Observation, Side
+from blockferry.model.observation import MISSING, DiskView, Job, NvramView, Observation, Side
 from blockferry.model.passes import CopyProgress
-from blockferry.model.plan import DiskPlan, Plan
+from blockferry.model.plan import DiskPlan, NvramPlan, Plan
 from blockferry.model.record import Record
 
 
@@ -87,6 +87,7 @@ class Observer:
             pivot_failures=memory.pivot_failures,
             view_tried=memory.view_tried,
             diverging=() if mirrored(self.plan, record) else self._diverging(disks, record, memory),
+            nvram=self._nvram(view),
             flushed=memory.flushed_at is not None and now_s - memory.flushed_at < FLUSH_HOLDS_S,
         )
 
@@ -118,7 +119,7 @@ class Observer:
             ready=bool(mirror and mirror.ready),
             ending=bool(mirror and mirror.ending),
             info=view.jobs.get(disk.target),
-            fingerprint=self._fingerprint(disk) if view.state is PowerState.OFF else "",
+            fingerprint=fingerprint(self._runner, disk.source) if view.state is PowerState.OFF else "",
         )
 
     @staticmethod
@@ -132,11 +133,18 @@ class Observer:
         ours = disk.dest if live is Side.SOURCE else disk.source
         return Job.OURS if found.mirror.job in ("copy", "") and same_path(found.mirror.dest, ours) else Job.FOREIGN
 
-    def _fingerprint(self, disk: DiskPlan) -> str:
-        found = files.fingerprint(self._runner, disk.source)
-        if found is None:
-            return "missing"
-        return f"{found.device}:{found.inode}:{found.size}:{found.mtime_ns}"
+    def _nvram(self, view: DomainView) -> NvramView | None:
+        plan = self.plan.nvram
+        if plan is None:
+            return None
+        off = view.state is PowerState.OFF
+        return NvramView(
+            live=_nvram_side(plan, view.nvram) if view.state.active else None,
+            config=_nvram_side(plan, view.config_nvram) if view.persistent else None,
+            saved=view.saved,
+            fingerprint=fingerprint(self._runner, plan.source) if off else "",
+            made=fingerprint(self._runner, plan.dest) if off else "",
+        )
 
     def _media(self, view: DomainView) -> tuple[str, ...]:
         """The CD drives of the running VM that still hold the ISO of the old home."""
@@ -169,6 +177,14 @@ class Observer:
         return True
 
 
+def fingerprint(runner: Runner, path: str) -> str:
+    """What changes whenever somebody writes to the file."""
+    found = files.fingerprint(runner, path)
+    if found is None:
+        return MISSING
+    return f"{found.device}:{found.inode}:{found.size}:{found.mtime_ns}"
+
+
 def mirrored(plan: Plan, record: Record) -> bool:
     """Whether every copy that counts was started as a mirror, so that nothing can remain to be copied."""
     if plan.synchronous:
@@ -178,6 +194,12 @@ def mirrored(plan: Plan, record: Record) -> bool:
 
 def same_path(one: str | None, other: str | None) -> bool:
     return one is not None and other is not None and posixpath.normpath(one) == posixpath.normpath(other)
+
+
+def _nvram_side(plan: NvramPlan, path: str | None) -> Side:
+    if same_path(path, plan.source):
+        return Side.SOURCE
+    return Side.DESTINATION if same_path(path, plan.dest) else Side.ELSEWHERE
 
 
 def _side(disk: DiskPlan, source: DiskSource | None) -> Side:

@@ -30,6 +30,7 @@ _PHASES: tuple[tuple[str, tuple[type, ...]], ...] = (
     ("switch", (act.FlushDestination, act.Pivot, act.NoteSwitched, act.WriteConfig)),
     ("verify", (act.Verify, act.EndView)),
     ("clean up", (act.MoveMedium, act.Settle, act.ReleaseSource, act.ReleaseHome)),
+    ("firmware", (act.Follow, act.AwaitPowerOff, act.CopyNvram, act.PointNvram, act.ReleaseNvram, act.LeaveNvram)),
     ("roll back", (act.Fail, act.AbortCopy, act.RevertConfig, act.RemoveDestination)),
 )
 

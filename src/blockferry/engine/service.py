@@ -20,7 +20,7 @@ from blockferry.config import Config
 from blockferry.engine import doctor, orphan, proof, quarantine, survey
 from blockferry.engine.context import Context
 from blockferry.engine.guard import Guard
-from blockferry.engine.loop import Loop
+from blockferry.engine.loop import Loop, Waiting
 from blockferry.engine.pace import Pacer
 from blockferry.engine.site import Site
 from blockferry.errors import (
@@ -156,12 +156,15 @@ class Service:
 
     def _check(self, request: MoveRequest, move: str) -> CheckResult:
         vm = domains.vm(self._site.connection, request.vm)
-        held = next((one.id for one in self.journal.unfinished() if one.plan.uuid == vm.uuid), None)
+        other = self._unfinished(vm.uuid)
+        waiting = other if other is not None and other.state == "waiting" else None
+        held = other.id if other is not None and waiting is None else None
         if held is None and vm.mark is not None:
             # Another journal's move: whether it is under way cannot be seen from here.
             foreign = vm.mark_journal not in ("", self.journal.identity())
             held = vm.mark if foreign or self._is_unfinished(vm.mark) else None
         facts = survey.survey(self._site, request, self.journal.reservations(None), held, self.config.suspended_start)
+        facts = replace(facts, following=None if waiting is None else waiting.plan.nvram)
         findings, plan = precheck.precheck(request, facts, move)
         if plan is None:
             return CheckResult(vm.name, findings, None)
@@ -176,6 +179,9 @@ class Service:
             seconds=plan.copy_bytes / rate + 1.0,
         )
 
+    def _unfinished(self, uuid: str) -> MoveSummary | None:
+        return next((one for one in self.journal.unfinished() if one.plan.uuid == uuid), None)
+
     def _is_unfinished(self, move: str) -> bool:
         return any(one.id == move for one in self.journal.unfinished())
 
@@ -189,7 +195,9 @@ class Service:
             raise Refused(result.vm, text, tuple(one.code for one in reasons))
         record = Record(bandwidth=request.bandwidth)
         wish = msgspec.json.encode(request).decode()
-        summary = self.journal.add(result.plan, record, wish, _user())
+        other = self._unfinished(result.plan.uuid)
+        waiting = other if other is not None and other.state == "waiting" else None
+        summary = self.journal.add(result.plan, record, wish, _user(), waiting)
         for one in result.findings:
             if one.severity is Severity.WARNING:
                 self.journal.event(move, "warning", f"[{one.code}] {one.text}")
@@ -207,7 +215,7 @@ class Service:
         self.journal.unpark(summary.id)
         plan = summary.plan
         site = self._site if plan.uri == self._site.connection.uri else Site(plan.uri)
-        live = plan.was.active
+        live = plan.was.active and not summary.record.following
         with (
             contextlib.ExitStack() as stack,
             LeaseKeeper(self.journal, lease) as keeper,
@@ -251,10 +259,13 @@ class Service:
                 finish=finish,
                 park=lambda problem: self.journal.park(lease, problem),
                 check_lease=keeper.check,
+                follow=lambda record, report: self.journal.follow(lease, record, report),
                 began_at=summary.created,
+                earlier=summary.report,
             )
             try:
-                loop.run()
+                with contextlib.suppress(Waiting):
+                    loop.run()
             finally:
                 _release_quietly(self.journal, lease)
                 if site is not self._site:
@@ -327,8 +338,21 @@ class Service:
         return tuple(
             one
             for one in self.journal.unfinished()
-            if not one.owner_alive and one.parked is None and not self._just_planned(one)
+            if not one.owner_alive and one.parked is None and not self._just_planned(one) and self._due(one)
         )
+
+    def _due(self, one: MoveSummary) -> bool:
+        """Whether there is something to do: a move that waits for a power-off has to be told of it by somebody."""
+        if one.state != "waiting" or one.record.wanted is Wanted.CANCEL:
+            return True
+        if one.plan.uri != self.uri:
+            return False
+        try:
+            view = self._site.control(one.plan.uuid, one.plan.vm).look(())
+        except BlockferryError:
+            return False
+        moved_on = one.plan.nvram is None or view.nvram != one.plan.nvram.source
+        return not view.saved and (not view.state.active or moved_on)
 
     @staticmethod
     def _just_planned(one: MoveSummary) -> bool:
@@ -340,7 +364,9 @@ class Service:
         if move is not None:
             summary = self.journal.get(move)
             return () if summary.finished is not None else (summary.id,)
-        return tuple(one.id for one in self.journal.unfinished() if not one.owner_alive and one.parked is None)
+        return tuple(
+            one.id for one in self.journal.unfinished() if not one.owner_alive and one.parked is None and self._due(one)
+        )
 
     # ------------------------------------------------------------ leftovers
 

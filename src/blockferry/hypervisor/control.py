@@ -51,6 +51,7 @@ class DomainView:
     nvram: str | None
     config_nvram: str | None
     config: domainxml.ParsedDomain | None = None
+    saved: bool = False  # off, with a managed save image
 
 
 ABSENT = DomainView(PowerState.ABSENT, None, False, -1, (), {}, None, None, None)
@@ -109,6 +110,7 @@ class Control:
             nvram=live.nvram if live else None,
             config_nvram=config.nvram if config else None,
             config=config,
+            saved=live is None and bool(domain.hasManagedSaveImage(0)),
         )
 
     @staticmethod

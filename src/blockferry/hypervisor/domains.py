@@ -113,6 +113,7 @@ def _read(domain: libvirt.virDomain) -> Vm:
         autostart=persistent and bool(domain.autostart()),
         has_managed_save=bool(domain.hasManagedSaveImage(0)),
         nvram=now.nvram,
+        config_nvram=config.nvram if config else None,
         tpm=now.tpm,
         snapshots=tuple(sorted(snapshot.getName() for snapshot in domain.listAllSnapshots(0))),
         checkpoints=tuple(sorted(checkpoint.getName() for checkpoint in domain.listAllCheckpoints(0))),

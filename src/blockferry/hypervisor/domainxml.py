@@ -59,11 +59,21 @@ def parse(xml: str) -> ParsedDomain:
     return ParsedDomain(
         name=root.findtext("name") or "",
         disks=tuple(_disk(element, threaded) for element in root.iterfind("./devices/disk")),
-        nvram=(root.findtext("./os/nvram") or "").strip() or None,
+        nvram=_nvram_path(root),
         tpm=tpm is not None and tpm.get("type") == "emulator",
         mark=None if mark is None else mark.get("id"),
         mark_journal="" if mark is None else mark.get("journal", ""),
     )
+
+
+def _nvram_path(root: etree._Element) -> str | None:
+    """The file of the UEFI variables; `<nvram type='file'>` has it in a `<source>` (libvirt 8.5)."""
+    nvram = root.find("./os/nvram")
+    if nvram is None:
+        return None
+    source = nvram.find("source")
+    path = (nvram.text or "") if source is None else source.get("file") or ""
+    return path.strip() or None
 
 
 def merge(live: ParsedDomain | None, config: ParsedDomain | None) -> tuple[Disk, ...]:
@@ -119,10 +129,12 @@ def view_socket(xml: str) -> str | None:
 
 
 def paths(xml: str) -> set[str]:
-    """Every file and device that any `<source>` of an XML names, wherever it stands (snapshots hold whole domains)."""
+    """Every file and device that any `<source>` or `<nvram>` of an XML names, wherever it stands (snapshots hold
+    whole domains)."""
     root = etree.fromstring(xml.encode(), _PARSER)
     sources = [source for source in root.iter("source") if source.getparent() is not None]
-    return {str(path) for source in sources for path in (source.get("file"), source.get("dev")) if path}
+    found = {str(path) for source in sources for path in (source.get("file"), source.get("dev")) if path}
+    return found | {text.strip() for one in root.iter("nvram") if (text := one.text) and text.strip()}
 
 
 def copy_destination_xml(path: str, format: str, block: bool = False, backing: tuple[str, str] | None = None) -> str:
@@ -157,8 +169,13 @@ def repoint(xml: str, disks: Mapping[str, tuple[str, str]], files: Mapping[str, 
         elif source is not None and source.get("file") in files:
             source.set("file", files[source.get("file") or ""])
     nvram = root.find("./os/nvram")
-    if nvram is not None and nvram.text and nvram.text.strip() in files:
-        nvram.text = files[nvram.text.strip()]
+    path = _nvram_path(root)
+    if nvram is not None and path is not None and path in files:
+        source = nvram.find("source")
+        if source is None:
+            nvram.text = files[path]
+        else:
+            source.set("file", files[path])
     return etree.tostring(root, encoding="unicode")
 
 

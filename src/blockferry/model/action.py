@@ -205,6 +205,40 @@ class ReleaseHome:
 
 
 @dataclass(frozen=True, slots=True)
+class Follow:
+    """All is done but the UEFI variables: remember that, with the report so far."""
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitPowerOff:
+    """Leave the move until the VM has been powered off: it holds its UEFI variables open until then."""
+
+
+@dataclass(frozen=True, slots=True)
+class CopyNvram:
+    """Copy the UEFI variables of a VM that is off."""
+
+
+@dataclass(frozen=True, slots=True)
+class PointNvram:
+    """Point the persistent XML to the new UEFI variables; `back`: to the old ones, which the VM has used since."""
+
+    back: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseNvram:
+    """Prove that nothing needs the old UEFI variables, then remove or keep them as asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeaveNvram:
+    """The UEFI variables stay where they are, and why."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class RemoveDestination:
     """Remove all that we made at the destination. The VM does not use it."""
 
@@ -267,6 +301,12 @@ Action = (
     | Settle
     | ReleaseSource
     | ReleaseHome
+    | Follow
+    | AwaitPowerOff
+    | CopyNvram
+    | PointNvram
+    | ReleaseNvram
+    | LeaveNvram
     | RemoveDestination
     | Unmark
     | Finish

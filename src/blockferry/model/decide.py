@@ -12,7 +12,7 @@ changed the VM. What may never happen is written in tests/unit/test_decide.py as
 from __future__ import annotations
 
 from blockferry.model import action as act
-from blockferry.model import verifying
+from blockferry.model import firmware, verifying
 from blockferry.model.inventory import PowerState
 from blockferry.model.observation import DiskView, Job, Observation, Side
 from blockferry.model.plan import DiskPlan, Plan
@@ -53,6 +53,8 @@ def _throttle_is_over(seen: Observation, action: act.Action) -> bool:
 def _decide(plan: Plan, seen: Observation) -> act.Action:
     if seen.record.outcome is not None:
         return act.Done(seen.record.outcome)
+    if seen.record.following:
+        return firmware.follow(seen)
     if seen.state is PowerState.ABSENT:
         return _without_domain(seen)
     if any(view.ending for view in seen.disks):
@@ -475,4 +477,4 @@ def _after_switch(plan: Plan, seen: Observation) -> act.Action:
         return act.ReleaseHome()
     if seen.mark == plan.move:
         return act.Unmark()
-    return act.Finish(Outcome.MOVED)
+    return act.Finish(Outcome.MOVED) if plan.nvram is None else act.Follow()

@@ -237,13 +237,20 @@ CATALOGUE: dict[str, FindingKind] = {
             "`blockferry orphans` lists it after the power cycle.",
         ),
         FindingKind(
-            "NVRAM_STAYS", _W, "The UEFI variable store stays where it is until the VM is off",
-            "libvirt cannot change its path while the VM runs.",
-            "Move the VM once more while it is off to bring it along.",
+            "NVRAM_FOLLOWS", _W, "The UEFI variables follow once the VM has been powered off",
+            "libvirt cannot change their path while the VM runs. The move waits for that (`blockferry moves`) and is "
+            "finished by the next command after it.",
+            "`--firmware leave` leaves them where they are.",
         ),
         FindingKind(
-            "TPM_STAYS", _W, "The vTPM's state stays where it is",
-            "libvirt keeps it outside of datastores.",
+            "NVRAM_STAYS", _W, "The UEFI variables stay where they are",
+            "Their file belongs to the VM all the same; do not remove its datastore.",
+            "",
+        ),
+        FindingKind(
+            "TPM_STAYS", _I, "The vTPM's state stays where it is",
+            "libvirt keeps it outside of datastores, in the host's own directory; a move of the storage on one host "
+            "changes nothing for it.",
             "",
         ),
         FindingKind(

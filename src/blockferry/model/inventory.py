@@ -94,7 +94,8 @@ class Vm:
     disks: tuple[Disk, ...]
     autostart: bool = False
     has_managed_save: bool = False
-    nvram: str | None = None
+    nvram: str | None = None  # the file of its UEFI variables, now
+    config_nvram: str | None = None  # and at its next start
     tpm: bool = False
     snapshots: tuple[str, ...] = ()
     checkpoints: tuple[str, ...] = ()

@@ -77,19 +77,31 @@ class HomeFile:
 
     source: str
     dest: str
-    role: str  # "iso", "nvram", "file"
+    role: str  # "iso", "file"; "nvram" in plans of older versions
     size: int
     target: str | None = None  # the CD drive that has an ISO inserted
 
 
 @dataclass(frozen=True, slots=True)
 class HomePlan:
-    """Where the VM's metadata goes: domain XML, snapshot and checkpoint metadata, ISO, NVRAM."""
+    """Where the VM's metadata goes: domain XML, snapshot and checkpoint metadata, ISO."""
 
     datastore: str
     dest: str
     source: str | None  # the old home directory, None when the VM's files lie flat in the pool
     files: tuple[HomeFile, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NvramPlan:
+    """The UEFI variables (NVRAM): from where to where, once the VM is off. `size` is bytes.
+
+    Never part of the home's files: those are copied first, and the VM may run and write its variables after that.
+    """
+
+    source: str
+    dest: str
+    size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +126,8 @@ class Plan:
     version: int = PLAN_VERSION
     contract: Contract | None = None
     if_not_converging: IfNotConverging = IfNotConverging.WAIT  # never AUTO: that is decided in the pre-check
+    nvram: NvramPlan | None = None  # None: there is none, or it stays
+    vtpm: str | None = None  # where the host keeps the state of the VM's TPM; it stays there
 
     def disk(self, target: str) -> DiskPlan:
         return next(disk for disk in self.disks if disk.target == target)
@@ -126,6 +140,12 @@ class Plan:
     @property
     def can_be_synchronous(self) -> bool:
         return not self.background_only and not any(disk.shallow for disk in self.disks)
+
+    @property
+    def small_files(self) -> tuple[HomeFile, ...]:
+        """All files that change their place and are no disks."""
+        nvram = () if self.nvram is None else (HomeFile(self.nvram.source, self.nvram.dest, "nvram", self.nvram.size),)
+        return (*(self.home.files if self.home else ()), *nvram)
 
     def scratch(self, target: str) -> str:
         """Where the old content of blocks goes that the guest overwrites while this disk is verified."""

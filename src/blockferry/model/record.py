@@ -99,6 +99,9 @@ class Record:
     guest_before: GuestLatency | None = None  # the guest's writes before the copy, when there is a contract
     measured: bool = False  # that was looked at, or cannot be any more
     synchronous: bool = False  # the copies do not get in step in the background, and are made anew as a mirror
+    following: bool = False  # all else is done: only the UEFI variables are to follow, once the VM is off
+    nvram_copied: str = ""  # proof: fingerprint of the old NVRAM that was copied
+    nvram_made: str = ""  # and of the copy: another one means that the VM has run on it
     throttled: dict[str, Throttle] = field(default_factory=dict)
     failure: str | None = None  # the first thing that went wrong, a sentence
     outcome: Outcome | None = None

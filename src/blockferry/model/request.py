@@ -33,6 +33,13 @@ class Provision(enum.Enum):
     THICK = "thick"
 
 
+class Firmware(enum.Enum):
+    """What becomes of the UEFI variables (NVRAM). libvirt cannot point a running VM to another file."""
+
+    NEXT_BOOT = "next-boot"  # they follow once the VM has been powered off; at once when it is off
+    LEAVE = "leave"  # they stay where they are
+
+
 class Chain(enum.Enum):
     """What becomes of a backing chain."""
 
@@ -73,3 +80,4 @@ class MoveRequest:
     verify: bool = False  # compare both sides as they were at the switch before the source is given up
     contract: Contract | None = None
     if_not_converging: IfNotConverging = IfNotConverging.AUTO
+    firmware: Firmware = Firmware.NEXT_BOOT
