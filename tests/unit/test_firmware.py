@@ -49,8 +49,8 @@ FRESH = Record(following=True)
         (seen(RUNNING, NEW, NEW), act.ReleaseNvram()),
         (seen(RUNNING, NEW, OLD), act.LeaveNvram(CHANGED)),
         (seen(RUNNING, OLD, ELSEWHERE), act.LeaveNvram(CHANGED)),
-        (seen(OFF, None, OLD, FRESH, saved=True), act.AwaitPowerOff()),
-        (seen(OFF, None, NEW, saved=True), act.PointNvram(back=True)),
+        (seen(OFF, None, OLD, FRESH, saved=OLD), act.AwaitPowerOff()),
+        (seen(OFF, None, NEW, saved=OLD), act.PointNvram(back=True)),
         (seen(OFF, None, OLD, FRESH), act.CopyNvram()),
         (seen(OFF, None, OLD), act.PointNvram()),
         (seen(OFF, None, OLD, fingerprint="written"), act.CopyNvram()),
@@ -87,7 +87,7 @@ class World:
         view = NvramView(
             self.running_on,
             self.config,
-            saved=off and self.saved_on is not None,
+            saved=self.saved_on if off else None,
             fingerprint=self.fingerprint(OLD) if off else "",
             made=self.fingerprint(NEW) if off else "",
         )
@@ -101,7 +101,7 @@ class World:
             self.running_on = self.saved_on or self.config
             self.saved_on = None
             assert self.held[self.running_on], "the VM was started on a file that is not there: it is wiped"
-            self.stale = self.stale or (self.unlooked and self.held[self.running_on] < self.newest)
+            self.stale = self.stale or (self.unlooked and self.config is NEW and self.held[NEW] < self.newest)
             assert self.held[self.running_on] == self.newest or self.stale, "the VM was started with old variables"
         elif event == "write" and self.running_on is not None:
             self.newest += 1
@@ -130,11 +130,8 @@ class World:
                 yield
                 self.note(nvram_copied="")
             case act.PointNvram():
-                self.config, self.unlooked = NEW, True
+                self.config = NEW
                 yield
-                changed = str(self.held[OLD]) != self.record.nvram_copied and self.running_on is None
-                if self.running_on is OLD or self.saved_on is not None or changed:
-                    self.config = OLD
             case act.ReleaseNvram():
                 if str(self.held[OLD]) == self.record.nvram_copied and OLD not in (self.running_on, self.saved_on):
                     assert self.config is NEW

@@ -34,22 +34,19 @@ def copy_nvram(context: Context, seen: Observation) -> None:
 
 
 def point_nvram(context: Context, action: act.PointNvram, seen: Observation) -> None:
-    """Change the persistent XML; if the VM was started on the old file meanwhile, back at once."""
+    """Change the persistent XML. The next look shows whether the VM was started on the old file meanwhile."""
     plan = _plan(context)
-    there, back = {plan.source: plan.dest}, {plan.dest: plan.source}
     if action.back:
-        context.control.write_config({}, back)
+        if files.stat_one(context.runner, plan.source) is None:
+            # libvirt would make a new one from the template at the next start: the variables would be wiped.
+            raise CopyIncomplete("nvram", f"{plan.source} is gone, so the VM cannot go back to it")
+        context.control.write_config({}, {plan.dest: plan.source})
         context.tell(
             "warning", f"{context.plan.vm} was started on its old UEFI variables meanwhile; they are copied anew"
         )
         context.note(replace(seen.record, nvram_copied=""))
         return
-    context.control.write_config({}, there)
-    now = context.control.look(())
-    written = fingerprint(context.runner, plan.source) != seen.record.nvram_copied
-    if now.nvram == plan.source or now.saved or (written and not now.state.active):
-        context.control.write_config({}, back)
-        return
+    context.control.write_config({}, {plan.source: plan.dest})
     point("nvram-pointed")
 
 
@@ -84,7 +81,7 @@ def _reason_to_keep(context: Context, plan: NvramPlan, seen: Observation) -> str
     view = seen.nvram
     new = files.stat_one(context.runner, plan.dest)
     old = files.stat_one(context.runner, plan.source)
-    if view is None or view.config is not Side.DESTINATION or view.live is Side.SOURCE:
+    if view is None or view.config is not Side.DESTINATION or Side.SOURCE in (view.live, view.saved):
         return "the VM was not seen to use the new one"
     if new is None or old is None:
         return f"the new one {plan.dest} cannot be found"

@@ -141,7 +141,7 @@ class Observer:
         return NvramView(
             live=_nvram_side(plan, view.nvram) if view.state.active else None,
             config=_nvram_side(plan, view.config_nvram) if view.persistent else None,
-            saved=view.saved,
+            saved=_nvram_side(plan, view.saved_nvram) if view.saved else None,
             fingerprint=fingerprint(self._runner, plan.source) if off else "",
             made=fingerprint(self._runner, plan.dest) if off else "",
         )

@@ -52,6 +52,7 @@ class DomainView:
     config_nvram: str | None
     config: domainxml.ParsedDomain | None = None
     saved: bool = False  # off, with a managed save image
+    saved_nvram: str | None = None  # the NVRAM that it names
 
 
 ABSENT = DomainView(PowerState.ABSENT, None, False, -1, (), {}, None, None, None)
@@ -99,6 +100,7 @@ class Control:
             else:
                 others[target] = f"block job of type {kind}"
         disks = tuple(replace(one, other_job=others.get(one.target)) for one in domainxml.merge(live, config))
+        saved = live is None and bool(domain.hasManagedSaveImage(0))
         return DomainView(
             state=state,
             pause_reason=reason,
@@ -110,7 +112,8 @@ class Control:
             nvram=live.nvram if live else None,
             config_nvram=config.nvram if config else None,
             config=config,
-            saved=live is None and bool(domain.hasManagedSaveImage(0)),
+            saved=saved,
+            saved_nvram=domainxml.parse(domain.managedSaveGetXMLDesc(0)).nvram if saved else None,
         )
 
     @staticmethod

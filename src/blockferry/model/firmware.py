@@ -26,15 +26,16 @@ def follow(seen: Observation) -> act.Action:
         return act.Finish(Outcome.MOVED)
     if seen.state is PowerState.ABSENT:
         return act.LeaveNvram("the VM is not defined any more")
-    if not seen.persistent or Side.ELSEWHERE in (view.live, view.config):
+    used = view.live or view.saved
+    if not seen.persistent or Side.ELSEWHERE in (used, view.config):
         return act.LeaveNvram(CHANGED)
-    if seen.state.active or view.saved:
-        if view.live is Side.DESTINATION and view.config is Side.DESTINATION:
+    if used is not None:
+        if used is Side.DESTINATION and view.config is Side.DESTINATION:
             return act.ReleaseNvram()
         if view.config is Side.DESTINATION and record.nvram_copied:
             # Started (or saved) on the old file in the moment before the configuration was written.
             return act.PointNvram(back=True)
-        if Side.DESTINATION in (view.live, view.config):
+        if Side.DESTINATION in (used, view.config):
             return act.LeaveNvram(CHANGED)
         return _left(seen) or act.AwaitPowerOff()
     copied = bool(record.nvram_copied) and record.nvram_copied == view.fingerprint
@@ -42,9 +43,9 @@ def follow(seen: Observation) -> act.Action:
         return act.LeaveNvram(CHANGED)
     if view.config is Side.DESTINATION:
         # Written to after it was copied, it is the truth, unless the VM has run on the copy, too: then both are kept.
-        used = view.made != record.nvram_made
+        run = view.made != record.nvram_made
         gone = view.fingerprint == MISSING  # removed by us, and killed before that was noted
-        return act.ReleaseNvram() if copied or used or gone else act.PointNvram(back=True)
+        return act.ReleaseNvram() if copied or run or gone else act.PointNvram(back=True)
     return _left(seen) or (act.PointNvram() if copied else act.CopyNvram())
 
 

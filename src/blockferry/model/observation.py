@@ -69,7 +69,7 @@ class NvramView:
 
     live: Side | None  # None: the VM is not active
     config: Side | None  # None: the VM is not persistent
-    saved: bool = False  # off, with a saved state (`virsh managedsave`) that names the present file
+    saved: Side | None = None  # off, with a saved state (`virsh managedsave`) that names this file
     fingerprint: str = ""  # of the old file; only looked at when the VM is off
     made: str = ""  # the same of the new one
 
