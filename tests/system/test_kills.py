@@ -24,7 +24,11 @@ VERIFY = ("view-prepared", "taking-view", "view-taken", "verifying", "verified",
 """Passed with --verify only: test_verify.py kills there."""
 COURSE = ("going-synchronous", "throttling", "throttled", "unthrottled")
 """Passed when the guest outruns its copy only: test_pace.py kills there."""
-LIVE = tuple(one for one in POINTS if one not in (*COLD, *START, *BACK, *VERIFY, *COURSE))
+FIRMWARE = ("following", "nvram-named", "nvram-copied", "nvram-pointed", "releasing-nvram", "nvram-released")
+"""Passed with UEFI variables only: test_firmware.py kills there."""
+SNAPSHOTS = ("snapshots-written",)
+"""Passed with snapshots only: test_snapshots.py kills there."""
+LIVE = tuple(one for one in POINTS if one not in (*COLD, *START, *BACK, *VERIFY, *COURSE, *FIRMWARE, *SNAPSHOTS))
 
 
 @pytest.fixture(scope="module")

@@ -67,6 +67,8 @@ def perform(context: Context, action: act.Action, seen: Observation) -> None:
             _note_switched(context, seen)
         case act.WriteConfig():
             _write_config(context, seen)
+        case act.WriteSnapshots():
+            _write_snapshots(context, seen)
         case act.MoveMedium():
             _move_medium(context, action, seen)
         case act.RevertConfig():
@@ -393,6 +395,15 @@ def _write_config(context: Context, seen: Observation) -> None:
     context.control.write_config({disk.target: (disk.dest, disk.dest_format) for disk in plan.disks}, small)
     point("config-written")
     context.note(replace(seen.record, config_written=True))
+
+
+def _write_snapshots(context: Context, seen: Observation) -> None:
+    """The snapshots' metadata names the new files; until then the proof keeps the old ones."""
+    changed = context.control.write_snapshots(context.plan.new_names)
+    if changed:
+        context.tell("action", f"the metadata of the snapshots {', '.join(changed)} names the new files")
+    point("snapshots-written")
+    context.note(replace(seen.record, snapshots_written=True))
 
 
 def _move_medium(context: Context, action: act.MoveMedium, seen: Observation) -> None:

@@ -53,6 +53,8 @@ def point_nvram(context: Context, action: act.PointNvram, seen: Observation) -> 
 def release_nvram(context: Context, seen: Observation) -> None:
     """Remove or keep the old file, as asked; keep it whenever the proof that nothing needs it is not complete."""
     plan = _plan(context)
+    if seen.persistent:
+        context.control.write_snapshots({plan.source: plan.dest})
     point("releasing-nvram")
     found = files.stat_one(context.runner, plan.source)
     doubt = None if found is None else _reason_to_keep(context, plan, seen)

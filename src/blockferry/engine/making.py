@@ -136,17 +136,19 @@ def cold_copy(context: Context, target: str, seen: Observation) -> None:
     copying.convert(
         context.runner,
         disk.source,
-        disk.source_format,
+        "raw" if disk.as_is else disk.source_format,
         disk.dest,
-        disk.dest_format,
+        "raw" if disk.as_is else disk.dest_format,
         progress=lambda fraction: _show_cold(context, disk, fraction),
         should_stop=context.should_stop,
         rate_limit=record.bandwidth or None,
         thick=disk.thick,
         backing=disk.backing,
-        bitmaps=disk.has_bitmaps and disk.dest_format == "qcow2" and disk.backing is None,
+        bitmaps=disk.has_bitmaps and disk.dest_format == "qcow2" and disk.backing is None and not disk.as_is,
     )
     found = qemuimg.chain(context.runner, disk.dest, disk.dest_format)[0]
+    if disk.as_is and not found.internal_snapshots:
+        raise CopyIncomplete(target, f"{disk.dest} does not hold the internal snapshots of {disk.source}")
     if guest_size(found.virtual_size) != disk.virtual_size:
         raise CopyIncomplete(target, f"{disk.dest} has {found.virtual_size} bytes instead of {disk.virtual_size}")
     _show_cold(context, disk, 1.0)

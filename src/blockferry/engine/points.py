@@ -48,6 +48,7 @@ POINTS = (
     "view-ended",
     "switched-noted",
     "config-written",
+    "snapshots-written",
     "settled",
     "releasing-source",
     "source-released",

@@ -98,6 +98,7 @@ def survey(
         reserved=reserved,
         home_source=home_source,
         home_files=home_files,
+        snapshots=domains.snapshots(connection, vm.name),
         other_move=other_move,
         compare_problem=syncing.problem(runner) if request.verify else None,
         suspended_start=suspended_start,

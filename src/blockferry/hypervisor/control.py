@@ -254,6 +254,26 @@ class Control:
             if changed != domainxml.repoint(xml, {}, {}):
                 self.connection.raw.defineXML(changed)
 
+    def write_snapshots(self, names: Mapping[str, str]) -> tuple[str, ...]:
+        """Define the metadata of all snapshots anew, with files under their new names; those that were changed.
+
+        virDomainSnapshotCreateXML with REDEFINE replaces what it has of a snapshot of that name; its parent, its
+        children and which one is the current stay. Nothing is done to a disk.
+        """
+        changed = []
+        with self.connection.doing(f"write the metadata of the snapshots of VM {self.name}"):
+            domain = self._domain()
+            for snapshot in domain.listAllSnapshots(libvirt.VIR_DOMAIN_SNAPSHOT_LIST_TOPOLOGICAL):
+                xml = snapshot.getXMLDesc(libvirt.VIR_DOMAIN_SNAPSHOT_XML_SECURE)
+                renamed = domainxml.rename(xml, names)
+                if renamed != domainxml.rename(xml, {}):
+                    flags = libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_REDEFINE
+                    if snapshot.isCurrent():
+                        flags |= libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_CURRENT
+                    domain.snapshotCreateXML(renamed, flags)
+                    changed.append(snapshot.getName())
+        return tuple(changed)
+
     def metadata(self) -> dict[str, str]:
         """File name -> XML of all that libvirt knows of this VM, for the home directory.
 

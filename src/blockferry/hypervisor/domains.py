@@ -7,7 +7,7 @@ import libvirt
 from blockferry.errors import VmNotFound, nearest
 from blockferry.hypervisor import domainxml
 from blockferry.hypervisor.connection import Connection
-from blockferry.model.inventory import PowerState, Vm
+from blockferry.model.inventory import PowerState, Snapshot, Vm
 
 _STATES = {
     libvirt.VIR_DOMAIN_RUNNING: PowerState.RUNNING,
@@ -78,6 +78,14 @@ def names_beside(connection: Connection) -> dict[str, str]:
                 with connection.doing(f"describe VM {domain.name()}"):
                     raise
     return found
+
+
+def snapshots(connection: Connection, name: str) -> tuple[Snapshot, ...]:
+    """The snapshots of a VM, by name."""
+    with connection.doing(f"list the snapshots of VM {name}"):
+        found = connection.raw.lookupByName(name).listAllSnapshots(0)
+        xmls = [snapshot.getXMLDesc(0) for snapshot in found]
+    return tuple(sorted((domainxml.snapshot(xml) for xml in xmls), key=lambda one: one.name))
 
 
 def power_state(domain: libvirt.virDomain) -> tuple[PowerState, str | None]:

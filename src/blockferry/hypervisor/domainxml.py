@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from lxml import etree
 
-from blockferry.model.inventory import Disk, DiskSource, Mirror
+from blockferry.model.inventory import Disk, DiskSource, Mirror, Snapshot
 
 MARK_URI = "urn:blockferry:move:1"
 MARK_PREFIX = "blockferry"
@@ -135,6 +135,37 @@ def paths(xml: str) -> set[str]:
     sources = [source for source in root.iter("source") if source.getparent() is not None]
     found = {str(path) for source in sources for path in (source.get("file"), source.get("dev")) if path}
     return found | {text.strip() for one in root.iter("nvram") if (text := one.text) and text.strip()}
+
+
+def snapshot(xml: str) -> Snapshot:
+    """Read a snapshot's metadata. https://libvirt.org/formatsnapshot.html"""
+    root = etree.fromstring(xml.encode(), _PARSER)
+    kinds: dict[str, list[str]] = {}
+    for disk in root.iterfind("./disks/disk"):
+        kinds.setdefault(disk.get("snapshot", ""), []).append(disk.get("name", ""))
+    memory = root.find("./memory")
+    return Snapshot(
+        name=root.findtext("name") or "",
+        internal=tuple(kinds.get("internal", ())),
+        external=tuple(kinds.get("external", ())),
+        files=tuple(sorted(paths(xml))),
+        memory=None if memory is None else memory.get("file"),
+    )
+
+
+def rename(xml: str, names: Mapping[str, str]) -> str:
+    """Any XML of libvirt's with these files elsewhere, wherever it names them: a snapshot holds whole domains."""
+    root = etree.fromstring(xml.encode(), _PARSER)
+    for source in root.iter("source"):
+        for attribute in ("file", "dev"):
+            path = str(source.get(attribute, ""))
+            if path in names:
+                source.set(attribute, names[path])
+    for nvram in root.iter("nvram"):
+        path = (nvram.text or "").strip()
+        if path in names:
+            nvram.text = names[path]
+    return etree.tostring(root, encoding="unicode")
 
 
 def copy_destination_xml(path: str, format: str, block: bool = False, backing: tuple[str, str] | None = None) -> str:

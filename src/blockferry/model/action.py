@@ -145,6 +145,11 @@ class WriteConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class WriteSnapshots:
+    """Make the snapshots' metadata name the files at the destination."""
+
+
+@dataclass(frozen=True, slots=True)
 class MoveMedium:
     """Point a running VM's CD drive to the copy of its ISO in the new home."""
 
@@ -291,6 +296,7 @@ Action = (
     | Fail
     | ColdCopy
     | WriteConfig
+    | WriteSnapshots
     | MoveMedium
     | RevertConfig
     | NoteSwitched

@@ -166,6 +166,10 @@ def _forward_live(plan: Plan, seen: Observation) -> act.Action:
     for view in seen.disks:
         if view.job is Job.FOREIGN:
             return act.Fail(f"somebody else runs a block job on {view.target} ({view.foreign})")
+    if any(disk.as_is for disk in plan.disks):
+        return act.Fail(
+            f"{plan.vm} was started during the move; its internal snapshots can only be carried while it is off"
+        )
     if any(view.config is Side.DESTINATION for view in seen.disks):
         # Started on the old disks in the moment before a cold move wrote its configuration. What is copied from
         # now on must not be what the next start uses.
@@ -463,6 +467,8 @@ def _after_switch(plan: Plan, seen: Observation) -> act.Action:
             return act.MoveMedium(target)
     if seen.persistent and not (record.config_written and seen.config_agrees):
         return act.WriteConfig()
+    if plan.snapshots and not record.snapshots_written:
+        return act.WriteSnapshots()
     for disk in plan.disks:
         if disk.target not in record.settled:
             return act.Settle(disk.target)

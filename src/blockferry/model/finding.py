@@ -152,13 +152,13 @@ CATALOGUE: dict[str, FindingKind] = {
         ),
         FindingKind(
             "SNAPSHOTS", _E, "The VM has snapshots that cannot be carried",
-            "Their metadata names the old files; after the move they could not be reverted to.",
+            "Their metadata names the old files; after the move they could not be reverted to (docs/snapshots.md).",
             "`virsh snapshot-list VM`; delete or commit them first.",
         ),
         FindingKind(
             "INTERNAL_SNAPSHOTS", _E, "The image holds internal snapshots that would be lost",
             "A copy carries what the guest sees now, not what is saved inside the qcow2 file.",
-            "`qemu-img snapshot -l FILE`; delete them first.",
+            "Power the VM off: the file is then copied as it is, with all its snapshots.",
         ),
         FindingKind(
             "CHECKPOINTS_LOST", _E, "The VM has checkpoints that the destination's format cannot carry",

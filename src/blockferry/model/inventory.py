@@ -109,6 +109,20 @@ class Vm:
 
 
 @dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A snapshot of a VM, as libvirt's metadata has it.
+
+    `files`: every file that it names: the disks as they were, and the overlays that were begun by it.
+    """
+
+    name: str
+    internal: tuple[str, ...] = ()  # targets whose state is inside of their qcow2 file
+    external: tuple[str, ...] = ()  # targets whose state is their former file, under an overlay
+    files: tuple[str, ...] = ()
+    memory: str | None = None  # the file that holds the guest's memory of that moment
+
+
+@dataclass(frozen=True, slots=True)
 class Image:
     """One file of a backing chain, as `qemu-img info` reports it. Sizes are bytes."""
 

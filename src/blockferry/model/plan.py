@@ -52,6 +52,7 @@ class DiskPlan:
     cache: str | None = None
     cluster_size: int | None = None
     has_bitmaps: bool = False
+    as_is: bool = False  # the file is copied byte for byte: it holds internal snapshots; only while the VM is off
     granularity: int = 0  # bytes per tracked region, 0: QEMU's default
 
     @property
@@ -126,6 +127,7 @@ class Plan:
     version: int = PLAN_VERSION
     contract: Contract | None = None
     if_not_converging: IfNotConverging = IfNotConverging.WAIT  # never AUTO: that is decided in the pre-check
+    snapshots: tuple[str, ...] = ()  # whose metadata is to name the new files
     nvram: NvramPlan | None = None  # None: there is none, or it stays
     vtpm: str | None = None  # where the host keeps the state of the VM's TPM; it stays there
 
@@ -146,6 +148,16 @@ class Plan:
         """All files that change their place and are no disks."""
         nvram = () if self.nvram is None else (HomeFile(self.nvram.source, self.nvram.dest, "nvram", self.nvram.size),)
         return (*(self.home.files if self.home else ()), *nvram)
+
+    @property
+    def new_names(self) -> dict[str, str]:
+        """Old path -> new path of every image, top layers and lower ones, and of the home's files; not of the NVRAM,
+        which comes later."""
+        found = {one.source: one.dest for one in self.home.files} if self.home else {}
+        for disk in self.disks:
+            found.update({layer.source: layer.dest for layer in disk.layers})
+            found[disk.source] = disk.dest
+        return found
 
     def scratch(self, target: str) -> str:
         """Where the old content of blocks goes that the guest overwrites while this disk is verified."""

@@ -74,6 +74,7 @@ def precheck(request: MoveRequest, facts: Facts, move: str) -> tuple[tuple[Findi
         disk = facts.vm.disk(target)
         assert disk is not None
         _look_at_disk(request, facts, disk, store, draft)
+    draft.findings.extend(vmcheck.snapshot_findings(request, facts, tuple(wanted)))
     home = _home(request, facts, draft)
     nvram = _nvram(request, facts, home, draft)
     vtpm = _vtpm(facts, draft)
@@ -105,6 +106,7 @@ def precheck(request: MoveRequest, facts: Facts, move: str) -> tuple[tuple[Findi
         background_only=unsafe is not None,
         contract=request.contract,
         if_not_converging=policy,
+        snapshots=tuple(one.name for one in facts.snapshots),
         nvram=nvram,
         vtpm=vtpm,
     )
@@ -196,6 +198,7 @@ def _look_at_disk(request: MoveRequest, facts: Facts, disk: Disk, store: Datasto
             cache=disk.cache,
             cluster_size=top.cluster_size if new_format == top.format == "qcow2" else None,
             has_bitmaps=bool(top.bitmaps),
+            as_is=bool(top.internal_snapshots),
             granularity=methods.granularity(top.format, new_format),
         )
     )

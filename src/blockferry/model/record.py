@@ -87,6 +87,7 @@ class Record:
     switch_attempts: int = 0
     switched: bool = False  # proof: all disks were seen at the destination
     config_written: bool = False  # proof: what is written down for the next start was seen to agree
+    snapshots_written: bool = False  # the snapshots' metadata names the new files
     settled: tuple[str, ...] = ()  # targets whose new image is complete on stable storage (and thick if asked)
     view: View = View.NONE
     view_of: int = -1  # libvirt's domain id when it was prepared: it dies with its QEMU
