@@ -208,6 +208,8 @@ class Loop:
             self.context.tell(
                 "phase", f"the UEFI variables of {self.context.plan.vm} follow once it has been powered off"
             )
+        note = "waits until the VM has been powered off" if seen.state.active else ""
+        self.publish(showing.progress(self.context, seen, "firmware", note))
         point("following")
 
     def _report(self, outcome: Outcome, seconds: float, record: Record) -> Report:

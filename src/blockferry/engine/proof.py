@@ -43,6 +43,10 @@ def claims(journal: Journal, uri: str, host: str, apart_from: str | None = None)
     for one in journal.unfinished():
         if one.id == apart_from:
             continue  # others whatever their URI: two may lead to one host, and too much care costs nothing
+        if one.record.following:  # its disks are done with
+            nvram = one.plan.nvram
+            paths.update({posixpath.normpath(path): one.id for path in (nvram.source, nvram.dest)} if nvram else {})
+            continue
         home = one.plan.small_files
         for path in (
             *(path for disk in one.plan.disks for path in (disk.source, disk.dest, *disk.old_files)),

@@ -136,7 +136,7 @@ class Journal:
         """
         found: dict[str, int] = {}
         for one in self.unfinished():
-            if one.id == exclude:
+            if one.id == exclude or one.record.following:
                 continue
             written = {disk.target: max(0, disk.done - disk.changed) for disk in one.progress.disks}
             for disk in one.plan.disks:

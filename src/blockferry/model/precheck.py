@@ -335,6 +335,8 @@ def _nvram(request: MoveRequest, facts: Facts, home: HomePlan | None, draft: _Dr
     planned = facts.following if facts.following is not None and facts.following.source == vm.nvram else None
     if home is not None and small is not None:
         planned = NvramPlan(vm.nvram, posixpath.join(home.dest, posixpath.basename(vm.nvram)), small.size)
+        if planned.dest == posixpath.normpath(vm.nvram):
+            return None  # the home comes to where they are
         if planned.dest in facts.existing:
             text = f"{planned.dest} is there already; the UEFI variables of {vm.name} would go there."
             draft.findings.append(finding("NAME_COLLISION", text))
