@@ -134,7 +134,17 @@ def paths(xml: str) -> set[str]:
     root = etree.fromstring(xml.encode(), _PARSER)
     sources = [source for source in root.iter("source") if source.getparent() is not None]
     found = {str(path) for source in sources for path in (source.get("file"), source.get("dev")) if path}
-    return found | {text.strip() for one in root.iter("nvram") if (text := one.text) and text.strip()}
+    return found | _nvrams(root)
+
+
+def _nvrams(root: etree._Element) -> set[str]:
+    return {text.strip() for one in root.iter("nvram") if (text := one.text) and text.strip()}
+
+
+def _disk_files(root: etree._Element) -> set[str]:
+    """What disks name, not network interfaces and the like, at any depth."""
+    sources = [source for disk in root.iter("disk") for source in disk.iter("source")]
+    return {str(path) for source in sources for path in (source.get("file"), source.get("dev")) if path}
 
 
 def snapshot(xml: str) -> Snapshot:
@@ -148,7 +158,7 @@ def snapshot(xml: str) -> Snapshot:
         name=root.findtext("name") or "",
         internal=tuple(kinds.get("internal", ())),
         external=tuple(kinds.get("external", ())),
-        files=tuple(sorted(paths(xml))),
+        files=tuple(sorted(_disk_files(root) | _nvrams(root))),
         memory=None if memory is None else memory.get("file"),
     )
 
