@@ -73,6 +73,7 @@ FOLLOWING = NvramPlan(VARS, "/other/web01/web01_VARS.fd", 540672)
         (REQUEST, facts(home_files=()), "NVRAM_STAYS", None),
         (REQUEST, facts(persistent=False), "NVRAM_STAYS", None),
         (REQUEST, facts(config_nvram="/elsewhere"), "NVRAM_STAYS", None),
+        (REQUEST, facts(config_nvram=None), "NVRAM_STAYS", None),
         (REQUEST, facts(nvram=None, config_nvram=None), None, None),
         (
             REQUEST,

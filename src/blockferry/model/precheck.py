@@ -345,7 +345,9 @@ def _nvram(request: MoveRequest, facts: Facts, home: HomePlan | None, draft: _Dr
         why = "as asked"
     elif not vm.persistent:
         why = "the VM is transient: when it is off there is nothing that could be pointed elsewhere"
-    elif vm.config_nvram not in (None, vm.nvram):
+    elif vm.config_nvram is None:
+        why = "the configuration leaves their place to libvirt"
+    elif vm.config_nvram != vm.nvram:
         why = f"the next start would use {vm.config_nvram}"
     elif planned is None:
         why = "its home does not move" if home is None else "the file is another VM's, too, or cannot be found"
