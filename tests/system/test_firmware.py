@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from lab import Datastore, Disk, Guest, Host, Lab
+from lab.pytest_plugin import MakeGuest
 from tests.system.moving import Ferry, assert_whole, wait
 
 pytestmark = pytest.mark.lab
@@ -162,6 +163,25 @@ def test_a_start_between_the_copy_and_the_configuration_loses_nothing(
     wait(lambda: ferry.move_of(guest.name) is None, "the variables")
     new = nvram_of(guest, inactive=True)
     assert new.read_bytes() == bytes(data)
+
+
+def test_variables_that_libvirt_has_put_in_its_own_place(ferry: Ferry, make_guest: MakeGuest, ssd: Datastore) -> None:
+    """`<os firmware='efi'>`: the persistent configuration names no file, libvirt has one all the same."""
+    guest = make_guest([Disk("vda", ferry.stores[0], size="64MiB")], machine="q35")
+    host = guest.host
+    host.virsh("define", "/dev/stdin", stdin=guest.xml(inactive=True).replace("<os>", "<os firmware='efi'>"))
+    old = host.directory / "lib/qemu/nvram" / f"{guest.name}_VARS.fd"
+    old.parent.mkdir(parents=True, exist_ok=True)
+    data = TEMPLATE.read_bytes()
+    old.write_bytes(data[: -len(MARK)] + MARK)
+    ferry.ok("move", guest.name, "--to", "ssd")
+    new = nvram_of(guest, inactive=True)
+    assert new == ssd.home(guest.name) / old.name
+    assert not old.exists()
+    guest.start(wait=False)
+    assert nvram_of(guest) == new
+    assert_its_own(new)
+    assert not old.exists()
 
 
 def test_left_as_asked_and_cancelled_later(ferry: Ferry, uefi: Guest, old_san: Datastore, ssd: Datastore) -> None:

@@ -16,6 +16,9 @@ from blockferry.model.inventory import Disk, DiskSource, Mirror, Snapshot
 MARK_URI = "urn:blockferry:move:1"
 MARK_PREFIX = "blockferry"
 
+NVRAM_DIRECTORY = "/var/lib/libvirt/qemu/nvram"
+"""Where libvirt's system instance keeps the UEFI variables of a VM whose XML does not say; no setting changes it."""
+
 _PARSER = etree.XMLParser(resolve_entities=False, no_network=True, huge_tree=True)
 
 
@@ -67,13 +70,32 @@ def parse(xml: str) -> ParsedDomain:
 
 
 def _nvram_path(root: etree._Element) -> str | None:
-    """The file of the UEFI variables; `<nvram type='file'>` has it in a `<source>` (libvirt 8.5)."""
+    """The file of the UEFI variables; `<nvram type='file'>` has it in a `<source>` (libvirt 8.5).
+
+    With `<os firmware='efi'>` libvirt 9.0 fills it in at each start only, so that a persistent XML says nothing of it.
+    """
     nvram = root.find("./os/nvram")
+    if nvram is not None:
+        source = nvram.find("source")
+        path = (nvram.text or "") if source is None else source.get("file") or ""
+        return path.strip() or None
+    os_element = root.find("./os")
+    automatic = os_element is not None and os_element.get("firmware") == "efi"
+    return f"{NVRAM_DIRECTORY}/{root.findtext('name')}_VARS.fd" if automatic else None
+
+
+def _point_nvram(domain: etree._Element, files: Mapping[str, str]) -> None:
+    path, os_element = _nvram_path(domain), domain.find("./os")
+    if path is None or path not in files or os_element is None:
+        return
+    nvram = os_element.find("nvram")
     if nvram is None:
-        return None
+        nvram = etree.SubElement(os_element, "nvram")
     source = nvram.find("source")
-    path = (nvram.text or "") if source is None else source.get("file") or ""
-    return path.strip() or None
+    if source is None:
+        nvram.text = files[path]
+    else:
+        source.set("file", files[path])
 
 
 def merge(live: ParsedDomain | None, config: ParsedDomain | None) -> tuple[Disk, ...]:
@@ -138,7 +160,12 @@ def paths(xml: str) -> set[str]:
 
 
 def _nvrams(root: etree._Element) -> set[str]:
-    return {text.strip() for one in root.iter("nvram") if (text := one.text) and text.strip()}
+    return {path for domain in _domains(root) if (path := _nvram_path(domain)) is not None}
+
+
+def _domains(root: etree._Element) -> list[etree._Element]:
+    """The domains that an XML describes: itself, or those in a snapshot."""
+    return list(root.iter("domain", "inactiveDomain"))
 
 
 def _disk_files(root: etree._Element) -> set[str]:
@@ -171,10 +198,8 @@ def rename(xml: str, names: Mapping[str, str]) -> str:
             path = str(source.get(attribute, ""))
             if path in names:
                 source.set(attribute, names[path])
-    for nvram in root.iter("nvram"):
-        path = (nvram.text or "").strip()
-        if path in names:
-            nvram.text = names[path]
+    for domain in _domains(root):
+        _point_nvram(domain, names)
     return etree.tostring(root, encoding="unicode")
 
 
@@ -209,14 +234,7 @@ def repoint(xml: str, disks: Mapping[str, tuple[str, str]], files: Mapping[str, 
             _repoint_disk(element, *disks[target])
         elif source is not None and source.get("file") in files:
             source.set("file", files[source.get("file") or ""])
-    nvram = root.find("./os/nvram")
-    path = _nvram_path(root)
-    if nvram is not None and path is not None and path in files:
-        source = nvram.find("source")
-        if source is None:
-            nvram.text = files[path]
-        else:
-            source.set("file", files[path])
+    _point_nvram(root, files)
     return etree.tostring(root, encoding="unicode")
 
 
