@@ -246,7 +246,7 @@ def test_fields_of_the_past_take_their_defaults(journal: Journal, url: str) -> N
         ("record", "not json"),
         ("wanted", "pause"),
         ("plan", "{}"),
-        ("plan", codec.encode(make_plan("a1")).replace('"version":1', '"version":2')),
+        ("plan", codec.encode(make_plan("a1")).replace('"version":2', '"version":3')),
     ],
 )
 def test_what_cannot_be_understood_is_said(journal: Journal, url: str, column: str, text: str) -> None:

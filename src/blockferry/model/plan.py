@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from blockferry.model.inventory import PowerState
 from blockferry.model.request import Chain, Contract, IfNotConverging, Method, SourcePolicy
 
-PLAN_VERSION = 1
+PLAN_VERSION = 2
+"""2: UEFI variables apart from the home's files, files copied as they are; an older blockferry would lose them."""
 
 
 @dataclass(frozen=True, slots=True)
