@@ -46,6 +46,9 @@ def point_nvram(context: Context, action: act.PointNvram, seen: Observation) -> 
         )
         context.note(replace(seen.record, nvram_copied=""))
         return
+    now = context.control.look(())
+    if now.state.active or now.saved or fingerprint(context.runner, plan.source) != seen.record.nvram_copied:
+        return  # it was started since the look that this was decided by: look again
     context.control.write_config({}, {plan.source: plan.dest})
     point("nvram-pointed")
 
