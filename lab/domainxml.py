@@ -24,8 +24,9 @@ def domain_xml(
     vcpus: int,
     machine: str,
     extra_devices: str,
+    extra_os: str = "",
 ) -> str:
-    """Domain XML; `extra_devices` is put into <devices> as it is."""
+    """Domain XML; `extra_devices` and `extra_os` are put into <devices> and <os> as they are."""
     cmdline = boot.cmdline + (" lab.cdrom" if "cdrom" in extra_devices else "")
     return f"""\
 <domain type='qemu'>
@@ -34,6 +35,7 @@ def domain_xml(
   <vcpu>{vcpus}</vcpu>
   <os>
     <type arch='x86_64' machine='{machine}'>hvm</type>
+    {extra_os}
     <kernel>{boot.kernel}</kernel>
     <initrd>{boot.initrd}</initrd>
     <cmdline>{cmdline}</cmdline>

@@ -154,6 +154,7 @@ class Lab:
         vcpus: int = 1,
         machine: str = "pc",
         extra_devices: str = "",
+        extra_os: str = "",
         start: bool = False,
     ) -> Guest:
         """A new guest with its images, defined on the host (or, not persistent, ready to be created by `start`)."""
@@ -179,6 +180,7 @@ class Lab:
         xml = domainxml.domain_xml(
             name, specs, boot=bootimage.boot(), channels=place, memory_bytes=to_bytes(memory), cache=cache,
             discard=discard, vcpus=vcpus, machine=machine, extra_devices=extra_devices,
+            extra_os=extra_os,
         )  # fmt: skip
         guest = Guest(spec, host, place, self.directory, None if persistent else xml)
         self.guests[name] = guest

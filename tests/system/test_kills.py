@@ -30,7 +30,12 @@ OVERLAYS = (
     *("checkpoint-suspending", "checkpoint-suspended"),
 )
 """Passed by the method snapshot, and with copies large enough for checkpoints: test_resume.py kills there."""
-LIVE = tuple(one for one in POINTS if one not in (*COLD, *START, *BACK, *VERIFY, *COURSE, *OVERLAYS))
+FIRMWARE = ("following", "nvram-named", "nvram-copied", "nvram-pointed", "releasing-nvram", "nvram-released")
+"""Passed with UEFI variables only: test_firmware.py kills there."""
+SNAPSHOTS = ("snapshots-written",)
+"""Passed with snapshots only: test_snapshots.py kills there."""
+ELSEWHERE = (*COLD, *START, *BACK, *VERIFY, *COURSE, *OVERLAYS, *FIRMWARE, *SNAPSHOTS)
+LIVE = tuple(one for one in POINTS if one not in ELSEWHERE)
 
 
 @pytest.fixture(scope="module")

@@ -116,9 +116,10 @@ def alias(case: Case) -> None:
     case.pool("alias", path)
 
 
-def internal_snapshot(case: Case) -> None:
-    case.host.virsh("snapshot-create-as", case.guest.name, "before")
-    case.after.callback(case.host.virsh, "snapshot-delete", case.guest.name, "before")
+def external_snapshot(case: Case) -> None:
+    overlay = f"vda,snapshot=external,file={case.disk.with_suffix('.before')}"
+    case.host.virsh("snapshot-create-as", case.guest.name, "before", "--disk-only", "--diskspec", overlay)
+    case.after.callback(case.host.virsh, "snapshot-delete", case.guest.name, "before", "--metadata")
 
 
 def snapshot_in_the_image(case: Case) -> None:
@@ -173,8 +174,8 @@ REFUSALS: list[tuple[Callable[[Case], None] | None, str, list[str]]] = [
     (there_already, "NAME_COLLISION", []),
     (inactive, "DATASTORE_INACTIVE", []),
     (read_only_store, "DATASTORE_MISSING", []),
-    (internal_snapshot, "SNAPSHOTS", []),
-    (snapshot_in_the_image, "INTERNAL_SNAPSHOTS", []),
+    (external_snapshot, "SNAPSHOTS", []),
+    (snapshot_in_the_image, "INTERNAL_SNAPSHOTS", ["--format", "raw"]),
     (odd_format, "UNSUPPORTED_FORMAT", []),
     (too_large, "FORMAT_CANNOT_HOLD", ["--format", "vmdk"]),
     (other_job, "JOB_ON_DISK", []),

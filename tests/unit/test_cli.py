@@ -16,7 +16,7 @@ from blockferry.cli import display, main
 from blockferry.cli.app import App
 from blockferry.errors import HostUnreachable
 from blockferry.model.finding import CATALOGUE
-from blockferry.model.record import Outcome
+from blockferry.model.record import Outcome, Record
 from blockferry.model.request import Chain, Method, MoveRequest, Provision, SourcePolicy
 from blockferry.units import MiB
 
@@ -309,6 +309,22 @@ def test_watch_exits_as_move_would_have(outcome: Outcome | None, status: int) ->
     result = call(service, "watch", "3f2a")
     assert result.exit_code == status
     assert call(service, "watch", "3f2a", "--json").exit_code == status
+
+
+def test_a_move_that_waits_for_a_power_off_has_gone_well() -> None:
+    """Its disks are moved and its report is there; only the UEFI variables are left."""
+    waiting = cli_fake.summary(record=Record(following=True), report=cli_fake.report(Outcome.MOVED))
+    service = cli_fake.FakeService(journal={"3f2a": waiting})
+    watched = call(service, "watch", "3f2a")
+    assert watched.exit_code == 0
+    assert "its UEFI variables follow once it has been powered off" in watched.stdout
+    assert service.log == [], "there is nothing to be run yet"
+    listed = call(service, "moves")
+    assert "waiting" in listed.stdout
+    assert "3f2a waits" in listed.stderr
+    assert "waits" in call(service, "show", "3f2a").stdout
+    (document,) = documents(call(service, "show", "3f2a", "--json"))
+    assert document["move"]["state"] == "waiting"
 
 
 def test_watching_a_move_that_nobody_runs_starts_it() -> None:

@@ -17,7 +17,7 @@ from blockferry.model import action as act
 from blockferry.model.decide import PIVOT_ATTEMPTS, START_ATTEMPTS, allowed_pause_s, decide
 from blockferry.model.inventory import JobInfo, PowerState
 from blockferry.model.observation import DiskView, Job, Observation, Side
-from blockferry.model.plan import Plan
+from blockferry.model.plan import NvramPlan, Plan
 from blockferry.model.record import Copy, Outcome, Record, Stage, Wanted
 from blockferry.model.request import Method
 
@@ -30,6 +30,8 @@ RUNNING, PAUSED, OFF, ABSENT = PowerState.RUNNING, PowerState.PAUSED, PowerState
 # ---------------------------------------------------------------- single decisions
 
 ONE, TWO, RACY = make_plan(1), make_plan(2), make_plan(2, suspended_start=True)
+AS_IS = replace(ONE, disks=(replace(ONE.disks[0], as_is=True),), snapshots=("s1",))
+UEFI = replace(ONE, nvram=NvramPlan("/a/vars", "/b/vars", 1))
 READY = JobInfo(40, 40, 0)
 BEGUN = Record(marked=True, home_copied=True, created=("/b/vda",))
 
@@ -286,6 +288,22 @@ DECISIONS: dict[str, tuple[Plan, Observation, act.Action | type]] = {
     ),
     "started on the old disks while the configuration was written: that goes back before anything is copied": (
         ONE, seen(RUNNING, disk(config=DESTINATION), record=begun(cold_copied={"vda": "f"})), act.RevertConfig(),
+    ),
+    "started while a file with internal snapshots is copied: a live copy would lose them": (
+        AS_IS, seen(RUNNING, disk(), record=begun(cold_copied={"vda": "f"})), act.Fail,
+    ),
+    "the same when the configuration was written already: then that goes back": (
+        AS_IS, seen(RUNNING, disk(config=DESTINATION), record=begun(cold_copied={"vda": "f"}, failure="started")),
+        act.RevertConfig(),
+    ),
+    "after the configuration, before any old file goes: the snapshots' metadata": (
+        AS_IS, seen(OFF, off(config=DESTINATION), config_agrees=True,
+                    record=begun(cold_copied={"vda": "f"}, switched=True, config_written=True)),
+        act.WriteSnapshots(),
+    ),
+    "nothing but the UEFI variables left": (
+        UEFI, seen(RUNNING, across(), mark=None, config_agrees=True, record=begun(
+            switched=True, config_written=True, settled=("vda",), released=("/a/vda", "home"))), act.Follow(),
     ),
     "all across: the guest runs first": (
         ONE, seen(PAUSED, across(), record=begun(suspended=True, switching=True)), act.Resume(),

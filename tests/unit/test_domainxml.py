@@ -54,3 +54,30 @@ def test_every_path_that_an_xml_names() -> None:
         "</backingStore></disk></devices></inactiveDomain></domainsnapshot>"
     )
     assert domainxml.paths(xml) == {"/a/s1.qcow2", "/a/vda.qcow2", "/dev/vg/lv", "/a/base.raw"}
+
+
+@pytest.mark.parametrize(
+    ("os_", "path"),
+    [
+        ("<os/>", None),
+        ("<os><nvram> /a/vars </nvram></os>", "/a/vars"),
+        ("<os><nvram template='/t'>/a/vars</nvram></os>", "/a/vars"),
+        ("<os><nvram type='file'><source file='/a/vars'/></nvram></os>", "/a/vars"),
+        ("<os><nvram type='network'><source protocol='nbd' name='x'/></nvram></os>", None),
+        ("<os firmware='efi'/>", "/var/lib/libvirt/qemu/nvram/web01_VARS.fd"),
+        ("<os firmware='efi'><nvram>/a/vars</nvram></os>", "/a/vars"),
+        ("<os firmware='bios'/>", None),
+    ],
+)
+def test_where_the_uefi_variables_are(os_: str, path: str | None) -> None:
+    xml = f"<domain><name>web01</name>{os_}<devices/></domain>"
+    assert domainxml.parse(xml).nvram == path
+    moved = domainxml.repoint(xml, {}, {str(path): "/b/vars", "/other": "/c"})
+    assert domainxml.parse(moved).nvram == (path and "/b/vars")
+    if path is not None:
+        back = domainxml.repoint(moved, {}, {"/b/vars": path})
+        assert domainxml.parse(back).nvram == path
+        assert "/b/vars" in domainxml.paths(moved)
+    snapshot = f"<domainsnapshot>{xml}{xml.replace('domain>', 'inactiveDomain>')}</domainsnapshot>"
+    assert domainxml.paths(snapshot) == ({path} if path else set())
+    assert domainxml.paths(domainxml.rename(snapshot, {str(path): "/b/vars"})) == ({"/b/vars"} if path else set())

@@ -246,7 +246,7 @@ def test_fields_of_the_past_take_their_defaults(journal: Journal, url: str) -> N
         ("record", "not json"),
         ("wanted", "pause"),
         ("plan", "{}"),
-        ("plan", codec.encode(make_plan("a1")).replace('"version":1', '"version":2')),
+        ("plan", codec.encode(make_plan("a1")).replace('"version":2', '"version":3')),
     ],
 )
 def test_what_cannot_be_understood_is_said(journal: Journal, url: str, column: str, text: str) -> None:
@@ -264,3 +264,42 @@ def test_progress_is_only_for_show(journal: Journal, url: str) -> None:
     assert journal.get("a1").progress == Progress()  # JSON knows no NaN
     journal.progress(lease, Progress("copy", note="waits"))
     assert journal.get("a1").progress.note == "waits"
+
+
+def following(journal: Journal, move: str, uuid: str) -> None:
+    """A move of which only the UEFI variables are left, and that nobody runs."""
+    journal.add(make_plan(move, uuid, (disk_plan(),)), Record(), "{}", "alice")
+    lease = journal.claim(move, Owner.here())
+    journal.follow(lease, Record(following=True), MOVED)
+    journal.release(lease)
+
+
+def test_a_move_waits_with_its_report(journal: Journal) -> None:
+    following(journal, "3fa1", "u")
+    found = journal.get("3fa1")
+    assert (found.state, found.finished, found.report) == ("waiting", None, MOVED)
+    assert journal.reservations() == {}, "what is copied takes no more room"
+    lease = journal.claim("3fa1", Owner.here())
+    assert journal.get("3fa1").state == "running"
+    journal.finish(lease, Record(following=True, outcome=Outcome.MOVED), MOVED)
+    assert journal.get("3fa1").state == "moved"
+
+
+def test_a_new_move_takes_over_from_one_that_waits(journal: Journal) -> None:
+    following(journal, "3fa1", "u")
+    waiting = journal.get("3fa1")
+    journal.add(make_plan("9c00", "u"), Record(), "{}", "alice", waiting)
+    assert [one.id for one in journal.unfinished()] == ["9c00"]
+    old = journal.get("3fa1")
+    assert (old.state, old.report) == ("moved", MOVED)
+    assert "move 9c00" in journal.events("3fa1")[-1].text
+
+
+def test_a_new_move_takes_over_from_nobody_who_runs(journal: Journal) -> None:
+    following(journal, "3fa1", "u")
+    waiting = journal.get("3fa1")
+    lease = journal.claim("3fa1", Owner.here())  # the VM went off this moment
+    with pytest.raises(MoveBusy):
+        journal.add(make_plan("9c00", "u"), Record(), "{}", "alice", waiting)
+    journal.write(lease, Record(following=True))
+    assert [one.id for one in journal.unfinished()] == ["3fa1"]

@@ -78,6 +78,12 @@ def _tell(app: App, summary: MoveSummary) -> None:
             vm = summary.plan.vm
             app.out.line(f"Move {summary.id} was cancelled. {vm} is on its old disks, untouched.")
         return
+    if summary.record.following:
+        if app.json:
+            app.out.document("cancel", move=describe.move_json(summary))
+        else:
+            app.out.line(f"Move {summary.id} is over. {summary.plan.vm} was moved; see `blockferry show {summary.id}`.")
+        return
     describe.conclude(summary)
     raise UsageError(
         f"Move {summary.id} cannot be cancelled any more: {summary.plan.vm} has been moved to "

@@ -23,11 +23,14 @@ EVENT_STYLES = {"warning": "yellow", "error": "red", "user": "cyan", "phase": "b
 STATE_STYLES = {
     "running": "green",
     "interrupted": "yellow",
+    "waiting": "cyan",
     "parked": "red",
     "moved": "green",
     "cancelled": "yellow",
     "failed": "red",
 }
+
+FOLLOWS = "its UEFI variables follow once it has been powered off"
 
 
 def destination(plan: Plan) -> str:
@@ -69,6 +72,11 @@ def plan(out: Out, plan: Plan, estimates: tuple[DiskEstimate, ...] = ()) -> None
         home: list[Cell] = [_place(plan.home.datastore, plan.home.dest)]
         home.extend(f"{file.role}: {file.source} -> {file.dest}" for file in plan.home.files)
         pairs.append(("home", home))
+    if plan.nvram is not None:
+        when_ = ["when it has been powered off"] if plan.was.active else []
+        pairs.append(("firmware", [f"UEFI variables: {plan.nvram.source} -> {plan.nvram.dest}", *when_]))
+    if plan.vtpm is not None:
+        pairs.append(("vtpm", f"{plan.vtpm}, which is the host's and stays"))
     if plan.bandwidth:
         pairs.append(("limit", f"{format_rate(plan.bandwidth)} for all disks together"))
     if plan.contract is not None:
@@ -150,7 +158,7 @@ def _guest_lines(guest: GuestReport) -> Iterable[Cell]:
 
 def headline(summary: MoveSummary) -> Text:
     """One sentence: how the move ended."""
-    took = f" in {format_duration(_seconds(summary))}" if summary.finished is not None else ""
+    took = f" in {format_duration(_seconds(summary))}" if summary.finished is not None or summary.report else ""
     match summary.record.outcome:
         case Outcome.MOVED:
             words = (f"{summary.plan.vm} was moved to {destination(summary.plan)}{took}.", "bold green")
@@ -158,6 +166,9 @@ def headline(summary: MoveSummary) -> Text:
             words = (f"The move of {summary.plan.vm} was cancelled{took and ' after' + took[3:]}.", "bold yellow")
         case Outcome.FAILED:
             words = (f"The move of {summary.plan.vm} failed{took and ' after' + took[3:]}.", "bold red")
+        case None if summary.record.following:
+            text = f"{summary.plan.vm} was moved to {destination(summary.plan)}{took}; {FOLLOWS}."
+            words = (text, "bold green")
         case None:
             words = (f"{summary.plan.vm} is being moved to {destination(summary.plan)}.", "bold")
     return Text(*words)

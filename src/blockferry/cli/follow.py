@@ -48,10 +48,10 @@ def follow(app: App, service: ports.Service, move: str, show: display.Display) -
     story = Story(service, summary.id, show)
     spawned_s = float("-inf")
     try:
-        if summary.finished is None:
+        if summary.finished is None and summary.state != "waiting":
             show.start(summary)
         while True:
-            if summary.finished is not None:
+            if summary.finished is not None or summary.state == "waiting":
                 return summary
             story.tell_new(events)
             show.update(summary)

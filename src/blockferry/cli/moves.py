@@ -41,6 +41,8 @@ def moves(app: App) -> None:
     for summary in summaries:
         if summary.parked is not None:
             app.err.note(f"{summary.id} stands still: {summary.parked}")
+        elif summary.state == "waiting":
+            app.err.note(f"{summary.id} waits: {summary.plan.vm} was moved, {describe.FOLLOWS}")
 
 
 def _running_row(summary: MoveSummary) -> Sequence[Cell]:
@@ -127,6 +129,8 @@ def show(app: App, move_id: str) -> None:
             pairs.append(("limit now", format_rate(limit) if limit else "none"))
     if summary.parked is not None:
         pairs.append(("stands still", summary.parked))
+    if summary.state == "waiting":
+        pairs.append(("waits", describe.FOLLOWS))
     if summary.record.failure is not None:
         pairs.append(("failure", summary.record.failure))
     if summary.deaths:

@@ -15,6 +15,7 @@ from blockferry.errors import UsageError
 from blockferry.model.request import (
     Chain,
     Contract,
+    Firmware,
     IfNotConverging,
     Method,
     MoveRequest,
@@ -57,6 +58,13 @@ def request_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 type=click.Choice([item.value for item in Chain]),
                 default=Chain.FLATTEN.value,
                 help="What becomes of backing chains; default: flatten.",
+            ),
+            click.option(
+                "--firmware",
+                type=click.Choice([item.value for item in Firmware]),
+                default=Firmware.NEXT_BOOT.value,
+                help="UEFI variables of a running VM: follow once it has been powered off (next-boot, the default), "
+                "or stay (leave).",
             ),
             click.option(
                 "--bandwidth", type=types.Rate(), help="Limit for all disks together, like 200MiB/s; 0: none."
@@ -117,6 +125,7 @@ def to_request(
     provision: str,
     method: str | None,
     chain: str,
+    firmware: str,
     bandwidth: int | None,
     guest_latency: float | None,
     guest_slowdown: float | None,
@@ -165,6 +174,7 @@ def to_request(
         if_not_converging=policy,
         on_break=OnBreak(on_break),
         from_scratch=from_scratch,
+        firmware=Firmware(firmware),
     )
 
 

@@ -7,7 +7,7 @@ import time
 from dataclasses import replace
 from typing import assert_never
 
-from blockferry.engine import layering, making, release, throttle, verify
+from blockferry.engine import firmware, layering, making, release, throttle, verify
 from blockferry.engine.context import Context
 from blockferry.engine.observe import layer_print
 from blockferry.engine.points import point
@@ -68,6 +68,8 @@ def perform(context: Context, action: act.Action, seen: Observation) -> None:
             _note_switched(context, seen)
         case act.WriteConfig():
             _write_config(context, seen)
+        case act.WriteSnapshots():
+            _write_snapshots(context, seen)
         case act.MoveMedium():
             _move_medium(context, action, seen)
         case act.RevertConfig():
@@ -107,13 +109,21 @@ def perform(context: Context, action: act.Action, seen: Observation) -> None:
             verify.end_view(context, action, seen)
         case act.Settle():
             making.settle(context, action.target, seen)
+        case act.CopyNvram():
+            firmware.copy_nvram(context, seen)
+        case act.PointNvram():
+            firmware.point_nvram(context, action, seen)
+        case act.ReleaseNvram():
+            firmware.release_nvram(context, seen)
+        case act.LeaveNvram():
+            firmware.leave_nvram(context, action, seen)
         case act.RemoveDestination():
             release.remove_destination(context, seen)
         case act.ReleaseSource():
             release.release_source(context, action.path, seen)
         case act.ReleaseHome():
             release.release_home(context, seen)
-        case act.Finish() | act.Park() | act.Done():
+        case act.Finish() | act.Park() | act.Done() | act.Follow() | act.AwaitPowerOff():
             raise AssertionError("the loop ends a move, not an effect")
         case _:
             assert_never(action)
@@ -426,6 +436,15 @@ def _write_config(context: Context, seen: Observation) -> None:
     context.control.write_config(wanted, small)
     point("config-written")
     context.note(replace(seen.record, config_written=True))
+
+
+def _write_snapshots(context: Context, seen: Observation) -> None:
+    """The snapshots' metadata names the new files; until then the proof keeps the old ones."""
+    changed = context.control.write_snapshots(context.plan.new_names)
+    if changed:
+        context.tell("action", f"the metadata of the snapshots {', '.join(changed)} names the new files")
+    point("snapshots-written")
+    context.note(replace(seen.record, snapshots_written=True))
 
 
 def _move_medium(context: Context, action: act.MoveMedium, seen: Observation) -> None:

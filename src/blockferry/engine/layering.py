@@ -158,7 +158,7 @@ def _destination(context: Context, disk: DiskPlan, record: Record) -> Record:
                 qemuimg.repair_leaks(context.runner, disk.dest)
             return record
         context.tell("warning", f"the broken copy of {disk.target} is of no use ({doubt}); it is begun anew")
-    record = making.directory(context, record, posixpath.dirname(disk.dest))
+    record = making.make_home(context, record, posixpath.dirname(disk.dest))
     record = making.name_paths(context, record, disk.dest)
     making.mark_file(context, disk.dest)
     making.new_image(context, disk.dest, disk.dest_format, disk.virtual_size, cluster_size=disk.cluster_size)

@@ -38,6 +38,11 @@ RECONNECT_S = 2.0
 TRIES = 8
 """How often an effect on the way back or after the switch is tried again before the move is parked."""
 
+
+class Waiting(Exception):
+    """Nothing is left to do until the VM has been powered off."""
+
+
 _FORWARD_ONLY = (
     act.Mark,
     act.CopyHome,
@@ -68,7 +73,9 @@ class Loop:
     finish: Callable[[Record, Report], None]
     park: Callable[[str], None]
     check_lease: Callable[[], None]  # raises LeaseLost
+    follow: Callable[[Record, Report], None]  # all is done but the UEFI variables
     began_at: float  # wall time
+    earlier: Report | None = None  # what an earlier process did of a move that had to wait
     phases: dict[str, float] = field(default_factory=dict)
     phase: str = "prepare"
     tries: int = 0
@@ -88,7 +95,7 @@ class Loop:
         self.context.note = note
 
     def run(self) -> Outcome:
-        """Until the move is over. Raises MoveParked, LeaseLost, Interrupted, JournalFailed."""
+        """Until the move is over. Raises MoveParked, LeaseLost, Interrupted, JournalFailed; Waiting."""
         observer = Observer(self.context.plan, self.context.runner)
         self.context.last_view = lambda: observer.last
         try:
@@ -119,6 +126,11 @@ class Loop:
                 self._park(action.problem)
             if isinstance(action, act.Finish):
                 return self._finish(action, seen)
+            if isinstance(action, act.Follow):
+                self._follow(seen)
+                return None
+            if isinstance(action, act.AwaitPowerOff):
+                raise Waiting
             self._publish(seen, isinstance(action, (act.Suspend, act.Resume, act.Await)))
             now = seen
             context.show = lambda: self._publish(now, True)
@@ -128,7 +140,7 @@ class Loop:
             return None
         except HostUnreachable as error:
             self._lost(error)
-        except (LeaseLost, JournalFailed, Interrupted, MoveParked):
+        except (LeaseLost, JournalFailed, Interrupted, MoveParked, Waiting):
             raise
         except (BlockferryError, PointFailed) as error:
             if (
@@ -184,11 +196,30 @@ class Loop:
             self.context.notes.append(action.note)
         point("finishing")
         seconds = max(0.0, time.time() - self.began_at)
-        report = showing.report(self.context, action.outcome, seconds, self.phases, seen.record)
+        report = self._report(action.outcome, seconds, seen.record)
         self.publish(showing.progress(self.context, seen, action.outcome.value))
         self.context.tell("phase", action.outcome.value)
         self.finish(replace(seen.record, outcome=action.outcome), report)
         return action.outcome
+
+    def _follow(self, seen: Observation) -> None:
+        """Only the UEFI variables are left. What was done so far is reported now: the rest may take weeks."""
+        seconds = max(0.0, time.time() - self.began_at)
+        self.follow(replace(seen.record, following=True), self._report(Outcome.MOVED, seconds, seen.record))
+        if seen.state.active:
+            self.context.tell(
+                "phase", f"the UEFI variables of {self.context.plan.vm} follow once it has been powered off"
+            )
+        note = "waits until the VM has been powered off" if seen.state.active else ""
+        self.publish(showing.progress(self.context, seen, "firmware", note))
+        point("following")
+
+    def _report(self, outcome: Outcome, seconds: float, record: Record) -> Report:
+        report = showing.report(self.context, outcome, seconds, self.phases, record)
+        before = self.earlier
+        if before is None:
+            return report
+        return replace(before, sources=(*before.sources, *report.sources), notes=(*before.notes, *report.notes))
 
     def _park(self, problem: str) -> None:
         self.context.tell("error", problem)

@@ -41,7 +41,7 @@ def name_paths(context: Context, record: Record, *paths: str) -> Record:
     return record
 
 
-def directory(context: Context, record: Record, path: str) -> Record:
+def make_home(context: Context, record: Record, path: str) -> Record:
     """Have a directory. One that was made by us is in `created` with a slash at its end."""
     if files.stat_one(context.runner, path) is None:
         record = name_paths(context, record, path + "/")
@@ -55,7 +55,7 @@ def copy_home(context: Context, seen: Observation) -> None:
     if plan.home is None:
         context.note(replace(record, home_copied=True))
         return
-    record = directory(context, record, plan.home.dest)
+    record = make_home(context, record, plan.home.dest)
     metadata = {posixpath.join(plan.home.dest, name): xml for name, xml in context.control.metadata().items()}
     record = name_paths(context, record, *metadata, *(one.dest for one in plan.home.files))
     point("home-named")
@@ -77,7 +77,7 @@ def copy_layers(context: Context, target: str, seen: Observation) -> None:
     record = seen.record
     below = disk.stays_below
     for layer in reversed(disk.layers):
-        record = directory(context, record, posixpath.dirname(layer.dest))
+        record = make_home(context, record, posixpath.dirname(layer.dest))
         record = name_paths(context, record, layer.dest)
         mark_file(context, layer.dest)
         copying.convert(
@@ -120,7 +120,7 @@ def create_image(context: Context, target: str, seen: Observation) -> None:
         record = replace(record, cold_copied={name: of for name, of in record.cold_copied.items() if name != target})
         record = record.without_verdict(target)
         context.note(record)
-    record = directory(context, record, posixpath.dirname(disk.dest))
+    record = make_home(context, record, posixpath.dirname(disk.dest))
     record = name_paths(context, record, disk.dest)
     point("image-named")
     mark_file(context, disk.dest)
@@ -136,7 +136,7 @@ def cold_copy(context: Context, target: str, seen: Observation, source: tuple[st
     """The whole disk of a VM that is off: `source` is (path, format). QEMU's image lock keeps it from starting."""
     disk = context.plan.disk(target)
     view = seen.disk(target)
-    record = directory(context, seen.record.without_verdict(target), posixpath.dirname(disk.dest))
+    record = make_home(context, seen.record.without_verdict(target), posixpath.dirname(disk.dest))
     record = name_paths(context, record, disk.dest)
     mark_file(context, disk.dest)
     point("cold-copying")
@@ -144,17 +144,20 @@ def cold_copy(context: Context, target: str, seen: Observation, source: tuple[st
     context.memory.progress.pop(target, None)
     copying.convert(
         context.runner,
-        *source,
+        source[0],
+        "raw" if disk.as_is else source[1],
         disk.dest,
-        disk.dest_format,
+        "raw" if disk.as_is else disk.dest_format,
         progress=lambda fraction: show_cold(context, disk, fraction),
         should_stop=context.should_stop,
         rate_limit=record.bandwidth or None,
         thick=disk.thick,
         backing=disk.backing,
-        bitmaps=disk.has_bitmaps and disk.dest_format == "qcow2" and disk.backing is None,
+        bitmaps=disk.has_bitmaps and disk.dest_format == "qcow2" and disk.backing is None and not disk.as_is,
     )
     found = qemuimg.chain(context.runner, disk.dest, disk.dest_format)[0]
+    if disk.as_is and not found.internal_snapshots:
+        raise CopyIncomplete(target, f"{disk.dest} does not hold the internal snapshots of {disk.source}")
     if guest_size(found.virtual_size) != disk.virtual_size:
         raise CopyIncomplete(target, f"{disk.dest} has {found.virtual_size} bytes instead of {disk.virtual_size}")
     show_cold(context, disk, 1.0)

@@ -11,9 +11,9 @@ from blockferry.images.runner import Runner
 from blockferry.model import layers
 from blockferry.model.convergence import FREED, Divergence, assess
 from blockferry.model.inventory import Disk, DiskSource, PowerState
-from blockferry.model.observation import DiskView, Job, Observation, Side
+from blockferry.model.observation import MISSING, DiskView, Job, NvramView, Observation, Side
 from blockferry.model.passes import CopyProgress
-from blockferry.model.plan import DiskPlan, Plan
+from blockferry.model.plan import DiskPlan, NvramPlan, Plan
 from blockferry.model.record import Layer, Record, Stage
 
 
@@ -95,6 +95,7 @@ class Observer:
             diverging=() if mirrored(self.plan, record) else self._diverging(disks, record, memory),
             unflushed=unflushed,
             unflushed_s=0.0 if memory.checkpoint_at is None else now_s - memory.checkpoint_at,
+            nvram=self._nvram(view),
             flushed=memory.flushed_at is not None and now_s - memory.flushed_at < FLUSH_HOLDS_S,
         )
 
@@ -163,8 +164,8 @@ class Observer:
 
     def source_print(self, disk: DiskPlan) -> str:
         """Changes whenever somebody writes to the disk at the source, base or overlay."""
-        base = _print(self._runner, disk.source)
-        above = _print(self._runner, disk.source_overlay) if disk.source_overlay else "missing"
+        base = fingerprint(self._runner, disk.source)
+        above = fingerprint(self._runner, disk.source_overlay) if disk.source_overlay else "missing"
         return base if above == "missing" else f"{base}|{above}"
 
     def _overlay_print(self, disk: DiskPlan, config: DiskSource | None, view: DomainView, record: Record) -> str:
@@ -176,6 +177,19 @@ class Observer:
         if view.state.active and layer is not Layer.FOLDED:
             return ""
         return layer_print(self._runner, disk, at_source)
+
+    def _nvram(self, view: DomainView) -> NvramView | None:
+        plan = self.plan.nvram
+        if plan is None:
+            return None
+        off = view.state is PowerState.OFF
+        return NvramView(
+            live=_nvram_side(plan, view.nvram) if view.state.active else None,
+            config=_nvram_side(plan, view.config_nvram) if view.persistent else None,
+            saved=_nvram_side(plan, view.saved_nvram) if view.saved else None,
+            fingerprint=fingerprint(self._runner, plan.source) if off else "",
+            made=fingerprint(self._runner, plan.dest) if off else "",
+        )
 
     def _media(self, view: DomainView) -> tuple[str, ...]:
         """The CD drives of the running VM that still hold the ISO of the old home."""
@@ -213,6 +227,14 @@ class Observer:
         return True
 
 
+def fingerprint(runner: Runner, path: str) -> str:
+    """What changes whenever somebody writes to the file."""
+    found = files.fingerprint(runner, path)
+    if found is None:
+        return MISSING
+    return f"{found.device}:{found.inode}:{found.size}:{found.mtime_ns}"
+
+
 def mirrored(plan: Plan, record: Record) -> bool:
     """Whether every copy that counts was started as a mirror, so that nothing can remain to be copied."""
     for disk in plan.disks:
@@ -225,6 +247,12 @@ def mirrored(plan: Plan, record: Record) -> bool:
 
 def same_path(one: str | None, other: str | None) -> bool:
     return one is not None and other is not None and posixpath.normpath(one) == posixpath.normpath(other)
+
+
+def _nvram_side(plan: NvramPlan, path: str | None) -> Side:
+    if same_path(path, plan.source):
+        return Side.SOURCE
+    return Side.DESTINATION if same_path(path, plan.dest) else Side.ELSEWHERE
 
 
 def _side(disk: DiskPlan, source: DiskSource | None) -> Side:
@@ -242,12 +270,7 @@ def _on_overlay(disk: DiskPlan, source: DiskSource | None) -> bool:
     return source is not None and any(same_path(source.path, one) for one in ours)
 
 
-def _print(runner: Runner, path: str) -> str:
-    found = files.fingerprint(runner, path)
-    return "missing" if found is None else f"{found.device}:{found.inode}:{found.size}:{found.mtime_ns}"
-
-
 def layer_print(runner: Runner, disk: DiskPlan, at_source: bool) -> str:
     """Fingerprint of a base and of the overlay above it: `base|overlay`."""
     base, overlay = (disk.source, disk.source_overlay) if at_source else (disk.dest, disk.dest_overlay)
-    return f"{_print(runner, base)}|{_print(runner, overlay)}"
+    return f"{fingerprint(runner, base)}|{fingerprint(runner, overlay)}"

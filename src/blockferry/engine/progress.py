@@ -29,7 +29,8 @@ _PHASES: tuple[tuple[str, tuple[type, ...]], ...] = (
     ("copy", (act.GoSynchronous, act.ThrottleGuest, act.SyncBase, act.Checkpoint)),
     ("switch", (act.FlushDestination, act.Pivot, act.NoteSwitched, act.WriteConfig)),
     ("verify", (act.Verify, act.EndView)),
-    ("clean up", (act.MoveMedium, act.Settle, act.ReleaseSource, act.ReleaseHome)),
+    ("clean up", (act.WriteSnapshots, act.MoveMedium, act.Settle, act.ReleaseSource, act.ReleaseHome)),
+    ("firmware", (act.Follow, act.AwaitPowerOff, act.CopyNvram, act.PointNvram, act.ReleaseNvram, act.LeaveNvram)),
     ("roll back", (act.Fail, act.AbortCopy, act.RevertConfig, act.RemoveDestination)),
 )
 

@@ -43,7 +43,11 @@ def claims(journal: Journal, uri: str, host: str, apart_from: str | None = None)
     for one in journal.unfinished():
         if one.id == apart_from:
             continue  # others whatever their URI: two may lead to one host, and too much care costs nothing
-        home = one.plan.home.files if one.plan.home else ()
+        if one.record.following:  # its disks are done with
+            nvram = one.plan.nvram
+            paths.update({posixpath.normpath(path): one.id for path in (nvram.source, nvram.dest)} if nvram else {})
+            continue
+        home = one.plan.small_files
         for path in (
             *(path for disk in one.plan.disks for path in (disk.source, disk.dest, *disk.old_files)),
             *(path for disk in one.plan.disks for layer in disk.layers for path in (layer.source, layer.dest)),
@@ -141,7 +145,7 @@ def needed_by(
 
 def names_of(vm: Vm) -> set[str]:
     """Every path that a VM's XMLs name, live and persistent, backing chains included."""
-    found: set[str] = {vm.nvram} if vm.nvram else set()
+    found = {path for path in (vm.nvram, vm.config_nvram) if path}
     for disk in vm.disks:
         for source in (disk.live, disk.config):
             if source is not None:

@@ -215,7 +215,7 @@ def _meant(site: Site, journal: Journal, what: str) -> tuple[Vm, Plan, dict[str,
 
 
 def _paths(plan: Plan) -> set[str]:
-    home = plan.home.files if plan.home else ()
+    home = plan.small_files
     return {
         *(path for disk in plan.disks for path in (disk.source, disk.dest, *disk.old_files)),
         *(layer.dest for disk in plan.disks for layer in disk.layers),

@@ -117,8 +117,7 @@ def release_home(context: Context, seen: Observation) -> None:
     """The old home's small files and directory; and the new home's metadata written as it is now."""
     plan, home = context.plan, context.plan.home
     if home is not None:
-        for name, xml in context.control.metadata().items():
-            files.write_file(context.runner, posixpath.join(home.dest, name), xml.encode())
+        write_metadata(context, home.dest)
         images = {disk.dest for disk in plan.disks}
         for path in seen.record.created:
             if posixpath.dirname(path) == home.dest and not path.endswith("/") and path not in images:
@@ -138,10 +137,18 @@ def release_home(context: Context, seen: Observation) -> None:
             _remove_old_metadata(context, home.source)
             there = files.stat_one(context.runner, home.source) is not None
             if there and not files.remove_directory_if_empty(context.runner, home.source):
-                left = ", ".join(files.list_directory(context.runner, home.source)[:5])
-                context.notes.append(f"the old home {home.source} stays, it still holds: {left}")
+                names = files.list_directory(context.runner, home.source)
+                nvram = plan.nvram is not None and names == (posixpath.basename(plan.nvram.source),)
+                until = " until the UEFI variables have followed" if nvram else ""
+                context.notes.append(f"the old home {home.source} stays{until}, it still holds: {', '.join(names[:5])}")
     point("home-released")
     context.note(replace(seen.record, released=(*seen.record.released, "home")))
+
+
+def write_metadata(context: Context, directory: str) -> None:
+    """What libvirt knows of the VM, as it is now, into its home."""
+    for name, xml in context.control.metadata().items():
+        files.write_file(context.runner, posixpath.join(directory, name), xml.encode())
 
 
 def _remove_old_metadata(context: Context, directory: str) -> None:

@@ -20,7 +20,7 @@ from blockferry.config import Config
 from blockferry.engine import doctor, orphan, proof, quarantine, survey
 from blockferry.engine.context import Context
 from blockferry.engine.guard import Guard
-from blockferry.engine.loop import Loop
+from blockferry.engine.loop import Loop, Waiting
 from blockferry.engine.pace import Pacer
 from blockferry.engine.site import Site
 from blockferry.errors import (
@@ -160,7 +160,9 @@ class Service:
 
     def _check(self, request: MoveRequest, move: str) -> CheckResult:
         vm = domains.vm(self._site.connection, request.vm)
-        held = next((one.id for one in self.journal.unfinished() if one.plan.uuid == vm.uuid), None)
+        other = self._unfinished(vm.uuid)
+        waiting = other if other is not None and other.state == "waiting" else None
+        held = other.id if other is not None and waiting is None else None
         if held is None and vm.mark is not None:
             # Another journal's move: whether it is under way cannot be seen from here.
             foreign = vm.mark_journal not in ("", self.journal.identity())
@@ -173,6 +175,7 @@ class Service:
             self.config.suspended_start,
             self._kept_copies(vm.uuid),
         )
+        facts = replace(facts, following=None if waiting is None else waiting.plan.nvram)
         findings, plan = precheck.precheck(request, facts, move)
         if plan is None:
             return CheckResult(vm.name, findings, None)
@@ -197,6 +200,9 @@ class Service:
                         found[disk.dest] = Partial(one.id, disk.dest_format, disk.virtual_size, 0)
         return found
 
+    def _unfinished(self, uuid: str) -> MoveSummary | None:
+        return next((one for one in self.journal.unfinished() if one.plan.uuid == uuid), None)
+
     def _is_unfinished(self, move: str) -> bool:
         return any(one.id == move for one in self.journal.unfinished())
 
@@ -215,7 +221,9 @@ class Service:
             partial=tuple(disk.target for disk in left if disk.partial_bytes),
         )
         wish = msgspec.json.encode(request).decode()
-        summary = self.journal.add(result.plan, record, wish, _user())
+        other = self._unfinished(result.plan.uuid)
+        waiting = other if other is not None and other.state == "waiting" else None
+        summary = self.journal.add(result.plan, record, wish, _user(), waiting)
         for one in result.findings:
             if one.severity is Severity.WARNING:
                 self.journal.event(move, "warning", f"[{one.code}] {one.text}")
@@ -235,7 +243,7 @@ class Service:
         self.journal.unpark(summary.id)
         plan = summary.plan
         site = self._site if plan.uri == self._site.connection.uri else Site(plan.uri)
-        live = plan.was.active
+        live = plan.was.active and not summary.record.following
         with (
             contextlib.ExitStack() as stack,
             LeaseKeeper(self.journal, lease) as keeper,
@@ -279,10 +287,13 @@ class Service:
                 finish=finish,
                 park=lambda problem: self.journal.park(lease, problem),
                 check_lease=keeper.check,
+                follow=lambda record, report: self.journal.follow(lease, record, report),
                 began_at=summary.created,
+                earlier=summary.report,
             )
             try:
-                loop.run()
+                with contextlib.suppress(Waiting):
+                    loop.run()
             finally:
                 _release_quietly(self.journal, lease)
                 if site is not self._site:
@@ -354,8 +365,21 @@ class Service:
         return tuple(
             one
             for one in self.journal.unfinished()
-            if not one.owner_alive and one.parked is None and not self._just_planned(one)
+            if not one.owner_alive and one.parked is None and not self._just_planned(one) and self._due(one)
         )
+
+    def _due(self, one: MoveSummary) -> bool:
+        """Whether there is something to do: a move that waits for a power-off has to be told of it by somebody."""
+        if one.state != "waiting" or one.record.wanted is Wanted.CANCEL:
+            return True
+        if one.plan.uri != self.uri:
+            return False
+        try:
+            view = self._site.control(one.plan.uuid, one.plan.vm).look(())
+        except BlockferryError:
+            return False
+        moved_on = one.plan.nvram is None or view.nvram != one.plan.nvram.source
+        return not view.saved and (not view.state.active or moved_on)
 
     @staticmethod
     def _just_planned(one: MoveSummary) -> bool:
@@ -367,7 +391,9 @@ class Service:
         if move is not None:
             summary = self.journal.get(move)
             return () if summary.finished is not None else (summary.id,)
-        return tuple(one.id for one in self.journal.unfinished() if not one.owner_alive and one.parked is None)
+        return tuple(
+            one.id for one in self.journal.unfinished() if not one.owner_alive and one.parked is None and self._due(one)
+        )
 
     # ------------------------------------------------------------ leftovers
 

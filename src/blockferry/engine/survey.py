@@ -102,6 +102,7 @@ def survey(
         reserved=reserved,
         home_source=home_source,
         home_files=home_files,
+        snapshots=domains.snapshots(connection, vm.name),
         other_move=other_move,
         compare_problem=(syncing.problem(runner) if request.verify or left or _wants_to_go_on(request) else None),
         partials=_partials(runner, left, stats),

@@ -51,6 +51,8 @@ class DomainView:
     nvram: str | None
     config_nvram: str | None
     config: domainxml.ParsedDomain | None = None
+    saved: bool = False  # off, with a managed save image
+    saved_nvram: str | None = None  # the NVRAM that it names
 
 
 ABSENT = DomainView(PowerState.ABSENT, None, False, -1, (), {}, None, None, None)
@@ -99,6 +101,7 @@ class Control:
             else:
                 others[target] = f"block job of type {kind}"
         disks = tuple(replace(one, other_job=others.get(one.target)) for one in domainxml.merge(live, config))
+        saved = live is None and bool(domain.hasManagedSaveImage(0))
         return DomainView(
             state=state,
             pause_reason=reason,
@@ -110,6 +113,8 @@ class Control:
             nvram=live.nvram if live else None,
             config_nvram=config.nvram if config else None,
             config=config,
+            saved=saved,
+            saved_nvram=domainxml.parse(domain.managedSaveGetXMLDesc(0)).nvram if saved else None,
         )
 
     @staticmethod
@@ -269,6 +274,26 @@ class Control:
             changed = domainxml.repoint(xml, disks, files)
             if changed != domainxml.repoint(xml, {}, {}):
                 self.connection.raw.defineXML(changed)
+
+    def write_snapshots(self, names: Mapping[str, str]) -> tuple[str, ...]:
+        """Define the metadata of all snapshots anew, with files under their new names; those that were changed.
+
+        virDomainSnapshotCreateXML with REDEFINE replaces what it has of a snapshot of that name; its parent, its
+        children and which one is the current stay. Nothing is done to a disk.
+        """
+        changed = []
+        with self.connection.doing(f"write the metadata of the snapshots of VM {self.name}"):
+            domain = self._domain()
+            for snapshot in domain.listAllSnapshots(libvirt.VIR_DOMAIN_SNAPSHOT_LIST_TOPOLOGICAL):
+                xml = snapshot.getXMLDesc(libvirt.VIR_DOMAIN_SNAPSHOT_XML_SECURE)
+                renamed = domainxml.rename(xml, names)
+                if renamed != domainxml.rename(xml, {}):
+                    flags = libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_REDEFINE
+                    if snapshot.isCurrent():
+                        flags |= libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_CURRENT
+                    domain.snapshotCreateXML(renamed, flags)
+                    changed.append(snapshot.getName())
+        return tuple(changed)
 
     def metadata(self) -> dict[str, str]:
         """File name -> XML of all that libvirt knows of this VM, for the home directory.

@@ -7,7 +7,7 @@ import libvirt
 from blockferry.errors import VmNotFound, nearest
 from blockferry.hypervisor import domainxml
 from blockferry.hypervisor.connection import Connection
-from blockferry.model.inventory import PowerState, Vm
+from blockferry.model.inventory import PowerState, Snapshot, Vm
 
 _STATES = {
     libvirt.VIR_DOMAIN_RUNNING: PowerState.RUNNING,
@@ -80,6 +80,14 @@ def names_beside(connection: Connection) -> dict[str, str]:
     return found
 
 
+def snapshots(connection: Connection, name: str) -> tuple[Snapshot, ...]:
+    """The snapshots of a VM, by name."""
+    with connection.doing(f"list the snapshots of VM {name}"):
+        found = connection.raw.lookupByName(name).listAllSnapshots(0)
+        xmls = [snapshot.getXMLDesc(0) for snapshot in found]
+    return tuple(sorted((domainxml.snapshot(xml) for xml in xmls), key=lambda one: one.name))
+
+
 def power_state(domain: libvirt.virDomain) -> tuple[PowerState, str | None]:
     """(state, why it is paused)."""
     state, reason = domain.state(0)
@@ -113,6 +121,7 @@ def _read(domain: libvirt.virDomain) -> Vm:
         autostart=persistent and bool(domain.autostart()),
         has_managed_save=bool(domain.hasManagedSaveImage(0)),
         nvram=now.nvram,
+        config_nvram=config.nvram if config else None,
         tpm=now.tpm,
         snapshots=tuple(sorted(snapshot.getName() for snapshot in domain.listAllSnapshots(0))),
         checkpoints=tuple(sorted(checkpoint.getName() for checkpoint in domain.listAllCheckpoints(0))),

@@ -11,10 +11,13 @@ from dataclasses import dataclass
 
 from lxml import etree
 
-from blockferry.model.inventory import Disk, DiskSource, Mirror
+from blockferry.model.inventory import Disk, DiskSource, Mirror, Snapshot
 
 MARK_URI = "urn:blockferry:move:1"
 MARK_PREFIX = "blockferry"
+
+NVRAM_DIRECTORY = "/var/lib/libvirt/qemu/nvram"
+"""Where libvirt's system instance keeps the UEFI variables of a VM whose XML does not say; no setting changes it."""
 
 _PARSER = etree.XMLParser(resolve_entities=False, no_network=True, huge_tree=True)
 
@@ -59,11 +62,40 @@ def parse(xml: str) -> ParsedDomain:
     return ParsedDomain(
         name=root.findtext("name") or "",
         disks=tuple(_disk(element, threaded) for element in root.iterfind("./devices/disk")),
-        nvram=(root.findtext("./os/nvram") or "").strip() or None,
+        nvram=_nvram_path(root),
         tpm=tpm is not None and tpm.get("type") == "emulator",
         mark=None if mark is None else mark.get("id"),
         mark_journal="" if mark is None else mark.get("journal", ""),
     )
+
+
+def _nvram_path(root: etree._Element) -> str | None:
+    """The file of the UEFI variables; `<nvram type='file'>` has it in a `<source>` (libvirt 8.5).
+
+    With `<os firmware='efi'>` libvirt 9.0 fills it in at each start only, so that a persistent XML says nothing of it.
+    """
+    nvram = root.find("./os/nvram")
+    if nvram is not None:
+        source = nvram.find("source")
+        path = (nvram.text or "") if source is None else source.get("file") or ""
+        return path.strip() or None
+    os_element = root.find("./os")
+    automatic = os_element is not None and os_element.get("firmware") == "efi"
+    return f"{NVRAM_DIRECTORY}/{root.findtext('name')}_VARS.fd" if automatic else None
+
+
+def _point_nvram(domain: etree._Element, files: Mapping[str, str]) -> None:
+    path, os_element = _nvram_path(domain), domain.find("./os")
+    if path is None or path not in files or os_element is None:
+        return
+    nvram = os_element.find("nvram")
+    if nvram is None:
+        nvram = etree.SubElement(os_element, "nvram")
+    source = nvram.find("source")
+    if source is None:
+        nvram.text = files[path]
+    else:
+        source.set("file", files[path])
 
 
 def merge(live: ParsedDomain | None, config: ParsedDomain | None) -> tuple[Disk, ...]:
@@ -119,10 +151,56 @@ def view_socket(xml: str) -> str | None:
 
 
 def paths(xml: str) -> set[str]:
-    """Every file and device that any `<source>` of an XML names, wherever it stands (snapshots hold whole domains)."""
+    """Every file and device that any `<source>` or `<nvram>` of an XML names, wherever it stands (snapshots hold
+    whole domains)."""
     root = etree.fromstring(xml.encode(), _PARSER)
     sources = [source for source in root.iter("source") if source.getparent() is not None]
+    found = {str(path) for source in sources for path in (source.get("file"), source.get("dev")) if path}
+    return found | _nvrams(root)
+
+
+def _nvrams(root: etree._Element) -> set[str]:
+    return {path for domain in _domains(root) if (path := _nvram_path(domain)) is not None}
+
+
+def _domains(root: etree._Element) -> list[etree._Element]:
+    """The domains that an XML describes: itself, or those in a snapshot."""
+    return list(root.iter("domain", "inactiveDomain"))
+
+
+def _disk_files(root: etree._Element) -> set[str]:
+    """What disks name, not network interfaces and the like, at any depth."""
+    sources = [source for disk in root.iter("disk") for source in disk.iter("source")]
     return {str(path) for source in sources for path in (source.get("file"), source.get("dev")) if path}
+
+
+def snapshot(xml: str) -> Snapshot:
+    """Read a snapshot's metadata. https://libvirt.org/formatsnapshot.html"""
+    root = etree.fromstring(xml.encode(), _PARSER)
+    kinds: dict[str, list[str]] = {}
+    for disk in root.iterfind("./disks/disk"):
+        kinds.setdefault(disk.get("snapshot", ""), []).append(disk.get("name", ""))
+    memory = root.find("./memory")
+    return Snapshot(
+        name=root.findtext("name") or "",
+        internal=tuple(kinds.get("internal", ())),
+        external=tuple(kinds.get("external", ())),
+        files=tuple(sorted(_disk_files(root) | _nvrams(root))),
+        memory=None if memory is None else memory.get("file"),
+    )
+
+
+def rename(xml: str, names: Mapping[str, str]) -> str:
+    """Any XML of libvirt's with these files elsewhere, wherever it names them: a snapshot holds whole domains."""
+    root = etree.fromstring(xml.encode(), _PARSER)
+    for source in root.iter("source"):
+        for attribute in ("file", "dev"):
+            path = str(source.get(attribute, ""))
+            if path in names:
+                source.set(attribute, names[path])
+    for domain in _domains(root):
+        _point_nvram(domain, names)
+    return etree.tostring(root, encoding="unicode")
 
 
 def copy_destination_xml(path: str, format: str, block: bool = False, backing: tuple[str, str] | None = None) -> str:
@@ -169,9 +247,7 @@ def repoint(xml: str, disks: Mapping[str, tuple[str, str]], files: Mapping[str, 
             _repoint_disk(element, *disks[target])
         elif source is not None and source.get("file") in files:
             source.set("file", files[source.get("file") or ""])
-    nvram = root.find("./os/nvram")
-    if nvram is not None and nvram.text and nvram.text.strip() in files:
-        nvram.text = files[nvram.text.strip()]
+    _point_nvram(root, files)
     return etree.tostring(root, encoding="unicode")
 
 

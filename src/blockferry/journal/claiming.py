@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -12,7 +13,9 @@ from blockferry.errors import LeaseLost
 from blockferry.journal import codec, database
 from blockferry.journal.lease import Lease
 from blockferry.journal.owner import Owner
-from blockferry.journal.schema import moves
+from blockferry.journal.schema import events, moves
+from blockferry.model.record import Outcome
+from blockferry.model.summary import MoveSummary
 
 DEATHS_UNTIL_PARKED = 5
 """A move whose managers die so often kills them, as far as anybody can tell: somebody should look."""
@@ -75,6 +78,23 @@ def claim(connection: Connection, journal: str, move: str, owner: Owner, ttl_s: 
         values |= {"owner": codec.encode(owner), "lease_expires": row.now + ttl_s}
     connection.execute(sa.update(moves).where(moves.c.id == move).values(values))
     return Claimed(row.vm, row.token + 1, deaths, before, problem)
+
+
+def supersede(connection: Connection, waiting: MoveSummary, move: str) -> None:
+    """End a move that waits and that nobody runs, in favour of `move`; nothing when somebody runs it by now.
+
+    Then the new move cannot be added, because the old one is not over.
+    """
+    free = (moves.c.id == waiting.id, moves.c.owner.is_(None), moves.c.finished.is_(None))
+    values = {
+        "record": codec.encode(replace(waiting.record, outcome=Outcome.MOVED)),
+        "finished": time.time(),
+        "token": moves.c.token + 1,
+    }
+    if connection.execute(sa.update(moves).where(*free).values(values)).rowcount == 1:
+        text = f"its UEFI variables, which had yet to follow, are part of move {move} now"
+        row = {"move": waiting.id, "at": time.time(), "kind": "phase", "text": text}
+        connection.execute(sa.insert(events).values(row))
 
 
 def fenced(connection: Connection, lease: Lease, **values: Any) -> None:

@@ -60,8 +60,14 @@ class Journal:
 
     # ------------------------------------------------------------ moves
 
-    def add(self, plan: Plan, record: Record, request_json: str, user: str) -> MoveSummary:
-        """A new move. Raises MoveBusy when the VM has one that is not finished, whatever races."""
+    def add(
+        self, plan: Plan, record: Record, request_json: str, user: str, instead_of: MoveSummary | None = None
+    ) -> MoveSummary:
+        """A new move. Raises MoveBusy when the VM has one that is not finished, whatever races.
+
+        `instead_of`: a move of the VM of which only the UEFI variables are left. It ends in the same transaction, for
+        the new one has taken them into its plan; MoveBusy if somebody runs it by now.
+        """
         now = time.time()
         values = {
             "id": plan.move,
@@ -80,6 +86,8 @@ class Journal:
         }
         try:
             with self._db.writing() as connection:
+                if instead_of is not None:
+                    claiming.supersede(connection, instead_of, plan.move)
                 connection.execute(sa.insert(moves).values(values))
         except JournalFailed as error:
             if isinstance(error.__cause__, IntegrityError):
@@ -128,7 +136,7 @@ class Journal:
         """
         found: dict[str, int] = {}
         for one in self.unfinished():
-            if one.id == exclude:
+            if one.id == exclude or one.record.following:
                 continue
             written = {disk.target: max(0, disk.done - disk.changed) for disk in one.progress.disks}
             for disk in one.plan.disks:
@@ -245,6 +253,11 @@ class Journal:
                 token=lease.token + 1,
                 parked=None,
             )
+
+    def follow(self, lease: Lease, record: Record, report: Report) -> None:
+        """All is done but what has to wait for a power-off: the report so far, before the end. Raises LeaseLost."""
+        with self._db.writing() as connection:
+            fenced(connection, lease, record=codec.encode(record), report=codec.encode(report))
 
     # ------------------------------------------------------------ the story, the kept
 

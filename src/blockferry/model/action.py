@@ -196,6 +196,11 @@ class WriteConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class WriteSnapshots:
+    """Make the snapshots' metadata name the files at the destination."""
+
+
+@dataclass(frozen=True, slots=True)
 class MoveMedium:
     """Point a running VM's CD drive to the copy of its ISO in the new home."""
 
@@ -253,6 +258,40 @@ class ReleaseSource:
 @dataclass(frozen=True, slots=True)
 class ReleaseHome:
     """The same for the old home's metadata and its directory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Follow:
+    """All is done but the UEFI variables: remember that, with the report so far."""
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitPowerOff:
+    """Leave the move until the VM has been powered off: it holds its UEFI variables open until then."""
+
+
+@dataclass(frozen=True, slots=True)
+class CopyNvram:
+    """Copy the UEFI variables of a VM that is off."""
+
+
+@dataclass(frozen=True, slots=True)
+class PointNvram:
+    """Point the persistent XML to the new UEFI variables; `back`: to the old ones, which the VM has used since."""
+
+    back: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseNvram:
+    """Prove that nothing needs the old UEFI variables, then remove or keep them as asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeaveNvram:
+    """The UEFI variables stay where they are, and why."""
+
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,6 +354,7 @@ Action = (
     | Fail
     | ColdCopy
     | WriteConfig
+    | WriteSnapshots
     | MoveMedium
     | RevertConfig
     | NoteSwitched
@@ -325,6 +365,12 @@ Action = (
     | Settle
     | ReleaseSource
     | ReleaseHome
+    | Follow
+    | AwaitPowerOff
+    | CopyNvram
+    | PointNvram
+    | ReleaseNvram
+    | LeaveNvram
     | RemoveDestination
     | Unmark
     | Finish

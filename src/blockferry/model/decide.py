@@ -12,7 +12,7 @@ changed the VM. What may never happen is written in tests/unit/test_decide.py as
 from __future__ import annotations
 
 from blockferry.model import action as act
-from blockferry.model import layers, verifying
+from blockferry.model import firmware, layers, verifying
 from blockferry.model.inventory import PowerState
 from blockferry.model.observation import DiskView, Job, Observation, Side
 from blockferry.model.plan import Plan
@@ -53,6 +53,8 @@ def _throttle_is_over(seen: Observation, action: act.Action) -> bool:
 def _decide(plan: Plan, seen: Observation) -> act.Action:
     if seen.record.outcome is not None:
         return act.Done(seen.record.outcome)
+    if seen.record.following:
+        return firmware.follow(seen)
     if seen.state is PowerState.ABSENT:
         return _without_domain(seen)
     if any(view.ending for view in seen.disks):
@@ -181,6 +183,10 @@ def _forward_live(plan: Plan, seen: Observation) -> act.Action:
     for view in seen.disks:
         if view.job is Job.FOREIGN:
             return act.Fail(f"somebody else runs a block job on {view.target} ({view.foreign})")
+    if any(disk.as_is for disk in plan.disks):
+        return act.Fail(
+            f"{plan.vm} was started during the move; its internal snapshots can only be carried while it is off"
+        )
     if any(view.config is Side.DESTINATION for view in seen.disks):
         # Started on the old disks in the moment before a cold move wrote its configuration. What is copied from
         # now on must not be what the next start uses.
@@ -509,6 +515,8 @@ def _after_switch(plan: Plan, seen: Observation) -> act.Action:
     folding = layers.fold(plan, seen, at_source=False)
     if folding is not None:
         return folding
+    if plan.snapshots and not record.snapshots_written:
+        return act.WriteSnapshots()
     for disk in plan.disks:
         if disk.target not in record.settled:
             return act.Settle(disk.target)
@@ -523,4 +531,4 @@ def _after_switch(plan: Plan, seen: Observation) -> act.Action:
         return act.ReleaseHome()
     if seen.mark == plan.move:
         return act.Unmark()
-    return act.Finish(Outcome.MOVED)
+    return act.Finish(Outcome.MOVED) if plan.nvram is None else act.Follow()

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from blockferry.model.inventory import Datastore, Image, Vm
+from blockferry.model.inventory import Datastore, Image, Snapshot, Vm
+from blockferry.model.plan import NvramPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,8 @@ class Facts:
     home_source: str | None = None
     home_files: tuple[SmallFile, ...] = ()
     other_move: str | None = None
+    snapshots: tuple[Snapshot, ...] = ()
+    following: NvramPlan | None = None  # UEFI variables that an earlier move has yet to bring along
     access_problem: str | None = None
     compare_problem: str | None = None  # why images cannot be compared on the host; only looked at when it matters
     partials: Mapping[str, Partial] = field(default_factory=dict)  # path where we would write -> what lies there

@@ -152,13 +152,13 @@ CATALOGUE: dict[str, FindingKind] = {
         ),
         FindingKind(
             "SNAPSHOTS", _E, "The VM has snapshots that cannot be carried",
-            "Their metadata names the old files; after the move they could not be reverted to.",
+            "Their metadata names the old files; after the move they could not be reverted to (docs/snapshots.md).",
             "`virsh snapshot-list VM`; delete or commit them first.",
         ),
         FindingKind(
             "INTERNAL_SNAPSHOTS", _E, "The image holds internal snapshots that would be lost",
             "A copy carries what the guest sees now, not what is saved inside the qcow2 file.",
-            "`qemu-img snapshot -l FILE`; delete them first.",
+            "Power the VM off: the file is then copied as it is, with all its snapshots.",
         ),
         FindingKind(
             "CHECKPOINTS_LOST", _E, "The VM has checkpoints that the destination's format cannot carry",
@@ -237,13 +237,20 @@ CATALOGUE: dict[str, FindingKind] = {
             "`blockferry orphans` lists it after the power cycle.",
         ),
         FindingKind(
-            "NVRAM_STAYS", _W, "The UEFI variable store stays where it is until the VM is off",
-            "libvirt cannot change its path while the VM runs.",
-            "Move the VM once more while it is off to bring it along.",
+            "NVRAM_FOLLOWS", _W, "The UEFI variables follow once the VM has been powered off",
+            "libvirt cannot change their path while the VM runs. The move waits for that (`blockferry moves`) and is "
+            "finished by the next command after it.",
+            "`--firmware leave` leaves them where they are.",
         ),
         FindingKind(
-            "TPM_STAYS", _W, "The vTPM's state stays where it is",
-            "libvirt keeps it outside of datastores.",
+            "NVRAM_STAYS", _W, "The UEFI variables stay where they are",
+            "Their file belongs to the VM all the same; do not remove its datastore.",
+            "",
+        ),
+        FindingKind(
+            "TPM_STAYS", _I, "The vTPM's state stays where it is",
+            "libvirt keeps it outside of datastores, in the host's own directory; a move of the storage on one host "
+            "changes nothing for it.",
             "",
         ),
         FindingKind(

@@ -94,7 +94,8 @@ class Vm:
     disks: tuple[Disk, ...]
     autostart: bool = False
     has_managed_save: bool = False
-    nvram: str | None = None
+    nvram: str | None = None  # the file of its UEFI variables, now
+    config_nvram: str | None = None  # and at its next start
     tpm: bool = False
     snapshots: tuple[str, ...] = ()
     checkpoints: tuple[str, ...] = ()
@@ -105,6 +106,20 @@ class Vm:
 
     def disk(self, target: str) -> Disk | None:
         return next((disk for disk in self.disks if disk.target == target), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A snapshot of a VM, as libvirt's metadata has it.
+
+    `files`: every file that it names: the disks as they were, and the overlays that were begun by it.
+    """
+
+    name: str
+    internal: tuple[str, ...] = ()  # targets whose state is inside of their qcow2 file
+    external: tuple[str, ...] = ()  # targets whose state is their former file, under an overlay
+    files: tuple[str, ...] = ()
+    memory: str | None = None  # the file that holds the guest's memory of that moment
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,6 +68,21 @@ class DiskView:
         return None if self.info is None else max(0, self.info.end - self.info.cur)
 
 
+MISSING = "missing"
+"""The fingerprint of a file that is not there."""
+
+
+@dataclass(frozen=True, slots=True)
+class NvramView:
+    """The UEFI variables of the plan as they are now."""
+
+    live: Side | None  # None: the VM is not active
+    config: Side | None  # None: the VM is not persistent
+    saved: Side | None = None  # off, with a saved state (`virsh managedsave`) that names this file
+    fingerprint: str = ""  # of the old file; only looked at when the VM is off
+    made: str = ""  # the same of the new one
+
+
 @dataclass(frozen=True, slots=True)
 class Observation:
     """The host as it is now, and what we remember."""
@@ -86,6 +101,7 @@ class Observation:
     pivot_failures: int = 0  # refused pivots since the VM was suspended
     view_tried: bool = False  # in this suspension it was tried to freeze a view of the new disks
     diverging: tuple[Divergence, ...] = ()  # copies in the background that the guest outruns
+    nvram: NvramView | None = None  # None: the plan moves none
     flushed: bool = False  # the destination was flushed to stable storage just before
     unflushed: float = 0.0  # the largest share of a disk that was copied since QEMU last flushed the destination
     unflushed_s: float = 0.0  # and for how long

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from blockferry.model.inventory import PowerState
 from blockferry.model.request import Chain, Contract, IfNotConverging, Method, OnBreak, SourcePolicy
 
-PLAN_VERSION = 1
+PLAN_VERSION = 2
+"""2: UEFI variables apart from the home's files, files copied as they are; an older blockferry would lose them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,7 @@ class DiskPlan:
     cache: str | None = None
     cluster_size: int | None = None
     has_bitmaps: bool = False
+    as_is: bool = False  # the file is copied byte for byte: it holds internal snapshots; only while the VM is off
     granularity: int = 0  # bytes per tracked region, 0: QEMU's default
     resumable: bool = False  # a broken copy can be brought in step by comparing (docs/design/resume.md)
     source_overlay: str = ""  # where the writes go while the base is immutable; "": that way is not open
@@ -83,19 +85,31 @@ class HomeFile:
 
     source: str
     dest: str
-    role: str  # "iso", "nvram", "file"
+    role: str  # "iso", "file"; "nvram" in plans of older versions
     size: int
     target: str | None = None  # the CD drive that has an ISO inserted
 
 
 @dataclass(frozen=True, slots=True)
 class HomePlan:
-    """Where the VM's metadata goes: domain XML, snapshot and checkpoint metadata, ISO, NVRAM."""
+    """Where the VM's metadata goes: domain XML, snapshot and checkpoint metadata, ISO."""
 
     datastore: str
     dest: str
     source: str | None  # the old home directory, None when the VM's files lie flat in the pool
     files: tuple[HomeFile, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NvramPlan:
+    """The UEFI variables (NVRAM): from where to where, once the VM is off. `size` is bytes.
+
+    Never part of the home's files: those are copied first, and the VM may run and write its variables after that.
+    """
+
+    source: str
+    dest: str
+    size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +135,9 @@ class Plan:
     version: int = PLAN_VERSION
     contract: Contract | None = None
     if_not_converging: IfNotConverging = IfNotConverging.WAIT  # never AUTO: that is decided in the pre-check
+    snapshots: tuple[str, ...] = ()  # whose metadata is to name the new files
+    nvram: NvramPlan | None = None  # None: there is none, or it stays
+    vtpm: str | None = None  # where the host keeps the state of the VM's TPM; it stays there
 
     def disk(self, target: str) -> DiskPlan:
         return next(disk for disk in self.disks if disk.target == target)
@@ -133,6 +150,22 @@ class Plan:
     @property
     def can_be_synchronous(self) -> bool:
         return not self.background_only and not any(disk.shallow for disk in self.disks)
+
+    @property
+    def small_files(self) -> tuple[HomeFile, ...]:
+        """All files that change their place and are no disks."""
+        nvram = () if self.nvram is None else (HomeFile(self.nvram.source, self.nvram.dest, "nvram", self.nvram.size),)
+        return (*(self.home.files if self.home else ()), *nvram)
+
+    @property
+    def new_names(self) -> dict[str, str]:
+        """Old path -> new path of every image, top layers and lower ones, and of the home's files; not of the NVRAM,
+        which comes later."""
+        found = {one.source: one.dest for one in self.home.files} if self.home else {}
+        for disk in self.disks:
+            found.update({layer.source: layer.dest for layer in disk.layers})
+            found[disk.source] = disk.dest
+        return found
 
     def scratch(self, target: str) -> str:
         """Where the old content of blocks goes that the guest overwrites while this disk is verified."""

@@ -13,10 +13,13 @@ from blockferry.model.defects import Defect, Versions
 from blockferry.model.facts import Facts
 from blockferry.model.finding import Finding, finding
 from blockferry.model.inventory import Datastore, Disk, Image, datastore_of
-from blockferry.model.plan import DiskPlan, HomeFile, HomePlan, LayerPlan, Plan
-from blockferry.model.request import Chain, IfNotConverging, Method, MoveRequest, Provision
+from blockferry.model.plan import DiskPlan, HomeFile, HomePlan, LayerPlan, NvramPlan, Plan
+from blockferry.model.request import Chain, Firmware, IfNotConverging, Method, MoveRequest, Provision
 from blockferry.model.space import space_findings
 from blockferry.units import format_size
+
+VTPM_DIRECTORY = "/var/lib/libvirt/swtpm"
+"""Where libvirt's system instance keeps the state of emulated TPMs, one directory a VM (libvirt's swtpmStorageDir)."""
 
 
 @dataclass
@@ -66,7 +69,10 @@ def precheck(request: MoveRequest, facts: Facts, move: str) -> tuple[tuple[Findi
         disk = facts.vm.disk(target)
         assert disk is not None
         _look_at_disk(request, facts, disk, store, draft)
+    draft.findings.extend(vmcheck.snapshot_findings(request, facts, tuple(wanted)))
     home = _home(request, facts, draft)
+    nvram = _nvram(request, facts, home, draft)
+    vtpm = _vtpm(facts, draft)
     if not draft.disks and not any(one.is_error for one in draft.findings):
         names = ", ".join(sorted({store.name for store in wanted.values()}))
         draft.findings.append(
@@ -103,6 +109,9 @@ def precheck(request: MoveRequest, facts: Facts, move: str) -> tuple[tuple[Findi
         contract=request.contract,
         if_not_converging=policy,
         on_break=request.on_break,
+        snapshots=tuple(one.name for one in facts.snapshots),
+        nvram=nvram,
+        vtpm=vtpm,
     )
     return findings, plan
 
@@ -216,6 +225,7 @@ def _look_at_disk(request: MoveRequest, facts: Facts, disk: Disk, store: Datasto
             cache=disk.cache,
             cluster_size=top.cluster_size if new_format == top.format == "qcow2" else None,
             has_bitmaps=bool(top.bitmaps),
+            as_is=bool(top.internal_snapshots),
             granularity=methods.granularity(top.format, new_format),
         )
     )
@@ -329,9 +339,9 @@ def _home(request: MoveRequest, facts: Facts, draft: _Draft) -> HomePlan | None:
         if disk.device in ("cdrom", "floppy") and disk.source is not None and disk.source.path
     }
     for small in facts.home_files:
-        role = "nvram" if small.path == vm.nvram else "iso" if small.path in inserted else "file"
-        if role == "nvram" and vm.state.active:
+        if small.path == vm.nvram:
             continue
+        role = "iso" if small.path in inserted else "file"
         new = posixpath.join(dest, posixpath.basename(small.path))
         if new in facts.existing:
             draft.findings.append(finding("NAME_COLLISION", f"{new} is there already; {small.path} would go there."))
@@ -340,8 +350,49 @@ def _home(request: MoveRequest, facts: Facts, draft: _Draft) -> HomePlan | None:
     for path, target in inserted.items():
         if path not in carried:
             draft.findings.append(finding("CDROM_STAYS", f"{path}, inserted in {target}, stays where it is."))
-    if vm.nvram and vm.nvram not in carried:
-        draft.findings.append(finding("NVRAM_STAYS", f"The UEFI variables of {vm.name} stay in {vm.nvram}."))
-    if vm.tpm:
-        draft.findings.append(finding("TPM_STAYS", f"The state of the vTPM of {vm.name} stays with libvirt."))
     return HomePlan(datastore=store.name, dest=dest, source=facts.home_source, files=tuple(files))
+
+
+def _nvram(request: MoveRequest, facts: Facts, home: HomePlan | None, draft: _Draft) -> NvramPlan | None:
+    """Where the UEFI variables go, None when they stay; a finding says which and why."""
+    vm = facts.vm
+    if vm.nvram is None:
+        return None
+    small = next((one for one in facts.home_files if one.path == vm.nvram), None)
+    planned = facts.following if facts.following is not None and facts.following.source == vm.nvram else None
+    if home is not None and small is not None:
+        planned = NvramPlan(vm.nvram, posixpath.join(home.dest, posixpath.basename(vm.nvram)), small.size)
+        if planned.dest == posixpath.normpath(vm.nvram):
+            return None  # the home comes to where they are
+        if planned.dest in facts.existing:
+            text = f"{planned.dest} is there already; the UEFI variables of {vm.name} would go there."
+            draft.findings.append(finding("NAME_COLLISION", text))
+    why = ""
+    if request.firmware is Firmware.LEAVE:
+        why = "as asked"
+    elif not vm.persistent:
+        why = "the VM is transient: when it is off there is nothing that could be pointed elsewhere"
+    elif vm.config_nvram is None:
+        why = "the configuration leaves their place to libvirt"
+    elif vm.config_nvram != vm.nvram:
+        why = f"the next start would use {vm.config_nvram}"
+    elif planned is None:
+        why = "its home does not move" if home is None else "the file is another VM's, too, or cannot be found"
+    if why or planned is None:
+        text = f"The UEFI variables of {vm.name} stay in {vm.nvram}: {why}."
+        draft.findings.append(finding("NVRAM_STAYS", text))
+        return None
+    if vm.state.active or vm.has_managed_save:
+        text = f"The UEFI variables of {vm.name} stay in {vm.nvram} until it has been powered off, then they follow."
+        draft.findings.append(finding("NVRAM_FOLLOWS", text))
+    return planned
+
+
+def _vtpm(facts: Facts, draft: _Draft) -> str | None:
+    """Where the state of an emulated TPM is: libvirt's swtpm keeps it on the host, by the VM's UUID."""
+    if not facts.vm.tpm:
+        return None
+    path = f"{VTPM_DIRECTORY}/{facts.vm.uuid}"
+    text = f"The state of the vTPM of {facts.vm.name} stays in {path}; it is the host's, and the VM finds it there."
+    draft.findings.append(finding("TPM_STAYS", text))
+    return path

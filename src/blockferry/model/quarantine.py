@@ -144,7 +144,7 @@ def swap(plan: Plan, vm: Vm, kept: Mapping[str, Kept], files: Mapping[str, Finge
         if back and disk.source_kind != "file":
             problems.append(f"{disk.target}: {one.kept} is a block device; what it holds now cannot be told")
     small = {}
-    for file in plan.home.files if plan.home else ():
+    for file in plan.small_files:
         now, then = (file.dest, file.source) if back else (file.source, file.dest)
         if then in kept and files.get(then) is not None:
             small[now] = then

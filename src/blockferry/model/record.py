@@ -110,6 +110,7 @@ class Record:
     switch_attempts: int = 0
     switched: bool = False  # proof: all disks were seen at the destination
     config_written: bool = False  # proof: what is written down for the next start was seen to agree
+    snapshots_written: bool = False  # the snapshots' metadata names the new files
     settled: tuple[str, ...] = ()  # targets whose new image is complete on stable storage (and thick if asked)
     view: View = View.NONE
     view_of: int = -1  # libvirt's domain id when it was prepared: it dies with its QEMU
@@ -122,6 +123,9 @@ class Record:
     guest_before: GuestLatency | None = None  # the guest's writes before the copy, when there is a contract
     measured: bool = False  # that was looked at, or cannot be any more
     synchronous: bool = False  # the copies do not get in step in the background, and are made anew as a mirror
+    following: bool = False  # all else is done: only the UEFI variables are to follow, once the VM is off
+    nvram_copied: str = ""  # proof: fingerprint of the old NVRAM that was copied
+    nvram_made: str = ""  # and of the copy: another one means that the VM has run on it
     throttled: dict[str, Throttle] = field(default_factory=dict)
     partial: tuple[str, ...] = ()  # targets whose image at the destination holds a broken copy, to be gone on with
     source_layers: dict[str, Layer] = field(default_factory=dict)  # target -> the overlay above the source

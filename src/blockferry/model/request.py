@@ -34,6 +34,13 @@ class Provision(enum.Enum):
     THICK = "thick"
 
 
+class Firmware(enum.Enum):
+    """What becomes of the UEFI variables (NVRAM). libvirt cannot point a running VM to another file."""
+
+    NEXT_BOOT = "next-boot"  # they follow once the VM has been powered off; at once when it is off
+    LEAVE = "leave"  # they stay where they are
+
+
 class Chain(enum.Enum):
     """What becomes of a backing chain."""
 
@@ -84,3 +91,4 @@ class MoveRequest:
     if_not_converging: IfNotConverging = IfNotConverging.AUTO
     on_break: OnBreak = OnBreak.AUTO
     from_scratch: bool = False  # a kept partial copy is not gone on with but replaced
+    firmware: Firmware = Firmware.NEXT_BOOT

@@ -192,12 +192,14 @@ class MoveSummary:
 
     @property
     def state(self) -> str:
-        """One word for listings: running, interrupted, parked, moved, cancelled, failed."""
+        """One word for listings: running, interrupted, waiting, parked, moved, cancelled, failed."""
         if self.record.outcome is not None and self.finished is not None:
             return self.record.outcome.value
         if self.parked is not None:
             return "parked"
-        return "running" if self.owner_alive else "interrupted"
+        if self.owner_alive:
+            return "running"
+        return "waiting" if self.record.following else "interrupted"
 
 
 @dataclass(frozen=True, slots=True)

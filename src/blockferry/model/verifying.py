@@ -76,7 +76,7 @@ def after_switch(plan: Plan, seen: Observation) -> act.Action | None:
 def see_verified(done: MoveSummary) -> None:
     """Raise CopyDiffers or NotVerified if a move that went through was to be verified and not all was the same."""
     record = done.record
-    if record.outcome is not Outcome.MOVED or not done.plan.verify:
+    if not (record.outcome is Outcome.MOVED or record.following) or not done.plan.verify:
         return
     if record.differences:
         where = "; ".join(

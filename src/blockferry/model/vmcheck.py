@@ -11,7 +11,7 @@ from blockferry.model.finding import Finding, Severity, finding
 from blockferry.model.inventory import Datastore, Disk, Image, PowerState
 from blockferry.model.method import SYNCHRONOUS_SINCE
 from blockferry.model.placement import FORMATS
-from blockferry.model.request import Method, MoveRequest
+from blockferry.model.request import Chain, Method, MoveRequest, Provision
 
 OLDEST_LIBVIRT = SYNCHRONOUS_SINCE
 OLDEST_QEMU = (6, 0, 0)
@@ -81,8 +81,6 @@ def vm_findings(request: MoveRequest, facts: Facts) -> list[Finding]:
         found.append(finding("JOB_ON_VM", f"{vm.name} is busy: {vm.job}."))
     if vm.has_managed_save:
         found.append(finding("MANAGED_SAVE", f"{vm.name} has a managed save image."))
-    if vm.snapshots:
-        found.append(finding("SNAPSHOTS", f"{vm.name} has the snapshots {', '.join(vm.snapshots)}."))
     if vm.state is PowerState.CRASHED:
         found.append(finding("VM_CRASHED", f"The guest of {vm.name} has crashed; its disks are moved as they are."))
     if vm.pause_reason == "ioerror":
@@ -151,6 +149,8 @@ def disk_findings(request: MoveRequest, facts: Facts, disk: Disk, chain: tuple[I
             found.append(finding("UNSUPPORTED_FORMAT", f"{name}: the format {format} cannot be moved."))
     for image in chain:
         found.extend(_image_findings(name, image))
+    if any(image.internal_snapshots for image in chain):
+        found.extend(_internal_findings(request, facts, disk, chain))
     if chain and (others := facts.users.get(chain[0].path)):
         found.append(finding("IMAGE_USED_ELSEWHERE", f"{name}: {chain[0].path} is also used by {', '.join(others)}."))
     return found
@@ -162,7 +162,67 @@ def _image_findings(name: str, image: Image) -> list[Finding]:
         found.append(finding("ENCRYPTED_IMAGE", f"{name}: {image.path} is encrypted."))
     if image.data_file:
         found.append(finding("DATA_FILE", f"{name}: {image.path} keeps its data in {image.data_file}."))
-    if image.internal_snapshots:
-        names = ", ".join(image.internal_snapshots)
-        found.append(finding("INTERNAL_SNAPSHOTS", f"{name}: {image.path} holds the internal snapshots {names}."))
     return found
+
+
+def _internal_findings(request: MoveRequest, facts: Facts, disk: Disk, chain: tuple[Image, ...]) -> list[Finding]:
+    """Internal snapshots are carried by copying the one file they are in as it is, while nobody writes to it."""
+    image = next(image for image in chain if image.internal_snapshots)
+    names = ", ".join(image.internal_snapshots)
+    what = f"{disk.target} of {facts.vm.name}: {image.path} holds the internal snapshots {names}"
+    if facts.vm.state.active:
+        text, remedy = f"{what}; they can only be carried while the VM is off.", "Power it off, then move it."
+    elif len(chain) > 1:
+        text, remedy = f"{what}, and it is part of a backing chain.", "Commit the chain, or delete the snapshots."
+    elif request.format not in (None, image.format):
+        text, remedy = f"{what}, which {request.format} cannot hold.", "Leave out --format."
+    elif request.provision is Provision.THICK:
+        text, remedy = f"{what}; the file is copied as it is, not made thick.", "Leave out --provision."
+    else:
+        return []
+    return [finding("INTERNAL_SNAPSHOTS", text, remedy)]
+
+
+def snapshot_findings(request: MoveRequest, facts: Facts, targets: Sequence[str]) -> list[Finding]:
+    """Snapshots of the VM that could not be reverted to any more when these disks have moved; none is dropped."""
+    found = []
+    everything = {image.path for chain in facts.chains.values() for image in chain}
+    for one in facts.snapshots:
+        name = f"the snapshot {one.name} of {facts.vm.name}"
+        if one.memory is not None:
+            text = f"{name} has the guest's memory in {one.memory}, a file that names the present disks."
+            found.append(finding("SNAPSHOTS", _begin(text), "Delete that snapshot, or leave the VM where it is."))
+            continue
+        outer = [target for target in one.external if target in targets]
+        lost = [path for path in one.files if path not in everything and not _stays(path, facts)]
+        if outer and request.chain is not Chain.KEEP:
+            text = f"{name} is external: the disks as they were are lower layers, which would become one image."
+            found.append(finding("SNAPSHOTS", _begin(text), "Add --chain keep."))
+        elif outer and request.format is not None:
+            text = f"{name} is external: its layers keep their formats."
+            found.append(finding("SNAPSHOTS", _begin(text), "Leave out --format."))
+        elif lost:
+            text = f"{name} names {', '.join(lost)}, which is in no present backing chain."
+            found.append(
+                finding("SNAPSHOTS", _begin(text), "`virsh snapshot-list VM --tree`; delete what is not needed.")
+            )
+        elif one.internal and facts.vm.state.active and set(one.internal) & set(targets):
+            text = f"{name} is internal; it can only be carried while the VM is off."
+            found.append(finding("SNAPSHOTS", _begin(text), "Power it off, then move it."))
+    return found
+
+
+def _stays(path: str, facts: Facts) -> bool:
+    """Whether a file that a snapshot names is no image: a medium or the UEFI variables, which follow by themselves."""
+    media = {
+        source.path
+        for disk in facts.vm.disks
+        if disk.device in ("cdrom", "floppy")
+        for source in (disk.live, disk.config)
+        if source is not None
+    }
+    return path in media or path in (facts.vm.nvram, facts.vm.config_nvram)
+
+
+def _begin(text: str) -> str:
+    return text[0].upper() + text[1:]

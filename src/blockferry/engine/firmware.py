@@ -1,0 +1,121 @@
+"""Effects on the UEFI variables (NVRAM) of a VM that is off; docs/firmware.md. What to do when: model/firmware.py."""
+
+from __future__ import annotations
+
+import posixpath
+from dataclasses import replace
+
+from blockferry.engine import making, proof, release
+from blockferry.engine.context import Context
+from blockferry.engine.observe import fingerprint
+from blockferry.engine.points import point
+from blockferry.errors import CopyIncomplete
+from blockferry.images import files
+from blockferry.model import action as act
+from blockferry.model.firmware import RELEASED
+from blockferry.model.observation import Observation, Side
+from blockferry.model.plan import NvramPlan
+from blockferry.model.record import Record
+
+
+def copy_nvram(context: Context, seen: Observation) -> None:
+    """Copy the file. Its fingerprint is taken before and after: a start meanwhile makes the copy void."""
+    plan = _plan(context)
+    before = fingerprint(context.runner, plan.source)
+    record = making.make_home(context, replace(seen.record, nvram_copied=""), posixpath.dirname(plan.dest))
+    record = making.name_paths(context, record, plan.dest)
+    making.mark_file(context, plan.dest)
+    point("nvram-named")
+    files.copy_file(context.runner, plan.source, plan.dest)
+    if fingerprint(context.runner, plan.source) != before:
+        raise CopyIncomplete("nvram", f"{plan.source} was written to while it was copied")
+    point("nvram-copied")
+    context.note(replace(record, nvram_copied=before, nvram_made=fingerprint(context.runner, plan.dest)))
+
+
+def point_nvram(context: Context, action: act.PointNvram, seen: Observation) -> None:
+    """Change the persistent XML. The next look shows whether the VM was started on the old file meanwhile."""
+    plan = _plan(context)
+    if action.back:
+        if files.stat_one(context.runner, plan.source) is None:
+            # libvirt would make a new one from the template at the next start: the variables would be wiped.
+            raise CopyIncomplete("nvram", f"{plan.source} is gone, so the VM cannot go back to it")
+        context.control.write_config({}, {plan.dest: plan.source})
+        context.tell(
+            "warning", f"{context.plan.vm} was started on its old UEFI variables meanwhile; they are copied anew"
+        )
+        context.note(replace(seen.record, nvram_copied=""))
+        return
+    now = context.control.look(())
+    if now.state.active or now.saved or fingerprint(context.runner, plan.source) != seen.record.nvram_copied:
+        return  # it was started since the look that this was decided by: look again
+    context.control.write_config({}, {plan.source: plan.dest})
+    point("nvram-pointed")
+
+
+def release_nvram(context: Context, seen: Observation) -> None:
+    """Remove or keep the old file, as asked; keep it whenever the proof that nothing needs it is not complete."""
+    plan = _plan(context)
+    if seen.persistent:
+        context.control.write_snapshots({plan.source: plan.dest})
+    point("releasing-nvram")
+    found = files.stat_one(context.runner, plan.source)
+    doubt = None if found is None else _reason_to_keep(context, plan, seen)
+    text = f"the UEFI variables of {context.plan.vm} are in {plan.dest} now"
+    if found is None:
+        sentence = f"{plan.source}: was gone already"
+    elif doubt is not None:
+        sentence = f"{plan.source}: kept, because {doubt}"
+        context.keep(plan.source, "", found.allocated, doubt, "raw", False)
+    elif not context.plan.source.delete:
+        sentence = f"{plan.source}: kept, as asked; nothing uses it"
+        context.keep(plan.source, "", found.allocated, "kept as asked; nothing uses it", "raw")
+    else:
+        files.remove_file(context.runner, plan.source)
+        sentence = f"{plan.source}: removed; nothing used it any more"
+    files.remove_file(context.runner, plan.dest + making.MARKER)
+    release.write_metadata(context, posixpath.dirname(plan.dest))
+    directory = posixpath.dirname(plan.source)
+    if posixpath.basename(directory) == context.plan.vm:
+        files.remove_directory_if_empty(context.runner, directory)
+    context.tell("action", text)
+    _over(context, seen.record, sentence)
+
+
+def _reason_to_keep(context: Context, plan: NvramPlan, seen: Observation) -> str | None:
+    view = seen.nvram
+    new = files.stat_one(context.runner, plan.dest)
+    old = files.stat_one(context.runner, plan.source)
+    if view is None or view.config is not Side.DESTINATION or Side.SOURCE in (view.live, view.saved):
+        return "the VM was not seen to use the new one"
+    if new is None or old is None:
+        return f"the new one {plan.dest} cannot be found"
+    if (new.device, new.inode) == (old.device, old.inode):
+        return f"it is the same file as {plan.dest}"
+    if fingerprint(context.runner, plan.source) != seen.record.nvram_copied:
+        return "it was written to after it was copied; it may hold newer UEFI variables than the new one"
+    return proof.needed_by(context.site, plan.source, context.claims(), format="raw", going=[plan.source])
+
+
+def leave_nvram(context: Context, action: act.LeaveNvram, seen: Observation) -> None:
+    """They stay; a copy of ours that nothing uses is taken away."""
+    plan, record = _plan(context), seen.record
+    if plan.dest in record.created and files.stat_one(context.runner, plan.dest) is not None:
+        doubt = proof.needed_by(context.site, plan.dest, context.claims(), format="raw", patience_s=0, sure=False)
+        if doubt is None:
+            files.remove_file(context.runner, plan.dest)
+            files.remove_file(context.runner, plan.dest + making.MARKER)
+    context.tell("warning", f"the UEFI variables of {context.plan.vm} stay where they are: {action.why}")
+    _over(context, record, f"{plan.source}: the UEFI variables stay there, because {action.why}")
+
+
+def _over(context: Context, record: Record, sentence: str) -> None:
+    context.sources.append(sentence)
+    context.tell("action", sentence)
+    point("nvram-released")
+    context.note(replace(record, released=(*record.released, RELEASED)))
+
+
+def _plan(context: Context) -> NvramPlan:
+    assert context.plan.nvram is not None
+    return context.plan.nvram

@@ -1,0 +1,203 @@
+"""UEFI variables and a vTPM: found, told, left alone while the VM runs, and brought along once it has been off.
+
+The guest boots OVMF from a flash file of its own. That the variables are the same is judged by an attribute of the
+file that only a guest with that very file has: a mark in its unused end, which the template does not carry.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lab import Datastore, Disk, Guest, Host, Lab
+from lab.pytest_plugin import MakeGuest
+from tests.system.moving import Ferry, assert_whole, wait
+
+pytestmark = pytest.mark.lab
+
+CODE, TEMPLATE = Path("/usr/share/OVMF/OVMF_CODE_4M.fd"), Path("/usr/share/OVMF/OVMF_VARS_4M.fd")
+TPM = "<tpm model='tpm-crb'><backend type='emulator' version='2.0'/></tpm>"
+MARK = b"these are the variables of this guest"
+AT = 0x41000 + 0x800
+"""In the spare block of the firmware's fault-tolerant write, which OVMF does not use while nothing is written."""
+
+POINTS = ("following", "nvram-named", "nvram-copied", "nvram-pointed", "releasing-nvram", "nvram-released")
+
+
+@pytest.fixture(scope="module")
+def uefi(lab_session: Lab, lab_host: Host, old_san: Datastore) -> Iterator[Guest]:
+    nvram = old_san.home("uefi") / "uefi_VARS.fd"
+    nvram.parent.mkdir(parents=True, exist_ok=True)
+    data = bytearray(TEMPLATE.read_bytes())
+    data[-len(MARK) :] = MARK
+    nvram.write_bytes(data)
+    guest = lab_session.guest(
+        lab_host,
+        "uefi",
+        [Disk("vda", old_san, size="64MiB", fill="16MiB")],
+        machine="q35",
+        memory="256MiB",
+        extra_os=f"<loader readonly='yes' type='pflash'>{CODE}</loader><nvram template='{TEMPLATE}'>{nvram}</nvram>",
+        extra_devices=TPM,
+    )
+    yield guest
+    lab_session.remove_guest(guest)
+    for store in lab_session.datastores.values():
+        store.clear_vm(guest.name)
+
+
+def nvram_of(guest: Guest, *, inactive: bool = False) -> Path:
+    found = re.search(r"<nvram[^>]*>([^<]*)</nvram>", guest.xml(inactive=inactive))
+    assert found is not None
+    return Path(found.group(1))
+
+
+def state_of(ferry: Ferry, guest: Guest) -> str:
+    return next((str(one["state"]) for one in ferry.unfinished() if one["plan"]["vm"] == guest.name), "over")
+
+
+def assert_its_own(path: Path) -> None:
+    assert path.read_bytes().endswith(MARK), f"{path} does not hold the guest's variables"
+
+
+def test_the_variables_of_a_running_vm_follow_when_it_has_been_off(
+    ferry: Ferry, uefi: Guest, old_san: Datastore, ssd: Datastore
+) -> None:
+    guest, old = uefi, old_san.home("uefi") / "uefi_VARS.fd"
+    guest.start()
+    guest.judge.start(rate=100)
+    tpm = guest.host.directory / "lib" / "swtpm" / re.search(r"<uuid>(.*)</uuid>", guest.xml()).group(1)  # type: ignore[union-attr]
+    assert list(tpm.rglob("*.permall")), "the guest has no vTPM: a check that cannot fail"
+
+    checked = json.loads(ferry.ok("check", guest.name, "--to", "ssd", "--json").out)["check"]
+    assert {"NVRAM_FOLLOWS", "TPM_STAYS"} <= {one["code"] for one in checked["findings"]}
+    assert checked["plan"]["nvram"]["source"] == str(old)
+    assert checked["plan"]["vtpm"].endswith(tpm.name)
+
+    done = ferry.ok("move", guest.name, "--to", "ssd")
+    assert "UEFI variables follow" in done.out
+    move = ferry.move_of(guest.name)
+    assert move is not None
+    assert state_of(ferry, guest) == "waiting"
+    assert guest.sources()["vda"].startswith(f"{ssd.path}/")
+    assert nvram_of(guest) == nvram_of(guest, inactive=True) == old
+    assert ferry.run("resume", move).status == 0
+    assert state_of(ferry, guest) == "waiting", "it did not wait"
+    assert_its_own(old)
+    assert not [one for one in json.loads(ferry.ok("orphans", "--json").out)["orphans"] if str(old) in one["path"]]
+    assert_whole(guest)
+
+    # Half-way back: the second move takes over what the first has yet to do.
+    ferry.ok("move", guest.name, "--disk", "vda=old-san")
+    second = ferry.move_of(guest.name)
+    assert second is not None
+    assert second != move
+    assert ferry.last()["id"] == move
+    assert ferry.last()["state"] == "moved"
+    ferry.ok("move", guest.name, "--to", "ssd")
+    move = ferry.move_of(guest.name)
+    assert move is not None
+    assert nvram_of(guest) == old
+
+    guest.poweroff()
+    before = old.read_bytes()
+    ferry.ok("vms")  # any command
+    done_move = ferry.wait_finished(guest.name)
+    new = nvram_of(guest, inactive=True)
+    assert done_move["id"] == move
+    assert done_move["record"]["outcome"] == "moved"
+    assert new.parent == ssd.home(guest.name)
+    assert new.read_bytes() == before
+    assert not old.exists()
+    assert not old.parent.exists()
+    assert_its_own(new)
+    assert any(str(old) in one for one in done_move["report"]["sources"])
+    assert not list(new.parent.glob("*.blockferry"))
+    assert list(tpm.rglob("*.permall")), "the vTPM's state is gone"
+    guest.start()
+    assert nvram_of(guest) == new
+    assert_its_own(new)
+    guest.poweroff()
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_killed_while_the_variables_follow(
+    ferry: Ferry, uefi: Guest, old_san: Datastore, ssd: Datastore, point: str
+) -> None:
+    """The VM is off, so that disks and variables go in one run; the next command goes on wherever that died."""
+    guest = uefi
+    old = nvram_of(guest, inactive=True)
+    target = ssd if old.is_relative_to(old_san.path) else old_san
+    result = ferry.run("move", guest.name, "--to", target.name, point=f"{point}:kill")
+    assert result.killed, str(result)
+    assert_its_own(nvram_of(guest, inactive=True))
+    ferry.ok("vms")
+    assert ferry.wait_finished(guest.name)["record"]["outcome"] == "moved"
+    new = nvram_of(guest, inactive=True)
+    assert new.is_relative_to(target.path)
+    assert_its_own(new)
+    assert not old.exists()
+    assert not list(new.parent.glob("*.blockferry"))
+
+
+def test_a_start_between_the_copy_and_the_configuration_loses_nothing(
+    ferry: Ferry, uefi: Guest, old_san: Datastore, ssd: Datastore
+) -> None:
+    guest = uefi
+    old = nvram_of(guest, inactive=True)
+    target = ssd if old.is_relative_to(old_san.path) else old_san
+    result = ferry.run("move", guest.name, "--to", target.name, point="nvram-copied:kill")
+    assert result.killed, str(result)
+    guest.start(wait=False)
+    ferry.ok("vms")
+    assert state_of(ferry, guest) == "waiting"
+    data = bytearray(old.read_bytes())
+    data[-len(MARK) - 8 : -len(MARK)] = b"written!"
+    guest.destroy()
+    old.write_bytes(data)  # as the guest would have
+    ferry.ok("vms")
+    wait(lambda: ferry.move_of(guest.name) is None, "the variables")
+    new = nvram_of(guest, inactive=True)
+    assert new.read_bytes() == bytes(data)
+
+
+def test_variables_that_libvirt_has_put_in_its_own_place(ferry: Ferry, make_guest: MakeGuest, ssd: Datastore) -> None:
+    """`<os firmware='efi'>`: the persistent configuration names no file, libvirt has one all the same."""
+    guest = make_guest([Disk("vda", ferry.stores[0], size="64MiB")], machine="q35")
+    host = guest.host
+    host.virsh("define", "/dev/stdin", stdin=guest.xml(inactive=True).replace("<os>", "<os firmware='efi'>"))
+    old = host.directory / "lib/qemu/nvram" / f"{guest.name}_VARS.fd"
+    old.parent.mkdir(parents=True, exist_ok=True)
+    data = TEMPLATE.read_bytes()
+    old.write_bytes(data[: -len(MARK)] + MARK)
+    ferry.ok("move", guest.name, "--to", "ssd")
+    new = nvram_of(guest, inactive=True)
+    assert new == ssd.home(guest.name) / old.name
+    assert not old.exists()
+    guest.start(wait=False)
+    assert nvram_of(guest) == new
+    assert_its_own(new)
+    assert not old.exists()
+
+
+def test_left_as_asked_and_cancelled_later(ferry: Ferry, uefi: Guest, old_san: Datastore, ssd: Datastore) -> None:
+    guest = uefi
+    old = nvram_of(guest, inactive=True)
+    here, there = ("old-san", "ssd") if old.is_relative_to(old_san.path) else ("ssd", "old-san")
+    guest.start(wait=False)
+    ferry.ok("move", guest.name, "--to", there, "--firmware", "leave")
+    assert ferry.move_of(guest.name) is None
+    assert nvram_of(guest, inactive=True) == old
+    ferry.ok("move", guest.name, "--to", here)
+    ferry.ok("move", guest.name, "--to", there)
+    move = ferry.move_of(guest.name)
+    assert move is not None
+    ferry.ok("cancel", move)
+    assert ferry.move_of(guest.name) is None
+    assert nvram_of(guest, inactive=True) == old
+    assert_its_own(old)
+    guest.destroy()

@@ -1,0 +1,156 @@
+"""What the pre-check says of UEFI variables, vTPM and snapshots: a table over requests and facts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from blockferry.hypervisor import domainxml
+from blockferry.model import precheck
+from blockferry.model.facts import Facts, SmallFile
+from blockferry.model.inventory import Datastore, Disk, DiskSource, Image, PowerState, Snapshot, Vm
+from blockferry.model.plan import NvramPlan, Plan
+from blockferry.model.request import Chain, Firmware, Method, MoveRequest, Provision
+from blockferry.units import GiB
+
+TOP, BASE, VARS = "/old/web01/vda.s1", "/old/web01/vda.qcow2", "/old/web01/web01_VARS.fd"
+SOURCE = DiskSource("file", TOP, "qcow2")
+REQUEST = MoveRequest("web01", "ssd")
+OF_THE_VM = ("persistent", "nvram", "config_nvram", "tpm")
+OFF, RUNNING = PowerState.OFF, PowerState.RUNNING
+
+
+def facts(state: PowerState = RUNNING, **more: object) -> Facts:
+    vm_more = {name: more.pop(name) for name in list(more) if name in OF_THE_VM}
+    vm = Vm(
+        "web01",
+        "uuid",
+        state,
+        True,
+        (Disk("vda", "disk", "virtio", SOURCE if state.active else None, SOURCE),),
+        nvram=VARS,
+        config_nvram=VARS,
+    )
+    return replace(
+        Facts(
+            uri="qemu:///system",
+            vm=replace(vm, **vm_more),  # type: ignore[arg-type]
+            datastores=(
+                Datastore("old", "u1", "dir", True, "/old", 100 * GiB, 50 * GiB),
+                Datastore("ssd", "u2", "dir", True, "/ssd", 100 * GiB, 50 * GiB),
+            ),
+            libvirt=(9, 0, 0),
+            qemu=(7, 2, 22),
+            chains={"vda": (Image(TOP, "qcow2", GiB, GiB),)},
+            available={"ssd": 50 * GiB},
+            home_source="/old/web01",
+            home_files=(SmallFile(VARS, 540672),),
+        ),
+        **more,  # type: ignore[arg-type]
+    )
+
+
+def check(request: MoveRequest, known: Facts) -> tuple[dict[str, str], Plan | None]:
+    """(code -> sentence and remedy, plan)."""
+    found, plan = precheck.precheck(request, known, "abcd")
+    return {one.code: f"{one.text} {one.remedy}" for one in found}, plan
+
+
+FOLLOWING = NvramPlan(VARS, "/other/web01/web01_VARS.fd", 540672)
+
+
+@pytest.mark.parametrize(
+    ("request_", "known", "code", "dest"),
+    [
+        (REQUEST, facts(), "NVRAM_FOLLOWS", "/ssd/web01/web01_VARS.fd"),
+        (REQUEST, facts(OFF), None, "/ssd/web01/web01_VARS.fd"),
+        (replace(REQUEST, firmware=Firmware.LEAVE), facts(), "NVRAM_STAYS", None),
+        (MoveRequest("web01", None, {"vda": "ssd"}), facts(), "NVRAM_STAYS", None),
+        (MoveRequest("web01", None, {"vda": "ssd"}), facts(following=FOLLOWING), "NVRAM_FOLLOWS", FOLLOWING.dest),
+        (REQUEST, facts(following=FOLLOWING), "NVRAM_FOLLOWS", "/ssd/web01/web01_VARS.fd"),
+        (replace(REQUEST, firmware=Firmware.LEAVE), facts(following=FOLLOWING), "NVRAM_STAYS", None),
+        (REQUEST, facts(home_files=()), "NVRAM_STAYS", None),
+        (REQUEST, facts(persistent=False), "NVRAM_STAYS", None),
+        (REQUEST, facts(config_nvram="/elsewhere"), "NVRAM_STAYS", None),
+        (REQUEST, facts(config_nvram=None), "NVRAM_STAYS", None),
+        (REQUEST, facts(nvram=None, config_nvram=None), None, None),
+        (
+            REQUEST,
+            facts(nvram="/ssd/web01/x", config_nvram="/ssd/web01/x", home_files=(SmallFile("/ssd/web01/x", 1),)),
+            None,
+            None,
+        ),
+    ],
+)
+def test_uefi_variables(request_: MoveRequest, known: Facts, code: str | None, dest: str | None) -> None:
+    codes, plan = check(request_, known)
+    assert plan is not None, codes
+    assert (plan.nvram.dest if plan.nvram else None) == dest
+    assert {one for one in codes if one.startswith("NVRAM")} == ({code} if code else set())
+    assert all(file.role != "nvram" for file in (plan.home.files if plan.home else ()))
+
+
+def test_uefi_variables_never_overwrite_somebody_s_file() -> None:
+    codes, plan = check(REQUEST, facts(existing=frozenset({"/ssd/web01/web01_VARS.fd"})))
+    assert "NAME_COLLISION" in codes
+    assert plan is None
+
+
+def test_a_vtpm_stays_and_the_plan_says_where() -> None:
+    codes, plan = check(REQUEST, facts(tpm=True))
+    assert plan is not None
+    assert plan.vtpm == "/var/lib/libvirt/swtpm/uuid"
+    assert plan.vtpm in codes["TPM_STAYS"]
+
+
+CHAIN = {"vda": (Image(TOP, "qcow2", GiB, GiB), Image(BASE, "qcow2", GiB, GiB))}
+HELD = {"vda": (Image(TOP, "qcow2", GiB, GiB, internal_snapshots=("s1",)),)}
+EXTERNAL = (Snapshot("s1", external=("vda",), files=(BASE, TOP, VARS)),)
+INTERNAL = (Snapshot("s1", internal=("vda",), files=(TOP, VARS)),)
+KEEP = replace(REQUEST, chain=Chain.KEEP)
+
+
+@pytest.mark.parametrize(
+    ("request_", "known", "code", "words"),
+    [
+        (REQUEST, facts(chains=CHAIN, snapshots=EXTERNAL), "SNAPSHOTS", "Add --chain keep"),
+        (KEEP, facts(chains=CHAIN, snapshots=EXTERNAL), None, ""),
+        (KEEP, facts(OFF, chains=CHAIN, snapshots=EXTERNAL), None, ""),
+        (KEEP, facts(snapshots=(replace(EXTERNAL[0], files=(TOP, "/old/b")),)), "SNAPSHOTS", "names /old/b"),
+        (KEEP, facts(chains=CHAIN, snapshots=(replace(EXTERNAL[0], memory="/m"),)), "SNAPSHOTS", "memory in /m"),
+        (REQUEST, facts(chains=HELD, snapshots=INTERNAL), "SNAPSHOTS", "Power it off"),
+        (REQUEST, facts(chains=HELD), "INTERNAL_SNAPSHOTS", "Power it off"),
+        (REQUEST, facts(OFF, chains=HELD, snapshots=INTERNAL), None, ""),
+        (replace(REQUEST, format="raw"), facts(OFF, chains=HELD), "INTERNAL_SNAPSHOTS", "raw cannot hold"),
+        (replace(REQUEST, provision=Provision.THICK), facts(OFF, chains=HELD), "INTERNAL_SNAPSHOTS", "thick"),
+        (KEEP, facts(OFF, chains={"vda": (*HELD["vda"], *CHAIN["vda"][1:])}), "INTERNAL_SNAPSHOTS", "backing chain"),
+    ],
+)
+def test_snapshots(request_: MoveRequest, known: Facts, code: str | None, words: str) -> None:
+    codes, plan = check(request_, known)
+    refused = {one for one in codes if one in ("SNAPSHOTS", "INTERNAL_SNAPSHOTS")}
+    if code is None:
+        assert plan is not None, codes
+        assert refused == set()
+        assert plan.snapshots == tuple(one.name for one in known.snapshots)
+        assert plan.disks[0].as_is == (known.chains is HELD)
+    else:
+        assert plan is None
+        assert code in refused
+        assert words in codes[code]
+
+
+def test_a_kept_chain_s_files_have_new_names() -> None:
+    _, plan = check(KEEP, facts(OFF, chains=CHAIN, snapshots=EXTERNAL))
+    assert plan is not None
+    assert plan.method is Method.COLD
+    assert set(plan.new_names) == {TOP, BASE}
+    xml = (
+        f"<domainsnapshot><name>s1</name><disks><disk name='vda' snapshot='external'><source file='{TOP}'/></disk>"
+        f"</disks><domain><os><nvram>{VARS}</nvram></os><devices><disk><source file='{BASE}'/></disk></devices>"
+        "</domain></domainsnapshot>"
+    )
+    assert domainxml.snapshot(xml) == EXTERNAL[0]
+    renamed = domainxml.rename(xml, plan.new_names)
+    assert domainxml.paths(renamed) == {VARS, *plan.new_names.values()}
