@@ -118,8 +118,9 @@ def test_the_policy_is_ours_where_the_method_was(
 
 
 def test_a_copy_under_a_contract_has_a_small_buffer() -> None:
-    assert pace.buffer_bytes(None) == 16 * MiB
-    assert pace.buffer_bytes(Contract(latency_s=0.02)) == MiB
+    assert pace.buffer_bytes(None, False) == 16 * MiB
+    assert pace.buffer_bytes(None, True) == MiB
+    assert pace.buffer_bytes(Contract(latency_s=0.02), False) == MiB
 
 
 def test_records_of_older_versions_are_read_and_new_ones_come_back() -> None:

@@ -269,7 +269,7 @@ def _order(context: Context, disk: DiskPlan, copy: Copy, layered: bool, bandwidt
             backing=(disk.dest, disk.dest_format),
             synchronous=False,
             bandwidth=bandwidth,
-            buffer=pace.buffer_bytes(context.plan.contract),
+            buffer=pace.buffer_bytes(context.plan.contract, bandwidth > 0),
         )
     return CopyOrder(
         dest=disk.dest,
@@ -278,7 +278,7 @@ def _order(context: Context, disk: DiskPlan, copy: Copy, layered: bool, bandwidt
         synchronous=copy.synchronous,
         bandwidth=bandwidth,
         granularity=disk.granularity,
-        buffer=pace.buffer_bytes(context.plan.contract),
+        buffer=pace.buffer_bytes(context.plan.contract, bandwidth > 0),
     )
 
 
