@@ -133,10 +133,11 @@ class Observer:
         return Job.OURS if found.mirror.job in ("copy", "") and same_path(found.mirror.dest, ours) else Job.FOREIGN
 
     def _fingerprint(self, disk: DiskPlan) -> str:
-        found = files.fingerprint(self._runner, disk.source)
-        if found is None:
-            return "missing"
-        return f"{found.device}:{found.inode}:{found.size}:{found.mtime_ns}"
+        # Of a VMDK with a file of extents only that changes when the guest writes.
+        found = [files.fingerprint(self._runner, path) for path in (disk.source, *disk.parts)]
+        return " ".join(
+            "missing" if one is None else f"{one.device}:{one.inode}:{one.size}:{one.mtime_ns}" for one in found
+        )
 
     def _media(self, view: DomainView) -> tuple[str, ...]:
         """The CD drives of the running VM that still hold the ISO of the old home."""

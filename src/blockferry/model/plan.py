@@ -53,6 +53,11 @@ class DiskPlan:
     cluster_size: int | None = None
     has_bitmaps: bool = False
     granularity: int = 0  # bytes per tracked region, 0: QEMU's default
+    preallocation: str = "off"  # how the new image is made: off, metadata, falloc, full
+    extended_l2: bool = False
+    parts: tuple[str, ...] = ()  # files besides `source` that the top layer's content lies in (extents of a VMDK)
+    old_parts: tuple[str, ...] = ()  # those of `old_files` that are parts; released after the images
+    sealed: bool = False  # encrypted, and copied as it is without its secret; so never by a running QEMU
 
     @property
     def shallow(self) -> bool:

@@ -33,6 +33,15 @@ class Provision(enum.Enum):
     THICK = "thick"
 
 
+class Preallocation(enum.Enum):
+    """What of a new image is made before anything is copied into it."""
+
+    OFF = "off"
+    METADATA = "metadata"  # qcow2: all tables, no data
+    FALLOC = "falloc"  # all space is reserved
+    FULL = "full"  # all space is written
+
+
 class Chain(enum.Enum):
     """What becomes of a backing chain."""
 
@@ -73,3 +82,5 @@ class MoveRequest:
     verify: bool = False  # compare both sides as they were at the switch before the source is given up
     contract: Contract | None = None
     if_not_converging: IfNotConverging = IfNotConverging.AUTO
+    preallocation: Preallocation | None = None  # None: what `provision` needs
+    cluster_size: int | None = None  # bytes, of a qcow2; None: as it is
