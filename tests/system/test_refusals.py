@@ -179,7 +179,7 @@ REFUSALS: list[tuple[Callable[[Case], None] | None, str, list[str]]] = [
     (odd_format, "UNSUPPORTED_FORMAT", []),
     (too_large, "FORMAT_CANNOT_HOLD", ["--format", "vmdk"]),
     (other_job, "JOB_ON_DISK", []),
-    (encrypted, "ENCRYPTED_IMAGE", []),
+    (encrypted, "ENCRYPTED_IMAGE", ["--format", "raw"]),
     (missing_image, "IMAGE_UNREADABLE", []),
     (differs, "CONFIG_DIFFERS", []),
     (None, "METHOD_NEEDS_POWER", ["--method", "mirror"]),

@@ -71,7 +71,20 @@ def begun(**more: object) -> Record:
 
 CLEAN2 = stages(Stage.CLEAN, "vda", "vdb")
 HALF = (across("vda"), in_step("vdb"))
+SEALED = replace(TWO, disks=tuple(replace(one, sealed=True) for one in TWO.disks))
 DECISIONS: dict[str, tuple[Plan, Observation, act.Action | type]] = {
+    "an encrypted disk is never copied by a running QEMU": (
+        SEALED, seen(RUNNING, disk(), disk("vdb")), act.Fail,
+    ),
+    "an encrypted disk is copied as it is while the VM is off": (
+        SEALED, seen(OFF, off(), off("vdb")), act.ColdCopy("vda"),
+    ),
+    "an encrypted disk on either side of a running VM is nothing to go on with, forward or back": (
+        SEALED, seen(RUNNING, across(), disk("vdb"), record=begun(failure="x")), act.Park,
+    ),
+    "back from a move of an encrypted disk whose VM was started": (
+        SEALED, seen(RUNNING, disk(), disk("vdb"), record=begun(failure="x")), act.RemoveDestination(),
+    ),
     "the first thing is our mark, so that a sweep knows whose all the rest is": (
         ONE, seen(RUNNING, disk(), record=Record(), mark=None), act.Mark(),
     ),

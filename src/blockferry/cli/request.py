@@ -20,6 +20,7 @@ from blockferry.model.request import (
     Method,
     MoveRequest,
     OnBreak,
+    Preallocation,
     Provision,
     SourcePolicy,
 )
@@ -47,6 +48,17 @@ def request_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 type=click.Choice([item.value for item in Provision]),
                 default=Provision.SAME.value,
                 help="What is allocated beyond what holds data; default: same.",
+            ),
+            click.option(
+                "--preallocation",
+                type=click.Choice([item.value for item in Preallocation]),
+                help="What of a new image is made beforehand: nothing, a qcow2's tables, all space reserved, or "
+                "all of it written; default: what --provision needs.",
+            ),
+            click.option(
+                "--cluster-size",
+                type=types.ClusterSize(),
+                help="Cluster size of new qcow2 images, like 128KiB; default: as it is, else QEMU's 64 KiB.",
             ),
             click.option(
                 "--method",
@@ -123,6 +135,8 @@ def to_request(
     home: str | None,
     format_: str | None,
     provision: str,
+    preallocation: str | None,
+    cluster_size: int | None,
     method: str | None,
     chain: str,
     firmware: str,
@@ -165,6 +179,8 @@ def to_request(
         home=home,
         format=format_,
         provision=Provision(provision),
+        preallocation=_preallocation(preallocation, Provision(provision)),
+        cluster_size=cluster_size,
         method=Method(method or config.method),
         chain=Chain(chain),
         bandwidth=config.bandwidth if bandwidth is None else bandwidth,
@@ -176,6 +192,17 @@ def to_request(
         from_scratch=from_scratch,
         firmware=Firmware(firmware),
     )
+
+
+def _preallocation(asked: str | None, provision: Provision) -> Preallocation | None:
+    if asked is None:
+        return None
+    reserves = Preallocation(asked) in (Preallocation.FALLOC, Preallocation.FULL)
+    if provision is not Provision.SAME and reserves is not (provision is Provision.THICK):
+        raise UsageError(
+            f"--preallocation {asked} and --provision {provision.value} contradict each other.", "Give one of them."
+        )
+    return Preallocation(asked)
 
 
 def _contract(latency_s: float | None, slowdown: float | None, config: Config) -> Contract | None:

@@ -113,6 +113,21 @@ class Rate(ParamType):
             self.fail(str(error), param, ctx)
 
 
+class ClusterSize(ParamType):
+    """Bytes of a qcow2's cluster, as QEMU takes them."""
+
+    name = "size"
+
+    def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            size = value if isinstance(value, int) else units.parse_size(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        if not 512 <= size <= 2 * units.MiB or size & (size - 1):
+            self.fail(f"{value} is no power of two from 512 bytes to 2 MiB", param, ctx)
+        return size
+
+
 class Latency(ParamType):
     """Seconds that a write may take."""
 

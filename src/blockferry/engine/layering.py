@@ -161,7 +161,14 @@ def _destination(context: Context, disk: DiskPlan, record: Record) -> Record:
     record = making.make_home(context, record, posixpath.dirname(disk.dest))
     record = making.name_paths(context, record, disk.dest)
     making.mark_file(context, disk.dest)
-    making.new_image(context, disk.dest, disk.dest_format, disk.virtual_size, cluster_size=disk.cluster_size)
+    making.new_image(
+        context,
+        disk.dest,
+        disk.dest_format,
+        disk.virtual_size,
+        cluster_size=disk.cluster_size,
+        extended_l2=disk.extended_l2,
+    )
     making.mark_file(context, disk.dest, made=True)
     if disk.target not in record.partial:
         record = replace(record, partial=(*record.partial, disk.target))

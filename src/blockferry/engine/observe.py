@@ -164,7 +164,8 @@ class Observer:
 
     def source_print(self, disk: DiskPlan) -> str:
         """Changes whenever somebody writes to the disk at the source, base or overlay."""
-        base = fingerprint(self._runner, disk.source)
+        # Of a VMDK with a file of extents only that changes when the guest writes.
+        base = " ".join(fingerprint(self._runner, path) for path in (disk.source, *disk.parts))
         above = fingerprint(self._runner, disk.source_overlay) if disk.source_overlay else "missing"
         return base if above == "missing" else f"{base}|{above}"
 

@@ -180,7 +180,9 @@ def _below(runner: Runner, source: DiskSource, whose: str, what: str) -> dict[st
         if files.stat_one(runner, source.path) is None:
             return {}  # a missing image stands on nothing
         return f"it cannot be told what {whose} stands on ({error.sentence.rstrip('.')})"
-    return {layer.path: f"{what} stands on it" for layer in layers[1:]}
+    named = {layer.path: f"{what} stands on it" for layer in layers[1:]}
+    parts = [part for layer in layers for part in layer.parts]
+    return {**dict.fromkeys(parts, f"it holds a part of {source.path} of {whose}"), **named}
 
 
 def _named(runner: Runner, path: str, found: FileStat, named: Mapping[str, str]) -> str | None:

@@ -66,6 +66,8 @@ def _format(context: Context, disk: DiskPlan, path: str) -> str | None:
         layers = qemuimg.chain(context.runner, disk.source, disk.source_format)
     except BlockferryError:
         return None
+    if any(same_path(part, path) for layer in layers for part in layer.parts):
+        return "raw"  # nothing stands on it that would have to be looked for
     return next((layer.format for layer in layers if same_path(layer.path, path)), None)
 
 
@@ -81,6 +83,10 @@ def reason_to_keep(context: Context, disk: DiskPlan, path: str, seen: Observatio
         return doubt
     if seen.persistent and not seen.config_agrees:
         return "the persistent configuration does not agree"
+    images = [one for one in disk.old_files if path in disk.old_parts and one not in disk.old_parts]
+    for image in images:  # they are released first
+        if files.stat_one(context.runner, image) is not None:
+            return f"it holds a part of {disk.source}, and {image} is kept"
     stats = files.stat_many(context.runner, [path, *(one.dest for one in context.plan.disks)])
     old = stats[path]
     if old is None or old.kind != "file":

@@ -47,6 +47,8 @@ def _image(layer: qemuimg.Layer) -> Image:
         compat=layer.compat,
         data_file=layer.data_file,
         cluster_size=layer.cluster_size,
+        extended_l2=layer.extended_l2,
+        parts=layer.parts,
     )
 
 
@@ -82,7 +84,7 @@ def survey(
     home_source = _home_source(vm, stores)
     home_files = _home_files(runner, vm, home_source, chains, everyone)
     candidates = _candidates(vm, wanted, chains, home_files, request)
-    paths = {image.path for chain in chains.values() for image in chain}
+    paths = {path for chain in chains.values() for image in chain for path in (image.path, *image.parts)}
     stats = files.stat_many(runner, [*candidates, *paths])
     left = {path: one for path, one in (kept or {}).items() if stats.get(path) is not None}
     return Facts(
@@ -166,7 +168,7 @@ def _home_files(
 
     Metadata XML that blockferry itself has written is not carried but written anew.
     """
-    images = {image.path for chain in chains.values() for image in chain}
+    images = {path for chain in chains.values() for image in chain for path in (image.path, *image.parts)}
     others = {name for one in everyone if one.uuid != vm.uuid for name in names_of(one)}
     found: list[str] = []
     if home is not None:
@@ -224,7 +226,8 @@ def _users(runner: Runner, vm: Vm, everyone: tuple[Vm, ...], paths: set[str]) ->
         names = {posixpath.normpath(name) for name in names_of(other)}
         for disk in other.disks:
             if disk.device == "disk":
-                names.update(image.path for image in read_chain(runner, disk)[0])
+                for image in read_chain(runner, disk)[0]:
+                    names.update((image.path, *image.parts))
         for path in paths:
             if posixpath.normpath(path) in names:
                 found[path].append(other.name)

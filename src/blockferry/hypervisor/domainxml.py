@@ -39,6 +39,7 @@ class ParsedDisk:
     mirror: Mirror | None
     serial: str | None
     iothread: bool
+    encrypted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +122,7 @@ def merge(live: ParsedDomain | None, config: ParsedDomain | None) -> tuple[Disk,
                 mirror=now.mirror,
                 serial=now.serial,
                 iothread=now.iothread,
+                encrypted=any(one[target].encrypted for one in (lives, configs) if target in one),
             )
         )
     return tuple(disks)
@@ -303,6 +305,8 @@ def _disk(element: etree._Element, threaded: set[tuple[str, str]]) -> ParsedDisk
         mirror=_mirror(element.find("mirror")),
         serial=element.findtext("serial"),
         iothread=_has_iothread(driver) or (bus, controller) in threaded,
+        # of the source, in the old way of the disk, or of a layer below: https://libvirt.org/formatstorageencryption.html
+        encrypted=element.find(".//encryption") is not None,
     )
 
 

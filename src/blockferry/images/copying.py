@@ -67,6 +67,7 @@ def convert(
     backing: Backing | None = None,
     bitmaps: bool = False,
     force_share: bool = False,
+    options: Sequence[str] = (),
 ) -> None:
     """Copy an image's content; on disk when this returns. Holes stay holes unless `thick`.
 
@@ -77,6 +78,7 @@ def convert(
       whole chain is copied into one image.
     - `rate_limit`: bytes per second, None or 0 for as fast as it goes.
     - `force_share`: read an image that a QEMU has open; right only if nothing writes to it (a frozen base).
+    - `options`: creation options of `dest` (`qemuimg.creation_options`).
 
     The host's page cache is bypassed where the file systems allow it. A raw file gets the source's size to the
     byte, where QEMU alone would round it up to its block size. May be repeated after a crash, without
@@ -94,6 +96,7 @@ def convert(
     argv += ["-B", backing[0], "-F", backing[1]] if backing else []
     argv += ["--bitmaps"] if bitmaps else []
     argv += ["-n"] if existing_target else []
+    argv += ["-o", ",".join(options)] if options else []
     # QEMU gives a raw file on XFS an extent size of 1 MiB, so that a scattered thin disk would take many times its size
     argv += ["-o", "extent_size_hint=0"] if dest_format == "raw" and not existing_target and not thick else []
     # QEMU refuses the claim for a target with a backing file, which does not read as zeros

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import posixpath
 import re
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -32,6 +33,7 @@ class Layer:
     `backing_path` is absolute, or QEMU's own notation (`nbd://...`, `json:...`) if it is no file.
     `dirty`: a qcow2 whose reference counts need repair (lazy_refcounts, or a crash); `corrupt`: QEMU has marked
     it so and opens it read-only.
+    `parts`: the other files that its content lies in (a qcow2's data file, the extents of a VMDK).
     """
 
     path: str
@@ -48,6 +50,8 @@ class Layer:
     dirty: bool
     corrupt: bool
     cluster_size: int | None
+    extended_l2: bool = False
+    parts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +99,7 @@ def chain(runner: Runner, path: str, format: str | None = None) -> tuple[Layer, 
     infos: list[dict[str, Any]] = json.loads(_reading(runner, path, argv))
     layers = [_layer(info) for info in infos]
     layers[0] = replace(layers[0], path=path)
+    layers = [replace(layer, parts=_absolute(layer)) for layer in layers]
     for upper, lower in itertools.pairwise(layers):
         if upper.backing_format is None and lower.format != "raw":
             raise ImageUnreadable(
@@ -121,6 +126,15 @@ def holdable_size(format: str, size: int) -> int:
     return -(-size // _SECTOR) * _SECTOR
 
 
+def creation_options(
+    preallocation: str = "off", cluster_size: int | None = None, extended_l2: bool = False
+) -> list[str]:
+    """qemu-img's words (`-o`) for what a new image is to be, as far as it is not QEMU's default."""
+    options = [f"preallocation={preallocation}"] if preallocation != "off" else []
+    options += [f"cluster_size={cluster_size}"] if cluster_size else []
+    return [*options, *(["extended_l2=on"] if extended_l2 else [])]
+
+
 def create(
     runner: Runner,
     path: str,
@@ -130,6 +144,7 @@ def create(
     preallocation: Preallocation = "off",
     backing: Backing | None = None,
     cluster_size: int | None = None,
+    extended_l2: bool = False,
     compat: str = "1.1",
 ) -> None:
     """Create an image of mode 0600 that was not there before; it reads as zeros (or as its backing file).
@@ -147,8 +162,7 @@ def create(
         if format == "raw":
             _fill_raw(runner, path, size, preallocation)
         else:
-            options = [f"preallocation={preallocation}"] if preallocation != "off" else []
-            options += [f"cluster_size={cluster_size}"] if cluster_size else []
+            options = creation_options(preallocation, cluster_size, extended_l2)
             options += [f"compat={compat}"] if format == "qcow2" else []
             argv = ["qemu-img", "create", "-q", "-f", format]
             argv += ["-o", ",".join(options)] if options else []
@@ -259,7 +273,27 @@ def _layer(info: dict[str, Any]) -> Layer:
         dirty=bool(info.get("dirty-flag")),
         corrupt=bool(specific.get("corrupt")),
         cluster_size=info.get("cluster-size"),
+        extended_l2=bool(specific.get("extended-l2")),
+        parts=_parts(info),
     )
+
+
+def _parts(info: dict[str, Any]) -> tuple[str, ...]:
+    """The names of the other files that hold the image's content, as the image gives them.
+
+    A VMDK's extents: https://www.vmware.com/app/vmdk/?src=vmdk, as `qemu-img info` lists them. One that is a
+    file of its own (monolithicSparse, streamOptimized) names itself.
+    """
+    specific: dict[str, Any] = info.get("format-specific", {}).get("data", {})
+    extents = [extent.get("filename", "") for extent in specific.get("extents", ())]
+    names = [_plain(name) for name in (specific.get("data-file", ""), *extents) if name]
+    return tuple(dict.fromkeys(name for name in names if name != _plain(info["filename"])))
+
+
+def _absolute(layer: Layer) -> tuple[str, ...]:
+    """The parts' paths: a relative name counts from the directory of the image that gives it."""
+    directory = posixpath.dirname(layer.path)
+    return tuple(posixpath.normpath(posixpath.join(directory, part)) for part in layer.parts)
 
 
 def _plain(filename: str) -> str:

@@ -69,6 +69,8 @@ def _decide(plan: Plan, seen: Observation) -> act.Action:
     if seen.record.switched:
         return _switched_back(plan, seen)
     if seen.state.active:
+        if any(disk.sealed for disk in plan.disks) and (stop := _started_sealed(plan, seen)) is not None:
+            return stop
         if _going_back(seen):
             return _back_live(plan, seen)
         return _forward_live(plan, seen)
@@ -118,6 +120,18 @@ def _without_domain(seen: Observation) -> act.Action:
     if record.failure is None and record.wanted is Wanted.GO:
         return act.Fail("the VM is not there any more (a transient VM that went off, or it was undefined or moved)")
     return _finish_back(seen)
+
+
+def _started_sealed(plan: Plan, seen: Observation) -> act.Action | None:
+    """A QEMU runs with an encrypted disk that was to be copied as it is: a copy by that QEMU would not be encrypted."""
+    if any(view.side is Side.DESTINATION for view in seen.disks):
+        return act.Park(
+            f"{plan.vm} runs with some of its disks at either side, and one of them is encrypted: QEMU would copy it "
+            "decrypted. Nothing is removed; power it off and resume the move"
+        )
+    if _going_back(seen):
+        return None
+    return act.Fail(f"{plan.vm} was started meanwhile, and an encrypted disk of a running VM would be copied decrypted")
 
 
 def _stray(plan: Plan, seen: Observation, strays: list[str]) -> act.Action:

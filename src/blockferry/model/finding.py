@@ -173,8 +173,10 @@ CATALOGUE: dict[str, FindingKind] = {
         ),
         FindingKind(
             "ENCRYPTED_IMAGE", _E, "The image is encrypted",
-            "Its secret would have to be given to the copy; that is not done yet.",
-            "Leave this disk out.",
+            "A running QEMU copies what the guest reads, so the new image would be decrypted, while the "
+            "configuration still says that it is encrypted. A VM that is off is moved: its image is copied as it is, "
+            "and the secret stays.",
+            "Power the VM off and move it then, in its own format; or leave this disk out.",
         ),
         FindingKind(
             "DATA_FILE", _E, "The image keeps its data in a second file",
@@ -261,6 +263,12 @@ CATALOGUE: dict[str, FindingKind] = {
         FindingKind(
             "THIN_BECOMES_THICK", _W, "A thin disk becomes thick",
             "As asked, or because the format has no thin form.",
+            "",
+        ),
+        FindingKind(
+            "FULL_RESERVED", _W, "The new image's space is reserved, but not written",
+            "The copy of a running VM's disk leaves holes in a raw image, and in any image if the disk passes discards "
+            "on (discard='unmap'). They are reserved at the end, as with --preallocation falloc.",
             "",
         ),
         FindingKind(

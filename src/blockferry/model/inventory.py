@@ -76,6 +76,7 @@ class Disk:
     other_job: str | None = None  # kind of a running block job that is no copy: commit, pull, backup
     serial: str | None = None
     iothread: bool = False  # a thread of its own serves it, by itself or by its controller
+    encrypted: bool = False  # QEMU is given a secret for it or for what it stands on
 
     @property
     def source(self) -> DiskSource | None:
@@ -138,6 +139,8 @@ class Image:
     compat: str | None = None  # qcow2: "0.10" (no persistent bitmaps) or "1.1"
     data_file: str | None = None
     cluster_size: int | None = None
+    extended_l2: bool = False
+    parts: tuple[str, ...] = ()  # the other files its content lies in: a qcow2's data file, extents of a VMDK
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,13 @@ import posixpath
 
 from blockferry.model.inventory import Datastore
 
+SMALLEST_EXTENDED_CLUSTER = 16 * 1024
+"""Bytes; below that QEMU makes no image with extended L2 entries."""
+
 FORMATS = ("raw", "qcow2", "vmdk")
 _ENDINGS = {"raw": (".raw", ".img"), "qcow2": (".qcow2", ".qcow"), "vmdk": (".vmdk",)}
 _QCOW2_LIMIT = 64 * 1024**5  # far beyond any file system; kept for the shape of the check
+_QCOW2_L1_ENTRIES = 32 * 1024**2 // 8  # QCOW_MAX_L1_SIZE in QEMU's block/qcow2.h
 _VMDK_LIMIT = 2 * 1024**4 - 64 * 1024**2  # monolithicSparse with QEMU's grain size
 
 
@@ -48,10 +52,16 @@ def guest_size(image_size: int) -> int:
     return -(-image_size // 512) * 512
 
 
-def holds_size(format: str, size: int) -> bool:
-    """Whether an image of this format can have exactly this size (bytes) for the guest."""
+def holds_size(format: str, size: int, cluster_size: int | None = None, extended_l2: bool = False) -> bool:
+    """Whether an image of this format can have exactly this size (bytes) for the guest.
+
+    What a qcow2 can hold depends on its clusters: with 512 bytes it is 128 GiB.
+    """
     if format == "raw":
         return True
     if size % 512:
         return False
+    if format == "qcow2" and cluster_size is not None:
+        per_table = cluster_size // (16 if extended_l2 else 8)
+        return size <= min(_QCOW2_LIMIT, _QCOW2_L1_ENTRIES * per_table * cluster_size)
     return size <= (_VMDK_LIMIT if format == "vmdk" else _QCOW2_LIMIT)

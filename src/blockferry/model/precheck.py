@@ -14,7 +14,7 @@ from blockferry.model.facts import Facts
 from blockferry.model.finding import Finding, finding
 from blockferry.model.inventory import Datastore, Disk, Image, datastore_of
 from blockferry.model.plan import DiskPlan, HomeFile, HomePlan, LayerPlan, NvramPlan, Plan
-from blockferry.model.request import Chain, Firmware, IfNotConverging, Method, MoveRequest, Provision
+from blockferry.model.request import Chain, Firmware, IfNotConverging, Method, MoveRequest, Preallocation, Provision
 from blockferry.model.space import space_findings
 from blockferry.units import format_size
 
@@ -190,9 +190,20 @@ def _look_at_disk(request: MoveRequest, facts: Facts, disk: Disk, store: Datasto
     dest = placement.image_path(store, vm.name, disk.target, top.path, new_format, frozenset(draft.taken))
     draft.taken.add(dest)
     layers = _layers(request, facts, chain, store, draft)
-    draft.findings.extend(_destination_findings(facts, disk, top, dest, new_format, layers))
     thick = _thick(request, top)
     shallow = request.chain is Chain.KEEP and len(chain) > 1
+    _fits_format(request, disk, new_format, shallow)
+    cluster_size = request.cluster_size or (top.cluster_size if new_format == top.format == "qcow2" else None)
+    extended_l2 = (
+        top.extended_l2 and new_format == "qcow2" and (cluster_size or 0) >= placement.SMALLEST_EXTENDED_CLUSTER
+    )
+    draft.findings.extend(_destination_findings(facts, disk, top, dest, new_format, layers))
+    if not placement.holds_size(new_format, placement.guest_size(top.virtual_size), cluster_size, extended_l2):
+        draft.findings.append(_cannot_hold(facts, disk, top, new_format, cluster_size))
+    leaves_holes = new_format != "qcow2" or disk.discard == "unmap"
+    if request.preallocation is Preallocation.FULL and facts.vm.state.active and leaves_holes:
+        text = f"{disk.target} of {facts.vm.name}: all of {dest} is reserved at the end, not written."
+        draft.findings.append(finding("FULL_RESERVED", text))
     if len(chain) > 1 and not shallow:
         text = f"{disk.target}: its chain of {len(chain)} images becomes one."
         draft.findings.append(finding("CHAIN_FLATTENED", text))
@@ -204,6 +215,8 @@ def _look_at_disk(request: MoveRequest, facts: Facts, disk: Disk, store: Datasto
     backing = None
     if shallow:
         backing = (layers[0].dest, layers[0].dest_format) if layers else (chain[1].path, chain[1].format)
+    old_files = _old_files(facts, disk, chain, shallow, {layer.source for layer in layers})
+    old_parts = tuple(part for image in chain[: len(old_files)] for part in image.parts if not facts.users.get(part))
     draft.disks.append(
         DiskPlan(
             target=disk.target,
@@ -220,14 +233,49 @@ def _look_at_disk(request: MoveRequest, facts: Facts, disk: Disk, store: Datasto
             layers=layers,
             backing=backing,
             stays_below=_stays_below(chain, layers) if shallow else None,
-            old_files=_old_files(facts, disk, chain, shallow, {layer.source for layer in layers}),
+            old_files=(*old_files, *old_parts),
             suspended_start=_suspended_start(facts, disk, top.format, new_format, shallow, draft.modes),
             cache=disk.cache,
-            cluster_size=top.cluster_size if new_format == top.format == "qcow2" else None,
+            cluster_size=cluster_size,
             has_bitmaps=bool(top.bitmaps),
             as_is=bool(top.internal_snapshots),
             granularity=methods.granularity(top.format, new_format),
+            preallocation=(request.preallocation or Preallocation.OFF).value,
+            extended_l2=extended_l2,
+            parts=top.parts,
+            old_parts=old_parts,
+            sealed=vmcheck.sealed(request, facts, disk, chain),
         )
+    )
+
+
+def _fits_format(request: MoveRequest, disk: Disk, format: str, shallow: bool) -> None:
+    """Raises UsageError for what an image of this format cannot be made with."""
+    ahead = request.preallocation or Preallocation.OFF
+    for option, given, formats, with_chain in (
+        ("--cluster-size", request.cluster_size is not None, ("qcow2",), False),
+        ("--preallocation metadata", ahead is Preallocation.METADATA, ("qcow2",), False),
+        ("--preallocation falloc", ahead is Preallocation.FALLOC, ("qcow2", "raw"), True),
+        ("--preallocation full", ahead is Preallocation.FULL, ("qcow2", "raw"), False),
+    ):
+        if given and format not in formats:
+            raise UsageError(
+                f"{option} does not go with disk {disk.target}, which is to be {format}.",
+                "Add --format qcow2, or move this disk without it.",
+            )
+        if given and shallow and not with_chain:
+            raise UsageError(
+                f"{option} does not go with disk {disk.target}, whose backing chain is to be kept.",
+                "Use --chain flatten, or leave it out.",
+            )
+
+
+def _cannot_hold(facts: Facts, disk: Disk, top: Image, format: str, cluster_size: int | None) -> Finding:
+    clusters = f" with clusters of {format_size(cluster_size)}" if format == "qcow2" and cluster_size else ""
+    return finding(
+        "FORMAT_CANNOT_HOLD",
+        f"{disk.target} of {facts.vm.name} has {top.virtual_size} bytes ({format_size(top.virtual_size)}); "
+        f"{format}{clusters} cannot hold exactly that.",
     )
 
 
@@ -280,6 +328,8 @@ def _stays_below(chain: tuple[Image, ...], layers: tuple[LayerPlan, ...]) -> tup
 
 
 def _thick(request: MoveRequest, top: Image) -> bool:
+    if request.preallocation is not None:
+        return request.preallocation in (Preallocation.FALLOC, Preallocation.FULL)
     if request.provision is Provision.SAME:
         # A qcow2 file that has grown to its full size is not preallocated; making its copy so would only keep the
         # device busy and starve the guest (docs/performance.md).
@@ -302,14 +352,6 @@ def _destination_findings(
             found.append(finding("SAME_FILE", f"{disk.target} of {vm.name}: {top.path} and {path} are one file."))
         elif path in facts.existing and path not in facts.partials:
             found.append(finding("NAME_COLLISION", f"{path} is there already; {disk.target} would be copied to it."))
-    if not placement.holds_size(format, placement.guest_size(top.virtual_size)):
-        found.append(
-            finding(
-                "FORMAT_CANNOT_HOLD",
-                f"{disk.target} of {vm.name} has {top.virtual_size} bytes ({format_size(top.virtual_size)}); "
-                f"{format} cannot hold exactly that.",
-            )
-        )
     if facts.vm.checkpoints and top.bitmaps and format != "qcow2":
         names = ", ".join(facts.vm.checkpoints)
         found.append(

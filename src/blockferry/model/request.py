@@ -41,6 +41,15 @@ class Firmware(enum.Enum):
     LEAVE = "leave"  # they stay where they are
 
 
+class Preallocation(enum.Enum):
+    """What of a new image is made before anything is copied into it."""
+
+    OFF = "off"
+    METADATA = "metadata"  # qcow2: all tables, no data
+    FALLOC = "falloc"  # all space is reserved
+    FULL = "full"  # all space is written
+
+
 class Chain(enum.Enum):
     """What becomes of a backing chain."""
 
@@ -92,3 +101,5 @@ class MoveRequest:
     on_break: OnBreak = OnBreak.AUTO
     from_scratch: bool = False  # a kept partial copy is not gone on with but replaced
     firmware: Firmware = Firmware.NEXT_BOOT
+    preallocation: Preallocation | None = None  # None: what `provision` needs
+    cluster_size: int | None = None  # bytes, of a qcow2; None: as it is

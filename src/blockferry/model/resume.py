@@ -35,6 +35,8 @@ def why_not(disk: DiskPlan, facts: Facts) -> str | None:
     """Why a broken copy of this disk could not be gone on with at all; None when it could."""
     if disk.shallow:
         return "its backing chain is kept as a chain"
+    if disk.sealed:
+        return "it is encrypted and copied as it is"
     if disk.as_is:
         return "its image holds internal snapshots, which comparing would not bring across"
     for format in (disk.source_format, disk.dest_format):

@@ -17,9 +17,13 @@ RESERVE = 16 * MiB
 def needed(disk: DiskPlan) -> int:
     """What the copy will take: all of it when thick, else what is allocated at the source, with its metadata.
 
-    qcow2 needs about 1/8192 of the virtual size for its tables (clusters of 64 KiB).
+    qcow2 needs about 1/8192 of the virtual size for its tables (clusters of 64 KiB), and 10 bytes a cluster (18 with
+    extended L2) where those are smaller.
     """
     tables = disk.virtual_size // 8192 + MiB if disk.dest_format != "raw" else 0
+    if disk.cluster_size is not None:
+        entry = 18 if disk.extended_l2 else 10
+        tables = max(tables, disk.virtual_size // disk.cluster_size * entry + MiB)
     below = sum(layer.allocation for layer in disk.layers)
     bulk = disk.virtual_size if disk.thick else min(disk.virtual_size, disk.allocation)
     return max(0, bulk - disk.partial_bytes) + tables + below

@@ -151,15 +151,38 @@ def disk_findings(request: MoveRequest, facts: Facts, disk: Disk, chain: tuple[I
         found.extend(_image_findings(name, image))
     if any(image.internal_snapshots for image in chain):
         found.extend(_internal_findings(request, facts, disk, chain))
+    if is_encrypted(disk, chain) and not sealed(request, facts, disk, chain):
+        found.append(finding("ENCRYPTED_IMAGE", f"{name}: {disk.source.description} is encrypted{_unsealed(facts)}."))
     if chain and (others := facts.users.get(chain[0].path)):
         found.append(finding("IMAGE_USED_ELSEWHERE", f"{name}: {chain[0].path} is also used by {', '.join(others)}."))
     return found
 
 
+def is_encrypted(disk: Disk, chain: Sequence[Image]) -> bool:
+    """Whether QEMU needs a secret for this disk. LUKS is raw in libvirt's XML: there only `<encryption>` tells."""
+    return disk.encrypted or any(image.encrypted for image in chain)
+
+
+def sealed(request: MoveRequest, facts: Facts, disk: Disk, chain: Sequence[Image]) -> bool:
+    """Whether an encrypted disk is copied as it is, so that neither its secret is needed nor anything is decrypted.
+
+    That takes a VM that is off (a running QEMU copies what the guest reads), one image, and nothing to be changed on
+    the way. `--verify` would have to read what the guest reads.
+    """
+    if not is_encrypted(disk, chain) or facts.vm.state.active or len(chain) != 1 or chain[0].parts:
+        return False
+    asked = request.format not in (None, chain[0].format) or request.preallocation or request.cluster_size
+    return not (asked or request.verify or request.provision is Provision.THICK)
+
+
+def _unsealed(facts: Facts) -> str:
+    if facts.vm.state.active:
+        return ", and a copy of a running VM's disk would hold it decrypted"
+    return "; it can be copied as it is, with nothing changed on the way and without --verify"
+
+
 def _image_findings(name: str, image: Image) -> list[Finding]:
     found = []
-    if image.encrypted:
-        found.append(finding("ENCRYPTED_IMAGE", f"{name}: {image.path} is encrypted."))
     if image.data_file:
         found.append(finding("DATA_FILE", f"{name}: {image.path} keeps its data in {image.data_file}."))
     return found

@@ -1,0 +1,254 @@
+"""Formats: what is asked of a new image, images in several files, encrypted disks; with real images throughout."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from paper_host import PaperSite
+
+from blockferry.cli.types import ClusterSize
+from blockferry.engine import proof
+from blockferry.engine.making import _cold_options, _preallocation
+from blockferry.engine.survey import survey
+from blockferry.errors import UsageError
+from blockferry.hypervisor import domainxml
+from blockferry.images import copying, qemuimg
+from blockferry.images.runner import LocalRunner
+from blockferry.model import placement
+from blockferry.model.facts import Facts
+from blockferry.model.inventory import Datastore, Disk, DiskSource, Image, PowerState, Vm
+from blockferry.model.plan import DiskPlan, Plan
+from blockferry.model.precheck import precheck
+from blockferry.model.request import MoveRequest, Preallocation, Provision
+from blockferry.model.space import needed
+from blockferry.units import GiB, KiB, MiB
+
+RUNNER = LocalRunner("qemu:///system")
+STORE = Datastore("ssd", "u", "dir", True, "/ssd", 100 * GiB, 100 * GiB)
+
+
+def asked(
+    request: MoveRequest, image: Image, state: PowerState = PowerState.RUNNING, **disk: object
+) -> tuple[set[str], Plan | None]:
+    """The codes of what the pre-check finds, and the plan."""
+    source = DiskSource("file", image.path, image.format)
+    one = Disk("vda", "disk", "virtio", source if state.active else None, source, **disk)  # type: ignore[arg-type]
+    facts = Facts(
+        "qemu:///system", Vm("web01", "u", state, True, (one,)), (STORE,), (9, 0, 0), (7, 2, 0), {"vda": (image,)},
+        available={"ssd": 100 * GiB},
+    )  # fmt: skip
+    findings, plan = precheck(request, facts, "abcd")
+    return {found.code for found in findings}, plan
+
+
+def the_disk(request: MoveRequest, image: Image, **more: object) -> DiskPlan:
+    _, plan = asked(request, image, **more)  # type: ignore[arg-type]
+    assert plan is not None
+    return plan.disks[0]
+
+
+RAW = Image("/san/vda.raw", "raw", 8 * MiB, 4 * MiB)
+QCOW2 = Image("/san/vda.qcow2", "qcow2", 8 * MiB, 4 * MiB, cluster_size=2 * MiB, compat="1.1")
+EXTENDED = replace(QCOW2, cluster_size=128 * KiB, extended_l2=True)
+TO = MoveRequest("web01", "ssd")
+
+
+def test_clusters_are_as_they_were_or_as_asked() -> None:
+    assert the_disk(TO, QCOW2).cluster_size == 2 * MiB
+    assert the_disk(replace(TO, cluster_size=4 * KiB), QCOW2).cluster_size == 4 * KiB
+    assert the_disk(replace(TO, format="qcow2"), RAW).cluster_size is None
+    assert the_disk(replace(TO, format="raw"), QCOW2).cluster_size is None
+    assert the_disk(TO, EXTENDED).extended_l2
+    assert not the_disk(replace(TO, cluster_size=4 * KiB), EXTENDED).extended_l2
+    assert not the_disk(replace(TO, format="raw"), EXTENDED).extended_l2
+
+
+@pytest.mark.parametrize(
+    ("more", "image"),
+    [
+        ({"cluster_size": 4 * KiB}, RAW),
+        ({"preallocation": Preallocation.METADATA}, RAW),
+        ({"preallocation": Preallocation.FULL, "format": "vmdk"}, RAW),
+        ({"cluster_size": 4 * KiB, "format": "raw"}, QCOW2),
+    ],
+)
+def test_what_a_format_cannot_be_made_with_is_said(more: dict[str, object], image: Image) -> None:
+    with pytest.raises(UsageError, match="does not go with disk vda"):
+        asked(replace(TO, **more), image)  # type: ignore[arg-type]
+
+
+def test_what_is_reserved() -> None:
+    assert the_disk(replace(TO, preallocation=Preallocation.FALLOC), QCOW2).thick
+    assert not the_disk(replace(TO, preallocation=Preallocation.METADATA), QCOW2).thick
+    full = replace(RAW, allocation=RAW.virtual_size)
+    assert the_disk(TO, full).thick
+    assert not the_disk(replace(TO, preallocation=Preallocation.OFF), full).thick
+    for image, discard, expected in ((RAW, None, True), (QCOW2, None, False), (QCOW2, "unmap", True)):
+        codes, _ = asked(replace(TO, preallocation=Preallocation.FULL), image, discard=discard)
+        assert ("FULL_RESERVED" in codes) is expected
+    made = the_disk(replace(TO, provision=Provision.THICK), QCOW2)
+    assert _preallocation(made) == "falloc"
+    assert _preallocation(replace(made, backing=("/b", "raw"))) == "off"  # QEMU refuses both together
+
+
+def test_small_clusters_take_space_and_limit_the_size() -> None:
+    small = the_disk(replace(TO, cluster_size=512), replace(QCOW2, virtual_size=GiB))
+    assert needed(small) >= small.allocation + GiB // 512 * 10
+    assert placement.holds_size("qcow2", 128 * GiB, 512)
+    assert not placement.holds_size("qcow2", 128 * GiB + 512, 512)
+    codes, plan = asked(replace(TO, cluster_size=512), replace(QCOW2, virtual_size=129 * GiB))
+    assert "FORMAT_CANNOT_HOLD" in codes
+    assert plan is None
+
+
+def test_what_qcow2_of_that_cluster_size_holds_is_what_qemu_says(tmp_path: Path) -> None:
+    for size, works in ((128 * GiB, True), (128 * GiB + 512, False)):
+        words = ["qemu-img", "create", "-q", "-f", "qcow2", "-o", "cluster_size=512", str(tmp_path / "a"), str(size)]
+        assert placement.holds_size("qcow2", size, 512) is works
+        assert (RUNNER.run(words, check=False).status == 0) is works
+
+
+@pytest.mark.parametrize("text", ["3KiB", "256", "4MiB", "many"])
+def test_a_cluster_size_that_qemu_does_not_take(text: str) -> None:
+    with pytest.raises(Exception, match=r"power of two|size"):
+        ClusterSize().convert(text, None, None)
+
+
+@pytest.mark.parametrize(
+    ("state", "more", "refused"),
+    [
+        (PowerState.RUNNING, {}, True),
+        (PowerState.PAUSED, {}, True),
+        (PowerState.OFF, {}, False),
+        (PowerState.OFF, {"format": "qcow2"}, True),
+        (PowerState.OFF, {"verify": True}, True),
+        (PowerState.OFF, {"provision": Provision.THICK}, True),
+    ],
+)
+def test_an_encrypted_disk_is_never_decrypted(state: PowerState, more: dict[str, object], refused: bool) -> None:
+    """A LUKS disk that libvirt opens is raw to qemu-img; only the XML tells."""
+    codes, plan = asked(replace(TO, **more), RAW, state, encrypted=True)  # type: ignore[arg-type]
+    assert ("ENCRYPTED_IMAGE" in codes) is refused
+    assert (plan is None) is refused
+    if plan is not None:
+        assert plan.disks[0].sealed
+        assert plan.disks[0].dest_format == "raw"
+
+
+def test_encryption_is_read_from_all_places_of_the_xml() -> None:
+    luks = (
+        "<encryption format='luks'><secret type='passphrase' uuid='0a81f5b2-8403-7b23-c8d6-21ccc2f80d6f'/></encryption>"
+    )
+    plain = "<source file='/a'/>"
+    for words, expected in (
+        (plain, False),
+        (f"<source file='/a'>{luks}</source>", True),
+        (plain + luks, True),
+        (
+            f"{plain}<backingStore type='file'><format type='raw'/><source file='/b'>{luks}</source></backingStore>",
+            True,
+        ),
+    ):
+        disk = f"<disk type='file' device='disk'><driver type='raw'/>{words}<target dev='vda' bus='virtio'/></disk>"
+        xml = f"<domain><name>a</name><devices>{disk}</devices></domain>"
+        assert domainxml.parse(xml).disks[0].encrypted is expected
+        assert domainxml.merge(None, domainxml.parse(xml))[0].encrypted is expected
+
+
+def test_an_encrypted_image_is_copied_as_it_is(tmp_path: Path) -> None:
+    """Byte for byte, so that the same secret opens it; no secret is given."""
+    old, new = tmp_path / "old.qcow2", tmp_path / "new.qcow2"
+    options = "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10"
+    secret = ["--object", "secret,id=s,data=geheim"]
+    RUNNER.run(["qemu-img", "create", "-q", "-f", "qcow2", *secret, "-o", options, str(old), "1M"])
+    copying.convert(RUNNER, str(old), "raw", str(new), "raw")
+    assert new.read_bytes() == old.read_bytes()
+
+
+def extents(path: Path) -> Path:
+    """A VMDK of a descriptor and a file of extents, as VMware leaves them."""
+    RUNNER.run(["qemu-img", "create", "-q", "-f", "vmdk", "-o", "subformat=monolithicFlat", str(path), "8M"])
+    return path.with_name(f"{path.stem}-flat.vmdk")
+
+
+def test_the_files_of_an_image(tmp_path: Path) -> None:
+    flat = extents(tmp_path / "a.vmdk")
+    assert qemuimg.chain(RUNNER, str(tmp_path / "a.vmdk"), "vmdk")[0].parts == (str(flat),)
+    for subformat in ("monolithicSparse", "streamOptimized"):
+        path = tmp_path / f"{subformat}.vmdk"
+        RUNNER.run(["qemu-img", "create", "-q", "-f", "vmdk", "-o", f"subformat={subformat}", str(path), "8M"])
+        assert qemuimg.chain(RUNNER, str(path), "vmdk")[0].parts == ()
+    data, image = tmp_path / "d.raw", tmp_path / "q.qcow2"
+    options = f"extended_l2=on,data_file={data}"
+    RUNNER.run(["qemu-img", "create", "-q", "-f", "qcow2", "-o", options, str(image), "8M"])
+    layer = qemuimg.chain(RUNNER, str(image), "qcow2")[0]
+    assert (layer.parts, layer.extended_l2) == ((str(data),), True)
+
+
+def test_parts_of_a_vmdk_are_released_last_and_seen_to_change() -> None:
+    image = Image("/san/vda.vmdk", "vmdk", 8 * MiB, 4 * MiB, parts=("/san/vda-flat.vmdk",))
+    disk = the_disk(replace(TO, format="qcow2"), image)
+    assert disk.old_files == ("/san/vda.vmdk", "/san/vda-flat.vmdk")
+    assert disk.parts == disk.old_parts == ("/san/vda-flat.vmdk",)
+
+
+def test_a_data_file_is_refused_by_name() -> None:
+    codes, plan = asked(TO, replace(QCOW2, data_file="/san/d.raw", parts=("/san/d.raw",)))
+    assert "DATA_FILE" in codes
+    assert plan is None
+
+
+def test_a_part_is_needed_and_no_small_file_of_the_home(tmp_path: Path) -> None:
+    """Found by reading: the extents of a disk that stays were taken for files of the home, copied there and removed."""
+    site = PaperSite(tmp_path)
+    try:
+        home = tmp_path / "san" / "web01"
+        site.pool("san", tmp_path / "san")
+        site.pool("ssd", tmp_path / "ssd")
+        home.mkdir()
+        qemuimg.create(RUNNER, str(home / "vda.qcow2"), "qcow2", MiB)
+        flat = extents(home / "vdb.vmdk")
+        (home / "notes.txt").write_text("small")
+        site.define("web01", {"vda": home / "vda.qcow2"})
+        domain = site.connection.raw.lookupByName("web01")
+        second = (
+            f"<disk type='file' device='disk'><driver name='qemu' type='vmdk'/><source file='{home / 'vdb.vmdk'}'/>"
+            "<target dev='vdb' bus='virtio'/></disk></devices>"
+        )
+        site.connection.raw.defineXML(domain.XMLDesc().replace("</devices>", second))
+        facts = survey(site, MoveRequest("web01", None, {"vda": "ssd"}, home="ssd"), {}, None, None)
+        assert [one.path for one in facts.home_files] == [str(home / "notes.txt")]
+        said = proof.needed_by(site, str(flat), proof.Claims(), format="raw", patience_s=0)
+        assert said is not None
+        assert "vdb.vmdk" in said
+        site.undefine("web01")
+        assert proof.needed_by(site, str(flat), proof.Claims(), format="raw", patience_s=0) is None
+    finally:
+        site.connection.close()
+
+
+@pytest.mark.parametrize(
+    ("format", "more", "least"),
+    [
+        ("raw", {"thick": True, "preallocation": "falloc"}, 8 * MiB),
+        ("raw", {"thick": True, "preallocation": "full"}, 8 * MiB),
+        ("qcow2", {"thick": True, "preallocation": "falloc", "cluster_size": 4 * KiB}, 8 * MiB),
+        ("qcow2", {"thick": True, "preallocation": "full", "cluster_size": MiB}, 8 * MiB),
+        ("qcow2", {"preallocation": "metadata", "cluster_size": 128 * KiB, "extended_l2": True}, 0),
+        ("qcow2", {"cluster_size": 512}, 0),
+    ],
+)
+def test_cold_copies_are_made_as_asked(tmp_path: Path, format: str, more: dict[str, object], least: int) -> None:
+    old, new = tmp_path / "old.raw", tmp_path / "new"
+    old.write_bytes(b"\1" * MiB + bytes(7 * MiB))
+    disk = replace(the_disk(replace(TO, format=format), RAW), **more)  # type: ignore[arg-type]
+    thick = disk.thick and disk.preallocation != "falloc"
+    copying.convert(RUNNER, str(old), "raw", str(new), format, thick=thick, options=_cold_options(disk))
+    made = qemuimg.chain(RUNNER, str(new), format)[0]
+    assert made.allocation >= least
+    assert least or made.allocation < 3 * MiB
+    assert made.cluster_size == disk.cluster_size
+    assert made.extended_l2 is disk.extended_l2
+    assert copying.compare(RUNNER, str(old), "raw", str(new), format).identical
