@@ -6,11 +6,14 @@ so a datastore that is mounted, unmounted or remounted later changes on running 
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 
+from lab.devices import Device
 from lab.errors import LabError
 from lab.process import run
 from lab.sizes import MIB, to_bytes
@@ -23,6 +26,10 @@ _MAKE = {
     "btrfs": ["mkfs.btrfs", "-q", "-f"],
 }
 
+_GOING_DOWN = 0x8004587D
+"""XFS_IOC_GOINGDOWN, which is EXT4_IOC_SHUTDOWN too."""
+_NO_LOG_FLUSH = struct.pack("I", 2)
+
 
 @dataclass(frozen=True, slots=True)
 class DatastoreSpec:
@@ -31,6 +38,8 @@ class DatastoreSpec:
     name: str
     fs: str
     size_bytes: int
+    failing: bool = False
+    """It stands on a device that can be made to fail (lab/devices.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +66,8 @@ class Datastore:
                 file.truncate(spec.size_bytes)
             run([*_MAKE[spec.fs], store.image])
             store.mount()
+        elif spec.failing:
+            raise LabError(f"datastore {spec.name}: a plain directory has no device that could fail")
         return store
 
     @classmethod
@@ -64,10 +75,44 @@ class Datastore:
         image = None if spec.fs == "dir" else lab / "images" / f"{spec.name}.img"
         return cls(spec, lab / "ds" / spec.name, image)
 
+    @property
+    def device(self) -> Device:
+        """What can be made to fail below a datastore that was made `failing`."""
+        if self.image is None or not self.spec.failing:
+            raise LabError(f"datastore {self.name} was not made to fail")
+        lab = self.image.parent.parent
+        return Device(self.image, lab / "devices" / self.name, lab)
+
     def mount(self) -> None:
         if self.image is None:
             raise LabError(f"datastore {self.name} is a plain directory: nothing to mount")
-        run(["mount", "-o", "loop", self.image, self.path])
+        if not self.spec.failing:
+            run(["mount", "-o", "loop", self.image, self.path])
+            return
+        self.device.start()
+        loop = run(["losetup", "--find", "--show", "--direct-io=on", self.device.file]).stdout.strip()
+        try:
+            run(["mount", loop, self.path])
+        finally:
+            run(["losetup", "--detach", loop])  # takes effect when the mount goes
+
+    def lose_power(self) -> None:
+        """What was not yet on the device is lost, as in a power cut; the file system is unusable until `power_on`.
+
+        The kernel's own way to test recovery from crashes: no log is flushed, dirty pages are thrown away.
+        """
+        descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.ioctl(descriptor, _GOING_DOWN, _NO_LOG_FLUSH)
+        finally:
+            os.close(descriptor)
+
+    def power_on(self) -> None:
+        """After `lose_power`, or when the device has failed: unmounted and mounted again, with the log's recovery."""
+        run(["umount", self.path], check=False)
+        if self.mounted():
+            self.umount()
+        self.mount()
 
     def umount(self) -> None:
         """Take the file system away everywhere, lazily: what has files open keeps them, as with a lost mount."""
