@@ -74,6 +74,11 @@ def _unmounted(scene: Scene) -> None:
 
 
 def _put_right(scene: Scene) -> None:
+    dest = _dest(scene)
+    if not dest.mounted():
+        for path in sorted(dest.path.rglob("*"), reverse=True):
+            scene.note(f"made below the mount point while nothing was mounted: {path}")
+            path.rmdir() if path.is_dir() else path.unlink()
     scene.ground.mend()
 
 

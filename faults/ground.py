@@ -167,7 +167,7 @@ class Ground:
             home = store.home(guest.name)
             flat = [*store.path.glob(f"{guest.name}-*"), *store.path.glob(f"{guest.name}.*")]
             flat += store.path.glob(f".{guest.name}*")
-            found |= {str(path) for path in (*flat, *(home.rglob("*") if home.exists() else ()))}
+            found |= {str(path) for path in (*flat, *([home, *home.rglob("*")] if home.exists() else ()))}
         return found
 
     def answers(self, guest: Guest, seconds: float = 30) -> bool:

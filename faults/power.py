@@ -13,12 +13,11 @@ from faults.scene import Scene
 def _power_loss(scene: Scene) -> None:
     ground = scene.ground
     stores = [ground.stores[OLD], ground.stores[NEW], ground.journal_store]
+    scene.host.power_loss()
     for store in stores:
         store.lose_power()
-    scene.host.power_loss()
-    scene.over(20)
-    for store in stores:
         store.power_on()
+    scene.over(20)
     scene.host.boot()
     scene.kills += 4 if scene.live else 3
     scene.note("power loss of the host; it is up again")

@@ -199,14 +199,18 @@ class Scene:
         elif way == "all":
             self.do("resume")
         else:
-            self.do("vms")
             end = time.monotonic() + PATIENCE_S
             while time.monotonic() < end:
-                row = self.move()
-                if row is None or row.finished or row.parked is not None:
+                # More than once: a move that was only just planned is left to its planner for some seconds.
+                self.do("vms")
+                if self.wait(self._rests, 8, 0.1):
                     return
-                time.sleep(0.1)
             self.wrong(f"{move.id} was not brought to an end in the background within {PATIENCE_S:g} s")
+
+    def _rests(self) -> bool:
+        """Whether the move is over, or stands still until somebody looks."""
+        row = self.move()
+        return row is None or row.finished or row.parked is not None
 
     # -- waiting ------------------------------------------------------------------------------------------------
 
@@ -269,6 +273,8 @@ def open_scene(case: Case, fault: Fault, ground: Ground, seed: int) -> Scene:
     scene = Scene(case, fault, ground, guest, chance, point, before, dest)
     scene.states |= fault.states if scene.live else {"shut off"}
     scene.ends |= fault.ends
+    if case.place == places.AT_RANDOM:
+        scene.ends.add(NO_MOVE)  # it may strike before the move is written down
     scene.guest_failures = failures(guest)
     if point in places.START:
         config = Path(ground.lab.directory / "tmp" / "suspended.toml")

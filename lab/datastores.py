@@ -129,7 +129,10 @@ class Datastore:
         return status.f_bavail * status.f_frsize
 
     def fill(self, leave_bytes: int | str) -> None:
-        """Use up the free space until about `leave_bytes` are left (file systems round to their own units)."""
+        """Use up the free space until about `leave_bytes` are left (file systems round to their own units).
+
+        With 0 really all of it: the next block that somebody wants is ENOSPC.
+        """
         if self.image is None:
             raise LabError(f"datastore {self.name} is a directory of the machine's own disk, which is not to be filled")
         ballast = self.path / ".lab-ballast"
@@ -139,12 +142,14 @@ class Datastore:
             done = run(["fallocate", "-o", str(size), "-l", str(wanted), ballast], check=False)
             if done.returncode != 0:  # metadata takes its part: come nearer in smaller steps
                 if wanted < MIB:
-                    return
+                    break
                 wanted //= 2
                 continue
             wanted = self.free_bytes() - to_bytes(leave_bytes)
             if wanted < MIB:
-                return
+                break
+        if to_bytes(leave_bytes) == 0:
+            run(["dd", "if=/dev/zero", f"of={ballast}", "bs=4k", "oflag=append", "conv=notrunc,fsync"], check=False)
 
     def unfill(self) -> None:
         (self.path / ".lab-ballast").unlink(missing_ok=True)

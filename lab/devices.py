@@ -42,7 +42,7 @@ class Device:
 
     def start(self) -> None:
         """Serve the image, without any fault. Nothing happens if it is served already."""
-        if self._process("nbdfuse") is not None:
+        if self.serves():
             return
         self.end()
         (self.directory / "m").mkdir(parents=True, exist_ok=True)
@@ -69,6 +69,10 @@ class Device:
         run(["umount", "-l", self.file], check=False)
         for name in ("nbd", "pause", "nbdkit.pid", "nbdfuse.pid"):
             self._path(name).unlink(missing_ok=True)
+
+    def serves(self) -> bool:
+        """Whether it is there: not ended, not fenced."""
+        return self._process("nbdfuse") is not None
 
     # -- faults -------------------------------------------------------------------------------------------------
 
