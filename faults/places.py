@@ -40,9 +40,12 @@ BACK = ("aborting", "removing-destination", "destination-removed")
 
 BACK_COLD = BACK[1:]
 
-SUSPENDED = ("suspended-to-start", "resuming-from-start", "suspended-to-switch", "pivoting", "pivoted-one", "pivoted",
-             "resuming")  # fmt: skip
-"""Points at which the VM stands still by our will."""
+VERIFY = ("view-prepared", "taking-view", "view-taken", "verifying", "verified", "ending-view", "view-ended")
+"""Passed only by a move with `--verify`."""
+
+VERIFY_COLD = ("verifying", "verified")
+
+_OF_VERIFY = {"view-prepared": IN_STEP, "taking-view": SWITCH, "view-taken": SWITCH}
 
 
 def phases(method: str) -> tuple[str, ...]:
@@ -62,10 +65,10 @@ def way(method: str, disks: int) -> tuple[str, ...]:
 
 
 def every_point(method: str, disks: int) -> tuple[str, ...]:
-    """The same with those of a suspended start and of the way back."""
+    """The same with those of verification, of a suspended start and of the way back."""
     if method == COLD:
-        return (*way(method, disks), *BACK_COLD)
-    return (*way(method, disks), *START, *BACK)
+        return (*way(method, disks), *VERIFY_COLD, *BACK_COLD)
+    return (*way(method, disks), *VERIFY, *START, *BACK)
 
 
 def phase_of(point: str) -> str:
@@ -74,6 +77,8 @@ def phase_of(point: str) -> str:
         return "back"
     if point in START:
         return PREPARE
+    if point in VERIFY:
+        return _OF_VERIFY.get(point, RELEASE)
     for table in (_LIVE, _COLD):
         for phase, found in table.items():
             if point in found:

@@ -94,6 +94,8 @@ class Scene:
         if self.live and (place in (places.BULK, places.AT_RANDOM) or self.point in ("copying", *places.BACK)):
             rate = int(BULK_RATE.removesuffix("MiB/s")) * self.case.disks
             words += ["--bandwidth", f"{rate}MiB/s"]
+        if self.point in places.VERIFY:
+            words.append("--verify")
         return words
 
     def begin(self, wish: str = "") -> HostProcess:
