@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+import threading
 import time
 from dataclasses import replace
 from typing import assert_never
@@ -13,6 +14,7 @@ from blockferry.engine.points import point
 from blockferry.errors import BlockferryError, LibvirtFailed
 from blockferry.hypervisor.control import Control, CopyOrder
 from blockferry.images import files
+from blockferry.images.copying import Stopped
 from blockferry.model import action as act
 from blockferry.model import pace
 from blockferry.model.inventory import Mirror, PowerState
@@ -26,6 +28,10 @@ GUARD_SWITCH_S = 3.0
 """For how long the guard lets a VM stay suspended. The drain limit of `decide` is 1 s, a switch takes 20 ms."""
 
 PIVOT_PATIENCE_S = 1.5
+
+FLUSH_LOOK_S = 0.5
+SILENT_S = 10.0
+"""Storage that has said nothing for so long is worth a warning."""
 
 
 def perform(context: Context, action: act.Action, seen: Observation) -> None:
@@ -287,13 +293,41 @@ def _flush(context: Context, seen: Observation) -> None:
     for _round in range(4):  # what was dirtied during a long flush makes the next one, until it is short
         before = time.monotonic()
         for disk in context.plan.disks:
-            files.flush(context.runner, disk.source)
-            files.flush(context.runner, disk.dest)
+            _flush_file(context, disk.source)
+            _flush_file(context, disk.dest)
         if time.monotonic() - before < 0.15 or time.monotonic() - started > 20:
             break
     context.guard.prepare()
     context.memory.flushed_at = time.monotonic()
     point("flushed")
+
+
+def _flush_file(context: Context, path: str) -> None:
+    """Flush one file, in a thread of its own: storage that hangs holds up no wish to cancel, and no exit.
+
+    Raises what the flush raises, and Stopped when somebody wants us to; the flush is then left to end by itself.
+    """
+    failed: list[BlockferryError] = []
+
+    def flush() -> None:
+        try:
+            files.flush(context.runner, path)
+        except BlockferryError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=flush, name=f"flush-{path}", daemon=True)
+    thread.start()
+    began = time.monotonic()
+    told = False
+    while thread.is_alive():
+        thread.join(FLUSH_LOOK_S)
+        if thread.is_alive() and not told and time.monotonic() - began > SILENT_S:
+            told = True
+            context.tell("warning", f"the storage of {path} has not answered for {SILENT_S:g} s; waiting for it")
+        if thread.is_alive() and context.should_stop():
+            raise Stopped
+    if failed:
+        raise failed[0]
 
 
 def _pivot(context: Context, action: act.Pivot, seen: Observation) -> None:
