@@ -45,6 +45,10 @@ VERIFY = ("view-prepared", "taking-view", "view-taken", "verifying", "verified",
 
 VERIFY_COLD = ("verifying", "verified")
 
+COURSE = ("measured", "going-synchronous", "throttling", "throttled", "unthrottled")
+"""Passed only under a latency contract or when a copy does not converge; the matrix does not walk them yet
+(tests/system/test_kills.py does)."""
+
 _OF_VERIFY = {"view-prepared": IN_STEP, "taking-view": SWITCH, "view-taken": SWITCH}
 
 
