@@ -82,6 +82,7 @@ def _leftovers(scene: Scene, end: str) -> None:
         scene.wrong(f"a disk of the VM is gone: {', '.join(sorted(missing))}")
     if end == PARKED:
         return
+    homes |= {str(Path(path).parent) for path in accounted}
     left = ground.files_of(guest) - used - homes - accounted - scene.kept_by_others
     left = {path for path in left if not _metadata(scene, path)}
     if left:
