@@ -69,6 +69,7 @@ class Device:
         run(["umount", "-l", self.file], check=False)
         for name in ("nbd", "pause", "nbdkit.pid", "nbdfuse.pid"):
             self._path(name).unlink(missing_ok=True)
+        _reap()
 
     def serves(self) -> bool:
         """Whether it is there: not ended, not fenced."""
@@ -76,12 +77,12 @@ class Device:
 
     # -- faults -------------------------------------------------------------------------------------------------
 
-    def hang(self) -> None:
-        """From now on no request is answered; returns when those under way are."""
+    def hang(self, at_most_s: float = LONGEST_HANG_S) -> None:
+        """From now on no request is answered; returns when those under way are. Fenced after `at_most_s`."""
         process = self._process("nbdfuse")
         if process is None:
             raise LabError(f"device {self.directory.name}: it is not served")
-        dog = self._spawn("sh", "-c", f"sleep {LONGEST_HANG_S}; kill -9 {process.pid}")
+        dog = self._spawn("sh", "-c", f"sleep {at_most_s:g}; kill -9 {process.pid}")
         self._path("watchdog.pid").write_text(str(dog.pid))
         self._pause(b"p", b"P")
 
@@ -113,8 +114,9 @@ class Device:
         return self.directory / name
 
     def _spawn(self, *argv: str | Path) -> subprocess.Popen[bytes]:
+        _reap()
         with self._path("log").open("a") as log:
-            return subprocess.Popen(
+            child = subprocess.Popen(
                 argv,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -122,6 +124,8 @@ class Device:
                 start_new_session=True,
                 env={**os.environ, LAB_VARIABLE: str(self.lab)},
             )
+        _CHILDREN.append(child)
+        return child
 
     def _wait(self, holds: object, what: str) -> None:
         assert callable(holds)
@@ -160,3 +164,11 @@ class Device:
             self._path(name).touch()
         else:
             self._path(name).unlink(missing_ok=True)
+
+
+_CHILDREN: list[subprocess.Popen[bytes]] = []
+"""What this process has started, until it has ended: they are found by their pid files, but only a parent can reap."""
+
+
+def _reap() -> None:
+    _CHILDREN[:] = [child for child in _CHILDREN if child.poll() is None]

@@ -73,6 +73,15 @@ def test_a_fence_ends_what_hangs_and_cannot_be_killed(flaky: Datastore) -> None:
     assert path.read_bytes() == content
 
 
+def test_a_hang_that_nobody_ends_is_ended_by_the_watchdog(flaky: Datastore) -> None:
+    path = flushed_file(flaky)
+    flaky.device.hang(at_most_s=1)
+    assert write(path).wait(60) != 0
+    wait_until(lambda: not flaky.device.serves(), "the watchdog's fence")
+    flaky.power_on()
+    assert write(path).wait(30) == 0
+
+
 def test_a_power_cut_loses_what_was_not_flushed_and_nothing_else(flaky: Datastore) -> None:
     path = flushed_file(flaky)
     content = path.read_bytes()
