@@ -33,6 +33,7 @@ BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 @click.option(
     "--json", "output", type=click.Path(path_type=Path), help="The record; one of the same seed is gone on with."
 )
+@click.option("--again", is_flag=True, help="Play what was wrong in that record once more: after a fix.")
 @click.option("--list", "listing", is_flag=True, help="Only say which cases there are.")
 @click.option("--repeat", metavar="CASE_ID", help="This case alone, with all that was done.")
 @click.pass_context
@@ -46,6 +47,7 @@ def main(
     kills: int | None,
     budget: float | None,
     output: Path | None,
+    again: bool,
     listing: bool,
     repeat: str | None,
 ) -> None:
@@ -79,6 +81,8 @@ def main(
         return
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(143))  # so that the lab is taken down
     run = earlier or Run.begin(seed)
+    if again:
+        run.results = [one for one in run.results if one.ok]
     done = {one.case for one in run.results}
     cases = [case for case in cases if case.id not in done or repeat is not None][:count]
     run.planned = len(done) + len(cases)

@@ -73,6 +73,14 @@ def _unmounted(scene: Scene) -> None:
     _some_time(scene)
 
 
+def _room_again(scene: Scene) -> None:
+    """Full after the switch is the VM's own trouble: QEMU pauses it before it sees an error, its owner resumes it."""
+    scene.ground.mend()
+    if scene.live and "I/O error" in scene.host.virsh("domstate", scene.vm, "--reason"):
+        scene.note("QEMU had paused it for want of space, after the switch")
+        scene.guest.resume()
+
+
 def _put_right(scene: Scene) -> None:
     dest = _dest(scene)
     if not dest.mounted():
@@ -153,7 +161,7 @@ def add_to(catalogue: Catalogue) -> None:
         return Fault(name, "destination", what, **values)  # type: ignore[arg-type]
 
     catalogue.add(
-        at_dest("dest-full", "no space left at the destination", strike=_full, heal=_put_right),
+        at_dest("dest-full", "no space left at the destination", strike=_full, heal=_room_again),
         at_dest("dest-read-only", "the destination is remounted read-only", strike=_read_only, heal=_put_right),
         at_dest("dest-deleted", "somebody deletes the new files", strike=_deleted),
         at_dest("dest-unmounted", "the destination is unmounted", strike=_unmounted, heal=_put_right),

@@ -74,7 +74,7 @@ def _tidy(one: Scene) -> None:
 def _take_what_was_kept(one: Scene) -> None:
     """An old disk that was kept, with a reason, is removed as a user would; the next case may want its place."""
     for path in sorted(one.ferry.kept() & one.ground.files_of(one.guest)):
-        if one.do("orphans", "--remove", path, "--yes").status != 0:
+        if one.do("quarantine", "purge", "--now", path, "--yes").status != 0:
             one.wrong(f"{path} was kept, and cannot be removed")
 
 

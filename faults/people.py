@@ -138,6 +138,26 @@ def _managed_save(scene: Scene) -> None:
         scene.states |= {"shut off"}
 
 
+def _start_if_parked(scene: Scene) -> None:
+    """The saved state names the old disks: the move says that it waits until the VM is started."""
+    if scene.states != {"shut off"}:
+        return
+    scene.over()
+    move = scene.move()
+    if move is not None and move.parked is not None:
+        scene.note(f"parked: {move.parked}")
+        scene.virsh("start", scene.vm)
+        if scene.guest.state() == "paused":
+            scene.guest.resume()
+        scene.states.clear()
+        scene.states |= {"running"}
+
+
+def _without_saved_mark(scene: Scene) -> None:
+    """Saved with the mark of the move, it came back with it; a user takes away what `orphans` lists."""
+    scene.do("orphans", "--remove", f"vm:{scene.vm}", "--yes")
+
+
 def _abort(scene: Scene) -> None:
     scene.virsh("blockjob", scene.vm, "vda", "--abort")
 
@@ -177,7 +197,8 @@ def add_to(catalogue: Catalogue) -> None:
         guest("resize", "virsh blockresize by somebody else", strike=_resize, ends=EITHER),
         guest("snapshot", "virsh snapshot-create-as --disk-only by somebody else", strike=_snapshot,
               heal=_undo_snapshot, ends=EITHER),
-        guest("managed-save", "virsh managedsave by somebody else", strike=_managed_save),
+        guest("managed-save", "virsh managedsave by somebody else", strike=_managed_save, heal=_start_if_parked,
+              tidy=_without_saved_mark),
         guest("job-abort", "virsh blockjob --abort by somebody else", strike=_abort, at=_while_there_is_a_job,
               ends=EITHER),
         guest("job-pivot", "virsh blockjob --pivot by somebody else", strike=_pivot, at=_while_there_is_a_job),

@@ -4,6 +4,9 @@ on the device. /etc/libvirt lies on the machine's own disk, so of that nothing i
 
 from __future__ import annotations
 
+import os
+import signal
+
 from faults import places
 from faults.case import Catalogue, Fault
 from faults.ground import NEW, OLD
@@ -13,6 +16,9 @@ from faults.scene import Scene
 def _power_loss(scene: Scene) -> None:
     ground = scene.ground
     stores = [ground.stores[OLD], ground.stores[NEW], ground.journal_store]
+    if scene.process is not None and scene.process.poll() is None:
+        # What stands in front of our process, outside the host. Stopped, it would keep the dead from being reaped.
+        os.kill(scene.process.pid, signal.SIGKILL)
     scene.host.power_loss()
     for store in stores:
         store.lose_power()

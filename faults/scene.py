@@ -56,6 +56,7 @@ class Scene:
     flushed_only: bool = False  # QEMU or the host died: only what was flushed had to survive
     booted_anew: bool = False
     guest_failures: int = 0  # failed writes in the guest before the case
+    errors_before: str = ""  # what QEMU told of I/O errors then
     source_failed: bool = False  # an I/O error in the guest is the source's own
 
     # -- short names --------------------------------------------------------------------------------------------
@@ -278,6 +279,7 @@ def open_scene(case: Case, fault: Fault, ground: Ground, seed: int) -> Scene:
     if case.place == places.AT_RANDOM:
         scene.ends.add(NO_MOVE)  # it may strike before the move is written down
     scene.guest_failures = failures(guest)
+    scene.errors_before = errors(guest)
     if point in places.START:
         config = Path(ground.lab.directory / "tmp" / "suspended.toml")
         config.write_text("suspended_start = true\n")
@@ -295,6 +297,12 @@ def move_plainly(ground: Ground, guest: Guest, to: str) -> None:
 def failures(guest: Guest) -> int:
     """Writes that failed in the guest, ever."""
     return sum(disk.failures for disk in guest.judge.ledger().disks.values())
+
+
+def errors(guest: Guest) -> str:
+    """I/O errors that QEMU tells of, of a running guest."""
+    said = guest.host.run(["virsh", "-q", "domblkerror", guest.name], check=False).stdout.strip()
+    return "" if "No errors" in said else said
 
 
 def play(scene: Scene) -> str:

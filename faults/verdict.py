@@ -10,7 +10,7 @@ from pathlib import Path
 from faults.case import CANCELLED, FAILED, MOVED, NO_MOVE, PARKED
 from faults.ferry import Said
 from faults.ground import SQL_ERRORS
-from faults.scene import Scene, failures
+from faults.scene import Scene, errors, failures
 from lab import GuestSilent, LabError
 
 MARK = "urn:blockferry"
@@ -23,7 +23,7 @@ def judge(scene: Scene, end: str) -> None:
     state = _state(scene)
     _sides(scene, end, state)
     _leftovers(scene, end)
-    _content(scene, state)
+    _content(scene, end, state)
 
 
 def _state(scene: Scene) -> str:
@@ -38,8 +38,11 @@ def _state(scene: Scene) -> str:
     return state
 
 
-def _sides(scene: Scene, end: str, state: str) -> None:
-    """Live and persistent configuration agree, on one side, the one that the outcome says; no job, no mark."""
+def _sides(scene: Scene, end: str, state: str, *, marks: bool = True) -> None:
+    """Live and persistent configuration agree, on one side, the one that the outcome says; no job, no mark.
+
+    A VM that was saved in the middle of a move comes back with the mark that it was saved with.
+    """
     ground, guest = scene.ground, scene.guest
     xml, inactive = guest.xml(), guest.xml(inactive=True)
     live, config = _sources(xml), _sources(inactive)
@@ -56,7 +59,7 @@ def _sides(scene: Scene, end: str, state: str) -> None:
     for text, where in ((xml, "live"), (inactive, "persistent")):
         if "<mirror" in text:
             scene.wrong(f"a block job is left ({where})")
-        if MARK in text:
+        if marks and MARK in text:
             scene.wrong(f"a mark is left ({where})")
 
 
@@ -113,7 +116,7 @@ def _metadata(scene: Scene, path: str) -> bool:
     return Path(path).name == f"{scene.vm}.xml" and Path(path).parent in alive
 
 
-def _content(scene: Scene, state: str) -> None:
+def _content(scene: Scene, end: str, state: str) -> None:
     """No acknowledged write is lost: by the judge in the guest and by the second opinion on the files."""
     guest = scene.guest
     if state == "running" and not scene.booted_anew:
@@ -127,16 +130,16 @@ def _content(scene: Scene, state: str) -> None:
     else:
         _files(scene, flushed_only=scene.flushed_only)
     if state == "shut off" and scene.live:
-        _boots(scene)
+        _boots(scene, end)
     elif scene.booted_anew and state == "running":
         _adopts(scene)
     if state in ("running", "paused") and not scene.source_failed:
         failed = failures(guest) - scene.guest_failures
         if failed:
             scene.wrong(f"{failed} writes failed in the guest")
-        errors = scene.host.run(["virsh", "-q", "domblkerror", scene.vm], check=False).stdout.strip()
-        if errors and "No errors" not in errors:
-            scene.wrong(f"QEMU tells of I/O errors: {errors}")
+        told = errors(scene.guest)
+        if told != scene.errors_before:
+            scene.wrong(f"QEMU tells of I/O errors: {told}")
 
 
 def _live(scene: Scene) -> None:
@@ -162,12 +165,17 @@ def _files(scene: Scene, *, flushed_only: bool) -> None:
             scene.wrong(f"lost writes: {verdict}")
 
 
-def _boots(scene: Scene) -> None:
+def _boots(scene: Scene, end: str) -> None:
     """It went off in the case: it starts from what the configuration says, and the judge takes its disks."""
     try:
-        scene.guest.start(timeout=60)
+        scene.virsh("start", scene.vm)
+        if scene.guest.state() == "paused":
+            scene.note("it had been saved while it was suspended, so it comes back like that; its owner resumes it")
+            scene.guest.resume()
+        scene.guest.wait_ready(60)
         scene.ground.write(scene.guest)
         _live(scene)
+        _sides(scene, end, "running", marks=False)
     except LabError as why:
         scene.wrong(f"the VM does not start again: {str(why).splitlines()[0]}")
 

@@ -28,7 +28,3 @@ def line(lab_host: Host, tmp_path: Path) -> Line:
 @pytest.fixture
 def stores(old_san: Datastore, ssd: Datastore) -> tuple[Datastore, ...]:
     return old_san, ssd
-
-
-collect_ignore = ["test_faults.py"]
-"""Written, never yet run: the machine was not free. Run it by name, mend what it finds, then take this line away."""
