@@ -8,7 +8,7 @@ import time
 from dataclasses import replace
 from typing import assert_never
 
-from blockferry.engine import making, release, throttle, verify
+from blockferry.engine import footing, making, release, throttle, verify
 from blockferry.engine.context import Context
 from blockferry.engine.points import point
 from blockferry.errors import BlockferryError, LibvirtFailed
@@ -28,6 +28,9 @@ GUARD_SWITCH_S = 3.0
 """For how long the guard lets a VM stay suspended. The drain limit of `decide` is 1 s, a switch takes 20 ms."""
 
 PIVOT_PATIENCE_S = 1.5
+
+FRESH_S = 0.5
+"""A flush that is older does not count as a look at the new images: somebody may have deleted them since."""
 
 FLUSH_LOOK_S = 0.5
 SILENT_S = 10.0
@@ -108,8 +111,12 @@ def perform(context: Context, action: act.Action, seen: Observation) -> None:
 
 
 def _mark(context: Context, seen: Observation) -> None:
+    record = seen.record
+    if not record.mounts:
+        record = replace(record, mounts=footing.mounts(context))
+        context.note(record)
     context.control.mark(context.plan.move, context.journal)
-    context.note(replace(seen.record, marked=True))
+    context.note(replace(record, marked=True))
     point("marked")
 
 
@@ -160,7 +167,16 @@ def _suspend(context: Context, action: act.Suspend, seen: Observation) -> None:
     context.memory.pivot_failures = 0
     context.memory.view_tried = context.memory.view_taken = False
     context.memory.suspended_at = time.monotonic()
-    control.suspend()
+    ours = False
+    try:
+        ours = control.suspend()
+    finally:
+        if not ours:  # it went off, or its owner has paused it this moment: then it is not ours to resume
+            context.memory.suspended_at = None
+            context.guard.disarm()
+    if not ours:
+        context.note(seen.record)
+        return
     point("suspended-to-switch" if action.switch else "suspended-to-start")
 
 
@@ -295,6 +311,7 @@ def _flush(context: Context, seen: Observation) -> None:
         for disk in context.plan.disks:
             _flush_file(context, disk.source)
             _flush_file(context, disk.dest)
+        footing.check(context, seen.record.mounts)
         if time.monotonic() - before < 0.15 or time.monotonic() - started > 20:
             break
     context.guard.prepare()
@@ -338,6 +355,10 @@ def _pivot(context: Context, action: act.Pivot, seen: Observation) -> None:
     if not seen.record.switching:
         context.note(replace(seen.record, switching=True))
     point("pivoting")
+    flushed_at = context.memory.flushed_at
+    if (flushed_at is None or time.monotonic() - flushed_at > FRESH_S) and not footing.images_are_there(context):
+        context.memory.pivot_failures += 1
+        return
     began = context.memory.suspended_at
     control = context.control
     asked = []

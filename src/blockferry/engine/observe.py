@@ -87,6 +87,7 @@ class Observer:
             pivot_failures=memory.pivot_failures,
             view_tried=memory.view_tried,
             diverging=() if mirrored(self.plan, record) else self._diverging(disks, record, memory),
+            saved=view.saved,
             flushed=memory.flushed_at is not None and now_s - memory.flushed_at < FLUSH_HOLDS_S,
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import posixpath
 from dataclasses import replace
 
-from blockferry.engine import proof, verify
+from blockferry.engine import footing, proof, verify
 from blockferry.engine.context import Context
 from blockferry.engine.making import MARKER
 from blockferry.engine.observe import same_path
@@ -128,7 +128,11 @@ def _remove_old_metadata(context: Context, directory: str) -> None:
 
 
 def remove_destination(context: Context, seen: Observation) -> None:
-    """All that we made. The caller has seen that no disk of the VM is there; QEMU must have let go of it."""
+    """All that we made. The caller has seen that no disk of the VM is there; QEMU must have let go of it.
+
+    Raises DestinationGone while the destination is not mounted: what cannot be seen is not gone.
+    """
+    footing.check(context, seen.record.mounts)
     record = replace(seen.record, copies={}, cold_copied={}, layers_copied=(), home_copied=False)
     record = replace(record, view=View.NONE, verified=(), unverified={}, differences={})
     if record != seen.record:
@@ -147,5 +151,7 @@ def remove_destination(context: Context, seen: Observation) -> None:
                 raise StillInUse(path, doubt)
             files.remove_file(context.runner, path)
         files.remove_file(context.runner, path + MARKER)
+        for cut_short in (path, path + MARKER):
+            files.remove_leftover(context.runner, cut_short)
     point("destination-removed")
     context.note(replace(record, created=()))

@@ -51,6 +51,7 @@ class DomainView:
     nvram: str | None
     config_nvram: str | None
     config: domainxml.ParsedDomain | None = None
+    saved: bool = False  # off, with a saved state that its next start takes up
 
 
 ABSENT = DomainView(PowerState.ABSENT, None, False, -1, (), {}, None, None, None)
@@ -109,6 +110,7 @@ class Control:
             nvram=live.nvram if live else None,
             config_nvram=config.nvram if config else None,
             config=config,
+            saved=state is PowerState.OFF and bool(domain.hasManagedSaveImage(0)),
         )
 
     @staticmethod
@@ -121,10 +123,14 @@ class Control:
             raise
         return dict(info) if info else None
 
-    def suspend(self) -> None:
-        """Stop the guest's processors. Fine when it is suspended already."""
+    def suspend(self) -> bool:
+        """Stop the guest's processors. False when they stood still already: then somebody else has stopped them."""
         with self.connection.doing(f"suspend VM {self.name}"):
-            self._domain().suspend()
+            domain = self._domain()
+            if domains.power_state(domain)[0] is PowerState.PAUSED:
+                return False
+            domain.suspend()
+            return True
 
     def resume(self) -> bool:
         """Let the guest run. False when it was running (or gone) already."""

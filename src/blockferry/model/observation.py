@@ -77,6 +77,7 @@ class Observation:
     pivot_failures: int = 0  # refused pivots since the VM was suspended
     view_tried: bool = False  # in this suspension it was tried to freeze a view of the new disks
     diverging: tuple[Divergence, ...] = ()  # copies in the background that the guest outruns
+    saved: bool = False  # off, with a saved state: its next start uses the disks that the state names
     flushed: bool = False  # the destination was flushed to stable storage just before
 
     def disk(self, target: str) -> DiskView:
