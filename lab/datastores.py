@@ -15,7 +15,7 @@ from pathlib import Path
 
 from lab.devices import Device
 from lab.errors import LabError
-from lab.process import run
+from lab.process import run, wait_until
 from lab.sizes import MIB, to_bytes
 
 FILE_SYSTEMS = ("ext4", "xfs", "btrfs", "dir")
@@ -29,6 +29,10 @@ _MAKE = {
 _GOING_DOWN = 0x8004587D
 """XFS_IOC_GOINGDOWN, which is EXT4_IOC_SHUTDOWN too."""
 _NO_LOG_FLUSH = struct.pack("I", 2)
+
+
+BUSY_S = 10.0
+"""For how long whoever has files open on a datastore that is to be mounted anew is waited for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +87,7 @@ class Datastore:
         lab = self.image.parent.parent
         return Device(self.image, lab / "devices" / self.name, lab)
 
-    def mount(self) -> None:
+    def mount(self, *options: str) -> None:
         if self.image is None:
             raise LabError(f"datastore {self.name} is a plain directory: nothing to mount")
         if not self.spec.failing:
@@ -92,7 +96,7 @@ class Datastore:
         self.device.start()
         loop = run(["losetup", "--find", "--show", "--direct-io=on", self.device.file]).stdout.strip()
         try:
-            run(["mount", loop, self.path])
+            run(["mount", *options, loop, self.path])
         finally:
             run(["losetup", "--detach", loop])  # takes effect when the mount goes
 
@@ -109,10 +113,19 @@ class Datastore:
 
     def power_on(self) -> None:
         """After `lose_power`, or when the device has failed: unmounted and mounted again, with the log's recovery."""
-        run(["umount", self.path], check=False)
-        if self.mounted():
+
+        def away() -> bool:
+            return not self.mounted() or run(["umount", self.path], check=False).returncode == 0
+
+        options = []
+        try:
+            wait_until(away, f"{self.path} to be let go of", timeout=BUSY_S, step=0.1)
+        except LabError:
+            # Somebody keeps a file open. What lies behind it is dead from here on, so it cannot be written to twice.
+            self.lose_power()
             self.umount()
-        self.mount()
+            options = ["-o", "nouuid"] if self.spec.fs == "xfs" else []
+        self.mount(*options)
 
     def umount(self) -> None:
         """Take the file system away everywhere, lazily: what has files open keeps them, as with a lost mount."""
