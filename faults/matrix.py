@@ -29,8 +29,8 @@ def play(ground: Ground, known: Catalogue, case: Case, seed: int) -> Result:
     fault = known.faults[case.fault]
     began = time.monotonic()
     result = Result(case.id, fault.name, fault.group, case.method, case.disks, case.place, case.place, "", now())
+    ground.mend()  # if that fails, no case can be played
     try:
-        ground.mend()
         one = scene.open_scene(case, fault, ground, seed)
     except LabError as why:
         result.findings.append(f"the case could not be set up: {why}")
