@@ -349,7 +349,7 @@ class NotRestorable(BlockferryError):
 class DestinationGone(BlockferryError):
     """The destination's file system was unmounted during the move. Nothing is made, switched or removed meanwhile."""
 
-    code = "DESTINATION_GONE"
+    code = "UNMOUNTED"
     exit_status = 5
     sentence_form = "{directory} is not there any more: the file system mounted at {mount_point} has gone."
     hint = "Mount it again, then `blockferry resume`."
