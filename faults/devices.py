@@ -11,7 +11,7 @@ from pathlib import Path
 from faults import places
 from faults.case import CANCELLED, FAILED, MOVED, Catalogue, Fault
 from faults.ground import FLAKY
-from faults.scene import Scene
+from faults.scene import Scene, errors
 from lab import Datastore, LabError
 
 BACK = frozenset({FAILED, CANCELLED})
@@ -79,6 +79,7 @@ def _room_again(scene: Scene) -> None:
     if scene.live and "I/O error" in scene.host.virsh("domstate", scene.vm, "--reason"):
         scene.note("QEMU had paused it for want of space, after the switch")
         scene.guest.resume()
+        scene.errors_before = errors(scene.guest)  # QEMU 7.2 goes on telling of it, also when the writes have gone well
 
 
 def _put_right(scene: Scene) -> None:

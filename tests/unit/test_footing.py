@@ -72,6 +72,15 @@ def test_a_write_that_was_cut_short_leaves_nothing(context: Context) -> None:
     assert cast(SimpleNamespace, context).noted[-1].created == ()
 
 
+def test_a_cold_copy_that_was_deleted_is_not_written_down_but_made_anew(context: Context) -> None:
+    """Found by the matrix: dest-deleted/cold/3/bulk. The configuration named a file that was not there."""
+    cast(SimpleNamespace, context).tell = lambda *_: None
+    record = Record(cold_copied={"vda": "f"})
+    seen = Observation(PowerState.OFF, persistent=True, disks=(), record=record)
+    acting.perform(context, act.WriteConfig(), seen)  # there is no `control`: a write would be an error
+    assert cast(SimpleNamespace, context).noted[-1].cold_copied == {}
+
+
 class Guard:
     armed = False
 

@@ -356,7 +356,7 @@ def _pivot(context: Context, action: act.Pivot, seen: Observation) -> None:
         context.note(replace(seen.record, switching=True))
     point("pivoting")
     flushed_at = context.memory.flushed_at
-    if (flushed_at is None or time.monotonic() - flushed_at > FRESH_S) and not footing.images_are_there(context):
+    if (flushed_at is None or time.monotonic() - flushed_at > FRESH_S) and footing.deleted(context):
         context.memory.pivot_failures += 1
         return
     began = context.memory.suspended_at
@@ -434,8 +434,17 @@ def _note_switched(context: Context, seen: Observation) -> None:
 
 
 def _write_config(context: Context, seen: Observation) -> None:
-    """Persistent XML to the destination, disks and home files in one write."""
-    plan = context.plan
+    """Persistent XML to the destination, disks and home files in one write.
+
+    A cold copy that somebody has deleted by now is made anew first; no name of what is not there is written down.
+    """
+    plan, record = context.plan, seen.record
+    gone = () if record.switched or seen.state.active else footing.deleted(context)
+    if gone:
+        context.tell("warning", f"the new image of {', '.join(gone)} is gone; it is copied again")
+        left = {target: of for target, of in record.cold_copied.items() if target not in gone}
+        context.note(replace(record, cold_copied=left))
+        return
     small = {one.source: one.dest for one in plan.home.files} if plan.home else {}
     context.control.write_config({disk.target: (disk.dest, disk.dest_format) for disk in plan.disks}, small)
     point("config-written")

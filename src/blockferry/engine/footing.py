@@ -32,10 +32,10 @@ def check(context: Context, before: Mapping[str, str]) -> None:
             raise DestinationGone(directory, point)
 
 
-def images_are_there(context: Context) -> bool:
-    """Whether every new image still has its name: QEMU does not notice when somebody deletes what it has open."""
+def deleted(context: Context) -> tuple[str, ...]:
+    """The disks whose new image has lost its name: QEMU does not notice when somebody deletes what it has open."""
     found = files.stat_many(context.runner, [disk.dest for disk in context.plan.disks])
-    return all(found.values())
+    return tuple(disk.target for disk in context.plan.disks if found[disk.dest] is None)
 
 
 def _directories(plan: Plan) -> tuple[str, ...]:
