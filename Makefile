@@ -2,7 +2,7 @@
 PYTHON = .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint check test lab lab-down demo bench bench-methods docs clean
+.PHONY: help setup lint check test lab lab-down demo bench bench-methods faults docs clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -14,7 +14,7 @@ lint: setup ## style, types, layers
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
-	$(PYTHON) -m mypy lab bench tools
+	$(PYTHON) -m mypy lab bench faults tools
 	.venv/bin/lint-imports
 
 check: lint ## lint and unit tests: no root needed once set up, under 30 s
@@ -44,6 +44,9 @@ bench-methods: setup ## every way to move a disk, against write rate and disk si
 
 bench: setup ## side by side with virsh, qemu-img and dd (as root; BENCH="--quick" for a short one)
 	$(PYTHON) -m bench $(BENCH)
+
+faults: setup ## every fault on purpose, judged; 1,000 kills, some 3 hours (as root; FAULTS="--only kill --budget 30")
+	$(PYTHON) -m faults $(FAULTS)
 
 docs: setup ## regenerate the generated parts of docs/
 	$(PYTHON) -m blockferry.cli.docs

@@ -6,13 +6,16 @@ so a datastore that is mounted, unmounted or remounted later changes on running 
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 
+from lab.devices import Device
 from lab.errors import LabError
-from lab.process import run
+from lab.process import run, wait_until
 from lab.sizes import MIB, to_bytes
 
 FILE_SYSTEMS = ("ext4", "xfs", "btrfs", "dir")
@@ -23,6 +26,14 @@ _MAKE = {
     "btrfs": ["mkfs.btrfs", "-q", "-f"],
 }
 
+_GOING_DOWN = 0x8004587D
+"""XFS_IOC_GOINGDOWN, which is EXT4_IOC_SHUTDOWN too."""
+_NO_LOG_FLUSH = struct.pack("I", 2)
+
+
+BUSY_S = 10.0
+"""For how long whoever has files open on a datastore that is to be mounted anew is waited for."""
+
 
 @dataclass(frozen=True, slots=True)
 class DatastoreSpec:
@@ -31,6 +42,8 @@ class DatastoreSpec:
     name: str
     fs: str
     size_bytes: int
+    failing: bool = False
+    """It stands on a device that can be made to fail (lab/devices.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +70,8 @@ class Datastore:
                 file.truncate(spec.size_bytes)
             run([*_MAKE[spec.fs], store.image])
             store.mount()
+        elif spec.failing:
+            raise LabError(f"datastore {spec.name}: a plain directory has no device that could fail")
         return store
 
     @classmethod
@@ -64,10 +79,53 @@ class Datastore:
         image = None if spec.fs == "dir" else lab / "images" / f"{spec.name}.img"
         return cls(spec, lab / "ds" / spec.name, image)
 
-    def mount(self) -> None:
+    @property
+    def device(self) -> Device:
+        """What can be made to fail below a datastore that was made `failing`."""
+        if self.image is None or not self.spec.failing:
+            raise LabError(f"datastore {self.name} was not made to fail")
+        lab = self.image.parent.parent
+        return Device(self.image, lab / "devices" / self.name, lab)
+
+    def mount(self, *options: str) -> None:
         if self.image is None:
             raise LabError(f"datastore {self.name} is a plain directory: nothing to mount")
-        run(["mount", "-o", "loop", self.image, self.path])
+        if not self.spec.failing:
+            run(["mount", "-o", "loop", self.image, self.path])
+            return
+        self.device.start()
+        loop = run(["losetup", "--find", "--show", "--direct-io=on", self.device.file]).stdout.strip()
+        try:
+            run(["mount", *options, loop, self.path])
+        finally:
+            run(["losetup", "--detach", loop])  # takes effect when the mount goes
+
+    def lose_power(self) -> None:
+        """What was not yet on the device is lost, as in a power cut; the file system is unusable until `power_on`.
+
+        The kernel's own way to test recovery from crashes: no log is flushed, dirty pages are thrown away.
+        """
+        descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.ioctl(descriptor, _GOING_DOWN, _NO_LOG_FLUSH)
+        finally:
+            os.close(descriptor)
+
+    def power_on(self) -> None:
+        """After `lose_power`, or when the device has failed: unmounted and mounted again, with the log's recovery."""
+
+        def away() -> bool:
+            return not self.mounted() or run(["umount", self.path], check=False).returncode == 0
+
+        options = []
+        try:
+            wait_until(away, f"{self.path} to be let go of", timeout=BUSY_S, step=0.1)
+        except LabError:
+            # Somebody keeps a file open. What lies behind it is dead from here on, so it cannot be written to twice.
+            self.lose_power()
+            self.umount()
+            options = ["-o", "nouuid"] if self.spec.fs == "xfs" else []
+        self.mount(*options)
 
     def umount(self) -> None:
         """Take the file system away everywhere, lazily: what has files open keeps them, as with a lost mount."""
@@ -77,14 +135,18 @@ class Datastore:
         run(["mount", "-o", f"remount,{'ro' if read_only else 'rw'}", self.path])
 
     def mounted(self) -> bool:
-        return os.path.ismount(self.path)
+        """By the kernel's own table: what has lost its power cannot even be looked at."""
+        return any(line.split()[1] == str(self.path) for line in Path("/proc/self/mounts").read_text().splitlines())
 
     def free_bytes(self) -> int:
         status = os.statvfs(self.path)
         return status.f_bavail * status.f_frsize
 
     def fill(self, leave_bytes: int | str) -> None:
-        """Use up the free space until about `leave_bytes` are left (file systems round to their own units)."""
+        """Use up the free space until about `leave_bytes` are left (file systems round to their own units).
+
+        With 0 really all of it: the next block that somebody wants is ENOSPC.
+        """
         if self.image is None:
             raise LabError(f"datastore {self.name} is a directory of the machine's own disk, which is not to be filled")
         ballast = self.path / ".lab-ballast"
@@ -94,12 +156,14 @@ class Datastore:
             done = run(["fallocate", "-o", str(size), "-l", str(wanted), ballast], check=False)
             if done.returncode != 0:  # metadata takes its part: come nearer in smaller steps
                 if wanted < MIB:
-                    return
+                    break
                 wanted //= 2
                 continue
             wanted = self.free_bytes() - to_bytes(leave_bytes)
             if wanted < MIB:
-                return
+                break
+        if to_bytes(leave_bytes) == 0:
+            run(["dd", "if=/dev/zero", f"of={ballast}", "bs=4k", "oflag=append", "conv=notrunc,fsync"], check=False)
 
     def unfill(self) -> None:
         (self.path / ".lab-ballast").unlink(missing_ok=True)

@@ -98,6 +98,7 @@ class Lab:
     def down(self) -> None:
         """Remove everything. May be called again."""
         atexit.unregister(self._at_exit)
+        sweep.end_devices(self.directory)
         for host in self.hosts.values():
             host.power_loss()
         for guest in self.guests.values():
@@ -123,9 +124,12 @@ class Lab:
 
     # -- parts --------------------------------------------------------------------------------------------------
 
-    def datastore(self, name: str, *, fs: str = "ext4", size: int | str = "2GiB") -> Datastore:
-        """A new datastore: ext4, xfs or btrfs on a sparse file, or a plain directory ("dir")."""
-        spec = DatastoreSpec(name, fs, to_bytes(size))
+    def datastore(self, name: str, *, fs: str = "ext4", size: int | str = "2GiB", failing: bool = False) -> Datastore:
+        """A new datastore: ext4, xfs or btrfs on a sparse file, or a plain directory ("dir").
+
+        failing: its device can be made to fail, see `Datastore.device`.
+        """
+        spec = DatastoreSpec(name, fs, to_bytes(size), failing)
         self._state.datastores.append(spec)
         self._save()
         store = Datastore.create(spec, self.directory)

@@ -57,8 +57,17 @@ def loops(directory: Path) -> list[str]:
     return [device["name"] for device in devices if (device["back-file"] or "").startswith(f"{directory}/")]
 
 
+def end_devices(directory: Path) -> None:
+    """Cut off every failing device: a process that hangs in one could not be killed before."""
+    for process in list(marked_processes(directory)):
+        with contextlib.suppress(OSError):
+            if Path(f"/proc/{process.pid}/comm").read_text().strip() == "nbdfuse":
+                kill_and_wait(process)
+
+
 def remove(directory: Path) -> None:
     """End and remove everything of the lab in `directory`. May be repeated; raises when something stays."""
+    end_devices(directory)
     for process in list(inits(directory)):
         kill_and_wait(process)
     me = os.getpid()

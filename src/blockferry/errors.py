@@ -346,6 +346,18 @@ class NotRestorable(BlockferryError):
 
 
 @dataclass
+class DestinationGone(BlockferryError):
+    """The destination's file system was unmounted during the move. Nothing is made, switched or removed meanwhile."""
+
+    code = "UNMOUNTED"
+    exit_status = 5
+    sentence_form = "{directory} is not there any more: the file system mounted at {mount_point} has gone."
+    hint = "Mount it again, then `blockferry resume`."
+    directory: str
+    mount_point: str
+
+
+@dataclass
 class CopyIncomplete(BlockferryError):
     """A copy was made that is not what it should be. It is not used; the source is untouched."""
 

@@ -283,6 +283,15 @@ DECISIONS: dict[str, tuple[Plan, Observation, act.Action | type]] = {
         ONE, seen(RUNNING, disk(config=DESTINATION), record=begun(wanted=Wanted.CANCEL)), act.RevertConfig(),
     ),
     "off: copied cold, whatever the method was": (ONE, seen(OFF, off()), act.ColdCopy("vda")),
+    "off with a saved state, which names the old disks: nothing is copied until it was started": (
+        ONE, seen(OFF, off(), saved=True), act.Park,
+    ),
+    "a state that was saved after the switch names the new ones": (
+        ONE, seen(OFF, off(config=DESTINATION), saved=True, record=begun(switching=True)), act.NoteSwitched(),
+    ),
+    "nor does it hold up the way back": (
+        ONE, seen(OFF, off(), saved=True, record=begun(wanted=Wanted.CANCEL)), act.RemoveDestination(),
+    ),
     "a cold copy of what was there before the VM ran once more does not count": (
         ONE, seen(OFF, off(fingerprint="g"), record=begun(cold_copied={"vda": "f"})), act.ColdCopy("vda"),
     ),

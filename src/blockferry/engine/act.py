@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import posixpath
+import threading
 import time
 from dataclasses import replace
 from typing import assert_never
 
-from blockferry.engine import firmware, layering, making, release, throttle, verify
+from blockferry.engine import firmware, footing, layering, making, release, throttle, verify
 from blockferry.engine.context import Context
 from blockferry.engine.observe import layer_print
 from blockferry.engine.points import point
 from blockferry.errors import BlockferryError, LibvirtFailed
 from blockferry.hypervisor.control import Control, CopyOrder
 from blockferry.images import files
+from blockferry.images.copying import Stopped
 from blockferry.model import action as act
 from blockferry.model import layers, pace
 from blockferry.model.inventory import Mirror, PowerState
@@ -27,6 +29,13 @@ GUARD_SWITCH_S = 3.0
 """For how long the guard lets a VM stay suspended. The drain limit of `decide` is 1 s, a switch takes 20 ms."""
 
 PIVOT_PATIENCE_S = 1.5
+
+FRESH_S = 0.5
+"""A flush that is older does not count as a look at the new images: somebody may have deleted them since."""
+
+FLUSH_LOOK_S = 0.5
+SILENT_S = 10.0
+"""Storage that has said nothing for so long is worth a warning."""
 
 
 def perform(context: Context, action: act.Action, seen: Observation) -> None:
@@ -133,8 +142,12 @@ def _mark(context: Context, seen: Observation) -> None:
     for disk in context.plan.disks:
         if disk.target in seen.record.partial:  # what another move has left is this one's from now on
             making.mark_file(context, disk.dest, made=True)
+    record = seen.record
+    if not record.mounts:
+        record = replace(record, mounts=footing.mounts(context))
+        context.note(record)
     context.control.mark(context.plan.move, context.journal)
-    context.note(replace(seen.record, marked=True))
+    context.note(replace(record, marked=True))
     point("marked")
 
 
@@ -185,7 +198,16 @@ def _suspend(context: Context, action: act.Suspend, seen: Observation) -> None:
     context.memory.pivot_failures = 0
     context.memory.view_tried = context.memory.view_taken = False
     context.memory.suspended_at = time.monotonic()
-    control.suspend()
+    ours = False
+    try:
+        ours = control.suspend()
+    finally:
+        if not ours:  # it went off, or its owner has paused it this moment: then it is not ours to resume
+            context.memory.suspended_at = None
+            context.guard.disarm()
+    if not ours:
+        context.note(seen.record)
+        return
     point("suspended-to-switch" if action.switch else "suspended-to-start")
 
 
@@ -341,13 +363,42 @@ def _flush(context: Context, seen: Observation) -> None:
         before = time.monotonic()
         for disk in context.plan.disks:
             over = layers.layered(context.plan, seen.record, disk.target)
-            files.flush(context.runner, disk.source_overlay if over else disk.source)
-            files.flush(context.runner, disk.dest_overlay if over else disk.dest)
+            _flush_file(context, disk.source_overlay if over else disk.source)
+            _flush_file(context, disk.dest_overlay if over else disk.dest)
+        footing.check(context, seen.record.mounts)
         if time.monotonic() - before < 0.15 or time.monotonic() - started > 20:
             break
     context.guard.prepare()
     context.memory.flushed_at = time.monotonic()
     point("flushed")
+
+
+def _flush_file(context: Context, path: str) -> None:
+    """Flush one file, in a thread of its own: storage that hangs holds up no wish to cancel, and no exit.
+
+    Raises what the flush raises, and Stopped when somebody wants us to; the flush is then left to end by itself.
+    """
+    failed: list[BlockferryError] = []
+
+    def flush() -> None:
+        try:
+            files.flush(context.runner, path)
+        except BlockferryError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=flush, name=f"flush-{path}", daemon=True)
+    thread.start()
+    began = time.monotonic()
+    told = False
+    while thread.is_alive():
+        thread.join(FLUSH_LOOK_S)
+        if thread.is_alive() and not told and time.monotonic() - began > SILENT_S:
+            told = True
+            context.tell("warning", f"the storage of {path} has not answered for {SILENT_S:g} s; waiting for it")
+        if thread.is_alive() and context.should_stop():
+            raise Stopped
+    if failed:
+        raise failed[0]
 
 
 def _pivot(context: Context, action: act.Pivot, seen: Observation) -> None:
@@ -358,6 +409,10 @@ def _pivot(context: Context, action: act.Pivot, seen: Observation) -> None:
     if not seen.record.switching:
         context.note(replace(seen.record, switching=True))
     point("pivoting")
+    flushed_at = context.memory.flushed_at
+    if (flushed_at is None or time.monotonic() - flushed_at > FRESH_S) and footing.deleted(context):
+        context.memory.pivot_failures += 1
+        return
     began = context.memory.suspended_at
     control = context.control
     asked = []
@@ -426,8 +481,17 @@ def _note_switched(context: Context, seen: Observation) -> None:
 
 
 def _write_config(context: Context, seen: Observation) -> None:
-    """Persistent XML to the destination, disks and home files in one write."""
-    plan = context.plan
+    """Persistent XML to the destination, disks and home files in one write.
+
+    A cold copy that somebody has deleted by now is made anew first; no name of what is not there is written down.
+    """
+    plan, record = context.plan, seen.record
+    gone = () if record.switched or seen.state.active else footing.deleted(context)
+    if gone:
+        context.tell("warning", f"the new image of {', '.join(gone)} is gone; it is copied again")
+        left = {target: of for target, of in record.cold_copied.items() if target not in gone}
+        context.note(replace(record, cold_copied=left))
+        return
     small = {one.source: one.dest for one in plan.home.files} if plan.home else {}
     wanted = {}
     for disk in plan.disks:

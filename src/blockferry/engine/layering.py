@@ -10,7 +10,7 @@ import posixpath
 import time
 from dataclasses import replace
 
-from blockferry.engine import making
+from blockferry.engine import footing, making
 from blockferry.engine.context import Context
 from blockferry.engine.observe import layer_print, same_path
 from blockferry.engine.points import point
@@ -105,6 +105,7 @@ def sync_base(context: Context, target: str, seen: Observation) -> None:
 def create_overlay(context: Context, target: str, seen: Observation) -> None:
     """An empty overlay at the destination, above the base that is in step."""
     disk = context.plan.disk(target)
+    footing.check(context, seen.record.mounts)
     record = making.name_paths(context, seen.record, disk.dest_overlay)
     point("image-named")
     making.mark_file(context, disk.dest_overlay)
@@ -158,6 +159,7 @@ def _destination(context: Context, disk: DiskPlan, record: Record) -> Record:
                 qemuimg.repair_leaks(context.runner, disk.dest)
             return record
         context.tell("warning", f"the broken copy of {disk.target} is of no use ({doubt}); it is begun anew")
+    footing.check(context, record.mounts)
     record = making.make_home(context, record, posixpath.dirname(disk.dest))
     record = making.name_paths(context, record, disk.dest)
     making.mark_file(context, disk.dest)

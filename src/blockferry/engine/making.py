@@ -14,6 +14,7 @@ from dataclasses import replace
 
 import msgspec
 
+from blockferry.engine import footing
 from blockferry.engine.context import Context
 from blockferry.engine.points import point
 from blockferry.errors import BlockferryError, CopyIncomplete, HostCommandFailed
@@ -55,6 +56,7 @@ def copy_home(context: Context, seen: Observation) -> None:
     if plan.home is None:
         context.note(replace(record, home_copied=True))
         return
+    footing.check(context, record.mounts)
     record = make_home(context, record, plan.home.dest)
     metadata = {posixpath.join(plan.home.dest, name): xml for name, xml in context.control.metadata().items()}
     record = name_paths(context, record, *metadata, *(one.dest for one in plan.home.files))
@@ -75,6 +77,7 @@ def copy_layers(context: Context, target: str, seen: Observation) -> None:
     """The lower layers of a chain, from the bottom up. Nobody writes to them, so a plain copy is right."""
     disk = context.plan.disk(target)
     record = seen.record
+    footing.check(context, record.mounts)
     below = disk.stays_below
     for layer in reversed(disk.layers):
         record = make_home(context, record, posixpath.dirname(layer.dest))
@@ -123,6 +126,7 @@ def create_image(context: Context, target: str, seen: Observation) -> None:
     """An empty image of exactly the guest's size."""
     disk = context.plan.disk(target)
     record = seen.record
+    footing.check(context, record.mounts)
     if target in record.cold_copied:
         # It is taken away now, so it must not count when the VM goes off without having written to this disk.
         record = replace(record, cold_copied={name: of for name, of in record.cold_copied.items() if name != target})
@@ -152,6 +156,7 @@ def cold_copy(context: Context, target: str, seen: Observation, source: tuple[st
     """The whole disk of a VM that is off: `source` is (path, format). QEMU's image lock keeps it from starting."""
     disk = context.plan.disk(target)
     view = seen.disk(target)
+    footing.check(context, seen.record.mounts)
     record = make_home(context, seen.record.without_verdict(target), posixpath.dirname(disk.dest))
     record = name_paths(context, record, disk.dest)
     mark_file(context, disk.dest)

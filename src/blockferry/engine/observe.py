@@ -96,6 +96,7 @@ class Observer:
             unflushed=unflushed,
             unflushed_s=0.0 if memory.checkpoint_at is None else now_s - memory.checkpoint_at,
             nvram=self._nvram(view),
+            saved=view.saved,
             flushed=memory.flushed_at is not None and now_s - memory.flushed_at < FLUSH_HOLDS_S,
         )
 

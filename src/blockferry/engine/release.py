@@ -5,7 +5,7 @@ from __future__ import annotations
 import posixpath
 from dataclasses import replace
 
-from blockferry.engine import layering, proof, verify
+from blockferry.engine import footing, layering, proof, verify
 from blockferry.engine.context import Context
 from blockferry.engine.making import MARKER
 from blockferry.engine.observe import same_path
@@ -164,7 +164,11 @@ def _remove_old_metadata(context: Context, directory: str) -> None:
 
 
 def remove_destination(context: Context, seen: Observation) -> None:
-    """All that we made. The caller has seen that no disk of the VM is there; QEMU must have let go of it."""
+    """All that we made. The caller has seen that no disk of the VM is there; QEMU must have let go of it.
+
+    Raises DestinationGone while the destination is not mounted: what cannot be seen is not gone.
+    """
+    footing.check(context, seen.record.mounts)
     keep = _to_keep(context, seen)
     kept = tuple(dict.fromkeys((*seen.record.kept, *keep)))
     record = replace(seen.record, copies={}, cold_copied={}, layers_copied=(), home_copied=False, synced={}, kept=kept)
@@ -190,6 +194,8 @@ def remove_destination(context: Context, seen: Observation) -> None:
                 raise StillInUse(path, doubt)
             files.remove_file(context.runner, path)
         files.remove_file(context.runner, path + MARKER)
+        for cut_short in (path, path + MARKER):
+            files.remove_leftover(context.runner, cut_short)
     for disk in context.plan.disks:
         home = posixpath.dirname(disk.dest)
         if disk.partial_of is not None and posixpath.basename(home) == context.plan.vm:

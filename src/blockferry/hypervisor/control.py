@@ -127,10 +127,14 @@ class Control:
             raise
         return dict(info) if info else None
 
-    def suspend(self) -> None:
-        """Stop the guest's processors. Fine when it is suspended already."""
+    def suspend(self) -> bool:
+        """Stop the guest's processors. False when they stood still already: then somebody else has stopped them."""
         with self.connection.doing(f"suspend VM {self.name}"):
-            self._domain().suspend()
+            domain = self._domain()
+            if domains.power_state(domain)[0] is PowerState.PAUSED:
+                return False
+            domain.suspend()
+            return True
 
     def resume(self) -> bool:
         """Let the guest run. False when it was running (or gone) already."""

@@ -171,6 +171,11 @@ def read_file(runner: Runner, path: str) -> bytes:
     return runner.run(["cat", "--", path]).stdout
 
 
+def remove_leftover(runner: Runner, path: str) -> bool:
+    """Remove what a write or a copy to `path` that was cut short has left beside it; True if something was there."""
+    return remove_file(runner, _temporary(path))
+
+
 def write_file(runner: Runner, path: str, data: bytes, mode: int = 0o600) -> None:
     """Make `path` a file with this content, in one step: the old content or the new, never less; on disk after.
 
@@ -259,6 +264,22 @@ def filesystem_type(runner: Runner, path: str) -> str:
     """The file system's name as coreutils say it: `ext2/ext3`, `xfs`, `btrfs`, `nfs`, `tmpfs`..."""
     absolute(path)
     return runner.run(["stat", "-f", "--printf=%T", "--", path]).text
+
+
+_MOUNTS = """\
+for path; do
+  while [ ! -e "$path" ]; do path=$(dirname -- "$path"); done
+  stat --printf='%m\\0' -- "$path"
+done
+"""
+
+
+def mount_points(runner: Runner, paths: Iterable[str]) -> dict[str, str]:
+    """Where the file system of each path is mounted; of what does not exist, that of the directory it would lie in."""
+    wanted = tuple(dict.fromkeys(paths))
+    absolute(*wanted)
+    found = runner.run(["sh", "-c", _MOUNTS, "sh", *wanted]).text.split("\0")
+    return dict(zip(wanted, found[:-1], strict=True))
 
 
 def same_filesystem(runner: Runner, one: str, other: str) -> bool:

@@ -461,6 +461,11 @@ _UNSETTLED = (Layer.PIVOTING, Layer.FOLDED)
 
 
 def _forward_off(plan: Plan, seen: Observation) -> act.Action:
+    if seen.saved:
+        return act.Park(
+            f"{plan.vm} was saved with its state, which names the old disks: its next start uses them. Start it (or "
+            f"discard the state: `virsh managedsave-remove {plan.vm}`), then `blockferry resume {plan.move}` goes on"
+        )
     prepared = _prepare(plan, seen)
     if prepared is not None:
         return prepared

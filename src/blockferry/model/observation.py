@@ -102,6 +102,7 @@ class Observation:
     view_tried: bool = False  # in this suspension it was tried to freeze a view of the new disks
     diverging: tuple[Divergence, ...] = ()  # copies in the background that the guest outruns
     nvram: NvramView | None = None  # None: the plan moves none
+    saved: bool = False  # off, with a saved state: its next start uses the disks that the state names
     flushed: bool = False  # the destination was flushed to stable storage just before
     unflushed: float = 0.0  # the largest share of a disk that was copied since QEMU last flushed the destination
     unflushed_s: float = 0.0  # and for how long

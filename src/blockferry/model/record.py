@@ -100,6 +100,7 @@ class Record:
     wanted: Wanted = Wanted.GO
     bandwidth: int = 0  # bytes/s, as last asked
     marked: bool = False
+    mounts: dict[str, str] = field(default_factory=dict)  # destination directory -> where it was mounted at first
     home_copied: bool = False
     created: tuple[str, ...] = ()  # paths of ours, named before they existed
     layers_copied: tuple[str, ...] = ()  # targets whose lower layers are across

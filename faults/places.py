@@ -1,0 +1,90 @@
+"""Where in a move a fault strikes: phases, and the named points (src/blockferry/engine/points.py) that lie in each."""
+
+from __future__ import annotations
+
+MIRROR, CHANGED, COLD = "mirror", "changed-blocks", "cold"
+METHODS = (MIRROR, CHANGED, COLD)
+
+PREPARE, BULK, IN_STEP, SWITCH, RELEASE = "prepare", "bulk", "in-step", "switch", "release"
+PHASES = (PREPARE, BULK, IN_STEP, SWITCH, RELEASE)
+
+AT_RANDOM = "at-random"
+"""A place that is a moment instead of a point: so many seconds after the command was typed, drawn by the seed."""
+
+_RELEASE = ("switched-noted", "config-written", "settled", "releasing-source", "source-released", "home-released")
+_END = ("unmarked", "finishing")
+
+_LIVE = {
+    PREPARE: (
+        "marked", "home-named", "home-copied", "image-named", "image-made", "starting-copy", "copy-called",
+        "copy-started",
+    ),
+    BULK: ("copying",),
+    IN_STEP: ("in-step", "flushed"),
+    SWITCH: (
+        "suspending-to-switch", "suspended-to-switch", "pivoting", "pivoted-one", "pivoted", "resuming", "resumed",
+    ),
+    RELEASE: (*_RELEASE, *_END),
+}  # fmt: skip
+_COLD = {
+    PREPARE: ("marked", "home-named", "home-copied"),
+    BULK: ("cold-copying", "cold-copied"),
+    RELEASE: (*_RELEASE, *_END),
+}
+
+START = ("suspending-to-start", "suspended-to-start", "resuming-from-start")
+"""Passed only where copies are started in a suspension: QEMU 8 and later, or as configured."""
+
+BACK = ("aborting", "removing-destination", "destination-removed")
+"""Passed only on the way back: after a wish to cancel, or a failure."""
+
+BACK_COLD = BACK[1:]
+
+VERIFY = ("view-prepared", "taking-view", "view-taken", "verifying", "verified", "ending-view", "view-ended")
+"""Passed only by a move with `--verify`."""
+
+VERIFY_COLD = ("verifying", "verified")
+
+COURSE = ("measured", "going-synchronous", "throttling", "throttled", "unthrottled")
+"""Passed only under a latency contract or when a copy does not converge; the matrix does not walk them yet
+(tests/system/test_kills.py does)."""
+
+_OF_VERIFY = {"view-prepared": IN_STEP, "taking-view": SWITCH, "view-taken": SWITCH}
+
+
+def phases(method: str) -> tuple[str, ...]:
+    """The phases that a move by this method goes through."""
+    return tuple(_COLD if method == COLD else _LIVE)
+
+
+def points(phase: str, method: str, disks: int) -> tuple[str, ...]:
+    """The points of a phase that a move of so many disks passes, in order."""
+    found = (_COLD if method == COLD else _LIVE).get(phase, ())
+    return tuple(point for point in found if point != "pivoted-one" or disks > 1)
+
+
+def way(method: str, disks: int) -> tuple[str, ...]:
+    """All points of an undisturbed move that succeeds, in the order in which they are first passed."""
+    return tuple(point for phase in phases(method) for point in points(phase, method, disks))
+
+
+def every_point(method: str, disks: int) -> tuple[str, ...]:
+    """The same with those of verification, of a suspended start and of the way back."""
+    if method == COLD:
+        return (*way(method, disks), *VERIFY_COLD, *BACK_COLD)
+    return (*way(method, disks), *VERIFY, *START, *BACK)
+
+
+def phase_of(point: str) -> str:
+    """The phase a point lies in; for those beside the way: `prepare` (start) and `back`."""
+    if point in BACK:
+        return "back"
+    if point in START:
+        return PREPARE
+    if point in VERIFY:
+        return _OF_VERIFY.get(point, RELEASE)
+    for table in (_LIVE, _COLD):
+        for phase, found in table.items():
+            if point in found:
+                return phase
+    return point

@@ -1,0 +1,92 @@
+"""What a run writes down: every single case. The JSON file is made of these; its form is a promise (version)."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+VERSION = 1
+
+
+@dataclass(slots=True)
+class Result:
+    """One case that was played."""
+
+    case: str
+    fault: str
+    group: str
+    method: str
+    disks: int
+    place: str
+    point: str  # the named point, where the place was a phase
+    phase: str
+    started: str
+    seconds: float = 0.0
+    reached: bool = False  # the fault struck where it should
+    kills: int = 0
+    end: str = ""  # how the move ended
+    longest_gap_s: float = 0.0  # nothing was heard of the guest for so long
+    findings: list[str] = field(default_factory=list)  # what must not be; empty: all is well
+    notes: list[str] = field(default_factory=list)  # what was done, in order
+    evidence: list[str] = field(default_factory=list)  # of a case with findings: the move's story, logs
+
+    @property
+    def ok(self) -> bool:
+        return not self.findings
+
+
+@dataclass(slots=True)
+class Run:
+    """One or more goes with one seed on one machine."""
+
+    version: int
+    seed: int
+    started: str
+    machine: dict[str, str]
+    results: list[Result] = field(default_factory=list)
+    planned: int = 0
+    finished: str | None = None
+
+    @classmethod
+    def begin(cls, seed: int) -> Run:
+        return cls(VERSION, seed, now(), _machine())
+
+    @property
+    def kills(self) -> int:
+        return sum(one.kills for one in self.results)
+
+    def save(self, path: Path) -> None:
+        """Write it whole; a reader never sees half of it."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_suffix(".new")
+        fresh.write_bytes(msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n")
+        fresh.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> Run:
+        return msgspec.json.decode(path.read_bytes(), type=cls)
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _machine() -> dict[str, str]:
+    return {
+        "cores": str(os.cpu_count()),
+        "kernel": platform.release(),
+        "libvirt": _first_line("libvirtd", "--version"),
+        "qemu": _first_line("qemu-system-x86_64", "--version"),
+        "blockferry": _first_line("git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"),
+    }
+
+
+def _first_line(*argv: str) -> str:
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    return done.stdout.partition("\n")[0].strip() or "unknown"

@@ -1,0 +1,123 @@
+"""A run as tables: for a terminal by rich, for documents as Markdown."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from faults import places
+from faults.case import Catalogue
+from faults.record import Result, Run
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    title: str
+    columns: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+    note: str = ""
+
+
+def tables(run: Run, known: Catalogue) -> list[Table]:
+    return [one for one in (_by_fault(run, known), _by_phase(run)) if one.rows]
+
+
+def _by_fault(run: Run, known: Catalogue) -> Table:
+    rows = []
+    for fault in known.faults.values():
+        found = [one for one in run.results if one.fault == fault.name]
+        if found:
+            rows.append(
+                (
+                    fault.group,
+                    fault.name,
+                    fault.what,
+                    _score(found),
+                    str(sum(one.kills for one in found) or "-"),
+                    _ends(found),
+                    _gap(found),
+                )
+            )
+    note = (
+        "Right: cases in which nothing was lost, left, stuck or in two places. Longest silence: the longest time "
+        "without a sign of a guest in any of its cases, reboots, power cycles and suspensions of its owner included."
+    )
+    columns = ("group", "fault", "what happens", "right", "kills", "the moves ended", "longest silence")
+    return Table("By fault", columns, rows, note)
+
+
+def _by_phase(run: Run) -> Table:
+    rows = []
+    phases = dict.fromkeys((*places.PHASES, "back", places.AT_RANDOM))
+    for phase in phases:
+        cells = []
+        for method in places.METHODS:
+            for disks in (1, 3):
+                at = [one for one in run.results if one.phase == phase and one.method == method and one.disks == disks]
+                cells.append(_score(at) if at else "-")
+        rows.append((phase, *cells))
+    names = [f"{method}, {disks} disk{'s'[: disks - 1]}" for method in places.METHODS for disks in (1, 3)]
+    return Table("By phase", ("phase", *names), rows)
+
+
+def _score(found: Sequence[Result]) -> str:
+    right = sum(one.ok for one in found)
+    return f"{right} of {len(found)}"
+
+
+def _ends(found: Iterable[Result]) -> str:
+    return ", ".join(f"{end or 'not known'} {count}" for end, count in Counter(one.end for one in found).most_common())
+
+
+def _gap(found: Iterable[Result]) -> str:
+    longest = max((one.longest_gap_s for one in found), default=0.0)
+    return f"{longest:.1f} s" if longest else "-"
+
+
+# -- rendering ------------------------------------------------------------------------------------------------------
+
+
+def headline(run: Run) -> str:
+    right = sum(one.ok for one in run.results)
+    missed = sum(not one.reached for one in run.results)
+    hours = sum(one.seconds for one in run.results) / 3600
+    return (
+        f"{len(run.results)} cases, {run.kills} kills, {right} right, {len(run.results) - right} wrong; "
+        f"seed {run.seed}; {hours:.1f} h; in {missed} the move was over, or could not be stopped, before the fault"
+    )
+
+
+def to_terminal(run: Run, known: Catalogue, console: Console) -> None:
+    for table in tables(run, known):
+        shown = RichTable(*table.columns, title=table.title, caption=table.note)
+        shown.title_justify = shown.caption_justify = "left"
+        for row in table.rows:
+            shown.add_row(*row)
+        console.print(shown)
+    for line in _wrong(run):
+        console.print(line, style="red", highlight=False, markup=False)
+    console.print(headline(run))
+
+
+def to_markdown(run: Run, known: Catalogue) -> str:
+    machine = "; ".join(f"{name}: {value}" for name, value in run.machine.items())
+    lines = [f"Run of {run.started}{'' if run.finished else ' (not finished)'}. {machine}.", "", f"{headline(run)}."]
+    for table in tables(run, known):
+        lines += ["", f"### {table.title}", ""]
+        lines += [f"| {' | '.join(row)} |" for row in (table.columns, ("---",) * len(table.columns), *table.rows)]
+        if table.note:
+            lines += ["", table.note]
+    wrong = _wrong(run)
+    return "\n".join([*lines, *([""] if wrong else []), *(f"- {line}" for line in wrong)]) + "\n"
+
+
+def _wrong(run: Run) -> list[str]:
+    return [
+        f"WRONG: {one.case}: {' // '.join(text.splitlines()[0] for text in one.findings)}"
+        for one in run.results
+        if not one.ok
+    ]

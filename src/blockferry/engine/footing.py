@@ -1,0 +1,44 @@
+"""Whether the destination still stands where it stood: not unmounted under us.
+
+libvirt calls a pool active whose file system has been unmounted. What is made there then lies below an empty mount
+point, on the host's own disk, and is hidden when the file system comes back; and what lay on it before seems to be
+removed. So it is noted where each directory is mounted, before anything is made, and looked at before anything is
+made, switched or removed there.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Mapping
+
+from blockferry.engine.context import Context
+from blockferry.errors import DestinationGone
+from blockferry.images import files
+from blockferry.model.plan import Plan
+
+
+def mounts(context: Context) -> dict[str, str]:
+    """Where each directory of the destination is mounted now. Raises HostCommandFailed."""
+    return files.mount_points(context.runner, _directories(context.plan))
+
+
+def check(context: Context, before: Mapping[str, str]) -> None:
+    """Raise DestinationGone when a directory is not mounted where it was; a move of old has nothing to compare."""
+    if not before:
+        return
+    now = files.mount_points(context.runner, before)
+    for directory, point in before.items():
+        if now[directory] != point:
+            raise DestinationGone(directory, point)
+
+
+def deleted(context: Context) -> tuple[str, ...]:
+    """The disks whose new image has lost its name: QEMU does not notice when somebody deletes what it has open."""
+    found = files.stat_many(context.runner, [disk.dest for disk in context.plan.disks])
+    return tuple(disk.target for disk in context.plan.disks if found[disk.dest] is None)
+
+
+def _directories(plan: Plan) -> tuple[str, ...]:
+    paths = [one for disk in plan.disks for one in (disk.dest, *(layer.dest for layer in disk.layers))]
+    found = [posixpath.dirname(path) for path in paths]
+    return tuple(dict.fromkeys([*([plan.home.dest] if plan.home else []), *found]))

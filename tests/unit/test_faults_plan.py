@@ -1,0 +1,85 @@
+"""The fault matrix as data: every named point is walked, every case is determined by its id and the seed."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from click.testing import CliRunner
+
+from blockferry.engine.points import POINTS
+from faults import matrix, places, tables
+from faults.case import Case
+from faults.cli import main
+from faults.record import Result, Run
+
+
+def test_every_named_point_of_the_engine_is_walked_by_kills_of_our_process() -> None:
+    walked = {case.place for case in matrix.catalogue().cells(["kill-us"])} - {places.AT_RANDOM}
+    assert walked | set(places.COURSE) == set(POINTS)
+    assert not walked & set(places.COURSE)
+
+
+def test_every_fault_strikes_in_every_phase_it_can() -> None:
+    known = matrix.catalogue()
+    for fault in known.faults.values():
+        for method in fault.methods:
+            for place in fault.at(method, 3):
+                if place in places.PHASES:
+                    assert places.points(place, method, 3), f"{fault.name}: no point of {place} in a {method} move"
+
+
+def test_an_id_is_read_back() -> None:
+    for case in matrix.catalogue().cells():
+        assert Case.parse(case.id) == case
+    with pytest.raises(ValueError):
+        Case.parse("kill-us/mirror")
+
+
+def test_chance_follows_from_seed_and_id_alone() -> None:
+    one = Case("kill-us", "mirror", 1, "pivoted")
+    assert one.chance(7).random() == Case.parse(one.id).chance(7).random()
+    assert one.chance(7).random() != one.chance(8).random()
+    assert one.chance(7).random() != Case("kill-us", "mirror", 1, "pivoted", 1).chance(7).random()
+
+
+def test_a_full_plan_has_every_cell_once_first_and_then_kills_enough() -> None:
+    known = matrix.catalogue()
+    plan = known.plan(3, kills=1500)
+    cells = known.cells()
+    assert {case.id for case in plan[: len(cells)]} == {case.id for case in cells}
+    assert sum(known.faults[case.fault].kills for case in plan) >= 1500
+    assert len({case.id for case in plan}) == len(plan)
+    assert all(known.faults[case.fault].kills for case in plan[len(cells) :])
+    assert [case.id for case in plan] == [case.id for case in known.plan(3, kills=1500)]
+
+
+def test_an_unknown_fault_or_case_is_refused() -> None:
+    assert "no fault or group" in CliRunner().invoke(main, ["--list", "--only", "nonsense"]).output
+    assert "no case's id" in CliRunner().invoke(main, ["--repeat", "nonsense"]).output
+
+
+def test_tables_count_what_was_right_and_name_what_was_wrong() -> None:
+    known = matrix.catalogue()
+    run = Run(1, 5, "2026-11-23", {"qemu": "7.2"})
+    for case in random.Random(5).sample(known.cells(), 40):
+        fault = known.faults[case.fault]
+        run.results.append(
+            Result(
+                case.id,
+                fault.name,
+                fault.group,
+                case.method,
+                case.disks,
+                case.place,
+                case.place,
+                "bulk",
+                "",
+                end="moved",
+            )
+        )
+    run.results[3].findings = ["a disk of the VM is gone: vda\nand more"]
+    text = tables.to_markdown(run, known)
+    assert "40 cases, 0 kills, 39 right, 1 wrong" in text
+    assert f"WRONG: {run.results[3].case}: a disk of the VM is gone: vda" in text
+    assert all(f"| {one.fault} |" in text for one in run.results)

@@ -1,0 +1,139 @@
+"""The world changes under a move: its datastore is unmounted, its VM paused. Real files, libvirt's test driver.
+
+Each was found by the fault matrix (docs/reliability.md), and failed before it was mended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+from decide_support import make_plan
+from paper_host import PaperSite
+
+from blockferry.engine import act as acting
+from blockferry.engine import footing, release
+from blockferry.engine.context import Context
+from blockferry.engine.observe import Memory
+from blockferry.errors import DestinationGone, LibvirtFailed
+from blockferry.images import files
+from blockferry.images.runner import LocalRunner
+from blockferry.model import action as act
+from blockferry.model.inventory import PowerState
+from blockferry.model.observation import Observation
+from blockferry.model.record import Record
+
+
+def test_what_does_not_exist_is_mounted_where_it_would_lie(tmp_path: Path) -> None:
+    found = files.mount_points(LocalRunner(), ["/proc/1/a/b", "/proc", str(tmp_path / "it's/not there")])
+    assert found["/proc/1/a/b"] == found["/proc"] == "/proc"
+    assert tmp_path.is_relative_to(found[str(tmp_path / "it's/not there")])
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> Context:
+    """A move to a datastore that was mounted at `tmp_path`, and is not any more: only its mount point is there."""
+    plan = make_plan()
+    disk = replace(plan.disks[0], dest=str(tmp_path / "web01" / "vda.qcow2"))
+    noted: list[Record] = []
+    found = SimpleNamespace(
+        plan=replace(plan, disks=(disk,)), runner=LocalRunner(), memory=Memory(), noted=noted, note=noted.append
+    )
+    return cast(Context, found)
+
+
+def test_a_destination_that_is_where_it_was_is_fine(context: Context) -> None:
+    footing.check(context, footing.mounts(context))
+    footing.check(context, {})  # a move that was begun before this was noted
+
+
+def test_what_was_made_on_a_file_system_that_is_gone_does_not_count_as_removed(context: Context) -> None:
+    dest = Path(context.plan.disks[0].dest)
+    record = Record(created=(str(dest),), mounts={str(dest.parent): str(dest.parent.parent)})
+    seen = Observation(PowerState.RUNNING, persistent=True, disks=(), record=record)
+    with pytest.raises(DestinationGone, match="is not there any more"):
+        release.remove_destination(context, seen)
+    assert cast(SimpleNamespace, context).noted == []  # it stays in `created`
+
+
+def test_a_write_that_was_cut_short_leaves_nothing(context: Context) -> None:
+    dest = Path(context.plan.disks[0].dest)
+    dest.parent.mkdir()
+    left = dest.parent / ".vda.qcow2.blockferry.blockferry-partial"
+    left.write_text("half")
+    record = Record(created=(f"{dest.parent}/", str(dest)))
+    seen = Observation(PowerState.RUNNING, persistent=True, disks=(), record=record)
+    release.remove_destination(context, seen)
+    assert not dest.parent.exists()
+    assert cast(SimpleNamespace, context).noted[-1].created == ()
+
+
+def test_a_cold_copy_that_was_deleted_is_not_written_down_but_made_anew(context: Context) -> None:
+    """Found by the matrix: dest-deleted/cold/3/bulk. The configuration named a file that was not there."""
+    cast(SimpleNamespace, context).tell = lambda *_: None
+    record = Record(cold_copied={"vda": "f"})
+    seen = Observation(PowerState.OFF, persistent=True, disks=(), record=record)
+    acting.perform(context, act.WriteConfig(), seen)  # there is no `control`: a write would be an error
+    assert cast(SimpleNamespace, context).noted[-1].cold_copied == {}
+
+
+class Guard:
+    armed = False
+
+    def arm(self, _seconds: float) -> bool:
+        self.armed = True
+        return True
+
+    def disarm(self) -> None:
+        self.armed = False
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[PaperSite]:
+    site = PaperSite(tmp_path)
+    site.define("web01", {"vda": tmp_path / "vda.qcow2"})
+    site.start("web01")
+    yield site
+    site.close()
+
+
+def suspending(site: PaperSite) -> tuple[Context, Guard, list[Record], Observation]:
+    noted: list[Record] = []
+    guard = Guard()
+    control = site.control(site.uuid("web01"), "web01")
+    found = SimpleNamespace(
+        plan=make_plan(), control=control, guard=guard, memory=Memory(), note=noted.append, tell=lambda *_: None
+    )
+    seen = Observation(PowerState.RUNNING, persistent=True, disks=(), record=Record(marked=True))
+    return cast(Context, found), guard, noted, seen
+
+
+def test_a_pause_that_the_owner_made_before_ours_is_not_ours(site: PaperSite) -> None:
+    context, guard, noted, seen = suspending(site)
+    context.control.suspend()
+    acting.perform(context, act.Suspend(switch=True), seen)
+    assert context.memory.suspended_at is None
+    assert not guard.armed
+    assert not noted[-1].suspended
+
+
+def test_a_vm_that_goes_off_before_it_is_suspended_is_not_suspended_by_us(site: PaperSite) -> None:
+    context, guard, _noted, seen = suspending(site)
+    site.connection.raw.lookupByName("web01").destroy()
+    with pytest.raises(LibvirtFailed):
+        acting.perform(context, act.Suspend(switch=True), seen)
+    assert context.memory.suspended_at is None  # or else nobody looks whether the VM has changed meanwhile
+    assert not guard.armed
+
+
+def test_an_undisturbed_suspension_is_ours(site: PaperSite) -> None:
+    context, guard, noted, seen = suspending(site)
+    acting.perform(context, act.Suspend(switch=True), seen)
+    assert context.memory.suspended_at is not None
+    assert guard.armed
+    assert noted[-1].suspended
+    assert noted[-1].switching
