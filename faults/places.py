@@ -45,9 +45,16 @@ VERIFY = ("view-prepared", "taking-view", "view-taken", "verifying", "verified",
 
 VERIFY_COLD = ("verifying", "verified")
 
-COURSE = ("measured", "going-synchronous", "throttling", "throttled", "unthrottled")
-"""Passed only under a latency contract or when a copy does not converge; the matrix does not walk them yet
-(tests/system/test_kills.py does)."""
+COURSE = (
+    *("measured", "going-synchronous", "throttling", "throttled", "unthrottled"),
+    *("overlay-named", "overlay-made", "overlay-taken", "syncing-base", "base-synced"),
+    *("checkpoint-suspending", "checkpoint-suspended"),
+    *("fold-starting", "fold-started", "fold-pivoting", "fold-pivoted", "folding-off", "folded-off"),
+    *("following", "nvram-named", "nvram-copied", "nvram-pointed", "releasing-nvram", "nvram-released"),
+    "snapshots-written",
+)
+"""Passed only under a latency contract, when a copy does not converge, by the method snapshot, with UEFI variables, or with
+snapshots; the matrix does not walk them yet (tests/system: test_pace, test_resume, test_firmware, test_snapshots)."""
 
 _OF_VERIFY = {"view-prepared": IN_STEP, "taking-view": SWITCH, "view-taken": SWITCH}
 

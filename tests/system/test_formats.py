@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import tenacity
 
 from lab import Datastore, Disk
 from lab.pytest_plugin import MakeGuest
@@ -59,7 +60,9 @@ def test_an_encrypted_disk_moves_as_it_is_and_never_decrypted(
     secret = ["--object", "secret,id=s,data=geheim"]
     options = ["-o", "key-secret=s,iter-time=10"]
     old.unlink()
-    subprocess.run(["qemu-img", "create", "-q", "-f", "luks", *secret, *options, str(old), "16M"], check=True)
+    create = ["qemu-img", "create", "-q", "-f", "luks", *secret, *options, str(old), "16M"]
+    # On a busy machine QEMU now and then says that it is "Unable to get accurate CPU usage", and makes none.
+    tenacity.retry(stop=tenacity.stop_after_attempt(10), reraise=True)(subprocess.run)(create, check=True)
     xml = f"<secret ephemeral='yes' private='yes'><uuid>{SECRET}</uuid></secret>"
     guest.host.virsh("secret-define", "/dev/stdin", stdin=xml)
     try:

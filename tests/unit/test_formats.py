@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import tenacity
 from paper_host import PaperSite
 
 from blockferry.cli.types import ClusterSize
@@ -162,7 +163,9 @@ def test_an_encrypted_image_is_copied_as_it_is(tmp_path: Path) -> None:
     old, new = tmp_path / "old.qcow2", tmp_path / "new.qcow2"
     options = "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10"
     secret = ["--object", "secret,id=s,data=geheim"]
-    RUNNER.run(["qemu-img", "create", "-q", "-f", "qcow2", *secret, "-o", options, str(old), "1M"])
+    create = ["qemu-img", "create", "-q", "-f", "qcow2", *secret, "-o", options, str(old), "1M"]
+    # On a busy machine QEMU now and then says that it is "Unable to get accurate CPU usage", and makes none.
+    tenacity.retry(stop=tenacity.stop_after_attempt(10), reraise=True)(RUNNER.run)(create)
     copying.convert(RUNNER, str(old), "raw", str(new), "raw")
     assert new.read_bytes() == old.read_bytes()
 
