@@ -53,8 +53,8 @@ COURSE = (
     *("following", "nvram-named", "nvram-copied", "nvram-pointed", "releasing-nvram", "nvram-released"),
     "snapshots-written",
 )
-"""Passed only under a latency contract, when a copy does not converge, by the method snapshot, with UEFI variables, or with
-snapshots; the matrix does not walk them yet (tests/system: test_pace, test_resume, test_firmware, test_snapshots)."""
+"""Passed only under a latency contract, when a copy does not converge, by the method snapshot, with UEFI variables, or
+with snapshots; the matrix does not walk them yet (tests/system: test_pace, test_resume, test_firmware, test_snapshots)."""
 
 _OF_VERIFY = {"view-prepared": IN_STEP, "taking-view": SWITCH, "view-taken": SWITCH}
 
