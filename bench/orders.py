@@ -20,6 +20,7 @@ from lab.process import run
 
 _LOOK_S = 0.1
 
+SNAPSHOT = "blockferry snapshot"
 MIRROR, CHANGED, GOING_OVER = "blockferry mirror", "blockferry changed-blocks", "blockferry changed-blocks, else mirror"
 VIRSH, OVIRT, PROXMOX = "virsh blockcopy", "oVirt's order", "Proxmox's order"
 
@@ -137,6 +138,7 @@ WAYS: dict[str, Callable[[Errand], Moved]] = {
     MIRROR: _blockferry("--method", "mirror"),
     CHANGED: _blockferry("--method", "changed-blocks", "--if-not-converging", "stop"),
     GOING_OVER: _blockferry("--method", "changed-blocks", "--if-not-converging", "mirror"),
+    SNAPSHOT: _blockferry("--method", "snapshot"),
     VIRSH: _virsh,
     OVIRT: _ovirt,
     PROXMOX: _proxmox,

@@ -54,7 +54,7 @@ COURSE = (
     "snapshots-written",
 )
 """Passed only under a latency contract, when a copy does not converge, by the method snapshot, with UEFI variables, or
-with snapshots; the matrix does not walk them yet (tests/system: test_pace, test_resume, test_firmware, test_snapshots)."""
+with snapshots; the matrix does not walk them yet (test_pace, test_resume, test_firmware, test_snapshots do)."""
 
 _OF_VERIFY = {"view-prepared": IN_STEP, "taking-view": SWITCH, "view-taken": SWITCH}
 
