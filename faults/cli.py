@@ -99,11 +99,11 @@ def main(
 
 
 @main.command()
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--into", type=click.Path(exists=True, path_type=Path), help="Write it between the marks there.")
-def report(file: Path, into: Path | None) -> None:
-    """The tables of a run: for a terminal, as Markdown to a pipe."""
-    run, known = Run.load(file), matrix.catalogue()
+def report(files: tuple[Path, ...], into: Path | None) -> None:
+    """The tables of one or more runs together: for a terminal, as Markdown to a pipe."""
+    run, known = Run.joined([Run.load(file) for file in files]), matrix.catalogue()
     if into is not None:
         head, begin, rest = into.read_text().partition(BEGIN)
         _, end, tail = rest.partition(END)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -30,6 +30,7 @@ class Result:
     seconds: float = 0.0
     reached: bool = False  # the fault struck where it should
     kills: int = 0
+    seed: int | None = None  # where results of several seeds are together
     end: str = ""  # how the move ended
     longest_gap_s: float = 0.0  # nothing was heard of the guest for so long
     findings: list[str] = field(default_factory=list)  # what must not be; empty: all is well
@@ -56,6 +57,21 @@ class Run:
     @classmethod
     def begin(cls, seed: int) -> Run:
         return cls(VERSION, seed, now(), _machine())
+
+    @classmethod
+    def joined(cls, runs: list[Run]) -> Run:
+        """Several runs of one machine as one; each result says by itself of which seed it is."""
+        first = min(runs, key=lambda one: one.started)
+        results = [result for run in runs for result in run.seeded()]
+        return replace(first, results=results, planned=sum(run.planned for run in runs))
+
+    def seeded(self) -> list[Result]:
+        """Its results, each with the seed."""
+        return [replace(one, seed=self.seed) for one in self.results]
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return tuple(sorted({self.seed if one.seed is None else one.seed for one in self.results} or {self.seed}))
 
     @property
     def kills(self) -> int:

@@ -85,9 +85,10 @@ def headline(run: Run) -> str:
     right = sum(one.ok for one in run.results)
     missed = sum(not one.reached for one in run.results)
     hours = sum(one.seconds for one in run.results) / 3600
+    seeds = f"seed{'s'[: len(run.seeds) > 1]} {', '.join(map(str, run.seeds))}"
     return (
-        f"{len(run.results)} cases, {run.kills} kills, {right} right, {len(run.results) - right} wrong; "
-        f"seed {run.seed}; {hours:.1f} h; in {missed} the move was over, or could not be stopped, before the fault"
+        f"{len(run.results)} cases, {run.kills} kills, {right} right, {len(run.results) - right} wrong; {seeds}; "
+        f"{hours:.1f} h; in {missed} the move was over, or could not be stopped, before the fault"
     )
 
 
@@ -116,8 +117,9 @@ def to_markdown(run: Run, known: Catalogue) -> str:
 
 
 def _wrong(run: Run) -> list[str]:
-    return [
-        f"WRONG: {one.case}: {' // '.join(text.splitlines()[0] for text in one.findings)}"
-        for one in run.results
-        if not one.ok
-    ]
+    found = []
+    for one in run.results:
+        if not one.ok:
+            seed = "" if one.seed is None else f" (seed {one.seed})"
+            found.append(f"WRONG: {one.case}{seed}: {' // '.join(text.splitlines()[0] for text in one.findings)}")
+    return found

@@ -83,3 +83,17 @@ def test_tables_count_what_was_right_and_name_what_was_wrong() -> None:
     assert "40 cases, 0 kills, 39 right, 1 wrong" in text
     assert f"WRONG: {run.results[3].case}: a disk of the VM is gone: vda" in text
     assert all(f"| {one.fault} |" in text for one in run.results)
+
+
+def test_runs_are_joined_and_every_result_keeps_its_seed() -> None:
+    def run(seed: int, started: str, findings: list[str]) -> Run:
+        case = Case("kill-us", "mirror", 1, "pivoted")
+        result = Result(case.id, "kill-us", "kill", "mirror", 1, "pivoted", "pivoted", "switch", "", kills=2)
+        result.findings = findings
+        return Run(1, seed, started, {}, results=[result])
+
+    both = Run.joined([run(8, "13:00", ["lost"]), run(7, "12:00", [])])
+    assert (both.kills, both.seeds, both.started) == (4, (7, 8), "12:00")
+    text = tables.to_markdown(both, matrix.catalogue())
+    assert "2 cases, 4 kills, 1 right, 1 wrong; seeds 7, 8;" in text
+    assert "WRONG: kill-us/mirror/1/pivoted/0 (seed 8): lost" in text
