@@ -107,11 +107,12 @@ def _by_size(run: Comparison) -> Table:
             continue
         points = [(one.size / 2**30, one.seconds) for one in found if one.seconds is not None]
         line = statistics.linear_regression(*zip(*points, strict=True))
-        correlation = statistics.correlation(*zip(*points, strict=True))
+        # Two sizes lie on a line whatever they cost.
+        squared = f"{statistics.correlation(*zip(*points, strict=True)) ** 2:.4f}" if len(sizes) > 2 else "-"
         cells = [
             spread_text(Spread.of(one.seconds for one in found if one.size == size), 1) for size in run.settings.sizes
         ]
-        rows.append((way, *cells, f"{line.slope:.1f}", f"{line.intercept:.1f}", f"{correlation**2:.4f}"))
+        rows.append((way, *cells, f"{line.slope:.1f}", f"{line.intercept:.1f}", squared))
     columns = ("way", *(f"{size >> 20} MiB, s" for size in run.settings.sizes), "s per GiB", "s besides", "R²")
     note = (
         "The guest is idle. A straight line through all tries by least squares; R² = 1: the cost is linear in the size."
