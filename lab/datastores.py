@@ -6,6 +6,7 @@ so a datastore that is mounted, unmounted or remounted later changes on running 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shutil
@@ -122,7 +123,8 @@ class Datastore:
             wait_until(away, f"{self.path} to be let go of", timeout=BUSY_S, step=0.1)
         except LabError:
             # Somebody keeps a file open. What lies behind it is dead from here on, so it cannot be written to twice.
-            self.lose_power()
+            with contextlib.suppress(OSError):  # it has shut itself down already
+                self.lose_power()
             self.umount()
             options = ["-o", "nouuid"] if self.spec.fs == "xfs" else []
         self.mount(*options)
