@@ -29,6 +29,7 @@ BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 @click.option("--disks", type=click.Choice(["1", "3"]), multiple=True, help="Only VMs with so many disks.")
 @click.option("--count", type=int, help="At most so many cases.")
 @click.option("--kills", type=int, help="Go round again until so many processes were killed.  [default: 1000]")
+@click.option("--part", metavar="K/N", help="Every Nth case from the Kth on: N runs at once, each with a record.")
 @click.option("--budget", type=float, metavar="MINUTES", help="Begin no case after so long.")
 @click.option(
     "--json", "output", type=click.Path(path_type=Path), help="The record; one of the same seed is gone on with."
@@ -45,6 +46,7 @@ def main(
     disks: tuple[str, ...],
     count: int | None,
     kills: int | None,
+    part: str | None,
     budget: float | None,
     output: Path | None,
     again: bool,
@@ -74,6 +76,9 @@ def main(
         cases = [_parse(known, repeat)]
     else:
         cases = known.plan(seed, names, methods, counts, wanted)
+    if part is not None:
+        first, number = _part(part)
+        cases = cases[first - 1 :: number]
     if listing:
         for case in cases:
             click.echo(case.id)
@@ -114,6 +119,13 @@ def report(files: tuple[Path, ...], into: Path | None) -> None:
         tables.to_terminal(run, known, _console())
     else:
         click.echo(tables.to_markdown(run, known), nl=False)
+
+
+def _part(text: str) -> tuple[int, int]:
+    first, _, number = text.partition("/")
+    if not (first.isdecimal() and number.isdecimal() and 1 <= int(first) <= int(number)):
+        raise click.UsageError(f"{text!r} is no part of a whole, like 1/2")
+    return int(first), int(number)
 
 
 def _parse(known: Catalogue, text: str) -> Case:

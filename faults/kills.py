@@ -74,10 +74,7 @@ def _perhaps_cancel(scene: Scene) -> None:
 def _us_on_the_way_back(scene: Scene) -> None:
     """The move is cancelled in its bulk; the process that takes it back dies there, and perhaps the next one too."""
     scene.ends = {CANCELLED}
-    if not scene.live:
-        process = scene.begin(f"cold-copying:stop,{scene.point}:kill")
-    else:
-        process = scene.begin(f"copying:stop,{scene.point}:kill")
+    process = scene.begin(f"{places.BEFORE_BACK[scene.case.method]}:stop,{scene.point}:kill")
     scene.wait_stopped(process)
     move = scene.move()
     if move is None:
@@ -162,7 +159,7 @@ def _killing(name: str, *victims: str, what: str = "") -> Fault:
         what or f"kill -9 of {' and '.join(victims)}",
         strike,
         heal=_restart,
-        methods=places.METHODS[:2] if qemu else places.METHODS,
+        methods=places.LIVE if qemu else places.METHODS,
         at=_phases_and_random,
         kills=len(victims),
     )
@@ -263,7 +260,7 @@ def add_to(catalogue: Catalogue) -> None:
             "freeze",
             "QEMU stands still for 2-5 s",
             _freeze_qemu,
-            methods=places.METHODS[:2],
+            methods=places.LIVE,
             at=_phases_and_random,
         ),
     )

@@ -45,7 +45,7 @@ def play(ground: Ground, known: Catalogue, case: Case, seed: int) -> Result:
         one.wrong(f"{type(why).__name__}: {why}")
         one.note("".join(traceback.format_exception(why)[-3:]))
     result.point = one.point
-    result.phase = case.place if case.place == places.AT_RANDOM else places.phase_of(one.point)
+    result.phase = case.place if case.place == places.AT_RANDOM else places.phase_of(one.point, case.method)
     result.reached, result.kills = one.reached, one.kills
     result.findings, result.notes = one.findings, one.notes
     if one.findings:

@@ -12,7 +12,7 @@ from faults.scene import Scene
 from lab.process import run
 from lab.sizes import MIB
 
-LIVE = places.METHODS[:2]
+LIVE = places.LIVE
 EITHER = frozenset({MOVED, FAILED})
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-MIRROR, CHANGED, COLD = "mirror", "changed-blocks", "cold"
-METHODS = (MIRROR, CHANGED, COLD)
+MIRROR, CHANGED, SNAPSHOT, COLD = "mirror", "changed-blocks", "snapshot", "cold"
+LIVE = (MIRROR, CHANGED, SNAPSHOT)
+METHODS = (*LIVE, COLD)
 
 PREPARE, BULK, IN_STEP, SWITCH, RELEASE = "prepare", "bulk", "in-step", "switch", "release"
 PHASES = (PREPARE, BULK, IN_STEP, SWITCH, RELEASE)
@@ -26,6 +27,17 @@ _LIVE = {
     ),
     RELEASE: (*_RELEASE, *_END),
 }  # fmt: skip
+_SNAPSHOT = {
+    PREPARE: ("marked", "home-named", "home-copied", "overlay-named", "overlay-made", "overlay-taken"),
+    BULK: ("syncing-base", "base-synced"),
+    IN_STEP: ("image-named", "image-made", "starting-copy", "copy-called", "copy-started", "in-step", "flushed"),
+    SWITCH: _LIVE[SWITCH],
+    RELEASE: (
+        *("switched-noted", "config-written", "fold-starting", "fold-started", "fold-pivoting", "fold-pivoted"),
+        *_RELEASE[2:],
+        *_END,
+    ),
+}
 _COLD = {
     PREPARE: ("marked", "home-named", "home-copied"),
     BULK: ("cold-copying", "cold-copied"),
@@ -40,6 +52,9 @@ BACK = ("aborting", "removing-destination", "destination-removed")
 
 BACK_COLD = BACK[1:]
 
+BEFORE_BACK = {MIRROR: "copying", CHANGED: "copying", SNAPSHOT: "copy-started", COLD: "cold-copying"}
+"""Where a move is cancelled whose way back is to be disturbed."""
+
 VERIFY = ("view-prepared", "taking-view", "view-taken", "verifying", "verified", "ending-view", "view-ended")
 """Passed only by a move with `--verify`."""
 
@@ -47,26 +62,29 @@ VERIFY_COLD = ("verifying", "verified")
 
 COURSE = (
     *("measured", "going-synchronous", "throttling", "throttled", "unthrottled"),
-    *("overlay-named", "overlay-made", "overlay-taken", "syncing-base", "base-synced"),
-    *("checkpoint-suspending", "checkpoint-suspended"),
-    *("fold-starting", "fold-started", "fold-pivoting", "fold-pivoted", "folding-off", "folded-off"),
+    *("checkpoint-suspending", "checkpoint-suspended", "folding-off", "folded-off"),
     *("following", "nvram-named", "nvram-copied", "nvram-pointed", "releasing-nvram", "nvram-released"),
     "snapshots-written",
 )
-"""Passed only under a latency contract, when a copy does not converge, by the method snapshot, with UEFI variables, or
-with snapshots; the matrix does not walk them yet (test_pace, test_resume, test_firmware, test_snapshots do)."""
+"""Passed only under a latency contract, when a copy does not converge, with checkpoints, by the overlay of a VM that
+goes off, with UEFI variables, or with snapshots; the matrix does not walk them (test_pace, test_resume, test_firmware,
+test_snapshots do)."""
 
 _OF_VERIFY = {"view-prepared": IN_STEP, "taking-view": SWITCH, "view-taken": SWITCH}
 
 
+def _table(method: str) -> dict[str, tuple[str, ...]]:
+    return {SNAPSHOT: _SNAPSHOT, COLD: _COLD}.get(method, _LIVE)
+
+
 def phases(method: str) -> tuple[str, ...]:
     """The phases that a move by this method goes through."""
-    return tuple(_COLD if method == COLD else _LIVE)
+    return tuple(_table(method))
 
 
 def points(phase: str, method: str, disks: int) -> tuple[str, ...]:
     """The points of a phase that a move of so many disks passes, in order."""
-    found = (_COLD if method == COLD else _LIVE).get(phase, ())
+    found = _table(method).get(phase, ())
     return tuple(point for point in found if point != "pivoted-one" or disks > 1)
 
 
@@ -82,7 +100,7 @@ def every_point(method: str, disks: int) -> tuple[str, ...]:
     return (*way(method, disks), *VERIFY, *START, *BACK)
 
 
-def phase_of(point: str) -> str:
+def phase_of(point: str, method: str) -> str:
     """The phase a point lies in; for those beside the way: `prepare` (start) and `back`."""
     if point in BACK:
         return "back"
@@ -90,8 +108,7 @@ def phase_of(point: str) -> str:
         return PREPARE
     if point in VERIFY:
         return _OF_VERIFY.get(point, RELEASE)
-    for table in (_LIVE, _COLD):
-        for phase, found in table.items():
-            if point in found:
-                return phase
+    for phase, found in _table(method).items():
+        if point in found:
+            return phase
     return point
