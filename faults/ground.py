@@ -132,6 +132,9 @@ class Ground:
             self.host.boot()
         self.host.start_virtlogd()
         self.host.start_libvirtd()
+        for store in self.stores.values():  # libvirt stops a pool that it could not look at
+            if "running" not in self.host.virsh("pool-info", store.name):
+                self.host.virsh("pool-start", store.name)
 
     @staticmethod
     def _mend_device(store: Datastore) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import libvirt
 from lxml import etree
 
@@ -36,10 +38,25 @@ def refresh_pool(connection: Connection, name: str) -> str | None:
     try:
         pool = connection.raw.storagePoolLookupByName(name)
         if pool.isActive():
-            pool.refresh(0)
+            _refresh(pool)
     except libvirt.libvirtError as error:
         return str(error)
     return None
+
+
+def _refresh(pool: libvirt.virStoragePool) -> None:
+    """Refresh an active pool. Raises libvirtError.
+
+    libvirt stops a pool that it cannot refresh (storagePoolRefresh in its storage_driver.c; measured on 9.0). To look
+    must change nothing, so it is started again, if its storage answers by then.
+    """
+    try:
+        pool.refresh(0)
+    except libvirt.libvirtError:
+        with contextlib.suppress(libvirt.libvirtError):
+            if not pool.isActive():
+                pool.create(0)
+        raise
 
 
 def backed_volumes(connection: Connection) -> dict[str, str]:
@@ -52,7 +69,7 @@ def backed_volumes(connection: Connection) -> dict[str, str]:
         pools = connection.raw.listAllStoragePools(libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE)
     for pool in pools:
         try:
-            pool.refresh(0)
+            _refresh(pool)
             for volume in pool.listAllVolumes(0):
                 below = etree.fromstring(volume.XMLDesc(0).encode()).findtext("./backingStore/path")
                 if below:
