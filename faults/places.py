@@ -61,14 +61,15 @@ VERIFY = ("view-prepared", "taking-view", "view-taken", "verifying", "verified",
 VERIFY_COLD = ("verifying", "verified")
 
 COURSE = (
+    *("trimming", "trimmed"),
     *("measured", "going-synchronous", "throttling", "throttled", "unthrottled"),
     *("checkpoint-suspending", "checkpoint-suspended", "folding-off", "folded-off"),
     *("following", "nvram-named", "nvram-copied", "nvram-pointed", "releasing-nvram", "nvram-released"),
     "snapshots-written",
 )
 """Passed only under a latency contract, when a copy does not converge, with checkpoints, by the overlay of a VM that
-goes off, with UEFI variables, or with snapshots; the matrix does not walk them (test_pace, test_resume, test_firmware,
-test_snapshots do)."""
+goes off, with UEFI variables, snapshots, or `--trim`; the matrix does not walk them (test_pace, test_resume,
+test_firmware, test_snapshots, test_trim do)."""
 
 _OF_VERIFY = {"view-prepared": IN_STEP, "taking-view": SWITCH, "view-taken": SWITCH}
 

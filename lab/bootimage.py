@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import itertools
 import os
 import shutil
 import stat
@@ -36,6 +37,8 @@ _MODULES = (
     "evdev",
 )
 _CDROM_MODULES = ("scsi_common", "scsi_mod", "virtio_scsi", "libata", "ata_piix", "cdrom", "sr_mod", "isofs")
+
+_AGENT_PACKAGE = "qemu-guest-agent"
 
 _CMDLINE = "console=ttyS0 quiet panic=1 mitigations=off random.trust_cpu=on rcupdate.rcu_expedited=1"
 
@@ -73,19 +76,55 @@ def program(name: str) -> Path:
     return built
 
 
-def boot() -> Boot:
-    """Kernel and initramfs for guests; the first call on a machine takes some seconds (download, unpack, build)."""
+def boot(*, agent: bool = False) -> Boot:
+    """Kernel and initramfs for guests; the first call on a machine takes some seconds (download, unpack, build).
+
+    agent: with the distribution's QEMU guest agent in it.
+    """
     modules, kernel = _kernel()
     labd = program("labd")
-    key = _digest(labd, NATIVE / "init.sh", Path(__file__), Path(cpio.__file__)) + "-" + kernel.parent.name
+    with_agent = [_agent()] if agent else []
+    key = _digest(labd, *with_agent, NATIVE / "init.sh", Path(__file__), Path(cpio.__file__)) + "-" + kernel.parent.name
     initrd = CACHE / f"initramfs-{key}.cpio"
     if not initrd.exists():
         with _cache_lock():
             fresh = initrd.with_suffix(".new")
             with fresh.open("wb") as file:
-                cpio.write(file, _contents(modules, labd))
+                cpio.write(file, itertools.chain(_contents(modules, labd), *map(_dynamic, with_agent)))
             fresh.replace(initrd)
     return Boot(kernel, initrd, _CMDLINE)
+
+
+def _agent() -> Path:
+    """Debian's qemu-ga, its package unpacked but not installed: the machine itself gets no service of that name."""
+    known = sorted(CACHE.glob(f"{_AGENT_PACKAGE}_*/qemu-ga"))
+    if not known:
+        with _cache_lock():
+            known = sorted(CACHE.glob(f"{_AGENT_PACKAGE}_*/qemu-ga"))
+            if not known:
+                known = [_fetch_agent()]
+    return known[-1]
+
+
+def _fetch_agent() -> Path:
+    with _unpacked(_AGENT_PACKAGE) as (name, tree):
+        fresh = tree.parent / "agent"
+        fresh.mkdir()
+        shutil.copy(tree / "usr/sbin/qemu-ga", fresh / "qemu-ga")
+        fresh.replace(CACHE / name)
+        return CACHE / name / "qemu-ga"
+
+
+def _dynamic(program: Path) -> Iterator[cpio.Entry]:
+    """A program with this machine's libraries for it, each where the program looks for it."""
+    yield cpio.Entry(f"sbin/{program.name}", stat.S_IFREG | 0o755, program.read_bytes())
+    words = run(["ldd", program]).stdout.split()
+    libraries = sorted({word for word in words if word.startswith("/")})
+    directories = {str(parent) for library in libraries for parent in Path(library.lstrip("/")).parents} - {"."}
+    for directory in sorted(directories):
+        yield cpio.Entry(directory, stat.S_IFDIR | 0o755)
+    for library in libraries:
+        yield cpio.Entry(library.lstrip("/"), stat.S_IFREG | 0o755, Path(library).read_bytes())
 
 
 def _contents(modules: Path, labd: Path) -> Iterator[cpio.Entry]:
@@ -124,18 +163,25 @@ def _fetch_kernel() -> Path:
     packages = [word for word in depends if word.startswith("linux-image-") and word != "linux-image-cloud-amd64"]
     if not packages:
         raise LabError("no cloud kernel is known to apt: apt-get update")
-    with tempfile.TemporaryDirectory(dir=CACHE) as name:
-        work = Path(name)
-        run(["apt-get", "download", packages[0]], cwd=work, timeout=600)
-        archive = next(work.glob("*.deb"))
-        run(["dpkg-deb", "-x", archive, work / "x"])
-        fresh = work / "kernel"
+    with _unpacked(packages[0]) as (name, tree):
+        fresh = tree.parent / "kernel"
         fresh.mkdir()
-        shutil.copy(next((work / "x/boot").glob("vmlinuz-*")), fresh / "vmlinuz")
-        shutil.copytree(next((work / "x/lib/modules").iterdir()) / "kernel", fresh / "modules")
-        target = CACHE / archive.stem.replace("linux-image-", "linux-")
+        shutil.copy(next((tree / "boot").glob("vmlinuz-*")), fresh / "vmlinuz")
+        shutil.copytree(next((tree / "lib/modules").iterdir()) / "kernel", fresh / "modules")
+        target = CACHE / name.replace("linux-image-", "linux-")
         fresh.replace(target)
     return target / "vmlinuz"
+
+
+@contextmanager
+def _unpacked(package: str) -> Iterator[tuple[str, Path]]:
+    """(the archive's name, its content) of a package of the distribution, until the end of the block."""
+    with tempfile.TemporaryDirectory(dir=CACHE) as name:
+        work = Path(name)
+        run(["apt-get", "download", package], cwd=work, timeout=600)
+        archive = next(work.glob("*.deb"))
+        run(["dpkg-deb", "-x", archive, work / "x"])
+        yield archive.stem, work / "x"
 
 
 def _digest(*files: Path) -> str:

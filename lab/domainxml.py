@@ -11,6 +11,12 @@ from lab.guestspec import DiskSpec
 
 _RECONNECT = "<reconnect enabled='yes' timeout='1'/>"
 
+_AGENT = """\
+    <channel type='unix'>
+      <target type='virtio' name='org.qemu.guest_agent.0'/>
+    </channel>
+"""
+
 
 def domain_xml(
     name: str,
@@ -23,6 +29,7 @@ def domain_xml(
     discard: str | None,
     vcpus: int,
     machine: str,
+    agent: bool,
     extra_devices: str,
     extra_os: str = "",
 ) -> str:
@@ -52,6 +59,7 @@ def domain_xml(
     </serial>
 {_channel("lab.judge", channels / "judge.sock")}\
 {_channel("lab.control", channels / "control.sock")}\
+{_AGENT if agent else ""}\
     <memballoon model='none'/>
     {extra_devices}
   </devices>

@@ -157,11 +157,15 @@ class Lab:
         discard: str | None = "unmap",
         vcpus: int = 1,
         machine: str = "pc",
+        agent: bool = False,
         extra_devices: str = "",
         extra_os: str = "",
         start: bool = False,
     ) -> Guest:
-        """A new guest with its images, defined on the host (or, not persistent, ready to be created by `start`)."""
+        """A new guest with its images, defined on the host (or, not persistent, ready to be created by `start`).
+
+        agent: the QEMU guest agent runs in it.
+        """
         if name in self.guests:
             raise LabError(f"there is a guest {name} already")
         seed = secrets.randbits(63)
@@ -182,8 +186,8 @@ class Lab:
         place = self.directory / "guests" / name
         place.mkdir()
         xml = domainxml.domain_xml(
-            name, specs, boot=bootimage.boot(), channels=place, memory_bytes=to_bytes(memory), cache=cache,
-            discard=discard, vcpus=vcpus, machine=machine, extra_devices=extra_devices,
+            name, specs, boot=bootimage.boot(agent=agent), channels=place, memory_bytes=to_bytes(memory), cache=cache,
+            discard=discard, vcpus=vcpus, machine=machine, agent=agent, extra_devices=extra_devices,
             extra_os=extra_os,
         )  # fmt: skip
         guest = Guest(spec, host, place, self.directory, None if persistent else xml)

@@ -8,13 +8,18 @@ ln -s /proc/self/fd /dev/fd
 while read -r name; do insmod "/modules/$name.ko" || echo "module $name failed"; done </etc/modules.base
 grep -q lab.cdrom /proc/cmdline && while read -r name; do insmod "/modules/$name.ko"; done </etc/modules.cdrom
 tries=0
-until [ -e /dev/lab.control ] && [ -e /dev/lab.judge ]; do
+agent=/dev/org.qemu.guest_agent.0
+until [ -e /dev/lab.control ] && [ -e /dev/lab.judge ] && { [ ! -x /sbin/qemu-ga ] || [ -e $agent ]; }; do
     for port in /sys/class/virtio-ports/*; do
         [ -r "$port/name" ] && name=$(cat "$port/name") && [ -n "$name" ] && ln -sf "${port##*/}" "/dev/$name"
     done
     [ $((tries += 1)) -gt 1000 ] && echo "no virtio ports" && break
     [ -e /dev/lab.control ] || sleep 0.01
 done
+if [ -e $agent ]; then
+    mkdir -p /run
+    /sbin/qemu-ga -m virtio-serial -p $agent -t /run >/run/qemu-ga.log 2>&1 &
+fi
 while :; do
     /sbin/labd
     echo "labd ended with status $?"

@@ -8,6 +8,7 @@ BLOCKFERRY_CONFIG). Environment over files: BLOCKFERRY_URI, LIBVIRT_DEFAULT_URI,
     method = "mirror"                                      # auto, mirror, changed-blocks, snapshot, cold
     bandwidth = "200MiB/s"                                 # or a number of bytes per second; 0: no limit
     keep_source = "7d"                                     # or true (for ever), false (removed when proven unneeded)
+    trim = true                                            # where the guest can; --trim insists
     guest_latency = "20ms"                                 # p99 of the guest's writes; or guest_slowdown = "1.5x"
     if_not_converging = "wait"                             # auto, mirror, throttle, wait, stop
     suspended_start = true                                 # see docs; left out: as the host's QEMU needs it
@@ -63,6 +64,7 @@ class Config:
     bandwidth: int = 0  # bytes/s over all disks of a move, 0 unlimited
     keep_source_s: float | None = None  # seconds; infinite: for ever; None: removed once it is proven unneeded
     verify: bool = False  # compare both sides as they were at the switch before the source is given up
+    trim: bool = False  # have the guest give back what it does not use before it is copied
     guest_latency_s: float | None = None
     guest_slowdown: float | None = None
     if_not_converging: str = "auto"  # one of POLICIES
@@ -174,6 +176,7 @@ _KEYS: dict[str, tuple[str, Callable[[object], Any]]] = {
     "bandwidth": ("bandwidth", _bandwidth),
     "keep_source": ("keep_source_s", _keep_source),
     "verify": ("verify", _yes_or_no),
+    "trim": ("trim", _yes_or_no),
     "guest_latency": ("guest_latency_s", _latency),
     "guest_slowdown": ("guest_slowdown", _slowdown),
     "if_not_converging": ("if_not_converging", _policy),

@@ -32,9 +32,11 @@ OVERLAYS = (
 """Passed by the method snapshot, and with copies large enough for checkpoints: test_resume.py kills there."""
 FIRMWARE = ("following", "nvram-named", "nvram-copied", "nvram-pointed", "releasing-nvram", "nvram-released")
 """Passed with UEFI variables only: test_firmware.py kills there."""
+TRIM = ("trimming", "trimmed")
+"""Passed with --trim only: test_trim.py kills there."""
 SNAPSHOTS = ("snapshots-written",)
 """Passed with snapshots only: test_snapshots.py kills there."""
-ELSEWHERE = (*COLD, *START, *BACK, *VERIFY, *COURSE, *OVERLAYS, *FIRMWARE, *SNAPSHOTS)
+ELSEWHERE = (*COLD, *START, *BACK, *VERIFY, *COURSE, *OVERLAYS, *FIRMWARE, *TRIM, *SNAPSHOTS)
 LIVE = tuple(one for one in POINTS if one not in ELSEWHERE)
 
 

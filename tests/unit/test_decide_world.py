@@ -80,6 +80,7 @@ class World:
     own_limits: dict[str, int] = field(default_factory=dict)  # the same, as its owner wants it
     busy: int = 0  # the guest changes so much in a turn
     measured: int = 0
+    trimmed: int = 0
 
     def __post_init__(self) -> None:
         for disk in self.plan.disks:
@@ -138,6 +139,8 @@ class World:
                 return [("note", replace(record, home_copied=True))]
             case act.MeasureGuest():
                 return [("measure", None), ("note", replace(record, measured=True))]
+            case act.TrimGuest():
+                return [("trim", None), ("note", replace(record, trimmed={"vda": 1}))]
             case act.GoSynchronous():
                 return [("note", replace(record, synchronous=True))]
             case act.ThrottleGuest(target, share):
@@ -299,6 +302,10 @@ class World:
         elif what == "measure":
             assert not self.jobs, "the guest was measured while it was copied"
             self.measured += 1
+        elif what == "trim":
+            assert not self.jobs, "the guest was trimmed while it was copied"
+            assert not self.images, "the guest was trimmed after its image was made"
+            self.trimmed += 1
         elif what == "flush":
             self.flushed = True
         elif what == "pivot":
@@ -525,6 +532,31 @@ def test_a_verified_move(state: PowerState) -> None:
     assert drive(world, random.Random(1), [], 0) == act.Done(Outcome.MOVED)
     assert world.removed == {"/a/a", "/a/b"}
     assert set(world.record.verified) == {"vda", "vdb"}
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    disks=st.integers(1, 3),
+    suspended_start=st.booleans(),
+    events=EVENTS,
+    deaths=st.integers(0, 4),
+    seed=st.integers(0, 2**32),
+)
+def test_a_guest_is_trimmed_before_its_copy_or_not_at_all(
+    disks: int, suspended_start: bool, events: list[str], deaths: int, seed: int
+) -> None:
+    world = World(replace(a_plan(disks, suspended_start), trim=True))
+    end = drive(world, random.Random(seed), list(events), deaths)
+    check_end(world, end)
+    if not events and not deaths:
+        assert world.trimmed == 1
+        assert end == act.Done(Outcome.MOVED)
+
+
+def test_a_vm_that_is_off_is_not_trimmed() -> None:
+    world = World(replace(a_plan(1), trim=True), state=PowerState.OFF)
+    assert drive(world, random.Random(1), [], 0) == act.Done(Outcome.MOVED)
+    assert world.trimmed == 0
 
 
 def test_the_source_of_a_copy_that_differs_is_kept() -> None:

@@ -81,6 +81,8 @@ def plan(out: Out, plan: Plan, estimates: tuple[DiskEstimate, ...] = ()) -> None
         pairs.append(("limit", f"{format_rate(plan.bandwidth)} for all disks together"))
     if plan.contract is not None:
         pairs.append(("guest", contract(plan.contract)))
+    if plan.trim:
+        pairs.append(("trim", "the guest gives back what it does not use before it is copied"))
     if plan.method is Method.CHANGED_BLOCKS:
         pairs.append(("if outrun", f"{plan.if_not_converging.value}, when the guest writes as fast as it is copied"))
     pairs.append(("old disks", source_policy(plan.source)))
@@ -120,6 +122,8 @@ def report(out: Out, summary: MoveSummary) -> None:
         again = f", and {format_size(done.changed_bytes)} because the guest changed it"
         again += f" ({counted(done.passes, 'pass', 'passes')})" if done.passes else ""
     pairs: list[tuple[str, Cell | list[Cell]]] = [("copied", format_size(done.bulk_bytes) + again)]
+    if done.trimmed_bytes is not None:
+        pairs.append(("trimmed", f"{format_size(done.trimmed_bytes)} given back by the guest before the copy"))
     if done.compared_bytes:
         text = f"{format_size(done.compared_bytes)} read on both sides, {format_size(done.rewritten_bytes)} written"
         pairs.append(("compared", text))

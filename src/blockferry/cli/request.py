@@ -23,6 +23,7 @@ from blockferry.model.request import (
     Preallocation,
     Provision,
     SourcePolicy,
+    Trim,
 )
 
 FORMATS = ("qcow2", "raw", "vmdk")
@@ -88,6 +89,12 @@ def request_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 "given up; default: as configured, else no.",
             ),
             click.option(
+                "--trim/--no-trim",
+                default=None,
+                help="Have the guest (its agent) give back what it does not use before it is copied; default: as "
+                "configured, else no.",
+            ),
+            click.option(
                 "--guest-latency",
                 type=types.Latency(),
                 help="Let the copy's speed follow the guest: the p99 of its writes stays below this, like 20ms.",
@@ -147,6 +154,7 @@ def to_request(
     keep_source: float | None,
     delete_source: bool,
     verify: bool | None,
+    trim: bool | None,
     on_break: str,
     from_scratch: bool,
 ) -> MoveRequest:
@@ -191,7 +199,15 @@ def to_request(
         on_break=OnBreak(on_break),
         from_scratch=from_scratch,
         firmware=Firmware(firmware),
+        trim=_trim(trim, config),
     )
+
+
+def _trim(asked: bool | None, config: Config) -> Trim:
+    """What is only configured must not stand in the way of a guest that cannot."""
+    if asked is None:
+        return Trim.IF_POSSIBLE if config.trim else Trim.NO
+    return Trim.YES if asked else Trim.NO
 
 
 def _preallocation(asked: str | None, provision: Provision) -> Preallocation | None:

@@ -8,7 +8,7 @@ import time
 from dataclasses import replace
 from typing import assert_never
 
-from blockferry.engine import firmware, footing, layering, making, release, throttle, verify
+from blockferry.engine import firmware, footing, layering, making, release, throttle, trim, verify
 from blockferry.engine.context import Context
 from blockferry.engine.observe import layer_print
 from blockferry.engine.points import point
@@ -45,6 +45,8 @@ def perform(context: Context, action: act.Action, seen: Observation) -> None:
             _mark(context, seen)
         case act.Unmark():
             _unmark(context)
+        case act.TrimGuest():
+            trim.trim(context, seen)
         case act.MeasureGuest():
             _measure_guest(context, seen)
         case act.GoSynchronous():

@@ -48,6 +48,7 @@ _FORWARD_ONLY = (
     act.CopyHome,
     act.CopyLayers,
     act.CreateImage,
+    act.TrimGuest,
     act.MeasureGuest,
     act.GoSynchronous,
     act.ThrottleGuest,

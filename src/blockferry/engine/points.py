@@ -14,6 +14,8 @@ from collections import Counter
 
 POINTS = (
     "marked",
+    "trimming",
+    "trimmed",
     "measured",
     "going-synchronous",
     "throttling",

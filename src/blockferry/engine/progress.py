@@ -25,6 +25,7 @@ _POLICY = {
 
 _PHASES: tuple[tuple[str, tuple[type, ...]], ...] = (
     ("prepare", (act.MeasureGuest, act.Mark, act.CopyHome, act.CopyLayers, act.CreateImage, act.TakeOverlays)),
+    ("trim", (act.TrimGuest,)),
     ("copy", (act.StartCopy, act.NoteClean, act.ForgetCopy, act.PrepareView, act.ColdCopy)),
     ("copy", (act.GoSynchronous, act.ThrottleGuest, act.SyncBase, act.Checkpoint)),
     ("switch", (act.FlushDestination, act.Pivot, act.NoteSwitched, act.WriteConfig)),
@@ -138,6 +139,7 @@ def report(context: Context, outcome: Outcome, seconds: float, phases: dict[str,
         notes=tuple(context.notes),
         verified=tuple(context.verdicts),
         guest=_guest(context, record),
+        trimmed_bytes=None if record.trimmed is None else sum(record.trimmed.values()),
     )
 
 

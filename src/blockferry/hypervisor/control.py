@@ -182,6 +182,21 @@ class Control:
         with self.connection.doing(f"change the speed of the copy of {target} of {self.name}"):
             self._domain().blockJobSetSpeed(target, bytes_per_s, libvirt.VIR_DOMAIN_BLOCK_JOB_SPEED_BANDWIDTH_BYTES)
 
+    def trim(self, limit_s: int) -> None:
+        """Have the guest's agent discard what its mounted file systems do not use; returns when the agent answers.
+
+        virDomainFSTrim. libvirt waits for an agent without end unless it is told otherwise
+        (virDomainAgentSetResponseTimeout), so it is told to give up after `limit_s`, also should this process die.
+        It cannot be asked what was set before: afterwards its default holds again.
+        """
+        with self.connection.doing(f"have the guest agent of {self.name} trim its file systems"):
+            domain = self._domain()
+            domain.agentSetResponseTimeout(limit_s)
+            try:
+                domain.fSTrim(None, 0)
+            finally:
+                domain.agentSetResponseTimeout(libvirt.VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_BLOCK)
+
     def counters(self, targets: Iterable[str]) -> dict[str, Counters]:
         """What QEMU has counted of the guest's writes to these disks; those that are gone are left out.
 

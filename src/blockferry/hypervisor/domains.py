@@ -123,6 +123,7 @@ def _read(domain: libvirt.virDomain) -> Vm:
         nvram=now.nvram,
         config_nvram=config.nvram if config else None,
         tpm=now.tpm,
+        agent=now.agent,
         snapshots=tuple(sorted(snapshot.getName() for snapshot in domain.listAllSnapshots(0))),
         checkpoints=tuple(sorted(checkpoint.getName() for checkpoint in domain.listAllCheckpoints(0))),
         job=_job(domain) if state.active else None,

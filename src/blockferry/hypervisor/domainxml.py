@@ -52,6 +52,7 @@ class ParsedDomain:
     tpm: bool
     mark: str | None
     mark_journal: str = ""
+    agent: str | None = None
 
 
 def parse(xml: str) -> ParsedDomain:
@@ -67,7 +68,14 @@ def parse(xml: str) -> ParsedDomain:
         tpm=tpm is not None and tpm.get("type") == "emulator",
         mark=None if mark is None else mark.get("id"),
         mark_journal="" if mark is None else mark.get("journal", ""),
+        agent=_agent(root),
     )
+
+
+def _agent(root: etree._Element) -> str | None:
+    """The state of the guest agent's channel; libvirt says "connected" while a program in the guest has it open."""
+    channel = root.find("./devices/channel/target[@name='org.qemu.guest_agent.0']")
+    return None if channel is None else channel.get("state", "disconnected")
 
 
 def _nvram_path(root: etree._Element) -> str | None:

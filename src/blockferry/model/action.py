@@ -40,6 +40,11 @@ class MeasureGuest:
 
 
 @dataclass(frozen=True, slots=True)
+class TrimGuest:
+    """Have the guest's agent give back what its file systems do not use, so that it is not copied."""
+
+
+@dataclass(frozen=True, slots=True)
 class GoSynchronous:
     """Remember that the copies are to be made anew as a mirror: they do not get in step in the background."""
 
@@ -332,6 +337,7 @@ Action = (
     | CopyLayers
     | CreateImage
     | MeasureGuest
+    | TrimGuest
     | GoSynchronous
     | ThrottleGuest
     | UnthrottleGuest

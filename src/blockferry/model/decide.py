@@ -206,6 +206,8 @@ def _forward_live(plan: Plan, seen: Observation) -> act.Action:
         # now on must not be what the next start uses.
         return act.RevertConfig()
     prepared = _prepare(plan, seen)
+    if prepared is None and plan.trim and record.trimmed is None:
+        return act.TrimGuest()
     if prepared is None and plan.contract is not None and not record.measured:
         return act.MeasureGuest()
     return prepared or _copying(plan, seen)

@@ -272,6 +272,19 @@ CATALOGUE: dict[str, FindingKind] = {
             "",
         ),
         FindingKind(
+            "CANNOT_TRIM", _E, "The guest cannot be asked to trim its disks",
+            "--trim needs a running VM with a guest agent that answers, and at least one disk that passes discards on. "
+            "`trim = true` in the configuration is only a wish: there it is a warning.",
+            "Start qemu-guest-agent in the guest and give the VM its channel (org.qemu.guest_agent.0), or leave out "
+            "--trim.",
+        ),
+        FindingKind(
+            "TRIM_IGNORED", _W, "A disk does not pass the guest's discards on",
+            "Without discard='unmap' in the disk's <driver> QEMU ignores what the guest discards: trimming gives "
+            "nothing back there.",
+            "Add discard='unmap' to the disk's <driver>; it holds from the next start of the VM.",
+        ),
+        FindingKind(
             "OLD_QCOW2", _I, "The image is of the old qcow2 format (compat 0.10)",
             "The copy is made as compat 1.1, which QEMU has understood since 2013.",
             "",

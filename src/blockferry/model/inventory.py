@@ -98,6 +98,7 @@ class Vm:
     nvram: str | None = None  # the file of its UEFI variables, now
     config_nvram: str | None = None  # and at its next start
     tpm: bool = False
+    agent: str | None = None  # its guest agent's channel: "connected", "disconnected"; None: it has none
     snapshots: tuple[str, ...] = ()
     checkpoints: tuple[str, ...] = ()
     job: str | None = None  # a domain job in flight: migration, backup, save, dump

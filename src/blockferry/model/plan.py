@@ -143,6 +143,7 @@ class Plan:
     snapshots: tuple[str, ...] = ()  # whose metadata is to name the new files
     nvram: NvramPlan | None = None  # None: there is none, or it stays
     vtpm: str | None = None  # where the host keeps the state of the VM's TPM; it stays there
+    trim: bool = False  # the guest gives back what it does not use before the first disk is copied
 
     def disk(self, target: str) -> DiskPlan:
         return next(disk for disk in self.disks if disk.target == target)

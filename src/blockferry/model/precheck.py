@@ -9,6 +9,7 @@ from blockferry.errors import DatastoreNotFound, DiskNotFound, UsageError, neare
 from blockferry.model import defects, placement, vmcheck
 from blockferry.model import method as methods
 from blockferry.model import resume as resuming
+from blockferry.model import trim as trimming
 from blockferry.model.defects import Defect, Versions
 from blockferry.model.facts import Facts
 from blockferry.model.finding import Finding, finding
@@ -85,6 +86,8 @@ def precheck(request: MoveRequest, facts: Facts, move: str) -> tuple[tuple[Findi
         text = f"The writes of {facts.vm.name} have a latency contract, and by mirror they wait for the destination."
         draft.findings.append(finding("CONTRACT_MIRROR", text))
     draft.findings.extend(vmcheck.defect_findings(facts, method, [disk.target for disk in disks]))
+    trims, why_not = trimming.planned(request, facts, [disk.target for disk in disks])
+    draft.findings.extend(why_not)
     draft.findings.extend(resuming.findings(disks, request, facts, method))
     draft.findings.extend(space_findings(disks, facts))
     findings = tuple(sorted(draft.findings, key=lambda one: ("error", "warning", "info").index(one.severity.value)))
@@ -112,6 +115,7 @@ def precheck(request: MoveRequest, facts: Facts, move: str) -> tuple[tuple[Findi
         snapshots=tuple(one.name for one in facts.snapshots),
         nvram=nvram,
         vtpm=vtpm,
+        trim=trims,
     )
     return findings, plan
 

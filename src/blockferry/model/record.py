@@ -123,6 +123,7 @@ class Record:
     released: tuple[str, ...] = ()  # old paths dealt with: removed, or kept for a reason in the story
     guest_before: GuestLatency | None = None  # the guest's writes before the copy, when there is a contract
     measured: bool = False  # that was looked at, or cannot be any more
+    trimmed: dict[str, int] | None = None  # target -> bytes given back before the copy; None: not asked yet
     synchronous: bool = False  # the copies do not get in step in the background, and are made anew as a mirror
     following: bool = False  # all else is done: only the UEFI variables are to follow, once the VM is off
     nvram_copied: str = ""  # proof: fingerprint of the old NVRAM that was copied

@@ -50,6 +50,14 @@ class Preallocation(enum.Enum):
     FULL = "full"  # all space is written
 
 
+class Trim(enum.Enum):
+    """Whether the guest is to give back what it does not use before it is copied."""
+
+    NO = "no"
+    IF_POSSIBLE = "if-possible"  # as configured: a guest that cannot is told of, and moves all the same
+    YES = "yes"
+
+
 class Chain(enum.Enum):
     """What becomes of a backing chain."""
 
@@ -103,3 +111,4 @@ class MoveRequest:
     firmware: Firmware = Firmware.NEXT_BOOT
     preallocation: Preallocation | None = None  # None: what `provision` needs
     cluster_size: int | None = None  # bytes, of a qcow2; None: as it is
+    trim: Trim = Trim.NO

@@ -161,6 +161,7 @@ class Report:
     guest: GuestReport | None = None  # only with a latency contract
     compared_bytes: int = 0  # read on both sides to bring a base, or a broken copy, in step
     rewritten_bytes: int = 0  # and written for it
+    trimmed_bytes: int | None = None  # given back on the old disks before the copy; None: not asked for
     checkpoint_stall_s: float | None = None  # the longest suspension for a flush in the middle of the copy
 
 

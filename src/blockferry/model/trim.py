@@ -1,0 +1,40 @@
+"""Whether the guest can be asked to give back what it does not use before it is copied. Pure. docs/trim.md"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from blockferry.model.facts import Facts
+from blockferry.model.finding import Finding, Severity, finding
+from blockferry.model.inventory import PowerState
+from blockferry.model.request import MoveRequest, Trim
+
+
+def planned(request: MoveRequest, facts: Facts, targets: Sequence[str]) -> tuple[bool, list[Finding]]:
+    """Whether these disks are trimmed first, and what speaks against it.
+
+    What the user asks for by name is refused when it cannot be done; what is only configured is left out and told.
+    """
+    if request.trim is Trim.NO or not targets:
+        return False, []
+    discards = {target: disk.discard == "unmap" for target in targets if (disk := facts.vm.disk(target)) is not None}
+    why = _why_not(facts, any(discards.values()))
+    if why is not None:
+        severity = Severity.ERROR if request.trim is Trim.YES else Severity.WARNING
+        return False, [finding("CANNOT_TRIM", f"{facts.vm.name} cannot be trimmed: {why}.", severity=severity)]
+    return True, [
+        finding("TRIM_IGNORED", f"{target} of {facts.vm.name} does not pass discards on; nothing is given back there.")
+        for target, passes in discards.items()
+        if not passes
+    ]
+
+
+def _why_not(facts: Facts, discards: bool) -> str | None:
+    vm = facts.vm
+    if vm.state is not PowerState.RUNNING:
+        return f"it is {vm.state.value}, and only a running guest knows what it does not use"
+    if vm.agent is None:
+        return "it has no channel for a guest agent (org.qemu.guest_agent.0)"
+    if vm.agent != "connected":
+        return "no guest agent answers in it"
+    return None if discards else "none of its disks that move passes discards on (discard='unmap')"
