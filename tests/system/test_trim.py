@@ -1,0 +1,143 @@
+"""Trimming first, with the distribution's guest agent: what was deleted is not moved; an agent that fails or hangs, and
+deaths of blockferry, cost nothing but bytes. Discards of the guest during the copy reach the destination."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from blockferry.units import MiB
+from lab import Datastore, Disk, Guest, Host, Lab
+from lab.process import wait_until
+from tests.system.voyage import Line, Voyage, allocated
+
+pytestmark = pytest.mark.lab
+
+JUNK = 40 * MiB
+
+
+@pytest.fixture(scope="module")
+def guest(lab_session: Lab, lab_host: Host, old_san: Datastore) -> Iterator[Guest]:
+    """A VM whose disks (qcow2, raw) have a file system each, with the judge's area behind it."""
+    disks = [
+        Disk(target, old_san, kind, size="160MiB", fs="96MiB", fill="8MiB")
+        for target, kind in (("vda", "qcow2"), ("vdb", "raw"))
+    ]
+    one = lab_session.guest(lab_host, "trimmed", disks, agent=True, start=True)
+    one.sh("for disk in vda vdb; do mkdir -p /mnt/$disk && mount -t ext4 /dev/$disk /mnt/$disk; done")
+    yield one
+    lab_session.remove_guest(one)
+    for store in lab_session.datastores.values():
+        store.clear_vm(one.name)
+
+
+def litter(guest: Guest) -> None:
+    """Write to each file system what takes space, and delete it again."""
+    size = JUNK // MiB
+    guest.sh(
+        f"for disk in vda vdb; do dd if=/dev/urandom of=/mnt/$disk/junk bs=1M count={size}; done; sync", timeout=120
+    )
+    guest.sh("rm /mnt/*/junk; sync")
+
+
+def connected(guest: Guest) -> bool:
+    return "state='connected'" in next(line for line in guest.xml().splitlines() if "guest_agent" in line)
+
+
+@pytest.fixture
+def one(guest: Guest, line: Line, stores: tuple[Datastore, ...]) -> Voyage:
+    wait_until(lambda: connected(guest), "the guest agent", timeout=60)
+    live = guest.sources()
+    at = next(store for store in stores if live["vda"].startswith(str(store.path)))
+    voyage = Voyage(guest, line, stores)
+    voyage.moved_all(at)
+    return voyage
+
+
+def elsewhere(one: Voyage) -> Datastore:
+    return next(store for store in one.stores if not one.where["vda"].is_relative_to(store.path))
+
+
+@pytest.mark.parametrize("method", ["mirror", "changed-blocks"])
+def test_what_the_guest_has_deleted_is_not_moved(one: Voyage, method: str) -> None:
+    litter(one.guest)
+    full = {target: allocated(path) for target, path in one.where.items()}
+    assert min(full.values()) > JUNK
+    one.write(rate=50)
+    to = elsewhere(one)
+    done = one.line.must("move", one.name, "--to", to.name, "--method", method, "--trim").move
+    one.moved_all(to)
+    one.assert_well()
+    report = done["report"]
+    assert report["trimmed_bytes"] > 2 * JUNK * 0.9
+    for target, path in one.where.items():
+        assert allocated(path) < full[target] - JUNK * 0.9
+    # What QEMU went through; holes of a raw file count, but are passed over as zeros.
+    assert report["bulk_bytes"] < sum(full.values()) - JUNK * 0.9
+
+
+def test_discards_during_the_copy_reach_the_destination(one: Voyage) -> None:
+    litter(one.guest)
+    full = {target: allocated(path) for target, path in one.where.items()}
+    to = elsewhere(one)
+    process = one.line.start("move", one.name, "--to", to.name, point="in-step:stop")
+    wait_until(lambda: one.guest.xml().count("ready='yes'") == 2, "both copies in step", timeout=120)
+    copied = {target: to.home(one.name) / path.name for target, path in one.where.items()}
+    for target, path in copied.items():
+        assert allocated(path) > JUNK, f"{target}: the junk is across"
+    one.guest.sh("for disk in vda vdb; do fstrim /mnt/$disk; done", timeout=120)
+    process.resume()
+    said = one.line.end(process)
+    assert said.status == 0, str(said)
+    one.moved_all(to)
+    one.assert_well()
+    for target, path in one.where.items():
+        assert allocated(path) < full[target] - JUNK * 0.9
+
+
+def test_an_agent_that_hangs_or_refuses_only_costs_bytes(one: Voyage) -> None:
+    one.write(rate=50)
+    for harm, mend in (
+        ("kill -STOP $(pidof qemu-ga)", "kill -CONT $(pidof qemu-ga)"),
+        ("mkdir -p /tmp/x && mount -t tmpfs x /proc/fs", "umount /proc/fs"),
+    ):
+        one.guest.sh(harm)
+        try:
+            to = elsewhere(one)
+            done = one.line.must("move", one.name, "--to", to.name, "--trim").move
+        finally:
+            one.guest.sh(mend)
+        one.moved_all(to)
+        one.assert_well()
+        assert done["report"]["trimmed_bytes"] == 0
+        assert any("was not trimmed" in note for note in done["report"]["notes"])
+        break
+
+
+def test_killed_before_and_after_the_trim(one: Voyage) -> None:
+    one.write(rate=50)
+    for point, word in (("trimming", "resume"), ("trimmed", "cancel"), ("trimming", "cancel"), ("trimmed", "resume")):
+        to = elsewhere(one)
+        said = one.line.do("move", one.name, "--to", to.name, "--trim", point=f"{point}:kill")
+        assert said.status in (-9, 137), str(said)
+        [move] = one.line.unfinished()
+        one.line.do(word, move)
+        if word == "resume":
+            one.moved_all(to)
+        one.assert_well()
+
+
+def test_without_an_agent_it_is_refused_by_name_and_left_out_if_only_configured(one: Voyage, tmp_path: object) -> None:
+    one.guest.sh("kill -9 $(pidof qemu-ga)")
+    wait_until(lambda: not connected(one.guest), "libvirt to notice", timeout=60)
+    to = elsewhere(one)
+    said = one.line.do("move", one.name, "--to", to.name, "--trim")
+    assert said.status == 4, str(said)
+    assert said.codes == ["CANNOT_TRIM"]
+    assert one.line.unfinished() == []
+    (one.line.directory / "empty.toml").write_text("trim = true\n")
+    done = one.line.must("move", one.name, "--to", to.name).move
+    one.moved_all(to)
+    one.assert_well()
+    assert done["report"]["trimmed_bytes"] is None
