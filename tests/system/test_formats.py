@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,44 @@ def test_extended_l2_entries_are_carried(
     found = image_info(path)
     assert found["cluster-size"] == 128 << 10
     assert found["format-specific"]["data"]["extended-l2"]
+    one.power_off()
+
+
+@pytest.mark.parametrize(("raw", "method"), [("off", "mirror"), ("on", "changed-blocks"), ("on", "cold")])
+def test_a_data_file_goes_into_the_new_image_and_then_away(
+    make_guest: MakeGuest,
+    line: Line,
+    stores: tuple[Datastore, ...],
+    ssd: Datastore,
+    old_san: Datastore,
+    vm_name: Callable[[], str],
+    raw: str,
+    method: str,
+) -> None:
+    """Half of the killed moves die between the release of the image and that of its data file."""
+    name = vm_name()
+    data = old_san.home(name) / "vda.data"
+    data.parent.mkdir()
+    options = f"data_file={data},data_file_raw={raw}"
+    guest = make_guest(small_disks(old_san, 1, options=options), name=name, start=True)
+    one = Voyage(guest, line, stores)
+    assert allocated(data) > 16 << 20, "the data file is where the data is"
+    one.write()
+    if method == "cold":
+        one.power_off()
+    said = line.do("move", name, "--to", "ssd", "--method", method, point="source-released:kill")
+    assert said.status in (-9, 137), str(said)
+    assert data.exists()
+    [move] = line.unfinished()
+    line.must("resume", move)
+    path = one.moved("vda", ssd)
+    assert "data-file" not in image_info(path)["format-specific"]["data"]
+    assert one.files(old_san) == set(), "the image and its data file are both gone"
+    if method == "cold":
+        one.assert_images()
+        guest.start()
+        one.write()
+    one.assert_well()
     one.power_off()
 
 

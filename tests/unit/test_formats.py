@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from blockferry.model.facts import Facts
 from blockferry.model.inventory import Datastore, Disk, DiskSource, Image, PowerState, Vm
 from blockferry.model.plan import DiskPlan, Plan
 from blockferry.model.precheck import precheck
-from blockferry.model.request import MoveRequest, Preallocation, Provision
+from blockferry.model.request import Method, MoveRequest, Preallocation, Provision
 from blockferry.model.space import needed
 from blockferry.units import GiB, KiB, MiB
 
@@ -31,14 +32,18 @@ STORE = Datastore("ssd", "u", "dir", True, "/ssd", 100 * GiB, 100 * GiB)
 
 
 def asked(
-    request: MoveRequest, image: Image, state: PowerState = PowerState.RUNNING, **disk: object
+    request: MoveRequest,
+    image: Image,
+    state: PowerState = PowerState.RUNNING,
+    users: Mapping[str, tuple[str, ...]] | None = None,
+    **disk: object,
 ) -> tuple[set[str], Plan | None]:
     """The codes of what the pre-check finds, and the plan."""
     source = DiskSource("file", image.path, image.format)
     one = Disk("vda", "disk", "virtio", source if state.active else None, source, **disk)  # type: ignore[arg-type]
     facts = Facts(
         "qemu:///system", Vm("web01", "u", state, True, (one,)), (STORE,), (9, 0, 0), (7, 2, 0), {"vda": (image,)},
-        available={"ssd": 100 * GiB},
+        available={"ssd": 100 * GiB}, users=users or {},
     )  # fmt: skip
     findings, plan = precheck(request, facts, "abcd")
     return {found.code for found in findings}, plan
@@ -197,10 +202,29 @@ def test_parts_of_a_vmdk_are_released_last_and_seen_to_change() -> None:
     assert disk.parts == disk.old_parts == ("/san/vda-flat.vmdk",)
 
 
-def test_a_data_file_is_refused_by_name() -> None:
-    codes, plan = asked(TO, replace(QCOW2, data_file="/san/d.raw", parts=("/san/d.raw",)))
-    assert "DATA_FILE" in codes
+DATA_FILE = replace(QCOW2, data_file="/san/d.raw", parts=("/san/d.raw",))
+
+
+def test_an_image_with_a_data_file_becomes_one_image() -> None:
+    for state in (PowerState.RUNNING, PowerState.OFF):
+        codes, plan = asked(TO, DATA_FILE, state)
+        assert "DATA_FILE" in codes
+        assert plan is not None
+        disk = plan.disks[0]
+        assert disk.old_files == ("/san/vda.qcow2", "/san/d.raw")
+        assert disk.parts == disk.old_parts == ("/san/d.raw",)
+        assert not disk.source_overlay, "the fingerprint of a base below an overlay is of one file"
+        assert not disk.resumable
+    codes, plan = asked(replace(TO, method=Method.SNAPSHOT), DATA_FILE)
+    assert "METHOD_SNAPSHOT" in codes
     assert plan is None
+
+
+def test_a_data_file_that_others_use_is_never_among_what_goes() -> None:
+    _, plan = asked(TO, DATA_FILE, users={"/san/d.raw": ("other",)})
+    assert plan is not None
+    assert plan.disks[0].old_files == ("/san/vda.qcow2",)
+    assert plan.disks[0].parts == ("/san/d.raw",)
 
 
 def test_a_part_is_needed_and_no_small_file_of_the_home(tmp_path: Path) -> None:

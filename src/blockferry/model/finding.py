@@ -179,9 +179,10 @@ CATALOGUE: dict[str, FindingKind] = {
             "Power the VM off and move it then, in its own format; or leave this disk out.",
         ),
         FindingKind(
-            "DATA_FILE", _E, "The image keeps its data in a second file",
-            "qcow2 with an external data file is not carried yet.",
-            "Leave this disk out.",
+            "DATA_FILE", _I, "The image keeps its data in a second file, and becomes one",
+            "A qcow2 with an external data file is copied into one image. The data file is as old as the image: it is "
+            "proven unneeded, removed or kept after it.",
+            "",
         ),
         FindingKind(
             "TOO_OLD", _E, "libvirt or QEMU is too old",

@@ -63,7 +63,7 @@ class DiskPlan:
     partial_bytes: int = 0  # what it has allocated
     preallocation: str = "off"  # how the new image is made: off, metadata, falloc, full
     extended_l2: bool = False
-    parts: tuple[str, ...] = ()  # files besides `source` that the top layer's content lies in (extents of a VMDK)
+    parts: tuple[str, ...] = ()  # files besides `source` that the top layer's content lies in: VMDK, data file
     old_parts: tuple[str, ...] = ()  # those of `old_files` that are parts; released after the images
     sealed: bool = False  # encrypted, and copied as it is without its secret; so never by a running QEMU
 

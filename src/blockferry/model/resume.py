@@ -42,6 +42,8 @@ def why_not(disk: DiskPlan, facts: Facts) -> str | None:
     for format in (disk.source_format, disk.dest_format):
         if format not in FORMATS:
             return f"{format} is not compared"
+    if disk.parts:
+        return "its content lies in several files, of which one alone does not tell whether it was written to"
     if disk.has_bitmaps:
         return "its image carries bitmaps of checkpoints, which comparing would not bring across"
     return facts.compare_problem

@@ -184,7 +184,8 @@ def _unsealed(facts: Facts) -> str:
 def _image_findings(name: str, image: Image) -> list[Finding]:
     found = []
     if image.data_file:
-        found.append(finding("DATA_FILE", f"{name}: {image.path} keeps its data in {image.data_file}."))
+        text = f"{name}: {image.path} keeps its data in {image.data_file}; the new image holds both."
+        found.append(finding("DATA_FILE", text))
     return found
 
 
