@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import tenacity
 
-from lab import Datastore, Disk
+from lab import Datastore, Disk, Guest, Host
 from lab.pytest_plugin import MakeGuest
 from tests.system.voyage import Line, Voyage, allocated, image_info, small_disks
 
@@ -89,43 +89,94 @@ def test_a_data_file_goes_into_the_new_image_and_then_away(
     one.power_off()
 
 
-def test_an_encrypted_disk_moves_as_it_is_and_never_decrypted(
-    make_guest: MakeGuest, line: Line, stores: tuple[Datastore, ...], ssd: Datastore, old_san: Datastore
+@pytest.fixture
+def secret(lab_host: Host) -> Iterator[str]:
+    """A `<encryption>` whose secret libvirt holds, also after the host has been off."""
+    xml = f"<secret ephemeral='no' private='yes'><uuid>{SECRET}</uuid></secret>"
+    lab_host.virsh("secret-define", "/dev/stdin", stdin=xml)
+    lab_host.virsh("secret-set-value", SECRET, "--base64", "Z2VoZWlt")
+    yield f"<encryption format='luks'><secret type='passphrase' uuid='{SECRET}'/></encryption>"
+    lab_host.virsh("secret-undefine", SECRET)
+
+
+PASSPHRASE = ["--object", "secret,id=s,data=geheim"]
+
+
+def convert(*words: str | Path) -> None:
+    """On a busy machine QEMU now and then says that it is "Unable to get accurate CPU usage", and makes no LUKS."""
+    tenacity.retry(stop=tenacity.stop_after_attempt(10), reraise=True)(subprocess.run)(
+        ["qemu-img", "convert", *PASSPHRASE, *map(str, words)], check=True
+    )
+
+
+def encrypt(guest: Guest, target: str, encryption: str) -> Path:
+    """Give a disk of a guest that is off the same content as LUKS, and its configuration the secret."""
+    path, kind = Path(guest.disk(target).path), guest.disk(target).format
+    fresh, words = path.with_suffix(".new"), ["-O", "luks", "-o", "key-secret=s,iter-time=10"]
+    if kind == "qcow2":
+        words = ["-O", "qcow2", "-o", "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10"]
+    convert("-f", kind, *words, path, fresh)
+    fresh.replace(path)
+    config = guest.xml(inactive=True)
+    assert f"<source file='{path}'/>" in config
+    changed = config.replace(f"<source file='{path}'/>", f"<source file='{path}'>{encryption}</source>")
+    guest.host.virsh("define", "/dev/stdin", stdin=changed)
+    return path
+
+
+def judge_sealed(one: Voyage, target: str, path: Path) -> None:
+    """The second opinion on a LUKS image of a guest that is off, decrypted for it."""
+    plain = path.with_name("plain")
+    convert("--image-opts", f"driver=luks,key-secret=s,file.filename={path}", "-O", "raw", plain)
+    verdict = one.guest.judge.check_image(target, plain, "raw")
+    plain.unlink()
+    assert verdict.ok, str(verdict)
+
+
+def test_an_encrypted_disk_moves_and_never_decrypted(
+    make_guest: MakeGuest, line: Line, stores: tuple[Datastore, ...], ssd: Datastore, old_san: Datastore, secret: str
 ) -> None:
-    """LUKS as libvirt has it: raw in the XML, with a secret that libvirt holds. QEMU opens it before and after."""
-    guest = make_guest([Disk("vda", old_san, "raw", size="16MiB")])
-    one = Voyage(guest, line, stores)
-    old = Path(guest.disk("vda").path)
-    secret = ["--object", "secret,id=s,data=geheim"]
-    options = ["-o", "key-secret=s,iter-time=10"]
-    old.unlink()
-    create = ["qemu-img", "create", "-q", "-f", "luks", *secret, *options, str(old), "16M"]
-    # On a busy machine QEMU now and then says that it is "Unable to get accurate CPU usage", and makes none.
-    tenacity.retry(stop=tenacity.stop_after_attempt(10), reraise=True)(subprocess.run)(create, check=True)
-    xml = f"<secret ephemeral='yes' private='yes'><uuid>{SECRET}</uuid></secret>"
-    guest.host.virsh("secret-define", "/dev/stdin", stdin=xml)
-    try:
-        guest.host.virsh("secret-set-value", SECRET, "--base64", "Z2VoZWlt")
-        luks = f"<encryption format='luks'><secret type='passphrase' uuid='{SECRET}'/></encryption>"
-        config = guest.xml(inactive=True)
-        assert f"<source file='{old}'/>" in config
-        sealed = config.replace(f"<source file='{old}'/>", f"<source file='{old}'>{luks}</source>")
-        guest.host.virsh("define", "/dev/stdin", stdin=sealed)
-        guest.start(wait=False)
-        for method in ("mirror", "changed-blocks"):
-            said = line.do("move", guest.name, "--to", "ssd", "--method", method)
-            assert said.status == 4, str(said)
-            assert said.codes == ["ENCRYPTED_IMAGE"]
-        guest.destroy()
-        content = old.read_bytes()
-        line.must("move", guest.name, "--to", "ssd")
-        new = one.moved("vda", ssd)
-        assert new.read_bytes() == content
-        one.assert_configured("shut off")
-        one.assert_nothing_left()
-        assert SECRET in guest.xml(inactive=True)
-        guest.start(wait=False)  # QEMU checks the passphrase against the LUKS header before it starts
-        assert guest.state() == "running"
-        guest.destroy()
-    finally:
-        guest.host.virsh("secret-undefine", SECRET)
+    """LUKS as libvirt has it: raw in the XML, with a secret that libvirt holds. To and fro, then off, then killed."""
+    disks = [Disk("vda", old_san, "raw", size="32MiB", fill="8MiB"), Disk("vdb", old_san, size="16MiB", fill="4MiB")]
+    guest = make_guest(disks)
+    host, one = guest.host, Voyage(guest, line, stores)
+    path = encrypt(guest, "vda", secret)
+    encrypt(guest, "vdb", secret)
+    header = path.read_bytes()[: 64 << 10]
+    assert header.startswith(b"LUKS")
+    guest.start()
+    one.write()
+    said = line.do("move", guest.name, "--to", "ssd")
+    assert said.status == 4, str(said)
+    assert said.codes == ["ENCRYPTED_IMAGE"], "LUKS inside of a qcow2 has to wait until the VM is off"
+    for store, method in ((ssd, "mirror"), (old_san, "changed-blocks")):
+        line.must("move", guest.name, "--disk", f"vda={store.name}", "--method", method)
+        path = one.moved("vda", store)
+        assert path.read_bytes().startswith(header)
+        assert guest.xml().count(SECRET) == guest.xml(inactive=True).count(SECRET) == 2
+        one.assert_well(old_home=old_san.home(guest.name))
+    for point, word in (("copy-started", "cancel"), ("pivoted", "resume")):
+        said = line.do("move", guest.name, "--disk", "vda=ssd", point=f"{point}:kill")
+        assert said.status in (-9, 137), str(said)
+        line.do(word, line.unfinished()[0])
+        if word == "resume":
+            path = one.moved("vda", ssd)
+        one.assert_well(old_home=old_san.home(guest.name))
+    guest.judge.stop()
+    guest.poweroff()
+    judge_sealed(one, "vda", path)
+    content = path.read_bytes()
+    line.must("move", guest.name, "--to", "old-san")  # both, as they are
+    path = one.moved("vda", old_san)
+    one.moved("vdb", old_san)
+    assert path.read_bytes() == content
+    one.assert_configured("shut off")
+    one.assert_nothing_left()
+    host.power_loss()
+    host.boot()
+    guest.start()  # QEMU checks the passphrase against the LUKS header before it starts
+    one.write()
+    one.assert_content()
+    guest.judge.stop()
+    guest.poweroff()
+    judge_sealed(one, "vda", path)

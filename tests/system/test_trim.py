@@ -81,13 +81,12 @@ def test_discards_during_the_copy_reach_the_destination(one: Voyage) -> None:
     litter(one.guest)
     full = {target: allocated(path) for target, path in one.where.items()}
     to = elsewhere(one)
-    process = one.line.start("move", one.name, "--to", to.name, point="in-step:stop")
+    process = one.line.start("move", one.name, "--to", to.name, point="in-step:sleep=8")
     wait_until(lambda: one.guest.xml().count("ready='yes'") == 2, "both copies in step", timeout=120)
     copied = {target: to.home(one.name) / path.name for target, path in one.where.items()}
     for target, path in copied.items():
         assert allocated(path) > JUNK, f"{target}: the junk is across"
     one.guest.sh("for disk in vda vdb; do fstrim /mnt/$disk; done", timeout=120)
-    process.resume()
     said = one.line.end(process)
     assert said.status == 0, str(said)
     one.moved_all(to)
@@ -96,23 +95,18 @@ def test_discards_during_the_copy_reach_the_destination(one: Voyage) -> None:
         assert allocated(path) < full[target] - JUNK * 0.9
 
 
-def test_an_agent_that_hangs_or_refuses_only_costs_bytes(one: Voyage) -> None:
+def test_an_agent_that_hangs_only_costs_bytes(one: Voyage) -> None:
     one.write(rate=50)
-    for harm, mend in (
-        ("kill -STOP $(pidof qemu-ga)", "kill -CONT $(pidof qemu-ga)"),
-        ("mkdir -p /tmp/x && mount -t tmpfs x /proc/fs", "umount /proc/fs"),
-    ):
-        one.guest.sh(harm)
-        try:
-            to = elsewhere(one)
-            done = one.line.must("move", one.name, "--to", to.name, "--trim").move
-        finally:
-            one.guest.sh(mend)
-        one.moved_all(to)
-        one.assert_well()
-        assert done["report"]["trimmed_bytes"] == 0
-        assert any("was not trimmed" in note for note in done["report"]["notes"])
-        break
+    one.guest.sh("kill -STOP $(pidof qemu-ga)")
+    to = elsewhere(one)
+    try:
+        done = one.line.must("move", one.name, "--to", to.name, "--trim").move
+    finally:
+        one.guest.sh("kill -CONT $(pidof qemu-ga)")
+    one.moved_all(to)
+    one.assert_well()
+    assert done["report"]["trimmed_bytes"] == 0
+    assert any("was not trimmed" in note for note in done["report"]["notes"])
 
 
 def test_killed_before_and_after_the_trim(one: Voyage) -> None:
@@ -128,7 +122,7 @@ def test_killed_before_and_after_the_trim(one: Voyage) -> None:
         one.assert_well()
 
 
-def test_without_an_agent_it_is_refused_by_name_and_left_out_if_only_configured(one: Voyage, tmp_path: object) -> None:
+def test_without_an_agent_it_is_refused_by_name_and_left_out_if_only_configured(one: Voyage) -> None:
     one.guest.sh("kill -9 $(pidof qemu-ga)")
     wait_until(lambda: not connected(one.guest), "libvirt to notice", timeout=60)
     to = elsewhere(one)

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from blockferry.model import action as act
 from blockferry.model.decide import PIVOT_ATTEMPTS, START_ATTEMPTS, allowed_pause_s, decide
-from blockferry.model.inventory import JobInfo, PowerState
+from blockferry.model.inventory import JobInfo, PowerState, Secret
 from blockferry.model.observation import DiskView, Job, Observation, Side
-from blockferry.model.plan import NvramPlan, Plan
+from blockferry.model.plan import LuksPlan, NvramPlan, Plan
 from blockferry.model.record import Copy, Outcome, Record, Stage, Wanted
 from blockferry.model.request import Method
 
@@ -72,9 +72,20 @@ def begun(**more: object) -> Record:
 CLEAN2 = stages(Stage.CLEAN, "vda", "vdb")
 HALF = (across("vda"), in_step("vdb"))
 SEALED = replace(TWO, disks=tuple(replace(one, sealed=True) for one in TWO.disks))
+LUKS = replace(SEALED, disks=tuple(replace(one, luks=LuksPlan(1, Secret("uuid", "u"))) for one in SEALED.disks))
 DECISIONS: dict[str, tuple[Plan, Observation, act.Action | type]] = {
     "an encrypted disk is never copied by a running QEMU": (
         SEALED, seen(RUNNING, disk(), disk("vdb")), act.Fail,
+    ),
+    "an encrypted disk is copied by a running QEMU that can encrypt": (
+        LUKS, seen(RUNNING, disk(), disk("vdb")), act.CreateImage("vda"),
+    ),
+    "a copy of an encrypted disk that libvirt does not encrypt is given up": (
+        LUKS, seen(RUNNING, in_step(), in_step("vdb"), record=begun(copies=CLEAN2)), act.Fail,
+    ),
+    "an encrypted one is switched to": (
+        LUKS, seen(RUNNING, *(replace(one, encrypted=True) for one in (in_step(), in_step("vdb"))),
+                   record=begun(copies=CLEAN2)), act.FlushDestination(),
     ),
     "an encrypted disk is copied as it is while the VM is off": (
         SEALED, seen(OFF, off(), off("vdb")), act.ColdCopy("vda"),

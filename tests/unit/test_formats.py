@@ -6,22 +6,24 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 import tenacity
+from lxml import etree
 from paper_host import PaperSite
 
 from blockferry.cli.types import ClusterSize
 from blockferry.engine import proof
 from blockferry.engine.making import _cold_options, _preallocation
 from blockferry.engine.survey import survey
-from blockferry.errors import UsageError
+from blockferry.errors import HostCommandFailed, UsageError
 from blockferry.hypervisor import domainxml
-from blockferry.images import copying, qemuimg
+from blockferry.images import copying, files, qemuimg
 from blockferry.images.runner import LocalRunner
 from blockferry.model import placement
 from blockferry.model.facts import Facts
-from blockferry.model.inventory import Datastore, Disk, DiskSource, Image, PowerState, Vm
-from blockferry.model.plan import DiskPlan, Plan
+from blockferry.model.inventory import Datastore, Disk, DiskSource, Image, PowerState, Secret, Vm
+from blockferry.model.plan import DiskPlan, LuksPlan, Plan
 from blockferry.model.precheck import precheck
 from blockferry.model.request import Method, MoveRequest, Preallocation, Provision
 from blockferry.model.space import needed
@@ -36,6 +38,7 @@ def asked(
     image: Image,
     state: PowerState = PowerState.RUNNING,
     users: Mapping[str, tuple[str, ...]] | None = None,
+    headers: Mapping[str, int] | None = None,
     **disk: object,
 ) -> tuple[set[str], Plan | None]:
     """The codes of what the pre-check finds, and the plan."""
@@ -43,7 +46,7 @@ def asked(
     one = Disk("vda", "disk", "virtio", source if state.active else None, source, **disk)  # type: ignore[arg-type]
     facts = Facts(
         "qemu:///system", Vm("web01", "u", state, True, (one,)), (STORE,), (9, 0, 0), (7, 2, 0), {"vda": (image,)},
-        available={"ssd": 100 * GiB}, users=users or {},
+        available={"ssd": 100 * GiB}, users=users or {}, luks_headers=headers or {},
     )  # fmt: skip
     findings, plan = precheck(request, facts, "abcd")
     return {found.code for found in findings}, plan
@@ -141,6 +144,92 @@ def test_an_encrypted_disk_is_never_decrypted(state: PowerState, more: dict[str,
     if plan is not None:
         assert plan.disks[0].sealed
         assert plan.disks[0].dest_format == "raw"
+
+
+SECRET = Secret("uuid", "0a81f5b2-8403-7b23-c8d6-21ccc2f80d6f")
+
+
+@pytest.mark.parametrize(
+    ("more", "headers", "refused"),
+    [
+        ({}, {"vda": 2 * MiB}, False),
+        ({"method": Method.CHANGED_BLOCKS}, {"vda": 2 * MiB}, False),
+        ({}, {}, True),
+        ({"format": "qcow2"}, {"vda": 2 * MiB}, True),
+        ({"verify": True}, {"vda": 2 * MiB}, True),
+        ({"provision": Provision.THICK}, {"vda": 2 * MiB}, True),
+        ({"method": Method.SNAPSHOT}, {"vda": 2 * MiB}, True),
+    ],
+)
+def test_luks_in_a_raw_file_moves_while_the_vm_runs(
+    more: dict[str, object], headers: dict[str, int], refused: bool
+) -> None:
+    codes, plan = asked(replace(TO, **more), RAW, headers=headers, encrypted=True, secret=SECRET)  # type: ignore[arg-type]
+    assert (plan is None) is refused
+    if plan is not None:
+        disk = plan.disks[0]
+        assert disk.sealed, "while the VM is off it is copied as it is"
+        assert disk.luks == LuksPlan(2 * MiB, SECRET)
+        assert not disk.source_overlay, "an overlay would hold the guest's writes unencrypted"
+        assert disk.allocation == disk.virtual_size
+        assert "LUKS_FULL" in codes
+        assert not plan.stays_shut
+        assert msgspec.json.decode(msgspec.json.encode(plan), type=Plan) == plan
+
+
+def test_what_a_secret_is_read_from() -> None:
+    uuid = f"<encryption format='luks'><secret type='passphrase' uuid='{SECRET.value}'/></encryption>"
+    usage = "<encryption format='luks' engine='qemu'><secret type='passphrase' usage='of-web01'/></encryption>"
+    other = "<encryption format='luks' engine='librbd'><secret type='passphrase' usage='of-web01'/></encryption>"
+    qcow = uuid.replace("luks", "qcow")
+    below = f"<backingStore type='file'><format type='raw'/><source file='/b'>{uuid}</source></backingStore>"
+    for words, expected in (
+        ("<source file='/a'/>", None),
+        (f"<source file='/a'>{uuid}</source>", SECRET),
+        (f"<source file='/a'/>{uuid}", SECRET),
+        (f"<source file='/a'>{usage}</source>", Secret("usage", "of-web01")),
+        (f"<source file='/a'>{other}</source>", None),
+        (f"<source file='/a'>{qcow}</source>", None),
+        (f"<source file='/a'/>{below}", None),
+        (f"<source file='/a'>{uuid}</source>{below}", None),
+    ):
+        disk = f"<disk type='file' device='disk'><driver type='raw'/>{words}<target dev='vda' bus='virtio'/></disk>"
+        live = domainxml.parse(f"<domain><name>a</name><devices>{disk}</devices></domain>")
+        assert domainxml.merge(live, live)[0].secret == expected
+        if expected is not None:
+            changed = disk.replace(expected.value, "another")
+            config = domainxml.parse(f"<domain><name>a</name><devices>{changed}</devices></domain>")
+            assert domainxml.merge(live, config)[0].secret is None, "the next start would use another secret"
+
+
+def test_a_destination_with_a_secret() -> None:
+    xml = domainxml.copy_destination_xml("/b/a.raw", "raw", secret=SECRET)
+    [encryption] = etree.fromstring(xml).findall("./source/encryption")
+    assert encryption.get("format") == "luks"
+    assert encryption.find("secret").attrib == {"type": "passphrase", "uuid": SECRET.value}  # type: ignore[union-attr]
+    assert "encryption" not in domainxml.copy_destination_xml("/b/a.raw", "raw")
+
+
+def test_the_header_of_a_luks_image_is_found_and_copied(tmp_path: Path) -> None:
+    old, new = tmp_path / "old.luks", tmp_path / "new.luks"
+    words = ["--object", "secret,id=s,data=geheim", "-o", "key-secret=s,iter-time=10", str(old), "1M"]
+    create = ["qemu-img", "create", "-q", "-f", "luks", *words]
+    tenacity.retry(stop=tenacity.stop_after_attempt(10), reraise=True)(RUNNER.run)(create)
+    header = qemuimg.luks_header(RUNNER, str(old))
+    assert header is not None
+    assert old.stat().st_size == header + MiB
+    qemuimg.create(RUNNER, str(new), "raw", old.stat().st_size)
+    files.copy_head(RUNNER, str(old), str(new), header)
+    assert new.stat().st_size == old.stat().st_size
+    assert new.read_bytes()[:header] == old.read_bytes()[:header]
+    secret = ["--object", "secret,id=s,data=geheim"]
+    image = f"driver=luks,key-secret=s,file.driver=file,file.filename={new}"
+    assert RUNNER.run(["qemu-io", *secret, "--image-opts", "-c", "read 0 64k", image]).status == 0
+    plain = tmp_path / "plain.raw"
+    plain.write_bytes(bytes(MiB))
+    assert qemuimg.luks_header(RUNNER, str(plain)) is None
+    with pytest.raises(HostCommandFailed):
+        files.copy_head(RUNNER, str(old), str(tmp_path / "absent"), header)
 
 
 def test_encryption_is_read_from_all_places_of_the_xml() -> None:

@@ -284,6 +284,7 @@ def _order(context: Context, disk: DiskPlan, copy: Copy, layered: bool, bandwidt
             backing=None,
             synchronous=copy.synchronous,
             bandwidth=bandwidth,
+            secret=None if disk.luks is None else disk.luks.secret,
         )
     if layered:
         # Only in the background: a synchronous write to a shallow copy loses data (docs/measured.md, 10).
@@ -303,6 +304,7 @@ def _order(context: Context, disk: DiskPlan, copy: Copy, layered: bool, bandwidt
         bandwidth=bandwidth,
         granularity=disk.granularity,
         buffer=pace.buffer_bytes(context.plan.contract, bandwidth > 0),
+        secret=None if disk.luks is None else disk.luks.secret,
     )
 
 

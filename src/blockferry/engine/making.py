@@ -146,6 +146,8 @@ def create_image(context: Context, target: str, seen: Observation) -> None:
         _preallocation(disk),
         disk.extended_l2,
     )
+    if disk.luks is not None:
+        files.copy_head(context.runner, disk.source, disk.dest, disk.luks.header)
     mark_file(context, disk.dest, made=True)
     point("image-made")
     copy = record.copy(target)

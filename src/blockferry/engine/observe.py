@@ -139,6 +139,7 @@ class Observer:
             foreign=foreign,
             ready=bool(mirror and mirror.ready),
             ending=bool(mirror and mirror.ending),
+            encrypted=bool(mirror and mirror.encrypted),
             info=view.jobs.get(disk.target),
             fingerprint=self.source_print(disk) if view.state is PowerState.OFF else "",
             live_overlay=view.state.active and _on_overlay(disk, found.live if found else None),

@@ -81,6 +81,12 @@ def survey(
             chains[disk.target], problem = read_chain(runner, disk)
             if problem:
                 problems[disk.target] = problem
+    headers = {
+        disk.target: header
+        for disk in vm.disks
+        if disk.secret is not None and (chain := chains.get(disk.target)) and chain[0].format == "raw"
+        if (header := qemuimg.luks_header(runner, chain[0].path)) is not None
+    }
     home_source = _home_source(vm, stores)
     home_files = _home_files(runner, vm, home_source, chains, everyone)
     candidates = _candidates(vm, wanted, chains, home_files, request)
@@ -95,6 +101,7 @@ def survey(
         qemu=qemu,
         chains=chains,
         problems=problems,
+        luks_headers=headers,
         users=_users(runner, vm, everyone, paths),
         existing=frozenset(path for path in candidates if stats[path] is not None),
         identities={path: (one.device, one.inode) for path, one in stats.items() if one is not None},

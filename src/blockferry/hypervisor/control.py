@@ -15,11 +15,14 @@ from lxml import etree
 
 from blockferry.hypervisor import domains, domainxml
 from blockferry.hypervisor.connection import Connection
-from blockferry.model.inventory import Disk, JobInfo, PowerState
+from blockferry.model.inventory import Disk, JobInfo, PowerState, Secret
 from blockferry.model.latency import Counters
 
 _GRANULARITY = libvirt.VIR_DOMAIN_BLOCK_COPY_GRANULARITY
 _BUF_SIZE = libvirt.VIR_DOMAIN_BLOCK_COPY_BUF_SIZE
+AGENT_SILENT_S = 10
+"""A guest agent that does not tell the time within this hangs."""
+
 _BANDWIDTH = libvirt.VIR_DOMAIN_BLOCK_COPY_BANDWIDTH
 
 
@@ -35,6 +38,7 @@ class CopyOrder:
     bandwidth: int = 0
     granularity: int = 0
     buffer: int = 0
+    secret: Secret | None = None  # the destination is a LUKS image that this opens
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +157,7 @@ class Control:
         if order.synchronous:
             flags |= libvirt.VIR_DOMAIN_BLOCK_COPY_SYNCHRONOUS_WRITES
         values = {_BANDWIDTH: order.bandwidth, _GRANULARITY: order.granularity, _BUF_SIZE: order.buffer}
-        xml = domainxml.copy_destination_xml(order.dest, order.dest_format, order.block, order.backing)
+        xml = domainxml.copy_destination_xml(order.dest, order.dest_format, order.block, order.backing, order.secret)
         with self.connection.doing(f"start the copy of disk {target} of {self.name} to {order.dest}"):
             self._domain().blockCopy(target, xml, {name: value for name, value in values.items() if value}, flags)
 
@@ -187,12 +191,15 @@ class Control:
 
         virDomainFSTrim. libvirt waits for an agent without end unless it is told otherwise
         (virDomainAgentSetResponseTimeout), so it is told to give up after `limit_s`, also should this process die.
-        It cannot be asked what was set before: afterwards its default holds again.
+        It cannot be asked what was set before: afterwards its default holds again. An agent that hangs answers
+        nothing else either: so it is first asked for the time, which takes no time.
         """
         with self.connection.doing(f"have the guest agent of {self.name} trim its file systems"):
             domain = self._domain()
-            domain.agentSetResponseTimeout(limit_s)
             try:
+                domain.agentSetResponseTimeout(AGENT_SILENT_S)
+                domain.getTime()
+                domain.agentSetResponseTimeout(limit_s)
                 domain.fSTrim(None, 0)
             finally:
                 domain.agentSetResponseTimeout(libvirt.VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_BLOCK)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from lxml import etree
 
-from blockferry.model.inventory import Disk, DiskSource, Mirror, Snapshot
+from blockferry.model.inventory import Disk, DiskSource, Mirror, Secret, Snapshot
 
 MARK_URI = "urn:blockferry:move:1"
 MARK_PREFIX = "blockferry"
@@ -40,6 +40,7 @@ class ParsedDisk:
     serial: str | None
     iothread: bool
     encrypted: bool = False
+    secret: Secret | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +132,14 @@ def merge(live: ParsedDomain | None, config: ParsedDomain | None) -> tuple[Disk,
                 serial=now.serial,
                 iothread=now.iothread,
                 encrypted=any(one[target].encrypted for one in (lives, configs) if target in one),
+                secret=_same_secret([one[target].secret for one in (lives, configs) if target in one]),
             )
         )
     return tuple(disks)
+
+
+def _same_secret(secrets: Sequence[Secret | None]) -> Secret | None:
+    return secrets[0] if all(one == secrets[0] for one in secrets) else None
 
 
 def view_xml(socket: str, scratch: Mapping[str, str], every: Sequence[str]) -> str:
@@ -213,15 +219,24 @@ def rename(xml: str, names: Mapping[str, str]) -> str:
     return etree.tostring(root, encoding="unicode")
 
 
-def copy_destination_xml(path: str, format: str, block: bool = False, backing: tuple[str, str] | None = None) -> str:
-    """The `<disk>` that virDomainBlockCopy takes as destination.
+def copy_destination_xml(
+    path: str,
+    format: str,
+    block: bool = False,
+    backing: tuple[str, str] | None = None,
+    secret: Secret | None = None,
+) -> str:
+    """The `<disk>` that virDomainBlockCopy takes as destination; with a secret it is opened as LUKS.
 
     Only source, driver type and backing store of it count (https://libvirt.org/html/libvirt-libvirt-domain.html,
     virDomainBlockCopy). Without an end of the chain (`<backingStore/>`) libvirt would probe the image.
     """
     disk = etree.Element("disk", type="block" if block else "file")
     etree.SubElement(disk, "driver", name="qemu", type=format)
-    etree.SubElement(disk, "source", {"dev" if block else "file": path})
+    source = etree.SubElement(disk, "source", {"dev" if block else "file": path})
+    if secret is not None:
+        encryption = etree.SubElement(source, "encryption", format="luks")
+        etree.SubElement(encryption, "secret", {"type": "passphrase", secret.by: secret.value})
     below = etree.SubElement(disk, "backingStore")
     if backing is not None:
         below.set("type", "file")
@@ -315,7 +330,20 @@ def _disk(element: etree._Element, threaded: set[tuple[str, str]]) -> ParsedDisk
         iothread=_has_iothread(driver) or (bus, controller) in threaded,
         # of the source, in the old way of the disk, or of a layer below: https://libvirt.org/formatstorageencryption.html
         encrypted=element.find(".//encryption") is not None,
+        secret=_secret(element),
     )
+
+
+def _secret(element: etree._Element) -> Secret | None:
+    """Of the disk's own image, where all that QEMU needs is one passphrase; None for whatever else there is."""
+    every = element.findall(".//encryption")
+    own = [*element.findall("./source/encryption"), *element.findall("./encryption")]
+    if len(every) != 1 or own != every or own[0].get("format") != "luks" or own[0].get("engine", "qemu") != "qemu":
+        return None
+    secrets = own[0].findall("secret")
+    if len(secrets) != 1 or secrets[0].get("type") != "passphrase":
+        return None
+    return next((Secret(by, str(secrets[0].get(by))) for by in ("uuid", "usage") if secrets[0].get(by)), None)
 
 
 def _source(element: etree._Element) -> DiskSource | None:
@@ -363,4 +391,5 @@ def _mirror(element: etree._Element | None) -> Mirror | None:
         ready=element.get("ready") == "yes",
         # A job that libvirt is just putting away shows for a moment as a mirror without a kind.
         ending=element.get("ready") in ("pivot", "abort") or element.get("job") == "",
+        encrypted=element.find("./source/encryption") is not None,
     )

@@ -209,6 +209,16 @@ def copy_file(runner: Runner, source: str, dest: str) -> bool:
     return False
 
 
+def copy_head(runner: Runner, source: str, dest: str, size: int) -> None:
+    """Copy the first `size` bytes of a file over those of one that exists; the rest of it stays. On disk afterwards.
+
+    Raises HostCommandFailed.
+    """
+    absolute(source, dest)
+    words = [f"if={source}", f"of={dest}", "bs=64K", f"count={size}", "iflag=count_bytes,fullblock"]
+    runner.run(["dd", *words, "conv=notrunc,nocreat,fsync", "status=none"])
+
+
 def remove_file(runner: Runner, path: str) -> bool:
     """Remove a file (a link itself, not what it points to); True if it was there. Raises HostCommandFailed."""
     absolute(path)

@@ -116,6 +116,17 @@ def chain(runner: Runner, path: str, format: str | None = None) -> tuple[Layer, 
     )
 
 
+def luks_header(runner: Runner, path: str) -> int | None:
+    """Bytes before the content of a LUKS image, keys included; None if it is none. The passphrase is not needed."""
+    absolute(path)
+    argv = ["qemu-img", "info", "-U", "--output=json", "-f", "luks", "--", path]
+    try:
+        info = json.loads(_reading(runner, path, argv))
+    except ImageUnreadable:
+        return None
+    return int(info["format-specific"]["data"]["payload-offset"])
+
+
 def holdable_size(format: str, size: int) -> int:
     """The virtual size that an image of this format has when `size` bytes are asked for: raw holds any number of
     bytes, the others whole sectors of 512. Raises UsageError for formats whose rounding is not known (vpc)."""

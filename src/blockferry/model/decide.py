@@ -69,7 +69,7 @@ def _decide(plan: Plan, seen: Observation) -> act.Action:
     if seen.record.switched:
         return _switched_back(plan, seen)
     if seen.state.active:
-        if any(disk.sealed for disk in plan.disks) and (stop := _started_sealed(plan, seen)) is not None:
+        if plan.stays_shut and (stop := _started_sealed(plan, seen)) is not None:
             return stop
         if _going_back(seen):
             return _back_live(plan, seen)
@@ -188,6 +188,9 @@ def _switched_back(plan: Plan, seen: Observation) -> act.Action:
 
 def _forward_live(plan: Plan, seen: Observation) -> act.Action:
     record = seen.record
+    for view in seen.disks:
+        if view.job is Job.OURS and plan.disk(view.target).luks is not None and not view.encrypted:
+            return act.Fail(f"libvirt did not encrypt the copy of {view.target}, which is encrypted; it is thrown away")
     if _ours_suspended(seen):
         return _switching(seen) if record.switching else _starting(seen)
     if any(view.side is Side.DESTINATION for view in seen.disks):

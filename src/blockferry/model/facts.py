@@ -38,6 +38,7 @@ class Facts:
     qemu: tuple[int, int, int]
     chains: Mapping[str, tuple[Image, ...]]  # target -> backing chain, top first
     problems: Mapping[str, str] = field(default_factory=dict)  # target -> why there is no chain
+    luks_headers: Mapping[str, int] = field(default_factory=dict)  # target of a raw LUKS image -> bytes of its header
     users: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # path -> other VMs that refer to it
     existing: frozenset[str] = frozenset()  # files found where we would write
     identities: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # path -> (device, inode)

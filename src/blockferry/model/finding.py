@@ -174,8 +174,8 @@ CATALOGUE: dict[str, FindingKind] = {
         FindingKind(
             "ENCRYPTED_IMAGE", _E, "The image is encrypted",
             "A running QEMU copies what the guest reads, so the new image would be decrypted, while the "
-            "configuration still says that it is encrypted. A VM that is off is moved: its image is copied as it is, "
-            "and the secret stays.",
+            "configuration still says that it is encrypted. LUKS in a raw file is moved, running or off; LUKS in a "
+            "qcow2 while the VM is off: as it is, without --verify, and the secret stays.",
             "Power the VM off and move it then, in its own format; or leave this disk out.",
         ),
         FindingKind(
@@ -265,6 +265,12 @@ CATALOGUE: dict[str, FindingKind] = {
             "THIN_BECOMES_THICK", _W, "A thin disk becomes thick",
             "As asked, or because the format has no thin form.",
             "",
+        ),
+        FindingKind(
+            "LUKS_FULL", _I, "The new encrypted image takes all of its size",
+            "What a guest has never written is not known to be zeros in an encrypted image, and is copied with the "
+            "rest.",
+            "Move it while the VM is off: then the holes of the file stay.",
         ),
         FindingKind(
             "FULL_RESERVED", _W, "The new image's space is reserved, but not written",

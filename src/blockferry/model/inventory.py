@@ -44,6 +44,7 @@ class Mirror:
     dest_format: str
     ready: bool  # both sides in step: from now on a pivot is possible
     ending: bool = False  # a pivot or an abort was asked for and is not over yet
+    encrypted: bool = False  # QEMU encrypts what it writes there
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,14 @@ class DiskSource:
     format: str
     backing: tuple[str, ...] = ()  # paths of the backing chain as far as this XML tells it
     description: str = ""  # for people, where there is no path: "nbd://host/export", "volume p/v"
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """By what libvirt finds a passphrase that it holds ("uuid", "usage" and its value); never the passphrase."""
+
+    by: str
+    value: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +86,7 @@ class Disk:
     serial: str | None = None
     iothread: bool = False  # a thread of its own serves it, by itself or by its controller
     encrypted: bool = False  # QEMU is given a secret for it or for what it stands on
+    secret: Secret | None = None  # the one secret with which QEMU itself opens the image as LUKS, now and next time
 
     @property
     def source(self) -> DiskSource | None:

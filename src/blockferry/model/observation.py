@@ -38,6 +38,7 @@ class DiskView:
     foreign: str = ""  # for people: what the foreign job is
     ready: bool = False
     ending: bool = False  # its pivot or abort is under way
+    encrypted: bool = False  # the job's QEMU encrypts what it copies
     info: JobInfo | None = None
     fingerprint: str = ""  # of the source file: changes whenever somebody writes to it; only looked at when off
     live_overlay: bool = False  # the VM runs on our overlay of that side

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from blockferry.model.inventory import PowerState
+from blockferry.model.inventory import PowerState, Secret
 from blockferry.model.request import Chain, Contract, IfNotConverging, Method, OnBreak, SourcePolicy
 
 PLAN_VERSION = 2
@@ -24,6 +24,14 @@ class LayerPlan:
     dest_format: str
     virtual_size: int
     allocation: int
+
+
+@dataclass(frozen=True, slots=True)
+class LuksPlan:
+    """How a running QEMU opens both sides of an encrypted disk: one header, one secret, which libvirt holds."""
+
+    header: int  # bytes before the guest's content, copied as they are
+    secret: Secret
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +73,8 @@ class DiskPlan:
     extended_l2: bool = False
     parts: tuple[str, ...] = ()  # files besides `source` that the top layer's content lies in: VMDK, data file
     old_parts: tuple[str, ...] = ()  # those of `old_files` that are parts; released after the images
-    sealed: bool = False  # encrypted, and copied as it is without its secret; so never by a running QEMU
+    sealed: bool = False  # encrypted, and copied as it is without its secret; so never by a running QEMU, unless:
+    luks: LuksPlan | None = None
 
     @property
     def shallow(self) -> bool:
@@ -152,6 +161,11 @@ class Plan:
     def synchronous(self) -> bool:
         """Whether the guest's writes go to both sides at once. Never with a kept chain: see DiskPlan.shallow."""
         return self.method is Method.MIRROR and self.can_be_synchronous
+
+    @property
+    def stays_shut(self) -> bool:
+        """Whether a running QEMU must not copy: it would decrypt."""
+        return any(disk.sealed and disk.luks is None for disk in self.disks)
 
     @property
     def can_be_synchronous(self) -> bool:

@@ -219,6 +219,14 @@ def _look_at_disk(request: MoveRequest, facts: Facts, disk: Disk, store: Datasto
     backing = None
     if shallow:
         backing = (layers[0].dest, layers[0].dest_format) if layers else (chain[1].path, chain[1].format)
+    sealed = vmcheck.sealed(request, facts, disk, chain)
+    luks = vmcheck.luks(facts, disk, chain) if sealed else None
+    allocation = top.allocation if shallow else sum(image.allocation for image in chain)
+    if luks is not None and vm.state.active:
+        if allocation < top.virtual_size:
+            text = f"{disk.target} of {vm.name} is encrypted: {dest} will take {format_size(top.virtual_size)}."
+            draft.findings.append(finding("LUKS_FULL", text))
+        allocation = top.virtual_size
     old_files = _old_files(facts, disk, chain, shallow, {layer.source for layer in layers})
     old_parts = tuple(part for image in chain[: len(old_files)] for part in image.parts if not facts.users.get(part))
     draft.disks.append(
@@ -232,7 +240,7 @@ def _look_at_disk(request: MoveRequest, facts: Facts, disk: Disk, store: Datasto
             datastore=store.name,
             source_datastore=None if here is None else here.name,
             virtual_size=placement.guest_size(top.virtual_size),
-            allocation=top.allocation if shallow else sum(image.allocation for image in chain),
+            allocation=allocation,
             thick=thick,
             layers=layers,
             backing=backing,
@@ -248,7 +256,8 @@ def _look_at_disk(request: MoveRequest, facts: Facts, disk: Disk, store: Datasto
             extended_l2=extended_l2,
             parts=top.parts,
             old_parts=old_parts,
-            sealed=vmcheck.sealed(request, facts, disk, chain),
+            sealed=sealed,
+            luks=luks,
         )
     )
 

@@ -11,6 +11,7 @@ from blockferry.model.finding import Finding, Severity, finding
 from blockferry.model.inventory import Datastore, Disk, Image, PowerState
 from blockferry.model.method import SYNCHRONOUS_SINCE
 from blockferry.model.placement import FORMATS
+from blockferry.model.plan import LuksPlan
 from blockferry.model.request import Chain, Method, MoveRequest, Provision
 
 OLDEST_LIBVIRT = SYNCHRONOUS_SINCE
@@ -152,7 +153,8 @@ def disk_findings(request: MoveRequest, facts: Facts, disk: Disk, chain: tuple[I
     if any(image.internal_snapshots for image in chain):
         found.extend(_internal_findings(request, facts, disk, chain))
     if is_encrypted(disk, chain) and not sealed(request, facts, disk, chain):
-        found.append(finding("ENCRYPTED_IMAGE", f"{name}: {disk.source.description} is encrypted{_unsealed(facts)}."))
+        how = _unsealed(facts, disk, chain)
+        found.append(finding("ENCRYPTED_IMAGE", f"{name}: {disk.source.description} is encrypted{how}."))
     if chain and (others := facts.users.get(chain[0].path)):
         found.append(finding("IMAGE_USED_ELSEWHERE", f"{name}: {chain[0].path} is also used by {', '.join(others)}."))
     return found
@@ -166,18 +168,29 @@ def is_encrypted(disk: Disk, chain: Sequence[Image]) -> bool:
 def sealed(request: MoveRequest, facts: Facts, disk: Disk, chain: Sequence[Image]) -> bool:
     """Whether an encrypted disk is copied as it is, so that neither its secret is needed nor anything is decrypted.
 
-    That takes a VM that is off (a running QEMU copies what the guest reads), one image, and nothing to be changed on
-    the way. `--verify` would have to read what the guest reads.
+    That takes one image, and nothing to be changed on the way. `--verify` would have to read what the guest reads. Of
+    a running VM (its QEMU copies what the guest reads) it takes a new image that QEMU encrypts in the same way.
     """
-    if not is_encrypted(disk, chain) or facts.vm.state.active or len(chain) != 1 or chain[0].parts:
+    if not is_encrypted(disk, chain) or len(chain) != 1 or chain[0].parts:
+        return False
+    if facts.vm.state.active and luks(facts, disk, chain) is None:
         return False
     asked = request.format not in (None, chain[0].format) or request.preallocation or request.cluster_size
     return not (asked or request.verify or request.provision is Provision.THICK)
 
 
-def _unsealed(facts: Facts) -> str:
-    if facts.vm.state.active:
-        return ", and a copy of a running VM's disk would hold it decrypted"
+def luks(facts: Facts, disk: Disk, chain: Sequence[Image]) -> LuksPlan | None:
+    """How QEMU can open a second image like this one: the same LUKS header in a file, the same secret of libvirt's."""
+    header = facts.luks_headers.get(disk.target)
+    plain_file = disk.source is not None and disk.source.kind == "file"
+    if disk.secret is None or header is None or not plain_file or len(chain) != 1:
+        return None
+    return LuksPlan(header, disk.secret)
+
+
+def _unsealed(facts: Facts, disk: Disk, chain: Sequence[Image]) -> str:
+    if facts.vm.state.active and luks(facts, disk, chain) is None:
+        return ", not as LUKS in a raw file, and a copy of a running VM's disk would hold it decrypted"
     return "; it can be copied as it is, with nothing changed on the way and without --verify"
 
 
