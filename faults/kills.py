@@ -115,6 +115,7 @@ def _us_at_random(scene: Scene) -> None:
 def _storm(scene: Scene) -> None:
     """Again and again, at moments that nobody has named: our process, libvirtd, virtlogd, until the move is over."""
     scene.process = scene.begin()
+    scene.wait(lambda: scene.move() is not None, 20)
     for _again in range(STORM):
         scene.pause(0.1, 1.6)
         victim = scene.chance.choices(("us", "libvirtd", "virtlogd"), (6, 3, 1))[0]
