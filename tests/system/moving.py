@@ -51,11 +51,11 @@ class Ferry:
     def env(self, **more: str) -> dict[str, str]:
         return {"BLOCKFERRY_JOURNAL": f"sqlite:///{self.journal}", **more}
 
-    def run(self, *words: str, point: str | None = None, timeout: float = 300, **env: str) -> Result:
+    def run(self, *words: str, point: str | None = None, **env: str) -> Result:
         """Run a command to its end; `point` asks a named point for something (engine/points.py)."""
         if point is not None:
             env["BLOCKFERRY_POINT"] = point
-        done = self.host.run([PROGRAM, *words], env=self.env(**env), check=False, timeout=timeout)
+        done = self.host.run([PROGRAM, *words], env=self.env(**env), check=False, timeout=300)
         return Result(done.returncode, done.stdout, done.stderr)
 
     def ok(self, *words: str, **env: str) -> Result:
