@@ -62,7 +62,9 @@ def test_an_encrypted_disk_moves_as_it_is_and_never_decrypted(
     old.unlink()
     create = ["qemu-img", "create", "-q", "-f", "luks", *secret, *options, str(old), "16M"]
     # On a busy machine QEMU now and then says that it is "Unable to get accurate CPU usage", and makes none.
-    tenacity.retry(stop=tenacity.stop_after_attempt(10), reraise=True)(subprocess.run)(create, check=True)
+    for attempt in tenacity.Retrying(stop=tenacity.stop_after_attempt(10), reraise=True):
+        with attempt:
+            subprocess.run(create, check=True)
     xml = f"<secret ephemeral='yes' private='yes'><uuid>{SECRET}</uuid></secret>"
     guest.host.virsh("secret-define", "/dev/stdin", stdin=xml)
     try:
