@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -256,6 +259,30 @@ def test_killed_at_a_point_of_a_move_by_snapshot(long_line: Line, commuter: Gues
     outcome = str(line.wait_finished_of(commuter.name)["record"]["outcome"])
     assert outcome in (("moved", "cancelled") if cancel else ("moved",))
     assert side(commuter, line.stores) == (other(before) if outcome == "moved" else before)
+    assert_clean(line, commuter)
+    assert_whole(commuter)
+
+
+@pytest.mark.parametrize("cancel", [False, True])
+def test_killed_while_qemu_img_makes_an_overlay(long_line: Line, commuter: Guest, cancel: bool) -> None:
+    """What is left is a file without a header, that says it was being made (found by the fault matrix)."""
+    line = long_line
+    commuter.judge.start(rate=100, most_kib=16)
+    before = side(commuter, line.stores)
+    said = line.do("move", commuter.name, "--to", other(before), "--method", "snapshot", point="overlay-made:kill")
+    assert said.killed, str(said)
+    move = line.move_of(commuter.name)
+    assert move is not None
+    (overlay,) = Path(commuter.sources()["vda"]).parent.glob(f"*vda.{move}.overlay.qcow2")
+    marker = overlay.with_name(overlay.name + ".blockferry")
+    words = json.loads(marker.read_text())
+    assert words["inode"] == str(overlay.stat().st_ino)
+    marker.write_text(json.dumps({**words, "inode": ""}))
+    os.truncate(overlay, 0)
+    line.do("cancel" if cancel else "resume", move)
+    outcome = str(line.wait_finished_of(commuter.name)["record"]["outcome"])
+    assert outcome == ("cancelled" if cancel else "moved")
+    assert side(commuter, line.stores) == (before if cancel else other(before))
     assert_clean(line, commuter)
     assert_whole(commuter)
 
