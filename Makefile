@@ -14,7 +14,7 @@ lint: setup ## style, types, layers
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
-	$(PYTHON) -m mypy lab bench faults tools
+	$(PYTHON) -m mypy lab bench faults tools tests
 	.venv/bin/lint-imports
 
 check: lint ## lint and unit tests: no root needed once set up, under 30 s

@@ -5,25 +5,19 @@ from __future__ import annotations
 import random
 import signal
 import sys
-from collections.abc import Callable
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 
 import click
-from rich.console import Console
 
-from bench import methods_cli, movers, moving, plot, rendering, switching, tables
+from bench import methods_cli, plot, rendering, tables
 from bench.options import Size, new_console
-from bench.place import Place
-from bench.record import Run, Settings, Trial, now
+from bench.record import Run, Settings
+from bench.running import MEASURES, MORE, perform_all
 from lab import LabError
-from lab.sizes import GIB, MIB
+from lab.sizes import MIB
 
 RESULTS = Path(__file__).parent / "results"
-MEASURES = ("switch", "time", "guest")
-MORE = ("pace",)
-"""Only when it is asked for."""
 
 
 @click.group(invoke_without_command=True)
@@ -37,6 +31,12 @@ MORE = ("pace",)
 @click.option("--seed", type=int, help="Of the order; default: a new one.")
 @click.option("--quick", is_flag=True, help="1 round, 2 of the switch, small disks: only to see that it works.")
 @click.option("--output", type=click.Path(path_type=Path), help="The JSON file.  [default: bench/results/<date>.json]")
+@click.option(
+    "--go-on",
+    "interrupted",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Make what this run's JSON file lacks, by its own settings; its trials that failed are made again.",
+)
 @click.pass_context
 def main(
     ctx: click.Context,
@@ -50,8 +50,13 @@ def main(
     seed: int | None,
     quick: bool,
     output: Path | None,
+    interrupted: Path | None,
 ) -> None:
-    """Blockferry beside virsh, qemu-img and dd: time, stall at the switch, what the guest notices. Needs root."""
+    """Blockferry beside virsh, qemu-img and dd: time, stall at the switch, what the guest notices. Needs root.
+
+    Only when asked for: pace (with a latency contract), buffer (QEMU's copy buffers), verify (what a verification
+    costs), resume (what is copied again after a break).
+    """
     if ctx.invoked_subcommand is not None:
         return
     if quick:
@@ -68,11 +73,15 @@ def main(
         seed=random.randrange(2**31) if seed is None else seed,
     )
     stamp = datetime.now().astimezone().strftime("%Y-%m-%d-%H%M%S")
-    path = output or RESULTS / f"{stamp}{'-quick' if quick else ''}.json"
+    name = "-".join((stamp, *(sorted(only) if set(only) - set(MEASURES) else ()), *(("quick",) if quick else ())))
+    path = interrupted or output or RESULTS / f"{name}.json"
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(143))  # so that the lab is taken down
     console = new_console()
-    run = Run.begin(settings)
-    _perform_all(run, path, console)
+    run = Run.begin(settings) if interrupted is None else Run.go_on(interrupted)
+    try:
+        perform_all(run, path, console)
+    except LabError as error:
+        raise click.ClickException(str(error)) from error
     plot.save(run, path.with_suffix(".png"))
     path.with_suffix(".md").write_text(tables.to_markdown(run))
     tables.to_terminal(run, console)
@@ -82,13 +91,19 @@ def main(
 
 @main.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--into", type=click.Path(exists=True, path_type=Path), help="Write it between the marks there.")
+@click.option(
+    "--into", type=click.Path(exists=True, path_type=Path), help="Write each section between its marks there."
+)
 def report(file: Path, into: Path | None) -> None:
-    """The tables of a run: for a terminal, as Markdown to a pipe. Draws its picture again, too."""
+    """The tables of a run: for a terminal, as Markdown to a pipe. Draws its picture again, too.
+
+    Into a document: only the sections that the run has trials of; the others stay as they are.
+    """
     run = Run.load(file)
     plot.save(run, file.with_suffix(".png"))
     if into is not None:
-        rendering.put_into(into, tables.to_markdown(run))
+        for section, markdown in tables.sections(run).items():
+            rendering.put_into(into, markdown, section)
     elif sys.stdout.isatty():
         tables.to_terminal(run, new_console())
     else:
@@ -97,53 +112,3 @@ def report(file: Path, into: Path | None) -> None:
 
 main.add_command(methods_cli.methods)
 main.add_command(methods_cli.report_methods)
-
-
-def _perform_all(run: Run, path: Path, console: Console) -> None:
-    """Every trial, saved as soon as it is made; one that fails is written down and the rest goes on."""
-    settings = run.settings
-    order = random.Random(settings.seed)
-    whole = [measure for measure in ("time", "guest", "pace") if measure in settings.measures]
-    room = max(settings.size if whole else 0, 3 * settings.switch_size, GIB // 2)
-    try:
-        with Place.open(room) as place:
-
-            def attempt(trial: Trial, make: Callable[[], None]) -> None:
-                trial.begin()
-                try:
-                    make()
-                except (LabError, RuntimeError, OSError, StopIteration, ValueError, KeyError) as error:
-                    trial.failure = f"{type(error).__name__}: {error}"
-                run.trials.append(trial)
-                run.save(path)
-                console.print(
-                    _line(trial), style="red" if trial.failure else None, highlight=False, markup=False, soft_wrap=True
-                )
-
-            if "switch" in settings.measures:
-                for trial, make in switching.trials(place, settings, order):
-                    attempt(trial, make)
-            listed: list[Trial] = []
-            if "time" in whole:
-                listed += moving.trials_of_time(settings, order)
-            if "guest" in whole:
-                listed += moving.trials_of_guest(settings, order)
-            if "pace" in whole:
-                listed += moving.trials_of_pace(settings, order)
-            for trial in listed:
-                attempt(trial, partial(moving.perform, place, settings, trial))
-    except LabError as error:
-        raise click.ClickException(str(error)) from error
-    run.finished = now()
-    run.save(path)
-
-
-def _line(trial: Trial) -> str:
-    where = f"{trial.measure:6} round {trial.round:2}  {trial.format:5} {trial.load:8} {trial.disks} disk(s)"
-    if trial.failure is not None:
-        return f"{where}  {trial.method} FAILED: {trial.failure}"
-    stall = ""
-    if trial.stall_s is not None and trial.calm_s is not None:
-        stall = f"  silence {trial.stall_s * 1000:.0f} ms, calm {trial.calm_s * 1000:.0f}"
-    off = " (VM off)" if trial.method in movers.FLOORS else ""
-    return f"{where}  {trial.method + off:45} {trial.seconds or 0:6.2f} s{stall}  [load {trial.machine_load:.1f}]"

@@ -20,10 +20,9 @@ import msgspec
 from bench import orders
 from bench.moving import figures
 from bench.orders import Errand, NotInStep
-from bench.place import Place
+from bench.place import Place, traffic, write_out
 from bench.record import GuestFigures, machine, now, save
 from lab import Guest
-from lab.process import run
 from lab.sizes import MIB
 
 SIZES = (256 * MIB, 512 * MIB, 1024 * MIB)
@@ -38,7 +37,6 @@ MEAN_BYTES = (RANDOM_PERCENT * (4 + MOST_KIB) / 2 + (100 - RANDOM_PERCENT) * MOS
 
 _SETTLE_S = 1.5
 _BEFORE_S = 3.0
-_SECTOR = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,23 +119,21 @@ def perform(place: Place, settings: Settings, trial: Trial) -> None:
 
 
 def _move(place: Place, settings: Settings, trial: Trial, guest: Guest) -> None:
-    devices = [_device(store.path) for store in (place.source, place.dest)]
+    stores = (place.source, place.dest)
     since = guest.judge.now()
     time.sleep(_BEFORE_S)
     limit_s = settings.patience * trial.size / settings.bandwidth
-    before = [_traffic(device) for device in devices]
+    before = traffic(*stores)
     errand = Errand(place, guest, place.dest, settings.bandwidth, limit_s)
     try:
         orders.WAYS[trial.way](errand)
     except NotInStep as reason:
         trial.not_in_step = str(reason)
     end = time.monotonic_ns()
-    run(["sync", "-f", place.source.path])
-    run(["sync", "-f", place.dest.path])
-    after = [_traffic(device) for device in devices]
+    write_out(*stores)
+    after = traffic(*stores)
     trial.seconds = (end - errand.begin_ns) / 1e9
-    trial.read_bytes = sum(now[0] - then[0] for now, then in zip(after, before, strict=True))
-    trial.written_bytes = sum(now[1] - then[1] for now, then in zip(after, before, strict=True))
+    trial.read_bytes, trial.written_bytes = after[0] - before[0], after[1] - before[1]
     time.sleep(0.3)
     if trial.load:
         guest.judge.stop()
@@ -146,13 +142,3 @@ def _move(place: Place, settings: Settings, trial: Trial, guest: Guest) -> None:
     trial.stall_s = guest.judge.longest_gap(errand.begin_ns, end)
     if trial.not_in_step is None and not guest.sources()["vda"].startswith(f"{errand.to.path}/"):
         raise RuntimeError(f"{trial.way} ended well, but the disk is at {guest.sources()['vda']}")
-
-
-def _device(path: Path) -> str:
-    return Path(run(["findmnt", "--noheadings", "--output", "SOURCE", path]).stdout.strip()).name
-
-
-def _traffic(device: str) -> tuple[int, int]:
-    """Bytes read and written since it was made (Documentation/block/stat.rst of Linux: fields 3 and 7, in sectors)."""
-    found = Path(f"/sys/block/{device}/stat").read_text().split()
-    return int(found[2]) * _SECTOR, int(found[6]) * _SECTOR

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,10 +24,12 @@ CONVERT, CONVERT_DIRECT, DD = "qemu-img convert", "qemu-img convert -t none -T n
 PACED = "blockferry --guest-latency 20ms"
 
 LIVE = (MIRROR, CHANGED, VIRSH)
-OF_PACE = (PACED, CHANGED, VIRSH)
+OF_PACE = (PACED, CHANGED, MIRROR, VIRSH)
+"""The contract implies changed-blocks; without one `auto` takes mirror."""
 FLOORS = (CONVERT, CONVERT_DIRECT, DD)
 
 _LIMIT_S = 1800.0
+_BUFFERED = Path(__file__).with_name("buffered.py")
 _AFTER_SWITCH_NS = 300_000_000
 """So much longer a window looks: a silence ends with the next report, which comes after the command."""
 
@@ -42,19 +45,21 @@ class Moved:
     stall_s: float | None = None
     own_p99_ms: tuple[float, float] | None = None  # of the guest's writes before and during, by blockferry's report
     within: float | None = None  # the same: the share of them that kept the contract
+    verify_ns: tuple[int, int] | None = None
 
     @property
     def seconds(self) -> float:
         return (self.end_ns - self.begin_ns) / 1e9
 
 
-def move(place: Place, guest: Guest, method: str) -> Moved:
-    """Move all disks of a running VM from `old-san` to `ssd`."""
+def move(place: Place, guest: Guest, method: str, *more: str, buffer: int = 0) -> Moved:
+    """Move all disks of a running VM from `old-san` to `ssd`; `buffer`: bytes of QEMU's copy buffer, 0 as it is."""
     if method == VIRSH:
         return _virsh(place, guest)
     words = method.removeprefix("blockferry ").split()
     method_words = words if words[0].startswith("--") else ["--method", *words]
-    return run_blockferry(place, guest, ["--to", place.dest.name, *method_words])
+    program = (sys.executable, "-P", str(_BUFFERED), str(buffer)) if buffer else (BLOCKFERRY,)
+    return run_blockferry(place, guest, ["--to", place.dest.name, *method_words, *more], program)
 
 
 def move_by_pivots(place: Place, guest: Guest, method: str) -> Moved:
@@ -129,9 +134,9 @@ def _pivot_all(place: Place, guest: Guest, begin: int) -> Moved:
     return Moved(begin, end, (switch, end + _AFTER_SWITCH_NS))
 
 
-def run_blockferry(place: Place, guest: Guest, words: Sequence[str]) -> Moved:
+def run_blockferry(place: Place, guest: Guest, words: Sequence[str], program: Sequence[str] = (BLOCKFERRY,)) -> Moved:
     """`blockferry move VM` with these words, and what its report says. Raises RuntimeError with its error's words."""
-    argv = [BLOCKFERRY, "move", guest.name, *words, "--json"]
+    argv = [*program, "move", guest.name, *words, "--json"]
     begin = time.monotonic_ns()
     done = place.host.run(argv, env=place.journal, timeout=_LIMIT_S, check=False)
     end = time.monotonic_ns()
@@ -140,23 +145,30 @@ def run_blockferry(place: Place, guest: Guest, words: Sequence[str]) -> Moved:
         said = next((one["message"] for one in documents if one["kind"] == "error"), done.stderr.strip())
         raise RuntimeError(f"exit status {done.returncode}: {said}")
     report = next(one for one in documents if one["kind"] == "report")["move"]["report"]
-    own = report.get("guest")
-    switch_at, after_at = (_phase_ns(documents, phase) for phase in ("switch", "clean up"))
+    own = report["guest"] or {}
+    before, during = own.get("before"), own.get("during")
+    began = _phases_ns(documents)
+    verify = (began["verify"], began["clean up"]) if "verify" in began else None
     return Moved(
         begin_ns=begin,
         end_ns=end,
-        switch_ns=(switch_at, after_at + _AFTER_SWITCH_NS),
+        switch_ns=(began["switch"], (verify[0] if verify else began["clean up"]) + _AFTER_SWITCH_NS),
         phases=report["phases"],
         stall_s=report["switch_stall_s"],
-        own_p99_ms=(own["before"]["p99_s"] * 1000, own["during"]["p99_s"] * 1000) if own else None,
-        within=own["within"] if own else None,
+        own_p99_ms=(before["p99_s"] * 1000, during["p99_s"] * 1000) if before and during else None,
+        within=own.get("within"),
+        verify_ns=verify,
     )
 
 
-def _phase_ns(documents: Sequence[dict[str, Any]], phase: str) -> int:
-    """When that phase began, from the move's own story, on the host's monotonic clock."""
+def _phases_ns(documents: Sequence[dict[str, Any]]) -> dict[str, int]:
+    """When each phase first began, from the move's own story, on the host's monotonic clock."""
     events = [one["event"] for one in documents if one["kind"] == "event"]
-    return _monotonic_ns(next(event["at"] for event in events if event["kind"] == "phase" and event["text"] == phase))
+    began: dict[str, int] = {}
+    for event in events:
+        if event["kind"] == "phase":
+            began.setdefault(event["text"], _monotonic_ns(event["at"]))
+    return began
 
 
 def _monotonic_ns(wall_s: float) -> int:
@@ -164,7 +176,7 @@ def _monotonic_ns(wall_s: float) -> int:
 
 
 class JobEvents:
-    """When QEMU's copy job ran: by QEMU's own events, so the same for whoever started it. A virsh beside listens."""
+    """When QEMU's copy jobs ran: by QEMU's own events, so the same for whoever started it. A virsh beside listens."""
 
     _LINE = re.compile(r"event JOB_STATUS_CHANGE at (?P<at>[\d.]+) for domain [^:]*: (?P<data>{.*})")
 
@@ -172,7 +184,7 @@ class JobEvents:
         words = ["--domain", guest.name, "--event", "JOB_STATUS_CHANGE", "--loop"]
         self._virsh = place.host.popen(["virsh", "-q", "qemu-monitor-event", *words], stdout=subprocess.PIPE)
         time.sleep(0.3)  # it does not say when it listens
-        self._at: dict[str, list[int]] = {}
+        self._at: dict[str, dict[str, int]] = {}  # status -> job -> when it first had it
 
     def __enter__(self) -> JobEvents:
         return self
@@ -187,12 +199,12 @@ class JobEvents:
         for found in self._LINE.finditer(printed):
             data = json.loads(found["data"])
             if data["id"].startswith("copy-"):
-                self._at.setdefault(data["status"], []).append(_monotonic_ns(float(found["at"])))
+                self._at.setdefault(data["status"], {}).setdefault(data["id"], _monotonic_ns(float(found["at"])))
 
     @property
     def copying(self) -> tuple[int, int]:
-        """From the job's start until it was in step."""
-        return self._at["running"][0], self._at["ready"][0]
+        """From the first job's start until the last one was in step."""
+        return min(self._at["running"].values()), max(self._at["ready"].values())
 
 
 def disks_at(guest: Guest, store: Datastore) -> bool:

@@ -23,6 +23,9 @@ from lab.sizes import GIB
 from lab.state import ROOT
 
 _QUIET_S = 0.5
+_SECTOR = 512
+
+TARGETS = ("vda", "vdb", "vdc")
 
 BLOCKFERRY = str(Path(sys.executable).with_name("blockferry"))
 
@@ -37,16 +40,20 @@ class Place:
 
     @classmethod
     @contextmanager
-    def open(cls, image_bytes: int) -> Iterator[Place]:
-        """A lab with room for one image of that size in each datastore; gone at the end."""
+    def open(cls, image_bytes: int, *, overlays: bool = True, scratch_bytes: int | None = None) -> Iterator[Place]:
+        """A lab with room for images of that size together in each datastore; gone at the end.
+
+        overlays: the source has room for as much again. scratch_bytes: of the largest image, if there are several.
+        """
         # XFS wants as much free space again to fallocate a file that is allocated already; a thick disk is.
         size = image_bytes * 9 // 4 + GIB
+        source_size = size if overlays else image_bytes * 5 // 4 + GIB
         free = shutil.disk_usage(ROOT.parent).free
-        if free < 2 * size + image_bytes:
-            needed = f"{(2 * size + image_bytes) / GIB:.1f}"
-            raise LabError(f"{ROOT.parent} has {free / GIB:.1f} GiB free; {needed} are needed")
+        needed = size + source_size + (image_bytes if scratch_bytes is None else scratch_bytes)
+        if free < needed:
+            raise LabError(f"{ROOT.parent} has {free / GIB:.1f} GiB free; {needed / GIB:.1f} are needed")
         with Lab.create(f"bench-{os.getpid()}") as lab:
-            source = lab.datastore("old-san", fs="ext4", size=size)
+            source = lab.datastore("old-san", fs="ext4", size=source_size)
             dest = lab.datastore("ssd", fs="xfs", size=size)
             host = lab.host("kvm1")
             for store in (source, dest):
@@ -57,7 +64,19 @@ class Place:
     @property
     def journal(self) -> dict[str, str]:
         """Environment of blockferry: a journal of this lab's own."""
-        return {"BLOCKFERRY_JOURNAL": f"sqlite:///{self.lab.directory}/tmp/journal.db"}
+        return {"BLOCKFERRY_JOURNAL": f"sqlite:///{self.journal_file}"}
+
+    @property
+    def journal_file(self) -> Path:
+        return self.lab.directory / "tmp/journal.db"
+
+    def failing(self, image_bytes: int) -> Datastore:
+        """A third datastore, on a device that can be cut off; made when it is first asked for."""
+        store = self.lab.datastores.get("flaky")
+        if store is None:
+            store = self.lab.datastore("flaky", fs="xfs", size=image_bytes * 9 // 4 + GIB, failing=True)
+            self.host.attach(store)
+        return store
 
     @contextmanager
     def guest(self, targets: Sequence[str], image_format: str, size: int, fill: int) -> Iterator[Guest]:
@@ -70,8 +89,8 @@ class Place:
             yield guest
         finally:
             self.lab.remove_guest(guest)
-            self.source.clear_vm(name)
-            self.dest.clear_vm(name)
+            for store in self.lab.datastores.values():
+                store.clear_vm(name)
 
     def image(self, store: Datastore, guest: Guest, target: str) -> Path:
         """Where that disk is, or is to be, on a datastore: the same for every method."""
@@ -89,6 +108,25 @@ class Place:
         run(["qemu-img", "--version"])
         run(["dd", "--version"])
         time.sleep(_QUIET_S)
+
+
+def traffic(*stores: Datastore) -> tuple[int, int]:
+    """Bytes that the devices of these datastores have read and written since they were made.
+
+    Documentation/block/stat.rst of Linux: fields 3 and 7, in sectors.
+    """
+    read = written = 0
+    for store in stores:
+        device = Path(run(["findmnt", "--noheadings", "--output", "SOURCE", store.path]).stdout.strip()).name
+        found = Path(f"/sys/block/{device}/stat").read_text().split()
+        read, written = read + int(found[2]) * _SECTOR, written + int(found[6]) * _SECTOR
+    return read, written
+
+
+def write_out(*stores: Datastore) -> None:
+    """Have on these devices what is still in the page cache."""
+    for store in stores:
+        run(["sync", "-f", store.path])
 
 
 def _make_like_a_device(store: Datastore) -> None:

@@ -1,25 +1,28 @@
-"""A run as one picture: time, stall, the guest's latency; every single value is shown as a dot."""
+"""A run as one picture, a pane for each measure that it has; every single value is shown as a dot."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bench import movers
+from bench import movers, moving, resuming
+from bench.found import Results
+from bench.more_tables import PROMISE
 from bench.moving import FLAT, IDLE, WRITING
 from bench.record import Run
-from bench.tables import Results
+from lab.sizes import GIB, MIB
 
 mpl.use("Agg")
 
 _COLOURS = {
     movers.MIRROR: "#1f77b4",
     movers.CHANGED: "#17a2b8",
+    movers.PACED: "#2ca02c",
     movers.VIRSH: "#ff7f0e",
     movers.CONVERT: "#bbbbbb",
     movers.CONVERT_DIRECT: "#999999",
@@ -29,13 +32,14 @@ _COLOURS = {
 
 def save(run: Run, path: Path) -> None:
     results = Results(run)
-    figure = Figure(figsize=(15, 5), layout="constrained")
-    time, stall, guest = figure.subplots(1, 3)
-    _time(results, time)
-    _stall(results, stall)
-    _latency(results, guest)
-    handles = [mpl.patches.Patch(color=colour, label=method) for method, colour in _COLOURS.items()]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(_COLOURS), fontsize="small")
+    measured = {trial.measure for trial in results.good}
+    panes = [draw for measures, draw in _PANES if measured.intersection(measures)] or [_time]
+    figure = Figure(figsize=(max(8, 5 * len(panes)), 5.5), layout="constrained")
+    for axes, draw in zip(figure.subplots(1, len(panes), squeeze=False)[0], panes, strict=True):
+        draw(results, axes)
+    methods = {trial.method for trial in results.good}
+    handles = [mpl.patches.Patch(color=_COLOURS[one], label=one) for one in _COLOURS if one in methods]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3 if len(panes) < 3 else 7, fontsize="small")
     figure.suptitle(f"blockferry {run.machine.get('blockferry', '')}, {run.started}", fontsize="small")
     figure.savefig(path, dpi=110)
 
@@ -81,6 +85,68 @@ def _latency(results: Results, axes: Axes) -> None:
     axes.set(title="guest's write latency, p99", ylabel="ms")
 
 
+def _pace(results: Results, axes: Axes) -> None:
+    groups = []
+    for load in (WRITING, FLAT):
+        for side in ("before", "during"):
+            bars = []
+            for method in movers.OF_PACE:
+                found = results.of("pace", method, load=load)
+                sides = [one.before if side == "before" else one.during for one in found]
+                bars.append((method, [figures.p99_ms for figures in sides if figures]))
+            groups.append((f"{load}\n{side}", bars))
+    _grouped(axes, groups)
+    axes.axhline(20, color="#cc0000", linewidth=0.8, linestyle="--")
+    axes.set(title="with a contract and without: guest's p99", ylabel="ms", yscale="log")
+
+
+def _buffer(results: Results, axes: Axes) -> None:
+    """Each copy as a point: its rate, and what the guest's writes suffer."""
+    for number, size in enumerate(moving.BUFFERS):
+        for method in (movers.MIRROR, movers.CHANGED):
+            points = [
+                (results.run.settings.size / MIB / one.copy_s, one.during.p99_ms)
+                for load in (WRITING, FLAT)
+                for one in results.of("buffer", method, load=load, buffer=size)
+                if one.copy_s and one.during
+            ]
+            if points:
+                label = f"{method.removeprefix('blockferry ')}, {size // MIB} MiB"
+                axes.scatter(*zip(*points, strict=True), marker="osD^"[number], label=label, color=_COLOURS[method])
+    axes.set(title="copy buffer, guest writing", xlabel="copy, MiB/s", ylabel="guest's p99 during it, ms", yscale="log")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="x-small")
+
+
+def _verify(results: Results, axes: Axes) -> None:
+    groups = []
+    for size in moving.sizes_verified(results.run.settings):
+        for disks in moving.DISKS_VERIFIED:
+            found = results.of("verify", movers.MIRROR, size=size, disks=disks)
+            bars = [(movers.MIRROR, [one.copy_s / one.verify_s for one in found if one.copy_s and one.verify_s])]
+            groups.append((f"{disks} x\n{size / GIB:g} GiB", bars))
+    _grouped(axes, groups)
+    axes.axhline(1, color="black", linewidth=0.8, linestyle="--")
+    axes.set(title="verification's speed / copy's")
+
+
+def _resume(results: Results, axes: Axes) -> None:
+    size = results.run.settings.size
+    groups = []
+    for share in resuming.SHARES:
+        for image_format in results.run.settings.formats:
+            broken = [
+                one.broken
+                for one in results.of("resume", movers.CHANGED, image_format=image_format)
+                if one.broken is not None and one.broken.share == share
+            ]
+            again = [max(0, one.device_written - one.missing) / size * 100 for one in broken]
+            groups.append((f"{share:.0%}\n{image_format}", [(movers.CHANGED, again)]))
+    _grouped(axes, groups)
+    axes.axhline(100 * PROMISE, color="#cc0000", linewidth=0.8, linestyle="--")
+    axes.set(title="copied again after a break (device's counter)", ylabel="% of the disk")
+
+
 def _grouped(axes: Axes, groups: Sequence[tuple[str, Sequence[tuple[str, Sequence[float | None]]]]]) -> None:
     """Bars of medians in groups, each value as a dot."""
     at, ticks = 0.0, []
@@ -96,3 +162,14 @@ def _grouped(axes: Axes, groups: Sequence[tuple[str, Sequence[tuple[str, Sequenc
         at += 1
     axes.set_xticks(ticks, [title for title, _ in groups])
     axes.grid(axis="y", alpha=0.3)
+
+
+_PANES: tuple[tuple[tuple[str, ...], Callable[[Results, Axes], None]], ...] = (
+    (("time",), _time),
+    (("switch",), _stall),
+    (("time", "guest"), _latency),
+    (("pace",), _pace),
+    (("buffer",), _buffer),
+    (("verify",), _verify),
+    (("resume",), _resume),
+)

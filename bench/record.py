@@ -42,10 +42,34 @@ class GuestFigures:
 
 
 @dataclass(slots=True)
+class Broken:
+    """A copy that broke on purpose, and what going on with it took. Bytes; all but `cause` and `share` is measured."""
+
+    cause: str
+    share: float  # of the copy, at which it was to break
+    copied: int = 0  # of `whole`, by libvirt's last word on the job before it broke
+    whole: int = 0
+    unsure: int = 0  # what may have been copied between that word and the break: one look's time at the copy's rate
+    ended: int | None = None  # exit status of the command whose copy broke; None where it went on by itself
+    way: str = ""  # what went on with it: the same command, `blockferry resume`, or the next move
+    said_before: list[str] = field(default_factory=list)  # codes of `blockferry check` on resuming, before the move
+    said_after: list[str] = field(default_factory=list)  # the same, between the break and the next move
+    rewritten: int = 0  # by blockferry's own report of what went on
+    compared: int = 0  # the same: read on both sides
+    device_written: int = 0  # by the destination's device meanwhile, whoever wrote
+    guest_wrote: int = 0  # acknowledged writes from the break to the end; in both of the above
+
+    @property
+    def missing(self) -> int:
+        """What had not been copied at the break and had to be written anyhow; at the least."""
+        return max(0, self.whole - self.copied - self.unsure)
+
+
+@dataclass(slots=True)
 class Trial:
     """One command, measured once. Seconds."""
 
-    measure: str  # "time", "switch", "guest"
+    measure: str  # "time", "switch", "guest", "pace", "buffer", "verify", "resume"
     method: str
     round: int
     position: int  # in the shuffled order of its round
@@ -65,11 +89,27 @@ class Trial:
     during: GuestFigures | None = None  # while the copy ran
     own_p99_ms: tuple[float, float] | None = None  # before and during, as blockferry's own report estimates them
     within: float | None = None  # the same: the share of the writes that kept the contract
+    size: int = 0  # bytes of each disk; 0: the settings'
+    buffer: int = 0  # bytes of QEMU's copy buffer; 0: as the command has it
+    copy_s: float | None = None  # the copy jobs, from the first one's start until all are in step, by QEMU's events
+    verify_s: float | None = None  # of the command: from the phase "verify" to the next
+    during_verify: GuestFigures | None = None
+    read_bytes: int | None = None  # by the devices of both datastores during the command
+    written_bytes: int | None = None
+    broken: Broken | None = None
     failure: str | None = None
 
     def begin(self) -> None:
         """Note when, and how busy the machine is."""
         self.started, self.machine_load = now(), os.getloadavg()[0]
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What makes it this trial of its run, and no other."""
+        broken = () if self.broken is None else (self.broken.cause, self.broken.share)
+        return (
+            self.measure, self.method, self.round, self.format, self.load, self.disks, self.size, self.buffer, *broken
+        )  # fmt: skip
 
     @property
     def outside_copy_s(self) -> float | None:
@@ -87,10 +127,20 @@ class Run:
     settings: Settings
     trials: list[Trial] = field(default_factory=list)
     finished: str | None = None
+    gone_on: list[str] = field(default_factory=list)  # when it was gone on with, and with which blockferry
 
     @classmethod
     def begin(cls, settings: Settings) -> Run:
         return cls(VERSION, now(), machine(), settings)
+
+    @classmethod
+    def go_on(cls, path: Path) -> Run:
+        """One that was interrupted, without the trials that failed: they are made again."""
+        run = cls.load(path)
+        run.trials = [trial for trial in run.trials if trial.failure is None]
+        run.gone_on.append(f"{now()}, blockferry {machine()['blockferry']}")
+        run.finished = None
+        return run
 
     def save(self, path: Path) -> None:
         save(path, self)

@@ -12,7 +12,8 @@ from rich.table import Table as RichTable
 
 from bench.stats import Spread
 
-BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+RESULTS = "results"
+"""The section of a document that has only one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +60,11 @@ def to_markdown(head: Sequence[str], tables: Sequence[Table], failures: Sequence
     return "\n".join([*lines, *([""] if failures else []), *(f"- {line}" for line in failures)]) + "\n"
 
 
-def put_into(document: Path, markdown: str) -> None:
-    """Replace what stands between the marks there. Raises click.ClickException when there are none."""
-    head, begin, rest = document.read_text().partition(BEGIN)
-    _, end, tail = rest.partition(END)
+def put_into(document: Path, markdown: str, section: str = RESULTS) -> None:
+    """Replace what stands between the section's marks there. Raises click.ClickException when there are none."""
+    opening, closing = f"<!-- {section}: begin -->", f"<!-- {section}: end -->"
+    head, begin, rest = document.read_text().partition(opening)
+    _, end, tail = rest.partition(closing)
     if not begin or not end:
-        raise click.ClickException(f"{document} has no {BEGIN} and {END}")
-    document.write_text(f"{head}{BEGIN}\n\n{markdown}\n{END}{tail}")
+        raise click.ClickException(f"{document} has no {opening} and {closing}")
+    document.write_text(f"{head}{opening}\n\n{markdown}\n{closing}{tail}")

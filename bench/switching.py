@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from bench import movers
-from bench.place import Place
+from bench.place import TARGETS, Place
 from bench.record import Settings, Trial
 from lab import Guest
 
@@ -21,20 +21,27 @@ FORMAT, RATE = "raw", 200
 _CALM_S = 1.0
 
 
-def trials(place: Place, settings: Settings, order: random.Random) -> Iterator[tuple[Trial, Callable[[], None]]]:
-    """Each trial with the function that makes it; to be called before the next is taken."""
-    for count in DISKS:
-        targets = ["vda", "vdb", "vdc"][:count]
-        with place.guest(targets, FORMAT, settings.switch_size, settings.switch_size // 4) as guest:
-            guest.start()
-            guest.judge.start(rate=RATE, most_kib=16)
-            for number in range(1, settings.switch_rounds + 1):
-                for position, method in enumerate(order.sample(movers.LIVE, len(movers.LIVE))):
-                    trial = Trial("switch", method, number, position, FORMAT, "writing", count)
-                    yield trial, partial(_perform, place, trial, guest)
+def trials(settings: Settings, order: random.Random) -> list[Trial]:
+    """Per number of disks and round the methods in a new order."""
+    return [
+        Trial("switch", method, number, position, FORMAT, "writing", count)
+        for count in DISKS
+        for number in range(1, settings.switch_rounds + 1)
+        for position, method in enumerate(order.sample(movers.LIVE, len(movers.LIVE)))
+    ]
 
 
-def _perform(place: Place, trial: Trial, guest: Guest) -> None:
+@contextmanager
+def guest_of(place: Place, settings: Settings, disks: int) -> Iterator[Guest]:
+    """The VM of all trials with that many disks, writing."""
+    with place.guest(TARGETS[:disks], FORMAT, settings.switch_size, settings.switch_size // 4) as guest:
+        guest.start()
+        guest.judge.start(rate=RATE, most_kib=16)
+        yield guest
+
+
+def perform(place: Place, trial: Trial, guest: Guest) -> None:
+    """Make one trial and fill it in."""
     movers.move_back(place, guest)
     place.cool()
     time.sleep(_CALM_S)

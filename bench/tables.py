@@ -2,52 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from rich.console import Console
 
-from bench import movers, rendering, stats
+from bench import more_tables, movers, rendering, stats
+from bench.found import Results
+from bench.more_tables import before_during
 from bench.moving import FLAT, IDLE, WRITING
-from bench.record import GuestFigures, Run, Trial
+from bench.record import Run, Trial
 from bench.rendering import Table, spread_text
 from bench.stats import Spread
 
 _OWN = (movers.MIRROR, movers.CHANGED)
 
-
-class Results:
-    """The trials of a run that succeeded, by what they are."""
-
-    def __init__(self, run: Run) -> None:
-        self.run = run
-        self.good = [trial for trial in run.trials if trial.failure is None and trial.seconds is not None]
-
-    def of(
-        self, measure: str, method: str, *, image_format: str | None = None, load: str | None = None, disks: int = 1
-    ) -> list[Trial]:
-        return [
-            trial
-            for trial in self.good
-            if (trial.measure, trial.method, trial.disks) == (measure, method, disks)
-            and image_format in (None, trial.format)
-            and load in (None, trial.load)
-        ]
-
-    def floor(self, image_format: str) -> str | None:
-        """The fastest of the plain copies of this format, by median."""
-        medians = {}
-        for method in movers.FLOORS:
-            spread = Spread.of(one.seconds for one in self.of("time", method, image_format=image_format))
-            if spread is not None:
-                medians[method] = spread.median
-        return min(medians, key=medians.__getitem__) if medians else None
+IN_A_WHOLE_RUN = ("switch", "time", "guest")
 
 
 def tables(run: Run) -> list[Table]:
     """Those for which the run has trials."""
+    return [table for section in _by_section(run).values() for table in section]
+
+
+def sections(run: Run) -> dict[str, str]:
+    """The run's part of each section of docs/performance.md, as Markdown; only those of which it has trials."""
+    found = _by_section(run)
+    missed = {section: _failures(run, section) for section in found}
+    return {
+        section: rendering.to_markdown(_head(run), made, missed[section])
+        for section, made in found.items()
+        if made or missed[section]
+    }
+
+
+def _by_section(run: Run) -> dict[str, list[Table]]:
     results = Results(run)
-    made = [_aims(results), _time(results), _outside_copy(results), _switch(results), _guest(results), _pace(results)]
-    return [table for table in made if table.rows]
+    made = {
+        rendering.RESULTS: [_aims(results), _time(results), _outside_copy(results), _switch(results), _guest(results)],
+        "pace": [more_tables.pace(results)],
+        "buffer": [more_tables.buffer(results)],
+        "verify": [more_tables.verify(results)],
+        "resume": [more_tables.promise(results), more_tables.resume(results), more_tables.said(results)],
+    }
+    return {section: [table for table in of if table.rows] for section, of in made.items()}
 
 
 def _time(results: Results) -> Table:
@@ -144,64 +141,13 @@ def _guest(results: Results) -> Table:
                 found = results.of(measure, method, image_format=image_format, load=load)
                 both = [(one.before, one.during) for one in found if one.before and one.during]
                 if both:
-                    rows.append((load, image_format, method, *_before_during(both)))
+                    rows.append((load, image_format, method, *before_during(both)))
     note = (
         "Before → while the copy ran (until it is in step): medians of the rounds; last columns: ratio, median "
         "(least - most). Latencies by the guest's clock."
     )
     columns = ("guest", "format", "command", "writes/s", "MiB/s", "p50 ms", "p99 ms", "throughput ratio", "p99 ratio")
     return Table("C. The guest's writes before and during the copy", columns, rows, note)
-
-
-def _pace(results: Results) -> Table:
-    rows = []
-    for load in (WRITING, FLAT):
-        for image_format in results.run.settings.formats:
-            for method in movers.OF_PACE:
-                found = results.of("pace", method, image_format=image_format, load=load)
-                both = [(one.before, one.during) for one in found if one.before and one.during]
-                if both:
-                    gap = Spread.of(during.longest_gap_s * 1000 for _, during in both)
-                    own = [one.own_p99_ms for one in found if one.own_p99_ms]
-                    sides = [Spread.of(pair[side] for pair in own) for side in (0, 1)]
-                    estimate = " → ".join(f"{spread.median:.1f}" for spread in sides if spread)
-                    within = Spread.of(one.within * 100 for one in found if one.within is not None)
-                    rows.append(
-                        (
-                            load,
-                            image_format,
-                            method,
-                            spread_text(Spread.of(one.seconds for one in found), 1),
-                            *_before_during(both)[:1],
-                            *_before_during(both)[2:4],
-                            spread_text(gap, 0),
-                            estimate,
-                            spread_text(within, 1),
-                        )
-                    )
-    note = (
-        "Before → while the copy ran: medians of the rounds. By the judge in the guest, but for the last two columns: "
-        "blockferry's own report, which estimates the p99 from QEMU's counters (without the guest's own share)."
-    )
-    columns = ("guest", "format", "command", "s", "writes/s", "p50 ms", "p99 ms", "longest silence ms",
-               "own p99 ms", "within, %")  # fmt: skip
-    return Table("D. With a latency contract", columns, rows, note)
-
-
-def _before_during(both: Sequence[tuple[GuestFigures, GuestFigures]]) -> list[str]:
-    cells = []
-    parts: list[tuple[Callable[[GuestFigures], float], int]] = [
-        (lambda one: one.writes_per_s, 0),
-        (lambda one: one.bytes_per_s / 2**20, 1),
-        (lambda one: one.p50_ms, 2),
-        (lambda one: one.p99_ms, 1),
-    ]
-    for of, digits in parts:
-        sides = [Spread.of(of(pair[side]) for pair in both) for side in (0, 1)]
-        cells.append(" → ".join(f"{spread.median:.{digits}f}" for spread in sides if spread))
-    for of in (parts[0][0], parts[3][0]):
-        cells.append(spread_text(Spread.of(of(during) / of(before) for before, during in both if of(before)), 2))
-    return cells
 
 
 def _aims(results: Results) -> Table:
@@ -265,17 +211,24 @@ def to_terminal(run: Run, console: Console) -> None:
 
 
 def to_markdown(run: Run) -> str:
+    return rendering.to_markdown(_head(run), tables(run), _failures(run))
+
+
+def _head(run: Run) -> list[str]:
     settings = run.settings
     rounds = f"Rounds: {settings.rounds}; of the switch: {settings.switch_rounds}"
     head = [rendering.headline(run.started, run.finished, run.machine)]
+    head += [f"Gone on with: {when}." for when in run.gone_on]
     head.append(f"{rounds}; order shuffled, seed {settings.seed}.")
-    return rendering.to_markdown(head, tables(run), _failures(run))
+    return head
 
 
-def _failures(run: Run) -> list[str]:
+def _failures(run: Run, section: str | None = None) -> list[str]:
     return [
-        f"FAILED: {one.measure}, {one.method}, round {one.round}, {one.format}, {one.load}, {one.disks} disk(s): "
+        f"FAILED: {one.measure}, {one.method}, round {one.round}, {one.format}, {one.load}, {one.disks} disk(s)"
+        f"{f', {one.broken.cause}, {one.broken.share:.0%}' if one.broken else ''}: "
         f"{one.failure.splitlines()[0] if one.failure else ''}"
         for one in run.trials
         if one.failure is not None
+        and section in (None, rendering.RESULTS if one.measure in IN_A_WHOLE_RUN else one.measure)
     ]

@@ -13,6 +13,8 @@ from lab import LabError
 CHAIN = 3
 """So many processes of ours die in a row, at most; a move that has killed five is parked for somebody to look."""
 
+STORM = 20
+
 GUARD_S = 15.0
 """The guard lets the VM run at once when its parent is gone; this is for a busy machine."""
 
@@ -108,6 +110,31 @@ def _us_at_random(scene: Scene) -> None:
         process = scene.ferry.start("resume", move.id)
         scene.note(f"resume {move.id}")
         scene.process = process
+
+
+def _storm(scene: Scene) -> None:
+    """Again and again, at moments that nobody has named: our process, libvirtd, virtlogd, until the move is over."""
+    scene.process = scene.begin()
+    scene.wait(lambda: scene.move() is not None, 20)
+    for _again in range(STORM):
+        scene.pause(0.1, 1.6)
+        victim = scene.chance.choices(("us", "libvirtd", "virtlogd"), (6, 3, 1))[0]
+        if scene.process is not None and scene.process.poll() is not None:
+            scene.over()
+        elif victim == "us":
+            scene.reached = True
+            scene.kill_us()
+            _runs_by_itself(scene)
+        else:
+            scene.reached = True
+            _kill(scene, victim)
+            _restart(scene)
+        move = scene.move()
+        if move is None or move.finished:
+            return
+        if scene.process is None:
+            scene.process = scene.ferry.start("resume", move.id)
+            scene.note(f"resume {move.id}")
 
 
 def _runs_by_itself(scene: Scene) -> None:
@@ -230,6 +257,16 @@ def add_to(catalogue: Catalogue) -> None:
     ours = "kill -9 of our process, up to three times in a row, at the named point or at random moments"
     catalogue.add(
         Fault("kill-us", "kill", ours, _us, at=_every_point, own=True, kills=2),
+        Fault(
+            "kill-storm",
+            "kill",
+            "kill -9 of our process, libvirtd or virtlogd, up to 20 times in a row, at random moments",
+            _storm,
+            heal=_restart,
+            at=lambda _method, _disks: (places.AT_RANDOM,),
+            own=True,
+            kills=10,
+        ),
         _killing("kill-libvirtd", "libvirtd"),
         _killing("kill-virtlogd", "virtlogd"),
         _killing("kill-qemu", "qemu"),

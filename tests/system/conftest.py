@@ -8,21 +8,19 @@ import pytest
 
 from lab import Datastore, Host
 from lab.pytest_plugin import *  # noqa: F403
-from tests.system.moving import Ferry
 from tests.system.voyage import Line
 
 
 @pytest.fixture(scope="session")
-def ferry(lab_host: Host, old_san: Datastore, ssd: Datastore, tmp_path_factory: pytest.TempPathFactory) -> Ferry:
-    """The command line on the lab host, with a journal of the session's own."""
-    journal: Path = tmp_path_factory.mktemp("journal") / "journal.db"
-    return Ferry(lab_host, (old_san, ssd), journal)
+def long_line(lab_host: Host, old_san: Datastore, ssd: Datastore, tmp_path_factory: pytest.TempPathFactory) -> Line:
+    """The command line on the lab host, with a journal of the session's own: for VMs that go to and fro."""
+    return Line(lab_host, tmp_path_factory.mktemp("journal"), (old_san, ssd))
 
 
 @pytest.fixture
-def line(lab_host: Host, tmp_path: Path) -> Line:
+def line(lab_host: Host, tmp_path: Path, stores: tuple[Datastore, ...]) -> Line:
     """The command line on the lab host, with a journal of the test's own."""
-    return Line(lab_host, tmp_path)
+    return Line(lab_host, tmp_path, stores)
 
 
 @pytest.fixture

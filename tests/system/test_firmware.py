@@ -6,7 +6,6 @@ file that only a guest with that very file has: a mark in its unused end, which 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from lab import Datastore, Disk, Guest, Host, Lab
+from lab.process import wait_until
 from lab.pytest_plugin import MakeGuest
-from tests.system.moving import Ferry, assert_whole, wait
+from tests.system.voyage import Line, assert_whole
 
 pytestmark = pytest.mark.lab
 
@@ -56,8 +56,9 @@ def nvram_of(guest: Guest, *, inactive: bool = False) -> Path:
     return Path(found.group(1))
 
 
-def state_of(ferry: Ferry, guest: Guest) -> str:
-    return next((str(one["state"]) for one in ferry.unfinished() if one["plan"]["vm"] == guest.name), "over")
+def state_of(line: Line, guest: Guest) -> str:
+    moves = line.must("moves").document["moves"]
+    return next((str(one["state"]) for one in moves if one["plan"]["vm"] == guest.name), "over")
 
 
 def assert_its_own(path: Path) -> None:
@@ -65,48 +66,48 @@ def assert_its_own(path: Path) -> None:
 
 
 def test_the_variables_of_a_running_vm_follow_when_it_has_been_off(
-    ferry: Ferry, uefi: Guest, old_san: Datastore, ssd: Datastore
+    long_line: Line, uefi: Guest, old_san: Datastore, ssd: Datastore
 ) -> None:
-    guest, old = uefi, old_san.home("uefi") / "uefi_VARS.fd"
+    line, guest, old = long_line, uefi, old_san.home("uefi") / "uefi_VARS.fd"
     guest.start()
     guest.judge.start(rate=100)
     tpm = guest.host.directory / "lib" / "swtpm" / re.search(r"<uuid>(.*)</uuid>", guest.xml()).group(1)  # type: ignore[union-attr]
     assert list(tpm.rglob("*.permall")), "the guest has no vTPM: a check that cannot fail"
 
-    checked = json.loads(ferry.ok("check", guest.name, "--to", "ssd", "--json").out)["check"]
+    checked = line.must("check", guest.name, "--to", "ssd").document["check"]
     assert {"NVRAM_FOLLOWS", "TPM_STAYS"} <= {one["code"] for one in checked["findings"]}
     assert checked["plan"]["nvram"]["source"] == str(old)
     assert checked["plan"]["vtpm"].endswith(tpm.name)
 
-    done = ferry.ok("move", guest.name, "--to", "ssd")
-    assert "UEFI variables follow" in done.out
-    move = ferry.move_of(guest.name)
+    done = line.must("move", guest.name, "--to", "ssd")
+    assert done.move["state"] == "waiting"
+    move = line.move_of(guest.name)
     assert move is not None
-    assert state_of(ferry, guest) == "waiting"
+    assert state_of(line, guest) == "waiting"
     assert guest.sources()["vda"].startswith(f"{ssd.path}/")
     assert nvram_of(guest) == nvram_of(guest, inactive=True) == old
-    assert ferry.run("resume", move).status == 0
-    assert state_of(ferry, guest) == "waiting", "it did not wait"
+    line.must("resume", move)
+    assert state_of(line, guest) == "waiting", "it did not wait"
     assert_its_own(old)
-    assert not [one for one in json.loads(ferry.ok("orphans", "--json").out)["orphans"] if str(old) in one["path"]]
+    assert not [one for one in line.must("orphans").document["orphans"] if str(old) in one["path"]]
     assert_whole(guest)
 
     # Half-way back: the second move takes over what the first has yet to do.
-    ferry.ok("move", guest.name, "--disk", "vda=old-san")
-    second = ferry.move_of(guest.name)
+    line.must("move", guest.name, "--disk", "vda=old-san")
+    second = line.move_of(guest.name)
     assert second is not None
     assert second != move
-    assert ferry.last()["id"] == move
-    assert ferry.last()["state"] == "moved"
-    ferry.ok("move", guest.name, "--to", "ssd")
-    move = ferry.move_of(guest.name)
+    last = line.history()[0]
+    assert (last["id"], last["state"]) == (move, "moved")
+    line.must("move", guest.name, "--to", "ssd")
+    move = line.move_of(guest.name)
     assert move is not None
     assert nvram_of(guest) == old
 
     guest.poweroff()
     before = old.read_bytes()
-    ferry.ok("vms")  # any command
-    done_move = ferry.wait_finished(guest.name)
+    line.must("vms")  # any command
+    done_move = line.wait_finished_of(guest.name)
     new = nvram_of(guest, inactive=True)
     assert done_move["id"] == move
     assert done_move["record"]["outcome"] == "moved"
@@ -126,17 +127,17 @@ def test_the_variables_of_a_running_vm_follow_when_it_has_been_off(
 
 @pytest.mark.parametrize("point", POINTS)
 def test_killed_while_the_variables_follow(
-    ferry: Ferry, uefi: Guest, old_san: Datastore, ssd: Datastore, point: str
+    long_line: Line, uefi: Guest, old_san: Datastore, ssd: Datastore, point: str
 ) -> None:
     """The VM is off, so that disks and variables go in one run; the next command goes on wherever that died."""
-    guest = uefi
+    line, guest = long_line, uefi
     old = nvram_of(guest, inactive=True)
     target = ssd if old.is_relative_to(old_san.path) else old_san
-    result = ferry.run("move", guest.name, "--to", target.name, point=f"{point}:kill")
-    assert result.killed, str(result)
+    said = line.do("move", guest.name, "--to", target.name, point=f"{point}:kill")
+    assert said.killed, str(said)
     assert_its_own(nvram_of(guest, inactive=True))
-    ferry.ok("vms")
-    assert ferry.wait_finished(guest.name)["record"]["outcome"] == "moved"
+    line.must("vms")
+    assert line.wait_finished_of(guest.name)["record"]["outcome"] == "moved"
     new = nvram_of(guest, inactive=True)
     assert new.is_relative_to(target.path)
     assert_its_own(new)
@@ -145,36 +146,39 @@ def test_killed_while_the_variables_follow(
 
 
 def test_a_start_between_the_copy_and_the_configuration_loses_nothing(
-    ferry: Ferry, uefi: Guest, old_san: Datastore, ssd: Datastore
+    long_line: Line, uefi: Guest, old_san: Datastore, ssd: Datastore
 ) -> None:
-    guest = uefi
+    line, guest = long_line, uefi
     old = nvram_of(guest, inactive=True)
     target = ssd if old.is_relative_to(old_san.path) else old_san
-    result = ferry.run("move", guest.name, "--to", target.name, point="nvram-copied:kill")
-    assert result.killed, str(result)
+    said = line.do("move", guest.name, "--to", target.name, point="nvram-copied:kill")
+    assert said.killed, str(said)
     guest.start(wait=False)
-    ferry.ok("vms")
-    assert state_of(ferry, guest) == "waiting"
+    line.must("vms")
+    assert state_of(line, guest) == "waiting"
     data = bytearray(old.read_bytes())
     data[-len(MARK) - 8 : -len(MARK)] = b"written!"
     guest.destroy()
     old.write_bytes(data)  # as the guest would have
-    ferry.ok("vms")
-    wait(lambda: ferry.move_of(guest.name) is None, "the variables")
+    line.must("vms")
+    wait_until(lambda: line.move_of(guest.name) is None, "the variables", timeout=120, report=line.stories)
     new = nvram_of(guest, inactive=True)
     assert new.read_bytes() == bytes(data)
 
 
-def test_variables_that_libvirt_has_put_in_its_own_place(ferry: Ferry, make_guest: MakeGuest, ssd: Datastore) -> None:
+def test_variables_that_libvirt_has_put_in_its_own_place(
+    long_line: Line, make_guest: MakeGuest, ssd: Datastore
+) -> None:
     """`<os firmware='efi'>`: the persistent configuration names no file, libvirt has one all the same."""
-    guest = make_guest([Disk("vda", ferry.stores[0], size="64MiB")], machine="q35")
+    line = long_line
+    guest = make_guest([Disk("vda", line.stores[0], size="64MiB")], machine="q35")
     host = guest.host
     host.virsh("define", "/dev/stdin", stdin=guest.xml(inactive=True).replace("<os>", "<os firmware='efi'>"))
     old = host.directory / "lib/qemu/nvram" / f"{guest.name}_VARS.fd"
     old.parent.mkdir(parents=True, exist_ok=True)
     data = TEMPLATE.read_bytes()
     old.write_bytes(data[: -len(MARK)] + MARK)
-    ferry.ok("move", guest.name, "--to", "ssd")
+    line.must("move", guest.name, "--to", "ssd")
     new = nvram_of(guest, inactive=True)
     assert new == ssd.home(guest.name) / old.name
     assert not old.exists()
@@ -184,20 +188,20 @@ def test_variables_that_libvirt_has_put_in_its_own_place(ferry: Ferry, make_gues
     assert not old.exists()
 
 
-def test_left_as_asked_and_cancelled_later(ferry: Ferry, uefi: Guest, old_san: Datastore, ssd: Datastore) -> None:
-    guest = uefi
+def test_left_as_asked_and_cancelled_later(long_line: Line, uefi: Guest, old_san: Datastore, ssd: Datastore) -> None:
+    line, guest = long_line, uefi
     old = nvram_of(guest, inactive=True)
     here, there = ("old-san", "ssd") if old.is_relative_to(old_san.path) else ("ssd", "old-san")
     guest.start(wait=False)
-    ferry.ok("move", guest.name, "--to", there, "--firmware", "leave")
-    assert ferry.move_of(guest.name) is None
+    line.must("move", guest.name, "--to", there, "--firmware", "leave")
+    assert line.move_of(guest.name) is None
     assert nvram_of(guest, inactive=True) == old
-    ferry.ok("move", guest.name, "--to", here)
-    ferry.ok("move", guest.name, "--to", there)
-    move = ferry.move_of(guest.name)
+    line.must("move", guest.name, "--to", here)
+    line.must("move", guest.name, "--to", there)
+    move = line.move_of(guest.name)
     assert move is not None
-    ferry.ok("cancel", move)
-    assert ferry.move_of(guest.name) is None
+    line.must("cancel", move)
+    assert line.move_of(guest.name) is None
     assert nvram_of(guest, inactive=True) == old
     assert_its_own(old)
     guest.destroy()

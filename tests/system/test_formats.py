@@ -104,9 +104,9 @@ PASSPHRASE = ["--object", "secret,id=s,data=geheim"]
 
 def convert(*words: str | Path) -> None:
     """On a busy machine QEMU now and then says that it is "Unable to get accurate CPU usage", and makes no LUKS."""
-    tenacity.retry(stop=tenacity.stop_after_attempt(10), reraise=True)(subprocess.run)(
-        ["qemu-img", "convert", *PASSPHRASE, *map(str, words)], check=True
-    )
+    for attempt in tenacity.Retrying(stop=tenacity.stop_after_attempt(10), reraise=True):
+        with attempt:
+            subprocess.run(["qemu-img", "convert", *PASSPHRASE, *map(str, words)], check=True)
 
 
 def encrypt(guest: Guest, target: str, encryption: str) -> Path:

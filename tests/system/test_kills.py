@@ -7,13 +7,13 @@ the user last asked, and the judge finds every write. One VM goes to and fro, so
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from blockferry.engine.points import POINTS
 from lab import Datastore, Disk, Guest, Host, Lab
-from tests.system.moving import Ferry, assert_clean, assert_whole, other, side, wait
+from lab.process import wait_until
+from tests.system.voyage import Line, assert_clean, assert_whole, other, side
 
 pytestmark = pytest.mark.lab
 
@@ -56,38 +56,38 @@ def guests(lab_session: Lab, lab_host: Host, old_san: Datastore) -> Iterator[dic
             store.clear_vm(guest.name)
 
 
-def kill_and_go_on(ferry: Ferry, guest: Guest, point: str, words: tuple[str, ...], cancel: bool, **env: str) -> str:
+def kill_and_go_on(
+    line: Line, guest: Guest, point: str, words: tuple[str, ...], cancel: bool, suspended_start: bool | None = None
+) -> str:
     """Move to the other datastore, die at the point, take it up again; the outcome."""
     guest.judge.start(rate=100)
-    before = side(guest, ferry.stores)
-    result = ferry.run("move", guest.name, "--to", other(before), *words, point=f"{point}:kill", **env)
-    wait(lambda: ferry.host.vm_state(guest.name) == "running", "the VM to run again without any command", 30)
-    if result.killed:
-        move = ferry.move_of(guest.name)
+    before = side(guest, line.stores)
+    to = ("move", guest.name, "--to", other(before), *words)
+    said = line.do(*to, point=f"{point}:kill", suspended_start=suspended_start)
+    wait_until(lambda: guest.state() == "running", "the VM to run again without any command", timeout=30)
+    if said.killed:
+        move = line.move_of(guest.name)
         assert move is not None, f"killed at {point}, but no move is unfinished"
-        if cancel:
-            ferry.run("cancel", move, **env)
-        else:
-            ferry.run("resume", move, **env)
-    done = ferry.wait_finished(guest.name)
+        line.do("cancel" if cancel else "resume", move, suspended_start=suspended_start)
+    done = line.wait_finished_of(guest.name)
     outcome = str(done["record"]["outcome"])
     assert outcome in ("moved", "cancelled"), str(done["record"])
-    assert side(guest, ferry.stores) == (other(before) if outcome == "moved" else before)
-    assert_clean(ferry, guest)
+    assert side(guest, line.stores) == (other(before) if outcome == "moved" else before)
+    assert_clean(line, guest)
     assert_whole(guest)
-    assert result.killed or outcome == "moved", str(result)
-    return outcome if result.killed else "not passed"
+    assert said.killed or outcome == "moved", str(said)
+    return outcome if said.killed else "not passed"
 
 
 @pytest.mark.parametrize("point", LIVE)
-def test_killed_at_a_point_of_a_live_move(ferry: Ferry, guests: dict[int, Guest], point: str) -> None:
+def test_killed_at_a_point_of_a_live_move(long_line: Line, guests: dict[int, Guest], point: str) -> None:
     passed = 0
     for number, (disks, method) in enumerate(
         ((1, "mirror"), (2, "changed-blocks"), (1, "changed-blocks"), (2, "mirror"))
     ):
         cancel = number >= 2
         words = ("--method", method, *(("--guest-latency", "1s") if point == "measured" else ()))
-        outcome = kill_and_go_on(ferry, guests[disks], point, words, cancel)
+        outcome = kill_and_go_on(long_line, guests[disks], point, words, cancel)
         passed += outcome != "not passed"
         if not cancel:
             assert outcome in ("moved", "not passed")
@@ -95,54 +95,48 @@ def test_killed_at_a_point_of_a_live_move(ferry: Ferry, guests: dict[int, Guest]
 
 
 @pytest.mark.parametrize("point", START)
-def test_killed_in_the_suspension_at_the_start(
-    ferry: Ferry, guests: dict[int, Guest], tmp_path: Path, point: str
-) -> None:
-    config = tmp_path / "config.toml"
-    config.write_text("suspended_start = true\n")
+def test_killed_in_the_suspension_at_the_start(long_line: Line, guests: dict[int, Guest], point: str) -> None:
     for cancel in (False, True):
-        outcome = kill_and_go_on(ferry, guests[2], point, (), cancel, BLOCKFERRY_CONFIG=str(config))
+        outcome = kill_and_go_on(long_line, guests[2], point, (), cancel, suspended_start=True)
         assert outcome == ("cancelled" if cancel else "moved")
 
 
 @pytest.mark.parametrize("point", BACK)
-def test_killed_on_the_way_back(ferry: Ferry, guests: dict[int, Guest], point: str) -> None:
+def test_killed_on_the_way_back(long_line: Line, guests: dict[int, Guest], point: str) -> None:
     """The move is cancelled while it copies slowly; the process that takes it back dies, another goes on."""
-    guest = guests[2]
+    line, guest = long_line, guests[2]
     guest.judge.start(rate=50)
-    before = side(guest, ferry.stores)
-    process = ferry.start(
-        "move", guest.name, "--to", other(before), "--bandwidth", "2MiB/s", BLOCKFERRY_POINT=f"{point}:kill"
-    )
-    wait(lambda: "<mirror" in guest.xml(), "the copy")
-    move = ferry.move_of(guest.name)
+    before = side(guest, line.stores)
+    process = line.start("move", guest.name, "--to", other(before), "--bandwidth", "2MiB/s", point=f"{point}:kill")
+    wait_until(lambda: "<mirror" in guest.xml(), "the copy", timeout=120, report=line.stories)
+    move = line.move_of(guest.name)
     assert move is not None
-    ferry.run("cancel", move, "--no-wait")
-    assert process.wait(timeout=120) != 0
-    assert ferry.host.vm_state(guest.name) == "running"
-    ferry.run("vms")
-    assert ferry.wait_finished(guest.name)["record"]["outcome"] == "cancelled"
-    assert side(guest, ferry.stores) == before
-    assert_clean(ferry, guest)
+    line.do("cancel", move, "--no-wait")
+    assert line.end(process).status != 0
+    assert guest.state() == "running"
+    line.do("vms")
+    assert line.wait_finished_of(guest.name)["record"]["outcome"] == "cancelled"
+    assert side(guest, line.stores) == before
+    assert_clean(line, guest)
     assert_whole(guest)
 
 
 @pytest.mark.parametrize("point", [*COLD, "config-written", "switched-noted", "settled", "source-released"])
-def test_killed_at_a_point_of_a_cold_move(ferry: Ferry, lab_session: Lab, old_san: Datastore, point: str) -> None:
+def test_killed_at_a_point_of_a_cold_move(long_line: Line, lab_session: Lab, old_san: Datastore, point: str) -> None:
     disks = [Disk(target, old_san, size="64MiB", fill="24MiB") for target in ("vda", "vdb")]
-    guest = lab_session.guest(ferry.host, f"cold-{point}", disks)
+    line, guest = long_line, lab_session.guest(long_line.host, f"cold-{point}", disks)
     try:
         for cancel in (False, True):
-            before = side(guest, ferry.stores)
-            result = ferry.run("move", guest.name, "--to", other(before), point=f"{point}:kill")
-            assert result.killed, str(result)
-            move = ferry.move_of(guest.name)
+            before = side(guest, line.stores)
+            said = line.do("move", guest.name, "--to", other(before), point=f"{point}:kill")
+            assert said.killed, str(said)
+            move = line.move_of(guest.name)
             assert move is not None
-            ferry.run(*(("cancel", move) if cancel else ("resume", move)))
-            outcome = ferry.wait_finished(guest.name)["record"]["outcome"]
+            line.do("cancel" if cancel else "resume", move)
+            outcome = line.wait_finished_of(guest.name)["record"]["outcome"]
             assert outcome == ("cancelled" if cancel and point in COLD else "moved")
-            assert side(guest, ferry.stores) == (other(before) if outcome == "moved" else before)
-            assert_clean(ferry, guest)
+            assert side(guest, line.stores) == (other(before) if outcome == "moved" else before)
+            assert_clean(line, guest)
         for target, path in guest.sources().items():
             verdict = guest.judge.check_image(target, path, "qcow2")
             assert verdict.ok, str(verdict)

@@ -311,7 +311,7 @@ def test_another_manager_s_half_made_file_is_no_orphan(
     ssd: Datastore, tmp_path: Path,
 ) -> None:  # fmt: skip
     (tmp_path / "other").mkdir()
-    other = Line(lab_host, tmp_path / "other")
+    other = Line(lab_host, tmp_path / "other", stores)
     guest = make_guest(small_disks(old_san, 1), start=True)
     one = Voyage(guest, line, stores)
     one.write()

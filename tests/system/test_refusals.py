@@ -217,6 +217,7 @@ def test_refused_with_nothing_touched(
     assert said.status == 4, str(said)
     assert said.code == "REFUSED"
     assert code in said.codes, str(said)
+    assert not {"DATASTORE_INACTIVE", "DESTINATION_FULL"} <= set(said.codes), "one thing is said twice"
     checked = line.do("check", name, *where, *words)
     assert checked.status == 4, str(checked)
     assert checked.document["refused"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,7 @@ import pytest
 from lab import Datastore, Disk, Guest, Host, Lab
 from lab.process import wait_until
 from lab.pytest_plugin import MakeGuest
-from tests.system.moving import Ferry, assert_clean, assert_whole, other, side
-from tests.system.voyage import Line, Voyage, allocated, small_disks
+from tests.system.voyage import Line, Voyage, allocated, assert_clean, assert_whole, other, side, small_disks
 
 pytestmark = pytest.mark.lab
 
@@ -246,44 +247,68 @@ def commuter(lab_session: Lab, lab_host: Host, old_san: Datastore) -> Iterator[G
 
 @pytest.mark.parametrize("cancel", [False, True])
 @pytest.mark.parametrize("point", OVERLAY_POINTS)
-def test_killed_at_a_point_of_a_move_by_snapshot(
-    ferry: Ferry, commuter: Guest, tmp_path: Path, point: str, cancel: bool
-) -> None:
+def test_killed_at_a_point_of_a_move_by_snapshot(long_line: Line, commuter: Guest, point: str, cancel: bool) -> None:
+    line = long_line
     commuter.judge.start(rate=100, most_kib=16)
-    before = side(commuter, ferry.stores)
-    result = ferry.run("move", commuter.name, "--to", other(before), "--method", "snapshot", point=f"{point}:kill")
-    assert result.killed, str(result)
-    move = ferry.move_of(commuter.name)
+    before = side(commuter, line.stores)
+    said = line.do("move", commuter.name, "--to", other(before), "--method", "snapshot", point=f"{point}:kill")
+    assert said.killed, str(said)
+    move = line.move_of(commuter.name)
     assert move is not None
-    ferry.run(*(("cancel", move) if cancel else ("resume", move)))
-    outcome = str(ferry.wait_finished(commuter.name)["record"]["outcome"])
+    line.do("cancel" if cancel else "resume", move)
+    outcome = str(line.wait_finished_of(commuter.name)["record"]["outcome"])
     assert outcome in (("moved", "cancelled") if cancel else ("moved",))
-    assert side(commuter, ferry.stores) == (other(before) if outcome == "moved" else before)
-    assert_clean(ferry, commuter)
+    assert side(commuter, line.stores) == (other(before) if outcome == "moved" else before)
+    assert_clean(line, commuter)
+    assert_whole(commuter)
+
+
+@pytest.mark.parametrize("cancel", [False, True])
+def test_killed_while_qemu_img_makes_an_overlay(long_line: Line, commuter: Guest, cancel: bool) -> None:
+    """What is left is a file without a header, that says it was being made (found by the fault matrix)."""
+    line = long_line
+    commuter.judge.start(rate=100, most_kib=16)
+    before = side(commuter, line.stores)
+    said = line.do("move", commuter.name, "--to", other(before), "--method", "snapshot", point="overlay-made:kill")
+    assert said.killed, str(said)
+    move = line.move_of(commuter.name)
+    assert move is not None
+    (overlay,) = Path(commuter.sources()["vda"]).parent.glob(f"*vda.{move}.overlay.qcow2")
+    marker = overlay.with_name(overlay.name + ".blockferry")
+    words = json.loads(marker.read_text())
+    assert words["inode"] == str(overlay.stat().st_ino)
+    marker.write_text(json.dumps({**words, "inode": ""}))
+    os.truncate(overlay, 0)
+    line.do("cancel" if cancel else "resume", move)
+    outcome = str(line.wait_finished_of(commuter.name)["record"]["outcome"])
+    assert outcome == ("cancelled" if cancel else "moved")
+    assert side(commuter, line.stores) == (before if cancel else other(before))
+    assert_clean(line, commuter)
     assert_whole(commuter)
 
 
 @pytest.mark.parametrize("cancel", [False, True])
 @pytest.mark.parametrize("point", ["folding-off", "folded-off"])
 def test_killed_while_an_overlay_is_committed_with_the_vm_off(
-    ferry: Ferry, commuter: Guest, point: str, cancel: bool
+    long_line: Line, commuter: Guest, point: str, cancel: bool
 ) -> None:
     """The VM goes off behind the switch (forward), or in front of it (back): its overlay is committed by qemu-img."""
+    line = long_line
     commuter.judge.start(rate=100, most_kib=16)
-    before = side(commuter, ferry.stores)
+    before = side(commuter, line.stores)
     where = "base-synced" if cancel else "fold-starting"
-    result = ferry.run("move", commuter.name, "--to", other(before), "--method", "snapshot", point=f"{where}:kill")
-    assert result.killed, str(result)
+    said = line.do("move", commuter.name, "--to", other(before), "--method", "snapshot", point=f"{where}:kill")
+    assert said.killed, str(said)
     commuter.judge.stop()
     commuter.poweroff()
-    move = ferry.move_of(commuter.name)
+    move = line.move_of(commuter.name)
     assert move is not None
-    ferry.run(*(("cancel", move) if cancel else ("resume", move)), point=f"{point}:kill")
-    ferry.run("resume", move)
-    outcome = str(ferry.wait_finished(commuter.name)["record"]["outcome"])
+    line.do("cancel" if cancel else "resume", move, point=f"{point}:kill")
+    line.do("resume", move)
+    outcome = str(line.wait_finished_of(commuter.name)["record"]["outcome"])
     assert outcome == ("cancelled" if cancel else "moved")
-    assert side(commuter, ferry.stores) == (before if cancel else other(before))
-    assert_clean(ferry, commuter)
+    assert side(commuter, line.stores) == (before if cancel else other(before))
+    assert_clean(line, commuter)
     for target, path in commuter.sources().items():
         verdict = commuter.judge.check_image(target, path, commuter.formats()[target])
         assert verdict.ok, str(verdict)

@@ -14,7 +14,7 @@ import pytest
 
 from lab import Datastore, Disk
 from lab.pytest_plugin import MakeGuest
-from tests.system.moving import Ferry, assert_whole
+from tests.system.voyage import Line, assert_whole
 
 pytestmark = pytest.mark.lab
 
@@ -31,7 +31,7 @@ def write(path: str, pattern: int) -> None:
 
 
 def test_internal_snapshots_go_with_a_vm_that_is_off(
-    ferry: Ferry, make_guest: MakeGuest, old_san: Datastore, ssd: Datastore
+    long_line: Line, make_guest: MakeGuest, old_san: Datastore, ssd: Datastore
 ) -> None:
     guest = make_guest([Disk("vda", old_san, size="64MiB", fill="8MiB")])
     host, old = guest.host, guest.disk("vda").path
@@ -43,10 +43,10 @@ def test_internal_snapshots_go_with_a_vm_that_is_off(
     write(old, 3)
     contents["now"] = content(old)
 
-    result = ferry.run("move", guest.name, "--to", "ssd", point="snapshots-written:kill")
-    assert result.killed, str(result)
-    ferry.ok("vms")
-    assert ferry.wait_finished(guest.name)["record"]["outcome"] == "moved"
+    said = long_line.do("move", guest.name, "--to", "ssd", point="snapshots-written:kill")
+    assert said.killed, str(said)
+    long_line.must("vms")
+    assert long_line.wait_finished_of(guest.name)["record"]["outcome"] == "moved"
 
     new = guest.sources(inactive=True)["vda"]
     assert new.startswith(f"{ssd.path}/")
@@ -62,7 +62,7 @@ def test_internal_snapshots_go_with_a_vm_that_is_off(
 
 
 def test_external_snapshots_go_with_a_running_vm(
-    ferry: Ferry, make_guest: MakeGuest, old_san: Datastore, ssd: Datastore
+    long_line: Line, make_guest: MakeGuest, old_san: Datastore, ssd: Datastore
 ) -> None:
     guest = make_guest([Disk("vda", old_san, size="64MiB", fill="8MiB")], start=True)
     host, old = guest.host, Path(guest.disk("vda").path)
@@ -77,15 +77,15 @@ def test_external_snapshots_go_with_a_running_vm(
         host.virsh("snapshot-create-as", guest.name, name, "--disk-only", "--diskspec", disk)
         contents.append(content(below))
 
-    refused = ferry.run("move", guest.name, "--to", "ssd")
+    refused = long_line.do("move", guest.name, "--to", "ssd")
     assert refused.status == 4, str(refused)
-    assert "The snapshot first of" in refused.err
-    assert "--chain keep" in refused.err
+    assert "The snapshot first of" in refused.out
+    assert "--chain keep" in refused.out
 
-    result = ferry.run("move", guest.name, "--to", "ssd", "--chain", "keep", point="snapshots-written:kill")
-    assert result.killed, str(result)
-    ferry.ok("vms")
-    assert ferry.wait_finished(guest.name)["record"]["outcome"] == "moved"
+    said = long_line.do("move", guest.name, "--to", "ssd", "--chain", "keep", point="snapshots-written:kill")
+    assert said.killed, str(said)
+    long_line.must("vms")
+    assert long_line.wait_finished_of(guest.name)["record"]["outcome"] == "moved"
     assert_whole(guest)
 
     assert guest.sources()["vda"].startswith(f"{ssd.path}/")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,7 @@ def sail(
 ) -> Callable[..., tuple[Voyage, Guest]]:
     """A running guest on old-san that writes."""
 
-    def make(count: int = 2, kind: str = "qcow2", **options: object) -> tuple[Voyage, Guest]:
+    def make(count: int = 2, kind: str = "qcow2", **options: Any) -> tuple[Voyage, Guest]:
         guest = make_guest(small_disks(old_san, count, kind), start=True, **options)
         one = Voyage(guest, line, stores, persistent=bool(options.get("persistent", True)))
         one.write()

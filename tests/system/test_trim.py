@@ -3,6 +3,7 @@ deaths of blockferry, cost nothing but bytes. Discards of the guest during the c
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -42,7 +43,7 @@ def litter(guest: Guest) -> None:
 
 
 def connected(guest: Guest) -> bool:
-    return "state='connected'" in next(line for line in guest.xml().splitlines() if "guest_agent" in line)
+    return "name='org.qemu.guest_agent.0' state='connected'" in guest.xml()
 
 
 @pytest.fixture
@@ -73,20 +74,21 @@ def test_what_the_guest_has_deleted_is_not_moved(one: Voyage, method: str) -> No
     assert report["trimmed_bytes"] > 2 * JUNK * 0.9
     for target, path in one.where.items():
         assert allocated(path) < full[target] - JUNK * 0.9
-    # What QEMU went through; holes of a raw file count, but are passed over as zeros.
-    assert report["bulk_bytes"] < sum(full.values()) - JUNK * 0.9
+    # A qcow2's freed clusters are not gone through; the holes of a raw file are, as zeros, and count.
+    assert report["bulk_bytes"] < full["vda"] - JUNK * 0.9 + one.guest.disk("vdb").size_bytes
 
 
 def test_discards_during_the_copy_reach_the_destination(one: Voyage) -> None:
     litter(one.guest)
     full = {target: allocated(path) for target, path in one.where.items()}
     to = elsewhere(one)
-    process = one.line.start("move", one.name, "--to", to.name, point="in-step:sleep=8")
+    process = one.line.start("move", one.name, "--to", to.name, point="in-step:stop")
     wait_until(lambda: one.guest.xml().count("ready='yes'") == 2, "both copies in step", timeout=120)
     copied = {target: to.home(one.name) / path.name for target, path in one.where.items()}
     for target, path in copied.items():
         assert allocated(path) > JUNK, f"{target}: the junk is across"
     one.guest.sh("for disk in vda vdb; do fstrim /mnt/$disk; done", timeout=120)
+    process.send_signal(signal.SIGCONT)
     said = one.line.end(process)
     assert said.status == 0, str(said)
     one.moved_all(to)

@@ -20,6 +20,7 @@ from lab.process import wait_until
 
 PROGRAM = Path(sys.executable).with_name("blockferry")
 MARK = "urn:blockferry"
+MARKER = ".blockferry"
 LIMIT_S = 240
 """No command needs so long; on a busy machine it is still no reason to fail."""
 
@@ -41,6 +42,10 @@ class Said:
         found = json.loads(lines[-1])
         assert isinstance(found, dict)
         return found
+
+    @property
+    def killed(self) -> bool:
+        return self.status in (-9, 137)
 
     @property
     def move(self) -> dict[str, Any]:
@@ -65,9 +70,10 @@ class Said:
 class Line:
     """blockferry's command line on a host, with a journal of its own. Every command gets --json."""
 
-    def __init__(self, host: Host, directory: Path) -> None:
+    def __init__(self, host: Host, directory: Path, stores: tuple[Datastore, ...]) -> None:
         self.host = host
         self.directory = directory
+        self.stores = stores
         self.journal = directory / "journal.db"
         for value in ("true", "false"):
             (directory / f"suspended-{value}.toml").write_text(f"suspended_start = {value}\n")
@@ -159,6 +165,23 @@ class Line:
 
     def wait_finished(self) -> None:
         wait_until(lambda: not self.unfinished(), "the end of the move", timeout=LIMIT_S, step=0.1, report=self.stories)
+
+    def move_of(self, vm: str) -> str | None:
+        """The id of the VM's unfinished move."""
+        found = self.rows("SELECT id FROM moves WHERE finished IS NULL AND vm = ?", vm)
+        return str(found[0][0]) if found else None
+
+    def wait_finished_of(self, vm: str) -> dict[str, Any]:
+        """Wait until no move of the VM is unfinished; its last one, as `history` tells it."""
+        wait_until(
+            lambda: self.move_of(vm) is None, f"the end of the move of {vm}", timeout=LIMIT_S, step=0.1,
+            report=self.stories,
+        )  # fmt: skip
+        return next(one for one in self.history() if one["plan"]["vm"] == vm)
+
+    def history(self) -> list[dict[str, Any]]:
+        """The moves that are over, the last one first."""
+        return list(self.must("history").document["moves"])
 
     def wait_story(self, move: str, text: str) -> None:
         wait_until(
@@ -264,10 +287,10 @@ class Voyage:
             rows = self.guest.database.check()
             assert rows.ok, str(rows)
 
-    def assert_well(self, *more: Path) -> None:
+    def assert_well(self, *more: Path, old_home: Path | None = None) -> None:
         """All of it, for a VM that runs."""
         self.assert_configured()
-        self.assert_nothing_left(*more)
+        self.assert_nothing_left(*more, old_home=old_home)
         self.assert_content()
 
     def power_cycle(self) -> None:
@@ -296,6 +319,46 @@ class Voyage:
             lambda: self.guest.state() == "running", f"{self.name} to run", timeout=seconds, step=0.05,
             report=self.line.stories,
         )  # fmt: skip
+
+
+# -- of a VM that goes to and fro, wherever it is ------------------------------------------------------------------
+
+
+def side(guest: Guest, stores: Iterable[Datastore]) -> str:
+    """The one datastore that all disks of the VM are on, live and persistent alike."""
+    sources = guest.sources(inactive=True)
+    if guest.host.vm_state(guest.name) != "shut off":
+        live = guest.sources()
+        assert live == sources, f"live {live} and persistent {sources} configuration differ"
+    found = {store.name for path in sources.values() for store in stores if str(path).startswith(f"{store.path}/")}
+    assert len(found) == 1, f"the disks are on {found}: {sources}"
+    return found.pop()
+
+
+def assert_clean(line: Line, guest: Guest) -> None:
+    """Nothing of a move is left: no job, no mark, no marker, no file that the VM does not use."""
+    xml = guest.xml()
+    assert "<mirror" not in xml, "a block job is left"
+    assert MARK not in xml, "a mark is left"
+    used = {str(path) for path in guest.sources().values()}
+    for store in line.stores:
+        for path in store.path.rglob("*"):
+            if path.is_file() and guest.name in str(path.relative_to(store.path)):
+                assert str(path) in used or path.suffix == ".xml", f"{path} is left over"
+                assert path.suffix != MARKER, f"the marker {path} is left over"
+
+
+def assert_whole(guest: Guest) -> None:
+    """The judge in the guest finds every acknowledged write and nothing else changed."""
+    verdict = guest.judge.verify_live()
+    assert verdict.ok, str(verdict)
+
+
+def other(store: str) -> str:
+    return "ssd" if store == "old-san" else "old-san"
+
+
+# -- images and files ----------------------------------------------------------------------------------------------
 
 
 def disk_sources(xml: str) -> dict[str, str]:

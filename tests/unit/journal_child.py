@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing.connection import Connection
 
@@ -91,7 +92,7 @@ def scribble(talk: Connection, url: str, move: str) -> None:
         journal.event(move, "action", f"number {number}")
 
 
-ROLES = {
+ROLES: dict[str, Callable[..., None]] = {
     "hold": hold,
     "claim": claim_all,
     "add": add_all,

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 from multiprocessing.connection import Connection
+from typing import Any
 
 import journal_child
 
@@ -70,7 +71,7 @@ class Child:
     def say(self, word: object = "go") -> None:
         self._talk.send(word)
 
-    def hear(self, timeout_s: float = 20.0) -> object:
+    def hear(self, timeout_s: float = 20.0) -> Any:
         """What it says next; None when it has died."""
         assert self._talk.poll(timeout_s), "the child says nothing"
         try:

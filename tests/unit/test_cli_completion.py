@@ -14,6 +14,7 @@ from click.shell_completion import ShellComplete
 
 from blockferry.cli import completion, main, types
 from blockferry.cli.app import App
+from blockferry.model.record import Outcome
 
 FAKE = Path(cli_fake.__file__)
 
@@ -44,7 +45,7 @@ def offered(service: cli_fake.FakeService, words: str) -> list[str]:
 def test_names_are_offered(words: str, values: list[str]) -> None:
     moves = {
         "3f2a": cli_fake.summary(),
-        "9e01": cli_fake.summary("9e01", outcome=cli_fake.Outcome.MOVED),
+        "9e01": cli_fake.summary("9e01", outcome=Outcome.MOVED),
     }
     service = cli_fake.FakeService(journal=moves)
     assert offered(service, words) == values

@@ -257,9 +257,9 @@ class World:
             case act.ReleaseHome():
                 return [("note", replace(record, released=(*record.released, "home")))]
             case act.RemoveDestination():
-                before = replace(record, copies={}, cold_copied={}, synced={})
-                after = replace(before, created=(), source_layers={}, dest_layers={})
-                return [("note", before), ("remove", None), ("note", after)]
+                begun = replace(record, copies={}, cold_copied={}, synced={})
+                done = replace(begun, created=(), source_layers={}, dest_layers={})
+                return [("note", begun), ("remove", None), ("note", done)]
             case act.Finish(outcome):
                 return [("note", replace(record, outcome=outcome))]
             case _:
@@ -368,13 +368,13 @@ class World:
             self.files.pop(overlay, None)
         elif what == "release":
             assert self.record.switched
-            used = self.used()
-            assert all(path.startswith("/d/") and not path.endswith("+") for path in used)
+            in_use = self.used()
+            assert all(path.startswith("/d/") and not path.endswith("+") for path in in_use)
             self.files.pop(target, None)
             self.removed.add(target)
         elif what == "remove":
-            used = self.used()
-            assert not any(path.startswith("/d/") for path in used), "a disk in use was removed"
+            in_use = self.used()
+            assert not any(path.startswith("/d/") for path in in_use), "a disk in use was removed"
             assert not self.copies, "the image under a job was removed"
             for disk in self.plan.disks:
                 self.lose_overlay(disk)

@@ -149,9 +149,9 @@ class World:
                     noted = None
                 if noted and self.limits.get(target) != noted.bytes_per_s:
                     return [("limit", (target, noted.bytes_per_s))]
-                before = noted.before if noted else {"write": self.limits.get(target, 0)}
+                fresh: dict[str, int | str] = {"write": self.limits.get(target, 0)}
                 limit = int((noted.bytes_per_s if noted else self.busy) * share)
-                kept = {**record.throttled, target: Throttle(limit, seen.incarnation, before)}
+                kept = {**record.throttled, target: Throttle(limit, seen.incarnation, noted.before if noted else fresh)}
                 return [("note", replace(record, throttled=kept)), ("limit", (target, limit))]
             case act.UnthrottleGuest():
                 live = {view.target for view in seen.disks if view.live is not None}
@@ -230,8 +230,8 @@ class World:
                 return [("note", replace(record, verified=(*record.verified, target)))]
             case act.EndView(why):
                 waiting = {disk.target: why for disk in self.plan.disks if not record.judged(disk.target)}
-                noted = replace(record, unverified={**record.unverified, **waiting})
-                return [("note", noted), ("end view", None), ("note", replace(noted, view=View.ENDED))]
+                left = replace(record, unverified={**record.unverified, **waiting})
+                return [("note", left), ("end view", None), ("note", replace(left, view=View.ENDED))]
             case act.NoteSwitched():
                 return [("note", replace(record, switched=True, switching=False))]
             case act.Settle(target):

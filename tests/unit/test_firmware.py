@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import pytest
+from decide_support import make_plan
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,7 +22,6 @@ from blockferry.model.inventory import PowerState
 from blockferry.model.observation import MISSING, NvramView, Observation, Side
 from blockferry.model.plan import NvramPlan
 from blockferry.model.record import Outcome, Record, Wanted
-from tests.unit.decide_support import make_plan
 
 OLD, NEW, ELSEWHERE = Side.SOURCE, Side.DESTINATION, Side.ELSEWHERE
 RUNNING, OFF, ABSENT = PowerState.RUNNING, PowerState.OFF, PowerState.ABSENT

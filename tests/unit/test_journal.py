@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from dataclasses import replace
 
 import msgspec
@@ -40,11 +41,10 @@ def test_a_move_is_remembered(journal: Journal, url: str) -> None:
     plan = make_plan("3fa1", disks=(disk_plan(),))
     added = journal.add(plan, RICH, '{"vm": "web01"}', "alice")
     assert (added.id, added.plan, added.record, added.state) == ("3fa1", plan, RICH, "interrupted")
-    again = Journal.open(url)
-    assert again.get("3fa1") == added
-    assert again.unfinished() == (added,)
-    assert again.finished(10) == ()
-    again.close()
+    with closing(Journal.open(url)) as again:
+        assert again.get("3fa1") == added
+        assert again.unfinished() == (added,)
+        assert again.finished(10) == ()
 
 
 def test_ids_may_be_shortened(journal: Journal) -> None:
@@ -94,10 +94,9 @@ def test_what_the_user_wants_is_never_overwritten(journal: Journal, url: str) ->
     journal.add(make_plan("a1"), Record(bandwidth=10), "{}", "alice")
     lease = journal.claim("a1", Owner.here())
     mine = journal.read("a1")
-    other = Journal.open(url)
-    assert other.want("a1", Wanted.CANCEL).record.wanted is Wanted.CANCEL
-    assert other.set_bandwidth("a1", 5 * MiB).record.bandwidth == 5 * MiB
-    other.close()
+    with closing(Journal.open(url)) as other:
+        assert other.want("a1", Wanted.CANCEL).record.wanted is Wanted.CANCEL
+        assert other.set_bandwidth("a1", 5 * MiB).record.bandwidth == 5 * MiB
     journal.write(lease, replace(mine, marked=True))
     assert journal.read("a1") == Record(Wanted.CANCEL, 5 * MiB, marked=True)
     journal.finish(lease, Record(outcome=Outcome.CANCELLED), Report(Outcome.CANCELLED, 1.0))
@@ -190,10 +189,9 @@ def test_a_fingerprint_that_cannot_be_read_is_none(journal: Journal, url: str) -
 
 
 def test_a_journal_has_an_identity(journal: Journal, url: str) -> None:
-    again = Journal.open(url)
-    assert journal.identity() == again.identity()
+    with closing(Journal.open(url)) as again:
+        assert journal.identity() == again.identity()
     assert len(journal.identity()) == 36
-    again.close()
 
 
 def test_an_inspection_finds_nothing(journal: Journal) -> None:

@@ -13,6 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -126,9 +127,8 @@ def test_names_hide_passwords(journal: Journal, url: str) -> None:
     assert journal.url == url
     assert journal.name == (url.removeprefix("sqlite:///") if url.startswith("sqlite") else url)
     if url.startswith("postgresql"):
-        guarded = Journal.open(url.replace("manager@", "manager:secret@"))
-        assert "secret" not in guarded.url + guarded.name
-        guarded.close()
+        with closing(Journal.open(url.replace("manager@", "manager:secret@"))) as guarded:
+            assert "secret" not in guarded.url + guarded.name
 
 
 def test_a_file_of_something_else(path: Path) -> None:
@@ -204,15 +204,15 @@ def test_this_file_system_is_known(tmp_path: Path) -> None:
 # ------------------------------------------------------------ bad days
 
 
-def test_killed_in_the_middle_of_writing(url: str, children: Children) -> None:
-    journal = Journal.open(url)
+def test_killed_in_the_middle_of_writing(journal: Journal, url: str, children: Children) -> None:
     journal.add(make_plan("a1"), Record(), "{}", "alice")
     chance = random.Random(4711)
     said = 0
     for life in range(4):
         child = children("scribble", url, "a1")
-        number = child.hear()
-        time.sleep(chance.uniform(0, 0.08))
+        for _ in range(chance.randint(3, 12)):
+            number = child.hear()
+        time.sleep(chance.uniform(0, 0.005))  # it dies anywhere between two words, and in the middle of one
         child.process.kill()
         while number is not None:
             assert isinstance(number, int)
@@ -228,7 +228,6 @@ def test_killed_in_the_middle_of_writing(url: str, children: Children) -> None:
             raw.close()
     assert said > 10
     assert journal.get("a1").deaths == 3
-    journal.close()
 
 
 @pytest.fixture

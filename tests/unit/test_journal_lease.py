@@ -164,11 +164,10 @@ def test_each_vm_is_added_once(journal: Journal, url: str, children: Children) -
     assert sorted(one.plan.uuid for one in journal.unfinished()) == sorted(vms)
 
 
-def test_a_row_held_by_a_frozen_transaction(cluster: sa.Engine, url: str, children: Children) -> None:
+def test_a_row_held_by_a_frozen_transaction(journal: Journal, url: str) -> None:
     """PostgreSQL only: nobody waits for a manager that froze in the middle of a transaction."""
     if not url.startswith("postgresql"):
         pytest.skip("SQLite has one lock for all, for milliseconds")
-    journal = Journal.open(url)
     journal.add(make_plan("a1"), Record(), "{}", "alice")
     other = sa.create_engine(url, poolclass=sa.NullPool)
     with other.begin() as connection:
@@ -181,7 +180,6 @@ def test_a_row_held_by_a_frozen_transaction(cluster: sa.Engine, url: str, childr
     with other.begin() as connection:  # a line of the story being written does not stand in the way
         connection.execute(sa.text("INSERT INTO events (move, at, kind, text) VALUES ('a1', 1, 'user', 'x')"))
         journal.claim("a1", Owner.here())
-    journal.close()
     other.dispose()
 
 

@@ -20,10 +20,10 @@ from blockferry.errors import NotInQuarantine, NotRestorable, StillInUse
 from blockferry.journal import Journal, Owner
 from blockferry.model.inventory import PowerState
 from blockferry.model.plan import DiskPlan, Plan
-from blockferry.model.quarantine import Kept
+from blockferry.model.quarantine import Fingerprint, Kept
 from blockferry.model.record import Outcome, Record
 from blockferry.model.request import Method, SourcePolicy
-from blockferry.model.summary import Report
+from blockferry.model.summary import Orphan, Report
 from blockferry.units import MiB
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="who may not see all processes can prove nothing")
@@ -165,7 +165,7 @@ def marker(path: Path, **words: str) -> None:
     path.with_name(f"{path.name}.blockferry").write_text(json.dumps(said))
 
 
-def found(site: PaperSite, journal: Journal, path: Path | str) -> orphan.Orphan:
+def found(site: PaperSite, journal: Journal, path: Path | str) -> Orphan:
     (one,) = [item for item in orphan.find(site, journal) if item.path == str(path)]
     return one
 
@@ -433,9 +433,9 @@ def test_a_kept_image_that_cannot_be_opened(moved: Moved, tmp_path: Path) -> Non
         moved.restore()
 
 
-def _print(path: Path) -> proof.Fingerprint:
+def _print(path: Path) -> Fingerprint:
     stat = path.stat()
-    return proof.Fingerprint(stat.st_ino, stat.st_size, stat.st_mtime_ns)
+    return Fingerprint(stat.st_ino, stat.st_size, stat.st_mtime_ns)
 
 
 def test_purge_takes_what_has_expired(site: PaperSite, journal: Journal, tmp_path: Path) -> None:

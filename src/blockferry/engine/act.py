@@ -30,6 +30,10 @@ GUARD_SWITCH_S = 3.0
 
 PIVOT_PATIENCE_S = 1.5
 
+GOING_OFF_S = 1.5
+SHUTTING_DOWN_S = 60.0
+"""For how long a VM is given to go off, once a copy has ended: when nothing shows it yet, when libvirt says so."""
+
 FRESH_S = 0.5
 """A flush that is older does not count as a look at the new images: somebody may have deleted them since."""
 
@@ -455,10 +459,30 @@ def _abort(context: Context, action: act.AbortCopy, seen: Observation) -> None:
 
 def _fail(context: Context, action: act.Fail, seen: Observation) -> None:
     problem = action.problem
+    if action.disk is not None and _went_off(context):
+        context.tell("action", f"{problem}: {context.plan.vm} went off; looking again")
+        return
     if action.disk is not None:
         problem += _cause(context, context.plan.disk(action.disk))
     context.tell("error", problem)
     context.note(replace(seen.record, failure=seen.record.failure or problem))
+
+
+def _went_off(context: Context) -> bool:
+    """Whether a copy has ended because the VM goes off: then `decide` has a better answer than to fail.
+
+    QEMU ends its block jobs before it ends itself, and libvirt shows the VM as running for a moment longer: seen for
+    40 ms on a busy machine. While it is shown as shutting down it is waited for.
+    """
+    began = time.monotonic()
+    limit = GOING_OFF_S if context.memory.suspended_at is None else 0.0
+    while time.monotonic() - began < limit and not context.should_stop():
+        off = context.control.goes_off()
+        if off is None:
+            return True
+        limit = SHUTTING_DOWN_S if off else GOING_OFF_S
+        time.sleep(0.05)
+    return False
 
 
 def _cause(context: Context, disk: DiskPlan) -> str:

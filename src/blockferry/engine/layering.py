@@ -68,6 +68,8 @@ def _no_longer_needed(context: Context, record: Record, disk: DiskPlan, overlay:
     folded = record.folded_as.get(overlay)
     if folded is not None and folded.split("|")[-1] == layer_print(runner, disk, at_source).split("|")[-1]:
         return
+    if making.unfinished(runner, overlay, context.plan.move):
+        return  # we died while it was made, so it may be no image at all; libvirt hears of an overlay only afterwards
     if qemuimg.holds_data(runner, overlay):
         raise StillInUse(overlay, "it holds writes of which it is not proven that its base has them")
 

@@ -249,8 +249,19 @@ def settle(context: Context, target: str, seen: Observation) -> None:
 
 def marked_by(runner: Runner, path: str) -> str | None:
     """The move whose marker lies beside an image; None without one (or one that cannot be read)."""
+    words = _marker(runner, path)
+    return None if words is None else words.get("move")
+
+
+def unfinished(runner: Runner, path: str, move: str) -> bool:
+    """Whether the marker beside a file says that this move was still making it: nobody has ever been told of it."""
+    words = _marker(runner, path)
+    return words is not None and words.get("move") == move and words.get("inode") == ""
+
+
+def _marker(runner: Runner, path: str) -> dict[str, str] | None:
     try:
-        return msgspec.json.decode(files.read_file(runner, path + MARKER), type=dict[str, str]).get("move")
+        return msgspec.json.decode(files.read_file(runner, path + MARKER), type=dict[str, str])
     except (BlockferryError, msgspec.DecodeError):
         return None
 

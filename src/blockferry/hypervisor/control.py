@@ -131,6 +131,17 @@ class Control:
             raise
         return dict(info) if info else None
 
+    def goes_off(self) -> bool | None:
+        """True: it is shutting down (QEMU is still there), None: it is off or gone, False: neither is to be seen."""
+        with self.connection.doing(f"look at VM {self.name}"):
+            try:
+                state = self._domain().state()[0]
+            except libvirt.libvirtError as error:
+                if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                    return None
+                raise
+        return None if state == libvirt.VIR_DOMAIN_SHUTOFF else bool(state == libvirt.VIR_DOMAIN_SHUTDOWN)
+
     def suspend(self) -> bool:
         """Stop the guest's processors. False when they stood still already: then somebody else has stopped them."""
         with self.connection.doing(f"suspend VM {self.name}"):

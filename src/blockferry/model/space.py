@@ -52,6 +52,9 @@ def estimates(disks: Sequence[DiskPlan], facts: Facts) -> tuple[SpaceEstimate, .
 def space_findings(disks: Sequence[DiskPlan], facts: Facts) -> list[Finding]:
     found = []
     for one in estimates(disks, facts):
+        store = facts.datastore(one.datastore)
+        if store is not None and not store.active:
+            continue  # said by itself; libvirt has no figures of it
         need = one.available_before - one.available_after
         if one.available_after < RESERVE:
             held = facts.reserved.get(one.datastore, 0)

@@ -1,0 +1,49 @@
+"""A copy that has ended because the VM goes off: libvirt shows it as running for a moment longer."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+
+from blockferry.engine import act
+from blockferry.engine.context import Context
+from blockferry.model import action
+from blockferry.model.observation import Observation
+
+
+@pytest.mark.parametrize(
+    ("looks", "failed"),
+    [
+        ([None], False),  # off already
+        ([False, False, True, True, None], False),  # running, shutting down, off
+        ([False] * 40, True),  # it runs on: the copy has failed by itself
+    ],
+)
+def test_a_copy_that_ended_with_its_vm_is_no_failure(
+    monkeypatch: pytest.MonkeyPatch, looks: list[bool | None], failed: bool
+) -> None:
+    monkeypatch.setattr(act, "GOING_OFF_S", 0.3)
+    left = iter(looks)
+    told: list[tuple[str, str]] = []
+    noted: list[object] = []
+
+    def goes_off() -> bool | None:
+        return next(left, False)
+
+    context = SimpleNamespace(
+        control=SimpleNamespace(goes_off=goes_off),
+        memory=SimpleNamespace(suspended_at=None),
+        should_stop=lambda: False,
+        plan=SimpleNamespace(vm="web01"),
+        tell=lambda *said: told.append(said),
+        note=noted.append,
+    )
+    monkeypatch.setattr(act, "_cause", lambda _context, _disk: "")
+    context.plan.disk = lambda target: target
+    monkeypatch.setattr(act, "replace", lambda _record, **changed: changed)
+    seen = SimpleNamespace(record=SimpleNamespace(failure=None))
+    act._fail(cast(Context, context), action.Fail("the copy of vda ended", "vda"), cast(Observation, seen))
+    assert bool(noted) == failed
+    assert told[0][0] == ("error" if failed else "action")
