@@ -318,8 +318,8 @@ CATALOGUE: dict[str, FindingKind] = {
         FindingKind(
             "METHOD_CLONE", _E, "The method clone cannot be used here",
             "The file system clones a file as it is: source and destination must be on one that shares blocks (XFS "
-            "with reflink, btrfs), and nothing can be changed on the way. A running VM needs an overlay besides, so it must "
-            "be persistent.",
+            "with reflink, btrfs), and nothing can be changed on the way. A running VM needs an overlay besides, so it "
+            "must be persistent.",
             "Choose another method, or leave it to `auto`.",
         ),
         FindingKind(
