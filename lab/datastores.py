@@ -45,6 +45,8 @@ class DatastoreSpec:
     size_bytes: int
     failing: bool = False
     """It stands on a device that can be made to fail (lab/devices.py)."""
+    beside: str = ""
+    """The datastore whose file system it is a directory of, mounted a second time; "" for one of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,9 @@ class Datastore:
             raise LabError(f"datastore {spec.name}: file system {spec.fs!r} is not one of {', '.join(FILE_SYSTEMS)}")
         store = cls.existing(spec, lab)
         store.path.mkdir(parents=True)
-        if store.image is not None:
+        if spec.beside:
+            store.mount()
+        elif store.image is not None:
             store.image.parent.mkdir(exist_ok=True)
             with store.image.open("xb") as file:
                 file.truncate(spec.size_bytes)
@@ -77,7 +81,7 @@ class Datastore:
 
     @classmethod
     def existing(cls, spec: DatastoreSpec, lab: Path) -> Datastore:
-        image = None if spec.fs == "dir" else lab / "images" / f"{spec.name}.img"
+        image = None if spec.fs == "dir" or spec.beside else lab / "images" / f"{spec.name}.img"
         return cls(spec, lab / "ds" / spec.name, image)
 
     @property
@@ -89,6 +93,11 @@ class Datastore:
         return Device(self.image, lab / "devices" / self.name, lab)
 
     def mount(self, *options: str) -> None:
+        if self.spec.beside:
+            inner = self.path.parent / self.spec.beside / f".{self.name}"
+            inner.mkdir(exist_ok=True)
+            run(["mount", "--bind", inner, self.path])
+            return
         if self.image is None:
             raise LabError(f"datastore {self.name} is a plain directory: nothing to mount")
         if not self.spec.failing:

@@ -124,12 +124,24 @@ class Lab:
 
     # -- parts --------------------------------------------------------------------------------------------------
 
-    def datastore(self, name: str, *, fs: str = "ext4", size: int | str = "2GiB", failing: bool = False) -> Datastore:
+    def datastore(
+        self,
+        name: str,
+        *,
+        fs: str = "ext4",
+        size: int | str = "2GiB",
+        failing: bool = False,
+        beside: Datastore | None = None,
+    ) -> Datastore:
         """A new datastore: ext4, xfs or btrfs on a sparse file, or a plain directory ("dir").
 
         failing: its device can be made to fail, see `Datastore.device`.
+        beside: a directory of that one's file system, under a mount of its own; of one size, of course.
         """
-        spec = DatastoreSpec(name, fs, to_bytes(size), failing)
+        if beside is not None:
+            spec = DatastoreSpec(name, beside.spec.fs, beside.spec.size_bytes, beside=beside.name)
+        else:
+            spec = DatastoreSpec(name, fs, to_bytes(size), failing)
         self._state.datastores.append(spec)
         self._save()
         store = Datastore.create(spec, self.directory)

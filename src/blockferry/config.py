@@ -30,7 +30,7 @@ from blockferry import units
 from blockferry.errors import ConfigInvalid, nearest
 
 SYSTEM_FILE = Path("/etc/blockferry/config.toml")
-METHODS = ("auto", "mirror", "changed-blocks", "snapshot", "cold")
+METHODS = ("auto", "mirror", "changed-blocks", "snapshot", "clone", "cold")
 """Values of model.request.Method, which lies above this layer; a test holds them together."""
 
 POLICIES = ("auto", "mirror", "throttle", "wait", "stop")

@@ -369,6 +369,19 @@ class CopyIncomplete(BlockferryError):
 
 
 @dataclass
+class CloneFailed(BlockferryError):
+    """The file system did not clone an image, although it was tried before the move. The source is untouched."""
+
+    code = "CLONE_FAILED"
+    exit_status = 5
+    sentence_form = "{source} could not be cloned to {dest}: {problem}."
+    hint = "Make room if it is full; else move it by another method (`--method mirror`)."
+    source: str
+    dest: str
+    problem: str
+
+
+@dataclass
 class JournalFailed(BlockferryError):
     """The journal (the database that remembers moves) cannot be opened, read or written.
 

@@ -59,8 +59,9 @@ def plan(out: Out, plan: Plan, estimates: tuple[DiskEstimate, ...] = ()) -> None
     for disk in plan.disks:
         about = seconds.get(disk.target)
         size = f"{format_size(disk.copy_bytes)} to copy of {format_size(disk.virtual_size)}"
+        size += f", about {format_duration(about)}" if about is not None else ""
         lines: list[Cell] = [
-            size + (f", about {format_duration(about)}" if about is not None else ""),
+            f"{format_size(disk.virtual_size)}, cloned: nothing to copy" if disk.clone else size,
             f"from {_place(disk.source_datastore, disk.source)} ({disk.source_format})",
             f"to   {_place(disk.datastore, disk.dest)} ({_dest_format(disk)})",
         ]

@@ -171,8 +171,9 @@ def start_sentence(summary: MoveSummary) -> str:
     if summary.record.wanted is Wanted.CANCEL:
         return f"Cancelling the move of {plan.vm} to {describe.destination(plan)} (move {summary.id})"
     disks = ", ".join(disk.target for disk in plan.disks)
+    size = format_size(plan.copy_bytes) if plan.copy_bytes else "nothing to copy"
     return (
-        f"Moving {plan.vm} ({disks}; {format_size(plan.copy_bytes)}) to {describe.destination(plan)} by "
+        f"Moving {plan.vm} ({disks}; {size}) to {describe.destination(plan)} by "
         f"{plan.method.value}: {plan.method_reason} (move {summary.id})"
     )
 

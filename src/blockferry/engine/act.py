@@ -8,7 +8,7 @@ import time
 from dataclasses import replace
 from typing import assert_never
 
-from blockferry.engine import firmware, footing, layering, making, release, throttle, trim, verify
+from blockferry.engine import cloning, firmware, footing, layering, making, release, throttle, trim, verify
 from blockferry.engine.context import Context
 from blockferry.engine.observe import layer_print
 from blockferry.engine.points import point
@@ -103,7 +103,10 @@ def perform(context: Context, action: act.Action, seen: Observation) -> None:
         case act.NoteLayer():
             layering.note_layer(context, action, seen)
         case act.SyncBase():
-            layering.sync_base(context, action.target, seen)
+            if context.plan.disk(action.target).clone:
+                cloning.clone_base(context, action.target, seen)
+            else:
+                layering.sync_base(context, action.target, seen)
         case act.StartFold():
             layering.start_fold(context, action, seen)
         case act.PivotFold():
@@ -113,7 +116,10 @@ def perform(context: Context, action: act.Action, seen: Observation) -> None:
         case act.Checkpoint():
             layering.checkpoint(context, seen, GUARD_START_S)
         case act.ColdCopy():
-            layering.cold_copy(context, action.target, seen)
+            if context.plan.disk(action.target).clone:
+                cloning.clone_off(context, action.target, seen)
+            else:
+                layering.cold_copy(context, action.target, seen)
         case act.PrepareView():
             verify.prepare_view(context, seen)
         case act.TakeView():

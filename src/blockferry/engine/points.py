@@ -66,6 +66,8 @@ POINTS = (
     "overlay-named",
     "overlay-made",
     "overlay-taken",
+    "cloning",
+    "cloned",
     "syncing-base",
     "base-synced",
     "checkpoint-suspending",

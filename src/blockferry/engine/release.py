@@ -214,6 +214,8 @@ def _to_keep(context: Context, seen: Observation) -> dict[str, str]:
         return {}
     found = {}
     for disk in plan.disks:
+        if disk.clone and plan.on_break is not OnBreak.KEEP:
+            continue  # another clone takes no longer than looking at this one
         if disk.dest in record.created and layering.worth_going_on(context, disk, record):
             stat = files.stat_one(context.runner, disk.dest)
             size = 0 if stat is None else stat.allocated

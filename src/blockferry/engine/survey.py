@@ -11,8 +11,9 @@ from blockferry.engine.proof import names_of
 from blockferry.engine.site import Site
 from blockferry.errors import BlockferryError, HostCommandFailed, HostUnreachable, ImageUnreadable
 from blockferry.hypervisor import domains, pools
-from blockferry.images import files, qemuimg, syncing
+from blockferry.images import cloning, files, qemuimg, syncing
 from blockferry.images.runner import Runner
+from blockferry.model import cloning as clones
 from blockferry.model import placement
 from blockferry.model.facts import Facts, Partial, SmallFile
 from blockferry.model.inventory import Datastore, Disk, Image, Vm, datastore_of
@@ -115,6 +116,7 @@ def survey(
         other_move=other_move,
         compare_problem=(syncing.problem(runner) if request.verify or left or _wants_to_go_on(request) else None),
         partials=_partials(runner, left, stats),
+        clones=_clones(runner, vm, stores, chains, request),
         source_free=_source_free(runner, vm) if vm.state.active else {},
         suspended_start=suspended_start,
     )
@@ -135,6 +137,32 @@ def _partials(
         stat = stats[path]
         if stat is not None and stat.kind == "file" and making.marked_by(runner, path) == one.move:
             found[path] = replace(one, allocated=stat.allocated)
+    return found
+
+
+def _clones(
+    runner: Runner,
+    vm: Vm,
+    stores: tuple[Datastore, ...],
+    chains: Mapping[str, tuple[Image, ...]],
+    request: MoveRequest,
+) -> dict[str, str]:
+    """For each disk that is asked to move: why its file system cannot clone it to where it goes; "" when it can."""
+    if not clones.wanted(request, vm.state.active):
+        return {}
+    found: dict[str, str] = {}
+    for target, chain in chains.items():
+        name = request.disks.get(target, request.to)
+        store = next((one for one in stores if one.name == name and one.active and one.is_directory), None)
+        here = datastore_of(chain[0].path, stores) if chain else None
+        if store is None or not chain or (here is not None and here.name == store.name):
+            continue
+        dest = placement.image_path(store, vm.name, target, chain[0].path, chain[0].format, frozenset())
+        try:
+            directory = files.existing_directory(runner, posixpath.dirname(dest))
+            found[target] = cloning.problem(runner, posixpath.dirname(chain[0].path), directory) or ""
+        except HostCommandFailed as error:
+            found[target] = error.sentence
     return found
 
 

@@ -173,7 +173,7 @@ def read_file(runner: Runner, path: str) -> bytes:
 
 def remove_leftover(runner: Runner, path: str) -> bool:
     """Remove what a write or a copy to `path` that was cut short has left beside it; True if something was there."""
-    return remove_file(runner, _temporary(path))
+    return remove_file(runner, temporary_path(path))
 
 
 def write_file(runner: Runner, path: str, data: bytes, mode: int = 0o600) -> None:
@@ -182,7 +182,7 @@ def write_file(runner: Runner, path: str, data: bytes, mode: int = 0o600) -> Non
     Raises HostCommandFailed; then `path` is as it was.
     """
     absolute(path)
-    words = [path, _temporary(path), f"{mode:04o}", str(len(data)), posixpath.dirname(path)]
+    words = [path, temporary_path(path), f"{mode:04o}", str(len(data)), posixpath.dirname(path)]
     runner.run(["sh", "-c", _WRITE, "sh", *words], stdin=data)
 
 
@@ -192,13 +192,13 @@ def copy_file(runner: Runner, source: str, dest: str) -> bool:
     It appears at `dest` whole or not at all. Raises FileExists when another file is there, HostCommandFailed.
     """
     absolute(source, dest)
-    temporary = _temporary(dest)
+    temporary = temporary_path(dest)
     if stat_one(runner, dest) is None:
         runner.run(["rm", "-f", "--", temporary])
         preserve = "--preserve=mode,ownership,timestamps"
         runner.run(["cp", "--no-target-directory", preserve, "--sparse=auto", "--", source, temporary])
         flush(runner, temporary)
-        if _appear(runner, temporary, dest):
+        if appear(runner, temporary, dest):
             return True
     same = runner.run(["cmp", "--silent", "--", source, dest], check=False)
     remove_file(runner, temporary)
@@ -292,6 +292,13 @@ def mount_points(runner: Runner, paths: Iterable[str]) -> dict[str, str]:
     return dict(zip(wanted, found[:-1], strict=True))
 
 
+def existing_directory(runner: Runner, path: str) -> str:
+    """The directory itself, or the nearest one above it that exists."""
+    absolute(path)
+    script = 'path=$1; while [ ! -e "$path" ]; do path=$(dirname -- "$path"); done; printf %s "$path"'
+    return runner.run(["sh", "-c", script, "sh", path]).text
+
+
 def same_filesystem(runner: Runner, one: str, other: str) -> bool:
     """Whether both existing paths are on one file system, so that a rename can move a file between them."""
     found = stat_many(runner, [one, other])
@@ -301,7 +308,7 @@ def same_filesystem(runner: Runner, one: str, other: str) -> bool:
     return first.device == second.device
 
 
-def _appear(runner: Runner, temporary: str, dest: str) -> bool:
+def appear(runner: Runner, temporary: str, dest: str) -> bool:
     """Give a finished file its name unless that is taken; link(2) is atomic and never overwrites."""
     linked = runner.run(["ln", "--no-target-directory", "--", temporary, dest], check=False)
     if linked.status != 0 and not linked.stderr.rstrip().endswith("File exists"):
@@ -316,7 +323,8 @@ def _appear(runner: Runner, temporary: str, dest: str) -> bool:
     return True
 
 
-def _temporary(path: str) -> str:
+def temporary_path(path: str) -> str:
+    """Where a file that is to appear at `path` is made; `remove_leftover` knows it."""
     directory, name = posixpath.split(path)
     return posixpath.join(directory, f".{name[:200]}.blockferry-partial")
 

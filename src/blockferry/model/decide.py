@@ -475,8 +475,11 @@ def _forward_off(plan: Plan, seen: Observation) -> act.Action:
     if prepared is not None:
         return prepared
     for view in seen.disks:
-        if view.side is Side.SOURCE and layers.layer_of(seen.record, view.target, True) in _UNSETTLED:
-            # What the configuration names must be known to be the newest before it is copied.
+        unsettled = layers.layer_of(seen.record, view.target, True) in _UNSETTLED
+        cloned = plan.disk(view.target).clone and view.config_overlay
+        if view.side is Side.SOURCE and (unsettled or cloned):
+            # What the configuration names must be known to be the newest before it is copied; and a clone is of one
+            # file, where a copy would need space for the whole disk.
             folding = layers.fold(plan, seen, at_source=True)
             if folding is not None:
                 return folding

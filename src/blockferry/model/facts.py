@@ -54,6 +54,7 @@ class Facts:
     access_problem: str | None = None
     compare_problem: str | None = None  # why images cannot be compared on the host; only looked at when it matters
     partials: Mapping[str, Partial] = field(default_factory=dict)  # path where we would write -> what lies there
+    clones: Mapping[str, str] = field(default_factory=dict)  # target -> why no clone; "": a trial clone went well
     source_free: Mapping[str, int] = field(default_factory=dict)  # target -> bytes free beside its source
     suspended_start: bool | None = None  # insist, for tests and for QEMU versions we know better about
 

@@ -336,6 +336,19 @@ CATALOGUE: dict[str, FindingKind] = {
             "Choose another method.",
         ),
         FindingKind(
+            "METHOD_CLONE", _E, "The method clone cannot be used here",
+            "The file system clones a file as it is: source and destination must be on one that shares blocks (XFS "
+            "with reflink, btrfs), and nothing can be changed on the way. A running VM needs an overlay besides, so it "
+            "must be persistent.",
+            "Choose another method, or leave it to `auto`.",
+        ),
+        FindingKind(
+            "CLONE_SHARES", _I, "The disk is cloned: old and new file share their blocks",
+            "A clone takes no space. As long as both files are there, a block that is overwritten in one of them takes "
+            "new space; when the old disk is removed, the new one has all of its blocks to itself.",
+            "Do not keep the old disk for long (--keep-source) where space is short.",
+        ),
+        FindingKind(
             "SAME_FILE", _E, "Source and destination are the same file",
             "The two paths lead to one file (a link, or one directory mounted twice); copying it onto itself would "
             "destroy it.",

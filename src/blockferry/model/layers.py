@@ -3,7 +3,8 @@
 In order: an overlay above the source's base; the base at the destination brought in step with it; an overlay there,
 filled by a shallow block copy; the switch from overlay to overlay; the destination's overlay folded (committed) into
 its base. Back: the source's overlay folded into the source's base. Method snapshot does that with every disk,
-and a live move whose copy broke with the disks that have something to go on from (docs/design/resume.md).
+method clone too (there the file system clones the base, docs/clone.md), and a live move whose copy broke with the
+disks that have something to go on from (docs/design/resume.md).
 
 What may never happen here: a base written to while its overlay is in use; an overlay lost that holds what its base
 lacks; a base taken for the truth while an overlay holds newer writes.
@@ -30,8 +31,10 @@ def layered(plan: Plan, record: Record, target: str) -> bool:
     """Whether this disk goes across, while the VM runs, by way of overlays. Never in a mirror's move."""
     if not plan.disk(target).source_overlay:
         return False
-    return plan.method is Method.SNAPSHOT or (
-        target in record.partial and not plan.synchronous and not record.synchronous
+    return (
+        plan.method is Method.SNAPSHOT
+        or plan.disk(target).clone
+        or (target in record.partial and not plan.synchronous and not record.synchronous)
     )
 
 

@@ -18,15 +18,20 @@ def choose(
     defect: Defect | None = None,
     contract: bool = False,
     goes_on: bool = False,
+    cloned: bool = False,
 ) -> tuple[Method, str]:
     """(method, reason). The user's wish wins; whether it fits power state and host is the pre-check's business.
 
-    `defect`: what forbids synchronous copies on this host (defects.against_synchronous).
+    `defect`: what forbids synchronous copies on this host (defects.against_synchronous). `cloned`: whether all disks
+    can be cloned by their file system.
     """
     if asked is not Method.AUTO:
         return asked, "as asked"
+    shared = "source and destination are on one file system that shares blocks"
     if not state.active:
-        return Method.COLD, "the VM is off"
+        return Method.COLD, f"the VM is off; {shared}, which clones" if cloned else "the VM is off"
+    if cloned:
+        return Method.CLONE, f"{shared}: cloned instead of copied"
     if goes_on:
         return Method.CHANGED_BLOCKS, "a copy that broke is gone on with, which is done in the background"
     if keeps_chain:

@@ -75,6 +75,7 @@ class DiskPlan:
     old_parts: tuple[str, ...] = ()  # those of `old_files` that are parts; released after the images
     sealed: bool = False  # encrypted, and copied as it is without its secret; so never by a running QEMU, unless:
     luks: LuksPlan | None = None
+    clone: bool = False  # the file system clones `source` as it is (docs/clone.md)
 
     @property
     def shallow(self) -> bool:
@@ -90,6 +91,8 @@ class DiskPlan:
     @property
     def copy_bytes(self) -> int:
         """Bytes that the bulk is expected to carry: what is allocated, never more than the virtual size."""
+        if self.clone:
+            return 0
         return min(self.virtual_size, self.allocation) + sum(layer.allocation for layer in self.layers)
 
 

@@ -6,7 +6,7 @@ import posixpath
 from dataclasses import dataclass
 
 from blockferry.errors import DatastoreNotFound, DiskNotFound, UsageError, nearest
-from blockferry.model import defects, placement, vmcheck
+from blockferry.model import cloning, defects, placement, vmcheck
 from blockferry.model import method as methods
 from blockferry.model import resume as resuming
 from blockferry.model import trim as trimming
@@ -80,7 +80,10 @@ def precheck(request: MoveRequest, facts: Facts, move: str) -> tuple[tuple[Findi
             finding("NOTHING_TO_MOVE", f"All disks of {facts.vm.name} that were asked for live on {names} already.")
         )
     disks = tuple(resuming.planned(disk, request, facts, move) for disk in draft.disks)
-    if resuming.goes_on(disks):
+    disks, not_cloned = cloning.planned(disks, request, facts, move)
+    if disks and all(disk.clone for disk in disks):
+        method, reason, policy = _method(request, facts, bitmaps, keeps, unsafe, cloned=True)
+    elif resuming.goes_on(disks):
         method, reason, policy = _method(request, facts, bitmaps, keeps, unsafe, goes_on=True)
     if request.contract is not None and method is Method.MIRROR:
         text = f"The writes of {facts.vm.name} have a latency contract, and by mirror they wait for the destination."
@@ -89,6 +92,7 @@ def precheck(request: MoveRequest, facts: Facts, move: str) -> tuple[tuple[Findi
     trims, why_not = trimming.planned(request, facts, [disk.target for disk in disks])
     draft.findings.extend(why_not)
     draft.findings.extend(resuming.findings(disks, request, facts, method))
+    draft.findings.extend(cloning.findings(disks, not_cloned, request, facts))
     draft.findings.extend(space_findings(disks, facts))
     findings = tuple(sorted(draft.findings, key=lambda one: ("error", "warning", "info").index(one.severity.value)))
     if any(one.is_error for one in findings):
@@ -121,7 +125,13 @@ def precheck(request: MoveRequest, facts: Facts, move: str) -> tuple[tuple[Findi
 
 
 def _method(
-    request: MoveRequest, facts: Facts, bitmaps: bool, keeps: bool, unsafe: Defect | None, goes_on: bool = False
+    request: MoveRequest,
+    facts: Facts,
+    bitmaps: bool,
+    keeps: bool,
+    unsafe: Defect | None,
+    goes_on: bool = False,
+    cloned: bool = False,
 ) -> tuple[Method, str, IfNotConverging]:
     """Which method, why, and what is done when the guest outruns it."""
     method, reason = methods.choose(
@@ -133,12 +143,13 @@ def _method(
         unsafe,
         request.contract is not None,
         goes_on,
+        cloned,
     )
     policy = methods.if_not_converging(
         request.if_not_converging,
         request.method,
         method,
-        not keeps and unsafe is None and not goes_on and method is not Method.SNAPSHOT,
+        not keeps and unsafe is None and not goes_on and method not in (Method.SNAPSHOT, Method.CLONE),
         request.bandwidth,
     )
     return method, reason, policy

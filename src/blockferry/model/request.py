@@ -13,6 +13,7 @@ class Method(enum.Enum):
     MIRROR = "mirror"  # synchronous writes: every write goes to both sides once its area is across
     CHANGED_BLOCKS = "changed-blocks"  # background copy, then passes over what changed
     SNAPSHOT = "snapshot"  # an overlay takes the writes, the immutable base goes across, the overlay follows
+    CLONE = "clone"  # as snapshot, but the file system clones the base, so that no bytes are copied
     COLD = "cold"  # the VM is off
 
 

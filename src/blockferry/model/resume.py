@@ -24,10 +24,10 @@ def keeps(asked: OnBreak, method: Method, *, cancelled: bool) -> bool:
 
     By default not when its user cancels (he wants to be rid of it), and not with mirror: that is for near and fast
     destinations, where comparing takes as long as copying, and its guest is not held for checkpoints, so that with
-    QEMU's death nothing is left to go on from.
+    QEMU's death nothing is left to go on from. Nor with clone: another one takes no longer than looking at the old.
     """
     if asked is OnBreak.AUTO:
-        return method is not Method.MIRROR and not cancelled
+        return method not in (Method.MIRROR, Method.CLONE) and not cancelled
     return asked is OnBreak.KEEP
 
 
@@ -51,8 +51,11 @@ def why_not(disk: DiskPlan, facts: Facts) -> str | None:
 
 def why_not_running(disk: DiskPlan, facts: Facts) -> str | None:
     """Why not while the VM runs, for which an overlay has to take its writes; None when it could."""
-    if (reason := why_not(disk, facts)) is not None:
-        return reason
+    return why_not(disk, facts) or no_overlay(disk, facts)
+
+
+def no_overlay(disk: DiskPlan, facts: Facts) -> str | None:
+    """Why no overlay can be put above this disk while the VM runs; None when it can."""
     if not facts.vm.persistent:
         return f"{facts.vm.name} is transient: when it goes off, nothing would name the overlay with its last writes"
     if disk.source_kind != "file":
@@ -66,20 +69,26 @@ def planned(disk: DiskPlan, request: MoveRequest, facts: Facts, move: str) -> Di
     fits = here is not None and here.format == disk.dest_format and here.virtual_size == disk.virtual_size
     resumable = why_not(disk, facts) is None
     running = why_not_running(disk, facts) is None
-    stem = f"{facts.vm.name}-{disk.target}.{move}".replace("/", "_")
     goes_on = fits and resumable and not request.from_scratch and (running or not facts.vm.state.active)
     goes_on = goes_on and request.method is not Method.MIRROR
     goes_on = goes_on and (request.contract is None or not facts.vm.state.active)  # comparing does not mind the guest
     return replace(
-        disk,
+        with_overlays(disk, facts.vm.name, move) if running else disk,
         resumable=resumable,
-        source_overlay=posixpath.join(posixpath.dirname(disk.source), f"{stem}.overlay.qcow2") if running else "",
-        dest_overlay=posixpath.join(posixpath.dirname(disk.dest), f"{stem}.new-overlay.qcow2") if running else "",
         overlay_suspended_start=(
             facts.suspended_start if facts.suspended_start is not None else race_possible(facts.qemu, "qcow2", True)
         ),
         partial_of=None if here is None else here.move,
         partial_bytes=here.allocated if here is not None and goes_on else 0,
+    )
+
+
+def with_overlays(disk: DiskPlan, vm: str, move: str) -> DiskPlan:
+    stem = f"{vm}-{disk.target}.{move}".replace("/", "_")
+    return replace(
+        disk,
+        source_overlay=posixpath.join(posixpath.dirname(disk.source), f"{stem}.overlay.qcow2"),
+        dest_overlay=posixpath.join(posixpath.dirname(disk.dest), f"{stem}.new-overlay.qcow2"),
     )
 
 
@@ -105,21 +114,23 @@ def findings(disks: Sequence[DiskPlan], request: MoveRequest, facts: Facts, meth
             found.append(finding("RESUME_FROM", text))
         elif disk.partial_of is not None:
             other = "mirror copies anew" if request.contract is None else "comparing minds no latency contract"
+            other = "a clone needs no copying" if disk.clone else other
             cause = "as asked" if request.from_scratch else why_not_running(disk, facts) or other
             text = f"{disk.target}: {disk.dest}, which move {disk.partial_of} has left, is replaced ({cause})."
             found.append(finding("RESUME_REPLACED", text))
-        if not facts.vm.state.active or request.on_break is OnBreak.REMOVE:
+        if not facts.vm.state.active or (request.on_break is OnBreak.REMOVE and not disk.clone):
             continue
         reason = why_not_running(disk, facts)
         if reason is not None and method is Method.SNAPSHOT:
             found.append(finding("METHOD_SNAPSHOT", f"{disk.target} cannot be moved by the method snapshot: {reason}."))
         elif reason is None and not keeps(request.on_break, method, cancelled=False):
             reason = f"the method {method.value} keeps nothing unless asked (--on-break keep)"
-        if reason is not None:
+        if reason is not None and not disk.clone:
             text = f"If the copy of {disk.target} breaks, it begins anew: {reason}."
             found.append(finding("RESUME_NOT", text))
         free = facts.source_free.get(disk.target)
-        if (method is Method.SNAPSHOT or disk.partial_bytes) and free is not None and free < disk.virtual_size // 10:
+        overlaid = method in (Method.SNAPSHOT, Method.CLONE) or disk.partial_bytes
+        if overlaid and free is not None and free < disk.virtual_size // 10:
             text = (
                 f"{disk.target}: its overlay grows with what the guest writes until the switch, and there are only "
                 f"{format_size(free)} free beside {disk.source}."

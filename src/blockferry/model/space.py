@@ -17,9 +17,12 @@ RESERVE = 16 * MiB
 def needed(disk: DiskPlan) -> int:
     """What the copy will take: all of it when thick, else what is allocated at the source, with its metadata.
 
+    A clone shares its blocks with the source: it takes but what the file system notes about that.
     qcow2 needs about 1/8192 of the virtual size for its tables (clusters of 64 KiB), and 10 bytes a cluster (18 with
     extended L2) where those are smaller.
     """
+    if disk.clone:
+        return disk.virtual_size // 8192 + MiB
     tables = disk.virtual_size // 8192 + MiB if disk.dest_format != "raw" else 0
     if disk.cluster_size is not None:
         entry = 18 if disk.extended_l2 else 10
