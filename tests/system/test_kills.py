@@ -30,7 +30,10 @@ OVERLAYS = (
     *("checkpoint-suspending", "checkpoint-suspended"),
 )
 """Passed by the method snapshot, and with copies large enough for checkpoints: test_resume.py kills there."""
-FIRMWARE = ("following", "nvram-named", "nvram-copied", "nvram-pointed", "releasing-nvram", "nvram-released")
+FIRMWARE = (
+    *("following", "nvram-named", "nvram-copied", "nvram-pointed", "releasing-nvram", "nvram-released"),
+    *("saving", "vm-saved", "saved-noted", "restoring", "restored", "let-go"),
+)
 """Passed with UEFI variables only: test_firmware.py kills there."""
 SNAPSHOTS = ("snapshots-written",)
 """Passed with snapshots only: test_snapshots.py kills there."""

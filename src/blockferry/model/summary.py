@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from blockferry.model import firmware
 from blockferry.model.finding import Finding
 from blockferry.model.inventory import Datastore, Vm
 from blockferry.model.latency import GuestLatency
@@ -162,6 +163,9 @@ class Report:
     compared_bytes: int = 0  # read on both sides to bring a base, or a broken copy, in step
     rewritten_bytes: int = 0  # and written for it
     checkpoint_stall_s: float | None = None  # the longest suspension for a flush in the middle of the copy
+    firmware_stall_s: float | None = (
+        None  # the VM was saved and restored for its UEFI variables, and stood still so long
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +203,8 @@ class MoveSummary:
             return "parked"
         if self.owner_alive:
             return "running"
-        return "waiting" if self.record.following else "interrupted"
+        waits = self.record.following and not firmware.still_now(self.plan, self.record)
+        return "waiting" if waits else "interrupted"
 
 
 @dataclass(frozen=True, slots=True)
