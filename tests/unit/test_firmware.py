@@ -261,6 +261,7 @@ class Host:
     image_synced: bool = False
     image_gone_for_good: bool = True  # its removal has reached the disk
     ghost: tuple[int, Side, bool] | None = None  # what a power loss would bring back
+    loaded: bool = False  # restored, and not run since
     ours: bool = False  # the image is of our making
     prints: int = 0
     config: Side = OLD
@@ -326,6 +327,7 @@ class Host:
             assert self.held[self.config] == self.newest or self.stale, "it was booted with old variables"
             self.qemu, self.uses, self.running = self.done, self.config, not stopped
         self.incarnation += 1
+        self.loaded = self.qemu is not None and stopped
 
     def guest(self) -> None:
         if self.qemu is None or not self.running:
@@ -366,6 +368,8 @@ class Host:
             self.sync()
         elif event == "owner pauses" and self.qemu is not None and self.record.held is Held.NONE:
             self.running = False
+        elif event == "libvirtd anew" and self.qemu is None:
+            self.incarnation = 0  # its ids begin anew when no VM runs
         elif event == "power loss":
             self.power_loss()
         elif event == "owner saves" and self.qemu is not None:
@@ -400,17 +404,17 @@ class Host:
             pass
 
     def let_go(self) -> Iterator[None]:
-        restored = self.incarnation != self.record.held_of
+        restored = self.record.held is Held.SAVED or self.incarnation != self.record.held_of or self.loaded
         if self.image is not None:
             self.forget()
         yield
         self.sync()
         yield
-        if restored and self.qemu is not None:
+        if self.qemu is not None:
             self.config = self.uses
         yield
         if restored and self.record.held_running and self.qemu is not None:
-            self.running = True
+            self.running, self.loaded = True, False
 
     # ------------------------------------------------------------ as engine/holding.py and engine/firmware.py
 
@@ -487,7 +491,7 @@ class Host:
 
 HAPPENS: dict[str, tuple[str, ...]] = {
     **{one: (one,) for one in ("kill", "kill, the guard too", "start", "power off", "discard", "power loss", "cancel")},
-    **{one: (one,) for one in ("owner pauses", "restore refused", "copy refused")},
+    **{one: (one,) for one in ("owner pauses", "restore refused", "copy refused", "libvirtd anew")},
     "lives": ("start", "guest", "variables"),
     "lives and ends": ("start", "variables", "power off"),
     "another life": ("start", "variables", "power off", "start", "variables"),

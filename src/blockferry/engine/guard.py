@@ -204,8 +204,8 @@ def _look_after(control: Control, runner: Runner, held: letting_go.Before, seen_
         if view.state.active or not view.saved:
             return False
         if seen_down:
-            letting_go.step(control, runner, held)
-            letting_go.step(control, runner, held)
+            letting_go.step(control, runner, held, True)
+            letting_go.step(control, runner, held, True)
     except BlockferryError:
         _connect(control)
     return True
@@ -213,21 +213,21 @@ def _look_after(control: Control, runner: Runner, held: letting_go.Before, seen_
 
 def _let_go(control: Control, runner: Runner, held: letting_go.Before) -> None:
     """The parent is gone: until the VM goes on as before it was saved."""
-    settled_at: float | None = None
+    up_since: float | None = None
+    was_down = False
     for _attempt in range(RETRIES):
         try:
-            done = letting_go.step(control, runner, held)
+            done = letting_go.step(control, runner, held, was_down)
+            was_down = was_down or done is letting_go.Step.DOWN
             if done is letting_go.Step.OVER:
                 return
+            up_since = (up_since or time.monotonic()) if done is letting_go.Step.UP else None
+            if up_since is not None and time.monotonic() - up_since > LINGER_S:
+                return
             if done is letting_go.Step.UP:
-                settled_at = settled_at or time.monotonic()
-                if time.monotonic() - settled_at > LINGER_S:
-                    return
                 time.sleep(0.2)
-            else:
-                settled_at = None
         except BlockferryError:
-            settled_at = None
+            up_since = None
             _connect(control)
             time.sleep(RETRY_S)
 

@@ -112,7 +112,8 @@ def let_go(context: Context, seen: Observation) -> None:
     """The guest runs, if it ran before, and nothing of the saved state stays."""
     nvram, hold = _plan(context)
     record = seen.record
-    if seen.state.active and seen.incarnation == record.held_of and not context.memory.holds_it:
+    there = seen.state.active and seen.incarnation == record.held_of and record.held is Held.SAVING
+    if there and not context.memory.holds_it:
         # Another process was about to save it, and died. Its call may still be on its way, and its guard looks out for
         # that: let that be over first.
         context.stop.wait(LINGER_S + 1)
@@ -120,10 +121,10 @@ def let_go(context: Context, seen: Observation) -> None:
     view = context.control.look((), closely=True)
     if view.busy or view.saved:
         return
-    down = view.incarnation != record.held_of
+    before = letting_go.Before(record.held_running, record.held_of, hold.image, (nvram.source, nvram.dest))
+    down = letting_go.restored(before, view, record.held is Held.SAVED)
     if view.state.active:
-        before = letting_go.Before(record.held_running, record.held_of, hold.image, (nvram.source, nvram.dest))
-        resumed = letting_go.finish(context.control, context.runner, before, view)
+        resumed = letting_go.finish(context.control, context.runner, before, view, down)
         if down and (resumed or not record.held_running):  # else somebody else was first, and it is not known when
             record = replace(record, hold_s=round(record.hold_s + max(0.0, time.time() - record.held_at), 3))
             took = format_duration(record.hold_s)

@@ -33,13 +33,14 @@ class Before:
 class Step(enum.Enum):
     """How far letting go has come."""
 
-    UNDER_WAY = "under way"
+    BUSY = "busy"
+    DOWN = "down"  # it was down, and has been restored
     UP = "up"  # it was not down, as far as can be seen: a call that saves it may still be on its way
-    OVER = "over"  # it was down and goes on; or it is off, and its memory is not held any more
+    OVER = "over"  # it goes on; or it is off, and its memory is not held any more
 
 
-def step(control: Control, runner: Runner, before: Before) -> Step:
-    """One step towards a VM that is held no more.
+def step(control: Control, runner: Runner, before: Before, was_down: bool) -> Step:
+    """One step towards a VM that is held no more. `was_down`: it was seen so.
 
     Safe at any moment, and whoever does it: a VM that is down and saved is restored from its memory, never booted;
     while libvirt is at work on it, nothing is done. Raises HostUnreachable, LibvirtFailed, HostCommandFailed.
@@ -49,30 +50,32 @@ def step(control: Control, runner: Runner, before: Before) -> Step:
         if not view.saved:
             return Step.OVER
         control.restore()
-        return Step.UNDER_WAY
+        return Step.DOWN
     if view.busy:
         time.sleep(BUSY_S)
-        return Step.UNDER_WAY
-    if finish(control, runner, before, view):
-        return Step.UNDER_WAY
-    return Step.UP if view.incarnation == before.incarnation else Step.OVER
+        return Step.BUSY
+    finish(control, runner, before, view, was_down)
+    return Step.OVER if restored(before, view, was_down) else Step.UP
 
 
-def finish(control: Control, runner: Runner, before: Before, view: DomainView) -> bool:
+def restored(before: Before, view: DomainView, was_down: bool) -> bool:
+    """Whether a VM that is there is so by a restore. libvirt's ids begin anew with libvirtd when no VM runs."""
+    return was_down or view.incarnation != before.incarnation or view.pause_reason == "migration"
+
+
+def finish(control: Control, runner: Runner, before: Before, view: DomainView, was_down: bool) -> bool:
     """The VM has a QEMU with which nothing is being done: no image stays, then the guest runs; whether it was resumed.
 
     An image beside a VM that runs is of no use, and a danger at its next start: ours of a restore with other files, or
     one that libvirtd left when it died in the middle of a save or a restore. What the next start uses is what the VM
     has now, before the guest runs.
     """
-    restored = view.incarnation != before.incarnation
     if view.image:
         control.drop_saved()
-    if view.image or restored:
-        files.flush(runner, posixpath.dirname(before.image))
-    if restored and view.nvram in before.files and view.config_nvram in before.files:
-        control.write_config({}, {view.config_nvram: view.nvram})  # nothing is written when they agree
-    stopped_by_us = restored or view.pause_reason == "save"
+    files.flush(runner, posixpath.dirname(before.image))
+    if view.nvram in before.files and view.config_nvram in before.files and view.nvram != view.config_nvram:
+        control.write_config({}, {view.config_nvram: view.nvram})
+    stopped_by_us = restored(before, view, was_down) or view.pause_reason == "save"
     if view.state is not PowerState.PAUSED or not before.running or not stopped_by_us:
         return False
     return control.resume()
