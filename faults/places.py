@@ -65,6 +65,7 @@ COURSE = (
     *("measured", "going-synchronous", "throttling", "throttled", "unthrottled"),
     *("checkpoint-suspending", "checkpoint-suspended", "folding-off", "folded-off"),
     *("following", "nvram-named", "nvram-copied", "nvram-pointed", "releasing-nvram", "nvram-released"),
+    *("saving", "vm-saved", "saved-noted", "restoring", "restored", "let-go"),
     "snapshots-written",
 )
 """Passed only under a latency contract, when a copy does not converge, with checkpoints, by the overlay of a VM that

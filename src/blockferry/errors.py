@@ -382,6 +382,22 @@ class CloneFailed(BlockferryError):
 
 
 @dataclass
+class StillSaved(BlockferryError):
+    """A VM that was saved to change the path of its UEFI variables could not be restored yet. Its memory is whole.
+
+    It is tried again; when blockferry is gone, its guard goes on trying for an hour.
+    """
+
+    code = "STILL_SAVED"
+    exit_status = 5
+    sentence_form = "VM {vm} could not be restored yet: {problem} Its memory is whole in {image}."
+    hint_form = "`virsh start {vm}` lets it go on from there, and so does `blockferry resume`."
+    vm: str
+    image: str
+    problem: str
+
+
+@dataclass
 class JournalFailed(BlockferryError):
     """The journal (the database that remembers moves) cannot be opened, read or written.
 

@@ -7,6 +7,7 @@ file that only a guest with that very file has: a mark in its unused end, which 
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -205,3 +206,150 @@ def test_left_as_asked_and_cancelled_later(long_line: Line, uefi: Guest, old_san
     assert nvram_of(guest, inactive=True) == old
     assert_its_own(old)
     guest.destroy()
+
+
+# ---------------------------------------------------------------- --firmware now
+
+KILLED_TWICE = (("saving", "restored"), ("vm-saved", "let-go"), ("restoring", "restored"))
+"""In the first attempt the VM goes on with the old file, in the second one with the new one."""
+
+
+def running(line: Line, guest: Guest) -> None:
+    if line.host.vm_state(guest.name) != "running":
+        guest.start()
+        guest.judge.start(rate=100)
+
+
+def image_of(guest: Guest) -> Path:
+    return guest.host.directory / "lib/qemu/save" / f"{guest.name}.save"
+
+
+def assert_on_its_new_file(line: Line, guest: Guest, target: Datastore, old: Path) -> None:
+    """The guest writes on, QEMU has the new file open, both configurations name it, and nothing else is left."""
+    new = nvram_of(guest)
+    assert new == nvram_of(guest, inactive=True)
+    assert new.is_relative_to(target.path)
+    assert_its_own(new)
+    assert not old.exists()
+    assert not image_of(guest).exists()
+    assert not list(new.parent.glob("*.blockferry"))
+    assert line.host.vm_state(guest.name) == "running"
+    held = {one.resolve() for one in Path(f"/proc/{line.host.qemu_pid(guest.name)}/fd").iterdir()}
+    assert any(one.parts[-2:] == new.parts[-2:] for one in held), held
+    assert_whole(guest)
+
+
+def elsewhere(guest: Guest, old_san: Datastore, ssd: Datastore) -> tuple[Path, Datastore]:
+    old = nvram_of(guest, inactive=True)
+    return old, ssd if old.is_relative_to(old_san.path) else old_san
+
+
+def wait_up(line: Line, guest: Guest) -> None:
+    """Without a command of blockferry's."""
+
+    def up() -> bool:
+        return line.host.vm_state(guest.name) == "running" and not image_of(guest).exists()
+
+    wait_until(up, "the VM to go on", timeout=60, report=line.stories)
+
+
+def test_the_variables_move_at_once_and_the_guest_goes_on(
+    long_line: Line, uefi: Guest, old_san: Datastore, ssd: Datastore
+) -> None:
+    line, guest = long_line, uefi
+    running(line, guest)
+    old, target = elsewhere(guest, old_san, ssd)
+    content, boots = old.read_bytes(), guest.judge.ledger().boots
+    tpm = {path: path.read_bytes() for path in (guest.host.directory / "lib" / "swtpm").rglob("*.permall")}
+    words = (guest.name, "--to", target.name, "--firmware", "now")
+    checked = line.must("check", *words).document["check"]
+    assert "FIRMWARE_NOW" in {one["code"] for one in checked["findings"]}
+    assert checked["plan"]["nvram"]["now"]["expected_s"] > 1
+    done = line.must("move", *words)
+    assert done.move["state"] == "moved"
+    assert done.move["report"]["firmware_stall_s"] > 0
+    assert_on_its_new_file(line, guest, target, old)
+    assert nvram_of(guest).read_bytes() == content
+    assert tpm
+    assert tpm == {path: path.read_bytes() for path in tpm}
+    assert guest.judge.ledger().boots == boots, "it was booted"
+
+    guest.suspend()  # by its owner: it stays so
+    old, target = elsewhere(guest, old_san, ssd)
+    line.must("move", guest.name, "--to", target.name, "--firmware", "now")
+    assert line.host.vm_state(guest.name) == "paused"
+    guest.resume()
+    assert_on_its_new_file(line, guest, target, old)
+    assert guest.judge.ledger().boots == boots, "it was booted"
+
+
+@pytest.mark.parametrize(("first", "second"), KILLED_TWICE)
+def test_killed_while_the_vm_is_held(
+    long_line: Line, uefi: Guest, old_san: Datastore, ssd: Datastore, first: str, second: str
+) -> None:
+    """The VM is up again without any command, from its memory; the next command goes on."""
+    line, guest = long_line, uefi
+    running(line, guest)
+    boots = guest.judge.ledger().boots
+    old, target = elsewhere(guest, old_san, ssd)
+    said = line.do("move", guest.name, "--to", target.name, "--firmware", "now", point=f"{first}:kill")
+    assert said.killed, str(said)
+    wait_up(line, guest)
+    assert nvram_of(guest) == nvram_of(guest, inactive=True) == old
+    move = line.move_of(guest.name)
+    assert move is not None
+    said = line.do("resume", move, point=f"{second}:kill")
+    assert said.killed, f"{said}\n{line.stories()}"
+    wait_up(line, guest)
+    line.do("resume", move)
+    assert line.wait_finished_of(guest.name)["record"]["outcome"] == "moved"
+    assert_on_its_new_file(line, guest, target, old)
+    assert guest.judge.ledger().boots == boots, "it was booted"
+
+
+def test_libvirtd_dies_while_the_vm_is_held(long_line: Line, uefi: Guest, old_san: Datastore, ssd: Datastore) -> None:
+    line, guest = long_line, uefi
+    running(line, guest)
+    boots = guest.judge.ledger().boots
+    old, target = elsewhere(guest, old_san, ssd)
+    process = line.start("move", guest.name, "--to", target.name, "--firmware", "now", point="nvram-copied:sleep=4")
+    while not image_of(guest).exists():
+        assert process.poll() is None, f"it ended without a save\n{line.stories()}"
+        time.sleep(0.002)
+    line.host.restart_libvirtd()  # in the middle of the first save, most likely
+    wait_until(lambda: line.host.vm_state(guest.name) == "shut off", "the second one", timeout=60, report=line.stories)
+    line.host.restart_libvirtd()
+    said = line.end(process)
+    assert said.move["state"] == "moved", f"{said}\n{line.stories()}"
+    assert_on_its_new_file(line, guest, target, old)
+    assert guest.judge.ledger().boots == boots, "it was booted"
+
+
+def test_no_room_for_the_memory(long_line: Line, uefi: Guest, old_san: Datastore, ssd: Datastore) -> None:
+    """Refused beforehand; and if the room is gone by then, the VM runs on, and the variables follow later."""
+    line, guest, directory = long_line, uefi, "/var/lib/libvirt/qemu/save"
+    running(line, guest)
+    old, target = elsewhere(guest, old_san, ssd)
+    words = ("move", guest.name, "--to", target.name, "--firmware", "now")
+    small = ["mount", "-t", "tmpfs", "-o", "size=16M", "none", directory]
+    line.host.run(small)
+    refused = line.do(*words)
+    line.host.run(["umount", directory])
+    assert refused.codes == ["FIRMWARE_NO_ROOM"], str(refused)
+    process = line.start(*words, point="saving:sleep=4")
+    move = line.wait_unfinished()
+    wait_until(lambda: line.record(move)["held"] == "saving", "the save", timeout=60, step=0.05, report=line.stories)
+    line.host.run(small)
+    try:
+        said = line.end(process)
+        assert said.move["state"] == "waiting", f"{said}\n{line.stories()}"
+        assert line.host.vm_state(guest.name) == "running"
+        assert nvram_of(guest) == nvram_of(guest, inactive=True) == old
+        assert any("do not move now" in one for one in line.story(move)), line.stories()
+        assert_whole(guest)
+    finally:
+        line.host.run(["umount", directory])
+    guest.poweroff()
+    line.must("vms")
+    assert line.wait_finished_of(guest.name)["record"]["outcome"] == "moved"
+    assert nvram_of(guest, inactive=True).is_relative_to(target.path)

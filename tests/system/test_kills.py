@@ -30,7 +30,10 @@ OVERLAYS = (
     *("checkpoint-suspending", "checkpoint-suspended"),
 )
 """Passed by the method snapshot, and with copies large enough for checkpoints: test_resume.py kills there."""
-FIRMWARE = ("following", "nvram-named", "nvram-copied", "nvram-pointed", "releasing-nvram", "nvram-released")
+FIRMWARE = (
+    *("following", "nvram-named", "nvram-copied", "nvram-pointed", "releasing-nvram", "nvram-released"),
+    *("saving", "vm-saved", "saved-noted", "restoring", "restored", "let-go"),
+)
 """Passed with UEFI variables only: test_firmware.py kills there."""
 TRIM = ("trimming", "trimmed")
 """Passed with --trim only: test_trim.py kills there."""

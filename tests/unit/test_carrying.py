@@ -8,16 +8,16 @@ import pytest
 
 from blockferry.hypervisor import domainxml
 from blockferry.model import precheck
-from blockferry.model.facts import Facts, SmallFile
+from blockferry.model.facts import Facts, SaveRoom, SmallFile
 from blockferry.model.inventory import Datastore, Disk, DiskSource, Image, PowerState, Snapshot, Vm
-from blockferry.model.plan import NvramPlan, Plan
+from blockferry.model.plan import Hold, NvramPlan, Plan
 from blockferry.model.request import Chain, Firmware, Method, MoveRequest, Provision
 from blockferry.units import GiB
 
 TOP, BASE, VARS = "/old/web01/vda.s1", "/old/web01/vda.qcow2", "/old/web01/web01_VARS.fd"
 SOURCE = DiskSource("file", TOP, "qcow2")
 REQUEST = MoveRequest("web01", "ssd")
-OF_THE_VM = ("persistent", "nvram", "config_nvram", "tpm")
+OF_THE_VM = ("persistent", "nvram", "config_nvram", "tpm", "memory", "unsavable")
 OFF, RUNNING = PowerState.OFF, PowerState.RUNNING
 
 
@@ -89,6 +89,48 @@ def test_uefi_variables(request_: MoveRequest, known: Facts, code: str | None, d
     assert (plan.nvram.dest if plan.nvram else None) == dest
     assert {one for one in codes if one.startswith("NVRAM")} == ({code} if code else set())
     assert all(file.role != "nvram" for file in (plan.home.files if plan.home else ()))
+
+
+ROOM = SaveRoom("/save", 8 * GiB, 256.0 * 1024**2)
+AT_ONCE = replace(REQUEST, firmware=Firmware.NOW)
+
+
+@pytest.mark.parametrize(
+    ("known", "code", "words"),
+    [
+        (facts(memory=GiB, save_room=ROOM), "FIRMWARE_NOW", "up to about 9.0 s"),
+        (facts(memory=GiB, save_room=ROOM), "FIRMWARE_NOW", "1.0 GiB are saved to /save and loaded again"),
+        (facts(memory=8 * GiB, save_room=ROOM), "FIRMWARE_NO_ROOM", "8.0 GiB are free"),
+        (facts(memory=GiB, save_room=replace(ROOM, problem="no")), "FIRMWARE_NOT_NOW", "cannot be looked at: no"),
+        (facts(memory=GiB, save_room=ROOM, unsavable="a pig"), "FIRMWARE_NOT_NOW", "it has a pig"),
+        (facts(OFF, memory=GiB), None, ""),
+        (facts(memory=GiB, save_room=ROOM, persistent=False), "NVRAM_STAYS", "transient"),
+    ],
+)
+def test_uefi_variables_at_once(known: Facts, code: str | None, words: str) -> None:
+    codes, plan = check(AT_ONCE, known)
+    assert words in codes.get(code or "", "")
+    assert {one for one in codes if one.startswith(("NVRAM", "FIRMWARE"))} == ({code} if code else set())
+    assert (plan is None) == (code in ("FIRMWARE_NO_ROOM", "FIRMWARE_NOT_NOW"))
+    if code == "FIRMWARE_NOW":
+        assert plan is not None
+        assert plan.nvram is not None
+        assert plan.nvram.now == Hold("/save/web01.save", GiB, 256.0 * 1024**2, 9.0)
+
+
+@pytest.mark.parametrize(
+    ("device", "words"),
+    [
+        ("<hostdev mode='subsystem' type='pci'/>", "passed through"),
+        ("<interface type='hostdev'/>", "network device"),
+        ("<filesystem type='mount'><driver type='virtiofs'/></filesystem>", "virtiofs"),
+        ("<filesystem type='mount'/><interface type='network'/>", ""),
+    ],
+)
+def test_what_cannot_be_saved_is_seen_in_the_xml(device: str, words: str) -> None:
+    found = domainxml.parse(f"<domain><name>web01</name><devices>{device}</devices></domain>").unsavable
+    assert words in found
+    assert bool(words) == bool(found)
 
 
 def test_uefi_variables_never_overwrite_somebody_s_file() -> None:

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 
 from blockferry.model import action as act
 from blockferry.model.decide import decide
-from blockferry.model.firmware import CHANGED, RELEASED, follow
+from blockferry.model.firmware import CHANGED, HOLD_ATTEMPTS, RELEASED, follow
 from blockferry.model.inventory import PowerState
 from blockferry.model.observation import MISSING, NvramView, Observation, Side
-from blockferry.model.plan import NvramPlan
-from blockferry.model.record import Outcome, Record, Wanted
+from blockferry.model.plan import Hold, NvramPlan
+from blockferry.model.record import Held, Outcome, Record, Wanted
 
 OLD, NEW, ELSEWHERE = Side.SOURCE, Side.DESTINATION, Side.ELSEWHERE
 RUNNING, OFF, ABSENT = PowerState.RUNNING, PowerState.OFF, PowerState.ABSENT
@@ -65,7 +65,7 @@ FRESH = Record(following=True)
     ],
 )
 def test_what_comes_next(what: Observation, action: act.Action) -> None:
-    assert follow(what) == action
+    assert follow(PLAN, what) == action
     assert decide(PLAN, what) == action
 
 
@@ -166,7 +166,7 @@ def test_the_newest_variables_are_never_lost(events: list[str]) -> None:
     coming = iter(events)
     turns = 0
     while world.record.outcome is None:
-        action = follow(world.look())
+        action = follow(PLAN, world.look())
         world.unlooked = isinstance(action, act.PointNvram) and not action.back
         for _ in world.effects(action):
             event = next(coming, "")
@@ -183,3 +183,379 @@ def test_the_newest_variables_are_never_lost(events: list[str]) -> None:
     if not world.stale:
         world.happens("start")
         assert world.held[world.running_on or world.config] == world.newest
+
+
+# ---------------------------------------------------------------- --firmware now
+
+NOW = replace(PLAN, nvram=NvramPlan("/a/vars", "/b/vars", 1, Hold("/save/web01.save", 1, 1.0, 3.0)))
+PAUSED, CRASHED = PowerState.PAUSED, PowerState.CRASHED
+SAVING = Record(following=True, held=Held.SAVING, held_of=1, hold_attempts=1)
+SAVED = replace(SAVING, held=Held.SAVED, held_print="i")
+MADE = replace(SAVED, nvram_copied="f", nvram_made="m")
+BROKEN = replace(MADE, hold_failed="it did not work")
+
+
+def down(saved: Side | None, config: Side, record: Record, **more: object) -> Observation:
+    return replace(seen(OFF, None, config, record, **{"saved": saved, "image_print": "i", **more}), saved=True)
+
+
+@pytest.mark.parametrize(
+    ("what", "action"),
+    [
+        # running
+        (seen(RUNNING, OLD, OLD, FRESH), act.SaveVm()),
+        (seen(PAUSED, OLD, OLD, FRESH), act.SaveVm()),
+        (seen(CRASHED, OLD, OLD, FRESH), act.NotNow("its guest has crashed")),
+        (seen(RUNNING, OLD, OLD, FRESH, busy="backup"), act.NotNow("it is busy: backup")),
+        (seen(RUNNING, OLD, OLD, FRESH, image=True), act.NotNow),
+        (seen(RUNNING, OLD, OLD, replace(FRESH, hold_attempts=HOLD_ATTEMPTS)), act.NotNow),
+        (seen(RUNNING, OLD, OLD, replace(FRESH, hold_failed="no room")), act.AwaitPowerOff()),
+        (seen(RUNNING, OLD, OLD, replace(FRESH, wanted=Wanted.CANCEL)), act.LeaveNvram("it was cancelled")),
+        (down(OLD, OLD, FRESH), act.AwaitPowerOff()),  # saved by its owner
+        # the save was announced
+        (seen(RUNNING, OLD, OLD, SAVING), act.LetGo()),
+        (seen(PAUSED, OLD, OLD, SAVING, busy="save"), act.Await("firmware", 0.1)),
+        (seen(PAUSED, OLD, OLD, SAVING, image=True), act.LetGo()),
+        (seen(OFF, None, OLD, SAVING), act.LetGo()),
+        (seen(ABSENT, None, None, SAVING), act.LetGo()),
+        (down(OLD, OLD, SAVING), act.NoteSaved()),
+        # it is down
+        (down(OLD, OLD, SAVED), act.CopyNvram()),
+        (down(OLD, OLD, replace(SAVED, wanted=Wanted.CANCEL)), act.RestoreVm(new=False)),
+        (down(OLD, OLD, replace(SAVED, hold_failed="x")), act.RestoreVm(new=False)),
+        (down(OLD, OLD, SAVED, image_print="another"), act.LetGo()),
+        (down(OLD, ELSEWHERE, SAVED), act.RestoreVm(new=False)),
+        (down(ELSEWHERE, OLD, MADE), act.RestoreVm(new=False)),
+        (down(OLD, NEW, MADE), act.RestoreVm(new=False)),
+        (down(NEW, NEW, MADE), act.RestoreVm(new=False)),
+        (down(OLD, OLD, MADE), act.RestoreVm(new=True)),
+        (down(OLD, OLD, MADE, fingerprint="written"), act.CopyNvram()),
+        (down(OLD, OLD, MADE, made="touched"), act.NotNow),
+        (down(OLD, OLD, MADE, made=MISSING), act.CopyNvram()),
+        (down(OLD, OLD, BROKEN), act.RestoreVm(new=False)),
+        # restored
+        (seen(PAUSED, NEW, NEW, MADE), act.LetGo()),
+        (seen(PAUSED, NEW, NEW, MADE, busy="starting up"), act.Await("firmware", 0.1)),
+        (seen(RUNNING, OLD, OLD, replace(MADE, held=Held.NONE)), act.SaveVm()),
+        (seen(RUNNING, OLD, OLD, replace(BROKEN, held=Held.NONE)), act.AwaitPowerOff()),
+        (seen(RUNNING, NEW, NEW, replace(MADE, held=Held.NONE)), act.ReleaseNvram()),
+    ],
+)
+def test_what_comes_next_at_once(what: Observation, action: act.Action | type[act.Action]) -> None:
+    found = decide(NOW, what)
+    assert found == action if not isinstance(action, type) else isinstance(found, action)
+
+
+@dataclass
+class Host:
+    """A small host on which a VM is saved and restored; `memory` counts what the guest has done.
+
+    Memory is in QEMU, in the image, or lost. It is lost only when somebody asks for that in so many words, or by a
+    power loss before the image was synced; and a VM that we saved is up again whenever nobody holds it any more.
+    """
+
+    qemu: int | None = 1  # the guest's memory, while there is a QEMU
+    running: bool = True
+    uses: Side = OLD
+    image: tuple[int, Side, bool] | None = None  # memory, the file it names, whether the guest ran
+    image_synced: bool = False
+    image_gone_for_good: bool = True  # its removal has reached the disk
+    ghost: tuple[int, Side, bool] | None = None  # what a power loss would bring back
+    loaded: bool = False  # restored, and not run since
+    ours: bool = False  # the image is of our making
+    prints: int = 0
+    config: Side = OLD
+    held: dict[Side, int] = field(default_factory=lambda: {OLD: 1, NEW: 0})
+    newest: int = 1
+    incarnation: int = 1
+    done: int = 1  # what the guest has done in all
+    given_up: bool = False  # its memory, by somebody's will or a power loss
+    owner_stopped: bool = False
+    record: Record = FRESH
+    refuse: set[str] = field(default_factory=set)
+    guard: bool = False
+    stale: bool = False
+    unlooked: bool = False
+    pauses: int = 0
+
+    def look(self) -> Observation:
+        off = self.qemu is None
+        view = NvramView(
+            None if off else self.uses,
+            self.config,
+            saved=self.image[1] if off and self.image else None,
+            fingerprint=self.fingerprint(OLD) if off else "",
+            made=self.fingerprint(NEW) if off else "",
+            image=not off and self.image is not None,
+            image_print=str(self.prints) if off and self.image else "",
+        )
+        state = OFF if off else RUNNING if self.running else PAUSED
+        return Observation(
+            state, True, (), self.record, incarnation=self.incarnation, nvram=view, saved=off and self.image is not None
+        )
+
+    def fingerprint(self, side: Side) -> str:
+        return str(self.held[side]) if self.held[side] else MISSING
+
+    def note(self, **more: object) -> None:
+        self.record = replace(self.record, **more)  # type: ignore[arg-type]
+
+    # ------------------------------------------------------------ what libvirt does
+
+    def start(self, *, stopped: bool = False, new: bool = False) -> None:
+        """As `virsh start`: from the image if there is one, else it boots. `new`: as ours, with the new file."""
+        if self.qemu is not None:
+            return
+        if not stopped:
+            self.ghost = None  # somebody's `virsh start`: what libvirt does then is not ours to mend
+        if self.image is not None:
+            if new and "restore" in self.refuse:
+                return
+            memory, side, ran = self.image
+            side = NEW if new else side
+            assert self.held[side], "it was restored on variables that are not there: they are wiped"
+            assert memory == self.done, "it was restored from an old memory"
+            assert self.held[side] == self.newest or self.stale, "it was restored with old variables"
+            if stopped and not new:
+                self.ghost, self.image_gone_for_good = self.image, False
+            self.qemu, self.uses, self.running = memory, side, ran and not stopped
+            self.image = self.image if new else None
+        else:
+            assert self.given_up, "it was booted although it had a memory"
+            # Its life on the new file began and ended in the moment between two writes; nobody could look.
+            self.stale = self.stale or (self.unlooked and self.held[self.config] < self.newest)
+            assert self.held[self.config] == self.newest or self.stale, "it was booted with old variables"
+            self.qemu, self.uses, self.running = self.done, self.config, not stopped
+        self.incarnation += 1
+        self.loaded = self.qemu is not None and stopped
+
+    def guest(self) -> None:
+        if self.qemu is None or not self.running:
+            return
+        assert self.image is None, "the guest runs, and a memory of it that is older stays behind"
+        assert self.image_gone_for_good or self.ghost is None, "the guest runs, and a power loss brings its memory back"
+        self.done += 1
+        self.qemu = self.done
+
+    def _save(self, ours: bool) -> None:
+        assert self.qemu is not None
+        self.image, self.image_synced, self.qemu = (self.qemu, self.uses, self.running), not ours, None
+        self.prints += 1
+        self.ours = ours
+        self.sync()
+
+    def forget(self) -> None:
+        self.ghost, self.image, self.image_gone_for_good = self.image, None, False
+
+    def sync(self) -> None:
+        self.image_gone_for_good, self.ghost = True, None
+
+    # ------------------------------------------------------------ what happens
+
+    def happens(self, event: str) -> None:
+        if event == "guest":
+            self.guest()
+        elif event == "variables" and self.qemu is not None and self.running:
+            self.newest += 1
+            self.held[self.uses] = self.newest
+        elif event == "start":
+            self.start()
+        elif event == "power off" and self.qemu is not None:
+            self.qemu, self.given_up = None, True
+        elif event == "discard" and self.qemu is None and self.image is not None:
+            self.given_up = True
+            self.forget()
+            self.sync()
+        elif event == "owner pauses" and self.qemu is not None and self.record.held is Held.NONE:
+            self.running = False
+        elif event == "libvirtd anew" and self.qemu is None:
+            self.incarnation = 0  # its ids begin anew when no VM runs
+        elif event == "power loss":
+            self.power_loss()
+        elif event == "owner saves" and self.qemu is not None:
+            self._save(ours=False)
+        elif event == "cancel":
+            self.record = replace(self.record, wanted=Wanted.CANCEL)
+        elif event == "restore refused":
+            self.refuse.add("restore")
+        elif event == "copy refused":
+            self.refuse.add("copy")
+
+    def power_loss(self) -> None:
+        if not self.image_gone_for_good and self.ghost is not None and self.qemu is not None:
+            assert self.qemu == self.ghost[0], (
+                "after a power loss a memory would come back that is older than the disks"
+            )
+            self.image, self.image_synced = self.ghost, True
+        elif self.qemu is not None or (self.image is not None and not self.image_synced):
+            self.given_up, self.image = True, None
+        self.qemu, self.guard, self.ghost = None, False, None
+
+    def guard_acts(self) -> None:
+        """engine/letting_go.py, until there is nothing left to do."""
+        if not self.guard:
+            return
+        self.guard = False
+        if self.qemu is None and self.image is not None:
+            self.start(stopped=True)
+            if self.qemu is None:
+                return  # refused: it goes on trying
+        for _ in self.let_go() if self.qemu is not None else ():
+            pass
+
+    def let_go(self) -> Iterator[None]:
+        restored = self.record.held is Held.SAVED or self.incarnation != self.record.held_of or self.loaded
+        if self.image is not None:
+            self.forget()
+        yield
+        self.sync()
+        yield
+        if self.qemu is not None:
+            self.config = self.uses
+        yield
+        if restored and self.record.held_running and self.qemu is not None:
+            self.running, self.loaded = True, False
+
+    # ------------------------------------------------------------ as engine/holding.py and engine/firmware.py
+
+    def effects(self, action: act.Action, before: Observation) -> Iterator[None]:
+        record = before.record
+        match action:
+            case act.SaveVm():
+                self.guard = True
+                more = {"held_of": self.incarnation, "held_running": self.running, "held_print": ""}
+                self.note(held=Held.SAVING, hold_attempts=record.hold_attempts + 1, **more)
+                yield
+                if self.qemu is not None:
+                    self.pauses += 1
+                    self._save(ours=True)
+                yield
+            case act.NoteSaved():
+                self.guard = True
+                self.image_synced = True
+                yield
+                self.note(held=Held.SAVED, held_print=str(self.prints))
+            case act.CopyNvram():
+                was = self.held[OLD]
+                self.note(nvram_copied="", created=("/b/vars",))
+                yield
+                if "copy" in self.refuse and self.record.held is not Held.NONE:
+                    self.refuse.discard("copy")
+                    self.note(hold_failed="the copy failed")
+                    return
+                if self.qemu is None or self.uses is not NEW:
+                    self.held[NEW] = self.held[OLD]
+                yield
+                if self.held[OLD] == was:
+                    self.note(nvram_copied=str(was), nvram_made=str(self.held[NEW]))
+            case act.PointNvram(back=True):
+                self.config = OLD
+                yield
+                self.note(nvram_copied="")
+            case act.PointNvram():
+                self.config = NEW
+                yield
+            case act.RestoreVm(new):
+                yield
+                if new and (str(self.prints) != record.held_print or self.fingerprint(OLD) != record.nvram_copied):
+                    return
+                if self.qemu is None and self.image is not None:
+                    self.start(stopped=True, new=new)
+                    if self.qemu is None:
+                        self.note(hold_failed="it cannot be restored")
+                yield
+            case act.LetGo():
+                if self.qemu is not None:
+                    yield from self.let_go()
+                yield
+                self.guard = False
+                self.note(held=Held.NONE)
+            case act.NotNow(why):
+                self.note(hold_failed=why)
+                yield
+            case act.ReleaseNvram():
+                if str(self.held[OLD]) == self.record.nvram_copied and self.qemu is not None and self.uses is NEW:
+                    self.held[OLD] = 0
+                yield
+                self.note(released=(RELEASED,))
+            case act.LeaveNvram():
+                yield
+                self.note(released=(RELEASED,))
+            case act.Finish(outcome):
+                self.note(outcome=outcome)
+            case act.AwaitPowerOff() | act.Await():
+                pass
+            case _:
+                raise AssertionError(f"{action} is not expected here")
+
+
+HAPPENS: dict[str, tuple[str, ...]] = {
+    **{one: (one,) for one in ("kill", "kill, the guard too", "start", "power off", "discard", "power loss", "cancel")},
+    **{one: (one,) for one in ("owner pauses", "restore refused", "copy refused", "libvirtd anew")},
+    "lives": ("start", "guest", "variables"),
+    "lives and ends": ("start", "variables", "power off"),
+    "another life": ("start", "variables", "power off", "start", "variables"),
+    "power loss, and again": ("power loss", "start", "guest", "power loss"),
+    "saved by its owner": ("start", "variables", "owner saves"),
+    "discarded, and used": ("discard", "start", "variables", "power off"),
+}
+MOMENTS = st.tuples(st.integers(0, 24), st.sampled_from(sorted(HAPPENS)))
+
+
+@settings(max_examples=2500)
+@given(st.lists(MOMENTS, max_size=4))
+def test_a_vm_that_is_held_goes_on_from_its_memory(moments: list[tuple[int, str]]) -> None:
+    host, moment = Host(), 0
+    for _turn in range(80):
+        if host.record.outcome is not None:
+            break
+        before = host.look()
+        action = follow(NOW, before)
+        killed = False
+        host.unlooked = isinstance(action, act.PointNvram)
+        for _ in host.effects(action, before):
+            coming = [event for at, one in moments if at == moment for event in HAPPENS[one]]
+            moment += 1
+            for event in coming:
+                killed = killed or event.startswith("kill") or event == "power loss"
+                host.guard = host.guard and event != "kill, the guard too"
+                if event == "kill":
+                    host.guard_acts()
+                host.happens(event)
+                assert host.newest in host.held.values(), "the newest variables are gone"
+            if killed:
+                break
+        if isinstance(action, act.AwaitPowerOff):
+            assert host.record.held is Held.NONE
+            assert host.qemu is not None or not host.ours, "it is left in a saved state of ours"
+            host.happens("start")
+            host.happens("power off")
+        host.guest()
+    else:
+        raise AssertionError(f"it does not end: {action}")
+    assert host.pauses <= HOLD_ATTEMPTS
+    assert host.image is None or not host.ours, "it is left in a saved state of ours"
+    host.start()
+    assert host.held[host.uses] == host.newest or host.stale
+
+
+def test_undisturbed_it_is_held_once_and_runs_on_the_new_file() -> None:
+    host = Host()
+    actions = []
+    while host.record.outcome is None:
+        before = host.look()
+        actions.append(follow(NOW, before))
+        for _ in host.effects(actions[-1], before):
+            host.guest()
+    assert [type(one).__name__ for one in actions] == [
+        *(
+            "SaveVm",
+            "NoteSaved",
+            "CopyNvram",
+            "RestoreVm",
+            "LetGo",
+            "ReleaseNvram",
+            "Finish",
+        ),
+    ]
+    assert (host.uses, host.config, host.running, host.pauses) == (NEW, NEW, True, 1)

@@ -75,6 +75,9 @@ def plan(out: Out, plan: Plan, estimates: tuple[DiskEstimate, ...] = ()) -> None
         pairs.append(("home", home))
     if plan.nvram is not None:
         when_ = ["when it has been powered off"] if plan.was.active else []
+        if plan.nvram.now is not None:
+            hold = plan.nvram.now
+            when_ = [f"at once: stands still for up to about {format_duration(hold.expected_s)}, saved to {hold.image}"]
         pairs.append(("firmware", [f"UEFI variables: {plan.nvram.source} -> {plan.nvram.dest}", *when_]))
     if plan.vtpm is not None:
         pairs.append(("vtpm", f"{plan.vtpm}, which is the host's and stays"))
@@ -138,6 +141,11 @@ def report(out: Out, summary: MoveSummary) -> None:
     if done.checkpoint_stall_s is not None:
         stall = format_duration(done.checkpoint_stall_s)
         pairs.append(("checkpoints", f"suspended for at most {stall}, so that what was copied outlives QEMU"))
+    if done.firmware_stall_s is not None:
+        stall = format_duration(done.firmware_stall_s)
+        pairs.append(("firmware", f"the VM was saved and restored, and stood still for {stall}"))
+    if summary.record.hold_failed:
+        pairs.append(("firmware", f"the UEFI variables did not move at once: {summary.record.hold_failed}"))
     if done.phases:
         times = ", ".join(f"{phase} {format_duration(seconds)}" for phase, seconds in done.phases.items())
         pairs.append(("times", times))
@@ -171,7 +179,7 @@ def headline(summary: MoveSummary) -> Text:
             words = (f"The move of {summary.plan.vm} was cancelled{took and ' after' + took[3:]}.", "bold yellow")
         case Outcome.FAILED:
             words = (f"The move of {summary.plan.vm} failed{took and ' after' + took[3:]}.", "bold red")
-        case None if summary.record.following:
+        case None if summary.state == "waiting":
             text = f"{summary.plan.vm} was moved to {destination(summary.plan)}{took}; {FOLLOWS}."
             words = (text, "bold green")
         case None:

@@ -19,7 +19,7 @@ from types import FrameType
 
 from blockferry.cli import display, follow, ports
 from blockferry.cli.app import App
-from blockferry.errors import Interrupted, MoveBusy
+from blockferry.errors import BlockferryError, Interrupted, MoveBusy
 from blockferry.model.summary import MoveSummary
 
 TICK_S = 0.1
@@ -149,6 +149,8 @@ def _attend(
             continue
         story.tell(latest)
         show.update(latest)
+    with contextlib.suppress(BlockferryError):  # the worker has its own word on a journal that is gone
+        story.tell_new(service.show(summary.id)[1])
 
 
 def _interrupted(

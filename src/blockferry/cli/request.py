@@ -77,7 +77,7 @@ def request_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 type=click.Choice([item.value for item in Firmware]),
                 default=Firmware.NEXT_BOOT.value,
                 help="UEFI variables of a running VM: follow once it has been powered off (next-boot, the default), "
-                "or stay (leave).",
+                "move at once with the VM saved and restored (now), or stay (leave).",
             ),
             click.option(
                 "--bandwidth", type=types.Rate(), help="Limit for all disks together, like 200MiB/s; 0: none."

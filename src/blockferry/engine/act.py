@@ -8,7 +8,7 @@ import time
 from dataclasses import replace
 from typing import assert_never
 
-from blockferry.engine import cloning, firmware, footing, layering, making, release, throttle, trim, verify
+from blockferry.engine import cloning, firmware, footing, holding, layering, making, release, throttle, trim, verify
 from blockferry.engine.context import Context
 from blockferry.engine.observe import layer_print
 from blockferry.engine.points import point
@@ -131,9 +131,21 @@ def perform(context: Context, action: act.Action, seen: Observation) -> None:
         case act.Settle():
             making.settle(context, action.target, seen)
         case act.CopyNvram():
-            firmware.copy_nvram(context, seen)
+            with holding.or_back(context, seen):
+                firmware.copy_nvram(context, seen)
         case act.PointNvram():
             firmware.point_nvram(context, action, seen)
+        case act.SaveVm():
+            holding.save_vm(context, seen)
+        case act.NoteSaved():
+            holding.note_saved(context, seen)
+        case act.RestoreVm():
+            with holding.or_back(context, seen):
+                holding.restore_vm(context, action, seen.record)
+        case act.LetGo():
+            holding.let_go(context, seen)
+        case act.NotNow():
+            holding.not_now(context, action.why, seen.record)
         case act.ReleaseNvram():
             firmware.release_nvram(context, seen)
         case act.LeaveNvram():

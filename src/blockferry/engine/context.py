@@ -51,6 +51,7 @@ class Context:
     applied: dict[str, int] = field(default_factory=dict)  # target -> bandwidth set on its job
 
     pacer: Pacer | None = None  # only where the guest's writes have a contract
+    noted: Record | None = None  # the record as this process has written it last
     throttle_seen_at: float = 0.0  # monotonic seconds: when the guest's limits were last looked at
 
     @property

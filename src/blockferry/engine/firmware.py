@@ -5,7 +5,7 @@ from __future__ import annotations
 import posixpath
 from dataclasses import replace
 
-from blockferry.engine import making, proof, release
+from blockferry.engine import footing, making, proof, release
 from blockferry.engine.context import Context
 from blockferry.engine.observe import fingerprint
 from blockferry.engine.points import point
@@ -21,12 +21,19 @@ from blockferry.model.record import Record
 def copy_nvram(context: Context, seen: Observation) -> None:
     """Copy the file. Its fingerprint is taken before and after: a start meanwhile makes the copy void."""
     plan = _plan(context)
+    footing.check(context, seen.record.mounts)
     before = fingerprint(context.runner, plan.source)
-    record = making.make_home(context, replace(seen.record, nvram_copied=""), posixpath.dirname(plan.dest))
+    record = seen.record
+    if record.nvram_copied:
+        record = replace(record, nvram_copied="")
+        context.note(record)  # before: what is half replaced must not count as copied
+    record = making.make_home(context, record, posixpath.dirname(plan.dest))
     record = making.name_paths(context, record, plan.dest)
     making.mark_file(context, plan.dest)
     point("nvram-named")
     files.copy_file(context.runner, plan.source, plan.dest)
+    if not files.same_content(context.runner, plan.source, plan.dest):
+        raise CopyIncomplete("nvram", f"{plan.dest} does not hold what {plan.source} holds")
     if fingerprint(context.runner, plan.source) != before:
         raise CopyIncomplete("nvram", f"{plan.source} was written to while it was copied")
     point("nvram-copied")

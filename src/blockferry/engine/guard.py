@@ -7,6 +7,9 @@ each disk is whole on the side that its XML names, and a job that is not pivoted
 
 It also puts back the limits of disks whose writes we slow, when its parent has gone without doing so.
 
+And it lets a VM go that is held in a saved state (`--firmware now`), from its memory and never by booting it; for
+that it stays, whatever it takes, also while libvirtd is away.
+
 Run as `python -m blockferry.engine.guard URI UUID NAME`; it talks over its standard input and output.
 """
 
@@ -19,15 +22,31 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from types import TracebackType
 
+from blockferry.engine import letting_go
 from blockferry.errors import BlockferryError, HostUnreachable
 from blockferry.hypervisor.connection import Connection
 from blockferry.hypervisor.control import Control
+from blockferry.images.runner import Runner, runner_for
 
 PATIENCE_S = 20.0
 """How long the guard's process may take to connect."""
+
+GOODBYE_S = 60.0
+"""How long one who leaves waits for the guard, which may have a VM to let go."""
+
+HOLD_S = 30.0
+"""A VM that is seen down twice, so far apart, without a word from the parent, is let go: the parent is frozen."""
+
+LINGER_S = 5.0
+"""A dead parent's last call may still be on its way to libvirtd: for so long the VM has to be seen running."""
+
+RETRY_S = 2.0
+RETRIES = 1800
+"""For an hour; then only libvirt's own start can help."""
 
 
 class Guard:
@@ -51,7 +70,8 @@ class Guard:
         if self._process is not None and self._process.stdin is not None:
             self._process.stdin.close()
             self._process.stdout.close() if self._process.stdout else None
-            self._process.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired):  # then it goes on by itself
+                self._process.wait(GOODBYE_S)
             self._process = None
 
     def prepare(self) -> None:
@@ -69,10 +89,21 @@ class Guard:
 
     def arm(self, seconds: float) -> bool:
         """Have the VM resumed if we are not back within `seconds`. False: no guard could be had."""
+        return self._sure(f"arm {seconds}")
+
+    def hold(self, running: bool, incarnation: int, image: str, files: tuple[str, str]) -> bool:
+        """Have the VM let go of its saved state if we die, or are not heard of again. False: no guard could be had.
+
+        `running`: its guest ran before; `incarnation`: libvirt's domain id then; `image`: where its memory is;
+        `files`: its old and its new UEFI variables. To be repeated while it lasts.
+        """
+        return self._sure(f"hold {json.dumps([running, incarnation, image, files])}")
+
+    def _sure(self, words: str) -> bool:
         for _attempt in range(2):
             self.prepare()
             self._tell_limits()
-            if self._say(f"arm {seconds}"):
+            if self._say(words):
                 return True
             if self._process is not None:
                 self._process.kill()
@@ -118,26 +149,37 @@ def stand_guard(uri: str, uuid: str, name: str) -> None:
     for one in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(one, signal.SIG_IGN)
     control = Control(Connection(uri), uuid, name)
+    runner = runner_for(uri)
     armed: float | None = None
+    held: letting_go.Before | None = None
+    seen_down = False
     limits: dict[str, dict[str, int | str]] = {}
     buffer = b""
     while True:
-        ready, _, _ = select.select([0], [], [], armed)
+        ready, _, _ = select.select([0], [], [], HOLD_S if held is not None else armed)
         data = os.read(0, 4096) if ready else None
         if not data:  # the parent is gone, or the time is up
             if armed is not None:
                 _resume(control)
             armed = None
             if data is None:
+                if held is not None:
+                    seen_down = _look_after(control, runner, held, seen_down)
                 continue
+            if held is not None:
+                _let_go(control, runner, held)
             _put_back(control, limits)
             return
+        seen_down = False
         buffer += data
         *lines, buffer = buffer.split(b"\n")
         for line in lines:
             if line.startswith(b"limits "):
                 limits = json.loads(line.removeprefix(b"limits "))
+            elif line.startswith(b"hold "):
+                held = letting_go.Before(*json.loads(line.removeprefix(b"hold ")))
             else:
+                held = None
                 armed = float(line.split()[1]) if line.startswith(b"arm ") else None
             os.write(1, b"ok\n")
 
@@ -153,6 +195,47 @@ def _resume(control: Control) -> None:
                 continue
         else:
             return
+
+
+def _look_after(control: Control, runner: Runner, held: letting_go.Before, seen_down: bool) -> bool:
+    """The parent lives and is silent. Let the VM go once it was down the last time, too; whether it is down now."""
+    try:
+        view = control.look((), closely=True)
+        if view.state.active or not view.saved:
+            return False
+        if seen_down:
+            letting_go.step(control, runner, held, True)
+            letting_go.step(control, runner, held, True)
+    except BlockferryError:
+        _connect(control)
+    return True
+
+
+def _let_go(control: Control, runner: Runner, held: letting_go.Before) -> None:
+    """The parent is gone: until the VM goes on as before it was saved."""
+    up_since: float | None = None
+    was_down = False
+    for _attempt in range(RETRIES):
+        try:
+            done = letting_go.step(control, runner, held, was_down)
+            was_down = was_down or done is letting_go.Step.DOWN
+            if done is letting_go.Step.OVER:
+                return
+            up_since = (up_since or time.monotonic()) if done is letting_go.Step.UP else None
+            if up_since is not None and time.monotonic() - up_since > LINGER_S:
+                return
+            if done is letting_go.Step.UP:
+                time.sleep(0.2)
+        except BlockferryError:
+            up_since = None
+            _connect(control)
+            time.sleep(RETRY_S)
+
+
+def _connect(control: Control) -> None:
+    with contextlib.suppress(BlockferryError):
+        if not control.connection.alive:
+            control.connection = Connection(control.connection.uri)
 
 
 def _put_back(control: Control, limits: Mapping[str, Mapping[str, int | str]]) -> None:

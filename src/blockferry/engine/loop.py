@@ -28,6 +28,7 @@ from blockferry.hypervisor.events import Watch
 from blockferry.images import users
 from blockferry.images.copying import Stopped
 from blockferry.model import action as act
+from blockferry.model import firmware
 from blockferry.model.decide import decide
 from blockferry.model.observation import Observation, Side
 from blockferry.model.record import Outcome, Record
@@ -91,7 +92,7 @@ class Loop:
 
         def note(record: Record) -> None:
             write(record)
-            self._known = record
+            self._known = self.context.noted = record
 
         self.context.note = note
 
@@ -101,13 +102,18 @@ class Loop:
         self.context.last_view = lambda: observer.last
         try:
             while True:
-                if self.context.stop.is_set() and self.context.memory.suspended_at is None:
+                if self.context.stop.is_set() and not self._holds_the_vm():
                     raise Interrupted("The move is left as it is; `blockferry resume` goes on with it.")
                 outcome = self._step(observer)
                 if outcome is not None:
                     return outcome
         finally:
             self._unsubscribe()
+
+    def _holds_the_vm(self) -> bool:
+        """Whether it stands still by our doing. A host that cannot be reached is left to the guard."""
+        memory = self.context.memory
+        return memory.suspended_at is not None or (memory.held and self.tries == 0)
 
     def _step(self, observer: Observer) -> Outcome | None:
         context = self.context
@@ -207,11 +213,12 @@ class Loop:
         """Only the UEFI variables are left. What was done so far is reported now: the rest may take weeks."""
         seconds = max(0.0, time.time() - self.began_at)
         self.follow(replace(seen.record, following=True), self._report(Outcome.MOVED, seconds, seen.record))
-        if seen.state.active:
+        waits = seen.state.active and not firmware.still_now(self.context.plan, seen.record)
+        if waits:
             self.context.tell(
                 "phase", f"the UEFI variables of {self.context.plan.vm} follow once it has been powered off"
             )
-        note = "waits until the VM has been powered off" if seen.state.active else ""
+        note = "waits until the VM has been powered off" if waits else ""
         self.publish(showing.progress(self.context, seen, "firmware", note))
         point("following")
 
@@ -220,7 +227,8 @@ class Loop:
         before = self.earlier
         if before is None:
             return report
-        return replace(before, sources=(*before.sources, *report.sources), notes=(*before.notes, *report.notes))
+        sources, notes = (*before.sources, *report.sources), (*before.notes, *report.notes)
+        return replace(before, sources=sources, notes=notes, firmware_stall_s=report.firmware_stall_s)
 
     def _park(self, problem: str) -> None:
         self.context.tell("error", problem)

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field, replace
 from blockferry.hypervisor.control import Control, DomainView
 from blockferry.images import files
 from blockferry.images.runner import Runner
-from blockferry.model import layers
+from blockferry.model import firmware, layers
 from blockferry.model.convergence import FREED, Divergence, assess
 from blockferry.model.inventory import Disk, DiskSource, PowerState
 from blockferry.model.observation import MISSING, DiskView, Job, NvramView, Observation, Side
 from blockferry.model.passes import CopyProgress
 from blockferry.model.plan import DiskPlan, NvramPlan, Plan
-from blockferry.model.record import Layer, Record, Stage
+from blockferry.model.record import Held, Layer, Record, Stage
 
 
 @dataclass
@@ -29,6 +29,8 @@ class Memory:
     pivot_failures: int = 0
     view_tried: bool = False
     view_taken: bool = False  # and it was: known to be of the instant of the switch
+    held: bool = False  # the VM is saved, by us
+    holds_it: bool = False  # by this process, or is about to be
     just_seen: DomainView | None = None  # a look that an effect has just taken: good for one observation
 
 
@@ -56,7 +58,8 @@ class Observer:
             memory.suspended_at = None
             view = None
         if view is None:
-            view = control.look(self._targets)
+            closely = record.following and firmware.still_now(self.plan, record)
+            view = control.look(self._targets, closely=closely)
         self.last = view
         return self.interpret(view, record, memory, now_s)
 
@@ -75,6 +78,7 @@ class Observer:
         if view.state is PowerState.RUNNING and record.suspended and memory.suspended_at is None:
             # The guard (or somebody else) let the VM run on; a pause from now on is not ours.
             record = replace(record, suspended=False)
+        memory.held = view.saved and record.held is not Held.NONE
         unflushed = self._unflushed(disks, memory)
         if memory.checkpoint_at is None and unflushed:
             memory.checkpoint_at = now_s
@@ -95,7 +99,7 @@ class Observer:
             diverging=() if mirrored(self.plan, record) else self._diverging(disks, record, memory),
             unflushed=unflushed,
             unflushed_s=0.0 if memory.checkpoint_at is None else now_s - memory.checkpoint_at,
-            nvram=self._nvram(view),
+            nvram=self._nvram(view, record),
             saved=view.saved,
             flushed=memory.flushed_at is not None and now_s - memory.flushed_at < FLUSH_HOLDS_S,
         )
@@ -181,7 +185,7 @@ class Observer:
             return ""
         return layer_print(self._runner, disk, at_source)
 
-    def _nvram(self, view: DomainView) -> NvramView | None:
+    def _nvram(self, view: DomainView, record: Record) -> NvramView | None:
         plan = self.plan.nvram
         if plan is None:
             return None
@@ -192,6 +196,9 @@ class Observer:
             saved=_nvram_side(plan, view.saved_nvram) if view.saved else None,
             fingerprint=fingerprint(self._runner, plan.source) if off else "",
             made=fingerprint(self._runner, plan.dest) if off else "",
+            busy=view.busy,
+            image=view.image,
+            image_print=image_print(self._runner, plan) if view.saved and record.held is not Held.NONE else "",
         )
 
     def _media(self, view: DomainView) -> tuple[str, ...]:
@@ -236,6 +243,12 @@ def fingerprint(runner: Runner, path: str) -> str:
     if found is None:
         return MISSING
     return f"{found.device}:{found.inode}:{found.size}:{found.mtime_ns}"
+
+
+def image_print(runner: Runner, plan: NvramPlan) -> str:
+    """Which file the saved memory of the VM is in; what it names may be changed, its length stays."""
+    found = files.stat_one(runner, plan.now.image) if plan.now is not None else None
+    return MISSING if found is None else f"{found.device}:{found.inode}:{found.size}"
 
 
 def mirrored(plan: Plan, record: Record) -> bool:

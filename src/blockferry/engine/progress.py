@@ -32,6 +32,7 @@ _PHASES: tuple[tuple[str, tuple[type, ...]], ...] = (
     ("verify", (act.Verify, act.EndView)),
     ("clean up", (act.WriteSnapshots, act.MoveMedium, act.Settle, act.ReleaseSource, act.ReleaseHome)),
     ("firmware", (act.Follow, act.AwaitPowerOff, act.CopyNvram, act.PointNvram, act.ReleaseNvram, act.LeaveNvram)),
+    ("firmware", (act.SaveVm, act.NoteSaved, act.RestoreVm, act.LetGo, act.NotNow)),
     ("roll back", (act.Fail, act.AbortCopy, act.RevertConfig, act.RemoveDestination)),
 )
 
@@ -137,6 +138,7 @@ def report(context: Context, outcome: Outcome, seconds: float, phases: dict[str,
         switch_attempts=record.switch_attempts + 1,
         sources=tuple(context.sources),
         notes=tuple(context.notes),
+        firmware_stall_s=record.hold_s or None,
         verified=tuple(context.verdicts),
         guest=_guest(context, record),
         trimmed_bytes=None if record.trimmed is None else sum(record.trimmed.values()),

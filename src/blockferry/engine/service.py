@@ -32,7 +32,7 @@ from blockferry.errors import (
 )
 from blockferry.hypervisor import domains, pools
 from blockferry.journal import Journal, Lease, LeaseKeeper, Owner
-from blockferry.model import precheck, space, verifying
+from blockferry.model import firmware, precheck, space, verifying
 from blockferry.model.facts import Partial
 from blockferry.model.finding import Severity
 from blockferry.model.health import Diagnosis
@@ -243,7 +243,7 @@ class Service:
         self.journal.unpark(summary.id)
         plan = summary.plan
         site = self._site if plan.uri == self._site.connection.uri else Site(plan.uri)
-        live = plan.was.active and not summary.record.following
+        live = (plan.was.active and not summary.record.following) or firmware.still_now(plan, summary.record)
         with (
             contextlib.ExitStack() as stack,
             LeaseKeeper(self.journal, lease) as keeper,

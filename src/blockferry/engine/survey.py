@@ -15,9 +15,10 @@ from blockferry.images import cloning, files, qemuimg, syncing
 from blockferry.images.runner import Runner
 from blockferry.model import cloning as clones
 from blockferry.model import placement
-from blockferry.model.facts import Facts, Partial, SmallFile
+from blockferry.model.facts import Facts, Partial, SaveRoom, SmallFile
 from blockferry.model.inventory import Datastore, Disk, Image, Vm, datastore_of
-from blockferry.model.request import Method, MoveRequest, OnBreak
+from blockferry.model.request import Firmware, Method, MoveRequest, OnBreak
+from blockferry.units import MiB
 
 METADATA_ENDINGS = (".xml",)
 
@@ -113,6 +114,7 @@ def survey(
         home_source=home_source,
         home_files=home_files,
         snapshots=domains.snapshots(connection, vm.name),
+        save_room=_save_room(runner) if request.firmware is Firmware.NOW and vm.nvram and vm.state.active else None,
         other_move=other_move,
         compare_problem=(syncing.problem(runner) if request.verify or left or _wants_to_go_on(request) else None),
         partials=_partials(runner, left, stats),
@@ -175,6 +177,22 @@ def _source_free(runner: Runner, vm: Vm) -> dict[str, int]:
             except BlockferryError:
                 continue  # other findings say what is wrong with it
     return found
+
+
+SAVE_DIRECTORY = "/var/lib/libvirt/qemu/save"
+"""Where libvirt's system instance keeps managed save images; no setting changes it."""
+
+TRIAL = 128 * MiB
+
+
+def _save_room(runner: Runner) -> SaveRoom:
+    """Room and speed of the place for saved states: a file is written there, synced, and gone again."""
+    try:
+        free = files.free_bytes(runner, SAVE_DIRECTORY)
+        rate = files.write_rate(runner, SAVE_DIRECTORY, min(TRIAL, free // 4)) if free else 1.0
+    except HostCommandFailed as error:
+        return SaveRoom(SAVE_DIRECTORY, 0, 0.0, error.sentence)
+    return SaveRoom(SAVE_DIRECTORY, free, rate)
 
 
 def _home_source(vm: Vm, stores: tuple[Datastore, ...]) -> str | None:

@@ -26,6 +26,7 @@ _PAUSE_REASONS = {
     libvirt.VIR_DOMAIN_PAUSED_IOERROR: "ioerror",
     libvirt.VIR_DOMAIN_PAUSED_WATCHDOG: "watchdog",
     libvirt.VIR_DOMAIN_PAUSED_SNAPSHOT: "snapshot",
+    libvirt.VIR_DOMAIN_PAUSED_STARTING_UP: "starting up",
 }
 
 
@@ -67,8 +68,7 @@ def names_beside(connection: Connection) -> dict[str, str]:
         domains = connection.raw.listAllDomains(0)
     for domain in domains:
         try:
-            if domain.hasManagedSaveImage(0):
-                saved = domain.managedSaveGetXMLDesc(0)
+            if (saved := saved_xml(domain)) is not None:
                 found.update(dict.fromkeys(domainxml.paths(saved), f"the saved state of VM {domain.name()}"))
             for snapshot in domain.listAllSnapshots(0):
                 what = f"snapshot {snapshot.getName()} of VM {domain.name()}"
@@ -78,6 +78,21 @@ def names_beside(connection: Connection) -> dict[str, str]:
                 with connection.doing(f"describe VM {domain.name()}"):
                     raise
     return found
+
+
+def saved_xml(domain: libvirt.virDomain) -> str | None:
+    """The XML of the managed save image; None without one.
+
+    One that was broken off (libvirtd died in the save) is none: libvirt discards it at the next start.
+    """
+    if not domain.hasManagedSaveImage(0):
+        return None
+    try:
+        return str(domain.managedSaveGetXMLDesc(0))
+    except libvirt.libvirtError as error:
+        if "incomplete" in error.get_error_message():
+            return None
+        raise
 
 
 def snapshots(connection: Connection, name: str) -> tuple[Snapshot, ...]:
@@ -124,21 +139,23 @@ def _read(domain: libvirt.virDomain) -> Vm:
         config_nvram=config.nvram if config else None,
         tpm=now.tpm,
         agent=now.agent,
+        memory=domain.maxMemory() * 1024,
+        unsavable=live.unsavable if live else "",
         snapshots=tuple(sorted(snapshot.getName() for snapshot in domain.listAllSnapshots(0))),
         checkpoints=tuple(sorted(checkpoint.getName() for checkpoint in domain.listAllCheckpoints(0))),
-        job=_job(domain) if state.active else None,
+        job=job(domain) if state.active else None,
         mark=now.mark,
         mark_journal=now.mark_journal,
         pause_reason=reason,
     )
 
 
-def _job(domain: libvirt.virDomain) -> str | None:
-    """The domain job in flight (not a block job), None if there is none."""
+def job(domain: libvirt.virDomain, silent: str | None = None) -> str | None:
+    """The domain job in flight (not a block job), None if there is none; `silent` if libvirt does not say."""
     try:
         stats = domain.jobStats(0)
     except libvirt.libvirtError:
-        return None  # another job holds the domain's lock just now; the effect itself will say so
+        return silent  # another job holds the domain's lock just now; the effect itself will say so
     if stats.get("type", libvirt.VIR_DOMAIN_JOB_NONE) == libvirt.VIR_DOMAIN_JOB_NONE:
         return None
     operations = {

@@ -54,6 +54,7 @@ class ParsedDomain:
     mark: str | None
     mark_journal: str = ""
     agent: str | None = None
+    unsavable: str = ""  # a device that keeps the VM from being saved to a memory file; "" as far as can be told
 
 
 def parse(xml: str) -> ParsedDomain:
@@ -70,7 +71,23 @@ def parse(xml: str) -> ParsedDomain:
         mark=None if mark is None else mark.get("id"),
         mark_journal="" if mark is None else mark.get("journal", ""),
         agent=_agent(root),
+        unsavable=_unsavable(root),
     )
+
+
+_UNSAVABLE = (
+    ("./devices/hostdev", "a device of the host passed through"),
+    ("./devices/interface[@type='hostdev']", "a network device of the host passed through"),
+    ("./devices/interface[@type='vdpa']", "a vDPA network device"),
+    ("./devices/filesystem/driver[@type='virtiofs']", "a directory of the host shared by virtiofs"),
+    ("./devices/shmem", "memory shared with others (shmem)"),
+    ("./launchSecurity", "its memory encrypted"),
+)
+"""What libvirt 9.0 refuses to save (qemuMigrationSrcIsAllowed), or QEMU; what else they do shows when it is tried."""
+
+
+def _unsavable(root: etree._Element) -> str:
+    return next((words for path, words in _UNSAVABLE if root.find(path) is not None), "")
 
 
 def _agent(root: etree._Element) -> str | None:

@@ -200,12 +200,9 @@ def copy_file(runner: Runner, source: str, dest: str) -> bool:
         flush(runner, temporary)
         if appear(runner, temporary, dest):
             return True
-    same = runner.run(["cmp", "--silent", "--", source, dest], check=False)
     remove_file(runner, temporary)
-    if same.status == 1:
+    if not same_content(runner, source, dest):
         raise FileExists(dest)
-    if same.status != 0:
-        raise _failed(same)
     return False
 
 
@@ -217,6 +214,15 @@ def copy_head(runner: Runner, source: str, dest: str, size: int) -> None:
     absolute(source, dest)
     words = [f"if={source}", f"of={dest}", "bs=64K", f"count={size}", "iflag=count_bytes,fullblock"]
     runner.run(["dd", *words, "conv=notrunc,nocreat,fsync", "status=none"])
+
+
+def same_content(runner: Runner, one: str, other: str) -> bool:
+    """Whether two files hold the same. Raises HostCommandFailed when one cannot be read."""
+    absolute(one, other)
+    result = runner.run(["cmp", "--silent", "--", one, other], check=False)
+    if result.status not in (0, 1):
+        raise _failed(result)
+    return result.status == 0
 
 
 def remove_file(runner: Runner, path: str) -> bool:
@@ -268,6 +274,28 @@ def free_bytes(runner: Runner, directory: str) -> int:
     absolute(directory)
     blocks, size = runner.run(["stat", "-f", "--printf=%a %S", "--", directory]).stdout.split()
     return int(blocks) * int(size)
+
+
+_WRITE_RATE = """\
+set -e
+exec 3>"$1/.blockferry-trial"
+rm -f -- "$1/.blockferry-trial"
+exec dd if=/dev/zero bs=1M count="$2" conv=fsync >&3
+"""
+_COPIED = re.compile(r"(\d+) bytes .*copied, ([0-9.e+-]+) s")
+
+
+def write_rate(runner: Runner, directory: str, size: int) -> float:
+    """Bytes/s at which a file of `size` bytes is written and synced there. It has no name while it is written.
+
+    Raises HostCommandFailed.
+    """
+    absolute(directory)
+    result = runner.run(["sh", "-c", _WRITE_RATE, "sh", directory, str(max(1, size // MiB))], timeout_s=120)
+    found = _COPIED.search(result.stderr)
+    if found is None:
+        raise _failed(result)
+    return int(found[1]) / max(1e-6, float(found[2]))
 
 
 def filesystem_type(runner: Runner, path: str) -> str:

@@ -288,6 +288,35 @@ class PointNvram:
 
 
 @dataclass(frozen=True, slots=True)
+class SaveVm:
+    """Save the VM's memory to libvirt's managed save image; its QEMU ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class NoteSaved:
+    """Have that image on stable storage, and remember that its memory is safe there."""
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreVm:
+    """Load the saved VM's memory into a QEMU, still standing still. `new`: with the new UEFI variables."""
+
+    new: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LetGo:
+    """The VM is not held any more: no image of its memory stays behind, and its guest runs if it ran before."""
+
+
+@dataclass(frozen=True, slots=True)
+class NotNow:
+    """The UEFI variables do not move now, and why; they follow once the VM has been powered off."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class ReleaseNvram:
     """Prove that nothing needs the old UEFI variables, then remove or keep them as asked."""
 
@@ -375,6 +404,11 @@ Action = (
     | AwaitPowerOff
     | CopyNvram
     | PointNvram
+    | SaveVm
+    | NoteSaved
+    | RestoreVm
+    | LetGo
+    | NotNow
     | ReleaseNvram
     | LeaveNvram
     | RemoveDestination

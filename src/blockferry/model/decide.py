@@ -54,7 +54,7 @@ def _decide(plan: Plan, seen: Observation) -> act.Action:
     if seen.record.outcome is not None:
         return act.Done(seen.record.outcome)
     if seen.record.following:
-        return firmware.follow(seen)
+        return firmware.follow(plan, seen)
     if seen.state is PowerState.ABSENT:
         return _without_domain(seen)
     if any(view.ending for view in seen.disks):

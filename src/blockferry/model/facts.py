@@ -28,6 +28,16 @@ class Partial:
 
 
 @dataclass(frozen=True, slots=True)
+class SaveRoom:
+    """Where libvirt saves the memory of this host's VMs. Bytes, bytes/s."""
+
+    directory: str
+    free: int
+    rate: float  # measured just now: written and synced
+    problem: str = ""  # why that could not be looked at
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """One VM and the places around it. Sizes are bytes."""
 
@@ -51,6 +61,7 @@ class Facts:
     other_move: str | None = None
     snapshots: tuple[Snapshot, ...] = ()
     following: NvramPlan | None = None  # UEFI variables that an earlier move has yet to bring along
+    save_room: SaveRoom | None = None  # only looked at when the VM is to be saved
     access_problem: str | None = None
     compare_problem: str | None = None  # why images cannot be compared on the host; only looked at when it matters
     partials: Mapping[str, Partial] = field(default_factory=dict)  # path where we would write -> what lies there

@@ -246,6 +246,22 @@ CATALOGUE: dict[str, FindingKind] = {
             "`--firmware leave` leaves them where they are.",
         ),
         FindingKind(
+            "FIRMWARE_NOW", _W, "The VM stands still while its UEFI variables move",
+            "As asked, it is saved to a memory file when its disks are across, and restored with the variables in "
+            "their new place. Its guest notices a jump of the clock, and others that it does not answer.",
+            "`--firmware next-boot` moves them once it has been powered off.",
+        ),
+        FindingKind(
+            "FIRMWARE_NOT_NOW", _E, "The UEFI variables cannot move while the VM runs",
+            "That takes a save to a memory file and a restore, which libvirt or QEMU refuses for this VM.",
+            "`--firmware next-boot` moves them once it has been powered off.",
+        ),
+        FindingKind(
+            "FIRMWARE_NO_ROOM", _E, "There is no room for the VM's memory",
+            "libvirt saves it in a directory of its own on the host, for as long as the VM stands still.",
+            "Make room there, or use `--firmware next-boot`.",
+        ),
+        FindingKind(
             "NVRAM_STAYS", _W, "The UEFI variables stay where they are",
             "Their file belongs to the VM all the same; do not remove its datastore.",
             "",

@@ -4,24 +4,33 @@ libvirt 9 cannot point a running VM to another NVRAM file, and one that the pers
 is made from the template at the next start: the variables would be wiped (docs/firmware.md). So nothing is changed
 while the VM runs or has a saved state; once it is off the file is copied, then the XML is changed, then the old file
 goes. A start in between shows in the old file's fingerprint or in the live XML.
+
+With `--firmware now` the VM is held for that: saved to libvirt's managed save image and restored. Whatever happens
+then, it is let go again: with the new file if all went well, else with the old one, and always from its memory.
 """
 
 from __future__ import annotations
 
 from blockferry.model import action as act
 from blockferry.model.inventory import PowerState
-from blockferry.model.observation import MISSING, Observation, Side
-from blockferry.model.record import Outcome, Wanted
+from blockferry.model.observation import MISSING, NvramView, Observation, Side
+from blockferry.model.plan import Plan
+from blockferry.model.record import Held, Outcome, Record, Wanted
 
 RELEASED = "nvram"
 """In `Record.released`: the UEFI variables were dealt with, one way or the other."""
 
 CHANGED = "somebody has changed the VM's configuration meanwhile"
 
+HOLD_ATTEMPTS = 2
+"""How often the VM is held at most: each time costs its guest the whole pause."""
 
-def follow(seen: Observation) -> act.Action:
+
+def follow(plan: Plan, seen: Observation) -> act.Action:
     """The next action of a move of which only the UEFI variables are left. The VM's disks do not matter any more."""
     record, view = seen.record, seen.nvram
+    if view is not None and record.held is not Held.NONE:
+        return _held(seen, view)
     if RELEASED in record.released or view is None:
         return act.Finish(Outcome.MOVED)
     if seen.state is PowerState.ABSENT:
@@ -37,7 +46,7 @@ def follow(seen: Observation) -> act.Action:
             return act.PointNvram(back=True)
         if Side.DESTINATION in (used, view.config):
             return act.LeaveNvram(CHANGED)
-        return _left(seen) or act.AwaitPowerOff()
+        return _left(seen) or _now(plan, seen, view)
     copied = bool(record.nvram_copied) and record.nvram_copied == view.fingerprint
     if view.config is Side.DESTINATION and not record.nvram_copied:
         return act.LeaveNvram(CHANGED)
@@ -51,3 +60,57 @@ def follow(seen: Observation) -> act.Action:
 
 def _left(seen: Observation) -> act.Action | None:
     return act.LeaveNvram("it was cancelled") if seen.record.wanted is Wanted.CANCEL else None
+
+
+# ---------------------------------------------------------------- now: the VM is held for it
+
+
+def still_now(plan: Plan, record: Record) -> bool:
+    """Whether a move of which only the variables are left does something about them while the VM runs."""
+    if record.held is not Held.NONE:
+        return True
+    return plan.nvram is not None and plan.nvram.now is not None and not record.hold_failed
+
+
+def _now(plan: Plan, seen: Observation, view: NvramView) -> act.Action:
+    """The VM uses the old file, live or saved by its owner, and so does its configuration."""
+    if not still_now(plan, seen.record) or not seen.state.active:
+        return act.AwaitPowerOff()
+    if seen.state is PowerState.CRASHED:
+        return act.NotNow("its guest has crashed")
+    if view.busy:
+        return act.NotNow(f"it is busy: {view.busy}")
+    if view.image:
+        return act.NotNow("it runs, and a saved state of it is there all the same, which is not ours")
+    if seen.record.hold_attempts >= HOLD_ATTEMPTS:
+        return act.NotNow(f"{HOLD_ATTEMPTS} attempts were broken off")
+    return act.SaveVm()
+
+
+def _held(seen: Observation, view: NvramView) -> act.Action:
+    """We have saved the VM, or were about to."""
+    record = seen.record
+    if not seen.state.active:
+        foreign = record.held is Held.SAVED and view.image_print != record.held_print
+        # Not saved any more, or by somebody else since: it was let go, and has gone its way.
+        return _down(seen, view) if seen.saved and not foreign else act.LetGo()
+    return act.Await("firmware", 0.1) if view.busy else act.LetGo()
+
+
+def _down(seen: Observation, view: NvramView) -> act.Action:
+    """The VM is in the image. Every step from here is short; whatever fails, it is let go with the old file.
+
+    Image and configuration name the old file all the time: whoever starts the VM, has it go on with that.
+    """
+    record = seen.record
+    if record.held is Held.SAVING:
+        return act.NoteSaved()
+    as_it_was = view.saved is Side.SOURCE and view.config is Side.SOURCE
+    if record.hold_failed or record.wanted is Wanted.CANCEL or not as_it_was:
+        return act.RestoreVm(new=False)
+    same = view.made == record.nvram_made
+    if record.nvram_copied and not same and view.made != MISSING:
+        # It has run on the copy, and then on the old file again: somebody has to say which of them it is to have.
+        return act.NotNow("both the old file and its copy were written to")
+    copied = bool(record.nvram_copied) and record.nvram_copied == view.fingerprint and same
+    return act.RestoreVm(new=True) if copied else act.CopyNvram()

@@ -109,6 +109,8 @@ class Vm:
     config_nvram: str | None = None  # and at its next start
     tpm: bool = False
     agent: str | None = None  # its guest agent's channel: "connected", "disconnected"; None: it has none
+    memory: int = 0  # bytes, as much as it can have
+    unsavable: str = ""  # what keeps it from being saved to a memory file, as the end of "it has ..."
     snapshots: tuple[str, ...] = ()
     checkpoints: tuple[str, ...] = ()
     job: str | None = None  # a domain job in flight: migration, backup, save, dump

@@ -82,6 +82,10 @@ class NvramView:
     saved: Side | None = None  # off, with a saved state (`virsh managedsave`) that names this file
     fingerprint: str = ""  # of the old file; only looked at when the VM is off
     made: str = ""  # the same of the new one
+    # Only looked at while the VM is, or is to be, held for them:
+    busy: str = ""  # what libvirt or QEMU is doing with the running VM: "save", "backup", "a block job on vda"
+    image: bool = False  # the VM runs, and a saved state of it is there all the same
+    image_print: str = ""  # which file the saved state is in
 
 
 @dataclass(frozen=True, slots=True)

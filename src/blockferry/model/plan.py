@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from blockferry.model.inventory import PowerState, Secret
 from blockferry.model.request import Chain, Contract, IfNotConverging, Method, OnBreak, SourcePolicy
 
-PLAN_VERSION = 2
-"""2: UEFI variables apart from the home's files, files copied as they are; an older blockferry would lose them."""
+PLAN_VERSION = 3
+"""2: UEFI variables apart from the home's files, files copied as they are; an older blockferry would lose them.
+
+3: a VM may be held in a saved state for its UEFI variables; an older blockferry would leave it there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +120,19 @@ class HomePlan:
 
 
 @dataclass(frozen=True, slots=True)
+class Hold:
+    """A running VM saved to a memory file and restored, to change a path that QEMU has open. Bytes, bytes/s, seconds.
+
+    `rate`: what the image's storage was measured to write just before.
+    """
+
+    image: str  # libvirt's managed save image of the VM
+    memory: int
+    rate: float
+    expected_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class NvramPlan:
     """The UEFI variables (NVRAM): from where to where, once the VM is off. `size` is bytes.
 
@@ -127,6 +142,7 @@ class NvramPlan:
     source: str
     dest: str
     size: int
+    now: Hold | None = None  # the VM runs, and is held for a moment to change their place
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import posixpath
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from blockferry.errors import DatastoreNotFound, DiskNotFound, UsageError, nearest
 from blockferry.model import cloning, defects, placement, vmcheck
@@ -13,11 +13,11 @@ from blockferry.model import trim as trimming
 from blockferry.model.defects import Defect, Versions
 from blockferry.model.facts import Facts
 from blockferry.model.finding import Finding, finding
-from blockferry.model.inventory import Datastore, Disk, Image, datastore_of
-from blockferry.model.plan import DiskPlan, HomeFile, HomePlan, LayerPlan, NvramPlan, Plan
+from blockferry.model.inventory import Datastore, Disk, Image, PowerState, datastore_of
+from blockferry.model.plan import DiskPlan, Hold, HomeFile, HomePlan, LayerPlan, NvramPlan, Plan
 from blockferry.model.request import Chain, Firmware, IfNotConverging, Method, MoveRequest, Preallocation, Provision
-from blockferry.model.space import space_findings
-from blockferry.units import format_size
+from blockferry.model.space import for_memory, space_findings
+from blockferry.units import format_duration, format_rate, format_size
 
 VTPM_DIRECTORY = "/var/lib/libvirt/swtpm"
 """Where libvirt's system instance keeps the state of emulated TPMs, one directory a VM (libvirt's swtpmStorageDir)."""
@@ -448,10 +448,44 @@ def _nvram(request: MoveRequest, facts: Facts, home: HomePlan | None, draft: _Dr
         text = f"The UEFI variables of {vm.name} stay in {vm.nvram}: {why}."
         draft.findings.append(finding("NVRAM_STAYS", text))
         return None
+    if request.firmware is Firmware.NOW and vm.state.active:
+        return replace(planned, now=_hold(facts, draft))
     if vm.state.active or vm.has_managed_save:
         text = f"The UEFI variables of {vm.name} stay in {vm.nvram} until it has been powered off, then they follow."
         draft.findings.append(finding("NVRAM_FOLLOWS", text))
     return planned
+
+
+HOLD_OVERHEAD_S = 1.0
+"""Ending a QEMU, copying the variables, starting another one."""
+
+
+def _hold(facts: Facts, draft: _Draft) -> Hold | None:
+    """How the VM is held for its UEFI variables; None, with the reason among the findings, when it cannot be."""
+    vm, room = facts.vm, facts.save_room
+    why = ""
+    if vm.unsavable:
+        why = f"it has {vm.unsavable}"
+    elif vm.state is PowerState.CRASHED:
+        why = "its guest has crashed"
+    elif room is None or room.problem:
+        why = "the place for saved states cannot be looked at" + (f": {room.problem}" if room else "")
+    if why or room is None:
+        draft.findings.append(finding("FIRMWARE_NOT_NOW", f"{vm.name} cannot be saved and restored: {why}."))
+        return None
+    needed = for_memory(vm.memory)
+    if room.free < needed:
+        text = f"{vm.name} needs {format_size(needed)} in {room.directory} for its memory; {format_size(room.free)}"
+        draft.findings.append(finding("FIRMWARE_NO_ROOM", f"{text} are free."))
+        return None
+    expected_s = 2 * vm.memory / room.rate + HOLD_OVERHEAD_S
+    text = (
+        f"{vm.name} stands still for up to about {format_duration(expected_s)} for its UEFI variables: "
+        f"{format_size(vm.memory)} are saved to {room.directory} and loaded again, at {format_rate(room.rate)} as "
+        "measured."
+    )
+    draft.findings.append(finding("FIRMWARE_NOW", text))
+    return Hold(f"{room.directory}/{vm.name}.save", vm.memory, room.rate, expected_s)
 
 
 def _vtpm(facts: Facts, draft: _Draft) -> str | None:

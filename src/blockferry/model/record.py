@@ -19,6 +19,17 @@ class Wanted(enum.Enum):
     CANCEL = "cancel"
 
 
+class Held(enum.Enum):
+    """`--firmware now`: the VM is held in libvirt's managed save image while its UEFI variables change their place.
+
+    Whoever starts it meanwhile, has it go on from its memory. So it may be let go at any time, by anybody.
+    """
+
+    NONE = "none"  # a saved state, if there is one, is its owner's
+    SAVING = "saving"  # intent: the next thing is, or was, the call that saves it; a saved state is ours from now on
+    SAVED = "saved"  # proof: its memory is whole in the image, on stable storage
+
+
 class Outcome(enum.Enum):
     """How a move ended."""
 
@@ -128,6 +139,14 @@ class Record:
     following: bool = False  # all else is done: only the UEFI variables are to follow, once the VM is off
     nvram_copied: str = ""  # proof: fingerprint of the old NVRAM that was copied
     nvram_made: str = ""  # and of the copy: another one means that the VM has run on it
+    held: Held = Held.NONE
+    held_of: int = -1  # libvirt's domain id before it was saved: with the same one it has never been down
+    held_at: float = 0.0  # wall time, seconds since the epoch
+    held_running: bool = True  # whether the guest ran: so it is let go
+    held_print: str = ""  # which file its memory is in: another one is somebody else's saved state
+    hold_attempts: int = 0
+    hold_failed: str = ""  # why the variables do not move now, a sentence; then at the next power-off
+    hold_s: float = 0.0  # how long it stood still for them
     throttled: dict[str, Throttle] = field(default_factory=dict)
     partial: tuple[str, ...] = ()  # targets whose image at the destination holds a broken copy, to be gone on with
     source_layers: dict[str, Layer] = field(default_factory=dict)  # target -> the overlay above the source

@@ -39,6 +39,7 @@ class Firmware(enum.Enum):
     """What becomes of the UEFI variables (NVRAM). libvirt cannot point a running VM to another file."""
 
     NEXT_BOOT = "next-boot"  # they follow once the VM has been powered off; at once when it is off
+    NOW = "now"  # a running VM is saved to a memory file and restored with them in their new place
     LEAVE = "leave"  # they stay where they are
 
 

@@ -32,6 +32,11 @@ def needed(disk: DiskPlan) -> int:
     return max(0, bulk - disk.partial_bytes) + tables + below
 
 
+def for_memory(memory: int) -> int:
+    """What the saved state of a VM may take: its memory, a twentieth for what QEMU adds, and its devices' (video)."""
+    return memory + memory // 20 + 64 * MiB
+
+
 def estimates(disks: Sequence[DiskPlan], facts: Facts) -> tuple[SpaceEstimate, ...]:
     """Each destination before and after the move."""
     found = []

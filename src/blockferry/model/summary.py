@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from blockferry.model import firmware
 from blockferry.model.finding import Finding
 from blockferry.model.inventory import Datastore, Vm
 from blockferry.model.latency import GuestLatency
@@ -163,6 +164,9 @@ class Report:
     rewritten_bytes: int = 0  # and written for it
     trimmed_bytes: int | None = None  # given back on the old disks before the copy; None: not asked for
     checkpoint_stall_s: float | None = None  # the longest suspension for a flush in the middle of the copy
+    firmware_stall_s: float | None = (
+        None  # the VM was saved and restored for its UEFI variables, and stood still so long
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +204,8 @@ class MoveSummary:
             return "parked"
         if self.owner_alive:
             return "running"
-        return "waiting" if self.record.following else "interrupted"
+        waits = self.record.following and not firmware.still_now(self.plan, self.record)
+        return "waiting" if waits else "interrupted"
 
 
 @dataclass(frozen=True, slots=True)
