@@ -17,7 +17,7 @@ _END = ("unmarked", "finishing")
 
 _LIVE = {
     PREPARE: (
-        "marked", "home-named", "home-copied", "image-named", "image-made", "starting-copy", "copy-called",
+        "marked", "home-named", "home-copied", "image-named", "image-made", "watching", "starting-copy", "copy-called",
         "copy-started",
     ),
     BULK: ("copying",),
@@ -61,14 +61,15 @@ VERIFY = ("view-prepared", "taking-view", "view-taken", "verifying", "verified",
 VERIFY_COLD = ("verifying", "verified")
 
 COURSE = (
+    *("leaving-synchronous", "cut-off-noted"),
     *("measured", "going-synchronous", "throttling", "throttled", "unthrottled"),
     *("checkpoint-suspending", "checkpoint-suspended", "folding-off", "folded-off"),
     *("following", "nvram-named", "nvram-copied", "nvram-pointed", "releasing-nvram", "nvram-released"),
     "snapshots-written",
 )
-"""Passed only under a latency contract, when a copy does not converge, with checkpoints, by the overlay of a VM that
-goes off, with UEFI variables, or with snapshots; the matrix does not walk them (test_pace, test_resume, test_firmware,
-test_snapshots do)."""
+"""Passed only when the destination hangs, under a latency contract, when a copy does not converge, with checkpoints, by
+the overlay of a VM that goes off, with UEFI variables, or with snapshots; the matrix does not walk them (test_hanging,
+test_pace, test_resume, test_firmware, test_snapshots do)."""
 
 _OF_VERIFY = {"view-prepared": IN_STEP, "taking-view": SWITCH, "view-taken": SWITCH}
 

@@ -83,6 +83,8 @@ def plan(out: Out, plan: Plan, estimates: tuple[DiskEstimate, ...] = ()) -> None
         pairs.append(("guest", contract(plan.contract)))
     if plan.method is Method.CHANGED_BLOCKS:
         pairs.append(("if outrun", f"{plan.if_not_converging.value}, when the guest writes as fast as it is copied"))
+    if plan.hang is not None:
+        pairs.append(("if it hangs", plan.hang.bound))
     pairs.append(("old disks", source_policy(plan.source)))
     out.details(pairs)
 

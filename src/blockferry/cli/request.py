@@ -12,6 +12,7 @@ import click
 from blockferry.cli import types
 from blockferry.config import Config
 from blockferry.errors import UsageError
+from blockferry.model.fencing import Fencing
 from blockferry.model.request import (
     Chain,
     Contract,
@@ -103,6 +104,12 @@ def request_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 help="When the guest changes its disk as fast as it is copied; default: as configured, else auto.",
             ),
             click.option(
+                "--hang-limit",
+                type=types.Limit(),
+                help="Cut the destination off when the guest's writes wait for it longer than this, like 5s, or never; "
+                "default: as configured, else 5s.",
+            ),
+            click.option(
                 "--on-break",
                 type=click.Choice([item.value for item in OnBreak]),
                 default=OnBreak.AUTO.value,
@@ -144,6 +151,7 @@ def to_request(
     guest_latency: float | None,
     guest_slowdown: float | None,
     if_not_converging: str | None,
+    hang_limit: float | None,
     keep_source: float | None,
     delete_source: bool,
     verify: bool | None,
@@ -191,7 +199,13 @@ def to_request(
         on_break=OnBreak(on_break),
         from_scratch=from_scratch,
         firmware=Firmware(firmware),
+        hang=_fencing(hang_limit, config),
     )
+
+
+def _fencing(limit_s: float | None, config: Config) -> Fencing:
+    limit_s = config.hang_limit_s if limit_s is None else limit_s
+    return Fencing(None if math.isinf(limit_s) else limit_s, config.fence)
 
 
 def _preallocation(asked: str | None, provision: Provision) -> Preallocation | None:

@@ -8,13 +8,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from blockferry.engine import act as acting
+from blockferry.engine import hanging, throttle
 from blockferry.engine import progress as showing
-from blockferry.engine import throttle
 from blockferry.engine.context import Context
 from blockferry.engine.observe import Observer
 from blockferry.engine.points import PointFailed, point
 from blockferry.errors import (
     BlockferryError,
+    DestinationCutOff,
     HostCommandFailed,
     HostUnreachable,
     Interrupted,
@@ -99,6 +100,7 @@ class Loop:
         observer = Observer(self.context.plan, self.context.runner)
         self.context.last_view = lambda: observer.last
         try:
+            hanging.take_up(self.context, self.read())
             while True:
                 if self.context.stop.is_set() and self.context.memory.suspended_at is None:
                     raise Interrupted("The move is left as it is; `blockferry resume` goes on with it.")
@@ -107,6 +109,7 @@ class Loop:
                     return outcome
         finally:
             self._unsubscribe()
+            hanging.abandon(self.context)
 
     def _step(self, observer: Observer) -> Outcome | None:
         context = self.context
@@ -116,7 +119,9 @@ class Loop:
         try:
             self._subscribe()
             record = self._record()
+            context.memory.silence = hanging.silence(context)
             seen = observer.look(context.control, record, context.memory, started)
+            hanging.keep_up(context, seen)
             action = decide(context.plan, seen)
             self.check_lease()
             self._enter(showing.phase_of(action, self.phase))
@@ -185,7 +190,7 @@ class Loop:
             return
         if now - self._published_at >= PROGRESS_EVERY_S or not sparingly:
             self._published_at = now
-            note = showing.convergence(self.context, seen)
+            note = hanging.sentence(self.context, seen) or showing.convergence(self.context, seen)
             if note and not self._warned:
                 self.context.tell("warning", note)
             self._warned = bool(note)
@@ -279,6 +284,8 @@ class Loop:
             self.context.tell("error", sentence)
             self.context.note(replace(self.read(), failure=sentence))
             return
+        if isinstance(error, DestinationCutOff):
+            self._park(f"{sentence}. {error.hint}")  # waiting does not bring it back
         self.context.tell("warning", sentence)
         if self.tries >= TRIES:
             if seen is not None and seen.record.throttled:
