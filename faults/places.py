@@ -30,7 +30,16 @@ _LIVE = {
 _SNAPSHOT = {
     PREPARE: ("marked", "home-named", "home-copied", "overlay-named", "overlay-made", "overlay-taken"),
     BULK: ("syncing-base", "base-synced"),
-    IN_STEP: ("image-named", "image-made", "starting-copy", "copy-called", "copy-started", "in-step", "flushed"),
+    IN_STEP: (
+        "image-named",
+        "image-made",
+        "watching",
+        "starting-copy",
+        "copy-called",
+        "copy-started",
+        "in-step",
+        "flushed",
+    ),
     SWITCH: _LIVE[SWITCH],
     RELEASE: (
         *("switched-noted", "config-written", "fold-starting", "fold-started", "fold-pivoting", "fold-pivoted"),

@@ -408,11 +408,12 @@ class Beat(threading.Thread):
 
 def answers(path: str) -> None:
     """One beat, here and now. Of a directory that is gone: where it would lie. Raises OSError."""
-    while not os.path.lexists(path) and path != "/":
-        if os.path.ismount(os.path.dirname(path)):
-            path = os.path.dirname(path)
+    while True:
+        try:
+            os.lstat(path)
             break
-        path = os.path.dirname(path)
+        except FileNotFoundError:  # nothing else: a file system that has failed says EIO
+            path = os.path.dirname(path)
     beat = Beat(path, "answers")
     descriptor = beat._open()
     os.pwrite(descriptor, beat._page, 0)
