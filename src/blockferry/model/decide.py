@@ -388,7 +388,7 @@ def _leave_synchronous(plan: Plan, seen: Observation, outstanding: list[DiskView
     is over sooner than anything else.
     """
     record, silence = seen.record, seen.silence
-    if plan.hang is None or record.background or all(view.ready for view in outstanding):
+    if plan.hang is None or record.background or silence.hanging or all(view.ready for view in outstanding):
         return None
     if len(outstanding) < len(seen.disks) or not any(record.copy(view.target).synchronous for view in outstanding):
         return None
