@@ -121,9 +121,9 @@ class Loop:
             record = self._record()
             context.memory.silence = hanging.silence(context)
             seen = observer.look(context.control, record, context.memory, started)
-            hanging.keep_up(context, seen)
             action = decide(context.plan, seen)
             self.check_lease()
+            hanging.keep_up(context, seen)
             self._enter(showing.phase_of(action, self.phase))
             if isinstance(action, act.Done):
                 return action.outcome
@@ -190,10 +190,11 @@ class Loop:
             return
         if now - self._published_at >= PROGRESS_EVERY_S or not sparingly:
             self._published_at = now
-            note = hanging.sentence(self.context, seen) or showing.convergence(self.context, seen)
+            note = showing.convergence(self.context, seen)
             if note and not self._warned:
                 self.context.tell("warning", note)
             self._warned = bool(note)
+            note = hanging.sentence(self.context, seen) or note  # the watch has told of that itself
             self.publish(showing.progress(self.context, seen, self.phase, note))
 
     def _finish(self, action: act.Finish, seen: Observation) -> Outcome:
