@@ -57,6 +57,7 @@ class Scene:
     booted_anew: bool = False
     guest_failures: int = 0  # failed writes in the guest before the case
     errors_before: str = ""  # what QEMU told of I/O errors then
+    hang_silence_s: float = 0.0  # the longest wait of the guest for a write while the destination hung
     source_failed: bool = False  # an I/O error in the guest is the source's own
 
     # -- short names --------------------------------------------------------------------------------------------

@@ -101,6 +101,8 @@ def _leftovers(scene: Scene, end: str) -> None:
                 scene.wrong(f"an orphan: {one.get('path')}: {one.get('why')}")
     if not _no_guard(scene):
         scene.wrong("a guard process is left")
+    if not _no_watch(scene):
+        scene.wrong("a watch is left beside a copy that is not there any more")
 
 
 def _no_guard(scene: Scene) -> bool:
@@ -108,6 +110,13 @@ def _no_guard(scene: Scene) -> bool:
         return "blockferry.engine.guard" in argv and scene.vm in argv
 
     return scene.wait(lambda: scene.host.find_process(guards) is None, 15)
+
+
+def _no_watch(scene: Scene) -> bool:
+    def watches(argv: list[str]) -> bool:
+        return any('"do": "watch"' in word and f"/{scene.vm}" in word for word in argv)
+
+    return scene.wait(lambda: scene.host.find_process(watches) is None, 15)
 
 
 def _metadata(scene: Scene, path: str) -> bool:

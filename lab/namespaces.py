@@ -38,6 +38,8 @@ def setup_script(name: str, directory: Path, reaper: Path, lab: Path) -> str:
     # A sysfs of the new network namespace; it also hides the machine's cgroups, which a lab must not touch.
     lines += [
         "mount -t sysfs sysfs /sys",
+        # As systemd does it: the way to end a FUSE file system that does not answer.
+        "mount -t fusectl fusectl /sys/fs/fuse/connections",
         f"mount --bind {shlex.quote(str(directory / 'etc-hosts'))} /etc/hosts",
         f"hostname {shlex.quote(name)}",
         "ip link set lo up",

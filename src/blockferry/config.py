@@ -11,6 +11,8 @@ BLOCKFERRY_CONFIG). Environment over files: BLOCKFERRY_URI, LIBVIRT_DEFAULT_URI,
     trim = true                                            # where the guest can; --trim insists
     guest_latency = "20ms"                                 # p99 of the guest's writes; or guest_slowdown = "1.5x"
     if_not_converging = "wait"                             # auto, mirror, throttle, wait, stop
+    hang_limit = "5s"                                      # cut a destination off that hangs for longer; or "never"
+    fence = "/usr/local/sbin/cut-nfs {mount}"              # how: "auto", "off", or a program; it is also given {device}
     suspended_start = true                                 # see docs; left out: as the host's QEMU needs it
 """
 
@@ -18,6 +20,7 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -68,6 +71,8 @@ class Config:
     guest_latency_s: float | None = None
     guest_slowdown: float | None = None
     if_not_converging: str = "auto"  # one of POLICIES
+    hang_limit_s: float = 5.0  # infinite: never
+    fence: tuple[str, ...] = ("auto",)  # or ("off",), or the words of a program
     suspended_start: bool | None = None  # start copies with the VM suspended: always, never, or as QEMU needs it
 
     def __post_init__(self) -> None:
@@ -163,6 +168,22 @@ def _keep_source(value: object) -> float | None:
     return math.inf if value.strip().lower() == "forever" else units.parse_duration_s(value)
 
 
+def _hang_limit(value: object) -> float:
+    if not isinstance(value, str):
+        raise ValueError(f'{value!r} is neither a duration like "5s" nor "never"')
+    return units.parse_limit_s(value)
+
+
+def _fence(value: object) -> tuple[str, ...]:
+    """Never a shell: words are split as a shell would, and nothing else is done to them."""
+    words = tuple(shlex.split(value)) if isinstance(value, str) else tuple(value) if isinstance(value, list) else ()
+    if not words or not all(isinstance(word, str) and word for word in words):
+        raise ValueError(f'{value!r} is none of "auto", "off" and a program with its words')
+    if words not in (("auto",), ("off",)) and not words[0].startswith("/"):
+        raise ValueError(f"{words[0]!r} is not the absolute path of a program")
+    return words
+
+
 def _yes_or_no(value: object) -> bool:
     if not isinstance(value, bool):
         raise ValueError(f"{value!r} is neither true nor false")
@@ -180,6 +201,8 @@ _KEYS: dict[str, tuple[str, Callable[[object], Any]]] = {
     "guest_latency": ("guest_latency_s", _latency),
     "guest_slowdown": ("guest_slowdown", _slowdown),
     "if_not_converging": ("if_not_converging", _policy),
+    "hang_limit": ("hang_limit_s", _hang_limit),
+    "fence": ("fence", _fence),
     "suspended_start": ("suspended_start", _yes_or_no),
 }
 """Key in the file -> field of Config, and what its value means. Raises ValueError with a sentence."""

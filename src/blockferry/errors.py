@@ -358,6 +358,28 @@ class DestinationGone(BlockferryError):
 
 
 @dataclass
+class DestinationCutOff(BlockferryError):
+    """The destination did not answer for longer than the hang limit, so it was cut off: the guest was waiting for it.
+
+    The VM goes on with its old disks, which have every write; no write of the guest has failed. What was made at the
+    destination cannot be removed yet, and is not counted as removed. Bring the storage back (docs/reliability.md says
+    what is done to each kind: mount a FUSE or shut down file system anew, set a SCSI disk `running`, let a multipath
+    device queue again), then `blockferry resume` removes what was made there, and the move ends as failed.
+    """
+
+    code = "CUT_OFF"
+    exit_status = 5
+    sentence_form = (
+        "the destination {directory} had not answered for {after}, so it was cut off (CUT_OFF); {vm} goes on with its "
+        "old disks, which have every write"
+    )
+    hint_form = "Bring it back, then `blockferry resume` removes what was made there."
+    vm: str
+    directory: str
+    after: str
+
+
+@dataclass
 class CopyIncomplete(BlockferryError):
     """A copy was made that is not what it should be. It is not used; the source is untouched."""
 

@@ -6,6 +6,7 @@ the unit is in the name wherever it is not bytes.
 
 from __future__ import annotations
 
+import math
 import re
 
 KiB = 1024
@@ -72,6 +73,16 @@ def parse_latency_s(text: str) -> float:
     seconds = parse_duration_s(text)
     if not 0.001 <= seconds <= 60:
         raise ValueError(f"{text!r} is no latency for a write; write it like 20ms, from 1ms to 60s")
+    return seconds
+
+
+def parse_limit_s(text: str) -> float:
+    """Seconds for text such as `5s`; infinite for `never`. Raises ValueError with a sentence for people."""
+    if text.strip().lower() == "never":
+        return math.inf
+    seconds = parse_duration_s(text)
+    if not 1 <= seconds <= 3600:
+        raise ValueError(f"{text!r} is no limit; write it like 5s, from 1s to 1h, or never")
     return seconds
 
 

@@ -22,6 +22,8 @@ START = ("suspending-to-start", "suspended-to-start", "resuming-from-start")
 BACK = ("aborting", "removing-destination", "destination-removed")
 VERIFY = ("view-prepared", "taking-view", "view-taken", "verifying", "verified", "ending-view", "view-ended")
 """Passed with --verify only: test_verify.py kills there."""
+HANGING = ("leaving-synchronous", "cut-off-noted")
+"""Passed when the destination hangs only: test_hanging.py kills there."""
 COURSE = ("going-synchronous", "throttling", "throttled", "unthrottled")
 """Passed when the guest outruns its copy only: test_pace.py kills there."""
 OVERLAYS = (
@@ -39,7 +41,7 @@ TRIM = ("trimming", "trimmed")
 """Passed with --trim only: test_trim.py kills there."""
 SNAPSHOTS = ("snapshots-written",)
 """Passed with snapshots only: test_snapshots.py kills there."""
-ELSEWHERE = (*COLD, *START, *BACK, *VERIFY, *COURSE, *OVERLAYS, *FIRMWARE, *TRIM, *SNAPSHOTS)
+ELSEWHERE = (*COLD, *START, *BACK, *VERIFY, *HANGING, *COURSE, *OVERLAYS, *FIRMWARE, *TRIM, *SNAPSHOTS)
 LIVE = tuple(one for one in POINTS if one not in ELSEWHERE)
 
 

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from blockferry.model import action as act
 from blockferry.model.convergence import Divergence
 from blockferry.model.decide import decide
+from blockferry.model.fencing import ANSWERING, Fencing, Silence
 from blockferry.model.inventory import JobInfo, PowerState
 from blockferry.model.observation import DiskView, Job, Observation, Side
-from blockferry.model.plan import DiskPlan, Plan
+from blockferry.model.plan import DiskPlan, HangPlan, Plan
 from blockferry.model.record import Copy, Outcome, Record, Stage, Throttle, View, Wanted
 from blockferry.model.request import Contract, IfNotConverging, Method, SourcePolicy
 
@@ -81,6 +82,7 @@ class World:
     busy: int = 0  # the guest changes so much in a turn
     measured: int = 0
     trimmed: int = 0
+    silence: Silence = ANSWERING
 
     def __post_init__(self) -> None:
         for disk in self.plan.disks:
@@ -119,7 +121,7 @@ class World:
             self.state, self.plan.persistent, tuple(views), record, self.incarnation, self.mark,
             config_agrees=agrees or not self.plan.persistent, pivot_failures=self.pivot_failures, flushed=self.flushed,
             view_tried=self.view_tried,
-            diverging=outrun,
+            diverging=outrun, silence=self.silence,
         )  # fmt: skip
 
     def _outruns(self, target: str) -> bool:
@@ -143,6 +145,10 @@ class World:
                 return [("trim", None), ("note", replace(record, trimmed={"vda": 1}))]
             case act.GoSynchronous():
                 return [("note", replace(record, synchronous=True))]
+            case act.LeaveSynchronous():
+                return [("note", replace(record, background=True, synchronous=False))]
+            case act.NoteCutOff(directory):
+                return [("note", replace(record, cut_off=directory, failure="it was cut off"))]
             case act.ThrottleGuest(target, share):
                 noted = record.throttled.get(target)
                 if noted and noted.incarnation != seen.incarnation:
@@ -180,7 +186,8 @@ class World:
             case act.StartCopy(target, reverse):
                 before = record.copy(target)
                 tries = before.attempts + 1 if before.reverse == reverse else 1
-                synchronous = reverse or record.synchronous or self.plan.synchronous
+                both = (record.synchronous or self.plan.synchronous) and not record.background
+                synchronous = reverse or both
                 copy = Copy(Stage.STARTING, seen.incarnation, tries, reverse, synchronous)
                 return [
                     ("note", record.with_copy(target, copy)),
@@ -253,6 +260,9 @@ class World:
     def do(self, step: tuple[str, object]) -> None:
         what, thing = step
         target = str(thing)
+        waits = what in ("suspend", "job", "flush", "pivot", "abort", "image", "remove") and self.state.active
+        across = all(side is Side.DESTINATION for side in self.live.values())
+        assert not (waits and self.silence.hanging and not across), f"{what} while the destination hangs: QEMU waits"
         if what == "note":
             assert isinstance(thing, Record)
             self.record = replace(thing, wanted=self.record.wanted)
@@ -286,7 +296,7 @@ class World:
                 else:
                     self.tainted.discard(target)
         elif what == "time":
-            for one in self.jobs:
+            for one in () if self.silence.hanging else tuple(self.jobs):
                 outrun = self.state is PowerState.RUNNING and self._outruns(one)
                 self.jobs[one] = min(SIZE - 10 if outrun else SIZE, self.jobs[one] + 50)
             for one, noted in self.record.throttled.items():  # engine/throttle.py: see_to_it
@@ -341,6 +351,7 @@ class World:
             assert all(side is not Side.DESTINATION for side in used.values()), "a disk in use was removed"
             assert not self.jobs, "the image under a job was removed"
             self.images.clear()
+            self.silence = ANSWERING  # the watch goes
 
     def pivot(self, target: str) -> None:
         assert self.state is PowerState.PAUSED, "a pivot without a suspension"
@@ -367,6 +378,14 @@ class World:
             self.jobs.pop(target, None)
         elif event == "pivot refused":
             self.pivot_fails.add(target)
+        elif event == "hangs" and self.silence.cut_off is None:
+            times = self.silence.times + 1
+            self.silence = replace(self.silence, seconds=3.0, longest=3.0, times=times, directory="/b")
+        elif event == "answers":
+            self.silence = replace(self.silence, seconds=0.0)
+        elif event == "cut off" and self.silence.hanging and set(self.live.values()) == {Side.SOURCE}:
+            self.silence = replace(self.silence, seconds=0.0, cut_off="/b", cut_after=5.0)
+            self.jobs.clear()
         elif event == "cancel":
             self.record = replace(self.record, wanted=Wanted.CANCEL)
         elif event == "power off" and self.state.active and not self.owner_paused:
@@ -388,6 +407,8 @@ def drive(world: World, chance: random.Random, events: list[str], deaths: int) -
     for _turn in range(LIMIT):
         if events and chance.random() < 0.15:
             world.happens(events.pop(), chance.randrange(3))
+        if world.silence.hanging and chance.random() < 0.2:
+            world.happens(chance.choice(("answers", "cut off")), 0)
         if world.state is PowerState.RUNNING:
             world.ran_since_switch = True
         seen = world.see()
@@ -433,6 +454,34 @@ def check_end(world: World, end: act.Action) -> None:
 EVENTS = st.lists(
     st.sampled_from(["guard", "job lost", "pivot refused", "cancel", "power off", "power on", "spoil"]), max_size=4
 )
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    disks=st.integers(1, 3),
+    suspended_start=st.booleans(),
+    verify=st.booleans(),
+    method=st.sampled_from([Method.MIRROR, Method.CHANGED_BLOCKS]),
+    events=st.lists(
+        st.sampled_from(["hangs", "hangs", "hangs", "answers", "guard", "job lost", "cancel", "power off", "power on"]),
+        min_size=1,
+        max_size=6,
+    ),
+    deaths=st.integers(0, 4),
+    seed=st.integers(0, 2**32),
+)
+def test_a_destination_that_hangs_is_waited_for_or_given_up(
+    disks: int, suspended_start: bool, verify: bool, method: Method, events: list[str], deaths: int, seed: int
+) -> None:
+    """Nothing is asked of QEMU that would have to wait for it; what was cut off is failed, what answers goes on."""
+    plan = replace(a_plan(disks, suspended_start, verify=verify), method=method, hang=HangPlan(Fencing(), ""))
+    world = World(plan)
+    end = drive(world, random.Random(seed), list(events), deaths)
+    check_end(world, end)
+    if world.record.cut_off and isinstance(end, act.Done):
+        assert end.outcome is Outcome.FAILED
+    if world.record.background:
+        assert not world.mirrors & set(world.jobs)
 
 
 @settings(max_examples=400, deadline=None)

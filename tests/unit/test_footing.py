@@ -41,7 +41,12 @@ def context(tmp_path: Path) -> Context:
     disk = replace(plan.disks[0], dest=str(tmp_path / "web01" / "vda.qcow2"))
     noted: list[Record] = []
     found = SimpleNamespace(
-        plan=replace(plan, disks=(disk,)), runner=LocalRunner(), memory=Memory(), noted=noted, note=noted.append
+        plan=replace(plan, disks=(disk,)),
+        runner=LocalRunner(),
+        memory=Memory(),
+        noted=noted,
+        note=noted.append,
+        watch=None,
     )
     return cast(Context, found)
 
@@ -106,7 +111,13 @@ def suspending(site: PaperSite) -> tuple[Context, Guard, list[Record], Observati
     guard = Guard()
     control = site.control(site.uuid("web01"), "web01")
     found = SimpleNamespace(
-        plan=make_plan(), control=control, guard=guard, memory=Memory(), note=noted.append, tell=lambda *_: None
+        plan=make_plan(),
+        control=control,
+        guard=guard,
+        memory=Memory(),
+        note=noted.append,
+        tell=lambda *_: None,
+        watch=None,
     )
     seen = Observation(PowerState.RUNNING, persistent=True, disks=(), record=Record(marked=True))
     return cast(Context, found), guard, noted, seen

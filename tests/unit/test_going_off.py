@@ -10,6 +10,7 @@ import pytest
 from blockferry.engine import act
 from blockferry.engine.context import Context
 from blockferry.model import action
+from blockferry.model.fencing import ANSWERING
 from blockferry.model.observation import Observation
 
 
@@ -43,7 +44,7 @@ def test_a_copy_that_ended_with_its_vm_is_no_failure(
     monkeypatch.setattr(act, "_cause", lambda _context, _disk: "")
     context.plan.disk = lambda target: target
     monkeypatch.setattr(act, "replace", lambda _record, **changed: changed)
-    seen = SimpleNamespace(record=SimpleNamespace(failure=None))
+    seen = SimpleNamespace(record=SimpleNamespace(failure=None, cut_off=None), silence=ANSWERING)
     act._fail(cast(Context, context), action.Fail("the copy of vda ended", "vda"), cast(Observation, seen))
     assert bool(noted) == failed
     assert told[0][0] == ("error" if failed else "action")

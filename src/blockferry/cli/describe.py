@@ -89,6 +89,8 @@ def plan(out: Out, plan: Plan, estimates: tuple[DiskEstimate, ...] = ()) -> None
         pairs.append(("trim", "the guest gives back what it does not use before it is copied"))
     if plan.method is Method.CHANGED_BLOCKS:
         pairs.append(("if outrun", f"{plan.if_not_converging.value}, when the guest writes as fast as it is copied"))
+    if plan.hang is not None:
+        pairs.append(("if it hangs", plan.hang.bound))
     pairs.append(("old disks", source_policy(plan.source)))
     out.details(pairs)
 

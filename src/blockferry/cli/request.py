@@ -12,6 +12,7 @@ import click
 from blockferry.cli import types
 from blockferry.config import Config
 from blockferry.errors import UsageError
+from blockferry.model.fencing import Fencing
 from blockferry.model.request import (
     Chain,
     Contract,
@@ -110,6 +111,12 @@ def request_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 help="When the guest changes its disk as fast as it is copied; default: as configured, else auto.",
             ),
             click.option(
+                "--hang-limit",
+                type=types.Limit(),
+                help="Cut the destination off when the guest's writes wait for it longer than this, like 5s, or never; "
+                "default: as configured, else 5s.",
+            ),
+            click.option(
                 "--on-break",
                 type=click.Choice([item.value for item in OnBreak]),
                 default=OnBreak.AUTO.value,
@@ -151,6 +158,7 @@ def to_request(
     guest_latency: float | None,
     guest_slowdown: float | None,
     if_not_converging: str | None,
+    hang_limit: float | None,
     keep_source: float | None,
     delete_source: bool,
     verify: bool | None,
@@ -200,6 +208,7 @@ def to_request(
         from_scratch=from_scratch,
         firmware=Firmware(firmware),
         trim=_trim(trim, config),
+        hang=_fencing(hang_limit, config),
     )
 
 
@@ -208,6 +217,11 @@ def _trim(asked: bool | None, config: Config) -> Trim:
     if asked is None:
         return Trim.IF_POSSIBLE if config.trim else Trim.NO
     return Trim.YES if asked else Trim.NO
+
+
+def _fencing(limit_s: float | None, config: Config) -> Fencing:
+    limit_s = config.hang_limit_s if limit_s is None else limit_s
+    return Fencing(None if math.isinf(limit_s) else limit_s, config.fence)
 
 
 def _preallocation(asked: str | None, provision: Provision) -> Preallocation | None:

@@ -128,6 +128,18 @@ class ClusterSize(ParamType):
         return size
 
 
+class Limit(ParamType):
+    """Seconds that a destination may hang; infinite for `never`."""
+
+    name = "duration|never"
+
+    def convert(self, value: str | float, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            return value if isinstance(value, float) else units.parse_limit_s(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
 class Latency(ParamType):
     """Seconds that a write may take."""
 

@@ -8,7 +8,19 @@ import time
 from dataclasses import replace
 from typing import assert_never
 
-from blockferry.engine import cloning, firmware, footing, holding, layering, making, release, throttle, trim, verify
+from blockferry.engine import (
+    cloning,
+    firmware,
+    footing,
+    hanging,
+    holding,
+    layering,
+    making,
+    release,
+    throttle,
+    trim,
+    verify,
+)
 from blockferry.engine.context import Context
 from blockferry.engine.observe import layer_print
 from blockferry.engine.points import point
@@ -55,6 +67,10 @@ def perform(context: Context, action: act.Action, seen: Observation) -> None:
             _measure_guest(context, seen)
         case act.GoSynchronous():
             _go_synchronous(context, action, seen)
+        case act.LeaveSynchronous():
+            hanging.leave_synchronous(context, action, seen)
+        case act.NoteCutOff():
+            hanging.note_cut_off(context, action, seen)
         case act.ThrottleGuest():
             throttle.throttle(context, action, seen)
         case act.UnthrottleGuest():
@@ -217,6 +233,7 @@ def _suspend(context: Context, action: act.Suspend, seen: Observation) -> None:
     context.note(replace(seen.record, suspended=True, switching=action.switch))
     point("suspending-to-switch" if action.switch else "suspending-to-start")
     control = context.control
+    hanging.arm(context)
     if not context.guard.arm(GUARD_SWITCH_S if action.switch else GUARD_START_S):
         context.tell("warning", "no guard could be started; if blockferry dies now, the VM stays suspended")
     context.memory.pivot_failures = 0
@@ -267,6 +284,8 @@ def _resume(context: Context, action: act.Resume, seen: Observation) -> None:
 def _start_copy(context: Context, action: act.StartCopy, seen: Observation) -> None:
     disk = context.plan.disk(action.target)
     before = seen.record.copy(disk.target)
+    if not action.reverse:
+        seen = replace(seen, record=hanging.begin(context, seen.record))
     attempts = before.attempts + 1 if before.reverse == action.reverse else 1
     layered = layers.layered(context.plan, seen.record, disk.target)
     if action.reverse:
@@ -408,7 +427,7 @@ def _flush_file(context: Context, path: str) -> None:
 
     def flush() -> None:
         try:
-            files.flush(context.runner, path)
+            files.flush(getattr(context.runner, "inner", context.runner), path)
         except BlockferryError as error:
             failed.append(error)
 
@@ -438,6 +457,10 @@ def _pivot(context: Context, action: act.Pivot, seen: Observation) -> None:
     flushed_at = context.memory.flushed_at
     if (flushed_at is None or time.monotonic() - flushed_at > FRESH_S) and footing.deleted(context):
         context.memory.pivot_failures += 1
+        return
+    if not hanging.disarm(context, seen.record):
+        context.memory.pivot_failures += 1
+        context.tell("warning", "the watch beside the copy could not be told that the disks are to be switched")
         return
     began = context.memory.suspended_at
     control = context.control
@@ -470,6 +493,8 @@ def _pivot(context: Context, action: act.Pivot, seen: Observation) -> None:
 def _abort(context: Context, action: act.AbortCopy, seen: Observation) -> None:
     point("aborting")
     record = seen.record
+    if not record.copy(action.target).reverse:
+        hanging.arm(context)
     context.control.abort(action.target)
     copy = record.copy(action.target)
     context.note(record.with_copy(action.target, Copy(Stage.NONE, -1, copy.attempts, copy.reverse)))
@@ -480,7 +505,7 @@ def _fail(context: Context, action: act.Fail, seen: Observation) -> None:
     if action.disk is not None and _went_off(context):
         context.tell("action", f"{problem}: {context.plan.vm} went off; looking again")
         return
-    if action.disk is not None:
+    if action.disk is not None and not seen.silence.hanging and seen.record.cut_off is None:
         problem += _cause(context, context.plan.disk(action.disk))
     context.tell("error", problem)
     context.note(replace(seen.record, failure=seen.record.failure or problem))
@@ -522,6 +547,7 @@ def _cause(context: Context, disk: DiskPlan) -> str:
 def _note_switched(context: Context, seen: Observation) -> None:
     assert all(view.side is Side.DESTINATION for view in seen.disks)
     context.note(replace(seen.record, switched=True, switching=False))
+    hanging.end(context)
     context.tell("phase", "all disks are at the destination")
     point("switched-noted")
 

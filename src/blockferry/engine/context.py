@@ -10,11 +10,13 @@ from dataclasses import dataclass, field
 from blockferry.engine.guard import Guard
 from blockferry.engine.observe import Memory
 from blockferry.engine.pace import Pacer
+from blockferry.engine.patience import Patient
 from blockferry.engine.proof import Claims
 from blockferry.engine.site import Site
 from blockferry.hypervisor.control import Control, DomainView
 from blockferry.images import syncing
 from blockferry.images.runner import Runner
+from blockferry.images.watching import Watch
 from blockferry.model.plan import Plan
 from blockferry.model.record import Record, Synced
 
@@ -52,6 +54,9 @@ class Context:
 
     pacer: Pacer | None = None  # only where the guest's writes have a contract
     noted: Record | None = None  # the record as this process has written it last
+    watch: Watch | None = None  # beside the copies
+    watch_mode: str = ""  # what it was told last, and obeyed
+    watch_tried: float = 0.0  # monotonic seconds
     throttle_seen_at: float = 0.0  # monotonic seconds: when the guest's limits were last looked at
 
     @property
@@ -60,7 +65,8 @@ class Context:
 
     @property
     def runner(self) -> Runner:
-        return self.site.runner
+        """Waits for storage that does not answer without being held up by it."""
+        return Patient(self.site.runner, lambda text: self.tell("warning", text), self.stop.is_set)
 
     @staticmethod
     def now_s() -> float:

@@ -10,7 +10,7 @@ import posixpath
 import time
 from dataclasses import replace
 
-from blockferry.engine import footing, making
+from blockferry.engine import footing, hanging, making
 from blockferry.engine.context import Context
 from blockferry.engine.observe import layer_print, same_path
 from blockferry.engine.points import point
@@ -279,6 +279,7 @@ def checkpoint(context: Context, seen: Observation, guard_s: float) -> None:
     context.note(replace(record, suspended=True, switching=False))
     point("checkpoint-suspending")
     control = context.control
+    hanging.arm(context)
     if not context.guard.arm(guard_s):
         context.tell("warning", "no guard could be started; if blockferry dies now, the VM stays suspended")
     copied = {target: one.cur for target, one in context.memory.progress.items()}

@@ -8,13 +8,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from blockferry.engine import act as acting
+from blockferry.engine import hanging, throttle
 from blockferry.engine import progress as showing
-from blockferry.engine import throttle
 from blockferry.engine.context import Context
 from blockferry.engine.observe import Observer
 from blockferry.engine.points import PointFailed, point
 from blockferry.errors import (
     BlockferryError,
+    DestinationCutOff,
     HostCommandFailed,
     HostUnreachable,
     Interrupted,
@@ -101,6 +102,7 @@ class Loop:
         observer = Observer(self.context.plan, self.context.runner)
         self.context.last_view = lambda: observer.last
         try:
+            hanging.take_up(self.context, self.read())
             while True:
                 if self.context.stop.is_set() and not self._holds_the_vm():
                     raise Interrupted("The move is left as it is; `blockferry resume` goes on with it.")
@@ -109,6 +111,7 @@ class Loop:
                     return outcome
         finally:
             self._unsubscribe()
+            hanging.abandon(self.context)
 
     def _holds_the_vm(self) -> bool:
         """Whether it stands still by our doing. A host that cannot be reached is left to the guard."""
@@ -123,9 +126,11 @@ class Loop:
         try:
             self._subscribe()
             record = self._record()
+            context.memory.silence = hanging.silence(context)
             seen = observer.look(context.control, record, context.memory, started)
             action = decide(context.plan, seen)
             self.check_lease()
+            hanging.keep_up(context, seen)
             self._enter(showing.phase_of(action, self.phase))
             if isinstance(action, act.Done):
                 return action.outcome
@@ -196,6 +201,7 @@ class Loop:
             if note and not self._warned:
                 self.context.tell("warning", note)
             self._warned = bool(note)
+            note = hanging.sentence(self.context, seen) or note  # the watch has told of that itself
             self.publish(showing.progress(self.context, seen, self.phase, note))
 
     def _finish(self, action: act.Finish, seen: Observation) -> Outcome:
@@ -288,6 +294,8 @@ class Loop:
             self.context.tell("error", sentence)
             self.context.note(replace(self.read(), failure=sentence))
             return
+        if isinstance(error, DestinationCutOff):
+            self._park(f"{sentence}. {error.hint}")  # waiting does not bring it back
         self.context.tell("warning", sentence)
         if self.tries >= TRIES:
             if seen is not None and seen.record.throttled:

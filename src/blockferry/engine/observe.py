@@ -10,6 +10,7 @@ from blockferry.images import files
 from blockferry.images.runner import Runner
 from blockferry.model import firmware, layers
 from blockferry.model.convergence import FREED, Divergence, assess
+from blockferry.model.fencing import ANSWERING, Silence
 from blockferry.model.inventory import Disk, DiskSource, PowerState
 from blockferry.model.observation import MISSING, DiskView, Job, NvramView, Observation, Side
 from blockferry.model.passes import CopyProgress
@@ -31,6 +32,7 @@ class Memory:
     view_taken: bool = False  # and it was: known to be of the instant of the switch
     held: bool = False  # the VM is saved, by us
     holds_it: bool = False  # by this process, or is about to be
+    silence: Silence = ANSWERING  # of the destination, by the watch
     just_seen: DomainView | None = None  # a look that an effect has just taken: good for one observation
 
 
@@ -101,6 +103,7 @@ class Observer:
             unflushed_s=0.0 if memory.checkpoint_at is None else now_s - memory.checkpoint_at,
             nvram=self._nvram(view, record),
             saved=view.saved,
+            silence=memory.silence,
             flushed=memory.flushed_at is not None and now_s - memory.flushed_at < FLUSH_HOLDS_S,
         )
 

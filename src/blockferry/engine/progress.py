@@ -27,13 +27,13 @@ _PHASES: tuple[tuple[str, tuple[type, ...]], ...] = (
     ("prepare", (act.MeasureGuest, act.Mark, act.CopyHome, act.CopyLayers, act.CreateImage, act.TakeOverlays)),
     ("trim", (act.TrimGuest,)),
     ("copy", (act.StartCopy, act.NoteClean, act.ForgetCopy, act.PrepareView, act.ColdCopy)),
-    ("copy", (act.GoSynchronous, act.ThrottleGuest, act.SyncBase, act.Checkpoint)),
+    ("copy", (act.GoSynchronous, act.LeaveSynchronous, act.ThrottleGuest, act.SyncBase, act.Checkpoint)),
     ("switch", (act.FlushDestination, act.Pivot, act.NoteSwitched, act.WriteConfig)),
     ("verify", (act.Verify, act.EndView)),
     ("clean up", (act.WriteSnapshots, act.MoveMedium, act.Settle, act.ReleaseSource, act.ReleaseHome)),
     ("firmware", (act.Follow, act.AwaitPowerOff, act.CopyNvram, act.PointNvram, act.ReleaseNvram, act.LeaveNvram)),
     ("firmware", (act.SaveVm, act.NoteSaved, act.RestoreVm, act.LetGo, act.NotNow)),
-    ("roll back", (act.Fail, act.AbortCopy, act.RevertConfig, act.RemoveDestination)),
+    ("roll back", (act.Fail, act.NoteCutOff, act.AbortCopy, act.RevertConfig, act.RemoveDestination)),
 )
 
 
@@ -42,7 +42,7 @@ def phase_of(action: act.Action, before: str) -> str:
     if isinstance(action, act.Suspend):
         return "switch" if action.switch else "copy"
     if isinstance(action, act.Await):
-        return "copy" if action.why in ("copy", "initialise", "retry") else before
+        return "copy" if action.why in ("copy", "initialise", "retry", "hang") else before
     return next((name for name, kinds in _PHASES if isinstance(action, kinds)), before)
 
 

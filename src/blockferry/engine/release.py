@@ -5,7 +5,7 @@ from __future__ import annotations
 import posixpath
 from dataclasses import replace
 
-from blockferry.engine import footing, layering, proof, verify
+from blockferry.engine import footing, hanging, layering, proof, verify
 from blockferry.engine.context import Context
 from blockferry.engine.making import MARKER
 from blockferry.engine.observe import same_path
@@ -166,8 +166,11 @@ def _remove_old_metadata(context: Context, directory: str) -> None:
 def remove_destination(context: Context, seen: Observation) -> None:
     """All that we made. The caller has seen that no disk of the VM is there; QEMU must have let go of it.
 
-    Raises DestinationGone while the destination is not mounted: what cannot be seen is not gone.
+    Raises DestinationGone while the destination is not mounted, DestinationCutOff while it does not answer: what
+    cannot be seen is not gone.
     """
+    hanging.end(context)
+    hanging.see_back(context, seen.record)
     footing.check(context, seen.record.mounts)
     keep = _to_keep(context, seen)
     kept = tuple(dict.fromkeys((*seen.record.kept, *keep)))

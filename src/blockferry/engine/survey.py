@@ -11,11 +11,12 @@ from blockferry.engine.proof import names_of
 from blockferry.engine.site import Site
 from blockferry.errors import BlockferryError, HostCommandFailed, HostUnreachable, ImageUnreadable
 from blockferry.hypervisor import domains, pools
-from blockferry.images import cloning, files, qemuimg, syncing
+from blockferry.images import cloning, files, qemuimg, syncing, watching
 from blockferry.images.runner import Runner
 from blockferry.model import cloning as clones
 from blockferry.model import placement
 from blockferry.model.facts import Facts, Partial, SaveRoom, SmallFile
+from blockferry.model.fencing import Storage
 from blockferry.model.inventory import Datastore, Disk, Image, Vm, datastore_of
 from blockferry.model.request import Firmware, Method, MoveRequest, OnBreak
 from blockferry.units import MiB
@@ -95,6 +96,7 @@ def survey(
     paths = {path for chain in chains.values() for image in chain for path in (image.path, *image.parts)}
     stats = files.stat_many(runner, [*candidates, *paths])
     left = {path: one for path, one in (kept or {}).items() if stats.get(path) is not None}
+    storage, storage_problem = _storage(runner, vm, wanted, request)
     return Facts(
         uri=connection.uri,
         vm=vm,
@@ -120,8 +122,24 @@ def survey(
         partials=_partials(runner, left, stats),
         clones=_clones(runner, vm, stores, chains, request),
         source_free=_source_free(runner, vm) if vm.state.active else {},
+        storage=storage,
+        storage_problem=storage_problem,
         suspended_start=suspended_start,
     )
+
+
+def _storage(
+    runner: Runner, vm: Vm, stores: Iterable[Datastore], request: MoveRequest
+) -> tuple[dict[str, Storage], str | None]:
+    """Of a running VM: what each destination does when it hangs; or why that cannot be told."""
+    paths = {store.path: store.name for store in stores if store.active and store.is_directory and store.path}
+    if not vm.state.active:
+        return {}, None
+    try:
+        found = watching.storages(runner, paths, request.hang)
+    except HostCommandFailed as error:
+        return {}, (error.stderr.strip().splitlines() or [error.sentence])[-1]
+    return {paths[path]: one for path, one in found.items()}, None
 
 
 def _wants_to_go_on(request: MoveRequest) -> bool:

@@ -62,6 +62,10 @@ class Runner(Protocol):
         """Start `argv` and return at once; its standard input is empty."""
         ...
 
+    def converse(self, argv: Sequence[str]) -> subprocess.Popen[bytes]:
+        """Start `argv` with pipes to its standard input and output. It is nobody's child: it outlives us."""
+        ...
+
 
 class _Base:
     """What both runners share; a subclass says how an argument list becomes a local one."""
@@ -92,6 +96,11 @@ class _Base:
     def start(self, argv: Sequence[str]) -> Process:
         """See Runner."""
         return Process(argv, self._command(watched(argv), long=True), self._env, self.uri)
+
+    def converse(self, argv: Sequence[str]) -> subprocess.Popen[bytes]:
+        """See Runner."""
+        command = self._command(argv, long=True)
+        return spawn(argv, command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, env=self._env)
 
     def _feed(self, argv: Sequence[str], stdin: bytes, timeout_s: float | None, check: bool) -> Completed:
         command = self._command(argv, long=False)

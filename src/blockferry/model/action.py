@@ -52,6 +52,21 @@ class GoSynchronous:
 
 
 @dataclass(frozen=True, slots=True)
+class LeaveSynchronous:
+    """Remember that the copies are to be made anew in the background: the destination has hung, and may again."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class NoteCutOff:
+    """Remember that the destination was cut off, because it hung; from now on the way is back."""
+
+    directory: str
+    after_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class ThrottleGuest:
     """Slow the guest's writes to this disk (further), so that its copy gets in step. `share`: of its present rate."""
 
@@ -150,7 +165,7 @@ class Resume:
 class Await:
     """Nothing to do but to look again. `why` is a word for the phase, `pause_s` how long to wait at most."""
 
-    why: str  # "initialise", "copy", "drain", "abort", "retry"
+    why: str  # "initialise", "copy", "drain", "abort", "retry", "hang"
     pause_s: float
 
 
@@ -368,6 +383,8 @@ Action = (
     | MeasureGuest
     | TrimGuest
     | GoSynchronous
+    | LeaveSynchronous
+    | NoteCutOff
     | ThrottleGuest
     | UnthrottleGuest
     | TakeOverlays

@@ -13,11 +13,13 @@ from __future__ import annotations
 
 from blockferry.model import action as act
 from blockferry.model import firmware, layers, verifying
+from blockferry.model.fencing import USUAL
 from blockferry.model.inventory import PowerState
 from blockferry.model.observation import DiskView, Job, Observation, Side
 from blockferry.model.plan import Plan
 from blockferry.model.record import Layer, Outcome, Record, Stage, Wanted
 from blockferry.model.request import IfNotConverging
+from blockferry.units import format_duration
 
 START_ATTEMPTS = 3
 """How often the copy of a disk is begun before we give up: a start that failed, or was not clean."""
@@ -36,10 +38,54 @@ RETRY_LIMIT_S = 60.0
 
 def decide(plan: Plan, seen: Observation) -> act.Action:
     """The next action for this move. Total: every observation has an answer."""
+    if _was_cut_off(seen) and not _ours_suspended(seen):
+        assert seen.silence.cut_off is not None
+        return act.NoteCutOff(seen.silence.cut_off, seen.silence.cut_after or 0.0)
     action = _decide(plan, seen)
     if seen.record.throttled and _throttle_is_over(seen, action):
-        return act.UnthrottleGuest()
-    return action
+        action = act.UnthrottleGuest()
+    return _hands_off(seen, action) if seen.silence.hanging or _was_cut_off(seen) else action
+
+
+_DISTURBING = (
+    act.CopyHome,
+    act.CopyLayers,
+    act.CreateImage,
+    act.TakeOverlays,
+    act.SyncBase,
+    act.StartCopy,
+    act.ThrottleGuest,
+    act.UnthrottleGuest,
+    act.PrepareView,
+    act.Checkpoint,
+    act.FlushDestination,
+    act.Suspend,
+    act.Pivot,
+    act.AbortCopy,
+    act.StartFold,
+    act.PivotFold,
+    act.RemoveDestination,
+)
+"""What QEMU, or a command of ours, cannot do while the destination does not answer. Asked to end a job, to stand still
+or to switch, QEMU waits for the requests under way in its main loop, and the guest stands still with it (measured)."""
+
+
+def _hands_off(seen: Observation, action: act.Action) -> act.Action:
+    """The destination hangs: nothing that waits for it is begun, until it answers or has been cut off."""
+    if not seen.state.active or all(view.side is Side.DESTINATION for view in seen.disks):
+        return action
+    if not isinstance(action, _DISTURBING):
+        return action
+    if _ours_suspended(seen):
+        return act.Resume(switch_failed=seen.record.switching)
+    return act.Await("hang", 0.25)
+
+
+def _was_cut_off(seen: Observation) -> bool:
+    """Whether the destination has been cut off, and nobody has written it down yet."""
+    record = seen.record
+    over = record.switched or record.outcome is not None or record.cut_off is not None
+    return seen.silence.cut_off is not None and not over
 
 
 def _throttle_is_over(seen: Observation, action: act.Action) -> bool:
@@ -248,6 +294,8 @@ def _copying(plan: Plan, seen: Observation) -> act.Action:
         synchronous = layers.synchronous(plan, record, view.target)
         if view.job is Job.OURS and record.synchronous and synchronous and not copy.synchronous:
             return act.AbortCopy(view.target)
+        if view.job is Job.OURS and record.background and copy.synchronous and not copy.reverse:
+            return act.AbortCopy(view.target)
     overlays = layers.forward(plan, seen, outstanding)
     if overlays is not None:
         return overlays
@@ -318,10 +366,11 @@ def _change_course(plan: Plan, seen: Observation) -> act.Action | None:
     """The guest outruns a copy in the background: what the user wants done about that. None: wait."""
     record = seen.record
     found = next((one for one in seen.diverging if one.sure), None)
-    if found is None or record.synchronous or plan.synchronous or len({view.side for view in seen.disks}) > 1:
+    at_once = record.synchronous or (plan.synchronous and not record.background)
+    if found is None or at_once or len({view.side for view in seen.disks}) > 1:
         return None
     match plan.if_not_converging:
-        case IfNotConverging.MIRROR if plan.can_be_synchronous and not _layered(plan, record):
+        case IfNotConverging.MIRROR if plan.can_be_synchronous and not record.background and not _layered(plan, record):
             return act.GoSynchronous(found.sentence)
         case IfNotConverging.THROTTLE:
             return act.ThrottleGuest(
@@ -337,8 +386,26 @@ def _layered(plan: Plan, record: Record) -> bool:
     return any(layers.layered(plan, record, disk.target) for disk in plan.disks)
 
 
+def _leave_synchronous(plan: Plan, seen: Observation, outstanding: list[DiskView]) -> act.Action | None:
+    """The destination has hung and answers again: go over to the background, where the guest does not wait for it.
+
+    That costs a new copy, so a short hang is forgiven once; and copies that are in step are switched instead, which
+    is over sooner than anything else.
+    """
+    record, silence = seen.record, seen.silence
+    if plan.hang is None or record.background or silence.hanging or all(view.ready for view in outstanding):
+        return None
+    if len(outstanding) < len(seen.disks) or not any(record.copy(view.target).synchronous for view in outstanding):
+        return None
+    limit = plan.hang.wanted.limit_s or USUAL.limit_s or 0.0
+    if silence.times < 2 and silence.longest <= limit / 2:
+        return None
+    often = f"{silence.times} times" if silence.times > 1 else "once"
+    return act.LeaveSynchronous(f"the destination has hung {often}, for up to {format_duration(silence.longest)}")
+
+
 def _await_or_suspend(plan: Plan, seen: Observation, outstanding: list[DiskView]) -> act.Action:
-    course = _change_course(plan, seen)
+    course = _leave_synchronous(plan, seen, outstanding) or _change_course(plan, seen)
     if course is not None:
         return course
     if not all(view.ready and view.remaining is not None for view in outstanding):

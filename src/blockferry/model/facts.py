@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from blockferry.model.fencing import Storage
 from blockferry.model.inventory import Datastore, Image, Snapshot, Vm
 from blockferry.model.plan import NvramPlan
 
@@ -67,6 +68,8 @@ class Facts:
     partials: Mapping[str, Partial] = field(default_factory=dict)  # path where we would write -> what lies there
     clones: Mapping[str, str] = field(default_factory=dict)  # target -> why no clone; "": a trial clone went well
     source_free: Mapping[str, int] = field(default_factory=dict)  # target -> bytes free beside its source
+    storage: Mapping[str, Storage] = field(default_factory=dict)  # destination datastore -> what it does when it hangs
+    storage_problem: str | None = None  # why that could not be looked at
     suspended_start: bool | None = None  # insist, for tests and for QEMU versions we know better about
 
     def datastore(self, name: str) -> Datastore | None:

@@ -214,6 +214,13 @@ CATALOGUE: dict[str, FindingKind] = {
             "Use --method changed-blocks (or auto): there no write waits for the destination.",
         ),
         FindingKind(
+            "HANG_UNBOUNDED", _W, "Nothing bounds how long the guest's writes wait for the destination",
+            "With mirror each of the guest's writes waits until the destination has it. This destination may stop "
+            "answering for ever (a hard NFS mount, a device that queues), and it cannot be cut off, or is not to be.",
+            "Use --method changed-blocks (or auto): there no write waits for the destination. Or give a way to cut it "
+            "off (`fence` in the configuration, docs/reliability.md).",
+        ),
+        FindingKind(
             "CONFIG_DIFFERS", _E, "The VM's live and persistent configuration name different files",
             "It cannot be told which of the two is meant.",
             "`virsh dumpxml VM` and `virsh dumpxml --inactive VM`; bring them in line first.",

@@ -43,7 +43,7 @@ def synchronous(plan: Plan, record: Record, target: str) -> bool:
 
     Never by way of an overlay: a synchronous write to a shallow copy loses data (docs/measured.md, 10).
     """
-    return (plan.synchronous or record.synchronous) and not layered(plan, record, target)
+    return (plan.synchronous or record.synchronous) and not record.background and not layered(plan, record, target)
 
 
 def suspended_start(plan: Plan, record: Record, target: str) -> bool:

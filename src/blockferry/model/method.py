@@ -19,11 +19,13 @@ def choose(
     contract: bool = False,
     goes_on: bool = False,
     cloned: bool = False,
+    may_hang: str = "",
 ) -> tuple[Method, str]:
     """(method, reason). The user's wish wins; whether it fits power state and host is the pre-check's business.
 
     `defect`: what forbids synchronous copies on this host (defects.against_synchronous). `cloned`: whether all disks
-    can be cloned by their file system.
+    can be cloned by their file system. `may_hang`: why the guest's writes could wait for ever at the destination, a
+    clause (fencing.unbounded).
     """
     if asked is not Method.AUTO:
         return asked, "as asked"
@@ -48,6 +50,8 @@ def choose(
         )
     if defect is not None:
         return Method.CHANGED_BLOCKS, f"mirror cannot be trusted with this {defect.component.value}: {defect.title}"
+    if may_hang:
+        return Method.CHANGED_BLOCKS, f"{may_hang}; in the background none of the guest's writes waits for it"
     if has_bitmaps:
         return Method.MIRROR, "a running VM on local storage; the image's checkpoint bitmaps are carried by the copy"
     return Method.MIRROR, "a running VM and no bandwidth limit: one pass, in step by construction"
@@ -60,7 +64,12 @@ def race_possible(qemu: Version, source_format: str, shallow: bool) -> bool:
 
 
 def if_not_converging(
-    asked: IfNotConverging, method_asked: Method, method: Method, can_be_synchronous: bool, bandwidth: int
+    asked: IfNotConverging,
+    method_asked: Method,
+    method: Method,
+    can_be_synchronous: bool,
+    bandwidth: int,
+    may_hang: bool = False,
 ) -> IfNotConverging:
     """What is done when a copy in the background is outrun by the guest. AUTO is resolved here.
 
@@ -73,7 +82,8 @@ def if_not_converging(
     if asked is not IfNotConverging.AUTO:
         return asked
     ours = method_asked is Method.AUTO and method is Method.CHANGED_BLOCKS
-    return IfNotConverging.MIRROR if ours and can_be_synchronous and not bandwidth else IfNotConverging.WAIT
+    fits = can_be_synchronous and not bandwidth and not may_hang
+    return IfNotConverging.MIRROR if ours and fits else IfNotConverging.WAIT
 
 
 def granularity(source_format: str, dest_format: str) -> int:

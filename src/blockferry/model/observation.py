@@ -6,6 +6,7 @@ import enum
 from dataclasses import dataclass
 
 from blockferry.model.convergence import Divergence
+from blockferry.model.fencing import ANSWERING, Silence
 from blockferry.model.inventory import JobInfo, PowerState
 from blockferry.model.record import Record
 
@@ -111,6 +112,7 @@ class Observation:
     flushed: bool = False  # the destination was flushed to stable storage just before
     unflushed: float = 0.0  # the largest share of a disk that was copied since QEMU last flushed the destination
     unflushed_s: float = 0.0  # and for how long
+    silence: Silence = ANSWERING  # of the destination, as the watch beside the copies has it
 
     def disk(self, target: str) -> DiskView:
         return next(disk for disk in self.disks if disk.target == target)

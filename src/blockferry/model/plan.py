@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from blockferry.model.fencing import Fencing
 from blockferry.model.inventory import PowerState, Secret
 from blockferry.model.request import Chain, Contract, IfNotConverging, Method, OnBreak, SourcePolicy
 
@@ -146,6 +147,14 @@ class NvramPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class HangPlan:
+    """What is done when the destination hangs. `bound`: what it means for the guest, a sentence."""
+
+    wanted: Fencing
+    bound: str
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """One move, decided."""
 
@@ -170,6 +179,7 @@ class Plan:
     if_not_converging: IfNotConverging = IfNotConverging.WAIT  # never AUTO: that is decided in the pre-check
     snapshots: tuple[str, ...] = ()  # whose metadata is to name the new files
     nvram: NvramPlan | None = None  # None: there is none, or it stays
+    hang: HangPlan | None = None  # None: planned by an older version, or the VM is off
     vtpm: str | None = None  # where the host keeps the state of the VM's TPM; it stays there
     trim: bool = False  # the guest gives back what it does not use before the first disk is copied
 

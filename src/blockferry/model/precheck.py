@@ -6,7 +6,7 @@ import posixpath
 from dataclasses import dataclass, replace
 
 from blockferry.errors import DatastoreNotFound, DiskNotFound, UsageError, nearest
-from blockferry.model import cloning, defects, placement, vmcheck
+from blockferry.model import cloning, defects, fencing, placement, vmcheck
 from blockferry.model import method as methods
 from blockferry.model import resume as resuming
 from blockferry.model import trim as trimming
@@ -14,7 +14,7 @@ from blockferry.model.defects import Defect, Versions
 from blockferry.model.facts import Facts
 from blockferry.model.finding import Finding, finding
 from blockferry.model.inventory import Datastore, Disk, Image, PowerState, datastore_of
-from blockferry.model.plan import DiskPlan, Hold, HomeFile, HomePlan, LayerPlan, NvramPlan, Plan
+from blockferry.model.plan import DiskPlan, HangPlan, Hold, HomeFile, HomePlan, LayerPlan, NvramPlan, Plan
 from blockferry.model.request import Chain, Firmware, IfNotConverging, Method, MoveRequest, Preallocation, Provision
 from blockferry.model.space import for_memory, space_findings
 from blockferry.units import format_duration, format_rate, format_size
@@ -62,6 +62,8 @@ def precheck(request: MoveRequest, facts: Facts, move: str) -> tuple[tuple[Findi
     method, reason, policy = _method(request, facts, bitmaps, keeps, unsafe)
     synchronous_later = policy is IfNotConverging.MIRROR and not keeps and unsafe is None
     draft.modes = {method is Method.MIRROR and not keeps, synchronous_later}
+    if facts.storage:
+        draft.modes.add(False)  # a mirror whose destination has hung goes on in the background
     if facts.partials:
         draft.modes.add(False)  # a copy that broke is gone on with in the background
     for store in {store.name: store for store in wanted.values()}.values():
@@ -88,6 +90,7 @@ def precheck(request: MoveRequest, facts: Facts, move: str) -> tuple[tuple[Findi
     if request.contract is not None and method is Method.MIRROR:
         text = f"The writes of {facts.vm.name} have a latency contract, and by mirror they wait for the destination."
         draft.findings.append(finding("CONTRACT_MIRROR", text))
+    draft.findings.extend(_hang_findings(request, facts, method, policy))
     draft.findings.extend(vmcheck.defect_findings(facts, method, [disk.target for disk in disks]))
     trims, why_not = trimming.planned(request, facts, [disk.target for disk in disks])
     draft.findings.extend(why_not)
@@ -120,8 +123,35 @@ def precheck(request: MoveRequest, facts: Facts, move: str) -> tuple[tuple[Findi
         nvram=nvram,
         vtpm=vtpm,
         trim=trims,
+        hang=_hang_plan(request, facts, method),
     )
     return findings, plan
+
+
+def _may_hang(facts: Facts) -> str:
+    """Why a write of the guest to both sides at once could wait for ever, a clause; "" when it could not."""
+    if facts.storage_problem:
+        return f"it cannot be told what the destination does when it hangs ({facts.storage_problem})"
+    return next((text for one in facts.storage.values() if (text := fencing.unbounded(one))), "")
+
+
+def _hang_findings(request: MoveRequest, facts: Facts, method: Method, policy: IfNotConverging) -> list[Finding]:
+    """A synchronous copy that was asked for by name although nothing bounds what the guest's writes wait."""
+    why = _may_hang(facts)
+    by_name = request.method is Method.MIRROR or request.if_not_converging is IfNotConverging.MIRROR
+    synchronous = method is Method.MIRROR or policy is IfNotConverging.MIRROR
+    if not (why and by_name and synchronous and facts.vm.state.active):
+        return []
+    return [finding("HANG_UNBOUNDED", f"The writes of {facts.vm.name} wait as long as its destination does: {why}.")]
+
+
+def _hang_plan(request: MoveRequest, facts: Facts, method: Method) -> HangPlan | None:
+    if not facts.vm.state.active or method is Method.COLD:
+        return None
+    bounds = [fencing.bound(one, request.hang, method is Method.MIRROR) for one in facts.storage.values()]
+    return HangPlan(
+        request.hang, "; ".join(dict.fromkeys(bounds)) or f"not known: {facts.storage_problem or 'no facts'}"
+    )
 
 
 def _method(
@@ -144,6 +174,7 @@ def _method(
         request.contract is not None,
         goes_on,
         cloned,
+        _may_hang(facts),
     )
     policy = methods.if_not_converging(
         request.if_not_converging,
@@ -151,6 +182,7 @@ def _method(
         method,
         not keeps and unsafe is None and not goes_on and method not in (Method.SNAPSHOT, Method.CLONE),
         request.bandwidth,
+        bool(_may_hang(facts)),
     )
     return method, reason, policy
 

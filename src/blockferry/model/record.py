@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field, replace
 
+from blockferry.model.fencing import Guarded
 from blockferry.model.latency import GuestLatency
 
 
@@ -136,6 +137,9 @@ class Record:
     measured: bool = False  # that was looked at, or cannot be any more
     trimmed: dict[str, int] | None = None  # target -> bytes given back before the copy; None: not asked yet
     synchronous: bool = False  # the copies do not get in step in the background, and are made anew as a mirror
+    background: bool = False  # the destination has hung: no copy writes to both sides at once any more
+    guarded: Guarded | None = None  # what the watch beside the copies guards
+    cut_off: str | None = None  # proof: the directory whose storage was cut off, because it hung
     following: bool = False  # all else is done: only the UEFI variables are to follow, once the VM is off
     nvram_copied: str = ""  # proof: fingerprint of the old NVRAM that was copied
     nvram_made: str = ""  # and of the copy: another one means that the VM has run on it

@@ -5,6 +5,8 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 
+from blockferry.model.fencing import USUAL, Fencing
+
 
 class Method(enum.Enum):
     """How the bulk gets across (DESIGN 3)."""
@@ -111,6 +113,7 @@ class MoveRequest:
     on_break: OnBreak = OnBreak.AUTO
     from_scratch: bool = False  # a kept partial copy is not gone on with but replaced
     firmware: Firmware = Firmware.NEXT_BOOT
+    hang: Fencing = USUAL  # what is done when the destination does not answer
     preallocation: Preallocation | None = None  # None: what `provision` needs
     cluster_size: int | None = None  # bytes, of a qcow2; None: as it is
     trim: Trim = Trim.NO
