@@ -70,7 +70,7 @@ VERIFY = ("view-prepared", "taking-view", "view-taken", "verifying", "verified",
 VERIFY_COLD = ("verifying", "verified")
 
 COURSE = (
-    *("trimming", "trimmed"),
+    *("trimming", "trimmed", "cloning", "cloned"),
     *("leaving-synchronous", "cut-off-noted"),
     *("measured", "going-synchronous", "throttling", "throttled", "unthrottled"),
     *("checkpoint-suspending", "checkpoint-suspended", "folding-off", "folded-off"),
@@ -79,8 +79,8 @@ COURSE = (
     "snapshots-written",
 )
 """Passed only when the destination hangs, under a latency contract, when a copy does not converge, with checkpoints, by
-the overlay of a VM that goes off, with UEFI variables, snapshots, or `--trim`; the matrix does not walk them
-(test_hanging, test_pace, test_resume, test_firmware, test_snapshots, test_trim do)."""
+the overlay of a VM that goes off, with UEFI variables, snapshots, `--trim`, or by cloning; the matrix does not walk
+them (test_hanging, test_pace, test_resume, test_firmware, test_snapshots, test_trim, test_clone do)."""
 
 _OF_VERIFY = {"view-prepared": IN_STEP, "taking-view": SWITCH, "view-taken": SWITCH}
 

@@ -35,7 +35,7 @@ def offered(service: cli_fake.FakeService, words: str) -> list[str]:
         ("move web01 --to ", ["archive", "old-san", "ssd"]),
         ("check web01 --home s", ["ssd"]),
         ("move web01 --disk vdb=a", ["vdb=archive"]),
-        ("move web01 --method c", ["changed-blocks", "cold"]),
+        ("move web01 --method c", ["changed-blocks", "clone", "cold"]),
         ("watch ", ["3f2a", "9e01"]),
         ("cancel ", ["3f2a"]),
         ("explain dest", ["DESTINATION_FULL", "DESTINATION_OVERCOMMITTED"]),
