@@ -460,7 +460,7 @@ def _pivot(context: Context, action: act.Pivot, seen: Observation) -> None:
         return
     if not hanging.disarm(context, seen.record):
         context.memory.pivot_failures += 1
-        context.tell("warning", "the watch beside the copy could not be told that the disks are to be switched")
+        context.tell("warning", "the destination hangs, or its watch could not be told of the switch; not switched now")
         return
     began = context.memory.suspended_at
     control = context.control

@@ -95,14 +95,17 @@ def arm(context: Context) -> None:
 
 
 def disarm(context: Context, record: Record) -> bool:
-    """From now on the destination may be the truth. False: it is not certain that nobody will cut it off."""
+    """From now on the destination may be the truth. False: it hangs, was cut off, or it is not certain that nobody will
+    cut it off."""
     if record.guarded is None or context.plan.hang is None:
         return True
-    if _order(context, LOOK):
-        return True
-    # It does not answer, or the way to it is lost: another one takes its place, and it may do nothing any more.
-    _start(context, record.guarded, LOOK)
-    return context.watch is not None and context.watch.alive
+    if not _order(context, LOOK):
+        # It does not answer, or the way to it is lost: another one takes its place, and it may do nothing any more.
+        _start(context, record.guarded, LOOK)
+        if context.watch is None or not context.watch.alive:
+            return False
+    now = silence(context)  # it tells what it has done before it answers
+    return now.cut_off is None and not now.hanging
 
 
 def end(context: Context) -> None:
@@ -153,6 +156,8 @@ def sentence(context: Context, seen: Observation) -> str:
     text = f"{now.directory} has not answered for {format_duration(now.seconds)}; {guest}"
     limit = context.plan.hang.wanted.limit_s
     steps = [one for one in (seen.record.guarded.places if seen.record.guarded else ()) if one.steps]
+    if now.cut_off is not None:
+        return f"{text}; it was cut off, and requests that wait there have not ended yet"
     if now.refused:
         return f"{text}; it is not cut off, because {now.refused}"
     if context.watch_mode != FENCE:

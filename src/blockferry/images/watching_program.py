@@ -479,6 +479,8 @@ class Claim:
     def __init__(self, move: str) -> None:
         home = "/run/blockferry" if os.geteuid() == 0 else f"/tmp/blockferry-{os.geteuid()}"
         os.makedirs(home, mode=0o700, exist_ok=True)
+        if os.lstat(home).st_uid != os.geteuid():
+            raise SystemExit(f"{home} is somebody else's")
         self.path = f"{home}/watch-{move}"
         self.token = f"{os.getpid()}-{time.monotonic_ns()}"
         self.before: Json = {}  # what watches before have cut off: directory -> after how many seconds
@@ -547,6 +549,7 @@ class Watch:
         self.closed_at = 0.0
 
     def run(self) -> None:
+        self.tell()  # first: what one before has cut off
         self.say({"ready": os.getpid()})
         while True:
             before = time.monotonic()
