@@ -502,7 +502,7 @@ HAPPENS: dict[str, tuple[str, ...]] = {
 MOMENTS = st.tuples(st.integers(0, 24), st.sampled_from(sorted(HAPPENS)))
 
 
-@settings(max_examples=2500)
+@settings(max_examples=1000)
 @given(st.lists(MOMENTS, max_size=4))
 def test_a_vm_that_is_held_goes_on_from_its_memory(moments: list[tuple[int, str]]) -> None:
     host, moment = Host(), 0
