@@ -30,7 +30,7 @@ from blockferry.engine import letting_go
 from blockferry.errors import BlockferryError, HostUnreachable
 from blockferry.hypervisor.connection import Connection
 from blockferry.hypervisor.control import Control
-from blockferry.images.runner import Runner, runner_for
+from blockferry.images.runner import Runner, SshRunner, runner_for
 
 PATIENCE_S = 20.0
 """How long the guard's process may take to connect."""
@@ -149,7 +149,7 @@ def stand_guard(uri: str, uuid: str, name: str) -> None:
     for one in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(one, signal.SIG_IGN)
     control = Control(Connection(uri), uuid, name)
-    runner = runner_for(uri)
+    runner: Runner | None = None
     armed: float | None = None
     held: letting_go.Before | None = None
     seen_down = False
@@ -163,12 +163,14 @@ def stand_guard(uri: str, uuid: str, name: str) -> None:
                 _resume(control)
             armed = None
             if data is None:
-                if held is not None:
+                if held is not None and runner is not None:
                     seen_down = _look_after(control, runner, held, seen_down)
                 continue
-            if held is not None:
+            if held is not None and runner is not None:
                 _let_go(control, runner, held)
             _put_back(control, limits)
+            if isinstance(runner, SshRunner):
+                runner.close()
             return
         seen_down = False
         buffer += data
@@ -178,6 +180,7 @@ def stand_guard(uri: str, uuid: str, name: str) -> None:
                 limits = json.loads(line.removeprefix(b"limits "))
             elif line.startswith(b"hold "):
                 held = letting_go.Before(*json.loads(line.removeprefix(b"hold ")))
+                runner = runner or runner_for(uri)
             else:
                 held = None
                 armed = float(line.split()[1]) if line.startswith(b"arm ") else None

@@ -119,8 +119,8 @@ def let_go(context: Context, seen: Observation) -> None:
         context.stop.wait(LINGER_S + 1)
         context.memory.holds_it = True
     view = context.control.look((), closely=True)
-    if view.busy or view.saved:
-        return
+    if view.busy or (view.saved and seen.state.active):
+        return  # it has changed since: look again
     before = letting_go.Before(record.held_running, record.held_of, hold.image, (nvram.source, nvram.dest))
     down = letting_go.restored(before, view, record.held is Held.SAVED)
     if view.state.active:
