@@ -211,6 +211,7 @@ def _look_after(control: Control, runner: Runner, held: letting_go.Before, seen_
             letting_go.step(control, runner, held, True)
     except BlockferryError:
         _connect(control)
+        return False
     return True
 
 
