@@ -239,9 +239,13 @@ def assert_on_its_new_file(line: Line, guest: Guest, target: Datastore, old: Pat
     assert_whole(guest)
 
 
-def elsewhere(guest: Guest, old_san: Datastore, ssd: Datastore) -> tuple[Path, Datastore]:
+def elsewhere(line: Line, guest: Guest, old_san: Datastore, ssd: Datastore) -> tuple[Path, Datastore]:
+    """Its variables, and the datastore where neither they nor its disk are."""
     old = nvram_of(guest, inactive=True)
-    return old, ssd if old.is_relative_to(old_san.path) else old_san
+    here, there = (old_san, ssd) if old.is_relative_to(old_san.path) else (ssd, old_san)
+    if not guest.sources()["vda"].startswith(f"{here.path}/"):
+        line.must("move", guest.name, "--to", here.name)  # an earlier test has left them apart
+    return old, there
 
 
 def wait_up(line: Line, guest: Guest) -> None:
@@ -258,7 +262,7 @@ def test_the_variables_move_at_once_and_the_guest_goes_on(
 ) -> None:
     line, guest = long_line, uefi
     running(line, guest)
-    old, target = elsewhere(guest, old_san, ssd)
+    old, target = elsewhere(line, guest, old_san, ssd)
     content, boots = old.read_bytes(), guest.judge.ledger().boots
     tpm = {path: path.read_bytes() for path in (guest.host.directory / "lib" / "swtpm").rglob("*.permall")}
     words = (guest.name, "--to", target.name, "--firmware", "now")
@@ -275,7 +279,7 @@ def test_the_variables_move_at_once_and_the_guest_goes_on(
     assert guest.judge.ledger().boots == boots, "it was booted"
 
     guest.suspend()  # by its owner: it stays so
-    old, target = elsewhere(guest, old_san, ssd)
+    old, target = elsewhere(line, guest, old_san, ssd)
     line.must("move", guest.name, "--to", target.name, "--firmware", "now")
     assert line.host.vm_state(guest.name) == "paused"
     guest.resume()
@@ -291,7 +295,7 @@ def test_killed_while_the_vm_is_held(
     line, guest = long_line, uefi
     running(line, guest)
     boots = guest.judge.ledger().boots
-    old, target = elsewhere(guest, old_san, ssd)
+    old, target = elsewhere(line, guest, old_san, ssd)
     said = line.do("move", guest.name, "--to", target.name, "--firmware", "now", point=f"{first}:kill")
     assert said.killed, str(said)
     wait_up(line, guest)
@@ -311,7 +315,7 @@ def test_libvirtd_dies_while_the_vm_is_held(long_line: Line, uefi: Guest, old_sa
     line, guest = long_line, uefi
     running(line, guest)
     boots = guest.judge.ledger().boots
-    old, target = elsewhere(guest, old_san, ssd)
+    old, target = elsewhere(line, guest, old_san, ssd)
     process = line.start("move", guest.name, "--to", target.name, "--firmware", "now", point="nvram-copied:sleep=4")
     while not image_of(guest).exists():
         assert process.poll() is None, f"it ended without a save\n{line.stories()}"
@@ -329,7 +333,7 @@ def test_no_room_for_the_memory(long_line: Line, uefi: Guest, old_san: Datastore
     """Refused beforehand; and if the room is gone by then, the VM runs on, and the variables follow later."""
     line, guest, directory = long_line, uefi, "/var/lib/libvirt/qemu/save"
     running(line, guest)
-    old, target = elsewhere(guest, old_san, ssd)
+    old, target = elsewhere(line, guest, old_san, ssd)
     words = ("move", guest.name, "--to", target.name, "--firmware", "now")
     small = ["mount", "-t", "tmpfs", "-o", "size=16M", "none", directory]
     line.host.run(small)
