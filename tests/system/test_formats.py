@@ -154,14 +154,14 @@ def test_an_encrypted_disk_moves_and_never_decrypted(
         path = one.moved("vda", store)
         assert path.read_bytes().startswith(header)
         assert guest.xml().count(SECRET) == guest.xml(inactive=True).count(SECRET) == 2
-        one.assert_well(old_home=old_san.home(guest.name))
+        one.assert_well(old_home=ssd.home(guest.name))
     for point, word in (("copy-started", "cancel"), ("pivoted", "resume")):
         said = line.do("move", guest.name, "--disk", "vda=ssd", point=f"{point}:kill")
         assert said.status in (-9, 137), str(said)
         line.do(word, line.unfinished()[0])
         if word == "resume":
             path = one.moved("vda", ssd)
-        one.assert_well(old_home=old_san.home(guest.name))
+        one.assert_well(old_home=ssd.home(guest.name))
     guest.judge.stop()
     guest.poweroff()
     judge_sealed(one, "vda", path)

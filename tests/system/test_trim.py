@@ -3,15 +3,18 @@ deaths of blockferry, cost nothing but bytes. Discards of the guest during the c
 
 from __future__ import annotations
 
+import json
 import signal
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from blockferry.units import MiB
 from lab import Datastore, Disk, Guest, Host, Lab
 from lab.process import wait_until
-from tests.system.voyage import Line, Voyage, allocated
+from tests.system.voyage import Line, Voyage
 
 pytestmark = pytest.mark.lab
 
@@ -56,6 +59,13 @@ def one(guest: Guest, line: Line, stores: tuple[Datastore, ...]) -> Voyage:
     return voyage
 
 
+def held(path: Path) -> int:
+    """Bytes of data in the image, by qemu-img map. The file's own blocks tell less: XFS sets some aside beyond its end."""
+    words = ["qemu-img", "map", "-U", "--output=json", "-f", path.suffix.removeprefix("."), path]
+    found = json.loads(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
+    return sum(one["length"] for one in found if one["data"] and not one["zero"])
+
+
 def elsewhere(one: Voyage) -> Datastore:
     return next(store for store in one.stores if not one.where["vda"].is_relative_to(store.path))
 
@@ -63,7 +73,7 @@ def elsewhere(one: Voyage) -> Datastore:
 @pytest.mark.parametrize("method", ["mirror", "changed-blocks"])
 def test_what_the_guest_has_deleted_is_not_moved(one: Voyage, method: str) -> None:
     litter(one.guest)
-    full = {target: allocated(path) for target, path in one.where.items()}
+    full = {target: held(path) for target, path in one.where.items()}
     assert min(full.values()) > JUNK
     one.write(rate=50)
     to = elsewhere(one)
@@ -73,20 +83,20 @@ def test_what_the_guest_has_deleted_is_not_moved(one: Voyage, method: str) -> No
     report = done["report"]
     assert report["trimmed_bytes"] > 2 * JUNK * 0.9
     for target, path in one.where.items():
-        assert allocated(path) < full[target] - JUNK * 0.9
+        assert held(path) < full[target] - JUNK * 0.9
     # A qcow2's freed clusters are not gone through; the holes of a raw file are, as zeros, and count.
     assert report["bulk_bytes"] < full["vda"] - JUNK * 0.9 + one.guest.disk("vdb").size_bytes
 
 
 def test_discards_during_the_copy_reach_the_destination(one: Voyage) -> None:
     litter(one.guest)
-    full = {target: allocated(path) for target, path in one.where.items()}
+    full = {target: held(path) for target, path in one.where.items()}
     to = elsewhere(one)
     process = one.line.start("move", one.name, "--to", to.name, point="in-step:stop")
     wait_until(lambda: one.guest.xml().count("ready='yes'") == 2, "both copies in step", timeout=120)
     copied = {target: to.home(one.name) / path.name for target, path in one.where.items()}
     for target, path in copied.items():
-        assert allocated(path) > JUNK, f"{target}: the junk is across"
+        assert held(path) > JUNK, f"{target}: the junk is across"
     one.guest.sh("for disk in vda vdb; do fstrim /mnt/$disk; done", timeout=120)
     process.send_signal(signal.SIGCONT)
     said = one.line.end(process)
@@ -94,7 +104,7 @@ def test_discards_during_the_copy_reach_the_destination(one: Voyage) -> None:
     one.moved_all(to)
     one.assert_well()
     for target, path in one.where.items():
-        assert allocated(path) < full[target] - JUNK * 0.9
+        assert held(path) < full[target] - JUNK * 0.9
 
 
 def test_an_agent_that_hangs_only_costs_bytes(one: Voyage) -> None:
