@@ -60,8 +60,8 @@ def one(guest: Guest, line: Line, stores: tuple[Datastore, ...]) -> Voyage:
 
 
 def held(path: Path) -> int:
-    """Bytes of data in the image, by qemu-img map. The file's own blocks tell less: XFS sets some aside beyond its end."""
-    words = ["qemu-img", "map", "-U", "--output=json", "-f", path.suffix.removeprefix("."), path]
+    """Bytes of data in the image, by qemu-img map. Its blocks tell less: XFS sets some aside."""
+    words = ["qemu-img", "map", "-U", "--output=json", "-f", path.suffix.removeprefix("."), str(path)]
     found = json.loads(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
     return sum(one["length"] for one in found if one["data"] and not one["zero"])
 
