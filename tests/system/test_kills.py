@@ -34,7 +34,9 @@ FIRMWARE = ("following", "nvram-named", "nvram-copied", "nvram-pointed", "releas
 """Passed with UEFI variables only: test_firmware.py kills there."""
 SNAPSHOTS = ("snapshots-written",)
 """Passed with snapshots only: test_snapshots.py kills there."""
-ELSEWHERE = (*COLD, *START, *BACK, *VERIFY, *COURSE, *OVERLAYS, *FIRMWARE, *SNAPSHOTS)
+TRACKING = ("point-made", "changes-begun", "changes-read")
+"""Passed by no move: test_tracking.py kills there."""
+ELSEWHERE = (*TRACKING, *COLD, *START, *BACK, *VERIFY, *COURSE, *OVERLAYS, *FIRMWARE, *SNAPSHOTS)
 LIVE = tuple(one for one in POINTS if one not in ELSEWHERE)
 
 

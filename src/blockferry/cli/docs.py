@@ -51,6 +51,10 @@ epoch; `null` is what is not known. Fields may be added in any release; when one
 | `quarantine list` | `quarantine` | `kept`: `kept` (the journal's row), `found`, `expired`, `altered`, `doubt` |
 | `quarantine purge` | `purged` | `purged`: `path`, `gone`, `text` |
 | `quarantine restore` | `restored` | `restored`: `swap`, `since`, `losses`; `text`: what was done |
+| `cbt status` | `tracking` | `tracking`: `points` (`good`, and of each disk why not), `untrackable` |
+| `cbt enable`, `cbt point` | `point` | `id`, `created`, `disks`, `made` (false: there was a good one) |
+| `cbt disable`, `cbt drop` | `dropped` | `dropped`: ids |
+| `changes` | `changes` | `changes`: `since`, `until`, `disks` with `areas` ([more](changed-blocks-tracking.md)) |
 | `explain` | `codes` | `codes` |
 
 A move is an object with `id`, `state` (`running`, `interrupted`, `parked`, `moved`, `cancelled`, `failed`), `plan`,
