@@ -65,10 +65,11 @@ COURSE = (
     *("checkpoint-suspending", "checkpoint-suspended", "folding-off", "folded-off"),
     *("following", "nvram-named", "nvram-copied", "nvram-pointed", "releasing-nvram", "nvram-released"),
     "snapshots-written",
+    *("point-made", "changes-begun", "changes-read"),
 )
 """Passed only under a latency contract, when a copy does not converge, with checkpoints, by the overlay of a VM that
-goes off, with UEFI variables, or with snapshots; the matrix does not walk them (test_pace, test_resume, test_firmware,
-test_snapshots do)."""
+goes off, with UEFI variables, with snapshots, or by no move at all (changed-block tracking); the matrix does not walk
+them (test_pace, test_resume, test_firmware, test_snapshots, test_tracking do)."""
 
 _OF_VERIFY = {"view-prepared": IN_STEP, "taking-view": SWITCH, "view-taken": SWITCH}
 

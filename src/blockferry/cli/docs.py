@@ -244,6 +244,7 @@ _MEANINGS = {
     7: "libvirt, a host or a program on it did not do what was needed.",
     8: "The journal cannot be used, or another process has taken over.",
     9: "Somebody else is at it, or the move stands still until something is put right.",
+    12: "What has changed since that point cannot be told any more: everything may have.",
     11: "The VM was moved, but its copy was not verified as asked, or differs. The old disks are kept.",
     10: "`doctor` found errors. Nothing was touched.",
     130: "The command was interrupted; the move goes on in the background.",

@@ -39,7 +39,7 @@ def precheck(request: MoveRequest, facts: Facts, move: str) -> tuple[tuple[Findi
     """
     wanted = destinations(request, facts)
     draft = _Draft([*vmcheck.host_findings(facts), *vmcheck.vm_findings(request, facts)], [], set(), set())
-    bitmaps = any(image.bitmaps for target in wanted for image in facts.chains.get(target, ())[:1])
+    bitmaps = any(_has_bitmaps(facts, image) for target in wanted for image in facts.chains.get(target, ())[:1])
     keeps = request.chain is Chain.KEEP and any(len(facts.chains.get(target, ())) > 1 for target in wanted)
     if keeps and request.method is Method.MIRROR:
         draft.findings.append(
@@ -237,7 +237,7 @@ def _look_at_disk(request: MoveRequest, facts: Facts, disk: Disk, store: Datasto
             suspended_start=_suspended_start(facts, disk, top.format, new_format, shallow, draft.modes),
             cache=disk.cache,
             cluster_size=cluster_size,
-            has_bitmaps=bool(top.bitmaps),
+            has_bitmaps=_has_bitmaps(facts, top),
             as_is=bool(top.internal_snapshots),
             granularity=methods.granularity(top.format, new_format),
             preallocation=(request.preallocation or Preallocation.OFF).value,
@@ -352,7 +352,7 @@ def _destination_findings(
             found.append(finding("SAME_FILE", f"{disk.target} of {vm.name}: {top.path} and {path} are one file."))
         elif path in facts.existing and path not in facts.partials:
             found.append(finding("NAME_COLLISION", f"{path} is there already; {disk.target} would be copied to it."))
-    if facts.vm.checkpoints and top.bitmaps and format != "qcow2":
+    if facts.vm.checkpoints and _has_bitmaps(facts, top) and format != "qcow2":
         names = ", ".join(facts.vm.checkpoints)
         found.append(
             finding("CHECKPOINTS_LOST", f"{disk.target}: {format} cannot carry the checkpoints {names} of {vm.name}.")
@@ -360,6 +360,15 @@ def _destination_findings(
     if top.compat == "0.10" and format == "qcow2":
         found.append(finding("OLD_QCOW2", f"{disk.target}: {top.path} is qcow2 of compat 0.10; the copy is 1.1."))
     return found
+
+
+def _has_bitmaps(facts: Facts, top: Image) -> bool:
+    """Whether the image holds, or may hold, bitmaps of checkpoints.
+
+    QEMU writes those of its present run into the image when it closes it; until then only libvirt knows of them.
+    """
+    unsaved = facts.vm.state.active and bool(facts.vm.checkpoints) and top.format == "qcow2"
+    return bool(top.bitmaps) or unsaved
 
 
 def _home(request: MoveRequest, facts: Facts, draft: _Draft) -> HomePlan | None:
