@@ -6,7 +6,7 @@ import posixpath
 from dataclasses import dataclass
 
 from blockferry.errors import DatastoreNotFound, DiskNotFound, UsageError, nearest
-from blockferry.model import defects, placement, vmcheck
+from blockferry.model import defects, placement, tracking, vmcheck
 from blockferry.model import method as methods
 from blockferry.model import resume as resuming
 from blockferry.model.defects import Defect, Versions
@@ -87,6 +87,8 @@ def precheck(request: MoveRequest, facts: Facts, move: str) -> tuple[tuple[Findi
     draft.findings.extend(vmcheck.defect_findings(facts, method, [disk.target for disk in disks]))
     draft.findings.extend(resuming.findings(disks, request, facts, method))
     draft.findings.extend(space_findings(disks, facts))
+    if facts.vm.checkpoints and any(disk.has_bitmaps for disk in disks):
+        draft.findings.append(finding("CHECKPOINTS_VOID", tracking.before_move(facts.vm.checkpoints, facts.vm.name)))
     findings = tuple(sorted(draft.findings, key=lambda one: ("error", "warning", "info").index(one.severity.value)))
     if any(one.is_error for one in findings):
         return findings, None
@@ -110,6 +112,7 @@ def precheck(request: MoveRequest, facts: Facts, move: str) -> tuple[tuple[Findi
         if_not_converging=policy,
         on_break=request.on_break,
         snapshots=tuple(one.name for one in facts.snapshots),
+        checkpoints=facts.vm.checkpoints if any(disk.has_bitmaps for disk in disks) else (),
         nvram=nvram,
         vtpm=vtpm,
     )

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from blockferry.model.inventory import Disk, Image, PowerState, Vm
+from blockferry.model.record import Outcome
 from blockferry.units import format_size
 
 MOST_POINTS = 32
@@ -247,3 +248,21 @@ def areas(extents: Sequence[tuple[int, int, bool]], size: int) -> tuple[Area, ..
     if at < size:
         raise ValueError(f"the bitmap was read up to byte {at} of {size}")
     return tuple(Area(one.start, min(one.length, size - one.start)) for one in found if one.start < size)
+
+
+def before_move(checkpoints: Sequence[str], vm: str) -> str:
+    """What the plan of a move says of the VM's checkpoints."""
+    names = ", ".join(checkpoints)
+    return (
+        f"The points and checkpoints {names} of {vm} do not tell closely any more what has changed, once it is moved."
+    )
+
+
+def after_move(checkpoints: Sequence[str], outcome: Outcome) -> tuple[str, ...]:
+    """What the report of a move says of them."""
+    if not checkpoints or outcome is not Outcome.MOVED:
+        return ()
+    return (
+        f"points of blockferry among {', '.join(checkpoints)} are void (`blockferry cbt point` makes a new one); in "
+        "the bitmaps of others' checkpoints, which were carried, everything that was copied counts as changed",
+    )
