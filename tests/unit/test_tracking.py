@@ -114,16 +114,18 @@ def test_which_disks_can_be_tracked(disk: dict[str, object], top: Image | None, 
 
 
 def test_a_note_needs_a_process_and_every_disk() -> None:
-    assert tracking.note(NOW, ("vda",)) == NOTE
-    assert tracking.note(replace(NOW, run=None), ("vda",)) is None
-    assert tracking.note(NOW, ("vda", "vdc")) is None
+    assert tracking.note(NOW, ("vda",), 5.5) == replace(NOTE, at=5.5)
+    assert tracking.note(replace(NOW, run=None), ("vda",), 5.5) is None
+    assert tracking.note(NOW, ("vda", "vdc"), 5.5) is None
 
 
 def test_the_oldest_of_ours_go() -> None:
-    points = [replace(POINT, id=str(at), created=float(at)) for at in (3, 1, 2)]
+    points = [replace(POINT, id=str(at), note=replace(NOTE, at=1e9 + at / 10)) for at in (3, 1, 2)]
     theirs = replace(POINT, id="0", created=0.0, note=None)
-    assert [one.id for one in tracking.surplus([*points, theirs], 1)] == ["1", "2"]
-    assert tracking.surplus([*points, theirs], 3) == ()
+    assert [one.id for one in tracking.surplus([*points, theirs], 1, "3")] == ["1", "2"]
+    assert tracking.surplus([*points, theirs], 3, "3") == ()
+    # The new one stays also if the clock was set back.
+    assert [one.id for one in tracking.surplus([*points, theirs], 1, "1")] == ["2", "3"]
 
 
 def test_areas_are_joined_and_end_with_the_disk() -> None:

@@ -88,7 +88,7 @@ def make(site: Site, name: str, disks: Sequence[str], id: str | None, keep: int 
     if not model.unchanged(present, _present(site, vm, control), targets):
         control.delete(made)
         raise TrackingBusy(vm.name, "its disks were changed by somebody else at this moment")
-    _thin(control, keep)
+    _thin(control, keep, id)
     return made
 
 
@@ -171,7 +171,7 @@ def ask(
             _unmake(control, new)
             raise
     if new is not None:
-        _thin(control, keep)
+        _thin(control, keep, new[0])
     return Changes(vm.name, vm.uuid, origin.id, origin.created, new[0] if new else None, at, tuple(found))
 
 
@@ -280,7 +280,10 @@ def _present(site: Site, vm: Vm, control: Checkpoints) -> Present:
 def _note(vm: Vm, now: Present, targets: Sequence[str]) -> Note:
     if not now.state.active:
         raise NotTrackable(vm.name, "The changes", "the VM is off; libvirt makes checkpoints of running VMs only")
-    note = model.note(now, targets)
+    note = model.note(now, targets, time.time())
+    if note is None and now.run is not None:
+        gone = ", ".join(target for target in targets if now.disk(target) is None)
+        raise NotTrackable(vm.name, gone, "it has no such disk any more")
     if note is None:
         raise NotTrackable(vm.name, "The changes", "its QEMU process cannot be told from others on the host")
     return note
@@ -345,6 +348,6 @@ def _room(control: Checkpoints, vm: Vm, keep: int | None) -> None:
         raise TooManyPoints(vm.name, number)
 
 
-def _thin(control: Checkpoints, keep: int | None) -> None:
-    for one in model.surplus(control.points(), keep) if keep is not None else ():
+def _thin(control: Checkpoints, keep: int | None, newest: str) -> None:
+    for one in model.surplus(control.points(), keep, newest) if keep is not None else ():
         control.delete(one)

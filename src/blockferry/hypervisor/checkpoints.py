@@ -71,24 +71,13 @@ class Checkpoints:
                     if error.get_error_code() != libvirt.VIR_ERR_OPERATION_INVALID:  # the VM went off this moment
                         raise
                     found.append(parse(checkpoint.getXMLDesc(libvirt.VIR_DOMAIN_CHECKPOINT_XML_NO_DOMAIN), sizes=False))
-        return tuple(sorted(found, key=lambda one: (one.created, one.id)))
+        return tuple(sorted(found, key=lambda one: one.order))
 
     def create(self, id: str, note: Note) -> None:
         """Begin a bitmap for each disk of the note, all in one instant."""
         with self.connection.doing(f"make the checkpoint {id} of VM {self.name}"):
             domain = self._domain()
             domain.checkpointCreateXML(checkpoint_xml(id, note, _targets(domain)), 0)
-
-    def renote(self, id: str, note: Note) -> None:
-        """Write another note into a checkpoint; its bitmaps are not touched."""
-        with self.connection.doing(f"note the new disks in the checkpoint {id} of VM {self.name}"):
-            domain = self._domain()
-            root = etree.fromstring(domain.checkpointLookupByName(id, 0).getXMLDesc(0).encode())
-            description = root.find("./description")
-            assert description is not None, "only our own are written to"
-            description.text = _encode(note)
-            xml = etree.tostring(root, encoding="unicode")
-            domain.checkpointCreateXML(xml, libvirt.VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE)
 
     def delete(self, point: Point) -> None:
         """Drop a checkpoint with its bitmaps; bitmaps that are gone already are no hindrance. The VM runs."""

@@ -36,12 +36,12 @@ class NotedDisk:
 class Note:
     """What is written into a checkpoint when it is made, so that a loss can be noticed later.
 
-    `run`: the QEMU process (boot id, process id, its start). `moves`: moves since then that the tracking came through.
+    `run`: the QEMU process (boot id, process id, its start). `at`: seconds since the epoch, closer than libvirt has it.
     """
 
     run: str
     disks: tuple[NotedDisk, ...]
-    moves: tuple[str, ...] = ()
+    at: float = 0.0
 
     def disk(self, target: str) -> NotedDisk | None:
         return next((one for one in self.disks if one.target == target), None)
@@ -60,6 +60,11 @@ class Point:
     targets: tuple[str, ...]
     note: Note | None
     bitmaps: dict[str, int | None]
+
+    @property
+    def order(self) -> tuple[float, str]:
+        """By which points are older and newer; two may be made within one of libvirt's seconds."""
+        return (self.created if self.note is None else self.note.at or self.created, self.id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,10 +207,10 @@ def unchanged(before: Present, after: Present, targets: Sequence[str]) -> bool:
     return before.run == after.run and all(before.disk(one) == after.disk(one) for one in targets)
 
 
-def note(now: Present, targets: Sequence[str]) -> Note | None:
+def note(now: Present, targets: Sequence[str], at: float) -> Note | None:
     """What a point made now has to remember; None if it cannot be told."""
     disks = tuple(one for target in targets if (one := now.disk(target)) is not None)
-    return Note(now.run, disks) if now.run is not None and len(disks) == len(targets) else None
+    return Note(now.run, disks, at) if now.run is not None and len(disks) == len(targets) else None
 
 
 def status(point: Point, now: Present) -> PointStatus:
@@ -224,10 +229,10 @@ def _while_off(point: Point, target: str) -> str:
     return "the VM is off; who writes to its images meanwhile cannot be told"
 
 
-def surplus(points: Sequence[Point], keep: int) -> tuple[Point, ...]:
-    """Our own points, oldest first, that must go so that `keep` are left."""
-    ours = sorted((one for one in points if one.note is not None), key=lambda one: (one.created, one.id))
-    return tuple(ours[: max(0, len(ours) - keep)])
+def surplus(points: Sequence[Point], keep: int, newest: str) -> tuple[Point, ...]:
+    """Our own points, oldest first, that must go so that `keep` are left with the newest, whatever the clock says."""
+    ours = sorted((one for one in points if one.note is not None and one.id != newest), key=lambda one: one.order)
+    return tuple(ours[: max(0, len(ours) + 1 - keep)])
 
 
 def areas(extents: Sequence[tuple[int, int, bool]], size: int) -> tuple[Area, ...]:
