@@ -215,6 +215,10 @@ def test_killed_while_it_asks(place: str, make_guest: MakeGuest, line: Line, old
     assert "None" in guest.host.virsh("domjobinfo", guest.name)
     assert not list(old_san.path.rglob("*.blockferry-changes"))
     assert all(states(line, guest).values())
+    if place == "changes-read":  # an answer that nobody got leaves no point
+        assert line.do(*words, "unseen", point=f"{place}:fail").status == 1
+        assert "unseen" not in states(line, guest)
+        assert "None" in guest.host.virsh("domjobinfo", guest.name)
     line.must("cbt", "disable", guest.name)
     assert states(line, guest) == {}
     Voyage(guest, line, (old_san,)).assert_configured()

@@ -156,8 +156,8 @@ def ask(
         new = (_id(mark or None, control, vm), _note(vm, before, origin.targets))
     _clear(site, vm)
     at = time.time()
-    with _frozen(site, vm, control, origin, before, targets, new) as socket:
-        try:
+    try:
+        with _frozen(site, vm, control, origin, before, targets, new) as socket:
             point("changes-begun")
             found = [_read(site, vm, origin, before, socket, target) for target in targets]
             point("changes-read")
@@ -167,9 +167,11 @@ def ask(
             _vouch(vm, origin, after, targets, power_cycles)
             if not model.unchanged(before, after, targets):
                 raise TrackingBusy(vm.name, "its disks were changed by somebody else at this moment")
-        except BaseException:
-            _unmake(control, new)
-            raise
+            if _pick(control.points(), vm, since).note != origin.note:
+                raise TrackingBusy(vm.name, f"somebody else has made another point {since} at this moment")
+    except BaseException:
+        _unmake(control, new)
+        raise
     if new is not None:
         _thin(control, keep, new[0])
     return Changes(vm.name, vm.uuid, origin.id, origin.created, new[0] if new else None, at, tuple(found))
