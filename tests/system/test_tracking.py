@@ -201,70 +201,73 @@ def test_power_cycles_crashes_and_foreign_writes(
     assert info["format-specific"]["data"].get("bitmaps", []) == []
 
 
-@pytest.mark.parametrize("place", ["changes-begun", "changes-read", "point-made"])
-def test_killed_while_it_asks(place: str, make_guest: MakeGuest, line: Line, old_san: Datastore) -> None:
+def test_killed_while_it_asks(make_guest: MakeGuest, line: Line, old_san: Datastore) -> None:
     """What a dead blockferry leaves (a backup job, a point) is found and put away by the next."""
     guest = tracked_guest(make_guest, old_san)
+    name = guest.name
     first = point(line, guest)
-    words = (
-        ("cbt", "point", guest.name) if place == "point-made" else ("changes", guest.name, "--since", first, "--mark")
-    )
-    assert line.do(*words, point=f"{place}:kill").status == -9
-    assert len(states(line, guest)) == 2
-    line.must("changes", guest.name, "--since", first)
-    assert "None" in guest.host.virsh("domjobinfo", guest.name)
-    assert not list(old_san.path.rglob("*.blockferry-changes"))
-    assert all(states(line, guest).values())
-    if place == "changes-read":  # an answer that nobody got leaves no point
-        assert line.do(*words, "unseen", point=f"{place}:fail").status == 1
-        assert "unseen" not in states(line, guest)
-        assert "None" in guest.host.virsh("domjobinfo", guest.name)
-    line.must("cbt", "disable", guest.name)
+    ask = ("changes", name, "--since", first, "--mark")
+    for place, words in (("point-made", ("cbt", "point", name)), ("changes-begun", ask), ("changes-read", ask)):
+        before = len(states(line, guest))
+        assert line.do(*words, point=f"{place}:kill").status == -9
+        assert len(states(line, guest)) == before + 1
+        line.must("changes", name, "--since", first)
+        assert "None" in guest.host.virsh("domjobinfo", name)
+        assert not list(old_san.path.rglob("*.blockferry-changes"))
+        assert all(states(line, guest).values())
+    assert line.do(*ask, "unseen", point="changes-read:fail").status == 1
+    assert "unseen" not in states(line, guest), "an answer that nobody got leaves no point"
+    assert "None" in guest.host.virsh("domjobinfo", name)
+    line.must("cbt", "disable", name)
     assert states(line, guest) == {}
     Voyage(guest, line, (old_san,)).assert_configured()
 
 
-@pytest.mark.parametrize("method", ["mirror", "changed-blocks"])
+def their_changes(guest: Guest, scratch: Path) -> list[tuple[int, int]]:
+    """What libvirt answers another program since the checkpoint `theirs`."""
+    socket = f"/run/{guest.name}.sock"
+    disk = "<disk name='vda' backup='yes' type='file' exportname='vda' exportbitmap='theirs'><driver type='qcow2'/>"
+    xml = (
+        f"<domainbackup mode='pull'><incremental>theirs</incremental><server transport='unix' socket='{socket}'/>"
+        f"<disks>{disk}<scratch file='{scratch}'/></disk></disks></domainbackup>"
+    )
+    guest.host.virsh("backup-begin", guest.name, "/dev/stdin", stdin=xml)
+    words = ["nbdinfo", "--json", "--map=qemu:dirty-bitmap:theirs", f"nbd+unix:///vda?socket={socket}"]
+    extents = json.loads(guest.host.run(words).stdout)
+    guest.host.virsh("domjobabort", guest.name)
+    return [(one["offset"], one["length"]) for one in extents if one["type"] & 1]
+
+
 def test_a_move_says_that_it_voids_the_points(
-    method: str, make_guest: MakeGuest, line: Line, old_san: Datastore, ssd: Datastore
+    make_guest: MakeGuest, line: Line, old_san: Datastore, ssd: Datastore
 ) -> None:
-    """Ours are void; the bitmaps of others' checkpoints come along and hold every change. What would lose one is
-    refused."""
+    """Ours are void; others' bitmaps come along with every change. What would lose one is refused."""
     guest = tracked_guest(make_guest, old_san)
-    host, name = guest.host, guest.name
+    name = guest.name
     guest.judge.start("vda", rate=100, most_kib=16)
     guest.suspend()
-    host.virsh("checkpoint-create-as", name, "theirs")
-    first = point(line, guest)
+    guest.host.virsh("checkpoint-create-as", name, "theirs")
     before = frozen_copy(guest, "vda", old_san.path / f"{name}-before.raw")
     guest.resume()
-    guest.judge.wait_writes(100)
     refused = line.do("move", name, "--to", "ssd", "--method", "snapshot")
     assert refused.status == 4, str(refused)
     assert "METHOD_SNAPSHOT" in refused.codes
     raw = line.do("move", name, "--to", "ssd", "--format", "raw")
     assert "CHECKPOINTS_LOST" in raw.codes, str(raw)
 
-    said = line.must("move", name, "--to", "ssd", "--method", method)
-    assert any(first in note and "void" in note for note in said.move["report"]["notes"]), str(said)
-    assert any("CHECKPOINTS_VOID" in one for one in line.story(said.move["id"]))
-    assert_lost(line.do("changes", name, "--since", first), str(ssd.path))
-    second = point(line, guest)
-    line.must("changes", name, "--since", second)
-
-    guest.suspend()
-    socket, scratch = f"/run/{name}.sock", old_san.path / f"{name}-scratch"
-    host.virsh(
-        "backup-begin", name, "/dev/stdin",
-        stdin=f"<domainbackup mode='pull'><incremental>theirs</incremental><server transport='unix' socket='{socket}'/>"
-        f"<disks><disk name='vda' backup='yes' type='file' exportname='vda' exportbitmap='theirs'>"
-        f"<driver type='qcow2'/><scratch file='{scratch}'/></disk></disks></domainbackup>",
-    )  # fmt: skip
-    uri = f"nbd+unix:///vda?socket={socket}"
-    extents = json.loads(host.run(["nbdinfo", "--json", "--map=qemu:dirty-bitmap:theirs", uri]).stdout)
-    host.virsh("domjobabort", name)
-    after = frozen_copy(guest, "vda", old_san.path / f"{name}-after.raw")
-    guest.resume()
-    told = [(one["offset"], one["length"]) for one in extents if one["type"] & 1]
-    assert coverage(before, after, told).ok
+    for method, store in (("mirror", ssd), ("changed-blocks", old_san)):
+        ours = point(line, guest)
+        line.must("changes", name, "--since", ours)
+        guest.judge.wait_writes(60)
+        said = line.must("move", name, "--to", store.name, "--method", method)
+        assert any(ours in note and "void" in note for note in said.move["report"]["notes"]), str(said)
+        assert any("CHECKPOINTS_VOID" in one for one in line.story(said.move["id"]))
+        assert_lost(line.do("changes", name, "--since", ours), f"the disk is on {store.path}")
+        guest.suspend()
+        told = their_changes(guest, old_san.path / f"{name}-scratch")
+        after = frozen_copy(guest, "vda", old_san.path / f"{name}-after.raw")
+        guest.resume()
+        assert coverage(before, after, told).ok
+        after.unlink()
     line.must("cbt", "disable", name)
+    assert set(states(line, guest)) == {"theirs"}
