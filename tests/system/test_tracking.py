@@ -187,9 +187,9 @@ def bitmaps_in(image: Path) -> list[str]:
 
 def test_bitmaps_that_are_gone_or_broken(make_guest: MakeGuest, line: Line, old_san: Datastore) -> None:
     """kill -9 of QEMU, a bitmap that somebody has removed: no list, whatever the user vouches for."""
-    guest = tracked_guest(make_guest, old_san)
+    guest = tracked_guest(make_guest, old_san, Disk("vdb", old_san, size="32MiB"))
     host, name, image = guest.host, guest.name, Path(guest.disk("vda").path)
-    first = point(line, guest)
+    first = point(line, guest)  # of both disks; it loses one of its bitmaps
     saved = point(line, guest, "--name", "saved")
     guest.poweroff()
     subprocess.run(["qemu-img", "bitmap", "--remove", str(image), first], check=True)
@@ -211,6 +211,7 @@ def test_bitmaps_that_are_gone_or_broken(make_guest: MakeGuest, line: Line, old_
     assert host.virsh("checkpoint-list", name, "--name").split() == []
     guest.poweroff()
     assert bitmaps_in(image) == []
+    assert bitmaps_in(Path(guest.disk("vdb").path)) == []
 
 
 def test_killed_while_it_asks(make_guest: MakeGuest, line: Line, old_san: Datastore) -> None:

@@ -80,18 +80,27 @@ class Checkpoints:
             domain.checkpointCreateXML(checkpoint_xml(id, note, _targets(domain)), 0)
 
     def delete(self, point: Point) -> None:
-        """Drop a checkpoint with its bitmaps; bitmaps that are gone already are no hindrance. The VM runs."""
-        missing = {target for target, size in point.bitmaps.items() if size is None}
+        """Drop a checkpoint with its bitmaps; bitmaps that are gone already are no hindrance. The VM runs.
+
+        libvirt refuses to delete a checkpoint of which one bitmap is not there, and leaves the others with it; a broken
+        one (in use when QEMU died) has no size either, but is deleted. So with doubts each disk is tried by itself.
+        """
         with self.connection.doing(f"drop the checkpoint {point.id} of VM {self.name}"):
             domain = self._domain()
             checkpoint = domain.checkpointLookupByName(point.id, 0)
-            if missing >= set(point.targets):
-                checkpoint.delete(libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY)
+            if None not in point.bitmaps.values():
+                checkpoint.delete(0)
                 return
-            if missing:  # libvirt refuses to delete a bitmap that is not there, and the others with it
-                xml = without(checkpoint.getXMLDesc(0), missing)
-                checkpoint = domain.checkpointCreateXML(xml, libvirt.VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE)
-            checkpoint.delete(0)
+            xml = checkpoint.getXMLDesc(0)
+            for target in point.targets:
+                alone = without(xml, set(point.targets) - {target})
+                one = domain.checkpointCreateXML(alone, libvirt.VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE)
+                try:
+                    one.delete(0)
+                except libvirt.libvirtError:
+                    if point.bitmaps.get(target) is not None:
+                        raise
+                    one.delete(libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY)
 
     def forget(self, id: str) -> None:
         """Drop a checkpoint's metadata only."""
