@@ -77,10 +77,12 @@ COURSE = (
     *("following", "nvram-named", "nvram-copied", "nvram-pointed", "releasing-nvram", "nvram-released"),
     *("saving", "vm-saved", "saved-noted", "restoring", "restored", "let-go"),
     "snapshots-written",
+    *("point-made", "changes-begun", "changes-read"),
 )
 """Passed only when the destination hangs, under a latency contract, when a copy does not converge, with checkpoints, by
-the overlay of a VM that goes off, with UEFI variables, snapshots, `--trim`, or by cloning; the matrix does not walk
-them (test_hanging, test_pace, test_resume, test_firmware, test_snapshots, test_trim, test_clone do)."""
+the overlay of a VM that goes off, with UEFI variables, snapshots, `--trim`, by cloning, or by no move at all
+(changed-block tracking); the matrix does not walk them (test_hanging, test_pace, test_resume, test_firmware,
+test_snapshots, test_trim, test_clone, test_tracking do)."""
 
 _OF_VERIFY = {"view-prepared": IN_STEP, "taking-view": SWITCH, "view-taken": SWITCH}
 

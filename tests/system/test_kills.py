@@ -41,7 +41,14 @@ TRIM = ("trimming", "trimmed")
 """Passed with --trim only: test_trim.py kills there."""
 SNAPSHOTS = ("snapshots-written",)
 """Passed with snapshots only: test_snapshots.py kills there."""
-ELSEWHERE = (*COLD, *START, *BACK, *VERIFY, *HANGING, *COURSE, *OVERLAYS, *FIRMWARE, *TRIM, *SNAPSHOTS)
+CLONE = ("cloning", "cloned")
+"""Passed by the method clone only: test_clone.py kills there."""
+TRACKING = ("point-made", "changes-begun", "changes-read")
+"""Passed by no move: test_tracking.py kills there."""
+ELSEWHERE = (
+    *(*TRACKING, *COLD, *START, *BACK, *VERIFY, *HANGING, *COURSE, *OVERLAYS, *FIRMWARE),
+    *(*TRIM, *CLONE, *SNAPSHOTS),
+)
 LIVE = tuple(one for one in POINTS if one not in ELSEWHERE)
 
 

@@ -46,6 +46,15 @@ from blockferry.model.summary import (
     SpaceEstimate,
     VmListing,
 )
+from blockferry.model.tracking import (
+    Area,
+    Changes,
+    DiskChanges,
+    DiskTracking,
+    Point,
+    PointStatus,
+    TrackingStatus,
+)
 from blockferry.units import GiB, MiB, TiB
 
 AT = 1_790_000_000.0  # 2026-09-21
@@ -325,6 +334,32 @@ class FakeService:
 
     def quarantine(self) -> tuple[KeptFile, ...]:
         return self.kept
+
+    def tracking(self, vm: str) -> TrackingStatus:
+        self._look()
+        disks = (DiskTracking("vda", True, "", 65536), DiskTracking("vdb", False, "the VM has been off since then"))
+        point = PointStatus("bf-1", AT, True, False, disks)
+        return TrackingStatus(vm, f"uuid-{vm}", PowerState.RUNNING, (point,), {"vdc": "raw images cannot"})
+
+    def enable_tracking(self, vm: str, disks: Sequence[str]) -> tuple[Point, bool]:
+        self._note(f"enable {vm} {' '.join(disks)}")
+        return Point("bf-1", AT, ("vda",), None, {}), False
+
+    def make_point(self, vm: str, disks: Sequence[str], id: str | None, keep: int | None) -> Point:
+        self._note(f"point {vm} {' '.join(disks)} {id} {keep}")
+        return Point(id or "bf-2", AT, ("vda",), None, {})
+
+    def drop_points(self, vm: str, ids: Sequence[str], *, everything: bool) -> tuple[str, ...]:
+        self._note(f"drop {vm} {' '.join(ids)} {everything}")
+        return ("bf-1",) if everything else tuple(ids)
+
+    def changes(
+        self, vm: str, since: str, disks: Sequence[str], mark: str | None, keep: int | None, power_cycles: bool
+    ) -> Changes:
+        self._note(f"changes {vm} {since} {' '.join(disks)} {mark!r} {keep} {power_cycles}")
+        areas = (Area(0, 65536), Area(131072, 65536))
+        until = None if mark is None else mark or "bf-2"
+        return Changes(vm, f"uuid-{vm}", since, AT, until, AT, (DiskChanges("vda", GiB, 131072, areas),))
 
     def purge(self, paths: Sequence[str], now: bool) -> tuple[tuple[str, bool, str], ...]:
         self._note(f"purge {' '.join(paths)} now={now}")

@@ -7,10 +7,11 @@ from dataclasses import replace
 import pytest
 
 from blockferry.hypervisor import domainxml
-from blockferry.model import precheck
+from blockferry.model import precheck, tracking
 from blockferry.model.facts import Facts, SaveRoom, SmallFile
 from blockferry.model.inventory import Datastore, Disk, DiskSource, Image, PowerState, Snapshot, Vm
 from blockferry.model.plan import Hold, NvramPlan, Plan
+from blockferry.model.record import Outcome
 from blockferry.model.request import Chain, Firmware, Method, MoveRequest, Provision
 from blockferry.units import GiB
 
@@ -196,3 +197,48 @@ def test_a_kept_chain_s_files_have_new_names() -> None:
     assert domainxml.snapshot(xml) == EXTERNAL[0]
     renamed = domainxml.rename(xml, plan.new_names)
     assert domainxml.paths(renamed) == {VARS, *plan.new_names.values()}
+
+
+def with_checkpoint(state: PowerState = RUNNING, format: str = "qcow2", bitmaps: tuple[str, ...] = ()) -> Facts:
+    known = facts(state)
+    return replace(
+        known,
+        vm=replace(known.vm, checkpoints=("monday",)),
+        chains={"vda": (Image(TOP, format, GiB, GiB, bitmaps=bitmaps),)},
+    )
+
+
+@pytest.mark.parametrize("bitmaps", [("monday",), ()])
+def test_bitmaps_of_a_running_vm_count_also_before_qemu_has_saved_them(bitmaps: tuple[str, ...]) -> None:
+    """An overlay would inherit them and the copied base would not: libvirt's answers would be too short."""
+    known = with_checkpoint(bitmaps=bitmaps)
+    for method in (Method.MIRROR, Method.CHANGED_BLOCKS):
+        codes, plan = check(replace(REQUEST, method=method), known)
+        assert plan is not None, codes
+        assert plan.checkpoints == ("monday",)
+        assert "monday" in codes["CHECKPOINTS_VOID"]
+        [disk] = plan.disks
+        assert disk.has_bitmaps
+        assert not disk.resumable
+        assert not disk.source_overlay
+    codes, plan = check(replace(REQUEST, method=Method.SNAPSHOT), known)
+    assert plan is None
+    assert "bitmaps of checkpoints" in codes["METHOD_SNAPSHOT"]
+    codes, plan = check(replace(REQUEST, format="raw"), known)
+    assert plan is None
+    assert "monday" in codes["CHECKPOINTS_LOST"]
+
+
+def test_checkpoints_of_other_disks_are_no_hindrance() -> None:
+    for known in (with_checkpoint(format="raw"), with_checkpoint(OFF)):
+        codes, plan = check(REQUEST, known)
+        assert plan is not None, codes
+        assert plan.checkpoints == ()
+        assert not {"CHECKPOINTS_VOID", "CHECKPOINTS_LOST"} & set(codes)
+
+
+def test_the_report_tells_of_points_that_are_void() -> None:
+    [said] = tracking.after_move(("monday",), Outcome.MOVED)
+    assert "monday" in said
+    assert tracking.after_move(("monday",), Outcome.CANCELLED) == ()
+    assert tracking.after_move((), Outcome.MOVED) == ()

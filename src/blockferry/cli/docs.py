@@ -51,6 +51,10 @@ epoch; `null` is what is not known. Fields may be added in any release; when one
 | `quarantine list` | `quarantine` | `kept`: `kept` (the journal's row), `found`, `expired`, `altered`, `doubt` |
 | `quarantine purge` | `purged` | `purged`: `path`, `gone`, `text` |
 | `quarantine restore` | `restored` | `restored`: `swap`, `since`, `losses`; `text`: what was done |
+| `cbt status` | `tracking` | `tracking`: `points` (`good`, and of each disk why not), `untrackable` |
+| `cbt enable`, `cbt point` | `point` | `id`, `created`, `disks`, `made` (false: there was a good one) |
+| `cbt disable`, `cbt drop` | `dropped` | `dropped`: ids |
+| `changes` | `changes` | `changes`: `since`, `until`, `disks` with `areas` ([more](changed-blocks-tracking.md)) |
 | `explain` | `codes` | `codes` |
 
 A move is an object with `id`, `state` (`running`, `interrupted`, `parked`, `moved`, `cancelled`, `failed`), `plan`,
@@ -240,6 +244,7 @@ _MEANINGS = {
     7: "libvirt, a host or a program on it did not do what was needed.",
     8: "The journal cannot be used, or another process has taken over.",
     9: "Somebody else is at it, or the move stands still until something is put right.",
+    12: "What has changed since that point cannot be told any more: everything may have.",
     11: "The VM was moved, but its copy was not verified as asked, or differs. The old disks are kept.",
     10: "`doctor` found errors. Nothing was touched.",
     130: "The command was interrupted; the move goes on in the background.",

@@ -13,7 +13,19 @@ from typing import Any, NoReturn
 
 import click
 
-from blockferry.cli import check, completion, control, doctor, explain, listing, move, moves, orphans, quarantine
+from blockferry.cli import (
+    check,
+    completion,
+    control,
+    doctor,
+    explain,
+    listing,
+    move,
+    moves,
+    orphans,
+    quarantine,
+    tracking,
+)
 from blockferry.cli.app import App
 from blockferry.cli.command import global_options, write_examples
 from blockferry.errors import BlockferryError, Interrupted, UsageError
@@ -21,6 +33,7 @@ from blockferry.errors import BlockferryError, Interrupted, UsageError
 SECTIONS = {
     "Look": (listing.vms, listing.datastores, check.check, doctor.doctor),
     "Move": (move.move, control.watch, control.speed, control.cancel, move.resume),
+    "Track": (tracking.cbt, tracking.changes),
     "Remember": (moves.moves, moves.show, moves.history, orphans.orphans, quarantine.quarantine),
     "Help": (explain.explain, completion.completion),
 }

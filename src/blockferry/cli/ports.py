@@ -11,6 +11,7 @@ from blockferry.model.health import Diagnosis
 from blockferry.model.quarantine import KeptFile, Restore
 from blockferry.model.request import MoveRequest
 from blockferry.model.summary import CheckResult, DatastoreListing, Event, MoveSummary, Orphan, VmListing
+from blockferry.model.tracking import Changes, Point, TrackingStatus
 
 
 class Service(Protocol):
@@ -112,6 +113,29 @@ class Service(Protocol):
 
     def restore(self, agreed: Restore) -> tuple[str, ...]:
         """Go back, as agreed to; sentences of what was done."""
+        ...
+
+    def tracking(self, vm: str) -> TrackingStatus:
+        """The points of a VM, and whether each is good. Nothing is touched."""
+        ...
+
+    def enable_tracking(self, vm: str, disks: Sequence[str]) -> tuple[Point, bool]:
+        """(a good point of these disks, or of all; whether it was made now)."""
+        ...
+
+    def make_point(self, vm: str, disks: Sequence[str], id: str | None, keep: int | None) -> Point: ...
+
+    def drop_points(self, vm: str, ids: Sequence[str], *, everything: bool) -> tuple[str, ...]:
+        """Drop these, or all of ours; the ids that are gone."""
+        ...
+
+    def changes(
+        self, vm: str, since: str, disks: Sequence[str], mark: str | None, keep: int | None, power_cycles: bool
+    ) -> Changes:
+        """What has changed since a point. `mark`: make one at that instant, of this name (empty: made up).
+
+        Raises TrackingLost rather than leave out a change.
+        """
         ...
 
     def close(self) -> None: ...

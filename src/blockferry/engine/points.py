@@ -92,6 +92,9 @@ POINTS = (
     "aborting",
     "removing-destination",
     "destination-removed",
+    "point-made",
+    "changes-begun",
+    "changes-read",
 )
 
 _passed: Counter[str] = Counter()

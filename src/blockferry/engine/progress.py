@@ -8,6 +8,7 @@ from blockferry.engine.context import Context
 from blockferry.engine.observe import mirrored
 from blockferry.images.syncing import Synced
 from blockferry.model import action as act
+from blockferry.model import tracking
 from blockferry.model.observation import Job, Observation, Side
 from blockferry.model.passes import CopyProgress
 from blockferry.model.record import Outcome, Record
@@ -137,7 +138,7 @@ def report(context: Context, outcome: Outcome, seconds: float, phases: dict[str,
         start_stall_s=context.stalls.get("start"),
         switch_attempts=record.switch_attempts + 1,
         sources=tuple(context.sources),
-        notes=tuple(context.notes),
+        notes=(*context.notes, *tracking.after_move(context.plan.checkpoints, outcome)),
         firmware_stall_s=record.hold_s or None,
         verified=tuple(context.verdicts),
         guest=_guest(context, record),

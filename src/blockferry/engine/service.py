@@ -17,7 +17,7 @@ import msgspec
 import tenacity
 
 from blockferry.config import Config
-from blockferry.engine import doctor, orphan, proof, quarantine, survey
+from blockferry.engine import doctor, orphan, proof, quarantine, survey, tracking
 from blockferry.engine.context import Context
 from blockferry.engine.guard import Guard
 from blockferry.engine.loop import Loop, Waiting
@@ -52,6 +52,7 @@ from blockferry.model.summary import (
     Report,
     VmListing,
 )
+from blockferry.model.tracking import Changes, Point, TrackingStatus
 from blockferry.units import format_rate
 
 GRACE_S = 10.0
@@ -414,6 +415,32 @@ class Service:
 
     def restore(self, agreed: Restore) -> tuple[str, ...]:
         return quarantine.restore(self._site, self.journal, agreed, _user())
+
+    # ------------------------------------------------------------ changed blocks
+
+    def tracking(self, vm: str) -> TrackingStatus:
+        return tracking.status(self._site, vm)
+
+    def enable_tracking(self, vm: str, disks: Sequence[str]) -> tuple[Point, bool]:
+        return tracking.enable(self._site, vm, disks, self._moving(vm))
+
+    def make_point(self, vm: str, disks: Sequence[str], id: str | None, keep: int | None) -> Point:
+        return tracking.make(self._site, vm, disks, id, keep, self._moving(vm))
+
+    def drop_points(self, vm: str, ids: Sequence[str], *, everything: bool) -> tuple[str, ...]:
+        return tracking.drop(self._site, vm, ids, everything, self._moving(vm))
+
+    def changes(
+        self, vm: str, since: str, disks: Sequence[str], mark: str | None, keep: int | None, power_cycles: bool
+    ) -> Changes:
+        return tracking.ask(
+            self._site, vm, since, disks, mark=mark, keep=keep, power_cycles=power_cycles, moving=self._moving(vm)
+        )
+
+    def _moving(self, vm: str) -> str | None:
+        """The id of the VM's move that is under way; one that waits for a power-off lets everything else go on."""
+        found = self._unfinished(domains.vm(self._site.connection, vm).uuid)
+        return None if found is None or found.state == "waiting" else found.id
 
 
 def _new_id() -> str:

@@ -15,6 +15,7 @@ from blockferry.engine.context import Context
 from blockferry.engine.points import point
 from blockferry.errors import BlockferryError, HostCommandFailed
 from blockferry.images import files, qemuimg, syncing
+from blockferry.images.runner import Runner
 from blockferry.model import action as act
 from blockferry.model import layers
 from blockferry.model.inventory import PowerState
@@ -165,11 +166,14 @@ def doubt(record: Record, target: str) -> str | None:
 
 
 def _socket(context: Context, incarnation: int) -> str:
-    """Where QEMU can listen: in the directory that libvirt keeps for this run of the VM, else beside the images."""
-    name = f"blockferry-{context.plan.move}.sock"
-    found = context.runner.run(
+    place = listening_place(context.runner, incarnation, context.plan.disks[0].dest)
+    return posixpath.join(place, f"blockferry-{context.plan.move}.sock")
+
+
+def listening_place(runner: Runner, incarnation: int, image: str) -> str:
+    """Where QEMU can listen: the directory that libvirt keeps for this run of the VM, else the one of an image."""
+    found = runner.run(
         ["find", PRIVATE_DIRECTORIES, "-maxdepth", "1", "-name", f"domain-{incarnation}-*", "-type", "d"], check=False
     )
     directories = found.text.splitlines() if found.status == 0 else []
-    place = directories[0] if len(directories) == 1 else posixpath.dirname(context.plan.disks[0].dest)
-    return posixpath.join(place, name)
+    return directories[0] if len(directories) == 1 else posixpath.dirname(image)

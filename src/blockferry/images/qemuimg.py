@@ -21,7 +21,7 @@ Preallocation = Literal["off", "metadata", "falloc", "full"]
 Backing = tuple[str, str]
 """A backing file's path and format."""
 
-_SECTOR = 512
+SECTOR = 512
 _SECTOR_FORMATS = frozenset({"qcow2", "qcow", "qed", "vmdk", "vdi", "vhdx", "parallels"})
 
 
@@ -134,7 +134,7 @@ def holdable_size(format: str, size: int) -> int:
         return size
     if format not in _SECTOR_FORMATS:
         raise UsageError(f"blockferry does not create images of format {format}.", "Use raw or qcow2.")
-    return -(-size // _SECTOR) * _SECTOR
+    return -(-size // SECTOR) * SECTOR
 
 
 def creation_options(

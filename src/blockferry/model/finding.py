@@ -167,6 +167,13 @@ CATALOGUE: dict[str, FindingKind] = {
             "Keep the format, or delete the checkpoints: `virsh checkpoint-list VM`.",
         ),
         FindingKind(
+            "CHECKPOINTS_VOID", _W, "What has changed since the VM's checkpoints cannot be told closely after the move",
+            "The copy carries their bitmaps, and in these everything that was copied counts as changed: the next "
+            "incremental backup of another program is right, but about as large as a full one. Points of "
+            "`blockferry cbt` belong to the old images: `blockferry changes` says TRACKING_LOST for them.",
+            "After the move make a new point (`blockferry cbt point VM`), and a full backup.",
+        ),
+        FindingKind(
             "MANAGED_SAVE", _E, "The VM has a saved state",
             "A managed save holds the guest's memory together with the old paths of its disks.",
             "Start the VM, or `virsh managedsave-remove VM`.",

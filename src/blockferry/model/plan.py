@@ -178,6 +178,7 @@ class Plan:
     contract: Contract | None = None
     if_not_converging: IfNotConverging = IfNotConverging.WAIT  # never AUTO: that is decided in the pre-check
     snapshots: tuple[str, ...] = ()  # whose metadata is to name the new files
+    checkpoints: tuple[str, ...] = ()  # of libvirt's, whose bitmaps go along
     nvram: NvramPlan | None = None  # None: there is none, or it stays
     hang: HangPlan | None = None  # None: planned by an older version, or the VM is off
     vtpm: str | None = None  # where the host keeps the state of the VM's TPM; it stays there

@@ -6,7 +6,7 @@ import posixpath
 from dataclasses import dataclass, replace
 
 from blockferry.errors import DatastoreNotFound, DiskNotFound, UsageError, nearest
-from blockferry.model import cloning, defects, fencing, placement, vmcheck
+from blockferry.model import cloning, defects, fencing, placement, tracking, vmcheck
 from blockferry.model import method as methods
 from blockferry.model import resume as resuming
 from blockferry.model import trim as trimming
@@ -40,7 +40,7 @@ def precheck(request: MoveRequest, facts: Facts, move: str) -> tuple[tuple[Findi
     """
     wanted = destinations(request, facts)
     draft = _Draft([*vmcheck.host_findings(facts), *vmcheck.vm_findings(request, facts)], [], set(), set())
-    bitmaps = any(image.bitmaps for target in wanted for image in facts.chains.get(target, ())[:1])
+    bitmaps = any(_has_bitmaps(facts, image) for target in wanted for image in facts.chains.get(target, ())[:1])
     keeps = request.chain is Chain.KEEP and any(len(facts.chains.get(target, ())) > 1 for target in wanted)
     if keeps and request.method is Method.MIRROR:
         draft.findings.append(
@@ -97,6 +97,8 @@ def precheck(request: MoveRequest, facts: Facts, move: str) -> tuple[tuple[Findi
     draft.findings.extend(resuming.findings(disks, request, facts, method))
     draft.findings.extend(cloning.findings(disks, not_cloned, request, facts))
     draft.findings.extend(space_findings(disks, facts))
+    if facts.vm.checkpoints and any(disk.has_bitmaps for disk in disks):
+        draft.findings.append(finding("CHECKPOINTS_VOID", tracking.before_move(facts.vm.checkpoints, facts.vm.name)))
     findings = tuple(sorted(draft.findings, key=lambda one: ("error", "warning", "info").index(one.severity.value)))
     if any(one.is_error for one in findings):
         return findings, None
@@ -120,6 +122,7 @@ def precheck(request: MoveRequest, facts: Facts, move: str) -> tuple[tuple[Findi
         if_not_converging=policy,
         on_break=request.on_break,
         snapshots=tuple(one.name for one in facts.snapshots),
+        checkpoints=facts.vm.checkpoints if any(disk.has_bitmaps for disk in disks) else (),
         nvram=nvram,
         vtpm=vtpm,
         trim=trims,
@@ -292,7 +295,7 @@ def _look_at_disk(request: MoveRequest, facts: Facts, disk: Disk, store: Datasto
             suspended_start=_suspended_start(facts, disk, top.format, new_format, shallow, draft.modes),
             cache=disk.cache,
             cluster_size=cluster_size,
-            has_bitmaps=bool(top.bitmaps),
+            has_bitmaps=_has_bitmaps(facts, top),
             as_is=bool(top.internal_snapshots),
             granularity=methods.granularity(top.format, new_format),
             preallocation=(request.preallocation or Preallocation.OFF).value,
@@ -408,7 +411,7 @@ def _destination_findings(
             found.append(finding("SAME_FILE", f"{disk.target} of {vm.name}: {top.path} and {path} are one file."))
         elif path in facts.existing and path not in facts.partials:
             found.append(finding("NAME_COLLISION", f"{path} is there already; {disk.target} would be copied to it."))
-    if facts.vm.checkpoints and top.bitmaps and format != "qcow2":
+    if facts.vm.checkpoints and _has_bitmaps(facts, top) and format != "qcow2":
         names = ", ".join(facts.vm.checkpoints)
         found.append(
             finding("CHECKPOINTS_LOST", f"{disk.target}: {format} cannot carry the checkpoints {names} of {vm.name}.")
@@ -416,6 +419,15 @@ def _destination_findings(
     if top.compat == "0.10" and format == "qcow2":
         found.append(finding("OLD_QCOW2", f"{disk.target}: {top.path} is qcow2 of compat 0.10; the copy is 1.1."))
     return found
+
+
+def _has_bitmaps(facts: Facts, top: Image) -> bool:
+    """Whether the image holds, or may hold, bitmaps of checkpoints.
+
+    QEMU writes those of its present run into the image when it closes it; until then only libvirt knows of them.
+    """
+    unsaved = facts.vm.state.active and bool(facts.vm.checkpoints) and top.format == "qcow2"
+    return bool(top.bitmaps) or unsaved
 
 
 def _home(request: MoveRequest, facts: Facts, draft: _Draft) -> HomePlan | None:
