@@ -33,7 +33,8 @@ def release_source(context: Context, path: str, seen: Observation) -> None:
     else:
         doubt = reason_to_keep(context, disk, path, seen)
         if overlay and doubt is None and not plan.source.delete:
-            doubt = reason_to_keep(context, disk, disk.source, seen)  # what the overlay holds is written into it
+            # What the overlay holds is written into the base below it.
+            doubt = reason_to_keep(context, disk, disk.source, seen, overlay_goes=True)
         if doubt is not None:
             sentence = f"{path} ({format_size(size)}): kept, because {doubt}"
             context.keep(path, disk.source_datastore or "", size, doubt, _format(context, disk, path))
@@ -71,7 +72,9 @@ def _format(context: Context, disk: DiskPlan, path: str) -> str | None:
     return next((layer.format for layer in layers if same_path(layer.path, path)), None)
 
 
-def reason_to_keep(context: Context, disk: DiskPlan, path: str, seen: Observation) -> str | None:
+def reason_to_keep(
+    context: Context, disk: DiskPlan, path: str, seen: Observation, overlay_goes: bool = False
+) -> str | None:
     """Why the proof that an old file is unneeded is not complete; None when it is.
 
     Every disk of the VM was seen at the destination, live and persistent; it is not the same file as any new one;
@@ -97,7 +100,7 @@ def reason_to_keep(context: Context, disk: DiskPlan, path: str, seen: Observatio
             return f"the new image {one.dest} cannot be found"
         if (new.device, new.inode) == (old.device, old.inode):
             return f"it is the same file as the new image {one.dest}"
-    if path != disk.source_overlay and disk.target in seen.record.source_layers:
+    if path != disk.source_overlay and disk.target in seen.record.source_layers and not overlay_goes:
         above = disk.source_overlay
         if files.stat_one(context.runner, above) is not None:
             return f"{above}, which is kept, stands on it"
