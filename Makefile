@@ -22,7 +22,7 @@ check: lint ## lint and unit tests: no root needed once set up, under 30 s
 
 # A fault of style does not keep the tests from running; it fails the whole in the end. Two processes, each with a lab and
 # a host of its own: one guest cannot use two cores.
-test: setup ## everything, with real hosts and guests (as root): about 20 minutes
+test: setup ## everything, with real hosts and guests (as root): about 40 minutes
 	@$(MAKE) --no-print-directory --keep-going lint && linted=0 || linted=$$?; \
 	$(PYTHON) -m pytest -rs -n 4 --dist worksteal tests/unit && unit=0 || unit=$$?; \
 	$(PYTHON) -m lab gc && $(PYTHON) -m pytest -rs -n 2 --dist loadfile tests/lab tests/system || exit $$?; \
