@@ -60,6 +60,8 @@ def no_overlay(disk: DiskPlan, facts: Facts) -> str | None:
         return f"{facts.vm.name} is transient: when it goes off, nothing would name the overlay with its last writes"
     if disk.source_kind != "file":
         return f"{disk.source} is a block device, beside which no overlay can lie"
+    if disk.sealed:
+        return "it is encrypted, and an overlay would hold the guest's writes in the clear"
     return None
 
 
