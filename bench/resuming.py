@@ -44,6 +44,7 @@ COPY_S = 24
 """The copy's bandwidth is such that the whole disk takes so long."""
 
 _LOOK_S = 0.01
+_MOVE_FAILED = 5
 _LIMIT_S = 900.0
 
 
@@ -177,13 +178,16 @@ class _Attempt:
         return look
 
     def _cancelled(self, look: _Look) -> _Look:
-        [move] = self._unfinished()
-        self._run("cancel", move, "--no-wait")
+        """SIGINT, as Ctrl-C without a terminal: `blockferry cancel` would have to start first, and come too late."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGINT)
         while (newer := self._look()) is not None:  # it goes on until it is told to stop
             look = newer
             time.sleep(_LOOK_S)
         self._now()
         self._end()
+        if self.process.returncode == 0:
+            raise RuntimeError("the copy was in step before it could be cancelled")
         return look
 
     def _follow(self, share: float) -> _Look:
@@ -217,13 +221,7 @@ class _Attempt:
             documents = self._end()
         else:
             begin = time.monotonic_ns()
-            if unfinished := self._unfinished():
-                self.broken.way, words = "blockferry resume", ["resume", *unfinished]
-            else:
-                self.broken.said_after = self._said()
-                self.broken.way, words = "the next move", ["move", self.guest.name, "--to", self.store.name]
-            self.process = self._start(*words)
-            documents = self._end()
+            documents = self._goes_on_by_command()
         assert self.process is not None
         end = time.monotonic_ns()
         if self.process.returncode != 0:
@@ -238,6 +236,19 @@ class _Attempt:
             whole = self.guest.judge.throughput(self.broke_ns, end, step_s=seconds + 1)
             self.broken.guest_wrote = int(sum(one.bytes_per_s for one in whole) * (seconds + 1))
         return (end - begin) / 1e9
+
+    def _goes_on_by_command(self) -> list[dict[str, Any]]:
+        """A move that was left is taken up; one that is over, or ends on its way back, is followed by the next."""
+        for move in self._unfinished():
+            self.broken.way = "blockferry resume"
+            self.process = self._start("resume", move)
+            documents = self._end()
+            if self.process.returncode != _MOVE_FAILED:
+                return documents
+        self.broken.said_after = self._said()
+        self.broken.way += f"{', ' if self.broken.way else ''}the next move"
+        self.process = self._start("move", self.guest.name, "--to", self.store.name)
+        return self._end()
 
     # -- commands -----------------------------------------------------------------------------------------------
 
