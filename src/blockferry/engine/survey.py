@@ -177,6 +177,8 @@ def _clones(
         here = datastore_of(chain[0].path, stores) if chain else None
         if store is None or not chain or (here is not None and here.name == store.name):
             continue
+        if chain[0].format not in clones.FORMATS:
+            continue  # not cloned in any case, and perhaps not moved at all: there is no name for it at the destination
         dest = placement.image_path(store, vm.name, target, chain[0].path, chain[0].format, frozenset())
         try:
             directory = files.existing_directory(runner, posixpath.dirname(dest))
