@@ -63,7 +63,7 @@ def _tidy(one: Scene) -> None:
         one.fault.tidy(one)
         if not one.findings:
             _take_what_was_kept(one)
-        if not one.findings:
+        if not one.findings and not one.harmed:
             return
         one.ground.mend()
     except (LabError, OSError) as why:

@@ -59,6 +59,7 @@ class Scene:
     errors_before: str = ""  # what QEMU told of I/O errors then
     hang_silence_s: float = 0.0  # the longest wait of the guest for a write while the destination hung
     source_failed: bool = False  # an I/O error in the guest is the source's own
+    harmed: bool = False  # the guest lost something by what is not ours, and is of no use any more
 
     # -- short names --------------------------------------------------------------------------------------------
 

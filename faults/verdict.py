@@ -158,8 +158,15 @@ def _live(scene: Scene) -> None:
     except (GuestSilent, LabError) as why:
         scene.wrong(f"the guest does not write on: {str(why).splitlines()[0]}")
         return
-    if not verdict.ok:
-        scene.wrong(f"the judge in the guest: {verdict.text.strip()[:400]}")
+    if verdict.ok:
+        return
+    said = f"the judge in the guest: {verdict.text.strip()[:400]}"
+    if scene.source_failed and not scene.booted_anew:
+        # What had not been flushed may be gone with its source (docs/measured.md); the files are judged by what had.
+        scene.note(f"of the source's own doing: {said}")
+        scene.harmed = True
+    else:
+        scene.wrong(said)
 
 
 def _files(scene: Scene, *, flushed_only: bool) -> None:
