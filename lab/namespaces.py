@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 from lab.errors import LabError
 from lab.process import LAB_VARIABLE, ProcessId, failed, kill_and_wait, tail
@@ -87,6 +88,9 @@ class Namespaces:
 
     def end(self) -> None:
         """Kill pid 1; returns when the kernel has ended every process in the namespaces."""
+        for entered in _ENTERED.pop(self.init.pid, ()):
+            if entered.poll() is None:  # an nsenter that stands still reaps nobody, and pid 1 waits for its child
+                os.kill(entered.pid, signal.SIGCONT)
         kill_and_wait(self.init)
         outer = _WAITING.pop(self.init.pid, None)
         if outer is not None:
@@ -100,7 +104,9 @@ class Namespaces:
 
     def popen(self, argv: Sequence[str | os.PathLike[str]], *, cwd: Path | None = None, **options: Any) -> HostProcess:
         options.setdefault("text", True)
-        return HostProcess(self.command(argv, cwd), **options)
+        process = HostProcess(self.command(argv, cwd), **options)
+        _ENTERED.setdefault(self.init.pid, WeakSet()).add(process)
+        return process
 
     def run(
         self,
@@ -161,6 +167,9 @@ class HostProcess(subprocess.Popen[str]):
                 return
             time.sleep(0.002)
 
+
+_ENTERED: dict[int, WeakSet[HostProcess]] = {}
+"""The processes that this process has put below each pid 1."""
 
 _WAITING: dict[int, subprocess.Popen[bytes]] = {}
 """The `unshare` in front of each pid 1 that this process made; to be waited for, so that no zombie stays."""
