@@ -70,7 +70,7 @@ VERIFY = ("view-prepared", "taking-view", "view-taken", "verifying", "verified",
 VERIFY_COLD = ("verifying", "verified")
 
 COURSE = (
-    *("trimming", "trimmed", "cloning", "cloned"),
+    *("trimming", "trimmed", "trimming-again", "trimmed-again", "cloning", "cloned"),
     *("leaving-synchronous", "cut-off-noted"),
     *("measured", "going-synchronous", "throttling", "throttled", "unthrottled"),
     *("checkpoint-suspending", "checkpoint-suspended", "folding-off", "folded-off"),

@@ -37,7 +37,7 @@ FIRMWARE = (
     *("saving", "vm-saved", "saved-noted", "restoring", "restored", "let-go"),
 )
 """Passed with UEFI variables only: test_firmware.py kills there."""
-TRIM = ("trimming", "trimmed")
+TRIM = ("trimming", "trimmed", "trimming-again", "trimmed-again")
 """Passed with --trim only: test_trim.py kills there."""
 SNAPSHOTS = ("snapshots-written",)
 """Passed with snapshots only: test_snapshots.py kills there."""

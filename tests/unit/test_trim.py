@@ -116,6 +116,8 @@ def test_what_is_typed_and_what_is_configured(tmp_path: Path, monkeypatch: pytes
 
 def test_records_and_reports_of_older_versions_are_read() -> None:
     assert msgspec.json.decode(b'{"marked": true}', type=Record).trimmed is None
-    trimmed = replace(Record(), trimmed={"vda": 5})
+    assert msgspec.json.decode(b'{"trimmed": {}}', type=Record).trimmed_again is None
+    trimmed = replace(Record(), trimmed={"vda": 5}, trimmed_again={"vda": 6})
     assert msgspec.json.decode(msgspec.json.encode(trimmed), type=Record) == trimmed
     assert msgspec.json.decode(b'{"outcome": "moved", "seconds": 1}', type=Report).trimmed_bytes is None
+    assert msgspec.json.decode(b'{"outcome": "moved", "seconds": 1}', type=Report).trimmed_again_bytes is None

@@ -86,7 +86,9 @@ def plan(out: Out, plan: Plan, estimates: tuple[DiskEstimate, ...] = ()) -> None
     if plan.contract is not None:
         pairs.append(("guest", contract(plan.contract)))
     if plan.trim:
-        pairs.append(("trim", "the guest gives back what it does not use before it is copied"))
+        pairs.append(
+            ("trim", "the guest gives back what it does not use before it is copied, and once more at the end")
+        )
     if plan.method is Method.CHANGED_BLOCKS:
         pairs.append(("if outrun", f"{plan.if_not_converging.value}, when the guest writes as fast as it is copied"))
     if plan.hang is not None:
@@ -130,6 +132,8 @@ def report(out: Out, summary: MoveSummary) -> None:
     pairs: list[tuple[str, Cell | list[Cell]]] = [("copied", format_size(done.bulk_bytes) + again)]
     if done.trimmed_bytes is not None:
         pairs.append(("trimmed", f"{format_size(done.trimmed_bytes)} given back by the guest before the copy"))
+    if done.trimmed_again_bytes is not None:
+        pairs.append(("", f"{format_size(done.trimmed_again_bytes)} given back by it at the destination"))
     if done.compared_bytes:
         text = f"{format_size(done.compared_bytes)} read on both sides, {format_size(done.rewritten_bytes)} written"
         pairs.append(("compared", text))

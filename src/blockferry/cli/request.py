@@ -92,8 +92,8 @@ def request_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option(
                 "--trim/--no-trim",
                 default=None,
-                help="Have the guest (its agent) give back what it does not use before it is copied; default: as "
-                "configured, else no.",
+                help="Have the guest (its agent) give back what it does not use before it is copied, and again at "
+                "the end; default: as configured, else no.",
             ),
             click.option(
                 "--guest-latency",

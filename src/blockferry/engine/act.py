@@ -63,6 +63,8 @@ def perform(context: Context, action: act.Action, seen: Observation) -> None:
             _unmark(context)
         case act.TrimGuest():
             trim.trim(context, seen)
+        case act.TrimAgain():
+            trim.trim_again(context, seen)
         case act.MeasureGuest():
             _measure_guest(context, seen)
         case act.GoSynchronous():

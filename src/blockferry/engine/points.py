@@ -58,6 +58,8 @@ POINTS = (
     "releasing-source",
     "source-released",
     "home-released",
+    "trimming-again",
+    "trimmed-again",
     "unmarked",
     "following",
     "nvram-named",

@@ -26,7 +26,7 @@ _POLICY = {
 
 _PHASES: tuple[tuple[str, tuple[type, ...]], ...] = (
     ("prepare", (act.MeasureGuest, act.Mark, act.CopyHome, act.CopyLayers, act.CreateImage, act.TakeOverlays)),
-    ("trim", (act.TrimGuest,)),
+    ("trim", (act.TrimGuest, act.TrimAgain)),
     ("copy", (act.StartCopy, act.NoteClean, act.ForgetCopy, act.PrepareView, act.ColdCopy)),
     ("copy", (act.GoSynchronous, act.LeaveSynchronous, act.ThrottleGuest, act.SyncBase, act.Checkpoint)),
     ("switch", (act.FlushDestination, act.Pivot, act.NoteSwitched, act.WriteConfig)),
@@ -143,6 +143,7 @@ def report(context: Context, outcome: Outcome, seconds: float, phases: dict[str,
         verified=tuple(context.verdicts),
         guest=_guest(context, record),
         trimmed_bytes=None if record.trimmed is None else sum(record.trimmed.values()),
+        trimmed_again_bytes=None if record.trimmed_again is None else sum(record.trimmed_again.values()),
     )
 
 

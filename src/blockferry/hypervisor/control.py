@@ -246,9 +246,10 @@ class Control:
         with self.connection.doing(f"change the speed of the copy of {target} of {self.name}"):
             self._domain().blockJobSetSpeed(target, bytes_per_s, libvirt.VIR_DOMAIN_BLOCK_JOB_SPEED_BANDWIDTH_BYTES)
 
-    def trim(self, limit_s: int) -> None:
+    def trim(self, limit_s: int, least: int) -> None:
         """Have the guest's agent discard what its mounted file systems do not use; returns when the agent answers.
 
+        `least`: bytes; stretches that are smaller stay as they are.
         virDomainFSTrim. libvirt waits for an agent without end unless it is told otherwise
         (virDomainAgentSetResponseTimeout), so it is told to give up after `limit_s`, also should this process die.
         It cannot be asked what was set before: afterwards its default holds again. An agent that hangs answers
@@ -260,7 +261,7 @@ class Control:
                 domain.agentSetResponseTimeout(AGENT_SILENT_S)
                 domain.getTime()
                 domain.agentSetResponseTimeout(limit_s)
-                domain.fSTrim(None, 0)
+                domain.fSTrim(None, least)
             finally:
                 domain.agentSetResponseTimeout(libvirt.VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_BLOCK)
 

@@ -45,6 +45,11 @@ class TrimGuest:
 
 
 @dataclass(frozen=True, slots=True)
+class TrimAgain:
+    """The same at the destination, when all else is done: what the guest deleted or discarded during the copy."""
+
+
+@dataclass(frozen=True, slots=True)
 class GoSynchronous:
     """Remember that the copies are to be made anew as a mirror: they do not get in step in the background."""
 
@@ -382,6 +387,7 @@ Action = (
     | CreateImage
     | MeasureGuest
     | TrimGuest
+    | TrimAgain
     | GoSynchronous
     | LeaveSynchronous
     | NoteCutOff

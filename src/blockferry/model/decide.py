@@ -12,7 +12,7 @@ changed the VM. What may never happen is written in tests/unit/test_decide.py as
 from __future__ import annotations
 
 from blockferry.model import action as act
-from blockferry.model import firmware, layers, verifying
+from blockferry.model import firmware, layers, trim, verifying
 from blockferry.model.fencing import USUAL
 from blockferry.model.inventory import PowerState
 from blockferry.model.observation import DiskView, Job, Observation, Side
@@ -623,6 +623,8 @@ def _after_switch(plan: Plan, seen: Observation) -> act.Action:
                 return act.ReleaseSource(path)
     if "home" not in record.released:
         return act.ReleaseHome()
+    if trim.again(plan, seen):
+        return act.TrimAgain()
     if seen.mark == plan.move:
         return act.Unmark()
     return act.Finish(Outcome.MOVED) if plan.nvram is None else act.Follow()

@@ -182,7 +182,7 @@ class Plan:
     nvram: NvramPlan | None = None  # None: there is none, or it stays
     hang: HangPlan | None = None  # None: planned by an older version, or the VM is off
     vtpm: str | None = None  # where the host keeps the state of the VM's TPM; it stays there
-    trim: bool = False  # the guest gives back what it does not use before the first disk is copied
+    trim: bool = False  # the guest gives back what it does not use before the first disk is copied, and once more after
 
     def disk(self, target: str) -> DiskPlan:
         return next(disk for disk in self.disks if disk.target == target)

@@ -136,6 +136,7 @@ class Record:
     guest_before: GuestLatency | None = None  # the guest's writes before the copy, when there is a contract
     measured: bool = False  # that was looked at, or cannot be any more
     trimmed: dict[str, int] | None = None  # target -> bytes given back before the copy; None: not asked yet
+    trimmed_again: dict[str, int] | None = None  # the same at the destination, after the switch
     synchronous: bool = False  # the copies do not get in step in the background, and are made anew as a mirror
     background: bool = False  # the destination has hung: no copy writes to both sides at once any more
     guarded: Guarded | None = None  # what the watch beside the copies guards

@@ -1,4 +1,4 @@
-"""Whether the guest can be asked to give back what it does not use before it is copied. Pure. docs/trim.md"""
+"""Whether the guest can be asked to give back what it does not use, before its copy and after. Pure. docs/trim.md"""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from blockferry.model.facts import Facts
 from blockferry.model.finding import Finding, Severity, finding
 from blockferry.model.inventory import PowerState
+from blockferry.model.observation import Observation
+from blockferry.model.plan import Plan
+from blockferry.model.record import Wanted
 from blockferry.model.request import MoveRequest, Trim
 
 
@@ -27,6 +30,19 @@ def planned(request: MoveRequest, facts: Facts, targets: Sequence[str]) -> tuple
         for target, passes in discards.items()
         if not passes
     ]
+
+
+def again(plan: Plan, seen: Observation) -> bool:
+    """Whether the guest is to be asked once more: all else is done, and it runs at its destination.
+
+    While it is copied, QEMU drops what it discards (docs/measured.md, 13), and what it deletes is copied before. This
+    comes last: nothing waits for an agent then, no frozen view has to keep what is discarded, no block job runs.
+    A thick disk would lose the space that was set aside for it, and an agent cannot be asked for some disks only.
+    """
+    record = seen.record
+    asked_before = plan.trim and record.trimmed is not None
+    wanted = record.trimmed_again is None and record.wanted is Wanted.GO
+    return asked_before and wanted and seen.state is PowerState.RUNNING and not any(disk.thick for disk in plan.disks)
 
 
 def _why_not(facts: Facts, discards: bool) -> str | None:
