@@ -39,7 +39,7 @@ lab-down: setup ## take that lab away
 demo: setup ## a running VM moves, judged; leaves nothing behind (KEEP=1 leaves it up; as root)
 	@$(PYTHON) -m tools.demo $(if $(KEEP),--keep)
 
-bench-methods: setup ## every way to move a disk, against write rate and disk size (as root)
+bench-methods: setup ## every way to move a disk, against write rate and disk size (as root; BENCH="--minutes 25")
 	$(PYTHON) -m bench methods $(BENCH)
 
 bench: setup ## side by side with virsh, qemu-img and dd (as root; BENCH="--quick" for a short one)

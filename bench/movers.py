@@ -9,13 +9,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bench.place import BLOCKFERRY, Place
-from lab import Datastore, Guest
+from lab import Datastore, Guest, LabError
 from lab.process import run
 
 MIRROR, CHANGED, VIRSH = "blockferry mirror", "blockferry changed-blocks", "virsh blockcopy"
@@ -29,6 +29,9 @@ OF_PACE = (PACED, CHANGED, MIRROR, VIRSH)
 FLOORS = (CONVERT, CONVERT_DIRECT, DD)
 
 _LIMIT_S = 1800.0
+_CANCEL_S = 120.0
+_CANCELLED = 6
+"""An exit status: docs/exit-statuses.md."""
 _BUFFERED = Path(__file__).with_name("buffered.py")
 _AFTER_SWITCH_NS = 300_000_000
 """So much longer a window looks: a silence ends with the next report, which comes after the command."""
@@ -134,16 +137,33 @@ def _pivot_all(place: Place, guest: Guest, begin: int) -> Moved:
     return Moved(begin, end, (switch, end + _AFTER_SWITCH_NS))
 
 
-def run_blockferry(place: Place, guest: Guest, words: Sequence[str], program: Sequence[str] = (BLOCKFERRY,)) -> Moved:
-    """`blockferry move VM` with these words, and what its report says. Raises RuntimeError with its error's words."""
+class GivenUp(RuntimeError):
+    """The command did not end in the time that it was given; it was cancelled, and has ended now."""
+
+
+def run_blockferry(
+    place: Place,
+    guest: Guest,
+    words: Sequence[str],
+    program: Sequence[str] = (BLOCKFERRY,),
+    *,
+    limit_s: float | None = None,
+    before_cancel: Callable[[], None] = lambda: None,
+) -> Moved:
+    """`blockferry move VM` with these words, and what its report says. Raises RuntimeError with its error's words.
+
+    limit_s: after that it is cancelled as with Ctrl-C, and GivenUp is raised. `before_cancel` is called first.
+    """
     argv = [*program, "move", guest.name, *words, "--json"]
     begin = time.monotonic_ns()
-    done = place.host.run(argv, env=place.journal, timeout=_LIMIT_S, check=False)
+    stdout, stderr, status = _end_of(place, argv, limit_s, before_cancel)
     end = time.monotonic_ns()
-    documents = [json.loads(line) for line in done.stdout.splitlines()]
-    if done.returncode != 0:
-        said = next((one["message"] for one in documents if one["kind"] == "error"), done.stderr.strip())
-        raise RuntimeError(f"exit status {done.returncode}: {said}")
+    documents = [json.loads(line) for line in stdout.splitlines()]
+    if status != 0:
+        said = next((one["message"] for one in documents if one["kind"] == "error"), stderr.strip())
+        if status == _CANCELLED and limit_s is not None:
+            raise GivenUp(f"no end after {limit_s:.0f} s")
+        raise RuntimeError(f"exit status {status}: {said}")
     report = next(one for one in documents if one["kind"] == "report")["move"]["report"]
     own = report["guest"] or {}
     before, during = own.get("before"), own.get("during")
@@ -159,6 +179,29 @@ def run_blockferry(place: Place, guest: Guest, words: Sequence[str], program: Se
         within=own.get("within"),
         verify_ns=verify,
     )
+
+
+def _end_of(
+    place: Place, argv: Sequence[str], limit_s: float | None, before_cancel: Callable[[], None]
+) -> tuple[str, str, int]:
+    """Output, errors and exit status of a command on the host. After `limit_s` it gets one SIGINT."""
+    pipe = subprocess.PIPE
+    environment = {**os.environ, **place.journal}
+    running = place.host.popen(argv, env=environment, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe)
+    try:
+        try:
+            stdout, stderr = running.communicate(timeout=limit_s or _LIMIT_S)
+        except subprocess.TimeoutExpired:
+            before_cancel()
+            running.send_signal(signal.SIGINT)
+            stdout, stderr = running.communicate(timeout=_CANCEL_S)
+    except BaseException as why:
+        running.kill()
+        running.wait(timeout=20)
+        if isinstance(why, subprocess.TimeoutExpired):
+            raise LabError(f"{' '.join(argv)}: no end {_CANCEL_S:.0f} s after SIGINT") from why
+        raise
+    return stdout, stderr, running.returncode
 
 
 def _phases_ns(documents: Sequence[dict[str, Any]]) -> dict[str, int]:

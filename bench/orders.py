@@ -8,19 +8,20 @@ is completed when it is ready; the source goes. Both are made with virsh here: t
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.movers import Moved, run_blockferry
+from bench.movers import GivenUp, Moved, run_blockferry
 from bench.place import Place
-from lab import Datastore, Guest
+from lab import Datastore, Guest, LabError
 from lab.process import run
 
 _LOOK_S = 0.1
 
-SNAPSHOT = "blockferry snapshot"
+SNAPSHOT, CLONE = "blockferry snapshot", "blockferry clone"
 MIRROR, CHANGED, GOING_OVER = "blockferry mirror", "blockferry changed-blocks", "blockferry changed-blocks, else mirror"
 VIRSH, OVIRT, PROXMOX = "virsh blockcopy", "oVirt's order", "Proxmox's order"
 
@@ -38,7 +39,9 @@ class Errand:
     to: Datastore
     bandwidth: int  # bytes/s; 0: no limit
     limit_s: float
+    load: float = 0.0  # of the guest's writers; 0: there are none
     begin_ns: int = field(default_factory=time.monotonic_ns)
+    end_ns: int = 0  # when it was given up, 0: it was not
 
     @property
     def left_s(self) -> float:
@@ -46,6 +49,15 @@ class Errand:
         if left <= 0:
             raise NotInStep(f"not in step after {self.limit_s:.0f} s")
         return left
+
+    def give_up(self) -> None:
+        """What comes now, a way's own cleaning up, is not measured any more: the guest is left in peace for it.
+
+        Against a guest that goes on writing it can take minutes: what is in an overlay goes back into its base.
+        """
+        self.end_ns = time.monotonic_ns()
+        if self.load:
+            self.guest.judge.stop()
 
     @property
     def source(self) -> Path:
@@ -66,6 +78,15 @@ class Errand:
     def virsh(self, *words: str) -> str:
         return self.place.host.run(["virsh", "-q", *words], timeout=600).stdout
 
+    def run(self, *argv: str) -> None:
+        """A command that is given up when the time is over. Raises NotInStep then, and LabError when it fails."""
+        try:
+            run(argv, timeout=self.left_s)
+        except LabError as error:
+            if isinstance(error.__cause__, subprocess.TimeoutExpired):
+                raise NotInStep(f"{argv[0]}: no end after {self.limit_s:.0f} s") from error
+            raise
+
     def copy(self, dest: Path, image_format: str, *words: str) -> None:
         """Start libvirt's copy job."""
         limit = ["--bandwidth", str(self.bandwidth), "--bytes"] if self.bandwidth else []
@@ -73,7 +94,7 @@ class Errand:
         self.virsh("blockcopy", self.guest.name, "vda", *options)
 
     def pivot(self) -> None:
-        """To the new side as soon as the job is in step."""
+        """To the other side as soon as the job, a copy or an active commit, is in step."""
         while "ready='yes'" not in self.virsh("dumpxml", self.guest.name):
             time.sleep(min(_LOOK_S, self.left_s))
         self.virsh("blockjob", self.guest.name, "vda", "--pivot")
@@ -110,12 +131,12 @@ def _ovirt(errand: Errand) -> Moved:
     errand.copy(overlay_there, "qcow2", "--shallow", "--reuse-external")
     limit = ["-r", str(errand.bandwidth)] if errand.bandwidth else []
     options = ["-t", "none", "-T", "none", "-n", "-f", errand.format, "-O", errand.format, *limit]
-    run(["qemu-img", "convert", *options, str(errand.source), str(errand.dest)], timeout=errand.left_s)
+    errand.run("qemu-img", "convert", *options, str(errand.source), str(errand.dest))
     errand.pivot()
     errand.source.unlink()
     overlay.unlink()
-    merge = ["--active", "--base", str(errand.dest), "--top", str(overlay_there), "--wait", "--pivot"]
-    errand.virsh("blockcommit", name, "vda", *merge)
+    errand.virsh("blockcommit", name, "vda", "--active", "--base", str(errand.dest), "--top", str(overlay_there))
+    errand.pivot()
     overlay_there.unlink()
     return errand.done()
 
@@ -125,11 +146,18 @@ def _blockferry(*words: str) -> Callable[[Errand], Moved]:
         limit = ["--bandwidth", str(errand.bandwidth)] if errand.bandwidth else []
         argv = ["--to", errand.to.name, *words, *limit, "--delete-source"]
         try:
-            return run_blockferry(errand.place, errand.guest, argv)
+            moved = run_blockferry(
+                errand.place, errand.guest, argv, limit_s=errand.limit_s, before_cancel=errand.give_up
+            )
+        except GivenUp as reason:
+            raise NotInStep(str(reason)) from reason
         except RuntimeError as error:
             if "does not get in step" in str(error):
                 raise NotInStep(str(error)) from error
             raise
+        if errand.end_ns:
+            raise NotInStep(f"no end after {errand.limit_s:.0f} s, and then only with the guest silent")
+        return moved
 
     return move
 
@@ -137,9 +165,13 @@ def _blockferry(*words: str) -> Callable[[Errand], Moved]:
 WAYS: dict[str, Callable[[Errand], Moved]] = {
     MIRROR: _blockferry("--method", "mirror"),
     CHANGED: _blockferry("--method", "changed-blocks", "--if-not-converging", "stop"),
-    GOING_OVER: _blockferry("--method", "changed-blocks", "--if-not-converging", "mirror"),
     SNAPSHOT: _blockferry("--method", "snapshot"),
+    CLONE: _blockferry("--method", "clone"),
     VIRSH: _virsh,
     OVIRT: _ovirt,
     PROXMOX: _proxmox,
+    GOING_OVER: _blockferry("--method", "changed-blocks", "--if-not-converging", "mirror"),
 }
+
+COMPARED = (MIRROR, CHANGED, SNAPSHOT, CLONE, VIRSH, OVIRT, PROXMOX)
+"""Unless others are asked for: the last one of all is two of these one after the other."""

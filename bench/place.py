@@ -36,14 +36,18 @@ class Place:
     host: Host
     source: Datastore
     dest: Datastore
+    devices: tuple[Datastore, ...]  # each device once: two datastores can be on one
     _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
     @classmethod
     @contextmanager
-    def open(cls, image_bytes: int, *, overlays: bool = True, scratch_bytes: int | None = None) -> Iterator[Place]:
+    def open(
+        cls, image_bytes: int, *, overlays: bool = True, scratch_bytes: int | None = None, shared: bool = False
+    ) -> Iterator[Place]:
         """A lab with room for images of that size together in each datastore; gone at the end.
 
         overlays: the source has room for as much again. scratch_bytes: of the largest image, if there are several.
+        shared: both are directories of one XFS, each with a mount of its own, so that a disk can be cloned.
         """
         # XFS wants as much free space again to fallocate a file that is allocated already; a thick disk is.
         size = image_bytes * 9 // 4 + GIB
@@ -53,13 +57,19 @@ class Place:
         if free < needed:
             raise LabError(f"{ROOT.parent} has {free / GIB:.1f} GiB free; {needed / GIB:.1f} are needed")
         with Lab.create(f"bench-{os.getpid()}") as lab:
-            source = lab.datastore("old-san", fs="ext4", size=source_size)
-            dest = lab.datastore("ssd", fs="xfs", size=size)
+            if shared:
+                source = lab.datastore("old-san", fs="xfs", size=size + source_size)
+                dest = lab.datastore("ssd", beside=source)
+            else:
+                source = lab.datastore("old-san", fs="ext4", size=source_size)
+                dest = lab.datastore("ssd", fs="xfs", size=size)
+            devices = (source,) if shared else (source, dest)
             host = lab.host("kvm1")
-            for store in (source, dest):
+            for store in devices:
                 _make_like_a_device(store)
+            for store in (source, dest):
                 host.attach(store)
-            yield cls(lab, host, source, dest)
+            yield cls(lab, host, source, dest, devices)
 
     @property
     def journal(self) -> dict[str, str]:
