@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -32,7 +31,6 @@ _LIMIT_S = 1800.0
 _CANCEL_S = 120.0
 _CANCELLED = 6
 """An exit status: docs/exit-statuses.md."""
-_BUFFERED = Path(__file__).with_name("buffered.py")
 _AFTER_SWITCH_NS = 300_000_000
 """So much longer a window looks: a silence ends with the next report, which comes after the command."""
 
@@ -61,8 +59,14 @@ def move(place: Place, guest: Guest, method: str, *more: str, buffer: int = 0) -
         return _virsh(place, guest)
     words = method.removeprefix("blockferry ").split()
     method_words = words if words[0].startswith("--") else ["--method", *words]
-    program = (sys.executable, "-P", str(_BUFFERED), str(buffer)) if buffer else (BLOCKFERRY,)
+    program = ["env", f"BLOCKFERRY_CONFIG={_config(place, buffer)}", BLOCKFERRY] if buffer else [BLOCKFERRY]
     return run_blockferry(place, guest, ["--to", place.dest.name, *method_words, *more], program)
+
+
+def _config(place: Place, buffer: int) -> Path:
+    file = place.lab.directory / f"buffer-{buffer}.toml"
+    file.write_text(f'copy_buffer = "{buffer}"\n', encoding="utf-8")
+    return file
 
 
 def move_by_pivots(place: Place, guest: Guest, method: str) -> Moved:

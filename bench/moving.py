@@ -18,8 +18,8 @@ from lab.sizes import MIB
 
 IDLE, WRITING, FLAT = "idle", "writing", "flat out"
 
-BUFFERS = (16 * MIB, 4 * MIB, 2 * MIB, MIB)
-"""The first one is what a copy without a limit has by default (src/blockferry/model/pace.py)."""
+BUFFERS = (MIB, 2 * MIB, 4 * MIB, 16 * MIB)
+"""The first one is what a copy has by default (src/blockferry/model/pace.py), the last one QEMU's own."""
 
 DISKS_VERIFIED = (1, 3)
 

@@ -11,6 +11,7 @@ BLOCKFERRY_CONFIG). Environment over files: BLOCKFERRY_URI, LIBVIRT_DEFAULT_URI,
     trim = true                                            # where the guest can; --trim insists
     guest_latency = "20ms"                                 # p99 of the guest's writes; or guest_slowdown = "1.5x"
     if_not_converging = "wait"                             # auto, mirror, throttle, wait, stop
+    copy_buffer = "16MiB"                                  # what QEMU copies in one go; left out: 1 MiB (docs/pace.md)
     hang_limit = "5s"                                      # cut a destination off that hangs for longer; or "never"
     fence = "/usr/local/sbin/cut-nfs {mount}"              # how: "auto", "off", or a program; it is also given {device}
     suspended_start = true                                 # see docs; left out: as the host's QEMU needs it
@@ -71,6 +72,7 @@ class Config:
     guest_latency_s: float | None = None
     guest_slowdown: float | None = None
     if_not_converging: str = "auto"  # one of POLICIES
+    copy_buffer: int | None = None  # bytes: what QEMU copies in one go
     hang_limit_s: float = 5.0  # infinite: never
     fence: tuple[str, ...] = ("auto",)  # or ("off",), or the words of a program
     suspended_start: bool | None = None  # start copies with the VM suspended: always, never, or as QEMU needs it
@@ -160,6 +162,13 @@ def _bandwidth(value: object) -> int:
     return rate
 
 
+def _copy_buffer(value: object) -> int:
+    size = units.parse_size(_text(value))
+    if not units.MiB <= size <= units.GiB:
+        raise ValueError(f"{value!r} is no size from 1MiB to 1GiB")
+    return size
+
+
 def _keep_source(value: object) -> float | None:
     if isinstance(value, bool):
         return math.inf if value else None
@@ -201,6 +210,7 @@ _KEYS: dict[str, tuple[str, Callable[[object], Any]]] = {
     "guest_latency": ("guest_latency_s", _latency),
     "guest_slowdown": ("guest_slowdown", _slowdown),
     "if_not_converging": ("if_not_converging", _policy),
+    "copy_buffer": ("copy_buffer", _copy_buffer),
     "hang_limit": ("hang_limit_s", _hang_limit),
     "fence": ("fence", _fence),
     "suspended_start": ("suspended_start", _yes_or_no),

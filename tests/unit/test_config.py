@@ -73,6 +73,12 @@ def test_keep_source(tmp_path: Path, text: str, seconds: float | None) -> None:
     assert Config.load().keep_source_s == seconds
 
 
+def test_the_copy_buffer(tmp_path: Path) -> None:
+    assert Config.load().copy_buffer is None
+    write(tmp_path / "etc" / "config.toml", 'copy_buffer = "16MiB"')
+    assert Config.load().copy_buffer == 16 * MiB
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -87,6 +93,8 @@ def test_keep_source(tmp_path: Path, text: str, seconds: float | None) -> None:
         ("bandwidth = true", "bandwidth: True is not"),
         ('keep_source = "a while"', "keep_source: 'a while' is not a duration"),
         ("keep_source = 7", "keep_source: 7 is none of"),
+        ('copy_buffer = "64KiB"', "copy_buffer: '64KiB' is no size from 1MiB to 1GiB"),
+        ("copy_buffer = 16", "copy_buffer: 16 is not a text"),
         ('suspended_start = "yes"', "suspended_start: 'yes' is neither"),
         ("uri = ", "Invalid value"),
     ],

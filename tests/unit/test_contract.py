@@ -13,13 +13,12 @@ from test_cli import call
 from blockferry import config
 from blockferry.config import Config
 from blockferry.errors import ConfigInvalid
-from blockferry.model import method, pace
+from blockferry.model import method
 from blockferry.model.inventory import PowerState
 from blockferry.model.latency import GuestLatency
 from blockferry.model.record import Outcome, Record, Throttle
 from blockferry.model.request import Contract, IfNotConverging, Method
 from blockferry.model.summary import GuestReport, Progress
-from blockferry.units import MiB
 
 
 @pytest.fixture(autouse=True)
@@ -115,12 +114,6 @@ def test_the_policy_is_ours_where_the_method_was(
     ) is can
     assert method.if_not_converging(IfNotConverging.STOP, asked_method, chosen, can, 0) is IfNotConverging.STOP
     assert method.if_not_converging(IfNotConverging.AUTO, asked_method, chosen, can, 1000) is IfNotConverging.WAIT
-
-
-def test_a_copy_under_a_contract_has_a_small_buffer() -> None:
-    assert pace.buffer_bytes(None, False) == 16 * MiB
-    assert pace.buffer_bytes(None, True) == MiB
-    assert pace.buffer_bytes(Contract(latency_s=0.02), False) == MiB
 
 
 def test_records_of_older_versions_are_read_and_new_ones_come_back() -> None:

@@ -14,6 +14,7 @@ from blockferry.config import Config
 from blockferry.errors import UsageError
 from blockferry.model.fencing import Fencing
 from blockferry.model.request import (
+    COPY_BUFFER,
     Chain,
     Contract,
     Firmware,
@@ -209,6 +210,7 @@ def to_request(
         firmware=Firmware(firmware),
         trim=_trim(trim, config),
         hang=_fencing(hang_limit, config),
+        buffer=config.copy_buffer or COPY_BUFFER,
     )
 
 

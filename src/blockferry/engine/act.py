@@ -327,6 +327,7 @@ def _order(context: Context, disk: DiskPlan, copy: Copy, layered: bool, bandwidt
             backing=None,
             synchronous=copy.synchronous,
             bandwidth=bandwidth,
+            buffer=context.plan.buffer,
             secret=None if disk.luks is None else disk.luks.secret,
         )
     if layered:
@@ -337,7 +338,7 @@ def _order(context: Context, disk: DiskPlan, copy: Copy, layered: bool, bandwidt
             backing=(disk.dest, disk.dest_format),
             synchronous=False,
             bandwidth=bandwidth,
-            buffer=pace.buffer_bytes(context.plan.contract, bandwidth > 0),
+            buffer=context.plan.buffer,
         )
     return CopyOrder(
         dest=disk.dest,
@@ -346,7 +347,7 @@ def _order(context: Context, disk: DiskPlan, copy: Copy, layered: bool, bandwidt
         synchronous=copy.synchronous,
         bandwidth=bandwidth,
         granularity=disk.granularity,
-        buffer=pace.buffer_bytes(context.plan.contract, bandwidth > 0),
+        buffer=context.plan.buffer,
         secret=None if disk.luks is None else disk.luks.secret,
     )
 

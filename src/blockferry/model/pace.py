@@ -16,7 +16,7 @@ taken back as soon as the next write shows that the guest had only paused.
 
 Measured (docs/measured.md): QEMU copies a whole buffer at once and rests for the remainder of its 100 ms slice. With
 16 MiB, a limited copy gives the guest spikes of 30 ms at any speed, and an unlimited one a second; with 1 MiB 3-4 ms.
-So a copy under a contract has a small buffer (`buffer_bytes`), and only then the speed is what matters.
+So every copy has a small buffer (`COPY_BUFFER`), and only then the speed is what matters.
 """
 
 from __future__ import annotations
@@ -34,9 +34,6 @@ FLOOR = 4 * MiB
 
 START = 16 * MiB
 FASTEST = 64 * 1024 * MiB
-
-BUFFER = 16 * MiB
-BUFFER_GENTLE = 1 * MiB
 
 NOISE_S = 0.002
 """A slowdown is not held against less than this: a p99 of some seconds is not known better."""
@@ -73,15 +70,6 @@ CEILING_S, CEILING_CAREFUL_S = 5.0, 20.0
 DUE = 10.0
 """So many writes must have been due in a silence for it to count: a guest that writes at random
 intervals is silent for so long once in e^10 times."""
-
-
-def buffer_bytes(contract: Contract | None, limited: bool) -> int:
-    """The size of QEMU's copy buffer: what is copied in one go, however low the speed.
-
-    A copy with a limit needs no large one. And every suspension (a checkpoint) lets one buffer more through: with
-    16 MiB and a checkpoint for each 5 % of 256 MiB, a limit of 24 MiB/s became 110 (measured, QEMU 7.2.22).
-    """
-    return BUFFER_GENTLE if contract is not None or limited else BUFFER
 
 
 def limit_s(contract: Contract, before: GuestLatency | None) -> float:

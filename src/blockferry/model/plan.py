@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from blockferry.model.fencing import Fencing
 from blockferry.model.inventory import PowerState, Secret
-from blockferry.model.request import Chain, Contract, IfNotConverging, Method, OnBreak, SourcePolicy
+from blockferry.model.request import COPY_BUFFER, Chain, Contract, IfNotConverging, Method, OnBreak, SourcePolicy
 
 PLAN_VERSION = 3
 """2: UEFI variables apart from the home's files, files copied as they are; an older blockferry would lose them.
@@ -182,6 +182,7 @@ class Plan:
     nvram: NvramPlan | None = None  # None: there is none, or it stays
     hang: HangPlan | None = None  # None: planned by an older version, or the VM is off
     vtpm: str | None = None  # where the host keeps the state of the VM's TPM; it stays there
+    buffer: int = COPY_BUFFER  # bytes that QEMU copies in one go
     trim: bool = False  # the guest gives back what it does not use before the first disk is copied, and once more after
 
     def disk(self, target: str) -> DiskPlan:

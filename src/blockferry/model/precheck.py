@@ -15,7 +15,16 @@ from blockferry.model.facts import Facts
 from blockferry.model.finding import Finding, finding
 from blockferry.model.inventory import Datastore, Disk, Image, PowerState, datastore_of
 from blockferry.model.plan import DiskPlan, HangPlan, Hold, HomeFile, HomePlan, LayerPlan, NvramPlan, Plan
-from blockferry.model.request import Chain, Firmware, IfNotConverging, Method, MoveRequest, Preallocation, Provision
+from blockferry.model.request import (
+    COPY_BUFFER,
+    Chain,
+    Firmware,
+    IfNotConverging,
+    Method,
+    MoveRequest,
+    Preallocation,
+    Provision,
+)
 from blockferry.model.space import for_memory, space_findings
 from blockferry.units import format_duration, format_rate, format_size
 
@@ -119,6 +128,7 @@ def precheck(request: MoveRequest, facts: Facts, move: str) -> tuple[tuple[Findi
         bandwidth=request.bandwidth,
         background_only=unsafe is not None,
         contract=request.contract,
+        buffer=COPY_BUFFER if request.contract is not None else request.buffer,
         if_not_converging=policy,
         on_break=request.on_break,
         snapshots=tuple(one.name for one in facts.snapshots),
