@@ -115,8 +115,8 @@ def buffer(results: Results) -> Table:
     note = (
         f"One disk of {size / GIB:g} GiB. Copy's rate: the disk by the time from QEMU's job's start until it is in "
         f"step; beside it as a ratio to the same with {default // MIB} MiB, the default (QEMU's own: 16). Time: the "
-        "whole command by virsh's. The guest, by its judge: before → while the copy ran, medians; ratios within a round, "
-        "median (least - most)."
+        "whole command by virsh's. The guest, by its judge: before → while the copy ran, medians; ratios within a "
+        "round, median (least - most)."
     )
     columns = ("format", "guest", "command", "buffer", "n", "copy MiB/s", "rate ratio", "time / virsh", "writes/s",
                "writes ratio", "p50 ms", "p99 ms", "longest silence ms")  # fmt: skip
