@@ -15,7 +15,7 @@ from paper_host import PaperSite
 from blockferry.cli.types import ClusterSize
 from blockferry.engine import proof
 from blockferry.engine.making import _cold_options, _preallocation
-from blockferry.engine.survey import survey
+from blockferry.engine.survey import _candidates, survey
 from blockferry.errors import HostCommandFailed, UsageError
 from blockferry.hypervisor import domainxml
 from blockferry.images import copying, files, qemuimg
@@ -25,7 +25,7 @@ from blockferry.model.facts import Facts
 from blockferry.model.inventory import Datastore, Disk, DiskSource, Image, PowerState, Secret, Vm
 from blockferry.model.plan import DiskPlan, LuksPlan, Plan
 from blockferry.model.precheck import precheck
-from blockferry.model.request import Method, MoveRequest, Preallocation, Provision
+from blockferry.model.request import Chain, Method, MoveRequest, Preallocation, Provision
 from blockferry.model.space import needed
 from blockferry.units import GiB, KiB, MiB
 
@@ -368,3 +368,39 @@ def test_cold_copies_are_made_as_asked(tmp_path: Path, format: str, more: dict[s
     assert made.cluster_size == disk.cluster_size
     assert made.extended_l2 is disk.extended_l2
     assert copying.compare(RUNNER, str(old), "raw", str(new), format).identical
+
+
+def same_names() -> Facts:
+    """Three disks, each on a base of the same name, and one whose own name is what another would fall back to."""
+    names = {"vda": "web01-vdb", "vdb": "web01-vdb", "vdc": "top"}
+    disks, chains = [], {}
+    for target, name in names.items():
+        source = DiskSource("file", f"/san/{target}/{name}.qcow2", "qcow2")
+        disks.append(Disk(target, "disk", "virtio", source, source))
+        bases = (Image(f"/san/{target}/{number}/base.qcow2", "qcow2", GiB, GiB) for number in (1, 2))
+        chains[target] = (Image(str(source.path), "qcow2", GiB, GiB), *bases)
+    vm = Vm("web01", "u", PowerState.RUNNING, True, tuple(disks))
+    return Facts(
+        "qemu:///system", vm, (STORE,), (9, 0, 0), (7, 2, 0), chains, available={"ssd": 100 * GiB}
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("chain", list(Chain))
+def test_no_two_images_of_a_move_get_one_name(chain: Chain) -> None:
+    """They would be copied over each other, and the old ones removed."""
+    _, plan = precheck(replace(TO, chain=chain), same_names(), "abcd")
+    assert plan is not None
+    made = [path for disk in plan.disks for path in (disk.dest, *(layer.dest for layer in disk.layers))]
+    assert len(made) == len(set(made)) == (9 if chain is Chain.KEEP else 3)
+
+
+def test_every_name_that_a_plan_may_take_is_looked_at() -> None:
+    known = same_names()
+    looked_at = set(_candidates(known.vm, (STORE,), known.chains, (), replace(TO, chain=Chain.KEEP)))
+    _, plan = precheck(replace(TO, chain=Chain.KEEP), known, "abcd")
+    assert plan is not None
+    for disk in plan.disks:
+        assert {disk.dest, *(layer.dest for layer in disk.layers)} <= looked_at
+        there = replace(known, existing=frozenset({disk.layers[-1].dest}))
+        found, _ = precheck(replace(TO, chain=Chain.KEEP), there, "abcd")
+        assert "NAME_COLLISION" in {one.code for one in found}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import posixpath
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -275,6 +276,7 @@ def _candidates(
 ) -> list[str]:
     """Every path that the plan might write to."""
     found: list[str] = []
+    most = sum(len(chain) for chain in chains.values())
     for store in stores:
         if not store.is_directory:
             continue
@@ -283,10 +285,9 @@ def _candidates(
         for target, chain in chains.items():
             for image in chain:
                 for form in {request.format or image.format, image.format} & set(placement.FORMATS):
-                    path = placement.image_path(store, vm.name, target, image.path, form, frozenset())
-                    found.append(path)
                     for name in (target, "base"):
-                        found.append(placement.image_path(store, vm.name, name, image.path, form, frozenset({path})))
+                        names = placement.image_paths(store, vm.name, name, image.path, form)
+                        found.extend(itertools.islice(names, most + 1))
     return list(dict.fromkeys(found))
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import posixpath
+from collections.abc import Iterator
 
 from blockferry.model.inventory import Datastore
 
@@ -27,24 +29,29 @@ def home_directory(datastore: Datastore, vm: str) -> str:
 
 
 def image_path(datastore: Datastore, vm: str, target: str, source: str, format: str, taken: frozenset[str]) -> str:
-    """The file of a disk at the destination: its old name, with the ending of its new format.
+    """The file of a disk at the destination, never one of `taken`: those of the move's other images."""
+    return next(path for path in image_paths(datastore, vm, target, source, format) if path not in taken)
 
-    A disk that lay in the VM's home goes to the home there; one that lay flat in a pool lies flat again. A block
-    device, or a name that another disk of the move has taken, becomes `<vm>-<target>`.
+
+def image_paths(datastore: Datastore, vm: str, target: str, source: str, format: str) -> Iterator[str]:
+    """Its old name, with the ending of its new format; then `<vm>-<target>`, `<vm>-<target>-2` and so on, without end.
+
+    A disk that lay in the VM's home goes to the home there; one that lay flat in a pool lies flat again. The name of a
+    block device is not used.
     """
     assert datastore.path is not None
-    if source.startswith("/dev/"):
-        stem, ending = f"{vm}-{target}".replace("/", "_"), _ENDINGS[format][0]
-    else:
-        stem, ending = posixpath.splitext(posixpath.basename(source))
-        if ending not in _ENDINGS[format]:
-            known = any(ending in endings for endings in _ENDINGS.values())
-            stem, ending = (stem if known else stem + ending), _ENDINGS[format][0]
     directory = home_directory(datastore, vm) if is_in_home(source, vm) else datastore.path
-    path = posixpath.join(directory, stem + ending)
-    if path in taken:
-        path = posixpath.join(directory, f"{vm}-{target}{ending}".replace("/", "_"))
-    return path
+    ending = _ENDINGS[format][0]
+    if not source.startswith("/dev/"):
+        stem, old_ending = posixpath.splitext(posixpath.basename(source))
+        if old_ending in _ENDINGS[format]:
+            ending = old_ending
+        elif not any(old_ending in endings for endings in _ENDINGS.values()):
+            stem += old_ending
+        yield posixpath.join(directory, stem + ending)
+    stem = f"{vm}-{target}".replace("/", "_")
+    yield posixpath.join(directory, stem + ending)
+    yield from (posixpath.join(directory, f"{stem}-{number}{ending}") for number in itertools.count(2))
 
 
 def guest_size(image_size: int) -> int:
