@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -171,12 +172,13 @@ def run_blockferry(
     report = next(one for one in documents if one["kind"] == "report")["move"]["report"]
     own = report["guest"] or {}
     before, during = own.get("before"), own.get("during")
-    began = _phases_ns(documents)
-    verify = (began["verify"], began["clean up"]) if "verify" in began else None
+    phases = _phases_ns(documents)
+    at = dict(reversed(phases))  # when each first began
+    verify = next(((one[1], after[1]) for one, after in itertools.pairwise(phases) if one[0] == "verify"), None)
     return Moved(
         begin_ns=begin,
         end_ns=end,
-        switch_ns=(began["switch"], (verify[0] if verify else began["clean up"]) + _AFTER_SWITCH_NS),
+        switch_ns=(at["switch"], at["clean up"] + _AFTER_SWITCH_NS),
         phases=report["phases"],
         stall_s=report["switch_stall_s"],
         own_p99_ms=(before["p99_s"] * 1000, during["p99_s"] * 1000) if before and during else None,
@@ -208,14 +210,10 @@ def _end_of(
     return stdout, stderr, running.returncode
 
 
-def _phases_ns(documents: Sequence[dict[str, Any]]) -> dict[str, int]:
-    """When each phase first began, from the move's own story, on the host's monotonic clock."""
+def _phases_ns(documents: Sequence[dict[str, Any]]) -> list[tuple[str, int]]:
+    """The phases and when each began, from the move's own story, on the host's monotonic clock. One can come twice."""
     events = [one["event"] for one in documents if one["kind"] == "event"]
-    began: dict[str, int] = {}
-    for event in events:
-        if event["kind"] == "phase":
-            began.setdefault(event["text"], _monotonic_ns(event["at"]))
-    return began
+    return [(event["text"], _monotonic_ns(event["at"])) for event in events if event["kind"] == "phase"]
 
 
 def _monotonic_ns(wall_s: float) -> int:
