@@ -145,8 +145,7 @@ def _storage(
 
 def _wants_to_go_on(request: MoveRequest) -> bool:
     """Whether it matters to this request that images can be compared; looking costs a tenth of a second."""
-    usual = request.method in (Method.AUTO, Method.MIRROR) and not request.bandwidth
-    return not usual or request.on_break is OnBreak.KEEP
+    return request.method is not Method.MIRROR or request.on_break is OnBreak.KEEP
 
 
 def _partials(

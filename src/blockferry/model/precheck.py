@@ -49,7 +49,6 @@ def precheck(request: MoveRequest, facts: Facts, move: str) -> tuple[tuple[Findi
     """
     wanted = destinations(request, facts)
     draft = _Draft([*vmcheck.host_findings(facts), *vmcheck.vm_findings(request, facts)], [], set(), set())
-    bitmaps = any(_has_bitmaps(facts, image) for target in wanted for image in facts.chains.get(target, ())[:1])
     keeps = request.chain is Chain.KEEP and any(len(facts.chains.get(target, ())) > 1 for target in wanted)
     if keeps and request.method is Method.MIRROR:
         draft.findings.append(
@@ -68,7 +67,7 @@ def precheck(request: MoveRequest, facts: Facts, move: str) -> tuple[tuple[Findi
     if unsafe is not None and request.if_not_converging is IfNotConverging.MIRROR:
         text = f"The copy of {facts.vm.name} cannot go over to a mirror on this host: {unsafe.title}. It waits instead."
         draft.findings.append(finding("KNOWN_DEFECT", text))
-    method, reason, policy = _method(request, facts, bitmaps, keeps, unsafe)
+    method, reason, policy = _method(request, facts, keeps, unsafe)
     synchronous_later = policy is IfNotConverging.MIRROR and not keeps and unsafe is None
     draft.modes = {method is Method.MIRROR and not keeps, synchronous_later}
     if facts.storage:
@@ -93,9 +92,9 @@ def precheck(request: MoveRequest, facts: Facts, move: str) -> tuple[tuple[Findi
     disks = tuple(resuming.planned(disk, request, facts, move) for disk in draft.disks)
     disks, not_cloned = cloning.planned(disks, request, facts, move)
     if disks and all(disk.clone for disk in disks):
-        method, reason, policy = _method(request, facts, bitmaps, keeps, unsafe, cloned=True)
+        method, reason, policy = _method(request, facts, keeps, unsafe, cloned=True)
     elif resuming.goes_on(disks):
-        method, reason, policy = _method(request, facts, bitmaps, keeps, unsafe, goes_on=True)
+        method, reason, policy = _method(request, facts, keeps, unsafe, goes_on=True)
     if request.contract is not None and method is Method.MIRROR:
         text = f"The writes of {facts.vm.name} have a latency contract, and by mirror they wait for the destination."
         draft.findings.append(finding("CONTRACT_MIRROR", text))
@@ -170,7 +169,6 @@ def _hang_plan(request: MoveRequest, facts: Facts, method: Method) -> HangPlan |
 def _method(
     request: MoveRequest,
     facts: Facts,
-    bitmaps: bool,
     keeps: bool,
     unsafe: Defect | None,
     goes_on: bool = False,
@@ -181,7 +179,6 @@ def _method(
         request.method,
         facts.vm.state,
         request.bandwidth,
-        bitmaps,
         keeps,
         unsafe,
         request.contract is not None,
