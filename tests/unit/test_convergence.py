@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
+from decide_support import make_plan
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from blockferry.engine.observe import Memory, Observer
+from blockferry.images.runner import LocalRunner
+from blockferry.model import layers
 from blockferry.model.convergence import Divergence, assess
 from blockferry.model.decide import allowed_pause_s
+from blockferry.model.inventory import JobInfo
+from blockferry.model.observation import DiskView, Job, Side
 from blockferry.model.passes import CopyProgress
 
 LOOK_S = 0.25
@@ -107,3 +113,27 @@ def test_either_it_gets_in_step_or_it_is_told(share: float, hot: int, seed: int)
 def test_nothing_is_said_without_evidence() -> None:
     assert assess("vda", CopyProgress(), False) is None
     assert assess("vda", CopyProgress().sample(0, 0, 100), False) is None
+
+
+def test_a_commit_that_is_outrun_has_no_limit_nor_has_one_on_the_way_back() -> None:
+    view = DiskView("vda", Side.DESTINATION, Side.DESTINATION, Job.FOLD)
+    assert layers.fold_speed(view, 3000, outrun=False) == 3000
+    assert layers.fold_speed(view, 3000, outrun=True) == 0
+    assert layers.fold_speed(replace(view, live=Side.SOURCE), 3000, outrun=False) == 0
+
+
+@pytest.mark.parametrize(("writes", "outrun"), [(10.0, False), (200.0, True)])
+def test_a_commit_that_the_guest_outruns_is_seen_from_outside(writes: float, outrun: bool) -> None:
+    """A small overlay at first, which grows by what the guest writes while it is committed."""
+    plan = make_plan()
+    observer, memory = Observer(plan, LocalRunner("test:///")), Memory()
+    overlay = DiskView("vda", Side.DESTINATION, Side.DESTINATION, Job.FOLD)
+    copied, end, told = 0.0, 20.0, False
+    for look in range(100):
+        found = observer.folds((replace(overlay, info=JobInfo(int(copied), int(end), 0)),), memory, look * LOOK_S)
+        told = told or bool(found)
+        copied = min(end, copied + 40 * LOOK_S)
+        end += writes * LOOK_S
+    assert told is outrun
+    assert observer.folds((replace(overlay, job=Job.NONE),), memory, 100.0) == ()
+    assert memory.folds == {}

@@ -361,6 +361,8 @@ def _note_clean(context: Context, action: act.NoteClean, seen: Observation) -> N
 
 def _await(context: Context, action: act.Await, seen: Observation) -> None:
     """Nothing but to look again; the loop waits. A changed bandwidth is applied here."""
+    if action.why == "fold":
+        layering.outrun(context, seen)
     if action.why in ("copy", "fold"):
         apply_bandwidth(context, seen)
     if action.why == "copy":
@@ -376,8 +378,10 @@ def apply_bandwidth(context: Context, seen: Observation) -> None:
     running = [view for view in seen.disks if view.info is not None]
     limited = sum(not view.ready for view in running) or len(running) if context.pacer else len(running)
     speed = _speed(context, seen) if running else 0
-    share = max(1, speed // limited) if speed else 0
+    usual = max(1, speed // limited) if speed else 0
     for view in running:
+        outrun = view.target in context.memory.outrun
+        share = layers.fold_speed(view, usual, outrun=outrun) if view.job is Job.FOLD else usual
         applied = context.applied.get(view.target, -1)
         if applied != share and not (context.pacer and 0.97 * share < applied <= share):  # not worth a call
             context.control.set_speed(view.target, share)

@@ -18,11 +18,12 @@ from blockferry.errors import LibvirtFailed, StillInUse
 from blockferry.hypervisor import domains
 from blockferry.images import files, qemuimg, syncing, users
 from blockferry.model import action as act
+from blockferry.model import layers
 from blockferry.model.observation import Observation
 from blockferry.model.plan import DiskPlan
 from blockferry.model.record import Copy, Layer, Record, Stage, Synced
 from blockferry.model.resume import keeps
-from blockferry.units import MiB, format_duration, format_size
+from blockferry.units import MiB, format_duration, format_rate, format_size
 
 WORTH_GOING_ON = 64 * MiB
 """A broken copy with less than this is begun anew: the overlay way costs more than copying that much."""
@@ -227,10 +228,30 @@ def bring_in_step(context: Context, disk: DiskPlan, source: str, source_format: 
 def start_fold(context: Context, action: act.StartFold, seen: Observation) -> None:
     context.note(replace(seen.record, fold_attempts=seen.record.fold_attempts + 1))
     point("fold-starting")
-    context.control.start_fold(action.target, seen.record.bandwidth)
-    context.applied[action.target] = seen.record.bandwidth
+    context.memory.folds.pop(action.target, None)
+    share = layers.fold_speed(
+        seen.disk(action.target), seen.record.bandwidth, outrun=action.target in context.memory.outrun
+    )
+    context.control.start_fold(action.target, share)
+    context.applied[action.target] = share
     point("fold-started")
     context.tell("action", f"the overlay of {action.target} is being committed into its base")
+
+
+def outrun(context: Context, seen: Observation) -> None:
+    """Tell of overlays that grow faster than they are committed; from now on nothing limits that."""
+    for one in seen.outrun:
+        if one.target in context.memory.outrun:
+            continue
+        context.memory.outrun.add(one.target)
+        context.memory.folds.pop(one.target, None)  # with another limit it is another copy
+        grows = (
+            f"the overlay of {one.target} grows as fast as it is committed (the guest changes "
+            f"{format_rate(one.dirty_rate)} of it, and {format_rate(one.copy_rate)} are committed)"
+        )
+        then = "its limit is lifted" if context.applied.get(one.target) else "it ends when the guest writes less"
+        context.notes.append(f"{grows}; {then}")
+        context.tell("warning", f"{grows}; {then}")
 
 
 def pivot_fold(context: Context, action: act.PivotFold, seen: Observation) -> None:

@@ -23,6 +23,8 @@ class Memory:
     """What this process knows from its own clock; lost with it, and never needed to be right."""
 
     progress: dict[str, CopyProgress] = field(default_factory=dict)
+    folds: dict[str, CopyProgress] = field(default_factory=dict)  # the same of overlays being committed
+    outrun: set[str] = field(default_factory=set)  # targets whose overlay grows faster than it was being committed
     suspended_at: float | None = None  # monotonic seconds
     flushed_at: float | None = None
     flushed_bytes: dict[str, int] = field(default_factory=dict)  # target -> `cur` when QEMU last flushed its copy
@@ -99,6 +101,7 @@ class Observer:
             pivot_failures=memory.pivot_failures,
             view_tried=memory.view_tried,
             diverging=() if mirrored(self.plan, record) else self._diverging(disks, record, memory),
+            outrun=self.folds(disks, memory, now_s),
             unflushed=unflushed,
             unflushed_s=0.0 if memory.checkpoint_at is None else now_s - memory.checkpoint_at,
             nvram=self._nvram(view, record),
@@ -106,6 +109,20 @@ class Observer:
             silence=memory.silence,
             flushed=memory.flushed_at is not None and now_s - memory.flushed_at < FLUSH_HOLDS_S,
         )
+
+    def folds(self, disks: tuple[DiskView, ...], memory: Memory, now_s: float) -> tuple[Divergence, ...]:
+        """The overlays that grow faster than they are being committed."""
+        found = []
+        for one in disks:
+            if one.job is not Job.FOLD or one.info is None or one.ready:
+                memory.folds.pop(one.target, None)
+                continue
+            before = memory.folds.get(one.target, CopyProgress())
+            after = before.sample(now_s, one.info.cur, one.info.end if one.info.end > 1 else 0)
+            memory.folds[one.target] = after
+            if (divergence := assess(one.target, after, ready=False)) is not None:
+                found.append(divergence)
+        return tuple(found)
 
     def _diverging(self, disks: tuple[DiskView, ...], record: Record, memory: Memory) -> tuple[Divergence, ...]:
         found = []

@@ -136,6 +136,15 @@ def _fold_live(plan: Plan, seen: Observation, view: DiskView, at_source: bool) -
     return act.StartFold(target)
 
 
+def fold_speed(view: DiskView, share: int, outrun: bool) -> int:
+    """The limit of a commit in bytes/s, 0 for none; `share` is what a copy of this disk would have.
+
+    On the way back there is none: whoever has cancelled wants to be out. Nor when the guest was seen to outrun it: the
+    overlay would grow for ever.
+    """
+    return 0 if outrun or view.side is Side.SOURCE else share
+
+
 def _fold_off(plan: Plan, seen: Observation, view: DiskView, at_source: bool) -> act.Action | None:
     stage = layer_of(seen.record, view.target, at_source)
     if not view.config_overlay:

@@ -107,6 +107,7 @@ class Observation:
     pivot_failures: int = 0  # refused pivots since the VM was suspended
     view_tried: bool = False  # in this suspension it was tried to freeze a view of the new disks
     diverging: tuple[Divergence, ...] = ()  # copies in the background that the guest outruns
+    outrun: tuple[Divergence, ...] = ()  # overlays that grow faster than they are committed
     nvram: NvramView | None = None  # None: the plan moves none
     saved: bool = False  # off, with a saved state: its next start uses the disks that the state names
     flushed: bool = False  # the destination was flushed to stable storage just before
