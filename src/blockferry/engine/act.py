@@ -131,8 +131,8 @@ def perform(context: Context, action: act.Action, seen: Observation) -> None:
             layering.pivot_fold(context, action, seen)
         case act.Fold():
             layering.fold_off(context, action, seen)
-        case act.Checkpoint():
-            layering.checkpoint(context, seen, GUARD_START_S)
+        case act.Checkpoint(_):
+            layering.checkpoint(context, action, seen, GUARD_START_S)
         case act.ColdCopy():
             if context.plan.disk(action.target).clone:
                 cloning.clone_off(context, action.target, seen)

@@ -290,40 +290,47 @@ def keep_old_base_whole(context: Context, disk: DiskPlan) -> None:
         qemuimg.commit(context.runner, disk.source_overlay)
 
 
-def checkpoint(context: Context, seen: Observation, guard_s: float) -> None:
-    """Have QEMU flush the destination, by a suspension of milliseconds: what was copied now outlives QEMU."""
+def checkpoint(context: Context, action: act.Checkpoint, seen: Observation, guard_s: float) -> None:
+    """Write out the destination; and have QEMU flush its own part, by a suspension of milliseconds."""
     before = time.monotonic()
+    copied = {target: one.cur for target, one in context.memory.progress.items()}
     for disk in context.plan.disks:  # what is in the page cache would have to be written in the suspension
-        files.flush(context.runner, disk.source)
+        if action.suspend:
+            files.flush(context.runner, disk.source)
         files.flush(context.runner, disk.dest)
-    record = seen.record
+    context.memory.flushed_bytes.update(copied)  # also when the rest does not work: the next try is the next checkpoint
+    context.memory.checkpoint_at = time.monotonic()
+    took = f"{format_duration(context.memory.checkpoint_at - before)} of writing out"
+    share = ", ".join(f"{target} {format_size(size)}" for target, size in copied.items())
+    if not action.suspend:
+        context.tell("action", f"what is copied ({share}) is on stable storage, after {took}")
+        return
+    stall_s = _hold_for_flush(context, seen.record, guard_s)
+    if stall_s is not None:
+        context.stalls["checkpoint"] = max(stall_s, context.stalls.get("checkpoint", 0.0))
+        text = f"what is copied ({share}) was flushed; the VM was suspended for {format_duration(stall_s)} for it"
+        context.tell("action", f"{text}, after {took}")
+
+
+def _hold_for_flush(context: Context, record: Record, guard_s: float) -> float | None:
+    """How long the VM was suspended, in seconds; None when libvirt refused."""
     context.note(replace(record, suspended=True, switching=False))
     point("checkpoint-suspending")
-    control = context.control
     hanging.arm(context)
     if not context.guard.arm(guard_s):
         context.tell("warning", "no guard could be started; if blockferry dies now, the VM stays suspended")
-    copied = {target: one.cur for target, one in context.memory.progress.items()}
     began = time.monotonic()
-    context.memory.flushed_bytes.update(copied)  # also when it does not work: the next try is the next checkpoint
-    context.memory.checkpoint_at = began
     try:
-        control.suspend()
+        context.control.suspend()
         point("checkpoint-suspended")
     except LibvirtFailed as error:
         context.tell("warning", error.sentence)
-        return
+        return None
     finally:
         try:
-            control.resume()
+            context.control.resume()
         finally:
             stall_s = time.monotonic() - began
             context.guard.disarm()
             context.note(replace(record, suspended=False))
-    context.stalls["checkpoint"] = max(stall_s, context.stalls.get("checkpoint", 0.0))
-    share = ", ".join(f"{target} {format_size(size)}" for target, size in copied.items())
-    context.tell(
-        "action",
-        f"what is copied ({share}) was flushed; the VM was suspended for {format_duration(stall_s)} for it, after "
-        f"{format_duration(began - before)} of writing out",
-    )
+    return stall_s

@@ -135,14 +135,14 @@ class Observer:
         return tuple(found)
 
     def _unflushed(self, disks: tuple[DiskView, ...], memory: Memory) -> float:
-        """The largest share of a qcow2 destination that would be lost with QEMU."""
+        """The largest share of a destination that would be lost with QEMU (qcow2), or with device or host (raw)."""
         share = 0.0
         for one in disks:
             copied = memory.progress.get(one.target)
             plan = self.plan.disk(one.target)
             if one.job is not Job.OURS or one.ready or copied is None or one.overlay:
                 continue
-            if plan.resumable and plan.dest_format == "qcow2" and copied.bulk > 0:
+            if plan.resumable and copied.bulk > 0:
                 share = max(share, (copied.cur - memory.flushed_bytes.get(one.target, 0)) / copied.bulk)
         return share
 

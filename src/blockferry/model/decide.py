@@ -410,7 +410,7 @@ def _await_or_suspend(plan: Plan, seen: Observation, outstanding: list[DiskView]
         return course
     if not all(view.ready and view.remaining is not None for view in outstanding):
         if layers.checkpoint_due(plan, seen):
-            return act.Checkpoint()
+            return act.Checkpoint(suspend=layers.stops_for_checkpoint(plan))
         return act.Await("copy", 0.25 if plan.contract is None else 0.1)
     if seen.expected_drain_s > allowed_pause_s(seen.passes):
         return act.Await("copy", 0.05)

@@ -23,8 +23,8 @@ FOLD_ATTEMPTS = 3
 """How often a fold is begun before somebody has to look."""
 
 CHECKPOINT_SHARE = 0.05
-CHECKPOINT_PAUSE_S = 10.0
-"""The guest is held for the flush of a checkpoint once per so much of the disk, and not more often than that."""
+CHECKPOINT_PAUSE_S = 30.0
+"""A checkpoint once per so much of the disk, and not more often than that (unless the copy is to be kept)."""
 
 
 def layered(plan: Plan, record: Record, target: str) -> bool:
@@ -185,16 +185,22 @@ def _holds(plan: Plan, view: DiskView, at_source: bool) -> str:
     )
 
 
-def checkpoint_due(plan: Plan, seen: Observation) -> bool:
-    """Whether QEMU should flush the destination now, so that its death would cost no more than this share.
+def stops_for_checkpoint(plan: Plan) -> bool:
+    """Whether a checkpoint holds the guest for a moment.
 
     QEMU keeps a qcow2 destination's tables in memory until it flushes, and it does not flush before the copy is
-    in step: killed at 95 %, the file reads as empty (measured). libvirt's only way to a flush is a suspension.
+    in step: killed at 95 %, the file reads as empty (measured). libvirt's only way to a flush is a suspension. What
+    was written to a raw file is written out from outside: so the loss of its device or host costs no more, either.
     """
+    return any(disk.resumable and disk.dest_format == "qcow2" for disk in plan.disks)
+
+
+def checkpoint_due(plan: Plan, seen: Observation) -> bool:
+    """Whether the destination should be flushed now, so that a death would cost no more than this share."""
     return (
         plan.method is Method.CHANGED_BLOCKS
         and plan.on_break is not OnBreak.REMOVE
-        and (plan.contract is None or plan.on_break is OnBreak.KEEP)  # it stops the guest
+        and (plan.contract is None or plan.on_break is OnBreak.KEEP or not stops_for_checkpoint(plan))
         and seen.state is PowerState.RUNNING
         and seen.unflushed >= CHECKPOINT_SHARE
         and (plan.on_break is OnBreak.KEEP or seen.unflushed_s >= CHECKPOINT_PAUSE_S)
