@@ -14,6 +14,7 @@ from click.shell_completion import CompletionItem
 from blockferry import units
 from blockferry.cli import ports
 from blockferry.cli.app import App
+from blockferry.model.request import ANY_TEMPLATE, NO_TEMPLATE
 
 COMPLETION_TIMEOUT_S = 1.5
 
@@ -71,6 +72,17 @@ class MoveId(ParamType):
             return [move.id for move in ((*moves, *service.history(20)) if self.ended else moves)]
 
         return matching(ask_quietly(ctx, question), incomplete)
+
+
+class Template(ParamType):
+    """`auto`, `none`, or the absolute path of an image on the host."""
+
+    name = "auto|none|path"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value not in (ANY_TEMPLATE, NO_TEMPLATE) and not value.startswith("/"):
+            self.fail(f"{value!r} is no absolute path; write auto, none, or like /srv/ssd/golden.qcow2", param, ctx)
+        return value
 
 
 class DiskTo(ParamType):

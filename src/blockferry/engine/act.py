@@ -22,7 +22,7 @@ from blockferry.engine import (
     verify,
 )
 from blockferry.engine.context import Context
-from blockferry.engine.observe import layer_print
+from blockferry.engine.observe import layer_print, template_changes
 from blockferry.engine.points import point
 from blockferry.errors import BlockferryError, LibvirtFailed
 from blockferry.hypervisor.control import Control, CopyOrder
@@ -463,6 +463,10 @@ def _pivot(context: Context, action: act.Pivot, seen: Observation) -> None:
     point("pivoting")
     flushed_at = context.memory.flushed_at
     if (flushed_at is None or time.monotonic() - flushed_at > FRESH_S) and footing.deleted(context):
+        context.memory.pivot_failures += 1
+        return
+    context.memory.templates = template_changes(context.runner, context.plan)
+    if context.memory.templates:
         context.memory.pivot_failures += 1
         return
     if not hanging.disarm(context, seen.record):

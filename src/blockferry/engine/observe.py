@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import posixpath
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from blockferry.hypervisor.control import Control, DomainView
 from blockferry.images import files
 from blockferry.images.runner import Runner
-from blockferry.model import firmware, layers
+from blockferry.model import firmware, layers, templates
 from blockferry.model.convergence import FREED, Divergence, assess
 from blockferry.model.fencing import ANSWERING, Silence
 from blockferry.model.inventory import Disk, DiskSource, PowerState
@@ -34,6 +35,7 @@ class Memory:
     view_taken: bool = False  # and it was: known to be of the instant of the switch
     held: bool = False  # the VM is saved, by us
     holds_it: bool = False  # by this process, or is about to be
+    templates: dict[str, str] = field(default_factory=dict)  # target -> which file of a reused layer has changed
     silence: Silence = ANSWERING  # of the destination, by the watch
     just_seen: DomainView | None = None  # a look that an effect has just taken: good for one observation
 
@@ -64,12 +66,14 @@ class Observer:
         if view is None:
             closely = record.following and firmware.still_now(self.plan, record)
             view = control.look(self._targets, closely=closely)
+        if memory.suspended_at is None and not record.switched and record.outcome is None:
+            memory.templates = template_changes(self._runner, self.plan)
         self.last = view
         return self.interpret(view, record, memory, now_s)
 
     def interpret(self, view: DomainView, record: Record, memory: Memory, now_s: float) -> Observation:
         """The observation that a look at the domain amounts to."""
-        disks = tuple(self._disk(disk, view, record) for disk in self.plan.disks)
+        disks = tuple(self._disk(disk, view, record, memory) for disk in self.plan.disks)
         for one in disks:
             if one.job is Job.OURS and one.info is not None and not one.ending:
                 before = memory.progress.get(one.target, CopyProgress())
@@ -146,7 +150,7 @@ class Observer:
                 share = max(share, (copied.cur - memory.flushed_bytes.get(one.target, 0)) / copied.bulk)
         return share
 
-    def _disk(self, disk: DiskPlan, view: DomainView, record: Record) -> DiskView:
+    def _disk(self, disk: DiskPlan, view: DomainView, record: Record, memory: Memory) -> DiskView:
         found = next((one for one in view.disks if one.target == disk.target), None)
         live = config = None
         if view.state.active:
@@ -168,6 +172,7 @@ class Observer:
             fingerprint=self.source_print(disk) if view.state is PowerState.OFF else "",
             live_overlay=view.state.active and _on_overlay(disk, found.live if found else None),
             config_overlay=view.persistent and _on_overlay(disk, found.config if found else None),
+            template_changed=memory.templates.get(disk.target, ""),
             overlay_print=self._overlay_print(disk, found.config if found else None, view, record),
         )
 
@@ -263,6 +268,27 @@ def fingerprint(runner: Runner, path: str) -> str:
     if found is None:
         return MISSING
     return f"{found.device}:{found.inode}:{found.size}:{found.mtime_ns}"
+
+
+def fingerprints(runner: Runner, paths: Iterable[str]) -> dict[str, str]:
+    """The same of several, by one look. Not by ctime: libvirt changes owner and labels of what a VM stands on at each
+    start of that VM."""
+    stats = files.stat_many(runner, paths)
+    return {
+        path: MISSING if one is None else f"{one.device}:{one.inode}:{one.size}:{one.mtime_ns}"
+        for path, one in stats.items()
+    }
+
+
+def template_changes(runner: Runner, plan: Plan) -> dict[str, str]:
+    """target -> the first file that is not as it was when it was compared: of a layer that is reused, or of what it
+    takes the place of."""
+    reused = {disk.target: disk.reused for disk in plan.disks if disk.reused is not None}
+    if not reused:
+        return {}
+    now = fingerprints(runner, [path for one in reused.values() for path in (*one.prints, *one.source_prints)])
+    found = {target: templates.changed({**one.prints, **one.source_prints}, now) for target, one in reused.items()}
+    return {target: path for target, path in found.items() if path}
 
 
 def image_print(runner: Runner, plan: NvramPlan) -> str:

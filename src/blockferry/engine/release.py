@@ -8,11 +8,11 @@ from dataclasses import replace
 from blockferry.engine import footing, hanging, layering, proof, verify
 from blockferry.engine.context import Context
 from blockferry.engine.making import MARKER
-from blockferry.engine.observe import same_path
+from blockferry.engine.observe import fingerprints, same_path
 from blockferry.engine.points import point
 from blockferry.errors import BlockferryError, StillInUse
 from blockferry.images import files, qemuimg
-from blockferry.model import resume
+from blockferry.model import resume, templates
 from blockferry.model.observation import Observation, Side
 from blockferry.model.plan import DiskPlan
 from blockferry.model.record import View
@@ -94,6 +94,8 @@ def reason_to_keep(
     old = stats[path]
     if old is None or old.kind != "file":
         return "it is a block device; only its owner can tell what else it is for" if old else "it cannot be looked at"
+    if (changed := _template_changed(context, disk, path)) is not None:
+        return changed
     for one in context.plan.disks:
         new = stats[one.dest]
         if new is None:
@@ -105,6 +107,19 @@ def reason_to_keep(
         if files.stat_one(context.runner, above) is not None:
             return f"{above}, which is kept, stands on it"
     return _needed_by(context, path, _known_format(disk, path))
+
+
+def _template_changed(context: Context, disk: DiskPlan, path: str) -> str | None:
+    """Whether what this disk stands on, or the old layer it took the place of, was written to since both were compared.
+
+    Of the old layers only the one that is to go counts: those above it are gone by now.
+    """
+    reused = disk.reused
+    if reused is None:
+        return None
+    then = {**reused.prints, **{name: one for name, one in reused.source_prints.items() if same_path(name, path)}}
+    changed = templates.changed(then, fingerprints(context.runner, then))
+    return f"{changed} was written to, or is gone, since it was compared" if changed else None
 
 
 def _known_format(disk: DiskPlan, path: str) -> str | None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 import posixpath
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
-from blockferry.engine import making
+from blockferry.engine import making, templates
 from blockferry.engine.proof import names_of
 from blockferry.engine.site import Site
 from blockferry.errors import BlockferryError, HostCommandFailed, HostUnreachable, ImageUnreadable
@@ -16,10 +16,11 @@ from blockferry.images import cloning, files, qemuimg, syncing, watching
 from blockferry.images.runner import Runner
 from blockferry.model import cloning as clones
 from blockferry.model import placement
-from blockferry.model.facts import Facts, Partial, SaveRoom, SmallFile
+from blockferry.model import templates as choices
+from blockferry.model.facts import Facts, Partial, SaveRoom, SmallFile, Template
 from blockferry.model.fencing import Storage
 from blockferry.model.inventory import Datastore, Disk, Image, Vm, datastore_of
-from blockferry.model.request import Firmware, Method, MoveRequest, OnBreak
+from blockferry.model.request import Chain, Firmware, Method, MoveRequest, OnBreak
 from blockferry.units import MiB
 
 METADATA_ENDINGS = (".xml",)
@@ -63,6 +64,7 @@ def survey(
     other_move: str | None,
     suspended_start: bool | None,
     kept: Mapping[str, Partial] | None = None,
+    known: Callable[[], templates.Known] = templates.Known,
 ) -> Facts:
     """All that `precheck` wants to know. Raises VmNotFound, HostUnreachable, LibvirtFailed."""
     connection, runner = site.connection, site.runner
@@ -97,6 +99,7 @@ def survey(
     paths = {path for chain in chains.values() for image in chain for path in (image.path, *image.parts)}
     stats = files.stat_many(runner, [*candidates, *paths])
     left = {path: one for path, one in (kept or {}).items() if stats.get(path) is not None}
+    used = _users(runner, vm, everyone, paths)
     storage, storage_problem = _storage(runner, vm, wanted, request)
     return Facts(
         uri=connection.uri,
@@ -107,7 +110,8 @@ def survey(
         chains=chains,
         problems=problems,
         luks_headers=headers,
-        users=_users(runner, vm, everyone, paths),
+        users=used,
+        templates=_templates(runner, vm, everyone, stores, chains, used, request, known),
         existing=frozenset(path for path in candidates if stats[path] is not None),
         identities={path: (one.device, one.inode) for path, one in stats.items() if one is not None},
         directories=_directories(runner, wanted),
@@ -185,6 +189,40 @@ def _clones(
             found[target] = cloning.problem(runner, posixpath.dirname(chain[0].path), directory) or ""
         except HostCommandFailed as error:
             found[target] = error.sentence
+    return found
+
+
+def _templates(
+    runner: Runner,
+    vm: Vm,
+    everyone: tuple[Vm, ...],
+    stores: tuple[Datastore, ...],
+    chains: Mapping[str, tuple[Image, ...]],
+    used: Mapping[str, tuple[str, ...]],
+    request: MoveRequest,
+    known: Callable[[], templates.Known],
+) -> dict[str, Template]:
+    """For each disk that is asked to move: what lies where its lower layers might be reused from; read and compared."""
+    found: dict[str, Template] = {}
+    for target, chain in chains.items() if choices.wanted(request) else ():
+        name = request.disks.get(target, request.to)
+        store = next((one for one in stores if one.name == name and one.active and one.is_directory), None)
+        for index, image in enumerate(chain[1:] if store is not None else (), 1):
+            assert store is not None
+            here = datastore_of(image.path, stores)
+            if (here is not None and here.name == store.name) or image.format not in placement.FORMATS:
+                break
+            path = choices.named(request) or placement.image_path(
+                store, vm.name, "base", image.path, image.format, frozenset()
+            )
+            if image.path not in found:
+                one = templates.find(runner, chain[index:], path, everyone, known)
+                if one is not None:
+                    found[image.path] = one
+            if image.path in found and not found[image.path].problem:
+                break
+            if used.get(image.path) and request.chain is Chain.KEEP:
+                break  # it stays, and all below it
     return found
 
 

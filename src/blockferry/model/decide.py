@@ -110,6 +110,8 @@ def _decide(plan: Plan, seen: Observation) -> act.Action:
         return _stray(plan, seen, strays)
     if below := layers.below_its_overlay(seen):
         return _below(plan, seen, below)
+    if (stop := _template_changed(plan, seen)) is not None:
+        return stop
     if all(view.side is Side.DESTINATION for view in seen.disks):
         return _after_switch(plan, seen) if _proven_across(seen) else _not_proven(plan)
     if seen.record.switched:
@@ -186,6 +188,25 @@ def _stray(plan: Plan, seen: Observation, strays: list[str]) -> act.Action:
     return act.Park(
         f"disk {', '.join(strays)} points to a file that is neither the old nor the new one; somebody has changed "
         f"{plan.vm} during the move. Nothing is removed"
+    )
+
+
+def _template_changed(plan: Plan, seen: Observation) -> act.Action | None:
+    """A layer that was to be reused is not what it was: no disk goes onto it any more, and none is copied from it."""
+    here = [view for view in seen.disks if view.template_changed and view.side is Side.SOURCE]
+    across = [view for view in seen.disks if view.template_changed and view.side is Side.DESTINATION]
+    if len(across) < len(seen.disks) and across and (here or _going_back(seen)):
+        if _ours_suspended(seen):
+            return act.Resume()
+        return act.Park(
+            f"{across[0].template_changed} was written to while the switch was under way; {plan.vm} has disks at "
+            "either side. Nothing is removed"
+        )
+    if not here or _going_back(seen) or seen.record.switched:
+        return None
+    return act.Fail(
+        f"{here[0].template_changed} has changed, or is gone, since it was compared for the disk {here[0].target} to "
+        "stand on"
     )
 
 

@@ -292,6 +292,23 @@ CATALOGUE: dict[str, FindingKind] = {
             "--chain keep keeps the layers.",
         ),
         FindingKind(
+            "TEMPLATE_REUSED", _I, "A layer is not copied: the same image is at the destination already",
+            "Both were read and compared, and neither has changed since. The image is not ours: it is never written to "
+            "and never removed.",
+            "--template none copies the layer.",
+        ),
+        FindingKind(
+            "TEMPLATE_NOT_REUSED", _I, "An image at the destination does not take a layer's place",
+            "Only one that reads the same, is as large, and that nobody writes to, does.",
+            "",
+        ),
+        FindingKind(
+            "TEMPLATE_UNUSABLE", _E, "The image that was named takes no layer's place",
+            "It has to read like a lower layer of a disk that moves, and be of its format and size; and nobody may "
+            "write to it.",
+            "Leave out --template, or name another image.",
+        ),
+        FindingKind(
             "THIN_BECOMES_THICK", _W, "A thin disk becomes thick",
             "As asked, or because the format has no thin form.",
             "",

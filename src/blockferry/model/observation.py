@@ -44,6 +44,7 @@ class DiskView:
     fingerprint: str = ""  # of the source file: changes whenever somebody writes to it; only looked at when off
     live_overlay: bool = False  # the VM runs on our overlay of that side
     config_overlay: bool = False  # the next start would use our overlay of that side
+    template_changed: str = ""  # a file that was written to, or is gone, since it was compared to be reused
     overlay_print: str = ""  # of the overlay that the configuration names, and of its base; only looked at when off
 
     @property

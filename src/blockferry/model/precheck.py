@@ -6,7 +6,7 @@ import posixpath
 from dataclasses import dataclass, replace
 
 from blockferry.errors import DatastoreNotFound, DiskNotFound, UsageError, nearest
-from blockferry.model import cloning, defects, fencing, placement, tracking, vmcheck
+from blockferry.model import cloning, defects, fencing, placement, templates, tracking, vmcheck
 from blockferry.model import method as methods
 from blockferry.model import resume as resuming
 from blockferry.model import trim as trimming
@@ -14,7 +14,7 @@ from blockferry.model.defects import Defect, Versions
 from blockferry.model.facts import Facts
 from blockferry.model.finding import Finding, finding
 from blockferry.model.inventory import Datastore, Disk, Image, PowerState, datastore_of
-from blockferry.model.plan import DiskPlan, HangPlan, Hold, HomeFile, HomePlan, LayerPlan, NvramPlan, Plan
+from blockferry.model.plan import DiskPlan, HangPlan, Hold, HomeFile, HomePlan, LayerPlan, NvramPlan, Plan, ReusedLayer
 from blockferry.model.request import (
     COPY_BUFFER,
     Chain,
@@ -49,7 +49,7 @@ def precheck(request: MoveRequest, facts: Facts, move: str) -> tuple[tuple[Findi
     """
     wanted = destinations(request, facts)
     draft = _Draft([*vmcheck.host_findings(facts), *vmcheck.vm_findings(request, facts)], [], set(), set())
-    keeps = request.chain is Chain.KEEP and any(len(facts.chains.get(target, ())) > 1 for target in wanted)
+    keeps = request.chain.keeps_layers and any(len(facts.chains.get(target, ())) > 1 for target in wanted)
     if keeps and request.method is Method.MIRROR:
         draft.findings.append(
             finding("METHOD_CHAIN", f"{facts.vm.name} has a backing chain that is to be kept; mirror cannot do that.")
@@ -104,6 +104,7 @@ def precheck(request: MoveRequest, facts: Facts, move: str) -> tuple[tuple[Findi
     draft.findings.extend(why_not)
     draft.findings.extend(resuming.findings(disks, request, facts, method))
     draft.findings.extend(cloning.findings(disks, not_cloned, request, facts))
+    draft.findings.extend(templates.unused(request, facts, disks))
     draft.findings.extend(space_findings(disks, facts))
     if facts.vm.checkpoints and any(disk.has_bitmaps for disk in disks):
         draft.findings.append(finding("CHECKPOINTS_VOID", tracking.before_move(facts.vm.checkpoints, facts.vm.name)))
@@ -246,9 +247,10 @@ def _look_at_disk(request: MoveRequest, facts: Facts, disk: Disk, store: Datasto
         return  # said by datastore_findings
     dest = placement.image_path(store, vm.name, disk.target, top.path, new_format, frozenset(draft.taken))
     draft.taken.add(dest)
-    layers = _layers(request, facts, chain, store, draft)
+    layers, reused = _layers(request, facts, chain, store, draft)
+    draft.findings.extend(templates.findings(request, facts, disk.target, chain, reused))
     thick = _thick(request, top)
-    shallow = request.chain is Chain.KEEP and len(chain) > 1
+    shallow = request.chain.keeps_layers and len(chain) > 1
     _fits_format(request, disk, new_format, shallow)
     cluster_size = request.cluster_size or (top.cluster_size if new_format == top.format == "qcow2" else None)
     extended_l2 = (
@@ -271,7 +273,7 @@ def _look_at_disk(request: MoveRequest, facts: Facts, disk: Disk, store: Datasto
         )
     backing = None
     if shallow:
-        backing = (layers[0].dest, layers[0].dest_format) if layers else (chain[1].path, chain[1].format)
+        backing = (layers[0].dest, layers[0].dest_format) if layers else _stays_below(chain, layers, reused)
     sealed = vmcheck.sealed(request, facts, disk, chain)
     luks = vmcheck.luks(facts, disk, chain) if sealed else None
     allocation = top.allocation if shallow else sum(image.allocation for image in chain)
@@ -280,7 +282,10 @@ def _look_at_disk(request: MoveRequest, facts: Facts, disk: Disk, store: Datasto
             text = f"{disk.target} of {vm.name} is encrypted: {dest} will take {format_size(top.virtual_size)}."
             draft.findings.append(finding("LUKS_FULL", text))
         allocation = top.virtual_size
-    old_files = _old_files(facts, disk, chain, shallow, {layer.source for layer in layers})
+    copied = {layer.source for layer in layers}
+    if reused is not None:
+        copied.update(image.path for image in chain[1 + len(layers) :])
+    old_files = _old_files(facts, disk, chain, shallow, copied)
     old_parts = tuple(part for image in chain[: len(old_files)] for part in image.parts if not facts.users.get(part))
     draft.disks.append(
         DiskPlan(
@@ -297,7 +302,7 @@ def _look_at_disk(request: MoveRequest, facts: Facts, disk: Disk, store: Datasto
             thick=thick,
             layers=layers,
             backing=backing,
-            stays_below=_stays_below(chain, layers) if shallow else None,
+            stays_below=_stays_below(chain, layers, reused) if shallow else None,
             old_files=(*old_files, *old_parts),
             suspended_start=_suspended_start(facts, disk, top.format, new_format, shallow, draft.modes),
             cache=disk.cache,
@@ -311,6 +316,7 @@ def _look_at_disk(request: MoveRequest, facts: Facts, disk: Disk, store: Datasto
             old_parts=old_parts,
             sealed=sealed,
             luks=luks,
+            reused=reused,
         )
     )
 
@@ -359,22 +365,26 @@ def _suspended_start(
 
 def _layers(
     request: MoveRequest, facts: Facts, chain: tuple[Image, ...], store: Datastore, draft: _Draft
-) -> tuple[LayerPlan, ...]:
-    """The lower layers to be copied with `--chain keep`, top first: down to the first that others use too.
+) -> tuple[tuple[LayerPlan, ...], ReusedLayer | None]:
+    """The lower layers to be copied, top first, and what they stand on instead of a copy of the rest.
 
-    A layer that another VM stands on (a template) stays where it is, and so does all below it.
+    With `--chain keep` a layer that another VM stands on (a template) stays where it is, and so does all below it;
+    unless the same image is at the destination already.
     """
-    if request.chain is not Chain.KEEP:
-        return ()
     layers: list[LayerPlan] = []
-    for image in chain[1:]:
+    for index, image in enumerate(chain[1:] if request.chain.reuses else (), 1):
         here = datastore_of(image.path, facts.datastores)
-        if facts.users.get(image.path) or (here is not None and here.name == store.name):
+        if here is not None and here.name == store.name:
+            break
+        reused = templates.reusable(request, facts, chain[index:])
+        if reused is not None:
+            return tuple(layers), reused
+        if facts.users.get(image.path) and request.chain is not Chain.COPY:
             break
         dest = placement.image_path(store, facts.vm.name, "base", image.path, image.format, frozenset(draft.taken))
         draft.taken.add(dest)
         layers.append(LayerPlan(image.path, image.format, dest, image.format, image.virtual_size, image.allocation))
-    return tuple(layers)
+    return tuple(layers), None
 
 
 def _old_files(facts: Facts, disk: Disk, chain: tuple[Image, ...], shallow: bool, copied: set[str]) -> tuple[str, ...]:
@@ -388,7 +398,12 @@ def _old_files(facts: Facts, disk: Disk, chain: tuple[Image, ...], shallow: bool
     return tuple(old)
 
 
-def _stays_below(chain: tuple[Image, ...], layers: tuple[LayerPlan, ...]) -> tuple[str, str] | None:
+def _stays_below(
+    chain: tuple[Image, ...], layers: tuple[LayerPlan, ...], reused: ReusedLayer | None
+) -> tuple[str, str] | None:
+    """What the new layers stand on: path and format."""
+    if reused is not None:
+        return reused.path, reused.format
     below = chain[1 + len(layers) :]
     return (below[0].path, below[0].format) if below else None
 

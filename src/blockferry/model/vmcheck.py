@@ -12,7 +12,7 @@ from blockferry.model.inventory import Datastore, Disk, Image, PowerState
 from blockferry.model.method import SYNCHRONOUS_SINCE
 from blockferry.model.placement import FORMATS
 from blockferry.model.plan import LuksPlan
-from blockferry.model.request import Chain, Method, MoveRequest, Provision
+from blockferry.model.request import Method, MoveRequest, Provision
 
 OLDEST_LIBVIRT = SYNCHRONOUS_SINCE
 OLDEST_QEMU = (6, 0, 0)
@@ -232,7 +232,7 @@ def snapshot_findings(request: MoveRequest, facts: Facts, targets: Sequence[str]
             continue
         outer = [target for target in one.external if target in targets]
         lost = [path for path in one.files if path not in everything and not _stays(path, facts)]
-        if outer and request.chain is not Chain.KEEP:
+        if outer and not request.chain.keeps_layers:
             text = f"{name} is external: the disks as they were are lower layers, which would become one image."
             found.append(finding("SNAPSHOTS", _begin(text), "Add --chain keep."))
         elif outer and request.format is not None:
