@@ -1,4 +1,4 @@
-"""Layers that are not copied because their like is at the destination: what is chosen, what is seen, what is refused."""
+"""Layers that are not copied because their like is at the destination: what is chosen, seen, and refused."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -119,7 +118,7 @@ def test_a_reused_layer_is_neither_copied_nor_counted() -> None:
     assert one.reused.saved == 512 * MiB
     assert one.copy_bytes == 3 * MiB
     assert needed(one) < 5 * MiB
-    assert "512.0 MiB need not be copied" in codes["TEMPLATE_REUSED"]
+    assert "512 MiB need not be copied" in codes["TEMPLATE_REUSED"]
     assert "compared in 1.5 s" in codes["TEMPLATE_REUSED"]
     known, _ = check(facts(templates={GOLDEN: replace(SAME, known=True, seconds=0.0)}), Chain.COPY)
     assert "known" in known["TEMPLATE_REUSED"]
@@ -273,6 +272,7 @@ def test_no_disk_goes_onto_a_changed_template_and_none_is_copied_back_from_it(
 
 RUNNER = LocalRunner()
 SIZE = 4 * MiB
+NOTHING = Known()
 root = pytest.mark.skipif(os.geteuid() != 0, reason="who may not see all processes can prove nothing")
 
 
@@ -293,20 +293,20 @@ def chain_of(path: Path, format: str = "qcow2") -> tuple[Image, ...]:
 
 
 def look(
-    one: Path, other: Path, vms: tuple[Vm, ...] = (), known: Known = Known(), format: str = "qcow2"
+    one: Path, other: Path, vms: tuple[Vm, ...] = (), known: Known = NOTHING, format: str = "qcow2"
 ) -> Template | None:
     return templates.find(RUNNER, chain_of(one, format), str(other), vms, lambda: known)
 
 
 @pytest.fixture
-def pair(tmp_path: Path) -> Iterator[tuple[Path, Path]]:
+def pair(tmp_path: Path) -> tuple[Path, Path]:
     """A layer, and an image elsewhere that reads the same although its file is another."""
     one, other = tmp_path / "old" / "golden.qcow2", tmp_path / "new" / "golden.qcow2"
     one.parent.mkdir()
     other.parent.mkdir()
     image(one)
     subprocess.run(["qemu-img", "convert", "-O", "qcow2", "-c", str(one), str(other)], check=True)
-    yield one, other
+    return one, other
 
 
 @root
