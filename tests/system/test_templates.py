@@ -96,7 +96,12 @@ def test_the_second_clone_reuses_what_the_first_has_brought(golden: Golden, line
     before = content(first.guest)
 
     # The first one brings the templates along; the old ones stay for the others.
-    line.must("move", first.name, "--to", "ssd", "--chain", "copy")
+    to = ("move", first.name, "--to", "ssd", "--chain", "copy")
+    assert line.do(*to, point="layer-named:kill").killed
+    move = line.wait_unfinished()
+    assert line.do("resume", move, point="layer-copied@2:kill").killed
+    line.do("resume", move)
+    assert line.wait_finished_of(first.name)["record"]["outcome"] == "moved"
     first.moved_all(golden.new)
     assert golden.stands_on(first, golden.new)
     assert all(path.exists() for path in golden.templates(golden.old))
@@ -122,7 +127,7 @@ def test_the_second_clone_reuses_what_the_first_has_brought(golden: Golden, line
     killed = line.do(*to, point="pivoted-one:kill")
     assert killed.killed, str(killed)
     second.wait_running()
-    line.do("resume")
+    line.do("resume", line.wait_unfinished())
     assert line.wait_finished_of(second.name)["record"]["outcome"] == "moved"
     second.moved_all(golden.new)
     assert golden.stands_on(second, golden.new)

@@ -83,6 +83,7 @@ def copy_layers(context: Context, target: str, seen: Observation) -> None:
         record = make_home(context, record, posixpath.dirname(layer.dest))
         record = name_paths(context, record, layer.dest)
         mark_file(context, layer.dest)
+        point("layer-named")
         copying.convert(
             context.runner,
             layer.source,
@@ -94,6 +95,7 @@ def copy_layers(context: Context, target: str, seen: Observation) -> None:
             backing=below,
             force_share=True,
         )
+        point("layer-copied")
         below = (layer.dest, layer.dest_format)
         context.tell("action", f"the layer {layer.source} of {target} was copied to {layer.dest}")
     context.note(replace(record, layers_copied=(*record.layers_copied, target)))

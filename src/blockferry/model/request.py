@@ -130,7 +130,6 @@ class MoveRequest:
     provision: Provision = Provision.SAME
     method: Method = Method.AUTO
     chain: Chain = Chain.FLATTEN
-    template: str = ANY_TEMPLATE  # the image that layers may be replaced by: one of the same name, none, or this path
     bandwidth: int = 0  # bytes/s over all disks, 0 unlimited
     source: SourcePolicy = SourcePolicy()
     verify: bool = False  # compare both sides as they were at the switch before the source is given up
@@ -144,3 +143,4 @@ class MoveRequest:
     cluster_size: int | None = None  # bytes, of a qcow2; None: as it is
     trim: Trim = Trim.NO
     buffer: int = COPY_BUFFER  # bytes that QEMU copies in one go
+    template: str = ANY_TEMPLATE  # the image that layers may be replaced by: one of the same name, none, or this path
