@@ -111,18 +111,23 @@ class DiskTo(ParamType):
         return matching(ask_quietly(ctx, question), incomplete)
 
 
-class Rate(ParamType):
+class _Number(ParamType):
+    """A number that `parse` reads; what it raises is the message."""
+
+    parse: Callable[[str], float]
+
+    def convert(self, value: str | float, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            return self.parse(value) if isinstance(value, str) else value
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class Rate(_Number):
     """Bytes per second, 0 for no limit."""
 
     name = "rate"
-
-    def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if isinstance(value, int):
-            return value
-        try:
-            return units.parse_rate(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
+    parse = staticmethod(units.parse_rate)
 
 
 class ClusterSize(ParamType):
@@ -140,40 +145,25 @@ class ClusterSize(ParamType):
         return size
 
 
-class Limit(ParamType):
+class Limit(_Number):
     """Seconds that a destination may hang; infinite for `never`."""
 
     name = "duration|never"
-
-    def convert(self, value: str | float, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        try:
-            return value if isinstance(value, float) else units.parse_limit_s(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
+    parse = staticmethod(units.parse_limit_s)
 
 
-class Latency(ParamType):
+class Latency(_Number):
     """Seconds that a write may take."""
 
     name = "duration"
-
-    def convert(self, value: str | float, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        try:
-            return value if isinstance(value, float) else units.parse_latency_s(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
+    parse = staticmethod(units.parse_latency_s)
 
 
-class Factor(ParamType):
+class Factor(_Number):
     """`1.5x`."""
 
     name = "factor"
-
-    def convert(self, value: str | float, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        try:
-            return value if isinstance(value, float) else units.parse_factor(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
+    parse = staticmethod(units.parse_factor)
 
 
 class Duration(ParamType):
