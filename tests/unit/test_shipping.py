@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from blockferry.errors import HostCommandFailed
 from blockferry.images import changes, shipping, syncing, watching
+from blockferry.images.runner import LocalRunner
 
 ARGUMENT_LIMIT = 128 * 1024  # MAX_ARG_STRLEN, execve(2)
 
@@ -59,3 +61,11 @@ def test_a_failure_names_the_module_and_the_line(shipped: str, tmp_path: Path) -
 @pytest.mark.parametrize("module", [watching, syncing, changes])
 def test_our_programs_fit_into_one_argument(module: object) -> None:
     assert len(module._PROGRAM.encode()) < ARGUMENT_LIMIT // 2  # type: ignore[attr-defined]
+
+
+def test_an_error_names_the_program_and_does_not_show_all_of_it(tmp_path: Path) -> None:
+    with pytest.raises(HostCommandFailed) as failed:
+        changes.read(LocalRunner(), str(tmp_path / "no-such-socket"), "vda", "b0")
+    assert "blockferry.images.changes_program" in failed.value.sentence
+    assert "no-such-socket" in failed.value.sentence
+    assert "block_status" not in failed.value.sentence

@@ -13,6 +13,7 @@ PYTHON = "/usr/bin/python3"
 """The host's own: libnbd's binding comes with the distribution (python3-libnbd), not from a package index."""
 
 _TEXT = """\
+# {name}
 import sys, types
 for name, source in {parts!r}:
     module = sys.modules[name] = types.ModuleType(name)
