@@ -231,6 +231,13 @@ class Plan:
         return (*(self.home.files if self.home else ()), *nvram)
 
     @property
+    def made(self) -> frozenset[str]:
+        """Every path at which this move makes a file at the destination."""
+        images = (path for disk in self.disks for path in (disk.dest, disk.dest_overlay) if path)
+        layers = (layer.dest for disk in self.disks for layer in disk.layers)
+        return frozenset((*images, *layers, *(one.dest for one in self.small_files)))
+
+    @property
     def new_names(self) -> dict[str, str]:
         """Old path -> new path of every image, top layers and lower ones, and of the home's files; not of the NVRAM,
         which comes later."""
