@@ -88,7 +88,7 @@ def golden(
 
 
 def codes(said: object) -> dict[str, str]:
-    return {one["code"]: one["text"] for one in said.document["findings"]}  # type: ignore[attr-defined]
+    return {one["code"]: one["text"] for one in said.document["check"]["findings"]}  # type: ignore[attr-defined]
 
 
 def test_the_second_clone_reuses_what_the_first_has_brought(golden: Golden, line: Line) -> None:

@@ -116,7 +116,7 @@ def source_policy(policy: SourcePolicy) -> str:
 
 
 def _place(datastore: str | None, path: str) -> str:
-    return f"{datastore}: {path}" if datastore else path
+    return f"{datastore}: {path}" if datastore and datastore != path else path
 
 
 def _dest_format(disk: DiskPlan) -> str:

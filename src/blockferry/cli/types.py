@@ -14,6 +14,7 @@ from click.shell_completion import CompletionItem
 from blockferry import units
 from blockferry.cli import ports
 from blockferry.cli.app import App
+from blockferry.model import exports
 from blockferry.model.request import ANY_TEMPLATE, NO_TEMPLATE
 
 COMPLETION_TIMEOUT_S = 1.5
@@ -86,9 +87,9 @@ class Template(ParamType):
 
 
 class DiskTo(ParamType):
-    """`vdb=archive`: one disk to a datastore of its own."""
+    """`vdb=archive`: one disk to a datastore of its own; or to an export of an NBD server, by its address."""
 
-    name = "disk=datastore"
+    name = "disk=datastore|nbd://host/export"
 
     def convert(
         self, value: str | tuple[str, str], param: click.Parameter | None, ctx: click.Context | None
@@ -98,6 +99,11 @@ class DiskTo(ParamType):
         target, equals, datastore = value.partition("=")
         if not (target and equals and datastore):
             self.fail(f"{value!r} does not name a disk and a datastore; write it like vdb=archive", param, ctx)
+        if exports.is_export(datastore):
+            try:
+                datastore = exports.parse(datastore).uri
+            except ValueError as error:
+                self.fail(str(error), param, ctx)
         return target, datastore
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:

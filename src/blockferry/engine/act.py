@@ -26,10 +26,11 @@ from blockferry.engine.observe import layer_print, template_changes
 from blockferry.engine.points import point
 from blockferry.errors import BlockferryError, LibvirtFailed
 from blockferry.hypervisor.control import Control, CopyOrder
-from blockferry.images import files
+from blockferry.images import exporting, files
 from blockferry.images.copying import Stopped
 from blockferry.model import action as act
 from blockferry.model import layers, pace
+from blockferry.model.exports import is_export
 from blockferry.model.inventory import Mirror, PowerState
 from blockferry.model.observation import Job, Observation, Side
 from blockferry.model.plan import DiskPlan
@@ -415,8 +416,9 @@ def _flush(context: Context, seen: Observation) -> None:
         before = time.monotonic()
         for disk in context.plan.disks:
             over = layers.layered(context.plan, seen.record, disk.target)
-            _flush_file(context, disk.source_overlay if over else disk.source)
-            _flush_file(context, disk.dest_overlay if over else disk.dest)
+            for place in (disk.source_overlay, disk.dest_overlay) if over else (disk.source, disk.dest):
+                if not is_export(place):  # QEMU flushes that
+                    _flush_file(context, place)
         footing.check(context, seen.record.mounts)
         if time.monotonic() - before < 0.15 or time.monotonic() - started > 20:
             break
@@ -543,6 +545,9 @@ def _cause(context: Context, disk: DiskPlan) -> str:
     """What may have ended a copy: libvirt says that a job has failed, never why. Looked at now, in a sentence."""
     directory = posixpath.dirname(disk.dest)
     try:
+        if is_export(disk.dest):
+            exporting.size(context.runner, disk.dest)
+            return ": it failed, or somebody else ended it; QEMU's log of the VM, and the server's, may tell more"
         if files.stat_one(context.runner, disk.dest) is None:
             return f": the new image {disk.dest} is gone"
         free = files.free_bytes(context.runner, directory)

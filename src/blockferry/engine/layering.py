@@ -19,6 +19,7 @@ from blockferry.hypervisor import domains
 from blockferry.images import files, qemuimg, syncing, users
 from blockferry.model import action as act
 from blockferry.model import layers
+from blockferry.model.exports import is_export
 from blockferry.model.observation import Observation
 from blockferry.model.plan import DiskPlan
 from blockferry.model.record import Copy, Layer, Record, Stage, Synced
@@ -295,9 +296,9 @@ def checkpoint(context: Context, action: act.Checkpoint, seen: Observation, guar
     before = time.monotonic()
     copied = {target: one.cur for target, one in context.memory.progress.items()}
     for disk in context.plan.disks:  # what is in the page cache would have to be written in the suspension
-        if action.suspend:
-            files.flush(context.runner, disk.source)
-        files.flush(context.runner, disk.dest)
+        for place in (disk.source, disk.dest) if action.suspend else (disk.dest,):
+            if not is_export(place):
+                files.flush(context.runner, place)
     context.memory.flushed_bytes.update(copied)  # also when the rest does not work: the next try is the next checkpoint
     context.memory.checkpoint_at = time.monotonic()
     took = f"{format_duration(context.memory.checkpoint_at - before)} of writing out"

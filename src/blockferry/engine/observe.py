@@ -11,9 +11,10 @@ from blockferry.images import files
 from blockferry.images.runner import Runner
 from blockferry.model import firmware, layers, templates
 from blockferry.model.convergence import FREED, Divergence, assess
+from blockferry.model.exports import is_export
 from blockferry.model.fencing import ANSWERING, Silence
 from blockferry.model.inventory import Disk, DiskSource, PowerState
-from blockferry.model.observation import MISSING, DiskView, Job, NvramView, Observation, Side
+from blockferry.model.observation import MISSING, UNKNOWABLE, DiskView, Job, NvramView, Observation, Side
 from blockferry.model.passes import CopyProgress
 from blockferry.model.plan import DiskPlan, NvramPlan, Plan
 from blockferry.model.record import Held, Layer, Record, Stage
@@ -196,6 +197,8 @@ class Observer:
     def source_print(self, disk: DiskPlan) -> str:
         """Changes whenever somebody writes to the disk at the source, base or overlay."""
         # Of a VMDK with a file of extents only that changes when the guest writes.
+        if is_export(disk.source):
+            return UNKNOWABLE
         base = " ".join(fingerprint(self._runner, path) for path in (disk.source, *disk.parts))
         above = fingerprint(self._runner, disk.source_overlay) if disk.source_overlay else "missing"
         return base if above == "missing" else f"{base}|{above}"
@@ -249,7 +252,7 @@ class Observer:
             if config.format != ("qcow2" if _on_overlay(disk, config) else disk.dest_format):
                 return False
             live = next((one.live for one in view.disks if one.target == disk.target), None)
-            if view.state.active and live is not None and not same_path(live.path, config.path):
+            if view.state.active and live is not None and not same_path(live.place, config.place):
                 return False
         if self.plan.home is not None:
             for file in self.plan.home.files:
@@ -318,11 +321,11 @@ def _nvram_side(plan: NvramPlan, path: str | None) -> Side:
 
 
 def _side(disk: DiskPlan, source: DiskSource | None) -> Side:
-    if source is None or source.path is None:
+    if source is None or source.place is None:
         return Side.ELSEWHERE
-    if any(one and same_path(source.path, one) for one in (disk.source, disk.source_overlay)):
+    if any(one and same_path(source.place, one) for one in (disk.source, disk.source_overlay)):
         return Side.SOURCE
-    if any(one and same_path(source.path, one) for one in (disk.dest, disk.dest_overlay)):
+    if any(one and same_path(source.place, one) for one in (disk.dest, disk.dest_overlay)):
         return Side.DESTINATION
     return Side.ELSEWHERE
 

@@ -19,6 +19,7 @@ from blockferry.images import files, qemuimg, users
 from blockferry.images.files import FileStat
 from blockferry.images.runner import Runner
 from blockferry.journal import Journal
+from blockferry.model.exports import is_export
 from blockferry.model.inventory import DiskSource, Vm
 from blockferry.model.plan import Plan
 from blockferry.model.quarantine import Fingerprint, Kept
@@ -56,12 +57,13 @@ def claims(journal: Journal, uri: str, host: str, apart_from: str | None = None)
 
 def changed_by(plan: Plan) -> list[str]:
     """Every path that a move makes, writes to or removes."""
-    return [
+    every = [
         *(path for disk in plan.disks for path in (disk.source, disk.dest, *disk.old_files)),
         *(path for disk in plan.disks for layer in disk.layers for path in (layer.source, layer.dest)),
         *(path for disk in plan.disks for path in (disk.source_overlay, disk.dest_overlay) if path),
         *(path for file in plan.small_files for path in (file.source, file.dest)),
     ]
+    return [path for path in every if not is_export(path)]
 
 
 def kept_here(journal: Journal, uri: str, host: str) -> tuple[Kept, ...]:

@@ -12,14 +12,15 @@ from blockferry.engine.proof import names_of
 from blockferry.engine.site import Site
 from blockferry.errors import BlockferryError, HostCommandFailed, HostUnreachable, ImageUnreadable
 from blockferry.hypervisor import domains, pools
-from blockferry.images import cloning, files, qemuimg, syncing, watching
+from blockferry.images import cloning, exporting, files, qemuimg, syncing, watching
 from blockferry.images.runner import Runner
 from blockferry.model import cloning as clones
 from blockferry.model import placement
 from blockferry.model import templates as choices
-from blockferry.model.facts import Facts, Partial, SaveRoom, SmallFile, Template
+from blockferry.model.exports import is_export
+from blockferry.model.facts import ExportFact, Facts, Partial, SaveRoom, SmallFile, Template
 from blockferry.model.fencing import Storage
-from blockferry.model.inventory import Datastore, Disk, Image, Vm, datastore_of
+from blockferry.model.inventory import Datastore, Disk, DiskSource, Image, Vm, datastore_of
 from blockferry.model.request import Chain, Firmware, Method, MoveRequest, OnBreak
 from blockferry.units import MiB
 
@@ -36,6 +37,15 @@ def read_chain(runner: Runner, disk: Disk) -> tuple[tuple[Image, ...], str | Non
     except (ImageUnreadable, HostCommandFailed) as error:
         return (), error.sentence
     return tuple(_image(layer) for layer in layers), None
+
+
+def _read_export(runner: Runner, source: DiskSource) -> tuple[tuple[Image, ...], str | None]:
+    """The same of an export. Only for the VM that is to move: a server that does not answer takes its time."""
+    try:
+        size = exporting.size(runner, source.export)
+    except (ImageUnreadable, HostCommandFailed) as error:
+        return (), error.sentence
+    return (Image(source.export, source.format, size, size),), None
 
 
 def _image(layer: qemuimg.Layer) -> Image:
@@ -84,7 +94,9 @@ def survey(
     problems: dict[str, str] = {}
     for disk in vm.disks:
         if disk.device not in ("cdrom", "floppy"):
-            chains[disk.target], problem = read_chain(runner, disk)
+            behind = disk.source is not None and disk.source.export
+            found = _read_export(runner, disk.source) if disk.source and behind else read_chain(runner, disk)
+            chains[disk.target], problem = found
             if problem:
                 problems[disk.target] = problem
     headers = {
@@ -97,6 +109,7 @@ def survey(
     home_files = _home_files(runner, vm, home_source, chains, everyone)
     candidates = _candidates(vm, wanted, chains, home_files, request)
     paths = {path for chain in chains.values() for image in chain for path in (image.path, *image.parts)}
+    paths = {path for path in paths if not is_export(path)}
     stats = files.stat_many(runner, [*candidates, *paths])
     left = {path: one for path, one in (kept or {}).items() if stats.get(path) is not None}
     used = _users(runner, vm, everyone, paths)
@@ -115,6 +128,7 @@ def survey(
         existing=frozenset(path for path in candidates if stats[path] is not None),
         identities={path: (one.device, one.inode) for path, one in stats.items() if one is not None},
         directories=_directories(runner, wanted),
+        exports=_exports(runner, vm, everyone, request),
         available=_available(runner, wanted),
         committed={store.name: committed(runner, store, everyone) for store in wanted},
         reserved=reserved,
@@ -181,6 +195,8 @@ def _clones(
         here = datastore_of(chain[0].path, stores) if chain else None
         if store is None or not chain or (here is not None and here.name == store.name):
             continue
+        if is_export(chain[0].path):
+            continue
         if chain[0].format not in clones.FORMATS:
             continue  # not cloned in any case, and perhaps not moved at all: there is no name for it at the destination
         dest = placement.image_path(store, vm.name, target, chain[0].path, chain[0].format, frozenset())
@@ -223,6 +239,24 @@ def _templates(
                 break
             if used.get(image.path) and request.chain is Chain.KEEP:
                 break  # it stays, and all below it
+    return found
+
+
+def _exports(runner: Runner, vm: Vm, everyone: tuple[Vm, ...], request: MoveRequest) -> dict[str, ExportFact]:
+    """The exports that disks are asked to go to: their size as their server tells it, and whose disks they are."""
+    found = {}
+    for uri in filter(is_export, request.disks.values()):
+        users = [
+            f"{disk.target} of {other.name}"
+            for other in everyone
+            for disk in other.disks
+            if any(source is not None and source.export == uri for source in (disk.live, disk.config))
+            and not (other.uuid == vm.uuid and request.disks.get(disk.target) == uri)
+        ]
+        try:
+            found[uri] = ExportFact(exporting.size(runner, uri), users=tuple(users))
+        except (ImageUnreadable, HostCommandFailed) as error:
+            found[uri] = ExportFact(0, error.sentence, tuple(users))
     return found
 
 

@@ -15,7 +15,7 @@ from blockferry.model import action as act
 from blockferry.model import firmware, layers, trim, verifying
 from blockferry.model.fencing import USUAL
 from blockferry.model.inventory import PowerState
-from blockferry.model.observation import DiskView, Job, Observation, Side
+from blockferry.model.observation import UNKNOWABLE, DiskView, Job, Observation, Side
 from blockferry.model.plan import Plan
 from blockferry.model.record import Layer, Outcome, Record, Stage, Wanted
 from blockferry.model.request import IfNotConverging
@@ -572,6 +572,11 @@ def _forward_off(plan: Plan, seen: Observation) -> act.Action:
             if folding is not None:
                 return folding
     for view in seen.disks:
+        if view.side is Side.SOURCE and view.fingerprint == UNKNOWABLE:
+            return act.Fail(
+                f"{plan.vm} went off, and its disk {view.target} is a network block device: nothing would keep others "
+                "from writing there while it is copied"
+            )
         if view.side is Side.SOURCE and seen.record.cold_copied.get(view.target) != view.fingerprint:
             return act.ColdCopy(view.target)
     return verifying.cold(plan, seen) or act.WriteConfig()

@@ -43,6 +43,15 @@ class Template:
 
 
 @dataclass(frozen=True, slots=True)
+class ExportFact:
+    """An export that a disk is asked to go to. Bytes."""
+
+    size: int
+    problem: str = ""  # why it cannot be written to, a sentence
+    users: tuple[str, ...] = ()  # VMs of this host that have it as a disk
+
+
+@dataclass(frozen=True, slots=True)
 class SaveRoom:
     """Where libvirt saves the memory of this host's VMs. Bytes, bytes/s."""
 
@@ -68,6 +77,7 @@ class Facts:
     existing: frozenset[str] = frozenset()  # files found where we would write
     identities: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # path -> (device, inode)
     directories: Mapping[str, str] = field(default_factory=dict)  # datastore -> what is wrong with its directory
+    exports: Mapping[str, ExportFact] = field(default_factory=dict)  # address -> what is known of it
     available: Mapping[str, int] = field(default_factory=dict)  # datastore -> free bytes, looked at now
     committed: Mapping[str, int] = field(default_factory=dict)  # datastore -> bytes if all thin images grew
     reserved: Mapping[str, int] = field(default_factory=dict)  # datastore -> what other moves have yet to write

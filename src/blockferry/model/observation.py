@@ -71,6 +71,9 @@ class DiskView:
         return None if self.info is None else max(0, self.info.end - self.info.cur)
 
 
+UNKNOWABLE = "unknowable"
+"""The fingerprint of an export: nothing tells whether somebody has written to it."""
+
 MISSING = "missing"
 """The fingerprint of a file that is not there."""
 

@@ -6,7 +6,7 @@ import posixpath
 from dataclasses import dataclass, replace
 
 from blockferry.errors import DatastoreNotFound, DiskNotFound, UsageError, nearest
-from blockferry.model import cloning, defects, fencing, placement, templates, tracking, vmcheck
+from blockferry.model import cloning, defects, exports, fencing, network, placement, templates, tracking, vmcheck
 from blockferry.model import method as methods
 from blockferry.model import resume as resuming
 from blockferry.model import trim as trimming
@@ -74,7 +74,7 @@ def precheck(request: MoveRequest, facts: Facts, move: str) -> tuple[tuple[Findi
         draft.modes.add(False)  # a mirror whose destination has hung goes on in the background
     if facts.partials:
         draft.modes.add(False)  # a copy that broke is gone on with in the background
-    for store in {store.name: store for store in wanted.values()}.values():
+    for store in {store.name: store for store in wanted.values() if not exports.is_export(store.name)}.values():
         draft.findings.extend(vmcheck.datastore_findings(store, facts))
     for target, store in wanted.items():
         disk = facts.vm.disk(target)
@@ -141,8 +141,10 @@ def precheck(request: MoveRequest, facts: Facts, move: str) -> tuple[tuple[Findi
     return findings, plan
 
 
-def _may_hang(facts: Facts) -> str:
+def _may_hang(request: MoveRequest, facts: Facts) -> str:
     """Why a write of the guest to both sides at once could wait for ever, a clause; "" when it could not."""
+    if why := network.why_it_may_hang(request):
+        return why
     if facts.storage_problem:
         return f"it cannot be told what the destination does when it hangs ({facts.storage_problem})"
     return next((text for one in facts.storage.values() if (text := fencing.unbounded(one))), "")
@@ -150,7 +152,7 @@ def _may_hang(facts: Facts) -> str:
 
 def _hang_findings(request: MoveRequest, facts: Facts, method: Method, policy: IfNotConverging) -> list[Finding]:
     """A synchronous copy that was asked for by name although nothing bounds what the guest's writes wait."""
-    why = _may_hang(facts)
+    why = _may_hang(request, facts)
     by_name = request.method is Method.MIRROR or request.if_not_converging is IfNotConverging.MIRROR
     synchronous = method is Method.MIRROR or policy is IfNotConverging.MIRROR
     if not (why and by_name and synchronous and facts.vm.state.active):
@@ -185,7 +187,7 @@ def _method(
         request.contract is not None,
         goes_on,
         cloned,
-        _may_hang(facts),
+        _may_hang(request, facts),
     )
     policy = methods.if_not_converging(
         request.if_not_converging,
@@ -193,7 +195,7 @@ def _method(
         method,
         not keeps and unsafe is None and not goes_on and method not in (Method.SNAPSHOT, Method.CLONE),
         request.bandwidth,
-        bool(_may_hang(facts)),
+        bool(_may_hang(request, facts)),
     )
     return method, reason, policy
 
@@ -212,7 +214,7 @@ def destinations(request: MoveRequest, facts: Facts) -> dict[str, Datastore]:
         name = request.disks.get(disk.target, request.to)
         if name is None or (disk.device in ("cdrom", "floppy") and disk.target not in request.disks):
             continue
-        wanted[disk.target] = named(name, facts)
+        wanted[disk.target] = network.destination(name) if exports.is_export(name) else named(name, facts)
     return wanted
 
 
@@ -228,7 +230,7 @@ def _look_at_disk(request: MoveRequest, facts: Facts, disk: Disk, store: Datasto
     chain = facts.chains.get(disk.target, ())
     problems = vmcheck.disk_findings(request, facts, disk, chain)
     draft.findings.extend(problems)
-    if any(one.is_error for one in problems) or not chain or disk.source is None or disk.source.path is None:
+    if any(one.is_error for one in problems) or not chain or disk.source is None or disk.source.place is None:
         return
     top = chain[0]
     here = datastore_of(top.path, facts.datastores)
@@ -242,6 +244,13 @@ def _look_at_disk(request: MoveRequest, facts: Facts, disk: Disk, store: Datasto
                 "Move it to another datastore with --format."
             )
         draft.findings.append(finding("DISK_ALREADY_THERE", text))
+        return
+    if exports.is_export(store.name):
+        found = network.findings(request, facts, disk, chain, store.name)
+        draft.findings.extend(found)
+        if not any(one.is_error for one in found):
+            old_files = _old_files(facts, disk, chain, shallow=False, copied=set())
+            draft.disks.append(network.planned(facts, disk, chain, store.name, old_files))
         return
     if not store.is_directory:
         return  # said by datastore_findings
@@ -290,7 +299,7 @@ def _look_at_disk(request: MoveRequest, facts: Facts, disk: Disk, store: Datasto
     draft.disks.append(
         DiskPlan(
             target=disk.target,
-            source=disk.source.path,
+            source=disk.source.place,
             source_format=top.format,
             source_kind=disk.source.kind,
             dest=dest,
@@ -392,6 +401,8 @@ def _old_files(facts: Facts, disk: Disk, chain: tuple[Image, ...], shallow: bool
     old = []
     for image in chain:
         lower = image is not chain[0]
+        if exports.is_export(image.path):
+            break  # its owner's
         if facts.users.get(image.path) or (lower and shallow and image.path not in copied):
             break  # shared, and so is everything below
         old.append(disk.source.path if not lower and disk.source and disk.source.path else image.path)
