@@ -393,27 +393,37 @@ def _source(element: etree._Element) -> DiskSource | None:
         below = below.find("backingStore")
     if path is None and kind == "file":
         return None
-    return DiskSource(kind, path, format, tuple(backing), _describe(kind, source, path), _export(source))
+    return DiskSource(
+        kind,
+        path,
+        format,
+        tuple(backing),
+        _describe(kind, source, path),
+        "" if element.find("auth") is not None else _export(source),
+    )
 
 
 def _export(source: etree._Element) -> str:
-    """The address of a source that is a plain export of one NBD server; "" for whatever else there is."""
+    """The address of a source that is a plain export of one server; "" for whatever else there is."""
     hosts = source.findall("host")
-    if source.get("protocol") != "nbd" or source.get("tls") == "yes" or len(hosts) != 1:
+    more = [child for child in source.iterchildren("*") if child.tag not in ("host", "reconnect")]
+    protocol = str(source.get("protocol"))
+    if protocol not in exports.PORTS or source.get("tls") == "yes" or len(hosts) != 1 or more:
         return ""
     (host,) = hosts
     name = str(source.get("name", ""))
     if host.get("transport") == "unix":
-        return exports.Export(name, socket=str(host.get("socket", ""))).uri
+        return exports.Export(name, socket=str(host.get("socket", ""))).uri if protocol == exports.NBD else ""
     if host.get("transport", "tcp") != "tcp" or not host.get("name"):
         return ""
-    return exports.Export(name, str(host.get("name")), int(host.get("port") or exports.PORT)).uri
+    port = int(host.get("port") or exports.PORTS[protocol])
+    return exports.Export(name, str(host.get("name")), port, protocol=protocol).uri
 
 
 def _network_source(place: str) -> etree._Element:
     """The <source> of an export. https://libvirt.org/formatdomain.html#hard-drives-floppy-disks-cdroms"""
     export = exports.parse(place)
-    source = etree.Element("source", protocol="nbd", name=export.name)
+    source = etree.Element("source", protocol=export.protocol, name=export.name)
     if export.socket:
         etree.SubElement(source, "host", transport="unix", socket=export.socket)
     else:

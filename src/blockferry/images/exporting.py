@@ -1,4 +1,4 @@
-"""Exports of NBD servers, as the host sees them."""
+"""Exports of NBD and iSCSI servers, as the host sees them."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ CATALOGUE: dict[str, FindingKind] = {
         ),
         FindingKind(
             "EXPORT_UNUSABLE", _E, "The network block device cannot be used",
-            "Its NBD server must run, know the export and let it be read and written before the move begins; nothing "
+            "Its server must run, know the export and let it be read and written before the move begins; nothing "
             "is made there.",
             "Look at it with `qemu-img info ADDRESS` on the VM's host.",
         ),

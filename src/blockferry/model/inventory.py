@@ -56,7 +56,7 @@ class DiskSource:
     format: str
     backing: tuple[str, ...] = ()  # paths of the backing chain as far as this XML tells it
     description: str = ""  # for people, where there is no path: "nbd://host/export", "volume p/v"
-    export: str = ""  # of an NBD server: model.exports.Export.uri; it has no path
+    export: str = ""  # of an NBD or iSCSI server: model.exports.Export.uri; it has no path
 
     @property
     def place(self) -> str | None:

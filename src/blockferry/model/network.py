@@ -1,4 +1,4 @@
-"""Disks that come from, or go to, an export of an NBD server: what fits, and their part of the plan. Pure.
+"""Disks that come from, or go to, an export of an NBD or iSCSI server: what fits, and their part of the plan. Pure.
 
 What is behind an export is the server's: it is written to where the user has named it, and never made, marked,
 measured or removed by us. So much of what makes a copy to a file safe has no counterpart there, and is refused by name
@@ -38,8 +38,9 @@ def findings(request: MoveRequest, facts: Facts, disk: Disk, chain: tuple[Image,
     users = [*export.users, *(one for one in request.disks if one != disk.target and request.disks[one] == dest)]
     if users:
         found.append(finding("EXPORT_IN_USE", f"{dest}, to which {name} is to go, is used by {', '.join(users)}."))
-    if disk.source is not None and disk.source.place == dest:
-        found.append(finding("DISK_ALREADY_THERE", f"{name} is at {dest} already."))
+    if disk.source is not None and disk.source.export:
+        text = f"{name} is {disk.source.export}: nothing tells whether {dest} is the same storage by another name."
+        found.append(finding("EXPORT_LIMITS", text))
     for what, asked in (
         ("--provision thick", request.provision is Provision.THICK),
         ("--preallocation", request.preallocation is not None),
