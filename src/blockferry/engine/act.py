@@ -127,7 +127,7 @@ def perform(context: Context, action: act.Action, seen: Observation) -> None:
             else:
                 layering.sync_base(context, action.target, seen)
         case act.StartFold():
-            layering.start_fold(context, action, seen)
+            layering.start_fold(context, action, seen, _speed(context, seen))
         case act.PivotFold():
             layering.pivot_fold(context, action, seen)
         case act.Fold():
@@ -390,14 +390,13 @@ def apply_bandwidth(context: Context, seen: Observation) -> None:
 
 
 def _speed(context: Context, seen: Observation) -> int:
-    """Bytes/s for all copies together, 0 for no limit."""
+    """Bytes/s for all copies and commits together, 0 for no limit."""
     plan, pacer, wanted = context.plan, context.pacer, seen.record.bandwidth
     if plan.contract is None or pacer is None or seen.record.failure is not None:
         return wanted
     if pacer.pace is None:
         pacer.begin(pace.limit_s(plan.contract, seen.record.guest_before))
-    copied = sum(one.cur for one in context.memory.progress.values())
-    return pacer.speed(time.monotonic(), copied, wanted)
+    return pacer.speed(time.monotonic(), context.memory.made, wanted)
 
 
 def _flush(context: Context, seen: Observation) -> None:

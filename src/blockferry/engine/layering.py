@@ -24,7 +24,7 @@ from blockferry.model.observation import Observation
 from blockferry.model.plan import DiskPlan
 from blockferry.model.record import Copy, Layer, Record, Stage, Synced
 from blockferry.model.resume import keeps
-from blockferry.units import MiB, format_duration, format_rate, format_size
+from blockferry.units import MiB, format_duration, format_size
 
 WORTH_GOING_ON = 64 * MiB
 """A broken copy with less than this is begun anew: the overlay way costs more than copying that much."""
@@ -226,13 +226,12 @@ def bring_in_step(context: Context, disk: DiskPlan, source: str, source_format: 
     return Synced(fingerprint, read, written, disk.virtual_size, round(seconds, 3))
 
 
-def start_fold(context: Context, action: act.StartFold, seen: Observation) -> None:
+def start_fold(context: Context, action: act.StartFold, seen: Observation, speed: int) -> None:
+    """`speed`: bytes/s that the user and the guest's contract allow now, 0 for no limit."""
     context.note(replace(seen.record, fold_attempts=seen.record.fold_attempts + 1))
     point("fold-starting")
     context.memory.folds.pop(action.target, None)
-    share = layers.fold_speed(
-        seen.disk(action.target), seen.record.bandwidth, outrun=action.target in context.memory.outrun
-    )
+    share = layers.fold_speed(seen.disk(action.target), speed, outrun=action.target in context.memory.outrun)
     context.control.start_fold(action.target, share)
     context.applied[action.target] = share
     point("fold-started")
@@ -241,18 +240,15 @@ def start_fold(context: Context, action: act.StartFold, seen: Observation) -> No
 
 def outrun(context: Context, seen: Observation) -> None:
     """Tell of overlays that grow faster than they are committed; from now on nothing limits that."""
+    contract = context.plan.contract is not None
     for one in seen.outrun:
-        if one.target in context.memory.outrun:
+        if one.target in context.memory.outrun or not layers.lifted(one, contract=contract):
             continue
         context.memory.outrun.add(one.target)
         context.memory.folds.pop(one.target, None)  # with another limit it is another copy
-        grows = (
-            f"the overlay of {one.target} grows as fast as it is committed (the guest changes "
-            f"{format_rate(one.dirty_rate)} of it, and {format_rate(one.copy_rate)} are committed)"
-        )
-        then = "its limit is lifted" if context.applied.get(one.target) else "it ends when the guest writes less"
-        context.notes.append(f"{grows}; {then}")
-        context.tell("warning", f"{grows}; {then}")
+        text = layers.outrun_words(one, context.applied.get(one.target, 0), contract=contract)
+        context.notes.append(text)
+        context.tell("warning", text)
 
 
 def pivot_fold(context: Context, action: act.PivotFold, seen: Observation) -> None:

@@ -40,6 +40,11 @@ class Memory:
     silence: Silence = ANSWERING  # of the destination, by the watch
     just_seen: DomainView | None = None  # a look that an effect has just taken: good for one observation
 
+    @property
+    def made(self) -> int:
+        """Bytes that the copies and the commits of overlays have made, as far as this process knows."""
+        return sum(one.cur for one in (*self.progress.values(), *self.folds.values()))
+
 
 FLUSH_HOLDS_S = 3.0
 

@@ -13,11 +13,13 @@ lacks; a base taken for the truth while an overlay holds newer writes.
 from __future__ import annotations
 
 from blockferry.model import action as act
+from blockferry.model.convergence import Divergence
 from blockferry.model.inventory import PowerState
 from blockferry.model.observation import DiskView, Job, Observation, Side
 from blockferry.model.plan import DiskPlan, Plan
 from blockferry.model.record import Layer, Record
 from blockferry.model.request import Method, OnBreak
+from blockferry.units import format_rate
 
 FOLD_ATTEMPTS = 3
 """How often a fold is begun before somebody has to look."""
@@ -143,6 +145,24 @@ def fold_speed(view: DiskView, share: int, outrun: bool) -> int:
     overlay would grow for ever.
     """
     return 0 if outrun or view.side is Side.SOURCE else share
+
+
+def lifted(outrun: Divergence, contract: bool) -> bool:
+    """Whether the limit of a commit is lifted now. A speed that follows the guest needs time to show itself."""
+    return outrun.sure or not contract
+
+
+def outrun_words(outrun: Divergence, limit: int, contract: bool) -> str:
+    """What is told of a commit that the guest outruns; `limit`: bytes/s that it had, 0 for none."""
+    under = f" under a limit of {format_rate(limit)}" if limit else ""
+    grows = (
+        f"the overlay of {outrun.target} grows as fast as it is committed (the guest changes "
+        f"{format_rate(outrun.dirty_rate)} of it, and {format_rate(outrun.copy_rate)} are committed{under})"
+    )
+    if not limit:
+        return f"{grows}; it ends when the guest writes less"
+    then = ", and the contract of the guest's writes does not hold until it is done" if contract else ""
+    return f"{grows}; its limit is lifted{then}"
 
 
 def _fold_off(plan: Plan, seen: Observation, view: DiskView, at_source: bool) -> act.Action | None:
