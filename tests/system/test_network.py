@@ -1,4 +1,4 @@
-"""Disks that go to an export of an NBD server and come back from it: a real server (qemu-nbd), under the judge."""
+"""Disks that go to an export of a server and come back from it: real servers (qemu-nbd, tgt), under the judge."""
 
 from __future__ import annotations
 
@@ -48,9 +48,12 @@ class Server:
         def answers() -> bool:
             assert self.process is not None
             assert self.process.poll() is None, "qemu-nbd has ended"
-            return self.host.run(["qemu-img", "info", "-U", "-f", "raw", self.uri], check=False).returncode == 0
+            return self.info()
 
         wait_until(answers, f"the server of {self.uri}", timeout=60)
+
+    def info(self) -> bool:
+        return self.host.run(["qemu-img", "info", "-U", "-f", "raw", self.uri], check=False).returncode == 0
 
     def stop(self) -> None:
         if self.process is not None:
@@ -59,9 +62,39 @@ class Server:
             self.process = None
 
 
-@pytest.fixture(params=["tcp", "socket"])
-def server(request: pytest.FixtureRequest, lab_host: Host, ssd: Datastore, vm_name: object) -> Iterator[Server]:
-    yield from _server(lab_host, ssd, 10809 if request.param == "tcp" else 0)
+class Target(Server):
+    """tgt, an iSCSI target that needs nothing of the kernel, with one LUN."""
+
+    target = "iqn.2026-11.lab:web"
+
+    @property
+    def uri(self) -> str:
+        return f"iscsi://127.0.0.1:{self.port}/{self.target}/1"
+
+    def start(self) -> None:
+        self.process = self.host.popen(
+            ["tgtd", "--foreground", "--control-port=7", "--iscsi", f"portal=127.0.0.1:{self.port}"]
+        )
+        words = ["tgtadm", "--control-port=7", "--lld=iscsi"]
+
+        def ready() -> bool:
+            assert self.process is not None
+            assert self.process.poll() is None, "tgtd has ended"
+            return self.host.run([*words, "--op=show", "--mode=target"], check=False).returncode == 0
+
+        wait_until(ready, "tgtd", timeout=60)
+        self.host.run([*words, "--op=new", "--mode=target", "--tid=1", f"--targetname={self.target}"])
+        self.host.run([*words, "--op=new", "--mode=logicalunit", "--tid=1", "--lun=1", f"--backing-store={self.file}"])
+        self.host.run([*words, "--op=bind", "--mode=target", "--tid=1", "--initiator-address=ALL"])
+        wait_until(self.info, f"the target of {self.uri}", timeout=60)
+
+
+@pytest.fixture(params=["tcp", "socket", "iscsi"])
+def server(request: pytest.FixtureRequest, lab_host: Host, ssd: Datastore) -> Iterator[Server]:
+    if request.param == "iscsi":
+        yield from _server(lab_host, ssd, 3260, Target)
+    else:
+        yield from _server(lab_host, ssd, 10809 if request.param == "tcp" else 0)
 
 
 @pytest.fixture
@@ -69,12 +102,12 @@ def by_tcp(lab_host: Host, ssd: Datastore) -> Iterator[Server]:
     yield from _server(lab_host, ssd, 10810)
 
 
-def _server(host: Host, store: Datastore, port: int) -> Iterator[Server]:
+def _server(host: Host, store: Datastore, port: int, kind: type[Server] = Server) -> Iterator[Server]:
     file = store.path / "export.raw"
     with file.open("wb") as made:
         made.write(b"what was there before " * 100_000)
         made.truncate(48 << 20)
-    one = Server(host, file, "web-vda", port)
+    one = kind(host, file, "web-vda", port)
     one.start()
     yield one
     one.stop()
@@ -95,6 +128,8 @@ def place(guest: Guest, *, inactive: bool = False) -> str:
 
 
 def expected(server: Server) -> str:
+    if isinstance(server, Target):
+        return f"iscsi {server.target}/1 127.0.0.1:{server.port}"
     where = f"127.0.0.1:{server.port}" if server.port else str(server.socket)
     return f"nbd {server.name} {where}"
 
