@@ -45,7 +45,8 @@ def test_an_address_comes_back_as_it_was(name: str, host: str, port: int) -> Non
     "text",
     [
         "nbd://", "nbd:///x", "nbd://host:99999/x", "nbd://user@host/x", "nbd://host/x?tls=yes", "nbds://host/x",
-        "nbd+unix:///x", "nbd+unix:///x?socket=rel", "nbd+unix://host/x?socket=/s", "iscsi://host/iqn", "iscsi://u%p@host/iqn/0", "iscsi://host/iqn/one", "rbd://pool/image",
+        "nbd+unix:///x", "nbd+unix:///x?socket=rel", "nbd+unix://host/x?socket=/s",
+        "iscsi://host/iqn", "iscsi://u%p@host/iqn/0", "iscsi://host/iqn/one", "rbd://pool/image",
         "json:{}", "nbd+unix:///x?socket=/s&tls=1",
     ],
 )  # fmt: skip
