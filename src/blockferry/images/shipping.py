@@ -1,7 +1,7 @@
 """Programs of ours that run by themselves on a host: several modules become one text for its own python3.
 
 Nothing is installed there and no file is left there; the text is an argument, of which Linux takes 128 KiB
-(MAX_ARG_STRLEN, execve(2)).
+(MAX_ARG_STRLEN, execve(2)). The host's python3 may be older than ours: 3.9 on RHEL 9 and Debian 11.
 """
 
 from __future__ import annotations
