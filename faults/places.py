@@ -70,7 +70,7 @@ VERIFY = ("view-prepared", "taking-view", "view-taken", "verifying", "verified",
 VERIFY_COLD = ("verifying", "verified")
 
 COURSE = (
-    *("trimming", "trimmed", "trimming-again", "trimmed-again", "cloning", "cloned"),
+    *("trimming", "trimmed", "trimming-again", "trimmed-again", "cloning", "cloned", "layer-named", "layer-copied"),
     *("leaving-synchronous", "cut-off-noted"),
     *("measured", "going-synchronous", "throttling", "throttled", "unthrottled"),
     *("checkpoint-suspending", "checkpoint-suspended", "folding-off", "folded-off"),
@@ -80,9 +80,9 @@ COURSE = (
     *("point-made", "changes-begun", "changes-read"),
 )
 """Passed only when the destination hangs, under a latency contract, when a copy does not converge, with checkpoints, by
-the overlay of a VM that goes off, with UEFI variables, snapshots, `--trim`, by cloning, or by no move at all
-(changed-block tracking); the matrix does not walk them (test_hanging, test_pace, test_resume, test_firmware,
-test_snapshots, test_trim, test_clone, test_tracking do)."""
+the overlay of a VM that goes off, with UEFI variables, snapshots, `--trim`, by cloning, with layers that are kept, or
+by no move at all (changed-block tracking); the matrix does not walk them (test_hanging, test_pace, test_resume,
+test_firmware, test_snapshots, test_trim, test_clone, test_templates, test_tracking do)."""
 
 _OF_VERIFY = {"view-prepared": IN_STEP, "taking-view": SWITCH, "view-taken": SWITCH}
 

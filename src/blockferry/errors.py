@@ -535,6 +535,20 @@ class MoveBusy(BlockferryError):
 
 
 @dataclass
+class DestinationTaken(BlockferryError):
+    """A move that is not over makes a file of the same name at the destination. Nothing was begun."""
+
+    code = "DESTINATION_TAKEN"
+    exit_status = 9
+    sentence_form = "{path}, to which {vm} would be copied, belongs to move {move} of {other}, which is not over."
+    hint_form = "Wait for it (`blockferry watch {move}`), or choose another datastore."
+    vm: str
+    path: str
+    move: str
+    other: str
+
+
+@dataclass
 class MoveParked(BlockferryError):
     """The move stands still because going on could hurt: something changed that blockferry does not understand.
 

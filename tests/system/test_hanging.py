@@ -65,9 +65,10 @@ def test_it_is_cut_off_in_time_and_not_counted_as_removed(
 ) -> None:
     one = sail()
     guest = one.guest
-    said = line.must("check", guest.name, "--to", flaky.name, "--hang-limit", "2s")
-    assert "at most 3.5" in said.document["check"]["plan"]["hang"]["bound"]
-    assert said.document["check"]["plan"]["method"] == "mirror"  # by itself: it can be cut off
+    plan = line.must("check", guest.name, "--to", flaky.name, *MIRROR, "--hang-limit", "2s").document["check"]["plan"]
+    assert "at most 3.5" in plan["hang"]["bound"]
+    plan = line.must("check", guest.name, "--to", flaky.name).document["check"]["plan"]
+    assert (plan["method"], plan["if_not_converging"]) == ("changed-blocks", "mirror")  # it can be cut off
     words = ("move", guest.name, "--to", flaky.name, *MIRROR, "--hang-limit", "2s")
     process = line.start(*words, point="cut-off-noted:kill")
     move, began = hang_in_the_copy(guest, line, flaky)

@@ -41,13 +41,15 @@ TRIM = ("trimming", "trimmed", "trimming-again", "trimmed-again")
 """Passed with --trim only: test_trim.py kills there."""
 SNAPSHOTS = ("snapshots-written",)
 """Passed with snapshots only: test_snapshots.py kills there."""
+CHAIN = ("layer-named", "layer-copied")
+"""Passed with layers that are copied as layers only: test_templates.py kills there."""
 CLONE = ("cloning", "cloned")
 """Passed by the method clone only: test_clone.py kills there."""
 TRACKING = ("point-made", "changes-begun", "changes-read")
 """Passed by no move: test_tracking.py kills there."""
 ELSEWHERE = (
     *(*TRACKING, *COLD, *START, *BACK, *VERIFY, *HANGING, *COURSE, *OVERLAYS, *FIRMWARE),
-    *(*TRIM, *CLONE, *SNAPSHOTS),
+    *(*TRIM, *CLONE, *SNAPSHOTS, *CHAIN),
 )
 LIVE = tuple(one for one in POINTS if one not in ELSEWHERE)
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lab import Datastore, Disk, Guest, Host, Lab
+from lab import FLAT_OUT, Datastore, Disk, Guest, Host, Lab
 from lab.process import wait_until
 from lab.pytest_plugin import MakeGuest
 from tests.system.voyage import Line, Voyage, allocated, assert_clean, assert_whole, other, side, small_disks
@@ -75,12 +76,32 @@ def test_a_move_by_snapshot(
     one.power_cycle()
 
 
+def test_a_guest_that_outruns_the_commit_of_its_overlay_lifts_the_limit(
+    make_guest: MakeGuest, line: Line, stores: tuple[Datastore, ...], old_san: Datastore, ssd: Datastore
+) -> None:
+    """Otherwise the overlay would grow for ever, and the move never end."""
+    one = Voyage(make_guest([Disk("vda", old_san, size="64MiB", fill="8MiB")], start=True), line, stores)
+    one.write(rate=20, most_kib=4)
+    words = ("--method", "snapshot", "--bandwidth", "3MiB/s")
+    process = line.start("move", one.name, "--to", "ssd", *words, point="fold-starting:stop")
+    line.wait_stopped(process)
+    one.guest.judge.stop()
+    one.write(FLAT_OUT)
+    process.send_signal(signal.SIGCONT)
+    said = line.end(process)
+    assert said.status == 0, f"{said}\n{line.stories()}"
+    assert any("its limit is lifted" in text for text in line.story(said.move["id"])), line.stories()
+    one.moved_all(ssd)
+    one.assert_well()
+
+
 @pytest.mark.parametrize("keep", [False, True])
 def test_a_cancelled_move_by_snapshot_leaves_nothing_or_what_was_asked(
     keep: bool, make_guest: MakeGuest, line: Line, stores: tuple[Datastore, ...], old_san: Datastore, ssd: Datastore
 ) -> None:
+    """The limit is for the copy: the way back ends although the guest writes more than that."""
     one = Voyage(make_guest([Disk("vda", old_san, size="64MiB", fill="32MiB")], start=True), line, stores)
-    one.write()
+    one.write(FLAT_OUT)
     words = ("--on-break", "keep") if keep else ()
     process = line.start("move", one.name, "--to", "ssd", "--method", "snapshot", *words, "--bandwidth", "8MiB/s")
     move = line.wait_unfinished()

@@ -110,6 +110,15 @@ class Line:
         at = next((index for index, word in enumerate(words) if str(word) == str(PROGRAM)), 0)
         return Said(tuple(map(str, words[at + 1 :])), process.returncode, out, err)
 
+    def wait_stopped(self, process: HostProcess) -> None:
+        """Until the process has come to its point `:stop`. The nsenter before it stops along with it."""
+
+        def stopped() -> bool:
+            assert process.poll() is None, self.end(process)
+            return "\nState:\tT" in Path(f"/proc/{process.pid}/status").read_text()
+
+        wait_until(stopped, "the process to stop itself", timeout=240, report=self.stories)
+
     def do(self, *words: str | Path, point: str = "", suspended_start: bool | None = None) -> Said:
         """Run one command to its end, whatever its status."""
         return self.end(self.start(*words, point=point, suspended_start=suspended_start))

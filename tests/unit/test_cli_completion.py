@@ -38,7 +38,7 @@ def offered(service: cli_fake.FakeService, words: str) -> list[str]:
         ("move web01 --method c", ["changed-blocks", "clone", "cold"]),
         ("watch ", ["3f2a", "9e01"]),
         ("cancel ", ["3f2a"]),
-        ("explain dest", ["DESTINATION_FULL", "DESTINATION_OVERCOMMITTED"]),
+        ("explain dest", ["DESTINATION_FULL", "DESTINATION_OVERCOMMITTED", "DESTINATION_TAKEN"]),
         ("run", []),
     ],
 )

@@ -50,7 +50,7 @@ def method(request: MoveRequest, seen: Facts) -> Method:
 def test_auto_clones_where_the_file_system_can(image: Image) -> None:
     assert method(TO, facts(image)) is Method.CLONE
     assert method(TO, facts(image, OFF)) is Method.COLD
-    assert method(TO, facts(image, why_not="they are on two file systems")) is Method.MIRROR
+    assert method(TO, facts(image, why_not="they are on two file systems")) is Method.CHANGED_BLOCKS
 
 
 def test_a_disk_larger_than_the_free_space_is_cloned() -> None:
@@ -82,7 +82,7 @@ def test_what_has_bitmaps_is_not_cloned_while_it_runs() -> None:
     """An overlay would inherit them, and the clone's would miss what the guest writes meanwhile."""
     seen = facts()
     with_checkpoint = replace(seen, vm=replace(seen.vm, checkpoints=("monday",)))
-    assert method(TO, with_checkpoint) is Method.MIRROR
+    assert method(TO, with_checkpoint) is Method.CHANGED_BLOCKS
     assert "METHOD_CLONE" in planned(replace(TO, method=Method.CLONE), with_checkpoint)[0]
 
 
@@ -94,7 +94,7 @@ def test_an_encrypted_disk_of_a_running_vm_is_never_cloned() -> None:
     seen = replace(seen, vm=replace(seen.vm, disks=(sealed,)))
     _, plan = planned(TO, seen)
     assert plan is not None
-    assert plan.method is Method.MIRROR
+    assert plan.method is Method.CHANGED_BLOCKS
     assert not plan.disks[0].clone
     assert not plan.disks[0].source_overlay
     codes, plan = planned(replace(TO, method=Method.CLONE), seen)

@@ -89,11 +89,11 @@ def test_configuration_and_requests_know_the_same_policies() -> None:
 
 
 def test_a_contract_chooses_the_background() -> None:
-    found, why = method.choose(Method.AUTO, PowerState.RUNNING, 0, False, False, contract=True)
+    found, why = method.choose(Method.AUTO, PowerState.RUNNING, 0, False, contract=True)
     assert found is Method.CHANGED_BLOCKS
     assert "contract" in why
-    assert method.choose(Method.MIRROR, PowerState.RUNNING, 0, False, False, contract=True)[0] is Method.MIRROR
-    assert method.choose(Method.AUTO, PowerState.OFF, 0, False, False, contract=True)[0] is Method.COLD
+    assert method.choose(Method.MIRROR, PowerState.RUNNING, 0, False, contract=True)[0] is Method.MIRROR
+    assert method.choose(Method.AUTO, PowerState.OFF, 0, False, contract=True)[0] is Method.COLD
 
 
 @pytest.mark.parametrize(

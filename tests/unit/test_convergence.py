@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
+from decide_support import make_plan
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from blockferry.engine.observe import Memory, Observer
+from blockferry.images.runner import LocalRunner
+from blockferry.model import layers
 from blockferry.model.convergence import Divergence, assess
 from blockferry.model.decide import allowed_pause_s
+from blockferry.model.inventory import JobInfo
+from blockferry.model.latency import Interval
+from blockferry.model.observation import DiskView, Job, Side
+from blockferry.model.pace import Pace, Sample
 from blockferry.model.passes import CopyProgress
+from blockferry.units import MiB
 
 LOOK_S = 0.25
 
@@ -107,3 +116,64 @@ def test_either_it_gets_in_step_or_it_is_told(share: float, hot: int, seed: int)
 def test_nothing_is_said_without_evidence() -> None:
     assert assess("vda", CopyProgress(), False) is None
     assert assess("vda", CopyProgress().sample(0, 0, 100), False) is None
+
+
+def test_a_commit_that_is_outrun_has_no_limit_nor_has_one_on_the_way_back() -> None:
+    view = DiskView("vda", Side.DESTINATION, Side.DESTINATION, Job.FOLD)
+    assert layers.fold_speed(view, 3000, outrun=False) == 3000
+    assert layers.fold_speed(view, 3000, outrun=True) == 0
+    assert layers.fold_speed(replace(view, live=Side.SOURCE), 3000, outrun=False) == 0
+
+
+@pytest.mark.parametrize(("writes", "outrun"), [(10.0, False), (45.0, True), (200.0, True)])
+def test_a_commit_that_the_guest_outruns_is_seen_from_outside(writes: float, outrun: bool) -> None:
+    """A small overlay at first, which grows by what the guest writes while it is committed."""
+    plan = make_plan()
+    observer, memory = Observer(plan, LocalRunner("test:///")), Memory()
+    overlay = DiskView("vda", Side.DESTINATION, Side.DESTINATION, Job.FOLD)
+    copied, end, told, sure = 0.0, 20.0, False, False
+    for look in range(100):
+        found = observer.folds((replace(overlay, info=JobInfo(int(copied), int(end), 0)),), memory, look * LOOK_S)
+        told = told or bool(found)
+        sure = sure or any(layers.lifted(one, contract=True) for one in found)
+        copied = min(end, copied + 40 * LOOK_S)
+        end += writes * LOOK_S
+    assert told is outrun
+    assert sure is outrun  # so it ends under a latency contract, too
+    assert observer.folds((replace(overlay, job=Job.NONE),), memory, 100.0) == ()
+    assert memory.folds == {}
+
+
+@pytest.mark.parametrize(
+    ("sure", "contract", "lifted"),
+    [(False, False, True), (True, False, True), (False, True, False), (True, True, True)],
+)
+def test_a_limit_that_follows_the_guest_is_not_lifted_on_suspicion(sure: bool, contract: bool, lifted: bool) -> None:
+    assert layers.lifted(Divergence("vda", 9.0, 3.0, sure), contract=contract) is lifted
+
+
+def test_what_is_told_of_a_commit_that_is_outrun() -> None:
+    found = Divergence("vda", 9.0 * MiB, 3.0 * MiB, sure=True)
+    grows = "the overlay of vda grows as fast as it is committed (the guest changes 9.0 MiB/s of it, and 3.0 MiB/s"
+    limited = layers.outrun_words(found, 4 * MiB, contract=False)
+    assert limited == f"{grows} are committed under a limit of 4.0 MiB/s); its limit is lifted"
+    assert "the contract of the guest's writes does not hold" in layers.outrun_words(found, 4 * MiB, contract=True)
+    unlimited = layers.outrun_words(found, 0, contract=True)
+    assert unlimited == f"{grows} are committed); it ends when the guest writes less"
+
+
+def test_a_commit_under_a_contract_comes_back_after_one_slow_moment() -> None:
+    """What is committed counts as copied: a pace that sees nothing made falls to its least, and stays near it."""
+    observer, memory = Observer(make_plan(), LocalRunner("test:///")), Memory()
+    overlay = DiskView("vda", Side.DESTINATION, Side.DESTINATION, Job.FOLD)
+    now, copied, made = Pace(0.020, speed=200 * MiB), 0, 0
+    for look in range(200):
+        copied += now.speed // 10
+        observer.folds((replace(overlay, info=JobInfo(copied, 1 << 50, 0)),), memory, look / 10)
+        slow = look == 20
+        interval = Interval(0.1, 20, 0.5 if slow else 0.001)
+        before, now = now.speed, now.step(look / 10, Sample(0.1, (interval,), memory.made - made), 0)
+        made = memory.made
+        if slow:
+            assert now.speed < before
+    assert now.speed > 100 * MiB

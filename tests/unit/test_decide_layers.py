@@ -20,7 +20,7 @@ from blockferry.model.inventory import JobInfo, PowerState
 from blockferry.model.observation import DiskView, Job, Observation, Side
 from blockferry.model.plan import DiskPlan, Plan
 from blockferry.model.record import Copy, Layer, Outcome, Record, Stage, Synced, Wanted
-from blockferry.model.request import Method, OnBreak, SourcePolicy
+from blockferry.model.request import Contract, Method, OnBreak, SourcePolicy
 
 SIZE = 100
 LIMIT = 900
@@ -206,7 +206,7 @@ class World:
                 return [("note", record)]
             case act.Await():
                 return [("time", None)]
-            case act.Checkpoint():
+            case act.Checkpoint(_):
                 return [
                     ("note", replace(record, suspended=True, switching=False)), ("suspend", None), ("resume", None),
                     ("note", replace(record, suspended=False)),
@@ -613,3 +613,31 @@ def test_an_overlay_used_again_after_it_was_committed_is_committed_again() -> No
     end = drive(world, random.Random(1), [], 0)
     check_end(world, end)
     assert end == act.Done(Outcome.CANCELLED)
+
+
+@pytest.mark.parametrize(("format", "suspend"), [("qcow2", True), ("raw", False)])
+@pytest.mark.parametrize(
+    ("on_break", "contract", "unflushed", "since_s", "due"),
+    [
+        (OnBreak.KEEP, False, 0.05, 0.0, True),
+        (OnBreak.KEEP, False, 0.04, 1000.0, False),
+        (OnBreak.AUTO, False, 0.05, 29.0, False),
+        (OnBreak.AUTO, False, 0.05, 30.0, True),
+        (OnBreak.REMOVE, False, 0.9, 1000.0, False),
+        (OnBreak.KEEP, True, 0.05, 0.0, True),
+        (OnBreak.AUTO, True, 0.05, 30.0, None),  # the guest is not to be held, and for raw it is not
+    ],
+)
+def test_what_was_copied_is_written_out_in_time(
+    format: str, suspend: bool, on_break: OnBreak, contract: bool, unflushed: float, since_s: float, due: bool | None
+) -> None:
+    plan = a_plan(1, Method.CHANGED_BLOCKS)
+    plan = replace(
+        plan,
+        disks=tuple(replace(disk, dest_format=format) for disk in plan.disks),
+        on_break=on_break,
+        contract=Contract(latency_s=0.02) if contract else None,
+    )
+    seen = replace(World(plan).see(), unflushed=unflushed, unflushed_s=since_s)
+    assert layers.checkpoint_due(plan, seen) is (not suspend if due is None else due)
+    assert layers.stops_for_checkpoint(plan) is suspend

@@ -162,7 +162,7 @@ def checked(
 
 
 def test_the_lab_s_versions_move_by_mirror_without_a_word() -> None:
-    told, plan = checked((7, 2, 22))
+    told, plan = checked((7, 2, 22), Method.MIRROR)
     assert told == {}
     assert plan is not None
     assert plan.synchronous

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from journal_support import disk_plan, make_plan
 
-from blockferry.errors import JournalFailed, MoveBusy, MoveNotFound, UsageError
+from blockferry.errors import DestinationTaken, JournalFailed, MoveBusy, MoveNotFound, UsageError
 from blockferry.journal import Journal, Owner, codec, schema
-from blockferry.model.plan import PLAN_VERSION
+from blockferry.model.plan import PLAN_VERSION, LayerPlan
 from blockferry.model.quarantine import Fingerprint, Kept
 from blockferry.model.record import Copy, Outcome, Record, Stage, Wanted
 from blockferry.model.summary import DiskProgress, Progress, Report
@@ -137,8 +137,8 @@ def test_a_bandwidth_that_is_none(journal: Journal, rate: int) -> None:
 
 def test_reservations(journal: Journal) -> None:
     journal.add(make_plan("a1", disks=(disk_plan("vda"), disk_plan("vdb", "archive"))), Record(), "{}", "alice")
-    journal.add(make_plan("a2", disks=(disk_plan("vda"),)), Record(), "{}", "alice")
-    journal.add(make_plan("a3", disks=(disk_plan("vda"),)), Record(), "{}", "alice")
+    journal.add(make_plan("a2", disks=(disk_plan("vdc"),)), Record(), "{}", "alice")
+    journal.add(make_plan("a3", disks=(disk_plan("vdd"),)), Record(), "{}", "alice")
     finish(journal, "a3")
     assert journal.reservations() == {"ssd": 2 * GiB, "archive": GiB}
     assert journal.reservations("a1") == {"ssd": GiB}
@@ -302,3 +302,20 @@ def test_a_new_move_takes_over_from_nobody_who_runs(journal: Journal) -> None:
         journal.add(make_plan("9c00", "u"), Record(), "{}", "alice", waiting)
     journal.write(lease, Record(following=True))
     assert [one.id for one in journal.unfinished()] == ["3fa1"]
+
+
+def test_two_moves_never_make_one_file(journal: Journal) -> None:
+    """The later one would take away, and on its way back remove, what the other one has made."""
+    base = LayerPlan("/san/golden.qcow2", "qcow2", "/ssd/golden.qcow2", "qcow2", 1, 1)
+    one, other = (
+        make_plan(move, disks=(replace(disk_plan(), dest=f"/ssd/{move}.qcow2", layers=(base,)),))
+        for move in ("a1", "b2")
+    )
+    journal.add(one, Record(), "{}", "alice")
+    with pytest.raises(DestinationTaken) as taken:
+        journal.add(other, Record(), "{}", "bob")
+    assert (taken.value.path, taken.value.move, taken.value.other) == ("/ssd/golden.qcow2", "a1", "vm-a1")
+    assert [found.id for found in journal.unfinished()] == ["a1"]
+    journal.add(replace(other, uri="qemu+ssh://kvm2/system"), Record(), "{}", "bob")  # another host's files
+    finish(journal, "a1")
+    journal.add(replace(other, move="c3", uuid="u3"), Record(), "{}", "carol")

@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 
 from blockferry.images import watching
-from blockferry.images import watching_program as program
 from blockferry.images.runner import LocalRunner
-from blockferry.images.watching_program import Block, Mount, Open, Table
+from blockferry.images.watching_program import users
+from blockferry.images.watching_program.tables import Block, Mount, mount_of, parse_mountinfo
+from blockferry.images.watching_program.users import Open, Table
 from blockferry.model.fencing import ANSWERING, Fencing, Guarded, Silence, Step, Storage
 
 # ---------------------------------------------------------------- who else
@@ -84,38 +85,38 @@ USERS: dict[str, tuple[Table, str]] = {
 @pytest.mark.parametrize("name", USERS)
 def test_who_else_uses_what_would_be_cut_off(name: str) -> None:
     table, word = USERS[name]
-    found = program.others(PLACE, OURS, table)
+    found = users.others(PLACE, OURS, table)
     assert (word in "; ".join(found)) if word else not found, found
 
 
 def test_a_new_image_that_is_open_without_the_old_one_may_be_the_truth() -> None:
     pair = [[SOURCE.path, QEMU.path]]
-    assert program.across(pair, [QEMU, SOURCE]) == []
-    assert "without" in program.across(pair, [QEMU])[0]
-    assert program.across(pair, [QEMU._replace(command="qemu-img")]) == []
+    assert users.across(pair, [QEMU, SOURCE]) == []
+    assert "without" in users.across(pair, [QEMU])[0]
+    assert users.across(pair, [QEMU._replace(command="qemu-img")]) == []
 
 
 def test_mountinfo_with_spaces_and_optional_fields() -> None:
     text = "36 35 98:0 /a /mnt\\040two rw,noatime master:1 shared:4 - ext3 /dev/root rw,errors=continue\nnonsense\n"
-    assert program.parse_mountinfo(text) == [Mount(36, "98:0", "/mnt two", "ext3", "/dev/root", "rw,errors=continue")]
+    assert parse_mountinfo(text) == [Mount(36, "98:0", "/mnt two", "ext3", "/dev/root", "rw,errors=continue")]
 
 
 def test_of_two_mounts_at_one_point_the_newest_counts() -> None:
     over = Mount(8, "0:99", "/srv/flaky", "nfs", "x:/", "rw")
-    found = program.mount_of("/srv/flaky/web01/a", [ROOT, XFS, over])
+    found = mount_of("/srv/flaky/web01/a", [ROOT, XFS, over])
     assert found is over
-    assert program.mount_of("/srv/flakyer", [ROOT, XFS]) is ROOT
+    assert mount_of("/srv/flakyer", [ROOT, XFS]) is ROOT
 
 
 def test_the_processes_of_this_machine_can_be_listed() -> None:
-    opened, mounts = program.processes()
+    opened, mounts = users.processes()
     assert any(one.point == "/" for one in mounts)
     known = {one.device for one in mounts}
     with Path(__file__).open() as file:
         del file
         done = subprocess.run(
-            [sys.executable, "-c", f"import json, sys; sys.path.insert(0, {str(Path(program.__file__).parent)!r}); "
-             "import watching_program as p; print(json.dumps([list(o) for o in p.processes()[0]]))"],
+            [sys.executable, "-c", "import json; from blockferry.images.watching_program import users; "
+             "print(json.dumps([list(one) for one in users.processes()[0]]))"],
             capture_output=True, check=True,
         )  # fmt: skip
         found = [Open(*one) for one in json.loads(done.stdout)]
@@ -205,10 +206,11 @@ def test_storage_that_hangs_is_told_and_cut_off(
 ) -> None:
     """A beat that waits in a FIFO stands in for storage that hangs; tests/system/test_hanging.py has a real device."""
     (tmp_path / "directory").mkdir()
-    text = Path(program.__file__).read_text()
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
-    hanging = text.replace("os.fdatasync(self._file)", f"open({str(fifo)!r}).close() if self.answers > 2 else None")
+    text = watching._PROGRAM
+    beat = f"open(bytes({list(os.fsencode(fifo))})).close() if self.answers > 2 else None"  # without quotes
+    hanging = text.replace("os.fdatasync(self._file)", beat)
     assert hanging != text
     monkeypatch.setattr(watching, "_PROGRAM", hanging)
     cut = tmp_path / "cut"

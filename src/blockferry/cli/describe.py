@@ -10,7 +10,7 @@ from rich.text import Text
 
 from blockferry.cli.output import Cell, Out, clock, counted, when
 from blockferry.errors import MoveCancelled, MoveFailed
-from blockferry.model import verifying
+from blockferry.model import templates, verifying
 from blockferry.model.finding import Finding, Severity
 from blockferry.model.plan import DiskPlan, Plan
 from blockferry.model.record import Outcome
@@ -66,7 +66,11 @@ def plan(out: Out, plan: Plan, estimates: tuple[DiskEstimate, ...] = ()) -> None
             f"to   {_place(disk.datastore, disk.dest)} ({_dest_format(disk)})",
         ]
         lines.extend(f"with {layer.source} -> {layer.dest}" for layer in disk.layers)
-        if disk.backing is not None and not disk.layers:
+        if disk.reused is not None:
+            lines.append(
+                f"on   {disk.reused.path}, reused for {disk.reused.source} ({templates.evidence(disk.reused)})"
+            )
+        elif disk.backing is not None and not disk.layers:
             lines.append(f"on   {disk.backing[0]}, which stays where it is")
         pairs.append((disk.target, lines))
     if plan.home is not None:
@@ -112,7 +116,7 @@ def source_policy(policy: SourcePolicy) -> str:
 
 
 def _place(datastore: str | None, path: str) -> str:
-    return f"{datastore}: {path}" if datastore else path
+    return f"{datastore}: {path}" if datastore and datastore != path else path
 
 
 def _dest_format(disk: DiskPlan) -> str:

@@ -14,7 +14,9 @@ from blockferry.config import Config
 from blockferry.errors import UsageError
 from blockferry.model.fencing import Fencing
 from blockferry.model.request import (
+    ANY_TEMPLATE,
     COPY_BUFFER,
+    NO_TEMPLATE,
     Chain,
     Contract,
     Firmware,
@@ -72,7 +74,15 @@ def request_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 "--chain",
                 type=click.Choice([item.value for item in Chain]),
                 default=Chain.FLATTEN.value,
-                help="What becomes of backing chains; default: flatten.",
+                help="What becomes of backing chains: one image (flatten, the default); the VM's own layers go along "
+                "and those that others use stay (keep); all layers go along (copy); only the top layer goes (share).",
+            ),
+            click.option(
+                "--template",
+                type=types.Template(),
+                default=ANY_TEMPLATE,
+                help="An image at the destination that takes the place of a layer with the same content: auto (one of "
+                "the layer's name, the default), none, or its path.",
             ),
             click.option(
                 "--firmware",
@@ -154,6 +164,7 @@ def to_request(
     cluster_size: int | None,
     method: str | None,
     chain: str,
+    template: str,
     firmware: str,
     bandwidth: int | None,
     guest_latency: float | None,
@@ -182,6 +193,11 @@ def to_request(
         source = SourcePolicy(delete=True)
     else:
         source = SourcePolicy(delete=False, keep_s=None if math.isinf(keep_source) else keep_source)
+    if template not in (ANY_TEMPLATE, NO_TEMPLATE) and not Chain(chain).reuses:
+        raise UsageError(
+            f"--template {template} does not go with --chain {chain}, where no layer goes to the destination.",
+            "Use --chain keep or --chain copy.",
+        )
     contract = _contract(guest_latency, guest_slowdown, config)
     policy = IfNotConverging(if_not_converging or config.if_not_converging)
     if contract is not None and policy is IfNotConverging.THROTTLE:
@@ -200,6 +216,7 @@ def to_request(
         cluster_size=cluster_size,
         method=Method(method or config.method),
         chain=Chain(chain),
+        template=template,
         bandwidth=config.bandwidth if bandwidth is None else bandwidth,
         source=source,
         verify=config.verify if verify is None else verify,

@@ -14,6 +14,8 @@ from click.shell_completion import CompletionItem
 from blockferry import units
 from blockferry.cli import ports
 from blockferry.cli.app import App
+from blockferry.model import exports
+from blockferry.model.request import ANY_TEMPLATE, NO_TEMPLATE
 
 COMPLETION_TIMEOUT_S = 1.5
 
@@ -73,10 +75,21 @@ class MoveId(ParamType):
         return matching(ask_quietly(ctx, question), incomplete)
 
 
-class DiskTo(ParamType):
-    """`vdb=archive`: one disk to a datastore of its own."""
+class Template(ParamType):
+    """`auto`, `none`, or the absolute path of an image on the host."""
 
-    name = "disk=datastore"
+    name = "auto|none|path"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value not in (ANY_TEMPLATE, NO_TEMPLATE) and not value.startswith("/"):
+            self.fail(f"{value!r} is no absolute path; write auto, none, or like /srv/ssd/golden.qcow2", param, ctx)
+        return value
+
+
+class DiskTo(ParamType):
+    """`vdb=archive`: one disk to a datastore of its own; or to an export of an NBD or iSCSI server, by its address."""
+
+    name = "disk=datastore|nbd://host/export"
 
     def convert(
         self, value: str | tuple[str, str], param: click.Parameter | None, ctx: click.Context | None
@@ -86,6 +99,11 @@ class DiskTo(ParamType):
         target, equals, datastore = value.partition("=")
         if not (target and equals and datastore):
             self.fail(f"{value!r} does not name a disk and a datastore; write it like vdb=archive", param, ctx)
+        if exports.is_export(datastore):
+            try:
+                datastore = exports.parse(datastore).uri
+            except ValueError as error:
+                self.fail(str(error), param, ctx)
         return target, datastore
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -99,18 +117,23 @@ class DiskTo(ParamType):
         return matching(ask_quietly(ctx, question), incomplete)
 
 
-class Rate(ParamType):
+class _Number(ParamType):
+    """A number that `parse` reads; what it raises is the message."""
+
+    parse: Callable[[str], float]
+
+    def convert(self, value: str | float, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            return self.parse(value) if isinstance(value, str) else value
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class Rate(_Number):
     """Bytes per second, 0 for no limit."""
 
     name = "rate"
-
-    def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if isinstance(value, int):
-            return value
-        try:
-            return units.parse_rate(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
+    parse = staticmethod(units.parse_rate)
 
 
 class ClusterSize(ParamType):
@@ -128,40 +151,25 @@ class ClusterSize(ParamType):
         return size
 
 
-class Limit(ParamType):
+class Limit(_Number):
     """Seconds that a destination may hang; infinite for `never`."""
 
     name = "duration|never"
-
-    def convert(self, value: str | float, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        try:
-            return value if isinstance(value, float) else units.parse_limit_s(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
+    parse = staticmethod(units.parse_limit_s)
 
 
-class Latency(ParamType):
+class Latency(_Number):
     """Seconds that a write may take."""
 
     name = "duration"
-
-    def convert(self, value: str | float, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        try:
-            return value if isinstance(value, float) else units.parse_latency_s(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
+    parse = staticmethod(units.parse_latency_s)
 
 
-class Factor(ParamType):
+class Factor(_Number):
     """`1.5x`."""
 
     name = "factor"
-
-    def convert(self, value: str | float, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        try:
-            return value if isinstance(value, float) else units.parse_factor(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
+    parse = staticmethod(units.parse_factor)
 
 
 class Duration(ParamType):

@@ -22,14 +22,15 @@ from blockferry.engine import (
     verify,
 )
 from blockferry.engine.context import Context
-from blockferry.engine.observe import layer_print
+from blockferry.engine.observe import layer_print, template_changes
 from blockferry.engine.points import point
 from blockferry.errors import BlockferryError, LibvirtFailed
 from blockferry.hypervisor.control import Control, CopyOrder
-from blockferry.images import files
+from blockferry.images import exporting, files
 from blockferry.images.copying import Stopped
 from blockferry.model import action as act
 from blockferry.model import layers, pace
+from blockferry.model.exports import is_export
 from blockferry.model.inventory import Mirror, PowerState
 from blockferry.model.observation import Job, Observation, Side
 from blockferry.model.plan import DiskPlan
@@ -126,13 +127,13 @@ def perform(context: Context, action: act.Action, seen: Observation) -> None:
             else:
                 layering.sync_base(context, action.target, seen)
         case act.StartFold():
-            layering.start_fold(context, action, seen)
+            layering.start_fold(context, action, seen, _speed(context, seen))
         case act.PivotFold():
             layering.pivot_fold(context, action, seen)
         case act.Fold():
             layering.fold_off(context, action, seen)
-        case act.Checkpoint():
-            layering.checkpoint(context, seen, GUARD_START_S)
+        case act.Checkpoint(_):
+            layering.checkpoint(context, action, seen, GUARD_START_S)
         case act.ColdCopy():
             if context.plan.disk(action.target).clone:
                 cloning.clone_off(context, action.target, seen)
@@ -361,6 +362,8 @@ def _note_clean(context: Context, action: act.NoteClean, seen: Observation) -> N
 
 def _await(context: Context, action: act.Await, seen: Observation) -> None:
     """Nothing but to look again; the loop waits. A changed bandwidth is applied here."""
+    if action.why == "fold":
+        layering.outrun(context, seen)
     if action.why in ("copy", "fold"):
         apply_bandwidth(context, seen)
     if action.why == "copy":
@@ -376,8 +379,10 @@ def apply_bandwidth(context: Context, seen: Observation) -> None:
     running = [view for view in seen.disks if view.info is not None]
     limited = sum(not view.ready for view in running) or len(running) if context.pacer else len(running)
     speed = _speed(context, seen) if running else 0
-    share = max(1, speed // limited) if speed else 0
+    usual = max(1, speed // limited) if speed else 0
     for view in running:
+        outrun = view.target in context.memory.outrun
+        share = layers.fold_speed(view, usual, outrun=outrun) if view.job is Job.FOLD else usual
         applied = context.applied.get(view.target, -1)
         if applied != share and not (context.pacer and 0.97 * share < applied <= share):  # not worth a call
             context.control.set_speed(view.target, share)
@@ -385,14 +390,13 @@ def apply_bandwidth(context: Context, seen: Observation) -> None:
 
 
 def _speed(context: Context, seen: Observation) -> int:
-    """Bytes/s for all copies together, 0 for no limit."""
+    """Bytes/s for all copies and commits together, 0 for no limit."""
     plan, pacer, wanted = context.plan, context.pacer, seen.record.bandwidth
     if plan.contract is None or pacer is None or seen.record.failure is not None:
         return wanted
     if pacer.pace is None:
         pacer.begin(pace.limit_s(plan.contract, seen.record.guest_before))
-    copied = sum(one.cur for one in context.memory.progress.values())
-    return pacer.speed(time.monotonic(), copied, wanted)
+    return pacer.speed(time.monotonic(), context.memory.made, wanted)
 
 
 def _flush(context: Context, seen: Observation) -> None:
@@ -411,8 +415,9 @@ def _flush(context: Context, seen: Observation) -> None:
         before = time.monotonic()
         for disk in context.plan.disks:
             over = layers.layered(context.plan, seen.record, disk.target)
-            _flush_file(context, disk.source_overlay if over else disk.source)
-            _flush_file(context, disk.dest_overlay if over else disk.dest)
+            for place in (disk.source_overlay, disk.dest_overlay) if over else (disk.source, disk.dest):
+                if not is_export(place):  # QEMU flushes that
+                    _flush_file(context, place)
         footing.check(context, seen.record.mounts)
         if time.monotonic() - before < 0.15 or time.monotonic() - started > 20:
             break
@@ -459,6 +464,10 @@ def _pivot(context: Context, action: act.Pivot, seen: Observation) -> None:
     point("pivoting")
     flushed_at = context.memory.flushed_at
     if (flushed_at is None or time.monotonic() - flushed_at > FRESH_S) and footing.deleted(context):
+        context.memory.pivot_failures += 1
+        return
+    context.memory.templates = template_changes(context.runner, context.plan)
+    if context.memory.templates:
         context.memory.pivot_failures += 1
         return
     if not hanging.disarm(context, seen.record):
@@ -535,6 +544,9 @@ def _cause(context: Context, disk: DiskPlan) -> str:
     """What may have ended a copy: libvirt says that a job has failed, never why. Looked at now, in a sentence."""
     directory = posixpath.dirname(disk.dest)
     try:
+        if is_export(disk.dest):
+            exporting.size(context.runner, disk.dest)
+            return ": it failed, or somebody else ended it; QEMU's log of the VM, and the server's, may tell more"
         if files.stat_one(context.runner, disk.dest) is None:
             return f": the new image {disk.dest} is gone"
         free = files.free_bytes(context.runner, directory)

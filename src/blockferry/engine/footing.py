@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from blockferry.engine.context import Context
 from blockferry.errors import DestinationGone
 from blockferry.images import files
+from blockferry.model.exports import is_export
 from blockferry.model.plan import Plan
 
 
@@ -34,11 +35,13 @@ def check(context: Context, before: Mapping[str, str]) -> None:
 
 def deleted(context: Context) -> tuple[str, ...]:
     """The disks whose new image has lost its name: QEMU does not notice when somebody deletes what it has open."""
-    found = files.stat_many(context.runner, [disk.dest for disk in context.plan.disks])
-    return tuple(disk.target for disk in context.plan.disks if found[disk.dest] is None)
+    disks = [disk for disk in context.plan.disks if not is_export(disk.dest)]
+    found = files.stat_many(context.runner, [disk.dest for disk in disks])
+    return tuple(disk.target for disk in disks if found[disk.dest] is None)
 
 
 def _directories(plan: Plan) -> tuple[str, ...]:
     paths = [one for disk in plan.disks for one in (disk.dest, *(layer.dest for layer in disk.layers))]
-    found = [posixpath.dirname(path) for path in paths]
+    paths += [path for disk in plan.disks if disk.reused is not None for path in disk.reused.prints]
+    found = [posixpath.dirname(path) for path in paths if not is_export(path)]
     return tuple(dict.fromkeys([*([plan.home.dest] if plan.home else []), *found]))

@@ -1,6 +1,6 @@
 """The watch beside the copies of a move: when it stands, what it may do, what is told of it.
 
-It stands from before the first copy starts until the switch is over (images/watching_program.py). It cuts the
+It stands from before the first copy starts until the switch is over (images/watching_program/). It cuts the
 destination off, after the hang limit, only while something of the guest waits for it: while a copy writes to both sides
 at once, around a suspension, and while a job is being ended. Before the first disk is switched it is told to keep its
 hands off, and has to say that it heard: from then on the destination may be the truth.
@@ -18,6 +18,7 @@ from blockferry.errors import BlockferryError, DestinationCutOff
 from blockferry.images import files, watching
 from blockferry.images.watching import Watch
 from blockferry.model import action as act
+from blockferry.model.exports import is_export
 from blockferry.model.fencing import ANSWERING, Guarded, Silence
 from blockferry.model.observation import Job, Observation, Side
 from blockferry.model.record import Record, Stage, Wanted
@@ -36,7 +37,7 @@ def silence(context: Context) -> Silence:
 
 def begin(context: Context, record: Record) -> Record:
     """Have a watch that may fence, before a copy starts. Where none can be had that is said, and the copy goes on."""
-    if context.plan.hang is None:
+    if context.plan.hang is None or all(is_export(disk.dest) for disk in context.plan.disks):
         return record
     if context.watch is None or not context.watch.alive:
         try:
@@ -141,7 +142,7 @@ def see_back(context: Context, record: Record) -> None:
     """Raise DestinationCutOff unless storage that was cut off is back: what cannot be seen is not gone."""
     if record.cut_off is None:
         return
-    directories = [posixpath.dirname(disk.dest) for disk in context.plan.disks]
+    directories = [posixpath.dirname(disk.dest) for disk in context.plan.disks if not is_export(disk.dest)]
     if not watching.answers(context.site.runner, directories, ANSWER_S):
         raise DestinationCutOff(context.plan.vm, record.cut_off, "longer than the hang limit")
 
@@ -173,7 +174,8 @@ def sentence(context: Context, seen: Observation) -> str:
 def _guarded(context: Context, record: Record) -> Guarded:
     plan = context.plan
     assert plan.hang is not None
-    directories = tuple(dict.fromkeys(posixpath.dirname(disk.dest) for disk in plan.disks))
+    disks = [disk for disk in plan.disks if not is_export(disk.dest)]
+    directories = tuple(dict.fromkeys(posixpath.dirname(disk.dest) for disk in disks))
     found = watching.storages(context.runner, directories, plan.hang.wanted)
 
     def real(path: str) -> str:
@@ -182,8 +184,10 @@ def _guarded(context: Context, record: Record) -> Guarded:
             return found[path.rstrip("/")].directory
         return posixpath.join(found[directory].directory, name) if directory in found else path
 
-    pairs = tuple((files.realpath(context.runner, disk.source), real(disk.dest)) for disk in plan.disks)
-    ours = [*record.created, *(one for disk in plan.disks for one in (disk.dest, disk.dest_overlay) if one)]
+    pairs = tuple(
+        (files.realpath(context.runner, disk.source), real(disk.dest)) for disk in disks if not is_export(disk.source)
+    )
+    ours = [*record.created, *(one for disk in disks for one in (disk.dest, disk.dest_overlay) if one)]
     places = {one.directory: one for one in found.values()}
     return Guarded(tuple(places.values()), pairs, tuple(dict.fromkeys([*places, *(real(path) for path in ours)])))
 

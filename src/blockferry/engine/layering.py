@@ -18,6 +18,8 @@ from blockferry.errors import LibvirtFailed, StillInUse
 from blockferry.hypervisor import domains
 from blockferry.images import files, qemuimg, syncing, users
 from blockferry.model import action as act
+from blockferry.model import layers
+from blockferry.model.exports import is_export
 from blockferry.model.observation import Observation
 from blockferry.model.plan import DiskPlan
 from blockferry.model.record import Copy, Layer, Record, Stage, Synced
@@ -224,13 +226,29 @@ def bring_in_step(context: Context, disk: DiskPlan, source: str, source_format: 
     return Synced(fingerprint, read, written, disk.virtual_size, round(seconds, 3))
 
 
-def start_fold(context: Context, action: act.StartFold, seen: Observation) -> None:
+def start_fold(context: Context, action: act.StartFold, seen: Observation, speed: int) -> None:
+    """`speed`: bytes/s that the user and the guest's contract allow now, 0 for no limit."""
     context.note(replace(seen.record, fold_attempts=seen.record.fold_attempts + 1))
     point("fold-starting")
-    context.control.start_fold(action.target, seen.record.bandwidth)
-    context.applied[action.target] = seen.record.bandwidth
+    context.memory.folds.pop(action.target, None)
+    share = layers.fold_speed(seen.disk(action.target), speed, outrun=action.target in context.memory.outrun)
+    context.control.start_fold(action.target, share)
+    context.applied[action.target] = share
     point("fold-started")
     context.tell("action", f"the overlay of {action.target} is being committed into its base")
+
+
+def outrun(context: Context, seen: Observation) -> None:
+    """Tell of overlays that grow faster than they are committed; from now on nothing limits that."""
+    contract = context.plan.contract is not None
+    for one in seen.outrun:
+        if one.target in context.memory.outrun or not layers.lifted(one, contract=contract):
+            continue
+        context.memory.outrun.add(one.target)
+        context.memory.folds.pop(one.target, None)  # with another limit it is another copy
+        text = layers.outrun_words(one, context.applied.get(one.target, 0), contract=contract)
+        context.notes.append(text)
+        context.tell("warning", text)
 
 
 def pivot_fold(context: Context, action: act.PivotFold, seen: Observation) -> None:
@@ -269,40 +287,47 @@ def keep_old_base_whole(context: Context, disk: DiskPlan) -> None:
         qemuimg.commit(context.runner, disk.source_overlay)
 
 
-def checkpoint(context: Context, seen: Observation, guard_s: float) -> None:
-    """Have QEMU flush the destination, by a suspension of milliseconds: what was copied now outlives QEMU."""
+def checkpoint(context: Context, action: act.Checkpoint, seen: Observation, guard_s: float) -> None:
+    """Write out the destination; and have QEMU flush its own part, by a suspension of milliseconds."""
     before = time.monotonic()
+    copied = {target: one.cur for target, one in context.memory.progress.items()}
     for disk in context.plan.disks:  # what is in the page cache would have to be written in the suspension
-        files.flush(context.runner, disk.source)
-        files.flush(context.runner, disk.dest)
-    record = seen.record
+        for place in (disk.source, disk.dest) if action.suspend else (disk.dest,):
+            if not is_export(place):
+                files.flush(context.runner, place)
+    context.memory.flushed_bytes.update(copied)  # also when the rest does not work: the next try is the next checkpoint
+    context.memory.checkpoint_at = time.monotonic()
+    took = f"{format_duration(context.memory.checkpoint_at - before)} of writing out"
+    share = ", ".join(f"{target} {format_size(size)}" for target, size in copied.items())
+    if not action.suspend:
+        context.tell("action", f"what is copied ({share}) is on stable storage, after {took}")
+        return
+    stall_s = _hold_for_flush(context, seen.record, guard_s)
+    if stall_s is not None:
+        context.stalls["checkpoint"] = max(stall_s, context.stalls.get("checkpoint", 0.0))
+        text = f"what is copied ({share}) was flushed; the VM was suspended for {format_duration(stall_s)} for it"
+        context.tell("action", f"{text}, after {took}")
+
+
+def _hold_for_flush(context: Context, record: Record, guard_s: float) -> float | None:
+    """How long the VM was suspended, in seconds; None when libvirt refused."""
     context.note(replace(record, suspended=True, switching=False))
     point("checkpoint-suspending")
-    control = context.control
     hanging.arm(context)
     if not context.guard.arm(guard_s):
         context.tell("warning", "no guard could be started; if blockferry dies now, the VM stays suspended")
-    copied = {target: one.cur for target, one in context.memory.progress.items()}
     began = time.monotonic()
-    context.memory.flushed_bytes.update(copied)  # also when it does not work: the next try is the next checkpoint
-    context.memory.checkpoint_at = began
     try:
-        control.suspend()
+        context.control.suspend()
         point("checkpoint-suspended")
     except LibvirtFailed as error:
         context.tell("warning", error.sentence)
-        return
+        return None
     finally:
         try:
-            control.resume()
+            context.control.resume()
         finally:
             stall_s = time.monotonic() - began
             context.guard.disarm()
             context.note(replace(record, suspended=False))
-    context.stalls["checkpoint"] = max(stall_s, context.stalls.get("checkpoint", 0.0))
-    share = ", ".join(f"{target} {format_size(size)}" for target, size in copied.items())
-    context.tell(
-        "action",
-        f"what is copied ({share}) was flushed; the VM was suspended for {format_duration(stall_s)} for it, after "
-        f"{format_duration(began - before)} of writing out",
-    )
+    return stall_s

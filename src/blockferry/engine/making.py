@@ -18,8 +18,9 @@ from blockferry.engine import footing
 from blockferry.engine.context import Context
 from blockferry.engine.points import point
 from blockferry.errors import BlockferryError, CopyIncomplete, HostCommandFailed
-from blockferry.images import copying, files, qemuimg
+from blockferry.images import copying, exporting, files, qemuimg
 from blockferry.images.runner import Runner
+from blockferry.model.exports import is_export
 from blockferry.model.observation import Observation
 from blockferry.model.passes import CopyProgress
 from blockferry.model.placement import guest_size
@@ -83,6 +84,7 @@ def copy_layers(context: Context, target: str, seen: Observation) -> None:
         record = make_home(context, record, posixpath.dirname(layer.dest))
         record = name_paths(context, record, layer.dest)
         mark_file(context, layer.dest)
+        point("layer-named")
         copying.convert(
             context.runner,
             layer.source,
@@ -94,6 +96,7 @@ def copy_layers(context: Context, target: str, seen: Observation) -> None:
             backing=below,
             force_share=True,
         )
+        point("layer-copied")
         below = (layer.dest, layer.dest_format)
         context.tell("action", f"the layer {layer.source} of {target} was copied to {layer.dest}")
     context.note(replace(record, layers_copied=(*record.layers_copied, target)))
@@ -132,6 +135,10 @@ def create_image(context: Context, target: str, seen: Observation) -> None:
         record = replace(record, cold_copied={name: of for name, of in record.cold_copied.items() if name != target})
         record = record.without_verdict(target)
         context.note(record)
+    if is_export(disk.dest):
+        _ready(context, disk)
+        context.note(record.with_copy(target, Copy(Stage.IMAGE, -1, record.copy(target).attempts)))
+        return
     record = make_home(context, record, posixpath.dirname(disk.dest))
     record = name_paths(context, record, disk.dest)
     point("image-named")
@@ -159,6 +166,9 @@ def cold_copy(context: Context, target: str, seen: Observation, source: tuple[st
     disk = context.plan.disk(target)
     view = seen.disk(target)
     footing.check(context, seen.record.mounts)
+    if is_export(disk.dest):
+        _cold_copy_to_export(context, disk, seen, source)
+        return
     record = make_home(context, seen.record.without_verdict(target), posixpath.dirname(disk.dest))
     record = name_paths(context, record, disk.dest)
     mark_file(context, disk.dest)
@@ -189,6 +199,31 @@ def cold_copy(context: Context, target: str, seen: Observation, source: tuple[st
     show_cold(context, disk, 1.0)
     note_cold(context, record, target, view.fingerprint)
     context.tell("action", f"{target} was copied to {disk.dest}")
+
+
+def _ready(context: Context, disk: DiskPlan) -> None:
+    """Raise unless the export is there and as large as the disk: nothing is made on it."""
+    size = exporting.size(context.runner, disk.dest)
+    if size != disk.virtual_size:
+        raise CopyIncomplete(disk.target, f"{disk.dest} has {size} bytes instead of {disk.virtual_size}")
+
+
+def _cold_copy_to_export(context: Context, disk: DiskPlan, seen: Observation, source: tuple[str, str]) -> None:
+    _ready(context, disk)
+    point("cold-copying")
+    context.cold[disk.target] = 0.0
+    context.memory.progress.pop(disk.target, None)
+    copying.convert_to_export(
+        context.runner,
+        *source,
+        disk.dest,
+        progress=lambda fraction: show_cold(context, disk, fraction),
+        should_stop=context.should_stop,
+        rate_limit=seen.record.bandwidth or None,
+    )
+    show_cold(context, disk, 1.0)
+    note_cold(context, seen.record, disk.target, seen.disk(disk.target).fingerprint)
+    context.tell("action", f"{disk.target} was copied to {disk.dest}")
 
 
 def note_cold(context: Context, record: Record, target: str, fingerprint: str) -> None:
@@ -228,6 +263,10 @@ def show_cold(context: Context, disk: DiskPlan, fraction: float) -> None:
 def settle(context: Context, target: str, seen: Observation) -> None:
     """The new image on stable storage, allocated in full if thick was asked; its marker goes."""
     disk = context.plan.disk(target)
+    if is_export(disk.dest):
+        point("settled")
+        context.note(replace(seen.record, settled=(*seen.record.settled, target)))
+        return
     if disk.thick and (stat := files.stat_one(context.runner, disk.dest)) is not None:
         # A mirror leaves holes in a preallocated file (docs/measured.md); filling them afterwards changes no content,
         # and nothing for the guest.

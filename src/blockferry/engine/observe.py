@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import posixpath
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from blockferry.hypervisor.control import Control, DomainView
 from blockferry.images import files
 from blockferry.images.runner import Runner
-from blockferry.model import firmware, layers
+from blockferry.model import firmware, layers, templates
 from blockferry.model.convergence import FREED, Divergence, assess
+from blockferry.model.exports import is_export
 from blockferry.model.fencing import ANSWERING, Silence
 from blockferry.model.inventory import Disk, DiskSource, PowerState
-from blockferry.model.observation import MISSING, DiskView, Job, NvramView, Observation, Side
+from blockferry.model.observation import MISSING, UNKNOWABLE, DiskView, Job, NvramView, Observation, Side
 from blockferry.model.passes import CopyProgress
 from blockferry.model.plan import DiskPlan, NvramPlan, Plan
 from blockferry.model.record import Held, Layer, Record, Stage
@@ -23,6 +25,8 @@ class Memory:
     """What this process knows from its own clock; lost with it, and never needed to be right."""
 
     progress: dict[str, CopyProgress] = field(default_factory=dict)
+    folds: dict[str, CopyProgress] = field(default_factory=dict)  # the same of overlays being committed
+    outrun: set[str] = field(default_factory=set)  # targets whose overlay grows faster than it was being committed
     suspended_at: float | None = None  # monotonic seconds
     flushed_at: float | None = None
     flushed_bytes: dict[str, int] = field(default_factory=dict)  # target -> `cur` when QEMU last flushed its copy
@@ -32,8 +36,14 @@ class Memory:
     view_taken: bool = False  # and it was: known to be of the instant of the switch
     held: bool = False  # the VM is saved, by us
     holds_it: bool = False  # by this process, or is about to be
+    templates: dict[str, str] = field(default_factory=dict)  # target -> which file of a reused layer has changed
     silence: Silence = ANSWERING  # of the destination, by the watch
     just_seen: DomainView | None = None  # a look that an effect has just taken: good for one observation
+
+    @property
+    def made(self) -> int:
+        """Bytes that the copies and the commits of overlays have made, as far as this process knows."""
+        return sum(one.cur for one in (*self.progress.values(), *self.folds.values()))
 
 
 FLUSH_HOLDS_S = 3.0
@@ -62,12 +72,14 @@ class Observer:
         if view is None:
             closely = record.following and firmware.still_now(self.plan, record)
             view = control.look(self._targets, closely=closely)
+        if memory.suspended_at is None and not record.switched and record.outcome is None:
+            memory.templates = template_changes(self._runner, self.plan)
         self.last = view
         return self.interpret(view, record, memory, now_s)
 
     def interpret(self, view: DomainView, record: Record, memory: Memory, now_s: float) -> Observation:
         """The observation that a look at the domain amounts to."""
-        disks = tuple(self._disk(disk, view, record) for disk in self.plan.disks)
+        disks = tuple(self._disk(disk, view, record, memory) for disk in self.plan.disks)
         for one in disks:
             if one.job is Job.OURS and one.info is not None and not one.ending:
                 before = memory.progress.get(one.target, CopyProgress())
@@ -99,6 +111,7 @@ class Observer:
             pivot_failures=memory.pivot_failures,
             view_tried=memory.view_tried,
             diverging=() if mirrored(self.plan, record) else self._diverging(disks, record, memory),
+            outrun=self.folds(disks, memory, now_s),
             unflushed=unflushed,
             unflushed_s=0.0 if memory.checkpoint_at is None else now_s - memory.checkpoint_at,
             nvram=self._nvram(view, record),
@@ -106,6 +119,20 @@ class Observer:
             silence=memory.silence,
             flushed=memory.flushed_at is not None and now_s - memory.flushed_at < FLUSH_HOLDS_S,
         )
+
+    def folds(self, disks: tuple[DiskView, ...], memory: Memory, now_s: float) -> tuple[Divergence, ...]:
+        """The overlays that grow faster than they are being committed."""
+        found = []
+        for one in disks:
+            if one.job is not Job.FOLD or one.info is None or one.ready:
+                memory.folds.pop(one.target, None)
+                continue
+            before = memory.folds.get(one.target, CopyProgress())
+            after = before.sample(now_s, one.info.cur, one.info.end if one.info.end > 1 else 0)
+            memory.folds[one.target] = after
+            if (divergence := assess(one.target, after, ready=False)) is not None:
+                found.append(divergence)
+        return tuple(found)
 
     def _diverging(self, disks: tuple[DiskView, ...], record: Record, memory: Memory) -> tuple[Divergence, ...]:
         found = []
@@ -118,18 +145,18 @@ class Observer:
         return tuple(found)
 
     def _unflushed(self, disks: tuple[DiskView, ...], memory: Memory) -> float:
-        """The largest share of a qcow2 destination that would be lost with QEMU."""
+        """The largest share of a destination that would be lost with QEMU (qcow2), or with device or host (raw)."""
         share = 0.0
         for one in disks:
             copied = memory.progress.get(one.target)
             plan = self.plan.disk(one.target)
             if one.job is not Job.OURS or one.ready or copied is None or one.overlay:
                 continue
-            if plan.resumable and plan.dest_format == "qcow2" and copied.bulk > 0:
+            if plan.resumable and copied.bulk > 0:
                 share = max(share, (copied.cur - memory.flushed_bytes.get(one.target, 0)) / copied.bulk)
         return share
 
-    def _disk(self, disk: DiskPlan, view: DomainView, record: Record) -> DiskView:
+    def _disk(self, disk: DiskPlan, view: DomainView, record: Record, memory: Memory) -> DiskView:
         found = next((one for one in view.disks if one.target == disk.target), None)
         live = config = None
         if view.state.active:
@@ -151,6 +178,7 @@ class Observer:
             fingerprint=self.source_print(disk) if view.state is PowerState.OFF else "",
             live_overlay=view.state.active and _on_overlay(disk, found.live if found else None),
             config_overlay=view.persistent and _on_overlay(disk, found.config if found else None),
+            template_changed=memory.templates.get(disk.target, ""),
             overlay_print=self._overlay_print(disk, found.config if found else None, view, record),
         )
 
@@ -174,6 +202,8 @@ class Observer:
     def source_print(self, disk: DiskPlan) -> str:
         """Changes whenever somebody writes to the disk at the source, base or overlay."""
         # Of a VMDK with a file of extents only that changes when the guest writes.
+        if is_export(disk.source):
+            return UNKNOWABLE
         base = " ".join(fingerprint(self._runner, path) for path in (disk.source, *disk.parts))
         above = fingerprint(self._runner, disk.source_overlay) if disk.source_overlay else "missing"
         return base if above == "missing" else f"{base}|{above}"
@@ -227,7 +257,7 @@ class Observer:
             if config.format != ("qcow2" if _on_overlay(disk, config) else disk.dest_format):
                 return False
             live = next((one.live for one in view.disks if one.target == disk.target), None)
-            if view.state.active and live is not None and not same_path(live.path, config.path):
+            if view.state.active and live is not None and not same_path(live.place, config.place):
                 return False
         if self.plan.home is not None:
             for file in self.plan.home.files:
@@ -246,6 +276,27 @@ def fingerprint(runner: Runner, path: str) -> str:
     if found is None:
         return MISSING
     return f"{found.device}:{found.inode}:{found.size}:{found.mtime_ns}"
+
+
+def fingerprints(runner: Runner, paths: Iterable[str]) -> dict[str, str]:
+    """The same of several, by one look. Not by ctime: libvirt changes owner and labels of what a VM stands on at each
+    start of that VM."""
+    stats = files.stat_many(runner, paths)
+    return {
+        path: MISSING if one is None else f"{one.device}:{one.inode}:{one.size}:{one.mtime_ns}"
+        for path, one in stats.items()
+    }
+
+
+def template_changes(runner: Runner, plan: Plan) -> dict[str, str]:
+    """target -> the first file that is not as it was when it was compared: of a layer that is reused, or of what it
+    takes the place of."""
+    reused = {disk.target: disk.reused for disk in plan.disks if disk.reused is not None}
+    if not reused:
+        return {}
+    now = fingerprints(runner, [path for one in reused.values() for path in (*one.prints, *one.source_prints)])
+    found = {target: templates.changed({**one.prints, **one.source_prints}, now) for target, one in reused.items()}
+    return {target: path for target, path in found.items() if path}
 
 
 def image_print(runner: Runner, plan: NvramPlan) -> str:
@@ -275,11 +326,11 @@ def _nvram_side(plan: NvramPlan, path: str | None) -> Side:
 
 
 def _side(disk: DiskPlan, source: DiskSource | None) -> Side:
-    if source is None or source.path is None:
+    if source is None or source.place is None:
         return Side.ELSEWHERE
-    if any(one and same_path(source.path, one) for one in (disk.source, disk.source_overlay)):
+    if any(one and same_path(source.place, one) for one in (disk.source, disk.source_overlay)):
         return Side.SOURCE
-    if any(one and same_path(source.path, one) for one in (disk.dest, disk.dest_overlay)):
+    if any(one and same_path(source.place, one) for one in (disk.dest, disk.dest_overlay)):
         return Side.DESTINATION
     return Side.ELSEWHERE
 

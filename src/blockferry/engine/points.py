@@ -25,6 +25,8 @@ POINTS = (
     "unthrottled",
     "home-named",
     "home-copied",
+    "layer-named",
+    "layer-copied",
     "image-named",
     "image-made",
     "suspending-to-start",

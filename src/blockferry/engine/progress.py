@@ -9,6 +9,7 @@ from blockferry.engine.observe import mirrored
 from blockferry.images.syncing import Synced
 from blockferry.model import action as act
 from blockferry.model import tracking
+from blockferry.model.exports import is_export
 from blockferry.model.observation import Job, Observation, Side
 from blockferry.model.passes import CopyProgress
 from blockferry.model.record import Outcome, Record
@@ -120,6 +121,14 @@ def _verified(context: Context, target: str, state: Synced, judged: bool) -> Dis
     return DiskProgress(target, "verified" if judged else "verifying", state.size, done, rate=rate, seconds_left=left)
 
 
+def _left(context: Context, outcome: Outcome) -> list[str]:
+    """A sentence for each network block device that was left, or that a copy was begun to."""
+    moved = outcome is Outcome.MOVED
+    places = [disk.source if moved else disk.dest for disk in context.plan.disks]
+    text = "left as it is" if moved else "left as the copy has made it, and not removed"
+    return [f"{place}: {text}; only its owner can tell what else it is for" for place in places if is_export(place)]
+
+
 def report(context: Context, outcome: Outcome, seconds: float, phases: dict[str, float], record: Record) -> Report:
     """What was done, as far as this process saw it."""
     copied = context.memory.progress.values()
@@ -137,7 +146,7 @@ def report(context: Context, outcome: Outcome, seconds: float, phases: dict[str,
         switch_stall_s=context.stalls.get("switch"),
         start_stall_s=context.stalls.get("start"),
         switch_attempts=record.switch_attempts + 1,
-        sources=tuple(context.sources),
+        sources=(*context.sources, *_left(context, outcome)),
         notes=(*context.notes, *tracking.after_move(context.plan.checkpoints, outcome)),
         firmware_stall_s=record.hold_s or None,
         verified=tuple(context.verdicts),

@@ -19,7 +19,9 @@ from blockferry.images import files, qemuimg, users
 from blockferry.images.files import FileStat
 from blockferry.images.runner import Runner
 from blockferry.journal import Journal
+from blockferry.model.exports import is_export
 from blockferry.model.inventory import DiskSource, Vm
+from blockferry.model.plan import Plan
 from blockferry.model.quarantine import Fingerprint, Kept
 
 PATIENCE_S = 10.0
@@ -47,15 +49,21 @@ def claims(journal: Journal, uri: str, host: str, apart_from: str | None = None)
             nvram = one.plan.nvram
             paths.update({posixpath.normpath(path): one.id for path in (nvram.source, nvram.dest)} if nvram else {})
             continue
-        home = one.plan.small_files
-        for path in (
-            *(path for disk in one.plan.disks for path in (disk.source, disk.dest, *disk.old_files)),
-            *(path for disk in one.plan.disks for layer in disk.layers for path in (layer.source, layer.dest)),
-            *(path for disk in one.plan.disks for path in (disk.source_overlay, disk.dest_overlay) if path),
-            *(path for file in home for path in (file.source, file.dest)),
-        ):
+        reused = [disk.reused for disk in one.plan.disks if disk.reused is not None]
+        for path in (*changed_by(one.plan), *(path for layer in reused for path in layer.prints)):
             paths[posixpath.normpath(path)] = one.id
     return Claims(paths, kept_here(journal, uri, host))
+
+
+def changed_by(plan: Plan) -> list[str]:
+    """Every path that a move makes, writes to or removes."""
+    every = [
+        *(path for disk in plan.disks for path in (disk.source, disk.dest, *disk.old_files)),
+        *(path for disk in plan.disks for layer in disk.layers for path in (layer.source, layer.dest)),
+        *(path for disk in plan.disks for path in (disk.source_overlay, disk.dest_overlay) if path),
+        *(path for file in plan.small_files for path in (file.source, file.dest)),
+    ]
+    return [path for path in every if not is_export(path)]
 
 
 def kept_here(journal: Journal, uri: str, host: str) -> tuple[Kept, ...]:

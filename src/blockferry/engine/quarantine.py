@@ -20,6 +20,7 @@ from blockferry.hypervisor import domains, pools
 from blockferry.images import copying, files, qemuimg
 from blockferry.journal import Journal
 from blockferry.model import quarantine as model
+from blockferry.model.exports import is_export
 from blockferry.model.inventory import PowerState, Vm
 from blockferry.model.plan import Plan
 from blockferry.model.quarantine import DiskLoss, Fingerprint, Kept, KeptFile, Restore, Swap
@@ -216,8 +217,9 @@ def _meant(site: Site, journal: Journal, what: str) -> tuple[Vm, Plan, dict[str,
 
 def _paths(plan: Plan) -> set[str]:
     home = plan.small_files
+    disks = (path for disk in plan.disks for path in (disk.source, disk.dest, *disk.old_files))
     return {
-        *(path for disk in plan.disks for path in (disk.source, disk.dest, *disk.old_files)),
+        *(path for path in disks if not is_export(path)),
         *(layer.dest for disk in plan.disks for layer in disk.layers),
         *(path for file in home for path in (file.source, file.dest)),
     }

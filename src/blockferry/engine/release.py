@@ -8,11 +8,12 @@ from dataclasses import replace
 from blockferry.engine import footing, hanging, layering, proof, verify
 from blockferry.engine.context import Context
 from blockferry.engine.making import MARKER
-from blockferry.engine.observe import same_path
+from blockferry.engine.observe import fingerprints, same_path
 from blockferry.engine.points import point
 from blockferry.errors import BlockferryError, StillInUse
-from blockferry.images import files, qemuimg
-from blockferry.model import resume
+from blockferry.images import exporting, files, qemuimg
+from blockferry.model import resume, templates
+from blockferry.model.exports import is_export
 from blockferry.model.observation import Observation, Side
 from blockferry.model.plan import DiskPlan
 from blockferry.model.record import View
@@ -90,21 +91,52 @@ def reason_to_keep(
     for image in images:  # they are released first
         if files.stat_one(context.runner, image) is not None:
             return f"it holds a part of {disk.source}, and {image} is kept"
-    stats = files.stat_many(context.runner, [path, *(one.dest for one in context.plan.disks)])
+    new_files = [one.dest for one in context.plan.disks if not is_export(one.dest)]
+    stats = files.stat_many(context.runner, [path, *new_files])
     old = stats[path]
     if old is None or old.kind != "file":
         return "it is a block device; only its owner can tell what else it is for" if old else "it cannot be looked at"
-    for one in context.plan.disks:
-        new = stats[one.dest]
+    if (changed := _template_changed(context, disk, path)) is not None:
+        return changed
+    for dest in new_files:
+        new = stats[dest]
         if new is None:
-            return f"the new image {one.dest} cannot be found"
+            return f"the new image {dest} cannot be found"
         if (new.device, new.inode) == (old.device, old.inode):
-            return f"it is the same file as the new image {one.dest}"
+            return f"it is the same file as the new image {dest}"
+    if (silent := _silent_export(context)) is not None:
+        return silent
     if path != disk.source_overlay and disk.target in seen.record.source_layers and not overlay_goes:
         above = disk.source_overlay
         if files.stat_one(context.runner, above) is not None:
             return f"{above}, which is kept, stands on it"
     return _needed_by(context, path, _known_format(disk, path))
+
+
+def _silent_export(context: Context) -> str | None:
+    """Why a disk that went to an export cannot be counted on."""
+    for disk in context.plan.disks:
+        if is_export(disk.dest):
+            try:
+                size = exporting.size(context.runner, disk.dest)
+            except BlockferryError as error:
+                return f"{disk.dest} does not answer ({error.sentence})"
+            if size != disk.virtual_size:
+                return f"{disk.dest} has {size} bytes instead of {disk.virtual_size}"
+    return None
+
+
+def _template_changed(context: Context, disk: DiskPlan, path: str) -> str | None:
+    """Whether what this disk stands on, or the old layer it took the place of, was written to since both were compared.
+
+    Of the old layers only the one that is to go counts: those above it are gone by now.
+    """
+    reused = disk.reused
+    if reused is None:
+        return None
+    then = {**reused.prints, **{name: one for name, one in reused.source_prints.items() if same_path(name, path)}}
+    changed = templates.changed(then, fingerprints(context.runner, then))
+    return f"{changed} was written to, or is gone, since it was compared" if changed else None
 
 
 def _known_format(disk: DiskPlan, path: str) -> str | None:

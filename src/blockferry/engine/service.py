@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import getpass
 import os
 import secrets
@@ -17,7 +18,7 @@ import msgspec
 import tenacity
 
 from blockferry.config import Config
-from blockferry.engine import doctor, orphan, proof, quarantine, survey, tracking
+from blockferry.engine import doctor, orphan, proof, quarantine, survey, templates, tracking
 from blockferry.engine.context import Context
 from blockferry.engine.guard import Guard
 from blockferry.engine.loop import Loop, Waiting
@@ -175,6 +176,11 @@ class Service:
             held,
             self.config.suspended_start,
             self._kept_copies(vm.uuid),
+            functools.cache(
+                lambda: templates.known(
+                    self.journal, self._site.connection.uri, self._site.connection.host_id(), RECENT
+                )
+            ),
         )
         facts = replace(facts, following=None if waiting is None else waiting.plan.nvram)
         findings, plan = precheck.precheck(request, facts, move)
@@ -228,7 +234,9 @@ class Service:
         for one in result.findings:
             if one.severity is Severity.WARNING:
                 self.journal.event(move, "warning", f"[{one.code}] {one.text}")
-            elif one.code == "RESUME_FROM" or (one.code == "RESUME_NOT" and result.plan.method is not Method.MIRROR):
+            elif one.code in ("RESUME_FROM", "TEMPLATE_REUSED", "TEMPLATE_NOT_REUSED") or (
+                one.code == "RESUME_NOT" and result.plan.method is not Method.MIRROR
+            ):
                 self.journal.event(move, "action", one.text)
         self.journal.event(move, "phase", f"planned: {result.plan.method.value}, {result.plan.method_reason}")
         return summary

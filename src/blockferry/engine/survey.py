@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import itertools
 import posixpath
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
-from blockferry.engine import making
+from blockferry.engine import making, templates
 from blockferry.engine.proof import names_of
 from blockferry.engine.site import Site
 from blockferry.errors import BlockferryError, HostCommandFailed, HostUnreachable, ImageUnreadable
 from blockferry.hypervisor import domains, pools
-from blockferry.images import cloning, files, qemuimg, syncing, watching
+from blockferry.images import cloning, exporting, files, qemuimg, syncing, watching
 from blockferry.images.runner import Runner
 from blockferry.model import cloning as clones
 from blockferry.model import placement
-from blockferry.model.facts import Facts, Partial, SaveRoom, SmallFile
+from blockferry.model import templates as choices
+from blockferry.model.exports import is_export
+from blockferry.model.facts import ExportFact, Facts, Partial, SaveRoom, SmallFile, Template
 from blockferry.model.fencing import Storage
-from blockferry.model.inventory import Datastore, Disk, Image, Vm, datastore_of
-from blockferry.model.request import Firmware, Method, MoveRequest, OnBreak
+from blockferry.model.inventory import Datastore, Disk, DiskSource, Image, Vm, datastore_of
+from blockferry.model.request import Chain, Firmware, Method, MoveRequest, OnBreak
 from blockferry.units import MiB
 
 METADATA_ENDINGS = (".xml",)
@@ -35,6 +37,15 @@ def read_chain(runner: Runner, disk: Disk) -> tuple[tuple[Image, ...], str | Non
     except (ImageUnreadable, HostCommandFailed) as error:
         return (), error.sentence
     return tuple(_image(layer) for layer in layers), None
+
+
+def _read_export(runner: Runner, source: DiskSource) -> tuple[tuple[Image, ...], str | None]:
+    """The same of an export. Only for the VM that is to move: a server that does not answer takes its time."""
+    try:
+        size = exporting.size(runner, source.export)
+    except (ImageUnreadable, HostCommandFailed) as error:
+        return (), error.sentence
+    return (Image(source.export, source.format, size, size),), None
 
 
 def _image(layer: qemuimg.Layer) -> Image:
@@ -63,6 +74,7 @@ def survey(
     other_move: str | None,
     suspended_start: bool | None,
     kept: Mapping[str, Partial] | None = None,
+    known: Callable[[], templates.Known] = templates.Known,
 ) -> Facts:
     """All that `precheck` wants to know. Raises VmNotFound, HostUnreachable, LibvirtFailed."""
     connection, runner = site.connection, site.runner
@@ -82,7 +94,9 @@ def survey(
     problems: dict[str, str] = {}
     for disk in vm.disks:
         if disk.device not in ("cdrom", "floppy"):
-            chains[disk.target], problem = read_chain(runner, disk)
+            behind = disk.source is not None and disk.source.export
+            found = _read_export(runner, disk.source) if disk.source and behind else read_chain(runner, disk)
+            chains[disk.target], problem = found
             if problem:
                 problems[disk.target] = problem
     headers = {
@@ -95,8 +109,10 @@ def survey(
     home_files = _home_files(runner, vm, home_source, chains, everyone)
     candidates = _candidates(vm, wanted, chains, home_files, request)
     paths = {path for chain in chains.values() for image in chain for path in (image.path, *image.parts)}
+    paths = {path for path in paths if not is_export(path)}
     stats = files.stat_many(runner, [*candidates, *paths])
     left = {path: one for path, one in (kept or {}).items() if stats.get(path) is not None}
+    used = _users(runner, vm, everyone, paths)
     storage, storage_problem = _storage(runner, vm, wanted, request)
     return Facts(
         uri=connection.uri,
@@ -107,10 +123,12 @@ def survey(
         chains=chains,
         problems=problems,
         luks_headers=headers,
-        users=_users(runner, vm, everyone, paths),
+        users=used,
+        templates=_templates(runner, vm, everyone, stores, chains, used, request, known),
         existing=frozenset(path for path in candidates if stats[path] is not None),
         identities={path: (one.device, one.inode) for path, one in stats.items() if one is not None},
         directories=_directories(runner, wanted),
+        exports=_exports(runner, vm, everyone, request),
         available=_available(runner, wanted),
         committed={store.name: committed(runner, store, everyone) for store in wanted},
         reserved=reserved,
@@ -145,8 +163,7 @@ def _storage(
 
 def _wants_to_go_on(request: MoveRequest) -> bool:
     """Whether it matters to this request that images can be compared; looking costs a tenth of a second."""
-    usual = request.method in (Method.AUTO, Method.MIRROR) and not request.bandwidth
-    return not usual or request.on_break is OnBreak.KEEP
+    return request.method is not Method.MIRROR or request.on_break is OnBreak.KEEP
 
 
 def _partials(
@@ -178,6 +195,8 @@ def _clones(
         here = datastore_of(chain[0].path, stores) if chain else None
         if store is None or not chain or (here is not None and here.name == store.name):
             continue
+        if is_export(chain[0].path):
+            continue
         if chain[0].format not in clones.FORMATS:
             continue  # not cloned in any case, and perhaps not moved at all: there is no name for it at the destination
         dest = placement.image_path(store, vm.name, target, chain[0].path, chain[0].format, frozenset())
@@ -186,6 +205,58 @@ def _clones(
             found[target] = cloning.problem(runner, posixpath.dirname(chain[0].path), directory) or ""
         except HostCommandFailed as error:
             found[target] = error.sentence
+    return found
+
+
+def _templates(
+    runner: Runner,
+    vm: Vm,
+    everyone: tuple[Vm, ...],
+    stores: tuple[Datastore, ...],
+    chains: Mapping[str, tuple[Image, ...]],
+    used: Mapping[str, tuple[str, ...]],
+    request: MoveRequest,
+    known: Callable[[], templates.Known],
+) -> dict[str, Template]:
+    """For each disk that is asked to move: what lies where its lower layers might be reused from; read and compared."""
+    found: dict[str, Template] = {}
+    for target, chain in chains.items() if choices.wanted(request) else ():
+        name = request.disks.get(target, request.to)
+        store = next((one for one in stores if one.name == name and one.active and one.is_directory), None)
+        for index, image in enumerate(chain[1:] if store is not None else (), 1):
+            assert store is not None
+            here = datastore_of(image.path, stores)
+            if (here is not None and here.name == store.name) or image.format not in placement.FORMATS:
+                break
+            path = choices.named(request) or placement.image_path(
+                store, vm.name, "base", image.path, image.format, frozenset()
+            )
+            if image.path not in found:
+                one = templates.find(runner, chain[index:], path, everyone, known)
+                if one is not None:
+                    found[image.path] = one
+            if image.path in found and not found[image.path].problem:
+                break
+            if used.get(image.path) and request.chain is Chain.KEEP:
+                break  # it stays, and all below it
+    return found
+
+
+def _exports(runner: Runner, vm: Vm, everyone: tuple[Vm, ...], request: MoveRequest) -> dict[str, ExportFact]:
+    """The exports that disks are asked to go to: their size as their server tells it, and whose disks they are."""
+    found = {}
+    for uri in filter(is_export, request.disks.values()):
+        users = [
+            f"{disk.target} of {other.name}"
+            for other in everyone
+            for disk in other.disks
+            if any(source is not None and source.export == uri for source in (disk.live, disk.config))
+            and not (other.uuid == vm.uuid and request.disks.get(disk.target) == uri)
+        ]
+        try:
+            found[uri] = ExportFact(exporting.size(runner, uri), users=tuple(users))
+        except (ImageUnreadable, HostCommandFailed) as error:
+            found[uri] = ExportFact(0, error.sentence, tuple(users))
     return found
 
 

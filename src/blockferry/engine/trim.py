@@ -19,6 +19,7 @@ from blockferry.engine.points import point
 from blockferry.errors import BlockferryError, HostCommandFailed, LibvirtFailed
 from blockferry.images import files
 from blockferry.images.copying import Stopped
+from blockferry.model.exports import is_export
 from blockferry.model.observation import Observation
 from blockferry.units import KiB, format_duration, format_size
 
@@ -50,7 +51,7 @@ def trim(context: Context, seen: Observation) -> None:
 def trim_again(context: Context, seen: Observation) -> None:
     """The same on the new images. All else is done: whatever fails here costs bytes."""
     point("trimming-again")
-    new = {disk.target: disk.dest for disk in context.plan.disks}
+    new = {disk.target: disk.dest for disk in context.plan.disks if not is_export(disk.dest)}
     freed = _give_back(context, new, 0, "its new disks", "what it deleted during the copy takes space")
     context.note(replace(seen.record, trimmed_again=freed))
     point("trimmed-again")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from lxml import etree
 
+from blockferry.model import exports
 from blockferry.model.inventory import Disk, DiskSource, Mirror, Secret, Snapshot
 
 MARK_URI = "urn:blockferry:move:1"
@@ -248,9 +249,15 @@ def copy_destination_xml(
     Only source, driver type and backing store of it count (https://libvirt.org/html/libvirt-libvirt-domain.html,
     virDomainBlockCopy). Without an end of the chain (`<backingStore/>`) libvirt would probe the image.
     """
-    disk = etree.Element("disk", type="block" if block else "file")
-    etree.SubElement(disk, "driver", name="qemu", type=format)
-    source = etree.SubElement(disk, "source", {"dev" if block else "file": path})
+    if exports.is_export(path):
+        disk = etree.Element("disk", type="network")
+        etree.SubElement(disk, "driver", name="qemu", type=format)
+        source = _network_source(path)
+        disk.append(source)
+    else:
+        disk = etree.Element("disk", type="block" if block else "file")
+        etree.SubElement(disk, "driver", name="qemu", type=format)
+        source = etree.SubElement(disk, "source", {"dev" if block else "file": path})
     if secret is not None:
         encryption = etree.SubElement(source, "encryption", format="luks")
         etree.SubElement(encryption, "secret", {"type": "passphrase", secret.by: secret.value})
@@ -293,15 +300,21 @@ def repoint(xml: str, disks: Mapping[str, tuple[str, str]], files: Mapping[str, 
     return etree.tostring(root, encoding="unicode")
 
 
-def _repoint_disk(element: etree._Element, path: str, format: str) -> None:
-    element.set("type", "file")
+def _repoint_disk(element: etree._Element, place: str, format: str) -> None:
+    """`place`: a path, or the address of an export. To one and from one nothing of the old source stays."""
     source = element.find("source")
     if source is None:
         source = etree.SubElement(element, "source")
-    for name in ("dev", "pool", "volume", "mode", "index"):
-        if name in source.attrib:
-            del source.attrib[name]
-    source.set("file", path)
+    if exports.is_export(place) or element.get("type") == "network":
+        new = _network_source(place) if exports.is_export(place) else etree.Element("source", file=place)
+        new.tail = source.tail
+        element.replace(source, new)
+    else:
+        for name in ("dev", "pool", "volume", "mode", "index"):
+            if name in source.attrib:
+                del source.attrib[name]
+        source.set("file", place)
+    element.set("type", "network" if exports.is_export(place) else "file")
     driver = element.find("driver")
     if driver is None:
         driver = etree.Element("driver", name="qemu")
@@ -380,7 +393,42 @@ def _source(element: etree._Element) -> DiskSource | None:
         below = below.find("backingStore")
     if path is None and kind == "file":
         return None
-    return DiskSource(kind, path, format, tuple(backing), _describe(kind, source, path))
+    return DiskSource(
+        kind,
+        path,
+        format,
+        tuple(backing),
+        _describe(kind, source, path),
+        "" if element.find("auth") is not None else _export(source),
+    )
+
+
+def _export(source: etree._Element) -> str:
+    """The address of a source that is a plain export of one server; "" for whatever else there is."""
+    hosts = source.findall("host")
+    more = [child for child in source.iterchildren("*") if child.tag not in ("host", "reconnect")]
+    protocol = str(source.get("protocol"))
+    if protocol not in exports.PORTS or source.get("tls") == "yes" or len(hosts) != 1 or more:
+        return ""
+    (host,) = hosts
+    name = str(source.get("name", ""))
+    if host.get("transport") == "unix":
+        return exports.Export(name, socket=str(host.get("socket", ""))).uri if protocol == exports.NBD else ""
+    if host.get("transport", "tcp") != "tcp" or not host.get("name"):
+        return ""
+    port = int(host.get("port") or exports.PORTS[protocol])
+    return exports.Export(name, str(host.get("name")), port, protocol=protocol).uri
+
+
+def _network_source(place: str) -> etree._Element:
+    """The <source> of an export. https://libvirt.org/formatdomain.html#hard-drives-floppy-disks-cdroms"""
+    export = exports.parse(place)
+    source = etree.Element("source", protocol=export.protocol, name=export.name)
+    if export.socket:
+        etree.SubElement(source, "host", transport="unix", socket=export.socket)
+    else:
+        etree.SubElement(source, "host", name=export.host, port=str(export.port))
+    return source
 
 
 def _describe(kind: str, source: etree._Element, path: str | None) -> str:
@@ -399,7 +447,9 @@ def _mirror(element: etree._Element | None) -> Mirror | None:
     if element is None:
         return None
     source = element.find("source")
-    dest = "" if source is None else source.get("file") or source.get("dev") or source.get("name") or ""
+    dest = (
+        "" if source is None else source.get("file") or source.get("dev") or _export(source) or source.get("name") or ""
+    )
     format = element.find("format")
     return Mirror(
         job=element.get("job", "copy"),

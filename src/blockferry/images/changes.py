@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from importlib import resources
 
 from blockferry.errors import HostCommandFailed
 from blockferry.images.files import absolute
 from blockferry.images.runner import Runner
-from blockferry.images.syncing import PYTHON
+from blockferry.images.shipping import PYTHON, program
 
-_PROGRAM = resources.files("blockferry.images").joinpath("changes_program.py").read_text()
+_PROGRAM = program("changes_program")
 
 Extent = tuple[int, int, bool]
 """Start and length in bytes, and whether it is dirty."""

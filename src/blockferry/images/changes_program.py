@@ -42,7 +42,7 @@ def main(wish: dict[str, Any]) -> None:
 
         handle.block_status(min(WINDOW, size - at), at, keep)
         extents = []
-        for length, flags in zip(got[::2], got[1::2], strict=True):
+        for length, flags in zip(got[::2], got[1::2]):  # noqa: B905 - Python 3.10
             extents.append([at, min(length, size - at), bool(flags & DIRTY)])
             at += min(length, size - at)
         if not extents or any(length <= 0 for _, length, _ in extents):

@@ -14,6 +14,7 @@ from blockferry.images.files import absolute, claim, flush, remove_file, stat_on
 from blockferry.images.process import Completed
 from blockferry.images.qemuimg import Backing, chain
 from blockferry.images.runner import Runner
+from blockferry.model import exports
 from blockferry.units import KiB
 
 Progress = Callable[[float], None]
@@ -113,6 +114,26 @@ def convert(
         if not existing_target:
             remove_file(runner, dest)
         raise
+    progress(1.0)
+
+
+def convert_to_export(
+    runner: Runner,
+    source: str,
+    source_format: str,
+    uri: str,
+    *,
+    progress: Progress = _silent,
+    should_stop: ShouldStop = _never,
+    rate_limit: int | None = None,
+) -> None:
+    """Write an image's content to an export of an NBD server, zeros too; on its storage when this returns, if the
+    server does as it is told. May be repeated. Raises Stopped, HostCommandFailed."""
+    absolute(source)
+    exports.parse(uri)
+    argv = ["qemu-img", "convert", "-p", "-n", "-f", source_format, "-O", "raw"]
+    argv += ["-r", str(rate_limit)] if rate_limit else []
+    _with_best_cache(runner, argv, lambda cache: ["-T", cache, "-t", "none"], [source, uri], progress, should_stop)
     progress(1.0)
 
 

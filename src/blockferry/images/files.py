@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import posixpath
 import re
-import shlex
 import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from blockferry.errors import FileExists, HostCommandFailed, UsageError
-from blockferry.images.process import Completed
+from blockferry.images.process import Completed, shown
 from blockferry.images.runner import Runner
 from blockferry.units import MiB
 
@@ -393,4 +392,4 @@ def _kind(mode: int) -> Kind:
 
 
 def _failed(result: Completed) -> HostCommandFailed:
-    return HostCommandFailed(shlex.join(result.argv), result.status, result.stderr.strip())
+    return HostCommandFailed(shown(result.argv), result.status, result.stderr.strip())

@@ -25,6 +25,7 @@ from blockferry.errors import HostCommandFailed, HostUnreachable
 
 KILL_AFTER_S = 10.0
 TIMED_OUT = 124  # the status that timeout(1) uses
+SHOWN = 1000  # characters of an argument in an error; the programs that we send have more
 
 # fd 3 is the pipe whose other end the caller holds. Status 255 is ssh's own word for "no connection", so it is
 # never passed on.
@@ -166,15 +167,19 @@ def judge(result: Completed, uri: str, *, check: bool) -> Completed:
     if result.status == 255:
         raise HostUnreachable(uri, words.rstrip(".") or "ssh lost the connection")
     if check and result.status != 0:
-        raise HostCommandFailed(shlex.join(result.argv), result.status, words or "(it said nothing)")
+        raise HostCommandFailed(shown(result.argv), result.status, words or "(it said nothing)")
     return result
+
+
+def shown(argv: Sequence[str]) -> str:
+    """A command for people: of an argument that is a whole program only the first line, of long ones the beginning."""
+    words = [word if len(word) <= SHOWN else f"{word.splitlines()[0][:SHOWN]} ..." for word in argv]
+    return shlex.join(words)
 
 
 def too_slow(argv: Sequence[str], timeout_s: float | None) -> HostCommandFailed:
     """The error for a program that was stopped because it took too long."""
-    return HostCommandFailed(
-        shlex.join(argv), TIMED_OUT, f"It did not end within {timeout_s or 0:g} s and was stopped."
-    )
+    return HostCommandFailed(shown(argv), TIMED_OUT, f"It did not end within {timeout_s or 0:g} s and was stopped.")
 
 
 def exit_status(returncode: int) -> int:
@@ -201,7 +206,7 @@ def spawn(
             start_new_session=True,
         )
     except (OSError, ValueError) as error:  # not installed; a NUL byte in an argument
-        raise HostCommandFailed(shlex.join(argv), 127, str(error)) from None
+        raise HostCommandFailed(shown(argv), 127, str(error)) from None
 
 
 def end(popen: subprocess.Popen[bytes], argv: Sequence[str], patience_s: float = KILL_AFTER_S + 5) -> None:
@@ -216,7 +221,7 @@ def end(popen: subprocess.Popen[bytes], argv: Sequence[str], patience_s: float =
         popen.wait(KILL_AFTER_S)
     except subprocess.TimeoutExpired:
         raise HostCommandFailed(
-            shlex.join(argv),
+            shown(argv),
             TIMED_OUT,
             f"It cannot be killed (process {popen.pid}): storage does not answer.",
         ) from None

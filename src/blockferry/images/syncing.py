@@ -10,23 +10,20 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import resources
 
 from blockferry.errors import HostCommandFailed, ImageUnreadable
 from blockferry.images.copying import ShouldStop, Stopped
 from blockferry.images.files import absolute, flush
 from blockferry.images.qemuimg import chain, check
 from blockferry.images.runner import Runner
+from blockferry.images.shipping import PYTHON, program
 from blockferry.units import KiB
-
-PYTHON = "/usr/bin/python3"
-"""The host's own: libnbd's binding comes with the distribution (python3-libnbd), not from a package index."""
 
 BLOCK = 64 * KiB
 """Bytes that are compared as one; a qcow2 cluster, and QEMU's own granularity in a block copy."""
 
 _POLL_S = 0.2
-_PROGRAM = resources.files("blockferry.images").joinpath("syncing_program.py").read_text()
+_PROGRAM = program("syncing_program")
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,7 +64,7 @@ class Side:
             found: list[tuple[int, int, bool]] = []
 
             def take(_context: str, start: int, entries: list[int], _error: object) -> int:
-                for length, flags in zip(entries[::2], entries[1::2], strict=True):
+                for length, flags in zip(entries[::2], entries[1::2]):  # noqa: B905 - Python 3.10
                     found.append((start, start + length, bool(flags & ZERO)))
                     start += length
                 return 0

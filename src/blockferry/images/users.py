@@ -58,6 +58,32 @@ def users_of(runner: Runner, path: str, format: str | None = None) -> Users:
     return Users(locked, openers, tuple(loops.text.split()) if loops.status == 0 else (), unseen)
 
 
+def writer(runner: Runner, path: str) -> str:
+    """Who has the file open in a way that lets him write to it, in words; "" when nobody is seen to.
+
+    Whoever only reads it (a VM that stands on it) does not count. Raises ImageUnreadable if it is absent,
+    HostCommandFailed.
+    """
+    one = _existing(runner, path)
+    loops = runner.run(["losetup", "--noheadings", "--output", "NAME", "--associated", path], check=False)
+    if loops.status == 0 and loops.text.split():
+        return f"loop device {loops.text.split()[0]}"
+    descriptors, _ = _descriptors(runner, one)
+    infos = [name.replace("/fd/", "/fdinfo/") for name in descriptors]
+    flags = runner.run(["grep", "-sH", "^flags:", "--", *infos], check=False).text if infos else ""
+    writing = {
+        int(match[1])
+        for line in flags.splitlines()
+        if (match := re.match(r"/proc/(\d+)/fdinfo/\d+:flags:\s*([0-7]+)$", line)) and int(match[2], 8) & 3
+    }
+    if named := _with_names(runner, writing):
+        return f"{named[0][1]} ({named[0][0]})"
+    if filesystem_type(runner, path) in _LOCAL_FILESYSTEMS:
+        return ""
+    alone = _can_have_alone(runner, path, "file", ("write", "resize"))
+    return "" if alone else "a QEMU, here or on another host,"
+
+
 def in_use(runner: Runner, path: str, format: str | None = None) -> bool:
     """Whether a QEMU has the image open, also read-only, as a backing file or on another host of a shared
     file system. Changes nothing in the image, not even its times.
@@ -104,11 +130,13 @@ def _locked_here(runner: Runner, path: str, one: FileStat) -> bool:
     return False
 
 
-def _can_have_alone(runner: Runner, path: str, driver: str) -> bool:
-    """Whether QEMU lets us open it (read-only) while we deny reading and writing to everyone else."""
+def _can_have_alone(
+    runner: Runner, path: str, driver: str, denied: tuple[str, ...] = ("consistent-read", "write")
+) -> bool:
+    """Whether QEMU lets us open it (read-only) while we deny these to everyone else."""
     absolute(path)
     options = f"driver=blkdebug,image.driver={driver},image.filename={path.replace(',', ',,')},"
-    options += "unshare-child-perms.0=consistent-read,unshare-child-perms.1=write"
+    options += ",".join(f"unshare-child-perms.{number}={one}" for number, one in enumerate(denied))
     result = runner.run(["qemu-io", "-r", "--image-opts", "-c", "length", options], check=False)
     # Some versions report a file that cannot be opened with status 0.
     if "Failed to get" in result.stderr or "another process" in result.stderr:
@@ -119,19 +147,24 @@ def _can_have_alone(runner: Runner, path: str, driver: str) -> bool:
 
 
 def _openers(runner: Runner, one: FileStat) -> tuple[tuple[tuple[int, str], ...], int]:
+    names, unseen = _descriptors(runner, one)
+    return _with_names(runner, {int(match[1]) for name in names if (match := _FD.match(name))}), unseen
+
+
+def _descriptors(runner: Runner, one: FileStat) -> tuple[list[str], int]:
+    """The descriptors (/proc/PID/fd/N) that the file is open by, and how many processes could not be looked at."""
     listing = runner.run(_DESCRIPTORS, check=False)
     if listing.status > 1:
         raise HostCommandFailed(_DESCRIPTORS[0], listing.status, listing.stderr.strip()[:500])
-    found: set[int] = set()
+    found: list[str] = []
     for line in listing.text.splitlines():
         device, inode, major, minor, name = line.split(" ", 4)
         number = (int(major, 16), int(minor, 16))
         same = number == one.device_number if one.kind == "block" else False
         if same or (int(device), int(inode)) == (one.device, one.inode):
-            match = _FD.match(name)
-            found |= {int(match[1])} if match else set()
+            found += [name] if _FD.match(name) else []
     unseen = set(re.findall(r"/proc/(\d+)/fd.*Permission denied", listing.stderr))
-    return _with_names(runner, found), len(unseen)
+    return found, len(unseen)
 
 
 def _with_names(runner: Runner, processes: set[int]) -> tuple[tuple[int, str], ...]:

@@ -1,6 +1,6 @@
 """The watch beside a copy: starting it, giving it orders, hearing what it says; and what a destination stands on.
 
-`watching_program.py` does the work on the copy's host. It outlives us on purpose, so it is no `Process`.
+`watching_program/` does the work on the copy's host. It outlives us on purpose, so it is no `Process`.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib import resources
 from typing import Any
 
 import msgspec
 
 from blockferry.errors import HostCommandFailed
 from blockferry.images.runner import Runner
-from blockferry.images.syncing import PYTHON
+from blockferry.images.shipping import PYTHON, program
 from blockferry.model import fencing
 from blockferry.model.fencing import Fencing, Guarded, Silence, Storage, StorageFacts
 
 LOOK_S = 15.0
 READY_S = 15.0
 OBEY_S = 3.0
-_PROGRAM = resources.files("blockferry.images").joinpath("watching_program.py").read_text()
+_PARTS = ("tables", "facts", "users", "beat", "claim", "cutting", "loop")
+_PROGRAM = program("__main__", _PARTS, "blockferry.images.watching_program")
 
 
 def _argv(wish: Mapping[str, object]) -> list[str]:

@@ -16,6 +16,9 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from blockferry.errors import JournalFailed
 from blockferry.journal import migrate, postgresql, sqlite
 
+_ADDING = 4711081503
+"""PostgreSQL's advisory lock for what is looked up and then written."""
+
 _WORDS = (
     ("database is locked", f"another process has kept it locked for {sqlite.BUSY_MS // 1000} s"),
     ("not a database", "the file is no SQLite database"),
@@ -115,6 +118,12 @@ class Database:
         """SQLite goes on writing into a file that was deleted, and all of it would be lost: say so instead."""
         if self._path is not None and sqlite.identity(self._path) != self._identity:
             raise JournalFailed(self.name, "the file was removed or replaced while it was in use")
+
+
+def one_at_a_time(connection: Connection) -> None:
+    """No other transaction that asks for this is under way until this one ends. On SQLite no other that writes is."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.text(f"SELECT pg_advisory_xact_lock({_ADDING})"))
 
 
 def clock(connection: Connection) -> sa.ColumnElement[float]:

@@ -11,10 +11,10 @@ import sqlalchemy as sa
 import tenacity
 from sqlalchemy.exc import IntegrityError
 
-from blockferry.errors import JournalFailed, MoveBusy, MoveNotFound, MoveParked, UsageError, nearest
+from blockferry.errors import DestinationTaken, JournalFailed, MoveBusy, MoveNotFound, MoveParked, UsageError, nearest
 from blockferry.journal import claiming, codec
 from blockferry.journal.claiming import fenced
-from blockferry.journal.database import Database, clock
+from blockferry.journal.database import Database, clock, one_at_a_time
 from blockferry.journal.lease import TTL_S, Lease
 from blockferry.journal.owner import Owner
 from blockferry.journal.schema import VERSION, events, identity, kept, moves
@@ -23,6 +23,15 @@ from blockferry.model.quarantine import Kept
 from blockferry.model.record import Record, Wanted
 from blockferry.model.space import needed
 from blockferry.model.summary import Event, MoveSummary, Progress, Report
+
+
+def _free(connection: sa.Connection, plan: Plan, journal: str) -> None:
+    """Raise DestinationTaken unless no unfinished move of another VM makes what this plan makes."""
+    others = sa.select(moves.c.id, moves.c.plan).where(moves.c.finished.is_(None), moves.c.vm_uuid != plan.uuid)
+    for row in connection.execute(others):
+        other = codec.plan(row, journal)
+        if other.uri == plan.uri and (same := plan.made & other.made):
+            raise DestinationTaken(plan.vm, min(same), other.move, other.vm)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +72,8 @@ class Journal:
     def add(
         self, plan: Plan, record: Record, request_json: str, user: str, instead_of: MoveSummary | None = None
     ) -> MoveSummary:
-        """A new move. Raises MoveBusy when the VM has one that is not finished, whatever races.
+        """A new move. Raises MoveBusy when the VM has one that is not finished, whatever races; and DestinationTaken
+        when one of another VM makes a file of the same name on that host.
 
         `instead_of`: a move of the VM of which only the UEFI variables are left. It ends in the same transaction, for
         the new one has taken them into its plan; MoveBusy if somebody runs it by now.
@@ -86,6 +96,8 @@ class Journal:
         }
         try:
             with self._db.writing() as connection:
+                one_at_a_time(connection)
+                _free(connection, plan, self.name)
                 if instead_of is not None:
                     claiming.supersede(connection, instead_of, plan.move)
                 connection.execute(sa.insert(moves).values(values))

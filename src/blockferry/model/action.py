@@ -133,7 +133,9 @@ class Fold:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Suspend the VM for the milliseconds of a flush, so that what was copied up to now survives QEMU's death."""
+    """Have what was copied up to now on stable storage. `suspend` the VM for the milliseconds of QEMU's own flush."""
+
+    suspend: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from blockferry.model import resume
 from blockferry.model.facts import Facts
 from blockferry.model.finding import Finding, Severity, finding
 from blockferry.model.plan import DiskPlan
-from blockferry.model.request import Chain, IfNotConverging, Method, MoveRequest, Provision
+from blockferry.model.request import IfNotConverging, Method, MoveRequest, Provision
 from blockferry.units import format_size
 
 FORMATS = ("raw", "qcow2")
@@ -29,7 +29,7 @@ def why_not(disk: DiskPlan, request: MoveRequest, facts: Facts) -> str | None:
     chain = facts.chains[disk.target]
     top = chain[0]
     if len(chain) > 1:
-        becomes = "is kept as a chain" if request.chain is Chain.KEEP else "would have to become one image"
+        becomes = "is kept as a chain" if request.chain.keeps_layers else "would have to become one image"
         return f"its chain of {len(chain)} images {becomes}"
     if disk.source_kind != "file":
         return f"{disk.source} is a block device"

@@ -15,7 +15,7 @@ from blockferry.model import action as act
 from blockferry.model import firmware, layers, trim, verifying
 from blockferry.model.fencing import USUAL
 from blockferry.model.inventory import PowerState
-from blockferry.model.observation import DiskView, Job, Observation, Side
+from blockferry.model.observation import UNKNOWABLE, DiskView, Job, Observation, Side
 from blockferry.model.plan import Plan
 from blockferry.model.record import Layer, Outcome, Record, Stage, Wanted
 from blockferry.model.request import IfNotConverging
@@ -110,6 +110,8 @@ def _decide(plan: Plan, seen: Observation) -> act.Action:
         return _stray(plan, seen, strays)
     if below := layers.below_its_overlay(seen):
         return _below(plan, seen, below)
+    if (stop := _template_changed(plan, seen)) is not None:
+        return stop
     if all(view.side is Side.DESTINATION for view in seen.disks):
         return _after_switch(plan, seen) if _proven_across(seen) else _not_proven(plan)
     if seen.record.switched:
@@ -186,6 +188,25 @@ def _stray(plan: Plan, seen: Observation, strays: list[str]) -> act.Action:
     return act.Park(
         f"disk {', '.join(strays)} points to a file that is neither the old nor the new one; somebody has changed "
         f"{plan.vm} during the move. Nothing is removed"
+    )
+
+
+def _template_changed(plan: Plan, seen: Observation) -> act.Action | None:
+    """A layer that was to be reused is not what it was: no disk goes onto it any more, and none is copied from it."""
+    here = [view for view in seen.disks if view.template_changed and view.side is Side.SOURCE]
+    across = [view for view in seen.disks if view.template_changed and view.side is Side.DESTINATION]
+    if len(across) < len(seen.disks) and across and (here or _going_back(seen)):
+        if _ours_suspended(seen):
+            return act.Resume()
+        return act.Park(
+            f"{across[0].template_changed} was written to while the switch was under way; {plan.vm} has disks at "
+            "either side. Nothing is removed"
+        )
+    if not here or _going_back(seen) or seen.record.switched:
+        return None
+    return act.Fail(
+        f"{here[0].template_changed} has changed, or is gone, since it was compared for the disk {here[0].target} to "
+        "stand on"
     )
 
 
@@ -410,7 +431,7 @@ def _await_or_suspend(plan: Plan, seen: Observation, outstanding: list[DiskView]
         return course
     if not all(view.ready and view.remaining is not None for view in outstanding):
         if layers.checkpoint_due(plan, seen):
-            return act.Checkpoint()
+            return act.Checkpoint(suspend=layers.stops_for_checkpoint(plan))
         return act.Await("copy", 0.25 if plan.contract is None else 0.1)
     if seen.expected_drain_s > allowed_pause_s(seen.passes):
         return act.Await("copy", 0.05)
@@ -551,6 +572,11 @@ def _forward_off(plan: Plan, seen: Observation) -> act.Action:
             if folding is not None:
                 return folding
     for view in seen.disks:
+        if view.side is Side.SOURCE and view.fingerprint == UNKNOWABLE:
+            return act.Fail(
+                f"{plan.vm} went off, and its disk {view.target} is a network block device: nothing would keep others "
+                "from writing there while it is copied"
+            )
         if view.side is Side.SOURCE and seen.record.cold_copied.get(view.target) != view.fingerprint:
             return act.ColdCopy(view.target)
     return verifying.cold(plan, seen) or act.WriteConfig()

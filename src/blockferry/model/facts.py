@@ -29,6 +29,29 @@ class Partial:
 
 
 @dataclass(frozen=True, slots=True)
+class Template:
+    """An image that might take the place of a lower layer. Bytes, seconds; `prints` as in plan.ReusedLayer."""
+
+    path: str
+    format: str
+    virtual_size: int
+    problem: str = ""  # why it cannot, a clause; "": it reads the same, and nobody writes to it
+    prints: Mapping[str, str] = field(default_factory=dict)
+    source_prints: Mapping[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+    known: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ExportFact:
+    """An export that a disk is asked to go to. Bytes."""
+
+    size: int
+    problem: str = ""  # why it cannot be written to, a sentence
+    users: tuple[str, ...] = ()  # VMs of this host that have it as a disk
+
+
+@dataclass(frozen=True, slots=True)
 class SaveRoom:
     """Where libvirt saves the memory of this host's VMs. Bytes, bytes/s."""
 
@@ -54,6 +77,7 @@ class Facts:
     existing: frozenset[str] = frozenset()  # files found where we would write
     identities: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # path -> (device, inode)
     directories: Mapping[str, str] = field(default_factory=dict)  # datastore -> what is wrong with its directory
+    exports: Mapping[str, ExportFact] = field(default_factory=dict)  # address -> what is known of it
     available: Mapping[str, int] = field(default_factory=dict)  # datastore -> free bytes, looked at now
     committed: Mapping[str, int] = field(default_factory=dict)  # datastore -> bytes if all thin images grew
     reserved: Mapping[str, int] = field(default_factory=dict)  # datastore -> what other moves have yet to write
@@ -61,6 +85,7 @@ class Facts:
     home_files: tuple[SmallFile, ...] = ()
     other_move: str | None = None
     snapshots: tuple[Snapshot, ...] = ()
+    templates: Mapping[str, Template] = field(default_factory=dict)  # lower layer -> what was found to replace it
     following: NvramPlan | None = None  # UEFI variables that an earlier move has yet to bring along
     save_room: SaveRoom | None = None  # only looked at when the VM is to be saved
     access_problem: str | None = None

@@ -64,6 +64,49 @@ CATALOGUE: dict[str, FindingKind] = {
             "Leave this disk out with --disk for the others.",
         ),
         FindingKind(
+            "EXPORT_UNUSABLE", _E, "The network block device cannot be used",
+            "Its server must run, know the export and let it be read and written before the move begins; nothing "
+            "is made there.",
+            "Look at it with `qemu-img info ADDRESS` on the VM's host.",
+        ),
+        FindingKind(
+            "EXPORT_SIZE", _E, "The network block device has another size than the disk",
+            "The guest would see its disk grow, or lose the end of it.",
+            "Have its server export exactly as many bytes as the disk has.",
+        ),
+        FindingKind(
+            "EXPORT_FORMAT", _E, "A network block device holds raw disks only",
+            "An image format on top of an export is not made and not read.",
+            "Add --format raw.",
+        ),
+        FindingKind(
+            "EXPORT_IN_USE", _E, "The network block device is used already",
+            "It is the disk of a VM on this host, or two disks would go to it.",
+            "Name another export.",
+        ),
+        FindingKind(
+            "EXPORT_LIMITS", _E, "This cannot be done with a network block device",
+            "Overlays, clones, verification, going on from a broken copy, snapshots and checkpoints need files on both "
+            "sides.",
+            "Leave the option out, or move to a datastore of files.",
+        ),
+        FindingKind(
+            "EXPORT_OFF", _E, "A VM that is off cannot leave a network block device",
+            "Between the copy and the switch nothing tells whether somebody wrote there: an export has neither locks "
+            "nor times.",
+            "Start the VM and move it while it runs, or use `qemu-img convert`.",
+        ),
+        FindingKind(
+            "EXPORT_OVERWRITTEN", _W, "What the network block device holds is overwritten",
+            "It was named, and nobody on this host uses it; what other hosts do with it cannot be seen.",
+            "",
+        ),
+        FindingKind(
+            "EXPORT_STAYS", _I, "The network block device keeps its content",
+            "blockferry never removes what is behind a server.",
+            "",
+        ),
+        FindingKind(
             "UNSUPPORTED_FORMAT", _E, "The disk's format cannot be read or written",
             "blockferry moves raw, qcow2 and vmdk images.",
             "Convert the disk with qemu-img while the VM is off.",
@@ -290,6 +333,23 @@ CATALOGUE: dict[str, FindingKind] = {
             "CHAIN_FLATTENED", _I, "The backing chain becomes one image",
             "All layers' content is copied into one file.",
             "--chain keep keeps the layers.",
+        ),
+        FindingKind(
+            "TEMPLATE_REUSED", _I, "A layer is not copied: the same image is at the destination already",
+            "Both were read and compared, and neither has changed since. The image is not ours: it is never written to "
+            "and never removed.",
+            "--template none copies the layer.",
+        ),
+        FindingKind(
+            "TEMPLATE_NOT_REUSED", _I, "An image at the destination does not take a layer's place",
+            "Only one that reads the same, is as large, and that nobody writes to, does.",
+            "",
+        ),
+        FindingKind(
+            "TEMPLATE_UNUSABLE", _E, "The image that was named takes no layer's place",
+            "It has to read like a lower layer of a disk that moves, and be of its format and size; and nobody may "
+            "write to it.",
+            "Leave out --template, or name another image.",
         ),
         FindingKind(
             "THIN_BECOMES_THICK", _W, "A thin disk becomes thick",

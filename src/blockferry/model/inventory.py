@@ -56,6 +56,12 @@ class DiskSource:
     format: str
     backing: tuple[str, ...] = ()  # paths of the backing chain as far as this XML tells it
     description: str = ""  # for people, where there is no path: "nbd://host/export", "volume p/v"
+    export: str = ""  # of an NBD or iSCSI server: model.exports.Export.uri; it has no path
+
+    @property
+    def place(self) -> str | None:
+        """What tells it from others: a path on the host, or the address of an export; None for all else."""
+        return self.path or self.export or None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,18 +13,20 @@ lacks; a base taken for the truth while an overlay holds newer writes.
 from __future__ import annotations
 
 from blockferry.model import action as act
+from blockferry.model.convergence import Divergence
 from blockferry.model.inventory import PowerState
 from blockferry.model.observation import DiskView, Job, Observation, Side
 from blockferry.model.plan import DiskPlan, Plan
 from blockferry.model.record import Layer, Record
 from blockferry.model.request import Method, OnBreak
+from blockferry.units import format_rate
 
 FOLD_ATTEMPTS = 3
 """How often a fold is begun before somebody has to look."""
 
 CHECKPOINT_SHARE = 0.05
-CHECKPOINT_PAUSE_S = 10.0
-"""The guest is held for the flush of a checkpoint once per so much of the disk, and not more often than that."""
+CHECKPOINT_PAUSE_S = 30.0
+"""A checkpoint once per so much of the disk, and not more often than that (unless the copy is to be kept)."""
 
 
 def layered(plan: Plan, record: Record, target: str) -> bool:
@@ -136,6 +138,33 @@ def _fold_live(plan: Plan, seen: Observation, view: DiskView, at_source: bool) -
     return act.StartFold(target)
 
 
+def fold_speed(view: DiskView, share: int, outrun: bool) -> int:
+    """The limit of a commit in bytes/s, 0 for none; `share` is what a copy of this disk would have.
+
+    On the way back there is none: whoever has cancelled wants to be out. Nor when the guest was seen to outrun it: the
+    overlay would grow for ever.
+    """
+    return 0 if outrun or view.side is Side.SOURCE else share
+
+
+def lifted(outrun: Divergence, contract: bool) -> bool:
+    """Whether the limit of a commit is lifted now. A speed that follows the guest needs time to show itself."""
+    return outrun.sure or not contract
+
+
+def outrun_words(outrun: Divergence, limit: int, contract: bool) -> str:
+    """What is told of a commit that the guest outruns; `limit`: bytes/s that it had, 0 for none."""
+    under = f" under a limit of {format_rate(limit)}" if limit else ""
+    grows = (
+        f"the overlay of {outrun.target} grows as fast as it is committed (the guest changes "
+        f"{format_rate(outrun.dirty_rate)} of it, and {format_rate(outrun.copy_rate)} are committed{under})"
+    )
+    if not limit:
+        return f"{grows}; it ends when the guest writes less"
+    then = ", and the contract of the guest's writes does not hold until it is done" if contract else ""
+    return f"{grows}; its limit is lifted{then}"
+
+
 def _fold_off(plan: Plan, seen: Observation, view: DiskView, at_source: bool) -> act.Action | None:
     stage = layer_of(seen.record, view.target, at_source)
     if not view.config_overlay:
@@ -176,16 +205,22 @@ def _holds(plan: Plan, view: DiskView, at_source: bool) -> str:
     )
 
 
-def checkpoint_due(plan: Plan, seen: Observation) -> bool:
-    """Whether QEMU should flush the destination now, so that its death would cost no more than this share.
+def stops_for_checkpoint(plan: Plan) -> bool:
+    """Whether a checkpoint holds the guest for a moment.
 
     QEMU keeps a qcow2 destination's tables in memory until it flushes, and it does not flush before the copy is
-    in step: killed at 95 %, the file reads as empty (measured). libvirt's only way to a flush is a suspension.
+    in step: killed at 95 %, the file reads as empty (measured). libvirt's only way to a flush is a suspension. What
+    was written to a raw file is written out from outside: so the loss of its device or host costs no more, either.
     """
+    return any(disk.resumable and disk.dest_format == "qcow2" for disk in plan.disks)
+
+
+def checkpoint_due(plan: Plan, seen: Observation) -> bool:
+    """Whether the destination should be flushed now, so that a death would cost no more than this share."""
     return (
         plan.method is Method.CHANGED_BLOCKS
         and plan.on_break is not OnBreak.REMOVE
-        and (plan.contract is None or plan.on_break is OnBreak.KEEP)  # it stops the guest
+        and (plan.contract is None or plan.on_break is OnBreak.KEEP or not stops_for_checkpoint(plan))
         and seen.state is PowerState.RUNNING
         and seen.unflushed >= CHECKPOINT_SHARE
         and (plan.on_break is OnBreak.KEEP or seen.unflushed_s >= CHECKPOINT_PAUSE_S)

@@ -13,7 +13,6 @@ def choose(
     asked: Method,
     state: PowerState,
     bandwidth: int,
-    has_bitmaps: bool,
     keeps_chain: bool,
     defect: Defect | None = None,
     contract: bool = False,
@@ -25,7 +24,7 @@ def choose(
 
     `defect`: what forbids synchronous copies on this host (defects.against_synchronous). `cloned`: whether all disks
     can be cloned by their file system. `may_hang`: why the guest's writes could wait for ever at the destination, a
-    clause (fencing.unbounded).
+    clause (fencing.unbounded). Why not mirror, without any of these reasons: docs/design/default-method.md.
     """
     if asked is not Method.AUTO:
         return asked, "as asked"
@@ -52,9 +51,7 @@ def choose(
         return Method.CHANGED_BLOCKS, f"mirror cannot be trusted with this {defect.component.value}: {defect.title}"
     if may_hang:
         return Method.CHANGED_BLOCKS, f"{may_hang}; in the background none of the guest's writes waits for it"
-    if has_bitmaps:
-        return Method.MIRROR, "a running VM on local storage; the image's checkpoint bitmaps are carried by the copy"
-    return Method.MIRROR, "a running VM and no bandwidth limit: one pass, in step by construction"
+    return Method.CHANGED_BLOCKS, "a running VM; none of the guest's writes waits for the copy"
 
 
 def race_possible(qemu: Version, source_format: str, shallow: bool) -> bool:
@@ -73,9 +70,9 @@ def if_not_converging(
 ) -> IfNotConverging:
     """What is done when a copy in the background is outrun by the guest. AUTO is resolved here.
 
-    A mirror gets in step by construction, and its price (the guest's writes wait for the destination too) is what
-    an automatic choice would mostly have taken from the start. Who asked for changed-blocks by name did not want
-    that, and who set a limit can raise it while the copy runs: there it is not done without being asked for.
+    A mirror gets in step by construction; its price is that the guest's writes wait for the destination, too. Who
+    asked for changed-blocks by name did not want that, and who set a limit can raise it while the copy runs: there
+    it is not done without being asked for.
     """
     if asked is IfNotConverging.MIRROR and not can_be_synchronous:
         return IfNotConverging.WAIT  # the pre-check has said why

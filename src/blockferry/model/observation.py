@@ -44,6 +44,7 @@ class DiskView:
     fingerprint: str = ""  # of the source file: changes whenever somebody writes to it; only looked at when off
     live_overlay: bool = False  # the VM runs on our overlay of that side
     config_overlay: bool = False  # the next start would use our overlay of that side
+    template_changed: str = ""  # a file that was written to, or is gone, since it was compared to be reused
     overlay_print: str = ""  # of the overlay that the configuration names, and of its base; only looked at when off
 
     @property
@@ -69,6 +70,9 @@ class DiskView:
         """Bytes that are still different, None when unknown."""
         return None if self.info is None else max(0, self.info.end - self.info.cur)
 
+
+UNKNOWABLE = "unknowable"
+"""The fingerprint of an export: nothing tells whether somebody has written to it."""
 
 MISSING = "missing"
 """The fingerprint of a file that is not there."""
@@ -107,6 +111,7 @@ class Observation:
     pivot_failures: int = 0  # refused pivots since the VM was suspended
     view_tried: bool = False  # in this suspension it was tried to freeze a view of the new disks
     diverging: tuple[Divergence, ...] = ()  # copies in the background that the guest outruns
+    outrun: tuple[Divergence, ...] = ()  # overlays that grow faster than they are committed
     nvram: NvramView | None = None  # None: the plan moves none
     saved: bool = False  # off, with a saved state: its next start uses the disks that the state names
     flushed: bool = False  # the destination was flushed to stable storage just before

@@ -6,6 +6,7 @@ import itertools
 import posixpath
 from collections.abc import Iterator
 
+from blockferry.model.exports import is_export
 from blockferry.model.inventory import Datastore
 
 SMALLEST_EXTENDED_CLUSTER = 16 * 1024
@@ -37,12 +38,12 @@ def image_paths(datastore: Datastore, vm: str, target: str, source: str, format:
     """Its old name, with the ending of its new format; then `<vm>-<target>`, `<vm>-<target>-2` and so on, without end.
 
     A disk that lay in the VM's home goes to the home there; one that lay flat in a pool lies flat again. The name of a
-    block device is not used.
+    block device, or of an export, is not used.
     """
     assert datastore.path is not None
     directory = home_directory(datastore, vm) if is_in_home(source, vm) else datastore.path
     ending = _ENDINGS[format][0]
-    if not source.startswith("/dev/"):
+    if not source.startswith("/dev/") and not is_export(source):
         stem, old_ending = posixpath.splitext(posixpath.basename(source))
         if old_ending in _ENDINGS[format]:
             ending = old_ending

@@ -11,10 +11,12 @@ from blockferry.model.fencing import Fencing
 from blockferry.model.inventory import PowerState, Secret
 from blockferry.model.request import COPY_BUFFER, Chain, Contract, IfNotConverging, Method, OnBreak, SourcePolicy
 
-PLAN_VERSION = 3
+PLAN_VERSION = 4
 """2: UEFI variables apart from the home's files, files copied as they are; an older blockferry would lose them.
 
-3: a VM may be held in a saved state for its UEFI variables; an older blockferry would leave it there."""
+3: a VM may be held in a saved state for its UEFI variables; an older blockferry would leave it there.
+
+4: layers may be reused; an older blockferry would not see that such an image was written to before the switch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,25 @@ class LayerPlan:
     dest_format: str
     virtual_size: int
     allocation: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReusedLayer:
+    """An image at the destination that takes the place of a lower layer, and of all below that. Never ours to remove.
+
+    It was compared with the layer while both had these fingerprints (path -> fingerprint, all files that they consist
+    of). Bytes, seconds.
+    """
+
+    source: str
+    path: str
+    format: str
+    virtual_size: int
+    saved: int  # what would have been copied
+    prints: dict[str, str]
+    source_prints: dict[str, str]
+    seconds: float = 0.0  # what comparing took
+    known: bool = False  # they were compared by an earlier move, and have not changed since
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +79,7 @@ class DiskPlan:
     thick: bool = False
     layers: tuple[LayerPlan, ...] = ()
     backing: tuple[str, str] | None = None  # (path, format) that the new top layer stands on
-    stays_below: tuple[str, str] | None = None  # (path, format) of the first layer that stays where it is
+    stays_below: tuple[str, str] | None = None  # (path, format) of the first layer that stays where it is, or is reused
     old_files: tuple[str, ...] = ()
     suspended_start: bool = True  # see docs/design/start-race.md
     cache: str | None = None
@@ -79,6 +100,7 @@ class DiskPlan:
     sealed: bool = False  # encrypted, and copied as it is without its secret; so never by a running QEMU, unless:
     luks: LuksPlan | None = None
     clone: bool = False  # the file system clones `source` as it is (docs/clone.md)
+    reused: ReusedLayer | None = None  # what `backing`, or the lowest of `layers`, stands on instead of a copy
 
     @property
     def shallow(self) -> bool:
@@ -209,12 +231,21 @@ class Plan:
         return (*(self.home.files if self.home else ()), *nvram)
 
     @property
+    def made(self) -> frozenset[str]:
+        """Every path at which this move makes a file at the destination."""
+        images = (path for disk in self.disks for path in (disk.dest, disk.dest_overlay) if path)
+        layers = (layer.dest for disk in self.disks for layer in disk.layers)
+        return frozenset((*images, *layers, *(one.dest for one in self.small_files)))
+
+    @property
     def new_names(self) -> dict[str, str]:
         """Old path -> new path of every image, top layers and lower ones, and of the home's files; not of the NVRAM,
         which comes later."""
         found = {one.source: one.dest for one in self.home.files} if self.home else {}
         for disk in self.disks:
             found.update({layer.source: layer.dest for layer in disk.layers})
+            if disk.reused is not None:
+                found[disk.reused.source] = disk.reused.path
             found[disk.source] = disk.dest
         return found
 

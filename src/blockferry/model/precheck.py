@@ -6,7 +6,7 @@ import posixpath
 from dataclasses import dataclass, replace
 
 from blockferry.errors import DatastoreNotFound, DiskNotFound, UsageError, nearest
-from blockferry.model import cloning, defects, fencing, placement, tracking, vmcheck
+from blockferry.model import cloning, defects, exports, fencing, network, placement, templates, tracking, vmcheck
 from blockferry.model import method as methods
 from blockferry.model import resume as resuming
 from blockferry.model import trim as trimming
@@ -14,7 +14,7 @@ from blockferry.model.defects import Defect, Versions
 from blockferry.model.facts import Facts
 from blockferry.model.finding import Finding, finding
 from blockferry.model.inventory import Datastore, Disk, Image, PowerState, datastore_of
-from blockferry.model.plan import DiskPlan, HangPlan, Hold, HomeFile, HomePlan, LayerPlan, NvramPlan, Plan
+from blockferry.model.plan import DiskPlan, HangPlan, Hold, HomeFile, HomePlan, LayerPlan, NvramPlan, Plan, ReusedLayer
 from blockferry.model.request import (
     COPY_BUFFER,
     Chain,
@@ -49,8 +49,7 @@ def precheck(request: MoveRequest, facts: Facts, move: str) -> tuple[tuple[Findi
     """
     wanted = destinations(request, facts)
     draft = _Draft([*vmcheck.host_findings(facts), *vmcheck.vm_findings(request, facts)], [], set(), set())
-    bitmaps = any(_has_bitmaps(facts, image) for target in wanted for image in facts.chains.get(target, ())[:1])
-    keeps = request.chain is Chain.KEEP and any(len(facts.chains.get(target, ())) > 1 for target in wanted)
+    keeps = request.chain.keeps_layers and any(len(facts.chains.get(target, ())) > 1 for target in wanted)
     if keeps and request.method is Method.MIRROR:
         draft.findings.append(
             finding("METHOD_CHAIN", f"{facts.vm.name} has a backing chain that is to be kept; mirror cannot do that.")
@@ -68,14 +67,14 @@ def precheck(request: MoveRequest, facts: Facts, move: str) -> tuple[tuple[Findi
     if unsafe is not None and request.if_not_converging is IfNotConverging.MIRROR:
         text = f"The copy of {facts.vm.name} cannot go over to a mirror on this host: {unsafe.title}. It waits instead."
         draft.findings.append(finding("KNOWN_DEFECT", text))
-    method, reason, policy = _method(request, facts, bitmaps, keeps, unsafe)
+    method, reason, policy = _method(request, facts, keeps, unsafe)
     synchronous_later = policy is IfNotConverging.MIRROR and not keeps and unsafe is None
     draft.modes = {method is Method.MIRROR and not keeps, synchronous_later}
     if facts.storage:
         draft.modes.add(False)  # a mirror whose destination has hung goes on in the background
     if facts.partials:
         draft.modes.add(False)  # a copy that broke is gone on with in the background
-    for store in {store.name: store for store in wanted.values()}.values():
+    for store in {store.name: store for store in wanted.values() if not exports.is_export(store.name)}.values():
         draft.findings.extend(vmcheck.datastore_findings(store, facts))
     for target, store in wanted.items():
         disk = facts.vm.disk(target)
@@ -93,9 +92,9 @@ def precheck(request: MoveRequest, facts: Facts, move: str) -> tuple[tuple[Findi
     disks = tuple(resuming.planned(disk, request, facts, move) for disk in draft.disks)
     disks, not_cloned = cloning.planned(disks, request, facts, move)
     if disks and all(disk.clone for disk in disks):
-        method, reason, policy = _method(request, facts, bitmaps, keeps, unsafe, cloned=True)
+        method, reason, policy = _method(request, facts, keeps, unsafe, cloned=True)
     elif resuming.goes_on(disks):
-        method, reason, policy = _method(request, facts, bitmaps, keeps, unsafe, goes_on=True)
+        method, reason, policy = _method(request, facts, keeps, unsafe, goes_on=True)
     if request.contract is not None and method is Method.MIRROR:
         text = f"The writes of {facts.vm.name} have a latency contract, and by mirror they wait for the destination."
         draft.findings.append(finding("CONTRACT_MIRROR", text))
@@ -105,6 +104,7 @@ def precheck(request: MoveRequest, facts: Facts, move: str) -> tuple[tuple[Findi
     draft.findings.extend(why_not)
     draft.findings.extend(resuming.findings(disks, request, facts, method))
     draft.findings.extend(cloning.findings(disks, not_cloned, request, facts))
+    draft.findings.extend(templates.unused(request, facts, disks))
     draft.findings.extend(space_findings(disks, facts))
     if facts.vm.checkpoints and any(disk.has_bitmaps for disk in disks):
         draft.findings.append(finding("CHECKPOINTS_VOID", tracking.before_move(facts.vm.checkpoints, facts.vm.name)))
@@ -141,8 +141,10 @@ def precheck(request: MoveRequest, facts: Facts, move: str) -> tuple[tuple[Findi
     return findings, plan
 
 
-def _may_hang(facts: Facts) -> str:
+def _may_hang(request: MoveRequest, facts: Facts) -> str:
     """Why a write of the guest to both sides at once could wait for ever, a clause; "" when it could not."""
+    if why := network.why_it_may_hang(request):
+        return why
     if facts.storage_problem:
         return f"it cannot be told what the destination does when it hangs ({facts.storage_problem})"
     return next((text for one in facts.storage.values() if (text := fencing.unbounded(one))), "")
@@ -150,7 +152,7 @@ def _may_hang(facts: Facts) -> str:
 
 def _hang_findings(request: MoveRequest, facts: Facts, method: Method, policy: IfNotConverging) -> list[Finding]:
     """A synchronous copy that was asked for by name although nothing bounds what the guest's writes wait."""
-    why = _may_hang(facts)
+    why = _may_hang(request, facts)
     by_name = request.method is Method.MIRROR or request.if_not_converging is IfNotConverging.MIRROR
     synchronous = method is Method.MIRROR or policy is IfNotConverging.MIRROR
     if not (why and by_name and synchronous and facts.vm.state.active):
@@ -170,7 +172,6 @@ def _hang_plan(request: MoveRequest, facts: Facts, method: Method) -> HangPlan |
 def _method(
     request: MoveRequest,
     facts: Facts,
-    bitmaps: bool,
     keeps: bool,
     unsafe: Defect | None,
     goes_on: bool = False,
@@ -181,13 +182,12 @@ def _method(
         request.method,
         facts.vm.state,
         request.bandwidth,
-        bitmaps,
         keeps,
         unsafe,
         request.contract is not None,
         goes_on,
         cloned,
-        _may_hang(facts),
+        _may_hang(request, facts),
     )
     policy = methods.if_not_converging(
         request.if_not_converging,
@@ -195,7 +195,7 @@ def _method(
         method,
         not keeps and unsafe is None and not goes_on and method not in (Method.SNAPSHOT, Method.CLONE),
         request.bandwidth,
-        bool(_may_hang(facts)),
+        bool(_may_hang(request, facts)),
     )
     return method, reason, policy
 
@@ -214,7 +214,7 @@ def destinations(request: MoveRequest, facts: Facts) -> dict[str, Datastore]:
         name = request.disks.get(disk.target, request.to)
         if name is None or (disk.device in ("cdrom", "floppy") and disk.target not in request.disks):
             continue
-        wanted[disk.target] = named(name, facts)
+        wanted[disk.target] = network.destination(name) if exports.is_export(name) else named(name, facts)
     return wanted
 
 
@@ -230,7 +230,7 @@ def _look_at_disk(request: MoveRequest, facts: Facts, disk: Disk, store: Datasto
     chain = facts.chains.get(disk.target, ())
     problems = vmcheck.disk_findings(request, facts, disk, chain)
     draft.findings.extend(problems)
-    if any(one.is_error for one in problems) or not chain or disk.source is None or disk.source.path is None:
+    if any(one.is_error for one in problems) or not chain or disk.source is None or disk.source.place is None:
         return
     top = chain[0]
     here = datastore_of(top.path, facts.datastores)
@@ -245,13 +245,21 @@ def _look_at_disk(request: MoveRequest, facts: Facts, disk: Disk, store: Datasto
             )
         draft.findings.append(finding("DISK_ALREADY_THERE", text))
         return
+    if exports.is_export(store.name):
+        found = network.findings(request, facts, disk, chain, store.name)
+        draft.findings.extend(found)
+        if not any(one.is_error for one in found):
+            old_files = _old_files(facts, disk, chain, shallow=False, copied=set())
+            draft.disks.append(network.planned(facts, disk, chain, store.name, old_files))
+        return
     if not store.is_directory:
         return  # said by datastore_findings
     dest = placement.image_path(store, vm.name, disk.target, top.path, new_format, frozenset(draft.taken))
     draft.taken.add(dest)
-    layers = _layers(request, facts, chain, store, draft)
+    layers, reused = _layers(request, facts, chain, store, draft)
+    draft.findings.extend(templates.findings(request, facts, disk.target, chain, reused))
     thick = _thick(request, top)
-    shallow = request.chain is Chain.KEEP and len(chain) > 1
+    shallow = request.chain.keeps_layers and len(chain) > 1
     _fits_format(request, disk, new_format, shallow)
     cluster_size = request.cluster_size or (top.cluster_size if new_format == top.format == "qcow2" else None)
     extended_l2 = (
@@ -274,7 +282,7 @@ def _look_at_disk(request: MoveRequest, facts: Facts, disk: Disk, store: Datasto
         )
     backing = None
     if shallow:
-        backing = (layers[0].dest, layers[0].dest_format) if layers else (chain[1].path, chain[1].format)
+        backing = (layers[0].dest, layers[0].dest_format) if layers else _stays_below(chain, layers, reused)
     sealed = vmcheck.sealed(request, facts, disk, chain)
     luks = vmcheck.luks(facts, disk, chain) if sealed else None
     allocation = top.allocation if shallow else sum(image.allocation for image in chain)
@@ -283,12 +291,15 @@ def _look_at_disk(request: MoveRequest, facts: Facts, disk: Disk, store: Datasto
             text = f"{disk.target} of {vm.name} is encrypted: {dest} will take {format_size(top.virtual_size)}."
             draft.findings.append(finding("LUKS_FULL", text))
         allocation = top.virtual_size
-    old_files = _old_files(facts, disk, chain, shallow, {layer.source for layer in layers})
+    copied = {layer.source for layer in layers}
+    if reused is not None:
+        copied.update(image.path for image in chain[1 + len(layers) :])
+    old_files = _old_files(facts, disk, chain, shallow, copied)
     old_parts = tuple(part for image in chain[: len(old_files)] for part in image.parts if not facts.users.get(part))
     draft.disks.append(
         DiskPlan(
             target=disk.target,
-            source=disk.source.path,
+            source=disk.source.place,
             source_format=top.format,
             source_kind=disk.source.kind,
             dest=dest,
@@ -300,7 +311,7 @@ def _look_at_disk(request: MoveRequest, facts: Facts, disk: Disk, store: Datasto
             thick=thick,
             layers=layers,
             backing=backing,
-            stays_below=_stays_below(chain, layers) if shallow else None,
+            stays_below=_stays_below(chain, layers, reused) if shallow else None,
             old_files=(*old_files, *old_parts),
             suspended_start=_suspended_start(facts, disk, top.format, new_format, shallow, draft.modes),
             cache=disk.cache,
@@ -314,6 +325,7 @@ def _look_at_disk(request: MoveRequest, facts: Facts, disk: Disk, store: Datasto
             old_parts=old_parts,
             sealed=sealed,
             luks=luks,
+            reused=reused,
         )
     )
 
@@ -362,22 +374,26 @@ def _suspended_start(
 
 def _layers(
     request: MoveRequest, facts: Facts, chain: tuple[Image, ...], store: Datastore, draft: _Draft
-) -> tuple[LayerPlan, ...]:
-    """The lower layers to be copied with `--chain keep`, top first: down to the first that others use too.
+) -> tuple[tuple[LayerPlan, ...], ReusedLayer | None]:
+    """The lower layers to be copied, top first, and what they stand on instead of a copy of the rest.
 
-    A layer that another VM stands on (a template) stays where it is, and so does all below it.
+    With `--chain keep` a layer that another VM stands on (a template) stays where it is, and so does all below it;
+    unless the same image is at the destination already.
     """
-    if request.chain is not Chain.KEEP:
-        return ()
     layers: list[LayerPlan] = []
-    for image in chain[1:]:
+    for index, image in enumerate(chain[1:] if request.chain.reuses else (), 1):
         here = datastore_of(image.path, facts.datastores)
-        if facts.users.get(image.path) or (here is not None and here.name == store.name):
+        if here is not None and here.name == store.name:
+            break
+        reused = templates.reusable(request, facts, chain[index:])
+        if reused is not None:
+            return tuple(layers), reused
+        if facts.users.get(image.path) and request.chain is not Chain.COPY:
             break
         dest = placement.image_path(store, facts.vm.name, "base", image.path, image.format, frozenset(draft.taken))
         draft.taken.add(dest)
         layers.append(LayerPlan(image.path, image.format, dest, image.format, image.virtual_size, image.allocation))
-    return tuple(layers)
+    return tuple(layers), None
 
 
 def _old_files(facts: Facts, disk: Disk, chain: tuple[Image, ...], shallow: bool, copied: set[str]) -> tuple[str, ...]:
@@ -385,13 +401,20 @@ def _old_files(facts: Facts, disk: Disk, chain: tuple[Image, ...], shallow: bool
     old = []
     for image in chain:
         lower = image is not chain[0]
+        if exports.is_export(image.path):
+            break  # its owner's
         if facts.users.get(image.path) or (lower and shallow and image.path not in copied):
             break  # shared, and so is everything below
         old.append(disk.source.path if not lower and disk.source and disk.source.path else image.path)
     return tuple(old)
 
 
-def _stays_below(chain: tuple[Image, ...], layers: tuple[LayerPlan, ...]) -> tuple[str, str] | None:
+def _stays_below(
+    chain: tuple[Image, ...], layers: tuple[LayerPlan, ...], reused: ReusedLayer | None
+) -> tuple[str, str] | None:
+    """What the new layers stand on: path and format."""
+    if reused is not None:
+        return reused.path, reused.format
     below = chain[1 + len(layers) :]
     return (below[0].path, below[0].format) if below else None
 

@@ -6,6 +6,7 @@ import posixpath
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from blockferry.model.exports import is_export
 from blockferry.model.inventory import PowerState, Vm
 from blockferry.model.plan import Plan
 
@@ -118,6 +119,9 @@ def swap(plan: Plan, vm: Vm, kept: Mapping[str, Kept], files: Mapping[str, Finge
     None when it is not there.
     """
     problems = _vm_problems(vm)
+    if place := next((place for disk in plan.disks for place in (disk.source, disk.dest) if is_export(place)), ""):
+        problems.append(f"{place} is a network block device; only its owner can tell what it holds now")
+        return Swap(vm.name, vm.uuid, plan.move, (), {}, tuple(problems), True)
     config = {disk.target: disk.config for disk in vm.disks}
     back = forth = True
     for disk in plan.disks:

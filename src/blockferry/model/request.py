@@ -67,7 +67,21 @@ class Chain(enum.Enum):
     """What becomes of a backing chain."""
 
     FLATTEN = "flatten"  # one image with all content
-    KEEP = "keep"  # the same layers at the destination
+    KEEP = "keep"  # the VM's own layers at the destination; from the first on that others use too, they stay
+    COPY = "copy"  # all layers at the destination, also those that others use: theirs stay as they are
+    SHARE = "share"  # only the top layer goes, what it stands on stays where it is
+
+    @property
+    def keeps_layers(self) -> bool:
+        return self is not Chain.FLATTEN
+
+    @property
+    def reuses(self) -> bool:
+        """Whether a layer may be replaced by an image of the same content at the destination."""
+        return self in (Chain.KEEP, Chain.COPY)
+
+
+ANY_TEMPLATE, NO_TEMPLATE = "auto", "none"
 
 
 class OnBreak(enum.Enum):
@@ -129,3 +143,4 @@ class MoveRequest:
     cluster_size: int | None = None  # bytes, of a qcow2; None: as it is
     trim: Trim = Trim.NO
     buffer: int = COPY_BUFFER  # bytes that QEMU copies in one go
+    template: str = ANY_TEMPLATE  # the image that layers may be replaced by: one of the same name, none, or this path

@@ -6,6 +6,7 @@ import posixpath
 from collections.abc import Sequence
 from dataclasses import replace
 
+from blockferry.model.exports import is_export
 from blockferry.model.facts import Facts
 from blockferry.model.finding import Finding, finding
 from blockferry.model.method import race_possible
@@ -33,6 +34,8 @@ def keeps(asked: OnBreak, method: Method, *, cancelled: bool) -> bool:
 
 def why_not(disk: DiskPlan, facts: Facts) -> str | None:
     """Why a broken copy of this disk could not be gone on with at all; None when it could."""
+    if is_export(disk.source) or is_export(disk.dest):
+        return "it is, or goes, behind a network block device"
     if disk.shallow:
         return "its backing chain is kept as a chain"
     if disk.sealed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from blockferry.model.exports import is_export
 from blockferry.model.facts import Facts
 from blockferry.model.finding import Finding, finding
 from blockferry.model.plan import DiskPlan
@@ -40,7 +41,7 @@ def for_memory(memory: int) -> int:
 def estimates(disks: Sequence[DiskPlan], facts: Facts) -> tuple[SpaceEstimate, ...]:
     """Each destination before and after the move."""
     found = []
-    for name in sorted({disk.datastore for disk in disks}):
+    for name in sorted({disk.datastore for disk in disks if not is_export(disk.datastore)}):
         store = facts.datastore(name)
         assert store is not None
         mine = [disk for disk in disks if disk.datastore == name]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from blockferry.model import defects
+from blockferry.model import defects, network
 from blockferry.model.defects import Case, Remedy, Versions
 from blockferry.model.facts import Facts
 from blockferry.model.finding import Finding, Severity, finding
@@ -12,7 +12,7 @@ from blockferry.model.inventory import Datastore, Disk, Image, PowerState
 from blockferry.model.method import SYNCHRONOUS_SINCE
 from blockferry.model.placement import FORMATS
 from blockferry.model.plan import LuksPlan
-from blockferry.model.request import Chain, Method, MoveRequest, Provision
+from blockferry.model.request import Method, MoveRequest, Provision
 
 OLDEST_LIBVIRT = SYNCHRONOUS_SINCE
 OLDEST_QEMU = (6, 0, 0)
@@ -132,18 +132,18 @@ def disk_findings(request: MoveRequest, facts: Facts, disk: Disk, chain: tuple[I
         return [finding("READ_ONLY_DISK", f"{name} is read-only.")]
     if disk.source is None:
         return [finding("UNSUPPORTED_SOURCE", f"{name} has no source.")]
-    if disk.source.kind not in ("file", "block") or disk.source.path is None:
+    if disk.source.place is None or disk.source.kind not in ("file", "block", "network"):
         return [finding("UNSUPPORTED_SOURCE", f"{name} is {disk.source.description}.")]
     if disk.target in facts.problems:
         return [finding("IMAGE_UNREADABLE", f"{name}: {facts.problems[disk.target]}")]
-    found = []
+    found = network.source_findings(request, facts, disk) if disk.source.export else []
     if disk.mirror or disk.other_job:
         what = f"a block {disk.mirror.job} to {disk.mirror.dest}" if disk.mirror else str(disk.other_job)
         found.append(finding("JOB_ON_DISK", f"{name} is busy: {what}."))
-    if facts.vm.persistent and disk.live and (disk.config is None or disk.config.path != disk.live.path):
+    if facts.vm.persistent and disk.live and (disk.config is None or disk.config.place != disk.live.place):
         elsewhere = disk.config.description if disk.config else "nothing"
         found.append(
-            finding("CONFIG_DIFFERS", f"{name} runs on {disk.live.path}, the next start would use {elsewhere}.")
+            finding("CONFIG_DIFFERS", f"{name} runs on {disk.live.place}, the next start would use {elsewhere}.")
         )
     for format in {chain[0].format if chain else disk.source.format, request.format or "raw"}:
         if format not in FORMATS:
@@ -232,7 +232,7 @@ def snapshot_findings(request: MoveRequest, facts: Facts, targets: Sequence[str]
             continue
         outer = [target for target in one.external if target in targets]
         lost = [path for path in one.files if path not in everything and not _stays(path, facts)]
-        if outer and request.chain is not Chain.KEEP:
+        if outer and not request.chain.keeps_layers:
             text = f"{name} is external: the disks as they were are lower layers, which would become one image."
             found.append(finding("SNAPSHOTS", _begin(text), "Add --chain keep."))
         elif outer and request.format is not None:

@@ -1,0 +1,141 @@
+"""Images at the destination that may take the place of a backing chain's lower layers: found, compared, watched.
+
+What is decided by it: model/templates.py; why so: docs/templates.md. Everything here only reads.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from blockferry.engine import making, proof
+from blockferry.engine.observe import fingerprints, same_path
+from blockferry.errors import BlockferryError
+from blockferry.images import copying, files, qemuimg, users
+from blockferry.images.runner import Runner
+from blockferry.journal import Journal
+from blockferry.model.facts import Template
+from blockferry.model.inventory import Image, Vm
+
+Pair = tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]
+"""The fingerprints of two images that were compared: of all files that each consists of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the journal knows of images on this host."""
+
+    compared: Collection[Pair] = ()  # pairs that read the same
+    busy: Mapping[str, str] = field(default_factory=dict)  # path -> why nothing may be built on it, a clause
+
+
+def known(journal: Journal, uri: str, host: str, recent: int) -> Known:
+    """`recent`: so many finished moves are looked through."""
+    compared = set()
+    busy = {row.path: "it is in quarantine" for row in proof.kept_here(journal, uri, host)}
+    for one in journal.unfinished():
+        if not one.record.following:
+            why = f"move {one.id} of {one.plan.vm}, which is not over, has to do with it"
+            busy.update(dict.fromkeys(proof.changed_by(one.plan), why))
+    for one in (*journal.finished(recent), *journal.unfinished()):
+        if one.plan.uri == uri:
+            for disk in one.plan.disks:
+                if disk.reused is not None:
+                    compared.add(_pair(disk.reused.prints, disk.reused.source_prints))
+    return Known(compared, busy)
+
+
+def _pair(prints: Mapping[str, str], source_prints: Mapping[str, str]) -> Pair:
+    return tuple(sorted(prints.items())), tuple(sorted(source_prints.items()))
+
+
+def find(
+    runner: Runner, layers: Sequence[Image], path: str, everyone: Iterable[Vm], ask: Callable[[], Known]
+) -> Template | None:
+    """Whether the image at `path` may take the place of these layers (one lower layer and all below it).
+
+    None when there is nothing at `path`. Reads both sides completely, unless `ask` says that they were compared
+    before and have not changed. Raises HostUnreachable.
+    """
+    layer = layers[0]
+    try:
+        if files.stat_one(runner, path) is None:
+            return None
+        chain = qemuimg.chain(runner, path, layer.format)
+        found = Template(path, layer.format, chain[0].virtual_size)
+        mine = [name for image in chain for name in (image.path, *image.parts)]
+        theirs = [name for image in layers for name in (image.path, *image.parts)]
+        problem = _unfit(runner, layer, chain, mine, theirs, everyone, ask().busy)
+        if problem:
+            return replace(found, problem=problem)
+        prints, source_prints = fingerprints(runner, mine), fingerprints(runner, theirs)
+        if _pair(prints, source_prints) in ask().compared:
+            return replace(found, prints=prints, source_prints=source_prints, known=True)
+        began = time.monotonic()
+        result = copying.compare(runner, layer.path, layer.format, path, layer.format, force_share=True)
+        seconds = round(time.monotonic() - began, 3)
+        if not result.identical:
+            return replace(found, problem=_difference(result), seconds=seconds)
+        problem = _writer(runner, mine)
+        if fingerprints(runner, mine) != prints or fingerprints(runner, theirs) != source_prints:
+            problem = "somebody wrote to one of the two while they were compared"
+        return replace(found, problem=problem, prints=prints, source_prints=source_prints, seconds=seconds)
+    except BlockferryError as error:
+        return Template(path, layer.format, layer.virtual_size, f"it cannot be compared ({error.sentence.rstrip('.')})")
+
+
+def _unfit(
+    runner: Runner,
+    layer: Image,
+    chain: Sequence[qemuimg.Layer],
+    mine: Sequence[str],
+    theirs: Sequence[str],
+    everyone: Iterable[Vm],
+    busy: Mapping[str, str],
+) -> str:
+    """Why an image is not to be built on, whatever it holds; "" when nothing speaks against it."""
+    if any(image.encrypted for image in chain):
+        return "it is encrypted"
+    if any(image.corrupt or image.dirty for image in chain):
+        return "it needs a repair (`qemu-img check`)"
+    if chain[0].virtual_size != layer.virtual_size:
+        return f"it has {chain[0].virtual_size} bytes, the layer {layer.virtual_size}"
+    stats = files.stat_many(runner, [*mine, *theirs, *(name + making.MARKER for name in mine)])
+    if any(one is None or one.kind != "file" for one in (stats[name] for name in (*mine, *theirs))):
+        return "not all that it or the layer consists of are plain files"
+    identities = {(one.device, one.inode) for name in mine if (one := stats[name]) is not None}
+    if any((one.device, one.inode) in identities for name in theirs if (one := stats[name]) is not None):
+        return "it is the layer itself, or has a file in common with it"
+    for name in mine:
+        if stats[name + making.MARKER] is not None:
+            return f"{name} is being made by a move (`blockferry orphans`)"
+        why = next((text for path, text in busy.items() if same_path(path, name)), "")
+        if why:
+            return f"{name}: {why}"
+    return _top_of(runner, everyone, mine, identities) or _writer(runner, mine)
+
+
+def _top_of(runner: Runner, everyone: Iterable[Vm], mine: Sequence[str], identities: set[tuple[int, int]]) -> str:
+    """Which VM has one of these files as a disk of its own, which it writes to when it runs."""
+    tops = {
+        source.path: f"it is {target} of VM {vm.name}, which writes to it"
+        for vm in everyone
+        for target, source in proof.images_of(vm)
+        if source.path is not None and source.path.startswith("/")
+    }
+    stats = files.stat_many(runner, tops)
+    for path, text in tops.items():
+        one = stats[path]
+        if any(same_path(path, name) for name in mine) or (one is not None and (one.device, one.inode) in identities):
+            return text
+    return ""
+
+
+def _writer(runner: Runner, names: Iterable[str]) -> str:
+    return next((f"{who} can write to {name}" for name in names if (who := users.writer(runner, name))), "")
+
+
+def _difference(result: copying.Comparison) -> str:
+    where = result.first_difference_offset
+    return "it reads differently" + ("" if where is None else f", first at byte {where}")

@@ -1,0 +1,95 @@
+"""What a directory stands on, device by device, down to what answers or hangs. Only for storage that answers."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+
+from blockferry.images.watching_program.tables import (
+    Json,
+    Mount,
+    block,
+    listed,
+    mount_of,
+    number,
+    parse_mountinfo,
+    read,
+)
+
+LOOP_GET_STATUS64 = 0x4C05
+
+
+def backing_device(name: str) -> str:
+    """The superblock that a loop device's file lies on. By the kernel, not by the name: that may be another's."""
+    try:
+        descriptor = os.open(f"/dev/{name}", os.O_RDONLY)
+    except OSError:
+        return ""
+    try:
+        status = bytearray(232)
+        fcntl.ioctl(descriptor, LOOP_GET_STATUS64, status)
+        return number(struct.unpack_from("=Q", status)[0])
+    except OSError:
+        return ""
+    finally:
+        os.close(descriptor)
+
+
+def facts(paths: list[str]) -> Json:
+    """What the paths stand on. Touches them: only for storage that answers."""
+    mounts = parse_mountinfo(read("/proc/self/mountinfo"))
+    found: Json = {"root": os.geteuid() == 0, "paths": {}, "mounts": {}, "blocks": {}}
+    found["fuse"] = listed("/sys/fs/fuse/connections")
+    for path in paths:
+        real = os.path.realpath(path)
+        while not os.path.exists(real):
+            real = os.path.dirname(real)
+        device = number(os.stat(real).st_dev)
+        here = mount_of(real, [one for one in mounts if one.device == device])
+        found["paths"][path] = {"real": os.path.realpath(path), "device": device, "mount": here.point if here else ""}
+        collect(device, mounts, found)
+    return found
+
+
+def collect(device: str, mounts: list[Mount], found: Json) -> None:
+    """Take down a device, the file systems on it, and all that is below."""
+    if device in found["blocks"] or (device.startswith("0:") and device in found["mounts"]):
+        return
+    here = [one for one in mounts if one.device == device]
+    if here:
+        one = here[0]
+        members = btrfs_members(one.source) if one.kind == "btrfs" else []
+        words = {"kind": one.kind, "source": one.source, "point": one.point, "options": one.options}
+        found["mounts"][device] = {**words, "members": members}
+        for member in members:
+            collect(member, mounts, found)
+    one_block = None if device.startswith("0:") else block(device)
+    if one_block is None:
+        return
+    home = os.path.realpath(f"/sys/dev/block/{device}")
+    below = list(one_block.below)
+    if one_block.backing_file:
+        below.append(backing_device(one_block.name) or "?")
+    found["blocks"][device] = {
+        "name": one_block.name,
+        "below": below,
+        "loop": bool(one_block.backing_file),
+        "partition": one_block.partition,
+        "dm_name": read(f"{home}/dm/name"),
+        "dm_uuid": read(f"{home}/dm/uuid"),
+        "scsi": os.path.exists(f"{home}/device/scsi_level"),
+        "transport": "iSCSI" if "/session" in home else "Fibre Channel" if "/rport-" in home else "",
+        "timeout": read(f"{home}/device/timeout"),
+    }
+    for one_below in below:
+        collect(one_below, mounts, found)
+
+
+def btrfs_members(source: str) -> list[str]:
+    name = os.path.basename(os.path.realpath(source))
+    for volume in listed("/sys/fs/btrfs"):
+        members = listed(f"/sys/fs/btrfs/{volume}/devices")
+        if name in members:
+            return [read(f"/sys/fs/btrfs/{volume}/devices/{one}/dev") for one in members]
+    return []

@@ -1,0 +1,120 @@
+"""The watch itself: it looks at every place, tells what it sees, takes orders, and cuts off when it is time."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import time
+
+from blockferry.images.watching_program.beat import Place
+from blockferry.images.watching_program.claim import Claim
+from blockferry.images.watching_program.cutting import LOOK_LIMIT_S, against, carry_out
+from blockferry.images.watching_program.tables import Json
+from blockferry.images.watching_program.users import one_is_open
+
+TICK_S = 0.1
+LATE_S = 1.0
+CLOSED_LOOK_S = 1.0
+AGAIN_S = 1.0  # a fence that may be needed more than once, and one that was refused
+
+
+class Watch:
+    """The loop. Orders are lines on standard input: `look`, `fence`, `fence SECONDS`, `go`; each is answered."""
+
+    def __init__(self, wish: Json) -> None:
+        self.limit = float(wish["limit"])  # seconds, 0: never
+        self.hanging_s = float(wish["hanging"])  # seconds: from then on it is told
+        self.pairs: list[list[str]] = wish["pairs"]
+        self.ours = set(wish["ours"])
+        self.images = {dest for _, dest in self.pairs} | self.ours
+        self.mode = wish["mode"]
+        self.until: float | None = None
+        self.claim = Claim(wish["watch"])
+        self.places = [Place(one, wish["watch"]) for one in wish["places"]]
+        for place in self.places:
+            place.fenced = self.claim.before.get(place.wish["directory"])
+            place.beat.start()
+        self.parent = True
+        self.told = ""
+        self.rest = b""
+        self.closed_at = 0.0
+
+    def run(self) -> None:
+        self.tell()  # first: what one before has cut off
+        self.say({"ready": os.getpid()})
+        while True:
+            before = time.monotonic()
+            if not self.orders():
+                self.claim.end(keep=False)
+                return
+            now = time.monotonic()
+            late = now - before > LATE_S
+            for place in self.places:
+                place.look(now, late, self.hanging_s, self.limit)
+                self.see_to(place, now)
+            self.tell()
+            if now - self.closed_at > CLOSED_LOOK_S:
+                self.closed_at = now
+                if not self.claim.holds():
+                    return
+                if not self.parent and (not self.armed(now) or not one_is_open(self.images)):
+                    self.claim.end(keep=True)
+                    return
+
+    def armed(self, now: float) -> bool:
+        return self.mode == "fence" and (self.until is None or now < self.until)
+
+    def see_to(self, place: Place, now: float) -> None:
+        """Cut it off if it is time."""
+        if not (self.limit and place.steps and self.armed(now) and place.silent >= self.limit):
+            return
+        if now - place.tried_at < AGAIN_S:
+            return
+        place.tried_at = now
+        if place.fenced is not None and not any(step.get("again") for step in place.steps):
+            return
+        place.refused = against(place.wish, self.pairs, self.ours)
+        if time.monotonic() - now > LOOK_LIMIT_S + LATE_S:
+            return  # frozen in between: it may have answered
+        if place.refused or not self.claim.note(place.wish["directory"], place.silent):
+            return
+        if place.fenced is None:
+            place.fenced = round(place.silent, 2)
+        carry_out(place.steps)
+
+    def orders(self) -> bool:
+        """Take what the parent says; False when we are to go."""
+        if not self.parent:
+            time.sleep(TICK_S)
+            return True
+        ready, _, _ = select.select([0], [], [], TICK_S)
+        if not ready:
+            return True
+        data = os.read(0, 4096)
+        if not data:
+            self.parent = False
+            return True
+        *lines, self.rest = (self.rest + data).split(b"\n")
+        for line in lines:
+            words = line.decode().split()
+            self.mode = words[0]
+            self.until = time.monotonic() + float(words[1]) if len(words) > 1 else None
+            self.say({"ok": words[0]})
+            if words[0] == "go":
+                return False
+        return True
+
+    def tell(self) -> None:
+        words = {"places": [place.state() for place in self.places]}
+        text = json.dumps(words)
+        if text != self.told:
+            self.told = text
+            self.say(words)
+
+    def say(self, words: Json) -> None:
+        if self.parent:
+            try:
+                os.write(1, json.dumps(words).encode() + b"\n")
+            except OSError:
+                self.parent = False

@@ -1,0 +1,196 @@
+"""Exports of servers: how they are named, what libvirt is told of them, what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from lxml import etree
+
+from blockferry.errors import ImageUnreadable
+from blockferry.hypervisor import domainxml
+from blockferry.images import exporting
+from blockferry.images.runner import LocalRunner
+from blockferry.model import decide, exports, placement
+from blockferry.model.action import Fail
+from blockferry.model.exports import Export
+from blockferry.model.facts import ExportFact, Facts
+from blockferry.model.inventory import Datastore, Disk, DiskSource, Image, PowerState, Vm
+from blockferry.model.observation import UNKNOWABLE, DiskView, Observation, Side
+from blockferry.model.plan import Plan
+from blockferry.model.precheck import precheck
+from blockferry.model.record import Record
+from blockferry.model.request import IfNotConverging, Method, MoveRequest, OnBreak, Preallocation, Provision
+from blockferry.units import GiB
+
+STORE = Datastore("ssd", "u", "dir", True, "/ssd", 100 * GiB, 100 * GiB)
+THERE = "nbd://store1:10809/web01-vda"
+names = st.text(st.characters(blacklist_categories=("Cs", "Cc")), max_size=30)
+
+
+@given(names, st.sampled_from(["store1", "10.0.0.7", "fd00::7"]), st.integers(1, 65535))
+def test_an_address_comes_back_as_it_was(name: str, host: str, port: int) -> None:
+    lun = Export(f"iqn.2026-11.example:{name.replace('/', '-')}/7", host, port, protocol=exports.ISCSI)
+    for one in (Export(name, host, port), Export(name, socket=f"/run/{name}.sock"), lun):
+        assert exports.parse(one.uri) == one
+        disk = etree.fromstring(domainxml.copy_destination_xml(one.uri, "raw"))
+        source = domainxml._source(disk)
+        assert source is not None
+        assert (source.kind, source.path, source.export, source.place) == ("network", None, one.uri, one.uri)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "nbd://", "nbd:///x", "nbd://host:99999/x", "nbd://user@host/x", "nbd://host/x?tls=yes", "nbds://host/x",
+        "nbd+unix:///x", "nbd+unix:///x?socket=rel", "nbd+unix://host/x?socket=/s",
+        "iscsi://host/iqn", "iscsi://u%p@host/iqn/0", "iscsi://host/iqn/one", "rbd://pool/image",
+        "json:{}", "nbd+unix:///x?socket=/s&tls=1",
+    ],
+)  # fmt: skip
+def test_what_is_no_address_of_an_export_is_said(text: str) -> None:
+    with pytest.raises(ValueError, match="write it like nbd://"):
+        exports.parse(text)
+
+
+def test_one_export_has_one_address() -> None:
+    assert exports.parse("nbd://store1/x").uri == exports.parse("nbd://store1:10809/x").uri
+    assert exports.parse("iscsi://store1/iqn.x/1").uri == "iscsi://store1:3260/iqn.x/1"
+    assert not exports.is_export("/srv/ssd/web01.raw")
+    assert not exports.is_export(None)
+
+
+FILE = """<domain><devices><disk type='file' device='disk'><driver name='qemu' type='qcow2' cache='none'/>
+<source file='/old/vda.qcow2' index='1'/><target dev='vda' bus='virtio'/></disk></devices></domain>"""
+NETWORK = """<domain><devices><disk type='network' device='disk'><driver name='qemu' type='raw' cache='none'/>
+<source protocol='nbd' name='web01-vda' index='2'><host name='store1' port='10809'/></source>
+<target dev='vda' bus='virtio'/></disk></devices></domain>"""
+
+
+def test_the_configuration_follows_in_both_directions() -> None:
+    there = domainxml.parse(domainxml.repoint(FILE, {"vda": (THERE, "raw")}, {}))
+    [disk] = there.disks
+    assert disk.source is not None
+    assert (disk.source.kind, disk.source.export, disk.source.format) == ("network", THERE, "raw")
+    back = domainxml.repoint(NETWORK, {"vda": ("/ssd/vda.qcow2", "qcow2")}, {})
+    assert "store1" not in back
+    assert "protocol" not in back
+    [disk] = domainxml.parse(back).disks
+    assert disk.source == DiskSource("file", "/ssd/vda.qcow2", "qcow2", description="/ssd/vda.qcow2")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "<source protocol='nbd' name='x' tls='yes'><host name='h'/></source>",
+        "<source protocol='nbd' name='x'><host name='h'/><host name='i'/></source>",
+        "<source protocol='rbd' name='pool/x'><host name='h'/></source>",
+        "<source protocol='nbd' name='x'><host name='h'/><encryption format='luks'/></source>",
+        "<source protocol='nbd' name='x'><host name='h'/><slices><slice type='storage' size='2'/></slices></source>",
+    ],
+)
+def test_what_is_more_than_a_plain_export_is_not_taken_for_one(source: str) -> None:
+    found = domainxml._source(etree.fromstring(f"<disk type='network'>{source}</disk>"))
+    assert found is not None
+    assert found.place is None
+    assert found.description
+
+
+def facts(source: DiskSource, size: int = GiB, state: PowerState = PowerState.RUNNING, **export: object) -> Facts:
+    disk = Disk("vda", "disk", "virtio", source if state.active else None, source)
+    image = Image(source.place or "", source.format, GiB, GiB)
+    return Facts(
+        "qemu:///system", Vm("web01", "u", state, True, (disk,)), (STORE,), (9, 0, 0), (7, 2, 0), {"vda": (image,)},
+        available={"ssd": 100 * GiB}, exports={THERE: ExportFact(size, **export)},  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def elsewhere(known: Facts) -> Facts:
+    return replace(known, exports={"nbd://alias/web01-vda": ExportFact(GiB)})
+
+
+RAW = DiskSource("file", "/old/web01/vda.raw", "raw")
+EXPORT = DiskSource("network", None, "raw", export=THERE, description=THERE)
+IN, OUT = MoveRequest("web01", None, {"vda": THERE}), MoveRequest("web01", "ssd")
+
+
+def codes(request: MoveRequest, known: Facts) -> tuple[set[str], Plan | None]:
+    found, plan = precheck(request, known, "abcd")
+    return {one.code for one in found}, plan
+
+
+def test_in_and_out() -> None:
+    found, plan = codes(IN, facts(RAW))
+    assert plan is not None, found
+    [disk] = plan.disks
+    assert (disk.source, disk.dest, disk.dest_format, disk.old_files) == (RAW.path, THERE, "raw", (RAW.path,))
+    assert (plan.method, plan.if_not_converging, plan.home) == (Method.CHANGED_BLOCKS, IfNotConverging.WAIT, None)
+    assert not disk.resumable
+    assert "EXPORT_OVERWRITTEN" in found
+    found, plan = codes(OUT, facts(EXPORT))
+    assert plan is not None, found
+    [disk] = plan.disks
+    assert (disk.source, disk.dest, disk.old_files) == (THERE, "/ssd/web01-vda.raw", ())
+    assert "EXPORT_STAYS" in found
+    _, plan = codes(IN, facts(RAW, state=PowerState.OFF))
+    assert plan is not None
+    assert plan.method is Method.COLD
+
+
+@pytest.mark.parametrize(
+    ("request_", "known", "code"),
+    [
+        (IN, facts(RAW, size=GiB + 512), "EXPORT_SIZE"),
+        (IN, facts(RAW, size=GiB - 512), "EXPORT_SIZE"),
+        (IN, facts(RAW, problem="Connection refused"), "EXPORT_UNUSABLE"),
+        (IN, facts(RAW, users=("vdb of db01",)), "EXPORT_IN_USE"),
+        (IN, facts(EXPORT), "EXPORT_LIMITS"),
+        (replace(IN, disks={"vda": "nbd://alias/web01-vda"}), elsewhere(facts(EXPORT)), "EXPORT_LIMITS"),
+        (IN, facts(DiskSource("file", "/old/vda.qcow2", "qcow2")), "EXPORT_FORMAT"),
+        (replace(IN, format="qcow2"), facts(RAW), "EXPORT_FORMAT"),
+        (replace(IN, verify=True), facts(RAW), "EXPORT_LIMITS"),
+        (replace(IN, method=Method.SNAPSHOT), facts(RAW), "EXPORT_LIMITS"),
+        (replace(IN, on_break=OnBreak.KEEP), facts(RAW), "EXPORT_LIMITS"),
+        (replace(IN, provision=Provision.THICK), facts(RAW), "EXPORT_LIMITS"),
+        (replace(IN, preallocation=Preallocation.FALLOC), facts(RAW), "EXPORT_LIMITS"),
+        (replace(IN, cluster_size=65536), facts(RAW), "EXPORT_LIMITS"),
+        (replace(OUT, method=Method.CLONE), facts(EXPORT), "EXPORT_LIMITS"),
+        (replace(OUT, verify=True), facts(EXPORT), "EXPORT_LIMITS"),
+        (OUT, facts(EXPORT, state=PowerState.OFF), "EXPORT_OFF"),
+        (OUT, facts(replace(EXPORT, format="qcow2")), "EXPORT_FORMAT"),
+        (OUT, facts(replace(EXPORT, export="")), "UNSUPPORTED_SOURCE"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_by_name(request_: MoveRequest, known: Facts, code: str) -> None:
+    found, plan = codes(request_, known)
+    assert code in found
+    assert plan is None
+
+
+def test_a_mirror_to_an_export_has_no_bound_and_that_is_said() -> None:
+    found, plan = codes(replace(IN, method=Method.MIRROR), facts(RAW))
+    assert plan is not None
+    assert "HANG_UNBOUNDED" in found
+
+
+def test_a_vm_that_goes_off_on_its_way_out_is_not_copied_cold() -> None:
+    """Nothing would tell that it was started and written to meanwhile."""
+    _, plan = codes(OUT, facts(EXPORT))
+    assert plan is not None
+    view = DiskView("vda", None, Side.SOURCE, fingerprint=UNKNOWABLE)
+    seen = Observation(PowerState.OFF, True, (view,), Record(marked=True, home_copied=True, measured=True), mark="abcd")
+    action = decide.decide(plan, seen)
+    assert isinstance(action, Fail), action
+    assert "network block device" in action.problem
+
+
+def test_an_export_gives_no_file_its_name() -> None:
+    path = placement.image_path(STORE, "web01", "vda", THERE, "raw", frozenset())
+    assert path == "/ssd/web01-vda.raw"
+
+
+def test_a_server_that_is_not_there_is_quoted() -> None:
+    with pytest.raises(ImageUnreadable, match=r"refused|Failed to connect"):
+        exporting.size(LocalRunner("qemu:///system"), "nbd://127.0.0.1:1/x")

@@ -1,0 +1,460 @@
+"""Layers that are not copied because their like is at the destination: what is chosen, seen, and refused."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import cli_fake
+import pytest
+from decide_support import DESTINATION, SOURCE, make_plan
+from hypothesis import given
+from hypothesis import strategies as st
+from test_cli import call
+from test_decide import across, copying, disk, in_step, off, seen
+
+from blockferry.engine import templates
+from blockferry.engine.templates import Known
+from blockferry.images import qemuimg, users
+from blockferry.images.runner import LocalRunner
+from blockferry.model import action as act
+from blockferry.model.decide import decide
+from blockferry.model.facts import Facts, Template
+from blockferry.model.inventory import Datastore, Disk, DiskSource, Image, PowerState, Snapshot, Vm
+from blockferry.model.observation import Side
+from blockferry.model.plan import DiskPlan, Plan
+from blockferry.model.precheck import precheck
+from blockferry.model.record import Record
+from blockferry.model.request import Chain, MoveRequest
+from blockferry.model.space import needed
+from blockferry.units import GiB, MiB
+
+RUNNING, PAUSED, OFF = PowerState.RUNNING, PowerState.PAUSED, PowerState.OFF
+TOP, MIDDLE, GOLDEN = "/old/web01/vda.s1", "/old/web01/vda.qcow2", "/old/golden.qcow2"
+THERE = "/ssd/golden.qcow2"
+SOURCE_OF_TOP = DiskSource("file", TOP, "qcow2")
+SAME = Template(THERE, "qcow2", GiB, "", {THERE: "t"}, {GOLDEN: "g"}, 1.5)
+CHAIN = (Image(TOP, "qcow2", GiB, MiB), Image(MIDDLE, "qcow2", GiB, 2 * MiB), Image(GOLDEN, "qcow2", GiB, 512 * MiB))
+OTHERS = {GOLDEN: ("web02",)}
+
+
+def facts(**more: object) -> Facts:
+    vm = Vm("web01", "uuid", RUNNING, True, (Disk("vda", "disk", "virtio", SOURCE_OF_TOP, SOURCE_OF_TOP),))
+    found = Facts(
+        uri="qemu:///system",
+        vm=vm,
+        datastores=(
+            Datastore("old", "u1", "dir", True, "/old", 100 * GiB, 50 * GiB),
+            Datastore("ssd", "u2", "dir", True, "/ssd", 100 * GiB, 50 * GiB),
+        ),
+        libvirt=(9, 0, 0),
+        qemu=(7, 2, 22),
+        chains={"vda": CHAIN},
+        available={"ssd": 50 * GiB},
+        users=OTHERS,
+        existing=frozenset({THERE}),
+    )
+    return replace(found, **more)  # type: ignore[arg-type]
+
+
+def check(known: Facts, chain: Chain, template: str = "auto") -> tuple[dict[str, str], Plan | None]:
+    found, plan = precheck(MoveRequest("web01", "ssd", chain=chain, template=template), known, "abcd")
+    return {one.code: one.text for one in found}, plan
+
+
+# ------------------------------------------------------------ what is chosen
+
+NOT_THERE = {"existing": frozenset[str]()}
+DIFFERENT = {"templates": {GOLDEN: replace(SAME, problem="it reads differently")}}
+REUSABLE = {"templates": {GOLDEN: SAME}}
+LAYERS, ALL = (MIDDLE,), (MIDDLE, GOLDEN)
+
+
+@pytest.mark.parametrize(
+    ("chain", "more", "copied", "below", "old_files"),
+    [
+        (Chain.SHARE, REUSABLE, (), MIDDLE, (TOP,)),
+        (Chain.SHARE, NOT_THERE, (), MIDDLE, (TOP,)),
+        (Chain.KEEP, NOT_THERE, LAYERS, GOLDEN, (TOP, MIDDLE)),
+        (Chain.KEEP, DIFFERENT, LAYERS, GOLDEN, (TOP, MIDDLE)),
+        (Chain.KEEP, REUSABLE, LAYERS, THERE, (TOP, MIDDLE)),
+        (Chain.KEEP, {**REUSABLE, "users": {}}, LAYERS, THERE, (TOP, MIDDLE, GOLDEN)),
+        (Chain.KEEP, {**NOT_THERE, "users": {}}, ALL, None, (TOP, MIDDLE, GOLDEN)),
+        (Chain.COPY, NOT_THERE, ALL, None, (TOP, MIDDLE)),
+        (Chain.COPY, REUSABLE, LAYERS, THERE, (TOP, MIDDLE)),
+        (Chain.FLATTEN, REUSABLE, (), None, (TOP, MIDDLE)),
+    ],
+)
+def test_what_becomes_of_each_layer(
+    chain: Chain, more: dict[str, object], copied: tuple[str, ...], below: str | None, old_files: tuple[str, ...]
+) -> None:
+    codes, plan = check(facts(**more), chain)
+    assert plan is not None, codes
+    one = plan.disks[0]
+    assert tuple(layer.source for layer in one.layers) == copied
+    assert (one.stays_below[0] if one.stays_below else None) == below
+    assert one.old_files == old_files
+    assert THERE not in (one.dest, *(layer.dest for layer in one.layers)) or more.get("existing") == frozenset()
+    assert one.shallow is (chain is not Chain.FLATTEN)
+    reused = below == THERE
+    assert (one.reused is not None) is reused
+    assert ("TEMPLATE_REUSED" in codes) is reused
+    assert (plan.new_names.get(GOLDEN) == THERE) is (reused or GOLDEN in copied)
+    if copied:
+        assert one.backing == (one.layers[0].dest, "qcow2")
+
+
+def test_a_reused_layer_is_neither_copied_nor_counted() -> None:
+    codes, plan = check(facts(**REUSABLE), Chain.COPY)
+    assert plan is not None
+    one = plan.disks[0]
+    assert one.reused is not None
+    assert one.reused.saved == 512 * MiB
+    assert one.copy_bytes == 3 * MiB
+    assert needed(one) < 5 * MiB
+    assert "512 MiB need not be copied" in codes["TEMPLATE_REUSED"]
+    assert "compared in 1.5 s" in codes["TEMPLATE_REUSED"]
+    known, _ = check(facts(templates={GOLDEN: replace(SAME, known=True, seconds=0.0)}), Chain.COPY)
+    assert "known" in known["TEMPLATE_REUSED"]
+
+
+def test_what_is_there_and_not_the_same_is_never_overwritten() -> None:
+    codes, plan = check(facts(**DIFFERENT), Chain.COPY)
+    assert plan is None
+    assert "NAME_COLLISION" in codes
+    assert "reads differently" in codes["TEMPLATE_NOT_REUSED"]
+
+
+@pytest.mark.parametrize(
+    ("more", "template", "code"),
+    [
+        (REUSABLE, "none", None),
+        (DIFFERENT, "/lib/golden.qcow2", "TEMPLATE_UNUSABLE"),
+        ({"templates": {}}, "/lib/golden.qcow2", "TEMPLATE_UNUSABLE"),
+        (REUSABLE, THERE, "TEMPLATE_REUSED"),
+        ({"templates": {GOLDEN: replace(SAME, virtual_size=2 * GiB)}}, "auto", "TEMPLATE_NOT_REUSED"),
+        (
+            {**REUSABLE, "snapshots": (Snapshot("s", external=("vda",), files=(GOLDEN,)),)},
+            "auto",
+            "TEMPLATE_NOT_REUSED",
+        ),
+    ],
+)
+def test_what_the_user_says_of_templates(more: dict[str, object], template: str, code: str | None) -> None:
+    codes, plan = check(facts(**more), Chain.KEEP, template)
+    assert {one for one in codes if one.startswith("TEMPLATE")} >= ({code} if code else set())
+    assert (plan is None) == (code == "TEMPLATE_UNUSABLE")
+    if plan is not None:
+        assert (plan.disks[0].reused is not None) == (code == "TEMPLATE_REUSED")
+
+
+@given(
+    chain=st.sampled_from(Chain),
+    users=st.sets(st.sampled_from([MIDDLE, GOLDEN])),
+    there=st.sets(st.sampled_from([MIDDLE, GOLDEN])),
+    fit=st.booleans(),
+)
+def test_no_layer_is_lost_and_none_of_others_goes(chain: Chain, users: set[str], there: set[str], fit: bool) -> None:
+    """Whatever the layers are: below the new top stands the whole chain, each layer copied, reused or as it is."""
+    found = {
+        path: Template(f"/ssd/{Path(path).name}", "qcow2", GiB, "" if fit else "no", {"t": "1"}, {path: "1"})
+        for path in there
+    }
+    known = facts(templates=found, users=dict.fromkeys(users, ("web02",)), existing=frozenset())
+    _, plan = check(known, chain)
+    assert plan is not None
+    one = plan.disks[0]
+    assert not users & set(one.old_files)
+    if chain is Chain.FLATTEN:
+        assert one.backing is None
+        return
+    copied = [layer.source for layer in one.layers]
+    assert copied == [MIDDLE, GOLDEN][: len(copied)]
+    rest = [MIDDLE, GOLDEN][len(copied) :]
+    if one.reused is not None:
+        assert fit
+        assert one.reused.source == rest[0]
+        assert one.stays_below == (one.reused.path, "qcow2")
+        assert one.reused.path not in one.old_files
+    else:
+        assert one.stays_below == ((rest[0], "qcow2") if rest else None)
+        assert not set(rest) & set(one.old_files)
+        assert not (fit and chain is Chain.COPY and there)
+
+
+def test_a_template_goes_only_with_layers_that_go() -> None:
+    result = call(cli_fake.FakeService(), "check", "web01", "--to", "ssd", "--template", "/x")
+    assert result.exit_code == 2
+    assert "--chain keep" in result.output + result.stderr
+    result = call(cli_fake.FakeService(), "check", "web01", "--to", "ssd", "--template", "golden", "--chain", "keep")
+    assert result.exit_code == 2
+
+
+# ------------------------------------------------------------ changed between the compare and the switch
+
+TWO = make_plan(2)
+CHANGED = "/ssd/golden.qcow2"
+HALF_BACK = Record(marked=True, home_copied=True, created=("/b/vda",), failure="no")
+
+
+def now(view: object) -> object:
+    return replace(view, template_changed=CHANGED)  # type: ignore[type-var]
+
+
+@pytest.mark.parametrize(
+    ("state", "views", "record", "expected"),
+    [
+        (RUNNING, (now(disk()), disk("vdb")), None, act.Fail),
+        (RUNNING, (copying(), now(copying("vdb"))), None, act.Fail),
+        (PAUSED, (now(in_step()), in_step("vdb")), None, act.Fail),
+        (OFF, (now(off()), off("vdb")), None, act.Fail),
+        (RUNNING, (across(), now(in_step("vdb"))), None, act.Fail),
+        (RUNNING, (now(across()), now(in_step("vdb"))), None, act.Park),
+        (RUNNING, (now(across()), in_step("vdb")), HALF_BACK, act.Park),
+        (RUNNING, (across(), now(in_step("vdb"))), HALF_BACK, act.AbortCopy),
+        (RUNNING, (now(copying()), copying("vdb")), HALF_BACK, act.AbortCopy),
+    ],
+)
+def test_a_changed_template(
+    state: PowerState, views: tuple[object, ...], record: Record | None, expected: type
+) -> None:
+    more = {} if record is None else {"record": record}
+    action = decide(TWO, seen(state, *views, **more))  # type: ignore[arg-type]
+    assert isinstance(action, expected), action
+
+
+def test_a_changed_template_never_holds_the_guest() -> None:
+    ours = Record(marked=True, home_copied=True, created=("/b/vda",), suspended=True, switching=True)
+    views = (now(across()), now(in_step("vdb")))
+    assert decide(TWO, seen(PAUSED, *views, record=ours)) == act.Resume()  # type: ignore[arg-type]
+
+
+@given(
+    sides=st.tuples(*[st.sampled_from([SOURCE, DESTINATION])] * 2),
+    marks=st.tuples(st.booleans(), st.booleans()),
+    state=st.sampled_from([RUNNING, PAUSED, OFF]),
+    failure=st.sampled_from([None, "no"]),
+    suspended=st.booleans(),
+    jobs=st.booleans(),
+)
+def test_no_disk_goes_onto_a_changed_template_and_none_is_copied_back_from_it(
+    sides: tuple[Side, Side],
+    marks: tuple[bool, bool],
+    state: PowerState,
+    failure: str | None,
+    suspended: bool,
+    jobs: bool,
+) -> None:
+    views = []
+    for target, side, changed in zip(("vda", "vdb"), sides, marks, strict=True):
+        one = off(target, side) if state is OFF else in_step(target, side) if jobs else disk(target, side, side)
+        views.append(replace(one, template_changed=CHANGED if changed else ""))
+    record = Record(
+        marked=True, home_copied=True, created=("/b/vda",), failure=failure, suspended=suspended, switching=suspended
+    )
+    action = decide(TWO, seen(state, *views, record=record))
+    by_target = {view.target: view for view in views}
+    if isinstance(action, act.Pivot):
+        assert not any(by_target[target].template_changed for target in action.targets), action
+    if isinstance(action, act.StartCopy):
+        assert not by_target[action.target].template_changed, action
+    if isinstance(action, act.WriteConfig) and SOURCE in sides:
+        assert not any(view.template_changed for view in views if view.side is SOURCE), action
+
+
+# ------------------------------------------------------------ what is seen on the host: real images
+
+RUNNER = LocalRunner()
+SIZE = 4 * MiB
+NOTHING = Known()
+root = pytest.mark.skipif(os.geteuid() != 0, reason="who may not see all processes can prove nothing")
+
+
+def image(path: Path, format: str = "qcow2", seed: int = 1, size: int = SIZE, backing: Path | None = None) -> Path:
+    below = None if backing is None else (str(backing), "qcow2")
+    qemuimg.create(RUNNER, str(path), format, size, backing=below)
+    for number in range(4):
+        words = f"write -P {random.Random(seed * 10 + number).randrange(1, 255)} {number * MiB} 128k"
+        subprocess.run(["qemu-io", "-f", format, "-c", words, str(path)], check=True, stdout=subprocess.DEVNULL)
+    return path
+
+
+def chain_of(path: Path, format: str = "qcow2") -> tuple[Image, ...]:
+    return tuple(
+        Image(one.path, one.format, one.virtual_size, one.allocation, parts=one.parts)
+        for one in qemuimg.chain(RUNNER, str(path), format)
+    )
+
+
+def look(
+    one: Path, other: Path, vms: tuple[Vm, ...] = (), known: Known = NOTHING, format: str = "qcow2"
+) -> Template | None:
+    return templates.find(RUNNER, chain_of(one, format), str(other), vms, lambda: known)
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> tuple[Path, Path]:
+    """A layer, and an image elsewhere that reads the same although its file is another."""
+    one, other = tmp_path / "old" / "golden.qcow2", tmp_path / "new" / "golden.qcow2"
+    one.parent.mkdir()
+    other.parent.mkdir()
+    image(one)
+    subprocess.run(["qemu-img", "convert", "-O", "qcow2", "-c", str(one), str(other)], check=True)
+    return one, other
+
+
+@root
+def test_the_same_content_is_found_and_then_known(pair: tuple[Path, Path]) -> None:
+    one, other = pair
+    found = look(one, other)
+    assert found is not None
+    assert (found.problem, found.known) == ("", False)
+    assert set(found.prints) == {str(other)}
+    assert set(found.source_prints) == {str(one)}
+    known = Known({templates._pair(found.prints, found.source_prints)})
+    again = look(one, other, known=known)
+    assert again is not None
+    assert (again.problem, again.known) == ("", True)
+    for changed in pair:  # a touch is enough to be read again
+        os.utime(changed, ns=(0, changed.stat().st_mtime_ns + 1))
+        third = look(one, other, known=known)
+        assert third is not None
+        assert (third.problem, third.known) == ("", False)
+
+
+@root
+def test_nothing_there_is_no_template(pair: tuple[Path, Path]) -> None:
+    assert look(pair[0], pair[1].with_name("nothing")) is None
+
+
+@root
+@pytest.mark.parametrize("offset", [0, 3 * MiB + 4096, SIZE - 512])
+def test_a_byte_that_differs_is_seen(pair: tuple[Path, Path], offset: int) -> None:
+    one, other = pair
+    words = ["qemu-io", "-f", "qcow2", "-c", f"write -P 255 {offset} 512", str(other)]
+    subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+    found = look(one, other)
+    assert found is not None
+    assert "reads differently" in found.problem
+
+
+@root
+def test_zeros_behind_the_end_are_not_the_same(pair: tuple[Path, Path]) -> None:
+    one, other = pair
+    subprocess.run(["qemu-img", "resize", "-q", str(other), str(2 * SIZE)], check=True)
+    found = look(one, other)
+    assert found is not None
+    assert f"it has {2 * SIZE} bytes" in found.problem
+
+
+@root
+def test_a_raw_image_is_never_taken_for_what_its_guest_wrote_into_it(tmp_path: Path, pair: tuple[Path, Path]) -> None:
+    """A raw template whose first bytes are a qcow2 header is compared as raw."""
+    raw, disguised = tmp_path / "golden.raw", tmp_path / "new" / "golden.raw"
+    image(raw, "raw")
+    shutil.copy(pair[1], disguised)
+    os.truncate(disguised, SIZE)
+    found = look(raw, disguised, format="raw")
+    assert found is not None
+    assert "reads differently" in found.problem
+
+
+@root
+def test_whole_chains_are_compared_and_all_their_files_are_watched(tmp_path: Path) -> None:
+    below = image(tmp_path / "below.qcow2")
+    layer = image(tmp_path / "layer.qcow2", seed=2, backing=below)
+    (tmp_path / "new").mkdir()
+    other_below = image(tmp_path / "new" / "below.qcow2")
+    other = image(tmp_path / "new" / "layer.qcow2", seed=2, backing=other_below)
+    found = look(layer, other)
+    assert found is not None
+    assert found.problem == ""
+    assert set(found.prints) == {str(other), str(other_below)}
+    assert set(found.source_prints) == {str(layer), str(below)}
+
+
+@root
+def test_who_stands_on_the_layer_itself_has_nothing_to_reuse(tmp_path: Path) -> None:
+    below = image(tmp_path / "below.qcow2")
+    hard_link, overlay = tmp_path / "link.qcow2", tmp_path / "overlay.qcow2"
+    hard_link.hardlink_to(below)
+    qemuimg.create(RUNNER, str(overlay), "qcow2", SIZE, backing=(str(below), "qcow2"))
+    for other in (hard_link, overlay):
+        found = look(below, other)
+        assert found is not None
+        assert "in common" in found.problem
+
+
+@root
+def test_a_disk_of_a_vm_is_no_template(pair: tuple[Path, Path]) -> None:
+    one, other = pair
+    link = other.with_name("another-name")
+    link.symlink_to(other)
+    for name, live in itertools.product((other, link), (True, False)):
+        source = DiskSource("file", str(name), "qcow2")
+        vm = Vm(
+            "web09",
+            "u9",
+            RUNNING if live else OFF,
+            True,
+            (Disk("vdc", "disk", "virtio", source if live else None, source),),
+        )
+        found = look(one, other, (vm,))
+        assert found is not None
+        assert "it is vdc of VM web09" in found.problem
+
+
+@root
+@pytest.mark.parametrize("why", ["marker", "busy", "writer", "reader"])
+def test_what_somebody_makes_or_writes_is_no_template(pair: tuple[Path, Path], why: str) -> None:
+    one, other = pair
+    busy = {str(other): "move abcd, which is not over, has to do with it"} if why == "busy" else {}
+    if why == "marker":
+        Path(f"{other}.blockferry").write_text("{}")
+    if why in ("busy", "marker"):
+        found = look(one, other, known=Known(busy=busy))
+    else:
+        mode = "r+b" if why == "writer" else "rb"
+        program = f"f = open({str(other)!r}, {mode!r}); print('open', flush=True); input()"
+        process = subprocess.Popen(
+            [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        with process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "open\n"
+            found = look(one, other)
+            process.communicate("\n")
+    assert found is not None
+    words = {"marker": "being made", "busy": "abcd", "writer": "can write to", "reader": ""}[why]
+    assert words in found.problem
+    assert bool(found.problem) == (why != "reader")
+
+
+@root
+def test_a_qemu_that_reads_is_told_from_one_that_writes(pair: tuple[Path, Path]) -> None:
+    for words, expected in ((["-r"], False), ([], True)):
+        process = subprocess.Popen(
+            ["qemu-io", *words, "-f", "qcow2", str(pair[1])], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        with process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write("length\n")
+            process.stdin.flush()
+            assert "MiB" in process.stdout.readline()
+            assert bool(users.writer(RUNNER, str(pair[1]))) is expected
+            alone = users._can_have_alone(RUNNER, str(pair[1]), "file", ("write", "resize"))
+            assert alone is not expected
+            process.communicate("q\n")
+
+
+def test_plans_without_reused_layers_are_as_they_were() -> None:
+    one: DiskPlan = make_plan(1, layers=True).disks[0]
+    assert one.reused is None
+    assert one.copy_bytes == one.allocation + one.layers[0].allocation
