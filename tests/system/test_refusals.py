@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import tenacity
 
 from lab import Datastore, Disk, Guest, Host, Lab
 from lab.process import wait_until
@@ -144,10 +145,12 @@ def other_job(case: Case) -> None:
 
 
 def encrypted(case: Case) -> None:
-    words = ["qemu-img", "create", "-q", "-f", "qcow2", "--object", "secret,id=s,data=geheim"]
-    subprocess.run(
-        [*words, "-o", "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10", case.disk, "32M"], check=True
-    )
+    options = "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10"
+    words = ["qemu-img", "create", "-q", "-f", "qcow2", "--object", "secret,id=s,data=geheim", "-o", options]
+    # On a busy machine QEMU now and then says that it is "Unable to get accurate CPU usage", and makes none.
+    for attempt in tenacity.Retrying(stop=tenacity.stop_after_attempt(10), reraise=True):
+        with attempt:
+            subprocess.run([*words, case.disk, "32M"], check=True)
 
 
 def missing_image(case: Case) -> None:
