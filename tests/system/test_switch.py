@@ -112,6 +112,28 @@ def test_a_process_that_freezes_before_the_switch(
     one.power_off()
 
 
+@pytest.mark.parametrize("method", ["mirror", "changed-blocks"])
+def test_what_its_owner_has_paused_while_we_were_frozen_stays_paused(
+    method: str, sail: Callable[..., tuple[Voyage, Guest]], line: Line, ssd: Datastore
+) -> None:
+    """The guard lets the VM run, its owner pauses it; the process wakes up and finds it paused, but not by itself."""
+    one, guest = sail()
+    words = ("move", guest.name, "--to", "ssd", "--method", method)
+    process = line.start(*words, point="suspended-to-switch:stop")
+    wait_until(lambda: guest.state() == "paused", "the suspension", timeout=120, step=0.02, report=line.stories)
+    one.wait_running()
+    guest.judge.wait_writes(50)
+    guest.suspend()
+    process.send_signal(signal.SIGCONT)
+    said = line.end(process)
+    assert said.status == 0, f"{said}\n{line.stories()}"
+    one.moved_all(ssd)
+    one.assert_configured("paused")
+    guest.resume()
+    one.assert_well()
+    one.power_off()
+
+
 def test_a_frozen_process_whose_move_was_taken_over_acts_no_more(
     sail: Callable[..., tuple[Voyage, Guest]], line: Line, ssd: Datastore
 ) -> None:

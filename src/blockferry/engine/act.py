@@ -255,10 +255,21 @@ def _suspend(context: Context, action: act.Suspend, seen: Observation) -> None:
     point("suspended-to-switch" if action.switch else "suspended-to-start")
 
 
+def _let_run_meanwhile(context: Context) -> bool:
+    """Whether the guard has let the VM run while we stood still: who has paused it since is its owner.
+
+    It is asked only where that can be; every millisecond is the guest's.
+    """
+    since = context.memory.suspended_at
+    if since is not None and time.monotonic() - since < GUARD_SWITCH_S:
+        return False
+    return context.guard.has_resumed()
+
+
 def _resume(context: Context, action: act.Resume, seen: Observation) -> None:
     """Resume first, remember afterwards: every millisecond before is the guest's."""
     point("resuming" if seen.record.switching else "resuming-from-start")
-    was_suspended = context.control.resume()
+    was_suspended = not _let_run_meanwhile(context) and context.control.resume()
     stall_s = None
     if context.memory.suspended_at is not None:
         stall_s = time.monotonic() - context.memory.suspended_at

@@ -131,17 +131,24 @@ class Guard:
     def disarm(self) -> None:
         self._say("disarm")
 
+    def has_resumed(self) -> bool:
+        """Whether it has let the VM run since it was last armed: a pause that is seen now is not ours, then."""
+        return self._ask("resumed?") == b"yes\n"
+
     def _say(self, words: str) -> bool:
+        return self._ask(words) == b"ok\n"
+
+    def _ask(self, words: str) -> bytes:
         process = self._process
         if process is None or process.stdin is None or process.stdout is None:
-            return False
+            return b""
         try:
             process.stdin.write(words.encode() + b"\n")
             process.stdin.flush()
         except OSError:
-            return False
+            return b""
         ready, _, _ = select.select([process.stdout], [], [], PATIENCE_S)
-        return bool(ready) and os.read(process.stdout.fileno(), 64) == b"ok\n"
+        return os.read(process.stdout.fileno(), 64) if ready else b""
 
 
 def stand_guard(uri: str, uuid: str, name: str) -> None:
@@ -151,6 +158,7 @@ def stand_guard(uri: str, uuid: str, name: str) -> None:
     control = Control(Connection(uri), uuid, name)
     runner: Runner | None = None
     armed: float | None = None
+    resumed = False
     held: letting_go.Before | None = None
     seen_down = False
     limits: dict[str, dict[str, int | str]] = {}
@@ -161,6 +169,7 @@ def stand_guard(uri: str, uuid: str, name: str) -> None:
         if not data:  # the parent is gone, or the time is up
             if armed is not None:
                 _resume(control)
+                resumed = True
             armed = None
             if data is None:
                 if held is not None and runner is not None:
@@ -181,9 +190,13 @@ def stand_guard(uri: str, uuid: str, name: str) -> None:
             elif line.startswith(b"hold "):
                 held = letting_go.Before(*json.loads(line.removeprefix(b"hold ")))
                 runner = runner or runner_for(uri)
+            elif line == b"resumed?":
+                os.write(1, b"yes\n" if resumed else b"no\n")
+                continue
             else:
                 held = None
                 armed = float(line.split()[1]) if line.startswith(b"arm ") else None
+                resumed = resumed and armed is None
             os.write(1, b"ok\n")
 
 
