@@ -242,7 +242,7 @@ def test_what_does_not_fit_is_refused_by_name(one: Voyage, by_tcp: Server, lab_h
     assert "EXPORT_FORMAT" in codes("--format", "qcow2")
     assert "HANG_UNBOUNDED" in codes("--method", "mirror")
     assert "EXPORT_UNUSABLE" in codes(to=by_tcp.uri + "-not")
-    said = one.line.do("check", one.name, "--disk", "vda=iscsi://store/iqn.2026-11.example:one/0")
+    said = one.line.do("check", one.name, "--disk", "vda=gluster://store/volume/web01-vda")
     assert said.status == 2, str(said)
     by_tcp.stop()
     assert "EXPORT_UNUSABLE" in codes()

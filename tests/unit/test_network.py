@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -33,12 +35,16 @@ names = st.text(st.characters(blacklist_categories=("Cs", "Cc")), max_size=30)
 @given(names, st.sampled_from(["store1", "10.0.0.7", "fd00::7"]), st.integers(1, 65535))
 def test_an_address_comes_back_as_it_was(name: str, host: str, port: int) -> None:
     lun = Export(f"iqn.2026-11.example:{name.replace('/', '-')}/7", host, port, protocol=exports.ISCSI)
-    for one in (Export(name, host, port), Export(name, socket=f"/run/{name}.sock"), lun):
+    image = "pool/" + (re.sub("[/@:]", "-", name) or "x")
+    by_conf = Export(image, protocol=exports.RBD, port=exports.PORTS[exports.RBD], conf=f"/etc/ceph/{name}.conf")
+    by_monitor = Export(image, host, port, protocol=exports.RBD)
+    for one in (Export(name, host, port), Export(name, socket=f"/run/{name}.sock"), lun, by_conf, by_monitor):
         assert exports.parse(one.uri) == one
         disk = etree.fromstring(domainxml.copy_destination_xml(one.uri, "raw"))
         source = domainxml._source(disk)
         assert source is not None
         assert (source.kind, source.path, source.export, source.place) == ("network", None, one.uri, one.uri)
+        assert source.storages == (one.storage,)
 
 
 @pytest.mark.parametrize(
@@ -46,7 +52,10 @@ def test_an_address_comes_back_as_it_was(name: str, host: str, port: int) -> Non
     [
         "nbd://", "nbd:///x", "nbd://host:99999/x", "nbd://user@host/x", "nbd://host/x?tls=yes", "nbds://host/x",
         "nbd+unix:///x", "nbd+unix:///x?socket=rel", "nbd+unix://host/x?socket=/s",
-        "iscsi://host/iqn", "iscsi://u%p@host/iqn/0", "iscsi://host/iqn/one", "rbd://pool/image",
+        "iscsi://host/iqn", "iscsi://u%p@host/iqn/0", "iscsi://host/iqn/one", "rbd://pool/image", "rbd:///image",
+        "rbd:///pool/space/image", "rbd:///pool/image@then", "rbd:///pool/image:id=admin", "rbd:///pool/image?conf=rel",
+        "rbd:///pool/image?conf=/a&conf=/b", "rbd://:6789/pool/image", "nbd+unix:///x?socket=/a&socket=/b",
+        "rbd:///pool/image?id=admin", "rbd://admin@mon1/pool/image", "rbd://mon1,mon2/", "iscsi://host/iqn/1?conf=/c",
         "json:{}", "nbd+unix:///x?socket=/s&tls=1",
     ],
 )  # fmt: skip
@@ -58,6 +67,8 @@ def test_what_is_no_address_of_an_export_is_said(text: str) -> None:
 def test_one_export_has_one_address() -> None:
     assert exports.parse("nbd://store1/x").uri == exports.parse("nbd://store1:10809/x").uri
     assert exports.parse("iscsi://store1/iqn.x/1").uri == "iscsi://store1:3260/iqn.x/1"
+    assert exports.parse("rbd://mon1/pool/x").uri == "rbd://mon1:6789/pool/x"
+    assert exports.parse("rbd:///pool/x").uri == "rbd:///pool/x"
     assert not exports.is_export("/srv/ssd/web01.raw")
     assert not exports.is_export(None)
 
@@ -86,7 +97,12 @@ def test_the_configuration_follows_in_both_directions() -> None:
     [
         "<source protocol='nbd' name='x' tls='yes'><host name='h'/></source>",
         "<source protocol='nbd' name='x'><host name='h'/><host name='i'/></source>",
-        "<source protocol='rbd' name='pool/x'><host name='h'/></source>",
+        "<source protocol='rbd' name='pool/x'><host name='h'/><host name='i'/></source>",
+        "<source protocol='rbd' name='pool/space/x'><host name='h'/></source>",
+        "<source protocol='rbd' name='pool/x'><snapshot name='then'/></source>",
+        "<source protocol='rbd' name='pool/x'/><auth username='u'><secret type='ceph' usage='s'/></auth>",
+        "<source protocol='iscsi' name='iqn.2026-11.example:x'><host name='h'/></source>",
+        "<source protocol='nbd' name='x'/>",
         "<source protocol='nbd' name='x'><host name='h'/><encryption format='luks'/></source>",
         "<source protocol='nbd' name='x'><host name='h'/><slices><slice type='storage' size='2'/></slices></source>",
     ],
@@ -96,6 +112,82 @@ def test_what_is_more_than_a_plain_export_is_not_taken_for_one(source: str) -> N
     assert found is not None
     assert found.place is None
     assert found.description
+
+
+def test_a_host_is_the_same_in_capitals() -> None:
+    disk = etree.fromstring(
+        "<disk type='network'><source protocol='nbd' name='x'><host name='Store1'/></source></disk>"
+    )
+    source = domainxml._source(disk)
+    assert source is not None
+    assert source.export == exports.parse("nbd://STORE1/x").uri == "nbd://store1:10809/x"
+    assert source.storages == (exports.parse("nbd://Store1/x").storage,)
+
+
+def test_what_qemu_img_is_told() -> None:
+    assert exporting.filename(THERE) == THERE
+    told = exporting.filename("rbd://mon1/pool/a%2C%5Cb?conf=/etc/ceph/x.conf")
+    assert told.startswith("json:")
+    assert json.loads(told.removeprefix("json:")) == {
+        "driver": "raw",
+        "file": {
+            "driver": "rbd", "pool": "pool", "image": "a,\\b", "conf": "/etc/ceph/x.conf",
+            "server": [{"host": "mon1", "port": "6789"}],
+        },
+    }  # fmt: skip
+    bare = json.loads(exporting.filename("rbd:///pool/x").removeprefix("json:"))
+    assert bare["file"] == {"driver": "rbd", "pool": "pool", "image": "x"}
+    with pytest.raises(ValueError, match="write it like"):
+        exporting.filename("json:{}")
+
+
+AUTH = "<auth username='u'><secret type='iscsi' usage='s'/></auth>"
+
+
+@pytest.mark.parametrize(
+    ("xml", "place"),
+    [
+        ("<source protocol='iscsi' name='iqn.x/1'><host name='other' port='3261'/></source>", "iscsi://portal/iqn.x/1"),
+        (AUTH + "<source protocol='iscsi' name='iqn.x/1'><host name='portal'/></source>", "iscsi://portal/iqn.x/1"),
+        ("<source protocol='iscsi' name='iqn.x'><host name='portal'/></source>", "iscsi://portal/iqn.x/0"),
+        ("<source protocol='rbd' name='p/x'><host name='a'/><host name='b'/></source>", "rbd:///p/x"),
+        (AUTH + "<source protocol='rbd' name='p/x'/>", "rbd://mon1/p/x?conf=/c"),
+        ("<source protocol='nbd' name='x' tls='yes'><host name='h'/></source>", "nbd://h/x"),
+        ("<source protocol='nbd' name='x'><host name='g'/><host name='h'/></source>", "nbd://h:10809/x"),
+    ],
+)
+def test_one_storage_is_known_by_every_address(xml: str, place: str) -> None:
+    """A VM uses it in a way that is not moved, or by another way: still it is not overwritten."""
+    source = domainxml._source(etree.fromstring(f"<disk type='network'>{xml}</disk>"))
+    assert source is not None
+    assert exports.parse(place).storage in source.storages
+    assert source.export != exports.parse(place).uri
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("nbd://h/x", "nbd://i/x"), ("nbd://h:1/x", "nbd://h:2/x"), ("iscsi://h/iqn.x/1", "iscsi://h/iqn.x/2"),
+        ("rbd:///p/x", "rbd:///q/x"), ("rbd:///p/x", "iscsi://p/p/1"), ("nbd://h/x", "nbd+unix:///x?socket=/s"),
+    ],
+)  # fmt: skip
+def test_two_storages_are_not_taken_for_one(one: str, other: str) -> None:
+    assert exports.parse(one).storage != exports.parse(other).storage
+
+
+def test_two_disks_do_not_go_to_one_storage_by_two_addresses() -> None:
+    first, second = "iscsi://portal1:3260/iqn.x/1", "iscsi://portal2:3260/iqn.x/1"
+    sources = {name: replace(RAW, path=f"/old/web01/{name}.raw") for name in ("vda", "vdb")}
+    disks = tuple(Disk(name, "disk", "virtio", source, source) for name, source in sources.items())
+    known = facts(RAW)
+    chains = {name: (Image(str(source.path), "raw", GiB, GiB),) for name, source in sources.items()}
+    known = replace(
+        known, vm=replace(known.vm, disks=disks), chains=chains,
+        exports={place: ExportFact(GiB) for place in (first, second)},
+    )  # fmt: skip
+    found, plan = codes(MoveRequest("web01", None, {"vda": first, "vdb": second}), known)
+    assert "EXPORT_IN_USE" in found
+    assert plan is None
 
 
 def facts(source: DiskSource, size: int = GiB, state: PowerState = PowerState.RUNNING, **export: object) -> Facts:

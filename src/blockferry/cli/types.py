@@ -87,7 +87,7 @@ class Template(ParamType):
 
 
 class DiskTo(ParamType):
-    """`vdb=archive`: one disk to a datastore of its own; or to an export of an NBD or iSCSI server, by its address."""
+    """`vdb=archive`: one disk to a datastore of its own; or to an export of an NBD, iSCSI or RBD server."""
 
     name = "disk=datastore|nbd://host/export"
 

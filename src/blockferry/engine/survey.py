@@ -15,7 +15,7 @@ from blockferry.hypervisor import domains, pools
 from blockferry.images import cloning, exporting, files, qemuimg, syncing, watching
 from blockferry.images.runner import Runner
 from blockferry.model import cloning as clones
-from blockferry.model import placement
+from blockferry.model import exports, placement
 from blockferry.model import templates as choices
 from blockferry.model.exports import is_export
 from blockferry.model.facts import ExportFact, Facts, Partial, SaveRoom, SmallFile, Template
@@ -246,11 +246,12 @@ def _exports(runner: Runner, vm: Vm, everyone: tuple[Vm, ...], request: MoveRequ
     """The exports that disks are asked to go to: their size as their server tells it, and whose disks they are."""
     found = {}
     for uri in filter(is_export, request.disks.values()):
+        storage = exports.parse(uri).storage
         users = [
             f"{disk.target} of {other.name}"
             for other in everyone
             for disk in other.disks
-            if any(source is not None and source.export == uri for source in (disk.live, disk.config))
+            if any(source is not None and storage in source.storages for source in (disk.live, disk.config))
             and not (other.uuid == vm.uuid and request.disks.get(disk.target) == uri)
         ]
         try:

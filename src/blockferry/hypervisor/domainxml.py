@@ -400,24 +400,49 @@ def _source(element: etree._Element) -> DiskSource | None:
         tuple(backing),
         _describe(kind, source, path),
         "" if element.find("auth") is not None else _export(source),
+        _storages(source),
     )
 
 
 def _export(source: etree._Element) -> str:
     """The address of a source that is a plain export of one server; "" for whatever else there is."""
     hosts = source.findall("host")
-    more = [child for child in source.iterchildren("*") if child.tag not in ("host", "reconnect")]
-    protocol = str(source.get("protocol"))
-    if protocol not in exports.PORTS or source.get("tls") == "yes" or len(hosts) != 1 or more:
+    protocol, name = str(source.get("protocol")), str(source.get("name", ""))
+    known = ("host", "reconnect", "config") if protocol == exports.RBD else ("host", "reconnect")
+    more = [child for child in source.iterchildren("*") if child.tag not in known]
+    if protocol not in exports.PORTS or source.get("tls") == "yes" or len(hosts) > 1 or more:
         return ""
+    config = source.find("config")
+    conf = "" if config is None else str(config.get("file", ""))
+    if not hosts:
+        return _checked(exports.Export(name, port=exports.PORTS[protocol], protocol=protocol, conf=conf))
     (host,) = hosts
-    name = str(source.get("name", ""))
     if host.get("transport") == "unix":
         return exports.Export(name, socket=str(host.get("socket", ""))).uri if protocol == exports.NBD else ""
     if host.get("transport", "tcp") != "tcp" or not host.get("name"):
         return ""
     port = int(host.get("port") or exports.PORTS[protocol])
-    return exports.Export(name, str(host.get("name")), port, protocol=protocol).uri
+    return _checked(exports.Export(name, str(host.get("name")).lower(), port, protocol=protocol, conf=conf))
+
+
+def _checked(export: exports.Export) -> str:
+    """Its address; "" when that says less than the XML (libvirt takes a target without a LUN, an image's namespace)."""
+    try:
+        return export.uri if exports.parse(export.uri) == export else ""
+    except ValueError:
+        return ""
+
+
+def _storages(source: etree._Element) -> tuple[str, ...]:
+    """What storage a network disk is on, also one that is more than a plain export (TLS, CHAP, several hosts)."""
+    protocol, name = str(source.get("protocol")), str(source.get("name", ""))
+    if protocol not in exports.PORTS:
+        return ()
+    ways = [
+        host.get("socket") or f"{host.get('name', '').lower()}:{host.get('port') or exports.PORTS[protocol]}"
+        for host in source.findall("host")
+    ]
+    return tuple(dict.fromkeys(exports.storage(protocol, name, way) for way in ways or [""]))
 
 
 def _network_source(place: str) -> etree._Element:
@@ -426,8 +451,10 @@ def _network_source(place: str) -> etree._Element:
     source = etree.Element("source", protocol=export.protocol, name=export.name)
     if export.socket:
         etree.SubElement(source, "host", transport="unix", socket=export.socket)
-    else:
+    elif export.host:
         etree.SubElement(source, "host", name=export.host, port=str(export.port))
+    if export.conf:
+        etree.SubElement(source, "config", file=export.conf)
     return source
 
 

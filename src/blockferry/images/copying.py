@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from blockferry.errors import HostCommandFailed, ImageUnreadable
+from blockferry.images import exporting
 from blockferry.images.files import absolute, claim, flush, remove_file, stat_one
 from blockferry.images.process import Completed
 from blockferry.images.qemuimg import Backing, chain
 from blockferry.images.runner import Runner
-from blockferry.model import exports
 from blockferry.units import KiB
 
 Progress = Callable[[float], None]
@@ -127,13 +127,13 @@ def convert_to_export(
     should_stop: ShouldStop = _never,
     rate_limit: int | None = None,
 ) -> None:
-    """Write an image's content to an export of an NBD server, zeros too; on its storage when this returns, if the
+    """Write an image's content to an export of a server, zeros too; on its storage when this returns, if the
     server does as it is told. May be repeated. Raises Stopped, HostCommandFailed."""
     absolute(source)
-    exports.parse(uri)
+    target = exporting.filename(uri)
     argv = ["qemu-img", "convert", "-p", "-n", "-f", source_format, "-O", "raw"]
     argv += ["-r", str(rate_limit)] if rate_limit else []
-    _with_best_cache(runner, argv, lambda cache: ["-T", cache, "-t", "none"], [source, uri], progress, should_stop)
+    _with_best_cache(runner, argv, lambda cache: ["-T", cache, "-t", "none"], [source, target], progress, should_stop)
     progress(1.0)
 
 

@@ -56,7 +56,8 @@ class DiskSource:
     format: str
     backing: tuple[str, ...] = ()  # paths of the backing chain as far as this XML tells it
     description: str = ""  # for people, where there is no path: "nbd://host/export", "volume p/v"
-    export: str = ""  # of an NBD or iSCSI server: model.exports.Export.uri; it has no path
+    export: str = ""  # of an NBD, iSCSI or RBD server: model.exports.Export.uri; it has no path
+    storages: tuple[str, ...] = ()  # of any network disk: model.exports.storage, to tell whether one is used
 
     @property
     def place(self) -> str | None:

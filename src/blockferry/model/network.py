@@ -1,4 +1,4 @@
-"""Disks that come from, or go to, an export of an NBD or iSCSI server: what fits, and their part of the plan. Pure.
+"""Disks that come from, or go to, an export of NBD, iSCSI or Ceph RBD: what fits, and their part of the plan. Pure.
 
 What is behind an export is the server's: it is written to where the user has named it, and never made, marked,
 measured or removed by us. So much of what makes a copy to a file safe has no counterpart there, and is refused by name
@@ -35,7 +35,9 @@ def findings(request: MoveRequest, facts: Facts, disk: Disk, chain: tuple[Image,
     elif export.size != size:
         text = f"{dest} has {export.size} bytes ({format_size(export.size)}), {name} {size} ({format_size(size)})."
         found.append(finding("EXPORT_SIZE", text))
-    users = [*export.users, *(one for one in request.disks if one != disk.target and request.disks[one] == dest)]
+    storage = exports.parse(dest).storage
+    places = {one: place for one, place in request.disks.items() if one != disk.target and exports.is_export(place)}
+    users = [*export.users, *(one for one, place in places.items() if exports.parse(place).storage == storage)]
     if users:
         found.append(finding("EXPORT_IN_USE", f"{dest}, to which {name} is to go, is used by {', '.join(users)}."))
     if disk.source is not None and disk.source.export:
