@@ -177,6 +177,7 @@ class FakeService:
     kept: tuple[KeptFile, ...] = ()
     agreed: Restore | None = None
     requests: list[MoveRequest] = field(default_factory=list)
+    say: Callable[[str], None] = print
 
     def _note(self, text: str) -> None:
         self.log.append(text)

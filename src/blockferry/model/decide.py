@@ -205,8 +205,8 @@ def _template_changed(plan: Plan, seen: Observation) -> act.Action | None:
     if not here or _going_back(seen) or seen.record.switched:
         return None
     return act.Fail(
-        f"{here[0].template_changed} has changed, or is gone, since it was compared for the disk {here[0].target} to "
-        "stand on"
+        f"{here[0].template_changed} has changed since it was compared for the disk {here[0].target} to stand on, or "
+        "it cannot be looked at any more"
     )
 
 
