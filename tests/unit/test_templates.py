@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import json
 import os
 import random
 import shutil
@@ -12,6 +13,7 @@ import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cli_fake
@@ -31,12 +33,13 @@ from blockferry.errors import HostUnreachable
 from blockferry.images import qemuimg, users
 from blockferry.images.process import Completed
 from blockferry.images.runner import LocalRunner
+from blockferry.journal import codec
 from blockferry.model import action as act
 from blockferry.model.decide import decide
 from blockferry.model.facts import Facts, Template
 from blockferry.model.inventory import Datastore, Disk, DiskSource, Image, PowerState, Snapshot, Vm
 from blockferry.model.observation import Side
-from blockferry.model.plan import DiskPlan, Plan, ReusedLayer
+from blockferry.model.plan import Plan, ReusedLayer
 from blockferry.model.precheck import precheck
 from blockferry.model.record import Record
 from blockferry.model.request import Chain, MoveRequest
@@ -598,7 +601,21 @@ def test_a_qemu_that_reads_is_told_from_one_that_writes(pair: tuple[Path, Path])
             process.communicate("q\n")
 
 
-def test_plans_without_reused_layers_are_as_they_were() -> None:
-    one: DiskPlan = make_plan(1, layers=True).disks[0]
-    assert one.reused is None
-    assert one.copy_bytes == one.allocation + one.layers[0].allocation
+@pytest.mark.parametrize("version", [2, 3])
+def test_plans_of_older_versions_reuse_nothing(version: int) -> None:
+    now = make_plan(1, layers=True)
+    words = json.loads(codec.encode(now))
+    words["version"] = version
+    for one in words["disks"]:
+        del one["reused"]
+    read = codec.plan(SimpleNamespace(id="abcd", plan=json.dumps(words)), "the journal")
+    assert read == replace(now, version=version)
+    assert read.disks[0].reused is None
+    assert read.disks[0].copy_bytes == now.disks[0].allocation + now.disks[0].layers[0].allocation
+    assert TemplateLook(RUNNER, read).look(0.0) == {}
+
+
+@root
+def test_a_plan_that_reuses_is_read_as_it_was_written(pair: tuple[Path, Path]) -> None:
+    plan = plan_on(pair)
+    assert codec.plan(SimpleNamespace(id="abcd", plan=codec.encode(plan)), "the journal") == plan
