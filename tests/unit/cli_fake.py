@@ -177,7 +177,9 @@ class FakeService:
     kept: tuple[KeptFile, ...] = ()
     agreed: Restore | None = None
     requests: list[MoveRequest] = field(default_factory=list)
-    say: Callable[[str], None] = print
+
+    def listen(self, say: Callable[[str], None]) -> None:
+        del say
 
     def _note(self, text: str) -> None:
         self.log.append(text)

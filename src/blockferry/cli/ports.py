@@ -17,11 +17,12 @@ from blockferry.model.tracking import Changes, Point, TrackingStatus
 class Service(Protocol):
     """The use cases. Every method may raise a BlockferryError; all may be called from any thread."""
 
-    say: Callable[[str], None]
-    """Hears, in words for people, what takes long before there is a move to show the progress of."""
-
     @property
     def uri(self) -> str: ...
+
+    def listen(self, say: Callable[[str], None]) -> None:
+        """`say` hears, in words for people, what takes long before there is a move to show the progress of."""
+        ...
 
     def vms(self) -> tuple[VmListing, ...]: ...
 

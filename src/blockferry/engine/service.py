@@ -78,7 +78,7 @@ class Service:
         self._site = Site(config.uri)
         self._journal: Journal | None = None
         self._lock = threading.Lock()
-        self.say: Callable[[str], None] = lambda _: None
+        self._say: Callable[[str], None] = lambda _: None
 
     @property
     def uri(self) -> str:
@@ -90,6 +90,9 @@ class Service:
             if self._journal is None:
                 self._journal = Journal.open(self.config.journal)
             return self._journal
+
+    def listen(self, say: Callable[[str], None]) -> None:
+        self._say = say
 
     def close(self) -> None:
         self._site.close()
@@ -207,7 +210,7 @@ class Service:
                     templates.known(self.journal, site.connection.uri, site.connection.host_id(), RECENT), just=just
                 )
             ),
-            self.say,
+            self._say,
         )
         return replace(facts, following=None if waiting is None else waiting.plan.nvram)
 
