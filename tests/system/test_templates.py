@@ -1,6 +1,7 @@
 """Linked clones: what stands on one template moves from one datastore to the other, the template only once.
 
-vda, which the judge writes to, stands on an empty template; vdb on one with content, which is read inside the guest.
+vda, which the judge writes to, stands on an empty template; vdb and vdc on one with content, which is read inside the
+guest.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.lab
 SIZE = 16 << 20
 CLONE = (
     "<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='{path}'/>"
-    "<target dev='vdb' bus='virtio'/></disk>"
+    "<target dev='{target}' bus='virtio'/></disk>"
 )
 
 
@@ -45,27 +46,31 @@ class Golden:
     def clone(self, *, start: bool = True) -> Voyage:
         empty, golden = self.templates(self.old)
         name = self.vm_name()
-        overlay = self.old.home(name) / "vdb.qcow2"
-        overlay.parent.mkdir()
-        words = ["qemu-img", "create", "-q", "-f", "qcow2", "-b", str(golden), "-F", "qcow2", str(overlay)]
-        subprocess.run(words, check=True)
+        self.old.home(name).mkdir()
+        overlays = {target: self.old.home(name) / f"{target}.qcow2" for target in ("vdb", "vdc")}
+        for overlay in overlays.values():
+            words = ["qemu-img", "create", "-q", "-f", "qcow2", "-b", str(golden), "-F", "qcow2", str(overlay)]
+            subprocess.run(words, check=True)
         disk = Disk("vda", self.old, size="32MiB", backing=(empty, "qcow2"))
-        guest = self.make_guest([disk], name=name, extra_devices=CLONE.format(path=overlay), start=start)
+        devices = "".join(CLONE.format(path=path, target=target) for target, path in overlays.items())
+        guest = self.make_guest([disk], name=name, extra_devices=devices, start=start)
         one = Voyage(guest, self.line, (self.old, self.new))
-        one.where["vdb"], one.formats["vdb"] = overlay, "qcow2"
+        one.where.update(overlays)
+        one.formats.update(dict.fromkeys(overlays, "qcow2"))
         if start:
             one.write()
         self.guests.append(guest)
         return one
 
     def stands_on(self, one: Voyage, store: Datastore) -> bool:
-        return [image_info(path)["full-backing-filename"] for path in one.where.values()] == list(
-            map(str, self.templates(store))
-        )
+        empty, golden = map(str, self.templates(store))
+        found = {target: image_info(path)["full-backing-filename"] for target, path in one.where.items()}
+        return found == {"vda": empty, "vdb": golden, "vdc": golden}
 
 
 def content(guest: Guest) -> str:
-    return guest.sh("echo 3 >/proc/sys/vm/drop_caches; md5sum </dev/vdb").split()[0]
+    """Of both disks that hold the template's content."""
+    return guest.sh("echo 3 >/proc/sys/vm/drop_caches; cat /dev/vdb /dev/vdc | md5sum").split()[0]
 
 
 @pytest.fixture

@@ -178,6 +178,9 @@ class FakeService:
     agreed: Restore | None = None
     requests: list[MoveRequest] = field(default_factory=list)
 
+    def listen(self, say: Callable[[str], None]) -> None:
+        del say
+
     def _note(self, text: str) -> None:
         self.log.append(text)
         if "FAKE_LOG" in os.environ:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import itertools
+import json
 import os
 import random
 import shutil
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import cli_fake
 import pytest
@@ -19,16 +24,22 @@ from hypothesis import strategies as st
 from test_cli import call
 from test_decide import across, copying, disk, in_step, off, seen
 
+from blockferry.cli import describe
+from blockferry.cli.output import Out
 from blockferry.engine import templates
+from blockferry.engine.observe import TemplateLook
 from blockferry.engine.templates import Known
+from blockferry.errors import HostUnreachable
 from blockferry.images import qemuimg, users
+from blockferry.images.process import Completed
 from blockferry.images.runner import LocalRunner
+from blockferry.journal import codec
 from blockferry.model import action as act
 from blockferry.model.decide import decide
 from blockferry.model.facts import Facts, Template
 from blockferry.model.inventory import Datastore, Disk, DiskSource, Image, PowerState, Snapshot, Vm
 from blockferry.model.observation import Side
-from blockferry.model.plan import DiskPlan, Plan
+from blockferry.model.plan import Plan, ReusedLayer
 from blockferry.model.precheck import precheck
 from blockferry.model.record import Record
 from blockferry.model.request import Chain, MoveRequest
@@ -38,6 +49,7 @@ from blockferry.units import GiB, MiB
 RUNNING, PAUSED, OFF = PowerState.RUNNING, PowerState.PAUSED, PowerState.OFF
 TOP, MIDDLE, GOLDEN = "/old/web01/vda.s1", "/old/web01/vda.qcow2", "/old/golden.qcow2"
 THERE = "/ssd/golden.qcow2"
+LAYER = (GOLDEN, "ssd")
 SOURCE_OF_TOP = DiskSource("file", TOP, "qcow2")
 SAME = Template(THERE, "qcow2", GiB, "", {THERE: "t"}, {GOLDEN: "g"}, 1.5)
 CHAIN = (Image(TOP, "qcow2", GiB, MiB), Image(MIDDLE, "qcow2", GiB, 2 * MiB), Image(GOLDEN, "qcow2", GiB, 512 * MiB))
@@ -71,8 +83,8 @@ def check(known: Facts, chain: Chain, template: str = "auto") -> tuple[dict[str,
 # ------------------------------------------------------------ what is chosen
 
 NOT_THERE = {"existing": frozenset[str]()}
-DIFFERENT = {"templates": {GOLDEN: replace(SAME, problem="it reads differently")}}
-REUSABLE = {"templates": {GOLDEN: SAME}}
+DIFFERENT = {"templates": {LAYER: replace(SAME, problem="it reads differently")}}
+REUSABLE = {"templates": {LAYER: SAME}}
 LAYERS, ALL = (MIDDLE,), (MIDDLE, GOLDEN)
 
 
@@ -120,7 +132,7 @@ def test_a_reused_layer_is_neither_copied_nor_counted() -> None:
     assert needed(one) < 5 * MiB
     assert "512 MiB need not be copied" in codes["TEMPLATE_REUSED"]
     assert "compared in 1.5 s" in codes["TEMPLATE_REUSED"]
-    known, _ = check(facts(templates={GOLDEN: replace(SAME, known=True, seconds=0.0)}), Chain.COPY)
+    known, _ = check(facts(templates={LAYER: replace(SAME, known=True, seconds=0.0)}), Chain.COPY)
     assert "known" in known["TEMPLATE_REUSED"]
 
 
@@ -138,7 +150,7 @@ def test_what_is_there_and_not_the_same_is_never_overwritten() -> None:
         (DIFFERENT, "/lib/golden.qcow2", "TEMPLATE_UNUSABLE"),
         ({"templates": {}}, "/lib/golden.qcow2", "TEMPLATE_UNUSABLE"),
         (REUSABLE, THERE, "TEMPLATE_REUSED"),
-        ({"templates": {GOLDEN: replace(SAME, virtual_size=2 * GiB)}}, "auto", "TEMPLATE_NOT_REUSED"),
+        ({"templates": {LAYER: replace(SAME, virtual_size=2 * GiB)}}, "auto", "TEMPLATE_NOT_REUSED"),
         (
             {**REUSABLE, "snapshots": (Snapshot("s", external=("vda",), files=(GOLDEN,)),)},
             "auto",
@@ -163,7 +175,7 @@ def test_what_the_user_says_of_templates(more: dict[str, object], template: str,
 def test_no_layer_is_lost_and_none_of_others_goes(chain: Chain, users: set[str], there: set[str], fit: bool) -> None:
     """Whatever the layers are: below the new top stands the whole chain, each layer copied, reused or as it is."""
     found = {
-        path: Template(f"/ssd/{Path(path).name}", "qcow2", GiB, "" if fit else "no", {"t": "1"}, {path: "1"})
+        (path, "ssd"): Template(f"/ssd/{Path(path).name}", "qcow2", GiB, "" if fit else "no", {"t": "1"}, {path: "1"})
         for path in there
     }
     known = facts(templates=found, users=dict.fromkeys(users, ("web02",)), existing=frozenset())
@@ -186,6 +198,56 @@ def test_no_layer_is_lost_and_none_of_others_goes(chain: Chain, users: set[str],
         assert one.stays_below == ((rest[0], "qcow2") if rest else None)
         assert not set(rest) & set(one.old_files)
         assert not (fit and chain is Chain.COPY and there)
+
+
+def several(stores: tuple[str, ...], **more: object) -> tuple[dict[str, str], Plan | None]:
+    """A VM with a disk for each of these datastores, all on one template that only it uses."""
+    disks, chains = [], {}
+    for number, _ in enumerate(stores):
+        target, top = f"vd{'abc'[number]}", f"/old/web01/{number}.qcow2"
+        source = DiskSource("file", top, "qcow2")
+        disks.append(Disk(target, "disk", "virtio", source, source))
+        chains[target] = (Image(top, "qcow2", GiB, MiB), *CHAIN[1:])
+    known = facts(users={}, existing=frozenset(), chains=chains, available={"ssd": 50 * GiB, "san": 50 * GiB}, **more)
+    san = Datastore("san", "u3", "dir", True, "/san", 100 * GiB, 50 * GiB)
+    known = replace(known, vm=replace(known.vm, disks=tuple(disks)), datastores=(*known.datastores, san))
+    where = {disk.target: store for disk, store in zip(disks, stores, strict=True)}
+    found, plan = precheck(MoveRequest("web01", None, where, home="ssd", chain=Chain.COPY), known, "abcd")
+    return {one.code: one.text for one in found}, plan
+
+
+def test_what_several_disks_stand_on_is_copied_once() -> None:
+    codes, plan = several(("ssd", "san", "ssd"))
+    assert plan is not None, codes
+    first, elsewhere, twin = plan.disks
+    assert [layer.dest for layer in first.layers] == ["/ssd/web01/vda.qcow2", THERE]
+    assert [layer.dest for layer in elsewhere.layers] == ["/san/web01/vda.qcow2", "/san/golden.qcow2"]
+    assert twin.layers == ()
+    assert twin.backing == twin.stays_below == ("/ssd/web01/vda.qcow2", "qcow2") == first.backing
+    assert twin.old_files == ("/old/web01/2.qcow2", MIDDLE, GOLDEN)
+    assert needed(twin) < 5 * MiB
+    text = io.StringIO()
+    describe.plan(Out(text, "never"), plan)
+    assert "on   /ssd/web01/vda.qcow2, copied once for several disks" in text.getvalue()
+
+
+def test_who_stands_on_a_layer_that_stands_on_a_template_watches_it_too() -> None:
+    _, plan = several(("ssd", "ssd"), templates={LAYER: SAME})
+    assert plan is not None
+    first, twin = plan.disks
+    assert [layer.source for layer in first.layers] == [MIDDLE]
+    assert twin.layers == ()
+    assert twin.reused == first.reused is not None
+    assert twin.stays_below == ("/ssd/web01/vda.qcow2", "qcow2")
+
+
+def test_a_template_on_one_datastore_is_none_on_another() -> None:
+    _, plan = several(("ssd", "san"), templates={LAYER: SAME})
+    assert plan is not None
+    here, there = plan.disks
+    assert here.reused is not None
+    assert there.reused is None
+    assert [layer.dest for layer in there.layers] == ["/san/web01/vda.qcow2", "/san/golden.qcow2"]
 
 
 def test_a_template_goes_only_with_layers_that_go() -> None:
@@ -329,6 +391,91 @@ def test_the_same_content_is_found_and_then_known(pair: tuple[Path, Path]) -> No
 
 
 @root
+def test_what_was_compared_a_moment_ago_is_not_compared_again(pair: tuple[Path, Path]) -> None:
+    one, other = pair
+    found = look(one, other)
+    assert found is not None
+    same = replace(found, seconds=1234.5)
+    again = look(one, other, known=Known(just=templates.compared([same])))
+    assert again == same
+    differs = replace(found, problem="it reads differently")
+    again = look(one, other, known=Known(just=templates.compared([differs])))
+    assert again == differs
+    os.utime(other, ns=(0, other.stat().st_mtime_ns + 1))
+    again = look(one, other, known=Known(just=templates.compared([differs])))
+    assert again is not None
+    assert (again.problem, again.seconds < 1000) == ("", True)
+
+
+def test_a_long_comparison_is_told_of(pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(templates, "TELL_AFTER_S", 0.0)
+    templates.find(RUNNER, chain_of(pair[0]), str(pair[1]), (), lambda: NOTHING, said.append)
+    assert len(said) == 1
+    assert said[0].startswith(f"comparing the layer {pair[0]} with {pair[1]}: ")
+    assert "of 4.0 MiB" in said[0]
+
+
+# ------------------------------------------------------------ whether it has changed
+
+
+class Hanging(LocalRunner):
+    """What it is asked for comes once it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go = threading.Event()
+        self.calls = 0
+
+    def run(self, *args: Any, **more: Any) -> Completed:
+        self.calls += 1
+        assert self.go.wait(60)
+        return super().run(*args, **more)
+
+
+def plan_on(pair: tuple[Path, Path]) -> Plan:
+    found = look(*pair)
+    assert found is not None
+    one = ReusedLayer(str(pair[0]), str(pair[1]), "qcow2", SIZE, SIZE, dict(found.prints), dict(found.source_prints))
+    plan = make_plan(2)
+    return replace(plan, disks=(plan.disks[0], replace(plan.disks[1], reused=one)))
+
+
+@root
+def test_storage_that_hangs_holds_nobody_who_asks_for_a_change(pair: tuple[Path, Path]) -> None:
+    runner = Hanging()
+    asked = TemplateLook(runner, plan_on(pair))
+    assert asked.look(0.05) is None
+    assert asked.look(0.05) is None
+    assert runner.calls == 1, "one look at a time"
+    pair[1].unlink()
+    runner.go.set()
+    assert asked.look(60) == {"vdb": str(pair[1])}
+
+
+@root
+@pytest.mark.parametrize("patience_s", [60.0, None])
+def test_what_cannot_be_looked_at_has_changed(pair: tuple[Path, Path], patience_s: float | None) -> None:
+    plan = plan_on(pair)
+    assert TemplateLook(RUNNER, plan).look(patience_s) == {}
+    pair[1].unlink()
+    pair[1].symlink_to(pair[1])  # stat: too many levels of symbolic links
+    found = TemplateLook(RUNNER, plan).look(patience_s)
+    assert found is not None
+    assert set(found) == {"vdb"}
+
+
+@root
+def test_a_host_that_is_out_of_reach_says_nothing_of_its_files(pair: tuple[Path, Path]) -> None:
+    class Lost(LocalRunner):
+        def run(self, *args: Any, **more: Any) -> Completed:
+            raise HostUnreachable("qemu+ssh://kvm2/system", "no route to host")
+
+    with pytest.raises(HostUnreachable):
+        TemplateLook(Lost(), plan_on(pair)).look(60)
+
+
+@root
 def test_nothing_there_is_no_template(pair: tuple[Path, Path]) -> None:
     assert look(pair[0], pair[1].with_name("nothing")) is None
 
@@ -454,7 +601,21 @@ def test_a_qemu_that_reads_is_told_from_one_that_writes(pair: tuple[Path, Path])
             process.communicate("q\n")
 
 
-def test_plans_without_reused_layers_are_as_they_were() -> None:
-    one: DiskPlan = make_plan(1, layers=True).disks[0]
-    assert one.reused is None
-    assert one.copy_bytes == one.allocation + one.layers[0].allocation
+@pytest.mark.parametrize("version", [2, 3])
+def test_plans_of_older_versions_reuse_nothing(version: int) -> None:
+    now = make_plan(1, layers=True)
+    words = json.loads(codec.encode(now))
+    words["version"] = version
+    for one in words["disks"]:
+        del one["reused"]
+    read = codec.plan(SimpleNamespace(id="abcd", plan=json.dumps(words)), "the journal")
+    assert read == replace(now, version=version)
+    assert read.disks[0].reused is None
+    assert read.disks[0].copy_bytes == now.disks[0].allocation + now.disks[0].layers[0].allocation
+    assert TemplateLook(RUNNER, read).look(0.0) == {}
+
+
+@root
+def test_a_plan_that_reuses_is_read_as_it_was_written(pair: tuple[Path, Path]) -> None:
+    plan = plan_on(pair)
+    assert codec.plan(SimpleNamespace(id="abcd", plan=codec.encode(plan)), "the journal") == plan

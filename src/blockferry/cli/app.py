@@ -48,6 +48,7 @@ class App:
         """
         if self._service is None:
             self._service = self.opener(self.uri, self.journal)
+            self._service.listen(self.err.note)
             if tend:
                 self._tend(self._service)
         return self._service

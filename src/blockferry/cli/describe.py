@@ -66,12 +66,15 @@ def plan(out: Out, plan: Plan, estimates: tuple[DiskEstimate, ...] = ()) -> None
             f"to   {_place(disk.datastore, disk.dest)} ({_dest_format(disk)})",
         ]
         lines.extend(f"with {layer.source} -> {layer.dest}" for layer in disk.layers)
-        if disk.reused is not None:
+        below = None if disk.stays_below is None else disk.stays_below[0]
+        if any(layer.dest == below for one in plan.disks for layer in one.layers):
+            lines.append(f"on   {below}, copied once for several disks")
+        elif disk.reused is not None:
             lines.append(
                 f"on   {disk.reused.path}, reused for {disk.reused.source} ({templates.evidence(disk.reused)})"
             )
-        elif disk.backing is not None and not disk.layers:
-            lines.append(f"on   {disk.backing[0]}, which stays where it is")
+        elif below is not None:
+            lines.append(f"on   {below}, which stays where it is")
         pairs.append((disk.target, lines))
     if plan.home is not None:
         home: list[Cell] = [_place(plan.home.datastore, plan.home.dest)]

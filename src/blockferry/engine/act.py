@@ -22,7 +22,7 @@ from blockferry.engine import (
     verify,
 )
 from blockferry.engine.context import Context
-from blockferry.engine.observe import layer_print, template_changes
+from blockferry.engine.observe import TemplateLook, layer_print
 from blockferry.engine.points import point
 from blockferry.errors import BlockferryError, LibvirtFailed
 from blockferry.hypervisor.control import Control, CopyOrder
@@ -30,6 +30,7 @@ from blockferry.images import exporting, files
 from blockferry.images.copying import Stopped
 from blockferry.model import action as act
 from blockferry.model import layers, pace
+from blockferry.model.decide import PIVOT_ATTEMPTS
 from blockferry.model.exports import is_export
 from blockferry.model.inventory import Mirror, PowerState
 from blockferry.model.observation import Job, Observation, Side
@@ -46,6 +47,9 @@ PIVOT_PATIENCE_S = 1.5
 GOING_OFF_S = 1.5
 SHUTTING_DOWN_S = 60.0
 """For how long a VM is given to go off, once a copy has ended: when nothing shows it yet, when libvirt says so."""
+
+TEMPLATE_LOOK_S = 1.0
+"""So long storage may take, while the VM stands still, to say that a reused layer has not changed; else no switch."""
 
 FRESH_S = 0.5
 """A flush that is older does not count as a look at the new images: somebody may have deleted them since."""
@@ -477,9 +481,11 @@ def _pivot(context: Context, action: act.Pivot, seen: Observation) -> None:
     if (flushed_at is None or time.monotonic() - flushed_at > FRESH_S) and footing.deleted(context):
         context.memory.pivot_failures += 1
         return
-    context.memory.templates = template_changes(context.runner, context.plan)
-    if context.memory.templates:
-        context.memory.pivot_failures += 1
+    changes = TemplateLook(context.runner, context.plan).look(TEMPLATE_LOOK_S)
+    if changes is None or changes:
+        context.memory.templates = changes or {}
+        mixed = any(view.side is Side.DESTINATION for view in seen.disks)
+        context.memory.pivot_failures += 1 if changes or mixed else PIVOT_ATTEMPTS  # no answer: the VM does not wait
         return
     if not hanging.disarm(context, seen.record):
         context.memory.pivot_failures += 1

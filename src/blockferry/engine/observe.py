@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import posixpath
+import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
+from blockferry.errors import HostCommandFailed
 from blockferry.hypervisor.control import Control, DomainView
 from blockferry.images import files
 from blockferry.images.runner import Runner
@@ -47,6 +49,8 @@ class Memory:
 
 
 FLUSH_HOLDS_S = 3.0
+LOOK_S = 2.0
+"""So long is waited for storage to say whether a reused layer has changed; before a switch it is asked once more."""
 
 
 class Observer:
@@ -56,6 +60,7 @@ class Observer:
         self.plan = plan
         self._runner = runner
         self._targets = tuple(disk.target for disk in plan.disks)
+        self._templates = TemplateLook(runner, plan)
         self.last: DomainView | None = None
 
     def look(self, control: Control, record: Record, memory: Memory, now_s: float) -> Observation:
@@ -72,8 +77,10 @@ class Observer:
         if view is None:
             closely = record.following and firmware.still_now(self.plan, record)
             view = control.look(self._targets, closely=closely)
-        if memory.suspended_at is None and not record.switched and record.outcome is None:
-            memory.templates = template_changes(self._runner, self.plan)
+        hangs = memory.silence.hanging or record.cut_off is not None  # then nothing is gone onto, and a look would wait
+        if memory.suspended_at is None and not record.switched and record.outcome is None and not hangs:
+            changes = self._templates.look(LOOK_S if view.state.active else None)
+            memory.templates = memory.templates if changes is None else changes
         self.last = view
         return self.interpret(view, record, memory, now_s)
 
@@ -288,15 +295,55 @@ def fingerprints(runner: Runner, paths: Iterable[str]) -> dict[str, str]:
     }
 
 
-def template_changes(runner: Runner, plan: Plan) -> dict[str, str]:
-    """target -> the first file that is not as it was when it was compared: of a layer that is reused, or of what it
-    takes the place of."""
-    reused = {disk.target: disk.reused for disk in plan.disks if disk.reused is not None}
-    if not reused:
-        return {}
-    now = fingerprints(runner, [path for one in reused.values() for path in (*one.prints, *one.source_prints)])
-    found = {target: templates.changed({**one.prints, **one.source_prints}, now) for target, one in reused.items()}
-    return {target: path for target, path in found.items() if path}
+class TemplateLook:
+    """Whether the layers that a plan reuses are as they were when they were compared.
+
+    They lie on storage that may hang, and whoever looks at a file there then waits in the kernel. So it is looked in a
+    thread of its own, which is left behind: the loop has a VM to care for, and wishes to hear.
+    """
+
+    def __init__(self, runner: Runner, plan: Plan) -> None:
+        self._runner = runner
+        reused = {disk.target: disk.reused for disk in plan.disks if disk.reused is not None}
+        self._then = {target: {**one.prints, **one.source_prints} for target, one in reused.items()}
+        self._thread: threading.Thread | None = None
+        self._found: dict[str, str] = {}
+        self._error: BaseException | None = None
+
+    def look(self, patience_s: float | None) -> dict[str, str] | None:
+        """target -> the first file that has changed: of a layer that is reused, or of what it takes the place of.
+
+        None when the storage does not answer within `patience_s` seconds; without a limit it is waited for, as for any
+        command of a move. What cannot be looked at counts as changed. Raises HostUnreachable, Interrupted.
+        """
+        if not self._then:
+            return {}
+        if patience_s is None:
+            return self._changes(self._runner)
+        if self._thread is None or not self._thread.is_alive():
+            self._thread = threading.Thread(target=self._look, name="look-templates", daemon=True)
+            self._thread.start()
+        self._thread.join(patience_s)
+        if self._thread.is_alive():
+            return None
+        if self._error is not None:
+            raise self._error
+        return self._found
+
+    def _look(self) -> None:
+        self._error = None
+        try:
+            self._found = self._changes(getattr(self._runner, "inner", self._runner))
+        except BaseException as error:  # noqa: BLE001 - raised again in the caller
+            self._error = error
+
+    def _changes(self, runner: Runner) -> dict[str, str]:
+        try:
+            now = fingerprints(runner, [path for one in self._then.values() for path in one])
+        except HostCommandFailed:
+            now = {}
+        found = {target: templates.changed(one, now) for target, one in self._then.items()}
+        return {target: path for target, path in found.items() if path}
 
 
 def image_print(runner: Runner, plan: NvramPlan) -> str:

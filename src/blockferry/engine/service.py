@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import msgspec
@@ -34,7 +34,7 @@ from blockferry.errors import (
 from blockferry.hypervisor import domains, pools
 from blockferry.journal import Journal, Lease, LeaseKeeper, Owner
 from blockferry.model import firmware, precheck, space, verifying
-from blockferry.model.facts import Partial
+from blockferry.model.facts import Facts, Partial, Template
 from blockferry.model.finding import Severity
 from blockferry.model.health import Diagnosis
 from blockferry.model.inventory import datastore_of
@@ -59,6 +59,9 @@ from blockferry.units import format_rate
 GRACE_S = 10.0
 """For how long a planned move is left to the process that planned it."""
 
+LONG_S = 5.0
+"""A survey that has compared images for longer is made anew, so that a move is planned with what is there now."""
+
 RECENT = 10_000
 """So many finished moves are looked through for a broken copy to go on from."""
 
@@ -75,6 +78,7 @@ class Service:
         self._site = Site(config.uri)
         self._journal: Journal | None = None
         self._lock = threading.Lock()
+        self._say: Callable[[str], None] = lambda _: None
 
     @property
     def uri(self) -> str:
@@ -86,6 +90,9 @@ class Service:
             if self._journal is None:
                 self._journal = Journal.open(self.config.journal)
             return self._journal
+
+    def listen(self, say: Callable[[str], None]) -> None:
+        self._say = say
 
     def close(self) -> None:
         self._site.close()
@@ -161,28 +168,11 @@ class Service:
         return self._check(request, _new_id())
 
     def _check(self, request: MoveRequest, move: str) -> CheckResult:
-        vm = domains.vm(self._site.connection, request.vm)
-        other = self._unfinished(vm.uuid)
-        waiting = other if other is not None and other.state == "waiting" else None
-        held = other.id if other is not None and waiting is None else None
-        if held is None and vm.mark is not None:
-            # Another journal's move: whether it is under way cannot be seen from here.
-            foreign = vm.mark_journal not in ("", self.journal.identity())
-            held = vm.mark if foreign or self._is_unfinished(vm.mark) else None
-        facts = survey.survey(
-            self._site,
-            request,
-            self.journal.reservations(None),
-            held,
-            self.config.suspended_start,
-            self._kept_copies(vm.uuid),
-            functools.cache(
-                lambda: templates.known(
-                    self.journal, self._site.connection.uri, self._site.connection.host_id(), RECENT
-                )
-            ),
-        )
-        facts = replace(facts, following=None if waiting is None else waiting.plan.nvram)
+        facts = self._facts(request, {})
+        if sum(one.seconds for one in facts.templates.values()) > LONG_S:
+            # While they were compared the VM may have been shut off, or its disks taken elsewhere: look again.
+            facts = self._facts(request, templates.compared(facts.templates.values()))
+        vm = facts.vm
         findings, plan = precheck.precheck(request, facts, move)
         if plan is None:
             return CheckResult(vm.name, findings, None)
@@ -196,6 +186,33 @@ class Service:
             space=space.estimates(plan.disks, facts),
             seconds=plan.copy_bytes / rate + 1.0,
         )
+
+    def _facts(self, request: MoveRequest, just: Mapping[templates.Pair, Template]) -> Facts:
+        """What is there now. `just`: what was compared a moment ago."""
+        vm = domains.vm(self._site.connection, request.vm)
+        other = self._unfinished(vm.uuid)
+        waiting = other if other is not None and other.state == "waiting" else None
+        held = other.id if other is not None and waiting is None else None
+        if held is None and vm.mark is not None:
+            # Another journal's move: whether it is under way cannot be seen from here.
+            foreign = vm.mark_journal not in ("", self.journal.identity())
+            held = vm.mark if foreign or self._is_unfinished(vm.mark) else None
+        site = self._site
+        facts = survey.survey(
+            site,
+            request,
+            self.journal.reservations(None),
+            held,
+            self.config.suspended_start,
+            self._kept_copies(vm.uuid),
+            functools.cache(
+                lambda: replace(
+                    templates.known(self.journal, site.connection.uri, site.connection.host_id(), RECENT), just=just
+                )
+            ),
+            self._say,
+        )
+        return replace(facts, following=None if waiting is None else waiting.plan.nvram)
 
     def _kept_copies(self, uuid: str) -> dict[str, Partial]:
         """Destination path -> the broken copy that the latest move of this VM left there."""

@@ -75,8 +75,12 @@ def survey(
     suspended_start: bool | None,
     kept: Mapping[str, Partial] | None = None,
     known: Callable[[], templates.Known] = templates.Known,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> Facts:
-    """All that `precheck` wants to know. Raises VmNotFound, HostUnreachable, LibvirtFailed."""
+    """All that `precheck` wants to know; `tell` hears what takes long.
+
+    Raises VmNotFound, HostUnreachable, LibvirtFailed.
+    """
     connection, runner = site.connection, site.runner
     vm = domains.vm(connection, request.vm)
     everyone = domains.all_vms(connection)
@@ -124,7 +128,7 @@ def survey(
         problems=problems,
         luks_headers=headers,
         users=used,
-        templates=_templates(runner, vm, everyone, stores, chains, used, request, known),
+        templates=_templates(runner, vm, everyone, stores, chains, used, request, known, tell),
         existing=frozenset(path for path in candidates if stats[path] is not None),
         identities={path: (one.device, one.inode) for path, one in stats.items() if one is not None},
         directories=_directories(runner, wanted),
@@ -217,9 +221,10 @@ def _templates(
     used: Mapping[str, tuple[str, ...]],
     request: MoveRequest,
     known: Callable[[], templates.Known],
-) -> dict[str, Template]:
+    tell: Callable[[str], None],
+) -> dict[tuple[str, str], Template]:
     """For each disk that is asked to move: what lies where its lower layers might be reused from; read and compared."""
-    found: dict[str, Template] = {}
+    found: dict[tuple[str, str], Template] = {}
     for target, chain in chains.items() if choices.wanted(request) else ():
         name = request.disks.get(target, request.to)
         store = next((one for one in stores if one.name == name and one.active and one.is_directory), None)
@@ -231,11 +236,12 @@ def _templates(
             path = choices.named(request) or placement.image_path(
                 store, vm.name, "base", image.path, image.format, frozenset()
             )
-            if image.path not in found:
-                one = templates.find(runner, chain[index:], path, everyone, known)
+            key = (image.path, store.name)
+            if key not in found:
+                one = templates.find(runner, chain[index:], path, everyone, known, tell)
                 if one is not None:
-                    found[image.path] = one
-            if image.path in found and not found[image.path].problem:
+                    found[key] = one
+            if key in found and not found[key].problem:
                 break
             if used.get(image.path) and request.chain is Chain.KEEP:
                 break  # it stays, and all below it

@@ -17,9 +17,13 @@ from blockferry.images.runner import Runner
 from blockferry.journal import Journal
 from blockferry.model.facts import Template
 from blockferry.model.inventory import Image, Vm
+from blockferry.units import format_size
 
 Pair = tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]
 """The fingerprints of two images that were compared: of all files that each consists of."""
+
+
+TELL_AFTER_S, TELL_EVERY_S = 2.0, 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +32,25 @@ class Known:
 
     compared: Collection[Pair] = ()  # pairs that read the same
     busy: Mapping[str, str] = field(default_factory=dict)  # path -> why nothing may be built on it, a clause
+    just: Mapping[Pair, Template] = field(default_factory=dict)  # what was compared a moment ago, with its result
+
+
+def _silent(text: str) -> None:
+    del text
+
+
+class _Shown:
+    """What is told of a comparison: nothing of a short one, of a long one a line every ten seconds."""
+
+    def __init__(self, what: str, size: int, tell: Callable[[str], None]) -> None:
+        self._what, self._size, self._tell = what, size, tell
+        self._due = time.monotonic() + TELL_AFTER_S
+
+    def show(self, fraction: float) -> None:
+        now = time.monotonic()
+        if now >= self._due and fraction < 1.0:
+            self._due = now + TELL_EVERY_S
+            self._tell(f"{self._what}: {fraction:.0%} of {format_size(self._size)}; both are read completely, once")
 
 
 def known(journal: Journal, uri: str, host: str, recent: int) -> Known:
@@ -46,17 +69,27 @@ def known(journal: Journal, uri: str, host: str, recent: int) -> Known:
     return Known(compared, busy)
 
 
+def compared(found: Iterable[Template]) -> dict[Pair, Template]:
+    """What was found by comparing, to be found again without."""
+    return {_pair(one.prints, one.source_prints): one for one in found if one.prints}
+
+
 def _pair(prints: Mapping[str, str], source_prints: Mapping[str, str]) -> Pair:
     return tuple(sorted(prints.items())), tuple(sorted(source_prints.items()))
 
 
 def find(
-    runner: Runner, layers: Sequence[Image], path: str, everyone: Iterable[Vm], ask: Callable[[], Known]
+    runner: Runner,
+    layers: Sequence[Image],
+    path: str,
+    everyone: Iterable[Vm],
+    ask: Callable[[], Known],
+    tell: Callable[[str], None] = _silent,
 ) -> Template | None:
     """Whether the image at `path` may take the place of these layers (one lower layer and all below it).
 
     None when there is nothing at `path`. Reads both sides completely, unless `ask` says that they were compared
-    before and have not changed. Raises HostUnreachable.
+    before and have not changed; `tell` hears of that now and then while it goes on, for it may take long.
     """
     layer = layers[0]
     try:
@@ -72,15 +105,20 @@ def find(
         prints, source_prints = fingerprints(runner, mine), fingerprints(runner, theirs)
         if _pair(prints, source_prints) in ask().compared:
             return replace(found, prints=prints, source_prints=source_prints, known=True)
+        if (before := ask().just.get(_pair(prints, source_prints))) is not None:
+            return replace(before, problem=before.problem or _writer(runner, mine))
         began = time.monotonic()
-        result = copying.compare(runner, layer.path, layer.format, path, layer.format, force_share=True)
-        seconds = round(time.monotonic() - began, 3)
+        shown = _Shown(f"comparing the layer {layer.path} with {path}", layer.virtual_size, tell)
+        result = copying.compare(
+            runner, layer.path, layer.format, path, layer.format, force_share=True, progress=shown.show
+        )
+        found = replace(found, prints=prints, source_prints=source_prints, seconds=round(time.monotonic() - began, 3))
         if not result.identical:
-            return replace(found, problem=_difference(result), seconds=seconds)
+            return replace(found, problem=_difference(result))
         problem = _writer(runner, mine)
         if fingerprints(runner, mine) != prints or fingerprints(runner, theirs) != source_prints:
             problem = "somebody wrote to one of the two while they were compared"
-        return replace(found, problem=problem, prints=prints, source_prints=source_prints, seconds=seconds)
+        return replace(found, problem=problem)
     except BlockferryError as error:
         return Template(path, layer.format, layer.virtual_size, f"it cannot be compared ({error.sentence.rstrip('.')})")
 

@@ -199,14 +199,14 @@ def _template_changed(plan: Plan, seen: Observation) -> act.Action | None:
         if _ours_suspended(seen):
             return act.Resume()
         return act.Park(
-            f"{across[0].template_changed} was written to while the switch was under way; {plan.vm} has disks at "
-            "either side. Nothing is removed"
+            f"{across[0].template_changed} has changed while the switch was under way, or it cannot be looked at any "
+            f"more; {plan.vm} has disks at either side. Nothing is removed"
         )
     if not here or _going_back(seen) or seen.record.switched:
         return None
     return act.Fail(
-        f"{here[0].template_changed} has changed, or is gone, since it was compared for the disk {here[0].target} to "
-        "stand on"
+        f"{here[0].template_changed} has changed since it was compared for the disk {here[0].target} to stand on, or "
+        "it cannot be looked at any more"
     )
 
 

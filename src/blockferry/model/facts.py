@@ -85,7 +85,8 @@ class Facts:
     home_files: tuple[SmallFile, ...] = ()
     other_move: str | None = None
     snapshots: tuple[Snapshot, ...] = ()
-    templates: Mapping[str, Template] = field(default_factory=dict)  # lower layer -> what was found to replace it
+    templates: Mapping[tuple[str, str], Template] = field(default_factory=dict)
+    """(lower layer, datastore that it would go to) -> what was found there to replace it."""
     following: NvramPlan | None = None  # UEFI variables that an earlier move has yet to bring along
     save_room: SaveRoom | None = None  # only looked at when the VM is to be saved
     access_problem: str | None = None

@@ -256,8 +256,8 @@ def _look_at_disk(request: MoveRequest, facts: Facts, disk: Disk, store: Datasto
         return  # said by datastore_findings
     dest = placement.image_path(store, vm.name, disk.target, top.path, new_format, frozenset(draft.taken))
     draft.taken.add(dest)
-    layers, reused = _layers(request, facts, chain, store, draft)
-    draft.findings.extend(templates.findings(request, facts, disk.target, chain, reused))
+    layers, reused, twin = _layers(request, facts, chain, store, draft)
+    draft.findings.extend(templates.findings(request, facts, disk.target, chain, reused, store.name))
     thick = _thick(request, top)
     shallow = request.chain.keeps_layers and len(chain) > 1
     _fits_format(request, disk, new_format, shallow)
@@ -282,7 +282,7 @@ def _look_at_disk(request: MoveRequest, facts: Facts, disk: Disk, store: Datasto
         )
     backing = None
     if shallow:
-        backing = (layers[0].dest, layers[0].dest_format) if layers else _stays_below(chain, layers, reused)
+        backing = (layers[0].dest, layers[0].dest_format) if layers else _stays_below(chain, layers, reused, twin)
     sealed = vmcheck.sealed(request, facts, disk, chain)
     luks = vmcheck.luks(facts, disk, chain) if sealed else None
     allocation = top.allocation if shallow else sum(image.allocation for image in chain)
@@ -292,7 +292,9 @@ def _look_at_disk(request: MoveRequest, facts: Facts, disk: Disk, store: Datasto
             draft.findings.append(finding("LUKS_FULL", text))
         allocation = top.virtual_size
     copied = {layer.source for layer in layers}
-    if reused is not None:
+    if twin is not None:
+        copied.update(path for one in draft.disks for path in one.old_files)
+    elif reused is not None:
         copied.update(image.path for image in chain[1 + len(layers) :])
     old_files = _old_files(facts, disk, chain, shallow, copied)
     old_parts = tuple(part for image in chain[: len(old_files)] for part in image.parts if not facts.users.get(part))
@@ -311,7 +313,7 @@ def _look_at_disk(request: MoveRequest, facts: Facts, disk: Disk, store: Datasto
             thick=thick,
             layers=layers,
             backing=backing,
-            stays_below=_stays_below(chain, layers, reused) if shallow else None,
+            stays_below=_stays_below(chain, layers, reused, twin) if shallow else None,
             old_files=(*old_files, *old_parts),
             suspended_start=_suspended_start(facts, disk, top.format, new_format, shallow, draft.modes),
             cache=disk.cache,
@@ -374,8 +376,9 @@ def _suspended_start(
 
 def _layers(
     request: MoveRequest, facts: Facts, chain: tuple[Image, ...], store: Datastore, draft: _Draft
-) -> tuple[tuple[LayerPlan, ...], ReusedLayer | None]:
-    """The lower layers to be copied, top first, and what they stand on instead of a copy of the rest.
+) -> tuple[tuple[LayerPlan, ...], ReusedLayer | None, LayerPlan | None]:
+    """The lower layers to be copied, top first, and what they stand on instead of a copy of the rest: an image that is
+    reused, or (third) a layer that is copied for an earlier disk of the VM.
 
     With `--chain keep` a layer that another VM stands on (a template) stays where it is, and so does all below it;
     unless the same image is at the destination already.
@@ -385,15 +388,19 @@ def _layers(
         here = datastore_of(image.path, facts.datastores)
         if here is not None and here.name == store.name:
             break
-        reused = templates.reusable(request, facts, chain[index:])
+        for one in draft.disks:
+            twin = next((layer for layer in one.layers if layer.source == image.path), None)
+            if twin is not None and one.datastore == store.name:
+                return tuple(layers), one.reused, twin
+        reused = templates.reusable(request, facts, chain[index:], store.name)
         if reused is not None:
-            return tuple(layers), reused
+            return tuple(layers), reused, None
         if facts.users.get(image.path) and request.chain is not Chain.COPY:
             break
         dest = placement.image_path(store, facts.vm.name, "base", image.path, image.format, frozenset(draft.taken))
         draft.taken.add(dest)
         layers.append(LayerPlan(image.path, image.format, dest, image.format, image.virtual_size, image.allocation))
-    return tuple(layers), None
+    return tuple(layers), None, None
 
 
 def _old_files(facts: Facts, disk: Disk, chain: tuple[Image, ...], shallow: bool, copied: set[str]) -> tuple[str, ...]:
@@ -410,9 +417,11 @@ def _old_files(facts: Facts, disk: Disk, chain: tuple[Image, ...], shallow: bool
 
 
 def _stays_below(
-    chain: tuple[Image, ...], layers: tuple[LayerPlan, ...], reused: ReusedLayer | None
+    chain: tuple[Image, ...], layers: tuple[LayerPlan, ...], reused: ReusedLayer | None, twin: LayerPlan | None
 ) -> tuple[str, str] | None:
     """What the new layers stand on: path and format."""
+    if twin is not None:
+        return twin.dest, twin.dest_format
     if reused is not None:
         return reused.path, reused.format
     below = chain[1 + len(layers) :]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from blockferry.model.facts import Facts
+from blockferry.model.facts import Facts, Template
 from blockferry.model.finding import Finding, finding
 from blockferry.model.inventory import Image
 from blockferry.model.plan import DiskPlan, ReusedLayer
@@ -27,10 +27,11 @@ def named(request: MoveRequest) -> str | None:
     return None if request.template in (ANY_TEMPLATE, NO_TEMPLATE) else request.template
 
 
-def reusable(request: MoveRequest, facts: Facts, layers: Sequence[Image]) -> ReusedLayer | None:
-    """What takes the place of `layers` (from one lower layer on down); None when they are copied, or stay."""
-    found = facts.templates.get(layers[0].path)
-    if not wanted(request) or found is None or _why_not(facts, layers):
+def reusable(request: MoveRequest, facts: Facts, layers: Sequence[Image], store: str) -> ReusedLayer | None:
+    """What takes the place of `layers` (from one lower layer on down) when their disk goes to the datastore `store`;
+    None when they are copied, or stay."""
+    found = facts.templates.get((layers[0].path, store))
+    if not wanted(request) or found is None or _why_not(facts, layers, found):
         return None
     return ReusedLayer(
         source=layers[0].path,
@@ -45,9 +46,8 @@ def reusable(request: MoveRequest, facts: Facts, layers: Sequence[Image]) -> Reu
     )
 
 
-def _why_not(facts: Facts, layers: Sequence[Image]) -> str:
+def _why_not(facts: Facts, layers: Sequence[Image], found: Template) -> str:
     """Why an image that was found does not take a layer's place, a clause; "" when it does."""
-    found = facts.templates[layers[0].path]
     if found.problem:
         return found.problem
     below = {image.path for image in layers}
@@ -60,7 +60,7 @@ def _why_not(facts: Facts, layers: Sequence[Image]) -> str:
 
 
 def findings(
-    request: MoveRequest, facts: Facts, target: str, chain: Sequence[Image], reused: ReusedLayer | None
+    request: MoveRequest, facts: Facts, target: str, chain: Sequence[Image], reused: ReusedLayer | None, store: str
 ) -> list[Finding]:
     """What is reused and how that is known; and what was looked at and is not."""
     found: list[Finding] = []
@@ -73,13 +73,12 @@ def findings(
                 f"{format_size(reused.saved)} need not be copied."
             )
             return [*found, finding("TEMPLATE_REUSED", text)]
-        if image.path in facts.templates:
-            why = _why_not(facts, chain[index:])
-            other = facts.templates[image.path].path
+        if (other := facts.templates.get((image.path, store))) is not None:
+            why = _why_not(facts, chain[index:], other)
             found.append(
                 finding(
                     "TEMPLATE_NOT_REUSED",
-                    f"{target}: {other} does not take the place of the layer {image.path}: {why}.",
+                    f"{target}: {other.path} does not take the place of the layer {image.path}: {why}.",
                 )
             )
     return found
