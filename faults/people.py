@@ -127,7 +127,7 @@ def _undo_snapshot(scene: Scene) -> None:
         return
     if scene.process is not None:
         scene.over()
-    scene.virsh("blockcommit", scene.vm, "vda", "--active", "--pivot", "--wait")
+    scene.virsh("blockcommit", scene.vm, "vda", "--active", "--shallow", "--pivot", "--wait")
     Path(overlay).unlink(missing_ok=True)
 
 

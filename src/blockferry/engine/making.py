@@ -280,8 +280,11 @@ def settle(context: Context, target: str, seen: Observation) -> None:
         # The VM and its configuration were seen on the base, or never were on the overlay.
         files.remove_file(context.runner, disk.dest_overlay)
         files.remove_file(context.runner, disk.dest_overlay + MARKER)
-    for path in (disk.dest, *(layer.dest for layer in disk.layers)):
+    made = (disk.dest, *(layer.dest for layer in disk.layers))
+    for path in made:
         files.remove_file(context.runner, path + MARKER)
+    for directory in dict.fromkeys(map(posixpath.dirname, made)):  # a power loss must not bring the markers back
+        files.flush(context.runner, directory)
     point("settled")
     context.note(replace(seen.record, settled=(*seen.record.settled, target)))
 

@@ -53,6 +53,7 @@ def release_source(context: Context, path: str, seen: Observation) -> None:
             )
         else:
             files.remove_file(context.runner, path)
+            files.flush(context.runner, posixpath.dirname(path))  # a power loss must not bring it back
             sentence = f"{path} ({format_size(size)}): removed; nothing used it any more"
     context.sources.append(sentence)
     context.tell("action", sentence)
