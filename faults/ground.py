@@ -59,8 +59,14 @@ class Ground:
     # -- guests -------------------------------------------------------------------------------------------------
 
     def guest(self, disks: int, running: bool) -> Guest:
-        """A guest with so many disks on OLD or NEW: running and writing, or off with what it wrote before."""
+        """A guest with so many disks on OLD or NEW: running and writing, or off with what it wrote before.
+
+        The others stand still meanwhile: they have no part in the case, and an emulated guest costs a processor.
+        """
         key = f"{'live' if running else 'off'}{disks}"
+        for other in [known for name, known in self._guests.items() if name != key]:
+            if other.state() == "running":
+                other.suspend()
         guest = self._guests.get(key)
         if guest is None:
             guest = self._guests[key] = self._make(f"{key}-{next(self._numbers)}", disks)
@@ -73,6 +79,11 @@ class Ground:
         elif running:
             self.revive(guest)
         return guest
+
+    def endangered(self, guest: Guest) -> list[Guest]:
+        """The other guests that have a disk on the datastore that is made to fail."""
+        others = [one for one in self._guests.values() if one is not guest]
+        return [one for one in others if FLAKY in {self.store_of(path) for path in one.sources(inactive=True).values()}]
 
     def known(self, disks: int, running: bool) -> Guest | None:
         """The guest of this kind, if there is one now."""

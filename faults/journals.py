@@ -23,9 +23,15 @@ def _room_again(scene: Scene) -> None:
 def _locked(scene: Scene) -> None:
     """By another process, for less or for more than the 10 s that ours waits."""
     seconds = scene.chance.choice((2.0, 13.0))
-    with contextlib.closing(sqlite3.connect(scene.ferry.journal, timeout=30, isolation_level=None)) as link:
-        link.execute("BEGIN IMMEDIATE")
-        scene.wake()
+    with contextlib.closing(sqlite3.connect(scene.ferry.journal, timeout=1, isolation_level=None)) as link:
+        try:
+            link.execute("BEGIN IMMEDIATE")
+            scene.wake()
+        except sqlite3.OperationalError:  # our frozen process is itself in the middle of writing a line
+            scene.note("our own process had frozen with the journal locked")
+            scene.wake()
+            link.execute("PRAGMA busy_timeout = 30000")
+            link.execute("BEGIN IMMEDIATE")
         time.sleep(seconds)
         link.execute("ROLLBACK")
     scene.note(f"the journal was locked for {seconds:g} s")

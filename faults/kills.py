@@ -70,7 +70,7 @@ def _perhaps_cancel(scene: Scene) -> None:
     move = scene.move()
     if move is not None and not move.finished and scene.chance.random() < 0.25:
         scene.ends.add(CANCELLED)
-        scene.do("cancel", move.id)
+        scene.cancel(move.id)
 
 
 def _us_on_the_way_back(scene: Scene) -> None:
@@ -82,7 +82,7 @@ def _us_on_the_way_back(scene: Scene) -> None:
     if move is None:
         scene.wrong("no move in the journal")
         return
-    scene.do("cancel", move.id, "--no-wait")
+    scene.cancel(move.id, "--no-wait")
     scene.wake()
     said = scene.over()
     if said is None or not said.killed:

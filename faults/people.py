@@ -127,8 +127,8 @@ def _undo_snapshot(scene: Scene) -> None:
         return
     if scene.process is not None:
         scene.over()
-    scene.virsh("blockcommit", scene.vm, "vda", "--active", "--shallow", "--pivot", "--wait")
-    Path(overlay).unlink(missing_ok=True)
+    if scene.virsh("blockcommit", scene.vm, "vda", "--active", "--shallow", "--pivot", "--wait"):
+        Path(overlay).unlink(missing_ok=True)
 
 
 def _managed_save(scene: Scene) -> None:
@@ -172,7 +172,7 @@ def _cancel_wish(scene: Scene) -> None:
     move = scene.move()
     if move is not None:
         scene.ends.add(CANCELLED)
-        scene.do("cancel", move.id, "--no-wait")
+        scene.cancel(move.id, "--no-wait")
 
 
 def _while_there_is_a_job(_method: str, _disks: int) -> tuple[str, ...]:

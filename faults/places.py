@@ -78,11 +78,13 @@ COURSE = (
     *("saving", "vm-saved", "saved-noted", "restoring", "restored", "let-go"),
     "snapshots-written",
     *("point-made", "changes-begun", "changes-read"),
+    "purging",
 )
 """Passed only when the destination hangs, under a latency contract, when a copy does not converge, with checkpoints, by
 the overlay of a VM that goes off, with UEFI variables, snapshots, `--trim`, by cloning, with layers that are kept, or
-by no move at all (changed-block tracking); the matrix does not walk them (test_hanging, test_pace, test_resume,
-test_firmware, test_snapshots, test_trim, test_clone, test_templates, test_tracking do)."""
+by no move at all (changed-block tracking, quarantine); the matrix does not walk them (test_hanging, test_pace,
+test_resume, test_firmware, test_quarantine, test_snapshots, test_trim, test_clone, test_templates and test_tracking
+do)."""
 
 _OF_VERIFY = {"view-prepared": IN_STEP, "taking-view": SWITCH, "view-taken": SWITCH}
 

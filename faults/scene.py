@@ -14,7 +14,7 @@ from pathlib import Path
 from faults import places
 from faults.case import CANCELLED, NO_MOVE, PARKED, Case, Fault
 from faults.ferry import Ferry, MoveRow, Said, now
-from faults.ground import NEW, OLD, SQL_ERRORS, Ground
+from faults.ground import FLAKY, NEW, OLD, SQL_ERRORS, Ground
 from lab import Guest, GuestSilent, Host, LabError
 from lab.namespaces import HostProcess
 
@@ -24,6 +24,12 @@ END_S = 100.0
 """A command that is not over after this hangs: everything has been put right by then, and the disks are small."""
 PATIENCE_S = 90.0
 """For how long a move in the background is watched."""
+
+JOURNAL_FAILED = 8
+"""The exit status of a command that could not use the journal (docs/errors.md)."""
+
+TORN = "cannot be told which of the two was written last"
+"""What is said when QEMU and our process have died together in the instant in which an overlay is left for its base."""
 
 BULK_RATE = "6MiB/s"
 """For each disk, where the fault strikes while the bulk is copied: it takes a second or two."""
@@ -188,6 +194,12 @@ class Scene:
                 resumed += 1
                 if resumed > 2:
                     return PARKED
+                if TORN in move.parked:
+                    # The fault struck before the overlay was left, and somebody who has looked into both knows that.
+                    self.virsh("start", self.vm)
+                    self.guest.wait_ready()
+                    self.states.add("running")
+                    self.booted_anew = True
                 self.do("resume", move.id)
                 continue
             self._take_up(move, attempt)
@@ -226,6 +238,15 @@ class Scene:
                 return False
             time.sleep(step_s)
         return True
+
+    def cancel(self, move: str, *words: str) -> Said:
+        """The user's wish to cancel; our frozen process may itself be in the middle of writing to the journal."""
+        said = self.do("cancel", move, *words)
+        if said.status == JOURNAL_FAILED:
+            self.note("the process was frozen with the journal locked: it goes on, and the user asks again")
+            self.wake()
+            said = self.do("cancel", move, *words)
+        return said
 
     def pause(self, least: float, most: float) -> None:
         """Some time, drawn by the seed."""
@@ -272,6 +293,9 @@ def open_scene(case: Case, fault: Fault, ground: Ground, seed: int) -> Scene:
     elif dest == before:
         move_plainly(ground, guest, OLD)
         before = OLD
+    if FLAKY in (before, dest):
+        for other in ground.endangered(guest):  # it would lose its disks in what is another's case
+            move_plainly(ground, other, OLD)
     point = case.place
     if case.place in places.PHASES:
         point = chance.choice(places.points(case.place, case.method, case.disks))

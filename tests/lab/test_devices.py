@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from blockferry.images import files
+from blockferry.images.runner import LocalRunner
 from lab import Datastore, Lab
 from lab.process import wait_until
 
@@ -91,3 +93,15 @@ def test_a_power_cut_loses_what_was_not_flushed_and_nothing_else(flaky: Datastor
     assert path.read_bytes() == content
     lost = flaky.path / "unflushed"
     assert not lost.exists() or lost.read_bytes() != b"x" * 65536
+
+
+def test_what_blockferry_removed_does_not_come_back_with_a_power_cut(flaky: Datastore) -> None:
+    runner, marker, home = LocalRunner(), flushed_file(flaky), flaky.path / "home"
+    home.mkdir()
+    subprocess.run(["sync", home, flaky.path], check=True)
+    assert files.remove_file(runner, str(marker))
+    assert files.remove_directory_if_empty(runner, str(home))
+    flaky.lose_power()
+    flaky.power_on()
+    assert not marker.exists()
+    assert not home.exists()

@@ -58,6 +58,30 @@ def test_a_fault_is_survived(ground: Ground, text: str) -> None:
         assert result.reached, f"the fault did not strike at {result.point}: nothing was tried\n{story}"
 
 
+def test_a_commit_that_failed_is_tried_again_when_its_storage_is_well(ground: Ground) -> None:
+    """The move is parked after three attempts; `blockferry resume` counts anew. It stayed parked for ever."""
+    case = Case.parse("source-eio/snapshot/1/bulk/0")
+    result = matrix.play(ground, matrix.catalogue(), case, 6)
+    assert result.point == "syncing-base"
+    assert result.ok, "\n".join([*result.findings, *result.notes, "", *result.evidence])
+    assert any("in 3 attempts" in note for note in result.notes), result.notes
+
+
+def test_a_deleted_base_below_an_overlay_is_noticed(ground: Ground) -> None:
+    """The overlay was there, its base was not: QEMU refused every switch, and it was tried without end."""
+    result = matrix.play(ground, matrix.catalogue(), Case.parse("dest-deleted/snapshot/1/bulk/0"), 6)
+    assert result.ok, "\n".join([*result.findings, *result.notes, "", *result.evidence])
+
+
+def test_a_switch_that_broke_over_deleted_files_is_brought_back(ground: Ground) -> None:
+    """Two of three disks were across when the new files were found deleted. On the way back it was asked whether the
+    new files are there, instead of the old ones: the VM was held for a second in every two, for ever.
+    """
+    result = matrix.play(ground, matrix.catalogue(), Case.parse("dest-deleted/changed-blocks/3/in-step/0"), 6)
+    assert result.point == "flushed"
+    assert result.ok, "\n".join([*result.findings, *result.notes, "", *result.evidence])
+
+
 # -- a judge that cannot fail is worth nothing ------------------------------------------------------------------------
 
 
