@@ -22,6 +22,9 @@ _SIZE_UNITS = {
     "t": TiB, "tib": TiB, "tb": 1000**4,
 }  # fmt: skip
 _DURATION_UNITS = {"ms": 0.001, "s": 1, "": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 604800}
+_BITS = re.compile(r"(?:(?<![iI])b|[bB]its?)(?:/s|/sec|ps)?\Z")
+"""The ending of a rate in bits, by the usual way to write it (IEC 80000-13: `b` or `bit`; a byte is `B`)."""
+_LONGEST_S = 100 * 365 * 86400
 _NUMBER = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*\Z")
 
 
@@ -33,7 +36,10 @@ def parse_size(text: str) -> int:
     match = _NUMBER.match(text)
     if not match or match[2].lower() not in _SIZE_UNITS:
         raise ValueError(f"{text!r} is not a size; write it like 512MiB, 20G or 1.5TiB")
-    return int(float(match[1]) * _SIZE_UNITS[match[2].lower()])
+    size = float(match[1]) * _SIZE_UNITS[match[2].lower()]
+    if size >= 2**63:
+        raise ValueError(f"{text!r} is more than any disk holds")
+    return int(size)
 
 
 def parse_rate(text: str) -> int:
@@ -42,6 +48,8 @@ def parse_rate(text: str) -> int:
     Raises ValueError with a sentence for people.
     """
     bare = text.strip()
+    if _BITS.search(bare):
+        raise ValueError(f"{text!r} reads like bits; rates are in bytes: write it like 12MB/s or 12MiB/s")
     for ending in ("/s", "/sec", "ps"):
         if bare.lower().endswith(ending):
             bare = bare[: -len(ending)]
@@ -65,11 +73,16 @@ def parse_duration_s(text: str) -> float:
     match = _NUMBER.match(text)
     if not match or match[2].lower() not in _DURATION_UNITS:
         raise ValueError(f"{text!r} is not a duration; write it like 7d, 12h, 30min or 90s")
-    return float(match[1]) * _DURATION_UNITS[match[2].lower()]
+    seconds = float(match[1]) * _DURATION_UNITS[match[2].lower()]
+    if seconds > _LONGEST_S:
+        raise ValueError(f"{text!r} is longer than 100 years")
+    return seconds
 
 
 def parse_latency_s(text: str) -> float:
     """Seconds for text such as `20ms`; at least a millisecond. Raises ValueError with a sentence for people."""
+    if not text.strip()[-1:].isalpha():
+        raise ValueError(f"{text!r} has no unit; write it like 20ms")
     seconds = parse_duration_s(text)
     if not 0.001 <= seconds <= 60:
         raise ValueError(f"{text!r} is no latency for a write; write it like 20ms, from 1ms to 60s")

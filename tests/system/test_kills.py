@@ -47,8 +47,10 @@ CLONE = ("cloning", "cloned")
 """Passed by the method clone only: test_clone.py kills there."""
 TRACKING = ("point-made", "changes-begun", "changes-read")
 """Passed by no move: test_tracking.py kills there."""
+PURGE = ("purging",)
+"""Passed by no move either: test_quarantine.py kills there."""
 ELSEWHERE = (
-    *(*TRACKING, *COLD, *START, *BACK, *VERIFY, *HANGING, *COURSE, *OVERLAYS, *FIRMWARE),
+    *(*TRACKING, *PURGE, *COLD, *START, *BACK, *VERIFY, *HANGING, *COURSE, *OVERLAYS, *FIRMWARE),
     *(*TRIM, *CLONE, *SNAPSHOTS, *CHAIN),
 )
 LIVE = tuple(one for one in POINTS if one not in ELSEWHERE)

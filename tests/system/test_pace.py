@@ -35,13 +35,15 @@ def sail(make_guest: MakeGuest, line: Line, stores: tuple[Datastore, ...], old_s
     return make
 
 
+def limits(guest: Guest, target: str = "vda") -> dict[str, str]:
+    """A disk's limits, by virsh."""
+    rows = guest.host.virsh("blkdeviotune", guest.name, target).splitlines()
+    return {name.strip(): value.strip() for name, colon, value in (row.partition(":") for row in rows) if colon}
+
+
 def write_limit(guest: Guest, target: str = "vda") -> int:
-    """What the guest may write in a second, by virsh; 0 for no limit."""
-    for row in guest.host.virsh("blkdeviotune", guest.name, target).splitlines():
-        name, _, value = row.partition(":")
-        if name.strip() == "write_bytes_sec":
-            return int(value)
-    raise AssertionError("virsh tells of no write_bytes_sec")
+    """What the guest may write in a second; 0 for no limit."""
+    return int(limits(guest, target)["write_bytes_sec"])
 
 
 def set_write_limit(guest: Guest, bytes_per_s: int) -> None:
@@ -117,12 +119,15 @@ def test_a_guest_that_outruns_its_copy_is_slowed_and_has_its_own_limit_back(
     sail: Sail, line: Line, ssd: Datastore
 ) -> None:
     one, guest = sail("48MiB", FLAT_OUT)
-    set_write_limit(guest, 300_000_000)
+    burst = ("--write-bytes-sec-max", "400000000", "--write-bytes-sec-max-length", "60", "--total-iops-sec", "1000000")
+    guest.host.virsh("blkdeviotune", guest.name, "vda", "--write-bytes-sec", "300000000", *burst, "--live")
+    before = limits(guest)
     said = line.must("move", one.name, "--to", "ssd", *OUTRUN, "--if-not-converging", "throttle")
     story = line.story(said.move["id"])
     assert any("writes to vda are limited to" in row for row in story), line.stories()
     assert any("as they were before" in row for row in story)
-    assert write_limit(guest) == 300_000_000
+    assert limits(guest) == before
+    assert (before["write_bytes_sec"], before["write_bytes_sec_max_length"]) == ("300000000", "60")
     one.moved_all(ssd)
     one.assert_well()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -58,19 +59,59 @@ def test_a_copy_that_is_the_same(
 def test_one_flipped_byte_is_found(
     method: str, make_guest: MakeGuest, line: Line, stores: tuple[Datastore, ...], ssd: Datastore, old_san: Datastore
 ) -> None:
-    one = voyage(make_guest, line, stores, [Disk("vda", old_san, "raw", size="32MiB", fill="16MiB")], start=True)
+    """The old disk that is the same is kept with the one that is not, without an end: going back needs both."""
+    disks = [Disk(target, old_san, "raw", size="32MiB", fill="16MiB") for target in ("vda", "vdb")]
+    one = voyage(make_guest, line, stores, disks, start=True)
     one.guest.judge.stop()  # a write to the same place would heal it
-    offset, source = quiet_offset(one.guest), one.where["vda"]
-    process = line.start("move", one.name, "--to", "ssd", "--method", method, "--verify", point="in-step:sleep=4")
-    wait_until(lambda: "ready='yes'" in one.guest.xml(), "the copy in step", timeout=120, report=line.stories)
+    offset, old = quiet_offset(one.guest), dict(one.where)
+    words = ("move", one.name, "--to", "ssd", "--method", method, "--verify", "--keep-source", "1d")
+    process = line.start(*words, point="in-step:sleep=4")
+    wait_until(lambda: one.guest.xml().count("ready='yes'") == 2, "the copy in step", timeout=120, report=line.stories)
     flip(one.moved("vda", ssd), offset)
     said = line.end(process)
     assert said.status == 11, str(said)
     assert said.code == "COPY_DIFFERS"
     assert f"vda first at byte {offset - offset % 512}" in said.document["message"], str(said)
+    one.moved("vdb", ssd)
     one.assert_configured()
-    one.assert_nothing_left(source)
-    assert source.exists()
+    one.assert_nothing_left(*old.values())
+    kept = {Path(row["kept"]["path"]): row["kept"] for row in line.must("quarantine", "list").document["kept"]}
+    assert [kept[path]["expires"] for path in old.values()] == [None, None]
+    assert "belongs with the old disk of vda" in kept[old["vdb"]]["why"]
+    one.guest.destroy()
+    line.must("quarantine", "restore", one.name, "--yes")
+    assert one.guest.sources(inactive=True) == {target: str(path) for target, path in old.items()}
+    for target, path in old.items():
+        verdict = one.guest.judge.check_image(target, path, "raw")
+        assert verdict.ok, str(verdict)
+
+
+def test_a_move_by_snapshot_that_was_not_verified_keeps_old_disks_that_are_whole(
+    make_guest: MakeGuest, line: Line, stores: tuple[Datastore, ...], ssd: Datastore, old_san: Datastore
+) -> None:
+    """What was written during the copy is in overlays above the old disks; going back must not lose it."""
+    one = voyage(make_guest, line, stores, small_disks(old_san, 2), start=True)
+    old = dict(one.where)
+    words = ("move", one.name, "--to", "ssd", "--method", "snapshot", "--verify")
+    process = line.start(*words, point="in-step:stop,taking-view:kill")
+    line.wait_stopped(process)
+    one.guest.judge.wait_writes(40)
+    one.guest.judge.stop()
+    process.send_signal(signal.SIGCONT)
+    assert line.end(process).status == -9
+    one.wait_running()
+    [move] = line.unfinished()
+    assert line.do("resume", move).status == 11, line.stories()
+    one.moved_all(ssd)
+    one.assert_configured()
+    one.assert_nothing_left(*old.values())
+    one.guest.destroy()
+    line.must("quarantine", "restore", one.name, "--yes")
+    assert one.guest.sources(inactive=True) == {target: str(path) for target, path in old.items()}
+    for target, path in old.items():
+        verdict = one.guest.judge.check_image(target, path, "qcow2")
+        assert verdict.ok, f"{verdict}\n{line.stories()}"
+        assert verdict.must_be_there > 0
 
 
 def test_a_cold_copy_with_a_flipped_byte_is_not_switched_to(

@@ -119,7 +119,11 @@ def test_the_policy_is_ours_where_the_method_was(
 def test_records_of_older_versions_are_read_and_new_ones_come_back() -> None:
     old = msgspec.json.decode(b'{"marked": true, "copies": {"vda": {"stage": "clean"}}}', type=Record)
     assert (old.measured, old.synchronous, old.throttled, old.copy("vda").synchronous) == (False, False, {}, False)
-    throttled = {"vda": Throttle(1000, 3, {"write_bytes_sec": 0, "group_name": ""})}
+    slowed = msgspec.json.decode(
+        b'{"vda": {"bytes_per_s": 9, "incarnation": 3, "before": {}}}', type=dict[str, Throttle]
+    )
+    assert slowed == {"vda": Throttle(9, 3, {}, ())}
+    throttled = {"vda": Throttle(1000, 3, {"write_bytes_sec": 0, "group_name": ""}, (2000, 4000))}
     new = Record(guest_before=GuestLatency(0.001, 0.01, 100, 3.0), throttled=throttled, synchronous=True)
     assert msgspec.json.decode(msgspec.json.encode(new), type=Record) == new
     assert msgspec.json.decode(b'{"phase": "copy"}', type=Progress).pace == ""

@@ -192,6 +192,10 @@ DECISIONS: dict[str, tuple[Plan, Observation, act.Action | type]] = {
         TWO, seen(RUNNING, in_step(), in_step("vdb"), record=begun(copies=CLEAN2), flushed=True),
         act.Suspend(switch=True),
     ),
+    "a switch that could not be made just now: the guest has its turn first": (
+        TWO, seen(RUNNING, in_step(), in_step("vdb"), record=begun(copies=CLEAN2), flushed=True, retry_s=3.0),
+        act.Await("retry", 0.25),
+    ),
     "suspended and equal: all at once": (
         TWO, seen(PAUSED, in_step(), in_step("vdb"), record=begun(copies=CLEAN2, suspended=True, switching=True)),
         act.Pivot(("vda", "vdb")),
@@ -385,6 +389,9 @@ DECISIONS: dict[str, tuple[Plan, Observation, act.Action | type]] = {
         act.Finish(Outcome.MOVED),
     ),
     "over is over": (ONE, seen(OFF, off(), record=Record(outcome=Outcome.MOVED)), act.Done(Outcome.MOVED)),
+    "somebody's snapshot in the moment of our copy: nothing of ours is in their way": (
+        ONE, seen(RUNNING, disk(live=Side.ELSEWHERE, job=Job.OURS)), act.AbortCopy("vda"),
+    ),
     "somebody pointed the disk elsewhere: stand still": (
         ONE, seen(RUNNING, disk(live=Side.ELSEWHERE)), act.Park,
     ),

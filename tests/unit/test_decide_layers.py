@@ -462,6 +462,21 @@ class World:
             self.guest_writes()
 
 
+@pytest.mark.parametrize("stage", [Layer.USED, Layer.FOLDED])
+@pytest.mark.parametrize("at_source", [False, True])
+def test_an_overlay_that_a_saved_state_names_stays(stage: Layer, at_source: bool) -> None:
+    """Saved between the switch and the commit: the overlay was committed and removed, and the VM did not start."""
+    side = Side.SOURCE if at_source else Side.DESTINATION
+    view = DiskView("vda", None, side, config_overlay=True)
+    record = Record().with_layer("vda", at_source, stage)
+    seen = Observation(PowerState.OFF, True, (view,), record, saved=True)
+    action = layers.fold(a_plan(1), seen, at_source=at_source)
+    assert isinstance(action, act.Park)
+    assert "was saved with its state, which names the overlay" in action.problem
+    if stage is Layer.USED:
+        assert layers.fold(a_plan(1), replace(seen, saved=False), at_source=at_source) == act.Fold("vda", at_source)
+
+
 def drive(world: World, chance: random.Random, events: list[str], deaths: int) -> act.Action:
     """To the end; somebody interferes between any two steps, and the process dies between any two."""
 

@@ -41,6 +41,7 @@ def context(tmp_path: Path) -> Context:
     disk = replace(plan.disks[0], dest=str(tmp_path / "web01" / "vda.qcow2"))
     noted: list[Record] = []
     found = SimpleNamespace(
+        check=lambda: None,
         plan=replace(plan, disks=(disk,)),
         runner=LocalRunner(),
         memory=Memory(),
@@ -111,6 +112,7 @@ def suspending(site: PaperSite) -> tuple[Context, Guard, list[Record], Observati
     guard = Guard()
     control = site.control(site.uuid("web01"), "web01")
     found = SimpleNamespace(
+        check=lambda: None,
         plan=make_plan(),
         control=control,
         guard=guard,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from blockferry.errors import FileExists, HostCommandFailed, UsageError
 from blockferry.images import files
+from blockferry.images.process import Completed
 from blockferry.images.runner import LocalRunner
 
 R = LocalRunner()
@@ -52,6 +54,39 @@ def test_stat_tells_absent_from_forbidden(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(HostCommandFailed, match="Too many levels"):
         files.stat_many(R, [str(tmp_path / "absent"), str(tmp_path / "loop")])
+
+
+class Noting(LocalRunner):
+    """Does it, and remembers the commands."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.argv: list[list[str]] = []
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: bytes | None = None,
+        timeout_s: float | None = None,
+        check: bool = True,
+    ) -> Completed:
+        self.argv.append(list(argv))
+        return super().run(argv, stdin=stdin, timeout_s=timeout_s, check=check)
+
+
+def test_what_is_removed_is_written_out(tmp_path: Path) -> None:
+    """Also when a process before us has removed it, and died before it had."""
+    path, directory, runner = tmp_path / "vda.qcow2.blockferry", tmp_path / "home", Noting()
+    path.touch()
+    directory.mkdir()
+    assert files.remove_file(runner, str(path))
+    assert not files.remove_file(runner, str(path))
+    assert files.remove_directory_if_empty(runner, f"{directory}/")
+    assert not files.remove_file(runner, str(directory / "gone" / "with its directory"))
+    flushed = ["sync", "--", str(tmp_path)]
+    assert [argv[0] for argv in runner.argv] == ["unlink", "sync", "unlink", "sync", "rmdir", "sync", "unlink", "sync"]
+    assert [argv for argv in runner.argv if argv[0] == "sync"][:3] == [flushed] * 3
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import statistics
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -11,6 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from blockferry.engine import pace as watching
+from blockferry.engine.pace import Pacer
 from blockferry.model import pace
 from blockferry.model.latency import Counters, GuestLatency, Interval, Rhythm, between
 from blockferry.model.pace import FLOOR, Pace, Sample
@@ -283,6 +287,41 @@ def test_the_limit_of_a_slowdown() -> None:
     assert pace.limit_s(contract, GuestLatency(0.1, 0.5, 3, 3.0)) == pace.UNKNOWN_BASELINE_S
     assert pace.limit_s(contract, None) == pace.UNKNOWN_BASELINE_S
     assert pace.limit_s(Contract(latency_s=0.02), None) == 0.02
+
+
+def test_a_guest_that_nobody_sees_is_not_taken_for_an_idle_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever goes wrong where its writes are counted; and it ends when they are counted again."""
+    monkeypatch.setattr(watching, "BLIND_S", 0.2)
+    monkeypatch.setattr(watching, "LOST_S", 0.02)
+    gone = threading.Event()
+
+    def counters() -> dict[str, Counters]:
+        if gone.is_set():
+            raise KeyError("wr_operations")
+        now = time.monotonic()
+        return {"vda": Counters(now, int(now * 100), int(now * 100) * 100_000)}
+
+    with Pacer(counters, lambda: False) as pacer:
+        pacer.begin(0.020)
+
+        def wait(wanted: Callable[[Pace], bool], bandwidth: int = 0) -> Pace:
+            until = time.monotonic() + 20
+            while time.monotonic() < until:
+                pacer.speed(time.monotonic(), 0, bandwidth)
+                assert pacer.pace is not None
+                if wanted(pacer.pace):
+                    return pacer.pace
+                time.sleep(0.01)
+            raise AssertionError(pacer.pace)
+
+        wait(lambda now: now.speed > FLOOR)
+        gone.set()
+        blind = wait(lambda now: "cannot be watched" in now.reason)
+        assert blind.speed == FLOOR
+        assert "wr_operations" in blind.reason
+        wait(lambda now: now.speed == 1 * MiB, bandwidth=1 * MiB)
+        gone.clear()
+        wait(lambda now: now.speed > FLOOR)
 
 
 def test_a_guest_that_is_slow_by_itself_is_told_before() -> None:

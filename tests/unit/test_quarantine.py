@@ -89,6 +89,18 @@ def all_there(plan: Plan) -> dict[str, Fingerprint | None]:
     return {path: PRINT for disk in plan.disks for path in (disk.source, disk.dest, *disk.old_files)}
 
 
+def test_not_back_to_an_old_disk_whose_overlay_is_kept_above_it() -> None:
+    """The overlay has what was written during the copy; the old disk alone would go back to before it."""
+    plan = a_plan()
+    overlay = f"{plan.disks[0].source}.overlay"
+    first = dataclasses.replace(plan.disks[0], source_overlay=overlay)
+    plan = dataclasses.replace(plan, disks=(first, *plan.disks[1:]))
+    files = {**all_there(plan), overlay: PRINT}
+    found = swap(plan, a_vm(dests(plan)), rows(overlay, *sources(plan).values()), files)
+    assert found.problems == (f"{TARGETS[0]}: {overlay}, which stands on {first.source}, holds the newer writes",)
+    assert swap(plan, a_vm(dests(plan)), rows(*sources(plan).values()), files).problems == ()
+
+
 def test_back_with_all_disks() -> None:
     plan = a_plan()
     found = swap(plan, a_vm(dests(plan)), rows(*sources(plan).values()), all_there(plan))
@@ -298,6 +310,8 @@ def test_purge_asks_and_proves(capsys: pytest.CaptureFixture[str]) -> None:
     service = FakeService(kept=(kept_file("/a", expired=True), kept_file("/b"), kept_file("/c", doubt="in use")))
     assert call(service, "quarantine", "purge") == 2, "there is nobody to ask"
     assert call(service, "quarantine", "purge", "--now") == 2
+    for spelling in ("/b", "/./b", "/x/../b", "/b/"):
+        assert call(service, "quarantine", "purge", "--now", spelling) == 2, "however it is spelled"
     assert service.log == []
     assert call(service, "quarantine", "purge", "--yes") == 0
     assert service.log == ["purge  now=False"]

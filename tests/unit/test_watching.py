@@ -237,3 +237,30 @@ def test_what_a_directory_stands_on(tmp_path: Path) -> None:
     assert found.directory == str((tmp_path / "not" / "there").resolve())
     assert found.device == f"{os.major(os.stat(tmp_path).st_dev)}:{os.minor(os.stat(tmp_path).st_dev)}"
     assert found.mount == "/" or tmp_path.is_relative_to(found.mount)
+
+
+FROZEN_PARENT = """
+import os
+from types import SimpleNamespace
+from blockferry.images.watching_program.loop import Watch
+watch = Watch.__new__(Watch)
+watch.parent, watch.told, watch.unsent = True, "", b""
+count = iter(range(10**9))
+watch.places = [SimpleNamespace(state=lambda: {"silent": next(count), "directory": "/srv/flaky" * 10})]
+os.set_blocking(1, False)
+for _round in range(5000):
+    watch.tell()
+os.write(2, b"not held up")
+"""
+
+
+def test_a_parent_that_does_not_read_holds_up_nobody() -> None:
+    """It filled the pipe in some 45 s, and the watch of a blockferry that is frozen never cut off."""
+    words = [sys.executable, "-c", FROZEN_PARENT]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        try:
+            process.wait(60)
+        finally:
+            process.kill()
+        assert process.stderr.read() == b"not held up"

@@ -57,8 +57,8 @@ epoch; `null` is what is not known. Fields may be added in any release; when one
 | `changes` | `changes` | `changes`: `since`, `until`, `disks` with `areas` ([more](changed-blocks-tracking.md)) |
 | `explain` | `codes` | `codes` |
 
-A move is an object with `id`, `state` (`running`, `interrupted`, `parked`, `moved`, `cancelled`, `failed`), `plan`,
-`record`, `progress`, `report`, `created`, `finished`, `owner`, `owner_alive`, `parked` and `deaths`.
+A move is an object with `id`, `state` (`running`, `interrupted`, `parked`, `waiting`, `moved`, `cancelled`, `failed`),
+`plan`, `record`, `progress`, `report`, `created`, `finished`, `owner`, `owner_alive`, `parked` and `deaths`.
 
 `move`, `watch`, `resume` and `cancel` of a running move print JSON lines while it runs, a document on each line:
 

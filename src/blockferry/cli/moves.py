@@ -62,7 +62,7 @@ def _running_row(summary: MoveSummary) -> Sequence[Cell]:
 
 
 @click.command(cls=Command, examples=("blockferry history --limit 50",))
-@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="The latest so many.")
+@click.option("--limit", type=click.IntRange(1, 1_000_000), default=20, show_default=True, help="The latest so many.")
 @pass_app
 def history(app: App, limit: int) -> None:
     """List the moves that have ended, the latest first."""

@@ -148,7 +148,10 @@ def stack(*parts: RenderableType | None) -> Group:
 
 def when(at: float) -> str:
     """Wall time (seconds since the epoch) as local date and time."""
-    return _local(at).strftime("%Y-%m-%d %H:%M:%S")
+    try:
+        return _local(at).strftime("%Y-%m-%d %H:%M:%S")
+    except (ValueError, OverflowError, OSError):  # of a journal that an older version has written to
+        return "after the year 9999"
 
 
 def clock(at: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import time
 from collections.abc import Sequence
 
@@ -94,11 +95,16 @@ def purge(app: App, paths: tuple[str, ...], now: bool, yes: bool) -> None:
     if now and not paths:
         raise UsageError("--now needs the paths that are to go.", "`blockferry quarantine list` shows them.")
     service = app.service()
+    going = paths
     if not yes:
-        chosen = [one for one in service.quarantine() if (one.kept.path in paths if paths else one.expired)]
+        named = {posixpath.normpath(path) for path in paths}
+        kept = service.quarantine()
+        chosen = [one for one in kept if (posixpath.normpath(one.kept.path) in named if paths else one.expired)]
         if chosen:
             _ask(app, chosen)
-    done = service.purge(paths, now)
+        # What was asked about, and nothing that expires meanwhile.
+        going = paths or tuple(one.kept.path for one in chosen)
+    done = service.purge(going, now) if going or yes else ()
     if app.json:
         app.out.document("purged", purged=[{"path": path, "gone": gone, "text": text} for path, gone, text in done])
     else:

@@ -24,13 +24,13 @@ from blockferry.engine import (
 from blockferry.engine.context import Context
 from blockferry.engine.observe import TemplateLook, layer_print
 from blockferry.engine.points import point
-from blockferry.errors import BlockferryError, LibvirtFailed
+from blockferry.errors import BlockferryError, CopyIncomplete, LibvirtFailed
 from blockferry.hypervisor.control import Control, CopyOrder
 from blockferry.images import exporting, files
 from blockferry.images.copying import Stopped
 from blockferry.model import action as act
 from blockferry.model import layers, pace
-from blockferry.model.decide import PIVOT_ATTEMPTS
+from blockferry.model.decide import PIVOT_ATTEMPTS, retry_after_s
 from blockferry.model.exports import is_export
 from blockferry.model.inventory import Mirror, PowerState
 from blockferry.model.observation import Job, Observation, Side
@@ -259,21 +259,11 @@ def _suspend(context: Context, action: act.Suspend, seen: Observation) -> None:
     point("suspended-to-switch" if action.switch else "suspended-to-start")
 
 
-def _let_run_meanwhile(context: Context) -> bool:
-    """Whether the guard has let the VM run while we stood still: who has paused it since is its owner.
-
-    It is asked only where that can be; every millisecond is the guest's.
-    """
-    since = context.memory.suspended_at
-    if since is not None and time.monotonic() - since < GUARD_SWITCH_S:
-        return False
-    return context.guard.has_resumed()
-
-
 def _resume(context: Context, action: act.Resume, seen: Observation) -> None:
     """Resume first, remember afterwards: every millisecond before is the guest's."""
     point("resuming" if seen.record.switching else "resuming-from-start")
-    was_suspended = not _let_run_meanwhile(context) and context.control.resume()
+    done = context.guard.let_run()
+    was_suspended = context.control.resume() if done is None else done
     stall_s = None
     if context.memory.suspended_at is not None:
         stall_s = time.monotonic() - context.memory.suspended_at
@@ -290,6 +280,7 @@ def _resume(context: Context, action: act.Resume, seen: Observation) -> None:
             record = record.with_copy(target, replace(record.copy(target), stage=Stage.CLEAN))
     if action.switch_failed:
         record = replace(record, switch_attempts=record.switch_attempts + 1)
+        context.memory.retry_at = time.monotonic() + retry_after_s(record.switch_attempts)
         context.tell("warning", "the switch could not be made this time; the VM runs on, the copies stay ready")
     context.memory.flushed_at = None
     # With a disk across, only `switched` may take its place: until then this is all that tells of the switch.
@@ -312,6 +303,8 @@ def _start_copy(context: Context, action: act.StartCopy, seen: Observation) -> N
         synchronous = layers.synchronous(context.plan, seen.record, disk.target)
     copy = Copy(Stage.STARTING, seen.incarnation, attempts, action.reverse, synchronous)
     record = seen.record.with_copy(disk.target, copy)
+    if action.reverse:
+        record = replace(record, switch_attempts=0)  # those were on the way across
     if action.reverse and layered:
         # The old base becomes the whole disk again; the overlay that stood on it is of no more use.
         state = layer_print(context.runner, disk, True)
@@ -382,6 +375,7 @@ def _await(context: Context, action: act.Await, seen: Observation) -> None:
     if action.why in ("copy", "fold"):
         apply_bandwidth(context, seen)
     if action.why == "copy":
+        throttle.count(context)
         throttle.see_to_it(context, seen)
         point("copying")
 
@@ -434,6 +428,8 @@ def _flush(context: Context, seen: Observation) -> None:
                 if not is_export(place):  # QEMU flushes that
                     _flush_file(context, place)
         footing.check(context, seen.record.mounts)
+        if gone := footing.deleted(context):  # a base below its overlay is not flushed here, and needed all the same
+            raise CopyIncomplete(gone[0], f"{context.plan.disk(gone[0]).dest} is gone, somebody has deleted it")
         if time.monotonic() - before < 0.15 or time.monotonic() - started > 20:
             break
     context.guard.prepare()
@@ -478,7 +474,12 @@ def _pivot(context: Context, action: act.Pivot, seen: Observation) -> None:
         context.note(replace(seen.record, switching=True))
     point("pivoting")
     flushed_at = context.memory.flushed_at
-    if (flushed_at is None or time.monotonic() - flushed_at > FRESH_S) and footing.deleted(context):
+    fresh = flushed_at is not None and time.monotonic() - flushed_at <= FRESH_S
+    back = [view.target for view in seen.disks if view.target in action.targets and view.side is Side.DESTINATION]
+    if back and footing.deleted(context, back, at_source=True):
+        context.memory.pivot_failures += 1
+        return
+    if not back and not fresh and footing.deleted(context):
         context.memory.pivot_failures += 1
         return
     changes = TemplateLook(context.runner, context.plan).look(TEMPLATE_LOOK_S)

@@ -39,6 +39,7 @@ class Context:
     claims: Callable[[], Claims] = Claims  # what the journal knows of the host's files
     journal: str = ""  # the identity of the journal, for what we mark
     last_view: Callable[[], DomainView | None] = lambda: None  # the newest look at the VM
+    check: Callable[[], None] = lambda: None  # raises LeaseLost when somebody else runs the move by now: we were frozen
     show: Callable[[], None] = lambda: None  # publish the progress, in the middle of a long effect
     memory: Memory = field(default_factory=Memory)
     stop: threading.Event = field(default_factory=threading.Event)
@@ -58,6 +59,7 @@ class Context:
     watch_mode: str = ""  # what it was told last, and obeyed
     watch_tried: float = 0.0  # monotonic seconds
     throttle_seen_at: float = 0.0  # monotonic seconds: when the guest's limits were last looked at
+    unguarded: bool = False  # it was told that no guard knows of the guest's limits
 
     @property
     def control(self) -> Control:

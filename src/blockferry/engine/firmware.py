@@ -73,7 +73,7 @@ def release_nvram(context: Context, seen: Observation) -> None:
         sentence = f"{plan.source}: was gone already"
     elif doubt is not None:
         sentence = f"{plan.source}: kept, because {doubt}"
-        context.keep(plan.source, "", found.allocated, doubt, "raw", False)
+        context.keep(plan.source, "", found.allocated, doubt, "raw", settled=False, for_good=True)
     elif not context.plan.source.delete:
         sentence = f"{plan.source}: kept, as asked; nothing uses it"
         context.keep(plan.source, "", found.allocated, "kept as asked; nothing uses it", "raw")

@@ -9,7 +9,7 @@ made, switched or removed there.
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from blockferry.engine.context import Context
 from blockferry.errors import DestinationGone
@@ -33,11 +33,15 @@ def check(context: Context, before: Mapping[str, str]) -> None:
             raise DestinationGone(directory, point)
 
 
-def deleted(context: Context) -> tuple[str, ...]:
-    """The disks whose new image has lost its name: QEMU does not notice when somebody deletes what it has open."""
-    disks = [disk for disk in context.plan.disks if not is_export(disk.dest)]
-    found = files.stat_many(context.runner, [disk.dest for disk in disks])
-    return tuple(disk.target for disk in disks if found[disk.dest] is None)
+def deleted(context: Context, targets: Sequence[str] = (), *, at_source: bool = False) -> tuple[str, ...]:
+    """The disks whose new image has lost its name: QEMU does not notice when somebody deletes what it has open.
+
+    `targets`: only these; `at_source`: the old image, for the way back.
+    """
+    paths = {disk.target: disk.source if at_source else disk.dest for disk in context.plan.disks}
+    paths = {name: path for name, path in paths.items() if not is_export(path) and (not targets or name in targets)}
+    found = files.stat_many(context.runner, list(paths.values()))
+    return tuple(target for target, path in paths.items() if found[path] is None)
 
 
 def _directories(plan: Plan) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from types import TracebackType
 
 from blockferry.engine import letting_go
@@ -31,6 +32,8 @@ from blockferry.errors import BlockferryError, HostUnreachable
 from blockferry.hypervisor.connection import Connection
 from blockferry.hypervisor.control import Control
 from blockferry.images.runner import Runner, SshRunner, runner_for
+from blockferry.model import throttling
+from blockferry.model.record import Throttle
 
 PATIENCE_S = 20.0
 """How long the guard's process may take to connect."""
@@ -38,11 +41,19 @@ PATIENCE_S = 20.0
 GOODBYE_S = 60.0
 """How long one who leaves waits for the guard, which may have a VM to let go."""
 
+RUN_S = 1.0
+"""How long a guard may take to let the VM run before we do it ourselves."""
+
 HOLD_S = 30.0
 """A VM that is seen down twice, so far apart, without a word from the parent, is let go: the parent is frozen."""
 
+RECHECK_S = 0.25
+
 LINGER_S = 5.0
 """A dead parent's last call may still be on its way to libvirtd: for so long the VM has to be seen running."""
+
+SETTLE_S = 1.0
+"""The same for the limits, which are looked at before they are put back."""
 
 RETRY_S = 2.0
 RETRIES = 1800
@@ -56,8 +67,10 @@ class Guard:
         self._start = start
         self._argv = [sys.executable, "-m", "blockferry.engine.guard", uri, uuid, name]
         self._process: subprocess.Popen[bytes] | None = None
-        self._limits: dict[str, dict[str, int | str]] = {}
+        self._limits: dict[str, Throttle] = {}
         self._told: subprocess.Popen[bytes] | None = None  # the process that knows of the limits
+        self._asked = 0
+        self._heard = b""  # of an answer that is not whole yet
 
     def __enter__(self) -> Guard:
         if self._start:
@@ -67,20 +80,27 @@ class Guard:
     def __exit__(
         self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
-        if self._process is not None and self._process.stdin is not None:
-            self._process.stdin.close()
-            self._process.stdout.close() if self._process.stdout else None
+        if self._process is not None:
+            _hang_up(self._process)
             with contextlib.suppress(subprocess.TimeoutExpired):  # then it goes on by itself
                 self._process.wait(GOODBYE_S)
             self._process = None
 
     def prepare(self) -> None:
-        """Start the process (again, if it is gone), without waiting for it."""
+        """Start the process (again, if it is gone), without waiting for it. That it could not be shows when asked."""
         if self._process is not None and self._process.poll() is None:
             return
-        self._process = subprocess.Popen(
-            self._argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
-        )
+        if self._process is not None:
+            _hang_up(self._process)
+        self._process, self._heard = None, b""
+        with contextlib.suppress(OSError):
+            self._process = subprocess.Popen(
+                self._argv,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
 
     def works(self) -> bool:
         """Whether the process can be had and has reached libvirt. Nothing is suspended or resumed."""
@@ -99,29 +119,32 @@ class Guard:
         """
         return self._sure(f"hold {json.dumps([running, incarnation, image, files])}")
 
-    def _sure(self, words: str) -> bool:
+    def _sure(self, words: str = "") -> bool:
         for _attempt in range(2):
             self.prepare()
-            self._tell_limits()
-            if self._say(words):
+            if self._knows_limits() and (not words or self._say(words)):
                 return True
             if self._process is not None:
                 self._process.kill()
                 self._process.wait()
         return False
 
-    def restore_limits(self, target: str, limits: Mapping[str, int | str]) -> None:
-        """Have these limits put back if we go without `limits_are_back`. Costs nothing when it is known already."""
-        self.prepare()
-        if self._limits.get(target) != dict(limits):
-            self._limits[target] = dict(limits)
-            self._told = None
-        self._tell_limits()
+    def restore_limits(self, target: str, noted: Throttle) -> bool:
+        """Have a disk's limits before put back if we go without `limits_are_back`. False: no guard could be had.
 
-    def _tell_limits(self) -> None:
-        if self._limits and self._told is not self._process:
-            self._told = self._process
-            self._say(f"limits {json.dumps(self._limits)}")
+        Costs nothing when it is known already.
+        """
+        if self._limits.get(target) != noted:
+            self._limits[target] = noted
+            self._told = None
+        return self._sure()
+
+    def _knows_limits(self) -> bool:
+        if self._limits and (self._process is None or self._told is not self._process):
+            known = self._say(f"limits {json.dumps({target: asdict(one) for target, one in self._limits.items()})}")
+            self._told = self._process if known else None
+            return known
+        return True
 
     def limits_are_back(self) -> None:
         if self._limits:
@@ -131,24 +154,53 @@ class Guard:
     def disarm(self) -> None:
         self._say("disarm")
 
-    def has_resumed(self) -> bool:
-        """Whether it has let the VM run since it was last armed: a pause that is seen now is not ours, then."""
-        return self._ask("resumed?") == b"yes\n"
+    def let_run(self) -> bool | None:
+        """Have it end the suspension, now: whether it did. None: no answer, so it is for the caller to do.
+
+        It does not if it has let the VM run before, since it was last armed: who has paused it then is its owner.
+        Asked and done by one process, so that we may be frozen at any moment.
+        """
+        match self._ask("run", RUN_S):
+            case b"yes":
+                return True
+            case b"no":
+                return False
+            case _:
+                return None
 
     def _say(self, words: str) -> bool:
-        return self._ask(words) == b"ok\n"
+        return self._ask(words) == b"ok"
 
-    def _ask(self, words: str) -> bytes:
+    def _ask(self, words: str, patience_s: float | None = None) -> bytes:
+        """Its answer; empty for none in time. A late one is known by its number, and not taken for another's."""
         process = self._process
         if process is None or process.stdin is None or process.stdout is None:
             return b""
+        self._asked += 1
         try:
-            process.stdin.write(words.encode() + b"\n")
+            process.stdin.write(f"{self._asked} {words}\n".encode())
             process.stdin.flush()
         except OSError:
             return b""
-        ready, _, _ = select.select([process.stdout], [], [], PATIENCE_S)
-        return os.read(process.stdout.fileno(), 64) if ready else b""
+        until = time.monotonic() + (patience_s or PATIENCE_S)
+        while (left := until - time.monotonic()) > 0:
+            ready, _, _ = select.select([process.stdout], [], [], left)
+            data = os.read(process.stdout.fileno(), 4096) if ready else b""
+            if not data:
+                break
+            *lines, self._heard = (self._heard + data).split(b"\n")
+            for line in lines:
+                number, _, answer = line.partition(b" ")
+                if number == b"%d" % self._asked:
+                    return answer
+        return b""
+
+
+def _hang_up(process: subprocess.Popen[bytes]) -> None:
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            with contextlib.suppress(OSError):  # a word that it did not take, because it is dead
+                pipe.close()
 
 
 def stand_guard(uri: str, uuid: str, name: str) -> None:
@@ -158,19 +210,26 @@ def stand_guard(uri: str, uuid: str, name: str) -> None:
     control = Control(Connection(uri), uuid, name)
     runner: Runner | None = None
     armed: float | None = None
+    late = 0.0  # for how long it is still looked out for a suspension that was called for, and has not come yet
     resumed = False
     held: letting_go.Before | None = None
     seen_down = False
-    limits: dict[str, dict[str, int | str]] = {}
+    limits: dict[str, Throttle] = {}
     buffer = b""
     while True:
         ready, _, _ = select.select([0], [], [], HOLD_S if held is not None else armed)
         data = os.read(0, 4096) if ready else None
         if not data:  # the parent is gone, or the time is up
-            if armed is not None:
-                _resume(control)
-                resumed = True
-            armed = None
+            if armed is not None and not late:
+                late = LINGER_S
+            if armed is not None and _resume(control):
+                resumed, late = True, 0.0
+            while data == b"" and late > 0:  # the parent's last call may still be on its way to libvirtd
+                time.sleep(RECHECK_S)
+                late = 0.0 if _resume(control) else late - RECHECK_S
+            # libvirtd may have been frozen, and the parent waits in its call: the suspension comes after our look.
+            late = max(0.0, late - RECHECK_S)
+            armed = RECHECK_S if late else None
             if data is None:
                 if held is not None and runner is not None:
                     seen_down = _look_after(control, runner, held, seen_down)
@@ -178,39 +237,47 @@ def stand_guard(uri: str, uuid: str, name: str) -> None:
             if held is not None and runner is not None:
                 _let_go(control, runner, held)
             _put_back(control, limits)
+            if limits:  # a dead parent's last call may have come after ours
+                time.sleep(SETTLE_S)
+                _put_back(control, limits)
             if isinstance(runner, SshRunner):
                 runner.close()
             return
         seen_down = False
         buffer += data
         *lines, buffer = buffer.split(b"\n")
-        for line in lines:
+        for numbered in lines:
+            number, _, line = numbered.partition(b" ")
             if line.startswith(b"limits "):
-                limits = json.loads(line.removeprefix(b"limits "))
+                told = json.loads(line.removeprefix(b"limits "))
+                limits = {target: Throttle(**{**one, "earlier": tuple(one["earlier"])}) for target, one in told.items()}
             elif line.startswith(b"hold "):
                 held = letting_go.Before(*json.loads(line.removeprefix(b"hold ")))
                 runner = runner or runner_for(uri)
-            elif line == b"resumed?":
-                os.write(1, b"yes\n" if resumed else b"no\n")
+            elif line == b"run":
+                done = False if resumed else _resume(control)
+                resumed, late = resumed or done is True, 0.0
+                armed = armed if done is None else None
+                os.write(1, number + {True: b" yes\n", False: b" no\n", None: b" failed\n"}[done])
                 continue
             else:
-                held = None
+                held, late = None, 0.0
                 armed = float(line.split()[1]) if line.startswith(b"arm ") else None
                 resumed = resumed and armed is None
-            os.write(1, b"ok\n")
+            os.write(1, number + b" ok\n")
 
 
-def _resume(control: Control) -> None:
+def _resume(control: Control) -> bool | None:
+    """Whether it stood still, and runs now; None when libvirt could not be asked."""
     for _attempt in range(3):
         try:
-            control.resume()
+            return control.resume()
         except BlockferryError:
             try:
                 control.connection = Connection(control.connection.uri)
             except BlockferryError:
                 continue
-        else:
-            return
+    return None
 
 
 def _look_after(control: Control, runner: Runner, held: letting_go.Before, seen_down: bool) -> bool:
@@ -255,11 +322,14 @@ def _connect(control: Control) -> None:
             control.connection = Connection(control.connection.uri)
 
 
-def _put_back(control: Control, limits: Mapping[str, Mapping[str, int | str]]) -> None:
-    for target, values in limits.items():
+def _put_back(control: Control, limits: Mapping[str, Throttle]) -> None:
+    """Put back what is ours to put back: the same QEMU, with limits that we have set."""
+    for target, noted in limits.items():
         for _attempt in range(3):
             try:
-                control.set_limits(target, values)
+                again = control.look(()).incarnation == noted.incarnation
+                if again and throttling.standing(noted, control.limits(target)) is throttling.Standing.OURS:
+                    control.set_limits(target, throttling.own(noted.before))
             except HostUnreachable:
                 with contextlib.suppress(BlockferryError):
                     control.connection = Connection(control.connection.uri)

@@ -29,6 +29,9 @@ from blockferry.units import MiB, format_duration, format_size
 WORTH_GOING_ON = 64 * MiB
 """A broken copy with less than this is begun anew: the overlay way costs more than copying that much."""
 
+NOT_RUNNING = "VIR_ERR_OPERATION_INVALID"
+"""What libvirt says of a VM that is off, before it does anything (virDomainObjCheckActive)."""
+
 
 def take_overlays(context: Context, action: act.TakeOverlays, seen: Observation) -> None:
     """Overlays of ours, made and marked before libvirt hears of them, then put above all these disks in one instant."""
@@ -45,7 +48,7 @@ def take_overlays(context: Context, action: act.TakeOverlays, seen: Observation)
         making.new_image(context, path, "qcow2", disk.virtual_size, backing=(disk.source, disk.source_format))
         making.mark_file(context, path, made=True)
     point("overlay-made")
-    context.control.take_overlays(overlays)
+    context.control.take_overlays(overlays, {target: context.plan.disk(target).source for target in overlays})
     point("overlay-taken")
     for target in overlays:
         record = record.with_layer(target, True, Layer.USED)
@@ -126,7 +129,7 @@ def cold_copy(context: Context, target: str, seen: Observation) -> None:
     source = (disk.source_overlay, "qcow2") if view.config_overlay else (disk.source, disk.source_format)
     # From here on the image at the destination may hold more than the source's base.
     forgotten = {name: of for name, of in record.cold_copied.items() if name != target}
-    record = replace(record.without_sync(target), cold_copied=forgotten)
+    record = replace(record.without_sync(target).without_verdict(target), cold_copied=forgotten)
     if record != seen.record:
         context.note(record)
     if not worth_going_on(context, disk, record):
@@ -253,12 +256,20 @@ def outrun(context: Context, seen: Observation) -> None:
 
 def pivot_fold(context: Context, action: act.PivotFold, seen: Observation) -> None:
     """From the overlay to its base, under the running guest: one disk, so no suspension is needed."""
+    asked_before = layers.layer_of(seen.record, action.target, action.at_source) is Layer.PIVOTING
     record = seen.record.with_layer(action.target, action.at_source, Layer.PIVOTING)
     if action.at_source:
         record = record.without_sync(action.target)
-    context.note(replace(record, fold_attempts=0))
+    record = replace(record, fold_attempts=0)
+    context.note(record)
     point("fold-pivoting")
-    context.control.pivot(action.target)
+    try:
+        context.control.pivot(action.target)
+    except LibvirtFailed as error:
+        if error.libvirt_code == NOT_RUNNING and not asked_before and not context.control.look(()).state.active:
+            # libvirt looks whether the VM runs before it asks QEMU for anything: so the overlay was written last.
+            context.note(record.with_layer(action.target, action.at_source, Layer.USED))
+        raise
     point("fold-pivoted")
 
 
@@ -325,7 +336,8 @@ def _hold_for_flush(context: Context, record: Record, guard_s: float) -> float |
         return None
     finally:
         try:
-            context.control.resume()
+            if context.guard.let_run() is None:
+                context.control.resume()
         finally:
             stall_s = time.monotonic() - began
             context.guard.disarm()

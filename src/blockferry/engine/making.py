@@ -171,6 +171,10 @@ def cold_copy(context: Context, target: str, seen: Observation, source: tuple[st
         return
     record = make_home(context, seen.record.without_verdict(target), posixpath.dirname(disk.dest))
     record = name_paths(context, record, disk.dest)
+    if record.copy(target).stage is not Stage.NONE:
+        # It is written over now, and removed if that fails: a VM that is started meanwhile is to find no image.
+        record = record.with_copy(target, Copy(Stage.NONE, -1, record.copy(target).attempts))
+        context.note(record)
     mark_file(context, disk.dest)
     point("cold-copying")
     context.cold[target] = 0.0
@@ -280,11 +284,8 @@ def settle(context: Context, target: str, seen: Observation) -> None:
         # The VM and its configuration were seen on the base, or never were on the overlay.
         files.remove_file(context.runner, disk.dest_overlay)
         files.remove_file(context.runner, disk.dest_overlay + MARKER)
-    made = (disk.dest, *(layer.dest for layer in disk.layers))
-    for path in made:
+    for path in (disk.dest, *(layer.dest for layer in disk.layers)):
         files.remove_file(context.runner, path + MARKER)
-    for directory in dict.fromkeys(map(posixpath.dirname, made)):  # a power loss must not bring the markers back
-        files.flush(context.runner, directory)
     point("settled")
     context.note(replace(seen.record, settled=(*seen.record.settled, target)))
 
@@ -310,6 +311,7 @@ def _marker(runner: Runner, path: str) -> dict[str, str] | None:
 
 def mark_file(context: Context, path: str, made: bool = False) -> None:
     """Say beside a file whose it is; once it is `made`, also which: a later one of its name is somebody else's."""
+    context.check()
     found = files.stat_one(context.runner, path) if made else None
     words = {
         "what": "being made by blockferry; `blockferry orphans` tells more",

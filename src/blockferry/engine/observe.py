@@ -16,6 +16,7 @@ from blockferry.model.convergence import FREED, Divergence, assess
 from blockferry.model.exports import is_export
 from blockferry.model.fencing import ANSWERING, Silence
 from blockferry.model.inventory import Disk, DiskSource, PowerState
+from blockferry.model.latency import Counters
 from blockferry.model.observation import MISSING, UNKNOWABLE, DiskView, Job, NvramView, Observation, Side
 from blockferry.model.passes import CopyProgress
 from blockferry.model.plan import DiskPlan, NvramPlan, Plan
@@ -27,6 +28,7 @@ class Memory:
     """What this process knows from its own clock; lost with it, and never needed to be right."""
 
     progress: dict[str, CopyProgress] = field(default_factory=dict)
+    written: dict[str, tuple[Counters, ...]] = field(default_factory=dict)  # of late, where a guest may be slowed
     folds: dict[str, CopyProgress] = field(default_factory=dict)  # the same of overlays being committed
     outrun: set[str] = field(default_factory=set)  # targets whose overlay grows faster than it was being committed
     suspended_at: float | None = None  # monotonic seconds
@@ -34,6 +36,7 @@ class Memory:
     flushed_bytes: dict[str, int] = field(default_factory=dict)  # target -> `cur` when QEMU last flushed its copy
     checkpoint_at: float | None = None  # monotonic seconds of that flush, or of the beginning
     pivot_failures: int = 0
+    retry_at: float = 0.0  # monotonic seconds: not before is a switch tried again
     view_tried: bool = False
     view_taken: bool = False  # and it was: known to be of the instant of the switch
     held: bool = False  # the VM is saved, by us
@@ -116,6 +119,7 @@ class Observer:
             expected_drain_s=max((one.drain_s(rate) for one, rate in zip(ours, known, strict=True)), default=0.0),
             passes=max((len(one.passes) for one in ours), default=0),
             pivot_failures=memory.pivot_failures,
+            retry_s=max(0.0, memory.retry_at - now_s),
             view_tried=memory.view_tried,
             diverging=() if mirrored(self.plan, record) else self._diverging(disks, record, memory),
             outrun=self.folds(disks, memory, now_s),
@@ -184,6 +188,7 @@ class Observer:
             info=view.jobs.get(disk.target),
             fingerprint=self.source_print(disk) if view.state is PowerState.OFF else "",
             live_overlay=view.state.active and _on_overlay(disk, found.live if found else None),
+            foreign_base=_foreign_base(disk, found.live) if view.state.active and found is not None else "",
             config_overlay=view.persistent and _on_overlay(disk, found.config if found else None),
             template_changed=memory.templates.get(disk.target, ""),
             overlay_print=self._overlay_print(disk, found.config if found else None, view, record),
@@ -200,9 +205,9 @@ class Observer:
         mirror = found.mirror
         if mirror.job == "active-commit":
             base = disk.source if live is Side.SOURCE else disk.dest
-            mine = _on_overlay(disk, found.live) and same_path(mirror.dest, base)
+            mine = _on_overlay(disk, found.live) and same_path(mirror.dest, _foreign_base(disk, found.live) or base)
             return Job.FOLD if mine else Job.FOREIGN
-        ours = (disk.dest, disk.dest_overlay) if live is Side.SOURCE else (disk.source,)
+        ours = (disk.source,) if live is Side.DESTINATION else (disk.dest, disk.dest_overlay)
         is_ours = any(one and same_path(mirror.dest, one) for one in ours)
         return Job.OURS if mirror.job in ("copy", "") and is_ours else Job.FOREIGN
 
@@ -385,6 +390,13 @@ def _side(disk: DiskPlan, source: DiskSource | None) -> Side:
 def _on_overlay(disk: DiskPlan, source: DiskSource | None) -> bool:
     ours = [one for one in (disk.source_overlay, disk.dest_overlay) if one]
     return source is not None and any(same_path(source.path, one) for one in ours)
+
+
+def _foreign_base(disk: DiskPlan, source: DiskSource | None) -> str:
+    """What our overlay above the source stands on, if that is not the base that it was made for."""
+    if source is None or not disk.source_overlay or not same_path(source.path, disk.source_overlay):
+        return ""
+    return source.backing[0] if source.backing and not same_path(source.backing[0], disk.source) else ""
 
 
 def layer_print(runner: Runner, disk: DiskPlan, at_source: bool) -> str:

@@ -21,6 +21,9 @@ LOOK_S = 0.05
 """A look costs libvirt and QEMU's main loop 1-5 ms a disk (docs/measured.md)."""
 
 LOST_S = 1.0
+BLIND_S = 3.0
+"""When nobody has seen the guest's writes for so long, the copy goes at its least."""
+
 KEPT = 100_000
 """Looks that are kept for the report: of a longer copy, the last."""
 
@@ -39,10 +42,13 @@ class Pacer:
         self._watched_s = 0.0
         self._copied = 0
         self._stepped_s: float | None = None
+        self._looked_s = 0.0  # when a look last succeeded, or was not due
+        self._trouble = ""  # why the last one failed
         self._thread = threading.Thread(target=self._run, name="pace", daemon=True)
         self.pace: Pace | None = None
 
     def __enter__(self) -> Pacer:
+        self._looked_s = time.monotonic()
         self._thread.start()
         return self
 
@@ -77,6 +83,9 @@ class Pacer:
         self._watched_s += seconds
         with self._lock:
             silence = max(self._rhythms.values(), key=lambda one: one.due, default=Rhythm())
+        if now_s - self._looked_s > BLIND_S:
+            self.pace = self.pace.blind(self._trouble, bandwidth)
+            return self.pace.speed
         self.pace = self.pace.step(now_s, Sample(seconds, intervals, made, silence.silent_s, silence.due), bandwidth)
         return self.pace.speed
 
@@ -93,14 +102,16 @@ class Pacer:
         before: Mapping[str, Counters] = {}
         while not self._stop.wait(LOOK_S):
             if self._busy():
-                before = {}
+                before, self._looked_s = {}, time.monotonic()
                 continue
             try:
                 after = self._counters()
-            except BlockferryError:  # the loop meets it, too, and says so
+            except Exception as error:  # noqa: BLE001 - whatever it is: a thread that ends says nothing, for ever
                 before = {}
+                self._trouble = error.sentence if isinstance(error, BlockferryError) else repr(error)
                 self._stop.wait(LOST_S)
                 continue
+            self._looked_s, self._trouble = time.monotonic(), ""
             if self._busy():
                 before = {}
                 continue

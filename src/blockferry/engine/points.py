@@ -99,6 +99,7 @@ POINTS = (
     "point-made",
     "changes-begun",
     "changes-read",
+    "purging",
 )
 
 _passed: Counter[str] = Counter()

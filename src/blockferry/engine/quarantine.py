@@ -34,10 +34,22 @@ SWITCHED = "all disks are at the destination"
 
 
 def row(
-    site: Site, plan: Plan, path: str, datastore: str, size: int, why: str, format: str | None, settled: bool = True
+    site: Site,
+    plan: Plan,
+    path: str,
+    datastore: str,
+    size: int,
+    why: str,
+    format: str | None,
+    *,
+    settled: bool = True,
+    for_good: bool = False,
 ) -> Kept:
-    """An old file of a move as it is now, for the journal. `settled` off: somebody may write to it still."""
-    keep_s, now = plan.source.keep_s, time.time()
+    """An old file of a move as it is now, for the journal. `settled` off: somebody may write to it still.
+
+    `for_good`: it is kept because of a doubt and not only as asked, so its time is never over by itself.
+    """
+    keep_s, now = None if for_good else plan.source.keep_s, time.time()
     expires = None if keep_s is None or keep_s == float("inf") else now + keep_s
     found = files.stat_one(site.runner, path)
     return Kept(

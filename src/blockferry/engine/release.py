@@ -32,15 +32,22 @@ def release_source(context: Context, path: str, seen: Observation) -> None:
     if found is None:
         sentence = f"{path}: was gone already"
     else:
+        unproven = verify.unproven(plan, seen.record, disk.target)
+        kept = not plan.source.delete or unproven is not None
         doubt = reason_to_keep(context, disk, path, seen)
-        if overlay and doubt is None and not plan.source.delete:
-            # What the overlay holds is written into the base below it.
+        if overlay and doubt is None and kept:
+            # What the overlay holds is written into the base below it, which is whole then, and kept.
             doubt = reason_to_keep(context, disk, disk.source, seen, overlay_goes=True)
+        if not overlay:
+            doubt = doubt or unproven
         if doubt is not None:
             sentence = f"{path} ({format_size(size)}): kept, because {doubt}"
-            context.keep(path, disk.source_datastore or "", size, doubt, _format(context, disk, path))
+            context.keep(path, disk.source_datastore or "", size, doubt, _format(context, disk, path), for_good=True)
+            if overlay:
+                files.remove_file(context.runner, path + MARKER)  # the quarantine has it now
         elif overlay:
-            if not plan.source.delete:
+            context.check()
+            if kept:
                 layering.keep_old_base_whole(context, disk)
             files.remove_file(context.runner, path)
             files.remove_file(context.runner, path + MARKER)
@@ -52,8 +59,8 @@ def release_source(context: Context, path: str, seen: Observation) -> None:
                 path, disk.source_datastore or "", size, "kept as asked; nothing uses it", _format(context, disk, path)
             )
         else:
+            context.check()
             files.remove_file(context.runner, path)
-            files.flush(context.runner, posixpath.dirname(path))  # a power loss must not bring it back
             sentence = f"{path} ({format_size(size)}): removed; nothing used it any more"
     context.sources.append(sentence)
     context.tell("action", sentence)
@@ -80,12 +87,10 @@ def reason_to_keep(
     """Why the proof that an old file is unneeded is not complete; None when it is.
 
     Every disk of the VM was seen at the destination, live and persistent; it is not the same file as any new one;
-    and the proof that counts for every removal (engine/proof.py).
+    and the proof that counts for every removal (engine/proof.py). A verification is not looked at here.
     """
     if not seen.record.switched or any(view.side is not Side.DESTINATION for view in seen.disks):
         return "not all disks were seen at the destination"
-    if context.plan.verify and (doubt := verify.doubt(seen.record, disk.target)) is not None:
-        return doubt
     if seen.persistent and not seen.config_agrees:
         return "the persistent configuration does not agree"
     images = [one for one in disk.old_files if path in disk.old_parts and one not in disk.old_parts]
@@ -170,7 +175,7 @@ def release_home(context: Context, seen: Observation) -> None:
             doubt = _needed_by(context, one.source, "raw", patience_s=0)  # QEMU holds it until the next power cycle
             if doubt is not None:
                 context.notes.append(f"{one.source} is kept, because {doubt}")
-                context.keep(one.source, "", one.size, doubt, "raw", False)
+                context.keep(one.source, "", one.size, doubt, "raw", settled=False, for_good=True)
             elif not plan.source.delete:
                 context.keep(one.source, "", one.size, "kept as asked", "raw")
             else:
@@ -216,6 +221,7 @@ def remove_destination(context: Context, seen: Observation) -> None:
         context.note(record)  # before: what is half removed must not count as copied
     point("removing-destination")
     for path in reversed(record.created):
+        context.check()
         if path.endswith("/"):
             files.remove_directory_if_empty(context.runner, path.rstrip("/"))
             continue

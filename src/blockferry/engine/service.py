@@ -267,6 +267,9 @@ class Service:
             return self._verdict(summary)
         lease = self._claim(summary.id)
         self.journal.unpark(summary.id)
+        tried = self.journal.read(summary.id)
+        if tried.fold_attempts or tried.switch_attempts:  # by processes before: what hindered them may be put right
+            self.journal.write(lease, replace(tried, fold_attempts=0, switch_attempts=0))
         plan = summary.plan
         site = self._site if plan.uri == self._site.connection.uri else Site(plan.uri)
         live = (plan.was.active and not summary.record.following) or firmware.still_now(plan, summary.record)
@@ -281,9 +284,10 @@ class Service:
                 guard=guard,
                 note=lambda record: self.journal.write(lease, record),
                 tell=lambda kind, text: self.journal.event(summary.id, kind, text),
-                keep=lambda *words: self.journal.add_kept(quarantine.row(site, plan, *words)),
+                keep=lambda *words, **more: self.journal.add_kept(quarantine.row(site, plan, *words, **more)),
                 claims=lambda: proof.claims(self.journal, plan.uri, site.connection.host_id(), plan.move),
                 journal=self.journal.identity(),
+                check=keeper.check,
                 should_stop=lambda: (
                     stop.is_set() or keeper.lost.is_set() or self.journal.read(summary.id).wanted is Wanted.CANCEL
                 ),

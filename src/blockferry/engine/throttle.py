@@ -1,8 +1,9 @@
 """Slowing the guest's writes so that a copy gets in step, and putting its limits back as they were.
 
-Its limits before are in the record before they are touched. They are put back by `decide` on every way out; by the
-guard, when this process dies; and the next process, which finds the note, slows the guest again and goes on. Only
-the running QEMU is changed, so at the worst they are right again from the VM's next start.
+Its limits before are in the record before they are touched, and the guard knows them. They are put back by `decide` on
+every way out; by the guard, when this process dies; and the next process, which finds the note, slows the guest again
+and goes on. Only the running QEMU is changed, so at the worst they are right again from the VM's next start. Limits
+that somebody else has set meanwhile are left alone (model/throttling.py).
 """
 
 from __future__ import annotations
@@ -14,84 +15,114 @@ from blockferry.engine.context import Context
 from blockferry.engine.points import point
 from blockferry.errors import LibvirtFailed
 from blockferry.model import action as act
+from blockferry.model import throttling
 from blockferry.model.latency import between
 from blockferry.model.observation import Observation
-from blockferry.model.record import Throttle
-from blockferry.units import KiB, format_rate
-
-LEAST = 64 * KiB
-"""Bytes/s that a guest may always write: one that cannot write at all looks broken to its users."""
+from blockferry.model.passes import RATE_WINDOW_S
+from blockferry.model.record import Record, Throttle
+from blockferry.model.request import IfNotConverging
+from blockferry.model.throttling import LEAST, Standing
+from blockferry.units import format_rate
 
 LOOK_AGAIN_S = 2.0
+COUNT_S = 0.5
+
+KNOWN_S = 2.0
+"""What the guest has written in less than this says nothing about its rate: many flush every few seconds only."""
 
 
 def throttle(context: Context, action: act.ThrottleGuest, seen: Observation) -> None:
-    """Slow the guest's writes to one disk to a share of what they are now."""
+    """Slow the guest's writes to one disk to a share of what they have been of late."""
     control, target, record = context.control, action.target, seen.record
-    noted = record.throttled.get(target)
-    if noted is not None and noted.incarnation == seen.incarnation:
-        if _enforce(context, target, noted):
-            _forget_samples(context, target)  # the guest ran free since another process has died: look again
-            return
-        present, before = noted.bytes_per_s, noted.before
-    else:
-        first = control.counters((target,))
-        time.sleep(1.0)
-        second = control.counters((target,))
-        if target not in first or target not in second:
-            _forget_samples(context, target)
-            return
-        written = between(first[target], second[target])
-        present = int(written.bytes / written.seconds) if written else 0
-        before = control.limits(target)
-    limit = max(LEAST, int(present * action.share))
-    if noted is not None and limit >= noted.bytes_per_s:
-        _forget_samples(context, target)
-        return  # it is at its least already
-    context.note(replace(record, throttled={**record.throttled, target: Throttle(limit, seen.incarnation, before)}))
+    now = control.limits(target)
+    together = throttling.together(record.throttled, target, seen.incarnation, now)
+    noted = throttling.shared(record.throttled, together[0]) if together else None
+    if noted is None or throttling.standing(noted, now) is Standing.FOREIGN:
+        written = _written(context, target)
+        if written is not None:
+            first = Throttle(max(action.least, int(written * action.share)), seen.incarnation, now)
+            _slow(context, action, _with(record, together, target, first), first, written)
+    elif target not in together:
+        context.note(_with(record, together, target, noted))
+        words = f"{target} shares the limit of {together[0]} already: {format_rate(noted.bytes_per_s)} for both"
+        context.tell("warning", f"{action.why}; {words}")
+    elif not _enforce(context, target, noted, now):  # otherwise it ran free since another process has died: look again
+        limit = max(LEAST, int(noted.bytes_per_s * action.share))
+        if limit < noted.bytes_per_s:
+            less = replace(noted, bytes_per_s=limit, earlier=(noted.bytes_per_s, *noted.earlier))
+            _slow(context, action, _with(record, together, target, less), less, noted.bytes_per_s)
+    _forget(context, {*together, target})
+
+
+def _with(record: Record, together: tuple[str, ...], target: str, noted: Throttle) -> Record:
+    """The record with this noted for all disks that share the limit."""
+    return replace(record, throttled={**record.throttled, **dict.fromkeys((*together, target), noted)})
+
+
+def _slow(context: Context, action: act.ThrottleGuest, record: Record, noted: Throttle, present: float) -> None:
+    """The guard first, then the note, then the limit: whoever is left knows what to put back."""
+    target = action.target
+    if not context.guard.restore_limits(target, noted):
+        _tell_unguarded(context, f"{action.why}; the guest is not slowed (further)")
+        return
+    context.note(record)
     point("throttling")
-    context.guard.restore_limits(target, before)
-    control.set_limits(target, limited(before, limit))
+    context.control.set_limits(target, throttling.limited(noted.before, noted.bytes_per_s))
     context.tell(
         "warning",
-        f"{action.why}; the guest's writes to {target} are limited to {format_rate(limit)} until the switch (they were "
-        f"{format_rate(present)})",
+        f"{action.why}; the guest's writes to {target} are limited to {format_rate(noted.bytes_per_s)} until the "
+        f"switch (they were {format_rate(present)})",
     )
-    _forget_samples(context, target)
     point("throttled")
 
 
-def _forget_samples(context: Context, target: str) -> None:
+def count(context: Context) -> None:
+    """Remember what the guest has written of late, where it may be slowed: as long as the copy's own rates reach."""
+    if context.plan.if_not_converging is not IfNotConverging.THROTTLE:
+        return
+    now, written = time.monotonic(), context.memory.written
+    if now - max((looks[-1].at_s for looks in written.values()), default=0.0) < COUNT_S:
+        return
+    try:
+        looked = context.control.counters(disk.target for disk in context.plan.disks)
+    except LibvirtFailed:
+        return  # no reason to give up a copy: it is looked again
+    for target, found in looked.items():
+        kept = [one for one in written.get(target, ()) if found.at_s - one.at_s <= RATE_WINDOW_S]
+        written[target] = (*kept, found)
+
+
+def _written(context: Context, target: str) -> float | None:
+    """Bytes/s that the guest has written of late; None when that is not known (yet)."""
+    looks, now = context.memory.written.get(target, ()), context.control.counters((target,))
+    found = between(looks[0], now[target]) if looks and target in now else None
+    return found.bytes / found.seconds if found is not None and found.seconds >= KNOWN_S else None
+
+
+def _forget(context: Context, targets: set[str]) -> None:
     """What was seen before says nothing about the time from now on."""
-    if target in context.memory.progress:
-        context.memory.progress[target] = replace(context.memory.progress[target], samples=())
+    memory = context.memory
+    for target in targets:
+        memory.written.pop(target, None)
+        if target in memory.progress:
+            memory.progress[target] = replace(memory.progress[target], samples=())
 
 
-def _enforce(context: Context, target: str, noted: Throttle) -> bool:
-    """Have the limit that is noted; whether it was not there."""
-    context.guard.restore_limits(target, noted.before)
-    wanted = limited(noted.before, noted.bytes_per_s)
-    if context.control.limits(target).get("write_bytes_sec") == wanted["write_bytes_sec"]:
+def _enforce(context: Context, target: str, noted: Throttle, now: throttling.Limits) -> bool:
+    """Have the limit that is noted, unless somebody has set another; whether it was not there."""
+    guarded = context.guard.restore_limits(target, noted)
+    if not guarded:
+        _tell_unguarded(context, "the guest is slowed only as far as it is")
+    if not guarded or throttling.has(now, noted) or throttling.standing(noted, now) is Standing.FOREIGN:
         return False
-    context.control.set_limits(target, wanted)
+    context.control.set_limits(target, throttling.limited(noted.before, noted.bytes_per_s))
     return True
 
 
-def limited(before: dict[str, int | str], bytes_per_s: int) -> dict[str, int | str]:
-    """The limits before, and this one for writes.
-
-    libvirt takes a limit of all or limits of reads and writes, not both: one of all becomes one of reads.
-    """
-    total, write = int(before.get("total_bytes_sec", 0)), int(before.get("write_bytes_sec", 0))
-    own = [one for one in (total, write) if one]
-    values = {name: value for name, value in before.items() if not name.endswith(("_max", "_max_length"))}
-    return {
-        **values,
-        "total_bytes_sec": 0,
-        "read_bytes_sec": total or before.get("read_bytes_sec", 0),
-        "write_bytes_sec": min([bytes_per_s, *own]),
-        **{name: 0 for name in before if name.endswith("_bytes_sec_max")},
-    }
+def _tell_unguarded(context: Context, what: str) -> None:
+    if not context.unguarded:
+        context.tell("warning", f"{what}: no guard could be started that would let it go if blockferry died")
+    context.unguarded = True
 
 
 def see_to_it(context: Context, seen: Observation) -> None:
@@ -102,7 +133,8 @@ def see_to_it(context: Context, seen: Observation) -> None:
     context.throttle_seen_at = now
     for target, noted in seen.record.throttled.items():
         if noted.incarnation == seen.incarnation:
-            _enforce(context, target, noted)
+            wanted = throttling.shared(seen.record.throttled, target)
+            _enforce(context, target, wanted, context.control.limits(target))
 
 
 def unthrottle(context: Context, seen: Observation) -> None:
@@ -115,14 +147,20 @@ def unthrottle(context: Context, seen: Observation) -> None:
 
 def put_back(context: Context, seen: Observation) -> None:
     present = {view.target for view in seen.disks if view.live is not None}
-    for target, noted in seen.record.throttled.items():
-        if noted.incarnation != seen.incarnation or target not in present:
+    for target, one in seen.record.throttled.items():
+        if one.incarnation != seen.incarnation or target not in present:
             continue
+        noted = throttling.shared(seen.record.throttled, target)
         try:
-            context.control.set_limits(target, noted.before)
+            found = throttling.standing(noted, context.control.limits(target))
+            if found is Standing.OURS:
+                context.control.set_limits(target, throttling.own(noted.before))
         except LibvirtFailed as error:
             if context.control.look(()).incarnation == noted.incarnation:
                 raise
             context.tell("warning", f"{error.sentence}; the VM went off meanwhile, and its limits with it")
             continue
-        context.tell("action", f"the guest's writes to {target} are as they were before")
+        if found is Standing.FOREIGN:
+            context.tell("warning", f"the limits of {target} have been changed by somebody else, and stay so")
+        else:
+            context.tell("action", f"the guest's writes to {target} are as they were before")

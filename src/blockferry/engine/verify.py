@@ -20,7 +20,7 @@ from blockferry.model import action as act
 from blockferry.model import layers
 from blockferry.model.inventory import PowerState
 from blockferry.model.observation import Observation
-from blockferry.model.plan import DiskPlan
+from blockferry.model.plan import DiskPlan, Plan
 from blockferry.model.record import Layer, Record, View
 from blockferry.units import format_rate, format_size
 
@@ -40,6 +40,8 @@ def prepare_view(context: Context, seen: Observation) -> None:
         qemuimg.create(context.runner, scratch, "qcow2", disk.virtual_size)
         making.mark_file(context, scratch, made=True)
     point("view-prepared")
+    # What was found out about an earlier copy, of a VM that was off then, is not about the one of this switch.
+    record = replace(record, verified=(), differences={}, unverified={})
     context.note(replace(record, view=View.PREPARED, view_of=seen.incarnation))
 
 
@@ -156,8 +158,21 @@ def end_view(context: Context, action: act.EndView, seen: Observation) -> None:
     context.note(replace(record, view=View.ENDED))
 
 
-def doubt(record: Record, target: str) -> str | None:
-    """Why the source of a disk must be kept although verification was asked for; None when it was proven the same."""
+def unproven(plan: Plan, record: Record, target: str) -> str | None:
+    """Why the old disk must be kept although a verification was asked for; None when all were proven the same.
+
+    All of them or none: going back is for the whole VM, whose disks belong together.
+    """
+    if not plan.verify:
+        return None
+    reasons = {disk.target: _doubt(record, disk.target) for disk in plan.disks}
+    if (own := reasons[target]) is not None:
+        return own
+    other = next(((name, reason) for name, reason in reasons.items() if reason is not None), None)
+    return None if other is None else f"it belongs with the old disk of {other[0]}, of which {other[1]}"
+
+
+def _doubt(record: Record, target: str) -> str | None:
     if target in record.verified:
         return None
     if target in record.differences:

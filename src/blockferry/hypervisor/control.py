@@ -6,6 +6,7 @@ Facts this rests on (docs/measured.md): a persistent domain needs VIR_DOMAIN_BLO
 
 from __future__ import annotations
 
+import posixpath
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from dataclasses import dataclass, replace
 import libvirt
 from lxml import etree
 
+from blockferry.errors import LibvirtFailed
 from blockferry.hypervisor import domains, domainxml
 from blockferry.hypervisor.connection import Connection
 from blockferry.model.inventory import Disk, JobInfo, PowerState, Secret
@@ -221,17 +223,26 @@ class Control:
         with self.connection.doing(f"start the copy of disk {target} of {self.name} to {order.dest}"):
             self._domain().blockCopy(target, xml, {name: value for name, value in values.items() if value}, flags)
 
-    def take_overlays(self, overlays: Mapping[str, str]) -> None:
+    def take_overlays(self, overlays: Mapping[str, str], bases: Mapping[str, str]) -> None:
         """Put overlays that exist (target -> path, qcow2) above these disks, all in one instant, live and persistent.
 
-        libvirt keeps no snapshot of its own of it. Other disks are left alone.
+        libvirt keeps no snapshot of its own of it. Other disks are left alone. `bases`: what each overlay was made for;
+        LibvirtFailed when the VM has anything else by now (somebody's snapshot), for libvirt would put it upon that.
         """
         flags = libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_ATOMIC
         flags |= libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_NO_METADATA | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_REUSE_EXT
         with self.connection.doing(f"put overlays above disks of VM {self.name}"):
             domain = self._domain()
-            every = [disk.target for disk in domainxml.parse(domain.XMLDesc(0)).disks]
-            others = [target for target in every if target not in overlays]
+            now = {disk.target: disk.source for disk in domainxml.parse(domain.XMLDesc(0)).disks}
+            for target, base in bases.items():
+                path = None if (found := now.get(target)) is None else found.path
+                if path is None or posixpath.normpath(path) != posixpath.normpath(base):
+                    raise LibvirtFailed(
+                        f"put overlays above disks of VM {self.name}",
+                        f"{target} is on {path or 'nothing'} by now, and no more on {base}",
+                        "VIR_ERR_OPERATION_INVALID",
+                    )
+            others = [target for target in now if target not in overlays]
             domain.snapshotCreateXML(domainxml.snapshot_xml(overlays, others), flags)
 
     def start_fold(self, target: str, bandwidth: int) -> None:

@@ -136,7 +136,7 @@ def make_directory(runner: Runner, path: str, mode: int = 0o711) -> bool:
     absolute(path)
     result = runner.run(["mkdir", f"--mode={mode:04o}", "--", path], check=False)
     if result.status == 0:
-        flush(runner, posixpath.dirname(path.rstrip("/")) or "/")
+        flush(runner, _parent(path))
         return True
     if not result.stderr.rstrip().endswith("File exists"):
         raise _failed(result)
@@ -146,11 +146,19 @@ def make_directory(runner: Runner, path: str, mode: int = 0o711) -> bool:
     return False
 
 
+def _parent(path: str) -> str:
+    return posixpath.dirname(path.rstrip("/")) or "/"
+
+
 def remove_directory_if_empty(runner: Runner, path: str) -> bool:
-    """Remove a directory if nothing is in it; True if this call removed it, False if absent or not empty."""
+    """Remove a directory if nothing is in it; True if this call removed it, False if absent or not empty.
+
+    On disk after: a power loss does not bring it back. Raises HostCommandFailed.
+    """
     absolute(path)
     result = runner.run(["rmdir", "--", path], check=False)
     if result.status == 0:
+        flush(runner, _parent(path))
         return True
     if result.stderr.rstrip().endswith(("No such file or directory", "Directory not empty")):
         return False
@@ -225,12 +233,17 @@ def same_content(runner: Runner, one: str, other: str) -> bool:
 
 
 def remove_file(runner: Runner, path: str) -> bool:
-    """Remove a file (a link itself, not what it points to); True if it was there. Raises HostCommandFailed."""
+    """Remove a file (a link itself, not what it points to); True if it was there. Raises HostCommandFailed.
+
+    On disk after: a power loss does not bring it back, nor one that was removed just before by a process that died.
+    """
     absolute(path)
     result = runner.run(["unlink", "--", path], check=False)
     if result.status == 0:
+        flush(runner, _parent(path))
         return True
     if _ABSENT.search(result.stderr.rstrip()):
+        runner.run(["sync", "--", _parent(path)], check=False)  # its directory may be gone, too
         return False
     raise _failed(result)
 

@@ -73,11 +73,15 @@ class NoteCutOff:
 
 @dataclass(frozen=True, slots=True)
 class ThrottleGuest:
-    """Slow the guest's writes to this disk (further), so that its copy gets in step. `share`: of its present rate."""
+    """Slow the guest's writes to this disk (further), so that its copy gets in step. `share`: of its present rate.
+
+    `least`: bytes/s below which it is not slowed the first time, however little it was seen to write.
+    """
 
     target: str
     share: float
     why: str
+    least: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from blockferry.model.observation import UNKNOWABLE, DiskView, Job, Observation,
 from blockferry.model.plan import Plan
 from blockferry.model.record import Layer, Outcome, Record, Stage, Wanted
 from blockferry.model.request import IfNotConverging
+from blockferry.model.throttling import AMPLIFICATION, LEAST
 from blockferry.units import format_duration
 
 START_ATTEMPTS = 3
@@ -34,6 +35,9 @@ DRAIN_LIMIT_S = 1.0
 """How long the VM may stay suspended for the last changed regions before it runs on and we try again later."""
 
 RETRY_LIMIT_S = 60.0
+
+BACK_ATTEMPTS = 10
+"""How often it is tried to switch the disks back of a switch that broke in the middle, before somebody has to look."""
 
 
 def decide(plan: Plan, seen: Observation) -> act.Action:
@@ -185,6 +189,9 @@ def _started_sealed(plan: Plan, seen: Observation) -> act.Action | None:
 def _stray(plan: Plan, seen: Observation, strays: list[str]) -> act.Action:
     if _ours_suspended(seen):
         return act.Resume()
+    for view in seen.disks:
+        if view.live is Side.ELSEWHERE and view.job is Job.OURS:
+            return act.AbortCopy(view.target)  # in the way of whoever puts that right
     return act.Park(
         f"disk {', '.join(strays)} points to a file that is neither the old nor the new one; somebody has changed "
         f"{plan.vm} during the move. Nothing is removed"
@@ -394,9 +401,9 @@ def _change_course(plan: Plan, seen: Observation) -> act.Action | None:
         case IfNotConverging.MIRROR if plan.can_be_synchronous and not record.background and not _layered(plan, record):
             return act.GoSynchronous(found.sentence)
         case IfNotConverging.THROTTLE:
-            return act.ThrottleGuest(
-                found.target, min(1.0, found.copy_rate / found.dirty_rate) * THROTTLE_STEP, found.sentence
-            )
+            share = min(1.0, found.copy_rate / found.dirty_rate) * THROTTLE_STEP
+            least = max(LEAST, int(found.copy_rate * THROTTLE_STEP / AMPLIFICATION))
+            return act.ThrottleGuest(found.target, share, found.sentence, least)
         case IfNotConverging.STOP:
             return act.Fail(found.sentence)
         case _:
@@ -437,6 +444,8 @@ def _await_or_suspend(plan: Plan, seen: Observation, outstanding: list[DiskView]
         return act.Await("copy", 0.05)
     if verifying.to_be_prepared(plan, seen):
         return act.PrepareView()
+    if seen.retry_s and seen.state is PowerState.RUNNING:
+        return act.Await("retry", min(seen.retry_s, 0.25))
     if not seen.flushed:
         return act.FlushDestination()
     if seen.state is PowerState.RUNNING:
@@ -474,11 +483,19 @@ def _switching(seen: Observation) -> act.Action:
     return act.Pivot(tuple(view.target for view in outstanding))
 
 
+def retry_after_s(attempts: int) -> float:
+    """How long after so many switches that could not be made the next one is tried, in seconds.
+
+    Each costs the guest up to DRAIN_LIMIT_S; so it runs for longer and longer in between.
+    """
+    return float(min(RETRY_LIMIT_S, 0.25 * 2 ** min(attempts, 10)))
+
+
 def _not_now(seen: Observation) -> act.Action:
     """The switch cannot be made at this moment: the VM runs on at the source, the copies stay."""
     if _ours_suspended(seen):
         return act.Resume(switch_failed=True)
-    return act.Await("retry", min(RETRY_LIMIT_S, 0.25 * 2 ** min(seen.record.switch_attempts, 10)))
+    return act.Await("retry", retry_after_s(seen.record.switch_attempts))
 
 
 # ---------------------------------------------------------------- back, the VM has a QEMU
@@ -536,12 +553,19 @@ def _bring_back(plan: Plan, seen: Observation, across: list[DiskView]) -> act.Ac
         names = tuple(view.target for view in fresh)
         return act.Resume(clean=names) if suspended else act.NoteClean(names)
     ready = all(view.ready for view in across)
-    if suspended and (not record.switching or not ready or seen.suspended_s > DRAIN_LIMIT_S):
+    refused = seen.pivot_failures >= PIVOT_ATTEMPTS
+    if suspended and (not record.switching or not ready or refused or seen.suspended_s > DRAIN_LIMIT_S):
         return act.Resume(switch_failed=record.switching)
+    if record.switch_attempts >= BACK_ATTEMPTS or (refused and seen.state is PowerState.PAUSED):
+        which = ", ".join(view.target for view in across)
+        return act.Park(
+            f"the switch broke in the middle, and {which} could not be switched back after several "
+            f"attempts. {plan.vm} runs partly on its new and partly on its old disks; each is whole. Nothing is removed"
+        )
     if not ready or (not suspended and seen.expected_drain_s > allowed_pause_s(seen.passes)):
         return act.Await("copy", 0.1)
     if seen.state is PowerState.RUNNING:
-        return act.Suspend(switch=True)
+        return act.Await("retry", min(seen.retry_s, 0.25)) if seen.retry_s else act.Suspend(switch=True)
     if not any(view.remaining for view in across):
         return act.Pivot(tuple(view.target for view in across))
     return act.Await("drain", 0.001)

@@ -22,7 +22,7 @@ from blockferry.model.request import Method, OnBreak
 from blockferry.units import format_rate
 
 FOLD_ATTEMPTS = 3
-"""How often a fold is begun before somebody has to look."""
+"""How often one process begins a fold before somebody has to look; `blockferry resume` begins to count anew."""
 
 CHECKPOINT_SHARE = 0.05
 CHECKPOINT_PAUSE_S = 30.0
@@ -84,6 +84,11 @@ def forward(plan: Plan, seen: Observation, views: list[DiskView]) -> act.Action 
     mine = [view for view in views if layered(plan, record, view.target)]
     for view in mine:
         stage = layer_of(record, view.target, True)
+        if view.foreign_base:
+            return act.Fail(
+                f"somebody has made a snapshot of {plan.vm} at the same moment: the overlay of {view.target} stands on "
+                f"{view.foreign_base} and not on {plan.disk(view.target).source}, so a copy of that would lack writes"
+            )
         if view.job is Job.FOLD:
             return act.AbortCopy(view.target)
         if view.live_overlay and stage is not Layer.USED:
@@ -133,7 +138,8 @@ def _fold_live(plan: Plan, seen: Observation, view: DiskView, at_source: bool) -
     if record.fold_attempts >= FOLD_ATTEMPTS:
         return act.Park(
             f"the overlay of {target} could not be committed into its base in {record.fold_attempts} attempts; "
-            f"{_holds(plan, view, at_source)}"
+            f"{_holds(plan, view, at_source)}. `blockferry resume {plan.move}` tries again; once "
+            f"{plan.vm} is off, that is done without QEMU"
         )
     return act.StartFold(target)
 
@@ -169,10 +175,19 @@ def _fold_off(plan: Plan, seen: Observation, view: DiskView, at_source: bool) ->
     stage = layer_of(seen.record, view.target, at_source)
     if not view.config_overlay:
         return act.NoteLayer(view.target, at_source, Layer.FOLDED) if stage is Layer.PIVOTING else None
+    if seen.saved:
+        overlay = overlay_path(plan.disk(view.target), at_source)
+        return act.Park(
+            f"{plan.vm} was saved with its state, which names the overlay {overlay}: "
+            f"its next start uses it. Start it (or discard the state: `virsh managedsave-remove {plan.vm}`), then "
+            f"`blockferry resume {plan.move}` goes on"
+        )
     if stage is Layer.PIVOTING:
         return act.Park(
             f"{plan.vm} went off in the instant in which {view.target} went from its overlay to its base, and it "
-            f"cannot be told which of the two was written last. Nothing is removed; {_holds(plan, view, at_source)}"
+            f"cannot be told which of the two was written last. Nothing is removed; {_holds(plan, view, at_source)}. "
+            f"If `qemu-img compare` finds both the same, or the overlay is the newer one: start {plan.vm}, and "
+            f"`blockferry resume {plan.move}` goes on"
         )
     if stage is Layer.FOLDED:
         overlay = overlay_path(plan.disk(view.target), at_source)

@@ -43,6 +43,7 @@ class DiskView:
     info: JobInfo | None = None
     fingerprint: str = ""  # of the source file: changes whenever somebody writes to it; only looked at when off
     live_overlay: bool = False  # the VM runs on our overlay of that side
+    foreign_base: str = ""  # that overlay at the source stands on this, which somebody has put below it
     config_overlay: bool = False  # the next start would use our overlay of that side
     template_changed: str = ""  # a file that was written to, or is gone, since it was compared to be reused
     overlay_print: str = ""  # of the overlay that the configuration names, and of its base; only looked at when off
@@ -109,6 +110,7 @@ class Observation:
     expected_drain_s: float = 0.0  # time to copy what is outstanding, at the present rate
     passes: int = 0  # passes over changed blocks that were completed
     pivot_failures: int = 0  # refused pivots since the VM was suspended
+    retry_s: float = 0.0  # until a switch that could not be made is tried again: the guest has to get its work done
     view_tried: bool = False  # in this suspension it was tried to freeze a view of the new disks
     diverging: tuple[Divergence, ...] = ()  # copies in the background that the guest outruns
     outrun: tuple[Divergence, ...] = ()  # overlays that grow faster than they are committed

@@ -115,6 +115,12 @@ class Pace:
     presumed: tuple[int, float | None, float] | None = None  # (speed, ceiling, ceiling_s) before a cut for a silence
     silent_s: float = 0.0  # of the silence that has counted
 
+    def blind(self, why: str, bandwidth: int) -> Pace:
+        """The speed while nobody sees the guest's writes: that they are not seen does not say that there are none."""
+        speed = min(FLOOR, bandwidth or FLOOR)
+        words = f"at its least ({format_rate(speed)}): the guest's writes cannot be watched{why and f' ({why})'}"
+        return replace(self, speed=speed, reason=words, recent=(), presumed=None)
+
     @property
     def within(self) -> float:
         """The share of the guest's writes that kept the limit."""

@@ -145,6 +145,8 @@ def swap(plan: Plan, vm: Vm, kept: Mapping[str, Kept], files: Mapping[str, Finge
         swaps.append(one)
         lower = disk.old_files[1:] if back else ()
         problems.extend(_file_problems(disk.target, (one.kept, *lower), kept, files))
+        if back and disk.source_overlay in kept:
+            problems.append(f"{disk.target}: {disk.source_overlay}, which stands on {one.kept}, holds the newer writes")
         if back and disk.source_kind != "file":
             problems.append(f"{disk.target}: {one.kept} is a block device; what it holds now cannot be told")
     small = {}

@@ -71,6 +71,7 @@ class Throttle:
     bytes_per_s: int
     incarnation: int
     before: dict[str, int | str] = field(default_factory=dict)
+    earlier: tuple[int, ...] = ()  # limits of ours before this one: what is found on the disk may be one of them
 
 
 class View(enum.Enum):

@@ -37,10 +37,12 @@ class Watch:
             place.beat.start()
         self.parent = True
         self.told = ""
+        self.unsent = b""
         self.rest = b""
         self.closed_at = 0.0
 
     def run(self) -> None:
+        os.set_blocking(1, False)
         self.tell()  # first: what one before has cut off
         self.say({"ready": os.getpid()})
         while True:
@@ -108,13 +110,24 @@ class Watch:
     def tell(self) -> None:
         words = {"places": [place.state() for place in self.places]}
         text = json.dumps(words)
-        if text != self.told:
+        if self.unsent:
+            self.send()
+        if text != self.told and not self.unsent:  # a parent that is frozen is told how it is when it reads again
             self.told = text
             self.say(words)
 
     def say(self, words: Json) -> None:
-        if self.parent:
-            try:
-                os.write(1, json.dumps(words).encode() + b"\n")
-            except OSError:
-                self.parent = False
+        self.unsent += json.dumps(words).encode() + b"\n"
+        self.send()
+
+    def send(self) -> None:
+        """As much as the parent takes: one that is frozen does not hold us up, for it is our work to cut off."""
+        if not self.parent:
+            self.unsent = b""
+            return
+        try:
+            self.unsent = self.unsent[os.write(1, self.unsent) :]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.parent = False

@@ -1,0 +1,99 @@
+"""The guard's process, with a VM that is a file: it is suspended while the file is there."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from blockferry.engine.guard import Guard
+from lab.process import wait_until
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from blockferry.engine import guard
+paused = Path(sys.argv[1])
+class Control:
+    connection = None
+    def __init__(self, *words): pass
+    def resume(self):
+        was = paused.exists()
+        paused.unlink(missing_ok=True)
+        return was
+guard.Control = Control
+guard.Connection = lambda uri: None
+guard.stand_guard("qemu:///system", "uuid", "web01")
+"""
+
+
+@pytest.fixture
+def paused(tmp_path: Path) -> Path:
+    return tmp_path / "paused"
+
+
+@pytest.fixture
+def guard(paused: Path) -> Guard:
+    found = Guard("qemu:///system", "uuid", "web01")
+    found._argv = [sys.executable, "-c", SCRIPT, str(paused)]
+    return found
+
+
+def test_a_vm_that_stands_still_for_too_long_is_let_run(guard: Guard, paused: Path) -> None:
+    with guard:
+        assert guard.arm(0.2)
+        paused.touch()
+        wait_until(lambda: not paused.exists(), "the VM to run", timeout=60)
+        paused.touch()
+        assert guard.let_run() is False, "who has paused it since is its owner"
+        assert paused.exists()
+        assert guard.arm(60)
+        assert guard.let_run() is True
+        assert not paused.exists()
+        assert guard.let_run() is False
+
+
+def test_a_suspension_that_comes_late_is_ended_too(guard: Guard, paused: Path) -> None:
+    """libvirtd was frozen: the guard's look was answered before the suspension was. It said that it had let the VM run,
+    which was then taken for paused by its owner and left so (found by the matrix).
+    """
+    with guard:
+        assert guard.arm(0.1)
+        time.sleep(1)
+        paused.touch()
+        wait_until(lambda: not paused.exists(), "the VM to run", timeout=60)
+        paused.touch()
+        time.sleep(1)
+        assert paused.exists(), "once it ran, a pause is its owner's"
+
+
+def test_a_suspension_that_comes_after_its_caller_has_died_is_ended_too(guard: Guard, paused: Path) -> None:
+    with guard:
+        assert guard.arm(60)
+        process = guard._process
+        assert process is not None
+        assert process.stdin is not None
+        process.stdin.close()
+        time.sleep(0.7)
+        paused.touch()
+        wait_until(lambda: not paused.exists(), "the VM to run", timeout=60)
+        process.wait(60)
+        assert process.stdout is not None
+        process.stdout.close()
+        guard._process = None
+
+
+def test_who_has_come_back_in_time_is_left_alone(guard: Guard, paused: Path) -> None:
+    with guard:
+        assert guard.arm(0.5)
+        guard.disarm()
+        paused.touch()
+        time.sleep(1)
+        assert paused.exists()
+        assert guard.let_run() is True, "it is not the guard that let it run"
+
+
+def test_a_guard_that_is_not_there_leaves_it_to_us(guard: Guard) -> None:
+    assert guard.let_run() is None

@@ -1,0 +1,79 @@
+"""The guard's two ends, with its real process beside a VM of paper."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import guard_child
+import pytest
+
+from blockferry.engine import guard
+from blockferry.engine.guard import Guard
+from blockferry.model.record import Throttle
+from blockferry.model.throttling import limited
+
+FREE: dict[str, int | str] = {"total_bytes_sec": 0, "read_bytes_sec": 0, "write_bytes_sec": 0, "group_name": ""}
+SLOWED = Throttle(1000, 1, FREE, (2000,))
+
+
+@pytest.fixture
+def limits(tmp_path: Path) -> Path:
+    file = tmp_path / "limits"
+    file.write_text(json.dumps({"vda": FREE}))
+    return file
+
+
+@pytest.fixture
+def one(limits: Path) -> Iterator[Guard]:
+    found = Guard("test:///default", "uuid", "web01")
+    found._argv = [sys.executable, guard_child.__file__, str(limits)]
+    with found:
+        assert found.works()
+        yield found
+
+
+def process_of(one: Guard) -> int:
+    assert one._process is not None
+    return one._process.pid
+
+
+def test_a_late_answer_is_not_taken_for_that_to_the_next_question(one: Guard, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert one.arm(60)
+    os.kill(process_of(one), signal.SIGSTOP)
+    try:
+        monkeypatch.setattr(guard, "RUN_S", 0.2)
+        assert one.let_run() is None  # no answer in time; it does it late, and says so
+    finally:
+        os.kill(process_of(one), signal.SIGCONT)
+    monkeypatch.setattr(guard, "RUN_S", 20.0)
+    assert one.let_run() is False  # so a pause that is seen now is its owner's
+    assert one.works()
+
+
+def test_it_is_told_of_limits_once_and_a_new_process_again(one: Guard) -> None:
+    assert one.restore_limits("vda", SLOWED)
+    asked = one._asked
+    assert one.restore_limits("vda", SLOWED)
+    assert one._asked == asked
+    first = process_of(one)
+    assert one._process is not None
+    one._process.kill()
+    one._process.wait()
+    assert one.restore_limits("vda", SLOWED)
+    assert process_of(one) != first
+    assert one._asked > asked
+
+
+@pytest.mark.parametrize("slowed", [True, False])
+def test_what_is_left_behind_is_put_back(one: Guard, limits: Path, slowed: bool) -> None:
+    """Without `limits_are_back` we are gone: what is ours is taken back, what somebody else has set is not."""
+    assert one.restore_limits("vda", SLOWED)
+    now = {**FREE, **limited(FREE, 2000 if slowed else 3000)}
+    limits.write_text(json.dumps({"vda": now}))
+    one.__exit__(None, None, None)
+    assert json.loads(limits.read_text())["vda"] == (FREE if slowed else now)
