@@ -97,7 +97,7 @@ def _leftovers(scene: Scene, end: str) -> None:
         scene.wrong(f"orphans could not be listed: {found}")
     else:
         for one in found:
-            if one.get("kind") != "source":  # a source that is kept is accounted for, and has been noted
+            if one.get("kind") not in ("source", "partial"):  # kept, and said so: accounted for, and noted
                 scene.wrong(f"an orphan: {one.get('path')}: {one.get('why')}")
     if not _no_guard(scene):
         scene.wrong("a guard process is left")

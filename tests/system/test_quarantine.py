@@ -397,12 +397,27 @@ def test_another_s_file_beside_an_old_marker_is_no_orphan(
     somebody = image.with_name("somebody")
     somebody.write_bytes(b"somebody's")
     somebody.rename(image)
-    assert "another file has taken its name" in orphans(line)[str(image)]["why"]
+    marker = image.with_name(f"{image.name}.blockferry")
+    found = orphans(line)
+    assert str(image) not in found, "never another's file"
+    assert "is another file" in found[str(marker)]["why"]
+    assert line.do("orphans", "--remove", marker, "--yes").status == 2, "another journal's"
     line.must("orphans", "--remove-all", "--abandoned", "--yes")
     assert image.read_bytes() == b"somebody's"
+    assert not marker.exists()
+    assert orphans(line) == {}
     image.unlink()
-    image.with_name(f"{image.name}.blockferry").unlink()
     guest.destroy()
+
+
+def test_a_datastore_that_cannot_be_searched_is_told(line: Line, lab_host: Host, ssd: Datastore) -> None:
+    lab_host.virsh("pool-destroy", ssd.name)
+    try:
+        [sentence] = line.must("orphans").document["unsearched"]
+    finally:
+        lab_host.virsh("pool-start", ssd.name)
+    assert f"{ssd.name} is not active" in sentence
+    assert line.must("orphans").document["unsearched"] == []
 
 
 def test_what_another_host_keeps_is_not_shown(make_guest: MakeGuest, line: Line, old_san: Datastore) -> None:

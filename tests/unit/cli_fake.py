@@ -23,6 +23,7 @@ from blockferry.errors import (
     MoveNotFound,
     NotRestorable,
     Refused,
+    StillInUse,
     nearest,
 )
 from blockferry.model.finding import Finding, finding
@@ -41,6 +42,7 @@ from blockferry.model.summary import (
     Event,
     MoveSummary,
     Orphan,
+    Orphans,
     Progress,
     Report,
     SpaceEstimate,
@@ -167,6 +169,8 @@ class FakeService:
     findings: tuple[Finding, ...] = ()
     journal: dict[str, MoveSummary] = field(default_factory=dict)
     orphaned: list[Orphan] = field(default_factory=list)
+    unsearched: tuple[str, ...] = ()
+    in_use: set[str] = field(default_factory=set)  # what cannot be removed after all
     log: list[str] = field(default_factory=list)
     raises: Exception | None = None  # by every listing
     hangs_s: float = 0.0  # before every name
@@ -327,11 +331,13 @@ class FakeService:
         self._note(f"resume {move}")
         return (self.show(move)[0].id,) if move else tuple(one.id for one in self.interrupted())
 
-    def orphans(self) -> tuple[Orphan, ...]:
-        return tuple(self.orphaned)
+    def orphans(self) -> Orphans:
+        return Orphans(tuple(self.orphaned), self.unsearched)
 
     def remove_orphan(self, orphan: Orphan, abandoned: bool = False) -> str:
         self._note(f"remove {orphan.path}" + (" abandoned" if abandoned else ""))
+        if orphan.path in self.in_use:
+            raise StillInUse(orphan.path, "VM web03 uses it")
         self.orphaned.remove(orphan)
         return f"{orphan.path} was removed."
 

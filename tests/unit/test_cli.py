@@ -18,6 +18,7 @@ from blockferry.errors import HostUnreachable
 from blockferry.model.finding import CATALOGUE
 from blockferry.model.record import Outcome, Record
 from blockferry.model.request import Chain, Method, MoveRequest, Provision, SourcePolicy
+from blockferry.model.summary import Orphan
 from blockferry.units import MiB
 
 FACTS: dict[str, Any] = {"str": "x", "int": 1, "float": 1.0, "tuple[str, ...]": ("a", "b")}
@@ -176,6 +177,7 @@ def test_the_old_disks_are_deleted_unless_asked(service: cli_fake.FakeService) -
         ("speed 3f2a fast", "not a rate"),
         ("nonsense", "nonsense"),
         ("orphans --remove x --remove-all", "contradict"),
+        ("orphans --abandoned", "removes nothing by itself"),
     ],
 )
 def test_what_makes_no_sense_exits_with_2(service: cli_fake.FakeService, args: str, words: str) -> None:
@@ -410,6 +412,34 @@ def test_remove_by_name(busy: cli_fake.FakeService) -> None:
         result = call(busy, "orphans", "--remove", path, "--yes")
         assert result.exit_code == 2
         assert words in result.stderr
+
+
+def test_a_broken_copy_that_is_to_be_gone_on_with_goes_by_its_name_only(busy: cli_fake.FakeService) -> None:
+    path = f"{cli_fake.NEW}/broken.qcow2"
+    busy.orphaned.append(Orphan(path, "partial", "3e6f", "web02", "ssd", 7, "95 % of it is copied.", True))
+    assert path not in call(busy, "orphans", "--remove-all", "--yes").stdout
+    assert f"{path} was removed." in call(busy, "orphans", "--remove", path, "--yes").stdout
+
+
+def test_one_that_has_to_stay_keeps_no_other_from_going(busy: cli_fake.FakeService) -> None:
+    first, second = (f"{cli_fake.NEW}/{name}.qcow2" for name in ("half", "other"))
+    busy.orphaned.append(Orphan(second, "copy", "1b4c", "web01", "ssd", 1, "Half-made by move 1b4c.", True))
+    busy.in_use.add(first)
+    result = call(busy, "orphans", "--remove-all", "--yes", "--json")
+    (document,) = documents(result)
+    assert [(one["path"], one["gone"]) for one in document["removed"]] == [(first, False), (second, True)]
+    assert "VM web03 uses it" in document["removed"][0]["text"]
+    assert result.exit_code == errors.StillInUse.exit_status
+
+
+def test_where_could_not_be_looked_is_said(busy: cli_fake.FakeService) -> None:
+    busy.orphaned.clear()
+    busy.unsearched = ("The datastore ssd could not be searched.",)
+    result = call(busy, "orphans")
+    assert "warning: The datastore ssd could not be searched." in result.stderr
+    assert "Nothing is left of earlier moves where could be looked." in result.stderr
+    (document,) = documents(call(busy, "orphans", "--json"))
+    assert document["unsearched"] == list(busy.unsearched)
 
 
 def test_without_a_terminal_nothing_is_removed_unasked(busy: cli_fake.FakeService) -> None:

@@ -157,6 +157,8 @@ def test_the_journal(changes: dict[str, object], expected: list[Level]) -> None:
 def test_leftovers() -> None:
     assert levels(health.leftovers(Leftovers((), (), (), ()))) == [OK]
     assert levels(health.leftovers(Leftovers((), (), (), (), kept=2, kept_bytes=GiB))) == [OK]
+    assert levels(health.leftovers(Leftovers((), (), (), (), partial=("/a: a broken copy.",)))) == [OK]
+    assert levels(health.leftovers(Leftovers((), (), (), (), unsearched=("ssd is not active.",)))) == [WARNING]
     found = Leftovers(("Move 1a of web01",), (("Move 2b of db01", "why."),), ("/a: x.",), ("/b: y.",), 1, 1, ("/c",))
     assert levels(health.leftovers(found)) == [WARNING, ERROR, WARNING, WARNING, WARNING]
 

@@ -166,7 +166,7 @@ def marker(path: Path, **words: str) -> None:
 
 
 def found(site: PaperSite, journal: Journal, path: Path | str) -> Orphan:
-    (one,) = [item for item in orphan.find(site, journal) if item.path == str(path)]
+    (one,) = [item for item in orphan.find(site, journal).left if item.path == str(path)]
     return one
 
 
@@ -184,7 +184,7 @@ def test_without_a_marker_nothing_is_an_orphan(site: PaperSite, journal: Journal
     site.pool("ssd", tmp_path / "ssd")
     image(tmp_path / "ssd" / "web01" / "vda.qcow2")
     (tmp_path / "ssd" / "notes.blockferry").write_text("somebody's own words")
-    assert orphan.find(site, journal) == ()
+    assert orphan.find(site, journal).left == ()
 
 
 @pytest.mark.parametrize("theirs", ["", "11111111-0000-0000-0000-000000000000"])
@@ -208,7 +208,7 @@ def test_a_file_of_a_move_under_way(site: PaperSite, journal: Journal, tmp_path:
     path = image(tmp_path / "ssd" / "vda.qcow2")
     marker(path, journal=journal.identity())
     journal.add(a_plan(tmp_path, "uuid"), Record(), "{}", "root")
-    assert orphan.find(site, journal) == ()
+    assert orphan.find(site, journal).left == ()
     marker(path, journal=journal.identity(), move="another")  # a stale marker; the file is a destination again
     one = dataclasses.replace(found(site, journal, path), path=str(path))
     assert "move abcd, which is not over" in one.why
@@ -247,10 +247,44 @@ def test_another_file_beside_an_old_marker(site: PaperSite, journal: Journal, tm
     before = found(site, journal, path)
     other = image(tmp_path / "ssd" / "other.qcow2")
     other.rename(path)
-    assert "another file has taken its name" in found(site, journal, path).why
+    beside = path.with_name(f"{path.name}.blockferry")
+    one = found(site, journal, beside)
+    assert (one.kind, one.removable) == ("marker", True)
+    assert [one] == list(orphan.find(site, journal).left), "the file itself is somebody else's"
     with pytest.raises(StillInUse):
         orphan.remove(site, journal, before)
     assert path.exists()
+    orphan.remove(site, journal, one)
+    assert path.exists()
+    assert not beside.exists()
+
+
+def test_a_marker_whose_file_came_back(site: PaperSite, journal: Journal, tmp_path: Path) -> None:
+    site.pool("ssd", tmp_path / "ssd")
+    path = image(tmp_path / "ssd" / "vda.qcow2")
+    mine = path.rename(tmp_path / "ssd" / "mine.qcow2")
+    marker(path, journal=journal.identity(), inode=str(mine.stat().st_ino))
+    image(path)
+    one = found(site, journal, path.with_name(f"{path.name}.blockferry"))
+    mine.rename(path)
+    with pytest.raises(StillInUse):
+        orphan.remove(site, journal, one)
+    assert found(site, journal, path).kind == "copy"
+
+
+def test_a_directory_that_cannot_be_read(site: PaperSite, journal: Journal, tmp_path: Path) -> None:
+    """What was found elsewhere is told all the same, and that there may be more."""
+    site.pool("ssd", tmp_path / "ssd")
+    path = image(tmp_path / "ssd" / "vda.qcow2")
+    marker(path, journal=journal.identity())
+    assert orphan.find(site, journal).unsearched == ()
+    site.pool("gone", tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    searched = orphan.find(site, journal)
+    assert [one.path for one in searched.left] == [str(path)]
+    [sentence] = searched.unsearched
+    assert "gone could not be searched" in sentence
+    assert "No such file or directory" in sentence
 
 
 def test_marks(site: PaperSite, journal: Journal, tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from blockferry.cli import ports
 from blockferry.cli.app import App, pass_app
 from blockferry.cli.command import Command
 from blockferry.cli.output import Cell, Column, counted, when
-from blockferry.errors import Interrupted, UsageError, nearest
-from blockferry.model.summary import Orphan
+from blockferry.errors import Interrupted, StillInUse, UsageError, nearest
+from blockferry.model.summary import Orphan, Orphans
 from blockferry.units import format_size
 
 
@@ -26,24 +26,30 @@ from blockferry.units import format_size
     ),
 )
 @click.option("--remove", "paths", metavar="PATH", multiple=True, help="Remove this one; may be repeated.")
-@click.option("--remove-all", is_flag=True, help="Remove all that nothing uses; old disks kept on purpose stay.")
+@click.option("--remove-all", is_flag=True, help="Remove all that nothing uses; what is kept on purpose stays.")
 @click.option("--abandoned", is_flag=True, help="Other journals whose moves made things here are gone for good.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @pass_app
 def orphans(app: App, paths: tuple[str, ...], remove_all: bool, abandoned: bool, yes: bool) -> None:
     """List (or remove) what earlier moves left.
 
-    On datastores and on VMs, and whose it is; old disks that are kept on purpose as well (`quarantine` has them).
+    On datastores and on VMs, and whose it is; also what is kept on purpose: old disks (`quarantine` has them) and
+    broken copies that the next move goes on from (kind partial; --remove takes them away, --remove-all does not).
     Before anything is removed it is proven once more that nothing uses it. What a move of another journal made may be
     a copy under way: it stays, unless you say with --abandoned that no such journal is left.
     """
     if paths and remove_all:
         raise UsageError("--remove and --remove-all contradict each other.", "Give one of them.")
+    if abandoned and not paths and not remove_all:
+        raise UsageError("--abandoned removes nothing by itself.", "Give --remove PATH or --remove-all with it.")
     service = app.service()
-    found = service.orphans()
+    searched = service.orphans()
+    for sentence in searched.unsearched:
+        app.err.line(f"warning: {sentence}")
     if not paths and not remove_all:
-        _list(app, found)
+        _list(app, searched)
         return
+    found = searched.left
     if abandoned:
         found = tuple(replace(orphan, removable=orphan.removable or orphan.foreign) for orphan in found)
     chosen = _by_path(found, paths) if paths else tuple(orphan for orphan in found if _unwanted(orphan))
@@ -52,12 +58,14 @@ def orphans(app: App, paths: tuple[str, ...], remove_all: bool, abandoned: bool,
     _remove(app, service, chosen, abandoned)
 
 
-def _list(app: App, found: tuple[Orphan, ...]) -> None:
+def _list(app: App, searched: Orphans) -> None:
+    found = searched.left
     if app.json:
-        app.out.document("orphans", orphans=found)
+        app.out.document("orphans", orphans=found, unsearched=searched.unsearched)
         return
     if not found:
-        app.err.line("Nothing is left of earlier moves.")
+        where = " where could be looked" if searched.unsearched else ""
+        app.err.line(f"Nothing is left of earlier moves{where}.")
         return
     columns = [
         Column("KIND"),
@@ -90,8 +98,8 @@ def _row(orphan: Orphan) -> Sequence[Cell]:
 
 
 def _unwanted(orphan: Orphan) -> bool:
-    """What `--remove-all` takes. An old disk is kept on purpose; only `quarantine purge` lets it go."""
-    return orphan.removable and orphan.kind != "source"
+    """What `--remove-all` takes."""
+    return orphan.removable and not orphan.on_purpose
 
 
 def _by_path(found: tuple[Orphan, ...], paths: tuple[str, ...]) -> tuple[Orphan, ...]:
@@ -120,13 +128,19 @@ def _confirm(app: App, chosen: tuple[Orphan, ...]) -> None:
 
 
 def _remove(app: App, service: ports.Service, chosen: tuple[Orphan, ...], abandoned: bool) -> None:
+    """One that has to stay after all is told, and keeps none of the others from going."""
     done = []
     for orphan in chosen:
-        sentence = service.remove_orphan(orphan, abandoned)
-        done.append({"path": orphan.path, "text": sentence})
+        try:
+            gone, sentence = True, service.remove_orphan(orphan, abandoned)
+        except StillInUse as error:
+            gone, sentence = False, error.sentence
+        done.append({"path": orphan.path, "gone": gone, "text": sentence})
         if not app.json:
             app.out.line(sentence)
     if app.json:
         app.out.document("removed", removed=done)
     elif not done:
         app.out.line("There is nothing to remove.")
+    if not all(one["gone"] for one in done):
+        raise click.exceptions.Exit(StillInUse.exit_status)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 from blockferry.model.health import Diagnosis
 from blockferry.model.quarantine import KeptFile, Restore
 from blockferry.model.request import MoveRequest
-from blockferry.model.summary import CheckResult, DatastoreListing, Event, MoveSummary, Orphan, VmListing
+from blockferry.model.summary import CheckResult, DatastoreListing, Event, MoveSummary, Orphan, Orphans, VmListing
 from blockferry.model.tracking import Changes, Point, TrackingStatus
 
 
@@ -94,7 +94,7 @@ class Service(Protocol):
         """Unpark and return the ids that are to be run: this move, or all that nobody runs."""
         ...
 
-    def orphans(self) -> tuple[Orphan, ...]: ...
+    def orphans(self) -> Orphans: ...
 
     def remove_orphan(self, orphan: Orphan, abandoned: bool = False) -> str:
         """Remove it after proving once more that nothing needs it; a sentence that says what was done.

@@ -183,14 +183,16 @@ def _leftovers(site: Site, journal: Journal) -> list[Check]:
     unfinished = journal.unfinished()
     now = time.time()
     found = orphan.find(site, journal)
-    kept = [one for one in found if one.kind == "source"]
-    others = [one for one in found if one.kind != "source"]
+    kept = [one for one in found.left if one.kind == "source"]
+    others = [one for one in found.left if one.kind != "source"]
     return health.leftovers(
         Leftovers(
             interrupted=tuple(_name(one) for one in unfinished if one.state == "interrupted"),
             parked=tuple((_name(one), one.parked) for one in unfinished if one.parked is not None),
-            orphans=tuple(f"{one.path}: {one.why}." for one in others if one.removable),
+            orphans=tuple(f"{one.path}: {one.why}." for one in others if one.removable and not one.on_purpose),
             undecided=tuple(f"{one.path}: {one.why}." for one in others if not one.removable),
+            partial=tuple(f"{one.path}: {one.why}." for one in others if one.removable and one.on_purpose),
+            unsearched=found.unsearched,
             kept=len(kept),
             kept_bytes=sum(one.size for one in kept),
             expired=tuple(one.path for one in kept if one.expires is not None and one.expires <= now),

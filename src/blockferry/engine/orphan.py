@@ -18,14 +18,15 @@ from blockferry.engine.site import Site
 from blockferry.errors import BlockferryError, StillInUse
 from blockferry.hypervisor import domains, pools
 from blockferry.images import files
+from blockferry.images.files import FileStat
 from blockferry.images.runner import Runner
 from blockferry.journal import Journal
 from blockferry.model.inventory import Datastore, datastore_of
 from blockferry.model.quarantine import Kept
-from blockferry.model.summary import Orphan
+from blockferry.model.summary import Orphan, Orphans
 
 
-def find(site: Site, journal: Journal) -> tuple[Orphan, ...]:
+def find(site: Site, journal: Journal) -> Orphans:
     """Everything of ours that belongs to no move under way."""
     connection = site.connection
     mine = journal.identity()
@@ -33,9 +34,20 @@ def find(site: Site, journal: Journal) -> tuple[Orphan, ...]:
     running = {one.id for one in journal.unfinished()}
     to_go_on_with = {path for one in journal.finished(100_000) for path in one.record.kept}
     found: list[Orphan | None] = []
+    unsearched = []
     for store in pools.datastores(connection):
-        if store.active and store.is_directory and store.path:
-            found.extend(_marked_files(site, store, said, running, mine, to_go_on_with))
+        if not (store.is_directory and store.path):
+            continue
+        if not store.active:
+            unsearched.append(f"The datastore {store.name} is not active: what moves left there is not known.")
+            continue
+        try:
+            markers, problem = _markers(site.runner, store.path)
+            found.extend(_marked_files(site, store, markers, said, running, mine, to_go_on_with))
+        except BlockferryError as error:
+            problem = error.sentence
+        if problem:
+            unsearched.append(f"The datastore {store.name} could not be searched whole for what moves left: {problem}")
     found.extend(_kept(site, one, said) for one in said.kept)
     for vm in domains.all_vms(connection):
         if vm.mark is None or vm.mark in running:
@@ -49,7 +61,7 @@ def find(site: Site, journal: Journal) -> tuple[Orphan, ...]:
                 foreign=foreign is not None,
             )
         )  # fmt: skip
-    return tuple(one for one in found if one is not None)
+    return Orphans(tuple(one for one in found if one is not None), tuple(unsearched))
 
 
 def _foreign(journal: str, mine: str) -> str | None:
@@ -58,39 +70,59 @@ def _foreign(journal: str, mine: str) -> str | None:
     return f"it belongs to another journal ({journal or 'unknown'}), whose move may be under way"
 
 
-def _markers(runner: Runner, directory: str) -> list[str]:
-    argv = ["find", directory, "-maxdepth", "2", "-xdev", "-name", f"*{MARKER}", "-type", "f", "-print0"]
-    listed = runner.run(argv, check=False, timeout_s=60).stdout.decode(errors="surrogateescape")
-    return [marker for marker in listed.split("\0") if marker]
+def _markers(runner: Runner, directory: str) -> tuple[list[str], str]:
+    """The markers on a datastore, and why there may be more: the words of a search that could not read all of it."""
+    argv = ["find", directory, "-maxdepth", "2", "-xdev", "-ignore_readdir_race"]
+    argv += ["-name", f"*{MARKER}", "-type", "f", "-print0"]
+    result = runner.run(argv, check=False, timeout_s=60)
+    listed = result.stdout.decode(errors="surrogateescape")
+    problem = "" if result.status == 0 else result.stderr.strip() or f"find ended with status {result.status}"
+    return [marker for marker in listed.split("\0") if marker], problem
 
 
 def _marked_files(
-    site: Site, store: Datastore, said: proof.Claims, running: set[str], mine: str, to_go_on_with: set[str]
+    site: Site,
+    store: Datastore,
+    markers: list[str],
+    said: proof.Claims,
+    running: set[str],
+    mine: str,
+    to_go_on_with: set[str],
 ) -> list[Orphan]:
-    assert store.path is not None
     found = []
-    for marker in _markers(site.runner, store.path):
+    for marker in markers:
         path = marker.removesuffix(MARKER)
         words = _words(site.runner, marker)
         if words is None or words.get("move") in running:
             continue
         foreign = _foreign(words.get("journal", ""), mine)
         stat = files.stat_one(site.runner, path)
-        doubt = proof.needed_by(site, path, said, patience_s=0)
-        if doubt is None and stat is not None and words.get("inode") not in (None, "", str(stat.inode)):
-            doubt = "another file has taken its name since"
-        reasons = "; ".join(one for one in (doubt, foreign) if one)
-        half = "a broken copy, kept to be gone on with," if path in to_go_on_with else "a half-made copy"
-        what = f"a copy that was not finished off ({reasons})" if reasons else half
-        why = f"{what} of move {words.get('move')} of {words.get('vm')}, made by {words.get('by')}"
         size = 0 if stat is None else stat.allocated
+        doubt = None
+        if _taken(words, stat):
+            # Whose file that is we do not know, and do not ask: the marker alone is ours.
+            path, kind, what, size = marker, "marker", f"the marker of a copy that is gone ({path} is another file)", 0
+        else:
+            kind = "partial" if path in to_go_on_with else "copy"
+            doubt = proof.needed_by(site, path, said, patience_s=0)
+            what = "a broken copy, kept to be gone on with," if kind == "partial" else "a half-made copy"
+        reasons = "; ".join(one for one in (doubt, foreign) if one)
+        if reasons and kind != "marker":
+            what = "a copy that was not finished off"
+        why = f"{what}{f' ({reasons})' if reasons else ''} of move {words.get('move')} of {words.get('vm')}, made by "
+        why += f"{words.get('by')}"
         found.append(
             Orphan(
-                path, "copy", words.get("move"), words.get("vm"), store.name, size, why, removable=not reasons,
+                path, kind, words.get("move"), words.get("vm"), store.name, size, why, removable=not reasons,
                 foreign=foreign is not None and doubt is None,
             )
         )  # fmt: skip
     return found
+
+
+def _taken(words: dict[str, str], stat: FileStat | None) -> bool:
+    """Whether the file beside a marker is another than the one it was written for."""
+    return stat is not None and words.get("inode") not in (None, "", str(stat.inode))
 
 
 def _words(runner: Runner, marker: str) -> dict[str, str] | None:
@@ -139,21 +171,26 @@ def remove(site: Site, journal: Journal, one: Orphan, abandoned: bool = False) -
         return f"the mark of move {one.move} was taken off {one.vm}"
     if one.kind == "source":
         raise StillInUse(one.path, "it is in quarantine, which only `blockferry quarantine purge` empties")
-    said = proof.claims(journal, connection.uri, connection.host_id())
-    if one.kind == "copy":
-        words = _words(runner, one.path + MARKER)
-        foreign = None if words is None else _foreign(words.get("journal", ""), mine)
-        if words is None or words.get("move") != one.move or (foreign is not None and not abandoned):
-            raise StillInUse(one.path, foreign or "its marker has changed meanwhile")
-        stat = files.stat_one(runner, one.path)
-        if stat is not None and words.get("inode") not in (None, "", str(stat.inode)):
-            raise StillInUse(one.path, "another file has taken its name since")
-    doubt = proof.needed_by(site, one.path, said)
+    path = one.path.removesuffix(MARKER) if one.kind == "marker" else one.path
+    marker = path + MARKER
+    words = _words(runner, marker)
+    foreign = None if words is None else _foreign(words.get("journal", ""), mine)
+    if words is None or words.get("move") != one.move or (foreign is not None and not abandoned):
+        raise StillInUse(one.path, foreign or "its marker has changed meanwhile")
+    taken = _taken(words, files.stat_one(runner, path))
+    if one.kind == "marker":
+        if not taken:
+            raise StillInUse(one.path, "the file that it was written for is there again")
+        files.remove_file(runner, marker)
+        return f"{marker} was removed; {path} was not touched"
+    if taken:
+        raise StillInUse(one.path, "another file has taken its name since")
+    doubt = proof.needed_by(site, path, proof.claims(journal, connection.uri, connection.host_id()))
     if doubt is not None:
         raise StillInUse(one.path, doubt)
     stores = pools.datastores(connection)
-    removed = files.remove_file(runner, one.path)
-    files.remove_file(runner, one.path + MARKER)
+    removed = files.remove_file(runner, path)
+    files.remove_file(runner, marker)
     store = datastore_of(one.path, stores)
     parent = posixpath.dirname(one.path)
     if store is not None and parent != store.path and one.vm == posixpath.basename(parent):

@@ -49,6 +49,7 @@ from blockferry.model.summary import (
     Event,
     MoveSummary,
     Orphan,
+    Orphans,
     Progress,
     Report,
     VmListing,
@@ -427,7 +428,7 @@ class Service:
 
     # ------------------------------------------------------------ leftovers
 
-    def orphans(self) -> tuple[Orphan, ...]:
+    def orphans(self) -> Orphans:
         return orphan.find(self._site, self.journal)
 
     def remove_orphan(self, one: Orphan, abandoned: bool = False) -> str:

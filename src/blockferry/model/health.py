@@ -94,6 +94,8 @@ class Leftovers:
     kept: int = 0  # files in quarantine
     kept_bytes: int = 0
     expired: tuple[str, ...] = ()
+    partial: tuple[str, ...] = ()  # broken copies that the next move goes on from
+    unsearched: tuple[str, ...] = ()  # where could not be looked
 
 
 def _dotted(version: Version) -> str:
@@ -279,6 +281,10 @@ def leftovers(found: Leftovers) -> list[Check]:
         checks.append(Check("leftovers", Level.WARNING, one, "`blockferry orphans` lists and removes what is left."))
     for one in found.undecided:
         checks.append(Check("leftovers", Level.WARNING, one, "`blockferry orphans` tells more."))
+    for one in found.partial:
+        checks.append(Check("leftovers", Level.OK, f"{one} The next move to the same place goes on from it."))
+    for one in found.unsearched:
+        checks.append(Check("leftovers", Level.WARNING, one, "`blockferry orphans` once it can be read."))
     for one in found.expired:
         text = f"{one} is in quarantine, and its time is over."
         checks.append(

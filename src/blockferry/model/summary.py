@@ -214,7 +214,10 @@ class Orphan:
     """Something that an earlier move left (or keeps on purpose) on a datastore or VM."""
 
     path: str
-    kind: str  # "copy" (half-made destination), "source" (old disk), "mark" (metadata on a VM), "job"
+    kind: (
+        str  # "copy" (half-made destination), "partial" (broken copy to be gone on with), "marker" (its file is gone),
+    )
+    # "source" (old disk), "mark" (metadata on a VM)
     move: str | None
     vm: str | None
     datastore: str | None
@@ -223,3 +226,16 @@ class Orphan:
     removable: bool  # nothing uses it, as far as can be proven
     expires: float | None = None
     foreign: bool = False  # nothing speaks against its removal but that it is another journal's
+
+    @property
+    def on_purpose(self) -> bool:
+        """It was left because somebody wanted it: only its own name has it removed, or `quarantine purge`."""
+        return self.kind in ("source", "partial")
+
+
+@dataclass(frozen=True, slots=True)
+class Orphans:
+    """What was found on a host, and where could not be looked."""
+
+    left: tuple[Orphan, ...]
+    unsearched: tuple[str, ...] = ()  # a sentence for each datastore
