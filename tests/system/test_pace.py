@@ -98,6 +98,30 @@ def test_a_guest_that_is_slow_by_itself_has_the_copy_go_at_its_least_until_it_is
     one.assert_nothing_left()
 
 
+def test_the_contract_holds_for_the_verification_too(sail: Sail, line: Line, ssd: Datastore) -> None:
+    one, guest = sail("256MiB", FLAT_OUT, kind="raw")
+    process = line.start(
+        "move", one.name, "--to", "ssd", "--guest-latency", "20ms", "--verify", point="verifying:sleep=3"
+    )
+    move = line.wait_unfinished()
+    wait_until(lambda: line.record(move)["view"] == "held", "the view", timeout=300, report=line.stories, step=0.05)
+    set_write_limit(guest, 200_000)
+
+    def at_its_least() -> bool:
+        now = line.progress(move)
+        return now["phase"] == "verify" and "at its least" in now["pace"]
+
+    wait_until(at_its_least, "the least speed", timeout=120, step=0.05, report=line.stories)
+    guest.judge.stop()
+    set_write_limit(guest, 0)
+    said = line.end(process)
+    assert said.status == 0, f"{said}\n{line.stories()}"
+    assert len(said.move["report"]["verified"]) == 1
+    one.moved_all(ssd)
+    one.assert_configured()
+    one.assert_nothing_left()
+
+
 def test_a_guest_that_outruns_its_copy_gets_a_mirror(sail: Sail, line: Line, ssd: Datastore) -> None:
     one, _guest = sail("48MiB", FLAT_OUT)
     said = line.must("move", one.name, "--to", "ssd", *OUTRUN, "--if-not-converging", "mirror")

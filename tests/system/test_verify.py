@@ -181,6 +181,29 @@ def test_the_vm_goes_off_while_it_is_verified(
     one.assert_images(flushed_only=True)
 
 
+def test_its_speed_is_changed_while_it_verifies(
+    make_guest: MakeGuest, line: Line, stores: tuple[Datastore, ...], ssd: Datastore, old_san: Datastore
+) -> None:
+    """At the first speed it would take an hour."""
+    one = voyage(make_guest, line, stores, [Disk("vda", old_san, "raw", size="64MiB", fill="48MiB")], start=True)
+    process = line.start("move", one.name, "--to", "ssd", "--verify", point="verifying:sleep=3")
+    move = line.wait_unfinished()
+    wait_until(lambda: line.record(move)["view"] == "held", "the view", timeout=120, report=line.stories, step=0.05)
+    line.must("speed", move, "16KiB/s")
+
+    def verifies() -> bool:
+        disks = line.progress(move)["disks"]
+        return bool(disks) and disks[0]["phase"] == "verifying" and 0 < disks[0]["done"] < disks[0]["total"]
+
+    wait_until(verifies, "the comparison", timeout=120, report=line.stories)
+    line.must("speed", move, "0")
+    said = line.end(process)
+    assert said.status == 0, f"{said}\n{line.stories()}"
+    one.moved_all(ssd)
+    one.assert_well()
+    one.power_off()
+
+
 def test_cancelled_while_it_verifies(
     make_guest: MakeGuest, line: Line, stores: tuple[Datastore, ...], ssd: Datastore, old_san: Datastore
 ) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -103,13 +105,59 @@ def test_it_stops_when_asked_and_goes_on(tmp_path: Path) -> None:
     seen: list[int] = []
     with pytest.raises(Stopped):
         syncing.sync(
-            RUNNER, source, "raw", dest, "qcow2", rate_limit=20 * MIB, progress=lambda one: seen.append(one.at),
+            RUNNER,
+            source,
+            "raw",
+            dest,
+            "qcow2",
+            speed=syncing.Speed(lambda _: 20 * MIB),
+            progress=lambda one: seen.append(one.at),
             should_stop=lambda: len(seen) > 1,
-        )  # fmt: skip
+        )
     assert 0 < seen[-1] < SIZE
     done = syncing.sync(RUNNER, source, "raw", dest, "qcow2")
     assert done.written < 40 * MIB
     assert alike(source, "raw", dest, "qcow2")
+
+
+@pytest.mark.parametrize("gently", [False, True])
+def test_its_speed_changes_while_it_runs(tmp_path: Path, gently: bool) -> None:
+    """A speed at which it would take an hour, until it has been seen to be slow."""
+    source = make(tmp_path / "a", "raw", ["write -P 7 0 40M"])
+    dest = make(tmp_path / "b", "qcow2", [])
+    states: list[syncing.Synced] = []
+    wanted = [16 * 1024]
+
+    def show(state: syncing.Synced) -> None:
+        states.append(state)
+        if len(states) > 5:
+            wanted[0] = 0
+
+    done = syncing.sync(
+        RUNNER, source, "raw", dest, "qcow2", speed=syncing.Speed(lambda _: wanted[0], gently), progress=show
+    )
+    assert states[5].source_read <= (4 if gently else 8) * MIB, "slow, and told of all the same"
+    assert done.written == 40 * MIB
+    assert alike(source, "raw", dest, "qcow2")
+
+
+def test_it_does_not_outlive_who_wanted_it(tmp_path: Path) -> None:
+    source = make(tmp_path / "a", "raw", ["write -P 7 0 40M"])
+    dest = make(tmp_path / "b", "raw", [])
+    script = (
+        "import sys\nfrom blockferry.images import syncing\nfrom blockferry.images.runner import LocalRunner\n"
+        "syncing.compare(LocalRunner(), sys.argv[1], 'raw', sys.argv[2], 'raw', speed=syncing.Speed(lambda _: 1024),\n"
+        "    progress=lambda _: print('going', flush=True))"
+    )
+    with subprocess.Popen([sys.executable, "-c", script, source, dest], stdout=subprocess.PIPE) as ours:
+        assert ours.stdout is not None
+        assert ours.stdout.readline() == b"going\n"
+        assert users.in_use(RUNNER, source, "raw")
+        ours.kill()
+    deadline = time.monotonic() + 60
+    while users.in_use(RUNNER, source, "raw"):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_an_image_in_use_is_refused_in_words(tmp_path: Path) -> None:

@@ -324,6 +324,14 @@ def test_a_guest_that_nobody_sees_is_not_taken_for_an_idle_one(monkeypatch: pyte
         wait(lambda now: now.speed > FLOOR)
 
 
+def test_what_follows_the_copy_starts_carefully_anew() -> None:
+    """A comparison reads what was not read before: the speed of the copy says nothing of it. The report goes on."""
+    before = Pace(0.020, speed=900 * MiB, ceiling=800.0 * MiB, writes=500, slow=3.0)
+    after = before.afresh()
+    assert (after.speed, after.ceiling) == (pace.START, None)
+    assert (after.writes, after.slow, after.limit_s) == (500, 3.0, 0.020)
+
+
 def test_a_guest_that_is_slow_by_itself_is_told_before() -> None:
     assert pace.hopeless(0.020, GuestLatency(0.01, 0.030, 300, 3.0))
     assert not pace.hopeless(0.020, GuestLatency(0.01, 0.015, 300, 3.0))

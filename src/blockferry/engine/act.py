@@ -400,11 +400,11 @@ def apply_bandwidth(context: Context, seen: Observation) -> None:
 
 def _speed(context: Context, seen: Observation) -> int:
     """Bytes/s for all copies and commits together, 0 for no limit."""
-    plan, pacer, wanted = context.plan, context.pacer, seen.record.bandwidth
-    if plan.contract is None or pacer is None or seen.record.failure is not None:
+    contract, pacer, wanted = context.plan.contract, context.pacer, seen.record.bandwidth
+    if contract is None or pacer is None or seen.record.failure is not None:
         return wanted
     if pacer.pace is None:
-        pacer.begin(pace.limit_s(plan.contract, seen.record.guest_before))
+        pacer.begin(pace.limit_s(contract, seen.record.guest_before))
     return pacer.speed(time.monotonic(), context.memory.made, wanted)
 
 

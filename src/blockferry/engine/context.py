@@ -36,6 +36,7 @@ class Context:
     tell: Callable[[str, str], None]  # (kind, text)
     keep: Callable[..., None]  # into quarantine: the words of quarantine.row from `path` on
     should_stop: Callable[[], bool]
+    bandwidth: Callable[[], int] = lambda: 0  # bytes/s that the user wants now, 0 for no limit
     claims: Callable[[], Claims] = Claims  # what the journal knows of the host's files
     journal: str = ""  # the identity of the journal, for what we mark
     last_view: Callable[[], DomainView | None] = lambda: None  # the newest look at the VM

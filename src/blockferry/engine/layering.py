@@ -10,7 +10,7 @@ import posixpath
 import time
 from dataclasses import replace
 
-from blockferry.engine import footing, hanging, making
+from blockferry.engine import footing, hanging, making, reading
 from blockferry.engine.context import Context
 from blockferry.engine.observe import layer_print, same_path
 from blockferry.engine.points import point
@@ -102,7 +102,7 @@ def sync_base(context: Context, target: str, seen: Observation) -> None:
     """The base at the destination like the immutable one at the source, by comparing what is there already."""
     disk = context.plan.disk(target)
     record = _destination(context, disk, seen.record)
-    done = bring_in_step(context, disk, disk.source, disk.source_format, record.bandwidth)
+    done = bring_in_step(context, disk, disk.source, disk.source_format, record)
     point("base-synced")
     context.resynced[target] = done
     record = replace(record, synced={**record.synced, target: done})
@@ -139,7 +139,7 @@ def cold_copy(context: Context, target: str, seen: Observation) -> None:
     context.note(record)
     record = _destination(context, disk, record)
     point("cold-copying")
-    done = bring_in_step(context, disk, *source, record.bandwidth)
+    done = bring_in_step(context, disk, *source, record)
     context.resynced[target] = done
     making.note_cold(context, record, target, view.fingerprint)
 
@@ -202,7 +202,7 @@ def worth_going_on(context: Context, disk: DiskPlan, record: Record) -> bool:
     return syncing.problem(context.runner) is None and _unfit(context, disk) is None
 
 
-def bring_in_step(context: Context, disk: DiskPlan, source: str, source_format: str, bandwidth: int) -> Synced:
+def bring_in_step(context: Context, disk: DiskPlan, source: str, source_format: str, record: Record) -> Synced:
     """Compare and copy with progress; the figures, which also go into the story. Nobody writes to `source`."""
     point("syncing-base")
     began = time.monotonic()
@@ -213,7 +213,7 @@ def bring_in_step(context: Context, disk: DiskPlan, source: str, source_format: 
         source_format,
         disk.dest,
         disk.dest_format,
-        rate_limit=bandwidth or None,
+        speed=reading.speed(context, record),
         progress=lambda state: making.show_cold(context, disk, state.fraction),
         should_stop=context.should_stop,
     )

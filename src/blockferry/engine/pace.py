@@ -71,6 +71,11 @@ class Pacer:
         self._take()
         self.pace = Pace(limit_s)
 
+    def afresh(self, limit_s: float) -> None:
+        """Something else begins, beside which nobody knows yet what the guest can bear. What is reported goes on."""
+        self._take()
+        self.pace = Pace(limit_s) if self.pace is None else self.pace.afresh()
+
     def speed(self, now_s: float, copied: int, bandwidth: int) -> int:
         """The speed to set now, bytes/s for all disks together. `copied`: bytes that the copies have made in all."""
         assert self.pace is not None

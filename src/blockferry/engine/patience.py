@@ -32,9 +32,9 @@ class Patient:
     def uri(self) -> str:
         return self.inner.uri
 
-    def start(self, argv: Sequence[str]) -> Process:
+    def start(self, argv: Sequence[str], *, orders: bool = False) -> Process:
         """See Runner."""
-        return self.inner.start(argv)
+        return self.inner.start(argv, orders=orders)
 
     def converse(self, argv: Sequence[str]) -> subprocess.Popen[bytes]:
         """See Runner."""

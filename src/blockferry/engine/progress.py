@@ -51,7 +51,7 @@ def phase_of(action: act.Action, before: str) -> str:
 def progress(context: Context, seen: Observation, phase: str, note: str = "") -> Progress:
     """The move as it is now."""
     disks = tuple(_disk(context, seen, view.target) for view in seen.disks)
-    return Progress(phase, disks, time.time(), note, _pace(context) if phase == "copy" else "")
+    return Progress(phase, disks, time.time(), note, _pace(context) if phase in ("copy", "verify") else "")
 
 
 def _pace(context: Context) -> str:

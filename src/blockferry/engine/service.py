@@ -292,6 +292,7 @@ class Service:
                 should_stop=lambda: (
                     stop.is_set() or keeper.lost.is_set() or self.journal.read(summary.id).wanted is Wanted.CANCEL
                 ),
+                bandwidth=lambda: self.journal.read(summary.id).bandwidth,
                 stop=stop,
             )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import posixpath
 from dataclasses import replace
 
-from blockferry.engine import making
+from blockferry.engine import making, reading
 from blockferry.engine.context import Context
 from blockferry.engine.points import point
 from blockferry.errors import BlockferryError, HostCommandFailed
@@ -92,7 +92,7 @@ def verify(context: Context, target: str, seen: Observation) -> None:
             *_old_side(disk, seen.record),
             dest,
             disk.dest_format,
-            rate_limit=seen.record.bandwidth or None,
+            speed=reading.speed(context, seen.record),
             progress=show,
             should_stop=context.should_stop,
         )

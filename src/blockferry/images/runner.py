@@ -58,8 +58,11 @@ class Runner(Protocol):
         """
         ...
 
-    def start(self, argv: Sequence[str]) -> Process:
-        """Start `argv` and return at once; its standard input is empty."""
+    def start(self, argv: Sequence[str], *, orders: bool = False) -> Process:
+        """Start `argv` and return at once; its standard input is empty.
+
+        With `orders` its standard input is for `Process.order`, and it ends by itself at the end of that.
+        """
         ...
 
     def converse(self, argv: Sequence[str]) -> subprocess.Popen[bytes]:
@@ -93,9 +96,10 @@ class _Base:
                     return process.wait(timeout_s, check=check)
             return self._feed(argv, stdin, timeout_s, check)
 
-    def start(self, argv: Sequence[str]) -> Process:
+    def start(self, argv: Sequence[str], *, orders: bool = False) -> Process:
         """See Runner."""
-        return Process(argv, self._command(watched(argv), long=True), self._env, self.uri)
+        words = argv if orders else watched(argv)
+        return Process(argv, self._command(words, long=True), self._env, self.uri)
 
     def converse(self, argv: Sequence[str]) -> subprocess.Popen[bytes]:
         """See Runner."""

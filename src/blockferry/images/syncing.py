@@ -22,7 +22,11 @@ from blockferry.units import KiB
 BLOCK = 64 * KiB
 """Bytes that are compared as one; a qcow2 cluster, and QEMU's own granularity in a block copy."""
 
-_POLL_S = 0.2
+CHUNK, SMALL_CHUNK = 2048 * KiB, 256 * KiB
+"""Bytes that are read at once; small ones where somebody's latency counts."""
+
+_POLL_S = 0.1
+_WORTH_AN_ORDER = 0.03
 _PROGRAM = program("syncing_program")
 
 
@@ -60,6 +64,17 @@ def _never() -> bool:
     return False
 
 
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """How fast to read. `now` is asked many times a second, and gives bytes/s of the source, 0 for no limit."""
+
+    now: Callable[[Synced], int]
+    gently: bool = False  # in small pieces
+
+
+FULL_SPEED = Speed(lambda _: 0)
+
+
 def problem(runner: Runner) -> str | None:
     """Why images cannot be compared on this host; None when they can."""
     result = runner.run([PYTHON, "-I", "-c", "import nbd"], check=False, timeout_s=60)
@@ -86,7 +101,7 @@ def sync(
     dest: str,
     dest_format: str,
     *,
-    rate_limit: int | None = None,
+    speed: Speed = FULL_SPEED,
     write: bool = True,
     progress: Callable[[Synced], None] = _silent,
     should_stop: ShouldStop = _never,
@@ -95,8 +110,7 @@ def sync(
 
     Nobody may write to `source` meanwhile: a frozen base below an overlay, or the disk of a VM that is off; QEMU's
     image locks on both see to it. `dest` exists. May be stopped and repeated at any time: what is written stays, and
-    is flushed every 256 MiB. `rate_limit`: bytes per second of the source.
-    Raises Stopped, HostCommandFailed (its words say on which side).
+    is flushed every 256 MiB. Raises Stopped, HostCommandFailed (its words say on which side).
     """
     absolute(source, dest)
     wish = {
@@ -104,11 +118,10 @@ def sync(
         "source_format": source_format,
         "dest": dest,
         "dest_format": dest_format,
-        "rate": rate_limit or 0,
         "write": write,
         "block": BLOCK,
     }
-    state = _walk(runner, wish, progress, should_stop)
+    state = _walk(runner, wish, speed, progress, should_stop)
     if write:
         flush(runner, dest)
     return state
@@ -121,7 +134,7 @@ def compare(
     dest: str | Export,
     dest_format: str,
     *,
-    rate_limit: int | None = None,
+    speed: Speed = FULL_SPEED,
     progress: Callable[[Synced], None] = _silent,
     should_stop: ShouldStop = _never,
 ) -> Synced:
@@ -134,7 +147,6 @@ def compare(
         "source": source,
         "source_format": source_format,
         "dest_format": dest_format,
-        "rate": rate_limit or 0,
         "write": False,
         "block": 512,
     }
@@ -144,18 +156,28 @@ def compare(
     else:
         absolute(dest)
         wish["dest"] = dest
-    return _walk(runner, wish, progress, should_stop)
+    return _walk(runner, wish, speed, progress, should_stop)
 
 
 def _walk(
-    runner: Runner, wish: dict[str, object], progress: Callable[[Synced], None], should_stop: ShouldStop
+    runner: Runner,
+    wish: dict[str, object],
+    speed: Speed,
+    progress: Callable[[Synced], None],
+    should_stop: ShouldStop,
 ) -> Synced:
     state, done, rest = Synced(), False, b""
-    with runner.start([PYTHON, "-I", "-c", _PROGRAM, json.dumps(wish)]) as process:
+    rate = speed.now(state)
+    words = json.dumps({**wish, "rate": rate, "chunk": SMALL_CHUNK if speed.gently else CHUNK})
+    with runner.start([PYTHON, "-I", "-c", _PROGRAM, words], orders=True) as process:
         while (chunk := process.read(_POLL_S)) != b"":
             if should_stop():
                 process.terminate()
                 raise Stopped
+            wanted = speed.now(state)
+            if abs(wanted - rate) > _WORTH_AN_ORDER * rate:
+                rate = wanted
+                process.order(str(rate))
             *lines, rest = (rest + (chunk or b"")).split(b"\n")
             for line in lines:
                 found = json.loads(line)

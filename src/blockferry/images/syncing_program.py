@@ -4,15 +4,18 @@ This file is sent to the host's own python3 as it is (`images/syncing.py` does t
 blockferry, and needs libnbd's binding for Python there (Debian and Fedora: python3-libnbd). Data never leaves the host.
 
 argv[1] is JSON: source, source_format, dest, dest_format (absolute paths; with dest_socket, `dest` is the name of an
-export on that unix socket), rate (bytes/s of the source that are gone
-through, 0 for no limit), write (false: only tell what differs), block (bytes that are compared as one).
+export on that unix socket), rate (bytes/s that are read of the source, or written, 0 for no limit), chunk (bytes that
+are read at once), write (false: only tell what differs), block (bytes that are compared as one).
+Standard input is orders, a line each: another rate. At its end this ends: whoever wanted it is gone.
 Standard output is JSON, one object a line: progress, and at the end one with "done".
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,7 +23,6 @@ from typing import Any
 
 import nbd
 
-CHUNK = 2 * 1024 * 1024
 WINDOW = 1024 * 1024 * 1024  # asked for at once when it is asked what is allocated
 FLUSH_EVERY = 256 * 1024 * 1024  # of what was written: so much may have to be written once more after a crash
 SHOW_EVERY_S = 0.3
@@ -78,13 +80,50 @@ class Side:
         return bytes(self.handle.pread(length, offset))
 
 
+class Brake:
+    """Keeps to a rate that may change at any time. Bytes/s; 0 for none."""
+
+    def __init__(self, rate: int) -> None:
+        self.changed = threading.Condition()
+        self.rate = rate
+        self.done = self.since_bytes = 0
+        self.since = time.monotonic()
+
+    def set(self, rate: int) -> None:
+        with self.changed:
+            self.rate, self.since_bytes, self.since = rate, self.done, time.monotonic()
+            self.changed.notify()
+
+    def wait(self, done: int, most_s: float) -> bool:
+        """Wait until so many bytes may have been done, or for that long; whether there is more to wait for."""
+        with self.changed:
+            self.done = done
+            if not self.rate:
+                return False
+            ahead = (done - self.since_bytes) / self.rate - (time.monotonic() - self.since)
+            if ahead <= 0:
+                return False
+            self.changed.wait(min(ahead, most_s))
+            return True
+
+    def obey(self) -> None:
+        """Take orders, in a thread. Not by sys.stdin: Python would die of its lock at the end of the main one."""
+        rest = b""
+        while got := os.read(0, 4096):
+            *lines, rest = (rest + got).split(b"\n")
+            if lines:
+                self.set(int(lines[-1]))
+        os._exit(1)
+
+
 class Sync:
     """The walk from the first byte to the last."""
 
     def __init__(self, wish: dict[str, Any]) -> None:
         self.source = Side(wish["source"], wish["source_format"], writable=False)
         self.dest = Side(wish["dest"], wish["dest_format"], wish["write"], wish.get("dest_socket"))
-        self.rate, self.write, self.block = wish["rate"], wish["write"], wish["block"]
+        self.write, self.block, self.chunk = wish["write"], wish["block"], wish["chunk"]
+        self.brake = Brake(wish["rate"])
         self.size = self.source.size
         self.at = 0
         self.written = 0  # bytes of data
@@ -92,7 +131,6 @@ class Sync:
         self.differing = 0
         self.first: list[int] = []
         self.unflushed = 0
-        self.began = time.monotonic()
         self.shown = 0.0
         self.pool = ThreadPoolExecutor(4)
 
@@ -104,7 +142,7 @@ class Sync:
             dest_zero, dest_end = self.dest.zeros_until(offset)
             end = min(source_end, dest_end, self.size)
             if not (source_zero and dest_zero):
-                end = min(end, offset - offset % CHUNK + CHUNK)
+                end = min(end, offset - offset % self.chunk + self.chunk)
             yield offset, end - offset, source_zero, dest_zero
             offset = end
 
@@ -175,10 +213,8 @@ class Sync:
         self.at = at
         if time.monotonic() - self.shown >= SHOW_EVERY_S:
             self.show()
-        if self.rate:
-            ahead = max(self.source.read_bytes, self.written) / self.rate - (time.monotonic() - self.began)
-            if ahead > 0:
-                time.sleep(min(ahead, 1.0))
+        while self.brake.wait(max(self.source.read_bytes, self.written), SHOW_EVERY_S):
+            self.show()
 
     def show(self, done: bool = False) -> None:
         self.shown = time.monotonic()
@@ -199,6 +235,8 @@ class Sync:
 
 if __name__ == "__main__":
     try:
-        Sync(json.loads(sys.argv[1])).run()
+        sync = Sync(json.loads(sys.argv[1]))
+        threading.Thread(target=sync.brake.obey, daemon=True).start()
+        sync.run()
     except nbd.Error as error:
         sys.exit(f"{error}")

@@ -121,6 +121,10 @@ class Pace:
         words = f"at its least ({format_rate(speed)}): the guest's writes cannot be watched{why and f' ({why})'}"
         return replace(self, speed=speed, reason=words, recent=(), presumed=None)
 
+    def afresh(self) -> Pace:
+        """What the guest can bear is not known any more; how it has fared is."""
+        return Pace(self.limit_s, writes=self.writes, slow=self.slow)
+
     @property
     def within(self) -> float:
         """The share of the guest's writes that kept the limit."""
