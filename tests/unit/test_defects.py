@@ -26,7 +26,7 @@ from blockferry.model.defects import (
     starts_suspended,
 )
 from blockferry.model.facts import Facts
-from blockferry.model.finding import Severity
+from blockferry.model.finding import Finding, Severity
 from blockferry.model.inventory import Datastore, Disk, DiskSource, Image, PowerState, Vm
 from blockferry.model.plan import Plan
 from blockferry.model.request import Chain, Method, MoveRequest
@@ -137,9 +137,27 @@ def test_where_mirror_can_be_trusted(qemu: Version, synchronous: bool) -> None:
 
 
 def checked(
-    qemu: Version, method: Method = Method.AUTO, state: PowerState = PowerState.RUNNING, **disk: object
+    qemu: Version,
+    method: Method = Method.AUTO,
+    state: PowerState = PowerState.RUNNING,
+    running: Version | None = None,
+    **disk: object,
 ) -> tuple[dict[str, Severity], Plan | None]:
     """(id of each known defect told -> how, the plan) for a VM with one qcow2 disk."""
+    found, plan = looked_at(qemu, method, state, running, **disk)
+    told = {one.text.split(":")[0]: one.severity for one in found if one.code == "KNOWN_DEFECT"}
+    return told, plan
+
+
+def looked_at(
+    qemu: Version,
+    method: Method = Method.AUTO,
+    state: PowerState = PowerState.RUNNING,
+    running: Version | None = None,
+    problem: str = "",
+    **disk: object,
+) -> tuple[tuple[Finding, ...], Plan | None]:
+    """What the pre-check says. `qemu`: the installed one; `running`: the VM's own, `problem`: why it is not known."""
     source = DiskSource("file", "/old/web01/vda.qcow2", str(disk.pop("format", "qcow2")))
     one = Disk("vda", "disk", "virtio", source if state.active else None, source)
     one = dataclasses.replace(one, **disk)  # type: ignore[arg-type]
@@ -155,10 +173,10 @@ def checked(
         qemu=qemu,
         chains={"vda": (Image("/old/web01/vda.qcow2", source.format, GiB, GiB),)},
         available={"ssd": 50 * GiB},
+        running_qemu=running,
+        running_qemu_problem=problem,
     )
-    found, plan = precheck.precheck(MoveRequest("web01", "ssd", method=method, chain=Chain.FLATTEN), facts, "abcd")
-    told = {one.text.split(":")[0]: one.severity for one in found if one.code == "KNOWN_DEFECT"}
-    return told, plan
+    return precheck.precheck(MoveRequest("web01", "ssd", method=method, chain=Chain.FLATTEN), facts, "abcd")
 
 
 def test_the_lab_s_versions_move_by_mirror_without_a_word() -> None:
@@ -219,3 +237,67 @@ def test_what_cannot_be_avoided_is_told(qemu: Version, disk: dict[str, object], 
     told, plan = checked(qemu, **disk)  # type: ignore[arg-type]
     assert told[id] is Severity.WARNING
     assert plan is not None
+
+
+# ------------------------------------------------------------ a VM that runs has its own QEMU
+
+
+def test_defects_are_those_of_the_vm_s_own_qemu() -> None:
+    disk = {"bus": "sata"}
+    assert "CVE_2023_5088" in checked((8, 2, 5), running=(7, 2, 5), **disk)[0]  # type: ignore[arg-type]
+    assert "CVE_2023_5088" not in checked((7, 2, 5), running=(7, 2, 22), **disk)[0]  # type: ignore[arg-type]
+    told, plan = checked((6, 2, 0), running=(6, 1, 0))
+    assert told["QEMU_MIRROR_CONFLICT_CRASH"] is Severity.ERROR
+    assert plan is None
+
+
+def test_the_vm_s_own_qemu_decides_whether_mirror_can_be_trusted() -> None:
+    told, plan = checked((11, 0, 0), Method.MIRROR, running=(10, 1, 2))
+    assert told == {"QEMU_ACTIVE_MIRROR_ZEROES": Severity.ERROR}
+    assert plan is None
+    _, plan = checked((11, 0, 0), running=(10, 1, 2))
+    assert plan is not None
+    assert plan.background_only
+    told, plan = checked((10, 1, 2), Method.MIRROR, running=(10, 0, 3))
+    assert told == {}
+    assert plan is not None
+    assert plan.synchronous
+
+
+@pytest.mark.parametrize(
+    ("installed", "running", "suspended"),
+    [
+        ((7, 2, 22), (7, 2, 22), False),
+        ((11, 0, 0), (10, 0, 3), True),
+        ((8, 2, 0), (7, 2, 22), True),  # a VM that is powered off and started in the middle goes on in the installed
+        ((11, 0, 0), (7, 2, 22), False),
+    ],
+)
+def test_a_copy_starts_suspended_if_either_qemu_needs_it(installed: Version, running: Version, suspended: bool) -> None:
+    _, plan = checked(installed, running=running)
+    assert plan is not None
+    assert plan.disks[0].suspended_start is suspended
+    assert plan.disks[0].overlay_suspended_start is suspended
+
+
+def test_another_qemu_is_told_and_so_is_one_that_is_not_known() -> None:
+    def codes(**more: object) -> dict[str, Finding]:
+        return {one.code: one for one in looked_at((8, 2, 0), **more)[0]}  # type: ignore[arg-type]
+
+    assert not codes(running=(8, 2, 0)).keys() & {"OTHER_QEMU", "QEMU_UNKNOWN"}
+    assert not codes(state=PowerState.OFF).keys() & {"OTHER_QEMU", "QEMU_UNKNOWN"}
+    other = codes(running=(7, 2, 5))["OTHER_QEMU"]
+    assert other.severity is Severity.INFO
+    assert "web01 runs in QEMU 7.2.5" in other.text
+    unknown = codes(problem="no process")["QEMU_UNKNOWN"]
+    assert unknown.severity is Severity.WARNING
+    assert "(no process)" in unknown.text
+    assert "8.2.0" in unknown.text
+
+
+def test_neither_qemu_may_be_too_old() -> None:
+    for installed, running in (((5, 2, 0), (7, 2, 22)), ((7, 2, 22), (5, 2, 0))):
+        found, plan = looked_at(installed, running=running)
+        assert plan is None
+        (text,) = [one.text for one in found if one.code == "TOO_OLD"]
+        assert "5.2.0" in text

@@ -87,6 +87,22 @@ def test_replaced_and_unequal_versions() -> None:
     assert [one.text.split()[0] for one in checks if one.level is WARNING] == ["qemu-img", "web01"]
 
 
+def test_a_vm_s_own_qemu_has_its_own_defects() -> None:
+    found = Versions((9, 0, 0), (8, 2, 5))
+    own = {"web01": (7, 2, 5)}
+    checks = health.versions(found, (8, 2, 5), [vm(bus="sata")], ["web01"], own)
+    assert any("web01 still runs in QEMU 7.2.5, which" in one.text for one in checks if one.level is WARNING)
+    (line,) = [one for one in checks if one.text.startswith("CVE_2023_5088")]
+    assert line.level is WARNING
+    assert "7.2.5 in which web01 runs" in line.text
+    (line,) = [
+        one
+        for one in health.versions(Versions((9, 0, 0), (7, 2, 5)), None, [vm(bus="sata")], [], {"web01": (8, 2, 5)})
+        if one.text.startswith("CVE_2023_5088")
+    ]
+    assert line.level is OK
+
+
 @pytest.mark.parametrize(
     ("store", "place", "level", "words"),
     [

@@ -10,7 +10,7 @@ import click
 from blockferry import errors
 from blockferry.cli import explain, main
 from blockferry.cli.command import Command, Commands
-from blockferry.model.defects import DEFECTS, EVER, Defect, Version
+from blockferry.model.defects import DEFECTS, EVER, Defect, dotted
 from blockferry.model.finding import CATALOGUE, Severity
 
 NOTICE = "<!-- Written by `python -m blockferry.cli.docs`; do not edit. -->"
@@ -186,7 +186,9 @@ The versions are those of releases. A distribution's package may carry a fix tha
 was looked up it is said below, but what is done goes by the version all the same. Where a fix may have come to a
 stable branch and nobody has looked it up, the branch counts as affected.
 
-A running VM has the QEMU that it was started with: after an update, power-cycle it.
+A running VM has the QEMU that it was started with: `check`, `move` and `doctor` ask its own process, and go by that
+(finding [OTHER_QEMU](errors.md#other_qemu)); where it cannot be told, by the installed one, and say so. Copies are
+started suspended if either of the two needs it. After an update, power-cycle the VM.
 """
 
 
@@ -211,14 +213,10 @@ def affected(defect: Defect) -> str:
     """The affected versions in words."""
     words = []
     for span in defect.spans:
-        since = "" if span.since == EVER else f"from {version_text(span.since)} "
-        until = f"before {version_text(span.fixed)}" if span.fixed else "on, no fixed release known" if since else "all"
+        since = "" if span.since == EVER else f"from {dotted(span.since)} "
+        until = f"before {dotted(span.fixed)}" if span.fixed else "on, no fixed release known" if since else "all"
         words.append(since + until)
     return f"{defect.component.value} {'; '.join(words)}"
-
-
-def version_text(version: Version) -> str:
-    return ".".join(map(str, version))
 
 
 def _statuses() -> str:

@@ -17,7 +17,7 @@ from blockferry.engine.guard import Guard
 from blockferry.engine.site import Site
 from blockferry.errors import BlockferryError
 from blockferry.hypervisor import domains, pools
-from blockferry.images import files, qemuimg
+from blockferry.images import files, qemuimg, qemurun
 from blockferry.images.runner import LocalRunner, Runner
 from blockferry.journal import Journal
 from blockferry.model import health
@@ -88,27 +88,17 @@ def _access(runner: Runner) -> list[Check]:
 
 def _versions(site: Site, vms: list[Vm], reached: bool) -> list[Check]:
     libvirt, qemu = site.connection.versions()
-    image, outdated = None, []
+    image, programs = None, {}
     if reached:
         try:
             image = qemuimg.version(site.runner)
         except BlockferryError:
             image = None  # said by the tools' check
-        outdated = _outdated(site.runner, vms)
-    return health.versions(Versions(libvirt, qemu), image, vms, outdated)
-
-
-def _outdated(runner: Runner, vms: list[Vm]) -> list[str]:
-    """VMs whose QEMU is no longer the file that it was started from."""
-    found = []
-    for vm in vms:
-        if vm.state.active:
-            # The shell's words are ours; the VM's name is an argument.
-            script = 'pid=$(cat "/run/libvirt/qemu/$1.pid") && readlink "/proc/$pid/exe"'
-            result = runner.run(["sh", "-c", script, "sh", vm.name], check=False, timeout_s=30)
-            if result.status == 0 and result.text.strip().endswith(" (deleted)"):
-                found.append(vm.name)
-    return found
+        active = [vm for vm in vms if vm.state.active]
+        programs = {vm.name: qemurun.program_of(site.runner, site.uri, vm.name, vm.uuid) for vm in active}
+    outdated = [name for name, program in programs.items() if program.replaced]
+    running = {name: program.version for name, program in programs.items() if program.version is not None}
+    return health.versions(Versions(libvirt, qemu), image, vms, outdated, running)
 
 
 def _missing(runner: Runner) -> list[str]:

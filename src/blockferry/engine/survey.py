@@ -12,7 +12,7 @@ from blockferry.engine.proof import names_of
 from blockferry.engine.site import Site
 from blockferry.errors import BlockferryError, HostCommandFailed, HostUnreachable, ImageUnreadable
 from blockferry.hypervisor import domains, pools
-from blockferry.images import cloning, exporting, files, qemuimg, syncing, watching
+from blockferry.images import cloning, exporting, files, qemuimg, qemurun, syncing, watching
 from blockferry.images.runner import Runner
 from blockferry.model import cloning as clones
 from blockferry.model import exports, placement
@@ -94,6 +94,7 @@ def survey(
         runner.run(["true"], timeout_s=30)
     except (HostUnreachable, HostCommandFailed) as error:
         return Facts(connection.uri, vm, stores, libvirt, qemu, {}, access_problem=error.sentence)
+    program = qemurun.program_of(runner, site.uri, vm.name, vm.uuid) if vm.state.active else None
     chains: dict[str, tuple[Image, ...]] = {}
     problems: dict[str, str] = {}
     for disk in vm.disks:
@@ -148,6 +149,8 @@ def survey(
         storage=storage,
         storage_problem=storage_problem,
         suspended_start=suspended_start,
+        running_qemu=program.version if program else None,
+        running_qemu_problem=program.problem if program else "",
     )
 
 

@@ -1,29 +1,78 @@
-"""Which QEMU process a VM runs in, so exactly that it is not mistaken for a later one."""
+"""Which QEMU process a VM runs in, so exactly that it is not mistaken for a later one; and which QEMU that is."""
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from blockferry.errors import HostCommandFailed
 from blockferry.images.runner import Runner
 
 # A constant: data reaches it as positional arguments only. libvirt's pidfile: /run/libvirt/qemu/NAME.pid for the
 # system's instance, $XDG_RUNTIME_DIR/libvirt/qemu/run/NAME.pid for a user's.
-_LOOK = """\
+_FIND = """\
 if [ "$2" = session ]; then d="${XDG_RUNTIME_DIR:-/run/user/$(id -u)}/libvirt/qemu/run"; else d=/run/libvirt/qemu; fi
 pid=$(cat "$d/$1.pid") || exit 1
+"""
+_LOOK = f"""\
+{_FIND}\
 cat /proc/sys/kernel/random/boot_id
 cat "/proc/$pid/stat"
 tr '\\0' '\\n' <"/proc/$pid/cmdline"
 """
+# It answers although its file has been replaced or deleted since. We are root, and a QEMU out of which a guest has
+# broken may have become another program by now: only what is QEMU's by its name, and root's or our own file, is run,
+# and exactly what was looked at (descriptor 3).
+_ASK = f"""\
+{_FIND}\
+tr '\\0' '\\n' <"/proc/$pid/cmdline" | grep -qxF -e "$3" || {{ echo "process $pid is not the VM's" >&2; exit 1; }}
+exec 3<"/proc/$pid/exe" || exit 1
+program=$(readlink /proc/self/fd/3)
+echo "$program"
+case "${{program##*/}}" in *qemu* | kvm*) ;; *) echo "$program is not called QEMU" >&2; exit 1 ;; esac
+if [ -z "$(find -L /proc/self/fd/3 -maxdepth 0 '(' -uid 0 -o -uid "$(id -u)" ')' ! -perm /022)" ]; then
+  echo "$program could have been written by others than root" >&2
+  exit 1
+fi
+exec /proc/self/fd/3 --version
+"""
+_VERSION = re.compile(r"QEMU emulator version (\d+)\.(\d+)(?:\.(\d+))?")
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """The QEMU that a VM runs in. `version` None: it cannot be told, and `problem` says why."""
+
+    version: tuple[int, int, int] | None
+    replaced: bool = False  # its file has been replaced or deleted since the VM was started
+    problem: str = ""
 
 
 def run_of(runner: Runner, uri: str, name: str, uuid: str) -> str | None:
     """Boot id, process id and start time of the VM's QEMU; None if it has none or cannot be told from others."""
-    kind = "session" if urlsplit(uri).path.endswith("session") else "system"
-    result = runner.run(["sh", "-c", _LOOK, "sh", name, kind], check=False)
+    result = runner.run(["sh", "-c", _LOOK, "sh", name, _kind(uri)], check=False)
     lines = result.text.splitlines()
     if result.status != 0 or len(lines) < 3 or uuid not in lines[2:]:
         return None
     boot, stat = lines[0].strip(), lines[1]
     fields = stat.rpartition(")")[2].split()  # the name before may hold spaces and brackets (proc(5))
     return f"{boot}/{stat.split(' ', 1)[0]}/{fields[19]}"
+
+
+def program_of(runner: Runner, uri: str, name: str, uuid: str) -> Program:
+    """The QEMU of a VM that runs: not the installed one where that was updated since, or where it has its own."""
+    try:
+        result = runner.run(["sh", "-c", _ASK, "sh", name, _kind(uri), uuid], check=False, timeout_s=30)
+    except HostCommandFailed as error:
+        return Program(None, problem=error.sentence.rstrip("."))
+    path, _, said = result.text.partition("\n")
+    replaced = path.endswith(" (deleted)")
+    if (found := _VERSION.match(said)) is not None:
+        return Program((int(found[1]), int(found[2]), int(found[3] or 0)), replaced)
+    why = (result.stderr.strip().splitlines() or ["its program does not tell it"])[-1]
+    return Program(None, replaced, why)
+
+
+def _kind(uri: str) -> str:
+    return "session" if urlsplit(uri).path.endswith("session") else "system"

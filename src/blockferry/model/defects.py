@@ -17,6 +17,10 @@ Version = tuple[int, int, int]
 EVER: Version = (0, 0, 0)
 
 
+def dotted(version: Version) -> str:
+    return ".".join(map(str, version))
+
+
 class Component(enum.Enum):
     QEMU = "QEMU"
     LIBVIRT = "libvirt"
@@ -476,7 +480,7 @@ DEFECTS: tuple[Defect, ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Versions:
-    """What runs on a host."""
+    """What runs on a host, or what a VM runs in."""
 
     libvirt: Version
     qemu: Version

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from blockferry.model.defects import Version, Versions
 from blockferry.model.fencing import Storage
 from blockferry.model.inventory import Datastore, Image, Snapshot, Vm
 from blockferry.model.plan import NvramPlan
@@ -68,8 +69,8 @@ class Facts:
     uri: str
     vm: Vm
     datastores: tuple[Datastore, ...]
-    libvirt: tuple[int, int, int]
-    qemu: tuple[int, int, int]
+    libvirt: Version
+    qemu: Version  # the installed one
     chains: Mapping[str, tuple[Image, ...]]  # target -> backing chain, top first
     problems: Mapping[str, str] = field(default_factory=dict)  # target -> why there is no chain
     luks_headers: Mapping[str, int] = field(default_factory=dict)  # target of a raw LUKS image -> bytes of its header
@@ -97,6 +98,19 @@ class Facts:
     storage: Mapping[str, Storage] = field(default_factory=dict)  # destination datastore -> what it does when it hangs
     storage_problem: str | None = None  # why that could not be looked at
     suspended_start: bool | None = None  # insist, for tests and for QEMU versions we know better about
+
+    running_qemu: Version | None = None  # of the VM's own process; None: it is off, or that is not known
+    running_qemu_problem: str = ""  # why it is not known, a clause
+
+    @property
+    def versions(self) -> Versions:
+        """What the VM meets. It has the QEMU that it was started with; where that is not known, the installed one."""
+        return Versions(self.libvirt, self.running_qemu or self.qemu)
+
+    @property
+    def later_versions(self) -> Versions:
+        """What the VM meets once it has been powered off and started again, as may happen in the middle of a move."""
+        return Versions(self.libvirt, self.qemu)
 
     def datastore(self, name: str) -> Datastore | None:
         return next((store for store in self.datastores if store.name == name), None)

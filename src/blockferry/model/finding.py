@@ -240,7 +240,21 @@ CATALOGUE: dict[str, FindingKind] = {
             "libvirt 8.0 (January 2022) and QEMU 6.0 (April 2021) are the oldest that will do.",
         ),
         FindingKind(
-            "KNOWN_DEFECT", _W, "A defect of this host's QEMU or libvirt may meet this move",
+            "OTHER_QEMU", _I, "The VM runs in another QEMU than the installed one",
+            "A VM keeps the QEMU that it was started with. What is chosen by QEMU's version and its known defects goes "
+            "by that; copies are started suspended if either of the two needs it, as a VM that is powered off and "
+            "started again in the middle of a move goes on in the installed one.",
+            "After an update of QEMU: power-cycle the VM when it suits.",
+        ),
+        FindingKind(
+            "QEMU_UNKNOWN", _W, "Which QEMU the VM runs in cannot be told",
+            "Its process is asked on the host (/proc/PID/exe --version), as root, and only if the program is called "
+            "QEMU and is root's. What is chosen by QEMU's version goes by the installed one instead, which is wrong "
+            "if QEMU was updated since the VM was started, or the VM has its own.",
+            "Run as root. If QEMU was updated since, power-cycle the VM first.",
+        ),
+        FindingKind(
+            "KNOWN_DEFECT", _W, "A defect of the VM's QEMU or the host's libvirt may meet this move",
             "It can lose data, kill the VM or make it hang while we do what you ask. As an error: the move of the "
             "running "
             "VM is refused. docs/defects.md lists the defects that we know, with references.",

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from blockferry.model import defects
-from blockferry.model.defects import Case, Defect, Remedy, Version, Versions
+from blockferry.model.defects import Case, Defect, Remedy, Version, Versions, dotted
 from blockferry.model.inventory import Datastore, Vm
 from blockferry.model.vmcheck import OLDEST_LIBVIRT, OLDEST_QEMU, copy_case
 from blockferry.units import GiB, MiB, format_duration, format_size
@@ -98,33 +98,44 @@ class Leftovers:
     unsearched: tuple[str, ...] = ()  # where could not be looked
 
 
-def _dotted(version: Version) -> str:
-    return ".".join(map(str, version))
-
-
 # ------------------------------------------------------------ versions and defects
 
 
-def versions(found: Versions, qemu_img: Version | None, vms: Sequence[Vm], outdated: Iterable[str]) -> list[Check]:
-    """Floors, known defects, and VMs that still run a QEMU that has been replaced on disk."""
+def versions(
+    found: Versions,
+    qemu_img: Version | None,
+    vms: Sequence[Vm],
+    outdated: Iterable[str],
+    running: Mapping[str, Version] | None = None,
+) -> list[Check]:
+    """Floors, known defects, and VMs that still run a QEMU that has been replaced on disk.
+
+    `running`: VM -> version of the QEMU in which it runs, as far as that is known.
+    """
+    own = running or {}
     checks = []
     for name, version, floor in (("libvirt", found.libvirt, OLDEST_LIBVIRT), ("QEMU", found.qemu, OLDEST_QEMU)):
         if version < floor:
-            text = f"{name} is {_dotted(version)}; {_dotted(floor)} is the oldest that will do."
+            text = f"{name} is {dotted(version)}; {dotted(floor)} is the oldest that will do."
             checks.append(Check("versions", Level.ERROR, text, f"Update {name}."))
         else:
-            checks.append(Check("versions", Level.OK, f"{name} {_dotted(version)}."))
+            checks.append(Check("versions", Level.OK, f"{name} {dotted(version)}."))
     if qemu_img is not None and qemu_img[:2] != found.qemu[:2]:
-        text = f"qemu-img is {_dotted(qemu_img)}, QEMU is {_dotted(found.qemu)}."
+        text = f"qemu-img is {dotted(qemu_img)}, QEMU is {dotted(found.qemu)}."
         checks.append(Check("versions", Level.WARNING, text, "Update both together."))
     for vm in outdated:
-        text = (
-            f"{vm} still runs a QEMU that has been replaced on disk: what is said of versions here does not hold "
-            "for it."
-        )
+        text = f"{vm} still runs a QEMU that has been replaced on disk; which version it is cannot be told."
+        if vm in own:
+            text = f"{vm} still runs in QEMU {dotted(own[vm])}, which has been replaced on disk."
         checks.append(Check("versions", Level.WARNING, text, f"Power-cycle {vm}."))
-    cases = [(vm.name, case) for vm in vms for case in _cases(vm)]
-    checks.extend(_defect(defect, found, cases) for defect in defects.present(found))
+    mine = {vm.name: Versions(found.libvirt, own.get(vm.name, found.qemu)) for vm in vms}
+    for defect in defects.DEFECTS:
+        having = [vm for vm in vms if defect.affects(mine[vm.name].of(defect.component))]
+        if defect.affects(found.of(defect.component)):
+            checks.append(_defect(defect, dotted(found.of(defect.component)), having))
+        elif having:
+            names = ", ".join(f"{dotted(mine[vm.name].qemu)} in which {vm.name} runs" for vm in having)
+            checks.append(_defect(defect, names, having))
     return checks
 
 
@@ -136,12 +147,12 @@ def _cases(vm: Vm) -> list[Case]:
     ]
 
 
-def _defect(defect: Defect, found: Versions, cases: Sequence[tuple[str, Case]]) -> Check:
+def _defect(defect: Defect, version: str, having: Sequence[Vm]) -> Check:
     """A defect that we deal with is no reason to worry; one that we can only tell of is, if a VM can meet it."""
-    head = f"{defect.id} ({defect.component.value} {_dotted(found.of(defect.component))}): {defect.title}."
+    head = f"{defect.id} ({defect.component.value} {version}): {defect.title}."
     if defect.remedy not in (Remedy.TOLD, Remedy.REFUSED):
         return Check("defects", Level.OK, f"{head} {defect.instead}")
-    vms = list(dict.fromkeys(name for name, case in cases if defect.concerns(case)))
+    vms = [vm.name for vm in having if any(defect.concerns(case) for case in _cases(vm))]
     if not vms:
         return Check("defects", Level.OK, f"{head} No VM here can meet it.")
     some = ", ".join(vms[:5]) + (f" and {len(vms) - 5} more" if len(vms) > 5 else "")

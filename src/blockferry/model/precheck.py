@@ -10,7 +10,7 @@ from blockferry.model import cloning, defects, exports, fencing, network, placem
 from blockferry.model import method as methods
 from blockferry.model import resume as resuming
 from blockferry.model import trim as trimming
-from blockferry.model.defects import Defect, Versions
+from blockferry.model.defects import Defect
 from blockferry.model.facts import Facts
 from blockferry.model.finding import Finding, finding
 from blockferry.model.inventory import Datastore, Disk, Image, PowerState, datastore_of
@@ -54,8 +54,7 @@ def precheck(request: MoveRequest, facts: Facts, move: str) -> tuple[tuple[Findi
         draft.findings.append(
             finding("METHOD_CHAIN", f"{facts.vm.name} has a backing chain that is to be kept; mirror cannot do that.")
         )
-    versions = Versions(facts.libvirt, facts.qemu)
-    unsafe = defects.against_synchronous(versions)
+    unsafe = defects.against_synchronous(facts.versions)
     if keeps and request.if_not_converging is IfNotConverging.MIRROR:
         draft.findings.append(
             finding(
@@ -365,13 +364,19 @@ def _cannot_hold(facts: Facts, disk: Disk, top: Image, format: str, cluster_size
 def _suspended_start(
     facts: Facts, disk: Disk, source_format: str, dest_format: str, shallow: bool, modes: set[bool]
 ) -> bool:
-    """Whether the copy must be started in a suspension; or the way back, should a switch break in the middle."""
+    """Whether the copy must be started in a suspension; or the way back, should a switch break in the middle.
+
+    By the VM's own QEMU, and by that of its next start: a copy is begun anew when the VM is powered off and on.
+    """
     if facts.suspended_start is not None:
         return facts.suspended_start
     there = [vmcheck.copy_case(disk, source_format, synchronous, shallow) for synchronous in modes]
     back = vmcheck.copy_case(disk, dest_format, True, False)
-    versions = Versions(facts.libvirt, facts.qemu)
-    return any(defects.starts_suspended(versions, case) for case in (*there, back))
+    return any(
+        defects.starts_suspended(versions, case)
+        for versions in (facts.versions, facts.later_versions)
+        for case in (*there, back)
+    )
 
 
 def _layers(

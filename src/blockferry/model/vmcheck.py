@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from blockferry.model import defects, network
-from blockferry.model.defects import Case, Remedy, Versions
+from blockferry.model.defects import Case, Remedy, dotted
 from blockferry.model.facts import Facts
 from blockferry.model.finding import Finding, Severity, finding
 from blockferry.model.inventory import Datastore, Disk, Image, PowerState
@@ -20,17 +20,36 @@ OLDEST_QEMU = (6, 0, 0)
 
 def host_findings(facts: Facts) -> list[Finding]:
     found = []
-    for name, version, floor in (("libvirt", facts.libvirt, OLDEST_LIBVIRT), ("QEMU", facts.qemu, OLDEST_QEMU)):
+    sides = [
+        (f"libvirt on {facts.uri}", facts.libvirt, OLDEST_LIBVIRT),
+        (f"QEMU on {facts.uri}", facts.qemu, OLDEST_QEMU),
+    ]
+    if facts.running_qemu is not None and facts.running_qemu != facts.qemu:
+        sides.append((f"The QEMU in which {facts.vm.name} runs", facts.running_qemu, OLDEST_QEMU))
+    for name, version, floor in sides:
         if version < floor:
-            words = ".".join(map(str, version)), ".".join(map(str, floor))
-            found.append(
-                finding("TOO_OLD", f"{name} on {facts.uri} is {words[0]}; {words[1]} is the oldest that will do.")
-            )
+            text = f"{name} is {dotted(version)}; {dotted(floor)} is the oldest that will do."
+            found.append(finding("TOO_OLD", text))
+    found.extend(_running_qemu(facts))
     if facts.access_problem:
         found.append(finding("NO_ADMIN_ACCESS", facts.access_problem))
     if facts.compare_problem:
         found.append(finding("CANNOT_VERIFY", facts.compare_problem + "."))
     return found
+
+
+def _running_qemu(facts: Facts) -> list[Finding]:
+    """Where the VM's own QEMU is not the installed one, or is not known: by which one is decided."""
+    vm, installed = facts.vm.name, dotted(facts.qemu)
+    if facts.running_qemu_problem:
+        why = facts.running_qemu_problem
+        text = f"Which QEMU {vm} runs in cannot be told ({why}); taken for the installed {installed}."
+        return [finding("QEMU_UNKNOWN", text)]
+    if facts.running_qemu is None or facts.running_qemu == facts.qemu:
+        return []
+    own = dotted(facts.running_qemu)
+    text = f"{vm} runs in QEMU {own}, and {installed} is installed; what is decided goes by its own."
+    return [finding("OTHER_QEMU", text)]
 
 
 def copy_case(disk: Disk, source_format: str, synchronous: bool, shallow: bool, live: bool = True) -> Case:
@@ -48,23 +67,22 @@ def copy_case(disk: Disk, source_format: str, synchronous: bool, shallow: bool, 
 
 
 def defect_findings(facts: Facts, method: Method, targets: Sequence[str]) -> list[Finding]:
-    """Defects of the host that the copies of these disks can meet and that are not simply avoided."""
+    """Defects of the host, and of the VM's own QEMU, that these copies can meet and that are not simply avoided."""
     if not facts.vm.state.active:
         return []
-    versions = Versions(facts.libvirt, facts.qemu)
     found: dict[str, tuple[defects.Defect, list[str]]] = {}
     for target in targets:
         disk = facts.vm.disk(target)
         assert disk is not None
         case = copy_case(disk, disk.source.format if disk.source else "raw", method is Method.MIRROR, False)
-        for defect in defects.met(versions, case):
+        for defect in defects.met(facts.versions, case):
             if defect.remedy in (Remedy.REFUSED, Remedy.TOLD, Remedy.NO_SYNCHRONOUS):
                 found.setdefault(defect.id, (defect, []))[1].append(target)
     return [_defect_finding(facts, defect, disks) for defect, disks in found.values()]
 
 
 def _defect_finding(facts: Facts, defect: defects.Defect, targets: list[str]) -> Finding:
-    version = ".".join(map(str, Versions(facts.libvirt, facts.qemu).of(defect.component)))
+    version = dotted(facts.versions.of(defect.component))
     disks = ", ".join(targets)
     text = (
         f"{defect.id}: {defect.component.value} {version}: {defect.title} ({disks} of {facts.vm.name}). {defect.what}"
