@@ -144,7 +144,7 @@ def checked(
     **disk: object,
 ) -> tuple[dict[str, Severity], Plan | None]:
     """(id of each known defect told -> how, the plan) for a VM with one qcow2 disk."""
-    found, plan = looked_at(qemu, method, state, running, **disk)
+    found, plan = looked_at(qemu, method, state, running, **disk)  # type: ignore[arg-type]
     told = {one.text.split(":")[0]: one.severity for one in found if one.code == "KNOWN_DEFECT"}
     return told, plan
 

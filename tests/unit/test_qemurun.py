@@ -44,11 +44,14 @@ class Host:
             time.sleep(0.01)
         return uuid
 
+    def start_qemu(self, program: Path | str) -> str:
+        """A QEMU that waits for its configuration for ever: a copy of its program would not find its modules."""
+        pipe = self.directory / "config"
+        os.mkfifo(pipe)
+        return self.start(program, "-readconfig", str(pipe), "-uuid")
+
     def ask(self, uuid: str) -> Program:
         return program_of(self.runner, URI, "web01", uuid)
-
-
-QEMU_WORDS = ("-machine", "none", "-display", "none", "-nodefaults", "-S", "-uuid")
 
 
 @pytest.fixture
@@ -62,7 +65,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
 
 
 def test_a_running_qemu_tells_its_version(host: Host) -> None:
-    uuid = host.start(QEMU, *QEMU_WORDS)
+    uuid = host.start_qemu(QEMU)
     found = host.ask(uuid)
     assert found == Program(found.version)
     assert found.version is not None
@@ -73,7 +76,7 @@ def test_also_one_whose_file_is_gone(host: Host) -> None:
     copy = host.directory / "qemu-system-x86_64"
     shutil.copy(QEMU, copy)
     copy.chmod(0o755)
-    uuid = host.start(copy, *QEMU_WORDS)
+    uuid = host.start_qemu(copy)
     copy.unlink()
     found = host.ask(uuid)
     assert found.version is not None
@@ -85,7 +88,7 @@ def test_what_others_could_have_written_is_not_run(host: Host) -> None:
     copy = host.directory / "qemu-system-x86_64"
     shutil.copy(QEMU, copy)
     copy.chmod(0o775)
-    found = host.ask(host.start(copy, *QEMU_WORDS))
+    found = host.ask(host.start_qemu(copy))
     assert found.version is None
     assert "written by others" in found.problem
 
@@ -112,7 +115,7 @@ def test_a_program_that_does_not_tell(host: Host) -> None:
 
 
 def test_another_s_process_and_none(host: Host) -> None:
-    host.start(QEMU, *QEMU_WORDS)
+    host.start_qemu(QEMU)
     found = host.ask(str(uuid4()))
     assert found.version is None
     assert "is not the VM's" in found.problem
