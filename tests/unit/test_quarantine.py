@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from blockferry.cli import main
 from blockferry.cli.app import App
 from blockferry.model.inventory import Disk, DiskSource, PowerState, Vm
-from blockferry.model.plan import DiskPlan, HomeFile, HomePlan, Plan
+from blockferry.model.plan import DiskPlan, HomeFile, HomePlan, NvramPlan, Plan
 from blockferry.model.quarantine import (
     DiskLoss,
     DiskSwap,
@@ -22,6 +22,7 @@ from blockferry.model.quarantine import (
     KeptFile,
     Restore,
     Swap,
+    beside,
     done_already,
     swap,
 )
@@ -109,6 +110,26 @@ def test_back_with_all_disks() -> None:
     assert found.disks == tuple(
         DiskSwap(one, f"/new/web01/{one}.qcow2", "qcow2", f"/old/web01/{one}.raw", "raw") for one in TARGETS
     )
+
+
+def test_what_goes_back_with_the_disks_and_what_does_not() -> None:
+    nvram = NvramPlan("/old/web01/VARS.fd", "/new/web01/VARS.fd", 1)
+    iso = HomeFile("/old/web01/cd.iso", "/new/web01/cd.iso", "iso", 1, "sda")
+    plan = dataclasses.replace(a_plan(), nvram=nvram, home=HomePlan("ssd", "/new/web01", "/old/web01", files=(iso,)))
+    vm = a_vm({**dests(plan), "vdc": "/new/web01/vdc.qcow2"}, config_nvram=nvram.dest)
+    files = {**all_there(plan), nvram.source: PRINT, iso.source: PRINT}
+    kept = rows(*sources(plan).values(), nvram.source, iso.source)
+    said = beside(plan, vm, swap(plan, vm, kept, files))
+    assert said == (
+        f"The ISO of sda goes back as well: {iso.dest} -> {iso.source}.",
+        f"The UEFI variables go back as well: {nvram.dest} -> {nvram.source}.",
+        "vdc was not in that move and stays as it is, with all that is on it now: /new/web01/vdc.qcow2.",
+    )
+    said = beside(plan, vm, swap(plan, vm, rows(*sources(plan).values()), files))
+    assert said[0] == f"The UEFI variables stay as they are ({nvram.dest}): no others are kept of that move."
+    back = a_vm(sources(plan), config_nvram=nvram.source)
+    forth = swap(plan, back, rows(*dests(plan).values(), nvram.dest), {**files, nvram.dest: PRINT})
+    assert beside(plan, back, forth) == (f"The UEFI variables go back as well: {nvram.source} -> {nvram.dest}.",)
 
 
 def test_and_forward_again() -> None:
@@ -315,6 +336,9 @@ def test_purge_asks_and_proves(capsys: pytest.CaptureFixture[str]) -> None:
     assert service.log == []
     assert call(service, "quarantine", "purge", "--yes") == 0
     assert service.log == ["purge  now=False"]
+    stays = FakeService(kept=(kept_file("/c", expired=True, doubt="in use"),))
+    assert call(stays, "quarantine", "purge", "--yes") == 7, "a script has to see it"
+    capsys.readouterr()
     assert call(service, "quarantine", "purge", "--now", "/c", "--yes", "--json") == 7
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["purged"] == [
         {"path": "/c", "gone": False, "text": "/c stays"}
@@ -337,6 +361,12 @@ def test_restore_says_what_is_lost_and_asks(capsys: pytest.CaptureFixture[str]) 
         "c1",
     ):
         assert words in out
+    service.log.clear()
+    assert call(service, "quarantine", "restore", "web01", "--dry-run") == 0
+    assert "loses everything that it has written since 1970" in capsys.readouterr().out
+    assert call(service, "quarantine", "restore", "web01", "--dry-run", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["restorable"]["swap"]["move"] == "abcd"
+    assert service.log == ["restorable web01 None"] * 2, "nothing is touched"
     assert call(service, "quarantine", "restore", "web01", "--yes", "--json") == 0
     assert json.loads(capsys.readouterr().out)["restored"]["swap"]["move"] == "abcd"
     assert call(FakeService(), "quarantine", "restore", "web01", "--yes") == 4

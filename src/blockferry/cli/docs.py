@@ -50,6 +50,7 @@ epoch; `null` is what is not known. Fields may be added in any release; when one
 | `orphans --remove` | `removed` | `removed`: `path`, whether it is `gone`, and what was done (`text`) |
 | `quarantine list` | `quarantine` | `kept`: `kept` (the journal's row), `found`, `expired`, `altered`, `doubt` |
 | `quarantine purge` | `purged` | `purged`: `path`, `gone`, `text` |
+| `quarantine restore --dry-run` | `restorable` | `restorable`: as `restored`; `text`: what would be lost |
 | `quarantine restore` | `restored` | `restored`: `swap`, `since`, `losses`; `text`: what was done |
 | `cbt status` | `tracking` | `tracking`: `points` (`good`, and of each disk why not), `untrackable` |
 | `cbt enable`, `cbt point` | `point` | `id`, `created`, `disks`, `made` (false: there was a good one) |

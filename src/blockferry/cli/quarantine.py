@@ -90,7 +90,8 @@ def _state(one: KeptFile) -> Text:
 def purge(app: App, paths: tuple[str, ...], now: bool, yes: bool) -> None:
     """Remove what has expired, or what is named.
 
-    Each file only after the proof that nothing needs it; what cannot be proven stays, and the sentence says why.
+    Each file only after the proof that nothing needs it; what cannot be proven stays, and the sentence says why. If
+    anything that was to go has to stay, the exit status is 7.
     """
     if now and not paths:
         raise UsageError("--now needs the paths that are to go.", "`blockferry quarantine list` shows them.")
@@ -112,7 +113,7 @@ def purge(app: App, paths: tuple[str, ...], now: bool, yes: bool) -> None:
             app.out.line(text)
         if not done:
             app.out.line("Nothing has expired.")
-    if paths and not all(gone for _, gone, _ in done):
+    if not all(gone for _, gone, _ in done):
         raise click.exceptions.Exit(StillInUse.exit_status)
 
 
@@ -125,12 +126,16 @@ def _ask(app: App, chosen: Sequence[KeptFile]) -> None:
         raise Interrupted("Nothing was removed.")
 
 
-@quarantine.command(cls=Command, examples=("blockferry quarantine restore web01",))
+@quarantine.command(
+    cls=Command,
+    examples=("blockferry quarantine restore web01 --dry-run", "blockferry quarantine restore web01"),
+)
 @click.argument("what", metavar="VM|PATH")
 @click.option("--compare/--no-compare", default=None, help="Compare old and new images; without it only small ones.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done and what is lost by it; touch nothing.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @pass_app
-def restore(app: App, what: str, compare: bool | None, yes: bool) -> None:
+def restore(app: App, what: str, compare: bool | None, dry_run: bool, yes: bool) -> None:
     """Point a VM that is off back to its old disks.
 
     All disks of that move together, and the home's files. What was written since the switch is lost to the VM: it is
@@ -139,6 +144,13 @@ def restore(app: App, what: str, compare: bool | None, yes: bool) -> None:
     """
     service = app.service()
     agreed = service.restorable(what, compare)
+    if dry_run:
+        if app.json:
+            app.out.document("restorable", restorable=agreed, text=losses(agreed))
+            return
+        for line in losses(agreed):
+            app.out.line(line)
+        return
     if not yes:
         if not app.interactive:
             raise UsageError("There is no terminal to ask at.", "Add --yes to go back without a question.")

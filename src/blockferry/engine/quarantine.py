@@ -198,7 +198,7 @@ def restorable(site: Site, journal: Journal, what: str, compare: bool | None = N
                 first_difference=None if result is None else result.first_difference_offset,
             )
         )
-    notes = []
+    notes = list(model.beside(plan, vm, swap))
     if vm.checkpoints:
         names = ", ".join(vm.checkpoints)
         notes.append(f"The checkpoints {names} belong to the present disks: the next backup must be full.")

@@ -157,6 +157,24 @@ def swap(plan: Plan, vm: Vm, kept: Mapping[str, Kept], files: Mapping[str, Finge
     return Swap(vm.name, vm.uuid, plan.move, tuple(swaps), small, tuple(problems), back)
 
 
+def beside(plan: Plan, vm: Vm, found: Swap) -> tuple[str, ...]:
+    """What else goes back with the disks, and what does not: sentences."""
+    said = []
+    for file in plan.small_files:
+        now = file.dest if found.back else file.source
+        if now in found.files:
+            what = {"nvram": "The UEFI variables go", "iso": f"The ISO of {file.target} goes"}.get(file.role)
+            said.append(f"{what or 'A file of the home goes'} back as well: {now} -> {found.files[now]}.")
+    if vm.config_nvram is not None and vm.config_nvram not in found.files:
+        said.append(f"The UEFI variables stay as they are ({vm.config_nvram}): no others are kept of that move.")
+    mine = {disk.target for disk in plan.disks}
+    for disk in vm.disks:
+        if disk.device == "disk" and disk.target not in mine:
+            where = disk.config.description if disk.config else "nothing"
+            said.append(f"{disk.target} was not in that move and stays as it is, with all that is on it now: {where}.")
+    return tuple(said)
+
+
 def done_already(found: Swap, kept: Mapping[str, Kept]) -> bool:
     """Whether an earlier restore got so far that the configuration changed, and was killed before it noted that.
 
