@@ -320,8 +320,8 @@ DEFECTS: tuple[Defect, ...] = (
         touches="the end of a job on a disk that an iothread serves while the guest does I/O",
         remedy=Remedy.TOLD,
         instead="A copy that succeeds ends by the switch, in a suspension, when the guest sends no requests. One that "
-        "is cancelled or given up does not, nor do the commit of an overlay and a verification: suspend such a VM before "
-        "you cancel, and leave --verify out.",
+        "is cancelled or given up does not, nor do the commit of an overlay and a verification: suspend such a VM "
+        "before you cancel, and leave --verify out.",
         references=(
             _LIST + "20250530151125.955508-1-f.ebner@proxmox.com/",
             _COMMIT + "5bdbaebcce18fe6a627cafad2043ec08f3de5744",
