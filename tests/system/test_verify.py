@@ -204,6 +204,41 @@ def test_its_speed_is_changed_while_it_verifies(
     one.power_off()
 
 
+@pytest.mark.parametrize("left", ["nothing", "some", "nothing, and killed"])
+def test_the_destination_fills_up_while_it_verifies(
+    left: str, make_guest: MakeGuest, line: Line, stores: tuple[Datastore, ...], ssd: Datastore, old_san: Datastore
+) -> None:
+    """The guest's own disk is allocated in full and needs no room: for want of ours it must not stand still."""
+    one = voyage(make_guest, line, stores, [Disk("vda", old_san, "raw", size="96MiB", fill="64MiB")], start=True)
+    [source] = one.where.values()
+    process = line.start("move", one.name, "--to", "ssd", "--verify", "--provision", "thick", point="verifying:sleep=3")
+    move = line.wait_unfinished()
+    wait_until(lambda: line.record(move)["view"] == "held", "the view", timeout=120, report=line.stories, step=0.05)
+    line.must("speed", move, "16KiB/s")
+    one.guest.judge.stop()
+    one.write(rate=400, most_kib=16, random_percent=100)
+    killed = left == "nothing, and killed"
+    if killed:
+        process.kill()
+        line.end(process)
+    try:
+        ssd.fill(0 if left != "some" else 24 * 1024**2)
+        if killed:
+            wait_until(lambda: one.guest.state() == "paused", "the guest to run into it", timeout=120)
+            said = line.do("resume", move)
+        else:
+            said = line.end(process)
+        assert said.code == "NOT_VERIFIED", f"{said}\n{line.stories()}"
+        assert any("room" in row for row in line.story(move)), line.stories()
+        one.moved_all(ssd)
+        wait_until(lambda: one.guest.state() == "running", "the guest to run", timeout=30)
+        one.guest.judge.wait_writes(400)
+    finally:
+        ssd.unfill()
+    one.assert_well(source)
+    one.power_off()
+
+
 def test_cancelled_while_it_verifies(
     make_guest: MakeGuest, line: Line, stores: tuple[Datastore, ...], ssd: Datastore, old_san: Datastore
 ) -> None:

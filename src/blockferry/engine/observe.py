@@ -38,6 +38,7 @@ class Memory:
     pivot_failures: int = 0
     retry_at: float = 0.0  # monotonic seconds: not before is a switch tried again
     view_tried: bool = False
+    view_trouble: str = ""  # why the view has to be given up
     view_taken: bool = False  # and it was: known to be of the instant of the switch
     held: bool = False  # the VM is saved, by us
     holds_it: bool = False  # by this process, or is about to be
@@ -121,6 +122,7 @@ class Observer:
             pivot_failures=memory.pivot_failures,
             retry_s=max(0.0, memory.retry_at - now_s),
             view_tried=memory.view_tried,
+            view_trouble=memory.view_trouble,
             diverging=() if mirrored(self.plan, record) else self._diverging(disks, record, memory),
             outrun=self.folds(disks, memory, now_s),
             unflushed=unflushed,

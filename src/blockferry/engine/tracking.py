@@ -17,6 +17,7 @@ from dataclasses import replace
 
 from blockferry.engine import survey, verify
 from blockferry.engine.points import point
+from blockferry.engine.scratch import let_run
 from blockferry.engine.site import Site
 from blockferry.errors import (
     BlockferryError,
@@ -218,6 +219,7 @@ def _frozen(
     finally:
         if look.view_socket() == socket:
             look.end_view()
+            let_run(look)  # had what the view keeps found no room, QEMU would have stopped the VM
 
 
 def _read(site: Site, vm: Vm, origin: Point, now: Present, socket: str, target: str) -> DiskChanges:

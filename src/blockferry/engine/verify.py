@@ -13,8 +13,10 @@ from dataclasses import replace
 from blockferry.engine import making, reading
 from blockferry.engine.context import Context
 from blockferry.engine.points import point
+from blockferry.engine.scratch import Room, let_run
 from blockferry.errors import BlockferryError, HostCommandFailed
 from blockferry.images import files, qemuimg, syncing
+from blockferry.images.copying import Stopped
 from blockferry.images.runner import Runner
 from blockferry.model import action as act
 from blockferry.model import layers
@@ -72,6 +74,7 @@ def verify(context: Context, target: str, seen: Observation) -> None:
     plan = context.plan
     disk = plan.disk(target)
     live = seen.record.view is View.HELD and seen.state.active
+    room = Room(context)
     point("verifying")
     context.verifying[target] = syncing.Synced(size=disk.virtual_size)
     began = context.verify_began = context.now_s()
@@ -94,8 +97,13 @@ def verify(context: Context, target: str, seen: Observation) -> None:
             disk.dest_format,
             speed=reading.speed(context, seen.record),
             progress=show,
-            should_stop=context.should_stop,
+            should_stop=lambda: context.should_stop() or (live and room.lacks()),
         )
+    except Stopped:
+        if not room.trouble:
+            raise
+        context.memory.view_trouble = room.trouble
+        return
     except HostCommandFailed as error:
         why = error.stderr.strip() or error.sentence
         context.tell("warning", f"{target} could not be compared: {why}")
@@ -154,6 +162,8 @@ def end_view(context: Context, action: act.EndView, seen: Observation) -> None:
             files.remove_file(context.runner, scratch + making.MARKER)
     if record.view_socket:
         files.remove_file(context.runner, record.view_socket)  # QEMU takes it away itself, unless it was killed
+    if seen.state.active and seen.incarnation == record.view_of and let_run(context.control):
+        context.tell("warning", f"QEMU had stopped {plan.vm} for want of room for the frozen view; it runs again")
     point("view-ended")
     context.note(replace(record, view=View.ENDED))
 

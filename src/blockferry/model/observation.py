@@ -112,6 +112,7 @@ class Observation:
     pivot_failures: int = 0  # refused pivots since the VM was suspended
     retry_s: float = 0.0  # until a switch that could not be made is tried again: the guest has to get its work done
     view_tried: bool = False  # in this suspension it was tried to freeze a view of the new disks
+    view_trouble: str = ""  # why that view cannot be held on to
     diverging: tuple[Divergence, ...] = ()  # copies in the background that the guest outruns
     outrun: tuple[Divergence, ...] = ()  # overlays that grow faster than they are committed
     nvram: NvramView | None = None  # None: the plan moves none

@@ -70,6 +70,8 @@ def after_switch(plan: Plan, seen: Observation) -> act.Action | None:
         return act.EndView("the VM went off (or was started anew) before the comparison was over")
     if record.wanted is Wanted.CANCEL:
         return act.EndView("it was cancelled")
+    if seen.view_trouble:
+        return act.EndView(seen.view_trouble)
     return act.Verify(waiting[0])
 
 
