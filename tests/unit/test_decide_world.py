@@ -643,6 +643,26 @@ def test_the_source_of_a_copy_that_differs_is_kept() -> None:
     assert world.record.differences == {"vdb": (0,)}
 
 
+def test_a_view_that_finds_no_room_is_given_up() -> None:
+    world = World(a_plan(2, verify=True))
+    given_up = False
+    for _turn in range(LIMIT):
+        seen = world.see()
+        action = decide(world.plan, seen)
+        if isinstance(action, act.Verify) and action.target == "vdb":
+            action = decide(world.plan, replace(seen, view_trouble="no room"))
+            assert action == act.EndView("no room")
+            given_up = True
+        if isinstance(action, act.Done):
+            break
+        for step in world.steps(action, seen):
+            world.do(step)
+    assert given_up
+    assert action == act.Done(Outcome.MOVED)
+    assert world.record.unverified == {"vdb": "no room"}
+    assert "/a/b" in world.kept
+
+
 def test_a_cold_copy_that_differs_is_not_switched_to() -> None:
     world = World(a_plan(1, verify=True), state=PowerState.OFF)
     for _turn in range(LIMIT):
