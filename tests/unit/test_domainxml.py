@@ -79,5 +79,6 @@ def test_where_the_uefi_variables_are(os_: str, path: str | None) -> None:
         assert domainxml.parse(back).nvram == path
         assert "/b/vars" in domainxml.paths(moved)
     snapshot = f"<domainsnapshot>{xml}{xml.replace('domain>', 'inactiveDomain>')}</domainsnapshot>"
-    assert domainxml.paths(snapshot) == ({path} if path else set())
-    assert domainxml.paths(domainxml.rename(snapshot, {str(path): "/b/vars"})) == ({"/b/vars"} if path else set())
+    assert domainxml.paths(snapshot) - {"/t"} == ({path} if path else set())
+    renamed = domainxml.paths(domainxml.rename(snapshot, {str(path): "/b/vars"}))
+    assert renamed - {"/t"} == ({"/b/vars"} if path else set())

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from lxml import etree
 
+from blockferry.hypervisor import xmlpaths
 from blockferry.model import exports
 from blockferry.model.inventory import Disk, DiskSource, Mirror, Secret, Snapshot
 
@@ -185,12 +186,17 @@ def view_socket(xml: str) -> str | None:
 
 
 def paths(xml: str) -> set[str]:
-    """Every file and device that any `<source>` or `<nvram>` of an XML names, wherever it stands (snapshots hold
-    whole domains)."""
+    """Every file, directory and device that an XML names, wherever it stands (snapshots hold whole domains)."""
+    return set(names(xml))
+
+
+def names(xml: str) -> dict[str, xmlpaths.Role]:
+    """The same, each with what it is for; with the UEFI variables that libvirt names by itself."""
     root = etree.fromstring(xml.encode(), _PARSER)
-    sources = [source for source in root.iter("source") if source.getparent() is not None]
-    found = {str(path) for source in sources for path in (source.get("file"), source.get("dev")) if path}
-    return found | _nvrams(root)
+    found: dict[str, xmlpaths.Role] = {}
+    for name in xmlpaths.names(root):
+        found.setdefault(name.path, name.role)
+    return {**dict.fromkeys(_nvrams(root), xmlpaths.Role.NVRAM), **found}
 
 
 def _nvrams(root: etree._Element) -> set[str]:
@@ -227,13 +233,9 @@ def snapshot(xml: str) -> Snapshot:
 def rename(xml: str, names: Mapping[str, str]) -> str:
     """Any XML of libvirt's with these files elsewhere, wherever it names them: a snapshot holds whole domains."""
     root = etree.fromstring(xml.encode(), _PARSER)
-    for source in root.iter("source"):
-        for attribute in ("file", "dev"):
-            path = str(source.get(attribute, ""))
-            if path in names:
-                source.set(attribute, names[path])
     for domain in _domains(root):
         _point_nvram(domain, names)
+    xmlpaths.rename(root, names)
     return etree.tostring(root, encoding="unicode")
 
 
