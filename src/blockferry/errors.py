@@ -535,6 +535,24 @@ class MoveBusy(BlockferryError):
 
 
 @dataclass
+class OtherHost(BlockferryError):
+    """The move belongs to another host: it is only run, resumed or ended on the host on which it was planned.
+
+    A host is known by libvirt's UUID of it (`virsh capabilities` shows it), whatever URI it is reached by. Several
+    hosts may share one journal, and `qemu:///system` is another host on each of them. Nothing was touched.
+    """
+
+    code = "OTHER_HOST"
+    exit_status = 9
+    sentence_form = "Move {move} of {vm} belongs to {host}, and this is {here}. Nothing was touched."
+    hint_form = "Run it there, or name that host with --uri: `blockferry --uri qemu+ssh://HOST/system resume {move}`."
+    move: str
+    vm: str
+    host: str
+    here: str
+
+
+@dataclass
 class DestinationTaken(BlockferryError):
     """A move that is not over makes a file of the same name at the destination. Nothing was begun."""
 

@@ -33,6 +33,11 @@ STATE_STYLES = {
 FOLLOWS = "its UEFI variables follow once it has been powered off"
 
 
+def host(plan: Plan) -> str:
+    """The host of a move, by its name where it was noted."""
+    return f"{plan.host_name} ({plan.uri})" if plan.host_name else plan.uri
+
+
 def destination(plan: Plan) -> str:
     """The datastores that the disks go to, in the order of the disks."""
     return ", ".join(dict.fromkeys(disk.datastore for disk in plan.disks)) or (plan.home.datastore if plan.home else "")

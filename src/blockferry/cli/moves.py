@@ -26,8 +26,10 @@ def moves(app: App) -> None:
     if not summaries:
         app.err.line("No move is under way.")
         return
+    several = len({summary.plan.host or summary.plan.uri for summary in summaries}) > 1
     columns = (
         Column("ID"),
+        *([Column("HOST", fold=True)] if several else []),
         Column("VM", fold=True),
         Column("TO", fold=True),
         Column("STATE"),
@@ -37,7 +39,7 @@ def moves(app: App) -> None:
         Column("RATE", right=True),
         Column("LEFT", right=True),
     )
-    app.out.table(columns, [_running_row(summary) for summary in summaries])
+    app.out.table(columns, [_running_row(summary, several) for summary in summaries])
     for summary in summaries:
         if summary.parked is not None:
             app.err.note(f"{summary.id} stands still: {summary.parked}")
@@ -45,11 +47,12 @@ def moves(app: App) -> None:
             app.err.note(f"{summary.id} waits: {summary.plan.vm} was moved, {describe.FOLLOWS}")
 
 
-def _running_row(summary: MoveSummary) -> Sequence[Cell]:
+def _running_row(summary: MoveSummary, with_host: bool) -> Sequence[Cell]:
     progress = summary.progress
     left = progress.seconds_left
     return (
         summary.id,
+        *([describe.host(summary.plan)] if with_host else []),
         summary.plan.vm,
         describe.destination(summary.plan),
         _state(summary),
@@ -118,7 +121,7 @@ def show(app: App, move_id: str) -> None:
         return
     out = app.out
     out.line(Text.assemble((f"Move {summary.id} of {summary.plan.vm}: ", "bold"), _state(summary)))
-    pairs: list[tuple[str, Cell]] = [("host", summary.plan.uri), ("started", when(summary.created))]
+    pairs: list[tuple[str, Cell]] = [("host", describe.host(summary.plan)), ("started", when(summary.created))]
     if summary.finished is not None:
         pairs.append(("ended", when(summary.finished)))
     else:

@@ -23,6 +23,7 @@ from blockferry.journal import Journal
 from blockferry.model import health
 from blockferry.model.defects import Versions
 from blockferry.model.health import Check, Diagnosis, JournalState, Leftovers, Level, Place
+from blockferry.model.identity import may_be_here
 from blockferry.model.inventory import Datastore, Vm
 from blockferry.model.summary import MoveSummary
 
@@ -170,7 +171,8 @@ def _exposed(path: Path) -> bool:
 
 
 def _leftovers(site: Site, journal: Journal) -> list[Check]:
-    unfinished = journal.unfinished()
+    uri, host = site.connection.uri, site.connection.host_id()
+    unfinished = [one for one in journal.unfinished() if may_be_here(one.plan, uri, host)]
     now = time.time()
     found = orphan.find(site, journal)
     kept = [one for one in found.left if one.kind == "source"]

@@ -23,6 +23,7 @@ from blockferry.errors import (
     LeaseLost,
     LibvirtFailed,
     MoveParked,
+    OtherHost,
 )
 from blockferry.hypervisor.connection import Connection
 from blockferry.hypervisor.events import Watch
@@ -152,7 +153,7 @@ class Loop:
             return None
         except HostUnreachable as error:
             self._lost(error)
-        except (LeaseLost, JournalFailed, Interrupted, MoveParked, Waiting):
+        except (LeaseLost, JournalFailed, Interrupted, MoveParked, OtherHost, Waiting):
             raise
         except (BlockferryError, PointFailed) as error:
             if (

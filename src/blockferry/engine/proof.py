@@ -20,12 +20,17 @@ from blockferry.images.files import FileStat
 from blockferry.images.runner import Runner
 from blockferry.journal import Journal
 from blockferry.model.exports import is_export
+from blockferry.model.identity import may_be_here, same_host
 from blockferry.model.inventory import DiskSource, Vm
 from blockferry.model.plan import Plan
 from blockferry.model.quarantine import Fingerprint, Kept
 
 PATIENCE_S = 10.0
 """For how long somebody who only looks at a file (a listing, a backup's scan) is waited for."""
+
+
+_LOCAL = frozenset(("ext2/ext3", "xfs", "btrfs", "tmpfs", "zfs", "f2fs", "overlayfs", "jfs", "reiserfs", "ramfs"))
+"""File systems that only one host has mounted, as `stat -f` names them: a path there is no other host's file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +42,17 @@ class Claims:
 
     moves: Mapping[str, str] = field(default_factory=dict)
     kept: tuple[Kept, ...] = ()
+    elsewhere: Mapping[str, str] = field(default_factory=dict)  # as `moves`, of other hosts: counts on shared storage
 
 
 def claims(journal: Journal, uri: str, host: str, apart_from: str | None = None) -> Claims:
     """What this journal knows of a host. `apart_from`: a move whose own paths do not count."""
-    paths: dict[str, str] = {}
+    here: dict[str, str] = {}
+    elsewhere: dict[str, str] = {}
     for one in journal.unfinished():
         if one.id == apart_from:
-            continue  # others whatever their URI: two may lead to one host, and too much care costs nothing
+            continue
+        paths = here if may_be_here(one.plan, uri, host) else elsewhere
         if one.record.following:  # its disks are done with
             nvram = one.plan.nvram
             paths.update({posixpath.normpath(path): one.id for path in (nvram.source, nvram.dest)} if nvram else {})
@@ -52,7 +60,7 @@ def claims(journal: Journal, uri: str, host: str, apart_from: str | None = None)
         reused = [disk.reused for disk in one.plan.disks if disk.reused is not None]
         for path in (*changed_by(one.plan), *(path for layer in reused for path in layer.prints)):
             paths[posixpath.normpath(path)] = one.id
-    return Claims(paths, kept_here(journal, uri, host))
+    return Claims(here, kept_here(journal, uri, host), elsewhere)
 
 
 def changed_by(plan: Plan) -> list[str]:
@@ -75,7 +83,8 @@ def kept_here(journal: Journal, uri: str, host: str) -> tuple[Kept, ...]:
                 plan = journal.get(row.move).plan
             except MoveNotFound:
                 continue
-            if plan.uri != uri:
+            known = same_host(plan, uri, host)
+            if known is False or (known is None and plan.uri != uri):
                 continue
             formats = {disk.source: disk.source_format for disk in plan.disks}
             row = replace(row, host=host, format=row.format or formats.get(row.path))
@@ -116,6 +125,9 @@ def needed_by(
     move = said.moves.get(posixpath.normpath(path))
     if move is not None:
         return f"move {move}, which is not over, has to do with it"
+    move = said.elsewhere.get(posixpath.normpath(path))
+    if move is not None and files.filesystem_type(runner, path) not in _LOCAL:
+        return f"move {move} of another host, which is not over, has to do with it (or with a file of that path there)"
     holders = _holders(runner, path, format, patience_s, sure)
     if holders is not None:
         return holders

@@ -26,14 +26,18 @@ from blockferry.engine.pace import Pacer
 from blockferry.engine.site import Site
 from blockferry.errors import (
     BlockferryError,
+    HostUnreachable,
     MoveBusy,
     MoveCancelled,
     MoveFailed,
+    OtherHost,
     Refused,
+    VmNotFound,
 )
 from blockferry.hypervisor import domains, pools
+from blockferry.hypervisor.connection import Connection
 from blockferry.journal import Journal, Lease, LeaseKeeper, Owner
-from blockferry.model import firmware, precheck, space, verifying
+from blockferry.model import firmware, identity, precheck, space, verifying
 from blockferry.model.facts import Facts, Partial, Template
 from blockferry.model.finding import Severity
 from blockferry.model.health import Diagnosis
@@ -114,7 +118,9 @@ class Service:
 
     def vms(self) -> tuple[VmListing, ...]:
         stores = pools.datastores(self._site.connection)
-        moving = {one.plan.uuid: one.id for one in self.journal.unfinished()}
+        uri, host = self._site.connection.uri, self._site.connection.host_id()
+        under_way = [one for one in self.journal.unfinished() if identity.may_be_here(one.plan, uri, host)]
+        moving = {one.plan.uuid: one.id for one in under_way}
         listings = []
         for vm in domains.all_vms(self._site.connection):
             disks = []
@@ -202,7 +208,7 @@ class Service:
         facts = survey.survey(
             site,
             request,
-            self.journal.reservations(None),
+            self.journal.reservations(None, site.connection.uri, site.connection.host_id()),
             held,
             self.config.suspended_start,
             self._kept_copies(vm.uuid),
@@ -218,8 +224,9 @@ class Service:
     def _kept_copies(self, uuid: str) -> dict[str, Partial]:
         """Destination path -> the broken copy that the latest move of this VM left there."""
         found: dict[str, Partial] = {}
+        uri, host = self._site.connection.uri, self._site.connection.host_id()
         for one in reversed(self.journal.finished(RECENT)):
-            if one.plan.uuid == uuid and one.plan.uri == self._site.connection.uri:
+            if one.plan.uuid == uuid and identity.may_be_here(one.plan, uri, host):  # its marker is the proof
                 for disk in one.plan.disks:
                     if disk.dest in one.record.kept:
                         found[disk.dest] = Partial(one.id, disk.dest_format, disk.virtual_size, 0)
@@ -266,18 +273,19 @@ class Service:
         summary = self.journal.get(move_id)
         if summary.finished is not None:
             return self._verdict(summary)
+        site = self._site_of(summary)
         lease = self._claim(summary.id)
         self.journal.unpark(summary.id)
         tried = self.journal.read(summary.id)
         if tried.fold_attempts or tried.switch_attempts:  # by processes before: what hindered them may be put right
             self.journal.write(lease, replace(tried, fold_attempts=0, switch_attempts=0))
         plan = summary.plan
-        site = self._site if plan.uri == self._site.connection.uri else Site(plan.uri)
+        site.expect(lambda connection: self._see(summary, connection, asked=True))
         live = (plan.was.active and not summary.record.following) or firmware.still_now(plan, summary.record)
         with (
             contextlib.ExitStack() as stack,
             LeaseKeeper(self.journal, lease) as keeper,
-            Guard(plan.uri, plan.uuid, plan.vm, start=live) as guard,
+            Guard(site.uri, plan.uuid, plan.vm, start=live) as guard,
         ):
             context = Context(
                 plan=plan,
@@ -286,7 +294,7 @@ class Service:
                 note=lambda record: self.journal.write(lease, record),
                 tell=lambda kind, text: self.journal.event(summary.id, kind, text),
                 keep=lambda *words, **more: self.journal.add_kept(quarantine.row(site, plan, *words, **more)),
-                claims=lambda: proof.claims(self.journal, plan.uri, site.connection.host_id(), plan.move),
+                claims=lambda: proof.claims(self.journal, site.uri, site.connection.host_id(), plan.move),
                 journal=self.journal.identity(),
                 check=keeper.check,
                 should_stop=lambda: (
@@ -328,8 +336,8 @@ class Service:
                     loop.run()
             finally:
                 _release_quietly(self.journal, lease)
-                if site is not self._site:
-                    site.close()
+                site.expect(None)
+                self._done_with(site)
         done = self.journal.get(summary.id)
         on_progress(done)
         return self._verdict(done)
@@ -358,7 +366,9 @@ class Service:
     def spawn(self, move_id: str) -> None:
         """A process of its own runs the move; it outlives this one and its terminal."""
         summary = self.journal.get(move_id)
-        argv = [sys.executable, "-m", "blockferry", "--uri", summary.plan.uri, "--journal", self.config.journal]
+        site = self._site_of(summary)
+        self._done_with(site)
+        argv = [sys.executable, "-m", "blockferry", "--uri", site.uri, "--journal", self.config.journal]
         subprocess.Popen(
             [*argv, "run-move", summary.id],
             stdin=subprocess.DEVNULL,
@@ -381,6 +391,8 @@ class Service:
     def cancel(self, move: str) -> MoveSummary:
         summary = self.journal.get(move)
         if summary.finished is None:
+            if not summary.owner_alive:
+                self._done_with(self._site_of(summary))  # somebody has to run it for that, here
             self.journal.want(summary.id, Wanted.CANCEL)
             self.journal.event(summary.id, "user", f"{_user()} asked to cancel")
         return self.journal.get(summary.id)
@@ -397,15 +409,68 @@ class Service:
         return tuple(
             one
             for one in self.journal.unfinished()
-            if not one.owner_alive and one.parked is None and not self._just_planned(one) and self._due(one)
+            if not one.owner_alive and one.parked is None and not self._just_planned(one) and self._ours(one)
         )
+
+    # ------------------------------------------------------------ whose host it is
+
+    def _ours(self, one: MoveSummary) -> bool:
+        """Whether a move that nobody runs is to be taken up here: it is of this host, and there is something to do."""
+        try:
+            self._see(one, self._site.connection)
+        except OtherHost:
+            return False
+        except BlockferryError:  # libvirt does not answer: whoever runs it waits for it, and asks then
+            if self.journal.path is None or one.plan.uri != self.uri:
+                return False
+        return self._due(one)
+
+    def _see(self, one: MoveSummary, connection: Connection, *, asked: bool = False) -> None:
+        """Raise OtherHost unless the move belongs to the host behind this connection; HostUnreachable."""
+        plan = one.plan
+        here = identity.HostId(connection.uri, connection.host_id(), connection.hostname())
+        if identity.same_host(plan, here.uri, here.uuid):
+            return
+        trace = identity.VmTrace()
+        with contextlib.suppress(VmNotFound):
+            vm = domains.vm(connection, plan.uuid)
+            trace = identity.VmTrace(vm.uuid == plan.uuid, vm.mark, vm.mark_journal)
+        local = self.journal.path is not None
+        if not identity.belongs(plan, here, trace, self.journal.identity(), local_journal=local, asked=asked):
+            raise OtherHost(plan.move, plan.vm, identity.where(plan), str(here))
+
+    def _site_of(self, one: MoveSummary) -> Site:
+        """The host of a move: this one, by whatever URI, or the one that its own URI leads to. Raises OtherHost.
+
+        A host that does not answer is not asked; whoever runs the move asks before the first look (Site.expect).
+        """
+        own = self._site
+        try:
+            self._see(one, own.connection, asked=True)
+        except OtherHost:
+            if one.plan.uri == own.uri:
+                raise
+        except HostUnreachable:
+            if one.plan.uri == own.uri:
+                return own
+        else:
+            return own
+        other = Site(one.plan.uri)
+        try:
+            self._see(one, other.connection)
+        except BaseException:
+            other.close()
+            raise
+        return other
+
+    def _done_with(self, site: Site) -> None:
+        if site is not self._site:
+            site.close()
 
     def _due(self, one: MoveSummary) -> bool:
         """Whether there is something to do: a move that waits for a power-off has to be told of it by somebody."""
         if one.state != "waiting" or one.record.wanted is Wanted.CANCEL:
             return True
-        if one.plan.uri != self.uri:
-            return False
         try:
             view = self._site.control(one.plan.uuid, one.plan.vm).look(())
         except BlockferryError:
@@ -422,9 +487,14 @@ class Service:
         """The ids of the moves to run again: the one named, or all that nobody runs and that are not parked."""
         if move is not None:
             summary = self.journal.get(move)
-            return () if summary.finished is not None else (summary.id,)
+            if summary.finished is not None:
+                return ()
+            self._done_with(self._site_of(summary))
+            return (summary.id,)
         return tuple(
-            one.id for one in self.journal.unfinished() if not one.owner_alive and one.parked is None and self._due(one)
+            one.id
+            for one in self.journal.unfinished()
+            if not one.owner_alive and one.parked is None and self._ours(one)
         )
 
     # ------------------------------------------------------------ leftovers

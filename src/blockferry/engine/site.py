@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 from blockferry.hypervisor.connection import Connection
 from blockferry.hypervisor.control import Control
@@ -18,6 +19,7 @@ class Site:
         self.runner: Runner = runner_for(uri)
         self._connection: Connection | None = None
         self._lock = threading.Lock()
+        self._see: Callable[[Connection], None] | None = None
 
     @property
     def connection(self) -> Connection:
@@ -26,8 +28,26 @@ class Site:
             if self._connection is None or not self._connection.alive:
                 if self._connection is not None:
                     self._connection.close()
-                self._connection = Connection(self.uri)
+                    self._connection = None
+                made = Connection(self.uri)
+                try:
+                    if self._see is not None:
+                        self._see(made)
+                except BaseException:
+                    made.close()
+                    raise
+                self._connection = made
             return self._connection
+
+    def expect(self, see: Callable[[Connection], None] | None) -> None:
+        """Have `see` look at the connection, and at every later one before it is used; what it raises is raised.
+
+        A URI may lead to another host from one moment to the next.
+        """
+        self._see = see
+        with self._lock:
+            if see is not None and self._connection is not None and self._connection.alive:
+                see(self._connection)
 
     def control(self, uuid: str, name: str) -> Control:
         return Control(self.connection, uuid, name)

@@ -121,6 +121,8 @@ def survey(
     storage, storage_problem = _storage(runner, vm, wanted, request)
     return Facts(
         uri=connection.uri,
+        host=connection.host_id(),
+        host_name=connection.hostname(),
         vm=vm,
         datastores=stores,
         libvirt=libvirt,

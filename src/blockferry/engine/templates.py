@@ -16,6 +16,7 @@ from blockferry.images import copying, files, qemuimg, users
 from blockferry.images.runner import Runner
 from blockferry.journal import Journal
 from blockferry.model.facts import Template
+from blockferry.model.identity import may_be_here, same_host
 from blockferry.model.inventory import Image, Vm
 from blockferry.units import format_size
 
@@ -58,11 +59,11 @@ def known(journal: Journal, uri: str, host: str, recent: int) -> Known:
     compared = set()
     busy = {row.path: "it is in quarantine" for row in proof.kept_here(journal, uri, host)}
     for one in journal.unfinished():
-        if not one.record.following:
+        if not one.record.following and may_be_here(one.plan, uri, host):
             why = f"move {one.id} of {one.plan.vm}, which is not over, has to do with it"
             busy.update(dict.fromkeys(proof.changed_by(one.plan), why))
     for one in (*journal.finished(recent), *journal.unfinished()):
-        if one.plan.uri == uri:
+        if same_host(one.plan, uri, host):  # of an unknown host: then they are compared anew
             for disk in one.plan.disks:
                 if disk.reused is not None:
                     compared.add(_pair(disk.reused.prints, disk.reused.source_prints))

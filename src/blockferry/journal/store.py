@@ -18,6 +18,7 @@ from blockferry.journal.database import Database, clock, one_at_a_time
 from blockferry.journal.lease import TTL_S, Lease
 from blockferry.journal.owner import Owner
 from blockferry.journal.schema import VERSION, events, identity, kept, moves
+from blockferry.model.identity import may_be_here, may_share_host
 from blockferry.model.plan import Plan
 from blockferry.model.quarantine import Kept
 from blockferry.model.record import Record, Wanted
@@ -30,7 +31,7 @@ def _free(connection: sa.Connection, plan: Plan, journal: str) -> None:
     others = sa.select(moves.c.id, moves.c.plan).where(moves.c.finished.is_(None), moves.c.vm_uuid != plan.uuid)
     for row in connection.execute(others):
         other = codec.plan(row, journal)
-        if other.uri == plan.uri and (same := plan.made & other.made):
+        if may_share_host(other, plan) and (same := plan.made & other.made):
             raise DestinationTaken(plan.vm, min(same), other.move, other.vm)
 
 
@@ -58,6 +59,11 @@ class Journal:
 
     def close(self) -> None:
         self._db.close()
+
+    @property
+    def path(self) -> Path | None:
+        """Its file, where it is one of this machine: a database server may serve many machines."""
+        return self._db.path
 
     def inspect(self) -> Inspection:
         """Whether it is sound and can be written, and how its clock goes. Nothing is changed."""
@@ -141,14 +147,16 @@ class Journal:
             rows = connection.execute(query.add_columns(clock(connection).label("now"))).all()
         return tuple(codec.summary(row, self.name) for row in rows)
 
-    def reservations(self, exclude: str | None = None) -> dict[str, int]:
+    def reservations(self, exclude: str | None = None, uri: str = "", host: str = "") -> dict[str, int]:
         """Datastore -> bytes that unfinished moves have yet to write there, at most.
+
+        With `uri` and `host` (libvirt's UUID) only moves of that host count, and those of which that is not known.
 
         What was copied again because the guest changed it takes no room twice.
         """
         found: dict[str, int] = {}
         for one in self.unfinished():
-            if one.id == exclude or one.record.following:
+            if one.id == exclude or one.record.following or not may_be_here(one.plan, uri, host):
                 continue
             written = {disk.target: max(0, disk.done - disk.changed) for disk in one.progress.disks}
             for disk in one.plan.disks:

@@ -99,6 +99,8 @@ class Facts:
     storage_problem: str | None = None  # why that could not be looked at
     suspended_start: bool | None = None  # insist, for tests and for QEMU versions we know better about
 
+    host: str = ""  # libvirt's UUID of the host
+    host_name: str = ""
     running_qemu: Version | None = None  # of the VM's own process; None: it is off, or that is not known
     running_qemu_problem: str = ""  # why it is not known, a clause
 

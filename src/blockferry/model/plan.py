@@ -11,12 +11,14 @@ from blockferry.model.fencing import Fencing
 from blockferry.model.inventory import PowerState, Secret
 from blockferry.model.request import COPY_BUFFER, Chain, Contract, IfNotConverging, Method, OnBreak, SourcePolicy
 
-PLAN_VERSION = 4
+PLAN_VERSION = 5
 """2: UEFI variables apart from the home's files, files copied as they are; an older blockferry would lose them.
 
 3: a VM may be held in a saved state for its UEFI variables; an older blockferry would leave it there.
 
-4: layers may be reused; an older blockferry would not see that such an image was written to before the switch."""
+4: layers may be reused; an older blockferry would not see that such an image was written to before the switch.
+
+5: a move belongs to the host of its UUID; an older blockferry would take it up on any host with the same URI."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +208,8 @@ class Plan:
     vtpm: str | None = None  # where the host keeps the state of the VM's TPM; it stays there
     buffer: int = COPY_BUFFER  # bytes that QEMU copies in one go
     trim: bool = False  # the guest gives back what it does not use before the first disk is copied, and once more after
+    host: str = ""  # libvirt's UUID of the host; "": planned by an older version
+    host_name: str = ""  # its name then, for people
 
     def disk(self, target: str) -> DiskPlan:
         return next(disk for disk in self.disks if disk.target == target)

@@ -113,6 +113,8 @@ def precheck(request: MoveRequest, facts: Facts, move: str) -> tuple[tuple[Findi
     plan = Plan(
         move=move,
         uri=facts.uri,
+        host=facts.host,
+        host_name=facts.host_name,
         vm=facts.vm.name,
         uuid=facts.vm.uuid,
         method=method,

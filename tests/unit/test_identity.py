@@ -1,0 +1,93 @@
+"""Which host a move belongs to: by libvirt's UUID of the host, never by a URI that every machine has."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from journal_support import disk_plan, make_plan
+
+from blockferry.errors import DestinationTaken
+from blockferry.journal import Journal
+from blockferry.model.identity import HostId, VmTrace, belongs, may_be_here, same_host
+from blockferry.model.plan import Plan
+from blockferry.model.record import Record
+
+pytest_plugins = ("journal_plugin",)
+
+LOCAL, REMOTE = "qemu:///system", "qemu+ssh://kvm2/system"
+MARKED = VmTrace(True, "m1", "the-journal")
+
+
+def plan(uri: str = LOCAL, host: str = "", name: str = "") -> Plan:
+    return replace(make_plan("m1"), uri=uri, host=host, host_name=name)
+
+
+@pytest.mark.parametrize(
+    ("planned", "uri", "uuid", "answer"),
+    [
+        (plan(LOCAL, "A"), LOCAL, "A", True),
+        (plan(LOCAL, "A"), REMOTE, "A", True),
+        (plan(LOCAL, "A"), LOCAL, "B", False),
+        (plan(REMOTE, "A"), REMOTE, "B", False),
+        (plan(LOCAL), LOCAL, "A", None),
+        (plan("qemu+unix:///system?socket=/x"), "qemu+unix:///system?socket=/x", "A", None),
+        (plan(REMOTE), REMOTE, "A", True),
+        (plan(REMOTE), LOCAL, "A", None),
+        (plan(LOCAL, "A"), LOCAL, "", None),
+    ],
+)
+def test_the_uuid_decides_and_a_local_uri_proves_nothing(
+    planned: Plan, uri: str, uuid: str, answer: bool | None
+) -> None:
+    assert same_host(planned, uri, uuid) is answer
+    assert may_be_here(planned, uri, uuid) is (answer is not False)
+
+
+@pytest.mark.parametrize(
+    ("planned", "here", "trace", "local_journal", "asked", "answer"),
+    [
+        # Another host with the same URI: never, though its VM has the same UUID, and even the same mark.
+        (plan(LOCAL, "A", "kvm1"), HostId(LOCAL, "B", "kvm2"), VmTrace(), True, True, False),
+        (plan(LOCAL, "A", "kvm1"), HostId(LOCAL, "B", "kvm2"), VmTrace(True), True, True, False),
+        (plan(LOCAL, "A", "kvm1"), HostId(LOCAL, "B", "kvm2"), MARKED, False, True, False),
+        # A host whose UUID libvirt makes up anew at each start: its name, URI and our mark on the VM are the proof.
+        (plan(LOCAL, "A", "kvm1"), HostId(LOCAL, "B", "kvm1"), MARKED, False, False, True),
+        (plan(LOCAL, "A", "kvm1"), HostId(LOCAL, "B", "kvm1"), VmTrace(True), False, True, False),
+        # A plan without a UUID, in a journal that several machines may share.
+        (plan(), HostId(LOCAL, "B"), VmTrace(), False, True, False),
+        (plan(), HostId(LOCAL, "B"), VmTrace(True), False, False, False),
+        (plan(), HostId(LOCAL, "B"), VmTrace(True, "m1", "another-journal"), False, False, False),
+        (plan(), HostId(LOCAL, "B"), VmTrace(True), False, True, True),
+        (plan(), HostId(LOCAL, "B"), MARKED, False, False, True),
+        # The same in a file of this machine: the URI meant this machine.
+        (plan(), HostId(LOCAL, "B"), VmTrace(), True, False, True),
+        (plan(), HostId(REMOTE, "B"), VmTrace(), True, False, False),
+    ],
+)
+def test_a_move_is_taken_up_only_where_it_was_planned(
+    planned: Plan, here: HostId, trace: VmTrace, local_journal: bool, asked: bool, answer: bool
+) -> None:
+    found = belongs(planned, here, trace, "the-journal", local_journal=local_journal, asked=asked)
+    assert found is answer
+
+
+def test_space_of_another_host_is_not_counted_and_that_of_an_unknown_one_is(journal: Journal) -> None:
+    for number, host in enumerate(("A", "B", "")):
+        one = replace(make_plan(f"m{number}", disks=(disk_plan(allocation=1000),)), host=host)
+        disk = replace(one.disks[0], dest=f"/ssd/{number}.raw", allocation=1000 * (number + 1))
+        journal.add(replace(one, disks=(disk,)), Record(), "{}", "admin")
+    everything = journal.reservations(None)["ssd"]
+    here = journal.reservations(None, LOCAL, "A")["ssd"]
+    there = journal.reservations(None, LOCAL, "B")["ssd"]
+    assert there - here == 1000  # 2000 + 3000 against 1000 + 3000
+    assert here < everything > there
+
+
+def test_the_same_path_on_another_host_is_another_file(journal: Journal) -> None:
+    journal.add(replace(make_plan("m1", disks=(disk_plan(),)), host="A"), Record(), "{}", "admin")
+    journal.add(replace(make_plan("m2", disks=(disk_plan(),)), host="B"), Record(), "{}", "admin")
+    with pytest.raises(DestinationTaken):  # two URIs to one host are one host
+        journal.add(replace(make_plan("m3", disks=(disk_plan(),)), host="A", uri=REMOTE), Record(), "{}", "admin")
+    with pytest.raises(DestinationTaken):  # of an older version: it may be the same host
+        journal.add(make_plan("m4", disks=(disk_plan(),)), Record(), "{}", "admin")
