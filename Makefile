@@ -2,7 +2,7 @@
 PYTHON = .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint check test lab lab-down demo bench bench-methods faults docs clean
+.PHONY: help setup lint check test lab lab-down demo bench bench-methods faults zoo docs clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -14,7 +14,7 @@ lint: setup ## style, types, layers
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
-	$(PYTHON) -m mypy lab bench faults tools tests
+	$(PYTHON) -m mypy lab bench faults zoo tools tests
 	.venv/bin/lint-imports
 
 check: lint ## lint and unit tests: no root needed once set up, under 30 s
@@ -47,6 +47,9 @@ bench: setup ## side by side with virsh, qemu-img and dd (as root; BENCH="--quic
 
 faults: setup ## every fault on purpose, judged; 1,000 kills, some 7 hours, in four parts at once 2 (as root; FAULTS="--only kill --budget 30")
 	$(PYTHON) -m faults $(FAULTS)
+
+zoo: setup ## generated hosts, a move on each, everything judged (as root; ZOO="--hosts 500 --part 1/4 --seed N --out zoo/results/...")
+	$(PYTHON) -m zoo $(ZOO)
 
 docs: setup ## regenerate the generated parts of docs/
 	$(PYTHON) -m blockferry.cli.docs

@@ -1,0 +1,511 @@
+"""The invariants: what must hold of everything on the host after a move, whatever the move was. docs/zoo.md lists them.
+
+Judged are two looks (zoo/facts.py) against the model of what was written (zoo/files.py), and what the command said.
+"""
+
+from __future__ import annotations
+
+import os
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lab import LabError
+from zoo import files, xmlcompare
+from zoo.facts import Entry, Facts, disk_paths, named_paths
+from zoo.ferry import Said
+from zoo.files import Model
+from zoo.spec import Host, Move, Vm
+
+KINDS = (
+    "end", "refusal", "vanished", "content", "others", "taken", "leftover", "xml", "state", "pools", "owner", "report",
+    "destination", "start", "expected", "mark",
+)  # fmt: skip
+"""The kinds of findings, one for each invariant."""
+
+GROWING = ("log", "serial-file", "serial-log", "vars")
+"""What QEMU or virtlogd writes into while the VM runs."""
+
+MARK = "urn:blockferry"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    kind: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.text}"
+
+
+@dataclass(slots=True)
+class Case:
+    """All that the judge looks at."""
+
+    host: Host
+    move: Move
+    real: Callable[[str], Path]
+    model: Model
+    before: Facts
+    after: Facts
+    states: dict[str, str]
+    end: str
+    said: Said
+    loops: frozenset[str] = frozenset()
+    edited: bool = False  # somebody did something meanwhile
+    findings: list[Finding] = field(default_factory=list)
+
+    def find(self, kind: str, text: str) -> None:
+        self.findings.append(Finding(kind, text))
+
+    @property
+    def mover(self) -> Vm:
+        return self.host.vm(self.move.vm)
+
+
+def judge(case: Case) -> list[Finding]:
+    """Every invariant that does not hold."""
+    _ended(case)
+    if case.end == "refused" or case.end == "usage":
+        _refused(case)
+    else:
+        over = case.end in ("moved", "cancelled", "failed")
+        pairs = _xml(case) if over else {}
+        _others(case)
+        if over:
+            _destination(case)
+            _belongings(case, pairs)
+            _leftovers(case)
+            _report(case)
+    _states(case)
+    _pools(case)
+    _named(case)
+    _content(case)
+    return case.findings
+
+
+def _ended(case: Case) -> None:
+    """The command ends with a status that is right for what was done."""
+    right = {"moved", "refused"} | ({"cancelled"} if case.move.cancel_at else set())
+    if case.end not in right or "Traceback" in case.said.err:
+        case.find("end", f"the command ended as {case.end}: {case.said.message} {case.said.err[-600:]}")
+
+
+# -- a refusal --------------------------------------------------------------------------------------------------------
+
+
+def _refused(case: Case) -> None:
+    """A refusal touched nothing at all: no file, no time of a file, no XML, no pool."""
+    before, after = case.before, case.after
+    for path in sorted(before.tree.keys() | after.tree.keys()):
+        old, new = before.tree.get(path), after.tree.get(path)
+        if old is None or new is None:
+            case.find("refusal", f"refused, but {path} has {'appeared' if old is None else 'vanished'}")
+        elif (_differs(old, new) or (old.mtime_ns != new.mtime_ns and old.kind == "file")) and not (
+            case.edited or _grows(case, path)
+        ):
+            case.find("refusal", f"refused, but {path} has changed: {_difference(old, new)}")
+    for name, vm in before.vms.items():
+        now = after.vms.get(name)
+        if now is None or (now.inactive != vm.inactive and not case.edited) or now.snapshots != vm.snapshots:
+            case.find("refusal", f"refused, but the configuration of {name} has changed")
+
+
+def _differs(old: Entry, new: Entry) -> bool:
+    return old.as_seen() != new.as_seen()
+
+
+def _difference(old: Entry, new: Entry) -> str:
+    names = ("kind", "mode", "uid", "gid", "size", "content", "attributes", "mtime_ns")
+    return ", ".join(
+        f"{name} {getattr(old, name)} -> {getattr(new, name)}"
+        for name in names
+        if getattr(old, name) != getattr(new, name)
+    )
+
+
+def _grows(case: Case, path: str) -> bool:
+    return any(_at(case, one.place) == path for vm in case.host.vms for one in vm.named if one.role in GROWING)
+
+
+# -- the XML ----------------------------------------------------------------------------------------------------------
+
+
+def _xml(case: Case) -> dict[str, str]:
+    """Every VM's XML equals the one before but for the mover's paths. Returns new path by old path."""
+    pairs: dict[str, str] = {}
+    for name, vm in case.before.vms.items():
+        now = case.after.vms.get(name)
+        if now is None:
+            case.find("xml", f"{name} is not defined any more")
+            continue
+        own = name == case.move.vm
+        compared = xmlcompare.compare(vm.inactive, now.inactive, case.before.pools, paths_may_differ=own)
+        for text in compared.differences:
+            if "/domain/metadata was added: <metadata />" in text:
+                case.find("mark", f"{name}: an empty <metadata/> is left")
+            elif not (own and "--format" in case.move.words and "driver@type" in text):
+                case.find("xml", f"{name}: {text}")
+        pairs.update(compared.pairs)
+        if MARK in now.inactive and MARK not in vm.inactive:
+            case.find("xml", f"{name}: a mark of ours is left in the configuration")
+        if now.live is not None:
+            _live(case, name, now.live, now.inactive)
+        _snapshots(case, name)
+    return pairs
+
+
+def _live(case: Case, name: str, live: str, inactive: str) -> None:
+    """The running VM and its configuration name the same images, and no block job is left."""
+    if "<mirror" in live or MARK in live:
+        case.find("xml", f"{name}: a block job or a mark is left in the running VM")
+    running, configured = disk_paths(live, case.after.pools), disk_paths(inactive, case.after.pools)
+    for target, (path, image_format) in running.items():
+        if target in configured and configured[target] != (path, image_format):
+            case.find("xml", f"{name} {target}: runs on {path}, but its configuration names {configured[target][0]}")
+
+
+def _snapshots(case: Case, name: str) -> None:
+    """Every snapshot is there with its metadata."""
+    old, new = case.before.vms[name].snapshots, case.after.vms[name].snapshots
+    if old.keys() != new.keys():
+        case.find("xml", f"{name}: its snapshots were {', '.join(old)}, and are {', '.join(new)}")
+
+
+# -- where things are -------------------------------------------------------------------------------------------------
+
+
+def _destination(case: Case) -> None:
+    """After a move the disks that were to move are in the pools that were named; after a cancel none is."""
+    now = case.after.vms.get(case.move.vm)
+    if now is None:
+        return
+    paths = disk_paths(now.inactive, case.after.pools)
+    old = disk_paths(case.before.vms[case.move.vm].inactive, case.before.pools)
+    for disk in case.mover.disks:
+        if disk.device != "disk" or disk.form == "empty" or disk.target not in paths:
+            continue
+        pool = dict(case.move.disks).get(disk.target, case.move.to)
+        path = paths[disk.target][0]
+        if case.end == "moved" and pool:
+            if not _inside(path, case.after.pools[pool].path):
+                case.find("destination", f"moved, but {disk.target} is at {path}, not in {pool}")
+        elif path != old[disk.target][0]:
+            case.find("destination", f"{case.end}, but {disk.target} is at {path}, no more at {old[disk.target][0]}")
+
+
+def _inside(path: str, directory: str) -> bool:
+    return os.path.realpath(path).startswith(os.path.realpath(directory) + "/")
+
+
+def _mine(case: Case) -> set[str]:
+    """Files that only the mover has to do with: named by its XML or below one that is, and by no other VM."""
+    mine = _reach(case, {case.move.vm})
+    others = _reach(case, set(case.before.vms) - {case.move.vm})
+    return mine - others
+
+
+def _reach(case: Case, names: set[str]) -> set[str]:
+    """Every file that these VMs name, with chains, and with what lies in directories that they name; links too."""
+    found: set[str] = set()
+    facts = case.before
+    for name in names:
+        vm = facts.vms[name]
+        for xml in (vm.inactive, vm.live or "", *vm.snapshots.values()):
+            if xml:
+                found |= {os.path.normpath(one) for one in named_paths(xml, facts.pools)}
+        host_vm = case.host.vm(name)
+        for disk in host_vm.disks:
+            found |= set(_places_below(case, disk.place))
+    with_links = set(found)
+    for path, entry in facts.tree.items():
+        if any(path.startswith(f"{one}/") for one in found):
+            with_links.add(path)
+        if entry.kind == "link":  # what is named by way of a link
+            target = entry.content
+            for one in found:
+                if one == path:
+                    with_links.add(target)
+                elif one.startswith(f"{path}/"):
+                    with_links.add(target + one.removeprefix(path))
+                    with_links.add(path)
+    return with_links
+
+
+def _places_below(case: Case, place: str) -> Iterator[str]:
+    """The file and what it stands on, as it was built."""
+    known = {one.place: one for one in case.host.files}
+    while place in known:
+        file = known[place]
+        yield str(case.real(place))
+        place = file.backing or file.target
+
+
+def _homes(case: Case) -> list[str]:
+    if not case.mover.home:
+        return []
+    home = str(case.real(case.mover.home))
+    entry = case.before.tree.get(home)
+    return [home, entry.content] if entry is not None and entry.kind == "link" else [home]
+
+
+def _in_home(case: Case, path: str) -> bool:
+    return any(path.startswith(f"{home}/") for home in _homes(case))
+
+
+def _others(case: Case) -> None:
+    """What is not the mover's own is where it was, and as it was: content, owner, mode, kind."""
+    mine = _mine(case)
+    for path, old in case.before.tree.items():
+        if path in mine or _own_trace(case, path):
+            continue
+        if old.kind == "dir" and (_holds_mine(path, mine) or path in _homes(case)):
+            continue
+        new = case.after.tree.get(path)
+        if new is None:
+            if not (_in_home(case, path) and _came_along(case, path)):
+                case.find("others", f"{path} is gone, and it was not {case.move.vm}'s")
+        elif new.as_seen() != old.as_seen() and not (_grows(case, path) or _edited(case, path)):
+            case.find("others", f"{path} has changed: {_difference(old, new)}")
+
+
+def _holds_mine(directory: str, mine: set[str]) -> bool:
+    return any(one.startswith(f"{directory}/") for one in mine)
+
+
+def _edited(case: Case, path: str) -> bool:
+    return case.edited and any(_at(case, one.place) == path for one in case.move.edits if one.place)
+
+
+def _at(case: Case, place: str) -> str:
+    """Where the file of a place was before the move: links above it are followed."""
+    path = str(case.real(place))
+    for link, entry in case.before.tree.items():
+        if entry.kind == "link" and path.startswith(f"{link}/"):
+            return entry.content + path.removeprefix(link)
+    return path
+
+
+def _own_trace(case: Case, path: str) -> bool:
+    """The XML that an earlier move of the same VM left in its home."""
+    return os.path.basename(path) == f"{case.move.vm}.xml"
+
+
+def _came_along(case: Case, path: str) -> bool:
+    """A plain file of the home may go along: it is in the new home, with the newest content. Images may not."""
+    place = _place(case, path)
+    if place is None or _kind(case, place) in files.IMAGES:
+        return False
+    expected, old = case.model.plain.get(place), case.before.tree[path]
+    home = next(one for one in _homes(case) if path.startswith(f"{one}/"))
+    rest = path.removeprefix(home)
+    for new, entry in case.after.tree.items():
+        if new.endswith(rest) and new != path and (entry.content == expected or (old.kind == "dir" == entry.kind)):
+            if entry.right != old.right:
+                case.find("owner", f"{path} went along to {new}, but {old.right} became {entry.right}")
+            return True
+    return False
+
+
+def _place(case: Case, path: str) -> str | None:
+    return next((one.place for one in case.host.files if _at(case, one.place) == path), None)
+
+
+def _kind(case: Case, place: str) -> str:
+    return case.host.file(place).kind
+
+
+def _belongings(case: Case, pairs: dict[str, str]) -> None:
+    """What the mover's XML named and names elsewhere now is there with the rights that it had."""
+    for old, new in pairs.items():
+        was, now = case.before.tree.get(os.path.realpath(old)) or case.before.tree.get(old), None
+        if was is None and old in case.loops:
+            continue
+        now = case.after.tree.get(os.path.realpath(new))
+        if now is None:
+            case.find("vanished", f"{new} (was {old}) is named, but does not exist")
+            continue
+        if was is None or was.kind == "link" or case.states[case.move.vm] != case.before.vms[case.move.vm].state:
+            continue
+        if now.right != was.right:
+            case.find("owner", f"{new}: {now.right}; {old} had {was.right}")
+    for path in sorted(_mine(case)):
+        entry = case.before.tree.get(path)
+        if entry is None or path in case.after.tree or entry.kind in ("dir", "link"):
+            continue
+        if not (
+            _replaced(case, path, pairs) or _came_along(case, path)
+            if _in_home(case, path)
+            else _replaced(case, path, pairs)
+        ):
+            case.find("taken", f"{path} is gone, and nothing has taken its place")
+
+
+def _replaced(case: Case, path: str, pairs: dict[str, str]) -> bool:
+    """Whether a file that is gone has a new one: of itself, of the image that stood on it, or of its directory."""
+    for old, new in pairs.items():
+        real = os.path.realpath(os.path.dirname(old)) + "/" + os.path.basename(old)
+        if path in (old, real) or (path.startswith(f"{old}/") and f"{new}{path.removeprefix(old)}" in case.after.tree):
+            return True
+    for disk in case.mover.disks:
+        below = list(_places_below(case, disk.place))
+        if path in below:  # the content is judged by the disk's model
+            return True
+    return False
+
+
+def _leftovers(case: Case) -> None:
+    """What has appeared is named by an XML, a layer of what is, the VM's XML in its home, or came along with it."""
+    fresh = case.after.tree.keys() - case.before.tree.keys()
+    named: set[str] = set()
+    for vm in case.after.vms.values():
+        for xml in (vm.inactive, vm.live or "", *vm.snapshots.values()):
+            if xml:
+                named |= {os.path.realpath(one) for one in named_paths(xml, case.after.pools)}
+    for path in [*named]:
+        entry = case.after.tree.get(path)
+        if entry is not None and entry.kind == "file" and path in fresh:
+            try:
+                named |= {os.path.realpath(one) for one in files.chain(Path(path))}
+            except LabError:
+                continue
+    homes = {os.path.dirname(one) for one in named if one in fresh}
+    for path in sorted(fresh):
+        entry = case.after.tree[path]
+        if path in named or any(path.startswith(f"{one}/") for one in named) or _own_trace(case, path):
+            continue
+        if entry.kind == "dir" and any(one.startswith(f"{path}/") for one in (named | (fresh - {path}))):
+            continue
+        if os.path.dirname(path) in homes and path.endswith((".xml", ".snapshots", ".json")):
+            continue
+        if any(_carried(case, path, old) for old in case.before.tree if _in_home(case, old)):
+            continue
+        case.find("leftover", f"{path} was not there before, and nothing names it")
+
+
+def _carried(case: Case, new: str, old: str) -> bool:
+    home = next(one for one in _homes(case) if old.startswith(f"{one}/"))
+    return new.endswith(old.removeprefix(home))
+
+
+# -- what was said ----------------------------------------------------------------------------------------------------
+
+
+def _report(case: Case) -> None:
+    """What is reported as removed is gone, and what is reported as kept is there."""
+    for sentence in case.said.sources:
+        for path in sorted(case.before.tree, key=len, reverse=True):
+            if not (sentence.startswith(path) and sentence[len(path) : len(path) + 1] in ("", ":", " ", ",")):
+                continue
+            there = path in case.after.tree
+            words = sentence.removeprefix(path).lower()
+            if ("removed" in words and "not removed" not in words) and there:
+                case.find("report", f"said: {sentence!r}, but it is there")
+            if ("kept" in words or "not removed" in words) and not there:
+                case.find("report", f"said: {sentence!r}, but it is gone")
+            if "removed" in words and case.before.tree[path].kind == "link":
+                target = case.before.tree[path].content
+                if target in case.after.tree:
+                    case.find("report", f"said: {sentence!r}, but what the link points to is still there: {target}")
+            break
+
+
+def _states(case: Case) -> None:
+    """Each VM runs, is paused or off as before, or as its owner wanted it meanwhile."""
+    for name, state in case.states.items():
+        now = case.after.vms.get(name)
+        if now is not None and now.state != state:
+            case.find("state", f"{name} was {state} and is {now.state}")
+
+
+def _pools(case: Case) -> None:
+    """Every pool is as before, and its directory is there."""
+    if case.before.pools != case.after.pools:
+        case.find("pools", f"the pools were {case.before.pools} and are {case.after.pools}")
+    for pool in case.after.pools.values():
+        if case.before.pools.get(pool.name) and not os.path.isdir(pool.path):
+            case.find("pools", f"the directory of {pool.name} is gone: {pool.path}")
+
+
+def _named(case: Case) -> None:
+    """Every file that any VM's XML names, live or persistent or of a snapshot, exists if it existed before."""
+    for name, vm in case.after.vms.items():
+        was = case.before.vms[name]
+        old = set()
+        for xml in (was.inactive, was.live or "", *was.snapshots.values()):
+            old |= named_paths(xml, case.before.pools) if xml else set()
+        for xml in (vm.inactive, vm.live or "", *vm.snapshots.values()):
+            for path in sorted(named_paths(xml, case.after.pools) if xml else ()):
+                if path in case.loops or os.path.exists(path) or not path.startswith(_roots(case)):
+                    continue
+                if path in old and path not in case.before.tree and os.path.realpath(path) not in case.before.tree:
+                    continue  # it was missing before
+                case.find("vanished", f"{name} names {path}, which does not exist")
+
+
+def _roots(case: Case) -> tuple[str, ...]:
+    return tuple({str(case.real(one.place.partition("/")[0])) for one in case.host.files})
+
+
+def _content(case: Case) -> None:
+    """Each disk reads as what was written to it, each other file that is named holds what was written there last."""
+    for name, vm in case.after.vms.items():
+        for xml, where in ((vm.inactive, ""), (vm.live, " (running)")):
+            if xml is None:
+                continue
+            for target, (path, image_format) in disk_paths(xml, case.after.pools).items():
+                model = case.model.disks.get((name, target))
+                if model is None:
+                    continue
+                wrong = files.same_content(model, Path(path), image_format)
+                if wrong:
+                    case.find("content", f"{name} {target}{where}: {path}: {wrong}")
+        _plain_content(case, name)
+        _frozen_content(case, name)
+
+
+def _plain_content(case: Case, name: str) -> None:
+    """Kernel, ISO, firmware and the like, where the XML names them now."""
+    before, after = case.before.vms[name].inactive, case.after.vms[name].inactive
+    pairs = xmlcompare.compare(before, after, case.before.pools, paths_may_differ=True).pairs
+    vm = case.host.vm(name)
+    places = [one.place for one in vm.named if one.role not in GROWING and one.role != "share"]
+    places += [one.place for one in vm.disks if one.device != "disk" and one.form != "empty"]
+    for place in places:
+        path = str(case.real(place))
+        expected = case.model.plain.get(place)
+        now = pairs.get(path, path)
+        if expected is None or (case.edited and any(one.what == "change-cd" for one in case.move.edits)):
+            continue
+        entry = case.after.tree.get(os.path.realpath(now))
+        if entry is None or entry.content != expected:
+            case.find("content", f"{name} names {now}, which does not hold what was last written to {path}")
+
+
+def _frozen_content(case: Case, name: str) -> None:
+    """A snapshot still holds the disks as they were."""
+    paths = disk_paths(case.after.vms[name].inactive, case.after.pools)
+    for snapshot in case.host.vm(name).snapshots:
+        for (vm, label, target), model in case.model.frozen.items():
+            if (vm, label) != (name, snapshot.name):
+                continue
+            wrong = None
+            if snapshot.kind == "internal" and target in paths:
+                wrong = files.same_snapshot(model, Path(paths[target][0]), snapshot.name)
+            elif snapshot.kind == "external":
+                domain = _domain_of(case.after.vms[name].snapshots.get(snapshot.name, ""))
+                layer = disk_paths(domain, case.after.pools).get(target) if domain else None
+                if layer is None:
+                    continue
+                wrong = files.same_content(model, Path(layer[0]), layer[1])
+            if wrong:
+                case.find("content", f"snapshot {snapshot.name} of {name}, {target}: {wrong}")
+
+
+def _domain_of(metadata: str) -> str:
+    """The domain in a snapshot's metadata, as it was then."""
+    if not metadata:
+        return ""
+    domain = ElementTree.fromstring(metadata).find("domain")
+    return "" if domain is None else ElementTree.tostring(domain, encoding="unicode")
