@@ -224,7 +224,7 @@ class Site:
         shown = _split(said[said.index("<domain") :], "</domain>")
         found = VmFacts(vm.name, state, shown[0], None if state == "shut off" else shown[1])
         if vm.snapshots:
-            names = self.virsh(("snapshot-list", uuid, "--name")).split()
+            names = [one for one in self.virsh(("snapshot-list", uuid, "--name")).split("\n") if one]
             found.snapshots = {name: self.virsh(("snapshot-dumpxml", uuid, name)) for name in names}
         return found
 
@@ -289,7 +289,7 @@ class Site:
         return self.host.vm_state(domains.vm_uuid(vm))
 
     def guest_write(self, vm: str, disk: Disk, offset: int, byte: int) -> str | None:
-        """Write a block into a running VM's disk through its virtual device, as its guest would; what went wrong."""
+        """Write and flush a block of a running VM's disk through its virtual device, as its guest would; what went wrong."""
         xml = ElementTree.fromstring(self.virsh(("dumpxml", domains.vm_uuid(vm))))
         for one in xml.iterfind("devices/disk"):
             target, alias = one.find("target"), one.find("alias")
@@ -298,12 +298,14 @@ class Site:
                 break
         else:
             return f"{disk.target} is not in the live XML"
-        command = f'qemu-io -d {device} "write -P {byte} {offset} {files.BLOCK}"'
-        done = self.host.run(
-            ["virsh", "-q", "qemu-monitor-command", domains.vm_uuid(vm), "--hmp", command], check=False, timeout=60
-        )
-        said = (done.stdout + done.stderr).strip()
-        return said or None
+        for words in (f"write -P {byte} {offset} {files.BLOCK}", "flush"):
+            command = f'qemu-io -d {device} "{words}"'
+            done = self.host.run(
+                ["virsh", "-q", "qemu-monitor-command", domains.vm_uuid(vm), "--hmp", command], check=False, timeout=60
+            )
+            if said := (done.stdout + done.stderr).strip():
+                return said
+        return None
 
 
 def _device(alias: str, disk: Disk) -> str:
