@@ -95,10 +95,8 @@ def test_another_host_neither_takes_up_nor_ends_a_move(
         assert state(server, move) == before
 
         # A move of an older version, which noted no host: nobody can tell, so another host leaves it alone.
-        words: dict[str, object] = {
-            key: value for key, value in json.loads(plan).items() if key not in ("host", "host_name")
-        }
-        server.run("UPDATE moves SET plan = %s WHERE id = %s", json.dumps(words | {"version": 4}), move)
+        older = {key: value for key, value in json.loads(plan).items() if key not in ("host", "host_name")}
+        server.run("UPDATE moves SET plan = %s WHERE id = %s", json.dumps({**older, "version": 4}), move)
         there.must("moves")
         assert there.do("resume", move).code == "OTHER_HOST"
         assert state(server, move) == before

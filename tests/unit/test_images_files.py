@@ -14,6 +14,7 @@ from blockferry.errors import FileExists, HostCommandFailed, UsageError
 from blockferry.images import files
 from blockferry.images.process import Completed
 from blockferry.images.runner import LocalRunner
+from blockferry.images.shipping import PYTHON
 
 R = LocalRunner()
 ODD = ["-rf", "a b", "it's", 'say "x"', "two\nlines", "$(id)", "*", "ümläut", "back\\slash"]
@@ -85,7 +86,16 @@ def test_what_is_removed_is_written_out(tmp_path: Path) -> None:
     assert files.remove_directory_if_empty(runner, f"{directory}/")
     assert not files.remove_file(runner, str(directory / "gone" / "with its directory"))
     flushed = ["sync", "--", str(tmp_path)]
-    assert [argv[0] for argv in runner.argv] == ["unlink", "sync", "unlink", "sync", "rmdir", "sync", "unlink", "sync"]
+    assert [argv[0] for argv in runner.argv if argv[0] != PYTHON] == [
+        "unlink",
+        "sync",
+        "unlink",
+        "sync",
+        "rmdir",
+        "sync",
+        "unlink",
+        "sync",
+    ]
     assert [argv for argv in runner.argv if argv[0] == "sync"][:3] == [flushed] * 3
 
 

@@ -29,7 +29,22 @@ from blockferry.model.summary import MoveSummary
 
 PROGRAMS = (
     *("qemu-img", "qemu-io", "stat", "find", "findmnt", "losetup", "sync", "fallocate", "truncate", "blockdev"),
-    *("cp", "cmp", "mv", "ln", "unlink", "mkdir", "rmdir", "dd", "cat", "grep", "realpath", "env", "sleep"),
+    *(
+        "/usr/bin/python3",
+        "cp",
+        "cmp",
+        "mv",
+        "ln",
+        "unlink",
+        "mkdir",
+        "rmdir",
+        "dd",
+        "cat",
+        "grep",
+        "realpath",
+        "env",
+        "sleep",
+    ),
 )
 """What images/ runs on the host."""
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from blockferry.hypervisor.connection import Connection
 from blockferry.hypervisor.control import Control
-from blockferry.images.runner import Runner, runner_for
+from blockferry.images.runner import LocalRunner, Runner, runner_for
 
 
 class Site:
@@ -36,6 +36,8 @@ class Site:
                 except BaseException:
                     made.close()
                     raise
+                if not isinstance(self.runner, LocalRunner):
+                    made.first_bytes = self._first_bytes
                 self._connection = made
             return self._connection
 
@@ -48,6 +50,9 @@ class Site:
         with self._lock:
             if see is not None and self._connection is not None and self._connection.alive:
                 see(self._connection)
+
+    def _first_bytes(self, path: str, count: int) -> bytes:
+        return self.runner.run(["head", "-c", str(count), "--", path], timeout_s=30).stdout
 
     def control(self, uuid: str, name: str) -> Control:
         return Control(self.connection, uuid, name)

@@ -111,7 +111,7 @@ class Control:
             else:
                 others[target] = f"block job of type {kind}"
         disks = tuple(replace(one, other_job=others.get(one.target)) for one in domainxml.merge(live, config))
-        saved = domains.saved_xml(domain) if live is None else None
+        saved = domains.saved_xml(self.connection, domain) if live is None else None
         return DomainView(
             state=state,
             pause_reason=reason,

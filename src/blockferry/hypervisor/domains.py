@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import libvirt
 
-from blockferry.errors import VmNotFound, nearest
+from blockferry.errors import BlockferryError, VmNotFound, nearest
 from blockferry.hypervisor import domainxml
 from blockferry.hypervisor.connection import Connection
 from blockferry.model.inventory import PowerState, Snapshot, Vm
@@ -68,7 +68,7 @@ def names_beside(connection: Connection) -> dict[str, str]:
         domains = connection.raw.listAllDomains(0)
     for domain in domains:
         try:
-            if (saved := saved_xml(domain)) is not None:
+            if (saved := saved_xml(connection, domain)) is not None:
                 found.update(dict.fromkeys(domainxml.paths(saved), f"the saved state of VM {domain.name()}"))
             for snapshot in domain.listAllSnapshots(0):
                 what = f"snapshot {snapshot.getName()} of VM {domain.name()}"
@@ -80,7 +80,7 @@ def names_beside(connection: Connection) -> dict[str, str]:
     return found
 
 
-def saved_xml(domain: libvirt.virDomain) -> str | None:
+def saved_xml(connection: Connection, domain: libvirt.virDomain) -> str | None:
     """The XML of the managed save image; None without one.
 
     One that was broken off (libvirtd died in the save) is none: libvirt discards it at the next start.
@@ -90,9 +90,22 @@ def saved_xml(domain: libvirt.virDomain) -> str | None:
     try:
         return str(domain.managedSaveGetXMLDesc(0))
     except libvirt.libvirtError as error:
-        if "incomplete" in error.get_error_message():
+        if error.get_error_code() == libvirt.VIR_ERR_OPERATION_FAILED and _broken_off(connection, domain.name()):
             return None
         raise
+
+
+_SAVES = "/var/lib/libvirt/qemu/save"
+_PARTIAL = b"LibvirtQemudPart"
+"""The first bytes of a save image that is not whole (libvirt, src/qemu/qemu_saveimage.h)."""
+
+
+def _broken_off(connection: Connection, name: str) -> bool:
+    """Whether the VM's managed save image is marked as not whole. libvirt's error has no code of its own for that."""
+    try:
+        return connection.first_bytes(f"{_SAVES}/{name}.save", len(_PARTIAL)) == _PARTIAL
+    except (OSError, BlockferryError):
+        return False
 
 
 def snapshots(connection: Connection, name: str) -> tuple[Snapshot, ...]:

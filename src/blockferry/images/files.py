@@ -7,14 +7,15 @@ what is gone already is no error. GNU coreutils and util-linux are assumed on th
 
 from __future__ import annotations
 
+import errno
 import posixpath
-import re
 import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from blockferry.errors import FileExists, HostCommandFailed, UsageError
+from blockferry.images import looking
 from blockferry.images.process import Completed, shown
 from blockferry.images.runner import Runner
 from blockferry.units import MiB
@@ -22,7 +23,7 @@ from blockferry.units import MiB
 Kind = Literal["file", "directory", "block", "other"]
 
 _STAT_FORMAT = r"%d %i %s %b %B %.9Y %.9Z %f %u %g %t %T %n\0"
-_ABSENT = re.compile(r": (?:No such file or directory|Not a directory)$", re.MULTILINE)
+_ABSENT = (errno.ENOENT, errno.ENOTDIR)
 _WRITE = """\
 set -e
 umask 077
@@ -96,10 +97,32 @@ def stat_many(runner: Runner, paths: Iterable[str]) -> dict[str, FileStat | None
     for record in result.text.split("\0")[:-1]:
         one = _parse_stat(record)
         found[one.path] = one
-    missing = sum(1 for one in found.values() if one is None)
-    if len(_ABSENT.findall(result.stderr)) != missing:
-        raise _failed(result)
+    missing = [path for path, one in found.items() if one is None]
+    if missing:
+        found.update(_look(runner, missing))
     return found
+
+
+def _look(runner: Runner, paths: Sequence[str], *, links: bool = False) -> dict[str, FileStat | None]:
+    """As stat_many, slower, and by error numbers: what is absent is told from what cannot be looked at."""
+    found: dict[str, FileStat | None] = {}
+    for path, one in zip(paths, looking.stat(runner, paths, links=links), strict=True):
+        if "errno" in one:
+            if one["errno"] not in _ABSENT:
+                raise HostCommandFailed(shown(["stat", "--", path]), 1, f"{path}: {one['error']}")
+            found[path] = None
+            continue
+        mode = one.pop("mode")
+        device = tuple(one.pop("device_number")) if stat.S_ISBLK(mode) or stat.S_ISCHR(mode) else (0, 0)
+        one.pop("device_number", None)
+        found[path] = FileStat(path, kind=_kind(mode), mode=stat.S_IMODE(mode), device_number=device, **one)
+    return found
+
+
+def is_there(runner: Runner, path: str) -> bool:
+    """Whether something has this name, be it a link to nowhere. Raises HostCommandFailed when that cannot be told."""
+    absolute(path)
+    return _look(runner, [path], links=True)[path] is not None
 
 
 def stat_one(runner: Runner, path: str) -> FileStat | None:
@@ -138,9 +161,9 @@ def make_directory(runner: Runner, path: str, mode: int = 0o711) -> bool:
     if result.status == 0:
         flush(runner, _parent(path))
         return True
-    if not result.stderr.rstrip().endswith("File exists"):
-        raise _failed(result)
     one = stat_one(runner, path)
+    if one is None and not is_there(runner, path):
+        raise _failed(result)
     if one is None or one.kind != "directory":
         raise FileExists(path)
     return False
@@ -160,7 +183,7 @@ def remove_directory_if_empty(runner: Runner, path: str) -> bool:
     if result.status == 0:
         flush(runner, _parent(path))
         return True
-    if result.stderr.rstrip().endswith(("No such file or directory", "Directory not empty")):
+    if not is_there(runner, path) or list_directory(runner, path):
         return False
     raise _failed(result)
 
@@ -242,7 +265,7 @@ def remove_file(runner: Runner, path: str) -> bool:
     if result.status == 0:
         flush(runner, _parent(path))
         return True
-    if _ABSENT.search(result.stderr.rstrip()):
+    if not is_there(runner, path):
         runner.run(["sync", "--", _parent(path)], check=False)  # its directory may be gone, too
         return False
     raise _failed(result)
@@ -258,7 +281,7 @@ def claim(runner: Runner, path: str) -> None:
     result = runner.run(["sh", "-c", script, "sh", path], check=False)
     if result.status == 0:
         return
-    if result.stderr.rstrip().endswith("File exists"):
+    if is_there(runner, path):
         raise FileExists(path)
     raise _failed(result)
 
@@ -288,26 +311,14 @@ def free_bytes(runner: Runner, directory: str) -> int:
     return int(blocks) * int(size)
 
 
-_WRITE_RATE = """\
-set -e
-exec 3>"$1/.blockferry-trial"
-rm -f -- "$1/.blockferry-trial"
-exec dd if=/dev/zero bs=1M count="$2" conv=fsync >&3
-"""
-_COPIED = re.compile(r"(\d+) bytes .*copied, ([0-9.e+-]+) s")
-
-
 def write_rate(runner: Runner, directory: str, size: int) -> float:
     """Bytes/s at which a file of `size` bytes is written and synced there. It has no name while it is written.
 
     Raises HostCommandFailed.
     """
     absolute(directory)
-    result = runner.run(["sh", "-c", _WRITE_RATE, "sh", directory, str(max(1, size // MiB))], timeout_s=120)
-    found = _COPIED.search(result.stderr)
-    if found is None:
-        raise _failed(result)
-    return int(found[1]) / max(1e-6, float(found[2]))
+    mib = max(1, size // MiB)
+    return mib * MiB / max(1e-6, looking.write_seconds(runner, directory, mib, timeout_s=120))
 
 
 def filesystem_type(runner: Runner, path: str) -> str:
@@ -351,7 +362,7 @@ def same_filesystem(runner: Runner, one: str, other: str) -> bool:
 def appear(runner: Runner, temporary: str, dest: str) -> bool:
     """Give a finished file its name unless that is taken; link(2) is atomic and never overwrites."""
     linked = runner.run(["ln", "--no-target-directory", "--", temporary, dest], check=False)
-    if linked.status != 0 and not linked.stderr.rstrip().endswith("File exists"):
+    if linked.status != 0 and not is_there(runner, dest):
         # A file system without hard links (vfat, some FUSE): rename is atomic too, but only mv keeps the old.
         runner.run(["mv", "--no-clobber", "--no-target-directory", "--", temporary, dest])
         if stat_one(runner, temporary) is not None:
@@ -390,7 +401,7 @@ def _parse_stat(record: str) -> FileStat:
 
 
 def _nanoseconds(text: str) -> int:
-    seconds, _, fraction = text.partition(".")
+    seconds, _, fraction = text.replace(",", ".").partition(".")  # the point is a comma in some languages
     whole = int(seconds) * 10**9
     part = int((fraction or "0").ljust(9, "0"))
     return whole - part if text.startswith("-") else whole + part

@@ -31,7 +31,9 @@ from blockferry.images.process import (
     watched,
 )
 
-LOCALE = "C.UTF-8"
+LANGUAGE = {"LC_ALL": "C.UTF-8", "LANGUAGE": ""}
+"""Messages in English, for people who search for them; nothing is decided by them. LANGUAGE alone would override
+LC_ALL (gettext does so for every locale but plain C)."""
 _SESSIONS = 8  # below the ten that sshd allows by default
 
 
@@ -75,7 +77,7 @@ class _Base:
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
-        self._env = {**os.environ, "LC_ALL": LOCALE}
+        self._env = {**os.environ, **LANGUAGE}
         self._gate: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
 
     def _command(self, argv: Sequence[str], *, long: bool) -> list[str]:
@@ -168,7 +170,7 @@ class SshRunner(_Base):
     def _command(self, argv: Sequence[str], *, long: bool) -> list[str]:
         if not long:
             self._connect()
-        remote = shlex.join(["env", f"LC_ALL={LOCALE}", *argv])
+        remote = shlex.join(["env", *(f"{name}={value}" for name, value in LANGUAGE.items()), *argv])
         # ssh takes the first value it meets for an option
         own = ["-o", "ControlPath=none"] if long else []
         program, *options = self._base
