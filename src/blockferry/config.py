@@ -6,7 +6,7 @@ BLOCKFERRY_CONFIG). Environment over files: BLOCKFERRY_URI, LIBVIRT_DEFAULT_URI,
     uri = "qemu+ssh://kvm2/system"
     journal = "sqlite:////var/lib/blockferry/journal.db"   # or "postgresql+psycopg://manager@db/blockferry"
     method = "mirror"                                      # auto, mirror, changed-blocks, snapshot, cold
-    bandwidth = "200MiB/s"                                 # or a number of bytes per second; 0: no limit
+    bandwidth = "200MiB/s"                                 # with its unit; 0: no limit
     keep_source = "7d"                                     # or true (for ever), false (removed when proven unneeded)
     trim = true                                            # where the guest can; --trim insists
     guest_latency = "20ms"                                 # p99 of the guest's writes; or guest_slowdown = "1.5x"
@@ -41,11 +41,25 @@ POLICIES = ("auto", "mirror", "throttle", "wait", "stop")
 """The same of model.request.IfNotConverging."""
 
 
+SYSTEM_JOURNAL = Path("/var/lib/blockferry/journal.db")
+"""Root's journal when none is configured."""
+
+
 def default_journal() -> str:
     """The journal's URL when none is configured: one for the machine as root, one for the user otherwise."""
     if os.geteuid() == 0:
-        return "sqlite:////var/lib/blockferry/journal.db"
+        return f"sqlite:///{SYSTEM_JOURNAL}"
     return f"sqlite:///{platformdirs.user_state_path('blockferry') / 'journal.db'}"
+
+
+def hidden_journal(journal: str) -> Path | None:
+    """Root's journal, when this user may not read it and `journal` (a URL) is only the default of the user's own.
+
+    Its directory belongs to root with mode 0700, so that a user sees the directory and not the file in it.
+    """
+    if os.geteuid() == 0 or journal != default_journal() or os.access(SYSTEM_JOURNAL, os.R_OK):
+        return None
+    return SYSTEM_JOURNAL if SYSTEM_JOURNAL.parent.is_dir() else None
 
 
 def journal_url(text: str) -> str:
@@ -153,13 +167,11 @@ def _slowdown(value: object) -> float:
 
 
 def _bandwidth(value: object) -> int:
-    if isinstance(value, int) and not isinstance(value, bool):
-        rate = value
-    else:
-        rate = units.parse_rate(_text(value))
-    if not 0 <= rate < 2**63:
-        raise ValueError(f'{value!r} is no bandwidth; write it like "200MiB/s", or 0 for no limit')
-    return rate
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        if value != 0:
+            raise ValueError(f'{value!r} has no unit; write it like "200MiB/s", or 0 for no limit')
+        return 0
+    return units.parse_rate(_text(value))
 
 
 def _copy_buffer(value: object) -> int:

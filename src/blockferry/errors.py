@@ -237,6 +237,22 @@ class MoveCancelled(BlockferryError):
 
 
 @dataclass
+class TooLateToCancel(BlockferryError):
+    """The VM uses its new disks already: a move cannot be cancelled after the switch. It goes on to its end.
+
+    To have the VM on its former datastore again, move it back once this move has ended.
+    """
+
+    code = "TOO_LATE"
+    exit_status = 4
+    sentence_form = "Move {move} cannot be cancelled any more: {vm} uses its disks on {destination} already."
+    hint_form = "To go back, move it again when this move has ended."
+    move: str
+    vm: str
+    destination: str
+
+
+@dataclass
 class HostUnreachable(BlockferryError):
     """libvirt on that host does not answer (daemon down, wrong URI, no permission, network).
 
@@ -250,6 +266,15 @@ class HostUnreachable(BlockferryError):
     hint_form = "Check the URI and that libvirtd (or virtqemud) runs: `virsh -c {uri} list`."
     uri: str
     problem: str
+
+
+@dataclass
+class PermissionRefused(HostUnreachable):
+    """libvirt on that host runs, but does not let this user in. Nothing was touched."""
+
+    code = "PERMISSION_REFUSED"
+    sentence_form = "libvirt at {uri} does not let you in: {problem}."
+    hint_form = "Run as root, or join the group libvirt (`usermod -aG libvirt USER`, then log in again)."
 
 
 @dataclass
@@ -315,18 +340,16 @@ class StillInUse(BlockferryError):
 
 @dataclass
 class NotInQuarantine(BlockferryError):
-    """Nothing is kept under that name on this host: no file of that path, or no file of that VM. Nothing was "
-    "touched."""
+    """Nothing is kept under that name on this host: no file of that path, or no file of that VM. Nothing was touched.
+
+    No other path is suggested: a name that is merely alike may be a file that somebody needs.
+    """
 
     code = "NOT_IN_QUARANTINE"
     exit_status = 3
     sentence_form = "Nothing of {asked} is in quarantine here."
+    hint = "`blockferry quarantine list` lists what is kept."
     asked: str
-    nearest: tuple[str, ...] = ()
-
-    @property
-    def hint(self) -> str:
-        return _suggest(self.nearest) + "`blockferry quarantine list` lists what is kept."
 
 
 @dataclass

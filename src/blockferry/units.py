@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from datetime import UTC, datetime
 
 KiB = 1024
 MiB = 1024 * KiB
@@ -21,7 +22,7 @@ _SIZE_UNITS = {
     "g": GiB, "gib": GiB, "gb": 1000**3,
     "t": TiB, "tib": TiB, "tb": 1000**4,
 }  # fmt: skip
-_DURATION_UNITS = {"ms": 0.001, "s": 1, "": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 604800}
+_DURATION_UNITS = {"ms": 0.001, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 604800}
 _BITS = re.compile(r"(?:(?<![iI])b|[bB]its?)(?:/s|/sec|ps)?\Z")
 """The ending of a rate in bits, by the usual way to write it (IEC 80000-13: `b` or `bit`; a byte is `B`)."""
 _LONGEST_S = 100 * 365 * 86400
@@ -45,6 +46,7 @@ def parse_size(text: str) -> int:
 def parse_rate(text: str) -> int:
     """Bytes per second for text such as `200MiB/s` (the `/s` may be left out); 0 means unlimited.
 
+    A number without a unit is refused: `100` meant as MiB/s would all but stop a copy at 100 bytes per second.
     Raises ValueError with a sentence for people.
     """
     bare = text.strip()
@@ -56,6 +58,8 @@ def parse_rate(text: str) -> int:
             break
     if bare.lower() in ("unlimited", "none", "0"):
         return 0
+    if (number := _NUMBER.match(bare)) and not number[2]:
+        raise ValueError(f"{text!r} has no unit; did you mean {number[1]}MiB/s?")
     try:
         rate = parse_size(bare)
     except ValueError:
@@ -66,14 +70,19 @@ def parse_rate(text: str) -> int:
 
 
 def parse_duration_s(text: str) -> float:
-    """Seconds for text such as `7d`, `12h`, `30min`, `90s`, `20ms`.
+    """Seconds, more than 0, for text such as `7d`, `12h`, `30min`, `90s`, `20ms`.
 
-    Raises ValueError with a sentence for people.
+    A number without a unit is refused: `7` meant as days would be 7 seconds. Raises ValueError with a sentence for
+    people.
     """
     match = _NUMBER.match(text)
+    if match and not match[2]:
+        raise ValueError(f"{text!r} has no unit; write it like {match[1]}d, {match[1]}h, {match[1]}min or {match[1]}s")
     if not match or match[2].lower() not in _DURATION_UNITS:
         raise ValueError(f"{text!r} is not a duration; write it like 7d, 12h, 30min or 90s")
     seconds = float(match[1]) * _DURATION_UNITS[match[2].lower()]
+    if seconds <= 0:
+        raise ValueError(f"{text!r} is no time at all; write it like 7d, 12h, 30min or 90s")
     if seconds > _LONGEST_S:
         raise ValueError(f"{text!r} is longer than 100 years")
     return seconds
@@ -82,7 +91,7 @@ def parse_duration_s(text: str) -> float:
 def parse_latency_s(text: str) -> float:
     """Seconds for text such as `20ms`; at least a millisecond. Raises ValueError with a sentence for people."""
     if not text.strip()[-1:].isalpha():
-        raise ValueError(f"{text!r} has no unit; write it like 20ms")
+        raise ValueError(f"{text!r} has no unit; did you mean {text.strip()}ms?")
     seconds = parse_duration_s(text)
     if not 0.001 <= seconds <= 60:
         raise ValueError(f"{text!r} is no latency for a write; write it like 20ms, from 1ms to 60s")
@@ -141,3 +150,11 @@ def format_duration(seconds: float) -> str:
     if whole < 86400:
         return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
     return f"{whole // 86400} d {whole % 86400 // 3600} h"
+
+
+def format_time(at: float) -> str:
+    """`2026-11-29 13:05:10`: a wall time (seconds since the epoch) as local date and time."""
+    try:
+        return datetime.fromtimestamp(at, tz=UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    except (ValueError, OverflowError, OSError):  # of a journal that an older version has written to
+        return "after the year 9999"

@@ -24,6 +24,8 @@ from blockferry.errors import (
     NotRestorable,
     Refused,
     StillInUse,
+    TooLateToCancel,
+    UsageError,
     nearest,
 )
 from blockferry.model.finding import Finding, finding
@@ -182,6 +184,10 @@ class FakeService:
     agreed: Restore | None = None
     requests: list[MoveRequest] = field(default_factory=list)
 
+    @property
+    def no_journal(self) -> str | None:
+        return None
+
     def listen(self, say: Callable[[str], None]) -> None:
         del say
 
@@ -310,9 +316,20 @@ class FakeService:
         story = (Event(AT, "user", "root asked for the move"), *warnings, Event(AT + 1, "phase", "copy"))
         return self.journal[found[0]], story
 
+    def find(self, word: str | None) -> MoveSummary:
+        named = [one for one in self.journal.values() if word is None or one.plan.vm == word]
+        named = [one for one in named if one.finished is None] or (named if word else [])
+        if word is not None and not named:
+            return self.show(word)[0]
+        if len(named) != 1:
+            raise UsageError("Several moves are under way." if named else "No move is under way.")
+        return named[0]
+
     def cancel(self, move: str) -> MoveSummary:
         self._note(f"cancel {move}")
         now = self.show(move)[0]
+        if now.too_late_to_cancel:
+            raise TooLateToCancel(now.id, now.plan.vm, now.plan.destination)
         if now.owner_alive and "other" in (now.owner or ""):  # another process, which obeys at once
             self.journal[now.id] = self._ended(now.id, Outcome.CANCELLED)
         else:

@@ -92,11 +92,20 @@ def scribble(talk: Connection, url: str, move: str) -> None:
         journal.event(move, "action", f"number {number}")
 
 
+def look_as_nobody(talk: Connection, url: str) -> None:
+    os.setuid(65534)
+    try:
+        talk.send("missing" if Journal.open(url, make=False).missing else "there")
+    except BlockferryError as error:
+        talk.send(str(error))
+
+
 ROLES: dict[str, Callable[..., None]] = {
     "hold": hold,
     "claim": claim_all,
     "add": add_all,
     "open": open_it,
     "open as nobody": open_as_nobody,
+    "look as nobody": look_as_nobody,
     "scribble": scribble,
 }

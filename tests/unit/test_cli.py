@@ -15,10 +15,10 @@ from blockferry import errors
 from blockferry.cli import display, main
 from blockferry.cli.app import App
 from blockferry.errors import HostUnreachable
-from blockferry.model.finding import CATALOGUE
+from blockferry.model.finding import CATALOGUE, finding
 from blockferry.model.record import Outcome, Record
 from blockferry.model.request import Chain, Method, MoveRequest, Provision, SourcePolicy
-from blockferry.model.summary import Orphan
+from blockferry.model.summary import MoveSummary, Orphan
 from blockferry.units import MiB
 
 FACTS: dict[str, Any] = {"str": "x", "int": 1, "float": 1.0, "tuple[str, ...]": ("a", "b")}
@@ -173,6 +173,13 @@ def test_the_old_disks_are_deleted_unless_asked(service: cli_fake.FakeService) -
         ("move web01 --to ssd --disk vdb", "vdb=archive"),
         ("move web01 --disk vdb=a --disk vdb=b", "twice"),
         ("move web01 --to ssd --bandwidth fast", "not a rate"),
+        ("move web01 --to ssd --bandwidth 200", "did you mean 200MiB/s?"),
+        ("move web01 --to ssd --keep-source 7", "has no unit; write it like 7d"),
+        ("move web01 --to ssd --keep-source 0", "has no unit"),
+        ("move web01 --to ssd --keep-source 0d", "no time at all"),
+        ("move web01 --to ssd --hang-limit 5", "has no unit"),
+        ("move web01 --to ssd --guest-latency 20", "did you mean 20ms?"),
+        ("speed 3f2a 100", "did you mean 100MiB/s?"),
         ("move web01 --to ssd --method teleport", "teleport"),
         ("speed 3f2a fast", "not a rate"),
         ("nonsense", "nonsense"),
@@ -361,9 +368,55 @@ def test_cancel_without_waiting_spawns_a_move_that_nobody_runs() -> None:
 
 def test_cancel_too_late_says_so(busy: cli_fake.FakeService) -> None:
     result = call(busy, "cancel", "9e01")
-    assert result.exit_code == 2
-    assert "cannot be cancelled any more: db01 has been moved to ssd" in result.stderr
+    assert result.exit_code == 4
+    assert "TOO_LATE: Move 9e01 cannot be cancelled any more: db01 uses its disks on ssd already" in result.stderr
     assert busy.log == []
+
+
+def test_cancel_after_the_switch_says_so_at_once(busy: cli_fake.FakeService) -> None:
+    """The move still runs (it cleans up); nobody waits for its end to hear that the wish came too late."""
+    busy.journal["3f2a"] = dataclasses.replace(busy.journal["3f2a"], record=Record(switched=True))
+    result = call(busy, "--json", "cancel", "web01")
+    assert (documents(result)[0]["code"], result.exit_code) == ("TOO_LATE", 4)
+    assert busy.journal["3f2a"].finished is None
+
+
+def test_cancel_whose_move_switches_meanwhile_does_not_wait_for_its_end(busy: cli_fake.FakeService) -> None:
+    class Switches(cli_fake.FakeService):
+        def cancel(self, move: str) -> MoveSummary:
+            now = self.show(move)[0]
+            self.journal[now.id] = dataclasses.replace(now, record=Record(switched=True))
+            return now
+
+    result = call(Switches(journal=busy.journal), "cancel", "3f2a")
+    assert (result.exit_code, "TOO_LATE" in result.stderr) == (4, True)
+
+
+def test_a_move_is_named_by_its_vm(busy: cli_fake.FakeService) -> None:
+    assert "Move 3f2a of web01" in call(busy, "show", "web01").stdout
+    assert "db01 was moved" in call(busy, "watch", "db01").stdout
+    assert "Move 3f2a was cancelled" in call(busy, "cancel", "web01").stdout
+
+
+def test_no_name_means_the_only_move(service: cli_fake.FakeService) -> None:
+    none = call(service, "cancel")
+    assert (none.exit_code, "No move is under way" in none.stderr) == (2, True)
+    service.journal = {"3f2a": cli_fake.summary(owner="other pid 7")}
+    assert "at most 50.0 MiB/s" in call(service, "speed", "50MiB/s").stdout
+    assert "web01" in call(service, "show").stdout
+    assert call(service, "cancel").exit_code == 0
+    assert call(service, "speed", "a", "b", "1MiB/s").exit_code == 2
+
+
+def test_a_move_of_what_is_there_already_is_no_error(service: cli_fake.FakeService) -> None:
+    service.findings = (finding("NOTHING_TO_MOVE", "All disks are there."),)
+    for command in ("move", "check"):
+        result = call(service, command, "web01", "--to", "ssd")
+        assert (result.exit_code, result.stdout) == (0, "web01 is there already: nothing to do.\n")
+        (document,) = documents(call(service, "--json", command, "web01", "--to", "ssd"))
+        assert document["changed"] is False
+    service.findings = (*service.findings, cli_fake.ERROR)
+    assert call(service, "move", "web01", "--to", "ssd").exit_code == 4
 
 
 def test_speed(busy: cli_fake.FakeService) -> None:
@@ -407,11 +460,12 @@ def test_remove_by_name(busy: cli_fake.FakeService) -> None:
     for path, words in (
         (f"{cli_fake.OLD}/kept.qcow2", "quarantine purge"),
         (f"{cli_fake.OLD}/used.qcow2", "VM web02 uses it."),
-        (f"{cli_fake.OLD}/usd.qcow2", "Did you mean"),
+        (f"{cli_fake.OLD}/usd.qcow2", "Nothing was removed."),
     ):
         result = call(busy, "orphans", "--remove", path, "--yes")
         assert result.exit_code == 2
         assert words in result.stderr
+        assert "Did you mean" not in result.stderr  # what is merely alike may be a file that somebody needs
 
 
 def test_a_broken_copy_that_is_to_be_gone_on_with_goes_by_its_name_only(busy: cli_fake.FakeService) -> None:

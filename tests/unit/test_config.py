@@ -12,7 +12,7 @@ from blockferry import config
 from blockferry.config import Config
 from blockferry.errors import ConfigInvalid
 from blockferry.model.request import Method
-from blockferry.units import MiB
+from blockferry.units import KiB, MiB
 
 
 @pytest.fixture(autouse=True)
@@ -57,8 +57,8 @@ def test_the_user_comes_after_the_system_and_the_environment_last(
 
 def test_one_file_instead_of_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "etc" / "config.toml", 'method = "cold"')
-    monkeypatch.setenv("BLOCKFERRY_CONFIG", str(write(tmp_path / "mine.toml", "bandwidth = 7")))
-    assert (Config.load().method, Config.load().bandwidth) == ("auto", 7)
+    monkeypatch.setenv("BLOCKFERRY_CONFIG", str(write(tmp_path / "mine.toml", "bandwidth = '7KiB/s'")))
+    assert (Config.load().method, Config.load().bandwidth) == ("auto", 7 * KiB)
     monkeypatch.setenv("BLOCKFERRY_CONFIG", str(tmp_path / "missing.toml"))
     with pytest.raises(ConfigInvalid, match="no such file"):
         Config.load()
@@ -89,7 +89,10 @@ def test_the_copy_buffer(tmp_path: Path) -> None:
         ('method = "miror"', "method: 'miror' is no method .did you mean 'mirror'"),
         ("method = []", "method: .* is no method"),
         ('bandwidth = "fast"', "bandwidth: 'fast' is not a rate"),
-        ("bandwidth = -1", "bandwidth: -1 is no bandwidth"),
+        ("bandwidth = -1", "bandwidth: -1 has no unit"),
+        ("bandwidth = 200", "bandwidth: 200 has no unit"),
+        ('bandwidth = "200"', "bandwidth: '200' has no unit; did you mean 200MiB/s"),
+        ('keep_source = "7"', "keep_source: '7' has no unit"),
         ("bandwidth = true", "bandwidth: True is not"),
         ('keep_source = "a while"', "keep_source: 'a while' is not a duration"),
         ("keep_source = 7", "keep_source: 7 is none of"),

@@ -65,6 +65,32 @@ def test_ids_may_be_shortened(journal: Journal) -> None:
         journal.get("")
 
 
+def test_a_move_is_found_by_what_a_person_types(journal: Journal) -> None:
+    """Ids are hexadecimal and may look like a VM's name: the whole name counts before the beginning of an id."""
+    for move, uuid, vm in (("a1", "u1", "web01"), ("a2", "u2", "web02"), ("b300", "u3", "b3"), ("b3c4", "u4", "db01")):
+        journal.add(replace(make_plan(move, uuid), vm=vm), Record(), "{}", "alice")
+    assert journal.find("web01").id == "a1"
+    assert journal.find("u2").id == "a2"
+    assert journal.find("b3").id == "b300"
+    assert journal.find("b3c").id == "b3c4"
+    assert journal.find("db").id == "b3c4"
+    for word in ("web", "a", None):
+        with pytest.raises(UsageError, match=r"a1 \(web01\)"):
+            journal.find(word)
+    finish(journal, "a1")
+    assert journal.find("web").id == "a2"  # the other is over
+    assert journal.find("web01").state == "moved"
+    journal.add(replace(make_plan("a5", "u1"), vm="web01"), Record(), "{}", "alice")
+    assert journal.find("web01").id == "a5"
+    finish(journal, "a5")
+    assert journal.find("web01").id == "a5"  # the latest
+    for word in ("%", "nope"):
+        with pytest.raises(MoveNotFound):
+            journal.find(word)
+    with pytest.raises(UsageError):
+        journal.find("")
+
+
 def test_one_move_per_vm_until_it_is_over(journal: Journal) -> None:
     journal.add(make_plan("a1", "same"), Record(), "{}", "alice")
     with pytest.raises(MoveBusy) as busy:

@@ -23,7 +23,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from journal_support import Children, make_plan
 
-from blockferry.errors import JournalFailed
+from blockferry.errors import JournalFailed, MoveNotFound, UsageError
 from blockferry.journal import Journal, Owner, schema, sqlite, upgrade
 from blockferry.model.plan import LayerPlan
 from blockferry.model.quarantine import Kept
@@ -161,9 +161,35 @@ def test_a_journal_of_another_user(children: Children) -> None:
         os.chmod(name, 0o755)
         opened(Path(name) / "journal.db").close()
         child = children("open as nobody", f"sqlite:///{name}/journal.db")
-        assert "this user may not read and write it" in str(child.hear())
+        assert "run as root" in str(child.hear())
         child = children("open as nobody", f"sqlite:///{name}/new.db")
         assert "cannot be made (Permission denied)" in str(child.hear())
+
+
+def test_looking_makes_no_journal(path: Path) -> None:
+    with closing(Journal.open(f"sqlite:///{path}", make=False)) as journal:
+        assert journal.missing
+        assert (journal.unfinished(), journal.finished(10), journal.kept_sources()) == ((), (), ())
+        with pytest.raises(MoveNotFound):
+            journal.get("a1")
+        with pytest.raises(UsageError, match="No move is under way"):
+            journal.find(None)
+    assert not path.parent.exists()
+    opened(path).close()
+    with closing(Journal.open(f"sqlite:///{path}", make=False)) as journal:
+        assert not journal.missing
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user, which only root may")
+def test_a_journal_that_only_root_may_see_is_not_taken_for_none(children: Children) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o755)
+        opened(Path(name) / "private/journal.db").close()
+        for file in ("journal.db", "not-there.db"):
+            child = children("look as nobody", f"sqlite:///{name}/private/{file}")
+            assert "run as root" in str(child.hear())
+        child = children("look as nobody", f"sqlite:///{name}/not-there.db")
+        assert child.hear() == "missing"
 
 
 # ------------------------------------------------------------ network file systems

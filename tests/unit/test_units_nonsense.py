@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from blockferry import units
-from blockferry.cli.output import when
 
 
 @pytest.mark.parametrize("text", ["100Mbps", "1Gb/s", "100Mbit/s", "100MBit", "100mb/s", "8b"])
@@ -42,4 +41,4 @@ def test_a_size_that_no_disk_has() -> None:
 
 
 def test_a_date_of_an_old_journal_that_no_calendar_has_breaks_no_list() -> None:
-    assert when(9999999 * 86400.0) == "after the year 9999"
+    assert units.format_time(9999999 * 86400.0) == "after the year 9999"

@@ -7,11 +7,11 @@ from typing import Any
 import click
 from rich.text import Text
 
-from blockferry.cli import describe
+from blockferry.cli import describe, display
 from blockferry.cli.app import App, pass_app
 from blockferry.cli.command import Command
 from blockferry.cli.output import Column, counted
-from blockferry.cli.request import request_options, to_request
+from blockferry.cli.request import LOOKING, request_options, to_request
 from blockferry.errors import Refused
 from blockferry.model.finding import Severity
 from blockferry.model.summary import CheckResult
@@ -25,11 +25,15 @@ def check(app: App, /, **options: Any) -> None:
     """Say whether VM can be moved, and how.
 
     All reasons for and against, and the plan with times and space. Nothing is touched. Exit status 0: it can be
-    done; 4: it would be refused. Like -WhatIf in PowerCLI.
+    done, or is done already; 4: it would be refused. Like -WhatIf in PowerCLI.
     """
-    result = app.service().check(to_request(**options))
+    request = to_request(**options)
+    with display.waiting(app, LOOKING):
+        result = app.service().check(request)
     if app.json:
-        app.out.document("check", refused=result.refused, check=result)
+        app.out.document("check", refused=result.refused, changed=not result.nothing_to_do, check=result)
+    elif result.nothing_to_do:
+        describe.nothing_to_do(app.out, result.vm)
     else:
         _print(app, result)
     if result.refused:
@@ -71,7 +75,7 @@ def _verdict(result: CheckResult) -> Text:
     if result.refused:
         return Text(f"{result.vm} cannot be moved: {counted(errors, 'reason')} against it.", style="bold red")
     assert result.plan is not None
-    sentence = f"{result.vm} can be moved to {describe.destination(result.plan)}: "
+    sentence = f"{result.vm} can be moved to {result.plan.destination}: "
     sentence += f"{counted(len(result.plan.disks), 'disk')}, {format_size(result.plan.copy_bytes)} to copy"
     sentence += f", about {format_duration(result.seconds)}" if result.seconds is not None else ""
     sentence += f"; {counted(warnings, 'warning')}" if warnings else ""

@@ -4,40 +4,41 @@ from __future__ import annotations
 
 import click
 
+from blockferry import units
 from blockferry.cli import describe, display, drive, follow, ports, types
 from blockferry.cli.app import App, pass_app
 from blockferry.cli.command import Command
-from blockferry.errors import MoveCancelled, UsageError
+from blockferry.errors import MoveCancelled, TooLateToCancel, UsageError
 from blockferry.model.record import Outcome
 from blockferry.model.summary import MoveSummary
-from blockferry.units import format_rate
 
 
-@click.command(cls=Command, examples=("blockferry watch 3f2a",))
-@click.argument("move_id", metavar="ID", type=types.MoveId(ended=True))
+@click.command(cls=Command, examples=("blockferry watch web01", "blockferry watch"))
+@click.argument("move", metavar="[VM|ID]", required=False, type=types.MoveName(ended=True))
 @pass_app
-def watch(app: App, move_id: str) -> None:
+def watch(app: App, move: str | None) -> None:
     """Follow a move until its end.
 
-    The exit status is the one that `move` would have had. Ctrl-C ends the watching, not the move. A move that
-    nobody runs goes on in the background.
+    Named by its VM or its id; without a name the only one that is under way. The exit status is the one that `move`
+    would have had. Ctrl-C ends the watching, not the move. A move that nobody runs goes on in the background.
     """
     service = app.service(tend=False)
-    follow.tell_end(app, follow.follow(app, service, move_id, display.for_app(app)))
+    follow.tell_end(app, follow.follow(app, service, service.find(move).id, display.for_app(app)))
 
 
-@click.command(cls=Command, examples=("blockferry cancel 3f2a", "blockferry cancel 3f2a --no-wait"))
-@click.argument("move_id", metavar="ID", type=types.MoveId())
+@click.command(cls=Command, examples=("blockferry cancel web01", "blockferry cancel web01 --no-wait"))
+@click.argument("move", metavar="[VM|ID]", required=False, type=types.MoveName())
 @click.option("--wait/--no-wait", default=True, help="Wait until it is cancelled; the default.")
 @pass_app
-def cancel(app: App, move_id: str, wait: bool) -> None:
+def cancel(app: App, move: str | None, wait: bool) -> None:
     """Cancel a move; VM stays on its old disks.
 
-    The copies at the destination are removed. Possible until the switch; after it the move goes on to its end, and
-    this command says so.
+    Named by its VM or its id; without a name the only one that is under way. The copies at the destination are
+    removed. Possible until the switch; after it the move goes on to its end, and this command says so at once (exit
+    status 4).
     """
     service = app.service(tend=False)
-    before, _ = service.show(move_id)
+    before = service.find(move)
     if before.finished is not None:
         _tell(app, before)
         return
@@ -59,7 +60,7 @@ def _to_the_end(app: App, service: ports.Service, summary: MoveSummary) -> MoveS
     """Follow the one who runs the move; run it here when nobody does."""
     show = display.for_app(app)
     if summary.owner_alive:
-        return follow.follow(app, service, summary.id, show)
+        return follow.follow(app, service, summary.id, show, until=lambda now: now.too_late_to_cancel)
     try:
         show.start(summary)
         return drive.drive(app, service, summary, show)
@@ -70,7 +71,7 @@ def _to_the_end(app: App, service: ports.Service, summary: MoveSummary) -> MoveS
 
 
 def _tell(app: App, summary: MoveSummary) -> None:
-    """Say what holds now; raises UsageError when the move went through, and MoveFailed when it failed."""
+    """Say what holds now; raises TooLateToCancel when the move went through, and MoveFailed when it failed."""
     if summary.record.outcome is Outcome.CANCELLED:
         if app.json:
             app.out.document("cancel", move=describe.move_json(summary))
@@ -84,25 +85,28 @@ def _tell(app: App, summary: MoveSummary) -> None:
         else:
             app.out.line(f"Move {summary.id} is over. {summary.plan.vm} was moved; see `blockferry show {summary.id}`.")
         return
-    describe.conclude(summary)
-    raise UsageError(
-        f"Move {summary.id} cannot be cancelled any more: {summary.plan.vm} has been moved to "
-        f"{describe.destination(summary.plan)}.",
-        "To go back, move it to where it was.",
-    )
+    if summary.finished is not None and not summary.too_late_to_cancel:
+        describe.conclude(summary)
+    raise TooLateToCancel(summary.id, summary.plan.vm, summary.plan.destination)
 
 
-@click.command(cls=Command, examples=("blockferry speed 3f2a 50MiB/s", "blockferry speed 3f2a 0"))
-@click.argument("move_id", metavar="ID", type=types.MoveId())
-@click.argument("rate", type=types.Rate())
+@click.command(cls=Command, examples=("blockferry speed web01 50MiB/s", "blockferry speed 0"))
+@click.argument("words", metavar="[VM|ID] RATE", nargs=-1, required=True, type=types.MoveName())
 @pass_app
-def speed(app: App, move_id: str, rate: int) -> None:
+def speed(app: App, words: tuple[str, ...]) -> None:
     """Change the limit of a running copy.
 
-    RATE (50MiB/s) is for all its disks together; 0 takes the limit away.
+    RATE (50MiB/s) is for all its disks together; 0 takes the limit away. The move is named by its VM or its id;
+    without a name it is the only one that is under way.
     """
+    if len(words) > 2:
+        raise UsageError("Too many words.", "Write it like `blockferry speed web01 50MiB/s`.")
+    try:
+        rate = units.parse_rate(words[-1])
+    except ValueError as error:
+        raise UsageError(f"{error}.", "Write it like `blockferry speed web01 50MiB/s`.") from None
     service = app.service()
-    summary = service.show(move_id)[0]
+    summary = service.find(words[0] if len(words) == 2 else None)
     if summary.finished is not None:
         raise UsageError(
             f"Move {summary.id} of {summary.plan.vm} has ended; there is nothing to slow down or speed up."
@@ -111,5 +115,5 @@ def speed(app: App, move_id: str, rate: int) -> None:
     if app.json:
         app.out.document("speed", move=describe.move_json(summary))
         return
-    limit = f"at most {format_rate(rate)}" if rate else "as fast as it can"
+    limit = f"at most {units.format_rate(rate)}" if rate else "as fast as it can"
     app.out.line(f"Move {summary.id} of {summary.plan.vm} copies {limit} from now on.")

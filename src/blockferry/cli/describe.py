@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 from rich.text import Text
 
-from blockferry.cli.output import Cell, Out, clock, counted, when
+from blockferry.cli.output import Cell, Out, clock, counted
 from blockferry.errors import MoveCancelled, MoveFailed
 from blockferry.model import templates, verifying
 from blockferry.model.finding import Finding, Severity
@@ -16,7 +17,7 @@ from blockferry.model.plan import DiskPlan, Plan
 from blockferry.model.record import Outcome
 from blockferry.model.request import Contract, Method, SourcePolicy
 from blockferry.model.summary import DiskEstimate, Event, GuestReport, MoveSummary, Progress
-from blockferry.units import format_duration, format_rate, format_size
+from blockferry.units import format_duration, format_rate, format_size, format_time
 
 SEVERITY_STYLES = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.INFO: "dim"}
 EVENT_STYLES = {"warning": "yellow", "error": "red", "user": "cyan", "phase": "bold"}
@@ -38,9 +39,9 @@ def host(plan: Plan) -> str:
     return f"{plan.host_name} ({plan.uri})" if plan.host_name else plan.uri
 
 
-def destination(plan: Plan) -> str:
-    """The datastores that the disks go to, in the order of the disks."""
-    return ", ".join(dict.fromkeys(disk.datastore for disk in plan.disks)) or (plan.home.datastore if plan.home else "")
+def nothing_to_do(out: Out, vm: str) -> None:
+    """A move that would change nothing: success, as an administrator's script expects."""
+    out.line(Text(f"{vm} is there already: nothing to do.", style="bold green"))
 
 
 def findings(out: Out, found: Iterable[Finding]) -> None:
@@ -119,8 +120,12 @@ def source_policy(policy: SourcePolicy) -> str:
     if policy.delete:
         return "deleted once nothing needs them"
     if policy.keep_s is None:
-        return "kept"
-    return f"kept for {format_duration(policy.keep_s)}, then deleted once nothing needs them"
+        return "kept until `blockferry quarantine purge --now` deletes them"
+    until = format_time(time.time() + policy.keep_s)
+    return (
+        f"kept for {format_duration(policy.keep_s)}, until {until} at the earliest; "
+        "`blockferry quarantine purge` deletes them after that"
+    )
 
 
 def _place(datastore: str | None, path: str) -> str:
@@ -192,16 +197,16 @@ def headline(summary: MoveSummary) -> Text:
     took = f" in {format_duration(_seconds(summary))}" if summary.finished is not None or summary.report else ""
     match summary.record.outcome:
         case Outcome.MOVED:
-            words = (f"{summary.plan.vm} was moved to {destination(summary.plan)}{took}.", "bold green")
+            words = (f"{summary.plan.vm} was moved to {summary.plan.destination}{took}.", "bold green")
         case Outcome.CANCELLED:
             words = (f"The move of {summary.plan.vm} was cancelled{took and ' after' + took[3:]}.", "bold yellow")
         case Outcome.FAILED:
             words = (f"The move of {summary.plan.vm} failed{took and ' after' + took[3:]}.", "bold red")
         case None if summary.state == "waiting":
-            text = f"{summary.plan.vm} was moved to {destination(summary.plan)}{took}; {FOLLOWS}."
+            text = f"{summary.plan.vm} was moved to {summary.plan.destination}{took}; {FOLLOWS}."
             words = (text, "bold green")
         case None:
-            words = (f"{summary.plan.vm} is being moved to {destination(summary.plan)}.", "bold")
+            words = (f"{summary.plan.vm} is being moved to {summary.plan.destination}.", "bold")
     return Text(*words)
 
 
@@ -215,12 +220,12 @@ def story(out: Out, events: Iterable[Event]) -> None:
     pairs: list[tuple[str, Cell]] = []
     day = None
     for event in events:
-        date = when(event.at)[:10]
-        stamp = clock(event.at) if date == day else when(event.at)
+        date = format_time(event.at)[:10]
+        stamp = clock(event.at) if date == day else format_time(event.at)
         day = date
         style = EVENT_STYLES.get(event.kind, "")
         prefix = f"{event.kind}: " if event.kind in ("warning", "error") else ""
-        pairs.append((f"{stamp:>19}" if out.pretty else when(event.at), Text(prefix + event.text, style=style)))
+        pairs.append((f"{stamp:>19}" if out.pretty else format_time(event.at), Text(prefix + event.text, style=style)))
     out.details(pairs)
 
 

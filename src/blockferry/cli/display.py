@@ -48,6 +48,13 @@ def for_app(app: App) -> Display:
     return LiveView(app.err) if app.err.is_terminal else Lines(app.err)
 
 
+def waiting(app: App, text: str) -> contextlib.AbstractContextManager[object]:
+    """Show on a terminal, from the first moment on, that the command works; a log or a program is not told."""
+    if app.json or not app.err.is_terminal:
+        return contextlib.nullcontext()
+    return app.err.console.status(text)
+
+
 class JsonLines:
     """One JSON document per line on standard output: the start, then progress and events."""
 
@@ -169,11 +176,11 @@ class LiveView:
 def start_sentence(summary: MoveSummary) -> str:
     plan = summary.plan
     if summary.record.wanted is Wanted.CANCEL:
-        return f"Cancelling the move of {plan.vm} to {describe.destination(plan)} (move {summary.id})"
+        return f"Cancelling the move of {plan.vm} to {plan.destination} (move {summary.id})"
     disks = ", ".join(disk.target for disk in plan.disks)
     size = format_size(plan.copy_bytes) if plan.copy_bytes else "nothing to copy"
     return (
-        f"Moving {plan.vm} ({disks}; {size}) to {describe.destination(plan)} by "
+        f"Moving {plan.vm} ({disks}; {size}) to {plan.destination} by "
         f"{plan.method.value}: {plan.method_reason} (move {summary.id})"
     )
 

@@ -41,7 +41,7 @@ epoch; `null` is what is not known. Fields may be added in any release; when one
 |---|---|---|
 | `vms` | `vms` | `uri`, `vms`: VMs with their disks |
 | `datastores` | `datastores` | `uri`, `datastores` |
-| `check` | `check` | `refused`, `check`: `findings`, `plan` (or null), `estimates`, `space`, `seconds` |
+| `check` | `check` | `refused`, `changed`, `check`: `findings`, `plan` (or null), `estimates`, `space`, `seconds` |
 | `doctor` | `doctor` | `uri`, `healthy`, `checks`: `area`, `level` (`ok`, `warning`, `error`), `text`, `remedy` |
 | `moves`, `history` | `moves`, `history` | `moves` |
 | `show` | `move` | `move`, `events` |
@@ -68,7 +68,8 @@ A move is an object with `id`, `state` (`running`, `interrupted`, `parked`, `wai
 | `started` | `move`; the first line (and with `--detach` the only one) |
 | `event` | `event`: `at`, `kind` (`phase`, `action`, `warning`, `error`, `user`), `text` |
 | `progress` | `id`, `vm`, `state`, `progress`: `phase`, `total`, `done`, `rate`, `seconds_left`, `disks` |
-| `report` | `move`, with its `report`; the last line when the VM was moved |
+| `report` | `changed`: true; `move`, with its `report`; the last line when the VM was moved |
+| `unchanged` | `vm`, `changed`: false; the only line when all that was asked for is there already (exit status 0) |
 | `cancel` | `move`; the last line of `cancel` when it was cancelled |
 | `error` | the last line otherwise |
 

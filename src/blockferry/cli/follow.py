@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from blockferry.cli import describe, display, ports
 from blockferry.cli.app import App
@@ -38,8 +39,14 @@ class Story:
         self._told = len(events)
 
 
-def follow(app: App, service: ports.Service, move: str, show: display.Display) -> MoveSummary:
-    """Show a move until its end; its finished summary, whatever the outcome.
+def follow(
+    app: App,
+    service: ports.Service,
+    move: str,
+    show: display.Display,
+    until: Callable[[MoveSummary], bool] = lambda _: False,
+) -> MoveSummary:
+    """Show a move until its end, or `until` this is true of it; its summary then, whatever the outcome.
 
     A move that nobody runs is given to a background process. Raises MoveParked, MoveNotFound, and Interrupted
     on Ctrl-C, which does not touch the move.
@@ -51,7 +58,7 @@ def follow(app: App, service: ports.Service, move: str, show: display.Display) -
         if summary.finished is None and summary.state != "waiting":
             show.start(summary)
         while True:
-            if summary.finished is not None or summary.state == "waiting":
+            if summary.finished is not None or summary.state == "waiting" or until(summary):
                 return summary
             story.tell_new(events)
             show.update(summary)
@@ -75,7 +82,7 @@ def tell_end(app: App, summary: MoveSummary) -> None:
     """Print how a move ended; raises MoveFailed or MoveCancelled unless it went through."""
     describe.conclude(summary)
     if app.json:
-        app.out.document("report", move=describe.move_json(summary))
+        app.out.document("report", changed=True, move=describe.move_json(summary))
     elif summary.report is not None:
         describe.report(app.out, summary)
     else:

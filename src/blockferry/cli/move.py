@@ -9,7 +9,8 @@ import click
 from blockferry.cli import describe, display, drive, follow, ports, types
 from blockferry.cli.app import App, pass_app
 from blockferry.cli.command import Command
-from blockferry.cli.request import request_options, to_request
+from blockferry.cli.request import LOOKING, request_options, to_request
+from blockferry.errors import Refused
 from blockferry.model.summary import MoveSummary
 
 
@@ -31,8 +32,19 @@ def move(app: App, /, detach: bool, **options: Any) -> None:
     on. A closed terminal or SIGTERM leaves the move to the background; without a terminal SIGINT cancels it and
     waits.
     """
-    service = app.service()
-    summary = service.move(to_request(**options))
+    request = to_request(**options)
+    try:
+        with display.waiting(app, LOOKING):
+            service = app.service()
+            summary = service.move(request)
+    except Refused as refused:
+        if refused.codes != ("NOTHING_TO_MOVE",):
+            raise
+        if app.json:
+            app.out.document("unchanged", vm=refused.vm, changed=False)
+        else:
+            describe.nothing_to_do(app.out, refused.vm)
+        return
     if detach:
         _detach(app, service, summary)
     else:
@@ -64,19 +76,20 @@ def _detach(app: App, service: ports.Service, summary: MoveSummary) -> None:
         )
 
 
-@click.command(cls=Command, examples=("blockferry resume", "blockferry resume 3f2a"))
-@click.argument("move_id", metavar="[ID]", required=False, type=types.MoveId())
+@click.command(cls=Command, examples=("blockferry resume", "blockferry resume web01"))
+@click.argument("name", metavar="[VM|ID]", required=False, type=types.MoveName())
 @click.option("--detach", is_flag=True, help="Leave it to the background and return.")
 @pass_app
-def resume(app: App, move_id: str | None, detach: bool) -> None:
+def resume(app: App, name: str | None, detach: bool) -> None:
     """Go on with moves that nobody runs.
 
-    With ID: with this one, which may have been interrupted or stand still (parked). Without: with all that nobody
-    runs. One move is run here, with its progress; several go on in the background. Any other command takes up
+    With a VM or an id: with this one, which may have been interrupted or stand still (parked). Without: with all that
+    nobody runs. One move is run here, with its progress; several go on in the background. Any other command takes up
     interrupted moves, too; one that stands still goes on only here.
     """
     service = app.service(tend=False)
-    ids = service.resume(move_id)
+    named = None if name is None else service.find(name)
+    ids = service.resume(None if named is None else named.id)
     summaries = [service.show(move)[0] for move in ids]
     if len(summaries) == 1 and not detach:
         run_here(app, service, summaries[0])
@@ -92,7 +105,9 @@ def resume(app: App, move_id: str | None, detach: bool) -> None:
             f"`blockferry watch {summary.id}` follows it."
         )
     if not summaries:
-        app.out.line(f"Move {move_id} has ended already." if move_id else "There is no move that nobody runs.")
+        app.out.line(
+            f"Move {named.id} of {named.plan.vm} has ended already." if named else "There is no move that nobody runs."
+        )
 
 
 @click.command("run-move", cls=Command, hidden=True)

@@ -7,24 +7,25 @@ from collections.abc import Sequence
 import click
 from rich.text import Text
 
-from blockferry.cli import describe, types
+from blockferry.cli import describe, ports, types
 from blockferry.cli.app import App, pass_app
 from blockferry.cli.command import Command
-from blockferry.cli.output import Cell, Column, counted, when
+from blockferry.cli.output import Cell, Column, counted
 from blockferry.model.summary import MoveSummary
-from blockferry.units import format_duration, format_rate, format_size
+from blockferry.units import format_duration, format_rate, format_size, format_time
 
 
 @click.command(cls=Command, examples=("blockferry moves",))
 @pass_app
 def moves(app: App) -> None:
     """List the moves that are under way."""
-    summaries = app.service().moves()
+    service = app.service()
+    summaries = service.moves()
     if app.json:
         app.out.document("moves", moves=[describe.move_json(summary) for summary in summaries])
         return
     if not summaries:
-        app.err.line("No move is under way.")
+        app.err.line("No move is under way." + _no_journal(service))
         return
     several = len({summary.plan.host or summary.plan.uri for summary in summaries}) > 1
     columns = (
@@ -47,6 +48,11 @@ def moves(app: App) -> None:
             app.err.note(f"{summary.id} waits: {summary.plan.vm} was moved, {describe.FOLLOWS}")
 
 
+def _no_journal(service: ports.Service) -> str:
+    """A mistyped --journal shows by this."""
+    return f" There is no journal at {service.no_journal} yet." if service.no_journal else ""
+
+
 def _running_row(summary: MoveSummary, with_host: bool) -> Sequence[Cell]:
     progress = summary.progress
     left = progress.seconds_left
@@ -54,7 +60,7 @@ def _running_row(summary: MoveSummary, with_host: bool) -> Sequence[Cell]:
         summary.id,
         *([describe.host(summary.plan)] if with_host else []),
         summary.plan.vm,
-        describe.destination(summary.plan),
+        summary.plan.destination,
         _state(summary),
         progress.phase,
         format_size(progress.done),
@@ -69,12 +75,13 @@ def _running_row(summary: MoveSummary, with_host: bool) -> Sequence[Cell]:
 @pass_app
 def history(app: App, limit: int) -> None:
     """List the moves that have ended, the latest first."""
-    summaries = app.service().history(limit)
+    service = app.service()
+    summaries = service.history(limit)
     if app.json:
         app.out.document("history", moves=[describe.move_json(summary) for summary in summaries])
         return
     if not summaries:
-        app.err.line("No move has ended yet.")
+        app.err.line("No move has ended yet." + _no_journal(service))
         return
     columns = (
         Column("ID"),
@@ -94,9 +101,9 @@ def _ended_row(summary: MoveSummary) -> Sequence[Cell]:
     return (
         summary.id,
         summary.plan.vm,
-        describe.destination(summary.plan),
+        summary.plan.destination,
         _state(summary),
-        when(summary.created),
+        format_time(summary.created),
         format_duration(report.seconds) if report else None,
         format_size(report.bulk_bytes + report.changed_bytes) if report else None,
         format_duration(report.switch_stall_s) if report and report.switch_stall_s is not None else None,
@@ -107,23 +114,25 @@ def _state(summary: MoveSummary) -> Text:
     return Text(summary.state, style=describe.STATE_STYLES.get(summary.state, ""))
 
 
-@click.command(cls=Command, examples=("blockferry show 3f2a",))
-@click.argument("move_id", metavar="ID", type=types.MoveId(ended=True))
+@click.command(cls=Command, examples=("blockferry show web01", "blockferry show 3f2a"))
+@click.argument("move", metavar="[VM|ID]", required=False, type=types.MoveName(ended=True))
 @pass_app
-def show(app: App, move_id: str) -> None:
+def show(app: App, move: str | None) -> None:
     """Tell the whole story of a move.
 
-    The plan, what happened when, the progress, the report.
+    Named by its VM (the one under way, else the latest) or its id; without a name the only one that is under way. The
+    plan, what happened when, the progress, the report.
     """
-    summary, events = app.service().show(move_id)
+    service = app.service()
+    summary, events = service.show(service.find(move).id)
     if app.json:
         app.out.document("move", move=describe.move_json(summary), events=events)
         return
     out = app.out
     out.line(Text.assemble((f"Move {summary.id} of {summary.plan.vm}: ", "bold"), _state(summary)))
-    pairs: list[tuple[str, Cell]] = [("host", describe.host(summary.plan)), ("started", when(summary.created))]
+    pairs: list[tuple[str, Cell]] = [("host", describe.host(summary.plan)), ("started", format_time(summary.created))]
     if summary.finished is not None:
-        pairs.append(("ended", when(summary.finished)))
+        pairs.append(("ended", format_time(summary.finished)))
     else:
         pairs.append(("run by", summary.owner if summary.owner_alive else "nobody at present"))
         pairs.append(("progress", describe.progress_sentence(summary.progress)))

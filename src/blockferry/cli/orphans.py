@@ -11,10 +11,10 @@ from rich.text import Text
 from blockferry.cli import ports
 from blockferry.cli.app import App, pass_app
 from blockferry.cli.command import Command
-from blockferry.cli.output import Cell, Column, counted, when
-from blockferry.errors import Interrupted, StillInUse, UsageError, nearest
+from blockferry.cli.output import Cell, Column, counted
+from blockferry.errors import Interrupted, StillInUse, UsageError
 from blockferry.model.summary import Orphan, Orphans
-from blockferry.units import format_size
+from blockferry.units import format_size, format_time
 
 
 @click.command(
@@ -92,7 +92,7 @@ def _row(orphan: Orphan) -> Sequence[Cell]:
         orphan.move,
         format_size(orphan.size),
         Text("yes", style="green") if orphan.removable else Text("no", style="yellow"),
-        when(orphan.expires) if orphan.expires is not None else None,
+        format_time(orphan.expires) if orphan.expires is not None else None,
         orphan.path,
     )
 
@@ -107,9 +107,10 @@ def _by_path(found: tuple[Orphan, ...], paths: tuple[str, ...]) -> tuple[Orphan,
     known = {orphan.path: orphan for orphan in found}
     for path in paths:
         if path not in known:
-            like = nearest(path, known, limit=1)
-            remedy = f"Did you mean {like[0]}?" if like else "`blockferry orphans` lists them."
-            raise UsageError(f"{path} is not left from a move.", remedy)
+            # No other path is suggested: a name that is merely alike may be a file that somebody needs.
+            raise UsageError(
+                f"{path} is not left from a move. Nothing was removed.", "`blockferry orphans` lists them."
+            )
         if not known[path].removable:
             raise UsageError(f"{path} is not removed: {known[path].why}", "Nothing was removed.")
         if known[path].kind == "source":

@@ -146,20 +146,9 @@ def stack(*parts: RenderableType | None) -> Group:
     return Group(*(part for part in parts if part is not None))
 
 
-def when(at: float) -> str:
-    """Wall time (seconds since the epoch) as local date and time."""
-    try:
-        return _local(at).strftime("%Y-%m-%d %H:%M:%S")
-    except (ValueError, OverflowError, OSError):  # of a journal that an older version has written to
-        return "after the year 9999"
-
-
 def clock(at: float) -> str:
-    return _local(at).strftime("%H:%M:%S")
-
-
-def _local(at: float) -> datetime:
-    return datetime.fromtimestamp(at, tz=UTC).astimezone()
+    """The local time of day of a wall time (seconds since the epoch)."""
+    return datetime.fromtimestamp(at, tz=UTC).astimezone().strftime("%H:%M:%S")
 
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:

@@ -20,6 +20,11 @@ class Service(Protocol):
     @property
     def uri(self) -> str: ...
 
+    @property
+    def no_journal(self) -> str | None:
+        """The place of the journal when there is none yet: the first move makes it."""
+        ...
+
     def listen(self, say: Callable[[str], None]) -> None:
         """`say` hears, in words for people, what takes long before there is a move to show the progress of."""
         ...
@@ -78,8 +83,16 @@ class Service(Protocol):
         """One move and its story so far, oldest first; `move` is an id or its beginning."""
         ...
 
+    def find(self, word: str | None) -> MoveSummary:
+        """The move that a person means by a VM's name or UUID, an id, or the beginning of either.
+
+        Of several of one VM the one that is not over, else the latest. None: the only one that is not over. Raises
+        MoveNotFound, UsageError.
+        """
+        ...
+
     def cancel(self, move: str) -> MoveSummary:
-        """Write the wish down; whoever runs the move obeys."""
+        """Write the wish down; whoever runs the move obeys. Raises TooLateToCancel after the switch."""
         ...
 
     def speed(self, move: str, bandwidth: int) -> MoveSummary:

@@ -11,10 +11,10 @@ from rich.text import Text
 
 from blockferry.cli.app import App, pass_app
 from blockferry.cli.command import Command, Commands
-from blockferry.cli.output import Cell, Column, when
+from blockferry.cli.output import Cell, Column
 from blockferry.errors import Interrupted, StillInUse, UsageError
 from blockferry.model.quarantine import DiskLoss, KeptFile, Restore
-from blockferry.units import format_duration, format_size
+from blockferry.units import format_duration, format_size, format_time
 
 
 @click.group(cls=Commands, examples=("blockferry quarantine list", "blockferry quarantine restore web01"))
@@ -59,8 +59,8 @@ def _row(one: KeptFile, wide: bool = False) -> Sequence[Cell]:
     row: list[Cell] = [
         kept.vm,
         format_size(kept.size),
-        None if kept.since is None else when(kept.since),
-        "never" if kept.expires is None else when(kept.expires),
+        None if kept.since is None else format_time(kept.since),
+        "never" if kept.expires is None else format_time(kept.expires),
         _state(one),
         kept.path,
     ]
@@ -174,7 +174,7 @@ def losses(agreed: Restore) -> list[str]:
     if agreed.since is None:
         lost += "the switch"
     else:
-        lost += f"{when(agreed.since)} ({format_duration(max(0.0, time.time() - agreed.since))} ago)"
+        lost += f"{format_time(agreed.since)} ({format_duration(max(0.0, time.time() - agreed.since))} ago)"
     lines = [f"{lost}; the newer files stay, in quarantine."]
     lines.extend(_loss(one, agreed.since) for one in agreed.losses)
     return [*lines, *agreed.notes]
@@ -189,5 +189,5 @@ def _loss(one: DiskLoss, since: float | None) -> str:
         return f"{head} they differ{at}."
     if one.written is not None and since is not None and one.written <= since:
         return f"{head} not compared; not written to since."
-    last = "" if one.written is None else f"; last written {when(one.written)}"
+    last = "" if one.written is None else f"; last written {format_time(one.written)}"
     return f"{head} not compared (--compare does){last}."

@@ -30,6 +30,9 @@ from blockferry.model.request import (
     Trim,
 )
 
+LOOKING = "Looking at the VM and its datastores"
+"""What is shown on a terminal while a request is checked."""
+
 FORMATS = ("qcow2", "raw", "vmdk")
 
 

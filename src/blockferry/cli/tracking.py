@@ -9,11 +9,11 @@ from rich.text import Text
 
 from blockferry.cli.app import App, pass_app
 from blockferry.cli.command import Command, Commands
-from blockferry.cli.output import Cell, Column, counted, when
+from blockferry.cli.output import Cell, Column, counted
 from blockferry.cli.types import VmName
 from blockferry.errors import UsageError
 from blockferry.model.tracking import MOST_POINTS, Changes, Point, PointStatus, TrackingStatus
-from blockferry.units import format_size
+from blockferry.units import format_size, format_time
 
 _DISKS = click.option(
     "--disk", "disks", multiple=True, metavar="DISK", help="Only this disk (vda); may be given several times."
@@ -162,7 +162,7 @@ def _rows(one: PointStatus) -> list[Sequence[Cell]]:
     for disk in one.disks:
         state = Text("good", style="green") if disk.good else Text(f"lost: {disk.why}", style="yellow")
         changed = format_size(disk.changed) if disk.good and disk.changed is not None else None
-        rows.append([one.id, when(one.created), disk.target, changed, state])
+        rows.append([one.id, format_time(one.created), disk.target, changed, state])
     return rows
 
 
@@ -176,6 +176,6 @@ def _tell_changes(app: App, found: Changes) -> None:
         app.out.table([Column("DISK"), Column("START", right=True), Column("LENGTH", right=True)], rows)
     for disk in found.disks:
         share = f"{format_size(disk.changed)} of {format_size(disk.size)} in {counted(len(disk.areas), 'area')}"
-        app.err.line(f"{disk.target}: {share} changed since {found.since} ({when(found.since_created)}).")
+        app.err.line(f"{disk.target}: {share} changed since {found.since} ({format_time(found.since_created)}).")
     if found.until is not None:
         app.err.line(f"Point {found.until} was made at that instant.")

@@ -59,10 +59,10 @@ class DatastoreName(ParamType):
         return matching(ask_quietly(ctx, lambda service: service.datastore_names()), incomplete)
 
 
-class MoveId(ParamType):
-    """The id of a move, or its beginning. `ended`: completion offers moves that have ended, too."""
+class MoveName(ParamType):
+    """A move by its VM, its id, or the beginning of either. `ended`: completion offers moves that have ended, too."""
 
-    name = "id"
+    name = "vm|id"
 
     def __init__(self, ended: bool = False) -> None:
         self.ended = ended
@@ -70,7 +70,8 @@ class MoveId(ParamType):
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         def question(service: ports.Service) -> Iterable[str]:
             moves = service.moves()
-            return [move.id for move in ((*moves, *service.history(20)) if self.ended else moves)]
+            offered = (*moves, *service.history(20)) if self.ended else moves
+            return dict.fromkeys(word for move in offered for word in (move.plan.vm, move.id))
 
         return matching(ask_quietly(ctx, question), incomplete)
 

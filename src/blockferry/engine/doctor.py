@@ -168,6 +168,8 @@ def _clock(runner: Runner) -> list[Check]:
 
 
 def _journal(journal: Journal) -> list[Check]:
+    if journal.missing:
+        return [health.no_journal(journal.name)]
     found = journal.inspect()
     room = exposed = None
     if found.path is not None:

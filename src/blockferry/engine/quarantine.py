@@ -15,7 +15,7 @@ from dataclasses import replace
 from blockferry.engine import proof
 from blockferry.engine.points import point
 from blockferry.engine.site import Site
-from blockferry.errors import BlockferryError, MoveNotFound, NotInQuarantine, NotRestorable, nearest
+from blockferry.errors import BlockferryError, MoveNotFound, NotInQuarantine, NotRestorable
 from blockferry.hypervisor import domains, pools
 from blockferry.images import copying, files, qemuimg
 from blockferry.journal import Journal
@@ -92,7 +92,7 @@ def purge(site: Site, journal: Journal, paths: Sequence[str], now: bool) -> tupl
     known = {posixpath.normpath(one.path): one for one in said.kept}
     for path in paths:
         if posixpath.normpath(path) not in known:
-            raise NotInQuarantine(path, nearest(path, known, limit=1))
+            raise NotInQuarantine(path)
     chosen = [known[posixpath.normpath(path)] for path in dict.fromkeys(paths)] or list(said.kept)
     chosen = [one for one in chosen if paths or one.expired(time.time())]
     done: dict[str, tuple[bool, str]] = {}
@@ -211,7 +211,7 @@ def _meant(site: Site, journal: Journal, what: str) -> tuple[Vm, Plan, dict[str,
     if what.startswith("/"):
         named = [one for one in rows if posixpath.normpath(one.path) == posixpath.normpath(what)]
         if not named:
-            raise NotInQuarantine(what, nearest(what, [one.path for one in rows], limit=1))
+            raise NotInQuarantine(what)
         plan = journal.get(named[0].move).plan
         vm = domains.vm(site.connection, plan.uuid)
     else:
@@ -222,7 +222,7 @@ def _meant(site: Site, journal: Journal, what: str) -> tuple[Vm, Plan, dict[str,
             key=lambda pair: pair[0],
         )
         if not plans:
-            raise NotInQuarantine(what, ())
+            raise NotInQuarantine(what)
         plan = plans[-1][1]
     return vm, plan, {one.path: one for one in rows if one.move == plan.move}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+import time
 from dataclasses import replace
 
 from blockferry.engine import footing, hanging, layering, proof, verify
@@ -18,7 +19,7 @@ from blockferry.model.observation import Observation, Side
 from blockferry.model.plan import DiskPlan
 from blockferry.model.record import View
 from blockferry.model.request import OnBreak
-from blockferry.units import MiB, format_duration, format_size
+from blockferry.units import MiB, format_size, format_time
 
 
 def release_source(context: Context, path: str, seen: Observation) -> None:
@@ -53,7 +54,7 @@ def release_source(context: Context, path: str, seen: Observation) -> None:
             files.remove_file(context.runner, path + MARKER)
             sentence = f"{path} ({format_size(size)}): the overlay of the move, removed"
         elif not plan.source.delete:
-            until = f" for {format_duration(plan.source.keep_s)}" if plan.source.keep_s is not None else ""
+            until = "" if plan.source.keep_s is None else f" until {format_time(time.time() + plan.source.keep_s)}"
             sentence = f"{path} ({format_size(size)}): kept{until}, as asked; nothing uses it"
             context.keep(
                 path, disk.source_datastore or "", size, "kept as asked; nothing uses it", _format(context, disk, path)

@@ -17,21 +17,24 @@ from dataclasses import replace
 import msgspec
 import tenacity
 
-from blockferry.config import Config
+from blockferry.config import Config, hidden_journal
 from blockferry.engine import doctor, orphan, proof, quarantine, survey, templates, tracking
 from blockferry.engine.context import Context
 from blockferry.engine.guard import Guard
 from blockferry.engine.loop import Loop, Waiting
 from blockferry.engine.pace import Pacer
 from blockferry.engine.site import Site
+from blockferry.engine.slow_calls import SlowCalls
 from blockferry.errors import (
     BlockferryError,
     HostUnreachable,
+    JournalFailed,
     MoveBusy,
     MoveCancelled,
     MoveFailed,
     OtherHost,
     Refused,
+    TooLateToCancel,
     VmNotFound,
 )
 from blockferry.hypervisor import domains, pools
@@ -90,10 +93,37 @@ class Service:
         return self.config.uri
 
     @property
+    def no_journal(self) -> str | None:
+        return self.journal.name if self.journal.missing else None
+
+    @property
     def journal(self) -> Journal:
+        """The journal as it is. One that is not there is not made by looking at it: see `_made_journal`."""
         with self._lock:
             if self._journal is None:
-                self._journal = Journal.open(self.config.journal)
+                self._journal = Journal.open(self.config.journal, make=False)
+                hidden = hidden_journal(self.config.journal) if self._journal.missing else None
+                if hidden is not None:
+                    self._say(f"root's journal {hidden} is not readable by you; moves in it are not shown")
+            return self._journal
+
+    @property
+    def _move_journal(self) -> Journal:
+        """The journal, for whoever asks about moves. Raises JournalFailed where root's is not readable."""
+        journal = self.journal
+        hidden = hidden_journal(self.config.journal) if journal.missing else None
+        if hidden is not None:
+            raise JournalFailed(str(hidden), "it is root's and not readable by you: run as root")
+        return journal
+
+    def _made_journal(self) -> Journal:
+        """The journal, made if it was not there: the first move makes it, no command that only looks does."""
+        with self._lock:
+            if self._journal is None or self._journal.missing:
+                made = Journal.open(self.config.journal)
+                if self._journal is not None:
+                    self._journal.close()
+                self._journal = made
             return self._journal
 
     def listen(self, say: Callable[[str], None]) -> None:
@@ -255,7 +285,7 @@ class Service:
         wish = msgspec.json.encode(request).decode()
         other = self._unfinished(result.plan.uuid)
         waiting = other if other is not None and other.state == "waiting" else None
-        summary = self.journal.add(result.plan, record, wish, _user(), waiting)
+        summary = self._made_journal().add(result.plan, record, wish, _user(), waiting)
         for one in result.findings:
             if one.severity is Severity.WARNING:
                 self.journal.event(move, "warning", f"[{one.code}] {one.text}")
@@ -313,9 +343,17 @@ class Service:
                     )
                 )
 
-            def publish(progress: Progress) -> None:
+            def show(progress: Progress) -> None:
                 self.journal.progress(lease, progress)
                 on_progress(self.journal.get(summary.id))
+
+            slow = stack.enter_context(
+                SlowCalls(site.slowest_call, show, lambda: context.memory.suspended_at is not None)
+            )
+
+            def publish(progress: Progress) -> None:
+                slow.seen(progress)
+                show(progress)
 
             def finish(record: Record, report: Report) -> None:
                 self.journal.finish(lease, record, report)
@@ -379,17 +417,22 @@ class Service:
         )
 
     def moves(self) -> tuple[MoveSummary, ...]:
-        return self.journal.unfinished()
+        return self._move_journal.unfinished()
 
     def history(self, limit: int) -> tuple[MoveSummary, ...]:
-        return self.journal.finished(limit)
+        return self._move_journal.finished(limit)
 
     def show(self, move: str) -> tuple[MoveSummary, tuple[Event, ...]]:
         summary = self.journal.get(move)
         return summary, self.journal.events(summary.id)
 
+    def find(self, word: str | None) -> MoveSummary:
+        return self._move_journal.find(word)
+
     def cancel(self, move: str) -> MoveSummary:
         summary = self.journal.get(move)
+        if summary.too_late_to_cancel:
+            raise TooLateToCancel(summary.id, summary.plan.vm, summary.plan.destination)
         if summary.finished is None:
             if not summary.owner_alive:
                 self._done_with(self._site_of(summary))  # somebody has to run it for that, here

@@ -54,6 +54,11 @@ class Site:
     def _first_bytes(self, path: str, count: int) -> bytes:
         return self.runner.run(["head", "-c", str(count), "--", path], timeout_s=30).stdout
 
+    def slowest_call(self) -> tuple[str, float] | None:
+        """What libvirt has owed an answer to for the longest, and for how many seconds; never waits."""
+        connection = self._connection
+        return None if connection is None else connection.slowest()
+
     def control(self, uuid: str, name: str) -> Control:
         return Control(self.connection, uuid, name)
 

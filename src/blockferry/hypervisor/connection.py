@@ -6,14 +6,16 @@ and every connection has keepalive on, so that a host that hangs never hangs the
 
 from __future__ import annotations
 
+import errno
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import libvirt
 from lxml import etree
 
-from blockferry.errors import HostUnreachable, LibvirtFailed
+from blockferry.errors import HostUnreachable, LibvirtFailed, PermissionRefused
 
 KEEPALIVE_S = 5
 KEEPALIVE_COUNT = 6
@@ -64,6 +66,23 @@ def code_name(error: libvirt.libvirtError) -> str:
     return str(_NAMES.get(error.get_error_code(), f"code {error.get_error_code()}"))
 
 
+def _refused(error: libvirt.libvirtError) -> bool:
+    """Whether libvirt runs and does not let this user in, told by codes: the words depend on the language.
+
+    A socket that may not be opened is VIR_ERR_SYSTEM_ERROR with the errno in `int1`; polkit and SASL have codes of
+    their own (https://libvirt.org/html/libvirt-virterror.html).
+    """
+    code = error.get_error_code()
+    if code == libvirt.VIR_ERR_SYSTEM_ERROR:
+        return error.get_int1() in (errno.EACCES, errno.EPERM)
+    return code in (
+        libvirt.VIR_ERR_AUTH_FAILED,
+        libvirt.VIR_ERR_AUTH_CANCELLED,
+        libvirt.VIR_ERR_AUTH_UNAVAILABLE,
+        libvirt.VIR_ERR_ACCESS_DENIED,
+    )
+
+
 def connection_lost(error: libvirt.libvirtError) -> bool:
     """Whether the error says that the daemon or the way to it is gone, rather than that a call failed."""
     code = error.get_error_code()
@@ -83,11 +102,13 @@ class Connection:
         self.uri = uri
         self._host_id: str | None = None
         self.first_bytes: Callable[[str, int], bytes] = _first_bytes
+        self._calls: dict[object, tuple[str, float]] = {}  # under way: what is done, since when (monotonic seconds)
         try:
             self.raw = libvirt.open(uri)
             self.raw.setKeepAlive(KEEPALIVE_S, KEEPALIVE_COUNT)
         except libvirt.libvirtError as error:
-            raise HostUnreachable(uri, str(error)) from error
+            kind = PermissionRefused if _refused(error) else HostUnreachable
+            raise kind(uri, str(error)) from error
         self.closed = threading.Event()
         self.raw.registerCloseCallback(lambda _conn, _reason, event: event.set(), self.closed)
 
@@ -114,12 +135,22 @@ class Connection:
 
         Raises HostUnreachable when the daemon is gone, LibvirtFailed("libvirt could not {what}") otherwise.
         """
+        call = object()
+        self._calls[call] = (what, time.monotonic())
         try:
             yield
         except libvirt.libvirtError as error:
             if connection_lost(error) or self.closed.is_set():
                 raise HostUnreachable(self.uri, str(error)) from error
             raise LibvirtFailed(what, str(error), code_name(error)) from error
+        finally:
+            del self._calls[call]
+
+    def slowest(self) -> tuple[str, float] | None:
+        """What libvirt has been asked for the longest and has not answered yet: (what, for how many seconds)."""
+        calls = list(self._calls.values())
+        what, since = min(calls, key=lambda call: call[1], default=("", 0.0))
+        return (what, time.monotonic() - since) if calls else None
 
     def versions(self) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
         """(libvirt's, QEMU's) version on the host."""

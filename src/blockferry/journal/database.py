@@ -15,6 +15,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from blockferry.errors import JournalFailed
 from blockferry.journal import migrate, postgresql, sqlite
+from blockferry.journal.schema import identity, metadata
 
 _ADDING = 4711081503
 """PostgreSQL's advisory lock for what is looked up and then written."""
@@ -32,28 +33,50 @@ _WORDS = (
 class Database:
     """One open database with the present schema. Threads may share it."""
 
-    def __init__(self, url: str) -> None:
-        """Raises JournalFailed when it cannot be opened, is of something else, or newer than we are."""
+    def __init__(self, url: str, make: bool = True) -> None:
+        """Open it. Without `make` a database that is not there stays away: an empty one in memory serves instead.
+
+        Then `missing` is true, and nothing that is written outlives this object. Raises JournalFailed when it cannot
+        be opened, is of something else, or newer than we are.
+        """
         parsed = _parsed(url)
+        self.missing = False
         self.url = parsed.render_as_string(hide_password=True)
         self.name = self.url
         self._path: Path | None = None
         self._identity: tuple[int, int] | None = None
         with self.failures():
             if parsed.get_backend_name() == "sqlite":
-                self._path = path = sqlite.file_of(parsed, parsed.database or self.url)
+                path = sqlite.path_of(parsed, parsed.database or self.url)
                 self.name, self.url = str(path), f"sqlite:///{path}"
+                if not make and not sqlite.is_there(path, self.name):
+                    self._engine = self._quick = self._stand_in()
+                    return
+                self._path = sqlite.file_at(path, self.name)
                 self._engine = sqlite.engine_on(parsed, path, "FULL")
                 self._quick = sqlite.engine_on(parsed, path, "NORMAL")
             else:
                 self._engine = self._quick = _postgresql(parsed, self.name)
             try:
+                if not make and not migrate.is_there(self._engine, self.name):
+                    self._engine.dispose()
+                    self._engine = self._quick = self._stand_in()
+                    return
                 migrate.migrate(self._engine, self.name)
             except BaseException:
                 self.close()
                 raise
         if self._path is not None:
             self._identity = sqlite.identity(self._path)
+
+    def _stand_in(self) -> Engine:
+        """An empty database with the present schema, in the memory of this process."""
+        self.missing = True
+        engine = sa.create_engine("sqlite://", poolclass=sa.StaticPool, connect_args={"check_same_thread": False})
+        with engine.begin() as connection:
+            metadata.create_all(connection)
+            connection.execute(sa.insert(identity).values(id=""))  # no VM and no file bears this journal's mark
+        return engine
 
     def close(self) -> None:
         self._engine.dispose()

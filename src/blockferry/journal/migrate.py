@@ -40,6 +40,12 @@ def migrate(engine: Engine, name: str) -> None:
         upgrade.upgrade(connection)
 
 
+def is_there(engine: Engine, name: str) -> bool:
+    """Whether the database holds a journal, of whatever version. Raises JournalFailed for one of something else."""
+    with engine.connect() as connection:
+        return _version(connection, name) is not None
+
+
 def _version(connection: Connection, name: str) -> str | None:
     """The schema's version; None for an empty database. Raises JournalFailed for one of something else.
 

@@ -26,14 +26,33 @@ NETWORK_FILESYSTEMS = frozenset(
 _USER_SPACE = frozenset(("sshfs", "glusterfs", "ceph", "ceph-fuse", "rclone", "s3fs", "davfs"))  # after "fuse."
 """Types, as in /proc/mounts, on which locks or shared memory do not do what SQLite's WAL needs."""
 
+NOT_READABLE = "you may not read and write it: run as root"
+
 _creating = threading.Lock()
 
 
-def file_of(url: URL, name: str) -> Path:
-    """The journal's file, made (0600, its directory 0700) if it was not there. Raises JournalFailed."""
+def path_of(url: URL, name: str) -> Path:
+    """The path of the journal's file, which need not be there. Raises JournalFailed."""
     if url.database in (None, "", ":memory:") or url.query:
         raise JournalFailed(name, "it must be a plain file, like sqlite:////var/lib/blockferry/journal.db")
-    path = Path(url.database or "").absolute()
+    return Path(url.database or "").absolute()
+
+
+def is_there(path: Path, name: str) -> bool:
+    """Whether there is a file of the journal's name. Raises JournalFailed when this user may not see that."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except PermissionError as error:
+        raise JournalFailed(name, NOT_READABLE) from error
+    except OSError as error:
+        raise JournalFailed(name, f"it cannot be looked at ({error.strerror})") from error
+    return True
+
+
+def file_at(path: Path, name: str) -> Path:
+    """The journal's file, made (0600, its directory 0700) if it was not there. Raises JournalFailed."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     except FileExistsError as error:
@@ -52,7 +71,7 @@ def file_of(url: URL, name: str) -> Path:
             if not path.is_file():
                 raise JournalFailed(name, "it is not a plain file") from None
             if not os.access(path, os.R_OK | os.W_OK):
-                raise JournalFailed(name, "this user may not read and write it") from None
+                raise JournalFailed(name, NOT_READABLE) from None
         except OSError as error:
             raise JournalFailed(name, f"it cannot be made ({error.strerror})") from error
     return path

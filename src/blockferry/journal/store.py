@@ -35,6 +35,14 @@ def _free(connection: sa.Connection, plan: Plan, journal: str) -> None:
             raise DestinationTaken(plan.vm, min(same), other.move, other.vm)
 
 
+def _the_one(found: tuple[MoveSummary, ...], problem: str, remedy: str) -> MoveSummary:
+    """The only one of these. Raises UsageError that names some of them."""
+    if len(found) == 1:
+        return found[0]
+    some = ", ".join(f"{one.id} ({one.plan.vm})" for one in found[:3]) + (", ..." if len(found) > 3 else "")
+    raise UsageError(f"{problem}: {some}.", remedy)
+
+
 @dataclass(frozen=True, slots=True)
 class Inspection:
     """What `Journal.inspect` finds. `clock_offset_s`: the database's clock less ours; `path`: None for a server."""
@@ -50,12 +58,16 @@ class Journal:
 
     def __init__(self, database: Database) -> None:
         self._db = database
+        self.missing = database.missing  # nothing was ever written: an empty journal in memory serves instead
         self.url, self.name = database.url, database.name  # for messages: without a password
 
     @classmethod
-    def open(cls, url: str) -> Journal:
-        """Open, making or upgrading the schema. Raises JournalFailed."""
-        return cls(Database(url))
+    def open(cls, url: str, make: bool = True) -> Journal:
+        """Open, making or upgrading the schema; without `make` one that is not there stays away (`missing`).
+
+        Raises JournalFailed.
+        """
+        return cls(Database(url, make))
 
     def close(self) -> None:
         self._db.close()
@@ -132,6 +144,36 @@ class Journal:
             some = ", ".join(row.id for row in rows[:3]) + (", ..." if len(rows) > 3 else "")
             raise UsageError(f"Several moves begin with {id_or_prefix}: {some}.", "Write more of the id.")
         return codec.summary(rows[0], self.name)
+
+    def find(self, word: str | None) -> MoveSummary:
+        """The move that a person means. `word`: an id, a VM's name or UUID, or the beginning of an id or a name.
+
+        Of several moves of one VM the one that is not over counts, else the latest. None: the only one that is not
+        over. Raises MoveNotFound; UsageError when several VMs are meant, or `word` is None and there is not one only.
+        """
+        if word is None:
+            found = self.unfinished()
+            if not found:
+                raise UsageError("No move is under way.", "`blockferry history` lists the moves that have ended.")
+            return _the_one(found, "Several moves are under way", "Name one of them by its VM or its id.")
+        if not word:
+            raise UsageError("An empty word names no move.", "`blockferry moves` lists them.")
+        for condition in (
+            moves.c.id == word,
+            sa.or_(moves.c.vm == word, moves.c.vm_uuid == word.lower()),
+            moves.c.id.startswith(word, autoescape=True),
+            moves.c.vm.startswith(word, autoescape=True),
+        ):
+            found = self._list(sa.select(moves).where(condition, moves.c.finished.is_(None)).limit(100))
+            found = found or self._list(
+                sa.select(moves).where(condition).order_by(moves.c.finished.desc(), moves.c.id).limit(100)
+            )
+            if found:
+                same = {one.plan.uuid for one in found}
+                if len(same) == 1 and found[0].finished is not None:
+                    return found[0]
+                return _the_one(found, f"Several moves begin with {word}", "Write more of it.")
+        return self.get(word)  # which says what there is instead
 
     def unfinished(self) -> tuple[MoveSummary, ...]:
         """Those that are not over, the oldest first."""

@@ -256,6 +256,10 @@ def _offset(area: str, whose: str, offset_s: float, uncertainty_s: float = 0.0) 
 # ------------------------------------------------------------ what we keep
 
 
+def no_journal(name: str) -> Check:
+    return Check("journal", Level.OK, f"There is no journal at {name} yet; the first move makes it.")
+
+
 def journal(state: JournalState) -> list[Check]:
     checks = []
     if state.faults:

@@ -253,6 +253,13 @@ class Plan:
             found[disk.source] = disk.dest
         return found
 
+    @property
+    def destination(self) -> str:
+        """The datastores that the disks go to, in the order of the disks, for people."""
+        return ", ".join(dict.fromkeys(disk.datastore for disk in self.disks)) or (
+            self.home.datastore if self.home else ""
+        )
+
     def scratch(self, target: str) -> str:
         """Where the old content of blocks goes that the guest overwrites while this disk is verified."""
         return f"{self.disk(target).dest}.{self.move}.view"

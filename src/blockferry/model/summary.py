@@ -77,7 +77,12 @@ class CheckResult:
 
     @property
     def refused(self) -> bool:
-        return self.plan is None or any(finding.is_error for finding in self.findings)
+        return not self.nothing_to_do and (self.plan is None or any(one.is_error for one in self.findings))
+
+    @property
+    def nothing_to_do(self) -> bool:
+        """Whether all that was asked for is at the destination already, and nothing else speaks against the move."""
+        return [one.code for one in self.findings if one.is_error] == ["NOTHING_TO_MOVE"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +200,13 @@ class MoveSummary:
                 "next move to the same place goes on from it."
             )
         return f"{self.plan.vm} is on its old disks, untouched; what was made at the destination is removed."
+
+    @property
+    def too_late_to_cancel(self) -> bool:
+        """Whether the VM uses its new disks. UEFI variables that have yet to follow can still be left behind."""
+        if self.record.outcome is not None:
+            return self.record.outcome is Outcome.MOVED
+        return self.record.switched and not self.record.following
 
     @property
     def state(self) -> str:
