@@ -93,10 +93,9 @@ def full(case: Case) -> None:
     case.after.callback(case.ssd.unfill)
 
 
-def there_already(case: Case) -> None:
-    target = case.ssd.home(case.guest.name) / case.disk.name
-    target.parent.mkdir()
-    target.write_text("somebody's")
+def home_is_a_file(case: Case) -> None:
+    case.ssd.home(case.guest.name).write_text("somebody's")
+    case.after.callback(case.ssd.home(case.guest.name).unlink)
 
 
 def inactive(case: Case) -> None:
@@ -115,6 +114,16 @@ def alias(case: Case) -> None:
     path.symlink_to(case.old_san.path)
     case.after.callback(path.unlink)
     case.pool("alias", path)
+
+
+def mounted_twice(case: Case) -> None:
+    """The same directory by another name, which no link tells of."""
+    path = case.lab.directory / "ds" / "twice"
+    path.mkdir()
+    case.after.callback(path.rmdir)
+    subprocess.run(["mount", "--bind", case.old_san.path, path], check=True)
+    case.after.callback(subprocess.run, ["umount", path], check=True)
+    case.pool("twice", path)
 
 
 def external_snapshot(case: Case) -> None:
@@ -173,8 +182,9 @@ REFUSALS: list[tuple[Callable[[Case], None] | None, str, list[str]]] = [
     (used_as_backing_file, "IMAGE_USED_ELSEWHERE", []),
     (full, "DESTINATION_FULL", ["--provision", "thick"]),
     (None, "NOTHING_TO_MOVE", ["--to", "old-san"]),
-    (alias, "SAME_FILE", ["--to", "alias"]),
-    (there_already, "NAME_COLLISION", []),
+    (alias, "NOTHING_TO_MOVE", ["--to", "alias"]),
+    (mounted_twice, "SAME_FILE", ["--to", "twice"]),
+    (home_is_a_file, "HOME_UNUSABLE", []),
     (inactive, "DATASTORE_INACTIVE", []),
     (read_only_store, "DATASTORE_MISSING", []),
     (external_snapshot, "SNAPSHOTS", []),

@@ -402,5 +402,7 @@ def test_every_name_that_a_plan_may_take_is_looked_at() -> None:
     for disk in plan.disks:
         assert {disk.dest, *(layer.dest for layer in disk.layers)} <= looked_at
         there = replace(known, existing=frozenset({disk.layers[-1].dest}))
-        found, _ = precheck(replace(TO, chain=Chain.KEEP), there, "abcd")
-        assert "NAME_COLLISION" in {one.code for one in found}
+        found, other = precheck(replace(TO, chain=Chain.KEEP), there, "abcd")
+        assert "NAME_TAKEN" in {one.code for one in found}
+        assert other is not None
+        assert other.made <= looked_at

@@ -18,7 +18,7 @@ import msgspec
 import tenacity
 
 from blockferry.config import Config, hidden_journal
-from blockferry.engine import doctor, orphan, proof, quarantine, survey, templates, tracking
+from blockferry.engine import doctor, orphan, places, proof, quarantine, survey, templates, tracking
 from blockferry.engine.context import Context
 from blockferry.engine.guard import Guard
 from blockferry.engine.loop import Loop, Waiting
@@ -147,17 +147,19 @@ class Service:
         return tuple(disk.target for disk in found.disks if disk.device == "disk")
 
     def vms(self) -> tuple[VmListing, ...]:
-        stores = pools.datastores(self._site.connection)
+        stores = places.datastores(self._site)
         uri, host = self._site.connection.uri, self._site.connection.host_id()
         under_way = [one for one in self.journal.unfinished() if identity.may_be_here(one.plan, uri, host)]
         moving = {one.plan.uuid: one.id for one in under_way}
         listings = []
-        for vm in domains.all_vms(self._site.connection):
+        everyone = domains.all_vms(self._site.connection)
+        resolved = places.resolved(self._site.runner, everyone)
+        for vm in everyone:
             disks = []
             for disk in vm.disks:
                 chain, problem = survey.read_chain(self._site.runner, disk)
                 path = disk.source.path if disk.source else None
-                store = datastore_of(path, stores) if path else None
+                store = datastore_of(path, stores, resolved.get(path, "")) if path else None
                 disks.append(
                     DiskListing(
                         target=disk.target,
@@ -180,18 +182,13 @@ class Service:
         problems: dict[str, str | None] = {}
         for store in pools.datastores(connection):
             problems[store.name] = pools.refresh_pool(connection, store.name) if store.active else "not active"
+        stores = places.datastores(self._site)
+        users = survey.names_in(stores, everyone, places.resolved(runner, everyone))
+        totals = survey.committed(runner, stores, everyone)
         listings = []
-        for store in pools.datastores(connection):
-            users = sorted(
-                {
-                    vm.name
-                    for vm in everyone
-                    for disk in vm.disks
-                    if disk.source is not None and disk.source.path is not None and store.holds(disk.source.path)
-                }
-            )
-            total = survey.committed(runner, store, everyone) if store.active and store.is_directory else None
-            listings.append(DatastoreListing(store, total, tuple(users), problems.get(store.name)))
+        for store in stores:
+            total = totals[store.name] if store.active and store.is_directory else None
+            listings.append(DatastoreListing(store, total, tuple(sorted(users[store.name])), problems.get(store.name)))
         return tuple(listings)
 
     def diagnose(self) -> Diagnosis:
@@ -242,6 +239,7 @@ class Service:
             held,
             self.config.suspended_start,
             self._kept_copies(vm.uuid),
+            self._promised(vm.uuid),
             functools.cache(
                 lambda: replace(
                     templates.known(self.journal, site.connection.uri, site.connection.host_id(), RECENT), just=just
@@ -259,8 +257,14 @@ class Service:
             if one.plan.uuid == uuid and identity.may_be_here(one.plan, uri, host):  # its marker is the proof
                 for disk in one.plan.disks:
                     if disk.dest in one.record.kept:
-                        found[disk.dest] = Partial(one.id, disk.dest_format, disk.virtual_size, 0)
+                        found[disk.dest] = Partial(one.id, disk.dest_format, disk.virtual_size, 0, disk.target)
         return found
+
+    def _promised(self, uuid: str) -> frozenset[str]:
+        """The files that unfinished moves of other VMs of this host make."""
+        uri, host = self._site.connection.uri, self._site.connection.host_id()
+        others = [one.plan for one in self.journal.unfinished() if one.plan.uuid != uuid]
+        return frozenset().union(*(plan.made for plan in others if identity.may_be_here(plan, uri, host)))
 
     def _unfinished(self, uuid: str) -> MoveSummary | None:
         return next((one for one in self.journal.unfinished() if one.plan.uuid == uuid), None)

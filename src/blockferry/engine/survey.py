@@ -7,15 +7,15 @@ import posixpath
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
-from blockferry.engine import making, templates
+from blockferry.engine import making, places, templates
 from blockferry.engine.proof import names_of
 from blockferry.engine.site import Site
 from blockferry.errors import BlockferryError, HostCommandFailed, HostUnreachable, ImageUnreadable
 from blockferry.hypervisor import domains, pools
-from blockferry.images import cloning, exporting, files, qemuimg, qemurun, syncing, watching
+from blockferry.images import cloning, exporting, files, pathlooks, qemuimg, qemurun, syncing, watching
 from blockferry.images.runner import Runner
 from blockferry.model import cloning as clones
-from blockferry.model import exports, placement
+from blockferry.model import destination_names, exports, placement
 from blockferry.model import templates as choices
 from blockferry.model.exports import is_export
 from blockferry.model.facts import ExportFact, Facts, Partial, SaveRoom, SmallFile, Template
@@ -74,6 +74,7 @@ def survey(
     other_move: str | None,
     suspended_start: bool | None,
     kept: Mapping[str, Partial] | None = None,
+    promised: frozenset[str] = frozenset(),
     known: Callable[[], templates.Known] = templates.Known,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Facts:
@@ -87,13 +88,15 @@ def survey(
     stores = pools.datastores(connection)
     libvirt, qemu = connection.versions()
     names = {name for name in (request.to, request.home, *request.disks.values()) if name}
-    wanted = [store for store in stores if store.name in names]
-    for store in wanted:
-        pools.refresh_pool(connection, store.name)
+    for store in stores:
+        if store.name in names:
+            pools.refresh_pool(connection, store.name)
     try:
         runner.run(["true"], timeout_s=30)
     except (HostUnreachable, HostCommandFailed) as error:
         return Facts(connection.uri, vm, stores, libvirt, qemu, {}, access_problem=error.sentence)
+    stores = places.looked_at(runner, pools.datastores(connection))
+    wanted = [store for store in stores if store.name in names]
     program = qemurun.program_of(runner, site.uri, vm.name, vm.uuid) if vm.state.active else None
     chains: dict[str, tuple[Image, ...]] = {}
     problems: dict[str, str] = {}
@@ -115,8 +118,12 @@ def survey(
     candidates = _candidates(vm, wanted, chains, home_files, request)
     paths = {path for chain in chains.values() for image in chain for path in (image.path, *image.parts)}
     paths = {path for path in paths if not is_export(path)}
-    stats = files.stat_many(runner, [*candidates, *paths])
-    left = {path: one for path, one in (kept or {}).items() if stats.get(path) is not None}
+    try:
+        looks = pathlooks.look(runner, [*candidates, *_around(vm, paths, wanted)])
+    except HostCommandFailed as error:
+        return Facts(connection.uri, vm, stores, libvirt, qemu, {}, access_problem=error.sentence)
+    existing = frozenset(path for path in candidates if looks[path].taken)
+    left = {path: one for path, one in (kept or {}).items() if path in existing}
     used = _users(runner, vm, everyone, paths)
     storage, storage_problem = _storage(runner, vm, wanted, request)
     return Facts(
@@ -132,12 +139,14 @@ def survey(
         luks_headers=headers,
         users=used,
         templates=_templates(runner, vm, everyone, stores, chains, used, request, known, tell),
-        existing=frozenset(path for path in candidates if stats[path] is not None),
-        identities={path: (one.device, one.inode) for path, one in stats.items() if one is not None},
+        existing=existing,
+        promised=promised,
+        places=looks,
+        identities={path: one.identity for path, one in looks.items() if one.identity is not None},
         directories=_directories(runner, wanted),
         exports=_exports(runner, vm, everyone, request),
         available=_available(runner, wanted),
-        committed={store.name: committed(runner, store, everyone) for store in wanted},
+        committed=committed(runner, stores, everyone),
         reserved=reserved,
         home_source=home_source,
         home_files=home_files,
@@ -145,7 +154,7 @@ def survey(
         save_room=_save_room(runner) if request.firmware is Firmware.NOW and vm.nvram and vm.state.active else None,
         other_move=other_move,
         compare_problem=(syncing.problem(runner) if request.verify or left or _wants_to_go_on(request) else None),
-        partials=_partials(runner, left, stats),
+        partials=_partials(runner, left),
         clones=_clones(runner, vm, stores, chains, request),
         source_free=_source_free(runner, vm) if vm.state.active else {},
         storage=storage,
@@ -175,11 +184,10 @@ def _wants_to_go_on(request: MoveRequest) -> bool:
     return request.method is not Method.MIRROR or request.on_break is OnBreak.KEEP
 
 
-def _partials(
-    runner: Runner, kept: Mapping[str, Partial], stats: Mapping[str, files.FileStat | None]
-) -> dict[str, Partial]:
+def _partials(runner: Runner, kept: Mapping[str, Partial]) -> dict[str, Partial]:
     """Of the broken copies that the journal knows, those whose marker still says that they are that move's."""
     found = {}
+    stats = files.stat_many(runner, kept)
     for path, one in kept.items():
         stat = stats[path]
         if stat is not None and stat.kind == "file" and making.marked_by(runner, path) == one.move:
@@ -202,15 +210,14 @@ def _clones(
         name = request.disks.get(target, request.to)
         store = next((one for one in stores if one.name == name and one.active and one.is_directory), None)
         here = datastore_of(chain[0].path, stores) if chain else None
-        if store is None or not chain or (here is not None and here.name == store.name):
+        if store is None or not chain or (here is not None and here.same_place(store)):
             continue
         if is_export(chain[0].path):
             continue
         if chain[0].format not in clones.FORMATS:
             continue  # not cloned in any case, and perhaps not moved at all: there is no name for it at the destination
-        dest = placement.image_path(store, vm.name, target, chain[0].path, chain[0].format, frozenset())
         try:
-            directory = files.existing_directory(runner, posixpath.dirname(dest))
+            directory = files.existing_directory(runner, placement.home_directory(store, vm.name))
             found[target] = cloning.problem(runner, posixpath.dirname(chain[0].path), directory) or ""
         except HostCommandFailed as error:
             found[target] = error.sentence
@@ -236,10 +243,11 @@ def _templates(
         for index, image in enumerate(chain[1:] if store is not None else (), 1):
             assert store is not None
             here = datastore_of(image.path, stores)
-            if (here is not None and here.name == store.name) or image.format not in placement.FORMATS:
+            if (here is not None and here.same_place(store)) or image.format not in placement.FORMATS:
                 break
+            home = placement.is_in_home(image.path, vm.name)
             path = choices.named(request) or placement.image_path(
-                store, vm.name, "base", image.path, image.format, frozenset()
+                store, vm.name, "base", image.path, image.format, home, frozenset()
             )
             key = (image.path, store.name)
             if key not in found:
@@ -359,7 +367,7 @@ def _candidates(
 ) -> list[str]:
     """Every path that the plan might write to."""
     found: list[str] = []
-    most = sum(len(chain) for chain in chains.values())
+    most = sum(len(chain) for chain in chains.values()) + len(small) + 1 + destination_names.MOST_NAMES
     for store in stores:
         if not store.is_directory:
             continue
@@ -368,10 +376,19 @@ def _candidates(
         for target, chain in chains.items():
             for image in chain:
                 for form in {request.format or image.format, image.format} & set(placement.FORMATS):
-                    for name in (target, "base"):
-                        names = placement.image_paths(store, vm.name, name, image.path, form)
-                        found.extend(itertools.islice(names, most + 1))
+                    for name, in_home in itertools.product((target, "base"), (True, False)):
+                        names = placement.image_paths(store, vm.name, name, image.path, form, in_home)
+                        found.extend(itertools.islice(names, most))
     return list(dict.fromkeys(found))
+
+
+def _around(vm: Vm, images: set[str], stores: Iterable[Datastore]) -> set[str]:
+    """The directories that files are made in or lie in, and the images themselves."""
+    found = {*images, *(posixpath.dirname(path) for path in images)}
+    for store in stores:
+        if store.is_directory and store.path:
+            found |= {store.path, placement.home_directory(store, vm.name)}
+    return found
 
 
 def _users(runner: Runner, vm: Vm, everyone: tuple[Vm, ...], paths: set[str]) -> dict[str, tuple[str, ...]]:
@@ -414,13 +431,45 @@ def _available(runner: Runner, stores: Iterable[Datastore]) -> dict[str, int]:
     return found
 
 
-def committed(runner: Runner, store: Datastore, everyone: tuple[Vm, ...]) -> int:
-    """Bytes that the VMs' images on a datastore would take if all thin ones grew to their full size."""
-    paths: dict[str, int] = {}
+def committed(runner: Runner, stores: tuple[Datastore, ...], everyone: tuple[Vm, ...]) -> dict[str, int]:
+    """Datastore -> bytes that the VMs' images on it would take if all thin ones grew to their full size."""
+    images = {
+        image.path: max(image.virtual_size, image.allocation)
+        for vm in everyone
+        for disk in vm.disks
+        if disk.device == "disk"
+        for image in read_chain(runner, disk)[0]
+        if image.path.startswith("/")
+    }
+    try:
+        looks = pathlooks.look(runner, images)
+    except HostCommandFailed:
+        looks = {}
+    found = dict.fromkeys((store.name for store in stores), 0)
+    counted: set[tuple[int, int]] = set()
+    for path, size in images.items():
+        look = looks.get(path)
+        if look is not None and look.identity is not None:
+            if look.identity in counted:
+                continue  # one file by two names
+            counted.add(look.identity)
+        store = datastore_of(path, stores, look.resolved if look is not None else "")
+        for one in stores if store is not None else ():
+            if store is not None and one.same_place(store):
+                found[one.name] += size
+    return found
+
+
+def names_in(
+    stores: tuple[Datastore, ...], everyone: tuple[Vm, ...], resolved: Mapping[str, str]
+) -> dict[str, set[str]]:
+    """Datastore -> names of the VMs that have a disk on it."""
+    found: dict[str, set[str]] = {store.name: set() for store in stores}
     for vm in everyone:
         for disk in vm.disks:
-            if disk.device == "disk":
-                for image in read_chain(runner, disk)[0]:
-                    if store.holds(image.path):
-                        paths[image.path] = max(image.virtual_size, image.allocation)
-    return sum(paths.values())
+            path = disk.source.path if disk.source is not None else None
+            here = datastore_of(path, stores, resolved.get(path, "")) if path else None
+            for store in stores:
+                if here is not None and store.same_place(here):
+                    found[store.name].add(vm.name)
+    return found

@@ -8,6 +8,7 @@ what is gone already is no error. GNU coreutils and util-linux are assumed on th
 from __future__ import annotations
 
 import errno
+import hashlib
 import posixpath
 import stat
 from collections.abc import Iterable, Sequence
@@ -18,6 +19,7 @@ from blockferry.errors import FileExists, HostCommandFailed, UsageError
 from blockferry.images import looking
 from blockferry.images.process import Completed, shown
 from blockferry.images.runner import Runner
+from blockferry.model.placement import cut
 from blockferry.units import MiB
 
 Kind = Literal["file", "directory", "block", "other"]
@@ -377,7 +379,10 @@ def appear(runner: Runner, temporary: str, dest: str) -> bool:
 def temporary_path(path: str) -> str:
     """Where a file that is to appear at `path` is made; `remove_leftover` knows it."""
     directory, name = posixpath.split(path)
-    return posixpath.join(directory, f".{name[:200]}.blockferry-partial")
+    short = cut(name, 200)
+    if short != name:  # two long names that begin alike must not share one
+        short = f"{cut(name, 191)}-{hashlib.sha256(name.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
+    return posixpath.join(directory, f".{short}.blockferry-partial")
 
 
 def _parse_stat(record: str) -> FileStat:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from blockferry.model.defects import Version, Versions
 from blockferry.model.fencing import Storage
-from blockferry.model.inventory import Datastore, Image, Snapshot, Vm
+from blockferry.model.inventory import Datastore, Image, Snapshot, Vm, datastore_of
+from blockferry.model.places import Look
 from blockferry.model.plan import NvramPlan
 
 
@@ -27,6 +28,7 @@ class Partial:
     format: str
     virtual_size: int
     allocated: int
+    target: str = ""  # the disk that it is a copy of; "": not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,8 @@ class Facts:
     luks_headers: Mapping[str, int] = field(default_factory=dict)  # target of a raw LUKS image -> bytes of its header
     users: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # path -> other VMs that refer to it
     existing: frozenset[str] = frozenset()  # files found where we would write
+    promised: frozenset[str] = frozenset()  # files that unfinished moves of other VMs make
+    places: Mapping[str, Look] = field(default_factory=dict)  # paths that were looked at, directories among them
     identities: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # path -> (device, inode)
     directories: Mapping[str, str] = field(default_factory=dict)  # datastore -> what is wrong with its directory
     exports: Mapping[str, ExportFact] = field(default_factory=dict)  # address -> what is known of it
@@ -113,6 +117,15 @@ class Facts:
     def later_versions(self) -> Versions:
         """What the VM meets once it has been powered off and started again, as may happen in the middle of a move."""
         return Versions(self.libvirt, self.qemu)
+
+    def resolve(self, path: str) -> str:
+        """A path without symbolic links, as far as it was looked at."""
+        look = self.places.get(path)
+        return path if look is None else look.resolved
+
+    def store_of(self, path: str, resolved: str = "") -> Datastore | None:
+        """The innermost datastore that holds a file."""
+        return datastore_of(path, self.datastores, resolved or self.resolve(path))
 
     def datastore(self, name: str) -> Datastore | None:
         return next((store for store in self.datastores if store.name == name), None)

@@ -174,8 +174,30 @@ CATALOGUE: dict[str, FindingKind] = {
         ),
         FindingKind(
             "NAME_COLLISION", _E, "A file of that name is at the destination already",
-            "It is not ours and is never overwritten.",
+            "It is not ours and is never overwritten, and no other name is free.",
             "Move it away, or choose another datastore. `blockferry orphans` tells whether an earlier move left it.",
+        ),
+        FindingKind(
+            "NAME_TAKEN", _I, "The disk gets another name: a file of its own name is at the destination already",
+            "What is there is not ours and is never overwritten. The new file is called after VM and disk instead.",
+            "`blockferry orphans` tells whether an earlier move left the file that is there.",
+        ),
+        FindingKind(
+            "NAME_SHORTENED", _I, "The disk gets another name: its own is too long for the destination",
+            "While it is made, a marker file lies beside it whose name is some bytes longer.",
+            "",
+        ),
+        FindingKind(
+            "NAME_TOO_LONG", _E, "A name is too long for the destination",
+            "While a file is made, others lie beside it whose names are some bytes longer: its marker, with --verify "
+            "the view. File systems take names of 255 bytes, some less.",
+            "Rename the file, or for `<vm>.xml` the VM (`virsh domrename`), while the VM is off.",
+        ),
+        FindingKind(
+            "HOME_UNUSABLE", _E, "The VM's home cannot be made at the destination",
+            "There a directory of the VM's name takes its metadata, and disks that do not lie flat. It must be a "
+            "directory that can be written, on that datastore, and none of a datastore's own.",
+            "Move away what is there, or choose another datastore.",
         ),
         FindingKind(
             "FORMAT_CANNOT_HOLD", _E, "The format cannot hold a disk of that size",

@@ -176,21 +176,44 @@ class Datastore:
     available: int = 0
     allocation: int = 0
     autostart: bool = False
+    resolved: str = ""  # its directory without symbolic links; "": not looked at
+    file_system: str = ""  # device number of the file system that it is on: pools with the same one share their space
 
     @property
     def is_directory(self) -> bool:
         """Whether images are files below `path`, so that a VM can have a home directory there."""
         return self.kind in ("dir", "fs", "netfs", "gluster", "vstorage") and self.path is not None
 
+    @property
+    def root(self) -> str:
+        """Its directory without symbolic links, as far as that is known; "" for a pool without a directory."""
+        directory = self.resolved or self.path
+        return posixpath.normpath(directory) if directory else ""
+
     def holds(self, path: str) -> bool:
-        """Whether `path` lies below this datastore's directory."""
+        """Whether `path` lies below this datastore's directory. A nested datastore's files do, too: `datastore_of`."""
         if self.path is None:
             return False
-        root = posixpath.normpath(self.path)
-        return posixpath.normpath(path).startswith(root.rstrip("/") + "/")
+        return is_below(path, self.path) or is_below(path, self.root)
+
+    def same_place(self, other: Datastore) -> bool:
+        """Whether both are one directory of the host, whatever the names of the pools."""
+        return self.name == other.name or (self.root != "" and self.root == other.root)
 
 
-def datastore_of(path: str, datastores: tuple[Datastore, ...]) -> Datastore | None:
-    """The datastore a path lives on: the one with the longest directory above it (pools may nest)."""
-    holders = [store for store in datastores if store.holds(path)]
-    return max(holders, key=lambda store: len(store.path or ""), default=None)
+def is_below(path: str, directory: str) -> bool:
+    """Whether a path lies in a directory or in one below it; by their names only."""
+    return posixpath.normpath(path).startswith(posixpath.normpath(directory).rstrip("/") + "/")
+
+
+def datastore_of(path: str, datastores: tuple[Datastore, ...], resolved: str = "") -> Datastore | None:
+    """The innermost datastore that holds a file; None when none does.
+
+    `resolved`: the file's path without symbolic links. It decides where it is known and any datastore holds it; a
+    device below /dev is held by its name only. Of two pools on one directory: the one by whose path the file is named.
+    """
+    for where in (resolved, path):
+        holders = [store for store in datastores if where and store.holds(where)]
+        if holders:
+            return max(holders, key=lambda store: (len(store.root), is_below(path, store.path or store.root)))
+    return None

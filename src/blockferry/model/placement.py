@@ -12,6 +12,9 @@ from blockferry.model.inventory import Datastore
 SMALLEST_EXTENDED_CLUSTER = 16 * 1024
 """Bytes; below that QEMU makes no image with extended L2 entries."""
 
+LONGEST_STEM = 160
+"""Bytes of a VM's name in the names of files that we make: with all that is put behind it less than 255."""
+
 FORMATS = ("raw", "qcow2", "vmdk")
 _ENDINGS = {"raw": (".raw", ".img"), "qcow2": (".qcow2", ".qcow"), "vmdk": (".vmdk",)}
 _QCOW2_LIMIT = 64 * 1024**5  # far beyond any file system; kept for the shape of the check
@@ -20,7 +23,7 @@ _VMDK_LIMIT = 2 * 1024**4 - 64 * 1024**2  # monolithicSparse with QEMU's grain s
 
 
 def is_in_home(path: str, vm: str) -> bool:
-    """Whether the file lies in a directory of the VM's own, rather than flat in a pool."""
+    """Whether the file lies in a directory of the VM's name."""
     return posixpath.basename(posixpath.dirname(path)) == vm
 
 
@@ -29,19 +32,21 @@ def home_directory(datastore: Datastore, vm: str) -> str:
     return posixpath.join(datastore.path, vm.replace("/", "_"))
 
 
-def image_path(datastore: Datastore, vm: str, target: str, source: str, format: str, taken: frozenset[str]) -> str:
+def image_path(
+    datastore: Datastore, vm: str, target: str, source: str, format: str, in_home: bool, taken: frozenset[str]
+) -> str:
     """The file of a disk at the destination, never one of `taken`: those of the move's other images."""
-    return next(path for path in image_paths(datastore, vm, target, source, format) if path not in taken)
+    return next(path for path in image_paths(datastore, vm, target, source, format, in_home) if path not in taken)
 
 
-def image_paths(datastore: Datastore, vm: str, target: str, source: str, format: str) -> Iterator[str]:
+def image_paths(datastore: Datastore, vm: str, target: str, source: str, format: str, in_home: bool) -> Iterator[str]:
     """Its old name, with the ending of its new format; then `<vm>-<target>`, `<vm>-<target>-2` and so on, without end.
 
-    A disk that lay in the VM's home goes to the home there; one that lay flat in a pool lies flat again. The name of a
-    block device, or of an export, is not used.
+    `in_home`: in the VM's home there, else flat in the datastore. The name of a block device, or of an export, is not
+    used. The VM's name is cut where the file's would be too long for any file system.
     """
     assert datastore.path is not None
-    directory = home_directory(datastore, vm) if is_in_home(source, vm) else datastore.path
+    directory = home_directory(datastore, vm) if in_home else datastore.path
     ending = _ENDINGS[format][0]
     if not source.startswith("/dev/") and not is_export(source):
         stem, old_ending = posixpath.splitext(posixpath.basename(source))
@@ -50,9 +55,19 @@ def image_paths(datastore: Datastore, vm: str, target: str, source: str, format:
         elif not any(old_ending in endings for endings in _ENDINGS.values()):
             stem += old_ending
         yield posixpath.join(directory, stem + ending)
-    stem = f"{vm}-{target}".replace("/", "_")
+    stem = f"{cut(vm)}-{target}".replace("/", "_")
     yield posixpath.join(directory, stem + ending)
     yield from (posixpath.join(directory, f"{stem}-{number}{ending}") for number in itertools.count(2))
+
+
+def cut(name: str, most: int = LONGEST_STEM) -> str:
+    """A name of at most so many bytes: its beginning, no character in half."""
+    data = name.encode("utf-8", "surrogateescape")
+    if len(data) <= most:
+        return name
+    while most > 0 and data[most] & 0xC0 == 0x80:
+        most -= 1
+    return data[:most].decode("utf-8", "surrogateescape")
 
 
 def guest_size(image_size: int) -> int:

@@ -6,14 +6,25 @@ import posixpath
 from dataclasses import dataclass, replace
 
 from blockferry.errors import DatastoreNotFound, DiskNotFound, UsageError, nearest
-from blockferry.model import cloning, defects, exports, fencing, network, placement, templates, tracking, vmcheck
+from blockferry.model import (
+    cloning,
+    defects,
+    destination_names,
+    exports,
+    fencing,
+    network,
+    placement,
+    templates,
+    tracking,
+    vmcheck,
+)
 from blockferry.model import method as methods
 from blockferry.model import resume as resuming
 from blockferry.model import trim as trimming
 from blockferry.model.defects import Defect
 from blockferry.model.facts import Facts
 from blockferry.model.finding import Finding, finding
-from blockferry.model.inventory import Datastore, Disk, Image, PowerState, datastore_of
+from blockferry.model.inventory import Datastore, Disk, Image, PowerState
 from blockferry.model.plan import DiskPlan, HangPlan, Hold, HomeFile, HomePlan, LayerPlan, NvramPlan, Plan, ReusedLayer
 from blockferry.model.request import (
     COPY_BUFFER,
@@ -49,6 +60,7 @@ def precheck(request: MoveRequest, facts: Facts, move: str) -> tuple[tuple[Findi
     """
     wanted = destinations(request, facts)
     draft = _Draft([*vmcheck.host_findings(facts), *vmcheck.vm_findings(request, facts)], [], set(), set())
+    draft.taken |= destination_names.of_home(request, facts)
     keeps = request.chain.keeps_layers and any(len(facts.chains.get(target, ())) > 1 for target in wanted)
     if keeps and request.method is Method.MIRROR:
         draft.findings.append(
@@ -107,6 +119,8 @@ def precheck(request: MoveRequest, facts: Facts, move: str) -> tuple[tuple[Findi
     draft.findings.extend(space_findings(disks, facts))
     if facts.vm.checkpoints and any(disk.has_bitmaps for disk in disks):
         draft.findings.append(finding("CHECKPOINTS_VOID", tracking.before_move(facts.vm.checkpoints, facts.vm.name)))
+    stores = [facts.datastore(name) for name in dict.fromkeys(disk.datastore for disk in disks)]
+    draft.findings.extend(destination_names.home_findings(request, facts, home, [one for one in stores if one]))
     findings = tuple(sorted(draft.findings, key=lambda one: ("error", "warning", "info").index(one.severity.value)))
     if any(one.is_error for one in findings):
         return findings, None
@@ -139,7 +153,8 @@ def precheck(request: MoveRequest, facts: Facts, move: str) -> tuple[tuple[Findi
         trim=trims,
         hang=_hang_plan(request, facts, method),
     )
-    return findings, plan
+    late = destination_names.made_findings(facts, plan)
+    return (*late, *findings), None if late else plan
 
 
 def _may_hang(request: MoveRequest, facts: Facts) -> str:
@@ -234,9 +249,9 @@ def _look_at_disk(request: MoveRequest, facts: Facts, disk: Disk, store: Datasto
     if any(one.is_error for one in problems) or not chain or disk.source is None or disk.source.place is None:
         return
     top = chain[0]
-    here = datastore_of(top.path, facts.datastores)
+    here = facts.store_of(top.path)
     new_format = request.format or top.format
-    if here is not None and here.name == store.name:
+    if here is not None and here.same_place(store):
         if request.format in (None, top.format):
             text = f"{disk.target} lives on {store.name} already ({top.path})."
         else:
@@ -255,7 +270,14 @@ def _look_at_disk(request: MoveRequest, facts: Facts, disk: Disk, store: Datasto
         return
     if not store.is_directory:
         return  # said by datastore_findings
-    dest = placement.image_path(store, vm.name, disk.target, top.path, new_format, frozenset(draft.taken))
+    if new_format not in placement.FORMATS:
+        return  # said by disk_findings
+    home, tail = destination_names.in_home(facts, top.path), destination_names.tail_of(request)
+    chosen = destination_names.choose(facts, store, disk.target, top, new_format, home, draft.taken, tail)
+    draft.findings.extend(chosen.findings)
+    if chosen.path is None:
+        return
+    dest = chosen.path
     draft.taken.add(dest)
     layers, reused, twin = _layers(request, facts, chain, store, draft)
     draft.findings.extend(templates.findings(request, facts, disk.target, chain, reused, store.name))
@@ -392,8 +414,8 @@ def _layers(
     """
     layers: list[LayerPlan] = []
     for index, image in enumerate(chain[1:] if request.chain.reuses else (), 1):
-        here = datastore_of(image.path, facts.datastores)
-        if here is not None and here.name == store.name:
+        here = facts.store_of(image.path)
+        if here is not None and here.same_place(store):
             break
         for one in draft.disks:
             twin = next((layer for layer in one.layers if layer.source == image.path), None)
@@ -404,7 +426,15 @@ def _layers(
             return tuple(layers), reused, None
         if facts.users.get(image.path) and request.chain is not Chain.COPY:
             break
-        dest = placement.image_path(store, facts.vm.name, "base", image.path, image.format, frozenset(draft.taken))
+        home, tail = (
+            destination_names.layer_in_home(facts, image.path, chain[0].path),
+            destination_names.tail_of(request),
+        )
+        chosen = destination_names.choose(facts, store, "base", image, image.format, home, draft.taken, tail)
+        draft.findings.extend(chosen.findings)
+        if chosen.path is None:
+            break
+        dest = chosen.path
         draft.taken.add(dest)
         layers.append(LayerPlan(image.path, image.format, dest, image.format, image.virtual_size, image.allocation))
     return tuple(layers), None, None

@@ -10,6 +10,7 @@ from blockferry.model.exports import is_export
 from blockferry.model.facts import Facts
 from blockferry.model.finding import Finding, finding
 from blockferry.model.method import race_possible
+from blockferry.model.placement import cut
 from blockferry.model.plan import DiskPlan
 from blockferry.model.request import IfNotConverging, Method, MoveRequest, OnBreak
 from blockferry.units import GiB, format_size
@@ -91,7 +92,7 @@ def planned(disk: DiskPlan, request: MoveRequest, facts: Facts, move: str) -> Di
 
 
 def with_overlays(disk: DiskPlan, vm: str, move: str) -> DiskPlan:
-    stem = f"{vm}-{disk.target}.{move}".replace("/", "_")
+    stem = f"{cut(vm)}-{disk.target}.{move}".replace("/", "_")
     return replace(
         disk,
         source_overlay=posixpath.join(posixpath.dirname(disk.source), f"{stem}.overlay.qcow2"),

@@ -1,0 +1,55 @@
+"""The datastores of a host as both libvirt and the file system tell of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from blockferry.engine.site import Site
+from blockferry.errors import HostCommandFailed, HostUnreachable
+from blockferry.hypervisor import pools
+from blockferry.images import pathlooks
+from blockferry.images.runner import Runner
+from blockferry.model.inventory import Datastore, Vm
+from blockferry.model.places import Look
+
+
+def datastores(site: Site) -> tuple[Datastore, ...]:
+    """All pools. Of active directories: where they really are, and the bytes that QEMU's user may still write.
+
+    libvirt counts what is reserved for root as available (statvfs's f_bfree); QEMU's user cannot have that.
+    Where the host's files cannot be reached, what libvirt says.
+    """
+    return looked_at(site.runner, pools.datastores(site.connection))
+
+
+def looked_at(runner: Runner, stores: tuple[Datastore, ...]) -> tuple[Datastore, ...]:
+    """The same of pools that were read already."""
+    paths = {store.path for store in stores if store.active and store.is_directory and store.path}
+    try:
+        looks = pathlooks.look(runner, paths)
+    except (HostCommandFailed, HostUnreachable):
+        return stores
+    return tuple(_with(store, looks.get(store.path or "")) for store in stores)
+
+
+def _with(store: Datastore, look: Look | None) -> Datastore:
+    if look is None or not (store.active and store.is_directory):
+        return store
+    available = look.free if look.kind == "directory" else store.available
+    return replace(store, resolved=look.resolved, file_system=look.file_system, available=available)
+
+
+def resolved(runner: Runner, vms: Iterable[Vm]) -> Mapping[str, str]:
+    """Path of each disk's file -> that path without symbolic links. Empty where that cannot be told."""
+    paths = {
+        source.path
+        for vm in vms
+        for disk in vm.disks
+        for source in (disk.live, disk.config)
+        if source is not None and source.path is not None and source.path.startswith("/")
+    }
+    try:
+        return {path: look.resolved for path, look in pathlooks.look(runner, paths).items()}
+    except (HostCommandFailed, HostUnreachable):
+        return {}

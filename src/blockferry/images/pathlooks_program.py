@@ -1,0 +1,101 @@
+"""Tells what paths are. Runs by itself on the host, by its own python3; `images/pathlooks.py` sends it there.
+
+Standard input is JSON: {"paths": [...]}, absolute paths. Standard output is JSON: a list of objects, one a path. What
+went wrong is told by errno. Imports nothing of blockferry.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import stat
+import sys
+from typing import Any
+
+ABSENT = (errno.ENOENT, errno.ENOTDIR)
+NAME_MAX, PATH_MAX = 255, 4096
+
+
+def kind_of(mode: int) -> str:
+    if stat.S_ISREG(mode):
+        return "file"
+    if stat.S_ISDIR(mode):
+        return "directory"
+    return "block" if stat.S_ISBLK(mode) else "other"
+
+
+def limit(directory: str, name: str, otherwise: int) -> int:
+    try:
+        found = os.pathconf(directory, name)
+    except OSError:
+        return otherwise
+    return found if found > 0 else otherwise
+
+
+def nearest(path: str) -> str:
+    """The path, or the nearest directory above it that exists."""
+    while True:
+        try:
+            if stat.S_ISDIR(os.stat(path).st_mode) or path == "/":
+                return path
+        except OSError:
+            pass
+        path = os.path.dirname(path)
+
+
+def mounts() -> list[tuple[str, str]]:
+    """(mount point, device number of its file system), in the order in which they were mounted (proc(5))."""
+    found = []
+    with open("/proc/self/mountinfo", errors="surrogateescape") as lines:
+        for line in lines:
+            words = line.split(" ")
+            point = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), words[4])
+            found.append((point, words[2]))
+    return found
+
+
+def file_system(path: str, known: list[tuple[str, str]]) -> str:
+    best, device = -1, ""
+    for point, number in known:
+        if (path == point or path.startswith(point.rstrip("/") + "/")) and len(point) >= best:
+            best, device = len(point), number
+    return device
+
+
+def look(path: str, known: list[tuple[str, str]]) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "path": path,
+        "resolved": os.path.realpath(path),
+        "kind": "absent",
+        "link": False,
+        "errno": 0,
+    }
+    try:
+        found["link"] = stat.S_ISLNK(os.lstat(path).st_mode)
+        found["kind"] = "dangling" if found["link"] else "absent"
+        one = os.stat(path)
+        found["kind"] = kind_of(one.st_mode)
+        found["identity"] = [one.st_dev, one.st_ino]
+    except OSError as error:
+        if error.errno not in (*ABSENT, errno.ELOOP):
+            found["kind"], found["errno"] = "unknown", error.errno
+    near = nearest(path)
+    found["near"] = near
+    found["writable"] = os.access(near, os.W_OK | os.X_OK, effective_ids=True)
+    found["name_max"] = limit(near, "PC_NAME_MAX", NAME_MAX)
+    found["path_max"] = limit(near, "PC_PATH_MAX", PATH_MAX)
+    found["file_system"] = file_system(os.path.realpath(near), known)
+    try:
+        space = os.statvfs(near)
+        found["free"], found["size"] = space.f_bavail * space.f_frsize, space.f_blocks * space.f_frsize
+    except OSError:
+        found["free"] = found["size"] = 0
+    return found
+
+
+if __name__ == "__main__":
+    wish = json.load(sys.stdin.buffer)
+    table = mounts()
+    json.dump([look(path, table) for path in wish["paths"]], sys.stdout)
