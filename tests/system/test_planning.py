@@ -32,7 +32,7 @@ class Bare:
         path.parent.mkdir(parents=True, exist_ok=True)
         subprocess.run(["qemu-img", "create", "-q", "-f", format, path, size], check=True)
         if fill:
-            words = ["qemu-io", "-f", format, "-c", f"write -q -P 0x5a 0 {fill}", path]
+            words = ["qemu-io", "-f", format, "-c", f"write -q -P 0x5a 0 {fill}", str(path)]
             subprocess.run(words, check=True, capture_output=True)
         return path
 

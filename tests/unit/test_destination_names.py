@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import posixpath
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import example, given
@@ -69,15 +70,18 @@ def test_a_disk_in_a_directory_of_its_own_goes_to_the_home(paths: list[str], nam
 
 @pytest.mark.parametrize("how", ["existing", "promised"])
 def test_a_name_that_is_taken_is_not_used(how: str) -> None:
-    known = facts("/pool/disk.qcow2", **{how: frozenset({"/ssd/disk.qcow2"})})
+    def with_taken(*paths: str) -> Facts:
+        more: dict[str, Any] = {how: frozenset(paths)}
+        return facts("/pool/disk.qcow2", **more)
+
+    known = with_taken("/ssd/disk.qcow2")
     codes, plan = planned(known)
     assert plan is not None
     assert "NAME_TAKEN" in codes
     assert plan.disks[0].dest == "/ssd/web01-vda.qcow2"
-    both = frozenset({"/ssd/disk.qcow2", "/ssd/web01-vda.qcow2"})
-    assert dests(facts("/pool/disk.qcow2", **{how: both})) == ["/ssd/web01-vda-2.qcow2"]
-    many = frozenset({*both, *(f"/ssd/web01-vda-{number}.qcow2" for number in range(2, 20))})
-    codes, plan = planned(facts("/pool/disk.qcow2", **{how: many}))
+    both = ("/ssd/disk.qcow2", "/ssd/web01-vda.qcow2")
+    assert dests(with_taken(*both)) == ["/ssd/web01-vda-2.qcow2"]
+    codes, plan = planned(with_taken(*both, *(f"/ssd/web01-vda-{number}.qcow2" for number in range(2, 20))))
     assert plan is None
     assert "NAME_COLLISION" in codes
 
@@ -162,7 +166,7 @@ def test_what_is_no_home_is_refused(look: Look, refused: bool) -> None:
     assert (plan is None) is refused
 
 
-@given(st.text(st.characters(blacklist_characters="/\0", blacklist_categories=("Cs",)), min_size=1, max_size=250))
+@given(st.text(st.characters(blacklist_characters="/\0", blacklist_categories=["Cs"]), min_size=1, max_size=250))
 @example("字" * 81)
 @example("x" * 255)
 def test_every_name_fits(name: str) -> None:
