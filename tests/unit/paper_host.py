@@ -28,6 +28,7 @@ class PaperConnection(Connection):
         self._host_id = HOST
         self.raw = libvirt.open(f"test://{node}")
         self.closed = threading.Event()
+        self._calls = {}
 
     def close(self) -> None:
         self.raw.close()
