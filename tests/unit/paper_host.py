@@ -45,8 +45,17 @@ class PaperSite(Site):
         self._connection = PaperConnection(node)
         self._lock = threading.Lock()
 
-    def define(self, name: str, disks: dict[str, Path], *, format: str = "qcow2", mark: str = "") -> None:
-        """A VM that is off; `mark`: attributes of our mark."""
+    def define(
+        self,
+        name: str,
+        disks: dict[str, Path],
+        *,
+        format: str = "qcow2",
+        mark: str = "",
+        devices: str = "",
+        os: str = "",
+    ) -> None:
+        """A VM that is off; `mark`: attributes of our mark; `devices`, `os`: more XML of these elements."""
         words = "".join(
             f"<disk type='file' device='disk'><driver name='qemu' type='{format}'/><source file='{path}'/>"
             f"<target dev='{target}' bus='virtio'/></disk>"
@@ -56,8 +65,8 @@ class PaperSite(Site):
         known = [one for one in self.connection.raw.listAllDomains() if one.name() == name]
         uuid = f"<uuid>{known[0].UUIDString()}</uuid>" if known else ""
         self.connection.raw.defineXML(
-            f"<domain type='test'><name>{name}</name>{uuid}{metadata}<memory>65536</memory><os><type>hvm</type></os>"
-            f"<devices>{words}</devices></domain>"
+            f"<domain type='test'><name>{name}</name>{uuid}{metadata}<memory>65536</memory>"
+            f"<os><type>hvm</type>{os}</os><devices>{words}{devices}</devices></domain>"
         )
 
     def undefine(self, name: str) -> None:
@@ -69,7 +78,9 @@ class PaperSite(Site):
     def uuid(self, name: str) -> str:
         return str(self.connection.raw.lookupByName(name).UUIDString())
 
-    def pool(self, name: str, path: Path) -> None:
-        path.mkdir(exist_ok=True)
+    def pool(self, name: str, path: Path, *, active: bool = True) -> None:
         xml = f"<pool type='dir'><name>{name}</name><target><path>{path}</path></target></pool>"
-        self.connection.raw.storagePoolDefineXML(xml).create()
+        pool = self.connection.raw.storagePoolDefineXML(xml)
+        if active:
+            path.mkdir(exist_ok=True)
+            pool.create()

@@ -157,6 +157,185 @@ def test_a_saved_state_names_it(site: PaperSite, tmp_path: Path) -> None:
     assert needed(site, path) == "snapshot s1 of VM web01 refers to it"
 
 
+# ------------------------------------------------------------ what is named in other ways, and what cannot be seen
+
+
+def volume(pool: str, name: str, target: str = "vda", format: str = "qcow2") -> str:
+    return (
+        f"<disk type='volume' device='disk'><driver name='qemu' type='{format}'/>"
+        f"<source pool='{pool}' volume='{name}'/><target dev='{target}' bus='virtio'/></disk>"
+    )
+
+
+@pytest.mark.parametrize("active", [True, False])
+def test_a_template_that_is_named_as_a_volume(site: PaperSite, tmp_path: Path, active: bool) -> None:
+    """Also of a pool that is not started, whose directory can be read all the same."""
+    template = image(tmp_path / "a" / "tmpl.qcow2")
+    site.pool("a", tmp_path / "a", active=active)
+    site.define("template", {}, devices=volume("a", "tmpl.qcow2"))
+    assert needed(site, template) == "VM template refers to it (volume tmpl.qcow2 of pool a)"
+    clone = image(tmp_path / "a" / "clone.qcow2", template)
+    site.define("template", {}, devices=volume("a", "clone.qcow2"))
+    assert needed(site, template) == "the backing chain of vda of VM template stands on it"
+    assert needed(site, image(tmp_path / "other" / "old.qcow2")) is None
+    clone.unlink()
+    assert needed(site, template) is None, "its directory is there and holds other images: it is gone for good"
+
+
+def test_a_volume_of_a_pool_that_nobody_knows(site: PaperSite, tmp_path: Path) -> None:
+    path = image(tmp_path / "tmpl.qcow2")
+    site.define("db01", {}, devices=volume("gone", "x.qcow2"))
+    doubt = str(needed(site, path))
+    assert "vda of VM db01 (volume x.qcow2 of pool gone, which is not defined) cannot be looked at" in doubt
+    assert "define the pool gone" in doubt
+    site.define("db01", {}, devices=volume("gone", "x.raw", format="raw"))
+    assert needed(site, path) is None, "a raw image stands on nothing, and this file has another name"
+    site.define("db01", {}, devices=volume("gone", "tmpl.qcow2", format="raw"))
+    assert "may be this file" in str(needed(site, path))
+
+
+@pytest.mark.parametrize("how", ["empty", "missing"])
+def test_a_datastore_that_is_not_mounted(site: PaperSite, tmp_path: Path, how: str) -> None:
+    """What a linked clone stands on cannot be told while its datastore is not mounted."""
+    path = image(tmp_path / "here" / "tmpl.qcow2")
+    away = tmp_path / "san"
+    if how == "empty":
+        away.mkdir()
+    site.define("clone", {"vda": away / "clone.qcow2"})
+    doubt = str(needed(site, path))
+    assert f"vda of VM clone ({away}/clone.qcow2) cannot be looked at" in doubt
+    assert "may not be mounted" in doubt
+    assert "undefine VM clone" in doubt
+    assert needed(site, path, is_base=False) is not None
+    image(away / "clone.qcow2")
+    assert needed(site, path) is None
+
+
+def test_a_raw_image_that_is_not_mounted_stands_on_nothing(site: PaperSite, tmp_path: Path) -> None:
+    path = image(tmp_path / "here" / "old.qcow2")
+    (tmp_path / "san").mkdir()
+    site.define("db01", {"vda": tmp_path / "san" / "data.raw"}, format="raw")
+    assert needed(site, path) is None
+    site.define("db01", {"vda": tmp_path / "san" / "old.qcow2"}, format="raw")
+    assert "may be this file" in str(needed(site, path)), "the same file system may be mounted there, too"
+
+
+def test_a_chain_whose_end_the_xml_names(site: PaperSite, tmp_path: Path) -> None:
+    """Then QEMU opens nothing that is not named, whether or not the image can be read."""
+    base, path = image(tmp_path / "here" / "base.qcow2"), image(tmp_path / "here" / "old.qcow2")
+    (tmp_path / "san").mkdir()
+    disk = (
+        f"<disk type='file'><driver type='qcow2'/><source file='{tmp_path}/san/top.qcow2'/><target dev='vda'/>"
+        f"<backingStore type='file'><format type='qcow2'/><source file='{base}'/><backingStore/></backingStore></disk>"
+    )
+    site.define("db01", {}, devices=disk)
+    assert needed(site, path) is None
+    assert needed(site, base) == "VM db01 refers to it"
+
+
+def test_an_image_that_cannot_be_looked_at(site: PaperSite, tmp_path: Path) -> None:
+    """Any error but that it is absent: here a loop of links, as ESTALE of a network file system."""
+    path = image(tmp_path / "old.qcow2")
+    loop = tmp_path / "loop.qcow2"
+    loop.symlink_to(loop)
+    for format in ("qcow2", "raw"):
+        site.define("db01", {"vda": loop}, format=format)
+        doubt = str(needed(site, path))
+        assert f"vda of VM db01 ({loop}) cannot be looked at (Too many levels of symbolic links)" in doubt
+    site.define("db01", {}, os=f"<kernel>{loop}</kernel>")
+    assert f"{loop}, which VM db01 names (kernel), cannot be looked at" in str(needed(site, path))
+
+
+def test_a_home_that_is_gone_from_a_datastore_that_is_there(site: PaperSite, tmp_path: Path) -> None:
+    path = image(tmp_path / "san" / "old.qcow2")
+    site.define("db01", {"vda": tmp_path / "san" / "db01" / "vda.qcow2"})
+    assert "may not be mounted" in str(needed(site, path)), "nothing tells that its directory was ever there"
+    site.pool("san", tmp_path / "san")
+    assert needed(site, path) is None
+
+
+def test_images_that_no_vm_names(site: PaperSite, tmp_path: Path) -> None:
+    """Overlays of a template that wait to be used, at the top of a datastore or in a directory of it."""
+    base = image(tmp_path / "base.qcow2")
+    site.pool("ssd", tmp_path / "ssd")
+    for above in (tmp_path / "ssd" / "top.qcow2", tmp_path / "ssd" / "clones" / "top.qcow2"):
+        image(above, base)
+        assert needed(site, base) == f"the volume {above} stands on it"
+        assert needed(site, base, going=[str(above)]) is None
+        above.unlink()
+    cut = tmp_path / "ssd" / "cut.qcow2"
+    cut.write_bytes(b"QFI\xfb")
+    assert f"what {cut} in the datastore ssd stands on" in str(needed(site, base))
+    assert needed(site, base, is_base=False) is None
+
+
+@pytest.mark.parametrize("format", ["qcow2", "qcow", "qed", "vmdk"])
+def test_every_format_that_can_stand_on_another(site: PaperSite, tmp_path: Path, format: str) -> None:
+    site.pool("ssd", tmp_path / "ssd")
+    base, above = tmp_path / "base.img", tmp_path / "ssd" / "above.img"
+    inner = format if format == "vmdk" else "raw"
+    subprocess.run(["qemu-img", "create", "-q", "-f", inner, base, "1M"], check=True)
+    subprocess.run(["qemu-img", "create", "-q", "-f", format, "-b", base, "-F", inner, above], check=True)
+    assert needed(site, base) == f"the volume {above} stands on it"
+    relative = tmp_path / "ssd" / "relative.img"
+    above.unlink()
+    subprocess.run(["qemu-img", "create", "-q", "-f", format, "-b", "../base.img", "-F", inner, relative], check=True)
+    assert needed(site, base) == f"the volume {relative} stands on it"
+
+
+def test_a_data_file_of_an_image_that_no_vm_names(site: PaperSite, tmp_path: Path) -> None:
+    site.pool("ssd", tmp_path / "ssd")
+    above, data = tmp_path / "ssd" / "above.qcow2", tmp_path / "data.raw"
+    options = f"data_file={data},data_file_raw=on"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-o", options, above, "1M"], check=True)
+    assert needed(site, data) == f"the volume {above} stands on it"
+
+
+def test_a_pool_that_is_not_active_matters_to_bases_only(site: PaperSite, tmp_path: Path) -> None:
+    """A pool that nobody mounts any more must not keep every file for ever."""
+    path = image(tmp_path / "old.qcow2")
+    site.pool("nfs", tmp_path / "nfs", active=False)
+    doubt = str(needed(site, path))
+    assert f"the datastore nfs ({tmp_path}/nfs) cannot be looked at" in doubt
+    assert "virsh pool-start nfs" in doubt
+    assert needed(site, path, is_base=False) is None
+    above = image(tmp_path / "nfs" / "above.qcow2", path)
+    assert needed(site, path) == f"the volume {above} stands on it", "its directory can be read all the same"
+    above.unlink()
+    image(above)
+    assert needed(site, path) is None
+
+
+@pytest.mark.parametrize(
+    ("devices", "os", "what"),
+    [
+        ("", "<kernel>{}</kernel>", "kernel"),
+        ("", "<initrd>{}</initrd>", "initrd"),
+        ("<serial type='pty'><log file='{}'/><target port='0'/></serial>", "", "log file"),
+        ("<serial type='file'><source path='{}'/><target port='0'/></serial>", "", "character device"),
+        ("<disk type='file' device='cdrom'><source file='{}'/><target dev='sda'/></disk>", "", ""),
+    ],
+)
+def test_what_a_vm_names_elsewhere_than_in_a_disk(
+    site: PaperSite, tmp_path: Path, devices: str, os: str, what: str
+) -> None:
+    path = tmp_path / "home" / "x"
+    path.parent.mkdir()
+    path.write_bytes(b"x")
+    site.define("web01", {}, devices=devices.format(path), os=os.format(path))
+    assert needed(site, path) == f"VM web01 refers to it{what and f' ({what})'}"
+
+
+@pytest.mark.parametrize("by", ["path", "link"])
+def test_a_directory_that_is_shared_with_a_guest(site: PaperSite, tmp_path: Path, by: str) -> None:
+    path = image(tmp_path / "home" / "web01" / "old.qcow2")
+    (tmp_path / "link").symlink_to(tmp_path / "home")
+    shared = tmp_path / "home" if by == "path" else tmp_path / "link"
+    site.define("web01", {}, devices=f"<filesystem type='mount'><source dir='{shared}'/><target dir='t'/></filesystem>")
+    assert needed(site, path) == f"VM web01 uses the directory {shared}, which holds it"
+    assert needed(site, image(tmp_path / "homes" / "old.qcow2")) is None
+
+
 # ------------------------------------------------------------ orphans
 
 

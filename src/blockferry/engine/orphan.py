@@ -104,7 +104,7 @@ def _marked_files(
             path, kind, what, size = marker, "marker", f"the marker of a copy that is gone ({path} is another file)", 0
         else:
             kind = "partial" if path in to_go_on_with else "copy"
-            doubt = proof.needed_by(site, path, said, patience_s=0)
+            doubt = proof.needed_by(site, path, said, patience_s=0, is_base=False)
             what = "a broken copy, kept to be gone on with," if kind == "partial" else "a half-made copy"
         reasons = "; ".join(one for one in (doubt, foreign) if one)
         if reasons and kind != "marker":
@@ -185,7 +185,7 @@ def remove(site: Site, journal: Journal, one: Orphan, abandoned: bool = False) -
         return f"{marker} was removed; {path} was not touched"
     if taken:
         raise StillInUse(one.path, "another file has taken its name since")
-    doubt = proof.needed_by(site, path, proof.claims(journal, connection.uri, connection.host_id()))
+    doubt = proof.needed_by(site, path, proof.claims(journal, connection.uri, connection.host_id()), is_base=False)
     if doubt is not None:
         raise StillInUse(one.path, doubt)
     stores = pools.datastores(connection)

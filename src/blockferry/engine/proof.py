@@ -12,18 +12,20 @@ from dataclasses import dataclass, field, replace
 
 import tenacity
 
+from blockferry.engine import naming
+from blockferry.engine.naming import Names, images_of, names_of
 from blockferry.engine.site import Site
-from blockferry.errors import BlockferryError, MoveNotFound
-from blockferry.hypervisor import domains, pools
-from blockferry.images import files, qemuimg, users
+from blockferry.errors import MoveNotFound
+from blockferry.images import files, users
 from blockferry.images.files import FileStat
 from blockferry.images.runner import Runner
 from blockferry.journal import Journal
 from blockferry.model.exports import is_export
 from blockferry.model.identity import may_be_here, same_host
-from blockferry.model.inventory import DiskSource, Vm
 from blockferry.model.plan import Plan
 from blockferry.model.quarantine import Fingerprint, Kept
+
+__all__ = ["Claims", "claims", "fingerprint", "images_of", "kept_here", "names_of", "needed_by"]
 
 PATIENCE_S = 10.0
 """For how long somebody who only looks at a file (a listing, a backup's scan) is waited for."""
@@ -102,17 +104,20 @@ def needed_by(
     going: Iterable[str] = (),
     patience_s: float = PATIENCE_S,
     sure: bool = True,
+    is_base: bool = True,
 ) -> str | None:
     """Why a file must stay, as the end of "it is kept, because ..."; None when it is proven that nothing needs it.
 
     The proof: it is a plain file; no process has it open or locked; no move under way plans with it; no VM of the
-    host names it, live or persistent, in a snapshot or a saved state; no VM's backing chain, no kept file and no
-    volume of an active pool stands on it. A file counts as named also by another path that leads to it.
+    host names it anywhere in its XML, live or persistent, in a snapshot or a saved state, nor a directory that holds
+    it; no VM's backing chain, no kept file and no image of a datastore stands on it. A file counts as named also by
+    another path that leads to it. What could not be looked at is a doubt, and keeps it (engine/naming.py).
     `going`: files that go together with it, which may stand on it. `sure` off, for what we have just made: processes
-    that one may not look at do not count, QEMU's locks do. Raises HostUnreachable, LibvirtFailed,
+    that one may not look at do not count, QEMU's locks do. `is_base` off, for what no image can stand on because a
+    running VM was writing to it: then images that no VM names do not matter. Raises HostUnreachable, LibvirtFailed,
     HostCommandFailed: then nothing is proven either.
     """
-    runner, connection = site.runner, site.connection
+    runner = site.runner
     found = files.stat_one(runner, path)
     if found is None:
         return None
@@ -131,90 +136,37 @@ def needed_by(
     holders = _holders(runner, path, format, patience_s, sure)
     if holders is not None:
         return holders
-    going = {posixpath.normpath(one) for one in going} | {posixpath.normpath(path)}
-    named: dict[str, str] = {}
-    everyone = domains.all_vms(connection)
-    for vm in everyone:
-        named.update(dict.fromkeys(names_of(vm), f"VM {vm.name} refers to it"))
-    for name, what in domains.names_beside(connection).items():
-        named.setdefault(name, f"{what} refers to it")
-    for vm in everyone:
-        for target, source in images_of(vm):
-            below = _below(
-                runner, source, f"{target} of VM {vm.name}", f"the backing chain of {target} of VM {vm.name}"
-            )
-            if isinstance(below, str):
-                return below
-            named.update({layer: text for layer, text in below.items() if layer not in named})
-    for row in said.kept:
-        if posixpath.normpath(row.path) in going or row.format is None or row.format == "raw":
-            continue
-        source = DiskSource("file", row.path, row.format)
-        below = _below(runner, source, f"the kept file {row.path}", f"the kept file {row.path} of {row.vm}")
-        if isinstance(below, str):
-            now = files.stat_one(runner, row.path)
-            if row.fingerprint is not None and now is not None and fingerprint(now) != row.fingerprint:
-                continue  # somebody has put something else there, which is no image of that format
-            return below
-        named.update({layer: text for layer, text in below.items() if layer not in named})
-    for volume, layer in pools.backed_volumes(connection).items():
-        if posixpath.normpath(volume) not in going:
-            named.setdefault(layer, f"the volume {volume} stands on it")
-    return _named(runner, path, found, named)
+    names = naming.gather(site, said.kept, [*going, path], _above(path))
+    named = _named(path, found, names)
+    return named or next((one.sentence for one in names.doubts if one.about(path, is_base)), None)
 
 
-def names_of(vm: Vm) -> set[str]:
-    """Every path that a VM's XMLs name, live and persistent, backing chains included."""
-    found = {path for path in (vm.nvram, vm.config_nvram) if path}
-    for disk in vm.disks:
-        for source in (disk.live, disk.config):
-            if source is not None:
-                found.update(one for one in (source.path, *source.backing) if one)
-        if disk.mirror is not None:
-            found.add(disk.mirror.dest)
+def _above(path: str) -> list[str]:
+    """The directories that a file lies in."""
+    found = [posixpath.dirname(posixpath.normpath(path))]
+    while found[-1] != posixpath.dirname(found[-1]):
+        found.append(posixpath.dirname(found[-1]))
     return found
-
-
-def images_of(vm: Vm) -> list[tuple[str, DiskSource]]:
-    """(target, image) of each image that a VM uses now or would at its next start."""
-    found: dict[tuple[str, str], tuple[str, DiskSource]] = {}
-    for disk in vm.disks:
-        for source in (disk.live, disk.config):
-            if disk.device == "disk" and source is not None and source.path and source.kind in ("file", "block"):
-                found.setdefault((disk.target, source.path), (disk.target, source))
-    return list(found.values())
 
 
 def fingerprint(found: FileStat) -> Fingerprint:
     return Fingerprint(found.inode, found.size, found.mtime_ns)
 
 
-def _below(runner: Runner, source: DiskSource, whose: str, what: str) -> dict[str, str] | str:
-    """What an image stands on: path -> a sentence; or why that cannot be told."""
-    assert source.path is not None
-    if source.format == "raw":
-        return {}  # a raw image stands on nothing, whatever the guest has written into it
-    try:
-        layers = qemuimg.chain(runner, source.path, source.format)
-    except BlockferryError as error:
-        if files.stat_one(runner, source.path) is None:
-            return {}  # a missing image stands on nothing
-        return f"it cannot be told what {whose} stands on ({error.sentence.rstrip('.')})"
-    named = {layer.path: f"{what} stands on it" for layer in layers[1:]}
-    parts = [part for layer in layers for part in layer.parts]
-    return {**dict.fromkeys(parts, f"it holds a part of {source.path} of {whose}"), **named}
-
-
-def _named(runner: Runner, path: str, found: FileStat, named: Mapping[str, str]) -> str | None:
-    """Whether one of these names is the file: by its words, or by another path that leads to it."""
-    mine = posixpath.normpath(path)
-    for name, sentence in named.items():
+def _named(path: str, found: FileStat, names: Names) -> str | None:
+    """Whether one of these names is the file, or a directory that it lies in: by its words, or by another path."""
+    mine, above = posixpath.normpath(path), _above(path)
+    seen = names.looked.paths
+    for name, sentence in names.paths.items():
         if posixpath.normpath(name) == mine:
             return sentence
-    stats = files.stat_many(runner, [name for name in named if name.startswith("/")])
-    for name, one in stats.items():
-        if one is not None and (one.device, one.inode) == (found.device, found.inode):
-            return f"{named[name]} (as {name})"
+    for name, sentence in names.paths.items():
+        if name in seen and seen[name].identity == (found.device, found.inode):
+            return f"{sentence} (as {name})"
+    places = {seen[one].identity for one in above if seen[one].there}
+    for name, sentence in names.trees.items():
+        if posixpath.normpath(name) in above or (name in seen and seen[name].there and seen[name].identity in places):
+            return sentence
     return None
 
 

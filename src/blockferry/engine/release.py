@@ -11,7 +11,8 @@ from blockferry.engine.context import Context
 from blockferry.engine.making import MARKER
 from blockferry.engine.observe import fingerprints, same_path
 from blockferry.engine.points import point
-from blockferry.errors import BlockferryError, StillInUse
+from blockferry.errors import BlockferryError, StillInUse, VmNotFound
+from blockferry.hypervisor import domains
 from blockferry.images import exporting, files, qemuimg
 from blockferry.model import resume, templates
 from blockferry.model.exports import is_export
@@ -117,7 +118,18 @@ def reason_to_keep(
         above = disk.source_overlay
         if files.stat_one(context.runner, above) is not None:
             return f"{above}, which is kept, stands on it"
-    return _needed_by(context, path, _known_format(disk, path))
+    return _needed_by(context, path, _known_format(disk, path), is_base=not _written_by_guest(context, disk, path))
+
+
+def _written_by_guest(context: Context, disk: DiskPlan, path: str) -> bool:
+    """Whether a running VM wrote to this file until the switch: then no other image can stand on it."""
+    if not context.plan.was.active or not any(same_path(path, one) for one in (disk.source, disk.source_overlay)):
+        return False
+    try:
+        now = domains.vm(context.site.connection, context.plan.uuid).disk(disk.target)
+    except VmNotFound:
+        return False
+    return now is not None and not now.read_only
 
 
 def _silent_export(context: Context) -> str | None:
@@ -153,12 +165,18 @@ def _known_format(disk: DiskPlan, path: str) -> str | None:
 
 
 def _needed_by(
-    context: Context, path: str, format: str | None = None, patience_s: float = proof.PATIENCE_S
+    context: Context,
+    path: str,
+    format: str | None = None,
+    patience_s: float = proof.PATIENCE_S,
+    is_base: bool = True,
 ) -> str | None:
     going = [
         one for disk in context.plan.disks for one in (*disk.old_files, disk.source_overlay, disk.dest_overlay) if one
     ]
-    return proof.needed_by(context.site, path, context.claims(), format=format, going=going, patience_s=patience_s)
+    return proof.needed_by(
+        context.site, path, context.claims(), format=format, going=going, patience_s=patience_s, is_base=is_base
+    )
 
 
 def release_home(context: Context, seen: Observation) -> None:
@@ -173,7 +191,8 @@ def release_home(context: Context, seen: Observation) -> None:
         for one in home.files:
             if files.stat_one(context.runner, one.source) is None:
                 continue
-            doubt = _needed_by(context, one.source, "raw", patience_s=0)  # QEMU holds it until the next power cycle
+            # QEMU holds it until the next power cycle
+            doubt = _needed_by(context, one.source, "raw", patience_s=0, is_base=False)
             if doubt is not None:
                 context.notes.append(f"{one.source} is kept, because {doubt}")
                 context.keep(one.source, "", one.size, doubt, "raw", settled=False, for_good=True)
@@ -234,7 +253,7 @@ def remove_destination(context: Context, seen: Observation) -> None:
             layering.remove_overlay(context, record, disk)
         elif found is not None:
             doubt = proof.needed_by(
-                context.site, path, context.claims(), going=record.created, patience_s=0, sure=False
+                context.site, path, context.claims(), going=record.created, patience_s=0, sure=False, is_base=False
             )
             if doubt is not None:
                 raise StillInUse(path, doubt)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from blockferry.engine import making, places, templates
-from blockferry.engine.proof import names_of
+from blockferry.engine.naming import images_of, names_of
 from blockferry.engine.site import Site
 from blockferry.errors import BlockferryError, HostCommandFailed, HostUnreachable, ImageUnreadable
 from blockferry.hypervisor import domains, pools
@@ -32,6 +32,12 @@ def read_chain(runner: Runner, disk: Disk) -> tuple[tuple[Image, ...], str | Non
     source = disk.source
     if source is None or source.path is None or source.kind not in ("file", "block"):
         return (), None
+    return read_source(runner, source)
+
+
+def read_source(runner: Runner, source: DiskSource) -> tuple[tuple[Image, ...], str | None]:
+    """The same of an image that has a path."""
+    assert source.path is not None
     try:
         layers = qemuimg.chain(runner, source.path, source.format)
     except (ImageUnreadable, HostCommandFailed) as error:
@@ -335,6 +341,9 @@ def _home_files(
     """
     images = {path for chain in chains.values() for image in chain for path in (image.path, *image.parts)}
     others = {name for one in everyone if one.uuid != vm.uuid for name in names_of(one)}
+    shared = [
+        named.path.rstrip("/") + "/" for one in everyone if one.uuid != vm.uuid for named in one.named if named.tree
+    ]
     found: list[str] = []
     if home is not None:
         try:
@@ -350,7 +359,10 @@ def _home_files(
     wanted = [
         path
         for path in dict.fromkeys(found)
-        if path not in images and path not in others and not path.endswith(METADATA_ENDINGS)
+        if path not in images
+        and path not in others
+        and not path.startswith(tuple(shared))
+        and not path.endswith(METADATA_ENDINGS)
     ]
     stats = files.stat_many(runner, wanted)
     return tuple(
@@ -398,10 +410,9 @@ def _users(runner: Runner, vm: Vm, everyone: tuple[Vm, ...], paths: set[str]) ->
         if other.uuid == vm.uuid:
             continue
         names = {posixpath.normpath(name) for name in names_of(other)}
-        for disk in other.disks:
-            if disk.device == "disk":
-                for image in read_chain(runner, disk)[0]:
-                    names.update((image.path, *image.parts))
+        for _, source in images_of(other):
+            for image in read_source(runner, source)[0]:
+                names.update((image.path, *image.parts))
         for path in paths:
             if posixpath.normpath(path) in names:
                 found[path].append(other.name)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import libvirt
 
 from blockferry.errors import BlockferryError, VmNotFound, nearest
-from blockferry.hypervisor import domainxml
+from blockferry.hypervisor import domainxml, pools, xmlpaths
 from blockferry.hypervisor.connection import Connection
 from blockferry.model.inventory import PowerState, Snapshot, Vm
 
@@ -60,24 +62,56 @@ def vm(connection: Connection, name: str) -> Vm:
     raise VmNotFound(name, connection.uri, nearest(name, names(connection)))
 
 
-def names_beside(connection: Connection) -> dict[str, str]:
-    """Paths that VMs name outside of their own XML: path -> "snapshot s1 of VM web01", "the saved state of VM "
-    "web01"."""
-    found: dict[str, str] = {}
+@dataclass(frozen=True, slots=True)
+class NamesBeside:
+    """What VMs name outside of their own XML: path -> "snapshot s1 of VM web01", "the saved state of VM web01".
+
+    `trees`: directories that are named with all that lies in them. `problems`: what could not be read, as the end of
+    "it cannot be told what ...".
+    """
+
+    paths: dict[str, str]
+    trees: dict[str, str]
+    problems: tuple[str, ...]
+
+
+def names_beside(connection: Connection) -> NamesBeside:
+    """Read the snapshots' metadata and the saved states of all VMs. Raises HostUnreachable, LibvirtFailed."""
+    found = NamesBeside({}, {}, ())
+    problems = []
     with connection.doing("list the VMs"):
         domains = connection.raw.listAllDomains(0)
     for domain in domains:
+        name = domain.name()
         try:
             if (saved := saved_xml(connection, domain)) is not None:
-                found.update(dict.fromkeys(domainxml.paths(saved), f"the saved state of VM {domain.name()}"))
-            for snapshot in domain.listAllSnapshots(0):
-                what = f"snapshot {snapshot.getName()} of VM {domain.name()}"
-                found.update(dict.fromkeys(domainxml.paths(snapshot.getXMLDesc(0)), what))
+                _add_names(found, saved, f"the saved state of VM {name}")
+            snapshots = domain.listAllSnapshots(0)
         except libvirt.libvirtError as error:
             if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
-                with connection.doing(f"describe VM {domain.name()}"):
-                    raise
-    return found
+                _raise_if_gone(connection, name)
+                problems.append(f"the snapshots and the saved state of VM {name} name ({error.get_error_message()})")
+            continue
+        for snapshot in snapshots:
+            what = f"snapshot {snapshot.getName()} of VM {name}"
+            try:
+                _add_names(found, snapshot.getXMLDesc(0), what)
+            except libvirt.libvirtError as error:
+                if error.get_error_code() not in (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_NO_DOMAIN_SNAPSHOT):
+                    _raise_if_gone(connection, name)
+                    problems.append(f"{what} names ({error.get_error_message()})")
+    return replace(found, problems=tuple(problems))
+
+
+def _add_names(found: NamesBeside, xml: str, what: str) -> None:
+    for path, role in domainxml.names(xml).items():
+        (found.trees if role in xmlpaths.TREES else found.paths)[path] = what
+
+
+def _raise_if_gone(connection: Connection, name: str) -> None:
+    """After an error about one VM: raise if libvirt does not answer at all."""
+    with connection.doing(f"describe VM {name}"):
+        connection.raw.getLibVersion()
 
 
 def saved_xml(connection: Connection, domain: libvirt.virDomain) -> str | None:
@@ -125,7 +159,7 @@ def power_state(domain: libvirt.virDomain) -> tuple[PowerState, str | None]:
 
 def _read_unless_gone(connection: Connection, domain: libvirt.virDomain) -> Vm | None:
     try:
-        return _read(domain)
+        return _read(connection, domain)
     except libvirt.libvirtError as error:
         if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
             return None
@@ -133,7 +167,7 @@ def _read_unless_gone(connection: Connection, domain: libvirt.virDomain) -> Vm |
             raise
 
 
-def _read(domain: libvirt.virDomain) -> Vm:
+def _read(connection: Connection, domain: libvirt.virDomain) -> Vm:
     state, reason = power_state(domain)
     persistent = bool(domain.isPersistent())
     live = domainxml.parse(domain.XMLDesc(0)) if state.active else None
@@ -160,6 +194,11 @@ def _read(domain: libvirt.virDomain) -> Vm:
         mark=now.mark,
         mark_journal=now.mark_journal,
         pause_reason=reason,
+        named=tuple(dict.fromkeys(name for one in (live, config) if one for name in one.named)),
+        volumes=tuple(
+            pools.locate(connection, volume)
+            for volume in dict.fromkeys(volume for one in (live, config) if one for volume in one.volumes)
+        ),
     )
 
 

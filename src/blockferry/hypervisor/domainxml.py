@@ -6,14 +6,14 @@ others have put into a domain (`qemu:commandline`, other managers' metadata) sur
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from lxml import etree
 
 from blockferry.hypervisor import xmlpaths
 from blockferry.model import exports
-from blockferry.model.inventory import Disk, DiskSource, Mirror, Secret, Snapshot
+from blockferry.model.inventory import Disk, DiskSource, Mirror, NamedPath, Secret, Snapshot, Volume
 
 MARK_URI = "urn:blockferry:move:1"
 MARK_PREFIX = "blockferry"
@@ -57,6 +57,8 @@ class ParsedDomain:
     mark_journal: str = ""
     agent: str | None = None
     unsavable: str = ""  # a device that keeps the VM from being saved to a memory file; "" as far as can be told
+    named: tuple[NamedPath, ...] = ()
+    volumes: tuple[Volume, ...] = ()  # without their paths
 
 
 def parse(xml: str) -> ParsedDomain:
@@ -74,7 +76,43 @@ def parse(xml: str) -> ParsedDomain:
         mark_journal="" if mark is None else mark.get("journal", ""),
         agent=_agent(root),
         unsavable=_unsavable(root),
+        named=tuple(_named(root)),
+        volumes=tuple(_volume(one) for one in xmlpaths.volumes(root)),
     )
+
+
+_NO_STORAGE = (xmlpaths.Role.SOCKET, xmlpaths.Role.PROGRAM, xmlpaths.Role.DEVICE)
+
+
+def _named(root: etree._Element) -> Iterator[NamedPath]:
+    for one in xmlpaths.names(root):
+        yield NamedPath(one.path, str(one.role), one.is_tree, one.role not in _NO_STORAGE)
+
+
+def _volume(found: xmlpaths.VolumeName) -> Volume:
+    """A volume with its format; of a backing store the format stands beside the source."""
+    around = found.element.getparent()
+    assert around is not None
+    driver, format, target = around.find("driver"), around.find("format"), around.find("target")
+    said = format if format is not None else driver
+    return Volume(
+        found.pool,
+        found.volume,
+        "" if target is None else target.get("dev") or target.get("dir") or "",
+        "raw" if said is None else said.get("type", "raw") or "raw",
+        closed=_closed(around),
+    )
+
+
+def _closed(element: etree._Element) -> bool:
+    """Whether the backing chain of a disk ends in the XML: `<backingStore/>` without a source is its end.
+
+    https://libvirt.org/formatdomain.html#hard-drives-floppy-disks-cdroms
+    """
+    below = element.find("backingStore")
+    while below is not None and below.find("source") is not None:
+        below = below.find("backingStore")
+    return below is not None
 
 
 _UNSAVABLE = (
@@ -403,6 +441,7 @@ def _source(element: etree._Element) -> DiskSource | None:
         _describe(kind, source, path),
         "" if element.find("auth") is not None else _export(source),
         _storages(source),
+        _closed(element),
     )
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import posixpath
+from dataclasses import replace
 
 import libvirt
 from lxml import etree
 
 from blockferry.hypervisor.connection import Connection
-from blockferry.model.inventory import Datastore
+from blockferry.model.inventory import DIRECTORY_POOLS, Datastore, Volume
 
 
 def datastores(connection: Connection, refresh: bool = False) -> tuple[Datastore, ...]:
@@ -59,24 +61,36 @@ def _refresh(pool: libvirt.virStoragePool) -> None:
         raise
 
 
-def backed_volumes(connection: Connection) -> dict[str, str]:
-    """Path of each volume that has a backing file -> path of that file, over all active pools.
+def locate(connection: Connection, volume: Volume) -> Volume:
+    """Find out the path of a volume that an XML names.
 
-    Volumes that no VM uses count too: a template's overlays may be waiting to be used.
+    libvirt says it of an active pool. Of an inactive one that is a directory, and of a volume that an active one does
+    not list, it is where the volume would be. Raises HostUnreachable.
     """
-    found = {}
-    with connection.doing("list the storage pools"):
-        pools = connection.raw.listAllStoragePools(libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE)
-    for pool in pools:
+    try:
+        pool = connection.raw.storagePoolLookupByName(volume.pool)
+        root = etree.fromstring(pool.XMLDesc(0).encode())
+        kind, directory = root.get("type") or "", root.findtext("./target/path") or ""
+        active = bool(pool.isActive())
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_STORAGE_POOL:
+            return replace(volume, pool_state="is not defined")
+        with connection.doing(f"describe the storage pool {volume.pool}"):
+            connection.raw.getLibVersion()
+        return replace(volume, pool_state=f"cannot be looked at ({error.get_error_message()})")
+    state = "" if active else "is not active"
+    if active:
         try:
-            _refresh(pool)
-            for volume in pool.listAllVolumes(0):
-                below = etree.fromstring(volume.XMLDesc(0).encode()).findtext("./backingStore/path")
-                if below:
-                    found[volume.path()] = below
+            path = str(pool.storageVolLookupByName(volume.name).path())
+            if path.startswith("/"):
+                return replace(volume, path=path)
+            return replace(volume, may_be_file=False)  # an object of a server
         except libvirt.libvirtError:
-            continue  # a pool that cannot be looked at now (gone, not reachable) holds nothing that can be proven
-    return found
+            state = "does not list it"
+    if kind in DIRECTORY_POOLS and kind != "gluster" and directory:
+        return replace(volume, path=posixpath.join(directory, volume.name), pool_state=state)
+    path_of_device = posixpath.join(directory, volume.name) if kind == "logical" and directory else None
+    return replace(volume, path=path_of_device, pool_state=state, may_be_file=kind in DIRECTORY_POOLS)
 
 
 def _read(pool: libvirt.virStoragePool) -> Datastore:

@@ -59,6 +59,10 @@ class Role(enum.StrEnum):
         return self not in (Role.ARGUMENT, Role.OTHER)
 
 
+TREES = (Role.DIRECTORY, Role.TPM)
+"""Roles of directories that are used with all that lies in them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Name:
     """One place that names something. `where`: the attribute, "" for the element's text."""
@@ -71,7 +75,7 @@ class Name:
     @property
     def is_tree(self) -> bool:
         """Whether a directory is named with all that lies in it."""
-        return self.role in (Role.DIRECTORY, Role.TPM)
+        return self.role in TREES
 
     def replace(self, path: str) -> None:
         """Name another path at this place. Only for a role that is known."""

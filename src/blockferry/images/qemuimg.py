@@ -270,17 +270,17 @@ def _layer(info: dict[str, Any]) -> Layer:
     backing = info.get("full-backing-filename") or info.get("backing-filename")
     data_file = specific.get("data-file")
     return Layer(
-        path=_plain(info["filename"]),
+        path=plain_path(info["filename"]),
         format=info["format"],
         virtual_size=info["virtual-size"],
         allocation=info.get("actual-size", 0),
-        backing_path=_plain(backing) if backing else None,
+        backing_path=plain_path(backing) if backing else None,
         backing_format=info.get("backing-filename-format"),
         internal_snapshots=tuple(snapshot["name"] for snapshot in info.get("snapshots", ())),
         bitmaps=tuple(bitmap["name"] for bitmap in specific.get("bitmaps", ())),
         encrypted=bool(info.get("encrypted")) or info["format"] == "luks",
         compat=specific.get("compat"),
-        data_file=_plain(data_file) if data_file else None,
+        data_file=plain_path(data_file) if data_file else None,
         dirty=bool(info.get("dirty-flag")),
         corrupt=bool(specific.get("corrupt")),
         cluster_size=info.get("cluster-size"),
@@ -297,8 +297,8 @@ def _parts(info: dict[str, Any]) -> tuple[str, ...]:
     """
     specific: dict[str, Any] = info.get("format-specific", {}).get("data", {})
     extents = [extent.get("filename", "") for extent in specific.get("extents", ())]
-    names = [_plain(name) for name in (specific.get("data-file", ""), *extents) if name]
-    return tuple(dict.fromkeys(name for name in names if name != _plain(info["filename"])))
+    names = [plain_path(name) for name in (specific.get("data-file", ""), *extents) if name]
+    return tuple(dict.fromkeys(name for name in names if name != plain_path(info["filename"])))
 
 
 def _absolute(layer: Layer) -> tuple[str, ...]:
@@ -307,7 +307,7 @@ def _absolute(layer: Layer) -> tuple[str, ...]:
     return tuple(posixpath.normpath(posixpath.join(directory, part)) for part in layer.parts)
 
 
-def _plain(filename: str) -> str:
+def plain_path(filename: str) -> str:
     """The path behind `json:{"driver": "qcow2", "file": {"driver": "file", "filename": ...}}`, if it is a file."""
     if filename.startswith("file:"):
         return filename.removeprefix("file:")

@@ -58,6 +58,7 @@ class DiskSource:
     description: str = ""  # for people, where there is no path: "nbd://host/export", "volume p/v"
     export: str = ""  # of an NBD, iSCSI or RBD server: model.exports.Export.uri; it has no path
     storages: tuple[str, ...] = ()  # of any network disk: model.exports.storage, to tell whether one is used
+    closed: bool = False  # the XML says where the backing chain ends: QEMU opens nothing that it does not name
 
     @property
     def place(self) -> str | None:
@@ -102,6 +103,33 @@ class Disk:
 
 
 @dataclass(frozen=True, slots=True)
+class NamedPath:
+    """A file, directory or device that an XML of a VM names, wherever it stands. `tree`: with all that lies in it."""
+
+    path: str
+    what: str  # what for: "disk", "kernel", "log file" (hypervisor.xmlpaths.Role)
+    tree: bool = False
+    storage: bool = True  # False: a socket, program or device, which no datastore holds
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """A disk (or file system) that a VM names by pool and volume. libvirt makes a path of it at the VM's start.
+
+    `path` of an inactive pool is where the volume would be; None when that cannot be told.
+    """
+
+    pool: str
+    name: str
+    target: str  # the disk's target, or the directory a file system has in the guest
+    format: str
+    path: str | None = None
+    pool_state: str = ""  # why libvirt does not say: "is not active", "is not defined"; "" when it says the path
+    may_be_file: bool = True  # False: a pool of block devices or of a server, whose volumes are no files of the host
+    closed: bool = False  # as of DiskSource
+
+
+@dataclass(frozen=True, slots=True)
 class Vm:
     """A libvirt domain."""
 
@@ -124,6 +152,8 @@ class Vm:
     mark: str | None = None  # id of the move that has marked this VM, if any
     mark_journal: str = ""  # the identity of the journal that the move is in
     pause_reason: str | None = None  # "user", "ioerror", "migration"... while PAUSED
+    named: tuple[NamedPath, ...] = ()  # everything that its XMLs name, live and persistent
+    volumes: tuple[Volume, ...] = ()  # what they name by pool and volume
 
     def disk(self, target: str) -> Disk | None:
         return next((disk for disk in self.disks if disk.target == target), None)
@@ -163,6 +193,10 @@ class Image:
     parts: tuple[str, ...] = ()  # the other files its content lies in: a qcow2's data file, extents of a VMDK
 
 
+DIRECTORY_POOLS = ("dir", "fs", "netfs", "gluster", "vstorage")
+"""Types of libvirt's pools whose volumes are files below a directory."""
+
+
 @dataclass(frozen=True, slots=True)
 class Datastore:
     """A libvirt storage pool. Sizes are bytes, as of the last refresh."""
@@ -182,7 +216,7 @@ class Datastore:
     @property
     def is_directory(self) -> bool:
         """Whether images are files below `path`, so that a VM can have a home directory there."""
-        return self.kind in ("dir", "fs", "netfs", "gluster", "vstorage") and self.path is not None
+        return self.kind in DIRECTORY_POOLS and self.path is not None
 
     @property
     def root(self) -> str:

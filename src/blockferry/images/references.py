@@ -1,0 +1,135 @@
+"""What lies at many paths of a host, in one command; what images in its directories stand on.
+
+An error at one path says nothing of the others: it is noted with its number (errno), never raised.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import posixpath
+import stat
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from blockferry.errors import HostCommandFailed
+from blockferry.images import qemuimg
+from blockferry.images.files import Kind, absolute
+from blockferry.images.runner import Runner
+from blockferry.images.shipping import PYTHON, program
+
+_PROGRAM = program("references_program")
+PATIENCE_S = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One path, links followed. Exactly one of `identity`, `error` and `absent` tells.
+
+    `identity`: (device, inode). `error`: why it cannot be looked at, in words. `absent`: of a path at which nothing
+    is, why it may be there when its datastore is mounted; "" when nothing speaks for that. `nearest`: of an absent
+    path, the directory above it that is there, when its own is not.
+    """
+
+    path: str
+    identity: tuple[int, int] | None = None
+    kind: Kind = "other"
+    size: int = 0
+    mtime_ns: int = 0
+    filesystem: str = ""
+    error: str = ""
+    absent: str = ""
+    nearest: str = ""
+
+    @property
+    def there(self) -> bool:
+        return self.identity is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """A directory's images. `stands_on`: image -> the paths that it names. `unread`: image -> why it cannot be read.
+
+    `problem`: why the directory cannot be looked at. `empty`: nothing lies in it.
+    """
+
+    stands_on: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    unread: Mapping[str, str] = field(default_factory=dict)
+    problem: str = ""
+    empty: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """The answer of one look."""
+
+    paths: Mapping[str, Seen]
+    directories: Mapping[str, Listing]
+    mounts: frozenset[str]  # all mount points of the host
+
+
+def look(runner: Runner, paths: Iterable[str], directories: Iterable[str] = ()) -> Looked:
+    """Look at paths, and at the images in directories and one level below. Raises HostCommandFailed, HostUnreachable.
+
+    Headers are read as they are, without the format that an XML gives: what a guest has written into a raw image may
+    be taken for a name, which only makes us keep more.
+    """
+    wish = {"paths": list(dict.fromkeys(paths)), "directories": list(dict.fromkeys(directories))}
+    absolute(*wish["paths"], *wish["directories"])
+    argv = [PYTHON, "-I", "-c", _PROGRAM]
+    result = runner.run(argv, stdin=json.dumps(wish).encode(), timeout_s=PATIENCE_S)
+    try:
+        answer: dict[str, Any] = json.loads(result.stdout)
+    except ValueError:
+        raise HostCommandFailed("looking at files", result.status, "the answer is cut short") from None
+    return Looked(
+        {path: _seen(path, one) for path, one in answer["paths"].items()},
+        {path: _listing(one) for path, one in answer["directories"].items()},
+        frozenset(answer["mounts"]),
+    )
+
+
+_PLACES = {
+    "unmounted": "{} is not mounted",
+    "empty": "{} is empty: its datastore may not be mounted",
+    "elsewhere": "its directory is not there, only {}: its datastore may not be mounted",
+    "unreadable": "{} cannot be read",
+    "gone": "",
+}
+
+
+def _seen(path: str, one: dict[str, Any]) -> Seen:
+    if "errno" in one:
+        return Seen(path, error=os.strerror(one["errno"]))
+    if "absent" in one:
+        place, _, where = str(one["absent"]).partition(" ")
+        return Seen(path, absent=_PLACES[place].format(where), nearest=where if place == "elsewhere" else "")
+    mode = one["mode"]
+    kind: Kind = "file" if stat.S_ISREG(mode) else "directory" if stat.S_ISDIR(mode) else "other"
+    return Seen(
+        path,
+        (one["device"], one["inode"]),
+        "block" if stat.S_ISBLK(mode) else kind,
+        one["size"],
+        one["mtime_ns"],
+        one["filesystem"],
+    )
+
+
+def _listing(one: dict[str, Any]) -> Listing:
+    if "errno" in one:
+        return Listing(problem=os.strerror(one["errno"]))
+    if "unmounted" in one:
+        return Listing(problem=f"{one['unmounted']} is not mounted")
+    found = {path: tuple(_absolute(path, name) for name in names) for path, names in one["found"]}
+    unread = {path: os.strerror(number) for path, number in one["unread"]}
+    return Listing(found, unread, empty=one["count"] == 0)
+
+
+def _absolute(image: str, name: str) -> str:
+    """A name as it stands in an image's header; a relative one counts from the image's directory."""
+    plain = qemuimg.plain_path(name)
+    if "://" in plain or plain.startswith("json:"):
+        return plain
+    return posixpath.normpath(posixpath.join(posixpath.dirname(image), plain))

@@ -1,0 +1,233 @@
+"""Runs on the VM's host: what lies at many paths at once, and what images in directories stand on.
+
+Wish and answer are JSON, on standard input and output. Errors cross as errno numbers. Python 3.9 and its library only.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import struct
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+DEPTH = 2  # a datastore's directory, and the VMs' homes in it
+HEAD = 1 << 16
+ABSENT = (errno.ENOENT, errno.ENOTDIR)
+
+
+def mounted() -> dict[str, str]:
+    """Mount point -> type of its file system; a later mount hides an earlier one."""
+    found = {}
+    with open("/proc/self/mountinfo", "rb") as lines:
+        for line in lines:
+            words, _, rest = line.partition(b" - ")
+            found[unescaped(words.split()[4])] = os.fsdecode(rest.split()[0])
+    return found
+
+
+def unescaped(word: bytes) -> str:
+    return os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda one: bytes([int(one[1], 8)]), word))
+
+
+def wanted_mounts() -> set[str]:
+    """Where file systems are to be mounted by /etc/fstab or a unit of systemd."""
+    found = set()
+    try:
+        with open("/etc/fstab", "rb") as lines:
+            for line in lines:
+                words = line.split()
+                if len(words) >= 3 and not words[0].startswith(b"#") and words[1].startswith(b"/"):
+                    found.add(os.path.normpath(unescaped(words[1])))
+    except OSError:
+        pass
+    for directory in ("/etc/systemd/system", "/run/systemd/system"):
+        try:
+            names = os.listdir(directory)
+        except OSError:
+            continue
+        for name in names:
+            if name.endswith((".mount", ".automount")):
+                word = name.rsplit(".", 1)[0].replace("-", "/")
+                found.add("/" + re.sub(r"\\x([0-9a-f]{2})", lambda one: chr(int(one[1], 16)), word))
+    return found
+
+
+def above(path: str) -> Iterator[str]:
+    """The path and every directory above it."""
+    path = "/" + path.lstrip("/")
+    while path != "/":
+        yield path
+        path = os.path.dirname(path)
+    yield path
+
+
+def look(path: str, mounts: dict[str, str], missing_mounts: set[str]) -> dict[str, Any]:
+    """What is at a path, links followed; of an absent one, what can be told of the place where it would be."""
+    try:
+        found = os.stat(path)
+    except OSError as error:
+        if error.errno not in ABSENT:
+            return {"errno": error.errno}
+        return {"absent": absent(path, mounts, missing_mounts)}
+    real = os.path.realpath(path)
+    return {
+        "device": found.st_dev,
+        "inode": found.st_ino,
+        "mode": found.st_mode,
+        "size": found.st_size,
+        "mtime_ns": found.st_mtime_ns,
+        "filesystem": next((mounts[one] for one in above(real) if one in mounts), ""),
+    }
+
+
+def absent(path: str, mounts: dict[str, str], missing_mounts: set[str]) -> str:
+    """Whether a file that is absent may be there at another time: a word, and the directory that it goes by.
+
+    "gone": its directory is there and holds other things, or a mounted file system does not have its directory.
+    """
+    real = os.path.normpath(path)
+    for _ in range(40):  # a link that leads nowhere: what counts is the place that it leads to
+        if not os.path.islink(real):
+            break
+        real = os.path.normpath(os.path.join(os.path.dirname(real), os.readlink(real)))
+    for one in above(real):
+        if one in missing_mounts:
+            return "unmounted " + one
+    parent = os.path.dirname(real)
+    for one in above(parent):
+        try:
+            empty = not os.listdir(one)
+        except OSError as error:
+            if error.errno in ABSENT:
+                continue
+            return "unreadable " + one
+        there = one == parent or (one in mounts and one != "/")
+        return ("empty " if empty else "gone " if there else "elsewhere ") + one
+    return "gone /"
+
+
+def listed(directory: str, missing_mounts: set[str]) -> dict[str, Any]:
+    """Every image below a directory that names another file: its path, and those names as they stand in it."""
+    for one in above(os.path.normpath(directory)):
+        if one in missing_mounts:
+            return {"unmounted": one}
+    result: dict[str, Any] = {}
+    for _ in range(3):
+        result = {"found": [], "unread": [], "count": 0}
+        try:
+            calm = walk(directory, DEPTH, result)
+        except OSError as error:
+            return {"errno": error.errno}
+        if calm:
+            return result
+    result["unread"].append([directory, errno.EAGAIN])  # it changes all the time
+    return result
+
+
+def walk(directory: str, depth: int, result: dict[str, Any]) -> bool:
+    """Whether nothing vanished while we looked: a file may have got another name that we did not see."""
+    calm = True
+    with os.scandir(directory) as entries:
+        for entry in sorted(entries, key=lambda one: one.name):
+            result["count"] += 1
+            try:
+                if entry.is_dir() and not entry.is_symlink():
+                    if depth > 1:
+                        calm = walk(entry.path, depth - 1, result) and calm
+                elif entry.is_file():
+                    try:
+                        names = below(entry.path)
+                    except struct.error:  # its header is cut short
+                        result["unread"].append([entry.path, errno.EINVAL])
+                        continue
+                    if names:
+                        result["found"].append([entry.path, names])
+            except OSError as error:
+                if error.errno in ABSENT:
+                    calm = False
+                else:
+                    result["unread"].append([entry.path, error.errno])
+    return calm
+
+
+def below(path: str) -> list[str]:
+    """The names of other files that an image's header holds: backing file, data file; formats as QEMU knows them."""
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        head = os.pread(handle, 512, 0)
+        if head[:4] in (b"QFI\xfb", b"QED\0", b"KDMV", b"COWD") or head.startswith(b"# Disk"):
+            return NAMES[head[:4]](handle, os.pread(handle, HEAD, 0))
+        return []
+    finally:
+        os.close(handle)
+
+
+def qcow(handle: int, head: bytes) -> list[str]:
+    """docs/interop/qcow2.txt of QEMU; version 1 has its backing file at the same place."""
+    version, offset, size = struct.unpack_from(">IQI", head, 4)
+    names = [os.pread(handle, size, offset)] if offset and size < 4096 else []
+    if version < 2:
+        return texts(names)
+    at = struct.unpack_from(">I", head, 100)[0] if version >= 3 else 72
+    while at + 8 <= len(head):
+        kind, length = struct.unpack_from(">II", head, at)
+        if kind == 0:
+            break
+        if kind == 0x44415441:  # the external data file
+            names.append(head[at + 8 : at + 8 + length])
+        at += 8 + (length + 7) // 8 * 8
+    return texts(names)
+
+
+def qed(handle: int, head: bytes) -> list[str]:
+    """docs/specs/qed_spec.txt of QEMU."""
+    features = struct.unpack_from("<Q", head, 16)[0]
+    offset, size = struct.unpack_from("<II", head, 56)
+    return texts([os.pread(handle, size, offset)] if features & 1 and size < 4096 else [])
+
+
+def vmdk(handle: int, head: bytes) -> list[str]:
+    """The descriptor is the file itself, or lies inside of it; its extents and the parent are names."""
+    if head.startswith(b"KDMV"):
+        offset, size = struct.unpack_from("<QQ", head, 28)
+        head = os.pread(handle, min(size * 512, HEAD), offset * 512) if offset else b""
+    names = re.findall(rb'^parentFileNameHint\s*=\s*"([^"\n]+)"', head, re.M)
+    names += re.findall(rb'^(?:RW|RDONLY|NOACCESS)\s+\d+\s+\w+\s+"([^"\n]+)"', head, re.M)
+    own = os.fsencode(os.path.basename(os.readlink(f"/proc/self/fd/{handle}")))
+    return texts([name for name in names if name != own])
+
+
+def nothing(handle: int, head: bytes) -> list[str]:
+    """An extent of a VMDK, which names nothing."""
+    return []
+
+
+NAMES: dict[bytes, Callable[[int, bytes], list[str]]] = {
+    b"QFI\xfb": qcow,
+    b"QED\0": qed,
+    b"KDMV": vmdk,
+    b"# Di": vmdk,
+    b"COWD": nothing,
+}
+
+
+def texts(names: list[bytes]) -> list[str]:
+    return [os.fsdecode(name) for name in names]
+
+
+def answer(wish: dict[str, Any]) -> dict[str, Any]:
+    mounts = mounted()
+    missing = wanted_mounts() - set(mounts)
+    return {
+        "paths": {path: look(path, mounts, missing) for path in wish["paths"]},
+        "directories": {path: listed(path, missing) for path in wish["directories"]},
+        "mounts": sorted(mounts),
+    }
+
+
+if __name__ == "__main__":
+    json.dump(answer(json.load(sys.stdin)), sys.stdout)
