@@ -15,6 +15,7 @@ from lab.errors import LabError
 from lab.guests import Disk, Guest
 from lab.hosts import Host
 from lab.lab import Lab
+from lab.qemuuser import PROFILES, Profile
 from lab.state import ROOT
 
 
@@ -57,14 +58,18 @@ def _guest(lab: Lab, name: str) -> Guest:
 @click.option("--guests", default=1, show_default=True, help="How many guests on kvm1: web01, web02, ...")
 @click.option("--rate", default=200, show_default=True, help="Writes a second and disk.")
 @click.option("--debug", is_flag=True, help="libvirtd logs everything.")
+@click.option(
+    "--profile", type=click.Choice(PROFILES), default="default", show_default=True,
+    help="As whom QEMU runs: lab/qemuuser.py.",
+)  # fmt: skip
 @click.pass_context
-def up(ctx: click.Context, hosts: int, guests: int, rate: int, debug: bool) -> None:
+def up(ctx: click.Context, hosts: int, guests: int, rate: int, debug: bool, profile: Profile) -> None:
     """Start a lab that stays until `down`: datastores old-san (ext4) and ssd (xfs), guests that write."""
     lab = Lab.create(ctx.obj, keep=True)
     try:
         stores = [lab.datastore("old-san", fs="ext4", size="16GiB"), lab.datastore("ssd", fs="xfs", size="16GiB")]
         for number in range(1, hosts + 1):
-            host = lab.host(f"kvm{number}", debug=debug)
+            host = lab.host(f"kvm{number}", debug=debug, profile=profile)
             for store in stores:
                 host.attach(store)
         for number in range(1, guests + 1):

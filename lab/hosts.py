@@ -21,6 +21,7 @@ from lab.datastores import Datastore
 from lab.errors import LabError
 from lab.namespaces import HostProcess, Namespaces
 from lab.process import ProcessId, kill_and_wait, tail, wait_until
+from lab.qemuuser import PROFILES, Owner, Profile, qemu_conf, qemu_owner
 
 _DAEMONS = {"libvirtd": "/usr/sbin/libvirtd", "virtlogd": "/usr/sbin/virtlogd"}
 
@@ -33,17 +34,6 @@ unix_sock_rw_perms = "0700"
 log_level = {log_level}
 log_outputs = "{log_level}:file:/var/log/libvirt/libvirtd.log"
 {log_filters}
-"""
-
-_QEMU_CONF = """\
-user = "root"
-group = "root"
-dynamic_ownership = 0
-remember_owner = 0
-security_driver = "none"
-security_default_confined = 0
-cgroup_controllers = []
-namespaces = []
 """
 
 _VIRTLOGD_CONF = """\
@@ -66,20 +56,21 @@ class Host:
     # -- life ---------------------------------------------------------------------------------------------------
 
     @classmethod
-    def create(cls, name: str, lab: Path, reaper: Path, *, debug: bool = False) -> Host:
+    def create(cls, name: str, lab: Path, reaper: Path, *, debug: bool = False, profile: Profile = "default") -> Host:
         host = cls(name, lab / "hosts" / name, lab, reaper)
-        host._write_state(debug)
+        host._write_state(debug, profile)
         host.boot()
         return host
 
-    def _write_state(self, debug: bool) -> None:
+    def _write_state(self, debug: bool, profile: Profile) -> None:
         for part in ("run", "etc-libvirt/qemu", "lib", "log", "cache/qemu"):
             (self.directory / part).mkdir(parents=True)
         etc = self.directory / "etc-libvirt"
         filters = 'log_filters = "1:qemu 1:storage 4:event 4:util 4:object"' if debug else ""
         conf = _LIBVIRTD_CONF.format(host_uuid=uuid.uuid4(), log_level=1 if debug else 3, log_filters=filters)
         (etc / "libvirtd.conf").write_text(conf)
-        (etc / "qemu.conf").write_text(_QEMU_CONF)
+        (etc / "qemu.conf").write_text(qemu_conf(profile))
+        (self.directory / "profile").write_text(profile)
         (etc / "virtlogd.conf").write_text(_VIRTLOGD_CONF)
         (self.directory / "etc-hosts").write_text(f"127.0.0.1 localhost\n127.0.1.1 {self.name}\n")
 
@@ -112,6 +103,17 @@ class Host:
     def adopt(self, namespaces: Namespaces) -> None:
         """Take over namespaces that another process made (a lab opened again)."""
         self._namespaces = namespaces
+
+    @property
+    def profile(self) -> Profile:
+        """As whom QEMU runs here, see lab/qemuuser.py."""
+        words = (self.directory / "profile").read_text()
+        return next(known for known in PROFILES if known == words)
+
+    @property
+    def qemu_owner(self) -> Owner:
+        """User and group of every QEMU of this host."""
+        return qemu_owner(self.profile)
 
     # -- reaching it --------------------------------------------------------------------------------------------
 

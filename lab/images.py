@@ -13,8 +13,11 @@ from lab.sizes import MIB
 
 def create(
     disk: DiskSpec, seed: int, *, scratch: Path, overlays: int, backing: tuple[Path, str] | None, options: str | None
-) -> None:
-    """Make the image of `disk` at its path, over `overlays` further layers or on a given backing file."""
+) -> list[Path]:
+    """Make the image of `disk` at its path, over `overlays` further layers or on a given backing file.
+
+    Returns the files made, the bottom first.
+    """
     path = Path(disk.path)
     path.parent.mkdir(parents=True, exist_ok=True)
     layers = [path.with_name(f"{path.stem}-{'base' if n == 0 else f'layer{n}'}{path.suffix}") for n in range(overlays)]
@@ -35,6 +38,7 @@ def create(
         run(["qemu-img", "create", "-q", "-f", disk.format, *extra, bottom, str(disk.size_bytes)])
     for below, above in itertools.pairwise([*layers, path]):
         _overlay(above, below, disk.format)
+    return [*layers, path]
 
 
 def _overlay(path: Path, below: Path, below_format: str) -> None:

@@ -6,12 +6,14 @@ import atexit
 import contextlib
 import os
 import secrets
+import shutil
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
 from lab import bootimage, domainxml, images, sweep
+from lab.bootimage import Boot
 from lab.datastores import Datastore, DatastoreSpec
 from lab.errors import LabError
 from lab.guests import Disk, Guest
@@ -19,6 +21,7 @@ from lab.guestspec import DiskSpec, GuestSpec
 from lab.hosts import Host
 from lab.namespaces import Namespaces
 from lab.process import ProcessId, run
+from lab.qemuuser import Profile
 from lab.sizes import to_bytes
 from lab.state import FILE, ROOT, State
 
@@ -148,11 +151,11 @@ class Lab:
         self.datastores[name] = store
         return store
 
-    def host(self, name: str, *, debug: bool = False) -> Host:
-        """A new host, up. debug: libvirtd logs everything."""
+    def host(self, name: str, *, debug: bool = False, profile: Profile = "default") -> Host:
+        """A new host, up. debug: libvirtd logs everything. profile: as whom QEMU runs, see lab/qemuuser.py."""
         if name in self.hosts:
             raise LabError(f"there is a host {name} already")
-        host = Host.create(name, self.directory, bootimage.program("reaper"), debug=debug)
+        host = Host.create(name, self.directory, bootimage.program("reaper"), debug=debug, profile=profile)
         self.hosts[name] = host
         self._save()
         return host
@@ -192,13 +195,15 @@ class Lab:
         spec = GuestSpec(name, host.name, seed, tuple(specs))
         for disk, made in zip(disks, specs, strict=True):
             scratch = self.directory / "tmp"
-            images.create(
+            layers = images.create(
                 made, seed, scratch=scratch, overlays=disk.overlays, backing=disk.backing, options=disk.options
             )
+            if host.profile == "fixed":  # there nobody else gives QEMU what it has to write to
+                host.qemu_owner.own(*layers)
         place = self.directory / "guests" / name
         place.mkdir()
         xml = domainxml.domain_xml(
-            name, specs, boot=bootimage.boot(agent=agent), channels=place, memory_bytes=to_bytes(memory), cache=cache,
+            name, specs, boot=self._boot(agent), channels=place, memory_bytes=to_bytes(memory), cache=cache,
             discard=discard, vcpus=vcpus, machine=machine, agent=agent, extra_devices=extra_devices,
             extra_os=extra_os,
         )  # fmt: skip
@@ -213,6 +218,19 @@ class Lab:
         if start:
             guest.start()
         return guest
+
+    def _boot(self, agent: bool) -> Boot:
+        """Kernel and initramfs as files of this lab's own: libvirt gives them to QEMU's user and marks them."""
+        cached = bootimage.boot(agent=agent)
+        own = []
+        for file in (cached.kernel, cached.initrd):
+            copy = self.directory / "boot" / file.name
+            if not copy.exists():
+                copy.parent.mkdir(exist_ok=True)
+                shutil.copyfile(file, copy.with_suffix(".new"))
+                copy.with_suffix(".new").replace(copy)
+            own.append(copy)
+        return Boot(own[0], own[1], cached.cmdline)
 
     def remove_guest(self, guest: Guest) -> None:
         """End, undefine and forget a guest; its images are removed where they were made."""

@@ -18,6 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
@@ -44,6 +45,7 @@ static int listen_at(const char *name)
         perror(name);
         exit(1);
     }
+    chmod(name, 0666); /* QEMU connects, as whatever user it runs */
     return fd;
 }
 

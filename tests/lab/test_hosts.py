@@ -14,6 +14,7 @@ import pytest
 from lab import Datastore, Disk, GuestRefused, Host, Lab, sweep
 from lab.process import ProcessId
 from lab.pytest_plugin import MakeGuest
+from lab.qemuuser import Profile
 from lab.sizes import MIB
 from lab.state import ROOT
 
@@ -71,8 +72,8 @@ def test_datastores_come_and_go_on_a_running_host(lab_session: Lab, lab_host: Ho
     assert "yes" in lab_host.run(["ls", store.path]).stdout
 
 
-def test_a_cdrom_in_the_home(make_guest: MakeGuest, ssd: Datastore, tmp_path: Path) -> None:
-    image = tmp_path / "medium.iso"
+def test_a_cdrom_in_the_home(lab_session: Lab, make_guest: MakeGuest, ssd: Datastore) -> None:
+    image = lab_session.directory / "tmp/medium.iso"  # pytest's own directories are closed to QEMU's user
     image.write_bytes(b"a medium".ljust(64 * 2048, b"\0"))
     cdrom = (
         f"<disk type='file' device='cdrom'><driver name='qemu' type='raw'/><source file='{image}'/>"
@@ -80,6 +81,40 @@ def test_a_cdrom_in_the_home(make_guest: MakeGuest, ssd: Datastore, tmp_path: Pa
     )
     guest = make_guest([Disk("vda", ssd, size="32MiB")], extra_devices=cdrom, start=True)
     assert guest.sh("dd if=/dev/sr0 bs=2048 count=1 2>/dev/null | head -c 8") == "a medium"
+
+
+def _qemu_ids(host: Host, vm: str) -> tuple[int, int]:
+    words = {line.split(":")[0]: line.split()[1:] for line in _status(host.qemu_pid(vm))}
+    return int(words["Uid"][0]), int(words["Gid"][0])
+
+
+def _status(pid: int) -> list[str]:
+    return [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith(("Uid", "Gid"))]
+
+
+@pytest.mark.parametrize(
+    ("profile", "while_it_runs", "afterwards"),
+    [("default", "qemu", "root"), ("fixed", "qemu", "qemu"), ("root", "root", "root")],
+)
+def test_as_whom_qemu_runs(
+    lab_session: Lab, make_guest: MakeGuest, ssd: Datastore, profile: Profile, while_it_runs: str, afterwards: str
+) -> None:
+    host = lab_session.host(f"kvm-{profile}", profile=profile)
+    host.attach(ssd)
+    qemu, root = (host.qemu_owner.uid, host.qemu_owner.gid), (0, 0)
+    assert (qemu == root) is (profile == "root")
+    owners = {"qemu": qemu, "root": root}
+    guest = make_guest([Disk("vda", ssd, size="32MiB")], host=host, start=True)
+    assert _qemu_ids(host, guest.name) == qemu
+    image = Path(guest.disk("vda").path)
+    assert (image.stat().st_uid, image.stat().st_gid) == owners[while_it_runs]
+    guest.judge.start()
+    guest.judge.wait_writes(20)
+    guest.judge.stop()
+    guest.poweroff()
+    assert (image.stat().st_uid, image.stat().st_gid) == owners[afterwards]
+    assert guest.judge.check_image("vda", image, "qcow2").ok
+    host.power_loss()
 
 
 def test_commands_in_the_guest(make_guest: MakeGuest, ssd: Datastore) -> None:
