@@ -6,7 +6,7 @@ import posixpath
 import time
 from dataclasses import replace
 
-from blockferry.engine import footing, making
+from blockferry.engine import footing, making, owning
 from blockferry.engine.context import Context
 from blockferry.engine.observe import fingerprint
 from blockferry.engine.points import point
@@ -65,6 +65,7 @@ def _clone(context: Context, disk: DiskPlan, record: Record) -> Record:
     began = time.monotonic()
     cloning.clone(runner, disk.source, disk.dest)
     seconds = time.monotonic() - began
+    owning.give_as(context, owning.old_image(context, disk, disk.dest), disk.dest)
     point("cloned")
     made = files.stat_one(runner, disk.dest)
     making.mark_file(context, disk.dest, made=True)

@@ -60,6 +60,7 @@ class Context:
     watch_mode: str = ""  # what it was told last, and obeyed
     watch_tried: float = 0.0  # monotonic seconds
     throttle_seen_at: float = 0.0  # monotonic seconds: when the guest's limits were last looked at
+    owned: set[str] = field(default_factory=set)  # directories that were given their owner by this process
     unguarded: bool = False  # it was told that no guard knows of the guest's limits
 
     @property

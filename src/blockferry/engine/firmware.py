@@ -5,7 +5,7 @@ from __future__ import annotations
 import posixpath
 from dataclasses import replace
 
-from blockferry.engine import footing, making, proof, release
+from blockferry.engine import footing, making, owning, proof, release
 from blockferry.engine.context import Context
 from blockferry.engine.observe import fingerprint
 from blockferry.engine.points import point
@@ -32,6 +32,7 @@ def copy_nvram(context: Context, seen: Observation) -> None:
     making.mark_file(context, plan.dest)
     point("nvram-named")
     files.copy_file(context.runner, plan.source, plan.dest)
+    owning.give_as(context, plan.source, plan.dest)
     if not files.same_content(context.runner, plan.source, plan.dest):
         raise CopyIncomplete("nvram", f"{plan.dest} does not hold what {plan.source} holds")
     if fingerprint(context.runner, plan.source) != before:

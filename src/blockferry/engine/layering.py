@@ -45,7 +45,7 @@ def take_overlays(context: Context, action: act.TakeOverlays, seen: Observation)
         context.note(record)
         point("overlay-named")
         making.mark_file(context, path)
-        making.new_image(context, path, "qcow2", disk.virtual_size, backing=(disk.source, disk.source_format))
+        making.new_image(context, path, disk, "qcow2", disk.virtual_size, backing=(disk.source, disk.source_format))
         making.mark_file(context, path, made=True)
     point("overlay-made")
     context.control.take_overlays(overlays, {target: context.plan.disk(target).source for target in overlays})
@@ -117,7 +117,7 @@ def create_overlay(context: Context, target: str, seen: Observation) -> None:
     point("image-named")
     making.mark_file(context, disk.dest_overlay)
     base = (disk.dest, disk.dest_format)
-    making.new_image(context, disk.dest_overlay, "qcow2", disk.virtual_size, backing=base)
+    making.new_image(context, disk.dest_overlay, disk, "qcow2", disk.virtual_size, backing=base)
     making.mark_file(context, disk.dest_overlay, made=True)
     point("image-made")
     context.note(record.with_copy(target, Copy(Stage.IMAGE, -1, record.copy(target).attempts)))
@@ -173,6 +173,7 @@ def _destination(context: Context, disk: DiskPlan, record: Record) -> Record:
     making.new_image(
         context,
         disk.dest,
+        disk,
         disk.dest_format,
         disk.virtual_size,
         cluster_size=disk.cluster_size,

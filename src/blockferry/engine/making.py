@@ -14,12 +14,13 @@ from dataclasses import replace
 
 import msgspec
 
-from blockferry.engine import footing
+from blockferry.engine import footing, owning
 from blockferry.engine.context import Context
 from blockferry.engine.points import point
 from blockferry.errors import BlockferryError, CopyIncomplete, HostCommandFailed
 from blockferry.images import copying, exporting, files, qemuimg
 from blockferry.images.runner import Runner
+from blockferry.model.access import HOME_MODE
 from blockferry.model.exports import is_export
 from blockferry.model.observation import Observation
 from blockferry.model.passes import CopyProgress
@@ -47,7 +48,10 @@ def make_home(context: Context, record: Record, path: str) -> Record:
     """Have a directory. One that was made by us is in `created` with a slash at its end."""
     if files.stat_one(context.runner, path) is None:
         record = name_paths(context, record, path + "/")
-    files.make_directory(context.runner, path)
+    made = files.make_directory(context.runner, path, HOME_MODE)
+    if made or (path + "/" in record.created and path not in context.owned):
+        owning.give_directory(context, path)
+    context.owned.add(path)
     return record
 
 
@@ -68,6 +72,7 @@ def copy_home(context: Context, seen: Observation) -> None:
         files.write_file(context.runner, path, xml.encode())
     for one in plan.home.files:
         files.copy_file(context.runner, one.source, one.dest)
+        owning.give_as(context, one.source, one.dest)
     number = len(metadata) + len(plan.home.files)
     context.tell("action", f"the home was copied to {plan.home.dest} ({number} file{'s' if number > 1 else ''})")
     point("home-copied")
@@ -96,6 +101,7 @@ def copy_layers(context: Context, target: str, seen: Observation) -> None:
             backing=below,
             force_share=True,
         )
+        owning.give_as(context, layer.source, layer.dest)
         point("layer-copied")
         below = (layer.dest, layer.dest_format)
         context.tell("action", f"the layer {layer.source} of {target} was copied to {layer.dest}")
@@ -105,6 +111,7 @@ def copy_layers(context: Context, target: str, seen: Observation) -> None:
 def new_image(
     context: Context,
     path: str,
+    disk: DiskPlan,
     format: str,
     size: int,
     backing: qemuimg.Backing | None = None,
@@ -112,7 +119,7 @@ def new_image(
     preallocation: qemuimg.Preallocation = "off",
     extended_l2: bool = False,
 ) -> None:
-    """An empty image under a name that is in the record."""
+    """An empty image under a name that is in the record; its owner and mode are those of the disk's old one."""
     qemuimg.create(
         context.runner,
         path,
@@ -123,6 +130,7 @@ def new_image(
         cluster_size=cluster_size,
         extended_l2=extended_l2,
     )
+    owning.give_as(context, owning.old_image(context, disk, path), path)
 
 
 def create_image(context: Context, target: str, seen: Observation) -> None:
@@ -146,6 +154,7 @@ def create_image(context: Context, target: str, seen: Observation) -> None:
     new_image(
         context,
         disk.dest,
+        disk,
         disk.dest_format,
         disk.virtual_size,
         disk.backing,
@@ -200,6 +209,7 @@ def cold_copy(context: Context, target: str, seen: Observation, source: tuple[st
         raise CopyIncomplete(target, f"{disk.dest} does not hold the internal snapshots of {disk.source}")
     if guest_size(found.virtual_size) != disk.virtual_size:
         raise CopyIncomplete(target, f"{disk.dest} has {found.virtual_size} bytes instead of {disk.virtual_size}")
+    owning.give_as(context, source[0], disk.dest)
     show_cold(context, disk, 1.0)
     note_cold(context, record, target, view.fingerprint)
     context.tell("action", f"{target} was copied to {disk.dest}")

@@ -15,7 +15,7 @@ from blockferry.engine.context import Context
 from blockferry.engine.points import point
 from blockferry.engine.scratch import Room, let_run
 from blockferry.errors import BlockferryError, HostCommandFailed
-from blockferry.images import files, qemuimg, syncing
+from blockferry.images import files, syncing
 from blockferry.images.copying import Stopped
 from blockferry.images.runner import Runner
 from blockferry.model import action as act
@@ -39,7 +39,7 @@ def prepare_view(context: Context, seen: Observation) -> None:
         scratch = plan.scratch(disk.target)
         record = making.name_paths(context, record, scratch)
         making.mark_file(context, scratch)
-        qemuimg.create(context.runner, scratch, "qcow2", disk.virtual_size)
+        making.new_image(context, scratch, disk, "qcow2", disk.virtual_size)
         making.mark_file(context, scratch, made=True)
     point("view-prepared")
     # What was found out about an earlier copy, of a VM that was off then, is not about the one of this switch.

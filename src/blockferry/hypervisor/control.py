@@ -15,7 +15,7 @@ import libvirt
 from lxml import etree
 
 from blockferry.errors import LibvirtFailed
-from blockferry.hypervisor import domains, domainxml
+from blockferry.hypervisor import diskxml, domains, domainxml
 from blockferry.hypervisor.connection import Connection
 from blockferry.model.inventory import Disk, JobInfo, PowerState, Secret
 from blockferry.model.latency import Counters
@@ -219,9 +219,13 @@ class Control:
         if order.synchronous:
             flags |= libvirt.VIR_DOMAIN_BLOCK_COPY_SYNCHRONOUS_WRITES
         values = {_BANDWIDTH: order.bandwidth, _GRANULARITY: order.granularity, _BUF_SIZE: order.buffer}
-        xml = domainxml.copy_destination_xml(order.dest, order.dest_format, order.block, order.backing, order.secret)
         with self.connection.doing(f"start the copy of disk {target} of {self.name} to {order.dest}"):
-            self._domain().blockCopy(target, xml, {name: value for name, value in values.items() if value}, flags)
+            domain = self._domain()
+            xml = domainxml.copy_destination_xml(
+                order.dest, order.dest_format, order.block, order.backing, order.secret,
+                diskxml.carried(domain.XMLDesc(0), target),
+            )  # fmt: skip
+            domain.blockCopy(target, xml, {name: value for name, value in values.items() if value}, flags)
 
     def take_overlays(self, overlays: Mapping[str, str], bases: Mapping[str, str]) -> None:
         """Put overlays that exist (target -> path, qcow2) above these disks, all in one instant, live and persistent.
@@ -233,7 +237,8 @@ class Control:
         flags |= libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_NO_METADATA | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_REUSE_EXT
         with self.connection.doing(f"put overlays above disks of VM {self.name}"):
             domain = self._domain()
-            now = {disk.target: disk.source for disk in domainxml.parse(domain.XMLDesc(0)).disks}
+            live = domain.XMLDesc(0)
+            now = {disk.target: disk.source for disk in domainxml.parse(live).disks}
             for target, base in bases.items():
                 path = None if (found := now.get(target)) is None else found.path
                 if path is None or posixpath.normpath(path) != posixpath.normpath(base):
@@ -243,7 +248,8 @@ class Control:
                         "VIR_ERR_OPERATION_INVALID",
                     )
             others = [target for target in now if target not in overlays]
-            domain.snapshotCreateXML(domainxml.snapshot_xml(overlays, others), flags)
+            labels = {target: diskxml.carried(live, target) for target in overlays}
+            domain.snapshotCreateXML(domainxml.snapshot_xml(overlays, others, labels), flags)
 
     def start_fold(self, target: str, bandwidth: int) -> None:
         """Start committing the active overlay of a disk into the image right below it. `bandwidth`: bytes/s."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from lxml import etree
 
 from blockferry.hypervisor import xmlpaths
+from blockferry.hypervisor.diskxml import Carried
 from blockferry.model import exports
 from blockferry.model.inventory import Disk, DiskSource, Mirror, NamedPath, Secret, Snapshot, Volume
 
@@ -283,8 +284,11 @@ def copy_destination_xml(
     block: bool = False,
     backing: tuple[str, str] | None = None,
     secret: Secret | None = None,
+    carried: Carried = Carried(),  # noqa: B008 - frozen
 ) -> str:
     """The `<disk>` that virDomainBlockCopy takes as destination; with a secret it is opened as LUKS.
+
+    `carried`: of the disk as it is, what libvirt does not carry over to the destination by itself.
 
     Only source, driver type and backing store of it count (https://libvirt.org/html/libvirt-libvirt-domain.html,
     virDomainBlockCopy). Without an end of the chain (`<backingStore/>`) libvirt would probe the image.
@@ -296,8 +300,11 @@ def copy_destination_xml(
         disk.append(source)
     else:
         disk = etree.Element("disk", type="block" if block else "file")
-        etree.SubElement(disk, "driver", name="qemu", type=format)
+        driver = etree.SubElement(disk, "driver", name="qemu", type=format)
+        if format == "qcow2":
+            carried.add_cache(driver)
         source = etree.SubElement(disk, "source", {"dev" if block else "file": path})
+        carried.add_labels(source)
     if secret is not None:
         encryption = etree.SubElement(source, "encryption", format="luks")
         etree.SubElement(encryption, "secret", {"type": "passphrase", secret.by: secret.value})
@@ -305,18 +312,21 @@ def copy_destination_xml(
     if backing is not None:
         below.set("type", "file")
         etree.SubElement(below, "format", type=backing[1])
-        etree.SubElement(below, "source", file=backing[0])
+        carried.add_labels(etree.SubElement(below, "source", file=backing[0]))
     return etree.tostring(disk, encoding="unicode")
 
 
-def snapshot_xml(overlays: Mapping[str, str], others: Iterable[str]) -> str:
+def snapshot_xml(
+    overlays: Mapping[str, str], others: Iterable[str], carried: Mapping[str, Carried] | None = None
+) -> str:
     """The `<domainsnapshot>` that puts existing qcow2 overlays above these disks (target -> path), and no others."""
     root = etree.Element("domainsnapshot")
     disks = etree.SubElement(root, "disks")
     for target, path in overlays.items():
         disk = etree.SubElement(disks, "disk", name=target, snapshot="external", type="file")
         etree.SubElement(disk, "driver", type="qcow2")
-        etree.SubElement(disk, "source", file=path)
+        source = etree.SubElement(disk, "source", file=path)
+        (carried or {}).get(target, Carried()).add_labels(source)
     for target in others:
         etree.SubElement(disks, "disk", name=target, snapshot="no")
     return etree.tostring(root, encoding="unicode")

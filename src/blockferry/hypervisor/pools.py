@@ -11,6 +11,8 @@ from lxml import etree
 
 from blockferry.hypervisor.connection import Connection
 from blockferry.model.inventory import DIRECTORY_POOLS, Datastore, Volume
+from blockferry.model.access import Permissions
+from blockferry.model.inventory import Datastore
 
 
 def datastores(connection: Connection, refresh: bool = False) -> tuple[Datastore, ...]:
@@ -107,4 +109,13 @@ def _read(pool: libvirt.virStoragePool) -> Datastore:
         available=available,
         allocation=allocation,
         autostart=bool(pool.autostart()),
+        permissions=_permissions(root),
     )
+
+
+def _permissions(root: etree._Element) -> Permissions | None:
+    """https://libvirt.org/formatstorage.html#target-elements"""
+    uid, gid, mode = (root.findtext(f"./target/permissions/{name}") for name in ("owner", "group", "mode"))
+    if not uid or not gid or not mode or int(uid) < 0 or int(gid) < 0:
+        return None
+    return Permissions(int(uid), int(gid), int(mode, 8))

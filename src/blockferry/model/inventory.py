@@ -6,6 +6,8 @@ import enum
 import posixpath
 from dataclasses import dataclass
 
+from blockferry.model.access import Permissions
+
 
 class PowerState(enum.Enum):
     """What the VM's process is doing, in libvirt's words made few."""
@@ -212,6 +214,7 @@ class Datastore:
     autostart: bool = False
     resolved: str = ""  # its directory without symbolic links; "": not looked at
     file_system: str = ""  # device number of the file system that it is on: pools with the same one share their space
+    permissions: Permissions | None = None  # that the pool's XML says of its directory
 
     @property
     def is_directory(self) -> bool:

@@ -1,0 +1,180 @@
+"""Runs on the host, by its own python3: who owns files, what they permit, and what a user can reach.
+
+Reads a JSON list of orders on standard input, writes a JSON list of answers, one an order. Needs nothing but Python.
+
+["like", SOURCE, DEST]: DEST gets owner, group, mode, POSIX ACLs, SELinux label and user attributes of SOURCE as they
+were before libvirt changed them for a running QEMU. ["give", DEST, uid, gid, mode]: these, and no ACL. The answer is a
+list of [what, errno] that could not be given.
+["reach", [uid, gid, [groups]], [directory...]]: for each the first directory on the way that this user cannot pass,
+"" when there is none.
+["hold", DIRECTORY, SOURCE]: what a file in DIRECTORY could not be given of SOURCE, tried on one that never has a name;
+as of "like".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import stat
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+Failed = list[tuple[str, int]]
+Who = tuple[int, int, Sequence[int]]
+
+REMEMBERED = "trusted.libvirt.security."
+"""libvirt's own notes on a file that a running QEMU uses: https://libvirt.org/formatdomain.html#security-label and
+src/security/security_util.c. `ref_dac` counts the users, `dac` is "+uid:+gid" from before, `timestamp_dac` the time
+of the boot in which it was written: what is of an earlier boot is worth nothing."""
+CLOCK_S = 600
+ACL = ("system.posix_acl_access", "system.posix_acl_default")
+SELINUX = "security.selinux"
+
+
+def attribute(path: str | int, name: str) -> bytes | None:
+    try:
+        return os.getxattr(path, name)
+    except OSError:
+        return None
+
+
+def boot_time() -> int:
+    with open("/proc/stat") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("btime "))
+
+
+def remembered(path: str, model: str) -> str | None:
+    """What libvirt has noted of a file before it changed it; None when it has not, or the note is stale."""
+    count, value, of = (attribute(path, REMEMBERED + name) for name in ("ref_" + model, model, "timestamp_" + model))
+    with contextlib.suppress(ValueError):
+        if value and int(count or 0) > 0 and int(of or 0) >= boot_time() - CLOCK_S:
+            return value.rstrip(b"\0").decode()
+    return None
+
+
+def facts(path: str) -> tuple[int, int, int, dict[str, bytes]]:
+    """(uid, gid, permission bits, attributes that go along)."""
+    found = os.stat(path)
+    uid, gid = found.st_uid, found.st_gid
+    with contextlib.suppress(ValueError):
+        user, _, group = (remembered(path, "dac") or "").partition(":")
+        uid, gid = int(user.lstrip("+")), int(group.lstrip("+"))
+    bits = stat.S_IMODE(found.st_mode)
+    if not stat.S_ISDIR(found.st_mode):
+        bits &= 0o777  # an image has no use for the others, and its content is its guest's
+    names: list[str] = []
+    with contextlib.suppress(OSError):
+        names = os.listxattr(path)
+    kept = {name: attribute(path, name) for name in names if name in (*ACL, SELINUX) or name.startswith("user.")}
+    if (label := remembered(path, "selinux")) is not None:
+        kept[SELINUX] = label.encode() + b"\0"
+    return uid, gid, bits, {name: value for name, value in kept.items() if value is not None}
+
+
+def give(dest: str | int, uid: int, gid: int, bits: int, attributes: Mapping[str, bytes]) -> Failed:
+    """Give a file or descriptor these; what could not be given as [what, errno]."""
+    failed: Failed = []
+
+    def attempt(what: str, change: Callable[..., None], *values: object) -> None:
+        try:
+            change(*values)
+        except OSError as error:
+            failed.append((what, error.errno or 0))
+
+    now = os.stat(dest)
+    if (now.st_uid, now.st_gid) != (uid, gid):
+        attempt("owner", os.chown, dest, uid, gid)
+    for name in ACL:  # of the directory in which it was made
+        if name not in attributes and attribute(dest, name) is not None:
+            attempt("ACL", os.removexattr, dest, name)
+    if stat.S_IMODE(os.stat(dest).st_mode) != bits:
+        attempt("mode", os.chmod, dest, bits)
+    for name, value in attributes.items():
+        if attribute(dest, name) != value:
+            attempt("ACL" if name in ACL else name, os.setxattr, dest, name, value)
+    return failed
+
+
+def like(source: str, dest: str) -> Failed:
+    return give(dest, *facts(source))
+
+
+def hold(directory: str, source: str) -> Failed:
+    try:
+        descriptor = os.open(directory, os.O_TMPFILE | os.O_RDWR, 0o600)
+    except OSError as error:
+        # A file system without nameless files; where nothing can be made, that is said elsewhere.
+        known = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+        return [] if error.errno in known else [("file", error.errno or 0)]
+    try:
+        uid, gid, bits, attributes = facts(source)
+        return give(descriptor, uid, gid, bits, attributes)
+    finally:
+        os.close(descriptor)
+
+
+def become(uid: int, gid: int, groups: Sequence[int]) -> None:
+    if os.geteuid() == 0:
+        os.setgroups(groups)
+        os.setresgid(gid, gid, gid)
+        os.setresuid(uid, uid, uid)
+    elif os.geteuid() != uid:
+        raise PermissionError(errno.EPERM, "only root can try as somebody else")
+
+
+def stopped_at(directory: str) -> str:
+    """The first directory that we cannot pass through; "" when there is none. What does not exist stops nobody."""
+    path = "/"
+    for part in ["", *directory.strip("/").split("/")]:
+        path = os.path.join(path, part)
+        try:
+            os.stat(os.path.join(path, "."))
+            if not os.access(path, os.X_OK):
+                return path
+        except FileNotFoundError:
+            return ""
+        except OSError:
+            return path
+    return ""
+
+
+def reach(who: Who, directories: Sequence[str]) -> list[str]:
+    """In a child: who has become another user does not come back."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            become(*who)
+            with os.fdopen(writing, "w") as out:
+                json.dump([stopped_at(directory) for directory in directories], out)
+            status = 0
+        finally:
+            os._exit(status)
+    os.close(writing)
+    with os.fdopen(reading) as answer:
+        text = answer.read()
+    if os.waitpid(child, 0)[1] != 0:
+        raise PermissionError(errno.EPERM, "this user cannot be tried")
+    found: list[str] = json.loads(text)
+    return found
+
+
+def obey(order: Sequence[Any]) -> Any:
+    what, *words = order
+    if what == "like":
+        return like(*words)
+    if what == "give":
+        return give(words[0], words[1], words[2], words[3], {})
+    if what == "reach":
+        return reach(*words)
+    if what == "hold":
+        return hold(*words)
+    raise ValueError(what)
+
+
+if __name__ == "__main__":
+    json.dump([obey(order) for order in json.load(sys.stdin)], sys.stdout)

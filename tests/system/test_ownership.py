@@ -1,0 +1,199 @@
+"""Who owns what a move makes: with libvirt's default settings, and with dynamic_ownership = 0."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import struct
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from lab import Datastore, Host, Lab
+from tests.system.voyage import Line
+
+pytestmark = pytest.mark.lab
+
+USER, GROUP = 1000, 100
+ACL = "system.posix_acl_access"
+LIVE = ("mirror", "changed-blocks", "snapshot")
+_numbers = itertools.count(1)
+
+
+def _acl(user: int) -> bytes:
+    """u::rw- u:USER:rw- g::r-- m::rw- o::---, as the kernel has it (include/uapi/linux/posix_acl_xattr.h)."""
+    nobody = 0xFFFFFFFF
+    entries = [(0x01, 6, nobody), (0x02, 6, user), (0x04, 4, nobody), (0x10, 6, nobody), (0x20, 0, nobody)]
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *one) for one in entries)
+
+
+def owner(path: Path) -> tuple[int, int, int]:
+    found = path.stat()
+    return found.st_uid, found.st_gid, found.st_mode & 0o7777
+
+
+@dataclass
+class Bare:
+    """A VM without a guest system: QEMU runs, and has its disk open."""
+
+    host: Host
+    name: str
+    image: Path
+
+    def define(self, more: str = "", label: str = "") -> None:
+        self.host.virsh(
+            "define", "/dev/stdin",
+            stdin=f"""\
+<domain type='qemu'>
+  <name>{self.name}</name><memory unit='MiB'>32</memory><vcpu>1</vcpu>
+  <os><type arch='x86_64' machine='pc'>hvm</type></os>{more}
+  <devices>
+    <emulator>/usr/bin/qemu-system-x86_64</emulator>
+    <disk type='file' device='disk'>
+      <driver name='qemu' type='qcow2'/><source file='{self.image}'>{label}</source>
+      <target dev='vda' bus='virtio'/>
+    </disk>
+    <controller type='usb' model='none'/><memballoon model='none'/>
+  </devices>
+</domain>""",
+        )  # fmt: skip
+
+    def xml(self, *words: str) -> str:
+        return self.host.virsh("dumpxml", self.name, *words)
+
+
+@pytest.fixture
+def bare(lab_session: Lab) -> Iterator[list[Bare]]:
+    """VMs to be taken away at the end."""
+    made: list[Bare] = []
+    yield made
+    for vm in made:
+        vm.host.run(["virsh", "-q", "destroy", vm.name], check=False)
+        vm.host.run(["virsh", "-q", "undefine", vm.name, "--nvram", "--managed-save"], check=False)
+        for store in lab_session.datastores.values():
+            store.clear_vm(vm.name)
+
+
+def make(bare: list[Bare], host: Host, store: Datastore, uid: int, gid: int, mode: int, home: int | None) -> Bare:
+    """A VM's image with this owner and mode, in a home of that mode and owner, or flat."""
+    name = f"own{next(_numbers):02}"
+    directory = store.home(name) if home is not None else store.path
+    if home is not None:
+        directory.mkdir()
+        os.chown(directory, uid, gid)
+        directory.chmod(home)
+    vm = Bare(host, name, directory / f"{name}-vda.qcow2")
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", str(vm.image), "8M"], check=True)
+    os.chown(vm.image, uid, gid)
+    vm.image.chmod(mode)
+    bare.append(vm)
+    return vm
+
+
+def move(line: Line, vm: Bare, store: Datastore, *words: str) -> Path:
+    """Move it; where its image is then."""
+    line.must("move", vm.name, "--to", store.name, *words)
+    vm.image = store.path / vm.image.relative_to(vm.image.parent.parent if vm.image.parent.name == vm.name
+                                                 else vm.image.parent)  # fmt: skip
+    for inactive in ((), ("--inactive",)):
+        assert f"'{vm.image}'" in vm.xml(*inactive), vm.xml(*inactive)
+    return vm.image
+
+
+@pytest.mark.parametrize("method", LIVE)
+def test_a_running_vm_keeps_the_owners_of_its_files(
+    bare: list[Bare], lab_host: Host, line: Line, old_san: Datastore, ssd: Datastore, method: str
+) -> None:
+    """libvirt gives the image to QEMU's user while it runs and back to its owner afterwards, at the destination too."""
+    vm = make(bare, lab_host, old_san, USER, GROUP, 0o660, home=0o2775)
+    os.setxattr(vm.image, ACL, _acl(4242))
+    os.setxattr(vm.image, "user.note", b"of the owner")
+    mode = owner(vm.image)[2]
+    vm.define()
+    lab_host.virsh("start", vm.name)
+    assert owner(vm.image)[:2] == (lab_host.qemu_owner.uid, lab_host.qemu_owner.gid)
+    image = move(line, vm, ssd, "--method", method)
+    assert owner(image)[:2] == (lab_host.qemu_owner.uid, lab_host.qemu_owner.gid)
+    assert owner(image.parent) == (USER, GROUP, 0o2775)
+    lab_host.virsh("destroy", vm.name)
+    assert owner(image) == (USER, GROUP, mode)
+    assert os.getxattr(image, ACL) == _acl(4242)
+    assert os.getxattr(image, "user.note") == b"of the owner"
+    lab_host.virsh("start", vm.name)
+
+
+def test_a_vm_that_is_off_keeps_the_owners_of_its_files(
+    bare: list[Bare], lab_host: Host, line: Line, old_san: Datastore, ssd: Datastore
+) -> None:
+    vm = make(bare, lab_host, old_san, USER, GROUP, 0o640, home=0o2750)
+    shutil.copy(vm.image, vm.image.parent / "notes.txt")
+    os.chown(vm.image.parent / "notes.txt", USER, 0)
+    vm.define()
+    image = move(line, vm, ssd)
+    assert owner(image) == (USER, GROUP, 0o640)
+    assert owner(image.parent) == (USER, GROUP, 0o2750)
+
+
+@pytest.mark.parametrize("method", LIVE)
+def test_a_disk_that_libvirt_must_not_relabel(
+    bare: list[Bare], lab_host: Host, line: Line, old_san: Datastore, ssd: Datastore, method: str
+) -> None:
+    """QEMU's user opens the copy by what its owner and mode permit, and both configurations keep the label."""
+    label = "<seclabel model='dac' relabel='no'/>"
+    vm = make(bare, lab_host, old_san, USER, lab_host.qemu_owner.gid, 0o660, home=0o755)
+    vm.define(label=label)
+    lab_host.virsh("start", vm.name)
+    image = move(line, vm, ssd, "--method", method)
+    assert owner(image) == (USER, lab_host.qemu_owner.gid, 0o660)
+    for words in ((), ("--inactive",)):
+        assert "<seclabel model='dac' relabel='no'/>" in vm.xml(*words).split("<disk")[1].split("</disk>")[0]
+    lab_host.virsh("destroy", vm.name)
+    lab_host.virsh("start", vm.name)
+    assert owner(image) == (USER, lab_host.qemu_owner.gid, 0o660)
+
+
+def test_a_vm_whose_qemu_runs_as_somebody_else(
+    bare: list[Bare], lab_host: Host, line: Line, old_san: Datastore, ssd: Datastore
+) -> None:
+    vm = make(bare, lab_host, old_san, USER, GROUP, 0o600, home=0o700)
+    vm.define(more=f"<seclabel type='static' model='dac' relabel='no'><label>+{USER}:+{GROUP}</label></seclabel>")
+    lab_host.virsh("start", vm.name)
+    image = move(line, vm, ssd)
+    assert owner(image) == (USER, GROUP, 0o600)
+    assert owner(image.parent) == (USER, GROUP, 0o700)
+    lab_host.virsh("destroy", vm.name)
+    lab_host.virsh("start", vm.name)
+
+
+@pytest.fixture(scope="module")
+def fixed(lab_session: Lab, old_san: Datastore, ssd: Datastore) -> Iterator[Host]:
+    """A host on which libvirt changes no owner."""
+    host = lab_session.host("kvm-own", profile="fixed")
+    host.attach(old_san)
+    host.attach(ssd)
+    yield host
+    host.power_loss()
+
+
+@pytest.mark.parametrize("words", [*(("--method", method) for method in LIVE), ("--verify",)], ids=" ".join)
+def test_without_dynamic_ownership(
+    bare: list[Bare], fixed: Host, tmp_path: Path, old_san: Datastore, ssd: Datastore, words: tuple[str, ...]
+) -> None:
+    mine = fixed.qemu_owner
+    vm = make(bare, fixed, old_san, mine.uid, mine.gid, 0o600, home=0o750)
+    vm.define()
+    fixed.virsh("start", vm.name)
+    line = Line(fixed, tmp_path, (old_san, ssd))
+    image = move(line, vm, ssd, *words)
+    assert owner(image) == (mine.uid, mine.gid, 0o600)
+    assert owner(image.parent) == (mine.uid, mine.gid, 0o750)
+    fixed.virsh("destroy", vm.name)
+    fixed.virsh("start", vm.name)
+    fixed.virsh("destroy", vm.name)
+    image = move(line, vm, old_san)
+    assert owner(image) == (mine.uid, mine.gid, 0o600)
+    fixed.virsh("start", vm.name)
