@@ -197,3 +197,33 @@ def test_without_dynamic_ownership(
     image = move(line, vm, old_san)
     assert owner(image) == (mine.uid, mine.gid, 0o600)
     fixed.virsh("start", vm.name)
+
+
+def test_what_qemu_cannot_reach_is_refused(
+    bare: list[Bare], lab_session: Lab, lab_host: Host, line: Line, old_san: Datastore
+) -> None:
+    """A pool below a directory that QEMU's user cannot pass; tried on the host as that user."""
+    closed = lab_session.datastore("closed", fs="dir")
+    inner = closed.path / "pool"
+    inner.mkdir()
+    closed.path.chmod(0o700)
+    lab_host.virsh("pool-define-as", "inner", "dir", "--target", str(inner))
+    lab_host.virsh("pool-start", "inner")
+    vm = make(bare, lab_host, old_san, 0, 0, 0o644, home=0o755)
+    vm.define()
+    try:
+        for start in (False, True):
+            if start:
+                lab_host.virsh("start", vm.name)
+            said = line.do("check", vm.name, "--to", "inner")
+            [text] = [one["text"] for one in said.document["findings"] if one["code"] == "QEMU_CANNOT_REACH"]
+            assert str(closed.path) in text, text
+            assert str(lab_host.qemu_owner.uid) in text, text
+        told = [one["text"] for one in line.do("doctor").document["checks"] if one["area"] == "datastores"]
+        assert [one for one in told if str(closed.path) in one and "cannot pass" in one], told
+        os.chown(closed.path, 0, lab_host.qemu_owner.gid)
+        closed.path.chmod(0o710)
+        assert line.do("check", vm.name, "--to", "inner").status == 0
+    finally:
+        lab_host.virsh("pool-destroy", "inner")
+        lab_host.virsh("pool-undefine", "inner")

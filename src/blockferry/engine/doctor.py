@@ -5,6 +5,7 @@ A part that cannot be looked at is a line that says so; the other parts are look
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import stat
@@ -15,9 +16,9 @@ from pathlib import Path
 from blockferry.engine import orphan
 from blockferry.engine.guard import Guard
 from blockferry.engine.site import Site
-from blockferry.errors import BlockferryError
-from blockferry.hypervisor import domains, pools
-from blockferry.images import files, qemuimg, qemurun
+from blockferry.errors import BlockferryError, HostCommandFailed
+from blockferry.hypervisor import domains, pools, secmodel
+from blockferry.images import files, ownership, qemuimg, qemurun
 from blockferry.images.runner import LocalRunner, Runner
 from blockferry.journal import Journal
 from blockferry.model import health
@@ -126,7 +127,16 @@ def _datastores(site: Site) -> list[Check]:
     places = {
         store.name: _place(site.runner, store) for store in stores if store.active and store.is_directory and store.path
     }
-    return health.datastores(stores, places)
+    user = secmodel.default_user(site.connection)
+    paths = [store.path for store in stores if store.name in places and store.path]
+    stopped = {}
+    if user is not None and user.uid != 0:
+        with contextlib.suppress(HostCommandFailed):  # a host without python3: said by the tools' check
+            stopped = ownership.unreachable(site.runner, user, paths)
+    return [
+        *health.datastores(stores, places),
+        *health.out_of_reach(user, {store.name: stopped[store.path] for store in stores if store.path in stopped}),
+    ]
 
 
 def _place(runner: Runner, store: Datastore) -> Place:

@@ -9,6 +9,8 @@ from dataclasses import replace
 
 from blockferry.engine import making, places, templates
 from blockferry.engine.naming import images_of, names_of
+from blockferry.engine import making, reaching, templates
+from blockferry.engine.proof import names_of
 from blockferry.engine.site import Site
 from blockferry.errors import BlockferryError, HostCommandFailed, HostUnreachable, ImageUnreadable
 from blockferry.hypervisor import domains, pools
@@ -132,6 +134,7 @@ def survey(
     left = {path: one for path, one in (kept or {}).items() if path in existing}
     used = _users(runner, vm, everyone, paths)
     storage, storage_problem = _storage(runner, vm, wanted, request)
+    user = reaching.qemu_user(site, vm)
     return Facts(
         uri=connection.uri,
         host=connection.host_id(),
@@ -166,6 +169,9 @@ def survey(
         storage=storage,
         storage_problem=storage_problem,
         suspended_start=suspended_start,
+        qemu_user=user,
+        out_of_reach=reaching.out_of_reach(runner, user, wanted, vm.name, home_source),
+        not_held=reaching.not_held(runner, wanted, [chain[0].path for chain in chains.values() if chain]),
         running_qemu=program.version if program else None,
         running_qemu_problem=program.problem if program else "",
     )

@@ -72,7 +72,7 @@ def unreachable(runner: Runner, user: QemuUser, directories: Iterable[str]) -> d
     if not wanted:
         return {}
     absolute(*wanted)
-    found = _ask(runner, ["reach", [user.uid, user.gid, list(user.groups)], list(wanted)])
+    found = _ask(runner, ["reach", [user.uid, user.gid, user.groups], list(wanted)])
     return {path: stop for path, stop in zip(wanted, found, strict=True) if stop}
 
 

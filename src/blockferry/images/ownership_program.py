@@ -5,8 +5,8 @@ Reads a JSON list of orders on standard input, writes a JSON list of answers, on
 ["like", SOURCE, DEST]: DEST gets owner, group, mode, POSIX ACLs, SELinux label and user attributes of SOURCE as they
 were before libvirt changed them for a running QEMU. ["give", DEST, uid, gid, mode]: these, and no ACL. The answer is a
 list of [what, errno] that could not be given.
-["reach", [uid, gid, [groups]], [directory...]]: for each the first directory on the way that this user cannot pass,
-"" when there is none.
+["reach", [uid, gid, groups or null], [directory...]]: for each the first directory on the way that this user cannot
+pass, "" when there is none.
 ["hold", DIRECTORY, SOURCE]: what a file in DIRECTORY could not be given of SOURCE, tried on one that never has a name;
 as of "like".
 """
@@ -17,13 +17,14 @@ import contextlib
 import errno
 import json
 import os
+import pwd
 import stat
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 Failed = list[tuple[str, int]]
-Who = tuple[int, int, Sequence[int]]
+Who = tuple[int, int, Any]
 
 REMEMBERED = "trusted.libvirt.security."
 """libvirt's own notes on a file that a running QEMU uses: https://libvirt.org/formatdomain.html#security-label and
@@ -116,9 +117,16 @@ def hold(directory: str, source: str) -> Failed:
         os.close(descriptor)
 
 
-def become(uid: int, gid: int, groups: Sequence[int]) -> None:
+def groups_of(uid: int, gid: int) -> Sequence[int]:
+    """As libvirt starts QEMU: initgroups(3) of the user, if the host knows a user of that number."""
+    with contextlib.suppress(KeyError):
+        return os.getgrouplist(pwd.getpwuid(uid).pw_name, gid)
+    return [gid]
+
+
+def become(uid: int, gid: int, groups: Sequence[int] | None) -> None:
     if os.geteuid() == 0:
-        os.setgroups(groups)
+        os.setgroups(groups_of(uid, gid) if groups is None else groups)
         os.setresgid(gid, gid, gid)
         os.setresuid(uid, uid, uid)
     elif os.geteuid() != uid:

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from blockferry.errors import HostCommandFailed
 from blockferry.images.runner import Runner
+from blockferry.model.access import QemuUser
 
 # A constant: data reaches it as positional arguments only. libvirt's pidfile: /run/libvirt/qemu/NAME.pid for the
 # system's instance, $XDG_RUNTIME_DIR/libvirt/qemu/run/NAME.pid for a user's.
@@ -36,6 +37,11 @@ if [ -z "$(find -L /proc/self/fd/3 -maxdepth 0 '(' -uid 0 -o -uid "$(id -u)" ')'
   exit 1
 fi
 exec /proc/self/fd/3 --version
+"""
+_OWNER = f"""\
+{_FIND}\
+tr '\\0' '\\n' <"/proc/$pid/cmdline" | grep -qxF -e "$3" || {{ echo "process $pid is not the VM's" >&2; exit 1; }}
+cat "/proc/$pid/status"
 """
 _VERSION = re.compile(r"QEMU emulator version (\d+)\.(\d+)(?:\.(\d+))?")
 
@@ -72,6 +78,16 @@ def program_of(runner: Runner, uri: str, name: str, uuid: str) -> Program:
         return Program((int(found[1]), int(found[2]), int(found[3] or 0)), replaced)
     why = (result.stderr.strip().splitlines() or ["its program does not tell it"])[-1]
     return Program(None, replaced, why)
+
+
+def user_of(runner: Runner, uri: str, name: str, uuid: str) -> QemuUser | None:
+    """The user and groups with which a running VM's QEMU opens files; None if that cannot be told."""
+    result = runner.run(["sh", "-c", _OWNER, "sh", name, _kind(uri), uuid], check=False, timeout_s=30)
+    fields = dict(line.split(":", 1) for line in result.text.splitlines() if ":" in line)
+    if result.status != 0 or not {"Uid", "Gid", "Groups"} <= fields.keys():
+        return None
+    uid, gid = (int(fields[name].split()[3]) for name in ("Uid", "Gid"))  # of file systems, proc(5)
+    return QemuUser(uid, gid, tuple(map(int, fields["Groups"].split())))
 
 
 def _kind(uri: str) -> str:

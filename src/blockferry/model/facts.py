@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from blockferry.model.access import QemuUser
 from blockferry.model.defects import Version, Versions
 from blockferry.model.fencing import Storage
 from blockferry.model.inventory import Datastore, Image, Snapshot, Vm, datastore_of
@@ -105,6 +106,12 @@ class Facts:
 
     host: str = ""  # libvirt's UUID of the host
     host_name: str = ""
+    qemu_user: QemuUser | None = None  # who opens the images; None: not known, or root
+    out_of_reach: Mapping[str, str] = field(default_factory=dict)  # datastore -> directory that this user cannot pass
+    not_held: Mapping[str, str] = field(
+        default_factory=dict
+    )  # datastore -> what a file there cannot be given, a clause
+
     running_qemu: Version | None = None  # of the VM's own process; None: it is off, or that is not known
     running_qemu_problem: str = ""  # why it is not known, a clause
 

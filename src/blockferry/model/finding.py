@@ -64,6 +64,18 @@ CATALOGUE: dict[str, FindingKind] = {
             "Leave this disk out with --disk for the others.",
         ),
         FindingKind(
+            "QEMU_CANNOT_REACH", _E, "QEMU could not open a disk at the destination",
+            "libvirt runs QEMU as a user of its own, who needs the x permission of every directory above an image. It "
+            "was tried as that user, with the groups that QEMU has.",
+            "Let that user pass the directory: `setfacl -m u:libvirt-qemu:x DIRECTORY`.",
+        ),
+        FindingKind(
+            "OWNER_LOST", _W, "The destination cannot keep the owner or mode of the files",
+            "Its file system has no owners, no ACLs, or does not let root set them (CIFS, vfat, NFS with root_squash). "
+            "The copies get what the file system gives.",
+            "See that QEMU's user may open files there, or take another datastore (docs/ownership.md).",
+        ),
+        FindingKind(
             "EXPORT_UNUSABLE", _E, "The network block device cannot be used",
             "Its server must run, know the export and let it be read and written before the move begins; nothing "
             "is made there.",

@@ -6,7 +6,8 @@ import enum
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from blockferry.model import defects
+from blockferry.model import access, defects
+from blockferry.model.access import QemuUser
 from blockferry.model.defects import Case, Defect, Remedy, Version, Versions, dotted
 from blockferry.model.inventory import Datastore, Vm
 from blockferry.model.vmcheck import OLDEST_LIBVIRT, OLDEST_QEMU, copy_case
@@ -188,6 +189,21 @@ def datastores(stores: Sequence[Datastore], places: Mapping[str, Place]) -> list
         else:
             seen[identity] = store.name
     return checks
+
+
+def out_of_reach(user: QemuUser | None, stopped: Mapping[str, str]) -> list[Check]:
+    """Active datastores on which QEMU could not open an image. `stopped`: datastore -> directory it cannot pass."""
+    if user is None:
+        return []
+    return [
+        Check(
+            "datastores",
+            Level.WARNING,
+            f"{store}: QEMU runs as {user}, which cannot pass {directory}: no VM can have a disk there.",
+            access.remedy(user, directory),
+        )
+        for store, directory in stopped.items()
+    ]
 
 
 def _datastore(store: Datastore, place: Place | None) -> Check:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from blockferry.model import defects, network
+from blockferry.model import access, defects, network
 from blockferry.model.defects import Case, Remedy, dotted
 from blockferry.model.facts import Facts
 from blockferry.model.finding import Finding, Severity, finding
@@ -126,7 +126,7 @@ def datastore_findings(store: Datastore, facts: Facts) -> list[Finding]:
         return [finding("DATASTORE_KIND", f"The datastore {store.name} is of the kind {store.kind}.")]
     if store.name in facts.directories:
         return [finding("DATASTORE_MISSING", f"The datastore {store.name}: {facts.directories[store.name]}.")]
-    return []
+    return access.findings(store.name, facts.vm.name, facts.qemu_user, facts.out_of_reach, facts.not_held)
 
 
 def disk_findings(request: MoveRequest, facts: Facts, disk: Disk, chain: tuple[Image, ...]) -> list[Finding]:

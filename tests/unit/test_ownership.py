@@ -1,0 +1,109 @@
+"""Who owns what a move makes: reading it, giving it, and what another user can reach."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from blockferry.images import ownership
+from blockferry.images.ownership_program import boot_time, facts
+from blockferry.images.runner import LocalRunner
+from blockferry.model import access
+from blockferry.model.access import QemuUser
+
+R = LocalRunner()
+NOBODY = QemuUser(65534, 65534)
+NOTE = "trusted.libvirt.security."
+root = pytest.mark.skipif(os.geteuid() != 0, reason="changing owners needs root")
+
+
+def file(path: Path, uid: int = 0, gid: int = 0, mode: int = 0o640) -> Path:
+    path.write_bytes(b"image")
+    os.chown(path, uid, gid)
+    path.chmod(mode)
+    return path
+
+
+def owner(path: Path) -> tuple[int, int, int]:
+    found = path.stat()
+    return found.st_uid, found.st_gid, found.st_mode & 0o7777
+
+
+def note(path: Path, dac: str, count: int, timestamp: int) -> None:
+    """As libvirt notes an owner before it changes it."""
+    values = {"dac": dac, "ref_dac": str(count), "timestamp_dac": str(timestamp)}
+    try:
+        for name, value in values.items():
+            os.setxattr(path, NOTE + name, value.encode())
+    except OSError:
+        pytest.skip("the file system has no trusted attributes")
+
+
+@root
+@pytest.mark.parametrize(
+    ("count", "age_s", "wanted"),
+    [(1, 0, (1000, 100)), (2, -60, (1000, 100)), (0, 0, (64, 65)), (1, 100_000, (64, 65))],
+    ids=["noted", "used twice", "not in use", "of an earlier boot"],
+)
+def test_what_libvirt_has_noted_counts(tmp_path: Path, count: int, age_s: int, wanted: tuple[int, int]) -> None:
+    source, dest = file(tmp_path / "old", 64, 65, 0o604), file(tmp_path / "new")
+    note(source, "+1000:+100", count, boot_time() - age_s)
+    assert facts(str(source))[:2] == wanted
+    assert ownership.like(R, str(source), str(dest)) == ()
+    assert owner(dest) == (*wanted, 0o604)
+    assert not [name for name in os.listxattr(dest) if name.startswith("trusted.")]
+
+
+@root
+def test_a_directory_keeps_its_special_bits_and_an_image_has_none(tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.mkdir()
+    new.mkdir()
+    os.chown(old, 1000, 100)
+    old.chmod(0o2775)
+    ownership.like(R, str(old), str(new))
+    assert owner(new) == (1000, 100, 0o2775)
+    image = file(tmp_path / "image", 1000, 100, 0o6755)
+    made = file(tmp_path / "made")
+    ownership.like(R, str(image), str(made))
+    assert owner(made) == (1000, 100, 0o755)
+    ownership.give(R, str(new), 7, 8, 0o750)
+    assert owner(new) == (7, 8, 0o750)
+
+
+@root
+def test_reach_is_tried_as_that_user(tmp_path: Path) -> None:
+    tmp_path.parent.chmod(0o755)
+    for one in (*tmp_path.parents, tmp_path):
+        if one.stat().st_uid == 0 and str(one).startswith("/tmp/"):
+            one.chmod(0o755)
+    closed = tmp_path / "closed"
+    inner = closed / "inner"
+    inner.mkdir(parents=True)
+    closed.chmod(0o700)
+    wanted = [str(inner), str(tmp_path), str(tmp_path / "absent" / "deep")]
+    assert ownership.unreachable(R, NOBODY, wanted) == {str(inner): str(closed)}
+    assert ownership.unreachable(R, QemuUser(0, 0), wanted) == {}
+    os.chown(closed, 0, 4711)
+    closed.chmod(0o710)
+    assert ownership.unreachable(R, QemuUser(65534, 65534, (4711,)), wanted) == {}
+    inner.chmod(0o644)
+    assert ownership.unreachable(R, QemuUser(65534, 65534, (4711,)), wanted) == {str(inner): str(inner)}
+
+
+def test_what_a_directory_can_hold_is_tried_without_a_trace(tmp_path: Path) -> None:
+    source = tmp_path / "old"
+    source.write_bytes(b"")
+    assert ownership.cannot_hold(R, str(tmp_path), str(source)) == ()
+    assert os.listdir(tmp_path) == ["old"]
+
+
+def test_findings() -> None:
+    found = access.findings("ssd", "web01", NOBODY, {"ssd": "/srv"}, {"ssd": "owner: Operation not permitted"})
+    assert [(one.code, one.is_error) for one in found] == [("QEMU_CANNOT_REACH", True), ("OWNER_LOST", False)]
+    assert "/srv" in found[0].text
+    assert "65534" in found[0].remedy
+    assert access.findings("ssd", "web01", NOBODY, {"other": "/srv"}, {}) == []
+    assert access.findings("ssd", "web01", None, {"ssd": "/srv"}, {}) == []
