@@ -5,6 +5,7 @@ from __future__ import annotations
 import posixpath
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import assert_never
 
@@ -26,6 +27,7 @@ from blockferry.engine.observe import TemplateLook, layer_print
 from blockferry.engine.points import point
 from blockferry.errors import BlockferryError, CopyIncomplete, LibvirtFailed
 from blockferry.hypervisor.control import Control, CopyOrder
+from blockferry.hypervisor.diskxml import Before
 from blockferry.images import exporting, files
 from blockferry.images.copying import Stopped
 from blockferry.model import action as act
@@ -35,7 +37,7 @@ from blockferry.model.exports import is_export
 from blockferry.model.inventory import Mirror, PowerState
 from blockferry.model.observation import Job, Observation, Side
 from blockferry.model.plan import DiskPlan
-from blockferry.model.record import Copy, Layer, Stage, View
+from blockferry.model.record import Copy, Layer, Record, Stage, View
 from blockferry.units import MiB, format_duration, format_rate, format_size
 
 GUARD_START_S = 10.0
@@ -192,6 +194,10 @@ def _mark(context: Context, seen: Observation) -> None:
     record = seen.record
     if not record.mounts:
         record = replace(record, mounts=footing.mounts(context))
+        context.note(record)
+    if not record.disks_before and not record.switched:
+        found = context.control.config_disks(tuple(disk.target for disk in context.plan.disks))
+        record = replace(record, disks_before=found)
         context.note(record)
     context.control.mark(context.plan.move, context.journal)
     context.note(replace(record, marked=True))
@@ -602,9 +608,23 @@ def _write_config(context: Context, seen: Observation) -> None:
     for disk in plan.disks:
         over = _stays_on_overlay(seen, disk.target, at_source=False)
         wanted[disk.target] = (disk.dest_overlay, "qcow2") if over else (disk.dest, disk.dest_format)
-    context.control.write_config(wanted, small)
+    context.control.write_config(wanted, small, _before(context, record, wanted, at_source=False))
     point("config-written")
     context.note(replace(seen.record, config_written=True))
+
+
+def _before(
+    context: Context, record: Record, wanted: Mapping[str, tuple[str, str]], at_source: bool
+) -> dict[str, Before]:
+    """The disks of the persistent XML as they were, and under which names the images below them are to stand there."""
+    names = {} if at_source else context.plan.new_names
+    kept = {disk.target for disk in context.plan.disks if at_source or disk.backing is not None}
+    overlays = {path for disk in context.plan.disks for path in (disk.source_overlay, disk.dest_overlay) if path}
+    return {
+        target: Before(xml, names if target in kept else None, wanted[target][0] in overlays)
+        for target, xml in record.disks_before.items()
+        if target in wanted
+    }
 
 
 def _write_snapshots(context: Context, seen: Observation) -> None:
@@ -658,4 +678,4 @@ def _revert_config(context: Context, seen: Observation) -> None:
     for disk in plan.disks:
         over = _stays_on_overlay(seen, disk.target, at_source=True)
         wanted[disk.target] = (disk.source_overlay, "qcow2") if over else (disk.source, disk.source_format)
-    context.control.write_config(wanted, small)
+    context.control.write_config(wanted, small, _before(context, seen.record, wanted, at_source=True))

@@ -25,6 +25,7 @@ from blockferry.errors import (
     MoveParked,
     OtherHost,
 )
+from blockferry.hypervisor import pools
 from blockferry.hypervisor.connection import Connection
 from blockferry.hypervisor.events import Watch
 from blockferry.images import users
@@ -32,6 +33,7 @@ from blockferry.images.copying import Stopped
 from blockferry.model import action as act
 from blockferry.model import firmware
 from blockferry.model.decide import decide
+from blockferry.model.exports import is_export
 from blockferry.model.observation import Observation, Side
 from blockferry.model.record import Outcome, Record
 from blockferry.model.summary import Progress, Report
@@ -209,6 +211,8 @@ class Loop:
         if action.note and action.outcome is Outcome.MOVED:
             self.context.notes.append(action.note)
         point("finishing")
+        if action.outcome is Outcome.MOVED:
+            self._refresh_pools()
         seconds = max(0.0, time.time() - self.began_at)
         report = self._report(action.outcome, seconds, seen.record)
         self.publish(showing.progress(self.context, seen, action.outcome.value))
@@ -216,8 +220,17 @@ class Loop:
         self.finish(replace(seen.record, outcome=action.outcome), report)
         return action.outcome
 
+    def _refresh_pools(self) -> None:
+        """Have libvirt count both sides anew: it does so only when asked. A pool that cannot be is somebody else's."""
+        disks = self.context.plan.disks
+        names = [name for disk in disks for name in (disk.source_datastore, disk.datastore) if name]
+        for name in dict.fromkeys(names):
+            if not is_export(name):
+                pools.refresh_pool(self.context.site.connection, name)
+
     def _follow(self, seen: Observation) -> None:
         """Only the UEFI variables are left. What was done so far is reported now: the rest may take weeks."""
+        self._refresh_pools()
         seconds = max(0.0, time.time() - self.began_at)
         self.follow(replace(seen.record, following=True), self._report(Outcome.MOVED, seconds, seen.record))
         waits = seen.state.active and not firmware.still_now(self.context.plan, seen.record)

@@ -11,7 +11,7 @@ from blockferry.errors import HostCommandFailed
 from blockferry.hypervisor.control import Control, DomainView
 from blockferry.images import files
 from blockferry.images.runner import Runner
-from blockferry.model import firmware, layers, templates
+from blockferry.model import firmware, layers, prints, templates
 from blockferry.model.convergence import FREED, Divergence, assess
 from blockferry.model.exports import is_export
 from blockferry.model.fencing import ANSWERING, Silence
@@ -289,7 +289,7 @@ def fingerprint(runner: Runner, path: str) -> str:
     found = files.fingerprint(runner, path)
     if found is None:
         return MISSING
-    return f"{found.device}:{found.inode}:{found.size}:{found.mtime_ns}"
+    return prints.of(found.inode, found.size, found.mtime_ns)
 
 
 def fingerprints(runner: Runner, paths: Iterable[str]) -> dict[str, str]:
@@ -297,8 +297,7 @@ def fingerprints(runner: Runner, paths: Iterable[str]) -> dict[str, str]:
     start of that VM."""
     stats = files.stat_many(runner, paths)
     return {
-        path: MISSING if one is None else f"{one.device}:{one.inode}:{one.size}:{one.mtime_ns}"
-        for path, one in stats.items()
+        path: MISSING if one is None else prints.of(one.inode, one.size, one.mtime_ns) for path, one in stats.items()
     }
 
 
@@ -356,7 +355,7 @@ class TemplateLook:
 def image_print(runner: Runner, plan: NvramPlan) -> str:
     """Which file the saved memory of the VM is in; what it names may be changed, its length stays."""
     found = files.stat_one(runner, plan.now.image) if plan.now is not None else None
-    return MISSING if found is None else f"{found.device}:{found.inode}:{found.size}"
+    return MISSING if found is None else f"{found.inode}:{found.size}"
 
 
 def mirrored(plan: Plan, record: Record) -> bool:

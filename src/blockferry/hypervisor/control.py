@@ -371,11 +371,24 @@ class Control:
                 libvirt.VIR_DOMAIN_METADATA_ELEMENT, xml, domainxml.MARK_PREFIX, domainxml.MARK_URI, flags
             )
 
-    def write_config(self, disks: Mapping[str, tuple[str, str]], files: Mapping[str, str]) -> None:
+    def config_disks(self, targets: tuple[str, ...]) -> dict[str, str]:
+        """Target -> its `<disk>` in the persistent XML; nothing for a transient VM. Without anything secret."""
+        with self.connection.doing(f"read the persistent configuration of VM {self.name}"):
+            domain = self._domain()
+            if not domain.isPersistent():
+                return {}
+            return diskxml.disks(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE), targets)
+
+    def write_config(
+        self,
+        disks: Mapping[str, tuple[str, str]],
+        files: Mapping[str, str],
+        before: Mapping[str, diskxml.Before] | None = None,
+    ) -> None:
         """Point the persistent XML elsewhere, all in one write; see domainxml.repoint."""
         with self.connection.doing(f"write the persistent configuration of VM {self.name}"):
             xml = self._domain().XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE)
-            changed = domainxml.repoint(xml, disks, files)
+            changed = domainxml.repoint(xml, disks, files, before)
             if changed != domainxml.repoint(xml, {}, {}):
                 self.connection.raw.defineXML(changed)
 

@@ -7,6 +7,7 @@ the persistent XML too (measured on 9.0: <metadata_cache> and the <seclabel> of 
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lxml import etree
@@ -32,6 +33,59 @@ class Carried:
             driver.append(etree.fromstring(self.cache, _PARSER))
 
 
+@dataclass(frozen=True, slots=True)
+class Before:
+    """A `<disk>` of the persistent XML as it was before a move.
+
+    `names`: old path -> new path of the images below, where the chain is kept; None: it was made one image.
+    `overlay`: it is to be on an overlay of the move, whose own header tells what is below.
+    """
+
+    xml: str
+    names: Mapping[str, str] | None = None
+    overlay: bool = False
+
+    def restore(self, disk: etree._Element) -> None:
+        """Give a `<disk>` what belongs to its image as it was. Where the image lies is for the caller to say.
+
+        What belongs to the device (limits, serial number, cache mode ...) is left alone: if it differs, its owner has
+        changed it during the move.
+        """
+        old = etree.fromstring(self.xml.encode(), _PARSER)
+        _replace(disk, old, "source", before="target")
+        for name in ("auth", "encryption"):  # of the disk instead of its source, the old way of writing it
+            if old.find(name) is not None and disk.find(name) is None:
+                _replace(disk, old, name, before=None)
+        driver, old_cache = disk.find("driver"), old.find("./driver/metadata_cache")
+        if driver is not None and old_cache is not None and driver.find("metadata_cache") is None:
+            driver.append(copy.deepcopy(old_cache))
+        _replace(disk, old, "backingStore", before="target")
+        below = disk.find("backingStore")
+        if below is None or (below.find(".//source") is None and not self.overlay):
+            return
+        if self.names is None or self.overlay:
+            disk.remove(below)
+            return
+        for source in below.iter("source"):
+            for attribute in ("file", "dev"):
+                if (path := source.get(attribute)) in self.names:
+                    source.set(attribute, self.names[str(path)])
+
+
+def _replace(disk: etree._Element, old: etree._Element, name: str, before: str | None) -> None:
+    """Put `old`'s element of that name in the place of the disk's; before that other one where the disk has none."""
+    for element in disk.findall(name):
+        disk.remove(element)
+    wanted = old.find(name)
+    if wanted is None:
+        return
+    anchor = None if before is None else disk.find(before)
+    if anchor is None:
+        disk.append(copy.deepcopy(wanted))
+    else:
+        anchor.addprevious(copy.deepcopy(wanted))
+
+
 def find(root: etree._Element, target: str) -> etree._Element | None:
     """The `<disk>` of that target in a domain's XML."""
     for disk in root.iterfind("./devices/disk"):
@@ -55,3 +109,9 @@ def _text(element: etree._Element) -> str:
     alone = copy.deepcopy(element)
     alone.tail = None
     return etree.tostring(alone, encoding="unicode")
+
+
+def disks(xml: str, targets: tuple[str, ...]) -> dict[str, str]:
+    """Target -> its `<disk>` in a domain's XML, of those that it has."""
+    root = etree.fromstring(xml.encode(), _PARSER)
+    return {target: _text(disk) for target in targets if (disk := find(root, target)) is not None}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from lxml import etree
 
 from blockferry.hypervisor import xmlpaths
-from blockferry.hypervisor.diskxml import Carried
+from blockferry.hypervisor.diskxml import Before, Carried
 from blockferry.model import exports
 from blockferry.model.inventory import Disk, DiskSource, Mirror, NamedPath, Secret, Snapshot, Volume
 
@@ -332,10 +332,16 @@ def snapshot_xml(
     return etree.tostring(root, encoding="unicode")
 
 
-def repoint(xml: str, disks: Mapping[str, tuple[str, str]], files: Mapping[str, str]) -> str:
+def repoint(
+    xml: str,
+    disks: Mapping[str, tuple[str, str]],
+    files: Mapping[str, str],
+    before: Mapping[str, Before] | None = None,
+) -> str:
     """The persistent XML with these disks and files elsewhere; everything else stays as it is.
 
-    `disks`: target -> (path, format). `files`: old path -> new path, for CD drives and NVRAM.
+    `disks`: target -> (path, format). `files`: old path -> new path, for CD drives and NVRAM. `before`: target -> its
+    disk as it was before the move; libvirt drops some of it when it points the disk to another image by itself.
     """
     root = etree.fromstring(xml.encode(), _PARSER)
     for element in root.iterfind("./devices/disk"):
@@ -343,15 +349,20 @@ def repoint(xml: str, disks: Mapping[str, tuple[str, str]], files: Mapping[str, 
         target = "" if target_element is None else target_element.get("dev") or ""
         source = element.find("source")
         if target in disks:
-            _repoint_disk(element, *disks[target])
+            if before is not None and target in before:
+                before[target].restore(element)
+            _repoint_disk(element, *disks[target], known=before is not None and target in before)
         elif source is not None and source.get("file") in files:
             source.set("file", files[source.get("file") or ""])
     _point_nvram(root, files)
     return etree.tostring(root, encoding="unicode")
 
 
-def _repoint_disk(element: etree._Element, place: str, format: str) -> None:
-    """`place`: a path, or the address of an export. To one and from one nothing of the old source stays."""
+def _repoint_disk(element: etree._Element, place: str, format: str, known: bool = False) -> None:
+    """`place`: a path, or the address of an export. To one and from one nothing of the old source stays.
+
+    `known`: the images below it are as they are to be, by what the disk was before.
+    """
     source = element.find("source")
     if source is None:
         source = etree.SubElement(element, "source")
@@ -370,7 +381,7 @@ def _repoint_disk(element: etree._Element, place: str, format: str) -> None:
         driver = etree.Element("driver", name="qemu")
         element.insert(0, driver)
     driver.set("type", format)
-    for below in element.findall("backingStore"):
+    for below in element.findall("backingStore") if not known else ():
         element.remove(below)  # libvirt looks at the image's own header again at the next start
 
 

@@ -13,6 +13,7 @@ import msgspec
 
 from blockferry.errors import JournalFailed
 from blockferry.journal.owner import Owner
+from blockferry.model import prints
 from blockferry.model.plan import PLAN_VERSION, Plan
 from blockferry.model.quarantine import Fingerprint, Kept
 from blockferry.model.record import Record, Wanted
@@ -42,7 +43,7 @@ def owner(text: str | None) -> Owner | None:
 
 def record(row: Any, journal: str) -> Record:
     """The memory of a move, with what its user wants now. Raises JournalFailed."""
-    found = _decode(row.record, Record, row.id, journal)
+    found = prints.current_record(_decode(row.record, Record, row.id, journal))
     try:
         return replace(found, wanted=Wanted(row.wanted), bandwidth=row.bandwidth)
     except ValueError as error:
@@ -58,7 +59,7 @@ def plan(row: Any, journal: str) -> Plan:
             f"move {row.id} was planned by a newer blockferry (plan version {found.version}, this one knows "
             f"{PLAN_VERSION})",
         )
-    return found
+    return prints.current_plan(found)
 
 
 def progress(text: str) -> Progress:

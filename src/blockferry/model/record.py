@@ -161,6 +161,7 @@ class Record:
     synced: dict[str, Synced] = field(default_factory=dict)  # target -> the base is across
     fold_attempts: int = 0
     kept: tuple[str, ...] = ()  # broken copies that stay at the destination, to be gone on with by another move
+    disks_before: dict[str, str] = field(default_factory=dict)  # target -> its <disk> in the persistent XML at first
     failure: str | None = None  # the first thing that went wrong, a sentence
     outcome: Outcome | None = None
 

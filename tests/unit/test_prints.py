@@ -1,0 +1,46 @@
+"""Fingerprints that are written down: without the device's number, and those of older journals."""
+
+from __future__ import annotations
+
+import pytest
+
+from blockferry.model import prints
+from blockferry.model.observation import MISSING, UNKNOWABLE
+from blockferry.model.record import Record, Synced
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("64768:12:4096:1700000000123456789", "12:4096:1700000000123456789"),
+        ("64768:12:4096:-5", "12:4096:-5"),
+        ("1:2:3:4|5:6:7:8", "2:3:4|6:7:8"),
+        ("1:2:3:4|missing", "2:3:4|missing"),
+        ("1:2:3:4 5:6:7:8|9:10:11:12", "2:3:4 6:7:8|10:11:12"),
+        ("12:4096:1700000000123456789", "12:4096:1700000000123456789"),
+        ("2:3:4|6:7:8", "2:3:4|6:7:8"),
+        (MISSING, MISSING),
+        (UNKNOWABLE, UNKNOWABLE),
+        ("", ""),
+    ],
+)
+def test_a_fingerprint_of_an_older_journal(old: str, new: str) -> None:
+    assert prints.current(old) == new
+    assert prints.current(new) == new
+
+
+def test_a_record_of_an_older_journal() -> None:
+    old = Record(
+        cold_copied={"vda": "9:1:2:3"},
+        folded_as={"/a/overlay": "9:1:2:3|9:4:5:6"},
+        synced={"vda": Synced("9:1:2:3", size=7)},
+        nvram_copied="9:1:2:3",
+        nvram_made="9:7:8:9",
+        held_print="9:1:2",
+    )
+    new = prints.current_record(old)
+    assert new.cold_copied == {"vda": prints.of(1, 2, 3)}
+    assert new.folded_as == {"/a/overlay": "1:2:3|4:5:6"}
+    assert new.synced == {"vda": Synced("1:2:3", size=7)}
+    assert (new.nvram_copied, new.nvram_made, new.held_print) == ("1:2:3", "7:8:9", "1:2")
+    assert prints.current_record(new) == new
