@@ -97,8 +97,9 @@ def persistent(host: Host, store: Datastore) -> str:
     return xml.replace(f"'{store.path}/", "'HERE/").replace("  <metadata/>\n", "")
 
 
-def live_disks(host: Host) -> list[str]:
-    return host.virsh("dumpxml", NAME).split("<disk ")[1:]
+def live_disk(host: Host, target: str) -> str:
+    [found] = [one for one in host.virsh("dumpxml", NAME).split("<disk ")[1:] if f"<target dev='{target}'" in one]
+    return found.split("</disk>")[0]
 
 
 def test_every_element_stays(
@@ -113,11 +114,10 @@ def test_every_element_stays(
     for method, store in ways:
         line.must("move", elements, "--to", store.name, "--method", method)
         assert persistent(lab_host, store) == before, method
-        first, _, third = live_disks(lab_host)
-        assert "<seclabel model='dac' relabel='no'/>" in first, method
-        for disk in (first, third):
-            assert "<metadata_cache>" in disk, method
-            assert "<seclabel" in disk, method
+        assert "<seclabel model='dac' relabel='no'/>" in live_disk(lab_host, "vda"), method
+        for target in ("vda", "vdb"):
+            assert "<metadata_cache>" in live_disk(lab_host, target), method
+            assert "<seclabel" in live_disk(lab_host, target), method
     volumes = {store.name: lab_host.virsh("vol-list", store.name) for store in (old_san, ssd, twin)}
     for store in (old_san, ssd):
         assert f"{store.path}/{NAME}" not in volumes[store.name], "the pool that it has left was not refreshed"
