@@ -289,7 +289,7 @@ class Site:
         return self.host.vm_state(domains.vm_uuid(vm))
 
     def guest_write(self, vm: str, disk: Disk, offset: int, byte: int) -> str | None:
-        """Write and flush a block of a running VM's disk through its virtual device, as its guest would; what went wrong."""
+        """Write and flush a block of a running VM's disk through its virtual device; what went wrong."""
         xml = ElementTree.fromstring(self.virsh(("dumpxml", domains.vm_uuid(vm))))
         for one in xml.iterfind("devices/disk"):
             target, alias = one.find("target"), one.find("alias")

@@ -7,11 +7,8 @@ import posixpath
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
-from blockferry.engine import making, places, templates
-from blockferry.engine.naming import images_of, names_of
-from blockferry.engine import making, reaching, templates
 from blockferry.engine import making, places, reaching, templates
-from blockferry.engine.proof import names_of
+from blockferry.engine.naming import images_of, names_of
 from blockferry.engine.site import Site
 from blockferry.errors import BlockferryError, HostCommandFailed, HostUnreachable, ImageUnreadable
 from blockferry.hypervisor import domains, pools

@@ -10,9 +10,8 @@ import libvirt
 from lxml import etree
 
 from blockferry.hypervisor.connection import Connection
-from blockferry.model.inventory import DIRECTORY_POOLS, Datastore, Volume
 from blockferry.model.access import Permissions
-from blockferry.model.inventory import Datastore
+from blockferry.model.inventory import DIRECTORY_POOLS, Datastore, Volume
 
 
 def datastores(connection: Connection, refresh: bool = False) -> tuple[Datastore, ...]:
