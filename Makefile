@@ -2,7 +2,7 @@
 PYTHON = .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint check test lab lab-down demo bench bench-methods faults zoo docs clean
+.PHONY: help setup lint check test test-all lab lab-down demo bench bench-methods faults zoo docs clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -29,6 +29,9 @@ test: setup ## everything, with real hosts and guests (as root): about 40 minute
 	[ $$unit = 0 ] || exit $$unit; \
 	[ $$linted = 0 ] || echo "The tests have passed, but lint has not: see above, or make lint." >&2; \
 	exit $$linted
+
+test-all: setup ## the same with every example of the property tests (as root): for whoever changes decisions
+	BLOCKFERRY_EFFORT=all $(MAKE) --no-print-directory test
 
 lab: setup ## a lab to play with: one host, two datastores, a VM that writes (as root)
 	$(PYTHON) -m lab up

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import os
 import random
 from collections import deque
 from dataclasses import replace
 
 import pytest
 from decide_support import DESTINATION, GONE, SOURCE, TRIES, Host, Refused, Unreachable, check_rules, make_plan
+from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,9 +20,6 @@ from blockferry.model.observation import DiskView, Job, Observation, Side
 from blockferry.model.plan import LuksPlan, NvramPlan, Plan
 from blockferry.model.record import Copy, Outcome, Record, Stage, Wanted
 from blockferry.model.request import Method
-
-EXAMPLES = int(os.environ.get("BLOCKFERRY_EXAMPLES", "150"))
-"""How many moves are tried; a hundred times more before a change of decide is believed."""
 
 QUIET_TURNS = 250
 RUNNING, PAUSED, OFF, ABSENT = PowerState.RUNNING, PowerState.PAUSED, PowerState.OFF, PowerState.ABSENT
@@ -526,7 +523,7 @@ def test_every_view_of_a_disk_has_an_answer_in_every_state() -> None:
             check_rules(look, decide(ONE, look))
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=examples(600), deadline=None)
 @given(seed=st.integers(0, 2**48))
 def test_everything_has_an_answer_that_keeps_the_rules(seed: int) -> None:
     chance = random.Random(seed)
@@ -692,7 +689,7 @@ hosts = st.builds(
 incidents = st.lists(st.tuples(st.integers(0, 25), st.sampled_from(EVENTS), st.integers(0, 2)), max_size=8)
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=examples(600), deadline=None)
 @given(host=hosts, happening=incidents)
 def test_every_move_ends_right(host: Host, happening: list[Incident]) -> None:
     run = Run(host, happening)

@@ -10,6 +10,7 @@ import random
 from dataclasses import dataclass, field, replace
 
 import pytest
+from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -529,7 +530,7 @@ def check_end(world: World, end: act.Action) -> None:
 EVENTS = st.lists(st.sampled_from(["guard", "job lost", "cancel", "power off", "power on", "power on"]), max_size=5)
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=examples(600), deadline=None)
 @given(
     disks=st.integers(1, 3),
     method=st.sampled_from([Method.SNAPSHOT, Method.CHANGED_BLOCKS]),

@@ -9,6 +9,7 @@ import random
 from dataclasses import dataclass, field, replace
 
 import pytest
+from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -467,7 +468,7 @@ EVENTS = st.lists(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 @given(
     disks=st.integers(1, 3),
     suspended_start=st.booleans(),
@@ -495,7 +496,7 @@ def test_a_destination_that_hangs_is_waited_for_or_given_up(
         assert not world.mirrors & set(world.jobs)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 @given(
     disks=st.integers(1, 3),
     suspended_start=st.booleans(),
@@ -512,7 +513,7 @@ def test_every_way_ends_right(
     check_end(world, end)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 @given(
     disks=st.integers(1, 3),
     suspended_start=st.booleans(),
@@ -594,7 +595,7 @@ def test_a_verified_move(state: PowerState) -> None:
     assert set(world.record.verified) == {"vda", "vdb"}
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(
     disks=st.integers(1, 3),
     suspended_start=st.booleans(),
@@ -700,7 +701,7 @@ def test_a_foreign_job_is_left_alone() -> None:
 
 
 @given(st.data())
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(500), deadline=None)
 def test_every_observation_has_an_answer(data: st.DataObject) -> None:
     plan = a_plan(data.draw(st.integers(1, 3)), data.draw(st.booleans()), verify=data.draw(st.booleans()))
     record = Record(

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 from decide_support import make_plan
+from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -159,7 +160,7 @@ EVENTS = st.lists(
 )
 
 
-@settings(max_examples=600)
+@settings(max_examples=examples(600))
 @given(EVENTS)
 def test_the_newest_variables_are_never_lost(events: list[str]) -> None:
     world = World()
@@ -502,7 +503,7 @@ HAPPENS: dict[str, tuple[str, ...]] = {
 MOMENTS = st.tuples(st.integers(0, 24), st.sampled_from(sorted(HAPPENS)))
 
 
-@settings(max_examples=1000)
+@settings(max_examples=examples(1000))
 @given(st.lists(MOMENTS, max_size=4))
 def test_a_vm_that_is_held_goes_on_from_its_memory(moments: list[tuple[int, str]]) -> None:
     host, moment = Host(), 0

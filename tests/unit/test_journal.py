@@ -9,6 +9,7 @@ from dataclasses import replace
 import msgspec
 import pytest
 import sqlalchemy as sa
+from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from journal_support import disk_plan, make_plan
@@ -231,7 +232,7 @@ def test_an_inspection_finds_nothing(journal: Journal) -> None:
 # ------------------------------------------------------------ JSON
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(st.builds(Record, bandwidth=st.integers(0, 2**62), switch_attempts=st.integers(0, 2**31)))
 def test_a_record_survives_its_json(record: Record) -> None:
     assert msgspec.json.decode(codec.encode(record), type=Record) == record
