@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 import guard_child
 import pytest
 
+import blockferry
 from blockferry.engine import guard
 from blockferry.engine.guard import Guard
 from blockferry.model.record import Throttle
@@ -53,6 +55,51 @@ def test_a_late_answer_is_not_taken_for_that_to_the_next_question(one: Guard, mo
     monkeypatch.setattr(guard, "RUN_S", 20.0)
     assert one.let_run() is False  # so a pause that is seen now is its owner's
     assert one.works()
+
+
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    """More open files than select(2) can take: descriptors from here on are above 1,023."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))
+    held: list[int] = []
+    try:
+        while not held or held[-1] < 1100:
+            held.append(os.open("/dev/null", os.O_RDONLY))
+        yield
+    finally:
+        for one in held:
+            os.close(one)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_it_is_heard_also_with_more_than_1023_open_files(many_files: None, limits: Path) -> None:
+    """select(2) raised ValueError, in the middle of a switch."""
+    found = Guard("test:///default", "uuid", "web01")
+    found._argv = [sys.executable, guard_child.__file__, str(limits)]
+    with found:
+        assert found.arm(60)
+        assert found._process is not None
+        assert found._process.stdout is not None
+        assert found._process.stdout.fileno() > 1023
+        assert found.let_run() is True
+
+
+def test_a_line_that_is_no_order_does_not_end_the_guard(one: Guard) -> None:
+    first = process_of(one)
+    for words in ("arm soon", "limits [", "hold 3", "what", "limits 3"):
+        one._asked += 1
+        assert one._process is not None
+        assert one._process.stdin is not None
+        one._process.stdin.write(f"{one._asked} {words}\n".encode())
+    assert one.arm(60)
+    assert process_of(one) == first
+
+
+def test_no_module_uses_select() -> None:
+    """It takes no descriptor above 1,023; `images.process.readable` and poll(2) do."""
+    found = [path for path in Path(blockferry.__file__).parent.rglob("*.py") if "select.select(" in path.read_text()]
+    assert found == []
 
 
 def test_it_is_told_of_limits_once_and_a_new_process_again(one: Guard) -> None:

@@ -226,6 +226,30 @@ def test_storage_that_hangs_is_told_and_cut_off(
     threading.Thread(target=lambda: fifo.open("w").close(), daemon=True).start()
 
 
+def test_a_line_that_is_not_json_does_not_end_the_listening(
+    watches: Watches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It ended the listening thread, so that a hang was never noticed again."""
+    words = b'oops: a warning\n[1]\n{"places": 3}\n'
+    odd = f"self.unsent += bytes({list(words)}); self.tell()  # first:"  # without quotes: the module is sent in some
+    text = watching._PROGRAM.replace("self.tell()  # first:", odd)
+    assert text != watching._PROGRAM
+    monkeypatch.setattr(watching, "_PROGRAM", text)
+    one = watches.start()
+    wait(lambda: "oops" in caplog.text, "the odd line")
+    assert one.order("fence")
+    assert one.alive
+
+
+def test_an_order_that_is_none_does_not_end_the_watch(watches: Watches) -> None:
+    one = watches.start()
+    assert one._process.stdin is not None
+    for words in (b"\n", b"fence soon\n", b"\xff\xfe\n"):
+        one._process.stdin.write(words)
+    one._process.stdin.flush()
+    assert one.order("fence")
+
+
 def test_a_directory_that_answers_and_one_that_does_not(tmp_path: Path) -> None:
     assert watching.answers(LocalRunner(), [str(tmp_path), str(tmp_path / "not" / "there")], 30)
     assert not watching.answers(LocalRunner(), ["/proc"], 30)

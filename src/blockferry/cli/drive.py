@@ -178,8 +178,10 @@ def _ask(worker: Worker) -> str:
     try:
         sys.stderr.write(QUESTION)
         sys.stderr.flush()
+        terminal = select.poll()
+        terminal.register(sys.stdin, select.POLLIN)
         while worker.is_alive():
-            if select.select([sys.stdin], [], [], TICK_S)[0]:
+            if terminal.poll(TICK_S * 1000):
                 line = sys.stdin.readline()
                 return line.strip().lower()[:1] if line else "d"
         sys.stderr.write("\n")

@@ -18,7 +18,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import select
 import signal
 import subprocess
 import sys
@@ -31,6 +30,7 @@ from blockferry.engine import letting_go
 from blockferry.errors import BlockferryError, HostUnreachable
 from blockferry.hypervisor.connection import Connection
 from blockferry.hypervisor.control import Control
+from blockferry.images.process import readable
 from blockferry.images.runner import Runner, SshRunner, runner_for
 from blockferry.model import throttling
 from blockferry.model.record import Throttle
@@ -184,7 +184,7 @@ class Guard:
             return b""
         until = time.monotonic() + (patience_s or PATIENCE_S)
         while (left := until - time.monotonic()) > 0:
-            ready, _, _ = select.select([process.stdout], [], [], left)
+            ready = readable(process.stdout.fileno(), left)
             data = os.read(process.stdout.fileno(), 4096) if ready else b""
             if not data:
                 break
@@ -217,8 +217,7 @@ def stand_guard(uri: str, uuid: str, name: str) -> None:
     limits: dict[str, Throttle] = {}
     buffer = b""
     while True:
-        ready, _, _ = select.select([0], [], [], HOLD_S if held is not None else armed)
-        data = os.read(0, 4096) if ready else None
+        data = os.read(0, 4096) if readable(0, HOLD_S if held is not None else armed) else None
         if not data:  # the parent is gone, or the time is up
             if armed is not None and not late:
                 late = LINGER_S
@@ -248,11 +247,14 @@ def stand_guard(uri: str, uuid: str, name: str) -> None:
         *lines, buffer = buffer.split(b"\n")
         for numbered in lines:
             number, _, line = numbered.partition(b" ")
-            if line.startswith(b"limits "):
-                told = json.loads(line.removeprefix(b"limits "))
-                limits = {target: Throttle(**{**one, "earlier": tuple(one["earlier"])}) for target, one in told.items()}
-            elif line.startswith(b"hold "):
-                held = letting_go.Before(*json.loads(line.removeprefix(b"hold ")))
+            try:
+                order = _order(line)
+            except (ValueError, TypeError, LookupError, AttributeError):
+                continue  # not an order; the parent gets no answer, and starts another guard
+            if isinstance(order, dict):
+                limits = order
+            elif isinstance(order, letting_go.Before):
+                held = order
                 runner = runner or runner_for(uri)
             elif line == b"run":
                 done = False if resumed else _resume(control)
@@ -262,9 +264,26 @@ def stand_guard(uri: str, uuid: str, name: str) -> None:
                 continue
             else:
                 held, late = None, 0.0
-                armed = float(line.split()[1]) if line.startswith(b"arm ") else None
+                armed = order
                 resumed = resumed and armed is None
             os.write(1, number + b" ok\n")
+
+
+def _order(line: bytes) -> dict[str, Throttle] | letting_go.Before | float | None:
+    """What a line of the parent's asks for: limits, a VM to hold, seconds to be armed for; None for `run`, `disarm`."""
+    name, _, rest = line.partition(b" ")
+    match name:
+        case b"limits":
+            told = json.loads(rest)
+            return {target: Throttle(**{**one, "earlier": tuple(one["earlier"])}) for target, one in told.items()}
+        case b"hold":
+            return letting_go.Before(*json.loads(rest))
+        case b"arm":
+            return float(rest)
+        case b"run" | b"disarm":
+            return None
+        case _:
+            raise ValueError(line)
 
 
 def _resume(control: Control) -> bool | None:

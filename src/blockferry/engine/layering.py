@@ -322,25 +322,30 @@ def checkpoint(context: Context, action: act.Checkpoint, seen: Observation, guar
 
 
 def _hold_for_flush(context: Context, record: Record, guard_s: float) -> float | None:
-    """How long the VM was suspended, in seconds; None when libvirt refused."""
+    """How long the VM was suspended, in seconds; None when libvirt refused, or its owner had paused the VM.
+
+    A VM that its owner has paused while the files were written out stays paused: then nothing is flushed in QEMU, and
+    the next checkpoint tries again.
+    """
     context.note(replace(record, suspended=True, switching=False))
     point("checkpoint-suspending")
     hanging.arm(context)
     if not context.guard.arm(guard_s):
         context.tell("warning", "no guard could be started; if blockferry dies now, the VM stays suspended")
     began = time.monotonic()
+    ours = True  # also when libvirt does not say whether it was done
     try:
-        context.control.suspend()
+        ours = context.control.suspend()
         point("checkpoint-suspended")
     except LibvirtFailed as error:
         context.tell("warning", error.sentence)
         return None
     finally:
         try:
-            if context.guard.let_run() is None:
+            if ours and context.guard.let_run() is None:
                 context.control.resume()
         finally:
             stall_s = time.monotonic() - began
             context.guard.disarm()
             context.note(replace(record, suspended=False))
-    return stall_s
+    return stall_s if ours else None

@@ -26,7 +26,10 @@ def read(runner: Runner, socket: str, export: str, bitmap: str) -> tuple[int, tu
     extents: list[Extent] = []
     size = None
     for line in result.text.splitlines():
-        found = json.loads(line)
+        try:
+            found = json.loads(line)
+        except ValueError:
+            raise HostCommandFailed("reading the bitmap", result.status, f"it said {line[:200]!r}") from None
         extents.extend((start, length, dirty) for start, length, dirty in found.get("extents", ()))
         size = found.get("done", size)
     if size is None:

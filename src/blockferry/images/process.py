@@ -99,9 +99,7 @@ class Process:
         """The next bytes of standard output; b"" at its end, None when none came within `timeout_s`."""
         assert self._popen.stdout is not None
         descriptor = self._popen.stdout.fileno()
-        poller = select.poll()
-        poller.register(descriptor, select.POLLIN)
-        if not poller.poll(None if timeout_s is None else max(0.0, timeout_s) * 1000):
+        if not readable(descriptor, timeout_s):
             return None
         return os.read(descriptor, 65536)
 
@@ -165,6 +163,16 @@ class Process:
         leash, self._leash = self._leash, None
         if leash is not None:
             os.close(leash)
+
+
+def readable(descriptor: int, timeout_s: float | None) -> bool:
+    """Wait until a descriptor can be read or is closed; False when `timeout_s` passes, None waits without a limit.
+
+    Never select(2): it cannot take a descriptor above 1,023, and a process with that many open files exists.
+    """
+    poller = select.poll()
+    poller.register(descriptor, select.POLLIN)
+    return bool(poller.poll(None if timeout_s is None else max(0.0, timeout_s) * 1000))
 
 
 def judge(result: Completed, uri: str, *, check: bool) -> Completed:

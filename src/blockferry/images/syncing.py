@@ -8,6 +8,7 @@ read where both hold data; holes are skipped.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,6 +19,8 @@ from blockferry.images.qemuimg import chain, check
 from blockferry.images.runner import Runner
 from blockferry.images.shipping import PYTHON, program
 from blockferry.units import KiB
+
+_LOG = logging.getLogger(__name__)
 
 BLOCK = 64 * KiB
 """Bytes that are compared as one; a qcow2 cluster, and QEMU's own granularity in a block copy."""
@@ -180,9 +183,13 @@ def _walk(
                 process.order(str(rate))
             *lines, rest = (rest + (chunk or b"")).split(b"\n")
             for line in lines:
-                found = json.loads(line)
-                done = found.pop("done")
-                state = Synced(**{**found, "first": tuple(found["first"])})
+                try:
+                    found = json.loads(line)
+                    done = found.pop("done")
+                    state = Synced(**{**found, "first": tuple(found["first"])})
+                except (ValueError, TypeError, LookupError, AttributeError):
+                    _LOG.warning("comparing and copying: a line that is no report: %r", line[:200])
+                    continue  # without its last report it counts as ended too early
                 progress(state)
         ended = process.wait(check=False)
     if ended.status != 0 or not done:

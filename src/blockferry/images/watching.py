@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import subprocess
 import threading
@@ -21,6 +22,8 @@ from blockferry.images.runner import Runner
 from blockferry.images.shipping import PYTHON, program
 from blockferry.model import fencing
 from blockferry.model.fencing import Fencing, Guarded, Silence, Storage, StorageFacts
+
+_LOG = logging.getLogger(__name__)
 
 LOOK_S = 15.0
 READY_S = 15.0
@@ -167,7 +170,10 @@ class Watch:
         while chunk := os.read(stdout.fileno(), 65536):
             *lines, rest = (rest + chunk).split(b"\n")
             for line in lines:
-                self._take(json.loads(line))
+                try:
+                    self._take(json.loads(line))
+                except Exception:  # a listener that ends would never hear of a hang again
+                    _LOG.exception("the watch beside the copies said something that could not be used: %r", line[:200])
         with self._heard:
             self._ended = True
             self._heard.notify_all()

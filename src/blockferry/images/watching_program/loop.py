@@ -35,6 +35,8 @@ class Watch:
         for place in self.places:
             place.fenced = self.claim.before.get(place.wish["directory"])
             place.beat.start()
+        self.poll = select.poll()  # select(2) takes no descriptor above 1,023
+        self.poll.register(0, select.POLLIN)
         self.parent = True
         self.told = ""
         self.unsent = b""
@@ -90,8 +92,7 @@ class Watch:
         if not self.parent:
             time.sleep(TICK_S)
             return True
-        ready, _, _ = select.select([0], [], [], TICK_S)
-        if not ready:
+        if not self.poll.poll(TICK_S * 1000):
             return True
         data = os.read(0, 4096)
         if not data:
@@ -99,11 +100,14 @@ class Watch:
             return True
         *lines, self.rest = (self.rest + data).split(b"\n")
         for line in lines:
-            words = line.decode().split()
-            self.mode = words[0]
-            self.until = time.monotonic() + float(words[1]) if len(words) > 1 else None
-            self.say({"ok": words[0]})
-            if words[0] == "go":
+            try:
+                name, *seconds = line.decode().split()
+                until = time.monotonic() + float(seconds[0]) if seconds else None
+            except ValueError:
+                continue  # not an order: it is not answered, so whoever gave it knows that it was not obeyed
+            self.mode, self.until = name, until
+            self.say({"ok": name})
+            if name == "go":
                 return False
         return True
 
