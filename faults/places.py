@@ -43,6 +43,7 @@ _SNAPSHOT = {
     SWITCH: _LIVE[SWITCH],
     RELEASE: (
         *("switched-noted", "config-written", "fold-starting", "fold-started", "fold-pivoting", "fold-pivoted"),
+        "graph-noted",
         *_RELEASE[2:],
         *_END,
     ),
@@ -77,6 +78,7 @@ COURSE = (
     *("following", "nvram-named", "nvram-copied", "nvram-pointed", "releasing-nvram", "nvram-released"),
     *("saving", "vm-saved", "saved-noted", "restoring", "restored", "let-go"),
     "snapshots-written",
+    "truth-named",
     *("point-made", "changes-begun", "changes-read"),
     "purging",
 )

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 from blockferry.model import action as act
+from blockferry.model.graph_proof import GraphView
 from blockferry.model.inventory import JobInfo, PowerState
 from blockferry.model.observation import DiskView, Job, Observation, Side
 from blockferry.model.plan import DiskPlan, LayerPlan, Plan
@@ -120,6 +121,7 @@ class Host:
     # what is to go wrong:
     refuse_pivots: set[str] = field(default_factory=set)
     break_pivots: set[str] = field(default_factory=set)
+    stuck: set[str] = field(default_factory=set)  # QEMU goes on with the old image of these, whatever libvirt says
     started_since_look: bool = False
 
     def __post_init__(self) -> None:
@@ -163,7 +165,15 @@ class Host:
             passes=self.passes,
             pivot_failures=self.pivot_failures,
             flushed=self.flushed,
+            graph=self._graph(),
         )
+
+    def _graph(self) -> GraphView | None:
+        """As engine/observe.py asks QEMU: once all disks are across and no job is left."""
+        mine = any(not job.foreign for job in self.jobs.values())
+        if not self.state.active or mine or any(side is not DESTINATION for side in self.live.values()):
+            return None
+        return GraphView(wrong={target: self.plan.disk(target).source for target in self.stuck})
 
     def _view(self, target: str, quick: bool) -> DiskView:
         job = self.jobs.get(target)
@@ -200,7 +210,7 @@ class Host:
 
     def _guest_writes(self, target: str) -> None:
         self.written[target] += 1
-        self.held[target, self.live[target]] = self.written[target]
+        self.held[target, SOURCE if target in self.stuck else self.live[target]] = self.written[target]
         job = self.jobs.get(target)
         if job is not None:
             job.tainted = job.tainted or (self.plan.disk(target).suspended_start and not job.looked)
@@ -221,7 +231,7 @@ class Host:
         for target in self.targets:
             newest = max(self.held[target, SOURCE], self.held[target, DESTINATION])
             assert newest == self.written[target], f"acknowledged writes to {target} are lost"
-            if self.state.active:
+            if self.state.active and target not in self.stuck:
                 assert self.held[target, self.live[target]] == self.written[target], f"{target}: the VM lost its disk"
 
     # ------------------------------------------------------------ what others do
@@ -268,7 +278,7 @@ class Host:
     def goes_off(self) -> None:
         self.state = PowerState.OFF if self.plan.persistent else PowerState.ABSENT
         self.owner_paused, self.guard_armed = False, False
-        self.live, self.jobs = {}, {}
+        self.live, self.jobs, self.stuck = {}, {}, set()
         if self.state is PowerState.ABSENT:
             self.mark = None
 
@@ -427,7 +437,24 @@ class Host:
 
     def _do_note_switched(self, _action: act.NoteSwitched, seen: Observation) -> Iterator[None]:
         assert all(view.side is DESTINATION for view in seen.disks)
-        self.note(replace(seen.record, switched=True, switching=False))
+        self.note(replace(self._with_graph(seen), switched=True, switching=False))
+        yield
+
+    @staticmethod
+    def _with_graph(seen: Observation) -> Record:
+        if not seen.state.active or seen.graph is None:
+            return seen.record
+        return replace(seen.record, graph_proven=seen.graph.proven, graph_doubt=seen.graph.doubt)
+
+    def _do_note_graph(self, _action: act.NoteGraph, seen: Observation) -> Iterator[None]:
+        self.note(self._with_graph(seen))
+        yield
+
+    def _do_point_at_truth(self, action: act.PointAtTruth, seen: Observation) -> Iterator[None]:
+        self.note(replace(seen.record, switched=False, switching=True, config_written=False))
+        yield
+        self._exists()
+        self.config.update(dict.fromkeys(action.targets, SOURCE))
         yield
 
     def _do_write_config(self, _action: act.WriteConfig, seen: Observation) -> Iterator[None]:
@@ -563,12 +590,23 @@ def check_rules(seen: Observation, action: act.Action) -> None:
             assert seen.disk(target).live is SOURCE
         case act.NoteSwitched():
             assert across
+            assert not seen.state.active or record.graph_proven or record.graph_doubt or seen.graph is not None
         case act.MoveMedium():
             assert record.switched
         case act.Settle() | act.ReleaseSource() | act.ReleaseHome():
             assert record.switched, "the source was touched before the switch"
             assert across
             assert seen.config_agrees or not seen.persistent, "live and persistent configuration differ"
+            known = record.graph_proven or record.graph_doubt or not seen.state.active
+            assert known, "the source was touched although QEMU was not asked which images it uses"
+        case act.NoteGraph():
+            assert across
+            assert seen.graph is not None
+            assert not seen.graph.wrong
+        case act.PointAtTruth(targets):
+            assert seen.graph is not None
+            assert set(targets) <= set(seen.graph.wrong)
+            assert seen.state.active
         case act.RemoveDestination():
             assert not record.switched, "the destination was removed after the switch"
             assert not any(DESTINATION in (view.live, view.config) for view in seen.disks), "what is in use was removed"

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from blockferry.model import action as act
 from blockferry.model.decide import PIVOT_ATTEMPTS, START_ATTEMPTS, allowed_pause_s, decide
+from blockferry.model.graph_proof import PROVEN, GraphView
 from blockferry.model.inventory import JobInfo, PowerState, Secret
 from blockferry.model.observation import DiskView, Job, Observation, Side
 from blockferry.model.plan import LuksPlan, NvramPlan, Plan
@@ -58,8 +59,20 @@ def stages(stage: Stage, *targets: str, incarnation: int = 1, **more: object) ->
 
 
 def seen(state: PowerState, *disks: DiskView, record: Record = BEGUN, **more: object) -> Observation:
-    values: dict[str, object] = {"persistent": True, "incarnation": 1, "mark": "m1", "config_agrees": False, **more}
+    values: dict[str, object] = {
+        "persistent": True,
+        "incarnation": 1,
+        "mark": "m1",
+        "config_agrees": False,
+        "graph": PROVEN,
+        **more,
+    }
     return Observation(state, disks=disks, record=record, **values)  # type: ignore[arg-type]
+
+
+def after(**more: object) -> Record:
+    """Switched, and QEMU has said so."""
+    return begun(switched=True, graph_proven=True, **more)
 
 
 def begun(**more: object) -> Record:
@@ -332,16 +345,54 @@ DECISIONS: dict[str, tuple[Plan, Observation, act.Action | type]] = {
     ),
     "after the configuration, before any old file goes: the snapshots' metadata": (
         AS_IS, seen(OFF, off(config=DESTINATION), config_agrees=True,
-                    record=begun(cold_copied={"vda": "f"}, switched=True, config_written=True)),
+                    record=begun(cold_copied={"vda": "f"}, switched=True, graph_proven=True, config_written=True)),
         act.WriteSnapshots(),
     ),
     "nothing but the UEFI variables left": (
         UEFI, seen(RUNNING, across(), mark=None, config_agrees=True, record=begun(
-            switched=True, config_written=True, settled=("vda",), released=("/a/vda", "home"))), act.Follow(),
+            switched=True, graph_proven=True, config_written=True, settled=("vda",), released=("/a/vda", "home"),
+        )), act.Follow(),
     ),
     "all across: the guest runs first": (
         ONE, seen(PAUSED, across(), record=begun(suspended=True, switching=True)), act.Resume(),
     ),
+    "QEMU is asked before that is believed": (ONE, seen(RUNNING, across(), graph=None), act.Await("graph", 0.05)),
+    "QEMU could not be asked: noted all the same, as a doubt": (
+        ONE, seen(RUNNING, across(), graph=GraphView(doubt="no answer")), act.NoteSwitched(),
+    ),
+    "QEMU still writes to the old image: the configuration names it again": (
+        TWO, seen(RUNNING, across(), across("vdb"), graph=GraphView(wrong={"vdb": "/a/vdb"})),
+        act.PointAtTruth(("vdb",)),
+    ),
+    "and then nothing more is done": (
+        TWO, seen(RUNNING, across(), disk("vdb", DESTINATION, SOURCE), graph=GraphView(wrong={"vdb": "/a/vdb"})),
+        act.Park,
+    ),
+    "a transient VM has no configuration": (
+        ONE, seen(RUNNING, disk("vda", DESTINATION, None), persistent=False, graph=GraphView(wrong={"vda": "/a/vda"})),
+        act.Park,
+    ),
+    "QEMU writes to a file that is neither: nothing is done": (
+        ONE, seen(RUNNING, across(), graph=GraphView(wrong={"vda": "/x/vda"})), act.Park,
+    ),
+    "off, the old image that QEMU wrote to is copied": (
+        TWO, seen(OFF, off(config=DESTINATION), off("vdb"), record=begun(switching=True)), act.ColdCopy("vdb"),
+    ),
+    "switched by an older version: asked before the rest": (
+        ONE, seen(RUNNING, across(), record=begun(switched=True)), act.NoteGraph(),
+    ),
+    "switched by an older version, and wrong": (
+        ONE, seen(RUNNING, across(), record=begun(switched=True), graph=GraphView(wrong={"vda": "/a/vda"})),
+        act.PointAtTruth(("vda",)),
+    ),
+    "switched, and off by now: there is no QEMU to ask": (
+        ONE, seen(OFF, off(config=DESTINATION), record=begun(switched=True, config_written=True), config_agrees=True),
+        act.Settle("vda"),
+    ),
+    "a running VM with copy_on_read is not copied": (
+        ONE, seen(RUNNING, disk(copy_on_read=True), record=begun(copies=stages(Stage.IMAGE))), act.Fail,
+    ),
+    "one that is off is": (ONE, seen(OFF, off()), act.ColdCopy("vda")),
     "all across: noted before anything else": (ONE, seen(RUNNING, across()), act.NoteSwitched()),
     "all across: a wish to cancel comes too late": (
         ONE, seen(RUNNING, across(), record=begun(wanted=Wanted.CANCEL)), act.NoteSwitched(),
@@ -350,39 +401,39 @@ DECISIONS: dict[str, tuple[Plan, Observation, act.Action | type]] = {
         ONE, seen(RUNNING, across(), record=begun(failure="it broke")), act.NoteSwitched(),
     ),
     "after the switch: a copy back that was begun is ended": (
-        ONE, seen(RUNNING, in_step("vda", DESTINATION), record=begun(switched=True)), act.AbortCopy("vda"),
+        ONE, seen(RUNNING, in_step("vda", DESTINATION), record=after()), act.AbortCopy("vda"),
     ),
     "after the switch: the ISO in the drive follows": (
-        ONE, seen(RUNNING, across(), record=begun(switched=True), media=("sda",)), act.MoveMedium("sda"),
+        ONE, seen(RUNNING, across(), record=after(), media=("sda",)), act.MoveMedium("sda"),
     ),
     "after the switch: the configuration, seen to agree, before any source": (
-        ONE, seen(RUNNING, across(), record=begun(switched=True, config_written=True), config_agrees=False),
+        ONE, seen(RUNNING, across(), record=after(config_written=True), config_agrees=False),
         act.WriteConfig(),
     ),
     "after the switch of a transient VM: there is no configuration": (
-        ONE, seen(RUNNING, disk(live=DESTINATION, config=None), record=begun(switched=True), persistent=False),
+        ONE, seen(RUNNING, disk(live=DESTINATION, config=None), record=after(), persistent=False),
         act.Settle("vda"),
     ),
     "after the switch: the new image is safe before the old one goes": (
-        ONE, seen(RUNNING, across(), record=begun(switched=True, config_written=True), config_agrees=True),
+        ONE, seen(RUNNING, across(), record=after(config_written=True), config_agrees=True),
         act.Settle("vda"),
     ),
     "settled: the source may go": (
         ONE,
-        seen(RUNNING, across(), record=begun(switched=True, config_written=True, settled=("vda",)),
+        seen(RUNNING, across(), record=after(config_written=True, settled=("vda",)),
              config_agrees=True),
         act.ReleaseSource("/a/vda"),
     ),
     "then the old home": (
         ONE,
         seen(RUNNING, across(), config_agrees=True,
-             record=begun(switched=True, config_written=True, settled=("vda",), released=("/a/vda",))),
+             record=after(config_written=True, settled=("vda",), released=("/a/vda",))),
         act.ReleaseHome(),
     ),
     "then our mark; then it is over": (
         ONE,
         seen(RUNNING, across(), config_agrees=True, mark=None,
-             record=begun(switched=True, config_written=True, settled=("vda",), released=("/a/vda", "home"))),
+             record=after(config_written=True, settled=("vda",), released=("/a/vda", "home"))),
         act.Finish(Outcome.MOVED),
     ),
     "over is over": (ONE, seen(OFF, off(), record=Record(outcome=Outcome.MOVED)), act.Done(Outcome.MOVED)),
@@ -396,10 +447,10 @@ DECISIONS: dict[str, tuple[Plan, Observation, act.Action | type]] = {
         ONE, seen(PAUSED, disk(live=Side.ELSEWHERE), record=begun(suspended=True)), act.Resume(),
     ),
     "after the switch the VM is seen at the source: nothing is copied over the newer content": (
-        ONE, seen(OFF, off(), record=begun(switched=True, cold_copied={"vda": "f"})), act.Park,
+        ONE, seen(OFF, off(), record=after(cold_copied={"vda": "f"})), act.Park,
     ),
     "nor removed, when the user asks to cancel": (
-        ONE, seen(RUNNING, disk(), record=begun(switched=True, wanted=Wanted.CANCEL)), act.Park,
+        ONE, seen(RUNNING, disk(), record=after(wanted=Wanted.CANCEL)), act.Park,
     ),
     "a transient VM went off before the switch: what we made goes": (
         ONE, seen(ABSENT, disk(live=None, config=None), record=begun(copies=stages(Stage.CLEAN))),
@@ -412,7 +463,7 @@ DECISIONS: dict[str, tuple[Plan, Observation, act.Action | type]] = {
         ONE, seen(ABSENT, disk(live=None, config=None), record=begun(switching=True)), act.Park,
     ),
     "a transient VM went off after the switch: moved, the old disks are kept": (
-        ONE, seen(ABSENT, disk(live=None, config=None), record=begun(switched=True)), act.Finish,
+        ONE, seen(ABSENT, disk(live=None, config=None), record=after()), act.Finish,
     ),
 }  # fmt: skip
 
@@ -463,6 +514,8 @@ def random_record(chance: random.Random, targets: tuple[str, ...]) -> Record:
         suspended=some(),
         switching=some(),
         switched=chance.random() < 0.3,
+        graph_proven=some(),
+        graph_doubt=chance.choice(["", "", "no answer"]),
         config_written=some(),
         settled=chance.choice([(), targets]),
         media_tried=chance.choice([(), ("sda",)]),
@@ -501,6 +554,7 @@ def random_look(chance: random.Random, plan: Plan) -> Observation:
         passes=chance.choice([0, 100]),
         pivot_failures=chance.choice([0, 3]),
         flushed=chance.random() < 0.5,
+        graph=chance.choice([None, PROVEN, GraphView(doubt="no answer"), GraphView(wrong={"vda": "/a/vda"})]),
     )
 
 
@@ -780,3 +834,25 @@ def test_an_old_definition_after_the_switch() -> None:
             host.record = replace(host.record, wanted=Wanted.CANCEL)
         run.to_the_end()
         host.check()
+
+
+@pytest.mark.parametrize("stuck", [{"vda"}, {"vdb"}, {"vda", "vdb"}])
+@pytest.mark.parametrize("racy", [False, True])
+def test_a_switch_that_qemu_has_not_made_loses_nothing(stuck: set[str], racy: bool) -> None:
+    """libvirt names the new image, QEMU writes to the old one: parked, whole at the next start, and then moved."""
+    host = Host(make_plan(2, suspended_start=racy), stuck=set(stuck))
+    run = Run(host, [])
+    end = run.to_the_end()
+    assert isinstance(end, act.Park), end
+    assert "ALARM" in end.problem
+    assert {target for target in host.targets if host.config[target] is SOURCE} == stuck
+    assert not host.record.released
+    again = Run(host, []).to_the_end()  # `blockferry resume` while it runs: QEMU is asked again
+    assert isinstance(again, act.Park)
+    host.tick()
+    host.goes_off()
+    for target in host.targets:
+        assert host.held[target, host.config[target]] == host.written[target], "the next start would use a stale image"
+    check_end(last := Run(host, []), last.to_the_end())
+    assert host.record.outcome is Outcome.MOVED
+    host.check()

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from blockferry.model import action as act
 from blockferry.model import layers
 from blockferry.model.decide import decide
+from blockferry.model.graph_proof import PROVEN
 from blockferry.model.inventory import JobInfo, PowerState
 from blockferry.model.observation import DiskView, Job, Observation, Side
 from blockferry.model.plan import DiskPlan, Plan
@@ -132,7 +133,7 @@ class World:
         agrees = agrees and (not self.state.active or self.live == self.config)
         return Observation(
             self.state, True, tuple(views), record, self.incarnation, self.mark, config_agrees=agrees,
-            pivot_failures=self.pivot_failures, flushed=self.flushed,
+            pivot_failures=self.pivot_failures, flushed=self.flushed, graph=PROVEN if self.state.active else None,
         )  # fmt: skip
 
     # ---- acting, in the steps between which a process can die
@@ -250,7 +251,9 @@ class World:
                     [("note", replace(record, config_written=True))] if isinstance(action, act.WriteConfig) else []
                 )
             case act.NoteSwitched():
-                return [("note", replace(record, switched=True, switching=False))]
+                return [("note", replace(record, switched=True, switching=False, graph_proven=self.state.active))]
+            case act.NoteGraph(folded):
+                return [("note", replace(record, graph_proven=True, graph_folded=folded))]
             case act.Settle(target):
                 return [("settle", target), ("note", replace(record, settled=(*record.settled, target)))]
             case act.ReleaseSource(path):

@@ -17,6 +17,7 @@ from blockferry.model import action as act
 from blockferry.model.convergence import Divergence
 from blockferry.model.decide import decide
 from blockferry.model.fencing import ANSWERING, Fencing, Silence
+from blockferry.model.graph_proof import PROVEN
 from blockferry.model.inventory import JobInfo, PowerState
 from blockferry.model.observation import DiskView, Job, Observation, Side
 from blockferry.model.plan import DiskPlan, HangPlan, Plan
@@ -123,7 +124,7 @@ class World:
             self.state, self.plan.persistent, tuple(views), record, self.incarnation, self.mark,
             config_agrees=agrees or not self.plan.persistent, pivot_failures=self.pivot_failures, flushed=self.flushed,
             view_tried=self.view_tried,
-            diverging=outrun, silence=self.silence,
+            diverging=outrun, silence=self.silence, graph=PROVEN if self.state.active else None,
         )  # fmt: skip
 
     def _outruns(self, target: str) -> bool:
@@ -244,7 +245,9 @@ class World:
                 left = replace(record, unverified={**record.unverified, **waiting})
                 return [("note", left), ("end view", None), ("note", replace(left, view=View.ENDED))]
             case act.NoteSwitched():
-                return [("note", replace(record, switched=True, switching=False))]
+                return [("note", replace(record, switched=True, switching=False, graph_proven=self.state.active))]
+            case act.NoteGraph(folded):
+                return [("note", replace(record, graph_proven=True, graph_folded=folded))]
             case act.Settle(target):
                 return [("note", replace(record, settled=(*record.settled, target)))]
             case act.ReleaseSource(path):

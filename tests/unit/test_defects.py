@@ -43,6 +43,7 @@ cases = st.builds(
     iothread=st.booleans(),
     discard=st.booleans(),
     io=st.sampled_from((None, "native", "io_uring")),
+    copy_on_read=st.booleans(),
 )
 LIBVIRT = (9, 0, 0)
 
@@ -221,6 +222,18 @@ def test_a_live_move_is_refused_where_any_mirror_crashes() -> None:
     assert told == {}
     assert plan is not None
     assert plan.method is Method.COLD
+
+
+def test_a_live_move_of_a_disk_with_copy_on_read_is_refused() -> None:
+    """QEMU went on with the old image after the second switch of one run, and the new one was stale."""
+    for qemu in ((6, 0, 0), (7, 2, 22), (11, 0, 0)):
+        for method in (Method.AUTO, Method.MIRROR, Method.CHANGED_BLOCKS, Method.SNAPSHOT):
+            told, plan = checked(qemu, method, copy_on_read=True)
+            assert told["LIBVIRT_COPY_ON_READ"] is Severity.ERROR
+            assert plan is None
+        told, plan = checked(qemu, state=PowerState.OFF, copy_on_read=True)
+        assert told == {}
+        assert plan is not None
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from blockferry.engine import (
     verify,
 )
 from blockferry.engine.context import Context
-from blockferry.engine.observe import TemplateLook, layer_print
+from blockferry.engine.observe import TemplateLook, layer_print, same_path
 from blockferry.engine.points import point
 from blockferry.errors import BlockferryError, CopyIncomplete, LibvirtFailed
 from blockferry.hypervisor.control import Control, CopyOrder
@@ -104,6 +104,10 @@ def perform(context: Context, action: act.Action, seen: Observation) -> None:
             layering.forget_copy(context, action.target, seen)
         case act.Fail():
             _fail(context, action, seen)
+        case act.NoteGraph():
+            _note_graph(context, action, seen)
+        case act.PointAtTruth():
+            _point_at_truth(context, action, seen)
         case act.NoteSwitched():
             _note_switched(context, seen)
         case act.WriteConfig():
@@ -585,10 +589,43 @@ def _cause(context: Context, disk: DiskPlan) -> str:
 
 def _note_switched(context: Context, seen: Observation) -> None:
     assert all(view.side is Side.DESTINATION for view in seen.disks)
-    context.note(replace(seen.record, switched=True, switching=False))
+    context.note(replace(_with_graph(context, seen), switched=True, switching=False))
     hanging.end(context)
     context.tell("phase", "all disks are at the destination")
     point("switched-noted")
+
+
+def _note_graph(context: Context, action: act.NoteGraph, seen: Observation) -> None:
+    record = _with_graph(context, seen)
+    context.note(replace(record, graph_folded=record.graph_proven and action.folded))
+    point("graph-noted")
+
+
+def _with_graph(context: Context, seen: Observation) -> Record:
+    """The record with what QEMU's block graph has shown; of a VM that is off there is none."""
+    graph = seen.graph
+    if not seen.state.active or graph is None:
+        return seen.record
+    if graph.doubt:
+        text = f"it is not proven that QEMU uses the new images only ({graph.doubt}); the old files are kept"
+        context.notes.append(text)
+        context.tell("warning", text)
+    return replace(seen.record, graph_proven=graph.proven, graph_doubt=graph.doubt)
+
+
+def _point_at_truth(context: Context, action: act.PointAtTruth, seen: Observation) -> None:
+    """The record says from now on that the switch is not over: off, these disks are copied from their old images."""
+    graph = seen.graph
+    assert graph is not None
+    wanted = {}
+    for target in action.targets:
+        disk = context.plan.disk(target)
+        overlay = same_path(graph.wrong[target], disk.source_overlay)
+        wanted[target] = (disk.source_overlay, "qcow2") if overlay else (disk.source, disk.source_format)
+        context.tell("error", f"QEMU still writes {target} to {graph.wrong[target]}; the configuration names it again")
+    context.note(replace(seen.record, switched=False, switching=True, config_written=False))
+    context.control.write_config(wanted, {})
+    point("truth-named")
 
 
 def _write_config(context: Context, seen: Observation) -> None:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import posixpath
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from blockferry.errors import HostCommandFailed
+from blockferry.errors import HostCommandFailed, LibvirtFailed
 from blockferry.hypervisor.control import Control, DomainView
 from blockferry.images import files
 from blockferry.images.runner import Runner
-from blockferry.model import firmware, layers, prints, templates
+from blockferry.model import firmware, graph_proof, layers, prints, templates
 from blockferry.model.convergence import FREED, Divergence, assess
 from blockferry.model.exports import is_export
 from blockferry.model.fencing import ANSWERING, Silence
+from blockferry.model.graph_proof import GraphView
 from blockferry.model.inventory import Disk, DiskSource, PowerState
 from blockferry.model.latency import Counters
 from blockferry.model.observation import MISSING, UNKNOWABLE, DiskView, Job, NvramView, Observation, Side
@@ -53,6 +54,7 @@ class Memory:
 
 
 FLUSH_HOLDS_S = 3.0
+GRAPH_S = 5.0
 LOOK_S = 2.0
 """So long is waited for storage to say whether a reused layer has changed; before a switch it is asked once more."""
 
@@ -86,7 +88,11 @@ class Observer:
             changes = self._templates.look(LOOK_S if view.state.active else None)
             memory.templates = memory.templates if changes is None else changes
         self.last = view
-        return self.interpret(view, record, memory, now_s)
+        seen = self.interpret(view, record, memory, now_s)
+        if memory.suspended_at is None and not memory.silence.hanging and graph_matters(seen):
+            aliases = {one.target: one.alias for one in view.disks}
+            seen = replace(seen, graph=look_at_graph(control, self.plan, aliases))
+        return seen
 
     def interpret(self, view: DomainView, record: Record, memory: Memory, now_s: float) -> Observation:
         """The observation that a look at the domain amounts to."""
@@ -193,6 +199,7 @@ class Observer:
             foreign_base=_foreign_base(disk, found.live) if view.state.active and found is not None else "",
             config_overlay=view.persistent and _on_overlay(disk, found.config if found else None),
             template_changed=memory.templates.get(disk.target, ""),
+            copy_on_read=view.state.active and found is not None and found.copy_on_read,
             overlay_print=self._overlay_print(disk, found.config if found else None, view, record),
         )
 
@@ -282,6 +289,42 @@ class Observer:
                     if config is not None and config.path == file.source:
                         return False
         return True
+
+
+def graph_matters(seen: Observation) -> bool:
+    """Whether QEMU's block graph has yet to be asked: all disks have switched, and no job of ours is left."""
+    record = seen.record
+    if not seen.state.active or record.outcome is not None or record.following or record.graph_doubt:
+        return False
+    if any(view.side is not Side.DESTINATION or view.job is Job.OURS or view.ending for view in seen.disks):
+        return False
+    folded = bool(record.dest_layers) and not any(view.overlay for view in seen.disks)
+    return not record.graph_proven or (folded and not record.graph_folded)
+
+
+def look_at_graph(control: Control, plan: Plan, aliases: Mapping[str, str]) -> GraphView:
+    """Ask QEMU which images it uses. No answer, or none in time, is a doubt. Raises HostUnreachable.
+
+    In a thread of its own: QEMU looks at each image's file to answer, and storage may hang.
+    """
+    found: list[GraphView | BaseException] = []
+
+    def look() -> None:
+        try:
+            found.append(graph_proof.judge(plan, control.block_graph(), aliases))
+        except BaseException as error:  # noqa: BLE001 - raised again in the caller
+            found.append(error)
+
+    thread = threading.Thread(target=look, name="block-graph", daemon=True)
+    thread.start()
+    thread.join(GRAPH_S)
+    if not found:
+        return GraphView(doubt=f"QEMU has not answered for {GRAPH_S:g} s")
+    if isinstance(found[0], LibvirtFailed):
+        return GraphView(doubt=f"QEMU could not be asked: {found[0].sentence.rstrip('.')}")
+    if isinstance(found[0], BaseException):
+        raise found[0]
+    return found[0]
 
 
 def fingerprint(runner: Runner, path: str) -> str:

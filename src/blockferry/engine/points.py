@@ -57,6 +57,8 @@ POINTS = (
     "config-written",
     "snapshots-written",
     "settled",
+    "graph-noted",
+    "truth-named",
     "releasing-source",
     "source-released",
     "home-released",

@@ -93,6 +93,10 @@ def reason_to_keep(
     """
     if not seen.record.switched or any(view.side is not Side.DESTINATION for view in seen.disks):
         return "not all disks were seen at the destination"
+    if seen.record.graph_doubt:
+        return f"it is not proven that QEMU uses only the new images ({seen.record.graph_doubt})"
+    if seen.state.active and not seen.record.graph_proven:
+        return "QEMU was not asked whether it uses the new images"
     if seen.persistent and not seen.config_agrees:
         return "the persistent configuration does not agree"
     images = [one for one in disk.old_files if path in disk.old_parts and one not in disk.old_parts]

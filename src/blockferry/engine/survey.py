@@ -10,12 +10,12 @@ from dataclasses import replace
 from blockferry.engine import making, places, reaching, templates
 from blockferry.engine.naming import images_of, names_of
 from blockferry.engine.site import Site
-from blockferry.errors import BlockferryError, HostCommandFailed, HostUnreachable, ImageUnreadable
+from blockferry.errors import BlockferryError, HostCommandFailed, HostUnreachable, ImageUnreadable, LibvirtFailed
 from blockferry.hypervisor import domains, pools
 from blockferry.images import cloning, exporting, files, pathlooks, qemuimg, qemurun, syncing, watching
 from blockferry.images.runner import Runner
 from blockferry.model import cloning as clones
-from blockferry.model import destination_names, exports, placement
+from blockferry.model import destination_names, exports, graph_proof, placement
 from blockferry.model import templates as choices
 from blockferry.model.exports import is_export
 from blockferry.model.facts import ExportFact, Facts, Partial, SaveRoom, SmallFile, Template
@@ -166,6 +166,7 @@ def survey(
         source_free=_source_free(runner, vm) if vm.state.active else {},
         storage=storage,
         storage_problem=storage_problem,
+        graph_differs=_graph_differs(site, vm) if vm.state.active else {},
         suspended_start=suspended_start,
         qemu_user=user,
         out_of_reach=reaching.out_of_reach(runner, user, wanted, vm.name, home_source),
@@ -187,6 +188,14 @@ def _storage(
     except HostCommandFailed as error:
         return {}, (error.stderr.strip().splitlines() or [error.sentence])[-1]
     return {paths[path]: one for path, one in found.items()}, None
+
+
+def _graph_differs(site: Site, vm: Vm) -> dict[str, str]:
+    """Disks that QEMU has on another image than libvirt says. A QEMU that cannot be asked is asked after the switch."""
+    try:
+        return graph_proof.differing(vm, site.control(vm.uuid, vm.name).block_graph())
+    except LibvirtFailed:
+        return {}
 
 
 def _wants_to_go_on(request: MoveRequest) -> bool:

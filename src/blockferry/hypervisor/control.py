@@ -6,17 +6,21 @@ Facts this rests on (docs/measured.md): a persistent domain needs VIR_DOMAIN_BLO
 
 from __future__ import annotations
 
+import json
 import posixpath
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import libvirt
+import libvirt_qemu
 from lxml import etree
 
 from blockferry.errors import LibvirtFailed
 from blockferry.hypervisor import diskxml, domains, domainxml
 from blockferry.hypervisor.connection import Connection
+from blockferry.model import block_graph
+from blockferry.model.block_graph import BlockGraph
 from blockferry.model.inventory import Disk, JobInfo, PowerState, Secret
 from blockferry.model.latency import Counters
 
@@ -25,6 +29,7 @@ _BUF_SIZE = libvirt.VIR_DOMAIN_BLOCK_COPY_BUF_SIZE
 AGENT_SILENT_S = 10
 """A guest agent that does not tell the time within this hangs."""
 
+_QUERIES = ("query-block", "query-named-block-nodes")
 _BANDWIDTH = libvirt.VIR_DOMAIN_BLOCK_COPY_BANDWIDTH
 
 
@@ -148,6 +153,23 @@ class Control:
                 return None  # no such disk any more, or the VM went off this moment: the next look will tell
             raise
         return dict(info) if info else None
+
+    def block_graph(self) -> BlockGraph:
+        """QEMU's own block graph of the running VM.
+
+        Two read-only queries that libvirt passes through to QEMU. libvirt notes the first of a run as "tainted:
+        custom-monitor" in the VM's log; it changes nothing (docs/measured.md). Raises LibvirtFailed also for an answer
+        that is none.
+        """
+        what = f"ask the QEMU of VM {self.name} for its block graph"
+        with self.connection.doing(what):
+            domain = self._domain()
+            answers = [libvirt_qemu.qemuMonitorCommand(domain, json.dumps({"execute": one}), 0) for one in _QUERIES]
+        try:
+            block, named = (json.loads(answer)["return"] for answer in answers)
+            return block_graph.read(block, named)
+        except (ValueError, LookupError, TypeError) as error:
+            raise LibvirtFailed(what, f"QEMU answered otherwise than expected ({error})", "VIR_ERR_OK") from None
 
     def goes_off(self) -> bool | None:
         """True: it is shutting down (QEMU is still there), None: it is off or gone, False: neither is to be seen."""

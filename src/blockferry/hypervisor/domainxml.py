@@ -44,6 +44,8 @@ class ParsedDisk:
     iothread: bool
     encrypted: bool = False
     secret: Secret | None = None
+    copy_on_read: bool = False
+    alias: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +193,8 @@ def merge(live: ParsedDomain | None, config: ParsedDomain | None) -> tuple[Disk,
                 iothread=now.iothread,
                 encrypted=any(one[target].encrypted for one in (lives, configs) if target in one),
                 secret=_same_secret([one[target].secret for one in (lives, configs) if target in one]),
+                copy_on_read=now.copy_on_read,
+                alias=lives[target].alias if target in lives else "",
             )
         )
     return tuple(disks)
@@ -422,6 +426,8 @@ def _disk(element: etree._Element, threaded: set[tuple[str, str]]) -> ParsedDisk
         # of the source, in the old way of the disk, or of a layer below: https://libvirt.org/formatstorageencryption.html
         encrypted=element.find(".//encryption") is not None,
         secret=_secret(element),
+        copy_on_read=attributes.get("copy_on_read") == "on",
+        alias="" if (alias := element.find("alias")) is None else alias.get("name", ""),
     )
 
 

@@ -172,7 +172,7 @@ class Watch:
             for line in lines:
                 try:
                     self._take(json.loads(line))
-                except Exception:  # a listener that ends would never hear of a hang again
+                except Exception:  # noqa: BLE001 - a listener that ends would never hear of a hang again
                     _LOG.exception("the watch beside the copies said something that could not be used: %r", line[:200])
         with self._heard:
             self._ended = True

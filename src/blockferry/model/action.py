@@ -244,6 +244,20 @@ class RevertConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class NoteGraph:
+    """Remember what QEMU's own block graph says of the new images. `folded`: also that no overlay is left."""
+
+    folded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PointAtTruth:
+    """Let the configuration name the old images again, which QEMU still writes to although libvirt has switched."""
+
+    targets: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class NoteSwitched:
     """Remember the proof that all disks were seen at the destination."""
 
@@ -421,6 +435,8 @@ Action = (
     | WriteSnapshots
     | MoveMedium
     | RevertConfig
+    | NoteGraph
+    | PointAtTruth
     | NoteSwitched
     | PrepareView
     | TakeView

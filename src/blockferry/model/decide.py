@@ -11,9 +11,12 @@ changed the VM. What may never happen is written in tests/unit/test_decide.py as
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from blockferry.model import action as act
 from blockferry.model import firmware, layers, trim, verifying
 from blockferry.model.fencing import USUAL
+from blockferry.model.graph_proof import old_images
 from blockferry.model.inventory import PowerState
 from blockferry.model.observation import UNKNOWABLE, DiskView, Job, Observation, Side
 from blockferry.model.plan import Plan
@@ -274,6 +277,11 @@ def _forward_live(plan: Plan, seen: Observation) -> act.Action:
     for view in seen.disks:
         if view.job is Job.FOREIGN:
             return act.Fail(f"somebody else runs a block job on {view.target} ({view.foreign})")
+    if filtered := [view.target for view in seen.disks if view.copy_on_read]:
+        return act.Fail(
+            f"{plan.vm} runs with copy_on_read='on' for {', '.join(filtered)}: a live copy would leave QEMU's filter "
+            "above the old image"
+        )
     if any(disk.as_is for disk in plan.disks):
         return act.Fail(
             f"{plan.vm} was started during the move; its internal snapshots can only be carried while it is off"
@@ -636,6 +644,46 @@ def _finish_back(seen: Observation) -> act.Action:
 # ---------------------------------------------------------------- after the switch
 
 
+def _by_the_graph(plan: Plan, seen: Observation, proven: bool) -> act.Action | None:
+    """What QEMU's own block graph, rather than libvirt's XML, makes necessary; None when it agrees, or is not asked.
+
+    The configuration is made to name what QEMU writes to, for its next start would use it; then somebody has to look.
+    """
+    if not seen.state.active or proven or seen.record.graph_doubt:
+        return None
+    if seen.graph is None:
+        return act.Await("graph", 0.05)
+    if not seen.graph.wrong:
+        return None
+    known = {disk.target for disk in plan.disks if seen.graph.wrong.get(disk.target) in old_images(disk)}
+    named = [view.target for view in seen.disks if view.target in known and view.config is Side.DESTINATION]
+    if named and seen.persistent:
+        return act.PointAtTruth(tuple(named))
+    return act.Park(_alarm(plan, seen, seen.graph.wrong, known))
+
+
+def _alarm(plan: Plan, seen: Observation, wrong: Mapping[str, str], known: set[str]) -> str:
+    which = "; ".join(
+        f"{target} to {path} (libvirt says {plan.disk(target).dest}, which lacks what was written since the switch)"
+        for target, path in wrong.items()
+    )
+    text = f"ALARM: QEMU still writes {which}. What QEMU writes to is the truth. Nothing is removed"
+    if not seen.persistent:
+        return (
+            f"{text}. {plan.vm} is transient: shut it down from inside, then define it with the images named here, and "
+            f"end this move with `blockferry cancel {plan.move}`"
+        )
+    if known == set(wrong):
+        return (
+            f"{text}, and the configuration of {plan.vm} names the old image again. Shut it down "
+            f"(`virsh shutdown {plan.vm}`); then `blockferry resume {plan.move}` copies it while it is off"
+        )
+    return (
+        f"{text}. Before {plan.vm} goes off, let its configuration name the images named here "
+        f"(`virsh edit {plan.vm}`); do not start it from another one"
+    )
+
+
 def _after_switch(plan: Plan, seen: Observation) -> act.Action:
     """All disks are at the destination, which is now the truth. Only forward from here."""
     record = seen.record
@@ -646,8 +694,13 @@ def _after_switch(plan: Plan, seen: Observation) -> act.Action:
     for view in seen.disks:
         if view.job is Job.OURS:
             return act.AbortCopy(view.target)
+    asked = _by_the_graph(plan, seen, proven=record.graph_proven)
+    if asked is not None:
+        return asked
     if not record.switched:
         return act.NoteSwitched()
+    if seen.state.active and not record.graph_proven and not record.graph_doubt:
+        return act.NoteGraph()
     for target in seen.media:
         if target not in record.media_tried:
             return act.MoveMedium(target)
@@ -659,6 +712,12 @@ def _after_switch(plan: Plan, seen: Observation) -> act.Action:
     folding = layers.fold(plan, seen, at_source=False)
     if folding is not None:
         return folding
+    if record.dest_layers:
+        asked = _by_the_graph(plan, seen, proven=record.graph_folded)
+        if asked is not None:
+            return asked
+        if seen.state.active and not record.graph_folded and not record.graph_doubt:
+            return act.NoteGraph(folded=True)
     if plan.snapshots and not record.snapshots_written:
         return act.WriteSnapshots()
     for disk in plan.disks:

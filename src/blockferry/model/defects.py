@@ -69,6 +69,7 @@ class Case:
     iothread: bool = False
     discard: bool = False  # discard='unmap'
     io: str | None = None
+    copy_on_read: bool = False  # copy_on_read='on'
 
     @property
     def may_skip(self) -> bool:
@@ -243,6 +244,24 @@ DEFECTS: tuple[Defect, ...] = (
         references=("measured.md#10-a-kept-chain-and-synchronous-writes-lose-data-qemu-7222-libvirt-900",),
         known_from="found by our judge with libvirt 9.0.0 and QEMU 7.2.22; other versions count as affected",
         concerns=lambda case: case.live and case.synchronous and case.shallow,
+    ),
+    Defect(
+        id="LIBVIRT_COPY_ON_READ",
+        component=Component.LIBVIRT,
+        title="a live copy of a disk with copy_on_read='on' leaves its filter above the old image",
+        spans=(Span(EVER, None),),
+        harm=Harm.LOSES_DATA,
+        what="After the switch the filter node stays above the old image, which QEMU keeps open for writing. A second "
+        "switch in the same run of the VM succeeds for libvirt, but QEMU goes on writing to the image before: all that "
+        "is written since is missing from the image that the configuration names.",
+        touches="live copies of disks with copy_on_read='on'",
+        remedy=Remedy.REFUSED,
+        instead="Power the VM off and move it then; or set copy_on_read='off' in its configuration (`virsh edit`), "
+        "power-cycle it, and move it live.",
+        references=("measured.md#14-copy-on-read-and-two-live-copies-lose-data-qemu-7222-libvirt-900",),
+        known_from="measured with libvirt 9.0.0 and QEMU 7.2.22: two `virsh blockcopy --pivot`; other versions count "
+        "as affected",
+        concerns=lambda case: case.live and case.copy_on_read,
     ),
     Defect(
         id="QEMU_DISCARD_WRITE_RACE",

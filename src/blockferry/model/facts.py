@@ -102,6 +102,8 @@ class Facts:
     source_free: Mapping[str, int] = field(default_factory=dict)  # target -> bytes free beside its source
     storage: Mapping[str, Storage] = field(default_factory=dict)  # destination datastore -> what it does when it hangs
     storage_problem: str | None = None  # why that could not be looked at
+    graph_differs: Mapping[str, str] = field(default_factory=dict)
+    """Disks that the running QEMU has on another image than libvirt says: target -> that image."""
     suspended_start: bool | None = None  # insist, for tests and for QEMU versions we know better about
 
     host: str = ""  # libvirt's UUID of the host

@@ -295,6 +295,14 @@ CATALOGUE: dict[str, FindingKind] = {
             "`blockferry doctor` shows those of the host. Update, and power-cycle the VM; or move it while it is off.",
         ),
         FindingKind(
+            "BLOCK_GRAPH", _E, "QEMU does not use the image that libvirt names",
+            "QEMU's own block graph says that the guest's writes go to another image, and that is the truth: something "
+            "has gone wrong with an earlier copy of this disk in the present run of the VM (docs/defects.md, "
+            "LIBVIRT_COPY_ON_READ). The image that libvirt and the configuration name is stale.",
+            "Delete neither image. Shut the VM down, let its configuration name the image that QEMU uses "
+            "(`virsh edit VM`), start it, and move it then.",
+        ),
+        FindingKind(
             "METHOD_NEEDS_POWER", _E, "The method does not fit the VM's power state",
             "cold needs a VM that is off; mirror and changed-blocks need one that runs.",
             "Use --method auto.",

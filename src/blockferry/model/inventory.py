@@ -97,6 +97,8 @@ class Disk:
     iothread: bool = False  # a thread of its own serves it, by itself or by its controller
     encrypted: bool = False  # QEMU is given a secret for it or for what it stands on
     secret: Secret | None = None  # the one secret with which QEMU itself opens the image as LUKS, now and next time
+    copy_on_read: bool = False  # what is read from a backing file is written into the image; a filter node of QEMU's
+    alias: str = ""  # libvirt's name of the device, by which QEMU's block graph is read; only while the VM runs
 
     @property
     def source(self) -> DiskSource | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from blockferry.model.convergence import Divergence
 from blockferry.model.fencing import ANSWERING, Silence
+from blockferry.model.graph_proof import GraphView
 from blockferry.model.inventory import JobInfo, PowerState
 from blockferry.model.record import Record
 
@@ -46,6 +47,7 @@ class DiskView:
     foreign_base: str = ""  # that overlay at the source stands on this, which somebody has put below it
     config_overlay: bool = False  # the next start would use our overlay of that side
     template_changed: str = ""  # a file that was written to, or is gone, since it was compared to be reused
+    copy_on_read: bool = False  # the running VM has a copy-on-read filter above it
     overlay_print: str = ""  # of the overlay that the configuration names, and of its base; only looked at when off
 
     @property
@@ -118,6 +120,7 @@ class Observation:
     nvram: NvramView | None = None  # None: the plan moves none
     saved: bool = False  # off, with a saved state: its next start uses the disks that the state names
     flushed: bool = False  # the destination was flushed to stable storage just before
+    graph: GraphView | None = None  # QEMU's block graph; only looked at after a switch, None: not looked at
     unflushed: float = 0.0  # the largest share of a disk that was copied since QEMU last flushed the destination
     unflushed_s: float = 0.0  # and for how long
     silence: Silence = ANSWERING  # of the destination, as the watch beside the copies has it

@@ -123,6 +123,9 @@ class Record:
     switching: bool = False  # that suspension is the switch
     switch_attempts: int = 0
     switched: bool = False  # proof: all disks were seen at the destination
+    graph_proven: bool = False  # proof: then QEMU itself named the new images, and had no old one open for writing
+    graph_folded: bool = False  # proof: the same once the overlays at the destination were committed
+    graph_doubt: str = ""  # why that cannot be proven, a clause: the old files are kept
     config_written: bool = False  # proof: what is written down for the next start was seen to agree
     snapshots_written: bool = False  # the snapshots' metadata names the new files
     settled: tuple[str, ...] = ()  # targets whose new image is complete on stable storage (and thick if asked)

@@ -63,6 +63,7 @@ def copy_case(disk: Disk, source_format: str, synchronous: bool, shallow: bool, 
         iothread=disk.iothread,
         discard=disk.discard == "unmap",
         io=disk.io,
+        copy_on_read=disk.copy_on_read,
     )
 
 
@@ -163,6 +164,9 @@ def disk_findings(request: MoveRequest, facts: Facts, disk: Disk, chain: tuple[I
         found.append(
             finding("CONFIG_DIFFERS", f"{name} runs on {disk.live.place}, the next start would use {elsewhere}.")
         )
+    if disk.target in facts.graph_differs:
+        text = f"{name}: libvirt says {disk.source.place}, QEMU uses {facts.graph_differs[disk.target]}."
+        found.append(finding("BLOCK_GRAPH", text))
     for format in {chain[0].format if chain else disk.source.format, request.format or "raw"}:
         if format not in FORMATS:
             found.append(finding("UNSUPPORTED_FORMAT", f"{name}: the format {format} cannot be moved."))
