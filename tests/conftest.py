@@ -6,6 +6,8 @@ import os
 
 from hypothesis import settings
 
+os.environ.setdefault("BLOCKFERRY_LOG", "off")  # workers that tests start write no log of the machine
+
 settings.register_profile("same", derandomize=True)
 settings.register_profile("search", max_examples=2000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))

@@ -1,7 +1,7 @@
 """Configuration: all of it optional, with defaults that need none.
 
 TOML files, the later over the earlier: /etc/blockferry/config.toml, then the user's (or only the one named by
-BLOCKFERRY_CONFIG). Environment over files: BLOCKFERRY_URI, LIBVIRT_DEFAULT_URI, BLOCKFERRY_JOURNAL.
+BLOCKFERRY_CONFIG). Environment over files: BLOCKFERRY_URI, LIBVIRT_DEFAULT_URI, BLOCKFERRY_JOURNAL, BLOCKFERRY_LOG.
 
     uri = "qemu+ssh://kvm2/system"
     journal = "sqlite:////var/lib/blockferry/journal.db"   # or "postgresql+psycopg://manager@db/blockferry"
@@ -14,6 +14,7 @@ BLOCKFERRY_CONFIG). Environment over files: BLOCKFERRY_URI, LIBVIRT_DEFAULT_URI,
     copy_buffer = "16MiB"                                  # what QEMU copies in one go; left out: 1 MiB (docs/pace.md)
     hang_limit = "5s"                                      # cut a destination off that hangs for longer; or "never"
     fence = "/usr/local/sbin/cut-nfs {mount}"              # how: "auto", "off", or a program; it is also given {device}
+    log_file = "/var/log/blockferry/blockferry.log"        # of workers in the background; or "off"
     suspended_start = true                                 # see docs; left out: as the host's QEMU needs it
 """
 
@@ -89,6 +90,7 @@ class Config:
     copy_buffer: int | None = None  # bytes: what QEMU copies in one go
     hang_limit_s: float = 5.0  # infinite: never
     fence: tuple[str, ...] = ("auto",)  # or ("off",), or the words of a program
+    log_file: str = ""  # where workers in the background log; empty: log.default_file(); "off": nowhere
     suspended_start: bool | None = None  # start copies with the VM suspended: always, never, or as QEMU needs it
 
     def __post_init__(self) -> None:
@@ -106,7 +108,8 @@ class Config:
             config = replace(config, **_read(path, must_exist=named is not None))
         uri = os.environ.get("BLOCKFERRY_URI") or os.environ.get("LIBVIRT_DEFAULT_URI") or config.uri
         journal = os.environ.get("BLOCKFERRY_JOURNAL") or config.journal or default_journal()
-        return replace(config, uri=uri, journal=journal)
+        log_file = os.environ.get("BLOCKFERRY_LOG") or config.log_file
+        return replace(config, uri=uri, journal=journal, log_file=log_file)
 
 
 def _read(path: Path, must_exist: bool) -> dict[str, Any]:
@@ -205,6 +208,13 @@ def _fence(value: object) -> tuple[str, ...]:
     return words
 
 
+def _log_file(value: object) -> str:
+    path = _text(value)
+    if path != "off" and not path.startswith("/"):
+        raise ValueError(f'{path!r} is neither an absolute path nor "off"')
+    return path
+
+
 def _yes_or_no(value: object) -> bool:
     if not isinstance(value, bool):
         raise ValueError(f"{value!r} is neither true nor false")
@@ -225,6 +235,7 @@ _KEYS: dict[str, tuple[str, Callable[[object], Any]]] = {
     "copy_buffer": ("copy_buffer", _copy_buffer),
     "hang_limit": ("hang_limit_s", _hang_limit),
     "fence": ("fence", _fence),
+    "log_file": ("log_file", _log_file),
     "suspended_start": ("suspended_start", _yes_or_no),
 }
 """Key in the file -> field of Config, and what its value means. Raises ValueError with a sentence."""

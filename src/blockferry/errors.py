@@ -518,7 +518,9 @@ class TrackingBusy(BlockferryError):
 class JournalFailed(BlockferryError):
     """The journal (the database that remembers moves) cannot be opened, read or written.
 
-    Without it no effect is begun. Running copies go on in QEMU meanwhile and are taken up again later.
+    Without it no effect is begun. A process that runs a move waits until the journal answers again: copies go on in
+    QEMU meanwhile, and a VM that was suspended is resumed first. It goes on when the journal is back, unless another
+    process has taken the move over by then.
     """
 
     code = "JOURNAL_FAILED"
@@ -527,6 +529,7 @@ class JournalFailed(BlockferryError):
     hint_form = "Check its disk space and permissions; running copies are not affected."
     journal: str
     problem: str
+    passing: bool = False  # it may be over by itself: the database is away, locked, or its disk is full
 
 
 @dataclass

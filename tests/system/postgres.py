@@ -9,12 +9,14 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
 import pytest
+
+from tests.system.voyage import Line
 
 _NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]  # initdb refuses root
 
@@ -43,13 +45,10 @@ class Postgres:
             [*_NOBODY, "setpriv", "--pdeathsig=INT", *argv], stdout=quiet, stderr=quiet, cwd="/"
         )
         deadline = time.monotonic() + 30
-        while True:
-            try:
-                self.run("SELECT 1", database="postgres")
-                return
-            except psycopg.OperationalError:
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
+        ready = [str(self._programs / "pg_isready"), "-q", "-h", str(self.base)]
+        while subprocess.run(ready, check=False).returncode != 0:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
 
     def stop(self) -> None:
         """At once; every connection breaks."""
@@ -73,6 +72,19 @@ class Postgres:
         self.run("SELECT pg_reload_conf()")
         self.run(f"CREATE ROLE {user} LOGIN SUPERUSER PASSWORD '{password}'")
         return f"postgresql+psycopg://{user}:{password}@/journal?host={self.base}"
+
+
+class PostgresLine(Line):
+    """The command line on a host with a journal in PostgreSQL. No URI: qemu:///system."""
+
+    url = ""
+    more: Mapping[str, str] = {}
+
+    def environment(self, point: str = "", suspended_start: bool | None = None) -> dict[str, str]:
+        return {**super().environment(point, suspended_start), "BLOCKFERRY_JOURNAL": self.url, **self.more}
+
+    def stories(self) -> str:
+        return ""
 
 
 @contextmanager

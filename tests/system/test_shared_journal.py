@@ -10,10 +10,12 @@ import pytest
 
 from lab import Datastore, Host, Lab
 from tests.system.bare import bare
-from tests.system.postgres import Postgres, postgres
+from tests.system.postgres import Postgres, PostgresLine, postgres
 from tests.system.voyage import Line
 
 pytestmark = pytest.mark.lab
+
+Lines = tuple[PostgresLine, PostgresLine]
 
 
 @pytest.fixture(scope="module")
@@ -30,26 +32,12 @@ def other_host(lab_session: Lab, lab_host: Host, old_san: Datastore, ssd: Datast
     return host
 
 
-class Shared(Line):
-    """The command line on one of the hosts, with the journal that all of them share. No URI: qemu:///system."""
-
-    url = ""
-
-    def environment(self, point: str = "", suspended_start: bool | None = None) -> dict[str, str]:
-        return {**super().environment(point, suspended_start), "BLOCKFERRY_JOURNAL": self.url}
-
-    def stories(self) -> str:
-        return ""
-
-
 @pytest.fixture
-def lines(
-    server: Postgres, lab_host: Host, other_host: Host, tmp_path: Path, stores: tuple[Datastore, ...]
-) -> tuple[Shared, Shared]:
+def lines(server: Postgres, lab_host: Host, other_host: Host, tmp_path: Path, stores: tuple[Datastore, ...]) -> Lines:
     found = []
     for host in (lab_host, other_host):
         (tmp_path / host.name).mkdir()
-        line = Shared(host, tmp_path / host.name, stores)
+        line = PostgresLine(host, tmp_path / host.name, stores)
         line.url = server.url
         found.append(line)
     return found[0], found[1]
@@ -61,7 +49,12 @@ def state(server: Postgres, move: str) -> tuple[object, ...]:
 
 
 def test_another_host_neither_takes_up_nor_ends_a_move(
-    server: Postgres, lines: tuple[Shared, Shared], lab_host: Host, other_host: Host, old_san: Datastore, ssd: Datastore
+    server: Postgres,
+    lines: tuple[PostgresLine, PostgresLine],
+    lab_host: Host,
+    other_host: Host,
+    old_san: Datastore,
+    ssd: Datastore,
 ) -> None:
     here, there = lines
     with bare(lab_host, old_san, "shared1") as vm:

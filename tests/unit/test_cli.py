@@ -21,7 +21,7 @@ from blockferry.model.request import Chain, Method, MoveRequest, Provision, Sour
 from blockferry.model.summary import MoveSummary, Orphan
 from blockferry.units import MiB
 
-FACTS: dict[str, Any] = {"str": "x", "int": 1, "float": 1.0, "tuple[str, ...]": ("a", "b")}
+FACTS: dict[str, Any] = {"bool": True, "str": "x", "int": 1, "float": 1.0, "tuple[str, ...]": ("a", "b")}
 
 
 def call(service: cli_fake.FakeService, *args: str, **app: Any) -> Result:

@@ -78,6 +78,37 @@ def test_sigterm_and_sighup_leave_the_move_to_the_background(tmp_path: Path, num
     assert '"code":"INTERRUPTED"' in out.splitlines()[-1]
 
 
+@pytest.mark.parametrize("numbers", [(signal.SIGTERM, signal.SIGHUP), (signal.SIGHUP, signal.SIGTERM)])
+def test_the_worker_leaves_in_good_order_when_its_session_ends(
+    tmp_path: Path, numbers: tuple[signal.Signals, ...]
+) -> None:
+    """systemd sends SIGTERM and at once SIGHUP to what runs in a session; the second must not undo the first."""
+    log = tmp_path / "log"
+    argv = [sys.executable, cli_fake.__file__, "run-move", "3f2a"]
+    env = environment(log, FAKE_MOVES="1", **SLOW)
+    with subprocess.Popen(argv, env=env, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        begun(log)
+        for number in numbers:
+            process.send_signal(number)
+        try:
+            process.communicate(timeout=8)
+        finally:
+            process.kill()
+    assert asked(log) == ["run 3f2a", "left 3f2a"]
+    assert process.returncode == 130
+
+
+def test_a_reader_that_is_gone_before_the_first_line_leaves_the_move_to_the_background(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    reader, writer = os.pipe()
+    os.close(reader)
+    argv = [*ARGS, "--json"]
+    done = subprocess.run(argv, env=environment(log), stdin=subprocess.DEVNULL, stdout=writer, timeout=20, check=False)
+    os.close(writer)
+    assert done.returncode == 130
+    assert asked(log) == ["spawn 3f2a"]
+
+
 def test_a_reader_that_goes_away_leaves_the_move_to_the_background(tmp_path: Path) -> None:
     log = tmp_path / "log"
     with started(log, "--json") as process:

@@ -8,6 +8,7 @@ from functools import cached_property
 
 import click
 
+from blockferry import log
 from blockferry.cli import output, ports
 from blockferry.errors import BlockferryError
 
@@ -47,6 +48,7 @@ class App:
         such moves themselves leave them alone.
         """
         if self._service is None:
+            log.to_stderr(self.verbose)
             self._service = self.opener(self.uri, self.journal)
             self._service.listen(self.err.note)
             if tend:

@@ -67,7 +67,7 @@ def global_options(*, root: bool) -> list[click.Parameter]:
             expose_value=False,
             callback=_keep("verbose"),
             hidden=not root,
-            help="Say more: the log on standard error, tracebacks of bugs.",
+            help="Say more: the log on standard error (-vv: with every command run), tracebacks of bugs.",
         ),
     ]
 

@@ -19,7 +19,7 @@ from types import FrameType
 
 from blockferry.cli import display, follow, ports
 from blockferry.cli.app import App
-from blockferry.errors import BlockferryError, Interrupted, MoveBusy
+from blockferry.errors import BlockferryError, Interrupted, JournalFailed, MoveBusy
 from blockferry.model.summary import MoveSummary
 
 TICK_S = 0.1
@@ -72,7 +72,9 @@ class Signals:
         self.interrupts += 1
 
     def on_leave(self, number: int, _frame: FrameType | None) -> None:
-        self.leave = signal.Signals(number).name
+        # systemd sends both to a session that it ends: SIGTERM says more, and stays.
+        if self.leave != "SIGTERM":
+            self.leave = signal.Signals(number).name
 
 
 @contextlib.contextmanager
@@ -147,7 +149,8 @@ def _attend(
         if latest is None:
             worker.join(STOP_S)
             continue
-        story.tell(latest)
+        with contextlib.suppress(JournalFailed):  # the worker waits for it, and its summary says so
+            story.tell(latest)
         show.update(latest)
     with contextlib.suppress(BlockferryError):  # the worker has its own word on a journal that is gone
         story.tell_new(service.show(summary.id)[1])
@@ -160,16 +163,26 @@ def _interrupted(
     if not app.interactive:
         if again:
             raise _Detach("SIGINT was received twice.")
-        service.cancel(summary.id)
-        show.say(f"SIGINT: cancelling move {summary.id}")
+        if _cancel(service, summary, show):
+            show.say(f"SIGINT: cancelling move {summary.id}")
         return
     with show.aside():
         answer = _ask(worker)
     if answer == "c":
-        service.cancel(summary.id)
-        show.say(f"Cancelling move {summary.id}; {summary.plan.vm} stays on its old disks.")
+        if _cancel(service, summary, show):
+            show.say(f"Cancelling move {summary.id}; {summary.plan.vm} stays on its old disks.")
     elif answer == "d":
         raise _Detach("")
+
+
+def _cancel(service: ports.Service, summary: MoveSummary, show: display.Display) -> bool:
+    """Whether the wish could be written down; a journal that is away is no reason to leave the move."""
+    try:
+        service.cancel(summary.id)
+    except JournalFailed as error:
+        show.say(f"{error.sentence} Ask again when it is back.")
+        return False
+    return True
 
 
 def _ask(worker: Worker) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from blockferry.cli import describe, display, ports
 from blockferry.cli.app import App
-from blockferry.errors import Interrupted, MoveParked
+from blockferry.errors import Interrupted, JournalFailed, MoveParked
 from blockferry.model.summary import Event, MoveSummary
 
 SPAWN_AGAIN_S = 15.0  # a background process that was started gets so long to claim the move
@@ -54,6 +54,7 @@ def follow(
     summary, events = service.show(move)
     story = Story(service, summary.id, show)
     spawned_s = float("-inf")
+    told = ""
     try:
         if summary.finished is None and summary.state != "waiting":
             show.start(summary)
@@ -69,7 +70,15 @@ def follow(
                 spawned_s = time.monotonic()
                 show.say(f"Nobody ran move {summary.id}; it goes on in the background.")
             time.sleep(app.poll_s)
-            summary, events = service.show(summary.id)
+            try:
+                summary, events = service.show(summary.id)
+                told = ""
+            except JournalFailed as error:
+                if not error.passing:
+                    raise
+                if error.sentence != told:
+                    told = error.sentence
+                    show.say(f"{told} The move goes on without it; waiting for it.")
     except KeyboardInterrupt:
         raise Interrupted(
             f"Move {summary.id} of {summary.plan.vm} goes on; `blockferry watch {summary.id}` follows it again."

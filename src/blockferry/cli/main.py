@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import logging
 import os
 import sys
 import traceback
@@ -151,13 +150,7 @@ def root(ctx: click.Context) -> None:
 
     The global options are taken before and after the command. Exit statuses: docs/exit-statuses.md.
     """
-    app = ctx.ensure_object(App)
-    if app.verbose:
-        logging.basicConfig(
-            stream=sys.stderr,
-            level=logging.DEBUG if app.verbose > 1 else logging.INFO,
-            format="%(asctime)s %(name)s: %(message)s",
-        )
+    ctx.ensure_object(App)
 
 
 for _commands in SECTIONS.values():

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import click
 
+from blockferry import log
 from blockferry.cli import describe, display, drive, follow, ports, types
 from blockferry.cli.app import App, pass_app
 from blockferry.cli.command import Command
 from blockferry.cli.request import LOOKING, request_options, to_request
-from blockferry.errors import Refused
+from blockferry.config import Config
+from blockferry.errors import Interrupted, Refused
 from blockferry.model.summary import MoveSummary
 
 
@@ -55,7 +58,14 @@ def run_here(app: App, service: ports.Service, summary: MoveSummary) -> None:
     """Drive a move in this process, with its progress, and print its report."""
     show = display.for_app(app)
     try:
-        show.start(summary)
+        try:
+            show.start(summary)
+        except OSError:  # whoever was to read this has gone: the move is planned, and goes on
+            service.spawn(summary.id)
+            raise Interrupted(
+                f"Nobody reads the output. Move {summary.id} of {summary.plan.vm} goes on in the background; "
+                f"`blockferry watch {summary.id}` follows it."
+            ) from None
         finished = drive.drive(app, service, summary, show)
     finally:
         show.close()
@@ -89,6 +99,10 @@ def resume(app: App, name: str | None, detach: bool) -> None:
     """
     service = app.service(tend=False)
     named = None if name is None else service.find(name)
+    if named is not None and named.finished is not None:
+        app.err.note(f"Move {named.id} of {named.plan.vm} has ended already.")
+        follow.tell_end(app, named)
+        return
     ids = service.resume(None if named is None else named.id)
     summaries = [service.show(move)[0] for move in ids]
     if len(summaries) == 1 and not detach:
@@ -105,14 +119,16 @@ def resume(app: App, name: str | None, detach: bool) -> None:
             f"`blockferry watch {summary.id}` follows it."
         )
     if not summaries:
-        app.out.line(
-            f"Move {named.id} of {named.plan.vm} has ended already." if named else "There is no move that nobody runs."
-        )
+        app.out.line("There is no move that nobody runs.")
 
 
 @click.command("run-move", cls=Command, hidden=True)
 @click.argument("move_id", metavar="ID")
+@click.option("--journal-from-stdin", is_flag=True, help="Read the journal's URL from standard input.")
 @pass_app
-def run_move(app: App, move_id: str) -> None:
+def run_move(app: App, move_id: str, journal_from_stdin: bool) -> None:
     """Run a move in the background: started by the others, not by people."""
+    if journal_from_stdin:
+        app.journal = sys.stdin.read().strip() or None
+    log.to_file(Config.load().log_file or log.default_file())
     drive.run_in_background(app.service(tend=False), move_id)

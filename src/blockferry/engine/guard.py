@@ -30,7 +30,7 @@ from blockferry.engine import letting_go
 from blockferry.errors import BlockferryError, HostUnreachable
 from blockferry.hypervisor.connection import Connection
 from blockferry.hypervisor.control import Control
-from blockferry.images.process import readable
+from blockferry.images.process import readable, reap
 from blockferry.images.runner import Runner, SshRunner, runner_for
 from blockferry.model import throttling
 from blockferry.model.record import Throttle
@@ -84,6 +84,7 @@ class Guard:
             _hang_up(self._process)
             with contextlib.suppress(subprocess.TimeoutExpired):  # then it goes on by itself
                 self._process.wait(GOODBYE_S)
+            reap(self._process)
             self._process = None
 
     def prepare(self) -> None:
@@ -92,6 +93,7 @@ class Guard:
             return
         if self._process is not None:
             _hang_up(self._process)
+            reap(self._process)
         self._process, self._heard = None, b""
         with contextlib.suppress(OSError):
             self._process = subprocess.Popen(
@@ -167,6 +169,13 @@ class Guard:
                 return False
             case _:
                 return None
+
+    def take_over(self) -> None:
+        """Have the process do now what it does when we die: let the VM run, and put its limits back."""
+        process, self._process, self._told = self._process, None, None
+        if process is not None:
+            _hang_up(process)
+            reap(process)
 
     def _say(self, words: str) -> bool:
         return self._ask(words) == b"ok"

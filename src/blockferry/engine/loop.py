@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from blockferry.engine import act as acting
-from blockferry.engine import hanging, throttle
+from blockferry.engine import hanging, surprise, throttle
 from blockferry.engine import progress as showing
 from blockferry.engine.context import Context
 from blockferry.engine.observe import Observer
@@ -35,11 +36,19 @@ from blockferry.model import firmware
 from blockferry.model.decide import decide
 from blockferry.model.exports import is_export
 from blockferry.model.observation import Observation, Side
+from blockferry.model.plan import Plan
 from blockferry.model.record import Outcome, Record
 from blockferry.model.summary import Progress, Report
+from blockferry.units import format_duration
+
+log = logging.getLogger(__name__)
 
 PROGRESS_EVERY_S = 0.5
 RECONNECT_S = 2.0
+JOURNAL_S = 1.0
+"""Seconds between two attempts to reach a journal that is away."""
+
+UNFORESEEN_S = 1.0
 TRIES = 8
 """How often an effect on the way back or after the switch is tried again before the move is parked."""
 
@@ -81,6 +90,8 @@ class Loop:
     check_lease: Callable[[], None]  # raises LeaseLost
     follow: Callable[[Record, Report], None]  # all is done but the UEFI variables
     began_at: float  # wall time
+    regain: Callable[[], None] = lambda: None  # renew the lease now; raises LeaseLost, JournalFailed
+    away: Callable[[str], None] = lambda _: None  # show that the journal is away
     earlier: Report | None = None  # what an earlier process did of a move that had to wait
     phases: dict[str, float] = field(default_factory=dict)
     phase: str = "prepare"
@@ -105,16 +116,82 @@ class Loop:
         observer = Observer(self.context.plan, self.context.runner)
         self.context.last_view = lambda: observer.last
         try:
-            hanging.take_up(self.context, self.read())
+            taken_up = False
             while True:
                 if self.context.stop.is_set() and not self._holds_the_vm():
                     raise Interrupted("The move is left as it is; `blockferry resume` goes on with it.")
-                outcome = self._step(observer)
+                try:
+                    if not taken_up:
+                        hanging.take_up(self.context, self.read())
+                        taken_up = True
+                    outcome = self._step(observer)
+                except JournalFailed as error:
+                    self._await_journal(error)
+                    continue
+                except (BlockferryError, Waiting):
+                    raise
+                except Exception as error:  # noqa: BLE001 - counted, and parked before it comes for ever
+                    self._unforeseen(error)
+                    continue
                 if outcome is not None:
                     return outcome
         finally:
             self._unsubscribe()
             hanging.abandon(self.context)
+
+    def _await_journal(self, error: JournalFailed) -> None:
+        """The journal is away: nothing is begun until it is back and the lease is ours again; the copies go on.
+
+        Raises LeaseLost when somebody else has taken over meanwhile; JournalFailed for what does not pass by itself.
+        """
+        self._let_run()
+        if not error.passing:
+            raise error
+        began = time.monotonic()
+        log.warning("move %s: %s It is waited for.", self.context.plan.move, error.sentence)
+        while True:
+            self.away(f"{error.sentence} The copy goes on; waiting for the journal")
+            if self.context.stop.is_set():
+                raise Interrupted("The move is left as it is; `blockferry resume` goes on with it.") from error
+            try:
+                self.regain()
+                break
+            except JournalFailed as again:
+                if not again.passing:
+                    raise
+                error = again
+            self.context.stop.wait(JOURNAL_S)
+        text = f"the journal did not answer for {format_duration(time.monotonic() - began)} ({error.problem})"
+        log.info("move %s: %s", self.context.plan.move, text)
+        self.context.tell("warning", f"{text}; it is back, and the move goes on")
+
+    def _unforeseen(self, error: Exception) -> None:
+        """A bug: noted, tried again a few times, then parked. Raises MoveParked."""
+        self._let_run()
+        try:
+            why = surprise.note(self.context.plan.move, error, self.read, self.context.note, self.context.tell)
+        except JournalFailed as failed:
+            self._await_journal(failed)
+            return
+        if why is not None:
+            self._park(why)
+        self.context.stop.wait(UNFORESEEN_S)
+
+    def _let_run(self) -> None:
+        """End a suspension of ours, before anything is waited for: each ms of it is guest downtime.
+
+        That is safe at any instant: each disk is whole on the side that its XML names.
+        """
+        memory = self.context.memory
+        if memory.suspended_at is not None:
+            if self.context.guard.let_run() is None:
+                with contextlib.suppress(BlockferryError):  # the guard has it, if libvirt does not answer
+                    self.context.control.resume()
+            memory.suspended_at = memory.flushed_at = None
+            memory.view_taken = memory.view_tried = False
+            self.context.guard.disarm()
+        if memory.held:  # saved for its UEFI variables: the guard has it go on from its memory
+            self.context.guard.take_over()
 
     def _holds_the_vm(self) -> bool:
         """Whether it stands still by our doing. A host that cannot be reached is left to the guard."""
@@ -133,6 +210,7 @@ class Loop:
             seen = observer.look(context.control, record, context.memory, started)
             action = decide(context.plan, seen)
             self.check_lease()
+            _log_action(context.plan, action)
             hanging.keep_up(context, seen)
             self._enter(showing.phase_of(action, self.phase))
             if isinstance(action, act.Done):
@@ -335,3 +413,8 @@ class Loop:
         if self._watch is not None:
             self._watch.__exit__(None, None, None)
             self._watch = self._watched = None
+
+
+def _log_action(plan: Plan, action: act.Action) -> None:
+    level = logging.DEBUG if isinstance(action, act.Await) else logging.INFO
+    log.log(level, "move %s of %s: %s", plan.move, plan.vm, action)

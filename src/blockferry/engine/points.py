@@ -1,8 +1,8 @@
 """Named points at which a test can have this process die, stop or fail. Nothing happens without the variable.
 
-`BLOCKFERRY_POINT=name:kill`, `name:stop` (SIGSTOP), `name:fail`, `name:sleep=SECONDS`, several separated by
-commas. `name@2` means the second time that the point is passed. The names are listed in POINTS, so that a test
-can walk all of them; passing an unlisted one is a bug.
+`BLOCKFERRY_POINT=name:kill`, `name:stop` (SIGSTOP), `name:fail`, `name:bug` (an error that
+nobody has foreseen), `name:sleep=SECONDS`, several separated by commas. `name@2` means the second time that the point
+is passed. The names are listed in POINTS, so that a test can walk all of them; passing an unlisted one is a bug.
 """
 
 from __future__ import annotations
@@ -135,5 +135,7 @@ def _do(what: str) -> None:
         time.sleep(float(what.removeprefix("sleep=")))
     elif what == "fail":
         raise PointFailed("a test asked for this failure")
+    elif what == "bug":
+        raise RuntimeError("a test asked for this bug")
     else:
         raise AssertionError(f"unknown wish {what} in BLOCKFERRY_POINT")

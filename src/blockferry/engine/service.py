@@ -5,22 +5,24 @@ from __future__ import annotations
 import contextlib
 import functools
 import getpass
+import logging
 import os
 import secrets
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import msgspec
 import tenacity
 
 from blockferry.config import Config, hidden_journal
-from blockferry.engine import doctor, orphan, places, proof, quarantine, survey, templates, tracking
+from blockferry.engine import doctor, orphan, places, proof, quarantine, surprise, survey, templates, tracking
 from blockferry.engine.context import Context
 from blockferry.engine.guard import Guard
+from blockferry.engine.lifeline import Lifeline
 from blockferry.engine.loop import Loop, Waiting
 from blockferry.engine.pace import Pacer
 from blockferry.engine.site import Site
@@ -29,16 +31,19 @@ from blockferry.errors import (
     BlockferryError,
     HostUnreachable,
     JournalFailed,
+    LeaseLost,
     MoveBusy,
     MoveCancelled,
     MoveFailed,
     OtherHost,
     Refused,
     TooLateToCancel,
+    UsageError,
     VmNotFound,
 )
 from blockferry.hypervisor import domains, pools
 from blockferry.hypervisor.connection import Connection
+from blockferry.images.process import reap
 from blockferry.journal import Journal, Lease, LeaseKeeper, Owner
 from blockferry.model import firmware, identity, precheck, space, verifying
 from blockferry.model.facts import Facts, Partial, Template
@@ -63,6 +68,8 @@ from blockferry.model.summary import (
 )
 from blockferry.model.tracking import Changes, Point, TrackingStatus
 from blockferry.units import format_rate
+
+log = logging.getLogger(__name__)
 
 GRACE_S = 10.0
 """For how long a planned move is left to the process that planned it."""
@@ -308,33 +315,42 @@ class Service:
         if summary.finished is not None:
             return self._verdict(summary)
         site = self._site_of(summary)
-        lease = self._claim(summary.id)
+        try:
+            lease = self._claim(summary.id)
+        except UsageError:
+            done = self.journal.get(summary.id)
+            if done.finished is None:
+                raise
+            on_progress(done)  # it has ended this moment, in another process
+            return self._verdict(done)
         self.journal.unpark(summary.id)
         tried = self.journal.read(summary.id)
-        if tried.fold_attempts or tried.switch_attempts:  # by processes before: what hindered them may be put right
-            self.journal.write(lease, replace(tried, fold_attempts=0, switch_attempts=0))
+        known = tried.unexpected if summary.parked is None else 0  # else its user has looked
+        fresh = replace(tried, fold_attempts=0, switch_attempts=0, unexpected=known)
+        if fresh != tried:  # by processes before: what hindered them may be put right
+            self.journal.write(lease, fresh)
         plan = summary.plan
         site.expect(lambda connection: self._see(summary, connection, asked=True))
         live = (plan.was.active and not summary.record.following) or firmware.still_now(plan, summary.record)
         with (
             contextlib.ExitStack() as stack,
             LeaseKeeper(self.journal, lease) as keeper,
+            self._parking_bugs(lease),
             Guard(site.uri, plan.uuid, plan.vm, start=live) as guard,
         ):
+            line = Lifeline(self.journal, lease, keeper, on_progress, stop, self.journal.get(summary.id))
             context = Context(
                 plan=plan,
                 site=site,
                 guard=guard,
                 note=lambda record: self.journal.write(lease, record),
-                tell=lambda kind, text: self.journal.event(summary.id, kind, text),
+                tell=line.tell,
                 keep=lambda *words, **more: self.journal.add_kept(quarantine.row(site, plan, *words, **more)),
                 claims=lambda: proof.claims(self.journal, site.uri, site.connection.host_id(), plan.move),
                 journal=self.journal.identity(),
                 check=keeper.check,
-                should_stop=lambda: (
-                    stop.is_set() or keeper.lost.is_set() or self.journal.read(summary.id).wanted is Wanted.CANCEL
-                ),
-                bandwidth=lambda: self.journal.read(summary.id).bandwidth,
+                should_stop=line.should_stop,
+                bandwidth=line.bandwidth,
                 stop=stop,
             )
 
@@ -347,25 +363,23 @@ class Service:
                     )
                 )
 
-            def show(progress: Progress) -> None:
-                self.journal.progress(lease, progress)
-                on_progress(self.journal.get(summary.id))
-
             slow = stack.enter_context(
-                SlowCalls(site.slowest_call, show, lambda: context.memory.suspended_at is not None)
+                SlowCalls(site.slowest_call, line.publish, lambda: context.memory.suspended_at is not None)
             )
 
             def publish(progress: Progress) -> None:
                 slow.seen(progress)
-                show(progress)
+                line.publish(progress)
 
             def finish(record: Record, report: Report) -> None:
                 self.journal.finish(lease, record, report)
 
             loop = Loop(
                 context=context,
-                read=lambda: self.journal.read(summary.id),
+                read=line.read,
                 publish=publish,
+                regain=keeper.regain,
+                away=line.away,
                 finish=finish,
                 park=lambda problem: self.journal.park(lease, problem),
                 check_lease=keeper.check,
@@ -376,6 +390,10 @@ class Service:
             try:
                 with contextlib.suppress(Waiting):
                     loop.run()
+            except LeaseLost:
+                # The connection may have broken in the very commit that ended the move.
+                if self.journal.get(summary.id).finished is None:
+                    raise
             finally:
                 _release_quietly(self.journal, lease)
                 site.expect(None)
@@ -383,6 +401,27 @@ class Service:
         done = self.journal.get(summary.id)
         on_progress(done)
         return self._verdict(done)
+
+    @contextlib.contextmanager
+    def _parking_bugs(self, lease: Lease) -> Iterator[None]:
+        """An unexpected error around the loop is counted, and parks the move, as one in it does."""
+        try:
+            yield
+        except BlockferryError:
+            raise
+        except Exception as error:
+            with contextlib.suppress(BlockferryError):  # the journal's own; then it is only logged
+                why = surprise.note(
+                    lease.move,
+                    error,
+                    lambda: self.journal.read(lease.move),
+                    lambda record: self.journal.write(lease, record),
+                    lambda kind, text: self.journal.event(lease.move, kind, text),
+                )
+                if why is not None:
+                    self.journal.park(lease, why)
+            _release_quietly(self.journal, lease)
+            raise
 
     @tenacity.retry(
         retry=tenacity.retry_if_exception_type(MoveBusy),
@@ -410,15 +449,21 @@ class Service:
         summary = self.journal.get(move_id)
         site = self._site_of(summary)
         self._done_with(site)
-        argv = [sys.executable, "-m", "blockferry", "--uri", site.uri, "--journal", self.config.journal]
-        subprocess.Popen(
-            [*argv, "run-move", summary.id],
-            stdin=subprocess.DEVNULL,
+        argv = [sys.executable, "-m", "blockferry", "--uri", site.uri, "run-move", "--journal-from-stdin", summary.id]
+        # The journal's URL may hold a password, and everybody can read the arguments of every process.
+        worker = subprocess.Popen(
+            argv,
+            stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
             cwd="/",
         )
+        assert worker.stdin is not None
+        with contextlib.suppress(BrokenPipeError), worker.stdin as pipe:
+            pipe.write(self.config.journal.encode())
+        reap(worker)
+        log.info("move %s of %s is left to process %d", summary.id, summary.plan.vm, worker.pid)
 
     def moves(self) -> tuple[MoveSummary, ...]:
         return self._move_journal.unfinished()

@@ -7,6 +7,7 @@ and every connection has keepalive on, so that a host that hangs never hangs the
 from __future__ import annotations
 
 import errno
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,8 @@ import libvirt
 from lxml import etree
 
 from blockferry.errors import HostUnreachable, LibvirtFailed, PermissionRefused
+
+log = logging.getLogger(__name__)
 
 KEEPALIVE_S = 5
 KEEPALIVE_COUNT = 6
@@ -57,8 +60,13 @@ def _ensure_event_loop() -> None:
 
 
 def _run_loop() -> None:
+    """For ever: without it there are no events, and keepalive ends every connection."""
     while True:
-        libvirt.virEventRunDefaultImpl()
+        try:
+            libvirt.virEventRunDefaultImpl()
+        except Exception:
+            log.exception("libvirt's event loop")
+            time.sleep(0.1)
 
 
 def code_name(error: libvirt.libvirtError) -> str:
@@ -107,6 +115,7 @@ class Connection:
             self.raw = libvirt.open(uri)
             self.raw.setKeepAlive(KEEPALIVE_S, KEEPALIVE_COUNT)
         except libvirt.libvirtError as error:
+            log.info("libvirt at %s: %s (%s)", uri, error, code_name(error))
             kind = PermissionRefused if _refused(error) else HostUnreachable
             raise kind(uri, str(error)) from error
         self.closed = threading.Event()
@@ -140,6 +149,7 @@ class Connection:
         try:
             yield
         except libvirt.libvirtError as error:
+            log.info("libvirt at %s could not %s: %s (%s)", self.uri, what, error, code_name(error))
             if connection_lost(error) or self.closed.is_set():
                 raise HostUnreachable(self.uri, str(error)) from error
             raise LibvirtFailed(what, str(error), code_name(error)) from error

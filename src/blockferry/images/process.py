@@ -15,6 +15,7 @@ import shlex
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -221,6 +222,12 @@ def spawn(
         )
     except (OSError, ValueError) as error:  # not installed; a NUL byte in an argument
         raise HostCommandFailed(shown(argv), 127, str(error)) from None
+
+
+def reap(popen: subprocess.Popen[bytes]) -> None:
+    """Wait for a child that we leave to itself, in a thread: without that it stays as a zombie once it has ended."""
+    if popen.poll() is None:
+        threading.Thread(target=popen.wait, name=f"reap-{popen.pid}", daemon=True).start()
 
 
 def end(popen: subprocess.Popen[bytes], argv: Sequence[str], patience_s: float = KILL_AFTER_S + 5) -> None:

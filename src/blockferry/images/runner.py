@@ -7,9 +7,11 @@ reaches it as quoted words or positional arguments, never as part of the script.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shlex
 import shutil
+import socket
 import subprocess
 import tempfile
 import threading
@@ -26,14 +28,20 @@ from blockferry.images.process import (
     end,
     exit_status,
     judge,
+    shown,
     spawn,
     too_slow,
     watched,
 )
 
+log = logging.getLogger(__name__)
+
 LANGUAGE = {"LC_ALL": "C.UTF-8", "LANGUAGE": ""}
 """Messages in English, for people who search for them; nothing is decided by them. LANGUAGE alone would override
 LC_ALL (gettext does so for every locale but plain C)."""
+SECRETS = ("BLOCKFERRY_JOURNAL", "PGPASSWORD")
+"""Variables that no program on a host has any use for."""
+
 _SESSIONS = 8  # below the ten that sshd allows by default
 
 
@@ -77,7 +85,7 @@ class _Base:
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
-        self._env = {**os.environ, **LANGUAGE}
+        self._env = {**{name: of for name, of in os.environ.items() if name not in SECRETS}, **LANGUAGE}
         self._gate: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
 
     def _command(self, argv: Sequence[str], *, long: bool) -> list[str]:
@@ -92,6 +100,7 @@ class _Base:
         check: bool = True,
     ) -> Completed:
         """See Runner."""
+        log.debug("on %s: %s", self.uri, shown(argv))
         with self._gate:
             if stdin is None:
                 with Process(argv, self._command(watched(argv), long=False), self._env, self.uri) as process:
@@ -100,6 +109,7 @@ class _Base:
 
     def start(self, argv: Sequence[str], *, orders: bool = False) -> Process:
         """See Runner."""
+        log.debug("on %s, and left running: %s", self.uri, shown(argv))
         words = argv if orders else watched(argv)
         return Process(argv, self._command(words, long=True), self._env, self.uri)
 
@@ -156,7 +166,8 @@ class SshRunner(_Base):
         self._directory = tempfile.mkdtemp(prefix="blockferry-ssh-", dir="/tmp")
         self._base = [program, "-o", "BatchMode=yes", "-o", "ConnectTimeout=10"]
         self._base += ["-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=4"]
-        self._base += ["-o", f"ControlPath={self._directory}/s"]
+        self._socket = f"{self._directory}/s"
+        self._base += ["-o", f"ControlPath={self._socket}"]
         if not verify_host:
             self._base += ["-o", "StrictHostKeyChecking=no"]
         for option, value in (("-l", user), ("-p", port), ("-i", keyfile)):
@@ -164,7 +175,6 @@ class SshRunner(_Base):
         self._host = host
         self._lock = threading.Lock()
         self._gate = threading.BoundedSemaphore(_SESSIONS)
-        self._connected = False
         self._goodbye = weakref.finalize(self, _hang_up, self._directory, [*self._base, "-O", "exit", "--", host])
 
     def _command(self, argv: Sequence[str], *, long: bool) -> list[str]:
@@ -177,14 +187,17 @@ class SshRunner(_Base):
         return [program, *own, *options, "-o", "ControlMaster=no", "--", self._host, remote]
 
     def _connect(self) -> None:
-        """Start the shared connection, once; a command finds its own way when that one is lost later.
+        """Start the shared connection, also again: it ends a minute after the last command, or when it breaks.
 
         It is started by itself, not by the first command, because ssh of older distributions lets the lasting
         connection hold the first command's standard error open, and its reader would wait for ever.
         """
         with self._lock:
-            if self._connected:
+            if _listens(self._socket):
                 return
+            with contextlib.suppress(OSError):
+                os.unlink(self._socket)  # of one that was killed
+            log.debug("the connection to %s is made", self.uri)
             argv = [
                 *self._base,
                 "-o",
@@ -207,7 +220,6 @@ class SshRunner(_Base):
                 problem = os.pread(words.fileno(), 4096, 0).decode("utf-8", "replace").strip()
             if status:
                 raise HostUnreachable(self.uri, problem.rstrip(".") or f"ssh ended with status {status}")
-            self._connected = True
 
     def close(self) -> None:
         """Close the shared connection. Commands that run now are ended; a later one fails."""
@@ -242,6 +254,16 @@ def runner_for(uri: str) -> Runner:
         f"blockferry cannot run programs on the host of {uri}: only local URIs and qemu+ssh give a way.",
         "Use qemu:///system on the host itself, or qemu+ssh://HOST/system.",
     )
+
+
+def _listens(path: str) -> bool:
+    """Whether somebody answers at this socket: one that was killed leaves it behind."""
+    with socket.socket(socket.AF_UNIX) as link:
+        try:
+            link.connect(path)
+        except OSError:
+            return False
+    return True
 
 
 def _hang_up(directory: str, argv: list[str]) -> None:

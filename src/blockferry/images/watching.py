@@ -9,7 +9,6 @@ import contextlib
 import json
 import logging
 import os
-import subprocess
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -178,8 +177,7 @@ class Watch:
             self._ended = True
             self._heard.notify_all()
         stdout.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(5)
+        self._process.wait()  # this thread is its own, and has nothing else to do
 
     def _take(self, words: dict[str, Any]) -> None:
         if "places" in words:

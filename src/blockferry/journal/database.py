@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,14 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, Engine, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    InterfaceError,
+    NoSuchModuleError,
+    OperationalError,
+    SQLAlchemyError,
+)
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from blockferry.errors import JournalFailed
@@ -20,14 +28,21 @@ from blockferry.journal.schema import identity, metadata
 _ADDING = 4711081503
 """PostgreSQL's advisory lock for what is looked up and then written."""
 
-_WORDS = (
-    ("database is locked", f"another process has kept it locked for {sqlite.BUSY_MS // 1000} s"),
-    ("not a database", "the file is no SQLite database"),
-    ("readonly database", "this user may not write it"),
-    ("disk is full", "its disk is full"),
-    ("unable to open database file", "the file cannot be opened; it may have been removed"),
-)
-"""What SQLite says, and what that means to an administrator; the rest is quoted."""
+_CODES = {
+    sqlite3.SQLITE_BUSY: f"another process has kept it locked for {sqlite.BUSY_MS // 1000} s",
+    sqlite3.SQLITE_NOTADB: "the file is no SQLite database",
+    sqlite3.SQLITE_READONLY: "this user may not write it",
+    sqlite3.SQLITE_FULL: "its disk is full",
+    sqlite3.SQLITE_CANTOPEN: "the file cannot be opened; it may have been removed",
+}
+"""SQLite's primary result codes, and what they mean to an administrator; the rest is quoted."""
+
+_PASSING = {
+    *(sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_READONLY),
+    *(sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PROTOCOL),
+}
+_PASSING_STATES = ("08", "25006", "25P03", "53", "57")
+"""Beginnings of SQLSTATE: connection, read-only (a standby), time over in a transaction, resources, operator."""
 
 
 class Database:
@@ -132,10 +147,9 @@ class Database:
         try:
             yield
         except PoolTimeout as error:
-            raise JournalFailed(self.name, "too many threads of this process wait for it") from error
+            raise JournalFailed(self.name, "too many threads of this process wait for it", passing=True) from error
         except SQLAlchemyError as error:
-            words = str(error.orig) if isinstance(error, DBAPIError) and error.orig else str(error)
-            raise JournalFailed(self.name, _sentence(words)) from error
+            raise JournalFailed(self.name, _sentence(error), _passing(error)) from error
 
     def _still_there(self) -> None:
         """SQLite goes on writing into a file that was deleted, and all of it would be lost: say so instead."""
@@ -180,8 +194,27 @@ def _postgresql(url: URL, name: str) -> Engine:
         ) from error
 
 
-def _sentence(words: str) -> str:
-    for theirs, ours in _WORDS:
-        if theirs in words:
-            return ours
+def _sqlite_code(error: SQLAlchemyError) -> int | None:
+    code = getattr(error.orig, "sqlite_errorcode", None) if isinstance(error, DBAPIError) else None
+    return None if code is None else int(code) & 0xFF
+
+
+def _passing(error: SQLAlchemyError) -> bool:
+    """Whether it may be over by itself, by codes."""
+    if not isinstance(error, DBAPIError):
+        return False
+    code = _sqlite_code(error)
+    if code is not None:
+        return code in _PASSING
+    state = getattr(error.orig, "sqlstate", None) or ""
+    if state:
+        return error.connection_invalidated or state.startswith(_PASSING_STATES)
+    return error.connection_invalidated or isinstance(error, (OperationalError, InterfaceError))
+
+
+def _sentence(error: SQLAlchemyError) -> str:
+    code = _sqlite_code(error)
+    if code in _CODES:
+        return _CODES[code]
+    words = str(error.orig) if isinstance(error, DBAPIError) and error.orig else str(error)
     return " ".join(words.split())[:400].rstrip(".")

@@ -73,6 +73,17 @@ class LeaseKeeper:
         if self.lost.is_set():
             raise LeaseLost(self._lease.move, self._loss.owner if self._loss else "another process")
 
+    @property
+    def holds(self) -> bool:
+        """Whether nobody else can have taken over yet: it was renewed within its time."""
+        return not self.lost.is_set() and _now_s() - self._renewed_s < self._ttl_s
+
+    def regain(self) -> None:
+        """Renew it now. Raises LeaseLost when somebody else has taken over meanwhile, JournalFailed."""
+        if not self.lost.is_set():
+            self._renew()
+        self.check()
+
     def _renew(self) -> None:
         now_s = _now_s()
         try:

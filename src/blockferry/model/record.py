@@ -165,6 +165,7 @@ class Record:
     fold_attempts: int = 0
     kept: tuple[str, ...] = ()  # broken copies that stay at the destination, to be gone on with by another move
     disks_before: dict[str, str] = field(default_factory=dict)  # target -> its <disk> in the persistent XML at first
+    unexpected: int = 0  # errors that nobody has foreseen, since the user last looked (engine/surprise.py)
     failure: str | None = None  # the first thing that went wrong, a sentence
     outcome: Outcome | None = None
 

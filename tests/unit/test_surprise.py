@@ -1,0 +1,137 @@
+"""What nobody has foreseen: told with its traceback, counted over processes, then the move stands still."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import threading
+import time
+from contextlib import closing
+from pathlib import Path
+
+import libvirt
+import pytest
+from journal_support import make_plan
+
+from blockferry.engine import surprise
+from blockferry.engine.lifeline import Lifeline
+from blockferry.errors import JournalFailed, LeaseLost
+from blockferry.hypervisor import connection
+from blockferry.images.process import reap
+from blockferry.journal import Journal, LeaseKeeper, Owner, sqlite
+from blockferry.model.record import Record, Wanted
+
+pytest_plugins = ("journal_plugin",)
+on_sqlite = pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+
+
+def once(journal: Journal) -> str | None:
+    lease = journal.claim("m1", Owner.here())
+    try:
+        raise KeyError("postgresql://m:s3cret@db/j")
+    except KeyError as error:
+        return surprise.note(
+            "m1", error, lambda: journal.read("m1"), lambda record: journal.write(lease, record),
+            lambda kind, text: journal.event("m1", kind, text),
+        )  # fmt: skip
+    finally:
+        journal.release(lease)
+
+
+@on_sqlite
+def test_the_third_time_parks(journal: Journal) -> None:
+    journal.add(make_plan("m1"), Record(), "{}", "admin")
+    found = []
+    for _process in range(surprise.LIMIT):
+        found.append(once(journal))
+    assert [one is None for one in found] == [True, True, False]
+    assert "KeyError" in str(found[-1])
+    story = [one.text for one in journal.events("m1") if one.kind == "error"]
+    assert len(story) == surprise.LIMIT
+    assert all("Traceback" in text and "s3cret" not in text for text in story)
+    assert journal.read("m1").unexpected == surprise.LIMIT
+
+
+@on_sqlite
+def test_a_short_outage_is_bridged_and_a_long_one_ends_the_effect(
+    journal: Journal, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The journal's file is locked by somebody else: lines wait, wishes are as last known, until the lease is over."""
+    monkeypatch.setattr(sqlite, "BUSY_MS", 50)
+    path = url.removeprefix("sqlite:///")
+    with closing(Journal.open(url)) as impatient:
+        impatient.add(make_plan("m1"), Record(bandwidth=7), "{}", "admin")
+        lease = impatient.claim("m1", Owner.here(), ttl_s=1.2)
+        with LeaseKeeper(impatient, lease) as keeper:
+            line = Lifeline(impatient, lease, keeper, lambda _: None, threading.Event(), impatient.get("m1"))
+            assert not line.should_stop()
+            with closing(sqlite3.connect(path, isolation_level=None)) as other:
+                other.execute("BEGIN IMMEDIATE")
+                line.tell("warning", "first")
+                line.tell("warning", "second")
+                with pytest.raises(JournalFailed) as failed:
+                    keeper.regain()
+                assert failed.value.passing
+                assert line.bandwidth() == 7
+                deadline = time.monotonic() + 10
+                while keeper.holds:
+                    assert time.monotonic() < deadline
+                    time.sleep(0.05)
+                assert line.should_stop()  # another process may run the move by now
+                other.execute("ROLLBACK")
+            keeper.regain()
+            assert keeper.holds
+            assert not line.should_stop()
+            line.tell("warning", "third")
+            assert [one.text for one in impatient.events("m1")] == ["first", "second", "third"]
+            impatient.want("m1", Wanted.CANCEL)
+            assert line.should_stop()
+            impatient.release(lease)
+            with pytest.raises(LeaseLost):
+                keeper.regain()
+
+
+@on_sqlite
+def test_only_what_may_be_over_by_itself_is_waited_for(journal: Journal, url: str) -> None:
+    path = Path(url.removeprefix("sqlite:///"))
+    kept = path.with_name("kept")
+    os.rename(path, kept)
+    with pytest.raises(JournalFailed) as failed:
+        journal.unfinished()
+    assert not failed.value.passing
+    os.rename(kept, path)
+    with closing(sqlite3.connect(path)) as raw:
+        raw.execute("DROP TABLE kept")
+    with pytest.raises(JournalFailed) as failed:
+        journal.kept_sources()
+    assert not failed.value.passing
+
+
+def test_the_event_loop_survives_an_exception(monkeypatch: pytest.MonkeyPatch) -> None:
+    rounds: list[int] = []
+    enough = threading.Event()
+
+    class Stop(BaseException):
+        pass
+
+    def once() -> None:
+        rounds.append(1)
+        if len(rounds) == 3:
+            enough.set()
+            raise Stop
+        raise libvirt.libvirtError("a callback has failed")
+
+    monkeypatch.setattr(libvirt, "virEventRunDefaultImpl", once)
+    with pytest.raises(Stop):
+        connection._run_loop()
+    assert enough.is_set()
+
+
+def test_a_child_that_is_left_to_itself_is_no_zombie_at_its_end() -> None:
+    child = subprocess.Popen(["sleep", "0.2"])
+    reap(child)
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{child.pid}").exists():
+        assert time.monotonic() < deadline, "it is a zombie"
+        time.sleep(0.02)
