@@ -5,9 +5,11 @@ The model of an image is a raw file with what a guest would read. Each write goe
 
 from __future__ import annotations
 
+import grp
 import hashlib
 import json
 import os
+import pwd
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,6 +21,7 @@ from zoo.spec import File
 KIB = 1024
 BLOCK = 64 * KIB
 IMAGES = ("qcow2", "raw")
+WRITABLE = (*IMAGES, "floppy", "nvdimm", "vars")
 
 
 @dataclass(slots=True)
@@ -111,8 +114,22 @@ def chain(path: Path, image_format: str = "") -> list[Path]:
 # -- making -----------------------------------------------------------------------------------------------------------
 
 
-def make(file: File, real: Callable[[str], Path], model: Model, formats: dict[str, str]) -> None:
-    """Make the file, and its model. `formats`: of the images made so far, by place."""
+def qemu_user() -> tuple[int, int]:
+    """User and group that Debian's libvirt runs QEMU as; root where there are none."""
+    try:
+        return pwd.getpwnam("libvirt-qemu").pw_uid, grp.getgrnam("libvirt-qemu").gr_gid
+    except KeyError:
+        return 0, 0
+
+
+def make(
+    file: File, real: Callable[[str], Path], model: Model, formats: dict[str, str], *, profile: str = "default"
+) -> None:
+    """Make the file, and its model. `formats`: of the images made so far, by place.
+
+    profile: with "fixed", where libvirt changes no owner, what QEMU writes to is given to its user, as an
+    administrator has to do there.
+    """
     path = real(file.place)
     path.parent.mkdir(parents=True, exist_ok=True)
     if file.kind in IMAGES:
@@ -126,7 +143,9 @@ def make(file: File, real: Callable[[str], Path], model: Model, formats: dict[st
         path.write_bytes(plain_content(file))
         model.plain[file.place] = digest(path)
     if file.kind != "link":
-        if file.owner:
+        if file.owner == "qemu" or (profile == "fixed" and file.kind in WRITABLE and not file.owner):
+            os.chown(path, *qemu_user())
+        elif file.owner:
             user, _, group = file.owner.partition(":")
             os.chown(path, int(user), int(group))
         if file.mode:

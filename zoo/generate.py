@@ -87,12 +87,13 @@ class _Drawing:
     files: dict[str, File] = field(default_factory=dict)
     vms: list[Vm] = field(default_factory=list)
     number: int = 0
+    profile: str = "default"
 
     def host(self) -> Host:
         dice = self.dice
         name = dice.one_of(NAMES)
         state = dice.one_of(("running", "running", "running", "off", "off", "paused"))
-        profile = dice.one_of(PROFILES)
+        self.profile = profile = dice.one_of(PROFILES)
         source, dest = self._stores()
         home = self._home(source, name)
         mover = self._mover(name, state, home, source)
@@ -117,7 +118,7 @@ class _Drawing:
 
     def _stores(self) -> tuple[Pool, Pool]:
         """The pools of the move. The source's directory may have the VM's name (see `_home`) or be a link."""
-        a, b = self.dice.one_of((("a", "b"), ("a", "c"), ("b", "a"), ("b", "b"), ("c", "b")))
+        a, b = self.dice.one_of((("a", "b"), ("a", "c"), ("b", "a"), ("b", "b"), ("c", "b"), ("a", "f"), ("f", "b")))
         source = Pool(self.dice.one_of(("old", "old san", "alt-ü")), f"{a}/pools/old")
         dest = Pool(self.dice.one_of(("new", "new ssd", "neu'")), f"{b}/pools/new")
         if self.dice.chance(12):
@@ -155,7 +156,7 @@ class _Drawing:
             return home
         if self.dice.chance(20):
             self.add(
-                home, "dir", owner=self.dice.one_of(("", "1000:100")), mode=self.dice.one_of((0o2775, 0o711, 0o750))
+                home, "dir", owner=self.dice.one_of(("", "1000:100")), mode=self.dice.one_of((0o2775, 0o711, 0o755))
             )
         return home
 
@@ -187,6 +188,8 @@ class _Drawing:
         if simple and self.dice.chance(25):
             firmware = any(one.role == "vars" for one in named)
             kind = "external" if state != "off" or firmware else self.dice.one_of(("internal", "external"))
+            if kind == "external" and self.profile == "fixed":  # libvirt's overlay would be root's
+                return Vm(name, state, _fit(disks), tuple(named), (), home)
             snapshots = (Snapshot("before update", kind),)
         return Vm(name, state, _fit(disks), tuple(named), snapshots, home)
 
@@ -198,7 +201,7 @@ class _Drawing:
         kind = dice.one_of(("qcow2", "qcow2", "qcow2", "raw"))
         form = dice.one_of(("file", "file", "file", "file", "volume", "block"))
         size = dice.one_of((4096, 4096, 16384, 32768))
-        stem = dice.one_of((target, target, "disk", "with space", "größe", "it's"))
+        stem = dice.one_of((target, target, target, "disk", "disk", "with space", "größe", "it's", "l" * 180))
         names = {one.place for one in self.files.values()}
         place = f"{where}/{prefix}{stem}.{kind}"
         if place in names:
@@ -209,7 +212,12 @@ class _Drawing:
             kind, place = "raw", f"side/luns/{number}.raw"
         more: dict[str, object] = {"size_kib": size}
         if form != "block" and dice.chance(20):
-            more |= {"owner": dice.one_of(("1000:100", "0:0")), "mode": dice.one_of((0o660, 0o644, 0o600))}
+            more |= {"owner": dice.one_of(("1000:100", "0:0", "qemu")), "mode": dice.one_of((0o660, 0o644, 0o600))}
+        options = self._options(bus, kind, number)
+        if self.profile == "fixed" and more.get("owner", "qemu") != "qemu":
+            more["mode"] = 0o666
+        if any(one.startswith("seclabel") for one in options):
+            more["mode"] = 0o666  # libvirt makes it nobody's: QEMU's user opens it all the same
         if kind == "qcow2" and form == "file" and dice.chance(15):
             base = self.add(f"{where}/{prefix}{target}-base.qcow2", "qcow2", size_kib=size)
             more |= {"backing": base, "backing_as": dice.one_of(("absolute", "relative"))}
@@ -220,7 +228,7 @@ class _Drawing:
             self.add(place, kind, **more)
         return Disk(
             target, bus, place, form=form, format=kind, pool=self.source.name if form == "volume" else "",
-            options=self._options(bus, kind, number),
+            options=options,
         )  # fmt: skip
 
     def _options(self, bus: str, kind: str, number: int) -> tuple[str, ...]:
@@ -303,12 +311,29 @@ class _Drawing:
             self.add(f"{source.place}/other host.qcow2", "qcow2", size_kib=4096)
         if dice.chance(20):
             self.add(f"{source.place}/library/debian.iso", "iso", size_kib=256)
+        if dice.chance(15):
+            self._in_the_way(mover)
         disk = next((one for one in mover.disks if one.device == "disk"), None)
         if disk is not None and dice.chance(50):
-            kinds = (self._template, self._template, self._clones, self._twin, self._neighbour, self._sleeper)
+            kinds = (
+                self._template,
+                self._template,
+                self._clones,
+                self._clones,
+                self._twin,
+                self._neighbour,
+                self._sleeper,
+            )
             dice.one_of(kinds)(source, home, mover, disk)
         elif dice.chance(30):
             self._neighbour(source, home, mover, disk)
+
+    def _in_the_way(self, mover: Vm) -> None:
+        """Somebody's file has the name that the home or an image would have at the destination."""
+        dest = self.pools[1].place
+        names = [mover.name, f"{mover.name}/vda.qcow2", f"{mover.name}-vda.qcow2"]
+        names += [one.place.rpartition("/")[2] for one in mover.disks if one.device == "disk" and one.place]
+        self.add(f"{dest}/{self.dice.one_of(names)}", "text")
 
     def _template(self, source: Pool, home: str, mover: Vm, disk: Disk) -> None:
         """The mover is a linked clone: its image stands on that of a VM that is off, named by volume or by file."""
@@ -403,10 +428,13 @@ class _Drawing:
         if dice.chance(10):
             words += ["--provision", dice.one_of(("thin", "thick"))]
         to = dest.name
+        nested = next((one for one in self.pools if one.name == "nested"), None)
+        if nested is not None and dice.chance(25):
+            to = nested.name
         disks: tuple[tuple[str, str], ...] = ()
         real = [one for one in mover.disks if one.device == "disk" and one.form != "empty"]
         if len(real) > 1 and dice.chance(25):
-            to, disks = "", ((dice.one_of(real).target, dest.name),)
+            to, disks = "", ((dice.one_of(real).target, to),)
         edits, cancel_at = self._meanwhile(mover, method, live, real, home)
         back = source.name if not disks and not cancel_at and dice.chance(12) else ""
         if back:
@@ -499,6 +527,11 @@ def features(host: Host) -> set[str]:
     if mover.name not in ("web01", "prod"):
         found.add("odd name")
     found |= {f"edit {one.what}" for one in move.edits}
+    if any(file.kind == "text" and file.place.startswith(host.pools[1].place) for file in host.files):
+        found.add("in the way at the destination")
+    found |= {f"store {one.place[0]}" for one in host.pools}
+    if move.to == "nested":
+        found.add("into the nested pool")
     if move.cancel_at:
         found.add("cancelled")
     if move.back:

@@ -47,7 +47,11 @@ def play(site: Site, host: Host) -> Played:
         played.end = "not built"
         played.notes.append(site.places(str(why))[:600])
     else:
-        Play(site, world, played).go()
+        under_way = Play(site, world, played)
+        try:
+            under_way.go()
+        except LabError as why:
+            under_way.find("lab", f"what should always work did not: {str(why)[:600]}")
     finally:
         site.clear()
     played.seconds = time.monotonic() - began
@@ -70,13 +74,20 @@ class Play:
         self.states = {name: vm.state for name, vm in before.vms.items()}
         ferry = Ferry(self.site.host, self.site.scratch)
         self._one(ferry, host.move, before, words(host.move), host.move.edits, host.move.cancel_at)
-        if host.move.back and self.played.end == "moved" and not self.played.findings:
+        moved = self.played.end == "moved"
+        if host.move.back and self.played.end == "moved":
             again = self.site.look(host)
             back = Move(host.move.vm, host.move.back)
             self._one(ferry, back, again, words(back), (), "")
+        if self.played.end in ("moved", "cancelled", "refused"):
+            self._write_after()
+        if moved or self.played.end == "cancelled":
+            self._orphans(ferry)
+        if moved and self.played.end == "refused":
+            self.played.end = "moved, not back"  # a refusal to go back is no refusal of the move
         if host.expect and self.played.end != host.expect:
-            self._find("expected", f"the move ended as {self.played.end!r}; right is {host.expect!r}")
-        if not self.played.findings:
+            self.find("expected", f"the move ended as {self.played.end!r}; right is {host.expect!r}")
+        if self.played.end in ("moved", "cancelled", "refused", "moved, not back"):
             self._start_all()
 
     def _one(
@@ -106,7 +117,7 @@ class Play:
             edited=reached,
         )  # fmt: skip
         for one in judge.judge(case):
-            self._find(one.kind, one.text)
+            self.find(one.kind, one.text)
 
     @staticmethod
     def _wait_stopped(process: HostProcess) -> bool:
@@ -118,7 +129,7 @@ class Play:
             time.sleep(0.005)
         return False
 
-    def _find(self, kind: str, text: str) -> None:
+    def find(self, kind: str, text: str) -> None:
         self.played.findings.append(judge.Finding(kind, self.site.places(text)))
 
     # -- what others do meanwhile ---------------------------------------------------------------------------------
@@ -143,12 +154,12 @@ class Play:
         elif edit.what == "change-cd":
             self._change_cd(edit, before)
 
-    def _guest_write(self, disk: Disk) -> None:
+    def _guest_write(self, disk: Disk, places: Sequence[int] = (2, 9)) -> None:
         mover = self.world.host.mover
         if self.site.state(mover.name) != "running":
             return
         raw = self.world.model.disks[mover.name, disk.target]
-        writes = [(files.BLOCK * place, 77 + place) for place in (2, 9)]
+        writes = [(files.BLOCK * place, 77 + place) for place in places]
         for offset, byte in writes:
             wrong = self.site.guest_write(mover.name, disk, offset, byte)
             if wrong:
@@ -168,6 +179,29 @@ class Play:
         now = self.site.look(self.world.host)
         before.vms[self.world.host.mover.name].inactive = now.vms[self.world.host.mover.name].inactive
 
+    def _orphans(self, ferry: Ferry) -> None:
+        """No leftover that blockferry itself knows of; what is kept on purpose is none."""
+        said = ferry.end(ferry.start(["orphans"]), ["orphans"], END_S)
+        listed = [one for document in said.documents for one in document.get("orphans") or ()]
+        for one in listed:
+            if one.get("kind") not in ("source", "partial"):
+                self.find("orphans", f"{one.get('path')}: {one.get('why')}")
+        if said.status != 0:
+            self.find("orphans", f"orphans could not be listed: {said.status} {said.message}")
+
+    def _write_after(self) -> None:
+        """What the guest writes from now on arrives in the images that its configuration names."""
+        host = self.world.host
+        mover = host.mover
+        if self.site.state(mover.name) != "running":
+            return
+        for disk in mover.disks:
+            if (mover.name, disk.target) in self.world.model.disks and "readonly" not in disk.options:
+                self._guest_write(disk, (5, 11))
+        after = self.site.look(host)
+        for one in judge.written(after, self.world.model, mover.name):
+            self.find(one.kind, one.text)
+
     # -- everything starts ----------------------------------------------------------------------------------------
 
     def _start_all(self) -> None:
@@ -182,7 +216,7 @@ class Play:
             if name in could_not:
                 self.played.notes.append(f"{name} does not start, and did not before: {self.site.places(why)[:300]}")
             else:
-                self._find("start", f"{name} does not start any more: {why}")
+                self.find("start", f"{name} does not start any more: {why}")
 
     def failing(self, host: Host) -> dict[str, str]:
         """Why each VM that cannot be started does not start."""

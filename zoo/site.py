@@ -22,8 +22,8 @@ from zoo.files import Model
 from zoo.spec import Disk, Host, Vm
 
 STORES = {"a": "ext4", "b": "xfs", "c": "ext4"}
-"""`a` and `c` cannot share blocks, `b` can. `side` is a directory of none of them."""
-SIDE = "side"
+"""`a` and `c` cannot share blocks, `b` can. `side` is a directory of none of them, `f` one behind FUSE."""
+SIDE, FUSE = "side", "f"
 
 
 class NotClean(LabError):
@@ -58,12 +58,20 @@ class Site:
             stores = {name: lab.datastore(f"zoo-{name}", fs=kind, size="1GiB").path for name, kind in STORES.items()}
             stores[SIDE] = lab.directory / "ds" / "zoo-side"
             stores[SIDE].mkdir()
+            stores[FUSE] = lab.directory / "ds" / "zoo-fuse"
+            stores[FUSE].mkdir()
+            if shutil.which("bindfs"):  # else it is one more directory
+                behind = lab.directory / "tmp" / "zoo-behind-fuse"
+                behind.mkdir()
+                run(["bindfs", behind, stores[FUSE]])
+                stack.callback(run, ["umount", "-l", stores[FUSE]], check=False)
             site = cls(lab, stores)
             stack.callback(site.close)
             yield site
 
     def close(self) -> None:
         for device in self._loops:
+            os.chown(device, 0, 0)
             run(["losetup", "--detach", device], check=False)
         self._loops.clear()
 
@@ -117,13 +125,14 @@ class Site:
         world = World(host, Model(self.scratch / "model"), {})
         formats: dict[str, str] = {}
         for file in host.files:
-            files.make(file, self.real, world.model, formats)
+            files.make(file, self.real, world.model, formats, profile=host.profile)
         self._pools(host)
         self._block_devices(host, world)
         for vm in host.vms:
             for disk in vm.disks:
-                if disk.place in world.model.images and disk.device == "disk":
-                    world.model.disks[vm.name, disk.target] = world.model.new(world.model.images[disk.place])
+                image = _behind(host, disk.place)
+                if image in world.model.images and disk.device == "disk":
+                    world.model.disks[vm.name, disk.target] = world.model.new(world.model.images[image])
         self._define(host, world)
         self._start(host, world)
         for vm in host.vms:
@@ -150,6 +159,8 @@ class Site:
                     device = run(["losetup", "--find", "--show", self.real(disk.place)]).stdout.strip()
                     self._loops.append(device)
                     world.loops[disk.place] = device
+                    if host.profile == "fixed":
+                        os.chown(device, *files.qemu_user())
 
     def _write(self, name: str, text: str) -> Path:
         path = self.scratch / name
@@ -306,6 +317,15 @@ class Site:
             if said := (done.stdout + done.stderr).strip():
                 return said
         return None
+
+
+def _behind(host: Host, place: str) -> str:
+    """The place that a place that is a link leads to."""
+    while True:
+        file = next((one for one in host.files if one.place == place), None)
+        if file is None or file.kind != "link":
+            return place
+        place = file.target
 
 
 def _device(alias: str, disk: Disk) -> str:

@@ -27,7 +27,7 @@ class File:
     backing: str = ""  # place of the image below
     backing_as: str = "absolute"  # or relative
     target: str = ""  # where a link points: a place
-    owner: str = ""  # "1000:100"; "": as it is made
+    owner: str = ""  # "1000:100"; "qemu": QEMU's user; "": as it is made
     mode: int = 0  # 0: as it is made
 
 

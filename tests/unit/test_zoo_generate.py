@@ -29,7 +29,8 @@ FEATURES = (
     "pool named like the VM", "flat in the pool", "home in a sub-directory", "odd name",
     "edit guest-write", "edit append", "edit rewrite", "edit change-cd", "edit suspend", "cancelled", "moved back",
     "one disk only", "word --keep-source", "word --delete-source", "word --format", "word --chain", "word --verify",
-    "word --provision",
+    "word --provision", "store a", "store b", "store c", "store f",
+    "into the nested pool", "in the way at the destination",
 )  # fmt: skip
 
 

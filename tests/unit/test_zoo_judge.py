@@ -287,8 +287,10 @@ def test_a_cancelled_move_that_has_moved_is_found(scene: Scene) -> None:
 
 
 def test_every_kind_of_finding_is_shown() -> None:
-    """`start` and `expected` need a running libvirt: tests/system/test_zoo.py."""
-    assert {kind for _, kind in BREAKS} | {"taken", "refusal", "start", "expected"} == set(judge.KINDS)
+    """`start`, `expected`, `lab` and `orphans` need a running libvirt: tests/system/test_zoo.py."""
+    assert {kind for _, kind in BREAKS} | {"taken", "refusal", "start", "expected", "lab", "orphans"} == set(
+        judge.KINDS
+    )
 
 
 def test_a_volume_may_become_the_file_that_it_is() -> None:
