@@ -354,6 +354,7 @@ class _Drawing:
             or disk.form == "block"
             or self.files[disk.place].kind != "qcow2"
             or mover.state != "off"
+            or mover.snapshots
         ):
             return
         top = self.files[disk.place]
@@ -365,7 +366,7 @@ class _Drawing:
 
     def _twin(self, source: Pool, home: str, mover: Vm, disk: Disk) -> None:
         """Another VM, off, names the very image that moves."""
-        if disk.form == "block" or self.files[disk.place].kind == "link":
+        if disk.form == "block" or self.files[disk.place].kind == "link" or mover.snapshots:
             return
         by_volume = disk.place.rpartition("/")[0] == source.place and self.dice.chance(70)
         other = replace(disk, form="volume" if by_volume else "file", pool=source.name if by_volume else "", options=())

@@ -85,6 +85,38 @@ def judge(case: Case) -> list[Finding]:
     return case.findings
 
 
+def relocated(case: Case, place: Callable[[str], str]) -> Host:
+    """The host with the mover's files under their new places, for the next move; the model's keys go along.
+
+    place: the place of a path.
+    """
+    before, after = case.before.vms[case.move.vm].inactive, case.after.vms[case.move.vm].inactive
+    pairs = xmlcompare.compare(before, after, case.before.pools, paths_may_differ=True).pairs
+    fresh = case.after.tree.keys() - case.before.tree.keys()
+    new: dict[str, str] = {}
+    for file in case.host.files:
+        path = str(case.real(file.place))
+        now = pairs.get(path, path)
+        if now == path and path not in case.after.tree and _in_home(case, _at(case, file.place)):
+            old_home = str(case.real(case.mover.home))
+            now = next((one for one in sorted(fresh) if one.endswith(path.removeprefix(old_home))), path)
+        if now != path:
+            new[file.place] = place(now)
+    for old, now in new.items():
+        for known in (case.model.plain, case.model.images):
+            if old in known:
+                known[now] = known.pop(old)  # type: ignore[assignment]
+    files_now = [replace(one, place=new.get(one.place, one.place)) for one in case.host.files]
+    mover = case.mover
+    disks = tuple(replace(one, place=new.get(one.place, one.place)) for one in mover.disks)
+    named = tuple(replace(one, place=new.get(one.place, one.place)) for one in mover.named)
+    homes = {one.rpartition("/")[0] for old, one in new.items() if old.rpartition("/")[0] == mover.home}
+    home = sorted(homes)[0] if homes and mover.home else ""
+    moved = replace(mover, disks=disks, named=named, home=home)
+    vms = tuple(moved if vm.name == mover.name else vm for vm in case.host.vms)
+    return replace(case.host, files=tuple(files_now), vms=vms)
+
+
 def _ended(case: Case) -> None:
     """The command ends with a status that is right for what was done."""
     right = {"moved", "refused"} | ({"cancelled"} if case.move.cancel_at else set())
@@ -333,6 +365,7 @@ def _belongings(case: Case, pairs: dict[str, str]) -> None:
             continue
         if now.right != was.right:
             case.find("owner", f"{new}: {now.right}; {old} had {was.right}")
+    _home_rights(case, pairs)
     for path in sorted(_mine(case)):
         entry = case.before.tree.get(path)
         if entry is None or path in case.after.tree or entry.kind in ("dir", "link"):
@@ -343,6 +376,19 @@ def _belongings(case: Case, pairs: dict[str, str]) -> None:
             else _replaced(case, path, pairs)
         ):
             case.find("taken", f"{path} is gone, and nothing has taken its place")
+
+
+def _home_rights(case: Case, pairs: dict[str, str]) -> None:
+    """A home that was made has owner, group, mode and ACL of the old one."""
+    for home in _homes(case):
+        was = case.before.tree.get(home)
+        if was is None or was.kind != "dir" or any(case.before.pools[one].path == home for one in case.before.pools):
+            continue
+        fresh = {os.path.dirname(new) for old, new in pairs.items() if os.path.dirname(old) == home and old != new}
+        for new in sorted(fresh - case.before.tree.keys()):
+            now = case.after.tree.get(new)
+            if now is not None and os.path.basename(new) == os.path.basename(home) and now.right != was.right:
+                case.find("owner", f"{new}: {now.right}; {home} had {was.right}")
 
 
 def _replaced(case: Case, path: str, pairs: dict[str, str]) -> bool:
@@ -382,9 +428,17 @@ def _leftovers(case: Case) -> None:
             continue
         if os.path.dirname(path) in homes and path.endswith((".xml", ".snapshots", ".json")):
             continue
+        if _snapshot_metadata(case, path):
+            continue
         if any(_carried(case, path, old) for old in case.before.tree if _in_home(case, old)):
             continue
         case.find("leftover", f"{path} was not there before, and nothing names it")
+
+
+def _snapshot_metadata(case: Case, path: str) -> bool:
+    """A snapshot's metadata is written into the home, also where the images lie flat in the pool."""
+    directory, name = os.path.split(path)
+    return os.path.basename(directory) == case.move.vm and name.startswith("snapshot-") and name.endswith(".xml")
 
 
 def _carried(case: Case, new: str, old: str) -> bool:

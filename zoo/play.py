@@ -47,7 +47,7 @@ def play(site: Site, host: Host) -> Played:
         played.end = "not built"
         played.notes.append(site.places(str(why))[:600])
     else:
-        under_way = Play(site, world, played)
+        under_way = Play(site, world, played, host)
         try:
             under_way.go()
         except LabError as why:
@@ -65,11 +65,12 @@ class Play:
     site: Site
     world: World
     played: Played
+    built: Host  # the host before anything moved
     states: dict[str, str] = field(default_factory=dict)  # as they must be at the end
-    paused_by_owner: bool = False
+    case: judge.Case | None = None  # the last one judged
 
     def go(self) -> None:
-        host = self.world.host
+        host = self.built
         before = self.site.look(host)
         self.states = {name: vm.state for name, vm in before.vms.items()}
         ferry = Ferry(self.site.host, self.site.scratch)
@@ -77,6 +78,8 @@ class Play:
         moved = self.played.end == "moved"
         if host.move.back and self.played.end == "moved":
             again = self.site.look(host)
+            assert self.case is not None
+            self.world.host = judge.relocated(self.case, self.site.place)
             back = Move(host.move.vm, host.move.back)
             self._one(ferry, back, again, words(back), (), "")
         if self.played.end in ("moved", "cancelled", "refused"):
@@ -116,6 +119,7 @@ class Play:
             states=self.states, end=self.played.end, said=said, loops=frozenset(self.world.loops.values()),
             edited=reached,
         )  # fmt: skip
+        self.case = case
         for one in judge.judge(case):
             self.find(one.kind, one.text)
 
@@ -210,7 +214,7 @@ class Play:
         if not failed:
             return
         self.site.clear()
-        self.world = self.site.build(self.world.host)
+        self.world = self.site.build(self.built)
         could_not = self.failing(self.world.host)
         for name, why in failed.items():
             if name in could_not:

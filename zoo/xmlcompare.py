@@ -31,7 +31,8 @@ def _elements(
     free: bool,
     found: Compared,
 ) -> None:
-    at = f"{at}/{old.tag}"
+    target = old.find("target") if old.tag == "disk" else None
+    at = f"{at}/{old.tag}" if target is None else f"{at}/disk[{target.get('dev')}]"
     if old.tag == "emulator":
         return
     if old.tag == "disk":

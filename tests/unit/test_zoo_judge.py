@@ -186,6 +186,10 @@ def _wrong_mode(scene: Scene) -> None:
     scene.real(f"{NEW}/vdb.raw").chmod(0o600)
 
 
+def _wrong_mode_of_the_home(scene: Scene) -> None:
+    scene.real(NEW).chmod(0o711)
+
+
 def _marker(scene: Scene) -> None:
     scene.real(f"{NEW}/vda.qcow2.blockferry").touch()
 
@@ -239,7 +243,8 @@ BREAKS: tuple[tuple[Sabotage, str], ...] = (
     (_parked, "end"), (_stale_notes, "others"), (_lost_write, "content"), (_new_image_gone, "vanished"),
     (_template_gone, "others"), (_template_gone, "vanished"), (_template_changed, "others"),
     (_template_changed, "content"), (_strangers_image_moved, "others"), (_kernel_not_renamed, "vanished"),
-    (_other_kernel, "content"), (_wrong_mode, "owner"), (_marker, "leftover"), (_option_lost, "xml"),
+    (_other_kernel, "content"), (_wrong_mode, "owner"),
+    (_wrong_mode_of_the_home, "owner"), (_marker, "leftover"), (_option_lost, "xml"),
     (_others_xml, "xml"), (_undefined, "xml"), (_metadata, "mark"), (_started, "state"), (_pool_stopped, "pools"),
     (_said_kept, "report"), (_said_removed, "report"), (_said_removed_a_link, "report"),
     (_one_disk_stayed, "destination"),
@@ -307,4 +312,4 @@ def test_a_seclabel_that_is_lost_is_a_difference() -> None:
     label = "<seclabel model='dac' relabel='no'/>"
     old = f"<domain><devices><disk><source file='/a'>{label}</source><target dev='vda'/></disk></devices></domain>"
     compared = xmlcompare.compare(old, old.replace(label, ""), {}, paths_may_differ=True)
-    assert compared.differences == ["/domain/devices/disk/source/seclabel is gone"]
+    assert compared.differences == ["/domain/devices/disk[vda]/source/seclabel is gone"]
