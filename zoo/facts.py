@@ -100,6 +100,24 @@ def _attributes(path: Path) -> tuple[tuple[str, str], ...]:
     return tuple((name, os.getxattr(path, name).hex()) for name in sorted(names))
 
 
+def resolve(tree: dict[str, Entry], path: str) -> tuple[str, set[str]]:
+    """Where a path leads by the links of the tree, and the links on its way."""
+    links: set[str] = set()
+    again = True
+    while again and len(links) < 20:
+        again = False
+        parts = path.split("/")
+        for number in range(2, len(parts) + 1):
+            prefix = "/".join(parts[:number])
+            entry = tree.get(prefix)
+            if entry is not None and entry.kind == "link" and prefix not in links:
+                links.add(prefix)
+                path = os.path.normpath(os.path.join(os.path.dirname(prefix), entry.content, *parts[number:]))
+                again = True
+                break
+    return path, links
+
+
 # -- what an XML names ------------------------------------------------------------------------------------------------
 
 _NOT_OURS = ("emulator",)

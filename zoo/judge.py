@@ -13,7 +13,7 @@ from pathlib import Path
 
 from lab import LabError
 from zoo import files, xmlcompare
-from zoo.facts import Entry, Facts, disk_paths, named_paths
+from zoo.facts import Entry, Facts, disk_paths, named_paths, resolve
 from zoo.ferry import Said
 from zoo.files import Model
 from zoo.spec import Host, Move, Vm
@@ -250,19 +250,11 @@ def _reach(case: Case, names: set[str]) -> set[str]:
         host_vm = case.host.vm(name)
         for disk in host_vm.disks:
             found |= set(_places_below(case, disk.place))
-    with_links = set(found)
-    for path, entry in facts.tree.items():
-        if any(path.startswith(f"{one}/") for one in found):
-            with_links.add(path)
-        if entry.kind == "link":  # what is named by way of a link
-            target = entry.content
-            for one in found:
-                if one == path:
-                    with_links.add(target)
-                elif one.startswith(f"{path}/"):
-                    with_links.add(target + one.removeprefix(path))
-                    with_links.add(path)
-    return with_links
+    reached: set[str] = set()
+    for path in found:
+        real, links = resolve(facts.tree, path)
+        reached |= {path, real, *links}
+    return reached | {path for path in facts.tree if any(path.startswith(f"{one}/") for one in reached)}
 
 
 def _places_below(case: Case, place: str) -> Iterator[str]:
@@ -278,8 +270,7 @@ def _homes(case: Case) -> list[str]:
     if not case.mover.home:
         return []
     home = str(case.real(case.mover.home))
-    entry = case.before.tree.get(home)
-    return [home, entry.content] if entry is not None and entry.kind == "link" else [home]
+    return list(dict.fromkeys([home, resolve(case.before.tree, home)[0]]))
 
 
 def _in_home(case: Case, path: str) -> bool:
@@ -315,11 +306,7 @@ def _edited(case: Case, path: str) -> bool:
 
 def _at(case: Case, place: str) -> str:
     """Where the file of a place was before the move: links above it are followed."""
-    path = str(case.real(place))
-    for link, entry in case.before.tree.items():
-        if entry.kind == "link" and path.startswith(f"{link}/"):
-            return entry.content + path.removeprefix(link)
-    return path
+    return resolve(case.before.tree, str(case.real(place)))[0]
 
 
 def _own_trace(case: Case, path: str) -> bool:
@@ -354,7 +341,7 @@ def _kind(case: Case, place: str) -> str:
 def _belongings(case: Case, pairs: dict[str, str]) -> None:
     """What the mover's XML named and names elsewhere now is there with the rights that it had."""
     for old, new in pairs.items():
-        was, now = case.before.tree.get(os.path.realpath(old)) or case.before.tree.get(old), None
+        was = case.before.tree.get(resolve(case.before.tree, old)[0])
         if was is None and old in case.loops:
             continue
         now = case.after.tree.get(os.path.realpath(new))
@@ -382,7 +369,7 @@ def _home_rights(case: Case, pairs: dict[str, str]) -> None:
     """A home that was made has owner, group, mode and ACL of the old one."""
     for home in _homes(case):
         was = case.before.tree.get(home)
-        if was is None or was.kind != "dir" or any(case.before.pools[one].path == home for one in case.before.pools):
+        if was is None or was.kind != "dir" or any(one.path == home for one in case.before.pools.values()):
             continue
         fresh = {os.path.dirname(new) for old, new in pairs.items() if os.path.dirname(old) == home and old != new}
         for new in sorted(fresh - case.before.tree.keys()):
@@ -394,7 +381,7 @@ def _home_rights(case: Case, pairs: dict[str, str]) -> None:
 def _replaced(case: Case, path: str, pairs: dict[str, str]) -> bool:
     """Whether a file that is gone has a new one: of itself, of the image that stood on it, or of its directory."""
     for old, new in pairs.items():
-        real = os.path.realpath(os.path.dirname(old)) + "/" + os.path.basename(old)
+        real = resolve(case.before.tree, old)[0]
         if path in (old, real) or (path.startswith(f"{old}/") and f"{new}{path.removeprefix(old)}" in case.after.tree):
             return True
     for disk in case.mover.disks:

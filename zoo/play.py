@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import time
 from collections.abc import Sequence
@@ -181,7 +182,10 @@ class Play:
             self.played.notes.append(f"no change of {edit.target}: {done.stderr.strip()[:200]}")
             return
         now = self.site.look(self.world.host)
-        before.vms[self.world.host.mover.name].inactive = now.vms[self.world.host.mover.name].inactive
+        text = now.vms[self.world.host.mover.name].inactive
+        if judge.MARK in text:  # the move's own, which goes away with it
+            text = re.sub(r"\s*<metadata.*?</metadata>", "", text, flags=re.DOTALL)
+        before.vms[self.world.host.mover.name].inactive = text
 
     def _orphans(self, ferry: Ferry) -> None:
         """No leftover that blockferry itself knows of; what is kept on purpose is none."""
