@@ -42,6 +42,7 @@ def setup_script(name: str, directory: Path, reaper: Path, lab: Path) -> str:
         # As systemd does it: the way to end a FUSE file system that does not answer.
         "mount -t fusectl fusectl /sys/fs/fuse/connections",
         f"mount --bind {shlex.quote(str(directory / 'etc-hosts'))} /etc/hosts",
+        *_hide_kvm(directory),
         f"hostname {shlex.quote(name)}",
         "ip link set lo up",
         "cd /",
@@ -49,6 +50,23 @@ def setup_script(name: str, directory: Path, reaper: Path, lab: Path) -> str:
         f"exec {shlex.quote(str(reaper))} {shlex.quote(str(lab))} {shlex.quote(name)}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _hide_kvm(directory: Path) -> list[str]:
+    """Take /dev/kvm away from the host, and leave all else in /dev as it is; nothing where that cannot be done.
+
+    Where QEMU's user cannot open /dev/kvm, or KVM is broken, libvirt 9.0 asks QEMU for its capabilities anew at every
+    define, which takes seconds. Guests of the lab run under TCG.
+    """
+    upper, work = directory / "dev", directory / "dev-work"
+    return [
+        f"mkdir -p {shlex.quote(str(upper))} {shlex.quote(str(work))}",
+        f"[ -e {shlex.quote(str(upper / 'kvm'))} ] || mknod {shlex.quote(str(upper / 'kvm'))} c 0 0 || true",  # a whiteout
+        "mkdir -p /run/dev && mount --rbind /dev /run/dev",
+        f"mount -t overlay overlay -o lowerdir=/run/dev,upperdir={shlex.quote(str(upper))},"
+        f"workdir={shlex.quote(str(work))} /dev && for one in pts shm mqueue; do "
+        "[ ! -d /run/dev/$one ] || mount --rbind /run/dev/$one /dev/$one; done || true",
+    ]
 
 
 @dataclass(frozen=True, slots=True)
