@@ -58,13 +58,12 @@ def _hide_kvm(directory: Path) -> list[str]:
     Where QEMU's user cannot open /dev/kvm, or KVM is broken, libvirt 9.0 asks QEMU for its capabilities anew at every
     define, which takes seconds. Guests of the lab run under TCG.
     """
-    upper, work = directory / "dev", directory / "dev-work"
+    upper, work = shlex.quote(str(directory / "dev")), shlex.quote(str(directory / "dev-work"))
     return [
-        f"mkdir -p {shlex.quote(str(upper))} {shlex.quote(str(work))}",
-        f"[ -e {shlex.quote(str(upper / 'kvm'))} ] || mknod {shlex.quote(str(upper / 'kvm'))} c 0 0 || true",  # a whiteout
+        f"mkdir -p {upper} {work}",
+        f"[ -e {upper}/kvm ] || mknod {upper}/kvm c 0 0 || true",  # a whiteout
         "mkdir -p /run/dev && mount --rbind /dev /run/dev",
-        f"mount -t overlay overlay -o lowerdir=/run/dev,upperdir={shlex.quote(str(upper))},"
-        f"workdir={shlex.quote(str(work))} /dev && for one in pts shm mqueue; do "
+        f"mount -t overlay overlay -o lowerdir=/run/dev,upperdir={upper},workdir={work} /dev && for one in pts shm mqueue; do "
         "[ ! -d /run/dev/$one ] || mount --rbind /run/dev/$one /dev/$one; done || true",
     ]
 
