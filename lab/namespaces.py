@@ -63,8 +63,8 @@ def _hide_kvm(directory: Path) -> list[str]:
         f"mkdir -p {upper} {work}",
         f"[ -e {upper}/kvm ] || mknod {upper}/kvm c 0 0 || true",  # a whiteout
         "mkdir -p /run/dev && mount --rbind /dev /run/dev",
-        f"mount -t overlay overlay -o lowerdir=/run/dev,upperdir={upper},workdir={work} /dev && for one in pts shm mqueue; do "
-        "[ ! -d /run/dev/$one ] || mount --rbind /run/dev/$one /dev/$one; done || true",
+        f"mount -t overlay overlay -o lowerdir=/run/dev,upperdir={upper},workdir={work} /dev && "
+        "for one in pts shm mqueue; do [ ! -d /run/dev/$one ] || mount --rbind /run/dev/$one /dev/$one; done || true",
     ]
 
 
