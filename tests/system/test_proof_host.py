@@ -199,3 +199,37 @@ def test_what_vms_name_elsewhere_than_in_disks(case: Field, old_san: Datastore) 
     case.undefine(neighbour)
     assert case.purge(old).status == 0
     assert not old.exists()
+
+
+def test_old_files_that_other_hosts_may_use_are_kept(case: Field, old_san: Datastore) -> None:
+    """bindfs stands for NFS: what counts is the type of the mount, not that of the pool."""
+    below, mount = old_san.path / "below", old_san.path / "net"
+    for directory in (below, mount):
+        directory.mkdir()
+    case.host.run(["bindfs", str(below), str(mount)])  # in the host's own namespace only
+    try:
+        name = "net.qcow2"
+        old, seen = mount / name, below / name
+        image(seen)
+        first = case.vm(FILE.format(path=old, format="qcow2"), start=True)
+        checked = case.line.must("check", first, "--to", "ssd").document["check"]
+        [said] = [one["text"] for one in checked["findings"] if one["code"] == "SOURCE_SHARED"]
+        assert f"{old} lies on fuse, which other hosts may use, too" in said
+        assert checked["plan"]["source"]["delete"] is False
+        assert "kept, because" in case.move(first)
+        assert seen.exists()
+        # On the user's explicit word it goes, out of quarantine and at once.
+        assert case.purge(old).status == 0
+        assert not seen.exists()
+        case.undefine(first)
+        image(seen)
+        second = case.vm(FILE.format(path=old, format="qcow2"))
+        assert "removed" in case.move(second, "--delete-source")
+        assert not seen.exists()
+    finally:
+        for vm in case.vms:
+            case.undefine(vm)
+        case.host.run(["umount", "-l", str(mount)], check=False)
+        seen.unlink(missing_ok=True)
+        for directory in (mount, below):
+            directory.rmdir()

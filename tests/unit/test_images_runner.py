@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from blockferry.errors import HostCommandFailed, HostUnreachable, UsageError
+from blockferry.images import files, references
 from blockferry.images.runner import LocalRunner, Runner, SshRunner, runner_for
 
 # Does what ssh does with its words: options off, host off, the rest to the user's shell on the other side.
@@ -78,6 +79,22 @@ def test_too_slow_is_stopped(runner: Runner) -> None:
     with pytest.raises(HostCommandFailed, match=r"did not end within 0\.3 s"):
         runner.run(["sleep", "60"], timeout_s=0.3)
     assert time.monotonic() - began < 5
+
+
+def test_thousands_of_paths_are_looked_at(runner: Runner, tmp_path: Path) -> None:
+    """By ssh they are all one argument of the remote shell, of which Linux takes 128 KiB."""
+    directory = tmp_path / ("a directory's long name, " * 6)
+    directory.mkdir()
+    names = [str(directory / f"disk {number:04}.qcow2") for number in range(2500)]
+    Path(names[7]).touch()
+    Path(names[-1]).touch()
+    found = files.stat_many(runner, names)
+    assert list(found) == names
+    assert [name for name, one in found.items() if one is not None] == [names[7], names[-1]]
+    assert [name for name, one in references.look(runner, names).paths.items() if one.there] == [names[7], names[-1]]
+    some = list(files.batches(names))
+    assert [name for batch in some for name in batch] == names
+    assert len(some) > 4
 
 
 def test_255_of_a_program_is_not_taken_for_a_lost_connection(runner: Runner) -> None:

@@ -119,6 +119,8 @@ def contract(wanted: Contract) -> str:
 def source_policy(policy: SourcePolicy) -> str:
     if policy.delete:
         return "deleted once nothing needs them"
+    if policy.shared:
+        return f"kept, because {policy.shared} (--delete-source deletes them)"
     if policy.keep_s is None:
         return "kept until `blockferry quarantine purge --now` deletes them"
     until = format_time(time.time() + policy.keep_s)

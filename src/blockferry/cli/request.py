@@ -147,7 +147,8 @@ def request_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option(
                 "--delete-source",
                 is_flag=True,
-                help="Delete the old disks once nothing needs them; the default if not configured.",
+                help="Delete the old disks once nothing needs them; the default if not configured, but for those on a "
+                "network or cluster file system, which other hosts may use.",
             ),
         )
     ):
@@ -193,7 +194,7 @@ def to_request(
     if keep_source is None and not delete_source:
         keep_source = config.keep_source_s
     if keep_source is None:
-        source = SourcePolicy(delete=True)
+        source = SourcePolicy(delete=True, explicit=delete_source)
     else:
         source = SourcePolicy(delete=False, keep_s=None if math.isinf(keep_source) else keep_source)
     if template not in (ANY_TEMPLATE, NO_TEMPLATE) and not Chain(chain).reuses:

@@ -76,8 +76,9 @@ def release_nvram(context: Context, seen: Observation) -> None:
         sentence = f"{plan.source}: kept, because {doubt}"
         context.keep(plan.source, "", found.allocated, doubt, "raw", settled=False, for_good=True)
     elif not context.plan.source.delete:
-        sentence = f"{plan.source}: kept, as asked; nothing uses it"
-        context.keep(plan.source, "", found.allocated, "kept as asked; nothing uses it", "raw")
+        why = context.plan.source.why_kept
+        sentence = f"{plan.source}: kept, {why}; nothing here uses it"
+        context.keep(plan.source, "", found.allocated, f"kept {why}; nothing here uses it", "raw")
     else:
         files.remove_file(context.runner, plan.source)
         sentence = f"{plan.source}: removed; nothing used it any more"

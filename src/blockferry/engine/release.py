@@ -56,10 +56,9 @@ def release_source(context: Context, path: str, seen: Observation) -> None:
             sentence = f"{path} ({format_size(size)}): the overlay of the move, removed"
         elif not plan.source.delete:
             until = "" if plan.source.keep_s is None else f" until {format_time(time.time() + plan.source.keep_s)}"
-            sentence = f"{path} ({format_size(size)}): kept{until}, as asked; nothing uses it"
-            context.keep(
-                path, disk.source_datastore or "", size, "kept as asked; nothing uses it", _format(context, disk, path)
-            )
+            sentence = f"{path} ({format_size(size)}): kept{until}, {plan.source.why_kept}; nothing here uses it"
+            why = f"kept {plan.source.why_kept}; nothing here uses it"
+            context.keep(path, disk.source_datastore or "", size, why, _format(context, disk, path))
         else:
             context.check()
             files.remove_file(context.runner, path)
@@ -201,7 +200,7 @@ def release_home(context: Context, seen: Observation) -> None:
                 context.notes.append(f"{one.source} is kept, because {doubt}")
                 context.keep(one.source, "", one.size, doubt, "raw", settled=False, for_good=True)
             elif not plan.source.delete:
-                context.keep(one.source, "", one.size, "kept as asked", "raw")
+                context.keep(one.source, "", one.size, f"kept {plan.source.why_kept}", "raw")
             else:
                 files.remove_file(context.runner, one.source)
         if home.source is not None and plan.source.delete:

@@ -12,7 +12,7 @@ from blockferry.engine.naming import images_of, names_of
 from blockferry.engine.site import Site
 from blockferry.errors import BlockferryError, HostCommandFailed, HostUnreachable, ImageUnreadable, LibvirtFailed
 from blockferry.hypervisor import domains, pools
-from blockferry.images import cloning, exporting, files, pathlooks, qemuimg, qemurun, syncing, watching
+from blockferry.images import cloning, exporting, files, pathlooks, qemuimg, qemurun, references, syncing, watching
 from blockferry.images.runner import Runner
 from blockferry.model import cloning as clones
 from blockferry.model import destination_names, exports, graph_proof, placement
@@ -148,6 +148,7 @@ def survey(
         templates=_templates(runner, vm, everyone, stores, chains, used, request, known, tell),
         existing=existing,
         promised=promised,
+        filesystems=_filesystems(runner, vm, paths, home_files),
         places=looks,
         identities={path: one.identity for path, one in looks.items() if one.identity is not None},
         directories=_directories(runner, wanted),
@@ -174,6 +175,13 @@ def survey(
         running_qemu=program.version if program else None,
         running_qemu_problem=program.problem if program else "",
     )
+
+
+def _filesystems(runner: Runner, vm: Vm, paths: set[str], home: tuple[SmallFile, ...]) -> dict[str, str]:
+    """The types of the file systems that the VM's files are on now."""
+    old = [*paths, *(one.path for one in home), *([vm.nvram] if vm.nvram else [])]
+    looked = references.look(runner, [path for path in old if path.startswith("/")])
+    return {path: one.filesystem for path, one in looked.paths.items() if one.there}
 
 
 def _storage(

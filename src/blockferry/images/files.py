@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
 import posixpath
+import shlex
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -40,6 +42,7 @@ sync -- "$5"
 
 
 ALLOCATION_STEP = 256 * MiB
+BATCH_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +88,27 @@ def absolute(*paths: str) -> None:
             raise UsageError(f"{path!r} is not the absolute path of a file.")
 
 
+def batches(paths: Iterable[str]) -> Iterator[list[str]]:
+    """The paths in as many lists as one command can take each.
+
+    ssh gives the remote shell all of a command as one argument, which Linux limits to 128 KiB (MAX_ARG_STRLEN,
+    execve(2)); the rest of the command needs a few.
+    """
+    batch: list[str] = []
+    size = 0
+    for path in paths:
+        length = len(os.fsencode(shlex.quote(path))) + 1
+        if batch and size + length > BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+        batch.append(path)
+        size += length
+    if batch:
+        yield batch
+
+
 def stat_many(runner: Runner, paths: Iterable[str]) -> dict[str, FileStat | None]:
-    """What each path is, or None where nothing is; one command for all. Links are followed.
+    """What each path is, or None where nothing is; one command for many. Links are followed.
 
     Raises HostCommandFailed when one of them cannot be looked at for another reason (no permission, I/O error).
     """
@@ -94,11 +116,12 @@ def stat_many(runner: Runner, paths: Iterable[str]) -> dict[str, FileStat | None
     absolute(*wanted)
     if not wanted:
         return {}
-    result = runner.run(["stat", "-L", f"--printf={_STAT_FORMAT}", "--", *wanted], check=False)
     found: dict[str, FileStat | None] = dict.fromkeys(wanted)
-    for record in result.text.split("\0")[:-1]:
-        one = _parse_stat(record)
-        found[one.path] = one
+    for some in batches(wanted):
+        result = runner.run(["stat", "-L", f"--printf={_STAT_FORMAT}", "--", *some], check=False)
+        for record in result.text.split("\0")[:-1]:
+            one = _parse_stat(record)
+            found[one.path] = one
     missing = [path for path, one in found.items() if one is None]
     if missing:
         found.update(_look(runner, missing))
@@ -341,8 +364,11 @@ def mount_points(runner: Runner, paths: Iterable[str]) -> dict[str, str]:
     """Where the file system of each path is mounted; of what does not exist, that of the directory it would lie in."""
     wanted = tuple(dict.fromkeys(paths))
     absolute(*wanted)
-    found = runner.run(["sh", "-c", _MOUNTS, "sh", *wanted]).text.split("\0")
-    return dict(zip(wanted, found[:-1], strict=True))
+    found: dict[str, str] = {}
+    for some in batches(wanted):
+        points = runner.run(["sh", "-c", _MOUNTS, "sh", *some]).text.split("\0")
+        found.update(zip(some, points[:-1], strict=True))
+    return found
 
 
 def existing_directory(runner: Runner, path: str) -> str:

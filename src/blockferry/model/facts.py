@@ -94,6 +94,7 @@ class Facts:
     templates: Mapping[tuple[str, str], Template] = field(default_factory=dict)
     """(lower layer, datastore that it would go to) -> what was found there to replace it."""
     following: NvramPlan | None = None  # UEFI variables that an earlier move has yet to bring along
+    filesystems: Mapping[str, str] = field(default_factory=dict)  # old file -> type of its file system ("nfs4")
     save_room: SaveRoom | None = None  # only looked at when the VM is to be saved
     access_problem: str | None = None
     compare_problem: str | None = None  # why images cannot be compared on the host; only looked at when it matters

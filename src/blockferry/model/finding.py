@@ -495,6 +495,12 @@ CATALOGUE: dict[str, FindingKind] = {
             "Do not keep the old disk for long (--keep-source) where space is short.",
         ),
         FindingKind(
+            "SOURCE_SHARED", _I, "The old files lie on a file system that other hosts may use",
+            "On NFS, CIFS, Ceph, GFS2, OCFS2, GlusterFS or behind FUSE another host may have a VM that uses an old "
+            "file, or stands on it; this host cannot see that. So they are kept by default, in quarantine.",
+            "If no other host uses them: --delete-source, or later `blockferry quarantine purge --now PATH`.",
+        ),
+        FindingKind(
             "SAME_FILE", _E, "Source and destination are the same file",
             "The two paths lead to one file (a link, or one directory mounted twice); copying it onto itself would "
             "destroy it.",

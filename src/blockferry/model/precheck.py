@@ -12,6 +12,7 @@ from blockferry.model import (
     destination_names,
     exports,
     fencing,
+    filesystems,
     network,
     placement,
     templates,
@@ -114,7 +115,9 @@ def precheck(request: MoveRequest, facts: Facts, move: str) -> tuple[tuple[Findi
     trims, why_not = trimming.planned(request, facts, [disk.target for disk in disks])
     draft.findings.extend(why_not)
     draft.findings.extend(resuming.findings(disks, request, facts, method))
-    draft.findings.extend(cloning.findings(disks, not_cloned, request, facts))
+    source, said = filesystems.source_policy(request.source, facts, disks, home, nvram)
+    draft.findings.extend(said)
+    draft.findings.extend(cloning.findings(disks, not_cloned, replace(request, source=source), facts))
     draft.findings.extend(templates.unused(request, facts, disks))
     draft.findings.extend(space_findings(disks, facts))
     if facts.vm.checkpoints and any(disk.has_bitmaps for disk in disks):
@@ -137,7 +140,7 @@ def precheck(request: MoveRequest, facts: Facts, move: str) -> tuple[tuple[Findi
         home=home,
         persistent=facts.vm.persistent,
         was=facts.vm.state,
-        source=request.source,
+        source=source,
         verify=request.verify,
         chain=request.chain,
         bandwidth=request.bandwidth,

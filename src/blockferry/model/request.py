@@ -98,6 +98,13 @@ class SourcePolicy:
 
     delete: bool = True
     keep_s: float | None = None  # seconds; None with delete=False: for ever
+    explicit: bool = False  # the user has said --delete-source: also where other hosts may use the files
+    shared: str = ""  # why they are kept although the user has not asked for it (model/filesystems.py)
+
+    @property
+    def why_kept(self) -> str:
+        """The end of "kept, ..."."""
+        return f"because {self.shared}" if self.shared else "as asked"
 
 
 @dataclass(frozen=True, slots=True)

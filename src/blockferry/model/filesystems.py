@@ -1,0 +1,51 @@
+"""Which file systems other hosts may have mounted, too, by the type that the kernel names; what follows for old files.
+
+A network or cluster file system shows us one side only: a file that no VM of this host needs may be in use by a VM of
+another one, and only QEMU's locks would tell, where the file system carries them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from blockferry.model.facts import Facts
+from blockferry.model.finding import Finding, finding
+from blockferry.model.plan import DiskPlan, HomePlan, NvramPlan
+from blockferry.model.request import SourcePolicy
+
+_SHARED = frozenset(
+    {
+        *("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "virtiofs", "afs", "coda"),
+        *("ceph", "gfs", "gfs2", "ocfs2", "lustre", "gpfs", "beegfs", "glusterfs", "pvfs2", "orangefs", "vxfs"),
+        *("fuse", "fuseblk"),
+    }
+)
+"""Types as in /proc/self/mountinfo. What lies behind FUSE cannot be told: sshfs, GlusterFS, S3, or a local disk."""
+
+
+def is_shared(kind: str) -> bool:
+    """Whether other hosts may use a file system of this type."""
+    return kind in _SHARED or kind.startswith("fuse.")
+
+
+def source_policy(
+    asked: SourcePolicy, facts: Facts, disks: Iterable[DiskPlan], home: HomePlan | None, nvram: NvramPlan | None
+) -> tuple[SourcePolicy, list[Finding]]:
+    """What becomes of the old files, and what `check` says of it.
+
+    Without the user's word they are kept when one of them lies where other hosts may use it.
+    """
+    old = [path for disk in disks for path in disk.old_files]
+    old += [one.source for one in home.files] if home is not None else []
+    old += [nvram.source] if nvram is not None else []
+    shared = {path: kind for path in old if is_shared(kind := facts.filesystems.get(path, ""))}
+    if not shared or not asked.delete:
+        return asked, []
+    path, kind = next(iter(shared.items()))
+    if asked.explicit:
+        text = f"{path} lies on {kind}, which other hosts may use. It is deleted all the same, as you said."
+        return asked, [finding("SOURCE_SHARED", text)]
+    why = f"{path} lies on {kind}, which other hosts may use, too"
+    text = f"The old files of {facts.vm.name} are kept: {why}."
+    return replace(asked, delete=False, keep_s=None, shared=why), [finding("SOURCE_SHARED", text)]
