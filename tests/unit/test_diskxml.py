@@ -108,6 +108,9 @@ def test_what_a_copy_is_given() -> None:
     root = etree.fromstring(made)
     assert [label.get("relabel") for label in root.iter("seclabel")] == ["no", "no"]
     assert root.find("./driver/metadata_cache/max_size") is not None
+    assert root.find("./backingStore/format/metadata_cache") is None, "a raw image has none"
+    made = domainxml.copy_destination_xml("/b/o", "qcow2", backing=("/b/v", "qcow2"), carried=carried)
+    assert etree.fromstring(made).find("./backingStore/format/metadata_cache") is not None
     raw = etree.fromstring(domainxml.copy_destination_xml("/b/v", "raw", carried=carried))
     assert raw.find("./driver/metadata_cache") is None
     overlay = etree.fromstring(domainxml.snapshot_xml({"vda": "/a/o"}, ["vdb"], {"vda": carried}))

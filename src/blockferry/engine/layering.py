@@ -92,6 +92,8 @@ def note_layer(context: Context, action: act.NoteLayer, seen: Observation) -> No
         overlay = disk.source_overlay if action.at_source else disk.dest_overlay
         state = layer_print(context.runner, disk, action.at_source)
         record = replace(record, folded_as={**record.folded_as, overlay: state})
+        if not action.at_source:  # libvirt has pointed the persistent XML to the base, without what it drops
+            record = replace(record, config_written=False)
     if action.at_source:
         # The base at the source was, or may be, written to: what was brought in step with it is not any more.
         record = record if action.layer is Layer.USED else record.without_sync(action.target)

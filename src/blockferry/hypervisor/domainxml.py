@@ -315,7 +315,9 @@ def copy_destination_xml(
     below = etree.SubElement(disk, "backingStore")
     if backing is not None:
         below.set("type", "file")
-        etree.SubElement(below, "format", type=backing[1])
+        below_format = etree.SubElement(below, "format", type=backing[1])
+        if backing[1] == "qcow2":
+            carried.add_cache(below_format)
         carried.add_labels(etree.SubElement(below, "source", file=backing[0]))
     return etree.tostring(disk, encoding="unicode")
 
