@@ -36,6 +36,9 @@ log_outputs = "{log_level}:file:/var/log/libvirt/libvirtd.log"
 {log_filters}
 """
 
+SOCKETS = Path("/run/sockets")
+"""On a host, a directory in which QEMU can listen."""
+
 _VIRTLOGD_CONF = """\
 log_level = 3
 log_outputs = "3:file:/var/log/libvirt/virtlogd.log"
@@ -81,6 +84,8 @@ class Host:
         run_directory = self.directory / "run"
         shutil.rmtree(run_directory)
         (run_directory / "lock").mkdir(parents=True)
+        (run_directory / "sockets").mkdir()
+        self.qemu_owner.own(run_directory / "sockets")
         self._namespaces = Namespaces.create(self.name, self.directory, self._reaper, self._lab)
         self.start_virtlogd()
         self.start_libvirtd()

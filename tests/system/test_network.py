@@ -51,6 +51,8 @@ class Server:
             return self.info()
 
         wait_until(answers, f"the server of {self.uri}", timeout=60)
+        if not self.port:
+            self.socket.chmod(0o666)  # QEMU connects as a user of its own
 
     def info(self) -> bool:
         return self.host.run(["qemu-img", "info", "-U", "-f", "raw", self.uri], check=False).returncode == 0

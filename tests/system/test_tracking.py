@@ -14,6 +14,7 @@ import pytest
 
 from lab import Datastore, Disk, Guest
 from lab.changes import coverage, frozen_copy
+from lab.hosts import SOCKETS
 from lab.pytest_plugin import MakeGuest
 from tests.system.voyage import Line, Said, Voyage, image_info
 
@@ -114,7 +115,7 @@ def test_what_comes_between_is_noticed(make_guest: MakeGuest, line: Line, old_sa
     first = point(line, guest)
     host.virsh("checkpoint-create-as", name, "theirs")
     assert_lost(line.do("changes", name, "--since", "theirs"), "somebody else made this checkpoint")
-    server = "<server transport='unix' socket='/run/theirs.sock'/>"
+    server = f"<server transport='unix' socket='{SOCKETS}/theirs.sock'/>"
     host.virsh("backup-begin", name, "/dev/stdin", stdin=f"<domainbackup mode='pull'>{server}</domainbackup>")
     busy = line.do("changes", name, "--since", first)
     assert (busy.status, busy.code) == (9, "TRACKING_BUSY")
@@ -238,7 +239,7 @@ def test_killed_while_it_asks(make_guest: MakeGuest, line: Line, old_san: Datast
 
 def their_changes(guest: Guest, scratch: Path) -> list[tuple[int, int]]:
     """What libvirt answers another program since the checkpoint `theirs`."""
-    socket = f"/run/{guest.name}.sock"
+    socket = SOCKETS / f"{guest.name}.sock"
     disk = "<disk name='vda' backup='yes' type='file' exportname='vda' exportbitmap='theirs'><driver type='qcow2'/>"
     xml = (
         f"<domainbackup mode='pull'><incremental>theirs</incremental><server transport='unix' socket='{socket}'/>"

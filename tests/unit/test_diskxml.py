@@ -109,10 +109,14 @@ def test_what_a_copy_is_given() -> None:
     assert [label.get("relabel") for label in root.iter("seclabel")] == ["no", "no"]
     assert root.find("./driver/metadata_cache/max_size") is not None
     assert root.find("./backingStore/format/metadata_cache") is None, "a raw image has none"
+    cached = "<format type='qcow2'><metadata_cache><max_size unit='bytes'>9</max_size></metadata_cache></format>"
+    overlay = disk("/a/o", cache="/>", below=chain("/a/v").replace("<format type='qcow2'/>", cached))
+    carried = diskxml.carried(domain(overlay), "vda")
     made = domainxml.copy_destination_xml("/b/o", "qcow2", backing=("/b/v", "qcow2"), carried=carried)
+    assert etree.fromstring(made).find("./driver/metadata_cache") is None
     assert etree.fromstring(made).find("./backingStore/format/metadata_cache") is not None
     raw = etree.fromstring(domainxml.copy_destination_xml("/b/v", "raw", carried=carried))
     assert raw.find("./driver/metadata_cache") is None
-    overlay = etree.fromstring(domainxml.snapshot_xml({"vda": "/a/o"}, ["vdb"], {"vda": carried}))
-    assert overlay.find("./disks/disk[@name='vda']/source/seclabel") is not None
+    taken = etree.fromstring(domainxml.snapshot_xml({"vda": "/a/o"}, ["vdb"], {"vda": carried}))
+    assert taken.find("./disks/disk[@name='vda']/source/seclabel") is not None
     assert diskxml.carried(domain(disk("/a/v")), "vdz") == diskxml.Carried()

@@ -21,6 +21,7 @@ class Carried:
 
     labels: tuple[str, ...] = ()  # <seclabel> of its <source>
     cache: str | None = None  # <metadata_cache> of its <driver>
+    cache_below: str | None = None  # and of the image below it: of the disk's own image while an overlay is above that
 
     def add_labels(self, source: etree._Element) -> None:
         """Put the labels into the `<source>` of another image."""
@@ -31,6 +32,11 @@ class Carried:
         """Put the cache's sizes into the `<driver>` of another qcow2."""
         if self.cache is not None:
             driver.append(etree.fromstring(self.cache, _PARSER))
+
+    def add_cache_below(self, format: etree._Element) -> None:
+        """Put the cache's sizes into the `<format>` of a qcow2 that another image is to stand on."""
+        if self.cache_below is not None:
+            format.append(etree.fromstring(self.cache_below, _PARSER))
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +106,9 @@ def carried(xml: str, target: str) -> Carried:
     disk = find(etree.fromstring(xml.encode(), _PARSER), target)
     if disk is None:
         return Carried()
-    cache = disk.find("./driver/metadata_cache")
+    cache, below = disk.find("./driver/metadata_cache"), disk.find("./backingStore/format/metadata_cache")
     labels = tuple(_text(label) for label in disk.iterfind("./source/seclabel"))
-    return Carried(labels, None if cache is None else _text(cache))
+    return Carried(labels, None if cache is None else _text(cache), None if below is None else _text(below))
 
 
 def _text(element: etree._Element) -> str:

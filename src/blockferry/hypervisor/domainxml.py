@@ -317,7 +317,7 @@ def copy_destination_xml(
         below.set("type", "file")
         below_format = etree.SubElement(below, "format", type=backing[1])
         if backing[1] == "qcow2":
-            carried.add_cache(below_format)
+            carried.add_cache_below(below_format)
         carried.add_labels(etree.SubElement(below, "source", file=backing[0]))
     return etree.tostring(disk, encoding="unicode")
 
