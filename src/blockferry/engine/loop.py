@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -49,6 +50,7 @@ JOURNAL_S = 1.0
 """Seconds between two attempts to reach a journal that is away."""
 
 UNFORESEEN_S = 1.0
+REFRESH_S = 20.0
 TRIES = 8
 """How often an effect on the way back or after the switch is tried again before the move is parked."""
 
@@ -299,12 +301,22 @@ class Loop:
         return action.outcome
 
     def _refresh_pools(self) -> None:
-        """Have libvirt count both sides anew: it does so only when asked. A pool that cannot be is somebody else's."""
+        """Have libvirt count both sides anew: it does so only when asked.
+
+        Storage that hangs is not waited for: the move is over, and libvirt's answer is of no consequence for it.
+        """
         disks = self.context.plan.disks
         names = [name for disk in disks for name in (disk.source_datastore, disk.datastore) if name]
-        for name in dict.fromkeys(names):
-            if not is_export(name):
-                pools.refresh_pool(self.context.site.connection, name)
+        connection = self.context.site.connection
+
+        def refresh() -> None:
+            for name in dict.fromkeys(names):
+                if not is_export(name):
+                    pools.refresh_pool(connection, name)
+
+        thread = threading.Thread(target=refresh, name="refresh-pools", daemon=True)
+        thread.start()
+        thread.join(REFRESH_S)
 
     def _follow(self, seen: Observation) -> None:
         """Only the UEFI variables are left. What was done so far is reported now: the rest may take weeks."""
