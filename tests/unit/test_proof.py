@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 from paper_host import HOST, PaperSite
 
-from blockferry.engine import orphan, proof, quarantine
+from blockferry.engine import naming, orphan, proof, quarantine
 from blockferry.engine.proof import Claims
 from blockferry.errors import NotInQuarantine, NotRestorable, StillInUse
+from blockferry.images import references
 from blockferry.journal import Journal, Owner
 from blockferry.model.inventory import PowerState
 from blockferry.model.plan import DiskPlan, Plan
@@ -334,6 +335,32 @@ def test_a_directory_that_is_shared_with_a_guest(site: PaperSite, tmp_path: Path
     site.define("web01", {}, devices=f"<filesystem type='mount'><source dir='{shared}'/><target dir='t'/></filesystem>")
     assert needed(site, path) == f"VM web01 uses the directory {shared}, which holds it"
     assert needed(site, image(tmp_path / "homes" / "old.qcow2")) is None
+
+
+def test_a_host_where_files_cannot_be_looked_at(
+    site: PaperSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no python3, or a datastore does not answer: a doubt, not an error."""
+    path = image(tmp_path / "old.qcow2")
+    site.define("web01", {"vda": image(tmp_path / "new.qcow2")})
+    monkeypatch.setattr(references, "PYTHON", str(tmp_path / "no-python3"))
+    assert "what VMs name could not be looked at" in str(needed(site, path, is_base=False))
+    site.define("web01", {"vda": path})
+    assert needed(site, path) == "VM web01 refers to it"
+
+
+def test_who_names_a_directory(site: PaperSite, tmp_path: Path) -> None:
+    """An empty directory that is shared with a guest, or that a log will be written to, is needed for a start."""
+    home = tmp_path / "web01"
+    home.mkdir()
+    assert naming.directory_user(site, str(home)) == ""
+    share = f"<filesystem type='mount'><source dir='{home}'/><target dir='t'/></filesystem>"
+    site.define("db01", {}, devices=share)
+    assert naming.directory_user(site, str(home)) == f"VM db01 names {home}"
+    site.define("db01", {}, devices=f"<serial type='pty'><log file='{home}/log'/><target port='0'/></serial>")
+    assert naming.directory_user(site, str(home)) == f"VM db01 names {home}/log"
+    site.define("db01", {"vda": tmp_path / "web012" / "vda.qcow2"})
+    assert naming.directory_user(site, str(home)) == ""
 
 
 # ------------------------------------------------------------ orphans

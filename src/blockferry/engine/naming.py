@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from blockferry.engine.site import Site
-from blockferry.errors import BlockferryError, HostUnreachable
+from blockferry.errors import BlockferryError, HostCommandFailed, HostUnreachable
 from blockferry.hypervisor import domains, pools
 from blockferry.images import qemuimg, references
 from blockferry.images.references import Looked, Seen
@@ -94,8 +94,7 @@ def gather(site: Site, kept: Iterable[Kept], going: Iterable[str], besides: Iter
     """Everything that names a file of this host. `besides`: paths that are looked at with the others.
 
     `kept`: files in quarantine, which may stand on others; those in `going` do not count. When an image vanishes
-    while we look, we look again, and in the end it is a doubt. Raises HostUnreachable, LibvirtFailed,
-    HostCommandFailed.
+    while we look, we look again, and in the end it is a doubt. Raises HostUnreachable, LibvirtFailed.
     """
     kept, going, besides = tuple(kept), {posixpath.normpath(one) for one in going}, tuple(besides)
     for last in range(1, _TRIES + 1):
@@ -120,9 +119,13 @@ def _gather(site: Site, kept: tuple[Kept, ...], going: set[str], besides: tuple[
     names.doubts += [Doubt(f"it cannot be told what {problem}") for problem in beside.problems]
     rows = [row for row in kept if posixpath.normpath(row.path) not in going and row.format not in (None, "raw")]
     paths = [*names.paths, *names.trees, *(row.path for row in rows), *besides]
-    names.looked = references.look(
-        site.runner, (path for path in paths if path.startswith("/")), _directories(stores).values()
-    )
+    try:
+        names.looked = references.look(
+            site.runner, (path for path in paths if path.startswith("/")), _directories(stores).values()
+        )
+    except HostCommandFailed as error:  # a datastore that does not answer; or there is no python3
+        names.doubts.append(Doubt(f"what VMs name could not be looked at ({error.sentence.rstrip('.')})"))
+        return names
     images = [(vm, target, source) for vm in everyone for target, source in images_of(vm)]
     _doubt_what_is_not_seen(names, everyone, images, stores)
     read: dict[str, Chain] = {}
@@ -133,6 +136,22 @@ def _gather(site: Site, kept: tuple[Kept, ...], going: set[str], besides: tuple[
         _add_kept(names, site.runner, row)
     _add_stores(names, stores, going)
     return names
+
+
+def directory_user(site: Site, directory: str) -> str:
+    """Who names a directory, or something in it that is not there: "" if nobody, and it may go when it is empty.
+
+    Raises HostUnreachable, LibvirtFailed.
+    """
+    wanted = posixpath.normpath(directory)
+    named = [(path, f"VM {vm.name}") for vm in domains.all_vms(site.connection) for path in names_of(vm)]
+    beside = domains.names_beside(site.connection)
+    named += [*beside.paths.items(), *beside.trees.items()]
+    for path, who in named:
+        normal = posixpath.normpath(path)
+        if normal == wanted or normal.startswith(wanted.rstrip("/") + "/"):
+            return f"{who} names {path}"
+    return f"it cannot be told what {beside.problems[0]}" if beside.problems else ""
 
 
 def _add_vm(names: Names, vm: Vm) -> None:

@@ -163,7 +163,7 @@ def _named(path: str, found: FileStat, names: Names) -> str | None:
     for name, sentence in names.paths.items():
         if name in seen and seen[name].identity == (found.device, found.inode):
             return f"{sentence} (as {name})"
-    places = {seen[one].identity for one in above if seen[one].there}
+    places = {seen[one].identity for one in above if one in seen and seen[one].there}
     for name, sentence in names.trees.items():
         if posixpath.normpath(name) in above or (name in seen and seen[name].there and seen[name].identity in places):
             return sentence

@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from blockferry.engine import proof
+from blockferry.engine import naming, proof
 from blockferry.engine.points import point
 from blockferry.engine.site import Site
 from blockferry.errors import BlockferryError, MoveNotFound, NotInQuarantine, NotRestorable
@@ -149,12 +149,8 @@ def _tidy(site: Site, journal: Journal, one: Kept) -> None:
 
 
 def _home_of(site: Site, directory: str) -> bool:
-    """Whether some VM uses a file of that directory."""
-    return any(
-        posixpath.dirname(posixpath.normpath(name)) == posixpath.normpath(directory)
-        for vm in domains.all_vms(site.connection)
-        for name in proof.names_of(vm)
-    )
+    """Whether some VM names that directory, or something in it."""
+    return bool(naming.directory_user(site, directory))
 
 
 # ------------------------------------------------------------ going back

@@ -20,7 +20,8 @@ from blockferry.images.runner import Runner
 from blockferry.images.shipping import PYTHON, program
 
 _PROGRAM = program("references_program")
-PATIENCE_S = 300.0
+PATIENCE_S = 60.0
+"""A datastore that does not answer for so long is a doubt; each old file of a move waits for it."""
 
 
 @dataclass(frozen=True, slots=True)
