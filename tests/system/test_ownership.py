@@ -138,6 +138,24 @@ def test_a_vm_that_is_off_keeps_the_owners_of_its_files(
     assert owner(image.parent) == (USER, GROUP, 0o2750)
 
 
+def test_a_new_home_is_as_the_pool_says(
+    bare: list[Bare], lab_host: Host, line: Line, old_san: Datastore, ssd: Datastore
+) -> None:
+    """A VM whose files lie flat in the pool has no old home to take the owner of."""
+    vm = make(bare, lab_host, old_san, 0, 0, 0o600, home=None)
+    vm.define()
+    before = owner(ssd.path)
+    os.chown(ssd.path, 0, lab_host.qemu_owner.gid)
+    ssd.path.chmod(0o750)
+    try:
+        image = move(line, vm, ssd)
+    finally:
+        os.chown(ssd.path, *before[:2])
+        ssd.path.chmod(before[2])
+    assert owner(image) == (0, 0, 0o600)
+    assert owner(ssd.home(vm.name)) == (0, lab_host.qemu_owner.gid, 0o750)
+
+
 @pytest.mark.parametrize("method", LIVE)
 def test_a_disk_that_libvirt_must_not_relabel(
     bare: list[Bare], lab_host: Host, line: Line, old_san: Datastore, ssd: Datastore, method: str
@@ -216,9 +234,10 @@ def test_what_qemu_cannot_reach_is_refused(
             if start:
                 lab_host.virsh("start", vm.name)
             said = line.do("check", vm.name, "--to", "inner")
-            [text] = [one["text"] for one in said.document["findings"] if one["code"] == "QEMU_CANNOT_REACH"]
-            assert str(closed.path) in text, text
-            assert str(lab_host.qemu_owner.uid) in text, text
+            errors = [one for one in said.document["check"]["findings"] if one["severity"] == "error"]
+            assert [one["code"] for one in errors] == ["QEMU_CANNOT_REACH"], str(said)
+            assert f"cannot pass {closed.path}:" in errors[0]["text"], str(said)
+            assert f"user {lab_host.qemu_owner.uid}" in errors[0]["text"], str(said)
         told = [one["text"] for one in line.do("doctor").document["checks"] if one["area"] == "datastores"]
         assert [one for one in told if str(closed.path) in one and "cannot pass" in one], told
         os.chown(closed.path, 0, lab_host.qemu_owner.gid)
