@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import posixpath
 
+from blockferry.engine import reaching
 from blockferry.engine.context import Context
 from blockferry.errors import HostCommandFailed
 from blockferry.hypervisor import pools
 from blockferry.images import files, ownership
+from blockferry.model.exports import is_export
 from blockferry.model.inventory import Datastore, datastore_of
 from blockferry.model.plan import DiskPlan
 
@@ -15,8 +17,16 @@ from blockferry.model.plan import DiskPlan
 def give_as(context: Context, source: str, dest: str) -> None:
     """Give a new file or directory what the old one has; before a QEMU opens it, for libvirt notes what it finds.
 
-    What the destination cannot hold, or an old file that is gone, is a warning: the pre-check has tried it.
+    What the destination cannot hold is a warning: the pre-check has tried it. A disk behind a server has no owner; its
+    image is given to QEMU's user.
     """
+    if is_export(dest):
+        return
+    if is_export(source):
+        user = reaching.qemu_user(context.site, context.plan.vm, context.plan.uuid)
+        if user is not None:
+            _tell(context, dest, f"{user}", ownership.give(context.runner, dest, user.uid, user.gid, 0o600))
+        return
     if files.stat_one(context.runner, source) is None:
         return
     try:
@@ -58,7 +68,8 @@ def _old_directory(context: Context, path: str, stores: tuple[Datastore, ...]) -
     """The directory whose place `path` takes: the VM's old home, or that of a disk that goes there."""
     plan = context.plan
     found = [plan.home.source] if plan.home is not None and plan.home.dest == path else []
-    found += [posixpath.dirname(disk.source) for disk in plan.disks if posixpath.dirname(disk.dest) == path]
+    images = [disk for disk in plan.disks if disk.source_kind == "file" and posixpath.dirname(disk.dest) == path]
+    found += [posixpath.dirname(disk.source) for disk in images]
     roots = {posixpath.normpath(store.path) for store in stores if store.path is not None}
     for one in found:
         # A pool's own directory is no VM's: what it permits is about all of them.

@@ -13,16 +13,16 @@ from blockferry.images.runner import Runner
 from blockferry.model import placement
 from blockferry.model.access import QemuUser
 from blockferry.model.exports import is_export
-from blockferry.model.inventory import Datastore, Vm
+from blockferry.model.inventory import Datastore
 
 
-def qemu_user(site: Site, vm: Vm) -> QemuUser | None:
+def qemu_user(site: Site, name: str, uuid: str) -> QemuUser | None:
     """Who opens the images of a VM: its process's user if it runs, else whom its XML or libvirt names.
 
     None when it is not known, and for root, whom no directory stops.
     """
-    found = qemurun.user_of(site.runner, site.uri, vm.name, vm.uuid) if vm.state.active else None
-    found = found or secmodel.vm_user(site.connection, vm.name) or secmodel.default_user(site.connection)
+    found = qemurun.user_of(site.runner, site.uri, name, uuid)
+    found = found or secmodel.vm_user(site.connection, name) or secmodel.default_user(site.connection)
     return found if found is not None and found.uid != 0 else None
 
 

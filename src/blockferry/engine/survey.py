@@ -132,7 +132,7 @@ def survey(
     left = {path: one for path, one in (kept or {}).items() if path in existing}
     used = _users(runner, vm, everyone, paths)
     storage, storage_problem = _storage(runner, vm, wanted, request)
-    user = reaching.qemu_user(site, vm)
+    user = reaching.qemu_user(site, vm.name, vm.uuid)
     return Facts(
         uri=connection.uri,
         host=connection.host_id(),

@@ -72,6 +72,8 @@ def facts(path: str) -> tuple[int, int, int, dict[str, bytes]]:
     kept = {name: attribute(path, name) for name in names if name in (*ACL, SELINUX) or name.startswith("user.")}
     if (label := remembered(path, "selinux")) is not None:
         kept[SELINUX] = label.encode() + b"\0"
+    if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
+        kept.pop(SELINUX, None)  # a device's label is no file's
     return uid, gid, bits, {name: value for name, value in kept.items() if value is not None}
 
 
