@@ -11,10 +11,12 @@ import fcntl
 import io
 import logging
 import os
+import queue
 import re
 import sys
+import threading
 from collections.abc import Iterator
-from logging.handlers import RotatingFileHandler
+from logging.handlers import QueueHandler, QueueListener, RotatingFileHandler
 from pathlib import Path
 
 import platformdirs
@@ -26,6 +28,9 @@ BACKUPS = 4
 _FORMAT = "%(asctime)s %(levelname)s %(process)d %(name)s: %(message)s"
 _PASSWORD = re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s:/@?#]*:)[^\s/?#]*@", re.IGNORECASE)
 _NAMED = re.compile(r"\b(password|passwd|secret|PGPASSWORD)=[^\s&'\"]+", re.IGNORECASE)
+
+
+_writers: list[QueueListener] = []
 
 
 def masked(text: str) -> str:
@@ -100,15 +105,37 @@ def to_file(path: str) -> str | None:
     if path == OFF:
         return None
     try:
-        _add(_SharedFile(Path(path)), logging.DEBUG if os.environ.get("BLOCKFERRY_LOG_DEBUG") else logging.INFO)
+        handler = _SharedFile(Path(path))
     except OSError as error:
         return f"{path} cannot be written: {error.strerror}"
+    handler.setFormatter(_Masked(_FORMAT))
+    # A thread writes it: a disk that does not answer must not hold whoever logs, with a VM suspended perhaps.
+    lines: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
+    writer = QueueListener(lines, handler)
+    writer.start()
+    _writers.append(writer)
+    _add(QueueHandler(lines), logging.DEBUG if os.environ.get("BLOCKFERRY_LOG_DEBUG") else logging.INFO, None)
     return None
 
 
-def _add(handler: logging.Handler, level: int) -> None:
+def close(patience_s: float = 5.0) -> None:
+    """Write what has been logged into files so far, and end that; a disk that hangs is waited for only so long."""
+    while _writers:
+        ending = threading.Thread(target=_end, args=(_writers.pop(),), daemon=True)
+        ending.start()
+        ending.join(patience_s)
+
+
+def _end(writer: QueueListener) -> None:
+    writer.stop()
+    for handler in writer.handlers:
+        handler.close()
+
+
+def _add(handler: logging.Handler, level: int, form: str | None = _FORMAT) -> None:
     handler.setLevel(level)
-    handler.setFormatter(_Masked(_FORMAT))
+    if form is not None:
+        handler.setFormatter(_Masked(form))
     root = logging.getLogger(ROOT)
     root.addHandler(handler)
     root.setLevel(min(level, root.level or level))

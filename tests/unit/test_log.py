@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,6 +52,7 @@ def test_the_file_has_every_line_its_mode_and_no_password(tmp_path: Path) -> Non
         raise RuntimeError("cannot reach postgresql://m:s3cret@db/j")
     except RuntimeError:
         LOGGER.exception("move %s", "3f2a")
+    log.close()
     text = path.read_text()
     assert "blockferry.test: move 3f2a" in text
     assert "Traceback" in text
@@ -63,7 +66,8 @@ def test_processes_share_a_file_that_rotates(tmp_path: Path) -> None:
     script = (
         "import logging, sys; from blockferry import log; log.MAX_BYTES = 20000; log.BACKUPS = 40\n"
         "log.to_file(sys.argv[1])\n"
-        "for i in range(400): logging.getLogger('blockferry.x').info('%s %d end', sys.argv[2], i)"
+        "for i in range(400): logging.getLogger('blockferry.x').info('%s %d end', sys.argv[2], i)\n"
+        "log.close()"
     )
     children = [subprocess.Popen([sys.executable, "-c", script, str(path), name]) for name in "ab"]
     assert [child.wait(60) for child in children] == [0, 0]
@@ -79,6 +83,26 @@ def test_a_log_that_cannot_be_written_is_said_and_stops_nothing(tmp_path: Path) 
     assert log.to_file(str(tmp_path / "file" / "log")) is not None
     assert log.to_file("off") is None
     LOGGER.error("on it goes")
+
+
+def hundred() -> None:
+    for number in range(100):
+        LOGGER.error("line %d", number)
+
+
+def test_a_log_whose_disk_hangs_holds_nobody_up(tmp_path: Path) -> None:
+    """Somebody has the lock of the file and does not give it back, as a process that waits for a dead disk."""
+    path = tmp_path / "blockferry.log"
+    assert log.to_file(str(path)) is None
+    with open(f"{path}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = threading.Thread(target=hundred)
+        done.start()
+        done.join(20)
+        assert not done.is_alive()
+        assert path.read_text() == ""
+    log.close()
+    assert len(path.read_text().splitlines()) == 100
 
 
 def test_verbose_is_the_log_on_standard_error(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from typing import Any
 
@@ -13,8 +14,10 @@ from blockferry.cli.app import App, pass_app
 from blockferry.cli.command import Command
 from blockferry.cli.request import LOOKING, request_options, to_request
 from blockferry.config import Config
-from blockferry.errors import Interrupted, Refused
+from blockferry.errors import BlockferryError, Interrupted, Refused
 from blockferry.model.summary import MoveSummary
+
+logger = logging.getLogger(__name__)
 
 
 @click.command(
@@ -131,4 +134,13 @@ def run_move(app: App, move_id: str, journal_from_stdin: bool) -> None:
     if journal_from_stdin:
         app.journal = sys.stdin.read().strip() or None
     log.to_file(Config.load().log_file or log.default_file())
-    drive.run_in_background(app.service(tend=False), move_id)
+    try:
+        drive.run_in_background(app.service(tend=False), move_id)
+    except BlockferryError as error:  # nobody reads this process's standard error
+        logger.warning("the worker of move %s ends: %s", move_id, error)
+        raise
+    except Exception:
+        logger.exception("the worker of move %s ends", move_id)
+        raise
+    finally:
+        log.close()
