@@ -79,6 +79,7 @@ COURSE = (
     *("saving", "vm-saved", "saved-noted", "restoring", "restored", "let-go"),
     "snapshots-written",
     "truth-named",
+    "guest-resumed",
     *("point-made", "changes-begun", "changes-read"),
     "purging",
 )

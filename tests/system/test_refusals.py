@@ -59,10 +59,6 @@ def shared(case: Case) -> None:
     case.edit("<target dev='vda' bus='virtio'/>", "<target dev='vda' bus='virtio'/><shareable/>")
 
 
-def read_only(case: Case) -> None:
-    case.edit("<target dev='vda' bus='virtio'/>", "<target dev='vda' bus='virtio'/><readonly/>")
-
-
 def transient(case: Case) -> None:
     case.edit("<target dev='vda' bus='virtio'/>", "<target dev='vda' bus='virtio'/><transient/>")
 
@@ -175,7 +171,6 @@ def differs(case: Case) -> None:
 
 REFUSALS: list[tuple[Callable[[Case], None] | None, str, list[str]]] = [
     (shared, "SHARED_DISK", []),
-    (read_only, "READ_ONLY_DISK", []),
     (transient, "TRANSIENT_DISK", []),
     (lun, "PASSTHROUGH_LUN", []),
     (used_as_disk, "IMAGE_USED_ELSEWHERE", []),

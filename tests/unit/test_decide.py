@@ -392,6 +392,26 @@ DECISIONS: dict[str, tuple[Plan, Observation, act.Action | type]] = {
     "a running VM with copy_on_read is not copied": (
         ONE, seen(RUNNING, disk(copy_on_read=True), record=begun(copies=stages(Stage.IMAGE))), act.Fail,
     ),
+    "paused because its storage failed: runs again at the new place, if that was asked": (
+        replace(ONE, resume_after=True), seen(PAUSED, across(), record=after(config_written=True), config_agrees=True,
+                                              pause_reason="ioerror"), act.ResumeGuest(),
+    ),
+    "not before the configuration is written": (
+        replace(ONE, resume_after=True), seen(PAUSED, across(), record=after(), pause_reason="ioerror"),
+        act.WriteConfig(),
+    ),
+    "once": (
+        replace(ONE, resume_after=True), seen(PAUSED, across(), record=after(config_written=True, let_run=True),
+                                              config_agrees=True, pause_reason="ioerror"), act.Settle("vda"),
+    ),
+    "paused by its owner meanwhile: it stays so": (
+        replace(ONE, resume_after=True), seen(PAUSED, across(), record=after(config_written=True),
+                                              config_agrees=True, pause_reason="user"), act.Settle("vda"),
+    ),
+    "and if nothing was asked": (
+        ONE, seen(PAUSED, across(), record=after(config_written=True), config_agrees=True, pause_reason="ioerror"),
+        act.Settle("vda"),
+    ),
     "one that is off is": (ONE, seen(OFF, off()), act.ColdCopy("vda")),
     "all across: noted before anything else": (ONE, seen(RUNNING, across()), act.NoteSwitched()),
     "all across: a wish to cancel comes too late": (

@@ -102,6 +102,8 @@ def plan(out: Out, plan: Plan, estimates: tuple[DiskEstimate, ...] = ()) -> None
         pairs.append(
             ("trim", "the guest gives back what it does not use before it is copied, and once more at the end")
         )
+    if plan.resume_after:
+        pairs.append(("afterwards", "the VM, paused because its storage failed, runs again"))
     if plan.method is Method.CHANGED_BLOCKS:
         pairs.append(("if outrun", f"{plan.if_not_converging.value}, when the guest writes as fast as it is copied"))
     if plan.hang is not None:

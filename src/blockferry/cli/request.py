@@ -24,6 +24,7 @@ from blockferry.model.request import (
     Method,
     MoveRequest,
     OnBreak,
+    Paused,
     Preallocation,
     Provision,
     SourcePolicy,
@@ -125,6 +126,13 @@ def request_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 help="When the guest changes its disk as fast as it is copied; default: as configured, else auto.",
             ),
             click.option(
+                "--paused",
+                type=click.Choice([item.value for item in Paused]),
+                default=Paused.KEEP.value,
+                help="A VM that QEMU has paused because its storage failed (a full datastore): it stays paused (keep, "
+                "the default), or runs again once its disks are at the destination (resume).",
+            ),
+            click.option(
                 "--hang-limit",
                 type=types.Limit(),
                 help="Cut the destination off when the guest's writes wait for it longer than this, like 5s, or never; "
@@ -174,6 +182,7 @@ def to_request(
     guest_latency: float | None,
     guest_slowdown: float | None,
     if_not_converging: str | None,
+    paused: str,
     hang_limit: float | None,
     keep_source: float | None,
     delete_source: bool,
@@ -230,6 +239,7 @@ def to_request(
         from_scratch=from_scratch,
         firmware=Firmware(firmware),
         trim=_trim(trim, config),
+        paused=Paused(paused),
         hang=_fencing(hang_limit, config),
         buffer=config.copy_buffer or COPY_BUFFER,
     )

@@ -104,6 +104,8 @@ def perform(context: Context, action: act.Action, seen: Observation) -> None:
             layering.forget_copy(context, action.target, seen)
         case act.Fail():
             _fail(context, action, seen)
+        case act.ResumeGuest():
+            _resume_guest(context, seen)
         case act.NoteGraph():
             _note_graph(context, action, seen)
         case act.PointAtTruth():
@@ -593,6 +595,14 @@ def _note_switched(context: Context, seen: Observation) -> None:
     hanging.end(context)
     context.tell("phase", "all disks are at the destination")
     point("switched-noted")
+
+
+def _resume_guest(context: Context, seen: Observation) -> None:
+    """Once: a VM that is paused by an error again, at its new place, stays so."""
+    if context.control.resume():
+        context.tell("action", f"{context.plan.vm} runs again, as asked; QEMU repeats what had failed")
+    point("guest-resumed")
+    context.note(replace(seen.record, let_run=True))
 
 
 def _note_graph(context: Context, action: act.NoteGraph, seen: Observation) -> None:

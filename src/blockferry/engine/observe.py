@@ -135,6 +135,7 @@ class Observer:
             unflushed_s=0.0 if memory.checkpoint_at is None else now_s - memory.checkpoint_at,
             nvram=self._nvram(view, record),
             saved=view.saved,
+            pause_reason=view.pause_reason,
             silence=memory.silence,
             flushed=memory.flushed_at is not None and now_s - memory.flushed_at < FLUSH_HOLDS_S,
         )
@@ -422,6 +423,8 @@ def _nvram_side(plan: NvramPlan, path: str | None) -> Side:
 
 
 def _side(disk: DiskPlan, source: DiskSource | None) -> Side:
+    if source is not None and source.volume and source.volume == disk.source_volume:
+        return Side.SOURCE
     if source is None or source.place is None:
         return Side.ELSEWHERE
     if any(one and same_path(source.place, one) for one in (disk.source, disk.source_overlay)):

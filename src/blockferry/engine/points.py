@@ -57,6 +57,7 @@ POINTS = (
     "config-written",
     "snapshots-written",
     "settled",
+    "guest-resumed",
     "graph-noted",
     "truth-named",
     "releasing-source",

@@ -30,7 +30,7 @@ _PHASES: tuple[tuple[str, tuple[type, ...]], ...] = (
     ("trim", (act.TrimGuest, act.TrimAgain)),
     ("copy", (act.StartCopy, act.NoteClean, act.ForgetCopy, act.PrepareView, act.ColdCopy)),
     ("copy", (act.GoSynchronous, act.LeaveSynchronous, act.ThrottleGuest, act.SyncBase, act.Checkpoint)),
-    ("switch", (act.FlushDestination, act.Pivot, act.NoteGraph, act.NoteSwitched, act.WriteConfig)),
+    ("switch", (act.FlushDestination, act.Pivot, act.NoteGraph, act.NoteSwitched, act.WriteConfig, act.ResumeGuest)),
     ("verify", (act.Verify, act.EndView)),
     ("clean up", (act.WriteSnapshots, act.MoveMedium, act.Settle, act.ReleaseSource, act.ReleaseHome)),
     ("firmware", (act.Follow, act.AwaitPowerOff, act.CopyNvram, act.PointNvram, act.ReleaseNvram, act.LeaveNvram)),

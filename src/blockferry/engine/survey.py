@@ -89,7 +89,7 @@ def survey(
     Raises VmNotFound, HostUnreachable, LibvirtFailed.
     """
     connection, runner = site.connection, site.runner
-    vm = domains.vm(connection, request.vm)
+    vm = with_volume_paths(domains.vm(connection, request.vm))
     everyone = domains.all_vms(connection)
     stores = pools.datastores(connection)
     libvirt, qemu = connection.versions()
@@ -196,6 +196,20 @@ def _storage(
     except HostCommandFailed as error:
         return {}, (error.stderr.strip().splitlines() or [error.sentence])[-1]
     return {paths[path]: one for path, one in found.items()}, None
+
+
+def with_volume_paths(vm: Vm) -> Vm:
+    """The VM with the paths of those disks that its XML names as volumes of active pools of files."""
+    paths = {
+        f"{one.pool}/{one.name}": one.path for one in vm.volumes if one.path and one.may_be_file and not one.pool_state
+    }
+
+    def found(source: DiskSource | None) -> DiskSource | None:
+        if source is None or source.volume not in paths:
+            return source
+        return replace(source, kind="file", path=paths[source.volume])
+
+    return replace(vm, disks=tuple(replace(one, live=found(one.live), config=found(one.config)) for one in vm.disks))
 
 
 def _graph_differs(site: Site, vm: Vm) -> dict[str, str]:

@@ -44,6 +44,7 @@ class ParsedDisk:
     iothread: bool
     encrypted: bool = False
     secret: Secret | None = None
+    sliced: bool = False
     copy_on_read: bool = False
     alias: str = ""
 
@@ -193,6 +194,7 @@ def merge(live: ParsedDomain | None, config: ParsedDomain | None) -> tuple[Disk,
                 iothread=now.iothread,
                 encrypted=any(one[target].encrypted for one in (lives, configs) if target in one),
                 secret=_same_secret([one[target].secret for one in (lives, configs) if target in one]),
+                sliced=any(one[target].sliced for one in (lives, configs) if target in one),
                 copy_on_read=now.copy_on_read,
                 alias=lives[target].alias if target in lives else "",
             )
@@ -428,6 +430,7 @@ def _disk(element: etree._Element, threaded: set[tuple[str, str]]) -> ParsedDisk
         # of the source, in the old way of the disk, or of a layer below: https://libvirt.org/formatstorageencryption.html
         encrypted=element.find(".//encryption") is not None,
         secret=_secret(element),
+        sliced=element.find(".//slices") is not None,
         copy_on_read=attributes.get("copy_on_read") == "on",
         alias="" if (alias := element.find("alias")) is None else alias.get("name", ""),
     )
@@ -470,7 +473,8 @@ def _source(element: etree._Element) -> DiskSource | None:
         _describe(kind, source, path),
         "" if element.find("auth") is not None else _export(source),
         _storages(source),
-        _closed(element),
+        volume=f"{source.get('pool')}/{source.get('volume')}" if kind == "volume" else "",
+        closed=_closed(element),
     )
 
 

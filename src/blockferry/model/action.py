@@ -244,6 +244,11 @@ class RevertConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class ResumeGuest:
+    """Let a VM run again that QEMU had paused because its old storage failed: it repeats the failed requests here."""
+
+
+@dataclass(frozen=True, slots=True)
 class NoteGraph:
     """Remember what QEMU's own block graph says of the new images. `folded`: also that no overlay is left."""
 
@@ -435,6 +440,7 @@ Action = (
     | WriteSnapshots
     | MoveMedium
     | RevertConfig
+    | ResumeGuest
     | NoteGraph
     | PointAtTruth
     | NoteSwitched

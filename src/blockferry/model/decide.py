@@ -706,6 +706,8 @@ def _after_switch(plan: Plan, seen: Observation) -> act.Action:
             return act.MoveMedium(target)
     if seen.persistent and not (record.config_written and seen.config_agrees):
         return act.WriteConfig()
+    if plan.resume_after and not record.let_run and seen.pause_reason == "ioerror":
+        return act.ResumeGuest()
     verify = verifying.after_switch(plan, seen)
     if verify is not None and any(view.overlay for view in seen.disks):
         return verify  # before the folds: a backup and an active commit exclude each other

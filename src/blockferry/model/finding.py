@@ -124,9 +124,9 @@ CATALOGUE: dict[str, FindingKind] = {
             "Convert the disk with qemu-img while the VM is off.",
         ),
         FindingKind(
-            "READ_ONLY_DISK", _E, "The disk is read-only",
-            "libvirt does not copy a read-only disk of a running VM, and a read-only disk is often shared.",
-            "Move it while the VM is off, or leave it where it is.",
+            "READ_ONLY_DISK", _E, "The disk is a removable medium",
+            "A CD or floppy follows the home of the VM and is no disk to be moved.",
+            "Leave it out of --disk.",
         ),
         FindingKind(
             "TRANSIENT_DISK", _E, "The disk is transient",
@@ -328,17 +328,27 @@ CATALOGUE: dict[str, FindingKind] = {
         ),
         FindingKind(
             "CONFIG_DIFFERS", _E, "The VM's live and persistent configuration name different files",
-            "It cannot be told which of the two is meant.",
-            "`virsh dumpxml VM` and `virsh dumpxml --inactive VM`; bring them in line first.",
+            "It cannot be told which of the two is meant; or the disk is in one of them only: attached to the running "
+            "VM but not for its next start, or only for that.",
+            "`virsh dumpxml VM` and `virsh dumpxml --inactive VM`; bring them in line first (`virsh attach-disk` or "
+            "`virsh detach-disk` with --config, or power-cycle the VM).",
         ),
         FindingKind(
-            "PAUSED_ON_ERROR", _E, "The VM is paused because of an I/O error",
-            "Its disk has failed or is full; a copy would fail the same way.",
-            "Put the storage right and `virsh resume VM`.",
+            "PAUSED_ON_ERROR", _W, "The VM is paused because of an I/O error",
+            "A request to its disk failed; most often its datastore is full. Its disks can be moved all the same, if "
+            "they can be read. QEMU repeats the failed requests when the VM is resumed, at the new place: nothing "
+            "that was acknowledged is lost.",
+            "`--paused resume` lets it run once its disks are at the destination; else `virsh resume VM` afterwards.",
         ),
         FindingKind(
             "VM_CRASHED", _W, "The guest has crashed",
             "QEMU still holds its disks; they are moved as they are.",
+            "",
+        ),
+        FindingKind(
+            "VOLUME_AS_FILE", _I, "The disk is named as a volume of a pool",
+            "The VM's XML names the disk by pool and volume. At the destination it is named by its path: for libvirt "
+            "that is the same, whether the pool is active or not.",
             "",
         ),
         FindingKind(

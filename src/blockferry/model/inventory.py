@@ -60,6 +60,7 @@ class DiskSource:
     description: str = ""  # for people, where there is no path: "nbd://host/export", "volume p/v"
     export: str = ""  # of an NBD, iSCSI or RBD server: model.exports.Export.uri; it has no path
     storages: tuple[str, ...] = ()  # of any network disk: model.exports.storage, to tell whether one is used
+    volume: str = ""  # "POOL/VOLUME" of a source that is named so
     closed: bool = False  # the XML says where the backing chain ends: QEMU opens nothing that it does not name
 
     @property
@@ -97,6 +98,7 @@ class Disk:
     iothread: bool = False  # a thread of its own serves it, by itself or by its controller
     encrypted: bool = False  # QEMU is given a secret for it or for what it stands on
     secret: Secret | None = None  # the one secret with which QEMU itself opens the image as LUKS, now and next time
+    sliced: bool = False  # its content is a part of its file (<slices>)
     copy_on_read: bool = False  # what is read from a backing file is written into the image; a filter node of QEMU's
     alias: str = ""  # libvirt's name of the device, by which QEMU's block graph is read; only while the VM runs
 

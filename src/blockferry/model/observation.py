@@ -120,6 +120,7 @@ class Observation:
     nvram: NvramView | None = None  # None: the plan moves none
     saved: bool = False  # off, with a saved state: its next start uses the disks that the state names
     flushed: bool = False  # the destination was flushed to stable storage just before
+    pause_reason: str | None = None  # "user", "ioerror" ... while it is paused
     graph: GraphView | None = None  # QEMU's block graph; only looked at after a switch, None: not looked at
     unflushed: float = 0.0  # the largest share of a disk that was copied since QEMU last flushed the destination
     unflushed_s: float = 0.0  # and for how long

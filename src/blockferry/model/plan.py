@@ -102,6 +102,7 @@ class DiskPlan:
     sealed: bool = False  # encrypted, and copied as it is without its secret; so never by a running QEMU, unless:
     luks: LuksPlan | None = None
     clone: bool = False  # the file system clones `source` as it is (docs/clone.md)
+    source_volume: str = ""  # "POOL/VOLUME" by which the VM's XML names `source`; "": by its path
     reused: ReusedLayer | None = None  # what `backing`, or the lowest of `layers`, stands on instead of a copy
 
     @property
@@ -207,6 +208,7 @@ class Plan:
     hang: HangPlan | None = None  # None: planned by an older version, or the VM is off
     vtpm: str | None = None  # where the host keeps the state of the VM's TPM; it stays there
     buffer: int = COPY_BUFFER  # bytes that QEMU copies in one go
+    resume_after: bool = False  # QEMU has paused the VM because its storage failed; it runs again after the switch
     trim: bool = False  # the guest gives back what it does not use before the first disk is copied, and once more after
     host: str = ""  # libvirt's UUID of the host; "": planned by an older version
     host_name: str = ""  # its name then, for people

@@ -34,6 +34,7 @@ from blockferry.model.request import (
     IfNotConverging,
     Method,
     MoveRequest,
+    Paused,
     Preallocation,
     Provision,
 )
@@ -154,6 +155,7 @@ def precheck(request: MoveRequest, facts: Facts, move: str) -> tuple[tuple[Findi
         nvram=nvram,
         vtpm=vtpm,
         trim=trims,
+        resume_after=facts.vm.pause_reason == "ioerror" and request.paused is Paused.RESUME,
         hang=_hang_plan(request, facts, method),
     )
     late = destination_names.made_findings(facts, plan)
@@ -354,6 +356,7 @@ def _look_at_disk(request: MoveRequest, facts: Facts, disk: Disk, store: Datasto
             sealed=sealed,
             luks=luks,
             reused=reused,
+            source_volume=disk.source.volume,
         )
     )
 

@@ -123,6 +123,7 @@ class Record:
     switching: bool = False  # that suspension is the switch
     switch_attempts: int = 0
     switched: bool = False  # proof: all disks were seen at the destination
+    let_run: bool = False  # a VM that QEMU had paused because its storage failed was resumed, as the plan says
     graph_proven: bool = False  # proof: then QEMU itself named the new images, and had no old one open for writing
     graph_folded: bool = False  # proof: the same once the overlays at the destination were committed
     graph_doubt: str = ""  # why that cannot be proven, a clause: the old files are kept

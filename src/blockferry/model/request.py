@@ -63,6 +63,13 @@ class Trim(enum.Enum):
     YES = "yes"
 
 
+class Paused(enum.Enum):
+    """What becomes of a VM that QEMU has paused because a request to its storage failed (a full datastore)."""
+
+    KEEP = "keep"  # it stays paused; its owner resumes it
+    RESUME = "resume"  # it runs again once its disks are at the destination: QEMU repeats what had failed
+
+
 class Chain(enum.Enum):
     """What becomes of a backing chain."""
 
@@ -150,4 +157,5 @@ class MoveRequest:
     cluster_size: int | None = None  # bytes, of a qcow2; None: as it is
     trim: Trim = Trim.NO
     buffer: int = COPY_BUFFER  # bytes that QEMU copies in one go
+    paused: Paused = Paused.KEEP
     template: str = ANY_TEMPLATE  # the image that layers may be replaced by: one of the same name, none, or this path

@@ -64,6 +64,12 @@ def no_overlay(disk: DiskPlan, facts: Facts) -> str | None:
         return f"{facts.vm.name} is transient: when it goes off, nothing would name the overlay with its last writes"
     if disk.source_kind != "file":
         return f"{disk.source} is a block device, beside which no overlay can lie"
+    if (found := facts.vm.disk(disk.target)) is not None and found.read_only:
+        return "it is read-only, and libvirt puts no overlay above such a disk"
+    if facts.vm.pause_reason == "ioerror":
+        return f"{facts.vm.name} is paused because its storage failed, where an overlay would have to lie, too"
+    if disk.source_volume:
+        return f"the VM names it as the volume {disk.source_volume}, and libvirt would lose that name under an overlay"
     if disk.sealed:
         return "it is encrypted, and an overlay would hold the guest's writes in the clear"
     return None

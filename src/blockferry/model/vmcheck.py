@@ -12,7 +12,7 @@ from blockferry.model.inventory import Datastore, Disk, Image, PowerState
 from blockferry.model.method import SYNCHRONOUS_SINCE
 from blockferry.model.placement import FORMATS
 from blockferry.model.plan import LuksPlan
-from blockferry.model.request import Method, MoveRequest, Provision
+from blockferry.model.request import Method, MoveRequest, Paused, Provision
 
 OLDEST_LIBVIRT = SYNCHRONOUS_SINCE
 OLDEST_QEMU = (6, 0, 0)
@@ -104,7 +104,7 @@ def vm_findings(request: MoveRequest, facts: Facts) -> list[Finding]:
     if vm.state is PowerState.CRASHED:
         found.append(finding("VM_CRASHED", f"The guest of {vm.name} has crashed; its disks are moved as they are."))
     if vm.pause_reason == "ioerror":
-        found.append(finding("PAUSED_ON_ERROR", f"{vm.name} is paused because of an I/O error."))
+        found.append(_paused_on_error(request, vm.name))
     if request.method is Method.COLD and vm.state.active:
         found.append(
             finding("METHOD_NEEDS_POWER", f"{vm.name} is {vm.state.value}; the method cold needs it to be off.")
@@ -113,6 +113,18 @@ def vm_findings(request: MoveRequest, facts: Facts) -> list[Finding]:
         text = f"{vm.name} is off; the method {request.method.value} needs it to run."
         found.append(finding("METHOD_NEEDS_POWER", text))
     return found
+
+
+def _paused_on_error(request: MoveRequest, vm: str) -> Finding:
+    """A full datastore is the usual reason, and moving away the remedy. Nobody but the user says that it runs again."""
+    if request.verify:
+        text = f"{vm} is paused because of an I/O error: a frozen view of its disks cannot be held then."
+        return finding("PAUSED_ON_ERROR", text, "Leave out --verify.", Severity.ERROR)
+    if request.paused is Paused.RESUME:
+        text = f"{vm} is paused because of an I/O error. It runs again once its disks are at the destination."
+        return finding("PAUSED_ON_ERROR", text, "Use --paused keep to have it stay paused.")
+    text = f"{vm} is paused because of an I/O error. It is moved as it is, and stays paused."
+    return finding("PAUSED_ON_ERROR", text, f"Afterwards `virsh resume {vm}`; or use --paused resume.")
 
 
 def datastore_findings(store: Datastore, facts: Facts) -> list[Finding]:
@@ -147,8 +159,17 @@ def disk_findings(request: MoveRequest, facts: Facts, disk: Disk, chain: tuple[I
         return [finding("SHARED_DISK", f"{name} is shared with other VMs (<shareable/>).")]
     if disk.transient:
         return [finding("TRANSIENT_DISK", f"{name} is transient.")]
-    if disk.read_only:
-        return [finding("READ_ONLY_DISK", f"{name} is read-only.")]
+    if facts.vm.state.active and facts.vm.persistent and disk.live is None and disk.config is not None:
+        text = f"{name} is only in the persistent configuration: it is attached at the next start of the VM."
+        movable = " ".join(
+            f"--disk {one.target}=DATASTORE"
+            for one in facts.vm.disks
+            if one.device == "disk" and one.live is not None and not one.shareable
+        )
+        return [finding("CONFIG_DIFFERS", text, f"Power-cycle {facts.vm.name} first; or move the others: {movable}.")]
+    if disk.sliced:
+        text = f"{name} is a slice of {disk.source.description if disk.source else 'a file'} (<slices>)"
+        return [finding("UNSUPPORTED_SOURCE", f"{text}: a copy would hold the wrong part of that file.")]
     if disk.source is None:
         return [finding("UNSUPPORTED_SOURCE", f"{name} has no source.")]
     if disk.source.place is None or disk.source.kind not in ("file", "block", "network"):
@@ -160,7 +181,7 @@ def disk_findings(request: MoveRequest, facts: Facts, disk: Disk, chain: tuple[I
         what = f"a block {disk.mirror.job} to {disk.mirror.dest}" if disk.mirror else str(disk.other_job)
         found.append(finding("JOB_ON_DISK", f"{name} is busy: {what}."))
     if facts.vm.persistent and disk.live and (disk.config is None or disk.config.place != disk.live.place):
-        elsewhere = disk.config.description if disk.config else "nothing"
+        elsewhere = disk.config.description if disk.config else "nothing: it was attached to the running VM only"
         found.append(
             finding("CONFIG_DIFFERS", f"{name} runs on {disk.live.place}, the next start would use {elsewhere}.")
         )
@@ -170,6 +191,9 @@ def disk_findings(request: MoveRequest, facts: Facts, disk: Disk, chain: tuple[I
     for format in {chain[0].format if chain else disk.source.format, request.format or "raw"}:
         if format not in FORMATS:
             found.append(finding("UNSUPPORTED_FORMAT", f"{name}: the format {format} cannot be moved."))
+    if disk.source.volume:
+        text = f"{name} is {disk.source.description}, the file {disk.source.path}; its configuration names files then."
+        found.append(finding("VOLUME_AS_FILE", text))
     for image in chain:
         found.extend(_image_findings(name, image))
     if any(image.internal_snapshots for image in chain):
