@@ -99,6 +99,18 @@ def test_local_path(filename: str, path: str) -> None:
     assert block_graph.local_path(filename) == path
 
 
+def test_a_raw_file_without_a_format_node_is_seen() -> None:
+    """Newer libvirt leaves the format node of a raw image out. One that was left behind must be seen all the same."""
+    disk = {"node-name": "libvirt-2-storage", "drv": "file", "file": "/srv/s/new.raw", "ro": False}
+    left = {"node-name": "libvirt-1-storage", "drv": "file", "file": "/srv/s/old.raw", "ro": False}
+    above = {"node-name": "cor", "drv": "copy-on-read", "file": "/srv/s/old.raw", "ro": False}
+    device = {"qdev": "/machine/peripheral/virtio-disk0/virtio-backend", "inserted": disk}
+    found = block_graph.read([device], [disk, left, above])
+    assert [node.path for one in found.disks for node in one.chain] == ["/srv/s/new.raw"]
+    assert [node.path for node in found.loose] == ["/srv/s/old.raw"]
+    assert found.writable() == {"/srv/s/new.raw", "/srv/s/old.raw"}
+
+
 def test_another_form_is_refused() -> None:
     with pytest.raises(ValueError, match="QEMU"):
         block_graph.read([{"inserted": {"node-name": "x"}}], [])

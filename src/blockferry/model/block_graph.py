@@ -109,12 +109,19 @@ def read(block: Sequence[Mapping[str, Any]], named: Sequence[Mapping[str, Any]])
         nodes = {str(one["node-name"]): one for one in named}
         disks = tuple(_disk(one, nodes) for one in block)
         held = {node.name for disk in disks for node in disk.chain}
-        loose = tuple(
-            _node(one) for name, one in nodes.items() if name not in held and one["drv"] not in (FILTERS | PROTOCOLS)
-        )
+        loose = tuple(_node(one) for name, one in nodes.items() if name not in held and _is_image(one, nodes))
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not an answer of QEMU's: {error!r}") from None
     return BlockGraph(disks, loose)
+
+
+def _is_image(one: Mapping[str, Any], nodes: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether a node is an image by itself: a format node, or a raw file that newer libvirt opens without one."""
+    if one["drv"] not in (FILTERS | PROTOCOLS):
+        return True
+    path = _path(one)
+    formats = (other for other in nodes.values() if other["drv"] not in (FILTERS | PROTOCOLS))
+    return one["drv"] in _LOCAL and bool(path) and all(_path(other) != path for other in formats)
 
 
 def _disk(device: Mapping[str, Any], nodes: Mapping[str, Mapping[str, Any]]) -> GraphDisk:
