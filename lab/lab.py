@@ -198,8 +198,10 @@ class Lab:
             layers = images.create(
                 made, seed, scratch=scratch, overlays=disk.overlays, backing=disk.backing, options=disk.options
             )
-            if host.profile == "fixed":  # there nobody else gives QEMU what it has to write to
-                host.qemu_owner.own(*layers)
+            # libvirt knows nothing of an image's further files (extents of a VMDK, a data file): QEMU has to own them;
+            # and on a host of the profile `fixed` nobody else gives it anything.
+            beside = [path for path in layers[-1].parent.glob(f"{layers[-1].stem}*") if path not in layers]
+            host.qemu_owner.own(*beside, *(layers if host.profile == "fixed" else ()))
         place = self.directory / "guests" / name
         place.mkdir()
         xml = domainxml.domain_xml(
