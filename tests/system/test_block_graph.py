@@ -121,6 +121,8 @@ def test_copy_on_read_is_refused_live_and_moved_off(
 def behind_libvirts_back(vm: BareVm, target: str, path: Path) -> None:
     """Have QEMU go on with another image, which gets all that this disk holds, without libvirt's knowledge."""
     [root] = [one for one in vm.qmp("query-block") if one["qdev"].split("/")[3] == vm.alias(target)]
+    now = os.stat(root["inserted"]["file"])
+    os.chown(path, now.st_uid, now.st_gid)  # libvirt has given it back to its owner
     below = {"driver": "file", "filename": str(path), "node-name": "stray-file"}
     vm.qmp("blockdev-add", **{"driver": "qcow2", "node-name": "stray", "file": below})
     vm.qmp("blockdev-mirror", **{
