@@ -6,9 +6,9 @@ import signal
 import time
 
 from faults import places
-from faults.case import CANCELLED, Catalogue, Fault
+from faults.case import CANCELLED, MOVED, Catalogue, Fault
 from faults.scene import Scene
-from lab import LabError
+from lab import LabError, losing
 
 CHAIN = 3
 """So many processes of ours die in a row, at most; a move that has killed five is parked for somebody to look."""
@@ -192,6 +192,45 @@ def _killing(name: str, *victims: str, what: str = "") -> Fault:
     )
 
 
+def _kill_libvirtd_in_its_window(scene: Scene) -> None:
+    """In the instant in which libvirtd concludes a job of the VM: it forgets the VM at its restart."""
+    with losing.Window(scene.host, scene.vm) as window:
+        if scene.process is not None:
+            scene.process.send_signal(signal.SIGCONT)
+        caught = window.wait(15)
+    if not caught:
+        scene.note("libvirtd was not caught in its window")
+        return
+    scene.host.kill_libvirtd()
+    scene.kills += 1
+    scene.host.start_libvirtd()
+    scene.note(f"libvirtd was killed in its window; it says that the VM is {scene.guest.state()}")
+    if scene.guest.state() != "shut off" or scene.host.qemu(scene.vm) is None:
+        return
+    if not scene.wait(lambda: losing.qemu_status(scene.host, scene.vm) == "running", GUARD_S):
+        scene.wrong(f"the guest of {scene.vm} stands still {GUARD_S:g} s after libvirt lost it")
+    scene.over()
+    if not scene.wait(lambda: _names_what_is_written(scene), GUARD_S):
+        scene.wrong(f"the configuration of {scene.vm} names other images than those that its QEMU writes to")
+    scene.guest.judge.stop()
+    scene.guest.poweroff(wait=False)
+    if not scene.wait(lambda: losing.qemu_status(scene.host, scene.vm) == "shutdown", 60):
+        scene.wrong(f"the guest of {scene.vm} does not power off")
+    scene.states.add("shut off")
+
+
+def _kill_libvirtd_in_its_window_on_the_way_back(scene: Scene) -> None:
+    move = scene.move()
+    if move is not None:
+        scene.cancel(move.id, "--no-wait")
+    _kill_libvirtd_in_its_window(scene)
+
+
+def _names_what_is_written(scene: Scene) -> bool:
+    named = {str(path) for path in scene.guest.sources(inactive=True).values()}
+    return named == set(losing.written_images(scene.host, scene.vm))
+
+
 # -- frozen and woken late --------------------------------------------------------------------------------------------
 
 
@@ -268,6 +307,25 @@ def add_to(catalogue: Catalogue) -> None:
             kills=10,
         ),
         _killing("kill-libvirtd", "libvirtd"),
+        Fault(
+            "kill-libvirtd-window",
+            "kill",
+            "kill -9 of libvirtd in the milliseconds in which it concludes a copy or a commit: it forgets the VM",
+            _kill_libvirtd_in_its_window,
+            methods=places.LIVE,
+            at=places.windows,
+            kills=1,
+        ),
+        Fault(
+            "kill-libvirtd-window-cancel",
+            "kill",
+            "the same while it ends the copies of a move that was cancelled",
+            _kill_libvirtd_in_its_window_on_the_way_back,
+            methods=places.LIVE,
+            at=lambda method, _disks: (places.BEFORE_BACK[method],),
+            ends=frozenset({CANCELLED, MOVED}),
+            kills=1,
+        ),
         _killing("kill-virtlogd", "virtlogd"),
         _killing("kill-qemu", "qemu"),
         _killing("kill-us-libvirtd", "us", "libvirtd"),

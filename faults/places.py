@@ -23,7 +23,8 @@ _LIVE = {
     BULK: ("copying",),
     IN_STEP: ("in-step", "flushed"),
     SWITCH: (
-        "suspending-to-switch", "suspended-to-switch", "pivoting", "pivoted-one", "pivoted", "resuming", "resumed",
+        "suspending-to-switch", "suspended-to-switch", "pivoting", "pivoted-one", "pivots-asked", "pivoted", "resuming",
+        "resumed",
     ),
     RELEASE: (*_RELEASE, *_END),
 }  # fmt: skip
@@ -57,10 +58,10 @@ _COLD = {
 START = ("suspending-to-start", "suspended-to-start", "resuming-from-start")
 """Passed only where copies are started in a suspension: QEMU 8 and later, or as configured."""
 
-BACK = ("aborting", "removing-destination", "destination-removed")
+BACK = ("aborting", "abort-asked", "removing-destination", "destination-removed")
 """Passed only on the way back: after a wish to cancel, or a failure."""
 
-BACK_COLD = BACK[1:]
+BACK_COLD = BACK[2:]
 
 BEFORE_BACK = {MIRROR: "copying", CHANGED: "copying", SNAPSHOT: "copy-started", COLD: "cold-copying"}
 """Where a move is cancelled whose way back is to be disturbed."""
@@ -82,12 +83,13 @@ COURSE = (
     "guest-resumed",
     *("point-made", "changes-begun", "changes-read"),
     "purging",
+    *("lost-running", "lost-noted", "lost-pointed", "lost-barred", "lost-ended", "found-noted"),
 )
 """Passed only when the destination hangs, under a latency contract, when a copy does not converge, with checkpoints, by
-the overlay of a VM that goes off, with UEFI variables, snapshots, `--trim`, by cloning, with layers that are kept, or
-by no move at all (changed-block tracking, quarantine); the matrix does not walk them (test_hanging, test_pace,
-test_resume, test_firmware, test_quarantine, test_snapshots, test_trim, test_clone, test_templates and test_tracking
-do)."""
+the overlay of a VM that goes off, with UEFI variables, snapshots, `--trim`, by cloning, with layers that are kept, when
+libvirt has lost the VM, or by no move at all (changed-block tracking, quarantine); the matrix does not walk them
+(test_hanging, test_pace, test_resume, test_firmware, test_quarantine, test_snapshots, test_trim, test_clone,
+test_templates, test_lost and test_tracking do)."""
 
 _OF_VERIFY = {"view-prepared": IN_STEP, "taking-view": SWITCH, "view-taken": SWITCH}
 
@@ -110,6 +112,11 @@ def points(phase: str, method: str, disks: int) -> tuple[str, ...]:
 def way(method: str, disks: int) -> tuple[str, ...]:
     """All points of an undisturbed move that succeeds, in the order in which they are first passed."""
     return tuple(point for phase in phases(method) for point in points(phase, method, disks))
+
+
+def windows(method: str, disks: int) -> tuple[str, ...]:
+    """Where our process stands just before libvirtd concludes a job of the VM: there it forgets the VM when killed."""
+    return tuple(point for point in way(method, disks) if point in ("pivoting", "pivoted-one", "fold-pivoting"))
 
 
 def every_point(method: str, disks: int) -> tuple[str, ...]:

@@ -403,6 +403,22 @@ class DestinationCutOff(BlockferryError):
 
 
 @dataclass
+class LostVmUnreachable(BlockferryError):
+    """libvirt has lost a running VM, and the monitor of its QEMU cannot be reached either.
+
+    libvirt removes the monitor's socket when it tries to start the VM; after that nobody can speak with this QEMU.
+    """
+
+    code = "LOST_VM_UNREACHABLE"
+    exit_status = 7
+    sentence_form = "libvirt has lost {vm}, and its QEMU (process {process}) cannot be asked: {problem}"
+    hint = "Shut the VM down from inside the guest, and end its QEMU with `kill` when it has powered off."
+    vm: str
+    process: int
+    problem: str
+
+
+@dataclass
 class CopyIncomplete(BlockferryError):
     """A copy was made that is not what it should be. It is not used; the source is untouched."""
 

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.lab
 
 COLD = ("cold-copying", "cold-copied")
 START = ("suspending-to-start", "suspended-to-start", "resuming-from-start")
-BACK = ("aborting", "removing-destination", "destination-removed")
+BACK = ("aborting", "abort-asked", "removing-destination", "destination-removed")
 VERIFY = ("view-prepared", "taking-view", "view-taken", "verifying", "verified", "ending-view", "view-ended")
 """Passed with --verify only: test_verify.py kills there."""
 HANGING = ("leaving-synchronous", "cut-off-noted")
@@ -49,9 +49,11 @@ TRACKING = ("point-made", "changes-begun", "changes-read")
 """Passed by no move: test_tracking.py kills there."""
 PURGE = ("purging",)
 """Passed by no move either: test_quarantine.py kills there."""
+LOST = ("lost-running", "lost-noted", "lost-pointed", "lost-barred", "lost-ended", "found-noted")
+"""Passed when libvirt has lost the VM only: test_lost.py kills there."""
 ELSEWHERE = (
     *(*TRACKING, *PURGE, *COLD, *START, *BACK, *VERIFY, *HANGING, *COURSE, *OVERLAYS, *FIRMWARE),
-    *(*TRIM, *CLONE, *SNAPSHOTS, *CHAIN),
+    *(*TRIM, *CLONE, *SNAPSHOTS, *CHAIN, *LOST),
 )
 LIVE = tuple(one for one in POINTS if one not in ELSEWHERE)
 

@@ -15,11 +15,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 from blockferry.model import action as act
+from blockferry.model import lost
 from blockferry.model.graph_proof import GraphView
 from blockferry.model.inventory import JobInfo, PowerState
-from blockferry.model.observation import DiskView, Job, Observation, Side
+from blockferry.model.observation import DiskView, Job, LostView, Observation, Side
 from blockferry.model.plan import DiskPlan, LayerPlan, Plan
-from blockferry.model.record import Copy, Outcome, Record, Stage, Wanted
+from blockferry.model.record import Copy, Lost, Outcome, Record, Stage, Wanted
 from blockferry.model.request import Method, SourcePolicy
 
 SIZE = 40
@@ -123,6 +124,12 @@ class Host:
     break_pivots: set[str] = field(default_factory=set)
     stuck: set[str] = field(default_factory=set)  # QEMU goes on with the old image of these, whatever libvirt says
     started_since_look: bool = False
+    # once libvirt has lost it, `live` is what its QEMU writes to:
+    standing: bool = False  # the guest's processors stand still
+    guest_off: bool = False  # the guest has powered off, its QEMU waits to be ended
+    reachable: bool = True  # its monitor can be asked
+    autostart: bool = True
+    truth: dict[str, Side] = field(default_factory=dict)  # what a lost QEMU wrote to when it ended
 
     def __post_init__(self) -> None:
         for target in self.targets:
@@ -137,7 +144,7 @@ class Host:
         return tuple(disk.target for disk in self.plan.disks)
 
     def sides(self) -> dict[str, Side]:
-        return self.live if self.state.active else self.config
+        return self.live if self.state.active or self.state is PowerState.LOST else self.config
 
     # ------------------------------------------------------------ looking, as engine/observe.py does
 
@@ -166,6 +173,24 @@ class Host:
             pivot_failures=self.pivot_failures,
             flushed=self.flushed,
             graph=self._graph(),
+            lost=self._lost_view() if self.state is PowerState.LOST else None,
+        )
+
+    def path(self, target: str, side: Side) -> str:
+        disk = self.plan.disk(target)
+        return {SOURCE: disk.source, DESTINATION: disk.dest}.get(side, lost.stand_in(self.plan, target))
+
+    def _lost_view(self) -> LostView:
+        status = "shutdown" if self.guest_off else "paused" if self.standing else "running"
+        return LostView(
+            pid=1,
+            run=str(self.incarnation),
+            status=status if self.reachable else "",
+            problem="" if self.reachable else "its monitor cannot be connected to",
+            current={one: self.path(one, side) for one, side in self.live.items()} if self.reachable else {},
+            jobs=tuple(self.jobs),
+            since_s=10.0,
+            autostart=self.autostart and self.plan.persistent,
         )
 
     def _graph(self) -> GraphView | None:
@@ -187,6 +212,7 @@ class Host:
             ending=bool(job and job.ending),
             info=info,
             fingerprint=str(self.held[target, SOURCE]) if self.state is PowerState.OFF else "",
+            config_path=self.path(target, self.config[target]),
         )
 
     # ------------------------------------------------------------ time
@@ -197,7 +223,8 @@ class Host:
         for target, job in list(self.jobs.items()):
             if job.ending:
                 self._end(target, job)
-        if self.state is PowerState.RUNNING:
+        runs = self.state is PowerState.LOST and not (self.standing or self.guest_off)
+        if self.state is PowerState.RUNNING or runs:
             for target in self.targets:
                 if target not in self.idle:
                     self._guest_writes(target)
@@ -231,7 +258,7 @@ class Host:
         for target in self.targets:
             newest = max(self.held[target, SOURCE], self.held[target, DESTINATION])
             assert newest == self.written[target], f"acknowledged writes to {target} are lost"
-            if self.state.active and target not in self.stuck:
+            if (self.state.active or self.state is PowerState.LOST) and target not in self.stuck:
                 assert self.held[target, self.live[target]] == self.written[target], f"{target}: the VM lost its disk"
 
     # ------------------------------------------------------------ what others do
@@ -267,9 +294,41 @@ class Host:
             self.goes_off()
         elif event == "power on" and self.state is PowerState.OFF and not self.cold_copying:
             self.goes_on()
+        elif event == "lost" and self.state in (PowerState.RUNNING, PowerState.PAUSED) and not self.stuck:
+            self.is_lost()
+        elif event == "monitor gone" and self.state is PowerState.LOST:
+            self.reachable = False
+        elif event == "guest off" and self.state is PowerState.LOST and not self.standing:
+            self.guest_off = True
+        elif event == "qemu ends" and self.state is PowerState.LOST and self.next_start_is_right():
+            self.goes_off()
+
+    def is_lost(self) -> None:
+        """libvirtd dies while it concludes what was asked of it: QEMU has done it, the configuration is the old one."""
+        for target, job in list(self.jobs.items()):
+            if job.ending:
+                before = self.config[target]
+                self._end(target, job)
+                self.config[target] = before
+        self.standing = self.state is PowerState.PAUSED
+        self.state = PowerState.LOST
+
+    def next_start_is_right(self) -> bool:
+        """Whether the next start uses what QEMU writes to, or is barred."""
+        if not self.plan.persistent:
+            return self.record.lost is not None
+        return all(self.config[one] in (side, Side.ELSEWHERE) for one, side in self.live.items())
+
+    def owner_names_the_right_images(self) -> None:
+        """`virsh edit`, after a parked move has asked for it."""
+        self.config = dict(self.truth)
 
     def guard_resumes(self) -> None:
         self.guard_armed = False
+        if self.state is PowerState.LOST and self.standing and self.reachable:
+            assert not self.owner_paused
+            self.standing = False
+            self.tick()
         if self.state is PowerState.PAUSED:
             assert not self.owner_paused
             self.state = PowerState.RUNNING
@@ -278,12 +337,13 @@ class Host:
     def goes_off(self) -> None:
         self.state = PowerState.OFF if self.plan.persistent else PowerState.ABSENT
         self.owner_paused, self.guard_armed = False, False
-        self.live, self.jobs, self.stuck = {}, {}, set()
+        self.truth, self.live, self.jobs, self.stuck = self.live, {}, {}, set()
+        self.standing, self.guest_off, self.reachable = False, False, True
         if self.state is PowerState.ABSENT:
             self.mark = None
 
     def goes_on(self) -> None:
-        if self.started_since_look:
+        if self.started_since_look or Side.ELSEWHERE in self.config.values():
             return
         self.started_since_look = True
         self.state, self.incarnation, self.live = PowerState.RUNNING, self.incarnation + 1, dict(self.config)
@@ -319,6 +379,70 @@ class Host:
     def _exists(self) -> None:
         if self.state is PowerState.ABSENT:
             raise Refused("no such domain")
+
+    def _asked(self) -> None:
+        if not self.reachable or self.state is not PowerState.LOST:
+            raise Refused("the monitor cannot be reached")
+
+    def _do_let_lost_run(self, _action: act.LetLostRun, seen: Observation) -> Iterator[None]:
+        yield
+        self._asked()
+        assert not self.owner_paused, "a pause of the owner's was ended"
+        self.standing, self.guard_armed = False, False
+        yield
+        self.note(replace(seen.record, suspended=False))
+
+    def _do_note_lost(self, _action: act.NoteLost, seen: Observation) -> Iterator[None]:
+        assert seen.lost is not None
+        record, current = seen.record, lost.known(seen.record, seen.lost)
+        stands = seen.lost.status in ("", lost.PAUSED)
+        noted = lost.settle(self.plan, replace(record, suspended=record.suspended and stands), current)
+        self.note(replace(noted, lost=replace(record.lost or Lost(), run=seen.lost.run, current=current)))
+        yield
+
+    def _do_point_to_current(self, _action: act.PointToCurrent, seen: Observation) -> Iterator[None]:
+        assert seen.lost is not None
+        yield
+        self._exists()
+        for target, path in lost.known(seen.record, seen.lost).items():
+            self.config[target] = lost.side_of(self.plan.disk(target), path)
+        yield
+
+    def _do_bar_start(self, action: act.BarStart, seen: Observation) -> Iterator[None]:
+        assert seen.lost is not None
+        before = seen.record.lost or Lost()
+        paths = {target: lost.stand_in(self.plan, target) for target in action.targets}
+        off = before.autostart or seen.lost.autostart
+        self.note(replace(seen.record, lost=replace(before, unclear=paths, autostart=off)))
+        yield
+        self._exists()
+        self.autostart = False
+        yield
+        for target in action.targets:
+            self.config[target] = Side.ELSEWHERE
+        yield
+
+    def _do_end_lost(self, _action: act.EndLost, _seen: Observation) -> Iterator[None]:
+        yield
+        self._asked()
+        assert self.guest_off, "a QEMU was ended whose guest runs"
+        assert self.next_start_is_right()
+        self.goes_off()
+        yield
+
+    def _do_note_found(self, _action: act.NoteFound, seen: Observation) -> Iterator[None]:
+        before = seen.record.lost or Lost()
+        yield
+        if before.autostart and seen.persistent:
+            self._exists()
+            self.autostart = True
+        current = dict(before.current)
+        for target in before.unclear:
+            if seen.disk(target).config_path in lost.images(self.plan.disk(target)):
+                current[target] = seen.disk(target).config_path
+        record = replace(seen.record, suspended=seen.record.suspended and seen.same_run)
+        self.note(replace(lost.settle(self.plan, record, current), lost=None))
+        yield
 
     def _do_mark(self, _action: act.Mark, seen: Observation) -> Iterator[None]:
         self._exists()
@@ -356,6 +480,9 @@ class Host:
         self._exists()
         assert not self.owner_paused, "a pause of the owner's was ended"
         was_suspended = self.state is PowerState.PAUSED
+        if self.state is PowerState.LOST:
+            self.suspended = False
+            return  # it stands still by our doing, still
         if was_suspended:
             self.state = PowerState.RUNNING
         self.suspended, self.guard_armed = False, False
@@ -364,7 +491,7 @@ class Host:
         for target in action.clean if was_suspended else ():
             record = record.with_copy(target, replace(record.copy(target), stage=Stage.CLEAN))
         self.flushed = False
-        mixed = len({view.side for view in seen.disks}) > 1
+        mixed = any(view.side is DESTINATION for view in seen.disks)
         attempts = record.switch_attempts + action.switch_failed
         self.note(replace(record, suspended=False, switching=record.switching and mixed, switch_attempts=attempts))
 
@@ -549,11 +676,20 @@ def can_be(seen: Observation) -> bool:
     )
 
 
+WHILE_LOST = (act.LetLostRun, act.NoteLost, act.PointToCurrent, act.BarStart, act.EndLost, act.Await, act.Park)
+"""Nothing of it copies, removes or releases a file, or asks libvirt for anything but to change a configuration."""
+
+
 def check_rules(seen: Observation, action: act.Action) -> None:
     """What decide may never answer, whatever it sees."""
     if not can_be(seen):
         return
     record = seen.record
+    if seen.state is PowerState.LOST and record.outcome is None:
+        assert isinstance(action, WHILE_LOST), "that is not for a VM that libvirt has lost"
+        assert not isinstance(action, act.LetLostRun) or record.suspended, "a pause that is not ours was ended"
+    if seen.off_doubt and not seen.state.active and seen.state is not PowerState.LOST and record.outcome is None:
+        assert isinstance(action, act.Park), "off was believed although it could not be checked"
     lives = [view.live for view in seen.disks]
     across = all(view.side is DESTINATION for view in seen.disks)
     match action:

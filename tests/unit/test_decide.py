@@ -812,6 +812,58 @@ def test_something_happens_in_every_gap(event: str) -> None:
             check_end(run, run.to_the_end())
 
 
+# ---------------------------------------------------------------- libvirt loses it
+
+
+def to_the_end_of_a_lost_one(run: Run) -> act.Action:
+    """Whenever the move is parked, what its report asks for is done, and `blockferry resume` follows."""
+    host = run.host
+    for _again in range(6):
+        end = run.to_the_end()
+        if isinstance(end, act.Done):
+            return end
+        assert isinstance(end, act.Park)
+        settled(host)
+        if host.state is PowerState.LOST:
+            assert not host.standing or host.owner_paused or not host.reachable, "the guest was left standing still"
+            assert host.next_start_is_right(), "the next start would use stale images"
+            assert host.reachable or not host.autostart or not host.plan.persistent
+            host.happens("guest off" if host.reachable and not host.standing else "qemu ends", 0)
+        elif host.state is OFF and Side.ELSEWHERE in host.config.values():
+            host.owner_names_the_right_images()
+        else:
+            return end
+    raise AssertionError(f"no end in sight: {run.actions[-12:]}")
+
+
+def check_lost_end(run: Run, end: act.Action) -> None:
+    check_end(run, end)
+    if isinstance(end, act.Done) and run.host.state is not ABSENT:
+        assert run.host.autostart, "its autostart was not put back"
+
+
+LOST_EVENTS = (*EVENTS, "lost", "lost", "lost", "monitor gone", "guest off", "qemu ends")
+lost_incidents = st.lists(st.tuples(st.integers(0, 25), st.sampled_from(LOST_EVENTS), st.integers(0, 2)), max_size=8)
+
+
+@settings(max_examples=examples(600), deadline=None)
+@given(host=hosts, happening=lost_incidents)
+def test_every_move_of_a_vm_that_libvirt_loses_ends_right(host: Host, happening: list[Incident]) -> None:
+    run = Run(host, happening)
+    check_lost_end(run, to_the_end_of_a_lost_one(run))
+
+
+@pytest.mark.parametrize("event", [None, "kill", "kill, guard dead", "monitor gone", "cancel"])
+@pytest.mark.parametrize("persistent", [True, False])
+def test_lost_in_every_gap(event: str | None, persistent: bool) -> None:
+    for racy, disks in ((False, 1), (True, 2)):
+        for gap in range(5, 75, 1 if event is None else 2):
+            host = Host(make_plan(disks, suspended_start=racy, persistent=persistent))
+            more: list[Incident] = [(0, event, 0)] if event else []
+            run = Run(host, [(gap, "lost", 0), *more])
+            check_lost_end(run, to_the_end_of_a_lost_one(run))
+
+
 # ---------------------------------------------------------------- what was found, each once lost data
 
 

@@ -23,6 +23,8 @@ class Control:
         was = paused.exists()
         paused.unlink(missing_ok=True)
         return was
+    def goes_off(self):
+        return False
 guard.Control = Control
 guard.Connection = lambda uri: None
 guard.stand_guard("qemu:///system", "uuid", "web01")

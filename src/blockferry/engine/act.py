@@ -16,7 +16,9 @@ from blockferry.engine import (
     hanging,
     holding,
     layering,
+    lost,
     making,
+    past,
     release,
     throttle,
     trim,
@@ -181,6 +183,18 @@ def perform(context: Context, action: act.Action, seen: Observation) -> None:
             firmware.release_nvram(context, seen)
         case act.LeaveNvram():
             firmware.leave_nvram(context, action, seen)
+        case act.LetLostRun():
+            lost.let_run(context, seen)
+        case act.NoteLost():
+            lost.note_lost(context, seen)
+        case act.PointToCurrent():
+            lost.point_to_current(context, seen)
+        case act.BarStart():
+            lost.bar_start(context, action, seen)
+        case act.EndLost():
+            lost.end(context, seen)
+        case act.NoteFound():
+            lost.note_found(context, seen)
         case act.RemoveDestination():
             release.remove_destination(context, seen)
         case act.ReleaseSource():
@@ -276,6 +290,9 @@ def _resume(context: Context, action: act.Resume, seen: Observation) -> None:
     point("resuming" if seen.record.switching else "resuming-from-start")
     done = context.guard.let_run()
     was_suspended = context.control.resume() if done is None else done
+    if not was_suspended and past.process_of_lost(context.control, context.runner) is not None:
+        context.memory.suspended_at = None
+        return  # libvirt has lost it, so it still stands still by our doing: the next look says so
     stall_s = None
     if context.memory.suspended_at is not None:
         stall_s = time.monotonic() - context.memory.suspended_at
@@ -520,6 +537,7 @@ def _pivot(context: Context, action: act.Pivot, seen: Observation) -> None:
     except LibvirtFailed as error:
         context.memory.pivot_failures += 1
         context.tell("warning", error.sentence)
+    point("pivots-asked")
     deadline = time.monotonic() + PIVOT_PATIENCE_S
     while asked and time.monotonic() < deadline:
         view = control.look((), context.last_view())
@@ -538,6 +556,7 @@ def _abort(context: Context, action: act.AbortCopy, seen: Observation) -> None:
     if not record.copy(action.target).reverse:
         hanging.arm(context)
     context.control.abort(action.target)
+    point("abort-asked")
     copy = record.copy(action.target)
     context.note(record.with_copy(action.target, Copy(Stage.NONE, -1, copy.attempts, copy.reverse)))
 
@@ -723,6 +742,11 @@ def _revert_config(context: Context, seen: Observation) -> None:
     small = {one.dest: one.source for one in plan.home.files} if plan.home else {}
     wanted = {}
     for disk in plan.disks:
+        view = seen.disk(disk.target)
+        if view.side is Side.DESTINATION:
+            # Half a switch: the source of this disk is stale, its next start must not use it.
+            wanted[disk.target] = (disk.dest_overlay, "qcow2") if view.overlay else (disk.dest, disk.dest_format)
+            continue
         over = _stays_on_overlay(seen, disk.target, at_source=True)
         wanted[disk.target] = (disk.source_overlay, "qcow2") if over else (disk.source, disk.source_format)
     context.control.write_config(wanted, small, _before(context, seen.record, wanted, at_source=True))

@@ -5,6 +5,9 @@ comes. So before the first suspension a second process is started, with a libvir
 armed for each suspension and resumes the VM when its parent dies or the time is up. That is safe at any instant:
 each disk is whole on the side that its XML names, and a job that is not pivoted goes on copying.
 
+Where libvirt has lost the VM (model/lost.py), its guest is let run by QEMU's own monitor. While libvirt cannot be
+asked at all it goes on asking.
+
 It also puts back the limits of disks whose writes we slow, when its parent has gone without doing so.
 
 And it lets a VM go that is held in a saved state (`--firmware now`), from its memory and never by booting it; for
@@ -26,8 +29,8 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from types import TracebackType
 
-from blockferry.engine import letting_go
-from blockferry.errors import BlockferryError, HostUnreachable
+from blockferry.engine import letting_go, past
+from blockferry.errors import BlockferryError, HostUnreachable, LibvirtFailed
 from blockferry.hypervisor.connection import Connection
 from blockferry.hypervisor.control import Control
 from blockferry.images.process import readable, reap
@@ -51,6 +54,11 @@ RECHECK_S = 0.25
 
 LINGER_S = 5.0
 """A dead parent's last call may still be on its way to libvirtd: for so long the VM has to be seen running."""
+
+NOT_KNOWN = "VIR_ERR_NO_DOMAIN"
+
+ASKING = 14400
+"""So often, a quarter of a second apart, libvirt is asked again for a VM that may stand still: for an hour."""
 
 SETTLE_S = 1.0
 """The same for the limits, which are looked at before they are put back."""
@@ -230,13 +238,17 @@ def stand_guard(uri: str, uuid: str, name: str) -> None:
         if not data:  # the parent is gone, or the time is up
             if armed is not None and not late:
                 late = LINGER_S
-            if armed is not None and _resume(control):
+            runner = runner or _runner(uri)
+            done = _resume(control, runner) if armed is not None else False
+            if done:
                 resumed, late = True, 0.0
-            while data == b"" and late > 0:  # the parent's last call may still be on its way to libvirtd
+            asked = 0
+            while data == b"" and late > 0 and asked < ASKING:  # its last call may still be on its way to libvirtd
                 time.sleep(RECHECK_S)
-                late = 0.0 if _resume(control) else late - RECHECK_S
+                asked, done = asked + 1, _resume(control, runner)
+                late = 0.0 if done else late if done is None else late - RECHECK_S
             # libvirtd may have been frozen, and the parent waits in its call: the suspension comes after our look.
-            late = max(0.0, late - RECHECK_S)
+            late = max(0.0, late if done is None else late - RECHECK_S)
             armed = RECHECK_S if late else None
             if data is None:
                 if held is not None and runner is not None:
@@ -266,7 +278,7 @@ def stand_guard(uri: str, uuid: str, name: str) -> None:
                 held = order
                 runner = runner or runner_for(uri)
             elif line == b"run":
-                done = False if resumed else _resume(control)
+                done = False if resumed else _resume(control, None)
                 resumed, late = resumed or done is True, 0.0
                 armed = armed if done is None else None
                 os.write(1, number + {True: b" yes\n", False: b" no\n", None: b" failed\n"}[done])
@@ -295,17 +307,39 @@ def _order(line: bytes) -> dict[str, Throttle] | letting_go.Before | float | Non
             raise ValueError(line)
 
 
-def _resume(control: Control) -> bool | None:
-    """Whether it stood still, and runs now; None when libvirt could not be asked."""
+def _runner(uri: str) -> Runner | None:
+    """None for a host on which no program can be run: then only libvirt can let the VM run."""
+    with contextlib.suppress(BlockferryError):
+        return runner_for(uri)
+    return None
+
+
+def _resume(control: Control, runner: Runner | None) -> bool | None:
+    """Whether it stood still, and runs now; None when libvirt could not be asked.
+
+    With a `runner` also by QEMU's own monitor, where libvirt has lost the VM.
+    """
     for _attempt in range(3):
         try:
-            return control.resume()
+            done = control.resume()
+            return done or (runner is not None and past.let_run(control, runner))
+        except LibvirtFailed as error:
+            if error.libvirt_code == NOT_KNOWN:
+                return _resume_unknown(control, runner)
         except BlockferryError:
             try:
                 control.connection = Connection(control.connection.uri)
             except BlockferryError:
                 continue
     return None
+
+
+def _resume_unknown(control: Control, runner: Runner | None) -> bool | None:
+    """The same of a VM that libvirt does not know: a transient one that went off, or was lost."""
+    try:
+        return runner is not None and past.let_run(control, runner)
+    except BlockferryError:
+        return None
 
 
 def _look_after(control: Control, runner: Runner, held: letting_go.Before, seen_down: bool) -> bool:

@@ -10,7 +10,7 @@ import posixpath
 import time
 from dataclasses import replace
 
-from blockferry.engine import footing, hanging, making, reading
+from blockferry.engine import footing, hanging, making, past, reading
 from blockferry.engine.context import Context
 from blockferry.engine.observe import layer_print, same_path
 from blockferry.engine.points import point
@@ -344,10 +344,14 @@ def _hold_for_flush(context: Context, record: Record, guard_s: float) -> float |
         return None
     finally:
         try:
-            if ours and context.guard.let_run() is None:
-                context.control.resume()
+            runs = True
+            if ours:
+                done = context.guard.let_run()
+                runs = context.control.resume() if done is None else done
+            stands = not runs and past.process_of_lost(context.control, context.runner) is not None
         finally:
             stall_s = time.monotonic() - began
+        if not stands:
             context.guard.disarm()
             context.note(replace(record, suspended=False))
     return stall_s if ours else None

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+from blockferry.engine import past
 from blockferry.errors import HostCommandFailed, LibvirtFailed
 from blockferry.hypervisor.control import Control, DomainView
 from blockferry.images import files
@@ -67,6 +68,7 @@ class Observer:
         self._runner = runner
         self._targets = tuple(disk.target for disk in plan.disks)
         self._templates = TemplateLook(runner, plan)
+        self._past = past.PastLibvirt(plan, runner)
         self.last: DomainView | None = None
 
     def look(self, control: Control, record: Record, memory: Memory, now_s: float) -> Observation:
@@ -83,12 +85,17 @@ class Observer:
         if view is None:
             closely = record.following and firmware.still_now(self.plan, record)
             view = control.look(self._targets, closely=closely)
+        beside = past.Past()
+        if not view.state.active and record.outcome is None and record.held is Held.NONE:
+            view, beside = self._past.look(control, view, record, now_s)
         hangs = memory.silence.hanging or record.cut_off is not None  # then nothing is gone onto, and a look would wait
         if memory.suspended_at is None and not record.switched and record.outcome is None and not hangs:
             changes = self._templates.look(LOOK_S if view.state.active else None)
             memory.templates = memory.templates if changes is None else changes
         self.last = view
         seen = self.interpret(view, record, memory, now_s)
+        same = record.lost is not None and view.state.active and self._past.same_run(record.lost)
+        seen = replace(seen, lost=beside.lost, off_doubt=beside.doubt, same_run=same)
         if memory.suspended_at is None and not memory.silence.hanging and graph_matters(seen):
             aliases = {one.target: one.alias for one in view.disks}
             seen = replace(seen, graph=look_at_graph(control, self.plan, aliases))
@@ -201,6 +208,7 @@ class Observer:
             config_overlay=view.persistent and _on_overlay(disk, found.config if found else None),
             template_changed=memory.templates.get(disk.target, ""),
             copy_on_read=view.state.active and found is not None and found.copy_on_read,
+            config_path=(found.config.place or "") if found is not None and found.config is not None else "",
             overlay_print=self._overlay_print(disk, found.config if found else None, view, record),
         )
 

@@ -35,6 +35,7 @@ _PHASES: tuple[tuple[str, tuple[type, ...]], ...] = (
     ("clean up", (act.WriteSnapshots, act.MoveMedium, act.Settle, act.ReleaseSource, act.ReleaseHome)),
     ("firmware", (act.Follow, act.AwaitPowerOff, act.CopyNvram, act.PointNvram, act.ReleaseNvram, act.LeaveNvram)),
     ("firmware", (act.SaveVm, act.NoteSaved, act.RestoreVm, act.LetGo, act.NotNow)),
+    ("lost", (act.LetLostRun, act.NoteLost, act.PointToCurrent, act.BarStart, act.EndLost, act.NoteFound)),
     ("roll back", (act.Fail, act.NoteCutOff, act.AbortCopy, act.RevertConfig, act.RemoveDestination)),
 )
 

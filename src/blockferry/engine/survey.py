@@ -103,6 +103,9 @@ def survey(
         return Facts(connection.uri, vm, stores, libvirt, qemu, {}, access_problem=error.sentence)
     stores = places.looked_at(runner, pools.datastores(connection))
     wanted = [store for store in stores if store.name in names]
+    remains = qemurun.Remains() if vm.state.active else qemurun.remains(runner, site.uri, vm.uuid)
+    if remains.pid is not None and (now := domains.vm(connection, vm.uuid)).state.active:
+        vm, remains = now, qemurun.Remains()  # it was started this moment
     program = qemurun.program_of(runner, site.uri, vm.name, vm.uuid) if vm.state.active else None
     chains: dict[str, tuple[Image, ...]] = {}
     problems: dict[str, str] = {}
@@ -168,6 +171,8 @@ def survey(
         storage=storage,
         storage_problem=storage_problem,
         graph_differs=_graph_differs(site, vm) if vm.state.active else {},
+        lost_process=remains.pid or 0,
+        off_doubt=remains.doubt,
         suspended_start=suspended_start,
         qemu_user=user,
         out_of_reach=reaching.out_of_reach(runner, user, wanted, vm.name, home_source),

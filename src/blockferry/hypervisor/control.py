@@ -182,6 +182,23 @@ class Control:
                 raise
         return None if state == libvirt.VIR_DOMAIN_SHUTOFF else bool(state == libvirt.VIR_DOMAIN_SHUTDOWN)
 
+    def autostart(self) -> bool:
+        """Whether libvirt starts the VM when the host boots. False for one that libvirt does not know."""
+        with self.connection.doing(f"look at VM {self.name}"):
+            try:
+                return bool(self._domain().autostart())
+            except libvirt.libvirtError as error:
+                if error.get_error_code() in (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_OPERATION_INVALID):
+                    return False
+                raise
+
+    def set_autostart(self, wanted: bool) -> None:
+        """Have libvirt start the VM when the host boots, or not. Nothing is done when it is so already."""
+        with self.connection.doing(f"set whether VM {self.name} is started with its host"):
+            domain = self._domain()
+            if bool(domain.autostart()) != wanted:
+                domain.setAutostart(int(wanted))
+
     def suspend(self) -> bool:
         """Stop the guest's processors. False when they stood still already: then somebody else has stopped them."""
         with self.connection.doing(f"suspend VM {self.name}"):

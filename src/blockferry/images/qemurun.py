@@ -43,6 +43,21 @@ _OWNER = f"""\
 tr '\\0' '\\n' <"/proc/$pid/cmdline" | grep -qxF -e "$3" || {{ echo "process $pid is not the VM's" >&2; exit 1; }}
 cat "/proc/$pid/status"
 """
+# Whether the VM's QEMU lives, whatever libvirt says: its command line has "-uuid UUID". A grep that cannot do its work
+# would find nothing and prove nothing, so it first has to find this shell itself.
+_REMAINS = """\
+boot=$(cat /proc/sys/kernel/random/boot_id) || exit 1
+grep -qszxF -e "$1" "/proc/$$/cmdline" || exit 1
+if [ "$2" != session ] && [ "$(id -u)" != 0 ] && grep -qE ' /proc proc [^ ]*hidepid=[^0o]' /proc/self/mounts; then
+  echo hidden
+fi
+for file in $(grep -lszxF -e "$1" /proc/[0-9]*/cmdline); do
+  tr '\\0' '\\n' <"$file" 2>/dev/null | grep -xF -A1 -e -uuid | grep -qxF -e "$1" || continue
+  stat=$(cat "${file%/cmdline}/stat" 2>/dev/null) || continue
+  printf '%s\\n' "$boot" "$stat"
+done
+exit 0
+"""
 _VERSION = re.compile(r"QEMU emulator version (\d+)\.(\d+)(?:\.(\d+))?")
 
 
@@ -61,9 +76,33 @@ def run_of(runner: Runner, uri: str, name: str, uuid: str) -> str | None:
     lines = result.text.splitlines()
     if result.status != 0 or len(lines) < 3 or uuid not in lines[2:]:
         return None
-    boot, stat = lines[0].strip(), lines[1]
-    fields = stat.rpartition(")")[2].split()  # the name before may hold spaces and brackets (proc(5))
-    return f"{boot}/{stat.split(' ', 1)[0]}/{fields[19]}"
+    return _run(lines[0], lines[1])
+
+
+@dataclass(frozen=True, slots=True)
+class Remains:
+    """Whether a QEMU of a VM lives, seen past libvirt. With a `doubt` (a clause) None proves nothing."""
+
+    pid: int | None = None
+    run: str = ""  # as `run_of` gives it
+    doubt: str = ""
+
+
+def remains(runner: Runner, uri: str, uuid: str) -> Remains:
+    """The QEMU process of a VM that libvirt takes for off, by the UUID in its command line. Takes some 30 ms.
+
+    Anybody may read command lines, unless /proc hides other users' processes (proc(5), hidepid). Raises
+    HostUnreachable.
+    """
+    try:
+        result = runner.run(["sh", "-c", _REMAINS, "sh", uuid, _kind(uri)], timeout_s=30)
+    except HostCommandFailed as error:
+        return Remains(doubt=f"the host's processes cannot be looked at: {error.sentence.rstrip('.')}")
+    lines = result.text.splitlines()
+    hidden = lines[:1] == ["hidden"]
+    for boot, stat in zip(lines[hidden::2], lines[hidden + 1 :: 2], strict=False):
+        return Remains(int(stat.split(" ", 1)[0]), _run(boot, stat))
+    return Remains(doubt="the host hides other users' processes (hidepid)" if hidden else "")
 
 
 def program_of(runner: Runner, uri: str, name: str, uuid: str) -> Program:
@@ -88,6 +127,11 @@ def user_of(runner: Runner, uri: str, name: str, uuid: str) -> QemuUser | None:
         return None
     uid, gid = (int(fields[name].split()[3]) for name in ("Uid", "Gid"))  # of file systems, proc(5)
     return QemuUser(uid, gid, tuple(map(int, fields["Groups"].split())))
+
+
+def _run(boot: str, stat: str) -> str:
+    fields = stat.rpartition(")")[2].split()  # the name before may hold spaces and brackets (proc(5))
+    return f"{boot.strip()}/{stat.split(' ', 1)[0]}/{fields[19]}"
 
 
 def _kind(uri: str) -> str:

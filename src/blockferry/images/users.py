@@ -15,10 +15,11 @@ No single look answers it, so there are three:
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from blockferry.errors import HostCommandFailed, ImageUnreadable
-from blockferry.images.files import FileStat, absolute, filesystem_type, stat_one
+from blockferry.images.files import FileStat, absolute, filesystem_type, stat_many, stat_one
 from blockferry.images.runner import Runner
 
 # File systems that no other host can have mounted, by coreutils' names.
@@ -69,19 +70,34 @@ def writer(runner: Runner, path: str) -> str:
     if loops.status == 0 and loops.text.split():
         return f"loop device {loops.text.split()[0]}"
     descriptors, _ = _descriptors(runner, one)
-    infos = [name.replace("/fd/", "/fdinfo/") for name in descriptors]
-    flags = runner.run(["grep", "-sH", "^flags:", "--", *infos], check=False).text if infos else ""
-    writing = {
-        int(match[1])
-        for line in flags.splitlines()
-        if (match := re.match(r"/proc/(\d+)/fdinfo/\d+:flags:\s*([0-7]+)$", line)) and int(match[2], 8) & 3
-    }
+    writing = {int(name.split("/")[2]) for name in _writing(runner, descriptors)}
     if named := _with_names(runner, writing):
         return f"{named[0][1]} ({named[0][0]})"
     if filesystem_type(runner, path) in _LOCAL_FILESYSTEMS:
         return ""
     alone = _can_have_alone(runner, path, "file", ("write", "resize"))
     return "" if alone else "a QEMU, here or on another host,"
+
+
+_QEMU_NAMES = ("qemu-system", "qemu-kvm", "kvm")
+
+
+def writing_qemus(runner: Runner, paths: Iterable[str]) -> tuple[tuple[int, str], ...]:
+    """(process id, path) of every QEMU of a VM on this host that has one of these files open for writing.
+
+    Programs like qemu-img and qemu-nbd do not count. Files that are absent have none. Raises HostCommandFailed.
+    """
+    stats = {path: one for path, one in stat_many(runner, paths).items() if one is not None}
+    listing = runner.run(_DESCRIPTORS, check=False) if stats else None
+    if listing is None or not stats:
+        return ()
+    if listing.status > 1:
+        raise HostCommandFailed(_DESCRIPTORS[0], listing.status, listing.stderr.strip()[:500])
+    found = {name: path for path, one in stats.items() for name in _opened(listing.text, one)}
+    writing = _writing(runner, list(found))
+    named = dict(_with_names(runner, {int(name.split("/")[2]) for name in writing}))
+    pairs = {(int(name.split("/")[2]), found[name]) for name in writing}
+    return tuple(sorted((pid, path) for pid, path in pairs if named.get(pid, "").startswith(_QEMU_NAMES)))
 
 
 def in_use(runner: Runner, path: str, format: str | None = None) -> bool:
@@ -156,15 +172,31 @@ def _descriptors(runner: Runner, one: FileStat) -> tuple[list[str], int]:
     listing = runner.run(_DESCRIPTORS, check=False)
     if listing.status > 1:
         raise HostCommandFailed(_DESCRIPTORS[0], listing.status, listing.stderr.strip()[:500])
+    unseen = set(re.findall(r"/proc/(\d+)/fd.*Permission denied", listing.stderr))
+    return _opened(listing.text, one), len(unseen)
+
+
+def _opened(listing: str, one: FileStat) -> list[str]:
+    """Of a listing of all descriptors, those by which this file is open."""
     found: list[str] = []
-    for line in listing.text.splitlines():
+    for line in listing.splitlines():
         device, inode, major, minor, name = line.split(" ", 4)
         number = (int(major, 16), int(minor, 16))
         same = number == one.device_number if one.kind == "block" else False
         if same or (int(device), int(inode)) == (one.device, one.inode):
             found += [name] if _FD.match(name) else []
-    unseen = set(re.findall(r"/proc/(\d+)/fd.*Permission denied", listing.stderr))
-    return found, len(unseen)
+    return found
+
+
+def _writing(runner: Runner, descriptors: list[str]) -> list[str]:
+    """Those of the descriptors (/proc/PID/fd/N) that can be written through."""
+    infos = [name.replace("/fd/", "/fdinfo/") for name in descriptors]
+    flags = runner.run(["grep", "-sH", "^flags:", "--", *infos], check=False).text if infos else ""
+    return [
+        f"/proc/{match[1]}/fd/{match[2]}"
+        for line in flags.splitlines()
+        if (match := re.match(r"/proc/(\d+)/fdinfo/(\d+):flags:\s*([0-7]+)$", line)) and int(match[3], 8) & 3
+    ]
 
 
 def _with_names(runner: Runner, processes: set[int]) -> tuple[tuple[int, str], ...]:

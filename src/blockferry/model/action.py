@@ -240,7 +240,7 @@ class MoveMedium:
 
 @dataclass(frozen=True, slots=True)
 class RevertConfig:
-    """Make the persistent XML point to the source again: that is where the VM runs."""
+    """Make the persistent XML point to the source again: that is where the VM runs. A disk that is across stays so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -374,6 +374,38 @@ class LeaveNvram:
 
 
 @dataclass(frozen=True, slots=True)
+class LetLostRun:
+    """libvirt has lost the VM while we had it suspended: let its guest run, by its QEMU's own monitor."""
+
+
+@dataclass(frozen=True, slots=True)
+class NoteLost:
+    """Remember that libvirt has lost the VM, and which images its QEMU says that it writes to."""
+
+
+@dataclass(frozen=True, slots=True)
+class PointToCurrent:
+    """Make the persistent XML of a lost VM name the images that its QEMU writes to."""
+
+
+@dataclass(frozen=True, slots=True)
+class BarStart:
+    """It cannot be told which images these disks are on: keep the VM from starting with old ones, autostart too."""
+
+    targets: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EndLost:
+    """The guest of a lost VM has powered off, and its QEMU waits to be ended as libvirt would do it: end it."""
+
+
+@dataclass(frozen=True, slots=True)
+class NoteFound:
+    """It is over that libvirt had lost the VM: put its autostart back, go on from what is known of its images."""
+
+
+@dataclass(frozen=True, slots=True)
 class RemoveDestination:
     """Remove all that we made at the destination. The VM does not use it."""
 
@@ -462,6 +494,12 @@ Action = (
     | NotNow
     | ReleaseNvram
     | LeaveNvram
+    | LetLostRun
+    | NoteLost
+    | PointToCurrent
+    | BarStart
+    | EndLost
+    | NoteFound
     | RemoveDestination
     | Unmark
     | Finish

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from blockferry.model import action as act
-from blockferry.model import firmware, layers, trim, verifying
+from blockferry.model import firmware, layers, lost, trim, verifying
 from blockferry.model.fencing import USUAL
 from blockferry.model.graph_proof import old_images
 from blockferry.model.inventory import PowerState
@@ -45,6 +45,8 @@ BACK_ATTEMPTS = 10
 
 def decide(plan: Plan, seen: Observation) -> act.Action:
     """The next action for this move. Total: every observation has an answer."""
+    if (first := _lost(plan, seen)) is not None:
+        return first
     if _was_cut_off(seen) and not _ours_suspended(seen):
         assert seen.silence.cut_off is not None
         return act.NoteCutOff(seen.silence.cut_off, seen.silence.cut_after or 0.0)
@@ -52,6 +54,17 @@ def decide(plan: Plan, seen: Observation) -> act.Action:
     if seen.record.throttled and _throttle_is_over(seen, action):
         action = act.UnthrottleGuest()
     return _hands_off(seen, action) if seen.silence.hanging or _was_cut_off(seen) else action
+
+
+def _lost(plan: Plan, seen: Observation) -> act.Action | None:
+    """Before anything else: "off" is believed only of a VM of which no QEMU lives."""
+    if seen.record.outcome is not None:
+        return None
+    if seen.state is PowerState.LOST:
+        return lost.decide(plan, seen)
+    if seen.off_doubt and not seen.state.active:
+        return lost.doubt(plan, seen)
+    return lost.found(plan, seen) if seen.record.lost is not None else None
 
 
 _DISTURBING = (

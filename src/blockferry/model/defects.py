@@ -43,6 +43,7 @@ class Remedy(enum.Enum):
     NO_SYNCHRONOUS = "copies are made in the background, never synchronously"
     REFUSED = "a move of the running VM is refused"
     AVOIDED = "what we do does not meet it"
+    PUT_RIGHT = "what it leaves behind is found and put right"
     TOLD = "it is said"
 
 
@@ -450,6 +451,33 @@ DEFECTS: tuple[Defect, ...] = (
         references=(_NEWS + "#v9-1-0-2023-03-01",),
         known_from="libvirt's release notes of 9.1.0",
         concerns=lambda case: case.live,
+    ),
+    Defect(
+        id="LIBVIRT_LOSES_VM",
+        component=Component.LIBVIRT,
+        title="libvirtd that is killed while it concludes a block job forgets the running VM",
+        spans=(Span(EVER, (11, 3, 0)),),
+        harm=Harm.LOSES_DATA,
+        what="For 5 to 20 ms at the end of each copy and each commit of an active overlay, libvirtd's status file of "
+        "the VM holds <mirror ... job=''>, which libvirtd refuses to read at its next start. When it is killed then, "
+        "it says that the VM is shut off while its QEMU runs, and the configuration may name the images from before "
+        "the job: the next start would use stale blocks. A stop by SIGTERM (systemctl restart, an update of the "
+        "package) does not do it: libvirtd finishes what it is at.",
+        touches="the end of every live copy, also of one that is cancelled, and of every commit",
+        remedy=Remedy.PUT_RIGHT,
+        instead="A VM is taken for off only when the host has no QEMU process of it. One that is lost is left running: "
+        "its guest is let run if the move had suspended it, its QEMU is asked which images it writes to, and the "
+        "configuration is made to name those; nothing is copied cold and nothing is removed. Shut it down from inside "
+        "the guest, then `blockferry resume` goes on (docs/design/lost-vm.md).",
+        references=(
+            "https://gitlab.com/libvirt/libvirt/-/blob/v9.0.0/src/qemu/qemu_blockjob.c",
+            "https://gitlab.com/libvirt/libvirt/-/blob/v11.3.0/src/qemu/qemu_blockjob.c",
+        ),
+        known_from="The sources: 9.0.0 clears the job's type before it saves the status (qemuBlockJobEventProcess), "
+        "11.3.0 after the job is put away; the first release that does so was not looked up, 10.0.0 does not (others "
+        "report the same message with it). Measured with 9.0.0; not seen with 12.9.0 in 11 moves.",
+        concerns=lambda case: case.live,
+        distributions="Debian 12 (9.0.0) has it, Debian 13 (11.3.0) has not.",
     ),
     Defect(
         id="LIBVIRT_XML_WAITS",

@@ -115,6 +115,8 @@ class Facts:
         default_factory=dict
     )  # datastore -> what a file there cannot be given, a clause
 
+    lost_process: int = 0  # libvirt says that it is off, and this is its QEMU
+    off_doubt: str = ""  # libvirt says that it is off; why that could not be checked, a clause
     running_qemu: Version | None = None  # of the VM's own process; None: it is off, or that is not known
     running_qemu_problem: str = ""  # why it is not known, a clause
 

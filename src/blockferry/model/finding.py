@@ -341,6 +341,17 @@ CATALOGUE: dict[str, FindingKind] = {
             "`--paused resume` lets it run once its disks are at the destination; else `virsh resume VM` afterwards.",
         ),
         FindingKind(
+            "VM_LOST", _E, "libvirt has lost the VM",
+            "libvirt says that it is off, but its QEMU runs and writes to its disks.",
+            "Shut it down from inside the guest; when its QEMU still lives then, end it with `kill`.",
+        ),
+        FindingKind(
+            "POWER_UNSURE", _E, "It is not certain that the VM is off",
+            "libvirt says so, but the host's processes could not be looked at. Were its QEMU alive, a copy would lack "
+            "writes.",
+            "Run blockferry as a user who sees all processes of the host (root).",
+        ),
+        FindingKind(
             "VM_CRASHED", _W, "The guest has crashed",
             "QEMU still holds its disks; they are moved as they are.",
             "",

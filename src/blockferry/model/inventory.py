@@ -17,10 +17,11 @@ class PowerState(enum.Enum):
     OFF = "off"  # no QEMU; only a persistent VM can be off
     CRASHED = "crashed"  # QEMU lives but the guest is gone (on_crash=preserve)
     ABSENT = "absent"  # libvirt knows no such VM (a transient VM that went off, or undefined)
+    LOST = "lost"  # libvirt says OFF or ABSENT, but its QEMU lives and has the disks open (model/lost.py)
 
     @property
     def active(self) -> bool:
-        """Whether a QEMU process has the disks open."""
+        """Whether there is a QEMU process that libvirt knows, so that its calls reach it."""
         return self in (PowerState.RUNNING, PowerState.PAUSED, PowerState.CRASHED)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from blockferry.model.convergence import Divergence
 from blockferry.model.fencing import ANSWERING, Silence
@@ -48,6 +49,7 @@ class DiskView:
     config_overlay: bool = False  # the next start would use our overlay of that side
     template_changed: str = ""  # a file that was written to, or is gone, since it was compared to be reused
     copy_on_read: bool = False  # the running VM has a copy-on-read filter above it
+    config_path: str = ""  # the image or address that the configuration names
     overlay_print: str = ""  # of the overlay that the configuration names, and of its base; only looked at when off
 
     @property
@@ -97,6 +99,20 @@ class NvramView:
 
 
 @dataclass(frozen=True, slots=True)
+class LostView:
+    """A VM whose QEMU runs and that libvirt has lost, as its own monitor tells of it."""
+
+    pid: int
+    run: str
+    status: str = ""  # of QEMU's RunState; "": its monitor could not be asked
+    problem: str = ""  # and why not, a clause
+    current: Mapping[str, str] = field(default_factory=dict)  # target -> the image that takes the guest's writes
+    jobs: tuple[str, ...] = ()  # block jobs of QEMU's that are not over
+    since_s: float = 0.0  # for so long this process has seen it lost
+    autostart: bool = False  # libvirt would start it at the host's next boot
+
+
+@dataclass(frozen=True, slots=True)
 class Observation:
     """The host as it is now, and what we remember."""
 
@@ -125,6 +141,9 @@ class Observation:
     unflushed: float = 0.0  # the largest share of a disk that was copied since QEMU last flushed the destination
     unflushed_s: float = 0.0  # and for how long
     silence: Silence = ANSWERING  # of the destination, as the watch beside the copies has it
+    lost: LostView | None = None  # only in the state LOST
+    off_doubt: str = ""  # libvirt says that it is off or gone; why that cannot be believed, a clause
+    same_run: bool = False  # its QEMU is the one that libvirt had lost (only looked at when that is noted)
 
     def disk(self, target: str) -> DiskView:
         return next(disk for disk in self.disks if disk.target == target)

@@ -96,6 +96,16 @@ class Layer(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Lost:
+    """libvirt has lost the running VM (model/lost.py): what QEMU itself said of its disks, which is the truth."""
+
+    run: str = ""  # boot id, process id and start time of its QEMU
+    current: dict[str, str] = field(default_factory=dict)  # target -> the image that takes the guest's writes
+    unclear: dict[str, str] = field(default_factory=dict)  # target -> a path of no file, to keep the VM from starting
+    autostart: bool = False  # we have switched its autostart off
+
+
+@dataclass(frozen=True, slots=True)
 class Synced:
     """A base at the destination that was brought in step, and what that took. Bytes, seconds."""
 
@@ -164,6 +174,7 @@ class Record:
     folded_as: dict[str, str] = field(default_factory=dict)  # overlay -> fingerprint when its content was in the base
     synced: dict[str, Synced] = field(default_factory=dict)  # target -> the base is across
     fold_attempts: int = 0
+    lost: Lost | None = None  # libvirt has lost it, and that is not over yet
     kept: tuple[str, ...] = ()  # broken copies that stay at the destination, to be gone on with by another move
     disks_before: dict[str, str] = field(default_factory=dict)  # target -> its <disk> in the persistent XML at first
     unexpected: int = 0  # errors that nobody has foreseen, since the user last looked (engine/surprise.py)

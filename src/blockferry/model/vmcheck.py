@@ -101,6 +101,14 @@ def vm_findings(request: MoveRequest, facts: Facts) -> list[Finding]:
         found.append(finding("JOB_ON_VM", f"{vm.name} is busy: {vm.job}."))
     if vm.has_managed_save:
         found.append(finding("MANAGED_SAVE", f"{vm.name} has a managed save image."))
+    if facts.lost_process:
+        text = (
+            f"libvirt says that {vm.name} is off, but its QEMU (process {facts.lost_process}) lives and has its disks."
+        )
+        found.append(finding("VM_LOST", text))
+    if facts.off_doubt:
+        text = f"libvirt says that {vm.name} is off, but that could not be checked: {facts.off_doubt}."
+        found.append(finding("POWER_UNSURE", text))
     if vm.state is PowerState.CRASHED:
         found.append(finding("VM_CRASHED", f"The guest of {vm.name} has crashed; its disks are moved as they are."))
     if vm.pause_reason == "ioerror":

@@ -1,0 +1,106 @@
+"""Looking past libvirt: whether a VM that libvirt takes for off has a QEMU, and what that says of itself.
+
+Only when libvirt says that the VM is off or that there is none: while libvirt knows it as running, nothing here costs
+anything.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from blockferry.errors import HostCommandFailed
+from blockferry.hypervisor.control import Control, DomainView
+from blockferry.images import monitor, qemurun, users
+from blockferry.images.runner import Runner
+from blockferry.model import lost as rules
+from blockferry.model.exports import is_export
+from blockferry.model.inventory import PowerState
+from blockferry.model.observation import LostView
+from blockferry.model.plan import Plan
+from blockferry.model.record import Lost, Record
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What was seen past libvirt. Neither: it is off."""
+
+    lost: LostView | None = None
+    doubt: str = ""
+
+
+class PastLibvirt:
+    """Looks at the host's processes for one plan."""
+
+    def __init__(self, plan: Plan, runner: Runner) -> None:
+        self._plan = plan
+        self._runner = runner
+        self._holders_seen = False
+        self._lost_at: float | None = None  # monotonic seconds
+
+    def look(self, control: Control, view: DomainView, record: Record, now_s: float) -> tuple[DomainView, Past]:
+        """`view` says off or gone. The state LOST where that is wrong, or a newer view where it is over.
+
+        Raises HostUnreachable and what libvirt raises.
+        """
+        found = qemurun.remains(self._runner, self._plan.uri, self._plan.uuid)
+        doubt = found.doubt
+        if found.pid is None and not doubt and not self._holders_seen:
+            doubt = self._holders()
+            self._holders_seen = not doubt
+        if found.pid is None and not doubt:
+            self._lost_at = None
+            return view, Past()
+        # It may have been started since libvirt was asked.
+        again = control.look(tuple(disk.target for disk in self._plan.disks))
+        if again.state.active:
+            return again, Past()
+        if found.pid is None:
+            return again, Past(doubt=doubt)
+        self._holders_seen = False
+        self._lost_at = now_s if self._lost_at is None else self._lost_at
+        answer = monitor.ask(self._runner, found.pid, self._plan.uuid)
+        known = rules.current_images(self._plan, answer.graph) if answer.graph is not None else {}
+        seen = LostView(
+            pid=found.pid,
+            run=found.run,
+            status=answer.status,
+            problem=answer.problem,
+            current=known,
+            jobs=answer.jobs,
+            since_s=now_s - self._lost_at,
+            autostart=again.persistent and control.autostart(),
+        )
+        return replace(again, state=PowerState.LOST), Past(lost=seen)
+
+    def _holders(self) -> str:
+        """Who holds an image of the VM as a QEMU does, a clause; "" for nobody. By then no process has its UUID."""
+        paths = [path for disk in self._plan.disks for path in rules.images(disk) if not is_export(path)]
+        try:
+            found = users.writing_qemus(self._runner, paths)
+        except HostCommandFailed as error:
+            return f"who has its images open cannot be looked at: {error.sentence.rstrip('.')}"
+        return f"a QEMU (process {found[0][0]}) has {found[0][1]} open for writing" if found else ""
+
+    def same_run(self, lost: Lost) -> bool:
+        """Whether the VM runs in the QEMU that libvirt had lost."""
+        return qemurun.remains(self._runner, self._plan.uri, self._plan.uuid).run == lost.run
+
+
+def process_of_lost(control: Control, runner: Runner) -> int | None:
+    """The QEMU process of a VM that libvirt calls off or does not know; None: libvirt knows it, or it is off.
+
+    Raises HostUnreachable and what libvirt raises.
+    """
+    if control.goes_off() is not None:
+        return None
+    found = qemurun.remains(runner, control.connection.uri, control.uuid)
+    return found.pid if control.goes_off() is None else None
+
+
+def let_run(control: Control, runner: Runner) -> bool:
+    """For the guard: let the guest run if libvirt has lost the VM. Whether it stood still, and runs now.
+
+    Raises HostUnreachable and what libvirt raises.
+    """
+    process = process_of_lost(control, runner)
+    return process is not None and monitor.ask(runner, process, control.uuid, "cont").did

@@ -1,0 +1,60 @@
+"""The monitor of a QEMU that libvirt has lost, past libvirt: the one place where blockferry speaks QMP by itself.
+
+Why it may: libvirt has forgotten the VM while its QEMU runs (model/lost.py), so there is no call of libvirt's that
+reaches it, and libvirt does not hold the monitor any more. Without this a guest that we have suspended would stand
+still for good, and nobody could say which images it writes to. Why not otherwise: while libvirt holds the monitor,
+QEMU answers nobody else, and whatever is changed behind libvirt's back would make its own picture wrong.
+
+What is said: queries; `cont`, to end a suspension of ours; `quit`, when the guest has powered off. Nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from blockferry.errors import HostCommandFailed
+from blockferry.images import shipping
+from blockferry.images.runner import Runner
+from blockferry.model import block_graph
+from blockferry.model.block_graph import BlockGraph
+
+LIMIT_S = 20.0
+
+_OVER = frozenset({"concluded", "null", "aborting"})
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What QEMU said; with a `problem` (a clause) nothing was asked or done that counts."""
+
+    status: str = ""  # of QEMU's RunState: running, paused, shutdown, io-error, ...
+    graph: BlockGraph | None = None
+    jobs: tuple[str, ...] = ()  # block jobs that are not over, by their ids
+    did: bool = False  # what was wished was done
+    problem: str = ""
+
+
+def ask(runner: Runner, pid: int, uuid: str, wish: str = "") -> Answer:
+    """What the VM's QEMU says of itself. `wish`: "cont" or "quit", which is done only where QEMU's status asks for it.
+
+    Raises HostUnreachable; all else that goes wrong is the answer's problem.
+    """
+    argv = [shipping.PYTHON, "-I", "-c", shipping.program("monitor_program"), str(pid), uuid, wish]
+    try:
+        said = json.loads(runner.run(argv, timeout_s=LIMIT_S).text)
+        if "problem" in said:
+            return Answer(problem=str(said["problem"]))
+        jobs = tuple(str(one["id"]) for one in said["jobs"] if one["status"] not in _OVER)
+        graph = block_graph.read(said["block"], said["named"])
+        return Answer(str(said["status"]), graph, jobs, bool(said["did"]))
+    except HostCommandFailed as error:
+        return Answer(problem=f"the host cannot run what asks its monitor: {error.sentence.rstrip('.')}")
+    except (ValueError, KeyError, TypeError) as error:
+        return Answer(problem=f"its monitor's answer cannot be read ({error!r})")
+
+
+def alive(runner: Runner, pid: int, uuid: str) -> bool:
+    """Whether that process is the VM's QEMU still. Raises HostUnreachable."""
+    found = runner.run(["grep", "-qszxF", "-e", uuid, f"/proc/{pid}/cmdline"], check=False)
+    return found.status == 0
