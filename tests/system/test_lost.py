@@ -201,8 +201,6 @@ def test_libvirtd_killed_in_the_window_of_a_switch(make: Vm, line: Line, pair: t
     ("make", "method", "where", "target"),
     [
         (3, "mirror", "pivoted-one", "vda"),
-        (1, "changed-blocks", "pivoted", "vda"),
-        (1, "snapshot", "pivots-asked", "vda"),
         (3, "snapshot", "fold-pivoted", "vda"),
         (1, "clone", "fold-pivoted", "vda"),
     ],
@@ -287,12 +285,11 @@ def test_the_guard_lets_a_lost_guest_run(make: Vm, line: Line, pair: tuple[Datas
     vm.assert_holds(9)
 
 
-@pytest.mark.parametrize("where", ["lost-noted", "lost-pointed"])
-def test_killed_while_a_lost_vm_is_dealt_with(
-    make: Vm, where: str, line: Line, pair: tuple[Datastore, Datastore]
-) -> None:
-    """Also when our process dies there the guest runs, and the next command goes on."""
-    vm = make
+def test_killed_while_a_lost_vm_is_dealt_with(make: Vm, line: Line, pair: tuple[Datastore, Datastore]) -> None:
+    """Also when our process dies there the guest runs, and the next command goes on. The other points: test_decide.py
+    (test_lost_in_every_gap).
+    """
+    vm, where = make, "lost-noted"
     process = line.start("move", vm.name, "--to", "lost-far", point=f"pivoting:stop,pivots-asked:stop,{where}:kill")
     line.wait_stopped(process)
     config = vm.saved_config()

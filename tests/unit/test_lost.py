@@ -1,0 +1,188 @@
+"""A VM that libvirt takes for off while its QEMU lives: seen by its process, asked by its monitor, decided by a table.
+
+With a real QEMU, started as libvirt starts it; libvirt is not needed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from decide_support import make_plan
+
+from blockferry.errors import HostCommandFailed
+from blockferry.images import monitor, qemurun, users
+from blockferry.images.process import Completed
+from blockferry.images.runner import LocalRunner
+from blockferry.model import action as act
+from blockferry.model import lost
+from blockferry.model.decide import decide
+from blockferry.model.inventory import PowerState
+from blockferry.model.observation import DiskView, LostView, Observation, Side
+from blockferry.model.record import Layer, Lost, Record, Throttle
+
+QEMU = shutil.which("qemu-system-x86_64") or "/usr/libexec/qemu-kvm"
+URI = "qemu:///system"
+
+needs_qemu = pytest.mark.skipif(not os.path.exists(QEMU), reason="there is no QEMU")
+
+
+class Vm:
+    """A QEMU whose guest stands still, with one disk."""
+
+    def __init__(self, directory: Path) -> None:
+        self.uuid = str(uuid4())
+        self.image = directory / "vda.raw"
+        self.image.write_bytes(bytes(1 << 20))
+        self.socket = directory / "monitor.sock"
+        words = [QEMU, "-S", "-machine", "none", "-display", "none", "-nodefaults", "-no-shutdown", "-uuid", self.uuid]
+        words += ["-chardev", f"socket,id=charmonitor,path={self.socket},server=on,wait=off"]
+        words += ["-mon", "chardev=charmonitor,id=monitor,mode=control"]
+        words += ["-blockdev", f"driver=file,node-name=s,filename={self.image}", "-blockdev", "raw,node-name=f,file=s"]
+        self.process = subprocess.Popen(words, stdin=subprocess.DEVNULL)
+        until = time.monotonic() + 60
+        while not self.socket.exists() and time.monotonic() < until:
+            time.sleep(0.02)
+
+
+@pytest.fixture
+def vm(tmp_path: Path) -> Iterator[Vm]:
+    one = Vm(tmp_path)
+    yield one
+    one.process.kill()
+    one.process.wait()
+
+
+RUNNER = LocalRunner(URI)
+
+
+@needs_qemu
+def test_its_process_is_seen_by_its_uuid(vm: Vm) -> None:
+    found = qemurun.remains(RUNNER, URI, vm.uuid)
+    assert (found.pid, found.doubt) == (vm.process.pid, "")
+    assert found.run.split("/")[1] == str(vm.process.pid)
+    assert qemurun.remains(RUNNER, URI, str(uuid4())) == qemurun.Remains()
+    vm.process.kill()
+    vm.process.wait()
+    assert qemurun.remains(RUNNER, URI, vm.uuid) == qemurun.Remains()
+
+
+def test_programs_that_name_the_uuid_are_no_qemu(tmp_path: Path) -> None:
+    uuid = str(uuid4())
+    with subprocess.Popen(["sh", "-c", "read x", uuid, "-uuid"], stdin=subprocess.PIPE) as process:
+        assert qemurun.remains(RUNNER, URI, uuid) == qemurun.Remains()
+        process.communicate(b"\n")
+
+
+class NoGrep(LocalRunner):
+    """A host whose grep does not work."""
+
+    def run(self, argv: object, **options: object) -> Completed:
+        raise HostCommandFailed("sh", 1, "")
+
+
+def test_what_cannot_be_looked_at_is_a_doubt() -> None:
+    found = qemurun.remains(NoGrep(URI), URI, str(uuid4()))
+    assert found.pid is None
+    assert "cannot be looked at" in found.doubt
+
+
+@needs_qemu
+def test_who_writes_to_an_image_is_seen(vm: Vm) -> None:
+    until = time.monotonic() + 30
+    while not (found := users.writing_qemus(RUNNER, [str(vm.image), "/nowhere"])) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert found == ((vm.process.pid, str(vm.image)),)
+    with vm.image.open("r+b"):
+        vm.process.kill()
+        vm.process.wait()
+        assert users.writing_qemus(RUNNER, [str(vm.image)]) == (), "we are no QEMU"
+
+
+@needs_qemu
+def test_its_monitor_is_asked_and_does_only_what_its_status_asks_for(vm: Vm) -> None:
+    pid = vm.process.pid
+    before = monitor.ask(RUNNER, pid, vm.uuid)
+    assert (before.problem, before.did, before.status) == ("", False, "prelaunch")
+    assert before.graph is not None
+    assert [node.path for node in before.graph.loose] == [str(vm.image)]
+    for wish in ("cont", "quit"):  # neither paused nor powered off
+        assert not monitor.ask(RUNNER, pid, vm.uuid, wish).did
+    assert vm.process.poll() is None
+    assert "not its QEMU" in monitor.ask(RUNNER, pid, str(uuid4())).problem
+    assert monitor.alive(RUNNER, pid, vm.uuid)
+    vm.socket.unlink()
+    assert "cannot be connected to" in monitor.ask(RUNNER, pid, vm.uuid).problem
+
+
+# -- decisions ------------------------------------------------------------------------------------------------------
+
+PLAN = make_plan(2)
+OVER = replace(
+    PLAN, disks=(replace(PLAN.disks[0], source_overlay="/a/o", dest_overlay="/b/o"), PLAN.disks[1])
+)  # fmt: skip
+
+
+def look(state: PowerState, record: Record, lost_view: LostView | None = None, **more: Any) -> Observation:
+    views = tuple(DiskView(one.target, None, Side.SOURCE, config_path=one.source) for one in PLAN.disks)
+    return replace(Observation(state, True, views, record, lost=lost_view), **more)
+
+
+ACROSS = {"vda": "/b/vda", "vdb": "/b/vdb"}
+NOTED = Record(lost=Lost(run="r", current=ACROSS))
+
+
+@pytest.mark.parametrize(
+    ("seen", "action"),
+    [
+        (look(PowerState.LOST, Record(suspended=True), LostView(1, "r", "paused")), act.LetLostRun),
+        (look(PowerState.LOST, Record(), LostView(1, "r", "paused", current=ACROSS)), act.NoteLost),
+        (look(PowerState.LOST, NOTED, LostView(1, "r", "running", current=ACROSS)), act.PointToCurrent),
+        (look(PowerState.LOST, NOTED, LostView(1, "r", "shutdown", current=ACROSS)), act.PointToCurrent),
+        (look(PowerState.LOST, Record(lost=Lost(run="r")), LostView(1, "r", problem="gone")), act.BarStart),
+        (look(PowerState.LOST, NOTED, LostView(1, "other", "running", current=ACROSS)), act.NoteLost),
+        (look(PowerState.LOST, NOTED, LostView(1, "r", "running", current=ACROSS), persistent=False), act.Park),
+        (look(PowerState.LOST, NOTED, LostView(1, "r", "shutdown", current=ACROSS), persistent=False), act.EndLost),
+        (look(PowerState.OFF, Record(), off_doubt="no grep"), act.Park),
+        (look(PowerState.ABSENT, Record(created=("/b/vda",)), off_doubt="no grep"), act.Park),
+        (look(PowerState.OFF, NOTED), act.Park),  # its configuration names other images than QEMU wrote to
+        (look(PowerState.OFF, Record(lost=Lost(run="r"))), act.NoteFound),
+    ],
+)
+def test_one_decision(seen: Observation, action: type[act.Action]) -> None:
+    assert isinstance(decide(PLAN, seen), action)
+
+
+def test_the_report_is_plain_and_true() -> None:
+    seen = look(PowerState.LOST, NOTED, LostView(7, "r", "running", current=ACROSS), persistent=False)
+    found = decide(PLAN, seen)
+    assert isinstance(found, act.Park)
+    for words in ("Its guest runs", "/b/vda (vda), /b/vdb (vdb)", "from inside the guest", "blockferry resume m1"):
+        assert words in found.problem
+    assert "went off" not in found.problem
+
+
+def test_what_qemu_says_settles_the_record() -> None:
+    record = Record(
+        switching=True,
+        dest_layers={"vda": Layer.PIVOTING},
+        source_layers={"vda": Layer.USED},
+        throttled={"vda": Throttle(1, 1)},
+    )
+    base = lost.settle(OVER, record, ACROSS)
+    assert (base.switched, base.switching, base.dest_layers["vda"]) == (True, False, Layer.FOLDED)
+    overlay = lost.settle(OVER, record, {"vda": "/b/o", "vdb": "/b/vdb"})
+    assert overlay.dest_layers["vda"] is Layer.USED
+    half = lost.settle(OVER, replace(record, switching=False), {"vda": "/b/o", "vdb": "/a/vdb"})
+    assert (half.switched, half.switching) == (False, True)
+    back = lost.settle(OVER, record, {"vda": "/a/o", "vdb": "/a/vdb"})
+    assert (back.switched, back.switching) == (False, False)
+    assert base.throttled["vda"].incarnation == -1, "libvirt counts its domain ids anew"
