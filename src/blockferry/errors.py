@@ -609,6 +609,22 @@ class DestinationTaken(BlockferryError):
 
 
 @dataclass
+class RoomTaken(BlockferryError):
+    """Moves that were planned in the same moment leave too little room at the destination. Nothing was begun.
+
+    The move is checked again by itself, and refused then if it does not fit; this is said only when others are
+    planned again and again meanwhile.
+    """
+
+    code = "ROOM_TAKEN"
+    exit_status = 9
+    sentence_form = "{vm} does not fit on {datastore} beside moves that were planned at the same time."
+    hint_form = "Try again, or choose another datastore."
+    vm: str
+    datastore: str
+
+
+@dataclass
 class MoveParked(BlockferryError):
     """The move stands still because going on could hurt: something changed that blockferry does not understand.
 

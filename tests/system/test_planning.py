@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -11,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from lab import Datastore, Host
+from lab import Datastore, Host, Lab
+from lab.sizes import MIB
 from tests.system.voyage import Line, disk_sources
 
 pytestmark = pytest.mark.lab
@@ -188,3 +190,93 @@ def test_what_cannot_be_made_at_the_destination_is_found_before(
     refused()
     subprocess.run(["chattr", "-i", home], check=True)
     line.must("move", name, "--to", "ssd")
+
+
+# -- room ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small(lab_session: Lab, lab_host: Host, bare: Bare) -> Iterator[Datastore]:
+    """A datastore of its own, with an own free space."""
+    store = lab_session.datastore(f"small-{time.monotonic_ns() % 10**6}", fs="ext4", size="512MiB")
+    lab_host.attach(store)
+    yield store
+    bare.after.close()
+    lab_host.detach(store)
+    store.unfill()
+
+
+def test_eight_moves_at_once_into_room_for_six(bare: Bare, line: Line, old_san: Datastore, small: Datastore) -> None:
+    """Real processes, started together: exactly two are refused, before anything is made."""
+    names = [
+        bare.vm({"vda": bare.image(old_san.path / f"eight{number}" / "disk", "24M", "raw", "24M")}, format="raw")
+        for number in range(8)
+    ]
+    wanted = line.must("check", names[0], "--to", small.name).document["check"]["space"][0]
+    need = wanted["available_before"] - wanted["available_after"]
+    assert 24 * MIB <= need < 27 * MIB
+    small.fill(16 * MIB + 6 * need + need // 2)
+    moves = [line.start("move", name, "--to", small.name, "--bandwidth", "8MiB/s") for name in names]
+    said = [line.end(process) for process in moves]
+    refused = [name for name, one in zip(names, said, strict=True) if one.status == 4]
+    assert [one.status for one in said].count(0) == 6, "\n".join(map(str, said))
+    assert all(one.codes == ["DESTINATION_FULL"] for one in said if one.status == 4)
+    assert len(refused) == 2
+    for name in names:
+        assert bare.sources(name)["vda"].startswith(str((old_san if name in refused else small).path))
+        assert small.home(name).exists() is (name not in refused)
+    assert len(line.rows("SELECT id FROM moves")) == 6
+
+
+def test_what_the_new_image_takes(bare: Bare, line: Line, old_san: Datastore, small: Datastore) -> None:
+    """A compressed image, an ISO in the home, a thin disk of a running VM: what is promised is what happens."""
+    plain = bare.image(old_san.path / "plain.raw", "256M", "raw", "120M")
+    packed = old_san.path / "packed.qcow2"
+    subprocess.run(["qemu-img", "convert", "-c", "-f", "raw", "-O", "qcow2", plain, packed], check=True)
+    assert packed.stat().st_size < 8 * MIB
+    name = bare.vm({"vda": packed})
+    check = line.must("check", name, "--to", small.name).document["check"]
+    [estimate] = check["estimates"]
+    assert 120 * MIB <= estimate["copy_bytes"] <= 121 * MIB
+    small.fill(100 * MIB)
+    assert "DESTINATION_FULL" in codes(line, name, "--to", small.name)
+    small.unfill()
+    line.must("move", name, "--to", small.name)
+    taken = Path(bare.sources(name)["vda"]).stat().st_blocks * 512
+    assert estimate["allocated_bytes"] - 3 * MIB < taken <= estimate["allocated_bytes"]
+
+    thin = bare.vm({"vda": plain}, format="raw", start=True)
+    check = line.must("check", thin, "--to", small.name).document["check"]
+    planned = check["estimates"][0]["copy_bytes"]
+    assert 120 * MIB <= planned <= 121 * MIB
+    process = line.start("move", thin, "--to", small.name, "--bandwidth", "60MiB/s")
+    totals = set()
+    while process.poll() is None:
+        for move in line.unfinished():
+            totals |= {disk["total"] for disk in line.progress(move).get("disks", []) if disk["total"]}
+        time.sleep(0.1)
+    done = line.end(process)
+    assert done.status == 0, str(done)
+    assert max(totals) <= planned, totals
+    assert planned - MIB <= done.move["report"]["bulk_bytes"] <= planned
+    taken = Path(bare.sources(thin)["vda"]).stat().st_blocks * 512
+    assert taken <= check["estimates"][0]["allocated_bytes"]
+
+
+def test_free_space_is_one_number(bare: Bare, line: Line, old_san: Datastore, small: Datastore) -> None:
+    """What a user without privileges may write; libvirt counts what is reserved for root as free."""
+    device = bare.host.run(["findmnt", "-no", "SOURCE", str(small.path)]).stdout.strip()
+    subprocess.run(["tune2fs", "-m", "20", device], check=True, capture_output=True)
+    space = os.statvfs(small.path)
+    free = space.f_bavail * space.f_frsize
+    assert space.f_bfree * space.f_frsize - free > 64 * MIB
+    name = bare.vm({"vda": bare.image(old_san.path / "one.qcow2")})
+    shown = {one["datastore"]["name"]: one["datastore"] for one in line.must("datastores").document["datastores"]}
+    check = line.must("check", name, "--to", small.name).document["check"]["space"]
+    assert shown[small.name]["available"] == check[0]["available_before"] == free
+    small.fill(0)
+    assert "DESTINATION_FULL" in codes(line, name, "--to", small.name)
+    shown = {one["datastore"]["name"]: one["datastore"] for one in line.must("datastores").document["datastores"]}
+    assert shown[small.name]["available"] < MIB
+    told = [one["text"] for one in line.do("doctor").document["checks"] if one["area"] == "datastores"]
+    assert any(f"{small.name} is full" in text for text in told), told

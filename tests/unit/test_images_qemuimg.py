@@ -138,9 +138,12 @@ def test_check_and_measure(stack: tuple[Path, Path]) -> None:
 
 
 def test_measure(stack: tuple[Path, Path]) -> None:
-    needed = qemuimg.measure(R, str(stack[0]), "qcow2", "qcow2")
+    needed = qemuimg.measure(R, str(stack[0]), "qcow2")
     assert 2 * MiB < needed.required < 4 * MiB < 8 * MiB < needed.fully_allocated
-    assert qemuimg.measure(R, str(stack[0]), "qcow2", "raw").fully_allocated == 8 * MiB
+    assert needed.data(8 * MiB) == 2 * MiB
+    assert qemuimg.measure(R, str(stack[0]), "qcow2", alone=True).data(8 * MiB) == MiB
+    small = qemuimg.measure(R, str(stack[0]), "qcow2", ["cluster_size=4096"])
+    assert small.data(8 * MiB, 4096) == 2 * MiB
 
 
 def test_convert_flattens_and_reports(stack: tuple[Path, Path], tmp_path: Path) -> None:

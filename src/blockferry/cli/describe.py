@@ -61,11 +61,14 @@ def findings(out: Out, found: Iterable[Finding]) -> None:
 def plan(out: Out, plan: Plan, estimates: tuple[DiskEstimate, ...] = ()) -> None:
     """How each disk gets across, and what happens to what is left behind."""
     seconds = {estimate.target: estimate.seconds for estimate in estimates}
+    takes = {estimate.target: estimate.allocated_bytes for estimate in estimates}
     pairs: list[tuple[str, Cell | list[Cell]]] = [("method", f"{plan.method.value}: {plan.method_reason}")]
     for disk in plan.disks:
         about = seconds.get(disk.target)
         size = f"{format_size(disk.copy_bytes)} to copy of {format_size(disk.virtual_size)}"
         size += f", about {format_duration(about)}" if about is not None else ""
+        taken = takes.get(disk.target)
+        size += f"; takes up to {format_size(taken)} on {disk.datastore}" if taken is not None else ""
         lines: list[Cell] = [
             f"{format_size(disk.virtual_size)}, cloned: nothing to copy" if disk.clone else size,
             f"from {_place(disk.source_datastore, disk.source)} ({disk.source_format})",

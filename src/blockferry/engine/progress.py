@@ -97,19 +97,20 @@ def _disk(context: Context, seen: Observation, target: str) -> DiskProgress:
         phase = "waiting"
     if copied.bulk == 0:
         return DiskProgress(target, phase, plan.copy_bytes)
-    rate = copied.rate
+    shown = copied.planned_as(plan.bulk_bytes)
+    rate = copied.rate * shown.share if copied.cur < copied.bulk else copied.rate
     synchronous = mirrored(context.plan, seen.record)
     return DiskProgress(
         target=target,
         phase=phase,
-        total=copied.end,
-        done=copied.end if phase == "switched" else copied.cur,
-        bulk=copied.bulk,
+        total=shown.end,
+        done=shown.end if phase == "switched" else shown.cur,
+        bulk=shown.bulk,
         changed=copied.changed,
         passes=0 if synchronous else len(copied.passes),
         pass_sizes=() if synchronous else tuple(one.size for one in copied.passes),
         rate=rate,
-        seconds_left=copied.remaining / rate if rate > 0 and phase == "copying" else None,
+        seconds_left=(shown.end - shown.cur) / rate if rate > 0 and phase == "copying" else None,
     )
 
 
@@ -133,12 +134,14 @@ def _left(context: Context, outcome: Outcome) -> list[str]:
 def report(context: Context, outcome: Outcome, seconds: float, phases: dict[str, float], record: Record) -> Report:
     """What was done, as far as this process saw it."""
     copied = context.memory.progress.values()
+    planned = {disk.target: disk.bulk_bytes for disk in context.plan.disks}
+    bulk = [one.planned_as(planned.get(target, 0)) for target, one in context.memory.progress.items()]
     resynced = context.resynced
     return Report(
         outcome=outcome,
         seconds=seconds,
         phases={name: round(value, 4) for name, value in phases.items()},
-        bulk_bytes=sum(min(one.bulk, one.cur) for one in copied),
+        bulk_bytes=sum(min(one.bulk, one.cur) for one in bulk),
         changed_bytes=sum(min(one.changed, max(0, one.cur - one.bulk)) for one in copied),
         passes=0 if mirrored(context.plan, record) else max((len(one.passes) for one in copied), default=0),
         compared_bytes=sum(one.compared for one in resynced.values()),

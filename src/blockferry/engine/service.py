@@ -29,6 +29,7 @@ from blockferry.engine.site import Site
 from blockferry.engine.slow_calls import SlowCalls
 from blockferry.errors import (
     BlockferryError,
+    DestinationTaken,
     HostUnreachable,
     JournalFailed,
     LeaseLost,
@@ -37,6 +38,7 @@ from blockferry.errors import (
     MoveFailed,
     OtherHost,
     Refused,
+    RoomTaken,
     TooLateToCancel,
     UsageError,
     VmNotFound,
@@ -79,6 +81,9 @@ LONG_S = 5.0
 
 RECENT = 10_000
 """So many finished moves are looked through for a broken copy to go on from."""
+
+PLAN_ATTEMPTS = 20
+"""So often a move is planned anew because others took what its plan counted on. Each time one of them was planned."""
 
 TYPICAL_RATE = 200 * 1024**2
 """Bytes/s assumed for estimates when nothing was measured on this host yet."""
@@ -206,27 +211,33 @@ class Service:
 
     def check(self, request: MoveRequest) -> CheckResult:
         """Every reason for and against, and the plan. Nothing is touched."""
-        return self._check(request, _new_id())
+        return self._check(request, _new_id())[0]
 
-    def _check(self, request: MoveRequest, move: str) -> CheckResult:
+    def _check(self, request: MoveRequest, move: str) -> tuple[CheckResult, space.Room | None]:
+        """The decision, and what the plan was found to fit into; None without a plan."""
+        since, seen = time.time(), self.journal.known()
         facts = self._facts(request, {})
         if sum(one.seconds for one in facts.templates.values()) > LONG_S:
             # While they were compared the VM may have been shut off, or its disks taken elsewhere: look again.
+            since, seen = time.time(), self.journal.known()
             facts = self._facts(request, templates.compared(facts.templates.values()))
         vm = facts.vm
         findings, plan = precheck.precheck(request, facts, move)
         if plan is None:
-            return CheckResult(vm.name, findings, None)
+            return CheckResult(vm.name, findings, None), None
         rate = request.bandwidth or TYPICAL_RATE
-        estimates = tuple(DiskEstimate(one.target, one.copy_bytes, one.copy_bytes / rate) for one in plan.disks)
-        return CheckResult(
+        estimates = tuple(
+            DiskEstimate(one.target, one.copy_bytes, one.copy_bytes / rate, space.needed(one)) for one in plan.disks
+        )
+        result = CheckResult(
             vm=vm.name,
             findings=findings,
             plan=plan,
             estimates=estimates,
-            space=space.estimates(plan.disks, facts),
+            space=space.estimates(plan.disks, plan.home, plan.nvram, facts),
             seconds=plan.copy_bytes / rate + 1.0,
         )
+        return result, space.room(plan, facts, seen, since)
 
     def _facts(self, request: MoveRequest, just: Mapping[templates.Pair, Template]) -> Facts:
         """What is there now. `just`: what was compared a moment ago."""
@@ -280,9 +291,24 @@ class Service:
         return any(one.id == move for one in self.journal.unfinished())
 
     def move(self, request: MoveRequest) -> MoveSummary:
-        """Pre-check and write the move into the journal. Raises Refused, MoveBusy."""
+        """Pre-check and write the move into the journal. Raises Refused, MoveBusy.
+
+        Others that are planned in the same moment may take the room, or the names, that the pre-check saw free. The
+        journal sees to that in one transaction; then the pre-check is made again, with them in view.
+        """
+        for attempt in tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type((RoomTaken, DestinationTaken)),
+            stop=tenacity.stop_after_attempt(PLAN_ATTEMPTS),
+            reraise=True,
+        ):
+            with attempt:
+                summary = self._plan(request)
+        return summary
+
+    def _plan(self, request: MoveRequest) -> MoveSummary:
+        """One attempt. Raises Refused, MoveBusy, RoomTaken, DestinationTaken."""
         move = _new_id()
-        result = self._check(request, move)
+        result, room = self._check(request, move)
         if result.plan is None:
             reasons = [one for one in result.findings if one.is_error]
             text = " ".join(f"[{one.code}] {one.text} {one.remedy}".rstrip() for one in reasons)
@@ -296,7 +322,7 @@ class Service:
         wish = msgspec.json.encode(request).decode()
         other = self._unfinished(result.plan.uuid)
         waiting = other if other is not None and other.state == "waiting" else None
-        summary = self._made_journal().add(result.plan, record, wish, _user(), waiting)
+        summary = self._made_journal().add(result.plan, record, wish, _user(), waiting, room)
         for one in result.findings:
             if one.severity is Severity.WARNING:
                 self.journal.event(move, "warning", f"[{one.code}] {one.text}")

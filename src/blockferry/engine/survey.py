@@ -18,9 +18,10 @@ from blockferry.model import cloning as clones
 from blockferry.model import destination_names, exports, graph_proof, placement
 from blockferry.model import templates as choices
 from blockferry.model.exports import is_export
-from blockferry.model.facts import ExportFact, Facts, Partial, SaveRoom, SmallFile, Template
+from blockferry.model.facts import ExportFact, Facts, Measured, Partial, SaveRoom, SmallFile, Template
 from blockferry.model.fencing import Storage
 from blockferry.model.inventory import Datastore, Disk, DiskSource, Image, Vm, datastore_of
+from blockferry.model.places import Look
 from blockferry.model.request import Chain, Firmware, Method, MoveRequest, OnBreak
 from blockferry.units import MiB
 
@@ -122,6 +123,7 @@ def survey(
         if disk.secret is not None and (chain := chains.get(disk.target)) and chain[0].format == "raw"
         if (header := qemuimg.luks_header(runner, chain[0].path)) is not None
     }
+    measured = _measured(runner, vm, chains, request)
     home_source = _home_source(vm, stores)
     home_files = _home_files(runner, vm, home_source, chains, everyone)
     candidates = _candidates(vm, wanted, chains, home_files, request)
@@ -147,6 +149,8 @@ def survey(
         chains=chains,
         problems=problems,
         luks_headers=headers,
+        measured=measured,
+        no_holes=_no_holes(runner, vm, wanted, looks, chains, request),
         users=used,
         templates=_templates(runner, vm, everyone, stores, chains, used, request, known, tell),
         existing=existing,
@@ -187,6 +191,60 @@ def _filesystems(runner: Runner, vm: Vm, paths: set[str], home: tuple[SmallFile,
     old = [*paths, *(one.path for one in home), *([vm.nvram] if vm.nvram else [])]
     looked = references.look(runner, [path for path in old if path.startswith("/")])
     return {path: one.filesystem for path, one in looked.paths.items() if one.there}
+
+
+def _measured(
+    runner: Runner, vm: Vm, chains: Mapping[str, tuple[Image, ...]], request: MoveRequest
+) -> dict[str, Measured]:
+    """What the content of each disk that is asked to move takes; of its lower layers too, where they are kept."""
+    found: dict[str, Measured] = {}
+    for target, chain in chains.items():
+        disk = vm.disk(target)
+        if not chain or request.disks.get(target, request.to) is None or disk is None or disk.encrypted:
+            continue
+        if any(image.encrypted or is_export(image.path) for image in chain):
+            continue
+        shallow = request.chain.keeps_layers and len(chain) > 1
+        try:
+            found[target] = _measure(runner, chain[0], request, alone=shallow)
+            for image in chain[1:] if shallow else ():
+                if image.path not in found:
+                    found[image.path] = _measure(runner, image, request, alone=True)
+        except (ImageUnreadable, HostCommandFailed):
+            continue  # what is allocated counts then
+    return found
+
+
+def _measure(runner: Runner, image: Image, request: MoveRequest, *, alone: bool) -> Measured:
+    """`data` by clusters of the usual size, whatever those of the new image are."""
+    plain = qemuimg.measure(runner, image.path, image.format, alone=alone)
+    as_it_was = image.cluster_size if image.format == "qcow2" else None
+    options = qemuimg.creation_options("off", request.cluster_size or as_it_was)
+    made = qemuimg.measure(runner, image.path, image.format, options, alone=alone) if options else plain
+    return Measured(plain.data(image.virtual_size), made.required, made.fully_allocated)
+
+
+def _no_holes(
+    runner: Runner,
+    vm: Vm,
+    stores: Iterable[Datastore],
+    looks: Mapping[str, Look],
+    chains: Mapping[str, tuple[Image, ...]],
+    request: MoveRequest,
+) -> frozenset[str]:
+    """The destinations on which QEMU cannot leave holes in a raw file; only looked at where that matters."""
+    raw = request.format == "raw" or any(chain and chain[0].format == "raw" for chain in chains.values())
+    if not vm.state.active or not raw or request.format not in (None, "raw"):
+        return frozenset()
+    usable = {
+        store.path: store.name
+        for store in stores
+        if store.path and (look := looks.get(store.path)) and look.kind == "directory" and look.writable
+    }
+    try:
+        return frozenset(usable[path] for path, can in pathlooks.holes(runner, usable).items() if can is False)
+    except HostCommandFailed:
+        return frozenset()
 
 
 def _storage(

@@ -30,3 +30,21 @@ def look(runner: Runner, paths: Iterable[str]) -> dict[str, Look]:
     except (ValueError, msgspec.ValidationError) as error:
         raise HostCommandFailed("looking at paths", result.status, str(error)) from None
     return {one.path: one for one in found}
+
+
+def holes(runner: Runner, directories: Iterable[str]) -> dict[str, bool | None]:
+    """Whether a part of a file there can be made a hole (fallocate(2)); None where that could not be tried.
+
+    A file without a name is made for it, where the file system has that (O_TMPFILE), else one that is gone at once.
+    Raises HostCommandFailed.
+    """
+    wanted = tuple(dict.fromkeys(directories))
+    absolute(*wanted)
+    if not wanted:
+        return {}
+    asked = json.dumps({"holes": wanted}).encode()
+    result = runner.run([PYTHON, "-I", "-c", _PROGRAM], stdin=asked, timeout_s=LOOK_S)
+    try:
+        return msgspec.convert(json.loads(result.stdout), type=dict[str, bool | None])
+    except (ValueError, msgspec.ValidationError) as error:
+        raise HostCommandFailed("looking at directories", result.status, str(error)) from None

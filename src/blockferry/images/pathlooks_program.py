@@ -1,11 +1,13 @@
 """Tells what paths are. Runs by itself on the host, by its own python3; `images/pathlooks.py` sends it there.
 
 Standard input is JSON: {"paths": [...]}, absolute paths. Standard output is JSON: a list of objects, one a path. What
-went wrong is told by errno. Imports nothing of blockferry.
+went wrong is told by errno. Or {"holes": [...]}, directories: which of them take files with holes.
+Imports nothing of blockferry.
 """
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import json
 import os
@@ -95,7 +97,43 @@ def look(path: str, known: list[tuple[str, str]]) -> dict[str, Any]:
     return found
 
 
+PUNCH_HOLE, KEEP_SIZE = 2, 1
+TRIAL = ".blockferry-trial-holes"
+SIZE = 1024 * 1024
+
+
+def unnamed(directory: str) -> int:
+    """A file that nobody sees."""
+    try:
+        return os.open(directory, os.O_TMPFILE | os.O_RDWR, 0o600)
+    except OSError:
+        path = os.path.join(directory, f"{TRIAL}-{os.getpid()}")
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        os.unlink(path)
+        return handle
+
+
+def holes(directory: str) -> bool | None:
+    """Whether QEMU can make a part of a file there read as zeros without writing it; None if it cannot be tried."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    try:
+        handle = unnamed(directory)
+    except OSError:
+        return None
+    try:
+        os.ftruncate(handle, SIZE)
+        done = libc.fallocate(handle, PUNCH_HOLE | KEEP_SIZE, ctypes.c_int64(0), ctypes.c_int64(SIZE))
+        return None if done != 0 and ctypes.get_errno() != errno.EOPNOTSUPP else done == 0
+    except OSError:
+        return None
+    finally:
+        os.close(handle)
+
+
 if __name__ == "__main__":
     wish = json.load(sys.stdin.buffer)
-    table = mounts()
-    json.dump([look(path, table) for path in wish["paths"]], sys.stdout)
+    if "holes" in wish:
+        json.dump({path: holes(path) for path in wish["holes"]}, sys.stdout)
+    else:
+        table = mounts()
+        json.dump([look(path, table) for path in wish["paths"]], sys.stdout)

@@ -10,6 +10,7 @@ import itertools
 import json
 import posixpath
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -22,6 +23,7 @@ Backing = tuple[str, str]
 """A backing file's path and format."""
 
 SECTOR = 512
+DEFAULT_CLUSTER = 64 * 1024
 _SECTOR_FORMATS = frozenset({"qcow2", "qcow", "qed", "vmdk", "vdi", "vhdx", "parallels"})
 
 
@@ -71,11 +73,16 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """Bytes that an image would need in another format: as it is now, and when every sector is written."""
+    """Bytes that a qcow2 would need: as the content is now, and when every sector is written."""
 
     required: int
     fully_allocated: int
     bitmaps: int
+
+    def data(self, virtual_size: int, cluster_size: int = DEFAULT_CLUSTER) -> int:
+        """Bytes in clusters that do not read as zeros: what a copy reads and writes."""
+        tables = self.fully_allocated - -(-virtual_size // cluster_size) * cluster_size
+        return max(0, self.required - tables)
 
 
 def version(runner: Runner) -> tuple[int, int, int]:
@@ -226,13 +233,28 @@ def holds_data(runner: Runner, overlay: str) -> bool:
     return any(one["depth"] == 0 and one.get("present", True) for one in json.loads(_reading(runner, overlay, argv)))
 
 
-def measure(runner: Runner, path: str, format: str, dest_format: str) -> Measure:
-    """The bytes a copy in `dest_format` (raw or qcow2) would need, its whole chain flattened.
+def measure(runner: Runner, path: str, format: str, options: Sequence[str] = (), *, alone: bool = False) -> Measure:
+    """The bytes that a qcow2 of these creation options needs for the image's content, its whole chain flattened.
 
-    Raises ImageUnreadable; HostCommandFailed is never raised for a format that cannot be measured.
+    `alone`: only what the image itself holds, without what it stands on. What a raw file will take is not asked for:
+    QEMU answers with its length, holes and all (raw_measure in its block/raw-format.c); see Measure.data.
+    Raises ImageUnreadable.
     """
     absolute(path)
-    argv = ["qemu-img", "measure", "-U", "--output=json", "-f", format, "-O", dest_format, "--", path]
+    argv = [
+        "qemu-img",
+        "measure",
+        "-U",
+        "--output=json",
+        "-O",
+        "qcow2",
+        *(["-o", ",".join(options)] if options else []),
+    ]
+    if alone and format == "qcow2":
+        node = {"driver": format, "file": {"driver": "file", "filename": path}, "backing": None}
+        argv += [f"json:{json.dumps(node)}"]
+    else:
+        argv += ["-f", format, "--", path]
     report = json.loads(_reading(runner, path, argv))
     return Measure(report["required"], report["fully-allocated"], report.get("bitmaps", 0))
 

@@ -11,7 +11,16 @@ import sqlalchemy as sa
 import tenacity
 from sqlalchemy.exc import IntegrityError
 
-from blockferry.errors import DestinationTaken, JournalFailed, MoveBusy, MoveNotFound, MoveParked, UsageError, nearest
+from blockferry.errors import (
+    DestinationTaken,
+    JournalFailed,
+    MoveBusy,
+    MoveNotFound,
+    MoveParked,
+    RoomTaken,
+    UsageError,
+    nearest,
+)
 from blockferry.journal import claiming, codec
 from blockferry.journal.claiming import fenced
 from blockferry.journal.database import Database, clock, one_at_a_time
@@ -22,7 +31,7 @@ from blockferry.model.identity import may_be_here, may_share_host
 from blockferry.model.plan import Plan
 from blockferry.model.quarantine import Kept
 from blockferry.model.record import Record, Wanted
-from blockferry.model.space import needed
+from blockferry.model.space import Room, left_to_take, needs
 from blockferry.model.summary import Event, MoveSummary, Progress, Report
 
 
@@ -33,6 +42,23 @@ def _free(connection: sa.Connection, plan: Plan, journal: str) -> None:
         other = codec.plan(row, journal)
         if may_share_host(other, plan) and (same := plan.made & other.made):
             raise DestinationTaken(plan.vm, min(same), other.move, other.vm)
+
+
+CLOCKS_S = 120.0
+"""By so much the clocks of two managers may differ."""
+
+
+def _fits(connection: sa.Connection, plan: Plan, room: Room, journal: str) -> None:
+    """Raise RoomTaken unless the plan fits beside the moves that were planned since room was looked for.
+
+    Those count in full, also what is over by now: how much of it the free space that was seen has in it is not known.
+    """
+    recent = sa.or_(moves.c.finished.is_(None), moves.c.created > room.since - CLOCKS_S)
+    query = sa.select(moves.c.id, moves.c.plan).where(recent, moves.c.id.not_in(sorted(room.seen)))
+    others = [codec.plan(row, journal) for row in connection.execute(query)]
+    beside = [needs(other.disks, other.home, other.nvram) for other in others if may_share_host(other, plan)]
+    if store := room.overdrawn(beside):
+        raise RoomTaken(plan.vm, store)
 
 
 def _the_one(found: tuple[MoveSummary, ...], problem: str, remedy: str) -> MoveSummary:
@@ -88,10 +114,19 @@ class Journal:
     # ------------------------------------------------------------ moves
 
     def add(
-        self, plan: Plan, record: Record, request_json: str, user: str, instead_of: MoveSummary | None = None
+        self,
+        plan: Plan,
+        record: Record,
+        request_json: str,
+        user: str,
+        instead_of: MoveSummary | None = None,
+        room: Room | None = None,
     ) -> MoveSummary:
         """A new move. Raises MoveBusy when the VM has one that is not finished, whatever races; and DestinationTaken
         when one of another VM makes a file of the same name on that host.
+
+        `room`: what the plan was found to fit into. Moves that were planned since are counted in the same transaction:
+        RoomTaken when it does not fit beside them.
 
         `instead_of`: a move of the VM of which only the UEFI variables are left. It ends in the same transaction, for
         the new one has taken them into its plan; MoveBusy if somebody runs it by now.
@@ -116,6 +151,8 @@ class Journal:
             with self._db.writing() as connection:
                 one_at_a_time(connection)
                 _free(connection, plan, self.name)
+                if room is not None:
+                    _fits(connection, plan, room, self.name)
                 if instead_of is not None:
                     claiming.supersede(connection, instead_of, plan.move)
                 connection.execute(sa.insert(moves).values(values))
@@ -201,10 +238,16 @@ class Journal:
             if one.id == exclude or one.record.following or not may_be_here(one.plan, uri, host):
                 continue
             written = {disk.target: max(0, disk.done - disk.changed) for disk in one.progress.disks}
-            for disk in one.plan.disks:
-                left = max(0, needed(disk) - written.get(disk.target, 0))
-                found[disk.datastore] = found.get(disk.datastore, 0) + left
+            for store, left in left_to_take(one.plan, written, one.record.home_copied).items():
+                found[store] = found.get(store, 0) + left
         return found
+
+    def known(self) -> frozenset[str]:
+        """The ids of all moves that `add` would take for newcomers, were they not known: to be read before
+        `reservations`, and that before the free space is looked at."""
+        recent = sa.or_(moves.c.finished.is_(None), moves.c.created > time.time() - 2 * CLOCKS_S)
+        with self._db.reading() as connection:
+            return frozenset(connection.scalars(sa.select(moves.c.id).where(recent)))
 
     # ------------------------------------------------------------ the user's columns: no lease needed
 

@@ -22,6 +22,15 @@ class SmallFile:
 
 
 @dataclass(frozen=True, slots=True)
+class Measured:
+    """What `qemu-img measure` says of an image. Bytes."""
+
+    data: int  # in clusters that do not read as zeros: what a copy reads and writes
+    required: int  # what a qcow2 as it would be made takes for it, tables included
+    full: int  # what that qcow2 takes when all of it is allocated
+
+
+@dataclass(frozen=True, slots=True)
 class Partial:
     """A broken copy of a disk of this VM that an earlier move has left, its marker still beside it. Bytes."""
 
@@ -76,6 +85,9 @@ class Facts:
     qemu: Version  # the installed one
     chains: Mapping[str, tuple[Image, ...]]  # target -> backing chain, top first
     problems: Mapping[str, str] = field(default_factory=dict)  # target -> why there is no chain
+    measured: Mapping[str, Measured] = field(default_factory=dict)
+    """Target of a disk, or path of a lower layer -> what its content takes at the destination."""
+    no_holes: frozenset[str] = frozenset()  # destination datastores whose files cannot be given holes
     luks_headers: Mapping[str, int] = field(default_factory=dict)  # target of a raw LUKS image -> bytes of its header
     users: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # path -> other VMs that refer to it
     existing: frozenset[str] = frozenset()  # files found where we would write
@@ -138,6 +150,13 @@ class Facts:
     def store_of(self, path: str, resolved: str = "") -> Datastore | None:
         """The innermost datastore that holds a file."""
         return datastore_of(path, self.datastores, resolved or self.resolve(path))
+
+    def sharing(self, name: str) -> tuple[str, ...]:
+        """The datastores on the file system of this one, itself among them: what one takes, all have less."""
+        store = self.datastore(name)
+        if store is None or not store.file_system:
+            return (name,)
+        return tuple(one.name for one in self.datastores if one.file_system == store.file_system)
 
     def datastore(self, name: str) -> Datastore | None:
         return next((store for store in self.datastores if store.name == name), None)

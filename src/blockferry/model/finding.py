@@ -493,8 +493,9 @@ CATALOGUE: dict[str, FindingKind] = {
         FindingKind(
             "OVERLAY_SPACE", _W, "Little room for the overlay",
             "Until the switch the guest's writes go to an overlay beside the old disk. If that datastore fills up, "
-            "QEMU pauses the guest.",
-            "Make room on the source's datastore, or move while the guest writes little.",
+            "QEMU pauses the guest. As an error: there is too little room to begin.",
+            "Make room on the source's datastore, or choose --method changed-blocks, which needs no overlay (with "
+            "--from-scratch, if a broken copy would be gone on with).",
         ),
         FindingKind(
             "METHOD_SNAPSHOT", _E, "The method snapshot cannot be used here",

@@ -29,6 +29,16 @@ class Pass:
 
 
 @dataclass(frozen=True, slots=True)
+class Shown:
+    """How far a copy is, in bytes that are read and written. `share`: of them in a byte of QEMU's own count."""
+
+    bulk: int
+    cur: int
+    end: int
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
 class CopyProgress:
     """The progress of one disk's copy."""
 
@@ -63,6 +73,18 @@ class CopyProgress:
         if end > cur or self.goal != cur:
             after = replace(after, goal=end, started_s=now_s)
         return after
+
+    def planned_as(self, planned: int) -> Shown:
+        """This progress in bytes that are really read and written, for people and for what is promised.
+
+        QEMU's job may go over the whole disk and skip what reads as zeros (docs/measured.md): then `bulk` is the length
+        of the disk, and counts for the bytes that were planned. What the guest changed is counted as it is.
+        """
+        if planned <= 0 or self.bulk <= planned:
+            return Shown(self.bulk, self.cur, self.end, 1.0)
+        share = planned / self.bulk
+        cur = round(min(self.cur, self.bulk) * share) + max(0, self.cur - self.bulk)
+        return Shown(planned, cur, planned + self.changed, share)
 
     @property
     def pass_base(self) -> int:

@@ -31,6 +31,12 @@ class LayerPlan:
     dest_format: str
     virtual_size: int
     allocation: int
+    data: int = -1  # bytes that are read and written; -1: not measured
+    required: int = -1  # bytes that the new image takes
+
+    @property
+    def copy_bytes(self) -> int:
+        return self.allocation if self.data < 0 else self.data
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +109,8 @@ class DiskPlan:
     luks: LuksPlan | None = None
     clone: bool = False  # the file system clones `source` as it is (docs/clone.md)
     source_volume: str = ""  # "POOL/VOLUME" by which the VM's XML names `source`; "": by its path
+    data: int = -1  # bytes that do not read as zeros: what is read and written; -1: not measured
+    required: int = -1  # bytes that the new image takes, tables included, without `layers`
     reused: ReusedLayer | None = None  # what `backing`, or the lowest of `layers`, stands on instead of a copy
 
     @property
@@ -118,10 +126,18 @@ class DiskPlan:
 
     @property
     def copy_bytes(self) -> int:
-        """Bytes that the bulk is expected to carry: what is allocated, never more than the virtual size."""
+        """Bytes that are read and written: what holds data, never more than the virtual size.
+
+        QEMU counts more where its job goes over the whole disk (docs/measured.md): it skips what reads as zeros.
+        """
         if self.clone:
             return 0
-        return min(self.virtual_size, self.allocation) + sum(layer.allocation for layer in self.layers)
+        return self.bulk_bytes + sum(layer.copy_bytes for layer in self.layers)
+
+    @property
+    def bulk_bytes(self) -> int:
+        """The same without the lower layers: what the job that copies the disk carries."""
+        return min(self.virtual_size, self.allocation if self.data < 0 else self.data)
 
 
 @dataclass(frozen=True, slots=True)

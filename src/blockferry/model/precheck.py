@@ -15,6 +15,7 @@ from blockferry.model import (
     filesystems,
     network,
     placement,
+    space,
     templates,
     tracking,
     vmcheck,
@@ -38,7 +39,6 @@ from blockferry.model.request import (
     Preallocation,
     Provision,
 )
-from blockferry.model.space import for_memory, space_findings
 from blockferry.units import format_duration, format_rate, format_size
 
 VTPM_DIRECTORY = "/var/lib/libvirt/swtpm"
@@ -120,7 +120,7 @@ def precheck(request: MoveRequest, facts: Facts, move: str) -> tuple[tuple[Findi
     draft.findings.extend(said)
     draft.findings.extend(cloning.findings(disks, not_cloned, replace(request, source=source), facts))
     draft.findings.extend(templates.unused(request, facts, disks))
-    draft.findings.extend(space_findings(disks, facts))
+    draft.findings.extend(space.space_findings(disks, home, nvram, facts))
     if facts.vm.checkpoints and any(disk.has_bitmaps for disk in disks):
         draft.findings.append(finding("CHECKPOINTS_VOID", tracking.before_move(facts.vm.checkpoints, facts.vm.name)))
     stores = [facts.datastore(name) for name in dict.fromkeys(disk.datastore for disk in disks)]
@@ -359,6 +359,16 @@ def _look_at_disk(request: MoveRequest, facts: Facts, disk: Disk, store: Datasto
             source_volume=disk.source.volume,
         )
     )
+    draft.disks[-1] = _measured(request, facts, draft.disks[-1])
+
+
+def _measured(request: MoveRequest, facts: Facts, disk: DiskPlan) -> DiskPlan:
+    """With what its content takes, where that could be measured and the copy is not of the file as it is."""
+    found = facts.measured.get(disk.target)
+    if found is None or disk.sealed or disk.as_is:
+        return disk
+    no_holes = disk.datastore in facts.no_holes and facts.vm.state.active and request.method is not Method.SNAPSHOT
+    return space.measured(disk, found, no_holes)
 
 
 def _fits_format(request: MoveRequest, disk: Disk, format: str, shallow: bool) -> None:
@@ -442,7 +452,10 @@ def _layers(
             break
         dest = chosen.path
         draft.taken.add(dest)
-        layers.append(LayerPlan(image.path, image.format, dest, image.format, image.virtual_size, image.allocation))
+        found = facts.measured.get(image.path)
+        data, required = (-1, -1) if found is None else (found.data, found.required)
+        allocated, size = image.allocation, image.virtual_size
+        layers.append(LayerPlan(image.path, image.format, dest, image.format, size, allocated, data, required))
     return tuple(layers), None, None
 
 
@@ -602,7 +615,7 @@ def _hold(facts: Facts, draft: _Draft) -> Hold | None:
     if why or room is None:
         draft.findings.append(finding("FIRMWARE_NOT_NOW", f"{vm.name} cannot be saved and restored: {why}."))
         return None
-    needed = for_memory(vm.memory)
+    needed = space.for_memory(vm.memory)
     if room.free < needed:
         text = f"{vm.name} needs {format_size(needed)} in {room.directory} for its memory; {format_size(room.free)}"
         draft.findings.append(finding("FIRMWARE_NO_ROOM", f"{text} are free."))

@@ -8,15 +8,18 @@ from dataclasses import replace
 
 from blockferry.model.exports import is_export
 from blockferry.model.facts import Facts
-from blockferry.model.finding import Finding, finding
+from blockferry.model.finding import Finding, Severity, finding
 from blockferry.model.method import race_possible
 from blockferry.model.placement import cut
 from blockferry.model.plan import DiskPlan
 from blockferry.model.request import IfNotConverging, Method, MoveRequest, OnBreak
-from blockferry.units import GiB, format_size
+from blockferry.units import GiB, MiB, format_size
 
 WORTH_KEEPING = GiB
 """Less than this is not kept unless asked: copying it anew takes seconds, and an orphan is a burden."""
+
+LEAST_OVERLAY = 16 * MiB
+"""With less room than this beside the source no overlay is begun: its tables alone may fill that, and stop the VM."""
 
 FORMATS = ("raw", "qcow2")
 
@@ -149,5 +152,5 @@ def findings(disks: Sequence[DiskPlan], request: MoveRequest, facts: Facts, meth
                 f"{disk.target}: its overlay grows with what the guest writes until the switch, and there are only "
                 f"{format_size(free)} free beside {disk.source}."
             )
-            found.append(finding("OVERLAY_SPACE", text))
+            found.append(finding("OVERLAY_SPACE", text, severity=Severity.ERROR if free < LEAST_OVERLAY else None))
     return found

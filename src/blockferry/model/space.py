@@ -2,35 +2,116 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from blockferry.model.exports import is_export
-from blockferry.model.facts import Facts
+from blockferry.model.facts import Facts, Measured
 from blockferry.model.finding import Finding, finding
-from blockferry.model.plan import DiskPlan
+from blockferry.model.plan import DiskPlan, HomePlan, NvramPlan, Plan
 from blockferry.model.summary import SpaceEstimate
 from blockferry.units import MiB, format_size
 
 RESERVE = 16 * MiB
-"""What is always left free: the home's files, the file system's own metadata."""
+"""What is always left free: the home's metadata, and the file system's own."""
 
 
 def needed(disk: DiskPlan) -> int:
-    """What the copy will take: all of it when thick, else what is allocated at the source, with its metadata.
+    """What the new image and its lower layers will take: all of it when thick, else what holds data, and the tables.
 
     A clone shares its blocks with the source: it takes but what the file system notes about that.
-    qcow2 needs about 1/8192 of the virtual size for its tables (clusters of 64 KiB), and 10 bytes a cluster (18 with
-    extended L2) where those are smaller.
     """
     if disk.clone:
         return disk.virtual_size // 8192 + MiB
-    tables = disk.virtual_size // 8192 + MiB if disk.dest_format != "raw" else 0
+    below = sum(layer.required if layer.required >= 0 else layer.allocation for layer in disk.layers)
+    if disk.required >= 0:
+        return max(0, disk.required - disk.partial_bytes) + MiB + below
+    bulk = disk.virtual_size if disk.thick else min(disk.virtual_size, disk.allocation)
+    return max(0, bulk - disk.partial_bytes) + tables(disk) + below
+
+
+def tables(disk: DiskPlan) -> int:
+    """What an image that could not be measured needs for its tables.
+
+    qcow2 needs about 1/8192 of the virtual size (clusters of 64 KiB), and 10 bytes a cluster (18 with extended L2)
+    where those are smaller.
+    """
+    found = disk.virtual_size // 8192 + MiB if disk.dest_format != "raw" else 0
     if disk.cluster_size is not None:
         entry = 18 if disk.extended_l2 else 10
-        tables = max(tables, disk.virtual_size // disk.cluster_size * entry + MiB)
-    below = sum(layer.allocation for layer in disk.layers)
-    bulk = disk.virtual_size if disk.thick else min(disk.virtual_size, disk.allocation)
-    return max(0, bulk - disk.partial_bytes) + tables + below
+        found = max(found, disk.virtual_size // disk.cluster_size * entry + MiB)
+    return found
+
+
+def measured(disk: DiskPlan, found: Measured, no_holes: bool) -> DiskPlan:
+    """The plan of a disk whose content was measured. `no_holes`: what reads as zeros is written to a raw file there."""
+    data = min(disk.virtual_size, found.data)
+    if disk.dest_format == "raw":
+        required = disk.virtual_size if disk.thick or no_holes else data
+    elif disk.dest_format == "qcow2":
+        required = found.full if disk.thick else found.required
+    else:
+        required = disk.virtual_size if disk.thick else data + tables(disk)
+    return replace(disk, data=data, required=required)
+
+
+def needs(disks: Iterable[DiskPlan], home: HomePlan | None, nvram: NvramPlan | None) -> dict[str, int]:
+    """Datastore -> bytes that a move takes there: images, and the files of the home."""
+    found: dict[str, int] = {}
+    for disk in disks:
+        if not is_export(disk.datastore):
+            found[disk.datastore] = found.get(disk.datastore, 0) + needed(disk)
+    if home is not None:
+        small = sum(one.size for one in home.files) + (0 if nvram is None else nvram.size)
+        if small or home.datastore in found:
+            found[home.datastore] = found.get(home.datastore, 0) + small
+    return found
+
+
+def left_to_take(plan: Plan, written: Mapping[str, int], home_copied: bool) -> dict[str, int]:
+    """Datastore -> bytes that a move under way has yet to write, at most. `written`: target -> bytes so far."""
+    found = {} if home_copied else needs((), plan.home, plan.nvram)
+    for disk in plan.disks:
+        if not is_export(disk.datastore):
+            left = max(0, needed(disk) - written.get(disk.target, 0))
+            found[disk.datastore] = found.get(disk.datastore, 0) + left
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What a plan was found to fit into, to be proven once more when it is written down. Bytes.
+
+    `left`: datastore -> what is left there beside this plan, the reserve and all promises that were known; `groups`:
+    datastores that share one file system; `seen`: the moves whose promises were known, `since`: when (wall time).
+    """
+
+    left: Mapping[str, int]
+    groups: Mapping[str, tuple[str, ...]]
+    seen: frozenset[str]
+    since: float
+
+    def overdrawn(self, newcomers: Iterable[Mapping[str, int]]) -> str:
+        """The datastore that moves which were planned meanwhile leave too little room on; "" when all fits."""
+        taken: dict[str, int] = {}
+        for needs_ in newcomers:
+            for store, size in needs_.items():
+                taken[store] = taken.get(store, 0) + size
+        for store, left in self.left.items():
+            if sum(taken.get(one, 0) for one in self.groups.get(store, (store,))) > left:
+                return store
+        return ""
+
+
+def room(plan: Plan, facts: Facts, seen: frozenset[str], since: float) -> Room:
+    """What the plan was found to fit into."""
+    found = estimates(plan.disks, plan.home, plan.nvram, facts)
+    return Room(
+        {one.datastore: one.available_after - RESERVE for one in found},
+        {one.datastore: facts.sharing(one.datastore) for one in found},
+        seen,
+        since,
+    )
 
 
 def for_memory(memory: int) -> int:
@@ -38,35 +119,47 @@ def for_memory(memory: int) -> int:
     return memory + memory // 20 + 64 * MiB
 
 
-def estimates(disks: Sequence[DiskPlan], facts: Facts) -> tuple[SpaceEstimate, ...]:
-    """Each destination before and after the move."""
+def estimates(
+    disks: Sequence[DiskPlan], home: HomePlan | None, nvram: NvramPlan | None, facts: Facts
+) -> tuple[SpaceEstimate, ...]:
+    """Each destination before and after the move. Datastores on one file system share its space."""
     found = []
-    for name in sorted({disk.datastore for disk in disks if not is_export(disk.datastore)}):
+    takes = needs(disks, home, nvram)
+    for name in sorted(takes):
         store = facts.datastore(name)
-        assert store is not None
-        mine = [disk for disk in disks if disk.datastore == name]
-        before = facts.available.get(name, store.available) - facts.reserved.get(name, 0)
+        if store is None:
+            continue
+        group = facts.sharing(name)
+        before = facts.available.get(name, store.available) - sum(facts.reserved.get(one, 0) for one in group)
+        grows = sum(disk.virtual_size for disk in disks if disk.datastore == name)
         found.append(
             SpaceEstimate(
                 datastore=name,
                 available_before=before,
-                available_after=before - sum(map(needed, mine)),
-                committed_after=facts.committed.get(name, 0) + sum(disk.virtual_size for disk in mine),
+                available_after=before - sum(takes.get(one, 0) for one in group),
+                committed_after=facts.committed.get(name, 0) + grows,
                 capacity=store.capacity,
             )
         )
     return tuple(found)
 
 
-def space_findings(disks: Sequence[DiskPlan], facts: Facts) -> list[Finding]:
+def space_findings(
+    disks: Sequence[DiskPlan], home: HomePlan | None, nvram: NvramPlan | None, facts: Facts
+) -> list[Finding]:
     found = []
-    for one in estimates(disks, facts):
+    for disk in disks:
+        if disk.dest_format == "raw" and disk.datastore in facts.no_holes and disk.required > disk.data >= 0:
+            text = f"{disk.target}: {disk.datastore} cannot make holes in files; all of {disk.dest} is written"
+            text += f", {format_size(disk.virtual_size)}."
+            found.append(finding("THIN_BECOMES_THICK", text, "Add --format qcow2, which needs no holes."))
+    for one in estimates(disks, home, nvram, facts):
         store = facts.datastore(one.datastore)
         if store is not None and not store.active:
             continue  # said by itself; libvirt has no figures of it
         need = one.available_before - one.available_after
         if one.available_after < RESERVE:
-            held = facts.reserved.get(one.datastore, 0)
+            held = sum(facts.reserved.get(name, 0) for name in facts.sharing(one.datastore))
             others = f" ({format_size(held)} more are promised to other moves)" if held else ""
             found.append(
                 finding(

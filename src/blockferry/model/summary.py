@@ -49,8 +49,9 @@ class DiskEstimate:
     """What `check` says of one disk. Bytes and seconds."""
 
     target: str
-    copy_bytes: int
+    copy_bytes: int  # read and written
     seconds: float | None
+    allocated_bytes: int | None = None  # what the new image takes at the destination, at most
 
 
 @dataclass(frozen=True, slots=True)
