@@ -609,6 +609,18 @@ class DestinationTaken(BlockferryError):
 
 
 @dataclass
+class KeptTaken(BlockferryError):
+    """An old disk left the quarantine in the moment in which a move was to take it over. Nothing was begun."""
+
+    code = "KEPT_TAKEN"
+    exit_status = 9
+    sentence_form = "{path} is not in quarantine any more; {vm} cannot be copied into it."
+    hint_form = "Try again; `blockferry quarantine list` shows what is kept."
+    vm: str
+    path: str
+
+
+@dataclass
 class RoomTaken(BlockferryError):
     """Moves that were planned in the same moment leave too little room at the destination. Nothing was begun.
 

@@ -279,4 +279,152 @@ def test_free_space_is_one_number(bare: Bare, line: Line, old_san: Datastore, sm
     shown = {one["datastore"]["name"]: one["datastore"] for one in line.must("datastores").document["datastores"]}
     assert shown[small.name]["available"] < MIB
     told = [one["text"] for one in line.do("doctor").document["checks"] if one["area"] == "datastores"]
-    assert any(f"{small.name} is full" in text for text in told), told
+    assert any(f"{small.name} (dir) is full" in text for text in told), told
+
+
+# -- jobs ------------------------------------------------------------------------------------------------------
+
+
+def findings(line: Line, *words: str) -> list[tuple[str, str, str]]:
+    """(code, text, remedy) of each error that `check` finds."""
+    said = line.do("check", *words)
+    assert "check" in said.document, str(said)
+    found = said.document["check"]["findings"]
+    return [(one["code"], one["text"], one["remedy"]) for one in found if one["severity"] == "error"]
+
+
+def test_a_vm_that_is_being_moved_is_told_by_one_sentence(bare: Bare, line: Line, old_san: Datastore) -> None:
+    """And none about our own job, mark and images."""
+    path = bare.image(old_san.path / "moving" / "vda.raw", "64M", "raw", "48M")
+    name = bare.vm({"vda": path}, format="raw", start=True)
+    process = line.start("move", name, "--to", "ssd", "--bandwidth", "1MiB/s")
+    move = line.wait_unfinished()
+    line.wait_story(move, "copy")
+    [(code, text, remedy)] = findings(line, name, "--to", "old-san")
+    assert code == "MOVE_UNDER_WAY"
+    assert text.startswith(f"{name} is already being moved to ssd ({move}"), text
+    assert remedy == f"Follow: `blockferry watch {name}`. Stop: `blockferry cancel {name}`."
+    said = line.do("move", name, "--to", "ssd")
+    assert said.codes == ["MOVE_UNDER_WAY"], str(said)
+    line.must("cancel", name)
+    assert line.end(process).status != 0
+    assert findings(line, name, "--to", "ssd") == []
+
+
+def test_the_command_that_is_named_ends_the_job(bare: Bare, line: Line, old_san: Datastore) -> None:
+    base = bare.image(old_san.path / "jobs" / "base.qcow2", "64M", fill="48M")
+    top = old_san.path / "jobs" / "top.qcow2"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", base, "-F", "qcow2", top], check=True)
+    name = bare.vm({"vda": top}, start=True)
+    host = bare.host
+    begin = {
+        "copy": ["blockcopy", name, "vda", str(old_san.path / "jobs" / "copy"), "--transient-job", "--bandwidth", "1"],
+        "pull": ["blockpull", name, "vda", "--bandwidth", "1"],
+    }
+    for kind, words in begin.items():
+        host.virsh(*words)
+        found = findings(line, name, "--to", "ssd")
+        remedies = [remedy for code, _, remedy in found if code in ("JOB_ON_DISK", "JOB_ON_VM")]
+        assert remedies, (kind, found)
+        [command] = {one.split("end it: `virsh ")[1].rstrip("`.") for one in remedies}
+        host.virsh(*command.split())
+        assert not any(code.startswith("JOB") for code, _, _ in findings(line, name, "--to", "ssd")), kind
+
+
+# -- going back to where an old disk is kept -------------------------------------------------------------------
+
+
+def kept(line: Line) -> set[str]:
+    return {one["kept"]["path"] for one in line.must("quarantine", "list").document["kept"]}
+
+
+def changed_copy(path: Path, copy: Path, format: str) -> Path:
+    """Write a megabyte into an image, as the VM would, and keep a copy of it."""
+    words = ["qemu-io", "-f", format, "-c", "write -q -P 0x77 5M 1M", str(path)]
+    subprocess.run(words, check=True, capture_output=True)
+    subprocess.run(["cp", "--sparse=always", path, copy], check=True)
+    return copy
+
+
+def same_content(one: Path, other: Path, format: str) -> bool:
+    """The second opinion."""
+    words = ["qemu-img", "compare", "-U", "-f", format, "-F", format, str(one), str(other)]
+    return subprocess.run(words, capture_output=True, check=False).returncode == 0
+
+
+def test_an_old_disk_in_quarantine_is_named_as_what_it_is(bare: Bare, line: Line, old_san: Datastore) -> None:
+    old = bare.image(old_san.path / "k1" / "vda.qcow2", "64M", fill="32M")
+    name = bare.vm({"vda": old})
+    line.must("move", name, "--to", "ssd", "--keep-source", "7d")
+    back = old_san.home(name)
+    check = line.must("check", name, "--to", "old-san").document["check"]
+    [told] = [one for one in check["findings"] if one["code"] == "KEPT_HERE"]
+    assert str(old) in told["text"]
+    for command in (
+        "--use-kept",
+        f"`blockferry quarantine restore {old}`",
+        f"`blockferry quarantine purge {old} --now`",
+    ):
+        assert command in told["remedy"]
+    line.must("move", name, "--to", "old-san")
+    assert bare.sources(name) == {"vda": str(back / "vda.qcow2")}
+    assert kept(line) == {str(old)}, "it stays what it was"
+    line.must("quarantine", "purge", str(old), "--now", "--yes")
+
+
+@pytest.mark.parametrize(("format", "where"), [("qcow2", "syncing-base"), ("raw", "base-synced")])
+def test_only_what_differs_is_written_into_an_old_disk(
+    format: str, where: str, bare: Bare, line: Line, old_san: Datastore, tmp_path: Path
+) -> None:
+    """Killed in the middle: quarantine never calls the half-synced file an old disk; the next command ends the move."""
+    runs = where == "base-synced"
+    name = f"bare{os.getpid()}-k-{where}-{format}"
+    old = bare.image(old_san.home(name) / f"vda.{format}", "96M", format, "80M")
+    bare.vm({"vda": old}, name, format=format)
+    line.must("move", name, "--to", "ssd", "--keep-source", "7d")
+    assert kept(line) == {str(old)}
+    inode = old.stat().st_ino
+    new = Path(bare.sources(name)["vda"])
+    copy = changed_copy(new, tmp_path / "copy", format)
+    if runs:
+        bare.host.virsh("start", name)
+    codes_ = codes(line, name, "--to", "old-san", "--use-kept")
+    assert "KEPT_USED" in codes_, codes_
+    assert kept(line) == {str(old)}, "check takes nothing"
+    said = line.do("move", name, "--to", "old-san", "--use-kept", point=f"{where}:kill")
+    assert said.killed, str(said)
+    assert str(old) not in {row[0] for row in line.rows("SELECT path FROM kept")}
+    [move] = line.unfinished()
+    assert line.do("quarantine", "purge", str(old), "--now", "--yes").status != 0
+    line.do("resume", move)
+    line.wait_finished()
+    done = line.wait_finished_of(name)
+    assert done["state"] == "moved", line.stories()
+    assert bare.sources(name) == {"vda": str(old)}
+    assert old.stat().st_ino == inode
+    assert same_content(old, copy, format)
+    assert not old.with_name(old.name + ".blockferry").exists()
+    story = "\n".join(line.story(move))
+    written = [text for text in line.story(move) if "written (" in text]
+    assert written, story
+    assert all(float(one.split(" on both sides, ")[1].split()[0]) <= 1.5 or "KiB" in one for one in written), story
+    assert str(old) not in kept(line)
+
+
+# -- what a format change loses --------------------------------------------------------------------------------
+
+
+def test_bitmaps_of_a_backup_program_are_not_lost_without_a_word(bare: Bare, line: Line, old_san: Datastore) -> None:
+    path = bare.image(old_san.path / "bitmaps" / "vda.qcow2")
+    subprocess.run(["qemu-img", "bitmap", "--add", "-f", "qcow2", path, "backup-0"], check=True)
+    name = bare.vm({"vda": path})
+    found = line.must("check", name, "--to", "ssd", "--format", "raw").document["check"]["findings"]
+    [told] = [one for one in found if one["code"] == "BITMAPS_LOST"]
+    assert told["severity"] == "warning"
+    assert "backup-0" in told["text"]
+    assert "BITMAPS_LOST" not in codes(line, name, "--to", "ssd")
+    line.must("move", name, "--to", "ssd")
+    told_by_qemu = subprocess.run(
+        ["qemu-img", "info", "-U", bare.sources(name)["vda"]], capture_output=True, text=True, check=True
+    )
+    assert "backup-0" in told_by_qemu.stdout

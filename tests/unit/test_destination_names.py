@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from blockferry.images import files
@@ -166,6 +166,7 @@ def test_what_is_no_home_is_refused(look: Look, refused: bool) -> None:
     assert (plan is None) is refused
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(blacklist_characters="/\0", blacklist_categories=["Cs"]), min_size=1, max_size=250))
 @example("字" * 81)
 @example("x" * 255)
@@ -180,6 +181,7 @@ def test_every_name_fits(name: str) -> None:
             assert len(posixpath.basename(made).encode()) <= 255
 
 
+@settings(deadline=None)
 @given(st.text(max_size=100), st.integers(0, 60))
 def test_a_cut_name_is_its_beginning(name: str, most: int) -> None:
     name = name.encode("utf-8", "ignore").decode()

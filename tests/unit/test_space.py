@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blockferry.images import pathlooks, qemuimg
@@ -122,6 +122,7 @@ def test_an_overlay_needs_room_beside_the_source() -> None:
     assert "OVERLAY_SPACE" in codes
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.sampled_from(["ssd", "iso", "old"]), st.integers(0, 100)), max_size=6),
     st.integers(0, 300),

@@ -148,6 +148,12 @@ def request_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 "--from-scratch", is_flag=True, help="Do not go on from a copy that broke, copy all of it anew."
             ),
             click.option(
+                "--use-kept",
+                is_flag=True,
+                help="Write only what differs into the VM's old disk that quarantine keeps at the destination; it is "
+                "no old disk any more then.",
+            ),
+            click.option(
                 "--keep-source",
                 type=types.Duration(),
                 help="Keep the old disks for that long (7d, 12h, forever).",
@@ -190,6 +196,7 @@ def to_request(
     trim: bool | None,
     on_break: str,
     from_scratch: bool,
+    use_kept: bool,
 ) -> MoveRequest:
     """What was asked, the rest as configured. Raises UsageError where it contradicts itself, ConfigInvalid."""
     if to is None and not disks:
@@ -211,6 +218,8 @@ def to_request(
             f"--template {template} does not go with --chain {chain}, where no layer goes to the destination.",
             "Use --chain keep or --chain copy.",
         )
+    if use_kept and from_scratch:
+        raise UsageError("--use-kept and --from-scratch contradict each other.", "Give one of them.")
     contract = _contract(guest_latency, guest_slowdown, config)
     policy = IfNotConverging(if_not_converging or config.if_not_converging)
     if contract is not None and policy is IfNotConverging.THROTTLE:
@@ -237,6 +246,7 @@ def to_request(
         if_not_converging=policy,
         on_break=OnBreak(on_break),
         from_scratch=from_scratch,
+        use_kept=use_kept,
         firmware=Firmware(firmware),
         trim=_trim(trim, config),
         paused=Paused(paused),

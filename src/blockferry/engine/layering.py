@@ -164,6 +164,8 @@ def _destination(context: Context, disk: DiskPlan, record: Record) -> Record:
     if disk.target in record.partial:
         doubt = _unfit(context, disk)
         if doubt is None:
+            # It is this move's from now on, whoever made it: an old disk, or the broken copy of an earlier move.
+            making.mark_file(context, disk.dest, made=True)
             if disk.dest_format == "qcow2":
                 qemuimg.repair_leaks(context.runner, disk.dest)
             return record

@@ -32,10 +32,12 @@ from blockferry.errors import (
     DestinationTaken,
     HostUnreachable,
     JournalFailed,
+    KeptTaken,
     LeaseLost,
     MoveBusy,
     MoveCancelled,
     MoveFailed,
+    MoveNotFound,
     OtherHost,
     Refused,
     RoomTaken,
@@ -52,7 +54,7 @@ from blockferry.model.facts import Facts, Partial, Template
 from blockferry.model.finding import Severity
 from blockferry.model.health import Diagnosis
 from blockferry.model.inventory import datastore_of
-from blockferry.model.quarantine import KeptFile, Restore
+from blockferry.model.quarantine import Kept, KeptFile, Restore
 from blockferry.model.record import Outcome, Record, Wanted
 from blockferry.model.request import Method, MoveRequest
 from blockferry.model.summary import (
@@ -258,6 +260,8 @@ class Service:
             self.config.suspended_start,
             self._kept_copies(vm.uuid),
             self._promised(vm.uuid),
+            self._old_disks(vm.uuid),
+            lambda: proof.claims(self.journal, site.connection.uri, site.connection.host_id()),
             functools.cache(
                 lambda: replace(
                     templates.known(self.journal, site.connection.uri, site.connection.host_id(), RECENT), just=just
@@ -265,7 +269,11 @@ class Service:
             ),
             self._say,
         )
-        return replace(facts, following=None if waiting is None else waiting.plan.nvram)
+        return replace(
+            facts,
+            following=None if waiting is None else waiting.plan.nvram,
+            under_way=other if other is not None and held == other.id else None,
+        )
 
     def _kept_copies(self, uuid: str) -> dict[str, Partial]:
         """Destination path -> the broken copy that the latest move of this VM left there."""
@@ -276,6 +284,18 @@ class Service:
                 for disk in one.plan.disks:
                     if disk.dest in one.record.kept:
                         found[disk.dest] = Partial(one.id, disk.dest_format, disk.virtual_size, 0, disk.target)
+        return found
+
+    def _old_disks(self, uuid: str) -> dict[str, tuple[Kept, str]]:
+        """Path -> what quarantine keeps of disks of this VM on this host, and of which disk."""
+        found = {}
+        for row in proof.kept_here(self.journal, self._site.connection.uri, self._site.connection.host_id()):
+            with contextlib.suppress(MoveNotFound):
+                plan = self.journal.get(row.move).plan
+                if plan.uuid == uuid:
+                    mine = (disk.target for disk in plan.disks if row.path in (disk.source, disk.dest))
+                    if target := next(mine, ""):
+                        found[row.path] = row, target
         return found
 
     def _promised(self, uuid: str) -> frozenset[str]:
@@ -297,7 +317,7 @@ class Service:
         journal sees to that in one transaction; then the pre-check is made again, with them in view.
         """
         for attempt in tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type((RoomTaken, DestinationTaken)),
+            retry=tenacity.retry_if_exception_type((RoomTaken, DestinationTaken, KeptTaken)),
             stop=tenacity.stop_after_attempt(PLAN_ATTEMPTS),
             reraise=True,
         ):
@@ -314,6 +334,8 @@ class Service:
             text = " ".join(f"[{one.code}] {one.text} {one.remedy}".rstrip() for one in reasons)
             raise Refused(result.vm, text, tuple(one.code for one in reasons))
         left = [disk for disk in result.plan.disks if disk.partial_of is not None]
+        old = self._old_disks(result.plan.uuid) if request.use_kept else {}
+        taken = tuple(old[disk.dest][0] for disk in left if disk.dest in old)
         record = Record(
             bandwidth=request.bandwidth,
             created=tuple(disk.dest for disk in left),
@@ -322,7 +344,7 @@ class Service:
         wish = msgspec.json.encode(request).decode()
         other = self._unfinished(result.plan.uuid)
         waiting = other if other is not None and other.state == "waiting" else None
-        summary = self._made_journal().add(result.plan, record, wish, _user(), waiting, room)
+        summary = self._made_journal().add(result.plan, record, wish, _user(), waiting, room, taken)
         for one in result.findings:
             if one.severity is Severity.WARNING:
                 self.journal.event(move, "warning", f"[{one.code}] {one.text}")

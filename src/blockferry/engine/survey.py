@@ -7,7 +7,7 @@ import posixpath
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
-from blockferry.engine import making, places, reaching, templates
+from blockferry.engine import making, old_disks, places, proof, reaching, sizing, templates
 from blockferry.engine.naming import images_of, names_of
 from blockferry.engine.site import Site
 from blockferry.errors import BlockferryError, HostCommandFailed, HostUnreachable, ImageUnreadable, LibvirtFailed
@@ -18,10 +18,10 @@ from blockferry.model import cloning as clones
 from blockferry.model import destination_names, exports, graph_proof, placement
 from blockferry.model import templates as choices
 from blockferry.model.exports import is_export
-from blockferry.model.facts import ExportFact, Facts, Measured, Partial, SaveRoom, SmallFile, Template
+from blockferry.model.facts import ExportFact, Facts, Partial, SaveRoom, SmallFile, Template
 from blockferry.model.fencing import Storage
 from blockferry.model.inventory import Datastore, Disk, DiskSource, Image, Vm, datastore_of
-from blockferry.model.places import Look
+from blockferry.model.quarantine import Kept
 from blockferry.model.request import Chain, Firmware, Method, MoveRequest, OnBreak
 from blockferry.units import MiB
 
@@ -82,6 +82,8 @@ def survey(
     suspended_start: bool | None,
     kept: Mapping[str, Partial] | None = None,
     promised: frozenset[str] = frozenset(),
+    old: Mapping[str, tuple[Kept, str]] | None = None,
+    claims: Callable[[], proof.Claims] = lambda: proof.Claims({}, ()),
     known: Callable[[], templates.Known] = templates.Known,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Facts:
@@ -94,6 +96,10 @@ def survey(
     everyone = domains.all_vms(connection)
     stores = pools.datastores(connection)
     libvirt, qemu = connection.versions()
+    if other_move is not None:
+        return Facts(connection.uri, vm, stores, libvirt, qemu, {}, other_move=other_move)
+    if vm.state.active:
+        vm = _with_jobs(site, vm)
     names = {name for name in (request.to, request.home, *request.disks.values()) if name}
     for store in stores:
         if store.name in names:
@@ -123,7 +129,7 @@ def survey(
         if disk.secret is not None and (chain := chains.get(disk.target)) and chain[0].format == "raw"
         if (header := qemuimg.luks_header(runner, chain[0].path)) is not None
     }
-    measured = _measured(runner, vm, chains, request)
+    measured = sizing.measured(runner, vm, chains, request)
     home_source = _home_source(vm, stores)
     home_files = _home_files(runner, vm, home_source, chains, everyone)
     candidates = _candidates(vm, wanted, chains, home_files, request)
@@ -136,6 +142,7 @@ def survey(
     existing = frozenset(path for path in candidates if looks[path].taken)
     left = {path: one for path, one in (kept or {}).items() if path in existing}
     used = _users(runner, vm, everyone, paths)
+    in_quarantine, to_use = old_disks.kept(site, request, stores, wanted, old or {}, claims)
     storage, storage_problem = _storage(runner, vm, wanted, request)
     user = reaching.qemu_user(site, vm.name, vm.uuid)
     return Facts(
@@ -150,7 +157,7 @@ def survey(
         problems=problems,
         luks_headers=headers,
         measured=measured,
-        no_holes=_no_holes(runner, vm, wanted, looks, chains, request),
+        no_holes=sizing.no_holes(runner, vm, wanted, looks, chains, request),
         users=used,
         templates=_templates(runner, vm, everyone, stores, chains, used, request, known, tell),
         existing=existing,
@@ -167,9 +174,9 @@ def survey(
         home_files=home_files,
         snapshots=domains.snapshots(connection, vm.name),
         save_room=_save_room(runner) if request.firmware is Firmware.NOW and vm.nvram and vm.state.active else None,
-        other_move=other_move,
         compare_problem=(syncing.problem(runner) if request.verify or left or _wants_to_go_on(request) else None),
-        partials=_partials(runner, left),
+        partials={**to_use, **_partials(runner, left)},
+        kept=in_quarantine,
         clones=_clones(runner, vm, stores, chains, request),
         source_free=_source_free(runner, vm) if vm.state.active else {},
         storage=storage,
@@ -193,58 +200,11 @@ def _filesystems(runner: Runner, vm: Vm, paths: set[str], home: tuple[SmallFile,
     return {path: one.filesystem for path, one in looked.paths.items() if one.there}
 
 
-def _measured(
-    runner: Runner, vm: Vm, chains: Mapping[str, tuple[Image, ...]], request: MoveRequest
-) -> dict[str, Measured]:
-    """What the content of each disk that is asked to move takes; of its lower layers too, where they are kept."""
-    found: dict[str, Measured] = {}
-    for target, chain in chains.items():
-        disk = vm.disk(target)
-        if not chain or request.disks.get(target, request.to) is None or disk is None or disk.encrypted:
-            continue
-        if any(image.encrypted or is_export(image.path) for image in chain):
-            continue
-        shallow = request.chain.keeps_layers and len(chain) > 1
-        try:
-            found[target] = _measure(runner, chain[0], request, alone=shallow)
-            for image in chain[1:] if shallow else ():
-                if image.path not in found:
-                    found[image.path] = _measure(runner, image, request, alone=True)
-        except (ImageUnreadable, HostCommandFailed):
-            continue  # what is allocated counts then
-    return found
-
-
-def _measure(runner: Runner, image: Image, request: MoveRequest, *, alone: bool) -> Measured:
-    """`data` by clusters of the usual size, whatever those of the new image are."""
-    plain = qemuimg.measure(runner, image.path, image.format, alone=alone)
-    as_it_was = image.cluster_size if image.format == "qcow2" else None
-    options = qemuimg.creation_options("off", request.cluster_size or as_it_was)
-    made = qemuimg.measure(runner, image.path, image.format, options, alone=alone) if options else plain
-    return Measured(plain.data(image.virtual_size), made.required, made.fully_allocated)
-
-
-def _no_holes(
-    runner: Runner,
-    vm: Vm,
-    stores: Iterable[Datastore],
-    looks: Mapping[str, Look],
-    chains: Mapping[str, tuple[Image, ...]],
-    request: MoveRequest,
-) -> frozenset[str]:
-    """The destinations on which QEMU cannot leave holes in a raw file; only looked at where that matters."""
-    raw = request.format == "raw" or any(chain and chain[0].format == "raw" for chain in chains.values())
-    if not vm.state.active or not raw or request.format not in (None, "raw"):
-        return frozenset()
-    usable = {
-        store.path: store.name
-        for store in stores
-        if store.path and (look := looks.get(store.path)) and look.kind == "directory" and look.writable
-    }
-    try:
-        return frozenset(usable[path] for path, can in pathlooks.holes(runner, usable).items() if can is False)
-    except HostCommandFailed:
-        return frozenset()
+def _with_jobs(site: Site, vm: Vm) -> Vm:
+    """With the block jobs that its XML does not show."""
+    seen = site.control(vm.uuid, vm.name).look(tuple(disk.target for disk in vm.disks))
+    jobs = {disk.target: disk.other_job for disk in seen.disks}
+    return replace(vm, disks=tuple(replace(disk, other_job=jobs.get(disk.target)) for disk in vm.disks))
 
 
 def _storage(

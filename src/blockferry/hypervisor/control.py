@@ -71,6 +71,14 @@ class DomainView:
 ABSENT = DomainView(PowerState.ABSENT, None, False, -1, (), {}, None, None, None)
 
 
+_KINDS = {
+    libvirt.VIR_DOMAIN_BLOCK_JOB_TYPE_PULL: "a block pull",
+    libvirt.VIR_DOMAIN_BLOCK_JOB_TYPE_COMMIT: "a block commit",
+    libvirt.VIR_DOMAIN_BLOCK_JOB_TYPE_BACKUP: "a backup",
+}
+"""virDomainBlockJobType: block jobs that the live XML does not show as a mirror."""
+
+
 class Control:
     """One VM on one connection. Every method may raise HostUnreachable or LibvirtFailed."""
 
@@ -114,7 +122,7 @@ class Control:
                 # The live XML shows either as a mirror, and says there which of them it is.
                 jobs[target] = JobInfo(info["cur"], info["end"], info.get("bandwidth", 0))
             else:
-                others[target] = f"block job of type {kind}"
+                others[target] = _KINDS.get(kind, f"a block job of type {kind}")
         disks = tuple(replace(one, other_job=others.get(one.target)) for one in domainxml.merge(live, config))
         saved = domains.saved_xml(self.connection, domain) if live is None else None
         return DomainView(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from sqlalchemy.exc import IntegrityError
 from blockferry.errors import (
     DestinationTaken,
     JournalFailed,
+    KeptTaken,
     MoveBusy,
     MoveNotFound,
     MoveParked,
@@ -42,6 +44,14 @@ def _free(connection: sa.Connection, plan: Plan, journal: str) -> None:
         other = codec.plan(row, journal)
         if may_share_host(other, plan) and (same := plan.made & other.made):
             raise DestinationTaken(plan.vm, min(same), other.move, other.vm)
+
+
+def _take(connection: sa.Connection, plan: Plan, row: Kept) -> None:
+    """Take an old disk out of quarantine, as it was seen there."""
+    same = (kept.c.path == row.path, kept.c.host.in_((row.host, "")), kept.c.move == row.move)
+    when = kept.c.since.is_(None) if row.since is None else kept.c.since == row.since
+    if connection.execute(sa.delete(kept).where(*same, when)).rowcount != 1:
+        raise KeptTaken(plan.vm, row.path)
 
 
 CLOCKS_S = 120.0
@@ -121,12 +131,14 @@ class Journal:
         user: str,
         instead_of: MoveSummary | None = None,
         room: Room | None = None,
+        taken: Sequence[Kept] = (),
     ) -> MoveSummary:
         """A new move. Raises MoveBusy when the VM has one that is not finished, whatever races; and DestinationTaken
         when one of another VM makes a file of the same name on that host.
 
         `room`: what the plan was found to fit into. Moves that were planned since are counted in the same transaction:
-        RoomTaken when it does not fit beside them.
+        RoomTaken when it does not fit beside them. `taken`: old disks that become copies of this move, and so leave the
+        quarantine in the same transaction; KeptTaken when one has left it, or was kept anew, meanwhile.
 
         `instead_of`: a move of the VM of which only the UEFI variables are left. It ends in the same transaction, for
         the new one has taken them into its plan; MoveBusy if somebody runs it by now.
@@ -151,6 +163,8 @@ class Journal:
             with self._db.writing() as connection:
                 one_at_a_time(connection)
                 _free(connection, plan, self.name)
+                for row in taken:
+                    _take(connection, plan, row)
                 if room is not None:
                     _fits(connection, plan, room, self.name)
                 if instead_of is not None:

@@ -17,8 +17,9 @@ from blockferry.model.facts import Facts
 from blockferry.model.finding import Finding, finding
 from blockferry.model.inventory import Datastore, Image, is_below
 from blockferry.model.places import NAME_MAX, PATH_MAX
-from blockferry.model.plan import HomePlan, Plan
+from blockferry.model.plan import DiskPlan, HomePlan, Plan
 from blockferry.model.request import MoveRequest
+from blockferry.units import format_size
 
 MARKER = ".blockferry"
 """Ending of the marker file beside a file that is being made."""
@@ -75,10 +76,14 @@ def choose(
     file itself is returned as it is: that is another reason to refuse.
     """
     used = frozenset(taken)
+    for path, partial in facts.partials.items():
+        mine = partial.kept and partial.target == target and partial.format == format and path not in used
+        if mine and (here := facts.store_of(path)) is not None and here.same_place(store):
+            return Chosen(path)
     names = [one for one in candidates(facts, store, target, image, format, home, len(used) + 1) if one not in used]
     for path in names:
-        partial = facts.partials.get(path)
-        if partial is not None and partial.target in ("", target):
+        broken = facts.partials.get(path)
+        if broken is not None and broken.target in ("", target):
             return Chosen(path)
     said: list[Finding] = []
     blocked = ""
@@ -114,6 +119,24 @@ def of_home(request: MoveRequest, facts: Facts) -> set[str]:
         return set()
     dest = placement.home_directory(store, facts.vm.name)
     return {posixpath.join(dest, posixpath.basename(small.path)) for small in facts.home_files}
+
+
+def kept_findings(request: MoveRequest, facts: Facts, store: Datastore, target: str, disk: DiskPlan) -> list[Finding]:
+    """What is to be said of the old disk in quarantine at the destination: what it is, and what can be done with it."""
+    old = [one for one in facts.kept.values() if one.target == target and one.path != disk.dest]
+    old = [one for one in old if (here := facts.store_of(one.path)) is not None and here.same_place(store)]
+    if not old or facts.partials.get(disk.dest) is not None:
+        return []
+    one, vm = max(old, key=lambda kept: kept.since or 0.0), facts.vm.name
+    what = f"{target}: {one.path} ({format_size(one.allocated)}) is the old disk of {vm} that move {one.move} has left"
+    if request.use_kept:
+        why = one.problem or f"it is {one.format}, and the copy is to be {disk.dest_format}"
+        return [finding("KEPT_UNUSED", f"{what}; it stays as it is, and the disk is copied to {disk.dest}: {why}.")]
+    remedy = (
+        f"To write only what differs into it: --use-kept. To go back to what it holds: shut {vm} down, then "
+        f"`blockferry quarantine restore {one.path}`. To remove it: `blockferry quarantine purge {one.path} --now`."
+    )
+    return [finding("KEPT_HERE", f"{what}; it stays, and the disk is copied to {disk.dest}.", remedy)]
 
 
 def tail_of(request: MoveRequest) -> int:

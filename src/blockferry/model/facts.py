@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from blockferry.model.access import QemuUser
 from blockferry.model.defects import Version, Versions
@@ -11,6 +11,7 @@ from blockferry.model.fencing import Storage
 from blockferry.model.inventory import Datastore, Image, Snapshot, Vm, datastore_of
 from blockferry.model.places import Look
 from blockferry.model.plan import NvramPlan
+from blockferry.model.summary import MoveSummary
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,20 @@ class Partial:
     virtual_size: int
     allocated: int
     target: str = ""  # the disk that it is a copy of; "": not known
+    kept: bool = False  # no broken copy, but an old disk in quarantine that is to become one (--use-kept)
+
+
+@dataclass(frozen=True, slots=True)
+class KeptDisk:
+    """An old disk of this VM that quarantine keeps on the destination. Bytes; `since` is wall time."""
+
+    path: str
+    target: str
+    move: str
+    since: float | None
+    format: str | None
+    allocated: int
+    problem: str = ""  # why it cannot become a copy, a clause; only looked at with --use-kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +116,8 @@ class Facts:
     reserved: Mapping[str, int] = field(default_factory=dict)  # datastore -> what other moves have yet to write
     home_source: str | None = None
     home_files: tuple[SmallFile, ...] = ()
-    other_move: str | None = None
+    other_move: str | None = None  # id of the move that has this VM: then nothing else was looked at
+    under_way: MoveSummary | None = None  # and that move, where it is one of this journal
     snapshots: tuple[Snapshot, ...] = ()
     templates: Mapping[tuple[str, str], Template] = field(default_factory=dict)
     """(lower layer, datastore that it would go to) -> what was found there to replace it."""
@@ -111,6 +127,7 @@ class Facts:
     access_problem: str | None = None
     compare_problem: str | None = None  # why images cannot be compared on the host; only looked at when it matters
     partials: Mapping[str, Partial] = field(default_factory=dict)  # path where we would write -> what lies there
+    kept: Mapping[str, KeptDisk] = field(default_factory=dict)  # path -> old disk in quarantine
     clones: Mapping[str, str] = field(default_factory=dict)  # target -> why no clone; "": a trial clone went well
     source_free: Mapping[str, int] = field(default_factory=dict)  # target -> bytes free beside its source
     storage: Mapping[str, Storage] = field(default_factory=dict)  # destination datastore -> what it does when it hangs
@@ -150,6 +167,14 @@ class Facts:
     def store_of(self, path: str, resolved: str = "") -> Datastore | None:
         """The innermost datastore that holds a file."""
         return datastore_of(path, self.datastores, resolved or self.resolve(path))
+
+    def without_kept(self, unfit: Mapping[str, str]) -> Facts:
+        """The same, without these old disks (path -> why) as beginnings of copies."""
+        return replace(
+            self,
+            partials={path: one for path, one in self.partials.items() if path not in unfit},
+            kept={path: replace(one, problem=unfit.get(path, one.problem)) for path, one in self.kept.items()},
+        )
 
     def sharing(self, name: str) -> tuple[str, ...]:
         """The datastores on the file system of this one, itself among them: what one takes, all have less."""

@@ -137,12 +137,12 @@ CATALOGUE: dict[str, FindingKind] = {
             "JOB_ON_DISK", _E, "Another job runs on the disk",
             "Only one block job (copy, commit, pull, backup) can run on a disk at a time; it is not ours and is not "
             "touched.",
-            "Wait for it, or end it: `virsh blockjob VM DISK --info`.",
+            "Wait for it, or end it: `virsh blockjob VM DISK --abort`; a backup: `virsh domjobabort VM`.",
         ),
         FindingKind(
             "JOB_ON_VM", _E, "Another job runs on the VM",
             "A migration, backup, save or dump is under way.",
-            "Wait for it to end: `virsh domjobinfo VM`.",
+            "Wait for it (`virsh domjobinfo VM`), or end it: `virsh domjobabort VM`.",
         ),
         FindingKind(
             "MOVE_UNDER_WAY", _E, "The VM is being moved already",
@@ -195,6 +195,24 @@ CATALOGUE: dict[str, FindingKind] = {
             "`blockferry orphans` tells whether an earlier move left the file that is there.",
         ),
         FindingKind(
+            "KEPT_HERE", _I, "An old disk of this VM is in quarantine at the destination",
+            "It was kept when the VM left this datastore. It can be gone back to as it was, removed, or become the "
+            "copy: then both are compared, only what differs is written, and it is no old disk any more.",
+            "Add --use-kept, or see `blockferry quarantine list`.",
+        ),
+        FindingKind(
+            "KEPT_USED", _W, "An old disk in quarantine becomes the copy",
+            "As asked (--use-kept): both are compared, and only what differs is written. From then on it is a copy of "
+            "this move and no old disk: it cannot be gone back to, and is removed if the move is cancelled or fails.",
+            "Leave out --use-kept to have the disk copied beside it.",
+        ),
+        FindingKind(
+            "KEPT_UNUSED", _W, "An old disk in quarantine cannot become the copy",
+            "It must be as it was kept, one image of the same format and size without snapshots, and nothing may need "
+            "it. While the VM runs, an overlay has to take its writes meanwhile.",
+            "",
+        ),
+        FindingKind(
             "NAME_SHORTENED", _I, "The disk gets another name: its own is too long for the destination",
             "While it is made, a marker file lies beside it whose name is some bytes longer.",
             "",
@@ -242,6 +260,17 @@ CATALOGUE: dict[str, FindingKind] = {
             "Changed-block tracking lives in bitmaps of the qcow2 image; raw and vmdk have none, so the next backup "
             "would silently be wrong or fail.",
             "Keep the format, or delete the checkpoints: `virsh checkpoint-list VM`.",
+        ),
+        FindingKind(
+            "BITMAPS_LOST", _W, "The image's bitmaps are not copied",
+            "Bitmaps say what has changed since a backup. libvirt knows no checkpoint of these, so they are a backup "
+            "program's; only qcow2 holds any.",
+            "Make the next backup a full one, or keep the format and the layers (leave out --format, --chain keep).",
+        ),
+        FindingKind(
+            "COMPRESSION_LOST", _I, "The image is compressed, its copy is not",
+            "A copy is written as QEMU writes: in whole clusters. It takes what the content takes.",
+            "",
         ),
         FindingKind(
             "CHECKPOINTS_VOID", _W, "What has changed since the VM's checkpoints cannot be told closely after the move",

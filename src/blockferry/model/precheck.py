@@ -61,6 +61,8 @@ def precheck(request: MoveRequest, facts: Facts, move: str) -> tuple[tuple[Findi
     Raises DatastoreNotFound, DiskNotFound, UsageError for names that do not exist and for contradictions.
     """
     wanted = destinations(request, facts)
+    if (moving := vmcheck.under_way(facts)) is not None:
+        return (moving,), None
     draft = _Draft([*vmcheck.host_findings(facts), *vmcheck.vm_findings(request, facts)], [], set(), set())
     draft.taken |= destination_names.of_home(request, facts)
     keeps = request.chain.keeps_layers and any(len(facts.chains.get(target, ())) > 1 for target in wanted)
@@ -104,6 +106,8 @@ def precheck(request: MoveRequest, facts: Facts, move: str) -> tuple[tuple[Findi
         )
     disks = tuple(resuming.planned(disk, request, facts, move) for disk in draft.disks)
     disks, not_cloned = cloning.planned(disks, request, facts, move)
+    if unfit := resuming.spoiled(disks, request, facts):
+        return precheck(request, facts.without_kept(unfit), move)
     if disks and all(disk.clone for disk in disks):
         method, reason, policy = _method(request, facts, keeps, unsafe, cloned=True)
     elif resuming.goes_on(disks):
@@ -116,6 +120,10 @@ def precheck(request: MoveRequest, facts: Facts, move: str) -> tuple[tuple[Findi
     trims, why_not = trimming.planned(request, facts, [disk.target for disk in disks])
     draft.findings.extend(why_not)
     draft.findings.extend(resuming.findings(disks, request, facts, method))
+    for moved in disks:
+        if not exports.is_export(moved.datastore):
+            store = named(moved.datastore, facts)
+            draft.findings.extend(destination_names.kept_findings(request, facts, store, moved.target, moved))
     source, said = filesystems.source_policy(request.source, facts, disks, home, nvram)
     draft.findings.extend(said)
     draft.findings.extend(cloning.findings(disks, not_cloned, replace(request, source=source), facts))
@@ -293,6 +301,7 @@ def _look_at_disk(request: MoveRequest, facts: Facts, disk: Disk, store: Datasto
     extended_l2 = (
         top.extended_l2 and new_format == "qcow2" and (cluster_size or 0) >= placement.SMALLEST_EXTENDED_CLUSTER
     )
+    draft.findings.extend(vmcheck.lost_findings(facts, disk, chain, new_format, len(chain) > 1 and not shallow))
     draft.findings.extend(_destination_findings(facts, disk, top, dest, new_format, layers))
     if not placement.holds_size(new_format, placement.guest_size(top.virtual_size), cluster_size, extended_l2):
         draft.findings.append(_cannot_hold(facts, disk, top, new_format, cluster_size))

@@ -151,6 +151,9 @@ class MoveRequest:
     if_not_converging: IfNotConverging = IfNotConverging.AUTO
     on_break: OnBreak = OnBreak.AUTO
     from_scratch: bool = False  # a kept partial copy is not gone on with but replaced
+    use_kept: bool = (
+        False  # an old disk in quarantine at the destination becomes the copy: only differences are written
+    )
     firmware: Firmware = Firmware.NEXT_BOOT
     hang: Fencing = USUAL  # what is done when the destination does not answer
     preallocation: Preallocation | None = None  # None: what `provision` needs

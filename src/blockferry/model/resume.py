@@ -100,6 +100,27 @@ def planned(disk: DiskPlan, request: MoveRequest, facts: Facts, move: str) -> Di
     )
 
 
+def spoiled(disks: Sequence[DiskPlan], request: MoveRequest, facts: Facts) -> dict[str, str]:
+    """Paths of old disks in quarantine that were to become copies and cannot, each with the reason, a clause.
+
+    A broken copy that is not gone on with is replaced. An old disk is not: it stays, and the copy gets another name.
+    """
+    found = {}
+    for disk in disks:
+        here = facts.partials.get(disk.dest)
+        if here is None or not here.kept or disk.partial_bytes:
+            continue
+        reason = why_not(disk, facts) or (no_overlay(disk, facts) if facts.vm.state.active else None)
+        if disk.clone:
+            reason = "a clone needs no copying"
+        elif here.virtual_size != disk.virtual_size:
+            reason = f"it has {here.virtual_size} bytes, the disk {disk.virtual_size}"
+        elif reason is None and request.contract is not None:
+            reason = "comparing minds no latency contract"
+        found[disk.dest] = reason or "the method mirror copies anew"
+    return found
+
+
 def with_overlays(disk: DiskPlan, vm: str, move: str) -> DiskPlan:
     stem = f"{cut(vm)}-{disk.target}.{move}".replace("/", "_")
     return replace(
@@ -123,7 +144,15 @@ def findings(disks: Sequence[DiskPlan], request: MoveRequest, facts: Facts, meth
         text = f"The method snapshot cannot go over to a mirror for {facts.vm.name}."
         found.append(finding("METHOD_SNAPSHOT", text))
     for disk in disks:
-        if disk.partial_bytes:
+        here = facts.partials.get(disk.dest)
+        if here is not None and here.kept:
+            text = (
+                f"{disk.target}: {disk.dest} ({format_size(disk.partial_bytes)}), the old disk that move {here.move} "
+                "has left, becomes the copy; both sides are compared and only what differs is written. It cannot be "
+                "gone back to any more."
+            )
+            found.append(finding("KEPT_USED", text))
+        elif disk.partial_bytes:
             text = (
                 f"{disk.target}: {disk.dest} ({format_size(disk.partial_bytes)}) is what move {disk.partial_of} has "
                 "left; both sides are compared and only what differs is copied."

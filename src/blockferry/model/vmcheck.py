@@ -13,9 +13,13 @@ from blockferry.model.method import SYNCHRONOUS_SINCE
 from blockferry.model.placement import FORMATS
 from blockferry.model.plan import LuksPlan
 from blockferry.model.request import Method, MoveRequest, Paused, Provision
+from blockferry.units import MiB, format_size
 
 OLDEST_LIBVIRT = SYNCHRONOUS_SINCE
 OLDEST_QEMU = (6, 0, 0)
+
+LEAST_PACKED = 16 * MiB
+"""By so much more must a copy take than its image for that to be called compressed."""
 
 
 def host_findings(facts: Facts) -> list[Finding]:
@@ -95,10 +99,9 @@ def _defect_finding(facts: Facts, defect: defects.Defect, targets: list[str]) ->
 def vm_findings(request: MoveRequest, facts: Facts) -> list[Finding]:
     """Reasons that concern the VM as a whole."""
     vm, found = facts.vm, []
-    if facts.other_move:
-        found.append(finding("MOVE_UNDER_WAY", f"{vm.name} is held by move {facts.other_move}."))
     if vm.job:
-        found.append(finding("JOB_ON_VM", f"{vm.name} is busy: {vm.job}."))
+        remedy = f"Wait for it (`virsh domjobinfo {vm.name}`), or end it: `virsh domjobabort {vm.name}`."
+        found.append(finding("JOB_ON_VM", f"{vm.name} is busy: {vm.job}.", remedy))
     if vm.has_managed_save:
         found.append(finding("MANAGED_SAVE", f"{vm.name} has a managed save image."))
     if facts.lost_process:
@@ -150,6 +153,34 @@ def datastore_findings(store: Datastore, facts: Facts) -> list[Finding]:
     return access.findings(store.name, facts.vm.name, facts.qemu_user, facts.out_of_reach, facts.not_held)
 
 
+def _ended_by(vm: str, disk: Disk) -> str:
+    """How somebody else's block job is ended; a backup's belong to a job of the whole VM."""
+    command = f"blockjob {vm} {disk.target} --abort"
+    if disk.mirror is None and disk.other_job is not None and "backup" in disk.other_job:
+        command = f"domjobabort {vm}"
+    return f"Wait for it, or end it: `virsh {command}`."
+
+
+def under_way(facts: Facts) -> Finding | None:
+    """The move that has this VM, and how to follow or end it; None without one. Nothing else matters then."""
+    vm, one = facts.vm.name, facts.under_way
+    if one is None:
+        if facts.other_move is None:
+            return None
+        return finding("MOVE_UNDER_WAY", f"{vm} is held by move {facts.other_move} of another journal.")
+    to = ", ".join(dict.fromkeys(disk.datastore for disk in one.plan.disks))
+    if one.parked is not None:
+        text = f"The move {one.id} of {vm} to {to} is parked: {one.parked.rstrip('.')}."
+        return finding("MOVE_UNDER_WAY", text, f"Go on: `blockferry resume {vm}`. Stop: `blockferry cancel {vm}`.")
+    total, done = one.progress.total, one.progress.done
+    share = f", {min(100, 100 * done // total)} %" if total else ""
+    text = f"{vm} is already being moved to {to} ({one.id}{share})."
+    follow = f"Follow: `blockferry watch {vm}`."
+    if one.record.switched or one.record.switching:
+        return finding("MOVE_UNDER_WAY", text, follow)
+    return finding("MOVE_UNDER_WAY", text, f"{follow} Stop: `blockferry cancel {vm}`.")
+
+
 def disk_findings(request: MoveRequest, facts: Facts, disk: Disk, chain: tuple[Image, ...]) -> list[Finding]:
     """Reasons that concern one disk at its source."""
     name = f"{disk.target} of {facts.vm.name}"
@@ -187,7 +218,7 @@ def disk_findings(request: MoveRequest, facts: Facts, disk: Disk, chain: tuple[I
     found = network.source_findings(request, facts, disk) if disk.source.export else []
     if disk.mirror or disk.other_job:
         what = f"a block {disk.mirror.job} to {disk.mirror.dest}" if disk.mirror else str(disk.other_job)
-        found.append(finding("JOB_ON_DISK", f"{name} is busy: {what}."))
+        found.append(finding("JOB_ON_DISK", f"{name} is busy: {what}.", _ended_by(facts.vm.name, disk)))
     if facts.vm.persistent and disk.live and (disk.config is None or disk.config.place != disk.live.place):
         elsewhere = disk.config.description if disk.config else "nothing: it was attached to the running VM only"
         found.append(
@@ -300,6 +331,24 @@ def snapshot_findings(request: MoveRequest, facts: Facts, targets: Sequence[str]
         elif one.internal and facts.vm.state.active and set(one.internal) & set(targets):
             text = f"{name} is internal; it can only be carried while the VM is off."
             found.append(finding("SNAPSHOTS", _begin(text), "Power it off, then move it."))
+    return found
+
+
+def lost_findings(facts: Facts, disk: Disk, chain: Sequence[Image], format: str, flattened: bool) -> list[Finding]:
+    """What the new image cannot hold although the old one does; nothing of it is the guest's content."""
+    name, found = f"{disk.target} of {facts.vm.name}", []
+    lost = [] if facts.vm.checkpoints else list(chain[0].bitmaps) if format != "qcow2" else []
+    if flattened:
+        lost += [bitmap for image in chain[1:] for bitmap in image.bitmaps]
+    if lost:
+        why = f"{format} cannot hold them" if format != "qcow2" else "the layers that hold them become one image"
+        text = f"{name}: the bitmaps {', '.join(dict.fromkeys(lost))} are not copied: {why}."
+        found.append(finding("BITMAPS_LOST", text))
+    measured, top = facts.measured.get(disk.target), chain[0]
+    packed = measured is not None and measured.data > top.allocation * 5 // 4 + LEAST_PACKED
+    if measured is not None and packed and top.format == "qcow2" and len(chain) == 1:
+        text = f"{name}: {top.path} is compressed ({format_size(top.allocation)}); the copy is not, and takes "
+        found.append(finding("COMPRESSION_LOST", f"{text}{format_size(measured.data)}."))
     return found
 
 
