@@ -8,8 +8,8 @@ from hypothesis import settings
 
 os.environ.setdefault("BLOCKFERRY_LOG", "off")  # workers that tests start write no log of the machine
 
-settings.register_profile("same", derandomize=True)
-settings.register_profile("search", max_examples=2000)
+settings.register_profile("same", derandomize=True, deadline=None)
+settings.register_profile("search", max_examples=2000, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 """The same examples each time, so that a run tells of the change and not of chance; `HYPOTHESIS_PROFILE=search`
 looks for new ones."""
