@@ -66,7 +66,8 @@ def test_what_was_made_on_a_file_system_that_is_gone_does_not_count_as_removed(c
     assert cast(SimpleNamespace, context).noted == []  # it stays in `created`
 
 
-def test_a_write_that_was_cut_short_leaves_nothing(context: Context) -> None:
+def test_a_write_that_was_cut_short_leaves_nothing(context: Context, tmp_path: Path) -> None:
+    cast(SimpleNamespace, context).site = PaperSite(tmp_path)
     dest = Path(context.plan.disks[0].dest)
     dest.parent.mkdir()
     left = dest.parent / ".vda.qcow2.blockferry.blockferry-partial"

@@ -14,6 +14,7 @@ from paper_host import PaperSite
 
 from blockferry.cli.types import ClusterSize
 from blockferry.engine import proof
+from blockferry.engine.home_survey import Home
 from blockferry.engine.making import _cold_options, _preallocation
 from blockferry.engine.survey import _candidates, survey
 from blockferry.errors import HostCommandFailed, UsageError
@@ -335,7 +336,8 @@ def test_a_part_is_needed_and_no_small_file_of_the_home(tmp_path: Path) -> None:
         )
         site.connection.raw.defineXML(domain.XMLDesc().replace("</devices>", second))
         facts = survey(site, MoveRequest("web01", None, {"vda": "ssd"}, home="ssd"), {}, None, None)
-        assert [one.path for one in facts.home_files] == [str(home / "notes.txt")]
+        assert facts.home_files == ()
+        assert [one.path for one in facts.home_stays] == [str(home / "notes.txt")]
         said = proof.needed_by(site, str(flat), proof.Claims(), format="raw", patience_s=0)
         assert said is not None
         assert "vdb.vmdk" in said
@@ -399,7 +401,7 @@ def test_no_two_images_of_a_move_get_one_name(chain: Chain) -> None:
 
 def test_every_name_that_a_plan_may_take_is_looked_at() -> None:
     known = same_names()
-    looked_at = set(_candidates(known.vm, (STORE,), known.chains, (), replace(TO, chain=Chain.KEEP)))
+    looked_at = set(_candidates(known.vm, (STORE,), known.chains, Home(None), replace(TO, chain=Chain.KEEP)))
     _, plan = precheck(replace(TO, chain=Chain.KEEP), known, "abcd")
     assert plan is not None
     for disk in plan.disks:

@@ -58,6 +58,9 @@ def findings(out: Out, found: Iterable[Finding]) -> None:
             out.line(Text(finding.remedy, style="dim"), indent=8)
 
 
+STAYING_SHOWN = 10
+
+
 def plan(out: Out, plan: Plan, estimates: tuple[DiskEstimate, ...] = ()) -> None:
     """How each disk gets across, and what happens to what is left behind."""
     seconds = {estimate.target: estimate.seconds for estimate in estimates}
@@ -88,6 +91,10 @@ def plan(out: Out, plan: Plan, estimates: tuple[DiskEstimate, ...] = ()) -> None
     if plan.home is not None:
         home: list[Cell] = [_place(plan.home.datastore, plan.home.dest)]
         home.extend(f"{file.role}: {file.source} -> {file.dest}" for file in plan.home.files)
+        stays = plan.home.stays
+        home.extend(f"stays in the old home: {one.path} ({one.why})" for one in stays[:STAYING_SHOWN])
+        if len(stays) > STAYING_SHOWN:
+            home.append(f"stays in the old home: {len(stays) - STAYING_SHOWN} more (`--json` names all)")
         pairs.append(("home", home))
     if plan.nvram is not None:
         when_ = ["when it has been powered off"] if plan.was.active else []

@@ -15,6 +15,7 @@ from blockferry.engine import (
     footing,
     hanging,
     holding,
+    home,
     layering,
     lost,
     making,
@@ -69,7 +70,7 @@ def perform(context: Context, action: act.Action, seen: Observation) -> None:
         case act.Mark():
             _mark(context, seen)
         case act.Unmark():
-            _unmark(context)
+            _unmark(context, seen)
         case act.TrimGuest():
             trim.trim(context, seen)
         case act.TrimAgain():
@@ -123,7 +124,7 @@ def perform(context: Context, action: act.Action, seen: Observation) -> None:
         case act.RevertConfig():
             _revert_config(context, seen)
         case act.CopyHome():
-            making.copy_home(context, seen)
+            home.copy_home(context, seen)
         case act.CopyLayers():
             making.copy_layers(context, action.target, seen)
         case act.CreateImage():
@@ -200,7 +201,7 @@ def perform(context: Context, action: act.Action, seen: Observation) -> None:
         case act.ReleaseSource():
             release.release_source(context, action.path, seen)
         case act.ReleaseHome():
-            release.release_home(context, seen)
+            home.release_home(context, seen)
         case act.Finish() | act.Park() | act.Done() | act.Follow() | act.AwaitPowerOff():
             raise AssertionError("the loop ends a move, not an effect")
         case _:
@@ -214,6 +215,9 @@ def _mark(context: Context, seen: Observation) -> None:
     record = seen.record
     if not record.mounts:
         record = replace(record, mounts=footing.mounts(context))
+    if context.plan.persistent and seen.mark is None:
+        record = replace(record, bare=context.control.has_no_metadata())
+    if record != seen.record:
         context.note(record)
     if not record.disks_before and not record.switched:
         found = context.control.config_disks(tuple(disk.target for disk in context.plan.disks))
@@ -224,8 +228,8 @@ def _mark(context: Context, seen: Observation) -> None:
     point("marked")
 
 
-def _unmark(context: Context) -> None:
-    context.control.mark(None)
+def _unmark(context: Context, seen: Observation) -> None:
+    context.control.unmark(bare=seen.record.bare)
     point("unmarked")
 
 
@@ -669,14 +673,15 @@ def _write_config(context: Context, seen: Observation) -> None:
         left = {target: of for target, of in record.cold_copied.items() if target not in gone}
         context.note(replace(record, cold_copied=left))
         return
-    small = {one.source: one.dest for one in plan.home.files} if plan.home else {}
+    record = home.refresh(context, seen)
+    small = home.new_names(plan.home, record)
     wanted = {}
     for disk in plan.disks:
         over = _stays_on_overlay(seen, disk.target, at_source=False)
         wanted[disk.target] = (disk.dest_overlay, "qcow2") if over else (disk.dest, disk.dest_format)
     context.control.write_config(wanted, small, _before(context, record, wanted, at_source=False))
     point("config-written")
-    context.note(replace(seen.record, config_written=True))
+    context.note(replace(record, config_written=True))
 
 
 def _before(
@@ -695,7 +700,9 @@ def _before(
 
 def _write_snapshots(context: Context, seen: Observation) -> None:
     """The snapshots' metadata names the new files; until then the proof keeps the old ones."""
-    changed = context.control.write_snapshots(context.plan.new_names)
+    left = seen.record.home_left
+    names = {old: new for old, new in context.plan.new_names.items() if old not in left}
+    changed = context.control.write_snapshots(names)
     if changed:
         context.tell("action", f"the metadata of the snapshots {', '.join(changed)} names the new files")
     point("snapshots-written")
@@ -739,7 +746,7 @@ def _stays_on_overlay(seen: Observation, target: str, at_source: bool) -> bool:
 
 def _revert_config(context: Context, seen: Observation) -> None:
     plan = context.plan
-    small = {one.dest: one.source for one in plan.home.files} if plan.home else {}
+    small = {new: old for old, new in home.new_names(plan.home, seen.record).items()}
     wanted = {}
     for disk in plan.disks:
         view = seen.disk(disk.target)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import posixpath
 from dataclasses import replace
 
-from blockferry.engine import footing, making, owning, proof, release
+from blockferry.engine import footing, home, making, owning, proof
 from blockferry.engine.context import Context
 from blockferry.engine.observe import fingerprint
 from blockferry.engine.points import point
@@ -14,6 +14,7 @@ from blockferry.images import files
 from blockferry.model import action as act
 from blockferry.model.firmware import RELEASED
 from blockferry.model.observation import Observation, Side
+from blockferry.model.placement import is_in_home
 from blockferry.model.plan import NvramPlan
 from blockferry.model.record import Record
 
@@ -83,10 +84,10 @@ def release_nvram(context: Context, seen: Observation) -> None:
         files.remove_file(context.runner, plan.source)
         sentence = f"{plan.source}: removed; nothing used it any more"
     files.remove_file(context.runner, plan.dest + making.MARKER)
-    release.write_metadata(context, posixpath.dirname(plan.dest))
+    home.write_metadata(context, posixpath.dirname(plan.dest))
     directory = posixpath.dirname(plan.source)
-    if posixpath.basename(directory) == context.plan.vm:
-        files.remove_directory_if_empty(context.runner, directory)
+    if is_in_home(plan.source, context.plan.vm):
+        home.remove_directory(context, directory)
     context.tell("action", text)
     _over(context, seen.record, sentence)
 

@@ -1,4 +1,4 @@
-"""Effects that make things at the destination: home, lower layers, images, cold copies, the finishing touch.
+"""Effects that make things at the destination: lower layers, images, cold copies, the finishing touch.
 
 What is made is named in the record before it exists (`created`), and each file has a marker file beside it, so
 that an orphan sweep can tell whose it is even without the journal. What is in `created` is ours: it is replaced
@@ -53,30 +53,6 @@ def make_home(context: Context, record: Record, path: str) -> Record:
         owning.give_directory(context, path)
     context.owned.add(path)
     return record
-
-
-def copy_home(context: Context, seen: Observation) -> None:
-    """Metadata and small files first."""
-    plan, record = context.plan, seen.record
-    if plan.home is None:
-        context.note(replace(record, home_copied=True))
-        return
-    footing.check(context, record.mounts)
-    record = make_home(context, record, plan.home.dest)
-    metadata = {posixpath.join(plan.home.dest, name): xml for name, xml in context.control.metadata().items()}
-    record = name_paths(context, record, *metadata, *(one.dest for one in plan.home.files))
-    point("home-named")
-    for path in (*metadata, *(one.dest for one in plan.home.files)):
-        mark_file(context, path)
-    for path, xml in metadata.items():
-        files.write_file(context.runner, path, xml.encode())
-    for one in plan.home.files:
-        files.copy_file(context.runner, one.source, one.dest)
-        owning.give_as(context, one.source, one.dest)
-    number = len(metadata) + len(plan.home.files)
-    context.tell("action", f"the home was copied to {plan.home.dest} ({number} file{'s' if number > 1 else ''})")
-    point("home-copied")
-    context.note(replace(record, home_copied=True))
 
 
 def copy_layers(context: Context, target: str, seen: Observation) -> None:

@@ -127,8 +127,8 @@ class Observer:
             record=record,
             incarnation=view.incarnation,
             mark=view.mark,
-            media=self._media(view),
-            config_agrees=self._config_agrees(view),
+            media=self._media(view, record),
+            config_agrees=self._config_agrees(view, record),
             suspended_s=0.0 if memory.suspended_at is None else now_s - memory.suspended_at,
             expected_drain_s=max((one.drain_s(rate) for one, rate in zip(ours, known, strict=True)), default=0.0),
             passes=max((len(one.passes) for one in ours), default=0),
@@ -264,18 +264,25 @@ class Observer:
             image_print=image_print(self._runner, plan) if view.saved and record.held is not Held.NONE else "",
         )
 
-    def _media(self, view: DomainView) -> tuple[str, ...]:
-        """The CD drives of the running VM that still hold the ISO of the old home."""
+    def _media(self, view: DomainView, record: Record) -> tuple[str, ...]:
+        """The drives of the running VM that still hold the medium of the old home; none that the guest may write to:
+        its writes at the start of a copy could be lost (docs/design/start-race.md)."""
         if self.plan.home is None or not view.state.active:
             return ()
-        inserted = {one.target: one.live.path for one in view.disks if one.live is not None}
+        inserted = {
+            one.target: one.live.path
+            for one in view.disks
+            if one.live is not None and (one.read_only or one.device == "cdrom")
+        }
         return tuple(
             file.target
             for file in self.plan.home.files
-            if file.target is not None and same_path(inserted.get(file.target), file.source)
+            if file.target is not None
+            and file.source not in record.home_left
+            and same_path(inserted.get(file.target), file.source)
         )
 
-    def _config_agrees(self, view: DomainView) -> bool:
+    def _config_agrees(self, view: DomainView, record: Record) -> bool:
         """Whether the next start would use the destination for all that the plan moves."""
         if not view.persistent:
             return True
@@ -291,6 +298,8 @@ class Observer:
                 return False
         if self.plan.home is not None:
             for file in self.plan.home.files:
+                if file.source in record.home_left:
+                    continue
                 if file.role == "nvram" and view.config_nvram == file.source:
                     return False
                 if file.target is not None:

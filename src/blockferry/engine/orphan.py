@@ -12,7 +12,7 @@ import time
 
 import msgspec
 
-from blockferry.engine import proof
+from blockferry.engine import home, proof
 from blockferry.engine.making import MARKER
 from blockferry.engine.site import Site
 from blockferry.errors import BlockferryError, StillInUse
@@ -22,6 +22,7 @@ from blockferry.images.files import FileStat
 from blockferry.images.runner import Runner
 from blockferry.journal import Journal
 from blockferry.model.inventory import Datastore, datastore_of
+from blockferry.model.placement import is_in_home
 from blockferry.model.quarantine import Kept
 from blockferry.model.summary import Orphan, Orphans
 
@@ -193,6 +194,7 @@ def remove(site: Site, journal: Journal, one: Orphan, abandoned: bool = False) -
     files.remove_file(runner, marker)
     store = datastore_of(one.path, stores)
     parent = posixpath.dirname(one.path)
-    if store is not None and parent != store.path and one.vm == posixpath.basename(parent):
+    own = one.vm is not None and is_in_home(one.path, one.vm)
+    if store is not None and own and not home.is_datastore(runner, parent, stores):
         files.remove_directory_if_empty(runner, parent)
     return f"{one.path} was {'removed' if removed else 'gone already'}"

@@ -63,6 +63,8 @@ POINTS = (
     "truth-named",
     "releasing-source",
     "source-released",
+    "releasing-home-file",
+    "home-file-aside",
     "home-released",
     "trimming-again",
     "trimmed-again",

@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from blockferry.engine import naming, proof
+from blockferry.engine import home, naming, proof
 from blockferry.engine.points import point
 from blockferry.engine.site import Site
 from blockferry.errors import BlockferryError, MoveNotFound, NotInQuarantine, NotRestorable
@@ -22,6 +22,7 @@ from blockferry.journal import Journal
 from blockferry.model import quarantine as model
 from blockferry.model.exports import is_export
 from blockferry.model.inventory import PowerState, Vm
+from blockferry.model.placement import is_in_home
 from blockferry.model.plan import Plan
 from blockferry.model.quarantine import DiskLoss, Fingerprint, Kept, KeptFile, Restore, Swap
 from blockferry.units import GiB
@@ -123,7 +124,7 @@ def _purge_one(site: Site, journal: Journal, said: proof.Claims, one: Kept, now:
         return False, f"{one.path} stays, because it has been changed since it was kept (or that cannot be told)"
     point("purging")
     if state.found:
-        files.remove_file(site.runner, one.path)
+        files.remove_with_links(site.runner, one.path)
     journal.remove_kept(one.path, site.connection.host_id())
     sentence = f"{one.path} was removed from quarantine" if state.found else f"{one.path} was gone already"
     with contextlib.suppress(MoveNotFound):
@@ -135,16 +136,17 @@ def _purge_one(site: Site, journal: Journal, said: proof.Claims, one: Kept, now:
 def _tidy(site: Site, journal: Journal, one: Kept) -> None:
     """The old home's directory, once nothing but our own metadata of the VM is in it."""
     directory = posixpath.dirname(one.path)
-    if posixpath.basename(directory) != one.vm:
-        return
-    store_paths = {store.path for store in pools.datastores(site.connection)}
-    if directory in store_paths:
+    if not is_in_home(one.path, one.vm):
         return
     with contextlib.suppress(BlockferryError):
-        names = files.list_directory(site.runner, directory)
-        if set(names) <= {f"{one.vm}.xml"} and not _home_of(site, directory):
+        stores = pools.datastores(site.connection)
+        if home.is_datastore(site.runner, directory, stores) or files.link_target(site.runner, directory) is not None:
+            return
+        uuid = journal.get(one.move).plan.uuid
+        names = [posixpath.join(directory, name) for name in files.list_directory(site.runner, directory)]
+        if all(home.is_ours(site.runner, name, uuid) for name in names) and not _home_of(site, directory):
             for name in names:
-                files.remove_file(site.runner, posixpath.join(directory, name))
+                files.remove_file(site.runner, name)
             files.remove_directory_if_empty(site.runner, directory)
 
 

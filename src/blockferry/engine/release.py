@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import posixpath
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
-from blockferry.engine import footing, hanging, layering, proof, verify
+from blockferry.engine import footing, hanging, home, layering, proof, verify
 from blockferry.engine.context import Context
 from blockferry.engine.making import MARKER
 from blockferry.engine.observe import fingerprints, same_path
 from blockferry.engine.points import point
 from blockferry.errors import BlockferryError, StillInUse, VmNotFound
-from blockferry.hypervisor import domains
+from blockferry.hypervisor import domains, pools
 from blockferry.images import exporting, files, qemuimg
 from blockferry.model import resume, templates
 from blockferry.model.exports import is_export
 from blockferry.model.observation import Observation, Side
+from blockferry.model.placement import is_in_home
 from blockferry.model.plan import DiskPlan
 from blockferry.model.record import View
 from blockferry.model.request import OnBreak
@@ -31,8 +33,11 @@ def release_source(context: Context, path: str, seen: Observation) -> None:
     point("releasing-source")
     found = files.stat_one(context.runner, path)
     size = 0 if found is None else found.allocated
+    links = files.link_chain(context.runner, path)[1:]
     if found is None:
         sentence = f"{path}: was gone already"
+        if links:
+            sentence = f"{path}: is a symbolic link to {links[-1]}, which is not there; the link stays"
     else:
         unproven = verify.unproven(plan, seen.record, disk.target)
         kept = not plan.source.delete or unproven is not None
@@ -41,7 +46,7 @@ def release_source(context: Context, path: str, seen: Observation) -> None:
             # What the overlay holds is written into the base below it, which is whole then, and kept.
             doubt = reason_to_keep(context, disk, disk.source, seen, overlay_goes=True)
         if not overlay:
-            doubt = doubt or unproven
+            doubt = doubt or unproven or _planned_with(context, links)
         if doubt is not None:
             sentence = f"{path} ({format_size(size)}): kept, because {doubt}"
             context.keep(path, disk.source_datastore or "", size, doubt, _format(context, disk, path), for_good=True)
@@ -61,12 +66,20 @@ def release_source(context: Context, path: str, seen: Observation) -> None:
             context.keep(path, disk.source_datastore or "", size, why, _format(context, disk, path))
         else:
             context.check()
-            files.remove_file(context.runner, path)
-            sentence = f"{path} ({format_size(size)}): removed; nothing used it any more"
+            files.remove_with_links(context.runner, path)
+            behind = f", a symbolic link, and {links[-1]}" if links else ""
+            sentence = f"{path}{behind} ({format_size(size)}): removed; nothing used it any more"
     context.sources.append(sentence)
     context.tell("action", sentence)
     point("source-released")
     context.note(replace(seen.record, released=(*seen.record.released, path)))
+
+
+def _planned_with(context: Context, links: Sequence[str]) -> str | None:
+    """Whether another move plans with a file by the path to which a symbolic link leads."""
+    moves = context.claims().moves
+    found = next((moves[name] for name in map(posixpath.normpath, links) if name in moves), None)
+    return None if found is None else f"move {found}, which is not over, has to do with what it is a link to"
 
 
 def _format(context: Context, disk: DiskPlan, path: str) -> str | None:
@@ -182,51 +195,6 @@ def _needed_by(
     )
 
 
-def release_home(context: Context, seen: Observation) -> None:
-    """The old home's small files and directory; and the new home's metadata written as it is now."""
-    plan, home = context.plan, context.plan.home
-    if home is not None:
-        write_metadata(context, home.dest)
-        images = {disk.dest for disk in plan.disks}
-        for path in seen.record.created:
-            if posixpath.dirname(path) == home.dest and not path.endswith("/") and path not in images:
-                files.remove_file(context.runner, path + MARKER)
-        for one in home.files:
-            if files.stat_one(context.runner, one.source) is None:
-                continue
-            # QEMU holds it until the next power cycle
-            doubt = _needed_by(context, one.source, "raw", patience_s=0, is_base=False)
-            if doubt is not None:
-                context.notes.append(f"{one.source} is kept, because {doubt}")
-                context.keep(one.source, "", one.size, doubt, "raw", settled=False, for_good=True)
-            elif not plan.source.delete:
-                context.keep(one.source, "", one.size, f"kept {plan.source.why_kept}", "raw")
-            else:
-                files.remove_file(context.runner, one.source)
-        if home.source is not None and plan.source.delete:
-            _remove_old_metadata(context, home.source)
-            there = files.stat_one(context.runner, home.source) is not None
-            if there and not files.remove_directory_if_empty(context.runner, home.source):
-                names = files.list_directory(context.runner, home.source)
-                nvram = plan.nvram is not None and names == (posixpath.basename(plan.nvram.source),)
-                until = " until the UEFI variables have followed" if nvram else ""
-                context.notes.append(f"the old home {home.source} stays{until}, it still holds: {', '.join(names[:5])}")
-    point("home-released")
-    context.note(replace(seen.record, released=(*seen.record.released, "home")))
-
-
-def write_metadata(context: Context, directory: str) -> None:
-    """What libvirt knows of the VM, as it is now, into its home."""
-    for name, xml in context.control.metadata().items():
-        files.write_file(context.runner, posixpath.join(directory, name), xml.encode())
-
-
-def _remove_old_metadata(context: Context, directory: str) -> None:
-    """Metadata that an earlier move of this VM wrote there; nothing else goes by these names."""
-    for name in context.control.metadata():
-        files.remove_file(context.runner, posixpath.join(directory, name))
-
-
 def remove_destination(context: Context, seen: Observation) -> None:
     """All that we made. The caller has seen that no disk of the VM is there; QEMU must have let go of it.
 
@@ -246,7 +214,9 @@ def remove_destination(context: Context, seen: Observation) -> None:
     for path in reversed(record.created):
         context.check()
         if path.endswith("/"):
-            files.remove_directory_if_empty(context.runner, path.rstrip("/"))
+            directory = path.rstrip("/")
+            if not home.is_datastore(context.runner, directory, pools.datastores(context.site.connection)):
+                files.remove_directory_if_empty(context.runner, directory)
             continue
         if path in kept:
             continue
@@ -265,9 +235,8 @@ def remove_destination(context: Context, seen: Observation) -> None:
         for cut_short in (path, path + MARKER):
             files.remove_leftover(context.runner, cut_short)
     for disk in context.plan.disks:
-        home = posixpath.dirname(disk.dest)
-        if disk.partial_of is not None and posixpath.basename(home) == context.plan.vm:
-            files.remove_directory_if_empty(context.runner, home)  # made by the move that left the copy
+        if disk.partial_of is not None and is_in_home(disk.dest, context.plan.vm):
+            home.remove_directory(context, posixpath.dirname(disk.dest))  # made by the move that left the copy
     point("destination-removed")
     for sentence in keep.values():
         context.notes.append(sentence)

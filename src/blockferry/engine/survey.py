@@ -7,7 +7,7 @@ import posixpath
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
-from blockferry.engine import making, old_disks, places, proof, reaching, sizing, templates
+from blockferry.engine import home_survey, making, old_disks, places, proof, reaching, sizing, templates
 from blockferry.engine.naming import images_of, names_of
 from blockferry.engine.site import Site
 from blockferry.errors import BlockferryError, HostCommandFailed, HostUnreachable, ImageUnreadable, LibvirtFailed
@@ -16,16 +16,15 @@ from blockferry.images import cloning, exporting, files, pathlooks, qemuimg, qem
 from blockferry.images.runner import Runner
 from blockferry.model import cloning as clones
 from blockferry.model import destination_names, exports, graph_proof, placement
+from blockferry.model import home as homes
 from blockferry.model import templates as choices
 from blockferry.model.exports import is_export
-from blockferry.model.facts import ExportFact, Facts, Partial, SaveRoom, SmallFile, Template
+from blockferry.model.facts import ExportFact, Facts, Partial, SaveRoom, Template
 from blockferry.model.fencing import Storage
 from blockferry.model.inventory import Datastore, Disk, DiskSource, Image, Vm, datastore_of
 from blockferry.model.quarantine import Kept
 from blockferry.model.request import Chain, Firmware, Method, MoveRequest, OnBreak
 from blockferry.units import MiB
-
-METADATA_ENDINGS = (".xml",)
 
 
 def read_chain(runner: Runner, disk: Disk) -> tuple[tuple[Image, ...], str | None]:
@@ -130,9 +129,8 @@ def survey(
         if (header := qemuimg.luks_header(runner, chain[0].path)) is not None
     }
     measured = sizing.measured(runner, vm, chains, request)
-    home_source = _home_source(vm, stores)
-    home_files = _home_files(runner, vm, home_source, chains, everyone)
-    candidates = _candidates(vm, wanted, chains, home_files, request)
+    home = home_survey.look(runner, connection, vm, stores, chains)
+    candidates = _candidates(vm, wanted, chains, home, request)
     paths = {path for chain in chains.values() for image in chain for path in (image.path, *image.parts)}
     paths = {path for path in paths if not is_export(path)}
     try:
@@ -162,7 +160,7 @@ def survey(
         templates=_templates(runner, vm, everyone, stores, chains, used, request, known, tell),
         existing=existing,
         promised=promised,
-        filesystems=_filesystems(runner, vm, paths, home_files),
+        filesystems=_filesystems(runner, vm, paths, home),
         places=looks,
         identities={path: one.identity for path, one in looks.items() if one.identity is not None},
         directories=_directories(runner, wanted),
@@ -170,8 +168,9 @@ def survey(
         available=_available(runner, wanted),
         committed=committed(runner, stores, everyone),
         reserved=reserved,
-        home_source=home_source,
-        home_files=home_files,
+        home_source=home.source,
+        home_files=home.files,
+        home_stays=home.stays,
         snapshots=domains.snapshots(connection, vm.name),
         save_room=_save_room(runner) if request.firmware is Firmware.NOW and vm.nvram and vm.state.active else None,
         compare_problem=(syncing.problem(runner) if request.verify or left or _wants_to_go_on(request) else None),
@@ -186,16 +185,16 @@ def survey(
         off_doubt=remains.doubt,
         suspended_start=suspended_start,
         qemu_user=user,
-        out_of_reach=reaching.out_of_reach(runner, user, wanted, vm.name, home_source),
+        out_of_reach=reaching.out_of_reach(runner, user, wanted, vm.name, home.source),
         not_held=reaching.not_held(runner, wanted, [chain[0].path for chain in chains.values() if chain]),
         running_qemu=program.version if program else None,
         running_qemu_problem=program.problem if program else "",
     )
 
 
-def _filesystems(runner: Runner, vm: Vm, paths: set[str], home: tuple[SmallFile, ...]) -> dict[str, str]:
+def _filesystems(runner: Runner, vm: Vm, paths: set[str], home: home_survey.Home) -> dict[str, str]:
     """The types of the file systems that the VM's files are on now."""
-    old = [*paths, *(one.path for one in home), *([vm.nvram] if vm.nvram else [])]
+    old = [*paths, *(one.path for one in home.files), *([vm.nvram] if vm.nvram else [])]
     looked = references.look(runner, [path for path in old if path.startswith("/")])
     return {path: one.filesystem for path, one in looked.paths.items() if one.there}
 
@@ -371,78 +370,21 @@ def _save_room(runner: Runner) -> SaveRoom:
     return SaveRoom(SAVE_DIRECTORY, free, rate)
 
 
-def _home_source(vm: Vm, stores: tuple[Datastore, ...]) -> str | None:
-    """The VM's home directory now: the directory of its name, on a datastore, that holds its first disk."""
-    for disk in vm.disks:
-        path = disk.source.path if disk.source else None
-        if path and placement.is_in_home(path, vm.name) and datastore_of(path, stores) is not None:
-            return posixpath.dirname(path)
-    for store in stores:
-        if store.active and store.is_directory and store.path:
-            for disk in vm.disks:
-                path = disk.source.path if disk.source else None
-                if path and store.holds(path):
-                    return posixpath.join(store.path, vm.name)
-    return None
-
-
-def _home_files(
-    runner: Runner,
-    vm: Vm,
-    home: str | None,
-    chains: Mapping[str, tuple[Image, ...]],
-    everyone: tuple[Vm, ...],
-) -> tuple[SmallFile, ...]:
-    """What belongs to the VM and is no disk: files in its home, an ISO flat in the pool that bears its name, NVRAM.
-
-    Metadata XML that blockferry itself has written is not carried but written anew.
-    """
-    images = {path for chain in chains.values() for image in chain for path in (image.path, *image.parts)}
-    others = {name for one in everyone if one.uuid != vm.uuid for name in names_of(one)}
-    shared = [
-        named.path.rstrip("/") + "/" for one in everyone if one.uuid != vm.uuid for named in one.named if named.tree
-    ]
-    found: list[str] = []
-    if home is not None:
-        try:
-            found = [posixpath.join(home, name) for name in files.list_directory(runner, home)]
-        except BlockferryError:
-            found = []  # there is no such directory: the VM's files lie flat
-    for disk in vm.disks:
-        path = disk.source.path if disk.source else None
-        if disk.device in ("cdrom", "floppy") and path and posixpath.basename(path).startswith(vm.name):
-            found.append(path)
-    if vm.nvram:
-        found.append(vm.nvram)
-    wanted = [
-        path
-        for path in dict.fromkeys(found)
-        if path not in images
-        and path not in others
-        and not path.startswith(tuple(shared))
-        and not path.endswith(METADATA_ENDINGS)
-    ]
-    stats = files.stat_many(runner, wanted)
-    return tuple(
-        SmallFile(path, one.size) for path in wanted if (one := stats[path]) is not None and one.kind == "file"
-    )
-
-
 def _candidates(
     vm: Vm,
     stores: Iterable[Datastore],
     chains: Mapping[str, tuple[Image, ...]],
-    small: tuple[SmallFile, ...],
+    old: home_survey.Home,
     request: MoveRequest,
 ) -> list[str]:
     """Every path that the plan might write to."""
     found: list[str] = []
-    most = sum(len(chain) for chain in chains.values()) + len(small) + 1 + destination_names.MOST_NAMES
+    most = sum(len(chain) for chain in chains.values()) + len(old.files) + 1 + destination_names.MOST_NAMES
     for store in stores:
         if not store.is_directory:
             continue
         home = placement.home_directory(store, vm.name)
-        found.extend(posixpath.join(home, posixpath.basename(one.path)) for one in small)
+        found.extend(homes.destination(home, old.source, one.path) for one in old.files)
         for target, chain in chains.items():
             for image in chain:
                 for form in {request.format or image.format, image.format} & set(placement.FORMATS):

@@ -426,6 +426,40 @@ class Control:
                 return {}
             return diskxml.disks(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE), targets)
 
+    def has_no_metadata(self) -> bool:
+        """Whether the persistent XML has no `<metadata>`."""
+        with self.connection.doing(f"read the persistent configuration of VM {self.name}"):
+            return not domainxml.has_metadata(self._domain().XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
+
+    def unmark(self, bare: bool) -> None:
+        """Take our mark away, live and persistent.
+
+        libvirt leaves an empty `<metadata/>` behind. `bare`: there was none before the mark, so the persistent XML is
+        to have none either; the live one keeps it until the VM is off.
+        """
+        if not bare:
+            self.mark(None)
+            return
+        with self.connection.doing(f"take the mark off VM {self.name}"):
+            domain = self._domain()
+            if domain.isPersistent():
+                xml = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE)
+                if (unmarked := domainxml.unmarked(xml)) != xml:
+                    self.connection.raw.defineXML(unmarked)
+            if domain.isActive():
+                flags = libvirt.VIR_DOMAIN_AFFECT_LIVE
+                domain.setMetadata(
+                    libvirt.VIR_DOMAIN_METADATA_ELEMENT, None, domainxml.MARK_PREFIX, domainxml.MARK_URI, flags
+                )
+
+    def names_now(self) -> tuple[set[str], set[str]]:
+        """Every path that the XML of the running VM names, and every path that the persistent one names."""
+        with self.connection.doing(f"look at VM {self.name}"):
+            domain = self._domain()
+            live = domainxml.paths(domain.XMLDesc(0)) if domain.isActive() else set()
+            inactive = libvirt.VIR_DOMAIN_XML_INACTIVE
+            return live, domainxml.paths(domain.XMLDesc(inactive)) if domain.isPersistent() else set()
+
     def write_config(
         self,
         disks: Mapping[str, tuple[str, str]],
@@ -462,7 +496,8 @@ class Control:
     def metadata(self) -> dict[str, str]:
         """File name -> XML of all that libvirt knows of this VM, for the home directory.
 
-        Without VIR_DOMAIN_XML_SECURE: passwords of graphics and secrets do not belong into a file there.
+        Without VIR_DOMAIN_XML_SECURE: passwords of graphics and secrets do not belong into a file there. Without our
+        mark: a VM that is defined from that file is in no move.
         """
         with self.connection.doing(f"read the metadata of VM {self.name}"):
             domain = self._domain()
@@ -472,7 +507,7 @@ class Control:
                 found[f"snapshot-{snapshot.getName()}.xml"] = snapshot.getXMLDesc(0)
             for checkpoint in domain.listAllCheckpoints(0):
                 found[f"checkpoint-{checkpoint.getName()}.xml"] = checkpoint.getXMLDesc(0)
-            return {name.replace("/", "_"): str(xml) for name, xml in found.items()}
+            return {name.replace("/", "_"): domainxml.unmarked(str(xml)) for name, xml in found.items()}
 
     def _domain(self) -> libvirt.virDomain:
         return self.connection.raw.lookupByUUIDString(self.uuid)

@@ -259,6 +259,41 @@ def _disk_files(root: etree._Element) -> set[str]:
     return {str(path) for source in sources for path in (source.get("file"), source.get("dev")) if path}
 
 
+def has_metadata(xml: str) -> bool:
+    """Whether a domain's XML has a `<metadata>`."""
+    return etree.fromstring(xml.encode(), _PARSER).find("metadata") is not None
+
+
+def unmarked(xml: str) -> str:
+    """The XML without our mark, and without a `<metadata>` that is empty then; as it is where there is no mark."""
+    root = etree.fromstring(xml.encode(), _PARSER)
+    marks = list(root.iter(f"{{{MARK_URI}}}move"))
+    empty = [one for one in root.iter("metadata") if len(one) == 0 and not (one.text or "").strip()]
+    if not marks and not empty:
+        return xml
+    for mark in marks:
+        above = mark.getparent()
+        if above is not None:
+            above.remove(mark)
+    for metadata in list(root.iter("metadata")):
+        above = metadata.getparent()
+        if above is not None and len(metadata) == 0:
+            above.remove(metadata)
+    return etree.tostring(root, encoding="unicode")
+
+
+_SIGNATURE = "<!-- Written by blockferry for the VM {uuid}; it replaces and removes this file. -->"
+
+
+def signed(xml: str, uuid: str) -> str:
+    """The XML with a first line that says that blockferry has written it, and for which VM."""
+    return f"{_SIGNATURE.format(uuid=uuid)}\n{xml}"
+
+
+def is_signed(text: str, uuid: str) -> bool:
+    return text.startswith(_SIGNATURE.format(uuid=uuid))
+
+
 def snapshot(xml: str) -> Snapshot:
     """Read a snapshot's metadata. https://libvirt.org/formatsnapshot.html"""
     root = etree.fromstring(xml.encode(), _PARSER)
@@ -348,10 +383,11 @@ def repoint(
 ) -> str:
     """The persistent XML with these disks and files elsewhere; everything else stays as it is.
 
-    `disks`: target -> (path, format). `files`: old path -> new path, for CD drives and NVRAM. `before`: target -> its
-    disk as it was before the move; libvirt drops some of it when it points the disk to another image by itself.
+    `disks`: target -> (path, format). `files`: old path -> new path, of whatever else the XML names: media, UEFI
+    variables, kernel, logs and so on. `before`: target -> its disk as it was before the move; libvirt drops some of it
+    when it points the disk to another image by itself.
     """
-    root = etree.fromstring(xml.encode(), _PARSER)
+    root, new = etree.fromstring(xml.encode(), _PARSER), set(files.values())
     for element in root.iterfind("./devices/disk"):
         target_element = element.find("target")
         target = "" if target_element is None else target_element.get("dev") or ""
@@ -360,10 +396,18 @@ def repoint(
             if before is not None and target in before:
                 before[target].restore(element)
             _repoint_disk(element, *disks[target], known=before is not None and target in before)
-        elif source is not None and source.get("file") in files:
-            source.set("file", files[source.get("file") or ""])
+        elif source is not None and source.get("file") in new:
+            _forget_end_of_chain(element)
     _point_nvram(root, files)
+    xmlpaths.rename(root, files)
     return etree.tostring(root, encoding="unicode")
+
+
+def _forget_end_of_chain(element: etree._Element) -> None:
+    """Take away the `<backingStore/>` that libvirt writes down for a medium when its copy is switched to."""
+    for below in element.findall("backingStore"):
+        if len(below) == 0 and not below.attrib:
+            element.remove(below)
 
 
 def _repoint_disk(element: etree._Element, place: str, format: str, known: bool = False) -> None:

@@ -41,6 +41,9 @@ sync -- "$5"
 """
 
 
+MOST_LINKS = 40
+"""As many symbolic links in a row does Linux follow."""
+
 ALLOCATION_STEP = 256 * MiB
 BATCH_BYTES = 64 * 1024
 
@@ -175,6 +178,45 @@ def realpath(runner: Runner, path: str) -> str:
     return runner.run(["realpath", "-zm", "--", path]).text.rstrip("\0")
 
 
+def link_target(runner: Runner, path: str) -> str | None:
+    """What a symbolic link says; None when `path` is no link, or is not there."""
+    absolute(path)
+    result = runner.run(["readlink", "-n", "--", path], check=False)
+    return result.text if result.status == 0 else None
+
+
+def link_chain(runner: Runner, path: str) -> tuple[str, ...]:
+    """The path, and what it leads to when its last part is a symbolic link; the last one is no link, or not there."""
+    found = [path]
+    while len(found) < MOST_LINKS and (target := link_target(runner, found[-1])) is not None:
+        found.append(posixpath.join(posixpath.dirname(found[-1]), target))
+    return tuple(found)
+
+
+def remove_with_links(runner: Runner, path: str) -> tuple[str, ...]:
+    """Remove a file and the symbolic links that lead to it from `path`; what was removed, the file first.
+
+    Raises HostCommandFailed.
+    """
+    return tuple(one for one in reversed(link_chain(runner, path)) if remove_file(runner, one))
+
+
+def digest(runner: Runner, path: str) -> str:
+    """The SHA-256 of a file's content. Raises HostCommandFailed."""
+    absolute(path)
+    return runner.run(["sha256sum", "-z", "--", path]).text.split(" ", 1)[0].lstrip("\\")
+
+
+def rename(runner: Runner, path: str, new: str) -> None:
+    """Rename a file within its directory; on disk after. What has the new name must not exist.
+
+    Raises HostCommandFailed.
+    """
+    absolute(path, new)
+    runner.run(["mv", "--no-clobber", "--no-target-directory", "--", path, new])
+    flush(runner, _parent(new))
+
+
 def make_directory(runner: Runner, path: str, mode: int = 0o711) -> bool:
     """Create a directory; True if this call made it, False if it was there. Its parent must exist.
 
@@ -259,6 +301,21 @@ def copy_file(runner: Runner, source: str, dest: str) -> bool:
     if not same_content(runner, source, dest):
         raise FileExists(dest)
     return False
+
+
+def copy_over(runner: Runner, source: str, dest: str) -> None:
+    """Copy a file as `copy_file` does, in place of what is at `dest`: that is there whole, the old one or the new.
+
+    Raises HostCommandFailed.
+    """
+    absolute(source, dest)
+    temporary = temporary_path(dest)
+    runner.run(["rm", "-f", "--", temporary])
+    preserve = "--preserve=mode,ownership,timestamps"
+    runner.run(["cp", "--no-target-directory", preserve, "--sparse=auto", "--", source, temporary])
+    flush(runner, temporary)
+    runner.run(["mv", "-f", "--no-target-directory", "--", temporary, dest])
+    flush(runner, _parent(dest))
 
 
 def copy_head(runner: Runner, source: str, dest: str, size: int) -> None:

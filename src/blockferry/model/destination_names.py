@@ -11,6 +11,7 @@ import posixpath
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from blockferry.model import home as homes
 from blockferry.model import placement
 from blockferry.model.exports import is_export
 from blockferry.model.facts import Facts
@@ -118,7 +119,7 @@ def of_home(request: MoveRequest, facts: Facts) -> set[str]:
     if store is None or not store.is_directory:
         return set()
     dest = placement.home_directory(store, facts.vm.name)
-    return {posixpath.join(dest, posixpath.basename(small.path)) for small in facts.home_files}
+    return {homes.destination(dest, facts.home_source, small.path) for small in facts.home_files}
 
 
 def kept_findings(request: MoveRequest, facts: Facts, store: Datastore, target: str, disk: DiskPlan) -> list[Finding]:

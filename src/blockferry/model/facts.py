@@ -10,7 +10,7 @@ from blockferry.model.defects import Version, Versions
 from blockferry.model.fencing import Storage
 from blockferry.model.inventory import Datastore, Image, Snapshot, Vm, datastore_of
 from blockferry.model.places import Look
-from blockferry.model.plan import NvramPlan
+from blockferry.model.plan import NvramPlan, StayingFile
 from blockferry.model.summary import MoveSummary
 
 
@@ -116,6 +116,7 @@ class Facts:
     reserved: Mapping[str, int] = field(default_factory=dict)  # datastore -> what other moves have yet to write
     home_source: str | None = None
     home_files: tuple[SmallFile, ...] = ()
+    home_stays: tuple[StayingFile, ...] = ()  # what is in the old home and does not go along
     other_move: str | None = None  # id of the move that has this VM: then nothing else was looked at
     under_way: MoveSummary | None = None  # and that move, where it is one of this journal
     snapshots: tuple[Snapshot, ...] = ()

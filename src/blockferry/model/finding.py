@@ -397,6 +397,12 @@ CATALOGUE: dict[str, FindingKind] = {
             "",
         ),
         FindingKind(
+            "HOME_FILES_STAY", _I, "Files of the old home stay there",
+            "Only files that are known to be the VM's go along, and only when every XML that names them can be "
+            "changed (docs/home.md). The old directory stays as long as it is not empty.",
+            "",
+        ),
+        FindingKind(
             "HOME_FILE_IN_USE", _W, "A file of the home is in use until the next power cycle",
             "The running VM holds it open under its old path; the copy is made, the next start uses it, and the old "
             "one is kept until then.",

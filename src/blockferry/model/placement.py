@@ -22,14 +22,19 @@ _QCOW2_L1_ENTRIES = 32 * 1024**2 // 8  # QCOW_MAX_L1_SIZE in QEMU's block/qcow2.
 _VMDK_LIMIT = 2 * 1024**4 - 64 * 1024**2  # monolithicSparse with QEMU's grain size
 
 
+def directory_name(vm: str) -> str:
+    """The name of a VM's home directory."""
+    return vm.replace("/", "_")
+
+
 def is_in_home(path: str, vm: str) -> bool:
     """Whether the file lies in a directory of the VM's name."""
-    return posixpath.basename(posixpath.dirname(path)) == vm
+    return posixpath.basename(posixpath.dirname(posixpath.normpath(path))) == directory_name(vm)
 
 
 def home_directory(datastore: Datastore, vm: str) -> str:
     assert datastore.path is not None
-    return posixpath.join(datastore.path, vm.replace("/", "_"))
+    return posixpath.join(datastore.path, directory_name(vm))
 
 
 def image_path(

@@ -11,14 +11,17 @@ from blockferry.model.fencing import Fencing
 from blockferry.model.inventory import PowerState, Secret
 from blockferry.model.request import COPY_BUFFER, Chain, Contract, IfNotConverging, Method, OnBreak, SourcePolicy
 
-PLAN_VERSION = 5
+PLAN_VERSION = 6
 """2: UEFI variables apart from the home's files, files copied as they are; an older blockferry would lose them.
 
 3: a VM may be held in a saved state for its UEFI variables; an older blockferry would leave it there.
 
 4: layers may be reused; an older blockferry would not see that such an image was written to before the switch.
 
-5: a move belongs to the host of its UUID; an older blockferry would take it up on any host with the same URI."""
+5: a move belongs to the host of its UUID; an older blockferry would take it up on any host with the same URI.
+
+6: files of the home that the XML names elsewhere than in disks; an older blockferry would not rewrite those names, and
+would remove the files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +155,14 @@ class HomeFile:
 
 
 @dataclass(frozen=True, slots=True)
+class StayingFile:
+    """A file, or directory, of the old home that stays where it is. `why`: a clause."""
+
+    path: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class HomePlan:
     """Where the VM's metadata goes: domain XML, snapshot and checkpoint metadata, ISO."""
 
@@ -159,6 +170,7 @@ class HomePlan:
     dest: str
     source: str | None  # the old home directory, None when the VM's files lie flat in the pool
     files: tuple[HomeFile, ...] = ()
+    stays: tuple[StayingFile, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

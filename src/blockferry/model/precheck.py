@@ -20,6 +20,7 @@ from blockferry.model import (
     tracking,
     vmcheck,
 )
+from blockferry.model import home as homes
 from blockferry.model import method as methods
 from blockferry.model import resume as resuming
 from blockferry.model import trim as trimming
@@ -549,7 +550,7 @@ def _home(request: MoveRequest, facts: Facts, draft: _Draft) -> HomePlan | None:
     dest = placement.home_directory(store, vm.name)
     if facts.home_source == dest:
         return None
-    files = []
+    files: list[HomeFile] = []
     inserted = {
         disk.source.path: disk.target
         for disk in vm.disks
@@ -559,15 +560,19 @@ def _home(request: MoveRequest, facts: Facts, draft: _Draft) -> HomePlan | None:
         if small.path == vm.nvram:
             continue
         role = "iso" if small.path in inserted else "file"
-        new = posixpath.join(dest, posixpath.basename(small.path))
-        if new in facts.existing:
+        new = homes.destination(dest, facts.home_source, small.path)
+        if new in facts.existing or new in {one.dest for one in files}:
             draft.findings.append(finding("NAME_COLLISION", f"{new} is there already; {small.path} would go there."))
         files.append(HomeFile(small.path, new, role, small.size, inserted.get(small.path)))
     carried = {one.source for one in files}
     for path, target in inserted.items():
         if path not in carried:
             draft.findings.append(finding("CDROM_STAYS", f"{path}, inserted in {target}, stays where it is."))
-    return HomePlan(datastore=store.name, dest=dest, source=facts.home_source, files=tuple(files))
+    if stays := facts.home_stays:
+        names = ", ".join(posixpath.basename(one.path) for one in stays[:5])
+        more = f" and {len(stays) - 5} more" if len(stays) > 5 else ""
+        draft.findings.append(finding("HOME_FILES_STAY", f"In the old home {facts.home_source} stay {names}{more}."))
+    return HomePlan(store.name, dest, facts.home_source, tuple(files), facts.home_stays)
 
 
 def _nvram(request: MoveRequest, facts: Facts, home: HomePlan | None, draft: _Draft) -> NvramPlan | None:
@@ -578,7 +583,7 @@ def _nvram(request: MoveRequest, facts: Facts, home: HomePlan | None, draft: _Dr
     small = next((one for one in facts.home_files if one.path == vm.nvram), None)
     planned = facts.following if facts.following is not None and facts.following.source == vm.nvram else None
     if home is not None and small is not None:
-        planned = NvramPlan(vm.nvram, posixpath.join(home.dest, posixpath.basename(vm.nvram)), small.size)
+        planned = NvramPlan(vm.nvram, homes.destination(home.dest, facts.home_source, vm.nvram), small.size)
         if planned.dest == posixpath.normpath(vm.nvram):
             return None  # the home comes to where they are
         if planned.dest in facts.existing:

@@ -125,6 +125,11 @@ class Record:
     marked: bool = False
     mounts: dict[str, str] = field(default_factory=dict)  # destination directory -> where it was mounted at first
     home_copied: bool = False
+    home_prints: dict[str, str] = field(default_factory=dict)  # file of the old home -> its fingerprint when copied
+    home_made: dict[str, str] = field(default_factory=dict)  # the same file -> fingerprint of its copy
+    home_left: dict[str, str] = field(default_factory=dict)  # files that stay, against the plan: why, a clause
+    home_kept: dict[str, str] = field(default_factory=dict)  # files that are kept beside a copy in use: why, a clause
+    bare: bool = False  # the VM's persistent XML had no <metadata> before our mark
     created: tuple[str, ...] = ()  # paths of ours, named before they existed
     layers_copied: tuple[str, ...] = ()  # targets whose lower layers are across
     copies: dict[str, Copy] = field(default_factory=dict)

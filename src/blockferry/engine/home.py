@@ -1,0 +1,424 @@
+"""Effects on a VM's home: its small files and metadata are copied, compared again, and released.
+
+Files of the home may change during the move. So each is fingerprinted when it is copied; before the configuration
+names the copies, and before an old file goes, it is looked at again. What has changed is copied again as long as
+nothing uses the copy; otherwise both stay, and the report says so. Which files these are: model/home.py.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterable
+from dataclasses import replace
+
+from blockferry.engine import footing, owning, proof
+from blockferry.engine.context import Context
+from blockferry.engine.making import MARKER, make_home, mark_file, name_paths
+from blockferry.engine.points import point
+from blockferry.errors import BlockferryError, HostCommandFailed, ImageUnreadable
+from blockferry.hypervisor import domainxml, pools
+from blockferry.images import files, users
+from blockferry.images.runner import Runner
+from blockferry.model.inventory import Datastore
+from blockferry.model.observation import Observation
+from blockferry.model.plan import HomeFile, HomePlan
+from blockferry.model.record import Record
+from blockferry.units import MiB
+
+DIGEST_UP_TO = 64 * MiB
+"""Files up to this size are compared by their content, larger ones by size and times."""
+
+TRIES = 3
+"""How often a file is copied that changes while it is copied."""
+
+METADATA_UP_TO = 16 * MiB
+
+
+# ---------------------------------------------------------------- fingerprints
+
+
+def fingerprint(runner: Runner, path: str) -> str:
+    """What tells whether a file has changed: inode, size, times, and the digest of a small one; "" when it is gone.
+
+    Not its device number: that may change at a remount.
+    """
+    found = files.stat_one(runner, path)
+    if found is None:
+        return ""
+    digest = files.digest(runner, path) if found.size <= DIGEST_UP_TO else ""
+    return f"{found.inode}:{found.size}:{found.mtime_ns}:{found.ctime_ns}:{digest}"
+
+
+def same(then: str, now: str) -> bool:
+    """Whether two fingerprints are of the same content. Times of a small file do not count, nor its owner's changes."""
+    if not then or not now:
+        return then == now
+    before, after = then.split(":"), now.split(":")
+    if before[4] or after[4]:
+        return (before[1], before[4]) == (after[1], after[4])
+    return before == after
+
+
+# ---------------------------------------------------------------- copying
+
+
+def copy_home(context: Context, seen: Observation) -> None:
+    """Metadata and small files first."""
+    plan, record = context.plan, seen.record
+    if plan.home is None:
+        context.note(replace(record, home_copied=True))
+        return
+    footing.check(context, record.mounts)
+    record = make_home(context, record, plan.home.dest)
+    for directory in _subdirectories(plan.home.dest, [one.dest for one in plan.home.files]):
+        record = make_home(context, record, directory)
+        if plan.home.source is not None:
+            old = posixpath.join(plan.home.source, posixpath.relpath(directory, plan.home.dest))
+            owning.give_as(context, old, directory)
+    metadata = _writable(context, plan.home.dest)
+    record = name_paths(context, record, *metadata, *(one.dest for one in plan.home.files))
+    point("home-named")
+    for path in (*metadata, *(one.dest for one in plan.home.files)):
+        mark_file(context, path)
+    for path, xml in metadata.items():
+        files.write_file(context.runner, path, xml.encode())
+    for one in plan.home.files:
+        record = _copy(context, record, one)
+    number = len(metadata) + len([one for one in plan.home.files if one.source not in record.home_left])
+    context.tell("action", f"the home was copied to {plan.home.dest} ({number} file{'s' if number > 1 else ''})")
+    point("home-copied")
+    context.note(replace(record, home_copied=True))
+
+
+def _subdirectories(home: str, paths: Iterable[str]) -> list[str]:
+    """The directories below a home that these files lie in, from the top down."""
+    found: set[str] = set()
+    for path in paths:
+        directory = posixpath.dirname(path)
+        while directory.startswith(home.rstrip("/") + "/"):
+            found.add(directory)
+            directory = posixpath.dirname(directory)
+    return sorted(found)
+
+
+def _copy(context: Context, record: Record, file: HomeFile, named: bool = False) -> Record:
+    """Copy one file, until it has not changed meanwhile. One that is being written to stays where it is; both stay
+    when the copy is `named` by the configuration already.
+    """
+    runner = context.runner
+    why = "it is written to all the time"
+    for _try in range(TRIES):
+        before = fingerprint(runner, file.source)
+        if not before:
+            why = "it is gone"
+            break
+        if writer := _writer(runner, file.source):
+            why = f"{writer} has it open for writing"
+            break
+        files.copy_over(runner, file.source, file.dest)  # what is there is ours: its name is in the record
+        owning.give_as(context, file.source, file.dest)
+        if same(before, fingerprint(runner, file.source)):
+            made = fingerprint(runner, file.dest)
+            left = {path: of for path, of in record.home_left.items() if path != file.source}
+            return replace(
+                record,
+                home_prints={**record.home_prints, file.source: before},
+                home_made={**record.home_made, file.source: made},
+                home_left=left,
+            )
+    return _keep_both(context, record, file) if named else _leave(context, record, file, why)
+
+
+def _writer(runner: Runner, path: str) -> str:
+    """Who has the file open for writing; "" when nobody is seen to, or it is gone."""
+    try:
+        return users.writer(runner, path)
+    except ImageUnreadable:
+        return "" if files.stat_one(runner, path) is None else "somebody, as far as can be told,"
+
+
+def _leave(context: Context, record: Record, file: HomeFile, why: str) -> Record:
+    """The file stays where it is, and so does its name in the configuration. A copy of ours goes."""
+    files.remove_file(context.runner, file.dest)
+    files.remove_file(context.runner, file.dest + MARKER)
+    record = replace(record, home_left={**record.home_left, file.source: why})
+    context.notes.append(_stays(file, record))
+    context.tell("warning", context.notes[-1])
+    return record
+
+
+def _stays(file: HomeFile, record: Record) -> str:
+    return f"{file.source} stays where it is, because {record.home_left[file.source]}"
+
+
+def new_names(home: HomePlan | None, record: Record) -> dict[str, str]:
+    """Old path -> new path of the home's files that are across, for the configuration."""
+    files_ = home.files if home is not None else ()
+    return {one.source: one.dest for one in files_ if one.source not in record.home_left}
+
+
+def refresh(context: Context, seen: Observation) -> Record:
+    """Before the configuration names the copies: what has changed since is copied again, or stays where it is."""
+    plan, record = context.plan, seen.record
+    live, config = context.control.names_now() if plan.home is not None else (set(), set())
+    for one in plan.home.files if plan.home is not None else ():
+        then = record.home_prints.get(one.source)
+        if one.source in record.home_left or then is None:
+            continue  # None: copied by an older blockferry
+        if one.dest not in live | config and (writer := _writer(context.runner, one.source)):
+            record = _leave(context, record, one, f"{writer} has it open for writing")
+        elif _changed(context, one, then):
+            record = _again(context, record, one, named=one.dest in config)
+    if record != seen.record:
+        context.note(record)
+    return record
+
+
+def _again(context: Context, record: Record, file: HomeFile, named: bool) -> Record:
+    """The old file has changed since it was copied: copied again where nothing uses the copy yet, else both stay."""
+    if file.dest in context.control.names_now()[0] or not _untouched(context, record, file):
+        return _keep_both(context, record, file)
+    context.tell("warning", f"{file.source} has changed since it was copied; it is copied again")
+    record = _copy(context, record, file, named)
+    # The VM may have been started on the copy that was replaced; what it writes there would be lost.
+    used = file.dest in context.control.names_now()[0]
+    return _keep_both(context, record, file) if used else record
+
+
+def _changed(context: Context, file: HomeFile, then: str) -> bool:
+    """Whether the old file is another than the one that was copied. One that is gone has not changed."""
+    now = fingerprint(context.runner, file.source)
+    if not now or same(then, now):
+        return False
+    small = bool(now.split(":")[4])
+    return small or not _same_content(context.runner, file)
+
+
+def _same_content(runner: Runner, file: HomeFile) -> bool:
+    """Of a large file whose times have changed: libvirt changes the owner of what a VM starts with."""
+    try:
+        return files.same_content(runner, file.source, file.dest)
+    except HostCommandFailed:
+        return False
+
+
+def _untouched(context: Context, record: Record, file: HomeFile) -> bool:
+    """Whether nobody has written to the copy since it was made."""
+    made = record.home_made.get(file.source, "")
+    return bool(made) and same(made, fingerprint(context.runner, file.dest))
+
+
+def _keep_both(context: Context, record: Record, file: HomeFile) -> Record:
+    why = f"it has changed since it was copied, and {file.dest} is in use by now: both are kept"
+    if file.source not in record.home_kept:
+        context.tell("warning", f"{file.source}: {why}")
+    return replace(record, home_kept={**record.home_kept, file.source: why})
+
+
+# ---------------------------------------------------------------- releasing
+
+
+def release_home(context: Context, seen: Observation) -> None:
+    """The old home's small files and directory; and the new home's metadata written as it is now."""
+    plan, home, record = context.plan, context.plan.home, seen.record
+    if home is not None:
+        write_metadata(context, home.dest)
+        images = {disk.dest for disk in plan.disks}
+        for path in record.created:
+            below = path.startswith(home.dest.rstrip("/") + "/")
+            if below and not path.endswith("/") and path not in images:
+                files.remove_file(context.runner, path + MARKER)
+        for one in home.files:
+            if one.source not in record.home_left:
+                record = _release(context, record, one)
+            elif (note := _stays(one, record)) not in context.notes:
+                context.notes.append(note)
+        if home.source is not None:
+            _release_directories(context, home)
+    point("home-released")
+    context.note(replace(record, released=(*record.released, "home")))
+
+
+def _release(context: Context, record: Record, file: HomeFile) -> Record:
+    """Remove or keep one old file. It is kept when it is newer than the copy, or somebody needs it."""
+    plan, runner = context.plan, context.runner
+    aside = _aside(context, file.source)
+    if files.stat_one(runner, aside) is not None and not _take_back(context, file.source, aside):
+        return record
+    if files.stat_one(runner, file.source) is None:
+        return record
+    then = record.home_prints.get(file.source)
+    if then is not None and _changed(context, file, then):
+        record = _again(context, record, file, named=True)
+        context.note(record)
+    # QEMU holds the medium of a drive until the next power cycle, when it could not be changed.
+    doubt = record.home_kept.get(file.source) or _needed_by(context, file.source)
+    if doubt is None and plan.source.delete:
+        point("releasing-home-file")
+        doubt = _remove(context, file, record.home_prints.get(file.source))
+    if doubt is not None:
+        context.notes.append(f"{file.source} is kept, because {doubt}")
+        context.keep(file.source, "", file.size, doubt, "raw", settled=False, for_good=True)
+    elif not plan.source.delete:
+        context.keep(file.source, "", file.size, f"kept {plan.source.why_kept}", "raw")
+    return record
+
+
+def _needed_by(context: Context, path: str) -> str | None:
+    going = [
+        one
+        for disk in context.plan.disks
+        for one in (*disk.old_files, disk.source_overlay, disk.dest_overlay)
+        if one
+    ]  # fmt: skip
+    return proof.needed_by(context.site, path, context.claims(), format="raw", going=going, patience_s=0, is_base=False)
+
+
+def _aside(context: Context, path: str) -> str:
+    directory, name = posixpath.split(path)
+    return posixpath.join(directory, f".{name[:180]}.{context.plan.move}.blockferry-old")
+
+
+def _remove(context: Context, file: HomeFile, then: str | None) -> str | None:
+    """Remove an old file; or why it stays. Whoever writes between the last look and the removal must not be lost.
+
+    It is renamed first, so that nobody finds it any more who has not opened it; then it is looked at once more.
+    """
+    runner, aside = context.runner, _aside(context, file.source)
+    context.check()
+    files.rename(runner, file.source, aside)
+    point("home-file-aside")
+    doubt = None
+    try:
+        found = users.users_of(runner, aside, "raw")
+        if found.any:
+            doubt = "somebody has it open"
+        elif then is not None and not _is_still(runner, aside, then):
+            doubt = "it has changed since it was copied"
+        if doubt is None:
+            files.remove_file(runner, aside)
+            return None
+    except BlockferryError as error:
+        doubt = error.sentence
+    _take_back(context, file.source, aside)
+    return doubt
+
+
+def _is_still(runner: Runner, aside: str, then: str) -> bool:
+    """As `same`; a rename changes a file's ctime."""
+    now = fingerprint(runner, aside)
+    before, after = then.split(":"), now.split(":")
+    if len(after) == len(before) == 5 and not after[4]:
+        before[3] = after[3]
+    return same(":".join(before), ":".join(after))
+
+
+def _take_back(context: Context, path: str, aside: str) -> bool:
+    """Give a file its old name again; False when that is taken by now: then both stay."""
+    if files.appear(context.runner, aside, path):
+        return True
+    context.notes.append(f"{path} was made anew by somebody; the old one is kept as {aside}")
+    context.keep(aside, "", 0, "another file has taken its name", "raw", settled=False, for_good=True)
+    return False
+
+
+def _release_directories(context: Context, home: HomePlan) -> None:
+    """Our metadata in the old home, and the directory once it is empty. What cannot be done is a note, no more."""
+    assert home.source is not None
+    if context.plan.source.delete:
+        try:
+            _remove_metadata(context, home.source)
+            below = _subdirectories(home.source, [one.source for one in home.files])
+            for directory in reversed(below):
+                remove_directory(context, directory)
+        except BlockferryError as error:
+            context.notes.append(f"the old home {home.source} could not be cleared: {error.sentence}")
+        why = remove_directory(context, home.source)
+        if why:
+            context.notes.append(f"the old home {home.source} stays: {why}")
+
+
+def remove_directory(context: Context, directory: str) -> str:
+    """Remove a directory of the VM's, if it is empty; else why it stays. Never that of a datastore. Raises nothing."""
+    runner = context.runner
+    try:
+        if is_datastore(runner, directory, pools.datastores(context.site.connection)):
+            return "it is the directory of a datastore"
+        if (target := files.link_target(runner, directory)) is not None:
+            return f"it is a symbolic link to {target}, which stays, too"
+        if files.stat_one(runner, directory) is None or files.remove_directory_if_empty(runner, directory):
+            return ""
+        names = files.list_directory(runner, directory)
+    except BlockferryError as error:
+        return error.sentence
+    nvram = context.plan.nvram
+    if nvram is not None and names == (posixpath.basename(nvram.source),):
+        return f"until the UEFI variables have followed, it holds {names[0]}"
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return f"it still holds {', '.join(names[:5])}{more}"
+
+
+def is_datastore(runner: Runner, directory: str, stores: Iterable[Datastore]) -> bool:
+    """Whether a directory is that of a datastore, active or not, by whatever path; in doubt it is."""
+    paths = [store.path for store in stores if store.path]
+    if posixpath.normpath(directory) in {posixpath.normpath(path) for path in paths}:
+        return True
+    argv = ["stat", "-L", r"--printf=%d:%i %n\0", "--"]
+    own = runner.run([*argv, directory], check=False, timeout_s=30)
+    if own.status != 0:
+        try:
+            return files.stat_one(runner, directory) is not None  # what is not there is nobody's
+        except HostCommandFailed:
+            return True
+    mine = own.text.split(" ", 1)[0]
+    # Datastores that are not there at the moment are no error, so the exit status says nothing.
+    others = runner.run([*argv, *paths], check=False, timeout_s=30).text.split("\0")[:-1] if paths else []
+    return mine in {line.split(" ", 1)[0] for line in others}
+
+
+# ---------------------------------------------------------------- metadata
+
+
+def write_metadata(context: Context, directory: str) -> None:
+    """What libvirt knows of the VM, as it is now, into its home. A file of that name that is not ours stays."""
+    for path, xml in _writable(context, directory).items():
+        files.write_file(context.runner, path, xml.encode())
+
+
+def _writable(context: Context, directory: str) -> dict[str, str]:
+    """Path -> XML of the metadata that may be written there."""
+    found = {}
+    for name, xml in context.control.metadata().items():
+        path = posixpath.join(directory, name)
+        if files.stat_one(context.runner, path) is None or _own(context, path):
+            found[path] = domainxml.signed(xml, context.plan.uuid)
+        else:
+            note = f"{path} is not blockferry's; it stays as it is, and the VM's metadata is not written there"
+            if note not in context.notes:
+                context.notes.append(note)
+    return found
+
+
+def _own(context: Context, path: str) -> bool:
+    """Whether a metadata file is ours: by its first line, or because this move has named it before it was made."""
+    named = context.noted is not None and path in context.noted.created
+    return named or is_ours(context.runner, path, context.plan.uuid)
+
+
+def is_ours(runner: Runner, path: str, uuid: str) -> bool:
+    """Whether blockferry has written this metadata file, for the VM of this UUID."""
+    found = files.stat_one(runner, path)
+    if found is None or found.kind != "file" or found.size > METADATA_UP_TO:
+        return False
+    try:
+        return domainxml.is_signed(files.read_file(runner, path).decode(errors="replace"), uuid)
+    except HostCommandFailed:
+        return False
+
+
+def _remove_metadata(context: Context, directory: str) -> None:
+    """Metadata that an earlier move of this VM wrote there."""
+    for name in files.list_directory(context.runner, directory):
+        path = posixpath.join(directory, name)
+        if name.endswith(".xml") and is_ours(context.runner, path, context.plan.uuid):
+            files.remove_file(context.runner, path)
