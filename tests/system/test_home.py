@@ -460,6 +460,13 @@ def test_an_image_and_a_home_behind_symbolic_links(
 
 def test_an_old_home_that_cannot_be_removed_is_a_note(bare: Making, line: Line, lab_host: Host) -> None:
     vm = bare()
+    channel = "<channel type='unix'><source mode='bind' path='{}/agent'/><target type='virtio' name='a.b'/></channel>"
+    third = bare()
+    third.define(third.image(third.home / "vda.qcow2"), more=channel.format(third.home))
+    done = line.must("move", third.name, "--to", "ssd").move
+    assert third.home.is_dir(), "the VM makes a socket there at its start"
+    assert any("agent" in note for note in done["report"]["notes"])
+    third.starts()
     vm.define(vm.image(vm.home / "vda.qcow2"))
     lab_host.run(["mount", "--bind", str(vm.home), str(vm.home)])
     try:

@@ -11,7 +11,7 @@ import posixpath
 from collections.abc import Iterable
 from dataclasses import replace
 
-from blockferry.engine import footing, owning, proof
+from blockferry.engine import footing, naming, owning, proof
 from blockferry.engine.context import Context
 from blockferry.engine.making import MARKER, make_home, mark_file, name_paths
 from blockferry.engine.points import point
@@ -346,7 +346,11 @@ def remove_directory(context: Context, directory: str) -> str:
             return "it is the directory of a datastore"
         if (target := files.link_target(runner, directory)) is not None:
             return f"it is a symbolic link to {target}, which stays, too"
-        if files.stat_one(runner, directory) is None or files.remove_directory_if_empty(runner, directory):
+        if files.stat_one(runner, directory) is None:
+            return ""
+        if user := naming.directory_user(context.site, directory):
+            return user  # a socket that is made at the VM's start, a directory that its guest sees
+        if files.remove_directory_if_empty(runner, directory):
             return ""
         names = files.list_directory(runner, directory)
     except BlockferryError as error:
