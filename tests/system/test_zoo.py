@@ -17,7 +17,7 @@ import pytest
 from zoo import play as playing
 from zoo import spec
 from zoo.cli import FOUND
-from zoo.generate import features, generate
+from zoo.generate import generate
 from zoo.play import play
 from zoo.site import NotClean, Site
 from zoo.spec import Disk, File, Host, Move, Named, Pool, Vm
@@ -25,10 +25,6 @@ from zoo.spec import Disk, File, Host, Move, Named, Pool, Vm
 pytestmark = pytest.mark.lab
 
 HOSTS = int(os.environ.get("ZOO_HOSTS", "50"))
-
-OPEN_FEATURES = {"disk only persistent"}
-OPEN_HOSTS = {"09-disk-only-persistent", "14-volume-live", "14-readonly-live"}
-"""What is known and not mended yet (issue 11, items 9 and 14): played, but not failed for."""
 
 
 def seed_of_the_commit() -> int:
@@ -50,10 +46,7 @@ def site() -> Iterator[Site]:
 
 @pytest.mark.parametrize("index", range(HOSTS))
 def test_a_generated_host_is_right_after_a_move(site: Site, index: int) -> None:
-    host = generate(SEED, index)
-    played = play(site, host)
-    if played.findings and features(host) & OPEN_FEATURES:
-        pytest.xfail("issue 11, item 9")
+    played = play(site, generate(SEED, index))
     found = "\n".join(str(one) for one in played.findings)
     story = "\n".join([*played.commands, *played.notes])
     assert not played.findings, f"{found}\npython -m zoo --seed {SEED} --index {index}\n{story}"
@@ -63,8 +56,6 @@ def test_a_generated_host_is_right_after_a_move(site: Site, index: int) -> None:
 @pytest.mark.parametrize("path", sorted(FOUND.glob("*.json")), ids=lambda path: path.stem)
 def test_a_host_that_once_showed_a_fault_is_right(site: Site, path: Path) -> None:
     played = play(site, spec.load(path))
-    if played.findings and path.stem in OPEN_HOSTS:
-        pytest.xfail("issue 11, items 9 and 14")
     found = "\n".join(str(one) for one in played.findings)
     story = "\n".join([*played.commands, *played.notes])
     assert not played.findings, f"{found}\npython -m zoo --replay {path}\n{story}"
