@@ -291,7 +291,7 @@ class _Drawing:
             self.add(f"{where}/{prefix}share/report.txt", "text", mode=0o644)
         if dice.chance(8):
             put("nvdimm", "nvdimm.img", "nvdimm", size_kib=4096)
-        if dice.chance(8) and "&" not in where:  # libvirt 9.0 escapes that path twice
+        if dice.chance(8) and not set("&\"'<>") & set(where):  # libvirt 9.0 escapes that path twice
             put("fwcfg", "note.cfg", "text", mode=0o644)
         if dice.chance(6):
             put("rom", "nic.rom", "blob", mode=0o644)
