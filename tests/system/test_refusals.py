@@ -177,7 +177,6 @@ REFUSALS: list[tuple[Callable[[Case], None] | None, str, list[str]]] = [
     (used_as_backing_file, "IMAGE_USED_ELSEWHERE", []),
     (full, "DESTINATION_FULL", ["--provision", "thick"]),
     (None, "NOTHING_TO_MOVE", ["--to", "old-san"]),
-    (alias, "NOTHING_TO_MOVE", ["--to", "alias"]),
     (mounted_twice, "SAME_FILE", ["--to", "twice"]),
     (home_is_a_file, "HOME_UNUSABLE", []),
     (inactive, "DATASTORE_INACTIVE", []),
@@ -233,6 +232,14 @@ def test_refused_with_nothing_touched(
     assert seen() == before
     assert line.rows("SELECT id FROM moves") == []
     assert line.do("explain", code).status == 0
+
+
+def test_a_datastore_by_another_name_is_the_same_place(case: Case, line: Line, stores: tuple[Datastore, ...]) -> None:
+    alias(case)
+    before = listing(stores)
+    said = line.must("move", case.guest.name, "--to", "alias")
+    assert said.document["changed"] is False
+    assert listing(stores) == before
 
 
 @pytest.mark.parametrize(
