@@ -150,7 +150,13 @@ def datastore_findings(store: Datastore, facts: Facts) -> list[Finding]:
         return [finding("DATASTORE_KIND", f"The datastore {store.name} is of the kind {store.kind}.")]
     if store.name in facts.directories:
         return [finding("DATASTORE_MISSING", f"The datastore {store.name}: {facts.directories[store.name]}.")]
-    return access.findings(store.name, facts.vm.name, facts.qemu_user, facts.out_of_reach, facts.not_held)
+    # What is no directory in place of the home is another reason, and told by that (HOME_UNUSABLE).
+    shut = {
+        name: path
+        for name, path in facts.out_of_reach.items()
+        if (look := facts.places.get(path)) is None or look.kind == "directory"
+    }
+    return access.findings(store.name, facts.vm.name, facts.qemu_user, shut, facts.not_held)
 
 
 def _ended_by(vm: str, disk: Disk) -> str:
