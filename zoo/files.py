@@ -156,7 +156,8 @@ def _image(file: File, path: Path, real: Callable[[str], Path], model: Model, fo
     below = []
     if file.backing:
         backing = real(file.backing)
-        shown = os.path.relpath(backing, path.parent) if file.backing_as == "relative" else str(backing)
+        relative = os.path.relpath(os.path.realpath(backing), os.path.realpath(path.parent))
+        shown = relative if file.backing_as == "relative" else str(backing)
         below = ["-F", formats[file.backing], "-b", shown]
     run(["qemu-img", "create", "-q", "-f", file.kind, *below, path, f"{file.size_kib}K"])
     raw = model.new(model.images[file.backing] if file.backing else None)

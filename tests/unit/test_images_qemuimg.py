@@ -41,6 +41,20 @@ def stack(tmp_path: Path) -> tuple[Path, Path]:
     return top, base
 
 
+def test_a_backing_file_named_relative_has_no_dots_in_its_path(tmp_path: Path) -> None:
+    """It was `/pool/web01/../base.raw`, which leads nowhere once the directory web01 is gone. Links are followed."""
+    home, link = tmp_path / "real" / "web01", tmp_path / "link"
+    home.mkdir(parents=True)
+    link.symlink_to(home)
+    base, middle, top = tmp_path / "real/base.raw", tmp_path / "real/middle.qcow2", link / "top.qcow2"
+    qemuimg.create(R, str(base), "raw", 1 * MiB)
+    for image, below, format in ((middle, "../real/base.raw", "raw"), (top, "../middle.qcow2", "qcow2")):
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", format, "-b", below, str(image)], check=True)
+    found = qemuimg.chain(R, str(top))
+    assert [layer.path for layer in found] == [str(top), str(middle), str(base)]
+    assert [layer.backing_path for layer in found] == [str(middle), str(base), None]
+
+
 def test_chain(stack: tuple[Path, Path]) -> None:
     top, base = stack
     subprocess.run(["qemu-img", "bitmap", "--add", "-f", "qcow2", str(top), "b0"], check=True)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from blockferry.errors import HostCommandFailed, ImageUnreadable, UsageError
-from blockferry.images.files import absolute, claim, remove_file, stat_many
+from blockferry.images.files import absolute, claim, realpath, remove_file, stat_many
 from blockferry.images.runner import Runner
 
 Preallocation = Literal["off", "metadata", "falloc", "full"]
@@ -106,6 +106,7 @@ def chain(runner: Runner, path: str, format: str | None = None) -> tuple[Layer, 
     infos: list[dict[str, Any]] = json.loads(_reading(runner, path, argv))
     layers = [_layer(info) for info in infos]
     layers[0] = replace(layers[0], path=path)
+    layers = _without_dots(runner, layers)
     layers = [replace(layer, parts=_absolute(layer)) for layer in layers]
     for upper, lower in itertools.pairwise(layers):
         if upper.backing_format is None and lower.format != "raw":
@@ -121,6 +122,27 @@ def chain(runner: Runner, path: str, format: str | None = None) -> tuple[Layer, 
         replace(layer, virtual_size=sizes[layer.path]) if layer.format == "raw" and layer.path in sizes else layer
         for layer in layers
     )
+
+
+def _without_dots(runner: Runner, layers: list[Layer]) -> list[Layer]:
+    """The layers, with no `..` in the path of one that an overlay names relative to itself.
+
+    QEMU says `/srv/pool/web01/../base.qcow2`, which leads nowhere once the directory web01 is gone: an image made
+    on it would have lost its backing file with the old home.
+    """
+    plain: dict[str, str] = {}
+    for layer in layers[1:]:
+        directory, name = posixpath.split(layer.path)
+        if layer.path.startswith("/") and ".." in directory.split("/"):
+            plain[layer.path] = posixpath.join(realpath(runner, directory), name)
+    return [
+        replace(
+            layer,
+            path=plain.get(layer.path, layer.path),
+            backing_path=plain.get(layer.backing_path, layer.backing_path) if layer.backing_path else None,
+        )
+        for layer in layers
+    ]
 
 
 def luks_header(runner: Runner, path: str) -> int | None:
