@@ -381,6 +381,13 @@ def test_cancel_after_the_switch_says_so_at_once(busy: cli_fake.FakeService) -> 
     assert busy.journal["3f2a"].finished is None
 
 
+def test_cancel_after_the_switch_of_a_move_that_nobody_runs_has_it_go_on() -> None:
+    switched = dataclasses.replace(cli_fake.summary(), record=Record(switched=True))
+    service = cli_fake.FakeService(journal={"3f2a": switched})
+    assert call(service, "cancel", "web01").exit_code == 4
+    assert service.log == ["cancel 3f2a", "spawn 3f2a"]
+
+
 def test_cancel_whose_move_switches_meanwhile_does_not_wait_for_its_end(busy: cli_fake.FakeService) -> None:
     class Switches(cli_fake.FakeService):
         def cancel(self, move: str) -> MoveSummary:

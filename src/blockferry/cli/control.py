@@ -42,7 +42,12 @@ def cancel(app: App, move: str | None, wait: bool) -> None:
     if before.finished is not None:
         _tell(app, before)
         return
-    summary = service.cancel(before.id)
+    try:
+        summary = service.cancel(before.id)
+    except TooLateToCancel:
+        if before.state == "interrupted":
+            service.spawn(before.id)  # nobody runs it: it goes on to its end in the background
+        raise
     if wait:
         _tell(app, _to_the_end(app, service, summary))
         return
