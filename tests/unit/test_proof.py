@@ -96,6 +96,41 @@ def test_a_chain_of_a_vm_that_is_off_stands_on_it(site: PaperSite, tmp_path: Pat
     assert needed(site, top) == "VM web01 refers to it"
 
 
+@pytest.mark.parametrize("by", ["link", "hard link"])
+@pytest.mark.parametrize("who", ["vm", "kept", "volume"])
+def test_a_base_that_is_named_by_another_path(site: PaperSite, tmp_path: Path, by: str, who: str) -> None:
+    """A backing file named through a link, by an image that nobody but a chain, a kept file or a datastore names."""
+    base = image(tmp_path / "bases" / "base.qcow2")
+    alias = tmp_path / "alias" / "base.qcow2"
+    if by == "link":
+        alias.parent.symlink_to(base.parent)
+    else:
+        alias.parent.mkdir()
+        os.link(base, alias)
+    top = image(tmp_path / "home" / "top.qcow2", alias)
+    rows: tuple[Kept, ...] = ()
+    if who == "vm":
+        site.define("web01", {"vda": image(tmp_path / "home" / "upper.qcow2", top)})
+    elif who == "kept":
+        rows = (Kept(str(top), "m", "web01", "", None, 1, "asked", HOST, 1.0, "qcow2"),)
+    else:
+        site.pool("home", tmp_path / "home")
+    assert f"stands on it (as {alias})" in str(needed(site, base, Claims({}, rows)))
+    assert needed(site, image(tmp_path / "bases" / "other.qcow2"), Claims({}, rows)) is None
+
+
+def test_a_relative_name_whose_dots_pass_a_link(site: PaperSite, tmp_path: Path) -> None:
+    """`..` after a link leads above what the link leads to, not to where the words seem to lead."""
+    base = image(tmp_path / "far" / "base.qcow2")
+    (tmp_path / "far" / "deep").mkdir()
+    site.pool("ssd", tmp_path / "ssd")
+    (tmp_path / "ssd" / "link").symlink_to(tmp_path / "far" / "deep")
+    above = tmp_path / "ssd" / "above.qcow2"
+    argv = ["qemu-img", "create", "-q", "-f", "qcow2", "-b", "link/../base.qcow2", "-F", "qcow2", above]
+    subprocess.run(argv, check=True)
+    assert f"the volume {above} stands on it" in str(needed(site, base))
+
+
 def test_a_chain_that_cannot_be_read_is_a_doubt(site: PaperSite, tmp_path: Path) -> None:
     path = image(tmp_path / "old.qcow2")
     broken = tmp_path / "broken.qcow2"
@@ -219,6 +254,28 @@ def test_a_raw_image_that_is_not_mounted_stands_on_nothing(site: PaperSite, tmp_
     assert needed(site, path) is None
     site.define("db01", {"vda": tmp_path / "san" / "old.qcow2"}, format="raw")
     assert "may be this file" in str(needed(site, path)), "the same file system may be mounted there, too"
+
+
+@pytest.mark.parametrize("by", ["path", "link", "volume"])
+def test_a_device_that_is_away(site: PaperSite, tmp_path: Path, by: str) -> None:
+    """An inactive volume group, a LUN that is not logged in: the image in it is there, only its node is not."""
+    path = image(tmp_path / "tmpl.qcow2")
+    if by == "volume":
+        xml = "<pool type='logical'><name>vg</name><source><name>nowhere</name></source><target><path>/dev/nowhere</path>"
+        xml += "</target></pool>"
+        site.connection.raw.storagePoolDefineXML(xml)
+        site.define("clone", {}, devices=volume("vg", "clone"))
+        assert "start the pool (`virsh pool-start vg`)" in str(needed(site, path))
+        site.define("clone", {}, devices=volume("vg", "clone", format="raw"))
+    else:
+        away = Path("/dev/nowhere-vg/clone")
+        if by == "link":
+            (tmp_path / "link").symlink_to(away)
+        named = tmp_path / "link" if by == "link" else away
+        site.define("clone", {"vda": named})
+        assert "the device /dev/nowhere-vg/clone is not there" in str(needed(site, path))
+        site.define("clone", {"vda": named}, format="raw")
+    assert needed(site, path) is None, "a raw image stands on nothing"
 
 
 def test_a_chain_whose_end_the_xml_names(site: PaperSite, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from blockferry.engine.site import Site
 from blockferry.errors import BlockferryError, HostCommandFailed, HostUnreachable
@@ -135,7 +135,25 @@ def _gather(site: Site, kept: tuple[Kept, ...], going: set[str], besides: tuple[
     for row in rows:
         _add_kept(names, site.runner, row)
     _add_stores(names, stores, going)
+    _look_at_the_rest(names, site.runner)
     return names
+
+
+def _look_at_the_rest(names: Names, runner: Runner) -> None:
+    """Look at what chains, kept files and datastores have named since: a file may be named by another path there."""
+    rest = [path for path in names.paths if path.startswith("/") and path not in names.looked.paths]
+    if not rest:
+        return
+    try:
+        looked = references.look(runner, [path for path in rest if "\0" not in path])
+    except HostCommandFailed as error:
+        names.doubts.append(Doubt(f"what images stand on could not be looked at ({error.sentence.rstrip('.')})"))
+        return
+    names.looked = replace(names.looked, paths={**names.looked.paths, **looked.paths})
+    for path, seen in looked.paths.items():
+        if seen.error:
+            doubt = f"{path} cannot be looked at ({seen.error}) and may be this file ({names.paths[path]})"
+            names.doubts.append(Doubt(doubt, only_bases=True))
 
 
 def directory_user(site: Site, directory: str) -> str:

@@ -66,7 +66,7 @@ def locate(connection: Connection, volume: Volume) -> Volume:
     """Find out the path of a volume that an XML names.
 
     libvirt says it of an active pool. Of an inactive one that is a directory, and of a volume that an active one does
-    not list, it is where the volume would be. Raises HostUnreachable.
+    not list, it is where the volume would be; of an inactive volume group it cannot be told. Raises HostUnreachable.
     """
     try:
         pool = connection.raw.storagePoolLookupByName(volume.pool)
@@ -90,7 +90,9 @@ def locate(connection: Connection, volume: Volume) -> Volume:
             state = "does not list it"
     if kind in DIRECTORY_POOLS and kind != "gluster" and directory:
         return replace(volume, path=posixpath.join(directory, volume.name), pool_state=state)
-    path_of_device = posixpath.join(directory, volume.name) if kind == "logical" and directory else None
+    # An inactive volume group has no device nodes: that nothing is at the path would not say that nothing is in it.
+    listed = active and kind == "logical" and directory
+    path_of_device = posixpath.join(directory, volume.name) if listed else None
     return replace(volume, path=path_of_device, pool_state=state, may_be_file=kind in DIRECTORY_POOLS)
 
 

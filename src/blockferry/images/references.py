@@ -96,6 +96,7 @@ _PLACES = {
     "empty": "{} is empty: its datastore may not be mounted",
     "elsewhere": "its directory is not there, only {}: its datastore may not be mounted",
     "unreadable": "{} cannot be read",
+    "device": "the device {} is not there",
     "gone": "",
 }
 
@@ -129,8 +130,11 @@ def _listing(one: dict[str, Any]) -> Listing:
 
 
 def _absolute(image: str, name: str) -> str:
-    """A name as it stands in an image's header; a relative one counts from the image's directory."""
+    """A name as it stands in an image's header; a relative one counts from the image's directory.
+
+    Its `..` stay: what they lead to depends on links, which only the host can follow.
+    """
     plain = qemuimg.plain_path(name)
     if "://" in plain or plain.startswith("json:"):
         return plain
-    return posixpath.normpath(posixpath.join(posixpath.dirname(image), plain))
+    return posixpath.join(posixpath.dirname(image), plain)

@@ -88,6 +88,7 @@ def absent(path: str, mounts: dict[str, str], missing_mounts: set[str]) -> str:
     """Whether a file that is absent may be there at another time: a word, and the directory that it goes by.
 
     "gone": its directory is there and holds other things, or a mounted file system does not have its directory.
+    A device never is: an inactive volume group or a LUN that is not logged in has no node, and keeps its content.
     """
     real = os.path.normpath(path)
     for _ in range(40):  # a link that leads nowhere: what counts is the place that it leads to
@@ -97,6 +98,8 @@ def absent(path: str, mounts: dict[str, str], missing_mounts: set[str]) -> str:
     for one in above(real):
         if one in missing_mounts:
             return "unmounted " + one
+    if real.startswith("/dev/") and not any(one in mounts for one in above(real) if one.startswith("/dev/")):
+        return "device " + real  # /dev/shm and the like are mounted file systems
     parent = os.path.dirname(real)
     for one in above(parent):
         try:
