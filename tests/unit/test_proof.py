@@ -261,8 +261,8 @@ def test_a_device_that_is_away(site: PaperSite, tmp_path: Path, by: str) -> None
     """An inactive volume group, a LUN that is not logged in: the image in it is there, only its node is not."""
     path = image(tmp_path / "tmpl.qcow2")
     if by == "volume":
-        xml = "<pool type='logical'><name>vg</name><source><name>nowhere</name></source><target><path>/dev/nowhere</path>"
-        xml += "</target></pool>"
+        xml = "<pool type='logical'><name>vg</name><source><name>nowhere</name></source>"
+        xml += "<target><path>/dev/nowhere</path></target></pool>"
         site.connection.raw.storagePoolDefineXML(xml)
         site.define("clone", {}, devices=volume("vg", "clone"))
         assert "start the pool (`virsh pool-start vg`)" in str(needed(site, path))
