@@ -176,7 +176,6 @@ REFUSALS: list[tuple[Callable[[Case], None] | None, str, list[str]]] = [
     (used_as_disk, "IMAGE_USED_ELSEWHERE", []),
     (used_as_backing_file, "IMAGE_USED_ELSEWHERE", []),
     (full, "DESTINATION_FULL", ["--provision", "thick"]),
-    (None, "NOTHING_TO_MOVE", ["--to", "old-san"]),
     (mounted_twice, "SAME_FILE", ["--to", "twice"]),
     (home_is_a_file, "HOME_UNUSABLE", []),
     (inactive, "DATASTORE_INACTIVE", []),
@@ -234,12 +233,16 @@ def test_refused_with_nothing_touched(
     assert line.do("explain", code).status == 0
 
 
-def test_a_datastore_by_another_name_is_the_same_place(case: Case, line: Line, stores: tuple[Datastore, ...]) -> None:
+def test_what_is_there_already_changes_nothing(case: Case, line: Line, stores: tuple[Datastore, ...]) -> None:
+    """Also by another name of the datastore."""
     alias(case)
     before = listing(stores)
-    said = line.must("move", case.guest.name, "--to", "alias")
-    assert said.document["changed"] is False
+    for command in ("move", "check"):
+        for name in ("old-san", "alias"):
+            said = line.must(command, case.guest.name, "--to", name)
+            assert said.document["changed"] is False
     assert listing(stores) == before
+    assert line.rows("SELECT id FROM moves") == []
 
 
 @pytest.mark.parametrize(
