@@ -99,3 +99,53 @@ def test_who_has_come_back_in_time_is_left_alone(guard: Guard, paused: Path) -> 
 
 def test_a_guard_that_is_not_there_leaves_it_to_us(guard: Guard) -> None:
     assert guard.let_run() is None
+
+
+LOST = """
+import sys
+from pathlib import Path
+from blockferry.engine import guard, past
+from blockferry.images import monitor, qemurun
+paused, doubts, failures = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+class Control:
+    uuid = "uuid"
+    class connection:
+        uri = "qemu:///system"
+    def __init__(self, *words): pass
+    def resume(self):
+        return False
+    def goes_off(self):
+        return None
+def remains(*words):
+    global doubts
+    doubts -= 1
+    return qemurun.Remains(doubt="no fork") if doubts >= 0 else qemurun.Remains(1, "run")
+def ask(*words):
+    was = paused.exists()
+    paused.unlink(missing_ok=True)
+    return monitor.Answer("paused", did=was)
+def runner_for(uri):
+    global failures
+    failures -= 1
+    if failures >= 0:
+        raise OSError("no space for a temporary directory")
+    return object()
+guard.Control, guard.Connection, guard.runner_for = Control, lambda uri: Control.connection, runner_for
+qemurun.remains, monitor.ask = remains, ask
+guard.stand_guard("qemu:///system", "uuid", "web01")
+"""
+
+
+@pytest.mark.parametrize(("doubts", "failures"), [(0, 0), (3, 0), (0, 1)])
+def test_a_vm_that_libvirt_has_lost_is_let_run(guard: Guard, paused: Path, doubts: int, failures: int) -> None:
+    """Also after a "no" to the parent, when the processes could not be looked at, or no program could be run at first.
+
+    That "no" disarmed the guard, "cannot be looked at" counted as "it is off", and an OSError ended the guard.
+    """
+    guard._argv = [sys.executable, "-c", LOST, str(paused), str(doubts), str(failures)]
+    with guard:
+        paused.touch()
+        assert guard.arm(0.3)
+        assert guard.let_run() is False, "libvirt takes it for off"
+        wait_until(lambda: not paused.exists(), "the VM to run", timeout=60)
+        assert guard.works()

@@ -294,9 +294,9 @@ def _resume(context: Context, action: act.Resume, seen: Observation) -> None:
     point("resuming" if seen.record.switching else "resuming-from-start")
     done = context.guard.let_run()
     was_suspended = context.control.resume() if done is None else done
-    if not was_suspended and past.process_of_lost(context.control, context.runner) is not None:
+    if not was_suspended and past.may_stand(context.control, context.runner):
         context.memory.suspended_at = None
-        return  # libvirt has lost it, so it still stands still by our doing: the next look says so
+        return  # libvirt has lost it, or that cannot be told: it may still stand still; the next look says so
     stall_s = None
     if context.memory.suspended_at is not None:
         stall_s = time.monotonic() - context.memory.suspended_at

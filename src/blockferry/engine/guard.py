@@ -238,13 +238,16 @@ def stand_guard(uri: str, uuid: str, name: str) -> None:
         if not data:  # the parent is gone, or the time is up
             if armed is not None and not late:
                 late = LINGER_S
-            runner = runner or _runner(uri)
             done = _resume(control, runner) if armed is not None else False
+            if armed is not None and not done and runner is None:  # only now: to make it may fail, and takes time
+                runner = _runner(uri)
+                done = _resume(control, runner) if runner is not None else done
             if done:
                 resumed, late = True, 0.0
             asked = 0
             while data == b"" and late > 0 and asked < ASKING:  # its last call may still be on its way to libvirtd
                 time.sleep(RECHECK_S)
+                runner = runner or _runner(uri)
                 asked, done = asked + 1, _resume(control, runner)
                 late = 0.0 if done else late if done is None else late - RECHECK_S
             # libvirtd may have been frozen, and the parent waits in its call: the suspension comes after our look.
@@ -280,7 +283,9 @@ def stand_guard(uri: str, uuid: str, name: str) -> None:
             elif line == b"run":
                 done = False if resumed else _resume(control, None)
                 resumed, late = resumed or done is True, 0.0
-                armed = armed if done is None else None
+                armed = (
+                    None if resumed else armed
+                )  # "no" may be of a VM that libvirt has lost; the parent says "disarm"
                 os.write(1, number + {True: b" yes\n", False: b" no\n", None: b" failed\n"}[done])
                 continue
             else:
@@ -309,7 +314,7 @@ def _order(line: bytes) -> dict[str, Throttle] | letting_go.Before | float | Non
 
 def _runner(uri: str) -> Runner | None:
     """None for a host on which no program can be run: then only libvirt can let the VM run."""
-    with contextlib.suppress(BlockferryError):
+    with contextlib.suppress(BlockferryError, OSError):
         return runner_for(uri)
     return None
 
@@ -321,11 +326,10 @@ def _resume(control: Control, runner: Runner | None) -> bool | None:
     """
     for _attempt in range(3):
         try:
-            done = control.resume()
-            return done or (runner is not None and past.let_run(control, runner))
+            return control.resume() or _resume_lost(control, runner)
         except LibvirtFailed as error:
             if error.libvirt_code == NOT_KNOWN:
-                return _resume_unknown(control, runner)
+                return _resume_lost(control, runner)
         except BlockferryError:
             try:
                 control.connection = Connection(control.connection.uri)
@@ -334,11 +338,13 @@ def _resume(control: Control, runner: Runner | None) -> bool | None:
     return None
 
 
-def _resume_unknown(control: Control, runner: Runner | None) -> bool | None:
-    """The same of a VM that libvirt does not know: a transient one that went off, or was lost."""
+def _resume_lost(control: Control, runner: Runner | None) -> bool | None:
+    """The same of a VM that libvirt does not know, or takes for off. Whatever goes wrong: it is not known."""
+    if runner is None:
+        return False
     try:
-        return runner is not None and past.let_run(control, runner)
-    except BlockferryError:
+        return past.let_run(control, runner)
+    except Exception:  # noqa: BLE001 - the guard may not end while a guest may stand still
         return None
 
 

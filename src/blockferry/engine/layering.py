@@ -350,7 +350,7 @@ def _hold_for_flush(context: Context, record: Record, guard_s: float) -> float |
             if ours:
                 done = context.guard.let_run()
                 runs = context.control.resume() if done is None else done
-            stands = not runs and past.process_of_lost(context.control, context.runner) is not None
+            stands = not runs and past.may_stand(context.control, context.runner)
         finally:
             stall_s = time.monotonic() - began
         if not stands:

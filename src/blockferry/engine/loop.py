@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from blockferry.engine import act as acting
-from blockferry.engine import hanging, surprise, throttle
+from blockferry.engine import hanging, past, surprise, throttle
 from blockferry.engine import progress as showing
 from blockferry.engine.context import Context
 from blockferry.engine.observe import Observer
@@ -163,6 +163,7 @@ class Loop:
                     raise
                 error = again
             self.context.stop.wait(JOURNAL_S)
+            self._let_run()
         text = f"the journal did not answer for {format_duration(time.monotonic() - began)} ({error.problem})"
         log.info("move %s: %s", self.context.plan.move, text)
         self.context.tell("warning", f"{text}; it is back, and the move goes on")
@@ -178,22 +179,31 @@ class Loop:
         if why is not None:
             self._park(why)
         self.context.stop.wait(UNFORESEEN_S)
+        self._let_run()
 
     def _let_run(self) -> None:
         """End a suspension of ours, before anything is waited for: each ms of it is guest downtime.
 
-        That is safe at any instant: each disk is whole on the side that its XML names.
+        That is safe at any instant: each disk is whole on the side that its XML names. While it is not known that the
+        guest runs, the guard stays armed, and this is to be called again.
         """
         memory = self.context.memory
-        if memory.suspended_at is not None:
-            if self.context.guard.let_run() is None:
-                with contextlib.suppress(BlockferryError):  # the guard has it, if libvirt does not answer
-                    self.context.control.resume()
+        if memory.suspended_at is not None and self._runs():
             memory.suspended_at = memory.flushed_at = None
             memory.view_taken = memory.view_tried = False
             self.context.guard.disarm()
         if memory.held:  # saved for its UEFI variables: the guard has it go on from its memory
             self.context.guard.take_over()
+
+    def _runs(self) -> bool:
+        """End our suspension; whether it is known to be over. Not while libvirt does not answer, or has lost the VM."""
+        context = self.context
+        try:
+            done = context.guard.let_run()
+            done = context.control.resume() if done is None else done
+            return done or not past.may_stand(context.control, context.runner)
+        except BlockferryError:
+            return False
 
     def _holds_the_vm(self) -> bool:
         """Whether it stands still by our doing. A host that cannot be reached is left to the guard."""

@@ -86,21 +86,33 @@ class PastLibvirt:
         return qemurun.remains(self._runner, self._plan.uri, self._plan.uuid).run == lost.run
 
 
-def process_of_lost(control: Control, runner: Runner) -> int | None:
-    """The QEMU process of a VM that libvirt calls off or does not know; None: libvirt knows it, or it is off.
+def remains_of_lost(control: Control, runner: Runner) -> qemurun.Remains:
+    """The QEMU of a VM that libvirt calls off or does not know; empty when libvirt knows it, or it is off.
 
-    Raises HostUnreachable and what libvirt raises.
+    With a doubt it is not known. Raises HostUnreachable and what libvirt raises.
     """
     if control.goes_off() is not None:
-        return None
+        return qemurun.Remains()
     found = qemurun.remains(runner, control.connection.uri, control.uuid)
-    return found.pid if control.goes_off() is None else None
+    return found if control.goes_off() is None else qemurun.Remains()
 
 
-def let_run(control: Control, runner: Runner) -> bool:
-    """For the guard: let the guest run if libvirt has lost the VM. Whether it stood still, and runs now.
+def may_stand(control: Control, runner: Runner) -> bool:
+    """Whether libvirt has lost the VM, so that its guest may stand still; also when that cannot be told.
 
     Raises HostUnreachable and what libvirt raises.
     """
-    process = process_of_lost(control, runner)
-    return process is not None and monitor.ask(runner, process, control.uuid, "cont").did
+    found = remains_of_lost(control, runner)
+    return found.pid is not None or bool(found.doubt)
+
+
+def let_run(control: Control, runner: Runner) -> bool | None:
+    """For the guard: let the guest run if libvirt has lost the VM. Whether it stood still, and runs now.
+
+    None: that cannot be told. Raises HostUnreachable and what libvirt raises.
+    """
+    found = remains_of_lost(control, runner)
+    if found.pid is None:
+        return None if found.doubt else False
+    answer = monitor.ask(runner, found.pid, control.uuid, "cont")
+    return None if answer.problem else answer.did

@@ -1,0 +1,106 @@
+"""A suspension of ours, when something goes wrong: it counts as over only once it is known that the guest runs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from blockferry.engine import loop as looping
+from blockferry.engine import past
+from blockferry.engine.context import Context
+from blockferry.engine.loop import Loop
+from blockferry.engine.observe import Memory
+from blockferry.errors import JournalFailed, LibvirtFailed
+from blockferry.images.qemurun import Remains
+from blockferry.model.record import Record
+
+NO_ANSWER = LibvirtFailed("resume VM web01", "no answer", "VIR_ERR_OPERATION_TIMEOUT")
+
+
+class Host:
+    """A suspended VM whose guard, libvirt and processes say what is given, one after the other."""
+
+    def __init__(self, guard: list[bool | None], libvirt: list[bool | None], remains: list[Remains]) -> None:
+        self.guard, self.libvirt, self.remains = iter(guard), iter(libvirt), iter(remains)
+        self.disarmed = 0
+
+    def let_run(self) -> bool | None:
+        return next(self.guard)
+
+    def disarm(self) -> None:
+        self.disarmed += 1
+
+    def resume(self) -> bool:
+        found = next(self.libvirt)
+        if found is None:
+            raise NO_ANSWER
+        return found
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Loop, Host]]:
+    def make(guard: list[bool | None], libvirt: list[bool | None], remains: list[Remains]) -> tuple[Loop, Host]:
+        host = Host(guard, libvirt, remains)
+        monkeypatch.setattr(past, "remains_of_lost", lambda _control, _runner: next(host.remains))
+        context = SimpleNamespace(
+            guard=host, control=host, runner=None, memory=Memory(suspended_at=1.0), note=lambda _record: None,
+            tell=lambda *_said: None, stop=threading.Event(), plan=SimpleNamespace(move="m1", vm="web01"),
+        )  # fmt: skip
+        nothing: Any = lambda *_words: None  # noqa: E731
+        loop = Loop(
+            cast(Context, context), Record, nothing, nothing, nothing, nothing, follow=nothing, began_at=0.0,
+        )  # fmt: skip
+        return loop, host
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("guard", "libvirt", "remains", "over"),
+    [
+        ([True], [], [], True),
+        ([False], [], [Remains()], True),  # it ran, or is off
+        ([None], [True], [], True),
+        ([None], [None], [], False),  # nobody could let it run
+        ([False], [], [Remains(7, "run")], False),  # libvirt takes it for off, and its QEMU lives
+        ([None], [False], [Remains(doubt="no fork")], False),  # that could not be looked at
+    ],
+)
+def test_only_a_guest_that_runs_is_let_go(
+    made: Callable[..., tuple[Loop, Host]], guard: list[bool | None], libvirt: list[bool | None],
+    remains: list[Remains], over: bool,
+) -> None:  # fmt: skip
+    loop, host = made(guard, libvirt, remains)
+    loop._let_run()
+    assert (loop.context.memory.suspended_at is None) is over
+    assert (host.disarmed == 1) is over
+
+
+def test_it_is_tried_again_while_the_journal_is_away(
+    made: Callable[..., tuple[Loop, Host]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(looping, "JOURNAL_S", 0.001)
+    loop, host = made([None, None, None], [None, None, True], [])
+    away = JournalFailed("j", "locked", passing=True)
+    rounds = iter([away, away, away, None])
+
+    def regain() -> None:
+        if (error := next(rounds)) is not None:
+            raise error
+
+    loop.regain = regain
+    loop._await_journal(away)
+    assert loop.context.memory.suspended_at is None
+    assert host.disarmed == 1
+
+
+def test_it_is_tried_again_after_a_bug(made: Callable[..., tuple[Loop, Host]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(looping, "UNFORESEEN_S", 0.001)
+    loop, host = made([None, True], [None], [])
+    loop._unforeseen(KeyError("x"))
+    assert loop.context.memory.suspended_at is None
+    assert host.disarmed == 1
