@@ -81,6 +81,7 @@ def release_nvram(context: Context, seen: Observation) -> None:
         sentence = f"{plan.source}: kept, {why}; nothing here uses it"
         context.keep(plan.source, "", found.allocated, f"kept {why}; nothing here uses it", "raw")
     else:
+        context.check()
         files.remove_file(context.runner, plan.source)
         sentence = f"{plan.source}: removed; nothing used it any more"
     files.remove_file(context.runner, plan.dest + making.MARKER)
@@ -117,6 +118,7 @@ def leave_nvram(context: Context, action: act.LeaveNvram, seen: Observation) -> 
             context.site, plan.dest, context.claims(), format="raw", patience_s=0, sure=False, is_base=False
         )
         if doubt is None:
+            context.check()
             files.remove_file(context.runner, plan.dest)
             files.remove_file(context.runner, plan.dest + making.MARKER)
     context.tell("warning", f"the UEFI variables of {context.plan.vm} stay where they are: {action.why}")

@@ -15,12 +15,14 @@ from blockferry.engine import footing, naming, owning, proof
 from blockferry.engine.context import Context
 from blockferry.engine.making import MARKER, make_home, mark_file, name_paths
 from blockferry.engine.points import point
-from blockferry.errors import BlockferryError, HostCommandFailed, ImageUnreadable
+from blockferry.engine.site import Site
+from blockferry.errors import BlockferryError, FileExists, HostCommandFailed, ImageUnreadable
 from blockferry.hypervisor import domainxml, pools
 from blockferry.images import files, users
 from blockferry.images.runner import Runner
 from blockferry.model.inventory import Datastore
 from blockferry.model.observation import Observation
+from blockferry.model.placement import cut
 from blockferry.model.plan import HomeFile, HomePlan
 from blockferry.model.record import Record
 from blockferry.units import MiB
@@ -76,7 +78,7 @@ def copy_home(context: Context, seen: Observation) -> None:
             old = posixpath.join(plan.home.source, posixpath.relpath(directory, plan.home.dest))
             owning.give_as(context, old, directory)
     metadata = _writable(context, plan.home.dest)
-    record = name_paths(context, record, *metadata, *(one.dest for one in plan.home.files))
+    record = name_paths(context, record, *metadata, *(one.dest for one in plan.home.files), ours=metadata)
     point("home-named")
     for path in (*metadata, *(one.dest for one in plan.home.files)):
         mark_file(context, path)
@@ -115,18 +117,42 @@ def _copy(context: Context, record: Record, file: HomeFile, named: bool = False)
         if writer := _writer(runner, file.source):
             why = f"{writer} has it open for writing"
             break
-        files.copy_over(runner, file.source, file.dest)  # what is there is ours: its name is in the record
+        _put(context, record, file)
         owning.give_as(context, file.source, file.dest)
+        made = {**record.home_made, file.source: fingerprint(runner, file.dest)}
+        record = replace(record, home_made=made)
         if same(before, fingerprint(runner, file.source)):
-            made = fingerprint(runner, file.dest)
             left = {path: of for path, of in record.home_left.items() if path != file.source}
-            return replace(
-                record,
-                home_prints={**record.home_prints, file.source: before},
-                home_made={**record.home_made, file.source: made},
-                home_left=left,
-            )
+            return replace(record, home_prints={**record.home_prints, file.source: before}, home_left=left)
     return _keep_both(context, record, file) if named else _leave(context, record, file, why)
+
+
+def _put(context: Context, record: Record, file: HomeFile) -> None:
+    """Copy the file in place of a copy of ours, or to a free name. Raises FileExists: then the name is not ours."""
+    context.check()
+    if _is_ours(context, record, file):
+        files.copy_over(context.runner, file.source, file.dest)
+        return
+    try:
+        if not files.copy_file(context.runner, file.source, file.dest):
+            raise FileExists(file.dest)
+    except FileExists:
+        # Somebody made it after its name was noted. What is in `created` is removed when the move is rolled back.
+        context.check()
+        files.remove_file(context.runner, file.dest + MARKER)
+        context.note(replace(record, created=tuple(path for path in record.created if path != file.dest)))
+        raise
+
+
+def _is_ours(context: Context, record: Record, file: HomeFile) -> bool:
+    """Whether what has the copy's name is the copy that this move has made."""
+    found = files.stat_one(context.runner, file.dest)
+    if found is None or file.dest not in record.created:
+        return False
+    made = record.home_made.get(file.source)
+    if made is None:  # an older blockferry has copied it, and noted its name only
+        return record.home_copied and file.source not in record.home_prints
+    return made.split(":")[0] == str(found.inode)
 
 
 def _writer(runner: Runner, path: str) -> str:
@@ -139,7 +165,9 @@ def _writer(runner: Runner, path: str) -> str:
 
 def _leave(context: Context, record: Record, file: HomeFile, why: str) -> Record:
     """The file stays where it is, and so does its name in the configuration. A copy of ours goes."""
-    files.remove_file(context.runner, file.dest)
+    context.check()
+    if _is_ours(context, record, file):
+        files.remove_file(context.runner, file.dest)
     files.remove_file(context.runner, file.dest + MARKER)
     record = replace(record, home_left={**record.home_left, file.source: why})
     context.notes.append(_stays(file, record))
@@ -163,12 +191,15 @@ def refresh(context: Context, seen: Observation) -> Record:
     live, config = context.control.names_now() if plan.home is not None else (set(), set())
     for one in plan.home.files if plan.home is not None else ():
         then = record.home_prints.get(one.source)
-        if one.source in record.home_left or then is None:
-            continue  # None: copied by an older blockferry
+        if one.source in record.home_left:
+            continue
         if one.dest not in live | config and (writer := _writer(context.runner, one.source)):
             record = _leave(context, record, one, f"{writer} has it open for writing")
         elif _changed(context, one, then):
-            record = _again(context, record, one, named=one.dest in config)
+            if then is None and one.dest not in live | config:
+                record = _copy(context, record, one)
+            else:
+                record = _again(context, record, one, named=one.dest in config)
     if record != seen.record:
         context.note(record)
     return record
@@ -185,17 +216,25 @@ def _again(context: Context, record: Record, file: HomeFile, named: bool) -> Rec
     return _keep_both(context, record, file) if used else record
 
 
-def _changed(context: Context, file: HomeFile, then: str) -> bool:
-    """Whether the old file is another than the one that was copied. One that is gone has not changed."""
+def _changed(context: Context, file: HomeFile, then: str | None) -> bool:
+    """Whether the old file is another than the one that was copied. One that is gone has not changed.
+
+    `then` is None when an older blockferry has copied it, which noted no fingerprints: the contents are compared.
+    """
     now = fingerprint(context.runner, file.source)
-    if not now or same(then, now):
+    if not now or (then is not None and same(then, now)):
         return False
+    if then is None:
+        return not _same_content(context.runner, file)
     small = bool(now.split(":")[4])
     return small or not _same_content(context.runner, file)
 
 
 def _same_content(runner: Runner, file: HomeFile) -> bool:
-    """Of a large file whose times have changed: libvirt changes the owner of what a VM starts with."""
+    """Whether the copy holds what the old file holds. False when they cannot be compared.
+
+    Of a large file whose times have changed: libvirt changes the owner of what a VM starts with.
+    """
     try:
         return files.same_content(runner, file.source, file.dest)
     except HostCommandFailed:
@@ -210,6 +249,8 @@ def _untouched(context: Context, record: Record, file: HomeFile) -> bool:
 
 def _keep_both(context: Context, record: Record, file: HomeFile) -> Record:
     why = f"it has changed since it was copied, and {file.dest} is in use by now: both are kept"
+    if file.source not in record.home_prints:  # copied by an older blockferry
+        why = f"it holds something else than {file.dest}, or they cannot be compared: both are kept"
     if file.source not in record.home_kept:
         context.tell("warning", f"{file.source}: {why}")
     return replace(record, home_kept={**record.home_kept, file.source: why})
@@ -228,12 +269,21 @@ def release_home(context: Context, seen: Observation) -> None:
             below = path.startswith(home.dest.rstrip("/") + "/")
             if below and not path.endswith("/") and path not in images:
                 files.remove_file(context.runner, path + MARKER)
+        stays = home.source is not None and is_datastore(
+            context.runner, home.source, pools.datastores(context.site.connection)
+        )
+        if stays:  # a plan of an older blockferry, or the pool was defined since
+            text = f"{home.source} is the directory of a datastore: the files of the old home stay there"
+            context.notes.append(text)
+            context.tell("warning", text)
         for one in home.files:
+            if stays and one.source.startswith(f"{home.source}".rstrip("/") + "/"):
+                continue
             if one.source not in record.home_left:
                 record = _release(context, record, one)
             elif (note := _stays(one, record)) not in context.notes:
                 context.notes.append(note)
-        if home.source is not None:
+        if home.source is not None and not stays:
             _release_directories(context, home)
     point("home-released")
     context.note(replace(record, released=(*record.released, "home")))
@@ -248,11 +298,12 @@ def _release(context: Context, record: Record, file: HomeFile) -> Record:
     if files.stat_one(runner, file.source) is None:
         return record
     then = record.home_prints.get(file.source)
-    if then is not None and _changed(context, file, then):
+    if _changed(context, file, then):
         record = _again(context, record, file, named=True)
         context.note(record)
     # QEMU holds the medium of a drive until the next power cycle, when it could not be changed.
-    doubt = record.home_kept.get(file.source) or _needed_by(context, file.source)
+    doubt = record.home_kept.get(file.source) or _no_copy(context, file, file.source)
+    doubt = doubt or _needed_by(context, file.source)
     if doubt is None and plan.source.delete:
         point("releasing-home-file")
         doubt = _remove(context, file, record.home_prints.get(file.source))
@@ -262,6 +313,19 @@ def _release(context: Context, record: Record, file: HomeFile) -> Record:
     elif not plan.source.delete:
         context.keep(file.source, "", file.size, f"kept {plan.source.why_kept}", "raw")
     return record
+
+
+def _no_copy(context: Context, file: HomeFile, path: str) -> str | None:
+    """Why the old file, which is at `path` now, may be the only one; None when there is a copy beside it."""
+    try:
+        old, new = files.stat_one(context.runner, path), files.stat_one(context.runner, file.dest)
+    except HostCommandFailed as error:
+        return f"its copy cannot be looked at: {error.sentence.rstrip('.')}"
+    if new is None or new.kind != "file":
+        return f"its copy {file.dest} is not there"
+    if old is not None and (old.device, old.inode) == (new.device, new.inode):
+        return f"it is the same file as {file.dest}"
+    return None
 
 
 def _needed_by(context: Context, path: str) -> str | None:
@@ -276,7 +340,7 @@ def _needed_by(context: Context, path: str) -> str | None:
 
 def _aside(context: Context, path: str) -> str:
     directory, name = posixpath.split(path)
-    return posixpath.join(directory, f".{name[:180]}.{context.plan.move}.blockferry-old")
+    return posixpath.join(directory, f".{cut(name, 180)}.{context.plan.move}.blockferry-old")
 
 
 def _remove(context: Context, file: HomeFile, then: str | None) -> str | None:
@@ -286,22 +350,37 @@ def _remove(context: Context, file: HomeFile, then: str | None) -> str | None:
     """
     runner, aside = context.runner, _aside(context, file.source)
     context.check()
-    files.rename(runner, file.source, aside)
-    point("home-file-aside")
-    doubt = None
     try:
-        found = users.users_of(runner, aside, "raw")
-        if found.any:
+        files.rename(runner, file.source, aside)
+    except HostCommandFailed as error:
+        if files.stat_one(runner, aside) is not None:
+            _take_back(context, file.source, aside)
+        return error.sentence.rstrip(".")
+    point("home-file-aside")
+    try:
+        doubt = _no_copy(context, file, aside)
+        if doubt is None and users.users_of(runner, aside, "raw").any:
             doubt = "somebody has it open"
-        elif then is not None and not _is_still(runner, aside, then):
+        elif doubt is None and not _is_what_was_copied(runner, file, aside, then):
             doubt = "it has changed since it was copied"
-        if doubt is None:
-            files.remove_file(runner, aside)
-            return None
     except BlockferryError as error:
         doubt = error.sentence
+    if doubt is None:
+        context.check()  # whoever runs the move by now takes the file back by itself
+        try:
+            files.remove_file(runner, aside)
+        except HostCommandFailed as error:
+            doubt = error.sentence.rstrip(".")
+        else:
+            return None
     _take_back(context, file.source, aside)
     return doubt
+
+
+def _is_what_was_copied(runner: Runner, file: HomeFile, aside: str, then: str | None) -> bool:
+    if then is None:
+        return _same_content(runner, replace(file, source=aside))
+    return _is_still(runner, aside, then)
 
 
 def _is_still(runner: Runner, aside: str, then: str) -> bool:
@@ -340,23 +419,27 @@ def _release_directories(context: Context, home: HomePlan) -> None:
 
 def remove_directory(context: Context, directory: str) -> str:
     """Remove a directory of the VM's, if it is empty; else why it stays. Never that of a datastore. Raises nothing."""
-    runner = context.runner
+    nvram = context.plan.nvram
+    return clear_directory(context.site, context.runner, directory, "" if nvram is None else nvram.source)
+
+
+def clear_directory(site: Site, runner: Runner, directory: str, nvram: str = "") -> str:
+    """As `remove_directory`, outside of a move. `nvram`: UEFI variables that have yet to follow."""
     try:
-        if is_datastore(runner, directory, pools.datastores(context.site.connection)):
+        if is_datastore(runner, directory, pools.datastores(site.connection)):
             return "it is the directory of a datastore"
         if (target := files.link_target(runner, directory)) is not None:
             return f"it is a symbolic link to {target}, which stays, too"
         if files.stat_one(runner, directory) is None:
             return ""
-        if user := naming.directory_user(context.site, directory):
+        if user := naming.directory_user(site, directory):
             return user  # a socket that is made at the VM's start, a directory that its guest sees
         if files.remove_directory_if_empty(runner, directory):
             return ""
         names = files.list_directory(runner, directory)
     except BlockferryError as error:
         return error.sentence
-    nvram = context.plan.nvram
-    if nvram is not None and names == (posixpath.basename(nvram.source),):
+    if nvram and names == (posixpath.basename(nvram),):
         return f"until the UEFI variables have followed, it holds {names[0]}"
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     return f"it still holds {', '.join(names[:5])}{more}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import getpass
 import posixpath
 import socket
+from collections.abc import Collection
 from dataclasses import replace
 
 import msgspec
@@ -17,7 +18,7 @@ import msgspec
 from blockferry.engine import footing, owning
 from blockferry.engine.context import Context
 from blockferry.engine.points import point
-from blockferry.errors import BlockferryError, CopyIncomplete, HostCommandFailed
+from blockferry.errors import BlockferryError, CopyIncomplete, FileExists, HostCommandFailed
 from blockferry.images import copying, exporting, files, qemuimg
 from blockferry.images.runner import Runner
 from blockferry.model.access import HOME_MODE
@@ -32,11 +33,21 @@ MARKER = ".blockferry"
 """Ending of the marker file beside a file that is being made."""
 
 
-def name_paths(context: Context, record: Record, *paths: str) -> Record:
-    """Write down what is about to be made. A name of ours that is there already is taken away first."""
+def name_paths(context: Context, record: Record, *paths: str, ours: Collection[str] = ()) -> Record:
+    """Write down what is about to be made. A name of ours that is there already is taken away first.
+
+    Raises FileExists, and writes down nothing, when a new name is taken by a file that is not this move's: what is
+    written down is removed later. `ours`: files that are known to be ours in another way.
+    """
     fresh = [path for path in paths if path not in record.created]
+    for path in fresh:
+        if path.endswith("/") or path in ours or not files.is_there(context.runner, path):
+            continue
+        if marked_by(context.runner, path) != context.plan.move:
+            raise FileExists(path)
     for path in paths:
         if path in record.created and not path.endswith("/"):
+            context.check()
             files.remove_file(context.runner, path)
     if fresh:
         record = replace(record, created=(*record.created, *fresh))

@@ -195,6 +195,6 @@ def remove(site: Site, journal: Journal, one: Orphan, abandoned: bool = False) -
     store = datastore_of(one.path, stores)
     parent = posixpath.dirname(one.path)
     own = one.vm is not None and is_in_home(one.path, one.vm)
-    if store is not None and own and not home.is_datastore(runner, parent, stores):
-        files.remove_directory_if_empty(runner, parent)
+    if store is not None and own:
+        home.clear_directory(site, runner, parent)
     return f"{one.path} was {'removed' if removed else 'gone already'}"

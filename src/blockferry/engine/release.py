@@ -13,7 +13,7 @@ from blockferry.engine.making import MARKER
 from blockferry.engine.observe import fingerprints, same_path
 from blockferry.engine.points import point
 from blockferry.errors import BlockferryError, StillInUse, VmNotFound
-from blockferry.hypervisor import domains, pools
+from blockferry.hypervisor import domains
 from blockferry.images import exporting, files, qemuimg
 from blockferry.model import resume, templates
 from blockferry.model.exports import is_export
@@ -214,9 +214,7 @@ def remove_destination(context: Context, seen: Observation) -> None:
     for path in reversed(record.created):
         context.check()
         if path.endswith("/"):
-            directory = path.rstrip("/")
-            if not home.is_datastore(context.runner, directory, pools.datastores(context.site.connection)):
-                files.remove_directory_if_empty(context.runner, directory)
+            home.remove_directory(context, path.rstrip("/"))
             continue
         if path in kept:
             continue

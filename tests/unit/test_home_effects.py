@@ -1,0 +1,239 @@
+"""Copying a home's files and releasing the old ones, with real files: nothing goes that may be the only copy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from paper_host import PaperSite
+
+from blockferry.engine import home, making
+from blockferry.engine.context import Context
+from blockferry.engine.guard import Guard
+from blockferry.engine.making import MARKER
+from blockferry.errors import FileExists, HostCommandFailed, LeaseLost
+from blockferry.images import files
+from blockferry.model.inventory import PowerState
+from blockferry.model.observation import Observation
+from blockferry.model.plan import HomeFile, HomePlan, Plan
+from blockferry.model.record import Record
+from blockferry.model.request import Method, SourcePolicy
+
+NAME = "notes.txt"
+
+
+@dataclass
+class Place:
+    """An old and a new home with one file, which is copied already, and the move's record."""
+
+    site: PaperSite
+    old: Path
+    new: Path
+    record: Record = field(default_factory=Record)
+    said: list[str] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+    checks: int = 0
+    lease_holds: int = 1000  # so many looks
+
+    @property
+    def file(self) -> HomeFile:
+        return HomeFile(str(self.old / NAME), str(self.new / NAME), "file", 3)
+
+    def context(self) -> Context:
+        plan = Plan(
+            move="abcd",
+            uri="qemu:///system",
+            vm="web01",
+            uuid=self.site.uuid("web01"),
+            method=Method.COLD,
+            method_reason="",
+            disks=(),
+            home=HomePlan("ssd", str(self.new), str(self.old), (self.file,)),
+            persistent=True,
+            was=PowerState.OFF,
+            source=SourcePolicy(delete=True),
+        )
+        return Context(
+            plan,
+            self.site,
+            cast(Guard, None),
+            self.note,
+            lambda _kind, text: self.said.append(text),
+            lambda path, *_words, **_more: self.kept.append(path),
+            lambda: False,
+            check=self.check,
+        )
+
+    def note(self, record: Record) -> None:
+        self.record = record
+
+    def check(self) -> None:
+        self.checks += 1
+        if self.checks > self.lease_holds:
+            raise LeaseLost("abcd", "another")
+
+    def release(self) -> list[str]:
+        """The notes of a release."""
+        context = self.context()
+        home.release_home(context, Observation(PowerState.OFF, True, (), self.record))
+        return context.notes
+
+    def refresh(self) -> Record:
+        return home.refresh(self.context(), Observation(PowerState.OFF, True, (), self.record))
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    site = PaperSite(tmp_path)
+    site.define("web01", {})
+    old, new = tmp_path / "pool" / "web01", tmp_path / "ssd" / "web01"
+    for directory in (old, new):
+        directory.mkdir(parents=True)
+    (old / NAME).write_text("old")
+    (new / NAME).write_text("old")
+    made = Place(site, old, new)
+    prints = home.fingerprint(site.runner, made.file.source), home.fingerprint(site.runner, made.file.dest)
+    made.record = Record(
+        home_copied=True,
+        created=(made.file.dest,),
+        home_prints={made.file.source: prints[0]},
+        home_made={made.file.source: prints[1]},
+    )
+    yield made
+    site.connection.close()
+
+
+def test_the_old_file_goes_when_its_copy_is_there(place: Place) -> None:
+    place.release()
+    assert not (place.old / NAME).exists()
+    assert not place.kept
+
+
+def test_the_old_file_stays_when_its_copy_is_gone(place: Place) -> None:
+    (place.new / NAME).unlink()
+    notes = place.release()
+    assert (place.old / NAME).read_text() == "old"
+    assert any(f"its copy {place.file.dest} is not there" in note for note in notes)
+    assert place.kept == [place.file.source]
+
+
+def test_the_old_file_stays_when_its_copy_is_the_same_file(place: Place) -> None:
+    (place.new / NAME).unlink()
+    (place.new / NAME).hardlink_to(place.old / NAME)
+    notes = place.release()
+    assert (place.old / NAME).exists()
+    assert any("it is the same file as" in note for note in notes)
+
+
+@pytest.mark.parametrize(("content", "goes"), [("old", True), ("other", False)])
+def test_without_fingerprints_the_contents_are_compared(place: Place, content: str, goes: bool) -> None:
+    place.record = replace(place.record, home_prints={}, home_made={})
+    (place.new / NAME).write_text(content)
+    notes = place.release()
+    assert (place.old / NAME).exists() is not goes
+    assert (place.new / NAME).read_text() == content
+    assert any("holds something else than" in note for note in notes) is not goes
+
+
+def test_without_fingerprints_a_copy_that_nothing_uses_is_made_anew(place: Place) -> None:
+    place.record = replace(place.record, home_prints={}, home_made={})
+    (place.old / NAME).write_text("newer")
+    place.refresh()
+    assert (place.new / NAME).read_text() == "newer"
+    assert place.file.source in place.record.home_prints
+
+
+def test_nothing_goes_from_the_directory_of_a_pool(place: Place) -> None:
+    place.site.pool("old", place.old)
+    notes = place.release()
+    assert (place.old / NAME).exists()
+    assert any(f"{place.old} is the directory of a datastore" in note for note in notes)
+
+
+def test_a_rename_that_fails_is_a_note(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(_runner: Any, path: str, _new: str) -> None:
+        raise HostCommandFailed("mv", 1, f"{path}: read-only file system")
+
+    monkeypatch.setattr(files, "rename", refused)
+    notes = place.release()
+    assert (place.old / NAME).exists()
+    assert any("read-only" in note for note in notes)
+    assert not any("made anew by somebody" in note for note in notes)
+
+
+def test_a_long_name_in_another_script_can_be_put_aside(place: Place) -> None:
+    aside = home._aside(place.context(), "/pool/web01/" + "ж" * 120)
+    assert len(Path(aside).name.encode()) <= 255
+
+
+def test_a_file_put_aside_stays_when_the_lease_is_lost(place: Place) -> None:
+    place.lease_holds = 1
+    with pytest.raises(LeaseLost):
+        place.release()
+    assert [path.read_text() for path in place.old.iterdir()] == ["old"]
+
+
+# ---------------------------------------------------------------- names that somebody else has taken
+
+
+def test_a_name_that_is_taken_is_not_written_down(place: Place) -> None:
+    stranger = place.new / "vda.qcow2"
+    stranger.write_text("precious")
+    with pytest.raises(FileExists):
+        making.name_paths(place.context(), place.record, str(place.new / "vdb.qcow2"), str(stranger))
+    assert place.record.created == (place.file.dest,)
+    assert stranger.read_text() == "precious"
+
+
+def test_a_link_to_nowhere_takes_a_name(place: Place) -> None:
+    (place.new / "vda.qcow2").symlink_to("/nowhere")
+    with pytest.raises(FileExists):
+        making.name_paths(place.context(), place.record, str(place.new / "vda.qcow2"))
+
+
+def test_what_bears_the_mark_of_this_move_is_no_stranger_s(place: Place) -> None:
+    path = place.new / "vda.qcow2"
+    path.write_text("ours")
+    making.mark_file(place.context(), str(path))
+    record = making.name_paths(place.context(), place.record, str(path))
+    assert str(path) in record.created
+
+
+def test_a_file_of_ours_and_a_directory_are_written_down(place: Place) -> None:
+    path = place.new / "web01.xml"
+    path.write_text("ours")
+    names = (str(path), f"{place.new}/")
+    record = making.name_paths(place.context(), place.record, *names, ours=[str(path)])
+    assert record.created[1:] == names
+    assert path.exists()
+
+
+def test_a_file_that_appears_before_the_copy_is_not_replaced_nor_called_ours(place: Place) -> None:
+    """Its name and marker are there already."""
+    place.record = Record(created=(place.file.dest,))
+    (place.new / NAME).write_text("precious")
+    (place.new / (NAME + MARKER)).write_text("{}")
+    with pytest.raises(FileExists):
+        home._copy(place.context(), place.record, place.file)
+    assert (place.new / NAME).read_text() == "precious"
+    assert place.record.created == ()
+    assert not (place.new / (NAME + MARKER)).exists()
+
+
+def test_a_stranger_s_file_stays_when_the_old_one_is_left(place: Place) -> None:
+    (place.new / NAME).unlink()
+    (place.new / "other").write_text("precious")
+    (place.new / "other").rename(place.new / NAME)
+    record = replace(place.record, home_made={place.file.source: "1:3:0:0:"})
+    home._leave(place.context(), record, place.file, "it is written to")
+    assert (place.new / NAME).read_text() == "precious"
+
+
+def test_a_copy_of_ours_is_replaced(place: Place) -> None:
+    (place.old / NAME).write_text("newer")
+    record = home._copy(place.context(), place.record, place.file)
+    assert (place.new / NAME).read_text() == "newer"
+    assert home.same(record.home_made[place.file.source], home.fingerprint(place.site.runner, place.file.dest))
