@@ -183,6 +183,20 @@ def test_a_kept_file_stands_on_it(site: PaperSite, tmp_path: Path) -> None:
     assert needed(site, top, Claims({}, (row,))) is None
 
 
+def test_a_kept_file_whose_datastore_is_not_mounted(site: PaperSite, tmp_path: Path) -> None:
+    base = image(tmp_path / "base.qcow2")
+    top = tmp_path / "san" / "top.qcow2"
+    top.parent.mkdir()
+    row = Kept(str(top), "m", "web01", "", None, 1, "asked", HOST, 1.0, "qcow2")
+    said = Claims({}, (row,))
+    doubt = str(needed(site, base, said))
+    assert f"what the kept file {top} stands on" in doubt
+    assert "may not be mounted" in doubt
+    assert needed(site, base, said, is_base=False) is None
+    image(top.parent / "another.qcow2")
+    assert needed(site, base, said) is None, "its directory is there and holds other files: it is gone for good"
+
+
 def test_a_saved_state_names_it(site: PaperSite, tmp_path: Path) -> None:
     path = image(tmp_path / "old.qcow2")
     site.define("web01", {"vda": path})
@@ -362,6 +376,21 @@ def test_a_pool_that_is_not_active_matters_to_bases_only(site: PaperSite, tmp_pa
     above.unlink()
     image(above)
     assert needed(site, path) is None
+
+
+@pytest.mark.parametrize("kind", ["fs", "netfs"])
+def test_an_active_pool_that_was_unmounted_behind_libvirt(site: PaperSite, tmp_path: Path, kind: str) -> None:
+    """libvirt calls it active, and what lies in its directory is not what lies in its file system."""
+    path = image(tmp_path / "old.qcow2")
+    image(tmp_path / "san" / "left.qcow2")
+    device = "<device path='/dev/nowhere'/>" if kind == "fs" else "<host name='nowhere'/><dir path='/export'/>"
+    xml = f"<pool type='{kind}'><name>san</name><source>{device}</source>"
+    xml += f"<target><path>{tmp_path}/san</path></target></pool>"
+    site.connection.raw.storagePoolDefineXML(xml).create()
+    assert f"the datastore san ({tmp_path}/san) cannot be looked at (it is not mounted)" in str(needed(site, path))
+    assert needed(site, path, is_base=False) is None
+    site.define("clone", {"vda": tmp_path / "san" / "clone" / "vda.qcow2"})
+    assert "vda of VM clone" in str(needed(site, path, is_base=False)), "its home may be in what is not mounted"
 
 
 @pytest.mark.parametrize(

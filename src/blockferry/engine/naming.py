@@ -133,7 +133,7 @@ def _gather(site: Site, kept: tuple[Kept, ...], going: set[str], besides: tuple[
         if names.looked.paths[_path(source)].there:
             _add_chain(names, site.runner, vm, target, source, last, read)
     for row in rows:
-        _add_kept(names, site.runner, row)
+        _add_kept(names, site.runner, row, stores)
     _add_stores(names, stores, going)
     _look_at_the_rest(names, site.runner)
     return names
@@ -206,14 +206,19 @@ def _doubt_what_is_not_seen(
     told: set[str] = set()
     for vm, target, source in images:
         seen = names.looked.paths[_path(source)]
-        if seen.path not in told and _unseen(seen, stores):
+        if seen.path not in told and _unseen(seen, stores, names.looked.mounts):
             told.add(seen.path)
             alone = source.format == "raw" or source.closed
             names.doubts.append(_doubt(vm, _called(vm, target, seen.path), seen, alone))
     for vm in everyone:
         for one in vm.named:
             found = names.looked.paths.get(one.path)
-            if one.path not in told and one.storage and found is not None and _unseen(found, stores):
+            if (
+                one.path not in told
+                and one.storage
+                and found is not None
+                and _unseen(found, stores, names.looked.mounts)
+            ):
                 told.add(one.path)
                 names.doubts.append(_doubt(vm, f"{one.path}, which VM {vm.name} names ({one.what}),", found, True))
         names.doubts += [doubt for volume in vm.volumes for doubt in _unlocated(vm, volume)]
@@ -225,7 +230,12 @@ def _path(source: DiskSource) -> str:
     return source.path
 
 
-def _unseen(seen: Seen, stores: tuple[Datastore, ...]) -> bool:
+def _unmounted(store: Datastore, mounts: frozenset[str]) -> bool:
+    """Whether a pool that mounts its directory has not, or no longer: libvirt may still call it active then."""
+    return store.kind in ("fs", "netfs") and posixpath.normpath(store.path or "") not in mounts
+
+
+def _unseen(seen: Seen, stores: tuple[Datastore, ...], mounts: frozenset[str]) -> bool:
     """Whether something may be at a path that we cannot look at now. What is gone for good is seen."""
     if seen.error:
         return True
@@ -233,7 +243,7 @@ def _unseen(seen: Seen, stores: tuple[Datastore, ...]) -> bool:
     gone = seen.nearest and any(
         store.active and store.path and (posixpath.normpath(store.path) == seen.nearest or store.holds(seen.nearest))
         for store in stores
-        if store.is_directory
+        if store.is_directory and not _unmounted(store, mounts)
     )
     return bool(seen.absent) and not gone
 
@@ -330,11 +340,17 @@ def _read_chain(runner: Runner, path: str, format: str | None) -> Chain:
     return Chain(tuple(one.path for one in layers[1:]), tuple(part for one in layers for part in one.parts))
 
 
-def _add_kept(names: Names, runner: Runner, row: Kept) -> None:
+def _add_kept(names: Names, runner: Runner, row: Kept, stores: tuple[Datastore, ...]) -> None:
     """What a file in quarantine stands on."""
     seen = names.looked.paths[row.path]
     if not seen.there and not seen.error:
-        return  # somebody has removed it, or its datastore is not mounted
+        if _unseen(seen, stores, names.looked.mounts):  # else somebody has removed it
+            doubt = (
+                f"it cannot be told what the kept file {row.path} stands on ({seen.absent}): mount its datastore; or, "
+                f"if it is gone for good, forget it with `blockferry quarantine purge --now {row.path}`"
+            )
+            names.doubts.append(Doubt(doubt, only_bases=True))
+        return
     chain = Chain(problem=seen.error) if seen.error else _read_chain(runner, row.path, row.format)
     if chain.problem and _is_another(row, seen):
         return  # somebody has put something else there, which is no image of that format
@@ -361,9 +377,8 @@ def _add_stores(names: Names, stores: Iterable[Datastore], going: set[str]) -> N
         if listing is None:
             continue
         why = listing.problem
-        unmounted = store.kind in ("fs", "netfs") and posixpath.normpath(store.path or "") not in names.looked.mounts
-        if not store.active and not why and (listing.empty or unmounted):
-            why = "it is not active"
+        if not why and (_unmounted(store, names.looked.mounts) or (not store.active and listing.empty)):
+            why = "it is not mounted" if store.active else "it is not active"
         if why:
             names.doubts.append(
                 Doubt(
