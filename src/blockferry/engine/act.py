@@ -276,14 +276,11 @@ def _suspend(context: Context, action: act.Suspend, seen: Observation) -> None:
     context.memory.pivot_failures = 0
     context.memory.view_tried = context.memory.view_taken = False
     context.memory.suspended_at = time.monotonic()
-    ours = False
-    try:
-        ours = control.suspend()
-    finally:
-        if not ours:  # it went off, or its owner has paused it this moment: then it is not ours to resume
-            context.memory.suspended_at = None
-            context.guard.disarm()
-    if not ours:
+    # When this raises, the VM may stand still all the same (libvirt's answer came too late): the guard stays armed, the
+    # record says that a pause is ours, and the next look tells.
+    if not control.suspend():  # it went off, or its owner has paused it this moment: then it is not ours to resume
+        context.memory.suspended_at = None
+        context.guard.disarm()
         context.note(seen.record)
         return
     point("suspended-to-switch" if action.switch else "suspended-to-start")

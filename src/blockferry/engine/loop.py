@@ -251,7 +251,7 @@ class Loop:
             if (
                 isinstance(error, (LibvirtFailed, HostCommandFailed))
                 and seen is not None
-                and (self._overtaken(observer, seen) or self._being_started(action))
+                and (self._overtaken(observer, seen, action) or self._being_started(action))
             ):
                 self.tries += 1
                 self.context.tell("warning", f"{error.sentence}; the VM has changed meanwhile, looking again")
@@ -364,12 +364,14 @@ class Loop:
         self.context.memory.suspended_at = None
         self.context.stop.wait(RECONNECT_S)
 
-    def _overtaken(self, observer: Observer, seen: Observation) -> bool:
+    def _overtaken(self, observer: Observer, seen: Observation, action: act.Action | None) -> bool:
         """Whether the VM has changed since we looked (it went off, a job ended), so that an effect came too late.
 
         Then its failure says nothing about the move: `decide` has an answer to what is there now.
         """
-        if self.tries >= TRIES or self.context.memory.suspended_at is not None:
+        if self.tries >= TRIES:
+            return False
+        if self.context.memory.suspended_at is not None and not isinstance(action, act.Suspend):
             return False
         try:
             now = observer.look(self.context.control, seen.record, self.context.memory, time.monotonic())

@@ -93,7 +93,10 @@ def note_found(context: Context, seen: Observation) -> None:
         if seen.disk(target).config_path in rules.images(plan.disk(target)):
             current[target] = seen.disk(target).config_path
     record = replace(seen.record, suspended=seen.record.suspended and seen.same_run)
-    context.note(replace(rules.settle(plan, record, current), lost=None))
+    record = replace(rules.settle(plan, record, current), lost=None)
+    if not seen.state.active and rules.all_across(plan, before.current):  # QEMU's own word, and it has ended
+        record = replace(record, graph_proven=True)
+    context.note(record)
     point("found-noted")
     what = "libvirt knows it again" if seen.state.active else "its QEMU has ended"
     context.tell("action", f"{plan.vm} is not lost any more: {what}")

@@ -20,7 +20,7 @@ from blockferry.model.exports import is_export
 from blockferry.model.observation import Observation, Side
 from blockferry.model.placement import is_in_home
 from blockferry.model.plan import DiskPlan
-from blockferry.model.record import View
+from blockferry.model.record import Stage, View
 from blockferry.model.request import OnBreak
 from blockferry.units import MiB, format_size, format_time
 
@@ -107,8 +107,8 @@ def reason_to_keep(
         return "not all disks were seen at the destination"
     if seen.record.graph_doubt:
         return f"it is not proven that QEMU uses only the new images ({seen.record.graph_doubt})"
-    if seen.state.active and not seen.record.graph_proven:
-        return "QEMU was not asked whether it uses the new images"
+    if (unasked := _unasked(disk.target, seen)) is not None:
+        return unasked
     if seen.persistent and not seen.config_agrees:
         return "the persistent configuration does not agree"
     images = [one for one in disk.old_files if path in disk.old_parts and one not in disk.old_parts]
@@ -135,6 +135,22 @@ def reason_to_keep(
         if files.stat_one(context.runner, above) is not None:
             return f"{above}, which is kept, stands on it"
     return _needed_by(context, path, _known_format(disk, path), is_base=not _written_by_guest(context, disk, path))
+
+
+def _unasked(target: str, seen: Observation) -> str | None:
+    """Why it is not proven that QEMU used the new image of a disk; None when it is.
+
+    A disk that was copied while the VM was off needs no such proof unless the VM runs. The record of an older version
+    of blockferry holds none.
+    """
+    record = seen.record
+    if record.graph_proven:
+        return None
+    if seen.state.active:
+        return "QEMU was not asked whether it uses the new images"
+    if target in record.cold_copied and record.copy(target).stage is Stage.NONE:  # and no live copy came after it
+        return None
+    return "the VM went off before QEMU was asked whether it used the new images, so this one may hold newer data"
 
 
 def _written_by_guest(context: Context, disk: DiskPlan, path: str) -> bool:

@@ -67,6 +67,12 @@ def side_of(disk: DiskPlan, image: str) -> Side:
     return Side.SOURCE if image in (disk.source, disk.source_overlay) else Side.DESTINATION
 
 
+def all_across(plan: Plan, current: Mapping[str, str]) -> bool:
+    """Whether each disk is known to be on an image of its destination."""
+    known_sides = [side_of(disk, current[disk.target]) for disk in plan.disks if disk.target in current]
+    return len(known_sides) == len(plan.disks) and set(known_sides) == {Side.DESTINATION}
+
+
 def stand_in(plan: Plan, target: str) -> str:
     """The path of no file: a configuration that names it cannot be started."""
     directory = posixpath.dirname(plan.disk(target).source)

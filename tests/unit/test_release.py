@@ -1,0 +1,57 @@
+"""What an old file may not go without: QEMU's own word that the new image was in use."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+from decide_support import make_plan
+
+from blockferry.engine import lost as losing
+from blockferry.engine import release
+from blockferry.engine.context import Context
+from blockferry.model.inventory import PowerState
+from blockferry.model.observation import DiskView, Observation, Side
+from blockferry.model.record import Copy, Lost, Record, Stage
+
+PLAN = make_plan(1)
+OFF = DiskView("vda", None, Side.DESTINATION, config_path="/b/vda")
+RUNS = replace(OFF, live=Side.DESTINATION)
+SWITCHED = Record(switched=True, config_written=True, copies={"vda": Copy(Stage.CLEAN, 1)})
+PROVEN = replace(SWITCHED, graph_proven=True)
+COLD = replace(SWITCHED, copies={}, cold_copied={"vda": "f"})
+
+
+@pytest.mark.parametrize(
+    ("view", "record", "kept"),
+    [
+        (OFF, SWITCHED, True),  # it went off right at the switch, or an older version has switched it
+        (OFF, replace(SWITCHED, cold_copied={"vda": "f"}), True),  # a live copy came after the cold one
+        (RUNS, COLD, True),
+        (OFF, PROVEN, False),
+        (RUNS, PROVEN, False),
+        (OFF, COLD, False),
+    ],
+)
+def test_no_old_file_goes_without_the_proof_of_the_graph(view: DiskView, record: Record, kept: bool) -> None:
+    state = PowerState.OFF if view.live is None else PowerState.RUNNING
+    seen = Observation(state, True, (view,), record)
+    assert (release._unasked("vda", seen) is not None) is kept
+    if kept:
+        disk = PLAN.disk("vda")
+        assert (
+            "QEMU was asked" in str(release.reason_to_keep(cast(Context, None), disk, disk.source, seen)) or view.live
+        )
+
+
+@pytest.mark.parametrize(
+    ("said", "proven"), [({"vda": "/b/vda"}, True), ({"vda": "/a/vda"}, False), ({}, False)]
+)  # fmt: skip
+def test_the_last_word_of_a_qemu_that_was_lost_is_that_proof(said: dict[str, str], proven: bool) -> None:
+    noted: list[Record] = []
+    context = SimpleNamespace(plan=PLAN, note=noted.append, tell=lambda *_said: None)
+    record = replace(SWITCHED, switched=False, switching=True, lost=Lost(run="r", current=said))
+    losing.note_found(cast(Context, context), Observation(PowerState.OFF, True, (OFF,), record))
+    assert noted[-1].graph_proven is proven
