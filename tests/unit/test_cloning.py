@@ -27,7 +27,7 @@ def facts(
     disk = Disk("vda", "disk", "virtio", source if state.active else None, source)
     one = Facts(
         "qemu:///system", Vm("web01", "u", state, True, (disk,)), (STORE,), (9, 0, 0), (7, 2, 0), {"vda": (image,)},
-        available={"ssd": free}, clones={"vda": why_not},
+        available={"ssd": free}, clones={"vda": why_not}, filesystems={image.path: "xfs"},
     )  # fmt: skip
     return replace(one, **more)  # type: ignore[arg-type]
 

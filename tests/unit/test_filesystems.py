@@ -5,6 +5,9 @@ from __future__ import annotations
 import pytest
 
 from blockferry.model import filesystems
+from blockferry.model.facts import Facts
+from blockferry.model.inventory import PowerState, Vm
+from blockferry.model.plan import NvramPlan
 from blockferry.model.request import SourcePolicy
 
 
@@ -13,11 +16,30 @@ from blockferry.model.request import SourcePolicy
     [
         *((kind, True) for kind in ("nfs", "nfs4", "cifs", "smb3", "ceph", "gfs2", "ocfs2", "fuse.glusterfs", "fuse")),
         *((kind, True) for kind in ("fuse.sshfs", "fuseblk", "virtiofs", "9p", "lustre")),
-        *((kind, False) for kind in ("ext4", "xfs", "btrfs", "zfs", "tmpfs", "overlay", "vfat", "")),
+        *((kind, True) for kind in ("afs", "panfs", "gpfs", "wekafs", "vmfs", "fuse.mergerfs", "ecryptfs", "EXT4", "")),
+        *((kind, False) for kind in ("ext4", "xfs", "btrfs", "zfs", "tmpfs", "overlay", "vfat", "devtmpfs")),
     ],
 )
 def test_which_file_systems_other_hosts_may_use(kind: str, shared: bool) -> None:
     assert filesystems.is_shared(kind) is shared
+
+
+@pytest.mark.parametrize(
+    ("known", "kept"),
+    [
+        ({"/old/vars.fd": "ext4"}, ""),
+        ({"/old/vars.fd": "panfs"}, "panfs"),
+        ({"/old/vars.fd": ""}, "not known"),
+        ({}, "not known"),
+    ],
+)
+def test_old_files_on_what_is_not_known_to_be_local(known: dict[str, str], kept: str) -> None:
+    seen = Facts(
+        "qemu:///system", Vm("web01", "u", PowerState.OFF, True, ()), (), (9, 0, 0), (7, 2, 0), {}, filesystems=known
+    )
+    policy, _ = filesystems.source_policy(SourcePolicy(), seen, (), None, NvramPlan("/old/vars.fd", "/new/vars.fd", 1))
+    assert policy.delete is not bool(kept)
+    assert kept in policy.shared
 
 
 def test_why_old_files_are_kept() -> None:

@@ -14,19 +14,22 @@ from blockferry.model.finding import Finding, finding
 from blockferry.model.plan import DiskPlan, HomePlan, NvramPlan
 from blockferry.model.request import SourcePolicy
 
-_SHARED = frozenset(
+_LOCAL = frozenset(
     {
-        *("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "virtiofs", "afs", "coda"),
-        *("ceph", "gfs", "gfs2", "ocfs2", "lustre", "gpfs", "beegfs", "glusterfs", "pvfs2", "orangefs", "vxfs"),
-        *("fuse", "fuseblk"),
+        *("ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "bcachefs", "jfs", "reiserfs", "nilfs2"),
+        *("vfat", "exfat", "ntfs3", "erofs", "squashfs", "iso9660", "udf"),
+        *("tmpfs", "ramfs", "devtmpfs", "hugetlbfs"),
+        # What is removed there goes from its upper directory only, which the kernel lets no second mount use.
+        "overlay",
     }
 )
-"""Types as in /proc/self/mountinfo. What lies behind FUSE cannot be told: sshfs, GlusterFS, S3, or a local disk."""
+"""Types as in /proc/self/mountinfo that one host alone mounts for writing. What is not in it may be a network or
+cluster file system that we do not know; what lies behind FUSE cannot be told: sshfs, GlusterFS, S3, or a local disk."""
 
 
 def is_shared(kind: str) -> bool:
-    """Whether other hosts may use a file system of this type."""
-    return kind in _SHARED or kind.startswith("fuse.")
+    """Whether other hosts may use a file system of this type: true unless it is known to be local. "": not known."""
+    return kind not in _LOCAL
 
 
 def source_policy(
@@ -39,10 +42,11 @@ def source_policy(
     old = [path for disk in disks for path in disk.old_files]
     old += [one.source for one in home.files] if home is not None else []
     old += [nvram.source] if nvram is not None else []
-    shared = {path: kind for path in old if is_shared(kind := facts.filesystems.get(path, ""))}
+    shared = {path: kind for path in old if path.startswith("/") and is_shared(kind := facts.filesystems.get(path, ""))}
     if not shared or not asked.delete:
         return asked, []
     path, kind = next(iter(shared.items()))
+    kind = kind or "a file system of a type that is not known"
     if asked.explicit:
         text = f"{path} lies on {kind}, which other hosts may use. It is deleted all the same, as you said."
         return asked, [finding("SOURCE_SHARED", text)]
