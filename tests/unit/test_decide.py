@@ -357,6 +357,14 @@ DECISIONS: dict[str, tuple[Plan, Observation, act.Action | type]] = {
         ONE, seen(PAUSED, across(), record=begun(suspended=True, switching=True)), act.Resume(),
     ),
     "QEMU is asked before that is believed": (ONE, seen(RUNNING, across(), graph=None), act.Await("graph", 0.05)),
+    "after a doubt it is not waited for QEMU any more": (
+        ONE, seen(RUNNING, across(), graph=None, record=begun(switched=True, graph_doubt="no answer")),
+        act.WriteConfig(),
+    ),
+    "what is wrong counts also after a doubt": (
+        ONE, seen(RUNNING, disk("vda", DESTINATION, SOURCE), graph=GraphView(wrong={"vda": "/a/vda"}),
+                  record=begun(switched=True, graph_doubt="no answer")), act.Park,
+    ),
     "QEMU could not be asked: noted all the same, as a doubt": (
         ONE, seen(RUNNING, across(), graph=GraphView(doubt="no answer")), act.NoteSwitched(),
     ),

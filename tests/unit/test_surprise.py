@@ -9,21 +9,56 @@ import threading
 import time
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import libvirt
 import pytest
+import sqlalchemy as sa
 from journal_support import make_plan
 
 from blockferry.engine import surprise
 from blockferry.engine.lifeline import Lifeline
+from blockferry.engine.service import Service
 from blockferry.errors import JournalFailed, LeaseLost
 from blockferry.hypervisor import connection
 from blockferry.images.process import reap
-from blockferry.journal import Journal, LeaseKeeper, Owner, sqlite
+from blockferry.journal import Journal, LeaseKeeper, Owner, database, postgresql, sqlite
 from blockferry.model.record import Record, Wanted
 
 pytest_plugins = ("journal_plugin",)
 on_sqlite = pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+
+
+@on_sqlite
+def test_the_lease_is_released_after_a_bug_is_counted(journal: Journal) -> None:
+    """It was released before, so that the count could not be written, and such a move failed again for ever."""
+    journal.add(make_plan("m1"), Record(), "{}", "admin")
+    service = cast(Service, SimpleNamespace(journal=journal))
+    for count in range(1, surprise.LIMIT + 1):
+        lease = journal.claim("m1", Owner.here())
+        with pytest.raises(KeyError), Service._parking_bugs(service, lease):
+            raise KeyError("x")
+        assert journal.read("m1").unexpected == count
+        assert journal.get("m1").owner is None
+    assert journal.get("m1").parked is not None
+    with Service._parking_bugs(service, journal.claim("m1", Owner.here())):
+        pass
+    assert journal.get("m1").owner is None, "nobody else releases it"
+
+
+@pytest.mark.parametrize(
+    ("state", "passing"), [("55P03", True), ("40P01", True), ("40001", True), ("55006", False), ("42P01", False)]
+)
+def test_a_lock_that_was_not_to_be_had_passes(state: str, passing: bool) -> None:
+    class Refused(Exception):
+        sqlstate = state
+
+    assert database._passing(sa.exc.DBAPIError("SELECT 1", {}, Refused())) is passing
+
+
+def test_a_silent_server_is_given_up() -> None:
+    assert int(postgresql._CONNECT["tcp_user_timeout"]) == 20000
 
 
 def once(journal: Journal) -> str | None:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import posixpath
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from blockferry.engine import past
-from blockferry.errors import HostCommandFailed, LibvirtFailed
+from blockferry.engine.graph_look import GraphLook
+from blockferry.errors import HostCommandFailed
 from blockferry.hypervisor.control import Control, DomainView
 from blockferry.images import files
 from blockferry.images.runner import Runner
-from blockferry.model import firmware, graph_proof, layers, prints, templates
+from blockferry.model import firmware, layers, prints, templates
 from blockferry.model.convergence import FREED, Divergence, assess
 from blockferry.model.exports import is_export
 from blockferry.model.fencing import ANSWERING, Silence
-from blockferry.model.graph_proof import GraphView
 from blockferry.model.inventory import Disk, DiskSource, PowerState
 from blockferry.model.latency import Counters
 from blockferry.model.observation import MISSING, UNKNOWABLE, DiskView, Job, NvramView, Observation, Side
@@ -55,7 +55,6 @@ class Memory:
 
 
 FLUSH_HOLDS_S = 3.0
-GRAPH_S = 5.0
 LOOK_S = 2.0
 """So long is waited for storage to say whether a reused layer has changed; before a switch it is asked once more."""
 
@@ -69,6 +68,7 @@ class Observer:
         self._targets = tuple(disk.target for disk in plan.disks)
         self._templates = TemplateLook(runner, plan)
         self._past = past.PastLibvirt(plan, runner)
+        self._graph = GraphLook(plan)
         self.last: DomainView | None = None
 
     def look(self, control: Control, record: Record, memory: Memory, now_s: float) -> Observation:
@@ -98,7 +98,8 @@ class Observer:
         seen = replace(seen, lost=beside.lost, off_doubt=beside.doubt, same_run=same)
         if memory.suspended_at is None and not memory.silence.hanging and graph_matters(seen):
             aliases = {one.target: one.alias for one in view.disks}
-            seen = replace(seen, graph=look_at_graph(control, self.plan, aliases))
+            graph = self._graph.look(control, aliases, view.incarnation, beside=bool(record.graph_doubt))
+            seen = replace(seen, graph=graph if not record.graph_doubt or (graph is not None and graph.wrong) else None)
         return seen
 
     def interpret(self, view: DomainView, record: Record, memory: Memory, now_s: float) -> Observation:
@@ -310,39 +311,19 @@ class Observer:
 
 
 def graph_matters(seen: Observation) -> bool:
-    """Whether QEMU's block graph has yet to be asked: all disks have switched, and no job of ours is left."""
+    """Whether QEMU's block graph has yet to be asked: all disks have switched, and no job of ours is left.
+
+    Also once it could not be proven: what is wrong may show later.
+    """
     record = seen.record
-    if not seen.state.active or record.outcome is not None or record.following or record.graph_doubt:
+    if not seen.state.active or record.outcome is not None or record.following:
+        return False
+    if record.graph_doubt and any(view.job is not Job.NONE for view in seen.disks):
         return False
     if any(view.side is not Side.DESTINATION or view.job is Job.OURS or view.ending for view in seen.disks):
         return False
     folded = bool(record.dest_layers) and not any(view.overlay for view in seen.disks)
     return not record.graph_proven or (folded and not record.graph_folded)
-
-
-def look_at_graph(control: Control, plan: Plan, aliases: Mapping[str, str]) -> GraphView:
-    """Ask QEMU which images it uses. No answer, or none in time, is a doubt. Raises HostUnreachable.
-
-    In a thread of its own: QEMU looks at each image's file to answer, and storage may hang.
-    """
-    found: list[GraphView | BaseException] = []
-
-    def look() -> None:
-        try:
-            found.append(graph_proof.judge(plan, control.block_graph(), aliases))
-        except BaseException as error:  # noqa: BLE001 - raised again in the caller
-            found.append(error)
-
-    thread = threading.Thread(target=look, name="block-graph", daemon=True)
-    thread.start()
-    thread.join(GRAPH_S)
-    if not found:
-        return GraphView(doubt=f"QEMU has not answered for {GRAPH_S:g} s")
-    if isinstance(found[0], LibvirtFailed):
-        return GraphView(doubt=f"QEMU could not be asked: {found[0].sentence.rstrip('.')}")
-    if isinstance(found[0], BaseException):
-        raise found[0]
-    return found[0]
 
 
 def fingerprint(runner: Runner, path: str) -> str:

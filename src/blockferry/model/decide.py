@@ -662,10 +662,10 @@ def _by_the_graph(plan: Plan, seen: Observation, proven: bool) -> act.Action | N
 
     The configuration is made to name what QEMU writes to, for its next start would use it; then somebody has to look.
     """
-    if not seen.state.active or proven or seen.record.graph_doubt:
+    if not seen.state.active or proven:
         return None
     if seen.graph is None:
-        return act.Await("graph", 0.05)
+        return None if seen.record.graph_doubt else act.Await("graph", 0.05)
     if not seen.graph.wrong:
         return None
     known = {disk.target for disk in plan.disks if seen.graph.wrong.get(disk.target) in old_images(disk)}
