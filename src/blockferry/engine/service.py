@@ -443,7 +443,6 @@ class Service:
                 if self.journal.get(summary.id).finished is None:
                     raise
             finally:
-                _release_quietly(self.journal, lease)
                 site.expect(None)
                 self._done_with(site)
         done = self.journal.get(summary.id)
@@ -452,7 +451,10 @@ class Service:
 
     @contextlib.contextmanager
     def _parking_bugs(self, lease: Lease) -> Iterator[None]:
-        """An unexpected error around the loop is counted, and parks the move, as one in it does."""
+        """An unexpected error around the loop is counted, and parks the move, as one in it does.
+
+        The lease is released after that: nobody can write without it.
+        """
         try:
             yield
         except BlockferryError:
@@ -468,8 +470,9 @@ class Service:
                 )
                 if why is not None:
                     self.journal.park(lease, why)
-            _release_quietly(self.journal, lease)
             raise
+        finally:
+            _release_quietly(self.journal, lease)
 
     @tenacity.retry(
         retry=tenacity.retry_if_exception_type(MoveBusy),

@@ -41,8 +41,9 @@ _PASSING = {
     *(sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_READONLY),
     *(sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PROTOCOL),
 }
-_PASSING_STATES = ("08", "25006", "25P03", "53", "57")
-"""Beginnings of SQLSTATE: connection, read-only (a standby), time over in a transaction, resources, operator."""
+_PASSING_STATES = ("08", "25006", "25P03", "40", "53", "55P03", "57")
+"""Beginnings of SQLSTATE: connection, read-only (a standby), time over in a transaction, rolled back (a deadlock),
+resources, a lock that was not to be had, operator."""
 
 
 class Database:

@@ -11,6 +11,7 @@ _CONNECT = {
     "keepalives_idle": "10",
     "keepalives_interval": "5",
     "keepalives_count": "3",
+    "tcp_user_timeout": "20000",  # ms: of what was sent and not acknowledged, which keepalives do not see
     # A manager that is frozen inside a transaction must not keep its row for ever; a promise of durability must
     # not depend on the server's default.
     "options": "-c lock_timeout=10s -c idle_in_transaction_session_timeout=15s -c statement_timeout=30s "
