@@ -179,6 +179,7 @@ class FakeService:
     busy_first: bool = False
     after_spawn: Outcome | None = Outcome.MOVED
     closed: bool = False
+    switched: bool = False  # from the beginning of a run
     diagnosis: Diagnosis = HEALTHY
     kept: tuple[KeptFile, ...] = ()
     agreed: Restore | None = None
@@ -273,6 +274,9 @@ class FakeService:
             self.busy_first = False
             self.journal[move_id] = self._ended(move_id, Outcome.MOVED)
             raise MoveBusy("web01", move_id, "root@kvm1 pid 7")
+        if self.switched:
+            now = self.journal[move_id]
+            self.journal[move_id] = dataclasses.replace(now, record=dataclasses.replace(now.record, switched=True))
         for step in range(self.steps + 1):
             if self.journal[move_id].record.wanted is Wanted.CANCEL:
                 self.journal[move_id] = self._ended(move_id, Outcome.CANCELLED)
@@ -433,6 +437,7 @@ def from_environment() -> FakeService:
         step_s=float(env.get("FAKE_STEP_S", "0")),
         ends=Outcome(env.get("FAKE_ENDS", "moved")),
         hangs_s=float(env.get("FAKE_HANGS_S", "0")),
+        switched="FAKE_SWITCHED" in env,
     )
     if "FAKE_MOVES" in env:
         service.journal = {

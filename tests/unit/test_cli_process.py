@@ -161,6 +161,18 @@ def test_ctrl_c_on_a_terminal_asks_and_cancels(tmp_path: Path) -> None:
     assert asked(tmp_path / "log") == ["run 3f2a", "cancel 3f2a"]
 
 
+def test_a_wish_to_cancel_that_comes_too_late_does_not_end_the_command(tmp_path: Path) -> None:
+    window = Terminal(tmp_path / "log", FAKE_SWITCHED="1", FAKE_STEPS="30", FAKE_STEP_S="0.1")
+    window.until("copying")
+    window.press("\x03")
+    window.until("[c]ancel the move")
+    window.press("c\r")
+    window.until("cannot be cancelled any more")
+    window.until("was moved")
+    assert window.status() == 0
+    assert asked(tmp_path / "log") == ["run 3f2a", "cancel 3f2a"]
+
+
 @pytest.mark.parametrize("keys", ["d\r", "\x03"])
 def test_ctrl_c_on_a_terminal_detaches(tmp_path: Path, keys: str) -> None:
     window = Terminal(tmp_path / "log")

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,8 +17,8 @@ from paper_host import HOST, PaperSite
 
 from blockferry.engine import naming, orphan, proof, quarantine
 from blockferry.engine.proof import Claims
-from blockferry.errors import NotInQuarantine, NotRestorable, StillInUse
-from blockferry.images import references
+from blockferry.errors import HostCommandFailed, NotInQuarantine, NotRestorable, StillInUse
+from blockferry.images import files, qemurun, references
 from blockferry.journal import Journal, Owner
 from blockferry.model.inventory import PowerState
 from blockferry.model.plan import DiskPlan, Plan
@@ -126,7 +127,7 @@ def test_a_relative_name_whose_dots_pass_a_link(site: PaperSite, tmp_path: Path)
     site.pool("ssd", tmp_path / "ssd")
     (tmp_path / "ssd" / "link").symlink_to(tmp_path / "far" / "deep")
     above = tmp_path / "ssd" / "above.qcow2"
-    argv = ["qemu-img", "create", "-q", "-f", "qcow2", "-b", "link/../base.qcow2", "-F", "qcow2", above]
+    argv = ["qemu-img", "create", "-q", "-f", "qcow2", "-b", "link/../base.qcow2", "-F", "qcow2", str(above)]
     subprocess.run(argv, check=True)
     assert f"the volume {above} stands on it" in str(needed(site, base))
 
@@ -472,6 +473,38 @@ def test_a_half_made_copy_of_ours(site: PaperSite, journal: Journal, tmp_path: P
     assert not path.parent.exists(), "with its marker and the home that it made"
 
 
+def test_a_directory_that_a_vm_names_stays_when_an_orphan_goes(
+    site: PaperSite, journal: Journal, tmp_path: Path
+) -> None:
+    site.pool("ssd", tmp_path / "ssd")
+    path = image(tmp_path / "ssd" / "web01" / "vda.qcow2")
+    marker(path, journal=journal.identity(), inode=str(path.stat().st_ino))
+    socket = path.parent / "agent.sock"
+    site.define(
+        "web02",
+        {},
+        devices=f"<channel type='unix'><source mode='bind' path='{socket}'/><target type='virtio' name='x'/></channel>",
+    )
+    assert "removed" in orphan.remove(site, journal, found(site, journal, path))
+    assert not path.exists()
+    assert path.parent.exists()
+
+
+def test_a_directory_that_cannot_be_removed_is_no_error_once_the_orphan_is_gone(
+    site: PaperSite, journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(_runner: object, path: str) -> bool:
+        raise HostCommandFailed("rmdir", 1, f"{path}: read-only file system")
+
+    site.pool("ssd", tmp_path / "ssd")
+    path = image(tmp_path / "ssd" / "web01" / "vda.qcow2")
+    marker(path, journal=journal.identity(), inode=str(path.stat().st_ino))
+    one = found(site, journal, path)
+    monkeypatch.setattr(files, "remove_directory_if_empty", refused)
+    assert "removed" in orphan.remove(site, journal, one)
+    assert not path.exists()
+
+
 def test_without_a_marker_nothing_is_an_orphan(site: PaperSite, journal: Journal, tmp_path: Path) -> None:
     site.pool("ssd", tmp_path / "ssd")
     image(tmp_path / "ssd" / "web01" / "vda.qcow2")
@@ -750,6 +783,30 @@ def test_not_what_another_vm_has_taken(moved: Moved, tmp_path: Path) -> None:
     assert moved.paths() == moved.new
 
 
+def test_not_while_a_qemu_runs_that_libvirt_has_lost(moved: Moved) -> None:
+    agreed = quarantine.restorable(moved.site, moved.journal, "web01")
+    argv = [sys.executable, "-c", "import time; print(flush=True); time.sleep(60)", "-uuid", moved.plan.uuid]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE) as lost:
+        try:
+            assert lost.stdout is not None
+            lost.stdout.readline()
+            with pytest.raises(NotRestorable, match=f"its QEMU .process {lost.pid}. still runs"):
+                moved.restore()
+            with pytest.raises(NotRestorable, match="still runs"):
+                quarantine._point(moved.site, agreed.swap)
+        finally:
+            lost.kill()
+    assert moved.paths() == moved.new
+
+
+def test_not_while_it_cannot_be_told_whether_it_runs(moved: Moved, monkeypatch: pytest.MonkeyPatch) -> None:
+    doubt = qemurun.Remains(doubt="the host hides other users' processes (hidepid)")
+    monkeypatch.setattr(qemurun, "remains", lambda *_: doubt)
+    with pytest.raises(NotRestorable, match="cannot be told whether web01 is off: the host hides"):
+        moved.restore()
+    assert moved.paths() == moved.new
+
+
 def test_a_kept_image_that_cannot_be_opened(moved: Moved, tmp_path: Path) -> None:
     old = Path(moved.old["vda"])
     old.write_bytes(b"no image")
@@ -787,6 +844,46 @@ def test_purge_leaves_what_has_not(moved: Moved) -> None:
     assert moved.rows == {moved.old["vdb"]}
     with pytest.raises(NotInQuarantine):
         quarantine.purge(moved.site, moved.journal, [moved.new["vda"]], now=True)
+
+
+def test_purge_forgets_nothing_of_a_datastore_that_is_not_mounted(
+    site: PaperSite, journal: Journal, tmp_path: Path
+) -> None:
+    moved = make_moved(site, journal, tmp_path, keep_s=0.0)
+    site.pool("old", tmp_path / "old", active=False)
+    (tmp_path / "old").rename(tmp_path / "away")
+    for there in (False, True):  # without a mount point, and with an empty one
+        if there:
+            (tmp_path / "old").mkdir()
+        done = quarantine.purge(site, journal, [], now=False)
+        assert [gone for _, gone, _ in done] == [False, False]
+        assert all("its datastore may not be mounted" in text for _, _, text in done)
+        assert moved.rows == set(moved.old.values())
+
+
+def test_purge_forgets_nothing_of_a_pool_that_was_unmounted_behind_libvirt(
+    site: PaperSite, journal: Journal, tmp_path: Path
+) -> None:
+    moved = make_moved(site, journal, tmp_path, keep_s=0.0)
+    xml = "<pool type='netfs'><name>old</name><source><host name='nowhere'/><dir path='/export'/></source>"
+    xml += f"<target><path>{tmp_path}/old</path></target></pool>"
+    site.connection.raw.storagePoolDefineXML(xml).create()
+    for path in moved.old.values():
+        Path(path).unlink()
+    (tmp_path / "old" / "web01" / "left").touch()
+    done = quarantine.purge(site, journal, [], now=False)
+    assert all("the datastore old is not mounted" in text for _, _, text in done)
+    assert moved.rows == set(moved.old.values())
+
+
+def test_purge_forgets_what_somebody_has_removed(site: PaperSite, journal: Journal, tmp_path: Path) -> None:
+    moved = make_moved(site, journal, tmp_path, keep_s=0.0)
+    site.pool("old", tmp_path / "old")
+    (tmp_path / "old" / "other").touch()
+    shutil.rmtree(tmp_path / "old" / "web01")
+    done = quarantine.purge(site, journal, [], now=False)
+    assert [text.endswith("was gone already") for _, _, text in done] == [True, True]
+    assert moved.rows == set()
 
 
 @pytest.mark.parametrize("spoiled", ["altered", "referred", "unknown"])

@@ -50,7 +50,8 @@ def test_only_a_vm_that_stood_still_before_needs_no_guard(
     monkeypatch: pytest.MonkeyPatch, answer: bool | LibvirtFailed
 ) -> None:
     monkeypatch.setattr(hanging, "arm", lambda _context: None)
-    vm, memory, noted = Vm(answer), Memory(), []
+    noted: list[Record] = []
+    vm, memory = Vm(answer), Memory()
     context = SimpleNamespace(control=vm, guard=vm, memory=memory, note=noted.append, tell=lambda *_said: None)
     try:
         acting._suspend(cast(Context, context), act.Suspend(switch=True), SEEN)

@@ -176,11 +176,14 @@ def _interrupted(
 
 
 def _cancel(service: ports.Service, summary: MoveSummary, show: display.Display) -> bool:
-    """Whether the wish could be written down; a journal that is away is no reason to leave the move."""
+    """Whether the wish could be written down. That it could not, or comes too late, is no reason to leave the move."""
     try:
         service.cancel(summary.id)
     except JournalFailed as error:
         show.say(f"{error.sentence} Ask again when it is back.")
+        return False
+    except BlockferryError as error:
+        show.say(error.sentence)
         return False
     return True
 

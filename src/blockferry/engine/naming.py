@@ -248,6 +248,23 @@ def _unseen(seen: Seen, stores: tuple[Datastore, ...], mounts: frozenset[str]) -
     return bool(seen.absent) and not gone
 
 
+def why_unseen(site: Site, path: str) -> str:
+    """Why something may be at a path where nothing is seen: its datastore is not mounted. "" when it is gone for good.
+
+    Raises HostUnreachable, LibvirtFailed.
+    """
+    stores = pools.datastores(site.connection)
+    try:
+        looked = references.look(site.runner, [path])
+    except HostCommandFailed as error:
+        return error.sentence.rstrip(".")
+    seen = looked.paths[path]
+    if _unseen(seen, stores, looked.mounts):
+        return seen.error or seen.absent
+    away = (store for store in stores if store.is_directory and store.holds(path) and _unmounted(store, looked.mounts))
+    return next((f"the datastore {store.name} is not mounted" for store in away), "")
+
+
 def _called(vm: Vm, target: str, path: str) -> str:
     """A disk in words, with the pool by which the VM names it."""
     volume = next((one for one in vm.volumes if one.path == path and one.target == target), None)

@@ -17,7 +17,7 @@ from blockferry.engine.points import point
 from blockferry.engine.site import Site
 from blockferry.errors import BlockferryError, MoveNotFound, NotInQuarantine, NotRestorable
 from blockferry.hypervisor import domains, pools
-from blockferry.images import copying, files, qemuimg
+from blockferry.images import copying, files, qemuimg, qemurun
 from blockferry.journal import Journal
 from blockferry.model import quarantine as model
 from blockferry.model.exports import is_export
@@ -120,6 +120,8 @@ def _purge_one(site: Site, journal: Journal, said: proof.Claims, one: Kept, now:
     state = _look(site, said, one, patience_s=proof.PATIENCE_S)
     if state.doubt is not None:
         return False, f"{one.path} stays, because {state.doubt}"
+    if not state.found and (unseen := naming.why_unseen(site, one.path)):
+        return False, f"{one.path} stays in quarantine, because it cannot be looked at: {unseen}"
     if state.altered and not (now and one.fingerprint is None):  # of the first version, and named: as asked
         return False, f"{one.path} stays, because it has been changed since it was kept (or that cannot be told)"
     point("purging")
@@ -241,7 +243,15 @@ def _busy(site: Site, journal: Journal, vm: Vm) -> list[str]:
         return [f"{vm.name} is being moved ({', '.join(moving)})"]
     if vm.mark is not None:
         return [f"{vm.name} bears the mark of move {vm.mark}, which may be under way (`blockferry orphans`)"]
-    return []
+    return _still_runs(site, vm.name, vm.uuid) if vm.state is PowerState.OFF else []
+
+
+def _still_runs(site: Site, name: str, uuid: str) -> list[str]:
+    """Why a VM may run that libvirt calls off."""
+    found = qemurun.remains(site.runner, site.connection.uri, uuid)
+    if found.pid is not None:
+        return [f"libvirt calls {name} off, but its QEMU (process {found.pid}) still runs on the present disks"]
+    return [f"it cannot be told whether {name} is off: {found.doubt}"] if found.doubt else []
 
 
 def _used(site: Site, journal: Journal, swap: Swap, kept: dict[str, Kept]) -> list[str]:
@@ -329,6 +339,8 @@ def _put_aside(site: Site, journal: Journal, plan: Plan, paths: Mapping[str, str
 def _point(site: Site, swap: Swap) -> None:
     """Change the persistent configuration, and back if the VM was started meanwhile. Raises NotRestorable."""
     control = site.control(swap.uuid, swap.vm)
+    if running := _still_runs(site, swap.vm, swap.uuid):
+        raise NotRestorable(swap.vm, running[0])
     control.write_config({disk.target: (disk.kept, disk.kept_format) for disk in swap.disks}, dict(swap.files))
     if control.look(()).state is not PowerState.OFF:
         # It runs on the files that it was to leave, so they are the truth.
