@@ -18,7 +18,7 @@ from paper_host import HOST, PaperSite
 from blockferry.engine import naming, orphan, proof, quarantine
 from blockferry.engine.proof import Claims
 from blockferry.errors import HostCommandFailed, NotInQuarantine, NotRestorable, StillInUse
-from blockferry.images import files, qemurun, references
+from blockferry.images import files, qemurun, references, references_program
 from blockferry.journal import Journal, Owner
 from blockferry.model.inventory import PowerState
 from blockferry.model.plan import DiskPlan, Plan
@@ -340,6 +340,29 @@ def test_images_that_no_vm_names(site: PaperSite, tmp_path: Path) -> None:
     cut.write_bytes(b"QFI\xfb")
     assert f"what {cut} in the datastore ssd stands on" in str(needed(site, base))
     assert needed(site, base, is_base=False) is None
+
+
+def test_images_deep_in_a_datastore(site: PaperSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lies too deep, or is too much to be read, is a doubt about bases."""
+    base = image(tmp_path / "base.qcow2")
+    store = tmp_path / "ssd"
+    site.pool("ssd", store)
+    above = image(store / "1" / "2" / "3" / "4" / "top.qcow2", base)
+    assert needed(site, base) == f"the volume {above} stands on it"
+    deep = store / "1" / "2" / "3" / "4" / "5"
+    above.unlink()
+    deep.mkdir()
+    assert needed(site, base) is None, "there is nothing in it"
+    image(deep / "top.qcow2", base)
+    assert f"what {deep} in the datastore ssd stands on (it lies too deep" in str(needed(site, base))
+    assert needed(site, base, is_base=False) is None
+    monkeypatch.setattr(references_program, "ENTRIES", 2)
+    late = references_program.listed(str(store), set(), set(), time.monotonic() + 60)
+    assert late["unread"] == [[str(store / "1" / "2"), references_program.TOO_MUCH]]
+    monkeypatch.setattr(references_program, "ENTRIES", 100)
+    late = references_program.listed(str(store), set(), set(), time.monotonic() - 1)
+    assert late["unread"] == [[str(store), references_program.TOO_MUCH]]
+    assert references_program.listed(str(store), set(), {str(store / "1")}, time.monotonic() + 60)["unread"] == []
 
 
 @pytest.mark.parametrize("format", ["qcow2", "qcow", "qed", "vmdk"])

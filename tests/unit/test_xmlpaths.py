@@ -140,3 +140,20 @@ def test_a_path_written_otherwise_is_renamed_too() -> None:
 def test_what_a_tree_is() -> None:
     trees = {name.path for name in xmlpaths.names(xmlpaths.parse(EVERYTHING)) if name.is_tree}
     assert {"/h/DIRECTORY/9p", "/h/DIRECTORY/virtiofs", "/h/DIRECTORY/floppy", "/h/TPM/state"} <= trees
+
+
+@pytest.mark.parametrize(
+    ("argument", "path"),
+    [
+        ("file=/srv/my images/a.qcow2,format=qcow2", "/srv/my images/a.qcow2"),
+        ("/srv/my images/a.qcow2", "/srv/my images/a.qcow2"),
+        ("file=/srv/a, b.qcow2".replace(",", ",,"), "/srv/a, b.qcow2"),
+        ("file=/srv/it's/a b.qcow2,if=none", "/srv/it's/a b.qcow2"),
+        ('{"driver":"file","filename":"/srv/my images/a.qcow2"}', "/srv/my images/a.qcow2"),
+        ("file:/a b /c d.img,x=1", "/a b /c d.img"),
+    ],
+)
+def test_a_path_with_blanks_in_an_argument_of_qemu(argument: str, path: str) -> None:
+    quoted = argument.replace('"', "&quot;")
+    xml = f'<domain xmlns:qemu="urn:q"><qemu:commandline><qemu:arg value="{quoted}"/></qemu:commandline></domain>'
+    assert xmlpaths.paths(xml).get(path) is Role.ARGUMENT

@@ -193,7 +193,8 @@ _NO_NAMES = (
 """What may hold an absolute path and names nothing of the host."""
 
 _ARGUMENTS = ("arg", "env", "property")  # of <qemu:commandline> and <qemu:override>
-_IN_ARGUMENT = re.compile(r"(?:^|[=:,\s\"'])(/[^,\s\"']+)")
+_IN_ARGUMENT = tuple(re.compile(rf"(?:^|[=:,\s\"'])(?=(/[^{end}]+))") for end in (r",\s\"'", r",\"'", ","))
+"""Where a path ends cannot be told: it may hold blanks and quotes. Each way of reading it counts."""
 
 
 def parse(xml: str) -> etree._Element:
@@ -212,7 +213,7 @@ def names(root: etree._Element) -> Iterator[Name]:
             continue  # a comment
         if etree.QName(element).namespace and etree.QName(element).localname in _ARGUMENTS:
             value = str(element.get("value", "")).replace(",,", "\0")
-            for found in _IN_ARGUMENT.findall(value):
+            for found in dict.fromkeys(path for form in _IN_ARGUMENT for path in form.findall(value)):
                 yield Name(element, "value", found.replace("\0", ","), Role.ARGUMENT)
             continue
         for attribute, content in element.attrib.items():

@@ -71,7 +71,7 @@ class Looked:
 
 
 def look(runner: Runner, paths: Iterable[str], directories: Iterable[str] = ()) -> Looked:
-    """Look at paths, and at the images in directories and one level below. Raises HostCommandFailed, HostUnreachable.
+    """Look at paths, and at the images in directories, five levels deep. Raises HostCommandFailed, HostUnreachable.
 
     Headers are read as they are, without the format that an XML gives: what a guest has written into a raw image may
     be taken for a name, which only makes us keep more.
@@ -101,6 +101,10 @@ _PLACES = {
 }
 
 
+_UNREAD = {-1: "it lies too deep to be looked at", -2: "there is too much to be looked at"}
+"""References_program's own numbers beside errno."""
+
+
 def _seen(path: str, one: dict[str, Any]) -> Seen:
     if "errno" in one:
         return Seen(path, error=os.strerror(one["errno"]))
@@ -125,7 +129,7 @@ def _listing(one: dict[str, Any]) -> Listing:
     if "unmounted" in one:
         return Listing(problem=f"{one['unmounted']} is not mounted")
     found = {path: tuple(_absolute(path, name) for name in names) for path, names in one["found"]}
-    unread = {path: os.strerror(number) for path, number in one["unread"]}
+    unread = {path: _UNREAD.get(number) or os.strerror(number) for path, number in one["unread"]}
     return Listing(found, unread, empty=one["count"] == 0)
 
 

@@ -11,10 +11,15 @@ import os
 import re
 import struct
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-DEPTH = 2  # a datastore's directory, and the VMs' homes in it
+DEPTH = 5  # a datastore's directory, the VMs' homes in it, and what may lie in those
+ENTRIES = 100_000
+SECONDS = 20  # for all datastores; less than the caller waits (references.PATIENCE_S)
+TOO_DEEP, TOO_MUCH = -1, -2  # instead of an errno
+NO_IMAGES = ("proc", "sysfs", "debugfs", "tracefs", "securityfs", "configfs", "cgroup", "cgroup2", "bpf", "pstore")
 HEAD = 1 << 16
 ABSENT = (errno.ENOENT, errno.ENOTDIR)
 
@@ -113,16 +118,19 @@ def absent(path: str, mounts: dict[str, str], missing_mounts: set[str]) -> str:
     return "gone /"
 
 
-def listed(directory: str, missing_mounts: set[str]) -> dict[str, Any]:
-    """Every image below a directory that names another file: its path, and those names as they stand in it."""
+def listed(directory: str, missing_mounts: set[str], skipped: set[str], until: float) -> dict[str, Any]:
+    """Every image below a directory that names another file: its path, and those names as they stand in it.
+
+    `skipped`: directories that hold no images. `until`: when to stop, as time.monotonic() tells it.
+    """
     for one in above(os.path.normpath(directory)):
         if one in missing_mounts:
             return {"unmounted": one}
     result: dict[str, Any] = {}
     for _ in range(3):
-        result = {"found": [], "unread": [], "count": 0}
+        result = {"found": [], "unread": [], "count": 0, "cut": False}
         try:
-            calm = walk(directory, DEPTH, result)
+            calm = walk(directory, DEPTH, result, skipped, until)
         except OSError as error:
             return {"errno": error.errno}
         if calm:
@@ -131,16 +139,27 @@ def listed(directory: str, missing_mounts: set[str]) -> dict[str, Any]:
     return result
 
 
-def walk(directory: str, depth: int, result: dict[str, Any]) -> bool:
-    """Whether nothing vanished while we looked: a file may have got another name that we did not see."""
+def walk(directory: str, depth: int, result: dict[str, Any], skipped: set[str], until: float) -> bool:
+    """Whether nothing vanished while we looked: a file may have got another name that we did not see.
+
+    What lies too deep, or is too much to be read, is noted as unread.
+    """
     calm = True
     with os.scandir(directory) as entries:
         for entry in sorted(entries, key=lambda one: one.name):
             result["count"] += 1
+            if depth == 0:
+                result["unread"].append([directory, TOO_DEEP])
+                return calm
+            if result["count"] > ENTRIES or time.monotonic() > until:
+                if not result["cut"]:
+                    result["unread"].append([directory, TOO_MUCH])
+                result["cut"] = True
+                return calm
             try:
                 if entry.is_dir() and not entry.is_symlink():
-                    if depth > 1:
-                        calm = walk(entry.path, depth - 1, result) and calm
+                    if entry.path not in skipped:
+                        calm = walk(entry.path, depth - 1, result, skipped, until) and calm
                 elif entry.is_file():
                     try:
                         names = below(entry.path)
@@ -225,9 +244,11 @@ def texts(names: list[bytes]) -> list[str]:
 def answer(wish: dict[str, Any]) -> dict[str, Any]:
     mounts = mounted()
     missing = wanted_mounts() - set(mounts)
+    skipped = {point for point, kind in mounts.items() if kind in NO_IMAGES}
+    until = time.monotonic() + SECONDS
     return {
         "paths": {path: look(path, mounts, missing) for path in wish["paths"]},
-        "directories": {path: listed(path, missing) for path in wish["directories"]},
+        "directories": {path: listed(path, missing, skipped, until) for path in wish["directories"]},
         "mounts": sorted(mounts),
     }
 
