@@ -189,7 +189,7 @@ class Host:
             problem="" if self.reachable else "its monitor cannot be connected to",
             current={one: self.path(one, side) for one, side in self.live.items()} if self.reachable else {},
             jobs=tuple(self.jobs),
-            since_s=10.0,
+            since_s=1000.0,
             autostart=self.autostart and self.plan.persistent,
         )
 
@@ -689,7 +689,7 @@ def check_rules(seen: Observation, action: act.Action) -> None:
         assert isinstance(action, WHILE_LOST), "that is not for a VM that libvirt has lost"
         assert not isinstance(action, act.LetLostRun) or record.suspended, "a pause that is not ours was ended"
     if seen.off_doubt and not seen.state.active and seen.state is not PowerState.LOST and record.outcome is None:
-        assert isinstance(action, act.Park), "off was believed although it could not be checked"
+        assert isinstance(action, (act.Park, act.Await)), "off was believed although it could not be checked"
     lives = [view.live for view in seen.disks]
     across = all(view.side is DESTINATION for view in seen.disks)
     match action:

@@ -12,13 +12,16 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 from uuid import uuid4
 
 import pytest
 from decide_support import make_plan
 
+from blockferry.engine import past
 from blockferry.errors import HostCommandFailed
+from blockferry.hypervisor.control import Control, DomainView
 from blockferry.images import monitor, qemurun, users
 from blockferry.images.process import Completed
 from blockferry.images.runner import LocalRunner
@@ -117,10 +120,14 @@ def test_its_monitor_is_asked_and_does_only_what_its_status_asks_for(vm: Vm) -> 
     for wish in ("cont", "quit"):  # neither paused nor powered off
         assert not monitor.ask(RUNNER, pid, vm.uuid, wish).did
     assert vm.process.poll() is None
-    assert "not its QEMU" in monitor.ask(RUNNER, pid, str(uuid4())).problem
+    other = monitor.ask(RUNNER, pid, str(uuid4()))
+    assert "not its QEMU" in other.problem
+    assert not other.gone
     assert monitor.alive(RUNNER, pid, vm.uuid)
     vm.socket.unlink()
-    assert "cannot be connected to" in monitor.ask(RUNNER, pid, vm.uuid).problem
+    last = monitor.ask(RUNNER, pid, vm.uuid)
+    assert "cannot be connected to" in last.problem
+    assert last.gone
 
 
 # -- decisions ------------------------------------------------------------------------------------------------------
@@ -138,6 +145,7 @@ def look(state: PowerState, record: Record, lost_view: LostView | None = None, *
 
 ACROSS = {"vda": "/b/vda", "vdb": "/b/vdb"}
 NOTED = Record(lost=Lost(run="r", current=ACROSS))
+BARRED = Record(suspended=True, lost=Lost(run="r"))
 
 
 @pytest.mark.parametrize(
@@ -151,14 +159,29 @@ NOTED = Record(lost=Lost(run="r", current=ACROSS))
         (look(PowerState.LOST, NOTED, LostView(1, "other", "running", current=ACROSS)), act.NoteLost),
         (look(PowerState.LOST, NOTED, LostView(1, "r", "running", current=ACROSS), persistent=False), act.Park),
         (look(PowerState.LOST, NOTED, LostView(1, "r", "shutdown", current=ACROSS), persistent=False), act.EndLost),
-        (look(PowerState.OFF, Record(), off_doubt="no grep"), act.Park),
-        (look(PowerState.ABSENT, Record(created=("/b/vda",)), off_doubt="no grep"), act.Park),
+        (look(PowerState.OFF, Record(), off_doubt="no grep", off_doubt_s=200.0), act.Park),
+        (look(PowerState.ABSENT, Record(created=("/b/vda",)), off_doubt="no grep", off_doubt_s=200.0), act.Park),
+        (look(PowerState.OFF, Record(), off_doubt="no grep"), act.Await),  # one bad look parks nothing
+        (look(PowerState.LOST, BARRED, LostView(1, "r", problem="gone"), persistent=False), act.Await),
+        (look(PowerState.LOST, BARRED, LostView(1, "r", problem="gone", since_s=200.0), persistent=False), act.Park),
+        (look(PowerState.LOST, BARRED, LostView(1, "r", problem="gone", gone=True), persistent=False), act.Park),
         (look(PowerState.OFF, NOTED), act.Park),  # its configuration names other images than QEMU wrote to
         (look(PowerState.OFF, Record(lost=Lost(run="r"))), act.NoteFound),
     ],
 )
 def test_one_decision(seen: Observation, action: type[act.Action]) -> None:
     assert isinstance(decide(PLAN, seen), action)
+
+
+def test_a_doubt_is_timed_until_it_can_be_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = iter([qemurun.Remains(doubt="no fork")] * 2 + [qemurun.Remains()] + [qemurun.Remains(doubt="no fork")])
+    monkeypatch.setattr(qemurun, "remains", lambda *_words: next(found))
+    monkeypatch.setattr(users, "writing_qemus", lambda *_words: ())
+    off = DomainView(PowerState.OFF, None, True, -1, (), {}, None, None, None)
+    control = cast(Control, SimpleNamespace(look=lambda _targets: off))
+    eyes = past.PastLibvirt(PLAN, RUNNER)
+    seen = [eyes.look(control, off, Record(), now_s)[1].doubt_s for now_s in (100.0, 130.0, 140.0, 150.0)]
+    assert seen == [0.0, 30.0, 0.0, 0.0]
 
 
 def test_the_report_is_plain_and_true() -> None:

@@ -15,6 +15,8 @@ from blockferry.model.observation import LostView, Observation
 from blockferry.model.record import Lost
 
 ENDING_S = 10.0
+AGAIN_S = 1.0
+"""Seconds until a QEMU that did not answer is asked again."""
 
 
 def _of(seen: Observation) -> LostView:
@@ -26,6 +28,9 @@ def let_run(context: Context, seen: Observation) -> None:
     """End a suspension of ours by QEMU's own monitor. First of all: every moment before is guest downtime."""
     lost = _of(seen)
     answer = monitor.ask(context.runner, lost.pid, context.plan.uuid, "cont")
+    if answer.problem and lost.since_s < rules.PATIENCE_S:
+        context.stop.wait(AGAIN_S)
+        return
     if answer.problem:
         raise LostVmUnreachable(context.plan.vm, lost.pid, answer.problem)
     point("lost-running")

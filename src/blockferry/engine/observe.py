@@ -95,7 +95,7 @@ class Observer:
         self.last = view
         seen = self.interpret(view, record, memory, now_s)
         same = record.lost is not None and view.state.active and self._past.same_run(record.lost)
-        seen = replace(seen, lost=beside.lost, off_doubt=beside.doubt, same_run=same)
+        seen = replace(seen, lost=beside.lost, off_doubt=beside.doubt, off_doubt_s=beside.doubt_s, same_run=same)
         if memory.suspended_at is None and not memory.silence.hanging and graph_matters(seen):
             aliases = {one.target: one.alias for one in view.disks}
             graph = self._graph.look(control, aliases, view.incarnation, beside=bool(record.graph_doubt))

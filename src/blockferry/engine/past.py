@@ -26,6 +26,7 @@ class Past:
 
     lost: LostView | None = None
     doubt: str = ""
+    doubt_s: float = 0.0  # for so long there has been one
 
 
 class PastLibvirt:
@@ -36,6 +37,7 @@ class PastLibvirt:
         self._runner = runner
         self._holders_seen = False
         self._lost_at: float | None = None  # monotonic seconds
+        self._doubt_at: float | None = None  # the same
 
     def look(self, control: Control, view: DomainView, record: Record, now_s: float) -> tuple[DomainView, Past]:
         """`view` says off or gone. The state LOST where that is wrong, or a newer view where it is over.
@@ -47,6 +49,8 @@ class PastLibvirt:
         if found.pid is None and not doubt and not self._holders_seen:
             doubt = self._holders()
             self._holders_seen = not doubt
+        if not doubt:
+            self._doubt_at = None
         if found.pid is None and not doubt:
             self._lost_at = None
             return view, Past()
@@ -55,7 +59,8 @@ class PastLibvirt:
         if again.state.active:
             return again, Past()
         if found.pid is None:
-            return again, Past(doubt=doubt)
+            self._doubt_at = now_s if self._doubt_at is None else self._doubt_at
+            return again, Past(doubt=doubt, doubt_s=now_s - self._doubt_at)
         self._holders_seen = False
         self._lost_at = now_s if self._lost_at is None else self._lost_at
         answer = monitor.ask(self._runner, found.pid, self._plan.uuid)
@@ -65,6 +70,7 @@ class PastLibvirt:
             run=found.run,
             status=answer.status,
             problem=answer.problem,
+            gone=answer.gone,
             current=known,
             jobs=answer.jobs,
             since_s=now_s - self._lost_at,

@@ -33,6 +33,7 @@ class Answer:
     jobs: tuple[str, ...] = ()  # block jobs that are not over, by their ids
     did: bool = False  # what was wished was done
     problem: str = ""
+    gone: bool = False  # and nothing can be asked any more: its socket was removed
 
 
 def ask(runner: Runner, pid: int, uuid: str, wish: str = "") -> Answer:
@@ -44,7 +45,7 @@ def ask(runner: Runner, pid: int, uuid: str, wish: str = "") -> Answer:
     try:
         said = json.loads(runner.run(argv, timeout_s=LIMIT_S).text)
         if "problem" in said:
-            return Answer(problem=str(said["problem"]))
+            return Answer(problem=str(said["problem"]), gone=bool(said["gone"]))
         jobs = tuple(str(one["id"]) for one in said["jobs"] if one["status"] not in _OVER)
         graph = block_graph.read(said["block"], said["named"])
         return Answer(str(said["status"]), graph, jobs, bool(said["did"]))

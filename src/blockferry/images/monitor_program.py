@@ -63,6 +63,10 @@ def listening(pid: str, descriptor: str) -> str:
     raise NotReached("its monitor listens on no path")
 
 
+class Gone(NotReached):
+    """Its socket has been removed: it cannot be reached any more."""
+
+
 class Monitor:
     """One conversation. Every answer is waited for until a common deadline."""
 
@@ -73,6 +77,8 @@ class Monitor:
         self.link.settimeout(PATIENCE_S)
         try:
             self.link.connect(path)
+        except FileNotFoundError as error:
+            raise Gone(f"its monitor {path} cannot be connected to ({error.strerror})") from None
         except OSError as error:
             raise NotReached(f"its monitor {path} cannot be connected to ({error.strerror})") from None
         if "QMP" not in self.read():
@@ -136,7 +142,7 @@ def main() -> None:
     try:
         said = talk(sys.argv[1], sys.argv[2], sys.argv[3])
     except NotReached as why:
-        said = {"problem": str(why)}
+        said = {"problem": str(why), "gone": isinstance(why, Gone)}
     sys.stdout.write(json.dumps(said) + "\n")
 
 

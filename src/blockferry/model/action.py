@@ -176,7 +176,7 @@ class Resume:
 class Await:
     """Nothing to do but to look again. `why` is a word for the phase, `pause_s` how long to wait at most."""
 
-    why: str  # "initialise", "copy", "drain", "abort", "retry", "hang"
+    why: str  # "initialise", "copy", "drain", "abort", "retry", "hang", "lost"
     pause_s: float
 
 

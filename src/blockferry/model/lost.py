@@ -34,6 +34,10 @@ SETTLE_S = 5.0
 read once more before it is ended."""
 
 
+PATIENCE_S = 180.0
+"""What could not be looked at once, may be at the next look: for so long it is tried before the move is parked."""
+
+
 # ---------------------------------------------------------------- what QEMU says, in the words of the plan
 
 
@@ -126,6 +130,8 @@ def decide(plan: Plan, seen: Observation) -> act.Action:
         return act.EndLost()
     if lost.jobs and lost.since_s < SETTLE_S and (record.switching or _pivoting(record)):
         return act.Await("settle", 0.25)
+    if not lost.status and not lost.gone and lost.since_s < PATIENCE_S:
+        return act.Await("lost", 1.0)
     return act.Park(report(plan, seen, lost, current))
 
 
@@ -190,6 +196,8 @@ def _guest(vm: str, record: Record, lost: LostView) -> str:
 
 def doubt(plan: Plan, seen: Observation) -> act.Action:
     """libvirt says that it is off or gone, and it could not be looked at whether its QEMU lives."""
+    if seen.off_doubt_s < PATIENCE_S:
+        return act.Await("lost", 1.0)
     return act.Park(
         f"libvirt says that {plan.vm} is {seen.state.value}, but that could not be checked: {seen.off_doubt}. Were its "
         "QEMU alive, a copy of its disks would lack writes. Nothing is copied and nothing is removed. When no QEMU of "

@@ -106,6 +106,7 @@ class LostView:
     run: str
     status: str = ""  # of QEMU's RunState; "": its monitor could not be asked
     problem: str = ""  # and why not, a clause
+    gone: bool = False  # nor can it be later: its socket was removed
     current: Mapping[str, str] = field(default_factory=dict)  # target -> the image that takes the guest's writes
     jobs: tuple[str, ...] = ()  # block jobs of QEMU's that are not over
     since_s: float = 0.0  # for so long this process has seen it lost
@@ -143,6 +144,7 @@ class Observation:
     silence: Silence = ANSWERING  # of the destination, as the watch beside the copies has it
     lost: LostView | None = None  # only in the state LOST
     off_doubt: str = ""  # libvirt says that it is off or gone; why that cannot be believed, a clause
+    off_doubt_s: float = 0.0  # for so long this process has not been able to look
     same_run: bool = False  # its QEMU is the one that libvirt had lost (only looked at when that is noted)
 
     def disk(self, target: str) -> DiskView:
