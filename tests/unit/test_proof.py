@@ -899,11 +899,14 @@ def test_purge_forgets_nothing_of_a_pool_that_was_unmounted_behind_libvirt(
     assert moved.rows == set(moved.old.values())
 
 
-def test_purge_forgets_what_somebody_has_removed(site: PaperSite, journal: Journal, tmp_path: Path) -> None:
+@pytest.mark.parametrize("what", ["its home, too", "all that was in its home"])
+def test_purge_forgets_what_somebody_has_removed(site: PaperSite, journal: Journal, tmp_path: Path, what: str) -> None:
     moved = make_moved(site, journal, tmp_path, keep_s=0.0)
     site.pool("old", tmp_path / "old")
     (tmp_path / "old" / "other").touch()
     shutil.rmtree(tmp_path / "old" / "web01")
+    if what != "its home, too":
+        (tmp_path / "old" / "web01").mkdir()
     done = quarantine.purge(site, journal, [], now=False)
     assert [text.endswith("was gone already") for _, _, text in done] == [True, True]
     assert moved.rows == set()

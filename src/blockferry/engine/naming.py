@@ -259,6 +259,16 @@ def why_unseen(site: Site, path: str) -> str:
     except HostCommandFailed as error:
         return error.sentence.rstrip(".")
     seen = looked.paths[path]
+    places = {posixpath.normpath(place) for store in stores for place in (store.path, store.root) if place}
+    if (
+        seen.empty
+        and seen.empty not in places
+        and any(
+            store.active and store.is_directory and store.holds(seen.empty) and not _unmounted(store, looked.mounts)
+            for store in stores
+        )
+    ):
+        return ""  # the VM's empty home, in a datastore that is there
     if _unseen(seen, stores, looked.mounts):
         return seen.error or seen.absent
     away = (store for store in stores if store.is_directory and store.holds(path) and _unmounted(store, looked.mounts))

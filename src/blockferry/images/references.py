@@ -30,7 +30,7 @@ class Seen:
 
     `identity`: (device, inode). `error`: why it cannot be looked at, in words. `absent`: of a path at which nothing
     is, why it may be there when its datastore is mounted; "" when nothing speaks for that. `nearest`: of an absent
-    path, the directory above it that is there, when its own is not.
+    path, the directory above it that is there, when its own is not. `empty`: that directory, when nothing is in it.
     """
 
     path: str
@@ -42,6 +42,7 @@ class Seen:
     error: str = ""
     absent: str = ""
     nearest: str = ""
+    empty: str = ""
 
     @property
     def there(self) -> bool:
@@ -110,7 +111,8 @@ def _seen(path: str, one: dict[str, Any]) -> Seen:
         return Seen(path, error=os.strerror(one["errno"]))
     if "absent" in one:
         place, _, where = str(one["absent"]).partition(" ")
-        return Seen(path, absent=_PLACES[place].format(where), nearest=where if place == "elsewhere" else "")
+        nearest, empty = (where if place == word else "" for word in ("elsewhere", "empty"))
+        return Seen(path, absent=_PLACES[place].format(where), nearest=nearest, empty=empty)
     mode = one["mode"]
     kind: Kind = "file" if stat.S_ISREG(mode) else "directory" if stat.S_ISDIR(mode) else "other"
     return Seen(
