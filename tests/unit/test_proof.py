@@ -219,6 +219,35 @@ def volume(pool: str, name: str, target: str = "vda", format: str = "qcow2") -> 
 
 
 @pytest.mark.parametrize("active", [True, False])
+def test_a_volume_that_a_snapshot_names(site: PaperSite, tmp_path: Path, active: bool) -> None:
+    path = image(tmp_path / "a" / "old.qcow2")
+    snapshot_of_volume(site, "old.qcow2")
+    assert "vda of snapshot s1 of VM web01 (volume old.qcow2 of pool a, which is not defined)" in str(
+        needed(site, image(tmp_path / "other.qcow2"))
+    )
+    assert "which snapshot s1 of VM web01 names" in naming.directory_user(site, str(tmp_path / "b"))
+    site.pool("a", tmp_path / "a", active=active)
+    assert needed(site, path) == "snapshot s1 of VM web01 refers to it"
+    assert needed(site, tmp_path / "other.qcow2") is None
+    assert naming.directory_user(site, str(tmp_path / "b")) == ""
+
+
+def test_a_raw_volume_that_a_snapshot_names(site: PaperSite, tmp_path: Path) -> None:
+    snapshot_of_volume(site, "old.raw", "raw")
+    assert needed(site, image(tmp_path / "other.qcow2")) is None
+    assert "delete snapshot s1 of VM web01" in str(needed(site, image(tmp_path / "old.raw")))
+
+
+def snapshot_of_volume(site: PaperSite, name: str, format: str = "qcow2") -> None:
+    """A VM whose snapshot names a volume of pool a; its own XML does not any more."""
+    site.define("web01", {}, devices=volume("a", name, format=format))
+    site.start("web01")
+    site.connection.raw.lookupByName("web01").snapshotCreateXML("<domainsnapshot><name>s1</name></domainsnapshot>")
+    site.connection.raw.lookupByName("web01").destroy()
+    site.define("web01", {})
+
+
+@pytest.mark.parametrize("active", [True, False])
 def test_a_template_that_is_named_as_a_volume(site: PaperSite, tmp_path: Path, active: bool) -> None:
     """Also of a pool that is not started, whose directory can be read all the same."""
     template = image(tmp_path / "a" / "tmpl.qcow2")

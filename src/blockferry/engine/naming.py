@@ -117,6 +117,7 @@ def _gather(site: Site, kept: tuple[Kept, ...], going: set[str], besides: tuple[
     for path, what in beside.trees.items():
         names.trees.setdefault(path, f"{what} names the directory {path}, which holds it")
     names.doubts += [Doubt(f"it cannot be told what {problem}") for problem in beside.problems]
+    names.doubts += [doubt for what, volume in beside.unlocated for doubt in _unlocated(what, volume)]
     rows = [row for row in kept if posixpath.normpath(row.path) not in going and row.format not in (None, "raw")]
     paths = [*names.paths, *names.trees, *(row.path for row in rows), *besides]
     try:
@@ -169,6 +170,9 @@ def directory_user(site: Site, directory: str) -> str:
         normal = posixpath.normpath(path)
         if normal == wanted or normal.startswith(wanted.rstrip("/") + "/"):
             return f"{who} names {path}"
+    for who, volume in beside.unlocated:
+        if volume.may_be_file:
+            return f"it cannot be told where volume {volume.name} of pool {volume.pool} is, which {who} names"
     return f"it cannot be told what {beside.problems[0]}" if beside.problems else ""
 
 
@@ -221,7 +225,7 @@ def _doubt_what_is_not_seen(
             ):
                 told.add(one.path)
                 names.doubts.append(_doubt(vm, f"{one.path}, which VM {vm.name} names ({one.what}),", found, True))
-        names.doubts += [doubt for volume in vm.volumes for doubt in _unlocated(vm, volume)]
+        names.doubts += [doubt for volume in vm.volumes for doubt in _unlocated(f"VM {vm.name}", volume)]
         names.doubts += _unread_exports(vm)
 
 
@@ -293,19 +297,19 @@ def _doubt(vm: Vm, what: str, seen: Seen, alone: bool) -> Doubt:
     return Doubt(sentence, only_named=posixpath.basename(seen.path) if alone and not seen.error else None)
 
 
-def _unlocated(vm: Vm, volume: Volume) -> list[Doubt]:
-    """The doubt about a volume whose path libvirt does not say."""
+def _unlocated(who: str, volume: Volume) -> list[Doubt]:
+    """The doubt about a volume whose path libvirt does not say. `who`: the VM, its snapshot or saved state."""
     alone = volume.format == "raw" or volume.closed
     if volume.path is not None or (alone and not volume.may_be_file):
         return []
     state = f"which {volume.pool_state}" if volume.pool_state else "whose volumes are no files of this host"
     may = "may be this file" if alone else "may stand on it"
     start = f"start the pool (`virsh pool-start {volume.pool}`)" if volume.pool_state == "is not active" else ""
+    remove = "undefine" if who.startswith("VM ") else "delete"
     define = f"define the pool {volume.pool}" if volume.pool_state == "is not defined" else ""
-    sentence = (
-        f"{volume.target or 'a disk'} of VM {vm.name} (volume {volume.name} of pool {volume.pool}, {state}) cannot be "
-        f"looked at and {may}: {start or define or 'make it readable'}, or undefine VM {vm.name} if nobody needs it"
-    )
+    what = f"{volume.target or 'a disk'} of {who} (volume {volume.name} of pool {volume.pool}, {state})"
+    mend = f"{start or define or 'make it readable'}, or {remove} {who} if nobody needs it"
+    sentence = f"{what} cannot be looked at and {may}: {mend}"
     return [Doubt(sentence, only_named=posixpath.basename(volume.name) if alone else None)]
 
 

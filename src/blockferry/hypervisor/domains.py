@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import libvirt
 
 from blockferry.errors import BlockferryError, VmNotFound, nearest
 from blockferry.hypervisor import domainxml, pools, xmlpaths
 from blockferry.hypervisor.connection import Connection
-from blockferry.model.inventory import PowerState, Snapshot, Vm
+from blockferry.model.inventory import PowerState, Snapshot, Vm, Volume
 
 _STATES = {
     libvirt.VIR_DOMAIN_RUNNING: PowerState.RUNNING,
@@ -67,12 +67,13 @@ class NamesBeside:
     """What VMs name outside of their own XML: path -> "snapshot s1 of VM web01", "the saved state of VM web01".
 
     `trees`: directories that are named with all that lies in them. `problems`: what could not be read, as the end of
-    "it cannot be told what ...".
+    "it cannot be told what ...". `unlocated`: who names volumes whose path libvirt does not say.
     """
 
     paths: dict[str, str]
     trees: dict[str, str]
     problems: tuple[str, ...]
+    unlocated: list[tuple[str, Volume]] = field(default_factory=list)
 
 
 def names_beside(connection: Connection) -> NamesBeside:
@@ -85,7 +86,7 @@ def names_beside(connection: Connection) -> NamesBeside:
         name = domain.name()
         try:
             if (saved := saved_xml(connection, domain)) is not None:
-                _add_names(found, saved, f"the saved state of VM {name}")
+                _add_names(connection, found, saved, f"the saved state of VM {name}")
             snapshots = domain.listAllSnapshots(0)
         except libvirt.libvirtError as error:
             if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
@@ -95,7 +96,7 @@ def names_beside(connection: Connection) -> NamesBeside:
         for snapshot in snapshots:
             what = f"snapshot {snapshot.getName()} of VM {name}"
             try:
-                _add_names(found, snapshot.getXMLDesc(0), what)
+                _add_names(connection, found, snapshot.getXMLDesc(0), what)
             except libvirt.libvirtError as error:
                 if error.get_error_code() not in (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_NO_DOMAIN_SNAPSHOT):
                     _raise_if_gone(connection, name)
@@ -103,9 +104,14 @@ def names_beside(connection: Connection) -> NamesBeside:
     return replace(found, problems=tuple(problems))
 
 
-def _add_names(found: NamesBeside, xml: str, what: str) -> None:
+def _add_names(connection: Connection, found: NamesBeside, xml: str, what: str) -> None:
     for path, role in domainxml.names(xml).items():
         (found.trees if role in xmlpaths.TREES else found.paths)[path] = what
+    for volume in (pools.locate(connection, one) for one in domainxml.volumes(xml)):
+        if volume.path is not None:
+            found.paths[volume.path] = what
+        else:
+            found.unlocated.append((what, volume))
 
 
 def _raise_if_gone(connection: Connection, name: str) -> None:

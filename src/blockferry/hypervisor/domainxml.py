@@ -235,6 +235,12 @@ def paths(xml: str) -> set[str]:
     return set(names(xml))
 
 
+def volumes(xml: str) -> tuple[Volume, ...]:
+    """The volumes of pools that an XML names, without their paths; also of a snapshot or a saved state."""
+    root = etree.fromstring(xml.encode(), _PARSER)
+    return tuple(dict.fromkeys(_volume(one) for one in xmlpaths.volumes(root)))
+
+
 def names(xml: str) -> dict[str, xmlpaths.Role]:
     """The same, each with what it is for; with the UEFI variables that libvirt names by itself."""
     root = etree.fromstring(xml.encode(), _PARSER)
