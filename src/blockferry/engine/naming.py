@@ -377,8 +377,8 @@ def _add_kept(names: Names, runner: Runner, row: Kept, stores: tuple[Datastore, 
     if not seen.there and not seen.error:
         if _unseen(seen, stores, names.looked.mounts):  # else somebody has removed it
             doubt = (
-                f"it cannot be told what the kept file {row.path} stands on ({seen.absent}): mount its datastore; or, "
-                f"if it is gone for good, forget it with `blockferry quarantine purge --now {row.path}`"
+                f"it cannot be told what the kept file {row.path} stands on ({seen.absent}): mount its datastore "
+                f"(`blockferry quarantine purge --now {row.path}` removes it then, if nobody needs it any more)"
             )
             names.doubts.append(Doubt(doubt, only_bases=True))
         return
