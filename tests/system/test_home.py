@@ -358,14 +358,16 @@ def test_what_changes_during_the_move_arrives_or_stays(
     vm.starts()
 
 
-def test_killed_with_an_old_file_put_aside(bare: Making, line: Line, ssd: Datastore) -> None:
+@pytest.mark.parametrize("point", ["releasing-home-file", "home-file-aside"])
+def test_killed_while_an_old_file_is_removed(bare: Making, line: Line, ssd: Datastore, point: str) -> None:
     vm = bare()
     seed = vm.file("seed.iso", b"medium", 4096)
     vm.define(vm.image(vm.home / "vda.qcow2"), more=medium(seed, "cdrom", CDROM))
-    killed = line.do("move", vm.name, "--to", "ssd", point="home-file-aside:kill")
+    killed = line.do("move", vm.name, "--to", "ssd", point=f"{point}:kill")
     assert killed.killed
-    assert len(list(vm.home.glob(".*.blockferry-old"))) == 1
-    assert not seed.exists()
+    aside = point == "home-file-aside"
+    assert len(list(vm.home.glob(".*.blockferry-old"))) == aside
+    assert seed.exists() is not aside
     line.must("resume")
     assert not vm.home.exists(), list(vm.home.iterdir())
     assert (ssd.home(vm.name) / "seed.iso").read_bytes() == b"medium".ljust(4096, b"\0")

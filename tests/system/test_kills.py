@@ -51,7 +51,14 @@ PURGE = ("purging",)
 """Passed by no move either: test_quarantine.py kills there."""
 LOST = ("lost-running", "lost-noted", "lost-pointed", "lost-barred", "lost-ended", "found-noted")
 """Passed when libvirt has lost the VM only: test_lost.py kills there."""
+GRAPH = ("graph-noted", "truth-named")
+"""Passed with overlays, or when QEMU has not made the switch: test_resume.py and test_block_graph.py kill there."""
+PAUSED = ("guest-resumed",)
+"""Passed by a VM that was paused for want of room only: test_odd_disks.py kills there."""
+HOME = ("releasing-home-file", "home-file-aside")
+"""Passed with files in the home only: test_home.py kills there."""
 ELSEWHERE = (
+    *(*GRAPH, *PAUSED, *HOME),
     *(*TRACKING, *PURGE, *COLD, *START, *BACK, *VERIFY, *HANGING, *COURSE, *OVERLAYS, *FIRMWARE),
     *(*TRIM, *CLONE, *SNAPSHOTS, *CHAIN, *LOST),
 )

@@ -245,6 +245,7 @@ OVERLAY_POINTS = (
     "suspended-to-switch",
     "pivoted",
     "switched-noted",
+    "graph-noted",
     "fold-starting",
     "fold-started",
     "fold-pivoting",
