@@ -135,13 +135,14 @@ def test_a_pause_that_the_owner_made_before_ours_is_not_ours(site: PaperSite) ->
     assert not noted[-1].suspended
 
 
-def test_a_vm_that_goes_off_before_it_is_suspended_is_not_suspended_by_us(site: PaperSite) -> None:
+def test_an_error_in_a_suspension_leaves_the_guard_armed_until_the_next_look(site: PaperSite) -> None:
+    """The VM may stand still although libvirt answered with an error; here it went off (see test_suspend.py)."""
     context, guard, _noted, seen = suspending(site)
     site.connection.raw.lookupByName("web01").destroy()
     with pytest.raises(LibvirtFailed):
         acting.perform(context, act.Suspend(switch=True), seen)
-    assert context.memory.suspended_at is None  # or else nobody looks whether the VM has changed meanwhile
-    assert not guard.armed
+    assert context.memory.suspended_at is not None
+    assert guard.armed
 
 
 def test_an_undisturbed_suspension_is_ours(site: PaperSite) -> None:
