@@ -112,7 +112,12 @@ def relocated(case: Case, place: Callable[[str], str]) -> Host:
     disks = tuple(replace(one, place=new.get(one.place, one.place)) for one in mover.disks)
     named = tuple(replace(one, place=new.get(one.place, one.place)) for one in mover.named)
     homes = {one.rpartition("/")[0] for old, one in new.items() if old.rpartition("/")[0] == mover.home}
+    homes -= {one.place for one in case.host.pools}  # a datastore's own directory is no home
     home = sorted(homes)[0] if homes and mover.home else ""
+    # A VM whose files lay flat, or in a directory of another name, has a home of its own name now: its XML is there.
+    name = mover.name.replace("/", "_")
+    made = (one for one in sorted(fresh) if case.after.tree[one].kind == "dir" and one.rpartition("/")[2] == name)
+    home = home or next((place(one) for one in made), "")
     moved = replace(mover, disks=disks, named=named, home=home)
     vms = tuple(moved if vm.name == mover.name else vm for vm in case.host.vms)
     return replace(case.host, files=tuple(files_now), vms=vms)

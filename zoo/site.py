@@ -124,7 +124,8 @@ class Site:
         (self.scratch / "model").mkdir(parents=True)
         world = World(host, Model(self.scratch / "model"), {})
         formats: dict[str, str] = {}
-        for file in host.files:
+        # Directories and links first: a file below a datastore that is a link would make a directory of its name.
+        for file in sorted(host.files, key=lambda one: one.kind not in ("dir", "link")):
             files.make(file, self.real, world.model, formats, profile=host.profile)
         self._pools(host)
         self._block_devices(host, world)
