@@ -437,7 +437,8 @@ class _Drawing:
         if len(real) > 1 and dice.chance(25):
             to, disks = "", ((dice.one_of(real).target, to),)
         edits, cancel_at = self._meanwhile(mover, method, live, real, home)
-        back = source.name if not disks and not cancel_at and dice.chance(12) else ""
+        # The judge does not follow layers that the first move has copied, so no such VM goes back.
+        back = source.name if not disks and not cancel_at and "--chain" not in words and dice.chance(12) else ""
         if back:
             back = self.source.name
         return Move(mover.name, to, disks, method, tuple(words), edits, cancel_at, back), mover
