@@ -439,6 +439,9 @@ def _repoint_disk(element: etree._Element, place: str, format: str, known: bool 
         driver = etree.Element("driver", name="qemu")
         element.insert(0, driver)
     driver.set("type", format)
+    if format != "qcow2":
+        for cache in driver.findall("metadata_cache"):
+            driver.remove(cache)  # libvirt refuses it for every other format
     for below in element.findall("backingStore") if not known else ():
         element.remove(below)  # libvirt looks at the image's own header again at the next start
 
