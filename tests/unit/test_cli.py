@@ -16,9 +16,9 @@ from blockferry.cli import display, main
 from blockferry.cli.app import App
 from blockferry.errors import HostUnreachable
 from blockferry.model.finding import CATALOGUE, finding
-from blockferry.model.record import Outcome, Record
+from blockferry.model.record import Outcome, Record, View
 from blockferry.model.request import Chain, Method, MoveRequest, Provision, SourcePolicy
-from blockferry.model.summary import MoveSummary, Orphan
+from blockferry.model.summary import Event, MoveSummary, Orphan
 from blockferry.units import MiB
 
 FACTS: dict[str, Any] = {"bool": True, "str": "x", "int": 1, "float": 1.0, "tuple[str, ...]": ("a", "b")}
@@ -397,6 +397,31 @@ def test_cancel_whose_move_switches_meanwhile_does_not_wait_for_its_end(busy: cl
 
     result = call(Switches(journal=busy.journal), "cancel", "3f2a")
     assert (result.exit_code, "TOO_LATE" in result.stderr) == (4, True)
+
+
+def test_cancel_while_the_disks_are_compared_ends_the_comparison(busy: cli_fake.FakeService) -> None:
+    """After the switch, but not too late: what is left to do is the comparison, and the old disks stay."""
+    running = busy.journal["3f2a"]
+    plan = dataclasses.replace(running.plan, verify=True)
+    busy.journal["3f2a"] = dataclasses.replace(running, plan=plan, record=Record(switched=True, view=View.HELD))
+
+    class Ends(cli_fake.FakeService):
+        def cancel(self, move: str) -> MoveSummary:
+            now = super().cancel(move)
+            record = Record(switched=True, view=View.ENDED, unverified={"vda": "it was cancelled"})
+            self.journal[now.id] = dataclasses.replace(now, record=record)
+            return now
+
+        def show(self, move: str) -> tuple[MoveSummary, tuple[Event, ...]]:
+            now, events = super().show(move)
+            if now.record.view is View.ENDED and now.record.outcome is None:
+                record = dataclasses.replace(now.record, outcome=Outcome.MOVED)
+                self.journal[now.id] = dataclasses.replace(now, record=record, finished=1.0)
+            return now, events
+
+    result = call(Ends(journal=busy.journal), "--json", "cancel", "web01")
+    assert documents(result)[-1]["code"] == "NOT_VERIFIED"
+    assert "it was cancelled" in documents(result)[-1]["message"]
 
 
 def test_a_move_is_named_by_its_vm(busy: cli_fake.FakeService) -> None:

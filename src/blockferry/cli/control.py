@@ -9,6 +9,7 @@ from blockferry.cli import describe, display, drive, follow, ports, types
 from blockferry.cli.app import App, pass_app
 from blockferry.cli.command import Command
 from blockferry.errors import MoveCancelled, TooLateToCancel, UsageError
+from blockferry.model import verifying
 from blockferry.model.record import Outcome
 from blockferry.model.summary import MoveSummary
 
@@ -65,7 +66,7 @@ def _to_the_end(app: App, service: ports.Service, summary: MoveSummary) -> MoveS
     """Follow the one who runs the move; run it here when nobody does."""
     show = display.for_app(app)
     if summary.owner_alive:
-        return follow.follow(app, service, summary.id, show, until=lambda now: now.too_late_to_cancel)
+        return follow.follow(app, service, summary.id, show, until=_nothing_left_to_end)
     try:
         show.start(summary)
         return drive.drive(app, service, summary, show)
@@ -75,8 +76,17 @@ def _to_the_end(app: App, service: ports.Service, summary: MoveSummary) -> MoveS
         show.close()
 
 
+def _nothing_left_to_end(now: MoveSummary) -> bool:
+    """Whether the wish came too late; a comparison that it has ended lasts until the move says so at its end."""
+    return now.too_late_to_cancel and not now.record.unverified
+
+
 def _tell(app: App, summary: MoveSummary) -> None:
-    """Say what holds now; raises TooLateToCancel when the move went through, and MoveFailed when it failed."""
+    """Say what holds now.
+
+    Raises MoveFailed when the move failed; when it went through NotVerified, if its comparison was ended, or else
+    TooLateToCancel.
+    """
     if summary.record.outcome is Outcome.CANCELLED:
         if app.json:
             app.out.document("cancel", move=describe.move_json(summary))
@@ -92,6 +102,7 @@ def _tell(app: App, summary: MoveSummary) -> None:
         return
     if summary.finished is not None and not summary.too_late_to_cancel:
         describe.conclude(summary)
+    verifying.see_verified(summary)
     raise TooLateToCancel(summary.id, summary.plan.vm, summary.plan.destination)
 
 

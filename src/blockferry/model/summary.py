@@ -9,7 +9,7 @@ from blockferry.model.finding import Finding
 from blockferry.model.inventory import Datastore, Vm
 from blockferry.model.latency import GuestLatency
 from blockferry.model.plan import Plan
-from blockferry.model.record import Outcome, Record
+from blockferry.model.record import Outcome, Record, View
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,10 +204,19 @@ class MoveSummary:
 
     @property
     def too_late_to_cancel(self) -> bool:
-        """Whether the VM uses its new disks. UEFI variables that have yet to follow can still be left behind."""
+        """Whether the VM uses its new disks and nothing is left that a cancellation could end.
+
+        UEFI variables that have yet to follow can still be left behind, and a comparison (`--verify`) can be ended:
+        the move then ends as not verified, with its old disks kept.
+        """
         if self.record.outcome is not None:
             return self.record.outcome is Outcome.MOVED
-        return self.record.switched and not self.record.following
+        return self.record.switched and not self.record.following and not self._comparing
+
+    @property
+    def _comparing(self) -> bool:
+        """Whether the new disks are being compared with the old ones (`--verify`, after the switch)."""
+        return self.plan.verify and self.record.view is View.HELD
 
     @property
     def state(self) -> str:
