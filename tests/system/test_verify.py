@@ -245,10 +245,20 @@ def test_cancelled_while_it_verifies(
     """After the switch there is no way back; the comparison ends, the sources stay."""
     one = voyage(make_guest, line, stores, small_disks(old_san, 1), start=True)
     [source] = one.where.values()
-    process = line.start("move", one.name, "--to", "ssd", "--verify", point="verifying:sleep=3")
-    move = line.wait_unfinished()
-    wait_until(lambda: line.record(move)["view"] == "held", "the view", timeout=120, report=line.stories, step=0.05)
-    assert line.do("cancel", move).code == "NOT_VERIFIED"  # it follows the move to its end
+    process = line.start("move", one.name, "--to", "ssd", "--verify", point="verifying:stop")
+    line.wait_stopped(process)
+    [move] = line.unfinished()
+    assert line.record(move)["view"] == "held"
+    cancel = line.start("cancel", move)  # it follows the move to its end
+    wait_until(
+        lambda: line.rows("SELECT wanted FROM moves WHERE id = ?", move) == [("cancel",)],
+        "the wish",
+        timeout=120,
+        report=line.stories,
+    )
+    os.kill(process.pid, signal.SIGCONT)
+    cancelled = line.end(cancel)
+    assert cancelled.code == "NOT_VERIFIED", f"{cancelled}\n{line.stories()}"
     said = line.end(process)
     assert said.code == "NOT_VERIFIED", f"{said}\n{line.stories()}"
     one.moved_all(ssd)
