@@ -86,8 +86,8 @@ def test_commands_and_their_options_exist(name: str) -> None:
         before = words[0]
         if before.startswith("-") or "COMMAND" in words:
             continue
-        assert before in main.root.commands, f"{name}: blockferry {' '.join(words)}"
-        command = main.root.commands[before]
+        assert before in main.root.load_all(), f"{name}: blockferry {' '.join(words)}"
+        command = main.root.load_all()[before]
         if isinstance(command, click.Group) and len(words) > 1:
             assert words[1] in command.commands, f"{name}: blockferry {' '.join(words)}"
             command = command.commands[words[1]]
@@ -98,8 +98,8 @@ def test_commands_and_their_options_exist(name: str) -> None:
 
 @pytest.mark.parametrize("name", [one for one in NAMES if one not in OTHERS_OPTIONS])
 def test_an_option_by_itself_is_one_of_some_command(name: str) -> None:
-    groups = [one for one in main.root.commands.values() if isinstance(one, click.Group)]
-    commands = [*main.root.commands.values(), *(one for group in groups for one in group.commands.values())]
+    groups = [one for one in main.root.load_all().values() if isinstance(one, click.Group)]
+    commands = [*main.root.load_all().values(), *(one for group in groups for one in group.commands.values())]
     known = options_of(main.root).union(*map(options_of, commands))
     for line in typed(name):
         if re.match(r"--[a-z]", line):

@@ -113,9 +113,10 @@ def _commands() -> str:
     lines += [*_options(root), ""]
     lines += ["| variable | stands for |", "|---|---|", "| `BLOCKFERRY_URI` | `--uri` |"]
     lines += ["| `BLOCKFERRY_JOURNAL` | `--journal` |", "| `NO_COLOR` | `--color never` |", ""]
-    for section, commands in main.SECTIONS.items():
+    known = root.load_all()
+    for section, entries in main.SECTIONS.items():
         lines += [f"## {section}", ""]
-        for command in commands:
+        for command in (known[name] for name in entries):
             lines += _command(command, command.name or "")
             for name, one in command.commands.items() if isinstance(command, click.Group) else ():
                 lines += _command(one, f"{command.name} {name}")

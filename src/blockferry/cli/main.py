@@ -4,52 +4,96 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import importlib
 import os
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import click
 
-from blockferry.cli import (
-    check,
-    completion,
-    control,
-    doctor,
-    explain,
-    listing,
-    move,
-    moves,
-    orphans,
-    quarantine,
-    tracking,
-)
+from blockferry.cli import completion
 from blockferry.cli.app import App
 from blockferry.cli.command import global_options, write_examples
 from blockferry.errors import BlockferryError, Interrupted, UsageError
 
-SECTIONS = {
-    "Look": (listing.vms, listing.datastores, check.check, doctor.doctor),
-    "Move": (move.move, control.watch, control.speed, control.cancel, move.resume),
-    "Track": (tracking.cbt, tracking.changes),
-    "Remember": (moves.moves, moves.show, moves.history, orphans.orphans, quarantine.quarantine),
-    "Help": (explain.explain, completion.completion),
+
+class Entry(NamedTuple):
+    """Where a command is defined, and its line in the program's help: known without loading it."""
+
+    module: str  # below blockferry.cli; the command is its attribute of the command's name
+    short_help: str
+
+
+SECTIONS: dict[str, dict[str, Entry]] = {
+    "Look": {
+        "vms": Entry("listing", "List VMs with state, disks, where they live, sizes."),
+        "datastores": Entry("listing", "List datastores (storage pools) with their space."),
+        "check": Entry("check", "Say whether VM can be moved, and how."),
+        "doctor": Entry("doctor", "Look a host over: is it fit for moves."),
+    },
+    "Move": {
+        "move": Entry("move", "Move VM, running or off, to another datastore."),
+        "watch": Entry("control", "Follow a move until its end."),
+        "speed": Entry("control", "Change the limit of a running copy."),
+        "cancel": Entry("control", "Cancel a move; VM stays on its old disks."),
+        "resume": Entry("move", "Go on with moves that nobody runs."),
+    },
+    "Track": {
+        "cbt": Entry(
+            "tracking", "Changed-block tracking: points, since which `changes` can tell what a VM has written."
+        ),
+        "changes": Entry("tracking", "Tell which areas of VM's disks have changed since a point."),
+    },
+    "Remember": {
+        "moves": Entry("moves", "List the moves that are under way."),
+        "show": Entry("moves", "Tell the whole story of a move."),
+        "history": Entry("moves", "List the moves that have ended, the latest first."),
+        "orphans": Entry("orphans", "List (or remove) what earlier moves left."),
+        "quarantine": Entry("quarantine", "Old disks that are kept for a time: list, go back to them, let them go."),
+    },
+    "Help": {
+        "explain": Entry("explain", "Say what a code means, and what to do."),
+        "completion": Entry("completion", "Print the completion script for a shell."),
+    },
 }
+HIDDEN = {"run-move": Entry("move", "")}
 BUG_STATUS = 1
 EXAMPLES = ("blockferry vms", "blockferry check web01 --to ssd", "blockferry move web01 --to ssd")
 
 
 class Program(click.Group):
-    """The command group with commands in sections, and errors told once, for all commands."""
+    """The command group with commands in sections, and errors told once, for all commands.
+
+    A command's module is loaded when the command is used: loading all of them takes longer than `--help` may.
+    """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)
+        return [name for entries in SECTIONS.values() for name in entries]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        return self.load(cmd_name)
+
+    def load(self, name: str) -> click.Command | None:
+        """Return the command of this name; None: there is none."""
+        if name not in self.commands:
+            known = {**HIDDEN, **{name: entry for entries in SECTIONS.values() for name, entry in entries.items()}}
+            if name not in known:
+                return None
+            module = importlib.import_module(f"blockferry.cli.{known[name].module}")
+            self.add_command(getattr(module, name.replace("-", "_")), name)
+        return self.commands[name]
+
+    def load_all(self) -> dict[str, click.Command]:
+        """Return every command by its name, hidden ones too: for documents and tests."""
+        names = [*(name for entries in SECTIONS.values() for name in entries), *HIDDEN]
+        return {name: command for name in names if (command := self.load(name)) is not None}
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        for section, commands in SECTIONS.items():
+        for section, entries in SECTIONS.items():
             with formatter.section(section):
-                formatter.write_dl([(command.name or "", command.get_short_help_str(100)) for command in commands])
+                formatter.write_dl([(name, entry.short_help) for name, entry in entries.items()])
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         write_examples(formatter, EXAMPLES)
@@ -151,12 +195,6 @@ def root(ctx: click.Context) -> None:
     The global options are taken before and after the command. Exit statuses: docs/exit-statuses.md.
     """
     ctx.ensure_object(App)
-
-
-for _commands in SECTIONS.values():
-    for _command in _commands:
-        root.add_command(_command)
-root.add_command(move.run_move)
 
 
 def run() -> NoReturn:

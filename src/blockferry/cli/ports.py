@@ -7,11 +7,12 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol, cast
 
-from blockferry.model.health import Diagnosis
-from blockferry.model.quarantine import KeptFile, Restore
-from blockferry.model.request import MoveRequest
-from blockferry.model.summary import CheckResult, DatastoreListing, Event, MoveSummary, Orphan, Orphans, VmListing
-from blockferry.model.tracking import Changes, Point, TrackingStatus
+if TYPE_CHECKING:  # for types only: `--help` and a Tab key do not wait for them
+    from blockferry.model.health import Diagnosis
+    from blockferry.model.quarantine import KeptFile, Restore
+    from blockferry.model.request import MoveRequest
+    from blockferry.model.summary import CheckResult, DatastoreListing, Event, MoveSummary, Orphan, Orphans, VmListing
+    from blockferry.model.tracking import Changes, Point, TrackingStatus
 
 
 class Service(Protocol):
