@@ -123,6 +123,17 @@ def test_a_move_under_way_is_all_that_is_said(move: MoveSummary, text: str, reme
     assert (one.code, one.text, one.remedy) == ("MOVE_UNDER_WAY", text, remedy)
 
 
+def test_that_libvirt_has_lost_a_vm_is_said_before_the_move_that_has_it() -> None:
+    """Of another journal's move nothing else is known here; it said MOVE_UNDER_WAY only, as if the VM were off."""
+    for more in ({"other_move": "cafe0001"}, {"other_move": "ef44813f", "under_way": summary(parked="lost.")}):
+        found, plan = precheck(TO, facts(lost_process=4711, **more), "0123abcd")
+        assert plan is None
+        assert [one.code for one in found] == ["VM_LOST", "MOVE_UNDER_WAY"]
+        assert "process 4711" in found[0].text
+    found, _ = precheck(TO, facts(off_doubt="no grep", other_move="cafe0001"), "0123abcd")
+    assert [one.code for one in found] == ["POWER_UNSURE", "MOVE_UNDER_WAY"]
+
+
 @pytest.mark.parametrize(
     ("disk", "command"),
     [

@@ -63,7 +63,7 @@ def precheck(request: MoveRequest, facts: Facts, move: str) -> tuple[tuple[Findi
     """
     wanted = destinations(request, facts)
     if (moving := vmcheck.under_way(facts)) is not None:
-        return (moving,), None
+        return (*vmcheck.lost_vm_findings(facts), moving), None
     draft = _Draft([*vmcheck.host_findings(facts), *vmcheck.vm_findings(request, facts)], [], set(), set())
     draft.taken |= destination_names.of_home(request, facts)
     keeps = request.chain.keeps_layers and any(len(facts.chains.get(target, ())) > 1 for target in wanted)

@@ -104,14 +104,7 @@ def vm_findings(request: MoveRequest, facts: Facts) -> list[Finding]:
         found.append(finding("JOB_ON_VM", f"{vm.name} is busy: {vm.job}.", remedy))
     if vm.has_managed_save:
         found.append(finding("MANAGED_SAVE", f"{vm.name} has a managed save image."))
-    if facts.lost_process:
-        text = (
-            f"libvirt says that {vm.name} is off, but its QEMU (process {facts.lost_process}) lives and has its disks."
-        )
-        found.append(finding("VM_LOST", text))
-    if facts.off_doubt:
-        text = f"libvirt says that {vm.name} is off, but that could not be checked: {facts.off_doubt}."
-        found.append(finding("POWER_UNSURE", text))
+    found += lost_vm_findings(facts)
     if vm.state is PowerState.CRASHED:
         found.append(finding("VM_CRASHED", f"The guest of {vm.name} has crashed; its disks are moved as they are."))
     if vm.pause_reason == "ioerror":
@@ -123,6 +116,20 @@ def vm_findings(request: MoveRequest, facts: Facts) -> list[Finding]:
     if request.method in (Method.MIRROR, Method.CHANGED_BLOCKS, Method.SNAPSHOT) and not vm.state.active:
         text = f"{vm.name} is off; the method {request.method.value} needs it to run."
         found.append(finding("METHOD_NEEDS_POWER", text))
+    return found
+
+
+def lost_vm_findings(facts: Facts) -> list[Finding]:
+    """Whether libvirt calls a VM off whose QEMU lives, or may live. That matters also while a move has the VM."""
+    vm, found = facts.vm, []
+    if facts.lost_process:
+        text = (
+            f"libvirt says that {vm.name} is off, but its QEMU (process {facts.lost_process}) lives and has its disks."
+        )
+        found.append(finding("VM_LOST", text))
+    if facts.off_doubt:
+        text = f"libvirt says that {vm.name} is off, but that could not be checked: {facts.off_doubt}."
+        found.append(finding("POWER_UNSURE", text))
     return found
 
 
@@ -168,7 +175,10 @@ def _ended_by(vm: str, disk: Disk) -> str:
 
 
 def under_way(facts: Facts) -> Finding | None:
-    """The move that has this VM, and how to follow or end it; None without one. Nothing else matters then."""
+    """The move that has this VM, and how to follow or end it; None without one.
+
+    Nothing else matters then, but that libvirt has lost the VM (`lost_vm_findings`).
+    """
     vm, one = facts.vm.name, facts.under_way
     if one is None:
         if facts.other_move is None:
