@@ -173,6 +173,16 @@ def test_one_decision(seen: Observation, action: type[act.Action]) -> None:
     assert isinstance(decide(PLAN, seen), action)
 
 
+def test_a_guest_that_we_suspended_runs_again_before_anything_is_parked() -> None:
+    """libvirt knows the VM again and names other images: it was parked with its guest standing still."""
+    noted = replace(NOTED, suspended=True)
+    stands = look(PowerState.PAUSED, noted, same_run=True)
+    assert isinstance(decide(PLAN, stands), act.Resume)
+    assert isinstance(decide(PLAN, replace(stands, record=NOTED)), act.Park)  # its owner's pause, or it runs by now
+    assert isinstance(decide(PLAN, replace(stands, state=PowerState.RUNNING)), act.Park)
+    assert isinstance(decide(PLAN, replace(stands, same_run=False)), act.NoteFound)  # another QEMU: not our pause
+
+
 def test_a_doubt_is_timed_until_it_can_be_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     found = iter([qemurun.Remains(doubt="no fork")] * 2 + [qemurun.Remains()] + [qemurun.Remains(doubt="no fork")])
     monkeypatch.setattr(qemurun, "remains", lambda *_words: next(found))

@@ -211,6 +211,8 @@ def doubt(plan: Plan, seen: Observation) -> act.Action:
 def found(plan: Plan, seen: Observation) -> act.Action:
     """libvirt had lost it, and that is over: QEMU has ended, or libvirt knows the VM again."""
     lost = seen.record.lost or Lost()
+    if seen.state is PowerState.PAUSED and seen.record.suspended and seen.same_run:
+        return act.Resume()  # the guest first: whatever is found wrong below waits for a person
     if seen.state.active:
         if seen.same_run and (wrong := [view for view in seen.disks if _not_on(plan, view, lost)]):
             names = ", ".join([f"{view.target} ({lost.current[view.target]})" for view in wrong])
