@@ -552,12 +552,16 @@ class JournalFailed(BlockferryError):
 class LeaseLost(BlockferryError):
     """Another blockferry process has taken over this move, because this one was silent for too long.
 
-    This process has stopped acting on it; nothing is lost, the other one finishes it.
+    It was frozen, or could not reach the journal for longer than its lease lasts. It has stopped acting on the move;
+    nothing is lost, the other one finishes it. `move` and `resume` follow that one, and end as the move ends.
     """
 
     code = "LEASE_LOST"
     exit_status = 8
-    sentence_form = "Move {move} is now run by {owner}; this process has stopped acting on it."
+    sentence_form = (
+        "Move {move} is now run by {owner}, because this process was silent for too long (it could not reach the "
+        "journal, or was frozen). It has stopped acting on the move; nothing is lost."
+    )
     hint_form = "`blockferry watch {move}` follows it."
     move: str
     owner: str
@@ -582,16 +586,31 @@ class OtherHost(BlockferryError):
 
     A host is known by libvirt's UUID of it (`virsh capabilities` shows it), whatever URI it is reached by. Several
     hosts may share one journal, and `qemu:///system` is another host on each of them. Nothing was touched.
+
+    An older blockferry noted no UUID. Such a move is known by its VM: where that is defined, `blockferry resume` and
+    `blockferry cancel` act on it. If the VM is gone, only you know the host: `blockferry cancel ID --here` there.
     """
 
     code = "OTHER_HOST"
     exit_status = 9
     sentence_form = "Move {move} of {vm} belongs to {host}, and this is {here}. Nothing was touched."
-    hint_form = "Run it there, or name that host with --uri: `blockferry --uri qemu+ssh://HOST/system resume {move}`."
     move: str
     vm: str
     host: str
     here: str
+    noted: bool = True  # the plan says which host it is
+
+    @property
+    def hint(self) -> str:
+        there = (
+            f"Run it there, or name that host with --uri: `blockferry --uri qemu+ssh://HOST/system resume {self.move}`."
+        )
+        if self.noted:
+            return there
+        return (
+            f"This host has no VM {self.vm} of that UUID. If the move was planned here and its VM is gone, end it: "
+            f"`blockferry cancel {self.move} --here`. Else: {there}"
+        )
 
 
 @dataclass

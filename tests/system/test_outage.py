@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -96,6 +97,27 @@ def test_the_journal_goes_away_while_the_vm_is_suspended(
             server.start()
         end_well(pg, process)
         assert_moved(vm, ssd)
+
+
+def test_a_terminal_that_closes_while_the_journal_is_away_leaves_the_move_to_a_worker_that_waits(
+    server: Postgres, pg: PostgresLine, lab_host: Host, old_san: Datastore, ssd: Datastore
+) -> None:
+    """The worker ended at once, or was not even started, and the move was nobody's."""
+    with bare(lab_host, old_san, "outage5", mib=64) as vm:
+        process = pg.start("move", vm.name, "--to", "ssd", *SLOW)
+        wait_until(lambda: done(server, vm.name)[1] > 0, "the copy", timeout=LIMIT_S, step=0.1)
+        server.stop()
+        try:
+            process.send_signal(signal.SIGHUP)
+            said = pg.end(process)
+            assert (said.status, said.code) == (130, "INTERRUPTED"), str(said)
+            assert "goes on in the background as soon as the journal answers" in said.document["message"]
+        finally:
+            server.start()
+        # No other command of ours: that would take the move up.
+        wait_until(lambda: done(server, vm.name)[0], "the end of the move", timeout=LIMIT_S, step=0.2)
+        assert_moved(vm, ssd)
+        assert server.run("SELECT deaths < 2, parked FROM moves WHERE vm = %s", vm.name) == [(True, None)]
 
 
 def test_no_process_shows_the_journals_password(

@@ -101,6 +101,41 @@ def test_another_host_neither_takes_up_nor_ends_a_move(
         assert state(server, move)[0] is True
 
 
+def test_a_move_of_an_older_version_whose_vm_is_gone_can_be_ended(
+    server: Postgres,
+    lines: tuple[PostgresLine, PostgresLine],
+    lab_host: Host,
+    old_san: Datastore,
+    ssd: Datastore,
+) -> None:
+    """Its plan names no host, and no VM bears its mark any more: it was listed as interrupted for ever."""
+    here, there = lines
+    with bare(lab_host, old_san, "shared3") as vm:
+        assert here.do("move", vm.name, "--to", "ssd", point="copy-started:kill").killed
+        [(move, plan)] = server.run("SELECT id, plan FROM moves WHERE vm = 'shared3'")
+        assert isinstance(move, str)
+        assert isinstance(plan, str)
+        older = {key: value for key, value in json.loads(plan).items() if key not in ("host", "host_name")}
+        server.run("UPDATE moves SET plan = %s, lease_expires = 0 WHERE id = %s", json.dumps(older), move)
+        lab_host.virsh("destroy", vm.name)
+        lab_host.virsh("undefine", vm.name)
+        made = ssd.home(vm.name) / vm.path.name
+        assert made.exists()
+        for line in lines:
+            for words in (("resume", move), ("cancel", move)):
+                said = line.do(*words)
+                assert (said.status, said.code) == (9, "OTHER_HOST"), str(said)
+                assert f"`blockferry cancel {move} --here`" in said.document["hint"]
+                assert "older blockferry" in said.document["message"]
+        assert state(server, move)[:3] == (False, None, "go")
+        assert made.exists()
+        here.must("cancel", move, "--here")
+        assert state(server, move)[0] is True
+        assert not made.exists()
+        assert vm.path.exists(), "the old disk is nobody's to remove"
+        assert there.must("moves").document["moves"] == []
+
+
 def test_two_uris_to_one_host_are_one_host(line: Line, lab_host: Host, old_san: Datastore, ssd: Datastore) -> None:
     """A move that was begun by one URI is taken up by the next command of that host, whatever URI that one has."""
     with bare(lab_host, old_san, "shared2") as vm:

@@ -17,6 +17,7 @@ from blockferry.cli import main
 from blockferry.cli.app import App
 from blockferry.errors import (
     Interrupted,
+    LeaseLost,
     MoveBusy,
     MoveCancelled,
     MoveFailed,
@@ -177,6 +178,9 @@ class FakeService:
     raises: Exception | None = None  # by every listing
     hangs_s: float = 0.0  # before every name
     busy_first: bool = False
+    run_raises: list[Exception] = field(default_factory=list)  # by one run after the other
+    journal_away: bool = False
+    cannot_spawn: Exception | None = None
     after_spawn: Outcome | None = Outcome.MOVED
     closed: bool = False
     switched: bool = False  # from the beginning of a run
@@ -270,6 +274,11 @@ class FakeService:
 
     def run(self, move_id: str, on_progress: Callable[[MoveSummary], None], stop: threading.Event) -> MoveSummary:
         self._note(f"run {move_id}")
+        if self.run_raises:
+            error = self.run_raises.pop(0)
+            if isinstance(error, LeaseLost):  # the other process is quick
+                self.journal[move_id] = self._ended(move_id, Outcome.MOVED)
+            raise error
         if self.busy_first:
             self.busy_first = False
             self.journal[move_id] = self._ended(move_id, Outcome.MOVED)
@@ -300,10 +309,13 @@ class FakeService:
         )
         return dataclasses.replace(now, record=record, finished=now.created + 22.4, report=report(outcome), owner=None)
 
-    def spawn(self, move_id: str) -> None:
+    def spawn(self, move_id: str) -> bool:
         self._note(f"spawn {move_id}")
+        if self.cannot_spawn is not None:
+            raise self.cannot_spawn
         if self.after_spawn is not None and move_id in self.journal:
             self.journal[move_id] = self._ended(move_id, self.after_spawn)
+        return not self.journal_away
 
     def moves(self) -> tuple[MoveSummary, ...]:
         self._look()
@@ -329,8 +341,8 @@ class FakeService:
             raise UsageError("Several moves are under way." if named else "No move is under way.")
         return named[0]
 
-    def cancel(self, move: str) -> MoveSummary:
-        self._note(f"cancel {move}")
+    def cancel(self, move: str, here: bool = False) -> MoveSummary:
+        self._note(f"cancel {move}" + (" here" if here else ""))
         now = self.show(move)[0]
         if now.too_late_to_cancel:
             raise TooLateToCancel(now.id, now.plan.vm, now.plan.destination)

@@ -12,9 +12,9 @@ from click.testing import CliRunner, Result
 from rich.console import Console
 
 from blockferry import errors
-from blockferry.cli import display, main
+from blockferry.cli import display, drive, main
 from blockferry.cli.app import App
-from blockferry.errors import HostUnreachable
+from blockferry.errors import HostUnreachable, JournalFailed, LeaseLost, MoveBusy
 from blockferry.model.finding import CATALOGUE, finding
 from blockferry.model.record import Outcome, Record, View
 from blockferry.model.request import Chain, Method, MoveRequest, Provision, SourcePolicy
@@ -257,6 +257,69 @@ def test_a_move_that_another_process_took_is_followed(service: cli_fake.FakeServ
     result = call(service, "move", "web01", "--to", "ssd")
     assert result.exit_code == 0
     assert "was moved to ssd" in result.stdout
+
+
+def test_a_move_that_was_taken_over_is_followed_and_that_is_no_error(service: cli_fake.FakeService) -> None:
+    """Its process could not reach the journal for long, or was frozen: the move is in other hands, and nothing lost."""
+    service.run_raises = [LeaseLost("3f2a", "root@kvm1 pid 7")]
+    result = call(service, "move", "web01", "--to", "ssd")
+    assert result.exit_code == 0, result.stderr
+    assert "is now run by root@kvm1 pid 7" in result.stderr
+    assert "nothing is lost" in result.stderr
+    assert "LEASE_LOST" not in result.stderr
+    assert "was moved to ssd" in result.stdout
+
+
+AWAY = JournalFailed("postgresql://db/journal", "connection refused", passing=True)
+
+
+def test_a_move_whose_journal_goes_away_at_its_start_is_left_to_a_worker(service: cli_fake.FakeService) -> None:
+    service.run_raises, service.journal_away, service.after_spawn = [AWAY], True, None
+    result = call(service, "move", "web01", "--to", "ssd")
+    assert result.exit_code == 130
+    assert service.log[1:] == ["run 3f2a", "spawn 3f2a"]
+    assert "goes on in the background as soon as the journal answers" in result.stderr
+
+
+def test_a_worker_that_cannot_be_started_is_told(
+    service: cli_fake.FakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.step_s, service.cannot_spawn = 0.05, OSError(11, "Resource temporarily unavailable")
+
+    def gone(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(display.Lines, "update", gone)
+    result = call(service, "move", "web01", "--to", "ssd")
+    assert result.exit_code == 130
+    assert "could not be left to the background" in result.stderr
+    assert "`blockferry resume 3f2a`" in result.stderr
+
+
+@pytest.mark.parametrize("away", [[AWAY], [AWAY, AWAY, MoveBusy("web01", "3f2a", "root@kvm1 pid 1")]])
+def test_the_worker_waits_for_a_journal_that_is_away(
+    service: cli_fake.FakeService, away: list[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ended at once, and the move was nobody's: it is made when a terminal closes, also in an outage."""
+    monkeypatch.setattr(drive, "JOURNAL_S", 0.01)
+    service.journal["3f2a"] = cli_fake.summary()
+    service.run_raises = list(away)
+    assert call(service, "run-move", "3f2a").exit_code == 0
+    assert service.log == ["run 3f2a"] * (len(away) + 1)
+    assert service.journal["3f2a"].state == "moved"
+
+
+def test_the_worker_does_not_wait_for_ever_nor_for_what_does_not_pass(
+    service: cli_fake.FakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.journal["3f2a"] = cli_fake.summary()
+    for error in (JournalFailed("j", "the file was removed"), MoveBusy("web01", "3f2a", "root@kvm1 pid 1")):
+        service.run_raises = [error]
+        assert call(service, "run-move", "3f2a").exit_code == error.exit_status
+    monkeypatch.setattr(drive, "JOURNAL_PATIENCE_S", 0.0)
+    service.run_raises = [AWAY]
+    assert call(service, "run-move", "3f2a").exit_code == AWAY.exit_status
+    assert service.log == ["run 3f2a"] * 3
 
 
 def test_an_error_while_showing_leaves_the_move_to_the_background(

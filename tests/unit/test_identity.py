@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 from journal_support import disk_plan, make_plan
 
-from blockferry.errors import DestinationTaken
+from blockferry.errors import DestinationTaken, OtherHost
 from blockferry.journal import Journal
-from blockferry.model.identity import HostId, VmTrace, belongs, may_be_here, same_host
+from blockferry.model.identity import HostId, VmTrace, belongs, may_be_here, same_host, where
 from blockferry.model.plan import Plan
 from blockferry.model.record import Record
 
@@ -70,6 +70,27 @@ def test_a_move_is_taken_up_only_where_it_was_planned(
 ) -> None:
     found = belongs(planned, here, trace, "the-journal", local_journal=local_journal, asked=asked)
     assert found is answer
+
+
+def test_a_move_without_a_host_gets_one_by_its_users_word(journal: Journal) -> None:
+    journal.add(plan(), Record(), "{}", "admin")
+    journal.add(replace(make_plan("m2"), uuid="u2", host="B"), Record(), "{}", "admin")
+    assert journal.adopt("m1", "A", "kvm1")
+    found = journal.get("m1").plan
+    assert (found.host, found.host_name) == ("A", "kvm1")
+    assert replace(found, host="", host_name="") == plan()
+    assert not journal.adopt("m1", "C", "kvm3"), "it is known"
+    assert not journal.adopt("m2", "A", "kvm1")
+    assert not journal.adopt("m9", "A", "kvm1")
+    assert [journal.get(one).plan.host for one in ("m1", "m2")] == ["A", "B"]
+    assert belongs(found, HostId(LOCAL, "A"), VmTrace(), "j", local_journal=False, asked=False)
+    assert not belongs(found, HostId(LOCAL, "B"), VmTrace(), "j", local_journal=False, asked=True)
+
+
+def test_the_way_to_end_such_a_move_is_named() -> None:
+    told = OtherHost("m1", "web01", where(plan()), "kvm2 (UUID B)", noted=False)
+    assert "`blockferry cancel m1 --here`" in told.hint
+    assert "cancel" not in OtherHost("m1", "web01", where(plan(host="A")), "kvm2 (UUID B)").hint
 
 
 def test_space_of_another_host_is_not_counted_and_that_of_an_unknown_one_is(journal: Journal) -> None:

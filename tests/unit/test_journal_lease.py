@@ -124,11 +124,28 @@ def test_a_frozen_manager_wakes_late(journal: Journal, move: str, url: str, chil
         journal.claim(move, Owner.here())  # it lives, as far as anybody can tell
     time.sleep(0.9)
     lease = journal.claim(move, Owner.here())
+    assert journal.get(move).deaths == 0, "it is frozen, and has not died"
+    assert f"pid {child.pid} lives" in journal.events(move)[-1].text
     journal.write(lease, Record(marked=True))
     os.kill(child.pid, signal.SIGCONT)
     child.say("I was here")
     assert str(child.hear()).startswith(f"LEASE_LOST Move {move} is now run by {Owner.here()}")
     assert journal.read(move) == Record(marked=True)
+
+
+def test_one_that_waits_for_its_journal_has_not_died(journal: Journal, move: str) -> None:
+    """Five outages parked a move whose managers all lived."""
+    for _outage in range(DEATHS_UNTIL_PARKED + 1):
+        lease = journal.claim(move, Owner.here(), ttl_s=0.05)
+        time.sleep(0.1)
+    summary = journal.get(move)
+    assert (summary.deaths, summary.parked) == (0, None)
+    told = [one for one in journal.events(move) if one.kind == "warning"]
+    assert len(told) == DEATHS_UNTIL_PARKED
+    assert all(f"{Owner.here()} runs the move now. Nothing is lost" in one.text for one in told)
+    journal.claim(move, ELSEWHERE)
+    with pytest.raises(LeaseLost, match="nothing is lost"):
+        lease.renew()
 
 
 def _until(true: Callable[[], bool], timeout_s: float = 5.0) -> None:
@@ -206,6 +223,17 @@ def test_the_keeper_notices_that_it_lost(journal: Journal, move: str) -> None:
             keeper.check()
 
 
+def test_a_lease_is_as_old_as_its_claim(journal: Journal, move: str) -> None:
+    """Not as its keeper: what lies between them may have taken long, and somebody else may have it by now."""
+    lease = journal.claim(move, Owner.here(), ttl_s=0.2)
+    time.sleep(0.25)
+    keeper = LeaseKeeper(journal, lease)
+    assert not keeper.holds
+    journal.claim(move, ELSEWHERE)
+    with pytest.raises(LeaseLost, match="kvm9"):
+        keeper.check()
+
+
 def test_one_that_wakes_late_asks_before_it_acts(journal: Journal, move: str) -> None:
     lease = journal.claim(move, Owner.here(), ttl_s=0.2)
     keeper = LeaseKeeper(journal, lease)  # its thread does not run: as frozen as this one
@@ -231,6 +259,9 @@ def test_who_is_surely_dead() -> None:
     assert not replace(here, pid=gone.pid, namespace="pid:[1]").surely_dead  # another container: not ours to see
     assert not replace(here, pid=gone.pid, boot="another").surely_dead  # another machine of the same name
     assert not replace(here, pid=gone.pid, host="another").surely_dead
+    assert here.surely_alive
+    for other in ({"pid": gone.pid}, {"started": here.started - 1}, {"namespace": "pid:[1]"}, {"boot": "another"}):
+        assert not replace(here, **other).surely_alive  # type: ignore[arg-type]
 
 
 def test_a_zombie_is_dead() -> None:

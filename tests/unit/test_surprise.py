@@ -8,6 +8,7 @@ import subprocess
 import threading
 import time
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -17,10 +18,12 @@ import pytest
 import sqlalchemy as sa
 from journal_support import make_plan
 
+from blockferry.config import Config
 from blockferry.engine import surprise
 from blockferry.engine.lifeline import Lifeline
 from blockferry.engine.service import Service
-from blockferry.errors import JournalFailed, LeaseLost
+from blockferry.engine.site import Site
+from blockferry.errors import JournalFailed, LeaseLost, LibvirtFailed
 from blockferry.hypervisor import connection
 from blockferry.images.process import reap
 from blockferry.journal import Journal, LeaseKeeper, Owner, database, postgresql, sqlite
@@ -45,6 +48,33 @@ def test_the_lease_is_released_after_a_bug_is_counted(journal: Journal) -> None:
     with Service._parking_bugs(service, journal.claim("m1", Owner.here())):
         pass
     assert journal.get("m1").owner is None, "nobody else releases it"
+
+
+@on_sqlite
+@pytest.mark.parametrize("error", [LibvirtFailed("look", "no answer", "VIR_ERR_RPC"), KeyError("x")])
+def test_what_goes_wrong_right_after_the_claim_leaves_no_claim_behind(
+    journal: Journal, url: str, error: Exception
+) -> None:
+    """libvirt's first answer was asked for outside of what releases the lease: the move stayed taken by nobody."""
+    journal.add(make_plan("m1"), Record(), "{}", "admin")
+
+    class Elsewhere:
+        uri = "test:///"
+
+        def expect(self, see: object) -> None:
+            if see is not None:
+                raise error
+
+        def close(self) -> None:
+            pass
+
+    with closing(Service(replace(Config(), uri="qemu:///system", journal=url))) as service:
+        service._site_of = lambda _one: cast(Site, Elsewhere())  # type: ignore[method-assign]
+        with pytest.raises(type(error)):
+            service.run("m1", lambda _: None, threading.Event())
+    assert journal.get("m1").owner is None
+    assert journal.claim("m1", Owner.here())
+    assert journal.read("m1").unexpected == isinstance(error, KeyError)
 
 
 @pytest.mark.parametrize(

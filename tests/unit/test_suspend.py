@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from dataclasses import replace
 from types import SimpleNamespace
@@ -11,12 +12,13 @@ import pytest
 from decide_support import make_plan
 
 from blockferry.engine import act as acting
-from blockferry.engine import hanging
+from blockferry.engine import hanging, layering, past
 from blockferry.engine.context import Context
-from blockferry.engine.loop import Loop
+from blockferry.engine.loop import TRIES, Loop
 from blockferry.engine.observe import Memory, Observer
-from blockferry.errors import LibvirtFailed
+from blockferry.errors import JournalFailed, LibvirtFailed, MoveParked
 from blockferry.model import action as act
+from blockferry.model.decide import decide
 from blockferry.model.inventory import PowerState
 from blockferry.model.observation import DiskView, Observation, Side
 from blockferry.model.record import Record
@@ -74,3 +76,98 @@ def test_what_came_of_it_is_looked_at(state: PowerState) -> None:
     found = loop._overtaken(cast(Observer, observer), SEEN, act.Suspend(switch=True))
     assert found is (state is not PowerState.RUNNING)
     assert not loop._overtaken(cast(Observer, observer), SEEN, act.Pivot(("vda",))), "the guest's time is not for looks"
+
+
+@pytest.mark.parametrize(
+    ("action", "remedy"),
+    [(act.Resume(), "`virsh resume web01` lets it run"), (act.LetLostRun(), ""), (act.NoteLost(), None)],
+)
+def test_that_a_guest_could_not_be_let_run_is_said_when_the_move_is_parked(
+    action: act.Action, remedy: str | None
+) -> None:
+    nothing: Any = lambda *_words: None  # noqa: E731
+    context = SimpleNamespace(
+        memory=Memory(suspended_at=1.0), control=None, note=nothing, tell=nothing, stop=threading.Event(),
+        plan=make_plan(1),
+    )  # fmt: skip
+    loop = Loop(cast(Context, context), Record, nothing, nothing, nothing, nothing, follow=nothing, began_at=0.0)
+    loop.tries = TRIES
+    with pytest.raises(MoveParked) as parked:
+        loop._stumble(action, replace(SEEN, state=PowerState.PAUSED, record=Record(suspended=True)), NO_ANSWER)
+    said = parked.value.problem
+    assert NO_ANSWER.sentence.rstrip(".") in said
+    assert ("The guest of web01 may stand still: the move had suspended it" in said) is (remedy is not None)
+    assert (remedy or "") in said
+
+
+class Away:
+    """A journal that has a record, and then goes away."""
+
+    def __init__(self) -> None:
+        self.record, self.away = Record(), False
+
+    def note(self, record: Record) -> None:
+        if self.away:
+            raise JournalFailed("j", "no answer", passing=True)
+        self.record = record
+
+
+class Paused(Vm):
+    """A VM that its owner has paused, without a guard that remembers: it would let it run."""
+
+    def __init__(self, answer: bool) -> None:
+        super().__init__(answer)
+        self.resumed = 0
+
+    def arm(self, seconds: float) -> bool:
+        self.journal.away = True
+        return super().arm(seconds)
+
+    journal: Away
+
+    def let_run(self) -> bool | None:
+        return None
+
+    def resume(self) -> bool:
+        self.resumed += 1
+        return True
+
+
+@pytest.mark.parametrize("ours", [True, False])
+@pytest.mark.parametrize("what", ["switch", "checkpoint"])
+def test_an_owners_pause_after_ours_is_the_owners_though_the_journal_could_not_be_told(
+    monkeypatch: pytest.MonkeyPatch, what: str, ours: bool
+) -> None:
+    """The journal went away while we had the VM suspended; its owner pauses it, and then the journal is back.
+
+    `ours`: whether we had suspended it; else its owner was quicker. The journal still says that the pause is ours.
+    """
+    monkeypatch.setattr(hanging, "arm", lambda _context: None)
+    monkeypatch.setattr(past, "may_stand", lambda _control, _runner: False)
+    nothing: Any = lambda *_words: None  # noqa: E731
+    vm = Paused(ours)
+    vm.journal = journal = Away()
+    found = SimpleNamespace(
+        control=vm, guard=vm, runner=None, memory=Memory(), note=journal.note, tell=nothing, stop=threading.Event(),
+        plan=make_plan(1), stalls={},
+    )  # fmt: skip
+    context = cast(Context, found)
+    loop = Loop(context, lambda: journal.record, nothing, nothing, nothing, nothing, follow=nothing, began_at=0.0)
+    with contextlib.suppress(JournalFailed):
+        if what == "switch":
+            acting._suspend(context, act.Suspend(switch=True), SEEN)
+        else:
+            layering._hold_for_flush(context, Record(), 1.0)
+    loop._let_run()
+    assert journal.record.suspended, "the journal could not be told that it is over"
+    assert vm.resumed == (1 if ours else 0)
+    journal.away = False
+    assert not loop._record().suspended
+    stands = replace(SEEN, state=PowerState.PAUSED, record=loop._record())
+    assert not isinstance(decide(make_plan(1), stands), act.Resume)
+    assert not loop.read().suspended  # and so in whatever is noted next
+    vm.answer = True
+    acting._suspend(context, act.Suspend(switch=True), SEEN)
+    journal.away = False
+    context.memory.suspended_at = None
+    assert loop._record().suspended, "another suspension of ours"

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import msgspec
 import pytest
 from test_decide import ONE, RUNNING, begun, copying, seen, stages
 
 from blockferry.engine import guard, throttle
+from blockferry.engine import loop as looping
 from blockferry.engine.context import Context
 from blockferry.engine.guard import Guard
+from blockferry.engine.loop import Loop
 from blockferry.engine.observe import Memory
-from blockferry.errors import LibvirtFailed
+from blockferry.errors import HostUnreachable, JournalFailed, LibvirtFailed
 from blockferry.hypervisor.control import Control
 from blockferry.model import action as act
 from blockferry.model import throttling
@@ -264,6 +267,60 @@ def test_a_record_of_before_in_which_each_disk_of_a_group_stands_for_itself() ->
     assert move.writes() == 40 * MiB
     move.let_go()
     assert host.limits("vda") == before
+
+
+def test_a_guest_runs_free_while_the_journal_is_away_and_is_slowed_again_after_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It stayed slowed for as long as that lasted. libvirt's first answer fails here."""
+    monkeypatch.setattr(looping, "JOURNAL_S", 0.001)
+    host = Host.with_disks(vda={"write_bytes_sec": 80 * MiB}, vdb=GROUP, vdc=GROUP)
+    before = {target: host.limits(target) for target in host.disks}
+    move = Move(host).slow("vda").slow("vdb").slow("vdc")
+    slowed = {target: host.limits(target) for target in host.disks}
+    nothing: Any = lambda *_words: None  # noqa: E731
+    move.context.stop = threading.Event()
+    loop = Loop(move.context, lambda: move.record, nothing, nothing, nothing, nothing, follow=nothing, began_at=0.0)
+    loop._known = move.record
+    away = JournalFailed("j", "locked", passing=True)
+    rounds, answers = iter([away, away, away, None]), iter([False, True])
+    look = host.look
+
+    def answering(targets: tuple[str, ...]) -> SimpleNamespace:
+        if not next(answers):
+            raise HostUnreachable("qemu:///system", "no answer")
+        return look(targets)
+
+    def regain() -> None:
+        if (error := next(rounds)) is not None:
+            raise error
+        assert {target: host.limits(target) for target in host.disks} == before
+
+    monkeypatch.setattr(host, "look", answering)
+    loop.regain = regain
+    loop._await_journal(away)
+    assert sum("not slowed while the journal is away" in one for one in move.told) == 1
+    assert set(move.record.throttled) == set(host.disks)  # nothing could be noted
+    monkeypatch.setattr(host, "look", look)
+    guard._put_back(cast(Control, host), move.known)  # had we died meanwhile: nothing is left to put back
+    assert {target: host.limits(target) for target in host.disks} == before
+    assert move.look_after() == ["vda", "vdb"]
+    assert {target: host.limits(target) for target in host.disks} == slowed
+    move.let_go()
+    assert {target: host.limits(target) for target in host.disks} == before
+
+
+def test_what_somebody_else_has_set_stays_while_the_journal_is_away() -> None:
+    host = Host.with_disks(vda={})
+    move = Move(host).slow("vda")
+    host.set_limits("vda", {"write_bytes_sec": 9 * MiB})
+    throttle.free(move.context, move.record.throttled)
+    assert move.writes() == 9 * MiB
+    host.incarnation = 2  # another run of the VM
+    host.set_limits("vda", limited(move.record.throttled["vda"].before, move.record.throttled["vda"].bytes_per_s))
+    host.calls.clear()
+    throttle.free(move.context, move.record.throttled)
+    assert host.calls == []
 
 
 def test_a_limit_that_somebody_else_sets_meanwhile_stays() -> None:

@@ -30,8 +30,13 @@ def watch(app: App, move: str | None) -> None:
 @click.command(cls=Command, examples=("blockferry cancel web01", "blockferry cancel web01 --no-wait"))
 @click.argument("move", metavar="[VM|ID]", required=False, type=types.MoveName())
 @click.option("--wait/--no-wait", default=True, help="Wait until it is cancelled; the default.")
+@click.option(
+    "--here",
+    is_flag=True,
+    help="The move was planned on this host by an older blockferry, which noted no host, and its VM is gone.",
+)
 @pass_app
-def cancel(app: App, move: str | None, wait: bool) -> None:
+def cancel(app: App, move: str | None, wait: bool, here: bool) -> None:
     """Cancel a move; VM stays on its old disks.
 
     Named by its VM or its id; without a name the only one that is under way. The copies at the destination are
@@ -44,7 +49,7 @@ def cancel(app: App, move: str | None, wait: bool) -> None:
         _tell(app, before)
         return
     try:
-        summary = service.cancel(before.id)
+        summary = service.cancel(before.id, here)
     except TooLateToCancel:
         if before.state == "interrupted":
             service.spawn(before.id)  # nobody runs it: it goes on to its end in the background

@@ -7,6 +7,7 @@ handed to a background process: closing a window never stops a move.
 from __future__ import annotations
 
 import contextlib
+import logging
 import queue
 import select
 import signal
@@ -14,16 +15,27 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import FrameType
 
 from blockferry.cli import display, follow, ports
 from blockferry.cli.app import App
-from blockferry.errors import BlockferryError, Interrupted, JournalFailed, MoveBusy
+from blockferry.errors import BlockferryError, Interrupted, JournalFailed, LeaseLost, MoveBusy
 from blockferry.model.summary import MoveSummary
 
 TICK_S = 0.1
 STOP_S = 15.0  # how long a stopping engine may take before we leave without it
+JOURNAL_S = 2.0
+"""Seconds between two attempts of the background worker to reach a journal that is away."""
+
+JOURNAL_PATIENCE_S = 24 * 3600.0
+"""For so long the background worker waits for it. Then any command takes the move up, once the journal is back."""
+
+BUSY_S = 60.0
+"""So long after an outage a move may still seem to be run by the process that left it: it could not say so."""
+
+log = logging.getLogger(__name__)
+
 QUESTION = "[c]ancel the move, [d]etach (go on in the background), [Enter] go on: "
 
 
@@ -50,8 +62,13 @@ class Worker(threading.Thread):
 
     @property
     def left_in_place(self) -> bool:
-        """Whether the engine obeyed `stop` with the move not at its end (or has not answered)."""
-        return self.is_alive() or isinstance(self._error, Interrupted)
+        """Whether the move is not at its end: the engine obeyed `stop`, has not answered, or the journal is away."""
+        return self.is_alive() or isinstance(self._error, Interrupted) or _is_away(self._error)
+
+    @property
+    def error(self) -> BaseException | None:
+        """What `service.run` raised; the thread has ended."""
+        return self._error
 
     def result(self) -> MoveSummary:
         """What `service.run` returned or raised; the thread has ended."""
@@ -59,6 +76,11 @@ class Worker(threading.Thread):
             raise self._error
         assert self._result is not None
         return self._result
+
+
+def _is_away(error: BaseException | None) -> bool:
+    """Whether this is a journal that may be back by itself."""
+    return isinstance(error, JournalFailed) and error.passing
 
 
 @dataclass
@@ -113,7 +135,13 @@ def drive(app: App, service: ports.Service, summary: MoveSummary, show: display.
             raise
     show.close()
     try:
+        if _is_away(worker.error):  # before the move was begun; later the engine waits for it
+            return _hand_over(service, summary, worker, str(worker.error))
         return worker.result()
+    except LeaseLost as lost:
+        # We were frozen, or the journal was away for long: another process runs it now, and this one follows it.
+        show.say(lost.sentence)
+        return follow.follow(app, service, summary.id, show)
     except MoveBusy as busy:
         # Another blockferry command saw the move before we had begun, took it for an interrupted one and runs it.
         if busy.move != summary.id:
@@ -215,24 +243,69 @@ def _hand_over(service: ports.Service, summary: MoveSummary, worker: Worker, why
     worker.join(STOP_S)
     if not worker.left_in_place:
         return worker.result()
-    service.spawn(summary.id)
-    holds = (
-        f"Move {summary.id} of {summary.plan.vm} goes on in the background; `blockferry watch {summary.id}` follows it."
+    move = f"Move {summary.id} of {summary.plan.vm}"
+    try:
+        answers = service.spawn(summary.id)
+    except (BlockferryError, OSError) as error:
+        text = (
+            f"{move} could not be left to the background ({error}). Nothing is lost: `blockferry resume {summary.id}`"
+        )
+        raise Interrupted(f"{why} {text} goes on with it.".strip()) from error
+    when = "" if answers else " as soon as the journal answers; a copy that runs in QEMU goes on meanwhile"
+    raise Interrupted(
+        f"{why} {move} goes on in the background{when}; `blockferry watch {summary.id}` follows it.".strip()
     )
-    raise Interrupted(f"{why} {holds}".strip())
+
+
+@dataclass
+class _Patience:
+    """How long the background worker waits for a journal that is away."""
+
+    began_s: float = field(default_factory=time.monotonic)
+    away_s: float | None = None  # monotonic seconds: when the journal did not answer last
+
+    def again(self, error: BaseException | None) -> bool:
+        """Whether to try again after the engine has ended so."""
+        now_s = time.monotonic()
+        if _is_away(error):
+            if self.away_s is None:
+                log.warning("%s It is waited for", error)
+            self.away_s = now_s
+            return now_s - self.began_s < JOURNAL_PATIENCE_S
+        return isinstance(error, MoveBusy) and self.away_s is not None and now_s - self.away_s < BUSY_S
 
 
 def run_in_background(service: ports.Service, move: str) -> None:
-    """The background worker: no terminal, nobody to ask; SIGTERM leaves the move for the next one to resume."""
+    """The background worker: no terminal, nobody to ask; SIGTERM leaves the move for the next one to resume.
+
+    A journal that is away is waited for: whoever started this worker has left the move to it.
+    """
     with _signals() as signals:
-        worker = Worker(service, move)
-        worker.start()
-        leaving_since: float | None = None
-        while worker.is_alive():
-            if signals.leave == "SIGTERM" and leaving_since is None:
-                leaving_since = time.monotonic()
-                worker.stop.set()
-            if leaving_since is not None and time.monotonic() - leaving_since > STOP_S:
-                raise Interrupted(f"Move {move} waits for `blockferry resume`.")
-            worker.join(TICK_S)
+        patience = _Patience()
+        while True:
+            worker = Worker(service, move)
+            worker.start()
+            _work(worker, signals, move)
+            if not patience.again(worker.error) or not _pause(signals):
+                break
     worker.result()
+
+
+def _work(worker: Worker, signals: Signals, move: str) -> None:
+    """Wait until the engine has ended; on SIGTERM have it leave the move."""
+    leaving_since: float | None = None
+    while worker.is_alive():
+        if signals.leave == "SIGTERM" and leaving_since is None:
+            leaving_since = time.monotonic()
+            worker.stop.set()
+        if leaving_since is not None and time.monotonic() - leaving_since > STOP_S:
+            raise Interrupted(f"Move {move} waits for `blockferry resume`.")
+        worker.join(TICK_S)
+
+
+def _pause(signals: Signals) -> bool:
+    """Wait before the next attempt; whether there is to be one."""
+    until = time.monotonic() + JOURNAL_S
+    while time.monotonic() < until and signals.leave != "SIGTERM":
+        time.sleep(TICK_S)
+    return signals.leave != "SIGTERM"

@@ -68,8 +68,11 @@ class Service(Protocol):
         """
         ...
 
-    def spawn(self, move_id: str) -> None:
-        """A background process runs the move (`blockferry run-move ID`), also after this one is gone."""
+    def spawn(self, move_id: str) -> bool:
+        """A background process runs the move (`blockferry run-move ID`), also after this one is gone.
+
+        False: the journal is away, and that process waits for it first.
+        """
         ...
 
     def moves(self) -> tuple[MoveSummary, ...]:
@@ -92,8 +95,11 @@ class Service(Protocol):
         """
         ...
 
-    def cancel(self, move: str) -> MoveSummary:
-        """Write the wish down; whoever runs the move obeys. Raises TooLateToCancel after the switch."""
+    def cancel(self, move: str, here: bool = False) -> MoveSummary:
+        """Write the wish down; whoever runs the move obeys. Raises TooLateToCancel after the switch.
+
+        `here`: the user says that a move whose plan names no host was planned on this one.
+        """
         ...
 
     def speed(self, move: str, bandwidth: int) -> MoveSummary:

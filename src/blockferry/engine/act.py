@@ -267,6 +267,7 @@ def _go_synchronous(context: Context, action: act.GoSynchronous, seen: Observati
 
 def _suspend(context: Context, action: act.Suspend, seen: Observation) -> None:
     """Suspend, with the guard armed. Noted before, so that whoever comes after knows that the pause is ours."""
+    context.memory.resumed = True  # nothing is suspended by us, also where the note is made and not answered
     context.note(replace(seen.record, suspended=True, switching=action.switch))
     point("suspending-to-switch" if action.switch else "suspending-to-start")
     control = context.control
@@ -275,11 +276,11 @@ def _suspend(context: Context, action: act.Suspend, seen: Observation) -> None:
         context.tell("warning", "no guard could be started; if blockferry dies now, the VM stays suspended")
     context.memory.pivot_failures = 0
     context.memory.view_tried = context.memory.view_taken = False
-    context.memory.suspended_at = time.monotonic()
+    context.memory.suspended_at, context.memory.resumed = time.monotonic(), False
     # When this raises, the VM may stand still all the same (libvirt's answer came too late): the guard stays armed, the
     # record says that a pause is ours, and the next look tells.
     if not control.suspend():  # it went off, or its owner has paused it this moment: then it is not ours to resume
-        context.memory.suspended_at = None
+        context.memory.suspended_at, context.memory.resumed = None, True
         context.guard.disarm()
         context.note(seen.record)
         return
@@ -298,6 +299,7 @@ def _resume(context: Context, action: act.Resume, seen: Observation) -> None:
     if context.memory.suspended_at is not None:
         stall_s = time.monotonic() - context.memory.suspended_at
     context.memory.suspended_at = None
+    context.memory.resumed = context.memory.resumed or was_suspended
     context.guard.disarm()
     point("resumed")
     record = seen.record

@@ -331,6 +331,7 @@ def _hold_for_flush(context: Context, record: Record, guard_s: float) -> float |
     A VM that its owner has paused while the files were written out stays paused: then nothing is flushed in QEMU, and
     the next checkpoint tries again.
     """
+    context.memory.resumed = True  # nothing is suspended by us, also where the note is made and not answered
     context.note(replace(record, suspended=True, switching=False))
     point("checkpoint-suspending")
     hanging.arm(context)
@@ -338,6 +339,7 @@ def _hold_for_flush(context: Context, record: Record, guard_s: float) -> float |
         context.tell("warning", "no guard could be started; if blockferry dies now, the VM stays suspended")
     began = time.monotonic()
     ours = True  # also when libvirt does not say whether it was done
+    context.memory.resumed = False
     try:
         ours = context.control.suspend()
         point("checkpoint-suspended")
@@ -354,6 +356,7 @@ def _hold_for_flush(context: Context, record: Record, guard_s: float) -> float |
         finally:
             stall_s = time.monotonic() - began
         if not stands:
+            context.memory.resumed = runs
             context.guard.disarm()
             context.note(replace(record, suspended=False))
     return stall_s if ours else None

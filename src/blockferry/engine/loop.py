@@ -105,13 +105,18 @@ class Loop:
     _watched: Connection | None = None
 
     def __post_init__(self) -> None:
-        write = self.context.note
+        write, read = self.context.note, self.read
 
         def note(record: Record) -> None:
             write(record)
             self._known = self.context.noted = record
 
-        self.context.note = note
+        def known() -> Record:
+            # The journal may have been away when a suspension ended: a pause from then on is its owner's.
+            record = read()
+            return replace(record, suspended=False) if self.context.memory.resumed and record.suspended else record
+
+        self.context.note, self.read = note, known
 
     def run(self) -> Outcome:
         """Until the move is over. Raises MoveParked, LeaseLost, Interrupted, JournalFailed; Waiting."""
@@ -150,6 +155,7 @@ class Loop:
         if not error.passing:
             raise error
         began = time.monotonic()
+        freed = self._free_guest()
         log.warning("move %s: %s It is waited for.", self.context.plan.move, error.sentence)
         while True:
             self.away(f"{error.sentence} The copy goes on; waiting for the journal")
@@ -164,9 +170,23 @@ class Loop:
                 error = again
             self.context.stop.wait(JOURNAL_S)
             self._let_run()
+            freed = freed or self._free_guest()
         text = f"the journal did not answer for {format_duration(time.monotonic() - began)} ({error.problem})"
         log.info("move %s: %s", self.context.plan.move, text)
         self.context.tell("warning", f"{text}; it is back, and the move goes on")
+
+    def _free_guest(self) -> bool:
+        """Put the limits of a slowed guest back: nobody knows for how long. Whether that is done.
+
+        The note of them stays. Once the journal answers again, the guest is slowed as it was (`throttle.see_to_it`).
+        """
+        if self._known is None or not self._known.throttled:
+            return True
+        try:
+            throttle.free(self.context, self._known.throttled)
+        except BlockferryError:
+            return False  # libvirt does not answer: it is tried again
+        return True
 
     def _unforeseen(self, error: Exception) -> None:
         """A bug: noted, tried again a few times, then parked. Raises MoveParked."""
@@ -201,6 +221,7 @@ class Loop:
         try:
             done = context.guard.let_run()
             done = context.control.resume() if done is None else done
+            context.memory.resumed = context.memory.resumed or done
             return done or not past.may_stand(context.control, context.runner)
         except BlockferryError:
             return False
@@ -418,7 +439,7 @@ class Loop:
                 with contextlib.suppress(BlockferryError):  # `decide` is not asked before it stands still
                     throttle.put_back(self.context, seen)
                     self.context.guard.limits_are_back()
-            self._park(sentence)
+            self._park(_with_the_guest(self.context.plan, action, sentence))
         if self.context.memory.suspended_at is None:
             self.context.stop.wait(min(10.0, 0.1 * 2**self.tries))
 
@@ -437,6 +458,14 @@ class Loop:
         if self._watch is not None:
             self._watch.__exit__(None, None, None)
             self._watch = self._watched = None
+
+
+def _with_the_guest(plan: Plan, action: act.Action | None, problem: str) -> str:
+    """The problem, and what a person has to know first where a suspension of ours could not be ended."""
+    if not isinstance(action, (act.Resume, act.LetLostRun)):
+        return problem
+    text = f"The guest of {plan.vm} may stand still: the move had suspended it, and could not let it run: {problem}"
+    return f"{text.rstrip('.')}. `virsh resume {plan.vm}` lets it run" if isinstance(action, act.Resume) else text
 
 
 def _log_action(plan: Plan, action: act.Action) -> None:

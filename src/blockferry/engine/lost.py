@@ -33,6 +33,7 @@ def let_run(context: Context, seen: Observation) -> None:
         return
     if answer.problem:
         raise LostVmUnreachable(context.plan.vm, lost.pid, answer.problem)
+    context.memory.resumed = context.memory.resumed or answer.did
     point("lost-running")
     context.guard.disarm()
     context.note(replace(seen.record, suspended=False))

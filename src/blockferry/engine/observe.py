@@ -34,6 +34,7 @@ class Memory:
     folds: dict[str, CopyProgress] = field(default_factory=dict)  # the same of overlays being committed
     outrun: set[str] = field(default_factory=set)  # targets whose overlay grows faster than it was being committed
     suspended_at: float | None = None  # monotonic seconds
+    resumed: bool = False  # we have ended our last suspension ourselves, whatever the journal could be told of it
     flushed_at: float | None = None
     flushed_bytes: dict[str, int] = field(default_factory=dict)  # target -> `cur` when QEMU last flushed its copy
     checkpoint_at: float | None = None  # monotonic seconds of that flush, or of the beginning

@@ -101,6 +101,7 @@ class Service:
         self._journal: Journal | None = None
         self._lock = threading.Lock()
         self._say: Callable[[str], None] = lambda _: None
+        self._uris: dict[str, str] = {}  # move -> URI of its host: a worker is started also while the journal is away
 
     @property
     def uri(self) -> str:
@@ -345,6 +346,7 @@ class Service:
         other = self._unfinished(result.plan.uuid)
         waiting = other if other is not None and other.state == "waiting" else None
         summary = self._made_journal().add(result.plan, record, wish, _user(), waiting, room, taken)
+        self._uris[summary.id] = self._site.uri
         for one in result.findings:
             if one.severity is Severity.WARNING:
                 self.journal.event(move, "warning", f"[{one.code}] {one.text}")
@@ -363,6 +365,7 @@ class Service:
         if summary.finished is not None:
             return self._verdict(summary)
         site = self._site_of(summary)
+        self._uris[summary.id] = site.uri
         try:
             lease = self._claim(summary.id)
         except UsageError:
@@ -371,6 +374,32 @@ class Service:
                 raise
             on_progress(done)  # it has ended this moment, in another process
             return self._verdict(done)
+        # From here on whatever goes wrong gives the claim back, and the lease is renewed whatever takes long.
+        with self._parking_bugs(lease), LeaseKeeper(self.journal, lease) as keeper:
+            try:
+                site.expect(lambda connection: self._see(summary, connection, asked=True))
+                self._drive(summary, site, lease, keeper, on_progress, stop)
+            except LeaseLost:
+                # The connection may have broken in the very commit that ended the move.
+                if self.journal.get(summary.id).finished is None:
+                    raise
+            finally:
+                site.expect(None)
+                self._done_with(site)
+        done = self.journal.get(summary.id)
+        on_progress(done)
+        return self._verdict(done)
+
+    def _drive(
+        self,
+        summary: MoveSummary,
+        site: Site,
+        lease: Lease,
+        keeper: LeaseKeeper,
+        on_progress: Callable[[MoveSummary], None],
+        stop: threading.Event,
+    ) -> None:
+        """Run the loop of a move that this process has claimed."""
         self.journal.unpark(summary.id)
         tried = self.journal.read(summary.id)
         known = tried.unexpected if summary.parked is None else 0  # else its user has looked
@@ -378,12 +407,9 @@ class Service:
         if fresh != tried:  # by processes before: what hindered them may be put right
             self.journal.write(lease, fresh)
         plan = summary.plan
-        site.expect(lambda connection: self._see(summary, connection, asked=True))
         live = (plan.was.active and not summary.record.following) or firmware.still_now(plan, summary.record)
         with (
             contextlib.ExitStack() as stack,
-            LeaseKeeper(self.journal, lease) as keeper,
-            self._parking_bugs(lease),
             Guard(site.uri, plan.uuid, plan.vm, start=live) as guard,
         ):
             line = Lifeline(self.journal, lease, keeper, on_progress, stop, self.journal.get(summary.id))
@@ -435,19 +461,8 @@ class Service:
                 began_at=summary.created,
                 earlier=summary.report,
             )
-            try:
-                with contextlib.suppress(Waiting):
-                    loop.run()
-            except LeaseLost:
-                # The connection may have broken in the very commit that ended the move.
-                if self.journal.get(summary.id).finished is None:
-                    raise
-            finally:
-                site.expect(None)
-                self._done_with(site)
-        done = self.journal.get(summary.id)
-        on_progress(done)
-        return self._verdict(done)
+            with contextlib.suppress(Waiting):
+                loop.run()
 
     @contextlib.contextmanager
     def _parking_bugs(self, lease: Lease) -> Iterator[None]:
@@ -495,12 +510,25 @@ class Service:
         verifying.see_verified(done)
         return done
 
-    def spawn(self, move_id: str) -> None:
-        """A process of its own runs the move; it outlives this one and its terminal."""
-        summary = self.journal.get(move_id)
+    def spawn(self, move_id: str) -> bool:
+        """A process of its own runs the move; it outlives this one and its terminal. False: the journal is away.
+
+        Then the worker waits for it: a move that this process has planned or run is not left to nobody.
+        """
+        try:
+            summary = self.journal.get(move_id)
+        except JournalFailed as error:
+            if not error.passing or move_id not in self._uris:
+                raise
+            self._start_worker(move_id, self._uris[move_id])
+            return False
         site = self._site_of(summary)
         self._done_with(site)
-        argv = [sys.executable, "-m", "blockferry", "--uri", site.uri, "run-move", "--journal-from-stdin", summary.id]
+        self._start_worker(summary.id, site.uri)
+        return True
+
+    def _start_worker(self, move: str, uri: str) -> None:
+        argv = [sys.executable, "-m", "blockferry", "--uri", uri, "run-move", "--journal-from-stdin", move]
         # The journal's URL may hold a password, and everybody can read the arguments of every process.
         worker = subprocess.Popen(
             argv,
@@ -514,7 +542,7 @@ class Service:
         with contextlib.suppress(BrokenPipeError), worker.stdin as pipe:
             pipe.write(self.config.journal.encode())
         reap(worker)
-        log.info("move %s of %s is left to process %d", summary.id, summary.plan.vm, worker.pid)
+        log.info("move %s is left to process %d", move, worker.pid)
 
     def moves(self) -> tuple[MoveSummary, ...]:
         return self._move_journal.unfinished()
@@ -529,8 +557,11 @@ class Service:
     def find(self, word: str | None) -> MoveSummary:
         return self._move_journal.find(word)
 
-    def cancel(self, move: str) -> MoveSummary:
+    def cancel(self, move: str, here: bool = False) -> MoveSummary:
+        """Write the wish down. `here`: the user says that a move without a noted host was planned on this one."""
         summary = self.journal.get(move)
+        if here and not summary.plan.host and summary.finished is None and not summary.owner_alive:
+            summary = self._adopt(summary)
         if summary.too_late_to_cancel:
             raise TooLateToCancel(summary.id, summary.plan.vm, summary.plan.destination)
         if summary.finished is None:
@@ -580,7 +611,21 @@ class Service:
             trace = identity.VmTrace(vm.uuid == plan.uuid, vm.mark, vm.mark_journal)
         local = self.journal.path is not None
         if not identity.belongs(plan, here, trace, self.journal.identity(), local_journal=local, asked=asked):
-            raise OtherHost(plan.move, plan.vm, identity.where(plan), str(here))
+            last = "" if plan.host or one.owner is None else f" (run last by {one.owner})"
+            raise OtherHost(plan.move, plan.vm, identity.where(plan) + last, str(here), noted=bool(plan.host))
+
+    def _adopt(self, one: MoveSummary) -> MoveSummary:
+        connection = self._site.connection
+        uuid = connection.host_id()
+        if not uuid:
+            raise UsageError(
+                f"libvirt at {connection.uri} tells no UUID of this host, so the move cannot be tied to it."
+            )
+        if self.journal.adopt(one.id, uuid, connection.hostname()):
+            self.journal.event(
+                one.id, "user", f"{_user()} said that it was planned on {connection.hostname()} ({uuid})"
+            )
+        return self.journal.get(one.id)
 
     def _site_of(self, one: MoveSummary) -> Site:
         """The host of a move: this one, by whatever URI, or the one that its own URI leads to. Raises OtherHost.

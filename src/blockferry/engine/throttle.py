@@ -1,14 +1,15 @@
 """Slowing the guest's writes so that a copy gets in step, and putting its limits back as they were.
 
 Its limits before are in the record before they are touched, and the guard knows them. They are put back by `decide` on
-every way out; by the guard, when this process dies; and the next process, which finds the note, slows the guest again
-and goes on. Only the running QEMU is changed, so at the worst they are right again from the VM's next start. Limits
-that somebody else has set meanwhile are left alone (model/throttling.py).
+every way out; by `free` while the journal is away; by the guard, when this process dies; and the next process, which
+finds the note, slows the guest again and goes on. Only the running QEMU is changed, so at the worst they are right
+again from the VM's next start. Limits that somebody else has set meanwhile are left alone (model/throttling.py).
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 
 from blockferry.engine.context import Context
@@ -135,6 +136,25 @@ def see_to_it(context: Context, seen: Observation) -> None:
         if noted.incarnation == seen.incarnation:
             wanted = throttling.shared(seen.record.throttled, target)
             _enforce(context, target, wanted, context.control.limits(target))
+
+
+def free(context: Context, throttled: Mapping[str, Throttle]) -> None:
+    """Put the limits back for a time in which nothing can be noted. Raises LibvirtFailed, HostUnreachable.
+
+    The note of them stays, and `see_to_it` slows the guest again by it.
+    """
+    freed, incarnation = [], context.control.look(()).incarnation
+    for target, one in throttled.items():
+        noted = throttling.shared(throttled, target)
+        if one.incarnation != incarnation:
+            continue
+        if throttling.standing(noted, context.control.limits(target)) is Standing.OURS:
+            context.control.set_limits(target, throttling.own(noted.before))
+            freed.append(target)
+    _forget(context, set(throttled))
+    context.throttle_seen_at = 0.0
+    if freed:
+        context.tell("warning", f"the guest's writes to {', '.join(freed)} are not slowed while the journal is away")
 
 
 def unthrottle(context: Context, seen: Observation) -> None:

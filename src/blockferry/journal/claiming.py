@@ -37,6 +37,7 @@ class Claimed:
     token: int
     deaths: int  # how many owners of the move have died so far
     before: Owner | None  # whom it was taken over from
+    alive: bool = False  # that one lives: it was frozen, or could not reach the journal
     parked: str | None = None
 
 
@@ -53,6 +54,9 @@ def claim(connection: Connection, journal: str, move: str, owner: Owner, ttl_s: 
 
     A process of this machine that is gone is taken over at once, any other when its lease is over by the database's
     clock. Even the process that holds it cannot claim it twice: two threads of it are two managers.
+
+    One that is seen to live (it waits for the journal, or is frozen) has not died of the move, and counts as no death.
+    Of a process of another machine that cannot be told: it counts as one.
     """
     query = sa.select(moves, database.clock(connection).label("now")).where(moves.c.id == move)
     # NO KEY UPDATE: events being written (their foreign key holds the row in share) do not matter.
@@ -63,21 +67,22 @@ def claim(connection: Connection, journal: str, move: str, owner: Owner, ttl_s: 
     if row.finished is not None:
         outcome = codec.record(row, journal).outcome
         return Over(row.vm, outcome.value if outcome else "finished")
-    before, deaths = codec.owner(row.owner), row.deaths
+    before, deaths, alive = codec.owner(row.owner), row.deaths, False
     if before is not None:
         expired = row.lease_expires is None or row.lease_expires <= row.now
         if not expired and not before.surely_dead:
             return Held(row.vm, before)
-        deaths += 1
+        alive = before.surely_alive
+        deaths += 0 if alive else 1
     values: dict[str, Any] = {"token": row.token + 1, "deaths": deaths}
     problem = None
-    if before is not None and deaths >= DEATHS_UNTIL_PARKED:
+    if before is not None and not alive and deaths >= DEATHS_UNTIL_PARKED:
         problem = f"{deaths} processes that ran it have died, the last was {before}; find out why before it goes on."
         values |= {"owner": None, "lease_expires": None, "parked": problem}
     else:
         values |= {"owner": codec.encode(owner), "lease_expires": row.now + ttl_s}
     connection.execute(sa.update(moves).where(moves.c.id == move).values(values))
-    return Claimed(row.vm, row.token + 1, deaths, before, problem)
+    return Claimed(row.vm, row.token + 1, deaths, before, alive, problem)
 
 
 def supersede(connection: Connection, waiting: MoveSummary, move: str) -> None:

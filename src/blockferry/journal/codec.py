@@ -62,6 +62,11 @@ def plan(row: Any, journal: str) -> Plan:
     return prints.current_plan(found)
 
 
+def with_host(plan: str, host: str, host_name: str) -> str:
+    """The plan as it is written, whatever version wrote it, with its host noted."""
+    return encode({**msgspec.json.decode(plan), "host": host, "host_name": host_name})
+
+
 def progress(text: str) -> Progress:
     """What is only for show never stands in the way: unreadable progress is no progress."""
     try:

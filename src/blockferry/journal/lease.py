@@ -15,6 +15,11 @@ TTL_S = 20.0
 """Seconds for which a lease holds without being renewed. A frozen manager is taken over after this."""
 
 
+def now_s() -> float:
+    """Seconds that go on while this process is stopped and while the machine sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 class LeaseBook(Protocol):
     """Where leases are kept: the Journal."""
 
@@ -32,6 +37,7 @@ class Lease:
     owner: Owner
     book: LeaseBook = field(repr=False, compare=False)
     ttl_s: float = TTL_S
+    since_s: float = field(default_factory=now_s, compare=False)  # not later than it was claimed, by `now_s`
 
     def renew(self) -> None:
         """Another `ttl_s` seconds from now, by the database's clock. Raises LeaseLost, JournalFailed."""
@@ -49,7 +55,7 @@ class LeaseKeeper:
         self._book, self._lease, self._ttl_s = book, lease, ttl_s or lease.ttl_s
         self.lost = threading.Event()
         self._loss: LeaseLost | None = None
-        self._renewed_s = _now_s()
+        self._renewed_s = lease.since_s
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._keep, name=f"lease-{lease.move}", daemon=True)
 
@@ -68,7 +74,7 @@ class LeaseKeeper:
 
         The clock goes on while a process is frozen: one that wakes late asks before it acts.
         """
-        if not self.lost.is_set() and _now_s() - self._renewed_s > self._ttl_s / 2:
+        if not self.lost.is_set() and now_s() - self._renewed_s > self._ttl_s / 2:
             self._renew()
         if self.lost.is_set():
             raise LeaseLost(self._lease.move, self._loss.owner if self._loss else "another process")
@@ -76,7 +82,7 @@ class LeaseKeeper:
     @property
     def holds(self) -> bool:
         """Whether nobody else can have taken over yet: it was renewed within its time."""
-        return not self.lost.is_set() and _now_s() - self._renewed_s < self._ttl_s
+        return not self.lost.is_set() and now_s() - self._renewed_s < self._ttl_s
 
     def regain(self) -> None:
         """Renew it now. Raises LeaseLost when somebody else has taken over meanwhile, JournalFailed."""
@@ -85,14 +91,14 @@ class LeaseKeeper:
         self.check()
 
     def _renew(self) -> None:
-        now_s = _now_s()
+        began_s = now_s()
         try:
             self._book.renew(self._lease, self._ttl_s)
         except LeaseLost as loss:
             self._loss = loss
             self.lost.set()
         else:
-            self._renewed_s = now_s
+            self._renewed_s = began_s
 
     def _keep(self) -> None:
         while not self._stop.wait(self._ttl_s / 4):
@@ -102,8 +108,3 @@ class LeaseKeeper:
                 continue  # the database is away for a moment; `check` and the fence protect us meanwhile
             if self.lost.is_set():
                 return
-
-
-def _now_s() -> float:
-    """Seconds that go on while this process is stopped and while the machine sleeps."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)

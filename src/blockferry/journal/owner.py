@@ -40,16 +40,25 @@ class Owner:
         False does not mean alive: a process of another machine, or one that we may not look at, is judged by its
         lease alone. A host name is no proof of a machine (there are many called `localhost`), the boot id is.
         """
+        return self._dead() is True
+
+    @property
+    def surely_alive(self) -> bool:
+        """Whether this process is seen to live. A process of another machine never is, whether it lives or not."""
+        return self._dead() is False
+
+    def _dead(self) -> bool | None:
+        """None: that cannot be told."""
         if self.boot != _boot() or self.host != socket.gethostname():
-            return False
+            return None
         if self.namespace not in ("", _namespace()):
-            return False
+            return None
         try:
             state, started = _look(self.pid)
         except (FileNotFoundError, ProcessLookupError):
-            return _vanished(self.pid)
+            return True if _vanished(self.pid) else None
         except OSError:
-            return False  # no file descriptor left, say: that proves nothing
+            return None  # no file descriptor left, say: that proves nothing
         return state in ("Z", "X") or started != self.started
 
     def __str__(self) -> str:

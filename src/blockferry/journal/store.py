@@ -26,7 +26,7 @@ from blockferry.errors import (
 from blockferry.journal import claiming, codec
 from blockferry.journal.claiming import fenced
 from blockferry.journal.database import Database, clock, one_at_a_time
-from blockferry.journal.lease import TTL_S, Lease
+from blockferry.journal.lease import TTL_S, Lease, now_s
 from blockferry.journal.owner import Owner
 from blockferry.journal.schema import VERSION, events, identity, kept, moves
 from blockferry.model.identity import may_be_here, may_share_host
@@ -273,6 +273,20 @@ class Journal:
         """0: no limit. Without effect on a move that is over. Raises MoveNotFound, UsageError."""
         return self._set(move, bandwidth=_rate(bytes_per_s))
 
+    def adopt(self, move: str, host: str, host_name: str) -> bool:
+        """Note the host of a move whose plan names none: its user says that it was planned there. Whether it was noted.
+
+        `host`: libvirt's UUID of it. Not for a move that is over, or whose host is known.
+        """
+        with self._db.writing() as connection:
+            mine = (moves.c.id == move, moves.c.finished.is_(None))
+            row = connection.execute(sa.select(moves.c.id, moves.c.plan).where(*mine)).first()
+            if row is None or codec.plan(row, self.name).host:
+                return False
+            plan = codec.with_host(row.plan, host, host_name)
+            connection.execute(sa.update(moves).where(*mine, moves.c.plan == row.plan).values(plan=plan))
+        return True
+
     def unpark(self, move: str) -> MoveSummary:
         """Somebody has looked: a parked move may go on, and its dead managers no longer count."""
         deaths = sa.case((moves.c.parked.is_not(None), 0), else_=moves.c.deaths)
@@ -296,6 +310,7 @@ class Journal:
         A parked move can be claimed, for to go on with it is its user's decision (`unpark`). A move that is over
         cannot: UsageError.
         """
+        since_s = now_s()
         found = self._claim(move, owner, ttl_s)
         if found is None:
             raise MoveNotFound(move, self.name)
@@ -305,7 +320,7 @@ class Journal:
             raise UsageError(f"Move {move} of {found.vm} is over: {found.outcome}.", f"`blockferry show {move}`.")
         if found.parked is not None:
             raise MoveParked(move, found.vm, found.parked)
-        return Lease(move, found.token, owner, self, ttl_s)
+        return Lease(move, found.token, owner, self, ttl_s, since_s)
 
     @tenacity.retry(
         retry=tenacity.retry_if_result(lambda found: isinstance(found, claiming.Held) and found.owner is None),
@@ -317,7 +332,7 @@ class Journal:
         with self._db.writing() as connection:
             found = claiming.claim(connection, self.name, move, owner, ttl_s)
             if isinstance(found, claiming.Claimed) and found.before is not None:
-                text = found.parked or f"{found.before} has died or was silent for too long; {owner} goes on"
+                text = found.parked or _taken_over(found, found.before, owner)
                 kind = "warning" if found.parked is None else "error"
                 connection.execute(sa.insert(events).values(_event(move, kind, text)))
         return found
@@ -425,6 +440,15 @@ class Journal:
 
 
 _KEPT = Kept.__match_args__
+
+
+def _taken_over(found: claiming.Claimed, before: Owner, owner: Owner) -> str:
+    if found.alive:
+        return (
+            f"{before} lives, but was silent for too long (it could not reach the journal, or was frozen); {owner} "
+            "runs the move now. Nothing is lost"
+        )
+    return f"{before} has died or was silent for too long; {owner} goes on"
 
 
 def _event(move: str, kind: str, text: str) -> dict[str, Any]:
