@@ -451,9 +451,15 @@ def test_cancel_after_the_switch_of_a_move_that_nobody_runs_has_it_go_on() -> No
     assert service.log == ["cancel 3f2a", "spawn 3f2a"]
 
 
+def test_the_users_word_that_a_move_was_planned_here_is_passed_on() -> None:
+    service = cli_fake.FakeService(journal={"3f2a": cli_fake.summary()}, after_spawn=None)
+    assert call(service, "cancel", "3f2a", "--here", "--no-wait").exit_code == 0
+    assert service.log == ["cancel 3f2a here", "spawn 3f2a"]
+
+
 def test_cancel_whose_move_switches_meanwhile_does_not_wait_for_its_end(busy: cli_fake.FakeService) -> None:
     class Switches(cli_fake.FakeService):
-        def cancel(self, move: str) -> MoveSummary:
+        def cancel(self, move: str, here: bool = False) -> MoveSummary:
             now = self.show(move)[0]
             self.journal[now.id] = dataclasses.replace(now, record=Record(switched=True))
             return now
@@ -469,8 +475,8 @@ def test_cancel_while_the_disks_are_compared_ends_the_comparison(busy: cli_fake.
     busy.journal["3f2a"] = dataclasses.replace(running, plan=plan, record=Record(switched=True, view=View.HELD))
 
     class Ends(cli_fake.FakeService):
-        def cancel(self, move: str) -> MoveSummary:
-            now = super().cancel(move)
+        def cancel(self, move: str, here: bool = False) -> MoveSummary:
+            now = super().cancel(move, here)
             record = Record(switched=True, view=View.ENDED, unverified={"vda": "it was cancelled"})
             self.journal[now.id] = dataclasses.replace(now, record=record)
             return now
