@@ -125,7 +125,10 @@ def test_a_move_under_way_is_all_that_is_said(move: MoveSummary, text: str, reme
 
 def test_that_libvirt_has_lost_a_vm_is_said_before_the_move_that_has_it() -> None:
     """Of another journal's move nothing else is known here; it said MOVE_UNDER_WAY only, as if the VM were off."""
-    for more in ({"other_move": "cafe0001"}, {"other_move": "ef44813f", "under_way": summary(parked="lost.")}):
+    cases: list[dict[str, Any]] = [
+        {"other_move": "cafe0001"}, {"other_move": "ef44813f", "under_way": summary(parked="lost.")},
+    ]  # fmt: skip
+    for more in cases:
         found, plan = precheck(TO, facts(lost_process=4711, **more), "0123abcd")
         assert plan is None
         assert [one.code for one in found] == ["VM_LOST", "MOVE_UNDER_WAY"]

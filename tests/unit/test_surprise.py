@@ -53,7 +53,7 @@ def test_the_lease_is_released_after_a_bug_is_counted(journal: Journal) -> None:
 @on_sqlite
 @pytest.mark.parametrize("error", [LibvirtFailed("look", "no answer", "VIR_ERR_RPC"), KeyError("x")])
 def test_what_goes_wrong_right_after_the_claim_leaves_no_claim_behind(
-    journal: Journal, url: str, error: Exception
+    journal: Journal, url: str, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """libvirt's first answer was asked for outside of what releases the lease: the move stayed taken by nobody."""
     journal.add(make_plan("m1"), Record(), "{}", "admin")
@@ -69,7 +69,7 @@ def test_what_goes_wrong_right_after_the_claim_leaves_no_claim_behind(
             pass
 
     with closing(Service(replace(Config(), uri="qemu:///system", journal=url))) as service:
-        service._site_of = lambda _one: cast(Site, Elsewhere())  # type: ignore[method-assign]
+        monkeypatch.setattr(service, "_site_of", lambda _one: cast(Site, Elsewhere()))
         with pytest.raises(type(error)):
             service.run("m1", lambda _: None, threading.Event())
     assert journal.get("m1").owner is None
