@@ -15,39 +15,9 @@ from typing import Any
 
 from lab import Host
 from lab.namespaces import HostProcess
+from lab.said import Said
 
 PROGRAM = str(Path(sys.executable).with_name("blockferry"))
-
-
-@dataclass(frozen=True, slots=True)
-class Said:
-    """How a command ended. Negative and 128 + n: by signal n. None: it did not end in time and was killed."""
-
-    words: tuple[str, ...]
-    status: int | None
-    out: str
-    err: str
-
-    @property
-    def killed(self) -> bool:
-        return self.status in (-9, 137)
-
-    @property
-    def documents(self) -> list[dict[str, Any]]:
-        found = []
-        for line in self.out.splitlines():
-            if line.startswith("{"):
-                with contextlib.suppress(ValueError):  # cut off by a kill
-                    found.append(json.loads(line))
-        return found
-
-    def __str__(self) -> str:
-        """One line: the command, its status, its error if it said one."""
-        errors = [str(one.get("message")) for one in self.documents if one.get("kind") == "error"]
-        said = "; ".join(errors) or self.err.strip().replace("\n", " | ")[-300:]
-        return f"{' '.join(self.words)} -> {'no end' if self.status is None else self.status}" + (
-            f" ({said})" if said else ""
-        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import subprocess
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
+
+from lab.machine import machine
 
 VERSION = 1
 
@@ -56,7 +55,7 @@ class Run:
 
     @classmethod
     def begin(cls, seed: int) -> Run:
-        return cls(VERSION, seed, now(), _machine())
+        return cls(VERSION, seed, now(), machine(Path(__file__).parent))
 
     @classmethod
     def joined(cls, runs: list[Run]) -> Run:
@@ -91,18 +90,3 @@ class Run:
 
 def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _machine() -> dict[str, str]:
-    return {
-        "cores": str(os.cpu_count()),
-        "kernel": platform.release(),
-        "libvirt": _first_line("libvirtd", "--version"),
-        "qemu": _first_line("qemu-system-x86_64", "--version"),
-        "blockferry": _first_line("git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"),
-    }
-
-
-def _first_line(*argv: str) -> str:
-    done = subprocess.run(argv, capture_output=True, text=True, check=False)
-    return done.stdout.partition("\n")[0].strip() or "unknown"

@@ -13,10 +13,11 @@ from pathlib import Path
 
 from faults import places
 from faults.case import CANCELLED, NO_MOVE, PARKED, Case, Fault
-from faults.ferry import Ferry, MoveRow, Said, now
+from faults.ferry import Ferry, MoveRow, now
 from faults.ground import FLAKY, NEW, OLD, SQL_ERRORS, Ground
 from lab import Guest, GuestSilent, Host, LabError
 from lab.namespaces import HostProcess
+from lab.said import Said
 
 REACH_S = 60.0
 """For how long a move is waited for on its way to a place."""

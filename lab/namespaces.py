@@ -169,20 +169,38 @@ class HostProcess(subprocess.Popen[str]):
             return None
         return int(children[0]) if children else None
 
+    def _wait_for_nsenter(self, inner: int) -> None:
+        """Until nsenter has stopped itself, as it does a little after its child has stopped.
+
+        On a busy machine it may do so after our SIGCONT, and would stand still for ever.
+        """
+        deadline = time.monotonic() + 20
+        while _stands_still(inner) and not _stands_still(self.pid) and time.monotonic() < deadline:
+            time.sleep(0.002)
+
     def send_signal(self, sig: int) -> None:
         deadline = time.monotonic() + 2
         while self.poll() is None:
             inner = self.inner_pid()
             if inner is not None:
+                if sig == signal.SIGCONT:
+                    self._wait_for_nsenter(inner)
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(inner, sig)
-                if sig == signal.SIGCONT:  # nsenter stops itself along with its child
-                    os.kill(self.pid, sig)
+                if sig in (signal.SIGCONT, signal.SIGKILL):  # an nsenter that stands still would never reap its child
+                    os.kill(self.pid, signal.SIGCONT)
                 return
             if time.monotonic() > deadline:
                 super().send_signal(sig)
                 return
             time.sleep(0.002)
+
+
+def _stands_still(pid: int) -> bool:
+    try:
+        return "\nState:\tT" in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
 
 
 _ENTERED: dict[int, WeakSet[HostProcess]] = {}

@@ -58,7 +58,7 @@ OPTIONS: dict[str, Option] = {
     ),
     "iotune": Option({}, in_disk="<iotune><total_iops_sec>5000</total_iops_sec></iotune>"),
     "serial": Option({}, in_disk="<serial>ZOO-4711</serial>"),
-    "wwn": Option({}, in_disk="<wwn>5000c50015ea71ac</wwn>", buses=("scsi", "ide", "sata")),
+    "wwn": Option({}, in_disk="<wwn>5000c50015ea71ac</wwn>", buses=("scsi", "ide")),
     "vendor": Option({}, in_disk="<vendor>ZOO</vendor><product>ANIMAL</product>", buses=("scsi",)),
     "blockio": Option(
         {}, in_disk="<blockio logical_block_size='512' physical_block_size='4096'/>", buses=("virtio", "scsi")
@@ -88,6 +88,20 @@ ROLES: dict[str, Put] = {
             f"<filesystem type='mount' accessmode='mapped'><source dir={_q(path)}/><target dir='share'/></filesystem>"
         ),
     ),
+    "virtiofs": (
+        "devices",
+        lambda path: (
+            "<filesystem type='mount' accessmode='passthrough'><driver type='virtiofs'/>"
+            f"<source dir={_q(path)}/><target dir='virtiofs'/></filesystem>"
+        ),
+    ),
+    "vhost-user": (
+        "devices",
+        lambda path: (
+            "<filesystem type='mount'><driver type='virtiofs'/>"
+            f"<source socket={_q(path)}/><target dir='elsewhere'/></filesystem>"
+        ),
+    ),
     "nvdimm": (
         "devices",
         lambda path: (
@@ -105,6 +119,16 @@ ROLES: dict[str, Put] = {
     ),
 }
 """Where a file of a role is named, and how. The path is escaped for text already."""
+
+
+TPMS: dict[str, str] = {
+    "": "",
+    "emulator": "<tpm model='tpm-tis'><backend type='emulator' version='2.0'/></tpm>",
+    "external": (
+        "<tpm model='tpm-tis'><backend type='external'>"
+        "<source type='unix' mode='connect' path='/run/somebody/tpm.sock'/></backend></tpm>"
+    ),
+}
 
 
 def _q(escaped: str) -> str:
@@ -126,6 +150,8 @@ def domain_xml(vm: Vm, real: Callable[[str], Path], loops: Mapping[str, str], *,
             "<maxMemory slots='2' unit='MiB'>256</maxMemory><memory unit='MiB'>36</memory>"
             "<cpu><numa><cell id='0' cpus='0' memory='32' unit='MiB'/></numa></cpu>"
         )
+    if roles & {"virtiofs", "vhost-user"}:
+        memory += "<memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>"
     os_order = ("<loader", "<nvram", "<kernel", "<initrd")
     in_os = sorted(parts["os"], key=lambda text: next(n for n, tag in enumerate(os_order) if text.startswith(tag)))
     controllers = "<controller type='usb' model='none'/>"
@@ -148,6 +174,7 @@ def domain_xml(vm: Vm, real: Callable[[str], Path], loops: Mapping[str, str], *,
     {controllers}
     <memballoon model='none'/>
     {"".join(parts["devices"])}
+    {TPMS[vm.tpm]}
   </devices>
 </domain>
 """
@@ -181,8 +208,10 @@ def disk_xml(disk: Disk, real: Callable[[str], Path], loops: Mapping[str, str]) 
     )
 
 
-def pool_xml(pool: Pool, real: Callable[[str], Path]) -> str:
+def pool_xml(pool: Pool, real: Callable[[str], Path], device: str) -> str:
+    """The pool's XML. `device`: what a pool of the kind fs mounts."""
+    source = f"<source><device path={quoteattr(device)}/><format type='ext4'/></source>" if pool.kind == "fs" else ""
     return (
         f"<pool type='{pool.kind}'><name>{escape(pool.name)}</name><uuid>{pool_uuid(pool.name)}</uuid>"
-        f"<target><path>{escape(str(real(pool.place)))}</path></target></pool>"
+        f"{source}<target><path>{escape(str(real(pool.place)))}</path></target></pool>"
     )

@@ -11,6 +11,7 @@ import json
 import os
 import pwd
 import shutil
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -123,20 +124,29 @@ def qemu_user() -> tuple[int, int]:
 
 
 def make(
-    file: File, real: Callable[[str], Path], model: Model, formats: dict[str, str], *, profile: str = "default"
+    file: File,
+    real: Callable[[str], Path],
+    model: Model,
+    formats: dict[str, str],
+    *,
+    profile: str = "default",
+    named_as: str = "",
 ) -> None:
     """Make the file, and its model. `formats`: of the images made so far, by place.
 
     profile: with "fixed", where libvirt changes no owner, what QEMU writes to is given to its user, as an
     administrator has to do there.
+    named_as: the place of the link by which a VM names an image, "" when it names the file itself.
     """
     path = real(file.place)
     path.parent.mkdir(parents=True, exist_ok=True)
     if file.kind in IMAGES:
-        _image(file, path, real, model, formats)
+        _image(file, real(named_as) if named_as else path, real, model, formats)
         formats[file.place] = file.kind
     elif file.kind == "dir":
         path.mkdir(exist_ok=True)
+    elif file.kind == "socket":
+        os.mknod(path, stat.S_IFSOCK | 0o666)
     elif file.kind == "link":
         path.symlink_to(real(file.target))
     else:
@@ -153,6 +163,8 @@ def make(
 
 
 def _image(file: File, path: Path, real: Callable[[str], Path], model: Model, formats: dict[str, str]) -> None:
+    """Make an image by the name that a VM gives it: QEMU takes a relative backing file to be beside the name, also
+    where the name is a link to another directory."""
     below = []
     if file.backing:
         backing = real(file.backing)
@@ -166,6 +178,8 @@ def _image(file: File, path: Path, real: Callable[[str], Path], model: Model, fo
     writes = patterns(file.number, file.size_kib)
     write_model(raw, writes)
     qemu_io(path, file.kind, writes)
+    if file.bitmap:
+        run(["qemu-img", "bitmap", "--add", "--enable", "-f", "qcow2", path, file.bitmap])
     model.images[file.place] = raw
 
 
@@ -187,6 +201,13 @@ def _multiboot() -> bytes:
     magic, flags, base = 0x1BADB002, 0x00010000, 0x100000
     numbers = (magic, flags, -(magic + flags) & 0xFFFFFFFF, base, base, 0, 0, base + 32)
     return b"".join(number.to_bytes(4, "little") for number in numbers)
+
+
+def bitmaps(path: Path) -> set[str]:
+    """Names of the persistent bitmaps in a qcow2. Raises LabError when it cannot be read."""
+    said = run(["qemu-img", "info", "-U", "--output", "json", f"file:{path}"]).stdout
+    data = json.loads(said).get("format-specific", {}).get("data", {})
+    return {str(one["name"]) for one in data.get("bitmaps") or ()}
 
 
 def empty_directory(path: Path) -> None:

@@ -33,6 +33,13 @@ CANCEL_POINTS = ("home-copied", "image-made", "copy-started", "copying", "in-ste
 CANCEL_COLD_POINTS = ("home-copied", "cold-copying")
 
 
+PLACES = (
+    ("a", "b"), ("a", "b"), ("a", "c"), ("b", "a"), ("b", "b"), ("c", "b"), ("a", "f"), ("f", "b"), ("d", "b"),
+    ("a", "d"), ("a", "e"),
+)  # fmt: skip
+"""Stores of the source and of the destination, see zoo/site.py."""
+
+
 class Dice(Protocol):
     """Where chance comes from."""
 
@@ -118,13 +125,13 @@ class _Drawing:
 
     def _stores(self) -> tuple[Pool, Pool]:
         """The pools of the move. The source's directory may have the VM's name (see `_home`) or be a link."""
-        a, b = self.dice.one_of((("a", "b"), ("a", "c"), ("b", "a"), ("b", "b"), ("c", "b"), ("a", "f"), ("f", "b")))
-        source = Pool(self.dice.one_of(("old", "old san", "alt-ü")), f"{a}/pools/old")
-        dest = Pool(self.dice.one_of(("new", "new ssd", "neu'")), f"{b}/pools/new")
-        if self.dice.chance(12):
+        a, b = self.dice.one_of(PLACES)
+        source = _pool(self.dice.one_of(("old", "old san", "alt-ü")), a, "old")
+        dest = _pool(self.dice.one_of(("new", "new ssd", "neu'")), b, "new")
+        if source.kind == "dir" and self.dice.chance(12):
             self.add(f"{a}/srv/real-old", "dir")
             self.add(f"{a}/pools/old", "link", target=f"{a}/srv/real-old")
-        if self.dice.chance(12):
+        if dest.kind == "dir" and self.dice.chance(12):
             self.add(f"{b}/srv/real-new", "dir")
             self.add(f"{b}/pools/new", "link", target=f"{b}/srv/real-new")
         self.pools += [source, dest]
@@ -139,7 +146,9 @@ class _Drawing:
         kind = self.dice.one_of(("home", "home", "home", "flat", "pool", "deep", "link"))
         if kind == "flat":
             return ""
-        if kind == "pool" and source.place not in self.files:  # the pool's directory has the VM's name
+        if (
+            kind == "pool" and source.kind == "dir" and source.place not in self.files
+        ):  # the pool's directory has the VM's name
             store = source.place.partition("/")[0]
             place = f"{store}/pools/{name}"
             self.pools[:] = [replace(one, place=place) if one.place == source.place else one for one in self.pools]
@@ -181,6 +190,11 @@ class _Drawing:
             disks.append(Disk("vdz", "virtio", late, only="persistent"))
         named = self._named(where, prefix)
         snapshots: tuple[Snapshot, ...] = ()
+        tpm = ""
+        if self.dice.chance(8):
+            tpm = "emulator" if state != "off" else self.dice.one_of(("emulator", "external"))
+        if state == "off" and self.dice.chance(10):
+            named.append(Named("vhost-user", self.add(f"{where}/{prefix}vhost.sock", "socket")))
         simple = all(
             one.format == "qcow2" and one.form == "file" if one.device == "disk" else one.device == "cdrom"
             for one in disks
@@ -189,9 +203,9 @@ class _Drawing:
             firmware = any(one.role == "vars" for one in named)
             kind = "external" if state != "off" or firmware else self.dice.one_of(("internal", "external"))
             if kind == "external" and self.profile == "fixed":  # libvirt's overlay would be root's
-                return Vm(name, state, _fit(disks), tuple(named), (), home)
+                return Vm(name, state, _fit(disks), tuple(named), (), home, tpm)
             snapshots = (Snapshot("before update", kind),)
-        return Vm(name, state, _fit(disks), tuple(named), snapshots, home)
+        return Vm(name, state, _fit(disks), tuple(named), snapshots, home, tpm)
 
     def _disk(self, number: int, where: str, prefix: str) -> Disk:
         dice = self.dice
@@ -221,6 +235,8 @@ class _Drawing:
         if kind == "qcow2" and form == "file" and dice.chance(15):
             base = self.add(f"{where}/{prefix}{target}-base.qcow2", "qcow2", size_kib=size)
             more |= {"backing": base, "backing_as": dice.one_of(("absolute", "relative"))}
+        if kind == "qcow2" and dice.chance(10):
+            more["bitmap"] = "backup-7"
         if form == "file" and dice.chance(8):
             self.add(f"side/real/{target}.{kind}", kind, **more)
             self.add(place, "link", target=f"side/real/{target}.{kind}")
@@ -289,6 +305,9 @@ class _Drawing:
         if dice.chance(10):
             put("share", "share", "dir", mode=0o777)
             self.add(f"{where}/{prefix}share/report.txt", "text", mode=0o644)
+        if dice.chance(7):
+            put("virtiofs", "virtiofs", "dir", mode=0o777)
+            self.add(f"{where}/{prefix}virtiofs/table.txt", "text", mode=0o644)
         if dice.chance(8):
             put("nvdimm", "nvdimm.img", "nvdimm", size_kib=4096)
         if dice.chance(8) and not set("&\"'<>") & set(where):  # libvirt 9.0 escapes that path twice
@@ -424,6 +443,8 @@ class _Drawing:
         chained = any(self.files[one.place].backing for one in mover.disks if one.place in self.files)
         if (chained or mover.snapshots) and dice.chance(75):
             words += ["--chain", dice.one_of(("flatten", "keep", "copy", "share"))]
+            if method == "mirror" and dice.chance(70):  # mirror keeps no chain: most such hosts would be refused
+                method = "auto"
         if dice.chance(8):
             words += ["--verify"]
         if dice.chance(10):
@@ -437,10 +458,7 @@ class _Drawing:
         if len(real) > 1 and dice.chance(25):
             to, disks = "", ((dice.one_of(real).target, to),)
         edits, cancel_at = self._meanwhile(mover, method, live, real, home)
-        # The judge does not follow layers that the first move has copied, so no such VM goes back.
-        back = source.name if not disks and not cancel_at and "--chain" not in words and dice.chance(12) else ""
-        if back:
-            back = self.source.name
+        back = self.source.name if not disks and not cancel_at and dice.chance(18) else ""
         return Move(mover.name, to, disks, method, tuple(words), edits, cancel_at, back), mover
 
     def _cloning(self, dest: Pool) -> str:
@@ -478,7 +496,13 @@ class _Drawing:
             edits.append(Edit(point, "change-cd", place=iso, target=cd.target))
         if mover.state == "running" and dice.chance(10):
             edits.append(Edit(point, "suspend"))
+        if dice.chance(14):
+            edits.append(Edit(point, "kill-libvirtd"))
         return tuple(edits), ""
+
+
+def _pool(name: str, store: str, directory: str) -> Pool:
+    return Pool(name, "d", "fs") if store == "d" else Pool(name, f"{store}/pools/{directory}")
 
 
 def _below(place: str, home: str) -> bool:
@@ -506,10 +530,13 @@ def features(host: Host) -> set[str]:
                 found.add("disk only persistent")
         found |= {f"{who}{one.role}" for one in vm.named}
     found |= {f"snapshot {one.kind}" for one in mover.snapshots}
+    found |= {f"tpm {mover.tpm}"} if mover.tpm else set()
     found |= {f"vm {vm.name}" for vm in host.vms if vm is not mover and vm.name != mover.name}
     for file in host.files:
         if file.backing:
             found.add(f"backing {file.backing_as}")
+        if file.bitmap:
+            found.add("bitmap of a backup program")
         if file.owner or file.mode:
             found.add("owner and mode")
         if file.kind == "link":
@@ -536,8 +563,10 @@ def features(host: Host) -> set[str]:
         found.add("into the nested pool")
     if move.cancel_at:
         found.add("cancelled")
+    if any(one.kind == "fs" for one in host.pools):
+        found.add("pool of the kind fs")
     if move.back:
-        found.add("moved back")
+        found |= {"moved back"} | ({"moved back with layers"} if "--chain" in move.words else set())
     if move.disks:
         found.add("one disk only")
     found |= {f"word {one}" for one in move.words if one.startswith("--")}

@@ -13,15 +13,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lab import LabError
+from lab.said import Said
 from zoo import files, xmlcompare
 from zoo.facts import Entry, Facts, disk_paths, named_paths, resolve
-from zoo.ferry import Said
 from zoo.files import Model
-from zoo.spec import Host, Move, Vm
+from zoo.spec import File, Host, Move, Vm
 
 KINDS = (
     "end", "refusal", "vanished", "content", "others", "taken", "leftover", "xml", "state", "pools", "owner", "report",
-    "destination", "start", "expected", "mark", "lab", "orphans",
+    "destination", "start", "expected", "mark", "lab", "orphans", "bitmaps", "tpm",
 )  # fmt: skip
 """The kinds of findings, one for each invariant."""
 
@@ -106,8 +106,10 @@ def relocated(case: Case, place: Callable[[str], str]) -> Host:
     for old, now in new.items():
         for known in (case.model.plain, case.model.images):
             if old in known:
-                known[now] = known.pop(old)  # type: ignore[assignment]
+                known[now] = known[old]  # type: ignore[assignment]
     files_now = [replace(one, place=new.get(one.place, one.place)) for one in case.host.files]
+    # What is still where it was, too: another VM may name it, or it is kept.
+    files_now += [one for one in case.host.files if one.place in new and str(case.real(one.place)) in case.after.tree]
     mover = case.mover
     disks = tuple(replace(one, place=new.get(one.place, one.place)) for one in mover.disks)
     named = tuple(replace(one, place=new.get(one.place, one.place)) for one in mover.named)
@@ -120,7 +122,33 @@ def relocated(case: Case, place: Callable[[str], str]) -> Host:
     home = home or next((place(one) for one in made), "")
     moved = replace(mover, disks=disks, named=named, home=home)
     vms = tuple(moved if vm.name == mover.name else vm for vm in case.host.vms)
-    return replace(case.host, files=tuple(files_now), vms=vms)
+    return replace(case.host, files=_with_layers(case, moved, tuple(files_now), place), vms=vms)
+
+
+def _with_layers(case: Case, mover: Vm, known: tuple[File, ...], place: Callable[[str], str]) -> tuple[File, ...]:
+    """The files with the layers that the mover's disks stand on now: the move may have flattened or copied them."""
+    found = {one.place: one for one in known}
+    paths = disk_paths(case.after.vms[mover.name].inactive, case.after.pools)
+    for disk in mover.disks:
+        path, image_format = paths.get(disk.target, ("", ""))
+        if disk.device != "disk" or not path or path in case.loops:
+            continue
+        try:
+            layers = files.chain(Path(path), image_format)
+        except LabError:
+            continue  # judged already: the disk cannot be read
+        places = [place(os.path.realpath(one)) for one in layers]
+        for at, layer in enumerate(places):
+            below = places[at + 1] if at + 1 < len(places) else ""
+            kind = image_format if at == 0 else "qcow2" if below else _format_of(layers[at])
+            found[layer] = replace(found.get(layer, File(layer, kind)), kind=kind, backing=below, target="")
+    return tuple(found.values())
+
+
+def _format_of(image: Path) -> str:
+    """Raw or qcow2, for the lowest layer, which names no format of its own."""
+    with image.open("rb") as file:
+        return "qcow2" if file.read(4) == b"QFI\xfb" else "raw"
 
 
 def _ended(case: Case) -> None:
@@ -369,8 +397,8 @@ def _belongings(case: Case, pairs: dict[str, str]) -> None:
     """What the mover's XML named and names elsewhere now is there with the rights that it had."""
     for old, new in pairs.items():
         was = case.before.tree.get(resolve(case.before.tree, old)[0])
-        if was is None and old in case.loops:
-            continue
+        if was is None and (old in case.loops or (old == new and not old.startswith(_roots(case)))):
+            continue  # a device, or something of the host that was never in a datastore (the socket of a TPM)
         now = case.after.tree.get(os.path.realpath(new))
         if now is None:
             case.find("vanished", f"{new} (was {old}) is named, but does not exist")

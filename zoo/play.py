@@ -11,14 +11,17 @@ from pathlib import Path
 
 from lab import LabError
 from lab.namespaces import HostProcess
+from lab.said import Said
 from zoo import domains, files, judge
-from zoo.facts import Facts
-from zoo.ferry import Ferry, Said
-from zoo.site import Site, World
+from zoo.facts import Facts, disk_paths
+from zoo.ferry import Ferry
+from zoo.site import Site, World, behind
 from zoo.spec import Disk, Edit, Host, Move
 
-END_S = 120.0
-REACH_S = 60.0
+OVER = ("moved", "refused", "cancelled")
+END_S = 300.0
+REACH_S = 300.0
+"""On a busy machine a move of three disks has taken two minutes; a move that stops later than this never goes on."""
 
 
 @dataclass(slots=True)
@@ -69,6 +72,7 @@ class Play:
     built: Host  # the host before anything moved
     states: dict[str, str] = field(default_factory=dict)  # as they must be at the end
     case: judge.Case | None = None  # the last one judged
+    warned: str = ""  # all that the moves printed
 
     def go(self) -> None:
         host = self.built
@@ -99,6 +103,7 @@ class Play:
     ) -> None:
         """One command and its verdict."""
         stops = sorted({one.point for one in edits} | ({cancel_at} if cancel_at else set()))
+        tpm = self._tpm()
         process = ferry.start(said_words, ",".join(f"{one}:stop" for one in stops))
         reached = bool(stops) and self._wait_stopped(process)
         if reached:
@@ -111,7 +116,12 @@ class Play:
         self.played.commands.append(f"blockferry {' '.join(self.site.places(one) for one in said_words)}")
         self.played.codes = said.codes
         self.played.end = ended(said)
+        self.warned += said.out
+        if reached and self.played.end not in OVER and any(one.what == "kill-libvirtd" for one in edits):
+            said = self._resumed(ferry, said)
         self.played.notes.append(f"-> {said.status} {self.site.places(said.message)}"[:400])
+        if said.status is None:
+            self.played.notes.append(f"the last it said: {self.site.places(said.out[-600:])}")
         if stops and not reached:
             self.played.notes.append(f"{', '.join(stops)} was not reached")
         after = self.site.look(self.world.host)
@@ -121,8 +131,26 @@ class Play:
             edited=reached,
         )  # fmt: skip
         self.case = case
+        if self._tpm() != tpm:
+            self.find("tpm", f"the TPM's state was {', '.join(tpm)} and is {', '.join(self._tpm())}")
         for one in judge.judge(case):
             self.find(one.kind, one.text)
+
+    def _resumed(self, ferry: Ferry, said: Said) -> Said:
+        """The move did not get over libvirtd's end by itself: `resume`, as its user would."""
+        self.played.notes.append(f"-> {said.status} {self.site.places(said.message)}"[:400])
+        again = ["resume", "--", self.world.host.move.vm]
+        said = ferry.end(ferry.start(again), again, END_S)
+        self.played.commands.append(f"blockferry {' '.join(again)}")
+        self.played.codes = said.codes
+        self.played.end = ended(said)
+        self.warned += said.out
+        return said
+
+    def _tpm(self) -> list[str]:
+        """The files of the mover's emulated TPM, which libvirt keeps on the host, outside of datastores."""
+        place = self.site.host.directory / "lib/swtpm" / domains.vm_uuid(self.world.host.move.vm)
+        return sorted(str(one.relative_to(place)) for one in place.rglob("*") if one.name != ".lock")
 
     @staticmethod
     def _wait_stopped(process: HostProcess) -> bool:
@@ -158,6 +186,8 @@ class Play:
                 self.states[mover.name] = "paused"
         elif edit.what == "change-cd":
             self._change_cd(edit, before)
+        elif edit.what == "kill-libvirtd":
+            self.site.host.restart_libvirtd()
 
     def _guest_write(self, disk: Disk, places: Sequence[int] = (2, 9)) -> None:
         mover = self.world.host.mover
@@ -216,6 +246,7 @@ class Play:
         """Start every VM from its persistent configuration. One that fails is tried on the host as it was built."""
         failed = self.failing(self.world.host)
         if not failed:
+            self._bitmaps()
             return
         self.site.clear()
         self.world = self.site.build(self.built)
@@ -225,6 +256,19 @@ class Play:
                 self.played.notes.append(f"{name} does not start, and did not before: {self.site.places(why)[:300]}")
             else:
                 self.find("start", f"{name} does not start any more: {why}")
+
+    def _bitmaps(self) -> None:
+        """A backup program's bitmaps went along, unless the plan said that they would be lost. QEMU writes them at its
+        end, so this comes when no VM runs any more."""
+        host = self.world.host
+        if self.played.end not in ("moved", "cancelled", "refused") or "BITMAPS_LOST" in self.warned:
+            return
+        paths = disk_paths(self.site.look(host).vms[host.mover.name].inactive, self.site.look(host).pools)
+        for disk in self.built.mover.disks:
+            wanted = self.built.file(behind(self.built, disk.place)).bitmap if disk.place else ""
+            layers = files.chain(Path(paths[disk.target][0])) if wanted else []
+            if wanted and not any(wanted in files.bitmaps(layer) for layer in layers):
+                self.find("bitmaps", f"{disk.target}: {paths[disk.target][0]} has lost its bitmap {wanted}")
 
     def failing(self, host: Host) -> dict[str, str]:
         """Why each VM that cannot be started does not start."""

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
-import subprocess
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from lab.machine import machine
 
 VERSION = 1
 
@@ -41,10 +40,9 @@ class Line:
 def head(path: Path, seed: int, hosts: int, part: str) -> None:
     """The first line of a run: on what it ran."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    run = {"seed": seed, "hosts": hosts, "part": part, **machine(Path(__file__).parent)}
     with path.open("a") as file:
-        file.write(
-            json.dumps({"version": VERSION, "run": {"seed": seed, "hosts": hosts, "part": part, **machine()}}) + "\n"
-        )
+        file.write(json.dumps({"version": VERSION, "run": run}) + "\n")
 
 
 def read(paths: Iterable[Path]) -> tuple[list[dict[str, Any]], list[Line]]:
@@ -58,24 +56,6 @@ def read(paths: Iterable[Path]) -> tuple[list[dict[str, Any]], list[Line]]:
             else:
                 lines[data["seed"], data["index"]] = Line(**data)
     return heads, list(lines.values())
-
-
-def machine() -> dict[str, str]:
-    return {
-        "cores": str(os.cpu_count()),
-        "kernel": platform.release(),
-        "libvirt": _first_line("libvirtd", "--version"),
-        "qemu": _first_line("qemu-system-x86_64", "--version"),
-        "blockferry": _first_line("git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"),
-    }
-
-
-def _first_line(*argv: str) -> str:
-    try:
-        done = subprocess.run(argv, capture_output=True, text=True, check=False)
-    except OSError:
-        return "unknown"
-    return done.stdout.partition("\n")[0].strip() or "unknown"
 
 
 def table(lines: list[Line]) -> str:

@@ -21,8 +21,12 @@ from zoo.facts import Facts, PoolFacts, VmFacts
 from zoo.files import Model
 from zoo.spec import Disk, Host, Vm
 
-STORES = {"a": "ext4", "b": "xfs", "c": "ext4"}
-"""`a` and `c` cannot share blocks, `b` can. `side` is a directory of none of them, `f` one behind FUSE."""
+STORES = {
+    "a": ("ext4", "1GiB"), "b": ("xfs", "1GiB"), "c": ("ext4", "1GiB"), "d": ("ext4", "1GiB"), "e": ("ext4", "40MiB"),
+}  # fmt: skip
+"""`a` and `c` cannot share blocks, `b` can; `d` is a pool of the kind fs, whose device libvirt mounts; `e` is too
+small for some disks. `side` is a directory of none of them, `f` one behind FUSE (it stands for network file systems).
+"""
 SIDE, FUSE = "side", "f"
 
 
@@ -49,13 +53,16 @@ class Site:
         self._hosts: dict[str, LabHost] = {}
         self._lab_host: LabHost | None = None
         self._loops: list[str] = []
+        self._devices: dict[str, str] = {}
 
     @classmethod
     @contextmanager
     def open(cls, lab: Lab | None = None) -> Iterator[Site]:
         with contextlib.ExitStack() as stack:
             lab = lab or stack.enter_context(Lab.create(f"zoo-{os.getpid()}"))
-            stores = {name: lab.datastore(f"zoo-{name}", fs=kind, size="1GiB").path for name, kind in STORES.items()}
+            stores = {
+                name: lab.datastore(f"zoo-{name}", fs=kind, size=size).path for name, (kind, size) in STORES.items()
+            }
             stores[SIDE] = lab.directory / "ds" / "zoo-side"
             stores[SIDE].mkdir()
             stores[FUSE] = lab.directory / "ds" / "zoo-fuse"
@@ -72,6 +79,7 @@ class Site:
     def close(self) -> None:
         for device in self._loops:
             os.chown(device, 0, 0)
+            os.chmod(device, 0o660)
             run(["losetup", "--detach", device], check=False)
         self._loops.clear()
 
@@ -110,7 +118,7 @@ class Site:
     def virsh(self, *commands: tuple[str, ...], check: bool = True) -> str:
         """Several virsh commands in one process; it goes on after one that fails unless `check` finds that."""
         line = "; ".join(" ".join(shlex.quote(word) for word in words) for words in commands)
-        done = self.host.run(["virsh", "-q", line], check=False, timeout=120)
+        done = self.host.run(["virsh", "-q", line], check=False, timeout=300)
         if check and (done.returncode or "error:" in done.stderr):
             raise LabError(f"virsh: {done.stderr.strip()}\n{line}")
         return done.stdout
@@ -124,14 +132,15 @@ class Site:
         (self.scratch / "model").mkdir(parents=True)
         world = World(host, Model(self.scratch / "model"), {})
         formats: dict[str, str] = {}
+        links = {one.target: one.place for one in host.files if one.kind == "link"}
         # Directories and links first: a file below a datastore that is a link would make a directory of its name.
         for file in sorted(host.files, key=lambda one: one.kind not in ("dir", "link")):
-            files.make(file, self.real, world.model, formats, profile=host.profile)
+            files.make(file, self.real, world.model, formats, profile=host.profile, named_as=links.get(file.place, ""))
         self._pools(host)
         self._block_devices(host, world)
         for vm in host.vms:
             for disk in vm.disks:
-                image = _behind(host, disk.place)
+                image = behind(host, disk.place)
                 if image in world.model.images and disk.device == "disk":
                     world.model.disks[vm.name, disk.target] = world.model.new(world.model.images[image])
         self._define(host, world)
@@ -145,13 +154,21 @@ class Site:
         commands = []
         for pool in host.pools:
             self.real(pool.place).mkdir(parents=True, exist_ok=True)
-            xml = self._write(f"{domains.pool_uuid(pool.name)}.xml", domains.pool_xml(pool, self.real))
+            device = self._device_of(pool.place) if pool.kind == "fs" else ""
+            xml = self._write(f"{domains.pool_uuid(pool.name)}.xml", domains.pool_xml(pool, self.real, device))
             commands.append(("pool-define", str(xml)))
             if pool.active:
                 commands += [("pool-start", domains.pool_uuid(pool.name))]
                 commands += [("pool-autostart", domains.pool_uuid(pool.name))]
         if commands:
             self.virsh(*commands)
+
+    def _device_of(self, store: str) -> str:
+        """The device that is mounted as a store."""
+        if store not in self._devices:
+            said = run(["findmnt", "--noheadings", "--output", "SOURCE", self.stores[store]]).stdout
+            self._devices[store] = said.strip()
+        return self._devices[store]
 
     def _block_devices(self, host: Host, world: World) -> None:
         for vm in host.vms:
@@ -162,6 +179,8 @@ class Site:
                     world.loops[disk.place] = device
                     if host.profile == "fixed":
                         os.chown(device, *files.qemu_user())
+                    if any(option.startswith("seclabel") for option in disk.options):
+                        os.chmod(device, 0o666)  # as the files of such disks: libvirt does not give it to QEMU's user
 
     def _write(self, name: str, text: str) -> Path:
         path = self.scratch / name
@@ -290,7 +309,7 @@ class Site:
         left += list(facts.tree(list(self.stores.values())))
         if left:
             raise NotClean(f"left of the last host: {', '.join(left[:10])}")
-        wait_until(lambda: self._qemu() is None, "the end of the last QEMU", timeout=20)
+        wait_until(lambda: self._qemu() is None, "the end of the last QEMU", timeout=60)
 
     def _qemu(self) -> ProcessId | None:
         return self.host.find_process(lambda argv: "qemu-system" in argv[0] and any("guest=" in one for one in argv))
@@ -313,14 +332,14 @@ class Site:
         for words in (f"write -P {byte} {offset} {files.BLOCK}", "flush"):
             command = f'qemu-io -d {device} "{words}"'
             done = self.host.run(
-                ["virsh", "-q", "qemu-monitor-command", domains.vm_uuid(vm), "--hmp", command], check=False, timeout=60
+                ["virsh", "-q", "qemu-monitor-command", domains.vm_uuid(vm), "--hmp", command], check=False, timeout=180
             )
             if said := (done.stdout + done.stderr).strip():
                 return said
         return None
 
 
-def _behind(host: Host, place: str) -> str:
+def behind(host: Host, place: str) -> str:
     """The place that a place that is a link leads to."""
     while True:
         file = next((one for one in host.files if one.place == place), None)

@@ -26,6 +26,7 @@ class File:
     size_kib: int = 64
     backing: str = ""  # place of the image below
     backing_as: str = "absolute"  # or relative
+    bitmap: str = ""  # a persistent bitmap in the qcow2, as a backup program makes it
     target: str = ""  # where a link points: a place
     owner: str = ""  # "1000:100"; "qemu": QEMU's user; "": as it is made
     mode: int = 0  # 0: as it is made
@@ -35,7 +36,7 @@ class File:
 class Pool:
     name: str
     place: str
-    kind: str = "dir"
+    kind: str = "dir"  # fs: libvirt mounts the device of the store
     active: bool = True
 
 
@@ -76,14 +77,15 @@ class Vm:
     named: tuple[Named, ...] = ()
     snapshots: tuple[Snapshot, ...] = ()
     home: str = ""  # the place of its directory, if it has one
+    tpm: str = ""  # emulator, external
 
 
 @dataclass(frozen=True, slots=True)
 class Edit:
     """What somebody does while our process stands still at the named point.
 
-    `what`: append (to the file `place`), rewrite (the file), guest-write (disk `target`), suspend, resume, change-cd
-    (drive `target`, to the file `place`), destroy.
+    `what`: append (to the file `place`), rewrite (the file), guest-write (disk `target`), suspend, change-cd (drive
+    `target`, to the file `place`), kill-libvirtd (and start it again).
     """
 
     point: str

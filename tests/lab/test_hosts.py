@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from lab import Datastore, Disk, GuestRefused, Host, Lab, sweep
-from lab.process import ProcessId
+from lab.process import ProcessId, wait_until
 from lab.pytest_plugin import MakeGuest
 from lab.qemuuser import Profile
 from lab.sizes import MIB
@@ -212,3 +212,20 @@ def test_a_host_has_no_kvm(lab_host: Host) -> None:
     """Where QEMU's user cannot open /dev/kvm, libvirt asks QEMU anew at every define: 13 seconds instead of 0.1."""
     assert lab_host.run(["test", "-e", "/dev/kvm"], check=False).returncode == 1
     assert lab_host.run(["test", "-c", "/dev/null"], check=False).returncode == 0
+
+
+def test_a_command_that_stood_still_is_continued_and_can_be_killed(lab_host: Host) -> None:
+    """nsenter stops itself a little after its child: a SIGCONT before that, or a SIGKILL after it, left it standing."""
+    process = lab_host.popen(["sleep", "1000"])
+    for _ in range(20):
+        process.send_signal(signal.SIGSTOP)
+        process.send_signal(signal.SIGCONT)
+        wait_until(lambda: not stands_still(process.pid), "nsenter going on")
+    process.send_signal(signal.SIGSTOP)
+    wait_until(lambda: stands_still(process.pid), "nsenter standing still")
+    process.kill()
+    assert process.wait(timeout=10) != 0
+
+
+def stands_still(pid: int) -> bool:
+    return "\nState:\tT" in Path(f"/proc/{pid}/status").read_text()

@@ -14,11 +14,11 @@ import pytest
 
 from faults import matrix, places
 from faults.case import Case, Catalogue, Fault
-from faults.ferry import Said
 from faults.ground import Ground
 from faults.scene import Scene
 from lab import Lab
 from lab.process import run
+from lab.said import Said
 
 pytestmark = pytest.mark.lab
 

@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from lab import LabError
+from lab.namespaces import HostProcess
+from lab.said import Said
+from zoo import domains, spec
+from zoo import files as zoo_files
 from zoo import play as playing
-from zoo import spec
 from zoo.cli import FOUND
+from zoo.ferry import Ferry
 from zoo.generate import generate
 from zoo.play import play
 from zoo.site import NotClean, Site
@@ -125,6 +130,74 @@ def test_a_write_that_was_lost_is_found(site: Site, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(Site, "guest_write", lambda *_words: None)
     edits = (spec.Edit("copy-started", "guest-write", target="vda"),)
     assert "content" in play(site, replace(SMALL, move=replace(SMALL.move, edits=edits))).kinds
+
+
+def test_a_mark_that_is_left_is_found_among_the_orphans(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody's template bears the mark of a move that no journal knows; blockferry itself must list it."""
+    write_after = playing.Play._write_after
+
+    def marked(self: playing.Play) -> None:
+        write_after(self)
+        uuid, uri = domains.vm_uuid("template"), "urn:blockferry:move:1"
+        site.virsh(("metadata", uuid, "--config", "--uri", uri, "--key", "b", "--set", "<move id='gone'/>"))
+
+    monkeypatch.setattr(playing.Play, "_write_after", marked)
+    template = Vm("template", "off", (Disk("vda", "virtio", "a/pools/old/tmpl.qcow2"),))
+    files = (*SMALL.files, File("a/pools/old/tmpl.qcow2", "qcow2", 3, 1024))
+    assert play(site, replace(SMALL, files=files, vms=(*SMALL.vms, template))).kinds == {"orphans"}
+
+
+def test_orphans_that_cannot_be_listed_are_found(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = Ferry.start
+
+    def unknown(self: Ferry, words: Sequence[str], point: str = "") -> HostProcess:
+        return start(self, ["orphan-list"] if list(words) == ["orphans"] else words, point)
+
+    monkeypatch.setattr(Ferry, "start", unknown)
+    assert play(site, SMALL).kinds == {"orphans"}
+
+
+def test_a_lab_that_fails_in_the_middle_is_found(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> str:
+        raise LabError("virsh: no answer")
+
+    monkeypatch.setattr(Site, "state", fails)
+    assert play(site, SMALL).kinds == {"lab"}
+
+
+WITH_BITMAP = replace(SMALL, files=(replace(SMALL.files[0], bitmap="backup-7"), *SMALL.files[1:]))
+
+
+def test_bitmaps_go_along(site: Site) -> None:
+    assert not play(site, WITH_BITMAP).findings
+
+
+def test_a_bitmap_that_was_lost_is_found(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zoo_files, "bitmaps", lambda _path: set())
+    assert play(site, WITH_BITMAP).kinds == {"bitmaps"}
+
+
+def test_a_tpm_whose_state_is_lost_is_found(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(process: HostProcess, words: Sequence[str], seconds: float) -> Said:
+        said = end(process, words, seconds)
+        for state in (site.host.directory / "lib/swtpm").rglob("*.permall"):
+            state.unlink()
+        return said
+
+    end = Ferry.end
+    vm = replace(SMALL.vms[0], tpm="emulator")
+    with_tpm = replace(SMALL, vms=(vm,))
+    assert not play(site, with_tpm).findings
+    monkeypatch.setattr(Ferry, "end", staticmethod(lost))
+    assert play(site, with_tpm).kinds == {"tpm"}
+
+
+def test_libvirtd_killed_in_the_middle(site: Site) -> None:
+    """The VM is moved all the same, by the command itself or by `resume`."""
+    edits = (spec.Edit("copy-started", "guest-write", target="vda"), spec.Edit("copy-started", "kill-libvirtd"))
+    played = play(site, replace(SMALL, move=replace(SMALL.move, edits=edits)))
+    assert not played.findings, played.findings
+    assert "at copy-started: kill-libvirtd" in "".join(played.notes)
 
 
 def test_what_is_left_of_a_host_is_noticed(site: Site) -> None:

@@ -30,7 +30,9 @@ FEATURES = (
     "edit guest-write", "edit append", "edit rewrite", "edit change-cd", "edit suspend", "cancelled", "moved back",
     "one disk only", "word --keep-source", "word --delete-source", "word --format", "word --chain", "word --verify",
     "word --provision", "store a", "store b", "store c", "store f",
-    "into the nested pool", "in the way at the destination",
+    "store d", "store e", "pool of the kind fs", "bitmap of a backup program", "tpm emulator", "tpm external",
+    "virtiofs", "vhost-user", "edit kill-libvirtd", "moved back with layers", "into the nested pool",
+    "in the way at the destination",
 )  # fmt: skip
 
 
