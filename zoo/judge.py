@@ -337,7 +337,7 @@ def _others(case: Case) -> None:
     mine = _mine(case)
     relabelled = _reach(case, {case.move.vm}) if case.host.profile == "default" else set()
     for path, old in case.before.tree.items():
-        if path in mine or _own_trace(case, path):
+        if path in mine or _own_trace(case, path) or _snapshot_metadata(case, path):
             continue
         if old.kind == "dir" and (_holds_mine(path, mine) or path in _homes(case)):
             continue
@@ -481,7 +481,7 @@ def _leftovers(case: Case) -> None:
 
 
 def _snapshot_metadata(case: Case, path: str) -> bool:
-    """A snapshot's metadata is written into the home, also where the images lie flat in the pool."""
+    """A snapshot's metadata is written into the home, also where the images lie flat; it goes back with it."""
     directory, name = os.path.split(path)
     return os.path.basename(directory) == case.move.vm and name.startswith("snapshot-") and name.endswith(".xml")
 

