@@ -25,7 +25,7 @@ check: lint ## lint and unit tests: no root needed once set up, under 30 s
 test: setup ## everything, with real hosts and guests (as root): about 40 minutes
 	@$(MAKE) --no-print-directory --keep-going lint && linted=0 || linted=$$?; \
 	$(PYTHON) -m pytest -rs -n 4 --dist worksteal tests/unit && unit=0 || unit=$$?; \
-	$(PYTHON) -m lab gc && $(PYTHON) -m pytest -rs -n 2 --dist loadfile tests/lab tests/system || exit $$?; \
+	$(PYTHON) -m lab gc && $(PYTHON) -m lab roots debian13 && $(PYTHON) -m pytest -rs -n 2 --dist loadfile tests/lab tests/system || exit $$?; \
 	[ $$unit = 0 ] || exit $$unit; \
 	[ $$linted = 0 ] || echo "The tests have passed, but lint has not: see above, or make lint." >&2; \
 	exit $$linted

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import click
 
+from lab import roots as lab_roots
 from lab import sweep
 from lab.errors import LabError
 from lab.guests import Disk, Guest
 from lab.hosts import Host
 from lab.lab import Lab
 from lab.qemuuser import PROFILES, Profile
+from lab.roots import ROOTS, RootName
 from lab.state import ROOT
 
 
@@ -62,14 +64,18 @@ def _guest(lab: Lab, name: str) -> Guest:
     "--profile", type=click.Choice(PROFILES), default="default", show_default=True,
     help="As whom QEMU runs: lab/qemuuser.py.",
 )  # fmt: skip
+@click.option("--root", type=click.Choice(ROOTS), help="Another distribution for all hosts but kvm1: lab/roots.py.")
 @click.pass_context
-def up(ctx: click.Context, hosts: int, guests: int, rate: int, debug: bool, profile: Profile) -> None:
+def up(
+    ctx: click.Context, hosts: int, guests: int, rate: int, debug: bool, profile: Profile, root: RootName | None
+) -> None:
     """Start a lab that stays until `down`: datastores old-san (ext4) and ssd (xfs), guests that write."""
     lab = Lab.create(ctx.obj, keep=True)
     try:
         stores = [lab.datastore("old-san", fs="ext4", size="16GiB"), lab.datastore("ssd", fs="xfs", size="16GiB")]
         for number in range(1, hosts + 1):
-            host = lab.host(f"kvm{number}", debug=debug, profile=profile)
+            other = root if number > 1 else None
+            host = lab.host(f"kvm{number}", debug=debug, profile=profile, root=other, network=hosts > 1)
             for store in stores:
                 host.attach(store)
         for number in range(1, guests + 1):
@@ -92,7 +98,8 @@ def _describe(lab: Lab) -> None:
     for store in lab.datastores.values():
         click.echo(f"  datastore {store.name}: {store.spec.fs}, {store.path}")
     for host in lab.hosts.values():
-        click.echo(f"  host {host.name}: {'up' if host.up() else 'down'}, {host.uri}")
+        over = f", from the other hosts {host.ssh_uri}" if host.network else ""
+        click.echo(f"  host {host.name}: {'up' if host.up() else 'down'}, {host.uri}{over}")
     for guest in lab.guests.values():
         click.echo(f"  guest {guest.name} on {guest.host.name}: {guest.state() if guest.host.up() else 'host down'}")
     click.echo("To talk to it:")
@@ -132,6 +139,17 @@ def gc() -> None:
     """Remove what crashed runs left behind. Safe at any time: labs in use and labs started by hand stay."""
     for directory in sweep.gc():
         click.echo(f"removed {directory}")
+
+
+@main.command()
+@click.argument("names", nargs=-1, type=click.Choice(ROOTS))
+def roots(names: tuple[RootName, ...]) -> None:
+    """Make the root file systems of other distributions that are not there yet, and say what is in them."""
+    for name in names or ROOTS:
+        began = time.monotonic()
+        tree = lab_roots.root(name)
+        versions = ", ".join(f"{package} {version}" for package, version in lab_roots.versions(tree).items())
+        click.echo(f"{name}: {versions}; {tree} ({time.monotonic() - began:.0f} s)")
 
 
 @main.command()

@@ -20,8 +20,10 @@ from xml.sax.saxutils import escape
 from lab.datastores import Datastore
 from lab.errors import LabError
 from lab.namespaces import HostProcess, Namespaces
+from lab.network import Network
 from lab.process import ProcessId, kill_and_wait, tail, wait_until
 from lab.qemuuser import PROFILES, Owner, Profile, qemu_conf, qemu_owner
+from lab.roots import RootName, root
 
 _DAEMONS = {"libvirtd": "/usr/sbin/libvirtd", "virtlogd": "/usr/sbin/virtlogd"}
 
@@ -49,9 +51,11 @@ max_size = 67108864
 class Host:
     """One libvirt host of a lab."""
 
-    def __init__(self, name: str, directory: Path, lab: Path, reaper: Path) -> None:
+    def __init__(self, name: str, directory: Path, lab: Path, reaper: Path, network: Network | None = None) -> None:
+        """`network`: the one that it is plugged to, None for a host that nothing reaches over a network."""
         self.name = name
         self.directory = directory
+        self.network = network
         self._lab = lab
         self._reaper = reaper
         self._namespaces: Namespaces | None = None
@@ -59,13 +63,25 @@ class Host:
     # -- life ---------------------------------------------------------------------------------------------------
 
     @classmethod
-    def create(cls, name: str, lab: Path, reaper: Path, *, debug: bool = False, profile: Profile = "default") -> Host:
-        host = cls(name, lab / "hosts" / name, lab, reaper)
-        host._write_state(debug, profile)
+    def create(
+        cls,
+        name: str,
+        lab: Path,
+        reaper: Path,
+        *,
+        debug: bool = False,
+        profile: Profile = "default",
+        root_name: RootName | None = None,
+        network: Network | None = None,
+    ) -> Host:
+        host = cls(name, lab / "hosts" / name, lab, reaper, network)
+        host._write_state(debug, profile, None if root_name is None else root(root_name))
+        if network is not None:
+            network.enlist(name, host.directory)
         host.boot()
         return host
 
-    def _write_state(self, debug: bool, profile: Profile) -> None:
+    def _write_state(self, debug: bool, profile: Profile, tree: Path | None) -> None:
         for part in ("run", "etc-libvirt/qemu", "lib", "log", "cache/qemu"):
             (self.directory / part).mkdir(parents=True)
         etc = self.directory / "etc-libvirt"
@@ -74,6 +90,8 @@ class Host:
         (etc / "libvirtd.conf").write_text(conf)
         (etc / "qemu.conf").write_text(qemu_conf(profile))
         (self.directory / "profile").write_text(profile)
+        if tree is not None:
+            (self.directory / "root").write_text(str(tree))
         (etc / "virtlogd.conf").write_text(_VIRTLOGD_CONF)
         (self.directory / "etc-hosts").write_text(f"127.0.0.1 localhost\n127.0.1.1 {self.name}\n")
 
@@ -86,7 +104,13 @@ class Host:
         (run_directory / "lock").mkdir(parents=True)
         (run_directory / "sockets").mkdir()
         self.qemu_owner.own(run_directory / "sockets")
-        self._namespaces = Namespaces.create(self.name, self.directory, self._reaper, self._lab)
+        self._namespaces = Namespaces.create(
+            self.name, self.directory, self._reaper, self._lab,
+            tree=self.tree, ssh=self.network.ssh_directory if self.network else None,
+        )  # fmt: skip
+        if self.network is not None:
+            self.network.plug(self.name, self._namespaces.init)
+            self._start_sshd()
         self.start_virtlogd()
         self.start_libvirtd()
 
@@ -118,7 +142,13 @@ class Host:
     @property
     def qemu_owner(self) -> Owner:
         """User and group of every QEMU of this host."""
-        return qemu_owner(self.profile)
+        return qemu_owner(self.profile, self.tree or Path("/"))
+
+    @property
+    def tree(self) -> Path | None:
+        """Its root file system where that is not this machine's, see lab/roots.py."""
+        file = self.directory / "root"
+        return Path(file.read_text()) if file.exists() else None
 
     # -- reaching it --------------------------------------------------------------------------------------------
 
@@ -131,6 +161,25 @@ class Host:
     def uri(self) -> str:
         """libvirt URI of this host from outside its namespaces."""
         return f"qemu+unix:///system?socket={self.socket}"
+
+    @property
+    def ssh_uri(self) -> str:
+        """libvirt URI of this host from the others on its network."""
+        self._plugged()
+        return f"qemu+ssh://root@{self.name}/system"
+
+    def cut_network(self) -> None:
+        """From now on nothing reaches the host or leaves it, and nobody is told."""
+        self._plugged().cut(self.name)
+
+    def mend_network(self) -> None:
+        """The end of `cut_network`."""
+        self._plugged().mend(self.name)
+
+    def _plugged(self) -> Network:
+        if self.network is None:
+            raise LabError(f"host {self.name} is on no network")
+        return self.network
 
     def run(
         self,
@@ -159,6 +208,8 @@ class Host:
     def evidence(self) -> str:
         """The tails of the daemons' logs, for failure messages."""
         parts = [f"--- {self.name} {name}.log\n{tail(self.directory / 'log' / f'{name}.log', 25)}" for name in _DAEMONS]
+        if self.network is not None:
+            parts.append(f"--- {self.name} sshd.log\n{tail(self.directory / 'log/sshd.log', 15)}")
         return "\n".join(parts)
 
     # -- daemons ------------------------------------------------------------------------------------------------
@@ -187,6 +238,10 @@ class Host:
         if self.daemon(name) is not None:
             return
         self.run([_DAEMONS[name], "-d", "-p", f"/run/{name}.pid"], timeout=60)
+
+    def _start_sshd(self) -> None:
+        (self.directory / "run/sshd").mkdir(mode=0o755)
+        self.run(["/usr/sbin/sshd", "-f", self.directory / "sshd_config", "-E", self.directory / "log/sshd.log"])
 
     def _kill(self, name: str, number: signal.Signals) -> None:
         process = self.daemon(name)

@@ -20,8 +20,10 @@ from lab.guests import Disk, Guest
 from lab.guestspec import DiskSpec, GuestSpec
 from lab.hosts import Host
 from lab.namespaces import Namespaces
+from lab.network import SWITCH, Network
 from lab.process import ProcessId, run
 from lab.qemuuser import Profile
+from lab.roots import RootName
 from lab.sizes import to_bytes
 from lab.state import FILE, ROOT, State
 
@@ -36,6 +38,7 @@ class Lab:
         self.datastores: dict[str, Datastore] = {}
         self.hosts: dict[str, Host] = {}
         self.guests: dict[str, Guest] = {}
+        self._network: Network | None = None
 
     # -- making, finding, ending --------------------------------------------------------------------------------
 
@@ -79,8 +82,12 @@ class Lab:
         running = {}
         for init in sweep.inits(directory):
             running[Path(f"/proc/{init.pid}/cmdline").read_bytes().split(b"\0")[2].decode()] = init
+        if SWITCH in running:
+            lab._network = Network(directory, running[SWITCH])
         for host_name in lab._state.hosts:
-            host = Host(host_name, directory / "hosts" / host_name, directory, bootimage.program("reaper"))
+            place = directory / "hosts" / host_name
+            network = lab._network if (place / "address").exists() else None
+            host = Host(host_name, place, directory, bootimage.program("reaper"), network)
             if host_name in running:
                 host.adopt(Namespaces(running[host_name]))
             lab.hosts[host_name] = host
@@ -151,11 +158,29 @@ class Lab:
         self.datastores[name] = store
         return store
 
-    def host(self, name: str, *, debug: bool = False, profile: Profile = "default") -> Host:
-        """A new host, up. debug: libvirtd logs everything. profile: as whom QEMU runs, see lab/qemuuser.py."""
-        if name in self.hosts:
+    def host(
+        self,
+        name: str,
+        *,
+        debug: bool = False,
+        profile: Profile = "default",
+        root: RootName | None = None,
+        network: bool = False,
+    ) -> Host:
+        """A new host, up. debug: libvirtd logs everything. profile: as whom QEMU runs, see lab/qemuuser.py.
+
+        root: another root file system than this machine's, see lab/roots.py. network: it is on the lab's network, an
+        sshd runs on it, and all such hosts get to each other by name as root: `host.ssh_uri`.
+        """
+        if name in self.hosts or name == SWITCH:
             raise LabError(f"there is a host {name} already")
-        host = Host.create(name, self.directory, bootimage.program("reaper"), debug=debug, profile=profile)
+        reaper = bootimage.program("reaper")
+        if network and self._network is None:
+            self._network = Network.create(self.directory, reaper)
+        host = Host.create(
+            name, self.directory, reaper,
+            debug=debug, profile=profile, root_name=root, network=self._network if network else None,
+        )  # fmt: skip
         self.hosts[name] = host
         self._save()
         return host

@@ -24,25 +24,39 @@ from lab.process import LAB_VARIABLE, ProcessId, failed, kill_and_wait, tail
 _ENTER = ("--net", "--mount", "--uts", "--pid")
 
 
-def setup_script(name: str, directory: Path, reaper: Path, lab: Path) -> str:
-    """The shell script that turns fresh namespaces into the host: own state directories, own name, own loopback."""
-    own = {
-        "run": "/run",
-        "etc-libvirt": "/etc/libvirt",
-        "lib": "/var/lib/libvirt",
-        "log": "/var/log/libvirt",
-        "cache": "/var/cache/libvirt",
-    }
+_OWN = {
+    "run": "/run",
+    "etc-libvirt": "/etc/libvirt",
+    "lib": "/var/lib/libvirt",
+    "log": "/var/log/libvirt",
+    "cache": "/var/cache/libvirt",
+}
+"""Directories of a host's own, and where they stand on it."""
+
+
+def setup_script(
+    name: str, directory: Path, reaper: Path, lab: Path, *, tree: Path | None = None, ssh: Path | None = None
+) -> str:
+    """The shell script that turns fresh namespaces into the host: own state directories, own name, own loopback.
+
+    tree: another root file system (lab/roots.py) in place of this machine's. ssh: what stands at /root/.ssh.
+    """
+    root = "" if tree is None else "/mnt/root"
     lines = ["set -e"]
-    for source, target in own.items():
-        lines.append(f"mkdir -p {target}; mount --bind {shlex.quote(str(directory / source))} {target}")
+    if tree is not None:
+        lines += _lay_root(root, tree, (lab, reaper.parent))
+    for source, target in _OWN.items():
+        lines.append(f"mkdir -p {root}{target}; mount --bind {shlex.quote(str(directory / source))} {root}{target}")
+    if ssh is not None:
+        lines.append(f"mkdir -p -m 700 {root}/root/.ssh; mount --bind {shlex.quote(str(ssh))} {root}/root/.ssh")
     # A sysfs of the new network namespace; it also hides the machine's cgroups, which a lab must not touch.
     lines += [
-        "mount -t sysfs sysfs /sys",
+        f"mount -t sysfs sysfs {root}/sys",
         # As systemd does it: the way to end a FUSE file system that does not answer.
-        "mount -t fusectl fusectl /sys/fs/fuse/connections",
-        f"mount --bind {shlex.quote(str(directory / 'etc-hosts'))} /etc/hosts",
-        *_hide_kvm(directory),
+        f"mount -t fusectl fusectl {root}/sys/fs/fuse/connections",
+        f"mount --bind {shlex.quote(str(directory / 'etc-hosts'))} {root}/etc/hosts",
+        *_hide_kvm(directory, root),
+        *([] if tree is None else _enter_root(root)),
         f"hostname {shlex.quote(name)}",
         "ip link set lo up",
         "cd /",
@@ -52,19 +66,46 @@ def setup_script(name: str, directory: Path, reaper: Path, lab: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _hide_kvm(directory: Path) -> list[str]:
-    """Take /dev/kvm away from the host, and leave all else in /dev as it is; nothing where that cannot be done.
+def _lay_root(root: str, tree: Path, shown: Sequence[Path]) -> list[str]:
+    """Lay an overlay over another root's tree, with a /proc of its own, and show it some of our directories.
+
+    What is written to it is in memory and gone with the host's power; its state directories are not of it.
+    """
+    lines = [
+        "mount -t tmpfs tmpfs /mnt",
+        "mkdir /mnt/upper /mnt/work /mnt/root",
+        f"mount -t overlay overlay -o lowerdir={shlex.quote(str(tree))},upperdir=/mnt/upper,workdir=/mnt/work {root}",
+        f"mkdir -p {root}/proc {root}/sys {root}/dev {root}/tmp",
+        f"touch {root}/etc/hosts",
+        f"mount -t proc proc {root}/proc",
+    ]
+    for directory in map(str, shown):
+        target = shlex.quote(f"{root}{directory}")
+        # Slaves of the outside, so that a datastore that is mounted later appears here, too.
+        lines += [f"mkdir -p {target}", f"mount --rbind {shlex.quote(directory)} {target}"]
+    return lines
+
+
+def _enter_root(root: str) -> list[str]:
+    """Make that tree the root of the mount namespace (not a chroot: whoever enters the namespace is in it)."""
+    return [f"cd {root}", "mkdir -p .outside", "pivot_root . .outside", "cd /", "umount -l /.outside"]
+
+
+def _hide_kvm(directory: Path, root: str) -> list[str]:
+    """Give the host this machine's /dev without /dev/kvm; with it where that cannot be done.
 
     Where QEMU's user cannot open /dev/kvm, or KVM is broken, libvirt 9.0 asks QEMU for its capabilities anew at every
     define, which takes seconds. Guests of the lab run under TCG.
     """
     upper, work = shlex.quote(str(directory / "dev")), shlex.quote(str(directory / "dev-work"))
     return [
-        f"mkdir -p {upper} {work}",
+        f"mkdir -p {upper} {work} {root}/run/dev",
         f"[ -e {upper}/kvm ] || mknod {upper}/kvm c 0 0 || true",  # a whiteout
-        "mkdir -p /run/dev && mount --rbind /dev /run/dev",
-        f"mount -t overlay overlay -o lowerdir=/run/dev,upperdir={upper},workdir={work} /dev && "
-        "for one in pts shm mqueue; do [ ! -d /run/dev/$one ] || mount --rbind /run/dev/$one /dev/$one; done || true",
+        f"mount --rbind /dev {root}/run/dev",
+        f"mount -t overlay overlay -o lowerdir={root}/run/dev,upperdir={upper},workdir={work} {root}/dev || "
+        f"[ -z '{root}' ] || mount --rbind /dev {root}/dev",
+        f"for one in pts shm mqueue; do [ ! -d {root}/run/dev/$one ] || "
+        f"mount --rbind {root}/run/dev/$one {root}/dev/$one || true; done",
     ]
 
 
@@ -75,10 +116,19 @@ class Namespaces:
     init: ProcessId
 
     @classmethod
-    def create(cls, name: str, directory: Path, reaper: Path, lab: Path) -> Namespaces:
-        """Make the namespaces and wait for their pid 1; nothing is left behind when that fails."""
+    def create(
+        cls,
+        name: str,
+        directory: Path,
+        reaper: Path,
+        lab: Path,
+        *,
+        tree: Path | None = None,
+        ssh: Path | None = None,
+    ) -> Namespaces:
+        """Make the namespaces and wait for their pid 1; nothing is left behind when that fails. See setup_script."""
         script = directory / "setup.sh"
-        script.write_text(setup_script(name, directory, reaper, lab))
+        script.write_text(setup_script(name, directory, reaper, lab, tree=tree, ssh=ssh))
         up = directory / "up"
         up.unlink(missing_ok=True)
         log = directory / "setup.log"
@@ -92,7 +142,7 @@ class Namespaces:
                 env={**os.environ, LAB_VARIABLE: str(lab)},
             )
         deadline = time.monotonic() + 30
-        while not (up.exists() and (init := _reaper_below(outer.pid, reaper))):
+        while not (up.exists() and (init := reaper_below(outer.pid, reaper))):
             if outer.poll() is not None or time.monotonic() > deadline:
                 outer.kill()
                 raise LabError(f"the namespaces of host {name} did not come up\n{tail(log)}")
@@ -210,7 +260,8 @@ _WAITING: dict[int, subprocess.Popen[bytes]] = {}
 """The `unshare` in front of each pid 1 that this process made; to be waited for, so that no zombie stays."""
 
 
-def _reaper_below(outer: int, reaper: Path) -> ProcessId | None:
+def reaper_below(outer: int, reaper: Path) -> ProcessId | None:
+    """The pid 1 that an `unshare` has made, None as long as it has not."""
     try:
         children = Path(f"/proc/{outer}/task/{outer}/children").read_text().split()
         for child in children:

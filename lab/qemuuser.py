@@ -7,9 +7,7 @@ owner: who makes a file has to. `root` is a QEMU that may open everything.
 
 from __future__ import annotations
 
-import grp
 import os
-import pwd
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -55,11 +53,16 @@ def qemu_conf(profile: Profile) -> str:
     return _SETTINGS[profile] + _COMMON
 
 
-def qemu_owner(profile: Profile) -> Owner:
-    """Whom QEMU runs as. Raises LabError when this machine has no such user."""
+def qemu_owner(profile: Profile, tree: Path = Path("/")) -> Owner:
+    """Whom QEMU runs as on a host with this root file system. Raises LabError when it has no such user."""
     if profile == "root":
         return Owner(0, 0)
-    try:
-        return Owner(pwd.getpwnam(USER).pw_uid, grp.getgrnam(GROUP).gr_gid)
-    except KeyError as missing:
-        raise LabError(f"{missing.args[0]}; apt-get install libvirt-daemon-system makes it") from None
+    user, group = _entry(tree / "etc/passwd", USER), _entry(tree / "etc/group", GROUP)
+    return Owner(int(user[2]), int(group[2]))
+
+
+def _entry(file: Path, name: str) -> list[str]:
+    for line in file.read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return line.split(":")
+    raise LabError(f"{file} has no {name}; apt-get install libvirt-daemon-system makes it")
