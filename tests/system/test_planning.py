@@ -428,3 +428,25 @@ def test_bitmaps_of_a_backup_program_are_not_lost_without_a_word(bare: Bare, lin
         ["qemu-img", "info", "-U", bare.sources(name)["vda"]], capture_output=True, text=True, check=True
     )
     assert "backup-0" in told_by_qemu.stdout
+
+
+@pytest.mark.parametrize("running", [False, True], ids=["off", "running"])
+def test_bitmaps_in_every_layer_go_along_with_their_layers(
+    bare: Bare, line: Line, old_san: Datastore, running: bool
+) -> None:
+    """Found by the zoo: `--chain keep` and `copy` copied the layers without their bitmaps, and said nothing."""
+    base = bare.image(old_san.path / "layers" / "base.qcow2")
+    top = old_san.path / "layers" / "vda.qcow2"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", base, "-F", "qcow2", top], check=True)
+    for path in (base, top):
+        subprocess.run(["qemu-img", "bitmap", "--add", "-f", "qcow2", path, f"backup-of-{path.stem}"], check=True)
+    name = bare.vm({"vda": top}, start=running)
+    asked = (name, "--to", "ssd", "--chain", "keep")
+    assert "BITMAPS_LOST" not in codes(line, *asked)
+    line.must("move", *asked)
+    new = bare.sources(name)["vda"]
+    if running:  # QEMU writes them at its end
+        bare.host.virsh("destroy", name)
+    said = subprocess.run(["qemu-img", "info", "--backing-chain", new], capture_output=True, text=True, check=True)
+    assert "backup-of-vda" in said.stdout
+    assert "backup-of-base" in said.stdout

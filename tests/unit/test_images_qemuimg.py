@@ -205,6 +205,15 @@ def test_convert_keeps_bitmaps(tmp_path: Path) -> None:
     assert qemuimg.chain(R, str(dest), "qcow2")[0].bitmaps == ("b0",)
 
 
+def test_convert_keeps_bitmaps_of_one_layer(tmp_path: Path) -> None:
+    base, source, dest = tmp_path / "b", tmp_path / "s", tmp_path / "d"
+    qemuimg.create(R, str(base), "qcow2", MiB)
+    qemuimg.create(R, str(source), "qcow2", MiB, backing=(str(base), "qcow2"))
+    subprocess.run(["qemu-img", "bitmap", "--add", "-f", "qcow2", str(source), "b0"], check=True)
+    copying.convert(R, str(source), "qcow2", str(dest), "qcow2", backing=(str(base), "qcow2"), bitmaps=True)
+    assert [one.bitmaps for one in qemuimg.chain(R, str(dest), "qcow2")] == [("b0",), ()]
+
+
 @pytest.mark.parametrize("mode", ["thin", "thick", "falloc"])
 def test_convert_into_existing(tmp_path: Path, mode: str) -> None:
     source, dest = tmp_path / "s", tmp_path / "d"

@@ -26,7 +26,7 @@ from blockferry.model.exports import is_export
 from blockferry.model.observation import Observation
 from blockferry.model.passes import CopyProgress
 from blockferry.model.placement import guest_size
-from blockferry.model.plan import DiskPlan
+from blockferry.model.plan import DiskPlan, LayerPlan
 from blockferry.model.record import Copy, Record, Stage
 
 MARKER = ".blockferry"
@@ -86,6 +86,7 @@ def copy_layers(context: Context, target: str, seen: Observation) -> None:
             should_stop=context.should_stop,
             rate_limit=record.bandwidth or None,
             backing=below,
+            bitmaps=_has_bitmaps(context, layer),
             force_share=True,
         )
         owning.give_as(context, layer.source, layer.dest)
@@ -93,6 +94,13 @@ def copy_layers(context: Context, target: str, seen: Observation) -> None:
         below = (layer.dest, layer.dest_format)
         context.tell("action", f"the layer {layer.source} of {target} was copied to {layer.dest}")
     context.note(replace(record, layers_copied=(*record.layers_copied, target)))
+
+
+def _has_bitmaps(context: Context, layer: LayerPlan) -> bool:
+    """Whether the layer holds bitmaps, of a checkpoint or of a backup program, that its copy can hold."""
+    if not layer.source_format == layer.dest_format == "qcow2":
+        return False
+    return bool(qemuimg.chain(context.runner, layer.source, layer.source_format)[0].bitmaps)
 
 
 def new_image(
@@ -188,7 +196,7 @@ def cold_copy(context: Context, target: str, seen: Observation, source: tuple[st
         # qemu-img writes all of it then; reserving is enough where that was asked for
         thick=disk.thick and disk.preallocation != "falloc",
         backing=disk.backing,
-        bitmaps=disk.has_bitmaps and disk.dest_format == "qcow2" and disk.backing is None and not whole,
+        bitmaps=disk.has_bitmaps and disk.dest_format == "qcow2" and not whole,
         options=() if whole else _cold_options(disk),
     )
     found = qemuimg.chain(context.runner, disk.dest, disk.dest_format)[0]
