@@ -114,7 +114,7 @@ def _no_guard(scene: Scene) -> bool:
 
 def _no_watch(scene: Scene) -> bool:
     def watches(argv: list[str]) -> bool:
-        return any('"do": "watch"' in word and f"/{scene.vm}" in word for word in argv)
+        return "blockferry:watchdog_calls" in argv and any(f"/{scene.vm}" in word for word in argv)
 
     return scene.wait(lambda: scene.host.find_process(watches) is None, 15)
 

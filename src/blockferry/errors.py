@@ -290,6 +290,41 @@ class HostCommandFailed(BlockferryError):
 
 
 @dataclass
+class HostCallFailed(HostCommandFailed):
+    """The host's kernel refused something that blockferry wanted of a file: no room, no permission, an I/O error...
+
+    `errno_name` is the error's name in the manual pages (errno(3)).
+    """
+
+    code = "HOST_CALL_FAILED"
+    sentence_form = "`{command}` failed on the host: {stderr} ({errno_name})."
+    errno: int = 0
+    errno_name: str = ""
+
+
+@dataclass
+class NoAnswer(HostCommandFailed):
+    """The host did not answer in time: storage hangs there, most often. Whether it will be done is not known.
+
+    What could not be looked at counts as a doubt: nothing is removed because of it.
+    """
+
+    code = "NO_ANSWER"
+    sentence_form = "The host has not answered `{command}`: {stderr}"
+
+
+@dataclass
+class OutcomeUnknown(HostUnreachable):
+    """The connection to the host broke while something was being done there that cannot simply be done again.
+
+    A move looks at the host anew when it answers, and goes on from what it finds.
+    """
+
+    code = "OUTCOME_UNKNOWN"
+    sentence_form = "The connection to {uri} broke; whether it has done this is not known: {problem}."
+
+
+@dataclass
 class LibvirtFailed(BlockferryError):
     """libvirt refused or failed a call; its own words are quoted.
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from test_decide import (
@@ -26,7 +28,7 @@ from test_decide import (
 
 from blockferry.engine import patience
 from blockferry.engine.patience import Patient
-from blockferry.errors import HostCommandFailed, Interrupted
+from blockferry.errors import HostCommandFailed, Interrupted, NoAnswer
 from blockferry.images.runner import LocalRunner
 from blockferry.model import action as act
 from blockferry.model.decide import _DISTURBING, decide
@@ -163,3 +165,21 @@ def test_a_command_that_does_not_end_is_told_of_and_can_be_left(monkeypatch: pyt
     with pytest.raises(Interrupted):
         runner.run(["sleep", "20"])
     assert time.monotonic() - began < 15
+
+
+def test_a_call_that_does_not_end_is_told_of_and_can_be_left(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(patience, "SILENT_S", 0.2)
+    monkeypatch.setattr(patience, "LOOK_S", 0.05)
+    os.mkfifo(tmp_path / "hangs")
+    told: list[str] = []
+    leave = threading.Event()
+    runner = patient(told, leave)
+    assert runner.call("files.there", path=str(tmp_path)) is True
+    told.clear()  # on a busy machine the helper's start is slow, too
+    with pytest.raises(NoAnswer):
+        runner.call("files.read", path=str(tmp_path / "hangs"), timeout_s=0.1)
+    leave.set()
+    with pytest.raises(Interrupted):
+        runner.call("files.read", path=str(tmp_path / "hangs"))
+    assert len(told) == 1
+    assert "hangs" in told[0]

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from blockferry.errors import FileExists, HostCommandFailed, UsageError
+from blockferry.errors import FileExists, HostCallFailed, HostCommandFailed, UsageError
+from blockferry.hosts.helper.program import file_calls
 from blockferry.images import files
-from blockferry.images.process import Completed
 from blockferry.images.runner import LocalRunner
-from blockferry.images.shipping import PYTHON
 
 R = LocalRunner()
 ODD = ["-rf", "a b", "it's", 'say "x"', "two\nlines", "$(id)", "*", "ümläut", "back\\slash"]
@@ -57,46 +56,18 @@ def test_stat_tells_absent_from_forbidden(tmp_path: Path) -> None:
         files.stat_many(R, [str(tmp_path / "absent"), str(tmp_path / "loop")])
 
 
-class Noting(LocalRunner):
-    """Does it, and remembers the commands."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.argv: list[list[str]] = []
-
-    def run(
-        self,
-        argv: Sequence[str],
-        *,
-        stdin: bytes | None = None,
-        timeout_s: float | None = None,
-        check: bool = True,
-    ) -> Completed:
-        self.argv.append(list(argv))
-        return super().run(argv, stdin=stdin, timeout_s=timeout_s, check=check)
-
-
-def test_what_is_removed_is_written_out(tmp_path: Path) -> None:
+def test_what_is_removed_is_written_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also when a process before us has removed it, and died before it had."""
-    path, directory, runner = tmp_path / "vda.qcow2.blockferry", tmp_path / "home", Noting()
+    path, directory = tmp_path / "vda.qcow2.blockferry", tmp_path / "home"
     path.touch()
     directory.mkdir()
-    assert files.remove_file(runner, str(path))
-    assert not files.remove_file(runner, str(path))
-    assert files.remove_directory_if_empty(runner, f"{directory}/")
-    assert not files.remove_file(runner, str(directory / "gone" / "with its directory"))
-    flushed = ["sync", "--", str(tmp_path)]
-    assert [argv[0] for argv in runner.argv if argv[0] != PYTHON] == [
-        "unlink",
-        "sync",
-        "unlink",
-        "sync",
-        "rmdir",
-        "sync",
-        "unlink",
-        "sync",
-    ]
-    assert [argv for argv in runner.argv if argv[0] == "sync"][:3] == [flushed] * 3
+    flushed: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: flushed.append(os.readlink(f"/proc/self/fd/{descriptor}")))
+    assert file_calls.remove(str(path))
+    assert not file_calls.remove(str(path))
+    assert file_calls.remove_directory(f"{directory}/")
+    assert flushed == [str(tmp_path)] * 3
+    assert not file_calls.remove(str(directory / "gone" / "with its directory"))
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -129,12 +100,57 @@ def test_write_replaces_in_one_step_and_takes_over_a_leftover(tmp_path: Path) ->
         files.write_file(R, str(tmp_path / "absent" / "x"), b"")
 
 
-def test_a_write_cut_short_changes_nothing(tmp_path: Path) -> None:
-    target = tmp_path / "f"
+def test_a_write_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target, temporary = tmp_path / "f", tmp_path / "t"
     target.write_bytes(b"old")
-    words = [str(target), str(tmp_path / "t"), "0600", "100", str(tmp_path)]
-    assert R.run(["sh", "-c", files._WRITE, "sh", *words], stdin=b"short", check=False).status != 0
+
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        file_calls.write(str(target), str(temporary), "bmV3", 0o600)
     assert target.read_bytes() == b"old"
+    monkeypatch.undo()
+    file_calls.write(str(target), str(temporary), "bmV3", 0o600)
+    assert (target.read_bytes(), os.listdir(tmp_path)) == (b"new", ["f"])
+
+
+def test_a_name_is_never_taken_from_somebody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the file system has no hard links."""
+    new, dest = tmp_path / "new", tmp_path / "dest"
+
+    def no_links(*_paths: str) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", no_links)
+    new.write_bytes(b"new")
+    assert files.temporary_path(str(dest)) != str(dest)
+    assert file_calls.appear(str(new), str(dest)) is True
+    assert (dest.read_bytes(), new.exists()) == (b"new", False)
+    new.write_bytes(b"newer")
+    assert file_calls.appear(str(new), str(dest)) is False
+    assert (dest.read_bytes(), new.read_bytes()) == (b"new", b"newer")
+    with pytest.raises(HostCallFailed) as failed:
+        files.rename(R, str(new), str(dest))
+    assert failed.value.errno == errno.EEXIST
+    assert dest.read_bytes() == b"new"
+
+
+def test_holes_stay_holes_in_a_copy(tmp_path: Path) -> None:
+    source, dest = tmp_path / "source", tmp_path / "dest"
+    with source.open("wb") as file:
+        file.write(b"begin")
+        file.seek(64 << 20)
+        file.write(b"end")
+        file.truncate(128 << 20)
+    files.copy_over(R, str(source), str(dest))
+    assert files.same_content(R, str(source), str(dest))
+    assert dest.stat().st_size == 128 << 20
+    assert dest.stat().st_blocks * 512 < 4 << 20
+    files.copy_over(R, "/proc/version", str(dest))  # a file that tells no size
+    assert dest.read_bytes() == Path("/proc/version").read_bytes()
+    assert files.first_bytes(R, str(source), 3) == b"beg"
 
 
 def test_directories(tmp_path: Path) -> None:

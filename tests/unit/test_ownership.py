@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from blockferry.hosts.helper.program.owner_calls import boot_time, facts
 from blockferry.images import ownership
-from blockferry.images.ownership_program import boot_time, facts
 from blockferry.images.runner import LocalRunner
 from blockferry.model import access
 from blockferry.model.access import QemuUser

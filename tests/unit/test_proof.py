@@ -17,8 +17,9 @@ from paper_host import HOST, PaperSite
 
 from blockferry.engine import naming, orphan, proof, quarantine
 from blockferry.engine.proof import Claims
-from blockferry.errors import HostCommandFailed, NotInQuarantine, NotRestorable, StillInUse
-from blockferry.images import files, qemurun, references, references_program
+from blockferry.errors import HostCommandFailed, NoAnswer, NotInQuarantine, NotRestorable, StillInUse
+from blockferry.hosts.helper.program import reference_calls
+from blockferry.images import files, qemurun, references
 from blockferry.journal import Journal, Owner
 from blockferry.model.inventory import PowerState
 from blockferry.model.plan import DiskPlan, Plan
@@ -385,13 +386,13 @@ def test_images_deep_in_a_datastore(site: PaperSite, tmp_path: Path, monkeypatch
     image(deep / "top.qcow2", base)
     assert f"what {deep} in the datastore ssd stands on (it lies too deep" in str(needed(site, base))
     assert needed(site, base, is_base=False) is None
-    monkeypatch.setattr(references_program, "ENTRIES", 2)
-    late = references_program.listed(str(store), set(), set(), time.monotonic() + 60)
-    assert late["unread"] == [[str(store / "1" / "2"), references_program.TOO_MUCH]]
-    monkeypatch.setattr(references_program, "ENTRIES", 100)
-    late = references_program.listed(str(store), set(), set(), time.monotonic() - 1)
-    assert late["unread"] == [[str(store), references_program.TOO_MUCH]]
-    assert references_program.listed(str(store), set(), {str(store / "1")}, time.monotonic() + 60)["unread"] == []
+    monkeypatch.setattr(reference_calls, "ENTRIES", 2)
+    late = reference_calls.listed(str(store), set(), set(), time.monotonic() + 60)
+    assert late["unread"] == [[str(store / "1" / "2"), reference_calls.TOO_MUCH]]
+    monkeypatch.setattr(reference_calls, "ENTRIES", 100)
+    late = reference_calls.listed(str(store), set(), set(), time.monotonic() - 1)
+    assert late["unread"] == [[str(store), reference_calls.TOO_MUCH]]
+    assert reference_calls.listed(str(store), set(), {str(store / "1")}, time.monotonic() + 60)["unread"] == []
 
 
 @pytest.mark.parametrize("format", ["qcow2", "qcow", "qed", "vmdk"])
@@ -479,10 +480,14 @@ def test_a_directory_that_is_shared_with_a_guest(site: PaperSite, tmp_path: Path
 def test_a_host_where_files_cannot_be_looked_at(
     site: PaperSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """There is no python3, or a datastore does not answer: a doubt, not an error."""
+    """A datastore does not answer: a doubt, not an error."""
     path = image(tmp_path / "old.qcow2")
     site.define("web01", {"vda": image(tmp_path / "new.qcow2")})
-    monkeypatch.setattr(references, "PYTHON", str(tmp_path / "no-python3"))
+
+    def no_answer(*_words: object) -> None:
+        raise NoAnswer("references.look", 124, "no answer within 60 s.")
+
+    monkeypatch.setattr(references, "look", no_answer)
     assert "what VMs name could not be looked at" in str(needed(site, path, is_base=False))
     site.define("web01", {"vda": path})
     assert needed(site, path) == "VM web01 refers to it"

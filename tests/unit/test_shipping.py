@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import ast
-import json
-import shlex
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
-from blockferry.errors import HostCommandFailed
-from blockferry.images import changes, shipping, syncing, watching
-from blockferry.images.process import watched
-from blockferry.images.runner import LocalRunner
+from blockferry.images import shipping
 
 ARGUMENT_LIMIT = 128 * 1024  # MAX_ARG_STRLEN, execve(2)
 IMAGES = Path(shipping.__file__).parent
-PROGRAMS = (*sorted(IMAGES.glob("*_program.py")), *sorted(IMAGES.glob("*_program/*.py")))
+PROGRAMS = sorted(IMAGES.glob("*_program.py"))
 
 FIRST = """\
 from __future__ import annotations
@@ -65,46 +59,9 @@ def test_a_failure_names_the_module_and_the_line(shipped: str, tmp_path: Path) -
     assert 'File "shipped.last", line 2' in run(shipping.program("last", (), shipped)).stderr
 
 
-@pytest.mark.parametrize("module", [watching, syncing, changes])
-def test_our_programs_fit_into_one_argument(module: ModuleType) -> None:
-    """Also as one quoted command for a shell, which is what ssh takes; the other half is for what is asked of it."""
-    command = shlex.join(watched([shipping.PYTHON, "-I", "-c", module._PROGRAM]))
-    assert len(command.encode()) < ARGUMENT_LIMIT // 2
-
-
-def test_our_programs_arrive_through_a_shell_where_nothing_is_installed(tmp_path: Path) -> None:
-    """As at the other end of ssh: one string for a shell, another directory, and the host's own python3."""
-    path = tmp_path / 'it\'s "odd" $HOME `x`'
-    path.mkdir()
-    wish = json.dumps({"do": "facts", "paths": [str(path)]})
-    command = shlex.join(watched([shipping.PYTHON, "-I", "-c", watching._PROGRAM, wish]))
-    started = subprocess.Popen(
-        ["/bin/sh", "-c", command],
-        cwd="/",
-        env={"PATH": "/usr/bin:/bin"},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    with started:
-        assert started.stdin is not None
-        assert started.stdout is not None
-        said = json.loads(started.stdout.read())
-        started.stdin.close()
-    assert started.returncode == 0
-    assert said["paths"][str(path)]["real"] == str(path.resolve())
-
-
 @pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: "/".join(path.parts[-2:]))
 def test_our_programs_run_on_hosts_with_an_older_python(path: Path) -> None:
     """Python 3.9: its grammar, and no `strict` of zip, which is a failure only when it is run."""
     tree = ast.parse(path.read_text(), feature_version=(3, 9))
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
     assert not [one for one in calls if isinstance(one.func, ast.Name) and one.func.id == "zip" and one.keywords]
-
-
-def test_an_error_names_the_program_and_does_not_show_all_of_it(tmp_path: Path) -> None:
-    with pytest.raises(HostCommandFailed) as failed:
-        changes.read(LocalRunner(), str(tmp_path / "no-such-socket"), "vda", "b0")
-    assert "blockferry.images.changes_program" in failed.value.sentence
-    assert "no-such-socket" in failed.value.sentence
-    assert "block_status" not in failed.value.sentence

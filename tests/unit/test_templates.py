@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,8 +31,8 @@ from blockferry.engine import templates
 from blockferry.engine.observe import TemplateLook
 from blockferry.engine.templates import Known
 from blockferry.errors import HostUnreachable
+from blockferry.hosts.helper.session import Pending
 from blockferry.images import qemuimg, users
-from blockferry.images.process import Completed
 from blockferry.images.runner import LocalRunner
 from blockferry.journal import codec
 from blockferry.model import action as act
@@ -428,10 +429,28 @@ class Hanging(LocalRunner):
         self.go = threading.Event()
         self.calls = 0
 
-    def run(self, *args: Any, **more: Any) -> Completed:
+    def begin(self, *args: Any, **more: Any) -> Pending:
         self.calls += 1
-        assert self.go.wait(60)
-        return super().run(*args, **more)
+        return Later(self, lambda: LocalRunner.begin(self, *args, **more))
+
+
+class Later:
+    def __init__(self, runner: Hanging, ask: Callable[[], Pending]) -> None:
+        self.runner, self.ask = runner, ask
+        self.asked: Pending | None = None
+
+    def wait(self, seconds: float | None) -> bool:
+        if not self.runner.go.wait(seconds):
+            return False
+        self.asked = self.asked or self.ask()
+        return self.asked.wait(seconds)
+
+    def result(self) -> Any:
+        assert self.asked is not None
+        return self.asked.result()
+
+    def leave(self) -> None:
+        pass
 
 
 def plan_on(pair: tuple[Path, Path]) -> Plan:
@@ -469,7 +488,7 @@ def test_what_cannot_be_looked_at_has_changed(pair: tuple[Path, Path], patience_
 @root
 def test_a_host_that_is_out_of_reach_says_nothing_of_its_files(pair: tuple[Path, Path]) -> None:
     class Lost(LocalRunner):
-        def run(self, *args: Any, **more: Any) -> Completed:
+        def begin(self, *args: Any, **more: Any) -> Pending:
             raise HostUnreachable("qemu+ssh://kvm2/system", "no route to host")
 
     with pytest.raises(HostUnreachable):

@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from blockferry.hosts.helper import text
+from blockferry.hosts.helper.program.watchdog import users
+from blockferry.hosts.helper.program.watchdog.tables import Block, Mount, mount_of, parse_mountinfo
+from blockferry.hosts.helper.program.watchdog.users import Open, Table
 from blockferry.images import watching
 from blockferry.images.runner import LocalRunner
-from blockferry.images.watching_program import users
-from blockferry.images.watching_program.tables import Block, Mount, mount_of, parse_mountinfo
-from blockferry.images.watching_program.users import Open, Table
 from blockferry.model.fencing import ANSWERING, Fencing, Guarded, Silence, Step, Storage
 
 # ---------------------------------------------------------------- who else
@@ -115,7 +116,7 @@ def test_the_processes_of_this_machine_can_be_listed() -> None:
     with Path(__file__).open() as file:
         del file
         done = subprocess.run(
-            [sys.executable, "-c", "import json; from blockferry.images.watching_program import users; "
+            [sys.executable, "-c", "import json; from blockferry.hosts.helper.program.watchdog import users; "
              "print(json.dumps([list(one) for one in users.processes()[0]]))"],
             capture_output=True, check=True,
         )  # fmt: skip
@@ -201,6 +202,14 @@ def test_it_outlives_us_as_long_as_the_copy_is_open(watches: Watches, tmp_path: 
     wait(lambda: not one.alive, "its end")
 
 
+def send(monkeypatch: pytest.MonkeyPatch, words: str, instead: str) -> None:
+    """Have another program sent to the host: with these words instead of those."""
+    program = text.program(0.0)[text.program(0.0).index(b"\n") + 1 :]
+    other = program.replace(words.encode(), instead.encode())
+    assert other != program
+    monkeypatch.setattr(text, "program", lambda _silence_s: b"%d\n" % len(other) + other)
+
+
 def test_storage_that_hangs_is_told_and_cut_off(
     watches: Watches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -208,11 +217,8 @@ def test_storage_that_hangs_is_told_and_cut_off(
     (tmp_path / "directory").mkdir()
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
-    text = watching._PROGRAM
     beat = f"open(bytes({list(os.fsencode(fifo))})).close() if self.answers > 2 else None"  # without quotes
-    hanging = text.replace("os.fdatasync(self._file)", beat)
-    assert hanging != text
-    monkeypatch.setattr(watching, "_PROGRAM", hanging)
+    send(monkeypatch, "os.fdatasync(self._file)", beat)
     cut = tmp_path / "cut"
     watches.directory = tmp_path / "directory"
     one = watches.start("look", 2.0, "", Step("run", argv=("touch", str(cut))))
@@ -232,9 +238,7 @@ def test_a_line_that_is_not_json_does_not_end_the_listening(
     """It ended the listening thread, so that a hang was never noticed again."""
     words = b'oops: a warning\n[1]\n{"places": 3}\n'
     odd = f"self.unsent += bytes({list(words)}); self.tell()  # first:"  # without quotes: the module is sent in some
-    text = watching._PROGRAM.replace("self.tell()  # first:", odd)
-    assert text != watching._PROGRAM
-    monkeypatch.setattr(watching, "_PROGRAM", text)
+    send(monkeypatch, "self.tell()  # first:", odd)
     one = watches.start()
     wait(lambda: "oops" in caplog.text, "the odd line")
     assert one.order("fence")
@@ -243,10 +247,8 @@ def test_a_line_that_is_not_json_does_not_end_the_listening(
 
 def test_an_order_that_is_none_does_not_end_the_watch(watches: Watches) -> None:
     one = watches.start()
-    assert one._process.stdin is not None
-    for words in (b"\n", b"fence soon\n", b"\xff\xfe\n"):
-        one._process.stdin.write(words)
-    one._process.stdin.flush()
+    for words in ("", "fence soon", "\udcff\udcfe"):
+        one._process.order(words)
     assert one.order("fence")
 
 
@@ -266,7 +268,7 @@ def test_what_a_directory_stands_on(tmp_path: Path) -> None:
 FROZEN_PARENT = """
 import os
 from types import SimpleNamespace
-from blockferry.images.watching_program.loop import Watch
+from blockferry.hosts.helper.program.watchdog.loop import Watch
 watch = Watch.__new__(Watch)
 watch.parent, watch.told, watch.unsent = True, "", b""
 count = iter(range(10**9))

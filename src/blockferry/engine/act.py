@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import posixpath
-import threading
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -470,31 +469,21 @@ def _flush(context: Context, seen: Observation) -> None:
 
 
 def _flush_file(context: Context, path: str) -> None:
-    """Flush one file, in a thread of its own: storage that hangs holds up no wish to cancel, and no exit.
+    """Flush one file: storage that hangs holds up no wish to cancel, and no exit.
 
     Raises what the flush raises, and Stopped when somebody wants us to; the flush is then left to end by itself.
     """
-    failed: list[BlockferryError] = []
-
-    def flush() -> None:
-        try:
-            files.flush(getattr(context.runner, "inner", context.runner), path)
-        except BlockferryError as error:
-            failed.append(error)
-
-    thread = threading.Thread(target=flush, name=f"flush-{path}", daemon=True)
-    thread.start()
+    pending = context.runner.begin("files.flush", path=path)
     began = time.monotonic()
     told = False
-    while thread.is_alive():
-        thread.join(FLUSH_LOOK_S)
-        if thread.is_alive() and not told and time.monotonic() - began > SILENT_S:
+    while not pending.wait(FLUSH_LOOK_S):
+        if not told and time.monotonic() - began > SILENT_S:
             told = True
             context.tell("warning", f"the storage of {path} has not answered for {SILENT_S:g} s; waiting for it")
-        if thread.is_alive() and context.should_stop():
+        if context.should_stop():
+            pending.leave()
             raise Stopped
-    if failed:
-        raise failed[0]
+    pending.result()
 
 
 def _pivot(context: Context, action: act.Pivot, seen: Observation) -> None:
@@ -602,7 +591,7 @@ def _cause(context: Context, disk: DiskPlan) -> str:
         if files.stat_one(context.runner, disk.dest) is None:
             return f": the new image {disk.dest} is gone"
         free = files.free_bytes(context.runner, directory)
-        if context.runner.run(["test", "-w", directory], check=False).status != 0:
+        if not files.writable_directory(context.runner, directory):
             return f": {directory} cannot be written any more"
     except BlockferryError as error:
         return f": the destination cannot be looked at ({error.sentence})"

@@ -145,7 +145,7 @@ def _place(runner: Runner, store: Datastore) -> Place:
         found = files.stat_one(runner, store.path)
         if found is None or found.kind != "directory":
             return Place(f"its directory {store.path} is missing")
-        if runner.run(["test", "-w", store.path], check=False, timeout_s=30).status != 0:
+        if not files.writable_directory(runner, store.path, timeout_s=30):
             return Place(f"its directory {store.path} cannot be written")
         kind = files.filesystem_type(runner, store.path)
         return Place(
@@ -163,7 +163,7 @@ def _reflink(runner: Runner, path: str, kind: str) -> bool | None:
     if kind == "xfs":
         result = runner.run(["xfs_info", path], check=False, timeout_s=30)
         return "reflink=1" in result.text if result.status == 0 else None
-    return {"btrfs": True, "ext2/ext3": False, "tmpfs": False}.get(kind)
+    return {"btrfs": True, "ext2": False, "ext3": False, "ext4": False, "tmpfs": False}.get(kind)
 
 
 def _clock(runner: Runner) -> list[Check]:

@@ -1,6 +1,6 @@
 """The watch beside the copies of a move: when it stands, what it may do, what is told of it.
 
-It stands from before the first copy starts until the switch is over (images/watching_program/). It cuts the
+It stands from before the first copy starts until the switch is over (hosts/helper/program/watchdog/). It cuts the
 destination off, after the hang limit, only while something of the guest waits for it: while a copy writes to both sides
 at once, around a suspension, and while a job is being ended. Before the first disk is switched it is told to keep its
 hands off, and has to say that it heard: from then on the destination may be the truth.

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import posixpath
-import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from blockferry.engine import past
@@ -338,7 +337,11 @@ def fingerprint(runner: Runner, path: str) -> str:
 def fingerprints(runner: Runner, paths: Iterable[str]) -> dict[str, str]:
     """The same of several, by one look. Not by ctime: libvirt changes owner and labels of what a VM stands on at each
     start of that VM."""
-    stats = files.stat_many(runner, paths)
+    return as_prints(files.stat_many(runner, paths))
+
+
+def as_prints(stats: Mapping[str, files.FileStat | None]) -> dict[str, str]:
+    """The fingerprints by what stat(2) says."""
     return {
         path: MISSING if one is None else prints.of(one.inode, one.size, one.mtime_ns) for path, one in stats.items()
     }
@@ -347,17 +350,15 @@ def fingerprints(runner: Runner, paths: Iterable[str]) -> dict[str, str]:
 class TemplateLook:
     """Whether the layers that a plan reuses are as they were when they were compared.
 
-    They lie on storage that may hang, and whoever looks at a file there then waits in the kernel. So it is looked in a
-    thread of its own, which is left behind: the loop has a VM to care for, and wishes to hear.
+    They lie on storage that may hang: a look that has no answer yet is not waited for, and is not made a second time.
     """
 
     def __init__(self, runner: Runner, plan: Plan) -> None:
         self._runner = runner
         reused = {disk.target: disk.reused for disk in plan.disks if disk.reused is not None}
         self._then = {target: {**one.prints, **one.source_prints} for target, one in reused.items()}
-        self._thread: threading.Thread | None = None
-        self._found: dict[str, str] = {}
-        self._error: BaseException | None = None
+        self._paths = [path for one in self._then.values() for path in one]
+        self._asked: files.LaterStats | None = None
 
     def look(self, patience_s: float | None) -> dict[str, str] | None:
         """target -> the first file that has changed: of a layer that is reused, or of what it takes the place of.
@@ -367,30 +368,17 @@ class TemplateLook:
         """
         if not self._then:
             return {}
-        if patience_s is None:
-            return self._changes(self._runner)
-        if self._thread is None or not self._thread.is_alive():
-            self._thread = threading.Thread(target=self._look, name="look-templates", daemon=True)
-            self._thread.start()
-        self._thread.join(patience_s)
-        if self._thread.is_alive():
-            return None
-        if self._error is not None:
-            raise self._error
-        return self._found
-
-    def _look(self) -> None:
-        self._error = None
         try:
-            self._found = self._changes(getattr(self._runner, "inner", self._runner))
-        except BaseException as error:  # noqa: BLE001 - raised again in the caller
-            self._error = error
-
-    def _changes(self, runner: Runner) -> dict[str, str]:
-        try:
-            now = fingerprints(runner, [path for one in self._then.values() for path in one])
+            if patience_s is None:
+                return self._changes(files.stat_many(self._runner, self._paths))
+            asked = self._asked or files.LaterStats(self._runner, self._paths)
+            self._asked = None if asked.wait(patience_s) else asked
+            return None if self._asked is not None else self._changes(asked.result())
         except HostCommandFailed:
-            now = {}
+            return self._changes({})
+
+    def _changes(self, stats: Mapping[str, files.FileStat | None]) -> dict[str, str]:
+        now = as_prints(stats)
         found = {target: templates.changed(one, now) for target, one in self._then.items()}
         return {target: path for target, path in found.items() if path}
 

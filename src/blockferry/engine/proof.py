@@ -31,8 +31,10 @@ PATIENCE_S = 10.0
 """For how long somebody who only looks at a file (a listing, a backup's scan) is waited for."""
 
 
-_LOCAL = frozenset(("ext2/ext3", "xfs", "btrfs", "tmpfs", "zfs", "f2fs", "overlayfs", "jfs", "reiserfs", "ramfs"))
-"""File systems that only one host has mounted, as `stat -f` names them: a path there is no other host's file."""
+_LOCAL = frozenset(
+    ("ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs", "zfs", "f2fs", "overlay", "jfs", "reiserfs", "ramfs")
+)
+"""File systems that only one host has mounted, by the mount table: a path there is no other host's file."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -162,6 +162,7 @@ class Service:
         return tuple(disk.target for disk in found.disks if disk.device == "disk")
 
     def vms(self) -> tuple[VmListing, ...]:
+        self._site.runner.prepare()  # while libvirt is connected to
         stores = places.datastores(self._site)
         uri, host = self._site.connection.uri, self._site.connection.host_id()
         under_way = [one for one in self.journal.unfinished() if identity.may_be_here(one.plan, uri, host)]
@@ -192,6 +193,7 @@ class Service:
         return tuple(listings)
 
     def datastores(self) -> tuple[DatastoreListing, ...]:
+        self._site.runner.prepare()  # while libvirt is connected to
         connection, runner = self._site.connection, self._site.runner
         everyone = domains.all_vms(connection)
         problems: dict[str, str | None] = {}
@@ -208,6 +210,7 @@ class Service:
 
     def diagnose(self) -> Diagnosis:
         """Whether the host is fit for moves. Raises nothing for what is wrong: that is what it tells."""
+        self._site.runner.prepare()  # while libvirt is connected to
         return doctor.diagnose(self._site, lambda: self.journal)
 
     # ------------------------------------------------------------ deciding
@@ -218,6 +221,7 @@ class Service:
 
     def _check(self, request: MoveRequest, move: str) -> tuple[CheckResult, space.Room | None]:
         """The decision, and what the plan was found to fit into; None without a plan."""
+        self._site.runner.prepare()  # while libvirt is connected to
         since, seen = time.time(), self.journal.known()
         facts = self._facts(request, {})
         if sum(one.seconds for one in facts.templates.values()) > LONG_S:

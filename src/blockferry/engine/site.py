@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from blockferry.hypervisor.connection import Connection
 from blockferry.hypervisor.control import Control
+from blockferry.images import files
 from blockferry.images.runner import LocalRunner, Runner, runner_for
 
 
@@ -52,7 +53,7 @@ class Site:
                 see(self._connection)
 
     def _first_bytes(self, path: str, count: int) -> bytes:
-        return self.runner.run(["head", "-c", str(count), "--", path], timeout_s=30).stdout
+        return files.first_bytes(self.runner, path, count, timeout_s=30)
 
     def slowest_call(self) -> tuple[str, float] | None:
         """What libvirt has owed an answer to for the longest, and for how many seconds; never waits."""

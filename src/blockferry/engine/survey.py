@@ -104,7 +104,7 @@ def survey(
         if store.name in names:
             pools.refresh_pool(connection, store.name)
     try:
-        runner.run(["true"], timeout_s=30)
+        runner.call("files.there", timeout_s=30, path="/")
     except (HostUnreachable, HostCommandFailed) as error:
         return Facts(connection.uri, vm, stores, libvirt, qemu, {}, access_problem=error.sentence)
     stores = places.looked_at(runner, pools.datastores(connection))
@@ -425,8 +425,7 @@ def _directories(runner: Runner, stores: Iterable[Datastore]) -> dict[str, str]:
     for store in stores:
         if not (store.active and store.is_directory and store.path):
             continue
-        result = runner.run(["test", "-d", store.path, "-a", "-w", store.path], check=False, timeout_s=30)
-        if result.status != 0:
+        if not files.writable_directory(runner, store.path, timeout_s=30):
             found[store.name] = f"its directory {store.path} is missing or cannot be written"
     return found
 

@@ -2,50 +2,35 @@
 
 Every function that changes something may be repeated after a crash in its middle: what is being written lies
 under a temporary name (one name per target, so a repeat takes the leftover over) until it is whole and on disk;
-what is gone already is no error. GNU coreutils and util-linux are assumed on the host.
+what is gone already is no error. The host's helper does it (hosts/helper/program/file_calls.py).
+
+All raise HostCallFailed (a HostCommandFailed) with the error's number, HostUnreachable, and OutcomeUnknown where the
+connection broke and a second try could not tell what the first has done.
 """
 
 from __future__ import annotations
 
+import base64
 import errno
 import hashlib
 import os
 import posixpath
-import shlex
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from blockferry.errors import FileExists, HostCommandFailed, UsageError
-from blockferry.images import looking
-from blockferry.images.process import Completed, shown
+from blockferry.errors import FileExists, HostCallFailed, HostCommandFailed, UsageError
 from blockferry.images.runner import Runner
 from blockferry.model.placement import cut
 from blockferry.units import MiB
 
 Kind = Literal["file", "directory", "block", "other"]
 
-_STAT_FORMAT = r"%d %i %s %b %B %.9Y %.9Z %f %u %g %t %T %n\0"
-_ABSENT = (errno.ENOENT, errno.ENOTDIR)
-_WRITE = """\
-set -e
-umask 077
-rm -f -- "$2"
-cat >"$2"
-[ "$(stat -c %s -- "$2")" -eq "$4" ]
-chmod -- "$3" "$2"
-sync -- "$2"
-mv -fT -- "$2" "$1"
-sync -- "$5"
-"""
-
-
 MOST_LINKS = 40
 """As many symbolic links in a row does Linux follow."""
 
-ALLOCATION_STEP = 256 * MiB
-BATCH_BYTES = 64 * 1024
+_ABSENT = (errno.ENOENT, errno.ENOTDIR)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,66 +76,54 @@ def absolute(*paths: str) -> None:
             raise UsageError(f"{path!r} is not the absolute path of a file.")
 
 
-def batches(paths: Iterable[str]) -> Iterator[list[str]]:
-    """The paths in as many lists as one command can take each.
-
-    ssh gives the remote shell all of a command as one argument, which Linux limits to 128 KiB (MAX_ARG_STRLEN,
-    execve(2)); the rest of the command needs a few.
-    """
-    batch: list[str] = []
-    size = 0
-    for path in paths:
-        length = len(os.fsencode(shlex.quote(path))) + 1
-        if batch and size + length > BATCH_BYTES:
-            yield batch
-            batch, size = [], 0
-        batch.append(path)
-        size += length
-    if batch:
-        yield batch
-
-
 def stat_many(runner: Runner, paths: Iterable[str]) -> dict[str, FileStat | None]:
-    """What each path is, or None where nothing is; one command for many. Links are followed.
+    """What each path is, or None where nothing is; one call for many. Links are followed.
 
-    Raises HostCommandFailed when one of them cannot be looked at for another reason (no permission, I/O error).
+    Raises HostCallFailed when one of them cannot be looked at for another reason (no permission, I/O error).
     """
     wanted = tuple(dict.fromkeys(paths))
     absolute(*wanted)
-    if not wanted:
-        return {}
-    found: dict[str, FileStat | None] = dict.fromkeys(wanted)
-    for some in batches(wanted):
-        result = runner.run(["stat", "-L", f"--printf={_STAT_FORMAT}", "--", *some], check=False)
-        for record in result.text.split("\0")[:-1]:
-            one = _parse_stat(record)
-            found[one.path] = one
-    missing = [path for path, one in found.items() if one is None]
-    if missing:
-        found.update(_look(runner, missing))
-    return found
+    return _stats(wanted, runner.call("files.stat", paths=list(wanted))) if wanted else {}
 
 
-def _look(runner: Runner, paths: Sequence[str], *, links: bool = False) -> dict[str, FileStat | None]:
-    """As stat_many, slower, and by error numbers: what is absent is told from what cannot be looked at."""
+class LaterStats:
+    """`stat_many` whose answer is waited for as long as one likes: storage may hang."""
+
+    def __init__(self, runner: Runner, paths: Iterable[str]) -> None:
+        """Ask. Raises HostCommandFailed."""
+        self._paths = tuple(dict.fromkeys(paths))
+        absolute(*self._paths)
+        self._pending = runner.begin("files.stat", paths=list(self._paths))
+
+    def wait(self, seconds: float) -> bool:
+        """Whether there is an answer within that time."""
+        return self._pending.wait(seconds)
+
+    def result(self) -> dict[str, FileStat | None]:
+        """As `stat_many`, once there is an answer."""
+        return _stats(self._paths, self._pending.result())
+
+
+def _stats(paths: Sequence[str], answer: Sequence[dict[str, Any]]) -> dict[str, FileStat | None]:
     found: dict[str, FileStat | None] = {}
-    for path, one in zip(paths, looking.stat(runner, paths, links=links), strict=True):
+    for path, one in zip(paths, answer, strict=True):
         if "errno" in one:
-            if one["errno"] not in _ABSENT:
-                raise HostCommandFailed(shown(["stat", "--", path]), 1, f"{path}: {one['error']}")
+            number = one["errno"]
+            if number not in _ABSENT:
+                name = errno.errorcode.get(number, "")
+                raise HostCallFailed(f"stat {path}", 1, os.strerror(number), number, name)
             found[path] = None
             continue
         mode = one.pop("mode")
-        device = tuple(one.pop("device_number")) if stat.S_ISBLK(mode) or stat.S_ISCHR(mode) else (0, 0)
-        one.pop("device_number", None)
+        device = tuple(one.pop("device_number"))
         found[path] = FileStat(path, kind=_kind(mode), mode=stat.S_IMODE(mode), device_number=device, **one)
     return found
 
 
 def is_there(runner: Runner, path: str) -> bool:
-    """Whether something has this name, be it a link to nowhere. Raises HostCommandFailed when that cannot be told."""
+    """Whether something has this name, be it a link to nowhere. Raises HostCallFailed when that cannot be told."""
     absolute(path)
-    return _look(runner, [path], links=True)[path] is not None
+    return bool(runner.call("files.there", path=path))
 
 
 def stat_one(runner: Runner, path: str) -> FileStat | None:
@@ -169,20 +142,20 @@ def fingerprint(runner: Runner, path: str) -> Fingerprint | None:
 def device_size(runner: Runner, path: str) -> int:
     """Bytes of a block device. Raises HostCommandFailed when it is none."""
     absolute(path)
-    return int(runner.run(["blockdev", "--getsize64", path]).stdout)
+    return int(runner.call("files.device_size", path=path))
 
 
 def realpath(runner: Runner, path: str) -> str:
     """The path without links; what does not exist is left as written. Raises HostCommandFailed (link loops)."""
     absolute(path)
-    return runner.run(["realpath", "-zm", "--", path]).text.rstrip("\0")
+    return str(runner.call("files.realpath", path=path))
 
 
 def link_target(runner: Runner, path: str) -> str | None:
     """What a symbolic link says; None when `path` is no link, or is not there."""
     absolute(path)
-    result = runner.run(["readlink", "-n", "--", path], check=False)
-    return result.text if result.status == 0 else None
+    found = runner.call("files.link_target", path=path)
+    return None if found is None else str(found)
 
 
 def link_chain(runner: Runner, path: str) -> tuple[str, ...]:
@@ -204,7 +177,7 @@ def remove_with_links(runner: Runner, path: str) -> tuple[str, ...]:
 def digest(runner: Runner, path: str) -> str:
     """The SHA-256 of a file's content. Raises HostCommandFailed."""
     absolute(path)
-    return runner.run(["sha256sum", "-z", "--", path]).text.split(" ", 1)[0].lstrip("\\")
+    return str(runner.call("files.digest", path=path))
 
 
 def rename(runner: Runner, path: str, new: str) -> None:
@@ -213,8 +186,7 @@ def rename(runner: Runner, path: str, new: str) -> None:
     Raises HostCommandFailed.
     """
     absolute(path, new)
-    runner.run(["mv", "--no-clobber", "--no-target-directory", "--", path, new])
-    flush(runner, _parent(new))
+    runner.call("files.rename", repeat=False, path=path, new=new)
 
 
 def make_directory(runner: Runner, path: str, mode: int = 0o711) -> bool:
@@ -224,20 +196,14 @@ def make_directory(runner: Runner, path: str, mode: int = 0o711) -> bool:
     Raises HostCommandFailed, FileExists when something else has that name.
     """
     absolute(path)
-    result = runner.run(["mkdir", f"--mode={mode:04o}", "--", path], check=False)
-    if result.status == 0:
-        flush(runner, _parent(path))
-        return True
-    one = stat_one(runner, path)
-    if one is None and not is_there(runner, path):
-        raise _failed(result)
-    if one is None or one.kind != "directory":
-        raise FileExists(path)
-    return False
+    try:
+        return bool(runner.call("files.make_directory", repeat=False, path=path, mode=mode))
+    except HostCallFailed as error:
+        raise _taken(error, path) from None
 
 
-def _parent(path: str) -> str:
-    return posixpath.dirname(path.rstrip("/")) or "/"
+def _taken(error: HostCallFailed, path: str) -> FileExists | HostCallFailed:
+    return FileExists(path) if error.errno == errno.EEXIST else error
 
 
 def remove_directory_if_empty(runner: Runner, path: str) -> bool:
@@ -246,26 +212,25 @@ def remove_directory_if_empty(runner: Runner, path: str) -> bool:
     On disk after: a power loss does not bring it back. Raises HostCommandFailed.
     """
     absolute(path)
-    result = runner.run(["rmdir", "--", path], check=False)
-    if result.status == 0:
-        flush(runner, _parent(path))
-        return True
-    if not is_there(runner, path) or list_directory(runner, path):
-        return False
-    raise _failed(result)
+    return bool(runner.call("files.remove_directory", repeat=False, path=path))
 
 
 def list_directory(runner: Runner, path: str) -> tuple[str, ...]:
     """The names in a directory, sorted. Raises HostCommandFailed."""
     absolute(path)
-    result = runner.run(["find", "-H", path, "-mindepth", "1", "-maxdepth", "1", "-printf", r"%f\0"])
-    return tuple(sorted(result.text.split("\0")[:-1]))
+    return tuple(runner.call("files.names", path=path))
 
 
 def read_file(runner: Runner, path: str) -> bytes:
     """A small file's content. Raises HostCommandFailed."""
     absolute(path)
-    return runner.run(["cat", "--", path]).stdout
+    return base64.b64decode(runner.call("files.read", path=path))
+
+
+def first_bytes(runner: Runner, path: str, count: int, timeout_s: float | None = None) -> bytes:
+    """The beginning of a file or device. Raises HostCommandFailed, also when it takes longer than `timeout_s`."""
+    absolute(path)
+    return base64.b64decode(runner.call("files.head", timeout_s=timeout_s, path=path, size=count))
 
 
 def remove_leftover(runner: Runner, path: str) -> bool:
@@ -279,8 +244,8 @@ def write_file(runner: Runner, path: str, data: bytes, mode: int = 0o600) -> Non
     Raises HostCommandFailed; then `path` is as it was.
     """
     absolute(path)
-    words = [path, temporary_path(path), f"{mode:04o}", str(len(data)), posixpath.dirname(path)]
-    runner.run(["sh", "-c", _WRITE, "sh", *words], stdin=data)
+    content = base64.b64encode(data).decode()
+    runner.call("files.write", path=path, temporary=temporary_path(path), data=content, mode=mode)
 
 
 def copy_file(runner: Runner, source: str, dest: str) -> bool:
@@ -289,18 +254,10 @@ def copy_file(runner: Runner, source: str, dest: str) -> bool:
     It appears at `dest` whole or not at all. Raises FileExists when another file is there, HostCommandFailed.
     """
     absolute(source, dest)
-    temporary = temporary_path(dest)
-    if stat_one(runner, dest) is None:
-        runner.run(["rm", "-f", "--", temporary])
-        preserve = "--preserve=mode,ownership,timestamps"
-        runner.run(["cp", "--no-target-directory", preserve, "--sparse=auto", "--", source, temporary])
-        flush(runner, temporary)
-        if appear(runner, temporary, dest):
-            return True
-    remove_file(runner, temporary)
-    if not same_content(runner, source, dest):
-        raise FileExists(dest)
-    return False
+    try:
+        return bool(runner.call("files.copy", repeat=False, source=source, dest=dest, temporary=temporary_path(dest)))
+    except HostCallFailed as error:
+        raise _taken(error, dest) from None
 
 
 def copy_over(runner: Runner, source: str, dest: str) -> None:
@@ -309,13 +266,7 @@ def copy_over(runner: Runner, source: str, dest: str) -> None:
     Raises HostCommandFailed.
     """
     absolute(source, dest)
-    temporary = temporary_path(dest)
-    runner.run(["rm", "-f", "--", temporary])
-    preserve = "--preserve=mode,ownership,timestamps"
-    runner.run(["cp", "--no-target-directory", preserve, "--sparse=auto", "--", source, temporary])
-    flush(runner, temporary)
-    runner.run(["mv", "-f", "--no-target-directory", "--", temporary, dest])
-    flush(runner, _parent(dest))
+    runner.call("files.copy_over", source=source, dest=dest, temporary=temporary_path(dest))
 
 
 def copy_head(runner: Runner, source: str, dest: str, size: int) -> None:
@@ -324,17 +275,13 @@ def copy_head(runner: Runner, source: str, dest: str, size: int) -> None:
     Raises HostCommandFailed.
     """
     absolute(source, dest)
-    words = [f"if={source}", f"of={dest}", "bs=64K", f"count={size}", "iflag=count_bytes,fullblock"]
-    runner.run(["dd", *words, "conv=notrunc,nocreat,fsync", "status=none"])
+    runner.call("files.copy_head", source=source, dest=dest, size=size)
 
 
 def same_content(runner: Runner, one: str, other: str) -> bool:
     """Whether two files hold the same. Raises HostCommandFailed when one cannot be read."""
     absolute(one, other)
-    result = runner.run(["cmp", "--silent", "--", one, other], check=False)
-    if result.status not in (0, 1):
-        raise _failed(result)
-    return result.status == 0
+    return bool(runner.call("files.same", one=one, other=other))
 
 
 def remove_file(runner: Runner, path: str) -> bool:
@@ -343,14 +290,7 @@ def remove_file(runner: Runner, path: str) -> bool:
     On disk after: a power loss does not bring it back, nor one that was removed just before by a process that died.
     """
     absolute(path)
-    result = runner.run(["unlink", "--", path], check=False)
-    if result.status == 0:
-        flush(runner, _parent(path))
-        return True
-    if not is_there(runner, path):
-        runner.run(["sync", "--", _parent(path)], check=False)  # its directory may be gone, too
-        return False
-    raise _failed(result)
+    return bool(runner.call("files.remove", repeat=False, path=path))
 
 
 def claim(runner: Runner, path: str) -> None:
@@ -359,38 +299,31 @@ def claim(runner: Runner, path: str) -> None:
     Raises FileExists, HostCommandFailed.
     """
     absolute(path)
-    script = 'umask 077; exec dd if=/dev/null of="$1" conv=excl status=none'
-    result = runner.run(["sh", "-c", script, "sh", path], check=False)
-    if result.status == 0:
-        return
-    if is_there(runner, path):
-        raise FileExists(path)
-    raise _failed(result)
+    try:
+        runner.call("files.claim", repeat=False, path=path)
+    except HostCallFailed as error:
+        raise _taken(error, path) from None
 
 
 def flush(runner: Runner, path: str) -> None:
     """Return when the file's (or directory's) content is on disk: fsync. Raises HostCommandFailed."""
     absolute(path)
-    runner.run(["sync", "--", path])
+    runner.call("files.flush", path=path)
 
 
 def fill_allocation(runner: Runner, path: str, size: int) -> None:
     """Allocate the first `size` bytes; content stays as it is, also under a QEMU that writes to it.
 
-    In steps: XFS wants as much free space as one call asks for, even where all of it is allocated already.
     Raises HostCommandFailed when the file system is full or cannot do it.
     """
     absolute(path)
-    for offset in range(0, size, ALLOCATION_STEP):
-        length = min(ALLOCATION_STEP, size - offset)
-        runner.run(["fallocate", "--offset", str(offset), "--length", str(length), "--", path])
+    runner.call("files.allocate", path=path, size=size)
 
 
 def free_bytes(runner: Runner, directory: str) -> int:
     """Bytes that programs without privileges may still write to the directory's file system."""
     absolute(directory)
-    blocks, size = runner.run(["stat", "-f", "--printf=%a %S", "--", directory]).stdout.split()
-    return int(blocks) * int(size)
+    return int(runner.call("files.free", path=directory))
 
 
 def write_rate(runner: Runner, directory: str, size: int) -> float:
@@ -400,39 +333,33 @@ def write_rate(runner: Runner, directory: str, size: int) -> float:
     """
     absolute(directory)
     mib = max(1, size // MiB)
-    return mib * MiB / max(1e-6, looking.write_seconds(runner, directory, mib, timeout_s=120))
+    seconds = float(runner.call("files.write_rate", timeout_s=120, directory=directory, blocks=mib))
+    return mib * MiB / max(1e-6, seconds)
 
 
 def filesystem_type(runner: Runner, path: str) -> str:
-    """The file system's name as coreutils say it: `ext2/ext3`, `xfs`, `btrfs`, `nfs`, `tmpfs`..."""
+    """The file system's type as the mount table has it: `ext4`, `xfs`, `btrfs`, `nfs4`, `tmpfs`, `fuse.sshfs`..."""
     absolute(path)
-    return runner.run(["stat", "-f", "--printf=%T", "--", path]).text
-
-
-_MOUNTS = """\
-for path; do
-  while [ ! -e "$path" ]; do path=$(dirname -- "$path"); done
-  stat --printf='%m\\0' -- "$path"
-done
-"""
+    return str(runner.call("files.filesystem", path=path))
 
 
 def mount_points(runner: Runner, paths: Iterable[str]) -> dict[str, str]:
     """Where the file system of each path is mounted; of what does not exist, that of the directory it would lie in."""
     wanted = tuple(dict.fromkeys(paths))
     absolute(*wanted)
-    found: dict[str, str] = {}
-    for some in batches(wanted):
-        points = runner.run(["sh", "-c", _MOUNTS, "sh", *some]).text.split("\0")
-        found.update(zip(some, points[:-1], strict=True))
-    return found
+    return dict(zip(wanted, runner.call("files.mount_points", paths=list(wanted)), strict=True))
 
 
 def existing_directory(runner: Runner, path: str) -> str:
     """The directory itself, or the nearest one above it that exists."""
     absolute(path)
-    script = 'path=$1; while [ ! -e "$path" ]; do path=$(dirname -- "$path"); done; printf %s "$path"'
-    return runner.run(["sh", "-c", script, "sh", path]).text
+    return str(runner.call("files.existing", path=path))
+
+
+def writable_directory(runner: Runner, path: str, timeout_s: float | None = None) -> bool:
+    """Whether it is a directory in which we may make files. Raises HostCommandFailed."""
+    absolute(path)
+    return bool(runner.call("files.writable", timeout_s=timeout_s, path=path))
 
 
 def same_filesystem(runner: Runner, one: str, other: str) -> bool:
@@ -446,17 +373,7 @@ def same_filesystem(runner: Runner, one: str, other: str) -> bool:
 
 def appear(runner: Runner, temporary: str, dest: str) -> bool:
     """Give a finished file its name unless that is taken; link(2) is atomic and never overwrites."""
-    linked = runner.run(["ln", "--no-target-directory", "--", temporary, dest], check=False)
-    if linked.status != 0 and not is_there(runner, dest):
-        # A file system without hard links (vfat, some FUSE): rename is atomic too, but only mv keeps the old.
-        runner.run(["mv", "--no-clobber", "--no-target-directory", "--", temporary, dest])
-        if stat_one(runner, temporary) is not None:
-            return False
-    elif linked.status != 0:
-        return False
-    remove_file(runner, temporary)
-    flush(runner, posixpath.dirname(dest))
-    return True
+    return bool(runner.call("files.appear", repeat=False, temporary=temporary, dest=dest))
 
 
 def temporary_path(path: str) -> str:
@@ -468,40 +385,9 @@ def temporary_path(path: str) -> str:
     return posixpath.join(directory, f".{short}.blockferry-partial")
 
 
-def _parse_stat(record: str) -> FileStat:
-    fields: Sequence[str] = record.split(" ", 12)
-    device, inode, size, blocks, block_size, mtime, ctime, raw_mode, uid, gid, major, minor, path = fields
-    mode = int(raw_mode, 16)
-    return FileStat(
-        path,
-        int(device),
-        int(inode),
-        int(size),
-        int(blocks) * int(block_size),
-        _nanoseconds(mtime),
-        _nanoseconds(ctime),
-        _kind(mode),
-        stat.S_IMODE(mode),
-        int(uid),
-        int(gid),
-        (int(major, 16), int(minor, 16)) if stat.S_ISBLK(mode) or stat.S_ISCHR(mode) else (0, 0),
-    )
-
-
-def _nanoseconds(text: str) -> int:
-    seconds, _, fraction = text.replace(",", ".").partition(".")  # the point is a comma in some languages
-    whole = int(seconds) * 10**9
-    part = int((fraction or "0").ljust(9, "0"))
-    return whole - part if text.startswith("-") else whole + part
-
-
 def _kind(mode: int) -> Kind:
     if stat.S_ISREG(mode):
         return "file"
     if stat.S_ISDIR(mode):
         return "directory"
     return "block" if stat.S_ISBLK(mode) else "other"
-
-
-def _failed(result: Completed) -> HostCommandFailed:
-    return HostCommandFailed(shown(result.argv), result.status, result.stderr.strip())

@@ -10,11 +10,9 @@ What is said: queries; `cont`, to end a suspension of ours; `quit`, when the gue
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 
 from blockferry.errors import HostCommandFailed
-from blockferry.images import shipping
 from blockferry.images.runner import Runner
 from blockferry.model import block_graph
 from blockferry.model.block_graph import BlockGraph
@@ -41,21 +39,19 @@ def ask(runner: Runner, pid: int, uuid: str, wish: str = "") -> Answer:
 
     Raises HostUnreachable; all else that goes wrong is the answer's problem.
     """
-    argv = [shipping.PYTHON, "-I", "-c", shipping.program("monitor_program"), str(pid), uuid, wish]
     try:
-        said = json.loads(runner.run(argv, timeout_s=LIMIT_S).text)
+        said = runner.call("monitor.ask", timeout_s=LIMIT_S, repeat=not wish, pid=pid, uuid=uuid, wish=wish)
         if "problem" in said:
             return Answer(problem=str(said["problem"]), gone=bool(said["gone"]))
         jobs = tuple(str(one["id"]) for one in said["jobs"] if one["status"] not in _OVER)
         graph = block_graph.read(said["block"], said["named"])
         return Answer(str(said["status"]), graph, jobs, bool(said["did"]))
     except HostCommandFailed as error:
-        return Answer(problem=f"the host cannot run what asks its monitor: {error.sentence.rstrip('.')}")
+        return Answer(problem=f"its monitor cannot be asked: {error.sentence.rstrip('.')}")
     except (ValueError, KeyError, TypeError) as error:
         return Answer(problem=f"its monitor's answer cannot be read ({error!r})")
 
 
 def alive(runner: Runner, pid: int, uuid: str) -> bool:
     """Whether that process is the VM's QEMU still. Raises HostUnreachable."""
-    found = runner.run(["grep", "-qszxF", "-e", uuid, f"/proc/{pid}/cmdline"], check=False)
-    return found.status == 0
+    return bool(runner.call("monitor.alive", pid=pid, uuid=uuid))

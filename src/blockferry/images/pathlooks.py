@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 
 import msgspec
@@ -10,25 +9,22 @@ import msgspec
 from blockferry.errors import HostCommandFailed
 from blockferry.images.files import absolute
 from blockferry.images.runner import Runner
-from blockferry.images.shipping import PYTHON, program
 from blockferry.model.places import Look
 
-_PROGRAM = program("pathlooks_program")
 LOOK_S = 60.0
 
 
 def look(runner: Runner, paths: Iterable[str]) -> dict[str, Look]:
-    """What each path is; one command for all. Raises HostCommandFailed, also when they do not answer for a minute."""
+    """What each path is; one call for all. Raises HostCommandFailed, also when they do not answer for a minute."""
     wanted = tuple(dict.fromkeys(paths))
     absolute(*wanted)
     if not wanted:
         return {}
-    asked = json.dumps({"paths": wanted}).encode()
-    result = runner.run([PYTHON, "-I", "-c", _PROGRAM], stdin=asked, timeout_s=LOOK_S)
+    answer = runner.call("paths.look", timeout_s=LOOK_S, paths=list(wanted))
     try:
-        found = msgspec.convert(json.loads(result.stdout), type=tuple[Look, ...])
-    except (ValueError, msgspec.ValidationError) as error:
-        raise HostCommandFailed("looking at paths", result.status, str(error)) from None
+        found = msgspec.convert(answer, type=tuple[Look, ...])
+    except msgspec.ValidationError as error:
+        raise HostCommandFailed("looking at paths", 0, str(error)) from None
     return {one.path: one for one in found}
 
 
@@ -42,9 +38,4 @@ def holes(runner: Runner, directories: Iterable[str]) -> dict[str, bool | None]:
     absolute(*wanted)
     if not wanted:
         return {}
-    asked = json.dumps({"holes": wanted}).encode()
-    result = runner.run([PYTHON, "-I", "-c", _PROGRAM], stdin=asked, timeout_s=LOOK_S)
-    try:
-        return msgspec.convert(json.loads(result.stdout), type=dict[str, bool | None])
-    except (ValueError, msgspec.ValidationError) as error:
-        raise HostCommandFailed("looking at directories", result.status, str(error)) from None
+    return dict(runner.call("paths.holes", timeout_s=LOOK_S, directories=list(wanted)))

@@ -113,12 +113,6 @@ class Process:
         if rest:
             yield rest.decode("utf-8", "surrogateescape")
 
-    def order(self, line: str) -> None:
-        """A line for the standard input of a program started for `orders`; one that has ended hears nothing."""
-        if self._leash is not None:
-            with contextlib.suppress(BrokenPipeError):
-                os.write(self._leash, line.encode() + b"\n")
-
     @property
     def stderr(self) -> str:
         """What it has said on standard error so far."""

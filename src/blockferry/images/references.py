@@ -1,11 +1,10 @@
-"""What lies at many paths of a host, in one command; what images in its directories stand on.
+"""What lies at many paths of a host, in one call; what images in its directories stand on.
 
 An error at one path says nothing of the others: it is noted with its number (errno), never raised.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import posixpath
 import stat
@@ -13,13 +12,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from blockferry.errors import HostCommandFailed
 from blockferry.images import qemuimg
 from blockferry.images.files import Kind, absolute
 from blockferry.images.runner import Runner
-from blockferry.images.shipping import PYTHON, program
 
-_PROGRAM = program("references_program")
 PATIENCE_S = 60.0
 """A datastore that does not answer for so long is a doubt; each old file of a move waits for it."""
 
@@ -77,14 +73,9 @@ def look(runner: Runner, paths: Iterable[str], directories: Iterable[str] = ()) 
     Headers are read as they are, without the format that an XML gives: what a guest has written into a raw image may
     be taken for a name, which only makes us keep more.
     """
-    wish = {"paths": list(dict.fromkeys(paths)), "directories": list(dict.fromkeys(directories))}
-    absolute(*wish["paths"], *wish["directories"])
-    argv = [PYTHON, "-I", "-c", _PROGRAM]
-    result = runner.run(argv, stdin=json.dumps(wish).encode(), timeout_s=PATIENCE_S)
-    try:
-        answer: dict[str, Any] = json.loads(result.stdout)
-    except ValueError:
-        raise HostCommandFailed("looking at files", result.status, "the answer is cut short") from None
+    wanted, wanted_in = list(dict.fromkeys(paths)), list(dict.fromkeys(directories))
+    absolute(*wanted, *wanted_in)
+    answer: dict[str, Any] = runner.call("references.look", timeout_s=PATIENCE_S, paths=wanted, directories=wanted_in)
     return Looked(
         {path: _seen(path, one) for path, one in answer["paths"].items()},
         {path: _listing(one) for path, one in answer["directories"].items()},
@@ -103,7 +94,7 @@ _PLACES = {
 
 
 _UNREAD = {-1: "it lies too deep to be looked at", -2: "there is too much to be looked at"}
-"""References_program's own numbers beside errno."""
+"""The helper's own numbers (program/reference_calls.py) beside errno."""
 
 
 def _seen(path: str, one: dict[str, Any]) -> Seen:

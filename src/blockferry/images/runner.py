@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import shlex
 import shutil
 import socket
 import subprocess
@@ -17,10 +16,13 @@ import tempfile
 import threading
 import weakref
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from blockferry.errors import HostUnreachable, UsageError
+from blockferry.hosts.helper.running import Running
+from blockferry.hosts.helper.session import Pending, Session
+from blockferry.hosts.helper.transport import Local, Ssh, Transport, environment
 from blockferry.images.process import (
     TIMED_OUT,
     Completed,
@@ -35,12 +37,6 @@ from blockferry.images.process import (
 )
 
 log = logging.getLogger(__name__)
-
-LANGUAGE = {"LC_ALL": "C.UTF-8", "LANGUAGE": ""}
-"""Messages in English, for people who search for them; nothing is decided by them. LANGUAGE alone would override
-LC_ALL (gettext does so for every locale but plain C)."""
-SECRETS = ("BLOCKFERRY_JOURNAL", "PGPASSWORD")
-"""Variables that no program on a host has any use for."""
 
 _SESSIONS = 8  # below the ten that sshd allows by default
 
@@ -68,24 +64,34 @@ class Runner(Protocol):
         """
         ...
 
-    def start(self, argv: Sequence[str], *, orders: bool = False) -> Process:
-        """Start `argv` and return at once; its standard input is empty.
-
-        With `orders` its standard input is for `Process.order`, and it ends by itself at the end of that.
-        """
+    def start(self, argv: Sequence[str]) -> Process:
+        """Start `argv` and return at once; its standard input is empty."""
         ...
 
-    def converse(self, argv: Sequence[str]) -> subprocess.Popen[bytes]:
-        """Start `argv` with pipes to its standard input and output. It is nobody's child: it outlives us."""
+    def prepare(self) -> None:
+        """Start the host's helper, without waiting for it: the first call finds it."""
+        ...
+
+    def begin(self, do: str, *, repeat: bool = True, **words: Any) -> Pending:
+        """Ask the host's helper for something, and wait later: see hosts/helper/session.py."""
+        ...
+
+    def call(self, do: str, *, timeout_s: float | None = None, repeat: bool = True, **words: Any) -> Any:
+        """Ask the host's helper for something, and wait for the answer: see hosts/helper/session.py."""
+        ...
+
+    def start_own(self, module: str, wish: dict[str, Any], *, stays: bool = False, about: str = "") -> Running:
+        """Run a module of the helper's program as a process of its own: see hosts/helper/session.py."""
         ...
 
 
 class _Base:
     """What both runners share; a subclass says how an argument list becomes a local one."""
 
-    def __init__(self, uri: str) -> None:
-        self.uri = uri
-        self._env = {**{name: of for name, of in os.environ.items() if name not in SECRETS}, **LANGUAGE}
+    def __init__(self, transport: Transport) -> None:
+        self.uri = transport.uri
+        self.helper = Session(transport)
+        self._env = environment()
         self._gate: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
 
     def _command(self, argv: Sequence[str], *, long: bool) -> list[str]:
@@ -107,16 +113,26 @@ class _Base:
                     return process.wait(timeout_s, check=check)
             return self._feed(argv, stdin, timeout_s, check)
 
-    def start(self, argv: Sequence[str], *, orders: bool = False) -> Process:
+    def start(self, argv: Sequence[str]) -> Process:
         """See Runner."""
         log.debug("on %s, and left running: %s", self.uri, shown(argv))
-        words = argv if orders else watched(argv)
-        return Process(argv, self._command(words, long=True), self._env, self.uri)
+        return Process(argv, self._command(watched(argv), long=True), self._env, self.uri)
 
-    def converse(self, argv: Sequence[str]) -> subprocess.Popen[bytes]:
+    def prepare(self) -> None:
         """See Runner."""
-        command = self._command(argv, long=True)
-        return spawn(argv, command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, env=self._env)
+        self.helper.prepare()
+
+    def begin(self, do: str, *, repeat: bool = True, **words: Any) -> Pending:
+        """See Runner."""
+        return self.helper.begin(do, repeat=repeat, **words)
+
+    def call(self, do: str, *, timeout_s: float | None = None, repeat: bool = True, **words: Any) -> Any:
+        """See Runner."""
+        return self.helper.call(do, timeout_s=timeout_s, repeat=repeat, **words)
+
+    def start_own(self, module: str, wish: dict[str, Any], *, stays: bool = False, about: str = "") -> Running:
+        """See Runner."""
+        return self.helper.start(module, wish, stays=stays, about=about)
 
     def _feed(self, argv: Sequence[str], stdin: bytes, timeout_s: float | None, check: bool) -> Completed:
         command = self._command(argv, long=False)
@@ -136,7 +152,7 @@ class LocalRunner(_Base):
     """Runs programs on this machine."""
 
     def __init__(self, uri: str = "qemu:///system") -> None:
-        super().__init__(uri)
+        super().__init__(Local(uri))
 
     def _command(self, argv: Sequence[str], *, long: bool) -> list[str]:
         return list(argv)
@@ -160,31 +176,22 @@ class SshRunner(_Base):
         verify_host: bool = True,
         program: str = "ssh",
     ) -> None:
-        where = f"{user}@{host}" if user else host
-        super().__init__(f"qemu+ssh://{where}{f':{port}' if port else ''}/system")
+        self._way = Ssh(host, user, port, keyfile, verify_host, program)
+        super().__init__(self._way)
         # Not $TMPDIR: a socket's path may have no more than 107 bytes.
         self._directory = tempfile.mkdtemp(prefix="blockferry-ssh-", dir="/tmp")
-        self._base = [program, "-o", "BatchMode=yes", "-o", "ConnectTimeout=10"]
-        self._base += ["-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=4"]
         self._socket = f"{self._directory}/s"
-        self._base += ["-o", f"ControlPath={self._socket}"]
-        if not verify_host:
-            self._base += ["-o", "StrictHostKeyChecking=no"]
-        for option, value in (("-l", user), ("-p", port), ("-i", keyfile)):
-            self._base += [option, str(value)] if value else []
+        self._base = [program, *self._way.options(), "-o", f"ControlPath={self._socket}"]
         self._host = host
         self._lock = threading.Lock()
         self._gate = threading.BoundedSemaphore(_SESSIONS)
         self._goodbye = weakref.finalize(self, _hang_up, self._directory, [*self._base, "-O", "exit", "--", host])
 
     def _command(self, argv: Sequence[str], *, long: bool) -> list[str]:
-        if not long:
-            self._connect()
-        remote = shlex.join(["env", *(f"{name}={value}" for name, value in LANGUAGE.items()), *argv])
-        # ssh takes the first value it meets for an option
-        own = ["-o", "ControlPath=none"] if long else []
-        program, *options = self._base
-        return [program, *own, *options, "-o", "ControlMaster=no", "--", self._host, remote]
+        if long:
+            return self._way.command(argv)
+        self._connect()
+        return [*self._base, "-o", "ControlMaster=no", "--", self._host, self._way.remote(argv)]
 
     def _connect(self) -> None:
         """Start the shared connection, also again: it ends a minute after the last command, or when it breaks.
@@ -222,8 +229,9 @@ class SshRunner(_Base):
                 raise HostUnreachable(self.uri, problem.rstrip(".") or f"ssh ended with status {status}")
 
     def close(self) -> None:
-        """Close the shared connection. Commands that run now are ended; a later one fails."""
+        """Close the shared connection, and the helper's. Commands that run now are ended; a later one fails."""
         self._goodbye()
+        self.helper.close()
 
 
 def runner_for(uri: str) -> Runner:

@@ -17,7 +17,6 @@ from blockferry.images.copying import ShouldStop, Stopped
 from blockferry.images.files import absolute, flush
 from blockferry.images.qemuimg import chain, check
 from blockferry.images.runner import Runner
-from blockferry.images.shipping import PYTHON, program
 from blockferry.units import KiB
 
 _LOG = logging.getLogger(__name__)
@@ -30,7 +29,6 @@ CHUNK, SMALL_CHUNK = 2048 * KiB, 256 * KiB
 
 _POLL_S = 0.1
 _WORTH_AN_ORDER = 0.03
-_PROGRAM = program("syncing_program")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +78,11 @@ FULL_SPEED = Speed(lambda _: 0)
 
 def problem(runner: Runner) -> str | None:
     """Why images cannot be compared on this host; None when they can."""
-    result = runner.run([PYTHON, "-I", "-c", "import nbd"], check=False, timeout_s=60)
-    return None if result.status == 0 else f"{runner.uri} lacks libnbd for Python (the package python3-libnbd)"
+    try:
+        runner.call("bitmaps.usable", timeout_s=60)
+    except HostCommandFailed:
+        return f"{runner.uri} lacks libnbd for Python (the package python3-libnbd)"
+    return None
 
 
 def usable(runner: Runner, path: str, format: str, virtual_size: int) -> str | None:
@@ -171,8 +172,8 @@ def _walk(
 ) -> Synced:
     state, done, rest = Synced(), False, b""
     rate = speed.now(state)
-    words = json.dumps({**wish, "rate": rate, "chunk": SMALL_CHUNK if speed.gently else CHUNK})
-    with runner.start([PYTHON, "-I", "-c", _PROGRAM, words], orders=True) as process:
+    words = {**wish, "rate": rate, "chunk": SMALL_CHUNK if speed.gently else CHUNK}
+    with runner.start_own("comparing", words, about=f"{wish['source']} {wish['dest']}") as process:
         while (chunk := process.read(_POLL_S)) != b"":
             if should_stop():
                 process.terminate()
@@ -191,7 +192,7 @@ def _walk(
                     _LOG.warning("comparing and copying: a line that is no report: %r", line[:200])
                     continue  # without its last report it counts as ended too early
                 progress(state)
-        ended = process.wait(check=False)
-    if ended.status != 0 or not done:
-        raise HostCommandFailed("comparing and copying", ended.status, ended.stderr.strip() or "it ended too early")
+        status, words_of_it = process.wait()
+    if status != 0 or not done:
+        raise HostCommandFailed("comparing and copying", status, words_of_it.strip() or "it ended too early")
     return state

@@ -22,8 +22,10 @@ from blockferry.errors import HostCommandFailed, ImageUnreadable
 from blockferry.images.files import FileStat, absolute, filesystem_type, stat_many, stat_one
 from blockferry.images.runner import Runner
 
-# File systems that no other host can have mounted, by coreutils' names.
-_LOCAL_FILESYSTEMS = frozenset({"ext2/ext3", "xfs", "btrfs", "tmpfs", "zfs", "f2fs", "bcachefs", "ramfs", "jfs"})
+# File systems that no other host can have mounted, by the mount table's names.
+_LOCAL_FILESYSTEMS = frozenset(
+    {"ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs", "zfs", "f2fs", "bcachefs", "ramfs", "jfs"}
+)
 _LOCK = re.compile(r"^\d+: .* ([0-9a-f]+):([0-9a-f]+):(\d+) (\d+) (\d+|EOF)$")
 _QEMU_BYTES = range(100, 300)
 _FD = re.compile(r"/proc/(\d+)/fd/\d+")

@@ -1,6 +1,6 @@
 """The watch beside a copy: starting it, giving it orders, hearing what it says; and what a destination stands on.
 
-`watching_program/` does the work on the copy's host. It outlives us on purpose, so it is no `Process`.
+`hosts/helper/program/watchdog/` does the work on the copy's host. It outlives us on purpose.
 """
 
 from __future__ import annotations
@@ -8,17 +8,15 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import msgspec
 
-from blockferry.errors import HostCommandFailed
+from blockferry.errors import BlockferryError, HostCommandFailed
 from blockferry.images.runner import Runner
-from blockferry.images.shipping import PYTHON, program
 from blockferry.model import fencing
 from blockferry.model.fencing import Fencing, Guarded, Silence, Storage, StorageFacts
 
@@ -27,12 +25,6 @@ _LOG = logging.getLogger(__name__)
 LOOK_S = 15.0
 READY_S = 15.0
 OBEY_S = 3.0
-_PARTS = ("tables", "facts", "users", "beat", "claim", "cutting", "loop")
-_PROGRAM = program("__main__", _PARTS, "blockferry.images.watching_program")
-
-
-def _argv(wish: Mapping[str, object]) -> list[str]:
-    return [PYTHON, "-I", "-c", _PROGRAM, json.dumps(wish)]
 
 
 def storages(runner: Runner, directories: Iterable[str], wanted: Fencing) -> dict[str, Storage]:
@@ -43,11 +35,11 @@ def storages(runner: Runner, directories: Iterable[str], wanted: Fencing) -> dic
     paths = tuple(dict.fromkeys(directories))
     if not paths:
         return {}
-    result = runner.run(_argv({"do": "facts", "paths": paths}), timeout_s=LOOK_S)
+    answer = runner.call("watchdog.facts", timeout_s=LOOK_S, paths=list(paths))
     try:
-        facts = msgspec.json.decode(result.stdout, type=StorageFacts)
-    except msgspec.DecodeError as error:
-        raise HostCommandFailed("looking at what the destination stands on", result.status, str(error)) from None
+        facts = msgspec.convert(answer, type=StorageFacts)
+    except msgspec.ValidationError as error:
+        raise HostCommandFailed("looking at what the destination stands on", 0, str(error)) from None
     found = {path: fencing.storage(facts, path, wanted) for path in paths}
     return {path: _with_others(runner, one) for path, one in found.items()}
 
@@ -55,9 +47,8 @@ def storages(runner: Runner, directories: Iterable[str], wanted: Fencing) -> dic
 def _with_others(runner: Runner, one: Storage) -> Storage:
     if not one.cuts or not one.steps or one.anyway:
         return one
-    wish = {"do": "others", "places": [_place(one)], "ours": []}
-    result = runner.run(_argv(wish), timeout_s=LOOK_S)
-    return replace(one, others=tuple(json.loads(result.stdout)))
+    found = runner.call("watchdog.others", timeout_s=LOOK_S, places=[_place(one)], ours=[])
+    return replace(one, others=tuple(found))
 
 
 def _place(one: Storage) -> dict[str, object]:
@@ -76,7 +67,7 @@ def answers(runner: Runner, directories: Iterable[str], timeout_s: float) -> boo
     """Whether a small write to each of the directories is done and flushed within that time."""
     paths = tuple(dict.fromkeys(directories))
     try:
-        return runner.run(_argv({"do": "answers", "paths": paths}), timeout_s=timeout_s, check=False).status == 0
+        return bool(runner.call("watchdog.answers", timeout_s=timeout_s, paths=list(paths)))
     except HostCommandFailed:
         return False
 
@@ -108,7 +99,6 @@ class Watch:
     ) -> None:
         """Start it. Raises HostCommandFailed when it does not come up."""
         wish = {
-            "do": "watch",
             "watch": move,
             "limit": limit_s or 0,
             "hanging": fencing.HANGING_S,
@@ -122,23 +112,19 @@ class Watch:
         self._answers: list[str] = []
         self._heard = threading.Condition()
         self._ended = False
-        self._process = runner.converse(_argv(wish))
+        self._last_words = ""
+        self._process = runner.start_own("watchdog_calls", wish, stays=True, about=f"{move} {' '.join(guarded.ours)}")
         threading.Thread(target=self._listen, name=f"watch-{move}", daemon=True).start()
         if not self._await("ready", READY_S):
             self.abandon()
-            raise HostCommandFailed("watching the destination", self._process.poll() or 1, "it did not come up")
+            raise HostCommandFailed("watching the destination", 1, self._last_words or "it did not come up")
 
     def order(self, words: str) -> bool:
         """Give an order and see it obeyed; False when it is not there any more, or does not answer."""
-        assert self._process.stdin is not None
         name = words.split()[0]
         with self._heard:
             self._answers = [one for one in self._answers if one != name]
-        try:
-            self._process.stdin.write(words.encode() + b"\n")
-            self._process.stdin.flush()
-        except (OSError, ValueError):
-            return False
+        self._process.order(words)
         return self._await(name, OBEY_S)
 
     @property
@@ -153,9 +139,7 @@ class Watch:
 
     def abandon(self) -> None:
         """Hear it no longer. It goes on if there is something to guard."""
-        with contextlib.suppress(OSError):
-            if self._process.stdin is not None:
-                self._process.stdin.close()
+        self._process.close()
 
     def _await(self, word: str, seconds: float) -> bool:
         with self._heard:
@@ -164,20 +148,18 @@ class Watch:
 
     def _listen(self) -> None:
         rest = b""
-        stdout = self._process.stdout
-        assert stdout is not None
-        while chunk := os.read(stdout.fileno(), 65536):
+        while chunk := self._process.read():
             *lines, rest = (rest + chunk).split(b"\n")
             for line in lines:
                 try:
                     self._take(json.loads(line))
                 except Exception:  # noqa: BLE001 - a listener that ends would never hear of a hang again
                     _LOG.exception("the watch beside the copies said something that could not be used: %r", line[:200])
+        with contextlib.suppress(BlockferryError):
+            self._last_words = self._process.wait()[1].strip()
         with self._heard:
             self._ended = True
             self._heard.notify_all()
-        stdout.close()
-        self._process.wait()  # this thread is its own, and has nothing else to do
 
     def _take(self, words: dict[str, Any]) -> None:
         if "places" in words:

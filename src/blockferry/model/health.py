@@ -22,8 +22,10 @@ NEARLY_FULL = GiB
 NEARLY_FULL_PART = 0.05
 JOURNAL_ROOM = 64 * MiB
 
-REMOTE_FILESYSTEMS = frozenset(("nfs", "cifs", "smb2", "ceph", "fuseblk", "fuse", "gfs/gfs2", "ocfs2", "lustre", "9p"))
-"""coreutils' names of file systems that other hosts may write to at the same time."""
+REMOTE_FILESYSTEMS = frozenset(
+    ("nfs", "nfs4", "cifs", "smb3", "ceph", "fuseblk", "fuse", "gfs2", "ocfs2", "lustre", "9p")
+)
+"""File systems that other hosts may write to at the same time, by the mount table; those of FUSE are `fuse.NAME`."""
 
 
 class Level(enum.Enum):
@@ -230,7 +232,7 @@ def _datastore(store: Datastore, place: Place | None) -> Check:
     if not store.autostart:
         text = f"{text} It does not start by itself: after a reboot of the host it is not there."
         return Check("datastores", Level.WARNING, text, f"`virsh pool-autostart {store.name}`.")
-    if place.filesystem in REMOTE_FILESYSTEMS:
+    if place.filesystem.partition(".")[0] in REMOTE_FILESYSTEMS:
         text = f"{text} Other hosts may use files there without being seen from here."
     return Check("datastores", Level.OK, text)
 

@@ -1,20 +1,15 @@
-"""Tells what paths are. Runs by itself on the host, by its own python3; `images/pathlooks.py` sends it there.
-
-Standard input is JSON: {"paths": [...]}, absolute paths. Standard output is JSON: a list of objects, one a path. What
-went wrong is told by errno. Or {"holes": [...]}, directories: which of them take files with holes.
-Imports nothing of blockferry.
-"""
+"""What paths are: their kind, where links lead, what their file systems can hold. What went wrong is told by errno."""
 
 from __future__ import annotations
 
 import ctypes
 import errno
-import json
 import os
-import re
 import stat
-import sys
+from collections.abc import Callable
 from typing import Any
+
+from blockferry.hosts.helper.program.mount_table import Mounted, mount_of, mounts
 
 ABSENT = (errno.ENOENT, errno.ENOTDIR)
 NAME_MAX, PATH_MAX = 255, 4096
@@ -47,26 +42,7 @@ def nearest(path: str) -> str:
         path = os.path.dirname(path)
 
 
-def mounts() -> list[tuple[str, str]]:
-    """(mount point, device number of its file system), in the order in which they were mounted (proc(5))."""
-    found = []
-    with open("/proc/self/mountinfo", errors="surrogateescape") as lines:
-        for line in lines:
-            words = line.split(" ")
-            point = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), words[4])
-            found.append((point, words[2]))
-    return found
-
-
-def file_system(path: str, known: list[tuple[str, str]]) -> str:
-    best, device = -1, ""
-    for point, number in known:
-        if (path == point or path.startswith(point.rstrip("/") + "/")) and len(point) >= best:
-            best, device = len(point), number
-    return device
-
-
-def look(path: str, known: list[tuple[str, str]]) -> dict[str, Any]:
+def look(path: str, known: list[Mounted]) -> dict[str, Any]:
     found: dict[str, Any] = {
         "path": path,
         "resolved": os.path.realpath(path),
@@ -88,7 +64,7 @@ def look(path: str, known: list[tuple[str, str]]) -> dict[str, Any]:
     found["writable"] = os.access(near, os.W_OK | os.X_OK, effective_ids=True)
     found["name_max"] = limit(near, "PC_NAME_MAX", NAME_MAX)
     found["path_max"] = limit(near, "PC_PATH_MAX", PATH_MAX)
-    found["file_system"] = file_system(os.path.realpath(near), known)
+    found["file_system"] = mount_of(os.path.realpath(near), known).device
     try:
         space = os.statvfs(near)
         found["free"], found["size"] = space.f_bavail * space.f_frsize, space.f_blocks * space.f_frsize
@@ -130,10 +106,15 @@ def holes(directory: str) -> bool | None:
         os.close(handle)
 
 
-if __name__ == "__main__":
-    wish = json.load(sys.stdin.buffer)
-    if "holes" in wish:
-        json.dump({path: holes(path) for path in wish["holes"]}, sys.stdout)
-    else:
-        table = mounts()
-        json.dump([look(path, table) for path in wish["paths"]], sys.stdout)
+def look_all(paths: list[str]) -> list[dict[str, Any]]:
+    """What each path is."""
+    table = mounts()
+    return [look(path, table) for path in paths]
+
+
+def holes_in(directories: list[str]) -> dict[str, bool | None]:
+    """Which of the directories take files with holes."""
+    return {path: holes(path) for path in directories}
+
+
+CALLS: dict[str, Callable[..., Any]] = {"look": look_all, "holes": holes_in}

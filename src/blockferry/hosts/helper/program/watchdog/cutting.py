@@ -8,8 +8,8 @@ import os
 import subprocess
 import threading
 
-from blockferry.images.watching_program.tables import Json
-from blockferry.images.watching_program.users import across, others, processes, table
+from blockferry.hosts.helper.program.watchdog.tables import Json
+from blockferry.hosts.helper.program.watchdog.users import across, others, processes, table
 
 LOOK_LIMIT_S = 3.0
 MNT_FORCE = 1

@@ -1,13 +1,10 @@
-"""Makes one image read like another, writing only where they differ. Runs by itself on the host that has both.
+"""Makes one image read like another, writing only where they differ: a process of its own, with libnbd's binding.
 
-This file is sent to the host's own python3 as it is (`images/syncing.py` does that), so it imports nothing of
-blockferry, and needs libnbd's binding for Python there (Debian and Fedora: python3-libnbd). Data never leaves the host.
-
-argv[1] is JSON: source, source_format, dest, dest_format (absolute paths; with dest_socket, `dest` is the name of an
-export on that unix socket), rate (bytes/s that are read of the source, or written, 0 for no limit), chunk (bytes that
-are read at once), write (false: only tell what differs), block (bytes that are compared as one).
+The wish: source, source_format, dest, dest_format (absolute paths; with dest_socket, `dest` is the name of an export on
+that unix socket), rate (bytes/s that are read of the source, or written, 0 for no limit), chunk (bytes that are read at
+once), write (false: only tell what differs), block (bytes that are compared as one).
 Standard input is orders, a line each: another rate. At its end this ends: whoever wanted it is gone.
-Standard output is JSON, one object a line: progress, and at the end one with "done".
+Standard output is JSON, one object a line: progress, and at the end one with "done". Data never leaves the host.
 """
 
 from __future__ import annotations
@@ -21,8 +18,9 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-import nbd
+from blockferry.hosts.helper.program import nbd_binding
 
+nbd: Any = None  # the binding, once it is loaded
 WINDOW = 1024 * 1024 * 1024  # asked for at once when it is asked what is allocated
 FLUSH_EVERY = 256 * 1024 * 1024  # of what was written: so much may have to be written once more after a crash
 SHOW_EVERY_S = 0.3
@@ -233,9 +231,12 @@ class Sync:
         sys.stdout.flush()
 
 
-if __name__ == "__main__":
+def alone(wish: dict[str, Any]) -> None:
+    """Do it. Ends with a status other than 0 where that fails."""
+    global nbd
+    nbd = nbd_binding.load()
     try:
-        sync = Sync(json.loads(sys.argv[1]))
+        sync = Sync(wish)
         threading.Thread(target=sync.brake.obey, daemon=True).start()
         sync.run()
     except nbd.Error as error:

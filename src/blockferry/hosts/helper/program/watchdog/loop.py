@@ -7,11 +7,11 @@ import os
 import select
 import time
 
-from blockferry.images.watching_program.beat import Place
-from blockferry.images.watching_program.claim import Claim
-from blockferry.images.watching_program.cutting import LOOK_LIMIT_S, against, carry_out
-from blockferry.images.watching_program.tables import Json
-from blockferry.images.watching_program.users import one_is_open
+from blockferry.hosts.helper.program.watchdog.beat import Place
+from blockferry.hosts.helper.program.watchdog.claim import Claim
+from blockferry.hosts.helper.program.watchdog.cutting import LOOK_LIMIT_S, against, carry_out
+from blockferry.hosts.helper.program.watchdog.tables import Json
+from blockferry.hosts.helper.program.watchdog.users import one_is_open
 
 TICK_S = 0.1
 LATE_S = 1.0

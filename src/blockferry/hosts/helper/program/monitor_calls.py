@@ -1,11 +1,10 @@
-"""Runs on the VM's host: speaks QMP with the QEMU of a VM that libvirt has lost. Sent there as text (shipping.py).
+"""Speaks QMP with the QEMU of a VM that libvirt has lost.
 
-`python3 -I -c TEXT PID UUID WISH` prints one line of JSON. It only reads ("query-..."), and does one thing more where
+It only reads ("query-..."), and does one thing more where
 the wish and QEMU's own status ask for it together: WISH `cont` lets a guest run whose processors stand still
 ("paused"); WISH `quit` ends a QEMU whose guest has powered off ("shutdown"), which libvirt starts with -no-shutdown.
 
 QEMU serves one client of its monitor at a time. While libvirt holds it, there is no greeting: then nothing is asked.
-Needs only the host's python3, from 3.9 on.
 """
 
 from __future__ import annotations
@@ -14,8 +13,8 @@ import json
 import os
 import re
 import socket
-import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 PATIENCE_S = 5.0
@@ -138,13 +137,20 @@ def talk(pid: str, uuid: str, wish: str) -> dict[str, Any]:
     return {**said, "did": did}
 
 
-def main() -> None:
+def ask(pid: int, uuid: str, wish: str) -> dict[str, Any]:
+    """What QEMU says of itself, or why it could not be asked: `problem`."""
     try:
-        said = talk(sys.argv[1], sys.argv[2], sys.argv[3])
+        return talk(str(pid), uuid, wish)
     except NotReached as why:
-        said = {"problem": str(why), "gone": isinstance(why, Gone)}
-    sys.stdout.write(json.dumps(said) + "\n")
+        return {"problem": str(why), "gone": isinstance(why, Gone)}
 
 
-if __name__ == "__main__":
-    main()
+def alive(pid: int, uuid: str) -> bool:
+    """Whether the process has this UUID in its command line."""
+    try:
+        return uuid in arguments(str(pid))
+    except NotReached:
+        return False
+
+
+CALLS: dict[str, Callable[..., Any]] = {"ask": ask, "alive": alive}

@@ -1,16 +1,11 @@
-"""Runs on the VM's host: what lies at many paths at once, and what images in directories stand on.
-
-Wish and answer are JSON, on standard input and output. Errors cross as errno numbers. Python 3.9 and its library only.
-"""
+"""What lies at many paths at once, and what images in directories stand on. Errors are told by their errno."""
 
 from __future__ import annotations
 
 import errno
-import json
 import os
 import re
 import struct
-import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -241,17 +236,17 @@ def texts(names: list[bytes]) -> list[str]:
     return [os.fsdecode(name) for name in names]
 
 
-def answer(wish: dict[str, Any]) -> dict[str, Any]:
+def look_all(paths: list[str], directories: list[str]) -> dict[str, Any]:
+    """What lies at the paths; what the images in the directories stand on; all mount points."""
     mounts = mounted()
     missing = wanted_mounts() - set(mounts)
     skipped = {point for point, kind in mounts.items() if kind in NO_IMAGES}
     until = time.monotonic() + SECONDS
     return {
-        "paths": {path: look(path, mounts, missing) for path in wish["paths"]},
-        "directories": {path: listed(path, missing, skipped, until) for path in wish["directories"]},
+        "paths": {path: look(path, mounts, missing) for path in paths},
+        "directories": {path: listed(path, missing, skipped, until) for path in directories},
         "mounts": sorted(mounts),
     }
 
 
-if __name__ == "__main__":
-    json.dump(answer(json.load(sys.stdin)), sys.stdout)
+CALLS: dict[str, Callable[..., Any]] = {"look": look_all}

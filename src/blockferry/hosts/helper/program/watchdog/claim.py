@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Iterator
 
-from blockferry.images.watching_program.tables import Json
+from blockferry.hosts.helper.program.watchdog.tables import Json
 
 
 class Claim:

@@ -8,7 +8,7 @@ import os
 import threading
 import time
 
-from blockferry.images.watching_program.tables import Json, read
+from blockferry.hosts.helper.program.watchdog.tables import Json, read
 
 BEAT_S = 0.5
 BACKSTOP = 6  # a device that answers others, but not us, is cut off after so many limits

@@ -6,7 +6,7 @@ import fcntl
 import os
 import struct
 
-from blockferry.images.watching_program.tables import (
+from blockferry.hosts.helper.program.watchdog.tables import (
     Json,
     Mount,
     block,

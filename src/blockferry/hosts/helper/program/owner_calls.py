@@ -1,14 +1,6 @@
-"""Runs on the host, by its own python3: who owns files, what they permit, and what a user can reach.
+"""Who owns files, what they permit, and what a user can reach.
 
-Reads a JSON list of orders on standard input, writes a JSON list of answers, one an order. Needs nothing but Python.
-
-["like", SOURCE, DEST]: DEST gets owner, group, mode, POSIX ACLs, SELinux label and user attributes of SOURCE as they
-were before libvirt changed them for a running QEMU. ["give", DEST, uid, gid, mode]: these, and no ACL. The answer is a
-list of [what, errno] that could not be given.
-["reach", [uid, gid, groups or null], [directory...]]: for each the first directory on the way that this user cannot
-pass, "" when there is none.
-["hold", DIRECTORY, SOURCE]: what a file in DIRECTORY could not be given of SOURCE, tried on one that never has a name;
-as of "like".
+What could not be given to a file is told as a list of [what, errno].
 """
 
 from __future__ import annotations
@@ -19,12 +11,10 @@ import json
 import os
 import pwd
 import stat
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 Failed = list[tuple[str, int]]
-Who = tuple[int, int, Any]
 
 REMEMBERED = "trusted.libvirt.security."
 """libvirt's own notes on a file that a running QEMU uses: https://libvirt.org/formatdomain.html#security-label and
@@ -102,10 +92,13 @@ def give(dest: str | int, uid: int, gid: int, bits: int, attributes: Mapping[str
 
 
 def like(source: str, dest: str) -> Failed:
+    """`dest` gets owner, group, mode, POSIX ACLs, SELinux label and user attributes of `source` as they were before
+    libvirt changed them for a running QEMU."""
     return give(dest, *facts(source))
 
 
 def hold(directory: str, source: str) -> Failed:
+    """What a file in the directory could not be given of `source`, tried on one that never has a name."""
     try:
         descriptor = os.open(directory, os.O_TMPFILE | os.O_RDWR, 0o600)
     except OSError as error:
@@ -126,9 +119,9 @@ def groups_of(uid: int, gid: int) -> Sequence[int]:
     return [gid]
 
 
-def become(uid: int, gid: int, groups: Sequence[int] | None) -> None:
+def become(uid: int, gid: int, groups: Sequence[int]) -> None:
     if os.geteuid() == 0:
-        os.setgroups(groups_of(uid, gid) if groups is None else groups)
+        os.setgroups(groups)
         os.setresgid(gid, gid, gid)
         os.setresuid(uid, uid, uid)
     elif os.geteuid() != uid:
@@ -151,16 +144,28 @@ def stopped_at(directory: str) -> str:
     return ""
 
 
-def reach(who: Who, directories: Sequence[str]) -> list[str]:
-    """In a child: who has become another user does not come back."""
+def reach(uid: int, gid: int, groups: Sequence[int] | None, directories: Sequence[str]) -> list[str]:
+    """For each the first directory on the way that this user cannot pass, "" when there is none.
+
+    In a child: who has become another user does not come back. It holds none of the helper's descriptors, so that an
+    end of the helper is seen while it waits for storage.
+    """
+    known = groups_of(uid, gid) if groups is None else groups
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         status = 1
         try:
-            become(*who)
-            with os.fdopen(writing, "w") as out:
-                json.dump([stopped_at(directory) for directory in directories], out)
+            os.dup2(writing, 0)
+            for name in os.listdir("/proc/self/fd"):
+                if name != "0":
+                    with contextlib.suppress(OSError):
+                        os.close(int(name))
+            become(uid, gid, known)
+            found = [stopped_at(directory) for directory in directories]
+            left = memoryview(json.dumps(found).encode())
+            while left:
+                left = left[os.write(0, left) :]
             status = 0
         finally:
             os._exit(status)
@@ -169,22 +174,13 @@ def reach(who: Who, directories: Sequence[str]) -> list[str]:
         text = answer.read()
     if os.waitpid(child, 0)[1] != 0:
         raise PermissionError(errno.EPERM, "this user cannot be tried")
-    found: list[str] = json.loads(text)
-    return found
+    tried: list[str] = json.loads(text)
+    return tried
 
 
-def obey(order: Sequence[Any]) -> Any:
-    what, *words = order
-    if what == "like":
-        return like(*words)
-    if what == "give":
-        return give(words[0], words[1], words[2], words[3], {})
-    if what == "reach":
-        return reach(*words)
-    if what == "hold":
-        return hold(*words)
-    raise ValueError(what)
+def give_plain(dest: str, uid: int, gid: int, mode: int) -> Failed:
+    """These, and no ACL."""
+    return give(dest, uid, gid, mode, {})
 
 
-if __name__ == "__main__":
-    json.dump([obey(order) for order in json.load(sys.stdin)], sys.stdout)
+CALLS: dict[str, Callable[..., Any]] = {"like": like, "give": give_plain, "reach": reach, "hold": hold}

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from blockferry.images.watching_program.tables import (
+from blockferry.hosts.helper.program.watchdog.tables import (
     Block,
     Json,
     Mount,
