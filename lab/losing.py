@@ -83,7 +83,8 @@ class Window:
         return self._caught.wait(seconds)
 
     def _look(self) -> None:
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))  # of this thread alone
+        with contextlib.suppress(PermissionError):  # a machine that gives no real time: the window is met less often
+            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))  # of this thread alone
         while not self._over.wait(0.0003):
             with contextlib.suppress(OSError):
                 if IN_WINDOW in self._file.read_text():

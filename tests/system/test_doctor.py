@@ -88,4 +88,3 @@ def test_it_only_looks(line: Line, make_guest: MakeGuest, old_san: Datastore) ->
     assert any(move in text and "interrupted" in text for text in lines(said, "leftovers", "warning")), str(said)
     assert line.rows("SELECT record, owner, token, deaths FROM moves") == before
     line.must("cancel", move)
-    line.must("resume", move)

@@ -1,6 +1,6 @@
 """A small host for the tests of decide: files that hold writes, block jobs, a guest, a guard, and a record.
 
-`effects` does what engine/act.py, making.py and release.py do, in the same order, and yields wherever a process can
+`effects` does what the effects of engine/act.py do, in the same order, and yields wherever a process can
 die or the world can change. What counts is not what decide believes but what the files hold: each disk has a count
 of acknowledged writes, each file the count that it holds.
 
@@ -360,7 +360,7 @@ class Host:
         elif guard == "never":
             self.guard_armed = False
 
-    # ------------------------------------------------------------ acting, as engine/act.py does
+    # ------------------------------------------------------------ acting, as the effects do
 
     def note(self, record: Record) -> None:
         self.record = replace(record, wanted=self.record.wanted)

@@ -11,7 +11,7 @@ from typing import cast
 
 import pytest
 
-from blockferry.engine import act
+from blockferry.engine import switch
 from blockferry.engine.context import Context
 from blockferry.errors import HostCallFailed
 from blockferry.images.copying import Stopped
@@ -27,7 +27,7 @@ def flush(path: Path, cancelled: threading.Event) -> list[str]:
         cancelled.set()  # somebody reads it, and has enough
 
     context = SimpleNamespace(runner=LocalRunner(), tell=tell, should_stop=cancelled.is_set)
-    act._flush_file(cast(Context, context), str(path))
+    switch._flush_file(cast(Context, context), str(path))
     return told
 
 
@@ -55,8 +55,8 @@ def test_a_wish_to_cancel_counts_while_the_storage_hangs(monkeypatch: pytest.Mon
 
     hangs = Hangs()
     monkeypatch.setattr(LocalRunner, "begin", lambda *_words, **_more: hangs)
-    monkeypatch.setattr(act, "SILENT_S", 0.1)
-    monkeypatch.setattr(act, "FLUSH_LOOK_S", 0.05)
+    monkeypatch.setattr(switch, "SILENT_S", 0.1)
+    monkeypatch.setattr(switch, "FLUSH_LOOK_S", 0.05)
     cancelled = threading.Event()
     with pytest.raises(Stopped):
         flush(Path("/srv/ssd/vda.qcow2"), cancelled)

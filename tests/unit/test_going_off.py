@@ -7,7 +7,7 @@ from typing import cast
 
 import pytest
 
-from blockferry.engine import act
+from blockferry.engine import block_jobs
 from blockferry.engine.context import Context
 from blockferry.model import action
 from blockferry.model.fencing import ANSWERING
@@ -25,7 +25,7 @@ from blockferry.model.observation import Observation
 def test_a_copy_that_ended_with_its_vm_is_no_failure(
     monkeypatch: pytest.MonkeyPatch, looks: list[bool | None], failed: bool
 ) -> None:
-    monkeypatch.setattr(act, "GOING_OFF_S", 0.3)
+    monkeypatch.setattr(block_jobs, "GOING_OFF_S", 0.3)
     left = iter(looks)
     told: list[tuple[str, str]] = []
     noted: list[object] = []
@@ -41,10 +41,12 @@ def test_a_copy_that_ended_with_its_vm_is_no_failure(
         tell=lambda *said: told.append(said),
         note=noted.append,
     )
-    monkeypatch.setattr(act, "_cause", lambda _context, _disk: "")
+    monkeypatch.setattr(block_jobs, "_cause", lambda _context, _disk: "")
     context.plan.disk = lambda target: target
-    monkeypatch.setattr(act, "replace", lambda _record, **changed: changed)
+    monkeypatch.setattr(block_jobs, "replace", lambda _record, **changed: changed)
     seen = SimpleNamespace(record=SimpleNamespace(failure=None, cut_off=None), silence=ANSWERING)
-    act._fail(cast(Context, context), action.Fail("the copy of vda ended", "vda"), cast(Observation, seen))
+    block_jobs.note_failure(
+        cast(Context, context), action.Fail("the copy of vda ended", "vda"), cast(Observation, seen)
+    )
     assert bool(noted) == failed
     assert told[0][0] == ("error" if failed else "action")

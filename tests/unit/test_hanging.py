@@ -31,7 +31,7 @@ from blockferry.engine.patience import Patient
 from blockferry.errors import HostCommandFailed, Interrupted, NoAnswer
 from blockferry.images.runner import LocalRunner
 from blockferry.model import action as act
-from blockferry.model.decide import _DISTURBING, decide
+from blockferry.model.decide import decide
 from blockferry.model.fencing import Fencing, Silence
 from blockferry.model.observation import Observation, Side
 from blockferry.model.plan import HangPlan, Plan
@@ -131,7 +131,7 @@ def test_whatever_would_be_done_waits_for_a_destination_that_hangs(name: str) ->
     plan, observation, _ = DECISIONS[name]
     found = decide(plan, replace(observation, silence=HANGS))
     switched = all(view.side is Side.DESTINATION for view in observation.disks)
-    assert not observation.state.active or switched or not isinstance(found, _DISTURBING), found
+    assert not observation.state.active or switched or not found.waits_for_destination, found
 
 
 # ---------------------------------------------------------------- commands that do not end

@@ -11,8 +11,12 @@ from typing import Any, cast
 import pytest
 from decide_support import make_plan
 
+<<<<<<< HEAD
 from blockferry.engine import act as acting
 from blockferry.engine import hanging, layering, past
+=======
+from blockferry.engine import hanging, switch
+>>>>>>> cd62d85 (An action says what it is in one place; effects are a table, and act.py is three rooms: block jobs, switch, configuration)
 from blockferry.engine.context import Context
 from blockferry.engine.loop import TRIES, Loop
 from blockferry.engine.observe import Memory, Observer
@@ -56,7 +60,7 @@ def test_only_a_vm_that_stood_still_before_needs_no_guard(
     vm, memory = Vm(answer), Memory()
     context = SimpleNamespace(control=vm, guard=vm, memory=memory, note=noted.append, tell=lambda *_said: None)
     try:
-        acting._suspend(cast(Context, context), act.Suspend(switch=True), SEEN)
+        switch.suspend(cast(Context, context), act.Suspend(switch=True), SEEN)
     except LibvirtFailed:
         assert answer is NO_ANSWER
     assert vm.armed is (answer is not False)

@@ -59,27 +59,6 @@ class Waiting(Exception):
     """Nothing is left to do until the VM has been powered off."""
 
 
-_FORWARD_ONLY = (
-    act.Mark,
-    act.CopyHome,
-    act.CopyLayers,
-    act.CreateImage,
-    act.TrimGuest,
-    act.MeasureGuest,
-    act.GoSynchronous,
-    act.ThrottleGuest,
-    act.TakeOverlays,
-    act.SyncBase,
-    act.StartCopy,
-    act.Suspend,
-    act.ColdCopy,
-    act.PrepareView,
-    act.FlushDestination,
-    act.Await,
-)
-"""Effects whose failure before the switch means: the way is back. All others are tried again."""
-
-
 @dataclass
 class Loop:
     """One move in this process. `read` gives the record as the journal has it, with the user's wishes."""
@@ -245,7 +224,7 @@ class Loop:
             self.check_lease()
             _log_action(context.plan, action)
             hanging.keep_up(context, seen)
-            self._enter(showing.phase_of(action, self.phase))
+            self._enter(action.phase_after(self.phase))
             if isinstance(action, act.Done):
                 return action.outcome
             if isinstance(action, act.Park):
@@ -427,7 +406,8 @@ class Loop:
         sentence = error.sentence if isinstance(error, BlockferryError) else str(error)
         self.tries += 1
         forward = seen is not None and not any(view.side is Side.DESTINATION for view in seen.disks)
-        if forward and seen is not None and isinstance(action, _FORWARD_ONLY) and seen.record.failure is None:
+        turns_back = forward and action is not None and action.failure_turns_back
+        if turns_back and seen is not None and seen.record.failure is None:
             self.context.tell("error", sentence)
             self.context.note(replace(self.read(), failure=sentence))
             return

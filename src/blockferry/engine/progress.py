@@ -7,7 +7,6 @@ import time
 from blockferry.engine.context import Context
 from blockferry.engine.observe import mirrored
 from blockferry.images.syncing import Synced
-from blockferry.model import action as act
 from blockferry.model import tracking
 from blockferry.model.exports import is_export
 from blockferry.model.observation import Job, Observation, Side
@@ -24,29 +23,6 @@ _POLICY = {
     IfNotConverging.WAIT: "it waits for the guest to write less",
     IfNotConverging.STOP: "the move is given up",
 }
-
-_PHASES: tuple[tuple[str, tuple[type, ...]], ...] = (
-    ("prepare", (act.MeasureGuest, act.Mark, act.CopyHome, act.CopyLayers, act.CreateImage, act.TakeOverlays)),
-    ("trim", (act.TrimGuest, act.TrimAgain)),
-    ("copy", (act.StartCopy, act.NoteClean, act.ForgetCopy, act.PrepareView, act.ColdCopy)),
-    ("copy", (act.GoSynchronous, act.LeaveSynchronous, act.ThrottleGuest, act.SyncBase, act.Checkpoint)),
-    ("switch", (act.FlushDestination, act.Pivot, act.NoteGraph, act.NoteSwitched, act.WriteConfig, act.ResumeGuest)),
-    ("verify", (act.Verify, act.EndView)),
-    ("clean up", (act.WriteSnapshots, act.MoveMedium, act.Settle, act.ReleaseSource, act.ReleaseHome)),
-    ("firmware", (act.Follow, act.AwaitPowerOff, act.CopyNvram, act.PointNvram, act.ReleaseNvram, act.LeaveNvram)),
-    ("firmware", (act.SaveVm, act.NoteSaved, act.RestoreVm, act.LetGo, act.NotNow)),
-    ("lost", (act.LetLostRun, act.NoteLost, act.PointToCurrent, act.BarStart, act.EndLost, act.NoteFound)),
-    ("roll back", (act.Fail, act.NoteCutOff, act.AbortCopy, act.RevertConfig, act.RemoveDestination)),
-)
-
-
-def phase_of(action: act.Action, before: str) -> str:
-    """The phase that an action belongs to; what belongs to several goes on with the one before."""
-    if isinstance(action, act.Suspend):
-        return "switch" if action.switch else "copy"
-    if isinstance(action, act.Await):
-        return "copy" if action.why in ("copy", "initialise", "retry", "hang") else before
-    return next((name for name, kinds in _PHASES if isinstance(action, kinds)), before)
 
 
 def progress(context: Context, seen: Observation, phase: str, note: str = "") -> Progress:

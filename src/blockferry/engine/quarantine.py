@@ -31,7 +31,7 @@ COMPARED_UP_TO = 2 * GiB
 """Bytes of an image that are compared without being asked: seconds, not minutes."""
 
 SWITCHED = "all disks are at the destination"
-"""The event of a move's story that tells when it switched (engine/act.py)."""
+"""The event of a move's story that tells when it switched (engine/switch.py)."""
 
 
 def row(

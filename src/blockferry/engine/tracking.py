@@ -199,7 +199,7 @@ def _frozen(
     scratch = {}
     look = site.control(vm.uuid, vm.name)
     noted = [one for target in targets if (one := now.disk(target)) is not None]
-    place = verify.listening_place(site.runner, look.look(()).incarnation, noted[0].path)
+    place = verify.listening_place(site.runner, look.look(()).incarnation, vm.name, noted[0].path)
     for one in noted:
         disk = vm.disk(one.target)
         on_device = disk is not None and disk.live is not None and disk.live.kind == "block"

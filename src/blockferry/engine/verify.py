@@ -29,6 +29,9 @@ from blockferry.units import format_rate, format_size
 PRIVATE_DIRECTORIES = "/var/lib/libvirt/qemu"
 """Where libvirt keeps a directory for each running VM of the system's, which its QEMU may write to."""
 
+SHORT_NAME = 20
+"""So many characters of a VM's name are in the name of that directory."""
+
 
 def prepare_view(context: Context, seen: Observation) -> None:
     """Empty scratch files, made while the guest runs: libvirt would make them in the suspension."""
@@ -191,14 +194,16 @@ def _doubt(record: Record, target: str) -> str | None:
 
 
 def _socket(context: Context, incarnation: int) -> str:
-    place = listening_place(context.runner, incarnation, context.plan.disks[0].dest)
+    place = listening_place(context.runner, incarnation, context.plan.vm, context.plan.disks[0].dest)
     return posixpath.join(place, f"blockferry-{context.plan.move}.sock")
 
 
-def listening_place(runner: Runner, incarnation: int, image: str) -> str:
-    """Where QEMU can listen: the directory that libvirt keeps for this run of the VM, else the one of an image."""
-    found = runner.run(
-        ["find", PRIVATE_DIRECTORIES, "-maxdepth", "1", "-name", f"domain-{incarnation}-*", "-type", "d"], check=False
-    )
-    directories = found.text.splitlines() if found.status == 0 else []
-    return directories[0] if len(directories) == 1 else posixpath.dirname(image)
+def listening_place(runner: Runner, incarnation: int, vm: str, image: str) -> str:
+    """Return a directory in which QEMU can listen: libvirt's own for this run of the VM, else the one of an image.
+
+    libvirt names it by the number of the run and the first 20 characters of the VM's name (libvirt's source,
+    virDomainDefGetShortName). The number alone does not tell: a libvirtd that has lost VMs leaves their directories,
+    and begins again with 1.
+    """
+    directory = posixpath.join(PRIVATE_DIRECTORIES, f"domain-{incarnation}-{vm[:SHORT_NAME]}")
+    return directory if runner.run(["test", "-d", directory], check=False).status == 0 else posixpath.dirname(image)

@@ -1,4 +1,4 @@
-"""The small effects of a move. Each may be repeated; `engine/act.py` carries them out.
+"""The small effects of a move. Each may be repeated; `engine/act.py` tells what carries them out.
 
 An action says what is to be done, never how; none of them holds a libvirt object or a file handle.
 """
@@ -6,77 +6,126 @@ An action says what is to be done, never how; none of them holds a libvirt objec
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from blockferry.model.record import Layer, Outcome
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class Action:
+    """One small effect, and all that is true of it whatever the move: who decides, acts and shows reads it here."""
+
+    phase: ClassVar[str] = ""  # what a move shows meanwhile; empty: the phase before goes on
+    failure_turns_back: ClassVar[bool] = False  # before the switch: its failure means that the way is back, else again
+    waits_for_destination: ClassVar[bool] = False  # QEMU, or a command, stands still while the destination hangs
+    ends_round: ClassVar[bool] = False  # no effect on the host: the loop ends with it, parks, or leaves the move
+
+    def phase_after(self, before: str) -> str:
+        """Return the phase that a move is in with this action, after the phase `before`."""
+        return self.phase or before
+
+
+@dataclass(frozen=True, slots=True)
+class Mark(Action):
     """Put the move's id into the domain's metadata, so that a sweep can tell what is ours."""
 
+    phase: ClassVar[str] = "prepare"
+    failure_turns_back: ClassVar[bool] = True
+
 
 @dataclass(frozen=True, slots=True)
-class CopyHome:
+class CopyHome(Action):
     """Copy the metadata and the small files of the VM's home to the destination."""
 
+    phase: ClassVar[str] = "prepare"
+    failure_turns_back: ClassVar[bool] = True
+    waits_for_destination: ClassVar[bool] = True
+
 
 @dataclass(frozen=True, slots=True)
-class CopyLayers:
+class CopyLayers(Action):
     """Copy the lower layers of a disk's backing chain."""
 
+    phase: ClassVar[str] = "prepare"
+    failure_turns_back: ClassVar[bool] = True
+    waits_for_destination: ClassVar[bool] = True
+
     target: str
 
 
 @dataclass(frozen=True, slots=True)
-class CreateImage:
+class CreateImage(Action):
     """Make an empty image at the destination; one of ours that is there already is made anew."""
 
+    phase: ClassVar[str] = "prepare"
+    failure_turns_back: ClassVar[bool] = True
+    waits_for_destination: ClassVar[bool] = True
+
     target: str
 
 
 @dataclass(frozen=True, slots=True)
-class MeasureGuest:
+class MeasureGuest(Action):
     """See how long the guest's writes take before there is a copy."""
 
+    phase: ClassVar[str] = "prepare"
+    failure_turns_back: ClassVar[bool] = True
+
 
 @dataclass(frozen=True, slots=True)
-class TrimGuest:
+class TrimGuest(Action):
     """Have the guest's agent give back what its file systems do not use, so that it is not copied."""
 
+    phase: ClassVar[str] = "trim"
+    failure_turns_back: ClassVar[bool] = True
+
 
 @dataclass(frozen=True, slots=True)
-class TrimAgain:
+class TrimAgain(Action):
     """The same at the destination, when all else is done: what the guest deleted or discarded during the copy."""
 
+    phase: ClassVar[str] = "trim"
+
 
 @dataclass(frozen=True, slots=True)
-class GoSynchronous:
+class GoSynchronous(Action):
     """Remember that the copies are to be made anew as a mirror: they do not get in step in the background."""
 
+    phase: ClassVar[str] = "copy"
+    failure_turns_back: ClassVar[bool] = True
+
     why: str
 
 
 @dataclass(frozen=True, slots=True)
-class LeaveSynchronous:
+class LeaveSynchronous(Action):
     """Remember that the copies are to be made anew in the background: the destination has hung, and may again."""
 
+    phase: ClassVar[str] = "copy"
+
     why: str
 
 
 @dataclass(frozen=True, slots=True)
-class NoteCutOff:
+class NoteCutOff(Action):
     """Remember that the destination was cut off, because it hung; from now on the way is back."""
+
+    phase: ClassVar[str] = "roll back"
 
     directory: str
     after_s: float
 
 
 @dataclass(frozen=True, slots=True)
-class ThrottleGuest:
+class ThrottleGuest(Action):
     """Slow the guest's writes to this disk (further), so that its copy gets in step. `share`: of its present rate.
 
     `least`: bytes/s below which it is not slowed the first time, however little it was seen to write.
     """
+
+    phase: ClassVar[str] = "copy"
+    failure_turns_back: ClassVar[bool] = True
+    waits_for_destination: ClassVar[bool] = True
 
     target: str
     share: float
@@ -85,19 +134,25 @@ class ThrottleGuest:
 
 
 @dataclass(frozen=True, slots=True)
-class UnthrottleGuest:
+class UnthrottleGuest(Action):
     """Put all disks' limits back as they were."""
+
+    waits_for_destination: ClassVar[bool] = True
 
 
 @dataclass(frozen=True, slots=True)
-class TakeOverlays:
+class TakeOverlays(Action):
     """Put an overlay above each of these disks at the source: it takes the writes, what is below is immutable."""
+
+    phase: ClassVar[str] = "prepare"
+    failure_turns_back: ClassVar[bool] = True
+    waits_for_destination: ClassVar[bool] = True
 
     targets: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class NoteLayer:
+class NoteLayer(Action):
     """Remember what was seen of an overlay: that it is in use, or that it is not needed any more."""
 
     target: str
@@ -106,29 +161,37 @@ class NoteLayer:
 
 
 @dataclass(frozen=True, slots=True)
-class SyncBase:
+class SyncBase(Action):
     """Bring the base at the destination in step with the immutable one at the source, whatever it holds already."""
 
+    phase: ClassVar[str] = "copy"
+    failure_turns_back: ClassVar[bool] = True
+    waits_for_destination: ClassVar[bool] = True
+
     target: str
 
 
 @dataclass(frozen=True, slots=True)
-class StartFold:
+class StartFold(Action):
     """Start the block job that commits the overlay in use into its base."""
 
+    waits_for_destination: ClassVar[bool] = True
+
     target: str
 
 
 @dataclass(frozen=True, slots=True)
-class PivotFold:
+class PivotFold(Action):
     """The base has all: let the VM go on with it."""
+
+    waits_for_destination: ClassVar[bool] = True
 
     target: str
     at_source: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Fold:
+class Fold(Action):
     """Commit the overlay of a VM that is off into its base."""
 
     target: str
@@ -136,36 +199,48 @@ class Fold:
 
 
 @dataclass(frozen=True, slots=True)
-class Checkpoint:
+class Checkpoint(Action):
     """Have what was copied up to now on stable storage. `suspend` the VM for the milliseconds of QEMU's own flush."""
+
+    phase: ClassVar[str] = "copy"
+    waits_for_destination: ClassVar[bool] = True
 
     suspend: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Suspend:
+class Suspend(Action):
     """Stop the guest's processors for a moment. `switch`: for the switch; else for a clean start of copies."""
+
+    failure_turns_back: ClassVar[bool] = True
+    waits_for_destination: ClassVar[bool] = True
 
     switch: bool
 
 
 @dataclass(frozen=True, slots=True)
-class StartCopy:
+class StartCopy(Action):
     """Start the block job of a disk; `reverse`: from the destination back to the source."""
+
+    phase: ClassVar[str] = "copy"
+    failure_turns_back: ClassVar[bool] = True
+    waits_for_destination: ClassVar[bool] = True
 
     target: str
     reverse: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class NoteClean:
+class NoteClean(Action):
     """Remember that these copies were started without missing a write."""
+
+    phase: ClassVar[str] = "copy"
 
     targets: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Resume:
+class Resume(Action):
     """Let the guest run on. `clean`: the copies that were started in this suspension and missed nothing."""
 
     clean: tuple[str, ...] = ()
@@ -173,336 +248,360 @@ class Resume:
 
 
 @dataclass(frozen=True, slots=True)
-class Await:
+class Await(Action):
     """Nothing to do but to look again. `why` is a word for the phase, `pause_s` how long to wait at most."""
+
+    failure_turns_back: ClassVar[bool] = True
 
     why: str  # "initialise", "copy", "drain", "abort", "retry", "hang", "lost"
     pause_s: float
 
+    def phase_after(self, before: str) -> str:
+        return "copy" if self.why in ("copy", "initialise", "retry", "hang") else before
+
 
 @dataclass(frozen=True, slots=True)
-class FlushDestination:
+class FlushDestination(Action):
     """Have the destination on stable storage before the suspension, so that nothing is left to flush in it."""
 
+    phase: ClassVar[str] = "switch"
+    failure_turns_back: ClassVar[bool] = True
+    waits_for_destination: ClassVar[bool] = True
+
 
 @dataclass(frozen=True, slots=True)
-class Pivot:
+class Pivot(Action):
     """Point these disks to the other side of their jobs. The VM is suspended and the sides are equal."""
+
+    phase: ClassVar[str] = "switch"
+    waits_for_destination: ClassVar[bool] = True
 
     targets: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class AbortCopy:
+class AbortCopy(Action):
     """End a block job of ours; the disk stays where it is."""
 
+    phase: ClassVar[str] = "roll back"
+    waits_for_destination: ClassVar[bool] = True
+
     target: str
 
 
 @dataclass(frozen=True, slots=True)
-class ForgetCopy:
+class ForgetCopy(Action):
     """The copy of this disk does not count any more (its QEMU is gone, its start was not clean)."""
 
+    phase: ClassVar[str] = "copy"
+
     target: str
 
 
 @dataclass(frozen=True, slots=True)
-class Fail:
+class Fail(Action):
     """Remember what went wrong; from now on the way is back. `disk`: whose copy it was, to look for the cause."""
+
+    phase: ClassVar[str] = "roll back"
 
     problem: str
     disk: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class ColdCopy:
+class ColdCopy(Action):
     """Copy the disk of a VM that is off."""
 
+    phase: ClassVar[str] = "copy"
+    failure_turns_back: ClassVar[bool] = True
+
     target: str
 
 
 @dataclass(frozen=True, slots=True)
-class WriteConfig:
+class WriteConfig(Action):
     """Make the persistent XML point to the destination, all disks and home files in one write."""
 
+    phase: ClassVar[str] = "switch"
+
 
 @dataclass(frozen=True, slots=True)
-class WriteSnapshots:
+class WriteSnapshots(Action):
     """Make the snapshots' metadata name the files at the destination."""
 
+    phase: ClassVar[str] = "clean up"
+
 
 @dataclass(frozen=True, slots=True)
-class MoveMedium:
+class MoveMedium(Action):
     """Point a running VM's CD drive to the copy of its ISO in the new home."""
+
+    phase: ClassVar[str] = "clean up"
 
     target: str
 
 
 @dataclass(frozen=True, slots=True)
-class RevertConfig:
+class RevertConfig(Action):
     """Make the persistent XML point to the source again: that is where the VM runs. A disk that is across stays so."""
 
+    phase: ClassVar[str] = "roll back"
+
 
 @dataclass(frozen=True, slots=True)
-class ResumeGuest:
+class ResumeGuest(Action):
     """Let a VM run again that QEMU had paused because its old storage failed: it repeats the failed requests here."""
 
+    phase: ClassVar[str] = "switch"
+
 
 @dataclass(frozen=True, slots=True)
-class NoteGraph:
+class NoteGraph(Action):
     """Remember what QEMU's own block graph says of the new images. `folded`: also that no overlay is left."""
+
+    phase: ClassVar[str] = "switch"
 
     folded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class PointAtTruth:
+class PointAtTruth(Action):
     """Let the configuration name the old images again, which QEMU still writes to although libvirt has switched."""
 
     targets: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class NoteSwitched:
+class NoteSwitched(Action):
     """Remember the proof that all disks were seen at the destination."""
 
+    phase: ClassVar[str] = "switch"
+
 
 @dataclass(frozen=True, slots=True)
-class PrepareView:
+class PrepareView(Action):
     """Make the scratch files of the frozen view, so that taking it in the suspension is short."""
 
+    phase: ClassVar[str] = "copy"
+    failure_turns_back: ClassVar[bool] = True
+    waits_for_destination: ClassVar[bool] = True
+
 
 @dataclass(frozen=True, slots=True)
-class TakeView:
+class TakeView(Action):
     """The VM stands still with all disks at the destination: freeze a view of them at this instant."""
 
 
 @dataclass(frozen=True, slots=True)
-class Verify:
+class Verify(Action):
     """Compare the copy of this disk with its source: a frozen view while the VM runs, the files when it is off."""
+
+    phase: ClassVar[str] = "verify"
 
     target: str
 
 
 @dataclass(frozen=True, slots=True)
-class EndView:
+class EndView(Action):
     """Give the frozen view up and take its files away. What was not compared by then is noted as unverified."""
+
+    phase: ClassVar[str] = "verify"
 
     why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Settle:
+class Settle(Action):
     """Have the new image of this disk on stable storage, allocated in full if thick was asked."""
+
+    phase: ClassVar[str] = "clean up"
 
     target: str
 
 
 @dataclass(frozen=True, slots=True)
-class ReleaseSource:
+class ReleaseSource(Action):
     """Prove that nothing needs this old file, then remove or keep it as asked."""
+
+    phase: ClassVar[str] = "clean up"
 
     path: str
 
 
 @dataclass(frozen=True, slots=True)
-class ReleaseHome:
+class ReleaseHome(Action):
     """The same for the old home's metadata and its directory."""
 
+    phase: ClassVar[str] = "clean up"
+
 
 @dataclass(frozen=True, slots=True)
-class Follow:
+class Follow(Action):
     """All is done but the UEFI variables: remember that, with the report so far."""
 
+    phase: ClassVar[str] = "firmware"
+    ends_round: ClassVar[bool] = True
+
 
 @dataclass(frozen=True, slots=True)
-class AwaitPowerOff:
+class AwaitPowerOff(Action):
     """Leave the move until the VM has been powered off: it holds its UEFI variables open until then."""
 
+    phase: ClassVar[str] = "firmware"
+    ends_round: ClassVar[bool] = True
+
 
 @dataclass(frozen=True, slots=True)
-class CopyNvram:
+class CopyNvram(Action):
     """Copy the UEFI variables of a VM that is off."""
 
+    phase: ClassVar[str] = "firmware"
+
 
 @dataclass(frozen=True, slots=True)
-class PointNvram:
+class PointNvram(Action):
     """Point the persistent XML to the new UEFI variables; `back`: to the old ones, which the VM has used since."""
+
+    phase: ClassVar[str] = "firmware"
 
     back: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class SaveVm:
+class SaveVm(Action):
     """Save the VM's memory to libvirt's managed save image; its QEMU ends."""
 
+    phase: ClassVar[str] = "firmware"
+
 
 @dataclass(frozen=True, slots=True)
-class NoteSaved:
+class NoteSaved(Action):
     """Have that image on stable storage, and remember that its memory is safe there."""
 
+    phase: ClassVar[str] = "firmware"
+
 
 @dataclass(frozen=True, slots=True)
-class RestoreVm:
+class RestoreVm(Action):
     """Load the saved VM's memory into a QEMU, still standing still. `new`: with the new UEFI variables."""
+
+    phase: ClassVar[str] = "firmware"
 
     new: bool
 
 
 @dataclass(frozen=True, slots=True)
-class LetGo:
+class LetGo(Action):
     """The VM is not held any more: no image of its memory stays behind, and its guest runs if it ran before."""
 
+    phase: ClassVar[str] = "firmware"
+
 
 @dataclass(frozen=True, slots=True)
-class NotNow:
+class NotNow(Action):
     """The UEFI variables do not move now, and why; they follow once the VM has been powered off."""
 
+    phase: ClassVar[str] = "firmware"
+
     why: str
 
 
 @dataclass(frozen=True, slots=True)
-class ReleaseNvram:
+class ReleaseNvram(Action):
     """Prove that nothing needs the old UEFI variables, then remove or keep them as asked."""
 
+    phase: ClassVar[str] = "firmware"
+
 
 @dataclass(frozen=True, slots=True)
-class LeaveNvram:
+class LeaveNvram(Action):
     """The UEFI variables stay where they are, and why."""
+
+    phase: ClassVar[str] = "firmware"
 
     why: str
 
 
 @dataclass(frozen=True, slots=True)
-class LetLostRun:
+class LetLostRun(Action):
     """libvirt has lost the VM while we had it suspended: let its guest run, by its QEMU's own monitor."""
 
+    phase: ClassVar[str] = "lost"
+
 
 @dataclass(frozen=True, slots=True)
-class NoteLost:
+class NoteLost(Action):
     """Remember that libvirt has lost the VM, and which images its QEMU says that it writes to."""
 
+    phase: ClassVar[str] = "lost"
+
 
 @dataclass(frozen=True, slots=True)
-class PointToCurrent:
+class PointToCurrent(Action):
     """Make the persistent XML of a lost VM name the images that its QEMU writes to."""
 
+    phase: ClassVar[str] = "lost"
+
 
 @dataclass(frozen=True, slots=True)
-class BarStart:
+class BarStart(Action):
     """It cannot be told which images these disks are on: keep the VM from starting with old ones, autostart too."""
+
+    phase: ClassVar[str] = "lost"
 
     targets: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class EndLost:
+class EndLost(Action):
     """The guest of a lost VM has powered off, and its QEMU waits to be ended as libvirt would do it: end it."""
 
+    phase: ClassVar[str] = "lost"
+
 
 @dataclass(frozen=True, slots=True)
-class NoteFound:
+class NoteFound(Action):
     """It is over that libvirt had lost the VM: put its autostart back, go on from what is known of its images."""
 
+    phase: ClassVar[str] = "lost"
+
 
 @dataclass(frozen=True, slots=True)
-class RemoveDestination:
+class RemoveDestination(Action):
     """Remove all that we made at the destination. The VM does not use it."""
 
+    phase: ClassVar[str] = "roll back"
+    waits_for_destination: ClassVar[bool] = True
+
 
 @dataclass(frozen=True, slots=True)
-class Unmark:
+class Unmark(Action):
     """Take our mark off the domain."""
 
 
 @dataclass(frozen=True, slots=True)
-class Finish:
+class Finish(Action):
     """The move is over."""
+
+    ends_round: ClassVar[bool] = True
 
     outcome: Outcome
     note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Park:
+class Park(Action):
     """Stand still and say why: going on could hurt."""
+
+    ends_round: ClassVar[bool] = True
 
     problem: str
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class Done(Action):
     """Nothing is left to do."""
 
+    ends_round: ClassVar[bool] = True
+
     outcome: Outcome
-
-
-Action = (
-    Mark
-    | CopyHome
-    | CopyLayers
-    | CreateImage
-    | MeasureGuest
-    | TrimGuest
-    | TrimAgain
-    | GoSynchronous
-    | LeaveSynchronous
-    | NoteCutOff
-    | ThrottleGuest
-    | UnthrottleGuest
-    | TakeOverlays
-    | NoteLayer
-    | SyncBase
-    | StartFold
-    | PivotFold
-    | Fold
-    | Checkpoint
-    | Suspend
-    | StartCopy
-    | NoteClean
-    | Resume
-    | Await
-    | FlushDestination
-    | Pivot
-    | AbortCopy
-    | ForgetCopy
-    | Fail
-    | ColdCopy
-    | WriteConfig
-    | WriteSnapshots
-    | MoveMedium
-    | RevertConfig
-    | ResumeGuest
-    | NoteGraph
-    | PointAtTruth
-    | NoteSwitched
-    | PrepareView
-    | TakeView
-    | Verify
-    | EndView
-    | Settle
-    | ReleaseSource
-    | ReleaseHome
-    | Follow
-    | AwaitPowerOff
-    | CopyNvram
-    | PointNvram
-    | SaveVm
-    | NoteSaved
-    | RestoreVm
-    | LetGo
-    | NotNow
-    | ReleaseNvram
-    | LeaveNvram
-    | LetLostRun
-    | NoteLost
-    | PointToCurrent
-    | BarStart
-    | EndLost
-    | NoteFound
-    | RemoveDestination
-    | Unmark
-    | Finish
-    | Park
-    | Done
-)

@@ -67,34 +67,11 @@ def _lost(plan: Plan, seen: Observation) -> act.Action | None:
     return lost.found(plan, seen) if seen.record.lost is not None else None
 
 
-_DISTURBING = (
-    act.CopyHome,
-    act.CopyLayers,
-    act.CreateImage,
-    act.TakeOverlays,
-    act.SyncBase,
-    act.StartCopy,
-    act.ThrottleGuest,
-    act.UnthrottleGuest,
-    act.PrepareView,
-    act.Checkpoint,
-    act.FlushDestination,
-    act.Suspend,
-    act.Pivot,
-    act.AbortCopy,
-    act.StartFold,
-    act.PivotFold,
-    act.RemoveDestination,
-)
-"""What QEMU, or a command of ours, cannot do while the destination does not answer. Asked to end a job, to stand still
-or to switch, QEMU waits for the requests under way in its main loop, and the guest stands still with it (measured)."""
-
-
 def _hands_off(seen: Observation, action: act.Action) -> act.Action:
     """The destination hangs: nothing that waits for it is begun, until it answers or has been cut off."""
     if not seen.state.active or all(view.side is Side.DESTINATION for view in seen.disks):
         return action
-    if not isinstance(action, _DISTURBING):
+    if not action.waits_for_destination:
         return action
     if _ours_suspended(seen):
         return act.Resume(switch_failed=seen.record.switching)
