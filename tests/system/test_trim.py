@@ -193,8 +193,11 @@ def test_killed_before_and_after_each_trim(one: Voyage) -> None:
         said = one.line.do("move", one.name, "--to", to.name, "--trim", point=f"{point}:kill")
         assert said.status in (-9, 137), str(said)
         [move] = one.line.unfinished()
-        one.line.do(word, move)
-        if word == "resume" or point.endswith("-again"):  # after the switch there is no way back
+        ended = one.line.do(word, move)
+        if word == "cancel" and point.endswith("-again"):  # after the switch there is no way back: it is told at once
+            assert ended.code == "TOO_LATE", str(ended)
+            one.line.must("watch", move)
+        if word == "resume" or point.endswith("-again"):
             one.moved_all(to)
         one.assert_well()
 

@@ -11,12 +11,7 @@ from typing import Any, cast
 import pytest
 from decide_support import make_plan
 
-<<<<<<< HEAD
-from blockferry.engine import act as acting
-from blockferry.engine import hanging, layering, past
-=======
-from blockferry.engine import hanging, switch
->>>>>>> cd62d85 (An action says what it is in one place; effects are a table, and act.py is three rooms: block jobs, switch, configuration)
+from blockferry.engine import hanging, layering, past, switch
 from blockferry.engine.context import Context
 from blockferry.engine.loop import TRIES, Loop
 from blockferry.engine.observe import Memory, Observer
@@ -159,7 +154,7 @@ def test_an_owners_pause_after_ours_is_the_owners_though_the_journal_could_not_b
     loop = Loop(context, lambda: journal.record, nothing, nothing, nothing, nothing, follow=nothing, began_at=0.0)
     with contextlib.suppress(JournalFailed):
         if what == "switch":
-            acting._suspend(context, act.Suspend(switch=True), SEEN)
+            switch.suspend(context, act.Suspend(switch=True), SEEN)
         else:
             layering._hold_for_flush(context, Record(), 1.0)
     loop._let_run()
@@ -171,7 +166,7 @@ def test_an_owners_pause_after_ours_is_the_owners_though_the_journal_could_not_b
     assert not isinstance(decide(make_plan(1), stands), act.Resume)
     assert not loop.read().suspended  # and so in whatever is noted next
     vm.answer = True
-    acting._suspend(context, act.Suspend(switch=True), SEEN)
+    switch.suspend(context, act.Suspend(switch=True), SEEN)
     journal.away = False
     context.memory.suspended_at = None
     assert loop._record().suspended, "another suspension of ours"

@@ -217,6 +217,9 @@ class Suspend(Action):
 
     switch: bool
 
+    def phase_after(self, before: str) -> str:
+        return "switch" if self.switch else "copy"
+
 
 @dataclass(frozen=True, slots=True)
 class StartCopy(Action):
