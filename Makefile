@@ -2,7 +2,7 @@
 PYTHON = .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint check test test-all lab lab-down demo bench bench-methods faults zoo docs clean
+.PHONY: help setup lint check test test-all compat lab lab-down demo bench bench-methods faults zoo docs clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -32,6 +32,12 @@ test: setup ## everything, with real hosts and guests (as root): about 40 minute
 
 test-all: setup ## the same with every example of the property tests (as root): for whoever changes decisions
 	BLOCKFERRY_EFFORT=all $(MAKE) --no-print-directory test
+
+compat: setup ## a short set of moves on this distribution, Debian 13 and its backports (as root)
+	$(PYTHON) -m lab gc
+	$(PYTHON) -m lab roots
+	BLOCKFERRY_HOSTS="here debian13 debian13-backports" BLOCKFERRY_STARTS=12 \
+	$(PYTHON) -m pytest -rs -n 2 --dist loadscope tests/system/test_other_hosts.py
 
 lab: setup ## a lab to play with: one host, two datastores, a VM that writes (as root)
 	$(PYTHON) -m lab up

@@ -88,9 +88,14 @@ class Line:
             "BLOCKFERRY_POINT": point,
         }
 
+    @property
+    def station(self) -> Host:
+        """The host on which the commands, and the guard, run."""
+        return self.host
+
     def start(self, *words: str | Path, point: str = "", suspended_start: bool | None = None) -> HostProcess:
         """Start a command and leave it running; `end` waits for it."""
-        return self.host.popen(
+        return self.station.popen(
             [str(PROGRAM), *map(str, words), "--json"],
             env=self.environment(point, suspended_start),
             stdin=subprocess.DEVNULL,
@@ -199,6 +204,23 @@ class Line:
         )  # fmt: skip
 
 
+class FarLine(Line):
+    """The command line on one host for another, which it reaches by qemu+ssh."""
+
+    def __init__(self, station: Host, host: Host, directory: Path, stores: tuple[Datastore, ...]) -> None:
+        super().__init__(host, directory, stores)
+        self._station = station
+
+    @property
+    def station(self) -> Host:
+        """See Line."""
+        return self._station
+
+    def environment(self, point: str = "", suspended_start: bool | None = None) -> dict[str, str]:
+        """See Line."""
+        return {**super().environment(point, suspended_start), "BLOCKFERRY_URI": self.host.ssh_uri}
+
+
 @dataclass
 class Voyage:
     """One guest with what the test knows of it: where each disk is, and in which format."""
@@ -282,7 +304,7 @@ class Voyage:
 
     def assert_no_guard(self) -> None:
         wait_until(
-            lambda: self.line.host.find_process(lambda argv: self.name in argv and "blockferry.engine.guard" in argv)
+            lambda: self.line.station.find_process(lambda argv: self.name in argv and "blockferry.engine.guard" in argv)
             is None,
             f"the end of the guard of {self.name}", timeout=60, step=0.2,
         )  # fmt: skip

@@ -115,7 +115,7 @@ DEFECTS: tuple[Defect, ...] = (
         id="QEMU_3273",
         component=Component.QEMU,
         title="mirror misses writes of its first moments",
-        spans=(Span((8, 0, 0), (11, 0, 0)),),
+        spans=(Span((8, 0, 0), (10, 0, 9)), Span((10, 1, 0), (10, 2, 2))),
         harm=Harm.LOSES_DATA,
         what="A guest's write that lands while the job takes its first look at the disk is never copied; the job "
         "becomes ready, the switch succeeds, and the write is gone.",
@@ -129,10 +129,11 @@ DEFECTS: tuple[Defect, ...] = (
             _PVE + "63c5803edb041d867515d09f01f766b2298d5783",
         ),
         known_from="The fix names the commit that brought it (8.0: synchronous copies; from 8.2 on all). It is in "
-        "11.0.0; whether a stable release of an older branch has it was not looked up.",
+        "10.0.9 and 10.2.2 by Debian's changelog, in the source of 10.0.13, and in 11.0.0; 10.1 was not looked up and "
+        "counts as affected, and of 8.0 to 9.2 no release with it is known.",
         concerns=lambda case: case.live and case.may_skip,
         distributions="Proxmox carries the fix since its package of 10.2.1 (March 2026). Debian 12 (7.2.22) is older "
-        "than the defect.",
+        "than the defect; Debian 13 has the fix since 1:10.0.10 (its bug 1129349).",
     ),
     Defect(
         id="QEMU_MIRROR_NULL_JOB",
@@ -268,7 +269,7 @@ DEFECTS: tuple[Defect, ...] = (
         id="QEMU_DISCARD_WRITE_RACE",
         component=Component.QEMU,
         title="qcow2: a discard during a write to the same cluster corrupts the image",
-        spans=(Span(EVER, None),),
+        spans=(Span(EVER, (10, 0, 11)), Span((10, 1, 0), (11, 0, 2))),
         harm=Harm.LOSES_DATA,
         what="The cluster is freed while a write still links it, and is handed out again: two places of the disk share "
         "one cluster, and overwrite each other. `qemu-img check` sees it, the guest does not.",
@@ -284,11 +285,12 @@ DEFECTS: tuple[Defect, ...] = (
             "https://patchew.org/QEMU/20260421155628.3600671-1-den@openvz.org/",
             _PVE + "5f99027aab8b4cdcf08b4708e0be93aec554b833",
         ),
-        known_from="patch text: latent since 1.0, fixed upstream after 11.0.0 (May 2026), in no release that we know. "
-        "That copies do not meet it is inferred from mirror's source, not run.",
+        known_from="patch text: latent since 1.0, fixed upstream after 11.0.0 (May 2026); in 10.0.11 and 11.0.2 by "
+        "Debian's changelog, other stable branches were not looked up. That copies do not meet it is inferred from "
+        "mirror's source, not run.",
         concerns=lambda case: case.source_format == "qcow2" and case.discard,
         anyway=True,
-        distributions="Proxmox carries the fix since its package of 11.0.0 (May 2026).",
+        distributions="Proxmox carries the fix since its package of 11.0.0 (May 2026), Debian 13 since 1:10.0.11.",
     ),
     Defect(
         id="QEMU_DRAIN_IOTHREAD_STUCK",
@@ -354,7 +356,7 @@ DEFECTS: tuple[Defect, ...] = (
         id="QEMU_IDE_TRIM_DRAIN",
         component=Component.QEMU,
         title="a trim on an IDE or SATA disk deadlocks with a drain",
-        spans=(Span((7, 0, 0), None),),
+        spans=(Span((7, 0, 0), (10, 0, 10)), Span((10, 1, 0), None)),
         harm=Harm.HANGS,
         what="When a block job starts in the middle of a trim of the guest, QEMU waits for ever; only killing it "
         "helps.",
@@ -368,7 +370,9 @@ DEFECTS: tuple[Defect, ...] = (
             "https://git.proxmox.com/?p=pve-qemu.git;a=blob;f=debian/patches/extra/"
             "0002-ide-avoid-potential-deadlock-when-draining-during-tr.patch",
         ),
-        known_from="patch text; Proxmox still carries its fix on 11.0.0. The first version is inferred from the date "
+        known_from="patch text; Proxmox still carries its fix on 11.0.0. 10.0.10 has 'ide: Minimal fix for deadlock "
+        "between TRIM and drain' by Debian's changelog; which newer release has it was not looked up. The first "
+        "version is inferred from the date "
         "of "
         "the commit (January 2022).",
         concerns=lambda case: case.live and case.bus in ("ide", "sata") and case.discard,

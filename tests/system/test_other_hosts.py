@@ -1,0 +1,172 @@
+"""Hosts of other distributions, reached by qemu+ssh from a host of this machine's: a short set of everything.
+
+Run by `make compat` only, on what BLOCKFERRY_HOSTS names; "here" is this machine's own distribution, by the same way.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from lab import FLAT_OUT, Datastore, Disk, Host, Lab
+from lab.process import wait_until
+from lab.pytest_plugin import MakeGuest
+from lab.roots import ROOTS, RootName
+from tests.system.voyage import FarLine, Voyage, small_disks
+
+HOSTS = os.environ.get("BLOCKFERRY_HOSTS", "").split()
+
+pytestmark = [pytest.mark.lab, pytest.mark.skipif(not HOSTS, reason="run by `make compat`")]
+
+STARTS = int(os.environ.get("BLOCKFERRY_STARTS", "3"))
+"""So many disks per method get a copy that begins under load."""
+
+
+@pytest.fixture(scope="session")
+def desk(lab_session: Lab) -> Host:
+    """Where blockferry runs: a host of this machine's own distribution."""
+    return lab_session.host("desk", network=True)
+
+
+@pytest.fixture(scope="session", params=HOSTS or ["here"])
+def far(request: pytest.FixtureRequest, lab_session: Lab, desk: Host, old_san: Datastore, ssd: Datastore) -> Host:
+    """The host whose VMs move."""
+    name = next((known for known in ROOTS if known == request.param), None)
+    assert name is not None or request.param == "here", request.param
+    return far_host(lab_session, name, (old_san, ssd))
+
+
+def far_host(lab: Lab, root: RootName | None, stores: tuple[Datastore, ...]) -> Host:
+    host = lab.host(f"far-{root or 'here'}", root=root, network=True)
+    for store in stores:
+        host.attach(store)
+    print(f"{host.name}: {host.virsh('version')}")
+    return host
+
+
+@pytest.fixture
+def far_line(desk: Host, far: Host, tmp_path: Path, stores: tuple[Datastore, ...]) -> FarLine:
+    return FarLine(desk, far, tmp_path, stores)
+
+
+@pytest.mark.parametrize("method", ["mirror", "changed-blocks", "snapshot"])
+def test_a_move_by_each_method(
+    method: str, make_guest: MakeGuest, far: Host, far_line: FarLine, stores: tuple[Datastore, ...],
+    old_san: Datastore, ssd: Datastore,
+) -> None:  # fmt: skip
+    """Two disks under a writing guest, verified; then off and on again from what the configuration says."""
+    one = Voyage(make_guest(small_disks(old_san, 2), host=far, start=True), far_line, stores, database=True)
+    one.write()
+    said = far_line.must("move", one.name, "--to", "ssd", "--method", method, "--verify")
+    assert sorted(said.move["record"]["verified"]) == ["vda", "vdb"], str(said)
+    one.moved_all(ssd)
+    one.assert_well()
+    one.power_cycle()
+    print(f"{far.name} {method}: {said.move['report']}")
+
+
+def test_a_vm_that_is_off(
+    make_guest: MakeGuest, far: Host, far_line: FarLine, stores: tuple[Datastore, ...], old_san: Datastore,
+    ssd: Datastore,
+) -> None:  # fmt: skip
+    one = Voyage(make_guest(small_disks(old_san, 1), host=far, start=True), far_line, stores)
+    one.write()
+    one.power_off()
+    far_line.must("move", one.name, "--to", "ssd", "--format", "raw")
+    one.moved_all(ssd, "raw")
+    one.assert_configured("shut off")
+    one.assert_nothing_left()
+    one.assert_images()
+
+
+@pytest.mark.parametrize(
+    ("point", "method", "cancel"),
+    [
+        ("copy-started", "mirror", False),
+        ("suspended-to-switch", "changed-blocks", False),
+        ("in-step", "changed-blocks", True),
+        ("pivoted-one", "mirror", False),
+        ("fold-started", "snapshot", False),
+    ],
+)
+def test_killed_and_gone_on_with(
+    point: str, method: str, cancel: bool, make_guest: MakeGuest, far: Host, far_line: FarLine,
+    stores: tuple[Datastore, ...], old_san: Datastore, ssd: Datastore,
+) -> None:  # fmt: skip
+    one = Voyage(make_guest(small_disks(old_san, 2), host=far, start=True), far_line, stores)
+    one.write()
+    said = far_line.do("move", one.name, "--to", "ssd", "--method", method, point=f"{point}:kill")
+    assert said.killed, f"no move passed {point}: {said}"
+    one.wait_running()
+    move = far_line.move_of(one.name)
+    assert move is not None
+    far_line.do("cancel" if cancel else "resume", move)
+    done = far_line.wait_finished_of(one.name)
+    assert done["record"]["outcome"] == ("cancelled" if cancel else "moved"), far_line.stories()
+    if not cancel:
+        one.moved_all(ssd)
+    one.assert_well()
+
+
+def test_qemu_dies_and_the_copy_is_resumed(
+    make_guest: MakeGuest, far: Host, far_line: FarLine, stores: tuple[Datastore, ...], old_san: Datastore,
+    ssd: Datastore,
+) -> None:  # fmt: skip
+    one = Voyage(make_guest([Disk("vda", old_san, size="96MiB", fill="64MiB")], host=far, start=True), far_line, stores)
+    one.write(rate=20, most_kib=4, span_blocks=1024)
+    words = ("--method", "changed-blocks", "--on-break", "keep", "--bandwidth", "8MiB/s")
+    process = far_line.start("move", one.name, "--to", "ssd", *words)
+    wait_until(lambda: "<mirror" in one.guest.xml(), "the copy", timeout=240, step=0.1, report=far_line.stories)
+    far.kill_qemu(one.name)
+    said = far_line.end(process)
+    assert said.status == 0, f"{said}\n{far_line.stories()}"
+    one.moved_all(ssd)
+    one.assert_configured("shut off")
+    one.assert_nothing_left()
+    one.assert_images(flushed_only=True)
+
+
+def test_back_from_quarantine(
+    make_guest: MakeGuest, far: Host, far_line: FarLine, stores: tuple[Datastore, ...], old_san: Datastore,
+    ssd: Datastore,
+) -> None:  # fmt: skip
+    one = Voyage(make_guest(small_disks(old_san, 1), host=far, start=True), far_line, stores)
+    one.write()
+    old = dict(one.where)
+    far_line.must("move", one.name, "--to", "ssd", "--keep-source", "7d")
+    one.moved_all(ssd)
+    one.power_off()
+    far_line.must("quarantine", "restore", one.name, "--yes")
+    one.where = old
+    one.assert_configured("shut off")
+    one.guest.start()
+    one.assert_configured()
+
+
+@pytest.mark.parametrize("method", ["mirror", "changed-blocks"])
+def test_the_guest_does_not_stop_at_the_start(
+    method: str, make_guest: MakeGuest, far: Host, far_line: FarLine, stores: tuple[Datastore, ...],
+    old_san: Datastore, ssd: Datastore,
+) -> None:  # fmt: skip
+    """Fresh thin disks, writers flat out when the copy begins: no suspension is taken, and no write is lost."""
+    disks = [Disk(f"vd{letter}", old_san, size="256MiB") for letter in "abcdefghijklmnop"[:STARTS]]
+    one = Voyage(make_guest(disks, host=far, start=True), far_line, stores)
+    for disk in disks:
+        words = ("--disk", f"{disk.target}=ssd", "--method", method)
+        process = far_line.start("move", one.name, *words, point="image-made:sleep=1")
+        image = ssd.home(one.name) / f"{disk.target}.qcow2"
+        wait_until(image.exists, "the image at the destination", timeout=240, step=0.01, report=far_line.stories)
+        one.guest.judge.start(disk.target, writers=4, rate=FLAT_OUT, most_kib=4, random_percent=100, flush_every=64)
+        one.guest.judge.wait_writes(200)
+        said = far_line.end(process)
+        assert said.status == 0, f"{said}\n{far_line.stories()}"
+        assert said.move["report"]["start_stall_s"] is None, "the guest was stopped at the start"
+        one.guest.judge.stop()
+        one.moved(disk.target, ssd)
+        verdict = one.guest.judge.verify_live()
+        assert verdict.ok, f"{verdict.text}\n{far_line.stories()}"
+    one.assert_configured()
+    one.guest.poweroff()
+    one.assert_images()
