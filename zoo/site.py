@@ -78,8 +78,6 @@ class Site:
 
     def close(self) -> None:
         for device in self._loops:
-            os.chown(device, 0, 0)
-            os.chmod(device, 0o660)
             run(["losetup", "--detach", device], check=False)
         self._loops.clear()
 
@@ -177,10 +175,11 @@ class Site:
                     device = run(["losetup", "--find", "--show", self.real(disk.place)]).stdout.strip()
                     self._loops.append(device)
                     world.loops[disk.place] = device
-                    if host.profile == "fixed":
-                        os.chown(device, *files.qemu_user())
-                    if any(option.startswith("seclabel") for option in disk.options):
-                        os.chmod(device, 0o666)  # as the files of such disks: libvirt does not give it to QEMU's user
+                    user, group = files.qemu_user() if host.profile == "fixed" else (0, 0)
+                    # As the files of disks with a seclabel: libvirt does not give it to QEMU's user.
+                    mode = "666" if any(option.startswith("seclabel") for option in disk.options) else "660"
+                    # On the host, whose /dev lies over the machine's and does not see what is changed below it.
+                    self.host.run(["sh", "-c", f"chown {user}:{group} {device} && chmod {mode} {device}"])
 
     def _write(self, name: str, text: str) -> Path:
         path = self.scratch / name
