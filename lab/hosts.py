@@ -249,8 +249,12 @@ class Host:
             raise LabError(f"host {self.name}: {name} does not run")
         if number in (signal.SIGSTOP, signal.SIGCONT):
             os.kill(process.pid, number)
-        else:
-            kill_and_wait(process, number, timeout=60)
+            return
+        kill_and_wait(process, number, timeout=60)
+        # A child that it has forked and that has not yet become another program looks like the daemon: a start right
+        # afterwards would find it "running" and start nothing.
+        while (forked := self.daemon(name)) is not None:
+            kill_and_wait(forked, number, timeout=60)
 
     def kill_libvirtd(self, number: signal.Signals = signal.SIGKILL) -> None:
         """Signal libvirtd; unless it was SIGSTOP or SIGCONT, return when it is gone."""

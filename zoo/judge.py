@@ -405,6 +405,8 @@ def _belongings(case: Case, pairs: dict[str, str]) -> None:
             continue
         if was is None or was.kind == "link" or case.states[case.move.vm] != case.before.vms[case.move.vm].state:
             continue
+        if old == new and _edited(case, old):
+            continue  # a medium that was put in meanwhile: libvirt gives it to QEMU's user
         if now.right != was.right:
             case.find("owner", f"{new}: {now.right}; {old} had {was.right}")
     _home_rights(case, pairs)

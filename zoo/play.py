@@ -56,6 +56,8 @@ def play(site: Site, host: Host) -> Played:
             under_way.go()
         except LabError as why:
             under_way.find("lab", f"what should always work did not: {str(why)[:600]}")
+            if site.host.daemon("libvirtd") is None:
+                under_way.find("lab", f"libvirtd has died: {site.host.evidence()[-1500:]}")
     finally:
         site.clear()
     played.seconds = time.monotonic() - began

@@ -277,6 +277,8 @@ class Site:
     def clear(self) -> None:
         """Take everything of the last host away. Raises NotClean when something is still there."""
         self._end_ours()
+        if self.host.daemon("libvirtd") is None:
+            self.host.start_libvirtd()  # it has died on the last host, which has been told
         said = self.virsh(("list", "--all", "--uuid"), ("echo", "/"), ("pool-list", "--all", "--uuid"))
         uuids, pools = (part.split() for part in said.split("/"))
         keep = ("--snapshots-metadata", "--checkpoints-metadata", "--managed-save", "--nvram")

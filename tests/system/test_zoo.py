@@ -29,7 +29,7 @@ from zoo.spec import Disk, File, Host, Move, Named, Pool, Vm
 
 pytestmark = pytest.mark.lab
 
-HOSTS = int(os.environ.get("ZOO_HOSTS", "12"))
+HOSTS = int(os.environ.get("ZOO_HOSTS", "42"))
 
 
 def seed_of_the_commit() -> int:

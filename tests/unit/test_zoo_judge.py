@@ -143,6 +143,20 @@ def test_a_refusal_that_touched_nothing_is_right(scene: Scene) -> None:
     assert scene.judge() == set(), scene.findings
 
 
+@pytest.mark.parametrize(("edited", "kinds"), [(True, set()), (False, {"owner"})])
+def test_a_medium_that_was_put_in_meanwhile_may_become_qemus(scene: Scene, edited: bool, kinds: set[str]) -> None:
+    """Seed 20261129, host 101: libvirt gives the new medium of a running VM to QEMU's user."""
+    place = "a/old/other.raw"
+    drive = f"<disk type='file' device='cdrom'><source file='{scene.real(place)}'/><target dev='sdz'/></disk>"
+    scene.xml["web01"] = scene.xml["web01"].replace("</devices>", f"{drive}</devices>")
+    scene.before = scene.look()
+    scene.host = replace(HOST, move=replace(HOST.move, edits=(Edit("marked", "change-cd", place, "sdz"),)))
+    scene.edited = edited
+    scene.move()
+    scene.real(place).chmod(0o666)
+    assert scene.judge() == kinds, scene.findings
+
+
 def test_a_cancelled_move_that_left_nothing_is_right(scene: Scene) -> None:
     scene.host = replace(HOST, move=replace(HOST.move, cancel_at="copying"))
     scene.end = "cancelled"
