@@ -157,6 +157,18 @@ def test_a_medium_that_was_put_in_meanwhile_may_become_qemus(scene: Scene, edite
     assert scene.judge() == kinds, scene.findings
 
 
+@pytest.mark.parametrize(("edited", "kinds"), [(True, set()), (False, {"pools"})])
+def test_a_pool_may_become_active_when_libvirtd_is_started_again(scene: Scene, edited: bool, kinds: set[str]) -> None:
+    """Seed 20261129, host 88."""
+    scene.pools["sleeping"] = PoolFacts("sleeping", str(scene.real("a/old")), active=False, autostart=False)
+    scene.before = scene.look()
+    scene.host = replace(HOST, move=replace(HOST.move, edits=(Edit("copying", "kill-libvirtd"),)))
+    scene.edited = edited
+    scene.move()
+    scene.pools["sleeping"] = replace(scene.pools["sleeping"], active=True)
+    assert scene.judge() == kinds, scene.findings
+
+
 def test_a_cancelled_move_that_left_nothing_is_right(scene: Scene) -> None:
     scene.host = replace(HOST, move=replace(HOST.move, cancel_at="copying"))
     scene.end = "cancelled"
