@@ -37,7 +37,7 @@ compat: setup ## a short set of moves on this distribution, Debian 13 and its ba
 	$(PYTHON) -m lab gc
 	$(PYTHON) -m lab roots
 	BLOCKFERRY_HOSTS="here debian13 debian13-backports" BLOCKFERRY_STARTS=12 \
-	$(PYTHON) -m pytest -rs -n 2 --dist loadscope tests/system/test_other_hosts.py
+	$(PYTHON) -m pytest -rs -n 2 --dist loadscope tests/lab/test_other_roots.py tests/system/test_other_hosts.py
 
 lab: setup ## a lab to play with: one host, two datastores, a VM that writes (as root)
 	$(PYTHON) -m lab up

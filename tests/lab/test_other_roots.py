@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,6 +46,10 @@ def test_a_host_of_another_distribution(lab_session: Lab, desk: Host, other: Hos
     assert sorted(path.name for path in root("debian13").iterdir()) == before, "its tree is not written to"
 
 
+@pytest.mark.skipif(
+    not os.environ.get("BLOCKFERRY_HOSTS"),
+    reason="run by `make compat`: guests of QEMU 10 did not always boot below a busy machine's emulation",
+)
 def test_a_guest_on_another_distribution(lab_session: Lab, other: Host) -> None:
     """A datastore that is mounted while the host is up, QEMU as that distribution's user, the judge in between."""
     store = lab_session.datastore("late-13", fs="ext4", size="512MiB")
