@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from bench import methods_cli, plot, rendering, tables
+from bench import history, methods_cli, plot, rendering, tables
 from bench.options import Size, new_console
 from bench.record import Run, Settings
 from bench.running import MEASURES, MORE, perform_all
@@ -110,5 +110,6 @@ def report(file: Path, into: Path | None) -> None:
         click.echo(tables.to_markdown(run), nl=False)
 
 
+main.add_command(history.history)
 main.add_command(methods_cli.methods)
 main.add_command(methods_cli.report_methods)

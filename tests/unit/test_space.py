@@ -128,9 +128,10 @@ def test_an_overlay_needs_room_beside_the_source() -> None:
     st.integers(0, 300),
 )
 def test_newcomers_fit_or_are_told(others: list[tuple[str, int]], left: int) -> None:
-    room = space.Room({"ssd": left}, {"ssd": ("ssd", "iso")}, frozenset(), 0.0)
+    room = space.Room({"ssd": left}, {"ssd": ("ssd", "iso")}, frozenset(), 0.0, dict.fromkeys(("ssd", "iso", "old")))
     taken = sum(size for store, size in others if store in ("ssd", "iso"))
-    assert (room.overdrawn([{store: size} for store, size in others]) == "ssd") is (taken > left)
+    promises = [space.Promise(store, size) for store, size in others]
+    assert (room.overdrawn(promises) == "ssd") is (taken > left)
 
 
 def test_what_a_job_counts_is_shown_as_what_is_copied() -> None:

@@ -33,7 +33,7 @@ def find(site: Site, journal: Journal) -> Orphans:
     mine = journal.identity()
     said = proof.claims(journal, connection.uri, connection.host_id())
     running = {one.id for one in journal.unfinished()}
-    to_go_on_with = {path for one in journal.finished(100_000) for path in one.record.kept}
+    to_go_on_with = journal.partial_paths(connection.host_id())
     found: list[Orphan | None] = []
     unsearched = []
     for store in pools.datastores(connection):
@@ -88,7 +88,7 @@ def _marked_files(
     said: proof.Claims,
     running: set[str],
     mine: str,
-    to_go_on_with: set[str],
+    to_go_on_with: frozenset[str],
 ) -> list[Orphan]:
     found = []
     for marker in markers:
@@ -192,6 +192,7 @@ def remove(site: Site, journal: Journal, one: Orphan, abandoned: bool = False) -
     stores = pools.datastores(connection)
     removed = files.remove_file(runner, path)
     files.remove_file(runner, marker)
+    journal.forget_partial(path, connection.host_id())
     store = datastore_of(one.path, stores)
     parent = posixpath.dirname(one.path)
     own = one.vm is not None and is_in_home(one.path, one.vm)

@@ -10,6 +10,7 @@ from blockferry.errors import HostCommandFailed, HostUnreachable
 from blockferry.hypervisor import pools
 from blockferry.images import pathlooks
 from blockferry.images.runner import Runner
+from blockferry.model.datastore_id import Directory, of_mount
 from blockferry.model.inventory import Datastore, Vm
 from blockferry.model.places import Look
 
@@ -20,24 +21,30 @@ def datastores(site: Site) -> tuple[Datastore, ...]:
     libvirt counts what is reserved for root as available (statvfs's f_bfree); QEMU's user cannot have that.
     Where the host's files cannot be reached, what libvirt says.
     """
-    return looked_at(site.runner, pools.datastores(site.connection))
+    return looked_at(site.runner, pools.datastores(site.connection), site.connection.host_id())
 
 
-def looked_at(runner: Runner, stores: tuple[Datastore, ...]) -> tuple[Datastore, ...]:
-    """The same of pools that were read already."""
+def looked_at(runner: Runner, stores: tuple[Datastore, ...], host: str) -> tuple[Datastore, ...]:
+    """The same of pools that were read already. `host`: libvirt's UUID."""
     paths = {store.path for store in stores if store.active and store.is_directory and store.path}
     try:
-        looks = pathlooks.look(runner, paths)
+        looks = pathlooks.look(runner, paths, mounted=True)
     except (HostCommandFailed, HostUnreachable):
         return stores
-    return tuple(_with(store, looks.get(store.path or "")) for store in stores)
+    return tuple(_with(store, looks.get(store.path or ""), host) for store in stores)
 
 
-def _with(store: Datastore, look: Look | None) -> Datastore:
+def _with(store: Datastore, look: Look | None, host: str) -> Datastore:
     if look is None or not (store.active and store.is_directory):
         return store
     available = look.free if look.kind == "directory" else store.available
-    return replace(store, resolved=look.resolved, file_system=look.file_system, available=available)
+    known = None if look.mounted is None else of_mount(look.mounted, host, store.uuid)
+    return replace(store, resolved=look.resolved, file_system=look.file_system, available=available, id=known)
+
+
+def directories(stores: Iterable[Datastore]) -> tuple[Directory, ...]:
+    """The directories of those datastores of which is known what they stand on."""
+    return tuple(Directory(one.path, one.id) for one in stores if one.path and one.id is not None)
 
 
 def resolved(runner: Runner, vms: Iterable[Vm]) -> Mapping[str, str]:

@@ -16,10 +16,11 @@ from blockferry.engine import naming
 from blockferry.engine.naming import Names, images_of, names_of
 from blockferry.engine.site import Site
 from blockferry.errors import MoveNotFound
-from blockferry.images import files, users
+from blockferry.images import files, pathlooks, users
 from blockferry.images.files import FileStat
 from blockferry.images.runner import Runner
 from blockferry.journal import Journal
+from blockferry.model.datastore_id import FileId, file_of, of_mount
 from blockferry.model.exports import is_export
 from blockferry.model.identity import may_be_here, same_host
 from blockferry.model.plan import Plan
@@ -47,24 +48,28 @@ class Claims:
     moves: Mapping[str, str] = field(default_factory=dict)
     kept: tuple[Kept, ...] = ()
     elsewhere: Mapping[str, str] = field(default_factory=dict)  # as `moves`, of other hosts: counts on shared storage
+    files: Mapping[FileId, str] = field(default_factory=dict)  # the same by identity, of datastores that are known
 
 
 def claims(journal: Journal, uri: str, host: str, apart_from: str | None = None) -> Claims:
     """What this journal knows of a host. `apart_from`: a move whose own paths do not count."""
     here: dict[str, str] = {}
     elsewhere: dict[str, str] = {}
+    known: dict[FileId, str] = {}
     for one in journal.unfinished():
         if one.id == apart_from:
             continue
         paths = here if may_be_here(one.plan, uri, host) else elsewhere
-        if one.record.following:  # its disks are done with
-            nvram = one.plan.nvram
-            paths.update({posixpath.normpath(path): one.id for path in (nvram.source, nvram.dest)} if nvram else {})
-            continue
+        nvram = one.plan.nvram
         reused = [disk.reused for disk in one.plan.disks if disk.reused is not None]
-        for path in (*changed_by(one.plan), *(path for layer in reused for path in layer.prints)):
+        claimed = [*changed_by(one.plan), *(path for layer in reused for path in layer.prints)]
+        if one.record.following:  # its disks are done with
+            claimed = [nvram.source, nvram.dest] if nvram else []
+        for path in claimed:
             paths[posixpath.normpath(path)] = one.id
-    return Claims(here, kept_here(journal, uri, host), elsewhere)
+            if paths is elsewhere and (file := file_of(path, one.plan.directories.values())) is not None:
+                known[file] = one.id
+    return Claims(here, kept_here(journal, uri, host), elsewhere, known)
 
 
 def changed_by(plan: Plan) -> list[str]:
@@ -135,12 +140,26 @@ def needed_by(
     move = said.elsewhere.get(posixpath.normpath(path))
     if move is not None and files.filesystem_type(runner, path) not in _LOCAL:
         return f"move {move} of another host, which is not over, has to do with it (or with a file of that path there)"
+    move = _claimed_elsewhere(site, path, said.files)
+    if move is not None:
+        return f"move {move} of another host, which is not over, has to do with it"
     holders = _holders(runner, path, format, patience_s, sure)
     if holders is not None:
         return holders
     names = naming.gather(site, said.kept, [*going, path], _above(path))
     named = _named(path, found, names)
     return named or next((one.sentence for one in names.doubts if one.about(path, is_base)), None)
+
+
+def _claimed_elsewhere(site: Site, path: str, claimed: Mapping[FileId, str]) -> str | None:
+    """The move of another host that has to do with this very file, by whatever name it is reached there."""
+    if not claimed:
+        return None
+    directory = posixpath.dirname(path)
+    look = pathlooks.look(site.runner, [directory], mounted=True)[directory]
+    if look.mounted is None:
+        return None
+    return claimed.get(of_mount(look.mounted, site.connection.host_id(), "").file(posixpath.basename(path)))
 
 
 def _above(path: str) -> list[str]:

@@ -50,7 +50,8 @@ from blockferry.hypervisor.connection import Connection
 from blockferry.images.process import reap
 from blockferry.journal import Journal, Lease, LeaseKeeper, Owner
 from blockferry.model import firmware, identity, precheck, space, verifying
-from blockferry.model.facts import Facts, Partial, Template
+from blockferry.model.datastore_id import FileId
+from blockferry.model.facts import Facts, Template
 from blockferry.model.finding import Severity
 from blockferry.model.health import Diagnosis
 from blockferry.model.inventory import datastore_of
@@ -80,9 +81,6 @@ GRACE_S = 10.0
 
 LONG_S = 5.0
 """A survey that has compared images for longer is made anew, so that a move is planned with what is there now."""
-
-RECENT = 10_000
-"""So many finished moves are looked through for a broken copy to go on from."""
 
 PLAN_ATTEMPTS = 20
 """So often a move is planned anew because others took what its plan counted on. Each time one of them was planned."""
@@ -260,16 +258,16 @@ class Service:
         facts = survey.survey(
             site,
             request,
-            self.journal.reservations(None, site.connection.uri, site.connection.host_id()),
+            self.journal.reservations(site.connection.uri, site.connection.host_id()),
             held,
             self.config.suspended_start,
-            self._kept_copies(vm.uuid),
-            self._promised(vm.uuid),
+            self.journal.partials(vm.uuid, site.connection.host_id()),
+            *self._promised(vm.uuid),
             self._old_disks(vm.uuid),
             lambda: proof.claims(self.journal, site.connection.uri, site.connection.host_id()),
             functools.cache(
                 lambda: replace(
-                    templates.known(self.journal, site.connection.uri, site.connection.host_id(), RECENT), just=just
+                    templates.known(self.journal, site.connection.uri, site.connection.host_id()), just=just
                 )
             ),
             self._say,
@@ -279,17 +277,6 @@ class Service:
             following=None if waiting is None else waiting.plan.nvram,
             under_way=other if other is not None and held == other.id else None,
         )
-
-    def _kept_copies(self, uuid: str) -> dict[str, Partial]:
-        """Destination path -> the broken copy that the latest move of this VM left there."""
-        found: dict[str, Partial] = {}
-        uri, host = self._site.connection.uri, self._site.connection.host_id()
-        for one in reversed(self.journal.finished(RECENT)):
-            if one.plan.uuid == uuid and identity.may_be_here(one.plan, uri, host):  # its marker is the proof
-                for disk in one.plan.disks:
-                    if disk.dest in one.record.kept:
-                        found[disk.dest] = Partial(one.id, disk.dest_format, disk.virtual_size, 0, disk.target)
-        return found
 
     def _old_disks(self, uuid: str) -> dict[str, tuple[Kept, str]]:
         """Path -> what quarantine keeps of disks of this VM on this host, and of which disk."""
@@ -303,11 +290,15 @@ class Service:
                         found[row.path] = row, target
         return found
 
-    def _promised(self, uuid: str) -> frozenset[str]:
-        """The files that unfinished moves of other VMs of this host make."""
+    def _promised(self, uuid: str) -> tuple[frozenset[str], frozenset[FileId]]:
+        """The files that unfinished moves of other VMs make: paths of those on this host; files of those on any."""
         uri, host = self._site.connection.uri, self._site.connection.host_id()
         others = [one.plan for one in self.journal.unfinished() if one.plan.uuid != uuid]
-        return frozenset().union(*(plan.made for plan in others if identity.may_be_here(plan, uri, host)))
+        paths: frozenset[str] = frozenset().union(
+            *(plan.made for plan in others if identity.may_be_here(plan, uri, host))
+        )
+        every: frozenset[FileId] = frozenset().union(*(plan.made_files for plan in others))
+        return paths, every
 
     def _unfinished(self, uuid: str) -> MoveSummary | None:
         return next((one for one in self.journal.unfinished() if one.plan.uuid == uuid), None)

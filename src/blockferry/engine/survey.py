@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import posixpath
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from blockferry.engine import home_survey, making, old_disks, places, proof, reaching, sizing, templates
@@ -15,9 +15,10 @@ from blockferry.hypervisor import domains, pools
 from blockferry.images import cloning, exporting, files, pathlooks, qemuimg, qemurun, references, syncing, watching
 from blockferry.images.runner import Runner
 from blockferry.model import cloning as clones
-from blockferry.model import destination_names, exports, graph_proof, placement
+from blockferry.model import destination_names, exports, graph_proof, placement, space
 from blockferry.model import home as homes
 from blockferry.model import templates as choices
+from blockferry.model.datastore_id import FileId, paths_of
 from blockferry.model.exports import is_export
 from blockferry.model.facts import ExportFact, Facts, Partial, SaveRoom, Template
 from blockferry.model.fencing import Storage
@@ -76,11 +77,12 @@ def _image(layer: qemuimg.Layer) -> Image:
 def survey(
     site: Site,
     request: MoveRequest,
-    reserved: Mapping[str, int],
+    promises: Sequence[space.Promise],
     other_move: str | None,
     suspended_start: bool | None,
     kept: Mapping[str, Partial] | None = None,
     promised: frozenset[str] = frozenset(),
+    promised_files: frozenset[FileId] = frozenset(),
     old: Mapping[str, tuple[Kept, str]] | None = None,
     claims: Callable[[], proof.Claims] = lambda: proof.Claims({}, ()),
     known: Callable[[], templates.Known] = templates.Known,
@@ -88,6 +90,7 @@ def survey(
 ) -> Facts:
     """All that `precheck` wants to know; `tell` hears what takes long.
 
+    `promised`, `promised_files`: what other moves make, by its path on this host and by its identity.
     Raises VmNotFound, HostUnreachable, LibvirtFailed.
     """
     connection, runner = site.connection, site.runner
@@ -107,7 +110,7 @@ def survey(
         runner.call("files.there", timeout_s=30, path="/")
     except (HostUnreachable, HostCommandFailed) as error:
         return Facts(connection.uri, vm, stores, libvirt, qemu, {}, access_problem=error.sentence)
-    stores = places.looked_at(runner, pools.datastores(connection))
+    stores = places.looked_at(runner, pools.datastores(connection), connection.host_id())
     wanted = [store for store in stores if store.name in names]
     remains = qemurun.Remains() if vm.state.active else qemurun.remains(runner, site.uri, vm.uuid)
     if remains.pid is not None and (now := domains.vm(connection, vm.uuid)).state.active:
@@ -159,7 +162,7 @@ def survey(
         users=used,
         templates=_templates(runner, vm, everyone, stores, chains, used, request, known, tell),
         existing=existing,
-        promised=promised,
+        promised=promised | frozenset(paths_of(dict.fromkeys(promised_files, ""), places.directories(stores))),
         filesystems=_filesystems(runner, vm, paths, home),
         places=looks,
         identities={path: one.identity for path, one in looks.items() if one.identity is not None},
@@ -167,7 +170,7 @@ def survey(
         exports=_exports(runner, vm, everyone, request),
         available=_available(runner, wanted),
         committed=committed(runner, stores, everyone),
-        reserved=reserved,
+        reserved=space.promised(promises, {one.name: None if one.id is None else one.id.space for one in stores}),
         home_source=home.source,
         home_files=home.files,
         home_stays=home.stays,

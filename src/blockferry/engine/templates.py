@@ -16,7 +16,7 @@ from blockferry.images import copying, files, qemuimg, users
 from blockferry.images.runner import Runner
 from blockferry.journal import Journal
 from blockferry.model.facts import Template
-from blockferry.model.identity import may_be_here, same_host
+from blockferry.model.identity import may_be_here
 from blockferry.model.inventory import Image, Vm
 from blockferry.units import format_size
 
@@ -54,20 +54,14 @@ class _Shown:
             self._tell(f"{self._what}: {fraction:.0%} of {format_size(self._size)}; both are read completely, once")
 
 
-def known(journal: Journal, uri: str, host: str, recent: int) -> Known:
-    """`recent`: so many finished moves are looked through."""
-    compared = set()
+def known(journal: Journal, uri: str, host: str) -> Known:
     busy = {row.path: "it is in quarantine" for row in proof.kept_here(journal, uri, host)}
     for one in journal.unfinished():
         if not one.record.following and may_be_here(one.plan, uri, host):
             why = f"move {one.id} of {one.plan.vm}, which is not over, has to do with it"
             busy.update(dict.fromkeys(proof.changed_by(one.plan), why))
-    for one in (*journal.finished(recent), *journal.unfinished()):
-        if same_host(one.plan, uri, host):  # of an unknown host: then they are compared anew
-            for disk in one.plan.disks:
-                if disk.reused is not None:
-                    compared.add(_pair(disk.reused.prints, disk.reused.source_prints))
-    return Known(compared, busy)
+    # Of a host that is not known: then they are compared anew.
+    return Known(journal.same_images(host) if host else (), busy)
 
 
 def compared(found: Iterable[Template]) -> dict[Pair, Template]:

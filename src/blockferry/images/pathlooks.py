@@ -14,13 +14,16 @@ from blockferry.model.places import Look
 LOOK_S = 60.0
 
 
-def look(runner: Runner, paths: Iterable[str]) -> dict[str, Look]:
-    """What each path is; one call for all. Raises HostCommandFailed, also when they do not answer for a minute."""
+def look(runner: Runner, paths: Iterable[str], *, mounted: bool = False) -> dict[str, Look]:
+    """What each path is; one call for all. `mounted`: and what directories are mounted from.
+
+    Raises HostCommandFailed, also when they do not answer for a minute.
+    """
     wanted = tuple(dict.fromkeys(paths))
     absolute(*wanted)
     if not wanted:
         return {}
-    answer = runner.call("paths.look", timeout_s=LOOK_S, paths=list(wanted))
+    answer = runner.call("paths.look", timeout_s=LOOK_S, paths=list(wanted), mounted=mounted)
     try:
         found = msgspec.convert(answer, type=tuple[Look, ...])
     except msgspec.ValidationError as error:

@@ -94,6 +94,7 @@ def supersede(connection: Connection, waiting: MoveSummary, move: str) -> None:
     values = {
         "record": codec.encode(replace(waiting.record, outcome=Outcome.MOVED)),
         "finished": time.time(),
+        "state": Outcome.MOVED.value,
         "token": moves.c.token + 1,
     }
     if connection.execute(sa.update(moves).where(*free).values(values)).rowcount == 1:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from sqlalchemy import BigInteger, Column, Float, ForeignKey, Index, Integer, MetaData, String, Table, Text, text
 
-VERSION = "0002"
+VERSION = "0003"
 """The newest of migrations/versions: what these tables are."""
+
+OPEN = "open"
+"""State of a move that is not over; and of one that a process of version 0002 has ended since (`journal/listed.py`)."""
 
 metadata = MetaData()
 
@@ -30,6 +33,13 @@ moves = Table(
     Column("owner", Text),  # JSON: owner.Owner
     Column("token", Integer, nullable=False),  # rises with each claim and release: the fence
     Column("lease_expires", Float),
+    # For lists and searches, from the JSON. Their defaults are for processes of version 0002 that are still running.
+    Column("kind", String(32), nullable=False, server_default="storage-move"),
+    Column("host", String(64), nullable=False, server_default=""),  # libvirt's UUID of it; "": not known
+    Column("state", String(16), nullable=False, server_default=OPEN),  # OPEN, then the record's outcome
+    Index("moves_by_state", "state"),
+    Index("moves_by_created", "created"),
+    Index("moves_by_finished", "finished"),
     # One unfinished move per VM, whatever races.
     Index("one_unfinished_move_per_vm", "vm_uuid", unique=True, sqlite_where=text("finished IS NULL"),
           postgresql_where=text("finished IS NULL")),
@@ -62,3 +72,49 @@ kept = Table(
 )
 
 identity = Table("identity", metadata, Column("id", String(36), primary_key=True))  # one row: this journal's own
+
+move_datastores = Table(
+    "move_datastores",
+    metadata,
+    Column("move", String(32), ForeignKey("moves.id", ondelete="CASCADE"), primary_key=True),
+    Column("role", String(16), primary_key=True),  # "source", "destination"
+    Column("name", String(255), primary_key=True),  # as its host calls it
+    Column("identity", Text, nullable=False, server_default=""),  # model.identity.DatastoreId.text; "": not known
+    Index("move_datastores_by_name", "name"),
+)
+
+partial_copies = Table(  # broken copies that are kept, to be gone on with by another move
+    "partial_copies",
+    metadata,
+    Column("path", Text, primary_key=True),
+    Column("host", String(64), primary_key=True),  # as of moves
+    Column("move", String(32), nullable=False),  # the latest that left it
+    Column("vm_uuid", String(36), nullable=False, index=True),
+    Column("target", String(64), nullable=False),
+    Column("format", String(16), nullable=False),
+    Column("virtual_size", BigInteger, nullable=False),
+)
+
+same_images = Table(  # images that were compared, and read the same
+    "same_images",
+    metadata,
+    Column("host", String(64), primary_key=True),
+    Column("digest", String(64), primary_key=True),  # of `prints`
+    Column("prints", Text, nullable=False),  # JSON: two lists of (path, fingerprint), sorted
+)
+
+hosts = Table(
+    "hosts",
+    metadata,
+    Column("uuid", String(64), primary_key=True),  # libvirt's
+    Column("name", String(255), nullable=False),
+    Column("seen", Float, nullable=False),
+)
+
+host_addresses = Table(  # the URIs under which a host was seen
+    "host_addresses",
+    metadata,
+    Column("host", String(64), ForeignKey("hosts.uuid", ondelete="CASCADE"), primary_key=True),
+    Column("uri", String(1024), primary_key=True),
+    Column("seen", Float, nullable=False),
+)

@@ -23,27 +23,31 @@ from blockferry.errors import (
     UsageError,
     nearest,
 )
-from blockferry.journal import claiming, codec
+from blockferry.journal import claiming, codec, listed
 from blockferry.journal.claiming import fenced
 from blockferry.journal.database import Database, clock, one_at_a_time
 from blockferry.journal.lease import TTL_S, Lease, now_s
 from blockferry.journal.owner import Owner
 from blockferry.journal.schema import VERSION, events, identity, kept, moves
+from blockferry.model.facts import Partial
 from blockferry.model.identity import may_be_here, may_share_host
 from blockferry.model.plan import Plan
 from blockferry.model.quarantine import Kept
 from blockferry.model.record import Record, Wanted
-from blockferry.model.space import Room, left_to_take, needs
+from blockferry.model.space import Promise, Room, left_to_take, needs
 from blockferry.model.summary import Event, MoveSummary, Progress, Report
 
 
 def _free(connection: sa.Connection, plan: Plan, journal: str) -> None:
-    """Raise DestinationTaken unless no unfinished move of another VM makes what this plan makes."""
+    """Raise DestinationTaken unless no unfinished move of another VM makes what this plan makes, on whichever host."""
     others = sa.select(moves.c.id, moves.c.plan).where(moves.c.finished.is_(None), moves.c.vm_uuid != plan.uuid)
     for row in connection.execute(others):
         other = codec.plan(row, journal)
         if may_share_host(other, plan) and (same := plan.made & other.made):
             raise DestinationTaken(plan.vm, min(same), other.move, other.vm)
+        if files := plan.made_files & other.made_files:  # by another name, or from another host
+            path = next(path for path in sorted(plan.made) if plan.file(path) in files)
+            raise DestinationTaken(plan.vm, path, other.move, other.vm)
 
 
 def _take(connection: sa.Connection, plan: Plan, row: Kept) -> None:
@@ -66,7 +70,11 @@ def _fits(connection: sa.Connection, plan: Plan, room: Room, journal: str) -> No
     recent = sa.or_(moves.c.finished.is_(None), moves.c.created > room.since - CLOCKS_S)
     query = sa.select(moves.c.id, moves.c.plan).where(recent, moves.c.id.not_in(sorted(room.seen)))
     others = [codec.plan(row, journal) for row in connection.execute(query)]
-    beside = [needs(other.disks, other.home, other.nvram) for other in others if may_share_host(other, plan)]
+    beside = [
+        Promise(store, size, other.space(store), may_share_host(other, plan))
+        for other in others
+        for store, size in needs(other.disks, other.home, other.nvram).items()
+    ]
     if store := room.overdrawn(beside):
         raise RoomTaken(plan.vm, store)
 
@@ -158,6 +166,8 @@ class Journal:
             "progress": codec.encode(Progress(updated=now)),
             "deaths": 0,
             "token": 0,
+            "kind": listed.KIND,
+            "host": plan.host,
         }
         try:
             with self._db.writing() as connection:
@@ -170,6 +180,7 @@ class Journal:
                 if instead_of is not None:
                     claiming.supersede(connection, instead_of, plan.move)
                 connection.execute(sa.insert(moves).values(values))
+                listed.added(connection, plan, now)
         except JournalFailed as error:
             if isinstance(error.__cause__, IntegrityError):
                 other = next((one for one in self.unfinished() if one.plan.uuid == plan.uuid), None)
@@ -240,21 +251,20 @@ class Journal:
             rows = connection.execute(query.add_columns(clock(connection).label("now"))).all()
         return tuple(codec.summary(row, self.name) for row in rows)
 
-    def reservations(self, exclude: str | None = None, uri: str = "", host: str = "") -> dict[str, int]:
-        """Datastore -> bytes that unfinished moves have yet to write there, at most.
-
-        With `uri` and `host` (libvirt's UUID) only moves of that host count, and those of which that is not known.
+    def reservations(self, uri: str, host: str, exclude: str | None = None) -> tuple[Promise, ...]:
+        """What unfinished moves of all hosts have yet to write, at most; `host` (libvirt's UUID) is the one that asks.
 
         What was copied again because the guest changed it takes no room twice.
         """
-        found: dict[str, int] = {}
+        found = []
         for one in self.unfinished():
-            if one.id == exclude or one.record.following or not may_be_here(one.plan, uri, host):
+            if one.id == exclude or one.record.following:
                 continue
+            here = may_be_here(one.plan, uri, host)
             written = {disk.target: max(0, disk.done - disk.changed) for disk in one.progress.disks}
             for store, left in left_to_take(one.plan, written, one.record.home_copied).items():
-                found[store] = found.get(store, 0) + left
-        return found
+                found.append(Promise(store, left, one.plan.space(store), here))
+        return tuple(found)
 
     def known(self) -> frozenset[str]:
         """The ids of all moves that `add` would take for newcomers, were they not known: to be read before
@@ -262,6 +272,42 @@ class Journal:
         recent = sa.or_(moves.c.finished.is_(None), moves.c.created > time.time() - 2 * CLOCKS_S)
         with self._db.reading() as connection:
             return frozenset(connection.scalars(sa.select(moves.c.id).where(recent)))
+
+    # ------------------------------------------------------------ what finished moves have left
+
+    def partials(self, vm_uuid: str, host: str) -> dict[str, Partial]:
+        """Destination path -> the broken copy that the latest move of this VM left there, to be gone on with.
+
+        `host`: libvirt's UUID; copies of hosts that are not known are among them: a marker beside each is the proof.
+        """
+        self._catch_up()
+        with self._db.reading() as connection:
+            return listed.partials(connection, vm_uuid, host)
+
+    def partial_paths(self, host: str) -> frozenset[str]:
+        """The paths of all such copies on this host, of all VMs, and on hosts that are not known."""
+        self._catch_up()
+        with self._db.reading() as connection:
+            return listed.partial_paths(connection, host)
+
+    def forget_partial(self, path: str, host: str) -> None:
+        """It was removed. Harmless when it is not known."""
+        with self._db.writing() as connection:
+            listed.forget_partial(connection, path, host)
+
+    def same_images(self, host: str) -> frozenset[listed.Prints]:
+        """The pairs of images of this host that were compared by any move, and read the same."""
+        self._catch_up()
+        with self._db.reading() as connection:
+            return listed.same(connection, host)
+
+    def _catch_up(self) -> None:
+        """Moves that a process of an older version has ended since the schema was upgraded are listed now."""
+        with self._db.reading() as connection:
+            if not listed.unlisted(connection):
+                return
+        with self._db.writing() as connection:
+            listed.catch_up(connection, self.name)
 
     # ------------------------------------------------------------ the user's columns: no lease needed
 
@@ -284,7 +330,7 @@ class Journal:
             if row is None or codec.plan(row, self.name).host:
                 return False
             plan = codec.with_host(row.plan, host, host_name)
-            connection.execute(sa.update(moves).where(*mine, moves.c.plan == row.plan).values(plan=plan))
+            connection.execute(sa.update(moves).where(*mine, moves.c.plan == row.plan).values(plan=plan, host=host))
         return True
 
     def unpark(self, move: str) -> MoveSummary:
@@ -386,7 +432,10 @@ class Journal:
                 lease_expires=None,
                 token=lease.token + 1,
                 parked=None,
+                state=listed.state_of(record),
             )
+            row = connection.execute(sa.select(moves.c.id, moves.c.plan).where(moves.c.id == lease.move)).one()
+            listed.ended(connection, codec.plan(row, self.name), record)
 
     def follow(self, lease: Lease, record: Record, report: Report) -> None:
         """All is done but what has to wait for a power-off: the report so far, before the end. Raises LeaseLost."""

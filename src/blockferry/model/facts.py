@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from blockferry.model.access import QemuUser
+from blockferry.model.datastore_id import SpaceId
 from blockferry.model.defects import Version, Versions
 from blockferry.model.fencing import Storage
 from blockferry.model.inventory import Datastore, Image, Snapshot, Vm, datastore_of
@@ -177,12 +178,17 @@ class Facts:
             kept={path: replace(one, problem=unfit.get(path, one.problem)) for path, one in self.kept.items()},
         )
 
+    @property
+    def spaces(self) -> dict[str, SpaceId | None]:
+        """Every datastore -> the file system that it is on; None: not known."""
+        return {one.name: None if one.id is None else one.id.space for one in self.datastores}
+
     def sharing(self, name: str) -> tuple[str, ...]:
         """The datastores on the file system of this one, itself among them: what one takes, all have less."""
         store = self.datastore(name)
-        if store is None or not store.file_system:
+        if store is None:
             return (name,)
-        return tuple(one.name for one in self.datastores if one.file_system == store.file_system)
+        return tuple(one.name for one in self.datastores if one.name == name or one.shares_space(store))
 
     def datastore(self, name: str) -> Datastore | None:
         return next((store for store in self.datastores if store.name == name), None)

@@ -7,6 +7,7 @@ import posixpath
 from dataclasses import dataclass
 
 from blockferry.model.access import Permissions
+from blockferry.model.datastore_id import DatastoreId
 
 
 class PowerState(enum.Enum):
@@ -220,6 +221,7 @@ class Datastore:
     resolved: str = ""  # its directory without symbolic links; "": not looked at
     file_system: str = ""  # device number of the file system that it is on: pools with the same one share their space
     permissions: Permissions | None = None  # that the pool's XML says of its directory
+    id: DatastoreId | None = None  # what it stands on; None: not looked at
 
     @property
     def is_directory(self) -> bool:
@@ -237,6 +239,12 @@ class Datastore:
         if self.path is None:
             return False
         return is_below(path, self.path) or is_below(path, self.root)
+
+    def shares_space(self, other: Datastore) -> bool:
+        """Whether both are on one file system, also where that is mounted twice."""
+        if self.id is not None and other.id is not None and self.id.space.shares_space(other.id.space):
+            return True
+        return self.file_system != "" and self.file_system == other.file_system
 
     def same_place(self, other: Datastore) -> bool:
         """Whether both are one directory of the host, whatever the names of the pools."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from blockferry.model.datastore_id import Mounted
+
 NAME_MAX, PATH_MAX = 255, 4096
 """What Linux file systems have, where nothing else is known (limits.h). Bytes; PATH_MAX counts the final NUL."""
 
@@ -29,6 +31,7 @@ class Look:
     file_system: str = ""  # its device number
     free: int = 0  # for users without privileges: what QEMU's user gets
     size: int = 0
+    mounted: Mounted | None = None  # of a directory, where that was asked for
 
     @property
     def taken(self) -> bool:

@@ -5,8 +5,9 @@ The JSON form is a promise (docs/journal.md): fields are only ever added, with d
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from blockferry.model.datastore_id import Directory, FileId, SpaceId, file_of, host_place
 from blockferry.model.fencing import Fencing
 from blockferry.model.inventory import PowerState, Secret
 from blockferry.model.request import COPY_BUFFER, Chain, Contract, IfNotConverging, Method, OnBreak, SourcePolicy
@@ -240,6 +241,7 @@ class Plan:
     trim: bool = False  # the guest gives back what it does not use before the first disk is copied, and once more after
     host: str = ""  # libvirt's UUID of the host; "": planned by an older version
     host_name: str = ""  # its name then, for people
+    directories: dict[str, Directory] = field(default_factory=dict)  # datastore, as the host calls it -> what it is
 
     def disk(self, target: str) -> DiskPlan:
         return next(disk for disk in self.disks if disk.target == target)
@@ -270,6 +272,21 @@ class Plan:
         images = (path for disk in self.disks for path in (disk.dest, disk.dest_overlay) if path)
         layers = (layer.dest for disk in self.disks for layer in disk.layers)
         return frozenset((*images, *layers, *(one.dest for one in self.small_files)))
+
+    def file(self, path: str) -> FileId:
+        """Which file a path of the host is. Of a host that is not known its place is "host ", which is no proof."""
+        return file_of(path, self.directories.values()) or FileId(host_place(self.host), path)
+
+    def space(self, datastore: str) -> SpaceId | None:
+        """The file system that a datastore of this plan takes its bytes from; None: not known."""
+        found = self.directories.get(datastore)
+        return None if found is None else found.id.space
+
+    @property
+    def made_files(self) -> frozenset[FileId]:
+        """Those of `made` that lie in a datastore whose identity is known: the same for every host."""
+        found = (file_of(path, self.directories.values()) for path in self.made)
+        return frozenset(one for one in found if one is not None)
 
     @property
     def new_names(self) -> dict[str, str]:

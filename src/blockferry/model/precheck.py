@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from blockferry.errors import DatastoreNotFound, DiskNotFound, UsageError, nearest
@@ -24,6 +25,7 @@ from blockferry.model import home as homes
 from blockferry.model import method as methods
 from blockferry.model import resume as resuming
 from blockferry.model import trim as trimming
+from blockferry.model.datastore_id import Directory
 from blockferry.model.defects import Defect
 from blockferry.model.facts import Facts
 from blockferry.model.finding import Finding, finding
@@ -142,6 +144,7 @@ def precheck(request: MoveRequest, facts: Facts, move: str) -> tuple[tuple[Findi
         uri=facts.uri,
         host=facts.host,
         host_name=facts.host_name,
+        directories=_directories(facts, disks, home),
         vm=facts.vm.name,
         uuid=facts.vm.uuid,
         method=method,
@@ -169,6 +172,17 @@ def precheck(request: MoveRequest, facts: Facts, move: str) -> tuple[tuple[Findi
     )
     late = destination_names.made_findings(facts, plan)
     return (*late, *findings), None if late else plan
+
+
+def _directories(facts: Facts, disks: Iterable[DiskPlan], home: HomePlan | None) -> dict[str, Directory]:
+    """What the datastores stand on that the move takes files from and brings files to, as far as that is known."""
+    names = {name for disk in disks for name in (disk.datastore, disk.source_datastore)}
+    names |= {home.datastore} if home is not None else set()
+    return {
+        one.name: Directory(one.path, one.id)
+        for one in facts.datastores
+        if one.name in names and one.path and one.id is not None
+    }
 
 
 def _may_hang(request: MoveRequest, facts: Facts) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from blockferry.model.datastore_id import SpaceId
 from blockferry.model.exports import is_export
 from blockferry.model.facts import Facts, Measured
 from blockferry.model.finding import Finding, finding
@@ -79,24 +80,61 @@ def left_to_take(plan: Plan, written: Mapping[str, int], home_copied: bool) -> d
 
 
 @dataclass(frozen=True, slots=True)
+class Promise:
+    """Bytes that a move has yet to write to a datastore, at most.
+
+    `datastore` is its name on the move's host, `space` what it stands on (None: not known), `here` whether the move may
+    be of the host in question: only then does the name mean anything.
+    """
+
+    datastore: str
+    size: int
+    space: SpaceId | None = None
+    here: bool = True
+
+    def counts_at(self, stores: Mapping[str, SpaceId | None]) -> str:
+        """The datastore of a host that these bytes have to be counted at; "" for none.
+
+        `stores`: every datastore of it -> what that stands on. Where both sides are known, that decides, whatever the
+        names: one export may be two datastores, and another host may call it by another name.
+        """
+        same = self.datastore if self.here and self.datastore in stores else ""
+        if self.space is not None:
+            shared = [name for name, space in stores.items() if space is not None and space.shares_space(self.space)]
+            if shared:
+                return same if same in shared else min(shared)
+            if same and stores[same] is not None:
+                return ""  # the name means another file system by now
+        return same
+
+
+def promised(promises: Iterable[Promise], stores: Mapping[str, SpaceId | None]) -> dict[str, int]:
+    """Datastore of a host -> bytes that are promised there, each promise counted once."""
+    found: dict[str, int] = {}
+    for one in promises:
+        if name := one.counts_at(stores):
+            found[name] = found.get(name, 0) + one.size
+    return found
+
+
+@dataclass(frozen=True, slots=True)
 class Room:
     """What a plan was found to fit into, to be proven once more when it is written down. Bytes.
 
     `left`: datastore -> what is left there beside this plan, the reserve and all promises that were known; `groups`:
-    datastores that share one file system; `seen`: the moves whose promises were known, `since`: when (wall time).
+    datastores that share one file system; `stores`: all of the host's, and what they stand on; `seen`: the moves whose
+    promises were known, `since`: when (wall time).
     """
 
     left: Mapping[str, int]
     groups: Mapping[str, tuple[str, ...]]
     seen: frozenset[str]
     since: float
+    stores: Mapping[str, SpaceId | None]
 
-    def overdrawn(self, newcomers: Iterable[Mapping[str, int]]) -> str:
+    def overdrawn(self, newcomers: Iterable[Promise]) -> str:
         """The datastore that moves which were planned meanwhile leave too little room on; "" when all fits."""
-        taken: dict[str, int] = {}
-        for needs_ in newcomers:
-            for store, size in needs_.items():
-                taken[store] = taken.get(store, 0) + size
+        taken = promised(newcomers, self.stores)
         for store, left in self.left.items():
             if sum(taken.get(one, 0) for one in self.groups.get(store, (store,))) > left:
                 return store
@@ -111,6 +149,7 @@ def room(plan: Plan, facts: Facts, seen: frozenset[str], since: float) -> Room:
         {one.datastore: facts.sharing(one.datastore) for one in found},
         seen,
         since,
+        facts.spaces,
     )
 
 

@@ -13,6 +13,8 @@ class Mounted(NamedTuple):
     point: str
     kind: str
     device: str  # "major:minor" of the file system
+    root: str = "/"  # the directory of the file system that is mounted
+    source: str = ""
 
 
 def unescaped(word: bytes) -> str:
@@ -26,7 +28,11 @@ def mounts() -> list[Mounted]:
         for line in lines:
             front, _, back = line.partition(b" - ")
             words = front.split()
-            found.append(Mounted(unescaped(words[4]), os.fsdecode(back.split()[0]), os.fsdecode(words[2])))
+            kind, source = back.split(b" ")[:2]
+            device, root, point = words[2], words[3], words[4]
+            found.append(
+                Mounted(unescaped(point), os.fsdecode(kind), os.fsdecode(device), unescaped(root), unescaped(source))
+            )
     return found
 
 

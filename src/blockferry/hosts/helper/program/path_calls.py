@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
 import stat
+import subprocess
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -73,6 +76,57 @@ def look(path: str, known: list[Mounted]) -> dict[str, Any]:
     return found
 
 
+GET_UUID = 0x80111500  # FS_IOC_GETFSUUID of linux/fs.h: struct fsuuid2 {__u8 len; __u8 uuid[16];}; Linux 6.9 and later
+BLKID_S = 10
+
+
+def uuid_of(path: str, source: str) -> str:
+    """The UUID of the file system that a directory is on; "" when it has none, or that cannot be told."""
+    answer = bytearray(17)
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.ioctl(handle, GET_UUID, answer)
+        finally:
+            os.close(handle)
+        if answer[0] == 16 and any(answer[1:]):
+            return str(uuid.UUID(bytes=bytes(answer[1:])))
+    except OSError:
+        pass  # an older kernel: the device's own signature tells, where we may read it
+    if not source.startswith("/dev/"):
+        return ""
+    try:
+        argv = ["blkid", "-c", "/dev/null", "-s", "UUID", "-o", "value", source]
+        told = subprocess.run(argv, capture_output=True, timeout=BLKID_S, check=False).stdout.decode().strip()
+    except (OSError, subprocess.SubprocessError):
+        told = ""
+    return told or uuid_by_link(source)
+
+
+def uuid_by_link(source: str, links: str = "/dev/disk/by-uuid") -> str:
+    """The same by udev's links, for users who may not read the device."""
+    device = os.path.realpath(source)
+    try:
+        names = os.listdir(links)
+    except OSError:
+        return ""
+    return next((name for name in names if os.path.realpath(os.path.join(links, name)) == device), "")
+
+
+def with_mounts(found: list[dict[str, Any]], table: list[Mounted]) -> list[dict[str, Any]]:
+    """The same, with what each directory is mounted from. The UUID of each file system is asked for once."""
+    known: dict[tuple[str, str], str] = {}
+    for one in found:
+        if one["kind"] == "directory":
+            where = mount_of(one["resolved"], table)
+            key = where.source, where.device
+            if key not in known:
+                known[key] = uuid_of(one["path"], where.source)
+            inside = os.path.normpath(os.path.join(where.root, os.path.relpath(one["resolved"], where.point)))
+            one["mounted"] = {"kind": where.kind, "source": where.source, "path": inside, "uuid": known[key]}
+    return found
+
+
 PUNCH_HOLE, KEEP_SIZE = 2, 1
 TRIAL = ".blockferry-trial-holes"
 SIZE = 1024 * 1024
@@ -106,10 +160,11 @@ def holes(directory: str) -> bool | None:
         os.close(handle)
 
 
-def look_all(paths: list[str]) -> list[dict[str, Any]]:
-    """What each path is."""
+def look_all(paths: list[str], mounted: bool = False) -> list[dict[str, Any]]:
+    """What each path is; `mounted`: and what directories are mounted from."""
     table = mounts()
-    return [look(path, table) for path in paths]
+    found = [look(path, table) for path in paths]
+    return with_mounts(found, table) if mounted else found
 
 
 def holes_in(directories: list[str]) -> dict[str, bool | None]:
