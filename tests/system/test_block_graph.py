@@ -12,7 +12,7 @@ import pytest
 
 from lab import Datastore, Host
 from lab.process import wait_until
-from tests.system.qemuio import BareVm, MiB, disk_xml, holds, make_image
+from tests.system.bare import BareVm, MiB, disk_xml, holds, make_image
 from tests.system.voyage import Line, listing
 
 pytestmark = pytest.mark.lab

@@ -10,7 +10,7 @@ import pytest
 from lab import Datastore, Disk, Host, Lab
 from lab.process import wait_until
 from lab.pytest_plugin import MakeGuest
-from tests.system.qemuio import BareVm, disk_xml, holds, make_image, write_image
+from tests.system.bare import BareVm, disk_xml, holds, make_image, write_image
 from tests.system.voyage import Line, Voyage, listing
 
 pytestmark = pytest.mark.lab
