@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from blockferry.cli import main
 from blockferry.cli.app import App
 from blockferry.model import health
+from blockferry.model.access import QemuUser
 from blockferry.model.defects import DEFECTS, Remedy, Versions, present
 from blockferry.model.health import Check, Diagnosis, JournalState, Leftovers, Level, Place
 from blockferry.model.inventory import Datastore, Disk, DiskSource, PowerState, Vm
@@ -218,3 +220,24 @@ def test_the_command(level: Level, status: int, as_json: bool, capsys: pytest.Ca
         assert "It is late." in out
         assert "Wind it." in out
     assert service.log == [], "it only looks: no move is taken up"
+
+
+# ------------------------------------------------------------ /dev/kvm
+
+
+@pytest.mark.parametrize(
+    ("number", "level", "words"),
+    [
+        (0, OK, "QEMU can use /dev/kvm"),
+        (errno.ENOENT, OK, "There is no /dev/kvm"),
+        (errno.EACCES, WARNING, "QEMU runs as user 64055, group 108, which may not open /dev/kvm"),
+        (errno.ENODEV, WARNING, "No such device"),
+    ],
+)
+def test_a_kvm_that_qemu_cannot_use(number: int, level: Level, words: str) -> None:
+    """libvirt probes QEMU anew at every `virsh define` then: 13 to 16 s each."""
+    (check,) = health.kvm(QemuUser(64055, 108), number)
+    assert check.level is level
+    assert words in check.text
+    assert ("takes 10 s or longer" in check.text) is (level is WARNING)
+    assert bool(check.remedy) is (level is WARNING)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -91,6 +92,19 @@ def test_reach_is_tried_as_that_user(tmp_path: Path) -> None:
     assert ownership.unreachable(R, QemuUser(65534, 65534, (4711,)), wanted) == {}
     inner.chmod(0o644)
     assert ownership.unreachable(R, QemuUser(65534, 65534, (4711,)), wanted) == {str(inner): str(inner)}
+
+
+@root
+def test_what_another_user_can_open(tmp_path: Path) -> None:
+    path = tmp_path / "device"
+    path.touch(mode=0o600)
+    for directory in [tmp_path, *tmp_path.parents][:-2]:
+        directory.chmod(directory.stat().st_mode | 0o011)
+    assert ownership.openable(R, QemuUser(0, 0), str(path)) == 0
+    assert ownership.openable(R, NOBODY, str(path)) == errno.EACCES
+    path.chmod(0o666)
+    assert ownership.openable(R, NOBODY, str(path)) == 0
+    assert ownership.openable(R, NOBODY, str(tmp_path / "absent")) == errno.ENOENT
 
 
 def test_what_a_directory_can_hold_is_tried_without_a_trace(tmp_path: Path) -> None:

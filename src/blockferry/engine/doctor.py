@@ -29,7 +29,7 @@ from blockferry.model.inventory import Datastore, Vm
 from blockferry.model.summary import MoveSummary
 
 PROGRAMS = (
-    *("qemu-img", "qemu-io", "stat", "find", "findmnt", "losetup", "sync", "fallocate", "truncate", "blockdev"),
+    *("qemu-img", "stat", "find", "sync", "fallocate", "truncate", "blockdev"),
     *(
         "/usr/bin/python3",
         "cp",
@@ -64,6 +64,7 @@ def diagnose(site: Site, journal: Callable[[], Journal]) -> Diagnosis:
     if reached:
         _part(checks, "tools", lambda: health.tools(_missing(site.runner)))
     if connected and reached:
+        _part(checks, "kvm", lambda: _kvm(site))
         _part(checks, "datastores", lambda: _datastores(site))
     if reached:
         _part(checks, "clock", lambda: _clock(site.runner))
@@ -120,6 +121,16 @@ def _versions(site: Site, vms: list[Vm], reached: bool) -> list[Check]:
 
 def _missing(runner: Runner) -> list[str]:
     return runner.run(["sh", "-c", _MISSING, "sh", *PROGRAMS], timeout_s=30).text.split()
+
+
+def _kvm(site: Site) -> list[Check]:
+    user = secmodel.default_user(site.connection)
+    if user is None:
+        return []
+    try:
+        return health.kvm(user, ownership.openable(site.runner, user, health.KVM))
+    except HostCommandFailed:  # a host without python3, or we are not root there: both are said by other parts
+        return []
 
 
 def _datastores(site: Site) -> list[Check]:

@@ -66,5 +66,17 @@ def unreachable(runner: Runner, user: QemuUser, directories: Iterable[str]) -> d
     return {path: stop for path, stop in zip(wanted, found, strict=True) if stop}
 
 
+def openable(runner: Runner, user: QemuUser, device: str) -> int:
+    """0 when this user can open the device for reading and writing, else the errno. Tried as that user.
+
+    Raises HostCommandFailed.
+    """
+    absolute(device)
+    groups = None if user.groups is None else list(user.groups)
+    return int(
+        runner.call("owners.open", timeout_s=LOOK_S, uid=user.uid, gid=user.gid, groups=groups, path=device)
+    )
+
+
 def _not_given(answer: Sequence[Sequence[Any]]) -> tuple[NotGiven, ...]:
     return tuple(NotGiven(str(what), int(number)) for what, number in answer)

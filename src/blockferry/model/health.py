@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import enum
+import errno
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -40,7 +42,7 @@ class Level(enum.Enum):
 class Check:
     """One line: what was looked at, a sentence, and what to do where there is something to do."""
 
-    area: str  # "versions", "connection", "tools", "datastores", "clock", "journal", "leftovers", "guard"
+    area: str  # "versions", "connection", "tools", "kvm", "datastores", "clock", "journal", "leftovers", "guard"
     level: Level
     text: str
     remedy: str = ""
@@ -170,6 +172,27 @@ def tools(missing: Sequence[str]) -> list[Check]:
         return [Check("tools", Level.OK, "Every program that is needed on the host is there.")]
     text = f"Not found on the host: {', '.join(missing)}."
     return [Check("tools", Level.ERROR, text, "Install qemu-utils, coreutils, findutils, util-linux on the host.")]
+
+
+KVM = "/dev/kvm"
+
+
+def kvm(user: QemuUser, number: int) -> list[Check]:
+    """Whether QEMU's user can open /dev/kvm. `number`: 0, or the errno when that was tried."""
+    if number == 0:
+        return [Check("kvm", Level.OK, f"QEMU can use {KVM}.")]
+    if number == errno.ENOENT:
+        return [Check("kvm", Level.OK, f"There is no {KVM}: VMs run without KVM.")]
+    slow = (
+        "VMs cannot use KVM, and each change of a VM's configuration (`virsh define`, the switch of a move) takes 10 s "
+        "or longer, because libvirt tries out QEMU anew each time"
+    )
+    if number in (errno.EACCES, errno.EPERM):
+        text = f"QEMU runs as {user}, which may not open {KVM}: {slow}."
+        give = f"chgrp kvm {KVM}; chmod 660 {KVM}; usermod -aG kvm $(id -nu {user.uid})"
+        return [Check("kvm", Level.WARNING, text, f"`{give}`, then restart libvirtd.")]
+    text = f"{KVM} cannot be opened ({os.strerror(number)}): {slow}."
+    return [Check("kvm", Level.WARNING, text, f"`dmesg | grep -i kvm` says why; without KVM, `rm {KVM}`.")]
 
 
 def datastores(stores: Sequence[Datastore], places: Mapping[str, Place]) -> list[Check]:

@@ -145,7 +145,28 @@ def stopped_at(directory: str) -> str:
 
 
 def reach(uid: int, gid: int, groups: Sequence[int] | None, directories: Sequence[str]) -> list[str]:
-    """For each the first directory on the way that this user cannot pass, "" when there is none.
+    """For each the first directory on the way that this user cannot pass, "" when there is none."""
+    return [str(one) for one in as_another(uid, gid, groups, stopped_at, directories)]
+
+
+def openable(path: str) -> int:
+    """0 when we can open it for reading and writing, else the errno."""
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC))
+    except OSError as error:
+        return error.errno or errno.EIO
+    return 0
+
+
+def open_as(uid: int, gid: int, groups: Sequence[int] | None, path: str) -> int:
+    """0 when this user can open it for reading and writing, else the errno."""
+    return int(as_another(uid, gid, groups, openable, [path])[0])
+
+
+def as_another(
+    uid: int, gid: int, groups: Sequence[int] | None, look: Callable[[str], Any], paths: Sequence[str]
+) -> list[Any]:
+    """What this user sees of each path.
 
     In a child: who has become another user does not come back. It holds none of the helper's descriptors, so that an
     end of the helper is seen while it waits for storage.
@@ -162,8 +183,7 @@ def reach(uid: int, gid: int, groups: Sequence[int] | None, directories: Sequenc
                     with contextlib.suppress(OSError):
                         os.close(int(name))
             become(uid, gid, known)
-            found = [stopped_at(directory) for directory in directories]
-            left = memoryview(json.dumps(found).encode())
+            left = memoryview(json.dumps([look(path) for path in paths]).encode())
             while left:
                 left = left[os.write(0, left) :]
             status = 0
@@ -174,8 +194,8 @@ def reach(uid: int, gid: int, groups: Sequence[int] | None, directories: Sequenc
         text = answer.read()
     if os.waitpid(child, 0)[1] != 0:
         raise PermissionError(errno.EPERM, "this user cannot be tried")
-    tried: list[str] = json.loads(text)
-    return tried
+    found: list[Any] = json.loads(text)
+    return found
 
 
 def give_plain(dest: str, uid: int, gid: int, mode: int) -> Failed:
@@ -183,4 +203,10 @@ def give_plain(dest: str, uid: int, gid: int, mode: int) -> Failed:
     return give(dest, uid, gid, mode, {})
 
 
-CALLS: dict[str, Callable[..., Any]] = {"like": like, "give": give_plain, "reach": reach, "hold": hold}
+CALLS: dict[str, Callable[..., Any]] = {
+    "like": like,
+    "give": give_plain,
+    "reach": reach,
+    "open": open_as,
+    "hold": hold,
+}
