@@ -403,12 +403,6 @@ CATALOGUE: dict[str, FindingKind] = {
             "",
         ),
         FindingKind(
-            "HOME_FILE_IN_USE", _W, "A file of the home is in use until the next power cycle",
-            "The running VM holds it open under its old path; the copy is made, the next start uses it, and the old "
-            "one is kept until then.",
-            "`blockferry orphans` lists it after the power cycle.",
-        ),
-        FindingKind(
             "NVRAM_FOLLOWS", _W, "The UEFI variables follow once the VM has been powered off",
             "libvirt cannot change their path while the VM runs. The move waits for that (`blockferry moves`) and is "
             "finished by the next command after it.",
