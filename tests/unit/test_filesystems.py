@@ -30,6 +30,7 @@ def test_which_file_systems_other_hosts_may_use(kind: str, shared: bool) -> None
         ({"/old/vars.fd": "ext4"}, ""),
         ({"/old/vars.fd": "panfs"}, "panfs"),
         ({"/old/vars.fd": ""}, "not known"),
+        ({"/old/vars.fd": filesystems.EXPORTED}, "exports that part by NFS"),
         ({}, "not known"),
     ],
 )

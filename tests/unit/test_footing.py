@@ -79,6 +79,23 @@ def test_a_write_that_was_cut_short_leaves_nothing(context: Context, tmp_path: P
     assert cast(SimpleNamespace, context).noted[-1].created == ()
 
 
+def test_another_file_that_has_taken_a_name_of_ours_stays(context: Context, tmp_path: Path) -> None:
+    """The marker says which file the move has made."""
+    plain = cast(SimpleNamespace, context)
+    plain.site, plain.notes, plain.tell = PaperSite(tmp_path), [], lambda *_: None
+    dest = Path(context.plan.disks[0].dest)
+    dest.parent.mkdir()
+    dest.write_text("precious")
+    marker = dest.parent / "vda.qcow2.blockferry"
+    marker.write_text('{"move": "abcd", "inode": "1"}')
+    record = Record(created=(f"{dest.parent}/", str(dest)))
+    seen = Observation(PowerState.RUNNING, persistent=True, disks=(), record=record)
+    release.remove_destination(context, seen)
+    assert dest.read_text() == "precious"
+    assert not marker.exists()
+    assert "it is another file than the one that the move made" in plain.notes[0]
+
+
 def test_a_cold_copy_that_was_deleted_is_not_written_down_but_made_anew(context: Context) -> None:
     """Found by the matrix: dest-deleted/cold/3/bulk. The configuration named a file that was not there."""
     cast(SimpleNamespace, context).tell = lambda *_: None

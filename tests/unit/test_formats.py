@@ -338,14 +338,14 @@ def test_a_part_is_needed_and_no_small_file_of_the_home(tmp_path: Path) -> None:
         facts = survey(site, MoveRequest("web01", None, {"vda": "ssd"}, home="ssd"), (), None, None)
         assert facts.home_files == ()
         assert [one.path for one in facts.home_stays] == [str(home / "notes.txt")]
-        said = proof.needed_by(site, str(flat), proof.Claims(), format="raw", patience_s=0)
+        said = proof.needed_by(site, str(flat), proof.Claims(), patience_s=0)
         assert said is not None
         assert "vdb.vmdk" in said
         site.undefine("web01")
-        said = proof.needed_by(site, str(flat), proof.Claims(), format="raw", patience_s=0)
+        said = proof.needed_by(site, str(flat), proof.Claims(), patience_s=0)
         assert said == f"the volume {home / 'vdb.vmdk'} stands on it", "the image is there still"
         (home / "vdb.vmdk").unlink()
-        assert proof.needed_by(site, str(flat), proof.Claims(), format="raw", patience_s=0) is None
+        assert proof.needed_by(site, str(flat), proof.Claims(), patience_s=0) is None
     finally:
         site.connection.close()
 

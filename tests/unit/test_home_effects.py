@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from blockferry.engine.context import Context
 from blockferry.engine.guard import Guard
 from blockferry.engine.making import MARKER
 from blockferry.errors import FileExists, HostCommandFailed, LeaseLost
-from blockferry.images import files
+from blockferry.images import copying, files
 from blockferry.model.inventory import PowerState
 from blockferry.model.observation import Observation
 from blockferry.model.plan import HomeFile, HomePlan, Plan
@@ -200,6 +201,37 @@ def test_what_bears_the_mark_of_this_move_is_no_stranger_s(place: Place) -> None
     making.mark_file(place.context(), str(path))
     record = making.name_paths(place.context(), place.record, str(path))
     assert str(path) in record.created
+
+
+@pytest.mark.parametrize("noted", [True, False])
+def test_another_file_beside_the_mark_of_this_move_is_a_stranger_s(place: Place, noted: bool) -> None:
+    """The marker says which file the move has made; somebody has put another one there since."""
+    path, stranger = place.new / "vda.qcow2", place.new / "stranger"
+    path.write_text("ours")
+    making.mark_file(place.context(), str(path), made=True)
+    stranger.write_text("precious")
+    stranger.rename(path)
+    record = replace(place.record, created=(str(path),)) if noted else place.record
+    with pytest.raises(FileExists):
+        making.name_paths(place.context(), record, str(path))
+    assert path.read_text() == "precious"
+
+
+def test_a_copy_says_which_file_it_is_before_anything_is_in_it(place: Place) -> None:
+    """A move that is killed while it copies leaves a file that is proven to be its own."""
+    source, dest = place.old / "a.raw", place.new / "a.raw"
+    source.write_bytes(bytes(65536))
+    seen = []
+
+    def claimed() -> None:
+        seen.append(dest.stat())
+        making.mark_file(place.context(), str(dest), made=True)
+
+    making.mark_file(place.context(), str(dest))
+    copying.convert(place.site.runner, str(source), "raw", str(dest), "raw", claimed=claimed)
+    assert [(one.st_size, one.st_ino) for one in seen] == [(0, dest.stat().st_ino)]
+    assert json.loads((place.new / f"a.raw{MARKER}").read_text())["inode"] == str(dest.stat().st_ino)
+    assert not making.is_somebody_s(place.site.runner, str(dest))
 
 
 def test_a_file_of_ours_and_a_directory_are_written_down(place: Place) -> None:

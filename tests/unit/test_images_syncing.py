@@ -152,10 +152,10 @@ def test_it_does_not_outlive_who_wanted_it(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", script, source, dest], stdout=subprocess.PIPE) as ours:
         assert ours.stdout is not None
         assert ours.stdout.readline() == b"going\n"
-        assert users.in_use(RUNNER, source, "raw")
+        assert users.in_use(RUNNER, source)
         ours.kill()
     deadline = time.monotonic() + 60
-    while users.in_use(RUNNER, source, "raw"):
+    while users.in_use(RUNNER, source):
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
@@ -164,7 +164,7 @@ def test_an_image_in_use_is_refused_in_words(tmp_path: Path) -> None:
     source = make(tmp_path / "a", "qcow2", ["write -P 7 0 1M"])
     dest = make(tmp_path / "b", "qcow2", [])
     with RUNNER.start(["qemu-io", "-f", "qcow2", "-c", "sleep 20000", source]) as user:
-        while not users.in_use(RUNNER, source, "qcow2"):
+        while not users.in_use(RUNNER, source):
             assert user.poll() is None
         with pytest.raises(HostCommandFailed) as error:
             syncing.sync(RUNNER, source, "qcow2", dest, "qcow2")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -15,11 +16,13 @@ from pathlib import Path
 import pytest
 from paper_host import HOST, PaperSite
 
-from blockferry.engine import naming, orphan, proof, quarantine
+from blockferry.engine import naming, orphan, proof, quarantine, survey
 from blockferry.engine.proof import Claims
 from blockferry.errors import HostCommandFailed, NoAnswer, NotInQuarantine, NotRestorable, StillInUse
 from blockferry.hosts.helper.program import reference_calls
+from blockferry.hypervisor import domains
 from blockferry.images import files, qemurun, references
+from blockferry.images.references import Seen, same_file
 from blockferry.journal import Journal, Owner
 from blockferry.model.inventory import PowerState
 from blockferry.model.plan import DiskPlan, Plan
@@ -27,7 +30,7 @@ from blockferry.model.quarantine import Fingerprint, Kept
 from blockferry.model.record import Outcome, Record
 from blockferry.model.request import Method, SourcePolicy
 from blockferry.model.summary import Orphan, Report
-from blockferry.units import MiB
+from blockferry.units import GiB, MiB
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="who may not see all processes can prove nothing")
 
@@ -573,7 +576,7 @@ def test_without_a_marker_nothing_is_an_orphan(site: PaperSite, journal: Journal
 def test_another_journal_s_half_made_copy(site: PaperSite, journal: Journal, tmp_path: Path, theirs: str) -> None:
     site.pool("ssd", tmp_path / "ssd")
     path = image(tmp_path / "ssd" / "vda.qcow2")
-    marker(path, journal=theirs)
+    marker(path, journal=theirs, inode=str(path.stat().st_ino))
     one = found(site, journal, path)
     assert not one.removable
     assert one.foreign
@@ -588,10 +591,12 @@ def test_another_journal_s_half_made_copy(site: PaperSite, journal: Journal, tmp
 def test_a_file_of_a_move_under_way(site: PaperSite, journal: Journal, tmp_path: Path) -> None:
     site.pool("ssd", tmp_path / "ssd")
     path = image(tmp_path / "ssd" / "vda.qcow2")
-    marker(path, journal=journal.identity())
+    marker(path, journal=journal.identity(), inode=str(path.stat().st_ino))
     journal.add(a_plan(tmp_path, "uuid"), Record(), "{}", "root")
     assert orphan.find(site, journal).left == ()
-    marker(path, journal=journal.identity(), move="another")  # a stale marker; the file is a destination again
+    marker(
+        path, journal=journal.identity(), move="another", inode=str(path.stat().st_ino)
+    )  # a stale marker; the file is a destination again
     one = dataclasses.replace(found(site, journal, path), path=str(path))
     assert "move abcd, which is not over" in one.why
     assert not one.removable
@@ -601,7 +606,7 @@ def test_a_file_of_a_move_under_way(site: PaperSite, journal: Journal, tmp_path:
 def test_a_half_made_copy_that_somebody_uses(site: PaperSite, journal: Journal, tmp_path: Path, how: str) -> None:
     site.pool("ssd", tmp_path / "ssd")
     path = image(tmp_path / "ssd" / "vda.qcow2")
-    marker(path, journal=journal.identity())
+    marker(path, journal=journal.identity(), inode=str(path.stat().st_ino))
     before = found(site, journal, path)
     assert before.removable
     reader = None
@@ -641,6 +646,28 @@ def test_another_file_beside_an_old_marker(site: PaperSite, journal: Journal, tm
     assert not beside.exists()
 
 
+@pytest.mark.parametrize("theirs", ["ours", "another journal"])
+def test_a_file_beside_a_marker_that_was_written_before_it(
+    site: PaperSite, journal: Journal, tmp_path: Path, theirs: str
+) -> None:
+    """The move was killed before it made its file; somebody else may have made this one since."""
+    site.pool("ssd", tmp_path / "ssd")
+    path = image(tmp_path / "ssd" / "vda.qcow2")
+    marker(path, journal=journal.identity() if theirs == "ours" else "other")
+    one = found(site, journal, path)
+    assert (one.removable, one.foreign) == (False, False)
+    assert "not proven that the move has made this file" in one.why
+    for abandoned in (False, True):
+        with pytest.raises(StillInUse):
+            orphan.remove(site, journal, one, abandoned=abandoned)
+    assert path.exists()
+    path.unlink()
+    one = found(site, journal, path)
+    assert one.removable is (theirs == "ours"), "the marker alone is ours"
+    orphan.remove(site, journal, one, abandoned=True)
+    assert orphan.find(site, journal).left == ()
+
+
 def test_a_marker_whose_file_came_back(site: PaperSite, journal: Journal, tmp_path: Path) -> None:
     site.pool("ssd", tmp_path / "ssd")
     path = image(tmp_path / "ssd" / "vda.qcow2")
@@ -658,7 +685,7 @@ def test_a_directory_that_cannot_be_read(site: PaperSite, journal: Journal, tmp_
     """What was found elsewhere is told all the same, and that there may be more."""
     site.pool("ssd", tmp_path / "ssd")
     path = image(tmp_path / "ssd" / "vda.qcow2")
-    marker(path, journal=journal.identity())
+    marker(path, journal=journal.identity(), inode=str(path.stat().st_ino))
     assert orphan.find(site, journal).unsearched == ()
     site.pool("gone", tmp_path / "gone")
     (tmp_path / "gone").rmdir()
@@ -999,3 +1026,125 @@ def test_rows_of_the_first_version_belong_to_their_move_s_host(moved: Moved) -> 
     path = moved.old["vda"]
     ((_, gone, _),) = quarantine.purge(moved.site, moved.journal, [path], now=True)
     assert gone, "named, and nothing needs it"
+
+
+# ------------------------------------------------------------ one file by several paths
+
+
+@contextlib.contextmanager
+def bound(directory: Path, point: Path) -> Iterator[None]:
+    """The same directory at another place, by a mount."""
+    point.mkdir(parents=True)
+    done = subprocess.run(["mount", "--bind", directory, point], capture_output=True, text=True)
+    if done.returncode != 0:
+        pytest.skip(f"this machine does not mount it: {done.stderr}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", point], check=True)
+
+
+@contextlib.contextmanager
+def another_path(path: Path, how: str) -> Iterator[Path]:
+    """The file by another path."""
+    away = path.parent.parent / "away"
+    if how == "hard link":
+        away.mkdir()
+        os.link(path, away / path.name)
+        yield away / path.name
+    elif how == "directory link":
+        away.symlink_to(path.parent)
+        yield away / path.name
+    else:
+        with bound(path.parent, away):
+            yield away / path.name
+
+
+def as_kept(path: Path) -> Fingerprint:
+    found = path.stat()
+    return Fingerprint(found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+WAYS = pytest.mark.parametrize("how", ["hard link", "directory link", "bind mount"])
+
+
+@WAYS
+def test_a_move_plans_with_it_by_another_path(site: PaperSite, tmp_path: Path, how: str) -> None:
+    path = image(tmp_path / "pool" / "old.qcow2")
+    with another_path(path, how) as other:
+        assert needed(site, path, Claims({str(other): "abcd"})) == (
+            f"move abcd, which is not over, has to do with it as {other}"
+        )
+
+
+@WAYS
+def test_what_is_kept_by_another_path_is_not_purged(
+    site: PaperSite, journal: Journal, tmp_path: Path, how: str
+) -> None:
+    """Its own time is over, that of the other row is not."""
+    path = image(tmp_path / "pool" / "old.qcow2")
+    (path.parent / "another").touch()  # a directory that is empty then may be one that is not mounted
+    with another_path(path, how) as other:
+        for one, expires in ((path, 1.0), (other, None)):
+            journal.add_kept(
+                Kept(str(one), f"m{expires}", "web01", "", expires, 1, "asked", HOST, 1.0, "qcow2", as_kept(one))
+            )
+        ((_, gone, sentence),) = quarantine.purge(site, journal, [], now=False)
+        assert not gone
+        assert f"quarantine keeps it, an old file of web01, as {other}" in sentence
+        assert path.exists()
+        assert other.exists()
+        ends = quarantine.purge(site, journal, [str(path), str(other)], now=True)
+        assert [gone for _, gone, _ in ends] == [True, True], "both are asked to go"
+        assert not path.exists()
+
+
+@WAYS
+def test_a_directory_that_a_vm_uses_holds_it_by_another_path(site: PaperSite, tmp_path: Path, how: str) -> None:
+    """A guest sees what lies below /srv/a by 9p; the file is reached through a link to, or a mount of, /srv/a/b."""
+    path = image(tmp_path / "a" / "b" / "c" / "old.qcow2")
+    xml = f"<filesystem type='mount'><source dir='{tmp_path}/a'/><target dir='x'/></filesystem>"
+    site.define("web01", {}, devices=xml)
+    away = tmp_path / "away"
+    if how == "hard link":
+        assert "uses the directory" in str(needed(site, path))
+    elif how == "directory link":
+        away.symlink_to(path.parent)
+        assert "uses the directory" in str(needed(site, away / path.name))
+    else:
+        with bound(path.parent, away):
+            assert "uses the directory" in str(needed(site, away / path.name))
+
+
+@WAYS
+def test_the_survey_sees_another_vm_s_disk_by_another_path(site: PaperSite, tmp_path: Path, how: str) -> None:
+    path = image(tmp_path / "pool" / "old.qcow2")
+    with another_path(path, how) as other:
+        site.define("web01", {"vda": path})
+        site.define("db01", {"vda": image(tmp_path / "over.qcow2", other)})
+        everyone = domains.all_vms(site.connection)
+        (mine,) = [vm for vm in everyone if vm.name == "web01"]
+        assert survey._users(site.runner, mine, everyone, {str(path)}) == {str(path): ("db01",)}
+
+
+def test_one_file_on_two_mounts_of_a_server() -> None:
+    """Each NFS mount has a device number of its own; inodes of two servers may be equal by chance."""
+    one = Seen("/a/x.raw", (1, 131), "file", 7, 1, "nfs4")
+    assert same_file(one, Seen("/b/y.raw", (2, 131), "file", 7, 1, "nfs4"))
+    assert same_file(one, Seen("/srv/x.raw", (3, 131), "file", 8, 1, "xfs")), "the server is this host itself"
+    assert not same_file(one, Seen("/b/y.raw", (2, 131), "file", 8, 1, "nfs4"))
+    assert not same_file(one, Seen("/b/x.raw", (2, 131), "file", 7, 1, "nfs4", capacity=GiB)), "another file system"
+    assert not same_file(one, Seen("/b/x.raw", (2, 132), "file", 7, 1, "nfs4"))
+    assert not same_file(Seen("/a/x", (1, 5), "file", 7, 1, "xfs"), Seen("/b/x", (2, 5), "file", 7, 1, "ext4"))
+
+
+def test_what_this_host_exports_by_nfs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By whatever path; /var/lib/nfs/etab as exportfs(8) writes it, a space of a name as three octal digits."""
+    path = image(tmp_path / "a pool" / "home" / "vda.qcow2")
+    (tmp_path / "alias").symlink_to(path.parent)
+    table = tmp_path / "etab"
+    table.write_text(f"{tmp_path}/a\\040pool\t10.0.0.0/8(rw,sync)\n# no export\n")
+    monkeypatch.setattr(reference_calls, "EXPORTS", (str(table), str(tmp_path / "absent")))
+    other = image(tmp_path / "a pool 2" / "vda.qcow2")
+    seen = reference_calls.look_all([str(path), str(tmp_path / "alias" / "vda.qcow2"), str(other)], [])["paths"]
+    assert [one["exported"] for one in seen.values()] == [True, True, False]

@@ -63,12 +63,12 @@ def _clone(context: Context, disk: DiskPlan, record: Record) -> Record:
     making.mark_file(context, disk.dest)
     point("cloning")
     began = time.monotonic()
-    cloning.clone(runner, disk.source, disk.dest)
+    # The marker says which file it is before that appears, so that no other one is ever taken for it.
+    cloning.clone(runner, disk.source, disk.dest, lambda path: making.mark_file(context, disk.dest, made=path))
     seconds = time.monotonic() - began
     owning.give_as(context, owning.old_image(context, disk, disk.dest), disk.dest)
     point("cloned")
     made = files.stat_one(runner, disk.dest)
-    making.mark_file(context, disk.dest, made=True)
     size = format_size(0 if made is None else made.size)
     took = format_duration(seconds)
     context.tell("action", f"{disk.target}: {disk.source} was cloned to {disk.dest} ({size}) in {took}")
@@ -77,5 +77,5 @@ def _clone(context: Context, disk: DiskPlan, record: Record) -> Record:
 
 def _nobody_has(context: Context, disk: DiskPlan) -> None:
     """Raise HostCommandFailed when a QEMU has the old image: the loop looks again, and the VM may run by then."""
-    if users.in_use(context.runner, disk.source, disk.source_format):
+    if users.in_use(context.runner, disk.source):
         raise HostCommandFailed(f"cp --reflink=always {disk.source}", 1, "a QEMU has it open")

@@ -33,6 +33,7 @@ def copy_nvram(context: Context, seen: Observation) -> None:
     making.mark_file(context, plan.dest)
     point("nvram-named")
     files.copy_file(context.runner, plan.source, plan.dest)
+    making.mark_file(context, plan.dest, made=True)
     owning.give_as(context, plan.source, plan.dest)
     if not files.same_content(context.runner, plan.source, plan.dest):
         raise CopyIncomplete("nvram", f"{plan.dest} does not hold what {plan.source} holds")
@@ -105,18 +106,14 @@ def _reason_to_keep(context: Context, plan: NvramPlan, seen: Observation) -> str
         return f"it is the same file as {plan.dest}"
     if fingerprint(context.runner, plan.source) != seen.record.nvram_copied:
         return "it was written to after it was copied; it may hold newer UEFI variables than the new one"
-    return proof.needed_by(
-        context.site, plan.source, context.claims(), format="raw", going=[plan.source], is_base=False
-    )
+    return proof.needed_by(context.site, plan.source, context.claims(), going=[plan.source], is_base=False)
 
 
 def leave_nvram(context: Context, action: act.LeaveNvram, seen: Observation) -> None:
     """They stay; a copy of ours that nothing uses is taken away."""
     plan, record = _plan(context), seen.record
     if plan.dest in record.created and files.stat_one(context.runner, plan.dest) is not None:
-        doubt = proof.needed_by(
-            context.site, plan.dest, context.claims(), format="raw", patience_s=0, sure=False, is_base=False
-        )
+        doubt = proof.needed_by(context.site, plan.dest, context.claims(), patience_s=0, sure=False, is_base=False)
         if doubt is None:
             context.check()
             files.remove_file(context.runner, plan.dest)

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from blockferry.engine import footing, naming, owning, proof
 from blockferry.engine.context import Context
-from blockferry.engine.making import MARKER, make_home, mark_file, name_paths
+from blockferry.engine.making import MARKER, make_home, mark_file, marked_by, name_paths
 from blockferry.engine.points import point
 from blockferry.engine.site import Site
 from blockferry.errors import BlockferryError, FileExists, HostCommandFailed, ImageUnreadable
@@ -84,6 +84,7 @@ def copy_home(context: Context, seen: Observation) -> None:
         mark_file(context, path)
     for path, xml in metadata.items():
         files.write_file(context.runner, path, xml.encode())
+        mark_file(context, path, made=True)
     for one in plan.home.files:
         record = _copy(context, record, one)
     number = len(metadata) + len([one for one in plan.home.files if one.source not in record.home_left])
@@ -130,12 +131,19 @@ def _copy(context: Context, record: Record, file: HomeFile, named: bool = False)
 def _put(context: Context, record: Record, file: HomeFile) -> None:
     """Copy the file in place of a copy of ours, or to a free name. Raises FileExists: then the name is not ours."""
     context.check()
+    marked = marked_by(context.runner, file.dest) is not None
     if _is_ours(context, record, file):
+        if marked:
+            mark_file(context, file.dest)  # another file takes its place
         files.copy_over(context.runner, file.source, file.dest)
+        if marked:
+            mark_file(context, file.dest, made=True)
         return
     try:
         if not files.copy_file(context.runner, file.source, file.dest):
             raise FileExists(file.dest)
+        if marked:
+            mark_file(context, file.dest, made=True)
     except FileExists:
         # Somebody made it after its name was noted. What is in `created` is removed when the move is rolled back.
         context.check()
@@ -335,7 +343,7 @@ def _needed_by(context: Context, path: str) -> str | None:
         for one in (*disk.old_files, disk.source_overlay, disk.dest_overlay)
         if one
     ]  # fmt: skip
-    return proof.needed_by(context.site, path, context.claims(), format="raw", going=going, patience_s=0, is_base=False)
+    return proof.needed_by(context.site, path, context.claims(), going=going, patience_s=0, is_base=False)
 
 
 def _aside(context: Context, path: str) -> str:
@@ -359,9 +367,8 @@ def _remove(context: Context, file: HomeFile, then: str | None) -> str | None:
     point("home-file-aside")
     try:
         doubt = _no_copy(context, file, aside)
-        if doubt is None and users.users_of(runner, aside, "raw").any:
-            doubt = "somebody has it open"
-        elif doubt is None and not _is_what_was_copied(runner, file, aside, then):
+        doubt = doubt or users.users_of(runner, aside).why or None
+        if doubt is None and not _is_what_was_copied(runner, file, aside, then):
             doubt = "it has changed since it was copied"
     except BlockferryError as error:
         doubt = error.sentence

@@ -16,7 +16,7 @@ from blockferry.engine.observe import layer_print, same_path
 from blockferry.engine.points import point
 from blockferry.errors import LibvirtFailed, StillInUse
 from blockferry.hypervisor import domains
-from blockferry.images import files, qemuimg, syncing, users
+from blockferry.images import files, qemuimg, references, syncing, users
 from blockferry.model import action as act
 from blockferry.model import layers
 from blockferry.model.exports import is_export
@@ -62,13 +62,20 @@ def _no_longer_needed(context: Context, record: Record, disk: DiskPlan, overlay:
     runner = context.runner
     if files.stat_one(runner, overlay) is None:
         return
-    if users.users_of(runner, overlay).any:
-        raise StillInUse(overlay, "something has it open, although libvirt does not name it")
-    for vm in domains.all_vms(context.site.connection):
-        for one in vm.disks:
-            named = [source.path for source in (one.live, one.config) if source is not None]
-            if any(same_path(path, overlay) for path in named):
-                raise StillInUse(overlay, f"VM {vm.name} refers to it")
+    found = users.users_of(runner, overlay)
+    if found.any:
+        raise StillInUse(overlay, f"{found.why}, although libvirt does not name it")
+    named = {
+        source.path: vm.name
+        for vm in domains.all_vms(context.site.connection)
+        for one in vm.disks
+        for source in (one.live, one.config)
+        if source is not None and source.path is not None and source.path.startswith("/")
+    }
+    seen = references.look(runner, [overlay, *named]).paths
+    for path, name in named.items():
+        if same_path(path, overlay) or references.same_file(seen[path], seen[overlay]):
+            raise StillInUse(overlay, f"VM {name} refers to it")
     at_source = same_path(overlay, disk.source_overlay)
     folded = record.folded_as.get(overlay)
     if folded is not None and folded.split("|")[-1] == layer_print(runner, disk, at_source).split("|")[-1]:

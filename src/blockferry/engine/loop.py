@@ -392,7 +392,7 @@ class Loop:
             return False
         disk = self.context.plan.disk(action.target)
         try:
-            taken = users.in_use(self.context.runner, disk.source, disk.source_format)
+            taken = users.in_use(self.context.runner, disk.source)
         except BlockferryError:
             return False
         if taken:

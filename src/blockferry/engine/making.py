@@ -2,7 +2,7 @@
 
 What is made is named in the record before it exists (`created`), and each file has a marker file beside it, so
 that an orphan sweep can tell whose it is even without the journal. What is in `created` is ours: it is replaced
-when an effect is repeated. What is not is never overwritten.
+when an effect is repeated, unless the marker tells that it is another file. What is not is never overwritten.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import getpass
 import posixpath
 import socket
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 
 import msgspec
@@ -20,6 +20,7 @@ from blockferry.engine.context import Context
 from blockferry.engine.points import point
 from blockferry.errors import BlockferryError, CopyIncomplete, FileExists, HostCommandFailed
 from blockferry.images import copying, exporting, files, qemuimg
+from blockferry.images.files import FileStat
 from blockferry.images.runner import Runner
 from blockferry.model.access import HOME_MODE
 from blockferry.model.exports import is_export
@@ -43,10 +44,12 @@ def name_paths(context: Context, record: Record, *paths: str, ours: Collection[s
     for path in fresh:
         if path.endswith("/") or path in ours or not files.is_there(context.runner, path):
             continue
-        if marked_by(context.runner, path) != context.plan.move:
+        if marked_by(context.runner, path) != context.plan.move or is_somebody_s(context.runner, path):
             raise FileExists(path)
     for path in paths:
         if path in record.created and not path.endswith("/"):
+            if is_somebody_s(context.runner, path):
+                raise FileExists(path)
             context.check()
             files.remove_file(context.runner, path)
     if fresh:
@@ -88,6 +91,7 @@ def copy_layers(context: Context, target: str, seen: Observation) -> None:
             backing=below,
             bitmaps=_has_bitmaps(context, layer),
             force_share=True,
+            claimed=_marking(context, layer.dest),
         )
         owning.give_as(context, layer.source, layer.dest)
         point("layer-copied")
@@ -198,6 +202,7 @@ def cold_copy(context: Context, target: str, seen: Observation, source: tuple[st
         backing=disk.backing,
         bitmaps=disk.has_bitmaps and disk.dest_format == "qcow2" and not whole,
         options=() if whole else _cold_options(disk),
+        claimed=_marking(context, disk.dest),
     )
     found = qemuimg.chain(context.runner, disk.dest, disk.dest_format)[0]
     if disk.as_is and not found.internal_snapshots:
@@ -301,6 +306,11 @@ def marked_by(runner: Runner, path: str) -> str | None:
     return None if words is None else words.get("move")
 
 
+def is_somebody_s(runner: Runner, path: str) -> bool:
+    """Whether another file has taken the name of one that we made: its marker says which one that was."""
+    return is_another(_marker(runner, path), files.stat_one(runner, path))
+
+
 def unfinished(runner: Runner, path: str, move: str) -> bool:
     """Whether the marker beside a file says that this move was still making it: nobody has ever been told of it."""
     words = _marker(runner, path)
@@ -314,10 +324,22 @@ def _marker(runner: Runner, path: str) -> dict[str, str] | None:
         return None
 
 
-def mark_file(context: Context, path: str, made: bool = False) -> None:
-    """Say beside a file whose it is; once it is `made`, also which: a later one of its name is somebody else's."""
+def _marking(context: Context, path: str) -> Callable[[], None]:
+    return lambda: mark_file(context, path, made=True)
+
+
+def is_another(words: Mapping[str, str] | None, stat: FileStat | None) -> bool:
+    """Whether the file beside a marker is another than the one it was written for: then it is somebody else's."""
+    return words is not None and stat is not None and words.get("inode") not in (None, "", str(stat.inode))
+
+
+def mark_file(context: Context, path: str, made: bool | str = False) -> None:
+    """Say beside a file whose it is; once it is `made`, also which: a later one of its name is somebody else's.
+
+    `made`: where the file is, when it has not its name yet.
+    """
     context.check()
-    found = files.stat_one(context.runner, path) if made else None
+    found = files.stat_one(context.runner, path if made is True else made) if made else None
     words = {
         "what": "being made by blockferry; `blockferry orphans` tells more",
         "move": context.plan.move,

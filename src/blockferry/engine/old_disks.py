@@ -55,7 +55,7 @@ def _usable(site: Site, row: Kept, stat: files.FileStat, said: proof.Claims) -> 
         return None, "its format is not recorded"
     try:
         layers = qemuimg.chain(site.runner, row.path, row.format)
-        doubt = proof.needed_by(site, row.path, said, format=row.format, patience_s=0)
+        doubt = proof.needed_by(site, row.path, said, patience_s=0)
     except BlockferryError as error:
         return None, f"it cannot be looked at ({error.sentence.rstrip('.')})"
     top = layers[0]

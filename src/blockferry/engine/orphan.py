@@ -13,7 +13,7 @@ import time
 import msgspec
 
 from blockferry.engine import home, proof
-from blockferry.engine.making import MARKER
+from blockferry.engine.making import MARKER, is_another
 from blockferry.engine.site import Site
 from blockferry.errors import BlockferryError, StillInUse
 from blockferry.hypervisor import domains, pools
@@ -100,12 +100,13 @@ def _marked_files(
         stat = files.stat_one(site.runner, path)
         size = 0 if stat is None else stat.allocated
         doubt = None
-        if _taken(words, stat):
+        if is_another(words, stat):
             # Whose file that is we do not know, and do not ask: the marker alone is ours.
             path, kind, what, size = marker, "marker", f"the marker of a copy that is gone ({path} is another file)", 0
         else:
             kind = "partial" if path in to_go_on_with else "copy"
-            doubt = proof.needed_by(site, path, said, patience_s=0, is_base=False)
+            doubt = _unproven(words, stat, path)
+            doubt = doubt or proof.needed_by(site, path, said, patience_s=0, is_base=False)
             what = "a broken copy, kept to be gone on with," if kind == "partial" else "a half-made copy"
         reasons = "; ".join(one for one in (doubt, foreign) if one)
         if reasons and kind != "marker":
@@ -121,9 +122,14 @@ def _marked_files(
     return found
 
 
-def _taken(words: dict[str, str], stat: FileStat | None) -> bool:
-    """Whether the file beside a marker is another than the one it was written for."""
-    return stat is not None and words.get("inode") not in (None, "", str(stat.inode))
+def _unproven(words: dict[str, str], stat: FileStat | None, path: str) -> str | None:
+    """Why the file beside a marker may be somebody else's: the marker was written before its file was made."""
+    if stat is None or words.get("inode"):
+        return None
+    return (
+        "it is not proven that the move has made this file: the move ended before it could note which file it is; look "
+        f"at it, and if nobody needs it, remove it and {path}{MARKER} by hand"
+    )
 
 
 def _words(runner: Runner, marker: str) -> dict[str, str] | None:
@@ -138,7 +144,7 @@ def _kept(site: Site, kept: Kept, said: proof.Claims) -> Orphan | None:
     stat = files.stat_one(site.runner, kept.path)
     if stat is None:
         return None
-    doubt = proof.needed_by(site, kept.path, said, format=kept.format, patience_s=0)
+    doubt = proof.needed_by(site, kept.path, said, patience_s=0)
     text = f"old file of {kept.vm}, {kept.why}" + (f"; {doubt}" if doubt else "")
     if kept.expires is not None:
         text += "; its time is over" if kept.expired(time.time()) else "; its time is not over yet"
@@ -178,7 +184,8 @@ def remove(site: Site, journal: Journal, one: Orphan, abandoned: bool = False) -
     foreign = None if words is None else _foreign(words.get("journal", ""), mine)
     if words is None or words.get("move") != one.move or (foreign is not None and not abandoned):
         raise StillInUse(one.path, foreign or "its marker has changed meanwhile")
-    taken = _taken(words, files.stat_one(runner, path))
+    stat = files.stat_one(runner, path)
+    taken = is_another(words, stat)
     if one.kind == "marker":
         if not taken:
             raise StillInUse(one.path, "the file that it was written for is there again")
@@ -186,7 +193,8 @@ def remove(site: Site, journal: Journal, one: Orphan, abandoned: bool = False) -
         return f"{marker} was removed; {path} was not touched"
     if taken:
         raise StillInUse(one.path, "another file has taken its name since")
-    doubt = proof.needed_by(site, path, proof.claims(journal, connection.uri, connection.host_id()), is_base=False)
+    said = proof.claims(journal, connection.uri, connection.host_id())
+    doubt = _unproven(words, stat, path) or proof.needed_by(site, path, said, is_base=False)
     if doubt is not None:
         raise StillInUse(one.path, doubt)
     stores = pools.datastores(connection)

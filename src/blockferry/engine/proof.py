@@ -7,6 +7,7 @@ sentence, and the file stays.
 from __future__ import annotations
 
 import posixpath
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -18,6 +19,7 @@ from blockferry.engine.site import Site
 from blockferry.errors import MoveNotFound
 from blockferry.images import files, pathlooks, users
 from blockferry.images.files import FileStat
+from blockferry.images.references import Seen, same_file
 from blockferry.images.runner import Runner
 from blockferry.journal import Journal
 from blockferry.model.datastore_id import FileId, file_of, of_mount
@@ -107,8 +109,8 @@ def needed_by(
     path: str,
     said: Claims,
     *,
-    format: str | None = None,
     going: Iterable[str] = (),
+    together: Iterable[str] = (),
     patience_s: float = PATIENCE_S,
     sure: bool = True,
     is_base: bool = True,
@@ -119,8 +121,9 @@ def needed_by(
     host names it anywhere in its XML, live or persistent, in a snapshot or a saved state, nor a directory that holds
     it; no VM's backing chain, no kept file and no image of a datastore stands on it. A file counts as named also by
     another path that leads to it. What could not be looked at is a doubt, and keeps it (engine/naming.py).
-    `going`: files that go together with it, which may stand on it. `sure` off, for what we have just made: processes
-    that one may not look at do not count, QEMU's locks do. `is_base` off, for what no image can stand on because a
+    `going`: files that go together with it, which may stand on it. `together`: kept files of which it may be one by
+    another path: they need it no longer. `sure` off, for what we have just made: users
+    that one may not look for do not count, QEMU's locks do. `is_base` off, for what no image can stand on because a
     running VM was writing to it: then images that no VM names do not matter. Raises HostUnreachable, LibvirtFailed,
     HostCommandFailed: then nothing is proven either.
     """
@@ -143,11 +146,14 @@ def needed_by(
     move = _claimed_elsewhere(site, path, said.files)
     if move is not None:
         return f"move {move} of another host, which is not over, has to do with it"
-    holders = _holders(runner, path, format, patience_s, sure)
+    holders = _holders(runner, path, patience_s, sure)
     if holders is not None:
         return holders
-    names = naming.gather(site, said.kept, [*going, path], _above(path))
-    named = _named(path, found, names)
+    going = {*map(posixpath.normpath, going), posixpath.normpath(path)}
+    rows = _rows(said.kept, {*going, *map(posixpath.normpath, together)})
+    besides = [path, *_above(path), *said.moves, *(row.path for row in rows)]
+    names = naming.gather(site, said.kept, going, besides)
+    named = _named(path, names) or _claimed(path, names, said, rows)
     return named or next((one.sentence for one in names.doubts if one.about(path, is_base)), None)
 
 
@@ -162,6 +168,11 @@ def _claimed_elsewhere(site: Site, path: str, claimed: Mapping[FileId, str]) -> 
     return claimed.get(of_mount(look.mounted, site.connection.host_id(), "").file(posixpath.basename(path)))
 
 
+def _rows(kept: Iterable[Kept], going: set[str]) -> list[Kept]:
+    """The kept files whose time is not over, and that are not to go now."""
+    return [row for row in kept if not row.expired(time.time()) and posixpath.normpath(row.path) not in going]
+
+
 def _above(path: str) -> list[str]:
     """The directories that a file lies in."""
     found = [posixpath.dirname(posixpath.normpath(path))]
@@ -174,7 +185,21 @@ def fingerprint(found: FileStat) -> Fingerprint:
     return Fingerprint(found.inode, found.size, found.mtime_ns)
 
 
-def _named(path: str, found: FileStat, names: Names) -> str | None:
+def _claimed(path: str, names: Names, said: Claims, rows: Iterable[Kept]) -> str | None:
+    """Whether the file is one that a move plans with, or that quarantine keeps, by another path."""
+    seen = names.looked.paths
+    claims = [(one, f"move {move}, which is not over, has to do with it") for one, move in said.moves.items()]
+    claims += [(row.path, f"quarantine keeps it, an old file of {row.vm},") for row in rows]
+    for other, sentence in claims:
+        if other in seen and path in seen and same_file(seen[other], seen[path]):
+            return f"{sentence} as {other}"
+    for other, sentence in claims:
+        if other in seen and seen[other].error:
+            return f"{other} cannot be looked at ({seen[other].error}) and may be this file: {sentence} then"
+    return None
+
+
+def _named(path: str, names: Names) -> str | None:
     """Whether one of these names is the file, or a directory that it lies in: by its words, or by another path."""
     mine, above = posixpath.normpath(path), _above(path)
     seen = names.looked.paths
@@ -182,16 +207,22 @@ def _named(path: str, found: FileStat, names: Names) -> str | None:
         if posixpath.normpath(name) == mine:
             return sentence
     for name, sentence in names.paths.items():
-        if name in seen and seen[name].identity == (found.device, found.inode):
+        if name in seen and path in seen and same_file(seen[name], seen[path]):
             return f"{sentence} (as {name})"
     places = {seen[one].identity for one in above if one in seen and seen[one].there}
     for name, sentence in names.trees.items():
-        if posixpath.normpath(name) in above or (name in seen and seen[name].there and seen[name].identity in places):
+        if posixpath.normpath(name) in above:
+            return sentence
+        if name in seen and seen[name].there and (seen[name].identity in places or _holds(seen[name], seen.get(path))):
             return sentence
     return None
 
 
-def _holders(runner: Runner, path: str, format: str | None, patience_s: float, sure: bool) -> str | None:
+def _holds(directory: Seen, file: Seen | None) -> bool:
+    return file is not None and directory.holds(file)
+
+
+def _holders(runner: Runner, path: str, patience_s: float, sure: bool) -> str | None:
     """Who has the file open, in words."""
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_result(lambda one: one.any),
@@ -199,10 +230,9 @@ def _holders(runner: Runner, path: str, format: str | None, patience_s: float, s
         wait=tenacity.wait_fixed(0.5),
         retry_error_callback=lambda state: state.outcome.result() if state.outcome else None,
     )
-    holders: users.Users = retrying(users.users_of, runner, path, format)
-    if holders.any:
-        who = ", ".join(f"{name} ({pid})" for pid, name in holders.openers) or "somebody"
-        return f"{who} still has it open"
+    holders: users.Users = retrying(users.users_of, runner, path)
+    if holders.any or (holders.why and sure):
+        return holders.why
     # Root meets a hardened process here and there that it may not look into; QEMU's locks do not depend on that.
     if holders.unseen_processes and sure and runner.run(["id", "-u"]).text.strip() != "0":
         return f"{holders.unseen_processes} processes could not be looked at, which takes root's rights"

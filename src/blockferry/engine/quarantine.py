@@ -74,11 +74,11 @@ def listing(site: Site, journal: Journal) -> tuple[KeptFile, ...]:
     return tuple(_look(site, said, one) for one in said.kept)
 
 
-def _look(site: Site, said: proof.Claims, one: Kept, going: Sequence[str] = (), patience_s: float = 0) -> KeptFile:
+def _look(site: Site, said: proof.Claims, one: Kept, together: Sequence[str] = (), patience_s: float = 0) -> KeptFile:
     found = files.stat_one(site.runner, one.path)
     doubt = None
     if found is not None:
-        doubt = proof.needed_by(site, one.path, said, format=one.format, going=going, patience_s=patience_s)
+        doubt = proof.needed_by(site, one.path, said, together=together, patience_s=patience_s)
     altered = found is not None and (one.fingerprint is None or proof.fingerprint(found) != one.fingerprint)
     return KeptFile(one, found is not None, one.expired(time.time()), altered, doubt)
 
@@ -107,7 +107,7 @@ def purge(site: Site, journal: Journal, paths: Sequence[str], now: bool) -> tupl
         before = len(left)
         for one in list(left):
             said = proof.claims(journal, site.connection.uri, site.connection.host_id())
-            gone, sentence = _purge_one(site, journal, said, one, now)
+            gone, sentence = _purge_one(site, journal, said, one, [row.path for row in left], now)
             done[one.path] = gone, sentence
             if gone:
                 left.remove(one)
@@ -116,8 +116,10 @@ def purge(site: Site, journal: Journal, paths: Sequence[str], now: bool) -> tupl
     return tuple((one.path, *done[one.path]) for one in chosen)
 
 
-def _purge_one(site: Site, journal: Journal, said: proof.Claims, one: Kept, now: bool) -> tuple[bool, str]:
-    state = _look(site, said, one, patience_s=proof.PATIENCE_S)
+def _purge_one(
+    site: Site, journal: Journal, said: proof.Claims, one: Kept, together: Sequence[str], now: bool
+) -> tuple[bool, str]:
+    state = _look(site, said, one, together, patience_s=proof.PATIENCE_S)
     if state.doubt is not None:
         return False, f"{one.path} stays, because {state.doubt}"
     if not state.found and (unseen := naming.why_unseen(site, one.path)):
@@ -258,9 +260,9 @@ def _used(site: Site, journal: Journal, swap: Swap, kept: dict[str, Kept]) -> li
     """Whether anybody else uses what is to be gone back to: the same proof as before a removal."""
     said = proof.claims(journal, site.connection.uri, site.connection.host_id())
     found = []
-    for path, one in kept.items():
+    for path in kept:
         if path in {disk.kept for disk in swap.disks} or path in swap.files.values():
-            doubt = proof.needed_by(site, path, said, format=one.format, going=list(kept))
+            doubt = proof.needed_by(site, path, said, going=list(kept), together=[row.path for row in said.kept])
             if doubt is not None:
                 found.append(f"{path}: {doubt}")
     return found

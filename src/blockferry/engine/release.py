@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import posixpath
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 
-from blockferry.engine import footing, hanging, home, layering, proof, verify
+from blockferry.engine import footing, hanging, home, layering, making, proof, verify
 from blockferry.engine.context import Context
 from blockferry.engine.making import MARKER
 from blockferry.engine.observe import fingerprints, same_path
@@ -46,7 +45,7 @@ def release_source(context: Context, path: str, seen: Observation) -> None:
             # What the overlay holds is written into the base below it, which is whole then, and kept.
             doubt = reason_to_keep(context, disk, disk.source, seen, overlay_goes=True)
         if not overlay:
-            doubt = doubt or unproven or _planned_with(context, links)
+            doubt = doubt or unproven
         if doubt is not None:
             sentence = f"{path} ({format_size(size)}): kept, because {doubt}"
             context.keep(path, disk.source_datastore or "", size, doubt, _format(context, disk, path), for_good=True)
@@ -73,13 +72,6 @@ def release_source(context: Context, path: str, seen: Observation) -> None:
     context.tell("action", sentence)
     point("source-released")
     context.note(replace(seen.record, released=(*seen.record.released, path)))
-
-
-def _planned_with(context: Context, links: Sequence[str]) -> str | None:
-    """Whether another move plans with a file by the path to which a symbolic link leads."""
-    moves = context.claims().moves
-    found = next((moves[name] for name in map(posixpath.normpath, links) if name in moves), None)
-    return None if found is None else f"move {found}, which is not over, has to do with what it is a link to"
 
 
 def _format(context: Context, disk: DiskPlan, path: str) -> str | None:
@@ -134,7 +126,7 @@ def reason_to_keep(
         above = disk.source_overlay
         if files.stat_one(context.runner, above) is not None:
             return f"{above}, which is kept, stands on it"
-    return _needed_by(context, path, _known_format(disk, path), is_base=not _written_by_guest(context, disk, path))
+    return _needed_by(context, path, is_base=not _written_by_guest(context, disk, path))
 
 
 def _unasked(target: str, seen: Observation) -> str | None:
@@ -199,16 +191,13 @@ def _known_format(disk: DiskPlan, path: str) -> str | None:
 def _needed_by(
     context: Context,
     path: str,
-    format: str | None = None,
     patience_s: float = proof.PATIENCE_S,
     is_base: bool = True,
 ) -> str | None:
     going = [
         one for disk in context.plan.disks for one in (*disk.old_files, disk.source_overlay, disk.dest_overlay) if one
     ]
-    return proof.needed_by(
-        context.site, path, context.claims(), format=format, going=going, patience_s=patience_s, is_base=is_base
-    )
+    return proof.needed_by(context.site, path, context.claims(), going=going, patience_s=patience_s, is_base=is_base)
 
 
 def remove_destination(context: Context, seen: Observation) -> None:
@@ -238,6 +227,9 @@ def remove_destination(context: Context, seen: Observation) -> None:
         disk = next((one for one in context.plan.disks if path == one.source_overlay), None)
         if disk is not None:
             layering.remove_overlay(context, record, disk)
+        elif found is not None and making.is_somebody_s(context.runner, path):
+            context.notes.append(f"{path} stays: it is another file than the one that the move made")
+            context.tell("warning", context.notes[-1])
         elif found is not None:
             doubt = proof.needed_by(
                 context.site, path, context.claims(), going=record.created, patience_s=0, sure=False, is_base=False

@@ -15,7 +15,7 @@ from blockferry.hypervisor import domains, pools
 from blockferry.images import cloning, exporting, files, pathlooks, qemuimg, qemurun, references, syncing, watching
 from blockferry.images.runner import Runner
 from blockferry.model import cloning as clones
-from blockferry.model import destination_names, exports, graph_proof, placement, space
+from blockferry.model import destination_names, exports, filesystems, graph_proof, placement, space
 from blockferry.model import home as homes
 from blockferry.model import templates as choices
 from blockferry.model.datastore_id import FileId, paths_of
@@ -199,7 +199,8 @@ def _filesystems(runner: Runner, vm: Vm, paths: set[str], home: home_survey.Home
     """The types of the file systems that the VM's files are on now."""
     old = [*paths, *(one.path for one in home.files), *([vm.nvram] if vm.nvram else [])]
     looked = references.look(runner, [path for path in old if path.startswith("/")])
-    return {path: one.filesystem for path, one in looked.paths.items() if one.there}
+    found = {path: one for path, one in looked.paths.items() if one.there}
+    return {path: filesystems.EXPORTED if one.exported else one.filesystem for path, one in found.items()}
 
 
 def _with_jobs(site: Site, vm: Vm) -> Vm:
@@ -407,19 +408,27 @@ def _around(vm: Vm, images: set[str], stores: Iterable[Datastore]) -> set[str]:
 
 
 def _users(runner: Runner, vm: Vm, everyone: tuple[Vm, ...], paths: set[str]) -> dict[str, tuple[str, ...]]:
-    """Which other VMs refer to our images, as a disk or in a backing chain."""
-    found: dict[str, list[str]] = {path: [] for path in paths}
+    """Which other VMs refer to our images, as a disk or in a backing chain, by whatever path."""
+    names: dict[str, set[str]] = {}
     for other in everyone:
         if other.uuid == vm.uuid:
             continue
-        names = {posixpath.normpath(name) for name in names_of(other)}
+        names[other.name] = {posixpath.normpath(name) for name in names_of(other)}
         for _, source in images_of(other):
             for image in read_source(runner, source)[0]:
-                names.update((image.path, *image.parts))
-        for path in paths:
-            if posixpath.normpath(path) in names:
-                found[path].append(other.name)
-    return {path: tuple(users) for path, users in found.items() if users}
+                names[other.name] |= {posixpath.normpath(path) for path in (image.path, *image.parts)}
+    every = {path for path in (*paths, *(name for found in names.values() for name in found)) if path.startswith("/")}
+    seen = references.look(runner, every).paths
+    found: dict[str, tuple[str, ...]] = {}
+    for path in paths:
+        mine = posixpath.normpath(path)
+        by_file = {
+            name for name in every if path in seen and name in seen and references.same_file(seen[name], seen[path])
+        }
+        users = tuple(name for name, named in names.items() if mine in named or named & by_file)
+        if users:
+            found[path] = users
+    return found
 
 
 def _directories(runner: Runner, stores: Iterable[Datastore]) -> dict[str, str]:

@@ -9,6 +9,7 @@ cloned is the file at one instant: the kernel writes out what is in the page cac
 from __future__ import annotations
 
 import posixpath
+from collections.abc import Callable
 
 from blockferry.errors import CloneFailed, FileExists
 from blockferry.images import files
@@ -49,8 +50,10 @@ def problem(runner: Runner, source_directory: str, dest_directory: str) -> str |
     return f"{source_directory} and {dest_directory}: {_plain(result.stderr)}"
 
 
-def clone(runner: Runner, source: str, dest: str) -> None:
+def clone(runner: Runner, source: str, dest: str, made: Callable[[str], None] = lambda _: None) -> None:
     """Clone a file; on disk after, of mode 0600. It appears at `dest` whole or not at all.
+
+    `made` is told where it is before it appears there: the same file, by another name.
 
     The file as it is at one instant: that nobody has half a write in it is for the caller to know.
     Raises CloneFailed, FileExists, HostCommandFailed.
@@ -68,6 +71,7 @@ def clone(runner: Runner, source: str, dest: str) -> None:
         if result.status != 0:
             raise CloneFailed(source, dest, _plain(result.stderr))
         files.flush(runner, temporary)
+        made(temporary)
         if not files.appear(runner, temporary, dest):
             raise FileExists(dest)
     except BaseException:

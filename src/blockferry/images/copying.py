@@ -40,12 +40,15 @@ class Comparison:
     """Whether a guest would read the same from two images. The longer one's excess must read as zeros."""
 
     identical: bool
-    first_difference_offset: int | None
-    sizes_differ: bool
+    first_difference_offset: int | None  # bytes; only for people to read: what counts is qemu-img's exit status
 
 
 def _never() -> bool:
     return False
+
+
+def _nothing() -> None:
+    pass
 
 
 def _silent(fraction: float) -> None:
@@ -69,6 +72,7 @@ def convert(
     bitmaps: bool = False,
     force_share: bool = False,
     options: Sequence[str] = (),
+    claimed: Callable[[], None] = _nothing,
 ) -> None:
     """Copy an image's content; on disk when this returns. Holes stay holes unless `thick`.
 
@@ -80,6 +84,7 @@ def convert(
     - `rate_limit`: bytes per second, None or 0 for as fast as it goes.
     - `force_share`: read an image that a QEMU has open; right only if nothing writes to it (a frozen base).
     - `options`: creation options of `dest` (`qemuimg.creation_options`).
+    - `claimed` is called when `dest` is there, empty, and is ours.
 
     The host's page cache is bypassed where the file systems allow it. A raw file gets the source's size to the
     byte, where QEMU alone would round it up to its block size. May be repeated after a crash, without
@@ -105,6 +110,7 @@ def convert(
     if not existing_target:
         claim(runner, dest)
     try:
+        claimed()
         _with_best_cache(runner, argv, lambda cache: ["-T", cache, "-t", cache], [source, dest], progress, should_stop)
         if dest_format == "raw":
             size = before.size if source_format == "raw" else chain(runner, source, source_format)[0].virtual_size
@@ -159,9 +165,7 @@ def compare(
     progress(1.0)
     text = result.text
     mismatch = _MISMATCH.search(text)
-    return Comparison(
-        result.status == 0, int(mismatch[1]) if mismatch else None, "size mismatch" in text + result.stderr
-    )
+    return Comparison(result.status == 0, int(mismatch[1]) if mismatch else None)
 
 
 def percentages(chunk: bytes) -> tuple[float, ...]:
@@ -178,22 +182,22 @@ def _with_best_cache(
     should_stop: ShouldStop,
     good: tuple[int, ...] = (0,),
 ) -> Completed:
-    """Run it with O_DIRECT; where a file system has none, qemu-img ends at once and it runs with the page cache."""
+    """Run it with O_DIRECT; where a file system has none, qemu-img ends at once and it runs with the page cache.
+
+    qemu-img has one exit status for every error. So whatever has ended before anything was done is tried with the page
+    cache, too: another error comes again, and is told then.
+    """
     for cache in _CACHE_LADDER:
-        result = _follow(runner, [*argv, *cache_options(cache), "--", *paths], progress, should_stop)
+        result, moved = _follow(runner, [*argv, *cache_options(cache), "--", *paths], progress, should_stop)
         if result.status in good:
             return result
-        if not refuses_direct_io(result.stderr):
-            break
+        if moved:
+            break  # it could open both, so the cache is not the reason
     raise HostCommandFailed(f"qemu-img {argv[1]}", result.status, result.stderr.strip())
 
 
-def refuses_direct_io(words: str) -> bool:
-    """Whether qemu-img failed because the file system has no O_DIRECT (older versions: EINVAL at opening)."""
-    return "O_DIRECT" in words or bool(re.search(r"[Cc]ould not open .*Invalid argument", words))
-
-
-def _follow(runner: Runner, argv: Sequence[str], progress: Progress, should_stop: ShouldStop) -> Completed:
+def _follow(runner: Runner, argv: Sequence[str], progress: Progress, should_stop: ShouldStop) -> tuple[Completed, bool]:
+    """What became of it, and whether it had done anything."""
     output = bytearray()
     best = 0.0
     with runner.start(argv) as process:
@@ -209,7 +213,7 @@ def _follow(runner: Runner, argv: Sequence[str], progress: Progress, should_stop
                     best = fraction
                     progress(fraction)
         ended = process.wait(check=False)
-    return Completed(ended.argv, ended.status, bytes(output), ended.stderr)
+    return Completed(ended.argv, ended.status, bytes(output), ended.stderr), best > 0.0
 
 
 def _cut(runner: Runner, path: str, size: int) -> None:

@@ -73,9 +73,7 @@ def openable(runner: Runner, user: QemuUser, device: str) -> int:
     """
     absolute(device)
     groups = None if user.groups is None else list(user.groups)
-    return int(
-        runner.call("owners.open", timeout_s=LOOK_S, uid=user.uid, gid=user.gid, groups=groups, path=device)
-    )
+    return int(runner.call("owners.open", timeout_s=LOOK_S, uid=user.uid, gid=user.gid, groups=groups, path=device))
 
 
 def _not_given(answer: Sequence[Sequence[Any]]) -> tuple[NotGiven, ...]:

@@ -15,18 +15,24 @@ from typing import Any
 from blockferry.images import qemuimg
 from blockferry.images.files import Kind, absolute
 from blockferry.images.runner import Runner
+from blockferry.model.filesystems import is_shared
+from blockferry.units import MiB
 
 PATIENCE_S = 60.0
 """A datastore that does not answer for so long is a doubt; each old file of a move waits for it."""
+ROUNDING = 64 * MiB
+"""NFS tells the size of a file system in blocks of its own, of up to 1 MiB and more."""
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
     """One path, links followed. Exactly one of `identity`, `error` and `absent` tells.
 
-    `identity`: (device, inode). `error`: why it cannot be looked at, in words. `absent`: of a path at which nothing
-    is, why it may be there when its datastore is mounted; "" when nothing speaks for that. `nearest`: of an absent
-    path, the directory above it that is there, when its own is not. `empty`: that directory, when nothing is in it.
+    `identity`: (device, inode). `place`: its file system, and where it is in that, whatever the mount. `capacity`:
+    bytes of its file system. `exported`: this host gives it to others by NFS. `error`: why it cannot be looked at, in
+    words. `absent`: of a path at which nothing is, why it may be there when its datastore is mounted; "" when nothing
+    speaks for that. `nearest`: of an absent path, the directory above it that is there, when its own is not. `empty`:
+    that directory, when nothing is in it.
     """
 
     path: str
@@ -35,6 +41,9 @@ class Seen:
     size: int = 0
     mtime_ns: int = 0
     filesystem: str = ""
+    place: tuple[str, str] = ("", "")
+    capacity: int = 0
+    exported: bool = False
     error: str = ""
     absent: str = ""
     nearest: str = ""
@@ -43,6 +52,32 @@ class Seen:
     @property
     def there(self) -> bool:
         return self.identity is not None
+
+    def holds(self, other: Seen) -> bool:
+        """Whether the other lies in this directory, by whatever mounts and links both are reached."""
+        if not self.there or not other.there or self.place[0] != other.place[0] or not self.place[0]:
+            return False
+        return other.place[1].startswith(self.place[1].rstrip("/") + "/")
+
+
+def same_file(one: Seen, other: Seen) -> bool:
+    """Whether two paths lead to one file: the one comparison wherever that counts, by device and inode.
+
+    One mount of a network file system does not tell that another is of the same server, which numbers its devices by
+    the mount: there the inode counts, with the size of the file system, and with the size or the name of the file. So
+    two files may be taken for one, never the other way.
+    """
+    if one.identity is None or other.identity is None:
+        return False
+    if one.identity == other.identity:
+        return True
+    if one.identity[1] != other.identity[1] or one.kind != other.kind:
+        return False
+    if not is_shared(one.filesystem) and not is_shared(other.filesystem):
+        return False
+    if abs(one.capacity - other.capacity) > ROUNDING:
+        return False
+    return posixpath.basename(one.path) == posixpath.basename(other.path) or one.size == other.size
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +148,9 @@ def _seen(path: str, one: dict[str, Any]) -> Seen:
         one["size"],
         one["mtime_ns"],
         one["filesystem"],
+        (one["place"][0], one["place"][1]),
+        one["capacity"],
+        bool(one["exported"]),
     )
 
 

@@ -27,6 +27,11 @@ _LOCAL = frozenset(
 cluster file system that we do not know; what lies behind FUSE cannot be told: sshfs, GlusterFS, S3, or a local disk."""
 
 
+EXPORTED = "a file system of which this host exports that part by NFS"
+"""In place of a type: whatever it is, other hosts may use what lies there. NFS before version 4 does not tell the
+server which files its clients have open."""
+
+
 def is_shared(kind: str) -> bool:
     """Whether other hosts may use a file system of this type: true unless it is known to be local. "": not known."""
     return kind not in _LOCAL

@@ -7,8 +7,10 @@ import os
 import re
 import struct
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from blockferry.hosts.helper.program.mount_table import unescaped
 
 DEPTH = 5  # a datastore's directory, the VMs' homes in it, and what may lie in those
 ENTRIES = 100_000
@@ -19,18 +21,23 @@ HEAD = 1 << 16
 ABSENT = (errno.ENOENT, errno.ENOTDIR)
 
 
-def mounted() -> dict[str, str]:
-    """Mount point -> type of its file system; a later mount hides an earlier one."""
+class Mount(NamedTuple):
+    """A file system's type, its device number as text, and the directory of it that is mounted."""
+
+    kind: str
+    device: str
+    root: str
+
+
+def mounted() -> dict[str, Mount]:
+    """By mount point; a later mount hides an earlier one."""
     found = {}
     with open("/proc/self/mountinfo", "rb") as lines:
         for line in lines:
-            words, _, rest = line.partition(b" - ")
-            found[unescaped(words.split()[4])] = os.fsdecode(rest.split()[0])
+            before, _, rest = line.partition(b" - ")
+            words = before.split()
+            found[unescaped(words[4])] = Mount(os.fsdecode(rest.split()[0]), os.fsdecode(words[2]), unescaped(words[3]))
     return found
-
-
-def unescaped(word: bytes) -> str:
-    return os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda one: bytes([int(one[1], 8)]), word))
 
 
 def wanted_mounts() -> set[str]:
@@ -56,6 +63,21 @@ def wanted_mounts() -> set[str]:
     return found
 
 
+EXPORTS = ("/var/lib/nfs/etab", "/proc/fs/nfsd/exports")  # exportfs(8)'s own table, and what clients have asked for
+
+
+def exported() -> set[str]:
+    """The directories that this host gives to others by NFS, links followed."""
+    found = set()
+    for table in EXPORTS:
+        try:
+            with open(table, "rb") as lines:
+                found |= {os.path.realpath(unescaped(line.split()[0])) for line in lines if line.startswith(b"/")}
+        except OSError:
+            pass
+    return found
+
+
 def above(path: str) -> Iterator[str]:
     """The path and every directory above it."""
     path = "/" + path.lstrip("/")
@@ -65,7 +87,7 @@ def above(path: str) -> Iterator[str]:
     yield path
 
 
-def look(path: str, mounts: dict[str, str], missing_mounts: set[str]) -> dict[str, Any]:
+def look(path: str, mounts: Mapping[str, Mount], missing_mounts: set[str], exports: set[str]) -> dict[str, Any]:
     """What is at a path, links followed; of an absent one, what can be told of the place where it would be."""
     try:
         found = os.stat(path)
@@ -74,17 +96,24 @@ def look(path: str, mounts: dict[str, str], missing_mounts: set[str]) -> dict[st
             return {"errno": error.errno}
         return {"absent": absent(path, mounts, missing_mounts)}
     real = os.path.realpath(path)
+    point = next((one for one in above(real) if one in mounts), "")
+    mount = mounts.get(point, Mount("", "", ""))
+    space = os.statvfs(path)
     return {
         "device": found.st_dev,
         "inode": found.st_ino,
         "mode": found.st_mode,
         "size": found.st_size,
         "mtime_ns": found.st_mtime_ns,
-        "filesystem": next((mounts[one] for one in above(real) if one in mounts), ""),
+        "filesystem": mount.kind,
+        "exported": any(one in exports for one in above(real)),
+        "capacity": space.f_blocks * space.f_frsize,
+        # Where it is in its file system: the same by whatever mount it is reached.
+        "place": [mount.device, os.path.normpath(os.path.join(mount.root, os.path.relpath(real, point or "/")))],
     }
 
 
-def absent(path: str, mounts: dict[str, str], missing_mounts: set[str]) -> str:
+def absent(path: str, mounts: Mapping[str, Mount], missing_mounts: set[str]) -> str:
     """Whether a file that is absent may be there at another time: a word, and the directory that it goes by.
 
     "gone": its directory is there and holds other things, or a mounted file system does not have its directory.
@@ -240,10 +269,11 @@ def look_all(paths: list[str], directories: list[str]) -> dict[str, Any]:
     """What lies at the paths; what the images in the directories stand on; all mount points."""
     mounts = mounted()
     missing = wanted_mounts() - set(mounts)
-    skipped = {point for point, kind in mounts.items() if kind in NO_IMAGES}
+    skipped = {point for point, mount in mounts.items() if mount.kind in NO_IMAGES}
     until = time.monotonic() + SECONDS
+    exports = exported()
     return {
-        "paths": {path: look(path, mounts, missing) for path in paths},
+        "paths": {path: look(path, mounts, missing, exports) for path in paths},
         "directories": {path: listed(path, missing, skipped, until) for path in directories},
         "mounts": sorted(mounts),
     }

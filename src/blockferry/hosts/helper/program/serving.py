@@ -32,6 +32,7 @@ MODULES = {
     "owners": "owner_calls",
     "paths": "path_calls",
     "references": "reference_calls",
+    "users": "user_calls",
     "watchdog": "watchdog_calls",
 }
 """The first part of a call's name -> the module that has it in its CALLS."""

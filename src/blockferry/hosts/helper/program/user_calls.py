@@ -1,0 +1,446 @@
+"""Who uses files of the host: processes, QEMU's image locks, and the kernel itself. Errors are told by their errno."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import glob
+import os
+import re
+import stat
+import struct
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+from blockferry.hosts.helper.program.mount_table import unescaped
+
+Identity = tuple[int, int]  # device and inode
+
+SYS, PROC, DEV, RUN = "/sys", "/proc", "/dev", "/run"
+GONE = (errno.ENOENT, errno.ESRCH, errno.ENOTDIR)
+
+# QEMU (docs/system/images, "image locking"): byte 100 + n is locked by whoever uses permission n, byte 200 + n by
+# whoever denies it to others. Permission 1 is writing, 3 is changing the size (include/block/block-common.h).
+EVERY_PERMISSION = (100, 200)
+WRITING = ((101, 1), (103, 1))
+F_OFD_GETLK = 36  # linux/fcntl.h; the module fcntl has it since Python 3.9 only where it was built against it
+LOOP_GET_STATUS64 = 0x4C05  # linux/loop.h
+
+QEMU_NAMES = ("qemu-system", "qemu-kvm", "kvm")
+
+
+class Target(NamedTuple):
+    """A file that is asked about. `devices`: its numbers, as stat(2) and as the kernel's tables have them."""
+
+    path: str
+    identity: Identity
+    devices: frozenset[int]
+    above: frozenset[Identity]  # the directories that it lies in
+    block: int | None  # the number of the block device that it is
+
+    def same(self, device: int, inode: int) -> bool:
+        return inode == self.identity[1] and device in self.devices
+
+
+class Kernel(NamedTuple):
+    """What uses files without a process that has them open. `doubts`: what could not be looked at, clauses."""
+
+    files: list[tuple[int, int, str, bool]]  # device, inode, who, whether it may write
+    directories: list[tuple[Identity, str]]  # all that lies in it is used, and not written to
+    doubts: list[str]
+
+
+def read(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def listed(path: str) -> list[str]:
+    """The names in a directory, sorted; none when it is not there."""
+    try:
+        return sorted(os.listdir(path))
+    except OSError as error:
+        if error.errno in GONE:
+            return []
+        raise
+
+
+def device_of(text: bytes, base: int = 10) -> int:
+    major, _, minor = text.partition(b":")
+    return os.makedev(int(major, base), int(minor, base))
+
+
+# ------------------------------------------------------------ the files that are asked about
+
+
+def target(path: str, mounts: list[Mount]) -> Target:
+    """Raises OSError."""
+    found = os.stat(path)
+    block = found.st_rdev if stat.S_ISBLK(found.st_mode) else None
+    devices, above, real = {found.st_dev}, set(), os.path.realpath(path)
+    mount = next((mount for mount in reversed(mounts) if lies_in(real, mount.point)), None)
+    if mount is not None:
+        # btrfs has a device number of its own for each subvolume in stat(2), and the file system's elsewhere.
+        devices.add(mount.device)
+    for one in dict.fromkeys((os.path.normpath(path), real)):
+        while one != "/":
+            one = os.path.dirname(one)
+            with contextlib.suppress(OSError):
+                directory = os.stat(one)
+                above.add((directory.st_dev, directory.st_ino))
+    return Target(path, (found.st_dev, found.st_ino), frozenset(devices), frozenset(above), block)
+
+
+def lies_in(path: str, directory: str) -> bool:
+    return path == directory or path.startswith(directory.rstrip("/") + "/")
+
+
+# ------------------------------------------------------------ processes
+
+
+def processes(targets: list[Target]) -> tuple[dict[str, dict[int, bool]], int]:
+    """Path -> {process: whether it can write to it}, of those that have it open or mapped; and how many processes
+    could not be looked at."""
+    found: dict[str, dict[int, bool]] = {one.path: {} for one in targets}
+    unseen = 0
+    for name in listed(PROC):
+        if not name.isdigit() or int(name) == os.getpid():
+            continue
+        pid = int(name)
+        try:
+            for path, writes in [*opened(pid, targets), *mapped(pid, targets)]:
+                found[path][pid] = found[path].get(pid, False) or writes
+        except OSError as error:
+            unseen += error.errno not in GONE
+    return found, unseen
+
+
+def opened(pid: int, targets: list[Target]) -> Iterator[tuple[str, bool]]:
+    """Raises OSError when its descriptors cannot be looked at."""
+    for number in os.listdir(f"{PROC}/{pid}/fd"):
+        try:
+            found = os.stat(f"{PROC}/{pid}/fd/{number}")
+        except OSError as error:
+            if error.errno in GONE:
+                continue  # closed this moment
+            raise
+        for one in targets:
+            device = one.block is not None and stat.S_ISBLK(found.st_mode) and found.st_rdev == one.block
+            if device or (found.st_dev, found.st_ino) == one.identity:
+                yield one.path, writable(pid, number)
+
+
+def writable(pid: int, number: str) -> bool:
+    try:
+        flags = re.search(rb"^flags:\s*([0-7]+)", read(f"{PROC}/{pid}/fdinfo/{number}"), re.M)
+    except OSError as error:
+        if error.errno in GONE:
+            return False
+        raise
+    return flags is None or bool(int(flags[1], 8) & 3)
+
+
+def mapped(pid: int, targets: list[Target]) -> Iterator[tuple[str, bool]]:
+    """Files in its memory, which may have no descriptor any more. Raises OSError."""
+    for line in read(f"{PROC}/{pid}/maps").splitlines():
+        words = line.split(None, 5)
+        if len(words) < 6 or words[4] == b"0":
+            continue
+        for one in targets:
+            if one.same(device_of(words[3], 16), int(words[4])):
+                yield one.path, words[1][1:2] == b"w" and words[1][3:4] == b"s"
+
+
+def runs_vm(pid: int, name: str) -> bool:
+    """Whether a process is the QEMU of a VM, by any sign: its name may be another one (`set_process_name` of libvirt's
+    qemu.conf), and so may that of its program."""
+    program = ""
+    words: list[bytes] = []
+    with contextlib.suppress(OSError):
+        program = os.path.basename(os.readlink(f"{PROC}/{pid}/exe")).removesuffix(" (deleted)")
+    with contextlib.suppress(OSError):
+        words = read(f"{PROC}/{pid}/cmdline").split(b"\0")
+    if name.startswith(QEMU_NAMES) or program.startswith(QEMU_NAMES) or b"-uuid" in words:
+        return True
+    if any(b"guest=" in words[at + 1] for at, word in enumerate(words[:-1]) if word == b"-name"):
+        return True
+    return pid in pid_files()
+
+
+def pid_files() -> set[int]:
+    """The processes that libvirt's own files name, of the system's instance and of users'."""
+    found = set()
+    for pattern in ("libvirt/qemu/*.pid", "user/*/libvirt/qemu/run/*.pid"):
+        for path in glob.glob(f"{RUN}/{pattern}"):
+            with contextlib.suppress(OSError, ValueError):
+                found.add(int(read(path)))
+    return found
+
+
+def name_of(pid: int) -> str | None:
+    """None: it has ended, and has nothing open any more."""
+    try:
+        return os.fsdecode(read(f"{PROC}/{pid}/comm").rstrip(b"\n"))
+    except OSError:
+        return None
+
+
+def hidden() -> bool:
+    """Whether /proc does not show us other users' processes (proc(5), hidepid)."""
+    if os.geteuid() == 0:
+        return False
+    options = re.search(rb" /proc proc (\S+)", read(f"{PROC}/self/mounts"))
+    return options is not None and re.search(rb"hidepid=[^0o]", options[1]) is not None
+
+
+# ------------------------------------------------------------ QEMU's locks
+
+
+def locks_on(path: str) -> dict[str, Any]:
+    """`used`: somebody holds any lock of QEMU's; `written`: of one who writes. Or `errno`. Takes no lock itself.
+
+    The kernel asks the server of a network file system, so that users on other hosts are seen.
+    """
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        return {"errno": error.errno, "opened": False}
+    try:
+        return {"used": locked(file, *EVERY_PERMISSION), "written": any(locked(file, *one) for one in WRITING)}
+    except OSError as error:
+        return {"errno": error.errno, "opened": True}
+    finally:
+        os.close(file)
+
+
+def locked(file: int, start: int, length: int) -> bool:
+    """Whether a lock of somebody else would keep us from locking these bytes. Raises OSError."""
+    flock = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, start, length, 0)
+    answered = fcntl.fcntl(file, F_OFD_GETLK, flock)
+    return bool(struct.unpack_from("h", answered)[0] != fcntl.F_UNLCK)
+
+
+# ------------------------------------------------------------ the kernel's own users
+
+
+class Mount(NamedTuple):
+    """A line of mountinfo."""
+
+    device: int
+    root: str  # what of its file system is mounted
+    point: str
+    kind: str
+    source: str
+    options: bytes  # the file system's own
+
+
+def parse_mounts(text: bytes) -> list[Mount]:
+    found = []
+    for line in text.splitlines():
+        before, _, after = line.partition(b" - ")
+        words, rest = before.split(), after.split(b" ")
+        if len(words) < 6 or len(rest) < 3:
+            continue
+        root, point, source = unescaped(words[3]), unescaped(words[4]), unescaped(rest[1])
+        found.append(Mount(device_of(words[2]), root, point, os.fsdecode(rest[0]), source, rest[2]))
+    return found
+
+
+def mounts_here() -> list[Mount]:
+    return parse_mounts(read(f"{PROC}/self/mountinfo"))
+
+
+def mounts_of_all() -> list[Mount]:
+    """Of every mount namespace that a process lives in: a container has its own."""
+    seen, found = set(), []
+    for name in ["self", *(name for name in listed(PROC) if name.isdigit())]:
+        with contextlib.suppress(OSError):  # ended, or not ours to see: `processes` counts those
+            space = os.readlink(f"{PROC}/{name}/ns/mnt")
+            if space not in seen:
+                found += parse_mounts(read(f"{PROC}/{name}/mountinfo"))
+                seen.add(space)
+    return list(dict.fromkeys(found))
+
+
+def kernel(targets: list[Target]) -> Kernel:
+    """Everything of the kernel's that uses a file. Software RAID, device mapper and network block devices stand on
+    loop devices or on processes when they stand on files, so these tell of them."""
+    found = Kernel([], [], [])
+    looks = (
+        ("loop devices", loops),
+        ("swap files", swaps),
+        ("SCSI and NVMe targets", targets_of_kernel),
+        ("NFS clients", nfs_clients),
+        ("mounts", lambda known: mounted(known, targets)),
+    )
+    for what, look in looks:
+        try:
+            look(found)
+        except (OSError, ValueError) as error:
+            why = os.strerror(error.errno or 0) if isinstance(error, OSError) else "they cannot be read"
+            found.doubts.append(f"the host's {what} cannot be looked at ({why})")
+    return found
+
+
+def add(found: Kernel, path: str, who: str) -> None:
+    """Note who uses the file of this path; that it cannot be looked at is a doubt about every file."""
+    try:
+        one = os.stat(path)
+    except OSError as error:
+        found.doubts.append(f"{who} uses {path}, which cannot be looked at ({os.strerror(error.errno or 0)})")
+        return
+    found.files.append((one.st_dev, one.st_ino, who, True))
+
+
+def loops(found: Kernel) -> None:
+    for name in listed(f"{SYS}/block"):
+        if not name.startswith("loop"):
+            continue
+        try:
+            path = unended(read(f"{SYS}/block/{name}/loop/backing_file"))
+        except OSError as error:
+            if error.errno in (*GONE, errno.ENXIO):
+                continue  # it stands on nothing
+            raise
+        try:  # the device itself knows, whatever has become of the name
+            device = os.open(f"{DEV}/{name}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                status = fcntl.ioctl(device, LOOP_GET_STATUS64, bytes(232))
+            finally:
+                os.close(device)
+            number, inode = struct.unpack_from("QQ", status)
+            found.files.append((number, inode, f"loop device /dev/{name}", True))
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                add(found, path, f"loop device /dev/{name}")
+
+
+def unended(line: bytes) -> str:
+    return os.fsdecode(line.rstrip(b"\n"))
+
+
+def swaps(found: Kernel) -> None:
+    for line in read(f"{PROC}/swaps").splitlines()[1:]:
+        words = line.split()
+        if len(words) > 1 and words[1] == b"file":  # the kernel lets nobody unlink one
+            add(found, unescaped(words[0]), "the host's swap")
+
+
+def targets_of_kernel(found: Kernel) -> None:
+    """Files that the kernel serves to others as disks: LIO (iSCSI, FC, vhost-scsi), NVMe, USB."""
+    config = f"{SYS}/kernel/config"
+    for module, directory in (("target_core_file", "target"), ("nvmet", "nvmet")):
+        if os.path.isdir(f"{SYS}/module/{module}") and not os.path.isdir(f"{config}/{directory}"):
+            found.doubts.append(f"the kernel may serve it ({module} is loaded, and {config} is not mounted)")
+    if not os.path.isdir(config):
+        return
+    for core in (f"{config}/target/core/{one}" for one in listed(f"{config}/target/core")):
+        for store in (f"{core}/{one}" for one in listed(core) if os.path.isdir(f"{core}/{one}")):
+            info = re.search(rb"File: (.*?)\s+Size: ", read_if_there(f"{store}/info"))
+            if info is not None:
+                add(found, os.fsdecode(info[1]), f"the SCSI target {os.path.basename(store)}")
+    places = [("nvmet/subsystems/*/namespaces/*/device_path", "an NVMe target")]
+    places += [("usb_gadget/*/functions/mass_storage.*/lun.*/file", "a USB gadget")]
+    for pattern, who in places:
+        for place in glob.glob(f"{config}/{pattern}"):
+            path = unended(read_if_there(place))
+            if path.startswith("/"):
+                add(found, path, who)
+
+
+def read_if_there(path: str) -> bytes:
+    try:
+        return read(path)
+    except OSError as error:
+        if error.errno in (*GONE, errno.ENODEV):
+            return b""
+        raise
+
+
+def nfs_clients(found: Kernel) -> None:
+    """What clients of this host's own NFS server have open; NFS before version 4 does not tell the server."""
+    base = f"{PROC}/fs/nfsd/clients"
+    for client in listed(base):
+        for line in read_if_there(f"{base}/{client}/states").splitlines():
+            place = re.search(rb'superblock: "([0-9a-f]+:[0-9a-f]+):(\d+)"', line)
+            if place is not None:
+                found.files.append((device_of(place[1], 16), int(place[2]), "a client of this host's NFS server", True))
+
+
+def mounted(found: Kernel, targets: list[Target]) -> None:
+    """Files that are mounted themselves, and directories of which an overlay is made."""
+    here = {mount.point for mount in mounts_here()}
+    inodes = {one.identity[1] for one in targets}
+    for mount in mounts_of_all():
+        if mount.kind == "overlay":
+            for directory in layers(mount.options):
+                with contextlib.suppress(OSError):  # a container's, which it sees by other paths than we do
+                    one = os.stat(directory)
+                    who = f"the overlay file system at {mount.point} (made of {directory}, in which it lies)"
+                    found.directories.append(((one.st_dev, one.st_ino), who))
+        elif mount.kind == "erofs" and mount.source.startswith("/"):
+            with contextlib.suppress(OSError):
+                one = os.stat(mount.source)
+                found.files.append((one.st_dev, one.st_ino, f"the file system at {mount.point}", False))
+        # Only of a local file: another one may not answer.
+        same = mount.root != "/" and mount.point in here and any(mount.device in one.devices for one in targets)
+        if same:
+            with contextlib.suppress(OSError):
+                one = os.stat(mount.point)
+                if stat.S_ISREG(one.st_mode) and one.st_ino in inodes:
+                    found.files.append((one.st_dev, one.st_ino, f"the mount at {mount.point}", False))
+
+
+def layers(options: bytes) -> Iterator[str]:
+    """The directories of an overlay, as its options name them: a colon that belongs to a name has a backslash."""
+    for option in options.split(b","):
+        key, _, value = option.partition(b"=")
+        if key in (b"lowerdir", b"lowerdir+", b"datadir+", b"upperdir"):
+            for one in re.split(rb"(?<!\\):+", re.sub(rb"\\134", rb"\\", value)):
+                path = unescaped(one.replace(b"\\:", b":"))
+                if path.startswith("/"):
+                    yield path
+
+
+# ------------------------------------------------------------ all together
+
+
+def look(paths: list[str], locks: bool) -> dict[str, Any]:
+    """`files`: path -> `errno`, or `openers` ([process, name, writes, runs a VM]), `kernel` ([who, writes]), `locks`.
+
+    `unseen`: how many processes could not be looked at; `doubts`: what else could not.
+    """
+    here = mounts_here()
+    files: dict[str, dict[str, Any]] = {}
+    targets = []
+    for path in paths:
+        try:
+            targets.append(target(path, here))
+        except OSError as error:
+            files[path] = {"errno": error.errno}
+    found, unseen = processes(targets)
+    known = kernel(targets)
+    for one in targets:
+        files[one.path] = {
+            "openers": sorted(described(found[one.path])),
+            "kernel": sorted(kernel_users(one, known)),
+            "locks": locks_on(one.path) if locks else {},
+        }
+    doubts = [*known.doubts, *(["the host hides other users' processes (hidepid)"] if hidden() else [])]
+    return {"files": files, "unseen": unseen, "doubts": doubts}
+
+
+def described(pids: dict[int, bool]) -> Iterator[tuple[int, str, bool, bool]]:
+    for pid, writes in pids.items():
+        name = name_of(pid)
+        if name is not None:
+            yield pid, name, writes, runs_vm(pid, name)
+
+
+def kernel_users(one: Target, known: Kernel) -> Iterable[tuple[str, bool]]:
+    found = {(who, writes) for device, inode, who, writes in known.files if one.same(device, inode)}
+    return found | {(who, False) for directory, who in known.directories if directory in one.above}
+
+
+CALLS: dict[str, Callable[..., Any]] = {"look": look}
