@@ -182,7 +182,7 @@ def test_a_qemu_that_does_not_answer_is_a_doubt_and_the_old_files_stay(
     os.kill(process.pid, signal.SIGCONT)
     move = line.wait_unfinished()
     try:
-        line.wait_story(move, "has not answered")
+        line.wait_story(move, "QEMU has not answered")
     finally:
         vm.host.kill_qemu(vm.name, signal.SIGCONT)
     said = line.end(process)

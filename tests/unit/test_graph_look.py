@@ -40,7 +40,10 @@ def test_a_slow_answer_is_waited_for_and_counts(monkeypatch: pytest.MonkeyPatch)
 
     control = cast(Control, SimpleNamespace(connection=object(), block_graph=slow))
     look = GraphLook(make_plan(1))
+    assert not look.pending
     assert look.look(control, {}, 1) is None
+    # libvirt makes a second question to QEMU wait for 30 s and refuses it then: nothing else is asked meanwhile.
+    assert look.pending
     monkeypatch.setattr(graph_look, "LIMIT_S", 0.0)
     doubt = look.look(control, {}, 1)
     assert doubt is not None
@@ -48,6 +51,7 @@ def test_a_slow_answer_is_waited_for_and_counts(monkeypatch: pytest.MonkeyPatch)
     answers.set()
     monkeypatch.setattr(graph_look, "BESIDE_S", 60.0)
     assert look.look(control, {}, 1, beside=True) == WRONG, "the alarm comes later, too"
+    assert not look.pending
 
 
 @pytest.mark.usefixtures("quick")

@@ -35,6 +35,11 @@ class GraphLook:
         self._asked: tuple[object, int] | None = None  # by which connection, and of which QEMU
         self._since: float | None = None  # monotonic seconds: when the first question without an answer was asked
 
+    @property
+    def pending(self) -> bool:
+        """Whether QEMU has been asked and has not answered yet."""
+        return self._thread is not None and not self._found
+
     def look(
         self, control: Control, aliases: Mapping[str, str], incarnation: int, beside: bool = False
     ) -> GraphView | None:

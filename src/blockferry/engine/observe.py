@@ -84,7 +84,8 @@ class Observer:
             view = None
         if view is None:
             closely = record.following and firmware.still_now(self.plan, record)
-            view = control.look(self._targets, closely=closely)
+            # While QEMU owes us an answer libvirt makes every other question to it wait, for 30 s, and then refuses it.
+            view = control.look(() if self._graph.pending else self._targets, closely=closely)
         beside = past.Past()
         if not view.state.active and record.outcome is None and record.held is Held.NONE:
             view, beside = self._past.look(control, view, record, now_s)
