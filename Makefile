@@ -30,7 +30,7 @@ test: setup ## everything, with real hosts and guests (as root): about 40 minute
 	[ $$linted = 0 ] || echo "The tests have passed, but lint has not: see above, or make lint." >&2; \
 	exit $$linted
 
-test-all: setup ## the same with every example of the property tests (as root): for whoever changes decisions
+test-all: setup ## the same with every example and every case of the long products (as root): for whoever changes decisions
 	BLOCKFERRY_EFFORT=all $(MAKE) --no-print-directory test
 
 compat: setup ## a short set of moves on this distribution, Debian 13 and its backports (as root)

@@ -6,6 +6,10 @@ import os
 
 from hypothesis import settings
 
+from tests.sampling import pytest_collection_modifyitems, pytest_terminal_summary
+
+__all__ = ["pytest_collection_modifyitems", "pytest_terminal_summary"]  # pytest finds its hooks here
+
 os.environ.setdefault("BLOCKFERRY_LOG", "off")  # workers that tests start write no log of the machine
 
 settings.register_profile("same", derandomize=True, deadline=None)
