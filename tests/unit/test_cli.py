@@ -309,6 +309,17 @@ def test_the_worker_waits_for_a_journal_that_is_away(
     assert service.journal["3f2a"].state == "moved"
 
 
+def test_the_worker_leaves_a_move_that_another_process_has_parked_meanwhile(
+    service: cli_fake.FakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only a person has a parked move go on."""
+    monkeypatch.setattr(drive, "JOURNAL_S", 0.01)
+    service.journal["3f2a"] = dataclasses.replace(cli_fake.summary(), parked="two disks have one name")
+    service.run_raises = [AWAY, MoveBusy("web01", "3f2a", "root@kvm1 pid 1")]
+    assert call(service, "run-move", "3f2a").exit_code != 0
+    assert service.log == ["run 3f2a"]
+
+
 def test_the_worker_does_not_wait_for_ever_nor_for_what_does_not_pass(
     service: cli_fake.FakeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:

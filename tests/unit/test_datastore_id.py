@@ -17,11 +17,13 @@ from blockferry.hosts.helper.program import path_calls
 from blockferry.images import pathlooks
 from blockferry.images.runner import LocalRunner
 from blockferry.journal import Journal
+from blockferry.journal.owner import Owner
 from blockferry.model import space
 from blockferry.model.datastore_id import Directory, FileId, Mounted, SpaceId, SpaceKind, file_of, of_mount, paths_of
 from blockferry.model.inventory import Datastore
 from blockferry.model.plan import Plan
-from blockferry.model.record import Record
+from blockferry.model.record import Outcome, Record
+from blockferry.model.summary import Report
 from blockferry.units import GiB
 
 pytest_plugins = ("journal_plugin",)
@@ -135,6 +137,36 @@ def test_one_name_on_a_shared_datastore_is_taken_for_all_hosts(journal: Journal)
     assert "/mnt/fast/m1.raw" in str(taken.value)
     other = on(B, "m2", "/ssd", "nas2:/vol")
     journal.add(replace(other, disks=(replace(other.disks[0], dest="/ssd/m1.raw"),)), Record(), "{}", "admin")
+
+
+def test_what_a_server_stores_is_taken_for_all_hosts(journal: Journal) -> None:
+    """Two hosts, one LUN, by two portals: the second copy would go over the first VM's disk."""
+
+    def to(host: str, move: str, url: str) -> Plan:
+        plan = on(host, move, "/ssd", "nas:/vol")
+        return replace(plan, disks=(replace(plan.disks[0], dest=url, datastore=url),), directories={})
+
+    journal.add(to(A, "m1", "iscsi://store/iqn.2026-11.org.example:x/1"), Record(), "{}", "admin")
+    with pytest.raises(DestinationTaken) as taken:
+        journal.add(to(B, "m2", "iscsi://10.0.0.5/iqn.2026-11.org.example:x/1"), Record(), "{}", "admin")
+    assert "iscsi://10.0.0.5/iqn.2026-11.org.example:x/1" in str(taken.value)
+    journal.add(to(B, "m2", "iscsi://10.0.0.5/iqn.2026-11.org.example:x/2"), Record(), "{}", "admin")
+
+
+def test_a_pool_that_was_defined_anew_keeps_what_is_promised_there() -> None:
+    """Where nothing better is known than libvirt's UUID of the pool, another UUID is no other file system."""
+    old, new = (SpaceId(SpaceKind.POOL, "", pool, A) for pool in ("1", "2"))
+    assert space.promised([space.Promise("ssd", 5, old, True)], {"ssd": new}) == {"ssd": 5}
+
+
+def test_a_broken_copy_is_kept_whichever_host_made_it(journal: Journal) -> None:
+    """`orphans --remove-all` on another host that reaches the datastore took it for rubbish."""
+    plan = on(A, "m1", "/ssd", "nas:/vol")
+    journal.add(plan, Record(), "{}", "admin")
+    record = Record(outcome=Outcome.FAILED, kept=("/ssd/m1.raw",))
+    journal.finish(journal.claim("m1", Owner.here()), record, Report(Outcome.FAILED, 1.0))
+    assert journal.partial_paths() == {"/ssd/m1.raw"}
+    assert journal.partials(plan.uuid, B) == {}, "but it is gone on with on its own host only"
 
 
 def test_a_name_that_means_another_file_system_by_now_takes_nothing_there() -> None:

@@ -22,7 +22,7 @@ from blockferry.model.firmware import CHANGED, HOLD_ATTEMPTS, RELEASED, follow
 from blockferry.model.inventory import PowerState
 from blockferry.model.observation import MISSING, NvramView, Observation, Side
 from blockferry.model.plan import Hold, NvramPlan
-from blockferry.model.record import Held, Outcome, Record, Wanted
+from blockferry.model.record import COMPARISON_CANCELLED, Held, Outcome, Record, Wanted
 
 OLD, NEW, ELSEWHERE = Side.SOURCE, Side.DESTINATION, Side.ELSEWHERE
 RUNNING, OFF, ABSENT = PowerState.RUNNING, PowerState.OFF, PowerState.ABSENT
@@ -38,6 +38,7 @@ def seen(
 
 
 FRESH = Record(following=True)
+ENDED = {"vda": COMPARISON_CANCELLED}
 
 
 @pytest.mark.parametrize(
@@ -45,6 +46,8 @@ FRESH = Record(following=True)
     [
         (seen(RUNNING, OLD, OLD, FRESH), act.AwaitPowerOff()),
         (seen(RUNNING, OLD, OLD, replace(FRESH, wanted=Wanted.CANCEL)), act.LeaveNvram("it was cancelled")),
+        # The wish was to end a comparison (--verify), and it has: the variables follow all the same.
+        (seen(RUNNING, OLD, OLD, replace(FRESH, wanted=Wanted.CANCEL, unverified=ENDED)), act.AwaitPowerOff()),
         (seen(RUNNING, OLD, NEW), act.PointNvram(back=True)),
         (seen(RUNNING, OLD, NEW, FRESH), act.LeaveNvram(CHANGED)),
         (seen(RUNNING, NEW, NEW), act.ReleaseNvram()),

@@ -89,7 +89,7 @@ def test_broken_copies_are_found_without_reading_every_move(upgraded: Journal) -
     assert upgraded.partials(WEB.format("05"), HOST) == {"/ssd/db05/vda.qcow2": BROKEN}
     assert upgraded.partials(WEB.format("06"), HOST) == {}
     assert upgraded.partials(WEB.format("05"), "") == {"/ssd/db05/vda.qcow2": BROKEN}  # libvirt tells no UUID
-    assert upgraded.partial_paths(HOST) == {"/ssd/db05/vda.qcow2", "/ssd/db08/vda.qcow2"}
+    assert upgraded.partial_paths() == {"/ssd/db05/vda.qcow2", "/ssd/db08/vda.qcow2"}
     assert upgraded.same_images(HOST) == frozenset()  # of a host that is not known: compared anew
 
 
@@ -172,4 +172,4 @@ def test_a_broken_copy_that_is_gone_on_with_is_none_any_more(journal: Journal) -
     assert len(journal.same_images(HOST)) == 1  # once, not once a move
     ends("a5", Outcome.FAILED, ("/ssd/vda.raw",))
     journal.forget_partial("/ssd/vda.raw", HOST)
-    assert journal.partial_paths(HOST) == frozenset()
+    assert journal.partial_paths() == frozenset()

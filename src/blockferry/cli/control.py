@@ -41,7 +41,7 @@ def cancel(app: App, move: str | None, wait: bool, here: bool) -> None:
 
     Named by its VM or its id; without a name the only one that is under way. The copies at the destination are
     removed. Possible until the switch; after it the move goes on to its end, and this command says so at once (exit
-    status 4).
+    status 4). A comparison (--verify) is ended even then; the old disks are kept.
     """
     service = app.service(tend=False)
     before = service.find(move)
@@ -62,9 +62,7 @@ def cancel(app: App, move: str | None, wait: bool, here: bool) -> None:
     if app.json:
         app.out.document("cancel", move=describe.move_json(summary))
     else:
-        app.out.line(
-            f"Move {summary.id} of {summary.plan.vm} will be cancelled; `blockferry watch {summary.id}` follows it."
-        )
+        app.out.line(f"{describe.cancelling(summary)} `blockferry watch {summary.id}` follows it.")
 
 
 def _to_the_end(app: App, service: ports.Service, summary: MoveSummary) -> MoveSummary:
@@ -99,6 +97,7 @@ def _tell(app: App, summary: MoveSummary) -> None:
             vm = summary.plan.vm
             app.out.line(f"Move {summary.id} was cancelled. {vm} is on its old disks, untouched.")
         return
+    verifying.see_verified(summary)
     if summary.record.following:
         if app.json:
             app.out.document("cancel", move=describe.move_json(summary))
@@ -107,7 +106,6 @@ def _tell(app: App, summary: MoveSummary) -> None:
         return
     if summary.finished is not None and not summary.too_late_to_cancel:
         describe.conclude(summary)
-    verifying.see_verified(summary)
     raise TooLateToCancel(summary.id, summary.plan.vm, summary.plan.destination)
 
 

@@ -243,6 +243,14 @@ def story(out: Out, events: Iterable[Event]) -> None:
     out.details(pairs)
 
 
+def cancelling(summary: MoveSummary) -> str:
+    """What a wish to cancel leads to, a sentence."""
+    vm = summary.plan.vm
+    if summary.record.switched:
+        return f"The comparison of move {summary.id} ends; {vm} stays on its new disks, the old ones are kept."
+    return f"Cancelling move {summary.id}; {vm} stays on its old disks."
+
+
 def conclude(summary: MoveSummary) -> MoveSummary:
     """The finished summary of a move that went through; raises what `move` would have raised otherwise."""
     vm = summary.plan.vm

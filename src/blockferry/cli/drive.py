@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from types import FrameType
 
-from blockferry.cli import display, follow, ports
+from blockferry.cli import describe, display, follow, ports
 from blockferry.cli.app import App
 from blockferry.errors import BlockferryError, Interrupted, JournalFailed, LeaseLost, MoveBusy
 from blockferry.model.summary import MoveSummary
@@ -197,23 +197,24 @@ def _interrupted(
     with show.aside():
         answer = _ask(worker)
     if answer == "c":
-        if _cancel(service, summary, show):
-            show.say(f"Cancelling move {summary.id}; {summary.plan.vm} stays on its old disks.")
+        if (cancelled := _cancel(service, summary, show)) is not None:
+            show.say(describe.cancelling(cancelled))
     elif answer == "d":
         raise _Detach("")
 
 
-def _cancel(service: ports.Service, summary: MoveSummary, show: display.Display) -> bool:
-    """Whether the wish could be written down. That it could not, or comes too late, is no reason to leave the move."""
+def _cancel(service: ports.Service, summary: MoveSummary, show: display.Display) -> MoveSummary | None:
+    """Write the wish down; the move as it is then.
+
+    None: it could not be written down, or comes too late, which is no reason to leave the move.
+    """
     try:
-        service.cancel(summary.id)
+        return service.cancel(summary.id)
     except JournalFailed as error:
         show.say(f"{error.sentence} Ask again when it is back.")
-        return False
     except BlockferryError as error:
         show.say(error.sentence)
-        return False
-    return True
+    return None
 
 
 def _ask(worker: Worker) -> str:
@@ -286,9 +287,17 @@ def run_in_background(service: ports.Service, move: str) -> None:
             worker = Worker(service, move)
             worker.start()
             _work(worker, signals, move)
-            if not patience.again(worker.error) or not _pause(signals):
+            if not patience.again(worker.error) or not _pause(signals) or _is_parked(service, move):
                 break
     worker.result()
+
+
+def _is_parked(service: ports.Service, move: str) -> bool:
+    """Whether another process has parked the move meanwhile: only a person has it go on then (`blockferry resume`)."""
+    try:
+        return service.show(move)[0].parked is not None
+    except BlockferryError:
+        return False  # the journal is away still: the next try tells
 
 
 def _work(worker: Worker, signals: Signals, move: str) -> None:

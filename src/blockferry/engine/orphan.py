@@ -33,7 +33,7 @@ def find(site: Site, journal: Journal) -> Orphans:
     mine = journal.identity()
     said = proof.claims(journal, connection.uri, connection.host_id())
     running = {one.id for one in journal.unfinished()}
-    to_go_on_with = journal.partial_paths(connection.host_id())
+    to_go_on_with = journal.partial_paths()
     found: list[Orphan | None] = []
     unsearched = []
     for store in pools.datastores(connection):

@@ -95,12 +95,17 @@ def partials(connection: Connection, vm_uuid: str, host: str) -> dict[str, Parti
 
 
 def forget_partial(connection: Connection, path: str, host: str) -> None:
-    connection.execute(sa.delete(partial_copies).where(partial_copies.c.path == path, partial_copies.c.host == host))
+    """It is gone: the row of this host, and the one of a host that was not known."""
+    here = partial_copies.c.host.in_((host, ""))
+    connection.execute(sa.delete(partial_copies).where(partial_copies.c.path == path, here))
 
 
-def partial_paths(connection: Connection, host: str) -> frozenset[str]:
-    """The paths of all broken copies on this host, and on hosts that are not known."""
-    return frozenset(connection.scalars(sa.select(partial_copies.c.path).where(*_on(host))))
+def partial_paths(connection: Connection) -> frozenset[str]:
+    """The paths of all broken copies that are kept, on whichever host: datastores may be shared, and hosts renamed.
+
+    Used to leave such a copy alone, so a path that two hosts use for two files only keeps more.
+    """
+    return frozenset(connection.scalars(sa.select(partial_copies.c.path)))
 
 
 def same(connection: Connection, host: str) -> frozenset[Prints]:

@@ -46,7 +46,7 @@ def _free(connection: sa.Connection, plan: Plan, journal: str) -> None:
         if may_share_host(other, plan) and (same := plan.made & other.made):
             raise DestinationTaken(plan.vm, min(same), other.move, other.vm)
         if files := plan.made_files & other.made_files:  # by another name, or from another host
-            path = next(path for path in sorted(plan.made) if plan.file(path) in files)
+            path = next(path for path in sorted(plan.made) if plan.known_file(path) in files)
             raise DestinationTaken(plan.vm, path, other.move, other.vm)
 
 
@@ -284,11 +284,11 @@ class Journal:
         with self._db.reading() as connection:
             return listed.partials(connection, vm_uuid, host)
 
-    def partial_paths(self, host: str) -> frozenset[str]:
-        """The paths of all such copies on this host, of all VMs, and on hosts that are not known."""
+    def partial_paths(self) -> frozenset[str]:
+        """The paths of all such copies, of all VMs, on whichever host."""
         self._catch_up()
         with self._db.reading() as connection:
-            return listed.partial_paths(connection, host)
+            return listed.partial_paths(connection)
 
     def forget_partial(self, path: str, host: str) -> None:
         """It was removed. Harmless when it is not known."""
@@ -307,6 +307,7 @@ class Journal:
             if not listed.unlisted(connection):
                 return
         with self._db.writing() as connection:
+            one_at_a_time(connection)
             listed.catch_up(connection, self.name)
 
     # ------------------------------------------------------------ the user's columns: no lease needed

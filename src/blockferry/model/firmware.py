@@ -15,7 +15,7 @@ from blockferry.model import action as act
 from blockferry.model.inventory import PowerState
 from blockferry.model.observation import MISSING, NvramView, Observation, Side
 from blockferry.model.plan import Plan
-from blockferry.model.record import Held, Outcome, Record, Wanted
+from blockferry.model.record import COMPARISON_CANCELLED, Held, Outcome, Record, Wanted
 
 RELEASED = "nvram"
 """In `Record.released`: the UEFI variables were dealt with, one way or the other."""
@@ -59,7 +59,10 @@ def follow(plan: Plan, seen: Observation) -> act.Action:
 
 
 def _left(seen: Observation) -> act.Action | None:
-    return act.LeaveNvram("it was cancelled") if seen.record.wanted is Wanted.CANCEL else None
+    """A wish to cancel leaves the variables where they are; unless it came to end a comparison, and has done so."""
+    ended_comparison = COMPARISON_CANCELLED in seen.record.unverified.values()
+    cancelled = seen.record.wanted is Wanted.CANCEL and not ended_comparison
+    return act.LeaveNvram("it was cancelled") if cancelled else None
 
 
 # ---------------------------------------------------------------- now: the VM is held for it

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from blockferry.model import exports
 from blockferry.model.datastore_id import Directory, FileId, SpaceId, file_of, host_place
 from blockferry.model.fencing import Fencing
 from blockferry.model.inventory import PowerState, Secret
@@ -284,9 +285,18 @@ class Plan:
 
     @property
     def made_files(self) -> frozenset[FileId]:
-        """Those of `made` that lie in a datastore whose identity is known: the same for every host."""
-        found = (file_of(path, self.directories.values()) for path in self.made)
-        return frozenset(one for one in found if one is not None)
+        """Those of `made` whose identity is known: the same for every host."""
+        return frozenset(one for path in self.made if (one := self.known_file(path)) is not None)
+
+    def known_file(self, path: str) -> FileId | None:
+        """A file in a datastore whose identity is known, or an export by what its server stores; None: not known.
+
+        An export on a local socket is its host's own.
+        """
+        if not exports.is_export(path):
+            return file_of(path, self.directories.values())
+        where = exports.parse(path)
+        return None if where.socket else FileId("export", where.storage)
 
     @property
     def new_names(self) -> dict[str, str]:

@@ -74,6 +74,10 @@ class Throttle:
     earlier: tuple[int, ...] = ()  # limits of ours before this one: what is found on the disk may be one of them
 
 
+COMPARISON_CANCELLED = "it was cancelled"
+"""Why a disk was not compared, when its user did not want to wait for that."""
+
+
 class View(enum.Enum):
     """The frozen view of the new disks as they were at the switch: a pull-mode backup that nobody pulls but we."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from blockferry.model.datastore_id import SpaceId
+from blockferry.model.datastore_id import SpaceId, SpaceKind
 from blockferry.model.exports import is_export
 from blockferry.model.facts import Facts, Measured
 from blockferry.model.finding import Finding, finding
@@ -103,7 +103,8 @@ class Promise:
             shared = [name for name, space in stores.items() if space is not None and space.shares_space(self.space)]
             if shared:
                 return same if same in shared else min(shared)
-            if same and stores[same] is not None:
+            now = stores.get(same) if same else None
+            if now is not None and SpaceKind.POOL not in (now.kind, self.space.kind):
                 return ""  # the name means another file system by now
         return same
 

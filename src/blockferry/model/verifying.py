@@ -13,7 +13,7 @@ from blockferry.model import action as act
 from blockferry.model.inventory import PowerState
 from blockferry.model.observation import Observation, Side
 from blockferry.model.plan import Plan
-from blockferry.model.record import Outcome, View, Wanted
+from blockferry.model.record import COMPARISON_CANCELLED, Outcome, View, Wanted
 from blockferry.model.summary import MoveSummary
 
 
@@ -69,7 +69,7 @@ def after_switch(plan: Plan, seen: Observation) -> act.Action | None:
     if not seen.state.active or seen.incarnation != record.view_of:
         return act.EndView("the VM went off (or was started anew) before the comparison was over")
     if record.wanted is Wanted.CANCEL:
-        return act.EndView("it was cancelled")
+        return act.EndView(COMPARISON_CANCELLED)
     if seen.view_trouble:
         return act.EndView(seen.view_trouble)
     return act.Verify(waiting[0])

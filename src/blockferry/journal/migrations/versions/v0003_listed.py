@@ -127,11 +127,11 @@ def _of_move(found: _Found, row: Any, plan: dict[str, Any], record: dict[str, An
     to = [*(disk.get("datastore") for disk in disks), home.get("datastore")]
     for role, names in (("destination", to), ("source", [disk.get("source_datastore") for disk in disks])):
         for name in dict.fromkeys(name for name in names if name):
-            found.datastores.append({"move": row.id, "role": role, "name": name, "identity": ""})
+            found.datastores.append({"move": row.id, "role": role, "name": name[:255], "identity": ""})
     if host:
         seen = max(row.created, found.hosts.get(host, {"seen": 0.0})["seen"])
-        found.hosts[host] = {"uuid": host, "name": str(plan.get("host_name") or ""), "seen": seen}
-        uri = str(plan.get("uri") or "")
+        found.hosts[host] = {"uuid": host, "name": str(plan.get("host_name") or "")[:255], "seen": seen}
+        uri = str(plan.get("uri") or "")[:1024]
         found.addresses[host, uri] = {"host": host, "uri": uri, "seen": row.created}
     for disk in disks:
         reused, path = disk.get("reused") or {}, disk.get("dest")
