@@ -10,7 +10,7 @@ from journal_support import disk_plan, make_plan
 from blockferry.errors import DestinationTaken, OtherHost
 from blockferry.journal import Journal
 from blockferry.model import space
-from blockferry.model.identity import HostId, VmTrace, belongs, may_be_here, same_host, where
+from blockferry.model.identity import HostId, VmTrace, belongs, may_be_here, names_another_machine, same_host, where
 from blockferry.model.plan import Plan
 from blockferry.model.record import Record
 
@@ -113,3 +113,11 @@ def test_the_same_path_on_another_host_is_another_file(journal: Journal) -> None
         journal.add(replace(make_plan("m3", disks=(disk_plan(),)), host="A", uri=REMOTE), Record(), "{}", "admin")
     with pytest.raises(DestinationTaken):  # of an older version: it may be the same host
         journal.add(make_plan("m4", disks=(disk_plan(),)), Record(), "{}", "admin")
+
+
+def test_a_move_of_another_machine_is_not_adopted_here() -> None:
+    """`cancel --here` gave it to this host, found nothing, and called it cancelled; its copy went on over there."""
+    assert names_another_machine("qemu+ssh://kvm9/system", "qemu:///system")
+    assert names_another_machine("qemu+ssh://kvm9/system", "qemu+ssh://kvm8/system")
+    assert not names_another_machine("qemu+ssh://kvm9/system", "qemu+ssh://kvm9/system")
+    assert not names_another_machine("qemu:///system", "qemu+ssh://kvm9/system")

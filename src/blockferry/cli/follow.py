@@ -65,12 +65,13 @@ def follow(
             show.update(summary)
             if summary.parked is not None:
                 raise MoveParked(summary.id, summary.plan.vm, summary.parked)
-            if summary.state == "interrupted" and time.monotonic() - spawned_s > SPAWN_AGAIN_S:
-                service.spawn(summary.id)
-                spawned_s = time.monotonic()
-                show.say(f"Nobody ran move {summary.id}; it goes on in the background.")
-            time.sleep(app.poll_s)
             try:
+                # Not while the journal is away: then it is not known whether somebody runs the move by now.
+                if not told and summary.state == "interrupted" and time.monotonic() - spawned_s > SPAWN_AGAIN_S:
+                    spawned_s = time.monotonic()
+                    service.spawn(summary.id)
+                    show.say(f"Nobody ran move {summary.id}; it goes on in the background.")
+                time.sleep(app.poll_s)
                 summary, events = service.show(summary.id)
                 told = ""
             except JournalFailed as error:

@@ -611,6 +611,11 @@ class Service:
 
     def _adopt(self, one: MoveSummary) -> MoveSummary:
         connection = self._site.connection
+        if identity.names_another_machine(one.plan.uri, self.uri):
+            raise UsageError(
+                f"Move {one.id} was planned by way of {one.plan.uri}, which is another machine than {self.uri}.",
+                f"Say it there: `blockferry --uri {one.plan.uri} cancel {one.id} --here`.",
+            )
         uuid = connection.host_id()
         if not uuid:
             raise UsageError(

@@ -73,3 +73,8 @@ def where(plan: Plan) -> str:
     if plan.host:
         return str(HostId(plan.uri, plan.host, plan.host_name))
     return f"the host that planned it at {plan.uri} with an older blockferry, which noted no UUID"
+
+
+def names_another_machine(planned: str, uri: str) -> bool:
+    """Whether the URI that a move was planned by leads elsewhere than `uri`: it names a machine, and is not the same."""
+    return bool(urlsplit(planned).hostname) and planned != uri
