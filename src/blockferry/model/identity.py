@@ -76,5 +76,5 @@ def where(plan: Plan) -> str:
 
 
 def names_another_machine(planned: str, uri: str) -> bool:
-    """Whether the URI that a move was planned by leads elsewhere than `uri`: it names a machine, and is not the same."""
+    """Whether the URI that a move was planned by names a machine, and is not `uri`."""
     return bool(urlsplit(planned).hostname) and planned != uri
