@@ -15,7 +15,7 @@ from blockferry.engine import home, making
 from blockferry.engine.context import Context
 from blockferry.engine.guard import Guard
 from blockferry.engine.making import MARKER
-from blockferry.errors import FileExists, HostCommandFailed, LeaseLost
+from blockferry.errors import FileExists, HostCallFailed, HostCommandFailed, LeaseLost
 from blockferry.images import copying, files
 from blockferry.model.inventory import PowerState
 from blockferry.model.observation import Observation
@@ -215,6 +215,26 @@ def test_another_file_beside_the_mark_of_this_move_is_a_stranger_s(place: Place,
     with pytest.raises(FileExists):
         making.name_paths(place.context(), record, str(path))
     assert path.read_text() == "precious"
+
+
+def test_a_marker_that_cannot_be_read_is_not_taken_for_none(place: Place) -> None:
+    """It may say that somebody's file has taken the name."""
+    path = place.new / "vda.qcow2"
+    path.write_text("precious")
+    (place.new / f"vda.qcow2{MARKER}").mkdir()  # EISDIR, for root as well
+    with pytest.raises(HostCallFailed):
+        making.name_paths(place.context(), replace(place.record, created=(str(path),)), str(path))
+    with pytest.raises(HostCallFailed):
+        making.is_somebody_s(place.site.runner, str(path))
+    assert path.read_text() == "precious"
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", None])
+def test_a_marker_that_says_nothing(place: Place, content: bytes | None) -> None:
+    path = place.new / "vda.qcow2"
+    if content is not None:
+        (place.new / f"vda.qcow2{MARKER}").write_bytes(content)
+    assert making.marked_by(place.site.runner, str(path)) is None
 
 
 def test_a_copy_says_which_file_it_is_before_anything_is_in_it(place: Place) -> None:

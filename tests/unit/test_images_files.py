@@ -170,6 +170,13 @@ def test_directories(tmp_path: Path) -> None:
         files.make_directory(R, path + "/x/y")
 
 
+def test_a_directory_keeps_the_group_bit_that_it_inherits(tmp_path: Path) -> None:
+    """In a datastore of a group (mode 2775) all that is made is the group's."""
+    tmp_path.chmod(0o2775)
+    assert files.make_directory(R, str(tmp_path / "web01"), 0o711)
+    assert (tmp_path / "web01").stat().st_mode & 0o7777 == 0o2711
+
+
 def test_copy_keeps_everything_and_never_overwrites(tmp_path: Path) -> None:
     source, dest = tmp_path / "nvram fd", tmp_path / "dest"
     source.write_bytes(os.urandom(300_000))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from blockferry.hosts.helper.program import owner_calls, path_calls
 from blockferry.hosts.helper.program.owner_calls import boot_time, facts
 from blockferry.images import ownership
 from blockferry.images.runner import LocalRunner
@@ -95,6 +96,26 @@ def test_reach_is_tried_as_that_user(tmp_path: Path) -> None:
 
 
 @root
+def test_the_groups_are_asked_for_by_a_child(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A directory service that does not answer is waited for with Python's lock held: never in the helper itself."""
+    asked = []
+
+    def groups_of(_uid: int, gid: int) -> list[int]:
+        asked.append(gid)
+        return [gid]
+
+    monkeypatch.setattr(owner_calls, "groups_of", groups_of)
+    assert owner_calls.reach(os.getuid(), os.getgid(), None, ["/"]) == [""]
+    assert asked == []
+
+
+def test_limits_are_asked_for_without_python_s_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """pathconf(3) looks at the storage; Python holds its lock there, so one dead storage would freeze the helper."""
+    monkeypatch.delattr(os, "pathconf")
+    (look,) = path_calls.look_all([str(tmp_path)])
+    assert (look["name_max"], look["path_max"]) == (os.statvfs(tmp_path).f_namemax, 4096)
+
+
 def test_what_another_user_can_open(tmp_path: Path) -> None:
     path = tmp_path / "device"
     path.touch(mode=0o600)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from blockferry.hosts.helper import text
-from blockferry.hosts.helper.program.watchdog import users
+from blockferry.hosts.helper.program.watchdog import beat, users
 from blockferry.hosts.helper.program.watchdog.tables import Block, Mount, mount_of, parse_mountinfo
 from blockferry.hosts.helper.program.watchdog.users import Open, Table
 from blockferry.images import watching
@@ -250,6 +251,24 @@ def test_an_order_that_is_none_does_not_end_the_watch(watches: Watches) -> None:
     for words in ("", "fence soon", "\udcff\udcfe"):
         one._process.order(words)
     assert one.order("fence")
+
+
+def test_an_answer_leaves_nothing_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The helper lives long; on NFS a file that is open keeps its directory from being removed and unmounted."""
+
+    def opened() -> list[str]:
+        return [one for one in map(os.path.realpath, Path("/proc/self/fd").iterdir()) if one.startswith(str(tmp_path))]
+
+    beat.answers(str(tmp_path))
+    assert opened() == []
+
+    def fail(_descriptor: int) -> None:
+        raise OSError(errno.EIO, "as storage does")
+
+    monkeypatch.setattr(os, "fdatasync", fail)
+    with pytest.raises(OSError, match="as storage"):
+        beat.answers(str(tmp_path))
+    assert opened() == []
 
 
 def test_a_directory_that_answers_and_one_that_does_not(tmp_path: Path) -> None:

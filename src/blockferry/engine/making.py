@@ -7,6 +7,7 @@ when an effect is repeated, unless the marker tells that it is another file. Wha
 
 from __future__ import annotations
 
+import errno
 import getpass
 import posixpath
 import socket
@@ -18,7 +19,7 @@ import msgspec
 from blockferry.engine import footing, owning
 from blockferry.engine.context import Context
 from blockferry.engine.points import point
-from blockferry.errors import BlockferryError, CopyIncomplete, FileExists, HostCommandFailed
+from blockferry.errors import CopyIncomplete, FileExists, HostCallFailed, HostCommandFailed
 from blockferry.images import copying, exporting, files, qemuimg
 from blockferry.images.files import FileStat
 from blockferry.images.runner import Runner
@@ -301,13 +302,19 @@ def settle(context: Context, target: str, seen: Observation) -> None:
 
 
 def marked_by(runner: Runner, path: str) -> str | None:
-    """The move whose marker lies beside an image; None without one (or one that cannot be read)."""
+    """The move whose marker lies beside an image; None without one, or when it is none of ours.
+
+    Raises HostCommandFailed, HostUnreachable when that cannot be told.
+    """
     words = _marker(runner, path)
     return None if words is None else words.get("move")
 
 
 def is_somebody_s(runner: Runner, path: str) -> bool:
-    """Whether another file has taken the name of one that we made: its marker says which one that was."""
+    """Whether another file has taken the name of one that we made: its marker says which one that was.
+
+    Raises HostCommandFailed, HostUnreachable when that cannot be told: then it may be somebody's.
+    """
     return is_another(_marker(runner, path), files.stat_one(runner, path))
 
 
@@ -320,7 +327,11 @@ def unfinished(runner: Runner, path: str, move: str) -> bool:
 def _marker(runner: Runner, path: str) -> dict[str, str] | None:
     try:
         return msgspec.json.decode(files.read_file(runner, path + MARKER), type=dict[str, str])
-    except (BlockferryError, msgspec.DecodeError):
+    except HostCallFailed as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR):
+            return None
+        raise
+    except (msgspec.DecodeError, UnicodeDecodeError):  # it was cut short, or is none of ours
         return None
 
 

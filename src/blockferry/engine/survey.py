@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import posixpath
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -257,8 +258,9 @@ def _partials(runner: Runner, kept: Mapping[str, Partial]) -> dict[str, Partial]
     stats = files.stat_many(runner, kept)
     for path, one in kept.items():
         stat = stats[path]
-        if stat is not None and stat.kind == "file" and making.marked_by(runner, path) == one.move:
-            found[path] = replace(one, allocated=stat.allocated)
+        with contextlib.suppress(HostCommandFailed):  # a marker that cannot be read says nothing
+            if stat is not None and stat.kind == "file" and making.marked_by(runner, path) == one.move:
+                found[path] = replace(one, allocated=stat.allocated)
     return found
 
 

@@ -144,7 +144,7 @@ def make_directory(path: str, mode: int) -> bool:
         if os.path.isdir(path):
             return False
         raise
-    os.chmod(path, mode)  # whatever the umask is
+    os.chmod(path, mode | os.stat(path).st_mode & modes.S_ISGID)  # whatever the umask is; it inherits the group's bit
     flush(parent(path))
     return True
 

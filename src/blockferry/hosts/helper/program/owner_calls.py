@@ -113,7 +113,10 @@ def hold(directory: str, source: str) -> Failed:
 
 
 def groups_of(uid: int, gid: int) -> Sequence[int]:
-    """As libvirt starts QEMU: initgroups(3) of the user, if the host knows a user of that number."""
+    """As libvirt starts QEMU: initgroups(3) of the user, if the host knows a user of that number.
+
+    For a child only: Python's lock is held while a directory service is asked.
+    """
     with contextlib.suppress(KeyError):
         return os.getgrouplist(pwd.getpwuid(uid).pw_name, gid)
     return [gid]
@@ -171,7 +174,6 @@ def as_another(
     In a child: who has become another user does not come back. It holds none of the helper's descriptors, so that an
     end of the helper is seen while it waits for storage.
     """
-    known = groups_of(uid, gid) if groups is None else groups
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -182,7 +184,7 @@ def as_another(
                 if name != "0":
                     with contextlib.suppress(OSError):
                         os.close(int(name))
-            become(uid, gid, known)
+            become(uid, gid, groups_of(uid, gid) if groups is None else groups)
             left = memoryview(json.dumps([look(path) for path in paths]).encode())
             while left:
                 left = left[os.write(0, left) :]

@@ -26,14 +26,6 @@ def kind_of(mode: int) -> str:
     return "block" if stat.S_ISBLK(mode) else "other"
 
 
-def limit(directory: str, name: str, otherwise: int) -> int:
-    try:
-        found = os.pathconf(directory, name)
-    except OSError:
-        return otherwise
-    return found if found > 0 else otherwise
-
-
 def nearest(path: str) -> str:
     """The path, or the nearest directory above it that exists."""
     while True:
@@ -65,11 +57,11 @@ def look(path: str, known: list[Mounted]) -> dict[str, Any]:
     near = nearest(path)
     found["near"] = near
     found["writable"] = os.access(near, os.W_OK | os.X_OK, effective_ids=True)
-    found["name_max"] = limit(near, "PC_NAME_MAX", NAME_MAX)
-    found["path_max"] = limit(near, "PC_PATH_MAX", PATH_MAX)
+    found["name_max"], found["path_max"] = NAME_MAX, PATH_MAX
     found["file_system"] = mount_of(os.path.realpath(near), known).device
     try:
-        space = os.statvfs(near)
+        space = os.statvfs(near)  # never os.pathconf: it holds Python's lock while it waits for storage
+        found["name_max"] = space.f_namemax or NAME_MAX
         found["free"], found["size"] = space.f_bavail * space.f_frsize, space.f_blocks * space.f_frsize
     except OSError:
         found["free"] = found["size"] = 0
