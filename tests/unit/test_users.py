@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import os
+import struct
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from blockferry.errors import ImageUnreadable
+from blockferry.engine import layering, proof
+from blockferry.errors import HostCommandFailed, ImageUnreadable, StillInUse
 from blockferry.hosts.helper.program import user_calls
 from blockferry.images import users
 from blockferry.images.runner import LocalRunner
@@ -275,6 +280,8 @@ class Answering(LocalRunner):
 
     def call(self, do: str, *, timeout_s: float | None = None, repeat: bool = True, **words: Any) -> Any:
         answer = super().call(do, timeout_s=timeout_s, repeat=repeat, **words)
+        if do != "users.look":
+            return answer
         for one in answer["files"].values():
             one.update(self.change.get("file", {}))
         answer.update({key: value for key, value in self.change.items() if key != "file"})
@@ -296,6 +303,187 @@ def test_a_file_system_that_does_not_tell_of_locks(path: Path) -> None:
     assert users.writer(host, str(path)) == "a QEMU, here or on another host,"
     with pytest.raises(ImageUnreadable):
         users.in_use(Answering({"file": {"locks": {"errno": 13, "opened": False}}}), str(path))
+
+
+# ------------------------------------------------------------ what only a part can be seen of
+
+
+class Here(LocalRunner):
+    """The helper's program in this process, so that a test can make the system refuse things to it."""
+
+    def call(self, do: str, *, timeout_s: float | None = None, repeat: bool = True, **words: Any) -> Any:
+        assert do == "users.look"
+        return user_calls.look(**words)
+
+
+HERE = Here("qemu:///system")
+
+
+@pytest.fixture
+def refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An image that libvirt has given to QEMU's user, mode 0600: another ordinary user may not open it."""
+    really = os.open
+
+    def open_(name: Any, *words: Any, **more: Any) -> int:
+        if str(name) == str(path):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return really(name, *words, **more)
+
+    monkeypatch.setattr(os, "open", open_)
+    return path
+
+
+@contextlib.contextmanager
+def lock(path: Path, *bytes_: int) -> Iterator[None]:
+    """Shared locks of single bytes, as QEMU takes them: of the open file, not of the process."""
+    with path.open("rb") as file:
+        for one in bytes_:
+            fcntl.fcntl(file, 37, struct.pack("hhqqi", fcntl.F_RDLCK, os.SEEK_SET, one, 1, 0))  # F_OFD_SETLK
+        yield
+
+
+@pytest.mark.parametrize(("bytes_", "written"), [((100, 101, 203), True), ((100, 201), False), ((299,), False)])
+def test_locks_of_an_image_that_we_may_not_open(refused: Path, bytes_: tuple[int, ...], written: bool) -> None:
+    """An ordinary user's move took a VM that runs for nobody, and its image for one that can go."""
+    with lock(refused, *bytes_):
+        found = users.users_of(HERE, str(refused))
+        assert found.locked
+        assert not found.locks_unseen
+        assert users.in_use(HERE, str(refused))
+        assert bool(users.writer(HERE, str(refused))) is written
+        assert proof._holders(HERE, str(refused), 0, sure=False)
+    assert user_calls.LOCAL, "of a file system of this host alone, the kernel's table is all there is"
+    found = users.users_of(HERE, str(refused))
+    assert (found.locked, found.locks_unseen) == (False, False)
+    assert proof._holders(HERE, str(refused), 0, sure=False) is None
+
+
+def test_locks_that_are_not_qemu_s(refused: Path) -> None:
+    with lock(refused, 0, 99, 300):
+        assert not users.users_of(HERE, str(refused)).locked
+
+
+def test_locks_on_other_hosts_are_not_in_the_kernel_s_table(refused: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(user_calls, "LOCAL", frozenset())
+    found = users.users_of(HERE, str(refused))
+    assert found.locks_unseen
+    assert "whether a QEMU has it open cannot be looked at" in str(proof._holders(HERE, str(refused), 0, sure=False))
+    with pytest.raises(ImageUnreadable):
+        users.in_use(HERE, str(refused))
+    with lock(refused, 101):
+        assert users.in_use(HERE, str(refused)), "but one that is in it is one"
+
+
+def test_a_table_of_locks_that_changes_while_it_is_read(refused: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel gives it page by page, and forgets a lock when one before it goes away between two pages."""
+    count, really = iter(range(1000)), user_calls.read
+
+    def read(name: str) -> bytes:
+        return b"1: POSIX  ADVISORY  WRITE %d fe:00:1 0 0\n" % next(count) if name == "/proc/locks" else really(name)
+
+    monkeypatch.setattr(user_calls, "read", read)
+    assert users.users_of(HERE, str(refused)).locks_unseen
+
+
+@pytest.mark.parametrize("opened", [False, True])
+def test_locks_that_could_not_be_looked_at_keep_what_we_have_made(path: Path, opened: bool) -> None:
+    host = Answering({"file": {"locks": {"errno": 13, "opened": opened}}})
+    assert "whether a QEMU has it open cannot be looked at" in str(proof._holders(host, str(path), 0, sure=False))
+    context: Any = SimpleNamespace(runner=host)
+    nothing: Any = None
+    with pytest.raises(StillInUse, match="whether a QEMU has it open cannot be looked at"):
+        layering._no_longer_needed(context, nothing, nothing, str(path))
+
+
+def a_process(proc: Path, path: Path) -> None:
+    """One that has the file open for writing, and mapped, and descriptors that tell nothing, before and after it."""
+    one = path.stat()
+    device = f"{os.major(one.st_dev):02x}:{os.minor(one.st_dev):02x}"
+    tree(
+        proc,
+        {
+            "42/fdinfo/5": "flags:\t0100002\nmnt_id:\t30\n",
+            "42/maps": f"7f00-7f01 rw-s 00000000 {device} {one.st_ino} {path}\n",
+            "42/mountinfo": "31 1 0:999 / /run/user/1000/doc rw - fuse.portal portal rw\n",
+        },
+    )
+    (proc / "42" / "fd").mkdir()
+    (proc / "42" / "fd" / "5").symlink_to(path)
+    for name in ("1", "2", "3", "7", "8", "9"):
+        (proc / "42" / "fd" / name).symlink_to(name)  # ELOOP
+
+
+@pytest.mark.parametrize("by", ["descriptor", "map"])
+def test_one_descriptor_that_tells_nothing_hides_no_other(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    """Whatever stood behind it in the list was not seen, and the process counted as one that root may not look into."""
+    proc = tmp_path / "proc"
+    a_process(proc, path)
+    if by == "descriptor":
+        (proc / "42" / "maps").write_text("")
+    else:
+        (proc / "42" / "fd" / "5").unlink()
+    one = user_calls.target(str(path), user_calls.mounts_here())
+    monkeypatch.setattr(user_calls, "PROC", str(proc))
+    assert user_calls.processes([one]) == ({str(path): {42: True}}, 1, 1)
+
+
+def test_a_descriptor_of_another_file_system_is_no_doubt(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a user's FUSE, which refuses root: no desktop's host would ever prove anything."""
+    proc = tmp_path / "proc"
+    a_process(proc, path)
+    for name in ("1", "2", "3", "7", "8", "9"):
+        tree(proc, {f"42/fdinfo/{name}": "flags:\t0100000\nmnt_id:\t31\n"})
+    one = user_calls.target(str(path), user_calls.mounts_here())
+    monkeypatch.setattr(user_calls, "PROC", str(proc))
+    assert user_calls.processes([one]) == ({str(path): {42: True}}, 0, 0)
+
+
+@pytest.mark.parametrize("at", ["directory", "every descriptor"])
+@pytest.mark.parametrize(("number", "partly"), [(errno.EACCES, 0), (errno.EIO, 1)])
+def test_a_process_that_is_closed_to_us(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str, number: int, partly: int
+) -> None:
+    proc = tmp_path / "proc"
+    a_process(proc, path)
+    one = user_calls.target(str(path), user_calls.mounts_here())
+    really = {"listdir": os.listdir, "stat": os.stat, "read": user_calls.read}
+
+    def refusing(name: str, *what: str) -> Any:
+        def do(place: str) -> Any:
+            if any(word in str(place) for word in what):
+                raise OSError(number, os.strerror(number), place)
+            return really[name](place)  # type: ignore[operator]
+
+        return do
+
+    monkeypatch.setattr(user_calls, "PROC", str(proc))
+    monkeypatch.setattr(user_calls, "read", refusing("read", "/42/"))
+    if at == "directory":
+        monkeypatch.setattr(os, "listdir", refusing("listdir", "/42/fd"))
+    else:
+        monkeypatch.setattr(os, "stat", refusing("stat", "/42/fd/"))
+    found = user_calls.processes([one])
+    monkeypatch.undo()
+    assert found == ({str(path): {}}, 1, partly)
+
+
+def test_a_process_of_which_a_part_was_seen_is_a_doubt(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For root too; a process that is closed to us as a whole is none (`unseen`)."""
+    really = user_calls.processes
+
+    def processes(targets: list[user_calls.Target]) -> Any:
+        return really(targets)._replace(unseen=1, partly=1)
+
+    monkeypatch.setattr(user_calls, "processes", processes)
+    assert "only in part" in users.users_of(HERE, str(path)).why
+    assert "only in part" in users.writer(HERE, str(path))
+    assert "only in part" in str(proof._holders(HERE, str(path), 0, sure=True))
+    with pytest.raises(HostCommandFailed):
+        users.writing_qemus(HERE, [str(path)])
 
 
 # ------------------------------------------------------------ our reading of QEMU's locks agrees with QEMU's own

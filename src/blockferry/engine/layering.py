@@ -65,6 +65,8 @@ def _no_longer_needed(context: Context, record: Record, disk: DiskPlan, overlay:
     found = users.users_of(runner, overlay)
     if found.any:
         raise StillInUse(overlay, f"{found.why}, although libvirt does not name it")
+    if found.locks_unseen:
+        raise StillInUse(overlay, found.why)
     named = {
         source.path: vm.name
         for vm in domains.all_vms(context.site.connection)

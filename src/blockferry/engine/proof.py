@@ -123,9 +123,9 @@ def needed_by(
     another path that leads to it. What could not be looked at is a doubt, and keeps it (engine/naming.py).
     `going`: files that go together with it, which may stand on it. `together`: kept files of which it may be one by
     another path: they need it no longer. `sure` off, for what we have just made: users
-    that one may not look for do not count, QEMU's locks do. `is_base` off, for what no image can stand on because a
-    running VM was writing to it: then images that no VM names do not matter. Raises HostUnreachable, LibvirtFailed,
-    HostCommandFailed: then nothing is proven either.
+    that one may not look for do not count; QEMU's locks do, also when they could not be looked at. `is_base` off, for
+    what no image can stand on because a running VM was writing to it: then images that no VM names do not matter.
+    Raises HostUnreachable, LibvirtFailed, HostCommandFailed: then nothing is proven either.
     """
     runner = site.runner
     found = files.stat_one(runner, path)
@@ -225,13 +225,13 @@ def _holds(directory: Seen, file: Seen | None) -> bool:
 def _holders(runner: Runner, path: str, patience_s: float, sure: bool) -> str | None:
     """Who has the file open, in words."""
     retrying = tenacity.Retrying(
-        retry=tenacity.retry_if_result(lambda one: one.any),
+        retry=tenacity.retry_if_result(lambda one: one.any or one.locks_unseen),
         stop=tenacity.stop_after_delay(patience_s),
         wait=tenacity.wait_fixed(0.5),
         retry_error_callback=lambda state: state.outcome.result() if state.outcome else None,
     )
     holders: users.Users = retrying(users.users_of, runner, path)
-    if holders.any or (holders.why and sure):
+    if holders.any or holders.locks_unseen or (holders.why and sure):
         return holders.why
     # Root meets a hardened process here and there that it may not look into; QEMU's locks do not depend on that.
     if holders.unseen_processes and sure and runner.run(["id", "-u"]).text.strip() != "0":

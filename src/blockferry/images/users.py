@@ -5,7 +5,8 @@ No single look answers it, so there are three, all done by the host's helper (ho
 - QEMU's own locks: byte 100 + n of the image is locked while someone uses permission n, byte 200 + n while someone
   denies it to others (QEMU docs/system/images: image locking). The kernel is asked what would stand in the way of a
   lock of ours (fcntl(2), F_OFD_GETLK), and asks the server of a network file system, so that QEMUs on other hosts are
-  seen. No lock is taken, so no QEMU that starts just then meets one, and nothing in the image changes.
+  seen. No lock is taken, so no QEMU that starts just then meets one, and nothing in the image changes. Of an image
+  that we may not open, the kernel's table of this host's locks is read (/proc/locks).
 - open file descriptors and mapped files in /proc, by device and inode, for programs that take no locks (and block
   devices, where QEMU's lock sits on a device node of the VM's own mount namespace).
 - what the kernel itself uses, which no process has open: loop devices, swap, targets (LIO, NVMe), open files of NFS
@@ -22,7 +23,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from blockferry.errors import HostCallFailed, ImageUnreadable
+from blockferry.errors import HostCallFailed, HostCommandFailed, ImageUnreadable
 from blockferry.images.files import absolute
 from blockferry.images.runner import Runner
 
@@ -45,6 +46,8 @@ class Users:
     """Processes whose files one may not see; not 0 means that `openers` may lack someone."""
     doubts: tuple[str, ...] = ()
     """What else could not be looked at, clauses: somebody may use it all the same."""
+    locks_unseen: bool = False
+    """QEMU's locks could not be looked at, so that `locked` says nothing; it is the first of the doubts then."""
 
     @property
     def any(self) -> bool:
@@ -72,10 +75,10 @@ def users_of(runner: Runner, path: str) -> Users:
     one = _existing(answer, path)
     locks, doubts = one["locks"], list(answer["doubts"])
     if "errno" in locks:
-        doubts.append(f"whether a QEMU has it open cannot be looked at ({os.strerror(locks['errno'])})")
+        doubts.insert(0, f"whether a QEMU has it open cannot be looked at ({os.strerror(locks['errno'])})")
     openers = tuple((pid, name) for pid, name, _, _ in one["openers"])
     kernel = tuple(who for who, _ in one["kernel"])
-    return Users(bool(locks.get("used")), openers, kernel, answer["unseen"], tuple(doubts))
+    return Users(bool(locks.get("used")), openers, kernel, answer["unseen"], tuple(doubts), "errno" in locks)
 
 
 def writer(runner: Runner, path: str) -> str:
@@ -100,15 +103,21 @@ def writer(runner: Runner, path: str) -> str:
 def writing_qemus(runner: Runner, paths: Iterable[str]) -> tuple[tuple[int, str], ...]:
     """(process id, path) of every QEMU of a VM on this host that has one of these files open for writing.
 
-    Programs like qemu-img and qemu-nbd do not count. Files that are absent have none. Raises HostCommandFailed.
+    Programs like qemu-img and qemu-nbd do not count. Files that are absent have none. Raises HostCommandFailed,
+    also when nobody was found and a process could be looked at only in part.
     """
     wanted = list(dict.fromkeys(paths))
+    if not wanted:
+        return ()
     found = []
-    for path, one in _look(runner, wanted, locks=False)["files"].items() if wanted else ():
+    answer = _look(runner, wanted, locks=False)
+    for path, one in answer["files"].items():
         if "errno" not in one:
             found += [(pid, path) for pid, _, writes, runs_vm in one["openers"] if writes and runs_vm]
         elif one["errno"] not in _ABSENT:
             raise _failed(path, one["errno"])
+    if answer["partly"] and not found:
+        raise HostCommandFailed(f"users of {wanted[0]}", 1, "some processes could be looked at only in part")
     return tuple(sorted(found))
 
 
@@ -116,8 +125,8 @@ def in_use(runner: Runner, path: str) -> bool:
     """Whether a QEMU has the image open, also read-only, as a backing file or on another host of a shared
     file system. Changes nothing in the image, not even its times.
 
-    True, too, when the file system does not tell of locks. Raises ImageUnreadable if it is absent or cannot be opened,
-    HostCommandFailed.
+    True, too, when the file system does not tell of locks. Raises ImageUnreadable if it is absent, or cannot be opened
+    and the kernel's table of locks does not answer it; HostCommandFailed.
     """
     return bool(_locks(path, _existing(_look(runner, [path]), path))["used"])
 

@@ -26,6 +26,11 @@ EVERY_PERMISSION = (100, 200)
 WRITING = ((101, 1), (103, 1))
 F_OFD_GETLK = 36  # linux/fcntl.h; the module fcntl has it since Python 3.9 only where it was built against it
 LOOP_GET_STATUS64 = 0x4C05  # linux/loop.h
+# proc_locks(5). A line of one who waits has an arrow before its kind; "ACCESS" and leases are no locks of bytes.
+LOCK = re.compile(rb"^\s*\d+:\s+(?:OFDLCK|POSIX)\s+\S+\s+\S+\s+-?\d+\s+([0-9a-f]+:[0-9a-f]+):(\d+)\s+(\d+)\s+(\d+|EOF)")
+# File systems that only one host has mounted, and whose inodes have the same number in stat(2) and in the kernel.
+LOCAL = frozenset(("ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs", "zfs", "f2fs", "jfs", "reiserfs", "ramfs"))
+READS = 10  # until two in a row are alike
 
 QEMU_NAMES = ("qemu-system", "qemu-kvm", "kvm")
 
@@ -38,6 +43,7 @@ class Target(NamedTuple):
     devices: frozenset[int]
     above: frozenset[Identity]  # the directories that it lies in
     block: int | None  # the number of the block device that it is
+    local: bool  # of a file system that only this host has mounted
 
     def same(self, device: int, inode: int) -> bool:
         return inode == self.identity[1] and device in self.devices
@@ -89,7 +95,8 @@ def target(path: str, mounts: list[Mount]) -> Target:
             with contextlib.suppress(OSError):
                 directory = os.stat(one)
                 above.add((directory.st_dev, directory.st_ino))
-    return Target(path, (found.st_dev, found.st_ino), frozenset(devices), frozenset(above), block)
+    local = block is None and mount is not None and mount.kind in LOCAL
+    return Target(path, (found.st_dev, found.st_ino), frozenset(devices), frozenset(above), block, local)
 
 
 def lies_in(path: str, directory: str) -> bool:
@@ -99,45 +106,93 @@ def lies_in(path: str, directory: str) -> bool:
 # ------------------------------------------------------------ processes
 
 
-def processes(targets: list[Target]) -> tuple[dict[str, dict[int, bool]], int]:
-    """Path -> {process: whether it can write to it}, of those that have it open or mapped; and how many processes
-    could not be looked at."""
+class Processes(NamedTuple):
+    """`found`: path -> {process: whether it can write to it}, of those that have it open or mapped.
+
+    `unseen`: how many could not be looked at, or not wholly. `partly`: those of them that are not closed to us as a
+    whole, as another user's process is to an ordinary user: something went wrong there, and it may hide somebody.
+    """
+
+    found: dict[str, dict[int, bool]]
+    unseen: int
+    partly: int
+
+
+def processes(targets: list[Target]) -> Processes:
     found: dict[str, dict[int, bool]] = {one.path: {} for one in targets}
-    unseen = 0
+    unseen = partly = 0
     for name in listed(PROC):
         if not name.isdigit() or int(name) == os.getpid():
             continue
-        pid = int(name)
+        closed = look_into(int(name), targets, found)
+        unseen += closed is not None
+        partly += closed is False
+    return Processes(found, unseen, partly)
+
+
+def look_into(pid: int, targets: list[Target], found: dict[str, dict[int, bool]]) -> bool | None:
+    """Note what a process has open and mapped; each look by itself, so that one that fails hides no other.
+
+    None: all was seen. True: the process is closed to us as a whole. False: a part could not be looked at.
+    """
+
+    def note(uses: Iterable[tuple[str, bool]]) -> int:
+        """The error that it ended with; 0 for none, and for what has gone this moment."""
         try:
-            for path, writes in [*opened(pid, targets), *mapped(pid, targets)]:
+            for path, writes in uses:
                 found[path][pid] = found[path].get(pid, False) or writes
         except OSError as error:
-            unseen += error.errno not in GONE
-    return found, unseen
+            return 0 if error.errno in GONE else error.errno or errno.EIO
+        return 0
+
+    numbers, shut = [], 0
+    try:
+        numbers = os.listdir(f"{PROC}/{pid}/fd")
+    except OSError as error:
+        shut = 0 if error.errno in GONE else error.errno or errno.EIO
+    failed = [note(opened(pid, number, targets)) for number in numbers]
+    of_maps = note(mapped(pid, targets))
+    if not shut and not any(failed) and not of_maps:
+        return None
+    # Root without CAP_SYS_PTRACE, or against a security module, may list the descriptors and look at none of them.
+    shut = shut or (errno.EACCES if failed and {*failed, of_maps} == {errno.EACCES} else 0)
+    return shut == errno.EACCES and of_maps in (0, errno.EACCES)
 
 
-def opened(pid: int, targets: list[Target]) -> Iterator[tuple[str, bool]]:
-    """Raises OSError when its descriptors cannot be looked at."""
-    for number in os.listdir(f"{PROC}/{pid}/fd"):
-        try:
-            found = os.stat(f"{PROC}/{pid}/fd/{number}")
-        except OSError as error:
-            if error.errno in GONE:
-                continue  # closed this moment
-            raise
-        for one in targets:
-            device = one.block is not None and stat.S_ISBLK(found.st_mode) and found.st_rdev == one.block
-            if device or (found.st_dev, found.st_ino) == one.identity:
-                yield one.path, writable(pid, number)
+def opened(pid: int, number: str, targets: list[Target]) -> Iterator[tuple[str, bool]]:
+    """Raises OSError when the descriptor cannot be looked at."""
+    try:
+        found = os.stat(f"{PROC}/{pid}/fd/{number}")
+    except OSError as error:
+        if error.errno not in GONE and elsewhere(pid, number, targets):
+            return
+        raise
+    for one in targets:
+        device = one.block is not None and stat.S_ISBLK(found.st_mode) and found.st_rdev == one.block
+        if device or (found.st_dev, found.st_ino) == one.identity:
+            yield one.path, writable(pid, number)
+
+
+def elsewhere(pid: int, number: str, targets: list[Target]) -> bool:
+    """Whether a descriptor lies for certain on another file system than all these files. FUSE refuses root a stat."""
+    try:
+        mount = re.search(rb"^mnt_id:\s*([0-9]+)", read(f"{PROC}/{pid}/fdinfo/{number}"), re.M)
+        lines = read(f"{PROC}/{pid}/mountinfo").splitlines()
+    except OSError:
+        return False
+    for words in (line.split(None, 3) for line in lines):
+        if mount is not None and len(words) > 2 and words[0] == mount[1]:
+            device = device_of(words[2])
+            return all(one.block is None and device not in one.devices for one in targets)
+    return False
 
 
 def writable(pid: int, number: str) -> bool:
+    """Whether it can be written to; also when that cannot be told."""
     try:
         flags = re.search(rb"^flags:\s*([0-7]+)", read(f"{PROC}/{pid}/fdinfo/{number}"), re.M)
     except OSError as error:
-        if error.errno in GONE:
-            return False
-        raise
+        return error.errno not in GONE
     return flags is None or bool(int(flags[1], 8) & 3)
 
 
@@ -198,7 +253,8 @@ def hidden() -> bool:
 
 
 def locks_on(path: str) -> dict[str, Any]:
-    """`used`: somebody holds any lock of QEMU's; `written`: of one who writes. Or `errno`. Takes no lock itself.
+    """`used`: somebody holds any lock of QEMU's; `written`: of one who writes. Or `errno`, and whether it was `opened`.
+    Takes no lock itself.
 
     The kernel asks the server of a network file system, so that users on other hosts are seen.
     """
@@ -212,6 +268,45 @@ def locks_on(path: str) -> dict[str, Any]:
         return {"errno": error.errno, "opened": True}
     finally:
         os.close(file)
+
+
+def locks_of(one: Target) -> dict[str, Any]:
+    """As `locks_on`. Of a file that we may not open, the kernel's table tells, which everybody may read: libvirt gives
+    the image of a VM that runs to QEMU's user alone."""
+    answer = locks_on(one.path)
+    if answer.get("opened", True):
+        return answer
+    held, all_seen = locks_in_table(one)
+    found = {"used": overlaps(held, *EVERY_PERMISSION), "written": any(overlaps(held, *single) for single in WRITING)}
+    # The table has no locks of other hosts.
+    return found if found["used"] or (all_seen and one.local) else answer
+
+
+def overlaps(held: set[tuple[int, float]], start: int, length: int) -> bool:
+    return any(first < start + length and last >= start for first, last in held)
+
+
+def locks_in_table(one: Target) -> tuple[set[tuple[int, float]], bool]:
+    """The (first, last) bytes of it that somebody has locked, and whether that is certain to be all.
+
+    The kernel gives the table page by page, and skips a lock when one before it goes away between two pages.
+    """
+    held: set[tuple[int, float]] = set()
+    before: set[bytes] | None = None
+    for _ in range(READS):
+        try:
+            lines = read(f"{PROC}/locks").splitlines()
+        except OSError:
+            return held, False
+        for found in filter(None, map(LOCK.match, lines)):
+            if one.same(device_of(found[1], 16), int(found[2])):
+                held.add((int(found[3]), float("inf") if found[4] == b"EOF" else int(found[4])))
+        # Their ordinal numbers change with any lock before them.
+        now = {line.partition(b":")[2] for line in lines}
+        if now == before:
+            return held, True
+        before = now
+    return held, False
 
 
 def locked(file: int, start: int, length: int) -> bool:
@@ -409,7 +504,8 @@ def layers(options: bytes) -> Iterator[str]:
 def look(paths: list[str], locks: bool) -> dict[str, Any]:
     """`files`: path -> `errno`, or `openers` ([process, name, writes, runs a VM]), `kernel` ([who, writes]), `locks`.
 
-    `unseen`: how many processes could not be looked at; `doubts`: what else could not.
+    `unseen`: how many processes could not be looked at; `partly`: how many of them only in part, which is one of the
+    `doubts` too: what else could not.
     """
     here = mounts_here()
     files: dict[str, dict[str, Any]] = {}
@@ -419,16 +515,18 @@ def look(paths: list[str], locks: bool) -> dict[str, Any]:
             targets.append(target(path, here))
         except OSError as error:
             files[path] = {"errno": error.errno}
-    found, unseen = processes(targets)
+    found, unseen, partly = processes(targets)
     known = kernel(targets)
     for one in targets:
         files[one.path] = {
             "openers": sorted(described(found[one.path])),
             "kernel": sorted(kernel_users(one, known)),
-            "locks": locks_on(one.path) if locks else {},
+            "locks": locks_of(one) if locks else {},
         }
     doubts = [*known.doubts, *(["the host hides other users' processes (hidepid)"] if hidden() else [])]
-    return {"files": files, "unseen": unseen, "doubts": doubts}
+    if partly:
+        doubts.append(f"{partly} of the host's processes could be looked at only in part")
+    return {"files": files, "unseen": unseen, "partly": partly, "doubts": doubts}
 
 
 def described(pids: dict[int, bool]) -> Iterator[tuple[int, str, bool, bool]]:
