@@ -19,7 +19,7 @@ from ssh_server import Server, sshd
 
 from blockferry.errors import HostCallFailed, HostCommandFailed, HostUnreachable, NoAnswer, OutcomeUnknown
 from blockferry.hosts.helper import connection, text
-from blockferry.hosts.helper.program import keeping
+from blockferry.hosts.helper.program import keeping, serving
 from blockferry.hosts.helper.session import Pending, Session
 from blockferry.hosts.helper.transport import Local, Ssh, Transport
 
@@ -282,6 +282,54 @@ def test_a_helper_that_hears_nothing_ends_itself(fifo: str) -> None:
         helper.stdin.flush()
         assert b"hello" in helper.stdout.readline()
         assert helper.wait(60) == 0
+
+
+class Said(serving.Output):
+    """What a helper says, kept."""
+
+    def __init__(self) -> None:
+        super().__init__(-1)
+        self.words: list[dict[str, Any]] = []
+
+    def send(self, words: dict[str, Any]) -> None:
+        self.words.append(words)
+
+
+def test_what_was_said_before_a_long_silence_is_not_done_unasked(tmp_path: Path) -> None:
+    """A link had stalled: whoever said it has given this helper up, and does something else with that name now."""
+    path, said = tmp_path / "new.qcow2", Said()
+    path.touch()
+    remove = b'{"id":1,"do":"files.remove","with":{"path":"%s"}}' % os.fsencode(path)
+    helper = serving.Serving(said, lambda: None, silence_s=120.0)
+    helper.heard_at -= 21
+    helper.take(remove)
+    helper.take(b'{"ping":1}')
+    assert said.words == [{"there": 1}]
+    helper.heard_at -= 21
+    helper.take(b'{"there":1}')  # it had stalled, too
+    helper.take(b'{"there":1}')
+    assert said.words == [{"there": 1}, {"there": 2}]
+    assert path.exists()
+    helper.take(b'{"there":2}')
+    eventually(lambda: {"id": 1, "result": True} in said.words)
+    assert not path.exists()
+    helper.take(b'{"ping":2}')
+    assert said.words[-1] == {"pong": 2}
+
+
+def test_whoever_is_still_there_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every word comes after what this helper takes for a long silence."""
+    monkeypatch.setattr(connection, "BEAT_S", 1.0)
+    session = Session(replace(Local(), silence_s=3.0))
+    try:
+        assert session.call("files.there", path=str(tmp_path)) is True
+        used = session.connection()
+        heard = used.heard
+        eventually(lambda: used.heard > heard + 3)
+        assert session.call("files.there", path=str(tmp_path), timeout_s=30) is True
+        assert session.connection() is used
+    finally:
+        session.close()
 
 
 def test_a_host_that_cannot_be_reached(sshd: Server, tmp_path: Path) -> None:

@@ -170,6 +170,29 @@ def test_directories(tmp_path: Path) -> None:
         files.make_directory(R, path + "/x/y")
 
 
+@pytest.mark.parametrize("how", ["write", "copy_over"])
+def test_a_call_that_was_given_up_takes_nothing_from_the_one_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """It waited for storage; the same call, made again, has begun to write under the same temporary name."""
+    path, temporary, source = (tmp_path / name for name in ("marker", ".partial", "source"))
+    path.write_text("old")
+    source.write_text("new")
+
+    def begun_again(_descriptor: int) -> None:
+        temporary.unlink()
+        temporary.write_text("half")
+
+    monkeypatch.setattr(os, "fsync", begun_again)
+    wish = {"data": "bmV3", "mode": 0o600, "path": str(path)}
+    if how == "copy_over":
+        wish = {"source": str(source), "dest": str(path)}
+    with pytest.raises(OSError, match="Stale"):
+        file_calls.CALLS[how](temporary=str(temporary), **wish)
+    assert path.read_text() == "old"
+    assert temporary.read_text() == "half"
+
+
 def test_a_directory_keeps_the_group_bit_that_it_inherits(tmp_path: Path) -> None:
     """In a datastore of a group (mode 2775) all that is made is the group's."""
     tmp_path.chmod(0o2775)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 import shutil
@@ -200,6 +201,61 @@ def test_a_kept_file_whose_datastore_is_not_mounted(site: PaperSite, tmp_path: P
     assert needed(site, base, said, is_base=False) is None
     image(top.parent / "another.qcow2")
     assert needed(site, base, said) is None, "its directory is there and holds other files: it is gone for good"
+
+
+def test_what_is_claimed_by_a_path_that_is_not_mounted(
+    site: PaperSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be this file, by a mount that is away now; a file that a move is yet to make is not."""
+    path, other, away = image(tmp_path / "a" / "old.qcow2"), image(tmp_path / "a" / "b.qcow2"), tmp_path / "away"
+    away.mkdir()
+    row = Kept(str(away / "old.qcow2"), "m", "web01", "", None, 1, "asked", HOST, 1.0, "raw")
+    moving = Claims({str(away / "old.qcow2"): "abcd"})
+    assert "quarantine keeps it" in str(needed(site, path, Claims({}, (row,))))
+    assert needed(site, other, Claims({}, (row,))) is None
+    assert needed(site, path, moving) is None
+    real = references.look
+
+    def look(*words: object) -> references.Looked:
+        found = real(*words)  # type: ignore[arg-type]
+        gone = Seen(str(away / "old.qcow2"), absent=f"{away} is not mounted")
+        return dataclasses.replace(found, paths={**found.paths, gone.path: gone})
+
+    monkeypatch.setattr(references, "look", look)
+    assert "is not mounted) and may be this file: move abcd" in str(needed(site, path, moving))
+    assert needed(site, other, moving) is None
+
+
+def test_a_file_system_that_fails_is_told_of_its_own_path(
+    site: PaperSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, real = image(tmp_path / "good.qcow2"), os.statvfs
+
+    def statvfs(path: str) -> os.statvfs_result:
+        if path == str(tmp_path):
+            raise OSError(errno.EIO, "as a dead NFS does")
+        return real(path)
+
+    monkeypatch.setattr(os, "statvfs", statvfs)
+    found = reference_calls.look_all([str(tmp_path), str(good)], [])["paths"]
+    assert found[str(tmp_path)] == {"errno": errno.EIO}
+    assert found[str(good)]["inode"] == good.stat().st_ino
+
+
+def test_the_survey_goes_on_when_storage_of_another_vm_hangs(
+    site: PaperSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = image(tmp_path / "old.qcow2")
+    site.define("web01", {"vda": path})
+    site.define("db01", {"vda": path})
+    everyone = domains.all_vms(site.connection)
+    (mine,) = [vm for vm in everyone if vm.name == "web01"]
+
+    def hang(*_words: object) -> None:
+        raise NoAnswer("references.look", 124, "no answer within 60 s.")
+
+    monkeypatch.setattr(references, "look", hang)
+    assert survey._users(site.runner, mine, everyone, {str(path)}) == {str(path): ("db01",)}
 
 
 def test_a_saved_state_names_it(site: PaperSite, tmp_path: Path) -> None:

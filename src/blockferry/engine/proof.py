@@ -196,6 +196,14 @@ def _claimed(path: str, names: Names, said: Claims, rows: Iterable[Kept]) -> str
     for other, sentence in claims:
         if other in seen and seen[other].error:
             return f"{other} cannot be looked at ({seen[other].error}) and may be this file: {sentence} then"
+    kept = {row.path for row in rows}
+    for other, sentence in claims:
+        # What a move is yet to make is absent without being out of sight: its directory may be empty, or not there yet.
+        away = (
+            other in seen and seen[other].absent and (other in kept or not (seen[other].empty or seen[other].nearest))
+        )
+        if away and posixpath.basename(other) == posixpath.basename(path):
+            return f"{other} cannot be looked at ({seen[other].absent}) and may be this file: {sentence} then"
     return None
 
 

@@ -199,6 +199,8 @@ class Connection:
             words = json.loads(line)
             if "hello" in words:
                 self.greeted, self.hello = True, words
+            elif "there" in words:  # it has not heard of us for long, and carries out nothing until it does
+                self.tell({"there": words["there"]})
             elif "out" in words:
                 with self._lock:
                     running = self._calls.get(words["id"])

@@ -187,10 +187,18 @@ def write(path: str, temporary: str, data: str, mode: int) -> None:
         write_all(descriptor, base64.b64decode(data))
         os.fchmod(descriptor, mode)
         os.fsync(descriptor)
+        replace(descriptor, temporary, path)
     finally:
         os.close(descriptor)
-    os.rename(temporary, path)
     flush(parent(path))
+
+
+def replace(descriptor: int, temporary: str, path: str) -> None:
+    """Give a finished file its name. Raises ESTALE when its temporary name is another's by now: while we waited for
+    storage we were given up, and the call was made again; what lies there is not whole yet."""
+    if not os.path.samestat(os.fstat(descriptor), os.lstat(temporary)):
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), temporary)
+    os.rename(temporary, path)
 
 
 def write_all(descriptor: int, data: bytes) -> None:
@@ -222,8 +230,9 @@ def data_of(descriptor: int, size: int) -> Iterator[tuple[int, bytes]]:
         at += len(chunk)
 
 
-def copy_to(source: str, temporary: str) -> None:
-    """Copy content, mode, owner and times into a new file; on disk after."""
+def copy_to(source: str, temporary: str, over: str = "") -> None:
+    """Copy content, mode, owner and times into a new file; on disk after. `over`: which then takes the place of this
+    one."""
     with contextlib.suppress(FileNotFoundError):
         os.unlink(temporary)
     reading = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
@@ -248,6 +257,8 @@ def copy_to(source: str, temporary: str) -> None:
                 os.setxattr(writing, ACL, os.getxattr(reading, ACL))
             os.utime(writing, ns=(before.st_atime_ns, before.st_mtime_ns))
             os.fsync(writing)
+            if over:
+                replace(writing, temporary, over)
         finally:
             os.close(writing)
     finally:
@@ -268,8 +279,7 @@ def copy(source: str, dest: str, temporary: str) -> bool:
 
 def copy_over(source: str, dest: str, temporary: str) -> None:
     """Copy a file in place of what is at `dest`."""
-    copy_to(source, temporary)
-    os.rename(temporary, dest)
+    copy_to(source, temporary, over=dest)
     flush(parent(dest))
 
 

@@ -91,14 +91,14 @@ def look(path: str, mounts: Mapping[str, Mount], missing_mounts: set[str], expor
     """What is at a path, links followed; of an absent one, what can be told of the place where it would be."""
     try:
         found = os.stat(path)
-    except OSError as error:
+        space = os.statvfs(path)
+    except OSError as error:  # of this path alone, whatever the others are
         if error.errno not in ABSENT:
             return {"errno": error.errno}
         return {"absent": absent(path, mounts, missing_mounts)}
     real = os.path.realpath(path)
     point = next((one for one in above(real) if one in mounts), "")
     mount = mounts.get(point, Mount("", "", ""))
-    space = os.statvfs(path)
     return {
         "device": found.st_dev,
         "inode": found.st_ino,

@@ -42,6 +42,15 @@ MOST_CALLS = 256
 
 LOOK_S = 5.0
 
+GAP_SHARE = 6
+"""After a silence of such a part of the longest one (20 of 120 s) we ask who is there. Whoever sent us says something
+every 5 s, and gives us up after 30 s without an answer."""
+
+
+def now() -> float:
+    """Seconds, also of those in which the machine slept."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
 
 class Output:
     """Lines to whoever sent us; a whole line at a time, from any thread."""
@@ -91,16 +100,38 @@ def answer(wish: Json, stream: Stream) -> Json:
 class Serving:
     """The calls of one session."""
 
-    def __init__(self, output: Output, leave: Callable[[], None]) -> None:
+    def __init__(self, output: Output, leave: Callable[[], None], silence_s: float = 0.0) -> None:
         self.output = output
         self.leave = leave
-        self.heard_at = time.monotonic()
+        self.gap_s = silence_s / GAP_SHARE
+        self.heard_at = now()
+        self.asked = 0  # how often whoever sent us was asked whether they are still there
+        self.held: list[bytes] | None = None  # what came since, until that is answered
         self.under_way: dict[int, Stream] = {}
         self.lock = threading.Lock()
 
     def take(self, line: bytes) -> None:
-        self.heard_at = time.monotonic()
+        """Begin what a line says. After a long silence: once it is known that somebody still wants it. A link that had
+        stalled delivers what was said before, also when whoever said it has given us up and does it another way."""
+        late = self.gap_s and now() - self.heard_at > self.gap_s
+        self.heard_at = now()
+        if late:
+            self.asked += 1
+            self.held = self.held or []
+            self.say({"there": self.asked})
+        if self.held is None:
+            self.begin(line)
+        elif (there := json.loads(line).get("there")) is None:
+            self.held.append(line)
+        elif there == self.asked and not late:
+            held, self.held = self.held, None
+            for one in held:
+                self.begin(one)
+
+    def begin(self, line: bytes) -> None:
         wish = json.loads(line)
+        if "there" in wish:  # an answer to what was asked before
+            return
         if "ping" in wish:
             self.say({"pong": wish["ping"]})
             return
@@ -133,7 +164,7 @@ class Serving:
             self.leave()
 
     def watch_silence(self, limit_s: float) -> None:
-        while time.monotonic() - self.heard_at < limit_s:
+        while now() - self.heard_at < limit_s:
             time.sleep(min(LOOK_S, limit_s / 4))
         self.leave()
 
@@ -150,7 +181,7 @@ def main(silence_s: float, text: bytes) -> None:
         keeper.let_go()
         os._exit(0)  # threads that wait for storage hold nobody up
 
-    serving = Serving(output, leave)
+    serving = Serving(output, leave, silence_s)
     output.send({"hello": 1, "pid": os.getpid(), "python": list(sys.version_info[:3]), "uid": os.geteuid()})
     if silence_s:
         threading.Thread(target=serving.watch_silence, args=(silence_s,), daemon=True).start()
