@@ -325,6 +325,18 @@ class OutcomeUnknown(HostUnreachable):
 
 
 @dataclass
+class HelperEnded(HostUnreachable):
+    """The program through which blockferry looks at files of a host was killed, or does not answer; libvirt may be well.
+
+    A move starts another one and goes on.
+    """
+
+    code = "HELPER_ENDED"
+    sentence_form = "blockferry's helper on {uri} (python3) is gone: {problem}."
+    hint_form = "Try again. The host's log tells who killed it, and whether memory ran out: `journalctl -k`."
+
+
+@dataclass
 class LibvirtFailed(BlockferryError):
     """libvirt refused or failed a call; its own words are quoted.
 

@@ -17,8 +17,16 @@ from typing import Any
 import pytest
 from ssh_server import Server, sshd
 
-from blockferry.errors import HostCallFailed, HostCommandFailed, HostUnreachable, NoAnswer, OutcomeUnknown
+from blockferry.errors import (
+    HelperEnded,
+    HostCallFailed,
+    HostCommandFailed,
+    HostUnreachable,
+    NoAnswer,
+    OutcomeUnknown,
+)
 from blockferry.hosts.helper import connection, text
+from blockferry.hosts.helper.connection import Connection
 from blockferry.hosts.helper.program import keeping, serving
 from blockferry.hosts.helper.session import Pending, Session
 from blockferry.hosts.helper.transport import Local, Ssh, Transport
@@ -169,6 +177,27 @@ def test_what_must_not_be_repeated_has_an_unknown_outcome(session: Session, fifo
     os.kill(helper_of(session), signal.SIGKILL)
     assert one.wait(60)
     with pytest.raises(OutcomeUnknown, match="is not known"):
+        one.result()
+
+
+def test_a_helper_that_was_killed_is_not_libvirt(local: Session, fifo: str) -> None:
+    one = local.begin("files.read", path=fifo, repeat=False)
+    used = local.connection()
+    os.kill(helper_of(local), signal.SIGKILL)
+    assert one.wait(60)
+    error = used.problem()
+    assert isinstance(error, HelperEnded)
+    assert "killed by signal 9" in error.sentence
+    assert "libvirt" not in f"{error.sentence} {error.hint}"
+
+
+def test_a_helper_that_said_no_word_may_have_done_it(local: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its first words, and what it has done, may have crossed with the end of the link."""
+    monkeypatch.setattr(Connection, "_take", lambda _self, _line: None)
+    one = local.begin("files.there", repeat=False, path="/")
+    os.kill(local.connection().pid, signal.SIGKILL)
+    assert one.wait(60)
+    with pytest.raises(OutcomeUnknown):
         one.result()
 
 

@@ -19,7 +19,7 @@ import threading
 import time
 from typing import Any
 
-from blockferry.errors import BlockferryError, HostCommandFailed, HostUnreachable
+from blockferry.errors import BlockferryError, HelperEnded, HostCommandFailed, HostUnreachable
 from blockferry.hosts.helper import text
 from blockferry.hosts.helper.transport import Transport
 
@@ -33,6 +33,7 @@ START_S = 90.0
 """So long may it take until it says anything: ssh has to be let in, and the machine may be busy."""
 LEAVE_S = 3.0
 _NO_CONNECTION = 255  # ssh's own exit status
+_BY_SIGNAL = 128  # from here on a shell tells of what was killed
 _NAME = "python3 (blockferry's helper)"
 
 
@@ -134,13 +135,20 @@ class Connection:
         if not self.broken.wait(LEAVE_S):
             self.give_up("it was closed")
 
+    @property
+    def never_ran(self) -> bool:
+        """Whether it is certain that nothing was done by it: python3 did not start, or not our program. A helper that
+        was killed may have said no word and yet have done what it was told."""
+        return not self.greeted and self._status is not None and 0 < self._status < _BY_SIGNAL
+
     def problem(self) -> BlockferryError:
         """What its end stands for."""
         words = self._said or self._why or "it ended"
         if self._status == _NO_CONNECTION or (self._why and not self.greeted):
             return HostUnreachable(self.uri, words.rstrip("."))
         if self.greeted:
-            return HostUnreachable(self.uri, f"the helper on it ended: {words.rstrip('.')}")
+            killed = f"it was killed by signal {-self._status}" if (self._status or 0) < 0 and not self._why else ""
+            return HelperEnded(self.uri, (self._said or killed or words).rstrip("."))
         return HostCommandFailed(_NAME, self._status or 1, words)
 
     def _write(self) -> None:

@@ -43,7 +43,7 @@ class Request:
         self.shown = shown(do, words)
         self._session = session
         self._do, self._words = do, words
-        self._repeat = repeat
+        self._repeat = self._harmless = repeat
         self._problem: BlockferryError | None = None
         self._call: Call = session.connection().ask(do, words)
 
@@ -68,7 +68,9 @@ class Request:
         return True
 
     def _broken(self, problem: BlockferryError) -> BlockferryError:
-        if not self._call.connection.greeted:
+        if self._harmless and not self._call.connection.greeted:
+            return problem
+        if self._call.connection.never_ran:
             return problem  # nothing was ever done there
         return OutcomeUnknown(self._session.uri, f"{self.shown} ({problem.sentence.rstrip('.')})")
 
