@@ -326,9 +326,9 @@ class OutcomeUnknown(HostUnreachable):
 
 @dataclass
 class HelperEnded(HostUnreachable):
-    """The program through which blockferry looks at files of a host was killed, or does not answer; libvirt may be well.
+    """The program through which blockferry looks at files of a host was killed, or does not answer.
 
-    A move starts another one and goes on.
+    libvirt may be well. A move starts another one and goes on.
     """
 
     code = "HELPER_ENDED"

@@ -147,7 +147,8 @@ class Connection:
         if self._status == _NO_CONNECTION or (self._why and not self.greeted):
             return HostUnreachable(self.uri, words.rstrip("."))
         if self.greeted:
-            killed = f"it was killed by signal {-self._status}" if (self._status or 0) < 0 and not self._why else ""
+            status = self._status or 0
+            killed = f"it was killed by signal {-status}" if status < 0 and not self._why else ""
             return HelperEnded(self.uri, (self._said or killed or words).rstrip("."))
         return HostCommandFailed(_NAME, self._status or 1, words)
 
