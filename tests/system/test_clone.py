@@ -104,7 +104,7 @@ def test_the_disks_of_a_vm_that_is_off_are_cloned(near: Line, sharer: Guest, pai
     assert_nothing_left(sharer, pair)
 
 
-@pytest.mark.sampled(0.3)
+@pytest.mark.sampled(0.2)
 @pytest.mark.parametrize("cancel", [False, True])
 @pytest.mark.parametrize("point", ["cloning", "cloned", "base-synced", "pivoted", "fold-pivoted"])
 def test_killed_at_a_point_of_a_move_by_clone(

@@ -267,7 +267,7 @@ def commuter(lab_session: Lab, lab_host: Host, old_san: Datastore) -> Iterator[G
         store.clear_vm(guest.name)
 
 
-@pytest.mark.sampled(0.3)
+@pytest.mark.sampled(0.2)
 @pytest.mark.parametrize("cancel", [False, True])
 @pytest.mark.parametrize("point", OVERLAY_POINTS)
 def test_killed_at_a_point_of_a_move_by_snapshot(long_line: Line, commuter: Guest, point: str, cancel: bool) -> None:

@@ -51,7 +51,7 @@ def site() -> Iterator[Site]:
         yield found
 
 
-@pytest.mark.sampled(0.4)
+@pytest.mark.sampled(0.3)
 @pytest.mark.parametrize("index", range(HOSTS))
 def test_a_generated_host_is_right_after_a_move(site: Site, index: int) -> None:
     played = play(site, generate(SEED, index))
@@ -71,7 +71,7 @@ def test_nearly_every_host_can_be_built() -> None:
     assert len(not_built) <= HOSTS // 10, f"seed {SEED}: {not_built}"
 
 
-@pytest.mark.sampled(0.4)
+@pytest.mark.sampled(0.3)
 @pytest.mark.parametrize("path", sorted(FOUND.glob("*.json")), ids=lambda path: path.stem)
 def test_a_host_that_once_showed_a_fault_is_right(site: Site, path: Path) -> None:
     played = play(site, spec.load(path))
