@@ -21,11 +21,14 @@ EVERYTHING = os.environ.get("BLOCKFERRY_EFFORT") == "all"
 LEAST = 3
 
 
+NO_COMMIT = "no commit"
+
+
 def commit() -> str:
-    """The commit that is checked out; a fixed word where there is no git."""
+    """The commit that is checked out; NO_COMMIT where there is no git."""
     words = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
-    return done.stdout.strip() if done.returncode == 0 else "no commit"
+    return done.stdout.strip() if done.returncode == 0 else NO_COMMIT
 
 
 def sample(cases: Sequence[str], part: float, seed: str) -> set[str]:

@@ -56,6 +56,13 @@ def assert_moved(vm: Bare, to: Datastore) -> None:
     assert not vm.path.exists()
 
 
+def copying(server: Postgres, line: Line, vm: str) -> HostProcess:
+    """A slow move of the VM, once it has copied something."""
+    process = line.start("move", vm, "--to", "ssd", *SLOW)
+    wait_until(lambda: done(server, vm)[1] > 0, "the copy", timeout=LIMIT_S, step=0.1)
+    return process
+
+
 def end_well(line: Line, process: HostProcess) -> None:
     said = line.end(process)
     assert said.status == 0, str(said)
@@ -65,8 +72,7 @@ def test_the_journal_goes_away_and_comes_back_in_the_middle_of_a_move(
     server: Postgres, pg: PostgresLine, lab_host: Host, old_san: Datastore, ssd: Datastore
 ) -> None:
     with bare(lab_host, old_san, "outage1", mib=64) as vm:
-        process = pg.start("move", vm.name, "--to", "ssd", *SLOW)
-        wait_until(lambda: done(server, vm.name)[1] > 0, "the copy", timeout=LIMIT_S, step=0.1)
+        process = copying(server, pg, vm.name)
         server.stop()
         try:
             job = lab_host.virsh("blockjob", vm.name, "vda", "--raw")
@@ -104,8 +110,7 @@ def test_a_terminal_that_closes_while_the_journal_is_away_leaves_the_move_to_a_w
 ) -> None:
     """The worker ended at once, or was not even started, and the move was nobody's."""
     with bare(lab_host, old_san, "outage5", mib=64) as vm:
-        process = pg.start("move", vm.name, "--to", "ssd", *SLOW)
-        wait_until(lambda: done(server, vm.name)[1] > 0, "the copy", timeout=LIMIT_S, step=0.1)
+        process = copying(server, pg, vm.name)
         server.stop()
         try:
             process.send_signal(signal.SIGHUP)

@@ -48,6 +48,15 @@ def state(server: Postgres, move: str) -> tuple[object, ...]:
     return row
 
 
+def killed_while_it_copies(server: Postgres, line: PostgresLine, vm: str) -> tuple[str, str]:
+    """A move that was planned and begun, and whose process has died: its id, and its plan's text."""
+    assert line.do("move", vm, "--to", "ssd", point="copy-started:kill").killed
+    [(move, plan)] = server.run("SELECT id, plan FROM moves WHERE vm = %s", vm)
+    assert isinstance(move, str)
+    assert isinstance(plan, str)
+    return move, plan
+
+
 def test_another_host_neither_takes_up_nor_ends_a_move(
     server: Postgres,
     lines: tuple[PostgresLine, PostgresLine],
@@ -58,10 +67,7 @@ def test_another_host_neither_takes_up_nor_ends_a_move(
 ) -> None:
     here, there = lines
     with bare(lab_host, old_san, "shared1") as vm:
-        assert here.do("move", vm.name, "--to", "ssd", point="copy-started:kill").killed
-        [(move, plan)] = server.run("SELECT id, plan FROM moves WHERE vm = 'shared1'")
-        assert isinstance(move, str)
-        assert isinstance(plan, str)
+        move, plan = killed_while_it_copies(server, here, vm.name)
         uuid = lab_host.virsh("capabilities").split("<uuid>")[1].split("<")[0]
         assert json.loads(plan)["host"] == uuid
         assert json.loads(plan)["uri"] == "qemu:///system"
@@ -111,10 +117,7 @@ def test_a_move_of_an_older_version_whose_vm_is_gone_can_be_ended(
     """Its plan names no host, and no VM bears its mark any more: it was listed as interrupted for ever."""
     here, there = lines
     with bare(lab_host, old_san, "shared3") as vm:
-        assert here.do("move", vm.name, "--to", "ssd", point="copy-started:kill").killed
-        [(move, plan)] = server.run("SELECT id, plan FROM moves WHERE vm = 'shared3'")
-        assert isinstance(move, str)
-        assert isinstance(plan, str)
+        move, plan = killed_while_it_copies(server, here, vm.name)
         older = {key: value for key, value in json.loads(plan).items() if key not in ("host", "host_name")}
         server.run("UPDATE moves SET plan = %s, lease_expires = 0 WHERE id = %s", json.dumps(older), move)
         lab_host.virsh("destroy", vm.name)

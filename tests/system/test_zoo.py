@@ -7,7 +7,6 @@ and played each time.
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ import pytest
 from lab import LabError
 from lab.namespaces import HostProcess
 from lab.said import Said
+from tests.sampling import NO_COMMIT, commit
 from zoo import domains, spec
 from zoo import files as zoo_files
 from zoo import play as playing
@@ -34,10 +34,8 @@ HOSTS = int(os.environ.get("ZOO_HOSTS", "42"))
 
 def seed_of_the_commit() -> int:
     """The same for each run of one commit; fixed where there is no git."""
-    done = subprocess.run(
-        ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-    )
-    return int(done.stdout[:7], 16) if done.returncode == 0 else 2026
+    found = commit()
+    return 2026 if found == NO_COMMIT else int(found[:7], 16)
 
 
 # Not yet by the commit, but the first hosts of the recorded run (docs/zoo.md): new hosts still show faults of judge and

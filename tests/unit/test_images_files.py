@@ -260,3 +260,12 @@ def test_allocation_and_space(tmp_path: Path) -> None:
     assert files.filesystem_type(R, "/proc") == "proc"
     with pytest.raises(HostCommandFailed):
         files.same_filesystem(R, str(tmp_path), "/absent")
+
+
+def test_the_trial_of_a_directory_touches_no_file_that_is_there(tmp_path: Path) -> None:
+    """It opened a name of its own whatever lay there, emptied that, and removed it."""
+    there = tmp_path / ".blockferry-trial"
+    there.write_text("somebody's")
+    assert files.write_rate(R, str(tmp_path), 1 << 20) > 0
+    assert there.read_text() == "somebody's"
+    assert list(tmp_path.iterdir()) == [there]

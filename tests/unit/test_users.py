@@ -193,7 +193,7 @@ def kernel_users(path: Path, monkeypatch: pytest.MonkeyPatch, sys_: Path, proc: 
     monkeypatch.setattr(user_calls, "SYS", str(sys_))
     if proc is not None:
         monkeypatch.setattr(user_calls, "PROC", str(proc))
-    known = user_calls.kernel([one])
+    known = user_calls.kernel([one], user_calls.mounts_here())
     return [who for who, _ in user_calls.kernel_users(one, known)] + [f"? {doubt}" for doubt in known.doubts]
 
 

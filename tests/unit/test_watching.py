@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 
 from blockferry.hosts.helper import text
+from blockferry.hosts.helper.program.mount_table import Mount, mount_of, parse
 from blockferry.hosts.helper.program.watchdog import beat, users
-from blockferry.hosts.helper.program.watchdog.tables import Block, Mount, mount_of, parse_mountinfo
+from blockferry.hosts.helper.program.watchdog.tables import Block
 from blockferry.hosts.helper.program.watchdog.users import Open, Table
 from blockferry.images import watching
 from blockferry.images.runner import LocalRunner
@@ -99,8 +100,8 @@ def test_a_new_image_that_is_open_without_the_old_one_may_be_the_truth() -> None
 
 
 def test_mountinfo_with_spaces_and_optional_fields() -> None:
-    text = "36 35 98:0 /a /mnt\\040two rw,noatime master:1 shared:4 - ext3 /dev/root rw,errors=continue\nnonsense\n"
-    assert parse_mountinfo(text) == [Mount(36, "98:0", "/mnt two", "ext3", "/dev/root", "rw,errors=continue")]
+    text = b"36 35 98:0 /a /mnt\\040two rw,noatime master:1 shared:4 - ext3 /dev/root rw,errors=continue\nnonsense\n"
+    assert parse(text) == [Mount(36, "98:0", "/mnt two", "ext3", "/dev/root", "rw,errors=continue", "/a")]
 
 
 def test_of_two_mounts_at_one_point_the_newest_counts() -> None:

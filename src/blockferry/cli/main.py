@@ -59,6 +59,7 @@ SECTIONS: dict[str, dict[str, Entry]] = {
     },
 }
 HIDDEN = {"run-move": Entry("move", "")}
+SHOWN = {name: entry for entries in SECTIONS.values() for name, entry in entries.items()}
 BUG_STATUS = 1
 EXAMPLES = ("blockferry vms", "blockferry check web01 --to ssd", "blockferry move web01 --to ssd")
 
@@ -70,7 +71,7 @@ class Program(click.Group):
     """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [name for entries in SECTIONS.values() for name in entries]
+        return list(SHOWN)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         return self.load(cmd_name)
@@ -78,17 +79,16 @@ class Program(click.Group):
     def load(self, name: str) -> click.Command | None:
         """Return the command of this name; None: there is none."""
         if name not in self.commands:
-            known = {**HIDDEN, **{name: entry for entries in SECTIONS.values() for name, entry in entries.items()}}
-            if name not in known:
+            entry = SHOWN.get(name) or HIDDEN.get(name)
+            if entry is None:
                 return None
-            module = importlib.import_module(f"blockferry.cli.{known[name].module}")
+            module = importlib.import_module(f"blockferry.cli.{entry.module}")
             self.add_command(getattr(module, name.replace("-", "_")), name)
         return self.commands[name]
 
     def load_all(self) -> dict[str, click.Command]:
         """Return every command by its name, hidden ones too: for documents and tests."""
-        names = [*(name for entries in SECTIONS.values() for name in entries), *HIDDEN]
-        return {name: command for name in names if (command := self.load(name)) is not None}
+        return {name: command for name in (*SHOWN, *HIDDEN) if (command := self.load(name)) is not None}
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for section, entries in SECTIONS.items():

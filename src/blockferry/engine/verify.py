@@ -206,4 +206,5 @@ def listening_place(runner: Runner, incarnation: int, vm: str, image: str) -> st
     and begins again with 1.
     """
     directory = posixpath.join(PRIVATE_DIRECTORIES, f"domain-{incarnation}-{vm[:SHORT_NAME]}")
-    return directory if runner.run(["test", "-d", directory], check=False).status == 0 else posixpath.dirname(image)
+    found = files.stat_one(runner, directory)
+    return directory if found is not None and found.kind == "directory" else posixpath.dirname(image)

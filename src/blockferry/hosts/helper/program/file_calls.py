@@ -17,11 +17,12 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from blockferry.hosts.helper.program.mount_table import mount_of, mounts
+from blockferry.hosts.helper.program.mount_table import NOWHERE, mount_of, mounts
 
 ABSENT = (errno.ENOENT, errno.ENOTDIR)
 CHUNK = 1 << 20
 ALLOCATION_STEP = 256 << 20
+TRIAL = ".blockferry-trial"
 RENAME_NOREPLACE, AT_FDCWD = 1, -100
 ACL = "system.posix_acl_access"
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
@@ -382,12 +383,21 @@ def free(path: str) -> int:
     return found.f_bavail * found.f_frsize
 
 
+def unnamed(directory: str) -> int:
+    """A file that nobody sees, open for reading and writing. Never one that was there."""
+    try:
+        return os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError:
+        path = os.path.join(directory, f"{TRIAL}-{os.getpid()}")
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        os.unlink(path)
+        return file
+
+
 def write_rate(directory: str, blocks: int) -> float:
     """Write a file without a name, so many MiB, and flush it: how long that took, in seconds."""
-    path = os.path.join(directory, ".blockferry-trial")
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    file = unnamed(directory)
     try:
-        os.unlink(path)
         block = bytes(CHUNK)
         began = time.monotonic()
         for _ in range(blocks):
@@ -408,13 +418,13 @@ def existing(path: str) -> str:
 def mount_points(paths: list[str]) -> list[str]:
     """Where the file system of each path is mounted; of what does not exist, that of the directory it would lie in."""
     table = mounts()
-    return [mount_of(os.path.realpath(existing(path)), table).point for path in paths]
+    return [(mount_of(os.path.realpath(existing(path)), table) or NOWHERE).point for path in paths]
 
 
 def filesystem(path: str) -> str:
     """The file system's type as the mount table has it: ext4, xfs, btrfs, nfs4, fuse.sshfs ..."""
     os.stat(path)
-    return mount_of(os.path.realpath(path), mounts()).kind
+    return (mount_of(os.path.realpath(path), mounts()) or NOWHERE).kind
 
 
 def writable(path: str) -> bool:

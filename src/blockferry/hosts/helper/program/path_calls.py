@@ -12,9 +12,9 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-from blockferry.hosts.helper.program.mount_table import Mounted, mount_of, mounts
+from blockferry.hosts.helper.program.file_calls import ABSENT, unnamed
+from blockferry.hosts.helper.program.mount_table import NOWHERE, Mount, mount_of, mounts
 
-ABSENT = (errno.ENOENT, errno.ENOTDIR)
 NAME_MAX, PATH_MAX = 255, 4096
 
 
@@ -37,7 +37,7 @@ def nearest(path: str) -> str:
         path = os.path.dirname(path)
 
 
-def look(path: str, known: list[Mounted]) -> dict[str, Any]:
+def look(path: str, known: list[Mount]) -> dict[str, Any]:
     found: dict[str, Any] = {
         "path": path,
         "resolved": os.path.realpath(path),
@@ -58,7 +58,7 @@ def look(path: str, known: list[Mounted]) -> dict[str, Any]:
     found["near"] = near
     found["writable"] = os.access(near, os.W_OK | os.X_OK, effective_ids=True)
     found["name_max"], found["path_max"] = NAME_MAX, PATH_MAX
-    found["file_system"] = mount_of(os.path.realpath(near), known).device
+    found["file_system"] = (mount_of(os.path.realpath(near), known) or NOWHERE).device
     try:
         space = os.statvfs(near)  # never os.pathconf: it holds Python's lock while it waits for storage
         found["name_max"] = space.f_namemax or NAME_MAX
@@ -105,12 +105,12 @@ def uuid_by_link(source: str, links: str = "/dev/disk/by-uuid") -> str:
     return next((name for name in names if os.path.realpath(os.path.join(links, name)) == device), "")
 
 
-def with_mounts(found: list[dict[str, Any]], table: list[Mounted]) -> list[dict[str, Any]]:
+def with_mounts(found: list[dict[str, Any]], table: list[Mount]) -> list[dict[str, Any]]:
     """The same, with what each directory is mounted from. The UUID of each file system is asked for once."""
     known: dict[tuple[str, str], str] = {}
     for one in found:
         if one["kind"] == "directory":
-            where = mount_of(one["resolved"], table)
+            where = mount_of(one["resolved"], table) or NOWHERE
             key = where.source, where.device
             if key not in known:
                 known[key] = uuid_of(one["path"], where.source)
@@ -120,19 +120,7 @@ def with_mounts(found: list[dict[str, Any]], table: list[Mounted]) -> list[dict[
 
 
 PUNCH_HOLE, KEEP_SIZE = 2, 1
-TRIAL = ".blockferry-trial-holes"
 SIZE = 1024 * 1024
-
-
-def unnamed(directory: str) -> int:
-    """A file that nobody sees."""
-    try:
-        return os.open(directory, os.O_TMPFILE | os.O_RDWR, 0o600)
-    except OSError:
-        path = os.path.join(directory, f"{TRIAL}-{os.getpid()}")
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-        os.unlink(path)
-        return handle
 
 
 def holes(directory: str) -> bool | None:

@@ -8,9 +8,11 @@ import re
 import struct
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
-from blockferry.hosts.helper.program.mount_table import unescaped
+from blockferry.hosts.helper.program import mount_table
+from blockferry.hosts.helper.program.file_calls import ABSENT
+from blockferry.hosts.helper.program.mount_table import NOWHERE, Mount, unescaped
 
 DEPTH = 5  # a datastore's directory, the VMs' homes in it, and what may lie in those
 ENTRIES = 100_000
@@ -18,26 +20,11 @@ SECONDS = 20  # for all datastores; less than the caller waits (references.PATIE
 TOO_DEEP, TOO_MUCH = -1, -2  # instead of an errno
 NO_IMAGES = ("proc", "sysfs", "debugfs", "tracefs", "securityfs", "configfs", "cgroup", "cgroup2", "bpf", "pstore")
 HEAD = 1 << 16
-ABSENT = (errno.ENOENT, errno.ENOTDIR)
-
-
-class Mount(NamedTuple):
-    """A file system's type, its device number as text, and the directory of it that is mounted."""
-
-    kind: str
-    device: str
-    root: str
 
 
 def mounted() -> dict[str, Mount]:
     """By mount point; a later mount hides an earlier one."""
-    found = {}
-    with open("/proc/self/mountinfo", "rb") as lines:
-        for line in lines:
-            before, _, rest = line.partition(b" - ")
-            words = before.split()
-            found[unescaped(words[4])] = Mount(os.fsdecode(rest.split()[0]), os.fsdecode(words[2]), unescaped(words[3]))
-    return found
+    return {mount.point: mount for mount in mount_table.mounts()}
 
 
 def wanted_mounts() -> set[str]:
@@ -98,7 +85,7 @@ def look(path: str, mounts: Mapping[str, Mount], missing_mounts: set[str], expor
         return {"absent": absent(path, mounts, missing_mounts)}
     real = os.path.realpath(path)
     point = next((one for one in above(real) if one in mounts), "")
-    mount = mounts.get(point, Mount("", "", ""))
+    mount = mounts.get(point, NOWHERE)
     return {
         "device": found.st_dev,
         "inode": found.st_ino,

@@ -13,7 +13,9 @@ import struct
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
-from blockferry.hosts.helper.program.mount_table import unescaped
+from blockferry.hosts.helper.program import mount_table
+from blockferry.hosts.helper.program.loop_table import loop_file
+from blockferry.hosts.helper.program.mount_table import Mount, lies_in, unescaped
 
 Identity = tuple[int, int]  # device and inode
 
@@ -25,7 +27,6 @@ GONE = (errno.ENOENT, errno.ESRCH, errno.ENOTDIR)
 EVERY_PERMISSION = (100, 200)
 WRITING = ((101, 1), (103, 1))
 F_OFD_GETLK = 36  # linux/fcntl.h; the module fcntl has it since Python 3.9 only where it was built against it
-LOOP_GET_STATUS64 = 0x4C05  # linux/loop.h
 # proc_locks(5). A line of one who waits has an arrow before its kind; "ACCESS" and leases are no locks of bytes.
 LOCK = re.compile(rb"^\s*\d+:\s+(?:OFDLCK|POSIX)\s+\S+\s+\S+\s+-?\d+\s+([0-9a-f]+:[0-9a-f]+):(\d+)\s+(\d+)\s+(\d+|EOF)")
 # File systems that only one host has mounted, and whose inodes have the same number in stat(2) and in the kernel.
@@ -77,6 +78,11 @@ def device_of(text: bytes, base: int = 10) -> int:
     return os.makedev(int(major, base), int(minor, base))
 
 
+def number_of(mount: Mount) -> int:
+    """The device number of a mount's file system."""
+    return device_of(os.fsencode(mount.device))
+
+
 # ------------------------------------------------------------ the files that are asked about
 
 
@@ -88,7 +94,7 @@ def target(path: str, mounts: list[Mount]) -> Target:
     mount = next((mount for mount in reversed(mounts) if lies_in(real, mount.point)), None)
     if mount is not None:
         # btrfs has a device number of its own for each subvolume in stat(2), and the file system's elsewhere.
-        devices.add(mount.device)
+        devices.add(number_of(mount))
     for one in dict.fromkeys((os.path.normpath(path), real)):
         while one != "/":
             one = os.path.dirname(one)
@@ -97,10 +103,6 @@ def target(path: str, mounts: list[Mount]) -> Target:
                 above.add((directory.st_dev, directory.st_ino))
     local = block is None and mount is not None and mount.kind in LOCAL
     return Target(path, (found.st_dev, found.st_ino), frozenset(devices), frozenset(above), block, local)
-
-
-def lies_in(path: str, directory: str) -> bool:
-    return path == directory or path.startswith(directory.rstrip("/") + "/")
 
 
 # ------------------------------------------------------------ processes
@@ -177,13 +179,12 @@ def elsewhere(pid: int, number: str, targets: list[Target]) -> bool:
     """Whether a descriptor lies for certain on another file system than all these files. FUSE refuses root a stat."""
     try:
         mount = re.search(rb"^mnt_id:\s*([0-9]+)", read(f"{PROC}/{pid}/fdinfo/{number}"), re.M)
-        lines = read(f"{PROC}/{pid}/mountinfo").splitlines()
+        table = mount_table.parse(read(f"{PROC}/{pid}/mountinfo"))
     except OSError:
         return False
-    for words in (line.split(None, 3) for line in lines):
-        if mount is not None and len(words) > 2 and words[0] == mount[1]:
-            device = device_of(words[2])
-            return all(one.block is None and device not in one.devices for one in targets)
+    for on in table:
+        if mount is not None and on.number == int(mount[1]):
+            return all(one.block is None and number_of(on) not in one.devices for one in targets)
     return False
 
 
@@ -319,31 +320,8 @@ def locked(file: int, start: int, length: int) -> bool:
 # ------------------------------------------------------------ the kernel's own users
 
 
-class Mount(NamedTuple):
-    """A line of mountinfo."""
-
-    device: int
-    root: str  # what of its file system is mounted
-    point: str
-    kind: str
-    source: str
-    options: bytes  # the file system's own
-
-
-def parse_mounts(text: bytes) -> list[Mount]:
-    found = []
-    for line in text.splitlines():
-        before, _, after = line.partition(b" - ")
-        words, rest = before.split(), after.split(b" ")
-        if len(words) < 6 or len(rest) < 3:
-            continue
-        root, point, source = unescaped(words[3]), unescaped(words[4]), unescaped(rest[1])
-        found.append(Mount(device_of(words[2]), root, point, os.fsdecode(rest[0]), source, rest[2]))
-    return found
-
-
 def mounts_here() -> list[Mount]:
-    return parse_mounts(read(f"{PROC}/self/mountinfo"))
+    return mount_table.parse(read(f"{PROC}/self/mountinfo"))
 
 
 def mounts_of_all() -> list[Mount]:
@@ -353,12 +331,12 @@ def mounts_of_all() -> list[Mount]:
         with contextlib.suppress(OSError):  # ended, or not ours to see: `processes` counts those
             space = os.readlink(f"{PROC}/{name}/ns/mnt")
             if space not in seen:
-                found += parse_mounts(read(f"{PROC}/{name}/mountinfo"))
+                found += mount_table.parse(read(f"{PROC}/{name}/mountinfo"))
                 seen.add(space)
     return list(dict.fromkeys(found))
 
 
-def kernel(targets: list[Target]) -> Kernel:
+def kernel(targets: list[Target], here: list[Mount]) -> Kernel:
     """Everything of the kernel's that uses a file. Software RAID, device mapper and network block devices stand on
     loop devices or on processes when they stand on files, so these tell of them."""
     found = Kernel([], [], [])
@@ -367,7 +345,7 @@ def kernel(targets: list[Target]) -> Kernel:
         ("swap files", swaps),
         ("SCSI and NVMe targets", targets_of_kernel),
         ("NFS clients", nfs_clients),
-        ("mounts", lambda known: mounted(known, targets)),
+        ("mounts", lambda known: mounted(known, targets, here)),
     )
     for what, look in looks:
         try:
@@ -399,12 +377,7 @@ def loops(found: Kernel) -> None:
                 continue  # it stands on nothing
             raise
         try:  # the device itself knows, whatever has become of the name
-            device = os.open(f"{DEV}/{name}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-            try:
-                status = fcntl.ioctl(device, LOOP_GET_STATUS64, bytes(232))
-            finally:
-                os.close(device)
-            number, inode = struct.unpack_from("QQ", status)
+            number, inode = loop_file(f"{DEV}/{name}")
             found.files.append((number, inode, f"loop device /dev/{name}", True))
         except OSError as error:
             if error.errno != errno.ENXIO:
@@ -463,9 +436,9 @@ def nfs_clients(found: Kernel) -> None:
                 found.files.append((device_of(place[1], 16), int(place[2]), "a client of this host's NFS server", True))
 
 
-def mounted(found: Kernel, targets: list[Target]) -> None:
-    """Files that are mounted themselves, and directories of which an overlay is made."""
-    here = {mount.point for mount in mounts_here()}
+def mounted(found: Kernel, targets: list[Target], here: list[Mount]) -> None:
+    """Files that are mounted themselves, and directories of which an overlay is made. `here`: what we see mounted."""
+    points = {mount.point for mount in here}
     inodes = {one.identity[1] for one in targets}
     for mount in mounts_of_all():
         if mount.kind == "overlay":
@@ -479,7 +452,7 @@ def mounted(found: Kernel, targets: list[Target]) -> None:
                 one = os.stat(mount.source)
                 found.files.append((one.st_dev, one.st_ino, f"the file system at {mount.point}", False))
         # Only of a local file: another one may not answer.
-        same = mount.root != "/" and mount.point in here and any(mount.device in one.devices for one in targets)
+        same = mount.root != "/" and mount.point in points and any(number_of(mount) in one.devices for one in targets)
         if same:
             with contextlib.suppress(OSError):
                 one = os.stat(mount.point)
@@ -487,9 +460,9 @@ def mounted(found: Kernel, targets: list[Target]) -> None:
                     found.files.append((one.st_dev, one.st_ino, f"the mount at {mount.point}", False))
 
 
-def layers(options: bytes) -> Iterator[str]:
+def layers(options: str) -> Iterator[str]:
     """The directories of an overlay, as its options name them: a colon that belongs to a name has a backslash."""
-    for option in options.split(b","):
+    for option in os.fsencode(options).split(b","):
         key, _, value = option.partition(b"=")
         if key in (b"lowerdir", b"lowerdir+", b"datadir+", b"upperdir"):
             for one in re.split(rb"(?<!\\):+", re.sub(rb"\\134", rb"\\", value)):
@@ -516,7 +489,7 @@ def look(paths: list[str], locks: bool) -> dict[str, Any]:
         except OSError as error:
             files[path] = {"errno": error.errno}
     found, unseen, partly = processes(targets)
-    known = kernel(targets)
+    known = kernel(targets, here)
     for one in targets:
         files[one.path] = {
             "openers": sorted(described(found[one.path])),

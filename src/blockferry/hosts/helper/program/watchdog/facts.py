@@ -2,43 +2,31 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import struct
 
+from blockferry.hosts.helper.program import mount_table
+from blockferry.hosts.helper.program.loop_table import loop_file
+from blockferry.hosts.helper.program.mount_table import Mount, mount_of
 from blockferry.hosts.helper.program.watchdog.tables import (
     Json,
-    Mount,
     block,
     listed,
-    mount_of,
     number,
-    parse_mountinfo,
     read,
 )
 
-LOOP_GET_STATUS64 = 0x4C05
-
 
 def backing_device(name: str) -> str:
-    """The superblock that a loop device's file lies on. By the kernel, not by the name: that may be another's."""
+    """The superblock that a loop device's file lies on; "" when that cannot be told."""
     try:
-        descriptor = os.open(f"/dev/{name}", os.O_RDONLY)
+        return number(loop_file(f"/dev/{name}")[0])
     except OSError:
         return ""
-    try:
-        status = bytearray(232)
-        fcntl.ioctl(descriptor, LOOP_GET_STATUS64, status)
-        return number(struct.unpack_from("=Q", status)[0])
-    except OSError:
-        return ""
-    finally:
-        os.close(descriptor)
 
 
 def facts(paths: list[str]) -> Json:
     """What the paths stand on. Touches them: only for storage that answers."""
-    mounts = parse_mountinfo(read("/proc/self/mountinfo"))
+    mounts = mount_table.parse(os.fsencode(read("/proc/self/mountinfo")))
     found: Json = {"root": os.geteuid() == 0, "paths": {}, "mounts": {}, "blocks": {}}
     found["fuse"] = listed("/sys/fs/fuse/connections")
     for path in paths:

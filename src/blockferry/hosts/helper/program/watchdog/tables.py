@@ -1,44 +1,14 @@
-"""Tables of the kernel, which it answers from memory: mounts and block devices. Nothing here touches a storage."""
+"""Tables of the kernel, which it answers from memory: block devices, beside the mounts of mount_table.
+
+Nothing here touches a storage.
+"""
 
 from __future__ import annotations
 
 import os
-import re
 from typing import Any, NamedTuple
 
 Json = dict[str, Any]
-
-
-class Mount(NamedTuple):
-    """One line of a mountinfo (proc(5))."""
-
-    number: int
-    device: str  # "major:minor" of the superblock
-    point: str
-    kind: str
-    source: str
-    options: str
-
-
-def parse_mountinfo(text: str) -> list[Mount]:
-    found = []
-    for line in text.splitlines():
-        front, _, back = line.partition(" - ")
-        one, other = front.split(" "), back.split(" ")
-        if len(one) > 5 and len(other) > 2:
-            words = [re.sub(r"\\(\d{3})", lambda m: chr(int(m[1], 8)), word) for word in (one[4], other[1])]
-            found.append(Mount(int(one[0]), one[2], words[0], other[0], words[1], other[2]))
-    return found
-
-
-def mount_of(path: str, mounts: list[Mount]) -> Mount | None:
-    """The mount that an absolute path lies on, by names alone; of several at one point the newest."""
-    best = None
-    for one in mounts:
-        whole = path == one.point or path.startswith(one.point.rstrip("/") + "/")
-        if whole and (best is None or len(one.point) >= len(best.point)):
-            best = one
-    return best
 
 
 def number(device: int) -> str:

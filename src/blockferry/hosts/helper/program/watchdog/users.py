@@ -8,16 +8,15 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from blockferry.hosts.helper.program import mount_table
+from blockferry.hosts.helper.program.mount_table import Mount, mount_of
 from blockferry.hosts.helper.program.watchdog.tables import (
     Block,
     Json,
-    Mount,
     block,
     linked,
     listed,
-    mount_of,
     number,
-    parse_mountinfo,
     read,
 )
 
@@ -62,7 +61,7 @@ def processes() -> tuple[list[Open], list[Mount]]:
         space = linked(f"/proc/{pid}/ns/mnt")
         if space and space not in seen:
             seen[space] = None
-            for mount in parse_mountinfo(read(f"/proc/{pid}/mountinfo")):
+            for mount in mount_table.parse(os.fsencode(read(f"/proc/{pid}/mountinfo"))):
                 mounts.setdefault(mount.number, mount)
     opened: list[Open] = []
     for pid in pids:
