@@ -13,14 +13,15 @@ import click
 import sqlalchemy as sa
 
 from bench.options import new_console
-from blockferry.engine import proof, templates
-from blockferry.journal import Journal, Owner
-from blockferry.model.inventory import PowerState
-from blockferry.model.plan import DiskPlan, Plan
-from blockferry.model.record import Outcome, Record
-from blockferry.model.request import Method, SourcePolicy
-from blockferry.model.summary import Report
-from blockferry.units import GiB
+from blockferry.base.units import GiB
+from blockferry.hosts.inventory import PowerState
+from blockferry.safety import proof
+from blockferry.storage_move.plan import DiskPlan, Plan
+from blockferry.storage_move.record import Outcome, Record
+from blockferry.storage_move.request import Method, SourcePolicy
+from blockferry.storage_move.summary import Report
+from blockferry.storage_move.templates import effects as templates_effects
+from blockferry.store import Journal, Owner
 
 URI, HOST = "qemu:///system", "6f0c1d9e-aaaa-4bbb-8ccc-000000000001"
 PARTIAL = "/ssd/vm-1/vda.qcow2"
@@ -51,7 +52,7 @@ def check(journal: Journal) -> None:
     journal.unfinished()
     proof.kept_here(journal, URI, HOST)
     proof.claims(journal, URI, HOST)
-    templates.known(journal, URI, HOST)
+    templates_effects.known(journal, URI, HOST)
 
 
 def measure(work: Callable[[], object], rounds: int) -> float:

@@ -19,7 +19,7 @@ from lab.sizes import MIB
 IDLE, WRITING, FLAT = "idle", "writing", "flat out"
 
 BUFFERS = (MIB, 2 * MIB, 4 * MIB, 16 * MIB)
-"""The first one is what a copy has by default (src/blockferry/model/pace.py), the last one QEMU's own."""
+"""The first one is what a copy has by default (src/blockferry/storage_move/pace/rules.py), the last one QEMU's own."""
 
 DISKS_VERIFIED = (1, 3)
 

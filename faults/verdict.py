@@ -107,7 +107,7 @@ def _leftovers(scene: Scene, end: str) -> None:
 
 def _no_guard(scene: Scene) -> bool:
     def guards(argv: list[str]) -> bool:
-        return "blockferry.engine.guard" in argv and scene.vm in argv
+        return "blockferry.safety.guard" in argv and scene.vm in argv
 
     return scene.wait(lambda: scene.host.find_process(guards) is None, 15)
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from blockferry.images import files
-from blockferry.images.runner import LocalRunner
+from blockferry.hosts.helper import files
+from blockferry.hosts.runner import LocalRunner
 from lab import Datastore, Lab
 from lab.process import wait_until
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from blockferry.engine.points import POINTS
+from blockferry.jobs.kill_points import POINTS
 from lab import Datastore, Disk, Guest, Host, Lab
 from lab.process import wait_until
 from tests.system.voyage import Line, assert_clean, assert_whole, other, side

@@ -129,14 +129,14 @@ def test_no_process_shows_the_journals_password(
     server: Postgres, pg: PostgresLine, lab_host: Host, old_san: Datastore, ssd: Datastore, tmp_path: Path
 ) -> None:
     secret = "s3cret-of-the-journal"
-    log = tmp_path / "log" / "blockferry.log"
+    log = tmp_path / "log" / "blockferry.base.log"
     pg.url, pg.more = server.with_password("secretive", secret), {"BLOCKFERRY_LOG": str(log)}
     with bare(lab_host, old_san, "outage3", mib=64) as vm:
         move = pg.must("move", vm.name, "--to", "ssd", *SLOW, "--detach").move["id"]
         wait_until(lambda: done(server, vm.name)[1] > 0, "the copy", timeout=LIMIT_S, step=0.1)
         shown = [line for line in command_lines() if "blockferry" in line]
         assert any("run-move" in line and move in line for line in shown)
-        assert any("blockferry.engine.guard" in line for line in shown)
+        assert any("blockferry.safety.guard" in line for line in shown)
         assert [line for line in shown if secret in line] == []
         wait_until(lambda: done(server, vm.name)[0], "the end of the move", timeout=LIMIT_S, step=0.2)
         assert_moved(vm, ssd)

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from blockferry.units import MiB
+from blockferry.base.units import MiB
 from lab import Datastore, Disk, Guest, Host, Lab
 from lab.process import wait_until
 from tests.system.voyage import Line, Voyage

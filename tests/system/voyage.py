@@ -304,7 +304,7 @@ class Voyage:
 
     def assert_no_guard(self) -> None:
         wait_until(
-            lambda: self.line.station.find_process(lambda argv: self.name in argv and "blockferry.engine.guard" in argv)
+            lambda: self.line.station.find_process(lambda argv: self.name in argv and "blockferry.safety.guard" in argv)
             is None,
             f"the end of the guard of {self.name}", timeout=60, step=0.2,
         )  # fmt: skip

@@ -13,9 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from blockferry.cli import main
-from blockferry.cli.app import App
-from blockferry.errors import (
+from blockferry.base.errors import (
     Interrupted,
     LeaseLost,
     MoveBusy,
@@ -29,14 +27,17 @@ from blockferry.errors import (
     UsageError,
     nearest,
 )
-from blockferry.model.finding import Finding, finding
-from blockferry.model.health import Check, Diagnosis, Level
-from blockferry.model.inventory import Datastore, Disk, DiskSource, PowerState, Vm
-from blockferry.model.plan import DiskPlan, HomeFile, HomePlan, Plan
-from blockferry.model.quarantine import KeptFile, Restore
-from blockferry.model.record import Outcome, Record, Wanted
-from blockferry.model.request import Method, MoveRequest
-from blockferry.model.summary import (
+from blockferry.base.units import GiB, MiB, TiB
+from blockferry.cli import main
+from blockferry.cli.app import App
+from blockferry.doctor.rules import Diagnosis, HostCheck, Level
+from blockferry.hosts.inventory import Datastore, Disk, DiskSource, PowerState, Vm
+from blockferry.leftovers.quarantine_rules import KeptFile, Restore
+from blockferry.storage_move.plan import DiskPlan, HomeFile, HomePlan, Plan
+from blockferry.storage_move.precheck.finding import Finding, finding
+from blockferry.storage_move.record import Outcome, Record, Wanted
+from blockferry.storage_move.request import Method, MoveRequest
+from blockferry.storage_move.summary import (
     CheckResult,
     DatastoreListing,
     DiskEstimate,
@@ -51,8 +52,8 @@ from blockferry.model.summary import (
     SpaceEstimate,
     VmListing,
 )
-from blockferry.model.tracking import (
-    Area,
+from blockferry.tracking.rules import (
+    ChangedArea,
     Changes,
     DiskChanges,
     DiskTracking,
@@ -60,7 +61,6 @@ from blockferry.model.tracking import (
     PointStatus,
     TrackingStatus,
 )
-from blockferry.units import GiB, MiB, TiB
 
 AT = 1_790_000_000.0  # 2026-09-21
 OLD = "/srv/storage/old-san/web01"
@@ -158,7 +158,7 @@ def progress(part: float, phase: str = "copy") -> Progress:
     return Progress(phase, tuple(disks), AT, "")
 
 
-HEALTHY = Diagnosis("qemu:///system", (Check("tools", Level.OK, "All there."),))
+HEALTHY = Diagnosis("qemu:///system", (HostCheck("tools", Level.OK, "All there."),))
 
 
 @dataclass
@@ -399,7 +399,7 @@ class FakeService:
         self, vm: str, since: str, disks: Sequence[str], mark: str | None, keep: int | None, power_cycles: bool
     ) -> Changes:
         self._note(f"changes {vm} {since} {' '.join(disks)} {mark!r} {keep} {power_cycles}")
-        areas = (Area(0, 65536), Area(131072, 65536))
+        areas = (ChangedArea(0, 65536), ChangedArea(131072, 65536))
         until = None if mark is None else mark or "bf-2"
         return Changes(vm, f"uuid-{vm}", since, AT, until, AT, (DiskChanges("vda", GiB, 131072, areas),))
 

@@ -1,6 +1,6 @@
 """A small host for the tests of decide: files that hold writes, block jobs, a guest, a guard, and a record.
 
-`effects` does what the effects of engine/act.py do, in the same order, and yields wherever a process can
+`effects` does what the effects of storage_move/effects.py do, in the same order, and yields wherever a process can
 die or the world can change. What counts is not what decide believes but what the files hold: each disk has a count
 of acknowledged writes, each file the count that it holds.
 
@@ -14,21 +14,21 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
-from blockferry.model import action as act
-from blockferry.model import lost
-from blockferry.model.graph_proof import GraphView
-from blockferry.model.inventory import JobInfo, PowerState
-from blockferry.model.observation import DiskView, Job, LostView, Observation, Side
-from blockferry.model.plan import DiskPlan, LayerPlan, Plan
-from blockferry.model.record import Copy, Lost, Outcome, Record, Stage, Wanted
-from blockferry.model.request import Method, SourcePolicy
+from blockferry.hosts.inventory import JobInfo, PowerState
+from blockferry.storage_move import actions
+from blockferry.storage_move.lost_vm import rules as lost_vm_rules
+from blockferry.storage_move.observation import DiskSide, DiskView, Job, LostView, Observation
+from blockferry.storage_move.plan import DiskPlan, LayerPlan, Plan
+from blockferry.storage_move.record import Copy, LostVm, Outcome, Record, Stage, Wanted
+from blockferry.storage_move.request import Method, SourcePolicy
+from blockferry.storage_move.switch.graph_proof import GraphView
 
 SIZE = 40
 RATE = 15
 GONE = -1  # what a file holds that is not there, or is empty or half a copy
 TRIES = 8
 
-SOURCE, DESTINATION = Side.SOURCE, Side.DESTINATION
+SOURCE, DESTINATION = DiskSide.SOURCE, DiskSide.DESTINATION
 
 
 def make_plan(
@@ -83,7 +83,7 @@ class Unreachable(Exception):
 class BlockJob:
     """A copy of one disk to its other side; `tainted`: it has missed a write of the guest."""
 
-    dest: Side
+    dest: DiskSide
     synchronous: bool
     foreign: bool = False
     looked: bool = False
@@ -103,11 +103,11 @@ class Host:
     owner_paused: bool = False
     idle: frozenset[str] = frozenset()  # disks that the guest never writes to
     incarnation: int = 1
-    live: dict[str, Side] = field(default_factory=dict)
-    config: dict[str, Side] = field(default_factory=dict)
+    live: dict[str, DiskSide] = field(default_factory=dict)
+    config: dict[str, DiskSide] = field(default_factory=dict)
     jobs: dict[str, BlockJob] = field(default_factory=dict)
     written: dict[str, int] = field(default_factory=dict)
-    held: dict[tuple[str, Side], int] = field(default_factory=dict)
+    held: dict[tuple[str, DiskSide], int] = field(default_factory=dict)
     mark: str | None = None
     record: Record = field(default_factory=Record)
     # of the process that runs the move:
@@ -129,7 +129,7 @@ class Host:
     guest_off: bool = False  # the guest has powered off, its QEMU waits to be ended
     reachable: bool = True  # its monitor can be asked
     autostart: bool = True
-    truth: dict[str, Side] = field(default_factory=dict)  # what a lost QEMU wrote to when it ended
+    truth: dict[str, DiskSide] = field(default_factory=dict)  # what a lost QEMU wrote to when it ended
 
     def __post_init__(self) -> None:
         for target in self.targets:
@@ -143,10 +143,10 @@ class Host:
     def targets(self) -> tuple[str, ...]:
         return tuple(disk.target for disk in self.plan.disks)
 
-    def sides(self) -> dict[str, Side]:
+    def sides(self) -> dict[str, DiskSide]:
         return self.live if self.state.active or self.state is PowerState.LOST else self.config
 
-    # ------------------------------------------------------------ looking, as engine/observe.py does
+    # ------------------------------------------------------------ looking, as storage_move/observe.py does
 
     def look(self) -> Observation:
         self.started_since_look = False
@@ -176,9 +176,9 @@ class Host:
             lost=self._lost_view() if self.state is PowerState.LOST else None,
         )
 
-    def path(self, target: str, side: Side) -> str:
+    def path(self, target: str, side: DiskSide) -> str:
         disk = self.plan.disk(target)
-        return {SOURCE: disk.source, DESTINATION: disk.dest}.get(side, lost.stand_in(self.plan, target))
+        return {SOURCE: disk.source, DESTINATION: disk.dest}.get(side, lost_vm_rules.stand_in(self.plan, target))
 
     def _lost_view(self) -> LostView:
         status = "shutdown" if self.guest_off else "paused" if self.standing else "running"
@@ -194,7 +194,7 @@ class Host:
         )
 
     def _graph(self) -> GraphView | None:
-        """As engine/observe.py asks QEMU: once all disks are across and no job is left."""
+        """As storage_move/observe.py asks QEMU: once all disks are across and no job is left."""
         mine = any(not job.foreign for job in self.jobs.values())
         if not self.state.active or mine or any(side is not DESTINATION for side in self.live.values()):
             return None
@@ -317,7 +317,7 @@ class Host:
         """Whether the next start uses what QEMU writes to, or is barred."""
         if not self.plan.persistent:
             return self.record.lost is not None
-        return all(self.config[one] in (side, Side.ELSEWHERE) for one, side in self.live.items())
+        return all(self.config[one] in (side, DiskSide.ELSEWHERE) for one, side in self.live.items())
 
     def owner_names_the_right_images(self) -> None:
         """`virsh edit`, after a parked move has asked for it."""
@@ -343,7 +343,7 @@ class Host:
             self.mark = None
 
     def goes_on(self) -> None:
-        if self.started_since_look or Side.ELSEWHERE in self.config.values():
+        if self.started_since_look or DiskSide.ELSEWHERE in self.config.values():
             return
         self.started_since_look = True
         self.state, self.incarnation, self.live = PowerState.RUNNING, self.incarnation + 1, dict(self.config)
@@ -366,7 +366,7 @@ class Host:
         self.record = replace(record, wanted=self.record.wanted)
         self.known = self.record
 
-    def effects(self, action: act.Action, seen: Observation) -> Iterator[None]:
+    def effects(self, action: actions.Action, seen: Observation) -> Iterator[None]:
         """Do it; at each yield something may happen, or nothing of the rest."""
         name = re.sub(r"(?<!^)([A-Z])", r"_\1", type(action).__name__).lower()
         method: Callable[..., Iterator[None]] = getattr(self, "_do_" + name)
@@ -384,7 +384,7 @@ class Host:
         if not self.reachable or self.state is not PowerState.LOST:
             raise Refused("the monitor cannot be reached")
 
-    def _do_let_lost_run(self, _action: act.LetLostRun, seen: Observation) -> Iterator[None]:
+    def _do_let_lost_run(self, _action: actions.LetLostRun, seen: Observation) -> Iterator[None]:
         yield
         self._asked()
         assert not self.owner_paused, "a pause of the owner's was ended"
@@ -392,26 +392,26 @@ class Host:
         yield
         self.note(replace(seen.record, suspended=False))
 
-    def _do_note_lost(self, _action: act.NoteLost, seen: Observation) -> Iterator[None]:
+    def _do_note_lost(self, _action: actions.SaveLost, seen: Observation) -> Iterator[None]:
         assert seen.lost is not None
-        record, current = seen.record, lost.known(seen.record, seen.lost)
-        stands = seen.lost.status in ("", lost.PAUSED)
-        noted = lost.settle(self.plan, replace(record, suspended=record.suspended and stands), current)
-        self.note(replace(noted, lost=replace(record.lost or Lost(), run=seen.lost.run, current=current)))
+        record, current = seen.record, lost_vm_rules.known(seen.record, seen.lost)
+        stands = seen.lost.status in ("", lost_vm_rules.PAUSED)
+        noted = lost_vm_rules.settle(self.plan, replace(record, suspended=record.suspended and stands), current)
+        self.note(replace(noted, lost=replace(record.lost or LostVm(), run=seen.lost.run, current=current)))
         yield
 
-    def _do_point_to_current(self, _action: act.PointToCurrent, seen: Observation) -> Iterator[None]:
+    def _do_point_to_current(self, _action: actions.PointToCurrent, seen: Observation) -> Iterator[None]:
         assert seen.lost is not None
         yield
         self._exists()
-        for target, path in lost.known(seen.record, seen.lost).items():
-            self.config[target] = lost.side_of(self.plan.disk(target), path)
+        for target, path in lost_vm_rules.known(seen.record, seen.lost).items():
+            self.config[target] = lost_vm_rules.side_of(self.plan.disk(target), path)
         yield
 
-    def _do_bar_start(self, action: act.BarStart, seen: Observation) -> Iterator[None]:
+    def _do_bar_start(self, action: actions.BarStart, seen: Observation) -> Iterator[None]:
         assert seen.lost is not None
-        before = seen.record.lost or Lost()
-        paths = {target: lost.stand_in(self.plan, target) for target in action.targets}
+        before = seen.record.lost or LostVm()
+        paths = {target: lost_vm_rules.stand_in(self.plan, target) for target in action.targets}
         off = before.autostart or seen.lost.autostart
         self.note(replace(seen.record, lost=replace(before, unclear=paths, autostart=off)))
         yield
@@ -419,10 +419,10 @@ class Host:
         self.autostart = False
         yield
         for target in action.targets:
-            self.config[target] = Side.ELSEWHERE
+            self.config[target] = DiskSide.ELSEWHERE
         yield
 
-    def _do_end_lost(self, _action: act.EndLost, _seen: Observation) -> Iterator[None]:
+    def _do_end_lost(self, _action: actions.EndLost, _seen: Observation) -> Iterator[None]:
         yield
         self._asked()
         assert self.guest_off, "a QEMU was ended whose guest runs"
@@ -430,42 +430,42 @@ class Host:
         self.goes_off()
         yield
 
-    def _do_note_found(self, _action: act.NoteFound, seen: Observation) -> Iterator[None]:
-        before = seen.record.lost or Lost()
+    def _do_note_found(self, _action: actions.SaveFound, seen: Observation) -> Iterator[None]:
+        before = seen.record.lost or LostVm()
         yield
         if before.autostart and seen.persistent:
             self._exists()
             self.autostart = True
         current = dict(before.current)
         for target in before.unclear:
-            if seen.disk(target).config_path in lost.images(self.plan.disk(target)):
+            if seen.disk(target).config_path in lost_vm_rules.images(self.plan.disk(target)):
                 current[target] = seen.disk(target).config_path
         record = replace(seen.record, suspended=seen.record.suspended and seen.same_run)
-        self.note(replace(lost.settle(self.plan, record, current), lost=None))
+        self.note(replace(lost_vm_rules.settle(self.plan, record, current), lost=None))
         yield
 
-    def _do_mark(self, _action: act.Mark, seen: Observation) -> Iterator[None]:
+    def _do_mark(self, _action: actions.Mark, seen: Observation) -> Iterator[None]:
         self._exists()
         self.mark = self.plan.move
         yield
         self.note(replace(seen.record, marked=True))
 
-    def _do_unmark(self, _action: act.Unmark, _seen: Observation) -> Iterator[None]:
+    def _do_unmark(self, _action: actions.Unmark, _seen: Observation) -> Iterator[None]:
         self._exists()
         self.mark = None
         yield
 
-    def _do_copy_home(self, _action: act.CopyHome, seen: Observation) -> Iterator[None]:
+    def _do_copy_home(self, _action: actions.CopyHome, seen: Observation) -> Iterator[None]:
         yield
         self.note(replace(seen.record, home_copied=True))
 
-    def _do_copy_layers(self, action: act.CopyLayers, seen: Observation) -> Iterator[None]:
+    def _do_copy_layers(self, action: actions.CopyLayers, seen: Observation) -> Iterator[None]:
         record = replace(seen.record, created=(*seen.record.created, f"/b/layer-of-{action.target}"))
         self.note(record)
         yield
         self.note(replace(record, layers_copied=(*record.layers_copied, action.target)))
 
-    def _do_suspend(self, action: act.Suspend, seen: Observation) -> Iterator[None]:
+    def _do_suspend(self, action: actions.Suspend, seen: Observation) -> Iterator[None]:
         self.note(replace(seen.record, suspended=True, switching=action.switch))
         yield
         self.guard_armed, self.suspended, self.pivot_failures = True, True, 0
@@ -475,7 +475,7 @@ class Host:
             self.state = PowerState.PAUSED
         yield
 
-    def _do_resume(self, action: act.Resume, seen: Observation) -> Iterator[None]:
+    def _do_resume(self, action: actions.Resume, seen: Observation) -> Iterator[None]:
         yield
         self._exists()
         assert not self.owner_paused, "a pause of the owner's was ended"
@@ -495,7 +495,7 @@ class Host:
         attempts = record.switch_attempts + action.switch_failed
         self.note(replace(record, suspended=False, switching=record.switching and mixed, switch_attempts=attempts))
 
-    def _do_start_copy(self, action: act.StartCopy, seen: Observation) -> Iterator[None]:
+    def _do_start_copy(self, action: actions.StartCopy, seen: Observation) -> Iterator[None]:
         before = seen.record.copy(action.target)
         attempts = before.attempts + 1 if before.reverse == action.reverse else 1
         copy = Copy(Stage.STARTING, seen.incarnation, attempts, action.reverse)
@@ -512,22 +512,22 @@ class Host:
         yield
         self.note(record.with_copy(action.target, replace(copy, stage=Stage.STARTED)))
 
-    def _do_note_clean(self, action: act.NoteClean, seen: Observation) -> Iterator[None]:
+    def _do_note_clean(self, action: actions.SaveClean, seen: Observation) -> Iterator[None]:
         record = seen.record
         for target in action.targets:
             record = record.with_copy(target, replace(record.copy(target), stage=Stage.CLEAN))
         self.note(record)
         yield
 
-    def _do_await(self, _action: act.Await, _seen: Observation) -> Iterator[None]:
+    def _do_await(self, _action: actions.Await, _seen: Observation) -> Iterator[None]:
         yield
         self.tick()
 
-    def _do_flush_destination(self, _action: act.FlushDestination, _seen: Observation) -> Iterator[None]:
+    def _do_flush_destination(self, _action: actions.FlushDestination, _seen: Observation) -> Iterator[None]:
         yield
         self.flushed = True
 
-    def _do_pivot(self, action: act.Pivot, seen: Observation) -> Iterator[None]:
+    def _do_pivot(self, action: actions.Pivot, seen: Observation) -> Iterator[None]:
         if not seen.record.switching:
             self.note(replace(seen.record, switching=True))
         yield
@@ -541,7 +541,7 @@ class Host:
             yield
         self.tick()
 
-    def _do_abort_copy(self, action: act.AbortCopy, seen: Observation) -> Iterator[None]:
+    def _do_abort_copy(self, action: actions.AbortCopy, seen: Observation) -> Iterator[None]:
         copy = seen.record.copy(action.target)
         yield
         self._active()
@@ -553,16 +553,16 @@ class Host:
         yield
         self.note(seen.record.with_copy(action.target, Copy(Stage.NONE, -1, copy.attempts, copy.reverse)))
 
-    def _do_forget_copy(self, action: act.ForgetCopy, seen: Observation) -> Iterator[None]:
+    def _do_forget_copy(self, action: actions.ForgetCopy, seen: Observation) -> Iterator[None]:
         copy = seen.record.copy(action.target)
         self.note(seen.record.with_copy(action.target, Copy(Stage.NONE, -1, copy.attempts)))
         yield
 
-    def _do_fail(self, action: act.Fail, seen: Observation) -> Iterator[None]:
+    def _do_fail(self, action: actions.Fail, seen: Observation) -> Iterator[None]:
         self.note(replace(seen.record, failure=seen.record.failure or action.problem))
         yield
 
-    def _do_note_switched(self, _action: act.NoteSwitched, seen: Observation) -> Iterator[None]:
+    def _do_note_switched(self, _action: actions.SaveSwitched, seen: Observation) -> Iterator[None]:
         assert all(view.side is DESTINATION for view in seen.disks)
         self.note(replace(self._with_graph(seen), switched=True, switching=False))
         yield
@@ -573,31 +573,31 @@ class Host:
             return seen.record
         return replace(seen.record, graph_proven=seen.graph.proven, graph_doubt=seen.graph.doubt)
 
-    def _do_note_graph(self, _action: act.NoteGraph, seen: Observation) -> Iterator[None]:
+    def _do_note_graph(self, _action: actions.SaveGraph, seen: Observation) -> Iterator[None]:
         self.note(self._with_graph(seen))
         yield
 
-    def _do_point_at_truth(self, action: act.PointAtTruth, seen: Observation) -> Iterator[None]:
+    def _do_point_at_truth(self, action: actions.PointAtTruth, seen: Observation) -> Iterator[None]:
         self.note(replace(seen.record, switched=False, switching=True, config_written=False))
         yield
         self._exists()
         self.config.update(dict.fromkeys(action.targets, SOURCE))
         yield
 
-    def _do_write_config(self, _action: act.WriteConfig, seen: Observation) -> Iterator[None]:
+    def _do_write_config(self, _action: actions.WriteConfig, seen: Observation) -> Iterator[None]:
         yield
         self._exists()
         self.config = dict.fromkeys(self.targets, DESTINATION)
         yield
         self.note(replace(seen.record, config_written=True))
 
-    def _do_revert_config(self, _action: act.RevertConfig, _seen: Observation) -> Iterator[None]:
+    def _do_revert_config(self, _action: actions.RevertConfig, _seen: Observation) -> Iterator[None]:
         yield
         self._exists()
         self.config = dict.fromkeys(self.targets, SOURCE)
         yield
 
-    def _do_create_image(self, action: act.CreateImage, seen: Observation) -> Iterator[None]:
+    def _do_create_image(self, action: actions.CreateImage, seen: Observation) -> Iterator[None]:
         target, record = action.target, seen.record
         record = replace(record, cold_copied={one: of for one, of in record.cold_copied.items() if one != target})
         self.note(record)
@@ -607,7 +607,7 @@ class Host:
         yield
         self.note(record.with_copy(target, Copy(Stage.IMAGE, -1, record.copy(target).attempts)))
 
-    def _do_cold_copy(self, action: act.ColdCopy, seen: Observation) -> Iterator[None]:
+    def _do_cold_copy(self, action: actions.ColdCopy, seen: Observation) -> Iterator[None]:
         target = action.target
         self._overwrite(target)
         record = self._name(seen.record, target)
@@ -634,22 +634,22 @@ class Host:
         assert self.config[target] is not DESTINATION or not self.plan.persistent, "the next start's image is made anew"
         self.held[target, DESTINATION] = GONE
 
-    def _do_settle(self, action: act.Settle, seen: Observation) -> Iterator[None]:
+    def _do_settle(self, action: actions.Settle, seen: Observation) -> Iterator[None]:
         yield
         self.note(replace(seen.record, settled=(*seen.record.settled, action.target)))
 
-    def _do_release_source(self, action: act.ReleaseSource, seen: Observation) -> Iterator[None]:
+    def _do_release_source(self, action: actions.ReleaseSource, seen: Observation) -> Iterator[None]:
         target = next(disk.target for disk in self.plan.disks if action.path in disk.old_files)
         yield
         self.held[target, SOURCE] = GONE
         yield
         self.note(replace(seen.record, released=(*seen.record.released, action.path)))
 
-    def _do_release_home(self, _action: act.ReleaseHome, seen: Observation) -> Iterator[None]:
+    def _do_release_home(self, _action: actions.ReleaseHome, seen: Observation) -> Iterator[None]:
         yield
         self.note(replace(seen.record, released=(*seen.record.released, "home")))
 
-    def _do_remove_destination(self, _action: act.RemoveDestination, seen: Observation) -> Iterator[None]:
+    def _do_remove_destination(self, _action: actions.RemoveDestination, seen: Observation) -> Iterator[None]:
         record = replace(seen.record, copies={}, cold_copied={}, layers_copied=(), home_copied=False)
         self.note(record)
         yield
@@ -659,7 +659,7 @@ class Host:
                 yield
         self.note(replace(record, created=()))
 
-    def _do_finish(self, action: act.Finish, seen: Observation) -> Iterator[None]:
+    def _do_finish(self, action: actions.Finish, seen: Observation) -> Iterator[None]:
         yield
         self.note(replace(seen.record, outcome=action.outcome))
 
@@ -676,26 +676,34 @@ def can_be(seen: Observation) -> bool:
     )
 
 
-WHILE_LOST = (act.LetLostRun, act.NoteLost, act.PointToCurrent, act.BarStart, act.EndLost, act.Await, act.Park)
+WHILE_LOST = (
+    actions.LetLostRun,
+    actions.SaveLost,
+    actions.PointToCurrent,
+    actions.BarStart,
+    actions.EndLost,
+    actions.Await,
+    actions.Park,
+)
 """Nothing of it copies, removes or releases a file, or asks libvirt for anything but to change a configuration."""
 
 
-def check_rules(seen: Observation, action: act.Action) -> None:
+def check_rules(seen: Observation, action: actions.Action) -> None:
     """What decide may never answer, whatever it sees."""
     if not can_be(seen):
         return
     record = seen.record
     if seen.state is PowerState.LOST and record.outcome is None:
         assert isinstance(action, WHILE_LOST), "that is not for a VM that libvirt has lost"
-        assert not isinstance(action, act.LetLostRun) or record.suspended, "a pause that is not ours was ended"
+        assert not isinstance(action, actions.LetLostRun) or record.suspended, "a pause that is not ours was ended"
     if seen.off_doubt and not seen.state.active and seen.state is not PowerState.LOST and record.outcome is None:
-        assert isinstance(action, (act.Park, act.Await)), "off was believed although it could not be checked"
+        assert isinstance(action, (actions.Park, actions.Await)), "off was believed although it could not be checked"
     lives = [view.live for view in seen.disks]
     across = all(view.side is DESTINATION for view in seen.disks)
     match action:
-        case act.Done(outcome):
+        case actions.Done(outcome):
             assert record.outcome is outcome
-        case act.Pivot(targets):
+        case actions.Pivot(targets):
             assert targets
             assert seen.state in (PowerState.PAUSED, PowerState.CRASHED), "a pivot while the guest runs"
             for target in targets:
@@ -706,54 +714,54 @@ def check_rules(seen: Observation, action: act.Action) -> None:
             sides = {seen.disk(target).side for target in targets}
             assert len(sides) == 1
             assert set(targets) == {view.target for view in seen.disks if view.side in sides}, "not all at one instant"
-        case act.Suspend():
+        case actions.Suspend():
             assert seen.state is PowerState.RUNNING
-        case act.Resume():
+        case actions.Resume():
             assert seen.state is PowerState.PAUSED
             assert record.suspended, "a pause that is not ours was ended"
-        case act.AbortCopy(target):
+        case actions.AbortCopy(target):
             assert seen.disk(target).job in (Job.OURS, Job.FOLD), "a job that is not ours was ended"
-        case act.StartCopy(target, reverse):
+        case actions.StartCopy(target, reverse):
             assert seen.state.active
             assert seen.disk(target).side is (DESTINATION if reverse else SOURCE)
             assert not record.switched
-        case act.ColdCopy(target):
+        case actions.ColdCopy(target):
             assert seen.state is PowerState.OFF
             assert not record.switched
             assert seen.disk(target).side is SOURCE
-        case act.CreateImage(target):
+        case actions.CreateImage(target):
             assert not record.switched
             assert seen.disk(target).live is SOURCE
-        case act.NoteSwitched():
+        case actions.SaveSwitched():
             assert across
             assert not seen.state.active or record.graph_proven or record.graph_doubt or seen.graph is not None
-        case act.MoveMedium():
+        case actions.MoveMedium():
             assert record.switched
-        case act.Settle() | act.ReleaseSource() | act.ReleaseHome():
+        case actions.Settle() | actions.ReleaseSource() | actions.ReleaseHome():
             assert record.switched, "the source was touched before the switch"
             assert across
             assert seen.config_agrees or not seen.persistent, "live and persistent configuration differ"
             known = record.graph_proven or record.graph_doubt or not seen.state.active
             assert known, "the source was touched although QEMU was not asked which images it uses"
-        case act.NoteGraph():
+        case actions.SaveGraph():
             assert across
             assert seen.graph is not None
             assert not seen.graph.wrong
-        case act.PointAtTruth(targets):
+        case actions.PointAtTruth(targets):
             assert seen.graph is not None
             assert set(targets) <= set(seen.graph.wrong)
             assert seen.state.active
-        case act.RemoveDestination():
+        case actions.RemoveDestination():
             assert not record.switched, "the destination was removed after the switch"
             assert not any(DESTINATION in (view.live, view.config) for view in seen.disks), "what is in use was removed"
             assert not any(view.job is Job.OURS for view in seen.disks), "the image under a job was removed"
-        case act.RevertConfig():
+        case actions.RevertConfig():
             assert not record.switched
             assert seen.state.active
             assert lives == [SOURCE] * len(lives)
-        case act.WriteConfig():
+        case actions.WriteConfig():
             assert across or seen.state is PowerState.OFF
-        case act.Finish(outcome):
+        case actions.Finish(outcome):
             assert not any(view.job is Job.OURS for view in seen.disks), "a job of ours was left"
             if outcome is Outcome.MOVED:
                 assert record.switched

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
-from blockferry.engine import guard
+from blockferry.safety import guard
 
 
 class PaperControl:

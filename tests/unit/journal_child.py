@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing.connection import Connection
 
-from blockferry.errors import BlockferryError, MoveBusy
-from blockferry.journal import Journal, Owner
-from blockferry.model.plan import Plan
-from blockferry.model.record import Record
-from blockferry.model.summary import Progress
+from blockferry.base.errors import BlockferryError, MoveBusy
+from blockferry.storage_move.plan import Plan
+from blockferry.storage_move.record import Record
+from blockferry.storage_move.summary import Progress
+from blockferry.store import Journal, Owner
 
 
 def hold(talk: Connection, url: str, move: str, ttl_s: float) -> None:

@@ -16,7 +16,7 @@ import pytest
 import sqlalchemy as sa
 from journal_support import Children
 
-from blockferry.journal import Journal
+from blockferry.store import Journal
 
 FAST = "/dev/shm" if os.access("/dev/shm", os.W_OK | os.X_OK) else None
 """Where nobody waits for a disk: a process that is killed loses nothing there either; power cuts are not tested."""

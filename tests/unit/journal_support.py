@@ -10,13 +10,13 @@ from typing import Any
 
 import journal_child
 
-from blockferry.model.inventory import PowerState
-from blockferry.model.plan import DiskPlan, Plan
-from blockferry.model.request import Method, SourcePolicy
-from blockferry.units import GiB
+from blockferry.base.units import GiB
+from blockferry.hosts.inventory import PowerState
+from blockferry.storage_move.plan import DiskPlan, Plan
+from blockferry.storage_move.request import Method, SourcePolicy
 
 _processes = multiprocessing.get_context("forkserver")  # processes of their own, without a second of imports each
-_processes.set_forkserver_preload(["blockferry.journal", "pytest"])  # not journal_child: not on its path yet
+_processes.set_forkserver_preload(["blockferry.store", "pytest"])  # not journal_child: not on its path yet
 
 
 def disk_plan(target: str = "vda", datastore: str = "ssd", allocation: int = GiB) -> DiskPlan:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import libvirt
 
-from blockferry.engine.site import Site
-from blockferry.hypervisor import connection as connections
-from blockferry.hypervisor.connection import Connection
-from blockferry.images.runner import LocalRunner
+from blockferry.hosts.host import Host
+from blockferry.hosts.libvirt import connection
+from blockferry.hosts.libvirt.connection import Connection
+from blockferry.hosts.runner import LocalRunner
 
 HOST = "11111111-2222-3333-4444-555555555555"
 
@@ -23,7 +23,7 @@ class PaperConnection(Connection):
     """The test driver has no keepalive and no UUID of its host."""
 
     def __init__(self, node: Path) -> None:
-        connections._ensure_event_loop()
+        connection._ensure_event_loop()
         self.uri = "qemu:///system"  # what plans say
         self._host_id = HOST
         self.raw = libvirt.open(f"test://{node}")
@@ -34,7 +34,7 @@ class PaperConnection(Connection):
         self.raw.close()
 
 
-class PaperSite(Site):
+class PaperSite(Host):
     """A site whose VMs are on paper and whose files are real."""
 
     def __init__(self, directory: Path) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 
-from blockferry.engine.act import EFFECTS
-from blockferry.model import action as act
+from blockferry.storage_move import actions
+from blockferry.storage_move.effects import EFFECTS
 
-KINDS = {kind for kind in vars(act).values() if isinstance(kind, type) and issubclass(kind, act.Action)} - {act.Action}
+KINDS = {kind for kind in vars(actions).values() if isinstance(kind, type) and issubclass(kind, actions.Action)} - {
+    actions.Action
+}
 
 
 def test_every_action_has_one_effect_or_ends_the_round() -> None:
@@ -23,10 +25,10 @@ def test_what_is_true_of_an_action_is_no_part_of_the_single_case() -> None:
 
 def test_phases() -> None:
     """What belongs to several phases goes on with the one before."""
-    assert act.CopyHome().phase_after("prepare") == "prepare"
-    assert act.StartCopy("vda").phase_after("prepare") == "copy"
-    assert act.Suspend(switch=True).phase_after("copy") == "switch"
-    assert act.Suspend(switch=False).phase_after("prepare") == "copy"
-    assert act.Resume().phase_after("switch") == "switch"
-    assert act.Await("hang", 0.1).phase_after("prepare") == "copy"
-    assert act.Await("drain", 0.1).phase_after("switch") == "switch"
+    assert actions.CopyHome().phase_after("prepare") == "prepare"
+    assert actions.StartCopy("vda").phase_after("prepare") == "copy"
+    assert actions.Suspend(switch=True).phase_after("copy") == "switch"
+    assert actions.Suspend(switch=False).phase_after("prepare") == "copy"
+    assert actions.Resume().phase_after("switch") == "switch"
+    assert actions.Await("hang", 0.1).phase_after("prepare") == "copy"
+    assert actions.Await("drain", 0.1).phase_after("switch") == "switch"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from blockferry.model import block_graph
-from blockferry.model.block_graph import BlockGraph
+from blockferry.hosts import block_graph
+from blockferry.hosts.block_graph import BlockGraph
 
 DATA = Path(__file__).parent / "data" / "block-graph"
 

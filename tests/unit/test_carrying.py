@@ -6,14 +6,15 @@ from dataclasses import replace
 
 import pytest
 
-from blockferry.hypervisor import domainxml
-from blockferry.model import precheck, tracking
-from blockferry.model.facts import Facts, SaveRoom, SmallFile
-from blockferry.model.inventory import Datastore, Disk, DiskSource, Image, PowerState, Snapshot, Vm
-from blockferry.model.plan import Hold, NvramPlan, Plan
-from blockferry.model.record import Outcome
-from blockferry.model.request import Chain, Firmware, Method, MoveRequest, Provision
-from blockferry.units import GiB
+from blockferry.base.units import GiB
+from blockferry.hosts.inventory import Datastore, Disk, DiskSource, Image, PowerState, Snapshot, Vm
+from blockferry.hosts.libvirt import domain_xml
+from blockferry.storage_move.facts import Facts, SaveRoom, SmallFile
+from blockferry.storage_move.plan import ManagedSavePlan, NvramPlan, Plan
+from blockferry.storage_move.precheck import rules as precheck_rules
+from blockferry.storage_move.record import Outcome
+from blockferry.storage_move.request import ChainPolicy, Firmware, Method, MoveRequest, Provision
+from blockferry.tracking import rules as tracking_rules
 
 TOP, BASE, VARS = "/old/web01/vda.s1", "/old/web01/vda.qcow2", "/old/web01/web01_VARS.fd"
 SOURCE = DiskSource("file", TOP, "qcow2")
@@ -54,7 +55,7 @@ def facts(state: PowerState = RUNNING, **more: object) -> Facts:
 
 def check(request: MoveRequest, known: Facts) -> tuple[dict[str, str], Plan | None]:
     """(code -> sentence and remedy, plan)."""
-    found, plan = precheck.precheck(request, known, "abcd")
+    found, plan = precheck_rules.precheck(request, known, "abcd")
     return {one.code: f"{one.text} {one.remedy}" for one in found}, plan
 
 
@@ -116,7 +117,7 @@ def test_uefi_variables_at_once(known: Facts, code: str | None, words: str) -> N
     if code == "FIRMWARE_NOW":
         assert plan is not None
         assert plan.nvram is not None
-        assert plan.nvram.now == Hold("/save/web01.save", GiB, 256.0 * 1024**2, 9.0)
+        assert plan.nvram.now == ManagedSavePlan("/save/web01.save", GiB, 256.0 * 1024**2, 9.0)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +130,7 @@ def test_uefi_variables_at_once(known: Facts, code: str | None, words: str) -> N
     ],
 )
 def test_what_cannot_be_saved_is_seen_in_the_xml(device: str, words: str) -> None:
-    found = domainxml.parse(f"<domain><name>web01</name><devices>{device}</devices></domain>").unsavable
+    found = domain_xml.parse(f"<domain><name>web01</name><devices>{device}</devices></domain>").unsavable
     assert words in found
     assert bool(words) == bool(found)
 
@@ -151,7 +152,7 @@ CHAIN = {"vda": (Image(TOP, "qcow2", GiB, GiB), Image(BASE, "qcow2", GiB, GiB))}
 HELD = {"vda": (Image(TOP, "qcow2", GiB, GiB, internal_snapshots=("s1",)),)}
 EXTERNAL = (Snapshot("s1", external=("vda",), files=(BASE, TOP, VARS)),)
 INTERNAL = (Snapshot("s1", internal=("vda",), files=(TOP, VARS)),)
-KEEP = replace(REQUEST, chain=Chain.KEEP)
+KEEP = replace(REQUEST, chain=ChainPolicy.KEEP)
 
 
 @pytest.mark.parametrize(
@@ -194,9 +195,9 @@ def test_a_kept_chain_s_files_have_new_names() -> None:
         f"</disks><domain><os><nvram>{VARS}</nvram></os><devices><disk><source file='{BASE}'/></disk></devices>"
         "</domain></domainsnapshot>"
     )
-    assert domainxml.snapshot(xml) == EXTERNAL[0]
-    renamed = domainxml.rename(xml, plan.new_names)
-    assert domainxml.paths(renamed) == {VARS, *plan.new_names.values()}
+    assert domain_xml.snapshot(xml) == EXTERNAL[0]
+    renamed = domain_xml.rename(xml, plan.new_names)
+    assert domain_xml.paths(renamed) == {VARS, *plan.new_names.values()}
 
 
 def with_checkpoint(state: PowerState = RUNNING, format: str = "qcow2", bitmaps: tuple[str, ...] = ()) -> Facts:
@@ -238,7 +239,7 @@ def test_checkpoints_of_other_disks_are_no_hindrance() -> None:
 
 
 def test_the_report_tells_of_points_that_are_void() -> None:
-    [said] = tracking.after_move(("monday",), Outcome.MOVED)
+    [said] = tracking_rules.after_move(("monday",), Outcome.MOVED)
     assert "monday" in said
-    assert tracking.after_move(("monday",), Outcome.CANCELLED) == ()
-    assert tracking.after_move((), Outcome.MOVED) == ()
+    assert tracking_rules.after_move(("monday",), Outcome.CANCELLED) == ()
+    assert tracking_rules.after_move((), Outcome.MOVED) == ()

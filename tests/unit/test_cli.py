@@ -11,15 +11,15 @@ import pytest
 from click.testing import CliRunner, Result
 from rich.console import Console
 
-from blockferry import errors
+from blockferry.base import errors
+from blockferry.base.errors import HostUnreachable, JournalFailed, LeaseLost, MoveBusy
+from blockferry.base.units import MiB
 from blockferry.cli import display, drive, main
 from blockferry.cli.app import App
-from blockferry.errors import HostUnreachable, JournalFailed, LeaseLost, MoveBusy
-from blockferry.model.finding import CATALOGUE, finding
-from blockferry.model.record import Outcome, Record, View
-from blockferry.model.request import Chain, Method, MoveRequest, Provision, SourcePolicy
-from blockferry.model.summary import Event, MoveSummary, Orphan
-from blockferry.units import MiB
+from blockferry.storage_move.precheck.finding import CATALOGUE, finding
+from blockferry.storage_move.record import BackupExport, Outcome, Record
+from blockferry.storage_move.request import ChainPolicy, Method, MoveRequest, Provision, SourcePolicy
+from blockferry.storage_move.summary import Event, MoveSummary, Orphan
 
 FACTS: dict[str, Any] = {"bool": True, "str": "x", "int": 1, "float": 1.0, "tuple[str, ...]": ("a", "b")}
 
@@ -151,7 +151,7 @@ def test_options_become_the_request(service: cli_fake.FakeService) -> None:
     result = call(service, "check", *args.split(), "--chain", "keep", "--bandwidth", "200MiB/s", "--keep-source", "7d")
     assert result.exit_code == 0
     asked = MoveRequest(
-        "db01", "ssd", {"vdb": "archive"}, "old", "raw", Provision.THIN, Method.CHANGED_BLOCKS, Chain.KEEP,
+        "db01", "ssd", {"vdb": "archive"}, "old", "raw", Provision.THIN, Method.CHANGED_BLOCKS, ChainPolicy.KEEP,
         200 * MiB, SourcePolicy(False, 604800.0),
     )  # fmt: skip
     assert service.log == [f"check {asked}"]
@@ -483,18 +483,18 @@ def test_cancel_while_the_disks_are_compared_ends_the_comparison(busy: cli_fake.
     """After the switch, but not too late: what is left to do is the comparison, and the old disks stay."""
     running = busy.journal["3f2a"]
     plan = dataclasses.replace(running.plan, verify=True)
-    busy.journal["3f2a"] = dataclasses.replace(running, plan=plan, record=Record(switched=True, view=View.HELD))
+    busy.journal["3f2a"] = dataclasses.replace(running, plan=plan, record=Record(switched=True, view=BackupExport.HELD))
 
     class Ends(cli_fake.FakeService):
         def cancel(self, move: str, here: bool = False) -> MoveSummary:
             now = super().cancel(move, here)
-            record = Record(switched=True, view=View.ENDED, unverified={"vda": "it was cancelled"})
+            record = Record(switched=True, view=BackupExport.ENDED, unverified={"vda": "it was cancelled"})
             self.journal[now.id] = dataclasses.replace(now, record=record)
             return now
 
         def show(self, move: str) -> tuple[MoveSummary, tuple[Event, ...]]:
             now, events = super().show(move)
-            if now.record.view is View.ENDED and now.record.outcome is None:
+            if now.record.view is BackupExport.ENDED and now.record.outcome is None:
                 record = dataclasses.replace(now.record, outcome=Outcome.MOVED)
                 self.journal[now.id] = dataclasses.replace(now, record=record, finished=1.0)
             return now, events

@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from blockferry.model.facts import Facts
-from blockferry.model.inventory import Datastore, Disk, DiskSource, Image, PowerState, Secret, Vm
-from blockferry.model.plan import Plan
-from blockferry.model.precheck import precheck
-from blockferry.model.request import Contract, Method, MoveRequest, Preallocation, Provision, SourcePolicy
-from blockferry.units import GiB, MiB
+from blockferry.base.units import GiB, MiB
+from blockferry.hosts.inventory import Datastore, Disk, DiskSource, Image, PowerState, Secret, Vm
+from blockferry.storage_move.facts import Facts
+from blockferry.storage_move.plan import Plan
+from blockferry.storage_move.precheck.rules import precheck
+from blockferry.storage_move.request import LatencyContract, Method, MoveRequest, Preallocation, Provision, SourcePolicy
 
 STORE = Datastore("ssd", "u", "dir", True, "/ssd", 100 * GiB, 100 * GiB)
 RAW = Image("/san/vda.raw", "raw", 8 * MiB, 4 * MiB)
@@ -67,7 +67,7 @@ def test_a_disk_larger_than_the_free_space_is_cloned() -> None:
         {"provision": Provision.THICK},
         {"preallocation": Preallocation.METADATA},
         {"cluster_size": 2 << 20},
-        {"contract": Contract(latency_s=0.02)},
+        {"contract": LatencyContract(latency_s=0.02)},
     ],
 )
 def test_what_is_to_change_on_the_way_is_not_cloned(more: dict[str, object]) -> None:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from blockferry import config
-from blockferry.config import Config
-from blockferry.errors import ConfigInvalid
-from blockferry.model.request import Method
-from blockferry.units import KiB, MiB
+from blockferry.base import config
+from blockferry.base.config import Config
+from blockferry.base.errors import ConfigInvalid
+from blockferry.base.units import KiB, MiB
+from blockferry.storage_move.request import Method
 
 
 @pytest.fixture(autouse=True)

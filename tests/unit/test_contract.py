@@ -10,15 +10,15 @@ import msgspec
 import pytest
 from test_cli import call
 
-from blockferry import config
-from blockferry.config import Config
-from blockferry.errors import ConfigInvalid
-from blockferry.model import method
-from blockferry.model.inventory import PowerState
-from blockferry.model.latency import GuestLatency
-from blockferry.model.record import Outcome, Record, Throttle
-from blockferry.model.request import Contract, IfNotConverging, Method
-from blockferry.model.summary import GuestReport, Progress
+from blockferry.base import config
+from blockferry.base.config import Config
+from blockferry.base.errors import ConfigInvalid
+from blockferry.hosts.inventory import PowerState
+from blockferry.storage_move.pace.latency import GuestLatency
+from blockferry.storage_move.precheck import method
+from blockferry.storage_move.record import Outcome, Record, Throttle
+from blockferry.storage_move.request import IfNotConverging, LatencyContract, Method
+from blockferry.storage_move.summary import GuestReport, Progress
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +29,7 @@ def configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return file
 
 
-def asked(*words: str) -> tuple[Contract | None, IfNotConverging]:
+def asked(*words: str) -> tuple[LatencyContract | None, IfNotConverging]:
     service = cli_fake.FakeService()
     result = call(service, "move", "web01", "--to", "ssd", *words)
     assert result.exit_code == 0, result.output
@@ -39,20 +39,20 @@ def asked(*words: str) -> tuple[Contract | None, IfNotConverging]:
 
 def test_what_is_typed() -> None:
     assert asked() == (None, IfNotConverging.AUTO)
-    assert asked("--guest-latency", "20ms") == (Contract(latency_s=0.02), IfNotConverging.AUTO)
-    assert asked("--guest-slowdown", "1.5x") == (Contract(slowdown=1.5), IfNotConverging.AUTO)
+    assert asked("--guest-latency", "20ms") == (LatencyContract(latency_s=0.02), IfNotConverging.AUTO)
+    assert asked("--guest-slowdown", "1.5x") == (LatencyContract(slowdown=1.5), IfNotConverging.AUTO)
     assert asked("--guest-slowdown", "2", "--if-not-converging", "stop") == (
-        Contract(slowdown=2.0),
+        LatencyContract(slowdown=2.0),
         IfNotConverging.STOP,
     )
 
 
 def test_what_is_configured_and_what_is_typed_over_it(configured: Path) -> None:
     configured.write_text('guest_latency = "50ms"\nif_not_converging = "wait"\n')
-    assert asked() == (Contract(latency_s=0.05), IfNotConverging.WAIT)
-    assert asked("--guest-slowdown", "3x") == (Contract(slowdown=3.0), IfNotConverging.WAIT)
+    assert asked() == (LatencyContract(latency_s=0.05), IfNotConverging.WAIT)
+    assert asked("--guest-slowdown", "3x") == (LatencyContract(slowdown=3.0), IfNotConverging.WAIT)
     configured.write_text("guest_slowdown = 1.5\n")
-    assert asked() == (Contract(slowdown=1.5), IfNotConverging.AUTO)
+    assert asked() == (LatencyContract(slowdown=1.5), IfNotConverging.AUTO)
 
 
 @pytest.mark.parametrize(

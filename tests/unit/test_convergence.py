@@ -10,17 +10,17 @@ from decide_support import make_plan
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blockferry.engine.observe import Memory, Observer
-from blockferry.images.runner import LocalRunner
-from blockferry.model import layers
-from blockferry.model.convergence import Divergence, assess
-from blockferry.model.decide import allowed_pause_s
-from blockferry.model.inventory import JobInfo
-from blockferry.model.latency import Interval
-from blockferry.model.observation import DiskView, Job, Side
-from blockferry.model.pace import Pace, Sample
-from blockferry.model.passes import CopyProgress
-from blockferry.units import MiB
+from blockferry.base.units import MiB
+from blockferry.hosts.inventory import JobInfo
+from blockferry.hosts.runner import LocalRunner
+from blockferry.storage_move.decide import allowed_pause_s
+from blockferry.storage_move.observation import DiskSide, DiskView, Job
+from blockferry.storage_move.observe import Memory, Observer
+from blockferry.storage_move.overlays import rules as overlays_rules
+from blockferry.storage_move.overlays.convergence import Divergence, assess
+from blockferry.storage_move.overlays.passes import CopyProgress
+from blockferry.storage_move.pace.latency import Interval
+from blockferry.storage_move.pace.rules import Pace, Sample
 
 LOOK_S = 0.25
 
@@ -119,10 +119,10 @@ def test_nothing_is_said_without_evidence() -> None:
 
 
 def test_a_commit_that_is_outrun_has_no_limit_nor_has_one_on_the_way_back() -> None:
-    view = DiskView("vda", Side.DESTINATION, Side.DESTINATION, Job.FOLD)
-    assert layers.fold_speed(view, 3000, outrun=False) == 3000
-    assert layers.fold_speed(view, 3000, outrun=True) == 0
-    assert layers.fold_speed(replace(view, live=Side.SOURCE), 3000, outrun=False) == 0
+    view = DiskView("vda", DiskSide.DESTINATION, DiskSide.DESTINATION, Job.FOLD)
+    assert overlays_rules.fold_speed(view, 3000, outrun=False) == 3000
+    assert overlays_rules.fold_speed(view, 3000, outrun=True) == 0
+    assert overlays_rules.fold_speed(replace(view, live=DiskSide.SOURCE), 3000, outrun=False) == 0
 
 
 @pytest.mark.parametrize(("writes", "outrun"), [(10.0, False), (45.0, True), (200.0, True)])
@@ -130,12 +130,12 @@ def test_a_commit_that_the_guest_outruns_is_seen_from_outside(writes: float, out
     """A small overlay at first, which grows by what the guest writes while it is committed."""
     plan = make_plan()
     observer, memory = Observer(plan, LocalRunner("test:///")), Memory()
-    overlay = DiskView("vda", Side.DESTINATION, Side.DESTINATION, Job.FOLD)
+    overlay = DiskView("vda", DiskSide.DESTINATION, DiskSide.DESTINATION, Job.FOLD)
     copied, end, told, sure = 0.0, 20.0, False, False
     for look in range(100):
         found = observer.folds((replace(overlay, info=JobInfo(int(copied), int(end), 0)),), memory, look * LOOK_S)
         told = told or bool(found)
-        sure = sure or any(layers.lifted(one, contract=True) for one in found)
+        sure = sure or any(overlays_rules.lifted(one, contract=True) for one in found)
         copied = min(end, copied + 40 * LOOK_S)
         end += writes * LOOK_S
     assert told is outrun
@@ -149,23 +149,25 @@ def test_a_commit_that_the_guest_outruns_is_seen_from_outside(writes: float, out
     [(False, False, True), (True, False, True), (False, True, False), (True, True, True)],
 )
 def test_a_limit_that_follows_the_guest_is_not_lifted_on_suspicion(sure: bool, contract: bool, lifted: bool) -> None:
-    assert layers.lifted(Divergence("vda", 9.0, 3.0, sure), contract=contract) is lifted
+    assert overlays_rules.lifted(Divergence("vda", 9.0, 3.0, sure), contract=contract) is lifted
 
 
 def test_what_is_told_of_a_commit_that_is_outrun() -> None:
     found = Divergence("vda", 9.0 * MiB, 3.0 * MiB, sure=True)
     grows = "the overlay of vda grows as fast as it is committed (the guest changes 9.0 MiB/s of it, and 3.0 MiB/s"
-    limited = layers.outrun_words(found, 4 * MiB, contract=False)
+    limited = overlays_rules.outrun_words(found, 4 * MiB, contract=False)
     assert limited == f"{grows} are committed under a limit of 4.0 MiB/s); its limit is lifted"
-    assert "the contract of the guest's writes does not hold" in layers.outrun_words(found, 4 * MiB, contract=True)
-    unlimited = layers.outrun_words(found, 0, contract=True)
+    assert "the contract of the guest's writes does not hold" in overlays_rules.outrun_words(
+        found, 4 * MiB, contract=True
+    )
+    unlimited = overlays_rules.outrun_words(found, 0, contract=True)
     assert unlimited == f"{grows} are committed); it ends when the guest writes less"
 
 
 def test_a_commit_under_a_contract_comes_back_after_one_slow_moment() -> None:
     """What is committed counts as copied: a pace that sees nothing made falls to its least, and stays near it."""
     observer, memory = Observer(make_plan(), LocalRunner("test:///")), Memory()
-    overlay = DiskView("vda", Side.DESTINATION, Side.DESTINATION, Job.FOLD)
+    overlay = DiskView("vda", DiskSide.DESTINATION, DiskSide.DESTINATION, Job.FOLD)
     now, copied, made = Pace(0.020, speed=200 * MiB), 0, 0
     for look in range(200):
         copied += now.speed // 10

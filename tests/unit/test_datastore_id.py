@@ -12,19 +12,19 @@ from pathlib import Path
 import pytest
 from journal_support import disk_plan, make_plan
 
-from blockferry.errors import DestinationTaken, RoomTaken
+from blockferry.base.errors import DestinationTaken, RoomTaken
+from blockferry.base.units import GiB
+from blockferry.hosts.datastore_id import Directory, FileId, Mounted, SpaceId, SpaceKind, file_of, of_mount, paths_of
+from blockferry.hosts.helper import paths as helper_paths
 from blockferry.hosts.helper.program import path_calls
-from blockferry.images import pathlooks
-from blockferry.images.runner import LocalRunner
-from blockferry.journal import Journal
-from blockferry.journal.owner import Owner
-from blockferry.model import space
-from blockferry.model.datastore_id import Directory, FileId, Mounted, SpaceId, SpaceKind, file_of, of_mount, paths_of
-from blockferry.model.inventory import Datastore
-from blockferry.model.plan import Plan
-from blockferry.model.record import Outcome, Record
-from blockferry.model.summary import Report
-from blockferry.units import GiB
+from blockferry.hosts.inventory import Datastore
+from blockferry.hosts.runner import LocalRunner
+from blockferry.storage_move.plan import Plan
+from blockferry.storage_move.precheck import space
+from blockferry.storage_move.record import Outcome, Record
+from blockferry.storage_move.summary import Report
+from blockferry.store import Journal
+from blockferry.store.process_identity import Owner
 
 pytest_plugins = ("journal_plugin",)
 
@@ -121,7 +121,7 @@ def test_two_hosts_that_plan_at_once_share_the_room(journal: Journal) -> None:
     first, second = on(A, "m1", "/ssd", "nas:/vol"), on(B, "m2", "/mnt/fast", "nas:/vol", "fast")
     journal.add(first, Record(), "{}", "admin")
     vol = of_mount(nfs("nas:/vol"), B, "").space
-    room = space.Room({"fast": GiB // 2}, {"fast": ("fast",)}, frozenset(), 0.0, {"fast": vol})
+    room = space.NeededSpace({"fast": GiB // 2}, {"fast": ("fast",)}, frozenset(), 0.0, {"fast": vol})
     with pytest.raises(RoomTaken):
         journal.add(second, Record(), "{}", "admin", room=room)
     elsewhere = replace(room, stores={"fast": of_mount(nfs("nas2:/vol"), B, "").space})
@@ -193,7 +193,7 @@ def test_what_a_directory_is_mounted_from(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "pool")
     (tmp_path / "file").touch()
     paths = [str(tmp_path / name) for name in ("pool", "link", "file", "absent")]
-    looks = pathlooks.look(LocalRunner(), paths, mounted=True)
+    looks = helper_paths.look(LocalRunner(), paths, mounted=True)
     told = subprocess.run(
         ["findmnt", "-nro", "FSTYPE,SOURCE,UUID", "-T", str(tmp_path)], capture_output=True, text=True, check=True
     )
@@ -206,7 +206,7 @@ def test_what_a_directory_is_mounted_from(tmp_path: Path) -> None:
     assert looks[paths[2]].mounted is looks[paths[3]].mounted is None
     if found:
         assert pool.uuid == found[0]
-    assert pathlooks.look(LocalRunner(), paths)[paths[0]].mounted is None
+    assert helper_paths.look(LocalRunner(), paths)[paths[0]].mounted is None
 
 
 @pytest.fixture
@@ -237,7 +237,7 @@ def mounted(tmp_path: Path) -> Iterator[tuple[Path, str]]:
 def test_a_file_system_is_known_by_its_uuid_and_a_directory_by_its_place_on_it(mounted: tuple[Path, str]) -> None:
     place, told = mounted
     names = [str(place / name) for name in ("one", "one/inner", "two")]
-    looks = [pathlooks.look(LocalRunner(), names, mounted=True)[name].mounted for name in names]
+    looks = [helper_paths.look(LocalRunner(), names, mounted=True)[name].mounted for name in names]
     one, inner, two = (of_mount(look, A, "pool") for look in looks if look is not None)
     assert one.space == SpaceId(SpaceKind.BLOCK, told, "", A)
     assert inner.same(two)

@@ -13,14 +13,14 @@ from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blockferry.model import action as act
-from blockferry.model.decide import PIVOT_ATTEMPTS, START_ATTEMPTS, allowed_pause_s, decide
-from blockferry.model.graph_proof import PROVEN, GraphView
-from blockferry.model.inventory import JobInfo, PowerState, Secret
-from blockferry.model.observation import DiskView, Job, Observation, Side
-from blockferry.model.plan import LuksPlan, NvramPlan, Plan
-from blockferry.model.record import Copy, Outcome, Record, Stage, Wanted
-from blockferry.model.request import Method
+from blockferry.hosts.inventory import JobInfo, PowerState, Secret
+from blockferry.storage_move import actions
+from blockferry.storage_move.decide import PIVOT_ATTEMPTS, START_ATTEMPTS, allowed_pause_s, decide
+from blockferry.storage_move.observation import DiskSide, DiskView, Job, Observation
+from blockferry.storage_move.plan import LuksPlan, NvramPlan, Plan
+from blockferry.storage_move.record import Copy, Outcome, Record, Stage, Wanted
+from blockferry.storage_move.request import Method
+from blockferry.storage_move.switch.graph_proof import PROVEN, GraphView
 
 QUIET_TURNS = 250
 RUNNING, PAUSED, OFF, ABSENT = PowerState.RUNNING, PowerState.PAUSED, PowerState.OFF, PowerState.ABSENT
@@ -34,19 +34,21 @@ READY = JobInfo(40, 40, 0)
 BEGUN = Record(marked=True, home_copied=True, created=("/b/vda",))
 
 
-def disk(target: str = "vda", live: Side | None = SOURCE, config: Side | None = SOURCE, **more: object) -> DiskView:
+def disk(
+    target: str = "vda", live: DiskSide | None = SOURCE, config: DiskSide | None = SOURCE, **more: object
+) -> DiskView:
     return DiskView(target, live, config, **more)  # type: ignore[arg-type]
 
 
-def copying(target: str = "vda", live: Side = SOURCE, **more: object) -> DiskView:
+def copying(target: str = "vda", live: DiskSide = SOURCE, **more: object) -> DiskView:
     return disk(target, live, live, job=Job.OURS, info=JobInfo(10, 40, 0), **more)
 
 
-def in_step(target: str = "vda", live: Side = SOURCE) -> DiskView:
+def in_step(target: str = "vda", live: DiskSide = SOURCE) -> DiskView:
     return disk(target, live, live, job=Job.OURS, ready=True, info=READY)
 
 
-def off(target: str = "vda", config: Side = SOURCE, fingerprint: str = "f") -> DiskView:
+def off(target: str = "vda", config: DiskSide = SOURCE, fingerprint: str = "f") -> DiskView:
     return disk(target, None, config, fingerprint=fingerprint)
 
 
@@ -83,415 +85,415 @@ CLEAN2 = stages(Stage.CLEAN, "vda", "vdb")
 HALF = (across("vda"), in_step("vdb"))
 SEALED = replace(TWO, disks=tuple(replace(one, sealed=True) for one in TWO.disks))
 LUKS = replace(SEALED, disks=tuple(replace(one, luks=LuksPlan(1, Secret("uuid", "u"))) for one in SEALED.disks))
-DECISIONS: dict[str, tuple[Plan, Observation, act.Action | type]] = {
+DECISIONS: dict[str, tuple[Plan, Observation, actions.Action | type]] = {
     "an encrypted disk is never copied by a running QEMU": (
-        SEALED, seen(RUNNING, disk(), disk("vdb")), act.Fail,
+        SEALED, seen(RUNNING, disk(), disk("vdb")), actions.Fail,
     ),
     "an encrypted disk is copied by a running QEMU that can encrypt": (
-        LUKS, seen(RUNNING, disk(), disk("vdb")), act.CreateImage("vda"),
+        LUKS, seen(RUNNING, disk(), disk("vdb")), actions.CreateImage("vda"),
     ),
     "a copy of an encrypted disk that libvirt does not encrypt is given up": (
-        LUKS, seen(RUNNING, in_step(), in_step("vdb"), record=begun(copies=CLEAN2)), act.Fail,
+        LUKS, seen(RUNNING, in_step(), in_step("vdb"), record=begun(copies=CLEAN2)), actions.Fail,
     ),
     "an encrypted one is switched to": (
         LUKS, seen(RUNNING, *(replace(one, encrypted=True) for one in (in_step(), in_step("vdb"))),
-                   record=begun(copies=CLEAN2)), act.FlushDestination(),
+                   record=begun(copies=CLEAN2)), actions.FlushDestination(),
     ),
     "an encrypted disk is copied as it is while the VM is off": (
-        SEALED, seen(OFF, off(), off("vdb")), act.ColdCopy("vda"),
+        SEALED, seen(OFF, off(), off("vdb")), actions.ColdCopy("vda"),
     ),
     "an encrypted disk on either side of a running VM is nothing to go on with, forward or back": (
-        SEALED, seen(RUNNING, across(), disk("vdb"), record=begun(failure="x")), act.Park,
+        SEALED, seen(RUNNING, across(), disk("vdb"), record=begun(failure="x")), actions.Park,
     ),
     "back from a move of an encrypted disk whose VM was started": (
-        SEALED, seen(RUNNING, disk(), disk("vdb"), record=begun(failure="x")), act.RemoveDestination(),
+        SEALED, seen(RUNNING, disk(), disk("vdb"), record=begun(failure="x")), actions.RemoveDestination(),
     ),
     "the first thing is our mark, so that a sweep knows whose all the rest is": (
-        ONE, seen(RUNNING, disk(), record=Record(), mark=None), act.Mark(),
+        ONE, seen(RUNNING, disk(), record=Record(), mark=None), actions.Mark(),
     ),
     "killed between the mark and its note: not marked twice": (
-        ONE, seen(RUNNING, disk(), record=Record()), act.CopyHome(),
+        ONE, seen(RUNNING, disk(), record=Record()), actions.CopyHome(),
     ),
     "the mark of another does not stop us, and is not ours to change": (
-        ONE, seen(RUNNING, disk(), record=Record(), mark="m2"), act.CopyHome(),
+        ONE, seen(RUNNING, disk(), record=Record(), mark="m2"), actions.CopyHome(),
     ),
-    "metadata before the bulk": (ONE, seen(RUNNING, disk(), record=Record(marked=True)), act.CopyHome()),
+    "metadata before the bulk": (ONE, seen(RUNNING, disk(), record=Record(marked=True)), actions.CopyHome()),
     "lower layers before the image that stands on them": (
-        make_plan(1, layers=True), seen(RUNNING, disk()), act.CopyLayers("vda"),
+        make_plan(1, layers=True), seen(RUNNING, disk()), actions.CopyLayers("vda"),
     ),
-    "an image before its job": (ONE, seen(RUNNING, disk()), act.CreateImage("vda")),
+    "an image before its job": (ONE, seen(RUNNING, disk()), actions.CreateImage("vda")),
     "all images before the first job, for a short suspension": (
         RACY, seen(RUNNING, disk("vda"), disk("vdb"), record=begun(copies=stages(Stage.IMAGE))),
-        act.CreateImage("vdb"),
+        actions.CreateImage("vdb"),
     ),
     "no start race: no suspension at the start": (
-        ONE, seen(RUNNING, disk(), record=begun(copies=stages(Stage.IMAGE))), act.StartCopy("vda"),
+        ONE, seen(RUNNING, disk(), record=begun(copies=stages(Stage.IMAGE))), actions.StartCopy("vda"),
     ),
     "start race: the guest stands still while copies start": (
         RACY,
         seen(RUNNING, disk("vda"), disk("vdb"), record=begun(copies=stages(Stage.IMAGE, "vda", "vdb"))),
-        act.Suspend(switch=False),
+        actions.Suspend(switch=False),
     ),
     "start race, and its owner has paused the VM: it stands still already": (
         RACY,
         seen(PAUSED, disk("vda"), disk("vdb"), record=begun(copies=stages(Stage.IMAGE, "vda", "vdb"))),
-        act.StartCopy("vda"),
+        actions.StartCopy("vda"),
     ),
     "suspended for the start: the guest runs when every job has looked at its disk": (
         RACY,
         seen(PAUSED, copying("vda"), copying("vdb"),
              record=begun(suspended=True, copies=stages(Stage.STARTED, "vda", "vdb"))),
-        act.Resume(clean=("vda", "vdb")),
+        actions.Resume(clean=("vda", "vdb")),
     ),
     "and not before": (
         RACY,
         seen(PAUSED, copying("vda"), disk("vdb", job=Job.OURS, info=JobInfo(0, 1, 0)),
              record=begun(suspended=True, copies=stages(Stage.STARTED, "vda", "vdb"))),
-        act.Await("initialise", 0.002),
+        actions.Await("initialise", 0.002),
     ),
     "the guard let the guest run before that: the copy may have missed a write": (
         RACY,
         seen(RUNNING, copying("vda"), disk("vdb"), record=begun(copies=stages(Stage.STARTED, "vda"))),
-        act.AbortCopy("vda"),
+        actions.AbortCopy("vda"),
     ),
     "no race: a job that is under way counts as soon as it has looked": (
-        ONE, seen(RUNNING, copying(), record=begun(copies=stages(Stage.STARTED))), act.NoteClean(("vda",)),
+        ONE, seen(RUNNING, copying(), record=begun(copies=stages(Stage.STARTED))), actions.SaveClean(("vda",)),
     ),
     "killed at the call, and no job came of it: again": (
-        ONE, seen(RUNNING, disk(), record=begun(copies=stages(Stage.STARTING, attempts=1))), act.ForgetCopy("vda"),
+        ONE, seen(RUNNING, disk(), record=begun(copies=stages(Stage.STARTING, attempts=1))), actions.ForgetCopy("vda"),
     ),
     "killed at the call, and the job is there: it is ours": (
         ONE, seen(RUNNING, copying(), record=begun(copies=stages(Stage.STARTING, attempts=1))),
-        act.NoteClean(("vda",)),
+        actions.SaveClean(("vda",)),
     ),
     "no start for ever": (
-        ONE, seen(RUNNING, disk(), record=begun(copies=stages(Stage.STARTING, attempts=START_ATTEMPTS))), act.Fail,
+        ONE, seen(RUNNING, disk(), record=begun(copies=stages(Stage.STARTING, attempts=START_ATTEMPTS))), actions.Fail,
     ),
     "a job of which the record knows nothing is ended before its image is made anew": (
-        ONE, seen(RUNNING, copying()), act.AbortCopy("vda"),
+        ONE, seen(RUNNING, copying()), actions.AbortCopy("vda"),
     ),
     "somebody else's job is left alone, and we go": (
         ONE, seen(RUNNING, disk(job=Job.FOREIGN, foreign="backup"), record=Record()),
-        act.Fail("somebody else runs a block job on vda (backup)"),
+        actions.Fail("somebody else runs a block job on vda (backup)"),
     ),
     "a copy that ended early is a failure": (
         ONE, seen(RUNNING, disk(), record=begun(copies=stages(Stage.CLEAN))),
-        act.Fail("the copy of vda ended before the switch", "vda"),
+        actions.Fail("the copy of vda ended before the switch", "vda"),
     ),
     "but when the VM was off in between, a job could not live: begun anew": (
-        ONE, seen(RUNNING, disk(), record=begun(copies=stages(Stage.CLEAN)), incarnation=2), act.ForgetCopy("vda"),
+        ONE, seen(RUNNING, disk(), record=begun(copies=stages(Stage.CLEAN)), incarnation=2), actions.ForgetCopy("vda"),
     ),
     "not in step: wait": (
-        ONE, seen(RUNNING, copying(), record=begun(copies=stages(Stage.CLEAN))), act.Await("copy", 0.25),
+        ONE, seen(RUNNING, copying(), record=begun(copies=stages(Stage.CLEAN))), actions.Await("copy", 0.25),
     ),
     "one of two in step: wait": (
-        TWO, seen(RUNNING, in_step(), copying("vdb"), record=begun(copies=CLEAN2)), act.Await("copy", 0.25),
+        TWO, seen(RUNNING, in_step(), copying("vdb"), record=begun(copies=CLEAN2)), actions.Await("copy", 0.25),
     ),
     "too much is left for a short suspension: wait for a better moment": (
         ONE, seen(RUNNING, in_step(), record=begun(copies=stages(Stage.CLEAN)), expected_drain_s=0.02),
-        act.Await("copy", 0.05),
+        actions.Await("copy", 0.05),
     ),
     "pass after pass leaves as much: a longer suspension is allowed": (
         ONE, seen(RUNNING, in_step(), record=begun(copies=stages(Stage.CLEAN)), expected_drain_s=0.02, passes=8),
-        act.FlushDestination(),
+        actions.FlushDestination(),
     ),
     "flushed before, not in, the suspension": (
-        ONE, seen(RUNNING, in_step(), record=begun(copies=stages(Stage.CLEAN))), act.FlushDestination(),
+        ONE, seen(RUNNING, in_step(), record=begun(copies=stages(Stage.CLEAN))), actions.FlushDestination(),
     ),
     "one suspension for all disks": (
         TWO, seen(RUNNING, in_step(), in_step("vdb"), record=begun(copies=CLEAN2), flushed=True),
-        act.Suspend(switch=True),
+        actions.Suspend(switch=True),
     ),
     "a switch that could not be made just now: the guest has its turn first": (
         TWO, seen(RUNNING, in_step(), in_step("vdb"), record=begun(copies=CLEAN2), flushed=True, retry_s=3.0),
-        act.Await("retry", 0.25),
+        actions.Await("retry", 0.25),
     ),
     "suspended and equal: all at once": (
         TWO, seen(PAUSED, in_step(), in_step("vdb"), record=begun(copies=CLEAN2, suspended=True, switching=True)),
-        act.Pivot(("vda", "vdb")),
+        actions.Pivot(("vda", "vdb")),
     ),
     "suspended, something is left: a moment": (
         ONE,
         seen(PAUSED, disk(job=Job.OURS, ready=True, info=JobInfo(39, 40, 0)),
              record=begun(copies=stages(Stage.CLEAN), suspended=True, switching=True)),
-        act.Await("drain", 0.001),
+        actions.Await("drain", 0.001),
     ),
     "the moment was too long: the VM runs on, the copy stays": (
         ONE,
         seen(PAUSED, disk(job=Job.OURS, ready=True, info=JobInfo(39, 40, 0)), suspended_s=1.1,
              record=begun(copies=stages(Stage.CLEAN), suspended=True, switching=True)),
-        act.Resume(switch_failed=True),
+        actions.Resume(switch_failed=True),
     ),
     "QEMU refuses: the VM runs on, the copy stays": (
         ONE,
         seen(PAUSED, in_step(), pivot_failures=PIVOT_ATTEMPTS,
              record=begun(copies=stages(Stage.CLEAN), suspended=True, switching=True)),
-        act.Resume(switch_failed=True),
+        actions.Resume(switch_failed=True),
     ),
     "paused by its owner: a switch without a suspension, and without a resume": (
-        ONE, seen(PAUSED, in_step(), record=begun(copies=stages(Stage.CLEAN)), flushed=True), act.Pivot(("vda",)),
+        ONE, seen(PAUSED, in_step(), record=begun(copies=stages(Stage.CLEAN)), flushed=True), actions.Pivot(("vda",)),
     ),
     "half a switch, suspended: the rest": (
-        TWO, seen(PAUSED, *HALF, record=begun(copies=CLEAN2, suspended=True, switching=True)), act.Pivot(("vdb",)),
+        TWO, seen(PAUSED, *HALF, record=begun(copies=CLEAN2, suspended=True, switching=True)), actions.Pivot(("vdb",)),
     ),
     "half a switch, the guard let the VM run: the rest in another suspension": (
         TWO, seen(RUNNING, *HALF, record=begun(copies=CLEAN2, switching=True), flushed=True),
-        act.Suspend(switch=True),
+        actions.Suspend(switch=True),
     ),
     "half a switch: too late to cancel": (
         TWO, seen(RUNNING, *HALF, record=begun(copies=CLEAN2, wanted=Wanted.CANCEL), flushed=True),
-        act.Suspend(switch=True),
+        actions.Suspend(switch=True),
     ),
     "half a switch, the other copy is lost: the way is back": (
         TWO, seen(PAUSED, across(), disk("vdb"), record=begun(copies=CLEAN2, suspended=True, switching=True)),
-        act.Fail,
+        actions.Fail,
     ),
     "the way back: the disk that is across is copied back": (
         TWO, seen(RUNNING, across(), disk("vdb"), record=begun(copies=CLEAN2, failure="it broke")),
-        act.StartCopy("vda", reverse=True),
+        actions.StartCopy("vda", reverse=True),
     ),
     "back in step: suspend, to switch back": (
         TWO,
         seen(RUNNING, in_step("vda", DESTINATION), disk("vdb"),
              record=begun(failure="it broke", copies=stages(Stage.CLEAN, reverse=True))),
-        act.Suspend(switch=True),
+        actions.Suspend(switch=True),
     ),
     "suspended and equal: back": (
         TWO,
         seen(PAUSED, in_step("vda", DESTINATION), disk("vdb"),
              record=begun(failure="it broke", suspended=True, switching=True,
                           copies=stages(Stage.CLEAN, reverse=True))),
-        act.Pivot(("vda",)),
+        actions.Pivot(("vda",)),
     ),
     "not brought back after three attempts: stand still, whole on both sides": (
         TWO,
         seen(RUNNING, across(), disk("vdb"),
              record=begun(failure="it broke", copies=stages(Stage.STARTED, attempts=3, reverse=True))),
-        act.Park,
+        actions.Park,
     ),
     "half a switch and the VM is off: the rest is copied cold": (
         TWO, seen(OFF, off("vda", DESTINATION), off("vdb"), record=begun(copies=CLEAN2, switching=True)),
-        act.ColdCopy("vdb"),
+        actions.ColdCopy("vdb"),
     ),
     "half a switch, a failure, and the VM is off: nothing is guessed": (
         TWO, seen(OFF, off("vda", DESTINATION), off("vdb"), record=begun(copies=CLEAN2, failure="it broke")),
-        act.Park,
+        actions.Park,
     ),
     "a pivot or abort that is under way is waited for": (
         ONE, seen(PAUSED, in_step(), replace(in_step("vdb"), ending=True),
-                  record=begun(suspended=True, switching=True)), act.Await("settle", 0.002),
+                  record=begun(suspended=True, switching=True)), actions.Await("settle", 0.002),
     ),
     "cancelled: the guest runs first": (
         ONE,
         seen(PAUSED, in_step(), record=begun(wanted=Wanted.CANCEL, suspended=True, copies=stages(Stage.CLEAN))),
-        act.Resume(),
+        actions.Resume(),
     ),
     "cancelled: then the job ends": (
         ONE, seen(RUNNING, in_step(), record=begun(wanted=Wanted.CANCEL, copies=stages(Stage.CLEAN))),
-        act.AbortCopy("vda"),
+        actions.AbortCopy("vda"),
     ),
     "cancelled: then what we made goes": (
-        ONE, seen(RUNNING, disk(), record=begun(wanted=Wanted.CANCEL)), act.RemoveDestination(),
+        ONE, seen(RUNNING, disk(), record=begun(wanted=Wanted.CANCEL)), actions.RemoveDestination(),
     ),
     "cancelled: then our mark": (
-        ONE, seen(RUNNING, disk(), record=begun(wanted=Wanted.CANCEL, created=())), act.Unmark(),
+        ONE, seen(RUNNING, disk(), record=begun(wanted=Wanted.CANCEL, created=())), actions.Unmark(),
     ),
     "cancelled: the mark of another is not ours to take": (
         ONE, seen(RUNNING, disk(), record=begun(wanted=Wanted.CANCEL, created=()), mark="m2"),
-        act.Finish(Outcome.CANCELLED),
+        actions.Finish(Outcome.CANCELLED),
     ),
     "cancelled, and a failure as well: the failure is told": (
         ONE, seen(RUNNING, disk(), record=begun(wanted=Wanted.CANCEL, created=(), failure="full"), mark=None),
-        act.Finish(Outcome.FAILED, "full"),
+        actions.Finish(Outcome.FAILED, "full"),
     ),
     "cancelled while the configuration names the new disks: that goes back first": (
-        ONE, seen(RUNNING, disk(config=DESTINATION), record=begun(wanted=Wanted.CANCEL)), act.RevertConfig(),
+        ONE, seen(RUNNING, disk(config=DESTINATION), record=begun(wanted=Wanted.CANCEL)), actions.RevertConfig(),
     ),
-    "off: copied cold, whatever the method was": (ONE, seen(OFF, off()), act.ColdCopy("vda")),
+    "off: copied cold, whatever the method was": (ONE, seen(OFF, off()), actions.ColdCopy("vda")),
     "off with a saved state, which names the old disks: nothing is copied until it was started": (
-        ONE, seen(OFF, off(), saved=True), act.Park,
+        ONE, seen(OFF, off(), saved=True), actions.Park,
     ),
     "a state that was saved after the switch names the new ones": (
-        ONE, seen(OFF, off(config=DESTINATION), saved=True, record=begun(switching=True)), act.NoteSwitched(),
+        ONE, seen(OFF, off(config=DESTINATION), saved=True, record=begun(switching=True)), actions.SaveSwitched(),
     ),
     "nor does it hold up the way back": (
-        ONE, seen(OFF, off(), saved=True, record=begun(wanted=Wanted.CANCEL)), act.RemoveDestination(),
+        ONE, seen(OFF, off(), saved=True, record=begun(wanted=Wanted.CANCEL)), actions.RemoveDestination(),
     ),
     "a cold copy of what was there before the VM ran once more does not count": (
-        ONE, seen(OFF, off(fingerprint="g"), record=begun(cold_copied={"vda": "f"})), act.ColdCopy("vda"),
+        ONE, seen(OFF, off(fingerprint="g"), record=begun(cold_copied={"vda": "f"})), actions.ColdCopy("vda"),
     ),
     "all copied cold: one write of the configuration for all disks": (
-        TWO, seen(OFF, off(), off("vdb"), record=begun(cold_copied={"vda": "f", "vdb": "f"})), act.WriteConfig(),
+        TWO, seen(OFF, off(), off("vdb"), record=begun(cold_copied={"vda": "f", "vdb": "f"})), actions.WriteConfig(),
     ),
     "configuration written, still off, nobody wrote to the old disk: switched": (
-        ONE, seen(OFF, off(config=DESTINATION), record=begun(cold_copied={"vda": "f"})), act.NoteSwitched(),
+        ONE, seen(OFF, off(config=DESTINATION), record=begun(cold_copied={"vda": "f"})), actions.SaveSwitched(),
     ),
     "configuration written, but the old disk was written to after its copy: not switched": (
-        ONE, seen(OFF, off(config=DESTINATION, fingerprint="g"), record=begun(cold_copied={"vda": "f"})), act.Park,
+        ONE, seen(OFF, off(config=DESTINATION, fingerprint="g"), record=begun(cold_copied={"vda": "f"})), actions.Park,
     ),
     "went off after a live switch that could not be noted: the intent is proof enough": (
         ONE, seen(OFF, off(config=DESTINATION), record=begun(copies=stages(Stage.CLEAN), switching=True)),
-        act.NoteSwitched(),
+        actions.SaveSwitched(),
     ),
     "started on the old disks while the configuration was written: that goes back before anything is copied": (
-        ONE, seen(RUNNING, disk(config=DESTINATION), record=begun(cold_copied={"vda": "f"})), act.RevertConfig(),
+        ONE, seen(RUNNING, disk(config=DESTINATION), record=begun(cold_copied={"vda": "f"})), actions.RevertConfig(),
     ),
     "started while a file with internal snapshots is copied: a live copy would lose them": (
-        AS_IS, seen(RUNNING, disk(), record=begun(cold_copied={"vda": "f"})), act.Fail,
+        AS_IS, seen(RUNNING, disk(), record=begun(cold_copied={"vda": "f"})), actions.Fail,
     ),
     "the same when the configuration was written already: then that goes back": (
         AS_IS, seen(RUNNING, disk(config=DESTINATION), record=begun(cold_copied={"vda": "f"}, failure="started")),
-        act.RevertConfig(),
+        actions.RevertConfig(),
     ),
     "after the configuration, before any old file goes: the snapshots' metadata": (
         AS_IS, seen(OFF, off(config=DESTINATION), config_agrees=True,
                     record=begun(cold_copied={"vda": "f"}, switched=True, graph_proven=True, config_written=True)),
-        act.WriteSnapshots(),
+        actions.WriteSnapshots(),
     ),
     "nothing but the UEFI variables left": (
         UEFI, seen(RUNNING, across(), mark=None, config_agrees=True, record=begun(
             switched=True, graph_proven=True, config_written=True, settled=("vda",), released=("/a/vda", "home"),
-        )), act.Follow(),
+        )), actions.Follow(),
     ),
     "all across: the guest runs first": (
-        ONE, seen(PAUSED, across(), record=begun(suspended=True, switching=True)), act.Resume(),
+        ONE, seen(PAUSED, across(), record=begun(suspended=True, switching=True)), actions.Resume(),
     ),
-    "QEMU is asked before that is believed": (ONE, seen(RUNNING, across(), graph=None), act.Await("graph", 0.05)),
+    "QEMU is asked before that is believed": (ONE, seen(RUNNING, across(), graph=None), actions.Await("graph", 0.05)),
     "after a doubt it is not waited for QEMU any more": (
         ONE, seen(RUNNING, across(), graph=None, record=begun(switched=True, graph_doubt="no answer")),
-        act.WriteConfig(),
+        actions.WriteConfig(),
     ),
     "what is wrong counts also after a doubt": (
         ONE, seen(RUNNING, disk("vda", DESTINATION, SOURCE), graph=GraphView(wrong={"vda": "/a/vda"}),
-                  record=begun(switched=True, graph_doubt="no answer")), act.Park,
+                  record=begun(switched=True, graph_doubt="no answer")), actions.Park,
     ),
     "QEMU could not be asked: noted all the same, as a doubt": (
-        ONE, seen(RUNNING, across(), graph=GraphView(doubt="no answer")), act.NoteSwitched(),
+        ONE, seen(RUNNING, across(), graph=GraphView(doubt="no answer")), actions.SaveSwitched(),
     ),
     "QEMU still writes to the old image: the configuration names it again": (
         TWO, seen(RUNNING, across(), across("vdb"), graph=GraphView(wrong={"vdb": "/a/vdb"})),
-        act.PointAtTruth(("vdb",)),
+        actions.PointAtTruth(("vdb",)),
     ),
     "and then nothing more is done": (
         TWO, seen(RUNNING, across(), disk("vdb", DESTINATION, SOURCE), graph=GraphView(wrong={"vdb": "/a/vdb"})),
-        act.Park,
+        actions.Park,
     ),
     "a transient VM has no configuration": (
         ONE, seen(RUNNING, disk("vda", DESTINATION, None), persistent=False, graph=GraphView(wrong={"vda": "/a/vda"})),
-        act.Park,
+        actions.Park,
     ),
     "QEMU writes to a file that is neither: nothing is done": (
-        ONE, seen(RUNNING, across(), graph=GraphView(wrong={"vda": "/x/vda"})), act.Park,
+        ONE, seen(RUNNING, across(), graph=GraphView(wrong={"vda": "/x/vda"})), actions.Park,
     ),
     "off, the old image that QEMU wrote to is copied": (
-        TWO, seen(OFF, off(config=DESTINATION), off("vdb"), record=begun(switching=True)), act.ColdCopy("vdb"),
+        TWO, seen(OFF, off(config=DESTINATION), off("vdb"), record=begun(switching=True)), actions.ColdCopy("vdb"),
     ),
     "switched by an older version: asked before the rest": (
-        ONE, seen(RUNNING, across(), record=begun(switched=True)), act.NoteGraph(),
+        ONE, seen(RUNNING, across(), record=begun(switched=True)), actions.SaveGraph(),
     ),
     "switched by an older version, and wrong": (
         ONE, seen(RUNNING, across(), record=begun(switched=True), graph=GraphView(wrong={"vda": "/a/vda"})),
-        act.PointAtTruth(("vda",)),
+        actions.PointAtTruth(("vda",)),
     ),
     "switched, and off by now: there is no QEMU to ask": (
         ONE, seen(OFF, off(config=DESTINATION), record=begun(switched=True, config_written=True), config_agrees=True),
-        act.Settle("vda"),
+        actions.Settle("vda"),
     ),
     "a running VM with copy_on_read is not copied": (
-        ONE, seen(RUNNING, disk(copy_on_read=True), record=begun(copies=stages(Stage.IMAGE))), act.Fail,
+        ONE, seen(RUNNING, disk(copy_on_read=True), record=begun(copies=stages(Stage.IMAGE))), actions.Fail,
     ),
     "paused because its storage failed: runs again at the new place, if that was asked": (
         replace(ONE, resume_after=True), seen(PAUSED, across(), record=after(config_written=True), config_agrees=True,
-                                              pause_reason="ioerror"), act.ResumeGuest(),
+                                              pause_reason="ioerror"), actions.ResumeGuest(),
     ),
     "not before the configuration is written": (
         replace(ONE, resume_after=True), seen(PAUSED, across(), record=after(), pause_reason="ioerror"),
-        act.WriteConfig(),
+        actions.WriteConfig(),
     ),
     "once": (
         replace(ONE, resume_after=True), seen(PAUSED, across(), record=after(config_written=True, let_run=True),
-                                              config_agrees=True, pause_reason="ioerror"), act.Settle("vda"),
+                                              config_agrees=True, pause_reason="ioerror"), actions.Settle("vda"),
     ),
     "paused by its owner meanwhile: it stays so": (
         replace(ONE, resume_after=True), seen(PAUSED, across(), record=after(config_written=True),
-                                              config_agrees=True, pause_reason="user"), act.Settle("vda"),
+                                              config_agrees=True, pause_reason="user"), actions.Settle("vda"),
     ),
     "and if nothing was asked": (
         ONE, seen(PAUSED, across(), record=after(config_written=True), config_agrees=True, pause_reason="ioerror"),
-        act.Settle("vda"),
+        actions.Settle("vda"),
     ),
-    "one that is off is": (ONE, seen(OFF, off()), act.ColdCopy("vda")),
-    "all across: noted before anything else": (ONE, seen(RUNNING, across()), act.NoteSwitched()),
+    "one that is off is": (ONE, seen(OFF, off()), actions.ColdCopy("vda")),
+    "all across: noted before anything else": (ONE, seen(RUNNING, across()), actions.SaveSwitched()),
     "all across: a wish to cancel comes too late": (
-        ONE, seen(RUNNING, across(), record=begun(wanted=Wanted.CANCEL)), act.NoteSwitched(),
+        ONE, seen(RUNNING, across(), record=begun(wanted=Wanted.CANCEL)), actions.SaveSwitched(),
     ),
     "all across: a failure of before is over": (
-        ONE, seen(RUNNING, across(), record=begun(failure="it broke")), act.NoteSwitched(),
+        ONE, seen(RUNNING, across(), record=begun(failure="it broke")), actions.SaveSwitched(),
     ),
     "after the switch: a copy back that was begun is ended": (
-        ONE, seen(RUNNING, in_step("vda", DESTINATION), record=after()), act.AbortCopy("vda"),
+        ONE, seen(RUNNING, in_step("vda", DESTINATION), record=after()), actions.AbortCopy("vda"),
     ),
     "after the switch: the ISO in the drive follows": (
-        ONE, seen(RUNNING, across(), record=after(), media=("sda",)), act.MoveMedium("sda"),
+        ONE, seen(RUNNING, across(), record=after(), media=("sda",)), actions.MoveMedium("sda"),
     ),
     "after the switch: the configuration, seen to agree, before any source": (
         ONE, seen(RUNNING, across(), record=after(config_written=True), config_agrees=False),
-        act.WriteConfig(),
+        actions.WriteConfig(),
     ),
     "after the switch of a transient VM: there is no configuration": (
         ONE, seen(RUNNING, disk(live=DESTINATION, config=None), record=after(), persistent=False),
-        act.Settle("vda"),
+        actions.Settle("vda"),
     ),
     "after the switch: the new image is safe before the old one goes": (
         ONE, seen(RUNNING, across(), record=after(config_written=True), config_agrees=True),
-        act.Settle("vda"),
+        actions.Settle("vda"),
     ),
     "settled: the source may go": (
         ONE,
         seen(RUNNING, across(), record=after(config_written=True, settled=("vda",)),
              config_agrees=True),
-        act.ReleaseSource("/a/vda"),
+        actions.ReleaseSource("/a/vda"),
     ),
     "then the old home": (
         ONE,
         seen(RUNNING, across(), config_agrees=True,
              record=after(config_written=True, settled=("vda",), released=("/a/vda",))),
-        act.ReleaseHome(),
+        actions.ReleaseHome(),
     ),
     "then our mark; then it is over": (
         ONE,
         seen(RUNNING, across(), config_agrees=True, mark=None,
              record=after(config_written=True, settled=("vda",), released=("/a/vda", "home"))),
-        act.Finish(Outcome.MOVED),
+        actions.Finish(Outcome.MOVED),
     ),
-    "over is over": (ONE, seen(OFF, off(), record=Record(outcome=Outcome.MOVED)), act.Done(Outcome.MOVED)),
+    "over is over": (ONE, seen(OFF, off(), record=Record(outcome=Outcome.MOVED)), actions.Done(Outcome.MOVED)),
     "somebody's snapshot in the moment of our copy: nothing of ours is in their way": (
-        ONE, seen(RUNNING, disk(live=Side.ELSEWHERE, job=Job.OURS)), act.AbortCopy("vda"),
+        ONE, seen(RUNNING, disk(live=DiskSide.ELSEWHERE, job=Job.OURS)), actions.AbortCopy("vda"),
     ),
     "somebody pointed the disk elsewhere: stand still": (
-        ONE, seen(RUNNING, disk(live=Side.ELSEWHERE)), act.Park,
+        ONE, seen(RUNNING, disk(live=DiskSide.ELSEWHERE)), actions.Park,
     ),
     "but the guest runs first, if it was us who stopped it": (
-        ONE, seen(PAUSED, disk(live=Side.ELSEWHERE), record=begun(suspended=True)), act.Resume(),
+        ONE, seen(PAUSED, disk(live=DiskSide.ELSEWHERE), record=begun(suspended=True)), actions.Resume(),
     ),
     "after the switch the VM is seen at the source: nothing is copied over the newer content": (
-        ONE, seen(OFF, off(), record=after(cold_copied={"vda": "f"})), act.Park,
+        ONE, seen(OFF, off(), record=after(cold_copied={"vda": "f"})), actions.Park,
     ),
     "nor removed, when the user asks to cancel": (
-        ONE, seen(RUNNING, disk(), record=after(wanted=Wanted.CANCEL)), act.Park,
+        ONE, seen(RUNNING, disk(), record=after(wanted=Wanted.CANCEL)), actions.Park,
     ),
     "a transient VM went off before the switch: what we made goes": (
         ONE, seen(ABSENT, disk(live=None, config=None), record=begun(copies=stages(Stage.CLEAN))),
-        act.RemoveDestination(),
+        actions.RemoveDestination(),
     ),
     "and then it is a failure": (
-        ONE, seen(ABSENT, disk(live=None, config=None), record=begun(created=())), act.Fail,
+        ONE, seen(ABSENT, disk(live=None, config=None), record=begun(created=())), actions.Fail,
     ),
     "a transient VM went off in the middle of the switch: both sides are kept": (
-        ONE, seen(ABSENT, disk(live=None, config=None), record=begun(switching=True)), act.Park,
+        ONE, seen(ABSENT, disk(live=None, config=None), record=begun(switching=True)), actions.Park,
     ),
     "a transient VM went off after the switch: moved, the old disks are kept": (
-        ONE, seen(ABSENT, disk(live=None, config=None), record=after()), act.Finish,
+        ONE, seen(ABSENT, disk(live=None, config=None), record=after()), actions.Finish,
     ),
 }  # fmt: skip
 
@@ -517,7 +519,7 @@ def test_the_allowed_pause_grows_slowly_and_has_an_end() -> None:
 VIEWS = [
     DiskView("vda", live, config, job, ready=ready, ending=ending, info=info, fingerprint="f")
     for live, config, job, ready, ending, info in itertools.product(
-        (None, *Side), (None, *Side), Job, (False, True), (False, True), (None, JobInfo(0, 1, 0), READY)
+        (None, *DiskSide), (None, *DiskSide), Job, (False, True), (False, True), (None, JobInfo(0, 1, 0), READY)
     )
 ]
 COPIES = [Copy(stage, incarnation, 1) for stage in Stage for incarnation in (1, 2)]
@@ -618,10 +620,10 @@ def test_everything_has_an_answer_that_keeps_the_rules(seed: int) -> None:
 # ---------------------------------------------------------------- whole moves
 
 FORWARD_ONLY = (
-    act.Mark, act.CopyHome, act.CopyLayers, act.CreateImage, act.StartCopy, act.Suspend, act.ColdCopy,
-    act.FlushDestination, act.Await,
+    actions.Mark, actions.CopyHome, actions.CopyLayers, actions.CreateImage, actions.StartCopy, actions.Suspend, actions.ColdCopy,
+    actions.FlushDestination, actions.Await,
 )  # fmt: skip
-"""As in engine/loop.py: when one of these fails before the switch, the way is back."""
+"""As in jobs/loop.py: when one of these fails before the switch, the way is back."""
 
 KILLS = {"kill": "at once", "kill, guard late": "late", "kill, guard dead": "never"}
 EVENTS = (
@@ -637,14 +639,14 @@ class Killed(Exception):
 
 
 class Run:
-    """Drives one move to its end as engine/loop.py does, through a list of incidents."""
+    """Drives one move to its end as jobs/loop.py does, through a list of incidents."""
 
     def __init__(self, host: Host, incidents: list[Incident]) -> None:
         self.host = host
         self.incidents = deque(incidents)
         self.wait = incidents[0][0] if incidents else 0
         self.tries = 0
-        self.actions: list[act.Action] = []
+        self.actions: list[actions.Action] = []
 
     def gap(self) -> None:
         """Between two steps anything may happen."""
@@ -660,7 +662,7 @@ class Run:
             self.host.check()
         self.wait -= 1
 
-    def to_the_end(self) -> act.Action:
+    def to_the_end(self) -> actions.Action:
         quiet = 0
         while quiet < QUIET_TURNS:
             quiet += not self.incidents
@@ -669,7 +671,7 @@ class Run:
                 return end
         raise AssertionError(f"no end in sight: {self.actions[-12:]}")
 
-    def turn(self) -> act.Action | None:
+    def turn(self) -> actions.Action | None:
         host = self.host
         action, look = None, None
         try:
@@ -678,13 +680,13 @@ class Run:
             action = decide(host.plan, look)
             self.actions.append(action)
             check_rules(look, action)
-            if isinstance(action, (act.Done, act.Park)):
+            if isinstance(action, (actions.Done, actions.Park)):
                 return action
-            host.announcing = isinstance(action, act.Suspend)
+            host.announcing = isinstance(action, actions.Suspend)
             self.gap()
             for _ in host.effects(action, look):
                 self.gap()
-            self.tries = self.tries if isinstance(action, act.Await) else 0
+            self.tries = self.tries if isinstance(action, actions.Await) else 0
         except Killed as death:
             host.process_dies(str(death))
         except Unreachable:
@@ -693,19 +695,19 @@ class Run:
             return self.stumble(action, look, str(problem))
         return None
 
-    def stumble(self, action: act.Action | None, look: Observation | None, problem: str) -> act.Action | None:
+    def stumble(self, action: actions.Action | None, look: Observation | None, problem: str) -> actions.Action | None:
         assert action is not None
         assert look is not None
         self.tries += 1
         self.host.cold_copying = False
         now = situation(self.host.look())
-        if not self.host.suspended and not isinstance(action, act.ColdCopy) and now != situation(look):
+        if not self.host.suspended and not isinstance(action, actions.ColdCopy) and now != situation(look):
             return None  # the VM has overtaken the effect
         before = not any(view.side is DESTINATION for view in look.disks)
         if before and isinstance(action, FORWARD_ONLY) and look.record.failure is None:
             self.host.note(replace(self.host.record, failure=problem))
         elif self.tries >= TRIES:
-            return act.Park(problem)
+            return actions.Park(problem)
         return None
 
 
@@ -721,17 +723,17 @@ def settled(host: Host) -> None:
     host.check()
 
 
-def check_end(run: Run, end: act.Action) -> None:
+def check_end(run: Run, end: actions.Action) -> None:
     host = run.host
     settled(host)
     assert host.state is not PAUSED or host.owner_paused, "the VM was left suspended"
     used = host.sides()
-    if isinstance(end, act.Park):
+    if isinstance(end, actions.Park):
         return  # and nothing is lost: settled() has looked
     if host.state is not ABSENT:
         for target, side in used.items():
             assert host.held[target, side] == host.written[target], f"{target} is not whole where the VM has it"
-    assert isinstance(end, act.Done)
+    assert isinstance(end, actions.Done)
     ours = [target for target, job in host.jobs.items() if not job.foreign]
     assert not ours, "a job of ours was left"
     assert host.mark is None
@@ -786,10 +788,10 @@ def test_a_quiet_move(disks: int, racy: bool, state: PowerState) -> None:
     run = Run(host, [])
     end = run.to_the_end()
     check_end(run, end)
-    assert end == act.Done(Outcome.MOVED)
+    assert end == actions.Done(Outcome.MOVED)
     assert host.state is state
-    suspensions = [one for one in run.actions if isinstance(one, act.Suspend)]
-    expected = [act.Suspend(switch=False)] * racy + [act.Suspend(switch=True)] if state is RUNNING else []
+    suspensions = [one for one in run.actions if isinstance(one, actions.Suspend)]
+    expected = [actions.Suspend(switch=False)] * racy + [actions.Suspend(switch=True)] if state is RUNNING else []
     assert suspensions == expected
 
 
@@ -805,7 +807,7 @@ def test_interrupted_once_in_every_gap(state: PowerState, cancel: bool, event: s
             run = Run(host, [*wish, (gap, event, 0)])
             end = run.to_the_end()
             check_end(run, end)
-            assert isinstance(end, act.Done)
+            assert isinstance(end, actions.Done)
             assert end.outcome in ((Outcome.CANCELLED,) if cancel else (Outcome.MOVED,)) or host.record.failure
             if run.incidents:  # it was over before
                 break
@@ -823,30 +825,30 @@ def test_something_happens_in_every_gap(event: str) -> None:
 # ---------------------------------------------------------------- libvirt loses it
 
 
-def to_the_end_of_a_lost_one(run: Run) -> act.Action:
+def to_the_end_of_a_lost_one(run: Run) -> actions.Action:
     """Whenever the move is parked, what its report asks for is done, and `blockferry resume` follows."""
     host = run.host
     for _again in range(6):
         end = run.to_the_end()
-        if isinstance(end, act.Done):
+        if isinstance(end, actions.Done):
             return end
-        assert isinstance(end, act.Park)
+        assert isinstance(end, actions.Park)
         settled(host)
         if host.state is PowerState.LOST:
             assert not host.standing or host.owner_paused or not host.reachable, "the guest was left standing still"
             assert host.next_start_is_right(), "the next start would use stale images"
             assert host.reachable or not host.autostart or not host.plan.persistent
             host.happens("guest off" if host.reachable and not host.standing else "qemu ends", 0)
-        elif host.state is OFF and Side.ELSEWHERE in host.config.values():
+        elif host.state is OFF and DiskSide.ELSEWHERE in host.config.values():
             host.owner_names_the_right_images()
         else:
             return end
     raise AssertionError(f"no end in sight: {run.actions[-12:]}")
 
 
-def check_lost_end(run: Run, end: act.Action) -> None:
+def check_lost_end(run: Run, end: actions.Action) -> None:
     check_end(run, end)
-    if isinstance(end, act.Done) and run.host.state is not ABSENT:
+    if isinstance(end, actions.Done) and run.host.state is not ABSENT:
         assert run.host.autostart, "its autostart was not put back"
 
 
@@ -923,12 +925,12 @@ def test_a_switch_that_qemu_has_not_made_loses_nothing(stuck: set[str], racy: bo
     host = Host(make_plan(2, suspended_start=racy), stuck=set(stuck))
     run = Run(host, [])
     end = run.to_the_end()
-    assert isinstance(end, act.Park), end
+    assert isinstance(end, actions.Park), end
     assert "ALARM" in end.problem
     assert {target for target in host.targets if host.config[target] is SOURCE} == stuck
     assert not host.record.released
     again = Run(host, []).to_the_end()  # `blockferry resume` while it runs: QEMU is asked again
-    assert isinstance(again, act.Park)
+    assert isinstance(again, actions.Park)
     host.tick()
     host.goes_off()
     for target in host.targets:

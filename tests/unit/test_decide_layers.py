@@ -14,15 +14,15 @@ from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blockferry.model import action as act
-from blockferry.model import layers
-from blockferry.model.decide import decide
-from blockferry.model.graph_proof import PROVEN
-from blockferry.model.inventory import JobInfo, PowerState
-from blockferry.model.observation import DiskView, Job, Observation, Side
-from blockferry.model.plan import DiskPlan, Plan
-from blockferry.model.record import Copy, Layer, Outcome, Record, Stage, Synced, Wanted
-from blockferry.model.request import Contract, Method, OnBreak, SourcePolicy
+from blockferry.hosts.inventory import JobInfo, PowerState
+from blockferry.storage_move import actions
+from blockferry.storage_move.decide import decide
+from blockferry.storage_move.observation import DiskSide, DiskView, Job, Observation
+from blockferry.storage_move.overlays import rules as overlays_rules
+from blockferry.storage_move.plan import DiskPlan, Plan
+from blockferry.storage_move.record import ComparedBase, Copy, Outcome, OverlayState, Record, Stage, Wanted
+from blockferry.storage_move.request import LatencyContract, Method, OnBreak, SourcePolicy
+from blockferry.storage_move.switch.graph_proof import PROVEN
 
 SIZE = 100
 LIMIT = 900
@@ -94,8 +94,8 @@ class World:
     def used(self) -> tuple[str, ...]:
         return *self.config.values(), *(self.live.values() if self.state.active else ())
 
-    def side(self, path: str) -> Side:
-        return Side.SOURCE if path.startswith("/s/") else Side.DESTINATION
+    def side(self, path: str) -> DiskSide:
+        return DiskSide.SOURCE if path.startswith("/s/") else DiskSide.DESTINATION
 
     def fingerprint(self, disk: DiskPlan) -> str:
         above = f"|{self.touched.get(disk.source_overlay, 0)}" if disk.source_overlay in self.files else ""
@@ -138,133 +138,133 @@ class World:
 
     # ---- acting, in the steps between which a process can die
 
-    def steps(self, action: act.Action, seen: Observation) -> list[tuple[str, object]]:
+    def steps(self, action: actions.Action, seen: Observation) -> list[tuple[str, object]]:
         record, plan = seen.record, self.plan
         match action:
-            case act.Mark():
+            case actions.Mark():
                 return [("mark", "m1"), ("note", replace(record, marked=True))]
-            case act.Unmark():
+            case actions.Unmark():
                 return [("mark", None)]
-            case act.CopyHome():
+            case actions.CopyHome():
                 return [("note", replace(record, home_copied=True))]
-            case act.TakeOverlays(targets):
+            case actions.TakeOverlays(targets):
                 steps: list[tuple[str, object]] = []
                 for target in targets:
-                    record = record.without_sync(target).with_layer(target, True, Layer.NAMED)
+                    record = record.without_sync(target).with_layer(target, True, OverlayState.NAMED)
                     record = replace(record, created=(*record.created, plan.disk(target).source_overlay))
                     steps += [("note", record), ("new overlay", target)]
                 steps.append(("take", targets))
                 for target in targets:
-                    record = record.with_layer(target, True, Layer.USED)
+                    record = record.with_layer(target, True, OverlayState.USED)
                 return [*steps, ("note", record)]
-            case act.NoteLayer(target, at_source, layer):
+            case actions.SaveLayer(target, at_source, layer):
                 record = record.with_layer(target, at_source, layer)
                 disk = plan.disk(target)
-                if layer is Layer.FOLDED:
+                if layer is OverlayState.FOLDED:
                     overlay = disk.source_overlay if at_source else disk.dest_overlay
                     record = replace(record, folded_as={**record.folded_as, overlay: self.prints(disk, at_source)})
-                if at_source and layer is not Layer.USED:
+                if at_source and layer is not OverlayState.USED:
                     record = record.without_sync(target)
                 return [("note", record)]
-            case act.SyncBase(target):
+            case actions.SyncBase(target):
                 named = replace(record, created=(*record.created, plan.disk(target).dest))
                 if target not in named.partial:
                     named = replace(named, partial=(*named.partial, target))
-                done = replace(named, synced={**named.synced, target: Synced("")})
+                done = replace(named, synced={**named.synced, target: ComparedBase("")})
                 return [("note", named), ("sync", target), ("note", done)]
-            case act.CreateImage(target):
+            case actions.CreateImage(target):
                 disk = plan.disk(target)
-                path = disk.dest_overlay if layers.layered(plan, record, target) else disk.dest
+                path = disk.dest_overlay if overlays_rules.layered(plan, record, target) else disk.dest
                 named = replace(record, created=(*record.created, path))
                 named = replace(named, cold_copied={k: v for k, v in named.cold_copied.items() if k != target})
                 made = named.with_copy(target, Copy(Stage.IMAGE, -1, record.copy(target).attempts))
                 return [("note", named), ("image", path), ("note", made)]
-            case act.Suspend(switch):
+            case actions.Suspend(switch):
                 return [("note", replace(record, suspended=True, switching=switch)), ("suspend", None)]
-            case act.Resume(clean, failed):
+            case actions.Resume(clean, failed):
                 after = record
                 for target in clean if seen.state is PowerState.PAUSED else ():
                     after = after.with_copy(target, replace(after.copy(target), stage=Stage.CLEAN))
-                across = any(view.side is Side.DESTINATION for view in seen.disks)
+                across = any(view.side is DiskSide.DESTINATION for view in seen.disks)
                 after = replace(after, suspended=False, switching=record.switching and across,
                                 switch_attempts=record.switch_attempts + failed)  # fmt: skip
                 return [("resume", None), ("note", after)]
-            case act.StartCopy(target, reverse):
+            case actions.StartCopy(target, reverse):
                 before = record.copy(target)
                 tries = before.attempts + 1 if before.reverse == reverse else 1
                 copy = Copy(Stage.STARTING, seen.incarnation, tries, reverse)
                 record = record.with_copy(target, copy)
-                if reverse and layers.layered(plan, record, target):
+                if reverse and overlays_rules.layered(plan, record, target):
                     disk = plan.disk(target)
-                    record = record.with_layer(target, True, Layer.FOLDED)
+                    record = record.with_layer(target, True, OverlayState.FOLDED)
                     record = replace(
                         record, folded_as={**record.folded_as, disk.source_overlay: self.prints(disk, True)}
                     )
                 started = record.with_copy(target, replace(copy, stage=Stage.STARTED))
                 return [("note", record), ("job", (target, reverse)), ("note", started)]
-            case act.NoteClean(targets):
+            case actions.SaveClean(targets):
                 for target in targets:
                     record = record.with_copy(target, replace(record.copy(target), stage=Stage.CLEAN))
                 return [("note", record)]
-            case act.Await():
+            case actions.Await():
                 return [("time", None)]
-            case act.Checkpoint(_):
+            case actions.Checkpoint(_):
                 return [
                     ("note", replace(record, suspended=True, switching=False)), ("suspend", None), ("resume", None),
                     ("note", replace(record, suspended=False)),
                 ]  # fmt: skip
-            case act.FlushDestination():
+            case actions.FlushDestination():
                 return [("flush", None)]
-            case act.Pivot(targets):
+            case actions.Pivot(targets):
                 return [("pivot", target) for target in targets]
-            case act.AbortCopy(target):
+            case actions.AbortCopy(target):
                 copy = record.copy(target)
                 return [
                     ("abort", target),
                     ("note", record.with_copy(target, Copy(Stage.NONE, -1, copy.attempts, copy.reverse))),
                 ]
-            case act.ForgetCopy(target):
+            case actions.ForgetCopy(target):
                 partial = record.partial if target in record.partial else (*record.partial, target)
                 record = replace(record, partial=partial)
                 return [("note", record.with_copy(target, Copy(Stage.NONE, -1, record.copy(target).attempts)))]
-            case act.Fail(problem):
+            case actions.Fail(problem):
                 return [("note", replace(record, failure=record.failure or problem))]
-            case act.ColdCopy(target):
+            case actions.ColdCopy(target):
                 forgotten = {k: v for k, v in record.cold_copied.items() if k != target}
                 begun = replace(record.without_sync(target), cold_copied=forgotten)
                 begun = replace(begun, created=(*begun.created, plan.disk(target).dest))
                 done = replace(begun, cold_copied={**forgotten, target: seen.disk(target).fingerprint})
                 return [("note", begun), ("cold", target), ("note", done.with_copy(target, Copy()))]
-            case act.StartFold(target):
+            case actions.StartCommit(target):
                 return [("note", replace(record, fold_attempts=record.fold_attempts + 1)), ("fold", target)]
-            case act.PivotFold(target, at_source):
-                record = record.with_layer(target, at_source, Layer.PIVOTING)
+            case actions.PivotCommit(target, at_source):
+                record = record.with_layer(target, at_source, OverlayState.PIVOTING)
                 record = record.without_sync(target) if at_source else record
                 return [("note", replace(record, fold_attempts=0)), ("pivot fold", target)]
-            case act.Fold(target, at_source):
-                record = record.with_layer(target, at_source, Layer.USED)
+            case actions.CommitOff(target, at_source):
+                record = record.with_layer(target, at_source, OverlayState.USED)
                 record = record.without_sync(target) if at_source else record
                 above = self.prints(plan.disk(target), at_source).split("|")[1]  # before: it may be used again at once
                 return [("note", record), ("fold off", target), ("note folded", (record, target, at_source, above))]
-            case act.WriteConfig() | act.RevertConfig():
-                return [("config", self.wanted_config(seen, isinstance(action, act.RevertConfig)))] + (
-                    [("note", replace(record, config_written=True))] if isinstance(action, act.WriteConfig) else []
+            case actions.WriteConfig() | actions.RevertConfig():
+                return [("config", self.wanted_config(seen, isinstance(action, actions.RevertConfig)))] + (
+                    [("note", replace(record, config_written=True))] if isinstance(action, actions.WriteConfig) else []
                 )
-            case act.NoteSwitched():
+            case actions.SaveSwitched():
                 return [("note", replace(record, switched=True, switching=False, graph_proven=self.state.active))]
-            case act.NoteGraph(folded):
+            case actions.SaveGraph(folded):
                 return [("note", replace(record, graph_proven=True, graph_folded=folded))]
-            case act.Settle(target):
+            case actions.Settle(target):
                 return [("settle", target), ("note", replace(record, settled=(*record.settled, target)))]
-            case act.ReleaseSource(path):
+            case actions.ReleaseSource(path):
                 return [("release", path), ("note", replace(record, released=(*record.released, path)))]
-            case act.ReleaseHome():
+            case actions.ReleaseHome():
                 return [("note", replace(record, released=(*record.released, "home")))]
-            case act.RemoveDestination():
+            case actions.RemoveDestination():
                 begun = replace(record, copies={}, cold_copied={}, synced={})
                 done = replace(begun, created=(), source_layers={}, dest_layers={})
                 return [("note", begun), ("remove", None), ("note", done)]
-            case act.Finish(outcome):
+            case actions.Finish(outcome):
                 return [("note", replace(record, outcome=outcome))]
             case _:
                 raise AssertionError(f"{action} is not expected here")
@@ -274,9 +274,11 @@ class World:
         for disk in self.plan.disks:
             view = seen.disk(disk.target)
             base, overlay = (disk.source, disk.source_overlay) if at_source else (disk.dest, disk.dest_overlay)
-            stays = view.side is (Side.SOURCE if at_source else Side.DESTINATION) and view.overlay
-            layer = layers.layer_of(seen.record, disk.target, at_source)
-            found[disk.target] = overlay if stays and (view.live is not None or layer is not Layer.FOLDED) else base
+            stays = view.side is (DiskSide.SOURCE if at_source else DiskSide.DESTINATION) and view.overlay
+            layer = overlays_rules.layer_of(seen.record, disk.target, at_source)
+            found[disk.target] = (
+                overlay if stays and (view.live is not None or layer is not OverlayState.FOLDED) else base
+            )
         return found
 
     def put(self, path: str, version: int) -> None:
@@ -300,7 +302,7 @@ class World:
             record, target, at_source, above = thing
             disk = self.plan.disk(target)
             overlay = disk.source_overlay if at_source else disk.dest_overlay
-            record = record.with_layer(target, at_source, Layer.FOLDED)
+            record = record.with_layer(target, at_source, OverlayState.FOLDED)
             state = self.prints(disk, at_source).split("|")[0] + "|" + above
             self.do(("note", replace(record, folded_as={**record.folded_as, overlay: state})))
         elif what == "mark":
@@ -336,7 +338,7 @@ class World:
             if self.state is not PowerState.OFF:
                 raise Refuses
             disk = self.plan.disk(target)
-            assert self.side(self.config[target]) is Side.SOURCE
+            assert self.side(self.config[target]) is DiskSide.SOURCE
             self.put(disk.dest, self.version(self.config[target]))
         elif what == "job":
             assert isinstance(thing, tuple)
@@ -397,7 +399,7 @@ class World:
             self.live[target] = self.config[target] = disk.source_overlay
 
     def lose_overlay(self, disk: DiskPlan) -> None:
-        """What engine/layering.py does before an overlay goes; that it was right to let it go is checked at a start."""
+        """What storage_move/overlays/effects.py does before an overlay goes; that it was right to let it go is checked at a start."""
         overlay = disk.source_overlay
         if overlay not in self.files:
             return
@@ -432,7 +434,7 @@ class World:
         here = self.version(self.live[target])
         if back:
             new = disk.source
-        elif layers.layered(self.plan, self.record, target):
+        elif overlays_rules.layered(self.plan, self.record, target):
             new = disk.dest_overlay
             assert self.files[disk.dest] in self.stands_on[disk.source_overlay], (
                 "switched to an overlay on another base"
@@ -466,22 +468,24 @@ class World:
             self.guest_writes()
 
 
-@pytest.mark.parametrize("stage", [Layer.USED, Layer.FOLDED])
+@pytest.mark.parametrize("stage", [OverlayState.USED, OverlayState.FOLDED])
 @pytest.mark.parametrize("at_source", [False, True])
-def test_an_overlay_that_a_saved_state_names_stays(stage: Layer, at_source: bool) -> None:
+def test_an_overlay_that_a_saved_state_names_stays(stage: OverlayState, at_source: bool) -> None:
     """Saved between the switch and the commit: the overlay was committed and removed, and the VM did not start."""
-    side = Side.SOURCE if at_source else Side.DESTINATION
+    side = DiskSide.SOURCE if at_source else DiskSide.DESTINATION
     view = DiskView("vda", None, side, config_overlay=True)
     record = Record().with_layer("vda", at_source, stage)
     seen = Observation(PowerState.OFF, True, (view,), record, saved=True)
-    action = layers.fold(a_plan(1), seen, at_source=at_source)
-    assert isinstance(action, act.Park)
+    action = overlays_rules.fold(a_plan(1), seen, at_source=at_source)
+    assert isinstance(action, actions.Park)
     assert "was saved with its state, which names the overlay" in action.problem
-    if stage is Layer.USED:
-        assert layers.fold(a_plan(1), replace(seen, saved=False), at_source=at_source) == act.Fold("vda", at_source)
+    if stage is OverlayState.USED:
+        assert overlays_rules.fold(a_plan(1), replace(seen, saved=False), at_source=at_source) == actions.CommitOff(
+            "vda", at_source
+        )
 
 
-def drive(world: World, chance: random.Random, events: list[str], deaths: int) -> act.Action:
+def drive(world: World, chance: random.Random, events: list[str], deaths: int) -> actions.Action:
     """To the end; somebody interferes between any two steps, and the process dies between any two."""
 
     def interfere() -> None:
@@ -493,7 +497,7 @@ def drive(world: World, chance: random.Random, events: list[str], deaths: int) -
         interfere()
         seen = world.see()
         action = decide(world.plan, seen)
-        if isinstance(action, (act.Done, act.Park)):
+        if isinstance(action, (actions.Done, actions.Park)):
             return action
         for step in world.steps(action, seen):
             if deaths and chance.random() < 0.08:
@@ -513,14 +517,14 @@ def drive(world: World, chance: random.Random, events: list[str], deaths: int) -
     raise AssertionError(f"no end after {LIMIT} turns: {decide(world.plan, world.see())} {world}")
 
 
-def check_end(world: World, end: act.Action) -> None:
+def check_end(world: World, end: actions.Action) -> None:
     assert world.state is not PowerState.PAUSED, "the VM was left suspended"
     used = world.live if world.state.active else world.config
     for target, path in used.items():
         assert world.version(path) == world.last[target], f"{target}: writes are lost ({path}, {end}) {world}"
-    if isinstance(end, act.Park):
+    if isinstance(end, actions.Park):
         return
-    assert isinstance(end, act.Done)
+    assert isinstance(end, actions.Done)
     assert used == world.config, "live and persistent configuration differ"
     side = "/d/" if end.outcome is Outcome.MOVED else "/s/"
     assert all(path.startswith(side) and not path.endswith("+") for path in used.values()), f"{used} {end}"
@@ -555,7 +559,7 @@ def test_a_quiet_move_by_snapshot(disks: int) -> None:
     world = World(a_plan(disks))
     end = drive(world, random.Random(1), [], 0)
     check_end(world, end)
-    assert end == act.Done(Outcome.MOVED)
+    assert end == actions.Done(Outcome.MOVED)
     assert world.refused == 0
 
 
@@ -565,7 +569,7 @@ def test_a_cancelled_one_goes_back_to_the_old_base() -> None:
         for _turn in range(turns):
             seen = world.see()
             action = decide(world.plan, seen)
-            if isinstance(action, act.Done):
+            if isinstance(action, actions.Done):
                 return
             for step in world.steps(action, seen):
                 world.do(step)
@@ -574,7 +578,7 @@ def test_a_cancelled_one_goes_back_to_the_old_base() -> None:
         world.record = replace(world.record, wanted=Wanted.CANCEL)
         end = drive(world, random.Random(1), [], 0)
         check_end(world, end)
-        assert isinstance(end, act.Done)
+        assert isinstance(end, actions.Done)
     raise AssertionError("the move never ended")
 
 
@@ -586,8 +590,8 @@ def test_a_copy_that_broke_with_its_qemu_goes_on_by_way_of_overlays() -> None:
             world.do(step)
     world.happens("power off", 0)
     world.happens("power on", 0)
-    taken: list[act.Action] = []
-    while not isinstance(action := decide(world.plan, world.see()), act.Done):
+    taken: list[actions.Action] = []
+    while not isinstance(action := decide(world.plan, world.see()), actions.Done):
         taken.append(action)
         for step in world.steps(action, world.see()):
             world.do(step)
@@ -609,7 +613,7 @@ def test_a_vm_started_below_its_overlay_is_left_to_people() -> None:
     world.happens("power off", 0)
     world.config["vda"] = "/s/a"  # somebody defines an old XML
     end = decide(world.plan, world.see())
-    assert isinstance(end, act.Park)
+    assert isinstance(end, actions.Park)
     assert "newer writes" in end.problem
 
 
@@ -624,14 +628,14 @@ def test_an_overlay_used_again_after_it_was_committed_is_committed_again() -> No
     world.record = replace(world.record, wanted=Wanted.CANCEL)
     seen = world.see()
     action = decide(world.plan, seen)
-    assert isinstance(action, act.Fold)
+    assert isinstance(action, actions.CommitOff)
     for step in world.steps(action, seen):
         world.do(step)
     world.happens("power on", 0)
     world.happens("power off", 0)
     end = drive(world, random.Random(1), [], 0)
     check_end(world, end)
-    assert end == act.Done(Outcome.CANCELLED)
+    assert end == actions.Done(Outcome.CANCELLED)
 
 
 @pytest.mark.parametrize(("format", "suspend"), [("qcow2", True), ("raw", False)])
@@ -655,8 +659,8 @@ def test_what_was_copied_is_written_out_in_time(
         plan,
         disks=tuple(replace(disk, dest_format=format) for disk in plan.disks),
         on_break=on_break,
-        contract=Contract(latency_s=0.02) if contract else None,
+        contract=LatencyContract(latency_s=0.02) if contract else None,
     )
     seen = replace(World(plan).see(), unflushed=unflushed, unflushed_s=since_s)
-    assert layers.checkpoint_due(plan, seen) is (not suspend if due is None else due)
-    assert layers.stops_for_checkpoint(plan) is suspend
+    assert overlays_rules.checkpoint_due(plan, seen) is (not suspend if due is None else due)
+    assert overlays_rules.stops_for_checkpoint(plan) is suspend

@@ -1,6 +1,6 @@
 """decide() against a small simulated world: any interruption, anybody's interference, always a right end.
 
-The world models what the effects do (engine/act.py), split where a process can die: the intent, the effect, the note
+The world models what the effects do (storage_move/effects.py), split where a process can die: the intent, the effect, the note
 after.
 """
 
@@ -14,16 +14,16 @@ from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blockferry.model import action as act
-from blockferry.model.convergence import Divergence
-from blockferry.model.decide import decide
-from blockferry.model.fencing import ANSWERING, Fencing, Silence
-from blockferry.model.graph_proof import PROVEN
-from blockferry.model.inventory import JobInfo, PowerState
-from blockferry.model.observation import DiskView, Job, Observation, Side
-from blockferry.model.plan import DiskPlan, HangPlan, Plan
-from blockferry.model.record import Copy, Outcome, Record, Stage, Throttle, View, Wanted
-from blockferry.model.request import Contract, IfNotConverging, Method, SourcePolicy
+from blockferry.hosts.fencing import ANSWERING, DestinationHealth, Fencing
+from blockferry.hosts.inventory import JobInfo, PowerState
+from blockferry.storage_move import actions
+from blockferry.storage_move.decide import decide
+from blockferry.storage_move.observation import DiskSide, DiskView, Job, Observation
+from blockferry.storage_move.overlays.convergence import Divergence
+from blockferry.storage_move.plan import DiskPlan, HangPlan, Plan
+from blockferry.storage_move.record import BackupExport, Copy, Outcome, Record, Stage, Throttle, Wanted
+from blockferry.storage_move.request import IfNotConverging, LatencyContract, Method, SourcePolicy
+from blockferry.storage_move.switch.graph_proof import PROVEN
 
 SIZE = 100
 LIMIT = 600
@@ -57,8 +57,8 @@ class World:
     plan: Plan
     state: PowerState = PowerState.RUNNING
     incarnation: int = 1
-    live: dict[str, Side] = field(default_factory=dict)
-    config: dict[str, Side] = field(default_factory=dict)
+    live: dict[str, DiskSide] = field(default_factory=dict)
+    config: dict[str, DiskSide] = field(default_factory=dict)
     jobs: dict[str, int] = field(default_factory=dict)  # target -> bytes copied
     mirrors: set[str] = field(default_factory=set)  # of these jobs, the synchronous ones
     foreign: set[str] = field(default_factory=set)
@@ -86,11 +86,11 @@ class World:
     measured: int = 0
     trimmed: int = 0
     trimmed_again: int = 0
-    silence: Silence = ANSWERING
+    silence: DestinationHealth = ANSWERING
 
     def __post_init__(self) -> None:
         for disk in self.plan.disks:
-            self.live[disk.target] = self.config[disk.target] = Side.SOURCE
+            self.live[disk.target] = self.config[disk.target] = DiskSide.SOURCE
 
     # ---- looking
 
@@ -120,7 +120,7 @@ class World:
             for view in views
             if view.job is Job.OURS and self._outruns(view.target)
         )
-        agrees = all(side is Side.DESTINATION for side in self.config.values())
+        agrees = all(side is DiskSide.DESTINATION for side in self.config.values())
         return Observation(
             self.state, self.plan.persistent, tuple(views), record, self.incarnation, self.mark,
             config_agrees=agrees or not self.plan.persistent, pivot_failures=self.pivot_failures, flushed=self.flushed,
@@ -134,28 +134,28 @@ class World:
 
     # ---- acting, in the steps between which a process can die
 
-    def steps(self, action: act.Action, seen: Observation) -> list[tuple[str, object]]:
+    def steps(self, action: actions.Action, seen: Observation) -> list[tuple[str, object]]:
         record = seen.record
         match action:
-            case act.Mark():
+            case actions.Mark():
                 return [("mark", "m1"), ("note", replace(record, marked=True))]
-            case act.Unmark():
+            case actions.Unmark():
                 return [("mark", None)]
-            case act.CopyHome():
+            case actions.CopyHome():
                 return [("note", replace(record, home_copied=True))]
-            case act.MeasureGuest():
+            case actions.MeasureGuest():
                 return [("measure", None), ("note", replace(record, measured=True))]
-            case act.TrimGuest():
+            case actions.TrimGuest():
                 return [("trim", None), ("note", replace(record, trimmed={"vda": 1}))]
-            case act.TrimAgain():
+            case actions.TrimAgain():
                 return [("trim again", None), ("note", replace(record, trimmed_again={}))]
-            case act.GoSynchronous():
+            case actions.GoSynchronous():
                 return [("note", replace(record, synchronous=True))]
-            case act.LeaveSynchronous():
+            case actions.LeaveSynchronous():
                 return [("note", replace(record, background=True, synchronous=False))]
-            case act.NoteCutOff(directory):
+            case actions.SaveFenced(directory):
                 return [("note", replace(record, cut_off=directory, failure="it was cut off"))]
-            case act.ThrottleGuest(target, share):
+            case actions.ThrottleGuest(target, share):
                 noted = record.throttled.get(target)
                 if noted and noted.incarnation != seen.incarnation:
                     noted = None
@@ -165,7 +165,7 @@ class World:
                 limit = int((noted.bytes_per_s if noted else self.busy) * share)
                 kept = {**record.throttled, target: Throttle(limit, seen.incarnation, noted.before if noted else fresh)}
                 return [("note", replace(record, throttled=kept)), ("limit", (target, limit))]
-            case act.UnthrottleGuest():
+            case actions.UnthrottleGuest():
                 live = {view.target for view in seen.disks if view.live is not None}
                 back = [
                     ("limit", (target, noted.before["write"]))
@@ -173,13 +173,13 @@ class World:
                     if target in live and noted.incarnation == seen.incarnation
                 ]
                 return [*back, ("note", replace(record, throttled={}))]
-            case act.CreateImage(target):
+            case actions.CreateImage(target):
                 named = replace(record, created=(*record.created, target)).without_verdict(target)
                 stage = Copy(Stage.IMAGE, -1, record.copy(target).attempts)
                 return [("note", named), ("image", target), ("note", named.with_copy(target, stage))]
-            case act.Suspend(switch):
+            case actions.Suspend(switch):
                 return [("note", replace(record, suspended=True, switching=switch)), ("suspend", None)]
-            case act.Resume(clean, failed):
+            case actions.Resume(clean, failed):
                 after = record
                 for target in clean if seen.state is PowerState.PAUSED else ():
                     after = after.with_copy(target, replace(after.copy(target), stage=Stage.CLEAN))
@@ -187,9 +187,9 @@ class World:
                 after = replace(after, suspended=False, switching=record.switching and mixed,
                                 switch_attempts=record.switch_attempts + failed)  # fmt: skip
                 if self.view_taken:
-                    after = replace(after, view=View.HELD, view_of=seen.incarnation)
+                    after = replace(after, view=BackupExport.HELD, view_of=seen.incarnation)
                 return [("resume", None), ("note", after)]
-            case act.StartCopy(target, reverse):
+            case actions.StartCopy(target, reverse):
                 before = record.copy(target)
                 tries = before.attempts + 1 if before.reverse == reverse else 1
                 both = (record.synchronous or self.plan.synchronous) and not record.background
@@ -200,25 +200,25 @@ class World:
                     ("job", target),
                     ("note", record.with_copy(target, replace(copy, stage=Stage.STARTED))),
                 ]
-            case act.NoteClean(targets):
+            case actions.SaveClean(targets):
                 for target in targets:
                     record = record.with_copy(target, replace(record.copy(target), stage=Stage.CLEAN))
                 return [("note", record)]
-            case act.Await():
+            case actions.Await():
                 return [("time", None)]
-            case act.FlushDestination():
+            case actions.FlushDestination():
                 return [("flush", None)]
-            case act.Pivot(targets):
+            case actions.Pivot(targets):
                 return [("pivot", target) for target in targets]
-            case act.AbortCopy(target):
+            case actions.AbortCopy(target):
                 copy = record.copy(target)
                 gone = Copy(Stage.NONE, -1, copy.attempts, copy.reverse)
                 return [("abort", target), ("note", record.with_copy(target, gone))]
-            case act.ForgetCopy(target):
+            case actions.ForgetCopy(target):
                 return [("note", record.with_copy(target, Copy(Stage.NONE, -1, record.copy(target).attempts)))]
-            case act.Fail(problem):
+            case actions.Fail(problem):
                 return [("note", replace(record, failure=record.failure or problem))]
-            case act.ColdCopy(target):
+            case actions.ColdCopy(target):
                 named = replace(record, created=(*record.created, target)).without_verdict(target)
                 done = {**record.cold_copied, target: seen.disk(target).fingerprint}
                 return [
@@ -226,41 +226,41 @@ class World:
                     ("cold", target),
                     ("note", replace(named, cold_copied=done).with_copy(target, Copy())),
                 ]
-            case act.WriteConfig():
-                return [("config", Side.DESTINATION), ("note", replace(record, config_written=True))]
-            case act.RevertConfig():
-                return [("config", Side.SOURCE)]
-            case act.PrepareView():
+            case actions.WriteConfig():
+                return [("config", DiskSide.DESTINATION), ("note", replace(record, config_written=True))]
+            case actions.RevertConfig():
+                return [("config", DiskSide.SOURCE)]
+            case actions.PrepareExport():
                 named = replace(record, created=(*record.created, "view"))
-                return [("note", named), ("note", replace(named, view=View.PREPARED, view_of=seen.incarnation))]
-            case act.TakeView():
+                return [("note", named), ("note", replace(named, view=BackupExport.PREPARED, view_of=seen.incarnation))]
+            case actions.StartExport():
                 return [("take view", None)]
-            case act.Verify(target):
+            case actions.Verify(target):
                 if self.state.active:
                     assert self.view == "switch", "compared with what the guest has written to since"
                 if target in self.spoilt:
                     return [("note", replace(record, differences={**record.differences, target: (0,)}))]
                 return [("note", replace(record, verified=(*record.verified, target)))]
-            case act.EndView(why):
+            case actions.EndExport(why):
                 waiting = {disk.target: why for disk in self.plan.disks if not record.judged(disk.target)}
                 left = replace(record, unverified={**record.unverified, **waiting})
-                return [("note", left), ("end view", None), ("note", replace(left, view=View.ENDED))]
-            case act.NoteSwitched():
+                return [("note", left), ("end view", None), ("note", replace(left, view=BackupExport.ENDED))]
+            case actions.SaveSwitched():
                 return [("note", replace(record, switched=True, switching=False, graph_proven=self.state.active))]
-            case act.NoteGraph(folded):
+            case actions.SaveGraph(folded):
                 return [("note", replace(record, graph_proven=True, graph_folded=folded))]
-            case act.Settle(target):
+            case actions.Settle(target):
                 return [("note", replace(record, settled=(*record.settled, target)))]
-            case act.ReleaseSource(path):
+            case actions.ReleaseSource(path):
                 return [("release", path), ("note", replace(record, released=(*record.released, path)))]
-            case act.ReleaseHome():
+            case actions.ReleaseHome():
                 return [("note", replace(record, released=(*record.released, "home")))]
-            case act.RemoveDestination():
+            case actions.RemoveDestination():
                 blank = replace(
-                    record, created=(), copies={}, view=View.NONE, verified=(), differences={}, unverified={}
+                    record, created=(), copies={}, view=BackupExport.NONE, verified=(), differences={}, unverified={}
                 )
                 return [("remove", None), ("note", blank)]
-            case act.Finish(outcome):
+            case actions.Finish(outcome):
                 return [("note", replace(record, outcome=outcome))]
             case _:
                 raise AssertionError(f"{action} is not expected here")
@@ -269,7 +269,7 @@ class World:
         what, thing = step
         target = str(thing)
         waits = what in ("suspend", "job", "flush", "pivot", "abort", "image", "remove") and self.state.active
-        across = all(side is Side.DESTINATION for side in self.live.values())
+        across = all(side is DiskSide.DESTINATION for side in self.live.values())
         assert not (waits and self.silence.hanging and not across), f"{what} while the destination hangs: QEMU waits"
         if what == "note":
             assert isinstance(thing, Record)
@@ -289,7 +289,7 @@ class World:
             self.view = "later" if self.ran_since_switch else "switch"
             self.view_taken = self.state is PowerState.PAUSED
             if self.owner_paused and self.view_taken:
-                self.record = replace(self.record, view=View.HELD, view_of=self.incarnation)
+                self.record = replace(self.record, view=BackupExport.HELD, view_of=self.incarnation)
         elif what == "end view":
             self.view = None
         elif what == "image":
@@ -307,7 +307,7 @@ class World:
             for one in () if self.silence.hanging else tuple(self.jobs):
                 outrun = self.state is PowerState.RUNNING and self._outruns(one)
                 self.jobs[one] = min(SIZE - 10 if outrun else SIZE, self.jobs[one] + 50)
-            for one, noted in self.record.throttled.items():  # engine/throttle.py: see_to_it
+            for one, noted in self.record.throttled.items():  # storage_move/pace/throttle.py: see_to_it
                 if self.state.active and noted.incarnation == self.incarnation:
                     self.limits[one] = noted.bytes_per_s
         elif what == "limit":
@@ -329,7 +329,7 @@ class World:
             assert self.state is PowerState.RUNNING
             assert not self.jobs, "QEMU drops what is discarded under a job"
             assert self.view is None, "a frozen view had to keep what is discarded"
-            assert set(self.live.values()) | set(self.config.values()) == {Side.DESTINATION}
+            assert set(self.live.values()) | set(self.config.values()) == {DiskSide.DESTINATION}
             assert "home" in self.record.released, "something waits for the agent"
             self.trimmed_again += 1
         elif what == "flush":
@@ -345,16 +345,16 @@ class World:
             self.spoilt.discard(target)
             self.cold_at[target] = self.writes.get(target, 0)
         elif what == "config":
-            assert isinstance(thing, Side)
+            assert isinstance(thing, DiskSide)
             for one, side in self.config.items():
-                if thing is Side.DESTINATION and side is Side.SOURCE and not self.state.active:
+                if thing is DiskSide.DESTINATION and side is DiskSide.SOURCE and not self.state.active:
                     assert self.cold_at.get(one) == self.writes.get(one, 0), "switched to a copy that is not current"
             for one in self.config:
                 self.config[one] = thing
         elif what == "release":
             assert self.record.switched
-            assert all(side is Side.DESTINATION for side in self.config.values()) or not self.plan.persistent
-            assert not self.state.active or all(side is Side.DESTINATION for side in self.live.values())
+            assert all(side is DiskSide.DESTINATION for side in self.config.values()) or not self.plan.persistent
+            assert not self.state.active or all(side is DiskSide.DESTINATION for side in self.live.values())
             disk = next(disk for disk in self.plan.disks if disk.source == target)
             if self.plan.verify and disk.target not in self.record.verified:
                 self.kept.add(target)
@@ -364,7 +364,7 @@ class World:
         elif what == "remove":
             assert not self.record.switched, "the destination was removed after the switch"
             used = self.live if self.state.active else self.config
-            assert all(side is not Side.DESTINATION for side in used.values()), "a disk in use was removed"
+            assert all(side is not DiskSide.DESTINATION for side in used.values()), "a disk in use was removed"
             assert not self.jobs, "the image under a job was removed"
             self.images.clear()
             self.silence = ANSWERING  # the watch goes
@@ -378,7 +378,7 @@ class World:
         assert self.jobs[target] >= SIZE, "a pivot before both sides are in step"
         assert target not in self.tainted, "a copy that missed a write was switched to"
         del self.jobs[target]
-        side = Side.SOURCE if self.live[target] is Side.DESTINATION else Side.DESTINATION
+        side = DiskSide.SOURCE if self.live[target] is DiskSide.DESTINATION else DiskSide.DESTINATION
         self.live[target] = self.config[target] = side
         self.ran_since_switch = False
 
@@ -399,7 +399,7 @@ class World:
             self.silence = replace(self.silence, seconds=3.0, longest=3.0, times=times, directory="/b")
         elif event == "answers":
             self.silence = replace(self.silence, seconds=0.0)
-        elif event == "cut off" and self.silence.hanging and set(self.live.values()) == {Side.SOURCE}:
+        elif event == "cut off" and self.silence.hanging and set(self.live.values()) == {DiskSide.SOURCE}:
             self.silence = replace(self.silence, seconds=0.0, cut_off="/b", cut_after=5.0)
             self.jobs.clear()
         elif event == "cancel":
@@ -414,11 +414,11 @@ class World:
             self.state, self.incarnation = PowerState.RUNNING, self.incarnation + 1
             self.live = dict(self.config)
             for one, side in self.live.items():
-                if side is Side.SOURCE:
+                if side is DiskSide.SOURCE:
                     self.writes[one] = self.writes.get(one, 0) + 1
 
 
-def drive(world: World, chance: random.Random, events: list[str], deaths: int) -> act.Action:
+def drive(world: World, chance: random.Random, events: list[str], deaths: int) -> actions.Action:
     """Run to the end; now and then somebody interferes, or the process dies between two steps."""
     for _turn in range(LIMIT):
         if events and chance.random() < 0.15:
@@ -429,7 +429,7 @@ def drive(world: World, chance: random.Random, events: list[str], deaths: int) -
             world.ran_since_switch = True
         seen = world.see()
         action = decide(world.plan, seen)
-        if isinstance(action, (act.Done, act.Park)):
+        if isinstance(action, (actions.Done, actions.Park)):
             return action
         for step in world.steps(action, seen):
             if deaths and chance.random() < 0.08:
@@ -444,25 +444,25 @@ def drive(world: World, chance: random.Random, events: list[str], deaths: int) -
     raise AssertionError(f"no end after {LIMIT} turns: {decide(world.plan, world.see())} {world}")
 
 
-def check_end(world: World, end: act.Action) -> None:
+def check_end(world: World, end: actions.Action) -> None:
     assert world.state is not PowerState.PAUSED or world.owner_paused, "the VM was left suspended"
     assert not world.state.active or world.limits == world.own_limits, "the guest was left slowed"
     used = world.live if world.state.active else world.config
-    if isinstance(end, act.Park):
+    if isinstance(end, actions.Park):
         assert not world.removed, "something was removed although it is parked"
         return
-    assert isinstance(end, act.Done)
+    assert isinstance(end, actions.Done)
     assert len(set(used.values())) == 1, "the VM is on both sides"
     assert world.mark is None
     assert not world.jobs
     if end.outcome is Outcome.MOVED:
-        assert set(used.values()) == set(world.config.values()) == {Side.DESTINATION}
+        assert set(used.values()) == set(world.config.values()) == {DiskSide.DESTINATION}
         sources = {disk.source for disk in world.plan.disks}
         assert world.removed | world.kept == sources
         assert world.removed == sources or world.plan.verify
         assert world.view is None, "a frozen view was left behind"
     else:
-        assert set(used.values()) == {Side.SOURCE}
+        assert set(used.values()) == {DiskSide.SOURCE}
         assert not world.images
         assert not world.removed
 
@@ -494,7 +494,7 @@ def test_a_destination_that_hangs_is_waited_for_or_given_up(
     world = World(plan)
     end = drive(world, random.Random(seed), list(events), deaths)
     check_end(world, end)
-    if world.record.cut_off and isinstance(end, act.Done):
+    if world.record.cut_off and isinstance(end, actions.Done):
         assert end.outcome is Outcome.FAILED
     if world.record.background:
         assert not world.mirrors & set(world.jobs)
@@ -540,7 +540,7 @@ def test_a_guest_that_outruns_its_copy_is_dealt_with(
         a_plan(disks, suspended_start),
         method=Method.CHANGED_BLOCKS,
         if_not_converging=policy,
-        contract=Contract(latency_s=0.02),
+        contract=LatencyContract(latency_s=0.02),
     )
     world = World(plan, busy=200)
     if limited:
@@ -549,7 +549,7 @@ def test_a_guest_that_outruns_its_copy_is_dealt_with(
     end = drive(world, random.Random(seed), list(events), deaths)
     check_end(world, end)
     if not events and not deaths:
-        assert end == act.Done(Outcome.FAILED if policy is IfNotConverging.STOP else Outcome.MOVED)
+        assert end == actions.Done(Outcome.FAILED if policy is IfNotConverging.STOP else Outcome.MOVED)
         assert world.measured == 1
         if policy is IfNotConverging.STOP:
             assert world.record.failure is not None
@@ -565,7 +565,7 @@ def test_who_waits_waits_until_the_guest_calms_down() -> None:
     assert world.jobs == {"vda": 90}
     assert world.record.failure is None
     world.busy = 0
-    assert drive(world, random.Random(1), [], 0) == act.Done(Outcome.MOVED)
+    assert drive(world, random.Random(1), [], 0) == actions.Done(Outcome.MOVED)
 
 
 def test_a_kept_chain_never_becomes_a_mirror() -> None:
@@ -576,7 +576,7 @@ def test_a_kept_chain_never_becomes_a_mirror() -> None:
     world = World(plan, busy=200)
     for _turn in range(200):
         action = decide(plan, world.see())
-        assert not isinstance(action, act.GoSynchronous)
+        assert not isinstance(action, actions.GoSynchronous)
         for step in world.steps(action, world.see()):
             world.do(step)
     assert world.record.failure is None
@@ -588,13 +588,13 @@ def test_a_quiet_move(disks: int, suspended_start: bool) -> None:
     world = World(a_plan(disks, suspended_start))
     end = drive(world, random.Random(1), [], 0)
     check_end(world, end)
-    assert end == act.Done(Outcome.MOVED)
+    assert end == actions.Done(Outcome.MOVED)
 
 
 @pytest.mark.parametrize("state", [PowerState.RUNNING, PowerState.PAUSED, PowerState.OFF])
 def test_a_verified_move(state: PowerState) -> None:
     world = World(a_plan(2, verify=True), state=state, owner_paused=state is PowerState.PAUSED)
-    assert drive(world, random.Random(1), [], 0) == act.Done(Outcome.MOVED)
+    assert drive(world, random.Random(1), [], 0) == actions.Done(Outcome.MOVED)
     assert world.removed == {"/a/a", "/a/b"}
     assert set(world.record.verified) == {"vda", "vdb"}
 
@@ -616,19 +616,19 @@ def test_a_guest_is_trimmed_before_its_copy_and_when_all_is_done(
     if not events and not deaths:
         assert world.trimmed == 1
         assert world.trimmed_again == 1
-        assert end == act.Done(Outcome.MOVED)
+        assert end == actions.Done(Outcome.MOVED)
 
 
 def test_no_second_trim_takes_the_space_of_a_thick_disk() -> None:
     plan = a_plan(2)
     world = World(replace(plan, trim=True, disks=(plan.disks[0], replace(plan.disks[1], thick=True))))
-    assert drive(world, random.Random(1), [], 0) == act.Done(Outcome.MOVED)
+    assert drive(world, random.Random(1), [], 0) == actions.Done(Outcome.MOVED)
     assert (world.trimmed, world.trimmed_again) == (1, 0)
 
 
 def test_a_vm_that_is_off_is_not_trimmed() -> None:
     world = World(replace(a_plan(1), trim=True), state=PowerState.OFF)
-    assert drive(world, random.Random(1), [], 0) == act.Done(Outcome.MOVED)
+    assert drive(world, random.Random(1), [], 0) == actions.Done(Outcome.MOVED)
     assert world.trimmed == world.trimmed_again == 0
 
 
@@ -637,9 +637,9 @@ def test_the_source_of_a_copy_that_differs_is_kept() -> None:
     for _turn in range(LIMIT):
         seen = world.see()
         action = decide(world.plan, seen)
-        if isinstance(action, act.Suspend):
+        if isinstance(action, actions.Suspend):
             world.spoilt.add("vdb")
-        if isinstance(action, act.Done):
+        if isinstance(action, actions.Done):
             break
         for step in world.steps(action, seen):
             world.do(step)
@@ -654,16 +654,16 @@ def test_a_view_that_finds_no_room_is_given_up() -> None:
     for _turn in range(LIMIT):
         seen = world.see()
         action = decide(world.plan, seen)
-        if isinstance(action, act.Verify) and action.target == "vdb":
+        if isinstance(action, actions.Verify) and action.target == "vdb":
             action = decide(world.plan, replace(seen, view_trouble="no room"))
-            assert action == act.EndView("no room")
+            assert action == actions.EndExport("no room")
             given_up = True
-        if isinstance(action, act.Done):
+        if isinstance(action, actions.Done):
             break
         for step in world.steps(action, seen):
             world.do(step)
     assert given_up
-    assert action == act.Done(Outcome.MOVED)
+    assert action == actions.Done(Outcome.MOVED)
     assert world.record.unverified == {"vdb": "no room"}
     assert "/a/b" in world.kept
 
@@ -673,26 +673,26 @@ def test_a_cold_copy_that_differs_is_not_switched_to() -> None:
     for _turn in range(LIMIT):
         seen = world.see()
         action = decide(world.plan, seen)
-        if isinstance(action, act.Verify):
+        if isinstance(action, actions.Verify):
             world.spoilt.add("vda")
-        if isinstance(action, act.Done):
+        if isinstance(action, actions.Done):
             break
         for step in world.steps(action, seen):
             world.do(step)
-    assert action == act.Done(Outcome.FAILED)
-    assert world.config == {"vda": Side.SOURCE}
+    assert action == actions.Done(Outcome.FAILED)
+    assert world.config == {"vda": DiskSide.SOURCE}
 
 
 def test_a_cold_move() -> None:
     world = World(a_plan(2), state=PowerState.OFF)
-    assert drive(world, random.Random(1), [], 0) == act.Done(Outcome.MOVED)
+    assert drive(world, random.Random(1), [], 0) == actions.Done(Outcome.MOVED)
 
 
 def test_a_paused_vm_stays_paused() -> None:
     world = World(a_plan(2), state=PowerState.PAUSED, owner_paused=True)
     end = drive(world, random.Random(1), [], 0)
     check_end(world, end)
-    assert end == act.Done(Outcome.MOVED)
+    assert end == actions.Done(Outcome.MOVED)
     assert world.state is PowerState.PAUSED
 
 
@@ -700,7 +700,7 @@ def test_a_foreign_job_is_left_alone() -> None:
     world = World(a_plan(2))
     world.foreign.add("vdb")
     end = drive(world, random.Random(1), [], 0)
-    assert end == act.Done(Outcome.FAILED)
+    assert end == actions.Done(Outcome.FAILED)
     assert world.foreign == {"vdb"}
 
 
@@ -720,14 +720,14 @@ def test_every_observation_has_an_answer(data: st.DataObject) -> None:
         suspended=data.draw(st.booleans()),
         switching=data.draw(st.booleans()),
         switched=data.draw(st.booleans()),
-        view=data.draw(st.sampled_from(View)),
+        view=data.draw(st.sampled_from(BackupExport)),
         config_written=data.draw(st.booleans()),
         synchronous=data.draw(st.booleans()),
         throttled=data.draw(st.sampled_from([{}, {"vda": Throttle(1, 1)}])),
         failure=data.draw(st.sampled_from([None, "it failed"])),
         outcome=data.draw(st.sampled_from([None, *Outcome])),
     )  # fmt: skip
-    sides = st.sampled_from([None, *Side])
+    sides = st.sampled_from([None, *DiskSide])
     views = tuple(
         DiskView(
             disk.target,
@@ -745,14 +745,14 @@ def test_every_observation_has_an_answer(data: st.DataObject) -> None:
         state, data.draw(st.booleans()), views, record, 1, data.draw(st.sampled_from([None, "m1", "m2"]))
     )
     action = decide(plan, seen)
-    if isinstance(action, (act.Park, act.Finish)):
+    if isinstance(action, (actions.Park, actions.Finish)):
         assert not record.throttled, "the guest is left slowed"
-    if isinstance(action, act.Pivot):
+    if isinstance(action, actions.Pivot):
         assert state is not PowerState.RUNNING
         assert state.active
         assert all(seen.disk(target).ready and not seen.disk(target).remaining for target in action.targets)
-    if isinstance(action, act.ReleaseSource):
+    if isinstance(action, actions.ReleaseSource):
         assert record.switched
-        assert all(view.side is Side.DESTINATION for view in views)
-    if isinstance(action, act.AbortCopy):
+        assert all(view.side is DiskSide.DESTINATION for view in views)
+    if isinstance(action, actions.AbortCopy):
         assert seen.disk(action.target).job in (Job.OURS, Job.FOLD)

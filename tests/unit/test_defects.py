@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blockferry.model import precheck
-from blockferry.model.defects import (
+from blockferry.base.units import GiB
+from blockferry.hosts.defects import (
     DEFECTS,
     EVER,
     Case,
@@ -25,12 +25,12 @@ from blockferry.model.defects import (
     present,
     starts_suspended,
 )
-from blockferry.model.facts import Facts
-from blockferry.model.finding import Finding, Severity
-from blockferry.model.inventory import Datastore, Disk, DiskSource, Image, PowerState, Vm
-from blockferry.model.plan import Plan
-from blockferry.model.request import Chain, Method, MoveRequest
-from blockferry.units import GiB
+from blockferry.hosts.inventory import Datastore, Disk, DiskSource, Image, PowerState, Vm
+from blockferry.storage_move.facts import Facts
+from blockferry.storage_move.plan import Plan
+from blockferry.storage_move.precheck import rules as precheck_rules
+from blockferry.storage_move.precheck.finding import Finding, Severity
+from blockferry.storage_move.request import ChainPolicy, Method, MoveRequest
 
 versions = st.tuples(st.integers(5, 12), st.integers(0, 12), st.integers(0, 25))
 cases = st.builds(
@@ -177,7 +177,7 @@ def looked_at(
         running_qemu=running,
         running_qemu_problem=problem,
     )
-    return precheck.precheck(MoveRequest("web01", "ssd", method=method, chain=Chain.FLATTEN), facts, "abcd")
+    return precheck_rules.precheck(MoveRequest("web01", "ssd", method=method, chain=ChainPolicy.FLATTEN), facts, "abcd")
 
 
 def test_the_lab_s_versions_move_by_mirror_without_a_word() -> None:

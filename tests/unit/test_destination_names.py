@@ -10,15 +10,15 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from blockferry.images import files
-from blockferry.model import destination_names, placement
-from blockferry.model.facts import Facts, SmallFile
-from blockferry.model.inventory import Datastore, Disk, DiskSource, Image, PowerState, Vm, datastore_of
-from blockferry.model.places import Look
-from blockferry.model.plan import Plan
-from blockferry.model.precheck import precheck
-from blockferry.model.request import Chain, MoveRequest
-from blockferry.units import GiB, MiB
+from blockferry.base.units import GiB, MiB
+from blockferry.hosts.helper import files
+from blockferry.hosts.inventory import Datastore, Disk, DiskSource, Image, PowerState, Vm, datastore_of
+from blockferry.hosts.path_facts import PathFacts
+from blockferry.storage_move.destination import image_names, placement
+from blockferry.storage_move.facts import Facts, SmallFile
+from blockferry.storage_move.plan import Plan
+from blockferry.storage_move.precheck.rules import precheck
+from blockferry.storage_move.request import ChainPolicy, MoveRequest
 
 POOL = Datastore("pool", "u1", "dir", True, "/pool", 100 * GiB, 100 * GiB)
 INNER = Datastore("inner", "u2", "dir", True, "/pool/fast", 100 * GiB, 100 * GiB)
@@ -91,7 +91,7 @@ def test_a_pool_that_bears_the_name_of_the_vm_is_no_home() -> None:
     known = facts("/srv/prod/vda.qcow2", vm="prod", stores=(pool, SSD))
     assert dests(known) == ["/ssd/vda.qcow2"]
     outer = Datastore("outer", "u5", "dir", True, "/srv", 100 * GiB, 100 * GiB)
-    look = Look("/srv/prod", "/srv/prod", "directory", near="/srv/prod")
+    look = PathFacts("/srv/prod", "/srv/prod", "directory", near="/srv/prod")
     known = facts("/ssd/prod/vda.qcow2", vm="prod", stores=(pool, outer, SSD), places={"/srv/prod": look})
     codes, plan = planned(known, "outer")
     assert plan is None
@@ -135,7 +135,7 @@ def test_a_name_that_is_too_long_with_what_is_put_behind_it() -> None:
     assert plan is not None
     assert "NAME_SHORTENED" in codes
     assert plan.disks[0].dest == "/ssd/web01-vda.qcow2"
-    short = Look("/ssd", "/ssd", "directory", near="/ssd", name_max=16)
+    short = PathFacts("/ssd", "/ssd", "directory", near="/ssd", name_max=16)
     codes, plan = planned(facts("/pool/vda.qcow2", places={"/ssd": short}))
     assert plan is None
     assert "NAME_TOO_LONG" in codes
@@ -150,17 +150,17 @@ def test_a_name_that_is_too_long_with_what_is_put_behind_it() -> None:
 @pytest.mark.parametrize(
     ("look", "refused"),
     [
-        (Look("/ssd/web01", "/ssd/web01", "absent", near="/ssd"), False),
-        (Look("/ssd/web01", "/ssd/web01", "directory", near="/ssd/web01"), False),
-        (Look("/ssd/web01", "/ssd/web01", "directory", near="/ssd/web01", writable=False), True),
-        (Look("/ssd/web01", "/ssd/web01", "file", near="/ssd"), True),
-        (Look("/ssd/web01", "/gone", "dangling", link=True, near="/ssd"), True),
-        (Look("/ssd/web01", "/else", "directory", link=True, near="/ssd/web01"), True),
-        (Look("/ssd/web01", "/ssd/w", "directory", link=True, near="/ssd/web01"), False),
-        (Look("/ssd/web01", "/ssd/web01", "unknown", errno=5, near="/ssd"), True),
+        (PathFacts("/ssd/web01", "/ssd/web01", "absent", near="/ssd"), False),
+        (PathFacts("/ssd/web01", "/ssd/web01", "directory", near="/ssd/web01"), False),
+        (PathFacts("/ssd/web01", "/ssd/web01", "directory", near="/ssd/web01", writable=False), True),
+        (PathFacts("/ssd/web01", "/ssd/web01", "file", near="/ssd"), True),
+        (PathFacts("/ssd/web01", "/gone", "dangling", link=True, near="/ssd"), True),
+        (PathFacts("/ssd/web01", "/else", "directory", link=True, near="/ssd/web01"), True),
+        (PathFacts("/ssd/web01", "/ssd/w", "directory", link=True, near="/ssd/web01"), False),
+        (PathFacts("/ssd/web01", "/ssd/web01", "unknown", errno=5, near="/ssd"), True),
     ],
 )
-def test_what_is_no_home_is_refused(look: Look, refused: bool) -> None:
+def test_what_is_no_home_is_refused(look: PathFacts, refused: bool) -> None:
     codes, plan = planned(facts("/pool/web01/vda.qcow2", places={look.path: look}))
     assert ("HOME_UNUSABLE" in codes) is refused
     assert (plan is None) is refused
@@ -174,10 +174,10 @@ def test_every_name_fits(name: str) -> None:
     """Whatever the image is called: what the plan makes can be made on a file system of 255 bytes a name."""
     if name in (".", "..") or len(name.encode()) > 255:
         return
-    codes, plan = planned(facts(f"/pool/u/{name}"), chain=Chain.FLATTEN)
+    codes, plan = planned(facts(f"/pool/u/{name}"), chain=ChainPolicy.FLATTEN)
     assert plan is not None, codes
     for path in plan.made:
-        for made in (path, path + destination_names.MARKER, files.temporary_path(path + destination_names.MARKER)):
+        for made in (path, path + image_names.MARKER, files.temporary_path(path + image_names.MARKER)):
             assert len(posixpath.basename(made).encode()) <= 255
 
 

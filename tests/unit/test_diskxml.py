@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from lxml import etree
 
-from blockferry.hypervisor import diskxml, domainxml
-from blockferry.hypervisor.diskxml import Before
+from blockferry.hosts.libvirt import disk_xml, domain_xml
+from blockferry.hosts.libvirt.disk_xml import DiskBeforeMove
 
 DISK = """\
 <disk type='file' device='disk'><driver name='qemu' type='{kind}'{driver}{cache}\
@@ -89,34 +89,36 @@ def chain(*paths: str) -> str:
 def test_a_disk_is_as_before_but_for_its_path(
     old: str, by_libvirt: str, names: dict[str, str] | None, wanted: str
 ) -> None:
-    found = domainxml.repoint(domain(by_libvirt), {"vda": ("/b/v", "qcow2")}, {}, {"vda": Before(old, names)})
+    found = domain_xml.repoint(domain(by_libvirt), {"vda": ("/b/v", "qcow2")}, {}, {"vda": DiskBeforeMove(old, names)})
     same(found, domain(wanted))
-    again = domainxml.repoint(found, {"vda": ("/b/v", "qcow2")}, {}, {"vda": Before(old, names)})
+    again = domain_xml.repoint(found, {"vda": ("/b/v", "qcow2")}, {}, {"vda": DiskBeforeMove(old, names)})
     same(again, domain(wanted))
 
 
 def test_below_an_overlay_its_own_header_tells() -> None:
     """An end of the chain there would hide the base."""
     old = disk("/a/v", below="<backingStore/>")
-    found = domainxml.repoint(domain(old), {"vda": ("/a/o", "qcow2")}, {}, {"vda": Before(old, {}, overlay=True)})
+    found = domain_xml.repoint(
+        domain(old), {"vda": ("/a/o", "qcow2")}, {}, {"vda": DiskBeforeMove(old, {}, overlay=True)}
+    )
     same(found, domain(disk("/a/o")))
 
 
 def test_what_a_copy_is_given() -> None:
-    carried = diskxml.carried(domain(disk("/a/v")), "vda")
-    made = domainxml.copy_destination_xml("/b/o", "qcow2", backing=("/b/v", "raw"), carried=carried)
+    carried = disk_xml.carried(domain(disk("/a/v")), "vda")
+    made = domain_xml.copy_destination_xml("/b/o", "qcow2", backing=("/b/v", "raw"), carried=carried)
     root = etree.fromstring(made)
     assert [label.get("relabel") for label in root.iter("seclabel")] == ["no", "no"]
     assert root.find("./driver/metadata_cache/max_size") is not None
     assert root.find("./backingStore/format/metadata_cache") is None, "a raw image has none"
     cached = "<format type='qcow2'><metadata_cache><max_size unit='bytes'>9</max_size></metadata_cache></format>"
     overlay = disk("/a/o", cache="/>", below=chain("/a/v").replace("<format type='qcow2'/>", cached))
-    carried = diskxml.carried(domain(overlay), "vda")
-    made = domainxml.copy_destination_xml("/b/o", "qcow2", backing=("/b/v", "qcow2"), carried=carried)
+    carried = disk_xml.carried(domain(overlay), "vda")
+    made = domain_xml.copy_destination_xml("/b/o", "qcow2", backing=("/b/v", "qcow2"), carried=carried)
     assert etree.fromstring(made).find("./driver/metadata_cache") is None
     assert etree.fromstring(made).find("./backingStore/format/metadata_cache") is not None
-    raw = etree.fromstring(domainxml.copy_destination_xml("/b/v", "raw", carried=carried))
+    raw = etree.fromstring(domain_xml.copy_destination_xml("/b/v", "raw", carried=carried))
     assert raw.find("./driver/metadata_cache") is None
-    taken = etree.fromstring(domainxml.snapshot_xml({"vda": "/a/o"}, ["vdb"], {"vda": carried}))
+    taken = etree.fromstring(domain_xml.snapshot_xml({"vda": "/a/o"}, ["vdb"], {"vda": carried}))
     assert taken.find("./disks/disk[@name='vda']/source/seclabel") is not None
-    assert diskxml.carried(domain(disk("/a/v")), "vdz") == diskxml.Carried()
+    assert disk_xml.carried(domain(disk("/a/v")), "vdz") == disk_xml.CarriedElements()

@@ -10,12 +10,12 @@ from pathlib import Path
 import click
 import pytest
 
+from blockferry.base.config import Config
 from blockferry.cli import main
-from blockferry.config import Config
-from blockferry.model.defects import Case, Versions, starts_suspended
-from blockferry.model.method import race_possible
-from blockferry.model.record import Outcome, Stage
-from blockferry.model.vmcheck import OLDEST_LIBVIRT, OLDEST_QEMU
+from blockferry.hosts.defects import Case, Versions, starts_suspended
+from blockferry.storage_move.precheck.method import race_possible
+from blockferry.storage_move.precheck.vm_checks import OLDEST_LIBVIRT, OLDEST_QEMU
+from blockferry.storage_move.record import Outcome, Stage
 from lab.cli import main as lab_main
 
 ROOT = Path(__file__).parents[2]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from blockferry.hypervisor import domainxml
+from blockferry.hosts.libvirt import domain_xml
 
 DOMAIN = """\
 <domain><name>web01</name><metadata>{metadata}</metadata><devices>
@@ -27,21 +27,21 @@ DOMAIN = """\
 )
 def test_who_serves_a_disk(bus: str, controller: str, driver: str, threaded: bool) -> None:
     xml = DOMAIN.format(metadata="", driver=driver, target="vda", bus=bus, controller=controller)
-    parsed = domainxml.parse(xml)
+    parsed = domain_xml.parse(xml)
     assert parsed.disks[0].iothread is threaded
-    assert domainxml.merge(None, parsed)[0].iothread is threaded
+    assert domain_xml.merge(None, parsed)[0].iothread is threaded
 
 
 def test_a_disk_of_many_iothreads() -> None:
     xml = DOMAIN.format(metadata="", driver="", target="vda", bus="virtio", controller="0")
     xml = xml.replace("type='qcow2' />", "type='qcow2'><iothreads><iothread id='1'/></iothreads></driver>")
-    assert domainxml.parse(xml).disks[0].iothread
+    assert domain_xml.parse(xml).disks[0].iothread
 
 
 @pytest.mark.parametrize(("words", "journal"), [(" journal='j1'", "j1"), ("", "")])
 def test_a_mark_names_its_journal(words: str, journal: str) -> None:
-    mark = f"<b:move xmlns:b='{domainxml.MARK_URI}' id='abcd'{words}/>"
-    parsed = domainxml.parse(DOMAIN.format(metadata=mark, driver="", target="vda", bus="virtio", controller="0"))
+    mark = f"<b:move xmlns:b='{domain_xml.MARK_URI}' id='abcd'{words}/>"
+    parsed = domain_xml.parse(DOMAIN.format(metadata=mark, driver="", target="vda", bus="virtio", controller="0"))
     assert (parsed.mark, parsed.mark_journal) == ("abcd", journal)
 
 
@@ -53,7 +53,7 @@ def test_every_path_that_an_xml_names() -> None:
         "<inactiveDomain><devices><disk><source dev='/dev/vg/lv'/><backingStore><source file='/a/base.raw'/>"
         "</backingStore></disk></devices></inactiveDomain></domainsnapshot>"
     )
-    assert domainxml.paths(xml) == {"/a/s1.qcow2", "/a/vda.qcow2", "/dev/vg/lv", "/a/base.raw"}
+    assert domain_xml.paths(xml) == {"/a/s1.qcow2", "/a/vda.qcow2", "/dev/vg/lv", "/a/base.raw"}
 
 
 @pytest.mark.parametrize(
@@ -71,16 +71,16 @@ def test_every_path_that_an_xml_names() -> None:
 )
 def test_where_the_uefi_variables_are(os_: str, path: str | None) -> None:
     xml = f"<domain><name>web01</name>{os_}<devices/></domain>"
-    assert domainxml.parse(xml).nvram == path
-    moved = domainxml.repoint(xml, {}, {str(path): "/b/vars", "/other": "/c"})
-    assert domainxml.parse(moved).nvram == (path and "/b/vars")
+    assert domain_xml.parse(xml).nvram == path
+    moved = domain_xml.repoint(xml, {}, {str(path): "/b/vars", "/other": "/c"})
+    assert domain_xml.parse(moved).nvram == (path and "/b/vars")
     if path is not None:
-        back = domainxml.repoint(moved, {}, {"/b/vars": path})
-        assert domainxml.parse(back).nvram == path
-        assert "/b/vars" in domainxml.paths(moved)
+        back = domain_xml.repoint(moved, {}, {"/b/vars": path})
+        assert domain_xml.parse(back).nvram == path
+        assert "/b/vars" in domain_xml.paths(moved)
     snapshot = f"<domainsnapshot>{xml}{xml.replace('domain>', 'inactiveDomain>')}</domainsnapshot>"
-    assert domainxml.paths(snapshot) - {"/t"} == ({path} if path else set())
-    renamed = domainxml.paths(domainxml.rename(snapshot, {str(path): "/b/vars"}))
+    assert domain_xml.paths(snapshot) - {"/t"} == ({path} if path else set())
+    renamed = domain_xml.paths(domain_xml.rename(snapshot, {str(path): "/b/vars"}))
     assert renamed - {"/t"} == ({"/b/vars"} if path else set())
 
 
@@ -91,5 +91,5 @@ def test_a_metadata_cache_goes_with_the_qcow2() -> None:
         "<max_size unit='bytes'>1048576</max_size></metadata_cache></driver><source file='/a.qcow2'/>"
         "<target dev='vda'/></disk></devices></domain>"
     )
-    assert "metadata_cache" not in domainxml.repoint(xml, {"vda": ("/b.raw", "raw")}, {})
-    assert "metadata_cache" in domainxml.repoint(xml, {"vda": ("/b.qcow2", "qcow2")}, {})
+    assert "metadata_cache" not in domain_xml.repoint(xml, {"vda": ("/b.raw", "raw")}, {})
+    assert "metadata_cache" in domain_xml.repoint(xml, {"vda": ("/b.qcow2", "qcow2")}, {})

@@ -7,7 +7,7 @@ import random
 import pytest
 from click.testing import CliRunner
 
-from blockferry.engine.points import POINTS
+from blockferry.jobs.kill_points import POINTS
 from faults import matrix, places, tables
 from faults.case import Case
 from faults.cli import main

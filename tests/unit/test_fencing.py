@@ -6,21 +6,22 @@ from dataclasses import replace
 
 import pytest
 
-from blockferry.model import fencing, method
-from blockferry.model.fencing import BlockFact, Fencing, MountFact, PathFact, Step, Storage, StorageFacts
-from blockferry.model.inventory import PowerState
-from blockferry.model.request import IfNotConverging, Method
+from blockferry.hosts import fencing
+from blockferry.hosts.fencing import BlockFact, FenceStep, Fencing, MountFact, PathFact, Storage, StorageFacts
+from blockferry.hosts.inventory import PowerState
+from blockferry.storage_move.precheck import method
+from blockferry.storage_move.request import IfNotConverging, Method
 
 SDB = {"8:17": BlockFact("sdb1", ("8:16",), partition=True), "8:16": BlockFact("sdb", scsi=True, timeout="30")}
 ISCSI = {"8:32": BlockFact("sdc", scsi=True, transport="iSCSI", timeout="30")}
 NFS = MountFact("nfs4", "filer:/vms", "/srv/nfs", "rw,hard,proto=tcp")
 MPATH = BlockFact("dm-3", ("8:32", "8:48"), dm_name="mpatha", dm_uuid="mpath-3600")
-UMOUNT = Step("umount", "/srv/nfs", again=True)
-ABORT = Step("write", "/sys/fs/fuse/connections/47/abort", "1")
-QUEUE = Step("run", argv=("dmsetup", "message", "mpatha", "0", "fail_if_no_path"))
-OFFLINE = Step("write", "/sys/block/sdc/device/state", "offline")
+UMOUNT = FenceStep("umount", "/srv/nfs", again=True)
+ABORT = FenceStep("write", "/sys/fs/fuse/connections/47/abort", "1")
+QUEUE = FenceStep("run", argv=("dmsetup", "message", "mpatha", "0", "fail_if_no_path"))
+OFFLINE = FenceStep("write", "/sys/block/sdc/device/state", "offline")
 
-CASES: dict[str, tuple[str, dict[str, MountFact], dict[str, BlockFact], tuple[str, ...], bool, tuple[Step, ...]]] = {
+CASES: dict[str, tuple[str, dict[str, MountFact], dict[str, BlockFact], tuple[str, ...], bool, tuple[FenceStep, ...]]] = {
     # device of the directory, mounts, blocks, FUSE connections -> may hang for ever, steps
     "a hard NFS mount": ("0:52", {"0:52": NFS}, {}, (), True, (UMOUNT,)),
     "a soft NFS mount ends its requests by itself": (
@@ -29,7 +30,7 @@ CASES: dict[str, tuple[str, dict[str, MountFact], dict[str, BlockFact], tuple[st
     "CIFS": ("0:52", {"0:52": MountFact("cifs", "//nas/vms", "/srv/nfs")}, {}, (), True, (UMOUNT,)),
     "FUSE": ("0:47", {"0:47": MountFact("fuse.sshfs", "x:/", "/mnt")}, {}, ("47",), True, (ABORT,)),
     "FUSE whose control file system is not mounted": (
-        "0:47", {"0:47": MountFact("fuse.sshfs", "x:/", "/mnt")}, {}, (), True, (Step("umount", "/mnt"),),
+        "0:47", {"0:47": MountFact("fuse.sshfs", "x:/", "/mnt")}, {}, (), True, (FenceStep("umount", "/mnt"),),
     ),
     "a file system on a loop device on a FUSE that is mounted in another namespace": (
         "7:6", {"7:6": MountFact("xfs", "/dev/loop6", "/srv")}, {"7:6": BlockFact("loop6", ("0:47",), loop=True)},
@@ -104,7 +105,7 @@ def test_what_is_not_to_be_cut_off_is_not(wanted: Fencing, root: bool, why: str)
 
 def test_an_administrators_program_is_given_names_and_no_shell() -> None:
     found = nfs(Fencing(5.0, ("/usr/local/sbin/cut", "{mount}", "--of={device}; rm -rf /")))
-    assert found.steps == (Step("run", argv=("/usr/local/sbin/cut", "/srv/nfs", "--of=filer:/vms; rm -rf /")),)
+    assert found.steps == (FenceStep("run", argv=("/usr/local/sbin/cut", "/srv/nfs", "--of=filer:/vms; rm -rf /")),)
     assert found.anyway
 
 

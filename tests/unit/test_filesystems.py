@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from blockferry.model import filesystems
-from blockferry.model.facts import Facts
-from blockferry.model.inventory import PowerState, Vm
-from blockferry.model.plan import NvramPlan
-from blockferry.model.request import SourcePolicy
+from blockferry.hosts import filesystems
+from blockferry.hosts.inventory import PowerState, Vm
+from blockferry.storage_move.facts import Facts
+from blockferry.storage_move.plan import NvramPlan
+from blockferry.storage_move.request import SourcePolicy
 
 
 @pytest.mark.parametrize(

@@ -16,22 +16,22 @@ from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blockferry.model import action as act
-from blockferry.model.decide import decide
-from blockferry.model.firmware import CHANGED, HOLD_ATTEMPTS, RELEASED, follow
-from blockferry.model.inventory import PowerState
-from blockferry.model.observation import MISSING, NvramView, Observation, Side
-from blockferry.model.plan import Hold, NvramPlan
-from blockferry.model.record import COMPARISON_CANCELLED, Held, Outcome, Record, Wanted
+from blockferry.hosts.inventory import PowerState
+from blockferry.storage_move import actions as storage_move_actions
+from blockferry.storage_move.decide import decide
+from blockferry.storage_move.firmware.rules import CHANGED, HOLD_ATTEMPTS, RELEASED, follow
+from blockferry.storage_move.observation import MISSING, DiskSide, NvramView, Observation
+from blockferry.storage_move.plan import ManagedSavePlan, NvramPlan
+from blockferry.storage_move.record import COMPARISON_CANCELLED, ManagedSave, Outcome, Record, Wanted
 
-OLD, NEW, ELSEWHERE = Side.SOURCE, Side.DESTINATION, Side.ELSEWHERE
+OLD, NEW, ELSEWHERE = DiskSide.SOURCE, DiskSide.DESTINATION, DiskSide.ELSEWHERE
 RUNNING, OFF, ABSENT = PowerState.RUNNING, PowerState.OFF, PowerState.ABSENT
 COPIED = Record(following=True, nvram_copied="f", nvram_made="m")
 PLAN = replace(make_plan(1), nvram=NvramPlan("/a/vars", "/b/vars", 1))
 
 
 def seen(
-    state: PowerState, live: Side | None, config: Side | None, record: Record = COPIED, **more: object
+    state: PowerState, live: DiskSide | None, config: DiskSide | None, record: Record = COPIED, **more: object
 ) -> Observation:
     view = NvramView(live, config, **{"fingerprint": "f", "made": "m", **more})  # type: ignore[arg-type]
     return Observation(state, state is not ABSENT, (), record, nvram=view)
@@ -44,31 +44,40 @@ ENDED = {"vda": COMPARISON_CANCELLED}
 @pytest.mark.parametrize(
     ("what", "action"),
     [
-        (seen(RUNNING, OLD, OLD, FRESH), act.AwaitPowerOff()),
-        (seen(RUNNING, OLD, OLD, replace(FRESH, wanted=Wanted.CANCEL)), act.LeaveNvram("it was cancelled")),
+        (seen(RUNNING, OLD, OLD, FRESH), storage_move_actions.AwaitPowerOff()),
+        (
+            seen(RUNNING, OLD, OLD, replace(FRESH, wanted=Wanted.CANCEL)),
+            storage_move_actions.KeepNvram("it was cancelled"),
+        ),
         # The wish was to end a comparison (--verify), and it has: the variables follow all the same.
-        (seen(RUNNING, OLD, OLD, replace(FRESH, wanted=Wanted.CANCEL, unverified=ENDED)), act.AwaitPowerOff()),
-        (seen(RUNNING, OLD, NEW), act.PointNvram(back=True)),
-        (seen(RUNNING, OLD, NEW, FRESH), act.LeaveNvram(CHANGED)),
-        (seen(RUNNING, NEW, NEW), act.ReleaseNvram()),
-        (seen(RUNNING, NEW, OLD), act.LeaveNvram(CHANGED)),
-        (seen(RUNNING, OLD, ELSEWHERE), act.LeaveNvram(CHANGED)),
-        (seen(OFF, None, OLD, FRESH, saved=OLD), act.AwaitPowerOff()),
-        (seen(OFF, None, NEW, saved=OLD), act.PointNvram(back=True)),
-        (seen(OFF, None, OLD, FRESH), act.CopyNvram()),
-        (seen(OFF, None, OLD), act.PointNvram()),
-        (seen(OFF, None, OLD, fingerprint="written"), act.CopyNvram()),
-        (seen(OFF, None, OLD, replace(COPIED, wanted=Wanted.CANCEL)), act.LeaveNvram("it was cancelled")),
-        (seen(OFF, None, NEW), act.ReleaseNvram()),
-        (seen(OFF, None, NEW, fingerprint="written"), act.PointNvram(back=True)),
-        (seen(OFF, None, NEW, fingerprint="written", made="used"), act.ReleaseNvram()),
-        (seen(OFF, None, NEW, fingerprint=MISSING), act.ReleaseNvram()),
-        (seen(OFF, None, NEW, FRESH), act.LeaveNvram(CHANGED)),
-        (seen(ABSENT, None, None), act.LeaveNvram("the VM is not defined any more")),
-        (seen(OFF, None, OLD, replace(COPIED, released=(RELEASED,))), act.Finish(Outcome.MOVED)),
+        (
+            seen(RUNNING, OLD, OLD, replace(FRESH, wanted=Wanted.CANCEL, unverified=ENDED)),
+            storage_move_actions.AwaitPowerOff(),
+        ),
+        (seen(RUNNING, OLD, NEW), storage_move_actions.PointNvram(back=True)),
+        (seen(RUNNING, OLD, NEW, FRESH), storage_move_actions.KeepNvram(CHANGED)),
+        (seen(RUNNING, NEW, NEW), storage_move_actions.ReleaseNvram()),
+        (seen(RUNNING, NEW, OLD), storage_move_actions.KeepNvram(CHANGED)),
+        (seen(RUNNING, OLD, ELSEWHERE), storage_move_actions.KeepNvram(CHANGED)),
+        (seen(OFF, None, OLD, FRESH, saved=OLD), storage_move_actions.AwaitPowerOff()),
+        (seen(OFF, None, NEW, saved=OLD), storage_move_actions.PointNvram(back=True)),
+        (seen(OFF, None, OLD, FRESH), storage_move_actions.CopyNvram()),
+        (seen(OFF, None, OLD), storage_move_actions.PointNvram()),
+        (seen(OFF, None, OLD, fingerprint="written"), storage_move_actions.CopyNvram()),
+        (
+            seen(OFF, None, OLD, replace(COPIED, wanted=Wanted.CANCEL)),
+            storage_move_actions.KeepNvram("it was cancelled"),
+        ),
+        (seen(OFF, None, NEW), storage_move_actions.ReleaseNvram()),
+        (seen(OFF, None, NEW, fingerprint="written"), storage_move_actions.PointNvram(back=True)),
+        (seen(OFF, None, NEW, fingerprint="written", made="used"), storage_move_actions.ReleaseNvram()),
+        (seen(OFF, None, NEW, fingerprint=MISSING), storage_move_actions.ReleaseNvram()),
+        (seen(OFF, None, NEW, FRESH), storage_move_actions.KeepNvram(CHANGED)),
+        (seen(ABSENT, None, None), storage_move_actions.KeepNvram("the VM is not defined any more")),
+        (seen(OFF, None, OLD, replace(COPIED, released=(RELEASED,))), storage_move_actions.Finish(Outcome.MOVED)),
     ],
 )
-def test_what_comes_next(what: Observation, action: act.Action) -> None:
+def test_what_comes_next(what: Observation, action: storage_move_actions.Action) -> None:
     assert follow(PLAN, what) == action
     assert decide(PLAN, what) == action
 
@@ -77,10 +86,10 @@ def test_what_comes_next(what: Observation, action: act.Action) -> None:
 class World:
     """Each file holds the number of the variables' last change; 0: it is not there."""
 
-    running_on: Side | None = OLD
-    saved_on: Side | None = None
-    config: Side = OLD
-    held: dict[Side, int] = field(default_factory=lambda: {OLD: 1, NEW: 0})
+    running_on: DiskSide | None = OLD
+    saved_on: DiskSide | None = None
+    config: DiskSide = OLD
+    held: dict[DiskSide, int] = field(default_factory=lambda: {OLD: 1, NEW: 0})
     newest: int = 1
     record: Record = FRESH
     stale: bool = False  # started on the new file in the moment in which nobody looked
@@ -97,7 +106,7 @@ class World:
         )
         return Observation(OFF if off else RUNNING, True, (), self.record, nvram=view)
 
-    def fingerprint(self, side: Side) -> str:
+    def fingerprint(self, side: DiskSide) -> str:
         return str(self.held[side]) if self.held[side] else MISSING
 
     def happens(self, event: str) -> None:
@@ -117,10 +126,10 @@ class World:
         elif event == "cancel":
             self.record = replace(self.record, wanted=Wanted.CANCEL)
 
-    def effects(self, action: act.Action) -> Iterator[None]:
-        """As engine/firmware.py; yields wherever the process can die and the VM can change."""
+    def effects(self, action: storage_move_actions.Action) -> Iterator[None]:
+        """As storage_move/firmware/effects.py; yields wherever the process can die and the VM can change."""
         match action:
-            case act.CopyNvram():
+            case storage_move_actions.CopyNvram():
                 before = self.held[OLD]
                 self.note(nvram_copied="", created=("/b/vars",))
                 yield
@@ -129,27 +138,27 @@ class World:
                 yield
                 if self.held[OLD] == before:
                     self.note(nvram_copied=str(before), nvram_made=str(self.held[NEW]))
-            case act.PointNvram(back=True):
+            case storage_move_actions.PointNvram(back=True):
                 self.config = OLD
                 yield
                 self.note(nvram_copied="")
-            case act.PointNvram():
+            case storage_move_actions.PointNvram():
                 self.config = NEW
                 yield
-            case act.ReleaseNvram():
+            case storage_move_actions.ReleaseNvram():
                 if str(self.held[OLD]) == self.record.nvram_copied and OLD not in (self.running_on, self.saved_on):
                     assert self.config is NEW
                     self.held[OLD] = 0
                 yield
                 self.note(released=(RELEASED,))
-            case act.LeaveNvram():
+            case storage_move_actions.KeepNvram():
                 if self.config is not NEW and NEW not in (self.running_on, self.saved_on):
                     self.held[NEW] = 0
                 yield
                 self.note(released=(RELEASED,))
-            case act.Finish(outcome):
+            case storage_move_actions.Finish(outcome):
                 self.note(outcome=outcome)
-            case act.AwaitPowerOff():
+            case storage_move_actions.AwaitPowerOff():
                 pass
             case _:
                 raise AssertionError(f"{action} is not expected here")
@@ -171,7 +180,7 @@ def test_the_newest_variables_are_never_lost(events: list[str]) -> None:
     turns = 0
     while world.record.outcome is None:
         action = follow(PLAN, world.look())
-        world.unlooked = isinstance(action, act.PointNvram) and not action.back
+        world.unlooked = isinstance(action, storage_move_actions.PointNvram) and not action.back
         for _ in world.effects(action):
             event = next(coming, "")
             world.happens(event)
@@ -191,15 +200,15 @@ def test_the_newest_variables_are_never_lost(events: list[str]) -> None:
 
 # ---------------------------------------------------------------- --firmware now
 
-NOW = replace(PLAN, nvram=NvramPlan("/a/vars", "/b/vars", 1, Hold("/save/web01.save", 1, 1.0, 3.0)))
+NOW = replace(PLAN, nvram=NvramPlan("/a/vars", "/b/vars", 1, ManagedSavePlan("/save/web01.save", 1, 1.0, 3.0)))
 PAUSED, CRASHED = PowerState.PAUSED, PowerState.CRASHED
-SAVING = Record(following=True, held=Held.SAVING, held_of=1, hold_attempts=1)
-SAVED = replace(SAVING, held=Held.SAVED, held_print="i")
+SAVING = Record(following=True, held=ManagedSave.SAVING, held_of=1, hold_attempts=1)
+SAVED = replace(SAVING, held=ManagedSave.SAVED, held_print="i")
 MADE = replace(SAVED, nvram_copied="f", nvram_made="m")
 BROKEN = replace(MADE, hold_failed="it did not work")
 
 
-def down(saved: Side | None, config: Side, record: Record, **more: object) -> Observation:
+def down(saved: DiskSide | None, config: DiskSide, record: Record, **more: object) -> Observation:
     return replace(seen(OFF, None, config, record, **{"saved": saved, "image_print": "i", **more}), saved=True)
 
 
@@ -207,45 +216,50 @@ def down(saved: Side | None, config: Side, record: Record, **more: object) -> Ob
     ("what", "action"),
     [
         # running
-        (seen(RUNNING, OLD, OLD, FRESH), act.SaveVm()),
-        (seen(PAUSED, OLD, OLD, FRESH), act.SaveVm()),
-        (seen(CRASHED, OLD, OLD, FRESH), act.NotNow("its guest has crashed")),
-        (seen(RUNNING, OLD, OLD, FRESH, busy="backup"), act.NotNow("it is busy: backup")),
-        (seen(RUNNING, OLD, OLD, FRESH, image=True), act.NotNow),
-        (seen(RUNNING, OLD, OLD, replace(FRESH, hold_attempts=HOLD_ATTEMPTS)), act.NotNow),
-        (seen(RUNNING, OLD, OLD, replace(FRESH, hold_failed="no room")), act.AwaitPowerOff()),
-        (seen(RUNNING, OLD, OLD, replace(FRESH, wanted=Wanted.CANCEL)), act.LeaveNvram("it was cancelled")),
-        (down(OLD, OLD, FRESH), act.AwaitPowerOff()),  # saved by its owner
+        (seen(RUNNING, OLD, OLD, FRESH), storage_move_actions.SaveVm()),
+        (seen(PAUSED, OLD, OLD, FRESH), storage_move_actions.SaveVm()),
+        (seen(CRASHED, OLD, OLD, FRESH), storage_move_actions.NotNow("its guest has crashed")),
+        (seen(RUNNING, OLD, OLD, FRESH, busy="backup"), storage_move_actions.NotNow("it is busy: backup")),
+        (seen(RUNNING, OLD, OLD, FRESH, image=True), storage_move_actions.NotNow),
+        (seen(RUNNING, OLD, OLD, replace(FRESH, hold_attempts=HOLD_ATTEMPTS)), storage_move_actions.NotNow),
+        (seen(RUNNING, OLD, OLD, replace(FRESH, hold_failed="no room")), storage_move_actions.AwaitPowerOff()),
+        (
+            seen(RUNNING, OLD, OLD, replace(FRESH, wanted=Wanted.CANCEL)),
+            storage_move_actions.KeepNvram("it was cancelled"),
+        ),
+        (down(OLD, OLD, FRESH), storage_move_actions.AwaitPowerOff()),  # saved by its owner
         # the save was announced
-        (seen(RUNNING, OLD, OLD, SAVING), act.LetGo()),
-        (seen(PAUSED, OLD, OLD, SAVING, busy="save"), act.Await("firmware", 0.1)),
-        (seen(PAUSED, OLD, OLD, SAVING, image=True), act.LetGo()),
-        (seen(OFF, None, OLD, SAVING), act.LetGo()),
-        (seen(ABSENT, None, None, SAVING), act.LetGo()),
-        (down(OLD, OLD, SAVING), act.NoteSaved()),
+        (seen(RUNNING, OLD, OLD, SAVING), storage_move_actions.EndManagedSave()),
+        (seen(PAUSED, OLD, OLD, SAVING, busy="save"), storage_move_actions.Await("firmware", 0.1)),
+        (seen(PAUSED, OLD, OLD, SAVING, image=True), storage_move_actions.EndManagedSave()),
+        (seen(OFF, None, OLD, SAVING), storage_move_actions.EndManagedSave()),
+        (seen(ABSENT, None, None, SAVING), storage_move_actions.EndManagedSave()),
+        (down(OLD, OLD, SAVING), storage_move_actions.SaveManagedSave()),
         # it is down
-        (down(OLD, OLD, SAVED), act.CopyNvram()),
-        (down(OLD, OLD, replace(SAVED, wanted=Wanted.CANCEL)), act.RestoreVm(new=False)),
-        (down(OLD, OLD, replace(SAVED, hold_failed="x")), act.RestoreVm(new=False)),
-        (down(OLD, OLD, SAVED, image_print="another"), act.LetGo()),
-        (down(OLD, ELSEWHERE, SAVED), act.RestoreVm(new=False)),
-        (down(ELSEWHERE, OLD, MADE), act.RestoreVm(new=False)),
-        (down(OLD, NEW, MADE), act.RestoreVm(new=False)),
-        (down(NEW, NEW, MADE), act.RestoreVm(new=False)),
-        (down(OLD, OLD, MADE), act.RestoreVm(new=True)),
-        (down(OLD, OLD, MADE, fingerprint="written"), act.CopyNvram()),
-        (down(OLD, OLD, MADE, made="touched"), act.NotNow),
-        (down(OLD, OLD, MADE, made=MISSING), act.CopyNvram()),
-        (down(OLD, OLD, BROKEN), act.RestoreVm(new=False)),
+        (down(OLD, OLD, SAVED), storage_move_actions.CopyNvram()),
+        (down(OLD, OLD, replace(SAVED, wanted=Wanted.CANCEL)), storage_move_actions.RestoreVm(new=False)),
+        (down(OLD, OLD, replace(SAVED, hold_failed="x")), storage_move_actions.RestoreVm(new=False)),
+        (down(OLD, OLD, SAVED, image_print="another"), storage_move_actions.EndManagedSave()),
+        (down(OLD, ELSEWHERE, SAVED), storage_move_actions.RestoreVm(new=False)),
+        (down(ELSEWHERE, OLD, MADE), storage_move_actions.RestoreVm(new=False)),
+        (down(OLD, NEW, MADE), storage_move_actions.RestoreVm(new=False)),
+        (down(NEW, NEW, MADE), storage_move_actions.RestoreVm(new=False)),
+        (down(OLD, OLD, MADE), storage_move_actions.RestoreVm(new=True)),
+        (down(OLD, OLD, MADE, fingerprint="written"), storage_move_actions.CopyNvram()),
+        (down(OLD, OLD, MADE, made="touched"), storage_move_actions.NotNow),
+        (down(OLD, OLD, MADE, made=MISSING), storage_move_actions.CopyNvram()),
+        (down(OLD, OLD, BROKEN), storage_move_actions.RestoreVm(new=False)),
         # restored
-        (seen(PAUSED, NEW, NEW, MADE), act.LetGo()),
-        (seen(PAUSED, NEW, NEW, MADE, busy="starting up"), act.Await("firmware", 0.1)),
-        (seen(RUNNING, OLD, OLD, replace(MADE, held=Held.NONE)), act.SaveVm()),
-        (seen(RUNNING, OLD, OLD, replace(BROKEN, held=Held.NONE)), act.AwaitPowerOff()),
-        (seen(RUNNING, NEW, NEW, replace(MADE, held=Held.NONE)), act.ReleaseNvram()),
+        (seen(PAUSED, NEW, NEW, MADE), storage_move_actions.EndManagedSave()),
+        (seen(PAUSED, NEW, NEW, MADE, busy="starting up"), storage_move_actions.Await("firmware", 0.1)),
+        (seen(RUNNING, OLD, OLD, replace(MADE, held=ManagedSave.NONE)), storage_move_actions.SaveVm()),
+        (seen(RUNNING, OLD, OLD, replace(BROKEN, held=ManagedSave.NONE)), storage_move_actions.AwaitPowerOff()),
+        (seen(RUNNING, NEW, NEW, replace(MADE, held=ManagedSave.NONE)), storage_move_actions.ReleaseNvram()),
     ],
 )
-def test_what_comes_next_at_once(what: Observation, action: act.Action | type[act.Action]) -> None:
+def test_what_comes_next_at_once(
+    what: Observation, action: storage_move_actions.Action | type[storage_move_actions.Action]
+) -> None:
     found = decide(NOW, what)
     assert found == action if not isinstance(action, type) else isinstance(found, action)
 
@@ -260,16 +274,16 @@ class Host:
 
     qemu: int | None = 1  # the guest's memory, while there is a QEMU
     running: bool = True
-    uses: Side = OLD
-    image: tuple[int, Side, bool] | None = None  # memory, the file it names, whether the guest ran
+    uses: DiskSide = OLD
+    image: tuple[int, DiskSide, bool] | None = None  # memory, the file it names, whether the guest ran
     image_synced: bool = False
     image_gone_for_good: bool = True  # its removal has reached the disk
-    ghost: tuple[int, Side, bool] | None = None  # what a power loss would bring back
+    ghost: tuple[int, DiskSide, bool] | None = None  # what a power loss would bring back
     loaded: bool = False  # restored, and not run since
     ours: bool = False  # the image is of our making
     prints: int = 0
-    config: Side = OLD
-    held: dict[Side, int] = field(default_factory=lambda: {OLD: 1, NEW: 0})
+    config: DiskSide = OLD
+    held: dict[DiskSide, int] = field(default_factory=lambda: {OLD: 1, NEW: 0})
     newest: int = 1
     incarnation: int = 1
     done: int = 1  # what the guest has done in all
@@ -298,7 +312,7 @@ class Host:
             state, True, (), self.record, incarnation=self.incarnation, nvram=view, saved=off and self.image is not None
         )
 
-    def fingerprint(self, side: Side) -> str:
+    def fingerprint(self, side: DiskSide) -> str:
         return str(self.held[side]) if self.held[side] else MISSING
 
     def note(self, **more: object) -> None:
@@ -370,7 +384,7 @@ class Host:
             self.given_up = True
             self.forget()
             self.sync()
-        elif event == "owner pauses" and self.qemu is not None and self.record.held is Held.NONE:
+        elif event == "owner pauses" and self.qemu is not None and self.record.held is ManagedSave.NONE:
             self.running = False
         elif event == "libvirtd anew" and self.qemu is None:
             self.incarnation = 0  # its ids begin anew when no VM runs
@@ -396,7 +410,7 @@ class Host:
         self.qemu, self.guard, self.ghost = None, False, None
 
     def guard_acts(self) -> None:
-        """engine/letting_go.py, until there is nothing left to do."""
+        """storage_move/firmware/managed_save_recovery.py, until there is nothing left to do."""
         if not self.guard:
             return
         self.guard = False
@@ -408,7 +422,7 @@ class Host:
             pass
 
     def let_go(self) -> Iterator[None]:
-        restored = self.record.held is Held.SAVED or self.incarnation != self.record.held_of or self.loaded
+        restored = self.record.held is ManagedSave.SAVED or self.incarnation != self.record.held_of or self.loaded
         if self.image is not None:
             self.forget()
         yield
@@ -420,30 +434,30 @@ class Host:
         if restored and self.record.held_running and self.qemu is not None:
             self.running, self.loaded = True, False
 
-    # ------------------------------------------------------------ as engine/holding.py and engine/firmware.py
+    # ------------------------------------------------------------ as storage_move/firmware/managed_save.py and storage_move/firmware/effects.py
 
-    def effects(self, action: act.Action, before: Observation) -> Iterator[None]:
+    def effects(self, action: storage_move_actions.Action, before: Observation) -> Iterator[None]:
         record = before.record
         match action:
-            case act.SaveVm():
+            case storage_move_actions.SaveVm():
                 self.guard = True
                 more = {"held_of": self.incarnation, "held_running": self.running, "held_print": ""}
-                self.note(held=Held.SAVING, hold_attempts=record.hold_attempts + 1, **more)
+                self.note(held=ManagedSave.SAVING, hold_attempts=record.hold_attempts + 1, **more)
                 yield
                 if self.qemu is not None:
                     self.pauses += 1
                     self._save(ours=True)
                 yield
-            case act.NoteSaved():
+            case storage_move_actions.SaveManagedSave():
                 self.guard = True
                 self.image_synced = True
                 yield
-                self.note(held=Held.SAVED, held_print=str(self.prints))
-            case act.CopyNvram():
+                self.note(held=ManagedSave.SAVED, held_print=str(self.prints))
+            case storage_move_actions.CopyNvram():
                 was = self.held[OLD]
                 self.note(nvram_copied="", created=("/b/vars",))
                 yield
-                if "copy" in self.refuse and self.record.held is not Held.NONE:
+                if "copy" in self.refuse and self.record.held is not ManagedSave.NONE:
                     self.refuse.discard("copy")
                     self.note(hold_failed="the copy failed")
                     return
@@ -452,14 +466,14 @@ class Host:
                 yield
                 if self.held[OLD] == was:
                     self.note(nvram_copied=str(was), nvram_made=str(self.held[NEW]))
-            case act.PointNvram(back=True):
+            case storage_move_actions.PointNvram(back=True):
                 self.config = OLD
                 yield
                 self.note(nvram_copied="")
-            case act.PointNvram():
+            case storage_move_actions.PointNvram():
                 self.config = NEW
                 yield
-            case act.RestoreVm(new):
+            case storage_move_actions.RestoreVm(new):
                 yield
                 if new and (str(self.prints) != record.held_print or self.fingerprint(OLD) != record.nvram_copied):
                     return
@@ -468,26 +482,26 @@ class Host:
                     if self.qemu is None:
                         self.note(hold_failed="it cannot be restored")
                 yield
-            case act.LetGo():
+            case storage_move_actions.EndManagedSave():
                 if self.qemu is not None:
                     yield from self.let_go()
                 yield
                 self.guard = False
-                self.note(held=Held.NONE)
-            case act.NotNow(why):
+                self.note(held=ManagedSave.NONE)
+            case storage_move_actions.NotNow(why):
                 self.note(hold_failed=why)
                 yield
-            case act.ReleaseNvram():
+            case storage_move_actions.ReleaseNvram():
                 if str(self.held[OLD]) == self.record.nvram_copied and self.qemu is not None and self.uses is NEW:
                     self.held[OLD] = 0
                 yield
                 self.note(released=(RELEASED,))
-            case act.LeaveNvram():
+            case storage_move_actions.KeepNvram():
                 yield
                 self.note(released=(RELEASED,))
-            case act.Finish(outcome):
+            case storage_move_actions.Finish(outcome):
                 self.note(outcome=outcome)
-            case act.AwaitPowerOff() | act.Await():
+            case storage_move_actions.AwaitPowerOff() | storage_move_actions.Await():
                 pass
             case _:
                 raise AssertionError(f"{action} is not expected here")
@@ -516,7 +530,7 @@ def test_a_vm_that_is_held_goes_on_from_its_memory(moments: list[tuple[int, str]
         before = host.look()
         action = follow(NOW, before)
         killed = False
-        host.unlooked = isinstance(action, act.PointNvram)
+        host.unlooked = isinstance(action, storage_move_actions.PointNvram)
         for _ in host.effects(action, before):
             coming = [event for at, one in moments if at == moment for event in HAPPENS[one]]
             moment += 1
@@ -529,8 +543,8 @@ def test_a_vm_that_is_held_goes_on_from_its_memory(moments: list[tuple[int, str]
                 assert host.newest in host.held.values(), "the newest variables are gone"
             if killed:
                 break
-        if isinstance(action, act.AwaitPowerOff):
-            assert host.record.held is Held.NONE
+        if isinstance(action, storage_move_actions.AwaitPowerOff):
+            assert host.record.held is ManagedSave.NONE
             assert host.qemu is not None or not host.ours, "it is left in a saved state of ours"
             host.happens("start")
             host.happens("power off")

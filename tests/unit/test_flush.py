@@ -11,11 +11,11 @@ from typing import cast
 
 import pytest
 
-from blockferry.engine import switch
-from blockferry.engine.context import Context
-from blockferry.errors import HostCallFailed
-from blockferry.images.copying import Stopped
-from blockferry.images.runner import LocalRunner
+from blockferry.base.errors import HostCallFailed
+from blockferry.hosts.images.conversion import ConversionStopped
+from blockferry.hosts.runner import LocalRunner
+from blockferry.storage_move.context import Context
+from blockferry.storage_move.switch import effects as switch_effects
 
 
 def flush(path: Path, cancelled: threading.Event) -> list[str]:
@@ -27,7 +27,7 @@ def flush(path: Path, cancelled: threading.Event) -> list[str]:
         cancelled.set()  # somebody reads it, and has enough
 
     context = SimpleNamespace(runner=LocalRunner(), tell=tell, should_stop=cancelled.is_set)
-    switch._flush_file(cast(Context, context), str(path))
+    switch_effects._flush_file(cast(Context, context), str(path))
     return told
 
 
@@ -55,10 +55,10 @@ def test_a_wish_to_cancel_counts_while_the_storage_hangs(monkeypatch: pytest.Mon
 
     hangs = Hangs()
     monkeypatch.setattr(LocalRunner, "begin", lambda *_words, **_more: hangs)
-    monkeypatch.setattr(switch, "SILENT_S", 0.1)
-    monkeypatch.setattr(switch, "FLUSH_LOOK_S", 0.05)
+    monkeypatch.setattr(switch_effects, "SILENT_S", 0.1)
+    monkeypatch.setattr(switch_effects, "FLUSH_LOOK_S", 0.05)
     cancelled = threading.Event()
-    with pytest.raises(Stopped):
+    with pytest.raises(ConversionStopped):
         flush(Path("/srv/ssd/vda.qcow2"), cancelled)
     assert cancelled.is_set()
     assert hangs.left

@@ -15,17 +15,18 @@ import pytest
 from decide_support import make_plan
 from paper_host import PaperSite
 
-from blockferry.engine import act as acting
-from blockferry.engine import footing, release
-from blockferry.engine.context import Context
-from blockferry.engine.observe import Memory
-from blockferry.errors import DestinationGone, LibvirtFailed
-from blockferry.images import files
-from blockferry.images.runner import LocalRunner
-from blockferry.model import action as act
-from blockferry.model.inventory import PowerState
-from blockferry.model.observation import Observation
-from blockferry.model.record import Record
+from blockferry.base.errors import DestinationGone, LibvirtFailed
+from blockferry.hosts.helper import files
+from blockferry.hosts.inventory import PowerState
+from blockferry.hosts.runner import LocalRunner
+from blockferry.safety import mount_check
+from blockferry.storage_move import actions
+from blockferry.storage_move import effects as storage_move_effects
+from blockferry.storage_move.context import Context
+from blockferry.storage_move.destination import release
+from blockferry.storage_move.observation import Observation
+from blockferry.storage_move.observe import Memory
+from blockferry.storage_move.record import Record
 
 
 def test_what_does_not_exist_is_mounted_where_it_would_lie(tmp_path: Path) -> None:
@@ -53,8 +54,8 @@ def context(tmp_path: Path) -> Context:
 
 
 def test_a_destination_that_is_where_it_was_is_fine(context: Context) -> None:
-    footing.check(context, footing.mounts(context))
-    footing.check(context, {})  # a move that was begun before this was noted
+    mount_check.check(context, mount_check.mounts(context))
+    mount_check.check(context, {})  # a move that was begun before this was noted
 
 
 def test_what_was_made_on_a_file_system_that_is_gone_does_not_count_as_removed(context: Context) -> None:
@@ -101,7 +102,9 @@ def test_a_cold_copy_that_was_deleted_is_not_written_down_but_made_anew(context:
     cast(SimpleNamespace, context).tell = lambda *_: None
     record = Record(cold_copied={"vda": "f"})
     seen = Observation(PowerState.OFF, persistent=True, disks=(), record=record)
-    acting.perform(context, act.WriteConfig(), seen)  # there is no `control`: a write would be an error
+    storage_move_effects.perform(
+        context, actions.WriteConfig(), seen
+    )  # there is no `control`: a write would be an error
     assert cast(SimpleNamespace, context).noted[-1].cold_copied == {}
 
 
@@ -146,7 +149,7 @@ def suspending(site: PaperSite) -> tuple[Context, Guard, list[Record], Observati
 def test_a_pause_that_the_owner_made_before_ours_is_not_ours(site: PaperSite) -> None:
     context, guard, noted, seen = suspending(site)
     context.control.suspend()
-    acting.perform(context, act.Suspend(switch=True), seen)
+    storage_move_effects.perform(context, actions.Suspend(switch=True), seen)
     assert context.memory.suspended_at is None
     assert not guard.armed
     assert not noted[-1].suspended
@@ -157,14 +160,14 @@ def test_an_error_in_a_suspension_leaves_the_guard_armed_until_the_next_look(sit
     context, guard, _noted, seen = suspending(site)
     site.connection.raw.lookupByName("web01").destroy()
     with pytest.raises(LibvirtFailed):
-        acting.perform(context, act.Suspend(switch=True), seen)
+        storage_move_effects.perform(context, actions.Suspend(switch=True), seen)
     assert context.memory.suspended_at is not None
     assert guard.armed
 
 
 def test_an_undisturbed_suspension_is_ours(site: PaperSite) -> None:
     context, guard, noted, seen = suspending(site)
-    acting.perform(context, act.Suspend(switch=True), seen)
+    storage_move_effects.perform(context, actions.Suspend(switch=True), seen)
     assert context.memory.suspended_at is not None
     assert guard.armed
     assert noted[-1].suspended

@@ -12,23 +12,24 @@ import tenacity
 from lxml import etree
 from paper_host import PaperSite
 
+from blockferry.base.errors import HostCommandFailed, UsageError
+from blockferry.base.units import GiB, KiB, MiB
 from blockferry.cli.types import ClusterSize
-from blockferry.engine import proof
-from blockferry.engine.home_survey import Home
-from blockferry.engine.making import _cold_options, _preallocation
-from blockferry.engine.survey import _candidates, survey
-from blockferry.errors import HostCommandFailed, UsageError
-from blockferry.hypervisor import domainxml
-from blockferry.images import copying, files, qemuimg
-from blockferry.images.runner import LocalRunner
-from blockferry.model import placement
-from blockferry.model.facts import Facts
-from blockferry.model.inventory import Datastore, Disk, DiskSource, Image, PowerState, Secret, Vm
-from blockferry.model.plan import DiskPlan, LuksPlan, Plan
-from blockferry.model.precheck import precheck
-from blockferry.model.request import Chain, Method, MoveRequest, Preallocation, Provision
-from blockferry.model.space import needed
-from blockferry.units import GiB, KiB, MiB
+from blockferry.hosts.helper import files
+from blockferry.hosts.images import conversion, qemu_img
+from blockferry.hosts.inventory import Datastore, Disk, DiskSource, Image, PowerState, Secret, Vm
+from blockferry.hosts.libvirt import domain_xml
+from blockferry.hosts.runner import LocalRunner
+from blockferry.safety import proof
+from blockferry.storage_move.destination import placement
+from blockferry.storage_move.destination.effects import _cold_options, _preallocation
+from blockferry.storage_move.facts import Facts
+from blockferry.storage_move.home.home_survey import Home
+from blockferry.storage_move.plan import DiskPlan, LuksPlan, Plan
+from blockferry.storage_move.precheck.rules import precheck
+from blockferry.storage_move.precheck.space import needed
+from blockferry.storage_move.request import ChainPolicy, Method, MoveRequest, Preallocation, Provision
+from blockferry.storage_move.survey import _candidates, survey
 
 RUNNER = LocalRunner("qemu:///system")
 STORE = Datastore("ssd", "u", "dir", True, "/ssd", 100 * GiB, 100 * GiB)
@@ -195,20 +196,20 @@ def test_what_a_secret_is_read_from() -> None:
         (f"<source file='/a'>{uuid}</source>{below}", None),
     ):
         disk = f"<disk type='file' device='disk'><driver type='raw'/>{words}<target dev='vda' bus='virtio'/></disk>"
-        live = domainxml.parse(f"<domain><name>a</name><devices>{disk}</devices></domain>")
-        assert domainxml.merge(live, live)[0].secret == expected
+        live = domain_xml.parse(f"<domain><name>a</name><devices>{disk}</devices></domain>")
+        assert domain_xml.merge(live, live)[0].secret == expected
         if expected is not None:
             changed = disk.replace(expected.value, "another")
-            config = domainxml.parse(f"<domain><name>a</name><devices>{changed}</devices></domain>")
-            assert domainxml.merge(live, config)[0].secret is None, "the next start would use another secret"
+            config = domain_xml.parse(f"<domain><name>a</name><devices>{changed}</devices></domain>")
+            assert domain_xml.merge(live, config)[0].secret is None, "the next start would use another secret"
 
 
 def test_a_destination_with_a_secret() -> None:
-    xml = domainxml.copy_destination_xml("/b/a.raw", "raw", secret=SECRET)
+    xml = domain_xml.copy_destination_xml("/b/a.raw", "raw", secret=SECRET)
     [encryption] = etree.fromstring(xml).findall("./source/encryption")
     assert encryption.get("format") == "luks"
     assert encryption.find("secret").attrib == {"type": "passphrase", "uuid": SECRET.value}  # type: ignore[union-attr]
-    assert "encryption" not in domainxml.copy_destination_xml("/b/a.raw", "raw")
+    assert "encryption" not in domain_xml.copy_destination_xml("/b/a.raw", "raw")
 
 
 def test_the_header_of_a_luks_image_is_found_and_copied(tmp_path: Path) -> None:
@@ -216,10 +217,10 @@ def test_the_header_of_a_luks_image_is_found_and_copied(tmp_path: Path) -> None:
     words = ["--object", "secret,id=s,data=geheim", "-o", "key-secret=s,iter-time=10", str(old), "1M"]
     create = ["qemu-img", "create", "-q", "-f", "luks", *words]
     tenacity.retry(stop=tenacity.stop_after_attempt(10), reraise=True)(RUNNER.run)(create)
-    header = qemuimg.luks_header(RUNNER, str(old))
+    header = qemu_img.luks_header(RUNNER, str(old))
     assert header is not None
     assert old.stat().st_size == header + MiB
-    qemuimg.create(RUNNER, str(new), "raw", old.stat().st_size)
+    qemu_img.create(RUNNER, str(new), "raw", old.stat().st_size)
     files.copy_head(RUNNER, str(old), str(new), header)
     assert new.stat().st_size == old.stat().st_size
     assert new.read_bytes()[:header] == old.read_bytes()[:header]
@@ -228,7 +229,7 @@ def test_the_header_of_a_luks_image_is_found_and_copied(tmp_path: Path) -> None:
     assert RUNNER.run(["qemu-io", *secret, "--image-opts", "-c", "read 0 64k", image]).status == 0
     plain = tmp_path / "plain.raw"
     plain.write_bytes(bytes(MiB))
-    assert qemuimg.luks_header(RUNNER, str(plain)) is None
+    assert qemu_img.luks_header(RUNNER, str(plain)) is None
     with pytest.raises(HostCommandFailed):
         files.copy_head(RUNNER, str(old), str(tmp_path / "absent"), header)
 
@@ -249,8 +250,8 @@ def test_encryption_is_read_from_all_places_of_the_xml() -> None:
     ):
         disk = f"<disk type='file' device='disk'><driver type='raw'/>{words}<target dev='vda' bus='virtio'/></disk>"
         xml = f"<domain><name>a</name><devices>{disk}</devices></domain>"
-        assert domainxml.parse(xml).disks[0].encrypted is expected
-        assert domainxml.merge(None, domainxml.parse(xml))[0].encrypted is expected
+        assert domain_xml.parse(xml).disks[0].encrypted is expected
+        assert domain_xml.merge(None, domain_xml.parse(xml))[0].encrypted is expected
 
 
 def test_an_encrypted_image_is_copied_as_it_is(tmp_path: Path) -> None:
@@ -261,7 +262,7 @@ def test_an_encrypted_image_is_copied_as_it_is(tmp_path: Path) -> None:
     create = ["qemu-img", "create", "-q", "-f", "qcow2", *secret, "-o", options, str(old), "1M"]
     # On a busy machine QEMU now and then says that it is "Unable to get accurate CPU usage", and makes none.
     tenacity.retry(stop=tenacity.stop_after_attempt(10), reraise=True)(RUNNER.run)(create)
-    copying.convert(RUNNER, str(old), "raw", str(new), "raw")
+    conversion.convert(RUNNER, str(old), "raw", str(new), "raw")
     assert new.read_bytes() == old.read_bytes()
 
 
@@ -273,15 +274,15 @@ def extents(path: Path) -> Path:
 
 def test_the_files_of_an_image(tmp_path: Path) -> None:
     flat = extents(tmp_path / "a.vmdk")
-    assert qemuimg.chain(RUNNER, str(tmp_path / "a.vmdk"), "vmdk")[0].parts == (str(flat),)
+    assert qemu_img.chain(RUNNER, str(tmp_path / "a.vmdk"), "vmdk")[0].parts == (str(flat),)
     for subformat in ("monolithicSparse", "streamOptimized"):
         path = tmp_path / f"{subformat}.vmdk"
         RUNNER.run(["qemu-img", "create", "-q", "-f", "vmdk", "-o", f"subformat={subformat}", str(path), "8M"])
-        assert qemuimg.chain(RUNNER, str(path), "vmdk")[0].parts == ()
+        assert qemu_img.chain(RUNNER, str(path), "vmdk")[0].parts == ()
     data, image = tmp_path / "d.raw", tmp_path / "q.qcow2"
     options = f"extended_l2=on,data_file={data}"
     RUNNER.run(["qemu-img", "create", "-q", "-f", "qcow2", "-o", options, str(image), "8M"])
-    layer = qemuimg.chain(RUNNER, str(image), "qcow2")[0]
+    layer = qemu_img.chain(RUNNER, str(image), "qcow2")[0]
     assert (layer.parts, layer.extended_l2) == ((str(data),), True)
 
 
@@ -325,7 +326,7 @@ def test_a_part_is_needed_and_no_small_file_of_the_home(tmp_path: Path) -> None:
         site.pool("san", tmp_path / "san")
         site.pool("ssd", tmp_path / "ssd")
         home.mkdir()
-        qemuimg.create(RUNNER, str(home / "vda.qcow2"), "qcow2", MiB)
+        qemu_img.create(RUNNER, str(home / "vda.qcow2"), "qcow2", MiB)
         flat = extents(home / "vdb.vmdk")
         (home / "notes.txt").write_text("small")
         site.define("web01", {"vda": home / "vda.qcow2"})
@@ -366,13 +367,13 @@ def test_cold_copies_are_made_as_asked(tmp_path: Path, format: str, more: dict[s
     old.write_bytes(b"\1" * MiB + bytes(7 * MiB))
     disk = replace(the_disk(replace(TO, format=format), RAW), **more)  # type: ignore[arg-type]
     thick = disk.thick and disk.preallocation != "falloc"
-    copying.convert(RUNNER, str(old), "raw", str(new), format, thick=thick, options=_cold_options(disk))
-    made = qemuimg.chain(RUNNER, str(new), format)[0]
+    conversion.convert(RUNNER, str(old), "raw", str(new), format, thick=thick, options=_cold_options(disk))
+    made = qemu_img.chain(RUNNER, str(new), format)[0]
     assert made.allocation >= least
     assert least or made.allocation < 3 * MiB
     assert made.cluster_size == disk.cluster_size
     assert made.extended_l2 is disk.extended_l2
-    assert copying.compare(RUNNER, str(old), "raw", str(new), format).identical
+    assert conversion.compare(RUNNER, str(old), "raw", str(new), format).identical
 
 
 def same_names() -> Facts:
@@ -390,8 +391,8 @@ def same_names() -> Facts:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("chain", list(Chain))
-def test_no_two_images_of_a_move_get_one_name(chain: Chain) -> None:
+@pytest.mark.parametrize("chain", list(ChainPolicy))
+def test_no_two_images_of_a_move_get_one_name(chain: ChainPolicy) -> None:
     """They would be copied over each other, and the old ones removed."""
     _, plan = precheck(replace(TO, chain=chain), same_names(), "abcd")
     assert plan is not None
@@ -401,13 +402,13 @@ def test_no_two_images_of_a_move_get_one_name(chain: Chain) -> None:
 
 def test_every_name_that_a_plan_may_take_is_looked_at() -> None:
     known = same_names()
-    looked_at = set(_candidates(known.vm, (STORE,), known.chains, Home(None), replace(TO, chain=Chain.KEEP)))
-    _, plan = precheck(replace(TO, chain=Chain.KEEP), known, "abcd")
+    looked_at = set(_candidates(known.vm, (STORE,), known.chains, Home(None), replace(TO, chain=ChainPolicy.KEEP)))
+    _, plan = precheck(replace(TO, chain=ChainPolicy.KEEP), known, "abcd")
     assert plan is not None
     for disk in plan.disks:
         assert {disk.dest, *(layer.dest for layer in disk.layers)} <= looked_at
         there = replace(known, existing=frozenset({disk.layers[-1].dest}))
-        found, other = precheck(replace(TO, chain=Chain.KEEP), there, "abcd")
+        found, other = precheck(replace(TO, chain=ChainPolicy.KEEP), there, "abcd")
         assert "NAME_TAKEN" in {one.code for one in found}
         assert other is not None
         assert other.made <= looked_at

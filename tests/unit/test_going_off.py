@@ -7,11 +7,11 @@ from typing import cast
 
 import pytest
 
-from blockferry.engine import block_jobs
-from blockferry.engine.context import Context
-from blockferry.model import action
-from blockferry.model.fencing import ANSWERING
-from blockferry.model.observation import Observation
+from blockferry.hosts.fencing import ANSWERING
+from blockferry.storage_move import actions
+from blockferry.storage_move.context import Context
+from blockferry.storage_move.observation import Observation
+from blockferry.storage_move.switch import block_jobs
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_a_copy_that_ended_with_its_vm_is_no_failure(
     monkeypatch.setattr(block_jobs, "replace", lambda _record, **changed: changed)
     seen = SimpleNamespace(record=SimpleNamespace(failure=None, cut_off=None), silence=ANSWERING)
     block_jobs.note_failure(
-        cast(Context, context), action.Fail("the copy of vda ended", "vda"), cast(Observation, seen)
+        cast(Context, context), actions.Fail("the copy of vda ended", "vda"), cast(Observation, seen)
     )
     assert bool(noted) == failed
     assert told[0][0] == ("error" if failed else "action")

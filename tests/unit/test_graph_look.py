@@ -10,13 +10,12 @@ import pytest
 from decide_support import make_plan
 from test_block_graph import graph
 
-from blockferry.engine import graph_look
-from blockferry.engine.graph_look import GraphLook
-from blockferry.errors import LibvirtFailed
-from blockferry.hypervisor.control import Control
-from blockferry.model import graph_proof
-from blockferry.model.block_graph import BlockGraph
-from blockferry.model.graph_proof import GraphView
+from blockferry.base.errors import LibvirtFailed
+from blockferry.hosts.block_graph import BlockGraph
+from blockferry.hosts.libvirt.domain import Control
+from blockferry.storage_move.switch import graph_look, graph_proof
+from blockferry.storage_move.switch.graph_look import GraphLook
+from blockferry.storage_move.switch.graph_proof import GraphView
 
 BUSY = LibvirtFailed("look at the disks of VM web01", "no lock", "VIR_ERR_OPERATION_TIMEOUT")
 REFUSED = LibvirtFailed("look at the disks of VM web01", "no such call", "VIR_ERR_NO_SUPPORT")

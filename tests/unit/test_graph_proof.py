@@ -8,9 +8,9 @@ import pytest
 from decide_support import make_plan
 from test_block_graph import graph
 
-from blockferry.model.graph_proof import GraphView, differing, judge
-from blockferry.model.inventory import Disk, DiskSource, PowerState, Vm
-from blockferry.model.plan import Plan
+from blockferry.hosts.inventory import Disk, DiskSource, PowerState, Vm
+from blockferry.storage_move.plan import Plan
+from blockferry.storage_move.switch.graph_proof import GraphView, differing, judge
 
 ALIAS = {"vda": "virtio-disk0"}
 

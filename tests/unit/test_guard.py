@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from blockferry.engine.guard import Guard
+from blockferry.safety.guard import Guard
 from lab.process import wait_until
 
 SCRIPT = """

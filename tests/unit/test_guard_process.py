@@ -14,10 +14,10 @@ import guard_child
 import pytest
 
 import blockferry
-from blockferry.engine import guard
-from blockferry.engine.guard import Guard
-from blockferry.model.record import Throttle
-from blockferry.model.throttling import limited
+from blockferry.safety import guard
+from blockferry.safety.guard import Guard
+from blockferry.storage_move.pace.throttle_rules import limited
+from blockferry.storage_move.record import Throttle
 
 FREE: dict[str, int | str] = {"total_bytes_sec": 0, "read_bytes_sec": 0, "write_bytes_sec": 0, "group_name": ""}
 SLOWED = Throttle(1000, 1, FREE, (2000,))

@@ -26,95 +26,95 @@ from test_decide import (
     stages,
 )
 
-from blockferry.engine import patience
-from blockferry.engine.patience import Patient
-from blockferry.errors import HostCommandFailed, Interrupted, NoAnswer
-from blockferry.images.runner import LocalRunner
-from blockferry.model import action as act
-from blockferry.model.decide import decide
-from blockferry.model.fencing import Fencing, Silence
-from blockferry.model.observation import Observation, Side
-from blockferry.model.plan import HangPlan, Plan
-from blockferry.model.record import Stage, Wanted
-from blockferry.model.request import IfNotConverging, Method
+from blockferry.base.errors import HostCommandFailed, Interrupted, NoAnswer
+from blockferry.hosts import waiting_runner
+from blockferry.hosts.fencing import DestinationHealth, Fencing
+from blockferry.hosts.runner import LocalRunner
+from blockferry.hosts.waiting_runner import WaitingRunner
+from blockferry.storage_move import actions
+from blockferry.storage_move.decide import decide
+from blockferry.storage_move.observation import DiskSide, Observation
+from blockferry.storage_move.plan import HangPlan, Plan
+from blockferry.storage_move.record import Stage, Wanted
+from blockferry.storage_move.request import IfNotConverging, Method
 
-HANGS = Silence(seconds=3.0, directory="/b", times=1, longest=3.0)
-CUT = Silence(directory="/b", times=1, longest=5.0, cut_off="/b", cut_after=5.0)
-HUNG = Silence(times=1, longest=3.0)  # for more than half the limit; answers again
-BRIEFLY = Silence(times=1, longest=2.0)
-TWICE = Silence(times=2, longest=1.6)
+HANGS = DestinationHealth(seconds=3.0, directory="/b", times=1, longest=3.0)
+CUT = DestinationHealth(directory="/b", times=1, longest=5.0, cut_off="/b", cut_after=5.0)
+HUNG = DestinationHealth(times=1, longest=3.0)  # for more than half the limit; answers again
+BRIEFLY = DestinationHealth(times=1, longest=2.0)
+TWICE = DestinationHealth(times=2, longest=1.6)
 
 MIRROR = replace(TWO, method=Method.MIRROR, hang=HangPlan(Fencing(), ""))
 BOTH = (copying("vda"), copying("vdb"))
 SYNCHRONOUS = begun(copies=stages(Stage.CLEAN, "vda", "vdb", synchronous=True))
 LEFT = replace(SYNCHRONOUS, background=True)
 
-DURING: dict[str, tuple[Plan, Observation, act.Action | type]] = {
-    "a copy that hangs is waited for": (MIRROR, seen(RUNNING, *BOTH, record=SYNCHRONOUS, silence=HANGS), act.Await),
+DURING: dict[str, tuple[Plan, Observation, actions.Action | type]] = {
+    "a copy that hangs is waited for": (MIRROR, seen(RUNNING, *BOTH, record=SYNCHRONOUS, silence=HANGS), actions.Await),
     "never aborted, not even by a wish to cancel": (
         MIRROR, seen(RUNNING, *BOTH, record=replace(SYNCHRONOUS, wanted=Wanted.CANCEL), silence=HANGS),
-        act.Await("hang", 0.25),
+        actions.Await("hang", 0.25),
     ),
     "nor after a failure": (
-        MIRROR, seen(RUNNING, *BOTH, record=replace(SYNCHRONOUS, failure="x"), silence=HANGS), act.Await("hang", 0.25),
+        MIRROR, seen(RUNNING, *BOTH, record=replace(SYNCHRONOUS, failure="x"), silence=HANGS), actions.Await("hang", 0.25),
     ),
     "not suspended for, although both sides are equal": (
         MIRROR, seen(RUNNING, in_step("vda"), in_step("vdb"), record=SYNCHRONOUS, flushed=True, silence=HANGS),
-        act.Await("hang", 0.25),
+        actions.Await("hang", 0.25),
     ),
     "suspended for the switch: the guest runs on": (
         MIRROR, seen(PAUSED, in_step("vda"), in_step("vdb"), silence=HANGS,
-                     record=replace(SYNCHRONOUS, suspended=True, switching=True)), act.Resume(switch_failed=True),
+                     record=replace(SYNCHRONOUS, suspended=True, switching=True)), actions.Resume(switch_failed=True),
     ),
     "paused by its owner: no switch either": (
         MIRROR, seen(PAUSED, in_step("vda"), in_step("vdb"), record=SYNCHRONOUS, flushed=True, silence=HANGS),
-        act.Await("hang", 0.25),
+        actions.Await("hang", 0.25),
     ),
     "no copy is begun there": (
         MIRROR, seen(RUNNING, disk("vda"), disk("vdb"), record=begun(copies=stages(Stage.IMAGE, "vda", "vdb")),
-                     silence=HANGS), act.Await("hang", 0.25),
+                     silence=HANGS), actions.Await("hang", 0.25),
     ),
     "after the switch it is the VM's own storage": (
-        MIRROR, seen(RUNNING, across("vda"), across("vdb"), silence=HANGS), act.NoteSwitched(),
+        MIRROR, seen(RUNNING, across("vda"), across("vdb"), silence=HANGS), actions.SaveSwitched(),
     ),
     "half a switch: the other half waits": (
-        MIRROR, seen(RUNNING, *HALF, record=begun(copies=CLEAN2), flushed=True, silence=HANGS), act.Await("hang", 0.25),
+        MIRROR, seen(RUNNING, *HALF, record=begun(copies=CLEAN2), flushed=True, silence=HANGS), actions.Await("hang", 0.25),
     ),
     "cut off: the way is back, and first it is written down": (
-        MIRROR, seen(RUNNING, *BOTH, record=SYNCHRONOUS, silence=CUT), act.NoteCutOff("/b", 5.0),
+        MIRROR, seen(RUNNING, *BOTH, record=SYNCHRONOUS, silence=CUT), actions.SaveFenced("/b", 5.0),
     ),
     "cut off while suspended: first the guest runs": (
         MIRROR, seen(PAUSED, in_step("vda"), in_step("vdb"), silence=CUT,
-                     record=replace(SYNCHRONOUS, suspended=True, switching=True)), act.Resume(switch_failed=True),
+                     record=replace(SYNCHRONOUS, suspended=True, switching=True)), actions.Resume(switch_failed=True),
     ),
     "cut off and written down: the other jobs can be ended now": (
         MIRROR, seen(RUNNING, disk("vda"), copying("vdb"), silence=CUT,
-                     record=replace(SYNCHRONOUS, cut_off="/b", failure="cut off")), act.AbortCopy("vdb"),
+                     record=replace(SYNCHRONOUS, cut_off="/b", failure="cut off")), actions.AbortCopy("vdb"),
     ),
-    "a short hang is forgiven once": (MIRROR, seen(RUNNING, *BOTH, record=SYNCHRONOUS, silence=BRIEFLY), act.Await),
-    "not a long one": (MIRROR, seen(RUNNING, *BOTH, record=SYNCHRONOUS, silence=HUNG), act.LeaveSynchronous),
-    "nor a second one": (MIRROR, seen(RUNNING, *BOTH, record=SYNCHRONOUS, silence=TWICE), act.LeaveSynchronous),
+    "a short hang is forgiven once": (MIRROR, seen(RUNNING, *BOTH, record=SYNCHRONOUS, silence=BRIEFLY), actions.Await),
+    "not a long one": (MIRROR, seen(RUNNING, *BOTH, record=SYNCHRONOUS, silence=HUNG), actions.LeaveSynchronous),
+    "nor a second one": (MIRROR, seen(RUNNING, *BOTH, record=SYNCHRONOUS, silence=TWICE), actions.LeaveSynchronous),
     "copies that are in step are switched instead": (
         MIRROR, seen(RUNNING, in_step("vda"), in_step("vdb"), record=SYNCHRONOUS, flushed=True, silence=TWICE),
-        act.Suspend(switch=True),
+        actions.Suspend(switch=True),
     ),
     "a copy in the background has nothing to leave": (
-        replace(TWO, hang=MIRROR.hang), seen(RUNNING, *BOTH, record=begun(copies=CLEAN2), silence=TWICE), act.Await,
+        replace(TWO, hang=MIRROR.hang), seen(RUNNING, *BOTH, record=begun(copies=CLEAN2), silence=TWICE), actions.Await,
     ),
     "left: the synchronous copies are ended": (
-        MIRROR, seen(RUNNING, *BOTH, record=LEFT, silence=TWICE), act.AbortCopy("vda"),
+        MIRROR, seen(RUNNING, *BOTH, record=LEFT, silence=TWICE), actions.AbortCopy("vda"),
     ),
     "left: the copies in the background stay": (
-        MIRROR, seen(RUNNING, *BOTH, record=replace(LEFT, copies=CLEAN2), silence=TWICE), act.Await,
+        MIRROR, seen(RUNNING, *BOTH, record=replace(LEFT, copies=CLEAN2), silence=TWICE), actions.Await,
     ),
     "left: it is not gone back to": (
         replace(MIRROR, if_not_converging=IfNotConverging.MIRROR),
-        seen(RUNNING, *BOTH, record=replace(LEFT, copies=CLEAN2), silence=TWICE), act.Await,
+        seen(RUNNING, *BOTH, record=replace(LEFT, copies=CLEAN2), silence=TWICE), actions.Await,
     ),
     "a move of before there were watches": (
-        replace(MIRROR, hang=None), seen(RUNNING, *BOTH, record=SYNCHRONOUS, silence=TWICE), act.Await,
+        replace(MIRROR, hang=None), seen(RUNNING, *BOTH, record=SYNCHRONOUS, silence=TWICE), actions.Await,
     ),
-    "a copy of one disk": (ONE, seen(RUNNING, copying(), record=begun(copies=stages(Stage.CLEAN))), act.Await),
+    "a copy of one disk": (ONE, seen(RUNNING, copying(), record=begun(copies=stages(Stage.CLEAN))), actions.Await),
 }  # fmt: skip
 
 
@@ -130,15 +130,15 @@ def test_whatever_would_be_done_waits_for_a_destination_that_hangs(name: str) ->
     """Every known situation of a running VM, with a destination that does not answer."""
     plan, observation, _ = DECISIONS[name]
     found = decide(plan, replace(observation, silence=HANGS))
-    switched = all(view.side is Side.DESTINATION for view in observation.disks)
+    switched = all(view.side is DiskSide.DESTINATION for view in observation.disks)
     assert not observation.state.active or switched or not found.waits_for_destination, found
 
 
 # ---------------------------------------------------------------- commands that do not end
 
 
-def patient(told: list[str], leave: threading.Event) -> Patient:
-    return Patient(LocalRunner(), told.append, leave.is_set)
+def patient(told: list[str], leave: threading.Event) -> WaitingRunner:
+    return WaitingRunner(LocalRunner(), told.append, leave.is_set)
 
 
 def test_a_command_that_ends_is_as_before() -> None:
@@ -152,8 +152,8 @@ def test_a_command_that_ends_is_as_before() -> None:
 
 
 def test_a_command_that_does_not_end_is_told_of_and_can_be_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "SILENT_S", 0.2)
-    monkeypatch.setattr(patience, "LOOK_S", 0.05)
+    monkeypatch.setattr(waiting_runner, "SILENT_S", 0.2)
+    monkeypatch.setattr(waiting_runner, "LOOK_S", 0.05)
     told: list[str] = []
     leave = threading.Event()
     runner = patient(told, leave)
@@ -168,8 +168,8 @@ def test_a_command_that_does_not_end_is_told_of_and_can_be_left(monkeypatch: pyt
 
 
 def test_a_call_that_does_not_end_is_told_of_and_can_be_left(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(patience, "SILENT_S", 0.2)
-    monkeypatch.setattr(patience, "LOOK_S", 0.05)
+    monkeypatch.setattr(waiting_runner, "SILENT_S", 0.2)
+    monkeypatch.setattr(waiting_runner, "LOOK_S", 0.05)
     os.mkfifo(tmp_path / "hangs")
     told: list[str] = []
     leave = threading.Event()

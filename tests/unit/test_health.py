@@ -11,26 +11,26 @@ from cli_fake import FakeService, summary
 from hypothesis import given
 from hypothesis import strategies as st
 
+from blockferry.base.units import GiB, MiB
 from blockferry.cli import main
 from blockferry.cli.app import App
-from blockferry.model import health
-from blockferry.model.access import QemuUser
-from blockferry.model.defects import DEFECTS, Remedy, Versions, present
-from blockferry.model.health import Check, Diagnosis, JournalState, Leftovers, Level, Place
-from blockferry.model.inventory import Datastore, Disk, DiskSource, PowerState, Vm
-from blockferry.units import GiB, MiB
+from blockferry.doctor import rules as doctor_rules
+from blockferry.doctor.rules import DatastoreDirectory, Diagnosis, HostCheck, JournalState, Leftovers, Level
+from blockferry.hosts.defects import DEFECTS, Remedy, Versions, present
+from blockferry.hosts.inventory import Datastore, Disk, DiskSource, PowerState, Vm
+from blockferry.hosts.qemu_user import QemuUser
 
 OK, WARNING, ERROR = Level.OK, Level.WARNING, Level.ERROR
 STORE = Datastore("ssd", "u", "dir", True, "/ssd", 100 * GiB, 50 * GiB, autostart=True)
-PLACE = Place(filesystem="xfs", identity=(8, 2), free=50 * GiB, size=100 * GiB, reflink=True)
+PLACE = DatastoreDirectory(filesystem="xfs", identity=(8, 2), free=50 * GiB, size=100 * GiB, reflink=True)
 STATE = JournalState("/var/lib/blockferry/journal.db", "0001", (), 0.0, 10 * GiB)
 
 
-def levels(checks: list[Check]) -> list[Level]:
+def levels(checks: list[HostCheck]) -> list[Level]:
     return [one.level for one in checks]
 
 
-def worst(checks: list[Check]) -> Level:
+def worst(checks: list[HostCheck]) -> Level:
     return max((one.level for one in checks), key=[OK, WARNING, ERROR].index)
 
 
@@ -45,13 +45,13 @@ def vm(**disk: object) -> Vm:
     [((9, 0, 0), (7, 2, 22), OK), ((7, 9, 0), (7, 2, 22), ERROR), ((9, 0, 0), (5, 2, 0), ERROR)],
 )
 def test_floors(libvirt: tuple[int, int, int], qemu: tuple[int, int, int], level: Level) -> None:
-    checks = health.versions(Versions(libvirt, qemu), qemu, [vm()], [])
+    checks = doctor_rules.versions(Versions(libvirt, qemu), qemu, [vm()], [])
     assert worst([one for one in checks if one.area == "versions"]) is level
 
 
 def test_every_defect_of_the_host_is_a_line() -> None:
     found = Versions((9, 0, 0), (8, 1, 0))
-    text = "\n".join(one.text for one in health.versions(found, (8, 1, 0), [vm(iothread=True)], []))
+    text = "\n".join(one.text for one in doctor_rules.versions(found, (8, 1, 0), [vm(iothread=True)], []))
     for defect in DEFECTS:
         assert (defect.id in text) is (defect in present(found))
 
@@ -68,7 +68,7 @@ def test_every_defect_of_the_host_is_a_line() -> None:
     ],
 )
 def test_a_defect_worries_only_where_a_vm_can_meet_it(id: str, disk: dict[str, object], level: Level) -> None:
-    checks = health.versions(Versions((9, 0, 0), (7, 2, 22)), None, [vm(**disk)], [])
+    checks = doctor_rules.versions(Versions((9, 0, 0), (7, 2, 22)), None, [vm(**disk)], [])
     (line,) = [one for one in checks if one.text.startswith(id)]
     assert line.level is level
     assert (level is OK) or "web01" in line.text
@@ -79,27 +79,31 @@ def test_what_is_dealt_with_never_worries(defect: object, iothread: bool) -> Non
     one = next(known for known in DEFECTS if known is defect)
     version = one.spans[0].since
     found = Versions(version, version)
-    for check in health.versions(found, None, [vm(iothread=iothread, bus="sata", discard="unmap", io="io_uring")], []):
+    for check in doctor_rules.versions(
+        found, None, [vm(iothread=iothread, bus="sata", discard="unmap", io="io_uring")], []
+    ):
         if check.text.startswith(f"{one.id} "):
             assert (check.level is OK) is (one.remedy not in (Remedy.TOLD, Remedy.REFUSED) or "No VM" in check.text)
 
 
 def test_replaced_and_unequal_versions() -> None:
-    checks = health.versions(Versions((9, 0, 0), (7, 2, 22)), (8, 2, 1), [], ["web01"])
+    checks = doctor_rules.versions(Versions((9, 0, 0), (7, 2, 22)), (8, 2, 1), [], ["web01"])
     assert [one.text.split()[0] for one in checks if one.level is WARNING] == ["qemu-img", "web01"]
 
 
 def test_a_vm_s_own_qemu_has_its_own_defects() -> None:
     found = Versions((9, 0, 0), (8, 2, 5))
     own = {"web01": (7, 2, 5)}
-    checks = health.versions(found, (8, 2, 5), [vm(bus="sata")], ["web01"], own)
+    checks = doctor_rules.versions(found, (8, 2, 5), [vm(bus="sata")], ["web01"], own)
     assert any("web01 still runs in QEMU 7.2.5, which" in one.text for one in checks if one.level is WARNING)
     (line,) = [one for one in checks if one.text.startswith("CVE_2023_5088")]
     assert line.level is WARNING
     assert "7.2.5 in which web01 runs" in line.text
     (line,) = [
         one
-        for one in health.versions(Versions((9, 0, 0), (7, 2, 5)), None, [vm(bus="sata")], [], {"web01": (8, 2, 5)})
+        for one in doctor_rules.versions(
+            Versions((9, 0, 0), (7, 2, 5)), None, [vm(bus="sata")], [], {"web01": (8, 2, 5)}
+        )
         if one.text.startswith("CVE_2023_5088")
     ]
     assert line.level is OK
@@ -124,7 +128,7 @@ def test_a_vm_s_own_qemu_has_its_own_defects() -> None:
 def test_datastores(store: dict[str, object], place: dict[str, object] | None, level: Level, words: str) -> None:
     one = dataclasses.replace(STORE, **store)  # type: ignore[arg-type]
     places = {} if place is None else {"ssd": dataclasses.replace(PLACE, **place)}  # type: ignore[arg-type]
-    (check,) = health.datastores([one], places)
+    (check,) = doctor_rules.datastores([one], places)
     assert check.level is level
     assert words in check.text
 
@@ -133,7 +137,7 @@ def test_one_directory_twice() -> None:
     other = dataclasses.replace(STORE, name="alias", path="/mnt/ssd")
     third = dataclasses.replace(STORE, name="hdd", path="/hdd")
     places = {"ssd": PLACE, "alias": PLACE, "hdd": dataclasses.replace(PLACE, identity=(8, 3))}
-    checks = health.datastores([STORE, other, third], places)
+    checks = doctor_rules.datastores([STORE, other, third], places)
     assert levels(checks) == [OK, OK, OK, WARNING]
     assert "ssd and alias" in checks[-1].text
 
@@ -153,7 +157,7 @@ def test_one_directory_twice() -> None:
 def test_clocks(
     synchronised: bool | None, offset_s: float, uncertainty_s: float, remote: bool, expected: list[Level]
 ) -> None:
-    assert levels(health.clock(synchronised, offset_s, uncertainty_s, remote)) == expected
+    assert levels(doctor_rules.clock(synchronised, offset_s, uncertainty_s, remote)) == expected
 
 
 @pytest.mark.parametrize(
@@ -169,28 +173,28 @@ def test_clocks(
     ],
 )
 def test_the_journal(changes: dict[str, object], expected: list[Level]) -> None:
-    assert levels(health.journal(dataclasses.replace(STATE, **changes))) == expected  # type: ignore[arg-type]
+    assert levels(doctor_rules.journal(dataclasses.replace(STATE, **changes))) == expected  # type: ignore[arg-type]
 
 
 def test_leftovers() -> None:
-    assert levels(health.leftovers(Leftovers((), (), (), ()))) == [OK]
-    assert levels(health.leftovers(Leftovers((), (), (), (), kept=2, kept_bytes=GiB))) == [OK]
-    assert levels(health.leftovers(Leftovers((), (), (), (), partial=("/a: a broken copy.",)))) == [OK]
-    assert levels(health.leftovers(Leftovers((), (), (), (), unsearched=("ssd is not active.",)))) == [WARNING]
+    assert levels(doctor_rules.leftovers(Leftovers((), (), (), ()))) == [OK]
+    assert levels(doctor_rules.leftovers(Leftovers((), (), (), (), kept=2, kept_bytes=GiB))) == [OK]
+    assert levels(doctor_rules.leftovers(Leftovers((), (), (), (), partial=("/a: a broken copy.",)))) == [OK]
+    assert levels(doctor_rules.leftovers(Leftovers((), (), (), (), unsearched=("ssd is not active.",)))) == [WARNING]
     found = Leftovers(("Move 1a of web01",), (("Move 2b of db01", "why."),), ("/a: x.",), ("/b: y.",), 1, 1, ("/c",))
-    assert levels(health.leftovers(found)) == [WARNING, ERROR, WARNING, WARNING, WARNING]
+    assert levels(doctor_rules.leftovers(found)) == [WARNING, ERROR, WARNING, WARNING, WARNING]
 
 
 def test_what_is_wrong_says_what_to_do() -> None:
     bad = [
-        *health.versions(Versions((7, 0, 0), (6, 1, 0)), (8, 0, 0), [vm(bus="sata", discard="unmap")], ["web01"]),
-        *health.tools(["qemu-img"]),
-        *health.datastores([], {}),
-        *health.datastores([STORE], {"ssd": dataclasses.replace(PLACE, free=0)}),
-        *health.clock(False, 999.0, 0.0, True),
-        *health.journal(dataclasses.replace(STATE, faults=("x",), room=0, exposed=True, clock_offset_s=99.0)),
-        *health.leftovers(Leftovers(("a",), (("b", "c."),), ("d.",), ("e.",), 1, 1, ("f",))),
-        *health.guard(False),
+        *doctor_rules.versions(Versions((7, 0, 0), (6, 1, 0)), (8, 0, 0), [vm(bus="sata", discard="unmap")], ["web01"]),
+        *doctor_rules.tools(["qemu-img"]),
+        *doctor_rules.datastores([], {}),
+        *doctor_rules.datastores([STORE], {"ssd": dataclasses.replace(PLACE, free=0)}),
+        *doctor_rules.clock(False, 999.0, 0.0, True),
+        *doctor_rules.journal(dataclasses.replace(STATE, faults=("x",), room=0, exposed=True, clock_offset_s=99.0)),
+        *doctor_rules.leftovers(Leftovers(("a",), (("b", "c."),), ("d.",), ("e.",), 1, 1, ("f",))),
+        *doctor_rules.guard(False),
     ]
     assert sum(one.level is not OK for one in bad) > 15
     for one in bad:
@@ -204,7 +208,7 @@ def test_what_is_wrong_says_what_to_do() -> None:
 @pytest.mark.parametrize(("level", "status"), [(OK, 0), (WARNING, 0), (ERROR, 10)])
 @pytest.mark.parametrize("as_json", [False, True])
 def test_the_command(level: Level, status: int, as_json: bool, capsys: pytest.CaptureFixture[str]) -> None:
-    checks = (Check("tools", OK, "All there."), Check("clock", level, "It is late.", "Wind it."))
+    checks = (HostCheck("tools", OK, "All there."), HostCheck("clock", level, "It is late.", "Wind it."))
     service = FakeService(diagnosis=Diagnosis("qemu:///system", checks))
     service.journal["3f2a"] = summary("3f2a")  # interrupted
     with pytest.raises(SystemExit) as ended:
@@ -236,7 +240,7 @@ def test_the_command(level: Level, status: int, as_json: bool, capsys: pytest.Ca
 )
 def test_a_kvm_that_qemu_cannot_use(number: int, level: Level, words: str) -> None:
     """libvirt probes QEMU anew at every `virsh define` then: 13 to 16 s each."""
-    (check,) = health.kvm(QemuUser(64055, 108), number)
+    (check,) = doctor_rules.kvm(QemuUser(64055, 108), number)
     assert check.level is level
     assert words in check.text
     assert ("takes 10 s or longer" in check.text) is (level is WARNING)

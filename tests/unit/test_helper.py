@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from ssh_server import Server, sshd
 
-from blockferry.errors import (
+from blockferry.base.errors import (
     HelperEnded,
     HostCallFailed,
     HostCommandFailed,
@@ -25,8 +25,8 @@ from blockferry.errors import (
     NoAnswer,
     OutcomeUnknown,
 )
-from blockferry.hosts.helper import connection, text
-from blockferry.hosts.helper.connection import Connection
+from blockferry.hosts.helper import channel, text
+from blockferry.hosts.helper.channel import Channel
 from blockferry.hosts.helper.program import keeping, serving
 from blockferry.hosts.helper.session import Pending, Session
 from blockferry.hosts.helper.transport import Local, Ssh, Transport
@@ -193,7 +193,7 @@ def test_a_helper_that_was_killed_is_not_libvirt(local: Session, fifo: str) -> N
 
 def test_a_helper_that_said_no_word_may_have_done_it(local: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its first words, and what it has done, may have crossed with the end of the link."""
-    monkeypatch.setattr(Connection, "_take", lambda _self, _line: None)
+    monkeypatch.setattr(Channel, "_take", lambda _self, _line: None)
     one = local.begin("files.there", repeat=False, path="/")
     os.kill(local.connection().pid, signal.SIGKILL)
     assert one.wait(60)
@@ -252,7 +252,7 @@ mine.wait()
 
 def test_what_the_helper_started_dies_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """But not what has a session of its own, which is meant to stay."""
-    source = str(Path(connection.__file__).parents[3])
+    source = str(Path(channel.__file__).parents[3])
     argv = [sys.executable, "-c", CHILDREN.replace("keeper =", "keeping.KILL_AFTER_S = 0.5; keeper ="), source]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, start_new_session=True) as helper:
         assert helper.stdout is not None
@@ -287,8 +287,8 @@ def test_a_link_that_says_nothing_any_more_is_noticed(
     sshd: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As when a cable is drawn: no end of file, no error, no answer."""
-    monkeypatch.setattr(connection, "BEAT_S", 0.1)
-    monkeypatch.setattr(connection, "SILENT_S", 2.0)
+    monkeypatch.setattr(channel, "BEAT_S", 0.1)
+    monkeypatch.setattr(channel, "SILENT_S", 2.0)
     session = Session(Ssh("127.0.0.1", program=str(sshd.program)))
     try:
         helper_of(session)
@@ -348,7 +348,7 @@ def test_what_was_said_before_a_long_silence_is_not_done_unasked(tmp_path: Path)
 
 def test_whoever_is_still_there_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every word comes after what this helper takes for a long silence."""
-    monkeypatch.setattr(connection, "BEAT_S", 1.0)
+    monkeypatch.setattr(channel, "BEAT_S", 1.0)
     session = Session(replace(Local(), silence_s=3.0))
     try:
         assert session.call("files.there", path=str(tmp_path)) is True

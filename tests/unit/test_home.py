@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blockferry.engine import home as effects
-from blockferry.hypervisor import domainxml
-from blockferry.model import home
-from blockferry.model.home import Entry, Use
-from blockferry.model.inventory import Datastore, Disk, DiskSource, PowerState, Vm
+from blockferry.hosts.inventory import Datastore, Disk, DiskSource, PowerState, Vm
+from blockferry.hosts.libvirt import domain_xml
+from blockferry.storage_move.home import effects as home_effects
+from blockferry.storage_move.home import rules as home_rules
+from blockferry.storage_move.home.rules import FileUse, HomeEntry
 
 SAN = Datastore("san", "u1", "dir", True, "/san")
 NESTED = Datastore("nested", "u2", "dir", False, "/san/prod")
@@ -40,40 +40,40 @@ def a_vm(*paths: str, name: str = "web01", nvram: str | None = None) -> Vm:
     ],
 )
 def test_where_a_home_may_be(vm: Vm, stores: tuple[Datastore, ...], named: tuple[str, ...], found: list[str]) -> None:
-    assert home.candidates(vm, stores, named) == found
+    assert home_rules.candidates(vm, stores, named) == found
 
 
-FREE, HELD = Use("the kernel"), Use("the kernel", True, "its path cannot be changed while the VM runs")
+FREE, HELD = FileUse("the kernel"), FileUse("the kernel", True, "its path cannot be changed while the VM runs")
 
 
 @pytest.mark.parametrize(
     ("entry", "uses", "others", "why"),
     [
-        (Entry(f"{HOME}/notes.txt", "file"), (), {}, home.UNNAMED),
-        (Entry(f"{HOME}/detached.qcow2", "file"), (), {}, home.UNNAMED),
-        (Entry(f"{HOME}/vmlinuz", "file"), (FREE,), {}, ""),
-        (Entry(f"{HOME}/boot/vmlinuz", "file"), (FREE,), {}, ""),
-        (Entry(f"{HOME}/vmlinuz", "file"), (FREE, HELD), {}, "cannot be changed while"),
-        (Entry(f"{HOME}/vmlinuz", "file", written_by="cat (7)"), (FREE,), {}, "cat (7) has it open"),
-        (Entry(f"{HOME}/vmlinuz", "file"), (FREE,), {f"{HOME}/vmlinuz": "VM b refers to it"}, "VM b refers"),
-        (Entry(f"{HOME}/vmlinuz", "link"), (FREE,), {}, "a symbolic link, the kernel"),
-        (Entry(f"{HOME}/com1", "other"), (FREE,), {}, "no plain file"),
-        (Entry(f"{HOME}/web01_VARS.fd", "file"), (), {}, ""),
-        (Entry(f"{HOME}/web010_VARS.fd", "file"), (), {}, home.UNNAMED),
-        (Entry(f"{HOME}/web01_VARS.fd", "file"), (), {f"{HOME}/b": "VM b"}, "another VM names a file"),
-        (Entry(f"{HOME}/web01-cidata.iso", "file"), (), {}, ""),
-        (Entry(f"{HOME}/web01-data.iso", "file"), (), {}, home.UNNAMED),
-        (Entry(f"{HOME}/x.iso", "file", label="CIDATA"), (), {}, ""),
-        (Entry("/san/debian-12.iso", "file"), (FREE,), {}, home.UNNAMED),
-        (Entry("/san/web01-seed.iso", "file"), (FREE,), {}, ""),
-        (Entry("/san/web01-12.iso", "file"), (FREE,), {}, home.UNNAMED),
-        (Entry("/var/nvram/web01.fd", "file"), (), {}, ""),
+        (HomeEntry(f"{HOME}/notes.txt", "file"), (), {}, home_rules.UNNAMED),
+        (HomeEntry(f"{HOME}/detached.qcow2", "file"), (), {}, home_rules.UNNAMED),
+        (HomeEntry(f"{HOME}/vmlinuz", "file"), (FREE,), {}, ""),
+        (HomeEntry(f"{HOME}/boot/vmlinuz", "file"), (FREE,), {}, ""),
+        (HomeEntry(f"{HOME}/vmlinuz", "file"), (FREE, HELD), {}, "cannot be changed while"),
+        (HomeEntry(f"{HOME}/vmlinuz", "file", written_by="cat (7)"), (FREE,), {}, "cat (7) has it open"),
+        (HomeEntry(f"{HOME}/vmlinuz", "file"), (FREE,), {f"{HOME}/vmlinuz": "VM b refers to it"}, "VM b refers"),
+        (HomeEntry(f"{HOME}/vmlinuz", "link"), (FREE,), {}, "a symbolic link, the kernel"),
+        (HomeEntry(f"{HOME}/com1", "other"), (FREE,), {}, "no plain file"),
+        (HomeEntry(f"{HOME}/web01_VARS.fd", "file"), (), {}, ""),
+        (HomeEntry(f"{HOME}/web010_VARS.fd", "file"), (), {}, home_rules.UNNAMED),
+        (HomeEntry(f"{HOME}/web01_VARS.fd", "file"), (), {f"{HOME}/b": "VM b"}, "another VM names a file"),
+        (HomeEntry(f"{HOME}/web01-cidata.iso", "file"), (), {}, ""),
+        (HomeEntry(f"{HOME}/web01-data.iso", "file"), (), {}, home_rules.UNNAMED),
+        (HomeEntry(f"{HOME}/x.iso", "file", label="CIDATA"), (), {}, ""),
+        (HomeEntry("/san/debian-12.iso", "file"), (FREE,), {}, home_rules.UNNAMED),
+        (HomeEntry("/san/web01-seed.iso", "file"), (FREE,), {}, ""),
+        (HomeEntry("/san/web01-12.iso", "file"), (FREE,), {}, home_rules.UNNAMED),
+        (HomeEntry("/var/nvram/web01.fd", "file"), (), {}, ""),
     ],
 )
-def test_what_goes_along(entry: Entry, uses: tuple[Use, ...], others: dict[str, str], why: str) -> None:
+def test_what_goes_along(entry: HomeEntry, uses: tuple[FileUse, ...], others: dict[str, str], why: str) -> None:
     vm = a_vm(f"{HOME}/vda.qcow2", nvram="/var/nvram/web01.fd")
     named = {entry.path: uses} if uses else {}
-    going, staying = home.sort_out(vm, HOME, [entry], named, others, {f"{HOME}/vda.qcow2"})
+    going, staying = home_rules.sort_out(vm, HOME, [entry], named, others, {f"{HOME}/vda.qcow2"})
     assert [one.path for one in going] == ([] if why else [entry.path])
     assert [one.path for one in staying] == ([entry.path] if why else [])
     assert why in "".join(one.why for one in staying)
@@ -81,41 +81,41 @@ def test_what_goes_along(entry: Entry, uses: tuple[Use, ...], others: dict[str, 
 
 def test_what_is_not_looked_into() -> None:
     entries = [
-        Entry(f"{HOME}/isos", "directory"),
-        Entry(f"{HOME}/isos/a.iso", "file"),
-        Entry(f"{HOME}/share", "directory"),
-        Entry(f"{HOME}/share/vmlinuz", "file"),
-        Entry(f"{HOME}/plain", "directory"),
-        Entry(f"{HOME}/plain/vmlinuz", "file"),
-        Entry(f"{HOME}/web01.xml", "file", ours=True),
-        Entry(f"{HOME}/vda.qcow2", "file"),
+        HomeEntry(f"{HOME}/isos", "directory"),
+        HomeEntry(f"{HOME}/isos/a.iso", "file"),
+        HomeEntry(f"{HOME}/share", "directory"),
+        HomeEntry(f"{HOME}/share/vmlinuz", "file"),
+        HomeEntry(f"{HOME}/plain", "directory"),
+        HomeEntry(f"{HOME}/plain/vmlinuz", "file"),
+        HomeEntry(f"{HOME}/web01.xml", "file", ours=True),
+        HomeEntry(f"{HOME}/vda.qcow2", "file"),
     ]
     uses = {
         f"{HOME}/isos/a.iso": (FREE,),
-        f"{HOME}/share": (Use("the directory"),),
+        f"{HOME}/share": (FileUse("the directory"),),
         f"{HOME}/share/vmlinuz": (FREE,),
         f"{HOME}/plain/vmlinuz": (FREE,),
     }
     vm, images = a_vm(f"{HOME}/vda.qcow2"), {f"{HOME}/vda.qcow2"}
-    going, staying = home.sort_out(vm, HOME, entries, uses, {}, images, apart=(f"{HOME}/isos",))
+    going, staying = home_rules.sort_out(vm, HOME, entries, uses, {}, images, apart=(f"{HOME}/isos",))
     assert [one.path for one in going] == [f"{HOME}/plain/vmlinuz"]
     assert [one.path for one in staying] == [f"{HOME}/isos", f"{HOME}/share"]
-    going, staying = home.sort_out(vm, HOME, entries, {**uses, HOME: (Use("the directory"),)}, {}, images)
+    going, staying = home_rules.sort_out(vm, HOME, entries, {**uses, HOME: (FileUse("the directory"),)}, {}, images)
     assert (going, [one.path for one in staying]) == ((), [HOME])
 
 
 def test_a_place_whose_file_is_not_known_keeps_what_is_only_recognised() -> None:
-    entries = [Entry(f"{HOME}/web01_VARS.fd", "file"), Entry(f"{HOME}/vmlinuz", "file")]
+    entries = [HomeEntry(f"{HOME}/web01_VARS.fd", "file"), HomeEntry(f"{HOME}/vmlinuz", "file")]
     vm = a_vm(f"{HOME}/vda.qcow2")
     uses = {f"{HOME}/vmlinuz": (FREE,)}
-    going, staying = home.sort_out(vm, HOME, entries, uses, {}, set(), unknown="a volume cannot be looked up")
+    going, staying = home_rules.sort_out(vm, HOME, entries, uses, {}, set(), unknown="a volume cannot be looked up")
     assert [one.path for one in going] == [f"{HOME}/vmlinuz"]
     assert [one.path for one in staying] == [f"{HOME}/web01_VARS.fd"]
 
 
 NAMES = st.sampled_from(["vmlinuz", "web01_VARS.fd", "notes", "a/web01-cidata.iso", "a/b/x.iso", "vda.qcow2"])
 ENTRIES = st.builds(
-    Entry,
+    HomeEntry,
     NAMES.map(lambda name: f"{HOME}/{name}"),
     st.sampled_from(["file", "link", "other"]),
     label=st.sampled_from(["", "cidata"]),
@@ -129,10 +129,10 @@ ENTRIES = st.builds(
     st.dictionaries(NAMES.map(lambda name: f"{HOME}/{name}"), st.just("VM b refers to it")),
 )
 def test_what_somebody_else_names_or_cannot_be_renamed_never_goes(
-    entries: list[Entry], uses: dict[str, tuple[Use, ...]], others: dict[str, str]
+    entries: list[HomeEntry], uses: dict[str, tuple[FileUse, ...]], others: dict[str, str]
 ) -> None:
     vm, images = a_vm(f"{HOME}/vda.qcow2"), {f"{HOME}/vda.qcow2"}
-    going, staying = home.sort_out(vm, HOME, entries, uses, others, images)
+    going, staying = home_rules.sort_out(vm, HOME, entries, uses, others, images)
     paths = {one.path for one in going}
     known = {one.path: one for one in entries}
     assert not paths & {one.path for one in staying}
@@ -142,7 +142,7 @@ def test_what_somebody_else_names_or_cannot_be_renamed_never_goes(
         assert known[path].kind == "file"
         assert not known[path].written_by
         assert not any(use.fixed for use in uses.get(path, ()))
-        assert uses.get(path) or home.is_recognised(vm.name, known[path])
+        assert uses.get(path) or home_rules.is_recognised(vm.name, known[path])
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_what_somebody_else_names_or_cannot_be_renamed_never_goes(
     ],
 )
 def test_where_a_file_goes(path: str, dest: str) -> None:
-    assert home.destination("/ssd/web01", HOME, path) == dest
+    assert home_rules.destination("/ssd/web01", HOME, path) == dest
 
 
 @pytest.mark.parametrize(
@@ -170,26 +170,26 @@ def test_where_a_file_goes(path: str, dest: str) -> None:
     ],
 )
 def test_fingerprints(then: str, now: str, same: bool) -> None:
-    assert effects.same(then, now) is same
+    assert home_effects.same(then, now) is same
 
 
 def test_a_mark_leaves_no_trace_in_the_xml() -> None:
     bare = "<domain><name>a</name><os/></domain>"
     other = "<domain><name>a</name><metadata><x:y xmlns:x='urn:other'/></metadata></domain>"
     mark = "<b:move xmlns:b='urn:blockferry:move:1' id='1'/>"
-    assert domainxml.unmarked(bare) == bare
-    assert domainxml.unmarked(other) == other
-    assert "metadata" not in domainxml.unmarked(bare.replace("<os/>", f"<metadata>{mark}</metadata><os/>"))
-    cleared = domainxml.unmarked(other.replace("</metadata>", f"{mark}</metadata>"))
+    assert domain_xml.unmarked(bare) == bare
+    assert domain_xml.unmarked(other) == other
+    assert "metadata" not in domain_xml.unmarked(bare.replace("<os/>", f"<metadata>{mark}</metadata><os/>"))
+    cleared = domain_xml.unmarked(other.replace("</metadata>", f"{mark}</metadata>"))
     assert "blockferry" not in cleared
     assert "urn:other" in cleared
 
 
 def test_metadata_is_known_by_its_first_line() -> None:
-    text = domainxml.signed("<domain/>", "1234")
-    assert domainxml.is_signed(text, "1234")
-    assert not domainxml.is_signed(text, "5678")
-    assert not domainxml.is_signed("<domain/>", "1234")
+    text = domain_xml.signed("<domain/>", "1234")
+    assert domain_xml.is_signed(text, "1234")
+    assert not domain_xml.is_signed(text, "5678")
+    assert not domain_xml.is_signed("<domain/>", "1234")
 
 
 def test_a_file_is_renamed_wherever_the_configuration_names_it() -> None:
@@ -198,6 +198,6 @@ def test_a_file_is_renamed_wherever_the_configuration_names_it() -> None:
         "<backingStore/><target dev='sda'/></disk><serial type='file'><source path='/o/log'/></serial></devices>"
         "</domain>"
     )
-    found = domainxml.repoint(xml, {}, {"/o/k": "/n/k", "/o/a.iso": "/n/a.iso", "/o/log": "/n/log"})
+    found = domain_xml.repoint(xml, {}, {"/o/k": "/n/k", "/o/a.iso": "/n/a.iso", "/o/log": "/n/log"})
     assert "/o/" not in found
     assert found.count("/n/") == 3

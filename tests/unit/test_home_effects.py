@@ -11,17 +11,19 @@ from typing import Any, cast
 import pytest
 from paper_host import PaperSite
 
-from blockferry.engine import home, making
-from blockferry.engine.context import Context
-from blockferry.engine.guard import Guard
-from blockferry.engine.making import MARKER
-from blockferry.errors import FileExists, HostCallFailed, HostCommandFailed, LeaseLost
-from blockferry.images import copying, files
-from blockferry.model.inventory import PowerState
-from blockferry.model.observation import Observation
-from blockferry.model.plan import HomeFile, HomePlan, Plan
-from blockferry.model.record import Record
-from blockferry.model.request import Method, SourcePolicy
+from blockferry.base.errors import FileExists, HostCallFailed, HostCommandFailed, LeaseLost
+from blockferry.hosts.helper import files
+from blockferry.hosts.images import conversion
+from blockferry.hosts.inventory import PowerState
+from blockferry.safety.guard import Guard
+from blockferry.storage_move.context import Context
+from blockferry.storage_move.destination import effects as destination_effects
+from blockferry.storage_move.destination.effects import MARKER
+from blockferry.storage_move.home import effects as home_effects
+from blockferry.storage_move.observation import Observation
+from blockferry.storage_move.plan import HomeFile, HomePlan, Plan
+from blockferry.storage_move.record import Record
+from blockferry.storage_move.request import Method, SourcePolicy
 
 NAME = "notes.txt"
 
@@ -79,11 +81,11 @@ class Place:
     def release(self) -> list[str]:
         """The notes of a release."""
         context = self.context()
-        home.release_home(context, Observation(PowerState.OFF, True, (), self.record))
+        home_effects.release_home(context, Observation(PowerState.OFF, True, (), self.record))
         return context.notes
 
     def refresh(self) -> Record:
-        return home.refresh(self.context(), Observation(PowerState.OFF, True, (), self.record))
+        return home_effects.refresh(self.context(), Observation(PowerState.OFF, True, (), self.record))
 
 
 @pytest.fixture
@@ -96,7 +98,10 @@ def place(tmp_path: Path) -> Iterator[Place]:
     (old / NAME).write_text("old")
     (new / NAME).write_text("old")
     made = Place(site, old, new)
-    prints = home.fingerprint(site.runner, made.file.source), home.fingerprint(site.runner, made.file.dest)
+    prints = (
+        home_effects.fingerprint(site.runner, made.file.source),
+        home_effects.fingerprint(site.runner, made.file.dest),
+    )
     made.record = Record(
         home_copied=True,
         created=(made.file.dest,),
@@ -166,7 +171,7 @@ def test_a_rename_that_fails_is_a_note(place: Place, monkeypatch: pytest.MonkeyP
 
 
 def test_a_long_name_in_another_script_can_be_put_aside(place: Place) -> None:
-    aside = home._aside(place.context(), "/pool/web01/" + "ж" * 120)
+    aside = home_effects._aside(place.context(), "/pool/web01/" + "ж" * 120)
     assert len(Path(aside).name.encode()) <= 255
 
 
@@ -184,7 +189,7 @@ def test_a_name_that_is_taken_is_not_written_down(place: Place) -> None:
     stranger = place.new / "vda.qcow2"
     stranger.write_text("precious")
     with pytest.raises(FileExists):
-        making.name_paths(place.context(), place.record, str(place.new / "vdb.qcow2"), str(stranger))
+        destination_effects.name_paths(place.context(), place.record, str(place.new / "vdb.qcow2"), str(stranger))
     assert place.record.created == (place.file.dest,)
     assert stranger.read_text() == "precious"
 
@@ -192,14 +197,14 @@ def test_a_name_that_is_taken_is_not_written_down(place: Place) -> None:
 def test_a_link_to_nowhere_takes_a_name(place: Place) -> None:
     (place.new / "vda.qcow2").symlink_to("/nowhere")
     with pytest.raises(FileExists):
-        making.name_paths(place.context(), place.record, str(place.new / "vda.qcow2"))
+        destination_effects.name_paths(place.context(), place.record, str(place.new / "vda.qcow2"))
 
 
 def test_what_bears_the_mark_of_this_move_is_no_stranger_s(place: Place) -> None:
     path = place.new / "vda.qcow2"
     path.write_text("ours")
-    making.mark_file(place.context(), str(path))
-    record = making.name_paths(place.context(), place.record, str(path))
+    destination_effects.mark_file(place.context(), str(path))
+    record = destination_effects.name_paths(place.context(), place.record, str(path))
     assert str(path) in record.created
 
 
@@ -208,12 +213,12 @@ def test_another_file_beside_the_mark_of_this_move_is_a_stranger_s(place: Place,
     """The marker says which file the move has made; somebody has put another one there since."""
     path, stranger = place.new / "vda.qcow2", place.new / "stranger"
     path.write_text("ours")
-    making.mark_file(place.context(), str(path), made=True)
+    destination_effects.mark_file(place.context(), str(path), made=True)
     stranger.write_text("precious")
     stranger.rename(path)
     record = replace(place.record, created=(str(path),)) if noted else place.record
     with pytest.raises(FileExists):
-        making.name_paths(place.context(), record, str(path))
+        destination_effects.name_paths(place.context(), record, str(path))
     assert path.read_text() == "precious"
 
 
@@ -223,9 +228,9 @@ def test_a_marker_that_cannot_be_read_is_not_taken_for_none(place: Place) -> Non
     path.write_text("precious")
     (place.new / f"vda.qcow2{MARKER}").mkdir()  # EISDIR, for root as well
     with pytest.raises(HostCallFailed):
-        making.name_paths(place.context(), replace(place.record, created=(str(path),)), str(path))
+        destination_effects.name_paths(place.context(), replace(place.record, created=(str(path),)), str(path))
     with pytest.raises(HostCallFailed):
-        making.is_somebody_s(place.site.runner, str(path))
+        destination_effects.is_somebody_s(place.site.runner, str(path))
     assert path.read_text() == "precious"
 
 
@@ -234,7 +239,7 @@ def test_a_marker_that_says_nothing(place: Place, content: bytes | None) -> None
     path = place.new / "vda.qcow2"
     if content is not None:
         (place.new / f"vda.qcow2{MARKER}").write_bytes(content)
-    assert making.marked_by(place.site.runner, str(path)) is None
+    assert destination_effects.marked_by(place.site.runner, str(path)) is None
 
 
 def test_a_copy_says_which_file_it_is_before_anything_is_in_it(place: Place) -> None:
@@ -245,20 +250,20 @@ def test_a_copy_says_which_file_it_is_before_anything_is_in_it(place: Place) -> 
 
     def claimed() -> None:
         seen.append(dest.stat())
-        making.mark_file(place.context(), str(dest), made=True)
+        destination_effects.mark_file(place.context(), str(dest), made=True)
 
-    making.mark_file(place.context(), str(dest))
-    copying.convert(place.site.runner, str(source), "raw", str(dest), "raw", claimed=claimed)
+    destination_effects.mark_file(place.context(), str(dest))
+    conversion.convert(place.site.runner, str(source), "raw", str(dest), "raw", claimed=claimed)
     assert [(one.st_size, one.st_ino) for one in seen] == [(0, dest.stat().st_ino)]
     assert json.loads((place.new / f"a.raw{MARKER}").read_text())["inode"] == str(dest.stat().st_ino)
-    assert not making.is_somebody_s(place.site.runner, str(dest))
+    assert not destination_effects.is_somebody_s(place.site.runner, str(dest))
 
 
 def test_a_file_of_ours_and_a_directory_are_written_down(place: Place) -> None:
     path = place.new / "web01.xml"
     path.write_text("ours")
     names = (str(path), f"{place.new}/")
-    record = making.name_paths(place.context(), place.record, *names, ours=[str(path)])
+    record = destination_effects.name_paths(place.context(), place.record, *names, ours=[str(path)])
     assert record.created[1:] == names
     assert path.exists()
 
@@ -269,7 +274,7 @@ def test_a_file_that_appears_before_the_copy_is_not_replaced_nor_called_ours(pla
     (place.new / NAME).write_text("precious")
     (place.new / (NAME + MARKER)).write_text("{}")
     with pytest.raises(FileExists):
-        home._copy(place.context(), place.record, place.file)
+        home_effects._copy(place.context(), place.record, place.file)
     assert (place.new / NAME).read_text() == "precious"
     assert place.record.created == ()
     assert not (place.new / (NAME + MARKER)).exists()
@@ -280,12 +285,14 @@ def test_a_stranger_s_file_stays_when_the_old_one_is_left(place: Place) -> None:
     (place.new / "other").write_text("precious")
     (place.new / "other").rename(place.new / NAME)
     record = replace(place.record, home_made={place.file.source: "1:3:0:0:"})
-    home._leave(place.context(), record, place.file, "it is written to")
+    home_effects._leave(place.context(), record, place.file, "it is written to")
     assert (place.new / NAME).read_text() == "precious"
 
 
 def test_a_copy_of_ours_is_replaced(place: Place) -> None:
     (place.old / NAME).write_text("newer")
-    record = home._copy(place.context(), place.record, place.file)
+    record = home_effects._copy(place.context(), place.record, place.file)
     assert (place.new / NAME).read_text() == "newer"
-    assert home.same(record.home_made[place.file.source], home.fingerprint(place.site.runner, place.file.dest))
+    assert home_effects.same(
+        record.home_made[place.file.source], home_effects.fingerprint(place.site.runner, place.file.dest)
+    )

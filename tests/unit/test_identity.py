@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 from journal_support import disk_plan, make_plan
 
-from blockferry.errors import DestinationTaken, OtherHost
-from blockferry.journal import Journal
-from blockferry.model import space
-from blockferry.model.identity import HostId, VmTrace, belongs, may_be_here, names_another_machine, same_host, where
-from blockferry.model.plan import Plan
-from blockferry.model.record import Record
+from blockferry.base.errors import DestinationTaken, OtherHost
+from blockferry.hosts.identity import HostId, VmTrace, belongs, may_be_here, names_another_machine, same_host, where
+from blockferry.storage_move.plan import Plan
+from blockferry.storage_move.precheck import space
+from blockferry.storage_move.record import Record
+from blockferry.store import Journal
 
 pytest_plugins = ("journal_plugin",)
 

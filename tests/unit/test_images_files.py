@@ -10,10 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from blockferry.errors import FileExists, HostCallFailed, HostCommandFailed, UsageError
+from blockferry.base.errors import FileExists, HostCallFailed, HostCommandFailed, UsageError
+from blockferry.hosts.helper import files
 from blockferry.hosts.helper.program import file_calls
-from blockferry.images import files
-from blockferry.images.runner import LocalRunner
+from blockferry.hosts.runner import LocalRunner
 
 R = LocalRunner()
 ODD = ["-rf", "a b", "it's", 'say "x"', "two\nlines", "$(id)", "*", "ümläut", "back\\slash"]

@@ -14,11 +14,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from blockferry.errors import FileExists, HostCommandFailed, ImageUnreadable, UsageError
-from blockferry.images import copying, qemuimg, users
-from blockferry.images.process import Completed, Process
-from blockferry.images.runner import LocalRunner
-from blockferry.units import GiB, KiB, MiB
+from blockferry.base.errors import FileExists, HostCommandFailed, ImageUnreadable, UsageError
+from blockferry.base.units import GiB, KiB, MiB
+from blockferry.hosts.helper import image_users
+from blockferry.hosts.images import conversion, qemu_img
+from blockferry.hosts.process import Completed, Process
+from blockferry.hosts.runner import LocalRunner
 
 R = LocalRunner()
 
@@ -29,15 +30,15 @@ def io(path: Path, format: str, *commands: str) -> None:
 
 
 def test_version() -> None:
-    assert qemuimg.version(R) >= (7, 0, 0)
+    assert qemu_img.version(R) >= (7, 0, 0)
 
 
 @pytest.fixture
 def stack(tmp_path: Path) -> tuple[Path, Path]:
     base, top = tmp_path / "base, image.raw", tmp_path / "top 'x'.qcow2"
-    qemuimg.create(R, str(base), "raw", 8 * MiB)
+    qemu_img.create(R, str(base), "raw", 8 * MiB)
     io(base, "raw", "write -P 3 1M 1M")
-    qemuimg.create(R, str(top), "qcow2", 8 * MiB, backing=(str(base), "raw"))
+    qemu_img.create(R, str(top), "qcow2", 8 * MiB, backing=(str(base), "raw"))
     io(top, "qcow2", "write -P 4 2M 1M")
     return top, base
 
@@ -48,10 +49,10 @@ def test_a_backing_file_named_relative_has_no_dots_in_its_path(tmp_path: Path) -
     home.mkdir(parents=True)
     link.symlink_to(home)
     base, middle, top = tmp_path / "real/base.raw", tmp_path / "real/middle.qcow2", link / "top.qcow2"
-    qemuimg.create(R, str(base), "raw", 1 * MiB)
+    qemu_img.create(R, str(base), "raw", 1 * MiB)
     for image, below, format in ((middle, "../real/base.raw", "raw"), (top, "../middle.qcow2", "qcow2")):
         subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", format, "-b", below, str(image)], check=True)
-    found = qemuimg.chain(R, str(top))
+    found = qemu_img.chain(R, str(top))
     assert [layer.path for layer in found] == [str(top), str(middle), str(base)]
     assert [layer.backing_path for layer in found] == [str(middle), str(base), None]
 
@@ -60,7 +61,7 @@ def test_chain(stack: tuple[Path, Path]) -> None:
     top, base = stack
     subprocess.run(["qemu-img", "bitmap", "--add", "-f", "qcow2", str(top), "b0"], check=True)
     subprocess.run(["qemu-img", "snapshot", "-c", "before", str(top)], check=True)
-    upper, lower = qemuimg.chain(R, str(top), "qcow2")
+    upper, lower = qemu_img.chain(R, str(top), "qcow2")
     assert (upper.path, upper.format, upper.virtual_size) == (str(top), "qcow2", 8 * MiB)
     assert (upper.backing_path, upper.backing_format, upper.compat) == (str(base), "raw", "1.1")
     assert (upper.bitmaps, upper.internal_snapshots) == (("b0",), ("before",))
@@ -77,32 +78,32 @@ def test_raw_is_never_probed(tmp_path: Path) -> None:
     subprocess.run(
         ["qemu-img", "create", "-qu", "-f", "qcow2", "-b", "/etc/shadow", "-F", "raw", path, "1M"], check=True
     )
-    (layer,) = qemuimg.chain(R, str(path), "raw")
+    (layer,) = qemu_img.chain(R, str(path), "raw")
     assert (layer.format, layer.virtual_size) == ("raw", path.stat().st_size)
 
 
 def test_backing_of_unknown_format_is_refused_unless_raw(tmp_path: Path) -> None:
     base, top = tmp_path / "base", tmp_path / "top"
-    qemuimg.create(R, str(base), "qcow2", MiB)
-    qemuimg.create(R, str(top), "qcow2", MiB, backing=(str(base), "qcow2"))
+    qemu_img.create(R, str(base), "qcow2", MiB)
+    qemu_img.create(R, str(top), "qcow2", MiB, backing=(str(base), "qcow2"))
     header = top.read_bytes()  # no qemu-img of today leaves the format out: make its header extension an unknown one
     assert header.count(b"\xe2\x79\x2a\xca") == 1
     top.write_bytes(header.replace(b"\xe2\x79\x2a\xca", b"\x12\x34\x56\x78"))
     with pytest.raises(ImageUnreadable, match="does not say of which format"):
-        qemuimg.chain(R, str(top), "qcow2")
+        qemu_img.chain(R, str(top), "qcow2")
     base.write_bytes(bytes(MiB))
-    assert qemuimg.chain(R, str(top), "qcow2")[1].format == "raw"
+    assert qemu_img.chain(R, str(top), "qcow2")[1].format == "raw"
     base.unlink()
     with pytest.raises(ImageUnreadable, match="No such file"):
-        qemuimg.chain(R, str(top), "qcow2")
+        qemu_img.chain(R, str(top), "qcow2")
 
 
 def test_unreadable(tmp_path: Path) -> None:
     with pytest.raises(ImageUnreadable, match="No such file"):
-        qemuimg.chain(R, str(tmp_path / "absent"), "qcow2")
+        qemu_img.chain(R, str(tmp_path / "absent"), "qcow2")
     (tmp_path / "text").write_bytes(b"hello" * 1000)
     with pytest.raises(ImageUnreadable, match="not in qcow2 format"):
-        qemuimg.chain(R, str(tmp_path / "text"), "qcow2")
+        qemu_img.chain(R, str(tmp_path / "text"), "qcow2")
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -110,18 +111,18 @@ def test_unreadable(tmp_path: Path) -> None:
 def test_created_images_have_the_promised_size(tmp_path: Path, format: str, size: int) -> None:
     path = tmp_path / "new"
     path.unlink(missing_ok=True)
-    qemuimg.create(R, str(path), format, size)
-    assert qemuimg.chain(R, str(path), format)[0].virtual_size == qemuimg.holdable_size(format, size)
+    qemu_img.create(R, str(path), format, size)
+    assert qemu_img.chain(R, str(path), format)[0].virtual_size == qemu_img.holdable_size(format, size)
     assert path.stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.parametrize("format", ["raw", "qcow2"])
 @pytest.mark.parametrize("preallocation", ["off", "metadata", "falloc", "full"])
-def test_preallocation(tmp_path: Path, format: str, preallocation: qemuimg.Preallocation) -> None:
+def test_preallocation(tmp_path: Path, format: str, preallocation: qemu_img.Preallocation) -> None:
     path = tmp_path / "disk"
-    qemuimg.create(R, str(path), format, 3 * MiB + 7, preallocation=preallocation)
-    (layer,) = qemuimg.chain(R, str(path), format)
-    assert layer.virtual_size == qemuimg.holdable_size(format, 3 * MiB + 7)
+    qemu_img.create(R, str(path), format, 3 * MiB + 7, preallocation=preallocation)
+    (layer,) = qemu_img.chain(R, str(path), format)
+    assert layer.virtual_size == qemu_img.holdable_size(format, 3 * MiB + 7)
     assert (layer.allocation >= 3 * MiB) == (preallocation in ("falloc", "full"))
 
 
@@ -129,52 +130,52 @@ def test_create_never_overwrites_and_cleans_up(tmp_path: Path) -> None:
     path = tmp_path / "disk"
     path.write_bytes(b"precious")
     with pytest.raises(FileExists):
-        qemuimg.create(R, str(path), "qcow2", MiB)
+        qemu_img.create(R, str(path), "qcow2", MiB)
     assert path.read_bytes() == b"precious"
     with pytest.raises(HostCommandFailed):
-        qemuimg.create(R, str(tmp_path / "new"), "qcow2", MiB, cluster_size=3)
+        qemu_img.create(R, str(tmp_path / "new"), "qcow2", MiB, cluster_size=3)
     assert not (tmp_path / "new").exists()
     with pytest.raises(UsageError):
-        qemuimg.create(R, str(tmp_path / "new"), "raw", MiB, backing=(str(path), "raw"))
+        qemu_img.create(R, str(tmp_path / "new"), "raw", MiB, backing=(str(path), "raw"))
     with pytest.raises(UsageError):
-        qemuimg.create(R, str(tmp_path / "new"), "vpc", MiB)
+        qemu_img.create(R, str(tmp_path / "new"), "vpc", MiB)
 
 
 def test_check_and_measure(stack: tuple[Path, Path]) -> None:
     top, base = stack
-    assert qemuimg.check(R, str(top), "qcow2") == qemuimg.Check(0, 0, supported=True)
-    assert not qemuimg.check(R, str(base), "raw").supported
+    assert qemu_img.check(R, str(top), "qcow2") == qemu_img.ImageCheck(0, 0, supported=True)
+    assert not qemu_img.check(R, str(base), "raw").supported
     with open(top, "r+b") as image:  # the reference count table's entry
         image.seek(48)
         image.write((1 << 40).to_bytes(8, "big"))
-    assert not qemuimg.check(R, str(top), "qcow2").sound
+    assert not qemu_img.check(R, str(top), "qcow2").sound
     with pytest.raises(ImageUnreadable, match="not in qcow2 format"):
-        qemuimg.check(R, str(base), "qcow2")
+        qemu_img.check(R, str(base), "qcow2")
 
 
 def test_measure(stack: tuple[Path, Path]) -> None:
-    needed = qemuimg.measure(R, str(stack[0]), "qcow2")
+    needed = qemu_img.measure(R, str(stack[0]), "qcow2")
     assert 2 * MiB < needed.required < 4 * MiB < 8 * MiB < needed.fully_allocated
     assert needed.data(8 * MiB) == 2 * MiB
-    assert qemuimg.measure(R, str(stack[0]), "qcow2", alone=True).data(8 * MiB) == MiB
-    small = qemuimg.measure(R, str(stack[0]), "qcow2", ["cluster_size=4096"])
+    assert qemu_img.measure(R, str(stack[0]), "qcow2", alone=True).data(8 * MiB) == MiB
+    small = qemu_img.measure(R, str(stack[0]), "qcow2", ["cluster_size=4096"])
     assert small.data(8 * MiB, 4096) == 2 * MiB
 
 
 def test_convert_flattens_and_reports(stack: tuple[Path, Path], tmp_path: Path) -> None:
     flat = tmp_path / "flat.raw"
     seen: list[float] = []
-    copying.convert(R, str(stack[0]), "qcow2", str(flat), "raw", progress=seen.append)
+    conversion.convert(R, str(stack[0]), "qcow2", str(flat), "raw", progress=seen.append)
     assert seen == sorted(seen)
     assert seen[-1] == 1.0
     assert flat.stat().st_blocks * 512 < 2 * MiB + 64 * KiB
     assert flat.stat().st_mode & 0o777 == 0o600
-    assert copying.compare(R, str(stack[0]), "qcow2", str(flat), "raw").identical
+    assert conversion.compare(R, str(stack[0]), "qcow2", str(flat), "raw").identical
     io(flat, "raw", "write -P 9 5M 64k")
-    found = copying.compare(R, str(stack[0]), "qcow2", str(flat), "raw")
+    found = conversion.compare(R, str(stack[0]), "qcow2", str(flat), "raw")
     assert (found.identical, found.first_difference_offset) == (False, 5 * MiB)
     with pytest.raises(FileExists):
-        copying.convert(R, str(stack[0]), "qcow2", str(flat), "raw")
+        conversion.convert(R, str(stack[0]), "qcow2", str(flat), "raw")
 
 
 def test_convert_one_layer(stack: tuple[Path, Path], tmp_path: Path) -> None:
@@ -182,8 +183,8 @@ def test_convert_one_layer(stack: tuple[Path, Path], tmp_path: Path) -> None:
     for existing in (False, True):
         dest = tmp_path / f"moved{existing}.qcow2"
         if existing:
-            qemuimg.create(R, str(dest), "qcow2", 8 * MiB, backing=(str(base), "raw"))
-        copying.convert(
+            qemu_img.create(R, str(dest), "qcow2", 8 * MiB, backing=(str(base), "raw"))
+        conversion.convert(
             R,
             str(top),
             "qcow2",
@@ -193,36 +194,36 @@ def test_convert_one_layer(stack: tuple[Path, Path], tmp_path: Path) -> None:
             existing_target=existing,
             target_is_zero=True,
         )
-        upper, _ = qemuimg.chain(R, str(dest), "qcow2")
+        upper, _ = qemu_img.chain(R, str(dest), "qcow2")
         assert upper.allocation < 2 * MiB
-        assert copying.compare(R, str(top), "qcow2", str(dest), "qcow2").identical
+        assert conversion.compare(R, str(top), "qcow2", str(dest), "qcow2").identical
 
 
 def test_convert_keeps_bitmaps(tmp_path: Path) -> None:
     source, dest = tmp_path / "s", tmp_path / "d"
-    qemuimg.create(R, str(source), "qcow2", MiB)
+    qemu_img.create(R, str(source), "qcow2", MiB)
     subprocess.run(["qemu-img", "bitmap", "--add", "-f", "qcow2", str(source), "b0"], check=True)
-    copying.convert(R, str(source), "qcow2", str(dest), "qcow2", bitmaps=True)
-    assert qemuimg.chain(R, str(dest), "qcow2")[0].bitmaps == ("b0",)
+    conversion.convert(R, str(source), "qcow2", str(dest), "qcow2", bitmaps=True)
+    assert qemu_img.chain(R, str(dest), "qcow2")[0].bitmaps == ("b0",)
 
 
 def test_convert_keeps_bitmaps_of_one_layer(tmp_path: Path) -> None:
     base, source, dest = tmp_path / "b", tmp_path / "s", tmp_path / "d"
-    qemuimg.create(R, str(base), "qcow2", MiB)
-    qemuimg.create(R, str(source), "qcow2", MiB, backing=(str(base), "qcow2"))
+    qemu_img.create(R, str(base), "qcow2", MiB)
+    qemu_img.create(R, str(source), "qcow2", MiB, backing=(str(base), "qcow2"))
     subprocess.run(["qemu-img", "bitmap", "--add", "-f", "qcow2", str(source), "b0"], check=True)
-    copying.convert(R, str(source), "qcow2", str(dest), "qcow2", backing=(str(base), "qcow2"), bitmaps=True)
-    assert [one.bitmaps for one in qemuimg.chain(R, str(dest), "qcow2")] == [("b0",), ()]
+    conversion.convert(R, str(source), "qcow2", str(dest), "qcow2", backing=(str(base), "qcow2"), bitmaps=True)
+    assert [one.bitmaps for one in qemu_img.chain(R, str(dest), "qcow2")] == [("b0",), ()]
 
 
 @pytest.mark.parametrize("mode", ["thin", "thick", "falloc"])
 def test_convert_into_existing(tmp_path: Path, mode: str) -> None:
     source, dest = tmp_path / "s", tmp_path / "d"
     source.write_bytes(os.urandom(MiB) + bytes(3 * MiB) + b"end")
-    qemuimg.create(R, str(dest), "raw", 4 * MiB + 3, preallocation="falloc" if mode == "falloc" else "off")
+    qemu_img.create(R, str(dest), "raw", 4 * MiB + 3, preallocation="falloc" if mode == "falloc" else "off")
     zero = mode != "thick"
     for _ in range(2):  # repeated, as after a crash
-        copying.convert(
+        conversion.convert(
             R,
             str(source),
             "raw",
@@ -240,10 +241,10 @@ def test_convert_into_existing(tmp_path: Path, mode: str) -> None:
 def test_convert_stops_and_obeys_the_rate(tmp_path: Path) -> None:
     source, dest = tmp_path / "s", tmp_path / "d"
     source.write_bytes(os.urandom(8 * MiB))
-    qemuimg.create(R, str(dest), "raw", 8 * MiB)
+    qemu_img.create(R, str(dest), "raw", 8 * MiB)
     began = time.monotonic()
-    with pytest.raises(copying.Stopped):
-        copying.convert(
+    with pytest.raises(conversion.ConversionStopped):
+        conversion.convert(
             R,
             str(source),
             "raw",
@@ -254,26 +255,26 @@ def test_convert_stops_and_obeys_the_rate(tmp_path: Path) -> None:
             should_stop=lambda: time.monotonic() - began > 0.5,
         )
     assert 0.5 <= time.monotonic() - began < 5
-    assert users.openers(R, str(dest)) == ()
+    assert image_users.openers(R, str(dest)) == ()
     assert dest.stat().st_blocks * 512 < 8 * MiB
-    with pytest.raises(copying.Stopped):
-        copying.convert(R, str(source), "raw", str(tmp_path / "e"), "raw", rate_limit=KiB, should_stop=lambda: True)
+    with pytest.raises(conversion.ConversionStopped):
+        conversion.convert(R, str(source), "raw", str(tmp_path / "e"), "raw", rate_limit=KiB, should_stop=lambda: True)
     assert not (tmp_path / "e").exists()
 
 
 def test_convert_says_what_failed(tmp_path: Path) -> None:
     with pytest.raises(ImageUnreadable):
-        copying.convert(R, str(tmp_path / "absent"), "raw", str(tmp_path / "d"), "raw")
+        conversion.convert(R, str(tmp_path / "absent"), "raw", str(tmp_path / "d"), "raw")
     (tmp_path / "s").write_bytes(b"x" * 70000)
     with pytest.raises(HostCommandFailed, match="not in qcow2 format"):
-        copying.convert(R, str(tmp_path / "s"), "qcow2", str(tmp_path / "d"), "raw")
+        conversion.convert(R, str(tmp_path / "s"), "qcow2", str(tmp_path / "d"), "raw")
     assert not (tmp_path / "d").exists()
     with pytest.raises(HostCommandFailed, match="No such file"):
-        copying.compare(R, str(tmp_path / "s"), "raw", str(tmp_path / "absent"), "raw")
+        conversion.compare(R, str(tmp_path / "s"), "raw", str(tmp_path / "absent"), "raw")
 
 
 def test_words() -> None:
-    assert copying.percentages(b"    (0.00/100%)\r    (12.34/100%)\r") == (0.0, 0.1234)
+    assert conversion.percentages(b"    (0.00/100%)\r    (12.34/100%)\r") == (0.0, 0.1234)
 
 
 class Program(Process):
@@ -319,9 +320,9 @@ def test_the_page_cache_is_used_whatever_the_words_of_a_refusal_are(
     runner = Programs(*ends)
     if identical is None:
         with pytest.raises(HostCommandFailed, match="es geht nicht"):
-            copying.compare(runner, "/a", "raw", "/b", "raw")
+            conversion.compare(runner, "/a", "raw", "/b", "raw")
     else:
-        assert copying.compare(runner, "/a", "raw", "/b", "raw").identical is identical
+        assert conversion.compare(runner, "/a", "raw", "/b", "raw").identical is identical
     assert runner.started[1:] == caches
 
 
@@ -329,9 +330,9 @@ def test_compare_of_different_sizes(tmp_path: Path) -> None:
     a, b = tmp_path / "a", tmp_path / "b"
     a.write_bytes(b"x" * 512)
     b.write_bytes(b"x" * 512 + bytes(512))
-    assert copying.compare(R, str(a), "raw", str(b), "raw") == copying.Comparison(True, None)
+    assert conversion.compare(R, str(a), "raw", str(b), "raw") == conversion.Comparison(True, None)
     b.write_bytes(b"x" * 512 + b"y" * 512)
-    assert copying.compare(R, str(a), "raw", str(b), "raw") == copying.Comparison(False, 512)
+    assert conversion.compare(R, str(a), "raw", str(b), "raw") == conversion.Comparison(False, 512)
 
 
 @contextmanager
@@ -364,39 +365,39 @@ def test_users_of_an_open_image(stack: tuple[Path, Path], tmp_path: Path, writab
     chain += ",file.driver=file"
     with daemon(chain, export="n", writable=writable, socket=tmp_path / "s") as pid:
         for path in (top, base):
-            assert users.in_use(R, str(path))
-            assert users.openers(R, str(path)) == ((pid, "qemu-storage-da"),)
-        assert users.users_of(R, str(top)).any
-        assert len(qemuimg.chain(R, str(top), "qcow2")) == 2
+            assert image_users.in_use(R, str(path))
+            assert image_users.openers(R, str(path)) == ((pid, "qemu-storage-da"),)
+        assert image_users.users_of(R, str(top)).any
+        assert len(qemu_img.chain(R, str(top), "qcow2")) == 2
         assert (seen_of(top)[1:], seen_of(base)) == (before[0][1:], before[1])
     for path in (top, base):
-        assert not users.in_use(R, str(path))
-        assert not users.users_of(R, str(path)).any
+        assert not image_users.in_use(R, str(path))
+        assert not image_users.users_of(R, str(path)).any
     assert (seen_of(top)[1:], seen_of(base)) == (before[0][1:], before[1]) or writable
 
 
 def test_a_raw_image_whose_user_shares_writing_is_in_use(tmp_path: Path) -> None:
     path = tmp_path / "shared, disk"
-    qemuimg.create(R, str(path), "raw", MiB)
+    qemu_img.create(R, str(path), "raw", MiB)
     before = seen_of(path)
     node = f"driver=file,node-name=n,filename={str(path).replace(',', ',,')}"
     with daemon(node, export="n", writable=True, socket=tmp_path / "s"):
-        assert users.in_use(R, str(path))
+        assert image_users.in_use(R, str(path))
         assert seen_of(path) == before
-    assert not users.in_use(R, str(path))
+    assert not image_users.in_use(R, str(path))
 
 
 def test_users_without_locks_and_of_absent_files(tmp_path: Path) -> None:
     path = tmp_path / "disk"
     path.write_bytes(bytes(MiB))
     with open(path, "rb"):
-        found = users.users_of(R, str(path))
+        found = image_users.users_of(R, str(path))
         assert not found.locked
         assert os.getpid() in {pid for pid, _ in found.openers}
         assert found.any
-    assert not users.users_of(R, str(path)).any
+    assert not image_users.users_of(R, str(path)).any
     with pytest.raises(ImageUnreadable):
-        users.in_use(R, str(tmp_path / "absent"))
+        image_users.in_use(R, str(tmp_path / "absent"))
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -405,20 +406,20 @@ def test_copies_are_as_long_as_the_original(tmp_path: Path, size: int, source_fo
     source, dest = tmp_path / "s", tmp_path / "d"
     for leftover in (source, dest):
         leftover.unlink(missing_ok=True)
-    qemuimg.create(R, str(source), source_format, size)
-    expected = qemuimg.holdable_size(source_format, size)
+    qemu_img.create(R, str(source), source_format, size)
+    expected = qemu_img.holdable_size(source_format, size)
     io(source, source_format, f"write -P 5 {expected // 512 * 512 - 512 if expected >= 512 else 0} 512")
     if source_format == "raw":
         os.truncate(source, size)
     if existing:
-        qemuimg.create(R, str(dest), "raw", expected)
-    copying.convert(R, str(source), source_format, str(dest), "raw", existing_target=existing)
+        qemu_img.create(R, str(dest), "raw", expected)
+    conversion.convert(R, str(source), source_format, str(dest), "raw", existing_target=existing)
     assert dest.stat().st_size == expected
-    assert copying.compare(R, str(source), source_format, str(dest), "raw").identical
+    assert conversion.compare(R, str(source), source_format, str(dest), "raw").identical
 
 
 def test_huge_images_cost_nothing(tmp_path: Path) -> None:
     source, dest = tmp_path / "s", tmp_path / "d"
-    qemuimg.create(R, str(source), "raw", 64 * GiB + 1)
-    copying.convert(R, str(source), "raw", str(dest), "raw")
+    qemu_img.create(R, str(source), "raw", 64 * GiB + 1)
+    conversion.convert(R, str(source), "raw", str(dest), "raw")
     assert (dest.stat().st_size, dest.stat().st_blocks) == (64 * GiB + 1, 8)

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from blockferry.errors import HostCommandFailed, HostUnreachable, UsageError
-from blockferry.images import files, references
-from blockferry.images.runner import LocalRunner, Runner, SshRunner, runner_for
+from blockferry.base.errors import HostCommandFailed, HostUnreachable, UsageError
+from blockferry.hosts.helper import files, references
+from blockferry.hosts.runner import LocalRunner, Runner, SshRunner, runner_for
 
 # Does what ssh does with its words: options off, host off, the rest to the user's shell on the other side.
 FAKE_SSH = """\
@@ -116,7 +116,7 @@ def test_process_is_read_and_ended(runner: Runner, tmp_path: Path) -> None:
 def test_children_end_when_we_are_killed(tmp_path: Path) -> None:
     mark = tmp_path / "pid"
     program = (
-        "import sys; from blockferry.images.runner import LocalRunner\n"
+        "import sys; from blockferry.hosts.runner import LocalRunner\n"
         "LocalRunner().run(['sh', '-c', 'echo $$ >\"$1\"; exec sleep 60', 'sh', sys.argv[1]])"
     )
     with subprocess.Popen([sys.executable, "-c", program, str(mark)]) as parent:

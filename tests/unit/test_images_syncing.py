@@ -10,20 +10,21 @@ from pathlib import Path
 
 import pytest
 
-from blockferry.errors import HostCommandFailed
-from blockferry.images import files, qemuimg, syncing, users
-from blockferry.images.copying import Stopped
-from blockferry.images.runner import LocalRunner
+from blockferry.base.errors import HostCommandFailed
+from blockferry.hosts.helper import comparison, files, image_users
+from blockferry.hosts.images import qemu_img
+from blockferry.hosts.images.conversion import ConversionStopped
+from blockferry.hosts.runner import LocalRunner
 
 MIB = 1024**2
 SIZE = 48 * MIB
 RUNNER = LocalRunner()
 
-pytestmark = pytest.mark.skipif(syncing.problem(RUNNER) is not None, reason="python3-libnbd is not installed")
+pytestmark = pytest.mark.skipif(comparison.problem(RUNNER) is not None, reason="python3-libnbd is not installed")
 
 
 def make(path: Path, format: str, commands: list[str], size: int = SIZE) -> str:
-    qemuimg.create(RUNNER, str(path), format, size)
+    qemu_img.create(RUNNER, str(path), format, size)
     if commands:
         words = [word for command in commands for word in ("-c", command)]
         subprocess.run(["qemu-io", "-f", format, *words, str(path)], check=True, stdout=subprocess.DEVNULL)
@@ -52,10 +53,10 @@ def test_whatever_is_there_reads_like_the_source_afterwards(
     source = make(tmp_path / "a", source_format, scribbles(chance, 12))
     dest = make(tmp_path / "b", dest_format, scribbles(chance, 12))
     before = Path(source).read_bytes()
-    first = syncing.sync(RUNNER, source, source_format, dest, dest_format)
+    first = comparison.sync(RUNNER, source, source_format, dest, dest_format)
     assert alike(source, source_format, dest, dest_format)
     assert first.at == first.size == SIZE
-    again = syncing.sync(RUNNER, source, source_format, dest, dest_format)
+    again = comparison.sync(RUNNER, source, source_format, dest, dest_format)
     assert (again.written, again.zeroed, again.differing) == (0, 0, 0)
     assert Path(source).read_bytes() == before
 
@@ -64,8 +65,8 @@ def test_only_what_differs_is_written(tmp_path: Path) -> None:
     source = make(tmp_path / "a", "qcow2", ["write -P 7 0 40M"])
     dest = make(tmp_path / "b", "qcow2", ["write -P 7 0 30M"])
     subprocess.run(["qemu-io", "-f", "qcow2", "-c", "write -P 9 5M 4k", dest], check=True, stdout=subprocess.DEVNULL)
-    done = syncing.sync(RUNNER, source, "qcow2", dest, "qcow2")
-    assert done.written == 10 * MIB + syncing.BLOCK
+    done = comparison.sync(RUNNER, source, "qcow2", dest, "qcow2")
+    assert done.written == 10 * MIB + comparison.BLOCK
     assert done.source_read == 40 * MIB
     assert done.dest_read == 30 * MIB  # what is not allocated is not read
 
@@ -74,7 +75,7 @@ def test_a_thin_image_stays_thin(tmp_path: Path) -> None:
     source = make(tmp_path / "a", "raw", ["write -P 7 8M 1M"])
     for format in ("raw", "qcow2"):
         dest = make(tmp_path / format, format, [])
-        syncing.sync(RUNNER, source, "raw", dest, format)
+        comparison.sync(RUNNER, source, "raw", dest, format)
         found = files.stat_one(RUNNER, dest)
         assert found is not None
         assert found.allocated < 2 * MIB
@@ -84,7 +85,7 @@ def test_only_comparing_tells_where(tmp_path: Path) -> None:
     source = make(tmp_path / "a", "qcow2", ["write -P 7 0 40M"])
     dest = make(tmp_path / "b", "raw", ["write -P 7 0 40M", "write -P 8 11M 512", "write -P 8 33M 512"])
     before = Path(dest).read_bytes()
-    found = syncing.sync(RUNNER, source, "qcow2", dest, "raw", write=False)
+    found = comparison.sync(RUNNER, source, "qcow2", dest, "raw", write=False)
     assert found.first == (11 * MIB, 33 * MIB)
     assert Path(dest).read_bytes() == before
 
@@ -92,10 +93,10 @@ def test_only_comparing_tells_where(tmp_path: Path) -> None:
 def test_a_backing_chain_is_read_through(tmp_path: Path) -> None:
     base = make(tmp_path / "base", "raw", ["write -P 1 0 20M"])
     overlay = str(tmp_path / "over")
-    qemuimg.create(RUNNER, overlay, "qcow2", SIZE, backing=(base, "raw"))
+    qemu_img.create(RUNNER, overlay, "qcow2", SIZE, backing=(base, "raw"))
     subprocess.run(["qemu-io", "-f", "qcow2", "-c", "write -P 2 1M 1M", overlay], check=True, stdout=subprocess.DEVNULL)
     dest = make(tmp_path / "b", "qcow2", [])
-    syncing.sync(RUNNER, overlay, "qcow2", dest, "qcow2")
+    comparison.sync(RUNNER, overlay, "qcow2", dest, "qcow2")
     assert alike(overlay, "qcow2", dest, "qcow2")
 
 
@@ -103,19 +104,19 @@ def test_it_stops_when_asked_and_goes_on(tmp_path: Path) -> None:
     source = make(tmp_path / "a", "raw", ["write -P 7 0 40M"])
     dest = make(tmp_path / "b", "qcow2", [])
     seen: list[int] = []
-    with pytest.raises(Stopped):
-        syncing.sync(
+    with pytest.raises(ConversionStopped):
+        comparison.sync(
             RUNNER,
             source,
             "raw",
             dest,
             "qcow2",
-            speed=syncing.Speed(lambda _: 20 * MIB),
+            speed=comparison.ComparisonSpeed(lambda _: 20 * MIB),
             progress=lambda one: seen.append(one.at),
             should_stop=lambda: len(seen) > 1,
         )
     assert 0 < seen[-1] < SIZE
-    done = syncing.sync(RUNNER, source, "raw", dest, "qcow2")
+    done = comparison.sync(RUNNER, source, "raw", dest, "qcow2")
     assert done.written < 40 * MIB
     assert alike(source, "raw", dest, "qcow2")
 
@@ -125,16 +126,22 @@ def test_its_speed_changes_while_it_runs(tmp_path: Path, gently: bool) -> None:
     """A speed at which it would take an hour, until it has been seen to be slow."""
     source = make(tmp_path / "a", "raw", ["write -P 7 0 40M"])
     dest = make(tmp_path / "b", "qcow2", [])
-    states: list[syncing.Synced] = []
+    states: list[comparison.ComparisonProgress] = []
     wanted = [16 * 1024]
 
-    def show(state: syncing.Synced) -> None:
+    def show(state: comparison.ComparisonProgress) -> None:
         states.append(state)
         if len(states) > 5:
             wanted[0] = 0
 
-    done = syncing.sync(
-        RUNNER, source, "raw", dest, "qcow2", speed=syncing.Speed(lambda _: wanted[0], gently), progress=show
+    done = comparison.sync(
+        RUNNER,
+        source,
+        "raw",
+        dest,
+        "qcow2",
+        speed=comparison.ComparisonSpeed(lambda _: wanted[0], gently),
+        progress=show,
     )
     assert states[5].source_read <= (4 if gently else 8) * MIB, "slow, and told of all the same"
     assert done.written == 40 * MIB
@@ -145,17 +152,17 @@ def test_it_does_not_outlive_who_wanted_it(tmp_path: Path) -> None:
     source = make(tmp_path / "a", "raw", ["write -P 7 0 40M"])
     dest = make(tmp_path / "b", "raw", [])
     script = (
-        "import sys\nfrom blockferry.images import syncing\nfrom blockferry.images.runner import LocalRunner\n"
+        "import sys\nfrom blockferry.images import syncing\nfrom blockferry.hosts.runner import LocalRunner\n"
         "syncing.compare(LocalRunner(), sys.argv[1], 'raw', sys.argv[2], 'raw', speed=syncing.Speed(lambda _: 1024),\n"
         "    progress=lambda _: print('going', flush=True))"
     )
     with subprocess.Popen([sys.executable, "-c", script, source, dest], stdout=subprocess.PIPE) as ours:
         assert ours.stdout is not None
         assert ours.stdout.readline() == b"going\n"
-        assert users.in_use(RUNNER, source)
+        assert image_users.in_use(RUNNER, source)
         ours.kill()
     deadline = time.monotonic() + 60
-    while users.in_use(RUNNER, source):
+    while image_users.in_use(RUNNER, source):
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
@@ -164,20 +171,20 @@ def test_an_image_in_use_is_refused_in_words(tmp_path: Path) -> None:
     source = make(tmp_path / "a", "qcow2", ["write -P 7 0 1M"])
     dest = make(tmp_path / "b", "qcow2", [])
     with RUNNER.start(["qemu-io", "-f", "qcow2", "-c", "sleep 20000", source]) as user:
-        while not users.in_use(RUNNER, source):
+        while not image_users.in_use(RUNNER, source):
             assert user.poll() is None
         with pytest.raises(HostCommandFailed) as error:
-            syncing.sync(RUNNER, source, "qcow2", dest, "qcow2")
+            comparison.sync(RUNNER, source, "qcow2", dest, "qcow2")
     assert "lock" in str(error.value)
 
 
 def test_a_damaged_or_foreign_image_is_not_gone_on_with(tmp_path: Path) -> None:
     good = make(tmp_path / "good", "qcow2", ["write -P 7 0 1M"])
-    assert syncing.usable(RUNNER, good, "qcow2", SIZE) is None
-    assert "bytes instead of" in str(syncing.usable(RUNNER, good, "qcow2", SIZE * 2))
+    assert comparison.usable(RUNNER, good, "qcow2", SIZE) is None
+    assert "bytes instead of" in str(comparison.usable(RUNNER, good, "qcow2", SIZE * 2))
     with Path(good).open("r+b") as image:
         image.seek(0x30000)  # the first L1 table of a new image
         image.write(b"\x80\0\0\0\0\x7f\0\0" * 8)
-    assert syncing.usable(RUNNER, good, "qcow2", SIZE) is not None
+    assert comparison.usable(RUNNER, good, "qcow2", SIZE) is not None
     (tmp_path / "no").write_bytes(b"nothing of the kind")
-    assert syncing.usable(RUNNER, str(tmp_path / "no"), "qcow2", SIZE) is not None
+    assert comparison.usable(RUNNER, str(tmp_path / "no"), "qcow2", SIZE) is not None

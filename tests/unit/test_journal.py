@@ -14,14 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from journal_support import disk_plan, make_plan
 
-from blockferry.errors import DestinationTaken, JournalFailed, MoveBusy, MoveNotFound, UsageError
-from blockferry.journal import Journal, Owner, codec, schema
-from blockferry.model import space
-from blockferry.model.plan import PLAN_VERSION, LayerPlan
-from blockferry.model.quarantine import Fingerprint, Kept
-from blockferry.model.record import Copy, Outcome, Record, Stage, Wanted
-from blockferry.model.summary import DiskProgress, Progress, Report
-from blockferry.units import GiB, MiB
+from blockferry.base.errors import DestinationTaken, JournalFailed, MoveBusy, MoveNotFound, UsageError
+from blockferry.base.units import GiB, MiB
+from blockferry.leftovers.quarantine_rules import Kept, KeptFingerprint
+from blockferry.storage_move.plan import PLAN_VERSION, LayerPlan
+from blockferry.storage_move.precheck import space
+from blockferry.storage_move.record import Copy, Outcome, Record, Stage, Wanted
+from blockferry.storage_move.summary import DiskProgress, Progress, Report
+from blockferry.store import Journal, Owner, codec, schema
 
 pytest_plugins = ("journal_plugin",)
 on_sqlite = pytest.mark.parametrize("url", ["sqlite"], indirect=True)  # the database plays no part in these
@@ -192,9 +192,9 @@ def test_the_story(journal: Journal) -> None:
 
 
 def test_what_is_kept(journal: Journal) -> None:
-    first = Kept("/old/b", "a1", "web01", "old-san", None, 5, "as asked", "kvm1", 12.5, "raw", Fingerprint(1, 2, 3))
+    first = Kept("/old/b", "a1", "web01", "old-san", None, 5, "as asked", "kvm1", 12.5, "raw", KeptFingerprint(1, 2, 3))
     busy = Kept("/old/a", "a1", "web01", "old-san", 17.5, 2**40, "in use by qemu", "kvm1")
-    again = replace(first, move="a2", expires=99.0, fingerprint=Fingerprint(2**63 - 1, 2**62, 2**62))
+    again = replace(first, move="a2", expires=99.0, fingerprint=KeptFingerprint(2**63 - 1, 2**62, 2**62))
     for one in (first, busy, again):
         journal.add_kept(one)
     assert journal.kept_sources() == (busy, again)
@@ -215,7 +215,7 @@ def test_what_is_kept_belongs_to_a_host(journal: Journal) -> None:
 
 
 def test_a_fingerprint_that_cannot_be_read_is_none(journal: Journal, url: str) -> None:
-    journal.add_kept(Kept("/old/a", "a1", "web01", "", None, 5, "x", "kvm1", 1.0, "raw", Fingerprint(1, 2, 3)))
+    journal.add_kept(Kept("/old/a", "a1", "web01", "", None, 5, "x", "kvm1", 1.0, "raw", KeptFingerprint(1, 2, 3)))
     engine = sa.create_engine(url, poolclass=sa.NullPool)
     with engine.begin() as connection:
         connection.execute(sa.text("UPDATE kept SET fingerprint = 'of another kind'"))

@@ -23,13 +23,13 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from journal_support import Children, make_plan
 
-from blockferry.errors import JournalFailed, MoveNotFound, UsageError
-from blockferry.journal import Journal, Owner, schema, sqlite, upgrade
-from blockferry.model.plan import LayerPlan
-from blockferry.model.quarantine import Kept
-from blockferry.model.record import Copy, Outcome, Record, Stage, Wanted
-from blockferry.model.request import SourcePolicy
-from blockferry.units import GiB, MiB
+from blockferry.base.errors import JournalFailed, MoveNotFound, UsageError
+from blockferry.base.units import GiB, MiB
+from blockferry.leftovers.quarantine_rules import Kept
+from blockferry.storage_move.plan import LayerPlan
+from blockferry.storage_move.record import Copy, Outcome, Record, Stage, Wanted
+from blockferry.storage_move.request import SourcePolicy
+from blockferry.store import Journal, Owner, schema, sqlite, upgrade
 
 pytest_plugins = ("journal_plugin",)
 

@@ -14,11 +14,11 @@ import pytest
 import sqlalchemy as sa
 from journal_support import Children, make_plan
 
-from blockferry.errors import BlockferryError, LeaseLost, MoveBusy, MoveParked, UsageError
-from blockferry.journal import Journal, Lease, LeaseKeeper, Owner
-from blockferry.journal.claiming import DEATHS_UNTIL_PARKED
-from blockferry.model.record import Outcome, Record
-from blockferry.model.summary import Progress, Report
+from blockferry.base.errors import BlockferryError, LeaseLost, MoveBusy, MoveParked, UsageError
+from blockferry.storage_move.record import Outcome, Record
+from blockferry.storage_move.summary import Progress, Report
+from blockferry.store import Journal, Lease, LeaseKeeper, Owner
+from blockferry.store.claiming import DEATHS_UNTIL_PARKED
 
 pytest_plugins = ("journal_plugin",)
 

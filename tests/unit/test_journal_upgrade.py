@@ -14,14 +14,14 @@ import pytest
 import sqlalchemy as sa
 from journal_support import disk_plan, make_plan
 
-from blockferry.journal import Journal, Owner
-from blockferry.model import identity
-from blockferry.model.facts import Partial
-from blockferry.model.identity import HostId, VmTrace
-from blockferry.model.plan import ReusedLayer
-from blockferry.model.record import Layer, Outcome, Record, Stage, Wanted
-from blockferry.model.summary import Report
-from blockferry.units import GiB, MiB
+from blockferry.base.units import GiB, MiB
+from blockferry.hosts import identity
+from blockferry.hosts.identity import HostId, VmTrace
+from blockferry.storage_move.facts import Partial
+from blockferry.storage_move.plan import ReusedLayer
+from blockferry.storage_move.record import Outcome, OverlayState, Record, Stage, Wanted
+from blockferry.storage_move.summary import Report
+from blockferry.store import Journal, Owner
 
 pytest_plugins = ("journal_plugin",)
 
@@ -69,7 +69,7 @@ def test_what_is_under_way_is_listed_as_it_was(upgraded: Journal) -> None:
     copying, snapshot, waiting, parked = upgraded.unfinished()
     assert copying.record.copies["vda"].stage is Stage.CLEAN
     assert (copying.record.bandwidth, copying.progress.done) == (50 * MiB, 3 * GiB)
-    assert snapshot.record.source_layers == {"vda": Layer.USED}
+    assert snapshot.record.source_layers == {"vda": OverlayState.USED}
     assert waiting.plan.nvram is not None
     assert parked.record.wanted is Wanted.CANCEL
     assert [one.text for one in upgraded.events("a0000001")] == ["planned: changed-blocks, for the test"]

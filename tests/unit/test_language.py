@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from blockferry.errors import FileExists, HostCommandFailed
-from blockferry.images import files
-from blockferry.images.runner import LocalRunner
+from blockferry.base.errors import FileExists, HostCommandFailed
+from blockferry.hosts.helper import files
+from blockferry.hosts.runner import LocalRunner
 
 PROGRAMS = ("stat", "mkdir", "rmdir", "unlink", "ln", "dd", "rm", "cat", "mv", "cp", "find", "realpath", "sync")
 

@@ -9,14 +9,14 @@ from typing import Any, cast
 
 import pytest
 
-from blockferry.engine import loop as looping
-from blockferry.engine import past
-from blockferry.engine.context import Context
-from blockferry.engine.loop import Loop
-from blockferry.engine.observe import Memory
-from blockferry.errors import JournalFailed, LibvirtFailed
-from blockferry.images.qemurun import Remains
-from blockferry.model.record import Record
+from blockferry.base.errors import JournalFailed, LibvirtFailed
+from blockferry.hosts.qemu_process import QemuPresence
+from blockferry.jobs import loop as jobs_loop
+from blockferry.jobs.loop import Loop
+from blockferry.storage_move.context import Context
+from blockferry.storage_move.lost_vm import past_libvirt
+from blockferry.storage_move.observe import Memory
+from blockferry.storage_move.record import Record
 
 NO_ANSWER = LibvirtFailed("resume VM web01", "no answer", "VIR_ERR_OPERATION_TIMEOUT")
 
@@ -24,7 +24,7 @@ NO_ANSWER = LibvirtFailed("resume VM web01", "no answer", "VIR_ERR_OPERATION_TIM
 class Host:
     """A suspended VM whose guard, libvirt and processes say what is given, one after the other."""
 
-    def __init__(self, guard: list[bool | None], libvirt: list[bool | None], remains: list[Remains]) -> None:
+    def __init__(self, guard: list[bool | None], libvirt: list[bool | None], remains: list[QemuPresence]) -> None:
         self.guard, self.libvirt, self.remains = iter(guard), iter(libvirt), iter(remains)
         self.disarmed = 0
 
@@ -43,9 +43,9 @@ class Host:
 
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Loop, Host]]:
-    def make(guard: list[bool | None], libvirt: list[bool | None], remains: list[Remains]) -> tuple[Loop, Host]:
+    def make(guard: list[bool | None], libvirt: list[bool | None], remains: list[QemuPresence]) -> tuple[Loop, Host]:
         host = Host(guard, libvirt, remains)
-        monkeypatch.setattr(past, "remains_of_lost", lambda _control, _runner: next(host.remains))
+        monkeypatch.setattr(past_libvirt, "remains_of_lost", lambda _control, _runner: next(host.remains))
         context = SimpleNamespace(
             guard=host, control=host, runner=None, memory=Memory(suspended_at=1.0), note=lambda _record: None,
             tell=lambda *_said: None, stop=threading.Event(), plan=SimpleNamespace(move="m1", vm="web01"),
@@ -63,16 +63,16 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Loop, Host]]:
     ("guard", "libvirt", "remains", "over"),
     [
         ([True], [], [], True),
-        ([False], [], [Remains()], True),  # it ran, or is off
+        ([False], [], [QemuPresence()], True),  # it ran, or is off
         ([None], [True], [], True),
         ([None], [None], [], False),  # nobody could let it run
-        ([False], [], [Remains(7, "run")], False),  # libvirt takes it for off, and its QEMU lives
-        ([None], [False], [Remains(doubt="no fork")], False),  # that could not be looked at
+        ([False], [], [QemuPresence(7, "run")], False),  # libvirt takes it for off, and its QEMU lives
+        ([None], [False], [QemuPresence(doubt="no fork")], False),  # that could not be looked at
     ],
 )
 def test_only_a_guest_that_runs_is_let_go(
     made: Callable[..., tuple[Loop, Host]], guard: list[bool | None], libvirt: list[bool | None],
-    remains: list[Remains], over: bool,
+    remains: list[QemuPresence], over: bool,
 ) -> None:  # fmt: skip
     loop, host = made(guard, libvirt, remains)
     loop._let_run()
@@ -83,7 +83,7 @@ def test_only_a_guest_that_runs_is_let_go(
 def test_it_is_tried_again_while_the_journal_is_away(
     made: Callable[..., tuple[Loop, Host]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(looping, "JOURNAL_S", 0.001)
+    monkeypatch.setattr(jobs_loop, "JOURNAL_S", 0.001)
     loop, host = made([None, None, None], [None, None, True], [])
     away = JournalFailed("j", "locked", passing=True)
     rounds = iter([away, away, away, None])
@@ -99,7 +99,7 @@ def test_it_is_tried_again_while_the_journal_is_away(
 
 
 def test_it_is_tried_again_after_a_bug(made: Callable[..., tuple[Loop, Host]], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(looping, "UNFORESEEN_S", 0.001)
+    monkeypatch.setattr(jobs_loop, "UNFORESEEN_S", 0.001)
     loop, host = made([None, True], [None], [])
     loop._unforeseen(KeyError("x"))
     assert loop.context.memory.suspended_at is None

@@ -19,18 +19,19 @@ from uuid import uuid4
 import pytest
 from decide_support import make_plan
 
-from blockferry.engine import past
-from blockferry.errors import HostCommandFailed
-from blockferry.hypervisor.control import Control, DomainView
-from blockferry.images import monitor, qemurun, users
-from blockferry.images.process import Completed
-from blockferry.images.runner import LocalRunner
-from blockferry.model import action as act
-from blockferry.model import lost
-from blockferry.model.decide import decide
-from blockferry.model.inventory import PowerState
-from blockferry.model.observation import DiskView, LostView, Observation, Side
-from blockferry.model.record import Layer, Lost, Record, Throttle
+from blockferry.base.errors import HostCommandFailed
+from blockferry.hosts import qemu_process
+from blockferry.hosts.helper import image_users, qemu_monitor
+from blockferry.hosts.inventory import PowerState
+from blockferry.hosts.libvirt.domain import Control, DomainView
+from blockferry.hosts.process import Completed
+from blockferry.hosts.runner import LocalRunner
+from blockferry.storage_move import actions
+from blockferry.storage_move.decide import decide
+from blockferry.storage_move.lost_vm import past_libvirt
+from blockferry.storage_move.lost_vm import rules as lost_vm_rules
+from blockferry.storage_move.observation import DiskSide, DiskView, LostView, Observation
+from blockferry.storage_move.record import LostVm, OverlayState, Record, Throttle
 
 QEMU = shutil.which("qemu-system-x86_64") or "/usr/libexec/qemu-kvm"
 URI = "qemu:///system"
@@ -69,19 +70,19 @@ RUNNER = LocalRunner(URI)
 
 @needs_qemu
 def test_its_process_is_seen_by_its_uuid(vm: Vm) -> None:
-    found = qemurun.remains(RUNNER, URI, vm.uuid)
+    found = qemu_process.remains(RUNNER, URI, vm.uuid)
     assert (found.pid, found.doubt) == (vm.process.pid, "")
     assert found.run.split("/")[1] == str(vm.process.pid)
-    assert qemurun.remains(RUNNER, URI, str(uuid4())) == qemurun.Remains()
+    assert qemu_process.remains(RUNNER, URI, str(uuid4())) == qemu_process.QemuPresence()
     vm.process.kill()
     vm.process.wait()
-    assert qemurun.remains(RUNNER, URI, vm.uuid) == qemurun.Remains()
+    assert qemu_process.remains(RUNNER, URI, vm.uuid) == qemu_process.QemuPresence()
 
 
 def test_programs_that_name_the_uuid_are_no_qemu(tmp_path: Path) -> None:
     uuid = str(uuid4())
     with subprocess.Popen(["sh", "-c", "read x", uuid, "-uuid"], stdin=subprocess.PIPE) as process:
-        assert qemurun.remains(RUNNER, URI, uuid) == qemurun.Remains()
+        assert qemu_process.remains(RUNNER, URI, uuid) == qemu_process.QemuPresence()
         process.communicate(b"\n")
 
 
@@ -93,7 +94,7 @@ class NoGrep(LocalRunner):
 
 
 def test_what_cannot_be_looked_at_is_a_doubt() -> None:
-    found = qemurun.remains(NoGrep(URI), URI, str(uuid4()))
+    found = qemu_process.remains(NoGrep(URI), URI, str(uuid4()))
     assert found.pid is None
     assert "cannot be looked at" in found.doubt
 
@@ -101,31 +102,31 @@ def test_what_cannot_be_looked_at_is_a_doubt() -> None:
 @needs_qemu
 def test_who_writes_to_an_image_is_seen(vm: Vm) -> None:
     until = time.monotonic() + 30
-    while not (found := users.writing_qemus(RUNNER, [str(vm.image), "/nowhere"])) and time.monotonic() < until:
+    while not (found := image_users.writing_qemus(RUNNER, [str(vm.image), "/nowhere"])) and time.monotonic() < until:
         time.sleep(0.05)
     assert found == ((vm.process.pid, str(vm.image)),)
     with vm.image.open("r+b"):
         vm.process.kill()
         vm.process.wait()
-        assert users.writing_qemus(RUNNER, [str(vm.image)]) == (), "we are no QEMU"
+        assert image_users.writing_qemus(RUNNER, [str(vm.image)]) == (), "we are no QEMU"
 
 
 @needs_qemu
 def test_its_monitor_is_asked_and_does_only_what_its_status_asks_for(vm: Vm) -> None:
     pid = vm.process.pid
-    before = monitor.ask(RUNNER, pid, vm.uuid)
+    before = qemu_monitor.ask(RUNNER, pid, vm.uuid)
     assert (before.problem, before.did, before.status) == ("", False, "prelaunch")
     assert before.graph is not None
     assert [node.path for node in before.graph.loose] == [str(vm.image)]
     for wish in ("cont", "quit"):  # neither paused nor powered off
-        assert not monitor.ask(RUNNER, pid, vm.uuid, wish).did
+        assert not qemu_monitor.ask(RUNNER, pid, vm.uuid, wish).did
     assert vm.process.poll() is None
-    other = monitor.ask(RUNNER, pid, str(uuid4()))
+    other = qemu_monitor.ask(RUNNER, pid, str(uuid4()))
     assert "not its QEMU" in other.problem
     assert not other.gone
-    assert monitor.alive(RUNNER, pid, vm.uuid)
+    assert qemu_monitor.alive(RUNNER, pid, vm.uuid)
     vm.socket.unlink()
-    last = monitor.ask(RUNNER, pid, vm.uuid)
+    last = qemu_monitor.ask(RUNNER, pid, vm.uuid)
     assert "cannot be connected to" in last.problem
     assert last.gone
 
@@ -139,37 +140,40 @@ OVER = replace(
 
 
 def look(state: PowerState, record: Record, lost_view: LostView | None = None, **more: Any) -> Observation:
-    views = tuple(DiskView(one.target, None, Side.SOURCE, config_path=one.source) for one in PLAN.disks)
+    views = tuple(DiskView(one.target, None, DiskSide.SOURCE, config_path=one.source) for one in PLAN.disks)
     return replace(Observation(state, True, views, record, lost=lost_view), **more)
 
 
 ACROSS = {"vda": "/b/vda", "vdb": "/b/vdb"}
-NOTED = Record(lost=Lost(run="r", current=ACROSS))
-BARRED = Record(suspended=True, lost=Lost(run="r"))
+NOTED = Record(lost=LostVm(run="r", current=ACROSS))
+BARRED = Record(suspended=True, lost=LostVm(run="r"))
 
 
 @pytest.mark.parametrize(
     ("seen", "action"),
     [
-        (look(PowerState.LOST, Record(suspended=True), LostView(1, "r", "paused")), act.LetLostRun),
-        (look(PowerState.LOST, Record(), LostView(1, "r", "paused", current=ACROSS)), act.NoteLost),
-        (look(PowerState.LOST, NOTED, LostView(1, "r", "running", current=ACROSS)), act.PointToCurrent),
-        (look(PowerState.LOST, NOTED, LostView(1, "r", "shutdown", current=ACROSS)), act.PointToCurrent),
-        (look(PowerState.LOST, Record(lost=Lost(run="r")), LostView(1, "r", problem="gone")), act.BarStart),
-        (look(PowerState.LOST, NOTED, LostView(1, "other", "running", current=ACROSS)), act.NoteLost),
-        (look(PowerState.LOST, NOTED, LostView(1, "r", "running", current=ACROSS), persistent=False), act.Park),
-        (look(PowerState.LOST, NOTED, LostView(1, "r", "shutdown", current=ACROSS), persistent=False), act.EndLost),
-        (look(PowerState.OFF, Record(), off_doubt="no grep", off_doubt_s=200.0), act.Park),
-        (look(PowerState.ABSENT, Record(created=("/b/vda",)), off_doubt="no grep", off_doubt_s=200.0), act.Park),
-        (look(PowerState.OFF, Record(), off_doubt="no grep"), act.Await),  # one bad look parks nothing
-        (look(PowerState.LOST, BARRED, LostView(1, "r", problem="gone"), persistent=False), act.Await),
-        (look(PowerState.LOST, BARRED, LostView(1, "r", problem="gone", since_s=200.0), persistent=False), act.Park),
-        (look(PowerState.LOST, BARRED, LostView(1, "r", problem="gone", gone=True), persistent=False), act.Park),
-        (look(PowerState.OFF, NOTED), act.Park),  # its configuration names other images than QEMU wrote to
-        (look(PowerState.OFF, Record(lost=Lost(run="r"))), act.NoteFound),
+        (look(PowerState.LOST, Record(suspended=True), LostView(1, "r", "paused")), actions.LetLostRun),
+        (look(PowerState.LOST, Record(), LostView(1, "r", "paused", current=ACROSS)), actions.SaveLost),
+        (look(PowerState.LOST, NOTED, LostView(1, "r", "running", current=ACROSS)), actions.PointToCurrent),
+        (look(PowerState.LOST, NOTED, LostView(1, "r", "shutdown", current=ACROSS)), actions.PointToCurrent),
+        (look(PowerState.LOST, Record(lost=LostVm(run="r")), LostView(1, "r", problem="gone")), actions.BarStart),
+        (look(PowerState.LOST, NOTED, LostView(1, "other", "running", current=ACROSS)), actions.SaveLost),
+        (look(PowerState.LOST, NOTED, LostView(1, "r", "running", current=ACROSS), persistent=False), actions.Park),
+        (look(PowerState.LOST, NOTED, LostView(1, "r", "shutdown", current=ACROSS), persistent=False), actions.EndLost),
+        (look(PowerState.OFF, Record(), off_doubt="no grep", off_doubt_s=200.0), actions.Park),
+        (look(PowerState.ABSENT, Record(created=("/b/vda",)), off_doubt="no grep", off_doubt_s=200.0), actions.Park),
+        (look(PowerState.OFF, Record(), off_doubt="no grep"), actions.Await),  # one bad look parks nothing
+        (look(PowerState.LOST, BARRED, LostView(1, "r", problem="gone"), persistent=False), actions.Await),
+        (
+            look(PowerState.LOST, BARRED, LostView(1, "r", problem="gone", since_s=200.0), persistent=False),
+            actions.Park,
+        ),
+        (look(PowerState.LOST, BARRED, LostView(1, "r", problem="gone", gone=True), persistent=False), actions.Park),
+        (look(PowerState.OFF, NOTED), actions.Park),  # its configuration names other images than QEMU wrote to
+        (look(PowerState.OFF, Record(lost=LostVm(run="r"))), actions.SaveFound),
     ],
 )
-def test_one_decision(seen: Observation, action: type[act.Action]) -> None:
+def test_one_decision(seen: Observation, action: type[actions.Action]) -> None:
     assert isinstance(decide(PLAN, seen), action)
 
 
@@ -177,19 +181,23 @@ def test_a_guest_that_we_suspended_runs_again_before_anything_is_parked() -> Non
     """libvirt knows the VM again and names other images: it was parked with its guest standing still."""
     noted = replace(NOTED, suspended=True)
     stands = look(PowerState.PAUSED, noted, same_run=True)
-    assert isinstance(decide(PLAN, stands), act.Resume)
-    assert isinstance(decide(PLAN, replace(stands, record=NOTED)), act.Park)  # its owner's pause, or it runs by now
-    assert isinstance(decide(PLAN, replace(stands, state=PowerState.RUNNING)), act.Park)
-    assert isinstance(decide(PLAN, replace(stands, same_run=False)), act.NoteFound)  # another QEMU: not our pause
+    assert isinstance(decide(PLAN, stands), actions.Resume)
+    assert isinstance(decide(PLAN, replace(stands, record=NOTED)), actions.Park)  # its owner's pause, or it runs by now
+    assert isinstance(decide(PLAN, replace(stands, state=PowerState.RUNNING)), actions.Park)
+    assert isinstance(decide(PLAN, replace(stands, same_run=False)), actions.SaveFound)  # another QEMU: not our pause
 
 
 def test_a_doubt_is_timed_until_it_can_be_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = iter([qemurun.Remains(doubt="no fork")] * 2 + [qemurun.Remains()] + [qemurun.Remains(doubt="no fork")])
-    monkeypatch.setattr(qemurun, "remains", lambda *_words: next(found))
-    monkeypatch.setattr(users, "writing_qemus", lambda *_words: ())
+    found = iter(
+        [qemu_process.QemuPresence(doubt="no fork")] * 2
+        + [qemu_process.QemuPresence()]
+        + [qemu_process.QemuPresence(doubt="no fork")]
+    )
+    monkeypatch.setattr(qemu_process, "remains", lambda *_words: next(found))
+    monkeypatch.setattr(image_users, "writing_qemus", lambda *_words: ())
     off = DomainView(PowerState.OFF, None, True, -1, (), {}, None, None, None)
     control = cast(Control, SimpleNamespace(look=lambda _targets: off))
-    eyes = past.PastLibvirt(PLAN, RUNNER)
+    eyes = past_libvirt.PastLibvirt(PLAN, RUNNER)
     seen = [eyes.look(control, off, Record(), now_s)[1].doubt_s for now_s in (100.0, 130.0, 140.0, 150.0)]
     assert seen == [0.0, 30.0, 0.0, 0.0]
 
@@ -197,7 +205,7 @@ def test_a_doubt_is_timed_until_it_can_be_looked_at(monkeypatch: pytest.MonkeyPa
 def test_the_report_is_plain_and_true() -> None:
     seen = look(PowerState.LOST, NOTED, LostView(7, "r", "running", current=ACROSS), persistent=False)
     found = decide(PLAN, seen)
-    assert isinstance(found, act.Park)
+    assert isinstance(found, actions.Park)
     for words in ("Its guest runs", "/b/vda (vda), /b/vdb (vdb)", "from inside the guest", "blockferry resume m1"):
         assert words in found.problem
     assert "went off" not in found.problem
@@ -206,16 +214,16 @@ def test_the_report_is_plain_and_true() -> None:
 def test_what_qemu_says_settles_the_record() -> None:
     record = Record(
         switching=True,
-        dest_layers={"vda": Layer.PIVOTING},
-        source_layers={"vda": Layer.USED},
+        dest_layers={"vda": OverlayState.PIVOTING},
+        source_layers={"vda": OverlayState.USED},
         throttled={"vda": Throttle(1, 1)},
     )
-    base = lost.settle(OVER, record, ACROSS)
-    assert (base.switched, base.switching, base.dest_layers["vda"]) == (True, False, Layer.FOLDED)
-    overlay = lost.settle(OVER, record, {"vda": "/b/o", "vdb": "/b/vdb"})
-    assert overlay.dest_layers["vda"] is Layer.USED
-    half = lost.settle(OVER, replace(record, switching=False), {"vda": "/b/o", "vdb": "/a/vdb"})
+    base = lost_vm_rules.settle(OVER, record, ACROSS)
+    assert (base.switched, base.switching, base.dest_layers["vda"]) == (True, False, OverlayState.FOLDED)
+    overlay = lost_vm_rules.settle(OVER, record, {"vda": "/b/o", "vdb": "/b/vdb"})
+    assert overlay.dest_layers["vda"] is OverlayState.USED
+    half = lost_vm_rules.settle(OVER, replace(record, switching=False), {"vda": "/b/o", "vdb": "/a/vdb"})
     assert (half.switched, half.switching) == (False, True)
-    back = lost.settle(OVER, record, {"vda": "/a/o", "vdb": "/a/vdb"})
+    back = lost_vm_rules.settle(OVER, record, {"vda": "/a/o", "vdb": "/a/vdb"})
     assert (back.switched, back.switching) == (False, False)
     assert base.throttled["vda"].incarnation == -1, "libvirt counts its domain ids anew"

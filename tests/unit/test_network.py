@@ -11,21 +11,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lxml import etree
 
-from blockferry.errors import ImageUnreadable
-from blockferry.hypervisor import domainxml
-from blockferry.images import exporting
-from blockferry.images.runner import LocalRunner
-from blockferry.model import decide, exports, placement
-from blockferry.model.action import Fail
-from blockferry.model.exports import Export
-from blockferry.model.facts import ExportFact, Facts
-from blockferry.model.inventory import Datastore, Disk, DiskSource, Image, PowerState, Vm
-from blockferry.model.observation import UNKNOWABLE, DiskView, Observation, Side
-from blockferry.model.plan import Plan
-from blockferry.model.precheck import precheck
-from blockferry.model.record import Record
-from blockferry.model.request import IfNotConverging, Method, MoveRequest, OnBreak, Preallocation, Provision
-from blockferry.units import GiB
+from blockferry.base.errors import ImageUnreadable
+from blockferry.base.units import GiB
+from blockferry.hosts import exports
+from blockferry.hosts.exports import NetworkExport
+from blockferry.hosts.images import network_exports
+from blockferry.hosts.inventory import Datastore, Disk, DiskSource, Image, PowerState, Vm
+from blockferry.hosts.libvirt import domain_xml
+from blockferry.hosts.runner import LocalRunner
+from blockferry.storage_move import decide
+from blockferry.storage_move.actions import Fail
+from blockferry.storage_move.destination import placement
+from blockferry.storage_move.facts import ExportFact, Facts
+from blockferry.storage_move.observation import UNKNOWABLE, DiskSide, DiskView, Observation
+from blockferry.storage_move.plan import Plan
+from blockferry.storage_move.precheck.rules import precheck
+from blockferry.storage_move.record import Record
+from blockferry.storage_move.request import IfNotConverging, Method, MoveRequest, OnBreak, Preallocation, Provision
 
 STORE = Datastore("ssd", "u", "dir", True, "/ssd", 100 * GiB, 100 * GiB)
 THERE = "nbd://store1:10809/web01-vda"
@@ -34,14 +36,20 @@ names = st.text(st.characters(blacklist_categories=("Cs", "Cc")), max_size=30)
 
 @given(names, st.sampled_from(["store1", "10.0.0.7", "fd00::7"]), st.integers(1, 65535))
 def test_an_address_comes_back_as_it_was(name: str, host: str, port: int) -> None:
-    lun = Export(f"iqn.2026-11.example:{name.replace('/', '-')}/7", host, port, protocol=exports.ISCSI)
+    lun = NetworkExport(f"iqn.2026-11.example:{name.replace('/', '-')}/7", host, port, protocol=exports.ISCSI)
     image = "pool/" + (re.sub("[/@:]", "-", name) or "x")
-    by_conf = Export(image, protocol=exports.RBD, port=exports.PORTS[exports.RBD], conf=f"/etc/ceph/{name}.conf")
-    by_monitor = Export(image, host, port, protocol=exports.RBD)
-    for one in (Export(name, host, port), Export(name, socket=f"/run/{name}.sock"), lun, by_conf, by_monitor):
+    by_conf = NetworkExport(image, protocol=exports.RBD, port=exports.PORTS[exports.RBD], conf=f"/etc/ceph/{name}.conf")
+    by_monitor = NetworkExport(image, host, port, protocol=exports.RBD)
+    for one in (
+        NetworkExport(name, host, port),
+        NetworkExport(name, socket=f"/run/{name}.sock"),
+        lun,
+        by_conf,
+        by_monitor,
+    ):
         assert exports.parse(one.uri) == one
-        disk = etree.fromstring(domainxml.copy_destination_xml(one.uri, "raw"))
-        source = domainxml._source(disk)
+        disk = etree.fromstring(domain_xml.copy_destination_xml(one.uri, "raw"))
+        source = domain_xml._source(disk)
         assert source is not None
         assert (source.kind, source.path, source.export, source.place) == ("network", None, one.uri, one.uri)
         assert source.storages == (one.storage,)
@@ -81,14 +89,14 @@ NETWORK = """<domain><devices><disk type='network' device='disk'><driver name='q
 
 
 def test_the_configuration_follows_in_both_directions() -> None:
-    there = domainxml.parse(domainxml.repoint(FILE, {"vda": (THERE, "raw")}, {}))
+    there = domain_xml.parse(domain_xml.repoint(FILE, {"vda": (THERE, "raw")}, {}))
     [disk] = there.disks
     assert disk.source is not None
     assert (disk.source.kind, disk.source.export, disk.source.format) == ("network", THERE, "raw")
-    back = domainxml.repoint(NETWORK, {"vda": ("/ssd/vda.qcow2", "qcow2")}, {})
+    back = domain_xml.repoint(NETWORK, {"vda": ("/ssd/vda.qcow2", "qcow2")}, {})
     assert "store1" not in back
     assert "protocol" not in back
-    [disk] = domainxml.parse(back).disks
+    [disk] = domain_xml.parse(back).disks
     assert disk.source == DiskSource("file", "/ssd/vda.qcow2", "qcow2", description="/ssd/vda.qcow2")
 
 
@@ -108,7 +116,7 @@ def test_the_configuration_follows_in_both_directions() -> None:
     ],
 )
 def test_what_is_more_than_a_plain_export_is_not_taken_for_one(source: str) -> None:
-    found = domainxml._source(etree.fromstring(f"<disk type='network'>{source}</disk>"))
+    found = domain_xml._source(etree.fromstring(f"<disk type='network'>{source}</disk>"))
     assert found is not None
     assert found.place is None
     assert found.description
@@ -118,15 +126,15 @@ def test_a_host_is_the_same_in_capitals() -> None:
     disk = etree.fromstring(
         "<disk type='network'><source protocol='nbd' name='x'><host name='Store1'/></source></disk>"
     )
-    source = domainxml._source(disk)
+    source = domain_xml._source(disk)
     assert source is not None
     assert source.export == exports.parse("nbd://STORE1/x").uri == "nbd://store1:10809/x"
     assert source.storages == (exports.parse("nbd://Store1/x").storage,)
 
 
 def test_what_qemu_img_is_told() -> None:
-    assert exporting.filename(THERE) == THERE
-    told = exporting.filename("rbd://mon1/pool/a%2C%5Cb?conf=/etc/ceph/x.conf")
+    assert network_exports.filename(THERE) == THERE
+    told = network_exports.filename("rbd://mon1/pool/a%2C%5Cb?conf=/etc/ceph/x.conf")
     assert told.startswith("json:")
     assert json.loads(told.removeprefix("json:")) == {
         "driver": "raw",
@@ -135,10 +143,10 @@ def test_what_qemu_img_is_told() -> None:
             "server": [{"host": "mon1", "port": "6789"}],
         },
     }  # fmt: skip
-    bare = json.loads(exporting.filename("rbd:///pool/x").removeprefix("json:"))
+    bare = json.loads(network_exports.filename("rbd:///pool/x").removeprefix("json:"))
     assert bare["file"] == {"driver": "rbd", "pool": "pool", "image": "x"}
     with pytest.raises(ValueError, match="write it like"):
-        exporting.filename("json:{}")
+        network_exports.filename("json:{}")
 
 
 AUTH = "<auth username='u'><secret type='iscsi' usage='s'/></auth>"
@@ -158,7 +166,7 @@ AUTH = "<auth username='u'><secret type='iscsi' usage='s'/></auth>"
 )
 def test_one_storage_is_known_by_every_address(xml: str, place: str) -> None:
     """A VM uses it in a way that is not moved, or by another way: still it is not overwritten."""
-    source = domainxml._source(etree.fromstring(f"<disk type='network'>{xml}</disk>"))
+    source = domain_xml._source(etree.fromstring(f"<disk type='network'>{xml}</disk>"))
     assert source is not None
     assert exports.parse(place).storage in source.storages
     assert source.export != exports.parse(place).uri
@@ -271,7 +279,7 @@ def test_a_vm_that_goes_off_on_its_way_out_is_not_copied_cold() -> None:
     """Nothing would tell that it was started and written to meanwhile."""
     _, plan = codes(OUT, facts(EXPORT))
     assert plan is not None
-    view = DiskView("vda", None, Side.SOURCE, fingerprint=UNKNOWABLE)
+    view = DiskView("vda", None, DiskSide.SOURCE, fingerprint=UNKNOWABLE)
     seen = Observation(PowerState.OFF, True, (view,), Record(marked=True, home_copied=True, measured=True), mark="abcd")
     action = decide.decide(plan, seen)
     assert isinstance(action, Fail), action
@@ -285,4 +293,4 @@ def test_an_export_gives_no_file_its_name() -> None:
 
 def test_a_server_that_is_not_there_is_quoted() -> None:
     with pytest.raises(ImageUnreadable, match=r"refused|Failed to connect"):
-        exporting.size(LocalRunner("qemu:///system"), "nbd://127.0.0.1:1/x")
+        network_exports.size(LocalRunner("qemu:///system"), "nbd://127.0.0.1:1/x")

@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blockferry.engine import pace as watching
-from blockferry.engine.pace import Pacer
-from blockferry.model import pace
-from blockferry.model.latency import Counters, GuestLatency, Interval, Rhythm, between
-from blockferry.model.pace import FLOOR, Pace, Sample
-from blockferry.model.request import Contract
-from blockferry.units import MiB
+from blockferry.base.units import MiB
+from blockferry.storage_move.pace import effects as pace_effects
+from blockferry.storage_move.pace import rules as pace_rules
+from blockferry.storage_move.pace.effects import Pacer
+from blockferry.storage_move.pace.latency import Counters, GuestLatency, Interval, Rhythm, between
+from blockferry.storage_move.pace.rules import FLOOR, Pace, Sample
+from blockferry.storage_move.request import LatencyContract
 
 TICK_S = 0.001
 LOOK_S = 0.05
@@ -262,7 +262,7 @@ def test_no_input_takes_it_out_of_its_bounds(looks: list[tuple[int, float, int, 
     for number, (writes, mean_s, copied, silent_s, due) in enumerate(looks):
         interval = Interval(0.05, writes, mean_s if writes else 0.0)
         now = now.step(number / 10, Sample(0.1, (interval,), copied, silent_s, due), bandwidth)
-        assert min(FLOOR, bandwidth or FLOOR) <= now.speed <= (bandwidth or pace.FASTEST)
+        assert min(FLOOR, bandwidth or FLOOR) <= now.speed <= (bandwidth or pace_rules.FASTEST)
         assert 0 <= now.within <= 1
         assert now.reason
 
@@ -281,18 +281,18 @@ def test_worse_is_never_answered_by_faster() -> None:
 
 
 def test_the_limit_of_a_slowdown() -> None:
-    contract = Contract(slowdown=1.5)
-    assert pace.limit_s(contract, GuestLatency(0.001, 0.010, 500, 3.0)) == pytest.approx(0.015)
-    assert pace.limit_s(contract, GuestLatency(0.0001, 0.0002, 500, 3.0)) == pace.NOISE_S
-    assert pace.limit_s(contract, GuestLatency(0.1, 0.5, 3, 3.0)) == pace.UNKNOWN_BASELINE_S
-    assert pace.limit_s(contract, None) == pace.UNKNOWN_BASELINE_S
-    assert pace.limit_s(Contract(latency_s=0.02), None) == 0.02
+    contract = LatencyContract(slowdown=1.5)
+    assert pace_rules.limit_s(contract, GuestLatency(0.001, 0.010, 500, 3.0)) == pytest.approx(0.015)
+    assert pace_rules.limit_s(contract, GuestLatency(0.0001, 0.0002, 500, 3.0)) == pace_rules.NOISE_S
+    assert pace_rules.limit_s(contract, GuestLatency(0.1, 0.5, 3, 3.0)) == pace_rules.UNKNOWN_BASELINE_S
+    assert pace_rules.limit_s(contract, None) == pace_rules.UNKNOWN_BASELINE_S
+    assert pace_rules.limit_s(LatencyContract(latency_s=0.02), None) == 0.02
 
 
 def test_a_guest_that_nobody_sees_is_not_taken_for_an_idle_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever goes wrong where its writes are counted; and it ends when they are counted again."""
-    monkeypatch.setattr(watching, "BLIND_S", 0.2)
-    monkeypatch.setattr(watching, "LOST_S", 0.02)
+    monkeypatch.setattr(pace_effects, "BLIND_S", 0.2)
+    monkeypatch.setattr(pace_effects, "LOST_S", 0.02)
     gone = threading.Event()
 
     def counters() -> dict[str, Counters]:
@@ -328,11 +328,11 @@ def test_what_follows_the_copy_starts_carefully_anew() -> None:
     """A comparison reads what was not read before: the speed of the copy says nothing of it. The report goes on."""
     before = Pace(0.020, speed=900 * MiB, ceiling=800.0 * MiB, writes=500, slow=3.0)
     after = before.afresh()
-    assert (after.speed, after.ceiling) == (pace.START, None)
+    assert (after.speed, after.ceiling) == (pace_rules.START, None)
     assert (after.writes, after.slow, after.limit_s) == (500, 3.0, 0.020)
 
 
 def test_a_guest_that_is_slow_by_itself_is_told_before() -> None:
-    assert pace.hopeless(0.020, GuestLatency(0.01, 0.030, 300, 3.0))
-    assert not pace.hopeless(0.020, GuestLatency(0.01, 0.015, 300, 3.0))
-    assert not pace.hopeless(0.020, None)
+    assert pace_rules.hopeless(0.020, GuestLatency(0.01, 0.030, 300, 3.0))
+    assert not pace_rules.hopeless(0.020, GuestLatency(0.01, 0.015, 300, 3.0))
+    assert not pace_rules.hopeless(0.020, None)

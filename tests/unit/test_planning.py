@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from blockferry.model.facts import Facts, KeptDisk, Measured, Partial
-from blockferry.model.finding import Finding
-from blockferry.model.inventory import Datastore, Disk, DiskSource, Image, Mirror, PowerState, Vm
-from blockferry.model.plan import Plan
-from blockferry.model.precheck import precheck
-from blockferry.model.record import Record
-from blockferry.model.request import Chain, Method, MoveRequest
-from blockferry.model.summary import DiskProgress, MoveSummary, Progress
-from blockferry.units import GiB, MiB
+from blockferry.base.units import GiB, MiB
+from blockferry.hosts.inventory import Datastore, Disk, DiskSource, Image, Mirror, PowerState, Vm
+from blockferry.storage_move.facts import Facts, KeptDisk, Measured, Partial
+from blockferry.storage_move.plan import Plan
+from blockferry.storage_move.precheck.finding import Finding
+from blockferry.storage_move.precheck.rules import precheck
+from blockferry.storage_move.record import Record
+from blockferry.storage_move.request import ChainPolicy, Method, MoveRequest
+from blockferry.storage_move.summary import DiskProgress, MoveSummary, Progress
 
 TOP = "/ssd/web01/vda.qcow2"
 OLD = "/old/web01/vda.qcow2"
@@ -173,5 +173,5 @@ def test_what_the_new_image_cannot_hold(request_: MoveRequest, image: Image, mea
     chain = (Image(TOP, "qcow2", GiB, MiB, backing_path=lower.path, compat="1.1"), lower)
     found, _ = check(TO, facts(chains={"vda": chain}))
     assert "deep" in found["BITMAPS_LOST"].text
-    found, _ = check(replace(TO, chain=Chain.KEEP), facts(chains={"vda": chain}))
+    found, _ = check(replace(TO, chain=ChainPolicy.KEEP), facts(chains={"vda": chain}))
     assert "BITMAPS_LOST" not in found

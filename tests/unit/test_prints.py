@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from blockferry.model import prints
-from blockferry.model.observation import MISSING, UNKNOWABLE
-from blockferry.model.record import Record, Synced
+from blockferry.hosts import fingerprint
+from blockferry.storage_move.observation import MISSING, UNKNOWABLE
+from blockferry.storage_move.record import ComparedBase, Record
 
 
 @pytest.mark.parametrize(
@@ -25,22 +25,22 @@ from blockferry.model.record import Record, Synced
     ],
 )
 def test_a_fingerprint_of_an_older_journal(old: str, new: str) -> None:
-    assert prints.current(old) == new
-    assert prints.current(new) == new
+    assert fingerprint.current(old) == new
+    assert fingerprint.current(new) == new
 
 
 def test_a_record_of_an_older_journal() -> None:
     old = Record(
         cold_copied={"vda": "9:1:2:3"},
         folded_as={"/a/overlay": "9:1:2:3|9:4:5:6"},
-        synced={"vda": Synced("9:1:2:3", size=7)},
+        synced={"vda": ComparedBase("9:1:2:3", size=7)},
         nvram_copied="9:1:2:3",
         nvram_made="9:7:8:9",
         held_print="9:1:2",
     )
-    new = prints.current_record(old)
-    assert new.cold_copied == {"vda": prints.of(1, 2, 3)}
+    new = fingerprint.current_record(old)
+    assert new.cold_copied == {"vda": fingerprint.of(1, 2, 3)}
     assert new.folded_as == {"/a/overlay": "1:2:3|4:5:6"}
-    assert new.synced == {"vda": Synced("1:2:3", size=7)}
+    assert new.synced == {"vda": ComparedBase("1:2:3", size=7)}
     assert (new.nvram_copied, new.nvram_made, new.held_print) == ("1:2:3", "7:8:9", "1:2")
-    assert prints.current_record(new) == new
+    assert fingerprint.current_record(new) == new

@@ -17,21 +17,24 @@ from pathlib import Path
 import pytest
 from paper_host import HOST, PaperSite
 
-from blockferry.engine import naming, orphan, proof, quarantine, survey
-from blockferry.engine.proof import Claims
-from blockferry.errors import HostCommandFailed, NoAnswer, NotInQuarantine, NotRestorable, StillInUse
+from blockferry.base.errors import HostCommandFailed, NoAnswer, NotInQuarantine, NotRestorable, StillInUse
+from blockferry.base.units import GiB, MiB
+from blockferry.hosts import qemu_process
+from blockferry.hosts.helper import files, references
 from blockferry.hosts.helper.program import reference_calls
-from blockferry.hypervisor import domains
-from blockferry.images import files, qemurun, references
-from blockferry.images.references import Seen, same_file
-from blockferry.journal import Journal, Owner
-from blockferry.model.inventory import PowerState
-from blockferry.model.plan import DiskPlan, Plan
-from blockferry.model.quarantine import Fingerprint, Kept
-from blockferry.model.record import Outcome, Record
-from blockferry.model.request import Method, SourcePolicy
-from blockferry.model.summary import Orphan, Report
-from blockferry.units import GiB, MiB
+from blockferry.hosts.helper.references import PathSeen, same_file
+from blockferry.hosts.inventory import PowerState
+from blockferry.hosts.libvirt import domain_list
+from blockferry.leftovers import orphans, quarantine
+from blockferry.leftovers.quarantine_rules import Kept, KeptFingerprint
+from blockferry.safety import file_references, proof
+from blockferry.safety.proof import Claims
+from blockferry.storage_move import survey
+from blockferry.storage_move.plan import DiskPlan, Plan
+from blockferry.storage_move.record import Outcome, Record
+from blockferry.storage_move.request import Method, SourcePolicy
+from blockferry.storage_move.summary import Orphan, Report
+from blockferry.store import Journal, Owner
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="who may not see all processes can prove nothing")
 
@@ -216,9 +219,9 @@ def test_what_is_claimed_by_a_path_that_is_not_mounted(
     assert needed(site, path, moving) is None
     real = references.look
 
-    def look(*words: object) -> references.Looked:
+    def look(*words: object) -> references.ReferencesSeen:
         found = real(*words)  # type: ignore[arg-type]
-        gone = Seen(str(away / "old.qcow2"), absent=f"{away} is not mounted")
+        gone = PathSeen(str(away / "old.qcow2"), absent=f"{away} is not mounted")
         return dataclasses.replace(found, paths={**found.paths, gone.path: gone})
 
     monkeypatch.setattr(references, "look", look)
@@ -248,7 +251,7 @@ def test_the_survey_goes_on_when_storage_of_another_vm_hangs(
     path = image(tmp_path / "old.qcow2")
     site.define("web01", {"vda": path})
     site.define("db01", {"vda": path})
-    everyone = domains.all_vms(site.connection)
+    everyone = domain_list.all_vms(site.connection)
     (mine,) = [vm for vm in everyone if vm.name == "web01"]
 
     def hang(*_words: object) -> None:
@@ -285,11 +288,11 @@ def test_a_volume_that_a_snapshot_names(site: PaperSite, tmp_path: Path, active:
     assert "vda of snapshot s1 of VM web01 (volume old.qcow2 of pool a, which is not defined)" in str(
         needed(site, image(tmp_path / "other.qcow2"))
     )
-    assert "which snapshot s1 of VM web01 names" in naming.directory_user(site, str(tmp_path / "b"))
+    assert "which snapshot s1 of VM web01 names" in file_references.directory_user(site, str(tmp_path / "b"))
     site.pool("a", tmp_path / "a", active=active)
     assert needed(site, path) == "snapshot s1 of VM web01 refers to it"
     assert needed(site, tmp_path / "other.qcow2") is None
-    assert naming.directory_user(site, str(tmp_path / "b")) == ""
+    assert file_references.directory_user(site, str(tmp_path / "b")) == ""
 
 
 def test_a_raw_volume_that_a_snapshot_names(site: PaperSite, tmp_path: Path) -> None:
@@ -556,14 +559,14 @@ def test_who_names_a_directory(site: PaperSite, tmp_path: Path) -> None:
     """An empty directory that is shared with a guest, or that a log will be written to, is needed for a start."""
     home = tmp_path / "web01"
     home.mkdir()
-    assert naming.directory_user(site, str(home)) == ""
+    assert file_references.directory_user(site, str(home)) == ""
     share = f"<filesystem type='mount'><source dir='{home}'/><target dir='t'/></filesystem>"
     site.define("db01", {}, devices=share)
-    assert naming.directory_user(site, str(home)) == f"VM db01 names {home}"
+    assert file_references.directory_user(site, str(home)) == f"VM db01 names {home}"
     site.define("db01", {}, devices=f"<serial type='pty'><log file='{home}/log'/><target port='0'/></serial>")
-    assert naming.directory_user(site, str(home)) == f"VM db01 names {home}/log"
+    assert file_references.directory_user(site, str(home)) == f"VM db01 names {home}/log"
     site.define("db01", {"vda": tmp_path / "web012" / "vda.qcow2"})
-    assert naming.directory_user(site, str(home)) == ""
+    assert file_references.directory_user(site, str(home)) == ""
 
 
 # ------------------------------------------------------------ orphans
@@ -575,7 +578,7 @@ def marker(path: Path, **words: str) -> None:
 
 
 def found(site: PaperSite, journal: Journal, path: Path | str) -> Orphan:
-    (one,) = [item for item in orphan.find(site, journal).left if item.path == str(path)]
+    (one,) = [item for item in orphans.find(site, journal).left if item.path == str(path)]
     return one
 
 
@@ -585,7 +588,7 @@ def test_a_half_made_copy_of_ours(site: PaperSite, journal: Journal, tmp_path: P
     marker(path, journal=journal.identity(), inode=str(path.stat().st_ino))
     one = found(site, journal, path)
     assert (one.kind, one.removable, one.foreign, one.datastore) == ("copy", True, False, "ssd")
-    assert "removed" in orphan.remove(site, journal, one)
+    assert "removed" in orphans.remove(site, journal, one)
     assert not path.parent.exists(), "with its marker and the home that it made"
 
 
@@ -601,7 +604,7 @@ def test_a_directory_that_a_vm_names_stays_when_an_orphan_goes(
         {},
         devices=f"<channel type='unix'><source mode='bind' path='{socket}'/><target type='virtio' name='x'/></channel>",
     )
-    assert "removed" in orphan.remove(site, journal, found(site, journal, path))
+    assert "removed" in orphans.remove(site, journal, found(site, journal, path))
     assert not path.exists()
     assert path.parent.exists()
 
@@ -617,7 +620,7 @@ def test_a_directory_that_cannot_be_removed_is_no_error_once_the_orphan_is_gone(
     marker(path, journal=journal.identity(), inode=str(path.stat().st_ino))
     one = found(site, journal, path)
     monkeypatch.setattr(files, "remove_directory_if_empty", refused)
-    assert "removed" in orphan.remove(site, journal, one)
+    assert "removed" in orphans.remove(site, journal, one)
     assert not path.exists()
 
 
@@ -625,7 +628,7 @@ def test_without_a_marker_nothing_is_an_orphan(site: PaperSite, journal: Journal
     site.pool("ssd", tmp_path / "ssd")
     image(tmp_path / "ssd" / "web01" / "vda.qcow2")
     (tmp_path / "ssd" / "notes.blockferry").write_text("somebody's own words")
-    assert orphan.find(site, journal).left == ()
+    assert orphans.find(site, journal).left == ()
 
 
 @pytest.mark.parametrize("theirs", ["", "11111111-0000-0000-0000-000000000000"])
@@ -638,9 +641,9 @@ def test_another_journal_s_half_made_copy(site: PaperSite, journal: Journal, tmp
     assert one.foreign
     assert "another journal" in one.why
     with pytest.raises(StillInUse):
-        orphan.remove(site, journal, one)
+        orphans.remove(site, journal, one)
     assert path.exists()
-    orphan.remove(site, journal, one, abandoned=True)
+    orphans.remove(site, journal, one, abandoned=True)
     assert not path.exists()
 
 
@@ -649,7 +652,7 @@ def test_a_file_of_a_move_under_way(site: PaperSite, journal: Journal, tmp_path:
     path = image(tmp_path / "ssd" / "vda.qcow2")
     marker(path, journal=journal.identity(), inode=str(path.stat().st_ino))
     journal.add(a_plan(tmp_path, "uuid"), Record(), "{}", "root")
-    assert orphan.find(site, journal).left == ()
+    assert orphans.find(site, journal).left == ()
     marker(
         path, journal=journal.identity(), move="another", inode=str(path.stat().st_ino)
     )  # a stale marker; the file is a destination again
@@ -677,7 +680,7 @@ def test_a_half_made_copy_that_somebody_uses(site: PaperSite, journal: Journal, 
     assert not one.foreign
     if how != "opens":  # that would be waited for
         with pytest.raises(StillInUse):  # also when it was an orphan a moment ago
-            orphan.remove(site, journal, before, abandoned=True)
+            orphans.remove(site, journal, before, abandoned=True)
     assert path.exists()
     if reader is not None:
         reader.close()
@@ -693,11 +696,11 @@ def test_another_file_beside_an_old_marker(site: PaperSite, journal: Journal, tm
     beside = path.with_name(f"{path.name}.blockferry")
     one = found(site, journal, beside)
     assert (one.kind, one.removable) == ("marker", True)
-    assert [one] == list(orphan.find(site, journal).left), "the file itself is somebody else's"
+    assert [one] == list(orphans.find(site, journal).left), "the file itself is somebody else's"
     with pytest.raises(StillInUse):
-        orphan.remove(site, journal, before)
+        orphans.remove(site, journal, before)
     assert path.exists()
-    orphan.remove(site, journal, one)
+    orphans.remove(site, journal, one)
     assert path.exists()
     assert not beside.exists()
 
@@ -715,13 +718,13 @@ def test_a_file_beside_a_marker_that_was_written_before_it(
     assert "not proven that the move has made this file" in one.why
     for abandoned in (False, True):
         with pytest.raises(StillInUse):
-            orphan.remove(site, journal, one, abandoned=abandoned)
+            orphans.remove(site, journal, one, abandoned=abandoned)
     assert path.exists()
     path.unlink()
     one = found(site, journal, path)
     assert one.removable is (theirs == "ours"), "the marker alone is ours"
-    orphan.remove(site, journal, one, abandoned=True)
-    assert orphan.find(site, journal).left == ()
+    orphans.remove(site, journal, one, abandoned=True)
+    assert orphans.find(site, journal).left == ()
 
 
 def test_a_marker_whose_file_came_back(site: PaperSite, journal: Journal, tmp_path: Path) -> None:
@@ -733,7 +736,7 @@ def test_a_marker_whose_file_came_back(site: PaperSite, journal: Journal, tmp_pa
     one = found(site, journal, path.with_name(f"{path.name}.blockferry"))
     mine.rename(path)
     with pytest.raises(StillInUse):
-        orphan.remove(site, journal, one)
+        orphans.remove(site, journal, one)
     assert found(site, journal, path).kind == "copy"
 
 
@@ -742,10 +745,10 @@ def test_a_directory_that_cannot_be_read(site: PaperSite, journal: Journal, tmp_
     site.pool("ssd", tmp_path / "ssd")
     path = image(tmp_path / "ssd" / "vda.qcow2")
     marker(path, journal=journal.identity(), inode=str(path.stat().st_ino))
-    assert orphan.find(site, journal).unsearched == ()
+    assert orphans.find(site, journal).unsearched == ()
     site.pool("gone", tmp_path / "gone")
     (tmp_path / "gone").rmdir()
-    searched = orphan.find(site, journal)
+    searched = orphans.find(site, journal)
     assert [one.path for one in searched.left] == [str(path)]
     [sentence] = searched.unsearched
     assert "gone could not be searched" in sentence
@@ -759,7 +762,7 @@ def test_marks(site: PaperSite, journal: Journal, tmp_path: Path) -> None:
     one = found(site, journal, "vm:theirs")
     assert (one.removable, one.foreign) == (False, True)
     with pytest.raises(StillInUse):
-        orphan.remove(site, journal, one)
+        orphans.remove(site, journal, one)
 
 
 # ------------------------------------------------------------ quarantine
@@ -940,8 +943,8 @@ def test_not_while_a_qemu_runs_that_libvirt_has_lost(moved: Moved) -> None:
 
 
 def test_not_while_it_cannot_be_told_whether_it_runs(moved: Moved, monkeypatch: pytest.MonkeyPatch) -> None:
-    doubt = qemurun.Remains(doubt="the host hides other users' processes (hidepid)")
-    monkeypatch.setattr(qemurun, "remains", lambda *_: doubt)
+    doubt = qemu_process.QemuPresence(doubt="the host hides other users' processes (hidepid)")
+    monkeypatch.setattr(qemu_process, "remains", lambda *_: doubt)
     with pytest.raises(NotRestorable, match="cannot be told whether web01 is off: the host hides"):
         moved.restore()
     assert moved.paths() == moved.new
@@ -956,9 +959,9 @@ def test_a_kept_image_that_cannot_be_opened(moved: Moved, tmp_path: Path) -> Non
         moved.restore()
 
 
-def _print(path: Path) -> Fingerprint:
+def _print(path: Path) -> KeptFingerprint:
     stat = path.stat()
-    return Fingerprint(stat.st_ino, stat.st_size, stat.st_mtime_ns)
+    return KeptFingerprint(stat.st_ino, stat.st_size, stat.st_mtime_ns)
 
 
 def test_purge_takes_what_has_expired(site: PaperSite, journal: Journal, tmp_path: Path) -> None:
@@ -1116,9 +1119,9 @@ def another_path(path: Path, how: str) -> Iterator[Path]:
             yield away / path.name
 
 
-def as_kept(path: Path) -> Fingerprint:
+def as_kept(path: Path) -> KeptFingerprint:
     found = path.stat()
-    return Fingerprint(found.st_ino, found.st_size, found.st_mtime_ns)
+    return KeptFingerprint(found.st_ino, found.st_size, found.st_mtime_ns)
 
 
 WAYS = pytest.mark.parametrize("how", ["hard link", "directory link", "bind mount"])
@@ -1178,20 +1181,20 @@ def test_the_survey_sees_another_vm_s_disk_by_another_path(site: PaperSite, tmp_
     with another_path(path, how) as other:
         site.define("web01", {"vda": path})
         site.define("db01", {"vda": image(tmp_path / "over.qcow2", other)})
-        everyone = domains.all_vms(site.connection)
+        everyone = domain_list.all_vms(site.connection)
         (mine,) = [vm for vm in everyone if vm.name == "web01"]
         assert survey._users(site.runner, mine, everyone, {str(path)}) == {str(path): ("db01",)}
 
 
 def test_one_file_on_two_mounts_of_a_server() -> None:
     """Each NFS mount has a device number of its own; inodes of two servers may be equal by chance."""
-    one = Seen("/a/x.raw", (1, 131), "file", 7, 1, "nfs4")
-    assert same_file(one, Seen("/b/y.raw", (2, 131), "file", 7, 1, "nfs4"))
-    assert same_file(one, Seen("/srv/x.raw", (3, 131), "file", 8, 1, "xfs")), "the server is this host itself"
-    assert not same_file(one, Seen("/b/y.raw", (2, 131), "file", 8, 1, "nfs4"))
-    assert not same_file(one, Seen("/b/x.raw", (2, 131), "file", 7, 1, "nfs4", capacity=GiB)), "another file system"
-    assert not same_file(one, Seen("/b/x.raw", (2, 132), "file", 7, 1, "nfs4"))
-    assert not same_file(Seen("/a/x", (1, 5), "file", 7, 1, "xfs"), Seen("/b/x", (2, 5), "file", 7, 1, "ext4"))
+    one = PathSeen("/a/x.raw", (1, 131), "file", 7, 1, "nfs4")
+    assert same_file(one, PathSeen("/b/y.raw", (2, 131), "file", 7, 1, "nfs4"))
+    assert same_file(one, PathSeen("/srv/x.raw", (3, 131), "file", 8, 1, "xfs")), "the server is this host itself"
+    assert not same_file(one, PathSeen("/b/y.raw", (2, 131), "file", 8, 1, "nfs4"))
+    assert not same_file(one, PathSeen("/b/x.raw", (2, 131), "file", 7, 1, "nfs4", capacity=GiB)), "another file system"
+    assert not same_file(one, PathSeen("/b/x.raw", (2, 132), "file", 7, 1, "nfs4"))
+    assert not same_file(PathSeen("/a/x", (1, 5), "file", 7, 1, "xfs"), PathSeen("/b/x", (2, 5), "file", 7, 1, "ext4"))
 
 
 def test_what_this_host_exports_by_nfs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

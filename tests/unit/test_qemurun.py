@@ -12,9 +12,9 @@ from uuid import uuid4
 
 import pytest
 
-from blockferry.images import qemuimg
-from blockferry.images.qemurun import Program, program_of
-from blockferry.images.runner import LocalRunner
+from blockferry.hosts.images import qemu_img
+from blockferry.hosts.qemu_process import QemuProgram, program_of
+from blockferry.hosts.runner import LocalRunner
 
 QEMU = shutil.which("qemu-system-x86_64") or "/usr/libexec/qemu-kvm"
 URI = "qemu:///session"
@@ -50,7 +50,7 @@ class Host:
         os.mkfifo(pipe)
         return self.start(program, "-readconfig", str(pipe), "-uuid")
 
-    def ask(self, uuid: str) -> Program:
+    def ask(self, uuid: str) -> QemuProgram:
         return program_of(self.runner, URI, "web01", uuid)
 
 
@@ -67,9 +67,9 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
 def test_a_running_qemu_tells_its_version(host: Host) -> None:
     uuid = host.start_qemu(QEMU)
     found = host.ask(uuid)
-    assert found == Program(found.version)
+    assert found == QemuProgram(found.version)
     assert found.version is not None
-    assert found.version[:2] == qemuimg.version(host.runner)[:2]
+    assert found.version[:2] == qemu_img.version(host.runner)[:2]
 
 
 def test_also_one_whose_file_is_gone(host: Host) -> None:
@@ -111,7 +111,7 @@ def test_a_program_that_does_not_tell(host: Host) -> None:
     while os.readlink(f"/proc/{process.pid}/exe") != str(copy) and time.monotonic() < until:
         time.sleep(0.01)
     found = host.ask(uuid)
-    assert found == Program(None, problem="its program does not tell it")
+    assert found == QemuProgram(None, problem="its program does not tell it")
 
 
 def test_another_s_process_and_none(host: Host) -> None:

@@ -10,27 +10,27 @@ from cli_fake import OLD, FakeService, orphan_list
 from hypothesis import given
 from hypothesis import strategies as st
 
+from blockferry.base.units import GiB
 from blockferry.cli import main
 from blockferry.cli.app import App
-from blockferry.model.inventory import Disk, DiskSource, PowerState, Vm
-from blockferry.model.plan import DiskPlan, HomeFile, HomePlan, NvramPlan, Plan
-from blockferry.model.quarantine import (
+from blockferry.hosts.inventory import Disk, DiskSource, PowerState, Vm
+from blockferry.leftovers.quarantine_rules import (
     DiskLoss,
     DiskSwap,
-    Fingerprint,
     Kept,
     KeptFile,
+    KeptFingerprint,
     Restore,
     Swap,
     beside,
     done_already,
     swap,
 )
-from blockferry.model.request import Method, SourcePolicy
-from blockferry.units import GiB
+from blockferry.storage_move.plan import DiskPlan, HomeFile, HomePlan, NvramPlan, Plan
+from blockferry.storage_move.request import Method, SourcePolicy
 
 TARGETS = ("vda", "vdb")
-PRINT = Fingerprint(7, 4096, 10**18)
+PRINT = KeptFingerprint(7, 4096, 10**18)
 
 
 def disk_plan(target: str, **changes: object) -> DiskPlan:
@@ -86,7 +86,7 @@ def rows(*paths: str) -> dict[str, Kept]:
     return {path: Kept(path, "abcd", "web01", "old", None, 1, "asked", "host", 1.0, "raw", PRINT) for path in paths}
 
 
-def all_there(plan: Plan) -> dict[str, Fingerprint | None]:
+def all_there(plan: Plan) -> dict[str, KeptFingerprint | None]:
     return {path: PRINT for disk in plan.disks for path in (disk.source, disk.dest, *disk.old_files)}
 
 
@@ -184,7 +184,7 @@ def test_the_vm_must_use_what_the_move_made(paths: dict[str, str], words: str) -
     ],
 )
 def test_the_old_files_must_be_as_they_were(
-    path: str, now: Fingerprint | None, recorded: Fingerprint | None, words: str
+    path: str, now: KeptFingerprint | None, recorded: KeptFingerprint | None, words: str
 ) -> None:
     plan = a_plan()
     kept = rows(*sources(plan).values())
@@ -235,7 +235,7 @@ def test_nothing_is_gone_back_to_unless_all_is_in_order(data: st.DataObject) -> 
     plan = a_plan()
     everything = [*sources(plan).values(), *dests(plan).values()]
     kept = rows(*data.draw(st.sets(st.sampled_from(everything))))
-    there = {path: data.draw(st.sampled_from((PRINT, None, Fingerprint(1, 1, 1)))) for path in everything}
+    there = {path: data.draw(st.sampled_from((PRINT, None, KeptFingerprint(1, 1, 1)))) for path in everything}
     paths = {target: data.draw(st.sampled_from(everything)) for target in TARGETS}
     state = data.draw(st.sampled_from(list(PowerState)))
     found = swap(plan, a_vm(paths, state=state), kept, there)

@@ -9,16 +9,16 @@ from typing import cast
 import pytest
 from decide_support import make_plan
 
-from blockferry.engine import lost as losing
-from blockferry.engine import release
-from blockferry.engine.context import Context
-from blockferry.model.inventory import PowerState
-from blockferry.model.observation import DiskView, Observation, Side
-from blockferry.model.record import Copy, Lost, Record, Stage
+from blockferry.hosts.inventory import PowerState
+from blockferry.storage_move.context import Context
+from blockferry.storage_move.destination import release
+from blockferry.storage_move.lost_vm import effects as lost_vm_effects
+from blockferry.storage_move.observation import DiskSide, DiskView, Observation
+from blockferry.storage_move.record import Copy, LostVm, Record, Stage
 
 PLAN = make_plan(1)
-OFF = DiskView("vda", None, Side.DESTINATION, config_path="/b/vda")
-RUNS = replace(OFF, live=Side.DESTINATION)
+OFF = DiskView("vda", None, DiskSide.DESTINATION, config_path="/b/vda")
+RUNS = replace(OFF, live=DiskSide.DESTINATION)
 SWITCHED = Record(switched=True, config_written=True, copies={"vda": Copy(Stage.CLEAN, 1)})
 PROVEN = replace(SWITCHED, graph_proven=True)
 COLD = replace(SWITCHED, copies={}, cold_copied={"vda": "f"})
@@ -52,6 +52,6 @@ def test_no_old_file_goes_without_the_proof_of_the_graph(view: DiskView, record:
 def test_the_last_word_of_a_qemu_that_was_lost_is_that_proof(said: dict[str, str], proven: bool) -> None:
     noted: list[Record] = []
     context = SimpleNamespace(plan=PLAN, note=noted.append, tell=lambda *_said: None)
-    record = replace(SWITCHED, switched=False, switching=True, lost=Lost(run="r", current=said))
-    losing.note_found(cast(Context, context), Observation(PowerState.OFF, True, (OFF,), record))
+    record = replace(SWITCHED, switched=False, switching=True, lost=LostVm(run="r", current=said))
+    lost_vm_effects.note_found(cast(Context, context), Observation(PowerState.OFF, True, (OFF,), record))
     assert noted[-1].graph_proven is proven

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from blockferry.engine import scratch
-from blockferry.engine.scratch import LEAST, Room
-from blockferry.errors import HostCommandFailed
-from blockferry.model.inventory import PowerState
-from blockferry.units import GiB, MiB
+from blockferry.base.errors import HostCommandFailed
+from blockferry.base.units import GiB, MiB
+from blockferry.hosts.inventory import PowerState
+from blockferry.storage_move.verify import scratch
+from blockferry.storage_move.verify.scratch import LEAST, ScratchSpace
 
 
 class Place:
@@ -23,13 +23,15 @@ class Place:
         self.state = PowerState.RUNNING
         self.reason: str | None = None
         self.resumed = 0
-        monkeypatch.setattr("blockferry.engine.scratch.files.free_bytes", lambda _runner, _place: self.free)
-        monkeypatch.setattr("blockferry.engine.scratch.time", SimpleNamespace(monotonic=lambda: self.now))
+        monkeypatch.setattr(
+            "blockferry.storage_move.verify.scratch.files.free_bytes", lambda _runner, _place: self.free
+        )
+        monkeypatch.setattr("blockferry.storage_move.verify.scratch.time", SimpleNamespace(monotonic=lambda: self.now))
         plan = SimpleNamespace(
             vm="web01", disks=[SimpleNamespace(target="vda")], scratch=lambda _: "/ssd/web01/vda.view"
         )
         context: Any = SimpleNamespace(plan=plan, control=self, runner=None)
-        self.room = Room(context)
+        self.room = ScratchSpace(context)
 
     def look(self, _targets: object) -> object:
         return SimpleNamespace(state=self.state, pause_reason=self.reason)
@@ -84,7 +86,7 @@ def test_a_look_that_fails_says_nothing(place: Place, monkeypatch: pytest.Monkey
     def fails(_runner: object, _place: object) -> int:
         raise HostCommandFailed("stat", 1, "no")
 
-    monkeypatch.setattr("blockferry.engine.scratch.files.free_bytes", fails)
+    monkeypatch.setattr("blockferry.storage_move.verify.scratch.files.free_bytes", fails)
     assert not place.lacks(GiB)
 
 

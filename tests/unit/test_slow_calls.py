@@ -6,10 +6,10 @@ import threading
 
 import pytest
 
-from blockferry.engine import slow_calls
-from blockferry.engine.slow_calls import SlowCalls
-from blockferry.errors import JournalFailed
-from blockferry.model.summary import Progress
+from blockferry.base.errors import JournalFailed
+from blockferry.hosts import slow_calls
+from blockferry.hosts.slow_calls import SlowCalls
+from blockferry.storage_move.summary import Progress
 
 
 @pytest.fixture(autouse=True)

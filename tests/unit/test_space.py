@@ -10,16 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blockferry.images import pathlooks, qemuimg
-from blockferry.images.runner import LocalRunner
-from blockferry.model import space
-from blockferry.model.facts import Facts, Measured, SmallFile
-from blockferry.model.inventory import Datastore, Disk, DiskSource, Image, PowerState, Vm
-from blockferry.model.passes import CopyProgress
-from blockferry.model.plan import DiskPlan, Plan
-from blockferry.model.precheck import precheck
-from blockferry.model.request import Method, MoveRequest, Provision
-from blockferry.units import GiB, KiB, MiB
+from blockferry.base.units import GiB, KiB, MiB
+from blockferry.hosts.helper import paths
+from blockferry.hosts.images import qemu_img
+from blockferry.hosts.inventory import Datastore, Disk, DiskSource, Image, PowerState, Vm
+from blockferry.hosts.runner import LocalRunner
+from blockferry.storage_move.facts import Facts, Measured, SmallFile
+from blockferry.storage_move.overlays.passes import CopyProgress
+from blockferry.storage_move.plan import DiskPlan, Plan
+from blockferry.storage_move.precheck import space
+from blockferry.storage_move.precheck.rules import precheck
+from blockferry.storage_move.request import Method, MoveRequest, Provision
 
 R = LocalRunner()
 TO = MoveRequest("web01", "ssd")
@@ -128,7 +129,9 @@ def test_an_overlay_needs_room_beside_the_source() -> None:
     st.integers(0, 300),
 )
 def test_newcomers_fit_or_are_told(others: list[tuple[str, int]], left: int) -> None:
-    room = space.Room({"ssd": left}, {"ssd": ("ssd", "iso")}, frozenset(), 0.0, dict.fromkeys(("ssd", "iso", "old")))
+    room = space.NeededSpace(
+        {"ssd": left}, {"ssd": ("ssd", "iso")}, frozenset(), 0.0, dict.fromkeys(("ssd", "iso", "old"))
+    )
     taken = sum(size for store, size in others if store in ("ssd", "iso"))
     promises = [space.Promise(store, size) for store, size in others]
     assert (room.overdrawn(promises) == "ssd") is (taken > left)
@@ -158,7 +161,7 @@ def test_what_is_measured_is_what_a_copy_takes(tmp_path: Path) -> None:
     assert packed.stat().st_size < MiB
     for source, kind in ((plain, "raw"), (packed, "qcow2")):
         for cluster in (64 * KiB, 4 * KiB):
-            found = qemuimg.measure(R, str(source), kind, [f"cluster_size={cluster}"])
+            found = qemu_img.measure(R, str(source), kind, [f"cluster_size={cluster}"])
             assert 11 * MiB <= found.data(64 * MiB, cluster) <= 11 * MiB + 128 * KiB  # holes are of whole blocks
             copy = tmp_path / "copy.qcow2"
             options = f"cluster_size={cluster}"
@@ -170,5 +173,5 @@ def test_what_is_measured_is_what_a_copy_takes(tmp_path: Path) -> None:
 
 
 def test_whether_files_can_have_holes(tmp_path: Path) -> None:
-    assert pathlooks.holes(R, [str(tmp_path), "/proc/no-such"]) == {str(tmp_path): True, "/proc/no-such": None}
+    assert paths.holes(R, [str(tmp_path), "/proc/no-such"]) == {str(tmp_path): True, "/proc/no-such": None}
     assert list(tmp_path.iterdir()) == []

@@ -10,7 +10,7 @@ import time
 
 from ssh_server import Server, sshd
 
-from blockferry.images.runner import SshRunner
+from blockferry.hosts.runner import SshRunner
 
 __all__ = ["sshd"]
 

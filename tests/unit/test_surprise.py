@@ -18,16 +18,16 @@ import pytest
 import sqlalchemy as sa
 from journal_support import make_plan
 
-from blockferry.config import Config
-from blockferry.engine import surprise
-from blockferry.engine.lifeline import Lifeline
-from blockferry.engine.service import Service
-from blockferry.engine.site import Site
-from blockferry.errors import JournalFailed, LeaseLost, LibvirtFailed
-from blockferry.hypervisor import connection
-from blockferry.images.process import reap
-from blockferry.journal import Journal, LeaseKeeper, Owner, database, postgresql, sqlite
-from blockferry.model.record import Record, Wanted
+from blockferry.base.config import Config
+from blockferry.base.errors import JournalFailed, LeaseLost, LibvirtFailed
+from blockferry.hosts.host import Host
+from blockferry.hosts.libvirt import connection
+from blockferry.hosts.process import reap
+from blockferry.jobs import unexpected_errors
+from blockferry.jobs.store_outage import Lifeline
+from blockferry.service import Service
+from blockferry.storage_move.record import Record, Wanted
+from blockferry.store import Journal, LeaseKeeper, Owner, database, postgresql, sqlite
 
 pytest_plugins = ("journal_plugin",)
 on_sqlite = pytest.mark.parametrize("url", ["sqlite"], indirect=True)
@@ -38,7 +38,7 @@ def test_the_lease_is_released_after_a_bug_is_counted(journal: Journal) -> None:
     """It was released before, so that the count could not be written, and such a move failed again for ever."""
     journal.add(make_plan("m1"), Record(), "{}", "admin")
     service = cast(Service, SimpleNamespace(journal=journal))
-    for count in range(1, surprise.LIMIT + 1):
+    for count in range(1, unexpected_errors.LIMIT + 1):
         lease = journal.claim("m1", Owner.here())
         with pytest.raises(KeyError), Service._parking_bugs(service, lease):
             raise KeyError("x")
@@ -69,7 +69,7 @@ def test_what_goes_wrong_right_after_the_claim_leaves_no_claim_behind(
             pass
 
     with closing(Service(replace(Config(), uri="qemu:///system", journal=url))) as service:
-        monkeypatch.setattr(service, "_site_of", lambda _one: cast(Site, Elsewhere()))
+        monkeypatch.setattr(service, "_site_of", lambda _one: cast(Host, Elsewhere()))
         with pytest.raises(type(error)):
             service.run("m1", lambda _: None, threading.Event())
     assert journal.get("m1").owner is None
@@ -96,7 +96,7 @@ def once(journal: Journal) -> str | None:
     try:
         raise KeyError("postgresql://m:s3cret@db/j")
     except KeyError as error:
-        return surprise.note(
+        return unexpected_errors.note(
             "m1", error, lambda: journal.read("m1"), lambda record: journal.write(lease, record),
             lambda kind, text: journal.event("m1", kind, text),
         )  # fmt: skip
@@ -108,14 +108,14 @@ def once(journal: Journal) -> str | None:
 def test_the_third_time_parks(journal: Journal) -> None:
     journal.add(make_plan("m1"), Record(), "{}", "admin")
     found = []
-    for _process in range(surprise.LIMIT):
+    for _process in range(unexpected_errors.LIMIT):
         found.append(once(journal))
     assert [one is None for one in found] == [True, True, False]
     assert "KeyError" in str(found[-1])
     story = [one.text for one in journal.events("m1") if one.kind == "error"]
-    assert len(story) == surprise.LIMIT
+    assert len(story) == unexpected_errors.LIMIT
     assert all("Traceback" in text and "s3cret" not in text for text in story)
-    assert journal.read("m1").unexpected == surprise.LIMIT
+    assert journal.read("m1").unexpected == unexpected_errors.LIMIT
 
 
 @on_sqlite

@@ -11,19 +11,22 @@ from typing import Any, cast
 import pytest
 from decide_support import make_plan
 
-from blockferry.engine import hanging, layering, past, switch
-from blockferry.engine.context import Context
-from blockferry.engine.loop import TRIES, Loop
-from blockferry.engine.observe import Memory, Observer
-from blockferry.errors import JournalFailed, LibvirtFailed, MoveParked
-from blockferry.model import action as act
-from blockferry.model.decide import decide
-from blockferry.model.inventory import PowerState
-from blockferry.model.observation import DiskView, Observation, Side
-from blockferry.model.record import Record
+from blockferry.base.errors import JournalFailed, LibvirtFailed, MoveParked
+from blockferry.hosts.inventory import PowerState
+from blockferry.jobs.loop import TRIES, Loop
+from blockferry.safety import destination_watchdog
+from blockferry.storage_move import actions
+from blockferry.storage_move.context import Context
+from blockferry.storage_move.decide import decide
+from blockferry.storage_move.lost_vm import past_libvirt
+from blockferry.storage_move.observation import DiskSide, DiskView, Observation
+from blockferry.storage_move.observe import Memory, Observer
+from blockferry.storage_move.overlays import effects as overlays_effects
+from blockferry.storage_move.record import Record
+from blockferry.storage_move.switch import effects as switch_effects
 
 NO_ANSWER = LibvirtFailed("suspend VM web01", "no answer", "VIR_ERR_OPERATION_TIMEOUT")
-SEEN = Observation(PowerState.RUNNING, True, (DiskView("vda", Side.SOURCE, Side.SOURCE),), Record())
+SEEN = Observation(PowerState.RUNNING, True, (DiskView("vda", DiskSide.SOURCE, DiskSide.SOURCE),), Record())
 
 
 class Vm:
@@ -50,12 +53,12 @@ class Vm:
 def test_only_a_vm_that_stood_still_before_needs_no_guard(
     monkeypatch: pytest.MonkeyPatch, answer: bool | LibvirtFailed
 ) -> None:
-    monkeypatch.setattr(hanging, "arm", lambda _context: None)
+    monkeypatch.setattr(destination_watchdog, "arm", lambda _context: None)
     noted: list[Record] = []
     vm, memory = Vm(answer), Memory()
     context = SimpleNamespace(control=vm, guard=vm, memory=memory, note=noted.append, tell=lambda *_said: None)
     try:
-        switch.suspend(cast(Context, context), act.Suspend(switch=True), SEEN)
+        switch_effects.suspend(cast(Context, context), actions.Suspend(switch=True), SEEN)
     except LibvirtFailed:
         assert answer is NO_ANSWER
     assert vm.armed is (answer is not False)
@@ -72,17 +75,19 @@ def test_what_came_of_it_is_looked_at(state: PowerState) -> None:
     )
     loop = Loop(cast(Context, context), Record, nothing, nothing, nothing, nothing, follow=nothing, began_at=0.0)
     observer = SimpleNamespace(look=lambda *_words: replace(SEEN, state=state))
-    found = loop._overtaken(cast(Observer, observer), SEEN, act.Suspend(switch=True))
+    found = loop._overtaken(cast(Observer, observer), SEEN, actions.Suspend(switch=True))
     assert found is (state is not PowerState.RUNNING)
-    assert not loop._overtaken(cast(Observer, observer), SEEN, act.Pivot(("vda",))), "the guest's time is not for looks"
+    assert not loop._overtaken(cast(Observer, observer), SEEN, actions.Pivot(("vda",))), (
+        "the guest's time is not for looks"
+    )
 
 
 @pytest.mark.parametrize(
     ("action", "remedy"),
-    [(act.Resume(), "`virsh resume web01` lets it run"), (act.LetLostRun(), ""), (act.NoteLost(), None)],
+    [(actions.Resume(), "`virsh resume web01` lets it run"), (actions.LetLostRun(), ""), (actions.SaveLost(), None)],
 )
 def test_that_a_guest_could_not_be_let_run_is_said_when_the_move_is_parked(
-    action: act.Action, remedy: str | None
+    action: actions.Action, remedy: str | None
 ) -> None:
     nothing: Any = lambda *_words: None  # noqa: E731
     context = SimpleNamespace(
@@ -141,8 +146,8 @@ def test_an_owners_pause_after_ours_is_the_owners_though_the_journal_could_not_b
 
     `ours`: whether we had suspended it; else its owner was quicker. The journal still says that the pause is ours.
     """
-    monkeypatch.setattr(hanging, "arm", lambda _context: None)
-    monkeypatch.setattr(past, "may_stand", lambda _control, _runner: False)
+    monkeypatch.setattr(destination_watchdog, "arm", lambda _context: None)
+    monkeypatch.setattr(past_libvirt, "may_stand", lambda _control, _runner: False)
     nothing: Any = lambda *_words: None  # noqa: E731
     vm = Paused(ours)
     vm.journal = journal = Away()
@@ -154,19 +159,19 @@ def test_an_owners_pause_after_ours_is_the_owners_though_the_journal_could_not_b
     loop = Loop(context, lambda: journal.record, nothing, nothing, nothing, nothing, follow=nothing, began_at=0.0)
     with contextlib.suppress(JournalFailed):
         if what == "switch":
-            switch.suspend(context, act.Suspend(switch=True), SEEN)
+            switch_effects.suspend(context, actions.Suspend(switch=True), SEEN)
         else:
-            layering._hold_for_flush(context, Record(), 1.0)
+            overlays_effects._hold_for_flush(context, Record(), 1.0)
     loop._let_run()
     assert journal.record.suspended, "the journal could not be told that it is over"
     assert vm.resumed == (1 if ours else 0)
     journal.away = False
     assert not loop._record().suspended
     stands = replace(SEEN, state=PowerState.PAUSED, record=loop._record())
-    assert not isinstance(decide(make_plan(1), stands), act.Resume)
+    assert not isinstance(decide(make_plan(1), stands), actions.Resume)
     assert not loop.read().suspended  # and so in whatever is noted next
     vm.answer = True
-    switch.suspend(context, act.Suspend(switch=True), SEEN)
+    switch_effects.suspend(context, actions.Suspend(switch=True), SEEN)
     journal.away = False
     context.memory.suspended_at = None
     assert loop._record().suspended, "another suspension of ours"

@@ -25,34 +25,35 @@ from hypothesis import strategies as st
 from test_cli import call
 from test_decide import across, copying, disk, in_step, off, seen
 
+from blockferry.base.errors import HostUnreachable
+from blockferry.base.units import GiB, MiB
 from blockferry.cli import describe
 from blockferry.cli.output import Out
-from blockferry.engine import templates
-from blockferry.engine.observe import TemplateLook
-from blockferry.engine.templates import Known
-from blockferry.errors import HostUnreachable
+from blockferry.hosts.helper import image_users
 from blockferry.hosts.helper.session import Pending
-from blockferry.images import qemuimg, users
-from blockferry.images.runner import LocalRunner
-from blockferry.journal import codec
-from blockferry.model import action as act
-from blockferry.model.decide import decide
-from blockferry.model.facts import Facts, Template
-from blockferry.model.inventory import Datastore, Disk, DiskSource, Image, PowerState, Snapshot, Vm
-from blockferry.model.observation import Side
-from blockferry.model.plan import Plan, ReusedLayer
-from blockferry.model.precheck import precheck
-from blockferry.model.record import Record
-from blockferry.model.request import Chain, MoveRequest
-from blockferry.model.space import needed
-from blockferry.units import GiB, MiB
+from blockferry.hosts.images import qemu_img
+from blockferry.hosts.inventory import Datastore, Disk, DiskSource, Image, PowerState, Snapshot, Vm
+from blockferry.hosts.runner import LocalRunner
+from blockferry.storage_move import actions
+from blockferry.storage_move.decide import decide
+from blockferry.storage_move.facts import Facts, TemplateFacts
+from blockferry.storage_move.observation import DiskSide
+from blockferry.storage_move.observe import TemplateLook
+from blockferry.storage_move.plan import Plan, ReusedLayer
+from blockferry.storage_move.precheck.rules import precheck
+from blockferry.storage_move.precheck.space import needed
+from blockferry.storage_move.record import Record
+from blockferry.storage_move.request import ChainPolicy, MoveRequest
+from blockferry.storage_move.templates import effects as templates_effects
+from blockferry.storage_move.templates.effects import KnownImages
+from blockferry.store import codec
 
 RUNNING, PAUSED, OFF = PowerState.RUNNING, PowerState.PAUSED, PowerState.OFF
 TOP, MIDDLE, GOLDEN = "/old/web01/vda.s1", "/old/web01/vda.qcow2", "/old/golden.qcow2"
 THERE = "/ssd/golden.qcow2"
 LAYER = (GOLDEN, "ssd")
 SOURCE_OF_TOP = DiskSource("file", TOP, "qcow2")
-SAME = Template(THERE, "qcow2", GiB, "", {THERE: "t"}, {GOLDEN: "g"}, 1.5)
+SAME = TemplateFacts(THERE, "qcow2", GiB, "", {THERE: "t"}, {GOLDEN: "g"}, 1.5)
 CHAIN = (Image(TOP, "qcow2", GiB, MiB), Image(MIDDLE, "qcow2", GiB, 2 * MiB), Image(GOLDEN, "qcow2", GiB, 512 * MiB))
 OTHERS = {GOLDEN: ("web02",)}
 
@@ -76,7 +77,7 @@ def facts(**more: object) -> Facts:
     return replace(found, **more)  # type: ignore[arg-type]
 
 
-def check(known: Facts, chain: Chain, template: str = "auto") -> tuple[dict[str, str], Plan | None]:
+def check(known: Facts, chain: ChainPolicy, template: str = "auto") -> tuple[dict[str, str], Plan | None]:
     found, plan = precheck(MoveRequest("web01", "ssd", chain=chain, template=template), known, "abcd")
     return {one.code: one.text for one in found}, plan
 
@@ -92,20 +93,20 @@ LAYERS, ALL = (MIDDLE,), (MIDDLE, GOLDEN)
 @pytest.mark.parametrize(
     ("chain", "more", "copied", "below", "old_files"),
     [
-        (Chain.SHARE, REUSABLE, (), MIDDLE, (TOP,)),
-        (Chain.SHARE, NOT_THERE, (), MIDDLE, (TOP,)),
-        (Chain.KEEP, NOT_THERE, LAYERS, GOLDEN, (TOP, MIDDLE)),
-        (Chain.KEEP, DIFFERENT, LAYERS, GOLDEN, (TOP, MIDDLE)),
-        (Chain.KEEP, REUSABLE, LAYERS, THERE, (TOP, MIDDLE)),
-        (Chain.KEEP, {**REUSABLE, "users": {}}, LAYERS, THERE, (TOP, MIDDLE, GOLDEN)),
-        (Chain.KEEP, {**NOT_THERE, "users": {}}, ALL, None, (TOP, MIDDLE, GOLDEN)),
-        (Chain.COPY, NOT_THERE, ALL, None, (TOP, MIDDLE)),
-        (Chain.COPY, REUSABLE, LAYERS, THERE, (TOP, MIDDLE)),
-        (Chain.FLATTEN, REUSABLE, (), None, (TOP, MIDDLE)),
+        (ChainPolicy.SHARE, REUSABLE, (), MIDDLE, (TOP,)),
+        (ChainPolicy.SHARE, NOT_THERE, (), MIDDLE, (TOP,)),
+        (ChainPolicy.KEEP, NOT_THERE, LAYERS, GOLDEN, (TOP, MIDDLE)),
+        (ChainPolicy.KEEP, DIFFERENT, LAYERS, GOLDEN, (TOP, MIDDLE)),
+        (ChainPolicy.KEEP, REUSABLE, LAYERS, THERE, (TOP, MIDDLE)),
+        (ChainPolicy.KEEP, {**REUSABLE, "users": {}}, LAYERS, THERE, (TOP, MIDDLE, GOLDEN)),
+        (ChainPolicy.KEEP, {**NOT_THERE, "users": {}}, ALL, None, (TOP, MIDDLE, GOLDEN)),
+        (ChainPolicy.COPY, NOT_THERE, ALL, None, (TOP, MIDDLE)),
+        (ChainPolicy.COPY, REUSABLE, LAYERS, THERE, (TOP, MIDDLE)),
+        (ChainPolicy.FLATTEN, REUSABLE, (), None, (TOP, MIDDLE)),
     ],
 )
 def test_what_becomes_of_each_layer(
-    chain: Chain, more: dict[str, object], copied: tuple[str, ...], below: str | None, old_files: tuple[str, ...]
+    chain: ChainPolicy, more: dict[str, object], copied: tuple[str, ...], below: str | None, old_files: tuple[str, ...]
 ) -> None:
     codes, plan = check(facts(**more), chain)
     assert plan is not None, codes
@@ -114,7 +115,7 @@ def test_what_becomes_of_each_layer(
     assert (one.stays_below[0] if one.stays_below else None) == below
     assert one.old_files == old_files
     assert THERE not in (one.dest, *(layer.dest for layer in one.layers)) or more.get("existing") == frozenset()
-    assert one.shallow is (chain is not Chain.FLATTEN)
+    assert one.shallow is (chain is not ChainPolicy.FLATTEN)
     reused = below == THERE
     assert (one.reused is not None) is reused
     assert ("TEMPLATE_REUSED" in codes) is reused
@@ -124,7 +125,7 @@ def test_what_becomes_of_each_layer(
 
 
 def test_a_reused_layer_is_neither_copied_nor_counted() -> None:
-    codes, plan = check(facts(**REUSABLE), Chain.COPY)
+    codes, plan = check(facts(**REUSABLE), ChainPolicy.COPY)
     assert plan is not None
     one = plan.disks[0]
     assert one.reused is not None
@@ -133,12 +134,12 @@ def test_a_reused_layer_is_neither_copied_nor_counted() -> None:
     assert needed(one) < 5 * MiB
     assert "512 MiB need not be copied" in codes["TEMPLATE_REUSED"]
     assert "compared in 1.5 s" in codes["TEMPLATE_REUSED"]
-    known, _ = check(facts(templates={LAYER: replace(SAME, known=True, seconds=0.0)}), Chain.COPY)
+    known, _ = check(facts(templates={LAYER: replace(SAME, known=True, seconds=0.0)}), ChainPolicy.COPY)
     assert "known" in known["TEMPLATE_REUSED"]
 
 
 def test_what_is_there_and_not_the_same_is_never_overwritten() -> None:
-    codes, plan = check(facts(**DIFFERENT), Chain.COPY)
+    codes, plan = check(facts(**DIFFERENT), ChainPolicy.COPY)
     assert plan is not None
     assert "NAME_TAKEN" in codes
     assert plan.disks[0].layers[0].dest not in facts(**DIFFERENT).existing
@@ -161,7 +162,7 @@ def test_what_is_there_and_not_the_same_is_never_overwritten() -> None:
     ],
 )
 def test_what_the_user_says_of_templates(more: dict[str, object], template: str, code: str | None) -> None:
-    codes, plan = check(facts(**more), Chain.KEEP, template)
+    codes, plan = check(facts(**more), ChainPolicy.KEEP, template)
     assert {one for one in codes if one.startswith("TEMPLATE")} >= ({code} if code else set())
     assert (plan is None) == (code == "TEMPLATE_UNUSABLE")
     if plan is not None:
@@ -169,15 +170,19 @@ def test_what_the_user_says_of_templates(more: dict[str, object], template: str,
 
 
 @given(
-    chain=st.sampled_from(Chain),
+    chain=st.sampled_from(ChainPolicy),
     users=st.sets(st.sampled_from([MIDDLE, GOLDEN])),
     there=st.sets(st.sampled_from([MIDDLE, GOLDEN])),
     fit=st.booleans(),
 )
-def test_no_layer_is_lost_and_none_of_others_goes(chain: Chain, users: set[str], there: set[str], fit: bool) -> None:
+def test_no_layer_is_lost_and_none_of_others_goes(
+    chain: ChainPolicy, users: set[str], there: set[str], fit: bool
+) -> None:
     """Whatever the layers are: below the new top stands the whole chain, each layer copied, reused or as it is."""
     found = {
-        (path, "ssd"): Template(f"/ssd/{Path(path).name}", "qcow2", GiB, "" if fit else "no", {"t": "1"}, {path: "1"})
+        (path, "ssd"): TemplateFacts(
+            f"/ssd/{Path(path).name}", "qcow2", GiB, "" if fit else "no", {"t": "1"}, {path: "1"}
+        )
         for path in there
     }
     known = facts(templates=found, users=dict.fromkeys(users, ("web02",)), existing=frozenset())
@@ -185,7 +190,7 @@ def test_no_layer_is_lost_and_none_of_others_goes(chain: Chain, users: set[str],
     assert plan is not None
     one = plan.disks[0]
     assert not users & set(one.old_files)
-    if chain is Chain.FLATTEN:
+    if chain is ChainPolicy.FLATTEN:
         assert one.backing is None
         return
     copied = [layer.source for layer in one.layers]
@@ -199,7 +204,7 @@ def test_no_layer_is_lost_and_none_of_others_goes(chain: Chain, users: set[str],
     else:
         assert one.stays_below == ((rest[0], "qcow2") if rest else None)
         assert not set(rest) & set(one.old_files)
-        assert not (fit and chain is Chain.COPY and there)
+        assert not (fit and chain is ChainPolicy.COPY and there)
 
 
 def several(stores: tuple[str, ...], **more: object) -> tuple[dict[str, str], Plan | None]:
@@ -214,7 +219,7 @@ def several(stores: tuple[str, ...], **more: object) -> tuple[dict[str, str], Pl
     san = Datastore("san", "u3", "dir", True, "/san", 100 * GiB, 50 * GiB)
     known = replace(known, vm=replace(known.vm, disks=tuple(disks)), datastores=(*known.datastores, san))
     where = {disk.target: store for disk, store in zip(disks, stores, strict=True)}
-    found, plan = precheck(MoveRequest("web01", None, where, home="ssd", chain=Chain.COPY), known, "abcd")
+    found, plan = precheck(MoveRequest("web01", None, where, home="ssd", chain=ChainPolicy.COPY), known, "abcd")
     return {one.code: one.text for one in found}, plan
 
 
@@ -274,15 +279,15 @@ def now(view: object) -> object:
 @pytest.mark.parametrize(
     ("state", "views", "record", "expected"),
     [
-        (RUNNING, (now(disk()), disk("vdb")), None, act.Fail),
-        (RUNNING, (copying(), now(copying("vdb"))), None, act.Fail),
-        (PAUSED, (now(in_step()), in_step("vdb")), None, act.Fail),
-        (OFF, (now(off()), off("vdb")), None, act.Fail),
-        (RUNNING, (across(), now(in_step("vdb"))), None, act.Fail),
-        (RUNNING, (now(across()), now(in_step("vdb"))), None, act.Park),
-        (RUNNING, (now(across()), in_step("vdb")), HALF_BACK, act.Park),
-        (RUNNING, (across(), now(in_step("vdb"))), HALF_BACK, act.AbortCopy),
-        (RUNNING, (now(copying()), copying("vdb")), HALF_BACK, act.AbortCopy),
+        (RUNNING, (now(disk()), disk("vdb")), None, actions.Fail),
+        (RUNNING, (copying(), now(copying("vdb"))), None, actions.Fail),
+        (PAUSED, (now(in_step()), in_step("vdb")), None, actions.Fail),
+        (OFF, (now(off()), off("vdb")), None, actions.Fail),
+        (RUNNING, (across(), now(in_step("vdb"))), None, actions.Fail),
+        (RUNNING, (now(across()), now(in_step("vdb"))), None, actions.Park),
+        (RUNNING, (now(across()), in_step("vdb")), HALF_BACK, actions.Park),
+        (RUNNING, (across(), now(in_step("vdb"))), HALF_BACK, actions.AbortCopy),
+        (RUNNING, (now(copying()), copying("vdb")), HALF_BACK, actions.AbortCopy),
     ],
 )
 def test_a_changed_template(
@@ -296,7 +301,7 @@ def test_a_changed_template(
 def test_a_changed_template_never_holds_the_guest() -> None:
     ours = Record(marked=True, home_copied=True, created=("/b/vda",), suspended=True, switching=True)
     views = (now(across()), now(in_step("vdb")))
-    assert decide(TWO, seen(PAUSED, *views, record=ours)) == act.Resume()  # type: ignore[arg-type]
+    assert decide(TWO, seen(PAUSED, *views, record=ours)) == actions.Resume()  # type: ignore[arg-type]
 
 
 @given(
@@ -308,7 +313,7 @@ def test_a_changed_template_never_holds_the_guest() -> None:
     jobs=st.booleans(),
 )
 def test_no_disk_goes_onto_a_changed_template_and_none_is_copied_back_from_it(
-    sides: tuple[Side, Side],
+    sides: tuple[DiskSide, DiskSide],
     marks: tuple[bool, bool],
     state: PowerState,
     failure: str | None,
@@ -324,11 +329,11 @@ def test_no_disk_goes_onto_a_changed_template_and_none_is_copied_back_from_it(
     )
     action = decide(TWO, seen(state, *views, record=record))
     by_target = {view.target: view for view in views}
-    if isinstance(action, act.Pivot):
+    if isinstance(action, actions.Pivot):
         assert not any(by_target[target].template_changed for target in action.targets), action
-    if isinstance(action, act.StartCopy):
+    if isinstance(action, actions.StartCopy):
         assert not by_target[action.target].template_changed, action
-    if isinstance(action, act.WriteConfig) and SOURCE in sides:
+    if isinstance(action, actions.WriteConfig) and SOURCE in sides:
         assert not any(view.template_changed for view in views if view.side is SOURCE), action
 
 
@@ -336,13 +341,13 @@ def test_no_disk_goes_onto_a_changed_template_and_none_is_copied_back_from_it(
 
 RUNNER = LocalRunner()
 SIZE = 4 * MiB
-NOTHING = Known()
+NOTHING = KnownImages()
 root = pytest.mark.skipif(os.geteuid() != 0, reason="who may not see all processes can prove nothing")
 
 
 def image(path: Path, format: str = "qcow2", seed: int = 1, size: int = SIZE, backing: Path | None = None) -> Path:
     below = None if backing is None else (str(backing), "qcow2")
-    qemuimg.create(RUNNER, str(path), format, size, backing=below)
+    qemu_img.create(RUNNER, str(path), format, size, backing=below)
     for number in range(4):
         words = f"write -P {random.Random(seed * 10 + number).randrange(1, 255)} {number * MiB} 128k"
         subprocess.run(["qemu-io", "-f", format, "-c", words, str(path)], check=True, stdout=subprocess.DEVNULL)
@@ -352,14 +357,14 @@ def image(path: Path, format: str = "qcow2", seed: int = 1, size: int = SIZE, ba
 def chain_of(path: Path, format: str = "qcow2") -> tuple[Image, ...]:
     return tuple(
         Image(one.path, one.format, one.virtual_size, one.allocation, parts=one.parts)
-        for one in qemuimg.chain(RUNNER, str(path), format)
+        for one in qemu_img.chain(RUNNER, str(path), format)
     )
 
 
 def look(
-    one: Path, other: Path, vms: tuple[Vm, ...] = (), known: Known = NOTHING, format: str = "qcow2"
-) -> Template | None:
-    return templates.find(RUNNER, chain_of(one, format), str(other), vms, lambda: known)
+    one: Path, other: Path, vms: tuple[Vm, ...] = (), known: KnownImages = NOTHING, format: str = "qcow2"
+) -> TemplateFacts | None:
+    return templates_effects.find(RUNNER, chain_of(one, format), str(other), vms, lambda: known)
 
 
 @pytest.fixture
@@ -381,7 +386,7 @@ def test_the_same_content_is_found_and_then_known(pair: tuple[Path, Path]) -> No
     assert (found.problem, found.known) == ("", False)
     assert set(found.prints) == {str(other)}
     assert set(found.source_prints) == {str(one)}
-    known = Known({templates._pair(found.prints, found.source_prints)})
+    known = KnownImages({templates_effects._pair(found.prints, found.source_prints)})
     again = look(one, other, known=known)
     assert again is not None
     assert (again.problem, again.known) == ("", True)
@@ -398,21 +403,21 @@ def test_what_was_compared_a_moment_ago_is_not_compared_again(pair: tuple[Path, 
     found = look(one, other)
     assert found is not None
     same = replace(found, seconds=1234.5)
-    again = look(one, other, known=Known(just=templates.compared([same])))
+    again = look(one, other, known=KnownImages(just=templates_effects.compared([same])))
     assert again == same
     differs = replace(found, problem="it reads differently")
-    again = look(one, other, known=Known(just=templates.compared([differs])))
+    again = look(one, other, known=KnownImages(just=templates_effects.compared([differs])))
     assert again == differs
     os.utime(other, ns=(0, other.stat().st_mtime_ns + 1))
-    again = look(one, other, known=Known(just=templates.compared([differs])))
+    again = look(one, other, known=KnownImages(just=templates_effects.compared([differs])))
     assert again is not None
     assert (again.problem, again.seconds < 1000) == ("", True)
 
 
 def test_a_long_comparison_is_told_of(pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    monkeypatch.setattr(templates, "TELL_AFTER_S", 0.0)
-    templates.find(RUNNER, chain_of(pair[0]), str(pair[1]), (), lambda: NOTHING, said.append)
+    monkeypatch.setattr(templates_effects, "TELL_AFTER_S", 0.0)
+    templates_effects.find(RUNNER, chain_of(pair[0]), str(pair[1]), (), lambda: NOTHING, said.append)
     assert len(said) == 1
     assert said[0].startswith(f"comparing the layer {pair[0]} with {pair[1]}: ")
     assert "of 4.0 MiB" in said[0]
@@ -551,7 +556,7 @@ def test_who_stands_on_the_layer_itself_has_nothing_to_reuse(tmp_path: Path) -> 
     below = image(tmp_path / "below.qcow2")
     hard_link, overlay = tmp_path / "link.qcow2", tmp_path / "overlay.qcow2"
     hard_link.hardlink_to(below)
-    qemuimg.create(RUNNER, str(overlay), "qcow2", SIZE, backing=(str(below), "qcow2"))
+    qemu_img.create(RUNNER, str(overlay), "qcow2", SIZE, backing=(str(below), "qcow2"))
     for other in (hard_link, overlay):
         found = look(below, other)
         assert found is not None
@@ -585,7 +590,7 @@ def test_what_somebody_makes_or_writes_is_no_template(pair: tuple[Path, Path], w
     if why == "marker":
         Path(f"{other}.blockferry").write_text("{}")
     if why in ("busy", "marker"):
-        found = look(one, other, known=Known(busy=busy))
+        found = look(one, other, known=KnownImages(busy=busy))
     else:
         mode = "r+b" if why == "writer" else "rb"
         program = f"f = open({str(other)!r}, {mode!r}); print('open', flush=True); input()"
@@ -615,7 +620,7 @@ def test_a_qemu_that_reads_is_told_from_one_that_writes(pair: tuple[Path, Path])
             process.stdin.write("length\n")
             process.stdin.flush()
             assert "MiB" in process.stdout.readline()
-            assert bool(users.writer(RUNNER, str(pair[1]))) is expected
+            assert bool(image_users.writer(RUNNER, str(pair[1]))) is expected
             process.communicate("q\n")
 
 

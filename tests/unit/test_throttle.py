@@ -13,25 +13,25 @@ import msgspec
 import pytest
 from test_decide import ONE, RUNNING, begun, copying, seen, stages
 
-from blockferry.engine import guard, throttle
-from blockferry.engine import loop as looping
-from blockferry.engine.context import Context
-from blockferry.engine.guard import Guard
-from blockferry.engine.loop import Loop
-from blockferry.engine.observe import Memory
-from blockferry.errors import HostUnreachable, JournalFailed, LibvirtFailed
-from blockferry.hypervisor.control import Control
-from blockferry.model import action as act
-from blockferry.model import throttling
-from blockferry.model.convergence import Divergence
-from blockferry.model.decide import decide
-from blockferry.model.inventory import JobInfo, PowerState
-from blockferry.model.latency import Counters
-from blockferry.model.observation import DiskView, Job, Observation, Side
-from blockferry.model.record import Record, Stage, Throttle
-from blockferry.model.request import IfNotConverging
-from blockferry.model.throttling import LEAST, limited
-from blockferry.units import MiB
+from blockferry.base.errors import HostUnreachable, JournalFailed, LibvirtFailed
+from blockferry.base.units import MiB
+from blockferry.hosts.inventory import JobInfo, PowerState
+from blockferry.hosts.libvirt.domain import Control
+from blockferry.jobs import loop as jobs_loop
+from blockferry.jobs.loop import Loop
+from blockferry.safety import guard
+from blockferry.safety.guard import Guard
+from blockferry.storage_move import actions
+from blockferry.storage_move.context import Context
+from blockferry.storage_move.decide import decide
+from blockferry.storage_move.observation import DiskSide, DiskView, Job, Observation
+from blockferry.storage_move.observe import Memory
+from blockferry.storage_move.overlays.convergence import Divergence
+from blockferry.storage_move.pace import throttle, throttle_rules
+from blockferry.storage_move.pace.latency import Counters
+from blockferry.storage_move.pace.throttle_rules import LEAST, limited
+from blockferry.storage_move.record import Record, Stage, Throttle
+from blockferry.storage_move.request import IfNotConverging
 
 Limits = dict[str, int | str]
 
@@ -143,8 +143,8 @@ def test_never_more_than_the_owner_allows_nothing_that_is_refused_and_all_of_it_
     noted = Throttle(1000, 1, before)
     host.set_limits("vda", limited(before, 1000))
     assert {name: value for name, value in host.limits("vda").items() if value} == expected
-    assert throttling.standing(noted, host.limits("vda")) is throttling.Standing.OURS
-    host.set_limits("vda", throttling.own(before))
+    assert throttle_rules.standing(noted, host.limits("vda")) is throttle_rules.LimitOwner.OURS
+    host.set_limits("vda", throttle_rules.own(before))
     assert host.limits("vda") == before
 
 
@@ -181,7 +181,7 @@ class Move:
     @property
     def seen(self) -> Observation:
         disks = tuple(
-            DiskView(one, Side.SOURCE, Side.SOURCE, Job.OURS, info=JobInfo(1, 2, 0)) for one in self.host.disks
+            DiskView(one, DiskSide.SOURCE, DiskSide.SOURCE, Job.OURS, info=JobInfo(1, 2, 0)) for one in self.host.disks
         )
         return Observation(
             PowerState.RUNNING, persistent=True, disks=disks, record=self.record, incarnation=self.host.incarnation
@@ -198,7 +198,7 @@ class Move:
         if target not in self.context.memory.written:
             now = time.monotonic() - 4
             self.wrote((4.0, int(now * self.host.rate)))
-        throttle.throttle(self.context, act.ThrottleGuest(target, share, "it is outrun", least), self.seen)
+        throttle.throttle(self.context, actions.ThrottleGuest(target, share, "it is outrun", least), self.seen)
         return self
 
     def look_after(self) -> list[str]:
@@ -273,7 +273,7 @@ def test_a_guest_runs_free_while_the_journal_is_away_and_is_slowed_again_after_i
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It stayed slowed for as long as that lasted. libvirt's first answer fails here."""
-    monkeypatch.setattr(looping, "JOURNAL_S", 0.001)
+    monkeypatch.setattr(jobs_loop, "JOURNAL_S", 0.001)
     host = Host.with_disks(vda={"write_bytes_sec": 80 * MiB}, vdb=GROUP, vdc=GROUP)
     before = {target: host.limits(target) for target in host.disks}
     move = Move(host).slow("vda").slow("vdb").slow("vdc")
@@ -430,7 +430,7 @@ def test_the_least_of_a_first_step_is_what_no_copy_is_outrun_by() -> None:
         diverging=(Divergence("vda", 640 * MiB, 320 * MiB, sure=True),),
     )  # fmt: skip
     action = decide(replace(ONE, if_not_converging=IfNotConverging.THROTTLE), outrun)
-    assert isinstance(action, act.ThrottleGuest)
+    assert isinstance(action, actions.ThrottleGuest)
     assert (action.share, action.least) == (0.25, 10 * MiB)
 
 

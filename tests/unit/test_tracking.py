@@ -12,16 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_cli import call
 
-from blockferry.hypervisor import checkpoints
-from blockferry.model import tracking
-from blockferry.model.inventory import Disk, DiskSource, Image, PowerState
-from blockferry.model.tracking import Area, Note, NotedDisk, Point, Present
-from blockferry.units import MiB
+from blockferry.base.units import MiB
+from blockferry.hosts.inventory import Disk, DiskSource, Image, PowerState
+from blockferry.hosts.libvirt import checkpoints
+from blockferry.tracking import rules as tracking_rules
+from blockferry.tracking.rules import ChangedArea, NotedDisk, Point, PointNote, Present
 
 VDA = NotedDisk("vda", "/old/vda.qcow2", "2", 64 * MiB)
 VDB = NotedDisk("vdb", "/old/vdb.qcow2", "1", 32 * MiB)
 NOW = Present(PowerState.RUNNING, "boot/66/4192963", (VDA, VDB))
-NOTE = Note("boot/66/4192963", (VDA,))
+NOTE = PointNote("boot/66/4192963", (VDA,))
 POINT = Point("p1", 1_790_000_000.0, ("vda",), NOTE, {"vda": 65536})
 
 
@@ -30,8 +30,8 @@ def with_vda(**changes: object) -> Present:
 
 
 def test_nothing_has_come_between() -> None:
-    assert tracking.lost(POINT, NOW, "vda") is None
-    assert tracking.status(POINT, NOW).good
+    assert tracking_rules.lost(POINT, NOW, "vda") is None
+    assert tracking_rules.status(POINT, NOW).good
 
 
 LOSSES = {
@@ -46,7 +46,7 @@ LOSSES = {
     "no such disk": (POINT, replace(NOW, disks=(VDB,)), "no such disk any more"),
     "no bitmap": (replace(POINT, bitmaps={"vda": None}), NOW, "bitmap is gone"),
     "somebody else's": (replace(POINT, note=None), NOW, "somebody else made"),
-    "a disk that was not covered": (replace(POINT, note=Note(NOTE.run, (VDB,))), NOW, "does not cover"),
+    "a disk that was not covered": (replace(POINT, note=PointNote(NOTE.run, (VDB,))), NOW, "does not cover"),
 }
 VOUCHED_FOR = {"another QEMU", "the same number after a reboot of the host", "a QEMU that cannot be told from others"}
 
@@ -54,12 +54,12 @@ VOUCHED_FOR = {"another QEMU", "the same number after a reboot of the host", "a 
 @pytest.mark.parametrize("what", LOSSES)
 def test_a_loss_is_noticed(what: str) -> None:
     point, now, words = LOSSES[what]
-    why = tracking.lost(point, now, "vda")
+    why = tracking_rules.lost(point, now, "vda")
     assert why is not None
     assert words in why
-    assert not tracking.status(point, now).good
+    assert not tracking_rules.status(point, now).good
     # The user can vouch for the time off, for nothing else.
-    vouched = tracking.lost(point, now, "vda", power_cycles=True)
+    vouched = tracking_rules.lost(point, now, "vda", power_cycles=True)
     assert (vouched is None) == (what in VOUCHED_FOR)
 
 
@@ -83,12 +83,12 @@ def test_a_loss_is_noticed(what: str) -> None:
 )
 def test_only_what_is_as_it_was_is_vouched_for(now: Present) -> None:
     same = now.run == NOTE.run and now.disk("vda") == VDA
-    assert (tracking.lost(POINT, now, "vda") is None) == same
+    assert (tracking_rules.lost(POINT, now, "vda") is None) == same
 
 
 def test_a_vm_that_is_off_is_not_vouched_for() -> None:
     off = Present(PowerState.OFF, None, ())
-    found = tracking.status(replace(POINT, bitmaps={}), off)
+    found = tracking_rules.status(replace(POINT, bitmaps={}), off)
     assert not found.good
     assert "off" in found.disks[0].why
 
@@ -108,31 +108,31 @@ def test_a_vm_that_is_off_is_not_vouched_for() -> None:
 )
 def test_which_disks_can_be_tracked(disk: dict[str, object], top: Image | None, words: str | None) -> None:
     one = Disk("vda", "disk", "virtio", DiskSource("file", "/old/vda.qcow2", "qcow2"), None)
-    why = tracking.untrackable(replace(one, **disk), top)  # type: ignore[arg-type]
+    why = tracking_rules.untrackable(replace(one, **disk), top)  # type: ignore[arg-type]
     assert (why is None) == (words is None)
     assert words is None or words in (why or "")
 
 
 def test_a_note_needs_a_process_and_every_disk() -> None:
-    assert tracking.note(NOW, ("vda",), 5.5) == replace(NOTE, at=5.5)
-    assert tracking.note(replace(NOW, run=None), ("vda",), 5.5) is None
-    assert tracking.note(NOW, ("vda", "vdc"), 5.5) is None
+    assert tracking_rules.note(NOW, ("vda",), 5.5) == replace(NOTE, at=5.5)
+    assert tracking_rules.note(replace(NOW, run=None), ("vda",), 5.5) is None
+    assert tracking_rules.note(NOW, ("vda", "vdc"), 5.5) is None
 
 
 def test_the_oldest_of_ours_go() -> None:
     points = [replace(POINT, id=str(at), note=replace(NOTE, at=1e9 + at / 10)) for at in (3, 1, 2)]
     theirs = replace(POINT, id="0", created=0.0, note=None)
-    assert [one.id for one in tracking.surplus([*points, theirs], 1, "3")] == ["1", "2"]
-    assert tracking.surplus([*points, theirs], 3, "3") == ()
+    assert [one.id for one in tracking_rules.surplus([*points, theirs], 1, "3")] == ["1", "2"]
+    assert tracking_rules.surplus([*points, theirs], 3, "3") == ()
     # The new one stays also if the clock was set back.
-    assert [one.id for one in tracking.surplus([*points, theirs], 1, "1")] == ["2", "3"]
+    assert [one.id for one in tracking_rules.surplus([*points, theirs], 1, "1")] == ["2", "3"]
 
 
 def test_areas_are_joined_and_end_with_the_disk() -> None:
     extents = [(0, 65536, True), (65536, 65536, True), (131072, 65536, False), (196608, 65536, True)]
-    assert tracking.areas(extents, 200000) == (Area(0, 131072), Area(196608, 3392))
-    assert tracking.areas([(0, 65536, False)], 65536) == ()
-    assert tracking.areas([], 0) == ()
+    assert tracking_rules.areas(extents, 200000) == (ChangedArea(0, 131072), ChangedArea(196608, 3392))
+    assert tracking_rules.areas([(0, 65536, False)], 65536) == ()
+    assert tracking_rules.areas([], 0) == ()
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_areas_are_joined_and_end_with_the_disk() -> None:
 )
 def test_a_bitmap_that_was_not_read_whole_is_no_answer(extents: list[tuple[int, int, bool]]) -> None:
     with pytest.raises(ValueError, match="the bitmap was read"):
-        tracking.areas(extents, 131072)
+        tracking_rules.areas(extents, 131072)
 
 
 @given(st.lists(st.tuples(st.integers(1, 9), st.booleans()), min_size=1), st.integers(0, 4))
@@ -158,7 +158,7 @@ def test_every_changed_byte_is_in_one_area(pieces: list[tuple[int, bool]], over:
         extents.append((at, length, changed))
         at += length
     size = max(0, at - over)
-    found = tracking.areas(extents, size)
+    found = tracking_rules.areas(extents, size)
     told = [byte for one in found for byte in range(one.start, one.start + one.length)]
     assert told == [byte for start, n, changed in extents if changed for byte in range(start, start + n) if byte < size]
     assert all(a.start + a.length < b.start for a, b in itertools.pairwise(found))

@@ -10,18 +10,18 @@ import msgspec
 import pytest
 from test_cli import call
 
-from blockferry.config import Config
-from blockferry.errors import ConfigInvalid
-from blockferry.hypervisor import domainxml
-from blockferry.model.facts import Facts
-from blockferry.model.finding import Severity
-from blockferry.model.inventory import Datastore, Disk, DiskSource, Image, PowerState, Vm
-from blockferry.model.plan import Plan
-from blockferry.model.precheck import precheck
-from blockferry.model.record import Record
-from blockferry.model.request import MoveRequest, Trim
-from blockferry.model.summary import Report
-from blockferry.units import GiB, MiB
+from blockferry.base.config import Config
+from blockferry.base.errors import ConfigInvalid
+from blockferry.base.units import GiB, MiB
+from blockferry.hosts.inventory import Datastore, Disk, DiskSource, Image, PowerState, Vm
+from blockferry.hosts.libvirt import domain_xml
+from blockferry.storage_move.facts import Facts
+from blockferry.storage_move.plan import Plan
+from blockferry.storage_move.precheck.finding import Severity
+from blockferry.storage_move.precheck.rules import precheck
+from blockferry.storage_move.record import Record
+from blockferry.storage_move.request import MoveRequest, Trim
+from blockferry.storage_move.summary import Report
 
 STORE = Datastore("ssd", "u", "dir", True, "/ssd", 100 * GiB, 100 * GiB)
 
@@ -86,7 +86,7 @@ def test_a_disk_that_ignores_discards_is_named() -> None:
 
 def test_what_libvirt_says_of_an_agent() -> None:
     def agent(channel: str) -> str | None:
-        return domainxml.parse(f"<domain><name>a</name><devices>{channel}</devices></domain>").agent
+        return domain_xml.parse(f"<domain><name>a</name><devices>{channel}</devices></domain>").agent
 
     name = "type='virtio' name='org.qemu.guest_agent.0'"
     assert agent("") is None

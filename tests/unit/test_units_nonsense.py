@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from blockferry import units
+from blockferry.base import units
 
 
 @pytest.mark.parametrize("text", ["100Mbps", "1Gb/s", "100Mbit/s", "100MBit", "100mb/s", "8b"])

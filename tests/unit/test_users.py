@@ -17,12 +17,13 @@ from typing import Any
 
 import pytest
 
-from blockferry.engine import layering, proof
-from blockferry.errors import HostCommandFailed, ImageUnreadable, StillInUse
+from blockferry.base.errors import HostCommandFailed, ImageUnreadable, StillInUse
+from blockferry.base.units import MiB
+from blockferry.hosts.helper import image_users
 from blockferry.hosts.helper.program import user_calls
-from blockferry.images import users
-from blockferry.images.runner import LocalRunner
-from blockferry.units import MiB
+from blockferry.hosts.runner import LocalRunner
+from blockferry.safety import proof
+from blockferry.storage_move.overlays import effects as overlays_effects
 
 R = LocalRunner("qemu:///system")
 root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -70,7 +71,7 @@ def test_a_qemu_whose_process_has_another_name(path: Path, tmp_path: Path) -> No
     with subprocess.Popen(argv) as process:
         try:
             until = time.monotonic() + 60
-            while not (found := users.writing_qemus(R, [str(path)])) and time.monotonic() < until:
+            while not (found := image_users.writing_qemus(R, [str(path)])) and time.monotonic() < until:
                 assert process.poll() is None
                 time.sleep(0.05)
             assert found == ((process.pid, str(path)),)
@@ -122,9 +123,9 @@ def test_a_loop_device_by_another_name(path: Path, by: str) -> None:
     other = path.with_name("other.raw")
     with loop_device(path):
         path.rename(other) if by == "renamed" else os.link(path, other)
-        assert users.users_of(R, str(other)).any
-        assert users.writer(R, str(other)).startswith("loop device /dev/loop")
-    assert not users.users_of(R, str(other)).any
+        assert image_users.users_of(R, str(other)).any
+        assert image_users.writer(R, str(other)).startswith("loop device /dev/loop")
+    assert not image_users.users_of(R, str(other)).any
 
 
 @root
@@ -136,7 +137,7 @@ def test_a_swap_file(path: Path) -> None:
     if done.returncode != 0:
         pytest.skip(f"this machine cannot swap there: {done.stderr}")
     try:
-        assert users.users_of(R, str(path)).any
+        assert image_users.users_of(R, str(path)).any
     finally:
         sh("swapoff", path)
 
@@ -149,10 +150,10 @@ def test_a_file_that_is_mapped_and_closed(path: Path) -> None:
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "mapped\n"
-        assert process.pid in {pid for pid, _ in users.users_of(R, str(path)).openers}
-        assert f"({process.pid})" in users.writer(R, str(path))
+        assert process.pid in {pid for pid, _ in image_users.users_of(R, str(path)).openers}
+        assert f"({process.pid})" in image_users.writer(R, str(path))
         process.communicate("\n")
-    assert not users.users_of(R, str(path)).any
+    assert not image_users.users_of(R, str(path)).any
 
 
 @root
@@ -165,9 +166,9 @@ def test_a_file_below_an_overlay_file_system(path: Path, tmp_path: Path) -> None
         (tmp_path / name).mkdir()
     options = f"lowerdir={str(lower).replace(':', chr(92) + ':')},upperdir={tmp_path}/upper,workdir={tmp_path}/work"
     with mounted(tmp_path / "point", "-t", "overlay", "overlay", "-o", options):
-        assert users.users_of(R, str(inside)).any
-        assert users.writer(R, str(inside)) == "", "it only reads it"
-    assert not users.users_of(R, str(inside)).any
+        assert image_users.users_of(R, str(inside)).any
+        assert image_users.writer(R, str(inside)) == "", "it only reads it"
+    assert not image_users.users_of(R, str(inside)).any
 
 
 @root
@@ -176,8 +177,8 @@ def test_a_file_that_is_mounted_elsewhere(path: Path, tmp_path: Path) -> None:
     point = tmp_path / "point"
     point.touch()
     with mounted(point, "--bind", path):
-        assert users.users_of(R, str(path)).any
-    assert not users.users_of(R, str(path)).any
+        assert image_users.users_of(R, str(path)).any
+    assert not image_users.users_of(R, str(path)).any
 
 
 def tree(directory: Path, files: dict[str, str]) -> None:
@@ -290,19 +291,19 @@ class Answering(LocalRunner):
 
 def test_a_doubt_counts_as_a_user(path: Path) -> None:
     host = Answering({"doubts": ["the host's loop devices cannot be looked at (Permission denied)"]})
-    found = users.users_of(host, str(path))
+    found = image_users.users_of(host, str(path))
     assert not found.any
     assert "loop devices cannot be looked at" in found.why
-    assert users.writer(host, str(path)).startswith("somebody, as far as can be told (the host's loop devices")
+    assert image_users.writer(host, str(path)).startswith("somebody, as far as can be told (the host's loop devices")
 
 
 def test_a_file_system_that_does_not_tell_of_locks(path: Path) -> None:
     host = Answering({"file": {"locks": {"errno": 37, "opened": True}}})
-    assert users.in_use(host, str(path))
-    assert "whether a QEMU has it open cannot be looked at" in users.users_of(host, str(path)).why
-    assert users.writer(host, str(path)) == "a QEMU, here or on another host,"
+    assert image_users.in_use(host, str(path))
+    assert "whether a QEMU has it open cannot be looked at" in image_users.users_of(host, str(path)).why
+    assert image_users.writer(host, str(path)) == "a QEMU, here or on another host,"
     with pytest.raises(ImageUnreadable):
-        users.in_use(Answering({"file": {"locks": {"errno": 13, "opened": False}}}), str(path))
+        image_users.in_use(Answering({"file": {"locks": {"errno": 13, "opened": False}}}), str(path))
 
 
 # ------------------------------------------------------------ what only a part can be seen of
@@ -346,32 +347,32 @@ def lock(path: Path, *bytes_: int) -> Iterator[None]:
 def test_locks_of_an_image_that_we_may_not_open(refused: Path, bytes_: tuple[int, ...], written: bool) -> None:
     """An ordinary user's move took a VM that runs for nobody, and its image for one that can go."""
     with lock(refused, *bytes_):
-        found = users.users_of(HERE, str(refused))
+        found = image_users.users_of(HERE, str(refused))
         assert found.locked
         assert not found.locks_unseen
-        assert users.in_use(HERE, str(refused))
-        assert bool(users.writer(HERE, str(refused))) is written
+        assert image_users.in_use(HERE, str(refused))
+        assert bool(image_users.writer(HERE, str(refused))) is written
         assert proof._holders(HERE, str(refused), 0, sure=False)
     assert user_calls.LOCAL, "of a file system of this host alone, the kernel's table is all there is"
-    found = users.users_of(HERE, str(refused))
+    found = image_users.users_of(HERE, str(refused))
     assert (found.locked, found.locks_unseen) == (False, False)
     assert proof._holders(HERE, str(refused), 0, sure=False) is None
 
 
 def test_locks_that_are_not_qemu_s(refused: Path) -> None:
     with lock(refused, 0, 99, 300):
-        assert not users.users_of(HERE, str(refused)).locked
+        assert not image_users.users_of(HERE, str(refused)).locked
 
 
 def test_locks_on_other_hosts_are_not_in_the_kernel_s_table(refused: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(user_calls, "LOCAL", frozenset())
-    found = users.users_of(HERE, str(refused))
+    found = image_users.users_of(HERE, str(refused))
     assert found.locks_unseen
     assert "whether a QEMU has it open cannot be looked at" in str(proof._holders(HERE, str(refused), 0, sure=False))
     with pytest.raises(ImageUnreadable):
-        users.in_use(HERE, str(refused))
+        image_users.in_use(HERE, str(refused))
     with lock(refused, 101):
-        assert users.in_use(HERE, str(refused)), "but one that is in it is one"
+        assert image_users.in_use(HERE, str(refused)), "but one that is in it is one"
 
 
 def test_a_table_of_locks_that_changes_while_it_is_read(refused: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -382,7 +383,7 @@ def test_a_table_of_locks_that_changes_while_it_is_read(refused: Path, monkeypat
         return b"1: POSIX  ADVISORY  WRITE %d fe:00:1 0 0\n" % next(count) if name == "/proc/locks" else really(name)
 
     monkeypatch.setattr(user_calls, "read", read)
-    assert users.users_of(HERE, str(refused)).locks_unseen
+    assert image_users.users_of(HERE, str(refused)).locks_unseen
 
 
 @pytest.mark.parametrize("opened", [False, True])
@@ -392,7 +393,7 @@ def test_locks_that_could_not_be_looked_at_keep_what_we_have_made(path: Path, op
     context: Any = SimpleNamespace(runner=host)
     nothing: Any = None
     with pytest.raises(StillInUse, match="whether a QEMU has it open cannot be looked at"):
-        layering._no_longer_needed(context, nothing, nothing, str(path))
+        overlays_effects._no_longer_needed(context, nothing, nothing, str(path))
 
 
 def a_process(proc: Path, path: Path) -> None:
@@ -479,11 +480,11 @@ def test_a_process_of_which_a_part_was_seen_is_a_doubt(path: Path, monkeypatch: 
         return really(targets)._replace(unseen=1, partly=1)
 
     monkeypatch.setattr(user_calls, "processes", processes)
-    assert "only in part" in users.users_of(HERE, str(path)).why
-    assert "only in part" in users.writer(HERE, str(path))
+    assert "only in part" in image_users.users_of(HERE, str(path)).why
+    assert "only in part" in image_users.writer(HERE, str(path))
     assert "only in part" in str(proof._holders(HERE, str(path), 0, sure=True))
     with pytest.raises(HostCommandFailed):
-        users.writing_qemus(HERE, [str(path)])
+        image_users.writing_qemus(HERE, [str(path)])
 
 
 # ------------------------------------------------------------ our reading of QEMU's locks agrees with QEMU's own

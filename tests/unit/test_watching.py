@@ -15,14 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from blockferry.hosts.helper import text
+from blockferry.hosts.fencing import ANSWERING, DestinationHealth, FenceStep, Fencing, Guarded, Storage
+from blockferry.hosts.helper import text, watchdog
 from blockferry.hosts.helper.program.mount_table import Mount, mount_of, parse
 from blockferry.hosts.helper.program.watchdog import beat, users
 from blockferry.hosts.helper.program.watchdog.tables import Block
 from blockferry.hosts.helper.program.watchdog.users import Open, Table
-from blockferry.images import watching
-from blockferry.images.runner import LocalRunner
-from blockferry.model.fencing import ANSWERING, Fencing, Guarded, Silence, Step, Storage
+from blockferry.hosts.runner import LocalRunner
 
 # ---------------------------------------------------------------- who else
 
@@ -132,7 +131,7 @@ def test_the_processes_of_this_machine_can_be_listed() -> None:
 # ---------------------------------------------------------------- the program
 
 
-def place(directory: Path, *steps: Step, **more: object) -> Storage:
+def place(directory: Path, *steps: FenceStep, **more: object) -> Storage:
     values: dict[str, object] = {"steps": steps, "how": "cut", "chain": ("0:0",), **more}
     return Storage(str(directory), "0:0", str(directory), True, "a test", **values)  # type: ignore[arg-type]
 
@@ -143,13 +142,15 @@ class Watches:
     def __init__(self, directory: Path) -> None:
         self.move = f"test-{secrets.token_hex(4)}"
         self.directory = directory
-        self.heard: list[Silence] = []
-        self.all: list[watching.Watch] = []
+        self.heard: list[DestinationHealth] = []
+        self.all: list[watchdog.DestinationWatch] = []
 
-    def start(self, mode: str = "look", limit_s: float = 5.0, dest: str = "", *steps: Step) -> watching.Watch:
+    def start(
+        self, mode: str = "look", limit_s: float = 5.0, dest: str = "", *steps: FenceStep
+    ) -> watchdog.DestinationWatch:
         source = str(self.directory / "old")
         guarded = Guarded((place(self.directory, *steps, anyway=True),), ((source, dest or "/nowhere"),), ())
-        one = watching.Watch(LocalRunner(), self.move, guarded, limit_s, mode, self.heard.append)
+        one = watchdog.DestinationWatch(LocalRunner(), self.move, guarded, limit_s, mode, self.heard.append)
         self.all.append(one)
         return one
 
@@ -223,7 +224,7 @@ def test_storage_that_hangs_is_told_and_cut_off(
     send(monkeypatch, "os.fdatasync(self._file)", beat)
     cut = tmp_path / "cut"
     watches.directory = tmp_path / "directory"
-    one = watches.start("look", 2.0, "", Step("run", argv=("touch", str(cut))))
+    one = watches.start("look", 2.0, "", FenceStep("run", argv=("touch", str(cut))))
     wait(lambda: one.silence.seconds > 4, "the silence")
     assert not cut.exists()  # it only looks
     assert one.order("fence")
@@ -273,13 +274,13 @@ def test_an_answer_leaves_nothing_open(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_a_directory_that_answers_and_one_that_does_not(tmp_path: Path) -> None:
-    assert watching.answers(LocalRunner(), [str(tmp_path), str(tmp_path / "not" / "there")], 30)
-    assert not watching.answers(LocalRunner(), ["/proc"], 30)
+    assert watchdog.answers(LocalRunner(), [str(tmp_path), str(tmp_path / "not" / "there")], 30)
+    assert not watchdog.answers(LocalRunner(), ["/proc"], 30)
 
 
 def test_what_a_directory_stands_on(tmp_path: Path) -> None:
     path = str(tmp_path / "not" / "there")
-    found = watching.storages(LocalRunner(), [path], Fencing())[path]
+    found = watchdog.storages(LocalRunner(), [path], Fencing())[path]
     assert found.directory == str((tmp_path / "not" / "there").resolve())
     assert found.device == f"{os.major(os.stat(tmp_path).st_dev)}:{os.minor(os.stat(tmp_path).st_dev)}"
     assert found.mount == "/" or tmp_path.is_relative_to(found.mount)

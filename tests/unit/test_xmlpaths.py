@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from blockferry.hypervisor import domainxml, xmlpaths
-from blockferry.hypervisor.xmlpaths import Role
+from blockferry.hosts.libvirt import domain_xml, xml_paths
+from blockferry.hosts.libvirt.xml_paths import Role
 
 EVERYTHING = """\
 <domain type='kvm' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
@@ -93,7 +93,7 @@ EVERYTHING = """\
 
 def test_a_vm_that_uses_everything() -> None:
     """Each path of the example says in its second part what it is expected to be."""
-    found = xmlpaths.paths(EVERYTHING)
+    found = xml_paths.paths(EVERYTHING)
     assert {path: role.name for path, role in found.items()} == {path: path.split("/")[2] for path in found}
     expected = {word for line in EVERYTHING.splitlines() for word in line.replace("<", "'").split("'") if "/h/" in word}
     assert len(found) >= len(expected), "several on a line of QEMU's arguments"
@@ -104,19 +104,19 @@ def test_a_vm_that_uses_everything() -> None:
 
 
 def test_every_known_place_is_renamed_and_no_other() -> None:
-    found = xmlpaths.paths(EVERYTHING)
+    found = xml_paths.paths(EVERYTHING)
     new = {path: path.replace("/h/", "/new/") for path in found}
-    renamed = domainxml.rename(EVERYTHING, new)
+    renamed = domain_xml.rename(EVERYTHING, new)
     known = {path: role for path, role in found.items() if role.known}
-    assert xmlpaths.paths(renamed) == {new[path] if path in known else path: role for path, role in found.items()}
-    left = xmlpaths.unrenamed(xmlpaths.parse(renamed), new)
+    assert xml_paths.paths(renamed) == {new[path] if path in known else path: role for path, role in found.items()}
+    left = xml_paths.unrenamed(xml_paths.parse(renamed), new)
     assert {name.path for name in left} == set(found) - set(known), "a caller can see what still names the old path"
-    back = domainxml.rename(renamed, {new[path]: path for path in known})
-    assert domainxml.rename(back, {}) == domainxml.rename(EVERYTHING, {}).replace(" /h/INITRD/i ", "/h/INITRD/i")
+    back = domain_xml.rename(renamed, {new[path]: path for path in known})
+    assert domain_xml.rename(back, {}) == domain_xml.rename(EVERYTHING, {}).replace(" /h/INITRD/i ", "/h/INITRD/i")
 
 
 def test_volumes() -> None:
-    found = [(one.pool, one.volume) for one in xmlpaths.volumes(xmlpaths.parse(EVERYTHING))]
+    found = [(one.pool, one.volume) for one in xml_paths.volumes(xml_paths.parse(EVERYTHING))]
     assert found == [("p", "v.qcow2"), ("p", "v2")]
 
 
@@ -124,9 +124,9 @@ def test_volumes() -> None:
 def test_domains_inside_of_others(around: str) -> None:
     inside = EVERYTHING.replace("<domain ", "<inactiveDomain ").replace("</domain>", "</inactiveDomain>")
     memory = "<memory snapshot='external' file='/h/SAVED_MEMORY/s1'/><disks><disk name='/h/IMAGE/by-path'/></disks>"
-    found = xmlpaths.paths(f"<{around}>{memory}{EVERYTHING}{inside}</{around}>")
+    found = xml_paths.paths(f"<{around}>{memory}{EVERYTHING}{inside}</{around}>")
     assert found == {
-        **xmlpaths.paths(EVERYTHING),
+        **xml_paths.paths(EVERYTHING),
         "/h/SAVED_MEMORY/s1": Role.SAVED_MEMORY,
         "/h/IMAGE/by-path": Role.IMAGE,
     }
@@ -134,11 +134,11 @@ def test_domains_inside_of_others(around: str) -> None:
 
 def test_a_path_written_otherwise_is_renamed_too() -> None:
     xml = "<domain><devices><disk><source file='/a//b/../vda.qcow2'/></disk></devices></domain>"
-    assert xmlpaths.paths(domainxml.rename(xml, {"/a/vda.qcow2": "/new"})) == {"/new": Role.IMAGE}
+    assert xml_paths.paths(domain_xml.rename(xml, {"/a/vda.qcow2": "/new"})) == {"/new": Role.IMAGE}
 
 
 def test_what_a_tree_is() -> None:
-    trees = {name.path for name in xmlpaths.names(xmlpaths.parse(EVERYTHING)) if name.is_tree}
+    trees = {name.path for name in xml_paths.names(xml_paths.parse(EVERYTHING)) if name.is_tree}
     assert {"/h/DIRECTORY/9p", "/h/DIRECTORY/virtiofs", "/h/DIRECTORY/floppy", "/h/TPM/state"} <= trees
 
 
@@ -156,4 +156,4 @@ def test_what_a_tree_is() -> None:
 def test_a_path_with_blanks_in_an_argument_of_qemu(argument: str, path: str) -> None:
     quoted = argument.replace('"', "&quot;")
     xml = f'<domain xmlns:qemu="urn:q"><qemu:commandline><qemu:arg value="{quoted}"/></qemu:commandline></domain>'
-    assert xmlpaths.paths(xml).get(path) is Role.ARGUMENT
+    assert xml_paths.paths(xml).get(path) is Role.ARGUMENT

@@ -8,9 +8,9 @@ from functools import cached_property
 
 import click
 
-from blockferry import log
+from blockferry.base import log
+from blockferry.base.errors import BlockferryError
 from blockferry.cli import output, ports
-from blockferry.errors import BlockferryError
 
 
 @dataclass

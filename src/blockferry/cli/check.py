@@ -7,15 +7,15 @@ from typing import Any
 import click
 from rich.text import Text
 
+from blockferry.base.errors import Refused
+from blockferry.base.units import format_duration, format_size
 from blockferry.cli import describe, display
 from blockferry.cli.app import App, pass_app
 from blockferry.cli.command import Command
 from blockferry.cli.output import Column, counted
 from blockferry.cli.request import LOOKING, request_options, to_request
-from blockferry.errors import Refused
-from blockferry.model.finding import Severity
-from blockferry.model.summary import CheckResult
-from blockferry.units import format_duration, format_size
+from blockferry.storage_move.precheck.finding import Severity
+from blockferry.storage_move.summary import CheckResult
 
 
 @click.command(cls=Command, examples=("blockferry check web01 --to ssd",))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import click
 
-from blockferry import units
+from blockferry.base import units
+from blockferry.base.errors import MoveCancelled, TooLateToCancel, UsageError
 from blockferry.cli import describe, display, drive, follow, ports, types
 from blockferry.cli.app import App, pass_app
 from blockferry.cli.command import Command
-from blockferry.errors import MoveCancelled, TooLateToCancel, UsageError
-from blockferry.model import verifying
-from blockferry.model.record import Outcome
-from blockferry.model.summary import MoveSummary
+from blockferry.storage_move.record import Outcome
+from blockferry.storage_move.summary import MoveSummary
+from blockferry.storage_move.verify import rules as verify_rules
 
 
 @click.command(cls=Command, examples=("blockferry watch web01", "blockferry watch"))
@@ -97,7 +97,7 @@ def _tell(app: App, summary: MoveSummary) -> None:
             vm = summary.plan.vm
             app.out.line(f"Move {summary.id} was cancelled. {vm} is on its old disks, untouched.")
         return
-    verifying.see_verified(summary)
+    verify_rules.see_verified(summary)
     if summary.record.following:
         if app.json:
             app.out.document("cancel", move=describe.move_json(summary))

@@ -9,15 +9,16 @@ from typing import Any
 import msgspec
 from rich.text import Text
 
+from blockferry.base.errors import MoveCancelled, MoveFailed
+from blockferry.base.units import format_duration, format_rate, format_size, format_time
 from blockferry.cli.output import Cell, Out, clock, counted
-from blockferry.errors import MoveCancelled, MoveFailed
-from blockferry.model import templates, verifying
-from blockferry.model.finding import Finding, Severity
-from blockferry.model.plan import DiskPlan, Plan
-from blockferry.model.record import Outcome
-from blockferry.model.request import Contract, Method, SourcePolicy
-from blockferry.model.summary import DiskEstimate, Event, GuestReport, MoveSummary, Progress
-from blockferry.units import format_duration, format_rate, format_size, format_time
+from blockferry.storage_move.plan import DiskPlan, Plan
+from blockferry.storage_move.precheck.finding import Finding, Severity
+from blockferry.storage_move.record import Outcome
+from blockferry.storage_move.request import LatencyContract, Method, SourcePolicy
+from blockferry.storage_move.summary import DiskEstimate, Event, GuestReport, MoveSummary, Progress
+from blockferry.storage_move.templates import rules as templates_rules
+from blockferry.storage_move.verify import rules as verify_rules
 
 SEVERITY_STYLES = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.INFO: "dim"}
 EVENT_STYLES = {"warning": "yellow", "error": "red", "user": "cyan", "phase": "bold"}
@@ -83,7 +84,7 @@ def plan(out: Out, plan: Plan, estimates: tuple[DiskEstimate, ...] = ()) -> None
             lines.append(f"on   {below}, copied once for several disks")
         elif disk.reused is not None:
             lines.append(
-                f"on   {disk.reused.path}, reused for {disk.reused.source} ({templates.evidence(disk.reused)})"
+                f"on   {disk.reused.path}, reused for {disk.reused.source} ({templates_rules.evidence(disk.reused)})"
             )
         elif below is not None:
             lines.append(f"on   {below}, which stays where it is")
@@ -122,7 +123,7 @@ def plan(out: Out, plan: Plan, estimates: tuple[DiskEstimate, ...] = ()) -> None
     out.details(pairs)
 
 
-def contract(wanted: Contract) -> str:
+def contract(wanted: LatencyContract) -> str:
     if wanted.latency_s is not None:
         return f"p99 of its writes at most {format_duration(wanted.latency_s)}; the copy's speed follows that"
     return f"p99 of its writes at most {wanted.slowdown:g} times what it is before; the copy's speed follows that"
@@ -261,7 +262,7 @@ def conclude(summary: MoveSummary) -> MoveSummary:
             problem = (summary.record.failure or "no reason was written down").rstrip(".") + "."
             raise MoveFailed(summary.id, vm, problem, summary.holds)
         case _:
-            verifying.see_verified(summary)
+            verify_rules.see_verified(summary)
             return summary
 
 

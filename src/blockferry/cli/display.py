@@ -14,12 +14,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from blockferry.base.units import format_duration, format_rate, format_size
 from blockferry.cli import describe
 from blockferry.cli.app import App
 from blockferry.cli.output import Out
-from blockferry.model.record import Wanted
-from blockferry.model.summary import DiskProgress, Event, MoveSummary, Progress
-from blockferry.units import format_duration, format_rate, format_size
+from blockferry.storage_move.record import Wanted
+from blockferry.storage_move.summary import DiskProgress, Event, MoveSummary, Progress
 
 LINE_EVERY_S = 10.0
 TOLD = ("warning", "error")  # the kinds of events that people are told while a move runs

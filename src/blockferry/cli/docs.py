@@ -7,11 +7,11 @@ from pathlib import Path
 
 import click
 
-from blockferry import errors
+from blockferry.base import errors
 from blockferry.cli import explain, main
 from blockferry.cli.command import Command, Commands
-from blockferry.model.defects import DEFECTS, EVER, Defect, dotted
-from blockferry.model.finding import CATALOGUE, Severity
+from blockferry.hosts.defects import DEFECTS, EVER, Defect, dotted
+from blockferry.storage_move.precheck.finding import CATALOGUE, Severity
 
 NOTICE = "<!-- Written by `python -m blockferry.cli.docs`; do not edit. -->"
 
@@ -183,7 +183,7 @@ def _errors() -> str:
 _DEFECTS = """\
 Defects of QEMU and libvirt that can lose data, kill a VM or make it hang in what blockferry does, and what it does
 about each. `blockferry doctor` shows those of a host, `blockferry check` those that a move can meet (finding
-[KNOWN_DEFECT](errors.md#known_defect)). The table is src/blockferry/model/defects.py.
+[KNOWN_DEFECT](errors.md#known_defect)). The table is src/blockferry/hosts/defects.py.
 
 The versions are those of releases. A distribution's package may carry a fix that its version does not show; where that
 was looked up it is said below, but what is done goes by the version all the same. Where a fix may have come to a

@@ -5,11 +5,11 @@ from __future__ import annotations
 import click
 from rich.text import Text
 
+from blockferry.base.errors import Unhealthy
 from blockferry.cli.app import App, pass_app
 from blockferry.cli.command import Command
 from blockferry.cli.output import Column, counted
-from blockferry.errors import Unhealthy
-from blockferry.model.health import Check, Diagnosis, Level
+from blockferry.doctor.rules import Diagnosis, HostCheck, Level
 
 STYLES = {Level.OK: "green", Level.WARNING: "yellow", Level.ERROR: "bold red"}
 
@@ -47,6 +47,6 @@ def _print(app: App, found: Diagnosis) -> None:
     app.err.line(Text(verdict, style=STYLES[Level.ERROR if errors else Level.WARNING if warnings else Level.OK]))
 
 
-def _sentence(one: Check) -> Text:
+def _sentence(one: HostCheck) -> Text:
     text = Text(one.text)
     return text if not one.remedy or one.level is Level.OK else text.append(f"\n{one.remedy}", style="dim")

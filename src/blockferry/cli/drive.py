@@ -18,10 +18,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from types import FrameType
 
+from blockferry.base.errors import BlockferryError, Interrupted, JournalFailed, LeaseLost, MoveBusy
 from blockferry.cli import describe, display, follow, ports
 from blockferry.cli.app import App
-from blockferry.errors import BlockferryError, Interrupted, JournalFailed, LeaseLost, MoveBusy
-from blockferry.model.summary import MoveSummary
+from blockferry.storage_move.summary import MoveSummary
 
 TICK_S = 0.1
 STOP_S = 15.0  # how long a stopping engine may take before we leave without it

@@ -8,12 +8,12 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from blockferry import errors
+from blockferry.base import errors
 from blockferry.cli import types
 from blockferry.cli.app import App, pass_app
 from blockferry.cli.command import Command
 from blockferry.cli.output import Cell, Column
-from blockferry.model.finding import CATALOGUE
+from blockferry.storage_move.precheck.finding import CATALOGUE
 
 
 class CodeName(types.ParamType):

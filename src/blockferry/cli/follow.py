@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from blockferry.base.errors import Interrupted, JournalFailed, MoveParked
 from blockferry.cli import describe, display, ports
 from blockferry.cli.app import App
-from blockferry.errors import Interrupted, JournalFailed, MoveParked
-from blockferry.model.summary import Event, MoveSummary
+from blockferry.storage_move.summary import Event, MoveSummary
 
 SPAWN_AGAIN_S = 15.0  # a background process that was started gets so long to claim the move
 STORY_EVERY_S = 2.0

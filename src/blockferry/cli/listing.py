@@ -8,12 +8,12 @@ from collections.abc import Iterator
 import click
 from rich.text import Text
 
+from blockferry.base.units import format_size
 from blockferry.cli.app import App, pass_app
 from blockferry.cli.command import Command
 from blockferry.cli.output import Cell, Column, counted
-from blockferry.model.inventory import PowerState
-from blockferry.model.summary import DatastoreListing, DiskListing, VmListing
-from blockferry.units import format_size
+from blockferry.hosts.inventory import PowerState
+from blockferry.storage_move.summary import DatastoreListing, DiskListing, VmListing
 
 WIDE = 120  # columns from which whole paths are shown
 NAME_LEAST = 16  # characters of a VM's name that stay together

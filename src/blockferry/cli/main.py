@@ -13,58 +13,60 @@ from typing import Any, NamedTuple, NoReturn
 
 import click
 
+from blockferry.base.errors import BlockferryError, Interrupted, UsageError
 from blockferry.cli import completion
 from blockferry.cli.app import App
 from blockferry.cli.command import global_options, write_examples
-from blockferry.errors import BlockferryError, Interrupted, UsageError
 
 
-class Entry(NamedTuple):
+class CommandEntry(NamedTuple):
     """Where a command is defined, and its line in the program's help: known without loading it."""
 
     module: str  # below blockferry.cli; the command is its attribute of the command's name
     short_help: str
 
 
-SECTIONS: dict[str, dict[str, Entry]] = {
+SECTIONS: dict[str, dict[str, CommandEntry]] = {
     "Look": {
-        "vms": Entry("listing", "List VMs with state, disks, where they live, sizes."),
-        "datastores": Entry("listing", "List datastores (storage pools) with their space."),
-        "check": Entry("check", "Say whether VM can be moved, and how."),
-        "doctor": Entry("doctor", "Look a host over: is it fit for moves."),
+        "vms": CommandEntry("listing", "List VMs with state, disks, where they live, sizes."),
+        "datastores": CommandEntry("listing", "List datastores (storage pools) with their space."),
+        "check": CommandEntry("check", "Say whether VM can be moved, and how."),
+        "doctor": CommandEntry("doctor", "Look a host over: is it fit for moves."),
     },
     "Move": {
-        "move": Entry("move", "Move VM, running or off, to another datastore."),
-        "watch": Entry("control", "Follow a move until its end."),
-        "speed": Entry("control", "Change the limit of a running copy."),
-        "cancel": Entry("control", "Cancel a move; VM stays on its old disks."),
-        "resume": Entry("move", "Go on with moves that nobody runs."),
+        "move": CommandEntry("move", "Move VM, running or off, to another datastore."),
+        "watch": CommandEntry("control", "Follow a move until its end."),
+        "speed": CommandEntry("control", "Change the limit of a running copy."),
+        "cancel": CommandEntry("control", "Cancel a move; VM stays on its old disks."),
+        "resume": CommandEntry("move", "Go on with moves that nobody runs."),
     },
     "Track": {
-        "cbt": Entry(
+        "cbt": CommandEntry(
             "tracking", "Changed-block tracking: points, since which `changes` can tell what a VM has written."
         ),
-        "changes": Entry("tracking", "Tell which areas of VM's disks have changed since a point."),
+        "changes": CommandEntry("tracking", "Tell which areas of VM's disks have changed since a point."),
     },
     "Remember": {
-        "moves": Entry("moves", "List the moves that are under way."),
-        "show": Entry("moves", "Tell the whole story of a move."),
-        "history": Entry("moves", "List the moves that have ended, the latest first."),
-        "orphans": Entry("orphans", "List (or remove) what earlier moves left."),
-        "quarantine": Entry("quarantine", "Old disks that are kept for a time: list, go back to them, let them go."),
+        "moves": CommandEntry("moves", "List the moves that are under way."),
+        "show": CommandEntry("moves", "Tell the whole story of a move."),
+        "history": CommandEntry("moves", "List the moves that have ended, the latest first."),
+        "orphans": CommandEntry("orphans", "List (or remove) what earlier moves left."),
+        "quarantine": CommandEntry(
+            "quarantine", "Old disks that are kept for a time: list, go back to them, let them go."
+        ),
     },
     "Help": {
-        "explain": Entry("explain", "Say what a code means, and what to do."),
-        "completion": Entry("completion", "Print the completion script for a shell."),
+        "explain": CommandEntry("explain", "Say what a code means, and what to do."),
+        "completion": CommandEntry("completion", "Print the completion script for a shell."),
     },
 }
-HIDDEN = {"run-move": Entry("move", "")}
+HIDDEN = {"run-move": CommandEntry("move", "")}
 SHOWN = {name: entry for entries in SECTIONS.values() for name, entry in entries.items()}
 BUG_STATUS = 1
 EXAMPLES = ("blockferry vms", "blockferry check web01 --to ssd", "blockferry move web01 --to ssd")
 
 
-class Program(click.Group):
+class CommandLine(click.Group):
     """The command group with commands in sections, and errors told once, for all commands.
 
     A command's module is loaded when the command is used: loading all of them takes longer than `--help` may.
@@ -182,7 +184,7 @@ def _discard_output() -> None:
 
 
 @click.group(
-    cls=Program,
+    cls=CommandLine,
     params=global_options(root=True),
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     invoke_without_command=False,

@@ -8,14 +8,14 @@ from typing import Any
 
 import click
 
-from blockferry import log
+from blockferry.base import log
+from blockferry.base.config import Config
+from blockferry.base.errors import BlockferryError, Interrupted, Refused
 from blockferry.cli import describe, display, drive, follow, ports, types
 from blockferry.cli.app import App, pass_app
 from blockferry.cli.command import Command
 from blockferry.cli.request import LOOKING, request_options, to_request
-from blockferry.config import Config
-from blockferry.errors import BlockferryError, Interrupted, Refused
-from blockferry.model.summary import MoveSummary
+from blockferry.storage_move.summary import MoveSummary
 
 logger = logging.getLogger(__name__)
 

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import click
 from rich.text import Text
 
+from blockferry.base.units import format_duration, format_rate, format_size, format_time
 from blockferry.cli import describe, ports, types
 from blockferry.cli.app import App, pass_app
 from blockferry.cli.command import Command
 from blockferry.cli.output import Cell, Column, counted
-from blockferry.model.summary import MoveSummary
-from blockferry.units import format_duration, format_rate, format_size, format_time
+from blockferry.storage_move.summary import MoveSummary
 
 
 @click.command(cls=Command, examples=("blockferry moves",))

@@ -8,13 +8,13 @@ from dataclasses import replace
 import click
 from rich.text import Text
 
+from blockferry.base.errors import Interrupted, StillInUse, UsageError
+from blockferry.base.units import format_size, format_time
 from blockferry.cli import ports
 from blockferry.cli.app import App, pass_app
 from blockferry.cli.command import Command
 from blockferry.cli.output import Cell, Column, counted
-from blockferry.errors import Interrupted, StillInUse, UsageError
-from blockferry.model.summary import Orphan, Orphans
-from blockferry.units import format_size, format_time
+from blockferry.storage_move.summary import Orphan, Orphans
 
 
 @click.command(

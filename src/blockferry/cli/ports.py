@@ -8,11 +8,19 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol, cast
 
 if TYPE_CHECKING:  # for types only: `--help` and a Tab key do not wait for them
-    from blockferry.model.health import Diagnosis
-    from blockferry.model.quarantine import KeptFile, Restore
-    from blockferry.model.request import MoveRequest
-    from blockferry.model.summary import CheckResult, DatastoreListing, Event, MoveSummary, Orphan, Orphans, VmListing
-    from blockferry.model.tracking import Changes, Point, TrackingStatus
+    from blockferry.doctor.rules import Diagnosis
+    from blockferry.leftovers.quarantine_rules import KeptFile, Restore
+    from blockferry.storage_move.request import MoveRequest
+    from blockferry.storage_move.summary import (
+        CheckResult,
+        DatastoreListing,
+        Event,
+        MoveSummary,
+        Orphan,
+        Orphans,
+        VmListing,
+    )
+    from blockferry.tracking.rules import Changes, Point, TrackingStatus
 
 
 class Service(Protocol):
@@ -166,9 +174,9 @@ class Service(Protocol):
 
 
 if TYPE_CHECKING:
-    from blockferry.engine import service as engine_service
+    from blockferry import service
 
-    _fits: type[Service] = engine_service.Service  # open_service loads it by name, so the fit is checked here
+    _fits: type[Service] = service.Service  # open_service loads it by name, so the fit is checked here
 
 Opener = Callable[[str | None, str | None], Service]
 
@@ -179,5 +187,5 @@ def open_service(uri: str | None, journal: str | None) -> Service:
     libvirt and SQLAlchemy take a noticeable part of a second to load, which `--help`, `explain` and a Tab key
     must not wait for.
     """
-    engine = importlib.import_module("blockferry.engine.service")
+    engine = importlib.import_module("blockferry.service")
     return cast(Service, engine.open_service(uri, journal))

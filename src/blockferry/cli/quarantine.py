@@ -9,12 +9,12 @@ from collections.abc import Sequence
 import click
 from rich.text import Text
 
+from blockferry.base.errors import Interrupted, StillInUse, UsageError
+from blockferry.base.units import format_duration, format_size, format_time
 from blockferry.cli.app import App, pass_app
 from blockferry.cli.command import Command, Commands
 from blockferry.cli.output import Cell, Column
-from blockferry.errors import Interrupted, StillInUse, UsageError
-from blockferry.model.quarantine import DiskLoss, KeptFile, Restore
-from blockferry.units import format_duration, format_size, format_time
+from blockferry.leftovers.quarantine_rules import DiskLoss, KeptFile, Restore
 
 
 @click.group(cls=Commands, examples=("blockferry quarantine list", "blockferry quarantine restore web01"))

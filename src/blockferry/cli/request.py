@@ -9,22 +9,22 @@ from typing import Any
 
 import click
 
+from blockferry.base.config import Config
+from blockferry.base.errors import UsageError
 from blockferry.cli import types
-from blockferry.config import Config
-from blockferry.errors import UsageError
-from blockferry.model.fencing import Fencing
-from blockferry.model.request import (
+from blockferry.hosts.fencing import Fencing
+from blockferry.storage_move.request import (
     ANY_TEMPLATE,
     COPY_BUFFER,
     NO_TEMPLATE,
-    Chain,
-    Contract,
+    ChainPolicy,
     Firmware,
     IfNotConverging,
+    LatencyContract,
     Method,
     MoveRequest,
     OnBreak,
-    Paused,
+    PausedPolicy,
     Preallocation,
     Provision,
     SourcePolicy,
@@ -76,14 +76,14 @@ def request_options(command: Callable[..., Any]) -> Callable[..., Any]:
             ),
             click.option(
                 "--chain",
-                type=click.Choice([item.value for item in Chain]),
-                default=Chain.FLATTEN.value,
+                type=click.Choice([item.value for item in ChainPolicy]),
+                default=ChainPolicy.FLATTEN.value,
                 help="What becomes of backing chains: one image (flatten, the default); the VM's own layers go along "
                 "and those that others use stay (keep); all layers go along (copy); only the top layer goes (share).",
             ),
             click.option(
                 "--template",
-                type=types.Template(),
+                type=types.TemplateWord(),
                 default=ANY_TEMPLATE,
                 help="An image at the destination that takes the place of a layer with the same content: auto (one of "
                 "the layer's name, the default), none, or its path.",
@@ -127,8 +127,8 @@ def request_options(command: Callable[..., Any]) -> Callable[..., Any]:
             ),
             click.option(
                 "--paused",
-                type=click.Choice([item.value for item in Paused]),
-                default=Paused.KEEP.value,
+                type=click.Choice([item.value for item in PausedPolicy]),
+                default=PausedPolicy.KEEP.value,
                 help="A VM that QEMU has paused because its storage failed (a full datastore): it stays paused (keep, "
                 "the default), or runs again once its disks are at the destination (resume).",
             ),
@@ -213,7 +213,7 @@ def to_request(
         source = SourcePolicy(delete=True, explicit=delete_source)
     else:
         source = SourcePolicy(delete=False, keep_s=None if math.isinf(keep_source) else keep_source)
-    if template not in (ANY_TEMPLATE, NO_TEMPLATE) and not Chain(chain).reuses:
+    if template not in (ANY_TEMPLATE, NO_TEMPLATE) and not ChainPolicy(chain).reuses:
         raise UsageError(
             f"--template {template} does not go with --chain {chain}, where no layer goes to the destination.",
             "Use --chain keep or --chain copy.",
@@ -237,7 +237,7 @@ def to_request(
         preallocation=_preallocation(preallocation, Provision(provision)),
         cluster_size=cluster_size,
         method=Method(method or config.method),
-        chain=Chain(chain),
+        chain=ChainPolicy(chain),
         template=template,
         bandwidth=config.bandwidth if bandwidth is None else bandwidth,
         source=source,
@@ -249,7 +249,7 @@ def to_request(
         use_kept=use_kept,
         firmware=Firmware(firmware),
         trim=_trim(trim, config),
-        paused=Paused(paused),
+        paused=PausedPolicy(paused),
         hang=_fencing(hang_limit, config),
         buffer=config.copy_buffer or COPY_BUFFER,
     )
@@ -278,11 +278,11 @@ def _preallocation(asked: str | None, provision: Provision) -> Preallocation | N
     return Preallocation(asked)
 
 
-def _contract(latency_s: float | None, slowdown: float | None, config: Config) -> Contract | None:
+def _contract(latency_s: float | None, slowdown: float | None, config: Config) -> LatencyContract | None:
     if latency_s is not None and slowdown is not None:
         raise UsageError("--guest-latency and --guest-slowdown contradict each other.", "Give one of them.")
     if latency_s is None and slowdown is None:
         latency_s, slowdown = config.guest_latency_s, config.guest_slowdown
     if latency_s is not None:
-        return Contract(latency_s=latency_s)
-    return None if slowdown is None else Contract(slowdown=slowdown)
+        return LatencyContract(latency_s=latency_s)
+    return None if slowdown is None else LatencyContract(slowdown=slowdown)

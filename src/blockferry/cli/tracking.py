@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import click
 from rich.text import Text
 
+from blockferry.base.errors import UsageError
+from blockferry.base.units import format_size, format_time
 from blockferry.cli.app import App, pass_app
 from blockferry.cli.command import Command, Commands
 from blockferry.cli.output import Cell, Column, counted
 from blockferry.cli.types import VmName
-from blockferry.errors import UsageError
-from blockferry.model.tracking import MOST_POINTS, Changes, Point, PointStatus, TrackingStatus
-from blockferry.units import format_size, format_time
+from blockferry.tracking.rules import MOST_POINTS, Changes, Point, PointStatus, TrackingStatus
 
 _DISKS = click.option(
     "--disk", "disks", multiple=True, metavar="DISK", help="Only this disk (vda); may be given several times."

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.shell_completion import CompletionItem
 
-from blockferry import units
+from blockferry.base import units
 from blockferry.cli import ports
 from blockferry.cli.app import App
-from blockferry.model import exports
-from blockferry.model.request import ANY_TEMPLATE, NO_TEMPLATE
+from blockferry.hosts import exports
+from blockferry.storage_move.request import ANY_TEMPLATE, NO_TEMPLATE
 
 COMPLETION_TIMEOUT_S = 1.5
 
@@ -76,7 +76,7 @@ class MoveName(ParamType):
         return matching(ask_quietly(ctx, question), incomplete)
 
 
-class Template(ParamType):
+class TemplateWord(ParamType):
     """`auto`, `none`, or the absolute path of an image on the host."""
 
     name = "auto|none|path"

@@ -1,1 +1,1 @@
-"""Hosts: how one is reached, and what is done there. See DESIGN 4; `helper/` is the first room of it."""
+"""One host: who it is, how it is reached, what is on it."""

@@ -9,14 +9,14 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 
-from blockferry.journal import Journal, Owner
-from blockferry.model.inventory import PowerState
-from blockferry.model.plan import DiskPlan, HomeFile, HomePlan, LayerPlan, NvramPlan, Plan, ReusedLayer
-from blockferry.model.quarantine import Fingerprint, Kept
-from blockferry.model.record import Copy, Layer, Outcome, Record, Stage, Synced, Wanted
-from blockferry.model.request import Method, OnBreak, SourcePolicy
-from blockferry.model.summary import DiskProgress, Progress, Report
-from blockferry.units import GiB, MiB
+from blockferry.base.units import GiB, MiB
+from blockferry.hosts.inventory import PowerState
+from blockferry.leftovers.quarantine_rules import Kept, KeptFingerprint
+from blockferry.storage_move.plan import DiskPlan, HomeFile, HomePlan, LayerPlan, NvramPlan, Plan, ReusedLayer
+from blockferry.storage_move.record import ComparedBase, Copy, Outcome, OverlayState, Record, Stage, Wanted
+from blockferry.storage_move.request import Method, OnBreak, SourcePolicy
+from blockferry.storage_move.summary import DiskProgress, Progress, Report
+from blockferry.store import Journal, Owner
 
 HOST = "6f0c1d9e-aaaa-4bbb-8ccc-000000000001"
 
@@ -80,7 +80,9 @@ def write(journal: Journal) -> None:
     snapshot = replace(plan("a0000002", "web02", overlaid), method=Method.SNAPSHOT)
     journal.add(snapshot, Record(), "{}", "alice")
     lease = journal.claim("a0000002", Owner.here())
-    record = Record(marked=True, source_layers={"vda": Layer.USED}, synced={"vda": Synced("f", 1, 2, 3, 4.0)})
+    record = Record(
+        marked=True, source_layers={"vda": OverlayState.USED}, synced={"vda": ComparedBase("f", 1, 2, 3, 4.0)}
+    )
     journal.write(lease, replace(record, switched=True))
 
     nvram = NvramPlan("/old-san/web03/nvram.fd", "/ssd/web03/nvram.fd", 131072)
@@ -109,7 +111,7 @@ def write(journal: Journal) -> None:
     finished(journal, templated, Record(), Outcome.MOVED)
     remote = plan("b0000006", "db08", uri="qemu+ssh://kvm2/system")
     finished(journal, remote, Record(kept=("/ssd/db08/vda.qcow2",)), Outcome.FAILED)
-    fingerprint = Fingerprint(17, 3 * GiB, 1_700_000_000_000_000_000)
+    fingerprint = KeptFingerprint(17, 3 * GiB, 1_700_000_000_000_000_000)
     old = Kept(
         "/old-san/db06/vda.qcow2",
         "b0000004",

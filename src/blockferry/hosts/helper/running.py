@@ -6,8 +6,8 @@ import contextlib
 import queue
 from types import TracebackType
 
-from blockferry.errors import HostCallFailed, HostCommandFailed, NoAnswer
-from blockferry.hosts.helper.connection import Call
+from blockferry.base.errors import HostCallFailed, HostCommandFailed, NoAnswer
+from blockferry.hosts.helper.channel import Call
 
 END_S = 15.0
 

@@ -10,8 +10,8 @@ import time
 import weakref
 from typing import Any, Protocol
 
-from blockferry.errors import BlockferryError, HostCallFailed, HostCommandFailed, NoAnswer, OutcomeUnknown
-from blockferry.hosts.helper.connection import Call, Connection
+from blockferry.base.errors import BlockferryError, HostCallFailed, HostCommandFailed, NoAnswer, OutcomeUnknown
+from blockferry.hosts.helper.channel import Call, Channel
 from blockferry.hosts.helper.running import Running
 from blockferry.hosts.helper.transport import Transport
 
@@ -113,12 +113,12 @@ class Session:
         except BlockferryError as error:
             _LOG.debug("the helper of %s was not started: %s", self.uri, error.sentence)
 
-    def connection(self) -> Connection:
+    def connection(self) -> Channel:
         """The one that is up, or a new one. Raises HostCommandFailed when it cannot be started."""
         with self._lock:
             held = self._held.connection
             if held is None or held.broken.is_set():
-                held = self._held.connection = Connection(self._transport)
+                held = self._held.connection = Channel(self._transport)
             return held
 
     def begin(self, do: str, *, repeat: bool = True, **words: Any) -> Pending:
@@ -155,7 +155,7 @@ class _Held:
     """What a session leaves to be closed when nobody has it any more."""
 
     def __init__(self) -> None:
-        self.connection: Connection | None = None
+        self.connection: Channel | None = None
 
     def let_go(self) -> None:
         held, self.connection = self.connection, None

@@ -6,7 +6,7 @@ import importlib
 import json
 import sys
 
-from blockferry.hosts.helper.program.refusing import Refused
+from blockferry.hosts.helper.program.refusing import CallRefused
 
 
 def main(words: bytes) -> None:
@@ -15,5 +15,5 @@ def main(words: bytes) -> None:
     module = importlib.import_module("blockferry.hosts.helper.program." + order["module"])
     try:
         module.alone(order["wish"])
-    except Refused as error:
+    except CallRefused as error:
         sys.exit(str(error))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from blockferry.hosts.helper.program import nbd_binding
-from blockferry.hosts.helper.program.refusing import Refused
+from blockferry.hosts.helper.program.refusing import CallRefused
 
 WINDOW = 1024 * 1024 * 1024
 DIRTY = 1  # the one flag of qemu:dirty-bitmap, docs/interop/nbd.txt of QEMU
@@ -21,7 +21,7 @@ def read(socket: str, export: str, context: str) -> dict[str, Any]:
     try:
         return _read(nbd, socket, export, context)
     except nbd.Error as error:
-        raise Refused(str(error)) from None
+        raise CallRefused(str(error)) from None
 
 
 def _read(nbd: Any, socket: str, export: str, context: str) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def _read(nbd: Any, socket: str, export: str, context: str) -> dict[str, Any]:
     handle.set_export_name(export)
     handle.connect_unix(socket)
     if not handle.can_meta_context(context):
-        raise Refused("the server does not offer " + context)
+        raise CallRefused("the server does not offer " + context)
     size, at = handle.get_size(), 0
     extents: list[tuple[int, int, bool]] = []
     while at < size:
@@ -48,7 +48,7 @@ def _read(nbd: Any, socket: str, export: str, context: str) -> dict[str, Any]:
                 extents.append((at, min(length, size - at), bool(flags & DIRTY)))
                 at += min(length, size - at)
         if at == before:
-            raise Refused(f"the server tells nothing of byte {at}")
+            raise CallRefused(f"the server tells nothing of byte {at}")
     handle.shutdown()
     return {"size": size, "extents": extents}
 

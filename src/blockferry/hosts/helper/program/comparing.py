@@ -28,7 +28,7 @@ FIRST_DIFFERENCES = 16
 ZERO = 2  # NBD_STATE_ZERO of base:allocation
 
 
-class Side:
+class ImageSide:
     """One image behind a qemu-nbd of its own, which ends with this process."""
 
     def __init__(self, path: str, image_format: str, writable: bool, socket: str | None = None) -> None:
@@ -118,8 +118,8 @@ class Sync:
     """The walk from the first byte to the last."""
 
     def __init__(self, wish: dict[str, Any]) -> None:
-        self.source = Side(wish["source"], wish["source_format"], writable=False)
-        self.dest = Side(wish["dest"], wish["dest_format"], wish["write"], wish.get("dest_socket"))
+        self.source = ImageSide(wish["source"], wish["source_format"], writable=False)
+        self.dest = ImageSide(wish["dest"], wish["dest_format"], wish["write"], wish.get("dest_socket"))
         self.write, self.block, self.chunk = wish["write"], wish["block"], wish["chunk"]
         self.brake = Brake(wish["rate"])
         self.size = self.source.size

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from blockferry.hosts.helper.program.refusing import Refused
+from blockferry.hosts.helper.program.refusing import CallRefused
 
 
 def load() -> Any:
@@ -17,5 +17,5 @@ def load() -> Any:
             site.main()
         import nbd  # noqa: PLC0415
     except ImportError:
-        raise Refused("the host lacks libnbd for Python (the package python3-libnbd)") from None
+        raise CallRefused("the host lacks libnbd for Python (the package python3-libnbd)") from None
     return nbd

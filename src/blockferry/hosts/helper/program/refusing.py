@@ -3,5 +3,5 @@
 from __future__ import annotations
 
 
-class Refused(Exception):
+class CallRefused(Exception):
     """A clause for people."""

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 from blockferry.hosts.helper.program import keeping
-from blockferry.hosts.helper.program.refusing import Refused
+from blockferry.hosts.helper.program.refusing import CallRefused
 from blockferry.hosts.helper.program.starting import Sent
 from blockferry.hosts.helper.program.streaming import Stream
 
@@ -76,7 +76,7 @@ def find(name: str, stream: Stream) -> Callable[..., Any]:
             return found
         if call in getattr(module, "STREAMS", {}):
             return functools.partial(module.STREAMS[call], stream)
-    raise Refused("it knows no call named " + name)
+    raise CallRefused("it knows no call named " + name)
 
 
 def answer(wish: Json, stream: Stream) -> Json:
@@ -88,7 +88,7 @@ def answer(wish: Json, stream: Stream) -> Json:
         path = error.filename
         where = os.fsdecode(path) if isinstance(path, (str, bytes)) else ""
         return {"id": wish["id"], "error": {"errno": number, "name": errno.errorcode.get(number, ""), "path": where}}
-    except Refused as error:
+    except CallRefused as error:
         return {"id": wish["id"], "error": {"errno": 0, "name": "", "words": str(error)}}
     except BaseException as error:  # noqa: BLE001 - a fault of ours; whoever asked is told, and decides
         import traceback  # noqa: PLC0415 - 3 ms, for what should not happen

@@ -13,7 +13,7 @@ from typing import Any
 
 from blockferry.hosts.helper.program.watchdog.beat import answers
 from blockferry.hosts.helper.program.watchdog.facts import facts
-from blockferry.hosts.helper.program.watchdog.loop import Watch
+from blockferry.hosts.helper.program.watchdog.loop import WatchLoop
 from blockferry.hosts.helper.program.watchdog.tables import Json
 from blockferry.hosts.helper.program.watchdog.users import others, table
 
@@ -39,7 +39,7 @@ def alone(wish: Json) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-    Watch(wish).run()
+    WatchLoop(wish).run()
     os._exit(0)  # a beat that hangs holds nobody up
 
 

@@ -69,7 +69,7 @@ def answers(path: str) -> None:
         os.close(descriptor)
 
 
-class Place:
+class WatchedDirectory:
     """One directory of the destination: its beat, and what was done about it."""
 
     def __init__(self, wish: Json, move: str) -> None:

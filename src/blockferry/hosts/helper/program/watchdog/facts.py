@@ -7,13 +7,7 @@ import os
 from blockferry.hosts.helper.program import mount_table
 from blockferry.hosts.helper.program.loop_table import loop_file
 from blockferry.hosts.helper.program.mount_table import Mount, mount_of
-from blockferry.hosts.helper.program.watchdog.tables import (
-    Json,
-    block,
-    listed,
-    number,
-    read,
-)
+from blockferry.hosts.helper.program.watchdog.tables import Json, block, listed, number, read
 
 
 def backing_device(name: str) -> str:

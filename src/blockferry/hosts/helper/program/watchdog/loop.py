@@ -7,7 +7,7 @@ import os
 import select
 import time
 
-from blockferry.hosts.helper.program.watchdog.beat import Place
+from blockferry.hosts.helper.program.watchdog.beat import WatchedDirectory
 from blockferry.hosts.helper.program.watchdog.claim import Claim
 from blockferry.hosts.helper.program.watchdog.cutting import LOOK_LIMIT_S, against, carry_out
 from blockferry.hosts.helper.program.watchdog.tables import Json
@@ -19,7 +19,7 @@ CLOSED_LOOK_S = 1.0
 AGAIN_S = 1.0  # a fence that may be needed more than once, and one that was refused
 
 
-class Watch:
+class WatchLoop:
     """The loop. Orders are lines on standard input: `look`, `fence`, `fence SECONDS`, `go`; each is answered."""
 
     def __init__(self, wish: Json) -> None:
@@ -31,7 +31,7 @@ class Watch:
         self.mode = wish["mode"]
         self.until: float | None = None
         self.claim = Claim(wish["watch"])
-        self.places = [Place(one, wish["watch"]) for one in wish["places"]]
+        self.places = [WatchedDirectory(one, wish["watch"]) for one in wish["places"]]
         for place in self.places:
             place.fenced = self.claim.before.get(place.wish["directory"])
             place.beat.start()
@@ -69,7 +69,7 @@ class Watch:
     def armed(self, now: float) -> bool:
         return self.mode == "fence" and (self.until is None or now < self.until)
 
-    def see_to(self, place: Place, now: float) -> None:
+    def see_to(self, place: WatchedDirectory, now: float) -> None:
         """Cut it off if it is time."""
         if not (self.limit and place.steps and self.armed(now) and place.silent >= self.limit):
             return

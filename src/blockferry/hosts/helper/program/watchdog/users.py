@@ -10,15 +10,7 @@ from typing import NamedTuple
 
 from blockferry.hosts.helper.program import mount_table
 from blockferry.hosts.helper.program.mount_table import Mount, mount_of
-from blockferry.hosts.helper.program.watchdog.tables import (
-    Block,
-    Json,
-    block,
-    linked,
-    listed,
-    number,
-    read,
-)
+from blockferry.hosts.helper.program.watchdog.tables import Block, Json, block, linked, listed, number, read
 
 NOT_A_VM = ("qemu-img", "qemu-io", "qemu-nbd", "sync", "stat", "cp", "dd", "rm", "fallocate", "python3", "sh")
 

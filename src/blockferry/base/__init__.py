@@ -1,0 +1,1 @@
+"""What everything may use: errors, units, configuration, the log."""

@@ -1,0 +1,246 @@
+"""Looking a host over for `doctor`: gathers facts, touches nothing, takes up no move.
+
+A part that cannot be looked at is a line that says so; the other parts are looked at all the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import stat
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from blockferry.base.errors import BlockferryError, HostCommandFailed
+from blockferry.doctor import rules as doctor_rules
+from blockferry.doctor.rules import DatastoreDirectory, Diagnosis, HostCheck, JournalState, Leftovers, Level
+from blockferry.hosts import qemu_process
+from blockferry.hosts.defects import Versions
+from blockferry.hosts.helper import files, ownership
+from blockferry.hosts.host import Host
+from blockferry.hosts.identity import may_be_here
+from blockferry.hosts.images import qemu_img
+from blockferry.hosts.inventory import Datastore, Vm
+from blockferry.hosts.libvirt import domain_list, pools, security_model
+from blockferry.hosts.runner import LocalRunner, Runner
+from blockferry.leftovers import orphans
+from blockferry.safety.guard import Guard
+from blockferry.storage_move.summary import MoveSummary
+from blockferry.store import Journal
+
+PROGRAMS = (
+    *("qemu-img", "stat", "find", "sync", "fallocate", "truncate", "blockdev"),
+    *(
+        "/usr/bin/python3",
+        "cp",
+        "cmp",
+        "mv",
+        "ln",
+        "unlink",
+        "mkdir",
+        "rmdir",
+        "dd",
+        "cat",
+        "grep",
+        "realpath",
+        "env",
+        "sleep",
+    ),
+)
+"""What images/ runs on the host."""
+
+_MISSING = 'for program; do command -v -- "$program" >/dev/null || echo "$program"; done'
+NOBODY = "00000000-0000-0000-0000-000000000000"
+
+
+def diagnose(site: Host, journal: Callable[[], Journal]) -> Diagnosis:
+    """Every check. `journal` opens the journal; it may raise JournalFailed."""
+    checks: list[HostCheck] = []
+    vms: list[Vm] = []
+    connected = _part(checks, "connection", lambda: _connection(site, vms))
+    reached = _part(checks, "connection", lambda: _access(site.runner))
+    if connected:
+        _part(checks, "versions", lambda: _versions(site, vms, reached))
+    if reached:
+        _part(checks, "tools", lambda: doctor_rules.tools(_missing(site.runner)))
+    if connected and reached:
+        _part(checks, "kvm", lambda: _kvm(site))
+        _part(checks, "datastores", lambda: _datastores(site))
+    if reached:
+        _part(checks, "clock", lambda: _clock(site.runner))
+    opened = _part(checks, "journal", lambda: _journal(journal()))
+    if opened and connected and reached:
+        _part(checks, "leftovers", lambda: _leftovers(site, journal()))
+    if connected:
+        _part(checks, "guard", lambda: doctor_rules.guard(_guard_works(site.uri)))
+    return Diagnosis(site.uri, tuple(checks))
+
+
+def _part(checks: list[HostCheck], area: str, look: Callable[[], list[HostCheck]]) -> bool:
+    """Add what a part finds; False when it could not be looked at."""
+    try:
+        checks.extend(look())
+    except BlockferryError as error:
+        checks.append(HostCheck(area, Level.ERROR, error.sentence, error.hint))
+        return False
+    return True
+
+
+def _connection(site: Host, vms: list[Vm]) -> list[HostCheck]:
+    connection = site.connection
+    vms.extend(domain_list.all_vms(connection))
+    text = f"libvirt at {site.uri} answers ({connection.hostname()}, {len(vms)} VMs)."
+    if site.uri.split("?")[0].endswith("/session"):
+        text += " It is a user's session: the VMs of the system are not seen."
+        return [HostCheck("connection", Level.WARNING, text, "Use qemu:///system.")]
+    return [HostCheck("connection", Level.OK, text)]
+
+
+def _access(runner: Runner) -> list[HostCheck]:
+    who = runner.run(["id", "-u"], timeout_s=30).text.strip()
+    if who == "0":
+        return [HostCheck("connection", Level.OK, "The host's files are reached as root.")]
+    text = f"The host's files are reached as user {who}, who does not see what others have open: old disks are kept."
+    return [
+        HostCheck("connection", Level.WARNING, text, "Run as root, or log in as root: qemu+ssh://root@HOST/system.")
+    ]
+
+
+def _versions(site: Host, vms: list[Vm], reached: bool) -> list[HostCheck]:
+    libvirt, qemu = site.connection.versions()
+    image, programs = None, {}
+    if reached:
+        try:
+            image = qemu_img.version(site.runner)
+        except BlockferryError:
+            image = None  # said by the tools' check
+        active = [vm for vm in vms if vm.state.active]
+        programs = {vm.name: qemu_process.program_of(site.runner, site.uri, vm.name, vm.uuid) for vm in active}
+    outdated = [name for name, program in programs.items() if program.replaced]
+    running = {name: program.version for name, program in programs.items() if program.version is not None}
+    return doctor_rules.versions(Versions(libvirt, qemu), image, vms, outdated, running)
+
+
+def _missing(runner: Runner) -> list[str]:
+    return runner.run(["sh", "-c", _MISSING, "sh", *PROGRAMS], timeout_s=30).text.split()
+
+
+def _kvm(site: Host) -> list[HostCheck]:
+    user = security_model.default_user(site.connection)
+    if user is None:
+        return []
+    try:
+        return doctor_rules.kvm(user, ownership.openable(site.runner, user, doctor_rules.KVM))
+    except HostCommandFailed:  # a host without python3, or we are not root there: both are said by other parts
+        return []
+
+
+def _datastores(site: Host) -> list[HostCheck]:
+    stores = pools.datastores(site.connection)
+    places = {
+        store.name: _place(site.runner, store) for store in stores if store.active and store.is_directory and store.path
+    }
+    user = security_model.default_user(site.connection)
+    paths = [store.path for store in stores if store.name in places and store.path]
+    stopped = {}
+    if user is not None and user.uid != 0:
+        with contextlib.suppress(HostCommandFailed):  # a host without python3: said by the tools' check
+            stopped = ownership.unreachable(site.runner, user, paths)
+    return [
+        *doctor_rules.datastores(stores, places),
+        *doctor_rules.out_of_reach(
+            user, {store.name: stopped[store.path] for store in stores if store.path in stopped}
+        ),
+    ]
+
+
+def _place(runner: Runner, store: Datastore) -> DatastoreDirectory:
+    assert store.path is not None
+    try:
+        found = files.stat_one(runner, store.path)
+        if found is None or found.kind != "directory":
+            return DatastoreDirectory(f"its directory {store.path} is missing")
+        if not files.writable_directory(runner, store.path, timeout_s=30):
+            return DatastoreDirectory(f"its directory {store.path} cannot be written")
+        kind = files.filesystem_type(runner, store.path)
+        return DatastoreDirectory(
+            filesystem=kind,
+            identity=(found.device, found.inode),
+            free=files.free_bytes(runner, store.path),
+            size=store.capacity,
+            reflink=_reflink(runner, store.path, kind),
+        )
+    except BlockferryError as error:
+        return DatastoreDirectory(f"its directory cannot be looked at: {error.sentence}".rstrip("."))
+
+
+def _reflink(runner: Runner, path: str, kind: str) -> bool | None:
+    if kind == "xfs":
+        result = runner.run(["xfs_info", path], check=False, timeout_s=30)
+        return "reflink=1" in result.text if result.status == 0 else None
+    return {"btrfs": True, "ext2": False, "ext3": False, "ext4": False, "tmpfs": False}.get(kind)
+
+
+def _clock(runner: Runner) -> list[HostCheck]:
+    told = runner.run(["timedatectl", "show", "--property=NTPSynchronized", "--value"], check=False, timeout_s=30)
+    synchronised = {"yes": True, "no": False}.get(told.text.strip()) if told.status == 0 else None
+    before = time.time()
+    told_time = re.match(r"\d+(?:\.\d+)?", runner.run(["date", "+%s.%N"], timeout_s=30).text)  # not every date has %N
+    theirs = float(told_time[0]) if told_time else before
+    after = time.time()
+    remote = not isinstance(runner, LocalRunner)
+    return doctor_rules.clock(synchronised, theirs - (before + after) / 2, (after - before) / 2, remote)
+
+
+def _journal(journal: Journal) -> list[HostCheck]:
+    if journal.missing:
+        return [doctor_rules.no_journal(journal.name)]
+    found = journal.inspect()
+    room = exposed = None
+    if found.path is not None:
+        space = os.statvfs(found.path.parent)
+        room = space.f_bavail * space.f_frsize
+        exposed = _exposed(found.path)
+    state = JournalState(journal.name, found.version, found.faults, found.clock_offset_s, room, bool(exposed))
+    return doctor_rules.journal(state)
+
+
+def _exposed(path: Path) -> bool:
+    """Whether others can get at the file: by its own mode and by that of its directory."""
+    file, directory = path.stat().st_mode, path.parent.stat().st_mode
+    reachable = directory & (stat.S_IXGRP | stat.S_IXOTH)
+    return bool(reachable and file & (stat.S_IRGRP | stat.S_IWGRP | stat.S_IROTH | stat.S_IWOTH))
+
+
+def _leftovers(site: Host, journal: Journal) -> list[HostCheck]:
+    uri, host = site.connection.uri, site.connection.host_id()
+    unfinished = [one for one in journal.unfinished() if may_be_here(one.plan, uri, host)]
+    now = time.time()
+    found = orphans.find(site, journal)
+    kept = [one for one in found.left if one.kind == "source"]
+    others = [one for one in found.left if one.kind != "source"]
+    return doctor_rules.leftovers(
+        Leftovers(
+            interrupted=tuple(_name(one) for one in unfinished if one.state == "interrupted"),
+            parked=tuple((_name(one), one.parked) for one in unfinished if one.parked is not None),
+            orphans=tuple(f"{one.path}: {one.why}." for one in others if one.removable and not one.on_purpose),
+            undecided=tuple(f"{one.path}: {one.why}." for one in others if not one.removable),
+            partial=tuple(f"{one.path}: {one.why}." for one in others if one.removable and one.on_purpose),
+            unsearched=found.unsearched,
+            kept=len(kept),
+            kept_bytes=sum(one.size for one in kept),
+            expired=tuple(one.path for one in kept if one.expires is not None and one.expires <= now),
+        )
+    )
+
+
+def _name(one: MoveSummary) -> str:
+    return f"Move {one.id} of {one.plan.vm}"
+
+
+def _guard_works(uri: str) -> bool:
+    """A guard for a VM that does not exist: it is never armed."""
+    with Guard(uri, NOBODY, "nobody") as guard:
+        return guard.works()

@@ -1,0 +1,1 @@
+"""Image files: qemu-img, conversion, reflinks, network exports."""

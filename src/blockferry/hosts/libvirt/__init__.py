@@ -1,0 +1,1 @@
+"""The only import of libvirt: connections, domains and their XML, checkpoints, pools, events."""

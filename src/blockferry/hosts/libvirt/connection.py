@@ -1,0 +1,190 @@
+"""A connection to one libvirt host: opened, kept alive, its errors turned into sentences.
+
+One event thread serves all connections of the process (libvirt's default event loop). It is a daemon thread
+and every connection has keepalive on, so that a host that hangs never hangs the exit of the process.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import libvirt
+from lxml import etree
+
+from blockferry.base.errors import HostUnreachable, LibvirtFailed, PermissionRefused
+
+log = logging.getLogger(__name__)
+
+KEEPALIVE_S = 5
+KEEPALIVE_COUNT = 6
+
+OLDEST_LIBVIRT = (8, 0, 0)
+"""Synchronous block copy (VIR_DOMAIN_BLOCK_COPY_SYNCHRONOUS_WRITES) came with libvirt 8.0.0."""
+OLDEST_QEMU = (6, 0, 0)
+
+_GONE = {
+    libvirt.VIR_ERR_NO_CONNECT,
+    libvirt.VIR_ERR_INVALID_CONN,
+    libvirt.VIR_ERR_RPC,
+    libvirt.VIR_ERR_SYSTEM_ERROR,
+    libvirt.VIR_ERR_AUTH_FAILED,
+    libvirt.VIR_ERR_AUTH_CANCELLED,
+    libvirt.VIR_ERR_AUTH_UNAVAILABLE,
+}
+_NAMES = {
+    value: name
+    for name, value in vars(libvirt).items()
+    if name.startswith("VIR_ERR_") and isinstance(value, int) and name not in ("VIR_ERR_NONE", "VIR_ERR_WARNING")
+}
+
+_loop_lock = threading.Lock()
+_loop_running = False
+
+
+def _ensure_event_loop() -> None:
+    """Start libvirt's event loop once in this process; it must be registered before the first connection."""
+    global _loop_running
+    with _loop_lock:
+        if _loop_running:
+            return
+        libvirt.virEventRegisterDefaultImpl()
+        # libvirt prints every error on stderr unless somebody else takes them; ours are raised and said once.
+        libvirt.registerErrorHandler(lambda _context, _error: None, None)
+        threading.Thread(target=_run_loop, name="libvirt-events", daemon=True).start()
+        _loop_running = True
+
+
+def _run_loop() -> None:
+    """For ever: without it there are no events, and keepalive ends every connection."""
+    while True:
+        try:
+            libvirt.virEventRunDefaultImpl()
+        except Exception:
+            log.exception("libvirt's event loop")
+            time.sleep(0.1)
+
+
+def code_name(error: libvirt.libvirtError) -> str:
+    """libvirt's own name of the error's code, e.g. `VIR_ERR_OPERATION_INVALID`."""
+    return str(_NAMES.get(error.get_error_code(), f"code {error.get_error_code()}"))
+
+
+def _refused(error: libvirt.libvirtError) -> bool:
+    """Whether libvirt runs and does not let this user in, told by codes: the words depend on the language.
+
+    A socket that may not be opened is VIR_ERR_SYSTEM_ERROR with the errno in `int1`; polkit and SASL have codes of
+    their own (https://libvirt.org/html/libvirt-virterror.html).
+    """
+    code = error.get_error_code()
+    if code == libvirt.VIR_ERR_SYSTEM_ERROR:
+        return error.get_int1() in (errno.EACCES, errno.EPERM)
+    return code in (
+        libvirt.VIR_ERR_AUTH_FAILED,
+        libvirt.VIR_ERR_AUTH_CANCELLED,
+        libvirt.VIR_ERR_AUTH_UNAVAILABLE,
+        libvirt.VIR_ERR_ACCESS_DENIED,
+    )
+
+
+def connection_lost(error: libvirt.libvirtError) -> bool:
+    """Whether the error says that the daemon or the way to it is gone, rather than that a call failed."""
+    code = error.get_error_code()
+    if code == libvirt.VIR_ERR_SYSTEM_ERROR:
+        return error.get_error_domain() in (libvirt.VIR_FROM_RPC, libvirt.VIR_FROM_REMOTE)
+    if code == libvirt.VIR_ERR_INTERNAL_ERROR:
+        return error.get_error_domain() in (libvirt.VIR_FROM_RPC, libvirt.VIR_FROM_REMOTE)
+    return code in _GONE
+
+
+class Connection:
+    """An open connection; `raw` is libvirt's object, for the modules of this package only."""
+
+    def __init__(self, uri: str) -> None:
+        """Connect. Raises HostUnreachable."""
+        _ensure_event_loop()
+        self.uri = uri
+        self._host_id: str | None = None
+        self.first_bytes: Callable[[str, int], bytes] = _first_bytes
+        self._calls: dict[object, tuple[str, float]] = {}  # under way: what is done, since when (monotonic seconds)
+        try:
+            self.raw = libvirt.open(uri)
+            self.raw.setKeepAlive(KEEPALIVE_S, KEEPALIVE_COUNT)
+        except libvirt.libvirtError as error:
+            log.info("libvirt at %s: %s (%s)", uri, error, code_name(error))
+            kind = PermissionRefused if _refused(error) else HostUnreachable
+            raise kind(uri, str(error)) from error
+        self.closed = threading.Event()
+        self.raw.registerCloseCallback(lambda _conn, _reason, event: event.set(), self.closed)
+
+    @property
+    def alive(self) -> bool:
+        if self.closed.is_set():
+            return False
+        try:
+            return bool(self.raw.isAlive())
+        except libvirt.libvirtError:
+            return False
+
+    def close(self) -> None:
+        try:
+            if not self.closed.is_set():
+                self.raw.unregisterCloseCallback()
+            self.raw.close()
+        except libvirt.libvirtError:
+            return  # it was gone already
+
+    @contextmanager
+    def doing(self, what: str) -> Iterator[None]:
+        """Turn libvirt's errors inside the block into ours.
+
+        Raises HostUnreachable when the daemon is gone, LibvirtFailed("libvirt could not {what}") otherwise.
+        """
+        call = object()
+        self._calls[call] = (what, time.monotonic())
+        try:
+            yield
+        except libvirt.libvirtError as error:
+            log.info("libvirt at %s could not %s: %s (%s)", self.uri, what, error, code_name(error))
+            if connection_lost(error) or self.closed.is_set():
+                raise HostUnreachable(self.uri, str(error)) from error
+            raise LibvirtFailed(what, str(error), code_name(error)) from error
+        finally:
+            del self._calls[call]
+
+    def slowest(self) -> tuple[str, float] | None:
+        """What libvirt has been asked for the longest and has not answered yet: (what, for how many seconds)."""
+        calls = list(self._calls.values())
+        what, since = min(calls, key=lambda call: call[1], default=("", 0.0))
+        return (what, time.monotonic() - since) if calls else None
+
+    def versions(self) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+        """(libvirt's, QEMU's) version on the host."""
+        with self.doing("tell its version"):
+            return _version(self.raw.getLibVersion()), _version(self.raw.getVersion())
+
+    def host_id(self) -> str:
+        """libvirt's UUID of the host: the same by whatever URI it is reached."""
+        if self._host_id is None:
+            with self.doing("tell its capabilities"):
+                root = etree.fromstring(self.raw.getCapabilities().encode())
+            self._host_id = root.findtext("./host/uuid") or ""
+        return self._host_id
+
+    def hostname(self) -> str:
+        with self.doing("tell its host's name"):
+            return str(self.raw.getHostname())
+
+
+def _first_bytes(path: str, count: int) -> bytes:
+    """Of a file of this machine. Raises OSError. Where the host is another one, Site puts its own in place of it."""
+    with open(path, "rb") as file:
+        return file.read(count)
+
+
+def _version(number: int) -> tuple[int, int, int]:
+    return number // 1000000, number // 1000 % 1000, number % 1000

@@ -1,0 +1,224 @@
+"""VMs: what libvirt tells about its domains, and the small changes that we make to them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import libvirt
+
+from blockferry.base.errors import BlockferryError, VmNotFound, nearest
+from blockferry.hosts.inventory import PowerState, Snapshot, Vm, Volume
+from blockferry.hosts.libvirt import domain_xml, pools, xml_paths
+from blockferry.hosts.libvirt.connection import Connection
+
+_STATES = {
+    libvirt.VIR_DOMAIN_RUNNING: PowerState.RUNNING,
+    libvirt.VIR_DOMAIN_BLOCKED: PowerState.RUNNING,
+    libvirt.VIR_DOMAIN_PAUSED: PowerState.PAUSED,
+    libvirt.VIR_DOMAIN_SHUTDOWN: PowerState.RUNNING,  # shutting down: QEMU is still there
+    libvirt.VIR_DOMAIN_SHUTOFF: PowerState.OFF,
+    libvirt.VIR_DOMAIN_CRASHED: PowerState.CRASHED,
+    libvirt.VIR_DOMAIN_PMSUSPENDED: PowerState.PAUSED,
+}
+_PAUSE_REASONS = {
+    libvirt.VIR_DOMAIN_PAUSED_USER: "user",
+    libvirt.VIR_DOMAIN_PAUSED_MIGRATION: "migration",
+    libvirt.VIR_DOMAIN_PAUSED_SAVE: "save",
+    libvirt.VIR_DOMAIN_PAUSED_DUMP: "dump",
+    libvirt.VIR_DOMAIN_PAUSED_IOERROR: "ioerror",
+    libvirt.VIR_DOMAIN_PAUSED_WATCHDOG: "watchdog",
+    libvirt.VIR_DOMAIN_PAUSED_SNAPSHOT: "snapshot",
+    libvirt.VIR_DOMAIN_PAUSED_STARTING_UP: "starting up",
+}
+
+
+def names(connection: Connection) -> tuple[str, ...]:
+    """The names of all VMs, running or not."""
+    with connection.doing("list the VMs"):
+        return tuple(sorted(domain.name() for domain in connection.raw.listAllDomains(0)))
+
+
+def all_vms(connection: Connection) -> tuple[Vm, ...]:
+    """Every VM with its disks, by name. One that vanishes while we look is left out."""
+    with connection.doing("list the VMs"):
+        domains = connection.raw.listAllDomains(0)
+    found = [vm for domain in domains if (vm := _read_unless_gone(connection, domain)) is not None]
+    return tuple(sorted(found, key=lambda vm: vm.name))
+
+
+def vm(connection: Connection, name: str) -> Vm:
+    """One VM by name or UUID. Raises VmNotFound with the nearest names."""
+    for lookup in (connection.raw.lookupByName, connection.raw.lookupByUUIDString):
+        try:
+            domain = lookup(name)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() in (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_INVALID_ARG):
+                continue
+            with connection.doing(f"look up VM {name}"):
+                raise
+        found = _read_unless_gone(connection, domain)
+        if found is not None:
+            return found
+    raise VmNotFound(name, connection.uri, nearest(name, names(connection)))
+
+
+@dataclass(frozen=True, slots=True)
+class NamesBeside:
+    """What VMs name outside of their own XML: path -> "snapshot s1 of VM web01", "the saved state of VM web01".
+
+    `trees`: directories that are named with all that lies in them. `problems`: what could not be read, as the end of
+    "it cannot be told what ...". `unlocated`: who names volumes whose path libvirt does not say.
+    """
+
+    paths: dict[str, str]
+    trees: dict[str, str]
+    problems: tuple[str, ...]
+    unlocated: list[tuple[str, Volume]] = field(default_factory=list)
+
+
+def names_beside(connection: Connection) -> NamesBeside:
+    """Read the snapshots' metadata and the saved states of all VMs. Raises HostUnreachable, LibvirtFailed."""
+    found = NamesBeside({}, {}, ())
+    problems = []
+    with connection.doing("list the VMs"):
+        domains = connection.raw.listAllDomains(0)
+    for domain in domains:
+        name = domain.name()
+        try:
+            if (saved := saved_xml(connection, domain)) is not None:
+                _add_names(connection, found, saved, f"the saved state of VM {name}")
+            snapshots = domain.listAllSnapshots(0)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
+                _raise_if_gone(connection, name)
+                problems.append(f"the snapshots and the saved state of VM {name} name ({error.get_error_message()})")
+            continue
+        for snapshot in snapshots:
+            what = f"snapshot {snapshot.getName()} of VM {name}"
+            try:
+                _add_names(connection, found, snapshot.getXMLDesc(0), what)
+            except libvirt.libvirtError as error:
+                if error.get_error_code() not in (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_NO_DOMAIN_SNAPSHOT):
+                    _raise_if_gone(connection, name)
+                    problems.append(f"{what} names ({error.get_error_message()})")
+    return replace(found, problems=tuple(problems))
+
+
+def _add_names(connection: Connection, found: NamesBeside, xml: str, what: str) -> None:
+    for path, role in domain_xml.names(xml).items():
+        (found.trees if role in xml_paths.TREES else found.paths)[path] = what
+    for volume in (pools.locate(connection, one) for one in domain_xml.volumes(xml)):
+        if volume.path is not None:
+            found.paths[volume.path] = what
+        else:
+            found.unlocated.append((what, volume))
+
+
+def _raise_if_gone(connection: Connection, name: str) -> None:
+    """After an error about one VM: raise if libvirt does not answer at all."""
+    with connection.doing(f"describe VM {name}"):
+        connection.raw.getLibVersion()
+
+
+def saved_xml(connection: Connection, domain: libvirt.virDomain) -> str | None:
+    """The XML of the managed save image; None without one.
+
+    One that was broken off (libvirtd died in the save) is none: libvirt discards it at the next start.
+    """
+    if not domain.hasManagedSaveImage(0):
+        return None
+    try:
+        return str(domain.managedSaveGetXMLDesc(0))
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_OPERATION_FAILED and _broken_off(connection, domain.name()):
+            return None
+        raise
+
+
+_SAVES = "/var/lib/libvirt/qemu/save"
+_PARTIAL = b"LibvirtQemudPart"
+"""The first bytes of a save image that is not whole (libvirt, src/qemu/qemu_saveimage.h)."""
+
+
+def _broken_off(connection: Connection, name: str) -> bool:
+    """Whether the VM's managed save image is marked as not whole. libvirt's error has no code of its own for that."""
+    try:
+        return connection.first_bytes(f"{_SAVES}/{name}.save", len(_PARTIAL)) == _PARTIAL
+    except (OSError, BlockferryError):
+        return False
+
+
+def snapshots(connection: Connection, name: str) -> tuple[Snapshot, ...]:
+    """The snapshots of a VM, by name."""
+    with connection.doing(f"list the snapshots of VM {name}"):
+        found = connection.raw.lookupByName(name).listAllSnapshots(0)
+        xmls = [snapshot.getXMLDesc(0) for snapshot in found]
+    return tuple(sorted((domain_xml.snapshot(xml) for xml in xmls), key=lambda one: one.name))
+
+
+def power_state(domain: libvirt.virDomain) -> tuple[PowerState, str | None]:
+    """(state, why it is paused)."""
+    state, reason = domain.state(0)
+    power = _STATES.get(state, PowerState.RUNNING)
+    return power, _PAUSE_REASONS.get(reason, "other") if power is PowerState.PAUSED else None
+
+
+def _read_unless_gone(connection: Connection, domain: libvirt.virDomain) -> Vm | None:
+    try:
+        return _read(connection, domain)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+            return None
+        with connection.doing(f"describe VM {domain.name()}"):
+            raise
+
+
+def _read(connection: Connection, domain: libvirt.virDomain) -> Vm:
+    state, reason = power_state(domain)
+    persistent = bool(domain.isPersistent())
+    live = domain_xml.parse(domain.XMLDesc(0)) if state.active else None
+    config = domain_xml.parse(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)) if persistent else None
+    now = live or config
+    assert now is not None, "a domain is active or persistent"
+    return Vm(
+        name=domain.name(),
+        uuid=domain.UUIDString(),
+        state=state,
+        persistent=persistent,
+        disks=domain_xml.merge(live, config),
+        autostart=persistent and bool(domain.autostart()),
+        has_managed_save=bool(domain.hasManagedSaveImage(0)),
+        nvram=now.nvram,
+        config_nvram=config.nvram if config else None,
+        tpm=now.tpm,
+        agent=now.agent,
+        memory=domain.maxMemory() * 1024,
+        unsavable=live.unsavable if live else "",
+        snapshots=tuple(sorted(snapshot.getName() for snapshot in domain.listAllSnapshots(0))),
+        checkpoints=tuple(sorted(checkpoint.getName() for checkpoint in domain.listAllCheckpoints(0))),
+        job=job(domain) if state.active else None,
+        mark=now.mark,
+        mark_journal=now.mark_journal,
+        pause_reason=reason,
+        named=tuple(dict.fromkeys(name for one in (live, config) if one for name in one.named)),
+        volumes=tuple(
+            pools.locate(connection, volume)
+            for volume in dict.fromkeys(volume for one in (live, config) if one for volume in one.volumes)
+        ),
+    )
+
+
+def job(domain: libvirt.virDomain, silent: str | None = None) -> str | None:
+    """The domain job in flight (not a block job), None if there is none; `silent` if libvirt does not say."""
+    try:
+        stats = domain.jobStats(0)
+    except libvirt.libvirtError:
+        return silent  # another job holds the domain's lock just now; the effect itself will say so
+    if stats.get("type", libvirt.VIR_DOMAIN_JOB_NONE) == libvirt.VIR_DOMAIN_JOB_NONE:
+        return None
+    operations = {
+        value: name.removeprefix("VIR_DOMAIN_JOB_OPERATION_").lower().replace("_", " ")
+        for name, value in vars(libvirt).items()
+        if name.startswith("VIR_DOMAIN_JOB_OPERATION_") and isinstance(value, int)
+    }
+    return str(operations.get(stats.get("operation", -1), "a job"))

@@ -1,0 +1,40 @@
+"""Whom libvirt runs QEMU as, by its own word: the DAC security model. https://libvirt.org/formatcaps.html"""
+
+from __future__ import annotations
+
+import re
+
+import libvirt
+from lxml import etree
+
+from blockferry.hosts.libvirt.connection import Connection
+from blockferry.hosts.qemu_user import QemuUser
+
+_LABEL = re.compile(r"\+(\d+):\+(\d+)")
+
+
+def default_user(connection: Connection) -> QemuUser | None:
+    """The user of every QEMU whose VM does not say otherwise; None when libvirt does not tell (a user's session)."""
+    with connection.doing("tell its capabilities"):
+        root = etree.fromstring(connection.raw.getCapabilities().encode())
+    for model in root.iterfind("./host/secmodel"):
+        if model.findtext("model") == "dac":
+            labels = {label.get("type"): label.text for label in model.iterfind("baselabel")}
+            return _user(labels.get("kvm") or labels.get("qemu"))
+    return None
+
+
+def vm_user(connection: Connection, name: str) -> QemuUser | None:
+    """The user that a VM's XML names, the live one if it runs; None when it names none, or not by number."""
+    with connection.doing(f"describe VM {name}"):
+        domain = connection.raw.lookupByName(name)
+        xml = domain.XMLDesc(0 if domain.isActive() else libvirt.VIR_DOMAIN_XML_INACTIVE)
+    for label in etree.fromstring(xml.encode(), etree.XMLParser(huge_tree=True)).iterfind("./seclabel[@model='dac']"):
+        if (found := _user(label.findtext("label"))) is not None:
+            return found
+    return None
+
+
+def _user(label: str | None) -> QemuUser | None:
+    found = _LABEL.fullmatch((label or "").strip())
+    return None if found is None else QemuUser(int(found[1]), int(found[2]))

@@ -1,0 +1,63 @@
+"""Tells whoever watches a move what libvirt is being waited for, when a call takes long.
+
+A switch has shown "100 %" for a minute without a word, because libvirt probed QEMU anew each time it wrote the
+configuration.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from types import TracebackType
+
+from blockferry.base.errors import BlockferryError
+from blockferry.base.units import format_duration
+from blockferry.storage_move.summary import Progress
+
+LONG_S = 2.0
+EVERY_S = 1.0
+
+
+class SlowCalls:
+    """While it is open, publishes the last progress again with a note as long as a call takes longer than LONG_S.
+
+    `slowest`: (what libvirt was asked for, for how many seconds), None when it owes no answer. `quiet`: whether the
+    VM is suspended by us, when nobody writes to the journal.
+    """
+
+    def __init__(
+        self,
+        slowest: Callable[[], tuple[str, float] | None],
+        publish: Callable[[Progress], None],
+        quiet: Callable[[], bool],
+    ) -> None:
+        self._slowest = slowest
+        self._publish = publish
+        self._quiet = quiet
+        self._last: Progress | None = None
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="slow-calls", daemon=True)
+
+    def __enter__(self) -> SlowCalls:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+
+    def seen(self, progress: Progress) -> None:
+        """The move has published this."""
+        self._last = progress
+
+    def _watch(self) -> None:
+        while not self._over.wait(EVERY_S):
+            last, slowest = self._last, self._slowest()
+            if last is None or slowest is None or slowest[1] < LONG_S or self._quiet():
+                continue
+            note = f"waiting for libvirt to {slowest[0]}, {format_duration(slowest[1])}"
+            with contextlib.suppress(BlockferryError):  # the loop itself says what is wrong with the journal
+                self._publish(replace(last, note=note))

@@ -1,0 +1,1 @@
+"""What every long job has: the loop, kill points, unexpected errors, a store that is away."""

@@ -1,0 +1,1 @@
+"""What moves leave behind: quarantine, orphans, old disks."""

@@ -1,0 +1,210 @@
+"""Orphans: what earlier moves left on this host, whose it is, and whether it can go.
+
+A file counts only if it bears our marker (`FILE.blockferry`) or stands in the journal as kept; nothing else is ever
+called an orphan. What another journal's move has made may be a copy under way that this journal knows nothing of: it
+is told, and never removed unless the user says that the other journal is gone for good.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import time
+
+import msgspec
+
+from blockferry.base.errors import BlockferryError, StillInUse
+from blockferry.hosts.helper import files
+from blockferry.hosts.helper.files import FileStat
+from blockferry.hosts.host import Host
+from blockferry.hosts.inventory import Datastore, datastore_of
+from blockferry.hosts.libvirt import domain_list, pools
+from blockferry.hosts.runner import Runner
+from blockferry.leftovers.quarantine_rules import Kept
+from blockferry.safety import proof
+from blockferry.storage_move.destination.effects import MARKER, is_another
+from blockferry.storage_move.destination.placement import is_in_home
+from blockferry.storage_move.home import effects as home_effects
+from blockferry.storage_move.summary import Orphan, Orphans
+from blockferry.store import Journal
+
+
+def find(site: Host, journal: Journal) -> Orphans:
+    """Everything of ours that belongs to no move under way."""
+    connection = site.connection
+    mine = journal.identity()
+    said = proof.claims(journal, connection.uri, connection.host_id())
+    running = {one.id for one in journal.unfinished()}
+    to_go_on_with = journal.partial_paths()
+    found: list[Orphan | None] = []
+    unsearched = []
+    for store in pools.datastores(connection):
+        if not (store.is_directory and store.path):
+            continue
+        if not store.active:
+            unsearched.append(f"The datastore {store.name} is not active: what moves left there is not known.")
+            continue
+        try:
+            markers, problem = _markers(site.runner, store.path)
+            found.extend(_marked_files(site, store, markers, said, running, mine, to_go_on_with))
+        except BlockferryError as error:
+            problem = error.sentence
+        if problem:
+            unsearched.append(f"The datastore {store.name} could not be searched whole for what moves left: {problem}")
+    found.extend(_kept(site, one, said) for one in said.kept)
+    for vm in domain_list.all_vms(connection):
+        if vm.mark is None or vm.mark in running:
+            continue
+        foreign = _foreign(vm.mark_journal, mine)
+        why = f"{vm.name} bears the mark of move {vm.mark}, which this journal does not know as under way"
+        why += f"; {foreign}" if foreign else ""
+        found.append(
+            Orphan(
+                f"vm:{vm.name}", "mark", vm.mark, vm.name, None, 0, why, removable=foreign is None,
+                foreign=foreign is not None,
+            )
+        )  # fmt: skip
+    return Orphans(tuple(one for one in found if one is not None), tuple(unsearched))
+
+
+def _foreign(journal: str, mine: str) -> str | None:
+    if journal == mine:
+        return None
+    return f"it belongs to another journal ({journal or 'unknown'}), whose move may be under way"
+
+
+def _markers(runner: Runner, directory: str) -> tuple[list[str], str]:
+    """The markers on a datastore, and why there may be more: the words of a search that could not read all of it."""
+    argv = ["find", directory, "-maxdepth", "2", "-xdev", "-ignore_readdir_race"]
+    argv += ["-name", f"*{MARKER}", "-type", "f", "-print0"]
+    result = runner.run(argv, check=False, timeout_s=60)
+    listed = result.stdout.decode(errors="surrogateescape")
+    problem = "" if result.status == 0 else result.stderr.strip() or f"find ended with status {result.status}"
+    return [marker for marker in listed.split("\0") if marker], problem
+
+
+def _marked_files(
+    site: Host,
+    store: Datastore,
+    markers: list[str],
+    said: proof.Claims,
+    running: set[str],
+    mine: str,
+    to_go_on_with: frozenset[str],
+) -> list[Orphan]:
+    found = []
+    for marker in markers:
+        path = marker.removesuffix(MARKER)
+        words = _words(site.runner, marker)
+        if words is None or words.get("move") in running:
+            continue
+        foreign = _foreign(words.get("journal", ""), mine)
+        stat = files.stat_one(site.runner, path)
+        size = 0 if stat is None else stat.allocated
+        doubt = None
+        if is_another(words, stat):
+            # Whose file that is we do not know, and do not ask: the marker alone is ours.
+            path, kind, what, size = marker, "marker", f"the marker of a copy that is gone ({path} is another file)", 0
+        else:
+            kind = "partial" if path in to_go_on_with else "copy"
+            doubt = _unproven(words, stat, path)
+            doubt = doubt or proof.needed_by(site, path, said, patience_s=0, is_base=False)
+            what = "a broken copy, kept to be gone on with," if kind == "partial" else "a half-made copy"
+        reasons = "; ".join(one for one in (doubt, foreign) if one)
+        if reasons and kind != "marker":
+            what = "a copy that was not finished off"
+        why = f"{what}{f' ({reasons})' if reasons else ''} of move {words.get('move')} of {words.get('vm')}, made by "
+        why += f"{words.get('by')}"
+        found.append(
+            Orphan(
+                path, kind, words.get("move"), words.get("vm"), store.name, size, why, removable=not reasons,
+                foreign=foreign is not None and doubt is None,
+            )
+        )  # fmt: skip
+    return found
+
+
+def _unproven(words: dict[str, str], stat: FileStat | None, path: str) -> str | None:
+    """Why the file beside a marker may be somebody else's: the marker was written before its file was made."""
+    if stat is None or words.get("inode"):
+        return None
+    return (
+        "it is not proven that the move has made this file: the move ended before it could note which file it is; look "
+        f"at it, and if nobody needs it, remove it and {path}{MARKER} by hand"
+    )
+
+
+def _words(runner: Runner, marker: str) -> dict[str, str] | None:
+    """What a marker says; None when it is gone this moment, or not ours after all."""
+    try:
+        return msgspec.json.decode(files.read_file(runner, marker), type=dict[str, str])
+    except (BlockferryError, msgspec.DecodeError):
+        return None
+
+
+def _kept(site: Host, kept: Kept, said: proof.Claims) -> Orphan | None:
+    stat = files.stat_one(site.runner, kept.path)
+    if stat is None:
+        return None
+    doubt = proof.needed_by(site, kept.path, said, patience_s=0)
+    text = f"old file of {kept.vm}, {kept.why}" + (f"; {doubt}" if doubt else "")
+    if kept.expires is not None:
+        text += "; its time is over" if kept.expired(time.time()) else "; its time is not over yet"
+    return Orphan(
+        kept.path,
+        "source",
+        kept.move,
+        kept.vm,
+        kept.datastore or None,
+        stat.allocated,
+        text,
+        doubt is None,
+        kept.expires,
+    )
+
+
+def remove(site: Host, journal: Journal, one: Orphan, abandoned: bool = False) -> str:
+    """Remove one orphan, after looking once more. A sentence for the user. Raises StillInUse.
+
+    `abandoned`: the user has said that other journals are gone for good.
+    """
+    connection, runner = site.connection, site.runner
+    mine = journal.identity()
+    if one.kind == "mark":
+        vm = next((vm for vm in domain_list.all_vms(connection) if vm.name == one.vm and vm.mark == one.move), None)
+        if vm is not None:
+            foreign = _foreign(vm.mark_journal, mine)
+            if foreign is not None and not abandoned:
+                raise StillInUse(one.path, foreign)
+            site.control(vm.uuid, vm.name).mark(None)
+        return f"the mark of move {one.move} was taken off {one.vm}"
+    if one.kind == "source":
+        raise StillInUse(one.path, "it is in quarantine, which only `blockferry quarantine purge` empties")
+    path = one.path.removesuffix(MARKER) if one.kind == "marker" else one.path
+    marker = path + MARKER
+    words = _words(runner, marker)
+    foreign = None if words is None else _foreign(words.get("journal", ""), mine)
+    if words is None or words.get("move") != one.move or (foreign is not None and not abandoned):
+        raise StillInUse(one.path, foreign or "its marker has changed meanwhile")
+    stat = files.stat_one(runner, path)
+    taken = is_another(words, stat)
+    if one.kind == "marker":
+        if not taken:
+            raise StillInUse(one.path, "the file that it was written for is there again")
+        files.remove_file(runner, marker)
+        return f"{marker} was removed; {path} was not touched"
+    if taken:
+        raise StillInUse(one.path, "another file has taken its name since")
+    said = proof.claims(journal, connection.uri, connection.host_id())
+    doubt = _unproven(words, stat, path) or proof.needed_by(site, path, said, is_base=False)
+    if doubt is not None:
+        raise StillInUse(one.path, doubt)
+    stores = pools.datastores(connection)
+    removed = files.remove_file(runner, path)
+    files.remove_file(runner, marker)
+    journal.forget_partial(path, connection.host_id())
+    store = datastore_of(one.path, stores)
+    parent = posixpath.dirname(one.path)
+    own = one.vm is not None and is_in_home(one.path, one.vm)
+    if store is not None and own:
+        home_effects.clear_directory(site, runner, parent)
+    return f"{one.path} was {'removed' if removed else 'gone already'}"

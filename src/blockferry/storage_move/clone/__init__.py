@@ -1,0 +1,1 @@
+"""Disks cloned by the file system."""

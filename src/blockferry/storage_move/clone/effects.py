@@ -1,0 +1,86 @@
+"""Clones of images by their file system: the immutable base below an overlay, and the disk of a VM that is off."""
+
+from __future__ import annotations
+
+import posixpath
+import time
+from dataclasses import replace
+
+from blockferry.base.errors import CloneFailed, HostCommandFailed
+from blockferry.base.units import format_duration, format_size
+from blockferry.hosts.helper import files, image_users
+from blockferry.hosts.images import reflink
+from blockferry.jobs.kill_points import point
+from blockferry.safety import mount_check
+from blockferry.storage_move.context import Context
+from blockferry.storage_move.destination import effects as destination_effects
+from blockferry.storage_move.destination import owner_and_labels
+from blockferry.storage_move.observation import Observation
+from blockferry.storage_move.observe import fingerprint
+from blockferry.storage_move.plan import DiskPlan
+from blockferry.storage_move.record import ComparedBase, Record
+
+
+def clone_base(context: Context, target: str, seen: Observation) -> None:
+    """The base at the destination, cloned from the one below the overlay that is in use at the source.
+
+    Why it is whole: QEMU flushes a disk and opens it anew read-only before its writes go to an overlay (qcow2 tables
+    included), and that was seen; the clone is of one instant; and nobody wrote to the file before or behind it.
+    """
+    disk = context.plan.disk(target)
+    before = fingerprint(context.runner, disk.source)
+    record = _clone(context, disk, seen.record)
+    if fingerprint(context.runner, disk.source) != before:
+        raise CloneFailed(disk.source, disk.dest, "somebody wrote to it meanwhile, below its overlay")
+    point("base-synced")
+    done = ComparedBase(before, size=disk.virtual_size)
+    context.note(replace(record, synced={**record.synced, target: done}))
+
+
+def clone_off(context: Context, target: str, seen: Observation) -> None:
+    """The disk of a VM that is off. A QEMU that starts meanwhile is noticed, and the clone does not count then.
+
+    Nor does it when the old image was written to since it was looked at: `decide` compares its fingerprint.
+    """
+    disk = context.plan.disk(target)
+    forgotten = {name: of for name, of in seen.record.cold_copied.items() if name != target}
+    record = replace(seen.record.without_verdict(target).without_sync(target), cold_copied=forgotten)
+    if record != seen.record:
+        context.note(record)
+    context.cold[target] = 0.0
+    context.memory.progress.pop(target, None)
+    _nobody_has(context, disk)
+    point("cold-copying")
+    record = _clone(context, disk, record)
+    _nobody_has(context, disk)
+    context.cold[target] = 1.0
+    destination_effects.note_cold(context, record, target, seen.disk(target).fingerprint)
+
+
+def _clone(context: Context, disk: DiskPlan, record: Record) -> Record:
+    """A clone of the old image under a name that is in the record. Whatever was there of ours is replaced."""
+    runner = context.runner
+    mount_check.check(context, record.mounts)
+    record = destination_effects.make_home(context, record, posixpath.dirname(disk.dest))
+    record = destination_effects.name_paths(context, record, disk.dest)
+    destination_effects.mark_file(context, disk.dest)
+    point("cloning")
+    began = time.monotonic()
+    # The marker says which file it is before that appears, so that no other one is ever taken for it.
+    reflink.clone(
+        runner, disk.source, disk.dest, lambda path: destination_effects.mark_file(context, disk.dest, made=path)
+    )
+    seconds = time.monotonic() - began
+    owner_and_labels.give_as(context, owner_and_labels.old_image(context, disk, disk.dest), disk.dest)
+    point("cloned")
+    made = files.stat_one(runner, disk.dest)
+    size = format_size(0 if made is None else made.size)
+    took = format_duration(seconds)
+    context.tell("action", f"{disk.target}: {disk.source} was cloned to {disk.dest} ({size}) in {took}")
+    return record
+
+
+def _nobody_has(context: Context, disk: DiskPlan) -> None:
+    """Raise HostCommandFailed when a QEMU has the old image: the loop looks again, and the VM may run by then."""
+    if image_users.in_use(context.runner, disk.source):
+        raise HostCommandFailed(f"cp --reflink=always {disk.source}", 1, "a QEMU has it open")

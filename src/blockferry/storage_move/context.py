@@ -1,0 +1,79 @@
+"""What the effects of one move share: plan, host, memory, and the journal behind `note`."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from blockferry.hosts.helper import comparison
+from blockferry.hosts.helper.watchdog import DestinationWatch
+from blockferry.hosts.host import Host
+from blockferry.hosts.libvirt.domain import Control, DomainView
+from blockferry.hosts.runner import Runner
+from blockferry.hosts.waiting_runner import WaitingRunner
+from blockferry.safety.guard import Guard
+from blockferry.safety.proof import Claims
+from blockferry.storage_move.observe import Memory
+from blockferry.storage_move.pace.effects import Pacer
+from blockferry.storage_move.plan import Plan
+from blockferry.storage_move.record import ComparedBase, Record
+
+
+@dataclass
+class Context:
+    """One move while it runs in this process.
+
+    `note` makes a record durable before it returns (fenced by the lease); `tell` adds a line to the story;
+    `stop` is set when this process shall leave the move as it is; `wanted` reads what the user wants now.
+    """
+
+    plan: Plan
+    site: Host
+    guard: Guard
+    note: Callable[[Record], None]
+    tell: Callable[[str, str], None]  # (kind, text)
+    keep: Callable[..., None]  # into quarantine: the words of quarantine.row from `path` on
+    should_stop: Callable[[], bool]
+    bandwidth: Callable[[], int] = lambda: 0  # bytes/s that the user wants now, 0 for no limit
+    claims: Callable[[], Claims] = Claims  # what the journal knows of the host's files
+    journal: str = ""  # the identity of the journal, for what we mark
+    last_view: Callable[[], DomainView | None] = lambda: None  # the newest look at the VM
+    check: Callable[[], None] = lambda: None  # raises LeaseLost when somebody else runs the move by now: we were frozen
+    show: Callable[[], None] = lambda: None  # publish the progress, in the middle of a long effect
+    memory: Memory = field(default_factory=Memory)
+    stop: threading.Event = field(default_factory=threading.Event)
+    stalls: dict[str, float] = field(default_factory=dict)  # "start" | "switch" -> longest suspension, seconds
+    sources: list[str] = field(default_factory=list)  # a sentence for each old file
+    notes: list[str] = field(default_factory=list)
+    cold: dict[str, float] = field(default_factory=dict)  # target -> fraction of the cold copy
+    verifying: dict[str, comparison.ComparisonProgress] = field(
+        default_factory=dict
+    )  # target -> how far its comparison is
+    verify_began: float = 0.0  # monotonic seconds, of the disk that is being compared
+    verdicts: list[str] = field(default_factory=list)  # a sentence for each disk that was verified
+    resynced: dict[str, ComparedBase] = field(default_factory=dict)  # target -> what going on from a broken copy took
+    applied: dict[str, int] = field(default_factory=dict)  # target -> bandwidth set on its job
+
+    pacer: Pacer | None = None  # only where the guest's writes have a contract
+    noted: Record | None = None  # the record as this process has written it last
+    watch: DestinationWatch | None = None  # beside the copies
+    watch_mode: str = ""  # what it was told last, and obeyed
+    watch_tried: float = 0.0  # monotonic seconds
+    throttle_seen_at: float = 0.0  # monotonic seconds: when the guest's limits were last looked at
+    owned: set[str] = field(default_factory=set)  # directories that were given their owner by this process
+    unguarded: bool = False  # it was told that no guard knows of the guest's limits
+
+    @property
+    def control(self) -> Control:
+        return self.site.control(self.plan.uuid, self.plan.vm)
+
+    @property
+    def runner(self) -> Runner:
+        """Waits for storage that does not answer without being held up by it."""
+        return WaitingRunner(self.site.runner, lambda text: self.tell("warning", text), self.stop.is_set)
+
+    @staticmethod
+    def now_s() -> float:
+        return time.monotonic()

@@ -1,0 +1,364 @@
+"""Effects that make things at the destination: lower layers, images, cold copies, the finishing touch.
+
+What is made is named in the record before it exists (`created`), and each file has a marker file beside it, so
+that an orphan sweep can tell whose it is even without the journal. What is in `created` is ours: it is replaced
+when an effect is repeated, unless the marker tells that it is another file. What is not is never overwritten.
+"""
+
+from __future__ import annotations
+
+import errno
+import getpass
+import posixpath
+import socket
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
+
+import msgspec
+
+from blockferry.base.errors import CopyIncomplete, FileExists, HostCallFailed, HostCommandFailed
+from blockferry.hosts.exports import is_export
+from blockferry.hosts.helper import files
+from blockferry.hosts.helper.files import FileStat
+from blockferry.hosts.images import conversion, network_exports, qemu_img
+from blockferry.hosts.qemu_user import HOME_MODE
+from blockferry.hosts.runner import Runner
+from blockferry.jobs.kill_points import point
+from blockferry.safety import mount_check
+from blockferry.storage_move.context import Context
+from blockferry.storage_move.destination import owner_and_labels
+from blockferry.storage_move.destination.placement import guest_size
+from blockferry.storage_move.observation import Observation
+from blockferry.storage_move.overlays.passes import CopyProgress
+from blockferry.storage_move.plan import DiskPlan, LayerPlan
+from blockferry.storage_move.record import Copy, Record, Stage
+
+MARKER = ".blockferry"
+"""Ending of the marker file beside a file that is being made."""
+
+
+def name_paths(context: Context, record: Record, *paths: str, ours: Collection[str] = ()) -> Record:
+    """Write down what is about to be made. A name of ours that is there already is taken away first.
+
+    Raises FileExists, and writes down nothing, when a new name is taken by a file that is not this move's: what is
+    written down is removed later. `ours`: files that are known to be ours in another way.
+    """
+    fresh = [path for path in paths if path not in record.created]
+    for path in fresh:
+        if path.endswith("/") or path in ours or not files.is_there(context.runner, path):
+            continue
+        if marked_by(context.runner, path) != context.plan.move or is_somebody_s(context.runner, path):
+            raise FileExists(path)
+    for path in paths:
+        if path in record.created and not path.endswith("/"):
+            if is_somebody_s(context.runner, path):
+                raise FileExists(path)
+            context.check()
+            files.remove_file(context.runner, path)
+    if fresh:
+        record = replace(record, created=(*record.created, *fresh))
+        context.note(record)
+    return record
+
+
+def make_home(context: Context, record: Record, path: str) -> Record:
+    """Have a directory. One that was made by us is in `created` with a slash at its end."""
+    if files.stat_one(context.runner, path) is None:
+        record = name_paths(context, record, path + "/")
+    made = files.make_directory(context.runner, path, HOME_MODE)
+    if made or (path + "/" in record.created and path not in context.owned):
+        owner_and_labels.give_directory(context, path)
+    context.owned.add(path)
+    return record
+
+
+def copy_layers(context: Context, target: str, seen: Observation) -> None:
+    """The lower layers of a chain, from the bottom up. Nobody writes to them, so a plain copy is right."""
+    disk = context.plan.disk(target)
+    record = seen.record
+    mount_check.check(context, record.mounts)
+    below = disk.stays_below
+    for layer in reversed(disk.layers):
+        record = make_home(context, record, posixpath.dirname(layer.dest))
+        record = name_paths(context, record, layer.dest)
+        mark_file(context, layer.dest)
+        point("layer-named")
+        conversion.convert(
+            context.runner,
+            layer.source,
+            layer.source_format,
+            layer.dest,
+            layer.dest_format,
+            should_stop=context.should_stop,
+            rate_limit=record.bandwidth or None,
+            backing=below,
+            bitmaps=_has_bitmaps(context, layer),
+            force_share=True,
+            claimed=_marking(context, layer.dest),
+        )
+        owner_and_labels.give_as(context, layer.source, layer.dest)
+        point("layer-copied")
+        below = (layer.dest, layer.dest_format)
+        context.tell("action", f"the layer {layer.source} of {target} was copied to {layer.dest}")
+    context.note(replace(record, layers_copied=(*record.layers_copied, target)))
+
+
+def _has_bitmaps(context: Context, layer: LayerPlan) -> bool:
+    """Whether the layer holds bitmaps, of a checkpoint or of a backup program, that its copy can hold."""
+    if not layer.source_format == layer.dest_format == "qcow2":
+        return False
+    return bool(qemu_img.chain(context.runner, layer.source, layer.source_format)[0].bitmaps)
+
+
+def new_image(
+    context: Context,
+    path: str,
+    disk: DiskPlan,
+    format: str,
+    size: int,
+    backing: qemu_img.Backing | None = None,
+    cluster_size: int | None = None,
+    preallocation: qemu_img.Preallocation = "off",
+    extended_l2: bool = False,
+) -> None:
+    """An empty image under a name that is in the record; its owner and mode are those of the disk's old one."""
+    qemu_img.create(
+        context.runner,
+        path,
+        format,
+        size,
+        preallocation=preallocation,
+        backing=backing,
+        cluster_size=cluster_size,
+        extended_l2=extended_l2,
+    )
+    owner_and_labels.give_as(context, owner_and_labels.old_image(context, disk, path), path)
+
+
+def create_image(context: Context, target: str, seen: Observation) -> None:
+    """An empty image of exactly the guest's size."""
+    disk = context.plan.disk(target)
+    record = seen.record
+    mount_check.check(context, record.mounts)
+    if target in record.cold_copied:
+        # It is taken away now, so it must not count when the VM goes off without having written to this disk.
+        record = replace(record, cold_copied={name: of for name, of in record.cold_copied.items() if name != target})
+        record = record.without_verdict(target)
+        context.note(record)
+    if is_export(disk.dest):
+        _ready(context, disk)
+        context.note(record.with_copy(target, Copy(Stage.IMAGE, -1, record.copy(target).attempts)))
+        return
+    record = make_home(context, record, posixpath.dirname(disk.dest))
+    record = name_paths(context, record, disk.dest)
+    point("image-named")
+    mark_file(context, disk.dest)
+    new_image(
+        context,
+        disk.dest,
+        disk,
+        disk.dest_format,
+        disk.virtual_size,
+        disk.backing,
+        disk.cluster_size,
+        _preallocation(disk),
+        disk.extended_l2,
+    )
+    if disk.luks is not None:
+        files.copy_head(context.runner, disk.source, disk.dest, disk.luks.header)
+    mark_file(context, disk.dest, made=True)
+    point("image-made")
+    copy = record.copy(target)
+    context.note(record.with_copy(target, Copy(Stage.IMAGE, -1, copy.attempts)))
+
+
+def cold_copy(context: Context, target: str, seen: Observation, source: tuple[str, str]) -> None:
+    """The whole disk of a VM that is off: `source` is (path, format). QEMU's image lock keeps it from starting."""
+    disk = context.plan.disk(target)
+    view = seen.disk(target)
+    mount_check.check(context, seen.record.mounts)
+    if is_export(disk.dest):
+        _cold_copy_to_export(context, disk, seen, source)
+        return
+    record = make_home(context, seen.record.without_verdict(target), posixpath.dirname(disk.dest))
+    record = name_paths(context, record, disk.dest)
+    if record.copy(target).stage is not Stage.NONE:
+        # It is written over now, and removed if that fails: a VM that is started meanwhile is to find no image.
+        record = record.with_copy(target, Copy(Stage.NONE, -1, record.copy(target).attempts))
+        context.note(record)
+    mark_file(context, disk.dest)
+    point("cold-copying")
+    context.cold[target] = 0.0
+    context.memory.progress.pop(target, None)
+    whole = disk.as_is or disk.sealed
+    conversion.convert(
+        context.runner,
+        source[0],
+        "raw" if whole else source[1],  # as it is, byte for byte: no secret is needed for that
+        disk.dest,
+        "raw" if whole else disk.dest_format,
+        progress=lambda fraction: show_cold(context, disk, fraction),
+        should_stop=context.should_stop,
+        rate_limit=record.bandwidth or None,
+        # qemu-img writes all of it then; reserving is enough where that was asked for
+        thick=disk.thick and disk.preallocation != "falloc",
+        backing=disk.backing,
+        bitmaps=disk.has_bitmaps and disk.dest_format == "qcow2" and not whole,
+        options=() if whole else _cold_options(disk),
+        claimed=_marking(context, disk.dest),
+    )
+    found = qemu_img.chain(context.runner, disk.dest, disk.dest_format)[0]
+    if disk.as_is and not found.internal_snapshots:
+        raise CopyIncomplete(target, f"{disk.dest} does not hold the internal snapshots of {disk.source}")
+    if guest_size(found.virtual_size) != disk.virtual_size:
+        raise CopyIncomplete(target, f"{disk.dest} has {found.virtual_size} bytes instead of {disk.virtual_size}")
+    owner_and_labels.give_as(context, source[0], disk.dest)
+    show_cold(context, disk, 1.0)
+    note_cold(context, record, target, view.fingerprint)
+    context.tell("action", f"{target} was copied to {disk.dest}")
+
+
+def _ready(context: Context, disk: DiskPlan) -> None:
+    """Raise unless the export is there and as large as the disk: nothing is made on it."""
+    size = network_exports.size(context.runner, disk.dest)
+    if size != disk.virtual_size:
+        raise CopyIncomplete(disk.target, f"{disk.dest} has {size} bytes instead of {disk.virtual_size}")
+
+
+def _cold_copy_to_export(context: Context, disk: DiskPlan, seen: Observation, source: tuple[str, str]) -> None:
+    _ready(context, disk)
+    point("cold-copying")
+    context.cold[disk.target] = 0.0
+    context.memory.progress.pop(disk.target, None)
+    conversion.convert_to_export(
+        context.runner,
+        *source,
+        disk.dest,
+        progress=lambda fraction: show_cold(context, disk, fraction),
+        should_stop=context.should_stop,
+        rate_limit=seen.record.bandwidth or None,
+    )
+    show_cold(context, disk, 1.0)
+    note_cold(context, seen.record, disk.target, seen.disk(disk.target).fingerprint)
+    context.tell("action", f"{disk.target} was copied to {disk.dest}")
+
+
+def note_cold(context: Context, record: Record, target: str, fingerprint: str) -> None:
+    """The destination holds what the source of this fingerprint holds."""
+    point("cold-copied")
+    record = replace(record, cold_copied={**record.cold_copied, target: fingerprint})
+    context.note(record.with_copy(target, Copy(Stage.NONE, -1, record.copy(target).attempts)))
+
+
+def _preallocation(disk: DiskPlan) -> qemu_img.Preallocation:
+    """How the image of a running VM's disk is made. A mirror leaves holes in a raw file whatever was reserved in it
+    (docs/measured.md): there it is done afterwards, by `settle`."""
+    if disk.dest_format != "qcow2" or disk.backing is not None:
+        return "off"  # QEMU does not reserve below an image with a backing file; `settle` does
+    match disk.preallocation:
+        case "metadata":
+            return "metadata"
+        case "full":
+            return "full"
+        case _:
+            return "falloc" if disk.thick else "off"
+
+
+def _cold_options(disk: DiskPlan) -> list[str]:
+    reserve = disk.preallocation if disk.preallocation in ("metadata", "falloc") and disk.backing is None else "off"
+    return qemu_img.creation_options(reserve, disk.cluster_size, disk.extended_l2)
+
+
+def show_cold(context: Context, disk: DiskPlan, fraction: float) -> None:
+    context.cold[disk.target] = fraction
+    done = context.memory.progress.get(disk.target, CopyProgress())
+    total = max(2, disk.copy_bytes)
+    context.memory.progress[disk.target] = done.sample(context.now_s(), int(total * fraction), total)
+    context.show()
+
+
+def settle(context: Context, target: str, seen: Observation) -> None:
+    """The new image on stable storage, allocated in full if thick was asked; its marker goes."""
+    disk = context.plan.disk(target)
+    if is_export(disk.dest):
+        point("settled")
+        context.note(replace(seen.record, settled=(*seen.record.settled, target)))
+        return
+    if disk.thick and (stat := files.stat_one(context.runner, disk.dest)) is not None:
+        # A mirror leaves holes in a preallocated file (docs/measured.md); filling them afterwards changes no content,
+        # and nothing for the guest.
+        try:
+            files.fill_allocation(context.runner, disk.dest, stat.size)
+        except HostCommandFailed as error:
+            context.notes.append(f"{disk.dest} could not be allocated in full: {error.stderr.strip()}")
+            context.tell("warning", context.notes[-1])
+    files.flush(context.runner, disk.dest)
+    if disk.dest_overlay:
+        # The VM and its configuration were seen on the base, or never were on the overlay.
+        files.remove_file(context.runner, disk.dest_overlay)
+        files.remove_file(context.runner, disk.dest_overlay + MARKER)
+    for path in (disk.dest, *(layer.dest for layer in disk.layers)):
+        files.remove_file(context.runner, path + MARKER)
+    point("settled")
+    context.note(replace(seen.record, settled=(*seen.record.settled, target)))
+
+
+def marked_by(runner: Runner, path: str) -> str | None:
+    """The move whose marker lies beside an image; None without one, or when it is none of ours.
+
+    Raises HostCommandFailed, HostUnreachable when that cannot be told.
+    """
+    words = _marker(runner, path)
+    return None if words is None else words.get("move")
+
+
+def is_somebody_s(runner: Runner, path: str) -> bool:
+    """Whether another file has taken the name of one that we made: its marker says which one that was.
+
+    Raises HostCommandFailed, HostUnreachable when that cannot be told: then it may be somebody's.
+    """
+    return is_another(_marker(runner, path), files.stat_one(runner, path))
+
+
+def unfinished(runner: Runner, path: str, move: str) -> bool:
+    """Whether the marker beside a file says that this move was still making it: nobody has ever been told of it."""
+    words = _marker(runner, path)
+    return words is not None and words.get("move") == move and words.get("inode") == ""
+
+
+def _marker(runner: Runner, path: str) -> dict[str, str] | None:
+    try:
+        return msgspec.json.decode(files.read_file(runner, path + MARKER), type=dict[str, str])
+    except HostCallFailed as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR):
+            return None
+        raise
+    except (msgspec.DecodeError, UnicodeDecodeError):  # it was cut short, or is none of ours
+        return None
+
+
+def _marking(context: Context, path: str) -> Callable[[], None]:
+    return lambda: mark_file(context, path, made=True)
+
+
+def is_another(words: Mapping[str, str] | None, stat: FileStat | None) -> bool:
+    """Whether the file beside a marker is another than the one it was written for: then it is somebody else's."""
+    return words is not None and stat is not None and words.get("inode") not in (None, "", str(stat.inode))
+
+
+def mark_file(context: Context, path: str, made: bool | str = False) -> None:
+    """Say beside a file whose it is; once it is `made`, also which: a later one of its name is somebody else's.
+
+    `made`: where the file is, when it has not its name yet.
+    """
+    context.check()
+    found = files.stat_one(context.runner, path if made is True else made) if made else None
+    words = {
+        "what": "being made by blockferry; `blockferry orphans` tells more",
+        "move": context.plan.move,
+        "vm": context.plan.vm,
+        "journal": context.journal,
+        "by": f"{getpass.getuser()}@{socket.gethostname()}",
+        "inode": "" if found is None else str(found.inode),
+    }
+    files.write_file(context.runner, path + MARKER, msgspec.json.format(msgspec.json.encode(words)) + b"\n", 0o644)

@@ -1,0 +1,276 @@
+"""Effects that take things away. Never without proof; when in doubt both are kept and the report says so."""
+
+from __future__ import annotations
+
+import posixpath
+import time
+from dataclasses import replace
+
+from blockferry.base.errors import BlockferryError, StillInUse, VmNotFound
+from blockferry.base.units import MiB, format_size, format_time
+from blockferry.hosts.exports import is_export
+from blockferry.hosts.helper import files
+from blockferry.hosts.images import network_exports, qemu_img
+from blockferry.hosts.libvirt import domain_list
+from blockferry.jobs.kill_points import point
+from blockferry.safety import destination_watchdog, mount_check, proof
+from blockferry.storage_move.context import Context
+from blockferry.storage_move.destination import effects as destination_effects
+from blockferry.storage_move.destination.effects import MARKER
+from blockferry.storage_move.destination.placement import is_in_home
+from blockferry.storage_move.home import effects as home_effects
+from blockferry.storage_move.observation import DiskSide, Observation
+from blockferry.storage_move.observe import fingerprints, same_path
+from blockferry.storage_move.overlays import effects as overlays_effects
+from blockferry.storage_move.overlays import resume_rules
+from blockferry.storage_move.plan import DiskPlan
+from blockferry.storage_move.record import BackupExport, Stage
+from blockferry.storage_move.request import OnBreak
+from blockferry.storage_move.templates import rules as templates_rules
+from blockferry.storage_move.verify import effects as verify_effects
+
+
+def release_source(context: Context, path: str, seen: Observation) -> None:
+    """Remove or keep an old file, as asked; keep it whenever the proof that nothing needs it is not complete."""
+    plan = context.plan
+    disk = next(one for one in plan.disks if path in (*one.old_files, one.source_overlay))
+    overlay = path == disk.source_overlay
+    point("releasing-source")
+    found = files.stat_one(context.runner, path)
+    size = 0 if found is None else found.allocated
+    links = files.link_chain(context.runner, path)[1:]
+    if found is None:
+        sentence = f"{path}: was gone already"
+        if links:
+            sentence = f"{path}: is a symbolic link to {links[-1]}, which is not there; the link stays"
+    else:
+        unproven = verify_effects.unproven(plan, seen.record, disk.target)
+        kept = not plan.source.delete or unproven is not None
+        doubt = reason_to_keep(context, disk, path, seen)
+        if overlay and doubt is None and kept:
+            # What the overlay holds is written into the base below it, which is whole then, and kept.
+            doubt = reason_to_keep(context, disk, disk.source, seen, overlay_goes=True)
+        if not overlay:
+            doubt = doubt or unproven
+        if doubt is not None:
+            sentence = f"{path} ({format_size(size)}): kept, because {doubt}"
+            context.keep(path, disk.source_datastore or "", size, doubt, _format(context, disk, path), for_good=True)
+            if overlay:
+                files.remove_file(context.runner, path + MARKER)  # the quarantine has it now
+        elif overlay:
+            context.check()
+            if kept:
+                overlays_effects.keep_old_base_whole(context, disk)
+            files.remove_file(context.runner, path)
+            files.remove_file(context.runner, path + MARKER)
+            sentence = f"{path} ({format_size(size)}): the overlay of the move, removed"
+        elif not plan.source.delete:
+            until = "" if plan.source.keep_s is None else f" until {format_time(time.time() + plan.source.keep_s)}"
+            sentence = f"{path} ({format_size(size)}): kept{until}, {plan.source.why_kept}; nothing here uses it"
+            why = f"kept {plan.source.why_kept}; nothing here uses it"
+            context.keep(path, disk.source_datastore or "", size, why, _format(context, disk, path))
+        else:
+            context.check()
+            files.remove_with_links(context.runner, path)
+            behind = f", a symbolic link, and {links[-1]}" if links else ""
+            sentence = f"{path}{behind} ({format_size(size)}): removed; nothing used it any more"
+    context.sources.append(sentence)
+    context.tell("action", sentence)
+    point("source-released")
+    context.note(replace(seen.record, released=(*seen.record.released, path)))
+
+
+def _format(context: Context, disk: DiskPlan, path: str) -> str | None:
+    """The format of an old file; that of a lower layer stands in the layer above it. None when it cannot be told."""
+    if (known := _known_format(disk, path)) is not None:
+        return known
+    try:
+        layers = qemu_img.chain(context.runner, disk.source, disk.source_format)
+    except BlockferryError:
+        return None
+    if any(same_path(part, path) for layer in layers for part in layer.parts):
+        return "raw"  # nothing stands on it that would have to be looked for
+    return next((layer.format for layer in layers if same_path(layer.path, path)), None)
+
+
+def reason_to_keep(
+    context: Context, disk: DiskPlan, path: str, seen: Observation, overlay_goes: bool = False
+) -> str | None:
+    """Why the proof that an old file is unneeded is not complete; None when it is.
+
+    Every disk of the VM was seen at the destination, live and persistent; it is not the same file as any new one;
+    and the proof that counts for every removal (safety/proof.py). A verification is not looked at here.
+    """
+    if not seen.record.switched or any(view.side is not DiskSide.DESTINATION for view in seen.disks):
+        return "not all disks were seen at the destination"
+    if seen.record.graph_doubt:
+        return f"it is not proven that QEMU uses only the new images ({seen.record.graph_doubt})"
+    if (unasked := _unasked(disk.target, seen)) is not None:
+        return unasked
+    if seen.persistent and not seen.config_agrees:
+        return "the persistent configuration does not agree"
+    images = [one for one in disk.old_files if path in disk.old_parts and one not in disk.old_parts]
+    for image in images:  # they are released first
+        if files.stat_one(context.runner, image) is not None:
+            return f"it holds a part of {disk.source}, and {image} is kept"
+    new_files = [one.dest for one in context.plan.disks if not is_export(one.dest)]
+    stats = files.stat_many(context.runner, [path, *new_files])
+    old = stats[path]
+    if old is None or old.kind != "file":
+        return "it is a block device; only its owner can tell what else it is for" if old else "it cannot be looked at"
+    if (changed := _template_changed(context, disk, path)) is not None:
+        return changed
+    for dest in new_files:
+        new = stats[dest]
+        if new is None:
+            return f"the new image {dest} cannot be found"
+        if (new.device, new.inode) == (old.device, old.inode):
+            return f"it is the same file as the new image {dest}"
+    if (silent := _silent_export(context)) is not None:
+        return silent
+    if path != disk.source_overlay and disk.target in seen.record.source_layers and not overlay_goes:
+        above = disk.source_overlay
+        if files.stat_one(context.runner, above) is not None:
+            return f"{above}, which is kept, stands on it"
+    return _needed_by(context, path, is_base=not _written_by_guest(context, disk, path))
+
+
+def _unasked(target: str, seen: Observation) -> str | None:
+    """Why it is not proven that QEMU used the new image of a disk; None when it is.
+
+    A disk that was copied while the VM was off needs no such proof unless the VM runs. The record of an older version
+    of blockferry holds none.
+    """
+    record = seen.record
+    if record.graph_proven:
+        return None
+    if seen.state.active:
+        return "QEMU was not asked whether it uses the new images"
+    if target in record.cold_copied and record.copy(target).stage is Stage.NONE:  # and no live copy came after it
+        return None
+    return "the VM went off before QEMU was asked whether it used the new images, so this one may hold newer data"
+
+
+def _written_by_guest(context: Context, disk: DiskPlan, path: str) -> bool:
+    """Whether a running VM wrote to this file until the switch: then no other image can stand on it."""
+    if not context.plan.was.active or not any(same_path(path, one) for one in (disk.source, disk.source_overlay)):
+        return False
+    try:
+        now = domain_list.vm(context.site.connection, context.plan.uuid).disk(disk.target)
+    except VmNotFound:
+        return False
+    return now is not None and not now.read_only
+
+
+def _silent_export(context: Context) -> str | None:
+    """Why a disk that went to an export cannot be counted on."""
+    for disk in context.plan.disks:
+        if is_export(disk.dest):
+            try:
+                size = network_exports.size(context.runner, disk.dest)
+            except BlockferryError as error:
+                return f"{disk.dest} does not answer ({error.sentence})"
+            if size != disk.virtual_size:
+                return f"{disk.dest} has {size} bytes instead of {disk.virtual_size}"
+    return None
+
+
+def _template_changed(context: Context, disk: DiskPlan, path: str) -> str | None:
+    """Whether what this disk stands on, or the old layer it took the place of, was written to since both were compared.
+
+    Of the old layers only the one that is to go counts: those above it are gone by now.
+    """
+    reused = disk.reused
+    if reused is None:
+        return None
+    then = {**reused.prints, **{name: one for name, one in reused.source_prints.items() if same_path(name, path)}}
+    changed = templates_rules.changed(then, fingerprints(context.runner, then))
+    return f"{changed} was written to, or is gone, since it was compared" if changed else None
+
+
+def _known_format(disk: DiskPlan, path: str) -> str | None:
+    if same_path(path, disk.source_overlay):
+        return "qcow2"
+    return disk.source_format if same_path(path, disk.source) else None
+
+
+def _needed_by(
+    context: Context,
+    path: str,
+    patience_s: float = proof.PATIENCE_S,
+    is_base: bool = True,
+) -> str | None:
+    going = [
+        one for disk in context.plan.disks for one in (*disk.old_files, disk.source_overlay, disk.dest_overlay) if one
+    ]
+    return proof.needed_by(context.site, path, context.claims(), going=going, patience_s=patience_s, is_base=is_base)
+
+
+def remove_destination(context: Context, seen: Observation) -> None:
+    """All that we made. The caller has seen that no disk of the VM is there; QEMU must have let go of it.
+
+    Raises DestinationGone while the destination is not mounted, DestinationCutOff while it does not answer: what
+    cannot be seen is not gone.
+    """
+    destination_watchdog.end(context)
+    destination_watchdog.see_back(context, seen.record)
+    mount_check.check(context, seen.record.mounts)
+    keep = _to_keep(context, seen)
+    kept = tuple(dict.fromkeys((*seen.record.kept, *keep)))
+    record = replace(seen.record, copies={}, cold_copied={}, layers_copied=(), home_copied=False, synced={}, kept=kept)
+    record = replace(record, view=BackupExport.NONE, verified=(), unverified={}, differences={})
+    if record != seen.record:
+        context.note(record)  # before: what is half removed must not count as copied
+    point("removing-destination")
+    for path in reversed(record.created):
+        context.check()
+        if path.endswith("/"):
+            home_effects.remove_directory(context, path.rstrip("/"))
+            continue
+        if path in kept:
+            continue
+        found = files.stat_one(context.runner, path)
+        disk = next((one for one in context.plan.disks if path == one.source_overlay), None)
+        if disk is not None:
+            overlays_effects.remove_overlay(context, record, disk)
+        elif found is not None and destination_effects.is_somebody_s(context.runner, path):
+            context.notes.append(f"{path} stays: it is another file than the one that the move made")
+            context.tell("warning", context.notes[-1])
+        elif found is not None:
+            doubt = proof.needed_by(
+                context.site, path, context.claims(), going=record.created, patience_s=0, sure=False, is_base=False
+            )
+            if doubt is not None:
+                raise StillInUse(path, doubt)
+            files.remove_file(context.runner, path)
+        files.remove_file(context.runner, path + MARKER)
+        for cut_short in (path, path + MARKER):
+            files.remove_leftover(context.runner, cut_short)
+    for disk in context.plan.disks:
+        if disk.partial_of is not None and is_in_home(disk.dest, context.plan.vm):
+            home_effects.remove_directory(context, posixpath.dirname(disk.dest))  # made by the move that left the copy
+    point("destination-removed")
+    for sentence in keep.values():
+        context.notes.append(sentence)
+        context.tell("action", sentence)
+    context.note(replace(record, created=(), source_layers={}, dest_layers={}))
+
+
+def _to_keep(context: Context, seen: Observation) -> dict[str, str]:
+    """The broken copies that stay, each with a sentence about it."""
+    plan, record = context.plan, seen.record
+    if not resume_rules.keeps(plan.on_break, plan.method, cancelled=record.failure is None):
+        return {}
+    found = {}
+    for disk in plan.disks:
+        if disk.clone and plan.on_break is not OnBreak.KEEP:
+            continue  # another clone takes no longer than looking at this one
+        if disk.dest in record.created and overlays_effects.worth_going_on(context, disk, record):
+            stat = files.stat_one(context.runner, disk.dest)
+            size = 0 if stat is None else stat.allocated
+            if size >= (MiB if plan.on_break is OnBreak.KEEP else resume_rules.WORTH_KEEPING):
+                found[disk.dest] = (
+                    f"{disk.dest} ({format_size(size)}) is kept: the next move of {plan.vm} to {disk.datastore} goes "
+                    "on from it; `blockferry orphans` lists and removes it"
+                )
+    return found

@@ -1,0 +1,1 @@
+"""UEFI variables that follow their VM; managed save."""

@@ -1,0 +1,1 @@
+"""The home directory: which files go along, copying and releasing them."""

@@ -1,0 +1,1 @@
+"""A VM that runs and that libvirt has lost."""

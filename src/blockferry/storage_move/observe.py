@@ -1,0 +1,444 @@
+"""Looking: the host's facts in the words of the plan."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from blockferry.base.errors import HostCommandFailed
+from blockferry.hosts import fingerprint as hosts_fingerprint
+from blockferry.hosts.exports import is_export
+from blockferry.hosts.fencing import ANSWERING, DestinationHealth
+from blockferry.hosts.helper import files
+from blockferry.hosts.inventory import Disk, DiskSource, PowerState
+from blockferry.hosts.libvirt.domain import Control, DomainView
+from blockferry.hosts.runner import Runner
+from blockferry.storage_move.firmware import rules as firmware_rules
+from blockferry.storage_move.lost_vm import past_libvirt
+from blockferry.storage_move.observation import MISSING, UNKNOWABLE, DiskSide, DiskView, Job, NvramView, Observation
+from blockferry.storage_move.overlays import rules as overlays_rules
+from blockferry.storage_move.overlays.convergence import FREED, Divergence, assess
+from blockferry.storage_move.overlays.passes import CopyProgress
+from blockferry.storage_move.pace.latency import Counters
+from blockferry.storage_move.plan import DiskPlan, NvramPlan, Plan
+from blockferry.storage_move.record import ManagedSave, OverlayState, Record, Stage
+from blockferry.storage_move.switch.graph_look import GraphLook
+from blockferry.storage_move.templates import rules as templates_rules
+
+
+@dataclass
+class Memory:
+    """What this process knows from its own clock; lost with it, and never needed to be right."""
+
+    progress: dict[str, CopyProgress] = field(default_factory=dict)
+    written: dict[str, tuple[Counters, ...]] = field(default_factory=dict)  # of late, where a guest may be slowed
+    folds: dict[str, CopyProgress] = field(default_factory=dict)  # the same of overlays being committed
+    outrun: set[str] = field(default_factory=set)  # targets whose overlay grows faster than it was being committed
+    suspended_at: float | None = None  # monotonic seconds
+    resumed: bool = False  # we have ended our last suspension ourselves, whatever the journal could be told of it
+    flushed_at: float | None = None
+    flushed_bytes: dict[str, int] = field(default_factory=dict)  # target -> `cur` when QEMU last flushed its copy
+    checkpoint_at: float | None = None  # monotonic seconds of that flush, or of the beginning
+    pivot_failures: int = 0
+    retry_at: float = 0.0  # monotonic seconds: not before is a switch tried again
+    view_tried: bool = False
+    view_trouble: str = ""  # why the view has to be given up
+    view_taken: bool = False  # and it was: known to be of the instant of the switch
+    held: bool = False  # the VM is saved, by us
+    holds_it: bool = False  # by this process, or is about to be
+    templates: dict[str, str] = field(default_factory=dict)  # target -> which file of a reused layer has changed
+    silence: DestinationHealth = ANSWERING  # of the destination, by the watch
+    just_seen: DomainView | None = None  # a look that an effect has just taken: good for one observation
+
+    @property
+    def made(self) -> int:
+        """Bytes that the copies and the commits of overlays have made, as far as this process knows."""
+        return sum(one.cur for one in (*self.progress.values(), *self.folds.values()))
+
+
+FLUSH_HOLDS_S = 3.0
+LOOK_S = 2.0
+"""So long is waited for storage to say whether a reused layer has changed; before a switch it is asked once more."""
+
+
+class Observer:
+    """Looks at one VM for one plan."""
+
+    def __init__(self, plan: Plan, runner: Runner) -> None:
+        self.plan = plan
+        self._runner = runner
+        self._targets = tuple(disk.target for disk in plan.disks)
+        self._templates = TemplateLook(runner, plan)
+        self._past = past_libvirt.PastLibvirt(plan, runner)
+        self._graph = GraphLook(plan)
+        self.last: DomainView | None = None
+
+    def look(self, control: Control, record: Record, memory: Memory, now_s: float) -> Observation:
+        """Observe. While the VM is suspended by us only what can change then is looked at, to be quick."""
+        view = memory.just_seen
+        memory.just_seen = None
+        if view is None and memory.suspended_at is not None:
+            # In step, synchronous writes keep both sides equal: there is no remainder to ask for.
+            view = control.look(() if mirrored(self.plan, record) and record.switching else self._targets, self.last)
+        if memory.suspended_at is not None and view is not None and view.state is not PowerState.PAUSED:
+            # The guard let the VM run while we were frozen (or it is gone): what we took for granted is so no more.
+            memory.suspended_at = None
+            view = None
+        if view is None:
+            closely = record.following and firmware_rules.still_now(self.plan, record)
+            # While QEMU owes us an answer libvirt makes every other question to it wait, for 30 s, and then refuses it.
+            view = control.look(() if self._graph.pending else self._targets, closely=closely)
+        beside = past_libvirt.QemuState()
+        if not view.state.active and record.outcome is None and record.held is ManagedSave.NONE:
+            view, beside = self._past.look(control, view, record, now_s)
+        hangs = memory.silence.hanging or record.cut_off is not None  # then nothing is gone onto, and a look would wait
+        if memory.suspended_at is None and not record.switched and record.outcome is None and not hangs:
+            changes = self._templates.look(LOOK_S if view.state.active else None)
+            memory.templates = memory.templates if changes is None else changes
+        self.last = view
+        seen = self.interpret(view, record, memory, now_s)
+        same = record.lost is not None and view.state.active and self._past.same_run(record.lost)
+        seen = replace(seen, lost=beside.lost, off_doubt=beside.doubt, off_doubt_s=beside.doubt_s, same_run=same)
+        if memory.suspended_at is None and not memory.silence.hanging and graph_matters(seen):
+            aliases = {one.target: one.alias for one in view.disks}
+            graph = self._graph.look(control, aliases, view.incarnation, beside=bool(record.graph_doubt))
+            seen = replace(seen, graph=graph if not record.graph_doubt or (graph is not None and graph.wrong) else None)
+        return seen
+
+    def interpret(self, view: DomainView, record: Record, memory: Memory, now_s: float) -> Observation:
+        """The observation that a look at the domain amounts to."""
+        disks = tuple(self._disk(disk, view, record, memory) for disk in self.plan.disks)
+        for one in disks:
+            if one.job is Job.OURS and one.info is not None and not one.ending:
+                before = memory.progress.get(one.target, CopyProgress())
+                cur, end = one.info.cur, one.info.end
+                memory.progress[one.target] = before.sample(now_s, cur, end if end > 1 or one.ready else 0)
+        own = [one for one in disks if one.job is Job.OURS and one.target in memory.progress]
+        ours = [memory.progress[one.target] for one in own]
+        # Until it was in step a copy under a contract has shown less than it can do.
+        known = [FREED if self.plan.contract is not None and one.ready else 0.0 for one in own]
+        if view.state is PowerState.RUNNING and record.suspended and memory.suspended_at is None:
+            # The guard (or somebody else) let the VM run on; a pause from now on is not ours.
+            record = replace(record, suspended=False)
+        memory.held = view.saved and record.held is not ManagedSave.NONE
+        unflushed = self._unflushed(disks, memory)
+        if memory.checkpoint_at is None and unflushed:
+            memory.checkpoint_at = now_s
+        return Observation(
+            state=view.state,
+            persistent=view.persistent,
+            disks=disks,
+            record=record,
+            incarnation=view.incarnation,
+            mark=view.mark,
+            media=self._media(view, record),
+            config_agrees=self._config_agrees(view, record),
+            suspended_s=0.0 if memory.suspended_at is None else now_s - memory.suspended_at,
+            expected_drain_s=max((one.drain_s(rate) for one, rate in zip(ours, known, strict=True)), default=0.0),
+            passes=max((len(one.passes) for one in ours), default=0),
+            pivot_failures=memory.pivot_failures,
+            retry_s=max(0.0, memory.retry_at - now_s),
+            view_tried=memory.view_tried,
+            view_trouble=memory.view_trouble,
+            diverging=() if mirrored(self.plan, record) else self._diverging(disks, record, memory),
+            outrun=self.folds(disks, memory, now_s),
+            unflushed=unflushed,
+            unflushed_s=0.0 if memory.checkpoint_at is None else now_s - memory.checkpoint_at,
+            nvram=self._nvram(view, record),
+            saved=view.saved,
+            pause_reason=view.pause_reason,
+            silence=memory.silence,
+            flushed=memory.flushed_at is not None and now_s - memory.flushed_at < FLUSH_HOLDS_S,
+        )
+
+    def folds(self, disks: tuple[DiskView, ...], memory: Memory, now_s: float) -> tuple[Divergence, ...]:
+        """The overlays that grow faster than they are being committed."""
+        found = []
+        for one in disks:
+            if one.job is not Job.FOLD or one.info is None or one.ready:
+                memory.folds.pop(one.target, None)
+                continue
+            before = memory.folds.get(one.target, CopyProgress())
+            after = before.sample(now_s, one.info.cur, one.info.end if one.info.end > 1 else 0)
+            memory.folds[one.target] = after
+            if (divergence := assess(one.target, after, ready=False)) is not None:
+                found.append(divergence)
+        return tuple(found)
+
+    def _diverging(self, disks: tuple[DiskView, ...], record: Record, memory: Memory) -> tuple[Divergence, ...]:
+        found = []
+        limited = bool(record.bandwidth) or self.plan.contract is not None
+        for one in disks:
+            if one.job is Job.OURS and one.live is DiskSide.SOURCE and one.target in memory.progress:
+                divergence = assess(one.target, memory.progress[one.target], one.ready, limited)
+                if divergence is not None:
+                    found.append(divergence)
+        return tuple(found)
+
+    def _unflushed(self, disks: tuple[DiskView, ...], memory: Memory) -> float:
+        """The largest share of a destination that would be lost with QEMU (qcow2), or with device or host (raw)."""
+        share = 0.0
+        for one in disks:
+            copied = memory.progress.get(one.target)
+            plan = self.plan.disk(one.target)
+            if one.job is not Job.OURS or one.ready or copied is None or one.overlay:
+                continue
+            if plan.resumable and copied.bulk > 0:
+                share = max(share, (copied.cur - memory.flushed_bytes.get(one.target, 0)) / copied.bulk)
+        return share
+
+    def _disk(self, disk: DiskPlan, view: DomainView, record: Record, memory: Memory) -> DiskView:
+        found = next((one for one in view.disks if one.target == disk.target), None)
+        live = config = None
+        if view.state.active:
+            live = _side(disk, found.live if found else None)
+        if view.persistent:
+            config = _side(disk, found.config if found else None)
+        mirror = found.mirror if found else None
+        foreign = "" if found is None else found.other_job or (f"block {mirror.job} to {mirror.dest}" if mirror else "")
+        return DiskView(
+            target=disk.target,
+            live=live,
+            config=config,
+            job=self._job(disk, found, live),
+            foreign=foreign,
+            ready=bool(mirror and mirror.ready),
+            ending=bool(mirror and mirror.ending),
+            encrypted=bool(mirror and mirror.encrypted),
+            info=view.jobs.get(disk.target),
+            fingerprint=self.source_print(disk) if view.state is PowerState.OFF else "",
+            live_overlay=view.state.active and _on_overlay(disk, found.live if found else None),
+            foreign_base=_foreign_base(disk, found.live) if view.state.active and found is not None else "",
+            config_overlay=view.persistent and _on_overlay(disk, found.config if found else None),
+            template_changed=memory.templates.get(disk.target, ""),
+            copy_on_read=view.state.active and found is not None and found.copy_on_read,
+            config_path=(found.config.place or "") if found is not None and found.config is not None else "",
+            overlay_print=self._overlay_print(disk, found.config if found else None, view, record),
+        )
+
+    @staticmethod
+    def _job(disk: DiskPlan, found: Disk | None, live: DiskSide | None) -> Job:
+        if found is None:
+            return Job.NONE
+        if found.other_job:
+            return Job.FOREIGN
+        if found.mirror is None:
+            return Job.NONE
+        mirror = found.mirror
+        if mirror.job == "active-commit":
+            base = disk.source if live is DiskSide.SOURCE else disk.dest
+            mine = _on_overlay(disk, found.live) and same_path(mirror.dest, _foreign_base(disk, found.live) or base)
+            return Job.FOLD if mine else Job.FOREIGN
+        ours = (disk.source,) if live is DiskSide.DESTINATION else (disk.dest, disk.dest_overlay)
+        is_ours = any(one and same_path(mirror.dest, one) for one in ours)
+        return Job.OURS if mirror.job in ("copy", "") and is_ours else Job.FOREIGN
+
+    def source_print(self, disk: DiskPlan) -> str:
+        """Changes whenever somebody writes to the disk at the source, base or overlay."""
+        # Of a VMDK with a file of extents only that changes when the guest writes.
+        if is_export(disk.source):
+            return UNKNOWABLE
+        base = " ".join(fingerprint(self._runner, path) for path in (disk.source, *disk.parts))
+        above = fingerprint(self._runner, disk.source_overlay) if disk.source_overlay else "missing"
+        return base if above == "missing" else f"{base}|{above}"
+
+    def _overlay_print(self, disk: DiskPlan, config: DiskSource | None, view: DomainView, record: Record) -> str:
+        """Of base and overlay of the side that the configuration is on, where `decide` has to know it."""
+        if config is None or not _on_overlay(disk, config):
+            return ""
+        at_source = same_path(config.path, disk.source_overlay)
+        layer = (record.source_layers if at_source else record.dest_layers).get(disk.target)
+        if view.state.active and layer is not OverlayState.FOLDED:
+            return ""
+        return layer_print(self._runner, disk, at_source)
+
+    def _nvram(self, view: DomainView, record: Record) -> NvramView | None:
+        plan = self.plan.nvram
+        if plan is None:
+            return None
+        off = view.state is PowerState.OFF
+        return NvramView(
+            live=_nvram_side(plan, view.nvram) if view.state.active else None,
+            config=_nvram_side(plan, view.config_nvram) if view.persistent else None,
+            saved=_nvram_side(plan, view.saved_nvram) if view.saved else None,
+            fingerprint=fingerprint(self._runner, plan.source) if off else "",
+            made=fingerprint(self._runner, plan.dest) if off else "",
+            busy=view.busy,
+            image=view.image,
+            image_print=image_print(self._runner, plan) if view.saved and record.held is not ManagedSave.NONE else "",
+        )
+
+    def _media(self, view: DomainView, record: Record) -> tuple[str, ...]:
+        """The drives of the running VM that still hold the medium of the old home; none that the guest may write to:
+        its writes at the start of a copy could be lost (docs/design/start-race.md)."""
+        if self.plan.home is None or not view.state.active:
+            return ()
+        inserted = {
+            one.target: one.live.path
+            for one in view.disks
+            if one.live is not None and (one.read_only or one.device == "cdrom")
+        }
+        return tuple(
+            file.target
+            for file in self.plan.home.files
+            if file.target is not None
+            and file.source not in record.home_left
+            and same_path(inserted.get(file.target), file.source)
+        )
+
+    def _config_agrees(self, view: DomainView, record: Record) -> bool:
+        """Whether the next start would use the destination for all that the plan moves."""
+        if not view.persistent:
+            return True
+        configs = {one.target: one.config for one in view.disks}
+        for disk in self.plan.disks:
+            config = configs.get(disk.target)
+            if config is None or _side(disk, config) is not DiskSide.DESTINATION:
+                return False
+            if config.format != ("qcow2" if _on_overlay(disk, config) else disk.dest_format):
+                return False
+            live = next((one.live for one in view.disks if one.target == disk.target), None)
+            if view.state.active and live is not None and not same_path(live.place, config.place):
+                return False
+        if self.plan.home is not None:
+            for file in self.plan.home.files:
+                if file.source in record.home_left:
+                    continue
+                if file.role == "nvram" and view.config_nvram == file.source:
+                    return False
+                if file.target is not None:
+                    config = configs.get(file.target)
+                    if config is not None and config.path == file.source:
+                        return False
+        return True
+
+
+def graph_matters(seen: Observation) -> bool:
+    """Whether QEMU's block graph has yet to be asked: all disks have switched, and no job of ours is left.
+
+    Also once it could not be proven: what is wrong may show later.
+    """
+    record = seen.record
+    if not seen.state.active or record.outcome is not None or record.following:
+        return False
+    if record.graph_doubt and any(view.job is not Job.NONE for view in seen.disks):
+        return False
+    if any(view.side is not DiskSide.DESTINATION or view.job is Job.OURS or view.ending for view in seen.disks):
+        return False
+    folded = bool(record.dest_layers) and not any(view.overlay for view in seen.disks)
+    return not record.graph_proven or (folded and not record.graph_folded)
+
+
+def fingerprint(runner: Runner, path: str) -> str:
+    """What changes whenever somebody writes to the file."""
+    found = files.fingerprint(runner, path)
+    if found is None:
+        return MISSING
+    return hosts_fingerprint.of(found.inode, found.size, found.mtime_ns)
+
+
+def fingerprints(runner: Runner, paths: Iterable[str]) -> dict[str, str]:
+    """The same of several, by one look. Not by ctime: libvirt changes owner and labels of what a VM stands on at each
+    start of that VM."""
+    return as_prints(files.stat_many(runner, paths))
+
+
+def as_prints(stats: Mapping[str, files.FileStat | None]) -> dict[str, str]:
+    """The fingerprints by what stat(2) says."""
+    return {
+        path: MISSING if one is None else hosts_fingerprint.of(one.inode, one.size, one.mtime_ns)
+        for path, one in stats.items()
+    }
+
+
+class TemplateLook:
+    """Whether the layers that a plan reuses are as they were when they were compared.
+
+    They lie on storage that may hang: a look that has no answer yet is not waited for, and is not made a second time.
+    """
+
+    def __init__(self, runner: Runner, plan: Plan) -> None:
+        self._runner = runner
+        reused = {disk.target: disk.reused for disk in plan.disks if disk.reused is not None}
+        self._then = {target: {**one.prints, **one.source_prints} for target, one in reused.items()}
+        self._paths = [path for one in self._then.values() for path in one]
+        self._asked: files.LaterStats | None = None
+
+    def look(self, patience_s: float | None) -> dict[str, str] | None:
+        """target -> the first file that has changed: of a layer that is reused, or of what it takes the place of.
+
+        None when the storage does not answer within `patience_s` seconds; without a limit it is waited for, as for any
+        command of a move. What cannot be looked at counts as changed. Raises HostUnreachable, Interrupted.
+        """
+        if not self._then:
+            return {}
+        try:
+            if patience_s is None:
+                return self._changes(files.stat_many(self._runner, self._paths))
+            asked = self._asked or files.LaterStats(self._runner, self._paths)
+            self._asked = None if asked.wait(patience_s) else asked
+            return None if self._asked is not None else self._changes(asked.result())
+        except HostCommandFailed:
+            return self._changes({})
+
+    def _changes(self, stats: Mapping[str, files.FileStat | None]) -> dict[str, str]:
+        now = as_prints(stats)
+        found = {target: templates_rules.changed(one, now) for target, one in self._then.items()}
+        return {target: path for target, path in found.items() if path}
+
+
+def image_print(runner: Runner, plan: NvramPlan) -> str:
+    """Which file the saved memory of the VM is in; what it names may be changed, its length stays."""
+    found = files.stat_one(runner, plan.now.image) if plan.now is not None else None
+    return MISSING if found is None else f"{found.inode}:{found.size}"
+
+
+def mirrored(plan: Plan, record: Record) -> bool:
+    """Whether every copy that counts was started as a mirror, so that nothing can remain to be copied."""
+    for disk in plan.disks:
+        copy = record.copy(disk.target)
+        begun = copy.stage not in (Stage.NONE, Stage.IMAGE)
+        if not (copy.synchronous if begun else overlays_rules.synchronous(plan, record, disk.target)):
+            return False
+    return bool(plan.disks)
+
+
+def same_path(one: str | None, other: str | None) -> bool:
+    return one is not None and other is not None and posixpath.normpath(one) == posixpath.normpath(other)
+
+
+def _nvram_side(plan: NvramPlan, path: str | None) -> DiskSide:
+    if same_path(path, plan.source):
+        return DiskSide.SOURCE
+    return DiskSide.DESTINATION if same_path(path, plan.dest) else DiskSide.ELSEWHERE
+
+
+def _side(disk: DiskPlan, source: DiskSource | None) -> DiskSide:
+    if source is not None and source.volume and source.volume == disk.source_volume:
+        return DiskSide.SOURCE
+    if source is None or source.place is None:
+        return DiskSide.ELSEWHERE
+    if any(one and same_path(source.place, one) for one in (disk.source, disk.source_overlay)):
+        return DiskSide.SOURCE
+    if any(one and same_path(source.place, one) for one in (disk.dest, disk.dest_overlay)):
+        return DiskSide.DESTINATION
+    return DiskSide.ELSEWHERE
+
+
+def _on_overlay(disk: DiskPlan, source: DiskSource | None) -> bool:
+    ours = [one for one in (disk.source_overlay, disk.dest_overlay) if one]
+    return source is not None and any(same_path(source.path, one) for one in ours)
+
+
+def _foreign_base(disk: DiskPlan, source: DiskSource | None) -> str:
+    """What our overlay above the source stands on, if that is not the base that it was made for."""
+    if source is None or not disk.source_overlay or not same_path(source.path, disk.source_overlay):
+        return ""
+    return source.backing[0] if source.backing and not same_path(source.backing[0], disk.source) else ""
+
+
+def layer_print(runner: Runner, disk: DiskPlan, at_source: bool) -> str:
+    """Fingerprint of a base and of the overlay above it: `base|overlay`."""
+    base, overlay = (disk.source, disk.source_overlay) if at_source else (disk.dest, disk.dest_overlay)
+    return f"{fingerprint(runner, base)}|{fingerprint(runner, overlay)}"

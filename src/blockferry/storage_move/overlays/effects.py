@@ -1,0 +1,379 @@
+"""Effects of the overlay way: overlays above the source, bases brought in step, overlays folded into their bases.
+
+Why and in which order: storage_move/overlays/rules.py and docs/design/resume.md. The VM's writes are in an overlay meanwhile, so what
+counts here: an overlay that holds anything is removed only with the proof that its base has it too.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import time
+from dataclasses import replace
+
+from blockferry.base.errors import LibvirtFailed, StillInUse
+from blockferry.base.units import MiB, format_duration, format_size
+from blockferry.hosts.exports import is_export
+from blockferry.hosts.helper import comparison, files, image_users, references
+from blockferry.hosts.images import qemu_img
+from blockferry.hosts.libvirt import domain_list
+from blockferry.jobs.kill_points import point
+from blockferry.safety import destination_watchdog, mount_check
+from blockferry.storage_move import actions
+from blockferry.storage_move.context import Context
+from blockferry.storage_move.destination import effects as destination_effects
+from blockferry.storage_move.lost_vm import past_libvirt
+from blockferry.storage_move.observation import Observation
+from blockferry.storage_move.observe import layer_print, same_path
+from blockferry.storage_move.overlays import rules as overlays_rules
+from blockferry.storage_move.overlays.resume_rules import keeps
+from blockferry.storage_move.pace import comparison_speed
+from blockferry.storage_move.plan import DiskPlan
+from blockferry.storage_move.record import ComparedBase, Copy, OverlayState, Record, Stage
+
+WORTH_GOING_ON = 64 * MiB
+"""A broken copy with less than this is begun anew: the overlay way costs more than copying that much."""
+
+NOT_RUNNING = "VIR_ERR_OPERATION_INVALID"
+"""What libvirt says of a VM that is off, before it does anything (virDomainObjCheckActive)."""
+
+
+def take_overlays(context: Context, action: actions.TakeOverlays, seen: Observation) -> None:
+    """Overlays of ours, made and marked before libvirt hears of them, then put above all these disks in one instant."""
+    record = seen.record
+    overlays = {target: context.plan.disk(target).source_overlay for target in action.targets}
+    for target, path in overlays.items():
+        disk = context.plan.disk(target)
+        _no_longer_needed(context, record, disk, path)
+        record = replace(
+            destination_effects.name_paths(context, record, path), synced=record.without_sync(target).synced
+        )
+        record = record.with_layer(target, True, OverlayState.NAMED)
+        context.note(record)
+        point("overlay-named")
+        destination_effects.mark_file(context, path)
+        destination_effects.new_image(
+            context, path, disk, "qcow2", disk.virtual_size, backing=(disk.source, disk.source_format)
+        )
+        destination_effects.mark_file(context, path, made=True)
+    point("overlay-made")
+    context.control.take_overlays(overlays, {target: context.plan.disk(target).source for target in overlays})
+    point("overlay-taken")
+    for target in overlays:
+        record = record.with_layer(target, True, OverlayState.USED)
+    context.note(record)
+    names = ", ".join(overlays)
+    context.tell("action", f"overlays take the writes of {names}; what is below them is immutable now")
+
+
+def _no_longer_needed(context: Context, record: Record, disk: DiskPlan, overlay: str) -> None:
+    """Raise StillInUse unless an overlay of ours can go: never used, or all of it proven to be in its base."""
+    runner = context.runner
+    if files.stat_one(runner, overlay) is None:
+        return
+    found = image_users.users_of(runner, overlay)
+    if found.any:
+        raise StillInUse(overlay, f"{found.why}, although libvirt does not name it")
+    if found.locks_unseen:
+        raise StillInUse(overlay, found.why)
+    named = {
+        source.path: vm.name
+        for vm in domain_list.all_vms(context.site.connection)
+        for one in vm.disks
+        for source in (one.live, one.config)
+        if source is not None and source.path is not None and source.path.startswith("/")
+    }
+    seen = references.look(runner, [overlay, *named]).paths
+    for path, name in named.items():
+        if same_path(path, overlay) or references.same_file(seen[path], seen[overlay]):
+            raise StillInUse(overlay, f"VM {name} refers to it")
+    at_source = same_path(overlay, disk.source_overlay)
+    folded = record.folded_as.get(overlay)
+    if folded is not None and folded.split("|")[-1] == layer_print(runner, disk, at_source).split("|")[-1]:
+        return
+    if destination_effects.unfinished(runner, overlay, context.plan.move):
+        return  # we died while it was made, so it may be no image at all; libvirt hears of an overlay only afterwards
+    if qemu_img.holds_data(runner, overlay):
+        raise StillInUse(overlay, "it holds writes of which it is not proven that its base has them")
+
+
+def remove_overlay(context: Context, record: Record, disk: DiskPlan) -> None:
+    """Take away the overlay above the source, on the way back. Raises StillInUse while it may be needed."""
+    _no_longer_needed(context, record, disk, disk.source_overlay)
+    files.remove_file(context.runner, disk.source_overlay)
+
+
+def note_layer(context: Context, action: actions.SaveLayer, seen: Observation) -> None:
+    disk = context.plan.disk(action.target)
+    record = seen.record.with_layer(action.target, action.at_source, action.layer)
+    if action.layer is OverlayState.FOLDED:
+        overlay = disk.source_overlay if action.at_source else disk.dest_overlay
+        state = layer_print(context.runner, disk, action.at_source)
+        record = replace(record, folded_as={**record.folded_as, overlay: state})
+        if not action.at_source:  # libvirt has pointed the persistent XML to the base, without what it drops
+            record = replace(record, config_written=False)
+    if action.at_source:
+        # The base at the source was, or may be, written to: what was brought in step with it is not any more.
+        record = record if action.layer is OverlayState.USED else record.without_sync(action.target)
+    context.note(record)
+
+
+def sync_base(context: Context, target: str, seen: Observation) -> None:
+    """The base at the destination like the immutable one at the source, by comparing what is there already."""
+    disk = context.plan.disk(target)
+    record = _destination(context, disk, seen.record)
+    done = bring_in_step(context, disk, disk.source, disk.source_format, record)
+    point("base-synced")
+    context.resynced[target] = done
+    record = replace(record, synced={**record.synced, target: done})
+    context.note(record)
+
+
+def create_overlay(context: Context, target: str, seen: Observation) -> None:
+    """An empty overlay at the destination, above the base that is in step."""
+    disk = context.plan.disk(target)
+    mount_check.check(context, seen.record.mounts)
+    record = destination_effects.name_paths(context, seen.record, disk.dest_overlay)
+    point("image-named")
+    destination_effects.mark_file(context, disk.dest_overlay)
+    base = (disk.dest, disk.dest_format)
+    destination_effects.new_image(context, disk.dest_overlay, disk, "qcow2", disk.virtual_size, backing=base)
+    destination_effects.mark_file(context, disk.dest_overlay, made=True)
+    point("image-made")
+    context.note(record.with_copy(target, Copy(Stage.IMAGE, -1, record.copy(target).attempts)))
+
+
+def cold_copy(context: Context, target: str, seen: Observation) -> None:
+    """The disk of a VM that is off, going on from what a broken copy has left at the destination."""
+    disk, view, record = context.plan.disk(target), seen.disk(target), seen.record
+    source = (disk.source_overlay, "qcow2") if view.config_overlay else (disk.source, disk.source_format)
+    # From here on the image at the destination may hold more than the source's base.
+    forgotten = {name: of for name, of in record.cold_copied.items() if name != target}
+    record = replace(record.without_sync(target).without_verdict(target), cold_copied=forgotten)
+    if record != seen.record:
+        context.note(record)
+    if not worth_going_on(context, disk, record):
+        destination_effects.cold_copy(context, target, replace(seen, record=record), source)
+        return
+    record = replace(record, partial=(*(one for one in record.partial if one != target), target))
+    context.note(record)
+    record = _destination(context, disk, record)
+    point("cold-copying")
+    done = bring_in_step(context, disk, *source, record)
+    context.resynced[target] = done
+    destination_effects.note_cold(context, record, target, view.fingerprint)
+
+
+def forget_copy(context: Context, target: str, seen: Observation) -> None:
+    """The block job is gone with its QEMU. What it has copied is gone on with, where that is possible and worth it."""
+    disk, record = context.plan.disk(target), seen.record
+    context.memory.progress.pop(target, None)
+    context.memory.flushed_bytes.pop(target, None)
+    again = disk.source_overlay and keeps(context.plan.on_break, context.plan.method, cancelled=False)
+    if target not in record.partial and again and worth_going_on(context, disk, record):
+        record = replace(record, partial=(*record.partial, target))
+    word = "gone on with by comparing" if target in record.partial else "begun anew"
+    context.tell("warning", f"the copy of {target} broke with its QEMU; it is {word}")
+    context.note(record.with_copy(target, Copy(Stage.NONE, -1, record.copy(target).attempts)))
+
+
+def _destination(context: Context, disk: DiskPlan, record: Record) -> Record:
+    """The image at the destination that is to be brought in step: the broken copy if it is sound, else a new one."""
+    if disk.target in record.partial:
+        doubt = _unfit(context, disk)
+        if doubt is None:
+            # It is this move's from now on, whoever made it: an old disk, or the broken copy of an earlier move.
+            destination_effects.mark_file(context, disk.dest, made=True)
+            if disk.dest_format == "qcow2":
+                qemu_img.repair_leaks(context.runner, disk.dest)
+            return record
+        context.tell("warning", f"the broken copy of {disk.target} is of no use ({doubt}); it is begun anew")
+    mount_check.check(context, record.mounts)
+    record = destination_effects.make_home(context, record, posixpath.dirname(disk.dest))
+    record = destination_effects.name_paths(context, record, disk.dest)
+    destination_effects.mark_file(context, disk.dest)
+    destination_effects.new_image(
+        context,
+        disk.dest,
+        disk,
+        disk.dest_format,
+        disk.virtual_size,
+        cluster_size=disk.cluster_size,
+        extended_l2=disk.extended_l2,
+    )
+    destination_effects.mark_file(context, disk.dest, made=True)
+    if disk.target not in record.partial:
+        record = replace(record, partial=(*record.partial, disk.target))
+    context.note(record)
+    return record
+
+
+def _unfit(context: Context, disk: DiskPlan) -> str | None:
+    found = files.stat_one(context.runner, disk.dest)
+    if found is None:
+        return f"{disk.dest} is gone"
+    return comparison.usable(context.runner, disk.dest, disk.dest_format, disk.virtual_size)
+
+
+def worth_going_on(context: Context, disk: DiskPlan, record: Record) -> bool:
+    """Whether the image at the destination holds enough to compare rather than to copy anew."""
+    if not disk.resumable or disk.dest not in record.created:
+        return False
+    found = files.stat_one(context.runner, disk.dest)
+    if found is None or found.kind != "file" or found.allocated < min(WORTH_GOING_ON, disk.allocation // 4):
+        return False
+    return comparison.problem(context.runner) is None and _unfit(context, disk) is None
+
+
+def bring_in_step(context: Context, disk: DiskPlan, source: str, source_format: str, record: Record) -> ComparedBase:
+    """Compare and copy with progress; the figures, which also go into the story. Nobody writes to `source`."""
+    point("syncing-base")
+    began = time.monotonic()
+    context.memory.progress.pop(disk.target, None)
+    done = comparison.sync(
+        context.runner,
+        source,
+        source_format,
+        disk.dest,
+        disk.dest_format,
+        speed=comparison_speed.speed(context, record),
+        progress=lambda state: destination_effects.show_cold(context, disk, state.fraction),
+        should_stop=context.should_stop,
+    )
+    seconds = time.monotonic() - began
+    read, written = done.source_read + done.dest_read, done.written
+    share = 100 * written / max(1, disk.virtual_size)
+    context.tell(
+        "action",
+        f"{disk.target}: {disk.dest} was brought in step in {format_duration(seconds)}: {format_size(read)} read "
+        f"on both sides, {format_size(written)} written ({share:.1f} % of the disk)",
+    )
+    fingerprint = layer_print(context.runner, disk, True).split("|")[0]
+    return ComparedBase(fingerprint, read, written, disk.virtual_size, round(seconds, 3))
+
+
+def start_fold(context: Context, action: actions.StartCommit, seen: Observation, speed: int) -> None:
+    """`speed`: bytes/s that the user and the guest's contract allow now, 0 for no limit."""
+    context.note(replace(seen.record, fold_attempts=seen.record.fold_attempts + 1))
+    point("fold-starting")
+    context.memory.folds.pop(action.target, None)
+    share = overlays_rules.fold_speed(seen.disk(action.target), speed, outrun=action.target in context.memory.outrun)
+    context.control.start_fold(action.target, share)
+    context.applied[action.target] = share
+    point("fold-started")
+    context.tell("action", f"the overlay of {action.target} is being committed into its base")
+
+
+def outrun(context: Context, seen: Observation) -> None:
+    """Tell of overlays that grow faster than they are committed; from now on nothing limits that."""
+    contract = context.plan.contract is not None
+    for one in seen.outrun:
+        if one.target in context.memory.outrun or not overlays_rules.lifted(one, contract=contract):
+            continue
+        context.memory.outrun.add(one.target)
+        context.memory.folds.pop(one.target, None)  # with another limit it is another copy
+        text = overlays_rules.outrun_words(one, context.applied.get(one.target, 0), contract=contract)
+        context.notes.append(text)
+        context.tell("warning", text)
+
+
+def pivot_fold(context: Context, action: actions.PivotCommit, seen: Observation) -> None:
+    """From the overlay to its base, under the running guest: one disk, so no suspension is needed."""
+    asked_before = overlays_rules.layer_of(seen.record, action.target, action.at_source) is OverlayState.PIVOTING
+    record = seen.record.with_layer(action.target, action.at_source, OverlayState.PIVOTING)
+    if action.at_source:
+        record = record.without_sync(action.target)
+    record = replace(record, fold_attempts=0)
+    context.note(record)
+    point("fold-pivoting")
+    try:
+        context.control.pivot(action.target)
+    except LibvirtFailed as error:
+        if error.libvirt_code == NOT_RUNNING and not asked_before and not context.control.look(()).state.active:
+            # libvirt looks whether the VM runs before it asks QEMU for anything: so the overlay was written last.
+            context.note(record.with_layer(action.target, action.at_source, OverlayState.USED))
+        raise
+    point("fold-pivoted")
+
+
+def fold_off(context: Context, action: actions.CommitOff, seen: Observation) -> None:
+    """The same for a VM that is off. QEMU's image lock keeps it from starting meanwhile."""
+    disk = context.plan.disk(action.target)
+    overlay = disk.source_overlay if action.at_source else disk.dest_overlay
+    point("folding-off")
+    record = seen.record.with_layer(action.target, action.at_source, OverlayState.USED)
+    if action.at_source:
+        record = record.without_sync(action.target)
+    context.note(record)
+    # The overlay's before: the VM may be started on it as soon as the commit is over, and then it holds more.
+    above = layer_print(context.runner, disk, action.at_source).split("|")[1]
+    qemu_img.commit(context.runner, overlay)
+    point("folded-off")
+    state = layer_print(context.runner, disk, action.at_source).split("|")[0] + "|" + above
+    record = record.with_layer(action.target, action.at_source, OverlayState.FOLDED)
+    context.note(replace(record, folded_as={**record.folded_as, overlay: state}))
+    context.tell("action", f"the overlay of {action.target} was committed into its base")
+
+
+def keep_old_base_whole(context: Context, disk: DiskPlan) -> None:
+    """Before an old disk is kept: what its overlay holds belongs into it. Nobody uses either any more."""
+    if files.stat_one(context.runner, disk.source_overlay) is not None:
+        qemu_img.commit(context.runner, disk.source_overlay)
+
+
+def checkpoint(context: Context, action: actions.Checkpoint, seen: Observation, guard_s: float) -> None:
+    """Write out the destination; and have QEMU flush its own part, by a suspension of milliseconds."""
+    before = time.monotonic()
+    copied = {target: one.cur for target, one in context.memory.progress.items()}
+    for disk in context.plan.disks:  # what is in the page cache would have to be written in the suspension
+        for place in (disk.source, disk.dest) if action.suspend else (disk.dest,):
+            if not is_export(place):
+                files.flush(context.runner, place)
+    context.memory.flushed_bytes.update(copied)  # also when the rest does not work: the next try is the next checkpoint
+    context.memory.checkpoint_at = time.monotonic()
+    took = f"{format_duration(context.memory.checkpoint_at - before)} of writing out"
+    share = ", ".join(f"{target} {format_size(size)}" for target, size in copied.items())
+    if not action.suspend:
+        context.tell("action", f"what is copied ({share}) is on stable storage, after {took}")
+        return
+    stall_s = _hold_for_flush(context, seen.record, guard_s)
+    if stall_s is not None:
+        context.stalls["checkpoint"] = max(stall_s, context.stalls.get("checkpoint", 0.0))
+        text = f"what is copied ({share}) was flushed; the VM was suspended for {format_duration(stall_s)} for it"
+        context.tell("action", f"{text}, after {took}")
+
+
+def _hold_for_flush(context: Context, record: Record, guard_s: float) -> float | None:
+    """How long the VM was suspended, in seconds; None when libvirt refused, or its owner had paused the VM.
+
+    A VM that its owner has paused while the files were written out stays paused: then nothing is flushed in QEMU, and
+    the next checkpoint tries again.
+    """
+    context.memory.resumed = True  # nothing is suspended by us, also where the note is made and not answered
+    context.note(replace(record, suspended=True, switching=False))
+    point("checkpoint-suspending")
+    destination_watchdog.arm(context)
+    if not context.guard.arm(guard_s):
+        context.tell("warning", "no guard could be started; if blockferry dies now, the VM stays suspended")
+    began = time.monotonic()
+    ours = True  # also when libvirt does not say whether it was done
+    context.memory.resumed = False
+    try:
+        ours = context.control.suspend()
+        point("checkpoint-suspended")
+    except LibvirtFailed as error:
+        context.tell("warning", error.sentence)
+        return None
+    finally:
+        try:
+            runs = True
+            if ours:
+                done = context.guard.let_run()
+                runs = context.control.resume() if done is None else done
+            stands = not runs and past_libvirt.may_stand(context.control, context.runner)
+        finally:
+            stall_s = time.monotonic() - began
+        if not stands:
+            context.memory.resumed = runs
+            context.guard.disarm()
+            context.note(replace(record, suspended=False))
+    return stall_s if ours else None

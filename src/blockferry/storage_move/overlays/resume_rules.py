@@ -1,0 +1,185 @@
+"""What becomes of a copy that breaks, and whether one can be gone on with. Pure; docs/design/resume.md."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Sequence
+from dataclasses import replace
+
+from blockferry.base.units import GiB, MiB, format_size
+from blockferry.hosts.exports import is_export
+from blockferry.storage_move.destination.placement import cut
+from blockferry.storage_move.facts import Facts
+from blockferry.storage_move.plan import DiskPlan
+from blockferry.storage_move.precheck.finding import Finding, Severity, finding
+from blockferry.storage_move.precheck.method import race_possible
+from blockferry.storage_move.request import IfNotConverging, Method, MoveRequest, OnBreak
+
+WORTH_KEEPING = GiB
+"""Less than this is not kept unless asked: copying it anew takes seconds, and an orphan is a burden."""
+
+LEAST_OVERLAY = 16 * MiB
+"""With less room than this beside the source no overlay is begun: its tables alone may fill that, and stop the VM."""
+
+FORMATS = ("raw", "qcow2")
+
+
+def keeps(asked: OnBreak, method: Method, *, cancelled: bool) -> bool:
+    """Whether a broken copy stays at the destination.
+
+    By default not when its user cancels (he wants to be rid of it), and not with mirror: that is for near and fast
+    destinations, where comparing takes as long as copying, and its guest is not held for checkpoints, so that with
+    QEMU's death nothing is left to go on from. Nor with clone: another one takes no longer than looking at the old.
+    """
+    if asked is OnBreak.AUTO:
+        return method not in (Method.MIRROR, Method.CLONE) and not cancelled
+    return asked is OnBreak.KEEP
+
+
+def why_not(disk: DiskPlan, facts: Facts) -> str | None:
+    """Why a broken copy of this disk could not be gone on with at all; None when it could."""
+    if is_export(disk.source) or is_export(disk.dest):
+        return "it is, or goes, behind a network block device"
+    if disk.shallow:
+        return "its backing chain is kept as a chain"
+    if disk.sealed:
+        return "it is encrypted and copied as it is"
+    if disk.as_is:
+        return "its image holds internal snapshots, which comparing would not bring across"
+    for format in (disk.source_format, disk.dest_format):
+        if format not in FORMATS:
+            return f"{format} is not compared"
+    if disk.parts:
+        return "its content lies in several files, of which one alone does not tell whether it was written to"
+    if disk.has_bitmaps:
+        return "its image carries bitmaps of checkpoints, which comparing would not bring across"
+    return facts.compare_problem
+
+
+def why_not_running(disk: DiskPlan, facts: Facts) -> str | None:
+    """Why not while the VM runs, for which an overlay has to take its writes; None when it could."""
+    return why_not(disk, facts) or no_overlay(disk, facts)
+
+
+def no_overlay(disk: DiskPlan, facts: Facts) -> str | None:
+    """Why no overlay can be put above this disk while the VM runs; None when it can."""
+    if not facts.vm.persistent:
+        return f"{facts.vm.name} is transient: when it goes off, nothing would name the overlay with its last writes"
+    if disk.source_kind != "file":
+        return f"{disk.source} is a block device, beside which no overlay can lie"
+    if (found := facts.vm.disk(disk.target)) is not None and found.read_only:
+        return "it is read-only, and libvirt puts no overlay above such a disk"
+    if facts.vm.pause_reason == "ioerror":
+        return f"{facts.vm.name} is paused because its storage failed, where an overlay would have to lie, too"
+    if disk.source_volume:
+        return f"the VM names it as the volume {disk.source_volume}, and libvirt would lose that name under an overlay"
+    if disk.sealed:
+        return "it is encrypted, and an overlay would hold the guest's writes in the clear"
+    return None
+
+
+def planned(disk: DiskPlan, request: MoveRequest, facts: Facts, move: str) -> DiskPlan:
+    """The disk's plan with all that going on from a broken copy needs."""
+    here = facts.partials.get(disk.dest)
+    fits = here is not None and here.format == disk.dest_format and here.virtual_size == disk.virtual_size
+    resumable = why_not(disk, facts) is None
+    running = why_not_running(disk, facts) is None
+    goes_on = fits and resumable and not request.from_scratch and (running or not facts.vm.state.active)
+    goes_on = goes_on and request.method is not Method.MIRROR
+    goes_on = goes_on and (request.contract is None or not facts.vm.state.active)  # comparing does not mind the guest
+    return replace(
+        with_overlays(disk, facts.vm.name, move) if running else disk,
+        resumable=resumable,
+        overlay_suspended_start=(
+            facts.suspended_start
+            if facts.suspended_start is not None
+            else any(race_possible(one.qemu, "qcow2", True) for one in (facts.versions, facts.later_versions))
+        ),
+        partial_of=None if here is None else here.move,
+        partial_bytes=here.allocated if here is not None and goes_on else 0,
+    )
+
+
+def spoiled(disks: Sequence[DiskPlan], request: MoveRequest, facts: Facts) -> dict[str, str]:
+    """Paths of old disks in quarantine that were to become copies and cannot, each with the reason, a clause.
+
+    A broken copy that is not gone on with is replaced. An old disk is not: it stays, and the copy gets another name.
+    """
+    found = {}
+    for disk in disks:
+        here = facts.partials.get(disk.dest)
+        if here is None or not here.kept or disk.partial_bytes:
+            continue
+        reason = why_not(disk, facts) or (no_overlay(disk, facts) if facts.vm.state.active else None)
+        if disk.clone:
+            reason = "a clone needs no copying"
+        elif here.virtual_size != disk.virtual_size:
+            reason = f"it has {here.virtual_size} bytes, the disk {disk.virtual_size}"
+        elif reason is None and request.contract is not None:
+            reason = "comparing minds no latency contract"
+        found[disk.dest] = reason or "the method mirror copies anew"
+    return found
+
+
+def with_overlays(disk: DiskPlan, vm: str, move: str) -> DiskPlan:
+    stem = f"{cut(vm)}-{disk.target}.{move}".replace("/", "_")
+    return replace(
+        disk,
+        source_overlay=posixpath.join(posixpath.dirname(disk.source), f"{stem}.overlay.qcow2"),
+        dest_overlay=posixpath.join(posixpath.dirname(disk.dest), f"{stem}.new-overlay.qcow2"),
+    )
+
+
+def goes_on(disks: Sequence[DiskPlan]) -> bool:
+    return any(disk.partial_bytes for disk in disks)
+
+
+def findings(disks: Sequence[DiskPlan], request: MoveRequest, facts: Facts, method: Method) -> list[Finding]:
+    """What is gone on with, what could be after a break, and why not."""
+    found = []
+    if method is Method.SNAPSHOT and request.contract is not None:
+        text = f"The method snapshot copies {facts.vm.name} outside of QEMU, which minds no latency contract."
+        found.append(finding("METHOD_SNAPSHOT", text))
+    if method is Method.SNAPSHOT and request.if_not_converging is IfNotConverging.MIRROR:
+        text = f"The method snapshot cannot go over to a mirror for {facts.vm.name}."
+        found.append(finding("METHOD_SNAPSHOT", text))
+    for disk in disks:
+        here = facts.partials.get(disk.dest)
+        if here is not None and here.kept:
+            text = (
+                f"{disk.target}: {disk.dest} ({format_size(disk.partial_bytes)}), the old disk that move {here.move} "
+                "has left, becomes the copy; both sides are compared and only what differs is written. It cannot be "
+                "gone back to any more."
+            )
+            found.append(finding("KEPT_USED", text))
+        elif disk.partial_bytes:
+            text = (
+                f"{disk.target}: {disk.dest} ({format_size(disk.partial_bytes)}) is what move {disk.partial_of} has "
+                "left; both sides are compared and only what differs is copied."
+            )
+            found.append(finding("RESUME_FROM", text))
+        elif disk.partial_of is not None:
+            other = "mirror copies anew" if request.contract is None else "comparing minds no latency contract"
+            other = "a clone needs no copying" if disk.clone else other
+            cause = "as asked" if request.from_scratch else why_not_running(disk, facts) or other
+            text = f"{disk.target}: {disk.dest}, which move {disk.partial_of} has left, is replaced ({cause})."
+            found.append(finding("RESUME_REPLACED", text))
+        if not facts.vm.state.active or (request.on_break is OnBreak.REMOVE and not disk.clone):
+            continue
+        reason = why_not_running(disk, facts)
+        if reason is not None and method is Method.SNAPSHOT:
+            found.append(finding("METHOD_SNAPSHOT", f"{disk.target} cannot be moved by the method snapshot: {reason}."))
+        elif reason is None and not keeps(request.on_break, method, cancelled=False):
+            reason = f"the method {method.value} keeps nothing unless asked (--on-break keep)"
+        if reason is not None and not disk.clone:
+            text = f"If the copy of {disk.target} breaks, it begins anew: {reason}."
+            found.append(finding("RESUME_NOT", text))
+        free = facts.source_free.get(disk.target)
+        overlaid = method in (Method.SNAPSHOT, Method.CLONE) or disk.partial_bytes
+        if overlaid and free is not None and free < disk.virtual_size // 10:
+            text = (
+                f"{disk.target}: its overlay grows with what the guest writes until the switch, and there are only "
+                f"{format_size(free)} free beside {disk.source}."
+            )
+            found.append(finding("OVERLAY_SPACE", text, severity=Severity.ERROR if free < LEAST_OVERLAY else None))
+    return found

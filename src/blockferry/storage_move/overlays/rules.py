@@ -1,0 +1,246 @@
+"""The overlay way: an overlay takes the guest's writes, so that the base below it can be copied by anything. Pure.
+
+In order: an overlay above the source's base; the base at the destination brought in step with it; an overlay there,
+filled by a shallow block copy; the switch from overlay to overlay; the destination's overlay folded (committed) into
+its base. Back: the source's overlay folded into the source's base. Method snapshot does that with every disk,
+method clone too (there the file system clones the base, docs/clone.md), and a live move whose copy broke with the
+disks that have something to go on from (docs/design/resume.md).
+
+What may never happen here: a base written to while its overlay is in use; an overlay lost that holds what its base
+lacks; a base taken for the truth while an overlay holds newer writes.
+"""
+
+from __future__ import annotations
+
+from blockferry.base.units import format_rate
+from blockferry.hosts.inventory import PowerState
+from blockferry.storage_move import actions
+from blockferry.storage_move.observation import DiskSide, DiskView, Job, Observation
+from blockferry.storage_move.overlays.convergence import Divergence
+from blockferry.storage_move.plan import DiskPlan, Plan
+from blockferry.storage_move.record import OverlayState, Record
+from blockferry.storage_move.request import Method, OnBreak
+
+FOLD_ATTEMPTS = 3
+"""How often one process begins a fold before somebody has to look; `blockferry resume` begins to count anew."""
+
+CHECKPOINT_SHARE = 0.05
+CHECKPOINT_PAUSE_S = 30.0
+"""A checkpoint once per so much of the disk, and not more often than that (unless the copy is to be kept)."""
+
+
+def layered(plan: Plan, record: Record, target: str) -> bool:
+    """Whether this disk goes across, while the VM runs, by way of overlays. Never in a mirror's move."""
+    if not plan.disk(target).source_overlay:
+        return False
+    return (
+        plan.method is Method.SNAPSHOT
+        or plan.disk(target).clone
+        or (target in record.partial and not plan.synchronous and not record.synchronous)
+    )
+
+
+def synchronous(plan: Plan, record: Record, target: str) -> bool:
+    """Whether the copy of this disk to the destination is to write to both sides at once.
+
+    Never by way of an overlay: a synchronous write to a shallow copy loses data (docs/measured.md, 10).
+    """
+    return (plan.synchronous or record.synchronous) and not record.background and not layered(plan, record, target)
+
+
+def suspended_start(plan: Plan, record: Record, target: str) -> bool:
+    disk = plan.disk(target)
+    return disk.overlay_suspended_start if layered(plan, record, target) else disk.suspended_start
+
+
+def layer_of(record: Record, target: str, at_source: bool) -> OverlayState | None:
+    return (record.source_layers if at_source else record.dest_layers).get(target)
+
+
+def overlay_path(disk: DiskPlan, at_source: bool) -> str:
+    return disk.source_overlay if at_source else disk.dest_overlay
+
+
+def below_its_overlay(seen: Observation) -> list[str]:
+    """Disks whose VM uses the base although the overlay holds newer writes: that was not us."""
+    return [
+        view.target
+        for view in seen.disks
+        if view.side is DiskSide.SOURCE
+        and not view.overlay
+        and seen.record.source_layers.get(view.target) is OverlayState.USED
+        and not seen.record.copy(view.target).reverse
+    ]
+
+
+def unfinished(record: Record) -> bool:
+    """Whether an overlay at the source may hold what nothing else has."""
+    return any(layer in (OverlayState.USED, OverlayState.PIVOTING) for layer in record.source_layers.values())
+
+
+def forward(plan: Plan, seen: Observation, views: list[DiskView]) -> actions.Action | None:
+    """Running, on the way across: overlays above the source, then the bases. None when both are done."""
+    record = seen.record
+    mine = [view for view in views if layered(plan, record, view.target)]
+    for view in mine:
+        stage = layer_of(record, view.target, True)
+        if view.foreign_base:
+            return actions.Fail(
+                f"somebody has made a snapshot of {plan.vm} at the same moment: the overlay of {view.target} stands on "
+                f"{view.foreign_base} and not on {plan.disk(view.target).source}, so a copy of that would lack writes"
+            )
+        if view.job is Job.FOLD:
+            return actions.AbortCopy(view.target)
+        if view.live_overlay and stage is not OverlayState.USED:
+            return _in_use(plan, seen, view, True)
+        if seen.persistent and view.live_overlay != view.config_overlay:
+            return actions.RevertConfig()
+        if not view.live_overlay and stage is OverlayState.PIVOTING:
+            return actions.SaveLayer(view.target, True, OverlayState.FOLDED)
+    bare = tuple(view.target for view in mine if not view.live_overlay)
+    if bare:
+        return actions.TakeOverlays(bare)
+    for view in mine:
+        if view.target not in record.synced:
+            return actions.SyncBase(view.target)
+    return None
+
+
+def fold(plan: Plan, seen: Observation, at_source: bool) -> actions.Action | None:
+    """Get rid of the overlays that are in use on one side; None when none is left. Not while we hold the VM."""
+    side = DiskSide.SOURCE if at_source else DiskSide.DESTINATION
+    for view in seen.disks:
+        if view.side is not side:
+            continue
+        step = _fold_live(plan, seen, view, at_source) if seen.state.active else _fold_off(plan, seen, view, at_source)
+        if step is not None:
+            return step
+    return None
+
+
+def _fold_live(plan: Plan, seen: Observation, view: DiskView, at_source: bool) -> actions.Action | None:
+    record, target = seen.record, view.target
+    stage = layer_of(record, target, at_source)
+    if not view.live_overlay:
+        if seen.persistent and view.config_overlay:
+            return _write(at_source)
+        if stage is OverlayState.PIVOTING:
+            return actions.SaveLayer(target, at_source, OverlayState.FOLDED)
+        return None
+    if view.job is Job.FOREIGN:
+        return actions.Park(
+            f"somebody else runs a block job on {target} ({view.foreign}); {_holds(plan, view, at_source)}"
+        )
+    if view.job is Job.FOLD:
+        return actions.PivotCommit(target, at_source) if view.ready else actions.Await("fold", 0.1)
+    if stage is not OverlayState.USED:
+        return _in_use(plan, seen, view, at_source)
+    if seen.persistent and not view.config_overlay:
+        return _write(at_source)
+    if record.fold_attempts >= FOLD_ATTEMPTS:
+        return actions.Park(
+            f"the overlay of {target} could not be committed into its base in {record.fold_attempts} attempts; "
+            f"{_holds(plan, view, at_source)}. `blockferry resume {plan.move}` tries again; once "
+            f"{plan.vm} is off, that is done without QEMU"
+        )
+    return actions.StartCommit(target)
+
+
+def fold_speed(view: DiskView, share: int, outrun: bool) -> int:
+    """The limit of a commit in bytes/s, 0 for none; `share` is what a copy of this disk would have.
+
+    On the way back there is none: whoever has cancelled wants to be out. Nor when the guest was seen to outrun it: the
+    overlay would grow for ever.
+    """
+    return 0 if outrun or view.side is DiskSide.SOURCE else share
+
+
+def lifted(outrun: Divergence, contract: bool) -> bool:
+    """Whether the limit of a commit is lifted now. A speed that follows the guest needs time to show itself."""
+    return outrun.sure or not contract
+
+
+def outrun_words(outrun: Divergence, limit: int, contract: bool) -> str:
+    """What is told of a commit that the guest outruns; `limit`: bytes/s that it had, 0 for none."""
+    under = f" under a limit of {format_rate(limit)}" if limit else ""
+    grows = (
+        f"the overlay of {outrun.target} grows as fast as it is committed (the guest changes "
+        f"{format_rate(outrun.dirty_rate)} of it, and {format_rate(outrun.copy_rate)} are committed{under})"
+    )
+    if not limit:
+        return f"{grows}; it ends when the guest writes less"
+    then = ", and the contract of the guest's writes does not hold until it is done" if contract else ""
+    return f"{grows}; its limit is lifted{then}"
+
+
+def _fold_off(plan: Plan, seen: Observation, view: DiskView, at_source: bool) -> actions.Action | None:
+    stage = layer_of(seen.record, view.target, at_source)
+    if not view.config_overlay:
+        return (
+            actions.SaveLayer(view.target, at_source, OverlayState.FOLDED) if stage is OverlayState.PIVOTING else None
+        )
+    if seen.saved:
+        overlay = overlay_path(plan.disk(view.target), at_source)
+        return actions.Park(
+            f"{plan.vm} was saved with its state, which names the overlay {overlay}: "
+            f"its next start uses it. Start it (or discard the state: `virsh managedsave-remove {plan.vm}`), then "
+            f"`blockferry resume {plan.move}` goes on"
+        )
+    if stage is OverlayState.PIVOTING:
+        return actions.Park(
+            f"{plan.vm} went off in the instant in which {view.target} went from its overlay to its base, and it "
+            f"cannot be told which of the two was written last. Nothing is removed; {_holds(plan, view, at_source)}. "
+            f"If `qemu-img compare` finds both the same, or the overlay is the newer one: start {plan.vm}, and "
+            f"`blockferry resume {plan.move}` goes on"
+        )
+    if stage is OverlayState.FOLDED:
+        overlay = overlay_path(plan.disk(view.target), at_source)
+        if seen.record.folded_as.get(overlay) == view.overlay_print:
+            return _write(at_source)
+        return _in_use(plan, seen, view, at_source)
+    return actions.CommitOff(view.target, at_source)
+
+
+def _in_use(plan: Plan, seen: Observation, view: DiskView, at_source: bool) -> actions.Action:
+    """The overlay is what the VM uses: note it. One that was folded before is all right if its base is untouched."""
+    if layer_of(seen.record, view.target, at_source) is OverlayState.FOLDED:
+        then = seen.record.folded_as.get(overlay_path(plan.disk(view.target), at_source), "")
+        if not then or then.split("|")[0] != view.overlay_print.split("|")[0]:
+            return actions.Park(
+                f"{plan.vm} uses the overlay of {view.target} again, whose base was written to after the overlay was "
+                "committed into it; somebody has changed the VM. Nothing is removed"
+            )
+    return actions.SaveLayer(view.target, at_source, OverlayState.USED)
+
+
+def _write(at_source: bool) -> actions.Action:
+    return actions.RevertConfig() if at_source else actions.WriteConfig()
+
+
+def _holds(plan: Plan, view: DiskView, at_source: bool) -> str:
+    disk = plan.disk(view.target)
+    return (
+        f"{plan.vm} runs on {overlay_path(disk, at_source)}, which stands on {disk.source if at_source else disk.dest}"
+    )
+
+
+def stops_for_checkpoint(plan: Plan) -> bool:
+    """Whether a checkpoint holds the guest for a moment.
+
+    QEMU keeps a qcow2 destination's tables in memory until it flushes, and it does not flush before the copy is
+    in step: killed at 95 %, the file reads as empty (measured). libvirt's only way to a flush is a suspension. What
+    was written to a raw file is written out from outside: so the loss of its device or host costs no more, either.
+    """
+    return any(disk.resumable and disk.dest_format == "qcow2" for disk in plan.disks)
+
+
+def checkpoint_due(plan: Plan, seen: Observation) -> bool:
+    """Whether the destination should be flushed now, so that a death would cost no more than this share."""
+    return (
+        plan.method is Method.CHANGED_BLOCKS
+        and plan.on_break is not OnBreak.REMOVE
+        and (plan.contract is None or plan.on_break is OnBreak.KEEP or not stops_for_checkpoint(plan))
+        and seen.state is PowerState.RUNNING
+        and seen.unflushed >= CHECKPOINT_SHARE
+        and (plan.on_break is OnBreak.KEEP or seen.unflushed_s >= CHECKPOINT_PAUSE_S)
+    )

@@ -1,0 +1,1 @@
+"""The speed of a copy, by what the guest feels."""

@@ -1,0 +1,143 @@
+"""What a running move shows: phase, bytes, rate, time left, passes; and the report at its end."""
+
+from __future__ import annotations
+
+import time
+
+from blockferry.base.units import format_rate, format_size
+from blockferry.hosts.exports import is_export
+from blockferry.hosts.helper.comparison import ComparisonProgress
+from blockferry.storage_move.context import Context
+from blockferry.storage_move.observation import DiskSide, Job, Observation
+from blockferry.storage_move.observe import mirrored
+from blockferry.storage_move.overlays.passes import CopyProgress
+from blockferry.storage_move.record import Outcome, Record
+from blockferry.storage_move.request import IfNotConverging
+from blockferry.storage_move.summary import DiskProgress, GuestReport, Progress, Report
+from blockferry.tracking import rules as tracking_rules
+
+_POLICY = {
+    IfNotConverging.AUTO: "it waits",
+    IfNotConverging.MIRROR: "it goes over to a mirror",
+    IfNotConverging.THROTTLE: "the guest's writes are slowed",
+    IfNotConverging.WAIT: "it waits for the guest to write less",
+    IfNotConverging.STOP: "the move is given up",
+}
+
+
+def progress(context: Context, seen: Observation, phase: str, note: str = "") -> Progress:
+    """The move as it is now."""
+    disks = tuple(_disk(context, seen, view.target) for view in seen.disks)
+    return Progress(phase, disks, time.time(), note, _pace(context) if phase in ("copy", "verify") else "")
+
+
+def _pace(context: Context) -> str:
+    found = context.pacer.pace if context.pacer is not None else None
+    return f"{format_rate(found.speed)}, {found.reason}" if found is not None else ""
+
+
+def convergence(context: Context, seen: Observation) -> str:
+    """A sentence when the copy does not get in step because the guest writes as fast as it copies."""
+    limit = seen.record.bandwidth
+    for found in seen.diverging:
+        paced = " (its speed follows the guest's latency contract)" if context.pacer is not None else ""
+        if found.sure:
+            waits = "it waits for the guest to write less"
+            then = "raise the limit with `blockferry speed`, or wait" if limit else waits
+        else:
+            then = f"if that lasts: {_POLICY[context.plan.if_not_converging]}"
+        return f"{found.sentence}{paced}; {then}"
+    for target, copied in context.memory.progress.items():
+        if copied.stuck:
+            what = f"the limit of {format_rate(limit)}" if limit else f"the copy's {format_rate(copied.rate)}"
+            more = "raise it with `blockferry speed`, or wait" if limit else "it waits for the guest to write less"
+            return (
+                f"{target} does not get in step: each pass leaves {format_size(copied.passes[-1].size)} that the guest "
+                f"has changed meanwhile, at {what}; {more}"
+            )
+    return ""
+
+
+def _disk(context: Context, seen: Observation, target: str) -> DiskProgress:
+    plan, view = context.plan.disk(target), seen.disk(target)
+    if (verified := context.verifying.get(target)) is not None:
+        return _verified(context, target, verified, seen.record.judged(target))
+    copied = context.memory.progress.get(target, CopyProgress())
+    if target in context.cold and view.side is DiskSide.SOURCE:
+        phase = "copied" if context.cold[target] >= 1 else "copying"
+    elif view.side is DiskSide.DESTINATION:
+        phase = "switched"
+    elif view.job is Job.OURS:
+        phase = "in step" if view.ready else "copying"
+    else:
+        phase = "waiting"
+    if copied.bulk == 0:
+        return DiskProgress(target, phase, plan.copy_bytes)
+    shown = copied.planned_as(plan.bulk_bytes)
+    rate = copied.rate * shown.share if copied.cur < copied.bulk else copied.rate
+    synchronous = mirrored(context.plan, seen.record)
+    return DiskProgress(
+        target=target,
+        phase=phase,
+        total=shown.end,
+        done=shown.end if phase == "switched" else shown.cur,
+        bulk=shown.bulk,
+        changed=copied.changed,
+        passes=0 if synchronous else len(copied.passes),
+        pass_sizes=() if synchronous else tuple(one.size for one in copied.passes),
+        rate=rate,
+        seconds_left=(shown.end - shown.cur) / rate if rate > 0 and phase == "copying" else None,
+    )
+
+
+def _verified(context: Context, target: str, state: ComparisonProgress, judged: bool) -> DiskProgress:
+    """Bytes are of the disk's length here: what is gone through, zeros included."""
+    seconds = time.monotonic() - context.verify_began
+    rate = state.at / seconds if seconds > 0 else 0.0
+    done = state.size if judged else state.at
+    left = None if judged or not rate else (state.size - state.at) / rate
+    return DiskProgress(target, "verified" if judged else "verifying", state.size, done, rate=rate, seconds_left=left)
+
+
+def _left(context: Context, outcome: Outcome) -> list[str]:
+    """A sentence for each network block device that was left, or that a copy was begun to."""
+    moved = outcome is Outcome.MOVED
+    places = [disk.source if moved else disk.dest for disk in context.plan.disks]
+    text = "left as it is" if moved else "left as the copy has made it, and not removed"
+    return [f"{place}: {text}; only its owner can tell what else it is for" for place in places if is_export(place)]
+
+
+def report(context: Context, outcome: Outcome, seconds: float, phases: dict[str, float], record: Record) -> Report:
+    """What was done, as far as this process saw it."""
+    copied = context.memory.progress.values()
+    planned = {disk.target: disk.bulk_bytes for disk in context.plan.disks}
+    bulk = [one.planned_as(planned.get(target, 0)) for target, one in context.memory.progress.items()]
+    resynced = context.resynced
+    return Report(
+        outcome=outcome,
+        seconds=seconds,
+        phases={name: round(value, 4) for name, value in phases.items()},
+        bulk_bytes=sum(min(one.bulk, one.cur) for one in bulk),
+        changed_bytes=sum(min(one.changed, max(0, one.cur - one.bulk)) for one in copied),
+        passes=0 if mirrored(context.plan, record) else max((len(one.passes) for one in copied), default=0),
+        compared_bytes=sum(one.compared for one in resynced.values()),
+        rewritten_bytes=sum(one.written for one in resynced.values()),
+        checkpoint_stall_s=context.stalls.get("checkpoint"),
+        switch_stall_s=context.stalls.get("switch"),
+        start_stall_s=context.stalls.get("start"),
+        switch_attempts=record.switch_attempts + 1,
+        sources=(*context.sources, *_left(context, outcome)),
+        notes=(*context.notes, *tracking_rules.after_move(context.plan.checkpoints, outcome)),
+        firmware_stall_s=record.hold_s or None,
+        verified=tuple(context.verdicts),
+        guest=_guest(context, record),
+        trimmed_bytes=None if record.trimmed is None else sum(record.trimmed.values()),
+        trimmed_again_bytes=None if record.trimmed_again is None else sum(record.trimmed_again.values()),
+    )
+
+
+def _guest(context: Context, record: Record) -> GuestReport | None:
+    pacer = context.pacer
+    if pacer is None or pacer.pace is None:
+        return None
+    return GuestReport(pacer.pace.limit_s, record.guest_before, pacer.during(), pacer.pace.within)

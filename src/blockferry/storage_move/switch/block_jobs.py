@@ -1,0 +1,239 @@
+"""Effects on the block jobs that copy a running VM's disks: started, paced, ended; and what made one fail."""
+
+from __future__ import annotations
+
+import posixpath
+import time
+from dataclasses import replace
+
+from blockferry.base.errors import BlockferryError
+from blockferry.base.units import MiB, format_duration, format_rate, format_size
+from blockferry.hosts.exports import is_export
+from blockferry.hosts.helper import files
+from blockferry.hosts.images import network_exports
+from blockferry.hosts.inventory import PowerState
+from blockferry.hosts.libvirt.domain import CopyOrder
+from blockferry.jobs.kill_points import point
+from blockferry.safety import destination_watchdog
+from blockferry.storage_move import actions
+from blockferry.storage_move.context import Context
+from blockferry.storage_move.observation import Job, Observation
+from blockferry.storage_move.observe import layer_print
+from blockferry.storage_move.overlays import effects as overlays_effects
+from blockferry.storage_move.overlays import rules as overlays_rules
+from blockferry.storage_move.pace import rules as pace_rules
+from blockferry.storage_move.pace import throttle
+from blockferry.storage_move.plan import DiskPlan
+from blockferry.storage_move.record import Copy, OverlayState, Stage
+
+GOING_OFF_S = 1.5
+
+SHUTTING_DOWN_S = 60.0
+"""For how long a VM is given to go off, once a copy has ended: when nothing shows it yet, when libvirt says so."""
+
+MEASURE_S = 3.0
+
+
+def measure_guest(context: Context, seen: Observation) -> None:
+    """The guest's writes before there is a copy: what a slowdown is held against, and what the report compares."""
+    contract, pacer = context.plan.contract, context.pacer
+    before = None
+    untouched = all(view.job is Job.NONE for view in seen.disks) and seen.state is PowerState.RUNNING
+    if contract is not None and pacer is not None and untouched:
+        before = pacer.measure(MEASURE_S, context.should_stop)
+        limit = pace_rules.limit_s(contract, before)
+        found = f"{before.writes_per_s:.0f} writes/s, p50 {format_duration(before.p50_s)}"
+        found += f", p99 {format_duration(before.p99_s)}"
+        context.tell("action", f"before the copy: {found}; the contract is a p99 of {format_duration(limit)}")
+        if pace_rules.hopeless(limit, before):
+            context.tell(
+                "warning",
+                f"the guest's writes are slower than the contract already (p99 {format_duration(before.p99_s)}, "
+                f"contract {format_duration(limit)}); the copy will go at its least, {format_rate(pace_rules.FLOOR)}",
+            )
+        elif contract.latency_s is None and before.writes < pace_rules.BASELINE_WRITES:
+            context.tell("warning", f"the guest writes too little to compare with; {format_duration(limit)} hold")
+    context.note(replace(seen.record, guest_before=before, measured=True))
+    point("measured")
+
+
+def go_synchronous(context: Context, action: actions.GoSynchronous, seen: Observation) -> None:
+    context.tell("warning", f"{action.why}; the copy is made anew as a mirror, which gets in step by construction")
+    context.note(replace(seen.record, synchronous=True))
+    point("going-synchronous")
+
+
+def start_copy(context: Context, action: actions.StartCopy, seen: Observation) -> None:
+    disk = context.plan.disk(action.target)
+    before = seen.record.copy(disk.target)
+    if not action.reverse:
+        seen = replace(seen, record=destination_watchdog.begin(context, seen.record))
+    attempts = before.attempts + 1 if before.reverse == action.reverse else 1
+    layered = overlays_rules.layered(context.plan, seen.record, disk.target)
+    if action.reverse:
+        synchronous = not context.plan.background_only
+    else:
+        synchronous = overlays_rules.synchronous(context.plan, seen.record, disk.target)
+    copy = Copy(Stage.STARTING, seen.incarnation, attempts, action.reverse, synchronous)
+    record = seen.record.with_copy(disk.target, copy)
+    if action.reverse:
+        record = replace(record, switch_attempts=0)  # those were on the way across
+    if action.reverse and layered:
+        # The old base becomes the whole disk again; the overlay that stood on it is of no more use.
+        state = layer_print(context.runner, disk, True)
+        record = record.with_layer(disk.target, True, OverlayState.FOLDED)
+        record = replace(record, folded_as={**record.folded_as, disk.source_overlay: state})
+    context.note(record)
+    point("starting-copy")
+    context.memory.progress.pop(disk.target, None)
+    context.memory.flushed_bytes.pop(disk.target, None)
+    context.cold.pop(disk.target, None)
+    together = speed(context, seen)
+    share = max(1, together // len(context.plan.disks)) if together else 0
+    context.control.start_copy(disk.target, _order(context, disk, copy, layered, share))
+    context.applied[disk.target] = share
+    point("copy-called")
+    context.note(record.with_copy(disk.target, replace(copy, stage=Stage.STARTED)))
+    point("copy-started")
+    way = (disk.dest, disk.source) if action.reverse else (disk.source, disk.dest)
+    back = " back" if action.reverse else ""
+    context.tell("action", f"the copy{back} of {disk.target} began: {way[0]} -> {way[1]}")
+
+
+def _order(context: Context, disk: DiskPlan, copy: Copy, layered: bool, bandwidth: int) -> CopyOrder:
+    if copy.reverse:
+        return CopyOrder(
+            dest=disk.source,
+            dest_format=disk.source_format,
+            block=disk.source_kind == "block",
+            backing=None,
+            synchronous=copy.synchronous,
+            bandwidth=bandwidth,
+            buffer=context.plan.buffer,
+            secret=None if disk.luks is None else disk.luks.secret,
+        )
+    if layered:
+        # Only in the background: a synchronous write to a shallow copy loses data (docs/measured.md, 10).
+        return CopyOrder(
+            dest=disk.dest_overlay,
+            dest_format="qcow2",
+            backing=(disk.dest, disk.dest_format),
+            synchronous=False,
+            bandwidth=bandwidth,
+            buffer=context.plan.buffer,
+        )
+    return CopyOrder(
+        dest=disk.dest,
+        dest_format=disk.dest_format,
+        backing=disk.backing,
+        synchronous=copy.synchronous,
+        bandwidth=bandwidth,
+        granularity=disk.granularity,
+        buffer=context.plan.buffer,
+        secret=None if disk.luks is None else disk.luks.secret,
+    )
+
+
+def note_clean(context: Context, action: actions.SaveClean, seen: Observation) -> None:
+    record = seen.record
+    for target in action.targets:
+        record = record.with_copy(target, replace(record.copy(target), stage=Stage.CLEAN))
+    context.note(record)
+
+
+def look_again(context: Context, action: actions.Await, seen: Observation) -> None:
+    """Nothing but to look again; the loop waits. A changed bandwidth is applied here."""
+    if action.why == "fold":
+        overlays_effects.outrun(context, seen)
+    if action.why in ("copy", "fold"):
+        apply_bandwidth(context, seen)
+    if action.why == "copy":
+        throttle.count(context)
+        throttle.see_to_it(context, seen)
+        point("copying")
+
+
+def apply_bandwidth(context: Context, seen: Observation) -> None:
+    """Give each running job its share of the bandwidth that the user wants now, or that the guest can bear.
+
+    Once a copy is in step QEMU applies no limit to it (docs/measured.md): the others have its share.
+    """
+    running = [view for view in seen.disks if view.info is not None]
+    limited = sum(not view.ready for view in running) or len(running) if context.pacer else len(running)
+    together = speed(context, seen) if running else 0
+    usual = max(1, together // limited) if together else 0
+    for view in running:
+        outrun = view.target in context.memory.outrun
+        share = overlays_rules.fold_speed(view, usual, outrun=outrun) if view.job is Job.FOLD else usual
+        applied = context.applied.get(view.target, -1)
+        if applied != share and not (context.pacer and 0.97 * share < applied <= share):  # not worth a call
+            context.control.set_speed(view.target, share)
+            context.applied[view.target] = share
+
+
+def speed(context: Context, seen: Observation) -> int:
+    """Bytes/s for all copies and commits together, 0 for no limit."""
+    contract, pacer, wanted = context.plan.contract, context.pacer, seen.record.bandwidth
+    if contract is None or pacer is None or seen.record.failure is not None:
+        return wanted
+    if pacer.pace is None:
+        pacer.begin(pace_rules.limit_s(contract, seen.record.guest_before))
+    return pacer.speed(time.monotonic(), context.memory.made, wanted)
+
+
+def abort_copy(context: Context, action: actions.AbortCopy, seen: Observation) -> None:
+    point("aborting")
+    record = seen.record
+    if not record.copy(action.target).reverse:
+        destination_watchdog.arm(context)
+    context.control.abort(action.target)
+    point("abort-asked")
+    copy = record.copy(action.target)
+    context.note(record.with_copy(action.target, Copy(Stage.NONE, -1, copy.attempts, copy.reverse)))
+
+
+def note_failure(context: Context, action: actions.Fail, seen: Observation) -> None:
+    problem = action.problem
+    if action.disk is not None and _went_off(context):
+        context.tell("action", f"{problem}: {context.plan.vm} went off; looking again")
+        return
+    if action.disk is not None and not seen.silence.hanging and seen.record.cut_off is None:
+        problem += _cause(context, context.plan.disk(action.disk))
+    context.tell("error", problem)
+    context.note(replace(seen.record, failure=seen.record.failure or problem))
+
+
+def _went_off(context: Context) -> bool:
+    """Whether a copy has ended because the VM goes off: then `decide` has a better answer than to fail.
+
+    QEMU ends its block jobs before it ends itself, and libvirt shows the VM as running for a moment longer: seen for
+    40 ms on a busy machine. While it is shown as shutting down it is waited for.
+    """
+    began = time.monotonic()
+    limit = GOING_OFF_S if context.memory.suspended_at is None else 0.0
+    while time.monotonic() - began < limit and not context.should_stop():
+        off = context.control.goes_off()
+        if off is None:
+            return True
+        limit = SHUTTING_DOWN_S if off else GOING_OFF_S
+        time.sleep(0.05)
+    return False
+
+
+def _cause(context: Context, disk: DiskPlan) -> str:
+    """What may have ended a copy: libvirt says that a job has failed, never why. Looked at now, in a sentence."""
+    directory = posixpath.dirname(disk.dest)
+    try:
+        if is_export(disk.dest):
+            network_exports.size(context.runner, disk.dest)
+            return ": it failed, or somebody else ended it; QEMU's log of the VM, and the server's, may tell more"
+        if files.stat_one(context.runner, disk.dest) is None:
+            return f": the new image {disk.dest} is gone"
+        free = files.free_bytes(context.runner, directory)
+        if not files.writable_directory(context.runner, directory):
+            return f": {directory} cannot be written any more"
+    except BlockferryError as error:
+        return f": the destination cannot be looked at ({error.sentence})"
+    if free < 64 * MiB:
+        return f": the destination {disk.datastore} is full ({format_size(free)} free)"
+    return ": it failed, or somebody else ended it; QEMU's log of the VM may tell more"

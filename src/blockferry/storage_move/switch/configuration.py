@@ -1,0 +1,145 @@
+"""Effects on what libvirt keeps of a VM: our mark, the persistent XML, snapshots, the medium of a CD drive."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+
+from blockferry.base.errors import LibvirtFailed
+from blockferry.base.units import MiB
+from blockferry.hosts.inventory import Mirror
+from blockferry.hosts.libvirt.disk_xml import DiskBeforeMove
+from blockferry.hosts.libvirt.domain import Control, CopyOrder
+from blockferry.jobs.kill_points import point
+from blockferry.safety import mount_check
+from blockferry.storage_move import actions
+from blockferry.storage_move.context import Context
+from blockferry.storage_move.destination import effects as destination_effects
+from blockferry.storage_move.home import effects as home_effects
+from blockferry.storage_move.observation import DiskSide, Observation
+from blockferry.storage_move.overlays import rules as overlays_rules
+from blockferry.storage_move.record import OverlayState, Record
+
+
+def mark(context: Context, seen: Observation) -> None:
+    for disk in context.plan.disks:
+        if disk.target in seen.record.partial:  # what another move has left is this one's from now on
+            destination_effects.mark_file(context, disk.dest, made=True)
+    record = seen.record
+    if not record.mounts:
+        record = replace(record, mounts=mount_check.mounts(context))
+    if context.plan.persistent and seen.mark is None:
+        record = replace(record, bare=context.control.has_no_metadata())
+    if record != seen.record:
+        context.note(record)
+    if not record.disks_before and not record.switched:
+        found = context.control.config_disks(tuple(disk.target for disk in context.plan.disks))
+        record = replace(record, disks_before=found)
+        context.note(record)
+    context.control.mark(context.plan.move, context.journal)
+    context.note(replace(record, marked=True))
+    point("marked")
+
+
+def unmark(context: Context, seen: Observation) -> None:
+    context.control.unmark(bare=seen.record.bare)
+    point("unmarked")
+
+
+def write_config(context: Context, seen: Observation) -> None:
+    """Persistent XML to the destination, disks and home files in one write.
+
+    A cold copy that somebody has deleted by now is made anew first; no name of what is not there is written down.
+    """
+    plan, record = context.plan, seen.record
+    gone = () if record.switched or seen.state.active else mount_check.deleted(context)
+    if gone:
+        context.tell("warning", f"the new image of {', '.join(gone)} is gone; it is copied again")
+        left = {target: of for target, of in record.cold_copied.items() if target not in gone}
+        context.note(replace(record, cold_copied=left))
+        return
+    record = home_effects.refresh(context, seen)
+    small = home_effects.new_names(plan.home, record)
+    wanted = {}
+    for disk in plan.disks:
+        over = _stays_on_overlay(seen, disk.target, at_source=False)
+        wanted[disk.target] = (disk.dest_overlay, "qcow2") if over else (disk.dest, disk.dest_format)
+    context.control.write_config(wanted, small, _before(context, record, wanted, at_source=False))
+    point("config-written")
+    context.note(replace(record, config_written=True))
+
+
+def _before(
+    context: Context, record: Record, wanted: Mapping[str, tuple[str, str]], at_source: bool
+) -> dict[str, DiskBeforeMove]:
+    """The disks of the persistent XML as they were, and under which names the images below them are to stand there."""
+    names = {} if at_source else context.plan.new_names
+    kept = {disk.target for disk in context.plan.disks if at_source or disk.backing is not None}
+    overlays = {path for disk in context.plan.disks for path in (disk.source_overlay, disk.dest_overlay) if path}
+    return {
+        target: DiskBeforeMove(xml, names if target in kept else None, wanted[target][0] in overlays)
+        for target, xml in record.disks_before.items()
+        if target in wanted
+    }
+
+
+def write_snapshots(context: Context, seen: Observation) -> None:
+    """The snapshots' metadata names the new files; until then the proof keeps the old ones."""
+    left = seen.record.home_left
+    names = {old: new for old, new in context.plan.new_names.items() if old not in left}
+    changed = context.control.write_snapshots(names)
+    if changed:
+        context.tell("action", f"the metadata of the snapshots {', '.join(changed)} names the new files")
+    point("snapshots-written")
+    context.note(replace(seen.record, snapshots_written=True))
+
+
+def move_medium(context: Context, action: actions.MoveMedium, seen: Observation) -> None:
+    """A block copy of the read-only medium: the guest notices nothing, even with the ISO mounted.
+
+    Changing the medium would time out on a locked tray, or give the guest I/O errors (docs/measured.md, 5). If it
+    does not work, the old ISO is kept until the next power cycle, and the report says so.
+    """
+    plan, target = context.plan, action.target
+    assert plan.home is not None
+    file = next(one for one in plan.home.files if one.target == target)
+    control = context.control
+    try:
+        if _medium(control, target) is None:
+            control.start_copy(target, CopyOrder(file.dest, "raw"))
+        deadline = time.monotonic() + 60 + file.size / MiB
+        while (mirror := _medium(control, target)) is not None and time.monotonic() < deadline:
+            if mirror.ready and not mirror.ending:
+                control.pivot(target)
+            time.sleep(0.05)
+    except LibvirtFailed as error:
+        context.tell("warning", error.sentence)
+    context.note(replace(seen.record, media_tried=(*seen.record.media_tried, target)))
+
+
+def _medium(control: Control, target: str) -> Mirror | None:
+    return next((one.mirror for one in control.look(()).disks if one.target == target), None)
+
+
+def _stays_on_overlay(seen: Observation, target: str, at_source: bool) -> bool:
+    """Whether the next start must use the overlay of a side: the VM runs on it, or it holds what its base lacks."""
+    view = seen.disk(target)
+    if view.side is not (DiskSide.SOURCE if at_source else DiskSide.DESTINATION) or not view.overlay:
+        return False
+    return view.live is not None or overlays_rules.layer_of(seen.record, target, at_source) is not OverlayState.FOLDED
+
+
+def revert_config(context: Context, seen: Observation) -> None:
+    plan = context.plan
+    small = {new: old for old, new in home_effects.new_names(plan.home, seen.record).items()}
+    wanted = {}
+    for disk in plan.disks:
+        view = seen.disk(disk.target)
+        if view.side is DiskSide.DESTINATION:
+            # Half a switch: the source of this disk is stale, its next start must not use it.
+            wanted[disk.target] = (disk.dest_overlay, "qcow2") if view.overlay else (disk.dest, disk.dest_format)
+            continue
+        over = _stays_on_overlay(seen, disk.target, at_source=True)
+        wanted[disk.target] = (disk.source_overlay, "qcow2") if over else (disk.source, disk.source_format)
+    context.control.write_config(wanted, small, _before(context, seen.record, wanted, at_source=True))

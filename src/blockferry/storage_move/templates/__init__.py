@@ -1,0 +1,1 @@
+"""Templates at the destination that are used again."""

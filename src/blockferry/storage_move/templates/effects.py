@@ -1,0 +1,178 @@
+"""Images at the destination that may take the place of a backing chain's lower layers: found, compared, watched.
+
+What is decided by it: storage_move/templates/rules.py; why so: docs/templates.md. Everything here only reads.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from blockferry.base.errors import BlockferryError
+from blockferry.base.units import format_size
+from blockferry.hosts.helper import files, image_users
+from blockferry.hosts.identity import may_be_here
+from blockferry.hosts.images import conversion, qemu_img
+from blockferry.hosts.inventory import Image, Vm
+from blockferry.hosts.runner import Runner
+from blockferry.safety import proof
+from blockferry.storage_move.destination import effects as destination_effects
+from blockferry.storage_move.facts import TemplateFacts
+from blockferry.storage_move.observe import fingerprints, same_path
+from blockferry.store import Journal
+
+Pair = tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]
+"""The fingerprints of two images that were compared: of all files that each consists of."""
+
+
+TELL_AFTER_S, TELL_EVERY_S = 2.0, 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class KnownImages:
+    """What the journal knows of images on this host."""
+
+    compared: Collection[Pair] = ()  # pairs that read the same
+    busy: Mapping[str, str] = field(default_factory=dict)  # path -> why nothing may be built on it, a clause
+    just: Mapping[Pair, TemplateFacts] = field(default_factory=dict)  # what was compared a moment ago, with its result
+
+
+def _silent(text: str) -> None:
+    del text
+
+
+class _Shown:
+    """What is told of a comparison: nothing of a short one, of a long one a line every ten seconds."""
+
+    def __init__(self, what: str, size: int, tell: Callable[[str], None]) -> None:
+        self._what, self._size, self._tell = what, size, tell
+        self._due = time.monotonic() + TELL_AFTER_S
+
+    def show(self, fraction: float) -> None:
+        now = time.monotonic()
+        if now >= self._due and fraction < 1.0:
+            self._due = now + TELL_EVERY_S
+            self._tell(f"{self._what}: {fraction:.0%} of {format_size(self._size)}; both are read completely, once")
+
+
+def known(journal: Journal, uri: str, host: str) -> KnownImages:
+    busy = {row.path: "it is in quarantine" for row in proof.kept_here(journal, uri, host)}
+    for one in journal.unfinished():
+        if not one.record.following and may_be_here(one.plan, uri, host):
+            why = f"move {one.id} of {one.plan.vm}, which is not over, has to do with it"
+            busy.update(dict.fromkeys(proof.changed_by(one.plan), why))
+    # Of a host that is not known: then they are compared anew.
+    return KnownImages(journal.same_images(host) if host else (), busy)
+
+
+def compared(found: Iterable[TemplateFacts]) -> dict[Pair, TemplateFacts]:
+    """What was found by comparing, to be found again without."""
+    return {_pair(one.prints, one.source_prints): one for one in found if one.prints}
+
+
+def _pair(prints: Mapping[str, str], source_prints: Mapping[str, str]) -> Pair:
+    return tuple(sorted(prints.items())), tuple(sorted(source_prints.items()))
+
+
+def find(
+    runner: Runner,
+    layers: Sequence[Image],
+    path: str,
+    everyone: Iterable[Vm],
+    ask: Callable[[], KnownImages],
+    tell: Callable[[str], None] = _silent,
+) -> TemplateFacts | None:
+    """Whether the image at `path` may take the place of these layers (one lower layer and all below it).
+
+    None when there is nothing at `path`. Reads both sides completely, unless `ask` says that they were compared
+    before and have not changed; `tell` hears of that now and then while it goes on, for it may take long.
+    """
+    layer = layers[0]
+    try:
+        if files.stat_one(runner, path) is None:
+            return None
+        chain = qemu_img.chain(runner, path, layer.format)
+        found = TemplateFacts(path, layer.format, chain[0].virtual_size)
+        mine = [name for image in chain for name in (image.path, *image.parts)]
+        theirs = [name for image in layers for name in (image.path, *image.parts)]
+        problem = _unfit(runner, layer, chain, mine, theirs, everyone, ask().busy)
+        if problem:
+            return replace(found, problem=problem)
+        prints, source_prints = fingerprints(runner, mine), fingerprints(runner, theirs)
+        if _pair(prints, source_prints) in ask().compared:
+            return replace(found, prints=prints, source_prints=source_prints, known=True)
+        if (before := ask().just.get(_pair(prints, source_prints))) is not None:
+            return replace(before, problem=before.problem or _writer(runner, mine))
+        began = time.monotonic()
+        shown = _Shown(f"comparing the layer {layer.path} with {path}", layer.virtual_size, tell)
+        result = conversion.compare(
+            runner, layer.path, layer.format, path, layer.format, force_share=True, progress=shown.show
+        )
+        found = replace(found, prints=prints, source_prints=source_prints, seconds=round(time.monotonic() - began, 3))
+        if not result.identical:
+            return replace(found, problem=_difference(result))
+        problem = _writer(runner, mine)
+        if fingerprints(runner, mine) != prints or fingerprints(runner, theirs) != source_prints:
+            problem = "somebody wrote to one of the two while they were compared"
+        return replace(found, problem=problem)
+    except BlockferryError as error:
+        return TemplateFacts(
+            path, layer.format, layer.virtual_size, f"it cannot be compared ({error.sentence.rstrip('.')})"
+        )
+
+
+def _unfit(
+    runner: Runner,
+    layer: Image,
+    chain: Sequence[qemu_img.ChainImage],
+    mine: Sequence[str],
+    theirs: Sequence[str],
+    everyone: Iterable[Vm],
+    busy: Mapping[str, str],
+) -> str:
+    """Why an image is not to be built on, whatever it holds; "" when nothing speaks against it."""
+    if any(image.encrypted for image in chain):
+        return "it is encrypted"
+    if any(image.corrupt or image.dirty for image in chain):
+        return "it needs a repair (`qemu-img check`)"
+    if chain[0].virtual_size != layer.virtual_size:
+        return f"it has {chain[0].virtual_size} bytes, the layer {layer.virtual_size}"
+    stats = files.stat_many(runner, [*mine, *theirs, *(name + destination_effects.MARKER for name in mine)])
+    if any(one is None or one.kind != "file" for one in (stats[name] for name in (*mine, *theirs))):
+        return "not all that it or the layer consists of are plain files"
+    identities = {(one.device, one.inode) for name in mine if (one := stats[name]) is not None}
+    if any((one.device, one.inode) in identities for name in theirs if (one := stats[name]) is not None):
+        return "it is the layer itself, or has a file in common with it"
+    for name in mine:
+        if stats[name + destination_effects.MARKER] is not None:
+            return f"{name} is being made by a move (`blockferry orphans`)"
+        why = next((text for path, text in busy.items() if same_path(path, name)), "")
+        if why:
+            return f"{name}: {why}"
+    return _top_of(runner, everyone, mine, identities) or _writer(runner, mine)
+
+
+def _top_of(runner: Runner, everyone: Iterable[Vm], mine: Sequence[str], identities: set[tuple[int, int]]) -> str:
+    """Which VM has one of these files as a disk of its own, which it writes to when it runs."""
+    tops = {
+        source.path: f"it is {target} of VM {vm.name}, which writes to it"
+        for vm in everyone
+        for target, source in proof.images_of(vm)
+        if source.path is not None and source.path.startswith("/")
+    }
+    stats = files.stat_many(runner, tops)
+    for path, text in tops.items():
+        one = stats[path]
+        if any(same_path(path, name) for name in mine) or (one is not None and (one.device, one.inode) in identities):
+            return text
+    return ""
+
+
+def _writer(runner: Runner, names: Iterable[str]) -> str:
+    return next((f"{who} can write to {name}" for name in names if (who := image_users.writer(runner, name))), "")
+
+
+def _difference(result: conversion.Comparison) -> str:
+    where = result.first_difference_offset
+    return "it reads differently" + ("" if where is None else f", first at byte {where}")

@@ -1,0 +1,1 @@
+"""`--verify`: the frozen view and the comparison."""

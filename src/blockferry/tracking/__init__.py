@@ -1,0 +1,1 @@
+"""Changed blocks as a service."""
