@@ -392,7 +392,7 @@ class Host:
         yield
         self.note(replace(seen.record, suspended=False))
 
-    def _do_note_lost(self, _action: actions.SaveLost, seen: Observation) -> Iterator[None]:
+    def _do_save_lost(self, _action: actions.SaveLost, seen: Observation) -> Iterator[None]:
         assert seen.lost is not None
         record, current = seen.record, lost_vm_rules.known(seen.record, seen.lost)
         stands = seen.lost.status in ("", lost_vm_rules.PAUSED)
@@ -430,7 +430,7 @@ class Host:
         self.goes_off()
         yield
 
-    def _do_note_found(self, _action: actions.SaveFound, seen: Observation) -> Iterator[None]:
+    def _do_save_found(self, _action: actions.SaveFound, seen: Observation) -> Iterator[None]:
         before = seen.record.lost or LostVm()
         yield
         if before.autostart and seen.persistent:
@@ -512,7 +512,7 @@ class Host:
         yield
         self.note(record.with_copy(action.target, replace(copy, stage=Stage.STARTED)))
 
-    def _do_note_clean(self, action: actions.SaveClean, seen: Observation) -> Iterator[None]:
+    def _do_save_clean(self, action: actions.SaveClean, seen: Observation) -> Iterator[None]:
         record = seen.record
         for target in action.targets:
             record = record.with_copy(target, replace(record.copy(target), stage=Stage.CLEAN))
@@ -562,7 +562,7 @@ class Host:
         self.note(replace(seen.record, failure=seen.record.failure or action.problem))
         yield
 
-    def _do_note_switched(self, _action: actions.SaveSwitched, seen: Observation) -> Iterator[None]:
+    def _do_save_switched(self, _action: actions.SaveSwitched, seen: Observation) -> Iterator[None]:
         assert all(view.side is DESTINATION for view in seen.disks)
         self.note(replace(self._with_graph(seen), switched=True, switching=False))
         yield
@@ -573,7 +573,7 @@ class Host:
             return seen.record
         return replace(seen.record, graph_proven=seen.graph.proven, graph_doubt=seen.graph.doubt)
 
-    def _do_note_graph(self, _action: actions.SaveGraph, seen: Observation) -> Iterator[None]:
+    def _do_save_graph(self, _action: actions.SaveGraph, seen: Observation) -> Iterator[None]:
         self.note(self._with_graph(seen))
         yield
 

@@ -48,7 +48,13 @@ def test_the_programs_help_loads_no_command() -> None:
     loaded = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
     assert loaded.startswith("Usage: ")
     modules = loaded.splitlines()[-1].split()
-    allowed = {"blockferry", "blockferry.base.errors", "blockferry.base.log", "blockferry.base.units"}
+    allowed = {
+        "blockferry",
+        "blockferry.base",
+        "blockferry.base.errors",
+        "blockferry.base.log",
+        "blockferry.base.units",
+    }
     ours = {name for name in modules if name.split(".")[0] == "blockferry" and not name.startswith("blockferry.cli")}
     assert ours <= allowed
     assert not {"libvirt", "sqlalchemy", "alembic", "lxml"} & set(modules)

@@ -399,7 +399,7 @@ class World:
             self.live[target] = self.config[target] = disk.source_overlay
 
     def lose_overlay(self, disk: DiskPlan) -> None:
-        """What storage_move/overlays/effects.py does before an overlay goes; that it was right to let it go is checked at a start."""
+        """What overlays/effects.py does before an overlay goes; that it was right is checked at a start."""
         overlay = disk.source_overlay
         if overlay not in self.files:
             return
@@ -599,7 +599,16 @@ def test_a_copy_that_broke_with_its_qemu_goes_on_by_way_of_overlays() -> None:
                 world.guest_writes()
     check_end(world, action)
     names = [type(one).__name__ for one in taken]
-    order = ["ForgetCopy", "TakeOverlays", "SyncBase", "CreateImage", "StartCopy", "Pivot", "StartFold", "PivotFold"]
+    order = [
+        "ForgetCopy",
+        "TakeOverlays",
+        "SyncBase",
+        "CreateImage",
+        "StartCopy",
+        "Pivot",
+        "StartCommit",
+        "PivotCommit",
+    ]
     places = [names.index(name) for name in order]
     assert places == sorted(places), names
 

@@ -1,7 +1,7 @@
 """decide() against a small simulated world: any interruption, anybody's interference, always a right end.
 
-The world models what the effects do (storage_move/effects.py), split where a process can die: the intent, the effect, the note
-after.
+The world models what the effects do (storage_move/effects.py), split where a process can die: the intent, the effect,
+the note after.
 """
 
 from __future__ import annotations

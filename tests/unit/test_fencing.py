@@ -21,7 +21,8 @@ ABORT = FenceStep("write", "/sys/fs/fuse/connections/47/abort", "1")
 QUEUE = FenceStep("run", argv=("dmsetup", "message", "mpatha", "0", "fail_if_no_path"))
 OFFLINE = FenceStep("write", "/sys/block/sdc/device/state", "offline")
 
-CASES: dict[str, tuple[str, dict[str, MountFact], dict[str, BlockFact], tuple[str, ...], bool, tuple[FenceStep, ...]]] = {
+Case = tuple[str, dict[str, MountFact], dict[str, BlockFact], tuple[str, ...], bool, tuple[FenceStep, ...]]
+CASES: dict[str, Case] = {
     # device of the directory, mounts, blocks, FUSE connections -> may hang for ever, steps
     "a hard NFS mount": ("0:52", {"0:52": NFS}, {}, (), True, (UMOUNT,)),
     "a soft NFS mount ends its requests by itself": (

@@ -434,7 +434,7 @@ class Host:
         if restored and self.record.held_running and self.qemu is not None:
             self.running, self.loaded = True, False
 
-    # ------------------------------------------------------------ as storage_move/firmware/managed_save.py and storage_move/firmware/effects.py
+    # ------------------------------------------------------------ as firmware/managed_save.py and firmware/effects.py
 
     def effects(self, action: storage_move_actions.Action, before: Observation) -> Iterator[None]:
         record = before.record
@@ -568,10 +568,10 @@ def test_undisturbed_it_is_held_once_and_runs_on_the_new_file() -> None:
     assert [type(one).__name__ for one in actions] == [
         *(
             "SaveVm",
-            "NoteSaved",
+            "SaveManagedSave",
             "CopyNvram",
             "RestoreVm",
-            "LetGo",
+            "EndManagedSave",
             "ReleaseNvram",
             "Finish",
         ),

@@ -14,7 +14,7 @@ from lab.process import wait_until
 SCRIPT = """
 import sys
 from pathlib import Path
-from blockferry.engine import guard
+from blockferry.safety import guard
 paused = Path(sys.argv[1])
 class Control:
     connection = None
@@ -104,8 +104,9 @@ def test_a_guard_that_is_not_there_leaves_it_to_us(guard: Guard) -> None:
 LOST = """
 import sys
 from pathlib import Path
-from blockferry.engine import guard, past
-from blockferry.images import monitor, qemurun
+from blockferry.hosts import qemu_process
+from blockferry.hosts.helper import qemu_monitor
+from blockferry.safety import guard
 paused, doubts, failures = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 class Control:
     uuid = "uuid"
@@ -119,11 +120,11 @@ class Control:
 def remains(*words):
     global doubts
     doubts -= 1
-    return qemurun.Remains(doubt="no fork") if doubts >= 0 else qemurun.Remains(1, "run")
+    return qemu_process.QemuPresence(doubt="no fork") if doubts >= 0 else qemu_process.QemuPresence(1, "run")
 def ask(*words):
     was = paused.exists()
     paused.unlink(missing_ok=True)
-    return monitor.Answer("paused", did=was)
+    return qemu_monitor.MonitorAnswer("paused", did=was)
 def runner_for(uri):
     global failures
     failures -= 1
@@ -131,7 +132,7 @@ def runner_for(uri):
         raise OSError("no space for a temporary directory")
     return object()
 guard.Control, guard.Connection, guard.runner_for = Control, lambda uri: Control.connection, runner_for
-qemurun.remains, monitor.ask = remains, ask
+qemu_process.remains, qemu_monitor.ask = remains, ask
 guard.stand_guard("qemu:///system", "uuid", "web01")
 """
 

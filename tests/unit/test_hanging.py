@@ -56,7 +56,8 @@ DURING: dict[str, tuple[Plan, Observation, actions.Action | type]] = {
         actions.Await("hang", 0.25),
     ),
     "nor after a failure": (
-        MIRROR, seen(RUNNING, *BOTH, record=replace(SYNCHRONOUS, failure="x"), silence=HANGS), actions.Await("hang", 0.25),
+        MIRROR, seen(RUNNING, *BOTH, record=replace(SYNCHRONOUS, failure="x"), silence=HANGS),
+        actions.Await("hang", 0.25),
     ),
     "not suspended for, although both sides are equal": (
         MIRROR, seen(RUNNING, in_step("vda"), in_step("vdb"), record=SYNCHRONOUS, flushed=True, silence=HANGS),
@@ -78,7 +79,8 @@ DURING: dict[str, tuple[Plan, Observation, actions.Action | type]] = {
         MIRROR, seen(RUNNING, across("vda"), across("vdb"), silence=HANGS), actions.SaveSwitched(),
     ),
     "half a switch: the other half waits": (
-        MIRROR, seen(RUNNING, *HALF, record=begun(copies=CLEAN2), flushed=True, silence=HANGS), actions.Await("hang", 0.25),
+        MIRROR, seen(RUNNING, *HALF, record=begun(copies=CLEAN2), flushed=True, silence=HANGS),
+        actions.Await("hang", 0.25),
     ),
     "cut off: the way is back, and first it is written down": (
         MIRROR, seen(RUNNING, *BOTH, record=SYNCHRONOUS, silence=CUT), actions.SaveFenced("/b", 5.0),

@@ -152,8 +152,9 @@ def test_it_does_not_outlive_who_wanted_it(tmp_path: Path) -> None:
     source = make(tmp_path / "a", "raw", ["write -P 7 0 40M"])
     dest = make(tmp_path / "b", "raw", [])
     script = (
-        "import sys\nfrom blockferry.images import syncing\nfrom blockferry.hosts.runner import LocalRunner\n"
-        "syncing.compare(LocalRunner(), sys.argv[1], 'raw', sys.argv[2], 'raw', speed=syncing.Speed(lambda _: 1024),\n"
+        "import sys\nfrom blockferry.hosts.helper import comparison\nfrom blockferry.hosts.runner import LocalRunner\n"
+        "comparison.compare(LocalRunner(), sys.argv[1], 'raw', sys.argv[2], 'raw',\n"
+        "    speed=comparison.ComparisonSpeed(lambda _: 1024),\n"
         "    progress=lambda _: print('going', flush=True))"
     )
     with subprocess.Popen([sys.executable, "-c", script, source, dest], stdout=subprocess.PIPE) as ours:

@@ -64,7 +64,7 @@ def test_processes_share_a_file_that_rotates(tmp_path: Path) -> None:
     """No line is lost or torn, and the files stay small."""
     path = tmp_path / "blockferry.base.log"
     script = (
-        "import logging, sys; from blockferry import log; log.MAX_BYTES = 20000; log.BACKUPS = 40\n"
+        "import logging, sys; from blockferry.base import log; log.MAX_BYTES = 20000; log.BACKUPS = 40\n"
         "log.to_file(sys.argv[1])\n"
         "for i in range(400): logging.getLogger('blockferry.x').info('%s %d end', sys.argv[2], i)\n"
         "log.close()"
@@ -111,4 +111,4 @@ def test_verbose_is_the_log_on_standard_error(tmp_path: Path) -> None:
     quiet = subprocess.run(words, env=env, capture_output=True, text=True, check=False)
     said = subprocess.run([*words, "-v"], env=env, capture_output=True, text=True, check=False)
     assert "blockferry.hosts.libvirt.connection: libvirt at" in said.stderr
-    assert "blockferry.hypervisor" not in quiet.stderr
+    assert "blockferry.hosts.libvirt" not in quiet.stderr

@@ -289,8 +289,8 @@ def test_what_a_directory_stands_on(tmp_path: Path) -> None:
 FROZEN_PARENT = """
 import os
 from types import SimpleNamespace
-from blockferry.hosts.helper.program.watchdog.loop import Watch
-watch = Watch.__new__(Watch)
+from blockferry.hosts.helper.program.watchdog.loop import WatchLoop
+watch = WatchLoop.__new__(Watch)
 watch.parent, watch.told, watch.unsent = True, "", b""
 count = iter(range(10**9))
 watch.places = [SimpleNamespace(state=lambda: {"silent": next(count), "directory": "/srv/flaky" * 10})]

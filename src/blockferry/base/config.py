@@ -36,10 +36,10 @@ from blockferry.base.errors import ConfigInvalid, nearest
 
 SYSTEM_FILE = Path("/etc/blockferry/config.toml")
 METHODS = ("auto", "mirror", "changed-blocks", "snapshot", "clone", "cold")
-"""Values of model.request.Method, which lies above this layer; a test holds them together."""
+"""Values of storage_move.request.Method, which lies above this layer; a test holds them together."""
 
 POLICIES = ("auto", "mirror", "throttle", "wait", "stop")
-"""The same of model.request.IfNotConverging."""
+"""The same of storage_move.request.IfNotConverging."""
 
 
 SYSTEM_JOURNAL = Path("/var/lib/blockferry/journal.db")

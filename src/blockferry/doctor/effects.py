@@ -49,7 +49,7 @@ PROGRAMS = (
         "sleep",
     ),
 )
-"""What images/ runs on the host."""
+"""What hosts/ runs on the host."""
 
 _MISSING = 'for program; do command -v -- "$program" >/dev/null || echo "$program"; done'
 NOBODY = "00000000-0000-0000-0000-000000000000"

@@ -1,7 +1,7 @@
 """What QEMU's own block graph says: which image each disk reads and writes, and what else is open. Pure.
 
 libvirt's XML is libvirt's belief; this is QEMU's answer to `query-block` and `query-named-block-nodes` (QEMU's QMP
-reference manual, block-core.json). Whoever asks it is in hypervisor/ (through libvirt) and images/ (past it).
+reference manual, block-core.json). Whoever asks it is in hosts/libvirt (through libvirt) and hosts/helper (past it).
 
 Facts that this rests on, recorded from QEMU 7.2 (tests/unit/data/block-graph):
 - `query-block` names, for each device, the node that the device uses. The filter that a mirror or commit job puts

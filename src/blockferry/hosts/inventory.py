@@ -62,8 +62,8 @@ class DiskSource:
     format: str
     backing: tuple[str, ...] = ()  # paths of the backing chain as far as this XML tells it
     description: str = ""  # for people, where there is no path: "nbd://host/export", "volume p/v"
-    export: str = ""  # of an NBD, iSCSI or RBD server: model.exports.Export.uri; it has no path
-    storages: tuple[str, ...] = ()  # of any network disk: model.exports.storage, to tell whether one is used
+    export: str = ""  # of an NBD, iSCSI or RBD server: hosts.exports.Export.uri; it has no path
+    storages: tuple[str, ...] = ()  # of any network disk: hosts.exports.storage, to tell whether one is used
     volume: str = ""  # "POOL/VOLUME" of a source that is named so
     closed: bool = False  # the XML says where the backing chain ends: QEMU opens nothing that it does not name
 

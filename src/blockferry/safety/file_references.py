@@ -336,7 +336,13 @@ def _unread_exports(vm: Vm) -> Iterator[Doubt]:
 
 
 def _add_chain(
-    names: FileReferences, runner: Runner, vm: Vm, target: str, source: DiskSource, last: bool, read: dict[str, Chain]
+    names: FileReferences,
+    runner: Runner,
+    vm: Vm,
+    target: str,
+    source: DiskSource,
+    last: bool,
+    read: dict[str, ImageChain],
 ) -> None:
     """What an image of a VM stands on. Raises _Vanished."""
     path, whose = _path(source), f"{target} of VM {vm.name}"

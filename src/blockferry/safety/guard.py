@@ -5,7 +5,7 @@ comes. So before the first suspension a second process is started, with a libvir
 armed for each suspension and resumes the VM when its parent dies or the time is up. That is safe at any instant:
 each disk is whole on the side that its XML names, and a job that is not pivoted goes on copying.
 
-Where libvirt has lost the VM (storage_move/lost_vm/rules.py), its guest is let run by QEMU's own monitor. While libvirt cannot be
+Where libvirt has lost the VM (lost_vm/rules.py), its guest is let run by QEMU's own monitor. While libvirt cannot be
 asked at all it goes on asking.
 
 It also puts back the limits of disks whose writes we slow, when its parent has gone without doing so.

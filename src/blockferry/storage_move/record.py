@@ -101,7 +101,7 @@ class OverlayState(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class LostVm:
-    """libvirt has lost the running VM (storage_move/lost_vm/rules.py): what QEMU itself said of its disks, which is the truth."""
+    """libvirt has lost the running VM (lost_vm/rules.py): what QEMU itself said of its disks, which is the truth."""
 
     run: str = ""  # boot id, process id and start time of its QEMU
     current: dict[str, str] = field(default_factory=dict)  # target -> the image that takes the guest's writes

@@ -8,7 +8,7 @@ VERSION = "0003"
 """The newest of migrations/versions: what these tables are."""
 
 OPEN = "open"
-"""State of a move that is not over; and of one that a process of version 0002 has ended since (`journal/listed.py`)."""
+"""State of a move that is not over; and of one that a process of version 0002 has ended since (`store/listed.py`)."""
 
 metadata = MetaData()
 
@@ -21,13 +21,13 @@ moves = Table(
     Column("created", Float, nullable=False),  # seconds since the epoch, as are all times
     Column("finished", Float),
     Column("requested_by", String(255), nullable=False),
-    Column("request", Text, nullable=False),  # JSON: model.request.MoveRequest
-    Column("plan", Text, nullable=False),  # JSON: model.plan.Plan
-    Column("record", Text, nullable=False),  # JSON: model.record.Record; wanted and bandwidth in it do not count
+    Column("request", Text, nullable=False),  # JSON: storage_move.request.MoveRequest
+    Column("plan", Text, nullable=False),  # JSON: storage_move.plan.Plan
+    Column("record", Text, nullable=False),  # JSON: storage_move.record.Record; wanted and bandwidth in it do not count
     Column("wanted", String(16), nullable=False),  # the user's columns: never written by who runs the move
     Column("bandwidth", BigInteger, nullable=False),
-    Column("progress", Text, nullable=False),  # JSON: model.summary.Progress
-    Column("report", Text),  # JSON: model.summary.Report
+    Column("progress", Text, nullable=False),  # JSON: storage_move.summary.Progress
+    Column("report", Text),  # JSON: storage_move.summary.Report
     Column("parked", Text),
     Column("deaths", Integer, nullable=False),
     Column("owner", Text),  # JSON: owner.Owner
@@ -68,7 +68,7 @@ kept = Table(
     Column("why", Text, nullable=False),
     Column("since", Float),
     Column("format", String(16)),
-    Column("fingerprint", Text),  # JSON: model.quarantine.Fingerprint
+    Column("fingerprint", Text),  # JSON: leftovers.quarantine_rules.KeptFingerprint
 )
 
 identity = Table("identity", metadata, Column("id", String(36), primary_key=True))  # one row: this journal's own
@@ -79,7 +79,7 @@ move_datastores = Table(
     Column("move", String(32), ForeignKey("moves.id", ondelete="CASCADE"), primary_key=True),
     Column("role", String(16), primary_key=True),  # "source", "destination"
     Column("name", String(255), primary_key=True),  # as its host calls it
-    Column("identity", Text, nullable=False, server_default=""),  # model.identity.DatastoreId.text; "": not known
+    Column("identity", Text, nullable=False, server_default=""),  # hosts.datastore_id.DatastoreId.text; "": not known
     Index("move_datastores_by_name", "name"),
 )
 

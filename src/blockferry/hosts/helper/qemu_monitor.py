@@ -1,6 +1,6 @@
 """The monitor of a QEMU that libvirt has lost, past libvirt: the one place where blockferry speaks QMP by itself.
 
-Why it may: libvirt has forgotten the VM while its QEMU runs (storage_move/lost_vm/rules.py), so there is no call of libvirt's that
+Why it may: libvirt has forgotten the VM while its QEMU runs (lost_vm/rules.py), so there is no call of libvirt's that
 reaches it, and libvirt does not hold the monitor any more. Without this a guest that we have suspended would stand
 still for good, and nobody could say which images it writes to. Why not otherwise: while libvirt holds the monitor,
 QEMU answers nobody else, and whatever is changed behind libvirt's back would make its own picture wrong.

@@ -1,4 +1,4 @@
-"""Effects on the UEFI variables (NVRAM) of a VM that is off; docs/firmware.md. What to do when: storage_move/firmware/rules.py."""
+"""Effects on the UEFI variables (NVRAM) of a VM that is off; docs/firmware.md. What to do when: firmware/rules.py."""
 
 from __future__ import annotations
 

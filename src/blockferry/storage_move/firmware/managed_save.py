@@ -1,7 +1,7 @@
 """Effects of `--firmware now`: a running VM is saved and restored to change a path that its QEMU has open.
 
 libvirt's managed save, not a file of ours: whoever starts the VM while it is down, be it `virsh start` or the host's
-autostart, has it go on from its memory instead of booting it. What to do when: storage_move/firmware/rules.py; docs/firmware.md.
+autostart, has it go on from its memory instead of booting it. What to do when: firmware/rules.py; docs/firmware.md.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Looking at a VM's home for the pre-check: where it is, what is in it, who names that. Rules: storage_move/home/rules.py."""
+"""Looking at a VM's home for the pre-check: where it is, what is in it, who names that. Rules: home/rules.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Effects on a VM that libvirt has lost. Why and in which order: storage_move/lost_vm/rules.py and docs/design/lost-vm.md."""
+"""Effects on a VM that libvirt has lost. Why and in which order: lost_vm/rules.py and docs/design/lost-vm.md."""
 
 from __future__ import annotations
 

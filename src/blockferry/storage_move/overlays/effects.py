@@ -1,6 +1,6 @@
 """Effects of the overlay way: overlays above the source, bases brought in step, overlays folded into their bases.
 
-Why and in which order: storage_move/overlays/rules.py and docs/design/resume.md. The VM's writes are in an overlay meanwhile, so what
+Why and in which order: overlays/rules.py and docs/design/resume.md. An overlay has the VM's writes meanwhile, so what
 counts here: an overlay that holds anything is removed only with the proof that its base has it too.
 """
 

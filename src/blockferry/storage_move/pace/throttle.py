@@ -3,7 +3,7 @@
 Its limits before are in the record before they are touched, and the guard knows them. They are put back by `decide` on
 every way out; by `free` while the journal is away; by the guard, when this process dies; and the next process, which
 finds the note, slows the guest again and goes on. Only the running QEMU is changed, so at the worst they are right
-again from the VM's next start. Limits that somebody else has set meanwhile are left alone (storage_move/pace/throttle_rules.py).
+again from the VM's next start. Limits that somebody else has set meanwhile are left alone (pace/throttle_rules.py).
 """
 
 from __future__ import annotations
