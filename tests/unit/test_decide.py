@@ -18,7 +18,7 @@ from blockferry.storage_move import actions
 from blockferry.storage_move.decide import PIVOT_ATTEMPTS, START_ATTEMPTS, allowed_pause_s, decide
 from blockferry.storage_move.observation import DiskSide, DiskView, Job, Observation
 from blockferry.storage_move.plan import LuksPlan, NvramPlan, Plan
-from blockferry.storage_move.record import Copy, Outcome, Record, Stage, Wanted
+from blockferry.storage_move.record import BackupExport, Copy, Outcome, Record, Stage, Wanted
 from blockferry.storage_move.request import Method
 from blockferry.storage_move.switch.graph_proof import PROVEN, GraphView
 
@@ -347,8 +347,20 @@ DECISIONS: dict[str, tuple[Plan, Observation, actions.Action | type]] = {
     ),
     "after the configuration, before any old file goes: the snapshots' metadata": (
         AS_IS, seen(OFF, off(config=DESTINATION), config_agrees=True,
-                    record=begun(cold_copied={"vda": "f"}, switched=True, graph_proven=True, config_written=True)),
+                    record=begun(cold_copied={"vda": "f"}, switched=True, graph_proven=True, config_written=True,
+                                 settled=("vda",))),
         actions.WriteSnapshots(),
+    ),
+    "a frozen view is held: libvirt takes no snapshots' metadata before it is given up": (
+        replace(AS_IS, verify=True), seen(RUNNING, across(), config_agrees=True, incarnation=3, record=begun(
+            switched=True, graph_proven=True, config_written=True, settled=("vda",), view=BackupExport.HELD, view_of=3,
+        )), actions.Verify("vda"),
+    ),
+    "the view is given up: now the snapshots' metadata": (
+        replace(AS_IS, verify=True), seen(RUNNING, across(), config_agrees=True, incarnation=3, record=begun(
+            switched=True, graph_proven=True, config_written=True, settled=("vda",), view=BackupExport.ENDED,
+            verified=("vda",),
+        )), actions.WriteSnapshots(),
     ),
     "nothing but the UEFI variables left": (
         UEFI, seen(RUNNING, across(), mark=None, config_agrees=True, record=begun(
@@ -620,8 +632,8 @@ def test_everything_has_an_answer_that_keeps_the_rules(seed: int) -> None:
 # ---------------------------------------------------------------- whole moves
 
 FORWARD_ONLY = (
-    actions.Mark, actions.CopyHome, actions.CopyLayers, actions.CreateImage, actions.StartCopy, actions.Suspend, actions.ColdCopy,
-    actions.FlushDestination, actions.Await,
+    actions.Mark, actions.CopyHome, actions.CopyLayers, actions.CreateImage, actions.StartCopy, actions.Suspend,
+    actions.ColdCopy, actions.FlushDestination, actions.Await,
 )  # fmt: skip
 """As in jobs/loop.py: when one of these fails before the switch, the way is back."""
 

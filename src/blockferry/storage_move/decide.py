@@ -720,13 +720,13 @@ def _after_switch(plan: Plan, seen: Observation) -> actions.Action:
             return asked
         if seen.state.active and not record.graph_folded and not record.graph_doubt:
             return actions.SaveGraph(folded=True)
-    if plan.snapshots and not record.snapshots_written:
-        return actions.WriteSnapshots()
     for disk in plan.disks:
         if disk.target not in record.settled:
             return actions.Settle(disk.target)
     if verify is not None:
         return verify
+    if plan.snapshots and not record.snapshots_written:
+        return actions.WriteSnapshots()  # a backup excludes it, and one is open until the comparison is over
     for disk in plan.disks:
         above = (disk.source_overlay,) if disk.target in record.source_layers else ()
         for path in (*above, *disk.old_files):
