@@ -472,6 +472,29 @@ def test_a_process_that_is_closed_to_us(
     assert found == ({str(path): {}}, 1, partly)
 
 
+def test_a_process_that_is_ending_is_looked_at_again(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It shows a part of itself for a moment, and stopped a release, or a template, for nothing."""
+    proc = tmp_path / "proc"
+    a_process(proc, path)
+    for name in ("1", "2", "3", "7", "8", "9"):
+        (proc / "42" / "fd" / name).unlink()
+    one = user_calls.target(str(path), user_calls.mounts_here())
+    really, looks = os.listdir, iter(range(100))
+
+    def listing(place: str) -> Any:
+        if str(place).endswith("/42/fd") and next(looks) < 2:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), place)
+        return really(place)
+
+    monkeypatch.setattr(user_calls, "PROC", str(proc))
+    monkeypatch.setattr(os, "listdir", listing)
+    found = user_calls.processes([one])
+    monkeypatch.undo()
+    assert (found.unseen, found.partly) == (0, 0)
+
+
 def test_a_process_of_which_a_part_was_seen_is_a_doubt(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """For root too; a process that is closed to us as a whole is none (`unseen`)."""
     really = user_calls.processes

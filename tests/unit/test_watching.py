@@ -290,7 +290,7 @@ FROZEN_PARENT = """
 import os
 from types import SimpleNamespace
 from blockferry.hosts.helper.program.watchdog.loop import WatchLoop
-watch = WatchLoop.__new__(Watch)
+watch = WatchLoop.__new__(WatchLoop)
 watch.parent, watch.told, watch.unsent = True, "", b""
 count = iter(range(10**9))
 watch.places = [SimpleNamespace(state=lambda: {"silent": next(count), "directory": "/srv/flaky" * 10})]

@@ -10,6 +10,7 @@ import os
 import re
 import stat
 import struct
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -108,6 +109,10 @@ def target(path: str, mounts: list[Mount]) -> Target:
 # ------------------------------------------------------------ processes
 
 
+AGAIN_AFTER = (0.02, 0.2)
+"""Seconds, before another look at a process that could be looked at only in part."""
+
+
 class Processes(NamedTuple):
     """`found`: path -> {process: whether it can write to it}, of those that have it open or mapped.
 
@@ -127,6 +132,11 @@ def processes(targets: list[Target]) -> Processes:
         if not name.isdigit() or int(name) == os.getpid():
             continue
         closed = look_into(int(name), targets, found)
+        for pause in AGAIN_AFTER:  # a process that is ending shows a part of itself for a moment
+            if closed is not False:
+                break
+            time.sleep(pause)
+            closed = look_into(int(name), targets, found)
         unseen += closed is not None
         partly += closed is False
     return Processes(found, unseen, partly)
