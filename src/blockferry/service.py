@@ -53,7 +53,7 @@ from blockferry.jobs.loop import Loop, Waiting
 from blockferry.jobs.store_outage import Lifeline
 from blockferry.leftovers import orphans as leftovers_orphans
 from blockferry.leftovers import quarantine
-from blockferry.leftovers.quarantine_rules import Kept, KeptFile, Restore
+from blockferry.leftovers.quarantine_rules import KeptFile, Restore
 from blockferry.safety import proof
 from blockferry.safety.guard import Guard
 from blockferry.storage_move import survey
@@ -83,6 +83,7 @@ from blockferry.storage_move.summary import (
 from blockferry.storage_move.templates import effects as templates_effects
 from blockferry.storage_move.verify import rules as verify_rules
 from blockferry.store import Journal, Lease, LeaseKeeper, Owner
+from blockferry.store.kept import Kept
 from blockferry.tracking import effects as tracking_effects
 from blockferry.tracking.rules import Changes, Point, TrackingStatus
 

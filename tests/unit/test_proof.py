@@ -26,7 +26,6 @@ from blockferry.hosts.helper.references import PathSeen, same_file
 from blockferry.hosts.inventory import PowerState
 from blockferry.hosts.libvirt import domain_list
 from blockferry.leftovers import orphans, quarantine
-from blockferry.leftovers.quarantine_rules import Kept, KeptFingerprint
 from blockferry.safety import file_references, proof
 from blockferry.safety.proof import Claims
 from blockferry.storage_move import survey
@@ -35,6 +34,7 @@ from blockferry.storage_move.record import Outcome, Record
 from blockferry.storage_move.request import Method, SourcePolicy
 from blockferry.storage_move.summary import Orphan, Report
 from blockferry.store import Journal, Owner
+from blockferry.store.kept import Kept, KeptFingerprint
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="who may not see all processes can prove nothing")
 

@@ -19,13 +19,13 @@ from blockferry.hosts.host import Host
 from blockferry.hosts.inventory import Datastore, datastore_of
 from blockferry.hosts.libvirt import domain_list, pools
 from blockferry.hosts.runner import Runner
-from blockferry.leftovers.quarantine_rules import Kept
 from blockferry.safety import proof
 from blockferry.storage_move.destination.effects import MARKER, is_another
 from blockferry.storage_move.destination.placement import is_in_home
 from blockferry.storage_move.home import effects as home_effects
 from blockferry.storage_move.summary import Orphan, Orphans
 from blockferry.store import Journal
+from blockferry.store.kept import Kept
 
 
 def find(site: Host, journal: Journal) -> Orphans:

@@ -23,12 +23,13 @@ from blockferry.hosts.inventory import PowerState, Vm
 from blockferry.hosts.libvirt import domain_list, pools
 from blockferry.jobs.kill_points import point
 from blockferry.leftovers import quarantine_rules
-from blockferry.leftovers.quarantine_rules import DiskLoss, Kept, KeptFile, KeptFingerprint, Restore, Swap
+from blockferry.leftovers.quarantine_rules import DiskLoss, KeptFile, Restore, Swap
 from blockferry.safety import file_references, proof
 from blockferry.storage_move.destination.placement import is_in_home
 from blockferry.storage_move.home import effects as home_effects
 from blockferry.storage_move.plan import Plan
 from blockferry.store import Journal
+from blockferry.store.kept import Kept, KeptFingerprint
 
 COMPARED_UP_TO = 2 * GiB
 """Bytes of an image that are compared without being asked: seconds, not minutes."""

@@ -9,42 +9,7 @@ from dataclasses import dataclass
 from blockferry.hosts.exports import is_export
 from blockferry.hosts.inventory import PowerState, Vm
 from blockferry.storage_move.plan import Plan
-
-
-@dataclass(frozen=True, slots=True)
-class KeptFingerprint:
-    """A file as it was when it was kept. Another inode, size or time of writing: it is not what we kept.
-
-    Not the device, whose number may change with a reboot, and not the change time, which a change of owner moves.
-    """
-
-    inode: int
-    size: int
-    mtime_ns: int
-
-
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """A file that is kept on purpose. Bytes; times are wall time, `expires` None: for ever.
-
-    `host` is libvirt's UUID of the host it lies on; it, `since`, `format` and `fingerprint` are empty in rows that
-    the first version wrote.
-    """
-
-    path: str
-    move: str
-    vm: str
-    datastore: str
-    expires: float | None
-    size: int
-    why: str
-    host: str = ""
-    since: float | None = None
-    format: str | None = None
-    fingerprint: KeptFingerprint | None = None
-
-    def expired(self, now: float) -> bool:
-        return self.expires is not None and self.expires <= now
+from blockferry.store.kept import Kept, KeptFingerprint
 
 
 @dataclass(frozen=True, slots=True)

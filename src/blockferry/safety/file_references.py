@@ -18,7 +18,7 @@ from blockferry.hosts.images import qemu_img
 from blockferry.hosts.inventory import Datastore, DiskSource, Vm, Volume
 from blockferry.hosts.libvirt import domain_list, pools
 from blockferry.hosts.runner import Runner
-from blockferry.leftovers.quarantine_rules import Kept, KeptFingerprint
+from blockferry.store.kept import Kept, KeptFingerprint
 
 _TRIES = 3
 

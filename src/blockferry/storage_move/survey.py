@@ -21,7 +21,6 @@ from blockferry.hosts.images import network_exports, qemu_img, reflink
 from blockferry.hosts.inventory import Datastore, Disk, DiskSource, Image, Vm, datastore_of
 from blockferry.hosts.libvirt import domain_list, pools
 from blockferry.hosts.runner import Runner
-from blockferry.leftovers.quarantine_rules import Kept
 from blockferry.safety import proof
 from blockferry.safety.file_references import images_of, names_of
 from blockferry.storage_move.clone import rules as clone_rules
@@ -35,6 +34,7 @@ from blockferry.storage_move.request import ChainPolicy, Firmware, Method, MoveR
 from blockferry.storage_move.switch import graph_proof
 from blockferry.storage_move.templates import effects as templates_effects
 from blockferry.storage_move.templates import rules as templates_rules
+from blockferry.store.kept import Kept
 
 
 def read_chain(runner: Runner, disk: Disk) -> tuple[tuple[Image, ...], str | None]:
