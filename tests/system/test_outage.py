@@ -129,7 +129,7 @@ def test_no_process_shows_the_journals_password(
     server: Postgres, pg: PostgresLine, lab_host: Host, old_san: Datastore, ssd: Datastore, tmp_path: Path
 ) -> None:
     secret = "s3cret-of-the-journal"
-    log = tmp_path / "log" / "blockferry.base.log"
+    log = tmp_path / "log" / "blockferry.log"
     pg.url, pg.more = server.with_password("secretive", secret), {"BLOCKFERRY_LOG": str(log)}
     with bare(lab_host, old_san, "outage3", mib=64) as vm:
         move = pg.must("move", vm.name, "--to", "ssd", *SLOW, "--detach").move["id"]

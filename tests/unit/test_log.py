@@ -46,7 +46,7 @@ def test_passwords_are_masked(text: str, shown: str) -> None:
 
 
 def test_the_file_has_every_line_its_mode_and_no_password(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "blockferry.base.log"
+    path = tmp_path / "new" / "blockferry.log"
     assert log.to_file(str(path)) is None
     try:
         raise RuntimeError("cannot reach postgresql://m:s3cret@db/j")
@@ -62,7 +62,7 @@ def test_the_file_has_every_line_its_mode_and_no_password(tmp_path: Path) -> Non
 
 def test_processes_share_a_file_that_rotates(tmp_path: Path) -> None:
     """No line is lost or torn, and the files stay small."""
-    path = tmp_path / "blockferry.base.log"
+    path = tmp_path / "blockferry.log"
     script = (
         "import logging, sys; from blockferry.base import log; log.MAX_BYTES = 20000; log.BACKUPS = 40\n"
         "log.to_file(sys.argv[1])\n"
@@ -71,7 +71,7 @@ def test_processes_share_a_file_that_rotates(tmp_path: Path) -> None:
     )
     children = [subprocess.Popen([sys.executable, "-c", script, str(path), name]) for name in "ab"]
     assert [child.wait(60) for child in children] == [0, 0]
-    files = [one for one in tmp_path.glob("blockferry.base.log*") if not one.name.endswith(".lock")]
+    files = [one for one in tmp_path.glob("blockferry.log*") if not one.name.endswith(".lock")]
     assert len(files) > 2
     assert all(one.stat().st_size <= 20000 for one in files)
     words = [line.split() for one in files for line in one.read_text().splitlines()]
@@ -92,7 +92,7 @@ def hundred() -> None:
 
 def test_a_log_whose_disk_hangs_holds_nobody_up(tmp_path: Path) -> None:
     """Somebody has the lock of the file and does not give it back, as a process that waits for a dead disk."""
-    path = tmp_path / "blockferry.base.log"
+    path = tmp_path / "blockferry.log"
     assert log.to_file(str(path)) is None
     with open(f"{path}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

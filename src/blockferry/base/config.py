@@ -14,7 +14,7 @@ BLOCKFERRY_CONFIG). Environment over files: BLOCKFERRY_URI, LIBVIRT_DEFAULT_URI,
     copy_buffer = "16MiB"                                  # what QEMU copies in one go; left out: 1 MiB (docs/pace.md)
     hang_limit = "5s"                                      # cut a destination off that hangs for longer; or "never"
     fence = "/usr/local/sbin/cut-nfs {mount}"              # how: "auto", "off", or a program; it is also given {device}
-    log_file = "/var/log/blockferry/blockferry.base.log"        # of workers in the background; or "off"
+    log_file = "/var/log/blockferry/blockferry.log"             # of workers in the background; or "off"
     suspended_start = true                                 # see docs; left out: as the host's QEMU needs it
 """
 

@@ -41,8 +41,8 @@ def masked(text: str) -> str:
 def default_file() -> str:
     """Where workers in the background log when nothing is configured."""
     if os.geteuid() == 0:
-        return "/var/log/blockferry/blockferry.base.log"
-    return str(platformdirs.user_state_path("blockferry") / "blockferry.base.log")
+        return "/var/log/blockferry/blockferry.log"
+    return str(platformdirs.user_state_path("blockferry") / "blockferry.log")
 
 
 class _Masked(logging.Formatter):
