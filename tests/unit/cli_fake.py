@@ -1,4 +1,4 @@
-"""A service in memory, behind the command line's own Protocol; also a program: `python cli_fake.py ARGS`.
+"""A client in memory, as the command line uses one; also a program: `python cli_fake.py ARGS`.
 
 As a program its behaviour is set with FAKE_* variables, and what was asked of it is appended to FAKE_LOG.
 """
@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from blockferry.base.config import Config
 from blockferry.base.errors import (
     Interrupted,
     LeaseLost,
@@ -30,9 +31,10 @@ from blockferry.base.errors import (
 from blockferry.base.units import GiB, MiB, TiB
 from blockferry.cli import main
 from blockferry.cli.app import App
+from blockferry.client import Client
 from blockferry.doctor.rules import Diagnosis, HostCheck, Level
 from blockferry.hosts.inventory import Datastore, Disk, DiskSource, PowerState, Vm
-from blockferry.leftovers.quarantine_rules import KeptFile, Restore
+from blockferry.leftovers.quarantine_rules import KeptFile, Purged, Restore
 from blockferry.storage_move.plan import DiskPlan, HomeFile, HomePlan, Plan
 from blockferry.storage_move.precheck.finding import Finding, finding
 from blockferry.storage_move.record import Outcome, Record, Wanted
@@ -57,6 +59,7 @@ from blockferry.tracking.rules import (
     Changes,
     DiskChanges,
     DiskTracking,
+    MadePoint,
     Point,
     PointStatus,
     TrackingStatus,
@@ -162,13 +165,12 @@ HEALTHY = Diagnosis("qemu:///system", (HostCheck("tools", Level.OK, "All there."
 
 
 @dataclass
-class FakeService:
+class FakeClient(Client):
     """Moves take `steps` steps of `step_s`; `ends` says how."""
 
     steps: int = 3
     step_s: float = 0.0
     ends: Outcome = Outcome.MOVED
-    uri: str = "qemu:///system"
     findings: tuple[Finding, ...] = ()
     journal: dict[str, MoveSummary] = field(default_factory=dict)
     orphaned: list[Orphan] = field(default_factory=list)
@@ -180,8 +182,8 @@ class FakeService:
     busy_first: bool = False
     run_raises: list[Exception] = field(default_factory=list)  # by one run after the other
     journal_away: bool = False
-    cannot_spawn: Exception | None = None
-    after_spawn: Outcome | None = Outcome.MOVED
+    cannot_start: Exception | None = None
+    after_start: Outcome | None = Outcome.MOVED
     closed: bool = False
     switched: bool = False  # from the beginning of a run
     diagnosis: Diagnosis = HEALTHY
@@ -190,7 +192,15 @@ class FakeService:
     requests: list[MoveRequest] = field(default_factory=list)
 
     @property
-    def no_journal(self) -> str | None:
+    def uri(self) -> str:
+        return "qemu:///system"
+
+    @property
+    def config(self) -> Config:
+        return Config.load()
+
+    @property
+    def missing_journal(self) -> str | None:
         return None
 
     def listen(self, say: Callable[[str], None]) -> None:
@@ -247,7 +257,7 @@ class FakeService:
         self._look()
         return self.diagnosis
 
-    def check(self, request: MoveRequest) -> CheckResult:
+    def _check(self, request: MoveRequest) -> CheckResult:
         self._look()
         self._note(f"check {request}")
         refused = any(found.is_error for found in self.findings)
@@ -260,7 +270,7 @@ class FakeService:
             24.0,
         )
 
-    def move(self, request: MoveRequest) -> MoveSummary:
+    def _plan(self, request: MoveRequest) -> MoveSummary:
         self._look()
         self.requests.append(request)
         self._note(f"move {request}")
@@ -272,7 +282,10 @@ class FakeService:
         self.journal[made.id] = made
         return made
 
-    def run(self, move_id: str, on_progress: Callable[[MoveSummary], None], stop: threading.Event) -> MoveSummary:
+    def run(
+        self, move_id: str, on_progress: Callable[[MoveSummary], None], stop: threading.Event | None = None
+    ) -> MoveSummary:
+        stop = stop or threading.Event()
         self._note(f"run {move_id}")
         if self.run_raises:
             error = self.run_raises.pop(0)
@@ -309,19 +322,19 @@ class FakeService:
         )
         return dataclasses.replace(now, record=record, finished=now.created + 22.4, report=report(outcome), owner=None)
 
-    def spawn(self, move_id: str) -> bool:
-        self._note(f"spawn {move_id}")
-        if self.cannot_spawn is not None:
-            raise self.cannot_spawn
-        if self.after_spawn is not None and move_id in self.journal:
-            self.journal[move_id] = self._ended(move_id, self.after_spawn)
+    def start(self, move_id: str) -> bool:
+        self._note(f"start {move_id}")
+        if self.cannot_start is not None:
+            raise self.cannot_start
+        if self.after_start is not None and move_id in self.journal:
+            self.journal[move_id] = self._ended(move_id, self.after_start)
         return not self.journal_away
 
     def moves(self) -> tuple[MoveSummary, ...]:
         self._look()
         return tuple(one for one in self.journal.values() if one.finished is None)
 
-    def history(self, limit: int) -> tuple[MoveSummary, ...]:
+    def history(self, limit: int = 20) -> tuple[MoveSummary, ...]:
         return tuple(one for one in self.journal.values() if one.finished is not None)[:limit]
 
     def show(self, move: str) -> tuple[MoveSummary, tuple[Event, ...]]:
@@ -332,7 +345,7 @@ class FakeService:
         story = (Event(AT, "user", "root asked for the move"), *warnings, Event(AT + 1, "phase", "copy"))
         return self.journal[found[0]], story
 
-    def find(self, word: str | None) -> MoveSummary:
+    def _find(self, word: str | None) -> MoveSummary:
         named = [one for one in self.journal.values() if word is None or one.plan.vm == word]
         named = [one for one in named if one.finished is None] or (named if word else [])
         if word is not None and not named:
@@ -341,7 +354,7 @@ class FakeService:
             raise UsageError("Several moves are under way." if named else "No move is under way.")
         return named[0]
 
-    def cancel(self, move: str, here: bool = False) -> MoveSummary:
+    def cancel(self, move: str, *, here: bool = False) -> MoveSummary:
         self._note(f"cancel {move}" + (" here" if here else ""))
         now = self.show(move)[0]
         if now.too_late_to_cancel:
@@ -353,21 +366,21 @@ class FakeService:
             self.journal[now.id] = dataclasses.replace(now, record=record)
         return dataclasses.replace(now, record=dataclasses.replace(now.record, wanted=Wanted.CANCEL))
 
-    def speed(self, move: str, bandwidth: int) -> MoveSummary:
+    def _set_speed(self, move: str, bandwidth: int) -> MoveSummary:
         self._note(f"speed {move} {bandwidth}")
         return self.show(move)[0]
 
     def interrupted(self) -> tuple[MoveSummary, ...]:
         return tuple(one for one in self.moves() if one.state == "interrupted")
 
-    def resume(self, move: str | None) -> tuple[str, ...]:
+    def resumable(self, move: str | None = None) -> tuple[MoveSummary, ...]:
         self._note(f"resume {move}")
-        return (self.show(move)[0].id,) if move else tuple(one.id for one in self.interrupted())
+        return (self.show(move)[0],) if move else self.interrupted()
 
     def orphans(self) -> Orphans:
         return Orphans(tuple(self.orphaned), self.unsearched)
 
-    def remove_orphan(self, orphan: Orphan, abandoned: bool = False) -> str:
+    def remove_orphan(self, orphan: Orphan, *, abandoned: bool = False) -> str:
         self._note(f"remove {orphan.path}" + (" abandoned" if abandoned else ""))
         if orphan.path in self.in_use:
             raise StillInUse(orphan.path, "VM web03 uses it")
@@ -383,31 +396,40 @@ class FakeService:
         point = PointStatus("bf-1", AT, True, False, disks)
         return TrackingStatus(vm, f"uuid-{vm}", PowerState.RUNNING, (point,), {"vdc": "raw images cannot"})
 
-    def enable_tracking(self, vm: str, disks: Sequence[str]) -> tuple[Point, bool]:
+    def enable_tracking(self, vm: str, disks: Sequence[str] = ()) -> MadePoint:
         self._note(f"enable {vm} {' '.join(disks)}")
-        return Point("bf-1", AT, ("vda",), None, {}), False
+        return MadePoint(Point("bf-1", AT, ("vda",), None, {}), new=False)
 
-    def make_point(self, vm: str, disks: Sequence[str], id: str | None, keep: int | None) -> Point:
-        self._note(f"point {vm} {' '.join(disks)} {id} {keep}")
-        return Point(id or "bf-2", AT, ("vda",), None, {})
+    def make_point(
+        self, vm: str, disks: Sequence[str] = (), *, name: str | None = None, keep: int | None = None
+    ) -> Point:
+        self._note(f"point {vm} {' '.join(disks)} {name} {keep}")
+        return Point(name or "bf-2", AT, ("vda",), None, {})
 
-    def drop_points(self, vm: str, ids: Sequence[str], *, everything: bool) -> tuple[str, ...]:
+    def drop_points(self, vm: str, ids: Sequence[str] = (), *, everything: bool = False) -> tuple[str, ...]:
         self._note(f"drop {vm} {' '.join(ids)} {everything}")
         return ("bf-1",) if everything else tuple(ids)
 
     def changes(
-        self, vm: str, since: str, disks: Sequence[str], mark: str | None, keep: int | None, power_cycles: bool
+        self,
+        vm: str,
+        since: str,
+        disks: Sequence[str] = (),
+        *,
+        mark: str | None = None,
+        keep: int | None = None,
+        accept_power_cycles: bool = False,
     ) -> Changes:
-        self._note(f"changes {vm} {since} {' '.join(disks)} {mark!r} {keep} {power_cycles}")
+        self._note(f"changes {vm} {since} {' '.join(disks)} {mark!r} {keep} {accept_power_cycles}")
         areas = (ChangedArea(0, 65536), ChangedArea(131072, 65536))
         until = None if mark is None else mark or "bf-2"
         return Changes(vm, f"uuid-{vm}", since, AT, until, AT, (DiskChanges("vda", GiB, 131072, areas),))
 
-    def purge(self, paths: Sequence[str], now: bool) -> tuple[tuple[str, bool, str], ...]:
+    def purge(self, paths: Sequence[str] = (), *, now: bool = False) -> tuple[Purged, ...]:
         self._note(f"purge {' '.join(paths)} now={now}")
         chosen = [one for one in self.kept if (one.kept.path in paths if paths else one.expired)]
         return tuple(
-            (
+            Purged(
                 one.kept.path,
                 one.doubt is None,
                 f"{one.kept.path} stays" if one.doubt else f"{one.kept.path} was removed",
@@ -415,7 +437,7 @@ class FakeService:
             for one in chosen
         )
 
-    def restorable(self, what: str, compare: bool | None) -> Restore:
+    def restorable(self, what: str, *, compare: bool | None = None) -> Restore:
         self._note(f"restorable {what} {compare}")
         if self.agreed is None:
             raise NotRestorable("web01", "web01 is running; it must be off")
@@ -442,9 +464,9 @@ def orphan_list() -> list[Orphan]:
     ]  # fmt: skip
 
 
-def from_environment() -> FakeService:
+def from_environment() -> FakeClient:
     env = os.environ
-    service = FakeService(
+    client = FakeClient(
         steps=int(env.get("FAKE_STEPS", "3")),
         step_s=float(env.get("FAKE_STEP_S", "0")),
         ends=Outcome(env.get("FAKE_ENDS", "moved")),
@@ -452,15 +474,15 @@ def from_environment() -> FakeService:
         switched="FAKE_SWITCHED" in env,
     )
     if "FAKE_MOVES" in env:
-        service.journal = {
+        client.journal = {
             "3f2a": summary(owner="root@kvm1 pid 4711", progress=progress(0.8)),
             "9e01": summary("9e01", "db01", outcome=Outcome.MOVED),
             "77aa": summary("77aa", "web02", parked="disk vda is neither at the source nor at the destination"),
         }
-        service.orphaned = orphan_list()
+        client.orphaned = orphan_list()
     if "FAKE_FINDINGS" in env:
-        service.findings = (WARNING,) if env["FAKE_FINDINGS"] == "warning" else (WARNING, ERROR)
-    return service
+        client.findings = (WARNING,) if env["FAKE_FINDINGS"] == "warning" else (WARNING, ERROR)
+    return client
 
 
 if __name__ == "__main__":

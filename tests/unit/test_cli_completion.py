@@ -19,9 +19,9 @@ from blockferry.storage_move.record import Outcome
 FAKE = Path(cli_fake.__file__)
 
 
-def offered(service: cli_fake.FakeService, words: str) -> list[str]:
+def offered(client: cli_fake.FakeClient, words: str) -> list[str]:
     *args, incomplete = words.split(" ")
-    app = App(opener=lambda _uri, _journal: service)
+    app = App(opener=lambda _uri, _journal: client)
     complete = ShellComplete(main.root, {"obj": app}, completion.PROGRAM, completion.VARIABLE)
     return [item.value for item in complete.get_completions(args, incomplete)]
 
@@ -47,20 +47,20 @@ def test_names_are_offered(words: str, values: list[str]) -> None:
         "3f2a": cli_fake.summary(),
         "9e01": cli_fake.summary("9e01", outcome=Outcome.MOVED),
     }
-    service = cli_fake.FakeService(journal=moves)
-    assert offered(service, words) == values
-    assert service.log == []  # no move is taken up by a Tab key
+    client = cli_fake.FakeClient(journal=moves)
+    assert offered(client, words) == values
+    assert client.log == []  # no move is taken up by a Tab key
 
 
 def test_without_libvirt_there_are_no_names_and_no_error(capfd: pytest.CaptureFixture[str]) -> None:
-    assert offered(cli_fake.FakeService(raises=RuntimeError("no libvirt")), "move ") == []
+    assert offered(cli_fake.FakeClient(raises=RuntimeError("no libvirt")), "move ") == []
     assert capfd.readouterr() == ("", "")
 
 
 def test_a_libvirt_that_hangs_does_not_hold_the_shell(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(types, "COMPLETION_TIMEOUT_S", 0.05)
     begun = time.monotonic()
-    assert offered(cli_fake.FakeService(hangs_s=2), "move ") == []
+    assert offered(cli_fake.FakeClient(hangs_s=2), "move ") == []
     assert time.monotonic() - begun < 1
 
 

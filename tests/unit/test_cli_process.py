@@ -25,7 +25,7 @@ def environment(log: Path, **extra: str) -> dict[str, str]:
 
 
 def begun(log: Path) -> list[str]:
-    """Wait until the move runs; then what was asked of the service."""
+    """Wait until the move runs; then what was asked of the client."""
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
         asked = log.read_text().split("\n") if log.exists() else []
@@ -74,7 +74,7 @@ def test_sigterm_and_sighup_leave_the_move_to_the_background(tmp_path: Path, num
         process.send_signal(number)
         out, _ = process.communicate(timeout=10)
     assert process.returncode == 130
-    assert asked(log) == ["run 3f2a", "left 3f2a", "spawn 3f2a"]
+    assert asked(log) == ["run 3f2a", "left 3f2a", "start 3f2a"]
     assert '"code":"INTERRUPTED"' in out.splitlines()[-1]
 
 
@@ -106,7 +106,7 @@ def test_a_reader_that_is_gone_before_the_first_line_leaves_the_move_to_the_back
     done = subprocess.run(argv, env=environment(log), stdin=subprocess.DEVNULL, stdout=writer, timeout=20, check=False)
     os.close(writer)
     assert done.returncode == 130
-    assert asked(log) == ["spawn 3f2a"]
+    assert asked(log) == ["start 3f2a"]
 
 
 def test_a_reader_that_goes_away_leaves_the_move_to_the_background(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_a_reader_that_goes_away_leaves_the_move_to_the_background(tmp_path: Pat
         assert process.stdout is not None
         process.stdout.close()
         process.wait(timeout=10)
-    assert asked(log) == ["run 3f2a", "left 3f2a", "spawn 3f2a"]
+    assert asked(log) == ["run 3f2a", "left 3f2a", "start 3f2a"]
 
 
 class Terminal:
@@ -182,7 +182,7 @@ def test_ctrl_c_on_a_terminal_detaches(tmp_path: Path, keys: str) -> None:
     window.press(keys)
     window.until("goes on in the background")
     assert window.status() == 130
-    assert asked(tmp_path / "log") == ["run 3f2a", "left 3f2a", "spawn 3f2a"]
+    assert asked(tmp_path / "log") == ["run 3f2a", "left 3f2a", "start 3f2a"]
 
 
 def test_a_closed_window_leaves_the_move_to_the_background(tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ def test_a_closed_window_leaves_the_move_to_the_background(tmp_path: Path) -> No
     window.until("copying")
     os.close(window.fd)
     assert window.status() == 130
-    assert asked(tmp_path / "log") == ["run 3f2a", "left 3f2a", "spawn 3f2a"]
+    assert asked(tmp_path / "log") == ["run 3f2a", "left 3f2a", "start 3f2a"]
 
 
 def test_a_move_on_a_terminal_ends_with_its_report(tmp_path: Path) -> None:

@@ -30,10 +30,10 @@ def configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def asked(*words: str) -> tuple[LatencyContract | None, IfNotConverging]:
-    service = cli_fake.FakeService()
-    result = call(service, "move", "web01", "--to", "ssd", *words)
+    client = cli_fake.FakeClient()
+    result = call(client, "move", "web01", "--to", "ssd", *words)
     assert result.exit_code == 0, result.output
-    (request,) = service.requests
+    (request,) = client.requests
     return request.contract, request.if_not_converging
 
 
@@ -68,9 +68,9 @@ def test_what_is_configured_and_what_is_typed_over_it(configured: Path) -> None:
     ],
 )
 def test_what_contradicts_itself_is_said(words: tuple[str, ...]) -> None:
-    service = cli_fake.FakeService()
-    assert call(service, "move", "web01", "--to", "ssd", *words).exit_code == 2
-    assert not service.requests
+    client = cli_fake.FakeClient()
+    assert call(client, "move", "web01", "--to", "ssd", *words).exit_code == 2
+    assert not client.requests
 
 
 @pytest.mark.parametrize(
@@ -133,8 +133,8 @@ def test_the_report_tells_how_the_guest_fared() -> None:
     seen = GuestLatency(0.001, 0.004, 3000, 10.0)
     told = replace(cli_fake.report(), guest=GuestReport(0.020, seen, GuestLatency(0.002, 0.012, 2900, 10.0), 0.9973))
     summary = replace(cli_fake.summary("9e01", outcome=Outcome.MOVED), report=told)
-    service = cli_fake.FakeService(journal={"9e01": summary})
-    out = " ".join(call(service, "show", "9e01").stdout.split())
+    client = cli_fake.FakeClient(journal={"9e01": summary})
+    out = " ".join(call(client, "show", "9e01").stdout.split())
     assert "before: 300 writes/s, p50 1 ms, p99 4 ms" in out
     assert "during: 290 writes/s, p50 2 ms, p99 12 ms" in out
     assert "99.7% of the writes kept the limit of 20 ms" in out

@@ -7,7 +7,7 @@ import errno
 import json
 
 import pytest
-from cli_fake import FakeService, summary
+from cli_fake import FakeClient, summary
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -209,10 +209,10 @@ def test_what_is_wrong_says_what_to_do() -> None:
 @pytest.mark.parametrize("as_json", [False, True])
 def test_the_command(level: Level, status: int, as_json: bool, capsys: pytest.CaptureFixture[str]) -> None:
     checks = (HostCheck("tools", OK, "All there."), HostCheck("clock", level, "It is late.", "Wind it."))
-    service = FakeService(diagnosis=Diagnosis("qemu:///system", checks))
-    service.journal["3f2a"] = summary("3f2a")  # interrupted
+    client = FakeClient(diagnosis=Diagnosis("qemu:///system", checks))
+    client.journal["3f2a"] = summary("3f2a")  # interrupted
     with pytest.raises(SystemExit) as ended:
-        main.root.main(["doctor", *(["--json"] if as_json else [])], obj=App(opener=lambda _uri, _journal: service))
+        main.root.main(["doctor", *(["--json"] if as_json else [])], obj=App(opener=lambda _uri, _journal: client))
     assert ended.value.code == status
     out = capsys.readouterr().out
     if as_json:
@@ -223,7 +223,7 @@ def test_the_command(level: Level, status: int, as_json: bool, capsys: pytest.Ca
     else:
         assert "It is late." in out
         assert "Wind it." in out
-    assert service.log == [], "it only looks: no move is taken up"
+    assert client.log == [], "it only looks: no move is taken up"
 
 
 # ------------------------------------------------------------ /dev/kvm

@@ -6,7 +6,7 @@ import dataclasses
 import json
 
 import pytest
-from cli_fake import OLD, FakeService, orphan_list
+from cli_fake import OLD, FakeClient, orphan_list
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -303,9 +303,9 @@ AGREED = Restore(
 )
 
 
-def call(service: FakeService, *words: str) -> int:
+def call(client: FakeClient, *words: str) -> int:
     with pytest.raises(SystemExit) as ended:
-        main.root.main(list(words), obj=App(opener=lambda _uri, _journal: service))
+        main.root.main(list(words), obj=App(opener=lambda _uri, _journal: client))
     return int(ended.value.code or 0)
 
 
@@ -317,40 +317,40 @@ def test_the_list(capsys: pytest.CaptureFixture[str]) -> None:
         kept_file("/d", altered=True),
         kept_file("/e", expired=True),
     )
-    assert call(FakeService(kept=found), "quarantine", "list") == 0
+    assert call(FakeClient(kept=found), "quarantine", "list") == 0
     out = capsys.readouterr().out
     for words in ("nothing needs it", "gone", "stays: VM web02 refers to it", "changed since", "expired"):
         assert words in out
-    assert call(FakeService(kept=found), "quarantine", "list", "--json") == 0
+    assert call(FakeClient(kept=found), "quarantine", "list", "--json") == 0
     document = json.loads(capsys.readouterr().out)
     assert [one["kept"]["path"] for one in document["kept"]] == ["/a", "/b", "/c", "/d", "/e"]
     assert document["kept"][2]["doubt"] == "VM web02 refers to it"
 
 
 def test_purge_asks_and_proves(capsys: pytest.CaptureFixture[str]) -> None:
-    service = FakeService(kept=(kept_file("/a", expired=True), kept_file("/b"), kept_file("/c", doubt="in use")))
-    assert call(service, "quarantine", "purge") == 2, "there is nobody to ask"
-    assert call(service, "quarantine", "purge", "--now") == 2
+    client = FakeClient(kept=(kept_file("/a", expired=True), kept_file("/b"), kept_file("/c", doubt="in use")))
+    assert call(client, "quarantine", "purge") == 2, "there is nobody to ask"
+    assert call(client, "quarantine", "purge", "--now") == 2
     for spelling in ("/b", "/./b", "/x/../b", "/b/"):
-        assert call(service, "quarantine", "purge", "--now", spelling) == 2, "however it is spelled"
-    assert service.log == []
-    assert call(service, "quarantine", "purge", "--yes") == 0
-    assert service.log == ["purge  now=False"]
-    stays = FakeService(kept=(kept_file("/c", expired=True, doubt="in use"),))
+        assert call(client, "quarantine", "purge", "--now", spelling) == 2, "however it is spelled"
+    assert client.log == []
+    assert call(client, "quarantine", "purge", "--yes") == 0
+    assert client.log == ["purge  now=False"]
+    stays = FakeClient(kept=(kept_file("/c", expired=True, doubt="in use"),))
     assert call(stays, "quarantine", "purge", "--yes") == 7, "a script has to see it"
     capsys.readouterr()
-    assert call(service, "quarantine", "purge", "--now", "/c", "--yes", "--json") == 7
+    assert call(client, "quarantine", "purge", "--now", "/c", "--yes", "--json") == 7
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["purged"] == [
         {"path": "/c", "gone": False, "text": "/c stays"}
     ]
 
 
 def test_restore_says_what_is_lost_and_asks(capsys: pytest.CaptureFixture[str]) -> None:
-    service = FakeService(agreed=AGREED)
-    assert call(service, "quarantine", "restore", "web01") == 2, "there is nobody to ask"
-    assert service.log == ["restorable web01 None"]
-    assert call(service, "quarantine", "restore", "web01", "--yes", "--compare") == 0
-    assert service.log[1:] == ["restorable web01 True", "restore web01"]
+    client = FakeClient(agreed=AGREED)
+    assert call(client, "quarantine", "restore", "web01") == 2, "there is nobody to ask"
+    assert client.log == ["restorable web01 None"]
+    assert call(client, "quarantine", "restore", "web01", "--yes", "--compare") == 0
+    assert client.log[1:] == ["restorable web01 True", "restore web01"]
     out = capsys.readouterr().out
     assert "loses everything that it has written since 1970" in out
     for words in (
@@ -361,20 +361,20 @@ def test_restore_says_what_is_lost_and_asks(capsys: pytest.CaptureFixture[str]) 
         "c1",
     ):
         assert words in out
-    service.log.clear()
-    assert call(service, "quarantine", "restore", "web01", "--dry-run") == 0
+    client.log.clear()
+    assert call(client, "quarantine", "restore", "web01", "--dry-run") == 0
     assert "loses everything that it has written since 1970" in capsys.readouterr().out
-    assert call(service, "quarantine", "restore", "web01", "--dry-run", "--json") == 0
+    assert call(client, "quarantine", "restore", "web01", "--dry-run", "--json") == 0
     assert json.loads(capsys.readouterr().out)["restorable"]["swap"]["move"] == "abcd"
-    assert service.log == ["restorable web01 None"] * 2, "nothing is touched"
-    assert call(service, "quarantine", "restore", "web01", "--yes", "--json") == 0
+    assert client.log == ["restorable web01 None"] * 2, "nothing is touched"
+    assert call(client, "quarantine", "restore", "web01", "--yes", "--json") == 0
     assert json.loads(capsys.readouterr().out)["restored"]["swap"]["move"] == "abcd"
-    assert call(FakeService(), "quarantine", "restore", "web01", "--yes") == 4
+    assert call(FakeClient(), "quarantine", "restore", "web01", "--yes") == 4
 
 
 def test_no_other_command_empties_the_quarantine(capsys: pytest.CaptureFixture[str]) -> None:
-    service = FakeService(orphaned=orphan_list())
-    assert call(service, "orphans", "--remove", f"{OLD}/kept.qcow2", "--yes") == 2
+    client = FakeClient(orphaned=orphan_list())
+    assert call(client, "orphans", "--remove", f"{OLD}/kept.qcow2", "--yes") == 2
     assert "quarantine purge" in capsys.readouterr().err
-    assert call(service, "orphans", "--remove-all", "--yes") == 0
-    assert [one for one in service.log if "kept" in one] == []
+    assert call(client, "orphans", "--remove-all", "--yes") == 0
+    assert [one for one in client.log if "kept" in one] == []

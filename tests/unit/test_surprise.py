@@ -8,9 +8,7 @@ import subprocess
 import threading
 import time
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import cast
 
 import libvirt
@@ -20,12 +18,13 @@ from journal_support import make_plan
 
 from blockferry.base.config import Config
 from blockferry.base.errors import JournalFailed, LeaseLost, LibvirtFailed
+from blockferry.client import connect
 from blockferry.hosts.host import Host
 from blockferry.hosts.libvirt import connection
 from blockferry.hosts.process import reap
 from blockferry.jobs import unexpected_errors
 from blockferry.jobs.store_outage import Lifeline
-from blockferry.service import Service
+from blockferry.moves import move_host, running
 from blockferry.storage_move.record import Record, Wanted
 from blockferry.store import Journal, LeaseKeeper, Owner, database, postgresql, sqlite
 
@@ -37,15 +36,14 @@ on_sqlite = pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 def test_the_lease_is_released_after_a_bug_is_counted(journal: Journal) -> None:
     """It was released before, so that the count could not be written, and such a move failed again for ever."""
     journal.add(make_plan("m1"), Record(), "{}", "admin")
-    service = cast(Service, SimpleNamespace(journal=journal))
     for count in range(1, unexpected_errors.LIMIT + 1):
         lease = journal.claim("m1", Owner.here())
-        with pytest.raises(KeyError), Service._parking_bugs(service, lease):
+        with pytest.raises(KeyError), running.parking_bugs(journal, lease):
             raise KeyError("x")
         assert journal.read("m1").unexpected == count
         assert journal.get("m1").owner is None
     assert journal.get("m1").parked is not None
-    with Service._parking_bugs(service, journal.claim("m1", Owner.here())):
+    with running.parking_bugs(journal, journal.claim("m1", Owner.here())):
         pass
     assert journal.get("m1").owner is None, "nobody else releases it"
 
@@ -68,10 +66,10 @@ def test_what_goes_wrong_right_after_the_claim_leaves_no_claim_behind(
         def close(self) -> None:
             pass
 
-    with closing(Service(replace(Config(), uri="qemu:///system", journal=url))) as service:
-        monkeypatch.setattr(service, "_site_of", lambda _one: cast(Host, Elsewhere()))
+    with connect("qemu:///system", journal=url, config=Config()) as client:
+        monkeypatch.setattr(move_host, "site_of", lambda _env, _one: cast(Host, Elsewhere()))
         with pytest.raises(type(error)):
-            service.run("m1", lambda _: None, threading.Event())
+            client.run("m1", lambda _: None)
     assert journal.get("m1").owner is None
     assert journal.claim("m1", Owner.here())
     assert journal.read("m1").unexpected == isinstance(error, KeyError)

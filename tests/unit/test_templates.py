@@ -258,10 +258,10 @@ def test_a_template_on_one_datastore_is_none_on_another() -> None:
 
 
 def test_a_template_goes_only_with_layers_that_go() -> None:
-    result = call(cli_fake.FakeService(), "check", "web01", "--to", "ssd", "--template", "/x")
+    result = call(cli_fake.FakeClient(), "check", "web01", "--to", "ssd", "--template", "/x")
     assert result.exit_code == 2
     assert "--chain keep" in result.output + result.stderr
-    result = call(cli_fake.FakeService(), "check", "web01", "--to", "ssd", "--template", "golden", "--chain", "keep")
+    result = call(cli_fake.FakeClient(), "check", "web01", "--to", "ssd", "--template", "golden", "--chain", "keep")
     assert result.exit_code == 2
 
 

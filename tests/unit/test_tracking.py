@@ -195,10 +195,10 @@ def test_the_number_of_the_node_is_read_from_the_live_xml() -> None:
 
 
 def test_changes_on_the_command_line() -> None:
-    service = cli_fake.FakeService()
-    result = call(service, "changes", "web01", "--disk", "vda", "--since", "bf-1", "--mark", "--json")
+    client = cli_fake.FakeClient()
+    result = call(client, "changes", "web01", "--disk", "vda", "--since", "bf-1", "--mark", "--json")
     assert result.exit_code == 0, result.output
-    assert service.log[-1] == "changes web01 bf-1 vda '' None False"
+    assert client.log[-1] == "changes web01 bf-1 vda '' None False"
     document = json.loads(result.stdout)
     assert document["kind"] == "changes"
     assert document["changes"]["disks"] == [
@@ -210,22 +210,22 @@ def test_changes_on_the_command_line() -> None:
         }
     ]
     assert (document["changes"]["since"], document["changes"]["until"]) == ("bf-1", "bf-2")
-    result = call(service, "changes", "web01", "--since", "bf-1", "--mark", "tuesday", "--keep", "3")
-    assert service.log[-1] == "changes web01 bf-1  'tuesday' 3 False"
+    result = call(client, "changes", "web01", "--since", "bf-1", "--mark", "tuesday", "--keep", "3")
+    assert client.log[-1] == "changes web01 bf-1  'tuesday' 3 False"
     assert result.stdout.splitlines()[1].split() == ["vda", "0", "65536"]
-    assert call(service, "changes", "web01", "--since", "bf-1", "--keep", "3").exit_code == 2
+    assert call(client, "changes", "web01", "--since", "bf-1", "--keep", "3").exit_code == 2
 
 
 def test_points_on_the_command_line() -> None:
-    service = cli_fake.FakeService()
-    result = call(service, "cbt", "status", "web01")
+    client = cli_fake.FakeClient()
+    result = call(client, "cbt", "status", "web01")
     assert "lost: the VM has been off" in result.stdout
     assert "vdc cannot be tracked" in result.stderr
-    document = json.loads(call(service, "cbt", "status", "web01", "--json").stdout)["tracking"]
+    document = json.loads(call(client, "cbt", "status", "web01", "--json").stdout)["tracking"]
     assert [(one["id"], one["good"], one["ours"]) for one in document["points"]] == [("bf-1", False, True)]
     assert [one["good"] for one in document["points"][0]["disks"]] == [True, False]
-    made = json.loads(call(service, "cbt", "point", "web01", "--name", "x", "--keep", "2", "--json").stdout)
+    made = json.loads(call(client, "cbt", "point", "web01", "--name", "x", "--keep", "2", "--json").stdout)
     assert (made["kind"], made["id"], made["disks"], made["made"]) == ("point", "x", ["vda"], True)
-    assert call(service, "cbt", "enable", "web01").stdout == "bf-1\n"
-    assert json.loads(call(service, "cbt", "disable", "web01", "--json").stdout)["dropped"] == ["bf-1"]
-    assert "bf-9 was dropped." in call(service, "cbt", "drop", "web01", "bf-9").stdout
+    assert call(client, "cbt", "enable", "web01").stdout == "bf-1\n"
+    assert json.loads(call(client, "cbt", "disable", "web01", "--json").stdout)["dropped"] == ["bf-1"]
+    assert "bf-9 was dropped." in call(client, "cbt", "drop", "web01", "bf-9").stdout

@@ -101,9 +101,9 @@ def test_what_is_typed_and_what_is_configured(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("BLOCKFERRY_CONFIG", str(file))
 
     def typed(*words: str) -> Trim:
-        service = cli_fake.FakeService()
-        assert call(service, "move", "web01", "--to", "ssd", *words).exit_code == 0
-        return service.requests[0].trim
+        client = cli_fake.FakeClient()
+        assert call(client, "move", "web01", "--to", "ssd", *words).exit_code == 0
+        return client.requests[0].trim
 
     file.write_text("")
     assert (typed(), typed("--trim"), typed("--no-trim")) == (Trim.NO, Trim.YES, Trim.NO)

@@ -720,6 +720,21 @@ class MoveParked(BlockferryError):
 
 
 @dataclass
+class WaitTimedOut(BlockferryError):
+    """A program waited for a move (Python API, `Move.wait`) and its timeout passed before the move had ended.
+
+    The move goes on.
+    """
+
+    code = "WAIT_TIMED_OUT"
+    exit_status = 9
+    sentence_form = "Move {move} of {vm} has not ended within the timeout; it goes on."
+    hint_form = "`blockferry watch {move}` follows it."
+    move: str
+    vm: str
+
+
+@dataclass
 class Unhealthy(BlockferryError):
     """`doctor` found something that stands in the way of moves, or endangers what was moved.
 

@@ -43,6 +43,14 @@ def parse_size(text: str) -> int:
     return int(size)
 
 
+def parse_cluster_size(text: str) -> int:
+    """Bytes of a qcow2's cluster, as QEMU takes them. Raises ValueError with a sentence for people."""
+    size = parse_size(text)
+    if not 512 <= size <= 2 * MiB or size & (size - 1):
+        raise ValueError(f"{text} is no power of two from 512 bytes to 2 MiB")
+    return size
+
+
 def parse_rate(text: str) -> int:
     """Bytes per second for text such as `200MiB/s` (the `/s` may be left out); 0 means unlimited.
 

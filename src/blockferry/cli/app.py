@@ -1,30 +1,41 @@
-"""What all commands share: the global options, the output streams, and the service once it is needed."""
+"""What all commands share: the global options, the output streams, and the client once it is needed."""
 
 from __future__ import annotations
 
+import importlib
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING, cast
 
 import click
 
 from blockferry.base import log
 from blockferry.base.errors import BlockferryError
-from blockferry.cli import output, ports
+from blockferry.cli import output
+
+if TYPE_CHECKING:  # for types only: `--help` does not wait for it
+    from blockferry.client import Client
+
+
+def open_client(uri: str | None, journal: str | None) -> Client:
+    """Return the client, loaded only by a command that needs it: `--help` must not wait for it."""
+    return cast("Client", importlib.import_module("blockferry.client").connect(uri, journal=journal))
 
 
 @dataclass
 class App:
     """One run of the program; click carries it as `ctx.obj`. Tests put an opener of their own in."""
 
-    opener: ports.Opener = ports.open_service
+    opener: Callable[[str | None, str | None], Client] = open_client
     uri: str | None = None
     journal: str | None = None
     json: bool = False
     color: str = "auto"
     verbose: int = 0
     poll_s: float = 0.5  # how often a move that another process runs is looked at
-    _service: ports.Service | None = field(default=None, repr=False)
+    _client: Client | None = field(default=None, repr=False)
 
     @cached_property
     def out(self) -> output.Out:
@@ -41,25 +52,26 @@ class App:
         """Whether a person can be asked something."""
         return sys.stdin.isatty() and sys.stderr.isatty()
 
-    def service(self, *, tend: bool = True) -> ports.Service:
-        """The engine's use cases, opened once.
+    def client(self, *, tend: bool = True) -> Client:
+        """The use cases, opened once.
 
         `tend`: moves that nobody runs (their process died) go on in the background first; commands that act on
         such moves themselves leave them alone.
         """
-        if self._service is None:
+        if self._client is None:
             log.to_stderr(self.verbose)
-            self._service = self.opener(self.uri, self.journal)
-            self._service.listen(self.err.note)
+            self._client = self.opener(self.uri, self.journal)
+            self._client.poll_s = self.poll_s
+            self._client.listen(self.err.note)
             if tend:
-                self._tend(self._service)
-        return self._service
+                self._tend(self._client)
+        return self._client
 
-    def _tend(self, service: ports.Service) -> None:
-        for summary in service.interrupted():
+    def _tend(self, client: Client) -> None:
+        for summary in client.interrupted():
             name = f"move {summary.id} of {summary.plan.vm} was interrupted"
             try:
-                service.spawn(summary.id)
+                client.start(summary.id)
             except (BlockferryError, OSError) as error:
                 # The command that was asked for is not hurt by it.
                 self.err.note(f"{name} and could not be taken up again: {error}")
@@ -67,9 +79,9 @@ class App:
                 self.err.note(f"{name}; it goes on in the background (blockferry watch {summary.id})")
 
     def close(self) -> None:
-        service, self._service = self._service, None
-        if service is not None:
-            service.close()
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()
 
 
 pass_app = click.make_pass_decorator(App, ensure=True)

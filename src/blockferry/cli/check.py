@@ -14,8 +14,7 @@ from blockferry.cli.app import App, pass_app
 from blockferry.cli.command import Command
 from blockferry.cli.output import Column, counted
 from blockferry.cli.request import LOOKING, request_options, to_request
-from blockferry.storage_move.precheck.finding import Severity
-from blockferry.storage_move.summary import CheckResult
+from blockferry.client import CheckResult, Severity
 
 
 @click.command(cls=Command, examples=("blockferry check web01 --to ssd",))
@@ -29,7 +28,7 @@ def check(app: App, /, **options: Any) -> None:
     """
     request = to_request(**options)
     with display.waiting(app, LOOKING):
-        result = app.service().check(request)
+        result = app.client().check(request)
     if app.json:
         app.out.document("check", refused=result.refused, changed=not result.nothing_to_do, check=result)
     elif result.nothing_to_do:

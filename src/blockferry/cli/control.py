@@ -6,12 +6,10 @@ import click
 
 from blockferry.base import units
 from blockferry.base.errors import MoveCancelled, TooLateToCancel, UsageError
-from blockferry.cli import describe, display, drive, follow, ports, types
+from blockferry.cli import describe, display, drive, follow, types
 from blockferry.cli.app import App, pass_app
 from blockferry.cli.command import Command
-from blockferry.storage_move.record import Outcome
-from blockferry.storage_move.summary import MoveSummary
-from blockferry.storage_move.verify import rules as verify_rules
+from blockferry.client import Client, MoveSummary, Outcome, conclude, to_json
 
 
 @click.command(cls=Command, examples=("blockferry watch web01", "blockferry watch"))
@@ -23,8 +21,8 @@ def watch(app: App, move: str | None) -> None:
     Named by its VM or its id; without a name the only one that is under way. The exit status is the one that `move`
     would have had. Ctrl-C ends the watching, not the move. A move that nobody runs goes on in the background.
     """
-    service = app.service(tend=False)
-    follow.tell_end(app, follow.follow(app, service, service.find(move).id, display.for_app(app)))
+    client = app.client(tend=False)
+    follow.tell_end(app, follow.follow(app, client, client.find(move).latest.id, display.for_app(app)))
 
 
 @click.command(cls=Command, examples=("blockferry cancel web01", "blockferry cancel web01 --no-wait"))
@@ -43,38 +41,38 @@ def cancel(app: App, move: str | None, wait: bool, here: bool) -> None:
     removed. Possible until the switch; after it the move goes on to its end, and this command says so at once (exit
     status 4). A comparison (--verify) is ended even then; the old disks are kept.
     """
-    service = app.service(tend=False)
-    before = service.find(move)
+    client = app.client(tend=False)
+    before = client.find(move).latest
     if before.finished is not None:
         _tell(app, before)
         return
     try:
-        summary = service.cancel(before.id, here)
+        summary = client.cancel(before.id, here=here)
     except TooLateToCancel:
         if before.state == "interrupted":
-            service.spawn(before.id)  # nobody runs it: it goes on to its end in the background
+            client.start(before.id)  # nobody runs it: it goes on to its end in the background
         raise
     if wait:
-        _tell(app, _to_the_end(app, service, summary))
+        _tell(app, _to_the_end(app, client, summary))
         return
     if not summary.owner_alive:
-        service.spawn(summary.id)
+        client.start(summary.id)
     if app.json:
-        app.out.document("cancel", move=describe.move_json(summary))
+        app.out.document("cancel", move=to_json(summary))
     else:
         app.out.line(f"{describe.cancelling(summary)} `blockferry watch {summary.id}` follows it.")
 
 
-def _to_the_end(app: App, service: ports.Service, summary: MoveSummary) -> MoveSummary:
+def _to_the_end(app: App, client: Client, summary: MoveSummary) -> MoveSummary:
     """Follow the one who runs the move; run it here when nobody does."""
     show = display.for_app(app)
     if summary.owner_alive:
-        return follow.follow(app, service, summary.id, show, until=_nothing_left_to_end)
+        return follow.follow(app, client, summary.id, show, until=_nothing_left_to_end)
     try:
         show.start(summary)
-        return drive.drive(app, service, summary, show)
+        return drive.drive(app, client, summary, show)
     except MoveCancelled:
-        return service.show(summary.id)[0]
+        return client.show(summary.id)[0]
     finally:
         show.close()
 
@@ -92,20 +90,18 @@ def _tell(app: App, summary: MoveSummary) -> None:
     """
     if summary.record.outcome is Outcome.CANCELLED:
         if app.json:
-            app.out.document("cancel", move=describe.move_json(summary))
+            app.out.document("cancel", move=to_json(summary))
         else:
             vm = summary.plan.vm
             app.out.line(f"Move {summary.id} was cancelled. {vm} is on its old disks, untouched.")
         return
-    verify_rules.see_verified(summary)
+    conclude(summary)
     if summary.record.following:
         if app.json:
-            app.out.document("cancel", move=describe.move_json(summary))
+            app.out.document("cancel", move=to_json(summary))
         else:
             app.out.line(f"Move {summary.id} is over. {summary.plan.vm} was moved; see `blockferry show {summary.id}`.")
         return
-    if summary.finished is not None and not summary.too_late_to_cancel:
-        describe.conclude(summary)
     raise TooLateToCancel(summary.id, summary.plan.vm, summary.plan.destination)
 
 
@@ -124,15 +120,15 @@ def speed(app: App, words: tuple[str, ...]) -> None:
         rate = units.parse_rate(words[-1])
     except ValueError as error:
         raise UsageError(f"{error}.", "Write it like `blockferry speed web01 50MiB/s`.") from None
-    service = app.service()
-    summary = service.find(words[0] if len(words) == 2 else None)
+    client = app.client()
+    summary = client.find(words[0] if len(words) == 2 else None).latest
     if summary.finished is not None:
         raise UsageError(
             f"Move {summary.id} of {summary.plan.vm} has ended; there is nothing to slow down or speed up."
         )
-    summary = service.speed(summary.id, rate)
+    summary = client.set_speed(summary.id, rate)
     if app.json:
-        app.out.document("speed", move=describe.move_json(summary))
+        app.out.document("speed", move=to_json(summary))
         return
     limit = f"at most {units.format_rate(rate)}" if rate else "as fast as it can"
     app.out.line(f"Move {summary.id} of {summary.plan.vm} copies {limit} from now on.")

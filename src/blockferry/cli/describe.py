@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from typing import Any
 
-import msgspec
 from rich.text import Text
 
-from blockferry.base.errors import MoveCancelled, MoveFailed
 from blockferry.base.units import format_duration, format_rate, format_size, format_time
 from blockferry.cli.output import Cell, Out, clock, counted
-from blockferry.storage_move.plan import DiskPlan, Plan
-from blockferry.storage_move.precheck.finding import Finding, Severity
-from blockferry.storage_move.record import Outcome
-from blockferry.storage_move.request import LatencyContract, Method, SourcePolicy
-from blockferry.storage_move.summary import DiskEstimate, Event, GuestReport, MoveSummary, Progress
-from blockferry.storage_move.templates import rules as templates_rules
-from blockferry.storage_move.verify import rules as verify_rules
+from blockferry.client import (
+    DiskEstimate,
+    DiskPlan,
+    Event,
+    Finding,
+    GuestReport,
+    LatencyContract,
+    Method,
+    MoveSummary,
+    Outcome,
+    Plan,
+    Progress,
+    Severity,
+    SourcePolicy,
+)
 
 SEVERITY_STYLES = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.INFO: "dim"}
 EVENT_STYLES = {"warning": "yellow", "error": "red", "user": "cyan", "phase": "bold"}
@@ -83,9 +88,7 @@ def plan(out: Out, plan: Plan, estimates: tuple[DiskEstimate, ...] = ()) -> None
         if any(layer.dest == below for one in plan.disks for layer in one.layers):
             lines.append(f"on   {below}, copied once for several disks")
         elif disk.reused is not None:
-            lines.append(
-                f"on   {disk.reused.path}, reused for {disk.reused.source} ({templates_rules.evidence(disk.reused)})"
-            )
+            lines.append(f"on   {disk.reused.path}, reused for {disk.reused.source} ({disk.reused.evidence})")
         elif below is not None:
             lines.append(f"on   {below}, which stays where it is")
         pairs.append((disk.target, lines))
@@ -252,20 +255,6 @@ def cancelling(summary: MoveSummary) -> str:
     return f"Cancelling move {summary.id}; {vm} stays on its old disks."
 
 
-def conclude(summary: MoveSummary) -> MoveSummary:
-    """The finished summary of a move that went through; raises what `move` would have raised otherwise."""
-    vm = summary.plan.vm
-    match summary.record.outcome:
-        case Outcome.CANCELLED:
-            raise MoveCancelled(summary.id, vm, summary.holds)
-        case Outcome.FAILED:
-            problem = (summary.record.failure or "no reason was written down").rstrip(".") + "."
-            raise MoveFailed(summary.id, vm, problem, summary.holds)
-        case _:
-            verify_rules.see_verified(summary)
-            return summary
-
-
 def progress_sentence(progress: Progress) -> str:
     """`copying, 45%, 1.8 GiB of 4.0 GiB, 212 MiB/s, 10.4 s left, pass 3 over changed blocks (152 MiB so far)`."""
     parts = [progress.phase]
@@ -297,19 +286,3 @@ def time_left(seconds: float) -> str:
 def percent(done: int, total: int) -> str:
     """Never 100% before all is done."""
     return f"{done * 100 // total if total else 100}%"
-
-
-def move_json(summary: MoveSummary) -> dict[str, Any]:
-    """A move's JSON form: its fields, its state in a word, and the sums of its progress."""
-    fields = msgspec.to_builtins(summary)
-    return {**fields, "state": summary.state, "progress": progress_json(summary.progress)}
-
-
-def progress_json(progress: Progress) -> dict[str, Any]:
-    return {
-        **msgspec.to_builtins(progress),
-        "total": progress.total,
-        "done": progress.done,
-        "rate": progress.rate,
-        "seconds_left": progress.seconds_left,
-    }

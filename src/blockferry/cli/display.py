@@ -18,8 +18,7 @@ from blockferry.base.units import format_duration, format_rate, format_size
 from blockferry.cli import describe
 from blockferry.cli.app import App
 from blockferry.cli.output import Out
-from blockferry.storage_move.record import Wanted
-from blockferry.storage_move.summary import DiskProgress, Event, MoveSummary, Progress
+from blockferry.client import DiskProgress, Event, MoveSummary, Progress, Wanted, to_json
 
 LINE_EVERY_S = 10.0
 TOLD = ("warning", "error")  # the kinds of events that people are told while a move runs
@@ -64,7 +63,7 @@ class JsonLines:
         self._last: Progress | None = None
 
     def start(self, summary: MoveSummary) -> None:
-        self._out.document("started", move=describe.move_json(summary))
+        self._out.document("started", move=to_json(summary))
 
     def update(self, summary: MoveSummary) -> None:
         seen = replace(summary.progress, updated=0.0)
@@ -75,7 +74,7 @@ class JsonLines:
                 id=summary.id,
                 vm=summary.plan.vm,
                 state=summary.state,
-                progress=describe.progress_json(summary.progress),
+                progress=to_json(summary.progress),
             )
 
     def event(self, event: Event) -> None:

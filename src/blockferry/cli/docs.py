@@ -10,8 +10,8 @@ import click
 from blockferry.base import errors
 from blockferry.cli import explain, main
 from blockferry.cli.command import Command, Commands
+from blockferry.client import CATALOGUE, Severity
 from blockferry.hosts.defects import DEFECTS, EVER, Defect, dotted
-from blockferry.storage_move.precheck.finding import CATALOGUE, Severity
 
 NOTICE = "<!-- Written by `python -m blockferry.cli.docs`; do not edit. -->"
 

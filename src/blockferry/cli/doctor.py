@@ -9,7 +9,7 @@ from blockferry.base.errors import Unhealthy
 from blockferry.cli.app import App, pass_app
 from blockferry.cli.command import Command
 from blockferry.cli.output import Column, counted
-from blockferry.doctor.rules import Diagnosis, HostCheck, Level
+from blockferry.client import Diagnosis, HostCheck, Level
 
 STYLES = {Level.OK: "green", Level.WARNING: "yellow", Level.ERROR: "bold red"}
 
@@ -24,7 +24,7 @@ def doctor(app: App) -> None:
     Nothing is touched, and interrupted moves are not taken up. Exit status 0: no errors (there may be warnings);
     10: there are errors.
     """
-    found = app.service(tend=False).diagnose()
+    found = app.client(tend=False).diagnose()
     if app.json:
         app.out.document("doctor", uri=found.uri, healthy=found.healthy, checks=found.checks)
     else:

@@ -19,9 +19,9 @@ from dataclasses import dataclass, field
 from types import FrameType
 
 from blockferry.base.errors import BlockferryError, Interrupted, JournalFailed, LeaseLost, MoveBusy
-from blockferry.cli import describe, display, follow, ports
+from blockferry.cli import describe, display, follow
 from blockferry.cli.app import App
-from blockferry.storage_move.summary import MoveSummary
+from blockferry.client import Client, MoveSummary
 
 TICK_S = 0.1
 STOP_S = 15.0  # how long a stopping engine may take before we leave without it
@@ -40,11 +40,11 @@ QUESTION = "[c]ancel the move, [d]etach (go on in the background), [Enter] go on
 
 
 class Worker(threading.Thread):
-    """`service.run` in a thread; a daemon, so that a call that hangs in libvirt cannot hold the process."""
+    """`client.run` in a thread; a daemon, so that a call that hangs in libvirt cannot hold the process."""
 
-    def __init__(self, service: ports.Service, move: str) -> None:
+    def __init__(self, client: Client, move: str) -> None:
         super().__init__(name=f"move-{move}", daemon=True)
-        self._service = service
+        self._client = client
         self._move = move
         self.stop = threading.Event()
         self.seen: queue.SimpleQueue[MoveSummary | None] = queue.SimpleQueue()
@@ -54,7 +54,7 @@ class Worker(threading.Thread):
 
     def run(self) -> None:
         try:
-            self._result = self._service.run(self._move, self.seen.put, self.stop)
+            self._result = self._client.run(self._move, self.seen.put, self.stop)
         except BaseException as error:  # noqa: BLE001 - raised again in the main thread by result()
             self._error = error
         finally:
@@ -67,11 +67,11 @@ class Worker(threading.Thread):
 
     @property
     def error(self) -> BaseException | None:
-        """What `service.run` raised; the thread has ended."""
+        """What `client.run` raised; the thread has ended."""
         return self._error
 
     def result(self) -> MoveSummary:
-        """What `service.run` returned or raised; the thread has ended."""
+        """What `client.run` returned or raised; the thread has ended."""
         if self._error is not None:
             raise self._error
         assert self._result is not None
@@ -112,41 +112,41 @@ def _signals() -> Iterator[Signals]:
             signal.signal(number, handler)
 
 
-def drive(app: App, service: ports.Service, summary: MoveSummary, show: display.Display) -> MoveSummary:
+def drive(app: App, client: Client, summary: MoveSummary, show: display.Display) -> MoveSummary:
     """Run the move to its end, shown on `show`; its finished summary.
 
-    Raises what `service.run` raises, and Interrupted when it was handed to the background.
+    Raises what `client.run` raises, and Interrupted when it was handed to the background.
     """
     with _signals() as signals:
-        worker = Worker(service, summary.id)
+        worker = Worker(client, summary.id)
         worker.start()
         try:
-            _attend(app, service, summary, show, worker, signals)
+            _attend(app, client, summary, show, worker, signals)
         except _Detach as detach:
             show.close()
-            return _hand_over(service, summary, worker, str(detach))
+            return _hand_over(client, summary, worker, str(detach))
         except OSError:  # the terminal is gone
             show.close()
-            return _hand_over(service, summary, worker, "The terminal is gone.")
+            return _hand_over(client, summary, worker, "The terminal is gone.")
         except BaseException:
             show.close()
             with contextlib.suppress(Interrupted):
-                _hand_over(service, summary, worker, "")
+                _hand_over(client, summary, worker, "")
             raise
     show.close()
     try:
         if _is_away(worker.error):  # before the move was begun; later the engine waits for it
-            return _hand_over(service, summary, worker, str(worker.error))
+            return _hand_over(client, summary, worker, str(worker.error))
         return worker.result()
     except LeaseLost as lost:
         # We were frozen, or the journal was away for long: another process runs it now, and this one follows it.
         show.say(lost.sentence)
-        return follow.follow(app, service, summary.id, show)
+        return follow.follow(app, client, summary.id, show)
     except MoveBusy as busy:
         # Another blockferry command saw the move before we had begun, took it for an interrupted one and runs it.
         if busy.move != summary.id:
             raise
-        return follow.follow(app, service, summary.id, show)
+        return follow.follow(app, client, summary.id, show)
 
 
 class _Detach(Exception):
@@ -155,21 +155,21 @@ class _Detach(Exception):
 
 def _attend(
     app: App,
-    service: ports.Service,
+    client: Client,
     summary: MoveSummary,
     show: display.Display,
     worker: Worker,
     signals: Signals,
 ) -> None:
     """Show progress and obey signals until the worker has ended."""
-    story = follow.Story(service, summary.id, show)
+    story = follow.Story(client, summary.id, show)
     heard = 0
     while worker.is_alive() or not worker.seen.empty():
         if signals.leave:
             raise _Detach(f"{signals.leave} was received.")
         if signals.interrupts > heard:
             before, heard = heard, signals.interrupts
-            _interrupted(app, service, summary, show, worker, again=before > 0)
+            _interrupted(app, client, summary, show, worker, again=before > 0)
         try:
             latest = worker.seen.get(timeout=TICK_S)
         except queue.Empty:
@@ -181,35 +181,35 @@ def _attend(
             story.tell(latest)
         show.update(latest)
     with contextlib.suppress(BlockferryError):  # the worker has its own word on a journal that is gone
-        story.tell_new(service.show(summary.id)[1])
+        story.tell_new(client.show(summary.id)[1])
 
 
 def _interrupted(
-    app: App, service: ports.Service, summary: MoveSummary, show: display.Display, worker: Worker, *, again: bool
+    app: App, client: Client, summary: MoveSummary, show: display.Display, worker: Worker, *, again: bool
 ) -> None:
     """Ctrl-C: ask a person; for a program the first one cancels and the second one detaches."""
     if not app.interactive:
         if again:
             raise _Detach("SIGINT was received twice.")
-        if _cancel(service, summary, show):
+        if _cancel(client, summary, show):
             show.say(f"SIGINT: cancelling move {summary.id}")
         return
     with show.aside():
         answer = _ask(worker)
     if answer == "c":
-        if (cancelled := _cancel(service, summary, show)) is not None:
+        if (cancelled := _cancel(client, summary, show)) is not None:
             show.say(describe.cancelling(cancelled))
     elif answer == "d":
         raise _Detach("")
 
 
-def _cancel(service: ports.Service, summary: MoveSummary, show: display.Display) -> MoveSummary | None:
+def _cancel(client: Client, summary: MoveSummary, show: display.Display) -> MoveSummary | None:
     """Write the wish down; the move as it is then.
 
     None: it could not be written down, or comes too late, which is no reason to leave the move.
     """
     try:
-        return service.cancel(summary.id)
+        return client.cancel(summary.id)
     except JournalFailed as error:
         show.say(f"{error.sentence} Ask again when it is back.")
     except BlockferryError as error:
@@ -238,7 +238,7 @@ def _ask(worker: Worker) -> str:
         signal.signal(signal.SIGINT, ours)
 
 
-def _hand_over(service: ports.Service, summary: MoveSummary, worker: Worker, why: str) -> MoveSummary:
+def _hand_over(client: Client, summary: MoveSummary, worker: Worker, why: str) -> MoveSummary:
     """Stop the engine here and let a background process go on; if it ended meanwhile, its result stands."""
     worker.stop.set()
     worker.join(STOP_S)
@@ -246,7 +246,7 @@ def _hand_over(service: ports.Service, summary: MoveSummary, worker: Worker, why
         return worker.result()
     move = f"Move {summary.id} of {summary.plan.vm}"
     try:
-        answers = service.spawn(summary.id)
+        answers = client.start(summary.id)
     except (BlockferryError, OSError) as error:
         text = (
             f"{move} could not be left to the background ({error}). Nothing is lost: `blockferry resume {summary.id}`"
@@ -276,7 +276,7 @@ class _Patience:
         return isinstance(error, MoveBusy) and self.away_s is not None and now_s - self.away_s < BUSY_S
 
 
-def run_in_background(service: ports.Service, move: str) -> None:
+def run_in_background(client: Client, move: str) -> None:
     """The background worker: no terminal, nobody to ask; SIGTERM leaves the move for the next one to resume.
 
     A journal that is away is waited for: whoever started this worker has left the move to it.
@@ -284,18 +284,18 @@ def run_in_background(service: ports.Service, move: str) -> None:
     with _signals() as signals:
         patience = _Patience()
         while True:
-            worker = Worker(service, move)
+            worker = Worker(client, move)
             worker.start()
             _work(worker, signals, move)
-            if not patience.again(worker.error) or not _pause(signals) or _is_parked(service, move):
+            if not patience.again(worker.error) or not _pause(signals) or _is_parked(client, move):
                 break
     worker.result()
 
 
-def _is_parked(service: ports.Service, move: str) -> bool:
+def _is_parked(client: Client, move: str) -> bool:
     """Whether another process has parked the move meanwhile: only a person has it go on then (`blockferry resume`)."""
     try:
-        return service.show(move)[0].parked is not None
+        return client.show(move)[0].parked is not None
     except BlockferryError:
         return False  # the journal is away still: the next try tells
 

@@ -12,8 +12,7 @@ from blockferry.base.units import format_size
 from blockferry.cli.app import App, pass_app
 from blockferry.cli.command import Command
 from blockferry.cli.output import Cell, Column, counted
-from blockferry.hosts.inventory import PowerState
-from blockferry.storage_move.summary import DatastoreListing, DiskListing, VmListing
+from blockferry.client import DatastoreListing, DiskListing, PowerState, VmListing
 
 WIDE = 120  # columns from which whole paths are shown
 NAME_LEAST = 16  # characters of a VM's name that stay together
@@ -33,12 +32,12 @@ def vms(app: App) -> None:
 
     Like `virsh list --all` and `virsh domblklist` for all VMs at once.
     """
-    listings = app.service().vms()
+    listings = app.client().vms()
     if app.json:
-        app.out.document("vms", uri=app.service().uri, vms=listings)
+        app.out.document("vms", uri=app.client().uri, vms=listings)
         return
     if not listings:
-        app.err.line(f"There are no VMs on {app.service().uri}.")
+        app.err.line(f"There are no VMs on {app.client().uri}.")
         return
     wide = app.out.width >= WIDE or not app.out.pretty
     columns = (
@@ -93,12 +92,12 @@ def datastores(app: App) -> None:
 
     Committed is what the images there would take if all thin ones grew to their full size.
     """
-    listings = app.service().datastores()
+    listings = app.client().datastores()
     if app.json:
-        app.out.document("datastores", uri=app.service().uri, datastores=listings)
+        app.out.document("datastores", uri=app.client().uri, datastores=listings)
         return
     if not listings:
-        app.err.line(f"There are no datastores (storage pools) on {app.service().uri}.")
+        app.err.line(f"There are no datastores (storage pools) on {app.client().uri}.")
         return
     columns = (
         Column("DATASTORE", fold=True),

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import click
 
+from blockferry import __version__
 from blockferry.base.errors import BlockferryError, Interrupted, UsageError
 from blockferry.cli import completion
 from blockferry.cli.app import App
@@ -189,7 +190,7 @@ def _discard_output() -> None:
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     invoke_without_command=False,
 )
-@click.version_option(package_name="blockferry", prog_name="blockferry", message="%(prog)s %(version)s")
+@click.version_option(__version__, prog_name="blockferry", message="%(prog)s %(version)s")
 @click.pass_context
 def root(ctx: click.Context) -> None:
     """Move the storage of running VMs on KVM/libvirt from one datastore to another.

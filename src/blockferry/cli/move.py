@@ -11,11 +11,11 @@ import click
 from blockferry.base import log
 from blockferry.base.config import Config
 from blockferry.base.errors import BlockferryError, Interrupted, Refused
-from blockferry.cli import describe, display, drive, follow, ports, types
+from blockferry.cli import describe, display, drive, follow, types
 from blockferry.cli.app import App, pass_app
 from blockferry.cli.command import Command
 from blockferry.cli.request import LOOKING, request_options, to_request
-from blockferry.storage_move.summary import MoveSummary
+from blockferry.client import Client, MoveSummary, to_json
 
 logger = logging.getLogger(__name__)
 
@@ -41,8 +41,8 @@ def move(app: App, /, detach: bool, **options: Any) -> None:
     request = to_request(**options)
     try:
         with display.waiting(app, LOOKING):
-            service = app.service()
-            summary = service.move(request)
+            client = app.client()
+            summary = client.plan_move(request).latest
     except Refused as refused:
         if refused.codes != ("NOTHING_TO_MOVE",):
             raise
@@ -52,36 +52,36 @@ def move(app: App, /, detach: bool, **options: Any) -> None:
             describe.nothing_to_do(app.out, refused.vm)
         return
     if detach:
-        _detach(app, service, summary)
+        _detach(app, client, summary)
     else:
-        run_here(app, service, summary)
+        run_here(app, client, summary)
 
 
-def run_here(app: App, service: ports.Service, summary: MoveSummary) -> None:
+def run_here(app: App, client: Client, summary: MoveSummary) -> None:
     """Drive a move in this process, with its progress, and print its report."""
     show = display.for_app(app)
     try:
         try:
             show.start(summary)
         except OSError:  # whoever was to read this has gone: the move is planned, and goes on
-            service.spawn(summary.id)
+            client.start(summary.id)
             raise Interrupted(
                 f"Nobody reads the output. Move {summary.id} of {summary.plan.vm} goes on in the background; "
                 f"`blockferry watch {summary.id}` follows it."
             ) from None
-        finished = drive.drive(app, service, summary, show)
+        finished = drive.drive(app, client, summary, show)
     finally:
         show.close()
     follow.tell_end(app, finished)
 
 
-def _detach(app: App, service: ports.Service, summary: MoveSummary) -> None:
-    service.spawn(summary.id)
-    for event in service.show(summary.id)[1]:
+def _detach(app: App, client: Client, summary: MoveSummary) -> None:
+    client.start(summary.id)
+    for event in client.show(summary.id)[1]:
         if event.kind == "warning":
             app.err.line(f"warning: {event.text}")
     if app.json:
-        app.out.document("started", move=describe.move_json(summary))
+        app.out.document("started", move=to_json(summary))
     else:
         app.out.line(
             f"Move {summary.id} of {summary.plan.vm} goes on in the background; "
@@ -100,21 +100,20 @@ def resume(app: App, name: str | None, detach: bool) -> None:
     nobody runs. One move is run here, with its progress; several go on in the background. Any other command takes up
     interrupted moves, too; one that stands still goes on only here.
     """
-    service = app.service(tend=False)
-    named = None if name is None else service.find(name)
+    client = app.client(tend=False)
+    named = None if name is None else client.find(name).latest
     if named is not None and named.finished is not None:
         app.err.note(f"Move {named.id} of {named.plan.vm} has ended already.")
         follow.tell_end(app, named)
         return
-    ids = service.resume(None if named is None else named.id)
-    summaries = [service.show(move)[0] for move in ids]
+    summaries = client.resumable(None if named is None else named.id)
     if len(summaries) == 1 and not detach:
-        run_here(app, service, summaries[0])
+        run_here(app, client, summaries[0])
         return
     for summary in summaries:
-        service.spawn(summary.id)
+        client.start(summary.id)
     if app.json:
-        app.out.document("resumed", moves=[describe.move_json(summary) for summary in summaries])
+        app.out.document("resumed", moves=[to_json(summary) for summary in summaries])
         return
     for summary in summaries:
         app.out.line(
@@ -122,7 +121,7 @@ def resume(app: App, name: str | None, detach: bool) -> None:
             f"`blockferry watch {summary.id}` follows it."
         )
     if not summaries:
-        app.out.line("There is no move that nobody runs.")
+        app.out.line("No interrupted moves.")
 
 
 @click.command("run-move", cls=Command, hidden=True)
@@ -135,7 +134,7 @@ def run_move(app: App, move_id: str, journal_from_stdin: bool) -> None:
         app.journal = sys.stdin.read().strip() or None
     log.to_file(Config.load().log_file or log.default_file())
     try:
-        drive.run_in_background(app.service(tend=False), move_id)
+        drive.run_in_background(app.client(tend=False), move_id)
     except BlockferryError as error:  # nobody reads this process's standard error
         logger.warning("the worker of move %s ends: %s", move_id, error)
         raise

@@ -8,24 +8,24 @@ import click
 from rich.text import Text
 
 from blockferry.base.units import format_duration, format_rate, format_size, format_time
-from blockferry.cli import describe, ports, types
+from blockferry.cli import describe, types
 from blockferry.cli.app import App, pass_app
 from blockferry.cli.command import Command
 from blockferry.cli.output import Cell, Column, counted
-from blockferry.storage_move.summary import MoveSummary
+from blockferry.client import Client, MoveSummary, to_json
 
 
 @click.command(cls=Command, examples=("blockferry moves",))
 @pass_app
 def moves(app: App) -> None:
     """List the moves that are under way."""
-    service = app.service()
-    summaries = service.moves()
+    client = app.client()
+    summaries = client.moves()
     if app.json:
-        app.out.document("moves", moves=[describe.move_json(summary) for summary in summaries])
+        app.out.document("moves", moves=[to_json(summary) for summary in summaries])
         return
     if not summaries:
-        app.err.line("No move is under way." + _no_journal(service))
+        app.err.line("No move is under way." + _missing_journal(client))
         return
     several = len({summary.plan.host or summary.plan.uri for summary in summaries}) > 1
     columns = (
@@ -48,9 +48,9 @@ def moves(app: App) -> None:
             app.err.note(f"{summary.id} waits: {summary.plan.vm} was moved, {describe.FOLLOWS}")
 
 
-def _no_journal(service: ports.Service) -> str:
+def _missing_journal(client: Client) -> str:
     """A mistyped --journal shows by this."""
-    return f" There is no journal at {service.no_journal} yet." if service.no_journal else ""
+    return f" There is no journal at {client.missing_journal} yet." if client.missing_journal else ""
 
 
 def _running_row(summary: MoveSummary, with_host: bool) -> Sequence[Cell]:
@@ -75,13 +75,13 @@ def _running_row(summary: MoveSummary, with_host: bool) -> Sequence[Cell]:
 @pass_app
 def history(app: App, limit: int) -> None:
     """List the moves that have ended, the latest first."""
-    service = app.service()
-    summaries = service.history(limit)
+    client = app.client()
+    summaries = client.history(limit)
     if app.json:
-        app.out.document("history", moves=[describe.move_json(summary) for summary in summaries])
+        app.out.document("history", moves=[to_json(summary) for summary in summaries])
         return
     if not summaries:
-        app.err.line("No move has ended yet." + _no_journal(service))
+        app.err.line("No move has ended yet." + _missing_journal(client))
         return
     columns = (
         Column("ID"),
@@ -123,10 +123,10 @@ def show(app: App, move: str | None) -> None:
     Named by its VM (the one under way, else the latest) or its id; without a name the only one that is under way. The
     plan, what happened when, the progress, the report.
     """
-    service = app.service()
-    summary, events = service.show(service.find(move).id)
+    client = app.client()
+    summary, events = client.show(client.find(move).latest.id)
     if app.json:
-        app.out.document("move", move=describe.move_json(summary), events=events)
+        app.out.document("move", move=to_json(summary), events=events)
         return
     out = app.out
     out.line(Text.assemble((f"Move {summary.id} of {summary.plan.vm}: ", "bold"), _state(summary)))

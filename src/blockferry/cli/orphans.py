@@ -10,11 +10,10 @@ from rich.text import Text
 
 from blockferry.base.errors import Interrupted, StillInUse, UsageError
 from blockferry.base.units import format_size, format_time
-from blockferry.cli import ports
 from blockferry.cli.app import App, pass_app
 from blockferry.cli.command import Command
 from blockferry.cli.output import Cell, Column, counted
-from blockferry.storage_move.summary import Orphan, Orphans
+from blockferry.client import Client, Orphan, Orphans
 
 
 @click.command(
@@ -42,8 +41,8 @@ def orphans(app: App, paths: tuple[str, ...], remove_all: bool, abandoned: bool,
         raise UsageError("--remove and --remove-all contradict each other.", "Give one of them.")
     if abandoned and not paths and not remove_all:
         raise UsageError("--abandoned removes nothing by itself.", "Give --remove PATH or --remove-all with it.")
-    service = app.service()
-    searched = service.orphans()
+    client = app.client()
+    searched = client.orphans()
     for sentence in searched.unsearched:
         app.err.line(f"warning: {sentence}")
     if not paths and not remove_all:
@@ -55,7 +54,7 @@ def orphans(app: App, paths: tuple[str, ...], remove_all: bool, abandoned: bool,
     chosen = _by_path(found, paths) if paths else tuple(orphan for orphan in found if _unwanted(orphan))
     if chosen and not yes:
         _confirm(app, chosen)
-    _remove(app, service, chosen, abandoned)
+    _remove(app, client, chosen, abandoned)
 
 
 def _list(app: App, searched: Orphans) -> None:
@@ -128,12 +127,12 @@ def _confirm(app: App, chosen: tuple[Orphan, ...]) -> None:
         raise Interrupted("Nothing was removed.")
 
 
-def _remove(app: App, service: ports.Service, chosen: tuple[Orphan, ...], abandoned: bool) -> None:
+def _remove(app: App, client: Client, chosen: tuple[Orphan, ...], abandoned: bool) -> None:
     """One that has to stay after all is told, and keeps none of the others from going."""
     done = []
     for orphan in chosen:
         try:
-            gone, sentence = True, service.remove_orphan(orphan, abandoned)
+            gone, sentence = True, client.remove_orphan(orphan, abandoned=abandoned)
         except StillInUse as error:
             gone, sentence = False, error.sentence
         done.append({"path": orphan.path, "gone": gone, "text": sentence})

@@ -14,7 +14,7 @@ from blockferry.base.units import format_duration, format_size, format_time
 from blockferry.cli.app import App, pass_app
 from blockferry.cli.command import Command, Commands
 from blockferry.cli.output import Cell, Column
-from blockferry.leftovers.quarantine_rules import DiskLoss, KeptFile, Restore
+from blockferry.client import DiskLoss, KeptFile, Restore
 
 
 @click.group(cls=Commands, examples=("blockferry quarantine list", "blockferry quarantine restore web01"))
@@ -30,7 +30,7 @@ def quarantine() -> None:
 @pass_app
 def list_kept(app: App) -> None:
     """List what is kept on this host: why, until when, and what the proof says now."""
-    found = app.service().quarantine()
+    found = app.client().quarantine()
     if app.json:
         app.out.document("quarantine", kept=found)
         return
@@ -95,25 +95,25 @@ def purge(app: App, paths: tuple[str, ...], now: bool, yes: bool) -> None:
     """
     if now and not paths:
         raise UsageError("--now needs the paths that are to go.", "`blockferry quarantine list` shows them.")
-    service = app.service()
+    client = app.client()
     going = paths
     if not yes:
         named = {posixpath.normpath(path) for path in paths}
-        kept = service.quarantine()
+        kept = client.quarantine()
         chosen = [one for one in kept if (posixpath.normpath(one.kept.path) in named if paths else one.expired)]
         if chosen:
             _ask(app, chosen)
         # What was asked about, and nothing that expires meanwhile.
         going = paths or tuple(one.kept.path for one in chosen)
-    done = service.purge(going, now) if going or yes else ()
+    done = client.purge(going, now=now) if going or yes else ()
     if app.json:
-        app.out.document("purged", purged=[{"path": path, "gone": gone, "text": text} for path, gone, text in done])
+        app.out.document("purged", purged=done)
     else:
-        for _, _, text in done:
-            app.out.line(text)
+        for one in done:
+            app.out.line(one.text)
         if not done:
             app.out.line("Nothing has expired.")
-    if not all(gone for _, gone, _ in done):
+    if not all(one.gone for one in done):
         raise click.exceptions.Exit(StillInUse.exit_status)
 
 
@@ -142,8 +142,8 @@ def restore(app: App, what: str, compare: bool | None, dry_run: bool, yes: bool)
     said first, and asked about. The newer files go into quarantine, without an end; the same command goes forward to
     them again.
     """
-    service = app.service()
-    agreed = service.restorable(what, compare)
+    client = app.client()
+    agreed = client.restorable(what, compare=compare)
     if dry_run:
         if app.json:
             app.out.document("restorable", restorable=agreed, text=losses(agreed))
@@ -158,7 +158,7 @@ def restore(app: App, what: str, compare: bool | None, dry_run: bool, yes: bool)
             app.err.line(line)
         if not click.confirm(f"Point {agreed.swap.vm} to the old files?", err=True):
             raise Interrupted("Nothing was touched.")
-    done = service.restore(agreed)
+    done = client.restore(agreed)
     if app.json:
         app.out.document("restored", restored=agreed, text=done)
         return

@@ -13,7 +13,7 @@ from blockferry.cli.app import App, pass_app
 from blockferry.cli.command import Command, Commands
 from blockferry.cli.output import Cell, Column, counted
 from blockferry.cli.types import VmName
-from blockferry.tracking.rules import MOST_POINTS, Changes, Point, PointStatus, TrackingStatus
+from blockferry.client import MOST_POINTS, Changes, Point, PointStatus, TrackingStatus
 
 _DISKS = click.option(
     "--disk", "disks", multiple=True, metavar="DISK", help="Only this disk (vda); may be given several times."
@@ -41,8 +41,8 @@ def enable(app: App, vm: str, disks: tuple[str, ...]) -> None:
 
     All disks that hold data, or those named; one that cannot be tracked is refused by name. The VM must run.
     """
-    made, new = app.service().enable_tracking(vm, disks)
-    _tell_point(app, vm, made, new)
+    made = app.client().enable_tracking(vm, disks)
+    _tell_point(app, vm, made.point, made.new)
 
 
 @cbt.command(cls=Command, examples=("blockferry cbt disable web01",))
@@ -50,7 +50,7 @@ def enable(app: App, vm: str, disks: tuple[str, ...]) -> None:
 @pass_app
 def disable(app: App, vm: str) -> None:
     """Drop all points that blockferry has made of VM. Checkpoints of others stay."""
-    _tell_dropped(app, app.service().drop_points(vm, (), everything=True))
+    _tell_dropped(app, app.client().drop_points(vm, (), everything=True))
 
 
 @cbt.command(cls=Command, examples=("blockferry cbt status web01", "blockferry cbt status web01 --json"))
@@ -58,7 +58,7 @@ def disable(app: App, vm: str) -> None:
 @pass_app
 def status(app: App, vm: str) -> None:
     """List the points of VM, and say of each whether the changes since then can be told."""
-    found = app.service().tracking(vm)
+    found = app.client().tracking(vm)
     if app.json:
         app.out.document("tracking", tracking=found)
         return
@@ -73,7 +73,7 @@ def status(app: App, vm: str) -> None:
 @pass_app
 def point(app: App, vm: str, disks: tuple[str, ...], id: str | None, keep: int | None) -> None:
     """Make a new point. All disks at one instant; the VM must run."""
-    _tell_point(app, vm, app.service().make_point(vm, disks, id, keep), True)
+    _tell_point(app, vm, app.client().make_point(vm, disks, name=id, keep=keep), True)
 
 
 @cbt.command(cls=Command, examples=("blockferry cbt drop web01 bf-3f2a91c0",))
@@ -82,7 +82,7 @@ def point(app: App, vm: str, disks: tuple[str, ...], id: str | None, keep: int |
 @pass_app
 def drop(app: App, vm: str, ids: tuple[str, ...]) -> None:
     """Drop points, with their bitmaps. Others' checkpoints, too, if they are named."""
-    _tell_dropped(app, app.service().drop_points(vm, ids, everything=False))
+    _tell_dropped(app, app.client().drop_points(vm, ids, everything=False))
 
 
 @click.command(
@@ -115,7 +115,7 @@ def changes(
     """
     if keep is not None and mark is None:
         raise UsageError("--keep goes with --mark.", "Only a new point makes old ones go.")
-    found = app.service().changes(vm, since, disks, mark, keep, accept_power_cycles)
+    found = app.client().changes(vm, since, disks, mark=mark, keep=keep, accept_power_cycles=accept_power_cycles)
     if app.json:
         app.out.document("changes", changes=found)
         return

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import threading
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
@@ -12,10 +11,8 @@ import click
 from click.shell_completion import CompletionItem
 
 from blockferry.base import units
-from blockferry.cli import ports
 from blockferry.cli.app import App
-from blockferry.hosts import exports
-from blockferry.storage_move.request import ANY_TEMPLATE, NO_TEMPLATE
+from blockferry.client import ANY_TEMPLATE, NO_TEMPLATE, Client
 
 COMPLETION_TIMEOUT_S = 1.5
 
@@ -25,15 +22,15 @@ else:
     ParamType = click.ParamType
 
 
-def ask_quietly(ctx: click.Context, question: Callable[[ports.Service], Iterable[str]]) -> tuple[str, ...]:
-    """What the service answers within a moment, else nothing: a Tab key never waits and never shows an error."""
+def ask_quietly(ctx: click.Context, question: Callable[[Client], Iterable[str]]) -> tuple[str, ...]:
+    """What the client answers within a moment, else nothing: a Tab key never waits and never shows an error."""
     app = ctx.ensure_object(App)
     answers: list[str] = []
 
     def work() -> None:
         # Whatever goes wrong here (no libvirt, no permission, no journal) is told by the command itself later.
         with contextlib.suppress(Exception):
-            answers.extend(question(app.service(tend=False)))
+            answers.extend(question(app.client(tend=False)))
 
     asking = threading.Thread(target=work, daemon=True)
     asking.start()
@@ -49,14 +46,14 @@ class VmName(ParamType):
     name = "vm"
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        return matching(ask_quietly(ctx, lambda service: service.vm_names()), incomplete)
+        return matching(ask_quietly(ctx, lambda client: client.vm_names()), incomplete)
 
 
 class DatastoreName(ParamType):
     name = "datastore"
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        return matching(ask_quietly(ctx, lambda service: service.datastore_names()), incomplete)
+        return matching(ask_quietly(ctx, lambda client: client.datastore_names()), incomplete)
 
 
 class MoveName(ParamType):
@@ -68,9 +65,9 @@ class MoveName(ParamType):
         self.ended = ended
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        def question(service: ports.Service) -> Iterable[str]:
-            moves = service.moves()
-            offered = (*moves, *service.history(20)) if self.ended else moves
+        def question(client: Client) -> Iterable[str]:
+            moves = client.moves()
+            offered = (*moves, *client.history(20)) if self.ended else moves
             return dict.fromkeys(word for move in offered for word in (move.plan.vm, move.id))
 
         return matching(ask_quietly(ctx, question), incomplete)
@@ -100,90 +97,81 @@ class DiskTo(ParamType):
         target, equals, datastore = value.partition("=")
         if not (target and equals and datastore):
             self.fail(f"{value!r} does not name a disk and a datastore; write it like vdb=archive", param, ctx)
-        if exports.is_export(datastore):
-            try:
-                datastore = exports.parse(datastore).uri
-            except ValueError as error:
-                self.fail(str(error), param, ctx)
         return target, datastore
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         # While the option has no value yet, click has put the words before it aside instead of parsing them.
         vm = ctx.params.get("vm") or next(iter(ctx.args), None)
 
-        def question(service: ports.Service) -> Iterable[str]:
-            disks = service.disk_names(vm) if vm else ()
-            return [f"{disk}={datastore}" for disk in disks for datastore in service.datastore_names()]
+        def question(client: Client) -> Iterable[str]:
+            disks = client.disk_names(vm) if vm else ()
+            return [f"{disk}={datastore}" for disk in disks for datastore in client.datastore_names()]
 
         return matching(ask_quietly(ctx, question), incomplete)
 
 
-class _Number(ParamType):
-    """A number that `parse` reads; what it raises is the message."""
+class _Checked(ParamType):
+    """A value with its unit. It is only checked, so that click can name the option; the text is handed on.
 
-    parse: Callable[[str], float]
+    What `parse` raises is the message.
+    """
 
-    def convert(self, value: str | float, param: click.Parameter | None, ctx: click.Context | None) -> float:
+    parse: Callable[[str], object]
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         try:
-            return self.parse(value) if isinstance(value, str) else value
+            self.parse(value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
+        return value
 
 
-class Rate(_Number):
+class Rate(_Checked):
     """Bytes per second, 0 for no limit."""
 
     name = "rate"
     parse = staticmethod(units.parse_rate)
 
 
-class ClusterSize(ParamType):
+class ClusterSize(_Checked):
     """Bytes of a qcow2's cluster, as QEMU takes them."""
 
     name = "size"
-
-    def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        try:
-            size = value if isinstance(value, int) else units.parse_size(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-        if not 512 <= size <= 2 * units.MiB or size & (size - 1):
-            self.fail(f"{value} is no power of two from 512 bytes to 2 MiB", param, ctx)
-        return size
+    parse = staticmethod(units.parse_cluster_size)
 
 
-class Limit(_Number):
-    """Seconds that a destination may hang; infinite for `never`."""
+class Limit(_Checked):
+    """For how long a destination may hang; or `never`."""
 
     name = "duration|never"
     parse = staticmethod(units.parse_limit_s)
 
 
-class Latency(_Number):
-    """Seconds that a write may take."""
+class Latency(_Checked):
+    """How long a write may take."""
 
     name = "duration"
     parse = staticmethod(units.parse_latency_s)
 
 
-class Factor(_Number):
+class Factor(_Checked):
     """`1.5x`."""
 
     name = "factor"
     parse = staticmethod(units.parse_factor)
 
 
-class Duration(ParamType):
-    """Seconds; `forever` is infinity."""
+def _duration_or_forever(text: str) -> None:
+    if text.lower() in ("forever", "ever"):
+        return
+    try:
+        units.parse_duration_s(text)
+    except ValueError as error:
+        raise ValueError(f"{error}, or forever") from None
+
+
+class Duration(_Checked):
+    """`7d`, or `forever`."""
 
     name = "duration"
-
-    def convert(self, value: str | float, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        if isinstance(value, float):
-            return value
-        if value.lower() in ("forever", "ever"):
-            return math.inf
-        try:
-            return units.parse_duration_s(value)
-        except ValueError as error:
-            self.fail(f"{error}, or forever", param, ctx)
+    parse = staticmethod(_duration_or_forever)

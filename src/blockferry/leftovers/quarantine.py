@@ -23,7 +23,7 @@ from blockferry.hosts.inventory import PowerState, Vm
 from blockferry.hosts.libvirt import domain_list, pools
 from blockferry.jobs.kill_points import point
 from blockferry.leftovers import quarantine_rules
-from blockferry.leftovers.quarantine_rules import DiskLoss, KeptFile, Restore, Swap
+from blockferry.leftovers.quarantine_rules import DiskLoss, KeptFile, Purged, Restore, Swap
 from blockferry.safety import file_references, proof
 from blockferry.storage_move.destination.placement import is_in_home
 from blockferry.storage_move.home import effects as home_effects
@@ -87,10 +87,10 @@ def _look(site: Host, said: proof.Claims, one: Kept, together: Sequence[str] = (
     return KeptFile(one, found is not None, one.expired(time.time()), altered, doubt)
 
 
-def purge(site: Host, journal: Journal, paths: Sequence[str], now: bool) -> tuple[tuple[str, bool, str], ...]:
+def purge(site: Host, journal: Journal, paths: Sequence[str], now: bool) -> tuple[Purged, ...]:
     """Remove what has expired (all, or of these paths); with `now` what was named, expired or not.
 
-    (path, whether it is gone, a sentence) for each. What cannot be proven to be unneeded stays, and what stands on
+    What cannot be proven to be unneeded stays, and what stands on
     another kept file goes before it. Raises NotInQuarantine.
     """
     said = proof.claims(journal, site.connection.uri, site.connection.host_id())
@@ -117,7 +117,7 @@ def purge(site: Host, journal: Journal, paths: Sequence[str], now: bool) -> tupl
                 left.remove(one)
         if len(left) == before:
             break
-    return tuple((one.path, *done[one.path]) for one in chosen)
+    return tuple(Purged(one.path, *done[one.path]) for one in chosen)
 
 
 def _purge_one(

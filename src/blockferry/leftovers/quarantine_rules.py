@@ -24,6 +24,15 @@ class KeptFile:
 
 
 @dataclass(frozen=True, slots=True)
+class Purged:
+    """What became of a kept file that was to be removed: whether it is gone, and a sentence."""
+
+    path: str
+    gone: bool
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class DiskSwap:
     """One disk going back: the file that it uses now, and the kept one."""
 

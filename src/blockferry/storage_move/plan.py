@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from blockferry.base.units import format_duration
 from blockferry.hosts import exports
 from blockferry.hosts.datastore_id import Directory, FileId, SpaceId, file_of, host_place
 from blockferry.hosts.fencing import Fencing
@@ -69,6 +70,13 @@ class ReusedLayer:
     source_prints: dict[str, str]
     seconds: float = 0.0  # what comparing took
     known: bool = False  # they were compared by an earlier move, and have not changed since
+
+    @property
+    def evidence(self) -> str:
+        """How it is known that both read the same, a clause."""
+        if self.known:
+            return "same content, known: neither has changed since an earlier move compared them"
+        return f"same content, compared in {format_duration(self.seconds)}"
 
 
 @dataclass(frozen=True, slots=True)

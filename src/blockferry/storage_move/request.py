@@ -90,6 +90,9 @@ class ChainPolicy(enum.Enum):
 
 ANY_TEMPLATE, NO_TEMPLATE = "auto", "none"
 
+FORMATS = ("qcow2", "raw", "vmdk")
+"""Formats that a move can write."""
+
 
 class OnBreak(enum.Enum):
     """What becomes of a copy that breaks."""

@@ -203,6 +203,11 @@ class MoveSummary:
         return f"{self.plan.vm} is on its old disks, untouched; what was made at the destination is removed."
 
     @property
+    def over(self) -> bool:
+        """Whether it has ended, or only UEFI variables have yet to follow at a power-off of the VM."""
+        return self.finished is not None or self.state == "waiting"
+
+    @property
     def too_late_to_cancel(self) -> bool:
         """Whether the VM uses its new disks and nothing is left that a cancellation could end.
 

@@ -41,7 +41,16 @@ from blockferry.storage_move.verify import effects as verify_effects
 from blockferry.storage_move.verify.scratch import let_run
 from blockferry.store import Owner
 from blockferry.tracking import rules as tracking_rules
-from blockferry.tracking.rules import ChangedArea, Changes, DiskChanges, Point, PointNote, Present, TrackingStatus
+from blockferry.tracking.rules import (
+    ChangedArea,
+    Changes,
+    DiskChanges,
+    MadePoint,
+    Point,
+    PointNote,
+    Present,
+    TrackingStatus,
+)
 
 SCRATCH = ".blockferry-changes"
 """Ending of the files in which QEMU keeps what is overwritten while it is asked; libvirt makes and removes them."""
@@ -58,15 +67,15 @@ def status(site: Host, name: str) -> TrackingStatus:
     return TrackingStatus(vm.name, vm.uuid, vm.state, points, _untrackable(site, vm))
 
 
-def enable(site: Host, name: str, disks: Sequence[str], moving: str | None) -> tuple[Point, bool]:
-    """(the latest good point, whether it was made now)."""
+def enable(site: Host, name: str, disks: Sequence[str], moving: str | None) -> MadePoint:
+    """Return the latest good point of these disks (none named: of all), made now if there is none."""
     vm, control = _vm(site, name)
     present = _present(site, vm, control)
     if vm.state.active:
         for one in reversed(control.points()):
             if one.note is not None and tracking_rules.status(one, present).good and set(disks) <= set(one.targets):
-                return one, False
-    return make(site, name, disks, None, None, moving), True
+                return MadePoint(one, new=False)
+    return MadePoint(make(site, name, disks, None, None, moving), new=True)
 
 
 def make(site: Host, name: str, disks: Sequence[str], id: str | None, keep: int | None, moving: str | None) -> Point:

@@ -68,6 +68,14 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True)
+class MadePoint:
+    """A good point, and whether it was made just now."""
+
+    point: Point
+    new: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Present:
     """The VM as it is now. `run` is None while it is off, or if its process cannot be told from others."""
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from blockferry.base.units import format_duration, format_size
+from blockferry.base.units import format_size
 from blockferry.hosts.inventory import Image
 from blockferry.storage_move.facts import Facts, TemplateFacts
 from blockferry.storage_move.plan import DiskPlan, ReusedLayer
@@ -69,7 +69,7 @@ def findings(
     for index, image in enumerate(chain[1:], 1):
         if reused is not None and image.path == reused.source:
             text = (
-                f"{target}: the layer {image.path} is reused from {reused.path} ({evidence(reused)}); "
+                f"{target}: the layer {image.path} is reused from {reused.path} ({reused.evidence}); "
                 f"{format_size(reused.saved)} need not be copied."
             )
             return [*found, finding("TEMPLATE_REUSED", text)]
@@ -92,13 +92,6 @@ def unused(request: MoveRequest, facts: Facts, disks: Sequence[DiskPlan]) -> lis
     why = next((one.problem for one in facts.templates.values() if one.problem), "no layer that is copied is like it")
     text = f"{path} takes the place of no layer of {facts.vm.name}: {why}."
     return [finding("TEMPLATE_UNUSABLE", text)]
-
-
-def evidence(reused: ReusedLayer) -> str:
-    """How it is known that both read the same, a clause."""
-    if reused.known:
-        return "same content, known: neither has changed since an earlier move compared them"
-    return f"same content, compared in {format_duration(reused.seconds)}"
 
 
 def changed(then: Prints, now: Mapping[str, str]) -> str:

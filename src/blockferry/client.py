@@ -1,0 +1,532 @@
+"""The public Python API: look at a host, check and start moves, follow them, take care of what they leave.
+
+    from blockferry.client import connect
+
+    with connect("qemu:///system") as client:
+        move = client.move("web01", to="ssd")
+        move.wait(on_progress=lambda progress: print(progress.phase, progress.done, progress.total))
+
+The command line is made of this, and a server will be spoken to through the same class. docs/python-api.md tells it
+with examples.
+
+Promise of stability: the names in `__all__`, the parameters of their public methods, and the fields that
+docs/python-api.md lists keep their meaning. Parameters, fields, members of enumerations and kinds of errors may be
+added in any release. What goes away is announced by a DeprecationWarning for two minor releases. Not promised: names
+that begin with `_`, the fields of `plan` and `record` of a move (the journal's own form), all other modules, and the
+wording of sentences; an error's `code` is promised.
+
+Sizes are bytes, rates bytes per second, durations seconds and times seconds since the epoch. Data are frozen
+dataclasses of plain values; `to_json` and `from_json` carry them over a wire. Every method may raise a
+BlockferryError, and all may be called from any thread. Importing this module loads neither libvirt nor a database.
+"""
+
+from __future__ import annotations
+
+import abc
+import importlib
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, Self, TypeVar, Unpack, cast
+
+import msgspec
+
+from blockferry.base.config import Config
+from blockferry.base.errors import (
+    BlockferryError,
+    ConfigInvalid,
+    CopyDiffers,
+    DatastoreNotFound,
+    DiskNotFound,
+    HostUnreachable,
+    Interrupted,
+    JournalFailed,
+    LeaseLost,
+    MoveBusy,
+    MoveCancelled,
+    MoveFailed,
+    MoveNotFound,
+    MoveParked,
+    NotInQuarantine,
+    NotRestorable,
+    NotTrackable,
+    NotVerified,
+    OtherHost,
+    PermissionRefused,
+    PointNotFound,
+    Refused,
+    StillInUse,
+    TooLateToCancel,
+    TooManyPoints,
+    TrackingBusy,
+    TrackingLost,
+    UsageError,
+    VmNotFound,
+    WaitTimedOut,
+)
+from blockferry.doctor.rules import Diagnosis, HostCheck, Level
+from blockferry.hosts.inventory import Datastore, Disk, DiskSource, PowerState, Vm
+from blockferry.leftovers.quarantine_rules import DiskLoss, KeptFile, Purged, Restore
+from blockferry.move_handle import Move, Update
+from blockferry.storage_move.conclusion import conclude
+from blockferry.storage_move.move_options import MoveOptions, move_request, read_rate
+from blockferry.storage_move.plan import DiskPlan, Plan
+from blockferry.storage_move.precheck.finding import CATALOGUE, Finding, FindingKind, Severity
+from blockferry.storage_move.record import Outcome, Record, Wanted
+from blockferry.storage_move.request import (
+    ANY_TEMPLATE,
+    FORMATS,
+    NO_TEMPLATE,
+    ChainPolicy,
+    Firmware,
+    IfNotConverging,
+    LatencyContract,
+    Method,
+    MoveRequest,
+    OnBreak,
+    PausedPolicy,
+    Preallocation,
+    Provision,
+    SourcePolicy,
+)
+from blockferry.storage_move.summary import (
+    CheckResult,
+    DatastoreListing,
+    DiskEstimate,
+    DiskListing,
+    DiskProgress,
+    Event,
+    GuestReport,
+    MoveSummary,
+    Orphan,
+    Orphans,
+    Progress,
+    Report,
+    SpaceEstimate,
+    VmListing,
+)
+from blockferry.store.kept import Kept
+from blockferry.tracking.rules import (
+    MOST_POINTS,
+    ChangedArea,
+    Changes,
+    DiskChanges,
+    DiskTracking,
+    MadePoint,
+    Point,
+    PointStatus,
+    TrackingStatus,
+)
+
+__all__ = [
+    "ANY_TEMPLATE",
+    "CATALOGUE",
+    "FORMATS",
+    "MOST_POINTS",
+    "NO_TEMPLATE",
+    "BlockferryError",
+    "ChainPolicy",
+    "ChangedArea",
+    "Changes",
+    "CheckResult",
+    "Client",
+    "Config",
+    "ConfigInvalid",
+    "CopyDiffers",
+    "Datastore",
+    "DatastoreListing",
+    "DatastoreNotFound",
+    "Diagnosis",
+    "Disk",
+    "DiskChanges",
+    "DiskEstimate",
+    "DiskListing",
+    "DiskLoss",
+    "DiskNotFound",
+    "DiskPlan",
+    "DiskProgress",
+    "DiskSource",
+    "DiskTracking",
+    "Event",
+    "Finding",
+    "FindingKind",
+    "Firmware",
+    "GuestReport",
+    "HostCheck",
+    "HostUnreachable",
+    "IfNotConverging",
+    "Interrupted",
+    "JournalFailed",
+    "Kept",
+    "KeptFile",
+    "LatencyContract",
+    "LeaseLost",
+    "Level",
+    "MadePoint",
+    "Method",
+    "Move",
+    "MoveBusy",
+    "MoveCancelled",
+    "MoveFailed",
+    "MoveNotFound",
+    "MoveOptions",
+    "MoveParked",
+    "MoveRequest",
+    "MoveSummary",
+    "NotInQuarantine",
+    "NotRestorable",
+    "NotTrackable",
+    "NotVerified",
+    "OnBreak",
+    "Orphan",
+    "Orphans",
+    "OtherHost",
+    "Outcome",
+    "PausedPolicy",
+    "PermissionRefused",
+    "Plan",
+    "Point",
+    "PointNotFound",
+    "PointStatus",
+    "PowerState",
+    "Preallocation",
+    "Progress",
+    "Provision",
+    "Purged",
+    "Record",
+    "Refused",
+    "Report",
+    "Restore",
+    "Severity",
+    "SourcePolicy",
+    "SpaceEstimate",
+    "StillInUse",
+    "TooLateToCancel",
+    "TooManyPoints",
+    "TrackingBusy",
+    "TrackingLost",
+    "TrackingStatus",
+    "Update",
+    "UsageError",
+    "Vm",
+    "VmListing",
+    "VmNotFound",
+    "WaitTimedOut",
+    "Wanted",
+    "conclude",
+    "connect",
+    "from_json",
+    "move_request",
+    "to_json",
+]
+
+POLL_S = 0.5
+"""Seconds between two looks at a move that another process runs."""
+
+T = TypeVar("T")
+
+
+def connect(uri: str | None = None, *, journal: str | None = None, config: Config | None = None) -> Client:
+    """Return a client for one libvirt host and one journal. Nothing is opened before it is needed.
+
+    `uri`: as in `virsh -c`. `journal`: its URL or, for SQLite, its path. What is left out is as `config` says, or
+    else the configuration files and the environment. Raises ConfigInvalid, UsageError for a URI that cannot be used.
+    """
+    found = config or Config.load()
+    found = replace(found, uri=uri or found.uri, journal=journal or found.journal or Config.load().journal)
+    # libvirt and SQLAlchemy take a noticeable part of a second to load: only now.
+    local = importlib.import_module("blockferry.local_client")
+    return cast(Client, local.LocalClient(found))
+
+
+class Client(abc.ABC):
+    """All use cases, on one host with one journal. Made by `connect`; a context manager that closes itself."""
+
+    poll_s: float = POLL_S
+
+    # ------------------------------------------------------------ the client itself
+
+    @property
+    @abc.abstractmethod
+    def uri(self) -> str:
+        """The libvirt URI that this client talks to."""
+
+    @property
+    @abc.abstractmethod
+    def config(self) -> Config:
+        """The configuration: what options of a move that are left out stand for."""
+
+    @property
+    @abc.abstractmethod
+    def missing_journal(self) -> str | None:
+        """The place of the journal when there is none yet (the first move makes it), else None."""
+
+    @abc.abstractmethod
+    def listen(self, say: Callable[[str], None]) -> None:
+        """Have `say` hear, in words for people, what takes long before there is a move to show the progress of."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Close the connections. Moves go on."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # ------------------------------------------------------------ looking
+
+    @abc.abstractmethod
+    def vms(self) -> tuple[VmListing, ...]:
+        """Return all VMs of the host with their disks, sizes and datastores."""
+
+    @abc.abstractmethod
+    def datastores(self) -> tuple[DatastoreListing, ...]:
+        """Return all datastores (storage pools) with their space and the VMs on them."""
+
+    @abc.abstractmethod
+    def vm_names(self) -> tuple[str, ...]:
+        """Return the names of all VMs. Cheap, for completion; so are the next two."""
+
+    @abc.abstractmethod
+    def datastore_names(self) -> tuple[str, ...]:
+        """Return the names of all datastores."""
+
+    @abc.abstractmethod
+    def disk_names(self, vm: str) -> tuple[str, ...]:
+        """Return the targets (vda, sdb) of the VM's disks. Raises VmNotFound."""
+
+    @abc.abstractmethod
+    def diagnose(self) -> Diagnosis:
+        """Look the host over, as `blockferry doctor` does. Touches nothing, raises nothing for what is wrong."""
+
+    # ------------------------------------------------------------ moving
+
+    def check(self, vm: str | MoveRequest, **options: Unpack[MoveOptions]) -> CheckResult:
+        """Return every reason for and against a move, and its plan. Touches nothing.
+
+        `options`: see MoveOptions. Raises UsageError, VmNotFound, DatastoreNotFound, DiskNotFound.
+        """
+        return self._check(self._request(vm, options))
+
+    def plan_move(self, vm: str | MoveRequest, **options: Unpack[MoveOptions]) -> Move:
+        """Check a move and write it into the journal. It does not run yet: `start` or `run` does that.
+
+        Warnings are in its story. Raises Refused with the codes of all reasons against it; MoveBusy; as `check`.
+        """
+        return Move(self, self._plan(self._request(vm, options)))
+
+    def move(self, vm: str | MoveRequest, **options: Unpack[MoveOptions]) -> Move:
+        """Check a move and start it in a process of its own, which outlives this one; return its handle.
+
+        `options`: see MoveOptions. Raises as `plan_move`.
+        """
+        move = self.plan_move(vm, **options)
+        move.start()
+        return move
+
+    def find(self, name: str | None = None) -> Move:
+        """Return the move that a person means by a VM's name or UUID, a move's ID, or the beginning of either.
+
+        Of several moves of one VM the one that is not over, else the latest. None: the only one that is not over.
+        Raises MoveNotFound; UsageError when several moves are meant.
+        """
+        return Move(self, self._find(name))
+
+    def handle(self, move: str) -> Move:
+        """Return the handle of a move by its ID, or the beginning of it. Raises MoveNotFound."""
+        return Move(self, self.show(move)[0])
+
+    @abc.abstractmethod
+    def moves(self) -> tuple[MoveSummary, ...]:
+        """Return the moves that have not ended, the oldest first."""
+
+    @abc.abstractmethod
+    def history(self, limit: int = 20) -> tuple[MoveSummary, ...]:
+        """Return the latest `limit` moves that have ended, the latest first."""
+
+    @abc.abstractmethod
+    def show(self, move: str) -> tuple[MoveSummary, tuple[Event, ...]]:
+        """Return a move and its story so far, oldest first. `move`: an ID or its beginning. Raises MoveNotFound."""
+
+    @abc.abstractmethod
+    def start(self, move: str) -> bool:
+        """Have a background process run the move; it outlives this process and its terminal.
+
+        False: the journal is away, and that process waits for it first.
+        """
+
+    @abc.abstractmethod
+    def run(
+        self, move: str, on_change: Callable[[MoveSummary], None], stop: threading.Event | None = None
+    ) -> MoveSummary:
+        """Run the move in this thread, to its end; return its finished summary.
+
+        Raises MoveFailed, MoveCancelled, MoveParked, NotVerified, CopyDiffers, LeaseLost, MoveBusy; Interrupted once
+        `stop` is set: the move is then left in place, free for another process.
+        """
+
+    @abc.abstractmethod
+    def cancel(self, move: str, *, here: bool = False) -> MoveSummary:
+        """Ask for a cancellation; whoever runs the move obeys. Raises TooLateToCancel after the switch.
+
+        `here`: the user says that a move whose plan names no host (an older version's) was planned on this one.
+        """
+
+    def set_speed(self, move: str, bandwidth: str | int) -> MoveSummary:
+        """Limit the copy to `bandwidth` over all disks ("50MiB/s", or bytes per second), 0 for no limit."""
+        return self._set_speed(move, _rate(bandwidth))
+
+    @abc.abstractmethod
+    def interrupted(self) -> tuple[MoveSummary, ...]:
+        """Return the moves of this host whose process died and that are not parked."""
+
+    @abc.abstractmethod
+    def resumable(self, move: str | None = None) -> tuple[MoveSummary, ...]:
+        """Return the moves that `resume` would start: this one, or all of this host that nobody runs. Starts none."""
+
+    def resume(self, name: str | None = None) -> tuple[Move, ...]:
+        """Start moves that nobody runs, in the background: the named one, also if it is parked; or all that are not.
+
+        Return their handles; none for a move that has ended. Raises MoveNotFound, OtherHost.
+        """
+        found = self.resumable(None if name is None else self._find(name).id)
+        for summary in found:
+            self.start(summary.id)
+        return tuple(Move(self, summary) for summary in found)
+
+    # ------------------------------------------------------------ leftovers
+
+    @abc.abstractmethod
+    def orphans(self) -> Orphans:
+        """Return what earlier moves left or keep on purpose, and where could not be searched."""
+
+    @abc.abstractmethod
+    def remove_orphan(self, orphan: Orphan, *, abandoned: bool = False) -> str:
+        """Remove it after proving once more that nothing needs it; a sentence that says what was done.
+
+        `abandoned`: the user says that other journals whose moves made things here are gone for good. Raises
+        StillInUse.
+        """
+
+    @abc.abstractmethod
+    def quarantine(self) -> tuple[KeptFile, ...]:
+        """Return the old disks that are kept on this host, and whether each could be removed now."""
+
+    @abc.abstractmethod
+    def purge(self, paths: Sequence[str] = (), *, now: bool = False) -> tuple[Purged, ...]:
+        """Remove old disks that have expired: all, or those named; with `now` also those that have not.
+
+        Each only after the proof that nothing needs it. Raises NotInQuarantine.
+        """
+
+    @abc.abstractmethod
+    def restorable(self, vm_or_path: str, *, compare: bool | None = None) -> Restore:
+        """Return what going back to the old disks would do, and lose. Touches nothing.
+
+        `compare`: compare old and new images; None: only small ones. Raises NotRestorable, NotInQuarantine.
+        """
+
+    @abc.abstractmethod
+    def restore(self, agreed: Restore) -> tuple[str, ...]:
+        """Point a VM that is off back to its old disks, as agreed to; sentences of what was done."""
+
+    # ------------------------------------------------------------ changed blocks
+
+    @abc.abstractmethod
+    def tracking(self, vm: str) -> TrackingStatus:
+        """Return the VM's tracking points, and whether the changes since each can be told."""
+
+    @abc.abstractmethod
+    def enable_tracking(self, vm: str, disks: Sequence[str] = ()) -> MadePoint:
+        """Return a good point of these disks, or of all; one is made if there is none. Raises NotTrackable."""
+
+    @abc.abstractmethod
+    def make_point(
+        self, vm: str, disks: Sequence[str] = (), *, name: str | None = None, keep: int | None = None
+    ) -> Point:
+        """Make a point, of all disks at one instant. `keep`: drop our oldest points, so that so many are left."""
+
+    @abc.abstractmethod
+    def drop_points(self, vm: str, ids: Sequence[str] = (), *, everything: bool = False) -> tuple[str, ...]:
+        """Drop these points, or with `everything` all of ours; the ids that are gone. Raises PointNotFound."""
+
+    @abc.abstractmethod
+    def changes(
+        self,
+        vm: str,
+        since: str,
+        disks: Sequence[str] = (),
+        *,
+        mark: str | None = None,
+        keep: int | None = None,
+        accept_power_cycles: bool = False,
+    ) -> Changes:
+        """Return the areas that have changed since a point; never too few.
+
+        `mark`: make a point of this name at that instant ("": a name is made up). `accept_power_cycles`: answer also
+        if the VM was off since then. Raises TrackingLost rather than leave out a change; PointNotFound.
+        """
+
+    # ------------------------------------------------------------ what an implementation brings
+
+    def _request(self, vm: str | MoveRequest, options: MoveOptions) -> MoveRequest:
+        if isinstance(vm, MoveRequest):
+            if options:
+                raise TypeError("a MoveRequest takes no options beside it")
+            return vm
+        return move_request(vm, options, self.config)
+
+    @abc.abstractmethod
+    def _check(self, request: MoveRequest) -> CheckResult: ...
+
+    @abc.abstractmethod
+    def _plan(self, request: MoveRequest) -> MoveSummary: ...
+
+    @abc.abstractmethod
+    def _find(self, name: str | None) -> MoveSummary: ...
+
+    @abc.abstractmethod
+    def _set_speed(self, move: str, bandwidth: int) -> MoveSummary: ...
+
+
+def to_json(value: object) -> Any:
+    """Return the JSON form (objects, lists, texts, numbers) of any data of this module.
+
+    Dataclasses become objects of their fields, enumerations their values. A move has its `state`, a progress its
+    sums (`total`, `done`, `rate`, `seconds_left`) and a check its verdict (`refused`, `nothing_to_do`) besides.
+    """
+    fields = msgspec.to_builtins(value)
+    match value:
+        case MoveSummary():
+            return {**fields, "state": value.state, "progress": to_json(value.progress)}
+        case Progress():
+            sums = {"total": value.total, "done": value.done, "rate": value.rate, "seconds_left": value.seconds_left}
+            return {**fields, **sums}
+        case CheckResult():
+            return {**fields, "refused": value.refused, "nothing_to_do": value.nothing_to_do}
+        case Diagnosis():
+            return {**fields, "healthy": value.healthy}
+    return fields
+
+
+def from_json(kind: type[T], data: object) -> T:
+    """Return the data of this kind that `to_json` made `data` of; fields that are not known are ignored.
+
+    Raises ValueError where `data` is not of that form.
+    """
+    try:
+        return msgspec.convert(data, kind)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"this is no {kind.__name__}: {error}") from error
+
+
+def _rate(bandwidth: str | int) -> int:
+    try:
+        return read_rate(bandwidth)
+    except ValueError as error:
+        raise UsageError(f"{error}.", 'Write it like "50MiB/s".') from None

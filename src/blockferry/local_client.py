@@ -1,0 +1,174 @@
+"""The client against a libvirt host and a journal of its own: every use case in this process, without a server."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+
+from blockferry.base.config import Config
+from blockferry.client import Client
+from blockferry.doctor import effects as doctor_effects
+from blockferry.doctor.rules import Diagnosis
+from blockferry.leftovers import orphans as leftovers_orphans
+from blockferry.leftovers import quarantine
+from blockferry.leftovers.quarantine_rules import KeptFile, Purged, Restore
+from blockferry.moves import background, interrupted, listings, move_control, planning, running
+from blockferry.moves.environment import Environment, acting_user
+from blockferry.storage_move.request import MoveRequest
+from blockferry.storage_move.summary import (
+    CheckResult,
+    DatastoreListing,
+    Event,
+    MoveSummary,
+    Orphan,
+    Orphans,
+    VmListing,
+)
+from blockferry.tracking import effects as tracking_effects
+from blockferry.tracking.rules import Changes, MadePoint, Point, TrackingStatus
+
+
+class LocalClient(Client):
+    """What `blockferry.client.connect` returns. Each method hands over to the module of its subject."""
+
+    def __init__(self, config: Config) -> None:
+        """Opens nothing yet. Raises UsageError for a URI that cannot be used."""
+        self._env = Environment(config)
+
+    @property
+    def uri(self) -> str:
+        return self._env.uri
+
+    @property
+    def config(self) -> Config:
+        return self._env.config
+
+    @property
+    def missing_journal(self) -> str | None:
+        journal = self._env.journal
+        return journal.name if journal.missing else None
+
+    def listen(self, say: Callable[[str], None]) -> None:
+        self._env.say = say
+
+    def close(self) -> None:
+        self._env.close()
+
+    # ------------------------------------------------------------ looking
+
+    def vms(self) -> tuple[VmListing, ...]:
+        return listings.vms(self._env)
+
+    def datastores(self) -> tuple[DatastoreListing, ...]:
+        return listings.datastores(self._env)
+
+    def vm_names(self) -> tuple[str, ...]:
+        return listings.vm_names(self._env)
+
+    def datastore_names(self) -> tuple[str, ...]:
+        return listings.datastore_names(self._env)
+
+    def disk_names(self, vm: str) -> tuple[str, ...]:
+        return listings.disk_names(self._env, vm)
+
+    def diagnose(self) -> Diagnosis:
+        self._env.site.runner.prepare()  # while libvirt is connected to
+        return doctor_effects.diagnose(self._env.site, lambda: self._env.journal)
+
+    # ------------------------------------------------------------ moving
+
+    def _check(self, request: MoveRequest) -> CheckResult:
+        return planning.check(self._env, request)
+
+    def _plan(self, request: MoveRequest) -> MoveSummary:
+        return planning.move(self._env, request)
+
+    def _find(self, name: str | None) -> MoveSummary:
+        return self._env.readable_journal.find(name)
+
+    def moves(self) -> tuple[MoveSummary, ...]:
+        return self._env.readable_journal.unfinished()
+
+    def history(self, limit: int = 20) -> tuple[MoveSummary, ...]:
+        return self._env.readable_journal.finished(limit)
+
+    def show(self, move: str) -> tuple[MoveSummary, tuple[Event, ...]]:
+        summary = self._env.journal.get(move)
+        return summary, self._env.journal.events(summary.id)
+
+    def start(self, move: str) -> bool:
+        return background.start(self._env, move)
+
+    def run(
+        self, move: str, on_change: Callable[[MoveSummary], None], stop: threading.Event | None = None
+    ) -> MoveSummary:
+        return running.run(self._env, move, on_change, stop or threading.Event())
+
+    def cancel(self, move: str, *, here: bool = False) -> MoveSummary:
+        return move_control.cancel(self._env, move, here=here)
+
+    def _set_speed(self, move: str, bandwidth: int) -> MoveSummary:
+        return move_control.set_speed(self._env, move, bandwidth)
+
+    def interrupted(self) -> tuple[MoveSummary, ...]:
+        return interrupted.interrupted_moves(self._env)
+
+    def resumable(self, move: str | None = None) -> tuple[MoveSummary, ...]:
+        return interrupted.resumable(self._env, move)
+
+    # ------------------------------------------------------------ leftovers
+
+    def orphans(self) -> Orphans:
+        return leftovers_orphans.find(self._env.site, self._env.journal)
+
+    def remove_orphan(self, orphan_: Orphan, *, abandoned: bool = False) -> str:
+        return leftovers_orphans.remove(self._env.site, self._env.journal, orphan_, abandoned)
+
+    def quarantine(self) -> tuple[KeptFile, ...]:
+        return quarantine.listing(self._env.site, self._env.journal)
+
+    def purge(self, paths: Sequence[str] = (), *, now: bool = False) -> tuple[Purged, ...]:
+        return quarantine.purge(self._env.site, self._env.journal, paths, now)
+
+    def restorable(self, vm_or_path: str, *, compare: bool | None = None) -> Restore:
+        return quarantine.restorable(self._env.site, self._env.journal, vm_or_path, compare)
+
+    def restore(self, agreed: Restore) -> tuple[str, ...]:
+        return quarantine.restore(self._env.site, self._env.journal, agreed, acting_user())
+
+    # ------------------------------------------------------------ changed blocks
+
+    def tracking(self, vm: str) -> TrackingStatus:
+        return tracking_effects.status(self._env.site, vm)
+
+    def enable_tracking(self, vm: str, disks: Sequence[str] = ()) -> MadePoint:
+        return tracking_effects.enable(self._env.site, vm, disks, planning.move_under_way(self._env, vm))
+
+    def make_point(
+        self, vm: str, disks: Sequence[str] = (), *, name: str | None = None, keep: int | None = None
+    ) -> Point:
+        return tracking_effects.make(self._env.site, vm, disks, name, keep, planning.move_under_way(self._env, vm))
+
+    def drop_points(self, vm: str, ids: Sequence[str] = (), *, everything: bool = False) -> tuple[str, ...]:
+        return tracking_effects.drop(self._env.site, vm, ids, everything, planning.move_under_way(self._env, vm))
+
+    def changes(
+        self,
+        vm: str,
+        since: str,
+        disks: Sequence[str] = (),
+        *,
+        mark: str | None = None,
+        keep: int | None = None,
+        accept_power_cycles: bool = False,
+    ) -> Changes:
+        return tracking_effects.ask(
+            self._env.site,
+            vm,
+            since,
+            disks,
+            mark=mark,
+            keep=keep,
+            power_cycles=accept_power_cycles,
+            moving=planning.move_under_way(self._env, vm),
+        )

@@ -1,0 +1,82 @@
+"""What every use case works with: the host, the journal, the configuration. No use case stands here."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import threading
+from collections.abc import Callable
+
+from blockferry.base.config import Config, hidden_journal
+from blockferry.base.errors import JournalFailed
+from blockferry.hosts.host import Host
+from blockferry.store import Journal
+
+
+class Environment:
+    """One host and one journal, opened when they are needed. May be used from any thread."""
+
+    def __init__(self, config: Config) -> None:
+        """Opens nothing yet. Raises UsageError for a URI that cannot be used."""
+        self.config = config
+        self.site = Host(config.uri)
+        self.say: Callable[[str], None] = lambda _: None
+        """Hears, in words for people, what takes long before there is a move to show the progress of."""
+
+        self.uris: dict[str, str] = {}
+        """Move -> URI of its host: a background process is started also while the journal is away."""
+
+        self._journal: Journal | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def uri(self) -> str:
+        return self.config.uri
+
+    @property
+    def journal(self) -> Journal:
+        """The journal as it is. Looking at it does not make one: see `made_journal`. Raises JournalFailed."""
+        with self._lock:
+            if self._journal is None:
+                self._journal = Journal.open(self.config.journal, make=False)
+                hidden = hidden_journal(self.config.journal) if self._journal.missing else None
+                if hidden is not None:
+                    self.say(f"root's journal {hidden} is not readable by you; moves in it are not shown")
+            return self._journal
+
+    @property
+    def readable_journal(self) -> Journal:
+        """The journal, for whoever asks about moves. Raises JournalFailed where root's is not readable."""
+        journal = self.journal
+        hidden = hidden_journal(self.config.journal) if journal.missing else None
+        if hidden is not None:
+            raise JournalFailed(str(hidden), "it is root's and not readable by you: run as root")
+        return journal
+
+    def made_journal(self) -> Journal:
+        """The journal, made if there is none: the first move makes it, nothing that only looks does."""
+        with self._lock:
+            if self._journal is None or self._journal.missing:
+                made = Journal.open(self.config.journal)
+                if self._journal is not None:
+                    self._journal.close()
+                self._journal = made
+            return self._journal
+
+    def release(self, site: Host) -> None:
+        """Close a site that a use case has opened beside our own."""
+        if site is not self.site:
+            site.close()
+
+    def close(self) -> None:
+        self.site.close()
+        if self._journal is not None:
+            self._journal.close()
+
+
+def acting_user() -> str:
+    """The name of the person for whom this process works, for the story of a move."""
+    try:
+        return os.environ.get("SUDO_USER") or getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())

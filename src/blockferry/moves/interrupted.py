@@ -1,0 +1,68 @@
+"""Moves that nobody runs: which of them are to be taken up here, and by whom."""
+
+from __future__ import annotations
+
+import time
+
+from blockferry.base.errors import BlockferryError, OtherHost
+from blockferry.moves import move_host
+from blockferry.moves.environment import Environment
+from blockferry.storage_move.record import Wanted
+from blockferry.storage_move.summary import MoveSummary
+
+GRACE_S = 10.0
+"""For how long a planned move is left to the process that planned it."""
+
+
+def interrupted_moves(env: Environment) -> tuple[MoveSummary, ...]:
+    """Moves of this host that nobody runs and that are not parked."""
+    return tuple(
+        one
+        for one in env.journal.unfinished()
+        if not one.owner_alive and one.parked is None and not _just_planned(one) and is_ours(env, one)
+    )
+
+
+def resumable(env: Environment, move: str | None) -> tuple[MoveSummary, ...]:
+    """Return the moves to run again: the one named, unless it has ended; or all that nobody runs and are not parked.
+
+    Raises MoveNotFound, OtherHost.
+    """
+    if move is not None:
+        summary = env.journal.get(move)
+        if summary.finished is not None:
+            return ()
+        env.release(move_host.site_of(env, summary))
+        return (summary,)
+    return tuple(
+        one for one in env.journal.unfinished() if not one.owner_alive and one.parked is None and is_ours(env, one)
+    )
+
+
+def is_ours(env: Environment, one: MoveSummary) -> bool:
+    """Whether a move that nobody runs is to be taken up here: it is of this host, and there is something to do."""
+    try:
+        move_host.expect_host(env, one, env.site.connection)
+    except OtherHost:
+        return False
+    except BlockferryError:  # libvirt does not answer: whoever runs it waits for it, and asks then
+        if env.journal.path is None or one.plan.uri != env.uri:
+            return False
+    return _is_due(env, one)
+
+
+def _is_due(env: Environment, one: MoveSummary) -> bool:
+    """Whether there is something to do: a move that waits for a power-off has to be told of it by somebody."""
+    if one.state != "waiting" or one.record.wanted is Wanted.CANCEL:
+        return True
+    try:
+        view = env.site.control(one.plan.uuid, one.plan.vm).look(())
+    except BlockferryError:
+        return False
+    moved_on = one.plan.nvram is None or view.nvram != one.plan.nvram.source
+    return not view.saved and (not view.state.active or moved_on)
+
+
+def _just_planned(one: MoveSummary) -> bool:
+    """Whether the process that planned it is about to run it."""
+    return one.owner is None and one.deaths == 0 and not one.record.marked and time.time() - one.created < GRACE_S

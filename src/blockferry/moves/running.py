@@ -1,0 +1,201 @@
+"""Running a move in this process: claim it, keep the lease, drive the loop to its end."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import tenacity
+
+from blockferry.base.errors import BlockferryError, LeaseLost, MoveBusy, UsageError
+from blockferry.hosts.host import Host
+from blockferry.hosts.slow_calls import SlowCalls
+from blockferry.jobs import unexpected_errors
+from blockferry.jobs.loop import Loop, Waiting
+from blockferry.jobs.store_outage import Lifeline
+from blockferry.leftovers import quarantine
+from blockferry.moves import move_host
+from blockferry.moves.environment import Environment
+from blockferry.safety import proof
+from blockferry.safety.guard import Guard
+from blockferry.storage_move.conclusion import conclude
+from blockferry.storage_move.context import Context
+from blockferry.storage_move.firmware import rules as firmware_rules
+from blockferry.storage_move.pace.effects import Pacer
+from blockferry.storage_move.record import Record
+from blockferry.storage_move.summary import MoveSummary, Progress, Report
+from blockferry.store import Journal, Lease, LeaseKeeper, Owner
+
+
+def run(
+    env: Environment, move_id: str, on_progress: Callable[[MoveSummary], None], stop: threading.Event
+) -> MoveSummary:
+    """Drive a move to its end in this thread; the finished summary.
+
+    Raises MoveFailed, MoveCancelled, MoveParked, LeaseLost, MoveBusy, ...; Interrupted once `stop` is set: the move
+    is then left in place and free for another process.
+    """
+    summary = env.journal.get(move_id)
+    if summary.finished is not None:
+        return conclude(summary)
+    site = move_host.site_of(env, summary)
+    env.uris[summary.id] = site.uri
+    try:
+        lease = _claim(env, summary.id)
+    except UsageError:
+        done = env.journal.get(summary.id)
+        if done.finished is None:
+            raise
+        on_progress(done)  # it has ended this moment, in another process
+        return conclude(done)
+    # From here on whatever goes wrong gives the claim back, and the lease is renewed whatever takes long.
+    with parking_bugs(env.journal, lease), LeaseKeeper(env.journal, lease) as keeper:
+        try:
+            site.expect(lambda connection: move_host.expect_host(env, summary, connection, asked=True))
+            _Drive(env, summary, site, lease, keeper, on_progress, stop).run()
+        except LeaseLost:
+            # The connection may have broken in the very commit that ended the move.
+            if env.journal.get(summary.id).finished is None:
+                raise
+        finally:
+            site.expect(None)
+            env.release(site)
+    done = env.journal.get(summary.id)
+    on_progress(done)
+    return conclude(done)
+
+
+@dataclass
+class _Drive:
+    """The loop of a move that this process has claimed, and what it is tied to."""
+
+    env: Environment
+    summary: MoveSummary
+    site: Host
+    lease: Lease
+    keeper: LeaseKeeper
+    on_progress: Callable[[MoveSummary], None]
+    stop: threading.Event
+
+    def run(self) -> None:
+        plan = self.summary.plan
+        self._forget_attempts()
+        live = (plan.was.active and not self.summary.record.following) or firmware_rules.still_now(
+            plan, self.summary.record
+        )
+        with (
+            contextlib.ExitStack() as stack,
+            Guard(self.site.uri, plan.uuid, plan.vm, start=live) as guard,
+        ):
+            journal = self.env.journal
+            line = Lifeline(journal, self.lease, self.keeper, self.on_progress, self.stop, journal.get(self.summary.id))
+            context = self._context(guard, line)
+
+            def suspended() -> bool:
+                return context.memory.suspended_at is not None
+
+            if plan.contract is not None and live:
+                targets = tuple(disk.target for disk in plan.disks)
+                context.pacer = stack.enter_context(
+                    Pacer(lambda: self.site.control(plan.uuid, plan.vm).counters(targets), suspended)
+                )
+            slow = stack.enter_context(SlowCalls(self.site.slowest_call, line.publish, suspended))
+            with contextlib.suppress(Waiting):
+                self._loop(context, line, slow).run()
+
+    def _forget_attempts(self) -> None:
+        """Begin the counts of attempts anew: what hindered the processes before may be put right."""
+        journal, move = self.env.journal, self.summary.id
+        journal.unpark(move)
+        tried = journal.read(move)
+        known = tried.unexpected if self.summary.parked is None else 0  # else its user has looked
+        fresh = replace(tried, fold_attempts=0, switch_attempts=0, unexpected=known)
+        if fresh != tried:
+            journal.write(self.lease, fresh)
+
+    def _context(self, guard: Guard, line: Lifeline) -> Context:
+        journal, site, plan = self.env.journal, self.site, self.summary.plan
+        return Context(
+            plan=plan,
+            site=site,
+            guard=guard,
+            note=lambda record: journal.write(self.lease, record),
+            tell=line.tell,
+            keep=lambda *words, **more: journal.add_kept(quarantine.row(site, plan, *words, **more)),
+            claims=lambda: proof.claims(journal, site.uri, site.connection.host_id(), plan.move),
+            journal=journal.identity(),
+            check=self.keeper.check,
+            should_stop=line.should_stop,
+            bandwidth=line.bandwidth,
+            stop=self.stop,
+        )
+
+    def _loop(self, context: Context, line: Lifeline, slow: SlowCalls) -> Loop:
+        journal = self.env.journal
+
+        def publish(progress: Progress) -> None:
+            slow.seen(progress)
+            line.publish(progress)
+
+        def finish(record: Record, report: Report) -> None:
+            journal.finish(self.lease, record, report)
+
+        return Loop(
+            context=context,
+            read=line.read,
+            publish=publish,
+            regain=self.keeper.regain,
+            away=line.away,
+            finish=finish,
+            park=lambda problem: journal.park(self.lease, problem),
+            check_lease=self.keeper.check,
+            follow=lambda record, report: journal.follow(self.lease, record, report),
+            began_at=self.summary.created,
+            earlier=self.summary.report,
+        )
+
+
+@contextlib.contextmanager
+def parking_bugs(journal: Journal, lease: Lease) -> Iterator[None]:
+    """An unexpected error around the loop is counted, and parks the move, as one in it does.
+
+    The lease is released after that: nobody can write without it.
+    """
+    try:
+        yield
+    except BlockferryError:
+        raise
+    except Exception as error:
+        with contextlib.suppress(BlockferryError):  # the journal's own; then it is only logged
+            why = unexpected_errors.note(
+                lease.move,
+                error,
+                lambda: journal.read(lease.move),
+                lambda record: journal.write(lease, record),
+                lambda kind, text: journal.event(lease.move, kind, text),
+            )
+            if why is not None:
+                journal.park(lease, why)
+        raise
+    finally:
+        _release_quietly(journal, lease)
+
+
+@tenacity.retry(
+    retry=tenacity.retry_if_exception_type(MoveBusy),
+    stop=tenacity.stop_after_delay(5),
+    wait=tenacity.wait_fixed(0.5),
+    reraise=True,
+)
+def _claim(env: Environment, move: str) -> Lease:
+    """Become the one who runs it; one who is just leaving is waited for."""
+    return env.journal.claim(move, Owner.here())
+
+
+def _release_quietly(journal: Journal, lease: Lease) -> None:
+    try:
+        journal.release(lease)
+    except BlockferryError:
+        return  # it expires by itself

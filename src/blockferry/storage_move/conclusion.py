@@ -1,0 +1,23 @@
+"""How a move ended: its finished summary, or the error that says why it did not go through."""
+
+from __future__ import annotations
+
+from blockferry.base.errors import MoveCancelled, MoveFailed
+from blockferry.storage_move.record import Outcome
+from blockferry.storage_move.summary import MoveSummary
+from blockferry.storage_move.verify import rules as verify_rules
+
+
+def conclude(done: MoveSummary) -> MoveSummary:
+    """Return the summary of a move that went through.
+
+    Raises MoveCancelled, MoveFailed; NotVerified or CopyDiffers where it was to be verified and was not, or not alike.
+    """
+    outcome = done.record.outcome
+    if outcome is Outcome.CANCELLED:
+        raise MoveCancelled(done.id, done.plan.vm, done.holds)
+    if outcome is Outcome.FAILED:
+        problem = (done.record.failure or "no reason was written down").rstrip(".") + "."
+        raise MoveFailed(done.id, done.plan.vm, problem, done.holds)
+    verify_rules.see_verified(done)
+    return done
