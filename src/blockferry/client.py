@@ -71,7 +71,7 @@ from blockferry.leftovers.quarantine_rules import DiskLoss, KeptFile, Purged, Re
 from blockferry.move_handle import Move, Update
 from blockferry.storage_move.conclusion import conclude
 from blockferry.storage_move.move_options import MoveOptions, move_request, read_rate
-from blockferry.storage_move.plan import DiskPlan, Plan
+from blockferry.storage_move.plan import DiskPlan, HomePlan, Plan
 from blockferry.storage_move.precheck.finding import CATALOGUE, Finding, FindingKind, Severity
 from blockferry.storage_move.record import Outcome, Record, Wanted
 from blockferry.storage_move.request import (
@@ -153,6 +153,7 @@ __all__ = [
     "FindingKind",
     "Firmware",
     "GuestReport",
+    "HomePlan",
     "HostCheck",
     "HostUnreachable",
     "IfNotConverging",

@@ -58,3 +58,15 @@ def test_the_programs_help_loads_no_command() -> None:
     ours = {name for name in modules if name.split(".")[0] == "blockferry" and not name.startswith("blockferry.cli")}
     assert ours <= allowed
     assert not {"libvirt", "sqlalchemy", "alembic", "lxml"} & set(modules)
+
+
+@pytest.mark.parametrize("words", [["explain", "JOURNAL_FAILED"], ["completion", "bash"]])
+def test_what_speaks_of_no_host_loads_nothing_of_moves(words: list[str]) -> None:
+    program = (
+        "import sys; from blockferry.cli import main\n"
+        f"try: main.root.main({words!r})\n"
+        "except SystemExit: pass\n"
+        "print(*sys.modules)"
+    )
+    loaded = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
+    assert not {"blockferry.client", "blockferry.moves", "libvirt", "sqlalchemy"} & set(loaded.splitlines()[-1].split())

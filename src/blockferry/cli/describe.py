@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from rich.text import Text
 
@@ -15,12 +15,14 @@ from blockferry.client import (
     Event,
     Finding,
     GuestReport,
+    HomePlan,
     LatencyContract,
     Method,
     MoveSummary,
     Outcome,
     Plan,
     Progress,
+    Report,
     Severity,
     SourcePolicy,
 )
@@ -67,39 +69,16 @@ def findings(out: Out, found: Iterable[Finding]) -> None:
 STAYING_SHOWN = 10
 
 
+Pair = tuple[str, Cell | list[Cell]]
+
+
 def plan(out: Out, plan: Plan, estimates: tuple[DiskEstimate, ...] = ()) -> None:
     """How each disk gets across, and what happens to what is left behind."""
-    seconds = {estimate.target: estimate.seconds for estimate in estimates}
-    takes = {estimate.target: estimate.allocated_bytes for estimate in estimates}
-    pairs: list[tuple[str, Cell | list[Cell]]] = [("method", f"{plan.method.value}: {plan.method_reason}")]
-    for disk in plan.disks:
-        about = seconds.get(disk.target)
-        size = f"{format_size(disk.copy_bytes)} to copy of {format_size(disk.virtual_size)}"
-        size += f", about {format_duration(about)}" if about is not None else ""
-        taken = takes.get(disk.target)
-        size += f"; takes up to {format_size(taken)} on {disk.datastore}" if taken is not None else ""
-        lines: list[Cell] = [
-            f"{format_size(disk.virtual_size)}, cloned: nothing to copy" if disk.clone else size,
-            f"from {_place(disk.source_datastore, disk.source)} ({disk.source_format})",
-            f"to   {_place(disk.datastore, disk.dest)} ({_dest_format(disk)})",
-        ]
-        lines.extend(f"with {layer.source} -> {layer.dest}" for layer in disk.layers)
-        below = None if disk.stays_below is None else disk.stays_below[0]
-        if any(layer.dest == below for one in plan.disks for layer in one.layers):
-            lines.append(f"on   {below}, copied once for several disks")
-        elif disk.reused is not None:
-            lines.append(f"on   {disk.reused.path}, reused for {disk.reused.source} ({disk.reused.evidence})")
-        elif below is not None:
-            lines.append(f"on   {below}, which stays where it is")
-        pairs.append((disk.target, lines))
+    estimate = {one.target: one for one in estimates}
+    pairs: list[Pair] = [("method", f"{plan.method.value}: {plan.method_reason}")]
+    pairs.extend((disk.target, _disk_lines(plan, disk, estimate.get(disk.target))) for disk in plan.disks)
     if plan.home is not None:
-        home: list[Cell] = [_place(plan.home.datastore, plan.home.dest)]
-        home.extend(f"{file.role}: {file.source} -> {file.dest}" for file in plan.home.files)
-        stays = plan.home.stays
-        home.extend(f"stays in the old home: {one.path} ({one.why})" for one in stays[:STAYING_SHOWN])
-        if len(stays) > STAYING_SHOWN:
-            home.append(f"stays in the old home: {len(stays) - STAYING_SHOWN} more (`--json` names all)")
-        pairs.append(("home", home))
+        pairs.append(("home", _home_lines(plan.home)))
     if plan.nvram is not None:
         when_ = ["when it has been powered off"] if plan.was.active else []
         if plan.nvram.now is not None:
@@ -108,22 +87,56 @@ def plan(out: Out, plan: Plan, estimates: tuple[DiskEstimate, ...] = ()) -> None
         pairs.append(("firmware", [f"UEFI variables: {plan.nvram.source} -> {plan.nvram.dest}", *when_]))
     if plan.vtpm is not None:
         pairs.append(("vtpm", f"{plan.vtpm}, which is the host's and stays"))
-    if plan.bandwidth:
-        pairs.append(("limit", f"{format_rate(plan.bandwidth)} for all disks together"))
-    if plan.contract is not None:
-        pairs.append(("guest", contract(plan.contract)))
-    if plan.trim:
-        pairs.append(
-            ("trim", "the guest gives back what it does not use before it is copied, and once more at the end")
-        )
-    if plan.resume_after:
-        pairs.append(("afterwards", "the VM, paused because its storage failed, runs again"))
-    if plan.method is Method.CHANGED_BLOCKS:
-        pairs.append(("if outrun", f"{plan.if_not_converging.value}, when the guest writes as fast as it is copied"))
-    if plan.hang is not None:
-        pairs.append(("if it hangs", plan.hang.bound))
+    pairs.extend(_conditions(plan))
     pairs.append(("old disks", source_policy(plan.source)))
     out.details(pairs)
+
+
+def _disk_lines(plan: Plan, disk: DiskPlan, estimate: DiskEstimate | None) -> list[Cell]:
+    size = f"{format_size(disk.copy_bytes)} to copy of {format_size(disk.virtual_size)}"
+    if estimate is not None and estimate.seconds is not None:
+        size += f", about {format_duration(estimate.seconds)}"
+    if estimate is not None and estimate.allocated_bytes is not None:
+        size += f"; takes up to {format_size(estimate.allocated_bytes)} on {disk.datastore}"
+    lines: list[Cell] = [
+        f"{format_size(disk.virtual_size)}, cloned: nothing to copy" if disk.clone else size,
+        f"from {_place(disk.source_datastore, disk.source)} ({disk.source_format})",
+        f"to   {_place(disk.datastore, disk.dest)} ({_dest_format(disk)})",
+    ]
+    lines.extend(f"with {layer.source} -> {layer.dest}" for layer in disk.layers)
+    below = None if disk.stays_below is None else disk.stays_below[0]
+    if any(layer.dest == below for one in plan.disks for layer in one.layers):
+        lines.append(f"on   {below}, copied once for several disks")
+    elif disk.reused is not None:
+        lines.append(f"on   {disk.reused.path}, reused for {disk.reused.source} ({disk.reused.evidence})")
+    elif below is not None:
+        lines.append(f"on   {below}, which stays where it is")
+    return lines
+
+
+def _home_lines(home: HomePlan) -> list[Cell]:
+    lines: list[Cell] = [_place(home.datastore, home.dest)]
+    lines.extend(f"{file.role}: {file.source} -> {file.dest}" for file in home.files)
+    lines.extend(f"stays in the old home: {one.path} ({one.why})" for one in home.stays[:STAYING_SHOWN])
+    if len(home.stays) > STAYING_SHOWN:
+        lines.append(f"stays in the old home: {len(home.stays) - STAYING_SHOWN} more (`--json` names all)")
+    return lines
+
+
+def _conditions(plan: Plan) -> Iterator[Pair]:
+    """What holds while it is copied, and right after the switch."""
+    if plan.bandwidth:
+        yield "limit", f"{format_rate(plan.bandwidth)} for all disks together"
+    if plan.contract is not None:
+        yield "guest", contract(plan.contract)
+    if plan.trim:
+        yield "trim", "the guest gives back what it does not use before it is copied, and once more at the end"
+    if plan.resume_after:
+        yield "afterwards", "the VM, paused because its storage failed, runs again"
+    if plan.method is Method.CHANGED_BLOCKS:
+        yield "if outrun", f"{plan.if_not_converging.value}, when the guest writes as fast as it is copied"
+    if plan.hang is not None:
+        yield "if it hangs", plan.hang.bound
 
 
 def contract(wanted: LatencyContract) -> str:
@@ -164,7 +177,7 @@ def report(out: Out, summary: MoveSummary) -> None:
     if done.changed_bytes or done.passes:
         again = f", and {format_size(done.changed_bytes)} because the guest changed it"
         again += f" ({counted(done.passes, 'pass', 'passes')})" if done.passes else ""
-    pairs: list[tuple[str, Cell | list[Cell]]] = [("copied", format_size(done.bulk_bytes) + again)]
+    pairs: list[Pair] = [("copied", format_size(done.bulk_bytes) + again)]
     if done.trimmed_bytes is not None:
         pairs.append(("trimmed", f"{format_size(done.trimmed_bytes)} given back by the guest before the copy"))
     if done.trimmed_again_bytes is not None:
@@ -172,21 +185,7 @@ def report(out: Out, summary: MoveSummary) -> None:
     if done.compared_bytes:
         text = f"{format_size(done.compared_bytes)} read on both sides, {format_size(done.rewritten_bytes)} written"
         pairs.append(("compared", text))
-    if done.switch_stall_s is not None:
-        attempts = f", at attempt {done.switch_attempts}" if done.switch_attempts > 1 else ""
-        pairs.append(("switch", f"the VM was suspended for {format_duration(done.switch_stall_s)}{attempts}"))
-    if done.start_stall_s is not None:
-        pairs.append(("start", f"suspended for {format_duration(done.start_stall_s)} for a clean start of the copies"))
-    if done.guest is not None:
-        pairs.append(("guest", list(_guest_lines(done.guest))))
-    if done.checkpoint_stall_s is not None:
-        stall = format_duration(done.checkpoint_stall_s)
-        pairs.append(("checkpoints", f"suspended for at most {stall}, so that what was copied outlives QEMU"))
-    if done.firmware_stall_s is not None:
-        stall = format_duration(done.firmware_stall_s)
-        pairs.append(("firmware", f"the VM was saved and restored, and stood still for {stall}"))
-    if summary.record.hold_failed:
-        pairs.append(("firmware", f"the UEFI variables did not move at once: {summary.record.hold_failed}"))
+    pairs.extend(_suffered(done, summary.record.hold_failed))
     if done.phases:
         times = ", ".join(f"{phase} {format_duration(seconds)}" for phase, seconds in done.phases.items())
         pairs.append(("times", times))
@@ -197,6 +196,25 @@ def report(out: Out, summary: MoveSummary) -> None:
     if done.notes:
         pairs.append(("notes", list(done.notes)))
     out.details(pairs)
+
+
+def _suffered(done: Report, hold_failed: str) -> Iterator[Pair]:
+    """When the VM stood still, for how long and why."""
+    if done.switch_stall_s is not None:
+        attempts = f", at attempt {done.switch_attempts}" if done.switch_attempts > 1 else ""
+        yield "switch", f"the VM was suspended for {format_duration(done.switch_stall_s)}{attempts}"
+    if done.start_stall_s is not None:
+        yield "start", f"suspended for {format_duration(done.start_stall_s)} for a clean start of the copies"
+    if done.guest is not None:
+        yield "guest", list(_guest_lines(done.guest))
+    if done.checkpoint_stall_s is not None:
+        stall = format_duration(done.checkpoint_stall_s)
+        yield "checkpoints", f"suspended for at most {stall}, so that what was copied outlives QEMU"
+    if done.firmware_stall_s is not None:
+        stall = format_duration(done.firmware_stall_s)
+        yield "firmware", f"the VM was saved and restored, and stood still for {stall}"
+    if hold_failed:
+        yield "firmware", f"the UEFI variables did not move at once: {hold_failed}"
 
 
 def _guest_lines(guest: GuestReport) -> Iterable[Cell]:

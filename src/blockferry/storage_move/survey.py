@@ -296,7 +296,9 @@ def _clones(
             continue  # not cloned in any case, and perhaps not moved at all: there is no name for it at the destination
         try:
             directory = files.existing_directory(runner, placement.home_directory(store, vm.name))
-            found[target] = reflink.problem(runner, posixpath.dirname(files.realpath(runner, chain[0].path)), directory) or ""
+            found[target] = (
+                reflink.problem(runner, posixpath.dirname(files.realpath(runner, chain[0].path)), directory) or ""
+            )
         except HostCommandFailed as error:
             found[target] = error.sentence
     return found
