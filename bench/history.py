@@ -15,9 +15,10 @@ import sqlalchemy as sa
 from bench.options import new_console
 from blockferry.base.units import GiB
 from blockferry.hosts.inventory import PowerState
+from blockferry.jobs.outcome import Outcome
 from blockferry.safety import proof
 from blockferry.storage_move.plan import DiskPlan, Plan
-from blockferry.storage_move.record import Outcome, Record
+from blockferry.storage_move.record import Record
 from blockferry.storage_move.request import Method, SourcePolicy
 from blockferry.storage_move.summary import Report
 from blockferry.storage_move.templates import effects as templates_effects

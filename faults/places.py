@@ -1,4 +1,4 @@
-"""Where in a move a fault strikes: phases, and the named points (jobs/kill_points.py) that lie in each."""
+"""Where in a move a fault strikes: phases, and the named points (storage_move/points.py) that lie in each."""
 
 from __future__ import annotations
 

@@ -67,13 +67,15 @@ from blockferry.base.errors import (
 )
 from blockferry.doctor.rules import Diagnosis, HostCheck, Level
 from blockferry.hosts.inventory import Datastore, Disk, DiskSource, PowerState, Vm
+from blockferry.hosts.kept import Kept
+from blockferry.jobs.outcome import Outcome, Wanted
 from blockferry.leftovers.quarantine_rules import DiskLoss, KeptFile, Purged, Restore
 from blockferry.move_handle import Move, Update
 from blockferry.storage_move.conclusion import conclude
 from blockferry.storage_move.move_options import MoveOptions, move_request, read_rate
 from blockferry.storage_move.plan import DiskPlan, HomePlan, Plan
 from blockferry.storage_move.precheck.finding import CATALOGUE, Finding, FindingKind, Severity
-from blockferry.storage_move.record import Outcome, Record, Wanted
+from blockferry.storage_move.record import Record
 from blockferry.storage_move.request import (
     ANY_TEMPLATE,
     FORMATS,
@@ -106,7 +108,6 @@ from blockferry.storage_move.summary import (
     SpaceEstimate,
     VmListing,
 )
-from blockferry.store.kept import Kept
 from blockferry.tracking.rules import (
     MOST_POINTS,
     ChangedArea,

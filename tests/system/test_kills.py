@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from blockferry.jobs.kill_points import POINTS
+from blockferry.storage_move.points import point as move_point
 from lab import Datastore, Disk, Guest, Host, Lab
 from lab.process import wait_until
 from tests.system.voyage import Line, assert_clean, assert_whole, other, side
@@ -45,10 +45,6 @@ CHAIN = ("layer-named", "layer-copied")
 """Passed with layers that are copied as layers only: test_templates.py kills there."""
 CLONE = ("cloning", "cloned")
 """Passed by the method clone only: test_clone.py kills there."""
-TRACKING = ("point-made", "changes-begun", "changes-read")
-"""Passed by no move: test_tracking.py kills there."""
-PURGE = ("purging",)
-"""Passed by no move either: test_quarantine.py kills there."""
 LOST = ("lost-running", "lost-noted", "lost-pointed", "lost-barred", "lost-ended", "found-noted")
 """Passed when libvirt has lost the VM only: test_lost.py kills there."""
 GRAPH = ("graph-noted", "truth-named")
@@ -59,10 +55,10 @@ HOME = ("releasing-home-file", "home-file-aside")
 """Passed with files in the home only: test_home.py kills there."""
 ELSEWHERE = (
     *(*GRAPH, *PAUSED, *HOME),
-    *(*TRACKING, *PURGE, *COLD, *START, *BACK, *VERIFY, *HANGING, *COURSE, *OVERLAYS, *FIRMWARE),
+    *(*COLD, *START, *BACK, *VERIFY, *HANGING, *COURSE, *OVERLAYS, *FIRMWARE),
     *(*TRIM, *CLONE, *SNAPSHOTS, *CHAIN, *LOST),
 )
-LIVE = tuple(one for one in POINTS if one not in ELSEWHERE)
+LIVE = tuple(one for one in move_point.names if one not in ELSEWHERE)
 
 
 @pytest.fixture(scope="module")

@@ -34,10 +34,11 @@ from blockferry.cli.app import App
 from blockferry.client import Client
 from blockferry.doctor.rules import Diagnosis, HostCheck, Level
 from blockferry.hosts.inventory import Datastore, Disk, DiskSource, PowerState, Vm
+from blockferry.jobs.outcome import Outcome, Wanted
 from blockferry.leftovers.quarantine_rules import KeptFile, Purged, Restore
 from blockferry.storage_move.plan import DiskPlan, HomeFile, HomePlan, Plan
 from blockferry.storage_move.precheck.finding import Finding, finding
-from blockferry.storage_move.record import Outcome, Record, Wanted
+from blockferry.storage_move.record import Record
 from blockferry.storage_move.request import Method, MoveRequest
 from blockferry.storage_move.summary import (
     CheckResult,

@@ -15,11 +15,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 from blockferry.hosts.inventory import JobInfo, PowerState
+from blockferry.jobs.outcome import Outcome, Wanted
 from blockferry.storage_move import actions
 from blockferry.storage_move.lost_vm import rules as lost_vm_rules
 from blockferry.storage_move.observation import DiskSide, DiskView, Job, LostView, Observation
 from blockferry.storage_move.plan import DiskPlan, LayerPlan, Plan
-from blockferry.storage_move.record import Copy, LostVm, Outcome, Record, Stage, Wanted
+from blockferry.storage_move.record import Copy, LostVm, Record, Stage
 from blockferry.storage_move.request import Method, SourcePolicy
 from blockferry.storage_move.switch.graph_proof import GraphView
 

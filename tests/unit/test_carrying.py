@@ -9,10 +9,10 @@ import pytest
 from blockferry.base.units import GiB
 from blockferry.hosts.inventory import Datastore, Disk, DiskSource, Image, PowerState, Snapshot, Vm
 from blockferry.hosts.libvirt import domain_xml
+from blockferry.jobs.outcome import Outcome
 from blockferry.storage_move.facts import Facts, SaveRoom, SmallFile
 from blockferry.storage_move.plan import ManagedSavePlan, NvramPlan, Plan
 from blockferry.storage_move.precheck import rules as precheck_rules
-from blockferry.storage_move.record import Outcome
 from blockferry.storage_move.request import ChainPolicy, Firmware, Method, MoveRequest, Provision
 from blockferry.tracking import rules as tracking_rules
 

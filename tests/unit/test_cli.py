@@ -16,8 +16,9 @@ from blockferry.base.errors import HostUnreachable, JournalFailed, LeaseLost, Mo
 from blockferry.base.units import MiB
 from blockferry.cli import display, drive, main
 from blockferry.cli.app import App
+from blockferry.jobs.outcome import Outcome
 from blockferry.storage_move.precheck.finding import CATALOGUE, finding
-from blockferry.storage_move.record import BackupExport, Outcome, Record
+from blockferry.storage_move.record import BackupExport, Record
 from blockferry.storage_move.request import ChainPolicy, Method, MoveRequest, Provision, SourcePolicy
 from blockferry.storage_move.summary import Event, MoveSummary, Orphan
 

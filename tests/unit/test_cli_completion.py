@@ -14,7 +14,7 @@ from click.shell_completion import ShellComplete
 
 from blockferry.cli import completion, main, types
 from blockferry.cli.app import App
-from blockferry.storage_move.record import Outcome
+from blockferry.jobs.outcome import Outcome
 
 FAKE = Path(cli_fake.__file__)
 

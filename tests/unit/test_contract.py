@@ -14,9 +14,10 @@ from blockferry.base import config
 from blockferry.base.config import Config
 from blockferry.base.errors import ConfigInvalid
 from blockferry.hosts.inventory import PowerState
+from blockferry.jobs.outcome import Outcome
 from blockferry.storage_move.pace.latency import GuestLatency
 from blockferry.storage_move.precheck import method
-from blockferry.storage_move.record import Outcome, Record, Throttle
+from blockferry.storage_move.record import Record, Throttle
 from blockferry.storage_move.request import IfNotConverging, LatencyContract, Method
 from blockferry.storage_move.summary import GuestReport, Progress
 

@@ -19,9 +19,10 @@ from blockferry.hosts.helper import paths as helper_paths
 from blockferry.hosts.helper.program import path_calls
 from blockferry.hosts.inventory import Datastore
 from blockferry.hosts.runner import LocalRunner
+from blockferry.jobs.outcome import Outcome
 from blockferry.storage_move.plan import Plan
 from blockferry.storage_move.precheck import space
-from blockferry.storage_move.record import Outcome, Record
+from blockferry.storage_move.record import Record
 from blockferry.storage_move.summary import Report
 from blockferry.store import Journal
 from blockferry.store.process_identity import Owner

@@ -14,11 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blockferry.hosts.inventory import JobInfo, PowerState, Secret
+from blockferry.jobs.outcome import Outcome, Wanted
 from blockferry.storage_move import actions
 from blockferry.storage_move.decide import PIVOT_ATTEMPTS, START_ATTEMPTS, allowed_pause_s, decide
 from blockferry.storage_move.observation import DiskSide, DiskView, Job, Observation
 from blockferry.storage_move.plan import LuksPlan, NvramPlan, Plan
-from blockferry.storage_move.record import BackupExport, Copy, Outcome, Record, Stage, Wanted
+from blockferry.storage_move.record import BackupExport, Copy, Record, Stage
 from blockferry.storage_move.request import Method
 from blockferry.storage_move.switch.graph_proof import PROVEN, GraphView
 

@@ -15,12 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blockferry.hosts.inventory import JobInfo, PowerState
+from blockferry.jobs.outcome import Outcome, Wanted
 from blockferry.storage_move import actions
 from blockferry.storage_move.decide import decide
 from blockferry.storage_move.observation import DiskSide, DiskView, Job, Observation
 from blockferry.storage_move.overlays import rules as overlays_rules
 from blockferry.storage_move.plan import DiskPlan, Plan
-from blockferry.storage_move.record import ComparedBase, Copy, Outcome, OverlayState, Record, Stage, Wanted
+from blockferry.storage_move.record import ComparedBase, Copy, OverlayState, Record, Stage
 from blockferry.storage_move.request import LatencyContract, Method, OnBreak, SourcePolicy
 from blockferry.storage_move.switch.graph_proof import PROVEN
 

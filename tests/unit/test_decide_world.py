@@ -16,12 +16,13 @@ from hypothesis import strategies as st
 
 from blockferry.hosts.fencing import ANSWERING, DestinationHealth, Fencing
 from blockferry.hosts.inventory import JobInfo, PowerState
+from blockferry.jobs.outcome import Outcome, Wanted
 from blockferry.storage_move import actions
 from blockferry.storage_move.decide import decide
 from blockferry.storage_move.observation import DiskSide, DiskView, Job, Observation
 from blockferry.storage_move.overlays.convergence import Divergence
 from blockferry.storage_move.plan import DiskPlan, HangPlan, Plan
-from blockferry.storage_move.record import BackupExport, Copy, Outcome, Record, Stage, Throttle, Wanted
+from blockferry.storage_move.record import BackupExport, Copy, Record, Stage, Throttle
 from blockferry.storage_move.request import IfNotConverging, LatencyContract, Method, SourcePolicy
 from blockferry.storage_move.switch.graph_proof import PROVEN
 

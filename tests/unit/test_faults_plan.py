@@ -7,7 +7,9 @@ import random
 import pytest
 from click.testing import CliRunner
 
-from blockferry.jobs.kill_points import POINTS
+from blockferry.leftovers import quarantine
+from blockferry.storage_move.points import point as move_point
+from blockferry.tracking import effects as tracking_effects
 from faults import matrix, places, tables
 from faults.case import Case
 from faults.cli import main
@@ -16,7 +18,7 @@ from faults.record import Result, Run
 
 def test_every_named_point_of_the_engine_is_walked_by_kills_of_our_process() -> None:
     walked = {case.place for case in matrix.catalogue().cells(["kill-us"])} - {places.AT_RANDOM}
-    assert walked | set(places.COURSE) == set(POINTS)
+    assert walked | set(places.COURSE) == {*move_point.names, *tracking_effects.point.names, *quarantine.point.names}
     assert not walked & set(places.COURSE)
 
 

@@ -17,12 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blockferry.hosts.inventory import PowerState
+from blockferry.jobs.outcome import Outcome, Wanted
 from blockferry.storage_move import actions as storage_move_actions
 from blockferry.storage_move.decide import decide
 from blockferry.storage_move.firmware.rules import CHANGED, HOLD_ATTEMPTS, RELEASED, follow
 from blockferry.storage_move.observation import MISSING, DiskSide, NvramView, Observation
 from blockferry.storage_move.plan import ManagedSavePlan, NvramPlan
-from blockferry.storage_move.record import COMPARISON_CANCELLED, ManagedSave, Outcome, Record, Wanted
+from blockferry.storage_move.record import COMPARISON_CANCELLED, ManagedSave, Record
 
 OLD, NEW, ELSEWHERE = DiskSide.SOURCE, DiskSide.DESTINATION, DiskSide.ELSEWHERE
 RUNNING, OFF, ABSENT = PowerState.RUNNING, PowerState.OFF, PowerState.ABSENT

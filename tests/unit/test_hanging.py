@@ -31,11 +31,12 @@ from blockferry.hosts import waiting_runner
 from blockferry.hosts.fencing import DestinationHealth, Fencing
 from blockferry.hosts.runner import LocalRunner
 from blockferry.hosts.waiting_runner import WaitingRunner
+from blockferry.jobs.outcome import Wanted
 from blockferry.storage_move import actions
 from blockferry.storage_move.decide import decide
 from blockferry.storage_move.observation import DiskSide, Observation
 from blockferry.storage_move.plan import HangPlan, Plan
-from blockferry.storage_move.record import Stage, Wanted
+from blockferry.storage_move.record import Stage
 from blockferry.storage_move.request import IfNotConverging, Method
 
 HANGS = DestinationHealth(seconds=3.0, directory="/b", times=1, longest=3.0)

@@ -16,12 +16,13 @@ from journal_support import disk_plan, make_plan
 
 from blockferry.base.errors import DestinationTaken, JournalFailed, MoveBusy, MoveNotFound, UsageError
 from blockferry.base.units import GiB, MiB
+from blockferry.hosts.kept import Kept, KeptFingerprint
+from blockferry.jobs.outcome import Outcome, Wanted
 from blockferry.storage_move.plan import PLAN_VERSION, LayerPlan
 from blockferry.storage_move.precheck import space
-from blockferry.storage_move.record import Copy, Outcome, Record, Stage, Wanted
+from blockferry.storage_move.record import Copy, Record, Stage
 from blockferry.storage_move.summary import DiskProgress, Progress, Report
 from blockferry.store import Journal, Owner, codec, schema
-from blockferry.store.kept import Kept, KeptFingerprint
 
 pytest_plugins = ("journal_plugin",)
 on_sqlite = pytest.mark.parametrize("url", ["sqlite"], indirect=True)  # the database plays no part in these

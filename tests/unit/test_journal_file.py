@@ -25,11 +25,12 @@ from journal_support import Children, make_plan
 
 from blockferry.base.errors import JournalFailed, MoveNotFound, UsageError
 from blockferry.base.units import GiB, MiB
+from blockferry.hosts.kept import Kept
+from blockferry.jobs.outcome import Outcome, Wanted
 from blockferry.storage_move.plan import LayerPlan
-from blockferry.storage_move.record import Copy, Outcome, Record, Stage, Wanted
+from blockferry.storage_move.record import Copy, Record, Stage
 from blockferry.storage_move.request import SourcePolicy
 from blockferry.store import Journal, Owner, schema, sqlite, upgrade
-from blockferry.store.kept import Kept
 
 pytest_plugins = ("journal_plugin",)
 

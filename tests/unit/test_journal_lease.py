@@ -15,7 +15,8 @@ import sqlalchemy as sa
 from journal_support import Children, make_plan
 
 from blockferry.base.errors import BlockferryError, LeaseLost, MoveBusy, MoveParked, UsageError
-from blockferry.storage_move.record import Outcome, Record
+from blockferry.jobs.outcome import Outcome
+from blockferry.storage_move.record import Record
 from blockferry.storage_move.summary import Progress, Report
 from blockferry.store import Journal, Lease, LeaseKeeper, Owner
 from blockferry.store.claiming import DEATHS_UNTIL_PARKED

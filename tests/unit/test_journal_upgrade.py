@@ -17,9 +17,10 @@ from journal_support import disk_plan, make_plan
 from blockferry.base.units import GiB, MiB
 from blockferry.hosts import identity
 from blockferry.hosts.identity import HostId, VmTrace
+from blockferry.jobs.outcome import Outcome, Wanted
 from blockferry.storage_move.facts import Partial
 from blockferry.storage_move.plan import ReusedLayer
-from blockferry.storage_move.record import Outcome, OverlayState, Record, Stage, Wanted
+from blockferry.storage_move.record import OverlayState, Record, Stage
 from blockferry.storage_move.summary import Report
 from blockferry.store import Journal, Owner
 

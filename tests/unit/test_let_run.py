@@ -5,18 +5,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any, cast
 
 import pytest
+from loop_support import make_loop
 
 from blockferry.base.errors import JournalFailed, LibvirtFailed
 from blockferry.hosts.qemu_process import QemuPresence
 from blockferry.jobs import loop as jobs_loop
-from blockferry.jobs.loop import Loop
-from blockferry.storage_move.context import Context
 from blockferry.storage_move.lost_vm import past_libvirt
+from blockferry.storage_move.move_loop import MoveLoop
 from blockferry.storage_move.observe import Memory
-from blockferry.storage_move.record import Record
 
 NO_ANSWER = LibvirtFailed("resume VM web01", "no answer", "VIR_ERR_OPERATION_TIMEOUT")
 
@@ -42,18 +40,17 @@ class Host:
 
 
 @pytest.fixture
-def made(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Loop, Host]]:
-    def make(guard: list[bool | None], libvirt: list[bool | None], remains: list[QemuPresence]) -> tuple[Loop, Host]:
+def made(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[MoveLoop, Host]]:
+    def make(
+        guard: list[bool | None], libvirt: list[bool | None], remains: list[QemuPresence]
+    ) -> tuple[MoveLoop, Host]:
         host = Host(guard, libvirt, remains)
         monkeypatch.setattr(past_libvirt, "remains_of_lost", lambda _control, _runner: next(host.remains))
         context = SimpleNamespace(
             guard=host, control=host, runner=None, memory=Memory(suspended_at=1.0), note=lambda _record: None,
             tell=lambda *_said: None, stop=threading.Event(), plan=SimpleNamespace(move="m1", vm="web01"),
         )  # fmt: skip
-        nothing: Any = lambda *_words: None  # noqa: E731
-        loop = Loop(
-            cast(Context, context), Record, nothing, nothing, nothing, nothing, follow=nothing, began_at=0.0,
-        )  # fmt: skip
+        loop = make_loop(context)
         return loop, host
 
     return make
@@ -71,17 +68,17 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Loop, Host]]:
     ],
 )
 def test_only_a_guest_that_runs_is_let_go(
-    made: Callable[..., tuple[Loop, Host]], guard: list[bool | None], libvirt: list[bool | None],
+    made: Callable[..., tuple[MoveLoop, Host]], guard: list[bool | None], libvirt: list[bool | None],
     remains: list[QemuPresence], over: bool,
 ) -> None:  # fmt: skip
     loop, host = made(guard, libvirt, remains)
-    loop._let_run()
+    loop.let_go()
     assert (loop.context.memory.suspended_at is None) is over
     assert (host.disarmed == 1) is over
 
 
 def test_it_is_tried_again_while_the_journal_is_away(
-    made: Callable[..., tuple[Loop, Host]], monkeypatch: pytest.MonkeyPatch
+    made: Callable[..., tuple[MoveLoop, Host]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jobs_loop, "JOURNAL_S", 0.001)
     loop, host = made([None, None, None], [None, None, True], [])
@@ -92,13 +89,15 @@ def test_it_is_tried_again_while_the_journal_is_away(
         if (error := next(rounds)) is not None:
             raise error
 
-    loop.regain = regain
+    monkeypatch.setattr(loop.job, "regain", regain)
     loop._await_journal(away)
     assert loop.context.memory.suspended_at is None
     assert host.disarmed == 1
 
 
-def test_it_is_tried_again_after_a_bug(made: Callable[..., tuple[Loop, Host]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_tried_again_after_a_bug(
+    made: Callable[..., tuple[MoveLoop, Host]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(jobs_loop, "UNFORESEEN_S", 0.001)
     loop, host = made([None, True], [None], [])
     loop._unforeseen(KeyError("x"))

@@ -24,17 +24,18 @@ from blockferry.hosts.helper import files, references
 from blockferry.hosts.helper.program import reference_calls
 from blockferry.hosts.helper.references import PathSeen, same_file
 from blockferry.hosts.inventory import PowerState
+from blockferry.hosts.kept import Kept, KeptFingerprint
 from blockferry.hosts.libvirt import domain_list
+from blockferry.jobs.outcome import Outcome
 from blockferry.leftovers import orphans, quarantine
 from blockferry.safety import file_references, proof
 from blockferry.safety.proof import Claims
 from blockferry.storage_move import survey
 from blockferry.storage_move.plan import DiskPlan, Plan
-from blockferry.storage_move.record import Outcome, Record
+from blockferry.storage_move.record import Record
 from blockferry.storage_move.request import Method, SourcePolicy
 from blockferry.storage_move.summary import Orphan, Report
 from blockferry.store import Journal, Owner
-from blockferry.store.kept import Kept, KeptFingerprint
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="who may not see all processes can prove nothing")
 

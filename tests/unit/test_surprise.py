@@ -22,10 +22,11 @@ from blockferry.client import connect
 from blockferry.hosts.host import Host
 from blockferry.hosts.libvirt import connection
 from blockferry.hosts.process import reap
-from blockferry.jobs import unexpected_errors
-from blockferry.jobs.store_outage import Lifeline
-from blockferry.moves import move_host, running
-from blockferry.storage_move.record import Record, Wanted
+from blockferry.jobs import lease_keeping, unexpected_errors
+from blockferry.jobs.handle import JobHandle
+from blockferry.jobs.outcome import Wanted
+from blockferry.moves import move_host
+from blockferry.storage_move.record import Record
 from blockferry.store import Journal, LeaseKeeper, Owner, database, postgresql, sqlite
 
 pytest_plugins = ("journal_plugin",)
@@ -38,12 +39,12 @@ def test_the_lease_is_released_after_a_bug_is_counted(journal: Journal) -> None:
     journal.add(make_plan("m1"), Record(), "{}", "admin")
     for count in range(1, unexpected_errors.LIMIT + 1):
         lease = journal.claim("m1", Owner.here())
-        with pytest.raises(KeyError), running.parking_bugs(journal, lease):
+        with pytest.raises(KeyError), lease_keeping.parking_bugs(journal, lease):
             raise KeyError("x")
         assert journal.read("m1").unexpected == count
         assert journal.get("m1").owner is None
     assert journal.get("m1").parked is not None
-    with running.parking_bugs(journal, journal.claim("m1", Owner.here())):
+    with lease_keeping.parking_bugs(journal, journal.claim("m1", Owner.here())):
         pass
     assert journal.get("m1").owner is None, "nobody else releases it"
 
@@ -95,7 +96,7 @@ def once(journal: Journal) -> str | None:
         raise KeyError("postgresql://m:s3cret@db/j")
     except KeyError as error:
         return unexpected_errors.note(
-            "m1", error, lambda: journal.read("m1"), lambda record: journal.write(lease, record),
+            "move m1", error, lambda: journal.read("m1"), lambda record: journal.write(lease, record),
             lambda kind, text: journal.event("m1", kind, text),
         )  # fmt: skip
     finally:
@@ -127,12 +128,12 @@ def test_a_short_outage_is_bridged_and_a_long_one_ends_the_effect(
         impatient.add(make_plan("m1"), Record(bandwidth=7), "{}", "admin")
         lease = impatient.claim("m1", Owner.here(), ttl_s=1.2)
         with LeaseKeeper(impatient, lease) as keeper:
-            line = Lifeline(impatient, lease, keeper, lambda _: None, threading.Event(), impatient.get("m1"))
+            line = JobHandle(impatient, lease, keeper, lambda _: None, threading.Event(), impatient.get("m1"))
             assert not line.should_stop()
             with closing(sqlite3.connect(path, isolation_level=None)) as other:
                 other.execute("BEGIN IMMEDIATE")
-                line.tell("warning", "first")
-                line.tell("warning", "second")
+                line.log_event("warning", "first")
+                line.log_event("warning", "second")
                 with pytest.raises(JournalFailed) as failed:
                     keeper.regain()
                 assert failed.value.passing
@@ -146,7 +147,7 @@ def test_a_short_outage_is_bridged_and_a_long_one_ends_the_effect(
             keeper.regain()
             assert keeper.holds
             assert not line.should_stop()
-            line.tell("warning", "third")
+            line.log_event("warning", "third")
             assert [one.text for one in impatient.events("m1")] == ["first", "second", "third"]
             impatient.want("m1", Wanted.CANCEL)
             assert line.should_stop()

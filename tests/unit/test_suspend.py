@@ -10,12 +10,12 @@ from typing import Any, cast
 
 import pytest
 from decide_support import make_plan
+from loop_support import make_loop
 
 from blockferry.base.errors import JournalFailed, LibvirtFailed, MoveParked
 from blockferry.hosts.inventory import PowerState
-from blockferry.jobs.loop import TRIES, Loop
-from blockferry.safety import destination_watchdog
-from blockferry.storage_move import actions
+from blockferry.jobs.loop import TRIES
+from blockferry.storage_move import actions, destination_watchdog
 from blockferry.storage_move.context import Context
 from blockferry.storage_move.decide import decide
 from blockferry.storage_move.lost_vm import past_libvirt
@@ -73,13 +73,12 @@ def test_what_came_of_it_is_looked_at(state: PowerState) -> None:
     context = SimpleNamespace(
         memory=Memory(suspended_at=1.0), control=None, note=nothing, stop=threading.Event(), plan=make_plan(1)
     )
-    loop = Loop(cast(Context, context), Record, nothing, nothing, nothing, nothing, follow=nothing, began_at=0.0)
+    loop = make_loop(context)
     observer = SimpleNamespace(look=lambda *_words: replace(SEEN, state=state))
-    found = loop._overtaken(cast(Observer, observer), SEEN, actions.Suspend(switch=True))
+    loop.observer = cast(Observer, observer)
+    found = loop._vm_changed(SEEN, actions.Suspend(switch=True))
     assert found is (state is not PowerState.RUNNING)
-    assert not loop._overtaken(cast(Observer, observer), SEEN, actions.Pivot(("vda",))), (
-        "the guest's time is not for looks"
-    )
+    assert not loop._vm_changed(SEEN, actions.Pivot(("vda",))), "the guest's time is not for looks"
 
 
 @pytest.mark.parametrize(
@@ -94,7 +93,7 @@ def test_that_a_guest_could_not_be_let_run_is_said_when_the_move_is_parked(
         memory=Memory(suspended_at=1.0), control=None, note=nothing, tell=nothing, stop=threading.Event(),
         plan=make_plan(1),
     )  # fmt: skip
-    loop = Loop(cast(Context, context), Record, nothing, nothing, nothing, nothing, follow=nothing, began_at=0.0)
+    loop = make_loop(context)
     loop.tries = TRIES
     with pytest.raises(MoveParked) as parked:
         loop._stumble(action, replace(SEEN, state=PowerState.PAUSED, record=Record(suspended=True)), NO_ANSWER)
@@ -156,13 +155,13 @@ def test_an_owners_pause_after_ours_is_the_owners_though_the_journal_could_not_b
         plan=make_plan(1), stalls={},
     )  # fmt: skip
     context = cast(Context, found)
-    loop = Loop(context, lambda: journal.record, nothing, nothing, nothing, nothing, follow=nothing, began_at=0.0)
+    loop = make_loop(context, lambda: journal.record)
     with contextlib.suppress(JournalFailed):
         if what == "switch":
             switch_effects.suspend(context, actions.Suspend(switch=True), SEEN)
         else:
             overlays_effects._hold_for_flush(context, Record(), 1.0)
-    loop._let_run()
+    loop.let_go()
     assert journal.record.suspended, "the journal could not be told that it is over"
     assert vm.resumed == (1 if ours else 0)
     journal.away = False

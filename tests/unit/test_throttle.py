@@ -7,10 +7,11 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import cast
 
 import msgspec
 import pytest
+from loop_support import make_loop
 from test_decide import ONE, RUNNING, begun, copying, seen, stages
 
 from blockferry.base.errors import HostUnreachable, JournalFailed, LibvirtFailed
@@ -18,7 +19,6 @@ from blockferry.base.units import MiB
 from blockferry.hosts.inventory import JobInfo, PowerState
 from blockferry.hosts.libvirt.domain import Control
 from blockferry.jobs import loop as jobs_loop
-from blockferry.jobs.loop import Loop
 from blockferry.safety import guard
 from blockferry.safety.guard import Guard
 from blockferry.storage_move import actions
@@ -278,9 +278,8 @@ def test_a_guest_runs_free_while_the_journal_is_away_and_is_slowed_again_after_i
     before = {target: host.limits(target) for target in host.disks}
     move = Move(host).slow("vda").slow("vdb").slow("vdc")
     slowed = {target: host.limits(target) for target in host.disks}
-    nothing: Any = lambda *_words: None  # noqa: E731
     move.context.stop = threading.Event()
-    loop = Loop(move.context, lambda: move.record, nothing, nothing, nothing, nothing, follow=nothing, began_at=0.0)
+    loop = make_loop(move.context, lambda: move.record)
     loop._known = move.record
     away = JournalFailed("j", "locked", passing=True)
     rounds, answers = iter([away, away, away, None]), iter([False, True])
@@ -297,7 +296,7 @@ def test_a_guest_runs_free_while_the_journal_is_away_and_is_slowed_again_after_i
         assert {target: host.limits(target) for target in host.disks} == before
 
     monkeypatch.setattr(host, "look", answering)
-    loop.regain = regain
+    monkeypatch.setattr(loop.job, "regain", regain)
     loop._await_journal(away)
     assert sum("not slowed while the journal is away" in one for one in move.told) == 1
     assert set(move.record.throttled) == set(host.disks)  # nothing could be noted

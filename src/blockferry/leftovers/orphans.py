@@ -17,6 +17,7 @@ from blockferry.hosts.helper import files
 from blockferry.hosts.helper.files import FileStat
 from blockferry.hosts.host import Host
 from blockferry.hosts.inventory import Datastore, datastore_of
+from blockferry.hosts.kept import Kept
 from blockferry.hosts.libvirt import domain_list, pools
 from blockferry.hosts.runner import Runner
 from blockferry.safety import proof
@@ -25,7 +26,6 @@ from blockferry.storage_move.destination.placement import is_in_home
 from blockferry.storage_move.home import effects as home_effects
 from blockferry.storage_move.summary import Orphan, Orphans
 from blockferry.store import Journal
-from blockferry.store.kept import Kept
 
 
 def find(site: Host, journal: Journal) -> Orphans:

@@ -20,8 +20,9 @@ from blockferry.hosts.helper import files
 from blockferry.hosts.host import Host
 from blockferry.hosts.images import conversion, qemu_img
 from blockferry.hosts.inventory import PowerState, Vm
+from blockferry.hosts.kept import Kept, KeptFingerprint
 from blockferry.hosts.libvirt import domain_list, pools
-from blockferry.jobs.kill_points import point
+from blockferry.jobs.kill_points import KillPoints
 from blockferry.leftovers import quarantine_rules
 from blockferry.leftovers.quarantine_rules import DiskLoss, KeptFile, Purged, Restore, Swap
 from blockferry.safety import file_references, proof
@@ -29,7 +30,8 @@ from blockferry.storage_move.destination.placement import is_in_home
 from blockferry.storage_move.home import effects as home_effects
 from blockferry.storage_move.plan import Plan
 from blockferry.store import Journal
-from blockferry.store.kept import Kept, KeptFingerprint
+
+point = KillPoints("purging")
 
 COMPARED_UP_TO = 2 * GiB
 """Bytes of an image that are compared without being asked: seconds, not minutes."""

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from blockferry.hosts.exports import is_export
 from blockferry.hosts.inventory import PowerState, Vm
+from blockferry.hosts.kept import Kept, KeptFingerprint
 from blockferry.storage_move.plan import Plan
-from blockferry.store.kept import Kept, KeptFingerprint
 
 
 @dataclass(frozen=True, slots=True)

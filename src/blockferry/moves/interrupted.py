@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 
 from blockferry.base.errors import BlockferryError, OtherHost
+from blockferry.jobs.outcome import Wanted
 from blockferry.moves import move_host
 from blockferry.moves.environment import Environment
-from blockferry.storage_move.record import Wanted
 from blockferry.storage_move.summary import MoveSummary
 
 GRACE_S = 10.0

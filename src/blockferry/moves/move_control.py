@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from blockferry.base.errors import TooLateToCancel
 from blockferry.base.units import format_rate
+from blockferry.jobs.outcome import Wanted
 from blockferry.moves import move_host
 from blockferry.moves.environment import Environment, acting_user
-from blockferry.storage_move.record import Wanted
 from blockferry.storage_move.summary import MoveSummary
 
 

@@ -15,6 +15,7 @@ import tenacity
 from blockferry.base.errors import DestinationTaken, KeptTaken, MoveNotFound, Refused, RoomTaken
 from blockferry.hosts import identity
 from blockferry.hosts.datastore_id import FileId
+from blockferry.hosts.kept import Kept
 from blockferry.hosts.libvirt import domain_list
 from blockferry.moves.environment import Environment, acting_user
 from blockferry.safety import proof
@@ -27,7 +28,6 @@ from blockferry.storage_move.record import Record
 from blockferry.storage_move.request import Method, MoveRequest
 from blockferry.storage_move.summary import CheckResult, DiskEstimate, MoveSummary
 from blockferry.storage_move.templates import effects as templates_effects
-from blockferry.store.kept import Kept
 
 LONG_S = 5.0
 """A survey that has compared images for longer is made anew, so that a move is planned with what is there now."""

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import tenacity
-
-from blockferry.base.errors import BlockferryError, LeaseLost, MoveBusy, UsageError
+from blockferry.base.errors import LeaseLost, UsageError
 from blockferry.hosts.host import Host
 from blockferry.hosts.slow_calls import SlowCalls
-from blockferry.jobs import unexpected_errors
-from blockferry.jobs.loop import Loop, Waiting
-from blockferry.jobs.store_outage import Lifeline
+from blockferry.jobs import lease_keeping
+from blockferry.jobs.handle import JobHandle
+from blockferry.jobs.loop import Waiting
 from blockferry.leftovers import quarantine
 from blockferry.moves import move_host
 from blockferry.moves.environment import Environment
@@ -23,10 +21,10 @@ from blockferry.safety.guard import Guard
 from blockferry.storage_move.conclusion import conclude
 from blockferry.storage_move.context import Context
 from blockferry.storage_move.firmware import rules as firmware_rules
+from blockferry.storage_move.move_loop import MoveLoop
 from blockferry.storage_move.pace.effects import Pacer
-from blockferry.storage_move.record import Record
-from blockferry.storage_move.summary import MoveSummary, Progress, Report
-from blockferry.store import Journal, Lease, LeaseKeeper, Owner
+from blockferry.storage_move.summary import MoveSummary
+from blockferry.store import Lease, LeaseKeeper
 
 
 def run(
@@ -43,7 +41,7 @@ def run(
     site = move_host.site_of(env, summary)
     env.uris[summary.id] = site.uri
     try:
-        lease = _claim(env, summary.id)
+        lease = lease_keeping.claim(env.journal, summary.id)
     except UsageError:
         done = env.journal.get(summary.id)
         if done.finished is None:
@@ -51,7 +49,7 @@ def run(
         on_progress(done)  # it has ended this moment, in another process
         return conclude(done)
     # From here on whatever goes wrong gives the claim back, and the lease is renewed whatever takes long.
-    with parking_bugs(env.journal, lease), LeaseKeeper(env.journal, lease) as keeper:
+    with lease_keeping.parking_bugs(env.journal, lease), LeaseKeeper(env.journal, lease) as keeper:
         try:
             site.expect(lambda connection: move_host.expect_host(env, summary, connection, asked=True))
             _Drive(env, summary, site, lease, keeper, on_progress, stop).run()
@@ -90,8 +88,8 @@ class _Drive:
             Guard(self.site.uri, plan.uuid, plan.vm, start=live) as guard,
         ):
             journal = self.env.journal
-            line = Lifeline(journal, self.lease, self.keeper, self.on_progress, self.stop, journal.get(self.summary.id))
-            context = self._context(guard, line)
+            job = JobHandle(journal, self.lease, self.keeper, self.on_progress, self.stop, journal.get(self.summary.id))
+            context = self._context(guard, job)
 
             def suspended() -> bool:
                 return context.memory.suspended_at is not None
@@ -101,9 +99,11 @@ class _Drive:
                 context.pacer = stack.enter_context(
                     Pacer(lambda: self.site.control(plan.uuid, plan.vm).counters(targets), suspended)
                 )
-            slow = stack.enter_context(SlowCalls(self.site.slowest_call, line.publish, suspended))
+            slow = stack.enter_context(SlowCalls(self.site.slowest_call, job.publish, suspended))
+            job.seen = slow.seen
+            began_at, earlier = self.summary.created, self.summary.report
             with contextlib.suppress(Waiting):
-                self._loop(context, line, slow).run()
+                MoveLoop(context=context, job=job, began_at=began_at, earlier=earlier).run()
 
     def _forget_attempts(self) -> None:
         """Begin the counts of attempts anew: what hindered the processes before may be put right."""
@@ -115,87 +115,19 @@ class _Drive:
         if fresh != tried:
             journal.write(self.lease, fresh)
 
-    def _context(self, guard: Guard, line: Lifeline) -> Context:
+    def _context(self, guard: Guard, job: JobHandle) -> Context:
         journal, site, plan = self.env.journal, self.site, self.summary.plan
         return Context(
             plan=plan,
             site=site,
             guard=guard,
-            note=lambda record: journal.write(self.lease, record),
-            tell=line.tell,
+            note=job.save,
+            tell=job.log_event,
             keep=lambda *words, **more: journal.add_kept(quarantine.row(site, plan, *words, **more)),
             claims=lambda: proof.claims(journal, site.uri, site.connection.host_id(), plan.move),
             journal=journal.identity(),
-            check=self.keeper.check,
-            should_stop=line.should_stop,
-            bandwidth=line.bandwidth,
+            check=job.check,
+            should_stop=job.should_stop,
+            bandwidth=job.bandwidth,
             stop=self.stop,
         )
-
-    def _loop(self, context: Context, line: Lifeline, slow: SlowCalls) -> Loop:
-        journal = self.env.journal
-
-        def publish(progress: Progress) -> None:
-            slow.seen(progress)
-            line.publish(progress)
-
-        def finish(record: Record, report: Report) -> None:
-            journal.finish(self.lease, record, report)
-
-        return Loop(
-            context=context,
-            read=line.read,
-            publish=publish,
-            regain=self.keeper.regain,
-            away=line.away,
-            finish=finish,
-            park=lambda problem: journal.park(self.lease, problem),
-            check_lease=self.keeper.check,
-            follow=lambda record, report: journal.follow(self.lease, record, report),
-            began_at=self.summary.created,
-            earlier=self.summary.report,
-        )
-
-
-@contextlib.contextmanager
-def parking_bugs(journal: Journal, lease: Lease) -> Iterator[None]:
-    """An unexpected error around the loop is counted, and parks the move, as one in it does.
-
-    The lease is released after that: nobody can write without it.
-    """
-    try:
-        yield
-    except BlockferryError:
-        raise
-    except Exception as error:
-        with contextlib.suppress(BlockferryError):  # the journal's own; then it is only logged
-            why = unexpected_errors.note(
-                lease.move,
-                error,
-                lambda: journal.read(lease.move),
-                lambda record: journal.write(lease, record),
-                lambda kind, text: journal.event(lease.move, kind, text),
-            )
-            if why is not None:
-                journal.park(lease, why)
-        raise
-    finally:
-        _release_quietly(journal, lease)
-
-
-@tenacity.retry(
-    retry=tenacity.retry_if_exception_type(MoveBusy),
-    stop=tenacity.stop_after_delay(5),
-    wait=tenacity.wait_fixed(0.5),
-    reraise=True,
-)
-def _claim(env: Environment, move: str) -> Lease:
-    """Become the one who runs it; one who is just leaving is waited for."""
-    return env.journal.claim(move, Owner.here())
-
-
-def _release_quietly(journal: Journal, lease: Lease) -> None:
-    try:
-        journal.release(lease)
-    except BlockferryError:
-        return  # it expires by itself

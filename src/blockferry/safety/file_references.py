@@ -16,9 +16,9 @@ from blockferry.hosts.helper.references import PathSeen, ReferencesSeen
 from blockferry.hosts.host import Host
 from blockferry.hosts.images import qemu_img
 from blockferry.hosts.inventory import Datastore, DiskSource, Vm, Volume
+from blockferry.hosts.kept import Kept, KeptFingerprint
 from blockferry.hosts.libvirt import domain_list, pools
 from blockferry.hosts.runner import Runner
-from blockferry.store.kept import Kept, KeptFingerprint
 
 _TRIES = 3
 

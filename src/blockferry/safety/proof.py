@@ -22,12 +22,12 @@ from blockferry.hosts.helper.files import FileStat
 from blockferry.hosts.helper.references import PathSeen, same_file
 from blockferry.hosts.host import Host
 from blockferry.hosts.identity import may_be_here, same_host
+from blockferry.hosts.kept import Kept, KeptFingerprint
 from blockferry.hosts.runner import Runner
 from blockferry.safety import file_references
 from blockferry.safety.file_references import FileReferences, images_of, names_of
 from blockferry.storage_move.plan import Plan
 from blockferry.store import Journal
-from blockferry.store.kept import Kept, KeptFingerprint
 
 __all__ = ["Claims", "claims", "fingerprint", "images_of", "kept_here", "names_of", "needed_by"]
 

@@ -1,6 +1,6 @@
 """The small effects of a move. Each may be repeated; `storage_move/effects.py` tells what carries them out.
 
-An action says what is to be done, never how; none of them holds a libvirt object or a file handle.
+Action, Done, Finish and Park are those of every job (jobs/action.py).
 """
 
 from __future__ import annotations
@@ -8,21 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from blockferry.storage_move.record import Outcome, OverlayState
-
-
-@dataclass(frozen=True, slots=True)
-class Action:
-    """One small effect, and all that is true of it whatever the move: who decides, acts and shows reads it here."""
-
-    phase: ClassVar[str] = ""  # what a move shows meanwhile; empty: the phase before goes on
-    failure_turns_back: ClassVar[bool] = False  # before the switch: its failure means that the way is back, else again
-    waits_for_destination: ClassVar[bool] = False  # QEMU, or a command, stands still while the destination hangs
-    ends_round: ClassVar[bool] = False  # no effect on the host: the loop ends with it, parks, or leaves the move
-
-    def phase_after(self, before: str) -> str:
-        """Return the phase that a move is in with this action, after the phase `before`."""
-        return self.phase or before
+from blockferry.jobs import action as jobs_action
+from blockferry.jobs.action import Action as Action
+from blockferry.jobs.action import Done as Done
+from blockferry.jobs.action import Finish as Finish
+from blockferry.jobs.action import Park as Park
+from blockferry.storage_move.record import OverlayState
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +204,7 @@ class Suspend(Action):
     """Stop the guest's processors for a moment. `switch`: for the switch; else for a clean start of copies."""
 
     failure_turns_back: ClassVar[bool] = True
+    routine: ClassVar[bool] = True
     waits_for_destination: ClassVar[bool] = True
 
     switch: bool
@@ -246,18 +238,17 @@ class SaveClean(Action):
 class Resume(Action):
     """Let the guest run on. `clean`: the copies that were started in this suspension and missed nothing."""
 
+    routine: ClassVar[bool] = True
+
     clean: tuple[str, ...] = ()
     switch_failed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Await(Action):
-    """Nothing to do but to look again. `why` is a word for the phase, `pause_s` how long to wait at most."""
+class Await(jobs_action.Await):
+    """Nothing to do but to look again. `why`: "initialise", "copy", "drain", "abort", "retry", "hang", "lost"."""
 
     failure_turns_back: ClassVar[bool] = True
-
-    why: str  # "initialise", "copy", "drain", "abort", "retry", "hang", "lost"
-    pause_s: float
 
     def phase_after(self, before: str) -> str:
         return "copy" if self.why in ("copy", "initialise", "retry", "hang") else before
@@ -580,31 +571,3 @@ class RemoveDestination(Action):
 @dataclass(frozen=True, slots=True)
 class Unmark(Action):
     """Take our mark off the domain."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finish(Action):
-    """The move is over."""
-
-    ends_round: ClassVar[bool] = True
-
-    outcome: Outcome
-    note: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Park(Action):
-    """Stand still and say why: going on could hurt."""
-
-    ends_round: ClassVar[bool] = True
-
-    problem: str
-
-
-@dataclass(frozen=True, slots=True)
-class Done(Action):
-    """Nothing is left to do."""
-
-    ends_round: ClassVar[bool] = True
-
-    outcome: Outcome

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from blockferry.base.errors import MoveCancelled, MoveFailed
-from blockferry.storage_move.record import Outcome
+from blockferry.jobs.outcome import Outcome
 from blockferry.storage_move.summary import MoveSummary
 from blockferry.storage_move.verify import rules as verify_rules
 

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from blockferry.base.units import format_duration
 from blockferry.hosts.fencing import USUAL
 from blockferry.hosts.inventory import PowerState
+from blockferry.jobs.outcome import Outcome, Wanted
 from blockferry.storage_move import actions
 from blockferry.storage_move.firmware import rules as firmware_rules
 from blockferry.storage_move.lost_vm import rules as lost_vm_rules
@@ -23,7 +24,7 @@ from blockferry.storage_move.observation import UNKNOWABLE, DiskSide, DiskView, 
 from blockferry.storage_move.overlays import rules as overlays_rules
 from blockferry.storage_move.pace.throttle_rules import AMPLIFICATION, LEAST
 from blockferry.storage_move.plan import Plan
-from blockferry.storage_move.record import Outcome, OverlayState, Record, Stage, Wanted
+from blockferry.storage_move.record import OverlayState, Record, Stage
 from blockferry.storage_move.request import IfNotConverging
 from blockferry.storage_move.switch.graph_proof import old_images
 from blockferry.storage_move.trim import rules as trim_rules

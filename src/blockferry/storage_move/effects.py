@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from blockferry.safety import destination_watchdog
-from blockferry.storage_move import actions
+from blockferry.storage_move import actions, destination_watchdog
 from blockferry.storage_move.clone import effects as clone_effects
 from blockferry.storage_move.context import Context
 from blockferry.storage_move.destination import effects as destination_effects

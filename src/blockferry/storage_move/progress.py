@@ -7,11 +7,12 @@ import time
 from blockferry.base.units import format_rate, format_size
 from blockferry.hosts.exports import is_export
 from blockferry.hosts.helper.comparison import ComparisonProgress
+from blockferry.jobs.outcome import Outcome
 from blockferry.storage_move.context import Context
 from blockferry.storage_move.observation import DiskSide, Job, Observation
 from blockferry.storage_move.observe import mirrored
 from blockferry.storage_move.overlays.passes import CopyProgress
-from blockferry.storage_move.record import Outcome, Record
+from blockferry.storage_move.record import Record
 from blockferry.storage_move.request import IfNotConverging
 from blockferry.storage_move.summary import DiskProgress, GuestReport, Progress, Report
 from blockferry.tracking import rules as tracking_rules

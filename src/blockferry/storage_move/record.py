@@ -10,14 +10,8 @@ import enum
 from dataclasses import dataclass, field, replace
 
 from blockferry.hosts.fencing import Guarded
+from blockferry.jobs.record import JobRecord
 from blockferry.storage_move.pace.latency import GuestLatency
-
-
-class Wanted(enum.Enum):
-    """What the user wants now."""
-
-    GO = "go"
-    CANCEL = "cancel"
 
 
 class ManagedSave(enum.Enum):
@@ -29,14 +23,6 @@ class ManagedSave(enum.Enum):
     NONE = "none"  # a saved state, if there is one, is its owner's
     SAVING = "saving"  # intent: the next thing is, or was, the call that saves it; a saved state is ours from now on
     SAVED = "saved"  # proof: its memory is whole in the image, on stable storage
-
-
-class Outcome(enum.Enum):
-    """How a move ended."""
-
-    MOVED = "moved"  # the VM's disks are at the destination, the sources gone or kept as asked
-    CANCELLED = "cancelled"  # as asked; the VM is where it was, nothing of ours is left
-    FAILED = "failed"  # it did not work; the VM is where it was, nothing of ours is left
 
 
 class Stage(enum.Enum):
@@ -121,11 +107,9 @@ class ComparedBase:
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class Record(JobRecord):
     """The memory of one move."""
 
-    wanted: Wanted = Wanted.GO
-    bandwidth: int = 0  # bytes/s, as last asked
     marked: bool = False
     mounts: dict[str, str] = field(default_factory=dict)  # destination directory -> where it was mounted at first
     home_copied: bool = False
@@ -186,9 +170,6 @@ class Record:
     lost: LostVm | None = None  # libvirt has lost it, and that is not over yet
     kept: tuple[str, ...] = ()  # broken copies that stay at the destination, to be gone on with by another move
     disks_before: dict[str, str] = field(default_factory=dict)  # target -> its <disk> in the persistent XML at first
-    unexpected: int = 0  # errors that nobody has foreseen, since the user last looked (jobs/unexpected_errors.py)
-    failure: str | None = None  # the first thing that went wrong, a sentence
-    outcome: Outcome | None = None
 
     def copy(self, target: str) -> Copy:
         return self.copies.get(target, Copy())

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from blockferry.hosts.inventory import Datastore, Vm
+from blockferry.jobs.outcome import Outcome
 from blockferry.storage_move.firmware import rules as firmware_rules
 from blockferry.storage_move.pace.latency import GuestLatency
 from blockferry.storage_move.plan import Plan
 from blockferry.storage_move.precheck.finding import Finding
-from blockferry.storage_move.record import BackupExport, Outcome, Record
+from blockferry.storage_move.record import BackupExport, Record
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from blockferry.hosts.helper import paths as helper_paths
 from blockferry.hosts.host import Host
 from blockferry.hosts.images import network_exports, qemu_img, reflink
 from blockferry.hosts.inventory import Datastore, Disk, DiskSource, Image, Vm, datastore_of
+from blockferry.hosts.kept import Kept
 from blockferry.hosts.libvirt import domain_list, pools
 from blockferry.hosts.runner import Runner
 from blockferry.safety import proof
@@ -34,7 +35,6 @@ from blockferry.storage_move.request import ChainPolicy, Firmware, Method, MoveR
 from blockferry.storage_move.switch import graph_proof
 from blockferry.storage_move.templates import effects as templates_effects
 from blockferry.storage_move.templates import rules as templates_rules
-from blockferry.store.kept import Kept
 
 
 def read_chain(runner: Runner, disk: Disk) -> tuple[tuple[Image, ...], str | None]:

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from blockferry.base.errors import LeaseLost
-from blockferry.storage_move.record import Outcome
+from blockferry.jobs.outcome import Outcome
 from blockferry.storage_move.summary import MoveSummary
 from blockferry.store import codec, database
 from blockferry.store.lease import Lease

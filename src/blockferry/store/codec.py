@@ -13,10 +13,11 @@ import msgspec
 
 from blockferry.base.errors import JournalFailed
 from blockferry.hosts import fingerprint
+from blockferry.hosts.kept import Kept, KeptFingerprint
+from blockferry.jobs.outcome import Wanted
 from blockferry.storage_move.plan import PLAN_VERSION, Plan
-from blockferry.storage_move.record import Record, Wanted
+from blockferry.storage_move.record import Record
 from blockferry.storage_move.summary import MoveSummary, Progress, Report
-from blockferry.store.kept import Kept, KeptFingerprint
 from blockferry.store.process_identity import Owner
 
 T = TypeVar("T")

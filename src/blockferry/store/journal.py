@@ -24,15 +24,16 @@ from blockferry.base.errors import (
     nearest,
 )
 from blockferry.hosts.identity import may_be_here, may_share_host
+from blockferry.hosts.kept import Kept
+from blockferry.jobs.outcome import Wanted
 from blockferry.storage_move.facts import Partial
 from blockferry.storage_move.plan import Plan
 from blockferry.storage_move.precheck.space import NeededSpace, Promise, left_to_take, needs
-from blockferry.storage_move.record import Record, Wanted
+from blockferry.storage_move.record import Record
 from blockferry.storage_move.summary import Event, MoveSummary, Progress, Report
 from blockferry.store import claiming, codec, listed
 from blockferry.store.claiming import fenced
 from blockferry.store.database import Database, clock, one_at_a_time
-from blockferry.store.kept import Kept
 from blockferry.store.lease import TTL_S, Lease, now_s
 from blockferry.store.process_identity import Owner
 from blockferry.store.schema import VERSION, events, identity, kept, moves

@@ -12,9 +12,10 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
 from blockferry.hosts import fingerprint
+from blockferry.jobs.outcome import Outcome
 from blockferry.storage_move.facts import Partial
 from blockferry.storage_move.plan import Plan
-from blockferry.storage_move.record import Outcome, Record
+from blockferry.storage_move.record import Record
 from blockferry.store import codec
 from blockferry.store.schema import OPEN, host_addresses, hosts, move_datastores, moves, partial_copies, same_images
 

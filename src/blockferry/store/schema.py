@@ -68,7 +68,7 @@ kept = Table(
     Column("why", Text, nullable=False),
     Column("since", Float),
     Column("format", String(16)),
-    Column("fingerprint", Text),  # JSON: store.kept.KeptFingerprint
+    Column("fingerprint", Text),  # JSON: hosts.kept.KeptFingerprint
 )
 
 identity = Table("identity", metadata, Column("id", String(36), primary_key=True))  # one row: this journal's own

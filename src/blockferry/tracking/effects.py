@@ -35,7 +35,7 @@ from blockferry.hosts.images import qemu_img
 from blockferry.hosts.inventory import PowerState, Vm
 from blockferry.hosts.libvirt import checkpoints, domain_list
 from blockferry.hosts.libvirt.checkpoints import Checkpoints
-from blockferry.jobs.kill_points import point
+from blockferry.jobs.kill_points import KillPoints
 from blockferry.storage_move import survey
 from blockferry.storage_move.verify import effects as verify_effects
 from blockferry.storage_move.verify.scratch import let_run
@@ -51,6 +51,8 @@ from blockferry.tracking.rules import (
     Present,
     TrackingStatus,
 )
+
+point = KillPoints("point-made", "changes-begun", "changes-read")
 
 SCRATCH = ".blockferry-changes"
 """Ending of the files in which QEMU keeps what is overwritten while it is asked; libvirt makes and removes them."""

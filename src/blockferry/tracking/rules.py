@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from blockferry.base.units import format_size
 from blockferry.hosts.inventory import Disk, Image, PowerState, Vm
-from blockferry.storage_move.record import Outcome
+from blockferry.jobs.outcome import Outcome
 
 MOST_POINTS = 32
 """Points of one VM. Each is a bitmap that QEMU keeps up at every write and saves in the image at power-off."""

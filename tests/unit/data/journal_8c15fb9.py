@@ -11,12 +11,13 @@ from dataclasses import replace
 
 from blockferry.base.units import GiB, MiB
 from blockferry.hosts.inventory import PowerState
+from blockferry.hosts.kept import Kept, KeptFingerprint
+from blockferry.jobs.outcome import Outcome, Wanted
 from blockferry.storage_move.plan import DiskPlan, HomeFile, HomePlan, LayerPlan, NvramPlan, Plan, ReusedLayer
-from blockferry.storage_move.record import ComparedBase, Copy, Outcome, OverlayState, Record, Stage, Wanted
+from blockferry.storage_move.record import ComparedBase, Copy, OverlayState, Record, Stage
 from blockferry.storage_move.request import Method, OnBreak, SourcePolicy
 from blockferry.storage_move.summary import DiskProgress, Progress, Report
 from blockferry.store import Journal, Owner
-from blockferry.store.kept import Kept, KeptFingerprint
 
 HOST = "6f0c1d9e-aaaa-4bbb-8ccc-000000000001"
 

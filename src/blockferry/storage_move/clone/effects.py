@@ -10,7 +10,6 @@ from blockferry.base.errors import CloneFailed, HostCommandFailed
 from blockferry.base.units import format_duration, format_size
 from blockferry.hosts.helper import files, image_users
 from blockferry.hosts.images import reflink
-from blockferry.jobs.kill_points import point
 from blockferry.safety import mount_check
 from blockferry.storage_move.context import Context
 from blockferry.storage_move.destination import effects as destination_effects
@@ -18,6 +17,7 @@ from blockferry.storage_move.destination import owner_and_labels
 from blockferry.storage_move.observation import Observation
 from blockferry.storage_move.observe import fingerprint
 from blockferry.storage_move.plan import DiskPlan
+from blockferry.storage_move.points import point
 from blockferry.storage_move.record import ComparedBase, Record
 
 

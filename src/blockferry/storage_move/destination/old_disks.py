@@ -10,11 +10,11 @@ from blockferry.hosts.helper import files
 from blockferry.hosts.host import Host
 from blockferry.hosts.images import qemu_img
 from blockferry.hosts.inventory import Datastore, datastore_of
+from blockferry.hosts.kept import Kept
 from blockferry.safety import proof
 from blockferry.storage_move.destination import placement
 from blockferry.storage_move.facts import KeptDisk, Partial
 from blockferry.storage_move.request import MoveRequest
-from blockferry.store.kept import Kept
 
 
 def kept(

@@ -12,8 +12,8 @@ from blockferry.hosts.exports import is_export
 from blockferry.hosts.helper import files
 from blockferry.hosts.images import network_exports, qemu_img
 from blockferry.hosts.libvirt import domain_list
-from blockferry.jobs.kill_points import point
-from blockferry.safety import destination_watchdog, mount_check, proof
+from blockferry.safety import mount_check, proof
+from blockferry.storage_move import destination_watchdog
 from blockferry.storage_move.context import Context
 from blockferry.storage_move.destination import effects as destination_effects
 from blockferry.storage_move.destination.effects import MARKER
@@ -24,6 +24,7 @@ from blockferry.storage_move.observe import fingerprints, same_path
 from blockferry.storage_move.overlays import effects as overlays_effects
 from blockferry.storage_move.overlays import resume_rules
 from blockferry.storage_move.plan import DiskPlan
+from blockferry.storage_move.points import point
 from blockferry.storage_move.record import BackupExport, Stage
 from blockferry.storage_move.request import OnBreak
 from blockferry.storage_move.templates import rules as templates_rules

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 from blockferry.base.errors import CopyIncomplete
 from blockferry.hosts.helper import files
-from blockferry.jobs.kill_points import point
 from blockferry.safety import mount_check, proof
 from blockferry.storage_move import actions
 from blockferry.storage_move.context import Context
@@ -19,6 +18,7 @@ from blockferry.storage_move.home import effects as home_effects
 from blockferry.storage_move.observation import DiskSide, Observation
 from blockferry.storage_move.observe import fingerprint
 from blockferry.storage_move.plan import NvramPlan
+from blockferry.storage_move.points import point
 from blockferry.storage_move.record import Record
 
 

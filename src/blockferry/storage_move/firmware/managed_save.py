@@ -25,7 +25,6 @@ from blockferry.base.errors import (
 from blockferry.base.units import format_duration, format_size
 from blockferry.hosts.helper import files
 from blockferry.hosts.inventory import PowerState
-from blockferry.jobs.kill_points import point
 from blockferry.safety.guard import LINGER_S
 from blockferry.storage_move import actions
 from blockferry.storage_move.context import Context
@@ -33,6 +32,7 @@ from blockferry.storage_move.firmware import managed_save_recovery
 from blockferry.storage_move.observation import Observation
 from blockferry.storage_move.observe import fingerprint, image_print
 from blockferry.storage_move.plan import ManagedSavePlan, NvramPlan
+from blockferry.storage_move.points import point
 from blockferry.storage_move.precheck import space
 from blockferry.storage_move.record import ManagedSave, Record
 

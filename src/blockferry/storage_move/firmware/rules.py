@@ -12,10 +12,11 @@ then, it is let go again: with the new file if all went well, else with the old 
 from __future__ import annotations
 
 from blockferry.hosts.inventory import PowerState
+from blockferry.jobs.outcome import Outcome, Wanted
 from blockferry.storage_move import actions
 from blockferry.storage_move.observation import MISSING, DiskSide, NvramView, Observation
 from blockferry.storage_move.plan import Plan
-from blockferry.storage_move.record import COMPARISON_CANCELLED, ManagedSave, Outcome, Record, Wanted
+from blockferry.storage_move.record import COMPARISON_CANCELLED, ManagedSave, Record
 
 RELEASED = "nvram"
 """In `Record.released`: the UEFI variables were dealt with, one way or the other."""

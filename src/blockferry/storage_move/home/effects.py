@@ -18,7 +18,6 @@ from blockferry.hosts.host import Host
 from blockferry.hosts.inventory import Datastore
 from blockferry.hosts.libvirt import domain_xml, pools
 from blockferry.hosts.runner import Runner
-from blockferry.jobs.kill_points import point
 from blockferry.safety import file_references, mount_check, proof
 from blockferry.storage_move.context import Context
 from blockferry.storage_move.destination import owner_and_labels
@@ -26,6 +25,7 @@ from blockferry.storage_move.destination.effects import MARKER, make_home, mark_
 from blockferry.storage_move.destination.placement import cut
 from blockferry.storage_move.observation import Observation
 from blockferry.storage_move.plan import HomeFile, HomePlan
+from blockferry.storage_move.points import point
 from blockferry.storage_move.record import Record
 
 DIGEST_UP_TO = 64 * MiB

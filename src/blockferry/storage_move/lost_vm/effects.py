@@ -7,11 +7,11 @@ from dataclasses import replace
 
 from blockferry.base.errors import LostVmUnreachable
 from blockferry.hosts.helper import qemu_monitor
-from blockferry.jobs.kill_points import point
 from blockferry.storage_move import actions
 from blockferry.storage_move.context import Context
 from blockferry.storage_move.lost_vm import rules as lost_vm_rules
 from blockferry.storage_move.observation import LostView, Observation
+from blockferry.storage_move.points import point
 from blockferry.storage_move.record import LostVm
 
 ENDING_S = 10.0

@@ -16,9 +16,8 @@ from blockferry.hosts.exports import is_export
 from blockferry.hosts.helper import comparison, files, image_users, references
 from blockferry.hosts.images import qemu_img
 from blockferry.hosts.libvirt import domain_list
-from blockferry.jobs.kill_points import point
-from blockferry.safety import destination_watchdog, mount_check
-from blockferry.storage_move import actions
+from blockferry.safety import mount_check
+from blockferry.storage_move import actions, destination_watchdog
 from blockferry.storage_move.context import Context
 from blockferry.storage_move.destination import effects as destination_effects
 from blockferry.storage_move.lost_vm import past_libvirt
@@ -28,6 +27,7 @@ from blockferry.storage_move.overlays import rules as overlays_rules
 from blockferry.storage_move.overlays.resume_rules import keeps
 from blockferry.storage_move.pace import comparison_speed
 from blockferry.storage_move.plan import DiskPlan
+from blockferry.storage_move.points import point
 from blockferry.storage_move.record import ComparedBase, Copy, OverlayState, Record, Stage
 
 WORTH_GOING_ON = 64 * MiB

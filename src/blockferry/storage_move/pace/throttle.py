@@ -14,7 +14,6 @@ from dataclasses import replace
 
 from blockferry.base.errors import LibvirtFailed
 from blockferry.base.units import format_rate
-from blockferry.jobs.kill_points import point
 from blockferry.storage_move import actions
 from blockferry.storage_move.context import Context
 from blockferry.storage_move.observation import Observation
@@ -22,6 +21,7 @@ from blockferry.storage_move.overlays.passes import RATE_WINDOW_S
 from blockferry.storage_move.pace import throttle_rules
 from blockferry.storage_move.pace.latency import between
 from blockferry.storage_move.pace.throttle_rules import LEAST, LimitOwner
+from blockferry.storage_move.points import point
 from blockferry.storage_move.record import Record, Throttle
 from blockferry.storage_move.request import IfNotConverging
 

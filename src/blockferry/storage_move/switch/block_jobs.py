@@ -13,9 +13,7 @@ from blockferry.hosts.helper import files
 from blockferry.hosts.images import network_exports
 from blockferry.hosts.inventory import PowerState
 from blockferry.hosts.libvirt.domain import CopyOrder
-from blockferry.jobs.kill_points import point
-from blockferry.safety import destination_watchdog
-from blockferry.storage_move import actions
+from blockferry.storage_move import actions, destination_watchdog
 from blockferry.storage_move.context import Context
 from blockferry.storage_move.observation import Job, Observation
 from blockferry.storage_move.observe import layer_print
@@ -24,6 +22,7 @@ from blockferry.storage_move.overlays import rules as overlays_rules
 from blockferry.storage_move.pace import rules as pace_rules
 from blockferry.storage_move.pace import throttle
 from blockferry.storage_move.plan import DiskPlan
+from blockferry.storage_move.points import point
 from blockferry.storage_move.record import Copy, OverlayState, Stage
 
 GOING_OFF_S = 1.5

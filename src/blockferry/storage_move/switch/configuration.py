@@ -11,7 +11,6 @@ from blockferry.base.units import MiB
 from blockferry.hosts.inventory import Mirror
 from blockferry.hosts.libvirt.disk_xml import DiskBeforeMove
 from blockferry.hosts.libvirt.domain import Control, CopyOrder
-from blockferry.jobs.kill_points import point
 from blockferry.safety import mount_check
 from blockferry.storage_move import actions
 from blockferry.storage_move.context import Context
@@ -19,6 +18,7 @@ from blockferry.storage_move.destination import effects as destination_effects
 from blockferry.storage_move.home import effects as home_effects
 from blockferry.storage_move.observation import DiskSide, Observation
 from blockferry.storage_move.overlays import rules as overlays_rules
+from blockferry.storage_move.points import point
 from blockferry.storage_move.record import OverlayState, Record
 
 

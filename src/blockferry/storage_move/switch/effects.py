@@ -9,15 +9,15 @@ from blockferry.base.errors import CopyIncomplete, LibvirtFailed
 from blockferry.base.units import format_duration
 from blockferry.hosts.exports import is_export
 from blockferry.hosts.images.conversion import ConversionStopped
-from blockferry.jobs.kill_points import point
-from blockferry.safety import destination_watchdog, mount_check
-from blockferry.storage_move import actions
+from blockferry.safety import mount_check
+from blockferry.storage_move import actions, destination_watchdog
 from blockferry.storage_move.context import Context
 from blockferry.storage_move.decide import PIVOT_ATTEMPTS, retry_after_s
 from blockferry.storage_move.lost_vm import past_libvirt
 from blockferry.storage_move.observation import DiskSide, Observation
 from blockferry.storage_move.observe import TemplateLook, same_path
 from blockferry.storage_move.overlays import rules as overlays_rules
+from blockferry.storage_move.points import point
 from blockferry.storage_move.record import BackupExport, Record, Stage
 
 GUARD_START_S = 10.0

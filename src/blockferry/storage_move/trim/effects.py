@@ -19,9 +19,9 @@ from blockferry.base.units import KiB, format_duration, format_size
 from blockferry.hosts.exports import is_export
 from blockferry.hosts.helper import files
 from blockferry.hosts.images.conversion import ConversionStopped
-from blockferry.jobs.kill_points import point
 from blockferry.storage_move.context import Context
 from blockferry.storage_move.observation import Observation
+from blockferry.storage_move.points import point
 
 LIMIT_S = 180
 """For how long the agent may work. Its file systems are large, or its storage slow, if it needs longer than this."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from blockferry.hosts.inventory import PowerState
+from blockferry.jobs.outcome import Wanted
 from blockferry.storage_move.facts import Facts
 from blockferry.storage_move.observation import Observation
 from blockferry.storage_move.plan import Plan
 from blockferry.storage_move.precheck.finding import Finding, Severity, finding
-from blockferry.storage_move.record import Wanted
 from blockferry.storage_move.request import MoveRequest, Trim
 
 

@@ -16,7 +16,6 @@ from blockferry.hosts.helper import comparison, files
 from blockferry.hosts.images.conversion import ConversionStopped
 from blockferry.hosts.inventory import PowerState
 from blockferry.hosts.runner import Runner
-from blockferry.jobs.kill_points import point
 from blockferry.storage_move import actions
 from blockferry.storage_move.context import Context
 from blockferry.storage_move.destination import effects as destination_effects
@@ -24,6 +23,7 @@ from blockferry.storage_move.observation import Observation
 from blockferry.storage_move.overlays import rules as overlays_rules
 from blockferry.storage_move.pace import comparison_speed
 from blockferry.storage_move.plan import DiskPlan, Plan
+from blockferry.storage_move.points import point
 from blockferry.storage_move.record import BackupExport, OverlayState, Record
 from blockferry.storage_move.verify.scratch import ScratchSpace, let_run
 

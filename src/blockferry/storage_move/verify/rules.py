@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from blockferry.base.errors import CopyDiffers, NotVerified
 from blockferry.hosts.inventory import PowerState
+from blockferry.jobs.outcome import Outcome, Wanted
 from blockferry.storage_move import actions
 from blockferry.storage_move.observation import DiskSide, Observation
 from blockferry.storage_move.plan import Plan
-from blockferry.storage_move.record import COMPARISON_CANCELLED, BackupExport, Outcome, Wanted
+from blockferry.storage_move.record import COMPARISON_CANCELLED, BackupExport
 from blockferry.storage_move.summary import MoveSummary
 
 

@@ -18,11 +18,12 @@ from blockferry.hosts.exports import is_export
 from blockferry.hosts.fencing import ANSWERING, DestinationHealth, Guarded
 from blockferry.hosts.helper import files, watchdog
 from blockferry.hosts.helper.watchdog import DestinationWatch
-from blockferry.jobs.kill_points import point
+from blockferry.jobs.outcome import Wanted
 from blockferry.storage_move import actions
 from blockferry.storage_move.context import Context
 from blockferry.storage_move.observation import DiskSide, Job, Observation
-from blockferry.storage_move.record import Record, Stage, Wanted
+from blockferry.storage_move.points import point
+from blockferry.storage_move.record import Record, Stage
 
 LOOK, FENCE = "look", "fence"
 AGAIN_S = 5.0

@@ -1,8 +1,8 @@
-"""The journal as one running move uses it: what may be missed while it is away, and what may not.
+"""The handle of a job: the journal as the process uses it that runs the job; what may be missed while it is away.
 
 The record has to be written, or the loop stops and waits (jobs/loop.py). Lines of the story are kept until they can
 be told, the progress is only shown, and the user's wishes are as last read: a journal that is away for a moment breaks
-off no copy. All that only as long as the lease holds: after it another process may run the move.
+off no copy. All that only as long as the lease holds: after it another process may run the job.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from blockferry.base.errors import JournalFailed
-from blockferry.storage_move.record import Record, Wanted
-from blockferry.storage_move.summary import MoveSummary, Progress
+from blockferry.jobs.outcome import Wanted
+from blockferry.storage_move.record import Record
+from blockferry.storage_move.summary import MoveSummary, Progress, Report
 from blockferry.store import Journal, Lease, LeaseKeeper
 
 MAX_LINES = 1000
@@ -23,8 +24,8 @@ log = logging.getLogger(__name__)
 
 
 @dataclass
-class Lifeline:
-    """`shown` is given the newest summary; `stop` is set when this process shall leave the move."""
+class JobHandle:
+    """`shown` is given the newest summary; `stop` is set when this process shall leave the job."""
 
     journal: Journal
     lease: Lease
@@ -32,6 +33,7 @@ class Lifeline:
     shown: Callable[[MoveSummary], None]
     stop: threading.Event
     latest: MoveSummary
+    seen: Callable[[Progress], None] = lambda _progress: None  # told of each progress before it is shown
     _wishes: Record | None = None
     _untold: list[tuple[str, str]] = field(default_factory=list)
     _telling: threading.Lock = field(default_factory=threading.Lock)
@@ -41,8 +43,32 @@ class Lifeline:
         self._wishes = self.journal.read(self.lease.move)
         return self._wishes
 
+    def save(self, record: Record) -> None:
+        """Make a record durable. Raises LeaseLost, JournalFailed."""
+        self.journal.write(self.lease, record)
+
+    def check(self) -> None:
+        """To be called before each act. Raises LeaseLost when somebody else has taken over, JournalFailed."""
+        self.keeper.check()
+
+    def regain(self) -> None:
+        """Renew the lease now. Raises LeaseLost, JournalFailed."""
+        self.keeper.regain()
+
+    def park(self, problem: str) -> None:
+        """The job stands still until its user decides. Raises LeaseLost, JournalFailed."""
+        self.journal.park(self.lease, problem)
+
+    def interim(self, record: Record, report: Report) -> None:
+        """The report so far of a job that has yet to wait for something. Raises LeaseLost, JournalFailed."""
+        self.journal.follow(self.lease, record, report)
+
+    def finish(self, record: Record, report: Report) -> None:
+        """The end: the record with its outcome, and the report. Raises LeaseLost, JournalFailed."""
+        self.journal.finish(self.lease, record, report)
+
     def should_stop(self) -> bool:
-        """Whether a long effect has to end: it is to be cancelled, or another process may run the move by now."""
+        """Whether a long effect has to end: it is to be cancelled, or another process may run the job by now."""
         if self.stop.is_set() or self.keeper.lost.is_set():
             return True
         return self._wanted().wanted is Wanted.CANCEL or not self.keeper.holds
@@ -58,7 +84,7 @@ class Lifeline:
                 raise
             return self._wishes
 
-    def tell(self, kind: str, text: str) -> None:
+    def log_event(self, kind: str, text: str) -> None:
         """A line of the story; while the journal is away it is kept, and told later."""
         log.log(_LEVELS.get(kind, logging.INFO), "move %s: %s", self.lease.move, text)
         with self._telling:
@@ -72,6 +98,8 @@ class Lifeline:
                     raise
 
     def publish(self, progress: Progress) -> None:
+        """Show the progress, and tell of it those who look at the journal."""
+        self.seen(progress)
         try:
             self.journal.progress(self.lease, progress)
             self.latest = self.journal.get(self.lease.move)

@@ -1,4 +1,4 @@
-"""A file that is kept on purpose: a row of the table `kept`."""
+"""A file of a host that is kept on purpose. The journal remembers it: a row of the table `kept`."""
 
 from __future__ import annotations
 
