@@ -531,10 +531,19 @@ def _bring_back(plan: Plan, seen: Observation, across: list[DiskView]) -> action
 
     The destination is the truth of those disks meanwhile; the guest runs on with every disk whole.
     """
-    record = seen.record
+    return (
+        _copy_back_hopeless(plan, seen, across)
+        or _start_copy_back(plan, seen, across)
+        or _complete_first_pass_back(plan, seen, across)
+        or _switch_back(plan, seen, across)
+    )
+
+
+def _copy_back_hopeless(plan: Plan, seen: Observation, across: list[DiskView]) -> actions.Action | None:
+    """Stop where a disk cannot be copied back: its copy failed too often, or a foreign block job occupies it."""
     suspended = _ours_suspended(seen)
     for view in across:
-        copy = record.copy(view.target)
+        copy = seen.record.copy(view.target)
         if view.job is Job.NONE and copy.reverse and copy.attempts >= START_ATTEMPTS:
             if suspended:
                 return actions.Resume()
@@ -544,23 +553,40 @@ def _bring_back(plan: Plan, seen: Observation, across: list[DiskView]) -> action
             )
         if view.job is Job.FOREIGN:
             return actions.Resume() if suspended else actions.Park(f"somebody else runs a block job on {view.target}")
+    return None
+
+
+def _start_copy_back(plan: Plan, seen: Observation, across: list[DiskView]) -> actions.Action | None:
+    """Start the copy back of the next disk that has none; None when all run."""
     to_start = [view for view in across if view.job is Job.NONE]
-    if to_start:
-        needs = any(plan.disk(view.target).suspended_start for view in to_start)
-        if needs and seen.state is PowerState.RUNNING:
-            return actions.Suspend(switch=False)
-        if suspended and not needs:
-            return actions.Resume()
-        return actions.StartCopy(to_start[0].target, reverse=True)
-    fresh = [view for view in across if record.copy(view.target).stage is not Stage.CLEAN]
+    if not to_start:
+        return None
+    needs_suspension = any(plan.disk(view.target).suspended_start for view in to_start)
+    if needs_suspension and seen.state is PowerState.RUNNING:
+        return actions.Suspend(switch=False)
+    if not needs_suspension and _ours_suspended(seen):
+        return actions.Resume()
+    return actions.StartCopy(to_start[0].target, reverse=True)
+
+
+def _complete_first_pass_back(plan: Plan, seen: Observation, across: list[DiskView]) -> actions.Action | None:
+    """Wait until the copies back have been started cleanly, and record that; None when all of them have."""
+    suspended = _ours_suspended(seen)
+    fresh = [view for view in across if seen.record.copy(view.target).stage is not Stage.CLEAN]
+    if not fresh:
+        return None
     for view in fresh:
         if seen.state is PowerState.RUNNING and plan.disk(view.target).suspended_start:
             return actions.AbortCopy(view.target)
-    if fresh and not all(view.initialised for view in fresh):
+    if not all(view.initialised for view in fresh):
         return actions.Await("initialise", 0.002 if suspended else 0.1)
-    if fresh:
-        names = tuple(view.target for view in fresh)
-        return actions.Resume(clean=names) if suspended else actions.SaveClean(names)
+    names = tuple(view.target for view in fresh)
+    return actions.Resume(clean=names) if suspended else actions.SaveClean(names)
+
+
+def _switch_back(plan: Plan, seen: Observation, across: list[DiskView]) -> actions.Action:
+    """All copies back run: when they are in step, suspend the VM and point its disks to the old files again."""
+    record, suspended = seen.record, _ours_suspended(seen)
     ready = all(view.ready for view in across)
     refused = seen.pivot_failures >= PIVOT_ATTEMPTS
     if suspended and (not record.switching or not ready or refused or seen.suspended_s > DRAIN_LIMIT_S):
@@ -645,7 +671,7 @@ def _finish_back(seen: Observation) -> actions.Action:
 # ---------------------------------------------------------------- after the switch
 
 
-def _by_the_graph(plan: Plan, seen: Observation, proven: bool) -> actions.Action | None:
+def _by_the_graph(plan: Plan, seen: Observation, *, proven: bool) -> actions.Action | None:
     """What QEMU's own block graph, rather than libvirt's XML, makes necessary; None when it agrees, or is not asked.
 
     The configuration is made to name what QEMU writes to, for its next start would use it; then somebody has to look.
@@ -687,6 +713,24 @@ def _alarm(plan: Plan, seen: Observation, wrong: Mapping[str, str], known: set[s
 
 def _after_switch(plan: Plan, seen: Observation) -> actions.Action:
     """All disks are at the destination, which is now the truth. Only forward from here."""
+    verify = verify_rules.after_switch(plan, seen)
+    return (
+        _record_switch(plan, seen)
+        or _complete_switch(plan, seen)
+        # before the overlays are committed: a backup and an active commit exclude each other
+        or (verify if any(view.overlay for view in seen.disks) else None)
+        or _commit_overlays(plan, seen)
+        or _settle_disks(plan, seen)
+        or verify
+        # a backup excludes it, and one is open until the comparison is over
+        or (actions.WriteSnapshots() if plan.snapshots and not seen.record.snapshots_written else None)
+        or _release_old_files(plan, seen)
+        or _end_of_move(plan, seen)
+    )
+
+
+def _record_switch(plan: Plan, seen: Observation) -> actions.Action | None:
+    """Let the VM run again, prove by QEMU's block graph where it writes, and record the switch."""
     record = seen.record
     if verify_rules.to_be_taken(plan, seen):
         return actions.StartExport()
@@ -695,13 +739,18 @@ def _after_switch(plan: Plan, seen: Observation) -> actions.Action:
     for view in seen.disks:
         if view.job is Job.OURS:
             return actions.AbortCopy(view.target)
-    asked = _by_the_graph(plan, seen, proven=record.graph_proven)
-    if asked is not None:
-        return asked
+    if (disagreement := _by_the_graph(plan, seen, proven=record.graph_proven)) is not None:
+        return disagreement
     if not record.switched:
         return actions.SaveSwitched()
     if seen.state.active and not record.graph_proven and not record.graph_doubt:
         return actions.SaveGraph()
+    return None
+
+
+def _complete_switch(plan: Plan, seen: Observation) -> actions.Action | None:
+    """What else of the VM follows its disks: media of drives, the configuration, a guest that had stopped on errors."""
+    record = seen.record
     for target in seen.media:
         if target not in record.media_tried:
             return actions.MoveMedium(target)
@@ -709,32 +758,42 @@ def _after_switch(plan: Plan, seen: Observation) -> actions.Action:
         return actions.WriteConfig()
     if plan.resume_after and not record.let_run and seen.pause_reason == "ioerror":
         return actions.ResumeGuest()
-    verify = verify_rules.after_switch(plan, seen)
-    if verify is not None and any(view.overlay for view in seen.disks):
-        return verify  # before the folds: a backup and an active commit exclude each other
-    folding = overlays_rules.fold(plan, seen, at_source=False)
-    if folding is not None:
-        return folding
-    if record.dest_layers:
-        asked = _by_the_graph(plan, seen, proven=record.graph_folded)
-        if asked is not None:
-            return asked
-        if seen.state.active and not record.graph_folded and not record.graph_doubt:
-            return actions.SaveGraph(folded=True)
+    return None
+
+
+def _commit_overlays(plan: Plan, seen: Observation) -> actions.Action | None:
+    """Commit our overlays at the destination into their images, and prove by the block graph that they are."""
+    record = seen.record
+    if (commit := overlays_rules.fold(plan, seen, at_source=False)) is not None:
+        return commit
+    if not record.dest_layers:
+        return None
+    if (disagreement := _by_the_graph(plan, seen, proven=record.graph_folded)) is not None:
+        return disagreement
+    if seen.state.active and not record.graph_folded and not record.graph_doubt:
+        return actions.SaveGraph(folded=True)
+    return None
+
+
+def _settle_disks(plan: Plan, seen: Observation) -> actions.Action | None:
     for disk in plan.disks:
-        if disk.target not in record.settled:
+        if disk.target not in seen.record.settled:
             return actions.Settle(disk.target)
-    if verify is not None:
-        return verify
-    if plan.snapshots and not record.snapshots_written:
-        return actions.WriteSnapshots()  # a backup excludes it, and one is open until the comparison is over
+    return None
+
+
+def _release_old_files(plan: Plan, seen: Observation) -> actions.Action | None:
+    """Release the old images, one after the other, then the old home; None when all are released."""
+    record = seen.record
     for disk in plan.disks:
         above = (disk.source_overlay,) if disk.target in record.source_layers else ()
         for path in (*above, *disk.old_files):
             if path not in record.released:
                 return actions.ReleaseSource(path)
-    if "home" not in record.released:
-        return actions.ReleaseHome()
+    return actions.ReleaseHome() if "home" not in record.released else None
+
+
+def _end_of_move(plan: Plan, seen: Observation) -> actions.Action:
     if trim_rules.again(plan, seen):
         return actions.TrimAgain()
     if seen.mark == plan.move:
