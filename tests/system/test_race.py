@@ -19,7 +19,7 @@ ROUNDS = 4
 
 
 @pytest.mark.parametrize("suspended_start", [True, False], ids=["suspended", "running"])
-@pytest.mark.parametrize("method", ["mirror", "changed-blocks"])
+@pytest.mark.parametrize("method", ["mirror", "changed-blocks", "snapshot"])
 def test_no_write_is_lost_while_a_copy_begins(
     method: str, suspended_start: bool,
     make_guest: MakeGuest, line: Line, stores: tuple[Datastore, ...], ssd: Datastore, old_san: Datastore,

@@ -201,7 +201,7 @@ class Checkpoint(Action):
 
 @dataclass(frozen=True, slots=True)
 class Suspend(Action):
-    """Stop the guest's processors for a moment. `switch`: for the switch; else for a clean start of copies."""
+    """Stop the guest's processors for a moment. `switch`: for the switch; else for a clean start of a job."""
 
     failure_turns_back: ClassVar[bool] = True
     routine: ClassVar[bool] = True
@@ -227,21 +227,26 @@ class StartCopy(Action):
 
 @dataclass(frozen=True, slots=True)
 class SaveClean(Action):
-    """Remember that these copies were started without missing a write."""
+    """Remember that these copies, and these commits of overlays, were started without missing a write."""
 
     phase: ClassVar[str] = "copy"
 
-    targets: tuple[str, ...]
+    targets: tuple[str, ...] = ()
+    folds: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Resume(Action):
-    """Let the guest run on. `clean`: the copies that were started in this suspension and missed nothing."""
+    """Let the guest run on. `clean`: the copies that were started in this suspension and missed nothing.
+
+    `folds`: the same of commits of overlays.
+    """
 
     routine: ClassVar[bool] = True
 
     clean: tuple[str, ...] = ()
     switch_failed: bool = False
+    folds: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

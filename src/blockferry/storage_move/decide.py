@@ -39,6 +39,9 @@ PIVOT_ATTEMPTS = 3
 THROTTLE_STEP = 0.5
 """A guest that is slowed may change half of what is copied at the same time; if that is not enough, half of that."""
 
+MORE_S = 0.03
+"""A VM that stands still for longer already runs before the copy of its next disk is started, in another suspension."""
+
 DRAIN_LIMIT_S = 1.0
 """How long the VM may stay suspended for the last changed regions before it runs on and we try again later."""
 
@@ -268,7 +271,7 @@ def _forward_live(plan: Plan, seen: Observation) -> actions.Action:
                 f"libvirt did not encrypt the copy of {view.target}, which is encrypted; it is thrown away"
             )
     if _ours_suspended(seen):
-        return _switching(seen) if record.switching else _starting(seen)
+        return _switching(plan, seen) if record.switching else _starting(plan, seen)
     if any(view.side is DiskSide.DESTINATION for view in seen.disks):
         # Half a switch, and the VM runs (it was resumed by the guard after a crash of the manager): each disk
         # is whole on its side, so go on with the rest.
@@ -337,7 +340,11 @@ def _copying(plan: Plan, seen: Observation) -> actions.Action:
     for view in outstanding:
         if record.copy(view.target).stage is Stage.NONE:
             return actions.CreateImage(view.target)
-    return _start(plan, seen, outstanding) or _await_or_suspend(plan, seen, outstanding)
+    started = _start(plan, seen, outstanding)
+    if started is not None:
+        return started
+    unsynced = overlays_rules.base_to_sync(plan, record, [view.target for view in outstanding])
+    return actions.SyncBase(unsynced) if unsynced is not None else _await_or_suspend(plan, seen, outstanding)
 
 
 def _may_have_missed_writes(plan: Plan, seen: Observation, view: DiskView) -> bool:
@@ -375,7 +382,7 @@ def _start(plan: Plan, seen: Observation, views: list[DiskView]) -> actions.Acti
     return None
 
 
-def _starting(seen: Observation) -> actions.Action:
+def _starting(plan: Plan, seen: Observation) -> actions.Action:
     """Suspended by us for a clean start: start what is to be started, see it through, let the guest run."""
     outstanding = [view for view in seen.disks if view.side is DiskSide.SOURCE]
     record = seen.record
@@ -390,10 +397,12 @@ def _starting(seen: Observation) -> actions.Action:
     for view in pending:
         if record.copy(view.target).stage is Stage.STARTING and view.job is Job.NONE:
             return actions.Resume()  # the call failed: let the guest run while we think
-    if begun:
+    if begun and (not pending or seen.suspended_s < MORE_S):
         return actions.StartCopy(begun[0].target)
     if pending and not all(view.initialised for view in pending):
-        return actions.Await("initialise", 0.002)
+        if seen.suspended_s <= overlays_rules.copy_limit_s(plan, record, [view.target for view in pending]):
+            return actions.Await("initialise", 0.002)
+        return actions.Resume()  # once the guest runs they are given up, and begun anew
     return actions.Resume(clean=tuple(view.target for view in pending))
 
 
@@ -458,7 +467,7 @@ def _await_or_suspend(plan: Plan, seen: Observation, outstanding: list[DiskView]
     if seen.state is PowerState.RUNNING:
         return actions.Suspend(switch=True)
     # Paused by its owner: nothing writes, so this is the switch, without a suspension of ours.
-    return _switching(seen)
+    return _switching(plan, seen)
 
 
 def allowed_pause_s(passes: int) -> float:
@@ -471,7 +480,7 @@ def allowed_pause_s(passes: int) -> float:
     return float(min(0.5, 0.010 * 2 ** max(0, (passes - 4) // 4)))
 
 
-def _switching(seen: Observation) -> actions.Action:
+def _switching(plan: Plan, seen: Observation) -> actions.Action:
     """The VM stands still: copy the last regions, point all disks to the other side, run."""
     outstanding = [view for view in seen.disks if view.side is DiskSide.SOURCE]
     mixed = len(outstanding) < len(seen.disks)
@@ -483,6 +492,8 @@ def _switching(seen: Observation) -> actions.Action:
         )
     if broken or not all(view.ready for view in outstanding):
         return _not_now(seen)
+    if overlays_rules.base_to_sync(plan, seen.record, [view.target for view in outstanding]) is not None:
+        return _not_now(seen)  # the base below the new overlay is not whole
     if seen.pivot_failures >= PIVOT_ATTEMPTS:
         return actions.Fail("the switch broke in the middle: QEMU refused it") if mixed else _not_now(seen)
     if any(view.remaining for view in outstanding):  # unknown: both sides are written at once, nothing can remain
@@ -519,7 +530,7 @@ def _back_live(plan: Plan, seen: Observation) -> actions.Action:
     if across:
         return _bring_back(plan, seen, across)
     if _ours_suspended(seen):
-        return actions.Resume()
+        return actions.Resume() if seen.record.switching else overlays_rules.starting_fold(plan, seen, at_source=True)
     folding = overlays_rules.fold(plan, seen, at_source=True)
     if folding is not None:
         return folding
@@ -735,6 +746,8 @@ def _record_switch(plan: Plan, seen: Observation) -> actions.Action | None:
     if verify_rules.to_be_taken(plan, seen):
         return actions.StartExport()
     if _ours_suspended(seen):
+        if record.switched and not record.switching:
+            return overlays_rules.starting_fold(plan, seen, at_source=False)
         return actions.Resume()
     for view in seen.disks:
         if view.job is Job.OURS:

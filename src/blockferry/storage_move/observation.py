@@ -68,7 +68,7 @@ class DiskView:
 
         libvirt shows `end` = 1 while QEMU has not said anything yet (and for an empty disk, which is ready at once).
         """
-        return self.job is Job.OURS and (self.ready or (self.info is not None and self.info.end > 1))
+        return self.job in (Job.OURS, Job.FOLD) and (self.ready or (self.info is not None and self.info.end > 1))
 
     @property
     def remaining(self) -> int | None:

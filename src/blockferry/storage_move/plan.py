@@ -120,6 +120,8 @@ class DiskPlan:
     source_overlay: str = ""  # where the writes go while the base is immutable; "": that way is not open
     dest_overlay: str = ""
     overlay_suspended_start: bool = True
+    start_pause_s: float = 10.0  # what the guest is expected to stand still for at a suspended start; 10: not known
+    overlay_first: bool = False  # it goes by way of an overlay from the start, because that pause would be long
     partial_of: str | None = None  # the move whose broken copy lies at `dest`, to be gone on with
     partial_bytes: int = 0  # what it has allocated
     preallocation: str = "off"  # how the new image is made: off, metadata, falloc, full

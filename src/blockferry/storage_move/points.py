@@ -84,6 +84,7 @@ point = KillPoints(
     "checkpoint-suspending",
     "checkpoint-suspended",
     "fold-starting",
+    "fold-called",
     "fold-started",
     "fold-pivoting",
     "fold-pivoted",

@@ -167,6 +167,7 @@ class Record(JobRecord):
     folded_as: dict[str, str] = field(default_factory=dict)  # overlay -> fingerprint when its content was in the base
     synced: dict[str, ComparedBase] = field(default_factory=dict)  # target -> the base is across
     fold_attempts: int = 0
+    folds: dict[str, Stage] = field(default_factory=dict)  # target -> how the commit of its overlay began (start race)
     lost: LostVm | None = None  # libvirt has lost it, and that is not over yet
     kept: tuple[str, ...] = ()  # broken copies that stay at the destination, to be gone on with by another move
     disks_before: dict[str, str] = field(default_factory=dict)  # target -> its <disk> in the persistent XML at first

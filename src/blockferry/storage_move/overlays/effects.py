@@ -129,10 +129,11 @@ def sync_base(context: Context, target: str, seen: Observation) -> None:
 
 
 def create_overlay(context: Context, target: str, seen: Observation) -> None:
-    """An empty overlay at the destination, above the base that is in step."""
+    """An empty overlay at the destination, above the base that is in step, or is to be."""
     disk = context.plan.disk(target)
     mount_check.check(context, seen.record.mounts)
-    record = destination_effects.name_paths(context, seen.record, disk.dest_overlay)
+    record = seen.record if target in seen.record.synced else _destination(context, disk, seen.record)
+    record = destination_effects.name_paths(context, record, disk.dest_overlay)
     point("image-named")
     destination_effects.mark_file(context, disk.dest_overlay)
     base = (disk.dest, disk.dest_format)
@@ -253,12 +254,16 @@ def bring_in_step(context: Context, disk: DiskPlan, source: str, source_format: 
 
 def start_fold(context: Context, action: actions.StartCommit, seen: Observation, speed: int) -> None:
     """`speed`: bytes/s that the user and the guest's contract allow now, 0 for no limit."""
-    context.note(replace(seen.record, fold_attempts=seen.record.fold_attempts + 1))
+    before, target = seen.record, action.target
+    record = replace(before, fold_attempts=before.fold_attempts + 1, folds={**before.folds, target: Stage.STARTING})
+    context.note(record)
     point("fold-starting")
     context.memory.folds.pop(action.target, None)
     share = overlays_rules.fold_speed(seen.disk(action.target), speed, outrun=action.target in context.memory.outrun)
     context.control.start_fold(action.target, share)
     context.applied[action.target] = share
+    point("fold-called")
+    context.note(replace(record, folds={**record.folds, action.target: Stage.STARTED}))
     point("fold-started")
     context.tell("action", f"the overlay of {action.target} is being committed into its base")
 

@@ -175,7 +175,7 @@ def findings(disks: Sequence[DiskPlan], request: MoveRequest, facts: Facts, meth
             text = f"If the copy of {disk.target} breaks, it begins anew: {reason}."
             found.append(finding("RESUME_NOT", text))
         free = facts.source_free.get(disk.target)
-        overlaid = method in (Method.SNAPSHOT, Method.CLONE) or disk.partial_bytes
+        overlaid = method in (Method.SNAPSHOT, Method.CLONE) or disk.partial_bytes or disk.overlay_first
         if overlaid and free is not None and free < disk.virtual_size // 10:
             text = (
                 f"{disk.target}: its overlay grows with what the guest writes until the switch, and there are only "

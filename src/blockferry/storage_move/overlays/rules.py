@@ -1,10 +1,11 @@
 """The overlay way: an overlay takes the guest's writes, so that the base below it can be copied by anything. Pure.
 
 In order: an overlay above the source's base; the base at the destination brought in step with it; an overlay there,
-filled by a shallow block copy; the switch from overlay to overlay; the destination's overlay folded (committed) into
-its base. Back: the source's overlay folded into the source's base. Method snapshot does that with every disk,
-method clone too (there the file system clones the base, docs/clone.md), and a live move whose copy broke with the
-disks that have something to go on from (docs/design/resume.md).
+filled by a shallow block copy (with the start race that copy begins before the base is brought in step); the switch
+from overlay to overlay; the destination's overlay folded (committed) into its base. Back: the source's overlay folded
+into the source's base. Method snapshot does that with every disk, method clone too (there the file system clones the
+base, docs/clone.md), a live move whose copy broke with the disks that have something to go on from
+(docs/design/resume.md), and any background copy with disks whose start would be long (docs/design/start-race.md).
 
 What may never happen here: a base written to while its overlay is in use; an overlay lost that holds what its base
 lacks; a base taken for the truth while an overlay holds newer writes.
@@ -12,17 +13,31 @@ lacks; a base taken for the truth while an overlay holds newer writes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from blockferry.base.units import format_rate
 from blockferry.hosts.inventory import PowerState
 from blockferry.storage_move import actions
 from blockferry.storage_move.observation import DiskSide, DiskView, Job, Observation
 from blockferry.storage_move.overlays.convergence import Divergence
 from blockferry.storage_move.plan import DiskPlan, Plan
-from blockferry.storage_move.record import OverlayState, Record
+from blockferry.storage_move.record import OverlayState, Record, Stage
 from blockferry.storage_move.request import Method, OnBreak
 
 FOLD_ATTEMPTS = 3
 """How often one process begins a fold before somebody has to look; `blockferry resume` begins to count anew."""
+
+START_LIMITS_S = (0.08, 0.3)
+"""For how long the VM may stand still until a job that is started meanwhile has looked at the disk, by attempt.
+
+An attempt that takes longer is given up, and the VM runs. docs/design/start-race.md.
+"""
+
+LAST_COPY_S = 1.0
+"""The same for the last attempt to start a copy: a busy host must not keep a move from its end."""
+
+LAST_FOLD_S = 8.0
+"""And to start a commit, which has to be done. Less than the guard's 10 s, after which the VM runs in any case."""
 
 CHECKPOINT_SHARE = 0.05
 CHECKPOINT_PAUSE_S = 30.0
@@ -36,7 +51,11 @@ def layered(plan: Plan, record: Record, target: str) -> bool:
     return (
         plan.method is Method.SNAPSHOT
         or plan.disk(target).clone
-        or (target in record.partial and not plan.synchronous and not record.synchronous)
+        or (
+            (target in record.partial or plan.disk(target).overlay_first)
+            and not plan.synchronous
+            and not record.synchronous
+        )
     )
 
 
@@ -51,6 +70,36 @@ def synchronous(plan: Plan, record: Record, target: str) -> bool:
 def suspended_start(plan: Plan, record: Record, target: str) -> bool:
     disk = plan.disk(target)
     return disk.overlay_suspended_start if layered(plan, record, target) else disk.suspended_start
+
+
+def start_limit_s(attempts: int, last_s: float) -> float:
+    """Return for how many seconds the VM may stand still for the start of a job, with this attempt counted."""
+    return START_LIMITS_S[attempts - 1] if 1 <= attempts <= len(START_LIMITS_S) else last_s
+
+
+def copy_limit_s(plan: Plan, record: Record, targets: Sequence[str]) -> float:
+    """The same for copies that are started together; more where the plan has said that it takes longer."""
+    for target in targets:
+        disk = plan.disk(target)
+        if not layered(plan, record, target) and disk.start_pause_s > START_LIMITS_S[0]:
+            return LAST_FOLD_S
+    return start_limit_s(min(record.copy(target).attempts for target in targets), LAST_COPY_S)
+
+
+def overlay_before_base(plan: Plan, target: str) -> bool:
+    """Whether the copy of the overlay begins before its base is copied.
+
+    Where the start is in a suspension, its length is that of a look at what the overlay holds: right after it was put
+    above the disk that is next to nothing, after the copy of a large base it may be very much. libvirt opens the
+    backing chain of such a copy at the pivot only, so the base may be written until then (docs/design/start-race.md).
+    """
+    disk = plan.disk(target)
+    return disk.overlay_suspended_start and not disk.clone
+
+
+def base_to_sync(plan: Plan, record: Record, targets: Sequence[str]) -> str | None:
+    """The first of these disks whose base at the destination is not in step yet; None when all are."""
+    return next((one for one in targets if layered(plan, record, one) and one not in record.synced), None)
 
 
 def layer_of(record: Record, target: str, at_source: bool) -> OverlayState | None:
@@ -101,7 +150,7 @@ def forward(plan: Plan, seen: Observation, views: list[DiskView]) -> actions.Act
     if bare:
         return actions.TakeOverlays(bare)
     for view in mine:
-        if view.target not in record.synced:
+        if view.target not in record.synced and not overlay_before_base(plan, view.target):
             return actions.SyncBase(view.target)
     return None
 
@@ -132,6 +181,10 @@ def _fold_live(plan: Plan, seen: Observation, view: DiskView, at_source: bool) -
             f"somebody else runs a block job on {target} ({view.foreign}); {_holds(plan, view, at_source)}"
         )
     if view.job is Job.FOLD:
+        if plan.disk(target).overlay_suspended_start and record.folds.get(target) is not Stage.CLEAN:
+            if seen.state is PowerState.RUNNING:
+                return actions.AbortCopy(target)  # it may have missed a write
+            return actions.SaveClean(folds=(target,)) if view.initialised else actions.Await("initialise", 0.1)
         return actions.PivotCommit(target, at_source) if view.ready else actions.Await("fold", 0.1)
     if stage is not OverlayState.USED:
         return _in_use(plan, seen, view, at_source)
@@ -143,7 +196,32 @@ def _fold_live(plan: Plan, seen: Observation, view: DiskView, at_source: bool) -
             f"{_holds(plan, view, at_source)}. `blockferry resume {plan.move}` tries again; once "
             f"{plan.vm} is off, that is done without QEMU"
         )
+    if plan.disk(target).overlay_suspended_start and seen.state is PowerState.RUNNING:
+        return actions.Suspend(switch=False)
     return actions.StartCommit(target)
+
+
+def starting_fold(plan: Plan, seen: Observation, at_source: bool) -> actions.Action:
+    """Suspended by us for the clean start of a commit: start it, see its first look through, let the guest run.
+
+    A commit of an overlay that is in use is a mirror job, with the same start race as a copy. One for each suspension.
+    """
+    record, side = seen.record, DiskSide.SOURCE if at_source else DiskSide.DESTINATION
+    for view in seen.disks:
+        if view.side is not side or not view.live_overlay or view.job not in (Job.NONE, Job.FOLD):
+            continue
+        begun = record.folds.get(view.target)
+        if view.job is Job.NONE and begun is None:
+            fits = layer_of(record, view.target, at_source) is OverlayState.USED
+            fits = fits and (view.config_overlay or not seen.persistent) and record.fold_attempts < FOLD_ATTEMPTS
+            return actions.StartCommit(view.target) if fits else actions.Resume()
+        if view.job is Job.FOLD and begun in (Stage.STARTING, Stage.STARTED):
+            if view.initialised:
+                return actions.Resume(folds=(view.target,))
+            if seen.suspended_s <= start_limit_s(record.fold_attempts, LAST_FOLD_S):
+                return actions.Await("initialise", 0.002)
+            return actions.Resume()  # it is given up once the guest runs
+    return actions.Resume()
 
 
 def fold_speed(view: DiskView, share: int, outrun: bool) -> int:

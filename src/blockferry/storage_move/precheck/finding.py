@@ -520,6 +520,20 @@ CATALOGUE: dict[str, FindingKind] = {
             "",
         ),
         FindingKind(
+            "START_OVERLAY", _I, "An overlay keeps the start of the copy short",
+            "On this QEMU (defect QEMU_3273) a copy has to begin while the VM stands still, and for this disk that "
+            "would take long. So the guest writes to an overlay, the disk below it is copied, and the overlay "
+            "follows: the VM stands still for less than 0.1 s at a time, however large the disk.",
+            "",
+        ),
+        FindingKind(
+            "START_PAUSE", _W, "The VM stands still when the copy begins",
+            "On this QEMU (defect QEMU_3273) a copy has to begin while the VM stands still, for as long as QEMU looks "
+            "at the disk. As an error: for more than a second.",
+            "Move the VM while it is off, or update QEMU; the finding says what keeps the disk from going by way of an "
+            "overlay, which has no such pause.",
+        ),
+        FindingKind(
             "OVERLAY_SPACE", _W, "Little room for the overlay",
             "Until the switch the guest's writes go to an overlay beside the old disk. If that datastore fills up, "
             "QEMU pauses the guest. As an error: there is too little room to begin.",

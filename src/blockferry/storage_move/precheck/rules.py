@@ -29,7 +29,7 @@ from blockferry.storage_move.plan import (
     ReusedLayer,
 )
 from blockferry.storage_move.precheck import method as precheck_method
-from blockferry.storage_move.precheck import network, space, vm_checks
+from blockferry.storage_move.precheck import network, space, start_pause, vm_checks
 from blockferry.storage_move.precheck.finding import Finding, finding
 from blockferry.storage_move.request import (
     COPY_BUFFER,
@@ -120,6 +120,10 @@ def precheck(request: MoveRequest, facts: Facts, move: str) -> tuple[tuple[Findi
     if request.contract is not None and method is Method.MIRROR:
         text = f"The writes of {facts.vm.name} have a latency contract, and by mirror they wait for the destination."
         draft.findings.append(finding("CONTRACT_MIRROR", text))
+    disks = start_pause.planned(disks, request, facts, method)
+    if any(disk.overlay_first for disk in disks) and policy is IfNotConverging.MIRROR:
+        policy = IfNotConverging.WAIT  # a copy by way of an overlay never writes to both sides at once
+    draft.findings.extend(start_pause.findings(disks, request, facts, method))
     draft.findings.extend(_hang_findings(request, facts, method, policy))
     draft.findings.extend(vm_checks.defect_findings(facts, method, [disk.target for disk in disks]))
     trims, why_not = trim_rules.planned(request, facts, [disk.target for disk in disks])

@@ -137,7 +137,7 @@ def note_clean(context: Context, action: actions.SaveClean, seen: Observation) -
     record = seen.record
     for target in action.targets:
         record = record.with_copy(target, replace(record.copy(target), stage=Stage.CLEAN))
-    context.note(record)
+    context.note(replace(record, folds={**record.folds, **dict.fromkeys(action.folds, Stage.CLEAN)}))
 
 
 def look_again(context: Context, action: actions.Await, seen: Observation) -> None:
@@ -188,6 +188,7 @@ def abort_copy(context: Context, action: actions.AbortCopy, seen: Observation) -
     context.control.abort(action.target)
     point("abort-asked")
     copy = record.copy(action.target)
+    record = replace(record, folds={target: stage for target, stage in record.folds.items() if target != action.target})
     context.note(record.with_copy(action.target, Copy(Stage.NONE, -1, copy.attempts, copy.reverse)))
 
 

@@ -14,7 +14,7 @@ from blockferry.storage_move import actions, destination_watchdog
 from blockferry.storage_move.context import Context
 from blockferry.storage_move.decide import PIVOT_ATTEMPTS, retry_after_s
 from blockferry.storage_move.lost_vm import past_libvirt
-from blockferry.storage_move.observation import DiskSide, Observation
+from blockferry.storage_move.observation import DiskSide, Job, Observation
 from blockferry.storage_move.observe import TemplateLook, same_path
 from blockferry.storage_move.overlays import rules as overlays_rules
 from blockferry.storage_move.points import point
@@ -42,7 +42,11 @@ SILENT_S = 10.0
 def suspend(context: Context, action: actions.Suspend, seen: Observation) -> None:
     """Suspend, with the guard armed. Noted before, so that whoever comes after knows that the pause is ours."""
     context.memory.resumed = True  # nothing is suspended by us, also where the note is made and not answered
-    context.note(replace(seen.record, suspended=True, switching=action.switch))
+    record = replace(seen.record, suspended=True, switching=action.switch)
+    if not action.switch:  # what was noted of commits that are no more counts for nothing
+        live = [view.target for view in seen.disks if view.job is Job.FOLD]
+        record = replace(record, folds={target: stage for target, stage in record.folds.items() if target in live})
+    context.note(record)
     point("suspending-to-switch" if action.switch else "suspending-to-start")
     control = context.control
     destination_watchdog.arm(context)
@@ -84,6 +88,7 @@ def resume(context: Context, action: actions.Resume, seen: Observation) -> None:
     if was_suspended:
         for target in action.clean:
             record = record.with_copy(target, replace(record.copy(target), stage=Stage.CLEAN))
+        record = replace(record, folds={**record.folds, **dict.fromkeys(action.folds, Stage.CLEAN)})
     if action.switch_failed:
         record = replace(record, switch_attempts=record.switch_attempts + 1)
         context.memory.retry_at = time.monotonic() + retry_after_s(record.switch_attempts)
