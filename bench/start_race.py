@@ -3,7 +3,8 @@
     python -m bench.start_race --size 1024GiB
 
 The installed QEMU needs no suspended starts; the configuration `suspended_start = true` makes blockferry treat it as
-one that does. A thin qcow2 disk with discard='unmap', written to all the time; the judge has the last word on every block.
+one that does. A thin qcow2 disk with discard='unmap', written to all the time; the judge has the last word on every
+block.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ COURSE = ("going-synchronous", "throttling", "throttled", "unthrottled")
 """Passed when the guest outruns its copy only: test_pace.py kills there."""
 OVERLAYS = (
     *("overlay-named", "overlay-made", "overlay-taken", "syncing-base", "base-synced"),
-    *("fold-starting", "fold-started", "fold-pivoting", "fold-pivoted", "folding-off", "folded-off"),
+    *("fold-starting", "fold-called", "fold-started", "fold-pivoting", "fold-pivoted", "folding-off", "folded-off"),
     *("checkpoint-suspending", "checkpoint-suspended"),
 )
 """Passed by the method snapshot, and with copies large enough for checkpoints: test_resume.py kills there."""

@@ -286,6 +286,43 @@ def test_killed_at_a_point_of_a_move_by_snapshot(long_line: Line, commuter: Gues
     assert_whole(commuter)
 
 
+RACE_POINTS = (
+    "overlay-taken",
+    "suspended-to-start",
+    "copy-called",
+    "resuming-from-start",
+    "syncing-base",
+    "base-synced",
+    "fold-starting",
+    "fold-called",
+    "fold-started",
+    "fold-pivoting",
+)
+
+
+@pytest.mark.sampled(0.3)
+@pytest.mark.parametrize("cancel", [False, True])
+@pytest.mark.parametrize("point", RACE_POINTS)
+def test_killed_at_a_point_of_a_move_by_snapshot_on_a_qemu_with_the_start_race(
+    long_line: Line, commuter: Guest, point: str, cancel: bool
+) -> None:
+    """The copy of the overlay begins before the base is copied, and the commit begins in a suspension."""
+    line = long_line
+    commuter.judge.start(rate=100, most_kib=16)
+    before = side(commuter, line.stores)
+    words = ("move", commuter.name, "--to", other(before), "--method", "snapshot")
+    said = line.do(*words, point=f"{point}:kill", suspended_start=True)
+    assert said.killed, str(said)
+    move = line.move_of(commuter.name)
+    assert move is not None
+    line.do("cancel" if cancel else "resume", move, suspended_start=True)
+    outcome = str(line.wait_finished_of(commuter.name)["record"]["outcome"])
+    assert outcome in (("moved", "cancelled") if cancel else ("moved",))
+    assert side(commuter, line.stores) == (other(before) if outcome == "moved" else before)
+    assert_clean(line, commuter)
+    assert_whole(commuter)
+
+
 @pytest.mark.parametrize("cancel", [False, True])
 def test_killed_while_qemu_img_makes_an_overlay(long_line: Line, commuter: Guest, cancel: bool) -> None:
     """What is left is a file without a header, that says it was being made (found by the fault matrix)."""

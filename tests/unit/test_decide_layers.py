@@ -728,7 +728,7 @@ def test_without_the_start_race_the_base_goes_first() -> None:
 
 def test_with_the_start_race_a_commit_begins_while_the_vm_stands_still() -> None:
     names = names_of(World(a_plan(1, suspended_start=True)))
-    fold = names.index("StartFold")
+    fold = names.index("StartCommit")
     assert names[fold - 1] == "Suspend"
     assert names[fold + 1 : fold + 3] == ["Await", "Resume"], names
 
@@ -751,6 +751,8 @@ SWITCHED = replace(
 )
 HELD = replace(SWITCHED, suspended=True, fold_attempts=1)
 RUNS, STANDS = PowerState.RUNNING, PowerState.PAUSED
+CLEAN = actions.SaveClean(folds=("vda",))
+LOOKS = actions.Await("initialise", 0.002)
 
 
 @pytest.mark.parametrize(
@@ -758,9 +760,9 @@ RUNS, STANDS = PowerState.RUNNING, PowerState.PAUSED
     [
         (RUNS, SWITCHED, Job.NONE, False, 0.0, actions.Suspend(switch=False)),
         (STANDS, HELD, Job.NONE, False, 0.0, actions.StartCommit("vda")),
-        (STANDS, replace(HELD, folds={"vda": Stage.STARTING}), Job.NONE, False, 0.0, actions.Resume()),  # the call failed
-        (STANDS, replace(HELD, folds={"vda": Stage.STARTED}), Job.FOLD, False, 0.01, actions.Await("initialise", 0.002)),
-        (STANDS, replace(HELD, folds={"vda": Stage.STARTED}), Job.FOLD, False, 0.09, actions.Resume()),  # it takes too long
+        (STANDS, replace(HELD, folds={"vda": Stage.STARTING}), Job.NONE, False, 0.0, actions.Resume()),
+        (STANDS, replace(HELD, folds={"vda": Stage.STARTED}), Job.FOLD, False, 0.01, LOOKS),
+        (STANDS, replace(HELD, folds={"vda": Stage.STARTED}), Job.FOLD, False, 0.09, actions.Resume()),
         (STANDS, replace(HELD, folds={"vda": Stage.STARTED}), Job.FOLD, True, 0.01, actions.Resume(folds=("vda",))),
         (
             STANDS, replace(HELD, folds={"vda": Stage.STARTED}, fold_attempts=3), Job.FOLD, False, 0.9,
@@ -768,7 +770,7 @@ RUNS, STANDS = PowerState.RUNNING, PowerState.PAUSED
         ),
         (RUNS, replace(SWITCHED, folds={"vda": Stage.STARTED}), Job.FOLD, True, 0.0, actions.AbortCopy("vda")),
         (RUNS, replace(SWITCHED, folds={"vda": Stage.CLEAN}), Job.FOLD, True, 0.0, actions.Await("fold", 0.1)),
-        (STANDS, replace(SWITCHED, folds={"vda": Stage.STARTED}), Job.FOLD, True, 0.0, actions.SaveClean(folds=("vda",))),
+        (STANDS, replace(SWITCHED, folds={"vda": Stage.STARTED}), Job.FOLD, True, 0.0, CLEAN),
         (STANDS, SWITCHED, Job.NONE, False, 0.0, actions.StartCommit("vda")),  # its owner has paused the VM
     ],
 )  # fmt: skip

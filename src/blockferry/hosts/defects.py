@@ -39,7 +39,7 @@ class Harm(enum.Enum):
 class Remedy(enum.Enum):
     """What blockferry does about it."""
 
-    START_SUSPENDED = "copies are started in a short suspension"
+    START_SUSPENDED = "jobs are started in a short suspension"
     NO_SYNCHRONOUS = "copies are made in the background, never synchronously"
     REFUSED = "a move of the running VM is refused"
     AVOIDED = "what we do does not meet it"
@@ -119,9 +119,11 @@ DEFECTS: tuple[Defect, ...] = (
         harm=Harm.LOSES_DATA,
         what="A guest's write that lands while the job takes its first look at the disk is never copied; the job "
         "becomes ready, the switch succeeds, and the write is gone.",
-        touches="the start of every live copy whose source is not raw, and of every kept chain",
+        touches="the start of every live copy whose source is not raw, of every kept chain, and of every commit of an "
+        "overlay that is in use",
         remedy=Remedy.START_SUSPENDED,
-        instead="The copies are started while the VM is suspended for that look (docs/design/start-race.md).",
+        instead="These jobs are started while the VM is suspended for that look. A disk for which it would take long "
+        "goes by way of an overlay, so that the VM stands still for less than 0.1 s (docs/design/start-race.md).",
         references=(
             _ISSUE + "3273",
             _COMMIT + "167ef239fbdcc4bde126e47668bfc4839b873b19",
