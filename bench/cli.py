@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from bench import history, methods_cli, plot, rendering, tables
+from bench import history, inventory, methods_cli, plot, rendering, tables
 from bench.options import Size, new_console
 from bench.record import Run, Settings
 from bench.running import MEASURES, MORE, perform_all
@@ -111,5 +111,6 @@ def report(file: Path, into: Path | None) -> None:
 
 
 main.add_command(history.history)
+main.add_command(inventory.inventory)
 main.add_command(methods_cli.methods)
 main.add_command(methods_cli.report_methods)

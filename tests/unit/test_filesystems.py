@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from blockferry.hosts import filesystems
+from blockferry.hosts import filesystem_types, filesystems
 from blockferry.hosts.inventory import PowerState, Vm
 from blockferry.storage_move.facts import Facts
 from blockferry.storage_move.plan import NvramPlan
@@ -21,7 +21,7 @@ from blockferry.storage_move.request import SourcePolicy
     ],
 )
 def test_which_file_systems_other_hosts_may_use(kind: str, shared: bool) -> None:
-    assert filesystems.is_shared(kind) is shared
+    assert filesystem_types.is_shared(kind) is shared
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def test_which_file_systems_other_hosts_may_use(kind: str, shared: bool) -> None
         ({"/old/vars.fd": "ext4"}, ""),
         ({"/old/vars.fd": "panfs"}, "panfs"),
         ({"/old/vars.fd": ""}, "not known"),
-        ({"/old/vars.fd": filesystems.EXPORTED}, "exports that part by NFS"),
+        ({"/old/vars.fd": filesystem_types.EXPORTED}, "exports that part by NFS"),
         ({}, "not known"),
     ],
 )
@@ -46,3 +46,14 @@ def test_old_files_on_what_is_not_known_to_be_local(known: dict[str, str], kept:
 def test_why_old_files_are_kept() -> None:
     assert SourcePolicy(delete=False).why_kept == "as asked"
     assert SourcePolicy(delete=False, shared="/a lies on nfs4").why_kept == "because /a lies on nfs4"
+
+
+@pytest.mark.parametrize("kind", ["nfs4", "gfs2", "fuse.sshfs", "", "vfat", "exfat", "ntfs3", "udf", "nilfs2"])
+def test_what_is_no_proof_that_another_host_has_not_got_the_file(kind: str) -> None:
+    """A medium may be carried there; to keep its old files without being asked would be too much, though."""
+    assert not filesystem_types.is_of_one_host(kind)
+
+
+def test_a_file_system_of_one_host_is_never_a_shared_one() -> None:
+    kinds = ("ext4", "xfs", "btrfs", "tmpfs", "overlay", "zfs")
+    assert all(filesystem_types.is_of_one_host(kind) and not filesystem_types.is_shared(kind) for kind in kinds)

@@ -19,13 +19,13 @@ from paper_host import HOST, PaperSite
 
 from blockferry.base.errors import HostCommandFailed, NoAnswer, NotInQuarantine, NotRestorable, StillInUse
 from blockferry.base.units import GiB, MiB
-from blockferry.hosts import qemu_process
+from blockferry.hosts import host_inventory, qemu_process
 from blockferry.hosts.helper import files, references
 from blockferry.hosts.helper.program import reference_calls
-from blockferry.hosts.helper.references import PathSeen, same_file
 from blockferry.hosts.inventory import PowerState
 from blockferry.hosts.kept import Kept, KeptFingerprint
 from blockferry.hosts.libvirt import domain_list
+from blockferry.hosts.path_identity import PathSeen, ReferencesSeen, same_file
 from blockferry.jobs.outcome import Outcome
 from blockferry.leftovers import orphans, quarantine
 from blockferry.safety import file_references, proof
@@ -220,7 +220,7 @@ def test_what_is_claimed_by_a_path_that_is_not_mounted(
     assert needed(site, path, moving) is None
     real = references.look
 
-    def look(*words: object) -> references.ReferencesSeen:
+    def look(*words: object) -> ReferencesSeen:
         found = real(*words)  # type: ignore[arg-type]
         gone = PathSeen(str(away / "old.qcow2"), absent=f"{away} is not mounted")
         return dataclasses.replace(found, paths={**found.paths, gone.path: gone})
@@ -259,7 +259,8 @@ def test_the_survey_goes_on_when_storage_of_another_vm_hangs(
         raise NoAnswer("references.look", 124, "no answer within 60 s.")
 
     monkeypatch.setattr(references, "look", hang)
-    assert survey._users(site.runner, mine, everyone, {str(path)}) == {str(path): ("db01",)}
+    found = host_inventory.take(site, listings=False)
+    assert survey._users(mine, found, {str(path)}) == {str(path): ("db01",)}
 
 
 def test_a_saved_state_names_it(site: PaperSite, tmp_path: Path) -> None:
@@ -1184,7 +1185,8 @@ def test_the_survey_sees_another_vm_s_disk_by_another_path(site: PaperSite, tmp_
         site.define("db01", {"vda": image(tmp_path / "over.qcow2", other)})
         everyone = domain_list.all_vms(site.connection)
         (mine,) = [vm for vm in everyone if vm.name == "web01"]
-        assert survey._users(site.runner, mine, everyone, {str(path)}) == {str(path): ("db01",)}
+        found = host_inventory.take(site, listings=False)
+    assert survey._users(mine, found, {str(path)}) == {str(path): ("db01",)}
 
 
 def test_one_file_on_two_mounts_of_a_server() -> None:

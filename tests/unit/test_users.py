@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from paper_host import PaperSite
 
 from blockferry.base.errors import HostCommandFailed, ImageUnreadable, StillInUse
 from blockferry.base.units import MiB
@@ -24,6 +25,7 @@ from blockferry.hosts.helper.program import user_calls
 from blockferry.hosts.runner import LocalRunner
 from blockferry.safety import proof
 from blockferry.storage_move.overlays import effects as overlays_effects
+from blockferry.storage_move.record import Record
 
 R = LocalRunner("qemu:///system")
 root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -387,13 +389,18 @@ def test_a_table_of_locks_that_changes_while_it_is_read(refused: Path, monkeypat
 
 
 @pytest.mark.parametrize("opened", [False, True])
-def test_locks_that_could_not_be_looked_at_keep_what_we_have_made(path: Path, opened: bool) -> None:
+def test_locks_that_could_not_be_looked_at_keep_what_we_have_made(path: Path, tmp_path: Path, opened: bool) -> None:
     host = Answering({"file": {"locks": {"errno": 13, "opened": opened}}})
     assert "whether a QEMU has it open cannot be looked at" in str(proof._holders(host, str(path), 0, sure=False))
-    context: Any = SimpleNamespace(runner=host)
+    site = PaperSite(tmp_path)
+    site.runner = host
+    context: Any = SimpleNamespace(runner=host, site=site, claims=proof.Claims)
     nothing: Any = None
-    with pytest.raises(StillInUse, match="whether a QEMU has it open cannot be looked at"):
-        overlays_effects._no_longer_needed(context, nothing, nothing, str(path))
+    with (
+        contextlib.closing(site),
+        pytest.raises(StillInUse, match="whether a QEMU has it open cannot be looked at"),
+    ):
+        overlays_effects._no_longer_needed(context, Record(), nothing, str(path))
 
 
 def a_process(proc: Path, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Which file systems other hosts may have mounted, too, by the type that the kernel names; what follows for old files.
+"""What follows for old files where other hosts may have the file system mounted, too (hosts/filesystem_types.py).
 
 A network or cluster file system shows us one side only: a file that no VM of this host needs may be in use by a VM of
 another one, and only QEMU's locks would tell, where the file system carries them.
@@ -9,32 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from blockferry.hosts.filesystem_types import is_shared
 from blockferry.storage_move.facts import Facts
 from blockferry.storage_move.plan import DiskPlan, HomePlan, NvramPlan
 from blockferry.storage_move.precheck.finding import Finding, finding
 from blockferry.storage_move.request import SourcePolicy
-
-_LOCAL = frozenset(
-    {
-        *("ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "bcachefs", "jfs", "reiserfs", "nilfs2"),
-        *("vfat", "exfat", "ntfs3", "erofs", "squashfs", "iso9660", "udf"),
-        *("tmpfs", "ramfs", "devtmpfs", "hugetlbfs"),
-        # What is removed there goes from its upper directory only, which the kernel lets no second mount use.
-        "overlay",
-    }
-)
-"""Types as in /proc/self/mountinfo that one host alone mounts for writing. What is not in it may be a network or
-cluster file system that we do not know; what lies behind FUSE cannot be told: sshfs, GlusterFS, S3, or a local disk."""
-
-
-EXPORTED = "a file system of which this host exports that part by NFS"
-"""In place of a type: whatever it is, other hosts may use what lies there. NFS before version 4 does not tell the
-server which files its clients have open."""
-
-
-def is_shared(kind: str) -> bool:
-    """Whether other hosts may use a file system of this type: true unless it is known to be local. "": not known."""
-    return kind not in _LOCAL
 
 
 def source_policy(

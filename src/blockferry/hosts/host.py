@@ -12,7 +12,9 @@ from blockferry.hosts.runner import LocalRunner, Runner, runner_for
 
 
 class Host:
-    """A host by its URI."""
+    """A host by its URI. `others`: the other configured hosts, which may reach the same datastores."""
+
+    others: tuple[Host, ...] = ()
 
     def __init__(self, uri: str) -> None:
         """Nothing is opened yet. Raises UsageError for a URI whose files cannot be reached."""

@@ -203,6 +203,28 @@ class Image:
     parts: tuple[str, ...] = ()  # the other files its content lies in: a qcow2's data file, extents of a VMDK
 
 
+@dataclass(frozen=True, slots=True)
+class ChainLayer:
+    """One file of a backing chain, as far as it matters to whom files belong. Bytes.
+
+    `parts`: the other files that its content lies in. Not an `Image`: of its snapshots and bitmaps nothing is known.
+    """
+
+    path: str
+    format: str
+    virtual_size: int
+    allocation: int
+    parts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ImageChain:
+    """An image and what it stands on, top first; or `problem`: why that cannot be told, a sentence."""
+
+    layers: tuple[ChainLayer, ...] = ()
+    problem: str = ""
+
+
 DIRECTORY_POOLS = ("dir", "fs", "netfs", "gluster", "vstorage")
 """Types of libvirt's pools whose volumes are files below a directory."""
 

@@ -35,7 +35,7 @@ def find(site: Host, journal: Journal) -> Orphans:
     said = proof.claims(journal, connection.uri, connection.host_id())
     running = {one.id for one in journal.unfinished()}
     to_go_on_with = journal.partial_paths()
-    found: list[Orphan | None] = []
+    marked: list[tuple[Datastore, list[str]]] = []
     unsearched = []
     for store in pools.datastores(connection):
         if not (store.is_directory and store.path):
@@ -45,12 +45,20 @@ def find(site: Host, journal: Journal) -> Orphans:
             continue
         try:
             markers, problem = _markers(site.runner, store.path)
-            found.extend(_marked_files(site, store, markers, said, running, mine, to_go_on_with))
+            marked.append((store, markers))
         except BlockferryError as error:
             problem = error.sentence
         if problem:
-            unsearched.append(f"The datastore {store.name} could not be searched whole for what moves left: {problem}")
-    found.extend(_kept(site, one, said) for one in said.kept)
+            unsearched.append(_unsearched(store, problem))
+    paths = [marker.removesuffix(MARKER) for _, markers in marked for marker in markers]
+    asked = proof.Proof(site, [*paths, *(one.path for one in said.kept)], only_shown=True)
+    found: list[Orphan | None] = []
+    for store, markers in marked:
+        try:
+            found.extend(_marked_files(site, store, markers, asked, said, running, mine, to_go_on_with))
+        except BlockferryError as error:
+            unsearched.append(_unsearched(store, error.sentence))
+    found.extend(_kept(site, one, asked, said) for one in said.kept)
     for vm in domain_list.all_vms(connection):
         if vm.mark is None or vm.mark in running:
             continue
@@ -64,6 +72,10 @@ def find(site: Host, journal: Journal) -> Orphans:
             )
         )  # fmt: skip
     return Orphans(tuple(one for one in found if one is not None), tuple(unsearched))
+
+
+def _unsearched(store: Datastore, problem: str) -> str:
+    return f"The datastore {store.name} could not be searched whole for what moves left: {problem}"
 
 
 def _foreign(journal: str, mine: str) -> str | None:
@@ -86,6 +98,7 @@ def _marked_files(
     site: Host,
     store: Datastore,
     markers: list[str],
+    asked: proof.Proof,
     said: proof.Claims,
     running: set[str],
     mine: str,
@@ -107,7 +120,7 @@ def _marked_files(
         else:
             kind = "partial" if path in to_go_on_with else "copy"
             doubt = _unproven(words, stat, path)
-            doubt = doubt or proof.needed_by(site, path, said, patience_s=0, is_base=False)
+            doubt = doubt or asked.needed_by(path, said, patience_s=0, is_base=False)
             what = "a broken copy, kept to be gone on with," if kind == "partial" else "a half-made copy"
         reasons = "; ".join(one for one in (doubt, foreign) if one)
         if reasons and kind != "marker":
@@ -141,11 +154,11 @@ def _words(runner: Runner, marker: str) -> dict[str, str] | None:
         return None
 
 
-def _kept(site: Host, kept: Kept, said: proof.Claims) -> Orphan | None:
+def _kept(site: Host, kept: Kept, asked: proof.Proof, said: proof.Claims) -> Orphan | None:
     stat = files.stat_one(site.runner, kept.path)
     if stat is None:
         return None
-    doubt = proof.needed_by(site, kept.path, said, patience_s=0)
+    doubt = asked.needed_by(kept.path, said, patience_s=0)
     text = f"old file of {kept.vm}, {kept.why}" + (f"; {doubt}" if doubt else "")
     if kept.expires is not None:
         text += "; its time is over" if kept.expired(time.time()) else "; its time is not over yet"

@@ -77,14 +77,23 @@ def row(
 def listing(site: Host, journal: Journal) -> tuple[KeptFile, ...]:
     """All kept files of this host, with what the proof says now."""
     said = proof.claims(journal, site.connection.uri, site.connection.host_id())
-    return tuple(_look(site, said, one) for one in said.kept)
+    shown = proof.Proof(site, [one.path for one in said.kept], only_shown=True)
+    return tuple(_look(site, shown, said, one) for one in said.kept)
 
 
-def _look(site: Host, said: proof.Claims, one: Kept, together: Sequence[str] = (), patience_s: float = 0) -> KeptFile:
+def _look(
+    site: Host,
+    asked: proof.Proof,
+    said: proof.Claims,
+    one: Kept,
+    together: Sequence[str] = (),
+    patience_s: float = 0,
+    going: Sequence[str] = (),
+) -> KeptFile:
     found = files.stat_one(site.runner, one.path)
     doubt = None
     if found is not None:
-        doubt = proof.needed_by(site, one.path, said, together=together, patience_s=patience_s)
+        doubt = asked.needed_by(one.path, said, together=together, patience_s=patience_s, going=going)
     altered = found is not None and (one.fingerprint is None or proof.fingerprint(found) != one.fingerprint)
     return KeptFile(one, found is not None, one.expired(time.time()), altered, doubt)
 
@@ -109,23 +118,35 @@ def purge(site: Host, journal: Journal, paths: Sequence[str], now: bool) -> tupl
             left.append(one)
         else:
             done[one.path] = False, f"{one.path} stays, because its time is not over yet"
+    asked = proof.Proof(site, [one.path for one in left])
+    removed: list[str] = []
     while left:  # a base can go when what stands on it is gone
         before = len(left)
         for one in list(left):
             said = proof.claims(journal, site.connection.uri, site.connection.host_id())
-            gone, sentence = _purge_one(site, journal, said, one, [row.path for row in left], now)
+            gone, sentence = _purge_one(site, journal, asked, said, one, [row.path for row in left], removed, now=now)
             done[one.path] = gone, sentence
             if gone:
                 left.remove(one)
+                removed.append(one.path)
         if len(left) == before:
             break
     return tuple(Purged(one.path, *done[one.path]) for one in chosen)
 
 
 def _purge_one(
-    site: Host, journal: Journal, said: proof.Claims, one: Kept, together: Sequence[str], now: bool
+    site: Host,
+    journal: Journal,
+    asked: proof.Proof,
+    said: proof.Claims,
+    one: Kept,
+    together: Sequence[str],
+    removed: Sequence[str],
+    *,
+    now: bool,
 ) -> tuple[bool, str]:
-    state = _look(site, said, one, together, patience_s=proof.PATIENCE_S)
+    """`removed`: what is gone already, which the inventory still has."""
+    state = _look(site, asked, said, one, together, patience_s=proof.PATIENCE_S, going=removed)
     if state.doubt is not None:
         return False, f"{one.path} stays, because {state.doubt}"
     if not state.found and (unseen := file_references.why_unseen(site, one.path)):
@@ -268,10 +289,11 @@ def _still_runs(site: Host, name: str, uuid: str) -> list[str]:
 def _used(site: Host, journal: Journal, swap: Swap, kept: dict[str, Kept]) -> list[str]:
     """Whether anybody else uses what is to be gone back to: the same proof as before a removal."""
     said = proof.claims(journal, site.connection.uri, site.connection.host_id())
+    asked = proof.Proof(site, kept)
     found = []
     for path in kept:
         if path in {disk.kept for disk in swap.disks} or path in swap.files.values():
-            doubt = proof.needed_by(site, path, said, going=list(kept), together=[row.path for row in said.kept])
+            doubt = asked.needed_by(path, said, going=list(kept), together=[row.path for row in said.kept])
             if doubt is not None:
                 found.append(f"{path}: {doubt}")
     return found

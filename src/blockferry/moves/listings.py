@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from blockferry.hosts import identity
+from blockferry.hosts.images import chains
 from blockferry.hosts.inventory import datastore_of
 from blockferry.hosts.libvirt import domain_list, pools
 from blockferry.moves.environment import Environment
@@ -33,10 +34,12 @@ def vms(env: Environment) -> tuple[VmListing, ...]:
     listings = []
     everyone = domain_list.all_vms(env.site.connection)
     resolved = datastore_places.resolved(env.site.runner, everyone)
+    images = chains.of_drives(env.site.runner, everyone)
     for vm in everyone:
         disks = []
         for disk in vm.disks:
-            chain, problem = survey.read_chain(env.site.runner, disk)
+            found = chains.of_disk(images, disk)
+            chain, problem = found.layers, found.problem or None
             path = disk.source.path if disk.source else None
             store = datastore_of(path, stores, resolved.get(path, "")) if path else None
             disks.append(
@@ -65,7 +68,7 @@ def datastores(env: Environment) -> tuple[DatastoreListing, ...]:
         problems[store.name] = pools.refresh_pool(connection, store.name) if store.active else "not active"
     stores = datastore_places.datastores(env.site)
     users = survey.names_in(stores, everyone, datastore_places.resolved(runner, everyone))
-    totals = survey.committed(runner, stores, everyone)
+    totals = survey.committed(runner, stores, everyone, chains.of_drives(runner, everyone))
     listings = []
     for store in stores:
         total = totals[store.name] if store.active and store.is_directory else None

@@ -1,4 +1,4 @@
-"""What on a host names files: VMs by their XML, backing chains, kept files, images in datastores.
+"""What in a host's inventory names files: VMs by their XML, backing chains, kept files, images in datastores. Pure.
 
 And what could not be looked at, which is a doubt: about every file, about those that an image may stand on, or about
 those of one name. What a doubt keeps, and what a user can do, is said in its sentence. `safety/proof.py` decides.
@@ -7,20 +7,17 @@ those of one name. What a doubt keeps, and what a user can do, is said in its se
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 
-from blockferry.base.errors import BlockferryError, HostCommandFailed, HostUnreachable
+from blockferry.base.errors import HostCommandFailed
 from blockferry.hosts.helper import references
-from blockferry.hosts.helper.references import PathSeen, ReferencesSeen
 from blockferry.hosts.host import Host
-from blockferry.hosts.images import qemu_img
+from blockferry.hosts.host_facts import HostInventory, images_of, names_of
 from blockferry.hosts.inventory import Datastore, DiskSource, Vm, Volume
 from blockferry.hosts.kept import Kept, KeptFingerprint
 from blockferry.hosts.libvirt import domain_list, pools
-from blockferry.hosts.runner import Runner
-
-_TRIES = 3
+from blockferry.hosts.path_identity import PathSeen
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,135 +26,121 @@ class Doubt:
 
     `only_bases`: it matters only to images that others may stand on; nobody can stand on what a running VM writes to.
     `only_named`: it matters only to files of this name (a raw image stands on nothing, but could be the file itself,
-    reached by another mount).
+    reached by another mount). `by`: a file that does not count any more when it goes, too.
     """
 
     sentence: str
     only_bases: bool = False
     only_named: str | None = None
+    by: str = ""
 
-    def about(self, path: str, is_base: bool) -> bool:
-        """Whether it is a doubt about this file."""
+    def about(self, path: str, is_base: bool, going: frozenset[str] = frozenset()) -> bool:
+        """Whether it is a doubt about this file. `going`: files that go together with it."""
+        if self.by in going:
+            return False
         if self.only_named is not None and self.only_named != posixpath.basename(path):
             return False
         return is_base or not self.only_bases
 
 
+@dataclass(frozen=True, slots=True)
+class Naming:
+    """That something names `path`, as a sentence. `by`: a file that does not count any more when it goes, too."""
+
+    path: str
+    sentence: str
+    by: str = ""
+
+
 @dataclass(slots=True)
 class FileReferences:
-    """Path -> who names it, as a sentence; the same of directories with all that lies in them; and the doubts."""
+    """Everything that one inventory names; to be asked about many files.
 
-    paths: dict[str, str] = field(default_factory=dict)
-    trees: dict[str, str] = field(default_factory=dict)
-    doubts: list[Doubt] = field(default_factory=list)
-    looked: ReferencesSeen = field(default_factory=lambda: ReferencesSeen({}, {}, frozenset()))
-
-    def add(self, paths: Iterable[str], sentence: str) -> None:
-        """Note who names these; the first that names a path counts."""
-        for path in paths:
-            self.paths.setdefault(path, sentence)
-
-
-class _Vanished(Exception):
-    """An image that was there a moment ago is gone: it may have another name by now, so we look again."""
-
-
-def names_of(vm: Vm) -> set[str]:
-    """Every path that a VM's XMLs name, live and persistent, backing chains and volumes included."""
-    found = {path for path in (vm.nvram, vm.config_nvram) if path}
-    found |= {one.path for one in vm.named} | {one.path for one in vm.volumes if one.path}
-    for disk in vm.disks:
-        for source in (disk.live, disk.config):
-            if source is not None:
-                found.update(one for one in (source.path, *source.backing) if one)
-        if disk.mirror is not None:
-            found.add(disk.mirror.dest)
-    return found
-
-
-def images_of(vm: Vm) -> list[tuple[str, DiskSource]]:
-    """(target, image) of each image that a VM uses now or would at its next start."""
-    found: dict[tuple[str, str], tuple[str, DiskSource]] = {}
-    for disk in vm.disks:
-        for source in (disk.live, disk.config):
-            named = source is not None and source.path and source.kind in ("file", "block", "volume")
-            if source is not None and source.path and named and (disk.device == "disk" or source.format != "raw"):
-                found.setdefault((disk.target, source.path), (disk.target, source))
-    for volume in vm.volumes:
-        if volume.path is not None:
-            kind = "block" if volume.path.startswith("/dev/") else "file"
-            source = DiskSource(kind, volume.path, volume.format, closed=volume.closed)
-            found.setdefault((volume.target, volume.path), (volume.target, source))
-    return list(found.values())
-
-
-def gather(site: Host, kept: Iterable[Kept], going: Iterable[str], besides: Iterable[str]) -> FileReferences:
-    """Everything that names a file of this host. `besides`: paths that are looked at with the others.
-
-    `kept`: files in quarantine, which may stand on others; those in `going` do not count. When an image vanishes
-    while we look, we look again, and in the end it is a doubt. Raises HostUnreachable, LibvirtFailed.
+    `trees`: directories with all that lies in them. `paths`, `inodes`: the same namings by normal path, and by the
+    inode number of what the path leads to: files with different numbers are never one.
     """
-    kept, going, besides = tuple(kept), {posixpath.normpath(one) for one in going}, tuple(besides)
-    for last in range(1, _TRIES + 1):
-        try:
-            return _gather(site, kept, going, besides, last == _TRIES)
-        except _Vanished:
-            continue
-    raise AssertionError("the last try never ends so")
+
+    inventory: HostInventory
+    paths: dict[str, list[Naming]] = field(default_factory=dict)
+    trees: list[Naming] = field(default_factory=list)
+    doubts: list[Doubt] = field(default_factory=list)
+    inodes: dict[int, list[Naming]] = field(default_factory=dict)
+
+    def add(self, paths: Iterable[str], sentence: str, by: str = "") -> None:
+        """Note who names these; the first that names a path counts, of those that do not go."""
+        for path in paths:
+            known = self.paths.setdefault(posixpath.normpath(path), [])
+            if any(one.path == path and (not one.by or one.by == by) for one in known):
+                continue
+            naming = Naming(path, sentence, by)
+            known.append(naming)
+            seen = self.inventory.seen(path)
+            if seen is not None and seen.identity is not None:
+                self.inodes.setdefault(seen.identity[1], []).append(naming)
+
+    def file_user(
+        self, path: str, seen: PathSeen | None, going: frozenset[str], same: Callable[[PathSeen, PathSeen], bool]
+    ) -> str | None:
+        """Who names this file, by its path or by another that leads to it. `same`: whether two paths are one file."""
+        for one in self.paths.get(posixpath.normpath(path), ()):
+            if one.by not in going:
+                return one.sentence
+        return self.same_file_user(seen, going, same)
+
+    def same_file_user(
+        self, seen: PathSeen | None, going: frozenset[str], same: Callable[[PathSeen, PathSeen], bool]
+    ) -> str | None:
+        """Who names a file by whatever path leads to it."""
+        if seen is None or seen.identity is None:
+            return None
+        for one in self.inodes.get(seen.identity[1], ()):
+            other = self.inventory.seen(one.path)
+            if one.by not in going and other is not None and same(other, seen):
+                return f"{one.sentence} (as {one.path})"
+        return None
 
 
-def _gather(
-    site: Host, kept: tuple[Kept, ...], going: set[str], besides: tuple[str, ...], last: bool
-) -> FileReferences:
-    names = FileReferences()
-    everyone = domain_list.all_vms(site.connection)
-    stores = pools.datastores(site.connection)
-    for vm in everyone:
+def find(inventory: HostInventory, kept: Iterable[Kept]) -> FileReferences:
+    """Everything that names a file. `kept`: files in quarantine on that host, which may stand on others."""
+    names = FileReferences(inventory)
+    for vm in inventory.vms:
         _add_vm(names, vm)
-    beside = domain_list.names_beside(site.connection)
+    beside = inventory.beside
     for path, what in beside.paths.items():
         names.add([path], f"{what} refers to it")
     for path, what in beside.trees.items():
-        names.trees.setdefault(path, f"{what} names the directory {path}, which holds it")
+        _add_tree(names, path, f"{what} names the directory {path}, which holds it")
     names.doubts += [Doubt(f"it cannot be told what {problem}") for problem in beside.problems]
     names.doubts += [doubt for what, volume in beside.unlocated for doubt in _unlocated(what, volume)]
-    rows = [row for row in kept if posixpath.normpath(row.path) not in going and row.format not in (None, "raw")]
-    paths = [*names.paths, *names.trees, *(row.path for row in rows), *besides]
-    try:
-        names.looked = references.look(
-            site.runner, (path for path in paths if path.startswith("/")), _directories(stores).values()
-        )
-    except HostCommandFailed as error:  # a datastore that does not answer; or there is no python3
-        names.doubts.append(Doubt(f"what VMs name could not be looked at ({error.sentence.rstrip('.')})"))
-        return names
-    images = [(vm, target, source) for vm in everyone for target, source in images_of(vm)]
-    _doubt_what_is_not_seen(names, everyone, images, stores)
-    read: dict[str, ImageChain] = {}
+    names.doubts += [Doubt(problem) for problem in inventory.problems]
+    if not inventory.looked.mounts:
+        return names  # nothing could be looked at
+    images = [(vm, target, source) for vm in inventory.vms for target, source in images_of(vm)]
+    _doubt_what_is_not_seen(names, images)
     for vm, target, source in images:
-        if names.looked.paths[_path(source)].there:
-            _add_chain(names, site.runner, vm, target, source, last, read)
-    for row in rows:
-        _add_kept(names, site.runner, row, stores)
-    _add_stores(names, stores, going)
-    _look_at_the_rest(names, site.runner)
+        _add_chain(names, vm, target, source)
+    for row in kept:
+        if row.format not in (None, "raw"):
+            _add_kept(names, row)
+    _add_stores(names)
+    _doubt_the_rest(names)
     return names
 
 
-def _look_at_the_rest(names: FileReferences, runner: Runner) -> None:
-    """Look at what chains, kept files and datastores have named since: a file may be named by another path there."""
-    rest = [path for path in names.paths if path.startswith("/") and path not in names.looked.paths]
-    if not rest:
-        return
-    try:
-        looked = references.look(runner, [path for path in rest if "\0" not in path])
-    except HostCommandFailed as error:
-        names.doubts.append(Doubt(f"what images stand on could not be looked at ({error.sentence.rstrip('.')})"))
-        return
-    names.looked = replace(names.looked, paths={**names.looked.paths, **looked.paths})
-    for path, seen in looked.paths.items():
-        if seen.error:
-            doubt = f"{path} cannot be looked at ({seen.error}) and may be this file ({names.paths[path]})"
-            names.doubts.append(Doubt(doubt, only_bases=True))
+def _add_tree(names: FileReferences, path: str, sentence: str) -> None:
+    if all(one.path != path for one in names.trees):
+        names.trees.append(Naming(path, sentence))
+
+
+def _doubt_the_rest(names: FileReferences) -> None:
+    """A doubt for each path that only chains, kept files and datastores name, and that cannot be looked at."""
+    of_vms = {path for vm in names.inventory.vms for path in names_of(vm)} | set(names.inventory.beside.paths)
+    for known in names.paths.values():
+        for one in known:
+            seen = None if one.path in of_vms else names.inventory.seen(one.path)
+            if seen is not None and seen.error:
+                doubt = f"{one.path} cannot be looked at ({seen.error}) and may be this file ({one.sentence})"
+                names.doubts.append(Doubt(doubt, only_bases=True, by=one.by))
 
 
 def directory_user(site: Host, directory: str) -> str:
@@ -185,7 +168,7 @@ def _add_vm(names: FileReferences, vm: Vm) -> None:
     names.add((path for path in disks if path), f"VM {vm.name} refers to it")
     for one in vm.named:
         if one.tree:
-            names.trees.setdefault(one.path, f"VM {vm.name} uses the directory {one.path}, which holds it")
+            _add_tree(names, one.path, f"VM {vm.name} uses the directory {one.path}, which holds it")
         elif one.path not in disks:
             names.add([one.path], f"VM {vm.name} refers to it ({one.what})")
     for volume in vm.volumes:
@@ -194,41 +177,23 @@ def _add_vm(names: FileReferences, vm: Vm) -> None:
     names.add(names_of(vm) - trees, f"VM {vm.name} refers to it")
 
 
-def _directories(stores: Iterable[Datastore]) -> dict[str, str]:
-    """Name of each datastore of files -> its directory."""
-    return {
-        store.name: store.path
-        for store in stores
-        if store.is_directory and store.kind != "gluster" and store.path and store.path.startswith("/")
-    }
-
-
 # ------------------------------------------------------------ what cannot be seen
 
 
-def _doubt_what_is_not_seen(
-    names: FileReferences,
-    everyone: Iterable[Vm],
-    images: Iterable[tuple[Vm, str, DiskSource]],
-    stores: tuple[Datastore, ...],
-) -> None:
+def _doubt_what_is_not_seen(names: FileReferences, images: Iterable[tuple[Vm, str, DiskSource]]) -> None:
     """A doubt for each image of a VM, and each other file, that is not there or cannot be looked at."""
     told: set[str] = set()
+    looked, stores = names.inventory.looked, names.inventory.datastores
     for vm, target, source in images:
-        seen = names.looked.paths[_path(source)]
-        if seen.path not in told and _unseen(seen, stores, names.looked.mounts):
+        seen = looked.paths.get(_path(source))
+        if seen is not None and seen.path not in told and _unseen(seen, stores, looked.mounts):
             told.add(seen.path)
             alone = source.format == "raw" or source.closed
             names.doubts.append(_doubt(vm, _called(vm, target, seen.path), seen, alone))
-    for vm in everyone:
+    for vm in names.inventory.vms:
         for one in vm.named:
-            found = names.looked.paths.get(one.path)
-            if (
-                one.path not in told
-                and one.storage
-                and found is not None
-                and _unseen(found, stores, names.looked.mounts)
-            ):
+            found = looked.paths.get(one.path)
+            if one.path not in told and one.storage and found is not None and _unseen(found, stores, looked.mounts):
                 told.add(one.path)
                 names.doubts.append(_doubt(vm, f"{one.path}, which VM {vm.name} names ({one.what}),", found, True))
         names.doubts += [doubt for volume in vm.volumes for doubt in _unlocated(f"VM {vm.name}", volume)]
@@ -335,72 +300,45 @@ def _unread_exports(vm: Vm) -> Iterator[Doubt]:
 # ------------------------------------------------------------ what images stand on
 
 
-def _add_chain(
-    names: FileReferences,
-    runner: Runner,
-    vm: Vm,
-    target: str,
-    source: DiskSource,
-    last: bool,
-    read: dict[str, ImageChain],
-) -> None:
-    """What an image of a VM stands on. Raises _Vanished."""
+def _add_chain(names: FileReferences, vm: Vm, target: str, source: DiskSource) -> None:
+    """What an image of a VM stands on."""
     path, whose = _path(source), f"{target} of VM {vm.name}"
     if source.format == "raw":
         return  # a raw image stands on nothing, whatever the guest has written into it
-    key = f"{source.format} {path}"
-    if key not in read:
-        read[key] = _read_chain(runner, path, source.format)
-    chain = read[key]
+    chain = names.inventory.chains.get((path, source.format))
+    if chain is None:
+        return  # it is not there
     if chain.problem:
-        if not last and chain.vanished:
-            raise _Vanished
-        names.doubts.append(Doubt(f"it cannot be told what {whose} stands on ({chain.problem})"))
-    names.add(chain.parts, f"it holds a part of {path} of {whose}")
-    names.add(chain.layers, f"the backing chain of {whose} stands on it")
+        names.doubts.append(Doubt(f"it cannot be told what {whose} stands on ({chain.problem.rstrip('.')})"))
+    names.add((part for layer in chain.layers for part in layer.parts), f"it holds a part of {path} of {whose}")
+    names.add((layer.path for layer in chain.layers[1:]), f"the backing chain of {whose} stands on it")
 
 
-@dataclass(frozen=True, slots=True)
-class ImageChain:
-    """What an image stands on. `parts`: other files that hold a part of its content. `vanished`: it is gone now."""
-
-    layers: tuple[str, ...] = ()
-    parts: tuple[str, ...] = ()
-    problem: str = ""
-    vanished: bool = False
-
-
-def _read_chain(runner: Runner, path: str, format: str | None) -> ImageChain:
-    try:
-        layers = qemu_img.chain(runner, path, format)
-    except HostUnreachable:
-        raise
-    except BlockferryError as error:
-        gone = not references.look(runner, [path]).paths[path].there
-        return ImageChain(
-            problem="it vanished while it was looked at" if gone else error.sentence.rstrip("."), vanished=gone
-        )
-    return ImageChain(tuple(one.path for one in layers[1:]), tuple(part for one in layers for part in one.parts))
-
-
-def _add_kept(names: FileReferences, runner: Runner, row: Kept, stores: tuple[Datastore, ...]) -> None:
+def _add_kept(names: FileReferences, row: Kept) -> None:
     """What a file in quarantine stands on."""
-    seen = names.looked.paths[row.path]
+    looked, stores = names.inventory.looked, names.inventory.datastores
+    seen, by = looked.paths.get(row.path), posixpath.normpath(row.path)
+    if seen is None:
+        return
     if not seen.there and not seen.error:
-        if _unseen(seen, stores, names.looked.mounts):  # else somebody has removed it
+        if _unseen(seen, stores, looked.mounts):  # else somebody has removed it
             doubt = (
                 f"it cannot be told what the kept file {row.path} stands on ({seen.absent}): mount its datastore "
                 f"(`blockferry quarantine purge --now {row.path}` removes it then, if nobody needs it any more)"
             )
-            names.doubts.append(Doubt(doubt, only_bases=True))
+            names.doubts.append(Doubt(doubt, only_bases=True, by=by))
         return
-    chain = ImageChain(problem=seen.error) if seen.error else _read_chain(runner, row.path, row.format)
-    if chain.problem and _is_another(row, seen):
+    assert row.format is not None
+    chain = names.inventory.chains.get((row.path, row.format))
+    problem = seen.error or (chain.problem.rstrip(".") if chain is not None else "")
+    if problem and _is_another(row, seen):
         return  # somebody has put something else there, which is no image of that format
-    if chain.problem and not chain.vanished:
-        names.doubts.append(Doubt(f"it cannot be told what the kept file {row.path} stands on ({chain.problem})"))
-    names.add(chain.parts, f"it holds a part of {row.path} of the kept file {row.path}")
-    names.add(chain.layers, f"the kept file {row.path} of {row.vm} stands on it")
+    if problem:
+        names.doubts.append(Doubt(f"it cannot be told what the kept file {row.path} stands on ({problem})", by=by))
+    layers = () if chain is None else chain.layers
+    parts = [part for layer in layers for part in layer.parts]
+    names.add(parts, f"it holds a part of {row.path} of the kept file {row.path}", by)
+    names.add((layer.path for layer in layers[1:]), f"the kept file {row.path} of {row.vm} stands on it", by)
 
 
 def _is_another(row: Kept, seen: PathSeen) -> bool:
@@ -409,18 +347,19 @@ def _is_another(row: Kept, seen: PathSeen) -> bool:
     return KeptFingerprint(seen.identity[1], seen.size, seen.mtime_ns) != row.fingerprint
 
 
-def _add_stores(names: FileReferences, stores: Iterable[Datastore], going: set[str]) -> None:
+def _add_stores(names: FileReferences) -> None:
     """Images that no VM names may stand on others, too: overlays of a template that wait to be used.
 
     Only what can be the base of others is doubted for them: a datastore that nobody mounts any more must not keep
     every file for ever.
     """
-    for store in stores:
-        listing = names.looked.directories.get(store.path or "") if store.is_directory else None
+    looked = names.inventory.looked
+    for store in names.inventory.datastores:
+        listing = looked.directories.get(store.path or "") if store.is_directory else None
         if listing is None:
             continue
         why = listing.problem
-        if not why and (_unmounted(store, names.looked.mounts) or (not store.active and listing.empty)):
+        if not why and (_unmounted(store, looked.mounts) or (not store.active and listing.empty)):
             why = "it is not mounted" if store.active else "it is not active"
         if why:
             names.doubts.append(
@@ -435,5 +374,4 @@ def _add_stores(names: FileReferences, stores: Iterable[Datastore], going: set[s
             doubt = f"it cannot be told what {image} in the datastore {store.name} stands on ({error})"
             names.doubts.append(Doubt(doubt, only_bases=True))
         for image, layers in listing.stands_on.items():
-            if posixpath.normpath(image) not in going:
-                names.add(layers, f"the volume {image} stands on it")
+            names.add(layers, f"the volume {image} stands on it", posixpath.normpath(image))

@@ -1,7 +1,8 @@
 """The proof that nothing needs a file: the one before every removal of something old or left over.
 
-A source's release, the purge of the quarantine and the removal of orphans ask here. In doubt the answer is a
-sentence, and the file stays.
+A source's release, the purge of the quarantine, the removal of orphans and of overlays ask here. In doubt the answer is
+a sentence, and the file stays. The inventories of all configured hosts are taken once for all files of one decision
+(hosts/host_inventory.py); who has a file open is asked at the last moment, for all of them in one call.
 """
 
 from __future__ import annotations
@@ -14,31 +15,38 @@ from dataclasses import dataclass, field, replace
 import tenacity
 
 from blockferry.base.errors import MoveNotFound
+from blockferry.hosts import host_inventory
 from blockferry.hosts.datastore_id import FileId, file_of, of_mount
 from blockferry.hosts.exports import is_export
+from blockferry.hosts.filesystem_types import is_of_one_host
 from blockferry.hosts.helper import files, image_users
 from blockferry.hosts.helper import paths as helper_paths
 from blockferry.hosts.helper.files import FileStat
-from blockferry.hosts.helper.references import PathSeen, same_file
+from blockferry.hosts.helper.image_users import Users
 from blockferry.hosts.host import Host
+from blockferry.hosts.host_facts import HostInventory, HostSight, may_reach
+from blockferry.hosts.host_inventory import Also
 from blockferry.hosts.identity import may_be_here, same_host
 from blockferry.hosts.kept import Kept, KeptFingerprint
+from blockferry.hosts.path_identity import PathSeen, same_file, same_file_of_hosts
 from blockferry.hosts.runner import Runner
 from blockferry.safety import file_references
-from blockferry.safety.file_references import FileReferences, images_of, names_of
+from blockferry.safety.file_references import FileReferences
 from blockferry.storage_move.plan import Plan
 from blockferry.store import Journal
-
-__all__ = ["Claims", "claims", "fingerprint", "images_of", "kept_here", "names_of", "needed_by"]
 
 PATIENCE_S = 10.0
 """For how long somebody who only looks at a file (a listing, a backup's scan) is waited for."""
 
+VALID_S = 2.0
+"""So long after it was taken an inventory answers for removals; on a large host as long as taking it took. What comes
+up meanwhile is a VM that is defined, or an image that is made, on an old file in that very moment."""
 
-_LOCAL = frozenset(
-    ("ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs", "zfs", "f2fs", "overlay", "jfs", "reiserfs", "ramfs")
-)
-"""File systems that only one host has mounted, by the mount table: a path there is no other host's file."""
+USERS_VALID_S = 0.5
+"""The same of who has the files open: a VM that is started opens them."""
+
+LOOKED_VALID_S = 60.0
+"""The same where the answer is only shown, or a removal asks again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +60,7 @@ class Claims:
     kept: tuple[Kept, ...] = ()
     elsewhere: Mapping[str, str] = field(default_factory=dict)  # as `moves`, of other hosts: counts on shared storage
     files: Mapping[FileId, str] = field(default_factory=dict)  # the same by identity, of datastores that are known
+    kept_elsewhere: Mapping[str, tuple[Kept, ...]] = field(default_factory=dict)  # as `kept`, by the UUID of the host
 
 
 def claims(journal: Journal, uri: str, host: str, apart_from: str | None = None) -> Claims:
@@ -72,7 +81,13 @@ def claims(journal: Journal, uri: str, host: str, apart_from: str | None = None)
             paths[posixpath.normpath(path)] = one.id
             if paths is elsewhere and (file := file_of(path, one.plan.directories.values())) is not None:
                 known[file] = one.id
-    return Claims(here, kept_here(journal, uri, host), elsewhere, known)
+    others: dict[str, list[Kept]] = {}
+    for row in journal.kept_sources():
+        if row.host and row.host != host:
+            others.setdefault(row.host, []).append(row)
+    return Claims(
+        here, kept_here(journal, uri, host), elsewhere, known, {one: tuple(rows) for one, rows in others.items()}
+    )
 
 
 def changed_by(plan: Plan) -> list[str]:
@@ -116,57 +131,234 @@ def needed_by(
     sure: bool = True,
     is_base: bool = True,
 ) -> str | None:
-    """Why a file must stay, as the end of "it is kept, because ..."; None when it is proven that nothing needs it.
+    """The proof for one file by itself: see `Proof.needed_by`."""
+    proof = Proof(site, [path])
+    return proof.needed_by(
+        path, said, going=going, together=together, patience_s=patience_s, sure=sure, is_base=is_base
+    )
 
-    The proof: it is a plain file; no process has it open or locked; no move under way plans with it; no VM of the
-    host names it anywhere in its XML, live or persistent, in a snapshot or a saved state, nor a directory that holds
-    it; no VM's backing chain, no kept file and no image of a datastore stands on it. A file counts as named also by
-    another path that leads to it. What could not be looked at is a doubt, and keeps it (safety/file_references.py).
-    `going`: files that go together with it, which may stand on it. `together`: kept files of which it may be one by
-    another path: they need it no longer. `sure` off, for what we have just made: users
-    that one may not look for do not count; QEMU's locks do, also when they could not be looked at. `is_base` off, for
-    what no image can stand on because a running VM was writing to it: then images that no VM names do not matter.
-    Raises HostUnreachable, LibvirtFailed, HostCommandFailed: then nothing is proven either.
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """One host of the proof, with what is named there. `names` is None when no inventory could be taken."""
+
+    sight: HostSight
+    names: FileReferences | None
+
+
+class Proof:
+    """One decision about files of a host. They are asked about one after the other; the inventories are taken once.
+
+    Taken anew when they are too old to remove anything by, and when something is asked that they do not answer.
     """
-    runner = site.runner
-    found = files.stat_one(runner, path)
-    if found is None:
-        return None
-    if found.kind != "file":
-        return (
-            "it is a block device; only its owner can tell what else it is for"
-            if found.kind == "block"
-            else ("it is no plain file")
+
+    def __init__(self, site: Host, paths: Iterable[str] = (), *, only_shown: bool = False) -> None:
+        """Nothing is looked at yet. `paths`: all files that are to be asked about.
+
+        `only_shown`: nothing is removed by the answers, so that they may be a minute old.
+        """
+        self._site = site
+        self._paths = dict.fromkeys(paths)
+        self._least_s = LOOKED_VALID_S if only_shown else VALID_S
+        self._users_s = LOOKED_VALID_S if only_shown else USERS_VALID_S
+        self._hosts: tuple[_Known, ...] = ()
+        self._kept: tuple[Kept, ...] = ()
+        self._until = 0.0  # monotonic seconds
+        self._users: dict[str, Users] = {}
+        self._users_until = 0.0
+
+    def needed_by(
+        self,
+        path: str,
+        said: Claims,
+        *,
+        going: Iterable[str] = (),
+        together: Iterable[str] = (),
+        patience_s: float = PATIENCE_S,
+        sure: bool = True,
+        is_base: bool = True,
+    ) -> str | None:
+        """Why a file must stay, as the end of "it is kept, because ..."; None when it is proven that nothing needs it.
+
+        The proof: it is a plain file; no process has it open or locked; no move under way plans with it; no VM of a
+        host that may reach it names it anywhere in its XML, live or persistent, in a snapshot or a saved state, nor a
+        directory that holds it; no VM's backing chain, no kept file and no image of a datastore stands on it. A file
+        counts as named also by another path that leads to it. What could not be looked at is a doubt, and keeps it
+        (safety/file_references.py); so is a host that may reach it and could not be asked.
+        `going`: files that go together with it, which may stand on it. `together`: kept files of which it may be one
+        by another path: they need it no longer. `sure` off, for what we have just made: users that one may not look
+        for do not count; QEMU's locks do, also when they could not be looked at. `is_base` off, for what no image can
+        stand on because a running VM was writing to it: then images that no VM names do not matter.
+        Raises HostUnreachable, LibvirtFailed, HostCommandFailed: then nothing is proven either.
+        """
+        self._paths.setdefault(path)
+        found = files.stat_one(self._site.runner, path)
+        if found is None:
+            return None
+        if found.kind != "file":
+            return (
+                "it is a block device; only its owner can tell what else it is for"
+                if found.kind == "block"
+                else "it is no plain file"
+            )
+        move = said.moves.get(posixpath.normpath(path))
+        if move is not None:
+            return f"move {move}, which is not over, has to do with it"
+        claimed = _claimed_elsewhere(self._site, path, said)
+        if claimed is not None:
+            return claimed
+        gone = frozenset({*map(posixpath.normpath, going), posixpath.normpath(path)})
+        rows = _rows(said.kept, {*gone, *map(posixpath.normpath, together)})
+        self._look(said, path, found, gone)
+        holders = _holders(self._site.runner, path, patience_s, sure, self._users_known(path))
+        if holders is not None:
+            return holders
+        own = self._hosts[0]
+        assert own.names is not None
+        named = _named(path, own.names, gone) or _claimed(path, own.names.inventory, said, rows)
+        doubt = next((one.sentence for one in own.names.doubts if one.about(path, is_base, gone)), None)
+        return named or doubt or _needed_elsewhere(path, own.names.inventory, self._hosts[1:], is_base)
+
+    # ------------------------------------------------------------ looking
+
+    def _look(self, said: Claims, path: str, found: FileStat, gone: frozenset[str]) -> None:
+        """Take the inventories, unless those that we have answer this question, and are of now."""
+        if not self._answers(said, path, found, gone):
+            self._take(said)
+
+    def _answers(self, said: Claims, path: str, found: FileStat, gone: frozenset[str]) -> bool:
+        own = self._hosts[0].names if self._hosts else None
+        if own is None or time.monotonic() > self._until:
+            return False
+        new = set(said.kept) - set(self._kept)
+        if any(posixpath.normpath(row.path) not in gone and not self._needs_no_look(row, own) for row in new):
+            return False
+        if own.inventory.problems:
+            return True  # to look again would bring the same, after as long a wait
+        seen = own.inventory.seen(path)
+        same = seen is not None and seen.identity == (found.device, found.inode)
+        return same and all(one in own.inventory.looked.paths for one in said.moves)
+
+    @staticmethod
+    def _needs_no_look(row: Kept, names: FileReferences) -> bool:
+        """Whether a file that was kept since stands on nothing."""
+        return row.format in (None, "raw") and row.path in names.inventory.looked.paths
+
+    def _take(self, said: Claims) -> None:
+        began = time.monotonic()
+        asked = [*self._paths, *(above for path in self._paths for above in _above(path))]
+        paths = frozenset((*asked, *said.moves, *(row.path for row in said.kept)))
+        of_others = {host: _images(rows) for host, rows in said.kept_elsewhere.items()}
+        sights = host_inventory.take_all(
+            host_inventory.configured(self._site), Also(_images(said.kept), paths, of_others)
         )
-    move = said.moves.get(posixpath.normpath(path))
-    if move is not None:
-        return f"move {move}, which is not over, has to do with it"
+        self._kept = said.kept
+        self._hosts = tuple(
+            _Known(
+                one, None if one.inventory is None else file_references.find(one.inventory, _kept_on(one, said, place))
+            )
+            for place, one in enumerate(sights)
+        )
+        now = time.monotonic()
+        self._until = now + max(self._least_s, now - began)
+        self._users_until = 0.0
+
+    def _users_known(self, path: str) -> Users | None:
+        """Who has the file open: all files are asked about at once. None when nothing was told of this one."""
+        if path not in self._users or time.monotonic() > self._users_until:
+            self._users = _users_of(self._site.runner, self._paths)
+            self._users_until = time.monotonic() + self._users_s
+        return self._users.get(path)
+
+
+def _holders(runner: Runner, path: str, patience_s: float, sure: bool, known: Users | None = None) -> str | None:
+    """Who has the file open, in words; one who only looks is waited for. `known`: what was found a moment ago."""
+    found = _patiently(runner, path, patience_s) if known is None or known.any or known.locks_unseen else known
+    if found.any or found.locks_unseen or (found.why and sure):
+        return found.why
+    # Root meets a hardened process here and there that it may not look into; QEMU's locks do not depend on that.
+    if found.unseen_processes and sure and runner.run(["id", "-u"]).text.strip() != "0":
+        return f"{found.unseen_processes} processes could not be looked at, which takes root's rights"
+    return None
+
+
+def _users_of(runner: Runner, paths: Iterable[str]) -> dict[str, Users]:
+    """Who has the files open. A doubt is looked at again: a process that starts or ends cannot be seen whole."""
+    found = image_users.users_of_all(runner, paths)
+    for _ in range(2):
+        if not any(one.doubts for one in found.values()):
+            break
+        time.sleep(0.2)
+        found = image_users.users_of_all(runner, paths)
+    return found
+
+
+def _patiently(runner: Runner, path: str, patience_s: float) -> Users:
+    retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_result(lambda one: one.any or one.locks_unseen),
+        stop=tenacity.stop_after_delay(patience_s),
+        wait=tenacity.wait_fixed(0.5),
+        retry_error_callback=lambda state: state.outcome.result() if state.outcome else None,
+    )
+    found: Users = retrying(image_users.users_of, runner, path)
+    return found
+
+
+def _images(rows: Iterable[Kept]) -> frozenset[tuple[str, str]]:
+    """The kept files whose chains count: a raw image stands on nothing."""
+    return frozenset((row.path, row.format) for row in rows if row.format is not None and row.format != "raw")
+
+
+def _kept_on(sight: HostSight, said: Claims, place: int) -> tuple[Kept, ...]:
+    return said.kept if place == 0 else said.kept_elsewhere.get(sight.host.uuid, ())
+
+
+def _needed_elsewhere(path: str, own: HostInventory, others: Iterable[_Known], is_base: bool) -> str | None:
+    """Who of another host needs a file, or may need it. What lies on a file system of one host is no other's."""
+    seen = own.seen(path)
+    if seen is not None and not seen.may_be_reached_by_others:
+        return None
+    for other in others:
+        if not may_reach(own.space_of(path), other.sight.reaches):
+            continue
+        host = f"on the host {other.sight.host.name or other.sight.host.uri}"
+        if other.names is None:
+            return f"{host} a VM may use it, and that host could not be asked ({other.sight.problem})"
+        named = other.names.same_file_user(seen, frozenset(), same_file_of_hosts) or _tree_elsewhere(
+            path, own, other.names
+        )
+        doubt = next((one.sentence for one in other.names.doubts if one.about(path, is_base)), None)
+        if named or doubt:
+            return f"{host} {named or doubt}"
+    return None
+
+
+def _tree_elsewhere(path: str, own: HostInventory, names: FileReferences) -> str | None:
+    """Whether another host's VM uses a directory that holds the file."""
+    above = [seen for one in _above(path) if (seen := own.seen(one)) is not None]
+    for tree in names.trees:
+        seen = names.inventory.seen(tree.path)
+        if seen is not None and any(same_file_of_hosts(seen, one) for one in above):
+            return tree.sentence
+    return None
+
+
+def _claimed_elsewhere(site: Host, path: str, said: Claims) -> str | None:
+    """Whether a move of another host has to do with this very file, by whatever name it is reached there."""
     move = said.elsewhere.get(posixpath.normpath(path))
-    if move is not None and files.filesystem_type(runner, path) not in _LOCAL:
+    if move is not None and not is_of_one_host(files.filesystem_type(site.runner, path)):
         return f"move {move} of another host, which is not over, has to do with it (or with a file of that path there)"
-    move = _claimed_elsewhere(site, path, said.files)
-    if move is not None:
-        return f"move {move} of another host, which is not over, has to do with it"
-    holders = _holders(runner, path, patience_s, sure)
-    if holders is not None:
-        return holders
-    going = {*map(posixpath.normpath, going), posixpath.normpath(path)}
-    rows = _rows(said.kept, {*going, *map(posixpath.normpath, together)})
-    besides = [path, *_above(path), *said.moves, *(row.path for row in rows)]
-    names = file_references.gather(site, said.kept, going, besides)
-    named = _named(path, names) or _claimed(path, names, said, rows)
-    return named or next((one.sentence for one in names.doubts if one.about(path, is_base)), None)
-
-
-def _claimed_elsewhere(site: Host, path: str, claimed: Mapping[FileId, str]) -> str | None:
-    """The move of another host that has to do with this very file, by whatever name it is reached there."""
-    if not claimed:
+    if not said.files:
         return None
     directory = posixpath.dirname(path)
     look = helper_paths.look(site.runner, [directory], mounted=True)[directory]
     if look.mounted is None:
-        return None
-    return claimed.get(of_mount(look.mounted, site.connection.host_id(), "").file(posixpath.basename(path)))
+        return (
+            f"{directory} cannot be looked at, so it cannot be told whether a move of another host, which is not over, "
+            "has to do with it"
+        )
+    move = said.files.get(of_mount(look.mounted, site.connection.host_id(), "").file(posixpath.basename(path)))
+    return None if move is None else f"move {move} of another host, which is not over, has to do with it"
 
 
 def _rows(kept: Iterable[Kept], going: set[str]) -> list[Kept]:
@@ -186,9 +378,9 @@ def fingerprint(found: FileStat) -> KeptFingerprint:
     return KeptFingerprint(found.inode, found.size, found.mtime_ns)
 
 
-def _claimed(path: str, names: FileReferences, said: Claims, rows: Iterable[Kept]) -> str | None:
+def _claimed(path: str, inventory: HostInventory, said: Claims, rows: Iterable[Kept]) -> str | None:
     """Whether the file is one that a move plans with, or that quarantine keeps, by another path."""
-    seen = names.looked.paths
+    seen = inventory.looked.paths
     claims = [(one, f"move {move}, which is not over, has to do with it") for one, move in said.moves.items()]
     claims += [(row.path, f"quarantine keeps it, an old file of {row.vm},") for row in rows]
     for other, sentence in claims:
@@ -208,41 +400,21 @@ def _claimed(path: str, names: FileReferences, said: Claims, rows: Iterable[Kept
     return None
 
 
-def _named(path: str, names: FileReferences) -> str | None:
-    """Whether one of these names is the file, or a directory that it lies in: by its words, or by another path."""
-    mine, above = posixpath.normpath(path), _above(path)
-    seen = names.looked.paths
-    for name, sentence in names.paths.items():
-        if posixpath.normpath(name) == mine:
-            return sentence
-    for name, sentence in names.paths.items():
-        if name in seen and path in seen and same_file(seen[name], seen[path]):
-            return f"{sentence} (as {name})"
+def _named(path: str, names: FileReferences, going: frozenset[str]) -> str | None:
+    """Whether something names the file, or a directory that it lies in: by its words, or by another path."""
+    seen, above = names.inventory.looked.paths, _above(path)
+    user = names.file_user(path, seen.get(path), going, same_file)
+    if user is not None:
+        return user
     places = {seen[one].identity for one in above if one in seen and seen[one].there}
-    for name, sentence in names.trees.items():
-        if posixpath.normpath(name) in above:
-            return sentence
-        if name in seen and seen[name].there and (seen[name].identity in places or _holds(seen[name], seen.get(path))):
-            return sentence
+    for tree in names.trees:
+        if posixpath.normpath(tree.path) in above:
+            return tree.sentence
+        found = seen.get(tree.path)
+        if found is not None and found.there and (found.identity in places or _holds(found, seen.get(path))):
+            return tree.sentence
     return None
 
 
 def _holds(directory: PathSeen, file: PathSeen | None) -> bool:
     return file is not None and directory.holds(file)
-
-
-def _holders(runner: Runner, path: str, patience_s: float, sure: bool) -> str | None:
-    """Who has the file open, in words."""
-    retrying = tenacity.Retrying(
-        retry=tenacity.retry_if_result(lambda one: one.any or one.locks_unseen),
-        stop=tenacity.stop_after_delay(patience_s),
-        wait=tenacity.wait_fixed(0.5),
-        retry_error_callback=lambda state: state.outcome.result() if state.outcome else None,
-    )
-    holders: image_users.Users = retrying(image_users.users_of, runner, path)
-    if holders.any or holders.locks_unseen or (holders.why and sure):
-        return holders.why
-    # Root meets a hardened process here and there that it may not look into; QEMU's locks do not depend on that.
-    if holders.unseen_processes and sure and runner.run(["id", "-u"]).text.strip() != "0":
-        return f"{holders.unseen_processes} processes could not be looked at, which takes root's rights"
-    return None

@@ -14,7 +14,7 @@ from blockferry.hosts.libvirt.domain import Control, DomainView
 from blockferry.hosts.runner import Runner
 from blockferry.hosts.waiting_runner import WaitingRunner
 from blockferry.safety.guard import Guard
-from blockferry.safety.proof import Claims
+from blockferry.safety.proof import Claims, Proof
 from blockferry.storage_move.observe import Memory
 from blockferry.storage_move.pace.effects import Pacer
 from blockferry.storage_move.plan import Plan
@@ -57,6 +57,7 @@ class Context:
     applied: dict[str, int] = field(default_factory=dict)  # target -> bandwidth set on its job
 
     pacer: Pacer | None = None  # only where the guest's writes have a contract
+    proof: Proof | None = None  # of the old files: one inventory for all that are released one after the other
     noted: Record | None = None  # the record as this process has written it last
     watch: DestinationWatch | None = None  # beside the copies
     watch_mode: str = ""  # what it was told last, and obeyed
@@ -73,6 +74,21 @@ class Context:
     def runner(self) -> Runner:
         """Waits for storage that does not answer without being held up by it."""
         return WaitingRunner(self.site.runner, lambda text: self.tell("warning", text), self.stop.is_set)
+
+    def needed_by(self, path: str, *, patience_s: float, is_base: bool) -> str | None:
+        """Why an old file of this move must stay; None when it is proven that nothing needs it (`Proof.needed_by`).
+
+        The old files go together. One that is kept for a doubt goes no more: what it stands on stays with it.
+        """
+        home = [file.source for file in self.plan.small_files]
+        old = [one for disk in self.plan.disks for one in (*disk.old_files, disk.source_overlay) if one]
+        if self.proof is None:
+            self.proof = Proof(self.site, [*old, *home])
+        said = self.claims()
+        stay = {row.path for row in said.kept if row.move == self.plan.move and self.plan.source.delete}
+        overlays = [disk.dest_overlay for disk in self.plan.disks if disk.dest_overlay]
+        going = [one for one in (*old, *overlays) if one not in stay]
+        return self.proof.needed_by(path, said, going=going, patience_s=patience_s, is_base=is_base)
 
     @staticmethod
     def now_s() -> float:

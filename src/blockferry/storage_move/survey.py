@@ -10,20 +10,21 @@ from dataclasses import replace
 
 from blockferry.base.errors import BlockferryError, HostCommandFailed, HostUnreachable, ImageUnreadable, LibvirtFailed
 from blockferry.base.units import MiB
-from blockferry.hosts import exports, filesystems, qemu_process
+from blockferry.hosts import exports, filesystem_types, host_inventory, path_identity, qemu_process
 from blockferry.hosts.datastore_id import FileId, paths_of
 from blockferry.hosts.exports import is_export
 from blockferry.hosts.fencing import Storage
 from blockferry.hosts.helper import comparison, files, references, watchdog
 from blockferry.hosts.helper import paths as helper_paths
 from blockferry.hosts.host import Host
-from blockferry.hosts.images import network_exports, qemu_img, reflink
-from blockferry.hosts.inventory import Datastore, Disk, DiskSource, Image, Vm, datastore_of
+from blockferry.hosts.host_facts import HostInventory, images_of, names_of
+from blockferry.hosts.host_inventory import Also
+from blockferry.hosts.images import chains, network_exports, qemu_img, reflink
+from blockferry.hosts.inventory import Datastore, Disk, DiskSource, Image, ImageChain, Vm, datastore_of
 from blockferry.hosts.kept import Kept
 from blockferry.hosts.libvirt import domain_list, pools
 from blockferry.hosts.runner import Runner
 from blockferry.safety import proof
-from blockferry.safety.file_references import images_of, names_of
 from blockferry.storage_move.clone import rules as clone_rules
 from blockferry.storage_move.destination import datastore_places, image_names, old_disks, placement, reach
 from blockferry.storage_move.destination import effects as destination_effects
@@ -42,12 +43,6 @@ def read_chain(runner: Runner, disk: Disk) -> tuple[tuple[Image, ...], str | Non
     source = disk.source
     if source is None or source.path is None or source.kind not in ("file", "block"):
         return (), None
-    return read_source(runner, source)
-
-
-def read_source(runner: Runner, source: DiskSource) -> tuple[tuple[Image, ...], str | None]:
-    """The same of an image that has a path."""
-    assert source.path is not None
     try:
         layers = qemu_img.chain(runner, source.path, source.format)
     except (ImageUnreadable, HostCommandFailed) as error:
@@ -104,7 +99,6 @@ def survey(
     """
     connection, runner = site.connection, site.runner
     vm = with_volume_paths(domain_list.vm(connection, request.vm))
-    everyone = domain_list.all_vms(connection)
     stores = pools.datastores(connection)
     libvirt, qemu = connection.versions()
     if other_move is not None:
@@ -151,7 +145,9 @@ def survey(
         return Facts(connection.uri, vm, stores, libvirt, qemu, {}, access_problem=error.sentence)
     existing = frozenset(path for path in candidates if looks[path].taken)
     left = {path: one for path, one in (kept or {}).items() if path in existing}
-    used = _users(runner, vm, everyone, paths)
+    inventory = host_inventory.take(site, Also(paths=frozenset(paths)), listings=False)
+    everyone = inventory.vms
+    used = _users(vm, inventory, paths)
     in_quarantine, to_use = old_disks.kept(site, request, stores, wanted, old or {}, claims)
     storage, storage_problem = _storage(runner, vm, wanted, request)
     user = reach.qemu_user(site, vm.name, vm.uuid)
@@ -179,7 +175,7 @@ def survey(
         directories=_directories(runner, wanted),
         exports=_exports(runner, vm, everyone, request),
         available=_available(runner, wanted),
-        committed=committed(runner, stores, everyone),
+        committed=committed(runner, stores, everyone, inventory.chains),
         reserved=space.promised(promises, {one.name: None if one.id is None else one.id.space for one in stores}),
         home_source=home.source,
         home_files=home.files,
@@ -210,7 +206,7 @@ def _filesystems(runner: Runner, vm: Vm, paths: set[str], home: home_survey.Home
     old = [*paths, *(one.path for one in home.files), *([vm.nvram] if vm.nvram else [])]
     looked = references.look(runner, [path for path in old if path.startswith("/")])
     found = {path: one for path, one in looked.paths.items() if one.there}
-    return {path: filesystems.EXPORTED if one.exported else one.filesystem for path, one in found.items()}
+    return {path: filesystem_types.EXPORTED if one.exported else one.filesystem for path, one in found.items()}
 
 
 def _with_jobs(site: Host, vm: Vm) -> Vm:
@@ -420,26 +416,28 @@ def _around(vm: Vm, images: set[str], stores: Iterable[Datastore]) -> set[str]:
     return found
 
 
-def _users(runner: Runner, vm: Vm, everyone: tuple[Vm, ...], paths: set[str]) -> dict[str, tuple[str, ...]]:
-    """Which other VMs refer to our images, as a disk or in a backing chain, by whatever path."""
+def _users(vm: Vm, inventory: HostInventory, paths: set[str]) -> dict[str, tuple[str, ...]]:
+    """Which other VMs refer to our images, as a disk or in a backing chain, by whatever path.
+
+    Of one whose chain cannot be read, or does not answer, only what its XML names counts; before anything is removed
+    that is a doubt (safety/proof.py).
+    """
     names: dict[str, set[str]] = {}
-    for other in everyone:
+    for other in inventory.vms:
         if other.uuid == vm.uuid:
             continue
         names[other.name] = {posixpath.normpath(name) for name in names_of(other)}
         for _, source in images_of(other):
-            for image in read_source(runner, source)[0]:
-                names[other.name] |= {posixpath.normpath(path) for path in (image.path, *image.parts)}
-    every = {path for path in (*paths, *(name for found in names.values() for name in found)) if path.startswith("/")}
-    try:
-        seen = references.look(runner, every).paths
-    except HostCommandFailed:  # one image of any VM whose storage hangs: the words of the paths remain
-        seen = {}
+            for layer in inventory.chain(source).layers:
+                names[other.name] |= {posixpath.normpath(path) for path in (layer.path, *layer.parts)}
     found: dict[str, tuple[str, ...]] = {}
     for path in paths:
         mine = posixpath.normpath(path)
+        seen = inventory.seen(path)
         by_file = {
-            name for name in every if path in seen and name in seen and references.same_file(seen[name], seen[path])
+            posixpath.normpath(name)
+            for name, one in inventory.looked.paths.items()
+            if seen is not None and path_identity.same_file(one, seen)
         }
         users = tuple(name for name, named in names.items() if mine in named or named & by_file)
         if users:
@@ -469,23 +467,25 @@ def _available(runner: Runner, stores: Iterable[Datastore]) -> dict[str, int]:
     return found
 
 
-def committed(runner: Runner, stores: tuple[Datastore, ...], everyone: tuple[Vm, ...]) -> dict[str, int]:
+def committed(
+    runner: Runner, stores: tuple[Datastore, ...], everyone: Iterable[Vm], images: Mapping[chains.Named, ImageChain]
+) -> dict[str, int]:
     """Datastore -> bytes that the VMs' images on it would take if all thin ones grew to their full size."""
-    images = {
-        image.path: max(image.virtual_size, image.allocation)
+    sizes = {
+        layer.path: max(layer.virtual_size, layer.allocation)
         for vm in everyone
         for disk in vm.disks
         if disk.device == "disk"
-        for image in read_chain(runner, disk)[0]
-        if image.path.startswith("/")
+        for layer in chains.of_disk(images, disk).layers
+        if layer.path.startswith("/")
     }
     try:
-        looks = helper_paths.look(runner, images)
+        looks = helper_paths.look(runner, sizes)
     except HostCommandFailed:
         looks = {}
     found = dict.fromkeys((store.name for store in stores), 0)
     counted: set[tuple[int, int]] = set()
-    for path, size in images.items():
+    for path, size in sizes.items():
         look = looks.get(path)
         if look is not None and look.identity is not None:
             if look.identity in counted:

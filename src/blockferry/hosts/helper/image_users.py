@@ -72,7 +72,19 @@ class Users:
 def users_of(runner: Runner, path: str) -> Users:
     """All users of the image. Raises ImageUnreadable if it is absent, HostCommandFailed."""
     answer = _look(runner, [path])
-    one = _existing(answer, path)
+    return _users(answer, _existing(answer, path))
+
+
+def users_of_all(runner: Runner, paths: Iterable[str]) -> dict[str, Users]:
+    """The same of many images in one call; those that are absent, or cannot be looked at, are missing in it.
+
+    The host's processes are gone through once, whatever the number of files. Raises HostCommandFailed.
+    """
+    answer = _look(runner, dict.fromkeys(paths))
+    return {path: _users(answer, one) for path, one in answer["files"].items() if "errno" not in one}
+
+
+def _users(answer: dict[str, Any], one: dict[str, Any]) -> Users:
     locks, doubts = one["locks"], list(answer["doubts"])
     if "errno" in locks:
         doubts.insert(0, f"whether a QEMU has it open cannot be looked at ({os.strerror(locks['errno'])})")

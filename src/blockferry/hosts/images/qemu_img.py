@@ -104,6 +104,11 @@ def chain(runner: Runner, path: str, format: str | None = None) -> tuple[ChainIm
     absolute(path)
     argv = ["qemu-img", "info", "-U", "--backing-chain", "--output=json", *_format(format), "--", path]
     infos: list[dict[str, Any]] = json.loads(_reading(runner, path, argv))
+    return layers_of(runner, path, infos)
+
+
+def layers_of(runner: Runner, path: str, infos: Sequence[dict[str, Any]]) -> tuple[ChainImage, ...]:
+    """The chain of an image from what `qemu-img info --backing-chain` says of it. Raises as `chain`."""
     layers = [_layer(info) for info in infos]
     layers[0] = replace(layers[0], path=path)
     layers = _without_dots(runner, layers)
@@ -296,11 +301,16 @@ def _format(format: str | None) -> list[str]:
 
 def _reading(runner: Runner, path: str, argv: list[str]) -> bytes:
     result = runner.run(argv, check=False)
-    if result.status == 127:
-        raise HostCommandFailed("qemu-img", 127, result.stderr.strip())
     if result.status != 0:
-        raise ImageUnreadable(path, _words(result.stderr, path))
+        raise failed(path, result.status, result.stderr)
     return result.stdout
+
+
+def failed(path: str, status: int, stderr: str) -> ImageUnreadable | HostCommandFailed:
+    """The error that an exit status of qemu-img other than 0 stands for."""
+    if status == 127:
+        return HostCommandFailed("qemu-img", 127, stderr.strip())
+    return ImageUnreadable(path, _words(stderr, path))
 
 
 def _words(stderr: str, path: str) -> str:

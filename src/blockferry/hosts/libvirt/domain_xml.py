@@ -63,6 +63,7 @@ class ParsedDomain:
     unsavable: str = ""  # a device that keeps the VM from being saved to a memory file; "" as far as can be told
     named: tuple[NamedPath, ...] = ()
     volumes: tuple[Volume, ...] = ()  # without their paths
+    memory: int = 0  # bytes, as much as it can have
 
 
 def parse(xml: str) -> ParsedDomain:
@@ -82,7 +83,20 @@ def parse(xml: str) -> ParsedDomain:
         unsavable=_unsavable(root),
         named=tuple(_named(root)),
         volumes=tuple(_volume(one) for one in xml_paths.volumes(root)),
+        memory=_memory(root),
     )
+
+
+_UNITS = {"b": 1, "bytes": 1, "KB": 1000, "KiB": 1024, "k": 1024, "MB": 1000**2, "MiB": 1024**2, "M": 1024**2}
+_UNITS |= {"GB": 1000**3, "GiB": 1024**3, "G": 1024**3}
+
+
+def _memory(root: etree._Element) -> int:
+    """Bytes of `<memory>`, which libvirt itself writes in KiB; 0 where it does not stand."""
+    element = root.find("memory")
+    if element is None or not (element.text or "").strip().isdigit():
+        return 0
+    return int(str(element.text)) * _UNITS.get(element.get("unit", "KiB"), 1024)
 
 
 _NO_STORAGE = (xml_paths.Role.SOCKET, xml_paths.Role.PROGRAM, xml_paths.Role.DEVICE)

@@ -26,6 +26,7 @@ def kept(
     claims: Callable[[], proof.Claims],
 ) -> tuple[dict[str, KeptDisk], dict[str, Partial]]:
     """The VM's old disks that quarantine keeps on the destinations; and those that become copies, as asked."""
+    asked = proof.Proof(site, old, only_shown=True)
     found: dict[str, KeptDisk] = {}
     use: dict[str, Partial] = {}
     for path, (row, target) in old.items():
@@ -37,7 +38,7 @@ def kept(
             continue
         one = KeptDisk(path, target, row.move, row.since, row.format, stat.allocated)
         if request.use_kept:
-            partial, problem = _usable(site, row, stat, claims())
+            partial, problem = _usable(site, asked, row, stat, claims())
             one = replace(one, problem=problem)
             if partial is not None:
                 use[path] = replace(partial, target=target)
@@ -48,7 +49,9 @@ def kept(
     return found, {path: one for path, one in use.items() if path in latest.values()}
 
 
-def _usable(site: Host, row: Kept, stat: files.FileStat, said: proof.Claims) -> tuple[Partial | None, str]:
+def _usable(
+    site: Host, asked: proof.Proof, row: Kept, stat: files.FileStat, said: proof.Claims
+) -> tuple[Partial | None, str]:
     """An old disk as the beginning of a copy; or why it cannot be one, a clause."""
     if stat.kind != "file" or row.fingerprint is None or proof.fingerprint(stat) != row.fingerprint:
         return None, "it has been changed since it was kept, or that cannot be told"
@@ -56,7 +59,7 @@ def _usable(site: Host, row: Kept, stat: files.FileStat, said: proof.Claims) -> 
         return None, "its format is not recorded"
     try:
         layers = qemu_img.chain(site.runner, row.path, row.format)
-        doubt = proof.needed_by(site, row.path, said, patience_s=0)
+        doubt = asked.needed_by(row.path, said, patience_s=0)
     except BlockferryError as error:
         return None, f"it cannot be looked at ({error.sentence.rstrip('.')})"
     top = layers[0]

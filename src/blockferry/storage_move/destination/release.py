@@ -133,7 +133,7 @@ def reason_to_keep(
         above = disk.source_overlay
         if files.stat_one(context.runner, above) is not None:
             return f"{above}, which is kept, stands on it"
-    return _needed_by(context, path, is_base=not _written_by_guest(context, disk, path))
+    return context.needed_by(path, patience_s=proof.PATIENCE_S, is_base=not _written_by_guest(context, disk, path))
 
 
 def _unasked(target: str, seen: Observation) -> str | None:
@@ -195,18 +195,6 @@ def _known_format(disk: DiskPlan, path: str) -> str | None:
     return disk.source_format if same_path(path, disk.source) else None
 
 
-def _needed_by(
-    context: Context,
-    path: str,
-    patience_s: float = proof.PATIENCE_S,
-    is_base: bool = True,
-) -> str | None:
-    going = [
-        one for disk in context.plan.disks for one in (*disk.old_files, disk.source_overlay, disk.dest_overlay) if one
-    ]
-    return proof.needed_by(context.site, path, context.claims(), going=going, patience_s=patience_s, is_base=is_base)
-
-
 def remove_destination(context: Context, seen: Observation) -> None:
     """All that we made. The caller has seen that no disk of the VM is there; QEMU must have let go of it.
 
@@ -223,6 +211,7 @@ def remove_destination(context: Context, seen: Observation) -> None:
     if record != seen.record:
         context.note(record)  # before: what is half removed must not count as copied
     point("removing-destination")
+    asked = proof.Proof(context.site, [path for path in record.created if not path.endswith("/") and path not in kept])
     for path in reversed(record.created):
         context.check()
         if path.endswith("/"):
@@ -238,8 +227,8 @@ def remove_destination(context: Context, seen: Observation) -> None:
             context.notes.append(f"{path} stays: it is another file than the one that the move made")
             context.tell("warning", context.notes[-1])
         elif found is not None:
-            doubt = proof.needed_by(
-                context.site, path, context.claims(), going=record.created, patience_s=0, sure=False, is_base=False
+            doubt = asked.needed_by(
+                path, context.claims(), going=record.created, patience_s=0, sure=False, is_base=False
             )
             if doubt is not None:
                 raise StillInUse(path, doubt)

@@ -18,7 +18,7 @@ from blockferry.hosts.host import Host
 from blockferry.hosts.inventory import Datastore
 from blockferry.hosts.libvirt import domain_xml, pools
 from blockferry.hosts.runner import Runner
-from blockferry.safety import file_references, mount_check, proof
+from blockferry.safety import file_references, mount_check
 from blockferry.storage_move.context import Context
 from blockferry.storage_move.destination import owner_and_labels
 from blockferry.storage_move.destination.effects import MARKER, make_home, mark_file, marked_by, name_paths
@@ -312,7 +312,7 @@ def _release(context: Context, record: Record, file: HomeFile) -> Record:
         context.note(record)
     # QEMU holds the medium of a drive until the next power cycle, when it could not be changed.
     doubt = record.home_kept.get(file.source) or _no_copy(context, file, file.source)
-    doubt = doubt or _needed_by(context, file.source)
+    doubt = doubt or context.needed_by(file.source, patience_s=0, is_base=False)
     if doubt is None and plan.source.delete:
         point("releasing-home-file")
         doubt = _remove(context, file, record.home_prints.get(file.source))
@@ -335,16 +335,6 @@ def _no_copy(context: Context, file: HomeFile, path: str) -> str | None:
     if old is not None and (old.device, old.inode) == (new.device, new.inode):
         return f"it is the same file as {file.dest}"
     return None
-
-
-def _needed_by(context: Context, path: str) -> str | None:
-    going = [
-        one
-        for disk in context.plan.disks
-        for one in (*disk.old_files, disk.source_overlay, disk.dest_overlay)
-        if one
-    ]  # fmt: skip
-    return proof.needed_by(context.site, path, context.claims(), going=going, patience_s=0, is_base=False)
 
 
 def _aside(context: Context, path: str) -> str:

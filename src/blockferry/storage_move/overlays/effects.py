@@ -13,10 +13,9 @@ from dataclasses import replace
 from blockferry.base.errors import LibvirtFailed, StillInUse
 from blockferry.base.units import MiB, format_duration, format_size
 from blockferry.hosts.exports import is_export
-from blockferry.hosts.helper import comparison, files, image_users, references
+from blockferry.hosts.helper import comparison, files
 from blockferry.hosts.images import qemu_img
-from blockferry.hosts.libvirt import domain_list
-from blockferry.safety import mount_check
+from blockferry.safety import mount_check, proof
 from blockferry.storage_move import actions, destination_watchdog
 from blockferry.storage_move.context import Context
 from blockferry.storage_move.destination import effects as destination_effects
@@ -70,22 +69,11 @@ def _no_longer_needed(context: Context, record: Record, disk: DiskPlan, overlay:
     runner = context.runner
     if files.stat_one(runner, overlay) is None:
         return
-    found = image_users.users_of(runner, overlay)
-    if found.any:
-        raise StillInUse(overlay, f"{found.why}, although libvirt does not name it")
-    if found.locks_unseen:
-        raise StillInUse(overlay, found.why)
-    named = {
-        source.path: vm.name
-        for vm in domain_list.all_vms(context.site.connection)
-        for one in vm.disks
-        for source in (one.live, one.config)
-        if source is not None and source.path is not None and source.path.startswith("/")
-    }
-    seen = references.look(runner, [overlay, *named]).paths
-    for path, name in named.items():
-        if same_path(path, overlay) or references.same_file(seen[path], seen[overlay]):
-            raise StillInUse(overlay, f"VM {name} refers to it")
+    doubt = proof.needed_by(
+        context.site, overlay, context.claims(), going=record.created, patience_s=0, sure=False, is_base=False
+    )
+    if doubt is not None:
+        raise StillInUse(overlay, doubt)
     at_source = same_path(overlay, disk.source_overlay)
     folded = record.folded_as.get(overlay)
     if folded is not None and folded.split("|")[-1] == layer_print(runner, disk, at_source).split("|")[-1]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from blockferry.base.errors import BlockferryError
 from blockferry.base.units import format_size
 from blockferry.hosts.helper import files, image_users
+from blockferry.hosts.host_facts import images_of
 from blockferry.hosts.identity import may_be_here
 from blockferry.hosts.images import conversion, qemu_img
 from blockferry.hosts.inventory import Image, Vm
@@ -158,7 +159,7 @@ def _top_of(runner: Runner, everyone: Iterable[Vm], mine: Sequence[str], identit
     tops = {
         source.path: f"it is {target} of VM {vm.name}, which writes to it"
         for vm in everyone
-        for target, source in proof.images_of(vm)
+        for target, source in images_of(vm)
         if source.path is not None and source.path.startswith("/")
     }
     stats = files.stat_many(runner, tops)

@@ -10,13 +10,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from blockferry.hosts.helper.program import mount_table
+from blockferry.hosts.helper.program import by_mount, mount_table
 from blockferry.hosts.helper.program.file_calls import ABSENT
 from blockferry.hosts.helper.program.mount_table import NOWHERE, Mount, unescaped
 
 DEPTH = 5  # a datastore's directory, the VMs' homes in it, and what may lie in those
 ENTRIES = 100_000
 SECONDS = 20  # for all datastores; less than the caller waits (references.PATIENCE_S)
+ANSWER_S = 45  # for all paths and datastores of one mount
 TOO_DEEP, TOO_MUCH = -1, -2  # instead of an errno
 NO_IMAGES = ("proc", "sysfs", "debugfs", "tracefs", "securityfs", "configfs", "cgroup", "cgroup2", "bpf", "pstore")
 HEAD = 1 << 16
@@ -253,16 +254,29 @@ def texts(names: list[bytes]) -> list[str]:
 
 
 def look_all(paths: list[str], directories: list[str]) -> dict[str, Any]:
-    """What lies at the paths; what the images in the directories stand on; all mount points."""
+    """What lies at the paths; what the images in the directories stand on; all mounts.
+
+    What lies on a mount that does not answer has its errno, and holds up nothing else.
+    """
     mounts = mounted()
     missing = wanted_mounts() - set(mounts)
     skipped = {point for point, mount in mounts.items() if mount.kind in NO_IMAGES}
     until = time.monotonic() + SECONDS
     exports = exported()
+
+    def work(wanted: tuple[bool, str]) -> dict[str, Any]:
+        is_listing, path = wanted
+        return listed(path, missing, skipped, until) if is_listing else look(path, mounts, missing, exports)
+
+    every = [((False, path), path) for path in paths]
+    every += [((True, path), os.path.join(path, ".")) for path in directories]
+    found = by_mount.look(every, work, ANSWER_S)
+    silent = {"errno": errno.ETIMEDOUT}
     return {
-        "paths": {path: look(path, mounts, missing, exports) for path in paths},
-        "directories": {path: listed(path, missing, skipped, until) for path in directories},
+        "paths": {path: found.get((False, path), silent) for path in paths},
+        "directories": {path: found.get((True, path), silent) for path in directories},
         "mounts": sorted(mounts),
+        "mounted": {mount.device: [mount.kind, mount.source] for mount in mounts.values()},
     }
 
 

@@ -1,0 +1,159 @@
+"""Taking the inventory of a host, and of all configured hosts: once for everything within one decision. Only looks."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from blockferry.base.errors import BlockferryError, HostCommandFailed
+from blockferry.hosts.helper import references
+from blockferry.hosts.host import Host
+from blockferry.hosts.host_facts import HostInventory, HostSight, NamesBeside, drives_of, images_of, names_of
+from blockferry.hosts.identity import HostId
+from blockferry.hosts.images import chains
+from blockferry.hosts.images.chains import Named
+from blockferry.hosts.inventory import Datastore, ImageChain, Vm
+from blockferry.hosts.libvirt import domain_list, pools
+from blockferry.hosts.runner import Runner
+
+TRIES = 3
+"""So often we look again when an image vanishes meanwhile: it may have another name by now, which we have not seen."""
+
+OTHERS_S = 180.0
+"""A host other than the one where the files lie is waited for so long. Longer than libvirt's keepalive needs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Also:
+    """What is looked at besides what VMs name: images (with their formats), whose chains are read, and paths."""
+
+    images: frozenset[Named] = frozenset()
+    paths: frozenset[str] = frozenset()
+    of_others: dict[str, frozenset[Named]] = field(default_factory=dict)  # host -> images that are kept there
+
+
+def configured(site: Host) -> tuple[Host, ...]:
+    """The host whose files are decided about, and every other configured host. Whoever configures hosts sets them."""
+    return (site, *site.others)
+
+
+def take_all(sites: Sequence[Host], also: Also) -> tuple[HostSight, ...]:
+    """The inventories of these hosts, with all images of their datastores; the first one's with what is `also` named.
+
+    Of a host other than the first a failure is noted. Raises for the first: HostUnreachable, LibvirtFailed.
+    """
+    others = [_Other(site, also) for site in sites[1:]]
+    for other in others:
+        other.thread.start()
+    first = take(sites[0], also)
+    until = time.monotonic() + OTHERS_S
+    for other in others:
+        other.thread.join(max(0.0, until - time.monotonic()))
+    return (HostSight(first.host, first), *(other.sight for other in others))
+
+
+class _Other:
+    """Another host, looked at in a thread: one that does not answer holds up nothing but that."""
+
+    def __init__(self, site: Host, also: Also) -> None:
+        self._site, self._also = site, also
+        self.sight = HostSight(HostId(site.uri, ""), problem=f"it did not answer within {OTHERS_S:g} s")
+        self.thread = threading.Thread(target=self._look, name=f"inventory-{site.uri}", daemon=True)
+
+    def _look(self) -> None:
+        try:
+            images = self._also.of_others.get(self._site.connection.host_id(), frozenset())
+            found = take(self._site, Also(images))
+        except BlockferryError as error:
+            self.sight = replace(self.sight, problem=error.sentence.rstrip("."))
+        else:
+            self.sight = HostSight(found.host, found)
+
+
+def take(site: Host, also: Also | None = None, *, listings: bool = True) -> HostInventory:
+    """The inventory of one host.
+
+    `listings`: read what the images in its datastores stand on, too: for a proof, which counts also what no VM names.
+    Raises HostUnreachable, LibvirtFailed. What else cannot be looked at is in the inventory.
+    """
+    also = also or Also()
+    found, vanished = _take(site, also, listings)
+    for _ in range(1, TRIES):
+        if not vanished:
+            break
+        found, vanished = _take(site, also, listings)
+    gone = {one: ImageChain(problem="it vanished while it was looked at") for one in vanished}
+    return replace(found, chains={**found.chains, **gone})
+
+
+def _take(site: Host, also: Also, listings: bool) -> tuple[HostInventory, frozenset[Named]]:
+    """The inventory, and the images of VMs that vanished while their chains were read."""
+    connection, runner = site.connection, site.runner
+    vms = domain_list.all_vms(connection)
+    stores = pools.datastores(connection)
+    beside = domain_list.names_beside(connection)
+    host = HostId(connection.uri, connection.host_id(), connection.hostname())
+    found = HostInventory(host, vms, stores, beside)
+    paths = [*_paths(vms, beside), *also.paths, *(path for path, _ in also.images)]
+    try:
+        looked = references.look(runner, (one for one in paths if one.startswith("/")), _directories(stores, listings))
+    except HostCommandFailed as error:  # a datastore that does not answer; or there is no python3
+        problem = f"what VMs name could not be looked at ({error.sentence.rstrip('.')})"
+        return replace(found, problems=(problem,)), frozenset()
+    of_vms = _images(vms)
+    wanted = {one for one in of_vms | also.images if looked.paths[one[0]].there}
+    read = chains.read(runner, sorted(wanted))
+    found = replace(found, looked=looked, chains=read)
+    vanished = _vanished(runner, [one for one, chain in read.items() if chain.problem])
+    left = {one: chain for one, chain in read.items() if one not in vanished or one in of_vms}
+    return _with_the_rest(runner, replace(found, chains=left)), vanished & of_vms
+
+
+def _paths(vms: Iterable[Vm], beside: NamesBeside) -> Iterator[str]:
+    for vm in vms:
+        yield from names_of(vm)
+    yield from (*beside.paths, *beside.trees)
+
+
+def _images(vms: Iterable[Vm]) -> frozenset[Named]:
+    sources = [source for vm in vms for source in (*drives_of(vm), *(one for _, one in images_of(vm)))]
+    return frozenset((one.path, one.format) for one in sources if one.path and one.path.startswith("/"))
+
+
+def _directories(stores: Iterable[Datastore], listings: bool) -> tuple[str, ...]:
+    """The directories of the datastores of files."""
+    return tuple(
+        store.path
+        for store in stores
+        if listings and store.is_directory and store.kind != "gluster" and store.path and store.path.startswith("/")
+    )
+
+
+def _vanished(runner: Runner, images: Sequence[Named]) -> frozenset[Named]:
+    """Those of the images that are not there any more."""
+    if not images:
+        return frozenset()
+    try:
+        looked = references.look(runner, [path for path, _ in images]).paths
+    except HostCommandFailed:
+        return frozenset()  # the problem of each stays
+    return frozenset(one for one in images if not looked[one[0]].there and not looked[one[0]].error)
+
+
+def _with_the_rest(runner: Runner, found: HostInventory) -> HostInventory:
+    """Look at what chains and datastores have named since: a file may be named by another path there."""
+    named = [path for chain in found.chains.values() for layer in chain.layers for path in (layer.path, *layer.parts)]
+    for listing in found.looked.directories.values():
+        named += [path for paths in listing.stands_on.values() for path in paths]
+    known = found.looked.paths
+    rest = [path for path in dict.fromkeys(named) if path.startswith("/") and path not in known and "\0" not in path]
+    if not rest:
+        return found
+    try:
+        looked = references.look(runner, rest)
+    except HostCommandFailed as error:
+        problem = f"what images stand on could not be looked at ({error.sentence.rstrip('.')})"
+        return replace(found, problems=(*found.problems, problem))
+    return replace(found, looked=replace(found.looked, paths={**known, **looked.paths}))

@@ -1,0 +1,311 @@
+"""One inventory for all files of a decision, and the inventories of other hosts that reach the datastore."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+from decide_support import make_plan
+from paper_host import HOST, PaperSite
+
+from blockferry.base.errors import HostUnreachable, StillInUse
+from blockferry.hosts import host_inventory
+from blockferry.hosts.datastore_id import FileId, Mounted, SpaceId, SpaceKind
+from blockferry.hosts.helper import image_users
+from blockferry.hosts.helper import paths as helper_paths
+from blockferry.hosts.host_facts import HostInventory, HostSight, may_reach
+from blockferry.hosts.host_inventory import Also
+from blockferry.hosts.identity import HostId
+from blockferry.hosts.inventory import Datastore, Disk, DiskSource, ImageChain, PowerState, Vm
+from blockferry.hosts.kept import Kept
+from blockferry.hosts.libvirt import domain_list
+from blockferry.hosts.path_facts import PathFacts
+from blockferry.hosts.path_identity import PathSeen, ReferencesSeen
+from blockferry.safety import file_references, proof
+from blockferry.safety.proof import Claims, Proof
+from blockferry.storage_move.context import Context
+from blockferry.storage_move.overlays import effects as overlays_effects
+from blockferry.storage_move.record import Record
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="who may not see all processes can prove nothing")
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[PaperSite]:
+    found = PaperSite(tmp_path)
+    yield found
+    found.close()
+
+
+def image(path: Path, backing: Path | None = None) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    below = ["-b", str(backing), "-F", "qcow2"] if backing else []
+    subprocess.run(
+        ["qemu-img", "create", "-q", "-f", "qcow2", *below, str(path), *([] if backing else ["1M"])], check=True
+    )
+    return path
+
+
+class Counted:
+    """How often inventories were taken, and who has files open was asked for."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.taken = self.asked = 0
+        take_all, users_of_all = host_inventory.take_all, image_users.users_of_all
+
+        def take(sites: Sequence[PaperSite], also: Also) -> tuple[HostSight, ...]:
+            self.taken += 1
+            return take_all(sites, also)
+
+        def ask(*words: object) -> object:
+            self.asked += 1
+            return users_of_all(*words)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(host_inventory, "take_all", take)
+        monkeypatch.setattr(image_users, "users_of_all", ask)
+        monkeypatch.setattr(proof, "VALID_S", 600.0)
+        monkeypatch.setattr(proof, "USERS_VALID_S", 600.0)
+        monkeypatch.setattr(proof, "_users_of", lambda runner, paths: image_users.users_of_all(runner, paths))
+
+
+# ------------------------------------------------------------ one inventory
+
+
+@as_root
+def test_many_files_are_proven_by_one_inventory(
+    site: PaperSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = image(tmp_path / "base.qcow2")
+    old = [image(tmp_path / f"old{number}.qcow2") for number in range(4)]
+    site.define("web01", {"vda": image(tmp_path / "web01.qcow2", base), "vdb": old[3]})
+    counted = Counted(monkeypatch)
+    asked = Proof(site, [str(path) for path in (*old, base)])
+    found = [asked.needed_by(str(path), Claims(), patience_s=0, sure=False) for path in (*old, base)]
+    assert found[:3] == [None] * 3
+    assert found[3] == "VM web01 refers to it"
+    assert found[4] == "the backing chain of vda of VM web01 stands on it"
+    assert (counted.taken, counted.asked) == (1, 1)
+
+
+@as_root
+def test_an_inventory_that_does_not_answer_is_taken_anew(
+    site: PaperSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, other = image(tmp_path / "old.qcow2"), image(tmp_path / "other.qcow2")
+    counted = Counted(monkeypatch)
+    asked = Proof(site, [str(old)])
+    assert asked.needed_by(str(old), Claims(), patience_s=0, sure=False) is None
+    top = image(tmp_path / "home" / "top.qcow2", old)
+    row = Kept(str(top), "m", "web01", "", None, 1, "asked", HOST, 1.0, "qcow2")
+    kept = asked.needed_by(str(old), Claims({}, (row,)), patience_s=0, sure=False)
+    assert kept == f"the kept file {top} of web01 stands on it", "it was kept since"
+    assert counted.taken == 2
+    assert asked.needed_by(str(other), Claims(), patience_s=0, sure=False) is None, "it was not named before"
+    assert counted.taken == 3
+    image(tmp_path / "new.qcow2").rename(old)
+    site.define("web01", {"vda": old})
+    assert asked.needed_by(str(old), Claims(), patience_s=0, sure=False) == "VM web01 refers to it"
+    assert counted.taken == 4, "another file has its name"
+    asked._until = 0.0
+    site.undefine("web01")
+    assert asked.needed_by(str(old), Claims(), patience_s=0, sure=False) is None, "it is too old"
+
+
+@as_root
+def test_what_has_gone_since_the_inventory_needs_nothing(site: PaperSite, tmp_path: Path) -> None:
+    base = image(tmp_path / "san" / "base.qcow2")
+    top = image(tmp_path / "san" / "top.qcow2", base)
+    site.pool("san", tmp_path / "san")
+    asked = Proof(site, [str(base), str(top)])
+    assert asked.needed_by(str(top), Claims(), patience_s=0, sure=False) is None
+    assert "stands on it" in str(asked.needed_by(str(base), Claims(), patience_s=0, sure=False))
+    top.unlink()
+    assert asked.needed_by(str(base), Claims(), patience_s=0, sure=False, going=[str(top)]) is None
+
+
+@as_root
+def test_what_a_kept_old_file_stands_on_stays_with_it(site: PaperSite, tmp_path: Path) -> None:
+    """Both belong to one move, which removes its old files; the upper one was kept for a doubt."""
+    base = image(tmp_path / "base.qcow2")
+    top = image(tmp_path / "top.qcow2", base)
+    plan = make_plan(1)
+    disk = replace(plan.disks[0], source=str(top), old_files=(str(top), str(base)), source_overlay="", dest_overlay="")
+    plan = replace(plan, disks=(disk,))
+    row = Kept(str(top), plan.move, plan.vm, "", None, 1, "a doubt", HOST, 1.0, "qcow2")
+    for rows, doubt in (((), None), ((row,), f"the kept file {top} of {plan.vm} stands on it")):
+        context = cast(
+            Context, SimpleNamespace(plan=plan, site=site, proof=None, claims=lambda rows=rows: Claims({}, rows))
+        )
+        assert Context.needed_by(context, str(base), patience_s=0, is_base=True) == doubt
+
+
+@as_root
+def test_an_overlay_goes_by_the_same_proof(site: PaperSite, tmp_path: Path) -> None:
+    """It was asked of disks alone: not of snapshots, nor of what stands on it."""
+    base = image(tmp_path / "base.qcow2")
+    overlay = image(tmp_path / "over.qcow2", base)
+    disk = replace(make_plan(1).disks[0], source=str(base), source_overlay=str(overlay))
+    context = cast(
+        Context,
+        SimpleNamespace(site=site, runner=site.runner, plan=make_plan(1), claims=Claims),
+    )
+    overlays_effects._no_longer_needed(context, Record(), disk, str(overlay))
+    site.define("web01", {"vda": overlay})
+    site.start("web01")
+    site.connection.raw.lookupByName("web01").snapshotCreateXML("<domainsnapshot><name>s1</name></domainsnapshot>")
+    site.connection.raw.lookupByName("web01").destroy()
+    site.define("web01", {"vda": base})
+    with pytest.raises(StillInUse, match="snapshot s1 of VM web01 refers to it"):
+        overlays_effects._no_longer_needed(context, Record(), disk, str(overlay))
+
+
+def test_all_vms_are_read_as_each_by_itself(site: PaperSite, tmp_path: Path) -> None:
+    for name in ("web01", "web02", "web03"):
+        site.define(name, {"vda": tmp_path / f"{name}.qcow2"})
+    site.start("web02")
+    raw = site.connection.raw
+    raw.lookupByName("web02").snapshotCreateXML("<domainsnapshot><name>s1</name></domainsnapshot>")
+    raw.lookupByName("web03").setAutostart(1)
+    every = domain_list.all_vms(site.connection)
+    assert every == tuple(domain_list.vm(site.connection, one.name) for one in every)
+    assert [one.snapshots for one in every if one.name == "web02"] == [("s1",)]
+    assert [one.autostart for one in every] == [one.name == "web03" for one in every]
+    assert all(one.memory == raw.lookupByName(one.name).maxMemory() * 1024 for one in every)
+
+
+# ------------------------------------------------------------ claims of other hosts
+
+
+@as_root
+def test_a_directory_that_cannot_be_looked_at_may_be_another_host_s(
+    site: PaperSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = image(tmp_path / "pool" / "old.qcow2")
+    claimed = Claims(files={FileId("network nas - -", "/vol/x"): "abcd"})
+    assert proof.needed_by(site, str(path), claimed, patience_s=0, sure=False) is None
+
+    def look(_runner: object, paths: list[str], **_more: object) -> dict[str, PathFacts]:
+        return {one: PathFacts(one, one, "unknown", errno=5) for one in paths}
+
+    monkeypatch.setattr(helper_paths, "look", look)
+    doubt = proof.needed_by(site, str(path), claimed, patience_s=0, sure=False)
+    assert "cannot be looked at, so it cannot be told whether a move of another host" in str(doubt)
+
+
+# ------------------------------------------------------------ other hosts
+
+NAS = Mounted("nfs4", "nas:/vol", "/")
+NAS_SPACE = SpaceId(SpaceKind.NETWORK, "nas", "/vol")
+OLD = "/srv/vms/old.qcow2"
+HERE_ID, THERE_ID = HostId("qemu:///system", "u1", "kvm1"), HostId("qemu+ssh://kvm2/system", "u2", "kvm2")
+
+
+def seen(path: str, inode: int = 7, kind: str = "nfs4", device: int = 1, *, exported: bool = False) -> PathSeen:
+    return PathSeen(path, (device, inode), "file", 1000, 1, kind, ("0:40", path), exported=exported)
+
+
+def own(kind: str = "nfs4", mounted: Mounted = NAS, *, exported: bool = False) -> HostInventory:
+    paths = {
+        OLD: seen(OLD, kind=kind, exported=exported),
+        "/srv/vms": replace(seen("/srv/vms", 2, kind), kind="directory"),
+    }
+    return HostInventory(HERE_ID, (), (), looked=ReferencesSeen(paths, {}, frozenset(["/"]), {"0:40": mounted}))
+
+
+def vm_of(path: str) -> Vm:
+    source = DiskSource("file", path, "qcow2")
+    return Vm("db01", "u", PowerState.OFF, True, (Disk("vda", "disk", "virtio", None, source),))
+
+
+def there(
+    *found: PathSeen, vm: Vm | None = None, mounted: Mounted = NAS, chains: str = "", **more: object
+) -> HostInventory:
+    paths = {one.path: one for one in found}
+    known = {(found[0].path, "qcow2"): ImageChain(problem=chains)} if chains else {}
+    return HostInventory(
+        THERE_ID, () if vm is None else (vm,), more.get("stores", ()),  # type: ignore[arg-type]
+        looked=ReferencesSeen(paths, {}, frozenset(["/"]), {"0:40": mounted, "8:1": Mounted("ext4", "/dev/sda1", "/")}),
+        chains=known,
+    )  # fmt: skip
+
+
+def elsewhere(mine: HostInventory, other: HostInventory | HostSight, is_base: bool = True) -> str | None:
+    sight = other if isinstance(other, HostSight) else HostSight(THERE_ID, other)
+    names = None if sight.inventory is None else file_references.find(sight.inventory, ())
+    return proof._needed_elsewhere(OLD, mine, [proof._Known(sight, names)], is_base)
+
+
+def test_a_vm_of_another_host_uses_it_by_another_mount() -> None:
+    used = there(seen("/mnt/nas/old.qcow2", device=99), vm=vm_of("/mnt/nas/old.qcow2"))
+    assert elsewhere(own(), used) == "on the host kvm2 VM db01 refers to it (as /mnt/nas/old.qcow2)"
+    other_file = there(seen("/mnt/nas/b.qcow2", inode=8, device=99), vm=vm_of("/mnt/nas/b.qcow2"))
+    assert elsewhere(own(), other_file) is None
+    local = there(seen("/mnt/nas/old.qcow2", kind="ext4"), vm=vm_of("/mnt/nas/old.qcow2"))
+    assert elsewhere(own(), local) is None, "the same inode of a local disk"
+    assert elsewhere(own("ext4"), used) is None, "a local file is no other host's"
+    exported = own("ext4", Mounted("ext4", "/dev/sdb1", "/"), exported=True)
+    assert "VM db01 refers to it" in str(elsewhere(exported, used)), "by this host's own NFS server"
+
+
+@pytest.mark.parametrize(
+    ("mine", "reached", "kept"),
+    [
+        (own(), None, True),  # what it reaches is not known
+        (own(), frozenset([NAS_SPACE]), True),
+        (own(), frozenset([SpaceId(SpaceKind.NETWORK, "10.0.0.9", "/vol")]), True),  # the same server by its address
+        (own(), frozenset(), False),
+        (own("ext4"), None, False),
+        (own("gfs2", Mounted("gfs2", "/dev/sdc", "/")), None, True),
+        (own("fuse.sshfs", Mounted("fuse.sshfs", "x", "/")), None, True),
+        (own("ext4", exported=True), None, True),
+    ],
+)
+def test_a_host_that_cannot_be_asked(mine: HostInventory, reached: frozenset[SpaceId] | None, kept: bool) -> None:
+    found = elsewhere(mine, HostSight(THERE_ID, problem="no route to host", spaces=reached))
+    assert ("on the host kvm2 a VM may use it" in str(found)) is kept
+    assert (found is None) is not kept
+
+
+def test_what_cannot_be_seen_on_another_host_is_a_doubt_there() -> None:
+    unread = there(seen("/mnt/nas/x.qcow2", inode=9), vm=vm_of("/mnt/nas/x.qcow2"), chains="Broken.")
+    assert "on the host kvm2 it cannot be told what vda of VM db01 stands on (Broken)" in str(elsewhere(own(), unread))
+    assert elsewhere(own("ext4"), unread) is None
+    away = Datastore("nas2", "u", "netfs", False, "/mnt/nas2")
+    assert there(stores=(away,)).spaces is None, "started, it mounts what we do not know"
+    assert there().spaces == frozenset([NAS_SPACE])
+    assert there(mounted=Mounted("gfs2", "/dev/sdc", "/")).spaces is None
+
+
+def test_which_file_systems_may_be_one() -> None:
+    ceph, other = SpaceId(SpaceKind.CEPH, "fsid1", "cephfs"), SpaceId(SpaceKind.CEPH, "fsid2", "cephfs")
+    assert may_reach(ceph, frozenset([ceph]))
+    assert not may_reach(ceph, frozenset([other])), "the fsid is proof"
+    assert may_reach(None, None)
+    assert not may_reach(None, frozenset())
+
+
+@as_root
+def test_all_configured_hosts_are_asked(site: PaperSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host that cannot be reached is a doubt for what it may reach, and only for that."""
+    path = image(tmp_path / "old.qcow2")
+
+    class Away(PaperSite):
+        def __init__(self) -> None:
+            self.uri = "qemu+ssh://kvm2/system"
+
+        @property
+        def connection(self) -> object:  # type: ignore[override]
+            raise HostUnreachable(self.uri, "no route to host")
+
+    site.others = (Away(),)
+    assert proof.needed_by(site, str(path), Claims(), patience_s=0, sure=False) is None, "on a local file system"
+    monkeypatch.setattr(PathSeen, "may_be_reached_by_others", property(lambda _self: True))
+    doubt = str(proof.needed_by(site, str(path), Claims(), patience_s=0, sure=False))
+    assert "on the host qemu+ssh://kvm2/system a VM may use it, and that host could not be asked" in doubt
+    assert "no route to host" in doubt
