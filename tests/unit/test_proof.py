@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -64,6 +64,11 @@ def image(path: Path, backing: Path | None = None) -> Path:
 
 def needed(site: PaperSite, path: Path, said: Claims | None = None, **options: object) -> str | None:
     return proof.needed_by(site, str(path), said or Claims(), patience_s=0, **options)  # type: ignore[arg-type]
+
+
+def purged(site: PaperSite, journal: Journal, paths: Sequence[str], now: bool) -> tuple[tuple[str, bool, str], ...]:
+    """(path, whether it is gone, a sentence) of each file."""
+    return tuple((one.path, one.gone, one.text) for one in quarantine.purge(site, journal, paths, now))
 
 
 # ------------------------------------------------------------ the proof
@@ -885,9 +890,7 @@ def test_a_restore_that_died_is_finished(moved: Moved, died: str, side: str) -> 
     if died == "after":
         quarantine._point(moved.site, agreed.swap)
     assert moved.paths() == getattr(moved, side)
-    assert all(
-        not gone for _, gone, _ in quarantine.purge(moved.site, moved.journal, list(moved.paths().values()), True)
-    )
+    assert all(not gone for _, gone, _ in purged(moved.site, moved.journal, list(moved.paths().values()), True))
     assert moved.rows == {*moved.old.values(), *moved.new.values()}
     moved.restore()
     assert moved.paths() == moved.old
@@ -969,7 +972,7 @@ def _print(path: Path) -> KeptFingerprint:
 def test_purge_takes_what_has_expired(site: PaperSite, journal: Journal, tmp_path: Path) -> None:
     moved = make_moved(site, journal, tmp_path, keep_s=0.0)
     site.pool("old", tmp_path / "old")
-    done = quarantine.purge(site, journal, [], now=False)
+    done = purged(site, journal, [], now=False)
     assert [gone for _, gone, _ in done] == [True, True]
     assert moved.rows == set()
     assert not (tmp_path / "old" / "web01").exists(), "the empty home goes too"
@@ -980,15 +983,15 @@ def test_purge_takes_what_has_expired(site: PaperSite, journal: Journal, tmp_pat
 
 def test_purge_leaves_what_has_not(moved: Moved) -> None:
     path = moved.old["vda"]
-    assert quarantine.purge(moved.site, moved.journal, [], now=False) == ()
-    ((_, gone, text),) = quarantine.purge(moved.site, moved.journal, [path], now=False)
+    assert purged(moved.site, moved.journal, [], now=False) == ()
+    ((_, gone, text),) = purged(moved.site, moved.journal, [path], now=False)
     assert not gone
     assert "not over" in text
-    ((_, gone, _),) = quarantine.purge(moved.site, moved.journal, [path], now=True)
+    ((_, gone, _),) = purged(moved.site, moved.journal, [path], now=True)
     assert gone
     assert moved.rows == {moved.old["vdb"]}
     with pytest.raises(NotInQuarantine):
-        quarantine.purge(moved.site, moved.journal, [moved.new["vda"]], now=True)
+        purged(moved.site, moved.journal, [moved.new["vda"]], now=True)
 
 
 def test_purge_forgets_nothing_of_a_datastore_that_is_not_mounted(
@@ -1000,7 +1003,7 @@ def test_purge_forgets_nothing_of_a_datastore_that_is_not_mounted(
     for there in (False, True):  # without a mount point, and with an empty one
         if there:
             (tmp_path / "old").mkdir()
-        done = quarantine.purge(site, journal, [], now=False)
+        done = purged(site, journal, [], now=False)
         assert [gone for _, gone, _ in done] == [False, False]
         assert all("its datastore may not be mounted" in text for _, _, text in done)
         assert moved.rows == set(moved.old.values())
@@ -1016,7 +1019,7 @@ def test_purge_forgets_nothing_of_a_pool_that_was_unmounted_behind_libvirt(
     for path in moved.old.values():
         Path(path).unlink()
     (tmp_path / "old" / "web01" / "left").touch()
-    done = quarantine.purge(site, journal, [], now=False)
+    done = purged(site, journal, [], now=False)
     assert all("the datastore old is not mounted" in text for _, _, text in done)
     assert moved.rows == set(moved.old.values())
 
@@ -1029,7 +1032,7 @@ def test_purge_forgets_what_somebody_has_removed(site: PaperSite, journal: Journ
     shutil.rmtree(tmp_path / "old" / "web01")
     if what != "its home, too":
         (tmp_path / "old" / "web01").mkdir()
-    done = quarantine.purge(site, journal, [], now=False)
+    done = purged(site, journal, [], now=False)
     assert [text.endswith("was gone already") for _, _, text in done] == [True, True]
     assert moved.rows == set()
 
@@ -1045,7 +1048,7 @@ def test_purge_proves_first(site: PaperSite, journal: Journal, tmp_path: Path, s
     else:
         kept = next(one for one in journal.kept_sources() if one.path == str(path))
         journal.add_kept(dataclasses.replace(kept, fingerprint=None))
-    done = {path: gone for path, gone, _ in quarantine.purge(site, journal, [], now=False)}
+    done = {path: gone for path, gone, _ in purged(site, journal, [], now=False)}
     assert done == {moved.old["vda"]: False, moved.old["vdb"]: True}
     assert path.exists()
     assert moved.rows == {str(path)}
@@ -1057,10 +1060,10 @@ def test_a_chain_goes_from_the_top(site: PaperSite, journal: Journal, tmp_path: 
     plan = a_plan(tmp_path, "uuid", keep_s=0.0)
     for path in (base, top):
         journal.add_kept(quarantine.row(site, plan, str(path), "", 1, "kept as asked", "qcow2"))
-    ((_, gone, text),) = quarantine.purge(site, journal, [str(base)], now=True)
+    ((_, gone, text),) = purged(site, journal, [str(base)], now=True)
     assert not gone
     assert f"the kept file {top} of web01 stands on it" in text
-    assert all(gone for _, gone, _ in quarantine.purge(site, journal, [], now=False))
+    assert all(gone for _, gone, _ in purged(site, journal, [], now=False))
     assert not base.exists()
     assert not top.exists()
 
@@ -1071,7 +1074,7 @@ def test_rows_of_another_host_do_not_count(moved: Moved) -> None:
         moved.journal.remove_kept(one.path, HOST)
         moved.journal.add_kept(dataclasses.replace(one, host="another"))
     assert quarantine.listing(moved.site, moved.journal) == ()
-    assert quarantine.purge(moved.site, moved.journal, [], now=False) == ()
+    assert purged(moved.site, moved.journal, [], now=False) == ()
     with pytest.raises(NotInQuarantine):
         moved.restore()
 
@@ -1085,7 +1088,7 @@ def test_rows_of_the_first_version_belong_to_their_move_s_host(moved: Moved) -> 
     with pytest.raises(NotRestorable, match="not recorded"):
         moved.restore()
     path = moved.old["vda"]
-    ((_, gone, _),) = quarantine.purge(moved.site, moved.journal, [path], now=True)
+    ((_, gone, _),) = purged(moved.site, moved.journal, [path], now=True)
     assert gone, "named, and nothing needs it"
 
 
@@ -1150,12 +1153,12 @@ def test_what_is_kept_by_another_path_is_not_purged(
             journal.add_kept(
                 Kept(str(one), f"m{expires}", "web01", "", expires, 1, "asked", HOST, 1.0, "qcow2", as_kept(one))
             )
-        ((_, gone, sentence),) = quarantine.purge(site, journal, [], now=False)
+        ((_, gone, sentence),) = purged(site, journal, [], now=False)
         assert not gone
         assert f"quarantine keeps it, an old file of web01, as {other}" in sentence
         assert path.exists()
         assert other.exists()
-        ends = quarantine.purge(site, journal, [str(path), str(other)], now=True)
+        ends = purged(site, journal, [str(path), str(other)], now=True)
         assert [gone for _, gone, _ in ends] == [True, True], "both are asked to go"
         assert not path.exists()
 
@@ -1186,7 +1189,7 @@ def test_the_survey_sees_another_vm_s_disk_by_another_path(site: PaperSite, tmp_
         everyone = domain_list.all_vms(site.connection)
         (mine,) = [vm for vm in everyone if vm.name == "web01"]
         found = host_inventory.take(site, listings=False)
-    assert survey._users(mine, found, {str(path)}) == {str(path): ("db01",)}
+        assert survey._users(mine, found, {str(path)}) == {str(path): ("db01",)}
 
 
 def test_one_file_on_two_mounts_of_a_server() -> None:
