@@ -393,7 +393,7 @@ def test_the_examples_of_the_page_run(monkeypatch: pytest.MonkeyPatch, capsys: p
     for number, text in enumerate(EXAMPLES):
         exec(compile(text, f"docs/python-api.md, example {number + 1}", "exec"), names)
     said = capsys.readouterr().out
-    for words in ("web01 running", "mirror 24.0", "moved 22.4", "VM_NOT_FOUND", "vda"):
+    for words in ("web01 running", "mirror 24.0", "moved\n22.4", "VM_NOT_FOUND", "vda"):
         assert words in said
     assert names["again"] == client.history(1)[0]
 
