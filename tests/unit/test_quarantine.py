@@ -14,12 +14,11 @@ from blockferry.base.units import GiB
 from blockferry.cli import main
 from blockferry.cli.app import App
 from blockferry.hosts.inventory import Disk, DiskSource, PowerState, Vm
+from blockferry.hosts.kept import Kept, KeptFingerprint
 from blockferry.leftovers.quarantine_rules import (
     DiskLoss,
     DiskSwap,
-    Kept,
     KeptFile,
-    KeptFingerprint,
     Restore,
     Swap,
     beside,

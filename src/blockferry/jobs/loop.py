@@ -71,7 +71,7 @@ class Job(Protocol[RecordT, ShownT, ReportedT]):
 
     def finish(self, record: RecordT, report: ReportedT) -> None: ...
 
-    def interim(self, record: RecordT, report: ReportedT) -> None: ...  # the report so far of a job that has yet to wait
+    def interim(self, record: RecordT, report: ReportedT) -> None: ...  # the report so far of one that has yet to wait
 
     def check(self) -> None: ...  # raises LeaseLost
 
