@@ -43,7 +43,8 @@ _SNAPSHOT = {
     ),
     SWITCH: _LIVE[SWITCH],
     RELEASE: (
-        *("switched-noted", "config-written", "fold-starting", "fold-started", "fold-pivoting", "fold-pivoted"),
+        *("switched-noted", "config-written", "fold-starting", "fold-called", "fold-started"),
+        *("fold-pivoting", "fold-pivoted"),
         "graph-noted",
         *_RELEASE[2:],
         *_END,
