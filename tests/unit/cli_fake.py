@@ -265,7 +265,9 @@ class FakeClient(Client):
         return CheckResult(
             request.vm,
             self.findings,
-            None if refused else plan(name=request.vm, to=request.to or "ssd"),
+            None
+            if refused
+            else dataclasses.replace(plan(name=request.vm, to=request.to or "ssd"), source=request.source),
             (DiskEstimate("vda", 4 * GiB, 19.3), DiskEstimate("vdb", GiB, None)),
             (SpaceEstimate("ssd", 420 * GiB, 415 * GiB, 620 * GiB, 500 * GiB),),
             24.0,
@@ -379,6 +381,7 @@ class FakeClient(Client):
         return (self.show(move)[0],) if move else self.interrupted()
 
     def orphans(self) -> Orphans:
+        self._look()
         return Orphans(tuple(self.orphaned), self.unsearched)
 
     def remove_orphan(self, orphan: Orphan, *, abandoned: bool = False) -> str:
@@ -389,6 +392,7 @@ class FakeClient(Client):
         return f"{orphan.path} was removed."
 
     def quarantine(self) -> tuple[KeptFile, ...]:
+        self._look()
         return self.kept
 
     def tracking(self, vm: str) -> TrackingStatus:

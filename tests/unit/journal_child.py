@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing.connection import Connection
+from pathlib import Path
 
+from blockferry.base import config
 from blockferry.base.errors import BlockferryError, MoveBusy
+from blockferry.local_client import LocalClient
 from blockferry.storage_move.plan import Plan
 from blockferry.storage_move.record import Record
 from blockferry.storage_move.summary import Progress
@@ -100,6 +104,32 @@ def look_as_nobody(talk: Connection, url: str) -> None:
         talk.send(str(error))
 
 
+def ask_as_nobody(talk: Connection, system: str, state: str) -> None:
+    """As a user without rights whose own journal would be below `state`, say what each question comes to.
+
+    `system`: where root's journal is, as on a host.
+    """
+    os.environ["XDG_STATE_HOME"] = state
+    config.SYSTEM_JOURNAL = Path(system)
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+    while True:
+        asked = talk.recv()
+        said: list[str] = []
+        client = LocalClient(config.Config(journal=config.default_journal()))
+        client.listen(said.append)
+        ask: dict[str, Callable[[], object]] = {
+            "moves": client.moves,
+            "history": client.history,
+            "find": functools.partial(client.find, "web01"),
+        }
+        try:
+            talk.send(ask[asked]() if asked in ask else said if client.missing_journal else "there is one")
+        except BlockferryError as error:
+            talk.send(str(error))
+
+
 ROLES: dict[str, Callable[..., None]] = {
     "hold": hold,
     "claim": claim_all,
@@ -107,5 +137,6 @@ ROLES: dict[str, Callable[..., None]] = {
     "open": open_it,
     "open as nobody": open_as_nobody,
     "look as nobody": look_as_nobody,
+    "ask as nobody": ask_as_nobody,
     "scribble": scribble,
 }

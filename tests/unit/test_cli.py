@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from typing import Any
 
 import cli_fake
@@ -13,7 +14,7 @@ from rich.console import Console
 
 from blockferry.base import errors
 from blockferry.base.errors import HostUnreachable, JournalFailed, LeaseLost, MoveBusy
-from blockferry.base.units import MiB
+from blockferry.base.units import MiB, format_time
 from blockferry.cli import display, drive, main
 from blockferry.cli.app import App
 from blockferry.jobs.outcome import Outcome
@@ -382,6 +383,18 @@ def test_a_move_that_does_not_exist(busy: cli_fake.FakeClient) -> None:
         assert "Did you mean 9e01?" in result.stderr
 
 
+def test_until_when_old_disks_are_kept_is_said(client: cli_fake.FakeClient) -> None:
+    """And who deletes them then: nothing leaves the quarantine by itself."""
+    before = time.time()
+    result = call(client, "check", "web01", "--to", "ssd", "--keep-source", "7d")
+    dates = {format_time(at + 7 * 86400) for at in (before, time.time())}
+    said = " ".join(result.stdout.split())
+    after = "at the earliest; `blockferry quarantine purge` deletes them after that"
+    assert any(f"old disks kept for 7 d 0 h, until {date} {after}" in said for date in dates), result.stdout
+    said = " ".join(call(client, "check", "web01", "--to", "ssd", "--keep-source", "forever").stdout.split())
+    assert "old disks kept until `blockferry quarantine purge --now` deletes them" in said
+
+
 @pytest.mark.parametrize(
     ("outcome", "status"), [(Outcome.MOVED, 0), (Outcome.FAILED, 5), (Outcome.CANCELLED, 6), (None, 9)]
 )
@@ -391,6 +404,21 @@ def test_watch_exits_as_move_would_have(outcome: Outcome | None, status: int) ->
     result = call(client, "watch", "3f2a")
     assert result.exit_code == status
     assert call(client, "watch", "3f2a", "--json").exit_code == status
+
+
+@pytest.mark.parametrize(("outcome", "status"), [(Outcome.MOVED, 0), (Outcome.FAILED, 5), (Outcome.CANCELLED, 6)])
+@pytest.mark.parametrize("word", ["3f2a", "web01"])
+def test_resume_of_a_move_that_has_ended_exits_as_it_would_have(outcome: Outcome, status: int, word: str) -> None:
+    """It may have ended just now; nothing is run again."""
+    client = cli_fake.FakeClient(journal={"3f2a": cli_fake.summary(outcome=outcome)})
+    result = call(client, "resume", word)
+    assert result.exit_code == status
+    assert "Move 3f2a of web01 has ended already." in result.stderr
+    assert "was moved to ssd" in result.stdout if status == 0 else "was moved to ssd" not in result.stdout
+    as_json = call(client, "resume", word, "--json")
+    assert as_json.exit_code == status
+    assert documents(as_json)[-1]["kind"] == ("report" if status == 0 else "error")
+    assert client.log == []
 
 
 def test_a_move_that_waits_for_a_power_off_has_gone_well() -> None:

@@ -21,10 +21,13 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from click.testing import CliRunner
 from journal_support import Children, make_plan
 
 from blockferry.base.errors import JournalFailed, MoveNotFound, UsageError
 from blockferry.base.units import GiB, MiB
+from blockferry.cli import main
+from blockferry.cli.app import App
 from blockferry.hosts.kept import Kept
 from blockferry.jobs.outcome import Outcome, Wanted
 from blockferry.storage_move.plan import LayerPlan
@@ -191,6 +194,45 @@ def test_a_journal_that_only_root_may_see_is_not_taken_for_none(children: Childr
             assert "run as root" in str(child.hear())
         child = children("look as nobody", f"sqlite:///{name}/not-there.db")
         assert child.hear() == "missing"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user, which only root may")
+@pytest.mark.parametrize("mode", [0o700, 0o755], ids=["directory closed", "file closed"])
+def test_a_user_is_told_of_root_s_journal(children: Children, mode: int) -> None:
+    """Whose own is not there: "No move is under way" would be a lie, root's moves are."""
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o755)
+        system, state = Path(name) / "system/journal.db", f"{name}/state"
+        nobody = children("ask as nobody", str(system), state)
+
+        def ask(what: str) -> object:
+            nobody.say(what)
+            return nobody.hear(timeout_s=120)
+
+        assert ask("moves") == ask("history") == ()  # a machine without root's journal: there is nothing to be told
+        assert "readable" not in str(ask("find"))
+        assert ask("other") == []
+        opened(system).close()
+        system.parent.chmod(mode)
+        for what in ("moves", "history", "find"):
+            said = str(ask(what))
+            assert f"{system} cannot be used: it is root's and not readable by you: run as root" in said
+        assert ask("other") == [f"root's journal {system} is not readable by you; moves in it are not shown"]
+        assert not Path(state).exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["moves", "history", "show web01", "watch web01", "cancel web01", "speed web01 5MiB/s", "resume", "resume web01"],
+)
+@pytest.mark.parametrize("journal", ["banana", "made/by/nobody/journal.db"])
+def test_a_command_that_only_looks_makes_no_journal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, journal: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(main.root, ["--journal", journal, *words.split()], obj=App())
+    assert result.exit_code in (0, UsageError.exit_status, MoveNotFound.exit_status), result.output
+    assert list(tmp_path.iterdir()) == []
 
 
 # ------------------------------------------------------------ network file systems

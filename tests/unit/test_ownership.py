@@ -75,6 +75,77 @@ def test_a_directory_keeps_its_special_bits_and_an_image_has_none(tmp_path: Path
     assert owner(new) == (7, 8, 0o750)
 
 
+class Labels:
+    """Extended attributes on paper: what a host without SELinux cannot hold. `refused`: errno of each change."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.of: dict[str, dict[str, bytes]] = {}
+        self.refused = 0
+        monkeypatch.setattr(os, "listxattr", lambda path: list(self.of.get(str(path), ())))
+        monkeypatch.setattr(os, "getxattr", self._get)
+        monkeypatch.setattr(os, "setxattr", self._set)
+
+    def _get(self, path: object, name: str) -> bytes:
+        if name not in self.of.get(str(path), ()):
+            raise OSError(errno.ENODATA, "no such attribute")
+        return self.of[str(path)][name]
+
+    def _set(self, path: object, name: str, value: bytes) -> None:
+        if self.refused:
+            raise OSError(self.refused, os.strerror(self.refused))
+        self.of.setdefault(str(path), {})[name] = value
+
+
+IMAGE_LABEL = b"system_u:object_r:virt_image_t:s0\0"
+IN_USE = b"system_u:object_r:svirt_image_t:s0:c107,c434\0"
+OF_DIRECTORY = b"unconfined_u:object_r:user_home_t:s0\0"
+
+
+@pytest.mark.parametrize("kind", ["image", "home"])
+def test_the_selinux_label_goes_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """Else QEMU may not open it where libvirt does not relabel, and the copy has the label of its new directory."""
+    old, new = tmp_path / "old", tmp_path / "new"
+    for one in (old, new):
+        one.mkdir() if kind == "home" else file(one, os.getuid(), os.getgid())
+    labels = Labels(monkeypatch)
+    labels.of = {str(old): {"security.selinux": IMAGE_LABEL}, str(new): {"security.selinux": OF_DIRECTORY}}
+    assert owner_calls.like(str(old), str(new)) == []
+    assert labels.of[str(new)] == {"security.selinux": IMAGE_LABEL}
+
+
+@pytest.mark.parametrize(
+    ("count", "age_s", "wanted"),
+    [(1, 0, IMAGE_LABEL), (0, 0, IN_USE), (1, 100_000, IN_USE)],
+    ids=["noted", "not in use", "of an earlier boot"],
+)
+def test_the_selinux_label_from_before_the_vm_ran_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, age_s: int, wanted: bytes
+) -> None:
+    """A running VM's image has the label of that VM's categories, which is another one at its next start."""
+    old, new = (file(tmp_path / name, os.getuid(), os.getgid()) for name in ("old", "new"))
+    labels = Labels(monkeypatch)
+    noted = {"selinux": IMAGE_LABEL, "ref_selinux": b"%d" % count, "timestamp_selinux": b"%d" % (boot_time() - age_s)}
+    labels.of[str(old)] = {"security.selinux": IN_USE, **{NOTE + name: value for name, value in noted.items()}}
+    assert owner_calls.like(str(old), str(new)) == []
+    assert labels.of[str(new)] == {"security.selinux": wanted}, "libvirt's notes stay libvirt's"
+
+
+def test_a_label_that_cannot_be_given_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system without labels (NFS of an older version): the move says so, `OWNER_LOST` beforehand."""
+    old, new = (file(tmp_path / name, os.getuid(), os.getgid()) for name in ("old", "new"))
+    labels = Labels(monkeypatch)
+    labels.of[str(old)] = {"security.selinux": IMAGE_LABEL}
+    labels.refused = errno.EOPNOTSUPP
+    assert owner_calls.like(str(old), str(new)) == [("security.selinux", errno.EOPNOTSUPP)]
+    assert owner_calls.hold(str(tmp_path), str(old)) == [("security.selinux", errno.EOPNOTSUPP)]
+
+
+def test_a_device_s_label_is_no_file_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = Labels(monkeypatch)
+    labels.of["/dev/null"] = {"security.selinux": b"system_u:object_r:fixed_disk_device_t:s0\0"}
+    assert owner_calls.facts("/dev/null")[3] == {}
+
+
 @root
 def test_reach_is_tried_as_that_user(tmp_path: Path) -> None:
     tmp_path.parent.chmod(0o755)

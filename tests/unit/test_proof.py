@@ -22,6 +22,7 @@ from blockferry.base.units import GiB, MiB
 from blockferry.hosts import host_inventory, qemu_process
 from blockferry.hosts.helper import files, references
 from blockferry.hosts.helper.program import reference_calls
+from blockferry.hosts.images import chains
 from blockferry.hosts.inventory import PowerState
 from blockferry.hosts.kept import Kept, KeptFingerprint
 from blockferry.hosts.libvirt import domain_list
@@ -416,6 +417,49 @@ def test_an_image_that_cannot_be_looked_at(site: PaperSite, tmp_path: Path) -> N
         assert f"vda of VM db01 ({loop}) cannot be looked at (Too many levels of symbolic links)" in doubt
     site.define("db01", {}, os=f"<kernel>{loop}</kernel>")
     assert f"{loop}, which VM db01 names (kernel), cannot be looked at" in str(needed(site, path))
+
+
+def test_an_image_that_gets_another_name_while_it_is_looked_at(
+    site: PaperSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The VM has changed its disk between the list of VMs and the look at the image: all is looked at again."""
+    base = image(tmp_path / "base.qcow2")
+    first, second = image(tmp_path / "first.qcow2", base), tmp_path / "second.qcow2"
+    site.define("db01", {"vda": first})
+    read = chains.read
+
+    def renamed(*words: object) -> object:
+        if first.exists():
+            first.rename(second)
+            site.define("db01", {"vda": second})
+        return read(*words)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(chains, "read", renamed)
+    assert needed(site, base) == "the backing chain of vda of VM db01 stands on it"
+
+
+def test_an_image_that_vanishes_at_every_look_is_a_doubt(
+    site: PaperSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, restless = image(tmp_path / "old.qcow2"), tmp_path / "restless.qcow2"
+    site.define("db01", {"vda": restless})
+    read, everyone, looks = chains.read, domain_list.all_vms, []
+
+    def there(*words: object) -> object:
+        looks.append(image(restless))
+        return everyone(*words)  # type: ignore[arg-type]
+
+    def gone(*words: object) -> object:
+        restless.unlink(missing_ok=True)
+        return read(*words)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(domain_list, "all_vms", there)
+    monkeypatch.setattr(chains, "read", gone)
+    doubt = "it cannot be told what vda of VM db01 stands on (it vanished while it was looked at)"
+    for is_base in (True, False):  # what is gone may be this file by another name
+        looks.clear()
+        assert needed(site, path, is_base=is_base) == doubt
+        assert len(looks) == 3
 
 
 def test_a_home_that_is_gone_from_a_datastore_that_is_there(site: PaperSite, tmp_path: Path) -> None:
@@ -1190,6 +1234,17 @@ def test_the_survey_sees_another_vm_s_disk_by_another_path(site: PaperSite, tmp_
         (mine,) = [vm for vm in everyone if vm.name == "web01"]
         found = host_inventory.take(site, listings=False)
         assert survey._users(mine, found, {str(path)}) == {str(path): ("db01",)}
+
+
+def test_the_survey_sees_another_vm_s_disk_that_is_a_volume(site: PaperSite, tmp_path: Path) -> None:
+    path = image(tmp_path / "pool" / "old.qcow2")
+    site.pool("san", tmp_path / "pool")
+    site.define("web01", {"vda": path})
+    site.define("rescue", {}, devices=volume("san", "old.qcow2"))
+    everyone = domain_list.all_vms(site.connection)
+    (mine,) = [vm for vm in everyone if vm.name == "web01"]
+    found = host_inventory.take(site, listings=False)
+    assert survey._users(mine, found, {str(path)}) == {str(path): ("rescue",)}
 
 
 def test_one_file_on_two_mounts_of_a_server() -> None:

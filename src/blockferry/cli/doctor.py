@@ -6,6 +6,7 @@ import click
 from rich.text import Text
 
 from blockferry.base.errors import Unhealthy
+from blockferry.cli import display
 from blockferry.cli.app import App, pass_app
 from blockferry.cli.command import Command
 from blockferry.cli.output import Column, counted
@@ -24,7 +25,8 @@ def doctor(app: App) -> None:
     Nothing is touched, and interrupted moves are not taken up. Exit status 0: no errors (there may be warnings);
     10: there are errors.
     """
-    found = app.client(tend=False).diagnose()
+    with display.waiting(app, "Looking the host over"):
+        found = app.client(tend=False).diagnose()
     if app.json:
         app.out.document("doctor", uri=found.uri, healthy=found.healthy, checks=found.checks)
     else:

@@ -9,6 +9,7 @@ import click
 from rich.text import Text
 
 from blockferry.base.units import format_size
+from blockferry.cli import display
 from blockferry.cli.app import App, pass_app
 from blockferry.cli.command import Command
 from blockferry.cli.output import Cell, Column, counted
@@ -32,7 +33,8 @@ def vms(app: App) -> None:
 
     Like `virsh list --all` and `virsh domblklist` for all VMs at once.
     """
-    listings = app.client().vms()
+    with display.waiting(app, "Looking at the VMs"):
+        listings = app.client().vms()
     if app.json:
         app.out.document("vms", uri=app.client().uri, vms=listings)
         return
@@ -92,7 +94,8 @@ def datastores(app: App) -> None:
 
     Committed is what the images there would take if all thin ones grew to their full size.
     """
-    listings = app.client().datastores()
+    with display.waiting(app, "Looking at the datastores"):
+        listings = app.client().datastores()
     if app.json:
         app.out.document("datastores", uri=app.client().uri, datastores=listings)
         return

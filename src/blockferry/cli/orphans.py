@@ -10,6 +10,7 @@ from rich.text import Text
 
 from blockferry.base.errors import Interrupted, StillInUse, UsageError
 from blockferry.base.units import format_size, format_time
+from blockferry.cli import display
 from blockferry.cli.app import App, pass_app
 from blockferry.cli.command import Command
 from blockferry.cli.output import Cell, Column, counted
@@ -41,8 +42,9 @@ def orphans(app: App, paths: tuple[str, ...], remove_all: bool, abandoned: bool,
         raise UsageError("--remove and --remove-all contradict each other.", "Give one of them.")
     if abandoned and not paths and not remove_all:
         raise UsageError("--abandoned removes nothing by itself.", "Give --remove PATH or --remove-all with it.")
-    client = app.client()
-    searched = client.orphans()
+    with display.waiting(app, "Looking for what earlier moves left"):
+        client = app.client()
+        searched = client.orphans()
     for sentence in searched.unsearched:
         app.err.line(f"warning: {sentence}")
     if not paths and not remove_all:

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from blockferry.base.errors import Interrupted, StillInUse, UsageError
 from blockferry.base.units import format_duration, format_size, format_time
+from blockferry.cli import display
 from blockferry.cli.app import App, pass_app
 from blockferry.cli.command import Command, Commands
 from blockferry.cli.output import Cell, Column
@@ -30,7 +31,8 @@ def quarantine() -> None:
 @pass_app
 def list_kept(app: App) -> None:
     """List what is kept on this host: why, until when, and what the proof says now."""
-    found = app.client().quarantine()
+    with display.waiting(app, "Looking at what is kept"):
+        found = app.client().quarantine()
     if app.json:
         app.out.document("quarantine", kept=found)
         return

@@ -1,0 +1,103 @@
+"""How an error of libvirt at the opening of a connection is told: by its codes, never by its words."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import libvirt
+import pytest
+
+from blockferry.base.errors import BlockferryError, HostUnreachable, PermissionRefused
+from blockferry.hosts.libvirt.connection import Connection
+
+URI = "qemu:///system"
+RPC = libvirt.VIR_FROM_RPC
+
+
+def libvirt_error(code: int, domain: int, number: int = 0) -> libvirt.libvirtError:
+    """As libvirt would raise it on a host that speaks German. `number`: errno of a system error (`int1`)."""
+    error = libvirt.libvirtError("Verbindung fehlgeschlagen")
+    error.err = (code, domain, "Verbindung fehlgeschlagen", libvirt.VIR_ERR_ERROR, None, None, None, number, 0)
+    return error
+
+
+def refusal(monkeypatch: pytest.MonkeyPatch, error: libvirt.libvirtError) -> BlockferryError:
+    def refuse(uri: str) -> object:
+        assert uri == URI
+        raise error
+
+    monkeypatch.setattr(libvirt, "open", refuse)
+    with pytest.raises(HostUnreachable) as raised:
+        Connection(URI)
+    return raised.value
+
+
+@pytest.mark.parametrize(
+    ("code", "number"),
+    [
+        (libvirt.VIR_ERR_SYSTEM_ERROR, errno.EACCES),
+        (libvirt.VIR_ERR_SYSTEM_ERROR, errno.EPERM),
+        (libvirt.VIR_ERR_AUTH_FAILED, 0),
+        (libvirt.VIR_ERR_AUTH_CANCELLED, 0),
+        (libvirt.VIR_ERR_AUTH_UNAVAILABLE, 0),
+        (libvirt.VIR_ERR_ACCESS_DENIED, 0),
+    ],
+)
+def test_who_is_not_let_in_is_told_who_would_be(monkeypatch: pytest.MonkeyPatch, code: int, number: int) -> None:
+    error = refusal(monkeypatch, libvirt_error(code, RPC, number))
+    assert isinstance(error, PermissionRefused)
+    assert (error.code, error.exit_status) == ("PERMISSION_REFUSED", HostUnreachable.exit_status)
+    assert error.sentence == f"libvirt at {URI} does not let you in: Verbindung fehlgeschlagen."
+    assert "Run as root, or join the group libvirt" in error.hint
+    assert "libvirtd runs" not in error.hint
+
+
+@pytest.mark.parametrize(
+    ("code", "number"),
+    [
+        (libvirt.VIR_ERR_SYSTEM_ERROR, errno.ENOENT),
+        (libvirt.VIR_ERR_SYSTEM_ERROR, errno.ECONNREFUSED),
+        (libvirt.VIR_ERR_INTERNAL_ERROR, errno.EACCES),  # `int1` is an errno of system errors only
+        (libvirt.VIR_ERR_NO_CONNECT, 0),
+    ],
+)
+def test_a_daemon_that_does_not_run_is_no_refusal(monkeypatch: pytest.MonkeyPatch, code: int, number: int) -> None:
+    error = refusal(monkeypatch, libvirt_error(code, RPC, number))
+    assert type(error) is HostUnreachable
+    assert "join the group libvirt" not in error.hint
+
+
+_AS_NOBODY = """
+import os, sys
+from blockferry.base.errors import BlockferryError
+from blockferry.hosts.libvirt.connection import Connection
+os.setgroups([])
+os.setgid(65534)
+os.setuid(65534)
+try:
+    Connection("qemu+unix:///system?socket=" + sys.argv[1])
+except BlockferryError as error:
+    print(error.code)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user, which only root may")
+def test_a_socket_that_may_not_be_opened_and_one_that_is_not_there() -> None:
+    """libvirt itself: these are the codes that it gives."""
+    with tempfile.TemporaryDirectory() as name, socket.socket(socket.AF_UNIX) as server:
+        os.chmod(name, 0o755)
+        path = Path(name) / "libvirt-sock"
+        server.bind(str(path))
+        server.listen()
+        path.chmod(0o600)
+        for tried, code in ((path, "PERMISSION_REFUSED"), (Path(name) / "absent", "HOST_UNREACHABLE")):
+            done = subprocess.run(
+                [sys.executable, "-c", _AS_NOBODY, str(tried)], capture_output=True, text=True, timeout=120, check=True
+            )
+            assert done.stdout == f"{code}\n", done.stderr
