@@ -309,3 +309,24 @@ def test_all_configured_hosts_are_asked(site: PaperSite, tmp_path: Path, monkeyp
     doubt = str(proof.needed_by(site, str(path), Claims(), patience_s=0, sure=False))
     assert "on the host qemu+ssh://kvm2/system a VM may use it, and that host could not be asked" in doubt
     assert "no route to host" in doubt
+
+
+def test_a_vm_that_is_started_while_all_are_read_is_read_as_it_runs(
+    site: PaperSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Off when libvirt was asked which VMs run, so that only its persistent configuration was read."""
+    site.define("web01", {"vda": tmp_path / "a.qcow2"})
+    real = domain_list._read_unless_gone
+    started: list[bool] = []
+
+    def read(connection: object, domain: object, traits: object = None) -> object:
+        found = real(connection, domain, traits)  # type: ignore[arg-type]
+        if not started:
+            started.append(True)
+            site.start("web01")
+        return found
+
+    monkeypatch.setattr(domain_list, "_read_unless_gone", read)
+    (vm,) = domain_list.all_vms(site.connection)
+    assert vm.state is PowerState.RUNNING
+    assert vm.disks[0].live is not None

@@ -27,12 +27,13 @@ def disk_names(env: Environment, vm: str) -> tuple[str, ...]:
 
 def vms(env: Environment) -> tuple[VmListing, ...]:
     env.site.runner.prepare()  # while libvirt is connected to
+    env.site.connection.prepare_host_id()  # while the VMs are read
+    everyone = domain_list.all_vms(env.site.connection)
     stores = datastore_places.datastores(env.site)
     uri, host = env.site.connection.uri, env.site.connection.host_id()
     under_way = [one for one in env.journal.unfinished() if identity.may_be_here(one.plan, uri, host)]
     moving = {one.plan.uuid: one.id for one in under_way}
     listings = []
-    everyone = domain_list.all_vms(env.site.connection)
     resolved = datastore_places.resolved(env.site.runner, everyone)
     images = chains.of_drives(env.site.runner, everyone)
     for vm in everyone:

@@ -6,6 +6,7 @@ and every connection has keepalive on, so that a host that hangs never hangs the
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import threading
@@ -16,7 +17,7 @@ from contextlib import contextmanager
 import libvirt
 from lxml import etree
 
-from blockferry.base.errors import HostUnreachable, LibvirtFailed, PermissionRefused
+from blockferry.base.errors import BlockferryError, HostUnreachable, LibvirtFailed, PermissionRefused
 
 log = logging.getLogger(__name__)
 
@@ -174,6 +175,18 @@ class Connection:
                 root = etree.fromstring(self.raw.getCapabilities().encode())
             self._host_id = root.findtext("./host/uuid") or ""
         return self._host_id
+
+    def prepare_host_id(self) -> None:
+        """Ask for the host's UUID without waiting for it: libvirt may look at every QEMU of the host before it answers.
+
+        Raises nothing; `host_id` does.
+        """
+        if self._host_id is None:
+            threading.Thread(target=self._ask_host_id, name="host-id", daemon=True).start()
+
+    def _ask_host_id(self) -> None:
+        with contextlib.suppress(BlockferryError):
+            self.host_id()
 
     def hostname(self) -> str:
         with self.doing("tell its host's name"):

@@ -48,8 +48,13 @@ def all_vms(connection: Connection) -> tuple[Vm, ...]:
     """
     with connection.doing("list the VMs"):
         domains = connection.raw.listAllDomains(0)
-    traits = _Traits(_with(connection, _PERSISTENT), _with(connection, _AUTOSTART))
+    traits = _traits(connection)
     read = [(one, vm) for one in domains if (vm := _read_unless_gone(connection, one, traits)) is not None]
+    now = _traits(connection)
+    changed = (traits.persistent ^ now.persistent) | (traits.active ^ now.active)
+    if changed:  # started, shut off, defined or undefined meanwhile: such a VM is read by itself
+        again = [(one, _read_unless_gone(connection, one) if vm.uuid in changed else vm) for one, vm in read]
+        read = [(one, vm) for one, vm in again if vm is not None]
     # Asked after the XMLs: a snapshot that was taken in between names what the VM's own XML names no longer.
     saved, points = _with(connection, _SAVED), _with(connection, _CHECKPOINTS)
     snapshots = _with(connection, _SNAPSHOTS)
@@ -65,6 +70,7 @@ def all_vms(connection: Connection) -> tuple[Vm, ...]:
     return tuple(sorted(found, key=lambda vm: vm.name))
 
 
+_ACTIVE = libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE
 _PERSISTENT = libvirt.VIR_CONNECT_LIST_DOMAINS_PERSISTENT
 _AUTOSTART = libvirt.VIR_CONNECT_LIST_DOMAINS_AUTOSTART
 _SAVED = libvirt.VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE
@@ -78,6 +84,11 @@ class _Traits:
 
     persistent: frozenset[str]
     autostart: frozenset[str]
+    active: frozenset[str]
+
+
+def _traits(connection: Connection) -> _Traits:
+    return _Traits(*(_with(connection, one) for one in (_PERSISTENT, _AUTOSTART, _ACTIVE)))
 
 
 def _with(connection: Connection, trait: int) -> frozenset[str]:
@@ -213,9 +224,9 @@ def _read_unless_gone(connection: Connection, domain: libvirt.virDomain, traits:
 
 
 def _read(connection: Connection, domain: libvirt.virDomain) -> Vm:
-    uuid = frozenset((str(domain.UUIDString()),))
+    uuid, none = frozenset((str(domain.UUIDString()),)), frozenset[str]()
     persistent = bool(domain.isPersistent())
-    traits = _Traits(uuid if persistent else frozenset(), uuid if persistent and domain.autostart() else frozenset())
+    traits = _Traits(uuid if persistent else none, uuid if persistent and domain.autostart() else none, uuid)
     return replace(
         _read_bare(connection, domain, traits),
         has_managed_save=bool(domain.hasManagedSaveImage(0)),
@@ -225,8 +236,8 @@ def _read(connection: Connection, domain: libvirt.virDomain) -> Vm:
 
 
 def _read_bare(connection: Connection, domain: libvirt.virDomain, traits: _Traits) -> Vm:
-    state, reason = power_state(domain)
     uuid = str(domain.UUIDString())
+    state, reason = power_state(domain) if uuid in traits.active else (PowerState.OFF, None)
     persistent = uuid in traits.persistent or not state.active  # only a persistent one can be off
     live = domain_xml.parse(domain.XMLDesc(0)) if state.active else None
     config = domain_xml.parse(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)) if persistent else None
