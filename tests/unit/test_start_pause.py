@@ -11,7 +11,7 @@ from blockferry.storage_move.facts import Facts
 from blockferry.storage_move.plan import DiskPlan, Plan
 from blockferry.storage_move.precheck import rules as precheck_rules
 from blockferry.storage_move.precheck.finding import Finding, Severity
-from blockferry.storage_move.request import IfNotConverging, LatencyContract, Method, MoveRequest
+from blockferry.storage_move.request import IfNotConverging, LatencyContract, Method, MoveRequest, OnBreak
 
 AFFECTED: Version = (8, 2, 2)
 STORES = (
@@ -118,3 +118,23 @@ def test_a_copy_by_way_of_an_overlay_never_goes_over_to_a_mirror() -> None:
         plan = planned(1024 * GiB, discard=discard)[1]
         assert plan is not None
         assert plan.if_not_converging is policy
+
+
+@pytest.mark.parametrize(
+    ("size", "asked", "said"),
+    [
+        (16 * GiB, {}, True),
+        (4 * GiB, {}, False),  # 512 MiB of data: it is over before a checkpoint is due
+        (4 * GiB, {"on_break": OnBreak.KEEP}, True),
+        (16 * GiB, {"on_break": OnBreak.REMOVE}, False),
+        (16 * GiB, {"method": Method.SNAPSHOT}, False),
+        (16 * GiB, {"method": Method.MIRROR}, False),
+        (16 * GiB, {"contract": LatencyContract(latency_s=0.02)}, False),
+        (16 * GiB, {"format": "raw"}, False),
+        (1024 * GiB, {"qemu": AFFECTED}, False),  # it goes by way of an overlay
+    ],
+)
+def test_the_pauses_of_checkpoints_are_told(size: int, asked: dict[str, object], said: bool) -> None:
+    found, plan = planned(size, **{"qemu": (10, 0, 13), **asked})  # type: ignore[arg-type]
+    assert plan is not None
+    assert ("CHECKPOINT_PAUSES" in found) is said

@@ -134,6 +134,18 @@ def goes_on(disks: Sequence[DiskPlan]) -> bool:
     return any(disk.partial_bytes for disk in disks)
 
 
+def _pauses(disk: DiskPlan, request: MoveRequest, method: Method) -> bool:
+    """Whether the VM is suspended for moments while this disk is copied: rules.checkpoint_due, before there is a plan.
+
+    Not told of a copy that takes less than half a minute at 50 MiB/s, before which no checkpoint is due.
+    """
+    if method is not Method.CHANGED_BLOCKS or disk.dest_format != "qcow2" or not disk.resumable:
+        return False
+    if disk.overlay_first or disk.clone or disk.partial_bytes or request.on_break is OnBreak.REMOVE:
+        return False
+    return request.on_break is OnBreak.KEEP or (request.contract is None and disk.copy_bytes > 1536 * MiB)
+
+
 def findings(disks: Sequence[DiskPlan], request: MoveRequest, facts: Facts, method: Method) -> list[Finding]:
     """What is gone on with, what could be after a break, and why not."""
     found = []
@@ -167,6 +179,10 @@ def findings(disks: Sequence[DiskPlan], request: MoveRequest, facts: Facts, meth
         if not facts.vm.state.active or (request.on_break is OnBreak.REMOVE and not disk.clone):
             continue
         reason = why_not_running(disk, facts)
+        if _pauses(disk, request, method):
+            often = "at every 5 %" if request.on_break is OnBreak.KEEP else "at every 5 %, at most every 30 s"
+            text = f"{disk.target}: while it is copied {facts.vm.name} is suspended for 14 to 170 ms {often}."
+            found.append(finding("CHECKPOINT_PAUSES", text))
         if reason is not None and method is Method.SNAPSHOT:
             found.append(finding("METHOD_SNAPSHOT", f"{disk.target} cannot be moved by the method snapshot: {reason}."))
         elif reason is None and not keeps(request.on_break, method, cancelled=False):

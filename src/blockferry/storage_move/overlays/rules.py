@@ -309,7 +309,9 @@ def stops_for_checkpoint(plan: Plan) -> bool:
     in step: killed at 95 %, the file reads as empty (measured). libvirt's only way to a flush is a suspension. What
     was written to a raw file is written out from outside: so the loss of its device or host costs no more, either.
     """
-    return any(disk.resumable and disk.dest_format == "qcow2" for disk in plan.disks)
+    return any(
+        disk.resumable and disk.dest_format == "qcow2" and not (disk.overlay_first or disk.clone) for disk in plan.disks
+    )
 
 
 def checkpoint_due(plan: Plan, seen: Observation) -> bool:

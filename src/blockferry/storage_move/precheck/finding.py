@@ -520,10 +520,18 @@ CATALOGUE: dict[str, FindingKind] = {
             "",
         ),
         FindingKind(
+            "CHECKPOINT_PAUSES", _I, "The VM is suspended for moments during the copy",
+            "So that a copy that breaks can be gone on with, QEMU has to write out the tables of a qcow2 image. It "
+            "does that only when the VM stops, so the VM is suspended and let run once per 5 % of the copy, not more "
+            "often than every 30 s (with --on-break keep: at every 5 %): 14 to 170 ms each were measured.",
+            "--on-break remove does without, and so does --method snapshot, which copies the disk outside of QEMU.",
+        ),
+        FindingKind(
             "START_OVERLAY", _I, "An overlay keeps the start of the copy short",
             "On this QEMU (defect QEMU_3273) a copy has to begin while the VM stands still, and for this disk that "
             "would take long. So the guest writes to an overlay, the disk below it is copied, and the overlay "
-            "follows: the VM stands still for less than 0.1 s at a time, however large the disk.",
+            "follows. The VM stands still for less than 0.1 s at a time, however large the disk; for longer only when "
+            "the overlay is committed at the end, and only if the guest has written more than about 2 GiB meanwhile.",
             "",
         ),
         FindingKind(
