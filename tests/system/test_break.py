@@ -30,7 +30,7 @@ def write(path: Path, offset: int, data: bytes) -> None:
         os.close(descriptor)
 
 
-@pytest.mark.sampled(0.5)
+@pytest.mark.sampled(0.3)
 @pytest.mark.parametrize("method", ["mirror", "changed-blocks"])
 @pytest.mark.parametrize("damage", ["garbage", "lost write", "none"])
 def test_the_judge_convicts_a_broken_copy(

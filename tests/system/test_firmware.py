@@ -126,7 +126,7 @@ def test_the_variables_of_a_running_vm_follow_when_it_has_been_off(
     guest.poweroff()
 
 
-@pytest.mark.sampled(0.5)
+@pytest.mark.sampled(0.3)
 @pytest.mark.parametrize("point", POINTS)
 def test_killed_while_the_variables_follow(
     long_line: Line, uefi: Guest, old_san: Datastore, ssd: Datastore, point: str

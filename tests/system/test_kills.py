@@ -100,7 +100,7 @@ def kill_and_go_on(
     return outcome if said.killed else "not passed"
 
 
-@pytest.mark.sampled(0.4)
+@pytest.mark.sampled(0.25)
 @pytest.mark.parametrize("point", LIVE)
 def test_killed_at_a_point_of_a_live_move(long_line: Line, guests: dict[int, Guest], point: str) -> None:
     passed = 0
@@ -143,7 +143,7 @@ def test_killed_on_the_way_back(long_line: Line, guests: dict[int, Guest], point
     assert_whole(guest)
 
 
-@pytest.mark.sampled(0.5)
+@pytest.mark.sampled(0.3)
 @pytest.mark.parametrize("point", [*COLD, "config-written", "switched-noted", "settled", "source-released"])
 def test_killed_at_a_point_of_a_cold_move(long_line: Line, lab_session: Lab, old_san: Datastore, point: str) -> None:
     disks = [Disk(target, old_san, size="64MiB", fill="24MiB") for target in ("vda", "vdb")]

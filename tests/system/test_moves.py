@@ -214,7 +214,7 @@ def test_thick_is_allocated_in_full(
     one.power_off()
 
 
-@pytest.mark.sampled(0.4)
+@pytest.mark.sampled(0.3)
 @pytest.mark.parametrize(
     ("kind", "new", "size"),
     [

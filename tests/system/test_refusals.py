@@ -199,7 +199,7 @@ def case(make_guest: MakeGuest, lab_host: Host, lab_session: Lab, old_san: Datas
         yield Case(guest, lab_host, lab_session, old_san, ssd, make_guest, after)
 
 
-@pytest.mark.sampled(0.5)
+@pytest.mark.sampled(0.3)
 @pytest.mark.parametrize(
     ("prepare", "code", "words"),
     REFUSALS,

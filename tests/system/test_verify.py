@@ -142,7 +142,7 @@ def _is_whole(image: Path, source: Path) -> bool:
     return image.stat().st_size == source.stat().st_size and image.read_bytes() == source.read_bytes()
 
 
-@pytest.mark.sampled(0.4)
+@pytest.mark.sampled(0.3)
 @pytest.mark.parametrize("point", VERIFY)
 def test_killed_while_it_verifies(
     point: str, make_guest: MakeGuest, line: Line, stores: tuple[Datastore, ...], ssd: Datastore, old_san: Datastore
