@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from blockferry.base.units import format_size
 from lab import Datastore, Host, Lab
 from lab.sizes import MIB
 from tests.system.voyage import Line, disk_sources
@@ -263,6 +264,28 @@ def test_what_the_new_image_takes(bare: Bare, line: Line, old_san: Datastore, sm
     assert taken <= check["estimates"][0]["allocated_bytes"]
 
 
+def test_an_iso_in_the_home_takes_room(bare: Bare, line: Line, old_san: Datastore, small: Datastore) -> None:
+    """It goes along with the image; 250 MiB of it were not counted."""
+    home = old_san.path / f"iso{os.getpid()}"
+    image = bare.image(home / "vda.qcow2")
+    iso = home / "tools.iso"
+    iso.write_bytes(os.urandom(MIB) * 40)
+    cd = f"<disk type='file' device='cdrom'><source file='{iso}'/><target dev='sda' bus='sata'/><readonly/></disk>"
+    name = bare.vm({"vda": image}, home.name, devices=cd)
+    check = line.must("check", name, "--to", small.name).document["check"]
+    [room] = check["space"]
+    taken = room["available_before"] - room["available_after"]
+    assert iso.stat().st_size <= taken <= iso.stat().st_size + check["estimates"][0]["allocated_bytes"] + MIB
+    small.fill(20 * MIB)
+    assert "DESTINATION_FULL" in codes(line, name, "--to", small.name)
+    small.unfill()
+    line.must("move", name, "--to", small.name)
+    arrived = small.home(name) / iso.name
+    assert f"<source file='{arrived}'" in bare.host.virsh("dumpxml", "--inactive", name)
+    assert not iso.exists()
+    assert arrived.stat().st_blocks * 512 >= 40 * MIB
+
+
 def test_free_space_is_one_number(bare: Bare, line: Line, old_san: Datastore, small: Datastore) -> None:
     """What a user without privileges may write; libvirt counts what is reserved for root as free."""
     device = bare.host.run(["findmnt", "-no", "SOURCE", str(small.path)]).stdout.strip()
@@ -274,6 +297,8 @@ def test_free_space_is_one_number(bare: Bare, line: Line, old_san: Datastore, sm
     shown = {one["datastore"]["name"]: one["datastore"] for one in line.must("datastores").document["datastores"]}
     check = line.must("check", name, "--to", small.name).document["check"]["space"]
     assert shown[small.name]["available"] == check[0]["available_before"] == free
+    told = [one["text"] for one in line.do("doctor").document["checks"] if one["area"] == "datastores"]
+    assert any(f"{small.name} (" in text and f"{format_size(free)} of" in text for text in told), (told, free)
     small.fill(0)
     assert "DESTINATION_FULL" in codes(line, name, "--to", small.name)
     shown = {one["datastore"]["name"]: one["datastore"] for one in line.must("datastores").document["datastores"]}

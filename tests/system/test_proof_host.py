@@ -107,7 +107,8 @@ def test_a_template_that_another_vm_names_as_a_volume(case: Field, old_san: Data
     other = case.vm(VOLUME.format(pool="old-san", name="shared.qcow2", format="qcow2"))
     mover = case.of_file(shared)
     refused = case.line.do("move", mover, "--to", "ssd")
-    assert refused.status == 0 or "DISK_SHARED" in str(refused) or refused.codes, str(refused)
+    assert (refused.status, refused.codes) == (4, ["IMAGE_USED_ELSEWHERE"]), str(refused)
+    assert f"{shared} is also used by {other}" in str(refused)
     assert shared.exists()
     # The pool's own words do not count: it is off, and the directory is read all the same.
     case.undefine(other)
