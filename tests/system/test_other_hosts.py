@@ -71,6 +71,19 @@ def test_a_move_by_each_method(
     print(f"{far.name} {method}: {said.move['report']}")
 
 
+def test_as_if_it_had_the_start_race(
+    make_guest: MakeGuest, far: Host, far_line: FarLine, stores: tuple[Datastore, ...], old_san: Datastore,
+    ssd: Datastore,
+) -> None:  # fmt: skip
+    """The overlay's copy begins before its base is there, and the commit begins in a suspension."""
+    one = Voyage(make_guest(small_disks(old_san, 2), host=far, start=True), far_line, stores)
+    one.write()
+    said = far_line.must("move", one.name, "--to", "ssd", "--method", "snapshot", suspended_start=True)
+    assert said.move["report"]["start_stall_s"] is not None, str(said)
+    one.moved_all(ssd)
+    one.assert_well()
+
+
 def test_a_vm_that_is_off(
     make_guest: MakeGuest, far: Host, far_line: FarLine, stores: tuple[Datastore, ...], old_san: Datastore,
     ssd: Datastore,

@@ -33,7 +33,7 @@ START_LIMITS_S = (0.08, 0.3)
 An attempt that takes longer is given up, and the VM runs. docs/design/start-race.md.
 """
 
-LAST_COPY_S = 1.0
+LAST_COPY_S = 3.0
 """The same for the last attempt to start a copy: a busy host must not keep a move from its end."""
 
 LAST_FOLD_S = 8.0
