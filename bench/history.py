@@ -17,12 +17,13 @@ from blockferry.base.units import GiB
 from blockferry.hosts.inventory import PowerState
 from blockferry.jobs.outcome import Outcome
 from blockferry.safety import proof
+from blockferry.storage_move.move_journal import MoveJournal
 from blockferry.storage_move.plan import DiskPlan, Plan
 from blockferry.storage_move.record import Record
 from blockferry.storage_move.request import Method, SourcePolicy
 from blockferry.storage_move.summary import Report
 from blockferry.storage_move.templates import effects as templates_effects
-from blockferry.store import Journal, Owner
+from blockferry.store import Owner
 
 URI, HOST = "qemu:///system", "6f0c1d9e-aaaa-4bbb-8ccc-000000000001"
 PARTIAL = "/ssd/vm-1/vda.qcow2"
@@ -35,7 +36,7 @@ def history(moves: int, rounds: int) -> None:
     """The journal's part of `check`: every question that it asks, and reading the moves' JSON as before schema 0003."""
     with tempfile.TemporaryDirectory(prefix="bf-history-") as place:
         url = f"sqlite:///{place}/journal.db"
-        with closing(Journal.open(url)) as journal:
+        with closing(MoveJournal.open(url)) as journal:
             fill(journal, url, moves)
             now = measure(lambda: check(journal), rounds)
             before = measure(lambda: journal.finished(moves), min(2, rounds))
@@ -44,7 +45,7 @@ def history(moves: int, rounds: int) -> None:
     say(f"reading all of them, which every check did before schema 0003: {before * 1000:.0f} ms")
 
 
-def check(journal: Journal) -> None:
+def check(journal: MoveJournal) -> None:
     """What Service.check asks the journal for, in its order."""
     journal.known()
     journal.unfinished()
@@ -66,7 +67,7 @@ def measure(work: Callable[[], object], rounds: int) -> float:
     return statistics.median(times[1:])
 
 
-def fill(journal: Journal, url: str, moves: int) -> None:
+def fill(journal: MoveJournal, url: str, moves: int) -> None:
     """A journal of so many finished moves. One is made as any move is; the others are copies of its row."""
     disks = tuple(a_disk(target) for target in ("vda", "vdb"))
     plan = Plan(

@@ -65,6 +65,7 @@ from blockferry.base.errors import (
     VmNotFound,
     WaitTimedOut,
 )
+from blockferry.base.event import Event
 from blockferry.doctor.rules import Diagnosis, HostCheck, Level
 from blockferry.hosts.inventory import Datastore, Disk, DiskSource, PowerState, Vm
 from blockferry.hosts.kept import Kept
@@ -98,7 +99,6 @@ from blockferry.storage_move.summary import (
     DiskEstimate,
     DiskListing,
     DiskProgress,
-    Event,
     GuestReport,
     MoveSummary,
     Orphan,

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 
 from blockferry.base.config import Config
+from blockferry.base.event import Event
 from blockferry.client import Client
 from blockferry.doctor import effects as doctor_effects
 from blockferry.doctor.rules import Diagnosis
@@ -15,15 +16,7 @@ from blockferry.leftovers.quarantine_rules import KeptFile, Purged, Restore
 from blockferry.moves import background, interrupted, listings, move_control, planning, running
 from blockferry.moves.environment import Environment, acting_user
 from blockferry.storage_move.request import MoveRequest
-from blockferry.storage_move.summary import (
-    CheckResult,
-    DatastoreListing,
-    Event,
-    MoveSummary,
-    Orphan,
-    Orphans,
-    VmListing,
-)
+from blockferry.storage_move.summary import CheckResult, DatastoreListing, MoveSummary, Orphan, Orphans, VmListing
 from blockferry.tracking import effects as tracking_effects
 from blockferry.tracking.rules import Changes, MadePoint, Point, TrackingStatus
 

@@ -9,9 +9,10 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from blockferry.base.errors import JournalFailed, MoveParked, UsageError, WaitTimedOut
+from blockferry.base.event import Event
 from blockferry.storage_move.conclusion import conclude
 from blockferry.storage_move.move_options import read_duration_s
-from blockferry.storage_move.summary import Event, MoveSummary, Progress
+from blockferry.storage_move.summary import MoveSummary, Progress
 
 if TYPE_CHECKING:  # the client makes handles, and a handle holds its client
     from blockferry.client import Client

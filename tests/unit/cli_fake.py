@@ -28,6 +28,7 @@ from blockferry.base.errors import (
     UsageError,
     nearest,
 )
+from blockferry.base.event import Event
 from blockferry.base.units import GiB, MiB, TiB
 from blockferry.cli import main
 from blockferry.cli.app import App
@@ -46,7 +47,6 @@ from blockferry.storage_move.summary import (
     DiskEstimate,
     DiskListing,
     DiskProgress,
-    Event,
     MoveSummary,
     Orphan,
     Orphans,
@@ -159,7 +159,7 @@ def progress(part: float, phase: str = "copy") -> Progress:
                 (total - done) / (212 * MiB),
             )
         )
-    return Progress(phase, tuple(disks), AT, "")
+    return Progress(phase, AT, "", tuple(disks))
 
 
 HEALTHY = Diagnosis("qemu:///system", (HostCheck("tools", Level.OK, "All there."),))

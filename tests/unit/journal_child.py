@@ -9,18 +9,22 @@ from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import boxes
+
 from blockferry.base import config
 from blockferry.base.errors import BlockferryError, MoveBusy
+from blockferry.jobs import loop as jobs_loop
 from blockferry.local_client import LocalClient
+from blockferry.storage_move.move_journal import MoveJournal
 from blockferry.storage_move.plan import Plan
 from blockferry.storage_move.record import Record
 from blockferry.storage_move.summary import Progress
-from blockferry.store import Journal, Owner
+from blockferry.store import Owner, sqlite
 
 
 def hold(talk: Connection, url: str, move: str, ttl_s: float) -> None:
     """Claim, and write whatever is heard."""
-    journal = Journal.open(url)
+    journal = MoveJournal.open(url)
     lease = journal.claim(move, Owner.here(), ttl_s)
     talk.send("claimed")
     while True:
@@ -34,7 +38,7 @@ def hold(talk: Connection, url: str, move: str, ttl_s: float) -> None:
 
 def claim_all(talk: Connection, url: str, moves: list[str]) -> None:
     """At a sign, claim one after the other; say which were won. Lives on, so that no lease is free again."""
-    journal = Journal.open(url)
+    journal = MoveJournal.open(url)
     talk.send("ready")
     talk.recv()
     won = []
@@ -50,7 +54,7 @@ def claim_all(talk: Connection, url: str, moves: list[str]) -> None:
 
 def add_all(talk: Connection, url: str, plans: list[Plan]) -> None:
     """At a sign, add all moves; say for which VMs it worked."""
-    journal = Journal.open(url)
+    journal = MoveJournal.open(url)
     talk.send("ready")
     talk.recv()
     won = []
@@ -67,7 +71,7 @@ def open_it(talk: Connection, url: str) -> None:
     """At a sign, open the journal, which may not exist yet."""
     talk.send("ready")
     talk.recv()
-    talk.send(len(Journal.open(url).unfinished()))
+    talk.send(len(MoveJournal.open(url).unfinished()))
 
 
 def open_as_nobody(talk: Connection, url: str) -> None:
@@ -76,7 +80,7 @@ def open_as_nobody(talk: Connection, url: str) -> None:
     os.setgid(65534)
     os.setuid(65534)
     try:
-        Journal.open(url)
+        MoveJournal.open(url)
         talk.send("opened")
     except BlockferryError as error:
         talk.send(str(error))
@@ -84,7 +88,7 @@ def open_as_nobody(talk: Connection, url: str) -> None:
 
 def scribble(talk: Connection, url: str, move: str) -> None:
     """Write for ever; say a number when the record that holds it is durable."""
-    journal = Journal.open(url)
+    journal = MoveJournal.open(url)
     lease = journal.claim(move, Owner.here())
     record = journal.read(move)
     number = record.switch_attempts
@@ -99,7 +103,7 @@ def scribble(talk: Connection, url: str, move: str) -> None:
 def look_as_nobody(talk: Connection, url: str) -> None:
     os.setuid(65534)
     try:
-        talk.send("missing" if Journal.open(url, make=False).missing else "there")
+        talk.send("missing" if MoveJournal.open(url, make=False).missing else "there")
     except BlockferryError as error:
         talk.send(str(error))
 
@@ -130,6 +134,37 @@ def ask_as_nobody(talk: Connection, system: str, state: str) -> None:
             talk.send(str(error))
 
 
+def run_boxes(talk: Connection, url: str, job: str, wish: str, pauses: bool) -> None:
+    """Run a job of boxes.py with a wish for its kill points; say how it ends.
+
+    `pauses`: after the first box say "half", and go on at a sign; say "away" once while the journal is away.
+    """
+    os.environ["BLOCKFERRY_POINT"] = wish
+    jobs_loop.UNFORESEEN_S = jobs_loop.JOURNAL_S = 0.01
+    sqlite.BUSY_MS = 50
+    if not url.startswith("sqlite"):
+        url += ("&" if "?" in url else "?") + "options=-c%20lock_timeout%3D100ms"
+    said: set[str] = set()
+
+    def once(word: str) -> bool:
+        if word in said or not pauses:
+            return False
+        said.add(word)
+        talk.send(word)
+        return True
+
+    def shown(summary: boxes.BoxSummary) -> None:
+        if "waiting for the journal" in summary.progress.note:
+            once("away")
+
+    journal = boxes.BoxJournal.open(url)
+    talk.send("ready")
+    try:
+        talk.send(boxes.run(journal, job, shown, lambda: talk.recv() if once("half") else None).value)
+    except BlockferryError as error:
+        talk.send(error.code)
+
+
 ROLES: dict[str, Callable[..., None]] = {
     "hold": hold,
     "claim": claim_all,
@@ -139,4 +174,5 @@ ROLES: dict[str, Callable[..., None]] = {
     "look as nobody": look_as_nobody,
     "ask as nobody": ask_as_nobody,
     "scribble": scribble,
+    "boxes": run_boxes,
 }

@@ -16,7 +16,7 @@ import pytest
 import sqlalchemy as sa
 from journal_support import Children
 
-from blockferry.store import Journal
+from blockferry.storage_move.move_journal import MoveJournal
 
 FAST = "/dev/shm" if os.access("/dev/shm", os.W_OK | os.X_OK) else None
 """Where nobody waits for a disk: a process that is killed loses nothing there either; power cuts are not tested."""
@@ -110,7 +110,7 @@ def url(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 @pytest.fixture
-def journal(url: str) -> Iterator[Journal]:
-    opened = Journal.open(url)
+def journal(url: str) -> Iterator[MoveJournal]:
+    opened = MoveJournal.open(url)
     yield opened
     opened.close()

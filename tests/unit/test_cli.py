@@ -14,6 +14,7 @@ from rich.console import Console
 
 from blockferry.base import errors
 from blockferry.base.errors import HostUnreachable, JournalFailed, LeaseLost, MoveBusy
+from blockferry.base.event import Event
 from blockferry.base.units import MiB, format_time
 from blockferry.cli import display, drive, main
 from blockferry.cli.app import App
@@ -21,7 +22,7 @@ from blockferry.jobs.outcome import Outcome
 from blockferry.storage_move.precheck.finding import CATALOGUE, finding
 from blockferry.storage_move.record import BackupExport, Record
 from blockferry.storage_move.request import ChainPolicy, Method, MoveRequest, Provision, SourcePolicy
-from blockferry.storage_move.summary import Event, MoveSummary, Orphan
+from blockferry.storage_move.summary import MoveSummary, Orphan
 
 FACTS: dict[str, Any] = {"bool": True, "str": "x", "int": 1, "float": 1.0, "tuple[str, ...]": ("a", "b")}
 

@@ -53,9 +53,9 @@ from blockferry.client import (
     to_json,
 )
 from blockferry.hosts.fencing import Fencing
+from blockferry.storage_move.move_journal import MoveJournal
 from blockferry.storage_move.record import Record
 from blockferry.storage_move.request import Trim
-from blockferry.store import Journal
 
 PAGE = (Path(__file__).parents[2] / "docs" / "python-api.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
@@ -109,7 +109,7 @@ def test_a_client_opens_nothing_before_it_is_needed(tmp_path: Path) -> None:
 
 def test_a_second_client_sees_the_moves_of_the_first(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'journal.db'}"
-    with closing(Journal.open(url)) as journal:
+    with closing(MoveJournal.open(url)) as journal:
         journal.add(make_plan("m1"), Record(), "{}", "admin")
     with connect("qemu:///system", journal=url) as client:
         move = client.find("m1")

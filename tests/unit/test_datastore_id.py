@@ -20,11 +20,11 @@ from blockferry.hosts.helper.program import path_calls
 from blockferry.hosts.inventory import Datastore
 from blockferry.hosts.runner import LocalRunner
 from blockferry.jobs.outcome import Outcome
+from blockferry.storage_move.move_journal import MoveJournal
 from blockferry.storage_move.plan import Plan
 from blockferry.storage_move.precheck import space
 from blockferry.storage_move.record import Record
 from blockferry.storage_move.summary import Report
-from blockferry.store import Journal
 from blockferry.store.process_identity import Owner
 
 pytest_plugins = ("journal_plugin",)
@@ -102,7 +102,7 @@ def on(host: str, move: str, directory: str, source: str, store: str = "ssd", si
     return replace(make_plan(move, disks=(disk,)), host=host, directories=places)
 
 
-def test_space_of_a_shared_datastore_is_counted_once_for_all_hosts(journal: Journal) -> None:
+def test_space_of_a_shared_datastore_is_counted_once_for_all_hosts(journal: MoveJournal) -> None:
     journal.add(on(A, "m1", "/ssd", "nas:/vol"), Record(), "{}", "admin")
     journal.add(on(B, "m2", "/mnt/fast", "nas:/vol", "fast"), Record(), "{}", "admin")
     journal.add(on(B, "m3", "/mnt/other", "nas2:/vol", "ssd"), Record(), "{}", "admin")
@@ -118,7 +118,7 @@ def test_space_of_a_shared_datastore_is_counted_once_for_all_hosts(journal: Jour
     assert GiB <= there["ssd"] < 2 * GiB
 
 
-def test_two_hosts_that_plan_at_once_share_the_room(journal: Journal) -> None:
+def test_two_hosts_that_plan_at_once_share_the_room(journal: MoveJournal) -> None:
     first, second = on(A, "m1", "/ssd", "nas:/vol"), on(B, "m2", "/mnt/fast", "nas:/vol", "fast")
     journal.add(first, Record(), "{}", "admin")
     vol = of_mount(nfs("nas:/vol"), B, "").space
@@ -129,7 +129,7 @@ def test_two_hosts_that_plan_at_once_share_the_room(journal: Journal) -> None:
     journal.add(second, Record(), "{}", "admin", room=elsewhere)
 
 
-def test_one_name_on_a_shared_datastore_is_taken_for_all_hosts(journal: Journal) -> None:
+def test_one_name_on_a_shared_datastore_is_taken_for_all_hosts(journal: MoveJournal) -> None:
     journal.add(on(A, "m1", "/ssd", "nas:/vol"), Record(), "{}", "admin")
     same = on(B, "m2", "/mnt/fast", "nas:/vol")
     same = replace(same, disks=(replace(same.disks[0], dest="/mnt/fast/m1.raw"),))
@@ -140,7 +140,7 @@ def test_one_name_on_a_shared_datastore_is_taken_for_all_hosts(journal: Journal)
     journal.add(replace(other, disks=(replace(other.disks[0], dest="/ssd/m1.raw"),)), Record(), "{}", "admin")
 
 
-def test_what_a_server_stores_is_taken_for_all_hosts(journal: Journal) -> None:
+def test_what_a_server_stores_is_taken_for_all_hosts(journal: MoveJournal) -> None:
     """Two hosts, one LUN, by two portals: the second copy would go over the first VM's disk."""
 
     def to(host: str, move: str, url: str) -> Plan:
@@ -160,7 +160,7 @@ def test_a_pool_that_was_defined_anew_keeps_what_is_promised_there() -> None:
     assert space.promised([space.Promise("ssd", 5, old, True)], {"ssd": new}) == {"ssd": 5}
 
 
-def test_a_broken_copy_is_kept_whichever_host_made_it(journal: Journal) -> None:
+def test_a_broken_copy_is_kept_whichever_host_made_it(journal: MoveJournal) -> None:
     """`orphans --remove-all` on another host that reaches the datastore took it for rubbish."""
     plan = on(A, "m1", "/ssd", "nas:/vol")
     journal.add(plan, Record(), "{}", "admin")

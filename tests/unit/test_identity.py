@@ -9,10 +9,10 @@ from journal_support import disk_plan, make_plan
 
 from blockferry.base.errors import DestinationTaken, OtherHost
 from blockferry.hosts.identity import HostId, VmTrace, belongs, may_be_here, names_another_machine, same_host, where
+from blockferry.storage_move.move_journal import MoveJournal
 from blockferry.storage_move.plan import Plan
 from blockferry.storage_move.precheck import space
 from blockferry.storage_move.record import Record
-from blockferry.store import Journal
 
 pytest_plugins = ("journal_plugin",)
 
@@ -73,7 +73,7 @@ def test_a_move_is_taken_up_only_where_it_was_planned(
     assert found is answer
 
 
-def test_a_move_without_a_host_gets_one_by_its_users_word(journal: Journal) -> None:
+def test_a_move_without_a_host_gets_one_by_its_users_word(journal: MoveJournal) -> None:
     journal.add(plan(), Record(), "{}", "admin")
     journal.add(replace(make_plan("m2"), uuid="u2", host="B"), Record(), "{}", "admin")
     assert journal.adopt("m1", "A", "kvm1")
@@ -94,7 +94,7 @@ def test_the_way_to_end_such_a_move_is_named() -> None:
     assert "cancel" not in OtherHost("m1", "web01", where(plan(host="A")), "kvm2 (UUID B)").hint
 
 
-def test_space_of_another_host_is_not_counted_and_that_of_an_unknown_one_is(journal: Journal) -> None:
+def test_space_of_another_host_is_not_counted_and_that_of_an_unknown_one_is(journal: MoveJournal) -> None:
     for number, host in enumerate(("A", "B", "")):
         one = replace(make_plan(f"m{number}", disks=(disk_plan(allocation=1000),)), host=host)
         disk = replace(one.disks[0], dest=f"/ssd/{number}.raw", allocation=1000 * (number + 1))
@@ -106,7 +106,7 @@ def test_space_of_another_host_is_not_counted_and_that_of_an_unknown_one_is(jour
     assert here < everything > there
 
 
-def test_the_same_path_on_another_host_is_another_file(journal: Journal) -> None:
+def test_the_same_path_on_another_host_is_another_file(journal: MoveJournal) -> None:
     journal.add(replace(make_plan("m1", disks=(disk_plan(),)), host="A"), Record(), "{}", "admin")
     journal.add(replace(make_plan("m2", disks=(disk_plan(),)), host="B"), Record(), "{}", "admin")
     with pytest.raises(DestinationTaken):  # two URIs to one host are one host

@@ -18,11 +18,12 @@ from blockferry.base.errors import DestinationTaken, JournalFailed, MoveBusy, Mo
 from blockferry.base.units import GiB, MiB
 from blockferry.hosts.kept import Kept, KeptFingerprint
 from blockferry.jobs.outcome import Outcome, Wanted
+from blockferry.storage_move.move_journal import MoveJournal
 from blockferry.storage_move.plan import PLAN_VERSION, LayerPlan
 from blockferry.storage_move.precheck import space
 from blockferry.storage_move.record import Copy, Record, Stage
 from blockferry.storage_move.summary import DiskProgress, Progress, Report
-from blockferry.store import Journal, Owner, codec, schema
+from blockferry.store import Owner, codec, schema
 
 pytest_plugins = ("journal_plugin",)
 on_sqlite = pytest.mark.parametrize("url", ["sqlite"], indirect=True)  # the database plays no part in these
@@ -37,21 +38,21 @@ RICH = Record(
 MOVED = Report(Outcome.MOVED, 61.5, {"copy": 60.0}, bulk_bytes=GiB, sources=("/old-san/vda.raw was removed",))
 
 
-def finish(journal: Journal, move: str) -> None:
+def finish(journal: MoveJournal, move: str) -> None:
     journal.finish(journal.claim(move, Owner.here()), Record(outcome=Outcome.MOVED), MOVED)
 
 
-def test_a_move_is_remembered(journal: Journal, url: str) -> None:
+def test_a_move_is_remembered(journal: MoveJournal, url: str) -> None:
     plan = make_plan("3fa1", disks=(disk_plan(),))
     added = journal.add(plan, RICH, '{"vm": "web01"}', "alice")
     assert (added.id, added.plan, added.record, added.state) == ("3fa1", plan, RICH, "interrupted")
-    with closing(Journal.open(url)) as again:
+    with closing(MoveJournal.open(url)) as again:
         assert again.get("3fa1") == added
         assert again.unfinished() == (added,)
         assert again.finished(10) == ()
 
 
-def test_ids_may_be_shortened(journal: Journal) -> None:
+def test_ids_may_be_shortened(journal: MoveJournal) -> None:
     for move in ("3fa1", "3fb2", "3fb2c", "9c00"):
         journal.add(make_plan(move), Record(), "{}", "alice")
     assert journal.get("9").id == "9c00"
@@ -68,7 +69,7 @@ def test_ids_may_be_shortened(journal: Journal) -> None:
         journal.get("")
 
 
-def test_a_move_is_found_by_what_a_person_types(journal: Journal) -> None:
+def test_a_move_is_found_by_what_a_person_types(journal: MoveJournal) -> None:
     """Ids are hexadecimal and may look like a VM's name: the whole name counts before the beginning of an id."""
     for move, uuid, vm in (("a1", "u1", "web01"), ("a2", "u2", "web02"), ("b300", "u3", "b3"), ("b3c4", "u4", "db01")):
         journal.add(replace(make_plan(move, uuid), vm=vm), Record(), "{}", "alice")
@@ -94,7 +95,7 @@ def test_a_move_is_found_by_what_a_person_types(journal: Journal) -> None:
         journal.find("")
 
 
-def test_one_move_per_vm_until_it_is_over(journal: Journal) -> None:
+def test_one_move_per_vm_until_it_is_over(journal: MoveJournal) -> None:
     journal.add(make_plan("a1", "same"), Record(), "{}", "alice")
     with pytest.raises(MoveBusy) as busy:
         journal.add(make_plan("a2", "same"), Record(), "{}", "bob")
@@ -104,13 +105,13 @@ def test_one_move_per_vm_until_it_is_over(journal: Journal) -> None:
     assert [one.id for one in journal.unfinished()] == ["a2"]
 
 
-def test_an_id_is_used_once(journal: Journal) -> None:
+def test_an_id_is_used_once(journal: MoveJournal) -> None:
     journal.add(make_plan("a1"), Record(), "{}", "alice")
     with pytest.raises(JournalFailed):
         journal.add(make_plan("a1", "another"), Record(), "{}", "alice")
 
 
-def test_the_end(journal: Journal) -> None:
+def test_the_end(journal: MoveJournal) -> None:
     for move in ("a1", "a2", "a3"):
         journal.add(make_plan(move), Record(), "{}", "alice")
         finish(journal, move)
@@ -120,11 +121,11 @@ def test_the_end(journal: Journal) -> None:
     assert journal.unfinished() == ()
 
 
-def test_what_the_user_wants_is_never_overwritten(journal: Journal, url: str) -> None:
+def test_what_the_user_wants_is_never_overwritten(journal: MoveJournal, url: str) -> None:
     journal.add(make_plan("a1"), Record(bandwidth=10), "{}", "alice")
     lease = journal.claim("a1", Owner.here())
     mine = journal.read("a1")
-    with closing(Journal.open(url)) as other:
+    with closing(MoveJournal.open(url)) as other:
         assert other.want("a1", Wanted.CANCEL).record.wanted is Wanted.CANCEL
         assert other.set_bandwidth("a1", 5 * MiB).record.bandwidth == 5 * MiB
     journal.write(lease, replace(mine, marked=True))
@@ -133,7 +134,7 @@ def test_what_the_user_wants_is_never_overwritten(journal: Journal, url: str) ->
     assert journal.get("a1").record == Record(Wanted.CANCEL, 5 * MiB, outcome=Outcome.CANCELLED)
 
 
-def test_wishes_after_the_end_change_nothing(journal: Journal) -> None:
+def test_wishes_after_the_end_change_nothing(journal: MoveJournal) -> None:
     journal.add(make_plan("a1"), Record(), "{}", "alice")
     finish(journal, "a1")
     before = journal.get("a1")
@@ -142,7 +143,7 @@ def test_wishes_after_the_end_change_nothing(journal: Journal) -> None:
     assert journal.unpark("a1") == before
 
 
-def test_unknown_moves_are_named(journal: Journal) -> None:
+def test_unknown_moves_are_named(journal: MoveJournal) -> None:
     for call in (
         lambda: journal.want("nope", Wanted.CANCEL),
         lambda: journal.set_bandwidth("nope", 1),
@@ -158,18 +159,18 @@ def test_unknown_moves_are_named(journal: Journal) -> None:
 
 @on_sqlite
 @pytest.mark.parametrize("rate", [-1, 2**63])
-def test_a_bandwidth_that_is_none(journal: Journal, rate: int) -> None:
+def test_a_bandwidth_that_is_none(journal: MoveJournal, rate: int) -> None:
     journal.add(make_plan("a1"), Record(), "{}", "alice")
     with pytest.raises(UsageError):
         journal.set_bandwidth("a1", rate)
 
 
-def reserved(journal: Journal, exclude: str | None = None) -> dict[str, int]:
+def reserved(journal: MoveJournal, exclude: str | None = None) -> dict[str, int]:
     promises = journal.reservations("qemu:///system", "", exclude)
     return space.promised(promises, dict.fromkeys(one.datastore for one in promises))
 
 
-def test_reservations(journal: Journal) -> None:
+def test_reservations(journal: MoveJournal) -> None:
     journal.add(make_plan("a1", disks=(disk_plan("vda"), disk_plan("vdb", "archive"))), Record(), "{}", "alice")
     journal.add(make_plan("a2", disks=(disk_plan("vdc"),)), Record(), "{}", "alice")
     journal.add(make_plan("a3", disks=(disk_plan("vdd"),)), Record(), "{}", "alice")
@@ -178,11 +179,11 @@ def test_reservations(journal: Journal) -> None:
     assert reserved(journal, "a1") == {"ssd": GiB}
     lease = journal.claim("a1", Owner.here())
     again = DiskProgress("vda", "copying", done=700 * MiB, changed=200 * MiB)  # 200 MiB were copied twice
-    journal.progress(lease, Progress("copy", (again, DiskProgress("vdb", "copying", done=9 * GiB))))
+    journal.progress(lease, Progress("copy", disks=(again, DiskProgress("vdb", "copying", done=9 * GiB))))
     assert reserved(journal) == {"ssd": 2 * GiB - 500 * MiB, "archive": 0}
 
 
-def test_the_story(journal: Journal) -> None:
+def test_the_story(journal: MoveJournal) -> None:
     journal.add(make_plan("a1"), Record(), "{}", "alice")
     told = ["planned", "größe 😀\nsecond line", "bad \udcff and \0"]
     for text in told:
@@ -192,7 +193,7 @@ def test_the_story(journal: Journal) -> None:
     assert story[0].at <= story[1].at <= story[2].at
 
 
-def test_what_is_kept(journal: Journal) -> None:
+def test_what_is_kept(journal: MoveJournal) -> None:
     first = Kept("/old/b", "a1", "web01", "old-san", None, 5, "as asked", "kvm1", 12.5, "raw", KeptFingerprint(1, 2, 3))
     busy = Kept("/old/a", "a1", "web01", "old-san", 17.5, 2**40, "in use by qemu", "kvm1")
     again = replace(first, move="a2", expires=99.0, fingerprint=KeptFingerprint(2**63 - 1, 2**62, 2**62))
@@ -204,7 +205,7 @@ def test_what_is_kept(journal: Journal) -> None:
     assert [one.path for one in journal.kept_sources()] == ["/old/b"]
 
 
-def test_what_is_kept_belongs_to_a_host(journal: Journal) -> None:
+def test_what_is_kept_belongs_to_a_host(journal: MoveJournal) -> None:
     """Two hosts of one journal keep files at the same path."""
     here = Kept("/old/a", "a1", "web01", "old-san", None, 5, "as asked", "kvm1")
     there = Kept("/old/a", "a2", "db01", "old-san", None, 6, "as asked", "kvm2")
@@ -215,7 +216,7 @@ def test_what_is_kept_belongs_to_a_host(journal: Journal) -> None:
     assert journal.kept_sources() == (there,)
 
 
-def test_a_fingerprint_that_cannot_be_read_is_none(journal: Journal, url: str) -> None:
+def test_a_fingerprint_that_cannot_be_read_is_none(journal: MoveJournal, url: str) -> None:
     journal.add_kept(Kept("/old/a", "a1", "web01", "", None, 5, "x", "kvm1", 1.0, "raw", KeptFingerprint(1, 2, 3)))
     engine = sa.create_engine(url, poolclass=sa.NullPool)
     with engine.begin() as connection:
@@ -223,13 +224,13 @@ def test_a_fingerprint_that_cannot_be_read_is_none(journal: Journal, url: str) -
     assert journal.kept_sources()[0].fingerprint is None
 
 
-def test_a_journal_has_an_identity(journal: Journal, url: str) -> None:
-    with closing(Journal.open(url)) as again:
+def test_a_journal_has_an_identity(journal: MoveJournal, url: str) -> None:
+    with closing(MoveJournal.open(url)) as again:
         assert journal.identity() == again.identity()
     assert len(journal.identity()) == 36
 
 
-def test_an_inspection_finds_nothing(journal: Journal) -> None:
+def test_an_inspection_finds_nothing(journal: MoveJournal) -> None:
     found = journal.inspect()
     assert found.faults == ()
     assert abs(found.clock_offset_s) < 2
@@ -253,7 +254,7 @@ def tamper(url: str, column: str, text: str) -> None:
 
 
 @on_sqlite
-def test_fields_of_the_future_are_ignored(journal: Journal, url: str) -> None:
+def test_fields_of_the_future_are_ignored(journal: MoveJournal, url: str) -> None:
     before = journal.add(make_plan("a1", disks=(disk_plan(),)), RICH, "{}", "alice")
     for column, value in (("plan", before.plan), ("record", before.record), ("progress", before.progress)):
         known = json.loads(codec.encode(value))
@@ -265,7 +266,7 @@ def test_fields_of_the_future_are_ignored(journal: Journal, url: str) -> None:
 
 
 @on_sqlite
-def test_fields_of_the_past_take_their_defaults(journal: Journal, url: str) -> None:
+def test_fields_of_the_past_take_their_defaults(journal: MoveJournal, url: str) -> None:
     journal.add(make_plan("a1"), RICH, "{}", "alice")
     tamper(url, "record", "{}")
     assert journal.read("a1") == Record()
@@ -282,7 +283,7 @@ def test_fields_of_the_past_take_their_defaults(journal: Journal, url: str) -> N
         ("plan", codec.encode(replace(make_plan("a1"), version=PLAN_VERSION + 1))),
     ],
 )
-def test_what_cannot_be_understood_is_said(journal: Journal, url: str, column: str, text: str) -> None:
+def test_what_cannot_be_understood_is_said(journal: MoveJournal, url: str, column: str, text: str) -> None:
     journal.add(make_plan("a1"), Record(), "{}", "alice")
     tamper(url, column, text)
     with pytest.raises(JournalFailed, match=r"move a1 .* newer blockferry"):
@@ -290,16 +291,16 @@ def test_what_cannot_be_understood_is_said(journal: Journal, url: str, column: s
 
 
 @on_sqlite
-def test_progress_is_only_for_show(journal: Journal, url: str) -> None:
+def test_progress_is_only_for_show(journal: MoveJournal, url: str) -> None:
     journal.add(make_plan("a1"), Record(), "{}", "alice")
     lease = journal.claim("a1", Owner.here())
-    journal.progress(lease, Progress("copy", (DiskProgress("vda", "copying", rate=float("nan")),)))
+    journal.progress(lease, Progress("copy", disks=(DiskProgress("vda", "copying", rate=float("nan")),)))
     assert journal.get("a1").progress == Progress()  # JSON knows no NaN
     journal.progress(lease, Progress("copy", note="waits"))
     assert journal.get("a1").progress.note == "waits"
 
 
-def following(journal: Journal, move: str, uuid: str) -> None:
+def following(journal: MoveJournal, move: str, uuid: str) -> None:
     """A move of which only the UEFI variables are left, and that nobody runs."""
     journal.add(make_plan(move, uuid, (disk_plan(),)), Record(), "{}", "alice")
     lease = journal.claim(move, Owner.here())
@@ -307,7 +308,7 @@ def following(journal: Journal, move: str, uuid: str) -> None:
     journal.release(lease)
 
 
-def test_a_move_waits_with_its_report(journal: Journal) -> None:
+def test_a_move_waits_with_its_report(journal: MoveJournal) -> None:
     following(journal, "3fa1", "u")
     found = journal.get("3fa1")
     assert (found.state, found.finished, found.report) == ("waiting", None, MOVED)
@@ -318,7 +319,7 @@ def test_a_move_waits_with_its_report(journal: Journal) -> None:
     assert journal.get("3fa1").state == "moved"
 
 
-def test_a_new_move_takes_over_from_one_that_waits(journal: Journal) -> None:
+def test_a_new_move_takes_over_from_one_that_waits(journal: MoveJournal) -> None:
     following(journal, "3fa1", "u")
     waiting = journal.get("3fa1")
     journal.add(make_plan("9c00", "u"), Record(), "{}", "alice", waiting)
@@ -328,7 +329,7 @@ def test_a_new_move_takes_over_from_one_that_waits(journal: Journal) -> None:
     assert "move 9c00" in journal.events("3fa1")[-1].text
 
 
-def test_a_new_move_takes_over_from_nobody_who_runs(journal: Journal) -> None:
+def test_a_new_move_takes_over_from_nobody_who_runs(journal: MoveJournal) -> None:
     following(journal, "3fa1", "u")
     waiting = journal.get("3fa1")
     lease = journal.claim("3fa1", Owner.here())  # the VM went off this moment
@@ -338,7 +339,7 @@ def test_a_new_move_takes_over_from_nobody_who_runs(journal: Journal) -> None:
     assert [one.id for one in journal.unfinished()] == ["3fa1"]
 
 
-def test_two_moves_never_make_one_file(journal: Journal) -> None:
+def test_two_moves_never_make_one_file(journal: MoveJournal) -> None:
     """The later one would take away, and on its way back remove, what the other one has made."""
     base = LayerPlan("/san/golden.qcow2", "qcow2", "/ssd/golden.qcow2", "qcow2", 1, 1)
     one, other = (

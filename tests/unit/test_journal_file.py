@@ -30,10 +30,11 @@ from blockferry.cli import main
 from blockferry.cli.app import App
 from blockferry.hosts.kept import Kept
 from blockferry.jobs.outcome import Outcome, Wanted
+from blockferry.storage_move.move_journal import MoveJournal
 from blockferry.storage_move.plan import LayerPlan
 from blockferry.storage_move.record import Copy, Record, Stage
 from blockferry.storage_move.request import SourcePolicy
-from blockferry.store import Journal, Owner, schema, sqlite, upgrade
+from blockferry.store import Owner, schema, sqlite, upgrade
 
 pytest_plugins = ("journal_plugin",)
 
@@ -45,8 +46,8 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "state" / "blockferry" / "journal.db"
 
 
-def opened(path: Path) -> Journal:
-    return Journal.open(f"sqlite:///{path}")
+def opened(path: Path) -> MoveJournal:
+    return MoveJournal.open(f"sqlite:///{path}")
 
 
 # ------------------------------------------------------------ opening
@@ -67,7 +68,7 @@ def test_opened_by_many_at_once(url: str, children: Children) -> None:
 
 
 def test_opened_by_many_threads(path: Path) -> None:
-    journals: list[Journal] = []
+    journals: list[MoveJournal] = []
     threads = [threading.Thread(target=lambda: journals.append(opened(path))) for _ in range(6)]
     for one in threads:
         one.start()
@@ -78,7 +79,7 @@ def test_opened_by_many_threads(path: Path) -> None:
         journal.close()
 
 
-def test_threads_share_a_journal(journal: Journal) -> None:
+def test_threads_share_a_journal(journal: MoveJournal) -> None:
     journal.add(make_plan("a1"), Record(), "{}", "alice")
     failures: list[Exception] = []
 
@@ -99,7 +100,7 @@ def test_threads_share_a_journal(journal: Journal) -> None:
     assert len(journal.events("a1")) == 80
 
 
-def test_the_schema_is_what_the_migrations_make(journal: Journal, url: str) -> None:
+def test_the_schema_is_what_the_migrations_make(journal: MoveJournal, url: str) -> None:
     config = upgrade.configuration()
     assert ScriptDirectory.from_config(config).get_current_head() == schema.VERSION
     with sa.create_engine(url, poolclass=sa.NullPool).connect() as connection:
@@ -123,15 +124,15 @@ def test_the_schema_is_what_the_migrations_make(journal: Journal, url: str) -> N
 )
 def test_what_cannot_be_opened(url: str, words: str) -> None:
     with pytest.raises(JournalFailed, match=words) as failed:
-        Journal.open(url)
+        MoveJournal.open(url)
     assert "secret" not in str(failed.value)
 
 
-def test_names_hide_passwords(journal: Journal, url: str) -> None:
+def test_names_hide_passwords(journal: MoveJournal, url: str) -> None:
     assert journal.url == url
     assert journal.name == (url.removeprefix("sqlite:///") if url.startswith("sqlite") else url)
     if url.startswith("postgresql"):
-        with closing(Journal.open(url.replace("manager@", "manager:secret@"))) as guarded:
+        with closing(MoveJournal.open(url.replace("manager@", "manager:secret@"))) as guarded:
             assert "secret" not in guarded.url + guarded.name
 
 
@@ -152,11 +153,11 @@ def test_a_database_of_another_program(path: Path) -> None:
         opened(path)
 
 
-def test_a_newer_schema(journal: Journal, url: str) -> None:
+def test_a_newer_schema(journal: MoveJournal, url: str) -> None:
     with sa.create_engine(url, poolclass=sa.NullPool).begin() as connection:
         connection.execute(sa.text("UPDATE alembic_version SET version_num = '0999'"))
     with pytest.raises(JournalFailed, match=r"version 0999 .*newer"):
-        Journal.open(url)
+        MoveJournal.open(url)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user, which only root may")
@@ -171,7 +172,7 @@ def test_a_journal_of_another_user(children: Children) -> None:
 
 
 def test_looking_makes_no_journal(path: Path) -> None:
-    with closing(Journal.open(f"sqlite:///{path}", make=False)) as journal:
+    with closing(MoveJournal.open(f"sqlite:///{path}", make=False)) as journal:
         assert journal.missing
         assert (journal.unfinished(), journal.finished(10), journal.kept_sources()) == ((), (), ())
         with pytest.raises(MoveNotFound):
@@ -180,7 +181,7 @@ def test_looking_makes_no_journal(path: Path) -> None:
             journal.find(None)
     assert not path.parent.exists()
     opened(path).close()
-    with closing(Journal.open(f"sqlite:///{path}", make=False)) as journal:
+    with closing(MoveJournal.open(f"sqlite:///{path}", make=False)) as journal:
         assert not journal.missing
 
 
@@ -273,7 +274,7 @@ def test_this_file_system_is_known(tmp_path: Path) -> None:
 # ------------------------------------------------------------ bad days
 
 
-def test_killed_in_the_middle_of_writing(journal: Journal, url: str, children: Children) -> None:
+def test_killed_in_the_middle_of_writing(journal: MoveJournal, url: str, children: Children) -> None:
     journal.add(make_plan("a1"), Record(), "{}", "alice")
     chance = random.Random(4711)
     said = 0

@@ -16,9 +16,10 @@ from journal_support import Children, make_plan
 
 from blockferry.base.errors import BlockferryError, LeaseLost, MoveBusy, MoveParked, UsageError
 from blockferry.jobs.outcome import Outcome
+from blockferry.storage_move.move_journal import MoveJournal
 from blockferry.storage_move.record import Record
 from blockferry.storage_move.summary import Progress, Report
-from blockferry.store import Journal, Lease, LeaseKeeper, Owner
+from blockferry.store import Lease, LeaseKeeper, Owner
 from blockferry.store.claiming import DEATHS_UNTIL_PARKED
 
 pytest_plugins = ("journal_plugin",)
@@ -28,11 +29,11 @@ ELSEWHERE = Owner("kvm9", "another boot", 1, 1, "root")
 
 
 @pytest.fixture
-def move(journal: Journal) -> str:
+def move(journal: MoveJournal) -> str:
     return journal.add(make_plan("a1"), Record(), "{}", "alice").id
 
 
-def acts(journal: Journal, lease: Lease) -> dict[str, Callable[[], None]]:
+def acts(journal: MoveJournal, lease: Lease) -> dict[str, Callable[[], None]]:
     """Everything that needs a lease."""
     return {
         "renew": lease.renew,
@@ -43,7 +44,7 @@ def acts(journal: Journal, lease: Lease) -> dict[str, Callable[[], None]]:
     }
 
 
-def all_refused(journal: Journal, lease: Lease, owner: str) -> bool:
+def all_refused(journal: MoveJournal, lease: Lease, owner: str) -> bool:
     before = journal.get(lease.move)
     for name, act in acts(journal, lease).items():
         with pytest.raises(LeaseLost) as lost:
@@ -52,7 +53,7 @@ def all_refused(journal: Journal, lease: Lease, owner: str) -> bool:
     return journal.get(lease.move) == before
 
 
-def test_one_at_a_time(journal: Journal, move: str) -> None:
+def test_one_at_a_time(journal: MoveJournal, move: str) -> None:
     mine = journal.claim(move, Owner.here())
     summary = journal.get(move)
     assert (summary.state, summary.owner, summary.owner_alive) == ("running", str(Owner.here()), True)
@@ -67,7 +68,7 @@ def test_one_at_a_time(journal: Journal, move: str) -> None:
     assert journal.get(move).deaths == 0
 
 
-def test_a_released_lease_is_void(journal: Journal, move: str) -> None:
+def test_a_released_lease_is_void(journal: MoveJournal, move: str) -> None:
     lease = journal.claim(move, Owner.here())
     lease.release()
     assert all_refused(journal, lease, "nobody")
@@ -77,7 +78,7 @@ def test_a_released_lease_is_void(journal: Journal, move: str) -> None:
     journal.write(later, Record(marked=True))
 
 
-def test_a_lease_ends_with_its_move(journal: Journal, move: str) -> None:
+def test_a_lease_ends_with_its_move(journal: MoveJournal, move: str) -> None:
     lease = journal.claim(move, Owner.here())
     journal.finish(lease, Record(outcome=Outcome.MOVED), REPORT)
     assert all_refused(journal, lease, "nobody")
@@ -86,7 +87,7 @@ def test_a_lease_ends_with_its_move(journal: Journal, move: str) -> None:
         journal.claim(move, Owner.here())
 
 
-def test_another_machine_is_judged_by_its_lease_alone(journal: Journal, move: str) -> None:
+def test_another_machine_is_judged_by_its_lease_alone(journal: MoveJournal, move: str) -> None:
     theirs = journal.claim(move, ELSEWHERE, ttl_s=0.8)
     assert journal.get(move).owner_alive
     with pytest.raises(MoveBusy):
@@ -102,7 +103,7 @@ def test_another_machine_is_judged_by_its_lease_alone(journal: Journal, move: st
     assert all_refused(journal, theirs, str(Owner.here()))
 
 
-def test_kill_9_is_taken_over_at_once(journal: Journal, move: str, url: str, children: Children) -> None:
+def test_kill_9_is_taken_over_at_once(journal: MoveJournal, move: str, url: str, children: Children) -> None:
     child = children("hold", url, move, 3600.0)
     assert child.hear() == "claimed"
     assert journal.get(move).state == "running"
@@ -117,7 +118,7 @@ def test_kill_9_is_taken_over_at_once(journal: Journal, move: str, url: str, chi
     assert f"pid {child.pid} has died" in journal.events(move)[-1].text
 
 
-def test_a_frozen_manager_wakes_late(journal: Journal, move: str, url: str, children: Children) -> None:
+def test_a_frozen_manager_wakes_late(journal: MoveJournal, move: str, url: str, children: Children) -> None:
     child = children("hold", url, move, 0.8)
     assert child.hear() == "claimed"
     os.kill(child.pid, signal.SIGSTOP)
@@ -134,7 +135,7 @@ def test_a_frozen_manager_wakes_late(journal: Journal, move: str, url: str, chil
     assert journal.read(move) == Record(marked=True)
 
 
-def test_one_that_waits_for_its_journal_has_not_died(journal: Journal, move: str) -> None:
+def test_one_that_waits_for_its_journal_has_not_died(journal: MoveJournal, move: str) -> None:
     """Five outages parked a move whose managers all lived."""
     for _outage in range(DEATHS_UNTIL_PARKED + 1):
         lease = journal.claim(move, Owner.here(), ttl_s=0.05)
@@ -159,7 +160,7 @@ def _until(true: Callable[[], bool], timeout_s: float = 5.0) -> None:
 # ------------------------------------------------------------ races
 
 
-def test_each_move_is_claimed_once(journal: Journal, url: str, children: Children) -> None:
+def test_each_move_is_claimed_once(journal: MoveJournal, url: str, children: Children) -> None:
     moves = [journal.add(make_plan(f"m{number}"), Record(), "{}", "alice").id for number in range(15)]
     racers = [children("claim", url, moves) for _ in range(3)]
     assert [one.hear() for one in racers] == ["ready"] * 3
@@ -171,7 +172,7 @@ def test_each_move_is_claimed_once(journal: Journal, url: str, children: Childre
     assert sum(owners.values()) == len(moves)
 
 
-def test_each_vm_is_added_once(journal: Journal, url: str, children: Children) -> None:
+def test_each_vm_is_added_once(journal: MoveJournal, url: str, children: Children) -> None:
     vms = [f"vm{number}" for number in range(15)]
     racers = [children("add", url, [make_plan(f"{name}{vm}", vm) for vm in vms]) for name in "pqr"]
     assert [one.hear() for one in racers] == ["ready"] * 3
@@ -182,7 +183,7 @@ def test_each_vm_is_added_once(journal: Journal, url: str, children: Children) -
     assert sorted(one.plan.uuid for one in journal.unfinished()) == sorted(vms)
 
 
-def test_a_row_held_by_a_frozen_transaction(journal: Journal, url: str) -> None:
+def test_a_row_held_by_a_frozen_transaction(journal: MoveJournal, url: str) -> None:
     """PostgreSQL only: nobody waits for a manager that froze in the middle of a transaction."""
     if not url.startswith("postgresql"):
         pytest.skip("SQLite has one lock for all, for milliseconds")
@@ -204,7 +205,7 @@ def test_a_row_held_by_a_frozen_transaction(journal: Journal, url: str) -> None:
 # ------------------------------------------------------------ the keeper
 
 
-def test_the_keeper_renews(journal: Journal, move: str) -> None:
+def test_the_keeper_renews(journal: MoveJournal, move: str) -> None:
     lease = journal.claim(move, Owner.here(), ttl_s=0.8)
     with LeaseKeeper(journal, lease) as keeper:
         for _ in range(12):
@@ -214,7 +215,7 @@ def test_the_keeper_renews(journal: Journal, move: str) -> None:
     assert not keeper.lost.is_set()
 
 
-def test_the_keeper_notices_that_it_lost(journal: Journal, move: str) -> None:
+def test_the_keeper_notices_that_it_lost(journal: MoveJournal, move: str) -> None:
     lease = journal.claim(move, Owner.here(), ttl_s=0.2)
     time.sleep(0.25)
     journal.claim(move, ELSEWHERE)
@@ -224,7 +225,7 @@ def test_the_keeper_notices_that_it_lost(journal: Journal, move: str) -> None:
             keeper.check()
 
 
-def test_a_lease_is_as_old_as_its_claim(journal: Journal, move: str) -> None:
+def test_a_lease_is_as_old_as_its_claim(journal: MoveJournal, move: str) -> None:
     """Not as its keeper: what lies between them may have taken long, and somebody else may have it by now."""
     lease = journal.claim(move, Owner.here(), ttl_s=0.2)
     time.sleep(0.25)
@@ -235,7 +236,7 @@ def test_a_lease_is_as_old_as_its_claim(journal: Journal, move: str) -> None:
         keeper.check()
 
 
-def test_one_that_wakes_late_asks_before_it_acts(journal: Journal, move: str) -> None:
+def test_one_that_wakes_late_asks_before_it_acts(journal: MoveJournal, move: str) -> None:
     lease = journal.claim(move, Owner.here(), ttl_s=0.2)
     keeper = LeaseKeeper(journal, lease)  # its thread does not run: as frozen as this one
     time.sleep(0.25)
@@ -284,7 +285,7 @@ def _started(pid: int) -> int:
 # ------------------------------------------------------------ parking
 
 
-def test_parked_by_its_runner(journal: Journal, move: str) -> None:
+def test_parked_by_its_runner(journal: MoveJournal, move: str) -> None:
     lease = journal.claim(move, Owner.here())
     journal.park(lease, "a job that is not ours\0")
     lease.release()
@@ -294,7 +295,7 @@ def test_parked_by_its_runner(journal: Journal, move: str) -> None:
     assert journal.unpark(move).parked is None
 
 
-def test_a_move_that_kills_its_managers(journal: Journal, move: str) -> None:
+def test_a_move_that_kills_its_managers(journal: MoveJournal, move: str) -> None:
     dead = replace(Owner.here(), started=1)
     for deaths in range(DEATHS_UNTIL_PARKED):
         assert journal.claim(move, dead)
@@ -309,7 +310,7 @@ def test_a_move_that_kills_its_managers(journal: Journal, move: str) -> None:
     journal.write(lease, Record(marked=True))
 
 
-def test_every_refusal_is_an_error_with_a_sentence(journal: Journal, move: str) -> None:
+def test_every_refusal_is_an_error_with_a_sentence(journal: MoveJournal, move: str) -> None:
     journal.claim(move, Owner.here())
     with pytest.raises(BlockferryError) as refused:
         journal.claim(move, ELSEWHERE)

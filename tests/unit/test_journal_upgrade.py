@@ -19,10 +19,11 @@ from blockferry.hosts import identity
 from blockferry.hosts.identity import HostId, VmTrace
 from blockferry.jobs.outcome import Outcome, Wanted
 from blockferry.storage_move.facts import Partial
+from blockferry.storage_move.move_journal import MoveJournal
 from blockferry.storage_move.plan import ReusedLayer
 from blockferry.storage_move.record import OverlayState, Record, Stage
 from blockferry.storage_move.summary import Report
-from blockferry.store import Journal, Owner
+from blockferry.store import Owner
 
 pytest_plugins = ("journal_plugin",)
 
@@ -55,12 +56,12 @@ def changing(url: str) -> Any:
 
 
 @pytest.fixture
-def upgraded(old: str) -> Iterator[Journal]:
-    with closing(Journal.open(old)) as journal:
+def upgraded(old: str) -> Iterator[MoveJournal]:
+    with closing(MoveJournal.open(old)) as journal:
         yield journal
 
 
-def test_what_is_under_way_is_listed_as_it_was(upgraded: Journal) -> None:
+def test_what_is_under_way_is_listed_as_it_was(upgraded: MoveJournal) -> None:
     assert [(one.id, one.state) for one in upgraded.unfinished()] == [
         ("a0000001", "interrupted"),
         ("a0000002", "interrupted"),
@@ -85,7 +86,7 @@ def test_what_is_under_way_is_listed_as_it_was(upgraded: Journal) -> None:
     assert [(one.path, one.host) for one in upgraded.kept_sources()] == [("/old-san/db06/vda.qcow2", HOST)]
 
 
-def test_broken_copies_are_found_without_reading_every_move(upgraded: Journal) -> None:
+def test_broken_copies_are_found_without_reading_every_move(upgraded: MoveJournal) -> None:
     """The latest move that left a copy counts; one that has become a disk of its VM is none any more."""
     assert upgraded.partials(WEB.format("05"), HOST) == {"/ssd/db05/vda.qcow2": BROKEN}
     assert upgraded.partials(WEB.format("06"), HOST) == {}
@@ -94,7 +95,7 @@ def test_broken_copies_are_found_without_reading_every_move(upgraded: Journal) -
     assert upgraded.same_images(HOST) == frozenset()  # of a host that is not known: compared anew
 
 
-def test_moves_under_way_are_taken_up_where_they_were_planned(upgraded: Journal) -> None:
+def test_moves_under_way_are_taken_up_where_they_were_planned(upgraded: MoveJournal) -> None:
     here = HostId("qemu:///system", HOST, "kvm1")
     there = HostId("qemu+ssh://kvm2/system", "other", "kvm2")
     for one in upgraded.unfinished():
@@ -119,7 +120,7 @@ def test_columns_say_what_the_json_says(old: str) -> None:
             plan = {**json.loads(text), "host": HOST, "host_name": "kvm1", "version": 6}
             words = sa.text("UPDATE moves SET plan = :plan WHERE id = :move")
             connection.execute(words, {"plan": json.dumps(plan), "move": move})
-    with closing(Journal.open(old)) as journal, changing(old) as connection:
+    with closing(MoveJournal.open(old)) as journal, changing(old) as connection:
         rows = connection.execute(sa.text("SELECT id, kind, host, state FROM moves ORDER BY id")).all()
         assert [tuple(row) for row in rows][3:7] == [
             ("a0000004", "storage-move", "", "open"),
@@ -139,7 +140,7 @@ def test_columns_say_what_the_json_says(old: str) -> None:
         assert journal.partials(WEB.format("05"), "another")["/ssd/db05/vda.qcow2"].move == "b0000002"
 
 
-def test_a_move_that_an_older_process_ends_after_the_upgrade_is_not_lost(journal: Journal, url: str) -> None:
+def test_a_move_that_an_older_process_ends_after_the_upgrade_is_not_lost(journal: MoveJournal, url: str) -> None:
     """It writes `finished` and `record`, and knows nothing of the tables."""
     plan = make_plan("a1", disks=(disk_plan(),))
     journal.add(plan, Record(), "{}", "alice")
@@ -151,7 +152,7 @@ def test_a_move_that_an_older_process_ends_after_the_upgrade_is_not_lost(journal
         assert connection.scalar(sa.text("SELECT state FROM moves")) == "failed"
 
 
-def test_a_broken_copy_that_is_gone_on_with_is_none_any_more(journal: Journal) -> None:
+def test_a_broken_copy_that_is_gone_on_with_is_none_any_more(journal: MoveJournal) -> None:
     reused = ReusedLayer("/old/t", "/ssd/t", "raw", 1, 1, {"/ssd/t": "1"}, {"/old/t": "2"})
 
     def ends(move: str, outcome: Outcome, kept: tuple[str, ...]) -> None:

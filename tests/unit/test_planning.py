@@ -85,7 +85,7 @@ def test_an_old_disk_is_used_only_where_asked_and_never_replaced(
 def summary(**more: object) -> MoveSummary:
     _, plan = check(replace(TO), facts(RUNNING))
     assert plan is not None
-    progress = Progress("copy", (DiskProgress("vda", "copying", 200, 52),))
+    progress = Progress("copy", disks=(DiskProgress("vda", "copying", 200, 52),))
     one = MoveSummary("ef44813f", plan, Record(), progress, 0.0, None, "root@kvm1 pid 1", True)
     return replace(one, **more)  # type: ignore[arg-type]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from blockferry.hosts import fingerprint
+from blockferry.storage_move import old_fingerprints
 from blockferry.storage_move.observation import MISSING, UNKNOWABLE
 from blockferry.storage_move.record import ComparedBase, Record
 
@@ -38,9 +39,9 @@ def test_a_record_of_an_older_journal() -> None:
         nvram_made="9:7:8:9",
         held_print="9:1:2",
     )
-    new = fingerprint.current_record(old)
+    new = old_fingerprints.current_record(old)
     assert new.cold_copied == {"vda": fingerprint.of(1, 2, 3)}
     assert new.folded_as == {"/a/overlay": "1:2:3|4:5:6"}
     assert new.synced == {"vda": ComparedBase("1:2:3", size=7)}
     assert (new.nvram_copied, new.nvram_made, new.held_print) == ("1:2:3", "7:8:9", "1:2")
-    assert fingerprint.current_record(new) == new
+    assert old_fingerprints.current_record(new) == new

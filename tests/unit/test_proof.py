@@ -32,11 +32,12 @@ from blockferry.leftovers import orphans, quarantine
 from blockferry.safety import file_references, proof
 from blockferry.safety.proof import Claims
 from blockferry.storage_move import survey
+from blockferry.storage_move.move_journal import MoveJournal
 from blockferry.storage_move.plan import DiskPlan, Plan
 from blockferry.storage_move.record import Record
 from blockferry.storage_move.request import Method, SourcePolicy
 from blockferry.storage_move.summary import Orphan, Report
-from blockferry.store import Journal, Owner
+from blockferry.store import Owner
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="who may not see all processes can prove nothing")
 
@@ -49,8 +50,8 @@ def site(tmp_path: Path) -> Iterator[PaperSite]:
 
 
 @pytest.fixture
-def journal(tmp_path: Path) -> Iterator[Journal]:
-    found = Journal.open(f"sqlite:///{tmp_path}/journal.db")
+def journal(tmp_path: Path) -> Iterator[MoveJournal]:
+    found = MoveJournal.open(f"sqlite:///{tmp_path}/journal.db")
     yield found
     found.close()
 
@@ -67,7 +68,7 @@ def needed(site: PaperSite, path: Path, said: Claims | None = None, **options: o
     return proof.needed_by(site, str(path), said or Claims(), patience_s=0, **options)  # type: ignore[arg-type]
 
 
-def purged(site: PaperSite, journal: Journal, paths: Sequence[str], now: bool) -> tuple[tuple[str, bool, str], ...]:
+def purged(site: PaperSite, journal: MoveJournal, paths: Sequence[str], now: bool) -> tuple[tuple[str, bool, str], ...]:
     """(path, whether it is gone, a sentence) of each file."""
     return tuple((one.path, one.gone, one.text) for one in quarantine.purge(site, journal, paths, now))
 
@@ -628,12 +629,12 @@ def marker(path: Path, **words: str) -> None:
     path.with_name(f"{path.name}.blockferry").write_text(json.dumps(said))
 
 
-def found(site: PaperSite, journal: Journal, path: Path | str) -> Orphan:
+def found(site: PaperSite, journal: MoveJournal, path: Path | str) -> Orphan:
     (one,) = [item for item in orphans.find(site, journal).left if item.path == str(path)]
     return one
 
 
-def test_a_half_made_copy_of_ours(site: PaperSite, journal: Journal, tmp_path: Path) -> None:
+def test_a_half_made_copy_of_ours(site: PaperSite, journal: MoveJournal, tmp_path: Path) -> None:
     site.pool("ssd", tmp_path / "ssd")
     path = image(tmp_path / "ssd" / "web01" / "vda.qcow2")
     marker(path, journal=journal.identity(), inode=str(path.stat().st_ino))
@@ -644,7 +645,7 @@ def test_a_half_made_copy_of_ours(site: PaperSite, journal: Journal, tmp_path: P
 
 
 def test_a_directory_that_a_vm_names_stays_when_an_orphan_goes(
-    site: PaperSite, journal: Journal, tmp_path: Path
+    site: PaperSite, journal: MoveJournal, tmp_path: Path
 ) -> None:
     site.pool("ssd", tmp_path / "ssd")
     path = image(tmp_path / "ssd" / "web01" / "vda.qcow2")
@@ -661,7 +662,7 @@ def test_a_directory_that_a_vm_names_stays_when_an_orphan_goes(
 
 
 def test_a_directory_that_cannot_be_removed_is_no_error_once_the_orphan_is_gone(
-    site: PaperSite, journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    site: PaperSite, journal: MoveJournal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused(_runner: object, path: str) -> bool:
         raise HostCommandFailed("rmdir", 1, f"{path}: read-only file system")
@@ -675,7 +676,7 @@ def test_a_directory_that_cannot_be_removed_is_no_error_once_the_orphan_is_gone(
     assert not path.exists()
 
 
-def test_without_a_marker_nothing_is_an_orphan(site: PaperSite, journal: Journal, tmp_path: Path) -> None:
+def test_without_a_marker_nothing_is_an_orphan(site: PaperSite, journal: MoveJournal, tmp_path: Path) -> None:
     site.pool("ssd", tmp_path / "ssd")
     image(tmp_path / "ssd" / "web01" / "vda.qcow2")
     (tmp_path / "ssd" / "notes.blockferry").write_text("somebody's own words")
@@ -683,7 +684,7 @@ def test_without_a_marker_nothing_is_an_orphan(site: PaperSite, journal: Journal
 
 
 @pytest.mark.parametrize("theirs", ["", "11111111-0000-0000-0000-000000000000"])
-def test_another_journal_s_half_made_copy(site: PaperSite, journal: Journal, tmp_path: Path, theirs: str) -> None:
+def test_another_journal_s_half_made_copy(site: PaperSite, journal: MoveJournal, tmp_path: Path, theirs: str) -> None:
     site.pool("ssd", tmp_path / "ssd")
     path = image(tmp_path / "ssd" / "vda.qcow2")
     marker(path, journal=theirs, inode=str(path.stat().st_ino))
@@ -698,7 +699,7 @@ def test_another_journal_s_half_made_copy(site: PaperSite, journal: Journal, tmp
     assert not path.exists()
 
 
-def test_a_file_of_a_move_under_way(site: PaperSite, journal: Journal, tmp_path: Path) -> None:
+def test_a_file_of_a_move_under_way(site: PaperSite, journal: MoveJournal, tmp_path: Path) -> None:
     site.pool("ssd", tmp_path / "ssd")
     path = image(tmp_path / "ssd" / "vda.qcow2")
     marker(path, journal=journal.identity(), inode=str(path.stat().st_ino))
@@ -713,7 +714,7 @@ def test_a_file_of_a_move_under_way(site: PaperSite, journal: Journal, tmp_path:
 
 
 @pytest.mark.parametrize("how", ["names", "stands", "opens"])
-def test_a_half_made_copy_that_somebody_uses(site: PaperSite, journal: Journal, tmp_path: Path, how: str) -> None:
+def test_a_half_made_copy_that_somebody_uses(site: PaperSite, journal: MoveJournal, tmp_path: Path, how: str) -> None:
     site.pool("ssd", tmp_path / "ssd")
     path = image(tmp_path / "ssd" / "vda.qcow2")
     marker(path, journal=journal.identity(), inode=str(path.stat().st_ino))
@@ -737,7 +738,7 @@ def test_a_half_made_copy_that_somebody_uses(site: PaperSite, journal: Journal, 
         reader.close()
 
 
-def test_another_file_beside_an_old_marker(site: PaperSite, journal: Journal, tmp_path: Path) -> None:
+def test_another_file_beside_an_old_marker(site: PaperSite, journal: MoveJournal, tmp_path: Path) -> None:
     site.pool("ssd", tmp_path / "ssd")
     path = image(tmp_path / "ssd" / "vda.qcow2")
     marker(path, journal=journal.identity(), inode=str(path.stat().st_ino))
@@ -758,7 +759,7 @@ def test_another_file_beside_an_old_marker(site: PaperSite, journal: Journal, tm
 
 @pytest.mark.parametrize("theirs", ["ours", "another journal"])
 def test_a_file_beside_a_marker_that_was_written_before_it(
-    site: PaperSite, journal: Journal, tmp_path: Path, theirs: str
+    site: PaperSite, journal: MoveJournal, tmp_path: Path, theirs: str
 ) -> None:
     """The move was killed before it made its file; somebody else may have made this one since."""
     site.pool("ssd", tmp_path / "ssd")
@@ -778,7 +779,7 @@ def test_a_file_beside_a_marker_that_was_written_before_it(
     assert orphans.find(site, journal).left == ()
 
 
-def test_a_marker_whose_file_came_back(site: PaperSite, journal: Journal, tmp_path: Path) -> None:
+def test_a_marker_whose_file_came_back(site: PaperSite, journal: MoveJournal, tmp_path: Path) -> None:
     site.pool("ssd", tmp_path / "ssd")
     path = image(tmp_path / "ssd" / "vda.qcow2")
     mine = path.rename(tmp_path / "ssd" / "mine.qcow2")
@@ -791,7 +792,7 @@ def test_a_marker_whose_file_came_back(site: PaperSite, journal: Journal, tmp_pa
     assert found(site, journal, path).kind == "copy"
 
 
-def test_a_directory_that_cannot_be_read(site: PaperSite, journal: Journal, tmp_path: Path) -> None:
+def test_a_directory_that_cannot_be_read(site: PaperSite, journal: MoveJournal, tmp_path: Path) -> None:
     """What was found elsewhere is told all the same, and that there may be more."""
     site.pool("ssd", tmp_path / "ssd")
     path = image(tmp_path / "ssd" / "vda.qcow2")
@@ -806,7 +807,7 @@ def test_a_directory_that_cannot_be_read(site: PaperSite, journal: Journal, tmp_
     assert "No such file or directory" in sentence
 
 
-def test_marks(site: PaperSite, journal: Journal, tmp_path: Path) -> None:
+def test_marks(site: PaperSite, journal: MoveJournal, tmp_path: Path) -> None:
     site.define("mine", {}, mark=f"id='1111' journal='{journal.identity()}'")
     site.define("theirs", {}, mark="id='2222' journal='other'")
     assert found(site, journal, "vm:mine").removable
@@ -855,7 +856,7 @@ class Moved:
     """A VM that was moved, with its old files in quarantine."""
 
     site: PaperSite
-    journal: Journal
+    journal: MoveJournal
     plan: Plan
 
     def paths(self) -> dict[str, str]:
@@ -881,11 +882,11 @@ class Moved:
 
 
 @pytest.fixture
-def moved(site: PaperSite, journal: Journal, tmp_path: Path) -> Moved:
+def moved(site: PaperSite, journal: MoveJournal, tmp_path: Path) -> Moved:
     return make_moved(site, journal, tmp_path)
 
 
-def make_moved(site: PaperSite, journal: Journal, tmp_path: Path, keep_s: float | None = 7 * 86400.0) -> Moved:
+def make_moved(site: PaperSite, journal: MoveJournal, tmp_path: Path, keep_s: float | None = 7 * 86400.0) -> Moved:
     targets = ("vda", "vdb")
     for target in targets:
         image(tmp_path / "old" / "web01" / f"{target}.qcow2")
@@ -1013,7 +1014,7 @@ def _print(path: Path) -> KeptFingerprint:
     return KeptFingerprint(stat.st_ino, stat.st_size, stat.st_mtime_ns)
 
 
-def test_purge_takes_what_has_expired(site: PaperSite, journal: Journal, tmp_path: Path) -> None:
+def test_purge_takes_what_has_expired(site: PaperSite, journal: MoveJournal, tmp_path: Path) -> None:
     moved = make_moved(site, journal, tmp_path, keep_s=0.0)
     site.pool("old", tmp_path / "old")
     done = purged(site, journal, [], now=False)
@@ -1039,7 +1040,7 @@ def test_purge_leaves_what_has_not(moved: Moved) -> None:
 
 
 def test_purge_forgets_nothing_of_a_datastore_that_is_not_mounted(
-    site: PaperSite, journal: Journal, tmp_path: Path
+    site: PaperSite, journal: MoveJournal, tmp_path: Path
 ) -> None:
     moved = make_moved(site, journal, tmp_path, keep_s=0.0)
     site.pool("old", tmp_path / "old", active=False)
@@ -1054,7 +1055,7 @@ def test_purge_forgets_nothing_of_a_datastore_that_is_not_mounted(
 
 
 def test_purge_forgets_nothing_of_a_pool_that_was_unmounted_behind_libvirt(
-    site: PaperSite, journal: Journal, tmp_path: Path
+    site: PaperSite, journal: MoveJournal, tmp_path: Path
 ) -> None:
     moved = make_moved(site, journal, tmp_path, keep_s=0.0)
     xml = "<pool type='netfs'><name>old</name><source><host name='nowhere'/><dir path='/export'/></source>"
@@ -1069,7 +1070,9 @@ def test_purge_forgets_nothing_of_a_pool_that_was_unmounted_behind_libvirt(
 
 
 @pytest.mark.parametrize("what", ["its home, too", "all that was in its home"])
-def test_purge_forgets_what_somebody_has_removed(site: PaperSite, journal: Journal, tmp_path: Path, what: str) -> None:
+def test_purge_forgets_what_somebody_has_removed(
+    site: PaperSite, journal: MoveJournal, tmp_path: Path, what: str
+) -> None:
     moved = make_moved(site, journal, tmp_path, keep_s=0.0)
     site.pool("old", tmp_path / "old")
     (tmp_path / "old" / "other").touch()
@@ -1082,7 +1085,7 @@ def test_purge_forgets_what_somebody_has_removed(site: PaperSite, journal: Journ
 
 
 @pytest.mark.parametrize("spoiled", ["altered", "referred", "unknown"])
-def test_purge_proves_first(site: PaperSite, journal: Journal, tmp_path: Path, spoiled: str) -> None:
+def test_purge_proves_first(site: PaperSite, journal: MoveJournal, tmp_path: Path, spoiled: str) -> None:
     moved = make_moved(site, journal, tmp_path, keep_s=0.0)
     path = Path(moved.old["vda"])
     if spoiled == "altered":
@@ -1098,7 +1101,7 @@ def test_purge_proves_first(site: PaperSite, journal: Journal, tmp_path: Path, s
     assert moved.rows == {str(path)}
 
 
-def test_a_chain_goes_from_the_top(site: PaperSite, journal: Journal, tmp_path: Path) -> None:
+def test_a_chain_goes_from_the_top(site: PaperSite, journal: MoveJournal, tmp_path: Path) -> None:
     base = image(tmp_path / "a-base.qcow2")
     top = image(tmp_path / "top.qcow2", base)
     plan = a_plan(tmp_path, "uuid", keep_s=0.0)
@@ -1187,7 +1190,7 @@ def test_a_move_plans_with_it_by_another_path(site: PaperSite, tmp_path: Path, h
 
 @WAYS
 def test_what_is_kept_by_another_path_is_not_purged(
-    site: PaperSite, journal: Journal, tmp_path: Path, how: str
+    site: PaperSite, journal: MoveJournal, tmp_path: Path, how: str
 ) -> None:
     """Its own time is over, that of the other row is not."""
     path = image(tmp_path / "pool" / "old.qcow2")

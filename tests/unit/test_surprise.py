@@ -26,15 +26,16 @@ from blockferry.jobs import lease_keeping, unexpected_errors
 from blockferry.jobs.handle import JobHandle
 from blockferry.jobs.outcome import Wanted
 from blockferry.moves import move_host
+from blockferry.storage_move.move_journal import MoveJournal
 from blockferry.storage_move.record import Record
-from blockferry.store import Journal, LeaseKeeper, Owner, database, postgresql, sqlite
+from blockferry.store import LeaseKeeper, Owner, database, postgresql, sqlite
 
 pytest_plugins = ("journal_plugin",)
 on_sqlite = pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 
 
 @on_sqlite
-def test_the_lease_is_released_after_a_bug_is_counted(journal: Journal) -> None:
+def test_the_lease_is_released_after_a_bug_is_counted(journal: MoveJournal) -> None:
     """It was released before, so that the count could not be written, and such a move failed again for ever."""
     journal.add(make_plan("m1"), Record(), "{}", "admin")
     for count in range(1, unexpected_errors.LIMIT + 1):
@@ -52,7 +53,7 @@ def test_the_lease_is_released_after_a_bug_is_counted(journal: Journal) -> None:
 @on_sqlite
 @pytest.mark.parametrize("error", [LibvirtFailed("look", "no answer", "VIR_ERR_RPC"), KeyError("x")])
 def test_what_goes_wrong_right_after_the_claim_leaves_no_claim_behind(
-    journal: Journal, url: str, error: Exception, monkeypatch: pytest.MonkeyPatch
+    journal: MoveJournal, url: str, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """libvirt's first answer was asked for outside of what releases the lease: the move stayed taken by nobody."""
     journal.add(make_plan("m1"), Record(), "{}", "admin")
@@ -90,7 +91,7 @@ def test_a_silent_server_is_given_up() -> None:
     assert int(postgresql._CONNECT["tcp_user_timeout"]) == 20000
 
 
-def once(journal: Journal) -> str | None:
+def once(journal: MoveJournal) -> str | None:
     lease = journal.claim("m1", Owner.here())
     try:
         raise KeyError("postgresql://m:s3cret@db/j")
@@ -104,7 +105,7 @@ def once(journal: Journal) -> str | None:
 
 
 @on_sqlite
-def test_the_third_time_parks(journal: Journal) -> None:
+def test_the_third_time_parks(journal: MoveJournal) -> None:
     journal.add(make_plan("m1"), Record(), "{}", "admin")
     found = []
     for _process in range(unexpected_errors.LIMIT):
@@ -119,12 +120,12 @@ def test_the_third_time_parks(journal: Journal) -> None:
 
 @on_sqlite
 def test_a_short_outage_is_bridged_and_a_long_one_ends_the_effect(
-    journal: Journal, url: str, monkeypatch: pytest.MonkeyPatch
+    journal: MoveJournal, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The journal's file is locked by somebody else: lines wait, wishes are as last known, until the lease is over."""
     monkeypatch.setattr(sqlite, "BUSY_MS", 50)
     path = url.removeprefix("sqlite:///")
-    with closing(Journal.open(url)) as impatient:
+    with closing(MoveJournal.open(url)) as impatient:
         impatient.add(make_plan("m1"), Record(bandwidth=7), "{}", "admin")
         lease = impatient.claim("m1", Owner.here(), ttl_s=1.2)
         with LeaseKeeper(impatient, lease) as keeper:
@@ -157,7 +158,7 @@ def test_a_short_outage_is_bridged_and_a_long_one_ends_the_effect(
 
 
 @on_sqlite
-def test_only_what_may_be_over_by_itself_is_waited_for(journal: Journal, url: str) -> None:
+def test_only_what_may_be_over_by_itself_is_waited_for(journal: MoveJournal, url: str) -> None:
     path = Path(url.removeprefix("sqlite:///"))
     kept = path.with_name("kept")
     os.rename(path, kept)

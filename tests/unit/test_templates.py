@@ -14,7 +14,6 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import cli_fake
@@ -37,6 +36,7 @@ from blockferry.hosts.runner import LocalRunner
 from blockferry.storage_move import actions
 from blockferry.storage_move.decide import decide
 from blockferry.storage_move.facts import Facts, TemplateFacts
+from blockferry.storage_move.move_kind import MoveKind
 from blockferry.storage_move.observation import DiskSide
 from blockferry.storage_move.observe import TemplateLook
 from blockferry.storage_move.plan import Plan, ReusedLayer
@@ -631,7 +631,7 @@ def test_plans_of_older_versions_reuse_nothing(version: int) -> None:
     words["version"] = version
     for one in words["disks"]:
         del one["reused"]
-    read = codec.plan(SimpleNamespace(id="abcd", plan=json.dumps(words)), "the journal")
+    read = MoveKind().read_plan(json.dumps(words))
     assert read == replace(now, version=version)
     assert read.disks[0].reused is None
     assert read.disks[0].copy_bytes == now.disks[0].allocation + now.disks[0].layers[0].allocation
@@ -641,4 +641,4 @@ def test_plans_of_older_versions_reuse_nothing(version: int) -> None:
 @root
 def test_a_plan_that_reuses_is_read_as_it_was_written(pair: tuple[Path, Path]) -> None:
     plan = plan_on(pair)
-    assert codec.plan(SimpleNamespace(id="abcd", plan=codec.encode(plan)), "the journal") == plan
+    assert MoveKind().read_plan(codec.encode(plan)) == plan

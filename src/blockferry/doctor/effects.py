@@ -27,8 +27,8 @@ from blockferry.hosts.libvirt import domain_list, pools, security_model
 from blockferry.hosts.runner import LocalRunner, Runner
 from blockferry.leftovers import orphans
 from blockferry.safety.guard import Guard
+from blockferry.storage_move.move_journal import MoveJournal
 from blockferry.storage_move.summary import MoveSummary
-from blockferry.store import Journal
 
 PROGRAMS = (
     *("qemu-img", "stat", "find", "sync", "fallocate", "truncate", "blockdev"),
@@ -55,7 +55,7 @@ _MISSING = 'for program; do command -v -- "$program" >/dev/null || echo "$progra
 NOBODY = "00000000-0000-0000-0000-000000000000"
 
 
-def diagnose(site: Host, journal: Callable[[], Journal]) -> Diagnosis:
+def diagnose(site: Host, journal: Callable[[], MoveJournal]) -> Diagnosis:
     """Every check. `journal` opens the journal; it may raise JournalFailed."""
     checks: list[HostCheck] = []
     vms: list[Vm] = []
@@ -194,7 +194,7 @@ def _clock(runner: Runner) -> list[HostCheck]:
     return doctor_rules.clock(synchronised, theirs - (before + after) / 2, (after - before) / 2, remote)
 
 
-def _journal(journal: Journal) -> list[HostCheck]:
+def _journal(journal: MoveJournal) -> list[HostCheck]:
     if journal.missing:
         return [doctor_rules.no_journal(journal.name)]
     found = journal.inspect()
@@ -214,7 +214,7 @@ def _exposed(path: Path) -> bool:
     return bool(reachable and file & (stat.S_IRGRP | stat.S_IWGRP | stat.S_IROTH | stat.S_IWOTH))
 
 
-def _leftovers(site: Host, journal: Journal) -> list[HostCheck]:
+def _leftovers(site: Host, journal: MoveJournal) -> list[HostCheck]:
     uri, host = site.connection.uri, site.connection.host_id()
     unfinished = [one for one in journal.unfinished() if may_be_here(one.plan, uri, host)]
     now = time.time()

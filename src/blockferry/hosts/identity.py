@@ -3,9 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 from urllib.parse import urlsplit
 
-from blockferry.storage_move.plan import Plan
+
+class Planned(Protocol):
+    """A plan, as far as it says to which host it belongs."""
+
+    @property
+    def move(self) -> str: ...
+
+    @property
+    def uri(self) -> str: ...
+
+    @property
+    def host(self) -> str: ...  # libvirt's UUID; "": planned by an older version
+
+    @property
+    def host_name(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +44,7 @@ class VmTrace:
     mark_journal: str = ""
 
 
-def same_host(plan: Plan, uri: str, uuid: str) -> bool | None:
+def same_host(plan: Planned, uri: str, uuid: str) -> bool | None:
     """Whether a move was planned on the host with this UUID, reached by this URI; None when that cannot be told.
 
     Plans of older versions have no UUID. There an equal URI is a proof only if it names the machine:
@@ -42,19 +57,19 @@ def same_host(plan: Plan, uri: str, uuid: str) -> bool | None:
     return None
 
 
-def may_be_here(plan: Plan, uri: str, uuid: str) -> bool:
+def may_be_here(plan: Planned, uri: str, uuid: str) -> bool:
     """Whether what the move has planned has to be counted on that host: a doubt counts."""
     return same_host(plan, uri, uuid) is not False
 
 
-def may_share_host(one: Plan, other: Plan) -> bool:
+def may_share_host(one: Planned, other: Planned) -> bool:
     """Whether two moves are on one host, or cannot be told apart."""
     if one.host and other.host:
         return one.host == other.host
     return one.uri == other.uri
 
 
-def belongs(plan: Plan, here: HostId, trace: VmTrace, journal: str, *, local_journal: bool, asked: bool) -> bool:
+def belongs(plan: Planned, here: HostId, trace: VmTrace, journal: str, *, local_journal: bool, asked: bool) -> bool:
     """Whether the move may be taken up on this host.
 
     `journal`: the identity of the journal that the move is in; `local_journal`: it is a file of this machine, so that
@@ -68,7 +83,7 @@ def belongs(plan: Plan, here: HostId, trace: VmTrace, journal: str, *, local_jou
     return marked or (asked and trace.there) or (local_journal and plan.uri == here.uri)
 
 
-def where(plan: Plan) -> str:
+def where(plan: Planned) -> str:
     """The host of a move, for people."""
     if plan.host:
         return str(HostId(plan.uri, plan.host, plan.host_name))

@@ -11,12 +11,19 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any, Generic, TypeVar
 
 from blockferry.base.errors import JournalFailed
 from blockferry.jobs.outcome import Wanted
-from blockferry.storage_move.record import Record
-from blockferry.storage_move.summary import MoveSummary, Progress, Report
+from blockferry.jobs.record import JobRecord
+from blockferry.jobs.summary import JobProgress, JobReport, JobSummary
 from blockferry.store import Journal, Lease, LeaseKeeper
+
+PlanT = TypeVar("PlanT")
+RecordT = TypeVar("RecordT", bound=JobRecord)
+ProgressT = TypeVar("ProgressT", bound=JobProgress)
+ReportT = TypeVar("ReportT", bound=JobReport)
+SummaryT = TypeVar("SummaryT", bound=JobSummary[Any, Any, Any, Any])
 
 MAX_LINES = 1000
 
@@ -24,26 +31,26 @@ log = logging.getLogger(__name__)
 
 
 @dataclass
-class JobHandle:
+class JobHandle(Generic[PlanT, RecordT, ProgressT, ReportT, SummaryT]):
     """`shown` is given the newest summary; `stop` is set when this process shall leave the job."""
 
-    journal: Journal
+    journal: Journal[PlanT, RecordT, ProgressT, ReportT, SummaryT]
     lease: Lease
     keeper: LeaseKeeper
-    shown: Callable[[MoveSummary], None]
+    shown: Callable[[SummaryT], None]
     stop: threading.Event
-    latest: MoveSummary
-    seen: Callable[[Progress], None] = lambda _progress: None  # told of each progress before it is shown
-    _wishes: Record | None = None
+    latest: SummaryT
+    seen: Callable[[ProgressT], None] = lambda _progress: None  # told of each progress before it is shown
+    _wishes: RecordT | None = None
     _untold: list[tuple[str, str]] = field(default_factory=list)
     _telling: threading.Lock = field(default_factory=threading.Lock)
 
-    def read(self) -> Record:
+    def read(self) -> RecordT:
         """The record with the user's wishes. Raises JournalFailed."""
         self._wishes = self.journal.read(self.lease.move)
         return self._wishes
 
-    def save(self, record: Record) -> None:
+    def save(self, record: RecordT) -> None:
         """Make a record durable. Raises LeaseLost, JournalFailed."""
         self.journal.write(self.lease, record)
 
@@ -59,11 +66,11 @@ class JobHandle:
         """The job stands still until its user decides. Raises LeaseLost, JournalFailed."""
         self.journal.park(self.lease, problem)
 
-    def interim(self, record: Record, report: Report) -> None:
+    def interim(self, record: RecordT, report: ReportT) -> None:
         """The report so far of a job that has yet to wait for something. Raises LeaseLost, JournalFailed."""
         self.journal.follow(self.lease, record, report)
 
-    def finish(self, record: Record, report: Report) -> None:
+    def finish(self, record: RecordT, report: ReportT) -> None:
         """The end: the record with its outcome, and the report. Raises LeaseLost, JournalFailed."""
         self.journal.finish(self.lease, record, report)
 
@@ -76,7 +83,7 @@ class JobHandle:
     def bandwidth(self) -> int:
         return self._wanted().bandwidth
 
-    def _wanted(self) -> Record:
+    def _wanted(self) -> RecordT:
         try:
             return self.read()
         except JournalFailed:
@@ -97,7 +104,7 @@ class JobHandle:
                 if not error.passing:
                     raise
 
-    def publish(self, progress: Progress) -> None:
+    def publish(self, progress: ProgressT) -> None:
         """Show the progress, and tell of it those who look at the journal."""
         self.seen(progress)
         try:

@@ -9,7 +9,7 @@ import tenacity
 
 from blockferry.base.errors import BlockferryError, MoveBusy
 from blockferry.jobs import unexpected_errors
-from blockferry.store import Journal, Lease, Owner
+from blockferry.store import AnyJournal, Lease, Owner
 
 
 @tenacity.retry(
@@ -18,13 +18,13 @@ from blockferry.store import Journal, Lease, Owner
     wait=tenacity.wait_fixed(0.5),
     reraise=True,
 )
-def claim(journal: Journal, job: str) -> Lease:
+def claim(journal: AnyJournal, job: str) -> Lease:
     """Become the one who runs it; a process that is just leaving it is waited for. Raises what `Journal.claim` does."""
     return journal.claim(job, Owner.here())
 
 
 @contextlib.contextmanager
-def parking_bugs(journal: Journal, lease: Lease) -> Iterator[None]:
+def parking_bugs(journal: AnyJournal, lease: Lease) -> Iterator[None]:
     """An unexpected error around the loop is counted, and parks the job, as one in it does.
 
     The lease is released after that: nobody can write without it.
@@ -49,7 +49,7 @@ def parking_bugs(journal: Journal, lease: Lease) -> Iterator[None]:
         _release_quietly(journal, lease)
 
 
-def _release_quietly(journal: Journal, lease: Lease) -> None:
+def _release_quietly(journal: AnyJournal, lease: Lease) -> None:
     try:
         journal.release(lease)
     except BlockferryError:

@@ -24,11 +24,11 @@ from blockferry.safety import proof
 from blockferry.storage_move.destination.effects import MARKER, is_another
 from blockferry.storage_move.destination.placement import is_in_home
 from blockferry.storage_move.home import effects as home_effects
+from blockferry.storage_move.move_journal import MoveJournal
 from blockferry.storage_move.summary import Orphan, Orphans
-from blockferry.store import Journal
 
 
-def find(site: Host, journal: Journal) -> Orphans:
+def find(site: Host, journal: MoveJournal) -> Orphans:
     """Everything of ours that belongs to no move under way."""
     connection = site.connection
     mine = journal.identity()
@@ -175,7 +175,7 @@ def _kept(site: Host, kept: Kept, asked: proof.Proof, said: proof.Claims) -> Orp
     )
 
 
-def remove(site: Host, journal: Journal, one: Orphan, abandoned: bool = False) -> str:
+def remove(site: Host, journal: MoveJournal, one: Orphan, abandoned: bool = False) -> str:
     """Remove one orphan, after looking once more. A sentence for the user. Raises StillInUse.
 
     `abandoned`: the user has said that other journals are gone for good.

@@ -28,8 +28,8 @@ from blockferry.leftovers.quarantine_rules import DiskLoss, KeptFile, Purged, Re
 from blockferry.safety import file_references, proof
 from blockferry.storage_move.destination.placement import is_in_home
 from blockferry.storage_move.home import effects as home_effects
+from blockferry.storage_move.move_journal import MoveJournal
 from blockferry.storage_move.plan import Plan
-from blockferry.store import Journal
 
 point = KillPoints("purging")
 
@@ -74,7 +74,7 @@ def row(
     )
 
 
-def listing(site: Host, journal: Journal) -> tuple[KeptFile, ...]:
+def listing(site: Host, journal: MoveJournal) -> tuple[KeptFile, ...]:
     """All kept files of this host, with what the proof says now."""
     said = proof.claims(journal, site.connection.uri, site.connection.host_id())
     shown = proof.Proof(site, [one.path for one in said.kept], only_shown=True)
@@ -98,7 +98,7 @@ def _look(
     return KeptFile(one, found is not None, one.expired(time.time()), altered, doubt)
 
 
-def purge(site: Host, journal: Journal, paths: Sequence[str], now: bool) -> tuple[Purged, ...]:
+def purge(site: Host, journal: MoveJournal, paths: Sequence[str], now: bool) -> tuple[Purged, ...]:
     """Remove what has expired (all, or of these paths); with `now` what was named, expired or not.
 
     What cannot be proven to be unneeded stays, and what stands on
@@ -136,7 +136,7 @@ def purge(site: Host, journal: Journal, paths: Sequence[str], now: bool) -> tupl
 
 def _purge_one(
     site: Host,
-    journal: Journal,
+    journal: MoveJournal,
     asked: proof.Proof,
     said: proof.Claims,
     one: Kept,
@@ -164,7 +164,7 @@ def _purge_one(
     return True, sentence
 
 
-def _tidy(site: Host, journal: Journal, one: Kept) -> None:
+def _tidy(site: Host, journal: MoveJournal, one: Kept) -> None:
     """The old home's directory, once nothing but our own metadata of the VM is in it."""
     directory = posixpath.dirname(one.path)
     if not is_in_home(one.path, one.vm):
@@ -192,7 +192,7 @@ def _home_of(site: Host, directory: str) -> bool:
 # ------------------------------------------------------------ going back
 
 
-def restorable(site: Host, journal: Journal, what: str, compare: bool | None = None) -> Restore:
+def restorable(site: Host, journal: MoveJournal, what: str, compare: bool | None = None) -> Restore:
     """What going back would do and lose. `what`: a VM, or a kept file of it.
 
     `compare`: read both sides of each disk (None: only small ones). Raises VmNotFound, NotInQuarantine, NotRestorable.
@@ -237,7 +237,7 @@ def restorable(site: Host, journal: Journal, what: str, compare: bool | None = N
     return Restore(swap, _since(journal, plan, kept, swap), tuple(losses), tuple(notes))
 
 
-def _meant(site: Host, journal: Journal, what: str) -> tuple[Vm, Plan, dict[str, Kept]]:
+def _meant(site: Host, journal: MoveJournal, what: str) -> tuple[Vm, Plan, dict[str, Kept]]:
     """The VM, the move, and what is kept of that move. A VM's latest move with anything kept is meant."""
     rows = proof.kept_here(journal, site.connection.uri, site.connection.host_id())
     if what.startswith("/"):
@@ -269,7 +269,7 @@ def _paths(plan: Plan) -> set[str]:
     }
 
 
-def _busy(site: Host, journal: Journal, vm: Vm) -> list[str]:
+def _busy(site: Host, journal: MoveJournal, vm: Vm) -> list[str]:
     moving = [one.id for one in journal.unfinished() if one.plan.uuid == vm.uuid]
     if moving:
         return [f"{vm.name} is being moved ({', '.join(moving)})"]
@@ -286,7 +286,7 @@ def _still_runs(site: Host, name: str, uuid: str) -> list[str]:
     return [f"it cannot be told whether {name} is off: {found.doubt}"] if found.doubt else []
 
 
-def _used(site: Host, journal: Journal, swap: Swap, kept: dict[str, Kept]) -> list[str]:
+def _used(site: Host, journal: MoveJournal, swap: Swap, kept: dict[str, Kept]) -> list[str]:
     """Whether anybody else uses what is to be gone back to: the same proof as before a removal."""
     said = proof.claims(journal, site.connection.uri, site.connection.host_id())
     asked = proof.Proof(site, kept)
@@ -310,7 +310,7 @@ def _unreadable(site: Host, swap: Swap) -> list[str]:
     return found
 
 
-def _since(journal: Journal, plan: Plan, kept: dict[str, Kept], swap: Swap) -> float | None:
+def _since(journal: MoveJournal, plan: Plan, kept: dict[str, Kept], swap: Swap) -> float | None:
     """When the VM left the files that it goes back to."""
     if swap.back:
         switched = [one.at for one in journal.events(plan.move) if one.text == SWITCHED]
@@ -320,7 +320,7 @@ def _since(journal: Journal, plan: Plan, kept: dict[str, Kept], swap: Swap) -> f
     return min(times, default=None)
 
 
-def restore(site: Host, journal: Journal, agreed: Restore, user: str) -> tuple[str, ...]:
+def restore(site: Host, journal: MoveJournal, agreed: Restore, user: str) -> tuple[str, ...]:
     """Go back, as agreed to; sentences of what was done. Raises NotRestorable when anything has changed meanwhile.
 
     The present files go into quarantine first, so that nothing is ever without a record; then the persistent
@@ -354,7 +354,7 @@ def restore(site: Host, journal: Journal, agreed: Restore, user: str) -> tuple[s
     return tuple(done)
 
 
-def _put_aside(site: Host, journal: Journal, plan: Plan, paths: Mapping[str, str | None]) -> None:
+def _put_aside(site: Host, journal: MoveJournal, plan: Plan, paths: Mapping[str, str | None]) -> None:
     """Into quarantine, without an end."""
     formats = dict(paths)
     for disk in plan.disks:

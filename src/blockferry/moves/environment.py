@@ -10,7 +10,7 @@ from collections.abc import Callable
 from blockferry.base.config import Config, hidden_journal
 from blockferry.base.errors import JournalFailed
 from blockferry.hosts.host import Host
-from blockferry.store import Journal
+from blockferry.storage_move.move_journal import MoveJournal
 
 
 class Environment:
@@ -26,7 +26,7 @@ class Environment:
         self.uris: dict[str, str] = {}
         """Move -> URI of its host: a background process is started also while the journal is away."""
 
-        self._journal: Journal | None = None
+        self._journal: MoveJournal | None = None
         self._lock = threading.Lock()
 
     @property
@@ -34,18 +34,18 @@ class Environment:
         return self.config.uri
 
     @property
-    def journal(self) -> Journal:
+    def journal(self) -> MoveJournal:
         """The journal as it is. Looking at it does not make one: see `made_journal`. Raises JournalFailed."""
         with self._lock:
             if self._journal is None:
-                self._journal = Journal.open(self.config.journal, make=False)
+                self._journal = MoveJournal.open(self.config.journal, make=False)
                 hidden = hidden_journal(self.config.journal) if self._journal.missing else None
                 if hidden is not None:
                     self.say(f"root's journal {hidden} is not readable by you; moves in it are not shown")
             return self._journal
 
     @property
-    def readable_journal(self) -> Journal:
+    def readable_journal(self) -> MoveJournal:
         """The journal, for whoever asks about moves. Raises JournalFailed where root's is not readable."""
         journal = self.journal
         hidden = hidden_journal(self.config.journal) if journal.missing else None
@@ -53,11 +53,11 @@ class Environment:
             raise JournalFailed(str(hidden), "it is root's and not readable by you: run as root")
         return journal
 
-    def made_journal(self) -> Journal:
+    def made_journal(self) -> MoveJournal:
         """The journal, made if there is none: the first move makes it, nothing that only looks does."""
         with self._lock:
             if self._journal is None or self._journal.missing:
-                made = Journal.open(self.config.journal)
+                made = MoveJournal.open(self.config.journal)
                 if self._journal is not None:
                     self._journal.close()
                 self._journal = made

@@ -23,7 +23,9 @@ from blockferry.storage_move.context import Context
 from blockferry.storage_move.firmware import rules as firmware_rules
 from blockferry.storage_move.move_loop import MoveLoop
 from blockferry.storage_move.pace.effects import Pacer
-from blockferry.storage_move.summary import MoveSummary
+from blockferry.storage_move.plan import Plan
+from blockferry.storage_move.record import Record
+from blockferry.storage_move.summary import MoveSummary, Progress, Report
 from blockferry.store import Lease, LeaseKeeper
 
 
@@ -115,7 +117,7 @@ class _Drive:
         if fresh != tried:
             journal.write(self.lease, fresh)
 
-    def _context(self, guard: Guard, job: JobHandle) -> Context:
+    def _context(self, guard: Guard, job: JobHandle[Plan, Record, Progress, Report, MoveSummary]) -> Context:
         journal, site, plan = self.env.journal, self.site, self.summary.plan
         return Context(
             plan=plan,

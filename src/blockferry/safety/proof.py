@@ -33,7 +33,7 @@ from blockferry.hosts.runner import Runner
 from blockferry.safety import file_references
 from blockferry.safety.file_references import FileReferences
 from blockferry.storage_move.plan import Plan
-from blockferry.store import Journal
+from blockferry.store import AnyJournal
 
 PATIENCE_S = 10.0
 """For how long somebody who only looks at a file (a listing, a backup's scan) is waited for."""
@@ -63,7 +63,7 @@ class Claims:
     kept_elsewhere: Mapping[str, tuple[Kept, ...]] = field(default_factory=dict)  # as `kept`, by the UUID of the host
 
 
-def claims(journal: Journal, uri: str, host: str, apart_from: str | None = None) -> Claims:
+def claims(journal: AnyJournal, uri: str, host: str, apart_from: str | None = None) -> Claims:
     """What this journal knows of a host. `apart_from`: a move whose own paths do not count."""
     here: dict[str, str] = {}
     elsewhere: dict[str, str] = {}
@@ -101,7 +101,7 @@ def changed_by(plan: Plan) -> list[str]:
     return [path for path in every if not is_export(path)]
 
 
-def kept_here(journal: Journal, uri: str, host: str) -> tuple[Kept, ...]:
+def kept_here(journal: AnyJournal, uri: str, host: str) -> tuple[Kept, ...]:
     """What is kept on this host. Rows of the first version name no host: there the move's URI tells."""
     found = []
     for row in journal.kept_sources():

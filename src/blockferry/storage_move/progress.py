@@ -29,7 +29,8 @@ _POLICY = {
 def progress(context: Context, seen: Observation, phase: str, note: str = "") -> Progress:
     """The move as it is now."""
     disks = tuple(_disk(context, seen, view.target) for view in seen.disks)
-    return Progress(phase, disks, time.time(), note, _pace(context) if phase in ("copy", "verify") else "")
+    pace = _pace(context) if phase in ("copy", "verify") else ""
+    return Progress(phase, time.time(), note, disks, pace)
 
 
 def _pace(context: Context) -> str:

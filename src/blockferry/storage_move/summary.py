@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from blockferry.hosts.inventory import Datastore, Vm
 from blockferry.jobs.outcome import Outcome
+from blockferry.jobs.summary import JobProgress, JobReport, JobSummary
 from blockferry.storage_move.firmware import rules as firmware_rules
 from blockferry.storage_move.pace.latency import GuestLatency
 from blockferry.storage_move.plan import Plan
@@ -104,13 +105,10 @@ class DiskProgress:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
-    """A running move as last seen. `updated` is wall time, seconds since the epoch."""
+class Progress(JobProgress):
+    """A running move as last seen."""
 
-    phase: str = "queued"
     disks: tuple[DiskProgress, ...] = ()
-    updated: float = 0.0
-    note: str = ""  # what it waits for, when it waits
     pace: str = ""  # why the copy goes at the speed it goes, where it follows the guest
 
     @property
@@ -132,15 +130,6 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
-    """One line of a move's story. `at` is wall time, seconds since the epoch."""
-
-    at: float
-    kind: str  # "phase", "action", "warning", "error", "user"
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
 class GuestReport:
     """How the guest's writes fared under a latency contract; as QEMU counts them, estimated (docs/pace.md)."""
 
@@ -151,12 +140,9 @@ class GuestReport:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class Report(JobReport):
     """What a finished move did. Seconds and bytes; None where it was not measured."""
 
-    outcome: Outcome
-    seconds: float
-    phases: dict[str, float] = field(default_factory=dict)  # phase -> seconds
     bulk_bytes: int = 0
     changed_bytes: int = 0
     passes: int = 0
@@ -178,20 +164,8 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True)
-class MoveSummary:
-    """One move as the journal knows it. Times are wall time, seconds since the epoch."""
-
-    id: str
-    plan: Plan
-    record: Record
-    progress: Progress
-    created: float
-    finished: float | None
-    owner: str | None  # who runs it: "user@host pid N"; None: nobody at present
-    owner_alive: bool = False
-    parked: str | None = None  # why it stands still
-    report: Report | None = None
-    deaths: int = 0  # how often the process that ran it died
+class MoveSummary(JobSummary[Plan, Record, Progress, Report]):
+    """One move as the journal knows it."""
 
     @property
     def holds(self) -> str:
@@ -225,16 +199,9 @@ class MoveSummary:
         return self.plan.verify and self.record.view is BackupExport.HELD
 
     @property
-    def state(self) -> str:
-        """One word for listings: running, interrupted, waiting, parked, moved, cancelled, failed."""
-        if self.record.outcome is not None and self.finished is not None:
-            return self.record.outcome.value
-        if self.parked is not None:
-            return "parked"
-        if self.owner_alive:
-            return "running"
-        waits = self.record.following and not firmware_rules.still_now(self.plan, self.record)
-        return "waiting" if waits else "interrupted"
+    def waits(self) -> bool:
+        """Whether only the UEFI variables are left, which follow once the VM has been powered off."""
+        return self.record.following and not firmware_rules.still_now(self.plan, self.record)
 
 
 @dataclass(frozen=True, slots=True)

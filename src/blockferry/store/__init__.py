@@ -1,7 +1,7 @@
-"""The journal: moves, their memory, their story, and who runs them. The only package that knows SQL."""
+"""The journal: jobs, their memory, their story, and who runs them. The only package that knows SQL."""
 
-from blockferry.store.journal import Journal
+from blockferry.store.journal import AnyJournal, Journal
 from blockferry.store.lease import Lease, LeaseKeeper
 from blockferry.store.process_identity import Owner
 
-__all__ = ["Journal", "Lease", "LeaseKeeper", "Owner"]
+__all__ = ["AnyJournal", "Journal", "Lease", "LeaseKeeper", "Owner"]

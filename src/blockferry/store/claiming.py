@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from blockferry.base.errors import LeaseLost
-from blockferry.jobs.outcome import Outcome
-from blockferry.storage_move.summary import MoveSummary
 from blockferry.store import codec, database
+from blockferry.store.kind import Kind
 from blockferry.store.lease import Lease
 from blockferry.store.process_identity import Owner
 from blockferry.store.schema import events, moves
@@ -50,7 +49,7 @@ class AlreadyFinished:
 
 
 def claim(
-    connection: Connection, journal: str, move: str, owner: Owner, ttl_s: float
+    connection: Connection, kind: Kind[Any, Any, Any, Any, Any], journal: str, move: str, owner: Owner, ttl_s: float
 ) -> Claimed | HeldByAnother | AlreadyFinished | None:
     """Make `owner` the one who runs the move, if nobody does; None when there is no such move.
 
@@ -60,15 +59,15 @@ def claim(
     One that is seen to live (it waits for the journal, or is frozen) has not died of the move, and counts as no death.
     Of a process of another machine that cannot be told: it counts as one.
     """
-    query = sa.select(moves, database.clock(connection).label("now")).where(moves.c.id == move)
+    mine = (moves.c.id == move, moves.c.kind == kind.name)
+    query = sa.select(moves, database.clock(connection).label("now")).where(*mine)
     # NO KEY UPDATE: events being written (their foreign key holds the row in share) do not matter.
     row = connection.execute(query.with_for_update(skip_locked=True, key_share=True)).first()
     if row is None:
-        vm = connection.scalar(sa.select(moves.c.vm).where(moves.c.id == move))
+        vm = connection.scalar(sa.select(moves.c.vm).where(*mine))
         return None if vm is None else HeldByAnother(vm, None)
     if row.finished is not None:
-        outcome = codec.record(row, journal).outcome
-        return AlreadyFinished(row.vm, outcome.value if outcome else "finished")
+        return AlreadyFinished(row.vm, kind.outcome(codec.record(kind, row, journal)))
     before, deaths, alive = codec.owner(row.owner), row.deaths, False
     if before is not None:
         expired = row.lease_expires is None or row.lease_expires <= row.now
@@ -87,21 +86,30 @@ def claim(
     return Claimed(row.vm, row.token + 1, deaths, before, alive, problem)
 
 
-def supersede(connection: Connection, waiting: MoveSummary, move: str) -> None:
-    """End a move that waits and that nobody runs, in favour of `move`; nothing when somebody runs it by now.
+@dataclass(frozen=True, slots=True)
+class Superseded:
+    """A job that waits and ends in favour of another one. `record` (JSON) and `outcome` are those of its end."""
 
-    Then the new move cannot be added, because the old one is not over.
+    id: str
+    record: str
+    outcome: str
+    why: str  # a line of its story
+
+
+def supersede(connection: Connection, waiting: Superseded) -> None:
+    """End a job that waits and that nobody runs; nothing when somebody runs it by now.
+
+    Then the new job cannot be added, because the old one is not over.
     """
     free = (moves.c.id == waiting.id, moves.c.owner.is_(None), moves.c.finished.is_(None))
     values = {
-        "record": codec.encode(replace(waiting.record, outcome=Outcome.MOVED)),
+        "record": waiting.record,
         "finished": time.time(),
-        "state": Outcome.MOVED.value,
+        "state": waiting.outcome,
         "token": moves.c.token + 1,
     }
     if connection.execute(sa.update(moves).where(*free).values(values)).rowcount == 1:
-        text = f"its UEFI variables, which had yet to follow, are part of move {move} now"
-        row = {"move": waiting.id, "at": time.time(), "kind": "phase", "text": text}
+        row = {"move": waiting.id, "at": time.time(), "kind": "phase", "text": waiting.why}
         connection.execute(sa.insert(events).values(row))
 
 

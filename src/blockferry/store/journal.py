@@ -2,89 +2,54 @@
 
 from __future__ import annotations
 
+import enum
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Self
 
 import sqlalchemy as sa
 import tenacity
 from sqlalchemy.exc import IntegrityError
 
 from blockferry.base.errors import (
-    DestinationTaken,
     JournalFailed,
     KeptTaken,
     MoveBusy,
     MoveNotFound,
     MoveParked,
-    RoomTaken,
     UsageError,
     nearest,
 )
-from blockferry.hosts.identity import may_be_here, may_share_host
+from blockferry.base.event import Event
 from blockferry.hosts.kept import Kept
-from blockferry.jobs.outcome import Wanted
-from blockferry.storage_move.facts import Partial
-from blockferry.storage_move.plan import Plan
-from blockferry.storage_move.precheck.space import NeededSpace, Promise, left_to_take, needs
-from blockferry.storage_move.record import Record
-from blockferry.storage_move.summary import Event, MoveSummary, Progress, Report
 from blockferry.store import claiming, codec, listed
 from blockferry.store.claiming import fenced
 from blockferry.store.database import Database, clock, one_at_a_time
+from blockferry.store.kind import Kind, PartialCopy, PlanT, Prints, ProgressT, RecordT, ReportT, SummaryT
 from blockferry.store.lease import TTL_S, Lease, now_s
 from blockferry.store.process_identity import Owner
 from blockferry.store.schema import VERSION, events, identity, kept, moves
 
 
-def _free(connection: sa.Connection, plan: Plan, journal: str) -> None:
-    """Raise DestinationTaken unless no unfinished move of another VM makes what this plan makes, on whichever host."""
-    others = sa.select(moves.c.id, moves.c.plan).where(moves.c.finished.is_(None), moves.c.vm_uuid != plan.uuid)
-    for row in connection.execute(others):
-        other = codec.plan(row, journal)
-        if may_share_host(other, plan) and (same := plan.made & other.made):
-            raise DestinationTaken(plan.vm, min(same), other.move, other.vm)
-        if files := plan.made_files & other.made_files:  # by another name, or from another host
-            path = next(path for path in sorted(plan.made) if plan.known_file(path) in files)
-            raise DestinationTaken(plan.vm, path, other.move, other.vm)
-
-
-def _take(connection: sa.Connection, plan: Plan, row: Kept) -> None:
+def _take(connection: sa.Connection, vm: str, row: Kept) -> None:
     """Take an old disk out of quarantine, as it was seen there."""
     same = (kept.c.path == row.path, kept.c.host.in_((row.host, "")), kept.c.move == row.move)
     when = kept.c.since.is_(None) if row.since is None else kept.c.since == row.since
     if connection.execute(sa.delete(kept).where(*same, when)).rowcount != 1:
-        raise KeptTaken(plan.vm, row.path)
+        raise KeptTaken(vm, row.path)
 
 
 CLOCKS_S = 120.0
 """By so much the clocks of two managers may differ."""
 
 
-def _fits(connection: sa.Connection, plan: Plan, room: NeededSpace, journal: str) -> None:
-    """Raise RoomTaken unless the plan fits beside the moves that were planned since room was looked for.
-
-    Those count in full, also what is over by now: how much of it the free space that was seen has in it is not known.
-    """
-    recent = sa.or_(moves.c.finished.is_(None), moves.c.created > room.since - CLOCKS_S)
-    query = sa.select(moves.c.id, moves.c.plan).where(recent, moves.c.id.not_in(sorted(room.seen)))
-    others = [codec.plan(row, journal) for row in connection.execute(query)]
-    beside = [
-        Promise(store, size, other.space(store), may_share_host(other, plan))
-        for other in others
-        for store, size in needs(other.disks, other.home, other.nvram).items()
-    ]
-    if store := room.overdrawn(beside):
-        raise RoomTaken(plan.vm, store)
-
-
-def _the_one(found: tuple[MoveSummary, ...], problem: str, remedy: str) -> MoveSummary:
-    """The only one of these. Raises UsageError that names some of them."""
+def _the_one(found: Sequence[Any], problem: str, remedy: str) -> Any:
+    """The only one of these rows. Raises UsageError that names some of them."""
     if len(found) == 1:
         return found[0]
-    some = ", ".join(f"{one.id} ({one.plan.vm})" for one in found[:3]) + (", ..." if len(found) > 3 else "")
+    some = ", ".join(f"{one.id} ({one.vm})" for one in found[:3]) + (", ..." if len(found) > 3 else "")
     raise UsageError(f"{problem}: {some}.", remedy)
 
 
@@ -98,8 +63,33 @@ class Inspection:
     path: Path | None
 
 
-class Journal:
-    """One journal. Threads may share it. Every method may raise JournalFailed; then nothing was changed."""
+class Beside(Generic[PlanT]):
+    """The plans of other jobs of one kind, read in the transaction that adds a new one."""
+
+    def __init__(self, connection: sa.Connection, kind: Kind[PlanT, Any, Any, Any, Any], journal: str) -> None:
+        self._connection, self._kind, self._journal = connection, kind, journal
+
+    def unfinished(self, apart_from: str) -> tuple[PlanT, ...]:
+        """Those of jobs that are not over. `apart_from`: the UUID of a VM whose own do not count."""
+        return self._plans(moves.c.finished.is_(None), moves.c.vm_uuid != apart_from)
+
+    def recent(self, since: float, apart_from: frozenset[str]) -> tuple[PlanT, ...]:
+        """Those of jobs that are not over, or were planned since, by whatever clock. `apart_from`: ids."""
+        recent = sa.or_(moves.c.finished.is_(None), moves.c.created > since - CLOCKS_S)
+        return self._plans(recent, moves.c.id.not_in(sorted(apart_from)))
+
+    def _plans(self, *conditions: sa.ColumnElement[bool]) -> tuple[PlanT, ...]:
+        query = sa.select(moves.c.id, moves.c.plan).where(moves.c.kind == self._kind.name, *conditions)
+        return tuple(codec.plan(self._kind, row, self._journal) for row in self._connection.execute(query))
+
+
+class Journal(Generic[PlanT, RecordT, ProgressT, ReportT, SummaryT]):
+    """The jobs of one kind in one journal, and what is common to all. A subclass says which kind.
+
+    Threads may share it. Every method may raise JournalFailed; then nothing was changed.
+    """
+
+    kind: Kind[PlanT, RecordT, ProgressT, ReportT, SummaryT]
 
     def __init__(self, database: Database) -> None:
         self._db = database
@@ -107,7 +97,7 @@ class Journal:
         self.url, self.name = database.url, database.name  # for messages: without a password
 
     @classmethod
-    def open(cls, url: str, make: bool = True) -> Journal:
+    def open(cls, url: str, make: bool = True) -> Self:
         """Open, making or upgrading the schema; without `make` one that is not there stays away (`missing`).
 
         Raises JournalFailed.
@@ -132,93 +122,99 @@ class Journal:
 
     # ------------------------------------------------------------ moves
 
-    def add(
+    def add_job(
         self,
-        plan: Plan,
-        record: Record,
+        plan: PlanT,
+        record: RecordT,
         request_json: str,
         user: str,
-        instead_of: MoveSummary | None = None,
-        room: NeededSpace | None = None,
+        *,
+        check: Callable[[Beside[PlanT]], None] = lambda _beside: None,
+        supersedes: claiming.Superseded | None = None,
         taken: Sequence[Kept] = (),
-    ) -> MoveSummary:
-        """A new move. Raises MoveBusy when the VM has one that is not finished, whatever races; and DestinationTaken
-        when one of another VM makes a file of the same name on that host.
+    ) -> SummaryT:
+        """Write a new job down. Raises MoveBusy when its VM has one that is not finished, whatever races.
 
-        `room`: what the plan was found to fit into. Moves that were planned since are counted in the same transaction:
-        RoomTaken when it does not fit beside them. `taken`: old disks that become copies of this move, and so leave the
-        quarantine in the same transaction; KeptTaken when one has left it, or was kept anew, meanwhile.
-
-        `instead_of`: a move of the VM of which only the UEFI variables are left. It ends in the same transaction, for
-        the new one has taken them into its plan; MoveBusy if somebody runs it by now.
+        `check`: looks at the other jobs in the same transaction, and raises when the new one cannot be beside them.
+        `supersedes`: a job of the VM that ends in the same transaction; MoveBusy if somebody runs it by now. `taken`:
+        files that leave the quarantine in it; KeptTaken when one has left it, or was kept anew, meanwhile.
         """
         now = time.time()
+        head, (wanted, bandwidth) = self.kind.head(plan), self.kind.wishes(record)
         values = {
-            "id": plan.move,
-            "vm_uuid": plan.uuid,
-            "vm": plan.vm,
+            "id": head.id,
+            "vm_uuid": head.vm_uuid,
+            "vm": head.vm,
             "created": now,
             "requested_by": codec.plain(user),
             "request": request_json,
             "plan": codec.encode(plan),
             "record": codec.encode(record),
-            "wanted": record.wanted.value,
-            "bandwidth": _rate(record.bandwidth),
-            "progress": codec.encode(Progress(updated=now)),
+            "wanted": wanted,
+            "bandwidth": _rate(bandwidth),
+            "progress": codec.encode(self.kind.first_progress(now)),
             "deaths": 0,
             "token": 0,
-            "kind": listed.KIND,
-            "host": plan.host,
+            "kind": self.kind.name,
+            "host": head.host,
         }
         try:
             with self._db.writing() as connection:
                 one_at_a_time(connection)
-                _free(connection, plan, self.name)
+                check(Beside(connection, self.kind, self.name))
                 for row in taken:
-                    _take(connection, plan, row)
-                if room is not None:
-                    _fits(connection, plan, room, self.name)
-                if instead_of is not None:
-                    claiming.supersede(connection, instead_of, plan.move)
+                    _take(connection, head.vm, row)
+                if supersedes is not None:
+                    claiming.supersede(connection, supersedes)
                 connection.execute(sa.insert(moves).values(values))
-                listed.added(connection, plan, now)
+                listed.added(connection, head, self.kind.listed(plan), now)
         except JournalFailed as error:
-            if isinstance(error.__cause__, IntegrityError):
-                other = next((one for one in self.unfinished() if one.plan.uuid == plan.uuid), None)
-                if other is not None:
-                    raise MoveBusy(plan.vm, other.id, other.owner or "nobody at present") from error
+            if isinstance(error.__cause__, IntegrityError) and (other := self._under_way(head.vm_uuid)) is not None:
+                raise MoveBusy(head.vm, other.id, str(codec.owner(other.owner) or "nobody at present")) from error
             raise
-        return self.get(plan.move)
+        return self.get(head.id)
 
-    def get(self, id_or_prefix: str) -> MoveSummary:
+    def _under_way(self, vm_uuid: str) -> Any:
+        """The row of the job of this VM that is not over, of whatever kind; None: there is none."""
+        query = sa.select(moves.c.id, moves.c.owner).where(moves.c.vm_uuid == vm_uuid, moves.c.finished.is_(None))
+        with self._db.reading() as connection:
+            return connection.execute(query).first()
+
+    def get(self, id_or_prefix: str) -> SummaryT:
         """By id or the beginning of one. Raises MoveNotFound, and UsageError when several begin so."""
         if not id_or_prefix:
             raise UsageError("An empty word names no move.", "`blockferry moves` lists them.")
         begins = moves.c.id.startswith(id_or_prefix, autoescape=True)
         with self._db.reading() as connection:
-            query = sa.select(moves, clock(connection).label("now"))
+            query = sa.select(moves, clock(connection).label("now")).where(moves.c.kind == self.kind.name)
             rows = connection.execute(query.where(moves.c.id == id_or_prefix)).all()
             rows = rows or connection.execute(query.where(begins).order_by(moves.c.id).limit(4)).all()
             if not rows:
-                latest = sa.select(moves.c.id).order_by(moves.c.created.desc()).limit(1000)
+                latest = (
+                    sa.select(moves.c.id)
+                    .where(moves.c.kind == self.kind.name)
+                    .order_by(moves.c.created.desc())
+                    .limit(1000)
+                )
                 known = connection.scalars(latest).all()
                 raise MoveNotFound(id_or_prefix, self.name, nearest(id_or_prefix, known))
         if len(rows) > 1:
             some = ", ".join(row.id for row in rows[:3]) + (", ..." if len(rows) > 3 else "")
             raise UsageError(f"Several moves begin with {id_or_prefix}: {some}.", "Write more of the id.")
-        return codec.summary(rows[0], self.name)
+        return self._summary(rows[0])
 
-    def find(self, word: str | None) -> MoveSummary:
-        """The move that a person means. `word`: an id, a VM's name or UUID, or the beginning of an id or a name.
+    def find(self, word: str | None) -> SummaryT:
+        """The job that a person means. `word`: an id, a VM's name or UUID, or the beginning of an id or a name.
 
-        Of several moves of one VM the one that is not over counts, else the latest. None: the only one that is not
+        Of several jobs of one VM the one that is not over counts, else the latest. None: the only one that is not
         over. Raises MoveNotFound; UsageError when several VMs are meant, or `word` is None and there is not one only.
         """
+        under_way, over = moves.c.finished.is_(None), (moves.c.finished.desc(), moves.c.id)
         if word is None:
-            found = self.unfinished()
-            if not found:
+            rows = self._rows(sa.select(moves).where(under_way).order_by(moves.c.created, moves.c.id))
+            if not rows:
                 raise UsageError("No move is under way.", "`blockferry history` lists the moves that have ended.")
-            return _the_one(found, "Several moves are under way", "Name one of them by its VM or its id.")
+            return self._summary(_the_one(rows, "Several moves are under way", "Name one of them by its VM or its id."))
         if not word:
             raise UsageError("An empty word names no move.", "`blockferry moves` lists them.")
         for condition in (
@@ -227,57 +223,48 @@ class Journal:
             moves.c.id.startswith(word, autoescape=True),
             moves.c.vm.startswith(word, autoescape=True),
         ):
-            found = self._list(sa.select(moves).where(condition, moves.c.finished.is_(None)).limit(100))
-            found = found or self._list(
-                sa.select(moves).where(condition).order_by(moves.c.finished.desc(), moves.c.id).limit(100)
-            )
-            if found:
-                same = {one.plan.uuid for one in found}
-                if len(same) == 1 and found[0].finished is not None:
-                    return found[0]
-                return _the_one(found, f"Several moves begin with {word}", "Write more of it.")
+            rows = self._rows(sa.select(moves).where(condition, under_way).limit(100))
+            rows = rows or self._rows(sa.select(moves).where(condition).order_by(*over).limit(100))
+            if rows:
+                if len({row.vm_uuid for row in rows}) == 1 and rows[0].finished is not None:
+                    return self._summary(rows[0])
+                return self._summary(_the_one(rows, f"Several moves begin with {word}", "Write more of it."))
         return self.get(word)  # which says what there is instead
 
-    def unfinished(self) -> tuple[MoveSummary, ...]:
+    def unfinished(self) -> tuple[SummaryT, ...]:
         """Those that are not over, the oldest first."""
-        return self._list(sa.select(moves).where(moves.c.finished.is_(None)).order_by(moves.c.created, moves.c.id))
+        query = sa.select(moves).where(moves.c.finished.is_(None)).order_by(moves.c.created, moves.c.id)
+        return tuple(self._summary(row) for row in self._rows(query))
 
-    def finished(self, limit: int) -> tuple[MoveSummary, ...]:
+    def finished(self, limit: int) -> tuple[SummaryT, ...]:
         """Those that are over, the latest first."""
         query = sa.select(moves).where(moves.c.finished.is_not(None))
-        return self._list(query.order_by(moves.c.finished.desc(), moves.c.id).limit(limit))
+        query = query.order_by(moves.c.finished.desc(), moves.c.id).limit(limit)
+        return tuple(self._summary(row) for row in self._rows(query))
 
-    def _list(self, query: sa.Select[Any]) -> tuple[MoveSummary, ...]:
+    def _rows(self, query: sa.Select[Any]) -> Sequence[Any]:
+        """Rows of this kind, with the database's clock."""
         with self._db.reading() as connection:
-            rows = connection.execute(query.add_columns(clock(connection).label("now"))).all()
-        return tuple(codec.summary(row, self.name) for row in rows)
+            mine = query.where(moves.c.kind == self.kind.name)
+            return connection.execute(mine.add_columns(clock(connection).label("now"))).all()
 
-    def reservations(self, uri: str, host: str, exclude: str | None = None) -> tuple[Promise, ...]:
-        """What unfinished moves of all hosts have yet to write, at most; `host` (libvirt's UUID) is the one that asks.
+    def _is(self, job: str) -> tuple[sa.ColumnElement[bool], ...]:
+        return (moves.c.id == job, moves.c.kind == self.kind.name)
 
-        What was copied again because the guest changed it takes no room twice.
-        """
-        found = []
-        for one in self.unfinished():
-            if one.id == exclude or one.record.following:
-                continue
-            here = may_be_here(one.plan, uri, host)
-            written = {disk.target: max(0, disk.done - disk.changed) for disk in one.progress.disks}
-            for store, left in left_to_take(one.plan, written, one.record.home_copied).items():
-                found.append(Promise(store, left, one.plan.space(store), here))
-        return tuple(found)
+    def _summary(self, row: Any) -> SummaryT:
+        return codec.summary(self.kind, row, self.name)
 
     def known(self) -> frozenset[str]:
-        """The ids of all moves that `add` would take for newcomers, were they not known: to be read before
-        `reservations`, and that before the free space is looked at."""
+        """The ids of all jobs that `Beside.recent` would take for newcomers, were they not known: to be read before
+        what they have yet to write, and that before the free space is looked at."""
         recent = sa.or_(moves.c.finished.is_(None), moves.c.created > time.time() - 2 * CLOCKS_S)
         with self._db.reading() as connection:
             return frozenset(connection.scalars(sa.select(moves.c.id).where(recent)))
 
     # ------------------------------------------------------------ what finished moves have left
 
-    def partials(self, vm_uuid: str, host: str) -> dict[str, Partial]:
-        """Destination path -> the broken copy that the latest move of this VM left there, to be gone on with.
+    def partial_copies(self, vm_uuid: str, host: str) -> dict[str, PartialCopy]:
+        """Destination path -> the broken copy that the latest job of this VM left there, to be gone on with.
 
         `host`: libvirt's UUID; copies of hosts that are not known are among them: a marker beside each is the proof.
         """
@@ -296,7 +283,7 @@ class Journal:
         with self._db.writing() as connection:
             listed.forget_partial(connection, path, host)
 
-    def same_images(self, host: str) -> frozenset[listed.Prints]:
+    def same_images(self, host: str) -> frozenset[Prints]:
         """The pairs of images of this host that were compared by any move, and read the same."""
         self._catch_up()
         with self._db.reading() as connection:
@@ -305,19 +292,19 @@ class Journal:
     def _catch_up(self) -> None:
         """Moves that a process of an older version has ended since the schema was upgraded are listed now."""
         with self._db.reading() as connection:
-            if not listed.unlisted(connection):
+            if not listed.unlisted(connection, self.kind.name):
                 return
         with self._db.writing() as connection:
             one_at_a_time(connection)
-            listed.catch_up(connection, self.name)
+            listed.catch_up(connection, self.kind, self.name)
 
     # ------------------------------------------------------------ the user's columns: no lease needed
 
-    def want(self, move: str, wanted: Wanted) -> MoveSummary:
+    def want(self, move: str, wanted: enum.Enum) -> SummaryT:
         """What the user wants now. Without effect on a move that is over. Raises MoveNotFound."""
         return self._set(move, wanted=wanted.value)
 
-    def set_bandwidth(self, move: str, bytes_per_s: int) -> MoveSummary:
+    def set_bandwidth(self, move: str, bytes_per_s: int) -> SummaryT:
         """0: no limit. Without effect on a move that is over. Raises MoveNotFound, UsageError."""
         return self._set(move, bandwidth=_rate(bytes_per_s))
 
@@ -327,27 +314,27 @@ class Journal:
         `host`: libvirt's UUID of it. Not for a move that is over, or whose host is known.
         """
         with self._db.writing() as connection:
-            mine = (moves.c.id == move, moves.c.finished.is_(None))
+            mine = (*self._is(move), moves.c.finished.is_(None))
             row = connection.execute(sa.select(moves.c.id, moves.c.plan).where(*mine)).first()
-            if row is None or codec.plan(row, self.name).host:
+            if row is None or self.kind.head(codec.plan(self.kind, row, self.name)).host:
                 return False
-            plan = codec.with_host(row.plan, host, host_name)
+            plan = self.kind.with_host(row.plan, host, host_name)
             connection.execute(sa.update(moves).where(*mine, moves.c.plan == row.plan).values(plan=plan, host=host))
         return True
 
-    def unpark(self, move: str) -> MoveSummary:
+    def unpark(self, move: str) -> SummaryT:
         """Somebody has looked: a parked move may go on, and its dead managers no longer count."""
         deaths = sa.case((moves.c.parked.is_not(None), 0), else_=moves.c.deaths)
         return self._set(move, parked=None, deaths=deaths)
 
-    def _set(self, move: str, **values: Any) -> MoveSummary:
+    def _set(self, move: str, **values: Any) -> SummaryT:
         with self._db.writing() as connection:
             connection.execute(sa.update(moves).where(moves.c.id == move, moves.c.finished.is_(None)).values(**values))
-            query = sa.select(moves, clock(connection).label("now")).where(moves.c.id == move)
-            row = connection.execute(query).first()
+            query = sa.select(moves, clock(connection).label("now"))
+            row = connection.execute(query.where(*self._is(move))).first()
         if row is None:
             raise MoveNotFound(move, self.name)
-        return codec.summary(row, self.name)
+        return self._summary(row)
 
     # ------------------------------------------------------------ running a move
 
@@ -380,7 +367,7 @@ class Journal:
         self, move: str, owner: Owner, ttl_s: float
     ) -> claiming.Claimed | claiming.HeldByAnother | claiming.AlreadyFinished | None:
         with self._db.writing() as connection:
-            found = claiming.claim(connection, self.name, move, owner, ttl_s)
+            found = claiming.claim(connection, self.kind, self.name, move, owner, ttl_s)
             if isinstance(found, claiming.Claimed) and found.before is not None:
                 text = found.parked or _taken_over(found, found.before, owner)
                 kind = "warning" if found.parked is None else "error"
@@ -399,21 +386,21 @@ class Journal:
             values = {"owner": None, "lease_expires": None, "token": moves.c.token + 1}
             connection.execute(sa.update(moves).where(*mine).values(values))
 
-    def read(self, move: str) -> Record:
+    def read(self, move: str) -> RecordT:
         """What the move remembers and what the user wants now, as of this moment. Raises MoveNotFound."""
         columns = (moves.c.id, moves.c.record, moves.c.wanted, moves.c.bandwidth)
         with self._db.reading() as connection:
-            row = connection.execute(sa.select(*columns).where(moves.c.id == move)).first()
+            row = connection.execute(sa.select(*columns).where(*self._is(move))).first()
         if row is None:
             raise MoveNotFound(move, self.name)
-        return codec.record(row, self.name)
+        return codec.record(self.kind, row, self.name)
 
-    def write(self, lease: Lease, record: Record) -> None:
+    def write(self, lease: Lease, record: RecordT) -> None:
         """Durable when this returns. The user's columns are left alone. Raises LeaseLost."""
         with self._db.writing() as connection:
             fenced(connection, lease, record=codec.encode(record))
 
-    def progress(self, lease: Lease, progress: Progress) -> None:
+    def progress(self, lease: Lease, progress: ProgressT) -> None:
         """Cheap: a power cut may lose the last of them. Raises LeaseLost."""
         with self._db.writing(durable=False) as connection:
             fenced(connection, lease, progress=codec.encode(progress))
@@ -423,7 +410,7 @@ class Journal:
         with self._db.writing() as connection:
             fenced(connection, lease, parked=codec.plain(problem))
 
-    def finish(self, lease: Lease, record: Record, report: Report) -> None:
+    def finish(self, lease: Lease, record: RecordT, report: ReportT) -> None:
         """The end: record with its outcome, report, and nobody's any more. Raises LeaseLost."""
         with self._db.writing() as connection:
             fenced(
@@ -436,12 +423,13 @@ class Journal:
                 lease_expires=None,
                 token=lease.token + 1,
                 parked=None,
-                state=listed.state_of(record),
+                state=self.kind.outcome(record),
             )
             row = connection.execute(sa.select(moves.c.id, moves.c.plan).where(moves.c.id == lease.move)).one()
-            listed.ended(connection, codec.plan(row, self.name), record)
+            plan = codec.plan(self.kind, row, self.name)
+            listed.ended(connection, self.kind.head(plan), self.kind.left(plan, record))
 
-    def follow(self, lease: Lease, record: Record, report: Report) -> None:
+    def follow(self, lease: Lease, record: RecordT, report: ReportT) -> None:
         """All is done but what has to wait for a power-off: the report so far, before the end. Raises LeaseLost."""
         with self._db.writing() as connection:
             fenced(connection, lease, record=codec.encode(record), report=codec.encode(report))
@@ -491,6 +479,9 @@ class Journal:
         with self._db.reading() as connection:
             return str(connection.execute(sa.select(identity.c.id)).scalar_one())
 
+
+AnyJournal = Journal[Any, Any, Any, Any, Any]
+"""A journal of whatever kind of job."""
 
 _KEPT = Kept.__match_args__
 

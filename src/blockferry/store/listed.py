@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -12,79 +11,68 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
 from blockferry.hosts import fingerprint
-from blockferry.jobs.outcome import Outcome
-from blockferry.storage_move.facts import Partial
-from blockferry.storage_move.plan import Plan
-from blockferry.storage_move.record import Record
 from blockferry.store import codec
+from blockferry.store.kind import Head, Kind, Left, Listed, PartialCopy, Prints
 from blockferry.store.schema import OPEN, host_addresses, hosts, move_datastores, moves, partial_copies, same_images
 
-KIND = "storage-move"
 
-Prints = tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]
-"""The fingerprints of two images that were compared: (path, fingerprint) of all files that each consists of."""
-
-
-def state_of(record: Record) -> str:
-    """The column `state` of a move that has ended with this record."""
-    return (record.outcome or Outcome.FAILED).value
-
-
-def added(connection: Connection, plan: Plan, now: float) -> None:
-    """Write the rows of a move that was planned. Its row in `moves` is there; `now` is wall time."""
-    if places := _datastores(plan):
+def added(connection: Connection, head: Head, listed: Listed, now: float) -> None:
+    """Write the rows of a job that was planned. Its row in `moves` is there; `now` is wall time."""
+    if listed.places:
+        places = [
+            {"move": head.id, "role": one.role, "name": one.name[:255], "identity": one.identity}
+            for one in listed.places
+        ]
         connection.execute(sa.insert(move_datastores), places)
-    if not plan.host:
+    if not head.host:
         return
-    _put(connection, hosts, {"uuid": plan.host}, {"name": plan.host_name[:255], "seen": now})
-    _put(connection, host_addresses, {"host": plan.host, "uri": plan.uri[:1024]}, {"seen": now})
-    for disk in plan.disks:
-        if disk.reused is not None:
-            text = json.dumps(pair(disk.reused.prints, disk.reused.source_prints), separators=(",", ":"))
-            digest = hashlib.sha256(text.encode()).hexdigest()
-            _put(connection, same_images, {"host": plan.host, "digest": digest}, {"prints": text})
+    _put(connection, hosts, {"uuid": head.host}, {"name": head.host_name[:255], "seen": now})
+    _put(connection, host_addresses, {"host": head.host, "uri": head.uri[:1024]}, {"seen": now})
+    for prints in listed.compared:
+        text = json.dumps(prints, separators=(",", ":"))
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        _put(connection, same_images, {"host": head.host, "digest": digest}, {"prints": text})
 
 
-def ended(connection: Connection, plan: Plan, record: Record) -> None:
-    """Write which broken copies a move has left, and forget those that have become disks of its VM."""
-    for disk in plan.disks:
-        key = {"path": disk.dest, "host": plan.host}
-        if disk.dest in record.kept:
-            values = {
-                "move": plan.move,
-                "vm_uuid": plan.uuid,
-                "target": disk.target,
-                "format": disk.dest_format,
-                "virtual_size": disk.virtual_size,
-            }
-            _put(connection, partial_copies, key, values)
-        elif record.outcome is Outcome.MOVED:
-            forget_partial(connection, disk.dest, plan.host)
+def ended(connection: Connection, head: Head, left: Left) -> None:
+    """Write which broken copies a job has left, and forget those that are none any more."""
+    for one in left.partial:
+        values = {
+            "move": head.id,
+            "vm_uuid": head.vm_uuid,
+            "target": one.target,
+            "format": one.format,
+            "virtual_size": one.virtual_size,
+        }
+        _put(connection, partial_copies, {"path": one.path, "host": head.host}, values)
+    for path in left.used:
+        forget_partial(connection, path, head.host)
 
 
-def unlisted(connection: Connection) -> list[str]:
-    """The moves that a process of schema version 0002 has ended, which knew nothing of these tables."""
-    query = sa.select(moves.c.id).where(moves.c.state == OPEN, moves.c.finished.is_not(None))
+def unlisted(connection: Connection, kind: str) -> list[str]:
+    """The jobs that a process of schema version 0002 has ended, which knew nothing of these tables."""
+    query = sa.select(moves.c.id).where(moves.c.kind == kind, moves.c.state == OPEN, moves.c.finished.is_not(None))
     return list(connection.scalars(query.order_by(moves.c.finished, moves.c.id.desc())))
 
 
-def catch_up(connection: Connection, journal: str) -> None:
-    """Write the rows of those moves. Raises JournalFailed for one that cannot be read."""
-    for move in unlisted(connection):
-        row = connection.execute(sa.select(moves).where(moves.c.id == move)).one()
-        plan, record = codec.plan(row, journal), codec.record(row, journal)
-        connection.execute(sa.delete(move_datastores).where(move_datastores.c.move == move))
-        added(connection, plan, row.created)
-        ended(connection, plan, record)
-        listed = {"host": plan.host, "state": state_of(record)}
-        connection.execute(sa.update(moves).where(moves.c.id == move).values(**listed))
+def catch_up(connection: Connection, kind: Kind[Any, Any, Any, Any, Any], journal: str) -> None:
+    """Write the rows of those jobs. Raises JournalFailed for one that cannot be read."""
+    for job in unlisted(connection, kind.name):
+        row = connection.execute(sa.select(moves).where(moves.c.id == job)).one()
+        plan, record = codec.plan(kind, row, journal), codec.record(kind, row, journal)
+        head = kind.head(plan)
+        connection.execute(sa.delete(move_datastores).where(move_datastores.c.move == job))
+        added(connection, head, kind.listed(plan), row.created)
+        ended(connection, head, kind.left(plan, record))
+        values = {"host": head.host, "state": kind.outcome(record)}
+        connection.execute(sa.update(moves).where(moves.c.id == job).values(**values))
 
 
-def partials(connection: Connection, vm_uuid: str, host: str) -> dict[str, Partial]:
+def partials(connection: Connection, vm_uuid: str, host: str) -> dict[str, PartialCopy]:
     """Path -> broken copy of this VM on this host, and on hosts that are not known."""
     query = sa.select(partial_copies).where(partial_copies.c.vm_uuid == vm_uuid, *_on(host))
     rows = connection.execute(query.order_by(partial_copies.c.host)).all()  # "" first: what is known better counts
-    return {row.path: Partial(row.move, row.format, row.virtual_size, 0, row.target) for row in rows}
+    return {row.path: PartialCopy(row.path, row.target, row.format, row.virtual_size, row.move) for row in rows}
 
 
 def forget_partial(connection: Connection, path: str, host: str) -> None:
@@ -107,10 +95,6 @@ def same(connection: Connection, host: str) -> frozenset[Prints]:
     return frozenset(_read_prints(text) for text in texts)
 
 
-def pair(prints: Mapping[str, str], source_prints: Mapping[str, str]) -> Prints:
-    return tuple(sorted(prints.items())), tuple(sorted(source_prints.items()))
-
-
 def _on(host: str) -> tuple[sa.ColumnElement[bool], ...]:
     """A host of which libvirt tells no UUID may be any."""
     return (partial_copies.c.host.in_((host, "")),) if host else ()
@@ -121,21 +105,6 @@ def _read_prints(text: str) -> Prints:
     return tuple((path, fingerprint.current(mark)) for path, mark in one), tuple(
         (path, fingerprint.current(mark)) for path, mark in other
     )
-
-
-def _datastores(plan: Plan) -> list[dict[str, Any]]:
-    to = [*(disk.datastore for disk in plan.disks), plan.home.datastore if plan.home is not None else None]
-    roles = (("destination", to), ("source", [disk.source_datastore for disk in plan.disks]))
-    return [
-        {"move": plan.move, "role": role, "name": name[:255], "identity": _identity(plan, name)}
-        for role, names in roles
-        for name in dict.fromkeys(name for name in names if name)
-    ]
-
-
-def _identity(plan: Plan, name: str) -> str:
-    found = plan.directories.get(name)
-    return "" if found is None else found.id.text
 
 
 def _put(connection: Connection, table: sa.Table, key: dict[str, Any], values: dict[str, Any]) -> None:

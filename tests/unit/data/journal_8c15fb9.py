@@ -13,11 +13,12 @@ from blockferry.base.units import GiB, MiB
 from blockferry.hosts.inventory import PowerState
 from blockferry.hosts.kept import Kept, KeptFingerprint
 from blockferry.jobs.outcome import Outcome, Wanted
+from blockferry.storage_move.move_journal import MoveJournal
 from blockferry.storage_move.plan import DiskPlan, HomeFile, HomePlan, LayerPlan, NvramPlan, Plan, ReusedLayer
 from blockferry.storage_move.record import ComparedBase, Copy, OverlayState, Record, Stage
 from blockferry.storage_move.request import Method, OnBreak, SourcePolicy
 from blockferry.storage_move.summary import DiskProgress, Progress, Report
-from blockferry.store import Journal, Owner
+from blockferry.store import Owner
 
 HOST = "6f0c1d9e-aaaa-4bbb-8ccc-000000000001"
 
@@ -56,13 +57,13 @@ def plan(move: str, vm: str, *disks: DiskPlan, uri: str = "qemu:///system", home
     )
 
 
-def finished(journal: Journal, one: Plan, record: Record, outcome: Outcome) -> None:
+def finished(journal: MoveJournal, one: Plan, record: Record, outcome: Outcome) -> None:
     journal.add(one, record, "{}", "alice")
     lease = journal.claim(one.move, Owner.here())
     journal.finish(lease, replace(record, outcome=outcome), Report(outcome, 12.5, bulk_bytes=3 * GiB))
 
 
-def write(journal: Journal) -> None:
+def write(journal: MoveJournal) -> None:
     layer = LayerPlan("/old-san/base.raw", "raw", "/ssd/base.raw", "raw", GiB, GiB // 2)
     template = ReusedLayer(
         "/old-san/t.raw", "/ssd/t.raw", "raw", GiB, GiB, {"/ssd/t.raw": "1:2:3"}, {"/old-san/t.raw": "4:5:6"}
@@ -74,7 +75,8 @@ def write(journal: Journal) -> None:
     lease = journal.claim("a0000001", Owner.here())
     copies = {"vda": Copy(Stage.CLEAN, 7, 1), "vdb": Copy(Stage.STARTED, 7, 2)}
     journal.write(lease, Record(marked=True, created=("/ssd/web01/vda.qcow2",), copies=copies))
-    journal.progress(lease, Progress("copying", (DiskProgress("vda", "copying", 4 * GiB, 3 * GiB, 3 * GiB),), 1.8e9))
+    done = DiskProgress("vda", "copying", 4 * GiB, 3 * GiB, 3 * GiB)
+    journal.progress(lease, Progress("copying", disks=(done,), updated=1.8e9))
     journal.event("a0000001", "phase", "planned: changed-blocks, for the test")
 
     overlaid = replace(disk("web02"), source_overlay="/old-san/web02/o.qcow2", dest_overlay="/ssd/web02/n.qcow2")
@@ -130,6 +132,6 @@ def write(journal: Journal) -> None:
 
 
 if __name__ == "__main__":
-    journal = Journal.open(sys.argv[1])
+    journal = MoveJournal.open(sys.argv[1])
     write(journal)
     journal.close()

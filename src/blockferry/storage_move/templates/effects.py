@@ -20,8 +20,8 @@ from blockferry.hosts.runner import Runner
 from blockferry.safety import proof
 from blockferry.storage_move.destination import effects as destination_effects
 from blockferry.storage_move.facts import TemplateFacts
+from blockferry.storage_move.move_journal import MoveJournal
 from blockferry.storage_move.observe import fingerprints, same_path
-from blockferry.store import Journal
 
 Pair = tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]
 """The fingerprints of two images that were compared: of all files that each consists of."""
@@ -57,7 +57,7 @@ class _Shown:
             self._tell(f"{self._what}: {fraction:.0%} of {format_size(self._size)}; both are read completely, once")
 
 
-def known(journal: Journal, uri: str, host: str) -> KnownImages:
+def known(journal: MoveJournal, uri: str, host: str) -> KnownImages:
     busy = {row.path: "it is in quarantine" for row in proof.kept_here(journal, uri, host)}
     for one in journal.unfinished():
         if not one.record.following and may_be_here(one.plan, uri, host):
