@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from blockferry.base.errors import BlockferryError, NoAnswer
-from blockferry.hosts.helper.program import image_calls, mount_table
+from blockferry.hosts.helper.program import by_mount, image_calls, mount_table
 from blockferry.hosts.helper.program.mount_table import Mount
 from blockferry.hosts.images import chains, qemu_img
 from blockferry.hosts.inventory import ChainLayer, ImageChain
@@ -124,10 +125,18 @@ def test_a_mount_that_does_not_answer_costs_only_its_own_images(
         return real(path, format)
 
     monkeypatch.setattr(image_calls, "layer", layer)
-    found = image_calls.chains([[str(dead), "qcow2"], [str(good), "qcow2"]])
-    released.set()
+    wanted = [[str(dead), "qcow2"], [str(good), "qcow2"]]
+    found = image_calls.chains(wanted)
     assert "layers" in found[1]
     assert found[0] == {"errno": 110}
+    monkeypatch.setattr(by_mount, "MOST_WAITING", 1)
+    before = threading.active_count()
+    assert image_calls.chains(wanted)[0] == {"errno": 110}
+    assert threading.active_count() == before, "no thread more waits there"
+    released.set()
+    while by_mount.waiting[str(tmp_path / "dead")]:
+        time.sleep(0.01)
+    assert "layers" in image_calls.chains(wanted)[0], "it answers again"
 
 
 def test_a_helper_that_does_not_answer_is_a_problem_of_each(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,12 @@ from typing import TypeVar
 
 from blockferry.hosts.helper.program import mount_table
 
+MOST_WAITING = 32
+"""So many threads may wait for one mount. Then it is not asked again until one of them comes back."""
+
+waiting: dict[str, int] = {}  # mount point -> threads that look there now
+lock = threading.Lock()
+
 Key = TypeVar("Key", bound=Hashable)
 Found = TypeVar("Found")
 
@@ -29,14 +35,20 @@ def look(wanted: Iterable[tuple[Key, str]], work: Callable[[Key], Found], second
     found: dict[Key, Found] = {}
     problems: list[BaseException] = []
 
-    def look_at(keys: list[Key]) -> None:
+    def look_at(point: str, keys: list[Key]) -> None:
         try:
             for key in keys:
                 found[key] = work(key)
         except BaseException as error:  # noqa: BLE001 - raised again in the thread of the call
             problems.append(error)
+        finally:
+            count(point, -1)
 
-    threads = [threading.Thread(target=look_at, args=(keys,), daemon=True) for keys in groups.values()]
+    threads = [
+        threading.Thread(target=look_at, args=(point, keys), daemon=True)
+        for point, keys in groups.items()
+        if count(point, 1)
+    ]
     until = time.monotonic() + seconds
     for thread in threads:
         thread.start()
@@ -45,3 +57,13 @@ def look(wanted: Iterable[tuple[Key, str]], work: Callable[[Key], Found], second
     if problems:
         raise problems[0]
     return dict(found)
+
+
+def count(point: str, change: int) -> bool:
+    """Note that a thread begins (1) or ends (-1) to look at a mount; False when too many wait there already."""
+    with lock:
+        now = waiting.get(point, 0)
+        if change > 0 and now >= MOST_WAITING:
+            return False
+        waiting[point] = now + change
+        return True
