@@ -90,11 +90,11 @@ def test_configuration_and_requests_know_the_same_policies() -> None:
 
 
 def test_a_contract_chooses_the_background() -> None:
-    found, why = method.choose(Method.AUTO, PowerState.RUNNING, 0, False, contract=True)
+    found, why = method.choose(Method.AUTO, PowerState.RUNNING, 0, keeps_chain=False, contract=True)
     assert found is Method.CHANGED_BLOCKS
     assert "contract" in why
-    assert method.choose(Method.MIRROR, PowerState.RUNNING, 0, False, contract=True)[0] is Method.MIRROR
-    assert method.choose(Method.AUTO, PowerState.OFF, 0, False, contract=True)[0] is Method.COLD
+    assert method.choose(Method.MIRROR, PowerState.RUNNING, 0, keeps_chain=False, contract=True)[0] is Method.MIRROR
+    assert method.choose(Method.AUTO, PowerState.OFF, 0, keeps_chain=False, contract=True)[0] is Method.COLD
 
 
 @pytest.mark.parametrize(
@@ -109,12 +109,19 @@ def test_a_contract_chooses_the_background() -> None:
 def test_the_policy_is_ours_where_the_method_was(
     asked_method: Method, chosen: Method, can: bool, policy: IfNotConverging
 ) -> None:
-    assert method.if_not_converging(IfNotConverging.AUTO, asked_method, chosen, can, 0) is policy
+    assert method.if_not_converging(IfNotConverging.AUTO, asked_method, chosen, 0, can_be_synchronous=can) is policy
     assert (
-        method.if_not_converging(IfNotConverging.MIRROR, asked_method, chosen, can, 0) is IfNotConverging.MIRROR
+        method.if_not_converging(IfNotConverging.MIRROR, asked_method, chosen, 0, can_be_synchronous=can)
+        is IfNotConverging.MIRROR
     ) is can
-    assert method.if_not_converging(IfNotConverging.STOP, asked_method, chosen, can, 0) is IfNotConverging.STOP
-    assert method.if_not_converging(IfNotConverging.AUTO, asked_method, chosen, can, 1000) is IfNotConverging.WAIT
+    assert (
+        method.if_not_converging(IfNotConverging.STOP, asked_method, chosen, 0, can_be_synchronous=can)
+        is IfNotConverging.STOP
+    )
+    assert (
+        method.if_not_converging(IfNotConverging.AUTO, asked_method, chosen, 1000, can_be_synchronous=can)
+        is IfNotConverging.WAIT
+    )
 
 
 def test_records_of_older_versions_are_read_and_new_ones_come_back() -> None:

@@ -117,11 +117,14 @@ def test_a_mirror_follows_by_itself_only_where_something_bounds_the_wait() -> No
     assert "at most 6.5 s" in fencing.bound(free, Fencing(), synchronous=True)
     why = fencing.unbounded(used)
     assert "db.qcow2" in why
-    chosen, reason = method.choose(Method.AUTO, PowerState.RUNNING, 0, False, may_hang=why)
+    chosen, reason = method.choose(Method.AUTO, PowerState.RUNNING, 0, keeps_chain=False, may_hang=why)
     assert chosen is Method.CHANGED_BLOCKS
     assert "db.qcow2" in reason
-    assert method.choose(Method.MIRROR, PowerState.RUNNING, 0, False, may_hang=why)[0] is Method.MIRROR
-    assert method.choose(Method.AUTO, PowerState.RUNNING, 0, False)[0] is Method.CHANGED_BLOCKS
+    assert method.choose(Method.MIRROR, PowerState.RUNNING, 0, keeps_chain=False, may_hang=why)[0] is Method.MIRROR
+    assert method.choose(Method.AUTO, PowerState.RUNNING, 0, keeps_chain=False)[0] is Method.CHANGED_BLOCKS
     auto, changed = IfNotConverging.AUTO, Method.CHANGED_BLOCKS
-    assert method.if_not_converging(auto, Method.AUTO, changed, True, 0, may_hang=True) is IfNotConverging.WAIT
-    assert method.if_not_converging(auto, Method.AUTO, changed, True, 0) is IfNotConverging.MIRROR
+    assert (
+        method.if_not_converging(auto, Method.AUTO, changed, 0, can_be_synchronous=True, may_hang=True)
+        is IfNotConverging.WAIT
+    )
+    assert method.if_not_converging(auto, Method.AUTO, changed, 0, can_be_synchronous=True) is IfNotConverging.MIRROR

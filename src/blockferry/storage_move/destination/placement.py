@@ -80,7 +80,7 @@ def guest_size(image_size: int) -> int:
     return -(-image_size // 512) * 512
 
 
-def holds_size(format: str, size: int, cluster_size: int | None = None, extended_l2: bool = False) -> bool:
+def holds_size(format: str, size: int, cluster_size: int | None = None, *, extended_l2: bool = False) -> bool:
     """Whether an image of this format can have exactly this size (bytes) for the guest.
 
     What a qcow2 can hold depends on its clusters: with 512 bytes it is 128 GiB.

@@ -93,7 +93,7 @@ def planned(disk: DiskPlan, request: MoveRequest, facts: Facts, move: str) -> Di
         overlay_suspended_start=(
             facts.suspended_start
             if facts.suspended_start is not None
-            else any(race_possible(one.qemu, "qcow2", True) for one in (facts.versions, facts.later_versions))
+            else any(race_possible(one.qemu, "qcow2", shallow=True) for one in (facts.versions, facts.later_versions))
         ),
         partial_of=None if here is None else here.move,
         partial_bytes=here.allocated if here is not None and goes_on else 0,

@@ -13,6 +13,7 @@ def choose(
     asked: Method,
     state: PowerState,
     bandwidth: int,
+    *,
     keeps_chain: bool,
     defect: Defect | None = None,
     contract: bool = False,
@@ -54,7 +55,7 @@ def choose(
     return Method.CHANGED_BLOCKS, "a running VM; none of the guest's writes waits for the copy"
 
 
-def race_possible(qemu: Version, source_format: str, shallow: bool) -> bool:
+def race_possible(qemu: Version, source_format: str, *, shallow: bool) -> bool:
     """Whether a background copy must be started in a suspension, as the table of known defects has it."""
     case = Case(live=True, synchronous=False, shallow=shallow, source_format=source_format)
     return starts_suspended(Versions(SYNCHRONOUS_SINCE, qemu), case)
@@ -64,8 +65,9 @@ def if_not_converging(
     asked: IfNotConverging,
     method_asked: Method,
     method: Method,
-    can_be_synchronous: bool,
     bandwidth: int,
+    *,
+    can_be_synchronous: bool,
     may_hang: bool = False,
 ) -> IfNotConverging:
     """What is done when a copy in the background is outrun by the guest. AUTO is resolved here.

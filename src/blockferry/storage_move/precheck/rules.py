@@ -60,6 +60,30 @@ class _Draft:
     modes: set[bool]  # whether the copies are to be synchronous; both, where they may become so on the way
 
 
+@dataclass(frozen=True, slots=True)
+class _MethodChoice:
+    """How the VM is moved: the method, why in one sentence, and what is done when the guest outruns the copy."""
+
+    method: Method
+    reason: str
+    if_not_converging: IfNotConverging
+
+
+@dataclass(frozen=True, slots=True)
+class _NewImage:
+    """What is decided about a disk's new image before its plan is written."""
+
+    path: str
+    format: str
+    shallow: bool  # it holds what the top image of the chain holds, the rest stays in layers below it
+    thick: bool
+    cluster_size: int | None
+    extended_l2: bool
+    layers: tuple[LayerPlan, ...]
+    reused: ReusedLayer | None
+    twin: LayerPlan | None  # the layer of an earlier disk that it stands on
+
+
 def precheck(request: MoveRequest, facts: Facts, move: str) -> tuple[tuple[Finding, ...], Plan | None]:
     """All findings (errors first) and, if nothing speaks against it, the plan.
 
@@ -71,83 +95,61 @@ def precheck(request: MoveRequest, facts: Facts, move: str) -> tuple[tuple[Findi
     draft = _Draft([*vm_checks.host_findings(facts), *vm_checks.vm_findings(request, facts)], [], set(), set())
     draft.taken |= image_names.of_home(request, facts)
     keeps = request.chain.keeps_layers and any(len(facts.chains.get(target, ())) > 1 for target in wanted)
-    if keeps and request.method is Method.MIRROR:
-        draft.findings.append(
-            finding("METHOD_CHAIN", f"{facts.vm.name} has a backing chain that is to be kept; mirror cannot do that.")
-        )
     unsafe = defects.against_synchronous(facts.versions)
-    if keeps and request.if_not_converging is IfNotConverging.MIRROR:
-        draft.findings.append(
-            finding(
-                "METHOD_CHAIN",
-                f"{facts.vm.name} has a backing chain that is to be kept; its copy cannot go over to a mirror.",
-                "Use --if-not-converging throttle, wait or stop, or --chain flatten.",
-            )
-        )
-    if unsafe is not None and request.if_not_converging is IfNotConverging.MIRROR:
-        text = f"The copy of {facts.vm.name} cannot go over to a mirror on this host: {unsafe.title}. It waits instead."
-        draft.findings.append(finding("KNOWN_DEFECT", text))
-    method, reason, policy = _method(request, facts, keeps, unsafe)
-    synchronous_later = policy is IfNotConverging.MIRROR and not keeps and unsafe is None
-    draft.modes = {method is Method.MIRROR and not keeps, synchronous_later}
-    if facts.storage:
-        draft.modes.add(False)  # a mirror whose destination has hung goes on in the background
-    if facts.partials:
-        draft.modes.add(False)  # a copy that broke is gone on with in the background
-    for store in {store.name: store for store in wanted.values() if not exports.is_export(store.name)}.values():
-        draft.findings.extend(vm_checks.datastore_findings(store, facts))
-    for target, store in wanted.items():
-        disk = facts.vm.disk(target)
-        assert disk is not None
-        _look_at_disk(request, facts, disk, store, draft)
-    draft.findings.extend(vm_checks.snapshot_findings(request, facts, tuple(wanted)))
+    draft.findings.extend(_mirror_impossible(request, facts, unsafe, keeps_chain=keeps))
+    choice = _method(request, facts, unsafe, keeps_chain=keeps)
+    draft.modes = _copy_modes(facts, choice, can_be_synchronous=not keeps and unsafe is None, keeps_chain=keeps)
+    _look_at_disks(request, facts, wanted, draft)
     home = _home(request, facts, draft)
     nvram = _nvram(request, facts, home, draft)
     vtpm = _vtpm(facts, draft)
-    if not draft.disks and not any(one.is_error for one in draft.findings):
-        names = ", ".join(sorted({store.name for store in wanted.values()}))
-        draft.findings.append(
-            finding("NOTHING_TO_MOVE", f"All disks of {facts.vm.name} that were asked for live on {names} already.")
-        )
+    if not draft.disks and not any(problem.is_error for problem in draft.findings):
+        draft.findings.append(_nothing_to_move(facts, wanted))
     disks = tuple(resume_rules.planned(disk, request, facts, move) for disk in draft.disks)
     disks, not_cloned = clone_rules.planned(disks, request, facts, move)
     if unfit := resume_rules.spoiled(disks, request, facts):
         return precheck(request, facts.without_kept(unfit), move)
     if disks and all(disk.clone for disk in disks):
-        method, reason, policy = _method(request, facts, keeps, unsafe, cloned=True)
+        choice = _method(request, facts, unsafe, keeps_chain=keeps, cloned=True)
     elif resume_rules.goes_on(disks):
-        method, reason, policy = _method(request, facts, keeps, unsafe, goes_on=True)
-    if request.contract is not None and method is Method.MIRROR:
-        text = f"The writes of {facts.vm.name} have a latency contract, and by mirror they wait for the destination."
-        draft.findings.append(finding("CONTRACT_MIRROR", text))
-    disks = start_pause.planned(disks, request, facts, method)
-    if any(disk.overlay_first for disk in disks) and policy is IfNotConverging.MIRROR:
-        policy = IfNotConverging.WAIT  # a copy by way of an overlay never writes to both sides at once
-    draft.findings.extend(start_pause.findings(disks, request, facts, method))
-    draft.findings.extend(_hang_findings(request, facts, method, policy))
-    draft.findings.extend(vm_checks.defect_findings(facts, method, [disk.target for disk in disks]))
+        choice = _method(request, facts, unsafe, keeps_chain=keeps, goes_on=True)
+    disks = start_pause.planned(disks, request, facts, choice.method)
+    if any(disk.overlay_first for disk in disks) and choice.if_not_converging is IfNotConverging.MIRROR:
+        # a copy by way of an overlay never writes to both sides at once
+        choice = replace(choice, if_not_converging=IfNotConverging.WAIT)
+    draft.findings.extend(_method_findings(request, facts, choice, disks))
     trims, why_not = trim_rules.planned(request, facts, [disk.target for disk in disks])
     draft.findings.extend(why_not)
-    draft.findings.extend(resume_rules.findings(disks, request, facts, method))
-    for moved in disks:
-        if not exports.is_export(moved.datastore):
-            store = named(moved.datastore, facts)
-            draft.findings.extend(image_names.kept_findings(request, facts, store, moved.target, moved))
+    draft.findings.extend(resume_rules.findings(disks, request, facts, choice.method))
+    draft.findings.extend(_kept_name_findings(request, facts, disks))
     source, said = filesystems.source_policy(request.source, facts, disks, home, nvram)
     draft.findings.extend(said)
     draft.findings.extend(clone_rules.findings(disks, not_cloned, replace(request, source=source), facts))
     draft.findings.extend(templates_rules.unused(request, facts, disks))
     draft.findings.extend(space.space_findings(disks, home, nvram, facts))
-    if facts.vm.checkpoints and any(disk.has_bitmaps for disk in disks):
-        draft.findings.append(
-            finding("CHECKPOINTS_VOID", tracking_rules.before_move(facts.vm.checkpoints, facts.vm.name))
-        )
+    draft.findings.extend(_checkpoint_findings(facts, disks))
     stores = [facts.datastore(name) for name in dict.fromkeys(disk.datastore for disk in disks)]
-    draft.findings.extend(image_names.home_findings(request, facts, home, [one for one in stores if one]))
-    findings = tuple(sorted(draft.findings, key=lambda one: ("error", "warning", "info").index(one.severity.value)))
-    if any(one.is_error for one in findings):
+    draft.findings.extend(image_names.home_findings(request, facts, home, [store for store in stores if store]))
+    severities = ("error", "warning", "info")
+    findings = tuple(sorted(draft.findings, key=lambda problem: severities.index(problem.severity.value)))
+    if any(problem.is_error for problem in findings):
         return findings, None
-    plan = Plan(
+    plan = _plan(request, facts, move, choice, disks, home)
+    plan = replace(plan, source=source, nvram=nvram, vtpm=vtpm, trim=trims, background_only=unsafe is not None)
+    late = image_names.made_findings(facts, plan)
+    return (*late, *findings), None if late else plan
+
+
+def _plan(
+    request: MoveRequest,
+    facts: Facts,
+    move: str,
+    choice: _MethodChoice,
+    disks: tuple[DiskPlan, ...],
+    home: HomePlan | None,
+) -> Plan:
+    """The plan as far as it follows from request and facts alone; `precheck` fills in what it decided on the way."""
+    return Plan(
         move=move,
         uri=facts.uri,
         host=facts.host,
@@ -155,31 +157,93 @@ def precheck(request: MoveRequest, facts: Facts, move: str) -> tuple[tuple[Findi
         directories=_directories(facts, disks, home),
         vm=facts.vm.name,
         uuid=facts.vm.uuid,
-        method=method,
-        method_reason=reason,
+        method=choice.method,
+        method_reason=choice.reason,
         disks=disks,
         home=home,
         persistent=facts.vm.persistent,
         was=facts.vm.state,
-        source=source,
+        source=request.source,
         verify=request.verify,
         chain=request.chain,
         bandwidth=request.bandwidth,
-        background_only=unsafe is not None,
         contract=request.contract,
         buffer=COPY_BUFFER if request.contract is not None else request.buffer,
-        if_not_converging=policy,
+        if_not_converging=choice.if_not_converging,
         on_break=request.on_break,
-        snapshots=tuple(one.name for one in facts.snapshots),
+        snapshots=tuple(snapshot.name for snapshot in facts.snapshots),
         checkpoints=facts.vm.checkpoints if any(disk.has_bitmaps for disk in disks) else (),
-        nvram=nvram,
-        vtpm=vtpm,
-        trim=trims,
         resume_after=facts.vm.pause_reason == "ioerror" and request.paused is PausedPolicy.RESUME,
-        hang=_hang_plan(request, facts, method),
+        hang=_hang_plan(request, facts, choice.method),
     )
-    late = image_names.made_findings(facts, plan)
-    return (*late, *findings), None if late else plan
+
+
+def _mirror_impossible(
+    request: MoveRequest, facts: Facts, unsafe: Defect | None, *, keeps_chain: bool
+) -> Iterable[Finding]:
+    """Why a mirror that was asked for cannot be done: a chain is to be kept, or the host has a defect (`unsafe`)."""
+    vm = facts.vm.name
+    if keeps_chain and request.method is Method.MIRROR:
+        yield finding("METHOD_CHAIN", f"{vm} has a backing chain that is to be kept; mirror cannot do that.")
+    if keeps_chain and request.if_not_converging is IfNotConverging.MIRROR:
+        yield finding(
+            "METHOD_CHAIN",
+            f"{vm} has a backing chain that is to be kept; its copy cannot go over to a mirror.",
+            "Use --if-not-converging throttle, wait or stop, or --chain flatten.",
+        )
+    if unsafe is not None and request.if_not_converging is IfNotConverging.MIRROR:
+        text = f"The copy of {vm} cannot go over to a mirror on this host: {unsafe.title}. It waits instead."
+        yield finding("KNOWN_DEFECT", text)
+
+
+def _copy_modes(facts: Facts, choice: _MethodChoice, *, can_be_synchronous: bool, keeps_chain: bool) -> set[bool]:
+    """Whether the copies are to be synchronous (True) or in the background (False); both, where that may change."""
+    synchronous_later = choice.if_not_converging is IfNotConverging.MIRROR and can_be_synchronous
+    modes = {choice.method is Method.MIRROR and not keeps_chain, synchronous_later}
+    if facts.storage:
+        modes.add(False)  # a mirror whose destination has hung goes on in the background
+    if facts.partials:
+        modes.add(False)  # a copy that broke is gone on with in the background
+    return modes
+
+
+def _look_at_disks(request: MoveRequest, facts: Facts, wanted: dict[str, Datastore], draft: _Draft) -> None:
+    """Fill the draft with the plans of the disks, and the findings of destinations, disks and snapshots."""
+    for store in {store.name: store for store in wanted.values() if not exports.is_export(store.name)}.values():
+        draft.findings.extend(vm_checks.datastore_findings(store, facts))
+    for target, store in wanted.items():
+        disk = facts.vm.disk(target)
+        assert disk is not None
+        _look_at_disk(request, facts, disk, store, draft)
+    draft.findings.extend(vm_checks.snapshot_findings(request, facts, tuple(wanted)))
+
+
+def _nothing_to_move(facts: Facts, wanted: dict[str, Datastore]) -> Finding:
+    names = ", ".join(sorted({store.name for store in wanted.values()}))
+    return finding("NOTHING_TO_MOVE", f"All disks of {facts.vm.name} that were asked for live on {names} already.")
+
+
+def _method_findings(
+    request: MoveRequest, facts: Facts, choice: _MethodChoice, disks: tuple[DiskPlan, ...]
+) -> Iterable[Finding]:
+    """What the chosen method means for the guest's writes, and the known defects that it can meet."""
+    if request.contract is not None and choice.method is Method.MIRROR:
+        text = f"The writes of {facts.vm.name} have a latency contract, and by mirror they wait for the destination."
+        yield finding("CONTRACT_MIRROR", text)
+    yield from start_pause.findings(disks, request, facts, choice.method)
+    yield from _hang_findings(request, facts, choice.method, choice.if_not_converging)
+    yield from vm_checks.defect_findings(facts, choice.method, [disk.target for disk in disks])
+
+
+def _kept_name_findings(request: MoveRequest, facts: Facts, disks: tuple[DiskPlan, ...]) -> Iterable[Finding]:
+    for disk in disks:
+        if not exports.is_export(disk.datastore):
+            yield from image_names.kept_findings(request, facts, named(disk.datastore, facts), disk.target, disk)
+
+
+def _checkpoint_findings(facts: Facts, disks: tuple[DiskPlan, ...]) -> Iterable[Finding]:
+    if facts.vm.checkpoints and any(disk.has_bitmaps for disk in disks):
+        yield finding("CHECKPOINTS_VOID", tracking_rules.before_move(facts.vm.checkpoints, facts.vm.name))
 
 
 def _directories(facts: Facts, disks: Iterable[DiskPlan], home: HomePlan | None) -> dict[str, Directory]:
@@ -224,32 +288,35 @@ def _hang_plan(request: MoveRequest, facts: Facts, method: Method) -> HangPlan |
 def _method(
     request: MoveRequest,
     facts: Facts,
-    keeps: bool,
     unsafe: Defect | None,
+    *,
+    keeps_chain: bool,
     goes_on: bool = False,
     cloned: bool = False,
-) -> tuple[Method, str, IfNotConverging]:
-    """Which method, why, and what is done when the guest outruns it."""
+) -> _MethodChoice:
+    """Which method, why, and what is done when the guest outruns it. `unsafe`: what forbids synchronous copies here."""
+    may_hang = _may_hang(request, facts)
     method, reason = precheck_method.choose(
         request.method,
         facts.vm.state,
         request.bandwidth,
-        keeps,
-        unsafe,
-        request.contract is not None,
-        goes_on,
-        cloned,
-        _may_hang(request, facts),
+        defect=unsafe,
+        may_hang=may_hang,
+        keeps_chain=keeps_chain,
+        contract=request.contract is not None,
+        goes_on=goes_on,
+        cloned=cloned,
     )
+    by_overlay = goes_on or method in (Method.SNAPSHOT, Method.CLONE)
     policy = precheck_method.if_not_converging(
         request.if_not_converging,
         request.method,
         method,
-        not keeps and unsafe is None and not goes_on and method not in (Method.SNAPSHOT, Method.CLONE),
         request.bandwidth,
-        bool(_may_hang(request, facts)),
+        can_be_synchronous=not keeps_chain and unsafe is None and not by_overlay,
+        may_hang=bool(may_hang),
     )
-    return method, reason, policy
+    return _MethodChoice(method, reason, policy)
 
 
 def destinations(request: MoveRequest, facts: Facts) -> dict[str, Datastore]:
@@ -278,120 +345,166 @@ def named(name: str, facts: Facts) -> Datastore:
 
 
 def _look_at_disk(request: MoveRequest, facts: Facts, disk: Disk, store: Datastore, draft: _Draft) -> None:
-    vm = facts.vm
+    """Fill the draft with one disk's findings and, unless there is a reason against it, its plan."""
     chain = facts.chains.get(disk.target, ())
     problems = vm_checks.disk_findings(request, facts, disk, chain)
     draft.findings.extend(problems)
-    if any(one.is_error for one in problems) or not chain or disk.source is None or disk.source.place is None:
+    if any(problem.is_error for problem in problems) or not chain or disk.source is None or disk.source.place is None:
         return
     top = chain[0]
-    here = facts.store_of(top.path)
-    new_format = request.format or top.format
-    if here is not None and here.same_place(store):
-        if request.format in (None, top.format):
-            text = f"{disk.target} lives on {store.name} already ({top.path})."
-        else:
-            text = (
-                f"{disk.target} lives on {store.name} already; changing its format in place is not done. "
-                "Move it to another datastore with --format."
-            )
-        draft.findings.append(finding("DISK_ALREADY_THERE", text))
+    if (here := facts.store_of(top.path)) is not None and here.same_place(store):
+        draft.findings.append(_already_there(request, disk, top, store))
         return
     if exports.is_export(store.name):
-        found = network.findings(request, facts, disk, chain, store.name)
-        draft.findings.extend(found)
-        if not any(one.is_error for one in found):
-            old_files = _old_files(facts, disk, chain, shallow=False, copied=set())
+        export_findings = network.findings(request, facts, disk, chain, store.name)
+        draft.findings.extend(export_findings)
+        if not any(problem.is_error for problem in export_findings):
+            old_files = _old_files(facts, disk, chain, set(), shallow=False)
             draft.disks.append(network.planned(facts, disk, chain, store.name, old_files))
         return
     if not store.is_directory:
         return  # said by datastore_findings
-    if new_format not in placement.FORMATS:
+    if (request.format or top.format) not in placement.FORMATS:
         return  # said by disk_findings
+    new = _new_image(request, facts, disk, chain, store, draft)
+    if new is not None:
+        draft.findings.extend(_new_image_findings(request, facts, disk, chain, new))
+        planned = _disk_plan(request, facts, disk, chain, store, new, draft)
+        draft.findings.extend(_luks_findings(facts, planned, chain, shallow=new.shallow))
+        draft.disks.append(_measured(request, facts, planned))
+
+
+def _already_there(request: MoveRequest, disk: Disk, top: Image, store: Datastore) -> Finding:
+    if request.format in (None, top.format):
+        text = f"{disk.target} lives on {store.name} already ({top.path})."
+    else:
+        text = (
+            f"{disk.target} lives on {store.name} already; changing its format in place is not done. "
+            "Move it to another datastore with --format."
+        )
+    return finding("DISK_ALREADY_THERE", text)
+
+
+def _new_image(
+    request: MoveRequest, facts: Facts, disk: Disk, chain: tuple[Image, ...], store: Datastore, draft: _Draft
+) -> _NewImage | None:
+    """The new image's name, format and layers; None when no name could be found. Takes the names in the draft.
+
+    Raises UsageError for options that contradict the format or the chain.
+    """
+    top, format = chain[0], request.format or chain[0].format
     home, tail = image_names.in_home(facts, top.path), image_names.tail_of(request)
-    chosen = image_names.choose(facts, store, disk.target, top, new_format, home, draft.taken, tail)
+    chosen = image_names.choose(facts, store, disk.target, top, format, home, draft.taken, tail)
     draft.findings.extend(chosen.findings)
     if chosen.path is None:
-        return
-    dest = chosen.path
-    draft.taken.add(dest)
+        return None
+    draft.taken.add(chosen.path)
     layers, reused, twin = _layers(request, facts, chain, store, draft)
     draft.findings.extend(templates_rules.findings(request, facts, disk.target, chain, reused, store.name))
-    thick = _thick(request, top)
     shallow = request.chain.keeps_layers and len(chain) > 1
-    _fits_format(request, disk, new_format, shallow)
-    cluster_size = request.cluster_size or (top.cluster_size if new_format == top.format == "qcow2" else None)
-    extended_l2 = (
-        top.extended_l2 and new_format == "qcow2" and (cluster_size or 0) >= placement.SMALLEST_EXTENDED_CLUSTER
-    )
-    draft.findings.extend(vm_checks.lost_findings(facts, disk, chain, new_format, len(chain) > 1 and not shallow))
-    draft.findings.extend(_destination_findings(facts, disk, top, dest, new_format, layers))
-    if not placement.holds_size(new_format, placement.guest_size(top.virtual_size), cluster_size, extended_l2):
-        draft.findings.append(_cannot_hold(facts, disk, top, new_format, cluster_size))
-    leaves_holes = new_format != "qcow2" or disk.discard == "unmap"
-    if request.preallocation is Preallocation.FULL and facts.vm.state.active and leaves_holes:
-        text = f"{disk.target} of {facts.vm.name}: all of {dest} is reserved at the end, not written."
-        draft.findings.append(finding("FULL_RESERVED", text))
-    if len(chain) > 1 and not shallow:
-        text = f"{disk.target}: its chain of {len(chain)} images becomes one."
-        draft.findings.append(finding("CHAIN_FLATTENED", text))
-    if shallow and new_format != top.format:
+    _fits_format(request, disk, format, shallow=shallow)
+    if shallow and format != top.format:
         raise UsageError(
-            f"Disk {disk.target} cannot change its format to {new_format} and keep its backing chain.",
+            f"Disk {disk.target} cannot change its format to {format} and keep its backing chain.",
             "Leave out --format, or use --chain flatten.",
         )
-    backing = None
-    if shallow:
-        backing = (layers[0].dest, layers[0].dest_format) if layers else _stays_below(chain, layers, reused, twin)
+    cluster_size = request.cluster_size or (top.cluster_size if format == top.format == "qcow2" else None)
+    large_clusters = (cluster_size or 0) >= placement.SMALLEST_EXTENDED_CLUSTER
+    extended_l2 = top.extended_l2 and format == "qcow2" and large_clusters
+    thick = _thick(request, top)
+    return _NewImage(chosen.path, format, shallow, thick, cluster_size, extended_l2, layers, reused, twin)
+
+
+def _new_image_findings(
+    request: MoveRequest, facts: Facts, disk: Disk, chain: tuple[Image, ...], new: _NewImage
+) -> Iterable[Finding]:
+    """What speaks against the new image, and what it will not be like the old one in."""
+    top, flattened = chain[0], len(chain) > 1 and not new.shallow
+    yield from vm_checks.lost_findings(facts, disk, chain, new.format, flattened=flattened)
+    yield from _destination_findings(facts, disk, top, new.path, new.format, new.layers)
+    size = placement.guest_size(top.virtual_size)
+    if not placement.holds_size(new.format, size, new.cluster_size, extended_l2=new.extended_l2):
+        yield _cannot_hold(facts, disk, top, new.format, new.cluster_size)
+    leaves_holes = new.format != "qcow2" or disk.discard == "unmap"
+    if request.preallocation is Preallocation.FULL and facts.vm.state.active and leaves_holes:
+        text = f"{disk.target} of {facts.vm.name}: all of {new.path} is reserved at the end, not written."
+        yield finding("FULL_RESERVED", text)
+    if flattened:
+        yield finding("CHAIN_FLATTENED", f"{disk.target}: its chain of {len(chain)} images becomes one.")
+
+
+def _luks_findings(facts: Facts, disk: DiskPlan, chain: tuple[Image, ...], *, shallow: bool) -> Iterable[Finding]:
+    """An encrypted copy of a running VM is written whole: what is more than the old image takes is told."""
+    if disk.luks is not None and facts.vm.state.active and _allocation(chain, shallow=shallow) < chain[0].virtual_size:
+        size = format_size(chain[0].virtual_size)
+        yield finding("LUKS_FULL", f"{disk.target} of {facts.vm.name} is encrypted: {disk.dest} will take {size}.")
+
+
+def _allocation(chain: tuple[Image, ...], *, shallow: bool) -> int:
+    """The bytes that the part of the chain takes that becomes the new image."""
+    return chain[0].allocation if shallow else sum(image.allocation for image in chain)
+
+
+def _disk_plan(
+    request: MoveRequest,
+    facts: Facts,
+    disk: Disk,
+    chain: tuple[Image, ...],
+    store: Datastore,
+    new: _NewImage,
+    draft: _Draft,
+) -> DiskPlan:
+    top = chain[0]
+    assert disk.source is not None
+    assert disk.source.place is not None
+    here = facts.store_of(top.path)
+    stays_below = _stays_below(chain, new.layers, new.reused, new.twin) if new.shallow else None
     sealed = vm_checks.sealed(request, facts, disk, chain)
     luks = vm_checks.luks(facts, disk, chain) if sealed else None
-    allocation = top.allocation if shallow else sum(image.allocation for image in chain)
-    if luks is not None and vm.state.active:
-        if allocation < top.virtual_size:
-            text = f"{disk.target} of {vm.name} is encrypted: {dest} will take {format_size(top.virtual_size)}."
-            draft.findings.append(finding("LUKS_FULL", text))
-        allocation = top.virtual_size
-    copied = {layer.source for layer in layers}
-    if twin is not None:
-        copied.update(path for one in draft.disks for path in one.old_files)
-    elif reused is not None:
-        copied.update(image.path for image in chain[1 + len(layers) :])
-    old_files = _old_files(facts, disk, chain, shallow, copied)
+    written_whole = luks is not None and facts.vm.state.active
+    old_files = _old_files(facts, disk, chain, _copied_layers(chain, new, draft), shallow=new.shallow)
     old_parts = tuple(part for image in chain[: len(old_files)] for part in image.parts if not facts.users.get(part))
-    draft.disks.append(
-        DiskPlan(
-            target=disk.target,
-            source=disk.source.place,
-            source_format=top.format,
-            source_kind=disk.source.kind,
-            dest=dest,
-            dest_format=new_format,
-            datastore=store.name,
-            source_datastore=None if here is None else here.name,
-            virtual_size=placement.guest_size(top.virtual_size),
-            allocation=allocation,
-            thick=thick,
-            layers=layers,
-            backing=backing,
-            stays_below=_stays_below(chain, layers, reused, twin) if shallow else None,
-            old_files=(*old_files, *old_parts),
-            suspended_start=_suspended_start(facts, disk, top.format, new_format, shallow, draft.modes),
-            cache=disk.cache,
-            cluster_size=cluster_size,
-            has_bitmaps=_has_bitmaps(facts, top),
-            as_is=bool(top.internal_snapshots),
-            granularity=precheck_method.granularity(top.format, new_format),
-            preallocation=(request.preallocation or Preallocation.OFF).value,
-            extended_l2=extended_l2,
-            parts=top.parts,
-            old_parts=old_parts,
-            sealed=sealed,
-            luks=luks,
-            reused=reused,
-            source_volume=disk.source.volume,
-        )
+    return DiskPlan(
+        target=disk.target,
+        source=disk.source.place,
+        source_format=top.format,
+        source_kind=disk.source.kind,
+        dest=new.path,
+        dest_format=new.format,
+        datastore=store.name,
+        source_datastore=None if here is None else here.name,
+        virtual_size=placement.guest_size(top.virtual_size),
+        allocation=top.virtual_size if written_whole else _allocation(chain, shallow=new.shallow),
+        thick=new.thick,
+        layers=new.layers,
+        backing=(new.layers[0].dest, new.layers[0].dest_format) if new.shallow and new.layers else stays_below,
+        stays_below=stays_below,
+        old_files=(*old_files, *old_parts),
+        suspended_start=_suspended_start(facts, disk, top.format, new.format, draft.modes, shallow=new.shallow),
+        cache=disk.cache,
+        cluster_size=new.cluster_size,
+        has_bitmaps=_has_bitmaps(facts, top),
+        as_is=bool(top.internal_snapshots),
+        granularity=precheck_method.granularity(top.format, new.format),
+        preallocation=(request.preallocation or Preallocation.OFF).value,
+        extended_l2=new.extended_l2,
+        parts=top.parts,
+        old_parts=old_parts,
+        sealed=sealed,
+        luks=luks,
+        reused=new.reused,
+        source_volume=disk.source.volume,
     )
-    draft.disks[-1] = _measured(request, facts, draft.disks[-1])
+
+
+def _copied_layers(chain: tuple[Image, ...], new: _NewImage, draft: _Draft) -> set[str]:
+    """The lower images of the chain that the destination has when this disk and the earlier ones are copied."""
+    copied = {layer.source for layer in new.layers}
+    if new.twin is not None:
+        copied.update(path for earlier in draft.disks for path in earlier.old_files)
+    elif new.reused is not None:
+        copied.update(image.path for image in chain[1 + len(new.layers) :])
+    return copied
 
 
 def _measured(request: MoveRequest, facts: Facts, disk: DiskPlan) -> DiskPlan:
@@ -403,7 +516,7 @@ def _measured(request: MoveRequest, facts: Facts, disk: DiskPlan) -> DiskPlan:
     return space.measured(disk, found, no_holes)
 
 
-def _fits_format(request: MoveRequest, disk: Disk, format: str, shallow: bool) -> None:
+def _fits_format(request: MoveRequest, disk: Disk, format: str, *, shallow: bool) -> None:
     """Raises UsageError for what an image of this format cannot be made with."""
     ahead = request.preallocation or Preallocation.OFF
     for option, given, formats, with_chain in (
@@ -434,7 +547,7 @@ def _cannot_hold(facts: Facts, disk: Disk, top: Image, format: str, cluster_size
 
 
 def _suspended_start(
-    facts: Facts, disk: Disk, source_format: str, dest_format: str, shallow: bool, modes: set[bool]
+    facts: Facts, disk: Disk, source_format: str, dest_format: str, modes: set[bool], *, shallow: bool
 ) -> bool:
     """Whether the copy must be started in a suspension; or the way back, should a switch break in the middle.
 
@@ -442,8 +555,8 @@ def _suspended_start(
     """
     if facts.suspended_start is not None:
         return facts.suspended_start
-    there = [vm_checks.copy_case(disk, source_format, synchronous, shallow) for synchronous in modes]
-    back = vm_checks.copy_case(disk, dest_format, True, False)
+    there = [vm_checks.copy_case(disk, source_format, synchronous=mode, shallow=shallow) for mode in modes]
+    back = vm_checks.copy_case(disk, dest_format, synchronous=True, shallow=False)
     return any(
         defects.starts_suspended(versions, case)
         for versions in (facts.versions, facts.later_versions)
@@ -491,7 +604,9 @@ def _layers(
     return tuple(layers), None, None
 
 
-def _old_files(facts: Facts, disk: Disk, chain: tuple[Image, ...], shallow: bool, copied: set[str]) -> tuple[str, ...]:
+def _old_files(
+    facts: Facts, disk: Disk, chain: tuple[Image, ...], copied: set[str], *, shallow: bool
+) -> tuple[str, ...]:
     """The files that nothing should need after the move: those of our chain that nobody else refers to."""
     old = []
     for image in chain:

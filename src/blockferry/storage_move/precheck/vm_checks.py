@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from blockferry.base.units import MiB, format_size
 from blockferry.hosts import defects, qemu_user
@@ -57,7 +57,7 @@ def _running_qemu(facts: Facts) -> list[Finding]:
     return [finding("OTHER_QEMU", text)]
 
 
-def copy_case(disk: Disk, source_format: str, synchronous: bool, shallow: bool, live: bool = True) -> Case:
+def copy_case(disk: Disk, source_format: str, *, synchronous: bool, shallow: bool, live: bool = True) -> Case:
     """What the table of defects asks about the copy of a disk."""
     return Case(
         live=live,
@@ -80,7 +80,8 @@ def defect_findings(facts: Facts, method: Method, targets: Sequence[str]) -> lis
     for target in targets:
         disk = facts.vm.disk(target)
         assert disk is not None
-        case = copy_case(disk, disk.source.format if disk.source else "raw", method is Method.MIRROR, False)
+        source_format = disk.source.format if disk.source else "raw"
+        case = copy_case(disk, source_format, synchronous=method is Method.MIRROR, shallow=False)
         for defect in defects.met(facts.versions, case):
             if defect.remedy in (Remedy.REFUSED, Remedy.TOLD, Remedy.NO_SYNCHRONOUS):
                 found.setdefault(defect.id, (defect, []))[1].append(target)
@@ -200,66 +201,95 @@ def under_way(facts: Facts) -> Finding | None:
 
 def disk_findings(request: MoveRequest, facts: Facts, disk: Disk, chain: tuple[Image, ...]) -> list[Finding]:
     """Reasons that concern one disk at its source."""
+    unmovable = _unmovable_disk(facts, disk) or _unmovable_source(facts, disk)
+    if unmovable is not None:
+        return [unmovable]
+    return [
+        *_disagreement_findings(request, facts, disk),
+        *_format_findings(request, disk, chain, f"{disk.target} of {facts.vm.name}"),
+        *_content_findings(request, facts, disk, chain),
+    ]
+
+
+def _unmovable_disk(facts: Facts, disk: Disk) -> Finding | None:
+    """Why a disk of this kind, or that is attached in this way, does not move, whatever it is made of."""
     name = f"{disk.target} of {facts.vm.name}"
     if disk.device == "lun":
-        return [finding("PASSTHROUGH_LUN", f"{name} is a LUN passed through to the guest.")]
+        return finding("PASSTHROUGH_LUN", f"{name} is a LUN passed through to the guest.")
     if disk.device in ("cdrom", "floppy"):
-        return [
-            finding(
-                "READ_ONLY_DISK",
-                f"{name} is a {disk.device}; its medium follows the VM's home.",
-                "Leave it out of --disk.",
-            )
-        ]
+        text = f"{name} is a {disk.device}; its medium follows the VM's home."
+        return finding("READ_ONLY_DISK", text, "Leave it out of --disk.")
     if disk.shareable:
-        return [finding("SHARED_DISK", f"{name} is shared with other VMs (<shareable/>).")]
+        return finding("SHARED_DISK", f"{name} is shared with other VMs (<shareable/>).")
     if disk.transient:
-        return [finding("TRANSIENT_DISK", f"{name} is transient.")]
+        return finding("TRANSIENT_DISK", f"{name} is transient.")
     if facts.vm.state.active and facts.vm.persistent and disk.live is None and disk.config is not None:
         text = f"{name} is only in the persistent configuration: it is attached at the next start of the VM."
         movable = " ".join(
-            f"--disk {one.target}=DATASTORE"
-            for one in facts.vm.disks
-            if one.device == "disk" and one.live is not None and not one.shareable
+            f"--disk {other.target}=DATASTORE"
+            for other in facts.vm.disks
+            if other.device == "disk" and other.live is not None and not other.shareable
         )
-        return [finding("CONFIG_DIFFERS", text, f"Power-cycle {facts.vm.name} first; or move the others: {movable}.")]
+        return finding("CONFIG_DIFFERS", text, f"Power-cycle {facts.vm.name} first; or move the others: {movable}.")
+    return None
+
+
+def _unmovable_source(facts: Facts, disk: Disk) -> Finding | None:
+    """Why what a disk is made of cannot be copied, or could not be read."""
+    name, source = f"{disk.target} of {facts.vm.name}", disk.source
     if disk.sliced:
-        text = f"{name} is a slice of {disk.source.description if disk.source else 'a file'} (<slices>)"
-        return [finding("UNSUPPORTED_SOURCE", f"{text}: a copy would hold the wrong part of that file.")]
-    if disk.source is None:
-        return [finding("UNSUPPORTED_SOURCE", f"{name} has no source.")]
-    if disk.source.place is None or disk.source.kind not in ("file", "block", "network"):
-        return [finding("UNSUPPORTED_SOURCE", f"{name} is {disk.source.description}.")]
+        text = f"{name} is a slice of {source.description if source else 'a file'} (<slices>)"
+        return finding("UNSUPPORTED_SOURCE", f"{text}: a copy would hold the wrong part of that file.")
+    if source is None:
+        return finding("UNSUPPORTED_SOURCE", f"{name} has no source.")
+    if source.place is None or source.kind not in ("file", "block", "network"):
+        return finding("UNSUPPORTED_SOURCE", f"{name} is {source.description}.")
     if disk.target in facts.problems:
-        return [finding("IMAGE_UNREADABLE", f"{name}: {facts.problems[disk.target]}")]
-    found = network.source_findings(request, facts, disk) if disk.source.export else []
+        return finding("IMAGE_UNREADABLE", f"{name}: {facts.problems[disk.target]}")
+    return None
+
+
+def _disagreement_findings(request: MoveRequest, facts: Facts, disk: Disk) -> Iterable[Finding]:
+    """Where somebody else works on the disk, or configuration, libvirt and QEMU do not name the same image."""
+    name, source = f"{disk.target} of {facts.vm.name}", disk.source
+    assert source is not None
+    if source.export:
+        yield from network.source_findings(request, facts, disk)
     if disk.mirror or disk.other_job:
         what = f"a block {disk.mirror.job} to {disk.mirror.dest}" if disk.mirror else str(disk.other_job)
-        found.append(finding("JOB_ON_DISK", f"{name} is busy: {what}.", _ended_by(facts.vm.name, disk)))
+        yield finding("JOB_ON_DISK", f"{name} is busy: {what}.", _ended_by(facts.vm.name, disk))
     if facts.vm.persistent and disk.live and (disk.config is None or disk.config.place != disk.live.place):
         elsewhere = disk.config.description if disk.config else "nothing: it was attached to the running VM only"
-        found.append(
-            finding("CONFIG_DIFFERS", f"{name} runs on {disk.live.place}, the next start would use {elsewhere}.")
-        )
+        yield finding("CONFIG_DIFFERS", f"{name} runs on {disk.live.place}, the next start would use {elsewhere}.")
     if disk.target in facts.graph_differs:
-        text = f"{name}: libvirt says {disk.source.place}, QEMU uses {facts.graph_differs[disk.target]}."
-        found.append(finding("BLOCK_GRAPH", text))
-    for format in {chain[0].format if chain else disk.source.format, request.format or "raw"}:
+        text = f"{name}: libvirt says {source.place}, QEMU uses {facts.graph_differs[disk.target]}."
+        yield finding("BLOCK_GRAPH", text)
+
+
+def _format_findings(request: MoveRequest, disk: Disk, chain: tuple[Image, ...], name: str) -> Iterable[Finding]:
+    source = disk.source
+    assert source is not None
+    for format in {chain[0].format if chain else source.format, request.format or "raw"}:
         if format not in FORMATS:
-            found.append(finding("UNSUPPORTED_FORMAT", f"{name}: the format {format} cannot be moved."))
-    if disk.source.volume:
-        text = f"{name} is {disk.source.description}, the file {disk.source.path}; its configuration names files then."
-        found.append(finding("VOLUME_AS_FILE", text))
+            yield finding("UNSUPPORTED_FORMAT", f"{name}: the format {format} cannot be moved.")
+    if source.volume:
+        text = f"{name} is {source.description}, the file {source.path}; its configuration names files then."
+        yield finding("VOLUME_AS_FILE", text)
+
+
+def _content_findings(request: MoveRequest, facts: Facts, disk: Disk, chain: tuple[Image, ...]) -> Iterable[Finding]:
+    """What the images of the disk hold, or who else uses them."""
+    name, source = f"{disk.target} of {facts.vm.name}", disk.source
+    assert source is not None
     for image in chain:
-        found.extend(_image_findings(name, image))
+        yield from _image_findings(name, image)
     if any(image.internal_snapshots for image in chain):
-        found.extend(_internal_findings(request, facts, disk, chain))
+        yield from _internal_findings(request, facts, disk, chain)
     if is_encrypted(disk, chain) and not sealed(request, facts, disk, chain):
         how = _unsealed(facts, disk, chain)
-        found.append(finding("ENCRYPTED_IMAGE", f"{name}: {disk.source.description} is encrypted{how}."))
+        yield finding("ENCRYPTED_IMAGE", f"{name}: {source.description} is encrypted{how}.")
     if chain and (others := facts.users.get(chain[0].path)):
-        found.append(finding("IMAGE_USED_ELSEWHERE", f"{name}: {chain[0].path} is also used by {', '.join(others)}."))
-    return found
+        yield finding("IMAGE_USED_ELSEWHERE", f"{name}: {chain[0].path} is also used by {', '.join(others)}.")
 
 
 def is_encrypted(disk: Disk, chain: Sequence[Image]) -> bool:
@@ -351,7 +381,7 @@ def snapshot_findings(request: MoveRequest, facts: Facts, targets: Sequence[str]
     return found
 
 
-def lost_findings(facts: Facts, disk: Disk, chain: Sequence[Image], format: str, flattened: bool) -> list[Finding]:
+def lost_findings(facts: Facts, disk: Disk, chain: Sequence[Image], format: str, *, flattened: bool) -> list[Finding]:
     """What the new image cannot hold although the old one does; nothing of it is the guest's content."""
     name, found = f"{disk.target} of {facts.vm.name}", []
     lost = [] if facts.vm.checkpoints else list(chain[0].bitmaps) if format != "qcow2" else []
