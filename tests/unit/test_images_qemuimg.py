@@ -191,8 +191,7 @@ def test_convert_one_layer(stack: tuple[Path, Path], tmp_path: Path) -> None:
             str(dest),
             "qcow2",
             backing=(str(base), "raw"),
-            existing_target=existing,
-            target_is_zero=True,
+            target=conversion.Target.ZEROED if existing else conversion.Target.NEW,
         )
         upper, _ = qemu_img.chain(R, str(dest), "qcow2")
         assert upper.allocation < 2 * MiB
@@ -221,7 +220,6 @@ def test_convert_into_existing(tmp_path: Path, mode: str) -> None:
     source, dest = tmp_path / "s", tmp_path / "d"
     source.write_bytes(os.urandom(MiB) + bytes(3 * MiB) + b"end")
     qemu_img.create(R, str(dest), "raw", 4 * MiB + 3, preallocation="falloc" if mode == "falloc" else "off")
-    zero = mode != "thick"
     for _ in range(2):  # repeated, as after a crash
         conversion.convert(
             R,
@@ -229,8 +227,7 @@ def test_convert_into_existing(tmp_path: Path, mode: str) -> None:
             "raw",
             str(dest),
             "raw",
-            existing_target=True,
-            target_is_zero=zero,
+            target=conversion.Target.EXISTING if mode == "thick" else conversion.Target.ZEROED,
             thick=mode == "thick",
         )
         assert dest.read_bytes() == source.read_bytes()
@@ -250,7 +247,7 @@ def test_convert_stops_and_obeys_the_rate(tmp_path: Path) -> None:
             "raw",
             str(dest),
             "raw",
-            existing_target=True,
+            target=conversion.Target.EXISTING,
             rate_limit=64 * KiB,
             should_stop=lambda: time.monotonic() - began > 0.5,
         )
@@ -413,7 +410,8 @@ def test_copies_are_as_long_as_the_original(tmp_path: Path, size: int, source_fo
         os.truncate(source, size)
     if existing:
         qemu_img.create(R, str(dest), "raw", expected)
-    conversion.convert(R, str(source), source_format, str(dest), "raw", existing_target=existing)
+    target = conversion.Target.EXISTING if existing else conversion.Target.NEW
+    conversion.convert(R, str(source), source_format, str(dest), "raw", target=target)
     assert dest.stat().st_size == expected
     assert conversion.compare(R, str(source), source_format, str(dest), "raw").identical
 

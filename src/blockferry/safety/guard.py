@@ -72,7 +72,7 @@ RETRIES = 1800
 class Guard:
     """The parent's end. Use as a context; `arm` and `disarm` around each suspension."""
 
-    def __init__(self, uri: str, uuid: str, name: str, start: bool = True) -> None:
+    def __init__(self, uri: str, uuid: str, name: str, *, start: bool = True) -> None:
         self._start = start
         self._argv = [sys.executable, "-m", "blockferry.safety.guard", uri, uuid, name]
         self._process: subprocess.Popen[bytes] | None = None
@@ -223,77 +223,111 @@ def _hang_up(process: subprocess.Popen[bytes]) -> None:
 
 def stand_guard(uri: str, uuid: str, name: str) -> None:
     """The child's end: serve until the parent closes the pipe or dies."""
-    for one in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
-        signal.signal(one, signal.SIG_IGN)
-    control = Control(Connection(uri), uuid, name)
-    runner: Runner | None = None
-    armed: float | None = None
-    late = 0.0  # for how long it is still looked out for a suspension that was called for, and has not come yet
-    resumed = False
-    held: managed_save_recovery.SavedVm | None = None
-    seen_down = False
-    limits: dict[str, Throttle] = {}
-    buffer = b""
-    while True:
-        data = os.read(0, 4096) if readable(0, HOLD_S if held is not None else armed) else None
-        if not data:  # the parent is gone, or the time is up
-            if armed is not None and not late:
-                late = LINGER_S
-            done = _resume(control, runner) if armed is not None else False
-            if armed is not None and not done and runner is None:  # only now: to make it may fail, and takes time
-                runner = _runner(uri)
-                done = _resume(control, runner) if runner is not None else done
-            if done:
-                resumed, late = True, 0.0
-            asked = 0
-            while data == b"" and late > 0 and asked < ASKING:  # its last call may still be on its way to libvirtd
-                time.sleep(RECHECK_S)
-                runner = runner or _runner(uri)
-                asked, done = asked + 1, _resume(control, runner)
-                late = 0.0 if done else late if done is None else late - RECHECK_S
-            # libvirtd may have been frozen, and the parent waits in its call: the suspension comes after our look.
-            late = max(0.0, late if done is None else late - RECHECK_S)
-            armed = RECHECK_S if late else None
-            if data is None:
-                if held is not None and runner is not None:
-                    seen_down = _look_after(control, runner, held, seen_down)
+    for ignored in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(ignored, signal.SIG_IGN)
+    _Sentry(uri, uuid, name).serve()
+
+
+class _Sentry:
+    """The child's end: what the parent has ordered, and what has been done about it."""
+
+    def __init__(self, uri: str, uuid: str, name: str) -> None:
+        self._uri = uri
+        self._control = Control(Connection(uri), uuid, name)
+        self._runner: Runner | None = None
+        self._armed_s: float | None = None
+        self._late_s = 0.0  # for how long it is still looked out for a suspension that was called for, and has not come
+        self._resumed = False
+        self._saved_vm: managed_save_recovery.SavedVm | None = None
+        self._seen_down = False
+        self._limits: dict[str, Throttle] = {}
+        self._unread = b""  # of an order that is not whole yet
+
+    def serve(self) -> None:
+        """Obey the parent; act where it is silent for too long, and once more when it is gone. Returns then."""
+        while True:
+            data = os.read(0, 4096) if readable(0, HOLD_S if self._saved_vm is not None else self._armed_s) else None
+            if data:
+                self._seen_down = False
+                self._obey(data)
                 continue
-            if held is not None and runner is not None:
-                _let_go(control, runner, held)
-            _put_back(control, limits)
-            if limits:  # a dead parent's last call may have come after ours
-                time.sleep(SETTLE_S)
-                _put_back(control, limits)
-            if isinstance(runner, SshRunner):
-                runner.close()
-            return
-        seen_down = False
-        buffer += data
-        *lines, buffer = buffer.split(b"\n")
+            self._end_suspension(parent_gone=data is not None)
+            if data is not None:
+                self._finish()
+                return
+            if self._saved_vm is not None and self._runner is not None:
+                self._seen_down = _look_after(self._control, self._runner, self._saved_vm, seen_down=self._seen_down)
+
+    def _end_suspension(self, *, parent_gone: bool) -> None:
+        """If we are armed: let the VM run, and go on looking where its suspension may come later than our look."""
+        if self._armed_s is not None and not self._late_s:
+            self._late_s = LINGER_S
+        done = self._let_run_when_armed()
+        if done:
+            self._resumed, self._late_s = True, 0.0
+        asked = 0
+        while parent_gone and self._late_s > 0 and asked < ASKING:  # its last call may still be on its way to libvirtd
+            time.sleep(RECHECK_S)
+            self._runner = self._runner or _runner(self._uri)
+            asked, done = asked + 1, _resume(self._control, self._runner)
+            self._late_s = 0.0 if done else self._late_s if done is None else self._late_s - RECHECK_S
+        # libvirtd may have been frozen, and the parent waits in its call: the suspension comes after our look.
+        self._late_s = max(0.0, self._late_s if done is None else self._late_s - RECHECK_S)
+        self._armed_s = RECHECK_S if self._late_s else None
+
+    def _let_run_when_armed(self) -> bool | None:
+        """Whether the VM stood still, and runs now; None when libvirt could not be asked. Unless armed, do nothing."""
+        if self._armed_s is None:
+            return False
+        done = _resume(self._control, self._runner)
+        if not done and self._runner is None:  # only now: to make it may fail, and takes time
+            self._runner = _runner(self._uri)
+            if self._runner is not None:
+                done = _resume(self._control, self._runner)
+        return done
+
+    def _finish(self) -> None:
+        """The parent is gone: the saved VM goes on, the limits are as they were before."""
+        if self._saved_vm is not None and self._runner is not None:
+            _let_go(self._control, self._runner, self._saved_vm)
+        _put_back(self._control, self._limits)
+        if self._limits:  # a dead parent's last call may have come after ours
+            time.sleep(SETTLE_S)
+            _put_back(self._control, self._limits)
+        if isinstance(self._runner, SshRunner):
+            self._runner.close()
+
+    def _obey(self, data: bytes) -> None:
+        """Follow the orders that are whole, and answer each by its number."""
+        *lines, self._unread = (self._unread + data).split(b"\n")
         for numbered in lines:
             number, _, line = numbered.partition(b" ")
             try:
                 order = _order(line)
             except (ValueError, TypeError, LookupError, AttributeError):
                 continue  # not an order; the parent gets no answer, and starts another guard
-            if isinstance(order, dict):
-                limits = order
-            elif isinstance(order, managed_save_recovery.SavedVm):
-                held = order
-                runner = runner or runner_for(uri)
-            elif line == b"run":
-                done = False if resumed else _resume(control, None)
-                resumed, late = resumed or done is True, 0.0
-                armed = (
-                    None if resumed else armed
-                )  # "no" may be of a VM that libvirt has lost; the parent says "disarm"
-                os.write(1, number + {True: b" yes\n", False: b" no\n", None: b" failed\n"}[done])
-                continue
-            else:
-                held, late = None, 0.0
-                armed = order
-                resumed = resumed and armed is None
-            os.write(1, number + b" ok\n")
+            answer = self._run_now() if line == b"run" else self._remember(order)
+            os.write(1, number + answer)
+
+    def _remember(self, order: dict[str, Throttle] | managed_save_recovery.SavedVm | float | None) -> bytes:
+        if isinstance(order, dict):
+            self._limits = order
+        elif isinstance(order, managed_save_recovery.SavedVm):
+            self._saved_vm = order
+            self._runner = self._runner or runner_for(self._uri)
+        else:
+            self._saved_vm, self._late_s = None, 0.0
+            self._armed_s = order
+            self._resumed = self._resumed and self._armed_s is None
+        return b" ok\n"
+
+    def _run_now(self) -> bytes:
+        """Let the VM run, unless we have since we were last armed: then its owner has paused it."""
+        done = False if self._resumed else _resume(self._control, None)
+        self._resumed, self._late_s = self._resumed or done is True, 0.0
+        if self._resumed:
+            self._armed_s = None  # "no" may be of a VM that libvirt has lost; the parent says "disarm"
+        return {True: b" yes\n", False: b" no\n", None: b" failed\n"}[done]
 
 
 def _order(line: bytes) -> dict[str, Throttle] | managed_save_recovery.SavedVm | float | None:
@@ -349,7 +383,7 @@ def _resume_lost(control: Control, runner: Runner | None) -> bool | None:
         return None
 
 
-def _look_after(control: Control, runner: Runner, held: managed_save_recovery.SavedVm, seen_down: bool) -> bool:
+def _look_after(control: Control, runner: Runner, held: managed_save_recovery.SavedVm, *, seen_down: bool) -> bool:
     """The parent lives and is silent. Let the VM go once it was down the last time, too; whether it is down now."""
     try:
         view = control.look((), closely=True)

@@ -5,6 +5,7 @@ Both report progress, can be stopped, and end with us (see `process`).
 
 from __future__ import annotations
 
+import enum
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,17 @@ class ConversionStopped(Exception):
 
     A target that existed before holds half a copy; one that `convert` made is removed.
     """
+
+
+class Target(enum.Enum):
+    """What is at the destination before the copy."""
+
+    NEW = "new"
+    """Nothing: the file is created, and removed again if the copy fails."""
+    EXISTING = "existing"
+    """The image that `create` made, or a block device; all of it is written, zeros too."""
+    ZEROED = "zeroed"
+    """The same, known to read as zeros (just created, never written): zeros of the source are skipped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +77,7 @@ def convert(
     progress: Progress = _silent,
     should_stop: ShouldStop = _never,
     rate_limit: int | None = None,
-    existing_target: bool = False,
-    target_is_zero: bool = False,
+    target: Target = Target.NEW,
     thick: bool = False,
     backing: Backing | None = None,
     bitmaps: bool = False,
@@ -76,9 +87,7 @@ def convert(
 ) -> None:
     """Copy an image's content; on disk when this returns. Holes stay holes unless `thick`.
 
-    - `existing_target`: copy into the image that `create` made (or a block device); else `dest` is created, and
-      must not exist. With `target_is_zero` the target is known to read as zeros (just created, never written):
-      what reads as zeros in the source is then skipped, and a preallocated file stays allocated.
+    - `target`: whether `dest` is created here, and must not exist; or is there already (`Target`).
     - `backing`: `dest` gets this backing file and only what the source's top layer holds itself; without it the
       whole chain is copied into one image.
     - `rate_limit`: bytes per second, None or 0 for as fast as it goes.
@@ -87,8 +96,8 @@ def convert(
     - `claimed` is called when `dest` is there, empty, and is ours.
 
     The host's page cache is bypassed where the file systems allow it. A raw file gets the source's size to the
-    byte, where QEMU alone would round it up to its block size. May be repeated after a crash, without
-    `target_is_zero`.
+    byte, where QEMU alone would round it up to its block size. May be repeated after a crash, with
+    Target.EXISTING instead of Target.ZEROED.
     Raises Stopped, FileExists, ImageUnreadable (absent), HostCommandFailed (its words say on which side).
     """
     absolute(source, dest)
@@ -101,13 +110,9 @@ def convert(
     argv += ["-S", "0"] if thick else []
     argv += ["-B", backing[0], "-F", backing[1]] if backing else []
     argv += ["--bitmaps"] if bitmaps else []
-    argv += ["-n"] if existing_target else []
     argv += ["-o", ",".join(options)] if options else []
-    # QEMU gives a raw file on XFS an extent size of 1 MiB, so that a scattered thin disk would take many times its size
-    argv += ["-o", "extent_size_hint=0"] if dest_format == "raw" and not existing_target and not thick else []
-    # QEMU refuses the claim for a target with a backing file, which does not read as zeros
-    argv += ["--target-is-zero"] if existing_target and target_is_zero and not backing else []
-    if not existing_target:
+    argv += _target_options(target, dest_format, thick=thick, backing=backing)
+    if target is Target.NEW:
         claim(runner, dest)
     try:
         claimed()
@@ -117,10 +122,18 @@ def convert(
             _cut(runner, dest, size)
         flush(runner, dest)
     except BaseException:
-        if not existing_target:
+        if target is Target.NEW:
             remove_file(runner, dest)
         raise
     progress(1.0)
+
+
+def _target_options(target: Target, dest_format: str, *, thick: bool, backing: Backing | None) -> list[str]:
+    if target is Target.NEW:
+        # QEMU gives a raw file on XFS an extent size of 1 MiB: a scattered thin disk would take many times its size.
+        return ["-o", "extent_size_hint=0"] if dest_format == "raw" and not thick else []
+    # QEMU refuses the claim for a target with a backing file, which does not read as zeros.
+    return ["-n", "--target-is-zero"] if target is Target.ZEROED and not backing else ["-n"]
 
 
 def convert_to_export(
