@@ -7,8 +7,8 @@ import threading
 import pytest
 
 from blockferry.base.errors import JournalFailed
-from blockferry.hosts import slow_calls
-from blockferry.hosts.slow_calls import SlowCalls
+from blockferry.jobs import slow_calls
+from blockferry.jobs.slow_calls import SlowCalls
 from blockferry.storage_move.summary import Progress
 
 

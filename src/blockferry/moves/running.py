@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 
 from blockferry.base.errors import LeaseLost, UsageError
 from blockferry.hosts.host import Host
-from blockferry.hosts.slow_calls import SlowCalls
 from blockferry.jobs import lease_keeping
 from blockferry.jobs.handle import JobHandle
 from blockferry.jobs.loop import Waiting
+from blockferry.jobs.slow_calls import SlowCalls
 from blockferry.leftovers import quarantine
 from blockferry.moves import move_host
 from blockferry.moves.environment import Environment

@@ -1,4 +1,4 @@
-"""Tells whoever watches a move what libvirt is being waited for, when a call takes long.
+"""Tells whoever watches a job what libvirt is being waited for, when a call takes long.
 
 A switch has shown "100 %" for a minute without a word, because libvirt probed QEMU anew each time it wrote the
 configuration.
@@ -11,16 +11,19 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from types import TracebackType
+from typing import Generic, TypeVar
 
 from blockferry.base.errors import BlockferryError
 from blockferry.base.units import format_duration
-from blockferry.storage_move.summary import Progress
+from blockferry.jobs.summary import JobProgress
+
+ProgressT = TypeVar("ProgressT", bound=JobProgress)
 
 LONG_S = 2.0
 EVERY_S = 1.0
 
 
-class SlowCalls:
+class SlowCalls(Generic[ProgressT]):
     """While it is open, publishes the last progress again with a note as long as a call takes longer than LONG_S.
 
     `slowest`: (what libvirt was asked for, for how many seconds), None when it owes no answer. `quiet`: whether the
@@ -30,17 +33,17 @@ class SlowCalls:
     def __init__(
         self,
         slowest: Callable[[], tuple[str, float] | None],
-        publish: Callable[[Progress], None],
+        publish: Callable[[ProgressT], None],
         quiet: Callable[[], bool],
     ) -> None:
         self._slowest = slowest
         self._publish = publish
         self._quiet = quiet
-        self._last: Progress | None = None
+        self._last: ProgressT | None = None
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="slow-calls", daemon=True)
 
-    def __enter__(self) -> SlowCalls:
+    def __enter__(self) -> SlowCalls[ProgressT]:
         self._thread.start()
         return self
 
@@ -49,8 +52,8 @@ class SlowCalls:
     ) -> None:
         self._over.set()
 
-    def seen(self, progress: Progress) -> None:
-        """The move has published this."""
+    def seen(self, progress: ProgressT) -> None:
+        """The job has published this."""
         self._last = progress
 
     def _watch(self) -> None:
