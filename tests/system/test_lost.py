@@ -203,10 +203,14 @@ def test_libvirtd_killed_in_the_window_of_a_switch(make: Vm, line: Line, pair: t
 # -- every method, made for certain --------------------------------------------------------------------------------
 
 
+@pytest.mark.sampled(0.5)
 @pytest.mark.parametrize(
     ("make", "method", "where", "target"),
     [
         (3, "mirror", "pivoted-one", "vda"),
+        (1, "changed-blocks", "pivots-asked", "vda"),
+        (3, "changed-blocks", "pivoted-one", "vda"),
+        (1, "snapshot", "fold-pivoted", "vda"),
         (3, "snapshot", "fold-pivoted", "vda"),
         (1, "clone", "fold-pivoted", "vda"),
     ],
