@@ -31,7 +31,7 @@ from blockferry.storage_move.home import effects as home_effects
 from blockferry.storage_move.move_journal import MoveJournal
 from blockferry.storage_move.plan import Plan
 
-point = KillPoints("purging")
+point = KillPoints("purging", "restoring", "restored")
 
 COMPARED_UP_TO = 2 * GiB
 """Bytes of an image that are compared without being asked: seconds, not minutes."""
