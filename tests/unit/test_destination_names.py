@@ -10,11 +10,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from blockferry.base import names
 from blockferry.base.units import GiB, MiB
 from blockferry.hosts.helper import files
 from blockferry.hosts.inventory import Datastore, Disk, DiskSource, Image, PowerState, Vm, datastore_of
 from blockferry.hosts.path_facts import PathFacts
-from blockferry.storage_move.destination import image_names, placement
+from blockferry.storage_move.destination import image_names
 from blockferry.storage_move.facts import Facts, SmallFile
 from blockferry.storage_move.plan import Plan
 from blockferry.storage_move.precheck.rules import precheck
@@ -185,7 +186,7 @@ def test_every_name_fits(name: str) -> None:
 @given(st.text(max_size=100), st.integers(0, 60))
 def test_a_cut_name_is_its_beginning(name: str, most: int) -> None:
     name = name.encode("utf-8", "ignore").decode()
-    short = placement.cut(name, most)
+    short = names.cut(name, most)
     assert name.startswith(short)
     assert len(short.encode()) <= most
     assert short == name or len(short.encode()) > most - 4

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blockferry.storage_move.pace.latency import Counters, Interval, between, quantile_s, slower, summary
+from blockferry.hosts.disk_counters import Counters
+from blockferry.storage_move.pace.latency import Interval, between, quantile_s, slower, summary
 
 
 def counters_of(latencies: list[float], each: int) -> list[Interval]:

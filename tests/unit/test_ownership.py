@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from blockferry.hosts import qemu_user
 from blockferry.hosts.helper import ownership
 from blockferry.hosts.helper.program import owner_calls, path_calls
 from blockferry.hosts.helper.program.owner_calls import boot_time, facts
 from blockferry.hosts.qemu_user import QemuUser
 from blockferry.hosts.runner import LocalRunner
+from blockferry.storage_move.precheck import vm_checks
 
 R = LocalRunner()
 NOBODY = QemuUser(65534, 65534)
@@ -207,9 +207,11 @@ def test_what_a_directory_can_hold_is_tried_without_a_trace(tmp_path: Path) -> N
 
 
 def test_findings() -> None:
-    found = qemu_user.findings("ssd", "web01", NOBODY, {"ssd": "/srv"}, {"ssd": "owner: Operation not permitted"})
+    found = vm_checks.qemu_user_findings(
+        "ssd", "web01", NOBODY, {"ssd": "/srv"}, {"ssd": "owner: Operation not permitted"}
+    )
     assert [(one.code, one.is_error) for one in found] == [("QEMU_CANNOT_REACH", True), ("OWNER_LOST", False)]
     assert "/srv" in found[0].text
     assert "65534" in found[0].remedy
-    assert qemu_user.findings("ssd", "web01", NOBODY, {"other": "/srv"}, {}) == []
-    assert qemu_user.findings("ssd", "web01", None, {"ssd": "/srv"}, {}) == []
+    assert vm_checks.qemu_user_findings("ssd", "web01", NOBODY, {"other": "/srv"}, {}) == []
+    assert vm_checks.qemu_user_findings("ssd", "web01", None, {"ssd": "/srv"}, {}) == []

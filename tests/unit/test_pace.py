@@ -14,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blockferry.base.units import MiB
+from blockferry.hosts.disk_counters import Counters
 from blockferry.storage_move.pace import effects as pace_effects
 from blockferry.storage_move.pace import rules as pace_rules
 from blockferry.storage_move.pace.effects import Pacer
-from blockferry.storage_move.pace.latency import Counters, GuestLatency, Interval, Rhythm, between
+from blockferry.storage_move.pace.latency import GuestLatency, Interval, Rhythm, between
 from blockferry.storage_move.pace.rules import FLOOR, Pace, Sample
 from blockferry.storage_move.request import LatencyContract
 

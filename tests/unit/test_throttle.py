@@ -16,6 +16,7 @@ from test_decide import ONE, RUNNING, begun, copying, seen, stages
 
 from blockferry.base.errors import HostUnreachable, JournalFailed, LibvirtFailed
 from blockferry.base.units import MiB
+from blockferry.hosts.disk_counters import Counters
 from blockferry.hosts.inventory import JobInfo, PowerState
 from blockferry.hosts.libvirt.domain import Control
 from blockferry.jobs import loop as jobs_loop
@@ -28,7 +29,6 @@ from blockferry.storage_move.observation import DiskSide, DiskView, Job, Observa
 from blockferry.storage_move.observe import Memory
 from blockferry.storage_move.overlays.convergence import Divergence
 from blockferry.storage_move.pace import throttle, throttle_rules
-from blockferry.storage_move.pace.latency import Counters
 from blockferry.storage_move.pace.throttle_rules import LEAST, limited
 from blockferry.storage_move.record import Record, Stage, Throttle
 from blockferry.storage_move.request import IfNotConverging

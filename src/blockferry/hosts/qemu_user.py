@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-
-from blockferry.storage_move.precheck.finding import Finding, finding
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,22 +34,3 @@ of, and nobody lists them."""
 def remedy(user: QemuUser, directory: str) -> str:
     """The command that lets this user pass a directory."""
     return f"`setfacl -m u:{user.uid}:x {directory}`, or `chmod o+x {directory}`."
-
-
-def findings(
-    store: str,
-    vm: str,
-    user: QemuUser | None,
-    out_of_reach: Mapping[str, str],
-    not_held: Mapping[str, str],
-) -> list[Finding]:
-    """What QEMU could not open on a datastore, and what its files cannot be given."""
-    found = []
-    if user is not None and store in out_of_reach:
-        directory = out_of_reach[store]
-        text = f"QEMU of {vm} runs as {user}, which cannot pass {directory}: it could not open a disk on {store}."
-        found.append(finding("QEMU_CANNOT_REACH", text, remedy(user, directory)))
-    if store in not_held:
-        text = f"Files on {store} cannot have the owner, mode or ACL that they have now ({not_held[store]})."
-        found.append(finding("OWNER_LOST", text))
-    return found

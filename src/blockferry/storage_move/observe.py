@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from blockferry.base.errors import HostCommandFailed
 from blockferry.hosts import fingerprint as hosts_fingerprint
+from blockferry.hosts.disk_counters import Counters
 from blockferry.hosts.exports import is_export
 from blockferry.hosts.fencing import ANSWERING, DestinationHealth
 from blockferry.hosts.helper import files
@@ -20,7 +21,6 @@ from blockferry.storage_move.observation import MISSING, UNKNOWABLE, DiskSide, D
 from blockferry.storage_move.overlays import rules as overlays_rules
 from blockferry.storage_move.overlays.convergence import FREED, Divergence, assess
 from blockferry.storage_move.overlays.passes import CopyProgress
-from blockferry.storage_move.pace.latency import Counters
 from blockferry.storage_move.plan import DiskPlan, NvramPlan, Plan
 from blockferry.storage_move.record import ManagedSave, OverlayState, Record, Stage
 from blockferry.storage_move.switch.graph_look import GraphLook

@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from blockferry.base.errors import FileExists, HostCallFailed, HostCommandFailed, UsageError
+from blockferry.base.names import cut
 from blockferry.base.units import MiB
 from blockferry.hosts.runner import Runner
-from blockferry.storage_move.destination.placement import cut
 
 Kind = Literal["file", "directory", "block", "other"]
 

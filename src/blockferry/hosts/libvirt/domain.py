@@ -19,10 +19,10 @@ from lxml import etree
 from blockferry.base.errors import LibvirtFailed
 from blockferry.hosts import block_graph
 from blockferry.hosts.block_graph import BlockGraph
+from blockferry.hosts.disk_counters import Counters
 from blockferry.hosts.inventory import Disk, JobInfo, PowerState, Secret
 from blockferry.hosts.libvirt import disk_xml, domain_list, domain_xml
 from blockferry.hosts.libvirt.connection import Connection
-from blockferry.storage_move.pace.latency import Counters
 
 _GRANULARITY = libvirt.VIR_DOMAIN_BLOCK_COPY_GRANULARITY
 _BUF_SIZE = libvirt.VIR_DOMAIN_BLOCK_COPY_BUF_SIZE

@@ -6,6 +6,7 @@ import itertools
 import posixpath
 from collections.abc import Iterator
 
+from blockferry.base.names import cut
 from blockferry.hosts.exports import is_export
 from blockferry.hosts.inventory import Datastore
 
@@ -60,19 +61,9 @@ def image_paths(datastore: Datastore, vm: str, target: str, source: str, format:
         elif not any(old_ending in endings for endings in _ENDINGS.values()):
             stem += old_ending
         yield posixpath.join(directory, stem + ending)
-    stem = f"{cut(vm)}-{target}".replace("/", "_")
+    stem = f"{cut(vm, LONGEST_STEM)}-{target}".replace("/", "_")
     yield posixpath.join(directory, stem + ending)
     yield from (posixpath.join(directory, f"{stem}-{number}{ending}") for number in itertools.count(2))
-
-
-def cut(name: str, most: int = LONGEST_STEM) -> str:
-    """A name of at most so many bytes: its beginning, no character in half."""
-    data = name.encode("utf-8", "surrogateescape")
-    if len(data) <= most:
-        return name
-    while most > 0 and data[most] & 0xC0 == 0x80:
-        most -= 1
-    return data[:most].decode("utf-8", "surrogateescape")
 
 
 def guest_size(image_size: int) -> int:

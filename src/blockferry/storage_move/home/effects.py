@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from blockferry.base.errors import BlockferryError, FileExists, HostCommandFailed, ImageUnreadable
+from blockferry.base.names import cut
 from blockferry.base.units import MiB
 from blockferry.hosts.helper import files, image_users
 from blockferry.hosts.host import Host
@@ -22,7 +23,6 @@ from blockferry.safety import file_references, mount_check
 from blockferry.storage_move.context import Context
 from blockferry.storage_move.destination import owner_and_labels
 from blockferry.storage_move.destination.effects import MARKER, make_home, mark_file, marked_by, name_paths
-from blockferry.storage_move.destination.placement import cut
 from blockferry.storage_move.observation import Observation
 from blockferry.storage_move.plan import HomeFile, HomePlan
 from blockferry.storage_move.points import point

@@ -6,9 +6,10 @@ import posixpath
 from collections.abc import Sequence
 from dataclasses import replace
 
+from blockferry.base.names import cut
 from blockferry.base.units import GiB, MiB, format_size
 from blockferry.hosts.exports import is_export
-from blockferry.storage_move.destination.placement import cut
+from blockferry.storage_move.destination.placement import LONGEST_STEM
 from blockferry.storage_move.facts import Facts
 from blockferry.storage_move.plan import DiskPlan
 from blockferry.storage_move.precheck.finding import Finding, Severity, finding
@@ -122,7 +123,7 @@ def spoiled(disks: Sequence[DiskPlan], request: MoveRequest, facts: Facts) -> di
 
 
 def with_overlays(disk: DiskPlan, vm: str, move: str) -> DiskPlan:
-    stem = f"{cut(vm)}-{disk.target}.{move}".replace("/", "_")
+    stem = f"{cut(vm, LONGEST_STEM)}-{disk.target}.{move}".replace("/", "_")
     return replace(
         disk,
         source_overlay=posixpath.join(posixpath.dirname(disk.source), f"{stem}.overlay.qcow2"),

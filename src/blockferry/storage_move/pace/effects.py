@@ -13,8 +13,9 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 
 from blockferry.base.errors import BlockferryError
+from blockferry.hosts.disk_counters import Counters
 from blockferry.storage_move.pace import latency
-from blockferry.storage_move.pace.latency import Counters, GuestLatency, Interval, Rhythm
+from blockferry.storage_move.pace.latency import GuestLatency, Interval, Rhythm
 from blockferry.storage_move.pace.rules import Pace, Sample
 
 LOOK_S = 0.05

@@ -12,19 +12,11 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from blockferry.hosts.disk_counters import Counters
+
 P99 = 0.99
 
 RHYTHM_S = 2.0
-
-
-@dataclass(frozen=True, slots=True)
-class Counters:
-    """One disk's counters since its QEMU started. `at_s` is any monotonic clock."""
-
-    at_s: float
-    writes: int
-    write_ns: int  # all writes' times together
-    bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

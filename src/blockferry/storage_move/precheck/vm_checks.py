@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from blockferry.base.units import MiB, format_size
 from blockferry.hosts import defects, qemu_user
@@ -165,7 +165,7 @@ def datastore_findings(store: Datastore, facts: Facts) -> list[Finding]:
         for name, path in facts.out_of_reach.items()
         if (look := facts.places.get(path)) is None or look.kind == "directory"
     }
-    return qemu_user.findings(store.name, facts.vm.name, facts.qemu_user, shut, facts.not_held)
+    return qemu_user_findings(store.name, facts.vm.name, facts.qemu_user, shut, facts.not_held)
 
 
 def _ended_by(vm: str, disk: Disk) -> str:
@@ -413,3 +413,22 @@ def _stays(path: str, facts: Facts) -> bool:
 
 def _begin(text: str) -> str:
     return text[0].upper() + text[1:]
+
+
+def qemu_user_findings(
+    store: str,
+    vm: str,
+    user: qemu_user.QemuUser | None,
+    out_of_reach: Mapping[str, str],
+    not_held: Mapping[str, str],
+) -> list[Finding]:
+    """What QEMU could not open on a datastore, and what its files cannot be given."""
+    found = []
+    if user is not None and store in out_of_reach:
+        directory = out_of_reach[store]
+        text = f"QEMU of {vm} runs as {user}, which cannot pass {directory}: it could not open a disk on {store}."
+        found.append(finding("QEMU_CANNOT_REACH", text, qemu_user.remedy(user, directory)))
+    if store in not_held:
+        text = f"Files on {store} cannot have the owner, mode or ACL that they have now ({not_held[store]})."
+        found.append(finding("OWNER_LOST", text))
+    return found
