@@ -195,6 +195,7 @@ def test_what_is_wrong_says_what_to_do() -> None:
         *doctor_rules.journal(dataclasses.replace(STATE, faults=("x",), room=0, exposed=True, clock_offset_s=99.0)),
         *doctor_rules.leftovers(Leftovers(("a",), (("b", "c."),), ("d.",), ("e.",), 1, 1, ("f",))),
         *doctor_rules.guard(False),
+        *doctor_rules.host_guard("virsh is not installed on the host"),
     ]
     assert sum(one.level is not OK for one in bad) > 15
     for one in bad:

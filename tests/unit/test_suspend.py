@@ -45,6 +45,9 @@ class Vm:
         self.armed = True
         return True
 
+    def host_problem(self) -> str:
+        return ""
+
     def disarm(self) -> None:
         self.armed = False
 

@@ -18,7 +18,7 @@ from blockferry.doctor import rules as doctor_rules
 from blockferry.doctor.rules import DatastoreDirectory, Diagnosis, HostCheck, JournalState, Leftovers, Level
 from blockferry.hosts import qemu_process
 from blockferry.hosts.defects import Versions
-from blockferry.hosts.helper import files, ownership
+from blockferry.hosts.helper import files, host_guard, ownership
 from blockferry.hosts.host import Host
 from blockferry.hosts.identity import may_be_here
 from blockferry.hosts.images import qemu_img
@@ -75,6 +75,8 @@ def diagnose(site: Host, journal: Callable[[], MoveJournal]) -> Diagnosis:
         _part(checks, "leftovers", lambda: _leftovers(site, journal()))
     if connected:
         _part(checks, "guard", lambda: doctor_rules.guard(_guard_works(site.uri)))
+    if connected and reached:
+        _part(checks, "guard", lambda: doctor_rules.host_guard(host_guard.problem(site.runner, site.uri)))
     return Diagnosis(site.uri, tuple(checks))
 
 

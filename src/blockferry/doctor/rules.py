@@ -365,6 +365,14 @@ def leftovers(found: Leftovers) -> list[HostCheck]:
     return checks
 
 
+def host_guard(problem: str) -> list[HostCheck]:
+    """`problem`: why no guard can stand on a host other than this one, a clause."""
+    if not problem:
+        return []
+    text = f"No guard can stand on the host ({problem}): a VM that is suspended when the link is cut would stay so."
+    return [HostCheck("guard", Level.WARNING, text, "Install virsh on the host (libvirt-clients, libvirt-client).")]
+
+
 def guard(works: bool) -> list[HostCheck]:
     if works:
         return [

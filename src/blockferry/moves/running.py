@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from blockferry.base.errors import LeaseLost, UsageError
+from blockferry.hosts.helper import host_guard
 from blockferry.hosts.host import Host
 from blockferry.jobs import lease_keeping
 from blockferry.jobs.handle import JobHandle
@@ -85,9 +86,10 @@ class _Drive:
         live = (plan.was.active and not self.summary.record.following) or firmware_rules.still_now(
             plan, self.summary.record
         )
+        on_host = host_guard.beside(self.site.runner, self.site.uri, plan.uuid)
         with (
             contextlib.ExitStack() as stack,
-            Guard(self.site.uri, plan.uuid, plan.vm, start=live) as guard,
+            Guard(self.site.uri, plan.uuid, plan.vm, start=live, on_host=on_host) as guard,
         ):
             journal = self.env.journal
             job = JobHandle(journal, self.lease, self.keeper, self.on_progress, self.stop, journal.get(self.summary.id))

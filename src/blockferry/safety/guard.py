@@ -8,6 +8,10 @@ each disk is whole on the side that its XML names, and a job that is not pivoted
 Where libvirt has lost the VM (lost_vm/rules.py), its guest is let run by QEMU's own monitor. While libvirt cannot be
 asked at all it goes on asking.
 
+A VM on another host has a second guard, on that host itself (hosts/helper/host_guard.py): this one cannot reach it
+while the link is cut. Each is armed for each suspension, and each knows whether the other has resumed the VM: it is
+resumed once, and a pause after that is its owner's.
+
 It also puts back the limits of disks whose writes we slow, when its parent has gone without doing so.
 
 And it lets a VM go that is held in a saved state (`--firmware now`), from its memory and never by booting it; for
@@ -30,6 +34,8 @@ from dataclasses import asdict
 from types import TracebackType
 
 from blockferry.base.errors import BlockferryError, HostUnreachable, LibvirtFailed
+from blockferry.hosts.helper import host_guard
+from blockferry.hosts.helper.host_guard import HostGuard
 from blockferry.hosts.libvirt.connection import Connection
 from blockferry.hosts.libvirt.domain import Control
 from blockferry.hosts.process import readable, reap
@@ -56,6 +62,12 @@ RECHECK_S = 0.25
 LINGER_S = 5.0
 """A dead parent's last call may still be on its way to libvirtd: for so long the VM has to be seen running."""
 
+ARMING_S = 0.5
+"""The time of a suspension counts from the arming: after a longer one both guards are armed once more."""
+
+NOTE_S = 0.5
+"""A VM that was resumed and not disarmed within this time: the parent is frozen, and the host's guard has to know."""
+
 NOT_KNOWN = "VIR_ERR_NO_DOMAIN"
 
 ASKING = 14400
@@ -72,8 +84,11 @@ RETRIES = 1800
 class Guard:
     """The parent's end. Use as a context; `arm` and `disarm` around each suspension."""
 
-    def __init__(self, uri: str, uuid: str, name: str, *, start: bool = True) -> None:
+    def __init__(self, uri: str, uuid: str, name: str, *, start: bool = True, on_host: HostGuard | None = None) -> None:
+        """`on_host`: the second guard of a VM on another host. Nothing is started yet."""
         self._start = start
+        self._on_host = on_host
+        self._host_problem_told = False
         self._argv = [sys.executable, "-m", "blockferry.safety.guard", uri, uuid, name]
         self._process: subprocess.Popen[bytes] | None = None
         self._limits: dict[str, Throttle] = {}
@@ -95,9 +110,16 @@ class Guard:
                 self._process.wait(GOODBYE_S)
             reap(self._process)
             self._process = None
+        if self._on_host is not None:
+            self._on_host.leave()
 
     def prepare(self) -> None:
-        """Start the process (again, if it is gone), without waiting for it. That it could not be shows when asked."""
+        """Start what is gone of the guards, without waiting for it. That it could not be shows when asked."""
+        if self._on_host is not None:
+            self._on_host.prepare()
+        self._prepare_process()
+
+    def _prepare_process(self) -> None:
         if self._process is not None and self._process.poll() is None:
             return
         if self._process is not None:
@@ -115,12 +137,28 @@ class Guard:
 
     def works(self) -> bool:
         """Whether the process can be had and has reached libvirt. Nothing is suspended or resumed."""
-        self.prepare()
+        self._prepare_process()
         return self._say("disarm")
 
     def arm(self, seconds: float) -> bool:
-        """Have the VM resumed if we are not back within `seconds`. False: no guard could be had."""
-        return self._sure(f"arm {seconds}")
+        """Have the VM resumed if we are not back within `seconds`. False: no guard could be had.
+
+        Both guards have answered when this returns, or could not be had: see `host_problem`.
+        """
+        token = self._on_host.arm(seconds) if self._on_host is not None else ""
+        began = time.monotonic()
+        armed = self._sure(f"arm {seconds} {token}")
+        if self._on_host is not None and time.monotonic() - began > ARMING_S:
+            token = self._on_host.arm(seconds)
+            armed = self._sure(f"arm {seconds} {token}")
+        return armed or bool(token)
+
+    def host_problem(self) -> str:
+        """Why the guard on the VM's host could not be armed, a clause, once; "" when it could, or was told before."""
+        if self._on_host is None or self._on_host.token or self._host_problem_told:
+            return ""
+        self._host_problem_told = True
+        return self._on_host.problem or "it does not answer"
 
     def hold(self, running: bool, incarnation: int, image: str, files: tuple[str, str]) -> bool:
         """Have the VM let go of its saved state if we die, or are not heard of again. False: no guard could be had.
@@ -132,7 +170,7 @@ class Guard:
 
     def _sure(self, words: str = "") -> bool:
         for _attempt in range(2):
-            self.prepare()
+            self._prepare_process()
             if self._knows_limits() and (not words or self._say(words)):
                 return True
             if self._process is not None:
@@ -164,13 +202,18 @@ class Guard:
 
     def disarm(self) -> None:
         self._say("disarm")
+        if self._on_host is not None:
+            self._on_host.disarm()
 
     def let_run(self) -> bool | None:
         """Have it end the suspension, now: whether it did. None: no answer, so it is for the caller to do.
 
         It does not if it has let the VM run before, since it was last armed: who has paused it then is its owner.
-        Asked and done by one process, so that we may be frozen at any moment.
+        Asked and done by one process, so that we may be frozen at any moment. Raises HostUnreachable when the guard on
+        the VM's host may have done it, and cannot be asked.
         """
+        if self._on_host is not None and self._on_host.has_acted():
+            return False
         match self._ask("run", RUN_S):
             case b"yes":
                 return True
@@ -185,6 +228,8 @@ class Guard:
         if process is not None:
             _hang_up(process)
             reap(process)
+        if self._on_host is not None:
+            self._on_host.leave()
 
     def _say(self, words: str) -> bool:
         return self._ask(words) == b"ok"
@@ -228,6 +273,57 @@ def stand_guard(uri: str, uuid: str, name: str) -> None:
     _Sentry(uri, uuid, name).serve()
 
 
+class _OtherGuard:
+    """The guard on the VM's host as the child sees it: what each has done, the other is told by a note there."""
+
+    def __init__(self, uri: str, uuid: str) -> None:
+        self._uri, self._uuid = uri, uuid
+        self._runner: Runner | None = None
+        self._token = ""
+        self._since: float | None = None  # monotonic seconds: when the VM was first to be resumed
+        self._acted = False
+        self.note_due = False
+
+    def armed(self, token: str) -> None:
+        """For a new suspension, or for none ("")."""
+        self._token, self._since, self._acted, self.note_due = token, None, False, False
+
+    def resume(self, control: Control) -> bool:
+        """Resume the VM unless the other guard has done so before; whether one of the two did it.
+
+        libvirt's answer may come only when a link is back that was cut: the note is asked for after it, and only where
+        time has passed, so that it costs nothing when the VM is just to be resumed.
+        """
+        if not self._token:
+            return control.resume()
+        self._since = self._since or time.monotonic()
+        return control.resume(self._has_acted) or self._acted
+
+    def _has_acted(self) -> bool:
+        if self._since is not None and time.monotonic() - self._since >= RECHECK_S:
+            runner = self._reach()
+            self._acted = runner is not None and host_guard.acted(runner, self._uuid, self._token)
+        return self._acted
+
+    def resumed(self) -> None:
+        """The VM was resumed here: the note is due, unless the parent disarms both guards soon."""
+        self.note_due = bool(self._token)
+
+    def tell(self) -> None:
+        """Write the note, if it is due."""
+        if self.note_due and (runner := self._reach()) is not None:
+            host_guard.note_acted(runner, self._uuid, self._token)
+        self.note_due = False
+
+    def _reach(self) -> Runner | None:
+        self._runner = self._runner or _runner(self._uri)
+        return self._runner
+
+    def close(self) -> None:
+        if isinstance(self._runner, SshRunner):
+            self._runner.close()
+
+
 class _Sentry:
     """The child's end: what the parent has ordered, and what has been done about it."""
 
@@ -235,6 +331,7 @@ class _Sentry:
         self._uri = uri
         self._control = Control(Connection(uri), uuid, name)
         self._runner: Runner | None = None
+        self._other = _OtherGuard(uri, uuid)
         self._armed_s: float | None = None
         self._late_s = 0.0  # for how long it is still looked out for a suspension that was called for, and has not come
         self._resumed = False
@@ -246,15 +343,20 @@ class _Sentry:
     def serve(self) -> None:
         """Obey the parent; act where it is silent for too long, and once more when it is gone. Returns then."""
         while True:
-            data = os.read(0, 4096) if readable(0, HOLD_S if self._saved_vm is not None else self._armed_s) else None
+            wait_s = HOLD_S if self._saved_vm is not None else self._armed_s
+            data = os.read(0, 4096) if readable(0, NOTE_S if self._other.note_due else wait_s) else None
             if data:
                 self._seen_down = False
                 self._obey(data)
+                continue
+            if data is None and self._other.note_due:
+                self._other.tell()
                 continue
             self._end_suspension(parent_gone=data is not None)
             if data is not None:
                 self._finish()
                 return
+            self._other.tell()
             if self._saved_vm is not None and self._runner is not None:
                 self._seen_down = _look_after(self._control, self._runner, self._saved_vm, seen_down=self._seen_down)
 
@@ -265,11 +367,12 @@ class _Sentry:
         done = self._let_run_when_armed()
         if done:
             self._resumed, self._late_s = True, 0.0
+            self._other.resumed()
         asked = 0
         while parent_gone and self._late_s > 0 and asked < ASKING:  # its last call may still be on its way to libvirtd
             time.sleep(RECHECK_S)
             self._runner = self._runner or _runner(self._uri)
-            asked, done = asked + 1, _resume(self._control, self._runner)
+            asked, done = asked + 1, _resume(self._control, self._runner, self._other)
             self._late_s = 0.0 if done else self._late_s if done is None else self._late_s - RECHECK_S
         # libvirtd may have been frozen, and the parent waits in its call: the suspension comes after our look.
         self._late_s = max(0.0, self._late_s if done is None else self._late_s - RECHECK_S)
@@ -279,11 +382,11 @@ class _Sentry:
         """Whether the VM stood still, and runs now; None when libvirt could not be asked. Unless armed, do nothing."""
         if self._armed_s is None:
             return False
-        done = _resume(self._control, self._runner)
+        done = _resume(self._control, self._runner, self._other)
         if not done and self._runner is None:  # only now: to make it may fail, and takes time
             self._runner = _runner(self._uri)
             if self._runner is not None:
-                done = _resume(self._control, self._runner)
+                done = _resume(self._control, self._runner, self._other)
         return done
 
     def _finish(self) -> None:
@@ -296,6 +399,8 @@ class _Sentry:
             _put_back(self._control, self._limits)
         if isinstance(self._runner, SshRunner):
             self._runner.close()
+        self._other.tell()
+        self._other.close()
 
     def _obey(self, data: bytes) -> None:
         """Follow the orders that are whole, and answer each by its number."""
@@ -306,6 +411,8 @@ class _Sentry:
                 order = _order(line)
             except (ValueError, TypeError, LookupError, AttributeError):
                 continue  # not an order; the parent gets no answer, and starts another guard
+            if line.startswith((b"arm ", b"disarm")):
+                self._other.armed(line.partition(b" ")[2].partition(b" ")[2].decode())
             answer = self._run_now() if line == b"run" else self._remember(order)
             os.write(1, number + answer)
 
@@ -323,8 +430,10 @@ class _Sentry:
 
     def _run_now(self) -> bytes:
         """Let the VM run, unless we have since we were last armed: then its owner has paused it."""
-        done = False if self._resumed else _resume(self._control, None)
+        done = False if self._resumed else _resume(self._control, None, self._other)
         self._resumed, self._late_s = self._resumed or done is True, 0.0
+        if done:
+            self._other.resumed()
         if self._resumed:
             self._armed_s = None  # "no" may be of a VM that libvirt has lost; the parent says "disarm"
         return {True: b" yes\n", False: b" no\n", None: b" failed\n"}[done]
@@ -340,7 +449,7 @@ def _order(line: bytes) -> dict[str, Throttle] | managed_save_recovery.SavedVm |
         case b"hold":
             return managed_save_recovery.SavedVm(*json.loads(rest))
         case b"arm":
-            return float(rest)
+            return float(rest.partition(b" ")[0])
         case b"run" | b"disarm":
             return None
         case _:
@@ -354,14 +463,14 @@ def _runner(uri: str) -> Runner | None:
     return None
 
 
-def _resume(control: Control, runner: Runner | None) -> bool | None:
-    """Whether it stood still, and runs now; None when libvirt could not be asked.
+def _resume(control: Control, runner: Runner | None, other: _OtherGuard) -> bool | None:
+    """Whether it stood still by our doing, and runs now; None when libvirt could not be asked.
 
     With a `runner` also by QEMU's own monitor, where libvirt has lost the VM.
     """
     for _attempt in range(3):
         try:
-            return control.resume() or _resume_lost(control, runner)
+            return other.resume(control) or _resume_lost(control, runner)
         except LibvirtFailed as error:
             if error.libvirt_code == NOT_KNOWN:
                 return _resume_lost(control, runner)

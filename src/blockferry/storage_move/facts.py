@@ -128,6 +128,7 @@ class Facts:
     save_room: SaveRoom | None = None  # only looked at when the VM is to be saved
     access_problem: str | None = None
     compare_problem: str | None = None  # why images cannot be compared on the host; only looked at when it matters
+    host_guard_problem: str = ""  # why the guard on the VM's own host cannot be had, a clause; of other hosts only
     partials: Mapping[str, Partial] = field(default_factory=dict)  # path where we would write -> what lies there
     kept: Mapping[str, KeptDisk] = field(default_factory=dict)  # path -> old disk in quarantine
     clones: Mapping[str, str] = field(default_factory=dict)  # target -> why no clone; "": a trial clone went well

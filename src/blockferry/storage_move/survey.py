@@ -14,7 +14,7 @@ from blockferry.hosts import exports, filesystem_types, host_inventory, path_ide
 from blockferry.hosts.datastore_id import FileId, paths_of
 from blockferry.hosts.exports import is_export
 from blockferry.hosts.fencing import Storage
-from blockferry.hosts.helper import comparison, files, references, watchdog
+from blockferry.hosts.helper import comparison, files, host_guard, references, watchdog
 from blockferry.hosts.helper import paths as helper_paths
 from blockferry.hosts.host import Host
 from blockferry.hosts.host_facts import HostInventory, images_of, names_of
@@ -183,6 +183,7 @@ def survey(
         snapshots=domain_list.snapshots(connection, vm.name),
         save_room=_save_room(runner) if request.firmware is Firmware.NOW and vm.nvram and vm.state.active else None,
         compare_problem=(comparison.problem(runner) if request.verify or left or _wants_to_go_on(request) else None),
+        host_guard_problem=host_guard.problem(runner, site.uri) if vm.state.active else "",
         partials={**to_use, **_partials(runner, left)},
         kept=in_quarantine,
         clones=_clones(runner, vm, stores, chains, request),

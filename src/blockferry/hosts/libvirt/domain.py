@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import posixpath
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import libvirt
@@ -216,11 +216,16 @@ class Control:
             domain.suspend()
             return True
 
-    def resume(self) -> bool:
-        """Let the guest run. False when it was running (or gone) already."""
+    def resume(self, unless: Callable[[], bool] | None = None) -> bool:
+        """Let the guest run. False when it was running (or gone) already.
+
+        `unless`: asked once libvirt has said that it is paused; when true it is left so, and False returned.
+        """
         with self.connection.doing(f"resume VM {self.name}"):
             domain = self._domain()
             if domain_list.power_state(domain)[0] is not PowerState.PAUSED:
+                return False
+            if unless is not None and unless():
                 return False
             domain.resume()
             return True

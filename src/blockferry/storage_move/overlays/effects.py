@@ -16,7 +16,7 @@ from blockferry.hosts.exports import is_export
 from blockferry.hosts.helper import comparison, files
 from blockferry.hosts.images import qemu_img
 from blockferry.safety import mount_check, proof
-from blockferry.storage_move import actions, destination_watchdog
+from blockferry.storage_move import actions, destination_watchdog, guarding
 from blockferry.storage_move.context import Context
 from blockferry.storage_move.destination import effects as destination_effects
 from blockferry.storage_move.lost_vm import past_libvirt
@@ -345,8 +345,7 @@ def _hold_for_flush(context: Context, record: Record, guard_s: float) -> float |
     context.note(replace(record, suspended=True, switching=False))
     point("checkpoint-suspending")
     destination_watchdog.arm(context)
-    if not context.guard.arm(guard_s):
-        context.tell("warning", "no guard could be started; if blockferry dies now, the VM stays suspended")
+    guarding.arm(context, guard_s)
     began = time.monotonic()
     ours = True  # also when libvirt does not say whether it was done
     context.memory.resumed = False

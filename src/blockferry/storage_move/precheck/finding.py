@@ -574,6 +574,13 @@ CATALOGUE: dict[str, FindingKind] = {
             "If no other host uses them: --delete-source, or later `blockferry quarantine purge --now PATH`.",
         ),
         FindingKind(
+            "NO_HOST_GUARD", _W, "No guard on the VM's host",
+            "The VM is on another host. While a move has it suspended (milliseconds at the switch), a guard on this "
+            "side resumes it when blockferry dies, and a second guard on its own host when the link is cut. The second "
+            "one needs virsh there. Without it the VM stays suspended until the link is back.",
+            "Install virsh on the VM's host (libvirt-clients, libvirt-client).",
+        ),
+        FindingKind(
             "SAME_FILE", _E, "Source and destination are the same file",
             "The two paths lead to one file (a link, or one directory mounted twice); copying it onto itself would "
             "destroy it.",

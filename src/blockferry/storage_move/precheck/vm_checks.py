@@ -40,6 +40,13 @@ def host_findings(facts: Facts) -> list[Finding]:
         found.append(finding("NO_ADMIN_ACCESS", facts.access_problem))
     if facts.compare_problem:
         found.append(finding("CANNOT_VERIFY", facts.compare_problem + "."))
+    if facts.host_guard_problem:
+        name = facts.vm.name
+        text = (
+            f"No guard can stand on the host of {name} ({facts.host_guard_problem}): if the link is cut while a move "
+            f"has it suspended, it stays suspended until the link is back."
+        )
+        found.append(finding("NO_HOST_GUARD", text))
     return found
 
 

@@ -10,7 +10,7 @@ from blockferry.base.units import format_duration
 from blockferry.hosts.exports import is_export
 from blockferry.hosts.images.conversion import ConversionStopped
 from blockferry.safety import mount_check
-from blockferry.storage_move import actions, destination_watchdog
+from blockferry.storage_move import actions, destination_watchdog, guarding
 from blockferry.storage_move.context import Context
 from blockferry.storage_move.decide import PIVOT_ATTEMPTS, retry_after_s
 from blockferry.storage_move.lost_vm import past_libvirt
@@ -50,8 +50,7 @@ def suspend(context: Context, action: actions.Suspend, seen: Observation) -> Non
     point("suspending-to-switch" if action.switch else "suspending-to-start")
     control = context.control
     destination_watchdog.arm(context)
-    if not context.guard.arm(GUARD_SWITCH_S if action.switch else GUARD_START_S):
-        context.tell("warning", "no guard could be started; if blockferry dies now, the VM stays suspended")
+    guarding.arm(context, GUARD_SWITCH_S if action.switch else GUARD_START_S)
     context.memory.pivot_failures = 0
     context.memory.view_tried = context.memory.view_taken = False
     context.memory.suspended_at, context.memory.resumed = time.monotonic(), False

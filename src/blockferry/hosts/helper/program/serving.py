@@ -28,6 +28,7 @@ MODULES = {
     "alone": "alone_calls",
     "bitmaps": "bitmap_calls",
     "files": "file_calls",
+    "guard": "guard_calls",
     "images": "image_calls",
     "monitor": "monitor_calls",
     "owners": "owner_calls",

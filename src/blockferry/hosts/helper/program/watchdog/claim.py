@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Iterator
 
+from blockferry.hosts.helper.program import state_directory
 from blockferry.hosts.helper.program.watchdog.tables import Json
 
 
@@ -16,11 +17,7 @@ class Claim:
     """A file below /run that names the one watch of a move that may act; and what was cut off already."""
 
     def __init__(self, move: str) -> None:
-        home = "/run/blockferry" if os.geteuid() == 0 else f"/tmp/blockferry-{os.geteuid()}"
-        os.makedirs(home, mode=0o700, exist_ok=True)
-        if os.lstat(home).st_uid != os.geteuid():
-            raise SystemExit(f"{home} is somebody else's")
-        self.path = f"{home}/watch-{move}"
+        self.path = f"{state_directory.path()}/watch-{move}"
         self.token = f"{os.getpid()}-{time.monotonic_ns()}"
         self.before: Json = {}  # what watches before have cut off: directory -> after how many seconds
         with self._locked() as known:
