@@ -118,6 +118,9 @@ class Guard:
     def disarm(self) -> None:
         self.armed = False
 
+    def host_problem(self) -> str:
+        return ""
+
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[PaperSite]:
