@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from paper_host import HOST, PaperSite
@@ -278,6 +279,68 @@ def test_a_saved_state_names_it(site: PaperSite, tmp_path: Path) -> None:
     site.connection.raw.lookupByName("web01").destroy()
     site.define("web01", {"vda": image(tmp_path / "new.qcow2")})
     assert needed(site, path) == "snapshot s1 of VM web01 refers to it"
+
+
+def not_answering(monkeypatch: pytest.MonkeyPatch, *silent: Path) -> None:
+    """They cannot be looked at: their mount does not answer. stat(2) of the file did, a moment before."""
+    really = references.look
+
+    def look(*words: Any) -> ReferencesSeen:
+        found = really(*words)
+        paths = {
+            path: dataclasses.replace(one, identity=None, absent="", error="ETIMEDOUT") if Path(path) in silent else one
+            for path, one in found.paths.items()
+        }
+        return dataclasses.replace(found, paths=paths)
+
+    monkeypatch.setattr(references, "look", look)
+
+
+@pytest.mark.parametrize("silent", ["the file", "a directory above it"])
+def test_a_file_that_cannot_be_looked_at_may_be_named_by_another_path(
+    site: PaperSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, silent: str
+) -> None:
+    """Whoever names it by a second mount or a link was not found then, and it was taken for unneeded."""
+    path = image(tmp_path / "pool" / "old.qcow2")
+    (tmp_path / "alias").symlink_to(tmp_path / "pool")
+    site.define("web01", {"vda": image(tmp_path / "new.qcow2")})
+    not_answering(monkeypatch, path if silent == "the file" else path.parent)
+    why = needed(site, path)
+    assert why is not None
+    assert "ETIMEDOUT" in why
+
+
+def test_what_a_snapshot_names_and_cannot_be_looked_at_is_a_doubt(
+    site: PaperSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, other = image(tmp_path / "old.qcow2"), image(tmp_path / "named.qcow2")
+    site.define("web01", {"vda": other})
+    site.start("web01")
+    site.connection.raw.lookupByName("web01").snapshotCreateXML("<domainsnapshot><name>s1</name></domainsnapshot>")
+    site.connection.raw.lookupByName("web01").destroy()
+    site.define("web01", {"vda": image(tmp_path / "new.qcow2")})
+    assert needed(site, path) is None
+    not_answering(monkeypatch, other)
+    why = needed(site, path)
+    assert why is not None
+    assert "snapshot s1 of VM web01" in why
+
+
+def test_a_vm_that_is_defined_while_the_vms_are_listed_is_not_missed(
+    site: PaperSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = image(tmp_path / "old.qcow2")
+    site.define("web01", {"vda": image(tmp_path / "new.qcow2")})
+    really, done = domain_list._read_unless_gone, []
+
+    def read(*words: Any) -> Any:
+        if not done:
+            done.append(True)
+            site.define("db01", {"vda": path})
+        return really(*words)
+
+    monkeypatch.setattr(domain_list, "_read_unless_gone", read)
+    assert needed(site, path) == "VM db01 refers to it"
 
 
 # ------------------------------------------------------------ what is named in other ways, and what cannot be seen

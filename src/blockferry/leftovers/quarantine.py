@@ -124,7 +124,8 @@ def purge(site: Host, journal: MoveJournal, paths: Sequence[str], now: bool) -> 
         before = len(left)
         for one in list(left):
             said = proof.claims(journal, site.connection.uri, site.connection.host_id())
-            gone, sentence = _purge_one(site, journal, asked, said, one, [row.path for row in left], removed, now=now)
+            absent = [path for path, seen in files.stat_many(site.runner, removed).items() if seen is None]
+            gone, sentence = _purge_one(site, journal, asked, said, one, [row.path for row in left], absent, now=now)
             done[one.path] = gone, sentence
             if gone:
                 left.remove(one)
@@ -145,7 +146,7 @@ def _purge_one(
     *,
     now: bool,
 ) -> tuple[bool, str]:
-    """`removed`: what is gone already, which the inventory still has."""
+    """`removed`: what we have removed and is still gone, which the inventory may still have."""
     state = _look(site, asked, said, one, together, patience_s=proof.PATIENCE_S, going=removed)
     if state.doubt is not None:
         return False, f"{one.path} stays, because {state.doubt}"

@@ -111,6 +111,11 @@ def find(inventory: HostInventory, kept: Iterable[Kept]) -> FileReferences:
     for path, what in beside.trees.items():
         _add_tree(names, path, f"{what} names the directory {path}, which holds it")
     names.doubts += [Doubt(f"it cannot be told what {problem}") for problem in beside.problems]
+    for path, what in (*beside.paths.items(), *beside.trees.items()):
+        seen = inventory.seen(path)
+        if seen is not None and seen.error:
+            doubt = f"{path}, which {what} names, cannot be looked at ({seen.error}) and may be this file"
+            names.doubts.append(Doubt(doubt))
     names.doubts += [doubt for what, volume in beside.unlocated for doubt in _unlocated(what, volume)]
     names.doubts += [Doubt(problem) for problem in inventory.problems]
     if not inventory.looked.mounts:

@@ -42,6 +42,9 @@ VALID_S = 2.0
 """So long after it was taken an inventory answers for removals; on a large host as long as taking it took. What comes
 up meanwhile is a VM that is defined, or an image that is made, on an old file in that very moment."""
 
+MOST_VALID_S = 10.0
+"""But never for longer: a mount that was waited for makes no inventory last longer."""
+
 USERS_VALID_S = 0.5
 """The same of who has the files open: a VM that is started opens them."""
 
@@ -217,7 +220,8 @@ class Proof:
         assert own.names is not None
         named = _named(path, own.names, gone) or _claimed(path, own.names.inventory, said, rows)
         doubt = next((one.sentence for one in own.names.doubts if one.about(path, is_base, gone)), None)
-        return named or doubt or _needed_elsewhere(path, own.names.inventory, self._hosts[1:], is_base)
+        unseen = _unseen_itself(path, found, own.names.inventory)
+        return named or doubt or unseen or _needed_elsewhere(path, own.names.inventory, self._hosts[1:], is_base)
 
     # ------------------------------------------------------------ looking
 
@@ -260,7 +264,7 @@ class Proof:
             for place, one in enumerate(sights)
         )
         now = time.monotonic()
-        self._until = now + max(self._least_s, now - began)
+        self._until = now + max(self._least_s, min(now - began, MOST_VALID_S))
         self._users_until = 0.0
 
     def _users_known(self, path: str) -> Users | None:
@@ -330,6 +334,22 @@ def _needed_elsewhere(path: str, own: HostInventory, others: Iterable[_Known], i
         doubt = next((one.sentence for one in other.names.doubts if one.about(path, is_base)), None)
         if named or doubt:
             return f"{host} {named or doubt}"
+    return None
+
+
+def _unseen_itself(path: str, found: FileStat, inventory: HostInventory) -> str | None:
+    """Why it cannot be told by which other paths the file is reached: it, or a directory above it, was not seen."""
+    if inventory.problems:
+        return None  # each of them is a doubt about every file
+    seen = inventory.seen(path)
+    if seen is None or seen.error:
+        return f"it could not be looked at ({'not asked' if seen is None else seen.error})"
+    if seen.identity != (found.device, found.inode):
+        return "it was replaced by another file while it was looked at"
+    for directory in _above(path):
+        above = inventory.seen(directory)
+        if above is not None and above.error:
+            return f"{directory}, where it lies, could not be looked at ({above.error})"
     return None
 
 

@@ -46,15 +46,10 @@ def all_vms(connection: Connection) -> tuple[Vm, ...]:
 
     What libvirt can tell of all VMs in one call is asked so: of 500 VMs each call more takes a tenth of a second.
     """
-    with connection.doing("list the VMs"):
-        domains = connection.raw.listAllDomains(0)
-    traits = _traits(connection)
-    read = [(one, vm) for one in domains if (vm := _read_unless_gone(connection, one, traits)) is not None]
-    now = _traits(connection)
-    changed = (traits.persistent ^ now.persistent) | (traits.active ^ now.active)
-    if changed:  # started, shut off, defined or undefined meanwhile: such a VM is read by itself
-        again = [(one, _read_unless_gone(connection, one) if vm.uuid in changed else vm) for one, vm in read]
-        read = [(one, vm) for one, vm in again if vm is not None]
+    for _ in range(LISTED_AT_MOST):
+        read, whole = _read_all(connection)
+        if whole:
+            break
     # Asked after the XMLs: a snapshot that was taken in between names what the VM's own XML names no longer.
     saved, points = _with(connection, _SAVED), _with(connection, _CHECKPOINTS)
     snapshots = _with(connection, _SNAPSHOTS)
@@ -68,6 +63,25 @@ def all_vms(connection: Connection) -> tuple[Vm, ...]:
         for one, vm in read
     )
     return tuple(sorted(found, key=lambda vm: vm.name))
+
+
+LISTED_AT_MOST = 4
+"""So often the VMs are listed while others come and go: one that is defined anew, or comes up, is not to be missed."""
+
+
+def _read_all(connection: Connection) -> tuple[list[tuple[libvirt.virDomain, Vm]], bool]:
+    """The VMs as their XML tells of them; and whether none has come, gone or been defined anew meanwhile."""
+    with connection.doing("list the VMs"):
+        domains = connection.raw.listAllDomains(0)
+    traits = _traits(connection)
+    seen = [(one, _read_unless_gone(connection, one, traits)) for one in domains]
+    now = _traits(connection)
+    changed = (traits.persistent ^ now.persistent) | (traits.active ^ now.active)
+    if changed:  # started or shut off meanwhile: such a VM is read by itself
+        seen = [(one, _read_unless_gone(connection, one) if vm and vm.uuid in changed else vm) for one, vm in seen]
+    read = [(one, vm) for one, vm in seen if vm is not None]
+    new = (now.persistent | now.active) - {vm.uuid for _, vm in read}
+    return read, len(read) == len(seen) and not new
 
 
 _ACTIVE = libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE

@@ -76,7 +76,7 @@ def qcow2(head: bytes, size: int, more: Callable[[], bytes]) -> tuple[int, tuple
         raise Unusual
     cluster = 1 << cluster_bits
     features, header = (0, 72) if version == 2 else struct.unpack_from(">Q20xI", head, 72)
-    if features & ~KNOWN_FEATURES or not 72 <= header <= cluster:
+    if features & ~KNOWN_FEATURES or not (72 if version == 2 else 104) <= header <= cluster:
         raise Unusual
     if l1_at % cluster or counts_at % cluster or l1_at + l1_size * 8 > size or counts_at >= size or not counts:
         raise Unusual
