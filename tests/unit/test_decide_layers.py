@@ -772,6 +772,7 @@ LOOKS = actions.Await("initialise", 0.002)
         (RUNS, replace(SWITCHED, folds={"vda": Stage.CLEAN}), Job.FOLD, True, 0.0, actions.Await("fold", 0.1)),
         (STANDS, replace(SWITCHED, folds={"vda": Stage.STARTED}), Job.FOLD, True, 0.0, CLEAN),
         (STANDS, SWITCHED, Job.NONE, False, 0.0, actions.StartCommit("vda")),  # its owner has paused the VM
+        (STANDS, SWITCHED, Job.FOLD, True, 0.0, actions.AbortCopy("vda")),  # nothing noted of it, or given up
     ],
 )  # fmt: skip
 def test_how_a_commit_begins_with_the_start_race(

@@ -84,7 +84,7 @@ def guard(runner: LocalRunner, vm: PaperVm) -> Iterator[HostGuard]:
     yield found
     found.disarm()
     found.leave()
-    guard_calls.forget(vm.uuid)
+    Path(guard_calls.record_path(vm.uuid)).unlink(missing_ok=True)
 
 
 def processes(vm: PaperVm) -> list[int]:
@@ -235,5 +235,27 @@ def test_the_record_names_one_arming(vm: PaperVm) -> None:
     guard_calls.note(vm.uuid, "t1")
     assert guard_calls.acted(vm.uuid, "t1")
     assert not guard_calls.acted(vm.uuid, "t2")
-    guard_calls.forget(vm.uuid)
+    Path(guard_calls.record_path(vm.uuid)).unlink(missing_ok=True)
     assert json.dumps(guard_calls.acted(vm.uuid, "t1")) == "false"
+
+
+def test_what_nobody_has_foreseen_does_not_end_it(monkeypatch: pytest.MonkeyPatch, vm: PaperVm) -> None:
+    """An error in its look ended the guard, while the guest stood still."""
+
+    def fails() -> bool | None:
+        raise BrokenPipeError
+
+    watched = guard_calls.SuspendedVm("qemu:///system", vm.uuid)
+    monkeypatch.setattr(watched, "let_run", fails)
+    loop = guard_calls.GuardLoop(watched)
+    loop.token, loop.linger_s = "t", guard_calls.LINGER_S
+    loop.look()
+    assert (loop.token, loop.looks) == ("t", 1)
+
+
+def test_the_note_of_another_arming_is_not_removed(vm: PaperVm) -> None:
+    guard_calls.note(vm.uuid, "theirs")
+    guard_calls.forget(vm.uuid, "ours")
+    assert guard_calls.acted(vm.uuid, "theirs")
+    guard_calls.forget(vm.uuid, "theirs")
+    assert not guard_calls.acted(vm.uuid, "theirs")

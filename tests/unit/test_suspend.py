@@ -22,7 +22,7 @@ from blockferry.storage_move.lost_vm import past_libvirt
 from blockferry.storage_move.observation import DiskSide, DiskView, Observation
 from blockferry.storage_move.observe import Memory, Observer
 from blockferry.storage_move.overlays import effects as overlays_effects
-from blockferry.storage_move.record import Record
+from blockferry.storage_move.record import Record, Stage
 from blockferry.storage_move.switch import effects as switch_effects
 
 NO_ANSWER = LibvirtFailed("suspend VM web01", "no answer", "VIR_ERR_OPERATION_TIMEOUT")
@@ -177,3 +177,25 @@ def test_an_owners_pause_after_ours_is_the_owners_though_the_journal_could_not_b
     journal.away = False
     context.memory.suspended_at = None
     assert loop._record().suspended, "another suspension of ours"
+
+
+@pytest.mark.parametrize("ours", [True, False], ids=["our own suspension", "one that was found"])
+def test_what_was_begun_counts_as_clean_only_in_a_suspension_of_this_process(
+    ours: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever takes over cannot know whether the guest has run in between: its guards may have let it."""
+    monkeypatch.setattr(past_libvirt, "may_stand", lambda _control, _runner: False)
+    noted: list[Record] = []
+    nothing: Any = lambda *_words: None  # noqa: E731
+    vm = Paused(True)
+    memory = Memory(suspended_at=1.0 if ours else None)
+    found = SimpleNamespace(
+        control=vm, guard=vm, runner=None, memory=memory, note=noted.append, tell=nothing, stop=threading.Event(),
+        plan=make_plan(1), stalls={},
+    )  # fmt: skip
+    record = Record(suspended=True, folds={"vda": Stage.STARTED, "vdb": Stage.STARTED})
+    seen = replace(SEEN, state=PowerState.PAUSED, record=record)
+    switch_effects.resume(cast(Context, found), actions.Resume(clean=("vda",), folds=("vda",)), seen)
+    assert (noted[-1].copy("vda").stage is Stage.CLEAN) is ours
+    assert noted[-1].folds == ({"vda": Stage.CLEAN} if ours else {}), "what was given up is not known any more"
+    assert memory.resumed

@@ -65,6 +65,8 @@ class HostGuard:
             if self._is_ready() and self._order(f"arm {token} {seconds}", {"armed": token}):
                 self.token, self.problem, self._until = token, "", began + seconds
                 return token
+            if self._process is not None:  # it may be armed all the same, and answer late
+                self._process.order(f"disarm {token}")
             self.leave()
         return ""
 

@@ -182,8 +182,9 @@ def _fold_live(plan: Plan, seen: Observation, view: DiskView, at_source: bool) -
         )
     if view.job is Job.FOLD:
         if plan.disk(target).overlay_suspended_start and record.folds.get(target) is not Stage.CLEAN:
-            if seen.state is PowerState.RUNNING:
-                return actions.AbortCopy(target)  # it may have missed a write
+            begun = record.folds.get(target)
+            if seen.state is PowerState.RUNNING or begun not in (Stage.STARTING, Stage.STARTED):
+                return actions.AbortCopy(target)  # it may have missed a write: whoever pauses the VM now
             return actions.SaveClean(folds=(target,)) if view.initialised else actions.Await("initialise", 0.1)
         return actions.PivotCommit(target, at_source) if view.ready else actions.Await("fold", 0.1)
     if stage is not OverlayState.USED:

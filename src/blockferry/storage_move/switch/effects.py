@@ -76,7 +76,7 @@ def resume(context: Context, action: actions.Resume, seen: Observation) -> None:
     if context.memory.suspended_at is not None:
         stall_s = time.monotonic() - context.memory.suspended_at
     context.memory.suspended_at = None
-    context.memory.resumed = context.memory.resumed or was_suspended
+    context.memory.resumed = True  # by whomever: a pause from now on is its owner's
     context.guard.disarm()
     point("resumed")
     record = seen.record
@@ -84,10 +84,13 @@ def resume(context: Context, action: actions.Resume, seen: Observation) -> None:
     if stall_s is not None:
         context.stalls[kind] = max(stall_s, context.stalls.get(kind, 0.0))
         context.tell("action", f"{context.plan.vm} was suspended for {format_duration(stall_s)} ({kind})")
-    if was_suspended:
+    # A process that has taken over cannot know whether the guest ran in between: what it finds begun is begun anew.
+    clean = was_suspended and stall_s is not None
+    if clean:
         for target in action.clean:
             record = record.with_copy(target, replace(record.copy(target), stage=Stage.CLEAN))
-        record = replace(record, folds={**record.folds, **dict.fromkeys(action.folds, Stage.CLEAN)})
+    folds = {target: stage for target, stage in record.folds.items() if stage is Stage.CLEAN}
+    record = replace(record, folds={**folds, **(dict.fromkeys(action.folds, Stage.CLEAN) if clean else {})})
     if action.switch_failed:
         record = replace(record, switch_attempts=record.switch_attempts + 1)
         context.memory.retry_at = time.monotonic() + retry_after_s(record.switch_attempts)

@@ -53,9 +53,11 @@ def note(uuid: str, token: str) -> bool:
     return True
 
 
-def forget(uuid: str) -> None:
-    with contextlib.suppress(OSError):
-        os.unlink(record_path(uuid))
+def forget(uuid: str, token: str) -> None:
+    """Remove what was written down for this arming; a note for another one stays."""
+    if acted(uuid, token):
+        with contextlib.suppress(OSError):
+            os.unlink(record_path(uuid))
 
 
 class GuardLoop:
@@ -98,7 +100,7 @@ class GuardLoop:
                 say({"armed": self.token})
         elif order[:1] == ["disarm"] and len(order) == 2:
             self.token = ""
-            forget(self.vm.uuid)
+            forget(self.vm.uuid, order[1])
             say({"disarmed": order[1]})
 
     def look(self) -> None:
@@ -106,7 +108,7 @@ class GuardLoop:
         if acted(self.vm.uuid, self.token):
             self.token = ""
             return
-        done = self.vm.let_run()
+        done = self.let_run()
         if done:
             with contextlib.suppress(OSError):
                 note(self.vm.uuid, self.token)
@@ -119,6 +121,13 @@ class GuardLoop:
             self.token = ""
         self.look_at = time.monotonic() + (RECHECK_S if self.looks < SLOW_AFTER else SLOW_RECHECK_S)
 
+    def let_run(self) -> bool | None:
+        """As SuspendedVm; None also when something nobody has foreseen went wrong: it is tried again, and goes on."""
+        try:
+            return self.vm.let_run()
+        except Exception:  # noqa: BLE001 - it may not end while the guest may stand still
+            return None
+
 
 def say(words: dict[str, Any]) -> None:
     with contextlib.suppress(OSError):  # nobody reads any more
@@ -130,16 +139,25 @@ def alone(wish: dict[str, Any]) -> None:
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
     vm = SuspendedVm(wish["uri"], wish["uuid"])
-    why = vm.problem()
+    why = vm.problem() or directory_problem()
     if why:
         say({"problem": why})
         return
     GuardLoop(vm).run()
 
 
+def directory_problem() -> str:
+    """Return why nothing can be written down here, a clause; "" when it can."""
+    try:
+        state_directory.path()
+    except (OSError, SystemExit) as error:
+        return str(error)
+    return ""
+
+
 def problem(uri: str) -> str:
     """Return why no guard can stand here for VMs of the libvirt at `uri`, a clause; "" when one can."""
-    return SuspendedVm(uri, "").problem()
+    return SuspendedVm(uri, "").problem() or directory_problem()
 
 
 CALLS: dict[str, Callable[..., Any]] = {"acted": acted, "note": note, "problem": problem}
