@@ -28,6 +28,7 @@ def planned(
     insisted: bool | None = None,
     persistent: bool = True,
     format: str = "qcow2",
+    free: int = 9000 * GiB,
     **asked: object,
 ) -> tuple[dict[str, Finding], Plan | None]:
     """A VM with one disk of that size, an eighth of it in use: what is said, and the plan."""
@@ -42,7 +43,7 @@ def planned(
         qemu=qemu,
         chains={"vda": (Image(path, format, size, size // 8),)},
         available={"ssd": 9000 * GiB},
-        source_free={"vda": 9000 * GiB},
+        source_free={"vda": free},
         suspended_start=insisted,
     )
     request = MoveRequest("web01", "ssd", **asked)  # type: ignore[arg-type]
@@ -138,3 +139,14 @@ def test_the_pauses_of_checkpoints_are_told(size: int, asked: dict[str, object],
     found, plan = planned(size, **{"qemu": (10, 0, 13), **asked})  # type: ignore[arg-type]
     assert plan is not None
     assert ("CHECKPOINT_PAUSES" in found) is said
+
+
+@pytest.mark.parametrize(("size", "by_overlay"), [(50 * GiB, False), (1024 * GiB, True)])
+def test_a_short_pause_is_better_than_an_overlay_on_a_nearly_full_datastore(
+    size: int, by_overlay: bool
+) -> None:
+    """A full datastore is what people move away from; an overlay that fills it stops the guest."""
+    said, disk = checked(size, free=size // 20)
+    assert disk is not None
+    assert disk.overlay_first is by_overlay
+    assert ("START_PAUSE" in said) is not by_overlay

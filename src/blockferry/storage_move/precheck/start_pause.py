@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from blockferry.base.units import GiB, format_duration
+from blockferry.base.units import GiB, format_duration, format_size
 from blockferry.hosts.defects import Version
 from blockferry.storage_move.facts import Facts
 from blockferry.storage_move.overlays import resume_rules
@@ -24,6 +24,10 @@ LIMIT_S = 0.1
 
 REFUSED_S = 1.0
 """A disk whose start takes longer, and that cannot go by way of an overlay, is not moved while its VM runs."""
+
+LEAST_FREE = 10
+"""Beside a source with less free than this part of the disk's size a short pause is better than an overlay: a datastore
+that runs full stops the guest, and a full one is what people move away from."""
 
 CALLS_S = 0.03
 """Suspend, one call that starts a job, resume. The figures are of QEMU 7.2 on two slow cores (docs/measured.md)."""
@@ -61,6 +65,9 @@ def why_no_overlay(disk: DiskPlan, request: MoveRequest, facts: Facts, method: M
         return "a copy that may have to go over to a mirror never goes by way of an overlay"
     if request.contract is not None:
         return "a base below an overlay is copied outside of QEMU, which minds no latency contract"
+    free = facts.source_free.get(disk.target)
+    if free is not None and free * LEAST_FREE < disk.virtual_size and expected_s(disk, facts) <= REFUSED_S:
+        return f"only {format_size(free)} are free beside {disk.source} for what the guest writes meanwhile"
     return resume_rules.why_not_running(disk, facts)
 
 
