@@ -22,7 +22,7 @@ from blockferry.storage_move.request import (
     SourcePolicy,
 )
 
-PLAN_VERSION = 6
+PLAN_VERSION = 7
 """2: UEFI variables apart from the home's files, files copied as they are; an older blockferry would lose them.
 
 3: a VM may be held in a saved state for its UEFI variables; an older blockferry would leave it there.
