@@ -24,6 +24,8 @@ from lab.sizes import GIB
 
 HERE = Path(__file__).parent
 NOW = "this version"
+SESSION = "virsh: list --all, domblklist, one session"
+PROCESSES = "virsh: the same, a process each"
 
 
 @dataclass
@@ -65,11 +67,11 @@ def inventory(most: int, files: int, listed: int, rounds: int, beside: Path | No
         define(host, store, 0, listed)
         say(f"{listed} VMs are defined; load {os.getloadavg()[0]:.1f}")
         figures = Figures()
-        for _ in range(rounds):
+        for _ in range(rounds if listed else 0):
             measure_vms(host, figures, versions, listed)
-        names = ("virsh: list --all, domblklist, one session", "virsh: the same, a process each")
-        for line in figures.lines((names[0], names[1], *(f"blockferry vms, {one}" for one in versions))):
-            say(line)
+        if listed:
+            for line in figures.lines((SESSION, PROCESSES, *(f"blockferry vms, {one}" for one in versions))):
+                say(line)
         define(host, store, listed, most)
         say(f"{most} VMs, {3 * most} images, {files} old files; load {os.getloadavg()[0]:.1f}")
         for number in range(rounds):
@@ -129,10 +131,10 @@ def domain(home: Path) -> str:
 def measure_vms(host: Host, figures: Figures, versions: dict[str, Path], count: int) -> None:
     names = [f"vm-{number:04}" for number in range(count)]
     session = "list --all\n" + "".join(f"domblklist {name}\n" for name in names)
-    figures.add("virsh: list --all, domblklist, one session", timed(lambda: host.virsh(stdin=session, timeout=600)))
+    figures.add(SESSION, timed(lambda: host.virsh(stdin=session, timeout=600)))
     loop = 'virsh list --all; for one in "$@"; do virsh domblklist $one; done'
     figures.add(
-        "virsh: the same, a process each",
+        PROCESSES,
         timed(lambda: host.run(["sh", "-c", loop, "sh", *names], timeout=600)),
     )
     for name, source in versions.items():

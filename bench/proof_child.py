@@ -5,31 +5,42 @@ Arguments: the files. What is asked is what a release asks before it removes the
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 import time
-
-from blockferry.hosts.host import Host
-from blockferry.safety import proof
+from typing import Any
 
 
-def answers(site: Host, paths: list[str]) -> list[str | None]:
+def versions() -> tuple[Any, Any]:
+    """The module of the proof, and the class of a host, of the version that is measured: by its layout of today, or of
+    before the rooms."""
+    try:
+        host = importlib.import_module("blockferry.hosts.host").Host
+        return importlib.import_module("blockferry.safety.proof"), host
+    except ModuleNotFoundError:
+        site = importlib.import_module("blockferry.engine.site").Site
+        return importlib.import_module("blockferry.engine.proof"), site
+
+
+def answers(proof: Any, host: Any, paths: list[str]) -> list[str | None]:
     """The answer for each file. Before there was `Proof`, each file was a proof with an inventory of its own."""
     said = proof.Claims()
     if not hasattr(proof, "Proof"):
-        return [proof.needed_by(site, path, said, going=paths, patience_s=0) for path in paths]
-    asked = proof.Proof(site, paths)
+        return [proof.needed_by(host, path, said, going=paths, patience_s=0) for path in paths]
+    asked = proof.Proof(host, paths)
     return [asked.needed_by(path, said, going=paths, patience_s=0) for path in paths]
 
 
 def main() -> None:
-    site = Host("qemu:///system")
-    assert site.connection.host_id()
-    site.runner.call("files.there", path="/")
+    proof, make = versions()
+    host = make("qemu:///system")
+    assert host.connection.host_id()
+    host.runner.call("files.there", path="/")
     began = time.monotonic()
-    found = answers(site, sys.argv[1:])
+    found = answers(proof, host, sys.argv[1:])
     print(json.dumps({"seconds": time.monotonic() - began, "answers": found}))
-    site.close()
+    host.close()
 
 
 if __name__ == "__main__":
