@@ -32,7 +32,11 @@ PLAN_VERSION = 7
 5: a move belongs to the host of its UUID; an older blockferry would take it up on any host with the same URI.
 
 6: files of the home that the XML names elsewhere than in disks; an older blockferry would not rewrite those names, and
-would remove the files."""
+would remove the files.
+
+7: commits of overlays may begin in a suspension, and an overlay may come first; an older blockferry would commit while
+the guest runs, on a QEMU that loses writes then.
+"""
 
 
 @dataclass(frozen=True, slots=True)
