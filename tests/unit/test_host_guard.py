@@ -17,6 +17,7 @@ import pytest
 from blockferry.hosts.helper import host_guard
 from blockferry.hosts.helper.host_guard import HostGuard, local_uri
 from blockferry.hosts.helper.program import guard_calls
+from blockferry.hosts.helper.program.suspended_vm import SuspendedVm
 from blockferry.hosts.runner import LocalRunner
 from lab.process import wait_until
 
@@ -245,7 +246,7 @@ def test_what_nobody_has_foreseen_does_not_end_it(monkeypatch: pytest.MonkeyPatc
     def fails() -> bool | None:
         raise BrokenPipeError
 
-    watched = guard_calls.SuspendedVm("qemu:///system", vm.uuid)
+    watched = SuspendedVm("qemu:///system", vm.uuid)
     monkeypatch.setattr(watched, "let_run", fails)
     loop = guard_calls.GuardLoop(watched)
     loop.token, loop.linger_s = "t", guard_calls.LINGER_S

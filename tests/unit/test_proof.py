@@ -331,7 +331,8 @@ def test_a_vm_that_is_defined_while_the_vms_are_listed_is_not_missed(
 ) -> None:
     path = image(tmp_path / "old.qcow2")
     site.define("web01", {"vda": image(tmp_path / "new.qcow2")})
-    really, done = domain_list._read_unless_gone, []
+    really = domain_list._read_unless_gone
+    done: list[bool] = []
 
     def read(*words: Any) -> Any:
         if not done:

@@ -142,9 +142,7 @@ def test_the_pauses_of_checkpoints_are_told(size: int, asked: dict[str, object],
 
 
 @pytest.mark.parametrize(("size", "by_overlay"), [(50 * GiB, False), (1024 * GiB, True)])
-def test_a_short_pause_is_better_than_an_overlay_on_a_nearly_full_datastore(
-    size: int, by_overlay: bool
-) -> None:
+def test_a_short_pause_is_better_than_an_overlay_on_a_nearly_full_datastore(size: int, by_overlay: bool) -> None:
     """A full datastore is what people move away from; an overlay that fills it stops the guest."""
     said, disk = checked(size, free=size // 20)
     assert disk is not None
