@@ -213,6 +213,7 @@ def test_libvirtd_killed_in_the_window_of_a_switch(make: Vm, line: Line, pair: t
         (1, "snapshot", "fold-pivoted", "vda"),
         (3, "snapshot", "fold-pivoted", "vda"),
         (1, "clone", "fold-pivoted", "vda"),
+        (3, "clone", "fold-pivoted", "vda"),
     ],
     indirect=["make"],
 )
@@ -248,16 +249,36 @@ def _concluded(vm: Vm, target: str, method: str, where: str) -> bool:
     return "<mirror" not in disk
 
 
-@pytest.mark.parametrize("make", [3], indirect=True)
-def test_lost_while_a_copy_is_taken_back(make: Vm, line: Line, pair: tuple[Datastore, Datastore]) -> None:
+@pytest.mark.sampled(0.5)
+@pytest.mark.parametrize(
+    ("make", "method", "job"),
+    [
+        (1, "mirror", "copy"),
+        (3, "mirror", "copy"),
+        (1, "changed-blocks", "copy"),
+        (3, "changed-blocks", "copy"),
+        (3, "snapshot", "copy"),
+        (1, "snapshot", "commit"),
+    ],
+    indirect=["make"],
+)
+def test_lost_while_a_move_is_taken_back(
+    make: Vm, method: str, job: str, line: Line, pair: tuple[Datastore, Datastore]
+) -> None:
+    """In the end of a cancelled copy, or of the commit of an overlay into the old image."""
     vm = make
-    words = ("move", vm.name, "--to", "lost-far", "--method", "mirror")
-    process = line.start(*words, point="in-step:stop,abort-asked:stop")
+    words = ("move", vm.name, "--to", "lost-far", "--method", method)
+    back = "abort-asked:stop" if job == "copy" else "fold-pivoting:stop,fold-pivoted:stop"
+    process = line.start(*words, point=f"in-step:stop,{back}")
     line.wait_stopped(process)
     config = vm.saved_config()
     line.do("cancel", line.unfinished()[0], "--no-wait")
     go_on(process)
     line.wait_stopped(process)
+    if job == "commit":
+        config = vm.saved_config()
+        go_on(process)
+        line.wait_stopped(process)
     wait_until(lambda: _concluded(vm, "vda", "mirror", ""), "the end of the job", timeout=60)
     vm.lose("vda", config)
     go_on(process)
