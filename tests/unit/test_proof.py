@@ -411,6 +411,22 @@ def test_a_volume_of_a_pool_that_nobody_knows(site: PaperSite, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("how", ["empty", "missing"])
+def test_what_a_snapshot_names_on_a_datastore_that_is_not_mounted(site: PaperSite, tmp_path: Path, how: str) -> None:
+    """It may stand on the file, or be the file by another mount."""
+    path, away = image(tmp_path / "here" / "tmpl.qcow2"), tmp_path / "san"
+    site.define("web01", {"vda": image(away / "old.qcow2")})
+    site.start("web01")
+    site.connection.raw.lookupByName("web01").snapshotCreateXML("<domainsnapshot><name>s1</name></domainsnapshot>")
+    site.connection.raw.lookupByName("web01").destroy()
+    site.define("web01", {"vda": image(tmp_path / "new.qcow2")})
+    assert needed(site, path) is None
+    shutil.rmtree(away)
+    if how == "empty":
+        away.mkdir()
+    assert "which snapshot s1 of VM web01 names, cannot be looked at" in str(needed(site, path))
+
+
+@pytest.mark.parametrize("how", ["empty", "missing"])
 def test_a_datastore_that_is_not_mounted(site: PaperSite, tmp_path: Path, how: str) -> None:
     """What a linked clone stands on cannot be told while its datastore is not mounted."""
     path = image(tmp_path / "here" / "tmpl.qcow2")

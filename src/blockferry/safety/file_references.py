@@ -111,11 +111,7 @@ def find(inventory: HostInventory, kept: Iterable[Kept]) -> FileReferences:
     for path, what in beside.trees.items():
         _add_tree(names, path, f"{what} names the directory {path}, which holds it")
     names.doubts += [Doubt(f"it cannot be told what {problem}") for problem in beside.problems]
-    for path, what in (*beside.paths.items(), *beside.trees.items()):
-        seen = inventory.seen(path)
-        if seen is not None and seen.error:
-            doubt = f"{path}, which {what} names, cannot be looked at ({seen.error}) and may be this file"
-            names.doubts.append(Doubt(doubt))
+    names.doubts += _doubts_beside(inventory)
     names.doubts += [doubt for what, volume in beside.unlocated for doubt in _unlocated(what, volume)]
     names.doubts += [Doubt(problem) for problem in inventory.problems]
     if not inventory.looked.mounts:
@@ -130,6 +126,21 @@ def find(inventory: HostInventory, kept: Iterable[Kept]) -> FileReferences:
     _add_stores(names)
     _doubt_the_rest(names)
     return names
+
+
+def _doubts_beside(inventory: HostInventory) -> list[Doubt]:
+    """A doubt for each path that only snapshots and saved states name, and that cannot be looked at."""
+    found = []
+    for path, what in (*inventory.beside.paths.items(), *inventory.beside.trees.items()):
+        seen = inventory.seen(path)
+        if seen is None or not _unseen(seen, inventory.datastores, inventory.looked.mounts):
+            continue
+        sentence = (
+            f"{path}, which {what} names, cannot be looked at ({seen.error or seen.absent}) and may be this file or "
+            f"stand on it: mount its datastore or mend the error; or delete {what}, if nobody needs it any more"
+        )
+        found.append(Doubt(sentence))
+    return found
 
 
 def _add_tree(names: FileReferences, path: str, sentence: str) -> None:
