@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from lab import Datastore, Host
+from lab import Datastore, Disk, Host, Lab
 from lab.pytest_plugin import *  # noqa: F403
-from tests.system.voyage import Line
+from lab.pytest_plugin import MakeGuest
+from tests.system.voyage import FarLine, Line, Voyage
 
 
 @pytest.fixture(scope="session")
@@ -26,3 +28,43 @@ def line(lab_host: Host, tmp_path: Path, stores: tuple[Datastore, ...]) -> Line:
 @pytest.fixture
 def stores(old_san: Datastore, ssd: Datastore) -> tuple[Datastore, ...]:
     return old_san, ssd
+
+
+# One desk and one far host for all files that a process plays: a lab has no two hosts of one name.
+
+
+@pytest.fixture(scope="session")
+def desk(lab_session: Lab) -> Host:
+    """Where blockferry runs when the VMs are on another host: of this machine's own distribution."""
+    return lab_session.host("desk", network=True)
+
+
+@pytest.fixture(scope="session")
+def far(lab_session: Lab, desk: Host, old_san: Datastore, ssd: Datastore) -> Host:
+    """The host whose VMs move; the desk does not have its datastores."""
+    host = lab_session.host("far", network=True)
+    for store in (old_san, ssd):
+        host.attach(store)
+    return host
+
+
+@pytest.fixture
+def far_line(desk: Host, far: Host, tmp_path: Path, stores: tuple[Datastore, ...]) -> Iterator[FarLine]:
+    """The command line on the desk, for the far host; whatever the test has cut is whole again afterwards."""
+    yield FarLine(desk, far, tmp_path, stores)
+    far.mend_network()
+
+
+@pytest.fixture
+def far_voyage(
+    make_guest: MakeGuest,
+    far: Host,
+    far_line: FarLine,
+    stores: tuple[Datastore, ...],
+    old_san: Datastore,
+) -> Voyage:
+    """A guest on the far host, whose copy takes a while."""
+    guest = make_guest([Disk("vda", old_san, size="96MiB", fill="64MiB")], host=far, start=True)
+    one = Voyage(guest, far_line, stores)
+    one.write(rate=20, most_kib=4, span_blocks=1024)
+    return one

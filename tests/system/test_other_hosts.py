@@ -7,7 +7,6 @@ machine's own distribution, by the same way).
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import pytest
 
@@ -27,12 +26,6 @@ STARTS = int(os.environ.get("BLOCKFERRY_STARTS", "3"))
 """So many disks per method get a copy that begins under load."""
 
 
-@pytest.fixture(scope="session")
-def desk(lab_session: Lab) -> Host:
-    """Where blockferry runs: a host of this machine's own distribution."""
-    return lab_session.host("desk", network=True)
-
-
 @pytest.fixture(scope="session", params=HOSTS)
 def far(request: pytest.FixtureRequest, lab_session: Lab, desk: Host, old_san: Datastore, ssd: Datastore) -> Host:
     """The host whose VMs move."""
@@ -47,11 +40,6 @@ def far_host(lab: Lab, root: RootName | None, stores: tuple[Datastore, ...]) -> 
         host.attach(store)
     print(f"{host.name}: {host.virsh('version')}")
     return host
-
-
-@pytest.fixture
-def far_line(desk: Host, far: Host, tmp_path: Path, stores: tuple[Datastore, ...]) -> FarLine:
-    return FarLine(desk, far, tmp_path, stores)
 
 
 @sampled
