@@ -30,7 +30,13 @@ cd {folder}
 state=$(cat state 2>/dev/null) || exit 1
 case "$4" in
   uri) echo qemu:///system ;;
-  domstate) [ "$state" != unknown ] || exit 1; echo "$state"; echo ;;
+  domstats)
+    case "$state" in
+      running*) numbers="1 1" ;; "paused (user)") numbers="3 1" ;; "paused (migrating)") numbers="3 2" ;;
+      "paused (I/O error)") numbers="3 5" ;; "paused (watchdog)") numbers="3 6" ;; "shut off"*) numbers="5 2" ;;
+      *) exit 1 ;;
+    esac
+    echo "Domain: 'web01'"; echo "  state.state=${{numbers% *}}"; echo "  state.reason=${{numbers#* }}"; echo ;;
   list) [ "$state" = unknown ] || echo {uuid} ;;
   resume) [ "$state" = "paused (user)" ] || exit 1; printf 'running (unpaused)' >state.new; mv state.new state ;;
   *) exit 9 ;;

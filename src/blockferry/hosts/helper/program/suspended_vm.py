@@ -1,12 +1,13 @@
 """A VM on this host that blockferry may have suspended: whether it is suspended, and resuming it.
 
-By virsh, with LC_ALL=C: exit statuses, and virsh's own fixed words for a domain's state. Where libvirt has lost the VM,
-by QEMU's own monitor.
+By virsh: exit statuses, and the numbers in which it tells a domain's state. Where libvirt has lost the VM, by QEMU's
+own monitor.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 
@@ -18,8 +19,11 @@ ASK_S = 5.0
 RESUME_S = 30.0
 """A resume is not repeated so soon: libvirtd may still carry out the one it has."""
 
-SUSPENDED = "paused (user)"
-OFF = ("shut off", "crashed")
+SUSPENDED = (3, 1)
+"""State and reason: VIR_DOMAIN_PAUSED, VIR_DOMAIN_PAUSED_USER (libvirt-domain.h)."""
+
+OFF = (5, 6)
+"""VIR_DOMAIN_SHUTOFF, VIR_DOMAIN_CRASHED."""
 
 
 class SuspendedVm:
@@ -54,16 +58,22 @@ class SuspendedVm:
             return f"virsh cannot connect to {self.uri} on the host"
         return ""
 
+    def state(self) -> tuple[int, int] | None:
+        """Return state and reason as libvirt numbers them; None when they cannot be told."""
+        said = self.virsh("domstats", "--state", self.uuid) or ""
+        found = {name: int(number) for name, number in re.findall(r"state\.(state|reason)=([0-9]+)", said)}
+        return (found["state"], found["reason"]) if len(found) == 2 else None
+
     def let_run(self) -> bool | None:
         """Resume the VM if a user of libvirt has suspended it. Whether that was done; None when it cannot be told."""
-        state = self.virsh("domstate", self.uuid, "--reason")
+        state = self.state()
         if state == SUSPENDED:
             return None if self.virsh("resume", self.uuid, seconds=RESUME_S) is None else True
         if state is None:
             known = self.virsh("list", "--all", "--uuid")
             if known is None or self.uuid in known.split():
                 return None
-        elif not state.startswith(OFF):
+        elif state[0] not in OFF:
             return False
         return self.let_run_lost()
 
