@@ -39,6 +39,7 @@ from blockferry.base.errors import (
     CopyDiffers,
     DatastoreNotFound,
     DiskNotFound,
+    HostNotConfigured,
     HostUnreachable,
     Interrupted,
     JournalFailed,
@@ -66,6 +67,7 @@ from blockferry.base.errors import (
     WaitTimedOut,
 )
 from blockferry.base.event import Event
+from blockferry.base.host_entries import HostEntry
 from blockferry.doctor.rules import Diagnosis, HostCheck, Level
 from blockferry.hosts.inventory import Datastore, Disk, DiskSource, PowerState, Vm
 from blockferry.hosts.kept import Kept
@@ -156,6 +158,8 @@ __all__ = [
     "GuestReport",
     "HomePlan",
     "HostCheck",
+    "HostEntry",
+    "HostNotConfigured",
     "HostUnreachable",
     "IfNotConverging",
     "Interrupted",
@@ -229,13 +233,24 @@ POLL_S = 0.5
 T = TypeVar("T")
 
 
-def connect(uri: str | None = None, *, journal: str | None = None, config: Config | None = None) -> Client:
+def connect(
+    uri: str | None = None,
+    *,
+    host: str | None = None,
+    journal: str | None = None,
+    config: Config | None = None,
+) -> Client:
     """Return a client for one libvirt host and one journal. Nothing is opened before it is needed.
 
-    `uri`: as in `virsh -c`. `journal`: its URL or, for SQLite, its path. What is left out is as `config` says, or
-    else the configuration files and the environment. Raises ConfigInvalid, UsageError for a URI that cannot be used.
+    `uri`: as in `virsh -c`. `host`: the same by name, as of `--host`. `journal`: its URL or, for SQLite, its path.
+    What is left out is as `config` says, or else the configuration files and the environment. Raises ConfigInvalid,
+    UsageError for a URI that cannot be used, and for a URI with a host's name beside it.
     """
     found = config or Config.load()
+    if host is not None:
+        if uri is not None:
+            raise UsageError("A URI and a host's name both say which host is meant.", "Leave one of them out.")
+        uri = found.address(host).uri
     found = replace(found, uri=uri or found.uri, journal=journal or found.journal or Config.load().journal)
     # libvirt and SQLAlchemy take a noticeable part of a second to load: only now.
     local = importlib.import_module("blockferry.local_client")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+from pathlib import Path
 from typing import Any
 
 import cli_fake
@@ -103,6 +104,43 @@ def test_global_options_are_taken_before_and_after_the_command(client: cli_fake.
     ):
         assert run(main.root, args, obj=App(opener=opener)).exit_code == 0
     assert asked == [("qemu:///env", None), ("a", None), ("b", "j"), ("b", None)]
+
+
+def test_a_host_is_named_instead_of_a_uri(
+    client: cli_fake.FakeClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str | None] = []
+
+    def opener(uri: str | None, _journal: str | None) -> cli_fake.FakeClient:
+        asked.append(uri)
+        return client
+
+    def run(*args: str, **env: str) -> Result:
+        return CliRunner(env={"BLOCKFERRY_URI": None, **env}).invoke(main.root, args, obj=App(opener=opener))
+
+    file = tmp_path / "blockferry.toml"
+    file.write_text('[hosts.kvm2]\nuri = "qemu+ssh://root@10.0.0.2/system"\n')
+    monkeypatch.setenv("BLOCKFERRY_CONFIG", str(file))
+    for args, env in (
+        (("--host", "kvm2", "vms"), {}),
+        (("vms", "--host", "kvm2"), {}),
+        (("vms", "--host", "kvm2"), {"BLOCKFERRY_URI": "qemu:///env"}),
+        (("--host", "kvm2", "vms"), {"BLOCKFERRY_URI": "qemu:///env"}),
+        (("vms",), {"BLOCKFERRY_HOST": "kvm2"}),
+        (("vms",), {"BLOCKFERRY_HOST": "kvm2", "BLOCKFERRY_URI": "qemu:///env"}),
+    ):
+        assert run(*args, **env).exit_code == 0
+    assert asked == ["qemu+ssh://root@10.0.0.2/system"] * 6
+    # What is not configured is a name for ssh, and that is said.
+    said = run("--host", "kvm9", "vms")
+    assert (said.exit_code, asked[-1]) == (0, "qemu+ssh://kvm9/system")
+    assert "kvm9 is no configured host (kvm2)" in said.stderr
+    # A URI that was typed goes before the variable; both typed are refused.
+    assert run("vms", "--uri", "b", BLOCKFERRY_HOST="kvm2").exit_code == 0
+    assert asked[-1] == "b"
+    for twice in (("--uri", "b", "vms", "--host", "kvm2"), ("--host", "kvm2", "vms", "--uri", "b")):
+        assert run(*twice).exit_code == 2
+    assert len(asked) == 8
 
 
 def test_a_table_for_a_terminal_fits_into_it(client: cli_fake.FakeClient) -> None:

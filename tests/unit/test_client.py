@@ -198,7 +198,7 @@ def test_what_is_left_out_is_as_configured() -> None:
 
 def test_the_command_line_has_the_same_options() -> None:
     move = main.root.load_all()["move"]
-    other = {"vm", "detach", "delete_source", "json", "uri", "journal", "color", "verbose", "help"}
+    other = {"vm", "detach", "delete_source", "json", "uri", "host", "journal", "color", "verbose", "help"}
     names = {str(one.name).rstrip("_") for one in move.params} - other
     assert names == set(get_type_hints(MoveOptions))
 

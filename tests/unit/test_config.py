@@ -10,7 +10,7 @@ import pytest
 
 from blockferry.base import config
 from blockferry.base.config import Config
-from blockferry.base.errors import ConfigInvalid
+from blockferry.base.errors import ConfigInvalid, HostNotConfigured, UsageError
 from blockferry.base.units import KiB, MiB
 from blockferry.storage_move.request import Method
 
@@ -18,10 +18,10 @@ from blockferry.storage_move.request import Method
 @pytest.fixture(autouse=True)
 def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No file, no variable of the machine that the tests run on."""
-    for name in ("BLOCKFERRY_CONFIG", "BLOCKFERRY_JOURNAL", "BLOCKFERRY_URI", "LIBVIRT_DEFAULT_URI"):
+    for name in ("BLOCKFERRY_CONFIG", "BLOCKFERRY_JOURNAL", "BLOCKFERRY_URI", "BLOCKFERRY_HOST", "LIBVIRT_DEFAULT_URI"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "user"))
-    monkeypatch.setattr(config, "SYSTEM_FILE", tmp_path / "etc" / "config.toml")
+    monkeypatch.setattr(config, "SYSTEM_FILE", tmp_path / "etc" / "blockferry.toml")
 
 
 def write(path: Path, text: str) -> Path:
@@ -53,6 +53,63 @@ def test_the_user_comes_after_the_system_and_the_environment_last(
     monkeypatch.setenv("BLOCKFERRY_URI", "qemu+tls://c/system")
     monkeypatch.setenv("BLOCKFERRY_JOURNAL", "postgresql+psycopg://db/x")
     assert (Config.load().uri, Config.load().journal) == ("qemu+tls://c/system", "postgresql+psycopg://db/x")
+
+
+def test_the_file_of_the_former_name_is_read_before_the_one_of_todays(tmp_path: Path) -> None:
+    write(tmp_path / "etc" / "config.toml", 'uri = "qemu+ssh://a/system"\nmethod = "mirror"\n')
+    write(tmp_path / "etc" / "blockferry.toml", 'uri = "qemu+ssh://b/system"\n')
+    assert (Config.load().uri, Config.load().method) == ("qemu+ssh://b/system", "mirror")
+    write(tmp_path / "user" / "blockferry" / "blockferry.toml", 'method = "cold"\n')
+    assert (Config.load().uri, Config.load().method) == ("qemu+ssh://b/system", "cold")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("hosts = []", []),
+        (
+            'hosts = ["kvm1", "root@kvm2", "192.0.2.7", "local", "qemu+ssh://admin@kvm4:2222/system"]',
+            [
+                ("kvm1", "qemu+ssh://kvm1/system"),
+                ("kvm2", "qemu+ssh://root@kvm2/system"),
+                ("192.0.2.7", "qemu+ssh://192.0.2.7/system"),
+                ("local", "qemu:///system"),
+                ("kvm4", "qemu+ssh://admin@kvm4:2222/system"),
+            ],
+        ),
+        (
+            '[hosts.kvm2]\nuri = "qemu+tls://kvm2.lan/system"\n[hosts.kvm3]\n[hosts.here]\nuri = "local"\n'
+            '[hosts.old]\nuri = "root@kvm9"',
+            [
+                ("kvm2", "qemu+tls://kvm2.lan/system"),
+                ("kvm3", "qemu+ssh://kvm3/system"),
+                ("here", "qemu:///system"),
+                ("old", "qemu+ssh://root@kvm9/system"),
+            ],
+        ),
+    ],
+)
+def test_hosts_are_listed_by_name_or_uri(tmp_path: Path, text: str, expected: list[tuple[str, str]]) -> None:
+    write(tmp_path / "etc" / "blockferry.toml", text)
+    assert [(one.name, one.uri) for one in Config.load().hosts] == expected
+
+
+def test_a_host_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "etc" / "blockferry.toml", 'hosts = ["root@kvm1", "kvm2"]')
+    loaded = Config.load()
+    assert loaded.host_entry("kvm1").uri == "qemu+ssh://root@kvm1/system"
+    with pytest.raises(HostNotConfigured) as unknown:
+        loaded.host_entry("kvn2")
+    assert unknown.value.nearest[0] == "kvm2"
+    assert unknown.value.configured == "kvm1, kvm2"
+    assert loaded.address("kvm1").uri == "qemu+ssh://root@kvm1/system"
+    assert loaded.address("kvm3").uri == "qemu+ssh://kvm3/system"
+    for wrong in ("", "-oProxyCommand=x", "a b", "/etc"):
+        with pytest.raises(UsageError):
+            loaded.address(wrong)
+    monkeypatch.setenv("BLOCKFERRY_URI", "qemu:///session")
+    monkeypatch.setenv("BLOCKFERRY_HOST", "kvm1")
+    assert Config.load().uri == "qemu+ssh://root@kvm1/system"
 
 
 def test_one_file_instead_of_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,6 +157,12 @@ def test_the_copy_buffer(tmp_path: Path) -> None:
         ("copy_buffer = 16", "copy_buffer: 16 is not a text"),
         ('suspended_start = "yes"', "suspended_start: 'yes' is neither"),
         ("uri = ", "Invalid value"),
+        ('hosts = "kvm1"', "hosts: 'kvm1' is neither a list"),
+        ("hosts = [7]", "hosts: 7 is not a text"),
+        ('hosts = ["-v"]', "hosts: '-v' is no name of a host"),
+        ('hosts = ["kvm1", "root@kvm1"]', "hosts: 'kvm1' is there twice"),
+        ("[hosts.kvm1]\nurl = 'x'", "hosts: kvm1: unknown key 'url'"),
+        ('hosts = ["://kvm1/system"]', "hosts: '://kvm1/system' is no URI"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, text: str, words: str) -> None:

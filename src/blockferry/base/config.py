@@ -1,8 +1,10 @@
 """Configuration: all of it optional, with defaults that need none.
 
-TOML files, the later over the earlier: /etc/blockferry/config.toml, then the user's (or only the one named by
-BLOCKFERRY_CONFIG). Environment over files: BLOCKFERRY_URI, LIBVIRT_DEFAULT_URI, BLOCKFERRY_JOURNAL, BLOCKFERRY_LOG.
+TOML files, the later over the earlier: /etc/blockferry/blockferry.toml, then the user's (or only the one named by
+BLOCKFERRY_CONFIG); beside each a config.toml, as it was called first, is read before it. Environment over files:
+BLOCKFERRY_HOST or BLOCKFERRY_URI, LIBVIRT_DEFAULT_URI, BLOCKFERRY_JOURNAL, BLOCKFERRY_LOG.
 
+    hosts = ["local", "kvm1", "qemu+ssh://root@kvm2/system"]  # or tables: [hosts.kvm2] with uri = "..."
     uri = "qemu+ssh://kvm2/system"
     journal = "sqlite:////var/lib/blockferry/journal.db"   # or "postgresql+psycopg://manager@db/blockferry"
     method = "mirror"                                      # auto, mirror, changed-blocks, snapshot, cold
@@ -31,10 +33,14 @@ from typing import Any
 
 import platformdirs
 
-from blockferry.base import units
-from blockferry.base.errors import ConfigInvalid, nearest
+from blockferry.base import host_entries, units
+from blockferry.base.errors import ConfigInvalid, HostNotConfigured, UsageError, nearest
+from blockferry.base.host_entries import HostEntry
 
-SYSTEM_FILE = Path("/etc/blockferry/config.toml")
+SYSTEM_FILE = Path("/etc/blockferry/blockferry.toml")
+OLD_NAME = "config.toml"
+"""What the file was called first. It is read where it is there, before the one of today's name."""
+
 METHODS = ("auto", "mirror", "changed-blocks", "snapshot", "clone", "cold")
 """Values of storage_move.request.Method, which lies above this layer; a test holds them together."""
 
@@ -78,6 +84,7 @@ class Config:
     """What can be configured. `method`, `bandwidth` and `keep_source_s` are what a request leaves out."""
 
     uri: str = "qemu:///system"
+    hosts: tuple[HostEntry, ...] = ()  # every host that may reach the same datastores
     journal: str = ""  # URL; empty: default_journal()
     method: str = "auto"  # one of METHODS
     bandwidth: int = 0  # bytes/s over all disks of a move, 0 unlimited
@@ -103,13 +110,38 @@ class Config:
         """By files and environment. Raises ConfigInvalid naming file, key and the nearest known key."""
         config = cls()
         named = os.environ.get("BLOCKFERRY_CONFIG")
-        user = platformdirs.user_config_path("blockferry") / "config.toml"
-        for path in [Path(named)] if named else [SYSTEM_FILE, user]:
+        user = platformdirs.user_config_path("blockferry") / SYSTEM_FILE.name
+        both = [one for path in (SYSTEM_FILE, user) for one in (path.with_name(OLD_NAME), path)]
+        for path in [Path(named)] if named else both:
             config = replace(config, **_read(path, must_exist=named is not None))
         uri = os.environ.get("BLOCKFERRY_URI") or os.environ.get("LIBVIRT_DEFAULT_URI") or config.uri
+        host = os.environ.get("BLOCKFERRY_HOST")
+        if host:
+            uri = config.address(host).uri
         journal = os.environ.get("BLOCKFERRY_JOURNAL") or config.journal or default_journal()
         log_file = os.environ.get("BLOCKFERRY_LOG") or config.log_file
         return replace(config, uri=uri, journal=journal, log_file=log_file)
+
+    def host_entry(self, name: str) -> HostEntry:
+        """Return the configured host of this name. Raises HostNotConfigured with the names that look like it."""
+        found = host_entries.find_entry(self.hosts, name)
+        if found is None:
+            names = [one.name for one in self.hosts]
+            raise HostNotConfigured(name, ", ".join(names) or "none", nearest(name, names))
+        return found
+
+    def address(self, name: str) -> HostEntry:
+        """Return the host that a person means by a name: a configured one, or else one that ssh reaches by it.
+
+        Raises UsageError for what can be no name of a host.
+        """
+        found = host_entries.find_entry(self.hosts, name)
+        if found is not None:
+            return found
+        try:
+            return host_entries.entry_of(name)
+        except ValueError as error:
+            raise UsageError(f"{error}.") from None
 
 
 def _read(path: Path, must_exist: bool) -> dict[str, Any]:
@@ -223,6 +255,7 @@ def _yes_or_no(value: object) -> bool:
 
 _KEYS: dict[str, tuple[str, Callable[[object], Any]]] = {
     "uri": ("uri", _text),
+    "hosts": ("hosts", host_entries.parse_hosts),
     "journal": ("journal", _text),
     "method": ("method", _method),
     "bandwidth": ("bandwidth", _bandwidth),

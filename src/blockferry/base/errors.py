@@ -123,6 +123,25 @@ class DiskNotFound(BlockferryError):
 
 
 @dataclass
+class HostNotConfigured(BlockferryError):
+    """The configuration lists no host of that name. Nothing was touched.
+
+    Hosts are listed in blockferry.toml: `hosts = ["kvm1", "kvm2"]` (docs/configuration.md).
+    """
+
+    code = "HOST_NOT_CONFIGURED"
+    exit_status = 3
+    sentence_form = "There is no host named {host} in the configuration; it lists: {configured}."
+    host: str
+    configured: str
+    nearest: tuple[str, ...] = ()
+
+    @property
+    def hint(self) -> str:
+        return _suggest(self.nearest) + 'Hosts are listed in blockferry.toml: hosts = ["kvm1", "kvm2"].'
+
+
+@dataclass
 class MoveNotFound(BlockferryError):
     """The journal holds no move with that id (or with an id that starts so). Nothing was touched."""
 

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
-from blockferry.base import log
-from blockferry.base.errors import BlockferryError
+from blockferry.base import host_entries, log
+from blockferry.base.config import Config
+from blockferry.base.errors import BlockferryError, UsageError
 from blockferry.cli import output
 
 if TYPE_CHECKING:  # for types only: `--help` does not wait for it
@@ -30,6 +31,8 @@ class App:
 
     opener: Callable[[str | None, str | None], Client] = open_client
     uri: str | None = None
+    host: str | None = None  # a name instead of `uri`
+    host_typed: bool = False  # `uri` or `host` was typed: no variable stands against it
     journal: str | None = None
     json: bool = False
     color: str = "auto"
@@ -60,12 +63,35 @@ class App:
         """
         if self._client is None:
             log.to_stderr(self.verbose)
-            self._client = self.opener(self.uri, self.journal)
+            self._client = self.opener(self._address(), self.journal)
             self._client.poll_s = self.poll_s
             self._client.listen(self.err.note)
             if tend:
                 self._tend(self._client)
         return self._client
+
+    def name_host(self, *, uri: str | None = None, host: str | None = None, typed: bool) -> None:
+        """Take one of --uri and --host. What was typed goes before a variable, and BLOCKFERRY_HOST before _URI.
+
+        Raises UsageError when both were typed.
+        """
+        if not typed and (self.host_typed or self.host is not None):
+            return
+        other = self.host if uri is not None else self.uri
+        if typed and self.host_typed and other is not None:
+            raise UsageError("--uri and --host both say which host is meant.", "Leave one of them out.")
+        self.uri, self.host, self.host_typed = uri, host, typed
+
+    def _address(self) -> str | None:
+        """The URI of the host that was named; None: as configured."""
+        if self.host is None:
+            return self.uri
+        config = Config.load()
+        entry = config.address(self.host)
+        if config.hosts and host_entries.find_entry(config.hosts, self.host) is None:
+            names = ", ".join(one.name for one in config.hosts)
+            self.err.note(f"{self.host} is no configured host ({names}); it is taken as {entry.uri}")
+        return entry.uri
 
     def _tend(self, client: Client) -> None:
         for summary in client.interrupted():

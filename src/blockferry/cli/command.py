@@ -6,7 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import click
+from click.core import ParameterSource
+from click.shell_completion import CompletionItem
 
+from blockferry.base.config import Config
+from blockferry.base.errors import BlockferryError
 from blockferry.cli.app import App
 
 COLORS = ("auto", "always", "never")
@@ -18,6 +22,26 @@ def _keep(field: str) -> Callable[[click.Context, click.Parameter, Any], None]:
     def callback(ctx: click.Context, _param: click.Parameter, value: Any) -> None:
         if value:
             setattr(ctx.ensure_object(App), field, value)
+
+    return callback
+
+
+def _host_names(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The configured hosts. A configuration that cannot be read is told by the command itself."""
+    try:
+        names = [one.name for one in Config.load().hosts]
+    except BlockferryError:
+        return []
+    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+
+
+def _name_host(field: str) -> Callable[[click.Context, click.Parameter, Any], None]:
+    """A callback of --uri and --host, of which one counts: see App.name_host."""
+
+    def callback(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+        if value:
+            typed = ctx.get_parameter_source(param.name or field) is ParameterSource.COMMANDLINE
+            ctx.ensure_object(App).name_host(**{field: value}, typed=typed)
 
     return callback
 
@@ -39,10 +63,20 @@ def global_options(*, root: bool) -> list[click.Parameter]:
             ["--uri"],
             metavar="URI",
             expose_value=False,
-            callback=_keep("uri"),
+            callback=_name_host("uri"),
             hidden=not root,
             envvar="BLOCKFERRY_URI" if root else None,
             help="The libvirt to talk to, as in virsh -c; default: libvirt's own (qemu:///system for root).",
+        ),
+        click.Option(
+            ["--host"],
+            metavar="NAME",
+            expose_value=False,
+            callback=_name_host("host"),
+            hidden=not root,
+            envvar="BLOCKFERRY_HOST" if root else None,
+            shell_complete=_host_names,
+            help="The same by name: a host of blockferry.toml, or else one that ssh reaches (qemu+ssh://NAME/system).",
         ),
         click.Option(
             ["--journal"],

@@ -111,7 +111,12 @@ def _commands() -> str:
     lines = ["# Commands", "", NOTICE, "", f"{_first(root)} `blockferry COMMAND --help` says the same in short.", ""]
     lines += ["## Global options", "", "They are taken before and after the command.", ""]
     lines += [*_options(root), ""]
-    lines += ["| variable | stands for |", "|---|---|", "| `BLOCKFERRY_URI` | `--uri` |"]
+    lines += [
+        "| variable | stands for |",
+        "|---|---|",
+        "| `BLOCKFERRY_URI` | `--uri` |",
+        "| `BLOCKFERRY_HOST` | `--host` |",
+    ]
     lines += ["| `BLOCKFERRY_JOURNAL` | `--journal` |", "| `NO_COLOR` | `--color never` |", ""]
     known = root.load_all()
     for section, entries in main.SECTIONS.items():
