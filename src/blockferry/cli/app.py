@@ -11,18 +11,23 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
-from blockferry.base import host_entries, log
-from blockferry.base.config import Config
+from blockferry.base import log
 from blockferry.base.errors import BlockferryError, UsageError
 from blockferry.cli import output
 
 if TYPE_CHECKING:  # for types only: `--help` does not wait for it
+    from blockferry.base.config import Config
     from blockferry.client import Client
 
 
 def open_client(uri: str | None, journal: str | None) -> Client:
     """Return the client, loaded only by a command that needs it: `--help` must not wait for it."""
     return cast("Client", importlib.import_module("blockferry.client").connect(uri, journal=journal))
+
+
+def load_config() -> Config:
+    """Return the configuration, loaded only where it is needed. Raises ConfigInvalid."""
+    return cast("Config", importlib.import_module("blockferry.base.config").Config.load())
 
 
 @dataclass
@@ -86,11 +91,11 @@ class App:
         """The URI of the host that was named; None: as configured."""
         if self.host is None:
             return self.uri
-        config = Config.load()
+        config = load_config()
         entry = config.address(self.host)
-        if config.hosts and host_entries.find_entry(config.hosts, self.host) is None:
-            names = ", ".join(one.name for one in config.hosts)
-            self.err.note(f"{self.host} is no configured host ({names}); it is taken as {entry.uri}")
+        names = [one.name for one in config.hosts]
+        if names and self.host not in names:
+            self.err.note(f"{self.host} is no configured host ({', '.join(names)}); it is taken as {entry.uri}")
         return entry.uri
 
     def _tend(self, client: Client) -> None:

@@ -9,9 +9,8 @@ import click
 from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
-from blockferry.base.config import Config
 from blockferry.base.errors import BlockferryError
-from blockferry.cli.app import App
+from blockferry.cli.app import App, load_config
 
 COLORS = ("auto", "always", "never")
 
@@ -29,7 +28,7 @@ def _keep(field: str) -> Callable[[click.Context, click.Parameter, Any], None]:
 def _host_names(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """The configured hosts. A configuration that cannot be read is told by the command itself."""
     try:
-        names = [one.name for one in Config.load().hosts]
+        names = [one.name for one in load_config().hosts]
     except BlockferryError:
         return []
     return [CompletionItem(name) for name in names if name.startswith(incomplete)]
