@@ -17,12 +17,12 @@ lint: setup ## style, types, layers
 	$(PYTHON) -m mypy lab bench faults zoo tools tests
 	.venv/bin/lint-imports
 
-check: lint ## lint and unit tests: no root needed once set up, under 30 s
-	$(PYTHON) -m pytest -q -n 4 --dist worksteal tests/unit
+check: lint ## lint and the quick unit tests: no root needed once set up, about a minute
+	$(PYTHON) -m pytest -q -n 2 --dist worksteal -m "not slow" tests/unit
 
 # A fault of style does not keep the tests from running; it fails the whole in the end. Two processes, each with a lab and
 # a host of its own: one guest cannot use two cores.
-test: setup ## everything, with real hosts and guests (as root): about 40 minutes
+test: setup ## unit tests, and a part of those with real hosts and guests, by the commit (as root): about 40 minutes
 	@$(MAKE) --no-print-directory --keep-going lint && linted=0 || linted=$$?; \
 	$(PYTHON) -m pytest -rs -n 4 --dist worksteal tests/unit && unit=0 || unit=$$?; \
 	$(PYTHON) -m lab gc && $(PYTHON) -m lab roots debian13 && $(PYTHON) -m pytest -rs -n 2 --dist loadfile tests/lab tests/system || exit $$?; \
@@ -30,7 +30,7 @@ test: setup ## everything, with real hosts and guests (as root): about 40 minute
 	[ $$linted = 0 ] || echo "The tests have passed, but lint has not: see above, or make lint." >&2; \
 	exit $$linted
 
-test-all: setup ## the same with every example and every case of the long products (as root): for whoever changes decisions
+test-all: setup ## the same with every system test, every case and every example (as root): for whoever changes decisions
 	BLOCKFERRY_EFFORT=all $(MAKE) --no-print-directory test
 
 compat: setup ## a short set of moves on this distribution, Debian 13 and its backports (as root)

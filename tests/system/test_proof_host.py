@@ -15,7 +15,7 @@ import pytest
 from lab import Datastore, Host, Lab
 from tests.system.voyage import Line, Said
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.always]
 
 DOMAIN = """\
 <domain type='qemu'><name>{name}</name><memory unit='MiB'>32</memory><os><type machine='pc'>hvm</type>{os}</os>

@@ -27,7 +27,7 @@ from zoo.play import play
 from zoo.site import NotClean, Site
 from zoo.spec import Disk, File, Host, Move, Named, Pool, Vm
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.always]
 
 HOSTS = int(os.environ.get("ZOO_HOSTS", "50"))
 

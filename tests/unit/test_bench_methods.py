@@ -14,6 +14,8 @@ from bench.orders import COMPARED, MIRROR, VIRSH, WAYS
 from bench.record import GuestFigures
 from lab.sizes import MIB
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = Settings(
     rounds=2, sizes=SIZES, bandwidth=32 * MIB, format="qcow2", ways=COMPARED, loads=LOADS, patience=4.0, seed=1
 )

@@ -17,6 +17,8 @@ from blockferry.hosts.images import chains, qemu_img
 from blockferry.hosts.inventory import ChainLayer, ImageChain
 from blockferry.hosts.runner import LocalRunner
 
+pytestmark = pytest.mark.slow
+
 HERE = LocalRunner()
 
 

@@ -16,6 +16,8 @@ from blockferry.cli import completion, main, types
 from blockferry.cli.app import App
 from blockferry.jobs.outcome import Outcome
 
+pytestmark = pytest.mark.slow
+
 FAKE = Path(cli_fake.__file__)
 
 

@@ -16,6 +16,8 @@ from pathlib import Path
 import cli_fake
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ARGS = [sys.executable, cli_fake.__file__, "move", "web01", "--to", "ssd"]
 SLOW = {"FAKE_STEPS": "100", "FAKE_STEP_S": "0.1"}
 

@@ -607,6 +607,7 @@ PLANS = [
 ]
 
 
+@pytest.mark.slow
 def test_every_view_of_a_disk_has_an_answer_in_every_state() -> None:
     chance = random.Random(0)
     for view, state in itertools.product(VIEWS, PowerState):
@@ -808,6 +809,7 @@ def test_a_quiet_move(disks: int, racy: bool, state: PowerState) -> None:
     assert suspensions == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("event", ["kill", "kill, guard late", "kill, guard dead", "unreachable"])
 @pytest.mark.parametrize("cancel", [False, True])
 @pytest.mark.parametrize("state", [RUNNING, OFF])
@@ -826,6 +828,7 @@ def test_interrupted_once_in_every_gap(state: PowerState, cancel: bool, event: s
                 break
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("event", ["power off", "job lost", "foreign job", "pause", "crash", "guard", "pivot breaks"])
 def test_something_happens_in_every_gap(event: str) -> None:
     for racy, number in itertools.product((False, True), (0, 1)):
@@ -876,6 +879,7 @@ def test_every_move_of_a_vm_that_libvirt_loses_ends_right(host: Host, happening:
     check_lost_end(run, to_the_end_of_a_lost_one(run))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("event", [None, "kill", "kill, guard dead", "monitor gone", "cancel"])
 @pytest.mark.parametrize("persistent", [True, False])
 def test_lost_in_every_gap(event: str | None, persistent: bool) -> None:

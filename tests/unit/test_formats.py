@@ -31,6 +31,8 @@ from blockferry.storage_move.precheck.space import needed
 from blockferry.storage_move.request import ChainPolicy, Method, MoveRequest, Preallocation, Provision
 from blockferry.storage_move.survey import _candidates, survey
 
+pytestmark = pytest.mark.slow
+
 RUNNER = LocalRunner("qemu:///system")
 STORE = Datastore("ssd", "u", "dir", True, "/ssd", 100 * GiB, 100 * GiB)
 

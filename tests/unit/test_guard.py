@@ -11,6 +11,8 @@ import pytest
 from blockferry.safety.guard import Guard
 from lab.process import wait_until
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = """
 import sys
 from pathlib import Path

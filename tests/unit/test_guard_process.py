@@ -19,6 +19,8 @@ from blockferry.safety.guard import Guard
 from blockferry.storage_move.pace.throttle_rules import limited
 from blockferry.storage_move.record import Throttle
 
+pytestmark = pytest.mark.slow
+
 FREE: dict[str, int | str] = {"total_bytes_sec": 0, "read_bytes_sec": 0, "write_bytes_sec": 0, "group_name": ""}
 SLOWED = Throttle(1000, 1, FREE, (2000,))
 

@@ -31,6 +31,8 @@ from blockferry.hosts.helper.program import keeping, serving
 from blockferry.hosts.helper.session import Pending, Session
 from blockferry.hosts.helper.transport import Local, Ssh, Transport
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["sshd"]
 
 PROGRAM = Path(keeping.__file__).parent

@@ -21,6 +21,8 @@ from blockferry.hosts.helper.program.suspended_vm import SuspendedVm
 from blockferry.hosts.runner import LocalRunner
 from lab.process import wait_until
 
+pytestmark = pytest.mark.slow
+
 VIRSH = """\
 #!/bin/sh
 # virsh -q -c URI COMMAND ...: the VM's state is the file "state"; without it libvirtd is away.

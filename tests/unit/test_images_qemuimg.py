@@ -21,6 +21,8 @@ from blockferry.hosts.images import conversion, qemu_img
 from blockferry.hosts.process import Completed, Process
 from blockferry.hosts.runner import LocalRunner
 
+pytestmark = pytest.mark.slow
+
 R = LocalRunner()
 
 

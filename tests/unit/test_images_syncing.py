@@ -20,7 +20,10 @@ MIB = 1024**2
 SIZE = 48 * MIB
 RUNNER = LocalRunner()
 
-pytestmark = pytest.mark.skipif(comparison.problem(RUNNER) is not None, reason="python3-libnbd is not installed")
+pytestmark = [
+    pytest.mark.skipif(comparison.problem(RUNNER) is not None, reason="python3-libnbd is not installed"),
+    pytest.mark.slow,
+]
 
 
 def make(path: Path, format: str, commands: list[str], size: int = SIZE) -> str:

@@ -22,6 +22,8 @@ from blockferry.storage_move.move_journal import MoveJournal
 from blockferry.storage_move.record import Record
 from blockferry.store import Owner
 
+pytestmark = pytest.mark.slow
+
 pytest_plugins = ("journal_plugin",)
 
 BOXES = ("nails", "screws")

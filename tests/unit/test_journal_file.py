@@ -36,6 +36,8 @@ from blockferry.storage_move.record import Copy, Record, Stage
 from blockferry.storage_move.request import SourcePolicy
 from blockferry.store import Owner, schema, sqlite, upgrade
 
+pytestmark = pytest.mark.slow
+
 pytest_plugins = ("journal_plugin",)
 
 VERSION_1 = Path(__file__).parent / "data" / "journal-v1.sql"

@@ -22,6 +22,8 @@ from blockferry.storage_move.summary import Progress, Report
 from blockferry.store import Lease, LeaseKeeper, Owner
 from blockferry.store.claiming import DEATHS_UNTIL_PARKED
 
+pytestmark = pytest.mark.slow
+
 pytest_plugins = ("journal_plugin",)
 
 REPORT = Report(Outcome.MOVED, 1.0)

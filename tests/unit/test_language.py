@@ -14,6 +14,8 @@ from blockferry.base.errors import FileExists, HostCommandFailed
 from blockferry.hosts.helper import files
 from blockferry.hosts.runner import LocalRunner
 
+pytestmark = pytest.mark.slow
+
 PROGRAMS = ("stat", "mkdir", "rmdir", "unlink", "ln", "dd", "rm", "cat", "mv", "cp", "find", "realpath", "sync")
 
 

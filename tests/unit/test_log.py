@@ -16,6 +16,8 @@ import pytest
 
 from blockferry.base import log
 
+pytestmark = pytest.mark.slow
+
 LOGGER = logging.getLogger("blockferry.test")
 
 

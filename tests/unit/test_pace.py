@@ -22,6 +22,8 @@ from blockferry.storage_move.pace.latency import GuestLatency, Interval, Rhythm,
 from blockferry.storage_move.pace.rules import FLOOR, Pace, Sample
 from blockferry.storage_move.request import LatencyContract
 
+pytestmark = pytest.mark.slow
+
 TICK_S = 0.001
 LOOK_S = 0.05
 STEP_S = 0.1

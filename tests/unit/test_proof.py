@@ -40,7 +40,10 @@ from blockferry.storage_move.request import Method, SourcePolicy
 from blockferry.storage_move.summary import Orphan, Report
 from blockferry.store import Owner
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="who may not see all processes can prove nothing")
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="who may not see all processes can prove nothing"),
+    pytest.mark.slow,
+]
 
 
 @pytest.fixture

@@ -8,9 +8,12 @@ import socket
 import subprocess
 import time
 
+import pytest
 from ssh_server import Server, sshd
 
 from blockferry.hosts.runner import SshRunner
+
+pytestmark = pytest.mark.slow
 
 __all__ = ["sshd"]
 

@@ -48,6 +48,8 @@ from blockferry.storage_move.templates import effects as templates_effects
 from blockferry.storage_move.templates.effects import KnownImages
 from blockferry.store import codec
 
+pytestmark = pytest.mark.slow
+
 RUNNING, PAUSED, OFF = PowerState.RUNNING, PowerState.PAUSED, PowerState.OFF
 TOP, MIDDLE, GOLDEN = "/old/web01/vda.s1", "/old/web01/vda.qcow2", "/old/golden.qcow2"
 THERE = "/ssd/golden.qcow2"

@@ -17,6 +17,8 @@ from blockferry.storage_move import guarding
 from blockferry.storage_move.context import Context
 from lab.process import wait_until
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = """
 import sys
 import time

@@ -27,6 +27,8 @@ from blockferry.safety import proof
 from blockferry.storage_move.overlays import effects as overlays_effects
 from blockferry.storage_move.record import Record
 
+pytestmark = pytest.mark.slow
+
 R = LocalRunner("qemu:///system")
 root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 

@@ -23,6 +23,8 @@ from blockferry.hosts.helper.program.watchdog.tables import Block
 from blockferry.hosts.helper.program.watchdog.users import Open, Table
 from blockferry.hosts.runner import LocalRunner
 
+pytestmark = pytest.mark.slow
+
 # ---------------------------------------------------------------- who else
 
 ROOT = Mount(1, "254:0", "/", "ext4", "/dev/vda", "rw")

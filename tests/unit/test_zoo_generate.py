@@ -10,6 +10,8 @@ from zoo.generate import features, generate, hosts
 from zoo.shrink import candidates, shrink
 from zoo.spec import Host
 
+pytestmark = pytest.mark.slow
+
 WITHIN = 500
 """A recorded run has so many hosts: each feature must be in one of them."""
 

@@ -20,6 +20,8 @@ from zoo.facts import Facts, PoolFacts, VmFacts
 from zoo.judge import Case
 from zoo.spec import Disk, Edit, File, Host, Move, Named, Pool, Vm
 
+pytestmark = pytest.mark.slow
+
 HOME, NEW = "a/old/web01", "b/new/web01"
 
 HOST = Host(
