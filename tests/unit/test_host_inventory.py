@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import NoReturn, cast
 
 import pytest
 from decide_support import make_plan
 from paper_host import HOST, PaperSite
 
 from blockferry.base.errors import HostUnreachable, StillInUse
-from blockferry.hosts import host_inventory
+from blockferry.base.host_entries import HostEntry
+from blockferry.hosts import configured_hosts, host_inventory
+from blockferry.hosts.configured_hosts import ConfiguredHost
 from blockferry.hosts.datastore_id import FileId, Mounted, SpaceId, SpaceKind
-from blockferry.hosts.helper import image_users
+from blockferry.hosts.helper import image_users, references
 from blockferry.hosts.helper import paths as helper_paths
+from blockferry.hosts.host import Host
 from blockferry.hosts.host_facts import HostInventory, HostSight, may_reach
 from blockferry.hosts.host_inventory import Also
 from blockferry.hosts.identity import HostId
@@ -26,7 +30,7 @@ from blockferry.hosts.inventory import Datastore, Disk, DiskSource, ImageChain, 
 from blockferry.hosts.kept import Kept
 from blockferry.hosts.libvirt import domain_list
 from blockferry.hosts.path_facts import PathFacts
-from blockferry.hosts.path_identity import PathSeen, ReferencesSeen
+from blockferry.hosts.path_identity import PathSeen, ReferencesSeen, same_file, same_file_of_hosts
 from blockferry.safety import file_references, proof
 from blockferry.safety.proof import Claims, Proof
 from blockferry.storage_move.context import Context
@@ -59,9 +63,9 @@ class Counted:
         self.taken = self.asked = 0
         take_all, users_of_all = host_inventory.take_all, image_users.users_of_all
 
-        def take(sites: Sequence[PaperSite], also: Also) -> tuple[HostSight, ...]:
+        def take(site: PaperSite, also: Also) -> tuple[HostSight, ...]:
             self.taken += 1
-            return take_all(sites, also)
+            return take_all(site, also)
 
         def ask(*words: object) -> object:
             self.asked += 1
@@ -290,25 +294,135 @@ def test_which_file_systems_may_be_one() -> None:
     assert not may_reach(None, frozenset())
 
 
+class Away(PaperSite):
+    """A host that cannot be reached; with `hangs` the attempt to connect does not end before it is set."""
+
+    def __init__(self, uri: str, hangs: threading.Event | None = None) -> None:
+        self.uri = uri
+        self.tries = 0
+        self._hangs = hangs
+
+    @property
+    def connection(self) -> NoReturn:
+        self.tries += 1
+        if self._hangs is not None:
+            self._hangs.wait(60)
+        raise HostUnreachable(self.uri, "no route to host")
+
+
+def configured(name: str, host: Host) -> ConfiguredHost:
+    return ConfiguredHost(HostEntry(name, f"qemu+ssh://{name}/system"), lambda _uri: host)
+
+
 @as_root
 def test_all_configured_hosts_are_asked(site: PaperSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A host that cannot be reached is a doubt for what it may reach, and only for that."""
     path = image(tmp_path / "old.qcow2")
-
-    class Away(PaperSite):
-        def __init__(self) -> None:
-            self.uri = "qemu+ssh://kvm2/system"
-
-        @property
-        def connection(self) -> object:  # type: ignore[override]
-            raise HostUnreachable(self.uri, "no route to host")
-
-    site.others = (Away(),)
+    away = Away("qemu+ssh://kvm2/system")
+    site.others = (configured("kvm2", away),)
     assert proof.needed_by(site, str(path), Claims(), patience_s=0, sure=False) is None, "on a local file system"
     monkeypatch.setattr(PathSeen, "may_be_reached_by_others", property(lambda _self: True))
     doubt = str(proof.needed_by(site, str(path), Claims(), patience_s=0, sure=False))
-    assert "on the host qemu+ssh://kvm2/system a VM may use it, and that host could not be asked" in doubt
+    assert "on the host kvm2 a VM may use it, and that host could not be asked" in doubt
     assert "no route to host" in doubt
+    assert "`blockferry hosts` shows it" in doubt
+    assert away.tries == 1, "what failed a moment ago is not waited for again"
+
+
+@as_root
+def test_a_host_that_hangs_is_given_up_after_the_limit(
+    site: PaperSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ssh to a host that is off waits for minutes. The attempt goes on by itself and is not begun a second time."""
+    path = image(tmp_path / "old.qcow2")
+    go_on = threading.Event()
+    away = Away("qemu+ssh://kvm2/system", go_on)
+    one = configured("kvm2", away)
+    monkeypatch.setattr(PathSeen, "may_be_reached_by_others", property(lambda _self: True))
+    monkeypatch.setattr(ConfiguredHost.connected, "__defaults__", (0.2,))
+    monkeypatch.setattr(configured_hosts, "AGAIN_S", 0.0)
+    site.others = (one,)
+    for _ in range(3):
+        doubt = str(proof.needed_by(site, str(path), Claims(), patience_s=0, sure=False))
+        assert "on the host kvm2" in doubt
+        assert "did not answer within 0.2 s" in doubt
+    assert away.tries == 1
+    go_on.set()
+
+
+def test_a_host_that_is_configured_twice_is_one(site: PaperSite, tmp_path: Path) -> None:
+    """By two URIs, and this host by a second one: libvirt's UUID tells."""
+
+    def other(directory: Path, uuid: str) -> PaperSite:
+        directory.mkdir()
+        found = PaperSite(directory)
+        found.connection._host_id = uuid
+        return found
+
+    hosts = [other(tmp_path / name, uuid) for name, uuid in (("b", "b" * 8), ("again", "b" * 8), ("own", HOST))]
+    site.others = tuple(configured(f"kvm{at}", host) for at, host in enumerate(hosts))
+    sights = host_inventory.take_all(site, Also())
+    assert [one.host.uuid for one in sights] == [HOST, "b" * 8]
+    assert sights[1].host.name == "kvm0"
+    for host in hosts:
+        host.close()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"not_mounted": {"/net": ""}},  # autofs
+        {"not_mounted": {"/srv/nas": "nfs4"}},  # in fstab, and not mounted now
+        {"store": Datastore("nas2", "u", "netfs", True, "/mnt/nas2")},  # unmounted behind libvirt's back
+        {"store": Datastore("nas2", "u", "dir", False, "/mnt/nas2")},
+        {"absent": PathSeen("/mnt/x/a.raw", absent="/mnt/x is empty: its datastore may not be mounted")},
+        {"absent": PathSeen("/mnt/x/a.raw", error="Stale file handle")},
+    ],
+    ids=str,
+)
+def test_what_is_not_mounted_now_may_be_mounted_later(other: dict[str, object]) -> None:
+    """A host of which that cannot be told reaches what is "not known", which is a doubt; never "not that one"."""
+    known = there(stores=(Datastore("local", "u", "logical", False, "/dev/vg"),))
+    assert known.spaces == frozenset([NAS_SPACE])
+    found = there(stores=(other["store"],) if "store" in other else ())
+    looked = replace(found.looked, not_mounted=cast(dict[str, str], other.get("not_mounted", {})))
+    if isinstance(absent := other.get("absent"), PathSeen):
+        looked = replace(looked, paths={absent.path: absent})
+    assert replace(found, looked=looked).spaces is None
+
+
+def test_what_is_not_mounted_and_could_be_no_others_says_nothing() -> None:
+    found = there()
+    local = {"/media/cdrom0": "udf,iso9660", "/backup": "ext4", "/proc/x": "proc"}
+    assert replace(found, looked=replace(found.looked, not_mounted=local)).spaces == frozenset([NAS_SPACE])
+
+
+def test_the_size_of_a_file_system_tells_no_files_apart() -> None:
+    """An export may have a quota of its own, and a file system grows between two looks."""
+    small, large = (replace(seen(OLD, device=at), capacity=at << 40) for at in (1, 9))
+    assert same_file(small, large)
+    assert same_file_of_hosts(small, large)
+
+
+def test_an_image_in_a_block_device_that_no_vm_names(site: PaperSite, tmp_path: Path) -> None:
+    """A qcow2 in a logical volume, an overlay of a template that waits to be used, stands on the file."""
+    base = image(tmp_path / "base.qcow2")
+    volume = image(tmp_path / "volume", base)
+    broken = tmp_path / "broken"
+    broken.write_bytes(b"QFI\xfb")
+    looked = references.look(site.runner, [str(base)], (), [str(volume), str(broken), str(tmp_path / "away")])
+    active = Datastore("vg", "u", "logical", True, "/dev/vg")
+    found = HostInventory(HERE_ID, (), (active,), looked=looked)
+    names = file_references.find(found, ())
+    assert names.file_user(str(base), looked.paths[str(base)], frozenset(), same_file) == (
+        f"the volume {volume} stands on it"
+    )
+    assert [one.sentence.split(" stands on ")[0] for one in names.doubts] == [
+        f"it cannot be told what the volume {broken}",
+        f"it cannot be told what the volume {tmp_path / 'away'}",
+    ]
+    stopped = file_references.find(replace(found, datastores=(replace(active, active=False),)), ())
+    assert any("the datastore vg is not active" in one.sentence and one.only_bases for one in stopped.doubts)
 
 
 def test_a_vm_that_is_started_while_all_are_read_is_read_as_it_runs(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+from blockferry.hosts.configured_hosts import ConfiguredHost
 from blockferry.hosts.helper import files
 from blockferry.hosts.libvirt.connection import Connection
 from blockferry.hosts.libvirt.domain import Control
@@ -12,13 +13,19 @@ from blockferry.hosts.runner import LocalRunner, Runner, runner_for
 
 
 class Host:
-    """A host by its URI. `others`: the other configured hosts, which may reach the same datastores."""
+    """A host by its URI. `others`: the configured hosts, this one perhaps among them: they may reach its datastores."""
 
-    others: tuple[Host, ...] = ()
+    others: tuple[ConfiguredHost, ...] = ()
+    may_ask: bool = True
 
-    def __init__(self, uri: str) -> None:
-        """Nothing is opened yet. Raises UsageError for a URI whose files cannot be reached."""
+    def __init__(self, uri: str, *, others: tuple[ConfiguredHost, ...] = (), may_ask: bool = True) -> None:
+        """Nothing is opened yet. Raises UsageError for a URI whose files cannot be reached.
+
+        `may_ask`: whether ssh may ask the terminal for a password or a host key.
+        """
         self.uri = uri
+        self.others = others
+        self.may_ask = may_ask
         self.runner: Runner = runner_for(uri)
         self._connection: Connection | None = None
         self._lock = threading.Lock()
@@ -32,7 +39,7 @@ class Host:
                 if self._connection is not None:
                     self._connection.close()
                     self._connection = None
-                made = Connection(self.uri)
+                made = Connection(self.uri, may_ask=self.may_ask)
                 try:
                     if self._see is not None:
                         self._see(made)

@@ -6,11 +6,12 @@ who needs a file is decided from it in safety/file_references.py and safety/proo
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from blockferry.hosts.datastore_id import SpaceId, SpaceKind, of_mount
-from blockferry.hosts.filesystem_types import holds_files, is_of_one_host
+from blockferry.hosts.filesystem_types import holds_files, is_of_one_host, is_shared
 from blockferry.hosts.identity import HostId
 from blockferry.hosts.inventory import Datastore, DiskSource, ImageChain, Vm, Volume
 from blockferry.hosts.path_identity import PathSeen, ReferencesSeen
@@ -68,8 +69,13 @@ class HostInventory:
         """The network file systems that this host reaches; None when it may reach others of which we cannot tell."""
         if self.problems or not self.looked.mounted:
             return None
-        if any(not store.active and store.kind not in ("dir", "logical", "disk") for store in self.datastores):
-            return None  # started, it mounts what it stands on
+        kinds = [kind for types in self.looked.not_mounted.values() for kind in types.split(",")]
+        if any(is_shared(kind) and holds_files(kind) for kind in kinds):
+            return None  # autofs, fstab or systemd mounts what others may have, or what is not known
+        if any(self._may_mount(store) for store in self.datastores):
+            return None
+        if any(seen.error or seen.absent for seen in self.looked.paths.values()):
+            return None  # what a VM names lies on something that is not mounted now, or does not answer
         found = set()
         for mounted in self.looked.mounted.values():
             if is_of_one_host(mounted.kind) or not holds_files(mounted.kind):
@@ -79,6 +85,15 @@ class HostInventory:
                 return None  # a cluster file system, FUSE, or a type that we do not know
             found.add(space)
         return frozenset(found)
+
+    def _may_mount(self, store: Datastore) -> bool:
+        """Whether a datastore stands on a file system that is not mounted now, as far as can be told."""
+        if store.kind in ("fs", "netfs"):
+            return not store.active or posixpath.normpath(store.path or "/") not in self.looked.mounts
+        if store.kind == "dir" and not store.active:
+            listing = self.looked.directories.get(store.path or "")
+            return listing is None or listing.empty or bool(listing.problem)
+        return not store.active and store.kind not in ("logical", "disk")
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,21 +8,23 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from blockferry.base.errors import BlockferryError, HostCommandFailed
+from blockferry.hosts.configured_hosts import ConfiguredHost
 from blockferry.hosts.helper import references
 from blockferry.hosts.host import Host
 from blockferry.hosts.host_facts import HostInventory, HostSight, NamesBeside, drives_of, images_of, names_of
 from blockferry.hosts.identity import HostId
 from blockferry.hosts.images import chains
 from blockferry.hosts.images.chains import Named
-from blockferry.hosts.inventory import Datastore, ImageChain, Vm
+from blockferry.hosts.inventory import DEVICE_POOLS, Datastore, ImageChain, Vm
 from blockferry.hosts.libvirt import domain_list, pools
+from blockferry.hosts.libvirt.connection import Connection
 from blockferry.hosts.runner import Runner
 
 TRIES = 3
 """So often we look again when an image vanishes meanwhile: it may have another name by now, which we have not seen."""
 
 OTHERS_S = 180.0
-"""A host other than the one where the files lie is waited for so long. Longer than libvirt's keepalive needs."""
+"""A host other than the one where the files lie has so long to look at its VMs and images, once it is connected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,42 +36,50 @@ class Also:
     of_others: dict[str, frozenset[Named]] = field(default_factory=dict)  # host -> images that are kept there
 
 
-def configured(site: Host) -> tuple[Host, ...]:
-    """The host whose files are decided about, and every other configured host. Whoever configures hosts sets them."""
-    return (site, *site.others)
+def take_all(site: Host, also: Also) -> tuple[HostSight, ...]:
+    """The inventories of this host and of every other configured one, with all images of their datastores.
 
-
-def take_all(sites: Sequence[Host], also: Also) -> tuple[HostSight, ...]:
-    """The inventories of these hosts, with all images of their datastores; the first one's with what is `also` named.
-
-    Of a host other than the first a failure is noted. Raises for the first: HostUnreachable, LibvirtFailed.
+    The first is this host's, with what is `also` named. Of another host a failure is noted: one that cannot be reached
+    is waited for as long as connecting may take (configured_hosts.CONNECT_S), beside everything else. A host that is
+    configured twice, or that is this one, is taken once. Raises for this host: HostUnreachable, LibvirtFailed.
     """
-    others = [_Other(site, also) for site in sites[1:]]
+    own = site.connection.host_id()
+    others = [_Other(one, also, own) for one in site.others if one.uri != site.uri]
     for other in others:
         other.thread.start()
-    first = take(sites[0], also)
+    first = take(site, also)
+    found = [HostSight(first.host, first)]
     until = time.monotonic() + OTHERS_S
     for other in others:
         other.thread.join(max(0.0, until - time.monotonic()))
-    return (HostSight(first.host, first), *(other.sight for other in others))
+        uuid = other.sight.host.uuid
+        if not uuid or all(one.host.uuid != uuid for one in found):
+            found.append(other.sight)
+    return tuple(found)
 
 
 class _Other:
     """Another host, looked at in a thread: one that does not answer holds up nothing but that."""
 
-    def __init__(self, site: Host, also: Also) -> None:
-        self._site, self._also = site, also
-        self.sight = HostSight(HostId(site.uri, ""), problem=f"it did not answer within {OTHERS_S:g} s")
-        self.thread = threading.Thread(target=self._look, name=f"inventory-{site.uri}", daemon=True)
+    def __init__(self, other: ConfiguredHost, also: Also, own: str) -> None:
+        """`own`: the UUID of the host where the files lie, which is looked at already."""
+        self._other, self._also, self._own = other, also, own
+        self._nobody = HostId(other.uri, "", other.name)
+        self.sight = HostSight(self._nobody, problem=f"it did not answer within {OTHERS_S:g} s")
+        self.thread = threading.Thread(target=self._look, name=f"inventory-{other.name}", daemon=True)
 
     def _look(self) -> None:
         try:
-            images = self._also.of_others.get(self._site.connection.host_id(), frozenset())
-            found = take(self._site, Also(images))
+            site = self._other.connected()
+            uuid = site.connection.host_id()
+            if uuid and uuid == self._own:
+                self.sight = HostSight(HostId(self._other.uri, uuid, self._other.name))
+                return
+            found = take(site, Also(self._also.of_others.get(uuid, frozenset())))
         except BlockferryError as error:
-            self.sight = replace(self.sight, problem=error.sentence.rstrip("."))
+            self.sight = HostSight(self._nobody, problem=error.sentence.rstrip("."))
         else:
-            self.sight = HostSight(found.host, found)
+            self.sight = HostSight(replace(found.host, name=self._other.name), found)
 
 
 def take(site: Host, also: Also | None = None, *, listings: bool = True) -> HostInventory:
@@ -98,7 +108,12 @@ def _take(site: Host, also: Also, listings: bool) -> tuple[HostInventory, frozen
     found = HostInventory(host, vms, stores, beside)
     paths = [*_paths(vms, beside), *also.paths, *(path for path, _ in also.images)]
     try:
-        looked = references.look(runner, (one for one in paths if one.startswith("/")), _directories(stores, listings))
+        looked = references.look(
+            runner,
+            (one for one in paths if one.startswith("/")),
+            _directories(stores, listings),
+            _devices(connection, stores) if listings else (),
+        )
     except HostCommandFailed as error:  # a datastore that does not answer; or there is no python3
         problem = f"what VMs name could not be looked at ({error.sentence.rstrip('.')})"
         return replace(found, problems=(problem,)), frozenset()
@@ -131,6 +146,12 @@ def _directories(stores: Iterable[Datastore], listings: bool) -> tuple[str, ...]
     )
 
 
+def _devices(connection: Connection, stores: Iterable[Datastore]) -> list[str]:
+    """The volumes of the datastores of block devices: an image that no VM names may lie in one."""
+    active = [store for store in stores if store.active and store.kind in DEVICE_POOLS]
+    return [path for store in active for path in pools.device_paths(connection, store)]
+
+
 def _vanished(runner: Runner, images: Sequence[Named]) -> frozenset[Named]:
     """Those of the images that are not there any more."""
     if not images:
@@ -145,7 +166,7 @@ def _vanished(runner: Runner, images: Sequence[Named]) -> frozenset[Named]:
 def _with_the_rest(runner: Runner, found: HostInventory) -> HostInventory:
     """Look at what chains and datastores have named since: a file may be named by another path there."""
     named = [path for chain in found.chains.values() for layer in chain.layers for path in (layer.path, *layer.parts)]
-    for listing in found.looked.directories.values():
+    for listing in (*found.looked.directories.values(), *found.looked.headers.values()):
         named += [path for paths in listing.stands_on.values() for path in paths]
     known = found.looked.paths
     rest = [path for path in dict.fromkeys(named) if path.startswith("/") and path not in known and "\0" not in path]

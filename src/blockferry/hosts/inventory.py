@@ -229,6 +229,10 @@ DIRECTORY_POOLS = ("dir", "fs", "netfs", "gluster", "vstorage")
 """Types of libvirt's pools whose volumes are files below a directory."""
 
 
+DEVICE_POOLS = ("logical", "disk", "iscsi", "scsi", "mpath", "zfs")
+"""Types of libvirt's pools whose volumes are block devices of the host."""
+
+
 @dataclass(frozen=True, slots=True)
 class Datastore:
     """A libvirt storage pool. Sizes are bytes, as of the last refresh."""

@@ -7,14 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from blockferry.base.units import MiB
 from blockferry.hosts.datastore_id import Mounted
 from blockferry.hosts.filesystem_types import is_of_one_host, is_shared
 
 Kind = Literal["file", "directory", "block", "other"]
-
-ROUNDING = 64 * MiB
-"""NFS tells the size of a file system in blocks of its own, of up to 1 MiB and more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +58,8 @@ def same_file(one: PathSeen, other: PathSeen) -> bool:
     """Whether two paths lead to one file: the one comparison wherever that counts, by device and inode.
 
     One mount of a network file system does not tell that another is of the same server, which numbers its devices by
-    the mount: there the inode counts, with the size of the file system, and with the size or the name of the file. So
-    two files may be taken for one, never the other way.
+    the mount: there the inode counts, with the size or the name of the file. The size of the file system does not: one
+    export may have a quota of its own, and a file system grows. So two files may be taken for one, never the other way.
     """
     if one.identity is None or other.identity is None:
         return False
@@ -90,9 +86,7 @@ def same_file_of_hosts(one: PathSeen, other: PathSeen) -> bool:
 
 
 def _alike(one: PathSeen, other: PathSeen) -> bool:
-    """Whether two files with one inode number may be one file, by the file systems' sizes, their names or sizes."""
-    if abs(one.capacity - other.capacity) > ROUNDING:
-        return False
+    """Whether two files with one inode number may be one file, by their names or sizes."""
     return posixpath.basename(one.path) == posixpath.basename(other.path) or one.size == other.size
 
 
@@ -117,3 +111,5 @@ class ReferencesSeen:
     directories: Mapping[str, Listing]
     mounts: frozenset[str]  # all mount points of the host
     mounted: Mapping[str, Mounted] = field(default_factory=dict)  # device number -> file system, without its UUID
+    not_mounted: Mapping[str, str] = field(default_factory=dict)  # mount point -> type ("": not known): at other times
+    headers: Mapping[str, Listing] = field(default_factory=dict)  # image (or block device) -> what it stands on

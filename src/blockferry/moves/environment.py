@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from blockferry.base.config import Config, hidden_journal
 from blockferry.base.errors import JournalFailed
+from blockferry.hosts.configured_hosts import ConfiguredHost
 from blockferry.hosts.host import Host
 from blockferry.storage_move.move_journal import MoveJournal
 
@@ -19,7 +20,10 @@ class Environment:
     def __init__(self, config: Config) -> None:
         """Opens nothing yet. Raises UsageError for a URI that cannot be used."""
         self.config = config
-        self.site = Host(config.uri)
+        self.hosts = tuple(ConfiguredHost(entry, lambda uri: Host(uri, may_ask=False)) for entry in config.hosts)
+        """The configured hosts, each with a connection that is kept."""
+
+        self.site = Host(config.uri, others=self.hosts)
         self.say: Callable[[str], None] = lambda _: None
         """Hears, in words for people, what takes long before there is a move to show the progress of."""
 
@@ -70,6 +74,8 @@ class Environment:
 
     def close(self) -> None:
         self.site.close()
+        for host in self.hosts:
+            host.close()
         if self._journal is not None:
             self._journal.close()
 

@@ -45,7 +45,7 @@ def site_of(env: Environment, one: MoveSummary) -> Host:
             return own
     else:
         return own
-    other = Host(one.plan.uri)
+    other = Host(one.plan.uri, others=env.hosts)
     try:
         expect_host(env, one, other.connection)
     except BaseException:

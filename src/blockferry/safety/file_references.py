@@ -14,7 +14,7 @@ from blockferry.base.errors import HostCommandFailed
 from blockferry.hosts.helper import references
 from blockferry.hosts.host import Host
 from blockferry.hosts.host_facts import HostInventory, images_of, names_of
-from blockferry.hosts.inventory import Datastore, DiskSource, Vm, Volume
+from blockferry.hosts.inventory import DEVICE_POOLS, Datastore, DiskSource, Vm, Volume
 from blockferry.hosts.kept import Kept, KeptFingerprint
 from blockferry.hosts.libvirt import domain_list, pools
 from blockferry.hosts.path_identity import PathSeen
@@ -124,6 +124,7 @@ def find(inventory: HostInventory, kept: Iterable[Kept]) -> FileReferences:
         if row.format not in (None, "raw"):
             _add_kept(names, row)
     _add_stores(names)
+    _add_devices(names)
     _doubt_the_rest(names)
     return names
 
@@ -391,3 +392,25 @@ def _add_stores(names: FileReferences) -> None:
             names.doubts.append(Doubt(doubt, only_bases=True))
         for image, layers in listing.stands_on.items():
             names.add(layers, f"the volume {image} stands on it", posixpath.normpath(image))
+
+
+def _add_devices(names: FileReferences) -> None:
+    """The same of block devices that are volumes. What a VM names with a format is its image's chain (`_add_chain`)."""
+    of_vms = {path for vm in names.inventory.vms for path in names_of(vm)}
+    for store in names.inventory.datastores:
+        if store.kind in DEVICE_POOLS and not store.active:
+            names.doubts.append(
+                Doubt(
+                    f"the datastore {store.name} is not active, and an image in it may stand on this one: start it "
+                    f"(`virsh pool-start {store.name}`), or undefine it if nobody needs it (`virsh pool-undefine "
+                    f"{store.name}`)",
+                    only_bases=True,
+                )
+            )
+    for path, header in names.inventory.looked.headers.items():
+        if path in of_vms:
+            continue
+        for error in header.unread.values():
+            names.doubts.append(Doubt(f"it cannot be told what the volume {path} stands on ({error})", only_bases=True))
+        for layers in header.stands_on.values():
+            names.add(layers, f"the volume {path} stands on it", posixpath.normpath(path))

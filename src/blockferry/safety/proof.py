@@ -253,9 +253,7 @@ class Proof:
         asked = [*self._paths, *(above for path in self._paths for above in _above(path))]
         paths = frozenset((*asked, *said.moves, *(row.path for row in said.kept)))
         of_others = {host: _images(rows) for host, rows in said.kept_elsewhere.items()}
-        sights = host_inventory.take_all(
-            host_inventory.configured(self._site), Also(_images(said.kept), paths, of_others)
-        )
+        sights = host_inventory.take_all(self._site, Also(_images(said.kept), paths, of_others))
         self._kept = said.kept
         self._hosts = tuple(
             _Known(
@@ -327,7 +325,10 @@ def _needed_elsewhere(path: str, own: HostInventory, others: Iterable[_Known], i
             continue
         host = f"on the host {other.sight.host.name or other.sight.host.uri}"
         if other.names is None:
-            return f"{host} a VM may use it, and that host could not be asked ({other.sight.problem})"
+            return (
+                f"{host} a VM may use it, and that host could not be asked ({other.sight.problem}): have it answer "
+                f"(`blockferry hosts` shows it), or take it out of `hosts` in blockferry.toml if it is gone for good"
+            )
         named = other.names.same_file_user(seen, frozenset(), same_file_of_hosts) or _tree_elsewhere(
             path, own, other.names
         )

@@ -21,21 +21,38 @@ PATIENCE_S = 60.0
 """A datastore that does not answer for so long is a doubt; each old file of a move waits for it."""
 
 
-def look(runner: Runner, paths: Iterable[str], directories: Iterable[str] = ()) -> ReferencesSeen:
-    """Look at paths, and at the images in directories, five levels deep. Raises HostCommandFailed, HostUnreachable.
+def look(
+    runner: Runner, paths: Iterable[str], directories: Iterable[str] = (), images: Iterable[str] = ()
+) -> ReferencesSeen:
+    """Look at paths, at the images in directories, five levels deep, and at these images, which may be block devices.
+
+    Raises HostCommandFailed, HostUnreachable.
 
     Headers are read as they are, without the format that an XML gives: what a guest has written into a raw image may
     be taken for a name, which only makes us keep more.
     """
     wanted, wanted_in = list(dict.fromkeys(paths)), list(dict.fromkeys(directories))
-    absolute(*wanted, *wanted_in)
-    answer: dict[str, Any] = runner.call("references.look", timeout_s=PATIENCE_S, paths=wanted, directories=wanted_in)
+    headers = list(dict.fromkeys(images))
+    absolute(*wanted, *wanted_in, *headers)
+    answer: dict[str, Any] = runner.call(
+        "references.look", timeout_s=PATIENCE_S, paths=wanted, directories=wanted_in, images=headers
+    )
     return ReferencesSeen(
         {path: _seen(path, one) for path, one in answer["paths"].items()},
         {path: _listing(one) for path, one in answer["directories"].items()},
         frozenset(answer["mounts"]),
         {device: Mounted(kind, source, "/") for device, (kind, source) in answer["mounted"].items()},
+        answer["not_mounted"],
+        {path: _header(path, one) for path, one in answer["headers"].items()},
     )
+
+
+def _header(path: str, one: dict[str, Any]) -> Listing:
+    """One image as a listing of its own."""
+    if "errno" in one:
+        return Listing(unread={path: os.strerror(one["errno"])})
+    names = tuple(_absolute(path, name) for name in one["names"])
+    return Listing({path: names} if names else {})
 
 
 _PLACES = {

@@ -105,15 +105,15 @@ def connection_lost(error: libvirt.libvirtError) -> bool:
 class Connection:
     """An open connection; `raw` is libvirt's object, for the modules of this package only."""
 
-    def __init__(self, uri: str) -> None:
-        """Connect. Raises HostUnreachable."""
+    def __init__(self, uri: str, *, may_ask: bool = True) -> None:
+        """Connect. `may_ask`: whether ssh may ask the terminal for a password or a host key. Raises HostUnreachable."""
         _ensure_event_loop()
         self.uri = uri
         self._host_id: str | None = None
         self.first_bytes: Callable[[str, int], bytes] = _first_bytes
         self._calls: dict[object, tuple[str, float]] = {}  # under way: what is done, since when (monotonic seconds)
         try:
-            self.raw = libvirt.open(uri)
+            self.raw = libvirt.open(uri if may_ask else _silent(uri))
             self.raw.setKeepAlive(KEEPALIVE_S, KEEPALIVE_COUNT)
         except libvirt.libvirtError as error:
             log.info("libvirt at %s: %s (%s)", uri, error, code_name(error))
@@ -191,6 +191,13 @@ class Connection:
     def hostname(self) -> str:
         with self.doing("tell its host's name"):
             return str(self.raw.getHostname())
+
+
+def _silent(uri: str) -> str:
+    """The URI with which libvirt's ssh asks nobody anything (https://libvirt.org/uri.html, no_tty)."""
+    if "+ssh://" not in uri or "no_tty=" in uri:
+        return uri
+    return f"{uri}{'&' if '?' in uri else '?'}no_tty=1"
 
 
 def _first_bytes(path: str, count: int) -> bytes:

@@ -31,6 +31,19 @@ def datastores(connection: Connection, refresh: bool = False) -> tuple[Datastore
     return tuple(sorted(found, key=lambda store: store.name))
 
 
+def device_paths(connection: Connection, store: Datastore) -> tuple[str, ...]:
+    """Return the block devices that are the volumes of an active pool. Raises HostUnreachable, LibvirtFailed."""
+    with connection.doing(f"list the volumes of the storage pool {store.name}"):
+        try:
+            volumes = connection.raw.storagePoolLookupByName(store.name).listAllVolumes(0)
+            paths = [str(volume.path()) for volume in volumes]
+        except libvirt.libvirtError as error:
+            if error.get_error_code() in (libvirt.VIR_ERR_NO_STORAGE_POOL, libvirt.VIR_ERR_NO_STORAGE_VOL):
+                return ()  # it went away meanwhile
+            raise
+    return tuple(path for path in paths if path.startswith("/dev/"))
+
+
 def names(connection: Connection) -> tuple[str, ...]:
     with connection.doing("list the storage pools"):
         return tuple(sorted(pool.name() for pool in connection.raw.listAllStoragePools(0)))

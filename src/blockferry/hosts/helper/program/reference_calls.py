@@ -7,7 +7,7 @@ import os
 import re
 import struct
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from blockferry.hosts.helper.program import by_mount, mount_table
@@ -28,17 +28,9 @@ def mounted() -> dict[str, Mount]:
     return {mount.point: mount for mount in mount_table.mounts()}
 
 
-def wanted_mounts() -> set[str]:
-    """Where file systems are to be mounted by /etc/fstab or a unit of systemd."""
-    found = set()
-    try:
-        with open("/etc/fstab", "rb") as lines:
-            for line in lines:
-                words = line.split()
-                if len(words) >= 3 and not words[0].startswith(b"#") and words[1].startswith(b"/"):
-                    found.add(os.path.normpath(unescaped(words[1])))
-    except OSError:
-        pass
+def wanted_mounts() -> dict[str, str]:
+    """Where file systems are to be mounted by /etc/fstab or a unit of systemd, and of which type; "": not known."""
+    found: dict[str, str] = {}
     for directory in ("/etc/systemd/system", "/run/systemd/system"):
         try:
             names = os.listdir(directory)
@@ -47,7 +39,41 @@ def wanted_mounts() -> set[str]:
         for name in names:
             if name.endswith((".mount", ".automount")):
                 word = name.rsplit(".", 1)[0].replace("-", "/")
-                found.add("/" + re.sub(r"\\x([0-9a-f]{2})", lambda one: chr(int(one[1], 16)), word))
+                point = "/" + re.sub(r"\\x([0-9a-f]{2})", lambda one: chr(int(one[1], 16)), word)
+                found[point] = unit_type(os.path.join(directory, name)) or found.get(point, "")
+    try:
+        with open("/etc/fstab", "rb") as lines:
+            for line in lines:
+                words = line.split()
+                if len(words) >= 3 and not words[0].startswith(b"#") and words[1].startswith(b"/"):
+                    found[os.path.normpath(unescaped(words[1]))] = os.fsdecode(words[2])
+    except OSError:
+        pass
+    return found
+
+
+def unit_type(path: str) -> str:
+    """The type of file system that a unit of systemd mounts; "" where it does not say."""
+    try:
+        with open(path, "rb") as lines:
+            for line in lines:
+                key, _, value = line.partition(b"=")
+                if key.strip() == b"Type":
+                    return os.fsdecode(value.strip())
+    except OSError:
+        pass
+    return ""
+
+
+def not_mounted(mounts: Mapping[str, Mount], wanted: Mapping[str, str]) -> dict[str, str]:
+    """Mount point -> type ("": not known) of what this host mounts at other times, and has not mounted now.
+
+    autofs mounts it when somebody looks; systemd has such mounts in /proc of its own, which hold nobody's files.
+    """
+    found = {point: kind for point, kind in wanted.items() if point not in mounts}
+    for point, mount in mounts.items():
+        if mount.kind == "autofs" and not point.startswith(("/proc/", "/sys/", "/dev/")):
+            found[point] = wanted.get(point, "")
     return found
 
 
@@ -253,28 +279,44 @@ def texts(names: list[bytes]) -> list[str]:
     return [os.fsdecode(name) for name in names]
 
 
-def look_all(paths: list[str], directories: list[str]) -> dict[str, Any]:
-    """What lies at the paths; what the images in the directories stand on; all mounts.
+def headed(path: str) -> dict[str, Any]:
+    """The names of other files in the header of one image, which may be a block device."""
+    try:
+        return {"names": below(path)}
+    except struct.error:  # its header is cut short
+        return {"errno": errno.EINVAL}
+    except OSError as error:
+        return {"errno": error.errno}
+
+
+def look_all(paths: list[str], directories: list[str], images: Sequence[str] = ()) -> dict[str, Any]:
+    """What lies at the paths; what the images in the directories, and these images, stand on; all mounts.
 
     What lies on a mount that does not answer has its errno, and holds up nothing else.
     """
     mounts = mounted()
-    missing = wanted_mounts() - set(mounts)
+    wanted_here = wanted_mounts()
+    missing = set(wanted_here) - set(mounts)
     skipped = {point for point, mount in mounts.items() if mount.kind in NO_IMAGES}
     until = time.monotonic() + SECONDS
     exports = exported()
 
-    def work(wanted: tuple[bool, str]) -> dict[str, Any]:
-        is_listing, path = wanted
-        return listed(path, missing, skipped, until) if is_listing else look(path, mounts, missing, exports)
+    def work(wanted: tuple[str, str]) -> dict[str, Any]:
+        what, path = wanted
+        if what == "listing":
+            return listed(path, missing, skipped, until)
+        return headed(path) if what == "header" else look(path, mounts, missing, exports)
 
-    every = [((False, path), path) for path in paths]
-    every += [((True, path), os.path.join(path, ".")) for path in directories]
+    every = [(("path", path), path) for path in paths]
+    every += [(("listing", path), os.path.join(path, ".")) for path in directories]
+    every += [(("header", path), path) for path in images]
     found = by_mount.look(every, work, ANSWER_S)
     silent = {"errno": errno.ETIMEDOUT}
     return {
-        "paths": {path: found.get((False, path), silent) for path in paths},
-        "directories": {path: found.get((True, path), silent) for path in directories},
+        "paths": {path: found.get(("path", path), silent) for path in paths},
+        "directories": {path: found.get(("listing", path), silent) for path in directories},
+        "headers": {path: found.get(("header", path), silent) for path in images},
+        "not_mounted": not_mounted(mounts, wanted_here),
         "mounts": sorted(mounts),
         "mounted": {mount.device: [mount.kind, mount.source] for mount in mounts.values()},
     }

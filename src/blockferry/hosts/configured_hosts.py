@@ -1,0 +1,83 @@
+"""The hosts that the configuration lists: connected when they are needed, waited for no longer than a limit."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from blockferry.base.errors import BlockferryError, HostUnreachable
+from blockferry.base.host_entries import HostEntry
+
+if TYPE_CHECKING:  # a host has these in a field of its own
+    from collections.abc import Callable
+
+    from blockferry.hosts.host import Host
+
+CONNECT_S = 10.0
+"""So long may it take to connect to a host. One that is off answers nothing at all, and ssh would wait for minutes."""
+
+AGAIN_S = 15.0
+"""A host that could not be reached is not tried again for so long: a purge of 50 files waits for it once."""
+
+
+class ConfiguredHost:
+    """A host by the name and the URI of the configuration. May be used from any thread."""
+
+    def __init__(self, entry: HostEntry, make: Callable[[str], Host]) -> None:
+        """Nothing is opened yet. `make`: makes the Host of a URI; what it raises is raised by `connected`."""
+        self.name, self.uri = entry.name, entry.uri
+        self._make = make
+        self._lock = threading.Lock()
+        self._host: Host | None = None
+        self._attempt: _Attempt | None = None
+        self._failed: tuple[float, BlockferryError] | None = None  # when, by the monotonic clock
+
+    def connected(self, limit_s: float = CONNECT_S) -> Host:
+        """Return the host with an open connection, within about `limit_s`.
+
+        Raises HostUnreachable, also when it failed a moment ago or an earlier attempt still hangs; UsageError for a URI
+        that gives no way to the host's files.
+        """
+        with self._lock:
+            if self._failed is not None and time.monotonic() - self._failed[0] < AGAIN_S:
+                raise self._failed[1]
+            if self._host is None:
+                self._host = self._make(self.uri)
+            if self._attempt is None:
+                self._attempt = _Attempt(self._host)
+            attempt, host = self._attempt, self._host
+        attempt.thread.join(limit_s)
+        error = attempt.error
+        if attempt.thread.is_alive():
+            error = HostUnreachable(self.uri, f"it did not answer within {limit_s:g} s")
+        with self._lock:
+            if self._attempt is attempt and not attempt.thread.is_alive():
+                self._attempt = None
+            self._failed = None if error is None else (time.monotonic(), error)
+        if error is not None:
+            raise error
+        return host
+
+    def close(self) -> None:
+        """Close the connection, unless an attempt still hangs in it: closing would hang, too."""
+        with self._lock:
+            if self._host is not None and self._attempt is None:
+                self._host.close()
+                self._host = None
+
+
+class _Attempt:
+    """One attempt to connect, in a thread of its own."""
+
+    def __init__(self, host: Host) -> None:
+        self.error: BlockferryError | None = None
+        self._host = host
+        self.thread = threading.Thread(target=self._connect, name=f"connect-{host.uri}", daemon=True)
+        self.thread.start()
+
+    def _connect(self) -> None:
+        try:
+            self._host.connection.host_id()
+        except BlockferryError as error:
+            self.error = error

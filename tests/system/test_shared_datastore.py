@@ -1,0 +1,89 @@
+"""Two hosts with one directory: what a VM of either needs is kept, also while that host cannot be asked."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lab import Datastore, Host, Lab
+from tests.system.bare import BareVm, bare, disk_xml
+from tests.system.voyage import FarLine
+
+pytestmark = pytest.mark.lab
+
+EXPORTS = Path("/var/lib/nfs")
+
+
+@pytest.fixture(scope="module")
+def beside(
+    lab_session: Lab, far: Host, old_san: Datastore, ssd: Datastore, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Host]:
+    """A second host with the same datastores.
+
+    Both tell that they give them to others, as an NFS server's own host does; the second one has a network file system
+    in its fstab, so that it cannot be told what it reaches.
+    """
+    host = lab_session.host("beside", network=True)
+    fstab = tmp_path_factory.mktemp("beside") / "fstab"
+    fstab.write_text("nas:/vol /srv/nas nfs defaults 0 0\n")
+    host.run(["mount", "--bind", fstab, "/etc/fstab"])
+    for store in (old_san, ssd):
+        host.attach(store)
+    for one in (far, host):
+        one.run(["mkdir", "-p", EXPORTS])
+        one.run(["mount", "-t", "tmpfs", "tmpfs", EXPORTS])
+        one.run(["tee", EXPORTS / "etab"], stdin=f"{old_san.path}\t*(rw)\n{ssd.path}\t*(rw)\n")
+    yield host
+    for one in (far, host):
+        one.run(["umount", EXPORTS])
+    with contextlib.suppress(OSError):
+        EXPORTS.rmdir()  # of this machine; another run may need it still
+
+
+@pytest.fixture
+def fleet_line(far_line: FarLine, far: Host, beside: Host) -> Iterator[FarLine]:
+    """The command line with both hosts in its configuration."""
+    hosts = json.dumps([far.ssh_uri, beside.ssh_uri])
+    (far_line.directory / "empty.toml").write_text(f"hosts = {hosts}\n")
+    yield far_line
+    beside.mend_network()
+
+
+def purge(line: FarLine, path: Path) -> tuple[bool, str]:
+    """Whether the old file is gone, and what is said of it."""
+    said = line.do("quarantine", "purge", "--now", path, "--yes")
+    [one] = said.document["purged"]
+    return one["gone"], one["text"]
+
+
+def test_an_old_disk_that_a_vm_of_the_other_host_needs(
+    fleet_line: FarLine, far: Host, beside: Host, old_san: Datastore, ssd: Datastore
+) -> None:
+    with bare(far, old_san, "common", kind="qcow2", start=False) as vm:
+        fleet_line.must("move", vm.name, "--to", "ssd", "--keep-source", "7d")
+        assert vm.source() == str(ssd.home(vm.name) / "vda.qcow2")
+        assert vm.path.exists()
+        other = BareVm(beside, "user", [disk_xml("vda", vm.path)]).define()
+        try:
+            gone, text = purge(fleet_line, vm.path)
+            assert not gone
+            assert "on the host beside VM user refers to it" in text
+
+            beside.cut_network()
+            began = time.monotonic()
+            gone, text = purge(fleet_line, vm.path)
+            assert not gone
+            assert "on the host beside a VM may use it, and that host could not be asked" in text, text
+            print(f"a host that is cut off was waited for {time.monotonic() - began:.1f} s")
+            assert vm.path.exists()
+            beside.mend_network()
+        finally:
+            other.remove()
+        gone, text = purge(fleet_line, vm.path)
+        assert gone, text
+        assert not vm.path.exists()
