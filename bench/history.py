@@ -16,7 +16,7 @@ from bench.options import new_console
 from blockferry.base.units import GiB
 from blockferry.hosts.inventory import PowerState
 from blockferry.jobs.outcome import Outcome
-from blockferry.safety import proof
+from blockferry.storage_move import claims
 from blockferry.storage_move.move_journal import MoveJournal
 from blockferry.storage_move.plan import DiskPlan, Plan
 from blockferry.storage_move.record import Record
@@ -52,8 +52,8 @@ def check(journal: MoveJournal) -> None:
     journal.reservations(URI, HOST)
     assert PARTIAL in journal.partials("uuid-1", HOST)
     journal.unfinished()
-    proof.kept_here(journal, URI, HOST)
-    proof.claims(journal, URI, HOST)
+    claims.kept_here(journal, URI, HOST)
+    claims.claims(journal, URI, HOST)
     templates_effects.known(journal, URI, HOST)
 
 

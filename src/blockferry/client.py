@@ -71,6 +71,7 @@ from blockferry.base.host_entries import HostEntry
 from blockferry.doctor.rules import Diagnosis, HostCheck, Level
 from blockferry.hosts.inventory import Datastore, Disk, DiskSource, PowerState, Vm
 from blockferry.hosts.kept import Kept
+from blockferry.hosts.tracking_points import Point
 from blockferry.jobs.outcome import Outcome, Wanted
 from blockferry.leftovers.quarantine_rules import DiskLoss, KeptFile, Purged, Restore
 from blockferry.move_handle import Move, Update
@@ -117,7 +118,6 @@ from blockferry.tracking.rules import (
     DiskChanges,
     DiskTracking,
     MadePoint,
-    Point,
     PointStatus,
     TrackingStatus,
 )

@@ -10,6 +10,7 @@ from blockferry.base.event import Event
 from blockferry.client import Client
 from blockferry.doctor import effects as doctor_effects
 from blockferry.doctor.rules import Diagnosis
+from blockferry.hosts.tracking_points import Point
 from blockferry.leftovers import orphans as leftovers_orphans
 from blockferry.leftovers import quarantine
 from blockferry.leftovers.quarantine_rules import KeptFile, Purged, Restore
@@ -18,7 +19,7 @@ from blockferry.moves.environment import Environment, acting_user
 from blockferry.storage_move.request import MoveRequest
 from blockferry.storage_move.summary import CheckResult, DatastoreListing, MoveSummary, Orphan, Orphans, VmListing
 from blockferry.tracking import effects as tracking_effects
-from blockferry.tracking.rules import Changes, MadePoint, Point, TrackingStatus
+from blockferry.tracking.rules import Changes, MadePoint, TrackingStatus
 
 
 class LocalClient(Client):

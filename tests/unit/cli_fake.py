@@ -35,6 +35,7 @@ from blockferry.cli.app import App
 from blockferry.client import Client
 from blockferry.doctor.rules import Diagnosis, HostCheck, Level
 from blockferry.hosts.inventory import Datastore, Disk, DiskSource, PowerState, Vm
+from blockferry.hosts.tracking_points import Point
 from blockferry.jobs.outcome import Outcome, Wanted
 from blockferry.leftovers.quarantine_rules import KeptFile, Purged, Restore
 from blockferry.storage_move.plan import DiskPlan, HomeFile, HomePlan, Plan
@@ -61,7 +62,6 @@ from blockferry.tracking.rules import (
     DiskChanges,
     DiskTracking,
     MadePoint,
-    Point,
     PointStatus,
     TrackingStatus,
 )

@@ -10,11 +10,11 @@ from blockferry.base.units import GiB
 from blockferry.hosts.inventory import Datastore, Disk, DiskSource, Image, PowerState, Snapshot, Vm
 from blockferry.hosts.libvirt import domain_xml
 from blockferry.jobs.outcome import Outcome
+from blockferry.storage_move import checkpoint_notes
 from blockferry.storage_move.facts import Facts, SaveRoom, SmallFile
 from blockferry.storage_move.plan import ManagedSavePlan, NvramPlan, Plan
 from blockferry.storage_move.precheck import rules as precheck_rules
 from blockferry.storage_move.request import ChainPolicy, Firmware, Method, MoveRequest, Provision
-from blockferry.tracking import rules as tracking_rules
 
 TOP, BASE, VARS = "/old/web01/vda.s1", "/old/web01/vda.qcow2", "/old/web01/web01_VARS.fd"
 SOURCE = DiskSource("file", TOP, "qcow2")
@@ -239,7 +239,7 @@ def test_checkpoints_of_other_disks_are_no_hindrance() -> None:
 
 
 def test_the_report_tells_of_points_that_are_void() -> None:
-    [said] = tracking_rules.after_move(("monday",), Outcome.MOVED)
+    [said] = checkpoint_notes.after_move(("monday",), Outcome.MOVED)
     assert "monday" in said
-    assert tracking_rules.after_move(("monday",), Outcome.CANCELLED) == ()
-    assert tracking_rules.after_move((), Outcome.MOVED) == ()
+    assert checkpoint_notes.after_move(("monday",), Outcome.CANCELLED) == ()
+    assert checkpoint_notes.after_move((), Outcome.MOVED) == ()

@@ -19,11 +19,10 @@ from blockferry.base.errors import DestinationGone, LibvirtFailed
 from blockferry.hosts.helper import files
 from blockferry.hosts.inventory import PowerState
 from blockferry.hosts.runner import LocalRunner
-from blockferry.safety import mount_check
 from blockferry.storage_move import actions
 from blockferry.storage_move import effects as storage_move_effects
 from blockferry.storage_move.context import Context
-from blockferry.storage_move.destination import release
+from blockferry.storage_move.destination import mount_check, release
 from blockferry.storage_move.observation import Observation
 from blockferry.storage_move.observe import Memory
 from blockferry.storage_move.record import Record

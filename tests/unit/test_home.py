@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from blockferry.hosts.file_use import FileUse
 from blockferry.hosts.inventory import Datastore, Disk, DiskSource, PowerState, Vm
 from blockferry.hosts.libvirt import domain_xml
 from blockferry.storage_move.home import effects as home_effects
 from blockferry.storage_move.home import rules as home_rules
-from blockferry.storage_move.home.rules import FileUse, HomeEntry
+from blockferry.storage_move.home.rules import HomeEntry
 
 SAN = Datastore("san", "u1", "dir", True, "/san")
 NESTED = Datastore("nested", "u2", "dir", False, "/san/prod")

@@ -15,8 +15,9 @@ from test_cli import call
 from blockferry.base.units import MiB
 from blockferry.hosts.inventory import Disk, DiskSource, Image, PowerState
 from blockferry.hosts.libvirt import checkpoints
+from blockferry.hosts.tracking_points import NotedDisk, Point, PointNote, Present
 from blockferry.tracking import rules as tracking_rules
-from blockferry.tracking.rules import ChangedArea, NotedDisk, Point, PointNote, Present
+from blockferry.tracking.rules import ChangedArea
 
 VDA = NotedDisk("vda", "/old/vda.qcow2", "2", 64 * MiB)
 VDB = NotedDisk("vdb", "/old/vdb.qcow2", "1", 32 * MiB)

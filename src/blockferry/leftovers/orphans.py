@@ -21,6 +21,7 @@ from blockferry.hosts.kept import Kept
 from blockferry.hosts.libvirt import domain_list, pools
 from blockferry.hosts.runner import Runner
 from blockferry.safety import proof
+from blockferry.storage_move import claims
 from blockferry.storage_move.destination.effects import MARKER, is_another
 from blockferry.storage_move.destination.placement import is_in_home
 from blockferry.storage_move.home import effects as home_effects
@@ -32,7 +33,7 @@ def find(site: Host, journal: MoveJournal) -> Orphans:
     """Everything of ours that belongs to no move under way."""
     connection = site.connection
     mine = journal.identity()
-    said = proof.claims(journal, connection.uri, connection.host_id())
+    said = claims.claims(journal, connection.uri, connection.host_id())
     running = {one.id for one in journal.unfinished()}
     to_go_on_with = journal.partial_paths()
     marked: list[tuple[Datastore, list[str]]] = []
@@ -207,7 +208,7 @@ def remove(site: Host, journal: MoveJournal, one: Orphan, abandoned: bool = Fals
         return f"{marker} was removed; {path} was not touched"
     if taken:
         raise StillInUse(one.path, "another file has taken its name since")
-    said = proof.claims(journal, connection.uri, connection.host_id())
+    said = claims.claims(journal, connection.uri, connection.host_id())
     doubt = _unproven(words, stat, path) or proof.needed_by(site, path, said, is_base=False)
     if doubt is not None:
         raise StillInUse(one.path, doubt)

@@ -26,6 +26,7 @@ from blockferry.jobs.kill_points import KillPoints
 from blockferry.leftovers import quarantine_rules
 from blockferry.leftovers.quarantine_rules import DiskLoss, KeptFile, Purged, Restore, Swap
 from blockferry.safety import file_references, proof
+from blockferry.storage_move import claims
 from blockferry.storage_move.destination.placement import is_in_home
 from blockferry.storage_move.home import effects as home_effects
 from blockferry.storage_move.move_journal import MoveJournal
@@ -76,7 +77,7 @@ def row(
 
 def listing(site: Host, journal: MoveJournal) -> tuple[KeptFile, ...]:
     """All kept files of this host, with what the proof says now."""
-    said = proof.claims(journal, site.connection.uri, site.connection.host_id())
+    said = claims.claims(journal, site.connection.uri, site.connection.host_id())
     shown = proof.Proof(site, [one.path for one in said.kept], only_shown=True)
     return tuple(_look(site, shown, said, one) for one in said.kept)
 
@@ -104,7 +105,7 @@ def purge(site: Host, journal: MoveJournal, paths: Sequence[str], now: bool) -> 
     What cannot be proven to be unneeded stays, and what stands on
     another kept file goes before it. Raises NotInQuarantine.
     """
-    said = proof.claims(journal, site.connection.uri, site.connection.host_id())
+    said = claims.claims(journal, site.connection.uri, site.connection.host_id())
     known = {posixpath.normpath(one.path): one for one in said.kept}
     for path in paths:
         if posixpath.normpath(path) not in known:
@@ -123,7 +124,7 @@ def purge(site: Host, journal: MoveJournal, paths: Sequence[str], now: bool) -> 
     while left:  # a base can go when what stands on it is gone
         before = len(left)
         for one in list(left):
-            said = proof.claims(journal, site.connection.uri, site.connection.host_id())
+            said = claims.claims(journal, site.connection.uri, site.connection.host_id())
             absent = [path for path, seen in files.stat_many(site.runner, removed).items() if seen is None]
             gone, sentence = _purge_one(site, journal, asked, said, one, [row.path for row in left], absent, now=now)
             done[one.path] = gone, sentence
@@ -240,7 +241,7 @@ def restorable(site: Host, journal: MoveJournal, what: str, compare: bool | None
 
 def _meant(site: Host, journal: MoveJournal, what: str) -> tuple[Vm, Plan, dict[str, Kept]]:
     """The VM, the move, and what is kept of that move. A VM's latest move with anything kept is meant."""
-    rows = proof.kept_here(journal, site.connection.uri, site.connection.host_id())
+    rows = claims.kept_here(journal, site.connection.uri, site.connection.host_id())
     if what.startswith("/"):
         named = [one for one in rows if posixpath.normpath(one.path) == posixpath.normpath(what)]
         if not named:
@@ -289,7 +290,7 @@ def _still_runs(site: Host, name: str, uuid: str) -> list[str]:
 
 def _used(site: Host, journal: MoveJournal, swap: Swap, kept: dict[str, Kept]) -> list[str]:
     """Whether anybody else uses what is to be gone back to: the same proof as before a removal."""
-    said = proof.claims(journal, site.connection.uri, site.connection.host_id())
+    said = claims.claims(journal, site.connection.uri, site.connection.host_id())
     asked = proof.Proof(site, kept)
     found = []
     for path in kept:

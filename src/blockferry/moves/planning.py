@@ -18,8 +18,7 @@ from blockferry.hosts.datastore_id import FileId
 from blockferry.hosts.kept import Kept
 from blockferry.hosts.libvirt import domain_list
 from blockferry.moves.environment import Environment, acting_user
-from blockferry.safety import proof
-from blockferry.storage_move import survey
+from blockferry.storage_move import claims, survey
 from blockferry.storage_move.facts import Facts, TemplateFacts
 from blockferry.storage_move.precheck import rules as precheck_rules
 from blockferry.storage_move.precheck import space
@@ -92,7 +91,7 @@ def _facts(env: Environment, request: MoveRequest, just: Mapping[templates_effec
         env.journal.partials(vm.uuid, site.connection.host_id()),
         *_promised(env, vm.uuid),
         _old_disks(env, vm.uuid),
-        lambda: proof.claims(env.journal, site.connection.uri, site.connection.host_id()),
+        lambda: claims.claims(env.journal, site.connection.uri, site.connection.host_id()),
         functools.cache(
             lambda: replace(
                 templates_effects.known(env.journal, site.connection.uri, site.connection.host_id()), just=just
@@ -110,7 +109,7 @@ def _facts(env: Environment, request: MoveRequest, just: Mapping[templates_effec
 def _old_disks(env: Environment, uuid: str) -> dict[str, tuple[Kept, str]]:
     """Path -> what quarantine keeps of disks of this VM on this host, and of which disk."""
     found = {}
-    for row in proof.kept_here(env.journal, env.site.connection.uri, env.site.connection.host_id()):
+    for row in claims.kept_here(env.journal, env.site.connection.uri, env.site.connection.host_id()):
         with contextlib.suppress(MoveNotFound):
             plan = env.journal.get(row.move).plan
             if plan.uuid == uuid:

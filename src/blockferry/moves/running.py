@@ -17,8 +17,8 @@ from blockferry.jobs.slow_calls import SlowCalls
 from blockferry.leftovers import quarantine
 from blockferry.moves import move_host
 from blockferry.moves.environment import Environment
-from blockferry.safety import proof
 from blockferry.safety.guard import Guard
+from blockferry.storage_move import claims
 from blockferry.storage_move.conclusion import conclude
 from blockferry.storage_move.context import Context
 from blockferry.storage_move.firmware import rules as firmware_rules
@@ -128,7 +128,7 @@ class _Drive:
             note=job.save,
             tell=job.log_event,
             keep=lambda *words, **more: journal.add_kept(quarantine.row(site, plan, *words, **more)),
-            claims=lambda: proof.claims(journal, site.uri, site.connection.host_id(), plan.move),
+            claims=lambda: claims.claims(journal, site.uri, site.connection.host_id(), plan.move),
             journal=journal.identity(),
             check=job.check,
             should_stop=job.should_stop,

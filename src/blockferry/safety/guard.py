@@ -40,8 +40,7 @@ from blockferry.hosts.libvirt.connection import Connection
 from blockferry.hosts.libvirt.domain import Control
 from blockferry.hosts.process import readable, reap
 from blockferry.hosts.runner import Runner, SshRunner, runner_for
-from blockferry.storage_move.firmware import managed_save_recovery
-from blockferry.storage_move.lost_vm import past_libvirt
+from blockferry.safety import lost_qemu, managed_save_recovery
 from blockferry.storage_move.pace import throttle_rules
 from blockferry.storage_move.record import Throttle
 
@@ -487,7 +486,7 @@ def _resume_lost(control: Control, runner: Runner | None) -> bool | None:
     if runner is None:
         return False
     try:
-        return past_libvirt.let_run(control, runner)
+        return lost_qemu.let_run(control, runner)
     except Exception:  # noqa: BLE001 - the guard may not end while a guest may stand still
         return None
 

@@ -20,12 +20,12 @@ from blockferry.jobs.action import Action, Finish
 from blockferry.jobs.kill_points import PointFailed
 from blockferry.jobs.loop import TRIES, EffectStopped, Loop, Waiting
 from blockferry.jobs.outcome import Outcome
+from blockferry.safety import lost_qemu
 from blockferry.storage_move import actions, destination_watchdog, progress
 from blockferry.storage_move import effects as storage_move_effects
 from blockferry.storage_move.context import Context
 from blockferry.storage_move.decide import decide
 from blockferry.storage_move.firmware import rules as firmware_rules
-from blockferry.storage_move.lost_vm import past_libvirt
 from blockferry.storage_move.observation import DiskSide, Observation
 from blockferry.storage_move.observe import Observer
 from blockferry.storage_move.pace import throttle
@@ -155,7 +155,7 @@ class MoveLoop(Loop[Record, Observation, Progress, Report]):
             done = context.guard.let_run()
             done = context.control.resume() if done is None else done
             context.memory.resumed = context.memory.resumed or done
-            return done or not past_libvirt.may_stand(context.control, context.runner)
+            return done or not lost_qemu.may_stand(context.control, context.runner)
         except BlockferryError:
             return False
 

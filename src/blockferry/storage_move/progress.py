@@ -8,6 +8,7 @@ from blockferry.base.units import format_rate, format_size
 from blockferry.hosts.exports import is_export
 from blockferry.hosts.helper.comparison import ComparisonProgress
 from blockferry.jobs.outcome import Outcome
+from blockferry.storage_move import checkpoint_notes
 from blockferry.storage_move.context import Context
 from blockferry.storage_move.observation import DiskSide, Job, Observation
 from blockferry.storage_move.observe import mirrored
@@ -15,7 +16,6 @@ from blockferry.storage_move.overlays.passes import CopyProgress
 from blockferry.storage_move.record import Record
 from blockferry.storage_move.request import IfNotConverging
 from blockferry.storage_move.summary import DiskProgress, GuestReport, Progress, Report
-from blockferry.tracking import rules as tracking_rules
 
 _POLICY = {
     IfNotConverging.AUTO: "it waits",
@@ -129,7 +129,7 @@ def report(context: Context, outcome: Outcome, seconds: float, phases: dict[str,
         start_stall_s=context.stalls.get("start"),
         switch_attempts=record.switch_attempts + 1,
         sources=(*context.sources, *_left(context, outcome)),
-        notes=(*context.notes, *tracking_rules.after_move(context.plan.checkpoints, outcome)),
+        notes=(*context.notes, *checkpoint_notes.after_move(context.plan.checkpoints, outcome)),
         firmware_stall_s=record.hold_s or None,
         verified=tuple(context.verdicts),
         guest=_guest(context, record),

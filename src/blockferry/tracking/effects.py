@@ -35,22 +35,14 @@ from blockferry.hosts.images import qemu_img
 from blockferry.hosts.inventory import PowerState, Vm
 from blockferry.hosts.libvirt import checkpoints, domain_list
 from blockferry.hosts.libvirt.checkpoints import Checkpoints
+from blockferry.hosts.tracking_points import Point, PointNote, Present
 from blockferry.jobs.kill_points import KillPoints
 from blockferry.storage_move import survey
 from blockferry.storage_move.verify import effects as verify_effects
 from blockferry.storage_move.verify.scratch import let_run
 from blockferry.store import Owner
 from blockferry.tracking import rules as tracking_rules
-from blockferry.tracking.rules import (
-    ChangedArea,
-    Changes,
-    DiskChanges,
-    MadePoint,
-    Point,
-    PointNote,
-    Present,
-    TrackingStatus,
-)
+from blockferry.tracking.rules import ChangedArea, Changes, DiskChanges, MadePoint, TrackingStatus
 
 point = KillPoints("point-made", "changes-begun", "changes-read")
 

@@ -12,59 +12,10 @@ from dataclasses import dataclass
 
 from blockferry.base.units import format_size
 from blockferry.hosts.inventory import Disk, Image, PowerState, Vm
-from blockferry.jobs.outcome import Outcome
+from blockferry.hosts.tracking_points import Point, PointNote, Present
 
 MOST_POINTS = 32
 """Points of one VM. Each is a bitmap that QEMU keeps up at every write and saves in the image at power-off."""
-
-
-@dataclass(frozen=True, slots=True)
-class NotedDisk:
-    """One disk as it was at a point. `size` is the guest's size in bytes.
-
-    `node`: the number of its block node, as the live XML shows it (`<source index=...>`); libvirt counts them up within
-    a run of QEMU, so that whatever takes the image away, or puts another one in its place, gives it a new one.
-    """
-
-    target: str
-    path: str
-    node: str
-    size: int
-
-
-@dataclass(frozen=True, slots=True)
-class PointNote:
-    """What is written into a checkpoint when it is made, so that a loss can be noticed later.
-
-    `run`: the QEMU process (boot id, process id, its start). `at`: seconds since the epoch, closer than libvirt has it.
-    """
-
-    run: str
-    disks: tuple[NotedDisk, ...]
-    at: float = 0.0
-
-    def disk(self, target: str) -> NotedDisk | None:
-        return next((one for one in self.disks if one.target == target), None)
-
-
-@dataclass(frozen=True, slots=True)
-class Point:
-    """A libvirt checkpoint. `note` is None for somebody else's.
-
-    `bitmaps`: target -> bytes that its bitmap holds as changed so far, None if libvirt does not find the bitmap;
-    empty while the VM is off.
-    """
-
-    id: str
-    created: float
-    targets: tuple[str, ...]
-    note: PointNote | None
-    bitmaps: dict[str, int | None]
-
-    @property
-    def order(self) -> tuple[float, str]:
-        """By which points are older and newer; two may be made within one of libvirt's seconds."""
-        return (self.created if self.note is None else self.note.at or self.created, self.id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,18 +24,6 @@ class MadePoint:
 
     point: Point
     new: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Present:
-    """The VM as it is now. `run` is None while it is off, or if its process cannot be told from others."""
-
-    state: PowerState
-    run: str | None
-    disks: tuple[NotedDisk, ...]
-
-    def disk(self, target: str) -> NotedDisk | None:
-        return next((one for one in self.disks if one.target == target), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,21 +200,3 @@ def areas(extents: Sequence[tuple[int, int, bool]], size: int) -> tuple[ChangedA
     if at < size:
         raise ValueError(f"the bitmap was read up to byte {at} of {size}")
     return tuple(ChangedArea(one.start, min(one.length, size - one.start)) for one in found if one.start < size)
-
-
-def before_move(checkpoints: Sequence[str], vm: str) -> str:
-    """What the plan of a move says of the VM's checkpoints."""
-    names = ", ".join(checkpoints)
-    return (
-        f"The points and checkpoints {names} of {vm} do not tell closely any more what has changed, once it is moved."
-    )
-
-
-def after_move(checkpoints: Sequence[str], outcome: Outcome) -> tuple[str, ...]:
-    """What the report of a move says of them."""
-    if not checkpoints or outcome is not Outcome.MOVED:
-        return ()
-    return (
-        f"points of blockferry among {', '.join(checkpoints)} are void (`blockferry cbt point` makes a new one); in "
-        "the bitmaps of others' checkpoints, which were carried, everything that was copied counts as changed",
-    )

@@ -15,7 +15,7 @@ from lxml import etree
 from blockferry.base.errors import LibvirtFailed
 from blockferry.hosts.libvirt import domain_list, domain_xml
 from blockferry.hosts.libvirt.connection import Connection
-from blockferry.tracking.rules import NotedDisk, Point, PointNote, Present
+from blockferry.hosts.tracking_points import NotedDisk, Point, PointNote, Present
 
 NOTE_PREFIX = "blockferry tracking 1: "
 """What our descriptions begin with; the number grows when the JSON after it changes its meaning."""

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 import libvirt
 from lxml import etree
 
+from blockferry.hosts.file_use import FileUse
 from blockferry.hosts.libvirt import domain_list, xml_paths
 from blockferry.hosts.libvirt.connection import Connection
 from blockferry.hosts.libvirt.xml_paths import Role
-from blockferry.storage_move.home.rules import FileUse
 
 _MOVABLE = frozenset(
     {

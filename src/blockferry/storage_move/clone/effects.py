@@ -10,10 +10,9 @@ from blockferry.base.errors import CloneFailed, HostCommandFailed
 from blockferry.base.units import format_duration, format_size
 from blockferry.hosts.helper import files, image_users
 from blockferry.hosts.images import reflink
-from blockferry.safety import mount_check
 from blockferry.storage_move.context import Context
 from blockferry.storage_move.destination import effects as destination_effects
-from blockferry.storage_move.destination import owner_and_labels
+from blockferry.storage_move.destination import mount_check, owner_and_labels
 from blockferry.storage_move.observation import Observation
 from blockferry.storage_move.observe import fingerprint
 from blockferry.storage_move.plan import DiskPlan

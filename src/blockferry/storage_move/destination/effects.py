@@ -23,9 +23,8 @@ from blockferry.hosts.helper.files import FileStat
 from blockferry.hosts.images import conversion, network_exports, qemu_img
 from blockferry.hosts.qemu_user import HOME_MODE
 from blockferry.hosts.runner import Runner
-from blockferry.safety import mount_check
 from blockferry.storage_move.context import Context
-from blockferry.storage_move.destination import owner_and_labels
+from blockferry.storage_move.destination import mount_check, owner_and_labels
 from blockferry.storage_move.destination.placement import guest_size
 from blockferry.storage_move.observation import Observation
 from blockferry.storage_move.overlays.passes import CopyProgress

@@ -12,10 +12,11 @@ from blockferry.hosts.exports import is_export
 from blockferry.hosts.helper import files
 from blockferry.hosts.images import network_exports, qemu_img
 from blockferry.hosts.libvirt import domain_list
-from blockferry.safety import mount_check, proof
+from blockferry.safety import proof
 from blockferry.storage_move import destination_watchdog
 from blockferry.storage_move.context import Context
 from blockferry.storage_move.destination import effects as destination_effects
+from blockferry.storage_move.destination import mount_check
 from blockferry.storage_move.destination.effects import MARKER
 from blockferry.storage_move.destination.placement import is_in_home
 from blockferry.storage_move.home import effects as home_effects

@@ -7,11 +7,11 @@ from dataclasses import replace
 
 from blockferry.base.errors import CopyIncomplete
 from blockferry.hosts.helper import files
-from blockferry.safety import mount_check, proof
+from blockferry.safety import proof
 from blockferry.storage_move import actions
 from blockferry.storage_move.context import Context
 from blockferry.storage_move.destination import effects as destination_effects
-from blockferry.storage_move.destination import owner_and_labels
+from blockferry.storage_move.destination import mount_check, owner_and_labels
 from blockferry.storage_move.destination.placement import is_in_home
 from blockferry.storage_move.firmware.rules import RELEASED
 from blockferry.storage_move.home import effects as home_effects

@@ -25,10 +25,10 @@ from blockferry.base.errors import (
 from blockferry.base.units import format_duration, format_size
 from blockferry.hosts.helper import files
 from blockferry.hosts.inventory import PowerState
+from blockferry.safety import managed_save_recovery
 from blockferry.safety.guard import LINGER_S
 from blockferry.storage_move import actions
 from blockferry.storage_move.context import Context
-from blockferry.storage_move.firmware import managed_save_recovery
 from blockferry.storage_move.observation import Observation
 from blockferry.storage_move.observe import fingerprint, image_print
 from blockferry.storage_move.plan import ManagedSavePlan, NvramPlan

@@ -19,9 +19,9 @@ from blockferry.hosts.host import Host
 from blockferry.hosts.inventory import Datastore
 from blockferry.hosts.libvirt import domain_xml, pools
 from blockferry.hosts.runner import Runner
-from blockferry.safety import file_references, mount_check
+from blockferry.safety import file_references
 from blockferry.storage_move.context import Context
-from blockferry.storage_move.destination import owner_and_labels
+from blockferry.storage_move.destination import mount_check, owner_and_labels
 from blockferry.storage_move.destination.effects import MARKER, make_home, mark_file, marked_by, name_paths
 from blockferry.storage_move.observation import Observation
 from blockferry.storage_move.plan import HomeFile, HomePlan

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from blockferry.base.errors import BlockferryError
 from blockferry.base.units import MiB
+from blockferry.hosts import file_use
 from blockferry.hosts.helper import files, image_users
 from blockferry.hosts.inventory import Datastore, Image, Vm
 from blockferry.hosts.libvirt import xml_home_files
@@ -135,8 +136,8 @@ def _writer(runner: Runner, path: str) -> str:
 
 
 def _by_every_name(
-    runner: Runner, source: str | None, places: Mapping[str, tuple[home_rules.FileUse, ...]]
-) -> dict[str, tuple[home_rules.FileUse, ...]]:
+    runner: Runner, source: str | None, places: Mapping[str, tuple[file_use.FileUse, ...]]
+) -> dict[str, tuple[file_use.FileUse, ...]]:
     """The same with the names that lead to the home by another path: such a name cannot be told from it by words."""
     found = dict(places)
     if source is None:

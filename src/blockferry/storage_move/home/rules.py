@@ -11,6 +11,7 @@ import posixpath
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+from blockferry.hosts.file_use import FileUse
 from blockferry.hosts.inventory import Datastore, Vm, datastore_of
 from blockferry.storage_move.destination.placement import directory_name, is_in_home
 from blockferry.storage_move.facts import SmallFile
@@ -32,18 +33,6 @@ class HomeEntry:
     label: str = ""  # volume name of an ISO 9660 image
     ours: bool = False  # metadata that blockferry has written for this VM
     written_by: str = ""  # the process that has it open for writing
-
-
-@dataclass(frozen=True, slots=True)
-class FileUse:
-    """One place of one of the VM's XMLs that names a file.
-
-    `live`: the XML of the running VM. `fixed`: why the place cannot be given another path, a clause; "": it can be.
-    """
-
-    what: str  # for people: "the medium of sda", "the kernel"
-    live: bool = False
-    fixed: str = ""
 
 
 def candidates(vm: Vm, stores: tuple[Datastore, ...], named: Collection[str]) -> list[str]:

@@ -15,11 +15,11 @@ from blockferry.base.units import MiB, format_duration, format_size
 from blockferry.hosts.exports import is_export
 from blockferry.hosts.helper import comparison, files
 from blockferry.hosts.images import qemu_img
-from blockferry.safety import mount_check, proof
+from blockferry.safety import lost_qemu, proof
 from blockferry.storage_move import actions, destination_watchdog, guarding
 from blockferry.storage_move.context import Context
 from blockferry.storage_move.destination import effects as destination_effects
-from blockferry.storage_move.lost_vm import past_libvirt
+from blockferry.storage_move.destination import mount_check
 from blockferry.storage_move.observation import Observation
 from blockferry.storage_move.observe import layer_print, same_path
 from blockferry.storage_move.overlays import rules as overlays_rules
@@ -361,7 +361,7 @@ def _hold_for_flush(context: Context, record: Record, guard_s: float) -> float |
             if ours:
                 done = context.guard.let_run()
                 runs = context.control.resume() if done is None else done
-            stands = not runs and past_libvirt.may_stand(context.control, context.runner)
+            stands = not runs and lost_qemu.may_stand(context.control, context.runner)
         finally:
             stall_s = time.monotonic() - began
         if not stands:

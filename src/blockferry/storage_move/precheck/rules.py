@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 
 from blockferry.base.errors import DatastoreNotFound, DiskNotFound, UsageError, nearest
 from blockferry.base.units import format_duration, format_rate, format_size
-from blockferry.hosts import defects, exports, fencing, filesystems
+from blockferry.hosts import defects, exports, fencing
 from blockferry.hosts.datastore_id import Directory
 from blockferry.hosts.defects import Defect
 from blockferry.hosts.inventory import Datastore, Disk, Image, PowerState
+from blockferry.storage_move import checkpoint_notes
 from blockferry.storage_move.clone import rules as clone_rules
 from blockferry.storage_move.destination import image_names, placement
 from blockferry.storage_move.facts import Facts
@@ -30,6 +31,7 @@ from blockferry.storage_move.plan import (
 )
 from blockferry.storage_move.precheck import method as precheck_method
 from blockferry.storage_move.precheck import network, space, start_pause, vm_checks
+from blockferry.storage_move.precheck import source_filesystem as filesystems
 from blockferry.storage_move.precheck.finding import Finding, finding
 from blockferry.storage_move.request import (
     COPY_BUFFER,
@@ -44,7 +46,6 @@ from blockferry.storage_move.request import (
 )
 from blockferry.storage_move.templates import rules as templates_rules
 from blockferry.storage_move.trim import rules as trim_rules
-from blockferry.tracking import rules as tracking_rules
 
 VTPM_DIRECTORY = "/var/lib/libvirt/swtpm"
 """Where libvirt's system instance keeps the state of emulated TPMs, one directory a VM (libvirt's swtpmStorageDir)."""
@@ -243,7 +244,7 @@ def _kept_name_findings(request: MoveRequest, facts: Facts, disks: tuple[DiskPla
 
 def _checkpoint_findings(facts: Facts, disks: tuple[DiskPlan, ...]) -> Iterable[Finding]:
     if facts.vm.checkpoints and any(disk.has_bitmaps for disk in disks):
-        yield finding("CHECKPOINTS_VOID", tracking_rules.before_move(facts.vm.checkpoints, facts.vm.name))
+        yield finding("CHECKPOINTS_VOID", checkpoint_notes.before_move(facts.vm.checkpoints, facts.vm.name))
 
 
 def _directories(facts: Facts, disks: Iterable[DiskPlan], home: HomePlan | None) -> dict[str, Directory]:

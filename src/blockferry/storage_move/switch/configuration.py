@@ -11,10 +11,10 @@ from blockferry.base.units import MiB
 from blockferry.hosts.inventory import Mirror
 from blockferry.hosts.libvirt.disk_xml import DiskBeforeMove
 from blockferry.hosts.libvirt.domain import Control, CopyOrder
-from blockferry.safety import mount_check
 from blockferry.storage_move import actions
 from blockferry.storage_move.context import Context
 from blockferry.storage_move.destination import effects as destination_effects
+from blockferry.storage_move.destination import mount_check
 from blockferry.storage_move.home import effects as home_effects
 from blockferry.storage_move.observation import DiskSide, Observation
 from blockferry.storage_move.overlays import rules as overlays_rules

@@ -9,11 +9,11 @@ from blockferry.base.errors import CopyIncomplete, LibvirtFailed
 from blockferry.base.units import format_duration
 from blockferry.hosts.exports import is_export
 from blockferry.hosts.images.conversion import ConversionStopped
-from blockferry.safety import mount_check
+from blockferry.safety import lost_qemu
 from blockferry.storage_move import actions, destination_watchdog, guarding
 from blockferry.storage_move.context import Context
 from blockferry.storage_move.decide import PIVOT_ATTEMPTS, retry_after_s
-from blockferry.storage_move.lost_vm import past_libvirt
+from blockferry.storage_move.destination import mount_check
 from blockferry.storage_move.observation import DiskSide, Job, Observation
 from blockferry.storage_move.observe import TemplateLook, same_path
 from blockferry.storage_move.overlays import rules as overlays_rules
@@ -69,7 +69,7 @@ def resume(context: Context, action: actions.Resume, seen: Observation) -> None:
     point("resuming" if seen.record.switching else "resuming-from-start")
     done = context.guard.let_run()
     was_suspended = context.control.resume() if done is None else done
-    if not was_suspended and past_libvirt.may_stand(context.control, context.runner):
+    if not was_suspended and lost_qemu.may_stand(context.control, context.runner):
         context.memory.suspended_at = None
         return  # libvirt has lost it, or that cannot be told: it may still stand still; the next look says so
     stall_s = None

@@ -17,7 +17,7 @@ from blockferry.hosts.identity import may_be_here
 from blockferry.hosts.images import conversion, qemu_img
 from blockferry.hosts.inventory import Image, Vm
 from blockferry.hosts.runner import Runner
-from blockferry.safety import proof
+from blockferry.storage_move import claims
 from blockferry.storage_move.destination import effects as destination_effects
 from blockferry.storage_move.facts import TemplateFacts
 from blockferry.storage_move.move_journal import MoveJournal
@@ -58,11 +58,11 @@ class _Shown:
 
 
 def known(journal: MoveJournal, uri: str, host: str) -> KnownImages:
-    busy = {row.path: "it is in quarantine" for row in proof.kept_here(journal, uri, host)}
+    busy = {row.path: "it is in quarantine" for row in claims.kept_here(journal, uri, host)}
     for one in journal.unfinished():
         if not one.record.following and may_be_here(one.plan, uri, host):
             why = f"move {one.id} of {one.plan.vm}, which is not over, has to do with it"
-            busy.update(dict.fromkeys(proof.changed_by(one.plan), why))
+            busy.update(dict.fromkeys(claims.changed_by(one.plan), why))
     # Of a host that is not known: then they are compared anew.
     return KnownImages(journal.same_images(host) if host else (), busy)
 
