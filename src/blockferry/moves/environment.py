@@ -11,6 +11,7 @@ from blockferry.base.config import Config, hidden_journal
 from blockferry.base.errors import JournalFailed
 from blockferry.hosts.configured_hosts import ConfiguredHost
 from blockferry.hosts.host import Host
+from blockferry.safety.shared_directory import SharedDirectories
 from blockferry.storage_move.move_journal import MoveJournal
 
 
@@ -24,6 +25,9 @@ class Environment:
         """The configured hosts, each with a connection that is kept."""
 
         self.site = Host(config.uri, others=self.hosts)
+        self.shared = SharedDirectories()
+        """What was proven of directories of two hosts; for as long as this environment is used."""
+
         self.say: Callable[[str], None] = lambda _: None
         """Hears, in words for people, what takes long before there is a move to show the progress of."""
 
