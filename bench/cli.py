@@ -48,6 +48,7 @@ def main(
     formats: tuple[str, ...],
     only: tuple[str, ...],
     seed: int | None,
+    *,
     quick: bool,
     output: Path | None,
     interrupted: Path | None,

@@ -33,7 +33,7 @@ _JUDGED = 4 * GIB
 @click.option("--rounds", default=3, show_default=True)
 @click.option("--method", default="auto", show_default=True)
 @click.option("--verbose", is_flag=True)
-def main(size: int, writers: int, rate: int, rounds: int, method: str, verbose: bool) -> None:
+def main(size: int, writers: int, rate: int, rounds: int, method: str, *, verbose: bool) -> None:
     """Print one JSON line for each round: suspensions, the guest's longest silence, the judge's verdict."""
     with Lab.create(f"race-{os.getpid()}") as lab:
         stores = [lab.datastore(name, fs="xfs", size=24 * GIB) for name in ("old-san", "ssd")]

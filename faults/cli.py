@@ -49,6 +49,7 @@ def main(
     part: str | None,
     budget: float | None,
     output: Path | None,
+    *,
     again: bool,
     listing: bool,
     repeat: str | None,

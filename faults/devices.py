@@ -106,7 +106,7 @@ def _failing_writes(scene: Scene) -> None:
 
 def _failing_writes_healed(scene: Scene) -> None:
     """A file system that met the error may have gone read-only, or shut itself down: mounted anew, as one would."""
-    _dest(scene).device.fail_writes(False)
+    _dest(scene).device.fail_writes(fail=False)
     if scene.process is not None:
         scene.over()
     _dest(scene).power_on()
@@ -210,7 +210,7 @@ def _failing_reads(scene: Scene) -> None:
 
 
 def _reads_again(scene: Scene) -> None:
-    scene.ground.stores[FLAKY].device.fail_reads(False)
+    scene.ground.stores[FLAKY].device.fail_reads(fail=False)
 
 
 def add_to(catalogue: Catalogue) -> None:

@@ -58,7 +58,7 @@ class Ground:
 
     # -- guests -------------------------------------------------------------------------------------------------
 
-    def guest(self, disks: int, running: bool) -> Guest:
+    def guest(self, disks: int, *, running: bool) -> Guest:
         """A guest with so many disks on OLD or NEW: running and writing, or off with what it wrote before.
 
         The others stand still meanwhile: they have no part in the case, and an emulated guest costs a processor.
@@ -85,7 +85,7 @@ class Ground:
         others = [one for one in self._guests.values() if one is not guest]
         return [one for one in others if FLAKY in {self.store_of(path) for path in one.sources(inactive=True).values()}]
 
-    def known(self, disks: int, running: bool) -> Guest | None:
+    def known(self, disks: int, *, running: bool) -> Guest | None:
         """The guest of this kind, if there is one now."""
         return self._guests.get(f"{'live' if running else 'off'}{disks}")
 
@@ -153,8 +153,8 @@ class Ground:
             store.power_on()
         store.device.go_on()
         store.device.slow(0)
-        store.device.fail_writes(False)
-        store.device.fail_reads(False)
+        store.device.fail_writes(fail=False)
+        store.device.fail_reads(fail=False)
 
     # -- where a guest is ---------------------------------------------------------------------------------------
 

@@ -81,7 +81,7 @@ def _take_what_was_kept(one: Scene) -> None:
 def _clear(ground: Ground, case: Case) -> None:
     with contextlib.suppress(LabError):
         ground.mend()
-    guest = ground.known(case.disks, case.method != places.COLD)
+    guest = ground.known(case.disks, running=case.method != places.COLD)
     if guest is not None:
         ground.retire(guest)
 

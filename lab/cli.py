@@ -67,7 +67,7 @@ def _guest(lab: Lab, name: str) -> Guest:
 @click.option("--root", type=click.Choice(ROOTS), help="Another distribution for all hosts but kvm1: lab/roots.py.")
 @click.pass_context
 def up(
-    ctx: click.Context, hosts: int, guests: int, rate: int, debug: bool, profile: Profile, root: RootName | None
+    ctx: click.Context, hosts: int, guests: int, rate: int, *, debug: bool, profile: Profile, root: RootName | None
 ) -> None:
     """Start a lab that stays until `down`: datastores old-san (ext4) and ssd (xfs), guests that write."""
     lab = Lab.create(ctx.obj, keep=True)
@@ -201,7 +201,7 @@ def guest_command(ctx: click.Context, guest: str, script: tuple[str, ...], timeo
 @click.option("--seconds", default=5.0, show_default=True, help="Measure stalls and throughput for so long.")
 @click.option("--image", help="Check this image instead: TARGET:FORMAT:PATH (of a VM that is off, or a frozen copy).")
 @click.pass_context
-def judge(ctx: click.Context, guest: str, rate: int | None, stop: bool, seconds: float, image: str | None) -> None:
+def judge(ctx: click.Context, guest: str, rate: int | None, *, stop: bool, seconds: float, image: str | None) -> None:
     """What the judge says: rates, latencies, the longest stall, and whether every written block is there."""
     found = _guest(_lab(ctx), guest)
     if image is not None:

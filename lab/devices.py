@@ -91,13 +91,13 @@ class Device:
         self._pause(b"r", b"R")
         self._call_off()
 
-    def fail_writes(self, fail: bool = True) -> None:
+    def fail_writes(self, *, fail: bool = True) -> None:
         """Every write fails with EIO, from now on or no longer."""
-        self._set("eio-write", fail)
+        self._set("eio-write", present=fail)
 
-    def fail_reads(self, fail: bool = True) -> None:
+    def fail_reads(self, *, fail: bool = True) -> None:
         """Every read fails with EIO; what the page cache holds is read from there."""
-        self._set("eio-read", fail)
+        self._set("eio-read", present=fail)
 
     def slow(self, bits_per_s: int) -> None:
         """Limit reads and writes, each; 0: as fast as it goes."""
@@ -159,7 +159,7 @@ class Device:
             if link.recv(1) != answer:
                 raise LabError(f"device {self.directory.name}: nbdkit did not obey {order!r}")
 
-    def _set(self, name: str, present: bool) -> None:
+    def _set(self, name: str, *, present: bool) -> None:
         if present:
             self._path(name).touch()
         else:

@@ -75,13 +75,13 @@ class Host:
         network: Network | None = None,
     ) -> Host:
         host = cls(name, lab / "hosts" / name, lab, reaper, network)
-        host._write_state(debug, profile, None if root_name is None else root(root_name))
+        host._write_state(debug=debug, profile=profile, tree=None if root_name is None else root(root_name))
         if network is not None:
             network.enlist(name, host.directory)
         host.boot()
         return host
 
-    def _write_state(self, debug: bool, profile: Profile, tree: Path | None) -> None:
+    def _write_state(self, *, debug: bool, profile: Profile, tree: Path | None) -> None:
         for part in ("run", "etc-libvirt/qemu", "lib", "log", "cache/qemu"):
             (self.directory / part).mkdir(parents=True)
         etc = self.directory / "etc-libvirt"

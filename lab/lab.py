@@ -230,7 +230,7 @@ class Lab:
         place = self.directory / "guests" / name
         place.mkdir()
         xml = domainxml.domain_xml(
-            name, specs, boot=self._boot(agent), channels=place, memory_bytes=to_bytes(memory), cache=cache,
+            name, specs, boot=self._boot(agent=agent), channels=place, memory_bytes=to_bytes(memory), cache=cache,
             discard=discard, vcpus=vcpus, machine=machine, agent=agent, extra_devices=extra_devices,
             extra_os=extra_os,
         )  # fmt: skip
@@ -246,7 +246,7 @@ class Lab:
             guest.start()
         return guest
 
-    def _boot(self, agent: bool) -> Boot:
+    def _boot(self, *, agent: bool) -> Boot:
         """Kernel and initramfs as files of this lab's own: libvirt gives them to QEMU's user and marks them."""
         cached = bootimage.boot(agent=agent)
         own = []

@@ -42,7 +42,7 @@ class Wrong(click.ClickException):
     """Something is not as it should be: the demonstration has failed."""
 
 
-def expect(condition: bool, words: str) -> None:
+def expect(*, condition: bool, words: str) -> None:
     if not condition:
         raise Wrong(words)
 
@@ -129,7 +129,7 @@ class Demo:
             signal.signal(signal.SIGINT, handler)
         if status in (CANCELLED, INTERRUPTED):
             raise KeyboardInterrupt
-        expect(status == 0, f"blockferry {' '.join(words)} ended with status {status}")
+        expect(condition=status == 0, words=f"blockferry {' '.join(words)} ended with status {status}")
 
     # -- judging ------------------------------------------------------------------------------------------------
 
@@ -151,13 +151,13 @@ class Demo:
                 f"{calm.p50_ms:.1f} / {calm.p99_ms:.1f} ms before it",
             ),
         ]
-        expect(moving.count > 0, "the guest wrote nothing during the move, so nothing is proven")
+        expect(condition=moving.count > 0, words="the guest wrote nothing during the move, so nothing is proven")
 
     def judge_inside(self, where: str) -> None:
         live = self.guest.judge.verify_live()
-        expect(live.ok, f"the judge {where} found blocks that are not what was written:\n{live.text}")
+        expect(condition=live.ok, words=f"the judge {where} found blocks that are not what was written:\n{live.text}")
         database = self.guest.database.check()
-        expect(database.ok, f"the database {where} has lost something: {database}")
+        expect(condition=database.ok, words=f"the database {where} has lost something: {database}")
         self.good(f"{where}: every block of both disks is as last written; the database has all its rows")
 
     def judge_outside(self) -> None:
@@ -166,18 +166,18 @@ class Demo:
         judge.stop()
         guest.database.stop()
         database = guest.database.check()
-        expect(database.ok, f"the database has lost something: {database}")
+        expect(condition=database.ok, words=f"the database has lost something: {database}")
         guest.poweroff()
         written = judge.total_writes()
         lost = 0
         for target, path in guest.sources(inactive=True).items():
-            expect(path.startswith(f"{self.ssd.path}/"), f"{target} is still configured at {path}")
+            expect(condition=path.startswith(f"{self.ssd.path}/"), words=f"{target} is still configured at {path}")
             verdict = judge.check_image(target, path, guest.formats(inactive=True)[target])
-            expect(verdict.ok, f"the image is not what the guest wrote:\n{verdict}")
+            expect(condition=verdict.ok, words=f"the image is not what the guest wrote:\n{verdict}")
             lost += verdict.lost_count
             self.host.run(["qemu-img", "check", "-q", path])
         left = [str(path) for path in self.old_san.path.rglob(f"{VM}*")]
-        expect(not left, f"the old datastore still holds {', '.join(left)}")
+        expect(condition=not left, words=f"the old datastore still holds {', '.join(left)}")
         self.good("with the VM off, from outside: both images hold every acknowledged write, and nothing else changed")
         self.report.insert(0, ("acknowledged writes, in all", f"{written}"))
         self.report.insert(1, ("of them lost", f"{lost}"))
@@ -259,7 +259,7 @@ def remove(lab: Lab) -> None:
 @click.command()
 @click.option("--keep", is_flag=True, help="Leave the lab up for playing.")
 @click.option("--name", help="Name of the lab; default: demo.")
-def main(keep: bool, name: str | None) -> None:
+def main(*, keep: bool, name: str | None) -> None:
     """A running VM moves, judged."""
     if os.geteuid() != 0:
         raise click.ClickException("the demo needs root: it makes namespaces and loop devices")

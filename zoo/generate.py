@@ -457,7 +457,7 @@ class _Drawing:
         real = [one for one in mover.disks if one.device == "disk" and one.form != "empty"]
         if len(real) > 1 and dice.chance(25):
             to, disks = "", ((dice.one_of(real).target, to),)
-        edits, cancel_at = self._meanwhile(mover, method, live, real, home)
+        edits, cancel_at = self._meanwhile(mover, method, live=live, real=real, home=home)
         back = self.source.name if not disks and not cancel_at and dice.chance(18) else ""
         return Move(mover.name, to, disks, method, tuple(words), edits, cancel_at, back), mover
 
@@ -466,7 +466,7 @@ class _Drawing:
         return "clone" if self.source.place[0] == dest.place[0] == "b" or self.dice.chance(5) else "auto"
 
     def _meanwhile(
-        self, mover: Vm, method: str, live: bool, real: list[Disk], home: str
+        self, mover: Vm, method: str, *, live: bool, real: list[Disk], home: str
     ) -> tuple[tuple[Edit, ...], str]:
         """What is done while the move stands at one point, and whether it is cancelled there."""
         dice = self.dice

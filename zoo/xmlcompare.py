@@ -19,7 +19,7 @@ class Compared:
 def compare(old: str, new: str, pools: dict[str, PoolFacts], *, paths_may_differ: bool) -> Compared:
     """Compare two inactive XMLs. Disks are matched by target, as libvirt may show them in another order."""
     found = Compared()
-    _elements(ElementTree.fromstring(old), ElementTree.fromstring(new), "", pools, paths_may_differ, found)
+    _elements(ElementTree.fromstring(old), ElementTree.fromstring(new), "", pools, free=paths_may_differ, found=found)
     return found
 
 
@@ -28,6 +28,7 @@ def _elements(
     new: ElementTree.Element,
     at: str,
     pools: dict[str, PoolFacts],
+    *,
     free: bool,
     found: Compared,
 ) -> None:
@@ -39,17 +40,17 @@ def _elements(
         _disk_kind(old, new, at, found)
     if old.tag == "source" and volume_path(old, pools) is not None and new.get("file"):
         # A volume may be named as the file that it is.
-        _path(str(volume_path(old, pools)), new.attrib["file"], at, free, found)
+        _path(str(volume_path(old, pools)), new.attrib["file"], at, free=free, found=found)
     elif old.tag == "source" and old.get("dev") and new.get("file"):
         # A block device becomes an image.
-        _path(old.attrib["dev"], new.attrib["file"], at, free, found)
+        _path(old.attrib["dev"], new.attrib["file"], at, free=free, found=found)
     else:
         for name in sorted(old.attrib.keys() | new.attrib.keys()):
             if old.tag == "disk" and name == "type":
                 continue
-            _text(old.get(name), new.get(name), f"{at}@{name}", free, found)
-    _text((old.text or "").strip(), (new.text or "").strip(), at, free, found)
-    _children(old, new, at, pools, free, found)
+            _text(old.get(name), new.get(name), f"{at}@{name}", free=free, found=found)
+    _text((old.text or "").strip(), (new.text or "").strip(), at, free=free, found=found)
+    _children(old, new, at, pools, free=free, found=found)
 
 
 def _disk_kind(old: ElementTree.Element, new: ElementTree.Element, at: str, found: Compared) -> None:
@@ -62,6 +63,7 @@ def _children(
     new: ElementTree.Element,
     at: str,
     pools: dict[str, PoolFacts],
+    *,
     free: bool,
     found: Compared,
 ) -> None:
@@ -74,7 +76,7 @@ def _children(
                 f"{at}/{key} was added: {ElementTree.tostring(theirs[key], 'unicode').strip()[:200]}"
             )
         else:
-            _elements(ours[key], theirs[key], at, pools, free, found)
+            _elements(ours[key], theirs[key], at, pools, free=free, found=found)
 
 
 def _keyed(parent: ElementTree.Element) -> dict[str, ElementTree.Element]:
@@ -90,14 +92,14 @@ def _keyed(parent: ElementTree.Element) -> dict[str, ElementTree.Element]:
     return found
 
 
-def _text(old: str | None, new: str | None, at: str, free: bool, found: Compared) -> None:
+def _text(old: str | None, new: str | None, at: str, *, free: bool, found: Compared) -> None:
     if old is not None and new is not None and old.startswith("/") and new.startswith("/"):
-        _path(old, new, at, free, found)
+        _path(old, new, at, free=free, found=found)
     elif old != new:
         found.differences.append(f"{at} was {old!r} and is {new!r}")
 
 
-def _path(old: str, new: str, at: str, free: bool, found: Compared) -> None:
+def _path(old: str, new: str, at: str, *, free: bool, found: Compared) -> None:
     found.pairs[old] = new
     if old != new and not free:
         found.differences.append(f"{at} was {old} and is {new}")

@@ -116,16 +116,16 @@ class LocalClient(Client):
         return leftovers_orphans.find(self._env.site, self._env.journal)
 
     def remove_orphan(self, orphan_: Orphan, *, abandoned: bool = False) -> str:
-        return leftovers_orphans.remove(self._env.site, self._env.journal, orphan_, abandoned)
+        return leftovers_orphans.remove(self._env.site, self._env.journal, orphan_, abandoned=abandoned)
 
     def quarantine(self) -> tuple[KeptFile, ...]:
         return quarantine.listing(self._env.site, self._env.journal)
 
     def purge(self, paths: Sequence[str] = (), *, now: bool = False) -> tuple[Purged, ...]:
-        return quarantine.purge(self._env.site, self._env.journal, paths, now)
+        return quarantine.purge(self._env.site, self._env.journal, paths, now=now)
 
     def restorable(self, vm_or_path: str, *, compare: bool | None = None) -> Restore:
-        return quarantine.restorable(self._env.site, self._env.journal, vm_or_path, compare)
+        return quarantine.restorable(self._env.site, self._env.journal, vm_or_path, compare=compare)
 
     def restore(self, agreed: Restore) -> tuple[str, ...]:
         return quarantine.restore(self._env.site, self._env.journal, agreed, acting_user())
@@ -144,7 +144,9 @@ class LocalClient(Client):
         return tracking_effects.make(self._env.site, vm, disks, name, keep, planning.move_under_way(self._env, vm))
 
     def drop_points(self, vm: str, ids: Sequence[str] = (), *, everything: bool = False) -> tuple[str, ...]:
-        return tracking_effects.drop(self._env.site, vm, ids, everything, planning.move_under_way(self._env, vm))
+        return tracking_effects.drop(
+            self._env.site, vm, ids, everything=everything, moving=planning.move_under_way(self._env, vm)
+        )
 
     def changes(
         self,

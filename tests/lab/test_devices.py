@@ -45,7 +45,7 @@ def test_writes_fail_and_work_again(flaky: Datastore) -> None:
     path = flushed_file(flaky)
     flaky.device.fail_writes()
     assert write(path).wait(30) != 0
-    flaky.device.fail_writes(False)
+    flaky.device.fail_writes(fail=False)
     assert write(path).wait(30) == 0
 
 

@@ -114,8 +114,8 @@ def test_either_it_gets_in_step_or_it_is_told(share: float, hot: int, seed: int)
 
 
 def test_nothing_is_said_without_evidence() -> None:
-    assert assess("vda", CopyProgress(), False) is None
-    assert assess("vda", CopyProgress().sample(0, 0, 100), False) is None
+    assert assess("vda", CopyProgress(), ready=False) is None
+    assert assess("vda", CopyProgress().sample(0, 0, 100), ready=False) is None
 
 
 def test_a_commit_that_is_outrun_has_no_limit_nor_has_one_on_the_way_back() -> None:

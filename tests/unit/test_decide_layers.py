@@ -153,15 +153,15 @@ class World:
             case actions.TakeOverlays(targets):
                 steps: list[tuple[str, object]] = []
                 for target in targets:
-                    record = record.without_sync(target).with_layer(target, True, OverlayState.NAMED)
+                    record = record.without_sync(target).with_layer(target, at_source=True, layer=OverlayState.NAMED)
                     record = replace(record, created=(*record.created, plan.disk(target).source_overlay))
                     steps += [("note", record), ("new overlay", target)]
                 steps.append(("take", targets))
                 for target in targets:
-                    record = record.with_layer(target, True, OverlayState.USED)
+                    record = record.with_layer(target, at_source=True, layer=OverlayState.USED)
                 return [*steps, ("note", record)]
             case actions.SaveLayer(target, at_source, layer):
-                record = record.with_layer(target, at_source, layer)
+                record = record.with_layer(target, at_source=at_source, layer=layer)
                 disk = plan.disk(target)
                 if layer is OverlayState.FOLDED:
                     overlay = disk.source_overlay if at_source else disk.dest_overlay
@@ -204,7 +204,7 @@ class World:
                 record = record.with_copy(target, copy)
                 if reverse and overlays_rules.layered(plan, record, target):
                     disk = plan.disk(target)
-                    record = record.with_layer(target, True, OverlayState.FOLDED)
+                    record = record.with_layer(target, at_source=True, layer=OverlayState.FOLDED)
                     record = replace(
                         record, folded_as={**record.folded_as, disk.source_overlay: self.prints(disk, True)}
                     )
@@ -250,11 +250,11 @@ class World:
                 done = replace(record, folds={**record.folds, target: Stage.STARTED})
                 return [("note", begun), ("fold", target), ("note", done)]
             case actions.PivotCommit(target, at_source):
-                record = record.with_layer(target, at_source, OverlayState.PIVOTING)
+                record = record.with_layer(target, at_source=at_source, layer=OverlayState.PIVOTING)
                 record = record.without_sync(target) if at_source else record
                 return [("note", replace(record, fold_attempts=0)), ("pivot fold", target)]
             case actions.CommitOff(target, at_source):
-                record = record.with_layer(target, at_source, OverlayState.USED)
+                record = record.with_layer(target, at_source=at_source, layer=OverlayState.USED)
                 record = record.without_sync(target) if at_source else record
                 above = self.prints(plan.disk(target), at_source).split("|")[1]  # before: it may be used again at once
                 return [("note", record), ("fold off", target), ("note folded", (record, target, at_source, above))]
@@ -287,7 +287,7 @@ class World:
             view = seen.disk(disk.target)
             base, overlay = (disk.source, disk.source_overlay) if at_source else (disk.dest, disk.dest_overlay)
             stays = view.side is (DiskSide.SOURCE if at_source else DiskSide.DESTINATION) and view.overlay
-            layer = overlays_rules.layer_of(seen.record, disk.target, at_source)
+            layer = overlays_rules.layer_of(seen.record, disk.target, at_source=at_source)
             found[disk.target] = (
                 overlay if stays and (view.live is not None or layer is not OverlayState.FOLDED) else base
             )
@@ -318,7 +318,7 @@ class World:
             record, target, at_source, above = thing
             disk = self.plan.disk(target)
             overlay = disk.source_overlay if at_source else disk.dest_overlay
-            record = record.with_layer(target, at_source, OverlayState.FOLDED)
+            record = record.with_layer(target, at_source=at_source, layer=OverlayState.FOLDED)
             state = self.prints(disk, at_source).split("|")[0] + "|" + above
             self.do(("note", replace(record, folded_as={**record.folded_as, overlay: state})))
         elif what == "mark":
@@ -494,7 +494,7 @@ def test_an_overlay_that_a_saved_state_names_stays(stage: OverlayState, at_sourc
     """Saved between the switch and the commit: the overlay was committed and removed, and the VM did not start."""
     side = DiskSide.SOURCE if at_source else DiskSide.DESTINATION
     view = DiskView("vda", None, side, config_overlay=True)
-    record = Record().with_layer("vda", at_source, stage)
+    record = Record().with_layer("vda", at_source=at_source, layer=stage)
     seen = Observation(PowerState.OFF, True, (view,), record, saved=True)
     action = overlays_rules.fold(a_plan(1), seen, at_source=at_source)
     assert isinstance(action, actions.Park)

@@ -338,7 +338,7 @@ def test_a_part_is_needed_and_no_small_file_of_the_home(tmp_path: Path) -> None:
             "<target dev='vdb' bus='virtio'/></disk></devices>"
         )
         site.connection.raw.defineXML(domain.XMLDesc().replace("</devices>", second))
-        facts = survey(site, MoveRequest("web01", None, {"vda": "ssd"}, home="ssd"), (), None, None)
+        facts = survey(site, MoveRequest("web01", None, {"vda": "ssd"}, home="ssd"), (), None, suspended_start=None)
         assert facts.home_files == ()
         assert [one.path for one in facts.home_stays] == [str(home / "notes.txt")]
         said = proof.needed_by(site, str(flat), proof.Claims(), patience_s=0)

@@ -157,7 +157,12 @@ def test_one_directory_twice() -> None:
 def test_clocks(
     synchronised: bool | None, offset_s: float, uncertainty_s: float, remote: bool, expected: list[Level]
 ) -> None:
-    assert levels(doctor_rules.clock(synchronised, offset_s, uncertainty_s, remote)) == expected
+    assert (
+        levels(
+            doctor_rules.clock(synchronised=synchronised, offset_s=offset_s, uncertainty_s=uncertainty_s, remote=remote)
+        )
+        == expected
+    )
 
 
 @pytest.mark.parametrize(
@@ -191,10 +196,10 @@ def test_what_is_wrong_says_what_to_do() -> None:
         *doctor_rules.tools(["qemu-img"]),
         *doctor_rules.datastores([], {}),
         *doctor_rules.datastores([STORE], {"ssd": dataclasses.replace(PLACE, free=0)}),
-        *doctor_rules.clock(False, 999.0, 0.0, True),
+        *doctor_rules.clock(synchronised=False, offset_s=999.0, uncertainty_s=0.0, remote=True),
         *doctor_rules.journal(dataclasses.replace(STATE, faults=("x",), room=0, exposed=True, clock_offset_s=99.0)),
         *doctor_rules.leftovers(Leftovers(("a",), (("b", "c."),), ("d.",), ("e.",), 1, 1, ("f",))),
-        *doctor_rules.guard(False),
+        *doctor_rules.guard(works=False),
         *doctor_rules.host_guard("virsh is not installed on the host"),
     ]
     assert sum(one.level is not OK for one in bad) > 15

@@ -242,7 +242,7 @@ def there(
 def elsewhere(mine: HostInventory, other: HostInventory | HostSight, is_base: bool = True) -> str | None:
     sight = other if isinstance(other, HostSight) else HostSight(THERE_ID, other)
     names = None if sight.inventory is None else file_references.find(sight.inventory, ())
-    return proof._needed_elsewhere(OLD, mine, [proof._Known(sight, names)], is_base)
+    return proof._needed_elsewhere(OLD, mine, [proof._Known(sight, names)], is_base=is_base)
 
 
 def test_a_vm_of_another_host_uses_it_by_another_mount() -> None:

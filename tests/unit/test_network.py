@@ -287,7 +287,7 @@ def test_a_vm_that_goes_off_on_its_way_out_is_not_copied_cold() -> None:
 
 
 def test_an_export_gives_no_file_its_name() -> None:
-    path = placement.image_path(STORE, "web01", "vda", THERE, "raw", False, frozenset())
+    path = placement.image_path(STORE, "web01", "vda", THERE, "raw", in_home=False, taken=frozenset())
     assert path == "/ssd/web01-vda.raw"
 
 

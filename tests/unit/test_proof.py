@@ -74,7 +74,7 @@ def needed(site: PaperSite, path: Path, said: Claims | None = None, **options: o
 
 def purged(site: PaperSite, journal: MoveJournal, paths: Sequence[str], now: bool) -> tuple[tuple[str, bool, str], ...]:
     """(path, whether it is gone, a sentence) of each file."""
-    return tuple((one.path, one.gone, one.text) for one in quarantine.purge(site, journal, paths, now))
+    return tuple((one.path, one.gone, one.text) for one in quarantine.purge(site, journal, paths, now=now))
 
 
 # ------------------------------------------------------------ the proof

@@ -144,7 +144,7 @@ class Config:
             raise UsageError(f"{error}.") from None
 
 
-def _read(path: Path, must_exist: bool) -> dict[str, Any]:
+def _read(path: Path, *, must_exist: bool) -> dict[str, Any]:
     """Fields of Config and their values, from one file."""
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))

@@ -34,7 +34,7 @@ def watch(app: App, move: str | None) -> None:
     help="The move was planned on this host by an older blockferry, which noted no host, and its VM is gone.",
 )
 @pass_app
-def cancel(app: App, move: str | None, wait: bool, here: bool) -> None:
+def cancel(app: App, move: str | None, *, wait: bool, here: bool) -> None:
     """Cancel a move; VM stays on its old disks.
 
     Named by its VM or its id; without a name the only one that is under way. The copies at the destination are

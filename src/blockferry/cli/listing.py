@@ -52,14 +52,14 @@ def vms(app: App) -> None:
         Column("ALLOCATED", right=True),
         Column("PATH" if wide else "FILE", fold=True),
     )
-    app.out.table(columns, [row for listing in listings for row in _vm_rows(listing, app.out.pretty, wide)])
+    app.out.table(columns, [row for listing in listings for row in _vm_rows(listing, pretty=app.out.pretty, wide=wide)])
     for listing in listings:
         for disk in listing.disks:
             if disk.problem:
                 app.err.note(f"{listing.vm.name} {disk.target}: {disk.problem}")
 
 
-def _vm_rows(listing: VmListing, pretty: bool, wide: bool) -> Iterator[list[Cell]]:
+def _vm_rows(listing: VmListing, *, pretty: bool, wide: bool) -> Iterator[list[Cell]]:
     """A row for each disk; on a terminal the VM's name stands only in the first."""
     state = listing.vm.state.value
     if listing.move:
@@ -70,10 +70,10 @@ def _vm_rows(listing: VmListing, pretty: bool, wide: bool) -> Iterator[list[Cell
     if not disks:
         yield [name, shown, None, None, None, None, None, None]
     for at, disk in enumerate(disks):
-        yield [*(("", "") if pretty and at else (name, shown)), *_disk_cells(disk, wide)]
+        yield [*(("", "") if pretty and at else (name, shown)), *_disk_cells(disk, wide=wide)]
 
 
-def _disk_cells(disk: DiskListing, wide: bool) -> list[Cell]:
+def _disk_cells(disk: DiskListing, *, wide: bool) -> list[Cell]:
     path = disk.path or ""
     if not wide and disk.datastore:
         path = posixpath.basename(path)

@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 @request_options
 @click.option("--detach", is_flag=True, help="Start it, leave it to the background, and return.")
 @pass_app
-def move(app: App, /, detach: bool, **options: Any) -> None:
+def move(app: App, /, *, detach: bool, **options: Any) -> None:
     """Move VM, running or off, to another datastore.
 
     Its disks and its home. Like Storage vMotion (Move-VM -Datastore). Ctrl-C asks whether to cancel, detach or go
@@ -93,7 +93,7 @@ def _detach(app: App, client: Client, summary: MoveSummary) -> None:
 @click.argument("name", metavar="[VM|ID]", required=False, type=types.MoveName())
 @click.option("--detach", is_flag=True, help="Leave it to the background and return.")
 @pass_app
-def resume(app: App, name: str | None, detach: bool) -> None:
+def resume(app: App, name: str | None, *, detach: bool) -> None:
     """Go on with moves that nobody runs.
 
     With a VM or an id: with this one, which may have been interrupted or stand still (parked). Without: with all that
@@ -128,7 +128,7 @@ def resume(app: App, name: str | None, detach: bool) -> None:
 @click.argument("move_id", metavar="ID")
 @click.option("--journal-from-stdin", is_flag=True, help="Read the journal's URL from standard input.")
 @pass_app
-def run_move(app: App, move_id: str, journal_from_stdin: bool) -> None:
+def run_move(app: App, move_id: str, *, journal_from_stdin: bool) -> None:
     """Run a move in the background: started by the others, not by people."""
     if journal_from_stdin:
         app.journal = sys.stdin.read().strip() or None

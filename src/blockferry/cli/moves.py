@@ -40,7 +40,7 @@ def moves(app: App) -> None:
         Column("RATE", right=True),
         Column("LEFT", right=True),
     )
-    app.out.table(columns, [_running_row(summary, several) for summary in summaries])
+    app.out.table(columns, [_running_row(summary, with_host=several) for summary in summaries])
     for summary in summaries:
         if summary.parked is not None:
             app.err.note(f"{summary.id} stands still: {summary.parked}")
@@ -53,7 +53,7 @@ def _missing_journal(client: Client) -> str:
     return f" There is no journal at {client.missing_journal} yet." if client.missing_journal else ""
 
 
-def _running_row(summary: MoveSummary, with_host: bool) -> Sequence[Cell]:
+def _running_row(summary: MoveSummary, *, with_host: bool) -> Sequence[Cell]:
     progress = summary.progress
     left = progress.seconds_left
     return (

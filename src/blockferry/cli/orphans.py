@@ -30,7 +30,7 @@ from blockferry.client import Client, Orphan, Orphans
 @click.option("--abandoned", is_flag=True, help="Other journals whose moves made things here are gone for good.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @pass_app
-def orphans(app: App, paths: tuple[str, ...], remove_all: bool, abandoned: bool, yes: bool) -> None:
+def orphans(app: App, paths: tuple[str, ...], *, remove_all: bool, abandoned: bool, yes: bool) -> None:
     """List (or remove) what earlier moves left.
 
     On datastores and on VMs, and whose it is; also what is kept on purpose: old disks (`quarantine` has them) and
@@ -56,7 +56,7 @@ def orphans(app: App, paths: tuple[str, ...], remove_all: bool, abandoned: bool,
     chosen = _by_path(found, paths) if paths else tuple(orphan for orphan in found if _unwanted(orphan))
     if chosen and not yes:
         _confirm(app, chosen)
-    _remove(app, client, chosen, abandoned)
+    _remove(app, client, chosen, abandoned=abandoned)
 
 
 def _list(app: App, searched: Orphans) -> None:
@@ -129,7 +129,7 @@ def _confirm(app: App, chosen: tuple[Orphan, ...]) -> None:
         raise Interrupted("Nothing was removed.")
 
 
-def _remove(app: App, client: Client, chosen: tuple[Orphan, ...], abandoned: bool) -> None:
+def _remove(app: App, client: Client, chosen: tuple[Orphan, ...], *, abandoned: bool) -> None:
     """One that has to stay after all is told, and keeps none of the others from going."""
     done = []
     for orphan in chosen:

@@ -56,7 +56,7 @@ def list_kept(app: App) -> None:
         app.out.line(Text.assemble((one.kept.path, "bold"), f": {one.kept.why}"))
 
 
-def _row(one: KeptFile, wide: bool = False) -> Sequence[Cell]:
+def _row(one: KeptFile, *, wide: bool = False) -> Sequence[Cell]:
     kept = one.kept
     row: list[Cell] = [
         kept.vm,
@@ -89,7 +89,7 @@ def _state(one: KeptFile) -> Text:
 @click.option("--now", is_flag=True, help="Remove what is named although its time is not over.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @pass_app
-def purge(app: App, paths: tuple[str, ...], now: bool, yes: bool) -> None:
+def purge(app: App, paths: tuple[str, ...], *, now: bool, yes: bool) -> None:
     """Remove what has expired, or what is named.
 
     Each file only after the proof that nothing needs it; what cannot be proven stays, and the sentence says why. If
@@ -137,7 +137,7 @@ def _ask(app: App, chosen: Sequence[KeptFile]) -> None:
 @click.option("--dry-run", is_flag=True, help="Say what would be done and what is lost by it; touch nothing.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @pass_app
-def restore(app: App, what: str, compare: bool | None, dry_run: bool, yes: bool) -> None:
+def restore(app: App, what: str, *, compare: bool | None, dry_run: bool, yes: bool) -> None:
     """Point a VM that is off back to its old disks.
 
     All disks of that move together, and the home's files. What was written since the switch is lost to the VM: it is

@@ -42,7 +42,7 @@ def enable(app: App, vm: str, disks: tuple[str, ...]) -> None:
     All disks that hold data, or those named; one that cannot be tracked is refused by name. The VM must run.
     """
     made = app.client().enable_tracking(vm, disks)
-    _tell_point(app, vm, made.point, made.new)
+    _tell_point(app, vm, made.point, new=made.new)
 
 
 @cbt.command(cls=Command, examples=("blockferry cbt disable web01",))
@@ -73,7 +73,7 @@ def status(app: App, vm: str) -> None:
 @pass_app
 def point(app: App, vm: str, disks: tuple[str, ...], id: str | None, keep: int | None) -> None:
     """Make a new point. All disks at one instant; the VM must run."""
-    _tell_point(app, vm, app.client().make_point(vm, disks, name=id, keep=keep), True)
+    _tell_point(app, vm, app.client().make_point(vm, disks, name=id, keep=keep), new=True)
 
 
 @cbt.command(cls=Command, examples=("blockferry cbt drop web01 bf-3f2a91c0",))
@@ -106,7 +106,14 @@ def drop(app: App, vm: str, ids: tuple[str, ...]) -> None:
 )
 @pass_app
 def changes(
-    app: App, vm: str, since: str, disks: tuple[str, ...], mark: str | None, keep: int | None, accept_power_cycles: bool
+    app: App,
+    vm: str,
+    since: str,
+    disks: tuple[str, ...],
+    mark: str | None,
+    keep: int | None,
+    *,
+    accept_power_cycles: bool,
 ) -> None:
     """Tell which areas of VM's disks have changed since a point.
 
@@ -122,7 +129,7 @@ def changes(
     _tell_changes(app, found)
 
 
-def _tell_point(app: App, vm: str, made: Point, new: bool) -> None:
+def _tell_point(app: App, vm: str, made: Point, *, new: bool) -> None:
     if app.json:
         app.out.document("point", vm=vm, id=made.id, created=made.created, disks=made.targets, made=new)
         return

@@ -62,7 +62,7 @@ class MoveName(ParamType):
 
     name = "vm|id"
 
-    def __init__(self, ended: bool = False) -> None:
+    def __init__(self, *, ended: bool = False) -> None:
         self.ended = ended
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:

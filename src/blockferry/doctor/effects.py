@@ -62,7 +62,7 @@ def diagnose(site: Host, journal: Callable[[], MoveJournal]) -> Diagnosis:
     connected = _part(checks, "connection", lambda: _connection(site, vms))
     reached = _part(checks, "connection", lambda: _access(site.runner))
     if connected:
-        _part(checks, "versions", lambda: _versions(site, vms, reached))
+        _part(checks, "versions", lambda: _versions(site, vms, reached=reached))
     if reached:
         _part(checks, "tools", lambda: doctor_rules.tools(_missing(site.runner)))
     if connected and reached:
@@ -74,7 +74,7 @@ def diagnose(site: Host, journal: Callable[[], MoveJournal]) -> Diagnosis:
     if opened and connected and reached:
         _part(checks, "leftovers", lambda: _leftovers(site, journal()))
     if connected:
-        _part(checks, "guard", lambda: doctor_rules.guard(_guard_works(site.uri)))
+        _part(checks, "guard", lambda: doctor_rules.guard(works=_guard_works(site.uri)))
     if connected and reached:
         _part(checks, "guard", lambda: doctor_rules.host_guard(host_guard.problem(site.runner, site.uri)))
     return Diagnosis(site.uri, tuple(checks))
@@ -110,7 +110,7 @@ def _access(runner: Runner) -> list[HostCheck]:
     ]
 
 
-def _versions(site: Host, vms: list[Vm], reached: bool) -> list[HostCheck]:
+def _versions(site: Host, vms: list[Vm], *, reached: bool) -> list[HostCheck]:
     libvirt, qemu = site.connection.versions()
     image, programs = None, {}
     if reached:
@@ -193,7 +193,12 @@ def _clock(runner: Runner) -> list[HostCheck]:
     theirs = float(told_time[0]) if told_time else before
     after = time.time()
     remote = not isinstance(runner, LocalRunner)
-    return doctor_rules.clock(synchronised, theirs - (before + after) / 2, (after - before) / 2, remote)
+    return doctor_rules.clock(
+        synchronised=synchronised,
+        offset_s=theirs - (before + after) / 2,
+        uncertainty_s=(after - before) / 2,
+        remote=remote,
+    )
 
 
 def _journal(journal: MoveJournal) -> list[HostCheck]:

@@ -249,7 +249,7 @@ def _datastore(store: Datastore, place: DatastoreDirectory | None) -> HostCheck:
             "datastores", Level.ERROR, f"{name}: {place.problem}.", f"Mount it, then `virsh pool-refresh {store.name}`."
         )
     room = f"{format_size(place.free)} of {format_size(place.size)} free"
-    text = f"{name}: {room}, {place.filesystem}{_sharing(place.reflink)}."
+    text = f"{name}: {room}, {place.filesystem}{_sharing(reflink=place.reflink)}."
     if place.free < FULL:
         return HostCheck(
             "datastores", Level.ERROR, f"{name} is full: {room}.", "Free space there: VMs on it stop when they write."
@@ -266,11 +266,11 @@ def _datastore(store: Datastore, place: DatastoreDirectory | None) -> HostCheck:
     return HostCheck("datastores", Level.OK, text)
 
 
-def _sharing(reflink: bool | None) -> str:
+def _sharing(*, reflink: bool | None) -> str:
     return "" if reflink is None else " that can share blocks" if reflink else " that cannot share blocks"
 
 
-def clock(synchronised: bool | None, offset_s: float, uncertainty_s: float, remote: bool) -> list[HostCheck]:
+def clock(*, synchronised: bool | None, offset_s: float, uncertainty_s: float, remote: bool) -> list[HostCheck]:
     """`offset_s`: the host's clock less ours, known to within `uncertainty_s`."""
     checks = []
     if synchronised is None:
@@ -373,7 +373,7 @@ def host_guard(problem: str) -> list[HostCheck]:
     return [HostCheck("guard", Level.WARNING, text, "Install virsh on the host (libvirt-clients, libvirt-client).")]
 
 
-def guard(works: bool) -> list[HostCheck]:
+def guard(*, works: bool) -> list[HostCheck]:
     if works:
         return [
             HostCheck("guard", Level.OK, "The guard, which lets a suspended VM run if blockferry dies, can be started.")

@@ -287,7 +287,7 @@ def bound_s(wanted: Fencing) -> float | None:
     return None if wanted.limit_s is None else wanted.limit_s + BEAT_S + LATE_S
 
 
-def bound(found: Storage, wanted: Fencing, synchronous: bool) -> str:
+def bound(found: Storage, wanted: Fencing, *, synchronous: bool) -> str:
     """What happens to the guest when this destination hangs, a sentence for the plan."""
     if not synchronous:
         text = "the guest goes on, its writes do not wait for the destination"

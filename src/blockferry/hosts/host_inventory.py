@@ -89,16 +89,16 @@ def take(site: Host, also: Also | None = None, *, listings: bool = True) -> Host
     Raises HostUnreachable, LibvirtFailed. What else cannot be looked at is in the inventory.
     """
     also = also or Also()
-    found, vanished = _take(site, also, listings)
+    found, vanished = _take(site, also, listings=listings)
     for _ in range(1, TRIES):
         if not vanished:
             break
-        found, vanished = _take(site, also, listings)
+        found, vanished = _take(site, also, listings=listings)
     gone = {one: ImageChain(problem="it vanished while it was looked at") for one in vanished}
     return replace(found, chains={**found.chains, **gone})
 
 
-def _take(site: Host, also: Also, listings: bool) -> tuple[HostInventory, frozenset[Named]]:
+def _take(site: Host, also: Also, *, listings: bool) -> tuple[HostInventory, frozenset[Named]]:
     """The inventory, and the images of VMs that vanished while their chains were read."""
     connection, runner = site.connection, site.runner
     vms = domain_list.all_vms(connection)
@@ -111,7 +111,7 @@ def _take(site: Host, also: Also, listings: bool) -> tuple[HostInventory, frozen
         looked = references.look(
             runner,
             (one for one in paths if one.startswith("/")),
-            _directories(stores, listings),
+            _directories(stores, listings=listings),
             _devices(connection, stores) if listings else (),
         )
     except HostCommandFailed as error:  # a datastore that does not answer; or there is no python3
@@ -137,7 +137,7 @@ def _images(vms: Iterable[Vm]) -> frozenset[Named]:
     return frozenset((one.path, one.format) for one in sources if one.path and one.path.startswith("/"))
 
 
-def _directories(stores: Iterable[Datastore], listings: bool) -> tuple[str, ...]:
+def _directories(stores: Iterable[Datastore], *, listings: bool) -> tuple[str, ...]:
     """The directories of the datastores of files."""
     return tuple(
         store.path

@@ -111,7 +111,7 @@ class _Base:
             if stdin is None:
                 with Process(argv, self._command(watched(argv), long=False), self._env, self.uri) as process:
                     return process.wait(timeout_s, check=check)
-            return self._feed(argv, stdin, timeout_s, check)
+            return self._feed(argv, stdin, timeout_s, check=check)
 
     def start(self, argv: Sequence[str]) -> Process:
         """See Runner."""
@@ -134,7 +134,7 @@ class _Base:
         """See Runner."""
         return self.helper.start(module, wish, stays=stays, about=about)
 
-    def _feed(self, argv: Sequence[str], stdin: bytes, timeout_s: float | None, check: bool) -> Completed:
+    def _feed(self, argv: Sequence[str], stdin: bytes, timeout_s: float | None, *, check: bool) -> Completed:
         command = self._command(argv, long=False)
         popen = spawn(argv, command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=self._env)
         with popen:

@@ -176,7 +176,7 @@ def _kept(site: Host, kept: Kept, asked: proof.Proof, said: proof.Claims) -> Orp
     )
 
 
-def remove(site: Host, journal: MoveJournal, one: Orphan, abandoned: bool = False) -> str:
+def remove(site: Host, journal: MoveJournal, one: Orphan, *, abandoned: bool = False) -> str:
     """Remove one orphan, after looking once more. A sentence for the user. Raises StillInUse.
 
     `abandoned`: the user has said that other journals are gone for good.

@@ -99,7 +99,7 @@ def _look(
     return KeptFile(one, found is not None, one.expired(time.time()), altered, doubt)
 
 
-def purge(site: Host, journal: MoveJournal, paths: Sequence[str], now: bool) -> tuple[Purged, ...]:
+def purge(site: Host, journal: MoveJournal, paths: Sequence[str], *, now: bool) -> tuple[Purged, ...]:
     """Remove what has expired (all, or of these paths); with `now` what was named, expired or not.
 
     What cannot be proven to be unneeded stays, and what stands on
@@ -194,7 +194,7 @@ def _home_of(site: Host, directory: str) -> bool:
 # ------------------------------------------------------------ going back
 
 
-def restorable(site: Host, journal: MoveJournal, what: str, compare: bool | None = None) -> Restore:
+def restorable(site: Host, journal: MoveJournal, what: str, *, compare: bool | None = None) -> Restore:
     """What going back would do and lose. `what`: a VM, or a kept file of it.
 
     `compare`: read both sides of each disk (None: only small ones). Raises VmNotFound, NotInQuarantine, NotRestorable.

@@ -82,22 +82,24 @@ def _facts(env: Environment, request: MoveRequest, just: Mapping[templates_effec
         foreign = vm.mark_journal not in ("", env.journal.identity())
         held = vm.mark if foreign or _is_unfinished(env, vm.mark) else None
     site = env.site
+    promised, promised_files = _promised(env, vm.uuid)
     facts = survey.survey(
         site,
         request,
         env.journal.reservations(site.connection.uri, site.connection.host_id()),
         held,
-        env.config.suspended_start,
-        env.journal.partials(vm.uuid, site.connection.host_id()),
-        *_promised(env, vm.uuid),
-        _old_disks(env, vm.uuid),
-        lambda: claims.claims(env.journal, site.connection.uri, site.connection.host_id()),
-        functools.cache(
+        suspended_start=env.config.suspended_start,
+        kept=env.journal.partials(vm.uuid, site.connection.host_id()),
+        promised=promised,
+        promised_files=promised_files,
+        old=_old_disks(env, vm.uuid),
+        claims=lambda: claims.claims(env.journal, site.connection.uri, site.connection.host_id()),
+        known=functools.cache(
             lambda: replace(
                 templates_effects.known(env.journal, site.connection.uri, site.connection.host_id()), just=just
             )
         ),
-        env.say,
+        tell=env.say,
     )
     return replace(
         facts,

@@ -34,7 +34,7 @@ class Doubt:
     only_named: str | None = None
     by: str = ""
 
-    def about(self, path: str, is_base: bool, going: frozenset[str] = frozenset()) -> bool:
+    def about(self, path: str, *, is_base: bool, going: frozenset[str] = frozenset()) -> bool:
         """Whether it is a doubt about this file. `going`: files that go together with it."""
         if self.by in going:
             return False
@@ -206,13 +206,15 @@ def _doubt_what_is_not_seen(names: FileReferences, images: Iterable[tuple[Vm, st
         if seen is not None and seen.path not in told and _unseen(seen, stores, looked.mounts):
             told.add(seen.path)
             alone = source.format == "raw" or source.closed
-            names.doubts.append(_doubt(vm, _called(vm, target, seen.path), seen, alone))
+            names.doubts.append(_doubt(vm, _called(vm, target, seen.path), seen, alone=alone))
     for vm in names.inventory.vms:
         for one in vm.named:
             found = looked.paths.get(one.path)
             if one.path not in told and one.storage and found is not None and _unseen(found, stores, looked.mounts):
                 told.add(one.path)
-                names.doubts.append(_doubt(vm, f"{one.path}, which VM {vm.name} names ({one.what}),", found, True))
+                names.doubts.append(
+                    _doubt(vm, f"{one.path}, which VM {vm.name} names ({one.what}),", found, alone=True)
+                )
         names.doubts += [doubt for volume in vm.volumes for doubt in _unlocated(f"VM {vm.name}", volume)]
         names.doubts += _unread_exports(vm)
 
@@ -275,7 +277,7 @@ def _called(vm: Vm, target: str, path: str) -> str:
     return f"{target or 'a disk'} of VM {vm.name} ({path}{by})"
 
 
-def _doubt(vm: Vm, what: str, seen: PathSeen, alone: bool) -> Doubt:
+def _doubt(vm: Vm, what: str, seen: PathSeen, *, alone: bool) -> Doubt:
     """`alone`: an image that stands on nothing. Only one that is absent can be told from this file by its name."""
     may = "may be this file" if alone else "may stand on it"
     sentence = (

@@ -159,7 +159,7 @@ class Guard:
         self._host_problem_told = True
         return self._on_host.problem or "it does not answer"
 
-    def hold(self, running: bool, incarnation: int, image: str, files: tuple[str, str]) -> bool:
+    def hold(self, *, running: bool, incarnation: int, image: str, files: tuple[str, str]) -> bool:
         """Have the VM let go of its saved state if we die, or are not heard of again. False: no guard could be had.
 
         `running`: its guest ran before; `incarnation`: libvirt's domain id then; `image`: where its memory is;
@@ -498,8 +498,8 @@ def _look_after(control: Control, runner: Runner, held: managed_save_recovery.Sa
         if view.state.active or not view.saved:
             return False
         if seen_down:
-            managed_save_recovery.step(control, runner, held, True)
-            managed_save_recovery.step(control, runner, held, True)
+            managed_save_recovery.step(control, runner, held, was_down=True)
+            managed_save_recovery.step(control, runner, held, was_down=True)
     except BlockferryError:
         _connect(control)
         return False
@@ -512,7 +512,7 @@ def _let_go(control: Control, runner: Runner, held: managed_save_recovery.SavedV
     was_down = False
     for _attempt in range(RETRIES):
         try:
-            done = managed_save_recovery.step(control, runner, held, was_down)
+            done = managed_save_recovery.step(control, runner, held, was_down=was_down)
             was_down = was_down or done is managed_save_recovery.RecoveryStep.DOWN
             if done is managed_save_recovery.RecoveryStep.OVER:
                 return

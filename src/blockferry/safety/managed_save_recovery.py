@@ -39,7 +39,7 @@ class RecoveryStep(enum.Enum):
     OVER = "over"  # it goes on; or it is off, and its memory is not held any more
 
 
-def step(control: Control, runner: Runner, before: SavedVm, was_down: bool) -> RecoveryStep:
+def step(control: Control, runner: Runner, before: SavedVm, *, was_down: bool) -> RecoveryStep:
     """One step towards a VM that is held no more. `was_down`: it was seen so.
 
     Safe at any moment, and whoever does it: a VM that is down and saved is restored from its memory, never booted;
@@ -54,16 +54,16 @@ def step(control: Control, runner: Runner, before: SavedVm, was_down: bool) -> R
     if view.busy:
         time.sleep(BUSY_S)
         return RecoveryStep.BUSY
-    finish(control, runner, before, view, was_down)
-    return RecoveryStep.OVER if restored(before, view, was_down) else RecoveryStep.UP
+    finish(control, runner, before, view, was_down=was_down)
+    return RecoveryStep.OVER if restored(before, view, was_down=was_down) else RecoveryStep.UP
 
 
-def restored(before: SavedVm, view: DomainView, was_down: bool) -> bool:
+def restored(before: SavedVm, view: DomainView, *, was_down: bool) -> bool:
     """Whether a VM that is there is so by a restore. libvirt's ids begin anew with libvirtd when no VM runs."""
     return was_down or view.incarnation != before.incarnation or view.pause_reason == "migration"
 
 
-def finish(control: Control, runner: Runner, before: SavedVm, view: DomainView, was_down: bool) -> bool:
+def finish(control: Control, runner: Runner, before: SavedVm, view: DomainView, *, was_down: bool) -> bool:
     """The VM has a QEMU with which nothing is being done: no image stays, then the guest runs; whether it was resumed.
 
     An image beside a VM that runs is of no use, and a danger at its next start: ours of a restore with other files, or
@@ -75,7 +75,7 @@ def finish(control: Control, runner: Runner, before: SavedVm, view: DomainView, 
     files.flush(runner, posixpath.dirname(before.image))
     if view.nvram in before.files and view.config_nvram in before.files and view.nvram != view.config_nvram:
         control.write_config({}, {view.config_nvram: view.nvram})
-    stopped_by_us = restored(before, view, was_down) or view.pause_reason == "save"
+    stopped_by_us = restored(before, view, was_down=was_down) or view.pause_reason == "save"
     if view.state is not PowerState.PAUSED or not before.running or not stopped_by_us:
         return False
     return control.resume()

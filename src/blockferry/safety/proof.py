@@ -151,15 +151,17 @@ class Proof:
         gone = frozenset({*map(posixpath.normpath, going), posixpath.normpath(path)})
         rows = _rows(said.kept, {*gone, *map(posixpath.normpath, together)})
         self._look(said, path, found, gone)
-        holders = _holders(self._site.runner, path, patience_s, sure, self._users_known(path))
+        holders = _holders(self._site.runner, path, patience_s, sure=sure, known=self._users_known(path))
         if holders is not None:
             return holders
         own = self._hosts[0]
         assert own.names is not None
         named = _named(path, own.names, gone) or _claimed(path, own.names.inventory, said, rows)
-        doubt = next((one.sentence for one in own.names.doubts if one.about(path, is_base, gone)), None)
+        doubt = next((one.sentence for one in own.names.doubts if one.about(path, is_base=is_base, going=gone)), None)
         unseen = _unseen_itself(path, found, own.names.inventory)
-        return named or doubt or unseen or _needed_elsewhere(path, own.names.inventory, self._hosts[1:], is_base)
+        return (
+            named or doubt or unseen or _needed_elsewhere(path, own.names.inventory, self._hosts[1:], is_base=is_base)
+        )
 
     # ------------------------------------------------------------ looking
 
@@ -211,7 +213,7 @@ class Proof:
         return self._users.get(path)
 
 
-def _holders(runner: Runner, path: str, patience_s: float, sure: bool, known: Users | None = None) -> str | None:
+def _holders(runner: Runner, path: str, patience_s: float, *, sure: bool, known: Users | None = None) -> str | None:
     """Who has the file open, in words; one who only looks is waited for. `known`: what was found a moment ago."""
     found = _patiently(runner, path, patience_s) if known is None or known.any or known.locks_unseen else known
     if found.any or found.locks_unseen or (found.why and sure):
@@ -253,7 +255,7 @@ def _kept_on(sight: HostSight, said: Claims, place: int) -> tuple[Kept, ...]:
     return said.kept if place == 0 else said.kept_elsewhere.get(sight.host.uuid, ())
 
 
-def _needed_elsewhere(path: str, own: HostInventory, others: Iterable[_Known], is_base: bool) -> str | None:
+def _needed_elsewhere(path: str, own: HostInventory, others: Iterable[_Known], *, is_base: bool) -> str | None:
     """Who of another host needs a file, or may need it. What lies on a file system of one host is no other's."""
     seen = own.seen(path)
     if seen is not None and not seen.may_be_reached_by_others:
@@ -270,7 +272,7 @@ def _needed_elsewhere(path: str, own: HostInventory, others: Iterable[_Known], i
         named = other.names.same_file_user(seen, frozenset(), same_file_of_hosts) or _tree_elsewhere(
             path, own, other.names
         )
-        doubt = next((one.sentence for one in other.names.doubts if one.about(path, is_base)), None)
+        doubt = next((one.sentence for one in other.names.doubts if one.about(path, is_base=is_base)), None)
         if named or doubt:
             return f"{host} {named or doubt}"
     return None

@@ -633,7 +633,7 @@ def _forward_off(plan: Plan, seen: Observation) -> actions.Action:
     if prepared is not None:
         return prepared
     for view in seen.disks:
-        unsettled = overlays_rules.layer_of(seen.record, view.target, True) in _UNSETTLED
+        unsettled = overlays_rules.layer_of(seen.record, view.target, at_source=True) in _UNSETTLED
         cloned = plan.disk(view.target).clone and view.config_overlay
         if view.side is DiskSide.SOURCE and (unsettled or cloned):
             # What the configuration names must be known to be the newest before it is copied; and a clone is of one

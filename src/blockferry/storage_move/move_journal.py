@@ -69,7 +69,7 @@ class MoveJournal(Journal[Plan, Record, Progress, Report, MoveSummary]):
                 continue
             here = may_be_here(one.plan, uri, host)
             written = {disk.target: max(0, disk.done - disk.changed) for disk in one.progress.disks}
-            for store, left in left_to_take(one.plan, written, one.record.home_copied).items():
+            for store, left in left_to_take(one.plan, written, home_copied=one.record.home_copied).items():
                 found.append(Promise(store, left, one.plan.space(store), here))
         return tuple(found)
 

@@ -122,7 +122,7 @@ def move_request(vm: str, options: MoveOptions, config: Config) -> MoveRequest:
         **fields,
         source=_source(asked.get("keep_source"), config),
         contract=contract,
-        trim=_trim(asked.get("trim"), config),
+        trim=_trim(asked=asked.get("trim"), config=config),
         hang=_fencing(asked.get("hang_limit"), config),
         buffer=config.copy_buffer or COPY_BUFFER,
     )
@@ -268,7 +268,7 @@ def _source(keep_s: float | None, config: Config) -> SourcePolicy:
     return SourcePolicy(delete=False, keep_s=None if math.isinf(keep_s) else keep_s)
 
 
-def _trim(asked: bool | None, config: Config) -> Trim:
+def _trim(*, asked: bool | None, config: Config) -> Trim:
     """What is only configured must not stand in the way of a guest that cannot."""
     if asked is None:
         return Trim.IF_POSSIBLE if config.trim else Trim.NO

@@ -171,7 +171,7 @@ class Observer:
         limited = bool(record.bandwidth) or self.plan.contract is not None
         for one in disks:
             if one.job is Job.OURS and one.live is DiskSide.SOURCE and one.target in memory.progress:
-                divergence = assess(one.target, memory.progress[one.target], one.ready, limited)
+                divergence = assess(one.target, memory.progress[one.target], ready=one.ready, limited=limited)
                 if divergence is not None:
                     found.append(divergence)
         return tuple(found)
@@ -251,7 +251,7 @@ class Observer:
         layer = (record.source_layers if at_source else record.dest_layers).get(disk.target)
         if view.state.active and layer is not OverlayState.FOLDED:
             return ""
-        return layer_print(self._runner, disk, at_source)
+        return layer_print(self._runner, disk, at_source=at_source)
 
     def _nvram(self, view: DomainView, record: Record) -> NvramView | None:
         plan = self.plan.nvram
@@ -438,7 +438,7 @@ def _foreign_base(disk: DiskPlan, source: DiskSource | None) -> str:
     return source.backing[0] if source.backing and not same_path(source.backing[0], disk.source) else ""
 
 
-def layer_print(runner: Runner, disk: DiskPlan, at_source: bool) -> str:
+def layer_print(runner: Runner, disk: DiskPlan, *, at_source: bool) -> str:
     """Fingerprint of a base and of the overlay above it: `base|overlay`."""
     base, overlay = (disk.source, disk.source_overlay) if at_source else (disk.dest, disk.dest_overlay)
     return f"{fingerprint(runner, base)}|{fingerprint(runner, overlay)}"

@@ -63,7 +63,7 @@ def convergence(context: Context, seen: Observation) -> str:
 def _disk(context: Context, seen: Observation, target: str) -> DiskProgress:
     plan, view = context.plan.disk(target), seen.disk(target)
     if (verified := context.verifying.get(target)) is not None:
-        return _verified(context, target, verified, seen.record.judged(target))
+        return _verified(context, target, verified, judged=seen.record.judged(target))
     copied = context.memory.progress.get(target, CopyProgress())
     if target in context.cold and view.side is DiskSide.SOURCE:
         phase = "copied" if context.cold[target] >= 1 else "copying"
@@ -92,7 +92,7 @@ def _disk(context: Context, seen: Observation, target: str) -> DiskProgress:
     )
 
 
-def _verified(context: Context, target: str, state: ComparisonProgress, judged: bool) -> DiskProgress:
+def _verified(context: Context, target: str, state: ComparisonProgress, *, judged: bool) -> DiskProgress:
     """Bytes are of the disk's length here: what is gone through, zeros included."""
     seconds = time.monotonic() - context.verify_began
     rate = state.at / seconds if seconds > 0 else 0.0

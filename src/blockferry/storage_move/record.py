@@ -188,7 +188,7 @@ class Record(JobRecord):
             unverified={name: of for name, of in self.unverified.items() if name != target},
         )
 
-    def with_layer(self, target: str, at_source: bool, layer: OverlayState) -> Record:
+    def with_layer(self, target: str, *, at_source: bool, layer: OverlayState) -> Record:
         if at_source:
             return replace(self, source_layers={**self.source_layers, target: layer})
         return replace(self, dest_layers={**self.dest_layers, target: layer})

@@ -83,6 +83,7 @@ def survey(
     request: MoveRequest,
     promises: Sequence[space.Promise],
     other_move: str | None,
+    *,
     suspended_start: bool | None,
     kept: Mapping[str, Partial] | None = None,
     promised: frozenset[str] = frozenset(),
@@ -278,7 +279,7 @@ def _clones(
     request: MoveRequest,
 ) -> dict[str, str]:
     """For each disk that is asked to move: why its file system cannot clone it to where it goes; "" when it can."""
-    if not clone_rules.wanted(request, vm.state.active):
+    if not clone_rules.wanted(request, running=vm.state.active):
         return {}
     found: dict[str, str] = {}
     for target, chain in chains.items():
@@ -324,7 +325,7 @@ def _templates(
                 break
             home = placement.is_in_home(image.path, vm.name)
             path = templates_rules.named(request) or placement.image_path(
-                store, vm.name, "base", image.path, image.format, home, frozenset()
+                store, vm.name, "base", image.path, image.format, in_home=home, taken=frozenset()
             )
             key = (image.path, store.name)
             if key not in found:
@@ -403,7 +404,7 @@ def _candidates(
             for image in chain:
                 for form in {request.format or image.format, image.format} & set(placement.FORMATS):
                     for name, in_home in itertools.product((target, "base"), (True, False)):
-                        names = placement.image_paths(store, vm.name, name, image.path, form, in_home)
+                        names = placement.image_paths(store, vm.name, name, image.path, form, in_home=in_home)
                         found.extend(itertools.islice(names, most))
     return list(dict.fromkeys(found))
 

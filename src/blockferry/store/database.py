@@ -49,7 +49,7 @@ resources, a lock that was not to be had, operator."""
 class Database:
     """One open database with the present schema. Threads may share it."""
 
-    def __init__(self, url: str, make: bool = True) -> None:
+    def __init__(self, url: str, *, make: bool = True) -> None:
         """Open it. Without `make` a database that is not there stays away: an empty one in memory serves instead.
 
         Then `missing` is true, and nothing that is written outlives this object. Raises JournalFailed when it cannot
@@ -106,7 +106,7 @@ class Database:
             yield connection
 
     @contextmanager
-    def writing(self, durable: bool = True) -> Iterator[Connection]:
+    def writing(self, *, durable: bool = True) -> Iterator[Connection]:
         """A transaction that writes. Raises JournalFailed.
 
         Committed when this returns; with `durable` also safe from a power cut, without it that follows a moment

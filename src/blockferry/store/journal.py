@@ -97,12 +97,12 @@ class Journal(Generic[PlanT, RecordT, ProgressT, ReportT, SummaryT]):
         self.url, self.name = database.url, database.name  # for messages: without a password
 
     @classmethod
-    def open(cls, url: str, make: bool = True) -> Self:
+    def open(cls, url: str, *, make: bool = True) -> Self:
         """Open, making or upgrading the schema; without `make` one that is not there stays away (`missing`).
 
         Raises JournalFailed.
         """
-        return cls(Database(url, make))
+        return cls(Database(url, make=make))
 
     def close(self) -> None:
         self._db.close()

@@ -99,7 +99,7 @@ def make(site: Host, name: str, disks: Sequence[str], id: str | None, keep: int 
     return made
 
 
-def drop(site: Host, name: str, ids: Sequence[str], everything: bool, moving: str | None) -> tuple[str, ...]:
+def drop(site: Host, name: str, ids: Sequence[str], *, everything: bool, moving: str | None) -> tuple[str, ...]:
     """Drop these points, or all that are ours; the ids that are gone. Others' are dropped only if they are named."""
     vm, control = _vm(site, name)
     if moving is not None:
@@ -156,7 +156,7 @@ def ask(
             raise DiskNotFound(vm.name, one, nearest(one, [disk.target for disk in vm.disks]))
     targets = tuple(dict.fromkeys(disks)) or origin.targets
     before = _present(site, vm, control)
-    _vouch(vm, origin, before, targets, power_cycles)
+    _vouch(vm, origin, before, targets, power_cycles=power_cycles)
     new = None
     if mark is not None:
         _room(control, vm, keep)
@@ -171,7 +171,7 @@ def ask(
             if site.control(vm.uuid, vm.name).view_socket() != socket:
                 raise TrackingBusy(vm.name, "somebody else has ended the backup job by which it was asked")
             after = _present(site, vm, control)
-            _vouch(vm, origin, after, targets, power_cycles)
+            _vouch(vm, origin, after, targets, power_cycles=power_cycles)
             if not tracking_rules.unchanged(before, after, targets):
                 raise TrackingBusy(vm.name, "its disks were changed by somebody else at this moment")
             if _pick(control.points(), vm, since).note != origin.note:
@@ -184,9 +184,9 @@ def ask(
     return Changes(vm.name, vm.uuid, origin.id, origin.created, new[0] if new else None, at, tuple(found))
 
 
-def _vouch(vm: Vm, origin: Point, now: Present, targets: Sequence[str], power_cycles: bool) -> None:
+def _vouch(vm: Vm, origin: Point, now: Present, targets: Sequence[str], *, power_cycles: bool) -> None:
     for target in targets:
-        why = tracking_rules.lost(origin, now, target, power_cycles)
+        why = tracking_rules.lost(origin, now, target, power_cycles=power_cycles)
         if why is not None:
             raise TrackingLost(vm.name, target, origin.id, why)
 

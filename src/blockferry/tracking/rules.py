@@ -115,7 +115,7 @@ def disks_of(vm: Vm) -> tuple[Disk, ...]:
     return tuple(disk for disk in vm.disks if disk.device == "disk" and disk.source is not None)
 
 
-def lost(point: Point, now: Present, target: str, power_cycles: bool = False) -> str | None:
+def lost(point: Point, now: Present, target: str, *, power_cycles: bool = False) -> str | None:
     """Why the changes of a disk since a point cannot be vouched for any more; None when they can.
 
     For a VM that runs and a point that covers the disk. `power_cycles`: the user vouches for what happened to the

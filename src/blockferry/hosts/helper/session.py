@@ -39,7 +39,7 @@ class Pending(Protocol):
 class Request:
     """See Pending. When the connection breaks it is asked once more, if that does no harm."""
 
-    def __init__(self, session: Session, do: str, words: dict[str, Any], repeat: bool) -> None:
+    def __init__(self, session: Session, do: str, words: dict[str, Any], *, repeat: bool) -> None:
         self.shown = shown(do, words)
         self._session = session
         self._do, self._words = do, words
@@ -126,7 +126,7 @@ class Session:
 
         Raises HostCommandFailed.
         """
-        return Request(self, do, words, repeat)
+        return Request(self, do, words, repeat=repeat)
 
     def call(self, do: str, *, timeout_s: float | None = None, repeat: bool = True, **words: Any) -> Any:
         """Ask and wait for the answer.

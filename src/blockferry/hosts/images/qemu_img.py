@@ -172,7 +172,7 @@ def holdable_size(format: str, size: int) -> int:
 
 
 def creation_options(
-    preallocation: str = "off", cluster_size: int | None = None, extended_l2: bool = False
+    preallocation: str = "off", cluster_size: int | None = None, *, extended_l2: bool = False
 ) -> list[str]:
     """qemu-img's words (`-o`) for what a new image is to be, as far as it is not QEMU's default."""
     options = [f"preallocation={preallocation}"] if preallocation != "off" else []
@@ -207,7 +207,7 @@ def create(
         if format == "raw":
             _fill_raw(runner, path, size, preallocation)
         else:
-            options = creation_options(preallocation, cluster_size, extended_l2)
+            options = creation_options(preallocation, cluster_size, extended_l2=extended_l2)
             options += [f"compat={compat}"] if format == "qcow2" else []
             argv = ["qemu-img", "create", "-q", "-f", format]
             argv += ["-o", ",".join(options)] if options else []

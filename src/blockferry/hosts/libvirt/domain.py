@@ -87,7 +87,9 @@ class Control:
         self.uuid = uuid
         self.name = name
 
-    def look(self, targets: tuple[str, ...], previous: DomainView | None = None, closely: bool = False) -> DomainView:
+    def look(
+        self, targets: tuple[str, ...], previous: DomainView | None = None, *, closely: bool = False
+    ) -> DomainView:
         """What is there now: power state, disks of both XMLs, block jobs of `targets`.
 
         With `previous` the persistent XML is not read again: for the milliseconds of a suspension. Each target
@@ -95,14 +97,14 @@ class Control:
         """
         with self.connection.doing(f"look at VM {self.name}"):
             try:
-                return self._look(self._domain(), targets, previous, closely)
+                return self._look(self._domain(), targets, previous, closely=closely)
             except libvirt.libvirtError as error:
                 if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
                     return ABSENT
                 raise
 
     def _look(
-        self, domain: libvirt.virDomain, targets: tuple[str, ...], previous: DomainView | None, closely: bool
+        self, domain: libvirt.virDomain, targets: tuple[str, ...], previous: DomainView | None, *, closely: bool
     ) -> DomainView:
         state, reason = domain_list.power_state(domain)
         live = domain_xml.parse(domain.XMLDesc(0)) if state.active else None
@@ -200,7 +202,7 @@ class Control:
                     return False
                 raise
 
-    def set_autostart(self, wanted: bool) -> None:
+    def set_autostart(self, *, wanted: bool) -> None:
         """Have libvirt start the VM when the host boots, or not. Nothing is done when it is so already."""
         with self.connection.doing(f"set whether VM {self.name} is started with its host"):
             domain = self._domain()
@@ -274,8 +276,8 @@ class Control:
         with self.connection.doing(f"start the copy of disk {target} of {self.name} to {order.dest}"):
             domain = self._domain()
             xml = domain_xml.copy_destination_xml(
-                order.dest, order.dest_format, order.block, order.backing, order.secret,
-                disk_xml.carried(domain.XMLDesc(0), target),
+                order.dest, order.dest_format, block=order.block, backing=order.backing, secret=order.secret,
+                carried=disk_xml.carried(domain.XMLDesc(0), target),
             )  # fmt: skip
             domain.blockCopy(target, xml, {name: value for name, value in values.items() if value}, flags)
 
@@ -436,7 +438,7 @@ class Control:
         with self.connection.doing(f"read the persistent configuration of VM {self.name}"):
             return not domain_xml.has_metadata(self._domain().XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
 
-    def unmark(self, bare: bool) -> None:
+    def unmark(self, *, bare: bool) -> None:
         """Take our mark away, live and persistent.
 
         libvirt leaves an empty `<metadata/>` behind. `bare`: there was none before the mark, so the persistent XML is

@@ -342,6 +342,7 @@ def rename(xml: str, names: Mapping[str, str]) -> str:
 def copy_destination_xml(
     path: str,
     format: str,
+    *,
     block: bool = False,
     backing: tuple[str, str] | None = None,
     secret: Secret | None = None,
@@ -430,7 +431,7 @@ def _forget_end_of_chain(element: etree._Element) -> None:
             element.remove(below)
 
 
-def _repoint_disk(element: etree._Element, place: str, format: str, known: bool = False) -> None:
+def _repoint_disk(element: etree._Element, place: str, format: str, *, known: bool = False) -> None:
     """`place`: a path, or the address of an export. To one and from one nothing of the old source stays.
 
     `known`: the images below it are as they are to be, by what the disk was before.

@@ -14,7 +14,7 @@ from blockferry.hosts.libvirt.connection import Connection
 from blockferry.hosts.qemu_user import Permissions
 
 
-def datastores(connection: Connection, refresh: bool = False) -> tuple[Datastore, ...]:
+def datastores(connection: Connection, *, refresh: bool = False) -> tuple[Datastore, ...]:
     """All pools. `refresh`: have libvirt look at active ones first (numbers change only by that)."""
     with connection.doing("list the storage pools"):
         pools = connection.raw.listAllStoragePools(0)

@@ -19,7 +19,7 @@ from blockferry.storage_move.request import IfNotConverging, Method, MoveRequest
 FORMATS = ("raw", "qcow2")
 
 
-def wanted(request: MoveRequest, running: bool) -> bool:
+def wanted(request: MoveRequest, *, running: bool) -> bool:
     """Whether this request leaves it open, or asks, that disks are cloned."""
     return request.method in (Method.AUTO, Method.CLONE) or (request.method is Method.COLD and not running)
 
@@ -69,7 +69,7 @@ def planned(
     Of a running VM all are, or none: there is one method for them. Of one that is off, those that can be.
     """
     running = facts.vm.state.active
-    if not wanted(request, running):
+    if not wanted(request, running=running):
         return tuple(disks), {}
     why = {one.target: (why_not_running if running else why_not)(one, request, facts) for one in disks}
     reasons = {target: reason for target, reason in why.items() if reason is not None}

@@ -118,6 +118,7 @@ def new_image(
     backing: qemu_img.Backing | None = None,
     cluster_size: int | None = None,
     preallocation: qemu_img.Preallocation = "off",
+    *,
     extended_l2: bool = False,
 ) -> None:
     """An empty image under a name that is in the record; its owner and mode are those of the disk's old one."""
@@ -161,7 +162,7 @@ def create_image(context: Context, target: str, seen: Observation) -> None:
         disk.backing,
         disk.cluster_size,
         _preallocation(disk),
-        disk.extended_l2,
+        extended_l2=disk.extended_l2,
     )
     if disk.luks is not None:
         files.copy_head(context.runner, disk.source, disk.dest, disk.luks.header)
@@ -265,7 +266,7 @@ def _preallocation(disk: DiskPlan) -> qemu_img.Preallocation:
 
 def _cold_options(disk: DiskPlan) -> list[str]:
     reserve = disk.preallocation if disk.preallocation in ("metadata", "falloc") and disk.backing is None else "off"
-    return qemu_img.creation_options(reserve, disk.cluster_size, disk.extended_l2)
+    return qemu_img.creation_options(reserve, disk.cluster_size, extended_l2=disk.extended_l2)
 
 
 def show_cold(context: Context, disk: DiskPlan, fraction: float) -> None:
@@ -345,7 +346,7 @@ def is_another(words: Mapping[str, str] | None, stat: FileStat | None) -> bool:
     return words is not None and stat is not None and words.get("inode") not in (None, "", str(stat.inode))
 
 
-def mark_file(context: Context, path: str, made: bool | str = False) -> None:
+def mark_file(context: Context, path: str, *, made: bool | str = False) -> None:
     """Say beside a file whose it is; once it is `made`, also which: a later one of its name is somebody else's.
 
     `made`: where the file is, when it has not its name yet.

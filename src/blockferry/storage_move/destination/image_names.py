@@ -61,15 +61,23 @@ def layer_in_home(facts: Facts, image: str, top: str) -> bool:
 
 
 def candidates(
-    facts: Facts, store: Datastore, target: str, image: Image, format: str, home: bool, most: int
+    facts: Facts, store: Datastore, target: str, image: Image, format: str, *, home: bool, most: int
 ) -> tuple[str, ...]:
     """The names that one image may get, the preferred one first. `most`: how many images the move has."""
-    names = placement.image_paths(store, facts.vm.name, target, image.path, format, home)
+    names = placement.image_paths(store, facts.vm.name, target, image.path, format, in_home=home)
     return tuple(itertools.islice(names, most + MOST_NAMES))
 
 
 def choose(
-    facts: Facts, store: Datastore, target: str, image: Image, format: str, home: bool, taken: Iterable[str], tail: int
+    facts: Facts,
+    store: Datastore,
+    target: str,
+    image: Image,
+    format: str,
+    *,
+    home: bool,
+    taken: Iterable[str],
+    tail: int,
 ) -> ChosenName:
     """The first name that can be used. `target`: the disk, or "base" for a lower layer; `tail`: bytes put behind it.
 
@@ -81,7 +89,9 @@ def choose(
         mine = partial.kept and partial.target == target and partial.format == format and path not in used
         if mine and (here := facts.store_of(path)) is not None and here.same_place(store):
             return ChosenName(path)
-    names = [one for one in candidates(facts, store, target, image, format, home, len(used) + 1) if one not in used]
+    names = [
+        one for one in candidates(facts, store, target, image, format, home=home, most=len(used) + 1) if one not in used
+    ]
     for path in names:
         broken = facts.partials.get(path)
         if broken is not None and broken.target in ("", target):

@@ -39,13 +39,17 @@ def home_directory(datastore: Datastore, vm: str) -> str:
 
 
 def image_path(
-    datastore: Datastore, vm: str, target: str, source: str, format: str, in_home: bool, taken: frozenset[str]
+    datastore: Datastore, vm: str, target: str, source: str, format: str, *, in_home: bool, taken: frozenset[str]
 ) -> str:
     """The file of a disk at the destination, never one of `taken`: those of the move's other images."""
-    return next(path for path in image_paths(datastore, vm, target, source, format, in_home) if path not in taken)
+    return next(
+        path for path in image_paths(datastore, vm, target, source, format, in_home=in_home) if path not in taken
+    )
 
 
-def image_paths(datastore: Datastore, vm: str, target: str, source: str, format: str, in_home: bool) -> Iterator[str]:
+def image_paths(
+    datastore: Datastore, vm: str, target: str, source: str, format: str, *, in_home: bool
+) -> Iterator[str]:
     """Its old name, with the ending of its new format; then `<vm>-<target>`, `<vm>-<target>-2` and so on, without end.
 
     `in_home`: in the VM's home there, else flat in the datastore. The name of a block device, or of an export, is not

@@ -96,7 +96,7 @@ def _format(context: Context, disk: DiskPlan, path: str) -> str | None:
 
 
 def reason_to_keep(
-    context: Context, disk: DiskPlan, path: str, seen: Observation, overlay_goes: bool = False
+    context: Context, disk: DiskPlan, path: str, seen: Observation, *, overlay_goes: bool = False
 ) -> str | None:
     """Why the proof that an old file is unneeded is not complete; None when it is.
 

@@ -122,9 +122,9 @@ def let_go(context: Context, seen: Observation) -> None:
     if view.busy or (view.saved and seen.state.active):
         return  # it has changed since: look again
     before = managed_save_recovery.SavedVm(record.held_running, record.held_of, hold.image, (nvram.source, nvram.dest))
-    down = managed_save_recovery.restored(before, view, record.held is ManagedSave.SAVED)
+    down = managed_save_recovery.restored(before, view, was_down=record.held is ManagedSave.SAVED)
     if view.state.active:
-        resumed = managed_save_recovery.finish(context.control, context.runner, before, view, down)
+        resumed = managed_save_recovery.finish(context.control, context.runner, before, view, was_down=down)
         if down and (resumed or not record.held_running):  # else somebody else was first, and it is not known when
             record = replace(record, hold_s=round(record.hold_s + max(0.0, time.time() - record.held_at), 3))
             took = format_duration(record.hold_s)
@@ -180,7 +180,9 @@ def or_back(context: Context, seen: Observation) -> Iterator[None]:
 
 def _guarded(context: Context, record: Record) -> bool:
     nvram, hold = _plan(context)
-    return context.guard.hold(record.held_running, record.held_of, hold.image, (nvram.source, nvram.dest))
+    return context.guard.hold(
+        running=record.held_running, incarnation=record.held_of, image=hold.image, files=(nvram.source, nvram.dest)
+    )
 
 
 def _plan(context: Context) -> tuple[NvramPlan, ManagedSavePlan]:

@@ -105,7 +105,7 @@ def _subdirectories(home: str, paths: Iterable[str]) -> list[str]:
     return sorted(found)
 
 
-def _copy(context: Context, record: Record, file: HomeFile, named: bool = False) -> Record:
+def _copy(context: Context, record: Record, file: HomeFile, *, named: bool = False) -> Record:
     """Copy one file, until it has not changed meanwhile. One that is being written to stays where it is; both stay
     when the copy is `named` by the configuration already.
     """
@@ -214,12 +214,12 @@ def refresh(context: Context, seen: Observation) -> Record:
     return record
 
 
-def _again(context: Context, record: Record, file: HomeFile, named: bool) -> Record:
+def _again(context: Context, record: Record, file: HomeFile, *, named: bool) -> Record:
     """The old file has changed since it was copied: copied again where nothing uses the copy yet, else both stay."""
     if file.dest in context.control.names_now()[0] or not _untouched(context, record, file):
         return _keep_both(context, record, file)
     context.tell("warning", f"{file.source} has changed since it was copied; it is copied again")
-    record = _copy(context, record, file, named)
+    record = _copy(context, record, file, named=named)
     # The VM may have been started on the copy that was replaced; what it writes there would be lost.
     used = file.dest in context.control.names_now()[0]
     return _keep_both(context, record, file) if used else record

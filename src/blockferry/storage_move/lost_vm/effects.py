@@ -70,7 +70,7 @@ def bar_start(context: Context, action: actions.BarStart, seen: Observation) -> 
     paths = {target: lost_vm_rules.stand_in(plan, target) for target in action.targets}
     switched_off = before.autostart or _of(seen).autostart
     context.note(replace(seen.record, lost=replace(before, unclear=paths, autostart=switched_off)))
-    context.control.set_autostart(False)
+    context.control.set_autostart(wanted=False)
     context.control.write_config({one: (path, plan.disk(one).source_format) for one, path in paths.items()}, {})
     point("lost-barred")
     context.tell("warning", f"{plan.vm} is kept from starting: it cannot be told which images hold its newest data")
@@ -93,7 +93,7 @@ def note_found(context: Context, seen: Observation) -> None:
     """Its autostart as it was; what somebody has put in the place of an unclear image is what counts."""
     plan, before = context.plan, seen.record.lost or LostVm()
     if before.autostart and seen.persistent:
-        context.control.set_autostart(True)
+        context.control.set_autostart(wanted=True)
     current = {**before.current}
     for target in before.unclear:
         if seen.disk(target).config_path in lost_vm_rules.images(plan.disk(target)):

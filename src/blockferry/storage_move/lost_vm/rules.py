@@ -88,11 +88,14 @@ def settle(plan: Plan, record: Record, current: Mapping[str, str]) -> Record:
     for disk in plan.disks:
         image = current.get(disk.target)
         for at_source, base in ((True, disk.source), (False, disk.dest)):
-            overlay = overlays_rules.overlay_path(disk, at_source)
+            overlay = overlays_rules.overlay_path(disk, at_source=at_source)
             if overlay and image == overlay:
-                record = record.with_layer(disk.target, at_source, OverlayState.USED)
-            elif image == base and overlays_rules.layer_of(record, disk.target, at_source) is OverlayState.PIVOTING:
-                record = record.with_layer(disk.target, at_source, OverlayState.FOLDED)
+                record = record.with_layer(disk.target, at_source=at_source, layer=OverlayState.USED)
+            elif (
+                image == base
+                and overlays_rules.layer_of(record, disk.target, at_source=at_source) is OverlayState.PIVOTING
+            ):
+                record = record.with_layer(disk.target, at_source=at_source, layer=OverlayState.FOLDED)
         copy = record.copy(disk.target)
         if copy.stage is not Stage.NONE:
             record = record.with_copy(disk.target, Copy(Stage.NONE, -1, copy.attempts, copy.reverse))

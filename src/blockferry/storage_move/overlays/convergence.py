@@ -50,7 +50,7 @@ FREED = 64 * MiB
 """Bytes/s that a limited copy is taken to make once it is in step: from then on QEMU applies no limit to it."""
 
 
-def assess(target: str, copied: CopyProgress, ready: bool, limited: bool = False) -> Divergence | None:
+def assess(target: str, copied: CopyProgress, *, ready: bool, limited: bool = False) -> Divergence | None:
     """Whether the guest outruns this copy; None when it does not, or when that cannot be told yet.
 
     `limited`: by a bandwidth or a latency contract.

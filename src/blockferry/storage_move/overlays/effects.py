@@ -46,7 +46,7 @@ def take_overlays(context: Context, action: actions.TakeOverlays, seen: Observat
         record = replace(
             destination_effects.name_paths(context, record, path), synced=record.without_sync(target).synced
         )
-        record = record.with_layer(target, True, OverlayState.NAMED)
+        record = record.with_layer(target, at_source=True, layer=OverlayState.NAMED)
         context.note(record)
         point("overlay-named")
         destination_effects.mark_file(context, path)
@@ -58,7 +58,7 @@ def take_overlays(context: Context, action: actions.TakeOverlays, seen: Observat
     context.control.take_overlays(overlays, {target: context.plan.disk(target).source for target in overlays})
     point("overlay-taken")
     for target in overlays:
-        record = record.with_layer(target, True, OverlayState.USED)
+        record = record.with_layer(target, at_source=True, layer=OverlayState.USED)
     context.note(record)
     names = ", ".join(overlays)
     context.tell("action", f"overlays take the writes of {names}; what is below them is immutable now")
@@ -76,7 +76,7 @@ def _no_longer_needed(context: Context, record: Record, disk: DiskPlan, overlay:
         raise StillInUse(overlay, doubt)
     at_source = same_path(overlay, disk.source_overlay)
     folded = record.folded_as.get(overlay)
-    if folded is not None and folded.split("|")[-1] == layer_print(runner, disk, at_source).split("|")[-1]:
+    if folded is not None and folded.split("|")[-1] == layer_print(runner, disk, at_source=at_source).split("|")[-1]:
         return
     if destination_effects.unfinished(runner, overlay, context.plan.move):
         return  # we died while it was made, so it may be no image at all; libvirt hears of an overlay only afterwards
@@ -92,10 +92,10 @@ def remove_overlay(context: Context, record: Record, disk: DiskPlan) -> None:
 
 def note_layer(context: Context, action: actions.SaveLayer, seen: Observation) -> None:
     disk = context.plan.disk(action.target)
-    record = seen.record.with_layer(action.target, action.at_source, action.layer)
+    record = seen.record.with_layer(action.target, at_source=action.at_source, layer=action.layer)
     if action.layer is OverlayState.FOLDED:
         overlay = disk.source_overlay if action.at_source else disk.dest_overlay
-        state = layer_print(context.runner, disk, action.at_source)
+        state = layer_print(context.runner, disk, at_source=action.at_source)
         record = replace(record, folded_as={**record.folded_as, overlay: state})
         if not action.at_source:  # libvirt has pointed the persistent XML to the base, without what it drops
             record = replace(record, config_written=False)
@@ -236,7 +236,7 @@ def bring_in_step(context: Context, disk: DiskPlan, source: str, source_format: 
         f"{disk.target}: {disk.dest} was brought in step in {format_duration(seconds)}: {format_size(read)} read "
         f"on both sides, {format_size(written)} written ({share:.1f} % of the disk)",
     )
-    fingerprint = layer_print(context.runner, disk, True).split("|")[0]
+    fingerprint = layer_print(context.runner, disk, at_source=True).split("|")[0]
     return ComparedBase(fingerprint, read, written, disk.virtual_size, round(seconds, 3))
 
 
@@ -271,8 +271,10 @@ def outrun(context: Context, seen: Observation) -> None:
 
 def pivot_fold(context: Context, action: actions.PivotCommit, seen: Observation) -> None:
     """From the overlay to its base, under the running guest: one disk, so no suspension is needed."""
-    asked_before = overlays_rules.layer_of(seen.record, action.target, action.at_source) is OverlayState.PIVOTING
-    record = seen.record.with_layer(action.target, action.at_source, OverlayState.PIVOTING)
+    asked_before = (
+        overlays_rules.layer_of(seen.record, action.target, at_source=action.at_source) is OverlayState.PIVOTING
+    )
+    record = seen.record.with_layer(action.target, at_source=action.at_source, layer=OverlayState.PIVOTING)
     if action.at_source:
         record = record.without_sync(action.target)
     record = replace(record, fold_attempts=0)
@@ -283,7 +285,7 @@ def pivot_fold(context: Context, action: actions.PivotCommit, seen: Observation)
     except LibvirtFailed as error:
         if error.libvirt_code == NOT_RUNNING and not asked_before and not context.control.look(()).state.active:
             # libvirt looks whether the VM runs before it asks QEMU for anything: so the overlay was written last.
-            context.note(record.with_layer(action.target, action.at_source, OverlayState.USED))
+            context.note(record.with_layer(action.target, at_source=action.at_source, layer=OverlayState.USED))
         raise
     point("fold-pivoted")
 
@@ -293,16 +295,16 @@ def fold_off(context: Context, action: actions.CommitOff, seen: Observation) -> 
     disk = context.plan.disk(action.target)
     overlay = disk.source_overlay if action.at_source else disk.dest_overlay
     point("folding-off")
-    record = seen.record.with_layer(action.target, action.at_source, OverlayState.USED)
+    record = seen.record.with_layer(action.target, at_source=action.at_source, layer=OverlayState.USED)
     if action.at_source:
         record = record.without_sync(action.target)
     context.note(record)
     # The overlay's before: the VM may be started on it as soon as the commit is over, and then it holds more.
-    above = layer_print(context.runner, disk, action.at_source).split("|")[1]
+    above = layer_print(context.runner, disk, at_source=action.at_source).split("|")[1]
     qemu_img.commit(context.runner, overlay)
     point("folded-off")
-    state = layer_print(context.runner, disk, action.at_source).split("|")[0] + "|" + above
-    record = record.with_layer(action.target, action.at_source, OverlayState.FOLDED)
+    state = layer_print(context.runner, disk, at_source=action.at_source).split("|")[0] + "|" + above
+    record = record.with_layer(action.target, at_source=action.at_source, layer=OverlayState.FOLDED)
     context.note(replace(record, folded_as={**record.folded_as, overlay: state}))
     context.tell("action", f"the overlay of {action.target} was committed into its base")
 

@@ -102,11 +102,11 @@ def base_to_sync(plan: Plan, record: Record, targets: Sequence[str]) -> str | No
     return next((one for one in targets if layered(plan, record, one) and one not in record.synced), None)
 
 
-def layer_of(record: Record, target: str, at_source: bool) -> OverlayState | None:
+def layer_of(record: Record, target: str, *, at_source: bool) -> OverlayState | None:
     return (record.source_layers if at_source else record.dest_layers).get(target)
 
 
-def overlay_path(disk: DiskPlan, at_source: bool) -> str:
+def overlay_path(disk: DiskPlan, *, at_source: bool) -> str:
     return disk.source_overlay if at_source else disk.dest_overlay
 
 
@@ -132,7 +132,7 @@ def forward(plan: Plan, seen: Observation, views: list[DiskView]) -> actions.Act
     record = seen.record
     mine = [view for view in views if layered(plan, record, view.target)]
     for view in mine:
-        stage = layer_of(record, view.target, True)
+        stage = layer_of(record, view.target, at_source=True)
         if view.foreign_base:
             return actions.Fail(
                 f"somebody has made a snapshot of {plan.vm} at the same moment: the overlay of {view.target} stands on "
@@ -141,7 +141,7 @@ def forward(plan: Plan, seen: Observation, views: list[DiskView]) -> actions.Act
         if view.job is Job.FOLD:
             return actions.AbortCopy(view.target)
         if view.live_overlay and stage is not OverlayState.USED:
-            return _in_use(plan, seen, view, True)
+            return _in_use(plan, seen, view, at_source=True)
         if seen.persistent and view.live_overlay != view.config_overlay:
             return actions.RevertConfig()
         if not view.live_overlay and stage is OverlayState.PIVOTING:
@@ -155,30 +155,34 @@ def forward(plan: Plan, seen: Observation, views: list[DiskView]) -> actions.Act
     return None
 
 
-def fold(plan: Plan, seen: Observation, at_source: bool) -> actions.Action | None:
+def fold(plan: Plan, seen: Observation, *, at_source: bool) -> actions.Action | None:
     """Get rid of the overlays that are in use on one side; None when none is left. Not while we hold the VM."""
     side = DiskSide.SOURCE if at_source else DiskSide.DESTINATION
     for view in seen.disks:
         if view.side is not side:
             continue
-        step = _fold_live(plan, seen, view, at_source) if seen.state.active else _fold_off(plan, seen, view, at_source)
+        step = (
+            _fold_live(plan, seen, view, at_source=at_source)
+            if seen.state.active
+            else _fold_off(plan, seen, view, at_source=at_source)
+        )
         if step is not None:
             return step
     return None
 
 
-def _fold_live(plan: Plan, seen: Observation, view: DiskView, at_source: bool) -> actions.Action | None:
+def _fold_live(plan: Plan, seen: Observation, view: DiskView, *, at_source: bool) -> actions.Action | None:
     record, target = seen.record, view.target
-    stage = layer_of(record, target, at_source)
+    stage = layer_of(record, target, at_source=at_source)
     if not view.live_overlay:
         if seen.persistent and view.config_overlay:
-            return _write(at_source)
+            return _write(at_source=at_source)
         if stage is OverlayState.PIVOTING:
             return actions.SaveLayer(target, at_source, OverlayState.FOLDED)
         return None
     if view.job is Job.FOREIGN:
         return actions.Park(
-            f"somebody else runs a block job on {target} ({view.foreign}); {_holds(plan, view, at_source)}"
+            f"somebody else runs a block job on {target} ({view.foreign}); {_holds(plan, view, at_source=at_source)}"
         )
     if view.job is Job.FOLD:
         if plan.disk(target).overlay_suspended_start and record.folds.get(target) is not Stage.CLEAN:
@@ -188,13 +192,13 @@ def _fold_live(plan: Plan, seen: Observation, view: DiskView, at_source: bool) -
             return actions.SaveClean(folds=(target,)) if view.initialised else actions.Await("initialise", 0.1)
         return actions.PivotCommit(target, at_source) if view.ready else actions.Await("fold", 0.1)
     if stage is not OverlayState.USED:
-        return _in_use(plan, seen, view, at_source)
+        return _in_use(plan, seen, view, at_source=at_source)
     if seen.persistent and not view.config_overlay:
-        return _write(at_source)
+        return _write(at_source=at_source)
     if record.fold_attempts >= FOLD_ATTEMPTS:
         return actions.Park(
             f"the overlay of {target} could not be committed into its base in {record.fold_attempts} attempts; "
-            f"{_holds(plan, view, at_source)}. `blockferry resume {plan.move}` tries again; once "
+            f"{_holds(plan, view, at_source=at_source)}. `blockferry resume {plan.move}` tries again; once "
             f"{plan.vm} is off, that is done without QEMU"
         )
     if plan.disk(target).overlay_suspended_start and seen.state is PowerState.RUNNING:
@@ -202,7 +206,7 @@ def _fold_live(plan: Plan, seen: Observation, view: DiskView, at_source: bool) -
     return actions.StartCommit(target)
 
 
-def starting_fold(plan: Plan, seen: Observation, at_source: bool) -> actions.Action:
+def starting_fold(plan: Plan, seen: Observation, *, at_source: bool) -> actions.Action:
     """Suspended by us for the clean start of a commit: start it, see its first look through, let the guest run.
 
     A commit of an overlay that is in use is a mirror job, with the same start race as a copy. One for each suspension.
@@ -213,7 +217,7 @@ def starting_fold(plan: Plan, seen: Observation, at_source: bool) -> actions.Act
             continue
         begun = record.folds.get(view.target)
         if view.job is Job.NONE and begun is None:
-            fits = layer_of(record, view.target, at_source) is OverlayState.USED
+            fits = layer_of(record, view.target, at_source=at_source) is OverlayState.USED
             fits = fits and (view.config_overlay or not seen.persistent) and record.fold_attempts < FOLD_ATTEMPTS
             return actions.StartCommit(view.target) if fits else actions.Resume()
         if view.job is Job.FOLD and begun in (Stage.STARTING, Stage.STARTED):
@@ -225,7 +229,7 @@ def starting_fold(plan: Plan, seen: Observation, at_source: bool) -> actions.Act
     return actions.Resume()
 
 
-def fold_speed(view: DiskView, share: int, outrun: bool) -> int:
+def fold_speed(view: DiskView, share: int, *, outrun: bool) -> int:
     """The limit of a commit in bytes/s, 0 for none; `share` is what a copy of this disk would have.
 
     On the way back there is none: whoever has cancelled wants to be out. Nor when the guest was seen to outrun it: the
@@ -234,12 +238,12 @@ def fold_speed(view: DiskView, share: int, outrun: bool) -> int:
     return 0 if outrun or view.side is DiskSide.SOURCE else share
 
 
-def lifted(outrun: Divergence, contract: bool) -> bool:
+def lifted(outrun: Divergence, *, contract: bool) -> bool:
     """Whether the limit of a commit is lifted now. A speed that follows the guest needs time to show itself."""
     return outrun.sure or not contract
 
 
-def outrun_words(outrun: Divergence, limit: int, contract: bool) -> str:
+def outrun_words(outrun: Divergence, limit: int, *, contract: bool) -> str:
     """What is told of a commit that the guest outruns; `limit`: bytes/s that it had, 0 for none."""
     under = f" under a limit of {format_rate(limit)}" if limit else ""
     grows = (
@@ -252,14 +256,14 @@ def outrun_words(outrun: Divergence, limit: int, contract: bool) -> str:
     return f"{grows}; its limit is lifted{then}"
 
 
-def _fold_off(plan: Plan, seen: Observation, view: DiskView, at_source: bool) -> actions.Action | None:
-    stage = layer_of(seen.record, view.target, at_source)
+def _fold_off(plan: Plan, seen: Observation, view: DiskView, *, at_source: bool) -> actions.Action | None:
+    stage = layer_of(seen.record, view.target, at_source=at_source)
     if not view.config_overlay:
         return (
             actions.SaveLayer(view.target, at_source, OverlayState.FOLDED) if stage is OverlayState.PIVOTING else None
         )
     if seen.saved:
-        overlay = overlay_path(plan.disk(view.target), at_source)
+        overlay = overlay_path(plan.disk(view.target), at_source=at_source)
         return actions.Park(
             f"{plan.vm} was saved with its state, which names the overlay {overlay}: "
             f"its next start uses it. Start it (or discard the state: `virsh managedsave-remove {plan.vm}`), then "
@@ -268,22 +272,23 @@ def _fold_off(plan: Plan, seen: Observation, view: DiskView, at_source: bool) ->
     if stage is OverlayState.PIVOTING:
         return actions.Park(
             f"{plan.vm} went off in the instant in which {view.target} went from its overlay to its base, and it "
-            f"cannot be told which of the two was written last. Nothing is removed; {_holds(plan, view, at_source)}. "
+            f"cannot be told which of the two was written last. Nothing is removed; "
+            f"{_holds(plan, view, at_source=at_source)}. "
             f"If `qemu-img compare` finds both the same, or the overlay is the newer one: start {plan.vm}, and "
             f"`blockferry resume {plan.move}` goes on"
         )
     if stage is OverlayState.FOLDED:
-        overlay = overlay_path(plan.disk(view.target), at_source)
+        overlay = overlay_path(plan.disk(view.target), at_source=at_source)
         if seen.record.folded_as.get(overlay) == view.overlay_print:
-            return _write(at_source)
-        return _in_use(plan, seen, view, at_source)
+            return _write(at_source=at_source)
+        return _in_use(plan, seen, view, at_source=at_source)
     return actions.CommitOff(view.target, at_source)
 
 
-def _in_use(plan: Plan, seen: Observation, view: DiskView, at_source: bool) -> actions.Action:
+def _in_use(plan: Plan, seen: Observation, view: DiskView, *, at_source: bool) -> actions.Action:
     """The overlay is what the VM uses: note it. One that was folded before is all right if its base is untouched."""
-    if layer_of(seen.record, view.target, at_source) is OverlayState.FOLDED:
-        then = seen.record.folded_as.get(overlay_path(plan.disk(view.target), at_source), "")
+    if layer_of(seen.record, view.target, at_source=at_source) is OverlayState.FOLDED:
+        then = seen.record.folded_as.get(overlay_path(plan.disk(view.target), at_source=at_source), "")
         if not then or then.split("|")[0] != view.overlay_print.split("|")[0]:
             return actions.Park(
                 f"{plan.vm} uses the overlay of {view.target} again, whose base was written to after the overlay was "
@@ -292,15 +297,14 @@ def _in_use(plan: Plan, seen: Observation, view: DiskView, at_source: bool) -> a
     return actions.SaveLayer(view.target, at_source, OverlayState.USED)
 
 
-def _write(at_source: bool) -> actions.Action:
+def _write(*, at_source: bool) -> actions.Action:
     return actions.RevertConfig() if at_source else actions.WriteConfig()
 
 
-def _holds(plan: Plan, view: DiskView, at_source: bool) -> str:
+def _holds(plan: Plan, view: DiskView, *, at_source: bool) -> str:
     disk = plan.disk(view.target)
-    return (
-        f"{plan.vm} runs on {overlay_path(disk, at_source)}, which stands on {disk.source if at_source else disk.dest}"
-    )
+    overlay, base = overlay_path(disk, at_source=at_source), disk.source if at_source else disk.dest
+    return f"{plan.vm} runs on {overlay}, which stands on {base}"
 
 
 def stops_for_checkpoint(plan: Plan) -> bool:

@@ -280,7 +280,7 @@ def _hang_findings(request: MoveRequest, facts: Facts, method: Method, policy: I
 def _hang_plan(request: MoveRequest, facts: Facts, method: Method) -> HangPlan | None:
     if not facts.vm.state.active or method is Method.COLD:
         return None
-    bounds = [fencing.bound(one, request.hang, method is Method.MIRROR) for one in facts.storage.values()]
+    bounds = [fencing.bound(one, request.hang, synchronous=method is Method.MIRROR) for one in facts.storage.values()]
     return HangPlan(
         request.hang, "; ".join(dict.fromkeys(bounds)) or f"not known: {facts.storage_problem or 'no facts'}"
     )
@@ -395,7 +395,7 @@ def _new_image(
     """
     top, format = chain[0], request.format or chain[0].format
     home, tail = image_names.in_home(facts, top.path), image_names.tail_of(request)
-    chosen = image_names.choose(facts, store, disk.target, top, format, home, draft.taken, tail)
+    chosen = image_names.choose(facts, store, disk.target, top, format, home=home, taken=draft.taken, tail=tail)
     draft.findings.extend(chosen.findings)
     if chosen.path is None:
         return None
@@ -514,7 +514,7 @@ def _measured(request: MoveRequest, facts: Facts, disk: DiskPlan) -> DiskPlan:
     if found is None or disk.sealed or disk.as_is:
         return disk
     no_holes = disk.datastore in facts.no_holes and facts.vm.state.active and request.method is not Method.SNAPSHOT
-    return space.measured(disk, found, no_holes)
+    return space.measured(disk, found, no_holes=no_holes)
 
 
 def _fits_format(request: MoveRequest, disk: Disk, format: str, *, shallow: bool) -> None:
@@ -592,7 +592,7 @@ def _layers(
             image_names.layer_in_home(facts, image.path, chain[0].path),
             image_names.tail_of(request),
         )
-        chosen = image_names.choose(facts, store, "base", image, image.format, home, draft.taken, tail)
+        chosen = image_names.choose(facts, store, "base", image, image.format, home=home, taken=draft.taken, tail=tail)
         draft.findings.extend(chosen.findings)
         if chosen.path is None:
             break

@@ -44,7 +44,7 @@ def tables(disk: DiskPlan) -> int:
     return found
 
 
-def measured(disk: DiskPlan, found: Measured, no_holes: bool) -> DiskPlan:
+def measured(disk: DiskPlan, found: Measured, *, no_holes: bool) -> DiskPlan:
     """The plan of a disk whose content was measured. `no_holes`: what reads as zeros is written to a raw file there."""
     data = min(disk.virtual_size, found.data)
     if disk.dest_format == "raw":
@@ -69,7 +69,7 @@ def needs(disks: Iterable[DiskPlan], home: HomePlan | None, nvram: NvramPlan | N
     return found
 
 
-def left_to_take(plan: Plan, written: Mapping[str, int], home_copied: bool) -> dict[str, int]:
+def left_to_take(plan: Plan, written: Mapping[str, int], *, home_copied: bool) -> dict[str, int]:
     """Datastore -> bytes that a move under way has yet to write, at most. `written`: target -> bytes so far."""
     found = {} if home_copied else needs((), plan.home, plan.nvram)
     for disk in plan.disks:

@@ -79,8 +79,8 @@ def start_copy(context: Context, action: actions.StartCopy, seen: Observation) -
         record = replace(record, switch_attempts=0)  # those were on the way across
     if action.reverse and layered:
         # The old base becomes the whole disk again; the overlay that stood on it is of no more use.
-        state = layer_print(context.runner, disk, True)
-        record = record.with_layer(disk.target, True, OverlayState.FOLDED)
+        state = layer_print(context.runner, disk, at_source=True)
+        record = record.with_layer(disk.target, at_source=True, layer=OverlayState.FOLDED)
         record = replace(record, folded_as={**record.folded_as, disk.source_overlay: state})
     context.note(record)
     point("starting-copy")
@@ -89,7 +89,7 @@ def start_copy(context: Context, action: actions.StartCopy, seen: Observation) -
     context.cold.pop(disk.target, None)
     together = speed(context, seen)
     share = max(1, together // len(context.plan.disks)) if together else 0
-    context.control.start_copy(disk.target, _order(context, disk, copy, layered, share))
+    context.control.start_copy(disk.target, _order(context, disk, copy, layered=layered, bandwidth=share))
     context.applied[disk.target] = share
     point("copy-called")
     context.note(record.with_copy(disk.target, replace(copy, stage=Stage.STARTED)))
@@ -99,7 +99,7 @@ def start_copy(context: Context, action: actions.StartCopy, seen: Observation) -
     context.tell("action", f"the copy{back} of {disk.target} began: {way[0]} -> {way[1]}")
 
 
-def _order(context: Context, disk: DiskPlan, copy: Copy, layered: bool, bandwidth: int) -> CopyOrder:
+def _order(context: Context, disk: DiskPlan, copy: Copy, *, layered: bool, bandwidth: int) -> CopyOrder:
     if copy.reverse:
         return CopyOrder(
             dest=disk.source,

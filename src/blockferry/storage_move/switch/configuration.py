@@ -71,7 +71,7 @@ def write_config(context: Context, seen: Observation) -> None:
 
 
 def _before(
-    context: Context, record: Record, wanted: Mapping[str, tuple[str, str]], at_source: bool
+    context: Context, record: Record, wanted: Mapping[str, tuple[str, str]], *, at_source: bool
 ) -> dict[str, DiskBeforeMove]:
     """The disks of the persistent XML as they were, and under which names the images below them are to stand there."""
     names = {} if at_source else context.plan.new_names
@@ -122,12 +122,15 @@ def _medium(control: Control, target: str) -> Mirror | None:
     return next((one.mirror for one in control.look(()).disks if one.target == target), None)
 
 
-def _stays_on_overlay(seen: Observation, target: str, at_source: bool) -> bool:
+def _stays_on_overlay(seen: Observation, target: str, *, at_source: bool) -> bool:
     """Whether the next start must use the overlay of a side: the VM runs on it, or it holds what its base lacks."""
     view = seen.disk(target)
     if view.side is not (DiskSide.SOURCE if at_source else DiskSide.DESTINATION) or not view.overlay:
         return False
-    return view.live is not None or overlays_rules.layer_of(seen.record, target, at_source) is not OverlayState.FOLDED
+    return (
+        view.live is not None
+        or overlays_rules.layer_of(seen.record, target, at_source=at_source) is not OverlayState.FOLDED
+    )
 
 
 def revert_config(context: Context, seen: Observation) -> None:

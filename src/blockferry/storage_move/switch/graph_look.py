@@ -41,7 +41,7 @@ class GraphLook:
         return self._thread is not None and not self._found
 
     def look(
-        self, control: Control, aliases: Mapping[str, str], incarnation: int, beside: bool = False
+        self, control: Control, aliases: Mapping[str, str], incarnation: int, *, beside: bool = False
     ) -> GraphView | None:
         """What QEMU says; None: nothing yet, ask again. No answer for LIMIT_S is a doubt. Raises HostUnreachable."""
         connection = control.connection

@@ -21,7 +21,7 @@ def planned(request: MoveRequest, facts: Facts, targets: Sequence[str]) -> tuple
     if request.trim is Trim.NO or not targets:
         return False, []
     discards = {target: disk.discard == "unmap" for target in targets if (disk := facts.vm.disk(target)) is not None}
-    why = _why_not(facts, any(discards.values()))
+    why = _why_not(facts, discards=any(discards.values()))
     if why is not None:
         severity = Severity.ERROR if request.trim is Trim.YES else Severity.WARNING
         return False, [finding("CANNOT_TRIM", f"{facts.vm.name} cannot be trimmed: {why}.", severity=severity)]
@@ -45,7 +45,7 @@ def again(plan: Plan, seen: Observation) -> bool:
     return asked_before and wanted and seen.state is PowerState.RUNNING and not any(disk.thick for disk in plan.disks)
 
 
-def _why_not(facts: Facts, discards: bool) -> str | None:
+def _why_not(facts: Facts, *, discards: bool) -> str | None:
     vm = facts.vm
     if vm.state is not PowerState.RUNNING:
         return f"it is {vm.state.value}, and only a running guest knows what it does not use"

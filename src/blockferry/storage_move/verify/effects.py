@@ -120,7 +120,7 @@ def verify(context: Context, target: str, seen: Observation) -> None:
 
 def _old_side(disk: DiskPlan, record: Record) -> tuple[str, str]:
     """The image that is the old disk, and its format: the overlay above it, if the move has put one there."""
-    if overlays_rules.layer_of(record, disk.target, True) in (OverlayState.USED, OverlayState.PIVOTING):
+    if overlays_rules.layer_of(record, disk.target, at_source=True) in (OverlayState.USED, OverlayState.PIVOTING):
         return disk.source_overlay, "qcow2"
     return disk.source, disk.source_format
 

@@ -18,7 +18,7 @@ MOST_WORDS = 64 * 1024
 MOST_SHOWN = 1000
 
 
-def run(stream: Stream, module: str, wish: dict[str, Any], stays: bool, about: str) -> dict[str, Any]:
+def run(stream: Stream, module: str, wish: dict[str, Any], *, stays: bool, about: str) -> dict[str, Any]:
     """Run it to its end: its exit status, and what it said on standard error.
 
     `stays`: in a session of its own, so that it outlives us; it notices that by the end of its orders. `about`: what

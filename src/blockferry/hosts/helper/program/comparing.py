@@ -31,19 +31,19 @@ ZERO = 2  # NBD_STATE_ZERO of base:allocation
 class ImageSide:
     """One image behind a qemu-nbd of its own, which ends with this process."""
 
-    def __init__(self, path: str, image_format: str, writable: bool, socket: str | None = None) -> None:
+    def __init__(self, path: str, image_format: str, *, writable: bool, socket: str | None = None) -> None:
         self.handle = nbd.NBD()
         self.handle.add_meta_context(nbd.CONTEXT_BASE_ALLOCATION)
         self.read_bytes = 0
         self._known: list[tuple[int, int, bool]] = []  # (start, end, reads as zeros)
         if socket is None:
-            self._serve(path, image_format, writable)
+            self._serve(path, image_format, writable=writable)
         else:
             self.handle.set_export_name(path)
             self.handle.connect_unix(socket)
         self.size = self.handle.get_size()
 
-    def _serve(self, path: str, image_format: str, writable: bool) -> None:
+    def _serve(self, path: str, image_format: str, *, writable: bool) -> None:
         words = ["qemu-nbd", f"--format={image_format}", "--discard=unmap", "--detect-zeroes=off"]
         words += [] if writable else ["--read-only"]
         for cache in ("none", "writeback"):  # not every file system has O_DIRECT
@@ -119,7 +119,7 @@ class Sync:
 
     def __init__(self, wish: dict[str, Any]) -> None:
         self.source = ImageSide(wish["source"], wish["source_format"], writable=False)
-        self.dest = ImageSide(wish["dest"], wish["dest_format"], wish["write"], wish.get("dest_socket"))
+        self.dest = ImageSide(wish["dest"], wish["dest_format"], writable=wish["write"], socket=wish.get("dest_socket"))
         self.write, self.block, self.chunk = wish["write"], wish["block"], wish["chunk"]
         self.brake = Brake(wish["rate"])
         self.size = self.source.size
@@ -214,7 +214,7 @@ class Sync:
         while self.brake.wait(max(self.source.read_bytes, self.written), SHOW_EVERY_S):
             self.show()
 
-    def show(self, done: bool = False) -> None:
+    def show(self, *, done: bool = False) -> None:
         self.shown = time.monotonic()
         found = {
             "done": done,

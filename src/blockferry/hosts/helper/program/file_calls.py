@@ -28,7 +28,7 @@ ACL = "system.posix_acl_access"
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
-def stat(paths: list[str], links: bool = False) -> list[dict[str, Any]]:
+def stat(paths: list[str], *, links: bool = False) -> list[dict[str, Any]]:
     """Each path: the fields of stat(2), or `errno`. `links`: of a link itself."""
     found: list[dict[str, Any]] = []
     for path in paths:

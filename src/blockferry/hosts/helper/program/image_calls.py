@@ -85,7 +85,7 @@ def qcow2(head: bytes, size: int, more: Callable[[], bytes]) -> tuple[int, tuple
         if name_at + name_size > MOST_HEAD:
             raise Unusual
         head = more()
-    format = extensions(head, header, min(end, len(head)), bool(name_at))
+    format = extensions(head, header, min(end, len(head)), has_backing=bool(name_at))
     if not name_at:
         return virtual_size, None
     name = head[name_at : name_at + name_size]
@@ -96,7 +96,7 @@ def qcow2(head: bytes, size: int, more: Callable[[], bytes]) -> tuple[int, tuple
     return virtual_size, (os.fsdecode(name), format)
 
 
-def extensions(head: bytes, at: int, end: int, has_backing: bool) -> str:
+def extensions(head: bytes, at: int, end: int, *, has_backing: bool) -> str:
     """The backing file's format, "" when none is given. Raises Unusual."""
     format = ""
     while at + 8 <= end:

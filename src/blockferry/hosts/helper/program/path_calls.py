@@ -140,7 +140,7 @@ def holes(directory: str) -> bool | None:
         os.close(handle)
 
 
-def look_all(paths: list[str], mounted: bool = False) -> list[dict[str, Any]]:
+def look_all(paths: list[str], *, mounted: bool = False) -> list[dict[str, Any]]:
     """What each path is; `mounted`: and what directories are mounted from."""
     table = mounts()
     found = [look(path, table) for path in paths]

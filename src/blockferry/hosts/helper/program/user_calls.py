@@ -484,7 +484,7 @@ def layers(options: str) -> Iterator[str]:
 # ------------------------------------------------------------ all together
 
 
-def look(paths: list[str], locks: bool) -> dict[str, Any]:
+def look(paths: list[str], *, locks: bool) -> dict[str, Any]:
     """`files`: path -> `errno`, or `openers` ([process, name, writes, runs a VM]), `kernel` ([who, writes]), `locks`.
 
     `unseen`: how many processes could not be looked at; `partly`: how many of them only in part, which is one of the

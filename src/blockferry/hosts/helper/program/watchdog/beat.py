@@ -86,7 +86,7 @@ class WatchedDirectory:
         self.fenced: float | None = None  # after how many seconds
         self.tried_at = 0.0
 
-    def look(self, now: float, late: bool, hanging_s: float, limit: float) -> None:
+    def look(self, now: float, *, late: bool, hanging_s: float, limit: float) -> None:
         """How long it has been silent. `late`: we were ourselves held up, so nothing is known of the time before."""
         counters = read(f"/sys/dev/block/{self.wish['counter']}/stat") if self.wish["counter"] else ""
         written = " ".join(counters.split()[4:5] + counters.split()[15:16])  # writes and flushes that were completed

@@ -58,7 +58,7 @@ class Claim:
             self._write({"token": self.token, "fenced": {**known.get("fenced", {}), directory: after}})
             return True
 
-    def end(self, keep: bool) -> None:
+    def end(self, *, keep: bool) -> None:
         with self._locked() as known:
             if known.get("token") == self.token and not (keep and known.get("fenced")):
                 os.unlink(self.path)

@@ -55,7 +55,7 @@ class WatchLoop:
             now = time.monotonic()
             late = now - before > LATE_S
             for place in self.places:
-                place.look(now, late, self.hanging_s, self.limit)
+                place.look(now, late=late, hanging_s=self.hanging_s, limit=self.limit)
                 self.see_to(place, now)
             self.tell()
             if now - self.closed_at > CLOSED_LOOK_S:
