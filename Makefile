@@ -31,7 +31,7 @@ test: setup ## unit tests, and a part of those with real hosts and guests, by th
 	exit $$linted
 
 test-all: setup ## the same with every system test, every case and every example (as root): for whoever changes decisions
-	BLOCKFERRY_EFFORT=all $(MAKE) --no-print-directory test
+	BLOCKFERRY_EFFORT=all HYPOTHESIS_PROFILE=search PYTEST_ADDOPTS="--timeout 3600" $(MAKE) --no-print-directory test
 
 compat: setup ## a short set of moves on this distribution, Debian 13 and its backports (as root)
 	$(PYTHON) -m lab gc

@@ -16,4 +16,4 @@ settings.register_profile("same", derandomize=True, deadline=None)
 settings.register_profile("search", max_examples=2000, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 """The same examples each time, so that a run tells of the change and not of chance; `HYPOTHESIS_PROFILE=search`
-looks for new ones."""
+looks for new ones, as `make test-all` does."""
