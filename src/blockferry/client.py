@@ -69,6 +69,7 @@ from blockferry.base.errors import (
 from blockferry.base.event import Event
 from blockferry.base.host_entries import HostEntry
 from blockferry.doctor.rules import Diagnosis, HostCheck, Level
+from blockferry.host_move.precheck.catalogue import EVERY_FINDING as CATALOGUE
 from blockferry.hosts.inventory import Datastore, Disk, DiskSource, PowerState, Vm
 from blockferry.hosts.kept import Kept
 from blockferry.hosts.tracking_points import Point
@@ -78,7 +79,7 @@ from blockferry.move_handle import Move, Update
 from blockferry.storage_move.conclusion import conclude
 from blockferry.storage_move.move_options import MoveOptions, move_request, read_rate
 from blockferry.storage_move.plan import DiskPlan, HomePlan, Plan
-from blockferry.storage_move.precheck.finding import CATALOGUE, Finding, FindingKind, Severity
+from blockferry.storage_move.precheck.finding import Finding, FindingKind, Severity
 from blockferry.storage_move.record import Record
 from blockferry.storage_move.request import (
     ANY_TEMPLATE,

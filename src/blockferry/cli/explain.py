@@ -13,7 +13,7 @@ from blockferry.cli import types
 from blockferry.cli.app import App, pass_app
 from blockferry.cli.command import Command
 from blockferry.cli.output import Cell, Column
-from blockferry.storage_move.precheck.finding import CATALOGUE
+from blockferry.host_move.precheck.catalogue import EVERY_FINDING as CATALOGUE
 
 
 class CodeName(types.ParamType):

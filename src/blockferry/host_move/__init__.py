@@ -1,0 +1,1 @@
+"""One VM to another host: its memory, its storage, or both at once."""

@@ -1,0 +1,277 @@
+"""The findings that only a move to another host can have. Those of any move: storage_move/precheck/finding.py."""
+
+from __future__ import annotations
+
+from blockferry.storage_move.precheck import finding as any_move
+from blockferry.storage_move.precheck.finding import Finding, FindingKind, Severity
+
+_E, _W, _I = Severity.ERROR, Severity.WARNING, Severity.INFO
+
+CATALOGUE: dict[str, FindingKind] = {
+    kind.code: kind
+    for kind in (
+        FindingKind(
+            "SAME_HOST", _E, "Source and destination are the same host",
+            "Both URIs lead to the libvirt of one machine: its UUID is the same.",
+            "Name another host, or move the storage only: `blockferry move VM --to DATASTORE`.",
+        ),
+        FindingKind(
+            "VM_NAME_TAKEN", _E, "Another VM at the destination has this name",
+            "libvirt takes no second VM of one name.",
+            "Rename one of them while it is off: `virsh domrename OLD NEW`.",
+        ),
+        FindingKind(
+            "VM_UUID_TAKEN", _E, "A VM with this UUID is defined at the destination",
+            "It is this VM (left behind by an earlier migration) or a copy of it. Both must never run.",
+            "If it is not needed there: `virsh undefine --keep-nvram NAME` on the destination.",
+        ),
+        FindingKind(
+            "CPU_MISSING", _E, "The destination cannot give the VM its CPU",
+            "The guest was told at its start which CPU features it has, and uses them. libvirt compares the VM's CPU "
+            "with what QEMU can offer there.",
+            "Give the VM a CPU that both hosts have (`virsh hypervisor-cpu-baseline`), and power-cycle it.",
+        ),
+        FindingKind(
+            "CPU_DIFFERS", _W, "The CPUs of the two hosts differ, and the VM sees the host's own",
+            "With host-passthrough the guest has the source's CPU exactly. A newer one at the destination usually "
+            "works, but neither QEMU nor libvirt promises it.",
+            "Use cpu mode host-model or a named model for VMs that move.",
+        ),
+        FindingKind(
+            "CPU_UNKNOWN", _W, "libvirt cannot compare the VM's CPU with the destination's",
+            "For this architecture or virtualization type libvirt has no comparison. QEMU refuses at the start of "
+            "the migration what it cannot do; the VM then keeps running at the source.",
+            "",
+        ),
+        FindingKind(
+            "NO_KVM", _E, "The destination cannot run this kind of VM",
+            "The VM's virtualization type (KVM) is not available there: no /dev/kvm, or not for QEMU's user.",
+            "Enable virtualization in the firmware and load kvm_intel or kvm_amd; then restart libvirtd.",
+        ),
+        FindingKind(
+            "EMULATOR_MISSING", _E, "The VM's emulator is not at the destination",
+            "The XML names the program, and the destination has none at that path.",
+            "Install QEMU there, or change <emulator> (`virsh edit VM`) and power-cycle the VM.",
+        ),
+        FindingKind(
+            "MACHINE_TYPE_MISSING", _E, "The destination's QEMU does not have the VM's machine type",
+            "The machine type fixes the virtual hardware for the VM's life. A QEMU has those of its own and of "
+            "earlier releases, never of later ones; distributions have their own names.",
+            "Update QEMU at the destination, or give the VM an older machine type and power-cycle it.",
+        ),
+        FindingKind(
+            "QEMU_OLDER", _W, "The destination's QEMU is older than the VM's",
+            "QEMU promises migration to newer releases. To an older one it works where that has the machine type, "
+            "but nobody tests it as much.",
+            "Move to a host with the same or a newer QEMU where there is one.",
+        ),
+        FindingKind(
+            "LIBVIRT_OLDER", _W, "The destination's libvirt is older",
+            "What the newer libvirt writes into a VM's XML the older may not know; then it refuses the VM before "
+            "anything was touched.",
+            "Update libvirt at the destination first.",
+        ),
+        FindingKind(
+            "NETWORK_MISSING", _E, "A network of the VM is not at the destination",
+            "The VM's interfaces name networks and bridges by name; they must be there and active.",
+            "`virsh net-start NAME` on the destination, or --map-network OLD=NEW.",
+        ),
+        FindingKind(
+            "HOST_DEVICE", _E, "A device of the host is passed through to the VM",
+            "Such a device stays where it is, and its state cannot be sent.",
+            "Detach it first: `virsh detach-device VM FILE --live`.",
+        ),
+        FindingKind(
+            "DEVICE_UNMOVABLE", _E, "A device of the VM cannot be migrated",
+            "QEMU or libvirt refuses to send its state.",
+            "Detach it, or move the VM while it is off.",
+        ),
+        FindingKind(
+            "PATH_MISSING", _E, "A file that the VM needs is not at the destination",
+            "Firmware, kernels, ROMs, sockets, devices and directories are named by their path. They are not disks, "
+            "and are not copied.",
+            "Install or copy it to the same path there.",
+        ),
+        FindingKind(
+            "MEDIUM_MISSING", _E, "A CD or floppy in a drive is not at the destination",
+            "QEMU opens the medium at its start there.",
+            "Eject it: `virsh change-media VM TARGET --eject`, or copy it to the same path.",
+        ),
+        FindingKind(
+            "MEDIUM_DROPPED", _W, "An optional CD or floppy is not at the destination",
+            "Its startupPolicy lets libvirt start the VM without it: the guest sees an empty drive.",
+            "",
+        ),
+        FindingKind(
+            "TPM_MISSING", _E, "The destination has no swtpm",
+            "The VM has an emulated TPM. Its state travels with it and needs swtpm there.",
+            "Install swtpm and swtpm-tools on the destination, then restart libvirtd.",
+        ),
+        FindingKind(
+            "MEMORY_SHORT", _E, "The destination has not enough free memory",
+            "The guest's memory must fit into what is free there now (buffers and cache count as free).",
+            "Stop or move other VMs there first.",
+        ),
+        FindingKind(
+            "MEMORY_LOCKED", _W, "All of the VM's memory is locked",
+            "None of it can be swapped out at the destination, and the memory lock limit must allow it.",
+            "",
+        ),
+        FindingKind(
+            "HUGEPAGES_SHORT", _E, "The destination has not enough free huge pages",
+            "The VM's memory is made of huge pages of a size; so many must be free there.",
+            "On the destination: `virsh allocpages PAGESIZE COUNT`.",
+        ),
+        FindingKind(
+            "NUMA_MISSING", _E, "NUMA nodes or CPUs that the VM is bound to are not at the destination",
+            "The XML pins the VM to nodes or CPUs by number.",
+            "Change <numatune>, <cputune> or cpuset: `virsh edit VM`; or `virsh vcpupin`, `virsh numatune`.",
+        ),
+        FindingKind(
+            "TOO_MANY_CPUS", _E, "The VM has more CPUs than its machine type can have at the destination",
+            "QEMU there has a lower limit.",
+            "Update QEMU at the destination.",
+        ),
+        FindingKind(
+            "CPUS_OVERCOMMITTED", _W, "The VM has more CPUs than the destination",
+            "It runs, but its CPUs wait for each other.",
+            "",
+        ),
+        FindingKind(
+            "SECURITY_MODEL_MISSING", _E, "The VM demands a security driver that the destination does not have",
+            "Its XML has a <seclabel> of that model (SELinux, AppArmor).",
+            "Remove the <seclabel>, or enable that security driver there.",
+        ),
+        FindingKind(
+            "SECURITY_DIFFERS", _W, "The security drivers of the two hosts differ",
+            "The VM is confined in another way (or not at all) at the destination.",
+            "Set security_driver in /etc/libvirt/qemu.conf alike.",
+        ),
+        FindingKind(
+            "QEMU_USER_DIFFERS", _W, "QEMU runs as another user at the destination, and disks stay where they are",
+            "libvirt changes the owner of the shared images at the switch; a file system without that right "
+            "(root_squash) refuses it.",
+            "Set user and group in /etc/libvirt/qemu.conf alike.",
+        ),
+        FindingKind(
+            "CLOCKS_APART", _W, "The clocks of the two hosts differ",
+            "The guest's own clock jumps by as much when it next reads its hardware clock, and certificates may not "
+            "be valid yet, or no longer.",
+            "Run chrony or systemd-timesyncd on both hosts.",
+        ),
+        FindingKind(
+            "TLS_MISSING", _E, "TLS is wanted, and a certificate is missing",
+            "QEMU encrypts the migration with its own certificates, on both hosts.",
+            "docs/host-tls.md has the five commands.",
+        ),
+        FindingKind(
+            "TLS_NOT_ASKED", _E, "TLS is required, and this move would not use it",
+            "require_tls refuses to send a guest's memory and disks in plain.",
+            "Let this move use TLS, or set require_tls = false in the configuration.",
+        ),
+        FindingKind(
+            "TLS_EXPIRED", _E, "A TLS certificate is not valid now",
+            "By the clock of the host that it lies on, it has expired, or is not valid yet.",
+            "Make a new one; docs/host-tls.md has the commands.",
+        ),
+        FindingKind(
+            "TLS_NAME", _E, "The destination's TLS certificate is for another name",
+            "The source's QEMU checks that the certificate names the address that it connects to.",
+            "Make a certificate with that name, or give the address that it names.",
+        ),
+        FindingKind(
+            "TLS_KEY", _E, "A TLS certificate has a key that libvirt does not take",
+            "libvirt demands the key usage `encryption`, which keys on elliptic curves do not have.",
+            "Make it with an RSA key.",
+        ),
+        FindingKind(
+            "OWN_NAME_UNKNOWN", _E, "The destination cannot resolve its own name",
+            "libvirt there looks up its own host name, and refuses the migration when it finds nothing.",
+            "Add a line `ADDRESS NAME` to /etc/hosts of the destination.",
+        ),
+        FindingKind(
+            "ADDRESS_UNKNOWN", _E, "The source cannot resolve the destination's name",
+            "The data goes from host to host, so the source must know the destination by this name.",
+            "Add the name to /etc/hosts of the source, or give an address.",
+        ),
+        FindingKind(
+            "PORT_CLOSED", _E, "The source cannot connect to the destination's migration ports",
+            "A listener was started on the destination, and the source tried to connect to it. Memory and disks each "
+            "need a port of the range migration_port_min to migration_port_max (qemu.conf).",
+            "Open the range in the destination's firewall.",
+        ),
+        FindingKind(
+            "WRONG_MACHINE", _E, "The address leads to another machine than the destination",
+            "What answered there was not the listener that was started on the destination.",
+            "Correct the name in /etc/hosts or DNS of the source, or give the right address.",
+        ),
+        FindingKind(
+            "PORTS_TAKEN", _E, "No migration port is free at the destination",
+            "Every port of the range that was tried is in use there.",
+            "End what uses them (`ss -ltnp`), or widen the range in /etc/libvirt/qemu.conf.",
+        ),
+        FindingKind(
+            "PEER_UNREACHABLE", _E, "The source's libvirt cannot reach the destination's",
+            "For a peer-to-peer migration the source's libvirtd, as root, connects to the destination's.",
+            "Try it on the source: `virsh -c URI version`. With qemu+ssh, root there needs a key and the host key.",
+        ),
+        FindingKind(
+            "LISTEN_ADDRESS", _E, "The destination does not have an address at which the VM listens",
+            "VNC, SPICE or a serial device listen at an address of the host that the XML names.",
+            "Let it listen at 0.0.0.0 or 127.0.0.1, or add the address to the destination.",
+        ),
+        FindingKind(
+            "LISTEN_PORT_TAKEN", _E, "A port at which the VM listens is in use at the destination",
+            "The XML names the port; another program or VM has it there.",
+            "Use autoport='yes', or free the port.",
+        ),
+        FindingKind(
+            "SAVED_STATE_STAYS", _E, "The VM has a saved state",
+            "The saved memory belongs to the disks as they are and to this host.",
+            "Start it (`virsh start VM`), or give the state up: `virsh managedsave-remove VM`.",
+        ),
+        FindingKind(
+            "SNAPSHOTS_STAY", _E, "The VM has snapshots, and libvirt does not migrate VMs that have any",
+            "Their metadata lies on the source host only.",
+            "`virsh snapshot-list VM`; delete them first.",
+        ),
+        FindingKind(
+            "CHECKPOINTS_STAY", _W, "The VM has checkpoints, whose metadata libvirt does not send",
+            "The bitmaps in the qcow2 images travel, what libvirt knows of them does not: the next backup must be a "
+            "full one unless they are defined anew there.",
+            "`virsh checkpoint-list VM`.",
+        ),
+        FindingKind(
+            "DISK_NOT_SHARED", _E, "A disk stays, and the destination does not have it",
+            "A disk that does not go along must be the very same file on both hosts.",
+            "Send it along: --to DATASTORE.",
+        ),
+        FindingKind(
+            "DISK_NOT_PROVEN_SHARED", _E, "A disk stays, and it is not proven that both hosts have the same file",
+            "The path is there on both hosts, but the file systems are not known to be one. Two different files would "
+            "mean a VM with a wrong disk.",
+            "Send it along: --to DATASTORE.",
+        ),
+        FindingKind(
+            "CACHE_UNSAFE", _E, "A shared disk is cached in a way that loses writes when the host changes",
+            "With cache='unsafe' QEMU never flushes: the destination would read old data.",
+            "Change the cache mode to none and power-cycle the VM, or send the disk along.",
+        ),
+        FindingKind(
+            "QEMU_ARGUMENTS", _W, "The VM has arguments of its own for QEMU",
+            "What <qemu:commandline> names is not looked at: it must be there and the same at the destination.",
+            "",
+        ),
+    )
+}  # fmt: skip
+
+EVERY_FINDING: dict[str, FindingKind] = {**any_move.CATALOGUE, **CATALOGUE}
+"""Of all moves, by code."""
+
+
+def finding(code: str, text: str, remedy: str | None = None) -> Finding:
+    """A finding with the sentence of this case, of this catalogue or of that of any move."""
+    kind = CATALOGUE.get(code)
+    if kind is None:
+        return any_move.finding(code, text, remedy)
+    return Finding(code, kind.severity, text, kind.remedy if remedy is None else remedy)

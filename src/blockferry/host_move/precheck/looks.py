@@ -1,0 +1,198 @@
+"""Gathers what the pre-check of a move to another host wants to know, from both hosts. Changes nothing on them."""
+
+from __future__ import annotations
+
+import posixpath
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from blockferry.base.errors import BlockferryError
+from blockferry.host_move.precheck.facts import Asked, Facts, PeerTrial, Sharing, TlsSeen
+from blockferry.hosts import qemu_process
+from blockferry.hosts.datastore_id import file_of
+from blockferry.hosts.helper import neighbours
+from blockferry.hosts.helper import paths as helper_paths
+from blockferry.hosts.host import Host
+from blockferry.hosts.host_traits import CpuAnswer, CpuVerdict
+from blockferry.hosts.inventory import Datastore, Disk, Vm
+from blockferry.hosts.libvirt import capabilities, domain_list, needs_xml
+from blockferry.hosts.neighbour_facts import ClockSeen, PortTrial
+from blockferry.hosts.path_facts import PathFacts
+from blockferry.hosts.vm_needs import Presence, VmNeeds
+from blockferry.storage_move.destination import datastore_places
+
+TLS_DIRECTORIES = ("/etc/pki/libvirt-migrate", "/etc/pki/qemu")
+"""Where QEMU's certificates for migration are, where qemu.conf does not say: the first one that is there."""
+
+TLS_FILES = ("ca-cert.pem", "server-cert.pem", "server-key.pem", "client-cert.pem", "client-key.pem")
+PORTS = (49152, 49215)
+"""The range in which libvirt takes ports for memory and for disks, where qemu.conf does not say."""
+
+PEER_S = 20.0
+
+
+def gather(source: Host, destination: Host, name: str, asked: Asked) -> Facts:
+    """All that `rules.findings` wants to know of the VM `name` and of both hosts.
+
+    On the destination listeners stand at a few ports for as long as the source tries them. Raises VmNotFound,
+    HostUnreachable, LibvirtFailed, HostCommandFailed.
+    """
+    vm = _vm(source, name)
+    here, there = source.connection, destination.connection
+    needs = needs_xml.of_vm(here, vm.uuid)
+    ours, theirs = capabilities.traits(here, source.uri), capabilities.traits(there, destination.uri)
+    facts = Facts(
+        vm=vm,
+        needs=needs,
+        source=ours,
+        destination=theirs,
+        hypervisor=capabilities.hypervisor(there, needs),
+        cpu=_cpu(source, destination, vm, needs),
+    )
+    if ours.host.uuid == theirs.host.uuid:
+        return facts
+    stores = datastore_places.datastores(destination)
+    staying = [one for one in vm.disks if one.device in ("disk", "lun") and one.target not in asked.disks]
+    looks = _looks(destination, needs, staying)
+    conf = neighbours.qemu_conf(destination.runner)
+    span = (int(conf.get("migration_port_min", PORTS[0])), int(conf.get("migration_port_max", PORTS[1])))
+    names = neighbours.names(destination.runner)
+    trial = _ports(source, destination, asked.address or names.name, span) if vm.state.active else None
+    return replace(
+        facts,
+        running_qemu=_running(source, vm),
+        stores=stores,
+        sharing=_sharing(source, stores, staying, looks),
+        links=neighbours.links(destination.runner),
+        paths=looks,
+        binds=dict(
+            zip(
+                needs.listens,
+                neighbours.bindable(destination.runner, [(one.address, one.port) for one in needs.listens]),
+                strict=True,
+            )
+        ),
+        clock=_clock(source, destination),
+        names=names,
+        ports=trial,
+        port_span=span,
+        peer=peer(source, asked.peer_uri) if asked.peer_uri else None,
+        tls=_tls(source, destination, conf) if asked.tls else None,
+    )
+
+
+def _vm(source: Host, name: str) -> Vm:
+    """The VM, with the block jobs that its XML does not show."""
+    vm = domain_list.vm(source.connection, name)
+    if not vm.state.active:
+        return vm
+    seen = source.control(vm.uuid, vm.name).look(tuple(disk.target for disk in vm.disks))
+    jobs = {disk.target: disk.other_job for disk in seen.disks}
+    return replace(vm, disks=tuple(replace(one, other_job=jobs.get(one.target)) for one in vm.disks))
+
+
+def _running(source: Host, vm: Vm) -> tuple[int, int, int] | None:
+    if not vm.state.active:
+        return None
+    return qemu_process.program_of(source.runner, source.uri, vm.name, vm.uuid).version
+
+
+def _cpu(source: Host, destination: Host, vm: Vm, needs: VmNeeds) -> CpuVerdict:
+    """The destination's verdict on the VM's CPU; on the source's own, where the guest sees that.
+
+    A VM that is off gets the destination's own CPU at its next start, where its XML asks for the host's.
+    """
+    if needs.cpu_mode in ("host-passthrough", "maximum"):
+        if not vm.state.active:
+            return CpuVerdict(CpuAnswer.NOT_ASKED)
+        wanted = capabilities.hypervisor(source.connection, needs).host_cpu
+        if not wanted:
+            return CpuVerdict(CpuAnswer.UNKNOWN, "the source's libvirt does not tell its own CPU")
+        return capabilities.compare_cpu(destination.connection, needs, wanted)
+    if needs.cpu_mode != "custom":
+        return CpuVerdict(CpuAnswer.NOT_ASKED)
+    return capabilities.compare_cpu(destination.connection, needs, needs.cpu_xml)
+
+
+def _looks(destination: Host, needs: VmNeeds, staying: Iterable[Disk]) -> dict[str, PathFacts]:
+    wanted = [
+        one.path if one.presence is Presence.FILE else posixpath.dirname(one.path)
+        for one in needs.paths
+        if one.path.startswith("/")
+    ]
+    wanted += [one.path for one in needs.media]
+    wanted += [needs.emulator] if needs.emulator else []
+    wanted += [one.source.path for one in staying if one.source is not None and one.source.path]
+    return helper_paths.look(destination.runner, wanted)
+
+
+def _sharing(
+    source: Host, stores: tuple[Datastore, ...], staying: Iterable[Disk], looks: Mapping[str, PathFacts]
+) -> dict[str, Sharing]:
+    """Whether both hosts have the same file, by what their datastores stand on; names of pools prove nothing."""
+    here = datastore_places.directories(datastore_places.datastores(source))
+    there = datastore_places.directories(stores)
+    found = {}
+    for disk in staying:
+        if disk.source is None:
+            continue
+        if disk.source.export:
+            found[disk.target] = Sharing.SAME  # the address of a server
+            continue
+        path = disk.source.path
+        look = None if path is None else looks.get(path)
+        if path is None or look is None or look.kind == "unknown":
+            found[disk.target] = Sharing.UNKNOWN
+        elif look.kind in ("absent", "dangling"):
+            found[disk.target] = Sharing.ABSENT
+        else:
+            one, other = file_of(path, here), file_of(path, there)
+            known = one is not None and other is not None
+            found[disk.target] = Sharing.UNKNOWN if not known else Sharing.SAME if one == other else Sharing.OTHER
+    return found
+
+
+def _clock(source: Host, destination: Host) -> ClockSeen:
+    """The destination's clock against the source's, by way of ours."""
+    one, other = neighbours.clock(source.runner), neighbours.clock(destination.runner)
+    return ClockSeen(other.ahead - one.ahead, one.doubt + other.doubt)
+
+
+def _ports(source: Host, destination: Host, address: str, span: tuple[int, int]) -> PortTrial:
+    return neighbours.try_ports(source.runner, destination.runner, address, span)
+
+
+def peer(source: Host, uri: str) -> PeerTrial:
+    """Have virsh on the source connect to the destination's libvirt, as the source's libvirtd would: as root there."""
+    try:
+        done = source.runner.run(
+            ["virsh", "-q", "-r", "-k", "5", "-K", "2", "-c", uri, "version"], timeout_s=PEER_S, check=False
+        )
+    except BlockferryError as error:
+        return PeerTrial(uri, error.sentence)
+    if done.status == 0:
+        return PeerTrial(uri)
+    lines = [line for line in done.stderr.strip().splitlines() if line.strip()]
+    return PeerTrial(uri, lines[-1].removeprefix("error: ") if lines else f"virsh ended with status {done.status}")
+
+
+def _tls(source: Host, destination: Host, conf: Mapping[str, str]) -> TlsSeen:
+    ours = _tls_directory(source, neighbours.qemu_conf(source.runner))
+    theirs = _tls_directory(destination, conf)
+    now = time.time()
+    return TlsSeen(
+        neighbours.certificates(source.runner, [f"{ours}/{one}" for one in TLS_FILES if "server" not in one]),
+        neighbours.certificates(destination.runner, [f"{theirs}/{one}" for one in TLS_FILES if "client" not in one]),
+        now + neighbours.clock(source.runner).ahead,
+        now + neighbours.clock(destination.runner).ahead,
+    )
+
+
+def _tls_directory(host: Host, conf: Mapping[str, str]) -> str:
+    """Where libvirt lets QEMU find its certificates (qemu.conf, migrate_tls_x509_cert_dir)."""
+    for key in ("migrate_tls_x509_cert_dir", "default_tls_x509_cert_dir"):
+        if conf.get(key):
+            return conf[key].rstrip("/")
+    looks = helper_paths.look(host.runner, TLS_DIRECTORIES)
+    return next((one for one in TLS_DIRECTORIES if looks[one].kind == "directory"), TLS_DIRECTORIES[-1])

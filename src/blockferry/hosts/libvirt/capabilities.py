@@ -1,0 +1,137 @@
+"""What a host can run, by libvirt's word. https://libvirt.org/formatcaps.html, formatdomaincaps.html"""
+
+from __future__ import annotations
+
+import libvirt
+from lxml import etree
+
+from blockferry.base.errors import LibvirtFailed
+from blockferry.hosts.host_traits import CpuAnswer, CpuVerdict, HostTraits, Hypervisor, NumaNode
+from blockferry.hosts.identity import HostId
+from blockferry.hosts.libvirt.connection import Connection
+from blockferry.hosts.vm_needs import VmNeeds
+
+_KIB = 1024
+_UNITS = {"b": 1, "B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
+
+_ANSWERS = {
+    libvirt.VIR_CPU_COMPARE_INCOMPATIBLE: CpuAnswer.LESS,
+    libvirt.VIR_CPU_COMPARE_IDENTICAL: CpuAnswer.SAME,
+    libvirt.VIR_CPU_COMPARE_SUPERSET: CpuAnswer.MORE,
+}
+
+
+def traits(connection: Connection, uri: str) -> HostTraits:
+    """A host as libvirt describes it now. Raises HostUnreachable, LibvirtFailed."""
+    version, qemu = connection.versions()
+    hostname = connection.hostname()
+    with connection.doing("tell what its host has"):
+        raw = connection.raw
+        root = etree.fromstring(raw.getCapabilities().encode())
+        stats = raw.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS, 0)
+        networks = {str(one.name()): bool(one.isActive()) for one in raw.listAllNetworks(0)}
+        vms = {str(one.UUIDString()): str(one.name()) for one in raw.listAllDomains(0)}
+    return HostTraits(
+        host=HostId(uri, root.findtext("./host/uuid") or "", hostname),
+        hostname=hostname,
+        libvirt=version,
+        qemu=qemu,
+        memory=int(stats.get("total", 0)) * _KIB,
+        memory_free=sum(int(stats.get(one, 0)) for one in ("free", "buffers", "cached")) * _KIB,
+        cpus=frozenset(int(one.get("id", "0")) for one in root.iterfind("./host/topology/cells/cell/cpus/cpu")),
+        nodes=tuple(_node(connection, one) for one in root.iterfind("./host/topology/cells/cell")),
+        security=frozenset(text for one in root.iterfind("./host/secmodel/model") if (text := one.text or "")),
+        qemu_user=_dac(root),
+        networks=networks,
+        vms=vms,
+    )
+
+
+def _node(connection: Connection, cell: etree._Element) -> NumaNode:
+    number = int(cell.get("id", "0"))
+    sizes = [int(one.get("size", "0")) * _UNITS.get(one.get("unit", "KiB"), 1024) for one in cell.iterfind("pages")]
+    huge = sizes[1:]  # the first one is the ordinary page
+    free: dict[int, int] = {}
+    if huge:
+        with connection.doing("count its host's free pages"):
+            answer = connection.raw.getFreePages([size // _KIB for size in huge], number, 1, 0)
+        counts: dict[int, int] = next(iter(answer.values()), {})
+        free = {int(size) * _KIB: int(count) for size, count in counts.items()}
+    return NumaNode(number, frozenset(int(one.get("id", "0")) for one in cell.iterfind("./cpus/cpu")), free)
+
+
+def _dac(root: etree._Element) -> str:
+    for model in root.iterfind("./host/secmodel"):
+        if model.findtext("model") == "dac":
+            labels = {label.get("type"): label.text for label in model.iterfind("baselabel")}
+            return labels.get("kvm") or labels.get("qemu") or ""
+    return ""
+
+
+def hypervisor(connection: Connection, needs: VmNeeds) -> Hypervisor:
+    """What the host's emulator can do for such a VM. Raises HostUnreachable."""
+    with connection.doing("tell its capabilities"):
+        capabilities = str(connection.raw.getCapabilities())
+    known = machines(capabilities, needs.arch)
+    try:
+        with connection.doing("tell what its emulator can do"):
+            said = connection.raw.getDomainCapabilities(
+                needs.emulator or None, needs.arch or None, needs.machine or None, needs.virt_type or None, 0
+            )
+    except LibvirtFailed as error:
+        return Hypervisor(known.machines, known.virt_types, known.emulator, problem=error.message)
+    return with_domain_capabilities(known, said)
+
+
+def machines(capabilities: str, arch: str) -> Hypervisor:
+    """Machine types, emulator and virtualization types of an architecture, of the host's capabilities XML."""
+    root = etree.fromstring(capabilities.encode())
+    for guest in root.iterfind("./guest/arch"):
+        if guest.get("name") == arch:
+            every = guest.findall("./machine") + guest.findall("./domain/machine")
+            names = {one.text for one in every} | {one.get("canonical") for one in every}
+            kinds = frozenset(one.get("type", "") for one in guest.iterfind("./domain"))
+            return Hypervisor(frozenset(one for one in names if one), kinds, guest.findtext("./emulator") or "")
+    return Hypervisor(frozenset(), frozenset())
+
+
+def with_domain_capabilities(known: Hypervisor, xml: str) -> Hypervisor:
+    root = etree.fromstring(xml.encode())
+    tpm, vcpu = root.find("./devices/tpm"), root.find("./vcpu")
+    backends = root.iterfind("./devices/tpm/enum[@name='backendModel']/value")
+    swtpm = tpm is not None and tpm.get("supported") == "yes"
+    return Hypervisor(
+        machines=known.machines | {one for one in (root.findtext("./machine"),) if one},
+        virt_types=known.virt_types,
+        emulator=known.emulator,
+        most_cpus=0 if vcpu is None else int(vcpu.get("max", "0")),
+        tpm_backends=frozenset(one.text or "" for one in backends) if swtpm else frozenset(),
+        loaders=frozenset(one.text or "" for one in root.iterfind("./os/loader/value")),
+        host_cpu=_host_cpu(root),
+    )
+
+
+def _host_cpu(root: etree._Element) -> str:
+    """The host's CPU as `<cpu>` of a domain, from what `host-model` would become there."""
+    mode = root.find("./cpu/mode[@name='host-model'][@supported='yes']")
+    if mode is None or mode.find("model") is None:
+        return ""
+    cpu = etree.Element("cpu", mode="custom", match="exact")
+    for one in mode:
+        if one.tag in ("model", "vendor", "feature"):
+            cpu.append(etree.fromstring(etree.tostring(one)))
+    return etree.tostring(cpu, encoding="unicode")
+
+
+def compare_cpu(connection: Connection, needs: VmNeeds, cpu_xml: str) -> CpuVerdict:
+    """Ask the host whether a VM of this machine type could have this CPU there. Raises HostUnreachable."""
+    if not cpu_xml:
+        return CpuVerdict(CpuAnswer.NOT_ASKED)
+    arguments = (needs.emulator or None, needs.arch or None, needs.machine or None, needs.virt_type or None, cpu_xml)
+    try:
+        with connection.doing("compare CPUs"):
+            answer = connection.raw.compareHypervisorCPU(*arguments, libvirt.VIR_CONNECT_COMPARE_CPU_FAIL_INCOMPATIBLE)
+    except LibvirtFailed as error:
+        less = error.libvirt_code == "VIR_ERR_CPU_INCOMPATIBLE"
+        return CpuVerdict(CpuAnswer.LESS if less else CpuAnswer.UNKNOWN, error.message)
+    return CpuVerdict(_ANSWERS.get(answer, CpuAnswer.UNKNOWN))
