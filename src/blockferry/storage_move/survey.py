@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import posixpath
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from blockferry.base.errors import BlockferryError, HostCommandFailed, HostUnreachable, ImageUnreadable, LibvirtFailed
 from blockferry.base.units import MiB
@@ -119,7 +119,36 @@ def survey(
     remains = qemu_process.QemuPresence() if vm.state.active else qemu_process.remains(runner, site.uri, vm.uuid)
     if remains.pid is not None and (now := domain_list.vm(connection, vm.uuid)).state.active:
         vm, remains = now, qemu_process.QemuPresence()  # it was started this moment
-    program = qemu_process.program_of(runner, site.uri, vm.name, vm.uuid) if vm.state.active else None
+    facts = replace(
+        Facts(connection.uri, vm, stores, libvirt, qemu, {}),
+        host=connection.host_id(),
+        host_name=connection.hostname(),
+        snapshots=domain_list.snapshots(connection, vm.name),
+        reserved=space.promised(promises, {one.name: None if one.id is None else one.id.space for one in stores}),
+        promised=promised
+        | frozenset(paths_of(dict.fromkeys(promised_files, ""), datastore_places.directories(stores))),
+        lost_process=remains.pid or 0,
+        off_doubt=remains.doubt,
+        suspended_start=suspended_start,
+    )
+    facts = _with_images(runner, facts)
+    return _with_files(site, request, facts, wanted, _Noted(kept or {}, old or {}, claims, known, tell))
+
+
+@dataclass(frozen=True, slots=True)
+class _Noted:
+    """What the journal knows of files: partial copies, kept old disks, what others claim, images compared before."""
+
+    kept: Mapping[str, Partial]
+    old: Mapping[str, tuple[Kept, str]]
+    claims: Callable[[], proof.Claims]
+    known: Callable[[], templates_effects.KnownImages]
+    tell: Callable[[str], None]
+
+
+def _with_images(runner: Runner, facts: Facts) -> Facts:
+    """With the backing chains of the VM's disks, what cannot be read of them, and the headers of raw LUKS disks."""
+    vm = facts.vm
     chains: dict[str, tuple[Image, ...]] = {}
     problems: dict[str, str] = {}
     for disk in vm.disks:
@@ -135,6 +164,13 @@ def survey(
         if disk.secret is not None and (chain := chains.get(disk.target)) and chain[0].format == "raw"
         if (header := qemu_img.luks_header(runner, chain[0].path)) is not None
     }
+    return replace(facts, chains=chains, problems=problems, luks_headers=headers)
+
+
+def _with_files(site: Host, request: MoveRequest, facts: Facts, wanted: list[Datastore], noted: _Noted) -> Facts:
+    """With everything that is read from files and from the host: paths, who uses them, places, rights, space."""
+    connection, runner = site.connection, site.runner
+    vm, stores, chains = facts.vm, facts.datastores, facts.chains
     measured = sizing.measured(runner, vm, chains, request)
     home = home_survey.look(runner, connection, vm, stores, chains)
     candidates = _candidates(vm, wanted, chains, home, request)
@@ -143,61 +179,54 @@ def survey(
     try:
         looks = helper_paths.look(runner, [*candidates, *_around(vm, paths, wanted)])
     except HostCommandFailed as error:
-        return Facts(connection.uri, vm, stores, libvirt, qemu, {}, access_problem=error.sentence)
+        return Facts(facts.uri, vm, stores, facts.libvirt, facts.qemu, {}, access_problem=error.sentence)
     existing = frozenset(path for path in candidates if looks[path].taken)
-    left = {path: one for path, one in (kept or {}).items() if path in existing}
+    left = {path: one for path, one in noted.kept.items() if path in existing}
     inventory = host_inventory.take(site, Also(paths=frozenset(paths)), listings=False)
-    everyone = inventory.vms
     used = _users(vm, inventory, paths)
-    in_quarantine, to_use = old_disks.kept(site, request, stores, wanted, old or {}, claims)
-    storage, storage_problem = _storage(runner, vm, wanted, request)
-    user = reach.qemu_user(site, vm.name, vm.uuid)
-    return Facts(
-        uri=connection.uri,
-        host=connection.host_id(),
-        host_name=connection.hostname(),
-        vm=vm,
-        datastores=stores,
-        libvirt=libvirt,
-        qemu=qemu,
-        chains=chains,
-        problems=problems,
-        luks_headers=headers,
+    in_quarantine, to_use = old_disks.kept(site, request, stores, wanted, noted.old, noted.claims)
+    facts = replace(
+        facts,
         measured=measured,
         no_holes=sizing.no_holes(runner, vm, wanted, looks, chains, request),
         users=used,
-        templates=_templates(runner, vm, everyone, stores, chains, used, request, known, tell),
+        templates=_templates(runner, vm, inventory.vms, stores, chains, used, request, noted.known, noted.tell),
         existing=existing,
-        promised=promised
-        | frozenset(paths_of(dict.fromkeys(promised_files, ""), datastore_places.directories(stores))),
         filesystems=_filesystems(runner, vm, paths, home),
         places=looks,
         identities={path: one.identity for path, one in looks.items() if one.identity is not None},
         directories=_directories(runner, wanted),
-        exports=_exports(runner, vm, everyone, request),
+        exports=_exports(runner, vm, inventory.vms, request),
         available=_available(runner, wanted),
-        committed=committed(runner, stores, everyone, inventory.chains),
-        reserved=space.promised(promises, {one.name: None if one.id is None else one.id.space for one in stores}),
+        committed=committed(runner, stores, inventory.vms, inventory.chains),
         home_source=home.source,
         home_files=home.files,
         home_stays=home.stays,
-        snapshots=domain_list.snapshots(connection, vm.name),
-        save_room=_save_room(runner) if request.firmware is Firmware.NOW and vm.nvram and vm.state.active else None,
         compare_problem=(comparison.problem(runner) if request.verify or left or _wants_to_go_on(request) else None),
-        host_guard_problem=host_guard.problem(runner, site.uri) if vm.state.active else "",
         partials={**to_use, **_partials(runner, left)},
         kept=in_quarantine,
         clones=_clones(runner, vm, stores, chains, request),
+    )
+    return _with_host(site, request, facts, wanted)
+
+
+def _with_host(site: Host, request: MoveRequest, facts: Facts, wanted: list[Datastore]) -> Facts:
+    """With what the host's programs may and can: QEMU's user and version, the guard, fencing, the block graph."""
+    runner, vm = site.runner, facts.vm
+    program = qemu_process.program_of(runner, site.uri, vm.name, vm.uuid) if vm.state.active else None
+    storage, storage_problem = _storage(runner, vm, wanted, request)
+    user = reach.qemu_user(site, vm.name, vm.uuid)
+    return replace(
+        facts,
+        save_room=_save_room(runner) if request.firmware is Firmware.NOW and vm.nvram and vm.state.active else None,
+        host_guard_problem=host_guard.problem(runner, site.uri) if vm.state.active else "",
         source_free=_source_free(runner, vm) if vm.state.active else {},
         storage=storage,
         storage_problem=storage_problem,
         graph_differs=_graph_differs(site, vm) if vm.state.active else {},
-        lost_process=remains.pid or 0,
-        off_doubt=remains.doubt,
-        suspended_start=suspended_start,
         qemu_user=user,
-        out_of_reach=reach.out_of_reach(runner, user, wanted, vm.name, home.source),
-        not_held=reach.not_held(runner, wanted, [chain[0].path for chain in chains.values() if chain]),
+        out_of_reach=reach.out_of_reach(runner, user, wanted, vm.name, facts.home_source),
+        not_held=reach.not_held(runner, wanted, [chain[0].path for chain in facts.chains.values() if chain]),
         running_qemu=program.version if program else None,
         running_qemu_problem=program.problem if program else "",
     )
