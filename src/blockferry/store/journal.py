@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Self
+from typing import Any, Generic, Self, TypeVar
 
 import sqlalchemy as sa
 import tenacity
@@ -63,11 +63,18 @@ class Inspection:
     path: Path | None
 
 
+OtherT = TypeVar("OtherT")
+
+
 class Beside(Generic[PlanT]):
     """The plans of other jobs of one kind, read in the transaction that adds a new one."""
 
     def __init__(self, connection: sa.Connection, kind: Kind[PlanT, Any, Any, Any, Any], journal: str) -> None:
         self._connection, self._kind, self._journal = connection, kind, journal
+
+    def of(self, kind: Kind[OtherT, Any, Any, Any, Any]) -> Beside[OtherT]:
+        """The same of jobs of another kind."""
+        return Beside(self._connection, kind, self._journal)
 
     def unfinished(self, apart_from: str) -> tuple[PlanT, ...]:
         """Those of jobs that are not over. `apart_from`: the UUID of a VM whose own do not count."""

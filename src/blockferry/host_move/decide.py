@@ -1,0 +1,215 @@
+"""What to do next in a move to another host. Pure: no clock, no libvirt.
+
+Three times in the life of such a move (docs/design/host-move.md):
+
+1. Not handed over: the source is the truth. Cancel is possible; what is at the destination is ours and goes.
+2. Handed over (`record.handed`): the source's guest is old. We only go forward: the source's QEMU is ended and its
+   definition removed; only when a look shows neither, the guest is let run at the destination.
+3. Arrived: what is left is clearing up.
+"""
+
+from __future__ import annotations
+
+from blockferry.host_move import host_actions as actions
+from blockferry.host_move.host_observation import HostObservation
+from blockferry.host_move.host_plan import HostMovePlan
+from blockferry.hosts.inventory import PowerState
+from blockferry.jobs.action import Action, Await, Done, Finish, Park
+from blockferry.jobs.outcome import Outcome, Wanted
+
+
+def decide(plan: HostMovePlan, seen: HostObservation) -> Action:
+    """Return the next action."""
+    if seen.record.outcome is not None:
+        return Done(seen.record.outcome)
+    if seen.record.handed:
+        return _forward(plan, seen)
+    return _cold(plan, seen) if plan.cold else _live(plan, seen)
+
+
+def can_turn_back(plan: HostMovePlan, seen: HostObservation) -> bool:
+    """Return whether the source is still the truth, and can be used as it is."""
+    return not seen.record.handed and not seen.source.absent
+
+
+def _turned(seen: HostObservation) -> bool:
+    return seen.record.wanted is Wanted.CANCEL or seen.record.failure is not None
+
+
+def _is_ours(plan: HostMovePlan, seen: HostObservation) -> bool:
+    return seen.record.begun and seen.dest.mark == plan.move
+
+
+def _has_all(plan: HostMovePlan, seen: HostObservation) -> bool:
+    """Whether what the destination has of the VM is ours and whole: libvirt has finished taking it in."""
+    dest = seen.dest
+    whole = dest.complete or dest.state is PowerState.RUNNING or (dest.state is PowerState.OFF and dest.persistent)
+    return _is_ours(plan, seen) and whole
+
+
+# ------------------------------------------------------------ running and paused VMs, before they are handed over
+
+
+def _live(plan: HostMovePlan, seen: HostObservation) -> Action:
+    record, source, dest = seen.record, seen.source, seen.dest
+    if record.begun and (seen.calling or source.job):
+        return actions.StopMigration() if _turned(seen) else Await("migrate", 0.5)
+    if source.absent:
+        if _has_all(plan, seen):
+            return actions.SaveHanded()  # libvirt removes the definition only after the destination has all
+        if _is_ours(plan, seen):
+            return Await("migrate", 0.5)  # it comes in yet; libvirt ends it if the source has failed
+        return Park(_lost(plan, "neither host has it with the mark of this move"))
+    if source.state is PowerState.OFF:
+        return _went_off(plan, seen)
+    if record.begun and seen.handed_over:
+        if _has_all(plan, seen) and dest.active:
+            return actions.SaveHanded()
+        # The guest stopped here with all its memory, and never ran elsewhere: only a `handed` VM is let run there.
+        return actions.RunAtSource() if dest.absent else _away(plan, seen)
+    if dest.state is PowerState.RUNNING:
+        return Park(
+            f"{plan.vm} runs on both hosts. Nothing is touched. Decide which one is right, end the other "
+            f"(`virsh destroy`), then resume this move"
+        )
+    if not dest.absent:
+        return _away(plan, seen)
+    if _turned(seen):
+        return _back(seen)
+    if seen.problem is not None:
+        return actions.TurnBack(seen.problem)
+    return _prepare(plan, seen) or actions.Migrate()
+
+
+def _went_off(plan: HostMovePlan, seen: HostObservation) -> Action:
+    """The source's QEMU has ended: because the guest went over, or because it was powered off here."""
+    if seen.source.migrated and _has_all(plan, seen):
+        return actions.SaveHanded()
+    if seen.dest.active and (seen.dest.complete or seen.dest.state is PowerState.RUNNING):
+        return Park(
+            f"{plan.vm} is off at {plan.host_name} and stands still at {plan.dest_host_name}, and libvirt does not say "
+            "whether it ran at the source after it was copied. Nothing is touched. End the one that is older"
+        )
+    if not seen.dest.absent:
+        return _away(plan, seen)
+    if not _turned(seen):
+        return actions.TurnBack(f"{plan.vm} was powered off during the move")
+    return _back(seen)
+
+
+def _away(plan: HostMovePlan, seen: HostObservation) -> Action:
+    """Something of this VM is at the destination that has to go, if it is ours."""
+    if _is_ours(plan, seen):
+        return actions.EndAtDestination()
+    if seen.record.begun:
+        return Park(f"{plan.dest_host_name} has a VM {plan.vm} without the mark of this move; it is left alone")
+    return _back(seen) if _turned(seen) else actions.TurnBack(f"{plan.dest_host_name} has a VM with this UUID already")
+
+
+def _prepare(plan: HostMovePlan, seen: HostObservation) -> Action | None:
+    if not seen.record.marked:
+        return actions.MarkVm()
+    missing = next((one.target for one in plan.disks if one.target not in seen.record.made), None)
+    return None if missing is None else actions.MakeImage(missing)
+
+
+def _back(seen: HostObservation) -> Action:
+    """The VM is at the source alone: take away what we made."""
+    record = seen.record
+    if record.created:
+        return actions.RemoveImages()
+    if record.marked:
+        return actions.UnmarkVm()
+    return Finish(Outcome.FAILED if record.failure is not None else Outcome.CANCELLED)
+
+
+# ------------------------------------------------------------ VMs that are off, before they are handed over
+
+
+def _cold(plan: HostMovePlan, seen: HostObservation) -> Action:
+    record, source, dest = seen.record, seen.source, seen.dest
+    if dest.active:
+        return Park(f"{plan.vm} runs at {plan.dest_host_name} before this move is done; nothing is touched")
+    if source.active:
+        if not source.persistent:
+            return actions.DefineAtSource() if record.defined else Park(_lost(plan, "its definition was removed"))
+        if not dest.absent:
+            return _away(plan, seen)
+        return _back(seen) if _turned(seen) else actions.TurnBack(f"{plan.vm} was started during the move")
+    if source.absent:
+        if not record.defined or dest.mark != plan.move:
+            return Park(_lost(plan, "its definition was removed"))
+        return _copies(plan, seen) or actions.SaveHanded()
+    if _turned(seen):
+        return _back(seen) if dest.absent else _away(plan, seen)
+    if not dest.absent and dest.mark != plan.move:
+        return _away(plan, seen)
+    first = _prepare(plan, seen) or _copies(plan, seen)
+    if first is not None:
+        return first
+    if not record.defined or dest.absent:
+        return actions.DefineBarred()
+    return actions.UndefineAtSource()
+
+
+def _copies(plan: HostMovePlan, seen: HostObservation) -> Action | None:
+    copied = seen.record.copied
+    stale = tuple(target for target, print_ in copied.items() if seen.prints.get(target) != print_)
+    if stale:
+        return actions.ForgetCopies(stale)
+    missing = next((one.target for one in plan.disks if one.target not in copied), None)
+    return None if missing is None else actions.ColdCopy(missing)
+
+
+# ------------------------------------------------------------ handed over: only forward
+
+
+def _forward(plan: HostMovePlan, seen: HostObservation) -> Action:
+    record = seen.record
+    if not record.arrived:
+        return _fence(plan, seen) or _arrive(plan, seen)
+    if not record.settled:
+        return actions.Settle()
+    for disk in plan.disks:
+        if disk.source not in record.released:
+            return actions.ReleaseImage(disk.source)
+    return Finish(Outcome.MOVED)
+
+
+def _fence(plan: HostMovePlan, seen: HostObservation) -> Action | None:
+    """None once the source has neither QEMU nor definition in this very look, and that is noted."""
+    source = seen.source
+    if source.active:
+        if seen.handed_over and not seen.record.alone:
+            return actions.EndAtSource()
+        return Park(
+            f"{plan.vm} was started at {plan.host_name} after it had gone to {plan.dest_host_name}. It is not let run "
+            f"there. Nothing is touched; end it at {plan.host_name} (`virsh destroy`), then resume this move"
+        )
+    if not source.absent:
+        return actions.UndefineAtSource()
+    return None if seen.record.alone else actions.SaveAlone()
+
+
+def _arrive(plan: HostMovePlan, seen: HostObservation) -> Action:
+    dest = seen.dest
+    if dest.absent:
+        return Park(_lost(plan, f"{plan.dest_host_name} has lost it before its guest ran there"))
+    if plan.cold and seen.unnamed:
+        return actions.NameImages()
+    if dest.state is PowerState.PAUSED and plan.was_running:
+        if dest.complete and dest.reason != "ioerror":
+            return actions.RunAtDestination()
+        if dest.reason != "ioerror":
+            return Await("migrate", 0.2)
+        return actions.SaveArrived(f"{plan.vm} has stopped at {plan.dest_host_name} because of an I/O error")
+    if dest.state is PowerState.OFF and not plan.cold:
+        return actions.SaveArrived(f"the QEMU of {plan.vm} has ended at {plan.dest_host_name}; the VM is off")
+    return actions.SaveArrived()
+
+
+def _lost(plan: HostMovePlan, why: str) -> str:
+    return (
+        f"{plan.vm} is not where this move expects it: {why}. Nothing is removed: its old images are at "
+        f"{plan.host_name}, the new ones at {plan.dest_host_name}"
+    )

@@ -1,0 +1,389 @@
+"""The effects of a move to another host. Each may be repeated; the intent is in the record before it."""
+
+from __future__ import annotations
+
+import getpass
+import posixpath
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import msgspec
+
+from blockferry.base.errors import FileExists
+from blockferry.base.units import format_size
+from blockferry.host_move import host_actions as actions
+from blockferry.host_move.cold_copy import copy_image
+from blockferry.host_move.host_context import HostMoveContext
+from blockferry.host_move.host_observation import HostObservation
+from blockferry.host_move.host_plan import TravellingDisk
+from blockferry.host_move.host_record import HostMoveRecord
+from blockferry.host_move.points import point
+from blockferry.hosts.helper import files
+from blockferry.hosts.images import qemu_img
+from blockferry.hosts.kept import Kept, KeptFingerprint
+from blockferry.hosts.libvirt import migration
+from blockferry.hosts.libvirt.migration import Migration, MigrationOrder
+from blockferry.hosts.qemu_user import HOME_MODE
+from blockferry.jobs.action import Action, Await
+from blockferry.safety import proof
+from blockferry.storage_move.destination.effects import MARKER, is_somebody_s, marked_by
+
+STOPPING_S = 5.0
+"""So long an abort is waited for before the next look."""
+
+
+def perform(context: HostMoveContext, action: Action, seen: HostObservation) -> None:
+    """Carry out one action. Raises BlockferryError, ConversionStopped."""
+    if isinstance(action, Await):
+        _tune(context, seen)
+        return
+    if isinstance(action, actions.MakeImage):
+        make_image(context, seen.record, context.plan.disk(action.target))
+    elif isinstance(action, actions.ColdCopy):
+        _copy(context, seen.record, context.plan.disk(action.target))
+    elif isinstance(action, actions.ForgetCopies):
+        left = {one: print_ for one, print_ in seen.record.copied.items() if one not in action.targets}
+        context.save(replace(seen.record, copied=left))
+        context.tell("warning", f"the source of {', '.join(action.targets)} was written to; it is copied again")
+    elif isinstance(action, actions.ReleaseImage):
+        release_image(context, seen.record, action.path)
+    elif isinstance(action, actions.TurnBack):
+        context.tell("error", action.problem)
+        context.save(replace(seen.record, failure=action.problem))
+    elif isinstance(action, actions.SaveArrived):
+        notes = (*seen.record.notes, action.note) if action.note else seen.record.notes
+        context.save(replace(seen.record, arrived=True, notes=notes))
+        point("arrived-noted")
+    else:
+        _SIMPLE[type(action)](context, seen.record)
+
+
+# ------------------------------------------------------------ prepare
+
+
+def mark_vm(context: HostMoveContext, record: HostMoveRecord) -> None:
+    """Our mark on the VM at the source."""
+    plan = context.plan
+    context.source.control(plan.uuid, plan.vm).mark(plan.move, context.journal)
+    point("marked")
+    context.save(replace(record, marked=True))
+
+
+def unmark_vm(context: HostMoveContext, record: HostMoveRecord) -> None:
+    """And off again."""
+    plan = context.plan
+    context.source.control(plan.uuid, plan.vm).mark(None)
+    point("unmarked")
+    context.save(replace(record, marked=False))
+
+
+def make_image(context: HostMoveContext, record: HostMoveRecord, disk: TravellingDisk) -> None:
+    """An empty image of exactly the disk's size. A file of that name that is not ours is never overwritten."""
+    runner, path = context.dest.runner, context.plan.made_path(disk)
+    for one in (path, disk.dest):
+        if not files.is_there(runner, one):
+            continue
+        if one not in record.created or marked_by(runner, one) != context.plan.move or is_somebody_s(runner, one):
+            raise FileExists(one)
+    home = posixpath.dirname(disk.dest)
+    fresh = [one for one in (path, disk.dest) if one not in record.created]
+    if files.stat_one(runner, home) is None:
+        fresh.insert(0, home + "/")
+    record = replace(record, created=tuple(dict.fromkeys((*record.created, *fresh))))
+    context.save(record)
+    files.make_directory(runner, home, HOME_MODE)
+    point("image-named")
+    context.check()
+    files.remove_file(runner, path)
+    _write_marker(context, path, made=False)
+    preallocation: qemu_img.Preallocation = "falloc" if disk.thick else "off"
+    qemu_img.create(runner, path, disk.format, disk.virtual_size, preallocation=preallocation)
+    _write_marker(context, path, made=True)
+    point("image-made")
+    context.save(replace(record, made=(*record.made, disk.target)))
+
+
+def _write_marker(context: HostMoveContext, path: str, *, made: bool) -> None:
+    """Say beside a file whose it is, as a storage move does; once it is made, also which file."""
+    found = files.stat_one(context.dest.runner, path) if made else None
+    words = {
+        "what": "being made by blockferry; `blockferry orphans` tells more",
+        "move": context.plan.move,
+        "vm": context.plan.vm,
+        "journal": context.journal,
+        "by": f"{getpass.getuser()}@{socket.gethostname()}",
+        "inode": "" if found is None else str(found.inode),
+    }
+    data = msgspec.json.format(msgspec.json.encode(words)) + b"\n"
+    files.write_file(context.dest.runner, path + MARKER, data, 0o644)
+
+
+# ------------------------------------------------------------ a running VM
+
+
+def migrate(context: HostMoveContext, record: HostMoveRecord) -> None:
+    """Begin the call; the loop looks on while it runs."""
+    plan = context.plan
+    context.save(replace(record, begun=True))
+    point("migrating")
+    order = MigrationOrder(
+        plan.peer,
+        plan.address,
+        {one.target: (one.dest, one.format) for one in plan.disks},
+        context.bandwidth(),
+        plan.persistent,
+        bool(plan.staying),
+    )
+    context.bandwidth_set, context.limit_set = order.bandwidth, False
+    context.migration = Migration(context.source.connection, plan.uuid, plan.vm, order)
+    context.check()
+    context.migration.start()
+    point("migration-called")
+
+
+def _tune(context: HostMoveContext, seen: HostObservation) -> None:
+    """Tell a migration that runs what its user wants of it by now."""
+    plan, connection = context.plan, context.source.connection
+    if not seen.source.job:
+        return
+    if plan.downtime_ms and not context.limit_set:
+        migration.set_downtime_limit(connection, plan.uuid, plan.vm, plan.downtime_ms)
+        context.limit_set = True
+    wanted = context.bandwidth()
+    if wanted != context.bandwidth_set:
+        migration.set_bandwidth(connection, plan.uuid, plan.vm, wanted)
+        context.bandwidth_set = wanted
+
+
+def stop_migration(context: HostMoveContext, record: HostMoveRecord) -> None:
+    """Abort, and see whether it ends."""
+    plan = context.plan
+    point("stopping-migration")
+    migration.abort(context.source.connection, plan.uuid, plan.vm)
+    point("migration-stopped")
+    if context.migration is not None:
+        context.migration.over.wait(STOPPING_S)
+    else:
+        time.sleep(0.5)
+
+
+def run_at_source(context: HostMoveContext, record: HostMoveRecord) -> None:
+    """The guest goes on where it stopped; nothing of it is at the destination."""
+    plan = context.plan
+    context.check()
+    migration.resume(context.source.connection, plan.uuid, plan.vm)
+    point("source-resumed")
+    context.tell("action", f"{plan.vm} runs on at {plan.host_name}")
+
+
+# ------------------------------------------------------------ a VM that is off
+
+
+def _copy(context: HostMoveContext, record: HostMoveRecord, disk: TravellingDisk) -> None:
+    """The fingerprint is taken before: what is written during the copy makes it stale."""
+    before = source_print(context, disk)
+    point("cold-copying")
+    copy_image(context, record, disk)
+    point("cold-copied")
+    context.save(replace(record, copied={**record.copied, disk.target: before}))
+    context.tell("action", f"{disk.target} was copied to {context.plan.dest_host_name}")
+
+
+def source_print(context: HostMoveContext, disk: TravellingDisk) -> str:
+    """What tells whether a source image was written to: "" when it is not there."""
+    found = files.fingerprint(context.source.runner, disk.source)
+    return "" if found is None else f"{found.inode} {found.size} {found.mtime_ns}"
+
+
+def define_barred(context: HostMoveContext, record: HostMoveRecord) -> None:
+    """The definition at the destination; its images do not have the names yet that it says."""
+    plan = context.plan
+    record = replace(record, begun=True)
+    context.save(record)
+    point("defining")
+    context.check()
+    disks = {one.target: (one.dest, one.format) for one in plan.disks}
+    migration.define_copy(context.source.connection, context.dest.connection, plan.uuid, plan.vm, disks)
+    point("defined")
+    context.save(replace(record, defined=True))
+
+
+def define_at_source(context: HostMoveContext, record: HostMoveRecord) -> None:
+    """Its definition back, from that at the destination; from now on the way is back."""
+    plan = context.plan
+    context.check()
+    disks = {one.target: (one.source, one.format) for one in plan.disks}
+    migration.define_copy(context.dest.connection, context.source.connection, plan.uuid, plan.vm, disks)
+    context.save(replace(record, failure=f"{plan.vm} was started during the move", defined=False))
+
+
+def name_images(context: HostMoveContext, record: HostMoveRecord) -> None:
+    """Only now the VM can start at the destination."""
+    runner = context.dest.runner
+    for disk in context.plan.disks:
+        barred = context.plan.made_path(disk)
+        if files.is_there(runner, barred):
+            context.check()
+            files.rename(runner, barred, disk.dest)
+            point("image-renamed")
+
+
+# ------------------------------------------------------------ the fence
+
+
+def save_handed(context: HostMoveContext, record: HostMoveRecord) -> None:
+    """The proof stands in the look that led here."""
+    stats = context.migration.stats if context.migration is not None else None
+    context.save(replace(record, handed=True, stats=stats or record.stats))
+    point("handed-noted")
+
+
+def end_at_source(context: HostMoveContext, record: HostMoveRecord) -> None:
+    """Its guest is handed over; what QEMU still holds is old."""
+    plan = context.plan
+    context.check()
+    migration.end_instance(context.source.connection, plan.uuid, plan.vm)
+    point("source-ended")
+
+
+def undefine_at_source(context: HostMoveContext, record: HostMoveRecord) -> None:
+    """What is running meanwhile becomes transient by that; the next look sees it."""
+    plan = context.plan
+    context.check()
+    migration.undefine(context.source.connection, plan.uuid, plan.vm)
+    point("source-undefined")
+
+
+def save_alone(context: HostMoveContext, record: HostMoveRecord) -> None:
+    """The proof stands in the look that led here."""
+    context.save(replace(record, alone=True))
+    point("alone-noted")
+
+
+def run_at_destination(context: HostMoveContext, record: HostMoveRecord) -> None:
+    """The look that led here showed that the source has neither QEMU nor definition."""
+    plan = context.plan
+    point("resuming")
+    context.check()
+    resumed = migration.resume(context.dest.connection, plan.uuid, plan.vm)
+    now = time.monotonic()
+    call = context.migration
+    if resumed and call is not None and call.switched_at is not None:
+        record = replace(record, downtime_ms=round((now - call.switched_at) * 1000))
+    point("resumed")
+    context.save(replace(record, arrived=True))
+    point("arrived-noted")
+    context.tell("action", f"{plan.vm} runs at {plan.dest_host_name}")
+
+
+# ------------------------------------------------------------ clearing up
+
+
+def settle(context: HostMoveContext, record: HostMoveRecord) -> None:
+    """The definition at the destination as its user had it."""
+    plan = context.plan
+    control = context.dest.control(plan.uuid, plan.vm)
+    control.mark(None)
+    if plan.persistent:
+        control.set_autostart(wanted=plan.autostart)
+    for path in record.created:
+        if not path.endswith("/"):
+            files.remove_file(context.dest.runner, path + MARKER)
+    point("settled")
+    context.save(replace(record, settled=True))
+
+
+def release_image(context: HostMoveContext, record: HostMoveRecord, path: str) -> None:
+    """The same proof as before every removal (safety/proof.py); in doubt the image stays, and the report says so."""
+    plan, runner = context.plan, context.source.runner
+    point("releasing-image")
+    disk = next(one for one in plan.disks if one.source == path)
+    found = files.stat_one(runner, path)
+    if found is None:
+        sentence = f"{path}: was gone already"
+    else:
+        old = [one.source for one in plan.disks]
+        doubt = proof.needed_by(context.source, path, context.claims(), going=old, is_base=plan.cold)
+        size = format_size(found.allocated)
+        if doubt is None and not plan.keep_source:
+            context.check()
+            files.remove_with_links(runner, path)
+            sentence = f"{path} ({size}): removed; nothing used it any more"
+        else:
+            why = doubt or f"kept as asked: the disk of {plan.vm} before it went to {plan.dest_host_name}"
+            context.keep(_kept(context, disk, found, why))
+            sentence = f"{path} ({size}): kept, because {why}" if doubt else f"{path} ({size}): kept as asked"
+    context.sources.append(sentence)
+    context.tell("action", sentence)
+    point("image-released")
+    context.save(replace(record, released=(*record.released, path)))
+
+
+def _kept(context: HostMoveContext, disk: TravellingDisk, found: files.FileStat, why: str) -> Kept:
+    plan = context.plan
+    prints = KeptFingerprint(found.inode, found.size, found.mtime_ns)
+    return Kept(
+        disk.source, plan.move, plan.vm, disk.source_datastore, None, found.allocated, why,
+        host=plan.host, since=time.time(), format=disk.format, fingerprint=prints,
+    )  # fmt: skip
+
+
+def end_at_destination(context: HostMoveContext, record: HostMoveRecord) -> None:
+    """What bears our mark there, and never ran: see `decide`."""
+    plan = context.plan
+    found = migration.look(context.dest.connection, plan.uuid, plan.vm)
+    if found.mark != plan.move:
+        return  # the next look says what it is
+    context.check()
+    if found.active:
+        migration.end_instance(context.dest.connection, plan.uuid, plan.vm)
+    migration.undefine(context.dest.connection, plan.uuid, plan.vm)
+    point("destination-ended")
+    context.tell("action", f"the half-made {plan.vm} at {plan.dest_host_name} was removed")
+    if record.defined:
+        context.save(replace(record, defined=False))
+
+
+def remove_images(context: HostMoveContext, record: HostMoveRecord) -> None:
+    """What is in `created` is ours unless the marker beside it tells of another file."""
+    runner = context.dest.runner
+    left = []
+    for path in reversed(record.created):
+        context.check()
+        if path.endswith("/"):
+            files.remove_directory_if_empty(runner, path.rstrip("/"))
+            continue
+        if not files.is_there(runner, path):
+            files.remove_file(runner, path + MARKER)
+            continue
+        if marked_by(runner, path) != context.plan.move or is_somebody_s(runner, path):
+            left.append(path)
+            continue
+        files.remove_file(runner, path)
+        files.remove_file(runner, path + MARKER)
+    point("images-removed")
+    for path in left:
+        context.tell("warning", f"{path} at {context.plan.dest_host_name} is not this move's file; it was left alone")
+    context.save(replace(record, created=(), made=(), copied={}))
+
+
+_SIMPLE: dict[type[Action], Callable[[HostMoveContext, HostMoveRecord], None]] = {
+    actions.MarkVm: mark_vm,
+    actions.UnmarkVm: unmark_vm,
+    actions.Migrate: migrate,
+    actions.StopMigration: stop_migration,
+    actions.RunAtSource: run_at_source,
+    actions.DefineBarred: define_barred,
+    actions.DefineAtSource: define_at_source,
+    actions.NameImages: name_images,
+    actions.SaveHanded: save_handed,
+    actions.EndAtSource: end_at_source,
+    actions.UndefineAtSource: undefine_at_source,
+    actions.SaveAlone: save_alone,
+    actions.RunAtDestination: run_at_destination,
+    actions.Settle: settle,
+    actions.EndAtDestination: end_at_destination,
+    actions.RemoveImages: remove_images,
+}

@@ -1,0 +1,40 @@
+"""What the effects of one move to another host share: plan, both hosts, and the journal behind `save`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from blockferry.host_move.host_plan import HostMovePlan
+from blockferry.host_move.host_record import HostMoveRecord
+from blockferry.hosts.host import Host
+from blockferry.hosts.kept import Kept
+from blockferry.hosts.libvirt.migration import Migration
+from blockferry.safety.proof import Claims
+
+
+@dataclass(kw_only=True)
+class HostMoveContext:
+    """One move while it runs in this process.
+
+    `save` makes a record durable before it returns; `check` raises LeaseLost when somebody else runs the move by now:
+    it is called right before each act that cannot be taken back. `claims`: what the journal knows of files.
+    """
+
+    plan: HostMovePlan
+    source: Host
+    dest: Host
+    save: Callable[[HostMoveRecord], None]
+    tell: Callable[[str, str], None]  # (kind, text)
+    check: Callable[[], None]
+    should_stop: Callable[[], bool]
+    bandwidth: Callable[[], int]
+    claims: Callable[[], Claims]
+    keep: Callable[[Kept], None]
+    journal: str = ""  # the identity of the journal, for what we mark
+    show: Callable[[], None] = lambda: None
+    migration: Migration | None = None  # the call of this process, also when it is over
+    cold: dict[str, float] = field(default_factory=dict)  # target -> fraction of the copy
+    sources: list[str] = field(default_factory=list)  # a sentence for each old image
+    bandwidth_set: int | None = None  # bytes/s, as the migration was told last
+    limit_set: bool = False  # the downtime limit was told

@@ -1,0 +1,51 @@
+"""Moves to another host as a kind of job: how their JSON is read, and what lists need."""
+
+from __future__ import annotations
+
+import msgspec
+
+from blockferry.host_move.host_plan import PLAN_VERSION, HostMovePlan
+from blockferry.host_move.host_record import HostMoveRecord
+from blockferry.host_move.host_summary import HostMoveProgress, HostMoveReport, HostMoveSummary
+from blockferry.jobs.kind import JobKind
+from blockferry.store.kind import Head, JobRow, Listed, NewerPlan, Place
+
+
+class HostMoveKind(JobKind[HostMovePlan, HostMoveRecord, HostMoveProgress, HostMoveReport, HostMoveSummary]):
+    """What the store is told of moves to another host. The job stands under its source host."""
+
+    name = "host-move"
+    plan_type = HostMovePlan
+    record_type = HostMoveRecord
+    progress_type = HostMoveProgress
+    report_type = HostMoveReport
+
+    def read_plan(self, text: str) -> HostMovePlan:
+        found = msgspec.json.decode(text, type=HostMovePlan)
+        if found.version > PLAN_VERSION:
+            raise NewerPlan(f"plan version {found.version}, this one knows {PLAN_VERSION}")
+        return found
+
+    def head(self, plan: HostMovePlan) -> Head:
+        return Head(plan.move, plan.uuid, plan.vm, plan.host, plan.host_name, plan.uri)
+
+    def listed(self, plan: HostMovePlan) -> Listed:
+        """The places by role; a datastore counts once for each role."""
+        found = [Place("destination", disk.datastore) for disk in plan.disks]
+        found += [Place("source", disk.source_datastore) for disk in plan.disks if disk.source_datastore]
+        return Listed(tuple(dict.fromkeys(found)))
+
+    def summary(self, row: JobRow[HostMovePlan, HostMoveRecord, HostMoveProgress, HostMoveReport]) -> HostMoveSummary:
+        return HostMoveSummary(
+            id=row.id,
+            plan=row.plan,
+            record=row.record,
+            progress=row.progress,
+            created=row.created,
+            finished=row.finished,
+            owner=row.owner,
+            owner_alive=row.owner_alive,
+            parked=row.parked,
+            report=row.report,
+            deaths=row.deaths,
+        )

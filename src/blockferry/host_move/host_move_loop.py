@@ -1,0 +1,90 @@
+"""The loop of a move to another host: what it observes, decides and does, beside what every job does (jobs/loop.py)."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import ClassVar
+
+from blockferry.host_move import decide as host_decide
+from blockferry.host_move import effects
+from blockferry.host_move.host_context import HostMoveContext
+from blockferry.host_move.host_observation import HostObservation
+from blockferry.host_move.host_record import HostMoveRecord
+from blockferry.host_move.host_summary import HostMoveProgress, HostMoveReport
+from blockferry.host_move.observe import observe
+from blockferry.host_move.points import point
+from blockferry.hosts.images.conversion import ConversionStopped
+from blockferry.jobs.action import Action, Finish
+from blockferry.jobs.loop import EffectStopped, Loop
+from blockferry.jobs.outcome import Outcome
+
+
+@dataclass(kw_only=True)
+class HostMoveLoop(Loop[HostMoveRecord, HostObservation, HostMoveProgress, HostMoveReport]):
+    """One move to another host in this process."""
+
+    NOUN: ClassVar[str] = "move"
+    GOES_ON: ClassVar[str] = "The migration goes on"
+
+    context: HostMoveContext
+
+    def __post_init__(self) -> None:
+        self.context.save = self.save
+
+    @property
+    def id(self) -> str:
+        return self.context.plan.move
+
+    @property
+    def subject(self) -> str:
+        return self.context.plan.vm
+
+    def observe(self, record: HostMoveRecord, now_s: float) -> HostObservation:
+        return observe(self.context, record)
+
+    def record_of(self, seen: HostObservation) -> HostMoveRecord:
+        return seen.record
+
+    def decide(self, seen: HostObservation) -> Action:
+        return host_decide.decide(self.context.plan, seen)
+
+    def perform(self, action: Action, seen: HostObservation) -> None:
+        self.context.show = lambda: self.publish(seen, sparingly=True)
+        try:
+            effects.perform(self.context, action, seen)
+        except ConversionStopped as error:
+            raise EffectStopped from error
+
+    def can_turn_back(self, seen: HostObservation) -> bool:
+        return host_decide.can_turn_back(self.context.plan, seen)
+
+    def wait(self, seconds: float) -> None:
+        """The end of our own call is worth a look at once: the guest stands still until then."""
+        call = self.context.migration
+        if call is not None and not call.over.is_set():
+            call.over.wait(seconds)
+        else:
+            self.job.stop.wait(seconds)
+
+    def before_finish(self, action: Finish, seen: HostObservation) -> None:
+        point("finishing")
+
+    def show(self, seen: HostObservation) -> HostMoveProgress:
+        return HostMoveProgress(self.phase, time.time(), "", seen.stats, dict(self.context.cold))
+
+    def ended(self, outcome: Outcome, seen: HostObservation, seconds: float) -> tuple[HostMoveProgress, HostMoveReport]:
+        record = seen.record
+        stats = record.stats
+        report = HostMoveReport(
+            outcome=outcome,
+            seconds=seconds,
+            phases=dict(self.phases),
+            downtime_ms=record.downtime_ms,
+            qemu_downtime_ms=None if stats is None else stats.downtime_ms,
+            disk_bytes=0 if stats is None else stats.disk_done,
+            memory_bytes=0 if stats is None else stats.memory_done,
+            sources=tuple(self.context.sources),
+            notes=record.notes,
+        )
+        return HostMoveProgress(outcome.value, time.time(), "", stats), report

@@ -1,0 +1,29 @@
+"""What one look at both hosts shows, beside the record that it was made with: data only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from blockferry.host_move.host_record import HostMoveRecord
+from blockferry.hosts.migrating import Instance, MigrationStats
+
+
+@dataclass(frozen=True, slots=True)
+class HostObservation:
+    """`source`, `dest`: the VM as either host has it; the source was looked at last.
+
+    `calling`: a migration call of this process is under way; `problem`: the last one ended with this. `handed_over`:
+    the source's QEMU says that it has handed its guest over. `prints`: target -> fingerprint of the source image,
+    of a VM that is off. `unnamed`: targets whose image has the name yet under which the VM cannot start.
+    """
+
+    record: HostMoveRecord
+    source: Instance
+    dest: Instance
+    calling: bool = False
+    problem: str | None = None
+    handed_over: bool = False
+    prints: Mapping[str, str] = field(default_factory=dict)
+    unnamed: tuple[str, ...] = ()
+    stats: MigrationStats | None = None

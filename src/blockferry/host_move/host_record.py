@@ -1,0 +1,28 @@
+"""What a move to another host remembers of itself: what cannot be seen on either host. Its JSON is a promise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from blockferry.hosts.migrating import MigrationStats
+from blockferry.jobs.record import JobRecord
+
+
+@dataclass(frozen=True, slots=True)
+class HostMoveRecord(JobRecord):
+    """Each field is an intent (written before the act) or a proof (written after it was seen)."""
+
+    marked: bool = False  # proof: the VM bears our mark at the source
+    created: tuple[str, ...] = ()  # intent: paths at the destination that may be ours; directories end with a slash
+    made: tuple[str, ...] = ()  # proof: targets whose image is there at its full size
+    copied: dict[str, str] = field(default_factory=dict)  # cold: target -> fingerprint of the source that was copied
+    begun: bool = False  # intent: an instance, or a definition, of the VM at the destination that has our mark is ours
+    defined: bool = False  # proof, cold: the destination has the definition, barred by the names of the images
+    handed: bool = False  # proof: what the source has of the guest is old; it must never run there again
+    alone: bool = False  # proof: the source has neither QEMU nor definition, so it cannot start there
+    arrived: bool = False  # proof: the VM is at the destination as it is to be, running or paused or off
+    settled: bool = False  # proof: definition at the destination without our mark, autostart as it was
+    released: tuple[str, ...] = ()  # old images that were removed or kept, as asked
+    stats: MigrationStats | None = None
+    downtime_ms: int | None = None  # from the stop at the source until the guest ran at the destination; None: not seen
+    notes: tuple[str, ...] = ()

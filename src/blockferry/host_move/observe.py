@@ -1,0 +1,34 @@
+"""Looking at both hosts. The destination is looked at first: what is true of the source is true after that."""
+
+from __future__ import annotations
+
+from blockferry.host_move.effects import source_print
+from blockferry.host_move.host_context import HostMoveContext
+from blockferry.host_move.host_observation import HostObservation
+from blockferry.host_move.host_record import HostMoveRecord
+from blockferry.hosts.helper import files
+from blockferry.hosts.inventory import PowerState
+from blockferry.hosts.libvirt import migration
+
+
+def observe(context: HostMoveContext, record: HostMoveRecord) -> HostObservation:
+    """What is there now. Raises HostUnreachable for either host, LibvirtFailed, HostCommandFailed."""
+    plan, call = context.plan, context.migration
+    calling = call is not None and not call.over.is_set()
+    dest = migration.look(context.dest.connection, plan.uuid, plan.vm)
+    unnamed: tuple[str, ...] = ()
+    if plan.cold:
+        barred = {one.target: plan.made_path(one) for one in plan.disks}
+        unnamed = tuple(one for one, path in barred.items() if files.is_there(context.dest.runner, path))
+    source = migration.look(context.source.connection, plan.uuid, plan.vm)
+    handed_over = False
+    if record.begun and not calling and not source.job and source.state is PowerState.PAUSED:
+        handed_over = migration.has_handed_over(context.source.connection, plan.uuid, plan.vm)
+    stats = None
+    if source.job and not plan.cold:
+        stats = migration.statistics(context.source.connection, plan.uuid, plan.vm)
+    problem = None
+    if call is not None and not calling and call.problem is not None:
+        problem = call.problem.sentence
+    prints = {one.target: source_print(context, one) for one in plan.disks} if plan.cold and not record.handed else {}
+    return HostObservation(record, source, dest, calling, problem, handed_over, prints, unnamed, stats)

@@ -1,0 +1,76 @@
+"""Running a move to another host in this process: claim it, keep the lease, drive the loop to its end."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+
+from blockferry.base.errors import OtherHost
+from blockferry.base.host_entries import HostEntry
+from blockferry.host_move.host_context import HostMoveContext
+from blockferry.host_move.host_move_journal import HostMoveJournal
+from blockferry.host_move.host_move_loop import HostMoveLoop
+from blockferry.host_move.host_plan import HostMovePlan
+from blockferry.host_move.host_summary import HostMoveSummary
+from blockferry.hosts.configured_hosts import ConfiguredHost
+from blockferry.hosts.host import Host
+from blockferry.hosts.libvirt.connection import Connection
+from blockferry.jobs import lease_keeping
+from blockferry.jobs.handle import JobHandle
+from blockferry.storage_move import claims
+from blockferry.storage_move.move_journal import MoveJournal
+from blockferry.store import LeaseKeeper
+
+
+def run(
+    journal: HostMoveJournal,
+    storage_moves: MoveJournal,
+    move: str,
+    shown: Callable[[HostMoveSummary], None] = lambda _summary: None,
+    stop: threading.Event | None = None,
+    others: tuple[ConfiguredHost, ...] = (),
+) -> HostMoveSummary:
+    """Drive a move to its end in this thread. `others`: the configured hosts, for the proof before a removal.
+
+    Raises MoveParked, LeaseLost, MoveBusy, OtherHost, Interrupted."""
+    summary = journal.get(move)
+    if summary.finished is not None:
+        return summary
+    lease = lease_keeping.claim(journal, move)
+    plan = summary.plan
+    # The destination may reach the source's datastores: the proof before a removal asks it, too.
+    there = ConfiguredHost(HostEntry(plan.dest_host_name, plan.dest_uri), Host)
+    source, dest = Host(plan.uri, others=(*others, there)), Host(plan.dest_uri)
+    try:
+        with lease_keeping.parking_bugs(journal, lease), LeaseKeeper(journal, lease) as keeper:
+            source.expect(lambda connection: _expect(plan, connection, plan.host))
+            dest.expect(lambda connection: _expect(plan, connection, plan.dest_host))
+            summary = journal.unpark(move)
+            if summary.parked is not None:
+                journal.write(lease, replace(journal.read(move), unexpected=0))
+            handle = JobHandle(journal, lease, keeper, shown, stop or threading.Event(), summary)
+            context = HostMoveContext(
+                plan=plan,
+                source=source,
+                dest=dest,
+                save=handle.save,
+                tell=handle.log_event,
+                check=handle.check,
+                should_stop=handle.should_stop,
+                bandwidth=handle.bandwidth,
+                claims=lambda: claims.claims(storage_moves, plan.uri, plan.host),
+                keep=journal.add_kept,
+                journal=journal.identity(),
+            )
+            HostMoveLoop(context=context, job=handle, began_at=summary.created).run()
+    finally:
+        source.close()
+        dest.close()
+    return journal.get(move)
+
+
+def _expect(plan: HostMovePlan, connection: Connection, uuid: str) -> None:
+    """Raise OtherHost when a URI leads to another host than the one that was planned with."""
+    if connection.host_id() != uuid:
+        raise OtherHost(plan.move, plan.vm, f"the host with UUID {uuid}", connection.hostname(), noted=True)

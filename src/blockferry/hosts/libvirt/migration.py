@@ -1,0 +1,251 @@
+"""The libvirt calls with which a VM goes from one host to another, and a look at it on either of them.
+
+Facts this rests on (docs/design/host-move.md): a migration with VIR_MIGRATE_PAUSED leaves the guest stopped at the
+destination; peer-to-peer it goes on when this process dies; an error code is no verdict, so both sides are looked at.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import libvirt
+import libvirt_qemu
+
+from blockferry.base.errors import BlockferryError
+from blockferry.base.units import MiB
+from blockferry.hosts.inventory import PowerState
+from blockferry.hosts.libvirt import domain_list, domain_xml
+from blockferry.hosts.libvirt.connection import Connection
+from blockferry.hosts.migrating import ABSENT, Instance, MigrationStats
+
+_SECURE = libvirt.VIR_DOMAIN_XML_SECURE
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationOrder:
+    """How a VM is to go. `peer`: libvirt URI by which the source's libvirtd reaches the destination's.
+
+    `address`: by which the source's QEMU reaches the destination. `disks`: target -> (path at the destination, format)
+    of the disks whose content goes along; the images must exist there. `bandwidth`: bytes/s, 0 for no limit.
+    `proven_shared`: disks stay, and it was seen that both hosts have the same files. libvirt knows only a few file
+    systems by name, and calls all others unsafe.
+    """
+
+    peer: str
+    address: str
+    disks: Mapping[str, tuple[str, str]]
+    bandwidth: int = 0
+    persistent: bool = True
+    proven_shared: bool = False
+
+
+def look(connection: Connection, uuid: str, name: str) -> Instance:
+    """What this host has of the VM. Raises HostUnreachable, LibvirtFailed."""
+    with connection.doing(f"look at VM {name}"):
+        try:
+            return _look(connection.raw.lookupByUUIDString(uuid))
+        except libvirt.libvirtError as error:
+            if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                return ABSENT
+            raise
+
+
+def _look(domain: libvirt.virDomain) -> Instance:
+    state, reason = domain_list.power_state(domain)
+    parsed = domain_xml.parse(domain.XMLDesc(0))
+    migrated = False
+    if state is PowerState.OFF:
+        migrated = domain.state(0) == [libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_MIGRATED]
+    return Instance(
+        state=state,
+        reason=reason or "",
+        persistent=bool(domain.isPersistent()),
+        mark=parsed.mark or "",
+        job=state.active and domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE,
+        migrated=migrated,
+        paths=tuple(
+            (disk.target, disk.source.path or "") for disk in parsed.disks if disk.source is not None
+        ),
+    )  # fmt: skip
+
+
+def has_handed_over(connection: Connection, uuid: str, name: str) -> bool:
+    """Whether the VM's QEMU says that it has handed its guest over, and the guest has not run there since.
+
+    QEMU's state `postmigrate` ends when the guest is let run. A query that libvirt passes through.
+    """
+    with connection.doing(f"ask the QEMU of VM {name} for its state"):
+        domain = connection.raw.lookupByUUIDString(uuid)
+        answer = json.loads(libvirt_qemu.qemuMonitorCommand(domain, json.dumps({"execute": "query-status"}), 0))
+    return bool(answer["return"]["status"] == "postmigrate")
+
+
+def abort(connection: Connection, uuid: str, name: str) -> None:
+    """Ask for the end of the migration; the guest runs on at the source. Nothing is done when there is none."""
+    with connection.doing(f"end the migration of VM {name}"):
+        domain = connection.raw.lookupByUUIDString(uuid)
+        if domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE:
+            domain.abortJob()
+
+
+def statistics(connection: Connection, uuid: str, name: str) -> MigrationStats | None:
+    """How far the migration is; None when there is none."""
+    with connection.doing(f"read the statistics of the migration of VM {name}"):
+        try:
+            return _stats(connection.raw.lookupByUUIDString(uuid).jobStats(0))
+        except libvirt.libvirtError as error:
+            if error.get_error_code() in (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_OPERATION_INVALID):
+                return None
+            raise
+
+
+def _stats(found: Mapping[str, int]) -> MigrationStats | None:
+    if found.get("type", libvirt.VIR_DOMAIN_JOB_NONE) == libvirt.VIR_DOMAIN_JOB_NONE:
+        return None
+    return MigrationStats(
+        disk_total=found.get(libvirt.VIR_DOMAIN_JOB_DISK_TOTAL, 0),
+        disk_done=found.get(libvirt.VIR_DOMAIN_JOB_DISK_PROCESSED, 0),
+        memory_total=found.get(libvirt.VIR_DOMAIN_JOB_MEMORY_TOTAL, 0),
+        memory_done=found.get(libvirt.VIR_DOMAIN_JOB_MEMORY_PROCESSED, 0),
+        memory_left=found.get(libvirt.VIR_DOMAIN_JOB_MEMORY_REMAINING, 0),
+        rate=found.get(libvirt.VIR_DOMAIN_JOB_MEMORY_BPS, 0) + found.get(libvirt.VIR_DOMAIN_JOB_DISK_BPS, 0),
+        passes=found.get(libvirt.VIR_DOMAIN_JOB_MEMORY_ITERATION, 0),
+        downtime_ms=found.get(libvirt.VIR_DOMAIN_JOB_DOWNTIME, 0),
+    )
+
+
+def set_downtime_limit(connection: Connection, uuid: str, name: str, milliseconds: int) -> None:
+    """How long QEMU may stop the guest for the last of its memory."""
+    with connection.doing(f"set the downtime limit of the migration of VM {name}"):
+        connection.raw.lookupByUUIDString(uuid).migrateSetMaxDowntime(milliseconds, 0)
+
+
+def set_bandwidth(connection: Connection, uuid: str, name: str, bytes_per_s: int) -> None:
+    """Bandwidth of the memory part, 0 for no limit; a disk copy that runs keeps the one it was started with."""
+    most = 2**31 - 1
+    with connection.doing(f"set the bandwidth of the migration of VM {name}"):
+        domain = connection.raw.lookupByUUIDString(uuid)
+        domain.migrateSetMaxSpeed(max(1, bytes_per_s // MiB) if bytes_per_s else most, 0)
+
+
+def resume(connection: Connection, uuid: str, name: str) -> bool:
+    """Let the guest run. False when it was running already."""
+    with connection.doing(f"resume VM {name}"):
+        domain = connection.raw.lookupByUUIDString(uuid)
+        if domain_list.power_state(domain)[0] is not PowerState.PAUSED:
+            return False
+        domain.resume()
+        return True
+
+
+def end_instance(connection: Connection, uuid: str, name: str) -> None:
+    """End the VM's QEMU. Nothing is done when it has ended. The caller has proven that its guest is not needed."""
+    with connection.doing(f"end the QEMU of VM {name}"):
+        try:
+            connection.raw.lookupByUUIDString(uuid).destroy()
+        except libvirt.libvirtError as error:
+            if error.get_error_code() not in (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_OPERATION_INVALID):
+                raise
+
+
+def undefine(connection: Connection, uuid: str, name: str) -> None:
+    """Remove the VM's definition. Nothing is done when there is none."""
+    with connection.doing(f"remove the definition of VM {name}"):
+        try:
+            connection.raw.lookupByUUIDString(uuid).undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() not in (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_OPERATION_INVALID):
+                raise
+
+
+def define_copy(
+    source: Connection, dest: Connection, uuid: str, name: str, disks: Mapping[str, tuple[str, str]]
+) -> None:
+    """Define the VM at another host as its persistent definition says, with these disks elsewhere. Repeatable."""
+    with source.doing(f"read the persistent configuration of VM {name}"):
+        xml = source.raw.lookupByUUIDString(uuid).XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE | _SECURE)
+    with dest.doing(f"define VM {name}"):
+        dest.raw.defineXML(domain_xml.repoint(xml, disks, {}))
+
+
+class Migration:
+    """One migration call, in a thread of its own: libvirt answers only when it is over.
+
+    `switched_at`: monotonic seconds at which the source's guest was stopped for good, as libvirt told of it; None: not
+    seen. `stats`: the statistics with which it was completed. Nothing of this is proof of where the VM is.
+    """
+
+    def __init__(self, connection: Connection, uuid: str, name: str, order: MigrationOrder) -> None:
+        self.switched_at: float | None = None
+        self.stats: MigrationStats | None = None
+        self.problem: BlockferryError | None = None
+        self.over = threading.Event()
+        self._connection, self._uuid, self._name, self._order = connection, uuid, name, order
+        self._thread = threading.Thread(target=self._run, name=f"migrate-{name}", daemon=True)
+
+    def start(self) -> None:
+        """Begin the call. Returns at once."""
+        self._thread.start()
+
+    def _run(self) -> None:
+        ids: list[int] = []
+        try:
+            with self._connection.doing(f"migrate VM {self._name} to {self._order.peer}"):
+                domain = self._connection.raw.lookupByUUIDString(self._uuid)
+                ids = self._subscribe(domain)
+                domain.migrateToURI3(self._order.peer, self._parameters(domain), self._flags())
+        except BlockferryError as error:
+            self.problem = error
+        finally:
+            for one in ids:
+                with contextlib.suppress(libvirt.libvirtError):
+                    self._connection.raw.domainEventDeregisterAny(one)
+            self.over.set()
+
+    def _flags(self) -> int:
+        flags = libvirt.VIR_MIGRATE_LIVE | libvirt.VIR_MIGRATE_PEER2PEER | libvirt.VIR_MIGRATE_PAUSED
+        flags |= libvirt.VIR_MIGRATE_ABORT_ON_ERROR
+        if self._order.persistent:
+            flags |= libvirt.VIR_MIGRATE_PERSIST_DEST | libvirt.VIR_MIGRATE_UNDEFINE_SOURCE
+        if self._order.proven_shared:
+            flags |= libvirt.VIR_MIGRATE_UNSAFE
+        if self._order.disks:
+            flags |= libvirt.VIR_MIGRATE_NON_SHARED_DISK
+        return int(flags)
+
+    def _parameters(self, domain: libvirt.virDomain) -> dict[str, object]:
+        order = self._order
+        live = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_MIGRATABLE | _SECURE)
+        found: dict[str, object] = {
+            libvirt.VIR_MIGRATE_PARAM_URI: f"tcp://{order.address}",
+            libvirt.VIR_MIGRATE_PARAM_DEST_XML: domain_xml.repoint(live, order.disks, {}),
+        }
+        if order.persistent:
+            config = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_MIGRATABLE | _SECURE)
+            found[libvirt.VIR_MIGRATE_PARAM_PERSIST_XML] = domain_xml.repoint(config, order.disks, {})
+        if order.disks:
+            found[libvirt.VIR_MIGRATE_PARAM_MIGRATE_DISKS] = list(order.disks)
+        if order.bandwidth:
+            found[libvirt.VIR_MIGRATE_PARAM_BANDWIDTH] = max(1, order.bandwidth // MiB)
+        return found
+
+    def _subscribe(self, domain: libvirt.virDomain) -> list[int]:
+        raw = self._connection.raw
+        return [
+            raw.domainEventRegisterAny(domain, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._on_lifecycle, None),
+            raw.domainEventRegisterAny(domain, libvirt.VIR_DOMAIN_EVENT_ID_JOB_COMPLETED, self._on_completed, None),
+        ]
+
+    def _on_lifecycle(self, _c: object, _d: object, event: int, detail: int, _o: object) -> None:
+        if event == libvirt.VIR_DOMAIN_EVENT_SUSPENDED and detail == libvirt.VIR_DOMAIN_EVENT_SUSPENDED_MIGRATED:
+            self.switched_at = time.monotonic()
+        elif event == libvirt.VIR_DOMAIN_EVENT_RESUMED:
+            self.switched_at = None
+
+    def _on_completed(self, _c: object, _d: object, stats: Mapping[str, int], _o: object) -> None:
+        self.stats = _stats({"type": libvirt.VIR_DOMAIN_JOB_COMPLETED, **stats})

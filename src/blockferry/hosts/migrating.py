@@ -1,0 +1,55 @@
+"""What two hosts show of one VM that goes from one to the other: data only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from blockferry.hosts.inventory import PowerState
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """A VM as one host has it. `paths`: (target, path) of its disks, of the running VM if it runs."""
+
+    state: PowerState
+    reason: str = ""  # why it is paused: "user", "migration", ...
+    persistent: bool = False
+    mark: str = ""  # id of the move whose mark it bears
+    job: bool = False  # a migration, or another job of libvirt's, is under way
+    migrated: bool = False  # off, and libvirt says that it was because the VM went to another host
+    paths: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def active(self) -> bool:
+        """Whether there is a QEMU."""
+        return self.state.active
+
+    @property
+    def absent(self) -> bool:
+        """Whether libvirt has neither a QEMU nor a definition."""
+        return self.state is PowerState.ABSENT
+
+    @property
+    def complete(self) -> bool:
+        """Whether it stands still with all of the guest's memory: libvirt has finished an incoming migration.
+
+        While one comes in, the reason is "migration" (libvirt 9.0: qemuMigrationDstFinish sets "user").
+        """
+        return self.state is PowerState.PAUSED and self.reason != "migration" and not self.job
+
+
+ABSENT = Instance(PowerState.ABSENT)
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationStats:
+    """libvirt's statistics of a migration. Bytes, bytes/s, milliseconds."""
+
+    disk_total: int = 0
+    disk_done: int = 0
+    memory_total: int = 0
+    memory_done: int = 0
+    memory_left: int = 0
+    rate: int = 0
+    passes: int = 0  # over the memory
+    downtime_ms: int = 0  # as QEMU counts it: until its own end, not until the guest runs again

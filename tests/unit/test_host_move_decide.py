@@ -1,0 +1,408 @@
+"""Decisions of a move to another host over a simulated pair of hosts: never two running, never the source lost."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+import pytest
+
+from blockferry.host_move import host_actions as actions
+from blockferry.host_move.decide import can_turn_back, decide
+from blockferry.host_move.host_observation import HostObservation
+from blockferry.host_move.host_plan import HostMovePlan, TravellingDisk
+from blockferry.host_move.host_record import HostMoveRecord
+from blockferry.hosts.inventory import PowerState
+from blockferry.hosts.migrating import ABSENT, Instance
+from blockferry.jobs.action import Action, Await, Done, Finish, Park
+from blockferry.jobs.outcome import Outcome, Wanted
+
+DISKS = tuple(
+    TravellingDisk(one, f"/old/{one}.qcow2", f"/new/web01/{one}.qcow2", "qcow2", 1 << 30, "ssd")
+    for one in ("vda", "vdb")
+)
+PLAN = HostMovePlan(
+    "m1", "web01", "u1", "qemu+ssh://kvm1/system", "h1", "kvm1", "qemu+ssh://kvm2/system", "h2", "kvm2",
+    "qemu+ssh://kvm2/system", "kvm2", DISKS,
+)  # fmt: skip
+COLD = replace(PLAN, cold=True, was_running=False)
+RUNNING, PAUSED, OFF = PowerState.RUNNING, PowerState.PAUSED, PowerState.OFF
+
+
+class Killed(Exception):
+    """The manager was killed here."""
+
+
+class TwoRun(AssertionError):
+    """Both hosts ran the guest."""
+
+
+@dataclass
+class Pair:
+    """Two hosts and one VM, as small as they can be. `memory`: which host's instance has the newest state."""
+
+    plan: HostMovePlan
+    record: HostMoveRecord = field(default_factory=HostMoveRecord)
+    source: Instance = field(default_factory=lambda: Instance(RUNNING, persistent=True))
+    dest: Instance = ABSENT
+    handed_over: bool = False
+    problem: str | None = None
+    newest: str = "source"
+    prints: dict[str, str] = field(default_factory=lambda: {"vda": "1", "vdb": "1"})
+    images: dict[str, str] = field(default_factory=dict)  # path at the destination -> content
+    gone: set[str] = field(default_factory=set)  # old images that were removed
+    parked: str | None = None
+    breaks: str = ""  # how the migration ends: "" well
+
+    def see(self) -> HostObservation:
+        unnamed = tuple(
+            one.target for one in self.plan.disks if self.plan.cold and self.plan.made_path(one) in self.images
+        )
+        prints = self.prints if self.plan.cold else {}
+        return HostObservation(
+            self.record, self.source, self.dest, False, self.problem, self.handed_over, prints, unnamed
+        )
+
+    def check(self) -> None:
+        """What must be true at every instant."""
+        if self.source.state is RUNNING and self.dest.state is RUNNING:
+            raise TwoRun
+        if self.dest.state is RUNNING:
+            assert self.newest == "dest", "an old guest was let run"
+            assert self.source.absent
+        if self.source.state is RUNNING:
+            assert self.newest == "source", "an old guest was let run"
+        if self.newest == "source":
+            assert not self.gone, "the source was removed while it was the truth"
+            assert not self.source.absent or self.plan.cold
+        if self.newest == "dest":
+            assert not self.dest.absent
+
+    # -- effects, each in steps between which the manager may be killed
+
+    def steps(self, action: Action) -> Iterator[None]:
+        record = self.record
+        match action:
+            case actions.MarkVm():
+                self.source = replace(self.source, mark="m1")
+                yield
+                self.record = replace(record, marked=True)
+            case actions.UnmarkVm():
+                self.source = replace(self.source, mark="")
+                yield
+                self.record = replace(record, marked=False)
+            case actions.MakeImage(target):
+                path = self.plan.made_path(self.plan.disk(target))
+                self.record = record = replace(record, created=(*record.created, path))
+                yield
+                self.images[path] = "empty"
+                yield
+                self.record = replace(record, made=(*record.made, target))
+            case actions.Migrate():
+                self.record = replace(record, begun=True)
+                yield
+                self.migrate()
+            case actions.ColdCopy(target):
+                print_ = self.prints[target]
+                self.images[self.plan.made_path(self.plan.disk(target))] = print_
+                yield
+                self.record = replace(record, copied={**record.copied, target: print_})
+            case actions.ForgetCopies(targets):
+                self.record = replace(
+                    record, copied={one: print_ for one, print_ in record.copied.items() if one not in targets}
+                )
+            case actions.DefineBarred():
+                self.record = record = replace(record, begun=True)
+                yield
+                self.dest = Instance(OFF, persistent=True, mark="m1")
+                yield
+                self.record = replace(record, defined=True)
+            case actions.DefineAtSource():
+                self.source = replace(self.source, persistent=True)
+                yield
+                self.record = replace(record, failure="started", defined=False)
+            case actions.SaveHanded():
+                if self.plan.cold:
+                    assert all(self.images[self.plan.made_path(one)] == self.prints[one.target] for one in DISKS)
+                    self.newest = "dest"
+                assert self.newest == "dest", "handed over, but the source is the truth"
+                self.record = replace(record, handed=True)
+            case actions.EndAtSource():
+                assert self.newest == "dest"
+                self.source, self.handed_over = replace(self.source, state=OFF, reason=""), False
+            case actions.UndefineAtSource():
+                self.source = replace(self.source, persistent=False) if self.source.active else ABSENT
+            case actions.SaveAlone():
+                assert self.source.absent
+                self.record = replace(record, alone=True)
+            case actions.RunAtSource():
+                assert self.dest.absent
+                self.source, self.handed_over = replace(self.source, state=RUNNING, reason=""), False
+            case actions.RunAtDestination():
+                assert self.source.absent
+                self.dest = replace(self.dest, state=RUNNING, reason="")
+                yield
+                self.record = replace(record, arrived=True)
+            case actions.NameImages():
+                for one in self.plan.disks:
+                    if self.plan.made_path(one) in self.images:
+                        self.images[one.dest] = self.images.pop(self.plan.made_path(one))
+                        yield
+            case actions.SaveArrived():
+                self.record = replace(record, arrived=True)
+            case actions.Settle():
+                self.dest = replace(self.dest, mark="")
+                yield
+                self.record = replace(record, settled=True)
+            case actions.ReleaseImage(path):
+                self.gone.add(path)
+                yield
+                self.record = replace(record, released=(*record.released, path))
+            case actions.TurnBack(problem):
+                self.record = replace(record, failure=problem)
+            case actions.EndAtDestination():
+                assert self.dest.mark == "m1"
+                assert self.dest.state is not RUNNING
+                self.dest = ABSENT
+            case actions.RemoveImages():
+                self.images.clear()
+                yield
+                self.record = replace(record, created=(), made=(), copied={})
+            case actions.StopMigration():
+                self.source = replace(self.source, job=False)
+            case Await():
+                self.time_passes()
+            case Finish(outcome):
+                self.record = replace(record, outcome=outcome)
+            case Park(problem):
+                self.parked = problem
+            case _:
+                raise AssertionError(action)
+
+    def migrate(self) -> None:
+        """libvirt's own part, which goes on without us: how it ends is `breaks`."""
+        stopped = replace(self.source, state=PAUSED, reason="migration")
+        complete = Instance(PAUSED, "user", True, self.source.mark)
+        match self.breaks:
+            case "":
+                self.source, self.dest, self.newest = ABSENT, complete, "dest"
+            case "job goes on":
+                self.source = replace(self.source, job=True)
+                self.dest = Instance(PAUSED, "migration", False, self.source.mark, job=True)
+            case "refused":
+                self.problem = "refused"
+            case "destination wakes late":
+                self.dest, self.problem = complete, "timed out"
+            case "source libvirtd killed before it knows":
+                self.source, self.dest, self.handed_over = stopped, complete, True
+                self.newest = "dest"
+            case "destination lost at the switch":
+                self.source, self.handed_over, self.problem = stopped, True, "lost"
+            case "source ended, definition left":
+                self.source, self.dest = replace(self.source, state=OFF, migrated=True), complete
+                self.newest = "dest"
+            case _:
+                raise AssertionError(self.breaks)
+
+    def time_passes(self) -> None:
+        if self.source.job:
+            self.breaks = ""
+            self.source = replace(self.source, job=False)
+            self.migrate()
+
+
+def play(pair: Pair, kill_at: int = -1, most: int = 200) -> int:
+    """Run the loop to its end; killed once after so many steps. The number of steps."""
+    count = 0
+    for _ in range(most):
+        seen = pair.see()
+        action = decide(pair.plan, seen)
+        if isinstance(action, Done):
+            return count
+        for _step in pair.steps(action):
+            pair.check()
+            count += 1
+            if count == kill_at:
+                pair.problem = None  # what only that process knew
+                break
+        pair.check()
+        if pair.parked is not None:
+            return count
+    raise AssertionError(f"no end: {pair}")
+
+
+BREAKS = (
+    "", "job goes on", "refused", "destination wakes late", "source libvirtd killed before it knows",
+    "destination lost at the switch", "source ended, definition left",
+)  # fmt: skip
+GO_ON = {"", "job goes on", "source libvirtd killed before it knows", "source ended, definition left"}
+
+
+def assert_over(pair: Pair) -> None:
+    assert pair.parked is None
+    if pair.record.outcome is Outcome.MOVED:
+        assert (pair.source, pair.dest.mark) == (ABSENT, "")
+        assert pair.gone == {one.source for one in DISKS}
+        assert set(pair.images) == {one.dest for one in DISKS}
+    else:
+        assert pair.dest.absent
+        assert pair.source.state is not PowerState.ABSENT
+        assert pair.source.mark == ""
+        assert not pair.images
+        assert not pair.gone
+
+
+@pytest.mark.parametrize("breaks", BREAKS)
+@pytest.mark.parametrize("was_running", [True, False])
+def test_a_running_vm_killed_at_each_step(breaks: str, was_running: bool) -> None:
+    state = Instance(RUNNING if was_running else PAUSED, "" if was_running else "user", True)
+    plan = replace(PLAN, was_running=was_running)
+    for kill_at in range(-1, 40):
+        pair = Pair(plan, source=state, breaks=breaks)
+        count = play(pair, kill_at)
+        if breaks == "destination wakes late" and pair.record.outcome is None:
+            raise AssertionError(pair.parked)
+        assert_over(pair)
+        moved = pair.record.outcome is Outcome.MOVED
+        if kill_at < 0:
+            assert moved == (breaks in GO_ON)
+        if moved:
+            assert pair.dest.state is (RUNNING if was_running else PAUSED)
+        else:
+            assert pair.source.state is RUNNING or not was_running
+        if 0 <= kill_at > count:
+            break
+
+
+@pytest.mark.parametrize("touched", [False, True])
+def test_a_vm_that_is_off_killed_at_each_step(touched: bool) -> None:
+    for kill_at in range(-1, 40):
+        pair = Pair(COLD, source=Instance(OFF, persistent=True))
+        if touched:
+            pair.record = HostMoveRecord(marked=True, copied={"vda": "0"})  # it was written to since
+            pair.source = replace(pair.source, mark="m1")
+        play(pair, kill_at)
+        assert_over(pair)
+        assert pair.record.outcome is Outcome.MOVED
+        assert pair.dest.state is OFF
+        assert set(pair.images.values()) == {"1"}
+
+
+@pytest.mark.parametrize("cold", [False, True])
+def test_cancelled_after_each_step(cold: bool) -> None:
+    for after in range(30):
+        pair = Pair(COLD if cold else PLAN, source=Instance(OFF if cold else RUNNING, persistent=True))
+        for steps in range(1, 100):
+            action = decide(pair.plan, pair.see())
+            if isinstance(action, Done):
+                break
+            for _step in pair.steps(action):
+                pair.check()
+            pair.check()
+            if steps == after:
+                pair.record = replace(pair.record, wanted=Wanted.CANCEL)
+        assert_over(pair)
+    pair = Pair(PLAN, breaks="job goes on", record=HostMoveRecord(wanted=Wanted.CANCEL))
+    play(pair)
+    assert pair.record.outcome is Outcome.CANCELLED
+
+
+def test_started_at_the_source_while_its_definition_was_taken() -> None:
+    pair = Pair(COLD, source=Instance(OFF, persistent=True))
+    while not isinstance(action := decide(COLD, pair.see()), actions.UndefineAtSource):
+        list(pair.steps(action))
+    pair.source = replace(pair.source, state=RUNNING)  # somebody was faster
+    list(pair.steps(action))
+    assert not pair.source.persistent
+    pair.images.clear()  # what matters is the VM
+    play(pair)
+    assert pair.record.outcome is Outcome.FAILED
+    assert (pair.source.state, pair.source.persistent, pair.dest) == (RUNNING, True, ABSENT)
+
+
+def test_written_to_between_the_copy_and_the_end_of_the_definition() -> None:
+    pair = Pair(COLD, source=Instance(OFF, persistent=True))
+    while not isinstance(action := decide(COLD, pair.see()), actions.UndefineAtSource):
+        list(pair.steps(action))
+    list(pair.steps(action))
+    pair.prints["vdb"] = "2"  # it was started and ended right before
+    play(pair)
+    assert pair.record.outcome is Outcome.MOVED
+    assert pair.images[DISKS[1].dest] == "2"
+
+
+STANDS = [
+    Instance(state, reason, persistent, mark, job, migrated)
+    for state, reason in ((RUNNING, ""), (PAUSED, "user"), (PAUSED, "migration"), (OFF, ""), (PowerState.ABSENT, ""))
+    for persistent in (False, True)
+    for mark in ("", "m1", "other")
+    for job in (False, True)
+    for migrated in (False, True)
+]
+
+
+@pytest.mark.parametrize("cold", [False, True])
+def test_in_whatever_world_nothing_runs_twice_and_nobody_elses_is_touched(cold: bool) -> None:
+    """Every pair of states, under records of all kinds, however absurd."""
+    dice = random.Random(7)
+    plan = replace(COLD if cold else PLAN, was_running=not cold)
+    flags = ("marked", "begun", "defined", "handed", "alone", "arrived", "settled")
+    records = [HostMoveRecord(**dict.fromkeys(some, True)) for some in itertools.combinations(flags, 3)]  # type: ignore[arg-type]
+    for source, dest in itertools.product(STANDS, STANDS):
+        record = dice.choice(records)
+        made = tuple(one.target for one in DISKS) if dice.random() < 0.5 else ()
+        failure = "x" if dice.random() < 0.3 else None
+        seen = HostObservation(
+            replace(record, made=made, failure=failure), source, dest,
+            calling=False, handed_over=source.state is PAUSED and dice.random() < 0.5,
+        )  # fmt: skip
+        action = decide(plan, seen)
+        match action:
+            case actions.RunAtDestination():
+                assert record.handed
+                assert source.absent
+                assert dest.complete
+            case actions.SaveHanded():
+                assert cold or dest.complete or dest.state in (RUNNING, OFF)
+                assert dest.mark == "m1"
+            case actions.RunAtSource():
+                assert dest.absent
+                assert not record.handed
+            case actions.EndAtSource():
+                assert record.handed
+                assert seen.handed_over
+                assert source.state is PAUSED
+            case actions.EndAtDestination():
+                assert dest.mark == "m1"
+                assert dest.state is not RUNNING
+                assert not record.handed
+            case actions.ReleaseImage() | actions.Settle():
+                assert record.handed
+                assert record.arrived
+            case actions.UndefineAtSource():
+                assert not source.active
+                assert record.handed or (cold and source.state is OFF)
+            case actions.RemoveImages():
+                assert not record.handed
+                assert dest.absent
+        if can_turn_back(plan, seen):
+            assert not record.handed
+
+
+def test_two_that_run_are_left_alone() -> None:
+    seen = HostObservation(
+        HostMoveRecord(marked=True, begun=True), Instance(RUNNING, persistent=True, mark="m1"),
+        Instance(RUNNING, persistent=True, mark="m1"),
+    )  # fmt: skip
+    assert isinstance(decide(PLAN, seen), Park)
+
+
+def test_off_at_the_source_for_another_reason_and_complete_at_the_destination() -> None:
+    """The destination woke late, the source ran on and was powered off: what was acknowledged there counts."""
+    seen = HostObservation(
+        HostMoveRecord(marked=True, begun=True), Instance(OFF, persistent=True, mark="m1"),
+        Instance(PAUSED, "user", True, "m1"),
+    )  # fmt: skip
+    assert isinstance(decide(PLAN, seen), Park)

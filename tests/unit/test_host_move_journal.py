@@ -1,0 +1,66 @@
+"""Moves to another host in the journal, beside storage moves: one job for each VM, no file made by two."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+
+import pytest
+from journal_support import disk_plan, make_plan
+from test_host_move_decide import DISKS, PLAN
+
+from blockferry.base.errors import DestinationTaken, MoveBusy
+from blockferry.host_move.host_move_journal import HostMoveJournal
+from blockferry.host_move.host_record import HostMoveRecord
+from blockferry.hosts.migrating import MigrationStats
+from blockferry.jobs.outcome import Wanted
+from blockferry.storage_move.move_journal import MoveJournal
+from blockferry.storage_move.record import Record
+
+pytest_plugins = ("journal_plugin",)
+
+
+@pytest.fixture
+def journals(url: str) -> Iterator[tuple[HostMoveJournal, MoveJournal]]:
+    with closing(HostMoveJournal.open(url)) as one, closing(MoveJournal.open(url)) as other:
+        yield one, other
+
+
+def test_it_is_read_as_it_was_written(journals: tuple[HostMoveJournal, MoveJournal]) -> None:
+    record = HostMoveRecord(copied={"vda": "1 2 3"}, created=("/new/web01/",), stats=MigrationStats(memory_total=7))
+    journals[0].add(PLAN, record, "{}", "alice")
+    found = journals[0].get("m1")
+    assert (found.plan, found.record, found.state) == (PLAN, record, "interrupted")
+    assert journals[0].want("m1", Wanted.CANCEL).record.wanted is Wanted.CANCEL
+    assert journals[1].unfinished() == ()
+
+
+def test_one_job_for_each_vm_of_whichever_kind(journals: tuple[HostMoveJournal, MoveJournal]) -> None:
+    hosts, storage = journals
+    hosts.add(PLAN, HostMoveRecord(), "{}", "alice")
+    with pytest.raises(MoveBusy):
+        storage.add(make_plan("s1", PLAN.uuid), Record(), "{}", "alice")
+    with pytest.raises(MoveBusy):
+        hosts.add(replace(PLAN, move="m2"), HostMoveRecord(), "{}", "alice")
+    storage.add(make_plan("s2", "u2"), Record(), "{}", "alice")
+    with pytest.raises(MoveBusy):
+        hosts.add(replace(PLAN, move="m3", uuid="u2", disks=()), HostMoveRecord(), "{}", "alice")
+
+
+def test_no_file_is_made_by_two(journals: tuple[HostMoveJournal, MoveJournal]) -> None:
+    hosts, storage = journals
+    hosts.add(PLAN, HostMoveRecord(), "{}", "alice")
+    same = replace(PLAN, move="m2", uuid="u2", vm="web02")
+    with pytest.raises(DestinationTaken, match=DISKS[0].dest):
+        hosts.add(same, HostMoveRecord(), "{}", "alice")
+    hosts.add(replace(same, dest_host="h3"), HostMoveRecord(), "{}", "alice")
+    made = replace(disk_plan("vda"), dest=DISKS[0].dest)
+    storage.add(replace(make_plan("s1", "u9", (made,)), host="h4"), Record(), "{}", "alice")
+    for host in ("h4", "h5"):
+        wish = replace(PLAN, move=f"m-{host}", uuid=f"u-{host}", dest_host=host)
+        if host == "h5":
+            hosts.add(wish, HostMoveRecord(), "{}", "alice")
+            continue
+        with pytest.raises(DestinationTaken, match="s1"):
+            hosts.add(wish, HostMoveRecord(), "{}", "alice")
