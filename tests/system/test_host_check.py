@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from lab import Datastore, Disk, Host
+from lab.certificates import Authority
 from lab.pytest_plugin import MakeGuest
 
 pytestmark = pytest.mark.lab
@@ -70,3 +71,23 @@ def test_all_reasons_at_once(make_guest: MakeGuest, desk: Host, far: Host, old_s
     assert sorted(one[0] for one in said["findings"]) == ["MEDIUM_MISSING", "NETWORK_MISSING", "VM_NAME_TAKEN"]
     stays = check(desk, far, plain.name)
     assert [one[0] for one in stays["findings"]] == ["DISK_NOT_PROVEN_SHARED"], stays["findings"]
+
+
+def test_tls(make_guest: MakeGuest, desk: Host, far: Host, old_san: Datastore, tmp_path: Path) -> None:
+    """Without certificates each missing file is said, with one that has expired only that; with good ones nothing, and
+    libvirt then migrates with TLS."""
+    guest = make_guest([Disk("vda", old_san, size="32MiB")], host=desk, start=True)
+    asked: dict[str, Any] = {"disks": {"vda": "ssd"}, "takes": {"ssd": 32 << 20}, "tls": True, "require_tls": True}
+    said = check(desk, far, guest.name, **asked)
+    assert [one[0] for one in said["findings"]] == ["TLS_MISSING"] * 6, said["findings"]
+    authority = Authority(tmp_path / "ca")
+    authority.equip(desk)
+    authority.equip(far, days=-1)
+    said = check(desk, far, guest.name, **asked)
+    assert [one[0] for one in said["findings"]] == ["TLS_EXPIRED"], said["findings"]
+    authority.equip(far)
+    said = check(desk, far, guest.name, **asked)
+    assert said["findings"] == []
+    desk.virsh("migrate", "--live", "--tls", "--unsafe", guest.name, far.ssh_uri)
+    assert far.vm_state(guest.name) == "running"
+    far.virsh("destroy", guest.name)
