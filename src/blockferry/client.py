@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import abc
 import importlib
+import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -63,12 +64,14 @@ from blockferry.base.errors import (
     TrackingBusy,
     TrackingLost,
     UsageError,
+    VmAmbiguous,
     VmNotFound,
     WaitTimedOut,
 )
 from blockferry.base.event import Event
 from blockferry.base.host_entries import HostEntry
 from blockferry.doctor.rules import Diagnosis, HostCheck, Level
+from blockferry.fleet.host_listing import HostDatastore, HostFigures, HostListing, HostState
 from blockferry.host_move.precheck.catalogue import EVERY_FINDING as CATALOGUE
 from blockferry.hosts.inventory import Datastore, Disk, DiskSource, PowerState, Vm
 from blockferry.hosts.kept import Kept
@@ -159,8 +162,12 @@ __all__ = [
     "GuestReport",
     "HomePlan",
     "HostCheck",
+    "HostDatastore",
     "HostEntry",
+    "HostFigures",
+    "HostListing",
     "HostNotConfigured",
+    "HostState",
     "HostUnreachable",
     "IfNotConverging",
     "Interrupted",
@@ -217,6 +224,7 @@ __all__ = [
     "Update",
     "UsageError",
     "Vm",
+    "VmAmbiguous",
     "VmListing",
     "VmNotFound",
     "WaitTimedOut",
@@ -244,18 +252,21 @@ def connect(
     """Return a client for one libvirt host and one journal. Nothing is opened before it is needed.
 
     `uri`: as in `virsh -c`. `host`: the same by name, as of `--host`. `journal`: its URL or, for SQLite, its path.
+    Where neither is given and hosts are configured, a VM is found on whichever of them has it.
     What is left out is as `config` says, or else the configuration files and the environment. Raises ConfigInvalid,
     UsageError for a URI that cannot be used, and for a URI with a host's name beside it.
     """
     found = config or Config.load()
+    named = uri or host or os.environ.get("BLOCKFERRY_URI") or os.environ.get("BLOCKFERRY_HOST")
     if host is not None:
         if uri is not None:
             raise UsageError("A URI and a host's name both say which host is meant.", "Leave one of them out.")
         uri = found.address(host).uri
     found = replace(found, uri=uri or found.uri, journal=journal or found.journal or Config.load().journal)
     # libvirt and SQLAlchemy take a noticeable part of a second to load: only now.
-    local = importlib.import_module("blockferry.local_client")
-    return cast(Client, local.LocalClient(found))
+    if found.hosts and not named:
+        return cast(Client, importlib.import_module("blockferry.fleet_client").FleetClient(found))
+    return cast(Client, importlib.import_module("blockferry.local_client").LocalClient(found))
 
 
 class Client(abc.ABC):
@@ -299,8 +310,15 @@ class Client(abc.ABC):
     # ------------------------------------------------------------ looking
 
     @abc.abstractmethod
+    def hosts(self) -> tuple[HostListing, ...]:
+        """Return what is known of each configured host, or of the one host when none are; waits for none that is down.
+
+        Raises nothing for a host that is down: its `state` says so, and its figures are those of when it was seen.
+        """
+
+    @abc.abstractmethod
     def vms(self) -> tuple[VmListing, ...]:
-        """Return all VMs of the host with their disks, sizes and datastores."""
+        """Return all VMs of the host, or of all configured ones, with their disks, sizes and datastores."""
 
     @abc.abstractmethod
     def datastores(self) -> tuple[DatastoreListing, ...]:

@@ -10,6 +10,8 @@ from blockferry.base.event import Event
 from blockferry.client import Client
 from blockferry.doctor import effects as doctor_effects
 from blockferry.doctor.rules import Diagnosis
+from blockferry.fleet import host_table, known_hosts
+from blockferry.fleet.host_listing import HostListing
 from blockferry.hosts.tracking_points import Point
 from blockferry.leftovers import orphans as leftovers_orphans
 from blockferry.leftovers import quarantine
@@ -25,9 +27,9 @@ from blockferry.tracking.rules import Changes, MadePoint, TrackingStatus
 class LocalClient(Client):
     """What `blockferry.client.connect` returns. Each method hands over to the module of its subject."""
 
-    def __init__(self, config: Config) -> None:
-        """Opens nothing yet. Raises UsageError for a URI that cannot be used."""
-        self._env = Environment(config)
+    def __init__(self, config: Config, env: Environment | None = None) -> None:
+        """Opens nothing yet. `env`: one that is there already. Raises UsageError for a URI that cannot be used."""
+        self._env = env or Environment(config)
 
     @property
     def uri(self) -> str:
@@ -49,6 +51,9 @@ class LocalClient(Client):
         self._env.close()
 
     # ------------------------------------------------------------ looking
+
+    def hosts(self) -> tuple[HostListing, ...]:
+        return host_table.hosts(self._env.hosts or (self._env.own,), known_hosts.default_file())
 
     def vms(self) -> tuple[VmListing, ...]:
         return listings.vms(self._env)

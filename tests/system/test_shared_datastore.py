@@ -87,3 +87,60 @@ def test_an_old_disk_that_a_vm_of_the_other_host_needs(
         gone, text = purge(fleet_line, vm.path)
         assert gone, text
         assert not vm.path.exists()
+
+
+class FleetLine(FarLine):
+    """The command line of somebody who names no host: it finds the VM."""
+
+    def environment(self, point: str = "", suspended_start: bool | None = None) -> dict[str, str]:
+        """See Line."""
+        found = super().environment(point, suspended_start)
+        del found["BLOCKFERRY_URI"]
+        return {**found, "XDG_CACHE_HOME": str(self.directory / "cache")}
+
+
+def test_a_vm_is_found_on_whichever_host_has_it(
+    fleet_line: FarLine, desk: Host, far: Host, beside: Host, tmp_path: Path, old_san: Datastore, ssd: Datastore
+) -> None:
+    line = FleetLine(desk, far, tmp_path, fleet_line.stores)
+    with (
+        bare(far, old_san, "fleet1", kind="qcow2", start=False) as one,
+        bare(beside, old_san, "fleet2", kind="qcow2") as two,
+    ):
+        shown = {row["name"]: row for row in line.must("hosts").document["hosts"]}
+        assert [(row["state"], row["figures"]["running"] > 0) for row in shown.values()] == [
+            ("up", False),
+            ("up", True),
+        ]
+        assert shown["beside"]["figures"]["uuid"] in beside.virsh("capabilities")
+        found = {row["vm"]["name"]: row["host"] for row in line.must("vms").document["vms"]}
+        assert (found["fleet1"], found["fleet2"]) == ("far", "beside")
+        assert line.must("check", "fleet1", "--to", "ssd").document["check"]["plan"]["uri"] == far.ssh_uri
+
+        # Planned, killed in the middle, taken up and cancelled, always on the host that has it.
+        assert line.do("move", "fleet2", "--to", "ssd", point="copy-started:kill").killed
+        line.must("cancel", "fleet2")
+        assert two.source() == str(two.path)
+        line.must("move", "fleet2", "--to", "ssd")
+        assert two.source() == str(ssd.home("fleet2") / "vda.qcow2")
+
+        same = BareVm(beside, "fleet1", [disk_xml("vda", ssd.home("fleet1") / "vdb.qcow2")], uuid=one.uuid).define()
+        try:
+            said = line.do("check", "fleet1", "--to", "ssd")
+            assert (said.status, said.code) == (3, "VM_AMBIGUOUS"), str(said)
+            assert "--host far or --host beside" in said.document["hint"]
+            assert (
+                line.must("check", "fleet1", "--to", "ssd", "--host", "far").document["check"]["plan"]["vm"] == "fleet1"
+            )
+        finally:
+            same.remove()
+
+        beside.cut_network()
+        down = {row["name"]: row for row in line.must("hosts").document["hosts"]}["beside"]
+        assert (down["state"], down["figures"]["uuid"]) == ("down", shown["beside"]["figures"]["uuid"])
+        assert "did not answer" in down["problem"]
+        said = line.must("vms")
+        assert {row["host"] for row in said.document["vms"]} == {"far"}
+        assert "the VMs of host beside are not shown" in said.err
+        line.must("check", "fleet1", "--to", "ssd")
+        beside.mend_network()

@@ -34,6 +34,7 @@ from blockferry.cli import main
 from blockferry.cli.app import App
 from blockferry.client import Client
 from blockferry.doctor.rules import Diagnosis, HostCheck, Level
+from blockferry.fleet.host_listing import HostDatastore, HostFigures, HostListing, HostState
 from blockferry.hosts.inventory import Datastore, Disk, DiskSource, PowerState, Vm
 from blockferry.hosts.tracking_points import Point
 from blockferry.jobs.outcome import Outcome, Wanted
@@ -217,6 +218,17 @@ class FakeClient(Client):
         time.sleep(self.hangs_s)
         if self.raises is not None:
             raise self.raises
+
+    def hosts(self) -> tuple[HostListing, ...]:
+        self._look()
+        stores = (HostDatastore("old-san", True, 2 * TiB, 300 * GiB), HostDatastore("ssd", False, 0, 0))
+        figures = HostFigures("u-1", "kvm1.lan", "9.0.0", "7.2.0", 16, 64 * GiB, 20 * GiB, 1.5, 12, 9, stores)
+        up, down = "qemu+ssh://kvm1/system", "qemu+ssh://kvm2/system"
+        return (
+            HostListing("kvm1", up, HostState.UP, "", figures, time.time(), (up,), ("kvm1-ip",)),
+            HostListing("kvm2", down, HostState.DOWN, "no route to host", figures, time.time() - 7200, (down,)),
+            HostListing("kvm3", "qemu+ssh://kvm3/system", HostState.ASKED, "it has not answered yet"),
+        )
 
     def vms(self) -> tuple[VmListing, ...]:
         self._look()

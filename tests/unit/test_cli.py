@@ -58,7 +58,14 @@ def busy() -> cli_fake.FakeClient:
 
 @pytest.mark.parametrize(
     ("command", "kind"),
-    [("vms", "vms"), ("datastores", "datastores"), ("moves", "moves"), ("history", "history"), ("orphans", "orphans")],
+    [
+        ("hosts", "hosts"),
+        ("vms", "vms"),
+        ("datastores", "datastores"),
+        ("moves", "moves"),
+        ("history", "history"),
+        ("orphans", "orphans"),
+    ],
 )
 def test_listings_have_one_record_per_line_and_a_json_form(busy: cli_fake.FakeClient, command: str, kind: str) -> None:
     plain = call(busy, command)
@@ -71,6 +78,32 @@ def test_listings_have_one_record_per_line_and_a_json_form(busy: cli_fake.FakeCl
     records = sum(max(1, len(vm["disks"])) for vm in listed) if command == "vms" else len(listed)
     assert len(plain.stdout.splitlines()) == 1 + records
     assert busy.closed
+
+
+def test_a_host_that_is_down_is_shown_with_the_age_of_what_is_known(client: cli_fake.FakeClient) -> None:
+    result = call(client, "hosts")
+    up, down, asked = result.stdout.splitlines()[1:]
+    assert up.split()[:5] == ["kvm1", "kvm1", "up", "9.0.0", "7.2.0"]
+    assert "old-san, ssd (inactive)" in up
+    assert up.split()[-2:] == ["9/12", "now"]
+    assert down.split()[:4] == ["kvm2", "kvm2", "down", "9.0.0"]
+    assert down.endswith("  2 h 00 min ago")
+    assert asked.split() == ["kvm3", "kvm3", "being", "asked", *"-------", "never"]
+    assert "kvm2 is down: no route to host" in result.stderr
+    assert "kvm1-ip and kvm1 are one host" in result.stderr
+
+
+def test_vms_of_several_hosts_have_a_column_for_the_host(
+    client: cli_fake.FakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert call(client, "vms").stdout.split()[0] == "VM"
+    listings = client.vms()
+    monkeypatch.setattr(
+        client, "vms", lambda: tuple(dataclasses.replace(one, host=f"kvm{at % 2}") for at, one in enumerate(listings))
+    )
+    lines = call(client, "vms").stdout.splitlines()
+    assert lines[0].split()[:2] == ["HOST", "VM"]
+    assert [line.split()[:2] for line in lines[1:4]] == [["kvm0", "web01"], ["kvm0", "web01"], ["kvm1", "db01"]]
 
 
 def test_a_vm_is_named_on_each_of_its_lines(client: cli_fake.FakeClient) -> None:

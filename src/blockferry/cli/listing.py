@@ -31,7 +31,8 @@ STATE_STYLES = {
 def vms(app: App) -> None:
     """List VMs with state, disks, where they live, sizes.
 
-    Like `virsh list --all` and `virsh domblklist` for all VMs at once.
+    Like `virsh list --all` and `virsh domblklist` for all VMs at once. Where hosts are configured, of all of them; a
+    host that is down is named and not waited for.
     """
     with display.waiting(app, "Looking at the VMs"):
         listings = app.client().vms()
@@ -42,7 +43,9 @@ def vms(app: App) -> None:
         app.err.line(f"There are no VMs on {app.client().uri}.")
         return
     wide = app.out.width >= WIDE or not app.out.pretty
+    with_hosts = any(listing.host for listing in listings)
     columns = (
+        *((Column("HOST"),) if with_hosts else ()),
         Column("VM", fold=True, least=min(NAME_LEAST, max(len(listing.vm.name) for listing in listings))),
         Column("STATE"),
         Column("DISK"),
@@ -52,7 +55,11 @@ def vms(app: App) -> None:
         Column("ALLOCATED", right=True),
         Column("PATH" if wide else "FILE", fold=True),
     )
-    app.out.table(columns, [row for listing in listings for row in _vm_rows(listing, pretty=app.out.pretty, wide=wide)])
+    rows: list[list[Cell]] = []
+    for listing in listings:
+        of_vm = _vm_rows(listing, pretty=app.out.pretty, wide=wide)
+        rows += [[listing.host, *row] for row in of_vm] if with_hosts else of_vm
+    app.out.table(columns, rows)
     for listing in listings:
         for disk in listing.disks:
             if disk.problem:

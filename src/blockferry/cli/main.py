@@ -29,6 +29,7 @@ class CommandEntry(NamedTuple):
 
 SECTIONS: dict[str, dict[str, CommandEntry]] = {
     "Look": {
+        "hosts": CommandEntry("fleet_listing", "List the configured hosts: who is up, load, memory, datastores, VMs."),
         "vms": CommandEntry("listing", "List VMs with state, disks, where they live, sizes."),
         "datastores": CommandEntry("listing", "List datastores (storage pools) with their space."),
         "check": CommandEntry("check", "Say whether VM can be moved, and how."),

@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Callable
 
+from blockferry.base import host_entries
 from blockferry.base.config import Config, hidden_journal
 from blockferry.base.errors import JournalFailed
 from blockferry.hosts.configured_hosts import ConfiguredHost
@@ -18,10 +19,14 @@ from blockferry.storage_move.move_journal import MoveJournal
 class Environment:
     """One host and one journal, opened when they are needed. May be used from any thread."""
 
-    def __init__(self, config: Config) -> None:
-        """Opens nothing yet. Raises UsageError for a URI that cannot be used."""
+    def __init__(self, config: Config, hosts: tuple[ConfiguredHost, ...] | None = None) -> None:
+        """Opens nothing yet. `hosts`: the configured ones, of whoever closes them; None: as configured.
+
+        Raises UsageError for a URI that cannot be used.
+        """
         self.config = config
-        self.hosts = tuple(ConfiguredHost(entry, lambda uri: Host(uri, may_ask=False)) for entry in config.hosts)
+        self._closes_hosts = hosts is None
+        self.hosts = _configured(config) if hosts is None else hosts
         """The configured hosts, each with a connection that is kept."""
 
         self.site = Host(config.uri, others=self.hosts)
@@ -40,6 +45,11 @@ class Environment:
     @property
     def uri(self) -> str:
         return self.config.uri
+
+    @property
+    def own(self) -> ConfiguredHost:
+        """Our own host, as one of several; not to be closed by itself."""
+        return ConfiguredHost(host_entries.entry_of(self.uri), lambda _uri: self.site)
 
     @property
     def journal(self) -> MoveJournal:
@@ -78,10 +88,14 @@ class Environment:
 
     def close(self) -> None:
         self.site.close()
-        for host in self.hosts:
+        for host in self.hosts if self._closes_hosts else ():
             host.close()
         if self._journal is not None:
             self._journal.close()
+
+
+def _configured(config: Config) -> tuple[ConfiguredHost, ...]:
+    return tuple(ConfiguredHost(entry, lambda uri: Host(uri, may_ask=False)) for entry in config.hosts)
 
 
 def acting_user() -> str:

@@ -34,6 +34,7 @@ class VmListing:
     vm: Vm
     disks: tuple[DiskListing, ...]
     move: str | None = None  # the move that is under way
+    host: str = ""  # its name in the configuration; "": no hosts are configured, or one was named
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,6 +54,7 @@ from blockferry.base.errors.request_errors import (
     HostNotConfigured,
     MoveNotFound,
     UsageError,
+    VmAmbiguous,
     VmNotFound,
 )
 from blockferry.base.errors.tracking_errors import (
@@ -113,6 +114,7 @@ __all__ = [
     "TrackingLost",
     "Unhealthy",
     "UsageError",
+    "VmAmbiguous",
     "VmNotFound",
     "WaitTimedOut",
     "all_errors",

@@ -48,6 +48,24 @@ class VmNotFound(BlockferryError):
 
 
 @dataclass
+class VmAmbiguous(BlockferryError):
+    """Several of the configured hosts have a VM of that name. Nothing was touched.
+
+    Say which host is meant with --host. A VM that was migrated may still be defined on the host that it came from.
+    """
+
+    code = "VM_AMBIGUOUS"
+    exit_status = 3
+    sentence_form = "Several hosts have a VM named {vm}."
+    vm: str
+    hosts: tuple[str, ...] = ()
+
+    @property
+    def hint(self) -> str:
+        return f"Say which one is meant: {' or '.join(f'--host {name}' for name in self.hosts)}."
+
+
+@dataclass
 class DatastoreNotFound(BlockferryError):
     """No datastore (libvirt storage pool) of that name on this host. Nothing was touched."""
 

@@ -13,11 +13,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import libvirt
 from lxml import etree
 
 from blockferry.base.errors import BlockferryError, HostUnreachable, LibvirtFailed, PermissionRefused
+from blockferry.base.units import KiB, MiB
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +104,17 @@ def connection_lost(error: libvirt.libvirtError) -> bool:
     return code in _GONE
 
 
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A host's hardware and VMs. Bytes; `memory_free` counts what the kernel only caches; None: not told."""
+
+    cpus: int
+    memory: int
+    memory_free: int | None
+    vms: int
+    running: int
+
+
 class Connection:
     """An open connection; `raw` is libvirt's object, for the modules of this package only."""
 
@@ -167,6 +180,26 @@ class Connection:
         """(libvirt's, QEMU's) version on the host."""
         with self.doing("tell its version"):
             return _version(self.raw.getLibVersion()), _version(self.raw.getVersion())
+
+    def node(self) -> Node:
+        """What the host is made of, and how much of it is in use."""
+        with self.doing("describe its host"):
+            info = self.raw.getInfo()
+            memory = self._memory_stats()
+            running = self.raw.numOfDomains()
+            defined = self.raw.numOfDefinedDomains()
+        free = sum(memory.get(name, 0) for name in ("free", "buffers", "cached")) * KiB if memory else None
+        return Node(info[2], memory.get("total", 0) * KiB or info[1] * MiB, free, running + defined, running)
+
+    def _memory_stats(self) -> dict[str, int]:
+        """KiB by libvirt's names; nothing where the driver does not tell. Raises libvirtError."""
+        try:
+            found: dict[str, int] = self.raw.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS, 0)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() != libvirt.VIR_ERR_NO_SUPPORT:
+                raise
+            return {}
+        return found
 
     def host_id(self) -> str:
         """libvirt's UUID of the host: the same by whatever URI it is reached."""

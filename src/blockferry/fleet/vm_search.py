@@ -1,0 +1,90 @@
+"""Finding a VM on whichever configured host has it: all are asked at the same time, none for longer than a limit."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from blockferry.base.errors import BlockferryError, HostUnreachable, VmAmbiguous, VmNotFound
+from blockferry.hosts.configured_hosts import CONNECT_S, ConfiguredHost
+from blockferry.hosts.host import Host
+from blockferry.hosts.libvirt import domain_list
+
+ANSWER_S = 30.0
+"""A host that is connected has so long to answer."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer(Generic[T]):
+    """What one host answered, or why it did not."""
+
+    one: ConfiguredHost
+    uuid: str = ""
+    value: T | None = None
+    error: BlockferryError | None = None
+
+
+@dataclass(slots=True)
+class _Question(Generic[T]):
+    """One host, asked in a thread of its own."""
+
+    one: ConfiguredHost
+    ask: Callable[[ConfiguredHost, Host], T]
+    answer: Answer[T] | None = None
+    thread: threading.Thread = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.thread = threading.Thread(target=self._work, name=f"ask-{self.one.name}", daemon=True)
+        self.thread.start()
+
+    def _work(self) -> None:
+        try:
+            site = self.one.connected()
+            self.answer = Answer(self.one, site.connection.host_id(), self.ask(self.one, site))
+        except BlockferryError as error:
+            self.answer = Answer(self.one, error=error)
+
+
+def ask_all(hosts: Sequence[ConfiguredHost], ask: Callable[[ConfiguredHost, Host], T]) -> list[Answer[T]]:
+    """Return what each host answers, in the given order; of two that are one host (by libvirt's UUID) only the first.
+
+    A host that does not answer is in the list with its error.
+    """
+    questions = [_Question(one, ask) for one in hosts]
+    until = time.monotonic() + CONNECT_S + ANSWER_S
+    found: list[Answer[T]] = []
+    for question in questions:
+        question.thread.join(max(0.0, until - time.monotonic()))
+        late = HostUnreachable(question.one.uri, f"it has not answered for {CONNECT_S + ANSWER_S:g} s")
+        answer = question.answer or Answer(question.one, error=late)
+        if not answer.uuid or all(answer.uuid != one.uuid for one in found):
+            found.append(answer)
+    return found
+
+
+def host_of(hosts: Sequence[ConfiguredHost], vm: str, say: Callable[[str], None]) -> ConfiguredHost:
+    """Return the host that has this VM, by name or UUID.
+
+    `say`: hears, in words for people, which hosts could not be asked. Raises VmNotFound, VmAmbiguous; HostUnreachable
+    if no host answers.
+    """
+    answers = ask_all(hosts, lambda _one, site: domain_list.vm(site.connection, vm).name)
+    having = [one.one for one in answers if one.error is None]
+    silent = [one for one in answers if one.error is not None and not isinstance(one.error, VmNotFound)]
+    if len(having) > 1:
+        raise VmAmbiguous(vm, tuple(one.name for one in having))
+    for one in silent:
+        assert one.error is not None
+        say(f"host {one.one.name} could not be asked for {vm}: {one.error.sentence}")
+    if having:
+        return having[0]
+    if len(silent) == len(answers) and silent and silent[0].error is not None:
+        raise silent[0].error
+    near = [name for one in answers if isinstance(one.error, VmNotFound) for name in one.error.nearest]
+    asked = ", ".join(one.one.name for one in answers if one not in silent)
+    raise VmNotFound(vm, f"the hosts {asked}", tuple(dict.fromkeys(near))[:3])

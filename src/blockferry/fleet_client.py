@@ -1,0 +1,198 @@
+"""The client where hosts are configured and none was named: a VM is found on whichever host has it.
+
+What is not about a VM or a move goes to the host of the configuration's `uri`, as without configured hosts.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from blockferry.base.config import Config
+from blockferry.base.errors import BlockferryError
+from blockferry.fleet import vm_search
+from blockferry.hosts.configured_hosts import ConfiguredHost
+from blockferry.hosts.libvirt import domain_list
+from blockferry.hosts.tracking_points import Point
+from blockferry.leftovers.quarantine_rules import Restore
+from blockferry.local_client import LocalClient
+from blockferry.moves.environment import Environment
+from blockferry.storage_move.request import MoveRequest
+from blockferry.storage_move.summary import CheckResult, MoveSummary, VmListing
+from blockferry.tracking.rules import Changes, MadePoint, TrackingStatus
+
+
+class FleetClient(LocalClient):
+    """What `blockferry.client.connect` returns where the configuration lists hosts and nobody named one."""
+
+    def __init__(self, config: Config) -> None:
+        """Opens nothing yet. Raises UsageError for a URI that cannot be used."""
+        super().__init__(config)
+        self._clients: dict[str, LocalClient] = {}
+        self._clients_lock = threading.Lock()
+        self._planned: dict[str, LocalClient] = {}
+        self._restoring: tuple[Restore, LocalClient] | None = None
+
+    def listen(self, say: Callable[[str], None]) -> None:
+        """See Client."""
+        super().listen(say)
+        for client in self._clients.values():
+            client.listen(say)
+
+    def close(self) -> None:
+        """See Client."""
+        for client in self._clients.values():
+            client.close()
+        super().close()
+
+    # ------------------------------------------------------------ which host
+
+    def _searched(self) -> tuple[ConfiguredHost, ...]:
+        """The configured hosts, and the one of the configuration's own `uri`, which a user need not list."""
+        hosts = self._env.hosts
+        if any(one.uri == self._env.uri for one in hosts):
+            return hosts
+        return (*hosts, self._env.own)
+
+    def _client_at(self, one: ConfiguredHost) -> LocalClient:
+        """The client of one host, made once. Raises HostUnreachable, UsageError."""
+        if one.uri == self._env.uri:
+            return LocalClient(self._env.config, self._env)
+        with self._clients_lock:
+            if one.uri not in self._clients:
+                env = Environment(replace(self._env.config, uri=one.uri), self._env.hosts)
+                env.say = self._env.say
+                self._clients[one.uri] = LocalClient(env.config, env)
+            return self._clients[one.uri]
+
+    def _of_vm(self, vm: str) -> LocalClient:
+        """The client of the host that has this VM. Raises VmNotFound, VmAmbiguous, HostUnreachable."""
+        return self._client_at(vm_search.host_of(self._searched(), vm, self._env.say))
+
+    def _of_plan(self, summary: MoveSummary) -> LocalClient:
+        """The client of the host that a move belongs to, as far as its URI tells; who runs it asks for the UUID."""
+        found = next((one for one in self._env.hosts if one.uri == summary.plan.uri), None)
+        return LocalClient(self._env.config, self._env) if found is None else self._client_at(found)
+
+    def _of_move(self, move: str) -> LocalClient:
+        """The client of the host of a move; of one that was planned here also while the journal is away."""
+        return self._planned.get(move) or self._of_plan(self._env.journal.get(move))
+
+    # ------------------------------------------------------------ looking
+
+    def vms(self) -> tuple[VmListing, ...]:
+        """See Client. A host that does not answer is told to whoever listens."""
+        answers = vm_search.ask_all(self._searched(), lambda one, _site: self._client_at(one).vms())
+        errors = [(one.one, one.error) for one in answers if one.error is not None]
+        if errors and len(errors) == len(answers):
+            raise errors[0][1]
+        for one, error in errors:
+            if one in self._env.hosts:  # else it is only the default, and there is no libvirt here
+                self._env.say(f"the VMs of host {one.name} are not shown: {error.sentence}")
+        return tuple(replace(vm, host=answer.one.name) for answer in answers for vm in answer.value or ())
+
+    def vm_names(self) -> tuple[str, ...]:
+        """See Client."""
+        answers = vm_search.ask_all(self._searched(), lambda _one, site: domain_list.names(site.connection))
+        return tuple(dict.fromkeys(name for one in answers for name in one.value or ()))
+
+    def disk_names(self, vm: str) -> tuple[str, ...]:
+        """See Client."""
+        return self._of_vm(vm).disk_names(vm)
+
+    # ------------------------------------------------------------ moving
+
+    def _check(self, request: MoveRequest) -> CheckResult:
+        return self._of_vm(request.vm)._check(request)
+
+    def _plan(self, request: MoveRequest) -> MoveSummary:
+        client = self._of_vm(request.vm)
+        summary = client._plan(request)
+        self._planned[summary.id] = client
+        return summary
+
+    def start(self, move: str) -> bool:
+        """See Client."""
+        return self._of_move(move).start(move)
+
+    def run(
+        self, move: str, on_change: Callable[[MoveSummary], None], stop: threading.Event | None = None
+    ) -> MoveSummary:
+        """See Client."""
+        return self._of_move(move).run(move, on_change, stop)
+
+    def cancel(self, move: str, *, here: bool = False) -> MoveSummary:
+        """See Client."""
+        return self._of_move(move).cancel(move, here=here)
+
+    def interrupted(self) -> tuple[MoveSummary, ...]:
+        """See Client. Of all configured hosts; only those with a move that nobody runs are asked."""
+        return self._each_host(lambda client: client.interrupted())
+
+    def resumable(self, move: str | None = None) -> tuple[MoveSummary, ...]:
+        """See Client."""
+        if move is not None:
+            return self._of_move(move).resumable(move)
+        return self._each_host(lambda client: client.resumable())
+
+    def _each_host(self, ask: Callable[[LocalClient], Sequence[MoveSummary]]) -> tuple[MoveSummary, ...]:
+        """Moves that nobody runs, each told by its own host. A host that does not answer is left out."""
+        left = [one for one in self._env.journal.unfinished() if not one.owner_alive]
+        found: dict[str, MoveSummary] = {}
+        for uri in dict.fromkeys(one.plan.uri for one in left):
+            host = next((one for one in self._env.hosts if one.uri == uri), None)
+            if host is not None:
+                try:
+                    host.connected()
+                except BlockferryError:
+                    continue
+            client = LocalClient(self._env.config, self._env) if host is None else self._client_at(host)
+            found.update({one.id: one for one in ask(client)})
+        return tuple(sorted(found.values(), key=lambda one: (one.created, one.id)))
+
+    # ------------------------------------------------------------ leftovers, changed blocks
+
+    def restorable(self, vm_or_path: str, *, compare: bool | None = None) -> Restore:
+        """See Client. A path is one of the host of the configuration's `uri`."""
+        client = LocalClient(self._env.config, self._env) if "/" in vm_or_path else self._of_vm(vm_or_path)
+        agreed = client.restorable(vm_or_path, compare=compare)
+        self._restoring = (agreed, client)
+        return agreed
+
+    def restore(self, agreed: Restore) -> tuple[str, ...]:
+        """See Client."""
+        if self._restoring is not None and self._restoring[0] is agreed:
+            return self._restoring[1].restore(agreed)
+        return super().restore(agreed)
+
+    def tracking(self, vm: str) -> TrackingStatus:
+        """See Client."""
+        return self._of_vm(vm).tracking(vm)
+
+    def enable_tracking(self, vm: str, disks: Sequence[str] = ()) -> MadePoint:
+        """See Client."""
+        return self._of_vm(vm).enable_tracking(vm, disks)
+
+    def make_point(
+        self, vm: str, disks: Sequence[str] = (), *, name: str | None = None, keep: int | None = None
+    ) -> Point:
+        """See Client."""
+        return self._of_vm(vm).make_point(vm, disks, name=name, keep=keep)
+
+    def drop_points(self, vm: str, ids: Sequence[str] = (), *, everything: bool = False) -> tuple[str, ...]:
+        """See Client."""
+        return self._of_vm(vm).drop_points(vm, ids, everything=everything)
+
+    def changes(
+        self,
+        vm: str,
+        since: str,
+        disks: Sequence[str] = (),
+        *,
+        mark: str | None = None,
+        keep: int | None = None,
+        accept_power_cycles: bool = False,
+    ) -> Changes:
+        """See Client."""
+        return self._of_vm(vm).changes(vm, since, disks, mark=mark, keep=keep, accept_power_cycles=accept_power_cycles)

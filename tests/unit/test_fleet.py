@@ -1,0 +1,203 @@
+"""Many hosts: what is shown of each, what is remembered, and on which of them a VM is."""
+
+from __future__ import annotations
+
+import stat
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+from paper_host import HOST, PaperSite
+
+from blockferry.base.config import Config
+from blockferry.base.errors import HostUnreachable, VmAmbiguous, VmNotFound
+from blockferry.base.host_entries import HostEntry
+from blockferry.client import connect
+from blockferry.fleet import host_listing, host_table, known_hosts, vm_search
+from blockferry.fleet.host_listing import HostFigures, HostListing, HostState
+from blockferry.fleet_client import FleetClient
+from blockferry.hosts.configured_hosts import ConfiguredHost
+from blockferry.local_client import LocalClient
+
+FIGURES = HostFigures("u-1", "kvm1.lan", "9.0.0", "7.2.0", 4, 8, 2, 0.5, 3, 1)
+
+
+class Away(PaperSite):
+    """A host that cannot be reached, or, with `until`, does not answer before that is set."""
+
+    def __init__(self, until: threading.Event | None = None) -> None:
+        self.uri = "qemu+ssh://away/system"
+        self._until = until
+
+    @property
+    def connection(self) -> NoReturn:
+        if self._until is not None:
+            self._until.wait(60)
+        raise HostUnreachable(self.uri, "no route to host")
+
+
+class Fleet:
+    """Hosts on paper by their names."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.made: list[PaperSite] = []
+
+    def host(self, name: str, uuid: str = "") -> tuple[ConfiguredHost, PaperSite]:
+        directory = self.directory / name
+        directory.mkdir()
+        site = PaperSite(directory)
+        site.connection._host_id = uuid or f"uuid-of-{name}"
+        self.made.append(site)
+        return self.entry(name, site), site
+
+    @staticmethod
+    def entry(name: str, site: PaperSite) -> ConfiguredHost:
+        return ConfiguredHost(HostEntry(name, f"qemu+ssh://{name}/system"), lambda _uri: site)
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Iterator[Fleet]:
+    found = Fleet(tmp_path)
+    yield found
+    for site in found.made:
+        site.close()
+
+
+# ------------------------------------------------------------ the table
+
+
+def test_what_is_known_of_hosts_and_how_old_it_is(fleet: Fleet, tmp_path: Path) -> None:
+    file = tmp_path / "cache" / "hosts.json"
+    kvm1, site = fleet.host("kvm1")
+    site.define("web01", {"vda": tmp_path / "a.qcow2"})
+    [one] = host_table.hosts([kvm1], file)
+    assert (one.name, one.state, one.problem) == ("kvm1", HostState.UP, "")
+    assert one.figures is not None
+    assert (one.figures.uuid, one.figures.vms, one.figures.running) == ("uuid-of-kvm1", 1, 0)
+    assert one.figures.memory > 0
+    assert one.figures.load is not None
+    assert one.addresses == ("qemu+ssh://kvm1/system",)
+    # It is off: what was known is shown, with its age; also by a process that has never seen it.
+    gone = fleet.entry("kvm1", Away())
+    never = fleet.entry("kvm2", Away())
+    down, unknown = host_table.hosts([gone, never], file)
+    assert (down.state, down.figures, down.seen) == (HostState.DOWN, one.figures, one.seen)
+    assert "no route to host" in down.problem
+    assert (unknown.state, unknown.figures, unknown.seen) == (HostState.DOWN, None, None)
+    # Reached by another address it is the same host, by its UUID.
+    moved = ConfiguredHost(HostEntry("kvm1", "qemu+ssh://10.0.0.1/system"), lambda _uri: site)
+    [again] = host_table.hosts([moved], file)
+    assert again.addresses == ("qemu+ssh://10.0.0.1/system", "qemu+ssh://kvm1/system")
+
+
+def test_a_host_that_hangs_is_waited_for_no_longer_than_the_limit(fleet: Fleet, tmp_path: Path) -> None:
+    until = threading.Event()
+    [hangs] = host_table.hosts([fleet.entry("kvm2", Away(until))], tmp_path / "hosts.json", limit_s=0.5)
+    assert hangs.state is HostState.DOWN
+    assert "it did not answer within 0.5 s" in hangs.problem
+    until.set()
+
+
+def test_two_names_of_one_host_are_one_line(fleet: Fleet, tmp_path: Path) -> None:
+    first, _ = fleet.host("kvm1", "same")
+    second, _ = fleet.host("again", "same")
+    other, _ = fleet.host("kvm2")
+    found = host_table.hosts([first, second, other], tmp_path / "hosts.json")
+    assert [(one.name, one.also) for one in found] == [("kvm1", ("again",)), ("kvm2", ())]
+    assert found[0].addresses == ("qemu+ssh://kvm1/system", "qemu+ssh://again/system")
+
+
+def test_a_cache_that_is_no_cache_is_not_used(tmp_path: Path) -> None:
+    file = tmp_path / "deep" / "hosts.json"
+    assert known_hosts.read(file) == ()
+    listing = HostListing("kvm1", "u", HostState.UP, "", FIGURES, 7.0, ("u",))
+    known_hosts.write(file, [listing])
+    assert known_hosts.read(file) == (listing,)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert [one.name for one in file.parent.iterdir()] == ["hosts.json"]
+    for text in ("", "{", '{"version": 1, "hosts": 7}', '{"version": 2, "hosts": []}'):
+        file.write_text(text)
+        assert known_hosts.read(file) == ()
+    known_hosts.write(Path("/proc/nowhere/hosts.json"), [listing])  # hurts nobody
+
+
+def test_a_host_that_was_never_seen_takes_over_no_others_figures() -> None:
+    known = HostListing("kvm1", "qemu+ssh://kvm1/system", HostState.UP, "", FIGURES, 7.0)
+    down = HostListing("kvm2", "qemu+ssh://kvm2/system", HostState.DOWN, "away")
+    assert host_listing.with_known(down, [known]) == down
+    elsewhere = replace(down, name="kvm1")  # the name leads to another address now
+    assert host_listing.with_known(elsewhere, [known]) == elsewhere
+
+
+def test_a_host_that_was_not_seen_for_long_is_forgotten(fleet: Fleet, tmp_path: Path) -> None:
+    file = tmp_path / "hosts.json"
+    old = HostListing("old", "u", HostState.UP, "", FIGURES, time.time() - 100 * 86400)
+    known_hosts.write(file, [old, replace(old, name="recent", seen=time.time() - 86400)])
+    host_table.hosts([fleet.host("kvm1")[0]], file)
+    assert [one.name for one in known_hosts.read(file)] == ["kvm1", "recent"]
+
+
+# ------------------------------------------------------------ finding a VM
+
+
+def test_a_vm_is_found_on_the_host_that_has_it(fleet: Fleet, tmp_path: Path) -> None:
+    said: list[str] = []
+    (kvm1, one), (kvm2, two) = fleet.host("kvm1"), fleet.host("kvm2")
+    one.define("web01", {"vda": tmp_path / "a"})
+    two.define("db01", {"vda": tmp_path / "b"})
+    hosts = [kvm1, kvm2]
+    assert vm_search.host_of(hosts, "web01", said.append) is kvm1
+    assert vm_search.host_of(hosts, two.uuid("db01"), said.append) is kvm2
+    assert said == []
+    with pytest.raises(VmNotFound) as nobody:
+        vm_search.host_of(hosts, "web02", said.append)
+    assert nobody.value.uri == "the hosts kvm1, kvm2"
+    assert "web01" in nobody.value.nearest
+    two.define("web01", {"vda": tmp_path / "c"})
+    with pytest.raises(VmAmbiguous) as both:
+        vm_search.host_of(hosts, "web01", said.append)
+    assert both.value.hosts == ("kvm1", "kvm2")
+    assert "--host kvm1 or --host kvm2" in both.value.hint
+
+
+def test_a_host_that_does_not_answer_is_named_and_holds_up_nothing(fleet: Fleet, tmp_path: Path) -> None:
+    said: list[str] = []
+    kvm1, one = fleet.host("kvm1")
+    one.define("web01", {"vda": tmp_path / "a"})
+    away = fleet.entry("kvm2", Away())
+    assert vm_search.host_of([away, kvm1], "web01", said.append) is kvm1
+    assert said == ["host kvm2 could not be asked for web01: libvirt at qemu+ssh://away/system cannot be reached: "
+                    "no route to host."]  # fmt: skip
+    with pytest.raises(VmNotFound) as nobody:
+        vm_search.host_of([away, kvm1], "nobody", said.append)
+    assert nobody.value.uri == "the hosts kvm1"
+    with pytest.raises(HostUnreachable):
+        vm_search.host_of([away], "web01", said.append)
+
+
+def test_a_host_that_is_listed_twice_makes_no_name_ambiguous(fleet: Fleet, tmp_path: Path) -> None:
+    (kvm1, one), (again, two) = fleet.host("kvm1", HOST), fleet.host("again", HOST)
+    for site in (one, two):
+        site.define("web01", {"vda": tmp_path / "a"})
+    assert vm_search.host_of([kvm1, again], "web01", lambda _: None) is kvm1
+
+
+def test_a_client_searches_only_where_hosts_are_configured_and_none_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("BLOCKFERRY_URI", "BLOCKFERRY_HOST"):
+        monkeypatch.delenv(name, raising=False)
+    journal = str(tmp_path / "j.db")
+    config = Config(hosts=(HostEntry("kvm1", "qemu+ssh://kvm1/system"),), journal=journal)
+    assert type(connect(config=config)) is FleetClient
+    assert type(connect(config=Config(journal=journal))) is LocalClient
+    assert type(connect("qemu:///system", config=config)) is LocalClient
+    named = connect(host="kvm1", config=config)
+    assert (type(named), named.uri) == (LocalClient, "qemu+ssh://kvm1/system")
+    monkeypatch.setenv("BLOCKFERRY_HOST", "kvm1")
+    assert type(connect(config=config)) is LocalClient
