@@ -21,6 +21,7 @@ from blockferry.fleet import host_listing, host_table, known_hosts, vm_search
 from blockferry.fleet.host_listing import HostFigures, HostListing, HostState
 from blockferry.fleet_client import FleetClient
 from blockferry.hosts.configured_hosts import ConfiguredHost
+from blockferry.hosts.runner import LocalRunner
 from blockferry.local_client import LocalClient
 
 FIGURES = HostFigures("u-1", "kvm1.lan", "9.0.0", "7.2.0", 4, 8, 2, 0.5, 3, 1)
@@ -31,6 +32,7 @@ class Away(PaperSite):
 
     def __init__(self, until: threading.Event | None = None) -> None:
         self.uri = "qemu+ssh://away/system"
+        self.runner = LocalRunner(self.uri)
         self._until = until
 
     @property

@@ -23,7 +23,7 @@ STYLES = {HostState.UP: "green", HostState.DOWN: "red", HostState.ASKED: "yellow
 def hosts(app: App) -> None:
     """List the configured hosts: who is up, load, memory, datastores, VMs.
 
-    All are asked at the same time, for 5 seconds at most. A host that is down is shown with what was last known of it,
+    All are asked at the same time, for 10 seconds at most. A host that is down is shown with what was last known of it,
     and how old that is. Hosts are listed in blockferry.toml (docs/configuration.md); without any, the one host is
     shown.
     """

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from blockferry.base.errors import BlockferryError, HostUnreachable
@@ -14,7 +16,7 @@ from blockferry.hosts.configured_hosts import ConfiguredHost
 from blockferry.hosts.host import Host
 from blockferry.hosts.libvirt import pools
 
-LIMIT_S = 5.0
+LIMIT_S = 10.0
 """So long is waited for the hosts, for all of them together. Who has not answered by then is told as it was last."""
 
 FORGET_S = 90 * 86400.0
@@ -52,6 +54,7 @@ class _Asked:
     def _ask(self) -> None:
         name, uri = self._one.name, self._one.uri
         try:
+            load = _Load(self._one.opened())  # by a connection of its own, while libvirt is connected to
             site = self._one.connected(self._limit_s)
             self.listing = HostListing(name, uri, HostState.ASKED, "libvirt is connected and has not answered yet")
             found = figures(site)
@@ -59,14 +62,15 @@ class _Asked:
             asked = self.listing.state is HostState.ASKED and not isinstance(error, HostUnreachable)
             state = HostState.UP if asked else HostState.DOWN
             self.listing = HostListing(name, uri, state, error.sentence.rstrip("."))
-        else:
-            self.listing = HostListing(name, uri, HostState.UP, "", found, time.time(), (uri,))
+            return
+        up = HostListing(name, uri, HostState.UP, "", found, time.time(), (uri,))
+        self.listing = up  # with the load, if that comes in time
+        self.listing = replace(up, figures=replace(found, load=load.value(self._limit_s)))
 
 
 def figures(site: Host) -> HostFigures:
-    """Return what a host tells of itself. Raises HostUnreachable, LibvirtFailed."""
+    """Return what libvirt tells of a host; no load. Raises HostUnreachable, LibvirtFailed."""
     connection = site.connection
-    site.runner.prepare()  # while libvirt is asked
     libvirt, qemu = connection.versions()
     node = connection.node()
     stores = pools.datastores(connection)
@@ -78,16 +82,27 @@ def figures(site: Host) -> HostFigures:
         cpus=node.cpus,
         memory=node.memory,
         memory_free=node.memory_free,
-        load=_load(site),
+        load=None,
         vms=node.vms,
         running=node.running,
         datastores=tuple(HostDatastore(one.name, one.active, one.capacity, one.available) for one in stores),
     )
 
 
-def _load(site: Host) -> float | None:
-    """The mean of a minute, as the kernel tells it (proc(5), loadavg); None when the files cannot be reached."""
-    try:
-        return float(site.runner.run(["cat", "/proc/loadavg"], timeout_s=LIMIT_S).text.split()[0])
-    except (BlockferryError, ValueError, IndexError):
-        return None
+class _Load:
+    """The mean of a minute, as the kernel tells it (proc(5), loadavg), asked while libvirt answers."""
+
+    def __init__(self, site: Host) -> None:
+        self._site = site
+        self._value: float | None = None
+        self._thread = threading.Thread(target=self._look, name=f"load-{site.uri}", daemon=True)
+        self._thread.start()
+
+    def value(self, limit_s: float) -> float | None:
+        """None when the host's files cannot be reached, or not in time."""
+        self._thread.join(limit_s)
+        return self._value
+
+    def _look(self) -> None:
+        with contextlib.suppress(BlockferryError, ValueError, IndexError):
+            self._value = float(self._site.runner.run(["cat", "/proc/loadavg"], timeout_s=LIMIT_S).text.split()[0])

@@ -33,6 +33,13 @@ class ConfiguredHost:
         self._attempt: _Attempt | None = None
         self._failed: tuple[float, BlockferryError] | None = None  # when, by the monotonic clock
 
+    def opened(self) -> Host:
+        """Return the host without connecting to it. Raises UsageError for a URI that gives no way to its files."""
+        with self._lock:
+            if self._host is None:
+                self._host = self._make(self.uri)
+            return self._host
+
     def connected(self, limit_s: float = CONNECT_S) -> Host:
         """Return the host with an open connection, within about `limit_s`.
 
@@ -78,6 +85,6 @@ class _Attempt:
 
     def _connect(self) -> None:
         try:
-            self._host.connection.host_id()
+            _ = self._host.connection  # no more: libvirt may look at every QEMU before it tells its capabilities
         except BlockferryError as error:
             self.error = error
