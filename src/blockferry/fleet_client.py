@@ -48,12 +48,9 @@ class FleetClient(LocalClient):
 
     # ------------------------------------------------------------ which host
 
-    def _searched(self) -> tuple[ConfiguredHost, ...]:
-        """The configured hosts, and the one of the configuration's own `uri`, which a user need not list."""
-        hosts = self._env.hosts
-        if any(one.uri == self._env.uri for one in hosts):
-            return hosts
-        return (*hosts, self._env.own)
+    def _own(self) -> tuple[ConfiguredHost, ...]:
+        """The host of the configuration's own `uri`, which a user need not list; () when it is listed."""
+        return () if any(one.uri == self._env.uri for one in self._env.hosts) else (self._env.own,)
 
     def _client_at(self, one: ConfiguredHost) -> LocalClient:
         """The client of one host, made once. Raises HostUnreachable, UsageError."""
@@ -61,14 +58,14 @@ class FleetClient(LocalClient):
             return LocalClient(self._env.config, self._env)
         with self._clients_lock:
             if one.uri not in self._clients:
-                env = Environment(replace(self._env.config, uri=one.uri), self._env.hosts)
+                env = Environment(replace(self._env.config, uri=one.uri), self._env)
                 env.say = self._env.say
                 self._clients[one.uri] = LocalClient(env.config, env)
             return self._clients[one.uri]
 
     def _of_vm(self, vm: str) -> LocalClient:
         """The client of the host that has this VM. Raises VmNotFound, VmAmbiguous, HostUnreachable."""
-        return self._client_at(vm_search.host_of(self._searched(), vm, self._env.say))
+        return self._client_at(vm_search.host_of(self._env.hosts, vm, self._env.say, self._own()))
 
     def _of_plan(self, summary: MoveSummary) -> LocalClient:
         """The client of the host that a move belongs to, as far as its URI tells; who runs it asks for the UUID."""
@@ -83,7 +80,7 @@ class FleetClient(LocalClient):
 
     def vms(self) -> tuple[VmListing, ...]:
         """See Client. A host that does not answer is told to whoever listens."""
-        answers = vm_search.ask_all(self._searched(), lambda one, _site: self._client_at(one).vms())
+        answers = vm_search.ask_all((*self._env.hosts, *self._own()), lambda one, _site: self._client_at(one).vms())
         errors = [(one.one, one.error) for one in answers if one.error is not None]
         if errors and len(errors) == len(answers):
             raise errors[0][1]
@@ -94,7 +91,9 @@ class FleetClient(LocalClient):
 
     def vm_names(self) -> tuple[str, ...]:
         """See Client."""
-        answers = vm_search.ask_all(self._searched(), lambda _one, site: domain_list.names(site.connection))
+        answers = vm_search.ask_all(
+            (*self._env.hosts, *self._own()), lambda _one, site: domain_list.names(site.connection)
+        )
         return tuple(dict.fromkeys(name for one in answers for name in one.value or ()))
 
     def disk_names(self, vm: str) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from blockferry.fleet_client import FleetClient
 from blockferry.hosts.configured_hosts import ConfiguredHost
 from blockferry.hosts.runner import LocalRunner
 from blockferry.local_client import LocalClient
+from blockferry.moves.environment import Environment
 
 FIGURES = HostFigures("u-1", "kvm1.lan", "9.0.0", "7.2.0", 4, 8, 2, 0.5, 3, 1)
 
@@ -175,6 +176,8 @@ def test_a_host_that_does_not_answer_is_named_and_holds_up_nothing(fleet: Fleet,
     assert vm_search.host_of([away, kvm1], "web01", said.append) is kvm1
     assert said == ["host kvm2 could not be asked for web01: libvirt at qemu+ssh://away/system cannot be reached: "
                     "no route to host."]  # fmt: skip
+    assert vm_search.host_of([kvm1], "web01", said.append, [away]) is kvm1
+    assert len(said) == 1, "nobody has listed it"
     with pytest.raises(VmNotFound) as nobody:
         vm_search.host_of([away, kvm1], "nobody", said.append)
     assert nobody.value.uri == "the hosts kvm1"
@@ -203,3 +206,18 @@ def test_a_client_searches_only_where_hosts_are_configured_and_none_is_named(
     assert (type(named), named.uri) == (LocalClient, "qemu+ssh://kvm1/system")
     monkeypatch.setenv("BLOCKFERRY_HOST", "kvm1")
     assert type(connect(config=config)) is LocalClient
+
+
+def test_the_hosts_of_one_client_have_one_journal(tmp_path: Path) -> None:
+    """One made by a move on any host is the one in which the client then looks."""
+    config = Config(journal=str(tmp_path / "j.db"))
+    base = Environment(config)
+    other = Environment(replace(config, uri="qemu+ssh://kvm1/system"), base)
+    assert base.journal.missing
+    made = other.made_journal()
+    assert base.journal is other.journal is made
+    assert not base.journal.missing
+    assert other.uris is base.uris
+    other.close()
+    assert base.journal.unfinished() == ()
+    base.close()

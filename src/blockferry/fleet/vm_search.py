@@ -67,23 +67,26 @@ def ask_all(hosts: Sequence[ConfiguredHost], ask: Callable[[ConfiguredHost, Host
     return found
 
 
-def host_of(hosts: Sequence[ConfiguredHost], vm: str, say: Callable[[str], None]) -> ConfiguredHost:
+def host_of(
+    hosts: Sequence[ConfiguredHost], vm: str, say: Callable[[str], None], also: Sequence[ConfiguredHost] = ()
+) -> ConfiguredHost:
     """Return the host that has this VM, by name or UUID.
 
-    `say`: hears, in words for people, which hosts could not be asked. Raises VmNotFound, VmAmbiguous; HostUnreachable
-    if no host answers.
+    `say`: hears, in words for people, which hosts could not be asked. `also`: hosts that nobody has listed; that one of
+    them does not answer is not told: there need not be a libvirt on the machine where one types.
+    Raises VmNotFound, VmAmbiguous; HostUnreachable if no host answers.
     """
-    answers = ask_all(hosts, lambda _one, site: domain_list.vm(site.connection, vm).name)
+    answers = ask_all([*hosts, *also], lambda _one, site: domain_list.vm(site.connection, vm).name)
     having = [one.one for one in answers if one.error is None]
     silent = [one for one in answers if one.error is not None and not isinstance(one.error, VmNotFound)]
     if len(having) > 1:
         raise VmAmbiguous(vm, tuple(one.name for one in having))
     for one in silent:
-        assert one.error is not None
-        say(f"host {one.one.name} could not be asked for {vm}: {one.error.sentence}")
+        if one.error is not None and one.one not in also:
+            say(f"host {one.one.name} could not be asked for {vm}: {one.error.sentence}")
     if having:
         return having[0]
-    if len(silent) == len(answers) and silent and silent[0].error is not None:
+    if silent and len(silent) == len(answers) and silent[0].error is not None:
         raise silent[0].error
     near = [name for one in answers if isinstance(one.error, VmNotFound) for name in one.error.nearest]
     asked = ", ".join(one.one.name for one in answers if one not in silent)

@@ -19,14 +19,14 @@ from blockferry.storage_move.move_journal import MoveJournal
 class Environment:
     """One host and one journal, opened when they are needed. May be used from any thread."""
 
-    def __init__(self, config: Config, hosts: tuple[ConfiguredHost, ...] | None = None) -> None:
-        """Opens nothing yet. `hosts`: the configured ones, of whoever closes them; None: as configured.
+    def __init__(self, config: Config, base: Environment | None = None) -> None:
+        """Opens nothing yet. `base`: one for another host, whose journal and configured hosts are used, and not closed.
 
         Raises UsageError for a URI that cannot be used.
         """
         self.config = config
-        self._closes_hosts = hosts is None
-        self.hosts = _configured(config) if hosts is None else hosts
+        self._base = base
+        self.hosts: tuple[ConfiguredHost, ...] = _configured(config) if base is None else base.hosts
         """The configured hosts, each with a connection that is kept."""
 
         self.site = Host(config.uri, others=self.hosts)
@@ -36,7 +36,7 @@ class Environment:
         self.say: Callable[[str], None] = lambda _: None
         """Hears, in words for people, what takes long before there is a move to show the progress of."""
 
-        self.uris: dict[str, str] = {}
+        self.uris: dict[str, str] = {} if base is None else base.uris
         """Move -> URI of its host: a background process is started also while the journal is away."""
 
         self._journal: MoveJournal | None = None
@@ -54,6 +54,8 @@ class Environment:
     @property
     def journal(self) -> MoveJournal:
         """The journal as it is. Looking at it does not make one: see `made_journal`. Raises JournalFailed."""
+        if self._base is not None:
+            return self._base.journal
         with self._lock:
             if self._journal is None:
                 self._journal = MoveJournal.open(self.config.journal, make=False)
@@ -73,6 +75,8 @@ class Environment:
 
     def made_journal(self) -> MoveJournal:
         """The journal, made if there is none: the first move makes it, nothing that only looks does."""
+        if self._base is not None:
+            return self._base.made_journal()
         with self._lock:
             if self._journal is None or self._journal.missing:
                 made = MoveJournal.open(self.config.journal)
@@ -88,7 +92,7 @@ class Environment:
 
     def close(self) -> None:
         self.site.close()
-        for host in self.hosts if self._closes_hosts else ():
+        for host in self.hosts if self._base is None else ():
             host.close()
         if self._journal is not None:
             self._journal.close()
