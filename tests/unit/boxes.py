@@ -19,8 +19,8 @@ from blockferry.base.errors import HostCommandFailed
 from blockferry.jobs import lease_keeping
 from blockferry.jobs.action import Action, Done, Finish
 from blockferry.jobs.handle import JobHandle
+from blockferry.jobs.job_kind import JobKind
 from blockferry.jobs.kill_points import KillPoints
-from blockferry.jobs.kind import JobKind
 from blockferry.jobs.loop import Loop
 from blockferry.jobs.outcome import Outcome, Wanted
 from blockferry.jobs.record import JobRecord

@@ -508,7 +508,7 @@ def test_a_process_of_which_a_part_was_seen_is_a_doubt(path: Path, monkeypatch: 
     """For root too; a process that is closed to us as a whole is none (`unseen`)."""
     really = user_calls.processes
 
-    def processes(targets: list[user_calls.Target]) -> Any:
+    def processes(targets: list[user_calls.UsedFile]) -> Any:
         return really(targets)._replace(unseen=1, partly=1)
 
     monkeypatch.setattr(user_calls, "processes", processes)

@@ -13,7 +13,7 @@ from blockferry.cli import describe, display
 from blockferry.cli.app import App, pass_app
 from blockferry.cli.command import Command
 from blockferry.cli.output import Column, counted
-from blockferry.cli.request import LOOKING, request_options, to_request
+from blockferry.cli.request_options import LOOKING, request_options, to_request
 from blockferry.client import CheckResult, Severity
 
 

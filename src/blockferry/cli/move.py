@@ -14,7 +14,7 @@ from blockferry.base.errors import BlockferryError, Interrupted, Refused
 from blockferry.cli import describe, display, drive, follow, types
 from blockferry.cli.app import App, pass_app
 from blockferry.cli.command import Command
-from blockferry.cli.request import LOOKING, request_options, to_request
+from blockferry.cli.request_options import LOOKING, request_options, to_request
 from blockferry.client import Client, MoveSummary, to_json
 
 logger = logging.getLogger(__name__)

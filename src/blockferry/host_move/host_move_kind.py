@@ -7,7 +7,7 @@ import msgspec
 from blockferry.host_move.host_plan import PLAN_VERSION, HostMovePlan
 from blockferry.host_move.host_record import HostMoveRecord
 from blockferry.host_move.host_summary import HostMoveProgress, HostMoveReport, HostMoveSummary
-from blockferry.jobs.kind import JobKind
+from blockferry.jobs.job_kind import JobKind
 from blockferry.store.kind import Head, JobRow, Listed, NewerPlan, Place
 
 

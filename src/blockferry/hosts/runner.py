@@ -20,7 +20,7 @@ from typing import Any, Protocol
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from blockferry.base.errors import HostUnreachable, UsageError
-from blockferry.hosts.helper.running import Running
+from blockferry.hosts.helper.host_process import Running
 from blockferry.hosts.helper.session import Pending, Session
 from blockferry.hosts.helper.transport import Local, Ssh, Transport, environment
 from blockferry.hosts.process import (

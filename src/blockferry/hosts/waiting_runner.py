@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from blockferry.base.errors import Interrupted, NoAnswer
-from blockferry.hosts.helper.running import Running
+from blockferry.hosts.helper.host_process import Running
 from blockferry.hosts.helper.session import Pending, shown
 from blockferry.hosts.process import Completed, Process
 from blockferry.hosts.runner import Runner

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from blockferry.jobs.kind import JobKind
+from blockferry.jobs.job_kind import JobKind
 from blockferry.jobs.outcome import Outcome
 from blockferry.storage_move import old_fingerprints
 from blockferry.storage_move.plan import PLAN_VERSION, Plan

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
 
 from blockferry.base.errors import BlockferryError, HostCommandFailed, HostUnreachable, NoAnswer
-from blockferry.hosts.helper.running import Running
+from blockferry.hosts.helper.host_process import Running
 from blockferry.hosts.runner import Runner, SshRunner
 
 READY_S = 20.0

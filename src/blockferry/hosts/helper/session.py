@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from blockferry.base.errors import BlockferryError, HostCallFailed, HostCommandFailed, NoAnswer, OutcomeUnknown
 from blockferry.hosts.helper.channel import Call, Channel
-from blockferry.hosts.helper.running import Running
+from blockferry.hosts.helper.host_process import Running
 from blockferry.hosts.helper.transport import Transport
 
 _LOG = logging.getLogger(__name__)

@@ -70,7 +70,7 @@ def sort_out(
     of the VM's disks, which are no home files. `apart`: directories below the home that are datastores. `unknown`: a
     place of the VM's XMLs whose file cannot be told, a clause; then only what is named goes along.
     """
-    known = _Known(vm, home, uses, others, images, apart, unknown)
+    known = _HomeContext(vm, home, uses, others, images, apart, unknown)
     if home is not None and home in uses:
         return (), (StayingFile(home, f"it is {uses[home][0].what}"),)
     going, staying = [], []
@@ -90,7 +90,7 @@ def sort_out(
 
 
 @dataclass(frozen=True, slots=True)
-class _Known:
+class _HomeContext:
     """The arguments of `sort_out` that hold for all entries."""
 
     vm: Vm
@@ -107,7 +107,7 @@ class _Known:
         return any(self.home is not None and _below(path, self.home) for path in self.others)
 
 
-def _why_it_stays(entry: HomeEntry, known: _Known) -> str:
+def _why_it_stays(entry: HomeEntry, known: _HomeContext) -> str:
     """The reason as a clause; "" when the file goes along."""
     own = known.uses.get(entry.path, ())
     if entry.path in known.apart:
@@ -128,7 +128,7 @@ def _why_it_stays(entry: HomeEntry, known: _Known) -> str:
     return f"{entry.written_by} has it open for writing" if entry.written_by else ""
 
 
-def _why_not_the_vm_s(entry: HomeEntry, known: _Known) -> str:
+def _why_not_the_vm_s(entry: HomeEntry, known: _HomeContext) -> str:
     """Why a file is not known to be the VM's own: no XML names it, or it lies flat in a datastore; "" when it is."""
     inside = known.home is not None and _below(entry.path, known.home)
     if not (is_recognised if inside else is_config_medium)(known.vm.name, entry):

@@ -37,7 +37,7 @@ READS = 10  # until two in a row are alike
 QEMU_NAMES = ("qemu-system", "qemu-kvm", "kvm")
 
 
-class Target(NamedTuple):
+class UsedFile(NamedTuple):
     """A file that is asked about. `devices`: its numbers, as stat(2) and as the kernel's tables have them."""
 
     path: str
@@ -87,7 +87,7 @@ def number_of(mount: Mount) -> int:
 # ------------------------------------------------------------ the files that are asked about
 
 
-def target(path: str, mounts: list[Mount]) -> Target:
+def target(path: str, mounts: list[Mount]) -> UsedFile:
     """Raises OSError."""
     found = os.stat(path)
     block = found.st_rdev if stat.S_ISBLK(found.st_mode) else None
@@ -103,7 +103,7 @@ def target(path: str, mounts: list[Mount]) -> Target:
                 directory = os.stat(one)
                 above.add((directory.st_dev, directory.st_ino))
     local = block is None and mount is not None and mount.kind in LOCAL
-    return Target(path, (found.st_dev, found.st_ino), frozenset(devices), frozenset(above), block, local)
+    return UsedFile(path, (found.st_dev, found.st_ino), frozenset(devices), frozenset(above), block, local)
 
 
 # ------------------------------------------------------------ processes
@@ -125,7 +125,7 @@ class Processes(NamedTuple):
     partly: int
 
 
-def processes(targets: list[Target]) -> Processes:
+def processes(targets: list[UsedFile]) -> Processes:
     found: dict[str, dict[int, bool]] = {one.path: {} for one in targets}
     unseen = partly = 0
     for name in listed(PROC):
@@ -142,7 +142,7 @@ def processes(targets: list[Target]) -> Processes:
     return Processes(found, unseen, partly)
 
 
-def look_into(pid: int, targets: list[Target], found: dict[str, dict[int, bool]]) -> bool | None:
+def look_into(pid: int, targets: list[UsedFile], found: dict[str, dict[int, bool]]) -> bool | None:
     """Note what a process has open and mapped; each look by itself, so that one that fails hides no other.
 
     None: all was seen. True: the process is closed to us as a whole. False: a part could not be looked at.
@@ -171,7 +171,7 @@ def look_into(pid: int, targets: list[Target], found: dict[str, dict[int, bool]]
     return shut == errno.EACCES and of_maps in (0, errno.EACCES)
 
 
-def opened(pid: int, number: str, targets: list[Target]) -> Iterator[tuple[str, bool]]:
+def opened(pid: int, number: str, targets: list[UsedFile]) -> Iterator[tuple[str, bool]]:
     """Raises OSError when the descriptor cannot be looked at."""
     try:
         found = os.stat(f"{PROC}/{pid}/fd/{number}")
@@ -185,7 +185,7 @@ def opened(pid: int, number: str, targets: list[Target]) -> Iterator[tuple[str, 
             yield one.path, writable(pid, number)
 
 
-def elsewhere(pid: int, number: str, targets: list[Target]) -> bool:
+def elsewhere(pid: int, number: str, targets: list[UsedFile]) -> bool:
     """Whether a descriptor lies for certain on another file system than all these files. FUSE refuses root a stat."""
     try:
         mount = re.search(rb"^mnt_id:\s*([0-9]+)", read(f"{PROC}/{pid}/fdinfo/{number}"), re.M)
@@ -207,7 +207,7 @@ def writable(pid: int, number: str) -> bool:
     return flags is None or bool(int(flags[1], 8) & 3)
 
 
-def mapped(pid: int, targets: list[Target]) -> Iterator[tuple[str, bool]]:
+def mapped(pid: int, targets: list[UsedFile]) -> Iterator[tuple[str, bool]]:
     """Files in its memory, which may have no descriptor any more. Raises OSError."""
     for line in read(f"{PROC}/{pid}/maps").splitlines():
         words = line.split(None, 5)
@@ -281,7 +281,7 @@ def locks_on(path: str) -> dict[str, Any]:
         os.close(file)
 
 
-def locks_of(one: Target) -> dict[str, Any]:
+def locks_of(one: UsedFile) -> dict[str, Any]:
     """As `locks_on`. Of a file that we may not open, the kernel's table tells, which everybody may read: libvirt gives
     the image of a VM that runs to QEMU's user alone."""
     answer = locks_on(one.path)
@@ -297,7 +297,7 @@ def overlaps(held: set[tuple[int, float]], start: int, length: int) -> bool:
     return any(first < start + length and last >= start for first, last in held)
 
 
-def locks_in_table(one: Target) -> tuple[set[tuple[int, float]], bool]:
+def locks_in_table(one: UsedFile) -> tuple[set[tuple[int, float]], bool]:
     """The (first, last) bytes of it that somebody has locked, and whether that is certain to be all.
 
     The kernel gives the table page by page, and skips a lock when one before it goes away between two pages.
@@ -346,7 +346,7 @@ def mounts_of_all() -> list[Mount]:
     return list(dict.fromkeys(found))
 
 
-def kernel(targets: list[Target], here: list[Mount]) -> Kernel:
+def kernel(targets: list[UsedFile], here: list[Mount]) -> Kernel:
     """Everything of the kernel's that uses a file. Software RAID, device mapper and network block devices stand on
     loop devices or on processes when they stand on files, so these tell of them."""
     found = Kernel([], [], [])
@@ -446,7 +446,7 @@ def nfs_clients(found: Kernel) -> None:
                 found.files.append((device_of(place[1], 16), int(place[2]), "a client of this host's NFS server", True))
 
 
-def mounted(found: Kernel, targets: list[Target], here: list[Mount]) -> None:
+def mounted(found: Kernel, targets: list[UsedFile], here: list[Mount]) -> None:
     """Files that are mounted themselves, and directories of which an overlay is made. `here`: what we see mounted."""
     points = {mount.point for mount in here}
     inodes = {one.identity[1] for one in targets}
@@ -519,7 +519,7 @@ def described(pids: dict[int, bool]) -> Iterator[tuple[int, str, bool, bool]]:
             yield pid, name, writes, runs_vm(pid, name)
 
 
-def kernel_users(one: Target, known: Kernel) -> Iterable[tuple[str, bool]]:
+def kernel_users(one: UsedFile, known: Kernel) -> Iterable[tuple[str, bool]]:
     found = {(who, writes) for device, inode, who, writes in known.files if one.same(device, inode)}
     return found | {(who, False) for directory, who in known.directories if directory in one.above}
 

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from typing import Any
 
 from blockferry.hosts.helper.program.watchdog.beat import answers
-from blockferry.hosts.helper.program.watchdog.facts import facts
-from blockferry.hosts.helper.program.watchdog.loop import WatchLoop
+from blockferry.hosts.helper.program.watchdog.storage_facts import facts
 from blockferry.hosts.helper.program.watchdog.tables import Json
 from blockferry.hosts.helper.program.watchdog.users import others, table
+from blockferry.hosts.helper.program.watchdog.watch_loop import WatchLoop
 
 
 def answers_all(paths: list[str]) -> bool:

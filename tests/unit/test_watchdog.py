@@ -291,7 +291,7 @@ def test_what_a_directory_stands_on(tmp_path: Path) -> None:
 FROZEN_PARENT = """
 import os
 from types import SimpleNamespace
-from blockferry.hosts.helper.program.watchdog.loop import WatchLoop
+from blockferry.hosts.helper.program.watchdog.watch_loop import WatchLoop
 watch = WatchLoop.__new__(WatchLoop)
 watch.parent, watch.told, watch.unsent = True, "", b""
 count = iter(range(10**9))
