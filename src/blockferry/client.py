@@ -29,10 +29,11 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack, cast
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, cast
 
 import msgspec
 
+from blockferry.base import lazy
 from blockferry.base.config import Config
 from blockferry.base.errors import (
     BlockferryError,
@@ -70,14 +71,12 @@ from blockferry.base.errors import (
 )
 from blockferry.base.event import Event
 from blockferry.base.host_entries import HostEntry
-from blockferry.doctor.rules import Diagnosis, HostCheck, Level
 from blockferry.fleet.host_listing import HostDatastore, HostFigures, HostListing, HostState
 from blockferry.host_move.precheck.catalogue import EVERY_FINDING as CATALOGUE
 from blockferry.hosts.inventory import Datastore, Disk, DiskSource, PowerState, Vm
 from blockferry.hosts.kept import Kept
 from blockferry.hosts.tracking_points import Point
 from blockferry.jobs.outcome import Outcome, Wanted
-from blockferry.leftovers.quarantine_rules import DiskLoss, KeptFile, Purged, Restore
 from blockferry.move_handle import Move, Update
 from blockferry.storage_move.conclusion import conclude
 from blockferry.storage_move.move_options import MoveOptions, move_request, read_rate
@@ -115,16 +114,38 @@ from blockferry.storage_move.summary import (
     SpaceEstimate,
     VmListing,
 )
-from blockferry.tracking.rules import (
-    MOST_POINTS,
-    ChangedArea,
-    Changes,
-    DiskChanges,
-    DiskTracking,
-    MadePoint,
-    PointStatus,
-    TrackingStatus,
-)
+
+if TYPE_CHECKING:
+    from blockferry.doctor.rules import Diagnosis, HostCheck, Level
+    from blockferry.leftovers.quarantine_rules import DiskLoss, KeptFile, Purged, Restore
+    from blockferry.tracking.rules import (
+        MOST_POINTS,
+        ChangedArea,
+        Changes,
+        DiskChanges,
+        DiskTracking,
+        MadePoint,
+        PointStatus,
+        TrackingStatus,
+    )
+else:
+    __getattr__ = lazy.attributes(
+        __name__,
+        {
+            "blockferry.doctor.rules": ("Diagnosis", "HostCheck", "Level"),
+            "blockferry.leftovers.quarantine_rules": ("DiskLoss", "KeptFile", "Purged", "Restore"),
+            "blockferry.tracking.rules": (
+                "MOST_POINTS",
+                "ChangedArea",
+                "Changes",
+                "DiskChanges",
+                "DiskTracking",
+                "MadePoint",
+                "PointStatus",
+                "TrackingStatus",
+            ),
+        },
+    )
 
 __all__ = [
     "ANY_TEMPLATE",
@@ -545,9 +566,8 @@ def to_json(value: object) -> Any:
             return {**fields, **sums}
         case CheckResult():
             return {**fields, "refused": value.refused, "nothing_to_do": value.nothing_to_do}
-        case Diagnosis():
-            return {**fields, "healthy": value.healthy}
-    return fields
+    # No class of a room that most commands do not use is loaded for this.
+    return {**fields, "healthy": value.healthy} if hasattr(value, "healthy") else fields
 
 
 def from_json(kind: type[T], data: object) -> T:

@@ -2,26 +2,44 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
+from blockferry.base import lazy
 from blockferry.base.config import Config
 from blockferry.base.event import Event
 from blockferry.client import Client
-from blockferry.doctor import effects as doctor_effects
-from blockferry.doctor.rules import Diagnosis
 from blockferry.fleet import host_table, known_hosts
 from blockferry.fleet.host_listing import HostListing
 from blockferry.hosts.tracking_points import Point
-from blockferry.leftovers import orphans as leftovers_orphans
-from blockferry.leftovers import quarantine
-from blockferry.leftovers.quarantine_rules import KeptFile, Purged, Restore
-from blockferry.moves import background, interrupted, listings, move_control, planning, running
+from blockferry.jobs import slow_calls
 from blockferry.moves.environment import Environment, acting_user
 from blockferry.storage_move.request import MoveRequest
 from blockferry.storage_move.summary import CheckResult, DatastoreListing, MoveSummary, Orphan, Orphans, VmListing
-from blockferry.tracking import effects as tracking_effects
-from blockferry.tracking.rules import Changes, MadePoint, TrackingStatus
+
+if TYPE_CHECKING:
+    from blockferry.doctor import effects as doctor_effects
+    from blockferry.doctor.rules import Diagnosis
+    from blockferry.leftovers import orphans as leftovers_orphans
+    from blockferry.leftovers import quarantine
+    from blockferry.leftovers.quarantine_rules import KeptFile, Purged, Restore
+    from blockferry.moves import background, interrupted, listings, move_control, name_lists, planning, running
+    from blockferry.tracking import effects as tracking_effects
+    from blockferry.tracking.rules import Changes, MadePoint, TrackingStatus
+else:  # each room when a command asks for something of it: together they take half a second of CPU
+    doctor_effects = lazy.module("blockferry.doctor.effects")
+    leftovers_orphans = lazy.module("blockferry.leftovers.orphans")
+    quarantine = lazy.module("blockferry.leftovers.quarantine")
+    background = lazy.module("blockferry.moves.background")
+    interrupted = lazy.module("blockferry.moves.interrupted")
+    listings = lazy.module("blockferry.moves.listings")
+    move_control = lazy.module("blockferry.moves.move_control")
+    name_lists = lazy.module("blockferry.moves.name_lists")
+    planning = lazy.module("blockferry.moves.planning")
+    running = lazy.module("blockferry.moves.running")
+    tracking_effects = lazy.module("blockferry.tracking.effects")
 
 
 class LocalClient(Client):
@@ -50,25 +68,32 @@ class LocalClient(Client):
     def close(self) -> None:
         self._env.close()
 
+    def _asking(self) -> contextlib.AbstractContextManager[None]:
+        """Begin to reach the host; while it is open, whoever listens is told what libvirt is waited for."""
+        self._env.site.prepare()
+        return slow_calls.telling(self._env.site.slowest_call, self._env.say)
+
     # ------------------------------------------------------------ looking
 
     def hosts(self) -> tuple[HostListing, ...]:
         return host_table.hosts(self._env.hosts or (self._env.own,), known_hosts.default_file())
 
     def vms(self) -> tuple[VmListing, ...]:
-        return listings.vms(self._env)
+        with self._asking():
+            return listings.vms(self._env)
 
     def datastores(self) -> tuple[DatastoreListing, ...]:
-        return listings.datastores(self._env)
+        with self._asking():
+            return listings.datastores(self._env)
 
     def vm_names(self) -> tuple[str, ...]:
-        return listings.vm_names(self._env)
+        return name_lists.vm_names(self._env)
 
     def datastore_names(self) -> tuple[str, ...]:
-        return listings.datastore_names(self._env)
+        return name_lists.datastore_names(self._env)
 
     def disk_names(self, vm: str) -> tuple[str, ...]:
-        return listings.disk_names(self._env, vm)
+        return name_lists.disk_names(self._env, vm)
 
     def diagnose(self) -> Diagnosis:
         self._env.site.runner.prepare()  # while libvirt is connected to
@@ -77,10 +102,14 @@ class LocalClient(Client):
     # ------------------------------------------------------------ moving
 
     def _check(self, request: MoveRequest) -> CheckResult:
-        return planning.check(self._env, request)
+        with self._asking():
+            return planning.check(self._env, request)
 
     def _plan(self, request: MoveRequest) -> MoveSummary:
-        return planning.move(self._env, request)
+        with self._asking():
+            # What the move is written into and run with, while the host is looked at.
+            lazy.preload("blockferry.storage_move.move_journal", "blockferry.moves.running")
+            return planning.move(self._env, request)
 
     def _find(self, name: str | None) -> MoveSummary:
         return self._env.readable_journal.find(name)
@@ -110,7 +139,8 @@ class LocalClient(Client):
         return move_control.set_speed(self._env, move, bandwidth)
 
     def interrupted(self) -> tuple[MoveSummary, ...]:
-        return interrupted.interrupted_moves(self._env)
+        with slow_calls.telling(self._env.site.slowest_call, self._env.say):
+            return interrupted.interrupted_moves(self._env)
 
     def resumable(self, move: str | None = None) -> tuple[MoveSummary, ...]:
         return interrupted.resumable(self._env, move)

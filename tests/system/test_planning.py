@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -475,3 +478,42 @@ def test_bitmaps_in_every_layer_go_along_with_their_layers(
     said = subprocess.run(["qemu-img", "info", "--backing-chain", new], capture_output=True, text=True, check=True)
     assert "backup-of-vda" in said.stdout
     assert "backup-of-base" in said.stdout
+
+
+def test_a_libvirt_that_does_not_answer_is_named_before_the_plan_and_in_every_phase(
+    bare: Bare, line: Line, old_san: Datastore
+) -> None:
+    """libvirtd is frozen: while `check` connects, while a move is prepared, and while it copies."""
+    name = bare.vm({"vda": bare.image(old_san.path / "frozen.qcow2")}, start=True)
+    with _frozen_libvirtd(bare.host):
+        process = line.start("check", name, "--to", "ssd")
+        _wait_line(process.stderr, "waiting for libvirt to accept the connection, ")
+    assert line.end(process).status == 0
+    process = line.start("move", name, "--to", "ssd", point="marked:stop,copy-started:stop")
+    for phase in ("prepare", "copy"):
+        line.wait_stopped(process)
+        with _frozen_libvirtd(bare.host):
+            os.kill(process.pid, signal.SIGCONT)
+            said = json.loads(_wait_line(process.stdout, '"note":"waiting for libvirt to '))
+            assert (said["kind"], said["progress"]["phase"]) == ("progress", phase)
+    assert line.end(process).status == 0
+
+
+@contextmanager
+def _frozen_libvirtd(host: Host) -> Iterator[None]:
+    host.kill_libvirtd(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        host.kill_libvirtd(signal.SIGCONT)
+
+
+def _wait_line(stream: IO[str] | None, text: str) -> str:
+    """The first line that holds the text; the test's own limit of time ends a wait in vain."""
+    assert stream is not None
+    seen = []
+    for one in stream:
+        seen.append(one)
+        if text in one:
+            return one
+    raise AssertionError(f"no line with {text!r} in {seen}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -114,6 +115,8 @@ def ask_as_nobody(talk: Connection, system: str, state: str) -> None:
     `system`: where root's journal is, as on a host.
     """
     os.environ["XDG_STATE_HOME"] = state
+    importlib.import_module("difflib")  # where Python lies that user may not read, and the client loads late
+    importlib.import_module("blockferry.storage_move.move_journal")
     config.SYSTEM_JOURNAL = Path(system)
     os.setgroups([])
     os.setgid(65534)

@@ -277,7 +277,8 @@ def test_a_move_shows_lines_and_the_report(client: cli_fake.FakeClient) -> None:
     client.findings = (cli_fake.WARNING,)
     result = call(client, "move", "web01", "--to", "ssd")
     assert result.exit_code == 0
-    lines = result.stderr.splitlines()
+    first, *lines = result.stderr.splitlines()
+    assert first == "Looking at the VM and its datastores"  # before anything that may take long
     assert lines[0].startswith("Moving web01 (vda, vdb; 5.0 GiB) to ssd by mirror")
     assert lines[1].startswith("warning: NVRAM_STAYS")
     assert "copy, 0%" in lines[2]

@@ -12,7 +12,7 @@ import cli_fake
 import pytest
 from click.shell_completion import ShellComplete
 
-from blockferry.cli import completion, main, types
+from blockferry.cli import command, main, types
 from blockferry.cli.app import App
 from blockferry.jobs.outcome import Outcome
 
@@ -24,7 +24,7 @@ FAKE = Path(cli_fake.__file__)
 def offered(client: cli_fake.FakeClient, words: str) -> list[str]:
     *args, incomplete = words.split(" ")
     app = App(opener=lambda _uri, _journal: client)
-    complete = ShellComplete(main.root, {"obj": app}, completion.PROGRAM, completion.VARIABLE)
+    complete = ShellComplete(main.root, {"obj": app}, command.PROGRAM, command.VARIABLE)
     return [item.value for item in complete.get_completions(args, incomplete)]
 
 

@@ -74,6 +74,9 @@ def test_importing_it_loads_neither_libvirt_nor_a_database() -> None:
     assert not {"libvirt", "sqlalchemy", "alembic", "lxml", "click", "rich"} & set(loaded)
     heavy = ("blockferry.moves", "blockferry.local", "blockferry.cli.", "blockferry.store.journal")
     assert not [name for name in loaded if name.startswith(heavy)]
+    # Nor a room of which most programs use nothing; its names are taken from it when they are asked for.
+    rooms = ("blockferry.doctor.rules", "blockferry.tracking.rules", "blockferry.leftovers.quarantine_rules")
+    assert not {*rooms, "blockferry.storage_move.actions", "blockferry.storage_move.facts"} & set(loaded)
 
 
 @pytest.mark.parametrize("name", api.__all__)

@@ -14,6 +14,7 @@ import libvirt
 import pytest
 
 from blockferry.base.errors import BlockferryError, HostUnreachable, PermissionRefused
+from blockferry.hosts.host import Host
 from blockferry.hosts.libvirt.connection import Connection
 
 URI = "qemu:///system"
@@ -101,3 +102,15 @@ def test_a_socket_that_may_not_be_opened_and_one_that_is_not_there() -> None:
                 [sys.executable, "-c", _AS_NOBODY, str(tried)], capture_output=True, text=True, timeout=120, check=True
             )
             assert done.stdout == f"{code}\n", done.stderr
+
+
+def test_a_prepared_host_tells_its_refusal_once_to_who_asks_first(tmp_path: Path) -> None:
+    """`prepare` raises nothing; a host that cannot be reached is not tried twice by one command."""
+    site = Host(f"qemu:///system?socket={tmp_path}/none")
+    site.prepare()
+    with pytest.raises(HostUnreachable) as first:
+        _ = site.connection
+    with pytest.raises(HostUnreachable) as second:
+        _ = site.connection
+    assert first.value is not second.value
+    site.close()

@@ -64,3 +64,23 @@ def test_a_journal_that_fails_does_not_end_it() -> None:
         slow.seen(Progress("copy"))
         assert tries.acquire(timeout=30)
         assert tries.acquire(timeout=30)
+
+
+def test_before_there_is_a_job_it_is_said_at_growing_distances() -> None:
+    said: list[str] = []
+    twice = threading.Event()
+    times = iter([0.5, 2.0, 3.0, 3.9, 4.0, 5.0])
+
+    def ask() -> tuple[str, float] | None:
+        seconds = next(times, None)
+        if seconds is None:
+            twice.set()
+            return None
+        return "accept the connection", seconds
+
+    with slow_calls.telling(ask, said.append):
+        assert twice.wait(30)
+    assert said == [
+        "waiting for libvirt to accept the connection, 2.0 s",
+        "waiting for libvirt to accept the connection, 4.0 s",
+    ]

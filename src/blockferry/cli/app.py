@@ -11,13 +11,17 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
-from blockferry.base import log
+from blockferry.base import lazy
 from blockferry.base.errors import BlockferryError, UsageError
-from blockferry.cli import output
 
-if TYPE_CHECKING:  # for types only: `--help` does not wait for it
+if TYPE_CHECKING:
+    from blockferry.base import log
     from blockferry.base.config import Config
+    from blockferry.cli import output
     from blockferry.client import Client
+else:  # `--help` does not wait for these
+    log = lazy.module("blockferry.base.log")
+    output = lazy.module("blockferry.cli.output")
 
 
 def open_client(uri: str | None, journal: str | None) -> Client:

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
-from click.shell_completion import CompletionItem
 
+from blockferry.base import lazy
 from blockferry.base.errors import BlockferryError
 from blockferry.cli.app import App, load_config
+
+if TYPE_CHECKING:
+    from click import shell_completion
+else:  # `--help` does not wait for these
+    shell_completion = lazy.module("click.shell_completion")
+
+PROGRAM = "blockferry"
+VARIABLE = "_BLOCKFERRY_COMPLETE"
+"""The environment variable by which a shell's completion script asks."""
 
 COLORS = ("auto", "always", "never")
 
@@ -25,13 +34,13 @@ def _keep(field: str) -> Callable[[click.Context, click.Parameter, Any], None]:
     return callback
 
 
-def _host_names(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+def _host_names(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[shell_completion.CompletionItem]:
     """The configured hosts. A configuration that cannot be read is told by the command itself."""
     try:
         names = [one.name for one in load_config().hosts]
     except BlockferryError:
         return []
-    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+    return [shell_completion.CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 
 def _name_host(field: str) -> Callable[[click.Context, click.Parameter, Any], None]:

@@ -7,10 +7,7 @@ import os
 import click
 from click import shell_completion
 
-from blockferry.cli.command import Command
-
-PROGRAM = "blockferry"
-VARIABLE = "_BLOCKFERRY_COMPLETE"
+from blockferry.cli.command import PROGRAM, VARIABLE, Command
 
 
 @shell_completion.add_completion_class

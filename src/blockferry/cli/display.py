@@ -47,9 +47,11 @@ def for_app(app: App) -> Display:
     return LiveView(app.err) if app.err.is_terminal else Lines(app.err)
 
 
-def waiting(app: App, text: str) -> contextlib.AbstractContextManager[object]:
-    """Show on a terminal, from the first moment on, that the command works; a log or a program is not told."""
+def waiting(app: App, text: str, *, log_too: bool = False) -> contextlib.AbstractContextManager[object]:
+    """Show on a terminal, from the first moment on, that the command works; with `log_too` also in a log."""
     if app.json or not app.err.is_terminal:
+        if log_too and not app.json:
+            app.err.line(text)
         return contextlib.nullcontext()
     return app.err.console.status(text)
 

@@ -7,17 +7,21 @@ import errno
 import importlib
 import os
 import sys
-import traceback
 from collections.abc import Sequence
-from typing import Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import click
 
 from blockferry import __version__
+from blockferry.base import lazy
 from blockferry.base.errors import BlockferryError, Interrupted, UsageError
-from blockferry.cli import completion
 from blockferry.cli.app import App
-from blockferry.cli.command import global_options, write_examples
+from blockferry.cli.command import PROGRAM, VARIABLE, global_options, write_examples
+
+if TYPE_CHECKING:
+    import traceback
+else:
+    traceback = lazy.module("traceback")
 
 
 class CommandEntry(NamedTuple):
@@ -110,9 +114,9 @@ class CommandLine(click.Group):
         app = extra.setdefault("obj", App())
         extra.pop("standalone_mode", None)
         try:
-            status = super().main(
-                typed, completion.PROGRAM, complete_var=completion.VARIABLE, standalone_mode=False, **extra
-            )
+            if VARIABLE in os.environ:  # the shell asks what may come next
+                importlib.import_module("blockferry.cli.completion")  # click is told of our script for bash
+            status = super().main(typed, PROGRAM, complete_var=VARIABLE, standalone_mode=False, **extra)
             status = status if isinstance(status, int) else 0
         except Exception as error:  # noqa: BLE001 - the last place there is
             status = _tell(app, error, as_json=app.json or "--json" in typed)

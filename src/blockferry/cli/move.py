@@ -40,7 +40,7 @@ def move(app: App, /, *, detach: bool, **options: Any) -> None:
     """
     request = to_request(**options)
     try:
-        with display.waiting(app, LOOKING):
+        with display.waiting(app, LOOKING, log_too=True):
             client = app.client()
             summary = client.plan_move(request).latest
     except Refused as refused:

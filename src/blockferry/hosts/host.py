@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
+from blockferry.base.errors import BlockferryError
 from blockferry.hosts.configured_hosts import ConfiguredHost
 from blockferry.hosts.helper import files
 from blockferry.hosts.libvirt.connection import Connection
 from blockferry.hosts.libvirt.domain import Control
 from blockferry.hosts.runner import LocalRunner, Runner, runner_for
+
+CLOSE_S = 1.0
 
 
 class Host:
@@ -17,6 +21,8 @@ class Host:
 
     others: tuple[ConfiguredHost, ...] = ()
     may_ask: bool = True
+    _connecting_since: float | None = None  # monotonic seconds
+    _refused: BlockferryError | None = None  # what `prepare` met: told to whoever asks first, not tried twice
 
     def __init__(self, uri: str, *, others: tuple[ConfiguredHost, ...] = (), may_ask: bool = True) -> None:
         """Nothing is opened yet. Raises UsageError for a URI whose files cannot be reached.
@@ -35,21 +41,55 @@ class Host:
     def connection(self) -> Connection:
         """An open connection. Raises HostUnreachable."""
         with self._lock:
+            refused, self._refused = self._refused, None
+            if refused is not None:
+                raise refused
             if self._connection is None or not self._connection.alive:
                 if self._connection is not None:
                     self._connection.close()
                     self._connection = None
-                made = Connection(self.uri, may_ask=self.may_ask)
-                try:
-                    if self._see is not None:
-                        self._see(made)
-                except BaseException:
-                    made.close()
-                    raise
-                if not isinstance(self.runner, LocalRunner):
-                    made.first_bytes = self._first_bytes
-                self._connection = made
+                self._connection = self._made()
             return self._connection
+
+    def _made(self) -> Connection:
+        """A new connection, seen by whom `expect` names. The lock is held. Raises HostUnreachable."""
+        self._connecting_since = time.monotonic()
+        try:
+            made = Connection(self.uri, may_ask=self.may_ask)
+        finally:
+            self._connecting_since = None
+        try:
+            if self._see is not None:
+                self._see(made)
+        except BaseException:
+            made.close()
+            raise
+        if not isinstance(self.runner, LocalRunner):
+            made.first_bytes = self._first_bytes
+        return made
+
+    def prepare(self) -> None:
+        """Start the host's helper and connect to libvirt, and wait for neither: a command loads its code meanwhile.
+
+        Raises nothing; `connection` does.
+        """
+        self.runner.prepare()
+        if self._connection is None:
+            begun = threading.Event()
+            threading.Thread(target=self._connect, args=(begun,), name="connect", daemon=True).start()
+            begun.wait()
+
+    def _connect(self, begun: threading.Event) -> None:
+        with self._lock:
+            begun.set()  # whoever asks for the connection from now on waits for this one
+            if self._connection is not None:
+                return
+            try:
+                made = self._connection = self._made()
+            except BlockferryError as error:
+                self._refused = error
+                return
+        made.prepare_host_id()
 
     def expect(self, see: Callable[[Connection], None] | None) -> None:
         """Have `see` look at the connection, and at every later one before it is used; what it raises is raised.
@@ -66,14 +106,21 @@ class Host:
 
     def slowest_call(self) -> tuple[str, float] | None:
         """What libvirt has owed an answer to for the longest, and for how many seconds; never waits."""
-        connection = self._connection
+        since, connection = self._connecting_since, self._connection
+        if since is not None:
+            return "accept the connection", time.monotonic() - since
         return None if connection is None else connection.slowest()
 
     def control(self, uuid: str, name: str) -> Control:
         return Control(self.connection, uuid, name)
 
     def close(self) -> None:
-        with self._lock:
+        """Close the connection; one still being made, by a libvirt that hangs, is left to the end of the process."""
+        if not self._lock.acquire(timeout=CLOSE_S):
+            return
+        try:
             if self._connection is not None:
                 self._connection.close()
                 self._connection = None
+        finally:
+            self._lock.release()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from types import TracebackType
 from typing import Generic, TypeVar
@@ -61,6 +61,37 @@ class SlowCalls(Generic[ProgressT]):
             last, slowest = self._last, self._slowest()
             if last is None or slowest is None or slowest[1] < LONG_S or self._quiet():
                 continue
-            note = f"waiting for libvirt to {slowest[0]}, {format_duration(slowest[1])}"
+            note = _note(*slowest)
             with contextlib.suppress(BlockferryError):  # the loop itself says what is wrong with the journal
                 self._publish(replace(last, note=note))
+
+
+@contextlib.contextmanager
+def telling(slowest: Callable[[], tuple[str, float] | None], say: Callable[[str], None]) -> Iterator[None]:
+    """While it is open, say what a call is waited for that takes longer than LONG_S: before there is a job to show.
+
+    `slowest`: as of SlowCalls. Said again each time it has taken twice as long.
+    """
+    over = threading.Event()
+
+    def watch() -> None:
+        next_s, before = LONG_S, ""
+        while not over.wait(EVERY_S):
+            what, seconds = slowest() or ("", 0.0)
+            if what != before:
+                next_s, before = LONG_S, what
+            if seconds >= next_s:
+                next_s = 2 * seconds
+                with contextlib.suppress(OSError):  # the terminal is gone: the command itself meets that
+                    say(_note(what, seconds))
+
+    thread = threading.Thread(target=watch, name="slow-calls-told", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+
+
+def _note(what: str, seconds: float) -> str:
+    return f"waiting for libvirt to {what}, {format_duration(seconds)}"

@@ -6,14 +6,20 @@ import getpass
 import os
 import threading
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from blockferry.base import host_entries
+from blockferry.base import host_entries, lazy
 from blockferry.base.config import Config, hidden_journal
 from blockferry.base.errors import JournalFailed
 from blockferry.hosts.configured_hosts import ConfiguredHost
 from blockferry.hosts.host import Host
 from blockferry.safety.shared_directory import SharedDirectories
-from blockferry.storage_move.move_journal import MoveJournal
+from blockferry.store import glance
+
+if TYPE_CHECKING:
+    from blockferry.storage_move import move_journal
+else:  # it loads SQLAlchemy: a completion of VM names does without
+    move_journal = lazy.module("blockferry.storage_move.move_journal")
 
 
 class Environment:
@@ -39,7 +45,7 @@ class Environment:
         self.uris: dict[str, str] = {} if base is None else base.uris
         """Move -> URI of its host: a background process is started also while the journal is away."""
 
-        self._journal: MoveJournal | None = None
+        self._journal: move_journal.MoveJournal | None = None
         self._lock = threading.Lock()
 
     @property
@@ -52,20 +58,20 @@ class Environment:
         return ConfiguredHost(host_entries.entry_of(self.uri), lambda _uri: self.site)
 
     @property
-    def journal(self) -> MoveJournal:
+    def journal(self) -> move_journal.MoveJournal:
         """The journal as it is. Looking at it does not make one: see `made_journal`. Raises JournalFailed."""
         if self._base is not None:
             return self._base.journal
         with self._lock:
             if self._journal is None:
-                self._journal = MoveJournal.open(self.config.journal, make=False)
+                self._journal = move_journal.MoveJournal.open(self.config.journal, make=False)
                 hidden = hidden_journal(self.config.journal) if self._journal.missing else None
                 if hidden is not None:
                     self.say(f"root's journal {hidden} is not readable by you; moves in it are not shown")
             return self._journal
 
     @property
-    def readable_journal(self) -> MoveJournal:
+    def readable_journal(self) -> move_journal.MoveJournal:
         """The journal, for whoever asks about moves. Raises JournalFailed where root's is not readable."""
         journal = self.journal
         hidden = hidden_journal(self.config.journal) if journal.missing else None
@@ -73,13 +79,21 @@ class Environment:
             raise JournalFailed(str(hidden), "it is root's and not readable by you: run as root")
         return journal
 
-    def made_journal(self) -> MoveJournal:
+    def nothing_under_way(self) -> bool:
+        """Whether it is sure, without opening the journal, that no move in it is unfinished."""
+        with self._lock:
+            unopened = self._journal is None
+        return (
+            unopened and hidden_journal(self.config.journal) is None and glance.nothing_under_way(self.config.journal)
+        )
+
+    def made_journal(self) -> move_journal.MoveJournal:
         """The journal, made if there is none: the first move makes it, nothing that only looks does."""
         if self._base is not None:
             return self._base.made_journal()
         with self._lock:
             if self._journal is None or self._journal.missing:
-                made = MoveJournal.open(self.config.journal)
+                made = move_journal.MoveJournal.open(self.config.journal)
                 if self._journal is not None:
                     self._journal.close()
                 self._journal = made

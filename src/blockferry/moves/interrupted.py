@@ -16,6 +16,8 @@ GRACE_S = 10.0
 
 def interrupted_moves(env: Environment) -> tuple[MoveSummary, ...]:
     """Moves of this host that nobody runs and that are not parked."""
+    if env.nothing_under_way():
+        return ()
     return tuple(
         one
         for one in env.journal.unfinished()

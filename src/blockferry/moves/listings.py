@@ -12,27 +12,14 @@ from blockferry.storage_move.destination import datastore_places
 from blockferry.storage_move.summary import DatastoreListing, DiskListing, VmListing
 
 
-def vm_names(env: Environment) -> tuple[str, ...]:
-    return domain_list.names(env.site.connection)
-
-
-def datastore_names(env: Environment) -> tuple[str, ...]:
-    return pools.names(env.site.connection)
-
-
-def disk_names(env: Environment, vm: str) -> tuple[str, ...]:
-    found = domain_list.vm(env.site.connection, vm)
-    return tuple(disk.target for disk in found.disks if disk.device == "disk")
-
-
 def vms(env: Environment) -> tuple[VmListing, ...]:
     env.site.runner.prepare()  # while libvirt is connected to
     env.site.connection.prepare_host_id()  # while the VMs are read
     everyone = domain_list.all_vms(env.site.connection)
     stores = datastore_places.datastores(env.site)
     uri, host = env.site.connection.uri, env.site.connection.host_id()
-    under_way = [one for one in env.journal.unfinished() if identity.may_be_here(one.plan, uri, host)]
-    moving = {one.plan.uuid: one.id for one in under_way}
+    unfinished = () if env.nothing_under_way() else env.journal.unfinished()
+    moving = {one.plan.uuid: one.id for one in unfinished if identity.may_be_here(one.plan, uri, host)}
     listings = []
     resolved = datastore_places.resolved(env.site.runner, everyone)
     images = chains.of_drives(env.site.runner, everyone)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import posixpath
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from blockferry.base.errors import MoveNotFound
 from blockferry.hosts.datastore_id import FileId, file_of
@@ -12,7 +13,9 @@ from blockferry.hosts.identity import may_be_here, same_host
 from blockferry.hosts.kept import Kept
 from blockferry.safety.proof import Claims
 from blockferry.storage_move.plan import Plan
-from blockferry.store import AnyJournal
+
+if TYPE_CHECKING:  # it loads SQLAlchemy, which a listing does without
+    from blockferry.store import AnyJournal
 
 
 def claims(journal: AnyJournal, uri: str, host: str, apart_from: str | None = None) -> Claims:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from blockferry.base import lazy
 from blockferry.base.errors import MoveCancelled, MoveFailed
 from blockferry.jobs.outcome import Outcome
 from blockferry.storage_move.summary import MoveSummary
-from blockferry.storage_move.verify import rules as verify_rules
+
+if TYPE_CHECKING:
+    from blockferry.storage_move.verify import rules as verify_rules
+else:  # with all actions: what only looks does without
+    verify_rules = lazy.module("blockferry.storage_move.verify.rules")
 
 
 def conclude(done: MoveSummary) -> MoveSummary:

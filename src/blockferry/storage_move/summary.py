@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from blockferry.base import lazy
 from blockferry.hosts.inventory import Datastore, Vm
 from blockferry.jobs.outcome import Outcome
 from blockferry.jobs.summary import JobProgress, JobReport, JobSummary
-from blockferry.storage_move.firmware import rules as firmware_rules
 from blockferry.storage_move.pace.latency import GuestLatency
 from blockferry.storage_move.plan import Plan
 from blockferry.storage_move.precheck.finding import Finding
 from blockferry.storage_move.record import BackupExport, Record
+
+if TYPE_CHECKING:
+    from blockferry.storage_move.firmware import rules as firmware_rules
+else:  # with all actions and observations: a listing does without
+    firmware_rules = lazy.module("blockferry.storage_move.firmware.rules")
 
 
 @dataclass(frozen=True, slots=True)

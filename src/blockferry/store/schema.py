@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import BigInteger, Column, Float, ForeignKey, Index, Integer, MetaData, String, Table, Text, text
 
-VERSION = "0003"
-"""The newest of migrations/versions: what these tables are."""
+from blockferry.store.schema_version import VERSION as VERSION
 
 OPEN = "open"
 """State of a move that is not over; and of one that a process of version 0002 has ended since (`store/listed.py`)."""

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from blockferry.base import lazy
+
+if TYPE_CHECKING:
+    import difflib
+else:  # only a mistyped name needs it
+    difflib = lazy.module("difflib")
 
 
 def nearest(name: str, known: Iterable[str], limit: int = 3) -> tuple[str, ...]:
@@ -13,7 +19,7 @@ def nearest(name: str, known: Iterable[str], limit: int = 3) -> tuple[str, ...]:
     return tuple(difflib.get_close_matches(name, sorted(known), n=limit, cutoff=0.4))
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class BlockferryError(Exception):
     """Something that blockferry can say in a sentence. Never raised itself: each kind is a subclass."""
 
@@ -36,6 +42,14 @@ class BlockferryError(Exception):
     @property
     def hint(self) -> str:
         return self.hint_form.format(**self.facts)
+
+    # These two serve all kinds of errors: dataclass() would compile them for each kind, at each start of the command.
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and isinstance(other, BlockferryError) and self.facts == other.facts
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.facts.items())})"
 
     def __str__(self) -> str:
         return f"{self.sentence} {self.hint}".strip()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from blockferry.base.errors.error import BlockferryError
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class ImageUnreadable(BlockferryError):
     """qemu-img cannot read the image: it is missing, damaged, or not of the format that the VM says it is."""
 
@@ -19,7 +19,7 @@ class ImageUnreadable(BlockferryError):
     problem: str
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class FileExists(BlockferryError):
     """A file is already where a new one was to be made. It is not ours and was left as it is."""
 
@@ -30,7 +30,7 @@ class FileExists(BlockferryError):
     path: str
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class StillInUse(BlockferryError):
     """A half-made copy could not be removed yet, because something has it open or refers to it."""
 
@@ -41,7 +41,7 @@ class StillInUse(BlockferryError):
     problem: str
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class NotInQuarantine(BlockferryError):
     """Nothing is kept under that name on this host: no file of that path, or no file of that VM. Nothing was touched.
 
@@ -55,7 +55,7 @@ class NotInQuarantine(BlockferryError):
     asked: str
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class NotRestorable(BlockferryError):
     """The VM cannot go back to the files in quarantine; the sentence says what stands in the way. Nothing was touched.
 

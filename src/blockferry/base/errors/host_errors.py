@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from blockferry.base.errors.error import BlockferryError
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class HostUnreachable(BlockferryError):
     """libvirt on that host does not answer (daemon down, wrong URI, no permission, network).
 
@@ -23,7 +23,7 @@ class HostUnreachable(BlockferryError):
     problem: str
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class PermissionRefused(HostUnreachable):
     """libvirt on that host runs, but does not let this user in. Nothing was touched."""
 
@@ -32,7 +32,7 @@ class PermissionRefused(HostUnreachable):
     hint_form = "Run as root, or join the group libvirt (`usermod -aG libvirt USER`, then log in again)."
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class HostCommandFailed(BlockferryError):
     """A command that blockferry ran on the host (qemu-img, ssh, ...) failed; its own words are quoted."""
 
@@ -44,7 +44,7 @@ class HostCommandFailed(BlockferryError):
     stderr: str
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class HostCallFailed(HostCommandFailed):
     """The host's kernel refused something that blockferry wanted of a file: no room, no permission, an I/O error...
 
@@ -57,7 +57,7 @@ class HostCallFailed(HostCommandFailed):
     errno_name: str = ""
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class NoAnswer(HostCommandFailed):
     """The host did not answer in time: storage hangs there, most often. Whether it will be done is not known.
 
@@ -68,7 +68,7 @@ class NoAnswer(HostCommandFailed):
     sentence_form = "The host has not answered `{command}`: {stderr}"
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class OutcomeUnknown(HostUnreachable):
     """The connection to the host broke while something was being done there that cannot simply be done again.
 
@@ -79,7 +79,7 @@ class OutcomeUnknown(HostUnreachable):
     sentence_form = "The connection to {uri} broke; whether it has done this is not known: {problem}."
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class HelperEnded(HostUnreachable):
     """The program through which blockferry looks at files of a host was killed, or does not answer.
 
@@ -91,7 +91,7 @@ class HelperEnded(HostUnreachable):
     hint_form = "Try again. The host's log tells who killed it, and whether memory ran out: `journalctl -k`."
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class LibvirtFailed(BlockferryError):
     """libvirt refused or failed a call; its own words are quoted.
 
@@ -106,7 +106,7 @@ class LibvirtFailed(BlockferryError):
     libvirt_code: str
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Unhealthy(BlockferryError):
     """`doctor` found something that stands in the way of moves, or endangers what was moved.
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from blockferry.base.errors.error import BlockferryError
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class JournalFailed(BlockferryError):
     """The journal (the database that remembers moves) cannot be opened, read or written.
 
@@ -25,7 +25,7 @@ class JournalFailed(BlockferryError):
     passing: bool = False  # it may be over by itself: the database is away, locked, or its disk is full
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class LeaseLost(BlockferryError):
     """Another blockferry process has taken over this move, because this one was silent for too long.
 
@@ -44,7 +44,7 @@ class LeaseLost(BlockferryError):
     owner: str
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class MoveBusy(BlockferryError):
     """The VM or the move is being worked on by another blockferry process."""
 
@@ -57,7 +57,7 @@ class MoveBusy(BlockferryError):
     owner: str
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class OtherHost(BlockferryError):
     """The move belongs to another host: it is only run, resumed or ended on the host on which it was planned.
 
@@ -90,7 +90,7 @@ class OtherHost(BlockferryError):
         )
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class DestinationTaken(BlockferryError):
     """A move that is not over makes a file of the same name at the destination. Nothing was begun."""
 
@@ -104,7 +104,7 @@ class DestinationTaken(BlockferryError):
     other: str
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class KeptTaken(BlockferryError):
     """An old disk left the quarantine in the moment in which a move was to take it over. Nothing was begun."""
 
@@ -116,7 +116,7 @@ class KeptTaken(BlockferryError):
     path: str
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class RoomTaken(BlockferryError):
     """Moves that were planned in the same moment leave too little room at the destination. Nothing was begun.
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from blockferry.base.errors.error import BlockferryError
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Refused(BlockferryError):
     """The pre-check found reasons against the move. Nothing was touched.
 
@@ -24,7 +24,7 @@ class Refused(BlockferryError):
     codes: tuple[str, ...] = ()
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class MoveFailed(BlockferryError):
     """The move did not succeed; the sentence says what happened and where the VM's disks are now.
 
@@ -42,7 +42,7 @@ class MoveFailed(BlockferryError):
     holds: str
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class CopyDiffers(BlockferryError):
     """`--verify` found that a new disk is not what the old one was at the switch.
 
@@ -64,7 +64,7 @@ class CopyDiffers(BlockferryError):
     where: str
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class NotVerified(BlockferryError):
     """`--verify` was asked for and could not be done to its end; the VM was moved and its old disks are kept."""
 
@@ -78,7 +78,7 @@ class NotVerified(BlockferryError):
     why: str
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class MoveCancelled(BlockferryError):
     """The move was cancelled as asked: the VM runs on its old disks, the copies at the destination are gone."""
 
@@ -90,7 +90,7 @@ class MoveCancelled(BlockferryError):
     holds: str
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class TooLateToCancel(BlockferryError):
     """The VM uses its new disks already: a move cannot be cancelled after the switch. It goes on to its end.
 
@@ -106,7 +106,7 @@ class TooLateToCancel(BlockferryError):
     destination: str
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class DestinationGone(BlockferryError):
     """The destination's file system was unmounted during the move. Nothing is made, switched or removed meanwhile."""
 
@@ -118,7 +118,7 @@ class DestinationGone(BlockferryError):
     mount_point: str
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class DestinationCutOff(BlockferryError):
     """The destination did not answer for longer than the hang limit, so it was cut off: the guest was waiting for it.
 
@@ -140,7 +140,7 @@ class DestinationCutOff(BlockferryError):
     after: str
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class LostVmUnreachable(BlockferryError):
     """libvirt has lost a running VM, and the monitor of its QEMU cannot be reached either.
 
@@ -156,7 +156,7 @@ class LostVmUnreachable(BlockferryError):
     problem: str
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class CopyIncomplete(BlockferryError):
     """A copy was made that is not what it should be. It is not used; the source is untouched."""
 
@@ -167,7 +167,7 @@ class CopyIncomplete(BlockferryError):
     problem: str
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class CloneFailed(BlockferryError):
     """The file system did not clone an image, although it was tried before the move. The source is untouched."""
 
@@ -180,7 +180,7 @@ class CloneFailed(BlockferryError):
     problem: str
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class StillSaved(BlockferryError):
     """A VM that was saved to change the path of its UEFI variables could not be restored yet. Its memory is whole.
 
@@ -196,7 +196,7 @@ class StillSaved(BlockferryError):
     problem: str
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class MoveParked(BlockferryError):
     """The move stands still because going on could hurt: something changed that blockferry does not understand.
 
@@ -213,7 +213,7 @@ class MoveParked(BlockferryError):
     problem: str
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class WaitTimedOut(BlockferryError):
     """A program waited for a move (Python API, `Move.wait`) and its timeout passed before the move had ended.
 
@@ -228,7 +228,7 @@ class WaitTimedOut(BlockferryError):
     vm: str
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Interrupted(BlockferryError):
     """The command was interrupted; the move goes on in the background or waits for `blockferry resume`."""
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from blockferry.base.errors.error import BlockferryError, suggest
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class UsageError(BlockferryError):
     """The request itself makes no sense (an unknown disk, two answers to one question). Nothing was touched."""
 
@@ -19,7 +19,7 @@ class UsageError(BlockferryError):
     remedy: str = ""
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class ConfigInvalid(BlockferryError):
     """The configuration file cannot be read or holds a value that makes no sense. Nothing was touched."""
 
@@ -31,7 +31,7 @@ class ConfigInvalid(BlockferryError):
     problem: str
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class VmNotFound(BlockferryError):
     """No VM (libvirt domain) of that name or UUID on this host. Nothing was touched."""
 
@@ -47,7 +47,7 @@ class VmNotFound(BlockferryError):
         return suggest(self.nearest) + "`blockferry vms` lists all VMs."
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class VmAmbiguous(BlockferryError):
     """Several of the configured hosts have a VM of that name. Nothing was touched.
 
@@ -65,7 +65,7 @@ class VmAmbiguous(BlockferryError):
         return f"Say which one is meant: {' or '.join(f'--host {name}' for name in self.hosts)}."
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class DatastoreNotFound(BlockferryError):
     """No datastore (libvirt storage pool) of that name on this host. Nothing was touched."""
 
@@ -81,7 +81,7 @@ class DatastoreNotFound(BlockferryError):
         return suggest(self.nearest) + "`blockferry datastores` lists all datastores."
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class DiskNotFound(BlockferryError):
     """The VM has no disk of that target name (`vda`, `sdb`). Nothing was touched."""
 
@@ -97,7 +97,7 @@ class DiskNotFound(BlockferryError):
         return suggest(self.nearest) + "`blockferry vms` shows each VM's disks."
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class HostNotConfigured(BlockferryError):
     """The configuration lists no host of that name. Nothing was touched.
 
@@ -116,7 +116,7 @@ class HostNotConfigured(BlockferryError):
         return suggest(self.nearest) + 'Hosts are listed in blockferry.toml: hosts = ["kvm1", "kvm2"].'
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class MoveNotFound(BlockferryError):
     """The journal holds no move with that id (or with an id that starts so). Nothing was touched."""
 
@@ -132,7 +132,7 @@ class MoveNotFound(BlockferryError):
         return suggest(self.nearest) + "`blockferry moves` and `blockferry history` list them."
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class CodeNotFound(BlockferryError):
     """`explain` was asked for a code that does not exist."""
 

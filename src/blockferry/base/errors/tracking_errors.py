@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from blockferry.base.errors.error import BlockferryError, suggest
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class TrackingLost(BlockferryError):
     """What has changed since that point cannot be told any more; the sentence says why. Nothing was touched.
 
@@ -26,7 +26,7 @@ class TrackingLost(BlockferryError):
     why: str
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class PointNotFound(BlockferryError):
     """The VM has no such point (it was dropped, or never made): since then everything may have changed."""
 
@@ -42,7 +42,7 @@ class PointNotFound(BlockferryError):
         return suggest(self.nearest) + f"`blockferry cbt status {self.vm}` lists its points."
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class NotTrackable(BlockferryError):
     """The changes of that VM or disk cannot be tracked, or not asked for now; the sentence says why. Nothing was
     touched."""
@@ -55,7 +55,7 @@ class NotTrackable(BlockferryError):
     why: str
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class TooManyPoints(BlockferryError):
     """The VM has as many points as it may have. Each is a bitmap that QEMU keeps up at every write."""
 
@@ -67,7 +67,7 @@ class TooManyPoints(BlockferryError):
     number: int
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class TrackingBusy(BlockferryError):
     """Something else is going on with the VM that does not let its changes be asked for now. Nothing was touched."""
 

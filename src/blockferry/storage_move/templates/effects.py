@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from blockferry.base.errors import BlockferryError
 from blockferry.base.units import format_size
@@ -20,8 +21,10 @@ from blockferry.hosts.runner import Runner
 from blockferry.storage_move import claims
 from blockferry.storage_move.destination import effects as destination_effects
 from blockferry.storage_move.facts import TemplateFacts
-from blockferry.storage_move.move_journal import MoveJournal
 from blockferry.storage_move.observe import fingerprints, same_path
+
+if TYPE_CHECKING:  # it loads SQLAlchemy, which a listing does without
+    from blockferry.storage_move.move_journal import MoveJournal
 
 Pair = tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]
 """The fingerprints of two images that were compared: of all files that each consists of."""
