@@ -343,7 +343,13 @@ def test_no_room_for_the_memory(long_line: Line, uefi: Guest, old_san: Datastore
     assert refused.codes == ["FIRMWARE_NO_ROOM"], str(refused)
     process = line.start(*words, point="saving:sleep=4")
     move = line.wait_unfinished()
-    wait_until(lambda: line.record(move)["held"] == "saving", "the save", timeout=60, step=0.05, report=line.stories)
+    wait_until(
+        lambda: line.record(move)["managed_save"]["state"] == "saving",
+        "the save",
+        timeout=60,
+        step=0.05,
+        report=line.stories,
+    )
     line.host.run(small)
     try:
         said = line.end(process)

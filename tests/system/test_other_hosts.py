@@ -14,7 +14,7 @@ from lab import FLAT_OUT, Datastore, Disk, Host, Lab
 from lab.process import wait_until
 from lab.pytest_plugin import MakeGuest
 from lab.roots import ROOTS, RootName
-from tests.system.voyage import FarLine, Voyage, small_disks
+from tests.system.voyage import FarLine, Voyage, small_disks, verified
 
 HOSTS = os.environ.get("BLOCKFERRY_HOSTS", "debian13").split()
 
@@ -52,7 +52,7 @@ def test_a_move_by_each_method(
     one = Voyage(make_guest(small_disks(old_san, 2), host=far, start=True), far_line, stores, database=True)
     one.write()
     said = far_line.must("move", one.name, "--to", "ssd", "--method", method, "--verify")
-    assert sorted(said.move["record"]["verified"]) == ["vda", "vdb"], str(said)
+    assert verified(said.move) == ["vda", "vdb"], str(said)
     one.moved_all(ssd)
     one.assert_well()
     one.power_cycle()

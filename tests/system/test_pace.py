@@ -104,7 +104,9 @@ def test_the_contract_holds_for_the_verification_too(sail: Sail, line: Line, ssd
         "move", one.name, "--to", "ssd", "--guest-latency", "20ms", "--verify", point="verifying:sleep=3"
     )
     move = line.wait_unfinished()
-    wait_until(lambda: line.record(move)["view"] == "held", "the view", timeout=300, report=line.stories, step=0.05)
+    wait_until(
+        lambda: line.record(move)["export"]["state"] == "held", "the view", timeout=300, report=line.stories, step=0.05
+    )
     set_write_limit(guest, 200_000)
 
     def at_its_least() -> bool:
@@ -164,7 +166,7 @@ def test_a_slowed_guest_is_let_go_when_the_process_dies_and_slowed_again_when_it
     said = line.do(*words, point="throttled:kill")
     assert said.status in (-9, 137), str(said)
     [move] = line.unfinished()
-    assert line.record(move)["throttled"]["vda"]["bytes_per_s"] > 0
+    assert line.record(move)["disks"]["vda"]["throttle"]["bytes_per_s"] > 0
     wait_until(lambda: write_limit(guest) == 0, "the guard to let the guest write", timeout=60, report=line.stories)
     process = line.start("resume", move)
     wait_until(

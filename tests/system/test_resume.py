@@ -14,7 +14,7 @@ import pytest
 from lab import FLAT_OUT, Datastore, Disk, Guest, Host, Lab
 from lab.process import wait_until
 from lab.pytest_plugin import MakeGuest
-from tests.system.voyage import Line, Voyage, allocated, assert_clean, assert_whole, other, side, small_disks
+from tests.system.voyage import Line, Voyage, allocated, assert_clean, assert_whole, other, side, small_disks, verified
 
 pytestmark = pytest.mark.lab
 
@@ -70,7 +70,7 @@ def test_a_move_by_snapshot(
     one.write()
     verify = ("--verify",) if kind == "qcow2" else ()
     said = line.must("move", one.name, "--to", "ssd", "--method", "snapshot", *verify)
-    assert len(said.move["record"]["verified"]) == (disks if verify else 0)
+    assert len(verified(said.move)) == (disks if verify else 0)
     one.moved_all(ssd)
     one.assert_well()
     one.power_cycle()

@@ -12,7 +12,7 @@ from lab import Datastore, Disk, Guest
 from lab.process import wait_until
 from lab.pytest_plugin import MakeGuest
 from tests.system.test_kills import VERIFY
-from tests.system.voyage import Line, Voyage, small_disks
+from tests.system.voyage import Line, Voyage, small_disks, verified
 
 pytestmark = pytest.mark.lab
 
@@ -48,7 +48,7 @@ def test_a_copy_that_is_the_same(
     """The guest writes on while its disks as they were are compared; then the sources go and nothing is left."""
     one = voyage(make_guest, line, stores, small_disks(old_san, 2, kind), start=True)
     said = line.must("move", one.name, "--to", "ssd", "--method", method, "--verify")
-    assert sorted(said.move["record"]["verified"]) == ["vda", "vdb"], str(said)
+    assert verified(said.move) == ["vda", "vdb"], str(said)
     assert len(said.move["report"]["verified"]) == 2
     one.moved_all(ssd)
     one.assert_well()
@@ -169,7 +169,9 @@ def test_the_vm_goes_off_while_it_is_verified(
     [source] = one.where.values()
     process = line.start("move", one.name, "--to", "ssd", "--verify", point="verifying:sleep=4")
     move = line.wait_unfinished()
-    wait_until(lambda: line.record(move)["view"] == "held", "the view", timeout=120, report=line.stories, step=0.05)
+    wait_until(
+        lambda: line.record(move)["export"]["state"] == "held", "the view", timeout=120, report=line.stories, step=0.05
+    )
     one.guest.judge.stop()
     one.guest.destroy()  # libvirt 9.0 takes half a minute a channel to notice a power-off (docs/design/verify.md)
     said = line.end(process)
@@ -189,7 +191,9 @@ def test_its_speed_is_changed_while_it_verifies(
     one = voyage(make_guest, line, stores, [Disk("vda", old_san, "raw", size="64MiB", fill="48MiB")], start=True)
     process = line.start("move", one.name, "--to", "ssd", "--verify", point="verifying:sleep=3")
     move = line.wait_unfinished()
-    wait_until(lambda: line.record(move)["view"] == "held", "the view", timeout=120, report=line.stories, step=0.05)
+    wait_until(
+        lambda: line.record(move)["export"]["state"] == "held", "the view", timeout=120, report=line.stories, step=0.05
+    )
     line.must("speed", move, "16KiB/s")
 
     def verifies() -> bool:
@@ -214,7 +218,9 @@ def test_the_destination_fills_up_while_it_verifies(
     [source] = one.where.values()
     process = line.start("move", one.name, "--to", "ssd", "--verify", "--provision", "thick", point="verifying:sleep=3")
     move = line.wait_unfinished()
-    wait_until(lambda: line.record(move)["view"] == "held", "the view", timeout=120, report=line.stories, step=0.05)
+    wait_until(
+        lambda: line.record(move)["export"]["state"] == "held", "the view", timeout=120, report=line.stories, step=0.05
+    )
     line.must("speed", move, "16KiB/s")
     one.guest.judge.stop()
     one.write(rate=400, most_kib=16, random_percent=100)
@@ -249,7 +255,7 @@ def test_cancelled_while_it_verifies(
     process = line.start("move", one.name, "--to", "ssd", "--verify", point="verifying:stop")
     line.wait_stopped(process)
     [move] = line.unfinished()
-    assert line.record(move)["view"] == "held"
+    assert line.record(move)["export"]["state"] == "held"
     cancel = line.start("cancel", move)  # it follows the move to its end
     wait_until(
         lambda: line.rows("SELECT wanted FROM moves WHERE id = ?", move) == [("cancel",)],

@@ -417,6 +417,11 @@ def image_info(path: Path) -> dict[str, Any]:
     return found
 
 
+def verified(move: dict[str, Any]) -> list[str]:
+    """The disks of a move, as `history` tells it, whose copies were compared and found the same."""
+    return sorted(target for target, disk in move["record"]["disks"].items() if disk["verified"])
+
+
 def allocated(path: Path) -> int:
     """Bytes that the file takes on its datastore."""
     return os.stat(path).st_blocks * 512

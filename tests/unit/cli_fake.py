@@ -57,6 +57,7 @@ from blockferry.storage_move.summary import (
     SpaceEstimate,
     VmListing,
 )
+from blockferry.storage_move.switch.record import SwitchRecord
 from blockferry.tracking.rules import (
     ChangedArea,
     Changes,
@@ -313,7 +314,9 @@ class FakeClient(Client):
             raise MoveBusy("web01", move_id, "root@kvm1 pid 7")
         if self.switched:
             now = self.journal[move_id]
-            self.journal[move_id] = dataclasses.replace(now, record=dataclasses.replace(now.record, switched=True))
+            self.journal[move_id] = dataclasses.replace(
+                now, record=dataclasses.replace(now.record, switch=SwitchRecord(done=True))
+            )
         for step in range(self.steps + 1):
             if self.journal[move_id].record.wanted is Wanted.CANCEL:
                 self.journal[move_id] = self._ended(move_id, Outcome.CANCELLED)

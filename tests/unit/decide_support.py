@@ -17,10 +17,12 @@ from dataclasses import dataclass, field, replace
 from blockferry.hosts.inventory import JobInfo, PowerState
 from blockferry.jobs.outcome import Outcome, Wanted
 from blockferry.storage_move import actions
+from blockferry.storage_move.disk_record import Copy, Stage
 from blockferry.storage_move.lost_vm import rules as lost_vm_rules
+from blockferry.storage_move.lost_vm.record import LostVm
 from blockferry.storage_move.observation import DiskSide, DiskView, Job, LostView, Observation
 from blockferry.storage_move.plan import DiskPlan, LayerPlan, Plan
-from blockferry.storage_move.record import Copy, LostVm, Record, Stage
+from blockferry.storage_move.record import Record
 from blockferry.storage_move.request import Method, SourcePolicy
 from blockferry.storage_move.switch.graph_proof import GraphView
 
@@ -157,9 +159,9 @@ class Host:
         if self.state is not PowerState.PAUSED and self.suspended:
             self.suspended = False  # the guard, or somebody, was first
             self.known = record = self.record
-        if self.state is PowerState.RUNNING and record.suspended and not self.suspended:
-            record = replace(record, suspended=False)
-        quick = self.suspended and record.switching and self.plan.synchronous
+        if self.state is PowerState.RUNNING and record.switch.suspended and not self.suspended:
+            record = replace(record, switch=replace(record.switch, suspended=False))
+        quick = self.suspended and record.switch.begun and self.plan.synchronous
         left = max((job.end - job.cur for job in self.jobs.values()), default=0)
         return Observation(
             state=self.state,
@@ -284,7 +286,11 @@ class Host:
             del self.jobs[target]
         elif event == "guard" and self.guard_armed:
             self.guard_resumes()
-        elif event == "pause" and self.state is PowerState.RUNNING and not (self.record.suspended or self.announcing):
+        elif (
+            event == "pause"
+            and self.state is PowerState.RUNNING
+            and not (self.record.switch.suspended or self.announcing)
+        ):
             self.state, self.owner_paused = PowerState.PAUSED, True
         elif event == "resume" and self.state is PowerState.PAUSED:
             self.state, self.owner_paused = PowerState.RUNNING, False
@@ -391,13 +397,17 @@ class Host:
         assert not self.owner_paused, "a pause of the owner's was ended"
         self.standing, self.guard_armed = False, False
         yield
-        self.note(replace(seen.record, suspended=False))
+        self.note(replace(seen.record, switch=replace(seen.record.switch, suspended=False)))
 
     def _do_save_lost(self, _action: actions.SaveLost, seen: Observation) -> Iterator[None]:
         assert seen.lost is not None
         record, current = seen.record, lost_vm_rules.known(seen.record, seen.lost)
         stands = seen.lost.status in ("", lost_vm_rules.PAUSED)
-        noted = lost_vm_rules.settle(self.plan, replace(record, suspended=record.suspended and stands), current)
+        noted = lost_vm_rules.settle(
+            self.plan,
+            replace(record, switch=replace(record.switch, suspended=record.switch.suspended and stands)),
+            current,
+        )
         self.note(replace(noted, lost=replace(record.lost or LostVm(), run=seen.lost.run, current=current)))
         yield
 
@@ -441,7 +451,9 @@ class Host:
         for target in before.unclear:
             if seen.disk(target).config_path in lost_vm_rules.images(self.plan.disk(target)):
                 current[target] = seen.disk(target).config_path
-        record = replace(seen.record, suspended=seen.record.suspended and seen.same_run)
+        record = replace(
+            seen.record, switch=replace(seen.record.switch, suspended=seen.record.switch.suspended and seen.same_run)
+        )
         self.note(replace(lost_vm_rules.settle(self.plan, record, current), lost=None))
         yield
 
@@ -449,7 +461,7 @@ class Host:
         self._exists()
         self.mark = self.plan.move
         yield
-        self.note(replace(seen.record, marked=True))
+        self.note(replace(seen.record, configuration=replace(seen.record.configuration, marked=True)))
 
     def _do_unmark(self, _action: actions.Unmark, _seen: Observation) -> Iterator[None]:
         self._exists()
@@ -458,16 +470,16 @@ class Host:
 
     def _do_copy_home(self, _action: actions.CopyHome, seen: Observation) -> Iterator[None]:
         yield
-        self.note(replace(seen.record, home_copied=True))
+        self.note(replace(seen.record, home=replace(seen.record.home, copied=True)))
 
     def _do_copy_layers(self, action: actions.CopyLayers, seen: Observation) -> Iterator[None]:
         record = replace(seen.record, created=(*seen.record.created, f"/b/layer-of-{action.target}"))
         self.note(record)
         yield
-        self.note(replace(record, layers_copied=(*record.layers_copied, action.target)))
+        self.note(record.with_disk(action.target, replace(record.disk(action.target), layers_copied=True)))
 
     def _do_suspend(self, action: actions.Suspend, seen: Observation) -> Iterator[None]:
-        self.note(replace(seen.record, suspended=True, switching=action.switch))
+        self.note(replace(seen.record, switch=replace(seen.record.switch, suspended=True, begun=action.switch)))
         yield
         self.guard_armed, self.suspended, self.pivot_failures = True, True, 0
         yield
@@ -493,8 +505,13 @@ class Host:
             record = record.with_copy(target, replace(record.copy(target), stage=Stage.CLEAN))
         self.flushed = False
         mixed = any(view.side is DESTINATION for view in seen.disks)
-        attempts = record.switch_attempts + action.switch_failed
-        self.note(replace(record, suspended=False, switching=record.switching and mixed, switch_attempts=attempts))
+        attempts = record.switch.attempts + action.switch_failed
+        self.note(
+            replace(
+                record,
+                switch=replace(record.switch, suspended=False, begun=record.switch.begun and mixed, attempts=attempts),
+            )
+        )
 
     def _do_start_copy(self, action: actions.StartCopy, seen: Observation) -> Iterator[None]:
         before = seen.record.copy(action.target)
@@ -529,8 +546,8 @@ class Host:
         self.flushed = True
 
     def _do_pivot(self, action: actions.Pivot, seen: Observation) -> Iterator[None]:
-        if not seen.record.switching:
-            self.note(replace(seen.record, switching=True))
+        if not seen.record.switch.begun:
+            self.note(replace(seen.record, switch=replace(seen.record.switch, begun=True)))
         yield
         for target in action.targets:
             job = self.jobs.get(target)
@@ -565,21 +582,28 @@ class Host:
 
     def _do_save_switched(self, _action: actions.SaveSwitched, seen: Observation) -> Iterator[None]:
         assert all(view.side is DESTINATION for view in seen.disks)
-        self.note(replace(self._with_graph(seen), switched=True, switching=False))
+        record = self._with_graph(seen)
+        self.note(replace(record, switch=replace(record.switch, done=True, begun=False)))
         yield
 
     @staticmethod
     def _with_graph(seen: Observation) -> Record:
         if not seen.state.active or seen.graph is None:
             return seen.record
-        return replace(seen.record, graph_proven=seen.graph.proven, graph_doubt=seen.graph.doubt)
+        return replace(seen.record, graph=replace(seen.record.graph, proven=seen.graph.proven, doubt=seen.graph.doubt))
 
     def _do_save_graph(self, _action: actions.SaveGraph, seen: Observation) -> Iterator[None]:
         self.note(self._with_graph(seen))
         yield
 
     def _do_point_at_truth(self, action: actions.PointAtTruth, seen: Observation) -> Iterator[None]:
-        self.note(replace(seen.record, switched=False, switching=True, config_written=False))
+        self.note(
+            replace(
+                seen.record,
+                switch=replace(seen.record.switch, done=False, begun=True),
+                configuration=replace(seen.record.configuration, written=False),
+            )
+        )
         yield
         self._exists()
         self.config.update(dict.fromkeys(action.targets, SOURCE))
@@ -590,7 +614,7 @@ class Host:
         self._exists()
         self.config = dict.fromkeys(self.targets, DESTINATION)
         yield
-        self.note(replace(seen.record, config_written=True))
+        self.note(replace(seen.record, configuration=replace(seen.record.configuration, written=True)))
 
     def _do_revert_config(self, _action: actions.RevertConfig, _seen: Observation) -> Iterator[None]:
         yield
@@ -599,8 +623,8 @@ class Host:
         yield
 
     def _do_create_image(self, action: actions.CreateImage, seen: Observation) -> Iterator[None]:
-        target, record = action.target, seen.record
-        record = replace(record, cold_copied={one: of for one, of in record.cold_copied.items() if one != target})
+        target = action.target
+        record = seen.record.without_cold_copy(target)
         self.note(record)
         yield
         self._overwrite(target)
@@ -619,7 +643,7 @@ class Host:
         yield
         self.held[target, DESTINATION], self.cold_copying = self.held[target, SOURCE], False
         yield
-        record = replace(record, cold_copied={**record.cold_copied, target: seen.disk(target).fingerprint})
+        record = record.with_disk(target, replace(record.disk(target), cold_copied=seen.disk(target).fingerprint))
         self.note(record.with_copy(target, Copy(Stage.NONE, -1, record.copy(target).attempts)))
 
     def _name(self, record: Record, target: str) -> Record:
@@ -637,7 +661,7 @@ class Host:
 
     def _do_settle(self, action: actions.Settle, seen: Observation) -> Iterator[None]:
         yield
-        self.note(replace(seen.record, settled=(*seen.record.settled, action.target)))
+        self.note(seen.record.with_disk(action.target, replace(seen.record.disk(action.target), settled=True)))
 
     def _do_release_source(self, action: actions.ReleaseSource, seen: Observation) -> Iterator[None]:
         target = next(disk.target for disk in self.plan.disks if action.path in disk.old_files)
@@ -651,7 +675,8 @@ class Host:
         self.note(replace(seen.record, released=(*seen.record.released, "home")))
 
     def _do_remove_destination(self, _action: actions.RemoveDestination, seen: Observation) -> Iterator[None]:
-        record = replace(seen.record, copies={}, cold_copied={}, layers_copied=(), home_copied=False)
+        record = seen.record.changed(lambda disk: replace(disk, copy=Copy(), cold_copied=None, layers_copied=False))
+        record = replace(record, home=replace(record.home, copied=False))
         self.note(record)
         yield
         for target in self.targets:
@@ -696,7 +721,9 @@ def check_rules(seen: Observation, action: actions.Action) -> None:
     record = seen.record
     if seen.state is PowerState.LOST and record.outcome is None:
         assert isinstance(action, WHILE_LOST), "that is not for a VM that libvirt has lost"
-        assert not isinstance(action, actions.LetLostRun) or record.suspended, "a pause that is not ours was ended"
+        assert not isinstance(action, actions.LetLostRun) or record.switch.suspended, (
+            "a pause that is not ours was ended"
+        )
     if seen.off_doubt and not seen.state.active and seen.state is not PowerState.LOST and record.outcome is None:
         assert isinstance(action, (actions.Park, actions.Await)), "off was believed although it could not be checked"
     lives = [view.live for view in seen.disks]
@@ -719,30 +746,30 @@ def check_rules(seen: Observation, action: actions.Action) -> None:
             assert seen.state is PowerState.RUNNING
         case actions.Resume():
             assert seen.state is PowerState.PAUSED
-            assert record.suspended, "a pause that is not ours was ended"
+            assert record.switch.suspended, "a pause that is not ours was ended"
         case actions.AbortCopy(target):
             assert seen.disk(target).job in (Job.OURS, Job.FOLD), "a job that is not ours was ended"
         case actions.StartCopy(target, reverse):
             assert seen.state.active
             assert seen.disk(target).side is (DESTINATION if reverse else SOURCE)
-            assert not record.switched
+            assert not record.switch.done
         case actions.ColdCopy(target):
             assert seen.state is PowerState.OFF
-            assert not record.switched
+            assert not record.switch.done
             assert seen.disk(target).side is SOURCE
         case actions.CreateImage(target):
-            assert not record.switched
+            assert not record.switch.done
             assert seen.disk(target).live is SOURCE
         case actions.SaveSwitched():
             assert across
-            assert not seen.state.active or record.graph_proven or record.graph_doubt or seen.graph is not None
+            assert not seen.state.active or record.graph.proven or record.graph.doubt or seen.graph is not None
         case actions.MoveMedium():
-            assert record.switched
+            assert record.switch.done
         case actions.Settle() | actions.ReleaseSource() | actions.ReleaseHome():
-            assert record.switched, "the source was touched before the switch"
+            assert record.switch.done, "the source was touched before the switch"
             assert across
             assert seen.config_agrees or not seen.persistent, "live and persistent configuration differ"
-            known = record.graph_proven or record.graph_doubt or not seen.state.active
+            known = record.graph.proven or record.graph.doubt or not seen.state.active
             assert known, "the source was touched although QEMU was not asked which images it uses"
         case actions.SaveGraph():
             assert across
@@ -753,11 +780,11 @@ def check_rules(seen: Observation, action: actions.Action) -> None:
             assert set(targets) <= set(seen.graph.wrong)
             assert seen.state.active
         case actions.RemoveDestination():
-            assert not record.switched, "the destination was removed after the switch"
+            assert not record.switch.done, "the destination was removed after the switch"
             assert not any(DESTINATION in (view.live, view.config) for view in seen.disks), "what is in use was removed"
             assert not any(view.job is Job.OURS for view in seen.disks), "the image under a job was removed"
         case actions.RevertConfig():
-            assert not record.switched
+            assert not record.switch.done
             assert seen.state.active
             assert lives == [SOURCE] * len(lives)
         case actions.WriteConfig():
@@ -765,7 +792,7 @@ def check_rules(seen: Observation, action: actions.Action) -> None:
         case actions.Finish(outcome):
             assert not any(view.job is Job.OURS for view in seen.disks), "a job of ours was left"
             if outcome is Outcome.MOVED:
-                assert record.switched
+                assert record.switch.done
             elif seen.state is not PowerState.ABSENT:
                 assert not record.created
         case _:

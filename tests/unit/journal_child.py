@@ -92,10 +92,15 @@ def scribble(talk: Connection, url: str, move: str) -> None:
     journal = MoveJournal.open(url)
     lease = journal.claim(move, Owner.here())
     record = journal.read(move)
-    number = record.switch_attempts
+    number = record.switch.attempts
     while True:
         number += 1
-        journal.write(lease, replace(record, switch_attempts=number, created=tuple(map(str, range(number % 500)))))
+        journal.write(
+            lease,
+            replace(
+                record, created=tuple(map(str, range(number % 500))), switch=replace(record.switch, attempts=number)
+            ),
+        )
         talk.send(number)
         journal.progress(lease, Progress(f"phase {number}"))
         journal.event(move, "action", f"number {number}")

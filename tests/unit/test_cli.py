@@ -20,10 +20,14 @@ from blockferry.base.units import MiB, format_time
 from blockferry.cli import display, drive, main
 from blockferry.cli.app import App
 from blockferry.jobs.outcome import Outcome
+from blockferry.storage_move.disk_record import DiskRecord
+from blockferry.storage_move.firmware.record import NvramRecord
 from blockferry.storage_move.precheck.finding import CATALOGUE, finding
-from blockferry.storage_move.record import BackupExport, Record
+from blockferry.storage_move.record import Record
 from blockferry.storage_move.request import ChainPolicy, Method, MoveRequest, Provision, SourcePolicy
 from blockferry.storage_move.summary import MoveSummary, Orphan
+from blockferry.storage_move.switch.record import SwitchRecord
+from blockferry.storage_move.verify.record import BackupExport, ExportRecord
 
 FACTS: dict[str, Any] = {"bool": True, "str": "x", "int": 1, "float": 1.0, "tuple[str, ...]": ("a", "b")}
 
@@ -496,7 +500,7 @@ def test_resume_of_a_move_that_has_ended_exits_as_it_would_have(outcome: Outcome
 
 def test_a_move_that_waits_for_a_power_off_has_gone_well() -> None:
     """Its disks are moved and its report is there; only the UEFI variables are left."""
-    waiting = cli_fake.summary(record=Record(following=True), report=cli_fake.report(Outcome.MOVED))
+    waiting = cli_fake.summary(record=Record(nvram=NvramRecord(pending=True)), report=cli_fake.report(Outcome.MOVED))
     client = cli_fake.FakeClient(journal={"3f2a": waiting})
     watched = call(client, "watch", "3f2a")
     assert watched.exit_code == 0
@@ -549,14 +553,14 @@ def test_cancel_too_late_says_so(busy: cli_fake.FakeClient) -> None:
 
 def test_cancel_after_the_switch_says_so_at_once(busy: cli_fake.FakeClient) -> None:
     """The move still runs (it cleans up); nobody waits for its end to hear that the wish came too late."""
-    busy.journal["3f2a"] = dataclasses.replace(busy.journal["3f2a"], record=Record(switched=True))
+    busy.journal["3f2a"] = dataclasses.replace(busy.journal["3f2a"], record=Record(switch=SwitchRecord(done=True)))
     result = call(busy, "--json", "cancel", "web01")
     assert (documents(result)[0]["code"], result.exit_code) == ("TOO_LATE", 4)
     assert busy.journal["3f2a"].finished is None
 
 
 def test_cancel_after_the_switch_of_a_move_that_nobody_runs_has_it_go_on() -> None:
-    switched = dataclasses.replace(cli_fake.summary(), record=Record(switched=True))
+    switched = dataclasses.replace(cli_fake.summary(), record=Record(switch=SwitchRecord(done=True)))
     client = cli_fake.FakeClient(journal={"3f2a": switched})
     assert call(client, "cancel", "web01").exit_code == 4
     assert client.log == ["cancel 3f2a", "start 3f2a"]
@@ -572,7 +576,7 @@ def test_cancel_whose_move_switches_meanwhile_does_not_wait_for_its_end(busy: cl
     class Switches(cli_fake.FakeClient):
         def cancel(self, move: str, here: bool = False) -> MoveSummary:
             now = self.show(move)[0]
-            self.journal[now.id] = dataclasses.replace(now, record=Record(switched=True))
+            self.journal[now.id] = dataclasses.replace(now, record=Record(switch=SwitchRecord(done=True)))
             return now
 
     result = call(Switches(journal=busy.journal), "cancel", "3f2a")
@@ -583,18 +587,24 @@ def test_cancel_while_the_disks_are_compared_ends_the_comparison(busy: cli_fake.
     """After the switch, but not too late: what is left to do is the comparison, and the old disks stay."""
     running = busy.journal["3f2a"]
     plan = dataclasses.replace(running.plan, verify=True)
-    busy.journal["3f2a"] = dataclasses.replace(running, plan=plan, record=Record(switched=True, view=BackupExport.HELD))
+    busy.journal["3f2a"] = dataclasses.replace(
+        running, plan=plan, record=Record(switch=SwitchRecord(done=True), export=ExportRecord(state=BackupExport.HELD))
+    )
 
     class Ends(cli_fake.FakeClient):
         def cancel(self, move: str, *, here: bool = False) -> MoveSummary:
             now = super().cancel(move, here=here)
-            record = Record(switched=True, view=BackupExport.ENDED, unverified={"vda": "it was cancelled"})
+            record = Record(
+                switch=SwitchRecord(done=True),
+                export=ExportRecord(state=BackupExport.ENDED),
+                disks={"vda": DiskRecord(unverified="it was cancelled")},
+            )
             self.journal[now.id] = dataclasses.replace(now, record=record)
             return now
 
         def show(self, move: str) -> tuple[MoveSummary, tuple[Event, ...]]:
             now, events = super().show(move)
-            if now.record.view is BackupExport.ENDED and now.record.outcome is None:
+            if now.record.export.state is BackupExport.ENDED and now.record.outcome is None:
                 record = dataclasses.replace(now.record, outcome=Outcome.MOVED)
                 self.journal[now.id] = dataclasses.replace(now, record=record, finished=1.0)
             return now, events

@@ -15,9 +15,12 @@ from blockferry.base.config import Config
 from blockferry.base.errors import ConfigInvalid
 from blockferry.hosts.inventory import PowerState
 from blockferry.jobs.outcome import Outcome
+from blockferry.storage_move import old_record
+from blockferry.storage_move.disk_record import DiskRecord
 from blockferry.storage_move.pace.latency import GuestLatency
+from blockferry.storage_move.pace.record import MeasuredRecord, Throttle
 from blockferry.storage_move.precheck import method
-from blockferry.storage_move.record import Record, Throttle
+from blockferry.storage_move.record import MirrorRecord, Record
 from blockferry.storage_move.request import IfNotConverging, LatencyContract, Method
 from blockferry.storage_move.summary import GuestReport, Progress
 
@@ -125,14 +128,23 @@ def test_the_policy_is_ours_where_the_method_was(
 
 
 def test_records_of_older_versions_are_read_and_new_ones_come_back() -> None:
-    old = msgspec.json.decode(b'{"marked": true, "copies": {"vda": {"stage": "clean"}}}', type=Record)
-    assert (old.measured, old.synchronous, old.throttled, old.copy("vda").synchronous) == (False, False, {}, False)
+    old = old_record.read('{"marked": true, "copies": {"vda": {"stage": "clean"}}}')
+    assert (old.measured.done, old.mirror.wanted, old.throttled, old.copy("vda").synchronous) == (
+        False,
+        False,
+        {},
+        False,
+    )
     slowed = msgspec.json.decode(
         b'{"vda": {"bytes_per_s": 9, "incarnation": 3, "before": {}}}', type=dict[str, Throttle]
     )
     assert slowed == {"vda": Throttle(9, 3, {}, ())}
     throttled = {"vda": Throttle(1000, 3, {"write_bytes_sec": 0, "group_name": ""}, (2000, 4000))}
-    new = Record(guest_before=GuestLatency(0.001, 0.01, 100, 3.0), throttled=throttled, synchronous=True)
+    new = Record(
+        disks={target: DiskRecord(throttle=one) for target, one in throttled.items()},
+        mirror=MirrorRecord(wanted=True),
+        measured=MeasuredRecord(done=True, before=GuestLatency(0.001, 0.01, 100, 3.0)),
+    )
     assert msgspec.json.decode(msgspec.json.encode(new), type=Record) == new
     assert msgspec.json.decode(b'{"phase": "copy"}', type=Progress).pace == ""
 

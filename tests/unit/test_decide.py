@@ -17,11 +17,15 @@ from blockferry.hosts.inventory import JobInfo, PowerState, Secret
 from blockferry.jobs.outcome import Outcome, Wanted
 from blockferry.storage_move import actions
 from blockferry.storage_move.decide import PIVOT_ATTEMPTS, START_ATTEMPTS, allowed_pause_s, decide
+from blockferry.storage_move.disk_record import Copy, DiskRecord, Stage
+from blockferry.storage_move.home.record import HomeRecord
 from blockferry.storage_move.observation import DiskSide, DiskView, Job, Observation
 from blockferry.storage_move.plan import LuksPlan, NvramPlan, Plan
-from blockferry.storage_move.record import BackupExport, Copy, Record, Stage
+from blockferry.storage_move.record import Record
 from blockferry.storage_move.request import Method
 from blockferry.storage_move.switch.graph_proof import PROVEN, GraphView
+from blockferry.storage_move.switch.record import ConfigurationRecord, GraphRecord, SwitchRecord
+from blockferry.storage_move.verify.record import BackupExport
 
 QUIET_TURNS = 250
 RUNNING, PAUSED, OFF, ABSENT = PowerState.RUNNING, PowerState.PAUSED, PowerState.OFF, PowerState.ABSENT
@@ -32,7 +36,13 @@ ONE, TWO, RACY = make_plan(1), make_plan(2), make_plan(2, suspended_start=True)
 AS_IS = replace(ONE, disks=(replace(ONE.disks[0], as_is=True),), snapshots=("s1",))
 UEFI = replace(ONE, nvram=NvramPlan("/a/vars", "/b/vars", 1))
 READY = JobInfo(40, 40, 0)
-BEGUN = Record(marked=True, home_copied=True, created=("/b/vda",))
+SUSPENDED, SWITCHING = SwitchRecord(suspended=True), SwitchRecord(suspended=True, begun=True)
+MIXED, DONE = SwitchRecord(begun=True), SwitchRecord(done=True)
+WRITTEN = ConfigurationRecord(marked=True, written=True)
+DOUBTED = GraphRecord(doubt="no answer")
+COLD, SETTLED = {"vda": DiskRecord(cold_copied="f")}, {"vda": DiskRecord(settled=True)}
+BEGUN = Record(created=("/b/vda",), configuration=ConfigurationRecord(marked=True), home=HomeRecord(copied=True))
+AFTER = replace(BEGUN, switch=SwitchRecord(done=True), graph=GraphRecord(proven=True))
 
 
 def disk(
@@ -57,8 +67,9 @@ def across(target: str = "vda", **more: object) -> DiskView:
     return disk(target, DESTINATION, DESTINATION, **more)
 
 
-def stages(stage: Stage, *targets: str, incarnation: int = 1, **more: object) -> dict[str, Copy]:
-    return {target: Copy(stage, incarnation, **more) for target in targets or ("vda",)}  # type: ignore[arg-type]
+def stages(stage: Stage, *targets: str, incarnation: int = 1, **more: object) -> dict[str, DiskRecord]:
+    copy = Copy(stage, incarnation, **more)  # type: ignore[arg-type]
+    return {target: DiskRecord(copy=copy) for target in targets or ("vda",)}
 
 
 def seen(state: PowerState, *disks: DiskView, record: Record = BEGUN, **more: object) -> Observation:
@@ -75,7 +86,7 @@ def seen(state: PowerState, *disks: DiskView, record: Record = BEGUN, **more: ob
 
 def after(**more: object) -> Record:
     """Switched, and QEMU has said so."""
-    return begun(switched=True, graph_proven=True, **more)
+    return replace(AFTER, **more)  # type: ignore[arg-type]
 
 
 def begun(**more: object) -> Record:
@@ -94,11 +105,11 @@ DECISIONS: dict[str, tuple[Plan, Observation, actions.Action | type]] = {
         LUKS, seen(RUNNING, disk(), disk("vdb")), actions.CreateImage("vda"),
     ),
     "a copy of an encrypted disk that libvirt does not encrypt is given up": (
-        LUKS, seen(RUNNING, in_step(), in_step("vdb"), record=begun(copies=CLEAN2)), actions.Fail,
+        LUKS, seen(RUNNING, in_step(), in_step("vdb"), record=begun(disks=CLEAN2)), actions.Fail,
     ),
     "an encrypted one is switched to": (
         LUKS, seen(RUNNING, *(replace(one, encrypted=True) for one in (in_step(), in_step("vdb"))),
-                   record=begun(copies=CLEAN2)), actions.FlushDestination(),
+                   record=begun(disks=CLEAN2)), actions.FlushDestination(),
     ),
     "an encrypted disk is copied as it is while the VM is off": (
         SEALED, seen(OFF, off(), off("vdb")), actions.ColdCopy("vda"),
@@ -118,57 +129,58 @@ DECISIONS: dict[str, tuple[Plan, Observation, actions.Action | type]] = {
     "the mark of another does not stop us, and is not ours to change": (
         ONE, seen(RUNNING, disk(), record=Record(), mark="m2"), actions.CopyHome(),
     ),
-    "metadata before the bulk": (ONE, seen(RUNNING, disk(), record=Record(marked=True)), actions.CopyHome()),
+    "metadata before the bulk": (ONE,
+        seen(RUNNING, disk(), record=Record(configuration=ConfigurationRecord(marked=True))), actions.CopyHome()),
     "lower layers before the image that stands on them": (
         make_plan(1, layers=True), seen(RUNNING, disk()), actions.CopyLayers("vda"),
     ),
     "an image before its job": (ONE, seen(RUNNING, disk()), actions.CreateImage("vda")),
     "all images before the first job, for a short suspension": (
-        RACY, seen(RUNNING, disk("vda"), disk("vdb"), record=begun(copies=stages(Stage.IMAGE))),
+        RACY, seen(RUNNING, disk("vda"), disk("vdb"), record=begun(disks=stages(Stage.IMAGE))),
         actions.CreateImage("vdb"),
     ),
     "no start race: no suspension at the start": (
-        ONE, seen(RUNNING, disk(), record=begun(copies=stages(Stage.IMAGE))), actions.StartCopy("vda"),
+        ONE, seen(RUNNING, disk(), record=begun(disks=stages(Stage.IMAGE))), actions.StartCopy("vda"),
     ),
     "start race: the guest stands still while copies start": (
         RACY,
-        seen(RUNNING, disk("vda"), disk("vdb"), record=begun(copies=stages(Stage.IMAGE, "vda", "vdb"))),
+        seen(RUNNING, disk("vda"), disk("vdb"), record=begun(disks=stages(Stage.IMAGE, "vda", "vdb"))),
         actions.Suspend(switch=False),
     ),
     "start race, and its owner has paused the VM: it stands still already": (
         RACY,
-        seen(PAUSED, disk("vda"), disk("vdb"), record=begun(copies=stages(Stage.IMAGE, "vda", "vdb"))),
+        seen(PAUSED, disk("vda"), disk("vdb"), record=begun(disks=stages(Stage.IMAGE, "vda", "vdb"))),
         actions.StartCopy("vda"),
     ),
     "suspended for the start: the guest runs when every job has looked at its disk": (
         RACY,
         seen(PAUSED, copying("vda"), copying("vdb"),
-             record=begun(suspended=True, copies=stages(Stage.STARTED, "vda", "vdb"))),
+             record=begun(disks=stages(Stage.STARTED, "vda", "vdb"), switch=SUSPENDED)),
         actions.Resume(clean=("vda", "vdb")),
     ),
     "and not before": (
         RACY,
         seen(PAUSED, copying("vda"), disk("vdb", job=Job.OURS, info=JobInfo(0, 1, 0)),
-             record=begun(suspended=True, copies=stages(Stage.STARTED, "vda", "vdb"))),
+             record=begun(disks=stages(Stage.STARTED, "vda", "vdb"), switch=SUSPENDED)),
         actions.Await("initialise", 0.002),
     ),
     "the guard let the guest run before that: the copy may have missed a write": (
         RACY,
-        seen(RUNNING, copying("vda"), disk("vdb"), record=begun(copies=stages(Stage.STARTED, "vda"))),
+        seen(RUNNING, copying("vda"), disk("vdb"), record=begun(disks=stages(Stage.STARTED, "vda"))),
         actions.AbortCopy("vda"),
     ),
     "no race: a job that is under way counts as soon as it has looked": (
-        ONE, seen(RUNNING, copying(), record=begun(copies=stages(Stage.STARTED))), actions.SaveClean(("vda",)),
+        ONE, seen(RUNNING, copying(), record=begun(disks=stages(Stage.STARTED))), actions.SaveClean(("vda",)),
     ),
     "killed at the call, and no job came of it: again": (
-        ONE, seen(RUNNING, disk(), record=begun(copies=stages(Stage.STARTING, attempts=1))), actions.ForgetCopy("vda"),
+        ONE, seen(RUNNING, disk(), record=begun(disks=stages(Stage.STARTING, attempts=1))), actions.ForgetCopy("vda"),
     ),
     "killed at the call, and the job is there: it is ours": (
-        ONE, seen(RUNNING, copying(), record=begun(copies=stages(Stage.STARTING, attempts=1))),
+        ONE, seen(RUNNING, copying(), record=begun(disks=stages(Stage.STARTING, attempts=1))),
         actions.SaveClean(("vda",)),
     ),
     "no start for ever": (
-        ONE, seen(RUNNING, disk(), record=begun(copies=stages(Stage.STARTING, attempts=START_ATTEMPTS))), actions.Fail,
+        ONE, seen(RUNNING, disk(), record=begun(disks=stages(Stage.STARTING, attempts=START_ATTEMPTS))), actions.Fail,
     ),
     "a job of which the record knows nothing is ended before its image is made anew": (
         ONE, seen(RUNNING, copying()), actions.AbortCopy("vda"),
@@ -178,119 +190,118 @@ DECISIONS: dict[str, tuple[Plan, Observation, actions.Action | type]] = {
         actions.Fail("somebody else runs a block job on vda (backup)"),
     ),
     "a copy that ended early is a failure": (
-        ONE, seen(RUNNING, disk(), record=begun(copies=stages(Stage.CLEAN))),
+        ONE, seen(RUNNING, disk(), record=begun(disks=stages(Stage.CLEAN))),
         actions.Fail("the copy of vda ended before the switch", "vda"),
     ),
     "but when the VM was off in between, a job could not live: begun anew": (
-        ONE, seen(RUNNING, disk(), record=begun(copies=stages(Stage.CLEAN)), incarnation=2), actions.ForgetCopy("vda"),
+        ONE, seen(RUNNING, disk(), record=begun(disks=stages(Stage.CLEAN)), incarnation=2), actions.ForgetCopy("vda"),
     ),
     "not in step: wait": (
-        ONE, seen(RUNNING, copying(), record=begun(copies=stages(Stage.CLEAN))), actions.Await("copy", 0.25),
+        ONE, seen(RUNNING, copying(), record=begun(disks=stages(Stage.CLEAN))), actions.Await("copy", 0.25),
     ),
     "one of two in step: wait": (
-        TWO, seen(RUNNING, in_step(), copying("vdb"), record=begun(copies=CLEAN2)), actions.Await("copy", 0.25),
+        TWO, seen(RUNNING, in_step(), copying("vdb"), record=begun(disks=CLEAN2)), actions.Await("copy", 0.25),
     ),
     "too much is left for a short suspension: wait for a better moment": (
-        ONE, seen(RUNNING, in_step(), record=begun(copies=stages(Stage.CLEAN)), expected_drain_s=0.02),
+        ONE, seen(RUNNING, in_step(), record=begun(disks=stages(Stage.CLEAN)), expected_drain_s=0.02),
         actions.Await("copy", 0.05),
     ),
     "pass after pass leaves as much: a longer suspension is allowed": (
-        ONE, seen(RUNNING, in_step(), record=begun(copies=stages(Stage.CLEAN)), expected_drain_s=0.02, passes=8),
+        ONE, seen(RUNNING, in_step(), record=begun(disks=stages(Stage.CLEAN)), expected_drain_s=0.02, passes=8),
         actions.FlushDestination(),
     ),
     "flushed before, not in, the suspension": (
-        ONE, seen(RUNNING, in_step(), record=begun(copies=stages(Stage.CLEAN))), actions.FlushDestination(),
+        ONE, seen(RUNNING, in_step(), record=begun(disks=stages(Stage.CLEAN))), actions.FlushDestination(),
     ),
     "one suspension for all disks": (
-        TWO, seen(RUNNING, in_step(), in_step("vdb"), record=begun(copies=CLEAN2), flushed=True),
+        TWO, seen(RUNNING, in_step(), in_step("vdb"), record=begun(disks=CLEAN2), flushed=True),
         actions.Suspend(switch=True),
     ),
     "a switch that could not be made just now: the guest has its turn first": (
-        TWO, seen(RUNNING, in_step(), in_step("vdb"), record=begun(copies=CLEAN2), flushed=True, retry_s=3.0),
+        TWO, seen(RUNNING, in_step(), in_step("vdb"), record=begun(disks=CLEAN2), flushed=True, retry_s=3.0),
         actions.Await("retry", 0.25),
     ),
     "suspended and equal: all at once": (
-        TWO, seen(PAUSED, in_step(), in_step("vdb"), record=begun(copies=CLEAN2, suspended=True, switching=True)),
+        TWO, seen(PAUSED, in_step(), in_step("vdb"), record=begun(disks=CLEAN2, switch=SWITCHING)),
         actions.Pivot(("vda", "vdb")),
     ),
     "suspended, something is left: a moment": (
         ONE,
         seen(PAUSED, disk(job=Job.OURS, ready=True, info=JobInfo(39, 40, 0)),
-             record=begun(copies=stages(Stage.CLEAN), suspended=True, switching=True)),
+             record=begun(disks=stages(Stage.CLEAN), switch=SWITCHING)),
         actions.Await("drain", 0.001),
     ),
     "the moment was too long: the VM runs on, the copy stays": (
         ONE,
         seen(PAUSED, disk(job=Job.OURS, ready=True, info=JobInfo(39, 40, 0)), suspended_s=1.1,
-             record=begun(copies=stages(Stage.CLEAN), suspended=True, switching=True)),
+             record=begun(disks=stages(Stage.CLEAN), switch=SWITCHING)),
         actions.Resume(switch_failed=True),
     ),
     "QEMU refuses: the VM runs on, the copy stays": (
         ONE,
         seen(PAUSED, in_step(), pivot_failures=PIVOT_ATTEMPTS,
-             record=begun(copies=stages(Stage.CLEAN), suspended=True, switching=True)),
+             record=begun(disks=stages(Stage.CLEAN), switch=SWITCHING)),
         actions.Resume(switch_failed=True),
     ),
     "paused by its owner: a switch without a suspension, and without a resume": (
-        ONE, seen(PAUSED, in_step(), record=begun(copies=stages(Stage.CLEAN)), flushed=True), actions.Pivot(("vda",)),
+        ONE, seen(PAUSED, in_step(), record=begun(disks=stages(Stage.CLEAN)), flushed=True), actions.Pivot(("vda",)),
     ),
     "half a switch, suspended: the rest": (
-        TWO, seen(PAUSED, *HALF, record=begun(copies=CLEAN2, suspended=True, switching=True)), actions.Pivot(("vdb",)),
+        TWO, seen(PAUSED, *HALF, record=begun(disks=CLEAN2, switch=SWITCHING)), actions.Pivot(("vdb",)),
     ),
     "half a switch, the guard let the VM run: the rest in another suspension": (
-        TWO, seen(RUNNING, *HALF, record=begun(copies=CLEAN2, switching=True), flushed=True),
+        TWO, seen(RUNNING, *HALF, record=begun(disks=CLEAN2, switch=MIXED), flushed=True),
         actions.Suspend(switch=True),
     ),
     "half a switch: too late to cancel": (
-        TWO, seen(RUNNING, *HALF, record=begun(copies=CLEAN2, wanted=Wanted.CANCEL), flushed=True),
+        TWO, seen(RUNNING, *HALF, record=begun(disks=CLEAN2, wanted=Wanted.CANCEL), flushed=True),
         actions.Suspend(switch=True),
     ),
     "half a switch, the other copy is lost: the way is back": (
-        TWO, seen(PAUSED, across(), disk("vdb"), record=begun(copies=CLEAN2, suspended=True, switching=True)),
+        TWO, seen(PAUSED, across(), disk("vdb"), record=begun(disks=CLEAN2, switch=SWITCHING)),
         actions.Fail,
     ),
     "the way back: the disk that is across is copied back": (
-        TWO, seen(RUNNING, across(), disk("vdb"), record=begun(copies=CLEAN2, failure="it broke")),
+        TWO, seen(RUNNING, across(), disk("vdb"), record=begun(disks=CLEAN2, failure="it broke")),
         actions.StartCopy("vda", reverse=True),
     ),
     "back in step: suspend, to switch back": (
         TWO,
         seen(RUNNING, in_step("vda", DESTINATION), disk("vdb"),
-             record=begun(failure="it broke", copies=stages(Stage.CLEAN, reverse=True))),
+             record=begun(failure="it broke", disks=stages(Stage.CLEAN, reverse=True))),
         actions.Suspend(switch=True),
     ),
     "suspended and equal: back": (
         TWO,
         seen(PAUSED, in_step("vda", DESTINATION), disk("vdb"),
-             record=begun(failure="it broke", suspended=True, switching=True,
-                          copies=stages(Stage.CLEAN, reverse=True))),
+             record=begun(failure="it broke", disks=stages(Stage.CLEAN, reverse=True), switch=SWITCHING)),
         actions.Pivot(("vda",)),
     ),
     "not brought back after three attempts: stand still, whole on both sides": (
         TWO,
         seen(RUNNING, across(), disk("vdb"),
-             record=begun(failure="it broke", copies=stages(Stage.STARTED, attempts=3, reverse=True))),
+             record=begun(failure="it broke", disks=stages(Stage.STARTED, attempts=3, reverse=True))),
         actions.Park,
     ),
     "half a switch and the VM is off: the rest is copied cold": (
-        TWO, seen(OFF, off("vda", DESTINATION), off("vdb"), record=begun(copies=CLEAN2, switching=True)),
+        TWO, seen(OFF, off("vda", DESTINATION), off("vdb"), record=begun(disks=CLEAN2, switch=MIXED)),
         actions.ColdCopy("vdb"),
     ),
     "half a switch, a failure, and the VM is off: nothing is guessed": (
-        TWO, seen(OFF, off("vda", DESTINATION), off("vdb"), record=begun(copies=CLEAN2, failure="it broke")),
+        TWO, seen(OFF, off("vda", DESTINATION), off("vdb"), record=begun(disks=CLEAN2, failure="it broke")),
         actions.Park,
     ),
     "a pivot or abort that is under way is waited for": (
         ONE, seen(PAUSED, in_step(), replace(in_step("vdb"), ending=True),
-                  record=begun(suspended=True, switching=True)), actions.Await("settle", 0.002),
+                  record=begun(switch=SWITCHING)), actions.Await("settle", 0.002),
     ),
     "cancelled: the guest runs first": (
         ONE,
-        seen(PAUSED, in_step(), record=begun(wanted=Wanted.CANCEL, suspended=True, copies=stages(Stage.CLEAN))),
+        seen(PAUSED, in_step(), record=begun(wanted=Wanted.CANCEL, disks=stages(Stage.CLEAN), switch=SUSPENDED)),
         actions.Resume(),
     ),
     "cancelled: then the job ends": (
-        ONE, seen(RUNNING, in_step(), record=begun(wanted=Wanted.CANCEL, copies=stages(Stage.CLEAN))),
+        ONE, seen(RUNNING, in_step(), record=begun(wanted=Wanted.CANCEL, disks=stages(Stage.CLEAN))),
         actions.AbortCopy("vda"),
     ),
     "cancelled: then what we made goes": (
@@ -315,70 +326,75 @@ DECISIONS: dict[str, tuple[Plan, Observation, actions.Action | type]] = {
         ONE, seen(OFF, off(), saved=True), actions.Park,
     ),
     "a state that was saved after the switch names the new ones": (
-        ONE, seen(OFF, off(config=DESTINATION), saved=True, record=begun(switching=True)), actions.SaveSwitched(),
+        ONE, seen(OFF, off(config=DESTINATION), saved=True, record=begun(switch=MIXED)), actions.SaveSwitched(),
     ),
     "nor does it hold up the way back": (
         ONE, seen(OFF, off(), saved=True, record=begun(wanted=Wanted.CANCEL)), actions.RemoveDestination(),
     ),
     "a cold copy of what was there before the VM ran once more does not count": (
-        ONE, seen(OFF, off(fingerprint="g"), record=begun(cold_copied={"vda": "f"})), actions.ColdCopy("vda"),
+        ONE, seen(OFF, off(fingerprint="g"), record=begun(disks=COLD)), actions.ColdCopy("vda"),
     ),
     "all copied cold: one write of the configuration for all disks": (
-        TWO, seen(OFF, off(), off("vdb"), record=begun(cold_copied={"vda": "f", "vdb": "f"})), actions.WriteConfig(),
+        TWO, seen(OFF, off(), off("vdb"),
+            record=begun(disks={"vda": DiskRecord(cold_copied="f"), "vdb": DiskRecord(cold_copied="f")})),
+                actions.WriteConfig(),
     ),
     "configuration written, still off, nobody wrote to the old disk: switched": (
-        ONE, seen(OFF, off(config=DESTINATION), record=begun(cold_copied={"vda": "f"})), actions.SaveSwitched(),
+        ONE, seen(OFF, off(config=DESTINATION), record=begun(disks=COLD)), actions.SaveSwitched(),
     ),
     "configuration written, but the old disk was written to after its copy: not switched": (
-        ONE, seen(OFF, off(config=DESTINATION, fingerprint="g"), record=begun(cold_copied={"vda": "f"})), actions.Park,
+        ONE, seen(OFF, off(config=DESTINATION, fingerprint="g"), record=begun(disks=COLD)), actions.Park,
     ),
     "went off after a live switch that could not be noted: the intent is proof enough": (
-        ONE, seen(OFF, off(config=DESTINATION), record=begun(copies=stages(Stage.CLEAN), switching=True)),
+        ONE, seen(OFF, off(config=DESTINATION), record=begun(disks=stages(Stage.CLEAN), switch=MIXED)),
         actions.SaveSwitched(),
     ),
     "started on the old disks while the configuration was written: that goes back before anything is copied": (
-        ONE, seen(RUNNING, disk(config=DESTINATION), record=begun(cold_copied={"vda": "f"})), actions.RevertConfig(),
+        ONE, seen(RUNNING, disk(config=DESTINATION), record=begun(disks=COLD)), actions.RevertConfig(),
     ),
     "started while a file with internal snapshots is copied: a live copy would lose them": (
-        AS_IS, seen(RUNNING, disk(), record=begun(cold_copied={"vda": "f"})), actions.Fail,
+        AS_IS, seen(RUNNING, disk(), record=begun(disks=COLD)), actions.Fail,
     ),
     "the same when the configuration was written already: then that goes back": (
-        AS_IS, seen(RUNNING, disk(config=DESTINATION), record=begun(cold_copied={"vda": "f"}, failure="started")),
+        AS_IS, seen(RUNNING, disk(config=DESTINATION), record=begun(failure="started", disks=COLD)),
         actions.RevertConfig(),
     ),
     "after the configuration, before any old file goes: the snapshots' metadata": (
         AS_IS, seen(OFF, off(config=DESTINATION), config_agrees=True,
-                    record=begun(cold_copied={"vda": "f"}, switched=True, graph_proven=True, config_written=True,
-                                 settled=("vda",))),
+                    record=begun(switch=DONE, graph=GraphRecord(proven=True), configuration=WRITTEN,
+                        disks={"vda": DiskRecord(cold_copied="f", settled=True)})),
         actions.WriteSnapshots(),
     ),
     "a frozen view is held: libvirt takes no snapshots' metadata before it is given up": (
-        replace(AS_IS, verify=True), seen(RUNNING, across(), config_agrees=True, incarnation=3, record=begun(
-            switched=True, graph_proven=True, config_written=True, settled=("vda",), view=BackupExport.HELD, view_of=3,
-        )), actions.Verify("vda"),
+        replace(AS_IS, verify=True),
+            seen(RUNNING, across(), config_agrees=True, incarnation=3,
+                record=begun(switch=DONE, graph=GraphRecord(proven=True), configuration=WRITTEN,
+                    export=replace(BEGUN.export, state=BackupExport.HELD, incarnation=3), disks=SETTLED)),
+                        actions.Verify("vda"),
     ),
     "the view is given up: now the snapshots' metadata": (
-        replace(AS_IS, verify=True), seen(RUNNING, across(), config_agrees=True, incarnation=3, record=begun(
-            switched=True, graph_proven=True, config_written=True, settled=("vda",), view=BackupExport.ENDED,
-            verified=("vda",),
-        )), actions.WriteSnapshots(),
+        replace(AS_IS, verify=True),
+            seen(RUNNING, across(), config_agrees=True, incarnation=3,
+                record=begun(switch=DONE, graph=GraphRecord(proven=True), configuration=WRITTEN,
+                    export=replace(BEGUN.export, state=BackupExport.ENDED),
+                        disks={"vda": DiskRecord(settled=True, verified=True)})), actions.WriteSnapshots(),
     ),
     "nothing but the UEFI variables left": (
-        UEFI, seen(RUNNING, across(), mark=None, config_agrees=True, record=begun(
-            switched=True, graph_proven=True, config_written=True, settled=("vda",), released=("/a/vda", "home"),
-        )), actions.Follow(),
+        UEFI, seen(RUNNING, across(), mark=None, config_agrees=True,
+            record=begun(released=("/a/vda", "home"), switch=DONE, graph=GraphRecord(proven=True),
+                configuration=WRITTEN, disks=SETTLED)), actions.Follow(),
     ),
     "all across: the guest runs first": (
-        ONE, seen(PAUSED, across(), record=begun(suspended=True, switching=True)), actions.Resume(),
+        ONE, seen(PAUSED, across(), record=begun(switch=SWITCHING)), actions.Resume(),
     ),
     "QEMU is asked before that is believed": (ONE, seen(RUNNING, across(), graph=None), actions.Await("graph", 0.05)),
     "after a doubt it is not waited for QEMU any more": (
-        ONE, seen(RUNNING, across(), graph=None, record=begun(switched=True, graph_doubt="no answer")),
+        ONE, seen(RUNNING, across(), graph=None, record=begun(switch=DONE, graph=DOUBTED)),
         actions.WriteConfig(),
     ),
     "what is wrong counts also after a doubt": (
         ONE, seen(RUNNING, disk("vda", DESTINATION, SOURCE), graph=GraphView(wrong={"vda": "/a/vda"}),
-                  record=begun(switched=True, graph_doubt="no answer")), actions.Park,
+                  record=begun(switch=DONE, graph=DOUBTED)), actions.Park,
     ),
     "QEMU could not be asked: noted all the same, as a doubt": (
         ONE, seen(RUNNING, across(), graph=GraphView(doubt="no answer")), actions.SaveSwitched(),
@@ -399,24 +415,24 @@ DECISIONS: dict[str, tuple[Plan, Observation, actions.Action | type]] = {
         ONE, seen(RUNNING, across(), graph=GraphView(wrong={"vda": "/x/vda"})), actions.Park,
     ),
     "off, the old image that QEMU wrote to is copied": (
-        TWO, seen(OFF, off(config=DESTINATION), off("vdb"), record=begun(switching=True)), actions.ColdCopy("vdb"),
+        TWO, seen(OFF, off(config=DESTINATION), off("vdb"), record=begun(switch=MIXED)), actions.ColdCopy("vdb"),
     ),
     "switched by an older version: asked before the rest": (
-        ONE, seen(RUNNING, across(), record=begun(switched=True)), actions.SaveGraph(),
+        ONE, seen(RUNNING, across(), record=begun(switch=DONE)), actions.SaveGraph(),
     ),
     "switched by an older version, and wrong": (
-        ONE, seen(RUNNING, across(), record=begun(switched=True), graph=GraphView(wrong={"vda": "/a/vda"})),
+        ONE, seen(RUNNING, across(), record=begun(switch=DONE), graph=GraphView(wrong={"vda": "/a/vda"})),
         actions.PointAtTruth(("vda",)),
     ),
     "switched, and off by now: there is no QEMU to ask": (
-        ONE, seen(OFF, off(config=DESTINATION), record=begun(switched=True, config_written=True), config_agrees=True),
+        ONE, seen(OFF, off(config=DESTINATION), record=begun(switch=DONE, configuration=WRITTEN), config_agrees=True),
         actions.Settle("vda"),
     ),
     "a running VM with copy_on_read is not copied": (
-        ONE, seen(RUNNING, disk(copy_on_read=True), record=begun(copies=stages(Stage.IMAGE))), actions.Fail,
+        ONE, seen(RUNNING, disk(copy_on_read=True), record=begun(disks=stages(Stage.IMAGE))), actions.Fail,
     ),
     "paused because its storage failed: runs again at the new place, if that was asked": (
-        replace(ONE, resume_after=True), seen(PAUSED, across(), record=after(config_written=True), config_agrees=True,
+        replace(ONE, resume_after=True), seen(PAUSED, across(), record=after(configuration=WRITTEN), config_agrees=True,
                                               pause_reason="ioerror"), actions.ResumeGuest(),
     ),
     "not before the configuration is written": (
@@ -424,15 +440,16 @@ DECISIONS: dict[str, tuple[Plan, Observation, actions.Action | type]] = {
         actions.WriteConfig(),
     ),
     "once": (
-        replace(ONE, resume_after=True), seen(PAUSED, across(), record=after(config_written=True, let_run=True),
+        replace(ONE, resume_after=True),
+            seen(PAUSED, across(), record=after(configuration=WRITTEN, switch=replace(AFTER.switch, let_run=True)),
                                               config_agrees=True, pause_reason="ioerror"), actions.Settle("vda"),
     ),
     "paused by its owner meanwhile: it stays so": (
-        replace(ONE, resume_after=True), seen(PAUSED, across(), record=after(config_written=True),
+        replace(ONE, resume_after=True), seen(PAUSED, across(), record=after(configuration=WRITTEN),
                                               config_agrees=True, pause_reason="user"), actions.Settle("vda"),
     ),
     "and if nothing was asked": (
-        ONE, seen(PAUSED, across(), record=after(config_written=True), config_agrees=True, pause_reason="ioerror"),
+        ONE, seen(PAUSED, across(), record=after(configuration=WRITTEN), config_agrees=True, pause_reason="ioerror"),
         actions.Settle("vda"),
     ),
     "one that is off is": (ONE, seen(OFF, off()), actions.ColdCopy("vda")),
@@ -450,7 +467,7 @@ DECISIONS: dict[str, tuple[Plan, Observation, actions.Action | type]] = {
         ONE, seen(RUNNING, across(), record=after(), media=("sda",)), actions.MoveMedium("sda"),
     ),
     "after the switch: the configuration, seen to agree, before any source": (
-        ONE, seen(RUNNING, across(), record=after(config_written=True), config_agrees=False),
+        ONE, seen(RUNNING, across(), record=after(configuration=WRITTEN), config_agrees=False),
         actions.WriteConfig(),
     ),
     "after the switch of a transient VM: there is no configuration": (
@@ -458,25 +475,25 @@ DECISIONS: dict[str, tuple[Plan, Observation, actions.Action | type]] = {
         actions.Settle("vda"),
     ),
     "after the switch: the new image is safe before the old one goes": (
-        ONE, seen(RUNNING, across(), record=after(config_written=True), config_agrees=True),
+        ONE, seen(RUNNING, across(), record=after(configuration=WRITTEN), config_agrees=True),
         actions.Settle("vda"),
     ),
     "settled: the source may go": (
         ONE,
-        seen(RUNNING, across(), record=after(config_written=True, settled=("vda",)),
+        seen(RUNNING, across(), record=after(configuration=WRITTEN, disks=SETTLED),
              config_agrees=True),
         actions.ReleaseSource("/a/vda"),
     ),
     "then the old home": (
         ONE,
         seen(RUNNING, across(), config_agrees=True,
-             record=after(config_written=True, settled=("vda",), released=("/a/vda",))),
+             record=after(released=("/a/vda",), configuration=WRITTEN, disks=SETTLED)),
         actions.ReleaseHome(),
     ),
     "then our mark; then it is over": (
         ONE,
         seen(RUNNING, across(), config_agrees=True, mark=None,
-             record=after(config_written=True, settled=("vda",), released=("/a/vda", "home"))),
+             record=after(released=("/a/vda", "home"), configuration=WRITTEN, disks=SETTLED)),
         actions.Finish(Outcome.MOVED),
     ),
     "over is over": (ONE, seen(OFF, off(), record=Record(outcome=Outcome.MOVED)), actions.Done(Outcome.MOVED)),
@@ -487,23 +504,23 @@ DECISIONS: dict[str, tuple[Plan, Observation, actions.Action | type]] = {
         ONE, seen(RUNNING, disk(live=DiskSide.ELSEWHERE)), actions.Park,
     ),
     "but the guest runs first, if it was us who stopped it": (
-        ONE, seen(PAUSED, disk(live=DiskSide.ELSEWHERE), record=begun(suspended=True)), actions.Resume(),
+        ONE, seen(PAUSED, disk(live=DiskSide.ELSEWHERE), record=begun(switch=SUSPENDED)), actions.Resume(),
     ),
     "after the switch the VM is seen at the source: nothing is copied over the newer content": (
-        ONE, seen(OFF, off(), record=after(cold_copied={"vda": "f"})), actions.Park,
+        ONE, seen(OFF, off(), record=after(disks=COLD)), actions.Park,
     ),
     "nor removed, when the user asks to cancel": (
         ONE, seen(RUNNING, disk(), record=after(wanted=Wanted.CANCEL)), actions.Park,
     ),
     "a transient VM went off before the switch: what we made goes": (
-        ONE, seen(ABSENT, disk(live=None, config=None), record=begun(copies=stages(Stage.CLEAN))),
+        ONE, seen(ABSENT, disk(live=None, config=None), record=begun(disks=stages(Stage.CLEAN))),
         actions.RemoveDestination(),
     ),
     "and then it is a failure": (
         ONE, seen(ABSENT, disk(live=None, config=None), record=begun(created=())), actions.Fail,
     ),
     "a transient VM went off in the middle of the switch: both sides are kept": (
-        ONE, seen(ABSENT, disk(live=None, config=None), record=begun(switching=True)), actions.Park,
+        ONE, seen(ABSENT, disk(live=None, config=None), record=begun(switch=MIXED)), actions.Park,
     ),
     "a transient VM went off after the switch: moved, the old disks are kept": (
         ONE, seen(ABSENT, disk(live=None, config=None), record=after()), actions.Finish,
@@ -542,29 +559,27 @@ def random_record(chance: random.Random, targets: tuple[str, ...]) -> Record:
     def some() -> bool:
         return chance.random() < 0.5
 
+    layers_copied, settled = some(), some()
     return Record(
         wanted=chance.choice(list(Wanted)),
-        marked=some(),
-        home_copied=chance.random() < 0.9,
         created=chance.choice([(), ("/b/vda",)]),
-        layers_copied=chance.choice([(), targets]),
-        copies={
-            target: replace(chance.choice(COPIES), attempts=chance.randrange(5), reverse=some())
+        disks={
+            target: DiskRecord(
+                copy=replace(chance.choice(COPIES), attempts=chance.randrange(5), reverse=some()),
+                layers_copied=layers_copied,
+                cold_copied=chance.choice("fg") if some() else None,
+                settled=settled,
+            )
             for target in targets
             if chance.random() < 0.9
         },
-        cold_copied={target: chance.choice("fg") for target in targets if some()},
-        suspended=some(),
-        switching=some(),
-        switched=chance.random() < 0.3,
-        graph_proven=some(),
-        graph_doubt=chance.choice(["", "", "no answer"]),
-        config_written=some(),
-        settled=chance.choice([(), targets]),
-        media_tried=chance.choice([(), ("sda",)]),
         released=chance.choice([(), ("/a/vda",), ("/a/vda", "/a/vdb", "/a/vdc", "home")]),
         failure=chance.choice([None, "it failed"]),
         outcome=chance.choice([None] * 9 + list(Outcome)),
+        configuration=ConfigurationRecord(marked=some(), written=some(), media_tried=chance.choice([(), ("sda",)])),
+        home=HomeRecord(copied=chance.random() < 0.9),
+        switch=SwitchRecord(suspended=some(), begun=some(), done=chance.random() < 0.3),
+        graph=GraphRecord(proven=some(), doubt=chance.choice(["", "", "no answer"])),
     )
 
 
@@ -616,7 +631,11 @@ def test_every_view_of_a_disk_has_an_answer_in_every_state() -> None:
             persistent = state is OFF or (look.persistent and state is not ABSENT)
             view = as_it_can_be(view, state, persistent)
             look = replace(look, state=state, persistent=persistent, disks=(view,))
-            record = replace(look.record, outcome=None, copies={"vda": copy})
+            record = replace(
+                look.record,
+                outcome=None,
+                disks={**look.record.disks, "vda": replace(look.record.disk("vda"), copy=copy)},
+            )
             look = replace(look, record=record)
             check_rules(look, decide(ONE, look))
 
@@ -925,7 +944,7 @@ def test_an_old_definition_after_the_switch() -> None:
     for gap, cancel, event in itertools.product(range(120), (False, True), ("tick", "power off")):
         host = Host(make_plan(2))
         run = Run(host, [(gap, event, 0)])
-        while not host.record.switched or run.incidents:
+        while not host.record.switch.done or run.incidents:
             if run.turn() is not None:
                 return  # it was over before
         host.config = dict.fromkeys(host.targets, SOURCE)

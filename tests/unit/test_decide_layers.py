@@ -18,12 +18,16 @@ from blockferry.hosts.inventory import JobInfo, PowerState
 from blockferry.jobs.outcome import Outcome, Wanted
 from blockferry.storage_move import actions
 from blockferry.storage_move.decide import decide
+from blockferry.storage_move.disk_record import Copy, DiskRecord, Stage
+from blockferry.storage_move.home.record import HomeRecord
 from blockferry.storage_move.observation import DiskSide, DiskView, Job, Observation
 from blockferry.storage_move.overlays import rules as overlays_rules
+from blockferry.storage_move.overlays.record import ComparedBase, OverlayState
 from blockferry.storage_move.plan import DiskPlan, Plan
-from blockferry.storage_move.record import ComparedBase, Copy, OverlayState, Record, Stage
+from blockferry.storage_move.record import Record
 from blockferry.storage_move.request import LatencyContract, Method, OnBreak, SourcePolicy
 from blockferry.storage_move.switch.graph_proof import PROVEN
+from blockferry.storage_move.switch.record import ConfigurationRecord, GraphRecord, SwitchRecord
 
 SIZE = 100
 LIMIT = 900
@@ -58,6 +62,11 @@ def a_plan(
 
 class Refuses(Exception):
     """The engine would not do it: it lacks a proof."""
+
+
+def committed(record: Record, overlay: str, fingerprint: str) -> Record:
+    fingerprints = {**record.commits.fingerprints, overlay: fingerprint}
+    return replace(record, commits=replace(record.commits, fingerprints=fingerprints))
 
 
 @dataclass
@@ -110,8 +119,8 @@ class World:
 
     def see(self) -> Observation:
         record = self.record
-        if self.state is PowerState.RUNNING and record.suspended and not self.suspended_here:
-            record = replace(record, suspended=False)
+        if self.state is PowerState.RUNNING and record.switch.suspended and not self.suspended_here:
+            record = replace(record, switch=replace(record.switch, suspended=False))
         views = []
         for disk in self.plan.disks:
             target = disk.target
@@ -145,57 +154,63 @@ class World:
         record, plan = seen.record, self.plan
         match action:
             case actions.Mark():
-                return [("mark", "m1"), ("note", replace(record, marked=True))]
+                return [
+                    ("mark", "m1"),
+                    ("note", replace(record, configuration=replace(record.configuration, marked=True))),
+                ]
             case actions.Unmark():
                 return [("mark", None)]
             case actions.CopyHome():
-                return [("note", replace(record, home_copied=True))]
+                return [("note", replace(record, home=replace(record.home, copied=True)))]
             case actions.TakeOverlays(targets):
                 steps: list[tuple[str, object]] = []
                 for target in targets:
-                    record = record.without_sync(target).with_layer(target, at_source=True, layer=OverlayState.NAMED)
+                    record = record.without_sync(target).with_overlay(target, OverlayState.NAMED, at_source=True)
                     record = replace(record, created=(*record.created, plan.disk(target).source_overlay))
                     steps += [("note", record), ("new overlay", target)]
                 steps.append(("take", targets))
                 for target in targets:
-                    record = record.with_layer(target, at_source=True, layer=OverlayState.USED)
+                    record = record.with_overlay(target, OverlayState.USED, at_source=True)
                 return [*steps, ("note", record)]
             case actions.SaveLayer(target, at_source, layer):
-                record = record.with_layer(target, at_source=at_source, layer=layer)
+                record = record.with_overlay(target, layer, at_source=at_source)
                 disk = plan.disk(target)
-                if layer is OverlayState.FOLDED:
+                if layer is OverlayState.COMMITTED:
                     overlay = disk.source_overlay if at_source else disk.dest_overlay
-                    record = replace(record, folded_as={**record.folded_as, overlay: self.prints(disk, at_source)})
+                    record = committed(record, overlay, self.prints(disk, at_source))
                 if at_source and layer is not OverlayState.USED:
                     record = record.without_sync(target)
                 return [("note", record)]
             case actions.SyncBase(target):
                 named = replace(record, created=(*record.created, plan.disk(target).dest))
-                if target not in named.partial:
-                    named = replace(named, partial=(*named.partial, target))
-                done = replace(named, synced={**named.synced, target: ComparedBase("")})
+                named = named.with_disk(target, replace(named.disk(target), partial=True))
+                done = named.with_disk(target, replace(named.disk(target), synced=ComparedBase("")))
                 return [("note", named), ("sync", target), ("note", done)]
             case actions.CreateImage(target):
                 disk = plan.disk(target)
                 path = disk.dest_overlay if overlays_rules.layered(plan, record, target) else disk.dest
                 named = replace(record, created=(*record.created, path))
-                named = replace(named, cold_copied={k: v for k, v in named.cold_copied.items() if k != target})
+                named = named.without_cold_copy(target)
                 made = named.with_copy(target, Copy(Stage.IMAGE, -1, record.copy(target).attempts))
                 return [("note", named), ("image", path), ("note", made)]
             case actions.Suspend(switch):
                 if not switch:
                     live = {one.target for one in seen.disks if one.job is Job.FOLD}
-                    record = replace(record, folds={one: of for one, of in record.folds.items() if one in live})
-                return [("note", replace(record, suspended=True, switching=switch)), ("suspend", None)]
+                    record = record.with_commits([one for one in record.disks if one not in live], None)
+                return [
+                    ("note", replace(record, switch=replace(record.switch, suspended=True, begun=switch))),
+                    ("suspend", None),
+                ]
             case actions.Resume(clean, failed, folds):
                 after = record
                 for target in clean if seen.state is PowerState.PAUSED else ():
                     after = after.with_copy(target, replace(after.copy(target), stage=Stage.CLEAN))
                 if seen.state is PowerState.PAUSED:
-                    after = replace(after, folds={**after.folds, **dict.fromkeys(folds, Stage.CLEAN)})
+                    after = after.with_commits(folds, Stage.CLEAN)
                 across = any(view.side is DiskSide.DESTINATION for view in seen.disks)
-                after = replace(after, suspended=False, switching=record.switching and across,
-                                switch_attempts=record.switch_attempts + failed)  # fmt: skip
+                after = replace(after,
+                    switch=replace(after.switch, suspended=False, begun=record.switch.begun and across,
+                        attempts=record.switch.attempts + failed))  # fmt: skip
                 return [("resume", None), ("note", after)]
             case actions.StartCopy(target, reverse):
                 before = record.copy(target)
@@ -204,22 +219,21 @@ class World:
                 record = record.with_copy(target, copy)
                 if reverse and overlays_rules.layered(plan, record, target):
                     disk = plan.disk(target)
-                    record = record.with_layer(target, at_source=True, layer=OverlayState.FOLDED)
-                    record = replace(
-                        record, folded_as={**record.folded_as, disk.source_overlay: self.prints(disk, True)}
-                    )
+                    record = record.with_overlay(target, OverlayState.COMMITTED, at_source=True)
+                    record = committed(record, disk.source_overlay, self.prints(disk, True))
                 started = record.with_copy(target, replace(copy, stage=Stage.STARTED))
                 return [("note", record), ("job", (target, reverse)), ("note", started)]
             case actions.SaveClean(targets, folds):
                 for target in targets:
                     record = record.with_copy(target, replace(record.copy(target), stage=Stage.CLEAN))
-                return [("note", replace(record, folds={**record.folds, **dict.fromkeys(folds, Stage.CLEAN)}))]
+                return [("note", record.with_commits(folds, Stage.CLEAN))]
             case actions.Await():
                 return [("time", None)]
             case actions.Checkpoint(_):
                 return [
-                    ("note", replace(record, suspended=True, switching=False)), ("suspend", None), ("resume", None),
-                    ("note", replace(record, suspended=False)),
+                    ("note", replace(record, switch=replace(record.switch, suspended=True, begun=False))),
+                        ("suspend", None), ("resume", None),
+                    ("note", replace(record, switch=replace(record.switch, suspended=False))),
                 ]  # fmt: skip
             case actions.FlushDestination():
                 return [("flush", None)]
@@ -227,54 +241,68 @@ class World:
                 return [("pivot", target) for target in targets]
             case actions.AbortCopy(target):
                 copy = record.copy(target)
-                record = replace(record, folds={one: of for one, of in record.folds.items() if one != target})
+                record = record.with_commits((target,), None)
                 return [
                     ("abort", target),
                     ("note", record.with_copy(target, Copy(Stage.NONE, -1, copy.attempts, copy.reverse))),
                 ]
             case actions.ForgetCopy(target):
-                partial = record.partial if target in record.partial else (*record.partial, target)
-                record = replace(record, partial=partial)
+                record = record.with_disk(target, replace(record.disk(target), partial=True))
                 return [("note", record.with_copy(target, Copy(Stage.NONE, -1, record.copy(target).attempts)))]
             case actions.Fail(problem):
                 return [("note", replace(record, failure=record.failure or problem))]
             case actions.ColdCopy(target):
-                forgotten = {k: v for k, v in record.cold_copied.items() if k != target}
-                begun = replace(record.without_sync(target), cold_copied=forgotten)
+                begun = record.without_sync(target).without_cold_copy(target)
                 begun = replace(begun, created=(*begun.created, plan.disk(target).dest))
-                done = replace(begun, cold_copied={**forgotten, target: seen.disk(target).fingerprint})
+                cold = seen.disk(target).fingerprint
+                done = begun.with_disk(target, replace(begun.disk(target), cold_copied=cold))
                 return [("note", begun), ("cold", target), ("note", done.with_copy(target, Copy()))]
             case actions.StartCommit(target):
-                record = replace(record, fold_attempts=record.fold_attempts + 1)
-                begun = replace(record, folds={**record.folds, target: Stage.STARTING})
-                done = replace(record, folds={**record.folds, target: Stage.STARTED})
+                record = replace(record, commits=replace(record.commits, attempts=record.commits.attempts + 1))
+                begun = record.with_commits((target,), Stage.STARTING)
+                done = record.with_commits((target,), Stage.STARTED)
                 return [("note", begun), ("fold", target), ("note", done)]
             case actions.PivotCommit(target, at_source):
-                record = record.with_layer(target, at_source=at_source, layer=OverlayState.PIVOTING)
+                record = record.with_overlay(target, OverlayState.PIVOTING, at_source=at_source)
                 record = record.without_sync(target) if at_source else record
-                return [("note", replace(record, fold_attempts=0)), ("pivot fold", target)]
+                return [("note", replace(record, commits=replace(record.commits, attempts=0))), ("pivot fold", target)]
             case actions.CommitOff(target, at_source):
-                record = record.with_layer(target, at_source=at_source, layer=OverlayState.USED)
+                record = record.with_overlay(target, OverlayState.USED, at_source=at_source)
                 record = record.without_sync(target) if at_source else record
                 above = self.prints(plan.disk(target), at_source).split("|")[1]  # before: it may be used again at once
                 return [("note", record), ("fold off", target), ("note folded", (record, target, at_source, above))]
             case actions.WriteConfig() | actions.RevertConfig():
                 return [("config", self.wanted_config(seen, isinstance(action, actions.RevertConfig)))] + (
-                    [("note", replace(record, config_written=True))] if isinstance(action, actions.WriteConfig) else []
+                    [("note", replace(record, configuration=replace(record.configuration, written=True)))]
+                    if isinstance(action, actions.WriteConfig)
+                    else []
                 )
             case actions.SaveSwitched():
-                return [("note", replace(record, switched=True, switching=False, graph_proven=self.state.active))]
+                return [
+                    (
+                        "note",
+                        replace(
+                            record,
+                            switch=replace(record.switch, done=True, begun=False),
+                            graph=replace(record.graph, proven=self.state.active),
+                        ),
+                    )
+                ]
             case actions.SaveGraph(folded):
-                return [("note", replace(record, graph_proven=True, graph_folded=folded))]
+                return [("note", replace(record, graph=replace(record.graph, proven=True, committed=folded)))]
             case actions.Settle(target):
-                return [("settle", target), ("note", replace(record, settled=(*record.settled, target)))]
+                return [
+                    ("settle", target),
+                    ("note", record.with_disk(target, replace(record.disk(target), settled=True))),
+                ]
             case actions.ReleaseSource(path):
                 return [("release", path), ("note", replace(record, released=(*record.released, path)))]
             case actions.ReleaseHome():
                 return [("note", replace(record, released=(*record.released, "home")))]
             case actions.RemoveDestination():
-                begun = replace(record, copies={}, cold_copied={}, synced={})
-                done = replace(begun, created=(), source_layers={}, dest_layers={})
+                begun = record.changed(lambda disk: replace(disk, copy=Copy(), cold_copied=None, synced=None))
+                done = begun.changed(lambda disk: replace(disk, source_overlay=None, dest_overlay=None))
+                done = replace(done, created=())
                 return [("note", begun), ("remove", None), ("note", done)]
             case actions.Finish(outcome):
                 return [("note", replace(record, outcome=outcome))]
@@ -289,7 +317,7 @@ class World:
             stays = view.side is (DiskSide.SOURCE if at_source else DiskSide.DESTINATION) and view.overlay
             layer = overlays_rules.layer_of(seen.record, disk.target, at_source=at_source)
             found[disk.target] = (
-                overlay if stays and (view.live is not None or layer is not OverlayState.FOLDED) else base
+                overlay if stays and (view.live is not None or layer is not OverlayState.COMMITTED) else base
             )
         return found
 
@@ -318,9 +346,9 @@ class World:
             record, target, at_source, above = thing
             disk = self.plan.disk(target)
             overlay = disk.source_overlay if at_source else disk.dest_overlay
-            record = record.with_layer(target, at_source=at_source, layer=OverlayState.FOLDED)
+            record = record.with_overlay(target, OverlayState.COMMITTED, at_source=at_source)
             state = self.prints(disk, at_source).split("|")[0] + "|" + above
-            self.do(("note", replace(record, folded_as={**record.folded_as, overlay: state})))
+            self.do(("note", committed(record, overlay, state)))
         elif what == "mark":
             self.mark = None if thing is None else target
         elif what == "suspend" and self.state is PowerState.RUNNING:
@@ -392,7 +420,7 @@ class World:
             assert overlay not in self.used(), "an overlay in use was removed"
             self.files.pop(overlay, None)
         elif what == "release":
-            assert self.record.switched
+            assert self.record.switch.done
             in_use = self.used()
             assert all(path.startswith("/d/") and not path.endswith("+") for path in in_use)
             self.files.pop(target, None)
@@ -422,7 +450,7 @@ class World:
         overlay = disk.source_overlay
         if overlay not in self.files:
             return
-        proven = self.record.folded_as.get(overlay, "|-").split("|")[1] == str(self.touched.get(overlay, 0))
+        proven = self.record.commits.fingerprints.get(overlay, "|-").split("|")[1] == str(self.touched.get(overlay, 0))
         empty = self.files[overlay] == GONE
         if overlay in self.used() or not (proven or empty):
             raise Refuses
@@ -488,13 +516,13 @@ class World:
             self.guest_writes()
 
 
-@pytest.mark.parametrize("stage", [OverlayState.USED, OverlayState.FOLDED])
+@pytest.mark.parametrize("stage", [OverlayState.USED, OverlayState.COMMITTED])
 @pytest.mark.parametrize("at_source", [False, True])
 def test_an_overlay_that_a_saved_state_names_stays(stage: OverlayState, at_source: bool) -> None:
     """Saved between the switch and the commit: the overlay was committed and removed, and the VM did not start."""
     side = DiskSide.SOURCE if at_source else DiskSide.DESTINATION
     view = DiskView("vda", None, side, config_overlay=True)
-    record = Record().with_layer("vda", at_source=at_source, layer=stage)
+    record = Record().with_overlay("vda", stage, at_source=at_source)
     seen = Observation(PowerState.OFF, True, (view,), record, saved=True)
     action = overlays_rules.fold(a_plan(1), seen, at_source=at_source)
     assert isinstance(action, actions.Park)
@@ -636,7 +664,7 @@ def test_a_copy_that_broke_with_its_qemu_goes_on_by_way_of_overlays() -> None:
 
 def test_a_vm_started_below_its_overlay_is_left_to_people() -> None:
     world = World(a_plan(1))
-    while not world.record.synced:
+    while world.record.disk("vda").synced is None:
         seen = world.see()
         for step in world.steps(decide(world.plan, seen), seen):
             world.do(step)
@@ -650,7 +678,7 @@ def test_a_vm_started_below_its_overlay_is_left_to_people() -> None:
 def test_an_overlay_used_again_after_it_was_committed_is_committed_again() -> None:
     """The move is taken back while the VM is off; before the configuration is written the VM runs once more."""
     world = World(a_plan(1))
-    while not world.record.synced:
+    while world.record.disk("vda").synced is None:
         seen = world.see()
         for step in world.steps(decide(world.plan, seen), seen):
             world.do(step)
@@ -746,10 +774,15 @@ def commit(state: PowerState, record: Record, job: Job, looked: bool, suspended_
 
 
 SWITCHED = replace(
-    Record(marked=True, home_copied=True, switched=True, graph_proven=True, config_written=True),
-    dest_layers={"vda": OverlayState.USED},
+    Record(
+        configuration=ConfigurationRecord(marked=True, written=True),
+        home=HomeRecord(copied=True),
+        switch=SwitchRecord(done=True),
+        graph=GraphRecord(proven=True),
+    ),
+    disks={"vda": DiskRecord(dest_overlay=OverlayState.USED)},
 )
-HELD = replace(SWITCHED, suspended=True, fold_attempts=1)
+HELD = replace(SWITCHED, switch=replace(SWITCHED.switch, suspended=True), commits=replace(SWITCHED.commits, attempts=1))
 RUNS, STANDS = PowerState.RUNNING, PowerState.PAUSED
 CLEAN = actions.SaveClean(folds=("vda",))
 LOOKS = actions.Await("initialise", 0.002)
@@ -760,17 +793,18 @@ LOOKS = actions.Await("initialise", 0.002)
     [
         (RUNS, SWITCHED, Job.NONE, False, 0.0, actions.Suspend(switch=False)),
         (STANDS, HELD, Job.NONE, False, 0.0, actions.StartCommit("vda")),
-        (STANDS, replace(HELD, folds={"vda": Stage.STARTING}), Job.NONE, False, 0.0, actions.Resume()),
-        (STANDS, replace(HELD, folds={"vda": Stage.STARTED}), Job.FOLD, False, 0.01, LOOKS),
-        (STANDS, replace(HELD, folds={"vda": Stage.STARTED}), Job.FOLD, False, 0.09, actions.Resume()),
-        (STANDS, replace(HELD, folds={"vda": Stage.STARTED}), Job.FOLD, True, 0.01, actions.Resume(folds=("vda",))),
+        (STANDS, HELD.with_commits(("vda",), Stage.STARTING), Job.NONE, False, 0.0, actions.Resume()),
+        (STANDS, HELD.with_commits(("vda",), Stage.STARTED), Job.FOLD, False, 0.01, LOOKS),
+        (STANDS, HELD.with_commits(("vda",), Stage.STARTED), Job.FOLD, False, 0.09, actions.Resume()),
+        (STANDS, HELD.with_commits(("vda",), Stage.STARTED), Job.FOLD, True, 0.01, actions.Resume(folds=("vda",))),
         (
-            STANDS, replace(HELD, folds={"vda": Stage.STARTED}, fold_attempts=3), Job.FOLD, False, 0.9,
+            STANDS, replace(HELD.with_commits(("vda",), Stage.STARTED), commits=replace(HELD.commits, attempts=3)),
+                Job.FOLD, False, 0.9,
             actions.Await("initialise", 0.002),
         ),
-        (RUNS, replace(SWITCHED, folds={"vda": Stage.STARTED}), Job.FOLD, True, 0.0, actions.AbortCopy("vda")),
-        (RUNS, replace(SWITCHED, folds={"vda": Stage.CLEAN}), Job.FOLD, True, 0.0, actions.Await("fold", 0.1)),
-        (STANDS, replace(SWITCHED, folds={"vda": Stage.STARTED}), Job.FOLD, True, 0.0, CLEAN),
+        (RUNS, SWITCHED.with_commits(("vda",), Stage.STARTED), Job.FOLD, True, 0.0, actions.AbortCopy("vda")),
+        (RUNS, SWITCHED.with_commits(("vda",), Stage.CLEAN), Job.FOLD, True, 0.0, actions.Await("fold", 0.1)),
+        (STANDS, SWITCHED.with_commits(("vda",), Stage.STARTED), Job.FOLD, True, 0.0, CLEAN),
         (STANDS, SWITCHED, Job.NONE, False, 0.0, actions.StartCommit("vda")),  # its owner has paused the VM
         (STANDS, SWITCHED, Job.FOLD, True, 0.0, actions.AbortCopy("vda")),  # nothing noted of it, or given up
     ],

@@ -19,12 +19,17 @@ from blockferry.hosts.inventory import JobInfo, PowerState
 from blockferry.jobs.outcome import Outcome, Wanted
 from blockferry.storage_move import actions
 from blockferry.storage_move.decide import decide
+from blockferry.storage_move.disk_record import Copy, DiskRecord, Stage
+from blockferry.storage_move.home.record import HomeRecord
 from blockferry.storage_move.observation import DiskSide, DiskView, Job, Observation
 from blockferry.storage_move.overlays.convergence import Divergence
+from blockferry.storage_move.pace.record import MeasuredRecord, Throttle
 from blockferry.storage_move.plan import DiskPlan, HangPlan, Plan
-from blockferry.storage_move.record import BackupExport, Copy, Record, Stage, Throttle
+from blockferry.storage_move.record import MirrorRecord, Record
 from blockferry.storage_move.request import IfNotConverging, LatencyContract, Method, SourcePolicy
 from blockferry.storage_move.switch.graph_proof import PROVEN
+from blockferry.storage_move.switch.record import ConfigurationRecord, SwitchRecord
+from blockferry.storage_move.verify.record import BackupExport, ExportRecord
 
 SIZE = 100
 LIMIT = 600
@@ -96,8 +101,8 @@ class World:
     # ---- looking
 
     def see(self) -> Observation:
-        if self.state is PowerState.RUNNING and self.record.suspended and not self.suspended_here:
-            record = replace(self.record, suspended=False)
+        if self.state is PowerState.RUNNING and self.record.switch.suspended and not self.suspended_here:
+            record = replace(self.record, switch=replace(self.record.switch, suspended=False))
         else:
             record = self.record
         views = []
@@ -139,23 +144,31 @@ class World:
         record = seen.record
         match action:
             case actions.Mark():
-                return [("mark", "m1"), ("note", replace(record, marked=True))]
+                return [
+                    ("mark", "m1"),
+                    ("note", replace(record, configuration=replace(record.configuration, marked=True))),
+                ]
             case actions.Unmark():
                 return [("mark", None)]
             case actions.CopyHome():
-                return [("note", replace(record, home_copied=True))]
+                return [("note", replace(record, home=replace(record.home, copied=True)))]
             case actions.MeasureGuest():
-                return [("measure", None), ("note", replace(record, measured=True))]
+                return [("measure", None), ("note", replace(record, measured=MeasuredRecord(done=True)))]
             case actions.TrimGuest():
-                return [("trim", None), ("note", replace(record, trimmed={"vda": 1}))]
+                return [("trim", None), ("note", replace(record, trim=replace(record.trim, asked=True)))]
             case actions.TrimAgain():
-                return [("trim again", None), ("note", replace(record, trimmed_again={}))]
+                return [("trim again", None), ("note", replace(record, trim=replace(record.trim, asked_again=True)))]
             case actions.GoSynchronous():
-                return [("note", replace(record, synchronous=True))]
+                return [("note", replace(record, mirror=replace(record.mirror, wanted=True)))]
             case actions.LeaveSynchronous():
-                return [("note", replace(record, background=True, synchronous=False))]
+                return [("note", replace(record, mirror=replace(record.mirror, forbidden=True, wanted=False)))]
             case actions.SaveFenced(directory):
-                return [("note", replace(record, cut_off=directory, failure="it was cut off"))]
+                return [
+                    (
+                        "note",
+                        replace(record, failure="it was cut off", fencing=replace(record.fencing, fenced=directory)),
+                    )
+                ]
             case actions.ThrottleGuest(target, share):
                 noted = record.throttled.get(target)
                 if noted and noted.incarnation != seen.incarnation:
@@ -165,7 +178,7 @@ class World:
                 fresh: dict[str, int | str] = {"write": self.limits.get(target, 0)}
                 limit = int((noted.bytes_per_s if noted else self.busy) * share)
                 kept = {**record.throttled, target: Throttle(limit, seen.incarnation, noted.before if noted else fresh)}
-                return [("note", replace(record, throttled=kept)), ("limit", (target, limit))]
+                return [("note", record.with_throttles(kept)), ("limit", (target, limit))]
             case actions.UnthrottleGuest():
                 live = {view.target for view in seen.disks if view.live is not None}
                 back = [
@@ -173,27 +186,33 @@ class World:
                     for target, noted in record.throttled.items()
                     if target in live and noted.incarnation == seen.incarnation
                 ]
-                return [*back, ("note", replace(record, throttled={}))]
+                return [*back, ("note", record.with_throttles({}))]
             case actions.CreateImage(target):
                 named = replace(record, created=(*record.created, target)).without_verdict(target)
                 stage = Copy(Stage.IMAGE, -1, record.copy(target).attempts)
                 return [("note", named), ("image", target), ("note", named.with_copy(target, stage))]
             case actions.Suspend(switch):
-                return [("note", replace(record, suspended=True, switching=switch)), ("suspend", None)]
+                return [
+                    ("note", replace(record, switch=replace(record.switch, suspended=True, begun=switch))),
+                    ("suspend", None),
+                ]
             case actions.Resume(clean, failed):
                 after = record
                 for target in clean if seen.state is PowerState.PAUSED else ():
                     after = after.with_copy(target, replace(after.copy(target), stage=Stage.CLEAN))
                 mixed = len({view.side for view in seen.disks}) > 1
-                after = replace(after, suspended=False, switching=record.switching and mixed,
-                                switch_attempts=record.switch_attempts + failed)  # fmt: skip
+                after = replace(after,
+                    switch=replace(after.switch, suspended=False, begun=record.switch.begun and mixed,
+                        attempts=record.switch.attempts + failed))  # fmt: skip
                 if self.view_taken:
-                    after = replace(after, view=BackupExport.HELD, view_of=seen.incarnation)
+                    after = replace(
+                        after, export=replace(after.export, state=BackupExport.HELD, incarnation=seen.incarnation)
+                    )
                 return [("resume", None), ("note", after)]
             case actions.StartCopy(target, reverse):
                 before = record.copy(target)
                 tries = before.attempts + 1 if before.reverse == reverse else 1
-                both = (record.synchronous or self.plan.synchronous) and not record.background
+                both = (record.mirror.wanted or self.plan.synchronous) and not record.mirror.forbidden
                 synchronous = reverse or both
                 copy = Copy(Stage.STARTING, seen.incarnation, tries, reverse, synchronous)
                 return [
@@ -221,44 +240,71 @@ class World:
                 return [("note", replace(record, failure=record.failure or problem))]
             case actions.ColdCopy(target):
                 named = replace(record, created=(*record.created, target)).without_verdict(target)
-                done = {**record.cold_copied, target: seen.disk(target).fingerprint}
+                done = replace(named.disk(target), cold_copied=seen.disk(target).fingerprint)
                 return [
                     ("note", named),
                     ("cold", target),
-                    ("note", replace(named, cold_copied=done).with_copy(target, Copy())),
+                    ("note", named.with_disk(target, done).with_copy(target, Copy())),
                 ]
             case actions.WriteConfig():
-                return [("config", DiskSide.DESTINATION), ("note", replace(record, config_written=True))]
+                return [
+                    ("config", DiskSide.DESTINATION),
+                    ("note", replace(record, configuration=replace(record.configuration, written=True))),
+                ]
             case actions.RevertConfig():
                 return [("config", DiskSide.SOURCE)]
             case actions.PrepareExport():
                 named = replace(record, created=(*record.created, "view"))
-                return [("note", named), ("note", replace(named, view=BackupExport.PREPARED, view_of=seen.incarnation))]
+                return [
+                    ("note", named),
+                    (
+                        "note",
+                        replace(
+                            named,
+                            export=replace(named.export, state=BackupExport.PREPARED, incarnation=seen.incarnation),
+                        ),
+                    ),
+                ]
             case actions.StartExport():
                 return [("take view", None)]
             case actions.Verify(target):
                 if self.state.active:
                     assert self.view == "switch", "compared with what the guest has written to since"
                 if target in self.spoilt:
-                    return [("note", replace(record, differences={**record.differences, target: (0,)}))]
-                return [("note", replace(record, verified=(*record.verified, target)))]
+                    return [("note", record.with_disk(target, replace(record.disk(target), differences=(0,))))]
+                return [("note", record.with_disk(target, replace(record.disk(target), verified=True)))]
             case actions.EndExport(why):
-                waiting = {disk.target: why for disk in self.plan.disks if not record.judged(disk.target)}
-                left = replace(record, unverified={**record.unverified, **waiting})
-                return [("note", left), ("end view", None), ("note", replace(left, view=BackupExport.ENDED))]
+                waiting = [disk.target for disk in self.plan.disks if not record.disk(disk.target).judged]
+                left = record.with_unverified(waiting, why)
+                return [
+                    ("note", left),
+                    ("end view", None),
+                    ("note", replace(left, export=replace(left.export, state=BackupExport.ENDED))),
+                ]
             case actions.SaveSwitched():
-                return [("note", replace(record, switched=True, switching=False, graph_proven=self.state.active))]
+                return [
+                    (
+                        "note",
+                        replace(
+                            record,
+                            switch=replace(record.switch, done=True, begun=False),
+                            graph=replace(record.graph, proven=self.state.active),
+                        ),
+                    )
+                ]
             case actions.SaveGraph(folded):
-                return [("note", replace(record, graph_proven=True, graph_folded=folded))]
+                return [("note", replace(record, graph=replace(record.graph, proven=True, committed=folded)))]
             case actions.Settle(target):
-                return [("note", replace(record, settled=(*record.settled, target)))]
+                return [("note", record.with_disk(target, replace(record.disk(target), settled=True)))]
             case actions.ReleaseSource(path):
                 return [("release", path), ("note", replace(record, released=(*record.released, path)))]
             case actions.ReleaseHome():
                 return [("note", replace(record, released=(*record.released, "home")))]
             case actions.RemoveDestination():
                 blank = replace(
-                    record, created=(), copies={}, view=BackupExport.NONE, verified=(), differences={}, unverified={}
+                    record.without_verdicts().changed(lambda disk: replace(disk, copy=Copy())),
+                    created=(),
+                    export=replace(record.export, state=BackupExport.NONE),
                 )
                 return [("remove", None), ("note", blank)]
             case actions.Finish(outcome):
@@ -290,7 +336,10 @@ class World:
             self.view = "later" if self.ran_since_switch else "switch"
             self.view_taken = self.state is PowerState.PAUSED
             if self.owner_paused and self.view_taken:
-                self.record = replace(self.record, view=BackupExport.HELD, view_of=self.incarnation)
+                self.record = replace(
+                    self.record,
+                    export=replace(self.record.export, state=BackupExport.HELD, incarnation=self.incarnation),
+                )
         elif what == "end view":
             self.view = None
         elif what == "image":
@@ -353,17 +402,17 @@ class World:
             for one in self.config:
                 self.config[one] = thing
         elif what == "release":
-            assert self.record.switched
+            assert self.record.switch.done
             assert all(side is DiskSide.DESTINATION for side in self.config.values()) or not self.plan.persistent
             assert not self.state.active or all(side is DiskSide.DESTINATION for side in self.live.values())
             disk = next(disk for disk in self.plan.disks if disk.source == target)
-            if self.plan.verify and disk.target not in self.record.verified:
+            if self.plan.verify and not self.record.disk(disk.target).verified:
                 self.kept.add(target)
             else:
                 assert not (self.plan.verify and disk.target in self.spoilt), "the source of a wrong copy was removed"
                 self.removed.add(target)
         elif what == "remove":
-            assert not self.record.switched, "the destination was removed after the switch"
+            assert not self.record.switch.done, "the destination was removed after the switch"
             used = self.live if self.state.active else self.config
             assert all(side is not DiskSide.DESTINATION for side in used.values()), "a disk in use was removed"
             assert not self.jobs, "the image under a job was removed"
@@ -387,7 +436,7 @@ class World:
 
     def happens(self, event: str, pick: int) -> None:
         target = self.plan.disks[pick % len(self.plan.disks)].target
-        if event == "spoil" and target not in self.record.verified:  # what spoils later, no comparison can find
+        if event == "spoil" and not self.record.disk(target).verified:  # what spoils later, no comparison can find
             self.spoilt.add(target)
         elif event == "guard" and self.state is PowerState.PAUSED and not self.owner_paused:
             self.state = PowerState.RUNNING
@@ -495,9 +544,9 @@ def test_a_destination_that_hangs_is_waited_for_or_given_up(
     world = World(plan)
     end = drive(world, random.Random(seed), list(events), deaths)
     check_end(world, end)
-    if world.record.cut_off and isinstance(end, actions.Done):
+    if world.record.fencing.fenced and isinstance(end, actions.Done):
         assert end.outcome is Outcome.FAILED
-    if world.record.background:
+    if world.record.mirror.forbidden:
         assert not world.mirrors & set(world.jobs)
 
 
@@ -597,7 +646,7 @@ def test_a_verified_move(state: PowerState) -> None:
     world = World(a_plan(2, verify=True), state=state, owner_paused=state is PowerState.PAUSED)
     assert drive(world, random.Random(1), [], 0) == actions.Done(Outcome.MOVED)
     assert world.removed == {"/a/a", "/a/b"}
-    assert set(world.record.verified) == {"vda", "vdb"}
+    assert {target for target, disk in world.record.disks.items() if disk.verified} == {"vda", "vdb"}
 
 
 @settings(max_examples=examples(200), deadline=None)
@@ -711,23 +760,24 @@ def test_every_observation_has_an_answer(data: st.DataObject) -> None:
     plan = a_plan(data.draw(st.integers(1, 3)), data.draw(st.booleans()), verify=data.draw(st.booleans()))
     record = Record(
         wanted=data.draw(st.sampled_from(Wanted)),
-        marked=data.draw(st.booleans()),
-        home_copied=data.draw(st.booleans()),
         created=data.draw(st.sampled_from([(), ("x",)])),
-        copies={
-            disk.target: Copy(data.draw(st.sampled_from(Stage)), data.draw(st.integers(-1, 1)), 1)
+        disks={
+            disk.target: DiskRecord(
+                copy=Copy(data.draw(st.sampled_from(Stage)), data.draw(st.integers(-1, 1)), 1),
+                throttle=data.draw(st.sampled_from([None, Throttle(1, 1)])) if disk.target == "vda" else None,
+            )
             for disk in plan.disks
         },
-        suspended=data.draw(st.booleans()),
-        switching=data.draw(st.booleans()),
-        switched=data.draw(st.booleans()),
-        view=data.draw(st.sampled_from(BackupExport)),
-        config_written=data.draw(st.booleans()),
-        synchronous=data.draw(st.booleans()),
-        throttled=data.draw(st.sampled_from([{}, {"vda": Throttle(1, 1)}])),
         failure=data.draw(st.sampled_from([None, "it failed"])),
         outcome=data.draw(st.sampled_from([None, *Outcome])),
-    )  # fmt: skip
+        configuration=ConfigurationRecord(marked=data.draw(st.booleans()), written=data.draw(st.booleans())),
+        home=HomeRecord(copied=data.draw(st.booleans())),
+        switch=SwitchRecord(
+            suspended=data.draw(st.booleans()), begun=data.draw(st.booleans()), done=data.draw(st.booleans())
+        ),
+        export=ExportRecord(state=data.draw(st.sampled_from(BackupExport))),
+        mirror=MirrorRecord(wanted=data.draw(st.booleans())),
+    )
     sides = st.sampled_from([None, *DiskSide])
     views = tuple(
         DiskView(
@@ -753,7 +803,7 @@ def test_every_observation_has_an_answer(data: st.DataObject) -> None:
         assert state.active
         assert all(seen.disk(target).ready and not seen.disk(target).remaining for target in action.targets)
     if isinstance(action, actions.ReleaseSource):
-        assert record.switched
+        assert record.switch.done
         assert all(view.side is DiskSide.DESTINATION for view in views)
     if isinstance(action, actions.AbortCopy):
         assert seen.disk(action.target).job in (Job.OURS, Job.FOLD)

@@ -14,9 +14,9 @@ from blockferry.base.config import Config
 from blockferry.cli import main
 from blockferry.hosts.defects import Case, Versions, starts_suspended
 from blockferry.jobs.outcome import Outcome
+from blockferry.storage_move.disk_record import Stage
 from blockferry.storage_move.precheck.method import race_possible
 from blockferry.storage_move.precheck.vm_checks import OLDEST_LIBVIRT, OLDEST_QEMU
-from blockferry.storage_move.record import Stage
 from lab.cli import main as lab_main
 
 ROOT = Path(__file__).parents[2]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from blockferry.hosts import fingerprint
-from blockferry.storage_move import old_fingerprints
+from blockferry.storage_move import old_record
 from blockferry.storage_move.observation import MISSING, UNKNOWABLE
-from blockferry.storage_move.record import ComparedBase, Record
+from blockferry.storage_move.old_record import FlatRecord
+from blockferry.storage_move.overlays.record import ComparedBase
 
 
 @pytest.mark.parametrize(
@@ -31,17 +33,17 @@ def test_a_fingerprint_of_an_older_journal(old: str, new: str) -> None:
 
 
 def test_a_record_of_an_older_journal() -> None:
-    old = Record(
-        cold_copied={"vda": "9:1:2:3"},
+    old = FlatRecord(
         folded_as={"/a/overlay": "9:1:2:3|9:4:5:6"},
-        synced={"vda": ComparedBase("9:1:2:3", size=7)},
         nvram_copied="9:1:2:3",
         nvram_made="9:7:8:9",
         held_print="9:1:2",
+        cold_copied={"vda": "9:1:2:3"},
+        synced={"vda": ComparedBase("9:1:2:3", size=7)},
     )
-    new = old_fingerprints.current_record(old)
-    assert new.cold_copied == {"vda": fingerprint.of(1, 2, 3)}
-    assert new.folded_as == {"/a/overlay": "1:2:3|4:5:6"}
-    assert new.synced == {"vda": ComparedBase("1:2:3", size=7)}
-    assert (new.nvram_copied, new.nvram_made, new.held_print) == ("1:2:3", "7:8:9", "1:2")
-    assert old_fingerprints.current_record(new) == new
+    new = old_record.read(msgspec.json.encode(old).decode())
+    assert new.disk("vda").cold_copied == fingerprint.of(1, 2, 3)
+    assert new.commits.fingerprints == {"/a/overlay": "1:2:3|4:5:6"}
+    assert new.disk("vda").synced == ComparedBase("1:2:3", size=7)
+    assert (new.nvram.copied, new.nvram.made, new.managed_save.fingerprint) == ("1:2:3", "7:8:9", "1:2")
+    assert old_record.read(msgspec.json.encode(new).decode()) == new

@@ -20,14 +20,17 @@ from blockferry.hosts.inventory import PowerState
 from blockferry.jobs.outcome import Outcome, Wanted
 from blockferry.storage_move import actions as storage_move_actions
 from blockferry.storage_move.decide import decide
+from blockferry.storage_move.disk_record import DiskRecord
+from blockferry.storage_move.firmware.record import ManagedSave, ManagedSaveRecord, NvramRecord
 from blockferry.storage_move.firmware.rules import CHANGED, HOLD_ATTEMPTS, RELEASED, follow
 from blockferry.storage_move.observation import MISSING, DiskSide, NvramView, Observation
 from blockferry.storage_move.plan import ManagedSavePlan, NvramPlan
-from blockferry.storage_move.record import COMPARISON_CANCELLED, ManagedSave, Record
+from blockferry.storage_move.record import Record
+from blockferry.storage_move.verify.record import COMPARISON_CANCELLED
 
 OLD, NEW, ELSEWHERE = DiskSide.SOURCE, DiskSide.DESTINATION, DiskSide.ELSEWHERE
 RUNNING, OFF, ABSENT = PowerState.RUNNING, PowerState.OFF, PowerState.ABSENT
-COPIED = Record(following=True, nvram_copied="f", nvram_made="m")
+COPIED = Record(nvram=NvramRecord(pending=True, copied="f", made="m"))
 PLAN = replace(make_plan(1), nvram=NvramPlan("/a/vars", "/b/vars", 1))
 
 
@@ -38,8 +41,8 @@ def seen(
     return Observation(state, state is not ABSENT, (), record, nvram=view)
 
 
-FRESH = Record(following=True)
-ENDED = {"vda": COMPARISON_CANCELLED}
+FRESH = Record(nvram=NvramRecord(pending=True))
+ENDED = {"vda": DiskRecord(unverified=COMPARISON_CANCELLED)}
 
 
 @pytest.mark.parametrize(
@@ -52,7 +55,7 @@ ENDED = {"vda": COMPARISON_CANCELLED}
         ),
         # The wish was to end a comparison (--verify), and it has: the variables follow all the same.
         (
-            seen(RUNNING, OLD, OLD, replace(FRESH, wanted=Wanted.CANCEL, unverified=ENDED)),
+            seen(RUNNING, OLD, OLD, replace(FRESH, wanted=Wanted.CANCEL, disks=ENDED)),
             storage_move_actions.AwaitPowerOff(),
         ),
         (seen(RUNNING, OLD, NEW), storage_move_actions.PointNvram(back=True)),
@@ -132,22 +135,22 @@ class World:
         match action:
             case storage_move_actions.CopyNvram():
                 before = self.held[OLD]
-                self.note(nvram_copied="", created=("/b/vars",))
+                self.note(created=("/b/vars",), nvram=replace(self.record.nvram, copied=""))
                 yield
                 if self.running_on is not NEW:
                     self.held[NEW] = self.held[OLD]
                 yield
                 if self.held[OLD] == before:
-                    self.note(nvram_copied=str(before), nvram_made=str(self.held[NEW]))
+                    self.note(nvram=replace(self.record.nvram, copied=str(before), made=str(self.held[NEW])))
             case storage_move_actions.PointNvram(back=True):
                 self.config = OLD
                 yield
-                self.note(nvram_copied="")
+                self.note(nvram=replace(self.record.nvram, copied=""))
             case storage_move_actions.PointNvram():
                 self.config = NEW
                 yield
             case storage_move_actions.ReleaseNvram():
-                if str(self.held[OLD]) == self.record.nvram_copied and OLD not in (self.running_on, self.saved_on):
+                if str(self.held[OLD]) == self.record.nvram.copied and OLD not in (self.running_on, self.saved_on):
                     assert self.config is NEW
                     self.held[OLD] = 0
                 yield
@@ -203,10 +206,12 @@ def test_the_newest_variables_are_never_lost(events: list[str]) -> None:
 
 NOW = replace(PLAN, nvram=NvramPlan("/a/vars", "/b/vars", 1, ManagedSavePlan("/save/web01.save", 1, 1.0, 3.0)))
 PAUSED, CRASHED = PowerState.PAUSED, PowerState.CRASHED
-SAVING = Record(following=True, held=ManagedSave.SAVING, held_of=1, hold_attempts=1)
-SAVED = replace(SAVING, held=ManagedSave.SAVED, held_print="i")
-MADE = replace(SAVED, nvram_copied="f", nvram_made="m")
-BROKEN = replace(MADE, hold_failed="it did not work")
+SAVING = Record(
+    nvram=NvramRecord(pending=True), managed_save=ManagedSaveRecord(state=ManagedSave.SAVING, incarnation=1, attempts=1)
+)
+SAVED = replace(SAVING, managed_save=replace(SAVING.managed_save, state=ManagedSave.SAVED, fingerprint="i"))
+MADE = replace(SAVED, nvram=replace(SAVED.nvram, copied="f", made="m"))
+BROKEN = replace(MADE, managed_save=replace(MADE.managed_save, failed="it did not work"))
 
 
 def down(saved: DiskSide | None, config: DiskSide, record: Record, **more: object) -> Observation:
@@ -222,8 +227,14 @@ def down(saved: DiskSide | None, config: DiskSide, record: Record, **more: objec
         (seen(CRASHED, OLD, OLD, FRESH), storage_move_actions.NotNow("its guest has crashed")),
         (seen(RUNNING, OLD, OLD, FRESH, busy="backup"), storage_move_actions.NotNow("it is busy: backup")),
         (seen(RUNNING, OLD, OLD, FRESH, image=True), storage_move_actions.NotNow),
-        (seen(RUNNING, OLD, OLD, replace(FRESH, hold_attempts=HOLD_ATTEMPTS)), storage_move_actions.NotNow),
-        (seen(RUNNING, OLD, OLD, replace(FRESH, hold_failed="no room")), storage_move_actions.AwaitPowerOff()),
+        (
+            seen(RUNNING, OLD, OLD, replace(FRESH, managed_save=replace(FRESH.managed_save, attempts=HOLD_ATTEMPTS))),
+            storage_move_actions.NotNow,
+        ),
+        (
+            seen(RUNNING, OLD, OLD, replace(FRESH, managed_save=replace(FRESH.managed_save, failed="no room"))),
+            storage_move_actions.AwaitPowerOff(),
+        ),
         (
             seen(RUNNING, OLD, OLD, replace(FRESH, wanted=Wanted.CANCEL)),
             storage_move_actions.KeepNvram("it was cancelled"),
@@ -239,7 +250,10 @@ def down(saved: DiskSide | None, config: DiskSide, record: Record, **more: objec
         # it is down
         (down(OLD, OLD, SAVED), storage_move_actions.CopyNvram()),
         (down(OLD, OLD, replace(SAVED, wanted=Wanted.CANCEL)), storage_move_actions.RestoreVm(new=False)),
-        (down(OLD, OLD, replace(SAVED, hold_failed="x")), storage_move_actions.RestoreVm(new=False)),
+        (
+            down(OLD, OLD, replace(SAVED, managed_save=replace(SAVED.managed_save, failed="x"))),
+            storage_move_actions.RestoreVm(new=False),
+        ),
         (down(OLD, OLD, SAVED, image_print="another"), storage_move_actions.EndManagedSave()),
         (down(OLD, ELSEWHERE, SAVED), storage_move_actions.RestoreVm(new=False)),
         (down(ELSEWHERE, OLD, MADE), storage_move_actions.RestoreVm(new=False)),
@@ -253,9 +267,18 @@ def down(saved: DiskSide | None, config: DiskSide, record: Record, **more: objec
         # restored
         (seen(PAUSED, NEW, NEW, MADE), storage_move_actions.EndManagedSave()),
         (seen(PAUSED, NEW, NEW, MADE, busy="starting up"), storage_move_actions.Await("firmware", 0.1)),
-        (seen(RUNNING, OLD, OLD, replace(MADE, held=ManagedSave.NONE)), storage_move_actions.SaveVm()),
-        (seen(RUNNING, OLD, OLD, replace(BROKEN, held=ManagedSave.NONE)), storage_move_actions.AwaitPowerOff()),
-        (seen(RUNNING, NEW, NEW, replace(MADE, held=ManagedSave.NONE)), storage_move_actions.ReleaseNvram()),
+        (
+            seen(RUNNING, OLD, OLD, replace(MADE, managed_save=replace(MADE.managed_save, state=ManagedSave.NONE))),
+            storage_move_actions.SaveVm(),
+        ),
+        (
+            seen(RUNNING, OLD, OLD, replace(BROKEN, managed_save=replace(BROKEN.managed_save, state=ManagedSave.NONE))),
+            storage_move_actions.AwaitPowerOff(),
+        ),
+        (
+            seen(RUNNING, NEW, NEW, replace(MADE, managed_save=replace(MADE.managed_save, state=ManagedSave.NONE))),
+            storage_move_actions.ReleaseNvram(),
+        ),
     ],
 )
 def test_what_comes_next_at_once(
@@ -385,7 +408,7 @@ class Host:
             self.given_up = True
             self.forget()
             self.sync()
-        elif event == "owner pauses" and self.qemu is not None and self.record.held is ManagedSave.NONE:
+        elif event == "owner pauses" and self.qemu is not None and self.record.managed_save.state is ManagedSave.NONE:
             self.running = False
         elif event == "libvirtd anew" and self.qemu is None:
             self.incarnation = 0  # its ids begin anew when no VM runs
@@ -423,7 +446,11 @@ class Host:
             pass
 
     def let_go(self) -> Iterator[None]:
-        restored = self.record.held is ManagedSave.SAVED or self.incarnation != self.record.held_of or self.loaded
+        restored = (
+            self.record.managed_save.state is ManagedSave.SAVED
+            or self.incarnation != self.record.managed_save.incarnation
+            or self.loaded
+        )
         if self.image is not None:
             self.forget()
         yield
@@ -432,7 +459,7 @@ class Host:
         if self.qemu is not None:
             self.config = self.uses
         yield
-        if restored and self.record.held_running and self.qemu is not None:
+        if restored and self.record.managed_save.running and self.qemu is not None:
             self.running, self.loaded = True, False
 
     # ------------------------------------------------------------ as firmware/managed_save.py and firmware/effects.py
@@ -442,8 +469,15 @@ class Host:
         match action:
             case storage_move_actions.SaveVm():
                 self.guard = True
-                more = {"held_of": self.incarnation, "held_running": self.running, "held_print": ""}
-                self.note(held=ManagedSave.SAVING, hold_attempts=record.hold_attempts + 1, **more)
+                ours = replace(
+                    self.record.managed_save,
+                    state=ManagedSave.SAVING,
+                    fingerprint="",
+                    incarnation=self.incarnation,
+                    running=self.running,
+                    attempts=record.managed_save.attempts + 1,
+                )
+                self.note(managed_save=ours)
                 yield
                 if self.qemu is not None:
                     self.pauses += 1
@@ -453,47 +487,53 @@ class Host:
                 self.guard = True
                 self.image_synced = True
                 yield
-                self.note(held=ManagedSave.SAVED, held_print=str(self.prints))
+                self.note(
+                    managed_save=replace(
+                        self.record.managed_save, state=ManagedSave.SAVED, fingerprint=str(self.prints)
+                    )
+                )
             case storage_move_actions.CopyNvram():
                 was = self.held[OLD]
-                self.note(nvram_copied="", created=("/b/vars",))
+                self.note(created=("/b/vars",), nvram=replace(self.record.nvram, copied=""))
                 yield
-                if "copy" in self.refuse and self.record.held is not ManagedSave.NONE:
+                if "copy" in self.refuse and self.record.managed_save.state is not ManagedSave.NONE:
                     self.refuse.discard("copy")
-                    self.note(hold_failed="the copy failed")
+                    self.note(managed_save=replace(self.record.managed_save, failed="the copy failed"))
                     return
                 if self.qemu is None or self.uses is not NEW:
                     self.held[NEW] = self.held[OLD]
                 yield
                 if self.held[OLD] == was:
-                    self.note(nvram_copied=str(was), nvram_made=str(self.held[NEW]))
+                    self.note(nvram=replace(self.record.nvram, copied=str(was), made=str(self.held[NEW])))
             case storage_move_actions.PointNvram(back=True):
                 self.config = OLD
                 yield
-                self.note(nvram_copied="")
+                self.note(nvram=replace(self.record.nvram, copied=""))
             case storage_move_actions.PointNvram():
                 self.config = NEW
                 yield
             case storage_move_actions.RestoreVm(new):
                 yield
-                if new and (str(self.prints) != record.held_print or self.fingerprint(OLD) != record.nvram_copied):
+                if new and (
+                    str(self.prints) != record.managed_save.fingerprint or self.fingerprint(OLD) != record.nvram.copied
+                ):
                     return
                 if self.qemu is None and self.image is not None:
                     self.start(stopped=True, new=new)
                     if self.qemu is None:
-                        self.note(hold_failed="it cannot be restored")
+                        self.note(managed_save=replace(self.record.managed_save, failed="it cannot be restored"))
                 yield
             case storage_move_actions.EndManagedSave():
                 if self.qemu is not None:
                     yield from self.let_go()
                 yield
                 self.guard = False
-                self.note(held=ManagedSave.NONE)
+                self.note(managed_save=replace(self.record.managed_save, state=ManagedSave.NONE))
             case storage_move_actions.NotNow(why):
-                self.note(hold_failed=why)
+                self.note(managed_save=replace(self.record.managed_save, failed=why))
                 yield
             case storage_move_actions.ReleaseNvram():
-                if str(self.held[OLD]) == self.record.nvram_copied and self.qemu is not None and self.uses is NEW:
+                if str(self.held[OLD]) == self.record.nvram.copied and self.qemu is not None and self.uses is NEW:
                     self.held[OLD] = 0
                 yield
                 self.note(released=(RELEASED,))
@@ -545,7 +585,7 @@ def test_a_vm_that_is_held_goes_on_from_its_memory(moments: list[tuple[int, str]
             if killed:
                 break
         if isinstance(action, storage_move_actions.AwaitPowerOff):
-            assert host.record.held is ManagedSave.NONE
+            assert host.record.managed_save.state is ManagedSave.NONE
             assert host.qemu is not None or not host.ours, "it is left in a saved state of ours"
             host.happens("start")
             host.happens("power off")

@@ -11,6 +11,7 @@ from blockferry.hosts.fencing import ANSWERING
 from blockferry.storage_move import actions
 from blockferry.storage_move.context import Context
 from blockferry.storage_move.observation import Observation
+from blockferry.storage_move.record import FencingRecord
 from blockferry.storage_move.switch import block_jobs
 
 
@@ -44,7 +45,7 @@ def test_a_copy_that_ended_with_its_vm_is_no_failure(
     monkeypatch.setattr(block_jobs, "_cause", lambda _context, _disk: "")
     context.plan.disk = lambda target: target
     monkeypatch.setattr(block_jobs, "replace", lambda _record, **changed: changed)
-    seen = SimpleNamespace(record=SimpleNamespace(failure=None, cut_off=None), silence=ANSWERING)
+    seen = SimpleNamespace(record=SimpleNamespace(failure=None, fencing=FencingRecord()), silence=ANSWERING)
     block_jobs.note_failure(
         cast(Context, context), actions.Fail("the copy of vda ended", "vda"), cast(Observation, seen)
     )

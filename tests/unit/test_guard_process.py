@@ -16,8 +16,8 @@ import pytest
 import blockferry
 from blockferry.safety import guard
 from blockferry.safety.guard import Guard
+from blockferry.storage_move.pace.record import Throttle
 from blockferry.storage_move.pace.throttle_rules import limited
-from blockferry.storage_move.record import Throttle
 
 pytestmark = pytest.mark.slow
 

@@ -34,9 +34,9 @@ from blockferry.hosts.waiting_runner import WaitingRunner
 from blockferry.jobs.outcome import Wanted
 from blockferry.storage_move import actions
 from blockferry.storage_move.decide import decide
+from blockferry.storage_move.disk_record import Stage
 from blockferry.storage_move.observation import DiskSide, Observation
 from blockferry.storage_move.plan import HangPlan, Plan
-from blockferry.storage_move.record import Stage
 from blockferry.storage_move.request import IfNotConverging, Method
 
 HANGS = DestinationHealth(seconds=3.0, directory="/b", times=1, longest=3.0)
@@ -47,8 +47,8 @@ TWICE = DestinationHealth(times=2, longest=1.6)
 
 MIRROR = replace(TWO, method=Method.MIRROR, hang=HangPlan(Fencing(), ""))
 BOTH = (copying("vda"), copying("vdb"))
-SYNCHRONOUS = begun(copies=stages(Stage.CLEAN, "vda", "vdb", synchronous=True))
-LEFT = replace(SYNCHRONOUS, background=True)
+SYNCHRONOUS = begun(disks=stages(Stage.CLEAN, "vda", "vdb", synchronous=True))
+LEFT = replace(SYNCHRONOUS, mirror=replace(SYNCHRONOUS.mirror, forbidden=True))
 
 DURING: dict[str, tuple[Plan, Observation, actions.Action | type]] = {
     "a copy that hangs is waited for": (MIRROR, seen(RUNNING, *BOTH, record=SYNCHRONOUS, silence=HANGS), actions.Await),
@@ -66,21 +66,22 @@ DURING: dict[str, tuple[Plan, Observation, actions.Action | type]] = {
     ),
     "suspended for the switch: the guest runs on": (
         MIRROR, seen(PAUSED, in_step("vda"), in_step("vdb"), silence=HANGS,
-                     record=replace(SYNCHRONOUS, suspended=True, switching=True)), actions.Resume(switch_failed=True),
+                     record=replace(SYNCHRONOUS, switch=replace(SYNCHRONOUS.switch, suspended=True, begun=True))),
+                         actions.Resume(switch_failed=True),
     ),
     "paused by its owner: no switch either": (
         MIRROR, seen(PAUSED, in_step("vda"), in_step("vdb"), record=SYNCHRONOUS, flushed=True, silence=HANGS),
         actions.Await("hang", 0.25),
     ),
     "no copy is begun there": (
-        MIRROR, seen(RUNNING, disk("vda"), disk("vdb"), record=begun(copies=stages(Stage.IMAGE, "vda", "vdb")),
+        MIRROR, seen(RUNNING, disk("vda"), disk("vdb"), record=begun(disks=stages(Stage.IMAGE, "vda", "vdb")),
                      silence=HANGS), actions.Await("hang", 0.25),
     ),
     "after the switch it is the VM's own storage": (
         MIRROR, seen(RUNNING, across("vda"), across("vdb"), silence=HANGS), actions.SaveSwitched(),
     ),
     "half a switch: the other half waits": (
-        MIRROR, seen(RUNNING, *HALF, record=begun(copies=CLEAN2), flushed=True, silence=HANGS),
+        MIRROR, seen(RUNNING, *HALF, record=begun(disks=CLEAN2), flushed=True, silence=HANGS),
         actions.Await("hang", 0.25),
     ),
     "cut off: the way is back, and first it is written down": (
@@ -88,11 +89,13 @@ DURING: dict[str, tuple[Plan, Observation, actions.Action | type]] = {
     ),
     "cut off while suspended: first the guest runs": (
         MIRROR, seen(PAUSED, in_step("vda"), in_step("vdb"), silence=CUT,
-                     record=replace(SYNCHRONOUS, suspended=True, switching=True)), actions.Resume(switch_failed=True),
+                     record=replace(SYNCHRONOUS, switch=replace(SYNCHRONOUS.switch, suspended=True, begun=True))),
+                         actions.Resume(switch_failed=True),
     ),
     "cut off and written down: the other jobs can be ended now": (
         MIRROR, seen(RUNNING, disk("vda"), copying("vdb"), silence=CUT,
-                     record=replace(SYNCHRONOUS, cut_off="/b", failure="cut off")), actions.AbortCopy("vdb"),
+                     record=replace(SYNCHRONOUS, failure="cut off",
+                         fencing=replace(SYNCHRONOUS.fencing, fenced="/b"))), actions.AbortCopy("vdb"),
     ),
     "a short hang is forgiven once": (MIRROR, seen(RUNNING, *BOTH, record=SYNCHRONOUS, silence=BRIEFLY), actions.Await),
     "not a long one": (MIRROR, seen(RUNNING, *BOTH, record=SYNCHRONOUS, silence=HUNG), actions.LeaveSynchronous),
@@ -102,22 +105,22 @@ DURING: dict[str, tuple[Plan, Observation, actions.Action | type]] = {
         actions.Suspend(switch=True),
     ),
     "a copy in the background has nothing to leave": (
-        replace(TWO, hang=MIRROR.hang), seen(RUNNING, *BOTH, record=begun(copies=CLEAN2), silence=TWICE), actions.Await,
+        replace(TWO, hang=MIRROR.hang), seen(RUNNING, *BOTH, record=begun(disks=CLEAN2), silence=TWICE), actions.Await,
     ),
     "left: the synchronous copies are ended": (
         MIRROR, seen(RUNNING, *BOTH, record=LEFT, silence=TWICE), actions.AbortCopy("vda"),
     ),
     "left: the copies in the background stay": (
-        MIRROR, seen(RUNNING, *BOTH, record=replace(LEFT, copies=CLEAN2), silence=TWICE), actions.Await,
+        MIRROR, seen(RUNNING, *BOTH, record=replace(LEFT, disks=CLEAN2), silence=TWICE), actions.Await,
     ),
     "left: it is not gone back to": (
         replace(MIRROR, if_not_converging=IfNotConverging.MIRROR),
-        seen(RUNNING, *BOTH, record=replace(LEFT, copies=CLEAN2), silence=TWICE), actions.Await,
+        seen(RUNNING, *BOTH, record=replace(LEFT, disks=CLEAN2), silence=TWICE), actions.Await,
     ),
     "a move of before there were watches": (
         replace(MIRROR, hang=None), seen(RUNNING, *BOTH, record=SYNCHRONOUS, silence=TWICE), actions.Await,
     ),
-    "a copy of one disk": (ONE, seen(RUNNING, copying(), record=begun(copies=stages(Stage.CLEAN))), actions.Await),
+    "a copy of one disk": (ONE, seen(RUNNING, copying(), record=begun(disks=stages(Stage.CLEAN))), actions.Await),
 }  # fmt: skip
 
 

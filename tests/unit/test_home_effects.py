@@ -20,6 +20,7 @@ from blockferry.storage_move.context import Context
 from blockferry.storage_move.destination import effects as destination_effects
 from blockferry.storage_move.destination.effects import MARKER
 from blockferry.storage_move.home import effects as home_effects
+from blockferry.storage_move.home.record import HomeRecord
 from blockferry.storage_move.observation import Observation
 from blockferry.storage_move.plan import HomeFile, HomePlan, Plan
 from blockferry.storage_move.record import Record
@@ -103,10 +104,10 @@ def place(tmp_path: Path) -> Iterator[Place]:
         home_effects.fingerprint(site.runner, made.file.dest),
     )
     made.record = Record(
-        home_copied=True,
         created=(made.file.dest,),
-        home_prints={made.file.source: prints[0]},
-        home_made={made.file.source: prints[1]},
+        home=HomeRecord(
+            copied=True, fingerprints={made.file.source: prints[0]}, copy_fingerprints={made.file.source: prints[1]}
+        ),
     )
     yield made
     site.connection.close()
@@ -136,7 +137,7 @@ def test_the_old_file_stays_when_its_copy_is_the_same_file(place: Place) -> None
 
 @pytest.mark.parametrize(("content", "goes"), [("old", True), ("other", False)])
 def test_without_fingerprints_the_contents_are_compared(place: Place, content: str, goes: bool) -> None:
-    place.record = replace(place.record, home_prints={}, home_made={})
+    place.record = replace(place.record, home=replace(place.record.home, fingerprints={}, copy_fingerprints={}))
     (place.new / NAME).write_text(content)
     notes = place.release()
     assert (place.old / NAME).exists() is not goes
@@ -145,11 +146,11 @@ def test_without_fingerprints_the_contents_are_compared(place: Place, content: s
 
 
 def test_without_fingerprints_a_copy_that_nothing_uses_is_made_anew(place: Place) -> None:
-    place.record = replace(place.record, home_prints={}, home_made={})
+    place.record = replace(place.record, home=replace(place.record.home, fingerprints={}, copy_fingerprints={}))
     (place.old / NAME).write_text("newer")
     place.refresh()
     assert (place.new / NAME).read_text() == "newer"
-    assert place.file.source in place.record.home_prints
+    assert place.file.source in place.record.home.fingerprints
 
 
 def test_nothing_goes_from_the_directory_of_a_pool(place: Place) -> None:
@@ -284,7 +285,7 @@ def test_a_stranger_s_file_stays_when_the_old_one_is_left(place: Place) -> None:
     (place.new / NAME).unlink()
     (place.new / "other").write_text("precious")
     (place.new / "other").rename(place.new / NAME)
-    record = replace(place.record, home_made={place.file.source: "1:3:0:0:"})
+    record = replace(place.record, home=replace(place.record.home, copy_fingerprints={place.file.source: "1:3:0:0:"}))
     home_effects._leave(place.context(), record, place.file, "it is written to")
     assert (place.new / NAME).read_text() == "precious"
 
@@ -294,5 +295,5 @@ def test_a_copy_of_ours_is_replaced(place: Place) -> None:
     record = home_effects._copy(place.context(), place.record, place.file)
     assert (place.new / NAME).read_text() == "newer"
     assert home_effects.same(
-        record.home_made[place.file.source], home_effects.fingerprint(place.site.runner, place.file.dest)
+        record.home.copy_fingerprints[place.file.source], home_effects.fingerprint(place.site.runner, place.file.dest)
     )

@@ -18,22 +18,24 @@ from blockferry.base.errors import DestinationTaken, JournalFailed, MoveBusy, Mo
 from blockferry.base.units import GiB, MiB
 from blockferry.hosts.kept import Kept, KeptFingerprint
 from blockferry.jobs.outcome import Outcome, Wanted
+from blockferry.storage_move.disk_record import Copy, DiskRecord, Stage
+from blockferry.storage_move.firmware.record import NvramRecord
 from blockferry.storage_move.move_journal import MoveJournal
 from blockferry.storage_move.plan import PLAN_VERSION, LayerPlan
 from blockferry.storage_move.precheck import space
-from blockferry.storage_move.record import Copy, Record, Stage
+from blockferry.storage_move.record import Record
 from blockferry.storage_move.summary import DiskProgress, Progress, Report
+from blockferry.storage_move.switch.record import ConfigurationRecord, SwitchRecord
 from blockferry.store import Owner, codec, schema
 
 pytest_plugins = ("journal_plugin",)
 on_sqlite = pytest.mark.parametrize("url", ["sqlite"], indirect=True)  # the database plays no part in these
 
 RICH = Record(
-    marked=True,
     created=("/ssd/web01/vda.raw", "/ssd/größe \x00 😀"),
-    copies={"vda": Copy(Stage.CLEAN, 7, 1)},
-    cold_copied={"vdb": "fingerprint"},
     failure="first\nsecond",
+    configuration=ConfigurationRecord(marked=True),
+    disks={"vda": DiskRecord(copy=Copy(Stage.CLEAN, 7, 1)), "vdb": DiskRecord(cold_copied="fingerprint")},
 )
 MOVED = Report(Outcome.MOVED, 61.5, {"copy": 60.0}, bulk_bytes=GiB, sources=("/old-san/vda.raw was removed",))
 
@@ -128,8 +130,8 @@ def test_what_the_user_wants_is_never_overwritten(journal: MoveJournal, url: str
     with closing(MoveJournal.open(url)) as other:
         assert other.want("a1", Wanted.CANCEL).record.wanted is Wanted.CANCEL
         assert other.set_bandwidth("a1", 5 * MiB).record.bandwidth == 5 * MiB
-    journal.write(lease, replace(mine, marked=True))
-    assert journal.read("a1") == Record(Wanted.CANCEL, 5 * MiB, marked=True)
+    journal.write(lease, replace(mine, configuration=replace(mine.configuration, marked=True)))
+    assert journal.read("a1") == Record(Wanted.CANCEL, 5 * MiB, configuration=ConfigurationRecord(marked=True))
     journal.finish(lease, Record(outcome=Outcome.CANCELLED), Report(Outcome.CANCELLED, 1.0))
     assert journal.get("a1").record == Record(Wanted.CANCEL, 5 * MiB, outcome=Outcome.CANCELLED)
 
@@ -241,7 +243,9 @@ def test_an_inspection_finds_nothing(journal: MoveJournal) -> None:
 
 
 @settings(max_examples=examples(80), deadline=None)
-@given(st.builds(Record, bandwidth=st.integers(0, 2**62), switch_attempts=st.integers(0, 2**31)))
+@given(
+    st.builds(Record, bandwidth=st.integers(0, 2**62), switch=st.builds(SwitchRecord, attempts=st.integers(0, 2**31)))
+)
 def test_a_record_survives_its_json(record: Record) -> None:
     assert msgspec.json.decode(codec.encode(record), type=Record) == record
 
@@ -304,7 +308,7 @@ def following(journal: MoveJournal, move: str, uuid: str) -> None:
     """A move of which only the UEFI variables are left, and that nobody runs."""
     journal.add(make_plan(move, uuid, (disk_plan(),)), Record(), "{}", "alice")
     lease = journal.claim(move, Owner.here())
-    journal.follow(lease, Record(following=True), MOVED)
+    journal.follow(lease, Record(nvram=NvramRecord(pending=True)), MOVED)
     journal.release(lease)
 
 
@@ -315,7 +319,7 @@ def test_a_move_waits_with_its_report(journal: MoveJournal) -> None:
     assert reserved(journal) == {}, "what is copied takes no more room"
     lease = journal.claim("3fa1", Owner.here())
     assert journal.get("3fa1").state == "running"
-    journal.finish(lease, Record(following=True, outcome=Outcome.MOVED), MOVED)
+    journal.finish(lease, Record(outcome=Outcome.MOVED, nvram=NvramRecord(pending=True)), MOVED)
     assert journal.get("3fa1").state == "moved"
 
 
@@ -335,7 +339,7 @@ def test_a_new_move_takes_over_from_nobody_who_runs(journal: MoveJournal) -> Non
     lease = journal.claim("3fa1", Owner.here())  # the VM went off this moment
     with pytest.raises(MoveBusy):
         journal.add(make_plan("9c00", "u"), Record(), "{}", "alice", waiting)
-    journal.write(lease, Record(following=True))
+    journal.write(lease, Record(nvram=NvramRecord(pending=True)))
     assert [one.id for one in journal.unfinished()] == ["3fa1"]
 
 

@@ -30,10 +30,12 @@ from blockferry.cli import main
 from blockferry.cli.app import App
 from blockferry.hosts.kept import Kept
 from blockferry.jobs.outcome import Outcome, Wanted
+from blockferry.storage_move.disk_record import Copy, Stage
 from blockferry.storage_move.move_journal import MoveJournal
 from blockferry.storage_move.plan import LayerPlan
-from blockferry.storage_move.record import Copy, Record, Stage
+from blockferry.storage_move.record import Record
 from blockferry.storage_move.request import SourcePolicy
+from blockferry.storage_move.switch.record import ConfigurationRecord, SwitchRecord
 from blockferry.store import Owner, schema, sqlite, upgrade
 
 pytestmark = pytest.mark.slow
@@ -291,8 +293,8 @@ def test_killed_in_the_middle_of_writing(journal: MoveJournal, url: str, childre
             said, number = number, child.hear()
         child.process.join()
         record = journal.read("a1")
-        assert record.switch_attempts in (said, said + 1), f"life {life}"
-        assert record.created == tuple(map(str, range(record.switch_attempts % 500)))
+        assert record.switch.attempts in (said, said + 1), f"life {life}"
+        assert record.created == tuple(map(str, range(record.switch.attempts % 500)))
         if url.startswith("sqlite"):
             with sqlite3.connect(url.removeprefix("sqlite:///")) as raw:
                 assert raw.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
@@ -343,8 +345,8 @@ def test_a_full_disk(tiny: Path) -> None:
     assert problem == "its disk is full"
     assert journal.read("a1") == written  # reading goes on, and nothing is half written
     (tiny / "ballast").unlink()
-    journal.write(lease, Record(marked=True))
-    assert journal.read("a1") == Record(marked=True)
+    journal.write(lease, Record(configuration=ConfigurationRecord(marked=True)))
+    assert journal.read("a1") == Record(configuration=ConfigurationRecord(marked=True))
     journal.close()
 
 
@@ -403,7 +405,10 @@ def test_schema_version_1_is_understood(path: Path) -> None:
     assert copying.plan.disk("vdb").layers == (
         LayerPlan("/old-san/base.raw", "raw", "/ssd/base.raw", "raw", GiB, GiB // 2),
     )
-    assert copying.record.copies == {"vda": Copy(Stage.CLEAN, 7, 1), "vdb": Copy(Stage.STARTED, 7, 2, reverse=True)}
+    assert {target: disk.copy for target, disk in copying.record.disks.items()} == {
+        "vda": Copy(Stage.CLEAN, 7, 1),
+        "vdb": Copy(Stage.STARTED, 7, 2, reverse=True),
+    }
     assert copying.record.bandwidth == 50 * MiB  # the user's column, not the record's own
     assert copying.progress.done == 3 * GiB
     assert [one.kind for one in journal.events("3fa10001")] == ["phase", "action", "user"]
@@ -426,6 +431,6 @@ def test_schema_version_1_is_understood(path: Path) -> None:
     journal.add_kept(Kept("/b", "m2", "v", "", None, 2, "y", "kvm1"))  # known better now
     assert next((one.path, one.host, one.move) for one in journal.kept_sources()) == ("/b", "kvm1", "m2")
     lease = journal.claim("3fa10001", Owner.here())  # and it can go on
-    journal.write(lease, Record(switched=True))
+    journal.write(lease, Record(switch=SwitchRecord(done=True)))
     assert journal.get("3fa10001").deaths == 1
     journal.close()

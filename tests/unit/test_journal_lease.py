@@ -19,6 +19,7 @@ from blockferry.jobs.outcome import Outcome
 from blockferry.storage_move.move_journal import MoveJournal
 from blockferry.storage_move.record import Record
 from blockferry.storage_move.summary import Progress, Report
+from blockferry.storage_move.switch.record import ConfigurationRecord
 from blockferry.store import Lease, LeaseKeeper, Owner
 from blockferry.store.claiming import DEATHS_UNTIL_PARKED
 
@@ -77,7 +78,7 @@ def test_a_released_lease_is_void(journal: MoveJournal, move: str) -> None:
     later = journal.claim(move, ELSEWHERE)
     lease.release()  # harmless: it is not the newest
     assert all_refused(journal, lease, str(ELSEWHERE))
-    journal.write(later, Record(marked=True))
+    journal.write(later, Record(configuration=ConfigurationRecord(marked=True)))
 
 
 def test_a_lease_ends_with_its_move(journal: MoveJournal, move: str) -> None:
@@ -115,7 +116,7 @@ def test_kill_9_is_taken_over_at_once(journal: MoveJournal, move: str, url: str,
     _until(lambda: not journal.get(move).owner_alive)
     assert journal.get(move).state == "interrupted"
     lease = journal.claim(move, Owner.here())
-    journal.write(lease, Record(marked=True))
+    journal.write(lease, Record(configuration=ConfigurationRecord(marked=True)))
     assert journal.get(move).deaths == 1
     assert f"pid {child.pid} has died" in journal.events(move)[-1].text
 
@@ -130,11 +131,11 @@ def test_a_frozen_manager_wakes_late(journal: MoveJournal, move: str, url: str, 
     lease = journal.claim(move, Owner.here())
     assert journal.get(move).deaths == 0, "it is frozen, and has not died"
     assert f"pid {child.pid} lives" in journal.events(move)[-1].text
-    journal.write(lease, Record(marked=True))
+    journal.write(lease, Record(configuration=ConfigurationRecord(marked=True)))
     os.kill(child.pid, signal.SIGCONT)
     child.say("I was here")
     assert str(child.hear()).startswith(f"LEASE_LOST Move {move} is now run by {Owner.here()}")
-    assert journal.read(move) == Record(marked=True)
+    assert journal.read(move) == Record(configuration=ConfigurationRecord(marked=True))
 
 
 def test_one_that_waits_for_its_journal_has_not_died(journal: MoveJournal, move: str) -> None:
@@ -309,7 +310,7 @@ def test_a_move_that_kills_its_managers(journal: MoveJournal, move: str) -> None
     assert journal.events(move)[-1].kind == "error"
     lease = journal.claim(move, Owner.here())  # its user says: go on
     assert journal.unpark(move).deaths == 0
-    journal.write(lease, Record(marked=True))
+    journal.write(lease, Record(configuration=ConfigurationRecord(marked=True)))
 
 
 def test_every_refusal_is_an_error_with_a_sentence(journal: MoveJournal, move: str) -> None:

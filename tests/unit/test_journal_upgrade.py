@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 from journal_support import disk_plan, make_plan
@@ -18,11 +19,22 @@ from blockferry.base.units import GiB, MiB
 from blockferry.hosts import identity
 from blockferry.hosts.identity import HostId, VmTrace
 from blockferry.jobs.outcome import Outcome, Wanted
+from blockferry.storage_move import old_record
+from blockferry.storage_move.disk_record import Copy, DiskRecord, Stage
 from blockferry.storage_move.facts import Partial
+from blockferry.storage_move.firmware.record import ManagedSave, ManagedSaveRecord, NvramRecord
+from blockferry.storage_move.home.record import HomeRecord
+from blockferry.storage_move.lost_vm.record import LostVm
 from blockferry.storage_move.move_journal import MoveJournal
+from blockferry.storage_move.overlays.record import CommitsRecord, ComparedBase, OverlayState
+from blockferry.storage_move.pace.latency import GuestLatency
+from blockferry.storage_move.pace.record import MeasuredRecord, Throttle
 from blockferry.storage_move.plan import ReusedLayer
-from blockferry.storage_move.record import OverlayState, Record, Stage
+from blockferry.storage_move.record import RECORD_FORM, MirrorRecord, Record
 from blockferry.storage_move.summary import Report
+from blockferry.storage_move.switch.record import ConfigurationRecord, GraphRecord, SwitchRecord
+from blockferry.storage_move.trim.record import TrimRecord
+from blockferry.storage_move.verify.record import BackupExport, ExportRecord
 from blockferry.store import Owner
 
 pytest_plugins = ("journal_plugin",)
@@ -69,9 +81,9 @@ def test_what_is_under_way_is_listed_as_it_was(upgraded: MoveJournal) -> None:
         ("a0000004", "parked"),
     ]
     copying, snapshot, waiting, parked = upgraded.unfinished()
-    assert copying.record.copies["vda"].stage is Stage.CLEAN
+    assert copying.record.disk("vda").copy.stage is Stage.CLEAN
     assert (copying.record.bandwidth, copying.progress.done) == (50 * MiB, 3 * GiB)
-    assert snapshot.record.source_layers == {"vda": OverlayState.USED}
+    assert snapshot.record.disk("vda").source_overlay is OverlayState.USED
     assert waiting.plan.nvram is not None
     assert parked.record.wanted is Wanted.CANCEL
     assert [one.text for one in upgraded.events("a0000001")] == ["planned: changed-blocks, for the test"]
@@ -106,7 +118,7 @@ def test_moves_under_way_are_taken_up_where_they_were_planned(upgraded: MoveJour
             assert taken is mine, f"{one.id} on {host}"
         assert identity.belongs(one.plan, here, mark, upgraded.identity(), local_journal=False, asked=False) is True
     lease = upgraded.claim("a0000001", Owner.here())
-    done = Record(switched=True, outcome=Outcome.FAILED, kept=("/ssd/web01/vda.qcow2",))
+    done = Record(outcome=Outcome.FAILED, kept=("/ssd/web01/vda.qcow2",), switch=SwitchRecord(done=True))
     upgraded.finish(lease, done, Report(Outcome.FAILED, 1.0))
     assert upgraded.partials(WEB.format("01"), HOST)["/ssd/web01/vda.qcow2"].move == "a0000001"
     assert upgraded.get("a0000001").state == "failed"
@@ -175,3 +187,93 @@ def test_a_broken_copy_that_is_gone_on_with_is_none_any_more(journal: MoveJourna
     ends("a5", Outcome.FAILED, ("/ssd/vda.raw",))
     journal.forget_partial("/ssd/vda.raw", HOST)
     assert journal.partial_paths() == frozenset()
+
+
+@pytest.fixture
+def flat(tmp_path: Path) -> Iterator[MoveJournal]:
+    """The journal that version 1e6bc71 wrote: plans of version 7, records of one flat form."""
+    path = tmp_path / "journal" / "journal.db"
+    path.parent.mkdir(mode=0o700)
+    with closing(sqlite3.connect(path)) as raw:
+        raw.executescript((DATA / "journal-1e6bc71.sqlite.sql").read_text())
+    with closing(MoveJournal.open(f"sqlite:///{path}")) as journal:
+        yield journal
+
+
+def test_a_flat_record_is_read_whole(flat: MoveJournal) -> None:
+    record = flat.get("c0000001").record
+    assert (record.wanted, record.bandwidth, record.unexpected) == (Wanted.CANCEL, 50 * MiB, 2)
+    assert record.mounts == {"/ssd": "/dev/sdb1 on /ssd"}
+    assert record.created == ("/ssd/web01/vda.qcow2", "/ssd/web01/vdb.qcow2", "/ssd/web01/vdb.n.qcow2")
+    assert record.home == HomeRecord(
+        True,
+        {"/old-san/web01/a.iso": "5:1700000000000000000"},
+        {"/old-san/web01/a.iso": "5:1700000000000000001"},
+        {"/old-san/web01/b": "it is a pipe"},
+        {"/old-san/web01/c": "its copy is in use"},
+    )
+    assert record.disks == {
+        "vda": DiskRecord(
+            copy=Copy(Stage.CLEAN, 7, 1, synchronous=True),
+            layers_copied=True,
+            cold_copied="17:3221225472:1700000000000000000",
+            trimmed=MiB,
+            xml_before="<disk/>",
+        ),
+        "vdb": DiskRecord(
+            copy=Copy(Stage.STARTED, 7, 2, reverse=True),
+            layers_copied=True,
+            partial=True,
+            synced=ComparedBase("19:3221225472:1700000000000000000", 1, 2, 3, 4.0),
+            source_overlay=OverlayState.USED,
+            dest_overlay=OverlayState.NAMED,
+            commit=Stage.STARTING,
+            throttle=Throttle(20 * MiB, 7, {"write_bytes_sec": 0}, (40 * MiB,)),
+        ),
+    }
+    assert record.configuration == ConfigurationRecord(marked=True, bare=True)
+    assert record.switch == SwitchRecord(suspended=True, begun=True, attempts=3)
+    assert record.measured == MeasuredRecord(True, GuestLatency(0.001, 0.004, 300, 30.0))
+    assert record.trim == TrimRecord(asked=True)
+    assert record.mirror == MirrorRecord(wanted=True, forbidden=True)
+    assert record.fencing.guarded is not None
+    assert record.commits == CommitsRecord(1, {"/old-san/web01/vda.o.qcow2": "18:100:1700000000000000000"})
+    lost = LostVm("boot:17:99", {"vda": "/old-san/web01/vda.qcow2"}, {"vdb": "/nowhere"}, autostart=True)
+    assert record.lost == lost
+
+
+def test_flat_records_of_moves_that_have_switched_and_ended(flat: MoveJournal) -> None:
+    switched, pending, broken = (flat.get(f"c000000{number}").record for number in (2, 3, 4))
+    assert switched.configuration == ConfigurationRecord(True, False, True, True, ("sda",))
+    assert switched.switch == SwitchRecord(done=True, let_run=True)
+    assert switched.graph == GraphRecord(True, True, "QEMU was asked in vain")
+    assert switched.export == ExportRecord(BackupExport.HELD, 7, "/run/blockferry.sock")
+    assert switched.trim == TrimRecord(True, True)
+    assert switched.released == ("/old-san/web02/vda.qcow2",)
+    assert switched.disks == {
+        "vda": DiskRecord(copy=Copy(Stage.CLEAN, 7, 1), settled=True, verified=True, trimmed_again=2 * MiB),
+        "vdb": DiskRecord(differences=(0, 4096)),
+    }
+    assert pending.nvram == NvramRecord(True, "20:131072:1700000000000000000", "21:131072:1700000000000000001")
+    assert pending.managed_save == ManagedSaveRecord(
+        ManagedSave.SAVED, 7, 1.8e9, False, "100:1700000000000000000", 2, "there was no space for its memory", 12.5
+    )
+    assert pending.unverified == {"vda": "it was cancelled"}
+    assert flat.get("c0000003").state == "interrupted"  # its VM is saved, and is to be restored at once
+    assert (broken.failure, broken.fencing.fenced, broken.outcome) == ("the destination hung", "/ssd", Outcome.FAILED)
+    assert broken.kept == ("/ssd/web04/vda.qcow2",)
+
+
+def test_a_flat_move_goes_on_in_the_new_form(flat: MoveJournal) -> None:
+    """What is read is written, and read again as it was; the version before it refuses the move by its name."""
+    for move in ("c0000001", "c0000002", "c0000003"):
+        before = flat.get(move).record
+        lease = flat.claim(move, Owner.here())
+        flat.write(lease, before)
+        flat.release(lease)
+        assert flat.get(move).record == before
+        with pytest.raises(msgspec.ValidationError, match="measured"):
+            msgspec.json.decode(msgspec.json.encode(before), type=old_record.FlatRecord)
+    newer = msgspec.json.encode({"form": RECORD_FORM + 1}).decode()
+    with pytest.raises(msgspec.ValidationError, match="form"):
+        old_record.read(newer)

@@ -28,10 +28,15 @@ from blockferry.hosts.process import Completed
 from blockferry.hosts.runner import LocalRunner
 from blockferry.storage_move import actions
 from blockferry.storage_move.decide import decide
+from blockferry.storage_move.disk_record import DiskRecord
 from blockferry.storage_move.lost_vm import past_libvirt
 from blockferry.storage_move.lost_vm import rules as lost_vm_rules
+from blockferry.storage_move.lost_vm.record import LostVm
 from blockferry.storage_move.observation import DiskSide, DiskView, LostView, Observation
-from blockferry.storage_move.record import LostVm, OverlayState, Record, Throttle
+from blockferry.storage_move.overlays.record import OverlayState
+from blockferry.storage_move.pace.record import Throttle
+from blockferry.storage_move.record import Record
+from blockferry.storage_move.switch.record import SwitchRecord
 
 QEMU = shutil.which("qemu-system-x86_64") or "/usr/libexec/qemu-kvm"
 URI = "qemu:///system"
@@ -146,13 +151,16 @@ def look(state: PowerState, record: Record, lost_view: LostView | None = None, *
 
 ACROSS = {"vda": "/b/vda", "vdb": "/b/vdb"}
 NOTED = Record(lost=LostVm(run="r", current=ACROSS))
-BARRED = Record(suspended=True, lost=LostVm(run="r"))
+BARRED = Record(lost=LostVm(run="r"), switch=SwitchRecord(suspended=True))
 
 
 @pytest.mark.parametrize(
     ("seen", "action"),
     [
-        (look(PowerState.LOST, Record(suspended=True), LostView(1, "r", "paused")), actions.LetLostRun),
+        (
+            look(PowerState.LOST, Record(switch=SwitchRecord(suspended=True)), LostView(1, "r", "paused")),
+            actions.LetLostRun,
+        ),
         (look(PowerState.LOST, Record(), LostView(1, "r", "paused", current=ACROSS)), actions.SaveLost),
         (look(PowerState.LOST, NOTED, LostView(1, "r", "running", current=ACROSS)), actions.PointToCurrent),
         (look(PowerState.LOST, NOTED, LostView(1, "r", "shutdown", current=ACROSS)), actions.PointToCurrent),
@@ -179,7 +187,7 @@ def test_one_decision(seen: Observation, action: type[actions.Action]) -> None:
 
 def test_a_guest_that_we_suspended_runs_again_before_anything_is_parked() -> None:
     """libvirt knows the VM again and names other images: it was parked with its guest standing still."""
-    noted = replace(NOTED, suspended=True)
+    noted = replace(NOTED, switch=replace(NOTED.switch, suspended=True))
     stands = look(PowerState.PAUSED, noted, same_run=True)
     assert isinstance(decide(PLAN, stands), actions.Resume)
     assert isinstance(decide(PLAN, replace(stands, record=NOTED)), actions.Park)  # its owner's pause, or it runs by now
@@ -213,17 +221,21 @@ def test_the_report_is_plain_and_true() -> None:
 
 def test_what_qemu_says_settles_the_record() -> None:
     record = Record(
-        switching=True,
-        dest_layers={"vda": OverlayState.PIVOTING},
-        source_layers={"vda": OverlayState.USED},
-        throttled={"vda": Throttle(1, 1)},
+        switch=SwitchRecord(begun=True),
+        disks={
+            "vda": DiskRecord(
+                dest_overlay=OverlayState.PIVOTING, source_overlay=OverlayState.USED, throttle=Throttle(1, 1)
+            )
+        },
     )
     base = lost_vm_rules.settle(OVER, record, ACROSS)
-    assert (base.switched, base.switching, base.dest_layers["vda"]) == (True, False, OverlayState.FOLDED)
+    assert (base.switch.done, base.switch.begun, base.disk("vda").dest_overlay) == (True, False, OverlayState.COMMITTED)
     overlay = lost_vm_rules.settle(OVER, record, {"vda": "/b/o", "vdb": "/b/vdb"})
-    assert overlay.dest_layers["vda"] is OverlayState.USED
-    half = lost_vm_rules.settle(OVER, replace(record, switching=False), {"vda": "/b/o", "vdb": "/a/vdb"})
-    assert (half.switched, half.switching) == (False, True)
+    assert overlay.disk("vda").dest_overlay is OverlayState.USED
+    half = lost_vm_rules.settle(
+        OVER, replace(record, switch=replace(record.switch, begun=False)), {"vda": "/b/o", "vdb": "/a/vdb"}
+    )
+    assert (half.switch.done, half.switch.begun) == (False, True)
     back = lost_vm_rules.settle(OVER, record, {"vda": "/a/o", "vdb": "/a/vdb"})
-    assert (back.switched, back.switching) == (False, False)
+    assert (back.switch.done, back.switch.begun) == (False, False)
     assert base.throttled["vda"].incarnation == -1, "libvirt counts its domain ids anew"

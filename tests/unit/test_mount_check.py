@@ -23,9 +23,11 @@ from blockferry.storage_move import actions
 from blockferry.storage_move import effects as storage_move_effects
 from blockferry.storage_move.context import Context
 from blockferry.storage_move.destination import mount_check, release
+from blockferry.storage_move.disk_record import DiskRecord
 from blockferry.storage_move.observation import Observation
 from blockferry.storage_move.observe import Memory
 from blockferry.storage_move.record import Record
+from blockferry.storage_move.switch.record import ConfigurationRecord
 
 
 def test_what_does_not_exist_is_mounted_where_it_would_lie(tmp_path: Path) -> None:
@@ -99,12 +101,12 @@ def test_another_file_that_has_taken_a_name_of_ours_stays(context: Context, tmp_
 def test_a_cold_copy_that_was_deleted_is_not_written_down_but_made_anew(context: Context) -> None:
     """Found by the matrix: dest-deleted/cold/3/bulk. The configuration named a file that was not there."""
     cast(SimpleNamespace, context).tell = lambda *_: None
-    record = Record(cold_copied={"vda": "f"})
+    record = Record(disks={"vda": DiskRecord(cold_copied="f")})
     seen = Observation(PowerState.OFF, persistent=True, disks=(), record=record)
     storage_move_effects.perform(
         context, actions.WriteConfig(), seen
     )  # there is no `control`: a write would be an error
-    assert cast(SimpleNamespace, context).noted[-1].cold_copied == {}
+    assert not cast(SimpleNamespace, context).noted[-1].any_cold_copied
 
 
 class Guard:
@@ -144,7 +146,9 @@ def suspending(site: PaperSite) -> tuple[Context, Guard, list[Record], Observati
         tell=lambda *_: None,
         watch=None,
     )
-    seen = Observation(PowerState.RUNNING, persistent=True, disks=(), record=Record(marked=True))
+    seen = Observation(
+        PowerState.RUNNING, persistent=True, disks=(), record=Record(configuration=ConfigurationRecord(marked=True))
+    )
     return cast(Context, found), guard, noted, seen
 
 
@@ -154,7 +158,7 @@ def test_a_pause_that_the_owner_made_before_ours_is_not_ours(site: PaperSite) ->
     storage_move_effects.perform(context, actions.Suspend(switch=True), seen)
     assert context.memory.suspended_at is None
     assert not guard.armed
-    assert not noted[-1].suspended
+    assert not noted[-1].switch.suspended
 
 
 def test_an_error_in_a_suspension_leaves_the_guard_armed_until_the_next_look(site: PaperSite) -> None:
@@ -172,5 +176,5 @@ def test_an_undisturbed_suspension_is_ours(site: PaperSite) -> None:
     storage_move_effects.perform(context, actions.Suspend(switch=True), seen)
     assert context.memory.suspended_at is not None
     assert guard.armed
-    assert noted[-1].suspended
-    assert noted[-1].switching
+    assert noted[-1].switch.suspended
+    assert noted[-1].switch.begun

@@ -23,11 +23,14 @@ from blockferry.storage_move import decide
 from blockferry.storage_move.actions import Fail
 from blockferry.storage_move.destination import placement
 from blockferry.storage_move.facts import ExportFact, Facts
+from blockferry.storage_move.home.record import HomeRecord
 from blockferry.storage_move.observation import UNKNOWABLE, DiskSide, DiskView, Observation
+from blockferry.storage_move.pace.record import MeasuredRecord
 from blockferry.storage_move.plan import Plan
 from blockferry.storage_move.precheck.rules import precheck
 from blockferry.storage_move.record import Record
 from blockferry.storage_move.request import IfNotConverging, Method, MoveRequest, OnBreak, Preallocation, Provision
+from blockferry.storage_move.switch.record import ConfigurationRecord
 
 STORE = Datastore("ssd", "u", "dir", True, "/ssd", 100 * GiB, 100 * GiB)
 THERE = "nbd://store1:10809/web01-vda"
@@ -280,7 +283,17 @@ def test_a_vm_that_goes_off_on_its_way_out_is_not_copied_cold() -> None:
     _, plan = codes(OUT, facts(EXPORT))
     assert plan is not None
     view = DiskView("vda", None, DiskSide.SOURCE, fingerprint=UNKNOWABLE)
-    seen = Observation(PowerState.OFF, True, (view,), Record(marked=True, home_copied=True, measured=True), mark="abcd")
+    seen = Observation(
+        PowerState.OFF,
+        True,
+        (view,),
+        Record(
+            configuration=ConfigurationRecord(marked=True),
+            home=HomeRecord(copied=True),
+            measured=MeasuredRecord(done=True),
+        ),
+        mark="abcd",
+    )
     action = decide.decide(plan, seen)
     assert isinstance(action, Fail), action
     assert "network block device" in action.problem

@@ -16,6 +16,7 @@ from blockferry.storage_move.precheck.rules import precheck
 from blockferry.storage_move.record import Record
 from blockferry.storage_move.request import ChainPolicy, Method, MoveRequest
 from blockferry.storage_move.summary import DiskProgress, MoveSummary, Progress
+from blockferry.storage_move.switch.record import SwitchRecord
 
 TOP = "/ssd/web01/vda.qcow2"
 OLD = "/old/web01/vda.qcow2"
@@ -99,7 +100,7 @@ def summary(**more: object) -> MoveSummary:
             "Follow: `blockferry watch web01`. Stop: `blockferry cancel web01`.",
         ),
         (
-            summary(record=Record(switched=True)),
+            summary(record=Record(switch=SwitchRecord(done=True))),
             "web01 is already being moved to old (ef44813f, 26 %).",
             "Follow: `blockferry watch web01`.",
         ),

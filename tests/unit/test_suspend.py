@@ -18,12 +18,14 @@ from blockferry.jobs.loop import TRIES
 from blockferry.storage_move import actions, destination_watchdog
 from blockferry.storage_move.context import Context
 from blockferry.storage_move.decide import decide
+from blockferry.storage_move.disk_record import DiskRecord, Stage
 from blockferry.storage_move.lost_vm import past_libvirt
 from blockferry.storage_move.observation import DiskSide, DiskView, Observation
 from blockferry.storage_move.observe import Memory, Observer
 from blockferry.storage_move.overlays import effects as overlays_effects
-from blockferry.storage_move.record import Record, Stage
+from blockferry.storage_move.record import Record
 from blockferry.storage_move.switch import effects as switch_effects
+from blockferry.storage_move.switch.record import SwitchRecord
 
 NO_ANSWER = LibvirtFailed("suspend VM web01", "no answer", "VIR_ERR_OPERATION_TIMEOUT")
 SEEN = Observation(PowerState.RUNNING, True, (DiskView("vda", DiskSide.SOURCE, DiskSide.SOURCE),), Record())
@@ -66,7 +68,7 @@ def test_only_a_vm_that_stood_still_before_needs_no_guard(
         assert answer is NO_ANSWER
     assert vm.armed is (answer is not False)
     assert (memory.suspended_at is not None) is (answer is not False)
-    assert noted[-1].suspended is (answer is not False)
+    assert noted[-1].switch.suspended is (answer is not False)
 
 
 @pytest.mark.parametrize("state", [PowerState.PAUSED, PowerState.OFF, PowerState.RUNNING])
@@ -99,7 +101,11 @@ def test_that_a_guest_could_not_be_let_run_is_said_when_the_move_is_parked(
     loop = make_loop(context)
     loop.tries = TRIES
     with pytest.raises(MoveParked) as parked:
-        loop._stumble(action, replace(SEEN, state=PowerState.PAUSED, record=Record(suspended=True)), NO_ANSWER)
+        loop._stumble(
+            action,
+            replace(SEEN, state=PowerState.PAUSED, record=Record(switch=SwitchRecord(suspended=True))),
+            NO_ANSWER,
+        )
     said = parked.value.problem
     assert NO_ANSWER.sentence.rstrip(".") in said
     assert ("The guest of web01 may stand still: the move had suspended it" in said) is (remedy is not None)
@@ -165,18 +171,18 @@ def test_an_owners_pause_after_ours_is_the_owners_though_the_journal_could_not_b
         else:
             overlays_effects._hold_for_flush(context, Record(), 1.0)
     loop.let_go()
-    assert journal.record.suspended, "the journal could not be told that it is over"
+    assert journal.record.switch.suspended, "the journal could not be told that it is over"
     assert vm.resumed == (1 if ours else 0)
     journal.away = False
-    assert not loop._record().suspended
+    assert not loop._record().switch.suspended
     stands = replace(SEEN, state=PowerState.PAUSED, record=loop._record())
     assert not isinstance(decide(make_plan(1), stands), actions.Resume)
-    assert not loop.read().suspended  # and so in whatever is noted next
+    assert not loop.read().switch.suspended  # and so in whatever is noted next
     vm.answer = True
     switch_effects.suspend(context, actions.Suspend(switch=True), SEEN)
     journal.away = False
     context.memory.suspended_at = None
-    assert loop._record().suspended, "another suspension of ours"
+    assert loop._record().switch.suspended, "another suspension of ours"
 
 
 @pytest.mark.parametrize("ours", [True, False], ids=["our own suspension", "one that was found"])
@@ -193,9 +199,13 @@ def test_what_was_begun_counts_as_clean_only_in_a_suspension_of_this_process(
         control=vm, guard=vm, runner=None, memory=memory, note=noted.append, tell=nothing, stop=threading.Event(),
         plan=make_plan(1), stalls={},
     )  # fmt: skip
-    record = Record(suspended=True, folds={"vda": Stage.STARTED, "vdb": Stage.STARTED})
+    record = Record(
+        switch=SwitchRecord(suspended=True),
+        disks={"vda": DiskRecord(commit=Stage.STARTED), "vdb": DiskRecord(commit=Stage.STARTED)},
+    )
     seen = replace(SEEN, state=PowerState.PAUSED, record=record)
     switch_effects.resume(cast(Context, found), actions.Resume(clean=("vda",), folds=("vda",)), seen)
     assert (noted[-1].copy("vda").stage is Stage.CLEAN) is ours
-    assert noted[-1].folds == ({"vda": Stage.CLEAN} if ours else {}), "what was given up is not known any more"
+    commits = [noted[-1].disk(target).commit for target in ("vda", "vdb")]
+    assert commits == [Stage.CLEAN if ours else None, None], "what was given up is not known any more"
     assert memory.resumed

@@ -36,6 +36,7 @@ from blockferry.hosts.runner import LocalRunner
 from blockferry.storage_move import actions
 from blockferry.storage_move.decide import decide
 from blockferry.storage_move.facts import Facts, TemplateFacts
+from blockferry.storage_move.home.record import HomeRecord
 from blockferry.storage_move.move_kind import MoveKind
 from blockferry.storage_move.observation import DiskSide
 from blockferry.storage_move.observe import TemplateLook
@@ -44,6 +45,7 @@ from blockferry.storage_move.precheck.rules import precheck
 from blockferry.storage_move.precheck.space import needed
 from blockferry.storage_move.record import Record
 from blockferry.storage_move.request import ChainPolicy, MoveRequest
+from blockferry.storage_move.switch.record import ConfigurationRecord, SwitchRecord
 from blockferry.storage_move.templates import effects as templates_effects
 from blockferry.storage_move.templates.effects import KnownImages
 from blockferry.store import codec
@@ -271,7 +273,9 @@ def test_a_template_goes_only_with_layers_that_go() -> None:
 
 TWO = make_plan(2)
 CHANGED = "/ssd/golden.qcow2"
-HALF_BACK = Record(marked=True, home_copied=True, created=("/b/vda",), failure="no")
+HALF_BACK = Record(
+    created=("/b/vda",), failure="no", configuration=ConfigurationRecord(marked=True), home=HomeRecord(copied=True)
+)
 
 
 def now(view: object) -> object:
@@ -301,7 +305,12 @@ def test_a_changed_template(
 
 
 def test_a_changed_template_never_holds_the_guest() -> None:
-    ours = Record(marked=True, home_copied=True, created=("/b/vda",), suspended=True, switching=True)
+    ours = Record(
+        created=("/b/vda",),
+        configuration=ConfigurationRecord(marked=True),
+        home=HomeRecord(copied=True),
+        switch=SwitchRecord(suspended=True, begun=True),
+    )
     views = (now(across()), now(in_step("vdb")))
     assert decide(TWO, seen(PAUSED, *views, record=ours)) == actions.Resume()  # type: ignore[arg-type]
 
@@ -327,7 +336,11 @@ def test_no_disk_goes_onto_a_changed_template_and_none_is_copied_back_from_it(
         one = off(target, side) if state is OFF else in_step(target, side) if jobs else disk(target, side, side)
         views.append(replace(one, template_changed=CHANGED if changed else ""))
     record = Record(
-        marked=True, home_copied=True, created=("/b/vda",), failure=failure, suspended=suspended, switching=suspended
+        created=("/b/vda",),
+        failure=failure,
+        configuration=ConfigurationRecord(marked=True),
+        home=HomeRecord(copied=True),
+        switch=SwitchRecord(suspended=suspended, begun=suspended),
     )
     action = decide(TWO, seen(state, *views, record=record))
     by_target = {view.target: view for view in views}

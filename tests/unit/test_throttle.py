@@ -25,12 +25,14 @@ from blockferry.safety.guard import Guard
 from blockferry.storage_move import actions
 from blockferry.storage_move.context import Context
 from blockferry.storage_move.decide import decide
+from blockferry.storage_move.disk_record import Stage
 from blockferry.storage_move.observation import DiskSide, DiskView, Job, Observation
 from blockferry.storage_move.observe import Memory
 from blockferry.storage_move.overlays.convergence import Divergence
 from blockferry.storage_move.pace import throttle, throttle_rules
+from blockferry.storage_move.pace.record import Throttle
 from blockferry.storage_move.pace.throttle_rules import LEAST, limited
-from blockferry.storage_move.record import Record, Stage, Throttle
+from blockferry.storage_move.record import Record
 from blockferry.storage_move.request import IfNotConverging
 
 Limits = dict[str, int | str]
@@ -262,7 +264,7 @@ def test_a_record_of_before_in_which_each_disk_of_a_group_stands_for_itself() ->
     host.set_limits("vdb", second)
     told = {"vda": Throttle(50 * MiB, 1, before), "vdb": Throttle(40 * MiB, 1, spoilt)}
     old = msgspec.json.decode(msgspec.json.encode(told).replace(b',"earlier":[]', b""), type=dict[str, Throttle])
-    move = Move(host, Record(throttled=old))
+    move = Move(host, Record().with_throttles(old))
     assert move.look_after() == []
     assert move.writes() == 40 * MiB
     move.let_go()
@@ -425,7 +427,7 @@ def test_what_the_guest_writes_is_counted_for_as_long_as_the_copy_is_watched(mon
 
 def test_the_least_of_a_first_step_is_what_no_copy_is_outrun_by() -> None:
     outrun = seen(
-        RUNNING, copying(), record=begun(copies=stages(Stage.CLEAN)),
+        RUNNING, copying(), record=begun(disks=stages(Stage.CLEAN)),
         diverging=(Divergence("vda", 640 * MiB, 320 * MiB, sure=True),),
     )  # fmt: skip
     action = decide(replace(ONE, if_not_converging=IfNotConverging.THROTTLE), outrun)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import cli_fake
@@ -15,6 +14,8 @@ from blockferry.base.errors import ConfigInvalid
 from blockferry.base.units import GiB, MiB
 from blockferry.hosts.inventory import Datastore, Disk, DiskSource, Image, PowerState, Vm
 from blockferry.hosts.libvirt import domain_xml
+from blockferry.storage_move import old_record
+from blockferry.storage_move.disk_record import DiskRecord
 from blockferry.storage_move.facts import Facts
 from blockferry.storage_move.plan import Plan
 from blockferry.storage_move.precheck.finding import Severity
@@ -22,6 +23,7 @@ from blockferry.storage_move.precheck.rules import precheck
 from blockferry.storage_move.record import Record
 from blockferry.storage_move.request import MoveRequest, Trim
 from blockferry.storage_move.summary import Report
+from blockferry.storage_move.trim.record import TrimRecord
 
 STORE = Datastore("ssd", "u", "dir", True, "/ssd", 100 * GiB, 100 * GiB)
 
@@ -115,9 +117,10 @@ def test_what_is_typed_and_what_is_configured(tmp_path: Path, monkeypatch: pytes
 
 
 def test_records_and_reports_of_older_versions_are_read() -> None:
-    assert msgspec.json.decode(b'{"marked": true}', type=Record).trimmed is None
-    assert msgspec.json.decode(b'{"trimmed": {}}', type=Record).trimmed_again is None
-    trimmed = replace(Record(), trimmed={"vda": 5}, trimmed_again={"vda": 6})
+    assert old_record.read('{"marked": true}').trim == TrimRecord()
+    assert old_record.read('{"trimmed": {}}').trim == TrimRecord(asked=True, asked_again=False)
+    assert old_record.read('{"trimmed": {"vda": 5}, "trimmed_again": {}}').disk("vda").trimmed == 5
+    trimmed = Record(trim=TrimRecord(True, True), disks={"vda": DiskRecord(trimmed=5, trimmed_again=6)})
     assert msgspec.json.decode(msgspec.json.encode(trimmed), type=Record) == trimmed
     assert msgspec.json.decode(b'{"outcome": "moved", "seconds": 1}', type=Report).trimmed_bytes is None
     assert msgspec.json.decode(b'{"outcome": "moved", "seconds": 1}', type=Report).trimmed_again_bytes is None

@@ -96,7 +96,7 @@ def _tell(app: App, summary: MoveSummary) -> None:
             app.out.line(f"Move {summary.id} was cancelled. {vm} is on its old disks, untouched.")
         return
     conclude(summary)
-    if summary.record.following:
+    if summary.record.nvram.pending:
         if app.json:
             app.out.document("cancel", move=to_json(summary))
         else:

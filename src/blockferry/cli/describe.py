@@ -185,7 +185,7 @@ def report(out: Out, summary: MoveSummary) -> None:
     if done.compared_bytes:
         text = f"{format_size(done.compared_bytes)} read on both sides, {format_size(done.rewritten_bytes)} written"
         pairs.append(("compared", text))
-    pairs.extend(_suffered(done, summary.record.hold_failed))
+    pairs.extend(_suffered(done, summary.record.managed_save.failed))
     if done.phases:
         times = ", ".join(f"{phase} {format_duration(seconds)}" for phase, seconds in done.phases.items())
         pairs.append(("times", times))
@@ -268,7 +268,7 @@ def story(out: Out, events: Iterable[Event]) -> None:
 def cancelling(summary: MoveSummary) -> str:
     """What a wish to cancel leads to, a sentence."""
     vm = summary.plan.vm
-    if summary.record.switched:
+    if summary.record.switch.done:
         return f"The comparison of move {summary.id} ends; {vm} stays on its new disks, the old ones are kept."
     return f"Cancelling move {summary.id}; {vm} stays on its old disks."
 

@@ -67,4 +67,9 @@ def _is_due(env: Environment, one: MoveSummary) -> bool:
 
 def _just_planned(one: MoveSummary) -> bool:
     """Whether the process that planned it is about to run it."""
-    return one.owner is None and one.deaths == 0 and not one.record.marked and time.time() - one.created < GRACE_S
+    return (
+        one.owner is None
+        and one.deaths == 0
+        and not one.record.configuration.marked
+        and time.time() - one.created < GRACE_S
+    )

@@ -19,6 +19,7 @@ from blockferry.hosts.kept import Kept
 from blockferry.hosts.libvirt import domain_list
 from blockferry.moves.environment import Environment, acting_user
 from blockferry.storage_move import claims, survey
+from blockferry.storage_move.disk_record import DiskRecord
 from blockferry.storage_move.facts import Facts, TemplateFacts
 from blockferry.storage_move.precheck import rules as precheck_rules
 from blockferry.storage_move.precheck import space
@@ -168,7 +169,7 @@ def _plan(env: Environment, request: MoveRequest) -> MoveSummary:
     record = Record(
         bandwidth=request.bandwidth,
         created=tuple(disk.dest for disk in left),
-        partial=tuple(disk.target for disk in left if disk.partial_bytes),
+        disks={disk.target: DiskRecord(partial=True) for disk in left if disk.partial_bytes},
     )
     wish = msgspec.json.encode(request).decode()
     other = unfinished_move(env, result.plan.uuid)

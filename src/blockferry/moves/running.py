@@ -83,7 +83,7 @@ class _Drive:
     def run(self) -> None:
         plan = self.summary.plan
         self._forget_attempts()
-        live = (plan.was.active and not self.summary.record.following) or firmware_rules.still_now(
+        live = (plan.was.active and not self.summary.record.nvram.pending) or firmware_rules.still_now(
             plan, self.summary.record
         )
         on_host = host_guard.beside(self.site.runner, self.site.uri, plan.uuid)
@@ -115,7 +115,12 @@ class _Drive:
         journal.unpark(move)
         tried = journal.read(move)
         known = tried.unexpected if self.summary.parked is None else 0  # else its user has looked
-        fresh = replace(tried, fold_attempts=0, switch_attempts=0, unexpected=known)
+        fresh = replace(
+            tried,
+            unexpected=known,
+            commits=replace(tried.commits, attempts=0),
+            switch=replace(tried.switch, attempts=0),
+        )
         if fresh != tried:
             journal.write(self.lease, fresh)
 

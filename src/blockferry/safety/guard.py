@@ -42,7 +42,7 @@ from blockferry.hosts.process import readable, reap
 from blockferry.hosts.runner import Runner, SshRunner, runner_for
 from blockferry.safety import lost_qemu, managed_save_recovery
 from blockferry.storage_move.pace import throttle_rules
-from blockferry.storage_move.record import Throttle
+from blockferry.storage_move.pace.record import Throttle
 
 PATIENCE_S = 20.0
 """How long the guard's process may take to connect."""

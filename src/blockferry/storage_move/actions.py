@@ -13,7 +13,7 @@ from blockferry.jobs.action import Action as Action
 from blockferry.jobs.action import Done as Done
 from blockferry.jobs.action import Finish as Finish
 from blockferry.jobs.action import Park as Park
-from blockferry.storage_move.record import OverlayState
+from blockferry.storage_move.overlays.record import OverlayState
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

@@ -30,7 +30,7 @@ def claims(journal: AnyJournal, uri: str, host: str, apart_from: str | None = No
         nvram = one.plan.nvram
         reused = [disk.reused for disk in one.plan.disks if disk.reused is not None]
         claimed = [*changed_by(one.plan), *(path for layer in reused for path in layer.prints)]
-        if one.record.following:  # its disks are done with
+        if one.record.nvram.pending:  # its disks are done with
             claimed = [nvram.source, nvram.dest] if nvram else []
         for path in claimed:
             paths[posixpath.normpath(path)] = one.id

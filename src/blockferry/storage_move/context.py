@@ -16,9 +16,10 @@ from blockferry.hosts.waiting_runner import WaitingRunner
 from blockferry.safety.guard import Guard
 from blockferry.safety.proof import Claims, Proof
 from blockferry.storage_move.observe import Memory
+from blockferry.storage_move.overlays.record import ComparedBase
 from blockferry.storage_move.pace.effects import Pacer
 from blockferry.storage_move.plan import Plan
-from blockferry.storage_move.record import ComparedBase, Record
+from blockferry.storage_move.record import Record
 
 
 @dataclass

@@ -18,13 +18,15 @@ from blockferry.hosts.fencing import USUAL
 from blockferry.hosts.inventory import PowerState
 from blockferry.jobs.outcome import Outcome, Wanted
 from blockferry.storage_move import actions
+from blockferry.storage_move.disk_record import Stage
 from blockferry.storage_move.firmware import rules as firmware_rules
 from blockferry.storage_move.lost_vm import rules as lost_vm_rules
 from blockferry.storage_move.observation import UNKNOWABLE, DiskSide, DiskView, Job, Observation
 from blockferry.storage_move.overlays import rules as overlays_rules
+from blockferry.storage_move.overlays.record import OverlayState
 from blockferry.storage_move.pace.throttle_rules import AMPLIFICATION, LEAST
 from blockferry.storage_move.plan import Plan
-from blockferry.storage_move.record import OverlayState, Record, Stage
+from blockferry.storage_move.record import Record
 from blockferry.storage_move.request import IfNotConverging
 from blockferry.storage_move.switch.graph_proof import old_images
 from blockferry.storage_move.trim import rules as trim_rules
@@ -82,14 +84,14 @@ def _hands_off(seen: Observation, action: actions.Action) -> actions.Action:
     if not action.waits_for_destination:
         return action
     if _ours_suspended(seen):
-        return actions.Resume(switch_failed=seen.record.switching)
+        return actions.Resume(switch_failed=seen.record.switch.begun)
     return actions.Await("hang", 0.25)
 
 
 def _was_cut_off(seen: Observation) -> bool:
     """Whether the destination has been cut off, and nobody has written it down yet."""
     record = seen.record
-    over = record.switched or record.outcome is not None or record.cut_off is not None
+    over = record.switch.done or record.outcome is not None or record.fencing.fenced is not None
     return seen.silence.cut_off is not None and not over
 
 
@@ -104,7 +106,7 @@ def _throttle_is_over(seen: Observation, action: actions.Action) -> bool:
 def _decide(plan: Plan, seen: Observation) -> actions.Action:
     if seen.record.outcome is not None:
         return actions.Done(seen.record.outcome)
-    if seen.record.following:
+    if seen.record.nvram.pending:
         return firmware_rules.follow(plan, seen)
     if seen.state is PowerState.ABSENT:
         return _without_domain(seen)
@@ -119,7 +121,7 @@ def _decide(plan: Plan, seen: Observation) -> actions.Action:
         return stop
     if all(view.side is DiskSide.DESTINATION for view in seen.disks):
         return _after_switch(plan, seen) if _proven_across(seen) else _not_proven(plan)
-    if seen.record.switched:
+    if seen.record.switch.done:
         return _switched_back(plan, seen)
     if seen.state.active:
         if plan.stays_shut and (stop := _started_sealed(plan, seen)) is not None:
@@ -145,7 +147,7 @@ def _going_back(seen: Observation) -> bool:
 
 
 def _ours_suspended(seen: Observation) -> bool:
-    return seen.state is PowerState.PAUSED and seen.record.suspended
+    return seen.state is PowerState.PAUSED and seen.record.switch.suspended
 
 
 # ---------------------------------------------------------------- somebody else was here
@@ -154,7 +156,7 @@ def _ours_suspended(seen: Observation) -> bool:
 def _without_domain(seen: Observation) -> actions.Action:
     """libvirt does not know the VM any more: a transient VM that went off, or an undefined one."""
     record = seen.record
-    if record.switched:
+    if record.switch.done:
         return actions.Finish(
             Outcome.MOVED, "the VM is not defined any more; its disks are at the destination, the old ones are kept"
         )
@@ -163,7 +165,7 @@ def _without_domain(seen: Observation) -> actions.Action:
             "the VM is not defined any more, and what it wrote last is in overlays at the source, above the disks that "
             "it had before. Nothing is removed; put the overlays into its definition to start it"
         )
-    if record.switching or record.cold_copied:
+    if record.switch.begun or record.any_cold_copied:
         return actions.Park(
             "the VM is gone, and it cannot be told any more which of its disks were already switched. Both sides are "
             "kept: the copies are complete, so the newer file of each disk is the right one"
@@ -212,7 +214,7 @@ def _template_changed(plan: Plan, seen: Observation) -> actions.Action | None:
             f"{across[0].template_changed} has changed while the switch was under way, or it cannot be looked at any "
             f"more; {plan.vm} has disks at either side. Nothing is removed"
         )
-    if not here or _going_back(seen) or seen.record.switched:
+    if not here or _going_back(seen) or seen.record.switch.done:
         return None
     return actions.Fail(
         f"{here[0].template_changed} has changed since it was compared for the disk {here[0].target} to stand on, or "
@@ -238,9 +240,9 @@ def _proven_across(seen: Observation) -> bool:
     have been started on them in the moment before the configuration was written.
     """
     record = seen.record
-    if seen.state.active or record.switched or record.switching:
+    if seen.state.active or record.switch.done or record.switch.begun:
         return True
-    return all(record.cold_copied.get(view.target) == view.fingerprint for view in seen.disks)
+    return all(record.disk(view.target).cold_copied == view.fingerprint for view in seen.disks)
 
 
 def _not_proven(plan: Plan) -> actions.Action:
@@ -271,7 +273,7 @@ def _forward_live(plan: Plan, seen: Observation) -> actions.Action:
                 f"libvirt did not encrypt the copy of {view.target}, which is encrypted; it is thrown away"
             )
     if _ours_suspended(seen):
-        return _switching(plan, seen) if record.switching else _starting(plan, seen)
+        return _switching(plan, seen) if record.switch.begun else _starting(plan, seen)
     if any(view.side is DiskSide.DESTINATION for view in seen.disks):
         # Half a switch, and the VM runs (it was resumed by the guard after a crash of the manager): each disk
         # is whole on its side, so go on with the rest.
@@ -293,9 +295,9 @@ def _forward_live(plan: Plan, seen: Observation) -> actions.Action:
         # now on must not be what the next start uses.
         return actions.RevertConfig()
     prepared = _prepare(plan, seen)
-    if prepared is None and plan.trim and record.trimmed is None:
+    if prepared is None and plan.trim and not record.trim.asked:
         return actions.TrimGuest()
-    if prepared is None and plan.contract is not None and not record.measured:
+    if prepared is None and plan.contract is not None and not record.measured.done:
         return actions.MeasureGuest()
     return prepared or _copying(plan, seen)
 
@@ -303,12 +305,12 @@ def _forward_live(plan: Plan, seen: Observation) -> actions.Action:
 def _prepare(plan: Plan, seen: Observation) -> actions.Action | None:
     """Mark, home, lower layers: what comes before the first block job, for a live and a cold move alike."""
     record = seen.record
-    if seen.mark is None and not record.marked:
+    if seen.mark is None and not record.configuration.marked:
         return actions.Mark()
-    if not record.home_copied:
+    if not record.home.copied:
         return actions.CopyHome()
     for disk in plan.disks:
-        if disk.layers and disk.target not in record.layers_copied:
+        if disk.layers and not record.disk(disk.target).layers_copied:
             return actions.CopyLayers(disk.target)
     return None
 
@@ -330,9 +332,9 @@ def _copying(plan: Plan, seen: Observation) -> actions.Action:
         if copy.stage is Stage.NONE and view.job is Job.OURS:
             return actions.AbortCopy(view.target)
         synchronous = overlays_rules.synchronous(plan, record, view.target)
-        if view.job is Job.OURS and record.synchronous and synchronous and not copy.synchronous:
+        if view.job is Job.OURS and record.mirror.wanted and synchronous and not copy.synchronous:
             return actions.AbortCopy(view.target)
-        if view.job is Job.OURS and record.background and copy.synchronous and not copy.reverse:
+        if view.job is Job.OURS and record.mirror.forbidden and copy.synchronous and not copy.reverse:
             return actions.AbortCopy(view.target)
     overlays = overlays_rules.forward(plan, seen, outstanding)
     if overlays is not None:
@@ -410,11 +412,13 @@ def _change_course(plan: Plan, seen: Observation) -> actions.Action | None:
     """The guest outruns a copy in the background: what the user wants done about that. None: wait."""
     record = seen.record
     found = next((one for one in seen.diverging if one.sure), None)
-    at_once = record.synchronous or (plan.synchronous and not record.background)
+    at_once = record.mirror.wanted or (plan.synchronous and not record.mirror.forbidden)
     if found is None or at_once or len({view.side for view in seen.disks}) > 1:
         return None
     match plan.if_not_converging:
-        case IfNotConverging.MIRROR if plan.can_be_synchronous and not record.background and not _layered(plan, record):
+        case IfNotConverging.MIRROR if (
+            plan.can_be_synchronous and not record.mirror.forbidden and not _layered(plan, record)
+        ):
             return actions.GoSynchronous(found.sentence)
         case IfNotConverging.THROTTLE:
             share = min(1.0, found.copy_rate / found.dirty_rate) * THROTTLE_STEP
@@ -437,7 +441,7 @@ def _leave_synchronous(plan: Plan, seen: Observation, outstanding: list[DiskView
     is over sooner than anything else.
     """
     record, silence = seen.record, seen.silence
-    if plan.hang is None or record.background or silence.hanging or all(view.ready for view in outstanding):
+    if plan.hang is None or record.mirror.forbidden or silence.hanging or all(view.ready for view in outstanding):
         return None
     if len(outstanding) < len(seen.disks) or not any(record.copy(view.target).synchronous for view in outstanding):
         return None
@@ -515,7 +519,7 @@ def _not_now(seen: Observation) -> actions.Action:
     """The switch cannot be made at this moment: the VM runs on at the source, the copies stay."""
     if _ours_suspended(seen):
         return actions.Resume(switch_failed=True)
-    return actions.Await("retry", retry_after_s(seen.record.switch_attempts))
+    return actions.Await("retry", retry_after_s(seen.record.switch.attempts))
 
 
 # ---------------------------------------------------------------- back, the VM has a QEMU
@@ -530,7 +534,9 @@ def _back_live(plan: Plan, seen: Observation) -> actions.Action:
     if across:
         return _bring_back(plan, seen, across)
     if _ours_suspended(seen):
-        return actions.Resume() if seen.record.switching else overlays_rules.starting_fold(plan, seen, at_source=True)
+        return (
+            actions.Resume() if seen.record.switch.begun else overlays_rules.starting_fold(plan, seen, at_source=True)
+        )
     folding = overlays_rules.fold(plan, seen, at_source=True)
     if folding is not None:
         return folding
@@ -600,9 +606,9 @@ def _switch_back(plan: Plan, seen: Observation, across: list[DiskView]) -> actio
     record, suspended = seen.record, _ours_suspended(seen)
     ready = all(view.ready for view in across)
     refused = seen.pivot_failures >= PIVOT_ATTEMPTS
-    if suspended and (not record.switching or not ready or refused or seen.suspended_s > DRAIN_LIMIT_S):
-        return actions.Resume(switch_failed=record.switching)
-    if record.switch_attempts >= BACK_ATTEMPTS or (refused and seen.state is PowerState.PAUSED):
+    if suspended and (not record.switch.begun or not ready or refused or seen.suspended_s > DRAIN_LIMIT_S):
+        return actions.Resume(switch_failed=record.switch.begun)
+    if record.switch.attempts >= BACK_ATTEMPTS or (refused and seen.state is PowerState.PAUSED):
         which = ", ".join(view.target for view in across)
         return actions.Park(
             f"the switch broke in the middle, and {which} could not be switched back after several "
@@ -620,7 +626,7 @@ def _switch_back(plan: Plan, seen: Observation, across: list[DiskView]) -> actio
 # ---------------------------------------------------------------- the VM is off
 
 
-_UNSETTLED = (OverlayState.PIVOTING, OverlayState.FOLDED)
+_UNSETTLED = (OverlayState.PIVOTING, OverlayState.COMMITTED)
 
 
 def _forward_off(plan: Plan, seen: Observation) -> actions.Action:
@@ -647,7 +653,7 @@ def _forward_off(plan: Plan, seen: Observation) -> actions.Action:
                 f"{plan.vm} went off, and its disk {view.target} is a network block device: nothing would keep others "
                 "from writing there while it is copied"
             )
-        if view.side is DiskSide.SOURCE and seen.record.cold_copied.get(view.target) != view.fingerprint:
+        if view.side is DiskSide.SOURCE and seen.record.disk(view.target).cold_copied != view.fingerprint:
             return actions.ColdCopy(view.target)
     return verify_rules.cold(plan, seen) or actions.WriteConfig()
 
@@ -690,7 +696,7 @@ def _by_the_graph(plan: Plan, seen: Observation, *, proven: bool) -> actions.Act
     if not seen.state.active or proven:
         return None
     if seen.graph is None:
-        return None if seen.record.graph_doubt else actions.Await("graph", 0.05)
+        return None if seen.record.graph.doubt else actions.Await("graph", 0.05)
     if not seen.graph.wrong:
         return None
     known = {disk.target for disk in plan.disks if seen.graph.wrong.get(disk.target) in old_images(disk)}
@@ -734,7 +740,7 @@ def _after_switch(plan: Plan, seen: Observation) -> actions.Action:
         or _settle_disks(plan, seen)
         or verify
         # a backup excludes it, and one is open until the comparison is over
-        or (actions.WriteSnapshots() if plan.snapshots and not seen.record.snapshots_written else None)
+        or (actions.WriteSnapshots() if plan.snapshots and not seen.record.configuration.snapshots_written else None)
         or _release_old_files(plan, seen)
         or _end_of_move(plan, seen)
     )
@@ -746,17 +752,17 @@ def _record_switch(plan: Plan, seen: Observation) -> actions.Action | None:
     if verify_rules.to_be_taken(plan, seen):
         return actions.StartExport()
     if _ours_suspended(seen):
-        if record.switched and not record.switching:
+        if record.switch.done and not record.switch.begun:
             return overlays_rules.starting_fold(plan, seen, at_source=False)
         return actions.Resume()
     for view in seen.disks:
         if view.job is Job.OURS:
             return actions.AbortCopy(view.target)
-    if (disagreement := _by_the_graph(plan, seen, proven=record.graph_proven)) is not None:
+    if (disagreement := _by_the_graph(plan, seen, proven=record.graph.proven)) is not None:
         return disagreement
-    if not record.switched:
+    if not record.switch.done:
         return actions.SaveSwitched()
-    if seen.state.active and not record.graph_proven and not record.graph_doubt:
+    if seen.state.active and not record.graph.proven and not record.graph.doubt:
         return actions.SaveGraph()
     return None
 
@@ -765,11 +771,11 @@ def _complete_switch(plan: Plan, seen: Observation) -> actions.Action | None:
     """What else of the VM follows its disks: media of drives, the configuration, a guest that had stopped on errors."""
     record = seen.record
     for target in seen.media:
-        if target not in record.media_tried:
+        if target not in record.configuration.media_tried:
             return actions.MoveMedium(target)
-    if seen.persistent and not (record.config_written and seen.config_agrees):
+    if seen.persistent and not (record.configuration.written and seen.config_agrees):
         return actions.WriteConfig()
-    if plan.resume_after and not record.let_run and seen.pause_reason == "ioerror":
+    if plan.resume_after and not record.switch.let_run and seen.pause_reason == "ioerror":
         return actions.ResumeGuest()
     return None
 
@@ -779,18 +785,18 @@ def _commit_overlays(plan: Plan, seen: Observation) -> actions.Action | None:
     record = seen.record
     if (commit := overlays_rules.fold(plan, seen, at_source=False)) is not None:
         return commit
-    if not record.dest_layers:
+    if not record.has_dest_overlay:
         return None
-    if (disagreement := _by_the_graph(plan, seen, proven=record.graph_folded)) is not None:
+    if (disagreement := _by_the_graph(plan, seen, proven=record.graph.committed)) is not None:
         return disagreement
-    if seen.state.active and not record.graph_folded and not record.graph_doubt:
+    if seen.state.active and not record.graph.committed and not record.graph.doubt:
         return actions.SaveGraph(folded=True)
     return None
 
 
 def _settle_disks(plan: Plan, seen: Observation) -> actions.Action | None:
     for disk in plan.disks:
-        if disk.target not in seen.record.settled:
+        if not seen.record.disk(disk.target).settled:
             return actions.Settle(disk.target)
     return None
 
@@ -799,7 +805,7 @@ def _release_old_files(plan: Plan, seen: Observation) -> actions.Action | None:
     """Release the old images, one after the other, then the old home; None when all are released."""
     record = seen.record
     for disk in plan.disks:
-        above = (disk.source_overlay,) if disk.target in record.source_layers else ()
+        above = (disk.source_overlay,) if record.disk(disk.target).source_overlay is not None else ()
         for path in (*above, *disk.old_files):
             if path not in record.released:
                 return actions.ReleaseSource(path)

@@ -21,9 +21,10 @@ from blockferry.hosts.helper.watchdog import DestinationWatch
 from blockferry.jobs.outcome import Wanted
 from blockferry.storage_move import actions
 from blockferry.storage_move.context import Context
+from blockferry.storage_move.disk_record import Stage
 from blockferry.storage_move.observation import DiskSide, Job, Observation
 from blockferry.storage_move.points import point
-from blockferry.storage_move.record import Record, Stage
+from blockferry.storage_move.record import Record
 
 LOOK, FENCE = "look", "fence"
 AGAIN_S = 5.0
@@ -47,11 +48,11 @@ def begin(context: Context, record: Record) -> Record:
             _say_unwatched(context, error)
             return record
         before = record
-        record = replace(record, guarded=guarded)
+        record = replace(record, fencing=replace(record.fencing, guarded=guarded))
         context.note(record)
         point("watching")
         _start(context, guarded, FENCE)
-        if context.watch is None and before.guarded is None:
+        if context.watch is None and before.fencing.guarded is None:
             record = before  # none ever stood, so none has to be told anything
             context.note(record)
     _order(context, FENCE)
@@ -64,28 +65,34 @@ def take_up(context: Context, record: Record) -> None:
     What it may do is decided before the first look at the VM: that may have to wait for the storage itself. With a
     switch under way it only looks, because the destination may be the truth already.
     """
-    copies = [copy for copy in record.copies.values() if copy.stage not in (Stage.NONE, Stage.IMAGE)]
-    if record.guarded is None or not copies or record.switched or record.cut_off or record.outcome is not None:
+    copies = [disk.copy for disk in record.disks.values() if disk.copy.stage not in (Stage.NONE, Stage.IMAGE)]
+    if (
+        record.fencing.guarded is None
+        or not copies
+        or record.switch.done
+        or record.fencing.fenced
+        or record.outcome is not None
+    ):
         return
-    at_once = any(copy.synchronous and not copy.reverse for copy in copies) and not record.switching
-    _start(context, record.guarded, FENCE if at_once else LOOK)
+    at_once = any(copy.synchronous and not copy.reverse for copy in copies) and not record.switch.begun
+    _start(context, record.fencing.guarded, FENCE if at_once else LOOK)
 
 
 def keep_up(context: Context, seen: Observation) -> None:
     """Have the watch do what the state of the move asks for. While the VM is suspended by us it is left as it is."""
     record = seen.record
-    if record.guarded is None or context.memory.suspended_at is not None:
+    if record.fencing.guarded is None or context.memory.suspended_at is not None:
         return
     ours = [view for view in seen.disks if view.job is Job.OURS]
-    if not ours or record.switched or any(view.side is DiskSide.DESTINATION for view in seen.disks):
+    if not ours or record.switch.done or any(view.side is DiskSide.DESTINATION for view in seen.disks):
         if context.watch is not None:
             _order(context, LOOK)
         return
     if context.watch is None or not context.watch.alive:
-        if record.cut_off or time.monotonic() - context.watch_tried < AGAIN_S:
+        if record.fencing.fenced or time.monotonic() - context.watch_tried < AGAIN_S:
             return
         context.tell("warning", "the watch beside the copy is gone; another one is started")
-        _start(context, record.guarded, LOOK)
+        _start(context, record.fencing.guarded, LOOK)
     back = record.failure is not None or record.wanted is Wanted.CANCEL
     at_once = any(record.copy(view.target).synchronous for view in ours)
     _order(context, FENCE if at_once or back else LOOK)
@@ -99,11 +106,11 @@ def arm(context: Context) -> None:
 def disarm(context: Context, record: Record) -> bool:
     """From now on the destination may be the truth. False: it hangs, was cut off, or it is not certain that nobody will
     cut it off."""
-    if record.guarded is None or context.plan.hang is None:
+    if record.fencing.guarded is None or context.plan.hang is None:
         return True
     if not _order(context, LOOK):
         # It does not answer, or the way to it is lost: another one takes its place, and it may do nothing any more.
-        _start(context, record.guarded, LOOK)
+        _start(context, record.fencing.guarded, LOOK)
         if context.watch is None or not context.watch.alive:
             return False
     now = silence(context)  # it tells what it has done before it answers
@@ -127,7 +134,7 @@ def note_cut_off(context: Context, action: actions.SaveFenced, seen: Observation
     """The destination is gone for this move, by us: from here on the way is back."""
     why = DestinationCutOff(context.plan.vm, action.directory, format_duration(action.after_s)).sentence
     context.tell("error", why)
-    context.note(replace(seen.record, cut_off=action.directory, failure=why))
+    context.note(replace(seen.record, failure=why, fencing=replace(seen.record.fencing, fenced=action.directory)))
     point("cut-off-noted")
 
 
@@ -135,17 +142,17 @@ def leave_synchronous(context: Context, action: actions.LeaveSynchronous, seen: 
     context.tell(
         "warning", f"{action.why}; the copy is made anew in the background, where the guest does not wait for it"
     )
-    context.note(replace(seen.record, background=True, synchronous=False))
+    context.note(replace(seen.record, mirror=replace(seen.record.mirror, forbidden=True, wanted=False)))
     point("leaving-synchronous")
 
 
 def see_back(context: Context, record: Record) -> None:
     """Raise DestinationCutOff unless storage that was cut off is back: what cannot be seen is not gone."""
-    if record.cut_off is None:
+    if record.fencing.fenced is None:
         return
     directories = [posixpath.dirname(disk.dest) for disk in context.plan.disks if not is_export(disk.dest)]
     if not watchdog.answers(context.site.runner, directories, ANSWER_S):
-        raise DestinationCutOff(context.plan.vm, record.cut_off, "longer than the hang limit")
+        raise DestinationCutOff(context.plan.vm, record.fencing.fenced, "longer than the hang limit")
 
 
 def sentence(context: Context, seen: Observation) -> str:
@@ -157,7 +164,8 @@ def sentence(context: Context, seen: Observation) -> str:
     guest = "the guest's writes wait" if waits else "the guest goes on"
     text = f"{now.directory} has not answered for {format_duration(now.seconds)}; {guest}"
     limit = context.plan.hang.wanted.limit_s
-    steps = [one for one in (seen.record.guarded.places if seen.record.guarded else ()) if one.steps]
+    guarded = seen.record.fencing.guarded
+    steps = [one for one in (guarded.places if guarded else ()) if one.steps]
     if now.cut_off is not None:
         return f"{text}; it was cut off, and requests that wait there have not ended yet"
     if now.refused:

@@ -65,11 +65,11 @@ class MoveJournal(Journal[Plan, Record, Progress, Report, MoveSummary]):
         """
         found = []
         for one in self.unfinished():
-            if one.id == exclude or one.record.following:
+            if one.id == exclude or one.record.nvram.pending:
                 continue
             here = may_be_here(one.plan, uri, host)
             written = {disk.target: max(0, disk.done - disk.changed) for disk in one.progress.disks}
-            for store, left in left_to_take(one.plan, written, home_copied=one.record.home_copied).items():
+            for store, left in left_to_take(one.plan, written, home_copied=one.record.home.copied).items():
                 found.append(Promise(store, left, one.plan.space(store), here))
         return tuple(found)
 

@@ -8,7 +8,7 @@ import msgspec
 
 from blockferry.jobs.job_kind import JobKind
 from blockferry.jobs.outcome import Outcome
-from blockferry.storage_move import old_fingerprints
+from blockferry.storage_move import old_fingerprints, old_record
 from blockferry.storage_move.plan import PLAN_VERSION, Plan
 from blockferry.storage_move.record import Record
 from blockferry.storage_move.summary import MoveSummary, Progress, Report
@@ -31,7 +31,7 @@ class MoveKind(JobKind[Plan, Record, Progress, Report, MoveSummary]):
         return old_fingerprints.current_plan(found)
 
     def read_record(self, text: str) -> Record:
-        return old_fingerprints.current_record(msgspec.json.decode(text, type=Record))
+        return old_record.read(text)
 
     def head(self, plan: Plan) -> Head:
         return Head(plan.move, plan.uuid, plan.vm, plan.host, plan.host_name, plan.uri)

@@ -71,7 +71,11 @@ class MoveLoop(Loop[Record, Observation, Progress, Report]):
     def read(self) -> Record:
         """The journal may have been away when a suspension ended: a pause from then on is its owner's."""
         record = self.job.read()
-        return replace(record, suspended=False) if self.context.memory.resumed and record.suspended else record
+        return (
+            replace(record, switch=replace(record.switch, suspended=False))
+            if self.context.memory.resumed and record.switch.suspended
+            else record
+        )
 
     def save(self, record: Record) -> None:
         self._write(record)
@@ -271,7 +275,10 @@ class MoveLoop(Loop[Record, Observation, Progress, Report]):
         """Only the UEFI variables are left. What was done so far is reported now: the rest may take weeks."""
         self._refresh_pools()
         seconds = max(0.0, time.time() - self.began_at)
-        self.job.interim(replace(seen.record, following=True), self._report(Outcome.MOVED, seconds, seen.record))
+        self.job.interim(
+            replace(seen.record, nvram=replace(seen.record.nvram, pending=True)),
+            self._report(Outcome.MOVED, seconds, seen.record),
+        )
         waits = seen.state.active and not firmware_rules.still_now(self.context.plan, seen.record)
         if waits:
             self.log_event("phase", f"the UEFI variables of {self.subject} follow once it has been powered off")

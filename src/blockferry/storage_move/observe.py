@@ -15,14 +15,17 @@ from blockferry.hosts.helper import files
 from blockferry.hosts.inventory import Disk, DiskSource, PowerState
 from blockferry.hosts.libvirt.domain import Control, DomainView
 from blockferry.hosts.runner import Runner
+from blockferry.storage_move.disk_record import Stage
 from blockferry.storage_move.firmware import rules as firmware_rules
+from blockferry.storage_move.firmware.record import ManagedSave
 from blockferry.storage_move.lost_vm import past_libvirt
 from blockferry.storage_move.observation import MISSING, UNKNOWABLE, DiskSide, DiskView, Job, NvramView, Observation
 from blockferry.storage_move.overlays import rules as overlays_rules
 from blockferry.storage_move.overlays.convergence import FREED, Divergence, assess
 from blockferry.storage_move.overlays.passes import CopyProgress
+from blockferry.storage_move.overlays.record import OverlayState
 from blockferry.storage_move.plan import DiskPlan, NvramPlan, Plan
-from blockferry.storage_move.record import ManagedSave, OverlayState, Record, Stage
+from blockferry.storage_move.record import Record
 from blockferry.storage_move.switch.graph_look import GraphLook
 from blockferry.storage_move.templates import rules as templates_rules
 
@@ -80,20 +83,22 @@ class Observer:
         memory.just_seen = None
         if view is None and memory.suspended_at is not None:
             # In step, synchronous writes keep both sides equal: there is no remainder to ask for.
-            view = control.look(() if mirrored(self.plan, record) and record.switching else self._targets, self.last)
+            view = control.look(() if mirrored(self.plan, record) and record.switch.begun else self._targets, self.last)
         if memory.suspended_at is not None and view is not None and view.state is not PowerState.PAUSED:
             # The guard let the VM run while we were frozen (or it is gone): what we took for granted is so no more.
             memory.suspended_at = None
             view = None
         if view is None:
-            closely = record.following and firmware_rules.still_now(self.plan, record)
+            closely = record.nvram.pending and firmware_rules.still_now(self.plan, record)
             # While QEMU owes us an answer libvirt makes every other question to it wait, for 30 s, and then refuses it.
             view = control.look(() if self._graph.pending else self._targets, closely=closely)
         beside = past_libvirt.QemuState()
-        if not view.state.active and record.outcome is None and record.held is ManagedSave.NONE:
+        if not view.state.active and record.outcome is None and record.managed_save.state is ManagedSave.NONE:
             view, beside = self._past.look(control, view, record, now_s)
-        hangs = memory.silence.hanging or record.cut_off is not None  # then nothing is gone onto, and a look would wait
-        if memory.suspended_at is None and not record.switched and record.outcome is None and not hangs:
+        hangs = (
+            memory.silence.hanging or record.fencing.fenced is not None
+        )  # then nothing is gone onto, and a look would wait
+        if memory.suspended_at is None and not record.switch.done and record.outcome is None and not hangs:
             changes = self._templates.look(LOOK_S if view.state.active else None)
             memory.templates = memory.templates if changes is None else changes
         self.last = view
@@ -102,8 +107,8 @@ class Observer:
         seen = replace(seen, lost=beside.lost, off_doubt=beside.doubt, off_doubt_s=beside.doubt_s, same_run=same)
         if memory.suspended_at is None and not memory.silence.hanging and graph_matters(seen):
             aliases = {one.target: one.alias for one in view.disks}
-            graph = self._graph.look(control, aliases, view.incarnation, beside=bool(record.graph_doubt))
-            seen = replace(seen, graph=graph if not record.graph_doubt or (graph is not None and graph.wrong) else None)
+            graph = self._graph.look(control, aliases, view.incarnation, beside=bool(record.graph.doubt))
+            seen = replace(seen, graph=graph if not record.graph.doubt or (graph is not None and graph.wrong) else None)
         return seen
 
     def interpret(self, view: DomainView, record: Record, memory: Memory, now_s: float) -> Observation:
@@ -118,10 +123,10 @@ class Observer:
         ours = [memory.progress[one.target] for one in own]
         # Until it was in step a copy under a contract has shown less than it can do.
         known = [FREED if self.plan.contract is not None and one.ready else 0.0 for one in own]
-        if view.state is PowerState.RUNNING and record.suspended and memory.suspended_at is None:
+        if view.state is PowerState.RUNNING and record.switch.suspended and memory.suspended_at is None:
             # The guard (or somebody else) let the VM run on; a pause from now on is not ours.
-            record = replace(record, suspended=False)
-        memory.held = view.saved and record.held is not ManagedSave.NONE
+            record = replace(record, switch=replace(record.switch, suspended=False))
+        memory.held = view.saved and record.managed_save.state is not ManagedSave.NONE
         unflushed = self._unflushed(disks, memory)
         if memory.checkpoint_at is None and unflushed:
             memory.checkpoint_at = now_s
@@ -248,8 +253,8 @@ class Observer:
         if config is None or not _on_overlay(disk, config):
             return ""
         at_source = same_path(config.path, disk.source_overlay)
-        layer = (record.source_layers if at_source else record.dest_layers).get(disk.target)
-        if view.state.active and layer is not OverlayState.FOLDED:
+        layer = record.disk(disk.target).overlay(at_source=at_source)
+        if view.state.active and layer is not OverlayState.COMMITTED:
             return ""
         return layer_print(self._runner, disk, at_source=at_source)
 
@@ -266,7 +271,9 @@ class Observer:
             made=fingerprint(self._runner, plan.dest) if off else "",
             busy=view.busy,
             image=view.image,
-            image_print=image_print(self._runner, plan) if view.saved and record.held is not ManagedSave.NONE else "",
+            image_print=image_print(self._runner, plan)
+            if view.saved and record.managed_save.state is not ManagedSave.NONE
+            else "",
         )
 
     def _media(self, view: DomainView, record: Record) -> tuple[str, ...]:
@@ -283,7 +290,7 @@ class Observer:
             file.target
             for file in self.plan.home.files
             if file.target is not None
-            and file.source not in record.home_left
+            and file.source not in record.home.left
             and same_path(inserted.get(file.target), file.source)
         )
 
@@ -303,7 +310,7 @@ class Observer:
                 return False
         if self.plan.home is not None:
             for file in self.plan.home.files:
-                if file.source in record.home_left:
+                if file.source in record.home.left:
                     continue
                 if file.role == "nvram" and view.config_nvram == file.source:
                     return False
@@ -320,14 +327,14 @@ def graph_matters(seen: Observation) -> bool:
     Also once it could not be proven: what is wrong may show later.
     """
     record = seen.record
-    if not seen.state.active or record.outcome is not None or record.following:
+    if not seen.state.active or record.outcome is not None or record.nvram.pending:
         return False
-    if record.graph_doubt and any(view.job is not Job.NONE for view in seen.disks):
+    if record.graph.doubt and any(view.job is not Job.NONE for view in seen.disks):
         return False
     if any(view.side is not DiskSide.DESTINATION or view.job is Job.OURS or view.ending for view in seen.disks):
         return False
-    folded = bool(record.dest_layers) and not any(view.overlay for view in seen.disks)
-    return not record.graph_proven or (folded and not record.graph_folded)
+    committed = record.has_dest_overlay and not any(view.overlay for view in seen.disks)
+    return not record.graph.proven or (committed and not record.graph.committed)
 
 
 def fingerprint(runner: Runner, path: str) -> str:

@@ -22,7 +22,7 @@ from blockferry.storage_move.request import (
     SourcePolicy,
 )
 
-PLAN_VERSION = 7
+PLAN_VERSION = 8
 """2: UEFI variables apart from the home's files, files copied as they are; an older blockferry would lose them.
 
 3: a VM may be held in a saved state for its UEFI variables; an older blockferry would leave it there.
@@ -36,6 +36,8 @@ would remove the files.
 
 7: commits of overlays may begin in a suspension, and an overlay may come first; an older blockferry would commit while
 the guest runs, on a QEMU that loses writes then.
+
+8: the move's record is of another form (record.py), which an older blockferry cannot read.
 """
 
 

@@ -63,7 +63,7 @@ def convergence(context: Context, seen: Observation) -> str:
 def _disk(context: Context, seen: Observation, target: str) -> DiskProgress:
     plan, view = context.plan.disk(target), seen.disk(target)
     if (verified := context.verifying.get(target)) is not None:
-        return _verified(context, target, verified, judged=seen.record.judged(target))
+        return _verified(context, target, verified, judged=seen.record.disk(target).judged)
     copied = context.memory.progress.get(target, CopyProgress())
     if target in context.cold and view.side is DiskSide.SOURCE:
         phase = "copied" if context.cold[target] >= 1 else "copying"
@@ -127,14 +127,16 @@ def report(context: Context, outcome: Outcome, seconds: float, phases: dict[str,
         checkpoint_stall_s=context.stalls.get("checkpoint"),
         switch_stall_s=context.stalls.get("switch"),
         start_stall_s=context.stalls.get("start"),
-        switch_attempts=record.switch_attempts + 1,
+        switch_attempts=record.switch.attempts + 1,
         sources=(*context.sources, *_left(context, outcome)),
         notes=(*context.notes, *checkpoint_notes.after_move(context.plan.checkpoints, outcome)),
-        firmware_stall_s=record.hold_s or None,
+        firmware_stall_s=record.managed_save.stood_still_s or None,
         verified=tuple(context.verdicts),
         guest=_guest(context, record),
-        trimmed_bytes=None if record.trimmed is None else sum(record.trimmed.values()),
-        trimmed_again_bytes=None if record.trimmed_again is None else sum(record.trimmed_again.values()),
+        trimmed_bytes=sum(disk.trimmed or 0 for disk in record.disks.values()) if record.trim.asked else None,
+        trimmed_again_bytes=(
+            sum(disk.trimmed_again or 0 for disk in record.disks.values()) if record.trim.asked_again else None
+        ),
     )
 
 
@@ -142,4 +144,4 @@ def _guest(context: Context, record: Record) -> GuestReport | None:
     pacer = context.pacer
     if pacer is None or pacer.pace is None:
         return None
-    return GuestReport(pacer.pace.limit_s, record.guest_before, pacer.during(), pacer.pace.within)
+    return GuestReport(pacer.pace.limit_s, record.measured.before, pacer.during(), pacer.pace.within)

@@ -12,7 +12,8 @@ from blockferry.jobs.summary import JobProgress, JobReport, JobSummary
 from blockferry.storage_move.pace.latency import GuestLatency
 from blockferry.storage_move.plan import Plan
 from blockferry.storage_move.precheck.finding import Finding
-from blockferry.storage_move.record import BackupExport, Record
+from blockferry.storage_move.record import Record
+from blockferry.storage_move.verify.record import BackupExport
 
 if TYPE_CHECKING:
     from blockferry.storage_move.firmware import rules as firmware_rules
@@ -198,17 +199,17 @@ class MoveSummary(JobSummary[Plan, Record, Progress, Report]):
         """
         if self.record.outcome is not None:
             return self.record.outcome is Outcome.MOVED
-        return self.record.switched and not self.record.following and not self._comparing
+        return self.record.switch.done and not self.record.nvram.pending and not self._comparing
 
     @property
     def _comparing(self) -> bool:
         """Whether the new disks are being compared with the old ones (`--verify`, after the switch)."""
-        return self.plan.verify and self.record.view is BackupExport.HELD
+        return self.plan.verify and self.record.export.state is BackupExport.HELD
 
     @property
     def waits(self) -> bool:
         """Whether only the UEFI variables are left, which follow once the VM has been powered off."""
-        return self.record.following and not firmware_rules.still_now(self.plan, self.record)
+        return self.record.nvram.pending and not firmware_rules.still_now(self.plan, self.record)
 
 
 @dataclass(frozen=True, slots=True)

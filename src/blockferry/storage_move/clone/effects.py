@@ -15,9 +15,10 @@ from blockferry.storage_move.destination import effects as destination_effects
 from blockferry.storage_move.destination import mount_check, owner_and_labels
 from blockferry.storage_move.observation import Observation
 from blockferry.storage_move.observe import fingerprint
+from blockferry.storage_move.overlays.record import ComparedBase
 from blockferry.storage_move.plan import DiskPlan
 from blockferry.storage_move.points import point
-from blockferry.storage_move.record import ComparedBase, Record
+from blockferry.storage_move.record import Record
 
 
 def clone_base(context: Context, target: str, seen: Observation) -> None:
@@ -33,7 +34,7 @@ def clone_base(context: Context, target: str, seen: Observation) -> None:
         raise CloneFailed(disk.source, disk.dest, "somebody wrote to it meanwhile, below its overlay")
     point("base-synced")
     done = ComparedBase(before, size=disk.virtual_size)
-    context.note(replace(record, synced={**record.synced, target: done}))
+    context.note(record.with_disk(target, replace(record.disk(target), synced=done)))
 
 
 def clone_off(context: Context, target: str, seen: Observation) -> None:
@@ -42,8 +43,7 @@ def clone_off(context: Context, target: str, seen: Observation) -> None:
     Nor does it when the old image was written to since it was looked at: `decide` compares its fingerprint.
     """
     disk = context.plan.disk(target)
-    forgotten = {name: of for name, of in seen.record.cold_copied.items() if name != target}
-    record = replace(seen.record.without_verdict(target).without_sync(target), cold_copied=forgotten)
+    record = seen.record.without_verdict(target).without_sync(target).without_cold_copy(target)
     if record != seen.record:
         context.note(record)
     context.cold[target] = 0.0

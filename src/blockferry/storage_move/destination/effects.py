@@ -26,11 +26,12 @@ from blockferry.hosts.runner import Runner
 from blockferry.storage_move.context import Context
 from blockferry.storage_move.destination import mount_check, owner_and_labels
 from blockferry.storage_move.destination.placement import guest_size
+from blockferry.storage_move.disk_record import Copy, Stage
 from blockferry.storage_move.observation import Observation
 from blockferry.storage_move.overlays.passes import CopyProgress
 from blockferry.storage_move.plan import DiskPlan, LayerPlan
 from blockferry.storage_move.points import point
-from blockferry.storage_move.record import Copy, Record, Stage
+from blockferry.storage_move.record import Record
 
 MARKER = ".blockferry"
 """Ending of the marker file beside a file that is being made."""
@@ -99,7 +100,7 @@ def copy_layers(context: Context, target: str, seen: Observation) -> None:
         point("layer-copied")
         below = (layer.dest, layer.dest_format)
         context.tell("action", f"the layer {layer.source} of {target} was copied to {layer.dest}")
-    context.note(replace(record, layers_copied=(*record.layers_copied, target)))
+    context.note(record.with_disk(target, replace(record.disk(target), layers_copied=True)))
 
 
 def _has_bitmaps(context: Context, layer: LayerPlan) -> bool:
@@ -140,9 +141,9 @@ def create_image(context: Context, target: str, seen: Observation) -> None:
     disk = context.plan.disk(target)
     record = seen.record
     mount_check.check(context, record.mounts)
-    if target in record.cold_copied:
+    if record.disk(target).cold_copied is not None:
         # It is taken away now, so it must not count when the VM goes off without having written to this disk.
-        record = replace(record, cold_copied={name: of for name, of in record.cold_copied.items() if name != target})
+        record = record.without_cold_copy(target)
         record = record.without_verdict(target)
         context.note(record)
     if is_export(disk.dest):
@@ -246,7 +247,7 @@ def _cold_copy_to_export(context: Context, disk: DiskPlan, seen: Observation, so
 def note_cold(context: Context, record: Record, target: str, fingerprint: str) -> None:
     """The destination holds what the source of this fingerprint holds."""
     point("cold-copied")
-    record = replace(record, cold_copied={**record.cold_copied, target: fingerprint})
+    record = record.with_disk(target, replace(record.disk(target), cold_copied=fingerprint))
     context.note(record.with_copy(target, Copy(Stage.NONE, -1, record.copy(target).attempts)))
 
 
@@ -282,7 +283,7 @@ def settle(context: Context, target: str, seen: Observation) -> None:
     disk = context.plan.disk(target)
     if is_export(disk.dest):
         point("settled")
-        context.note(replace(seen.record, settled=(*seen.record.settled, target)))
+        context.note(seen.record.with_disk(target, replace(seen.record.disk(target), settled=True)))
         return
     if disk.thick and (stat := files.stat_one(context.runner, disk.dest)) is not None:
         # A mirror leaves holes in a preallocated file (docs/measured.md); filling them afterwards changes no content,
@@ -300,7 +301,7 @@ def settle(context: Context, target: str, seen: Observation) -> None:
     for path in (disk.dest, *(layer.dest for layer in disk.layers)):
         files.remove_file(context.runner, path + MARKER)
     point("settled")
-    context.note(replace(seen.record, settled=(*seen.record.settled, target)))
+    context.note(seen.record.with_disk(target, replace(seen.record.disk(target), settled=True)))
 
 
 def marked_by(runner: Runner, path: str) -> str | None:

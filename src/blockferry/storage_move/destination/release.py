@@ -19,6 +19,7 @@ from blockferry.storage_move.destination import effects as destination_effects
 from blockferry.storage_move.destination import mount_check
 from blockferry.storage_move.destination.effects import MARKER
 from blockferry.storage_move.destination.placement import is_in_home
+from blockferry.storage_move.disk_record import Copy, DiskRecord, Stage
 from blockferry.storage_move.home import effects as home_effects
 from blockferry.storage_move.observation import DiskSide, Observation
 from blockferry.storage_move.observe import fingerprints, same_path
@@ -26,10 +27,10 @@ from blockferry.storage_move.overlays import effects as overlays_effects
 from blockferry.storage_move.overlays import resume_rules
 from blockferry.storage_move.plan import DiskPlan
 from blockferry.storage_move.points import point
-from blockferry.storage_move.record import BackupExport, Stage
 from blockferry.storage_move.request import OnBreak
 from blockferry.storage_move.templates import rules as templates_rules
 from blockferry.storage_move.verify import effects as verify_effects
+from blockferry.storage_move.verify.record import BackupExport
 
 
 def release_source(context: Context, path: str, seen: Observation) -> None:
@@ -103,10 +104,10 @@ def reason_to_keep(
     Every disk of the VM was seen at the destination, live and persistent; it is not the same file as any new one;
     and the proof that counts for every removal (safety/proof.py). A verification is not looked at here.
     """
-    if not seen.record.switched or any(view.side is not DiskSide.DESTINATION for view in seen.disks):
+    if not seen.record.switch.done or any(view.side is not DiskSide.DESTINATION for view in seen.disks):
         return "not all disks were seen at the destination"
-    if seen.record.graph_doubt:
-        return f"it is not proven that QEMU uses only the new images ({seen.record.graph_doubt})"
+    if seen.record.graph.doubt:
+        return f"it is not proven that QEMU uses only the new images ({seen.record.graph.doubt})"
     if (unasked := _unasked(disk.target, seen)) is not None:
         return unasked
     if seen.persistent and not seen.config_agrees:
@@ -130,7 +131,7 @@ def reason_to_keep(
             return f"it is the same file as the new image {dest}"
     if (silent := _silent_export(context)) is not None:
         return silent
-    if path != disk.source_overlay and disk.target in seen.record.source_layers and not overlay_goes:
+    if path != disk.source_overlay and seen.record.disk(disk.target).source_overlay is not None and not overlay_goes:
         above = disk.source_overlay
         if files.stat_one(context.runner, above) is not None:
             return f"{above}, which is kept, stands on it"
@@ -144,11 +145,13 @@ def _unasked(target: str, seen: Observation) -> str | None:
     of blockferry holds none.
     """
     record = seen.record
-    if record.graph_proven:
+    if record.graph.proven:
         return None
     if seen.state.active:
         return "QEMU was not asked whether it uses the new images"
-    if target in record.cold_copied and record.copy(target).stage is Stage.NONE:  # and no live copy came after it
+    if (
+        record.disk(target).cold_copied is not None and record.copy(target).stage is Stage.NONE
+    ):  # and no live copy came after it
         return None
     return "the VM went off before QEMU was asked whether it used the new images, so this one may hold newer data"
 
@@ -196,6 +199,19 @@ def _known_format(disk: DiskPlan, path: str) -> str | None:
     return disk.source_format if same_path(path, disk.source) else None
 
 
+def _nothing_copied(disk: DiskRecord) -> DiskRecord:
+    return replace(
+        disk,
+        copy=Copy(),
+        cold_copied=None,
+        layers_copied=False,
+        synced=None,
+        verified=False,
+        unverified=None,
+        differences=None,
+    )
+
+
 def remove_destination(context: Context, seen: Observation) -> None:
     """All that we made. The caller has seen that no disk of the VM is there; QEMU must have let go of it.
 
@@ -207,8 +223,12 @@ def remove_destination(context: Context, seen: Observation) -> None:
     mount_check.check(context, seen.record.mounts)
     keep = _to_keep(context, seen)
     kept = tuple(dict.fromkeys((*seen.record.kept, *keep)))
-    record = replace(seen.record, copies={}, cold_copied={}, layers_copied=(), home_copied=False, synced={}, kept=kept)
-    record = replace(record, view=BackupExport.NONE, verified=(), unverified={}, differences={})
+    record = replace(
+        seen.record.changed(_nothing_copied),
+        kept=kept,
+        home=replace(seen.record.home, copied=False),
+        export=replace(seen.record.export, state=BackupExport.NONE),
+    )
     if record != seen.record:
         context.note(record)  # before: what is half removed must not count as copied
     point("removing-destination")
@@ -244,7 +264,8 @@ def remove_destination(context: Context, seen: Observation) -> None:
     for sentence in keep.values():
         context.notes.append(sentence)
         context.tell("action", sentence)
-    context.note(replace(record, created=(), source_layers={}, dest_layers={}))
+    record = record.changed(lambda disk: replace(disk, source_overlay=None, dest_overlay=None))
+    context.note(replace(record, created=()))
 
 
 def _to_keep(context: Context, seen: Observation) -> dict[str, str]:

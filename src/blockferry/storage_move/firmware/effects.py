@@ -28,8 +28,8 @@ def copy_nvram(context: Context, seen: Observation) -> None:
     mount_check.check(context, seen.record.mounts)
     before = fingerprint(context.runner, plan.source)
     record = seen.record
-    if record.nvram_copied:
-        record = replace(record, nvram_copied="")
+    if record.nvram.copied:
+        record = replace(record, nvram=replace(record.nvram, copied=""))
         context.note(record)  # before: what is half replaced must not count as copied
     record = destination_effects.make_home(context, record, posixpath.dirname(plan.dest))
     record = destination_effects.name_paths(context, record, plan.dest)
@@ -43,7 +43,9 @@ def copy_nvram(context: Context, seen: Observation) -> None:
     if fingerprint(context.runner, plan.source) != before:
         raise CopyIncomplete("nvram", f"{plan.source} was written to while it was copied")
     point("nvram-copied")
-    context.note(replace(record, nvram_copied=before, nvram_made=fingerprint(context.runner, plan.dest)))
+    context.note(
+        replace(record, nvram=replace(record.nvram, copied=before, made=fingerprint(context.runner, plan.dest)))
+    )
 
 
 def point_nvram(context: Context, action: actions.PointNvram, seen: Observation) -> None:
@@ -57,10 +59,10 @@ def point_nvram(context: Context, action: actions.PointNvram, seen: Observation)
         context.tell(
             "warning", f"{context.plan.vm} was started on its old UEFI variables meanwhile; they are copied anew"
         )
-        context.note(replace(seen.record, nvram_copied=""))
+        context.note(replace(seen.record, nvram=replace(seen.record.nvram, copied="")))
         return
     now = context.control.look(())
-    if now.state.active or now.saved or fingerprint(context.runner, plan.source) != seen.record.nvram_copied:
+    if now.state.active or now.saved or fingerprint(context.runner, plan.source) != seen.record.nvram.copied:
         return  # it was started since the look that this was decided by: look again
     context.control.write_config({}, {plan.source: plan.dest})
     point("nvram-pointed")
@@ -107,7 +109,7 @@ def _reason_to_keep(context: Context, plan: NvramPlan, seen: Observation) -> str
         return f"the new one {plan.dest} cannot be found"
     if (new.device, new.inode) == (old.device, old.inode):
         return f"it is the same file as {plan.dest}"
-    if fingerprint(context.runner, plan.source) != seen.record.nvram_copied:
+    if fingerprint(context.runner, plan.source) != seen.record.nvram.copied:
         return "it was written to after it was copied; it may hold newer UEFI variables than the new one"
     return proof.needed_by(context.site, plan.source, context.claims(), going=[plan.source], is_base=False)
 

@@ -29,12 +29,13 @@ from blockferry.safety import managed_save_recovery
 from blockferry.safety.guard import LINGER_S
 from blockferry.storage_move import actions
 from blockferry.storage_move.context import Context
+from blockferry.storage_move.firmware.record import ManagedSave
 from blockferry.storage_move.observation import Observation
 from blockferry.storage_move.observe import fingerprint, image_print
 from blockferry.storage_move.plan import ManagedSavePlan, NvramPlan
 from blockferry.storage_move.points import point
 from blockferry.storage_move.precheck import space
-from blockferry.storage_move.record import ManagedSave, Record
+from blockferry.storage_move.record import Record
 
 
 def save_vm(context: Context, seen: Observation) -> None:
@@ -47,12 +48,15 @@ def save_vm(context: Context, seen: Observation) -> None:
         return
     record = replace(
         seen.record,
-        held=ManagedSave.SAVING,
-        held_of=seen.incarnation,
-        held_at=time.time(),
-        held_running=seen.state is PowerState.RUNNING,
-        held_print="",
-        hold_attempts=seen.record.hold_attempts + 1,
+        managed_save=replace(
+            seen.record.managed_save,
+            state=ManagedSave.SAVING,
+            incarnation=seen.incarnation,
+            since=time.time(),
+            running=seen.state is PowerState.RUNNING,
+            fingerprint="",
+            attempts=seen.record.managed_save.attempts + 1,
+        ),
     )
     if not _guarded(context, record):
         not_now(context, "no guard could be started, which would let it go if blockferry died", seen.record)
@@ -68,7 +72,7 @@ def save_vm(context: Context, seen: Observation) -> None:
         view = context.control.look(())
         if view.state.active or not view.saved:
             context.tell("warning", error.sentence)
-            context.note(replace(record, hold_failed=error.sentence))
+            context.note(replace(record, managed_save=replace(record.managed_save, failed=error.sentence)))
         return
     point("vm-saved")
 
@@ -76,14 +80,16 @@ def save_vm(context: Context, seen: Observation) -> None:
 def note_saved(context: Context, seen: Observation) -> None:
     """The memory is on stable storage before anything is changed: a power loss from here on loses none of it."""
     nvram, hold = _plan(context)
-    record = replace(seen.record, held=ManagedSave.SAVED)
+    record = replace(seen.record, managed_save=replace(seen.record.managed_save, state=ManagedSave.SAVED))
     _guarded(context, record)
     try:
         files.flush(context.runner, hold.image)
         files.flush(context.runner, posixpath.dirname(hold.image))
-        record = replace(record, held_print=image_print(context.runner, nvram))
+        record = replace(
+            record, managed_save=replace(record.managed_save, fingerprint=image_print(context.runner, nvram))
+        )
     except HostCommandFailed as error:
-        record = replace(record, hold_failed=error.sentence)
+        record = replace(record, managed_save=replace(record.managed_save, failed=error.sentence))
     context.note(record)
     point("saved-noted")
 
@@ -101,7 +107,7 @@ def restore_vm(context: Context, action: actions.RestoreVm, record: Record) -> N
     view = context.control.look(())
     if view.state.active or not view.saved:
         return  # somebody was first; without its saved state it would boot
-    before = record.held_print, record.nvram_copied
+    before = record.managed_save.fingerprint, record.nvram.copied
     if action.new and (image_print(context.runner, nvram), fingerprint(context.runner, nvram.source)) != before:
         return  # somebody was first, and has saved it again
     context.control.restore(hold.image, {nvram.source: nvram.dest} if action.new else None)
@@ -112,7 +118,11 @@ def let_go(context: Context, seen: Observation) -> None:
     """The guest runs, if it ran before, and nothing of the saved state stays."""
     nvram, hold = _plan(context)
     record = seen.record
-    there = seen.state.active and seen.incarnation == record.held_of and record.held is ManagedSave.SAVING
+    there = (
+        seen.state.active
+        and seen.incarnation == record.managed_save.incarnation
+        and record.managed_save.state is ManagedSave.SAVING
+    )
     if there and not context.memory.holds_it:
         # Another process was about to save it, and died. Its call may still be on its way, and its guard looks out for
         # that: let that be over first.
@@ -121,27 +131,39 @@ def let_go(context: Context, seen: Observation) -> None:
     view = context.control.look((), closely=True)
     if view.busy or (view.saved and seen.state.active):
         return  # it has changed since: look again
-    before = managed_save_recovery.SavedVm(record.held_running, record.held_of, hold.image, (nvram.source, nvram.dest))
-    down = managed_save_recovery.restored(before, view, was_down=record.held is ManagedSave.SAVED)
+    before = managed_save_recovery.SavedVm(
+        record.managed_save.running, record.managed_save.incarnation, hold.image, (nvram.source, nvram.dest)
+    )
+    down = managed_save_recovery.restored(before, view, was_down=record.managed_save.state is ManagedSave.SAVED)
     if view.state.active:
         resumed = managed_save_recovery.finish(context.control, context.runner, before, view, was_down=down)
-        if down and (resumed or not record.held_running):  # else somebody else was first, and it is not known when
-            record = replace(record, hold_s=round(record.hold_s + max(0.0, time.time() - record.held_at), 3))
-            took = format_duration(record.hold_s)
+        if down and (
+            resumed or not record.managed_save.running
+        ):  # else somebody else was first, and it is not known when
+            record = replace(
+                record,
+                managed_save=replace(
+                    record.managed_save,
+                    stood_still_s=round(
+                        record.managed_save.stood_still_s + max(0.0, time.time() - record.managed_save.since), 3
+                    ),
+                ),
+            )
+            took = format_duration(record.managed_save.stood_still_s)
             context.tell("action", f"{context.plan.vm} goes on from its memory after {took}, with {view.nvram}")
         elif down:
             context.tell("warning", f"{context.plan.vm} was let go by others meanwhile, with {view.nvram}")
     context.memory.holds_it = False
     context.guard.disarm()
     point("let-go")
-    if record.hold_failed:
-        _tell_why(context, record.hold_failed)
-    context.note(replace(record, held=ManagedSave.NONE))
+    if record.managed_save.failed:
+        _tell_why(context, record.managed_save.failed)
+    context.note(replace(record, managed_save=replace(record.managed_save, state=ManagedSave.NONE)))
 
 
 def not_now(context: Context, why: str, record: Record) -> None:
     _tell_why(context, why)
-    context.note(replace(record, hold_failed=why))
+    context.note(replace(record, managed_save=replace(record.managed_save, failed=why)))
 
 
 def _tell_why(context: Context, why: str) -> None:
@@ -159,7 +181,7 @@ def or_back(context: Context, seen: Observation) -> Iterator[None]:
 
     When the way back itself fails, StillSaved is raised, and it is tried again.
     """
-    if seen.record.held is ManagedSave.NONE or seen.state.active:
+    if seen.record.managed_save.state is ManagedSave.NONE or seen.state.active:
         yield
         return
     _guarded(context, seen.record)
@@ -172,16 +194,19 @@ def or_back(context: Context, seen: Observation) -> Iterator[None]:
         if view.state.active or not view.saved:
             return  # somebody has let it go this moment: look again
         record = context.noted or seen.record
-        if record.hold_failed:
+        if record.managed_save.failed:
             raise StillSaved(context.plan.vm, _plan(context)[1].image, error.sentence) from error
         context.tell("warning", error.sentence)
-        context.note(replace(record, hold_failed=error.sentence))
+        context.note(replace(record, managed_save=replace(record.managed_save, failed=error.sentence)))
 
 
 def _guarded(context: Context, record: Record) -> bool:
     nvram, hold = _plan(context)
     return context.guard.hold(
-        running=record.held_running, incarnation=record.held_of, image=hold.image, files=(nvram.source, nvram.dest)
+        running=record.managed_save.running,
+        incarnation=record.managed_save.incarnation,
+        image=hold.image,
+        files=(nvram.source, nvram.dest),
     )
 
 

@@ -14,9 +14,11 @@ from __future__ import annotations
 from blockferry.hosts.inventory import PowerState
 from blockferry.jobs.outcome import Outcome, Wanted
 from blockferry.storage_move import actions
+from blockferry.storage_move.firmware.record import ManagedSave
 from blockferry.storage_move.observation import MISSING, DiskSide, NvramView, Observation
 from blockferry.storage_move.plan import Plan
-from blockferry.storage_move.record import COMPARISON_CANCELLED, ManagedSave, Record
+from blockferry.storage_move.record import Record
+from blockferry.storage_move.verify.record import COMPARISON_CANCELLED
 
 RELEASED = "nvram"
 """In `Record.released`: the UEFI variables were dealt with, one way or the other."""
@@ -30,7 +32,7 @@ HOLD_ATTEMPTS = 2
 def follow(plan: Plan, seen: Observation) -> actions.Action:
     """The next action of a move of which only the UEFI variables are left. The VM's disks do not matter any more."""
     record, view = seen.record, seen.nvram
-    if view is not None and record.held is not ManagedSave.NONE:
+    if view is not None and record.managed_save.state is not ManagedSave.NONE:
         return _held(seen, view)
     if RELEASED in record.released or view is None:
         return actions.Finish(Outcome.MOVED)
@@ -42,18 +44,18 @@ def follow(plan: Plan, seen: Observation) -> actions.Action:
     if used is not None:
         if used is DiskSide.DESTINATION and view.config is DiskSide.DESTINATION:
             return actions.ReleaseNvram()
-        if view.config is DiskSide.DESTINATION and record.nvram_copied:
+        if view.config is DiskSide.DESTINATION and record.nvram.copied:
             # Started (or saved) on the old file in the moment before the configuration was written.
             return actions.PointNvram(back=True)
         if DiskSide.DESTINATION in (used, view.config):
             return actions.KeepNvram(CHANGED)
         return _left(seen) or _now(plan, seen, view)
-    copied = bool(record.nvram_copied) and record.nvram_copied == view.fingerprint
-    if view.config is DiskSide.DESTINATION and not record.nvram_copied:
+    copied = bool(record.nvram.copied) and record.nvram.copied == view.fingerprint
+    if view.config is DiskSide.DESTINATION and not record.nvram.copied:
         return actions.KeepNvram(CHANGED)
     if view.config is DiskSide.DESTINATION:
         # Written to after it was copied, it is the truth, unless the VM has run on the copy, too: then both are kept.
-        run = view.made != record.nvram_made
+        run = view.made != record.nvram.made
         gone = view.fingerprint == MISSING  # removed by us, and killed before that was noted
         return actions.ReleaseNvram() if copied or run or gone else actions.PointNvram(back=True)
     return _left(seen) or (actions.PointNvram() if copied else actions.CopyNvram())
@@ -71,9 +73,9 @@ def _left(seen: Observation) -> actions.Action | None:
 
 def still_now(plan: Plan, record: Record) -> bool:
     """Whether a move of which only the variables are left does something about them while the VM runs."""
-    if record.held is not ManagedSave.NONE:
+    if record.managed_save.state is not ManagedSave.NONE:
         return True
-    return plan.nvram is not None and plan.nvram.now is not None and not record.hold_failed
+    return plan.nvram is not None and plan.nvram.now is not None and not record.managed_save.failed
 
 
 def _now(plan: Plan, seen: Observation, view: NvramView) -> actions.Action:
@@ -86,7 +88,7 @@ def _now(plan: Plan, seen: Observation, view: NvramView) -> actions.Action:
         return actions.NotNow(f"it is busy: {view.busy}")
     if view.image:
         return actions.NotNow("it runs, and a saved state of it is there all the same, which is not ours")
-    if seen.record.hold_attempts >= HOLD_ATTEMPTS:
+    if seen.record.managed_save.attempts >= HOLD_ATTEMPTS:
         return actions.NotNow(f"{HOLD_ATTEMPTS} attempts were broken off")
     return actions.SaveVm()
 
@@ -95,7 +97,7 @@ def _held(seen: Observation, view: NvramView) -> actions.Action:
     """We have saved the VM, or were about to."""
     record = seen.record
     if not seen.state.active:
-        foreign = record.held is ManagedSave.SAVED and view.image_print != record.held_print
+        foreign = record.managed_save.state is ManagedSave.SAVED and view.image_print != record.managed_save.fingerprint
         # Not saved any more, or by somebody else since: it was let go, and has gone its way.
         return _down(seen, view) if seen.saved and not foreign else actions.EndManagedSave()
     return actions.Await("firmware", 0.1) if view.busy else actions.EndManagedSave()
@@ -107,14 +109,14 @@ def _down(seen: Observation, view: NvramView) -> actions.Action:
     Image and configuration name the old file all the time: whoever starts the VM, has it go on with that.
     """
     record = seen.record
-    if record.held is ManagedSave.SAVING:
+    if record.managed_save.state is ManagedSave.SAVING:
         return actions.SaveManagedSave()
     as_it_was = view.saved is DiskSide.SOURCE and view.config is DiskSide.SOURCE
-    if record.hold_failed or record.wanted is Wanted.CANCEL or not as_it_was:
+    if record.managed_save.failed or record.wanted is Wanted.CANCEL or not as_it_was:
         return actions.RestoreVm(new=False)
-    same = view.made == record.nvram_made
-    if record.nvram_copied and not same and view.made != MISSING:
+    same = view.made == record.nvram.made
+    if record.nvram.copied and not same and view.made != MISSING:
         # It has run on the copy, and then on the old file again: somebody has to say which of them it is to have.
         return actions.NotNow("both the old file and its copy were written to")
-    copied = bool(record.nvram_copied) and record.nvram_copied == view.fingerprint and same
+    copied = bool(record.nvram.copied) and record.nvram.copied == view.fingerprint and same
     return actions.RestoreVm(new=True) if copied else actions.CopyNvram()

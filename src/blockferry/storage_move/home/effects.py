@@ -69,7 +69,7 @@ def copy_home(context: Context, seen: Observation) -> None:
     """Metadata and small files first."""
     plan, record = context.plan, seen.record
     if plan.home is None:
-        context.note(replace(record, home_copied=True))
+        context.note(replace(record, home=replace(record.home, copied=True)))
         return
     mount_check.check(context, record.mounts)
     record = make_home(context, record, plan.home.dest)
@@ -88,10 +88,10 @@ def copy_home(context: Context, seen: Observation) -> None:
         mark_file(context, path, made=True)
     for one in plan.home.files:
         record = _copy(context, record, one)
-    number = len(metadata) + len([one for one in plan.home.files if one.source not in record.home_left])
+    number = len(metadata) + len([one for one in plan.home.files if one.source not in record.home.left])
     context.tell("action", f"the home was copied to {plan.home.dest} ({number} file{'s' if number > 1 else ''})")
     point("home-copied")
-    context.note(replace(record, home_copied=True))
+    context.note(replace(record, home=replace(record.home, copied=True)))
 
 
 def _subdirectories(home: str, paths: Iterable[str]) -> list[str]:
@@ -121,11 +121,14 @@ def _copy(context: Context, record: Record, file: HomeFile, *, named: bool = Fal
             break
         _put(context, record, file)
         owner_and_labels.give_as(context, file.source, file.dest)
-        made = {**record.home_made, file.source: fingerprint(runner, file.dest)}
-        record = replace(record, home_made=made)
+        made = {**record.home.copy_fingerprints, file.source: fingerprint(runner, file.dest)}
+        record = replace(record, home=replace(record.home, copy_fingerprints=made))
         if same(before, fingerprint(runner, file.source)):
-            left = {path: of for path, of in record.home_left.items() if path != file.source}
-            return replace(record, home_prints={**record.home_prints, file.source: before}, home_left=left)
+            left = {path: of for path, of in record.home.left.items() if path != file.source}
+            return replace(
+                record,
+                home=replace(record.home, fingerprints={**record.home.fingerprints, file.source: before}, left=left),
+            )
     return _keep_both(context, record, file) if named else _leave(context, record, file, why)
 
 
@@ -158,9 +161,9 @@ def _is_ours(context: Context, record: Record, file: HomeFile) -> bool:
     found = files.stat_one(context.runner, file.dest)
     if found is None or file.dest not in record.created:
         return False
-    made = record.home_made.get(file.source)
+    made = record.home.copy_fingerprints.get(file.source)
     if made is None:  # an older blockferry has copied it, and noted its name only
-        return record.home_copied and file.source not in record.home_prints
+        return record.home.copied and file.source not in record.home.fingerprints
     return made.split(":")[0] == str(found.inode)
 
 
@@ -178,20 +181,20 @@ def _leave(context: Context, record: Record, file: HomeFile, why: str) -> Record
     if _is_ours(context, record, file):
         files.remove_file(context.runner, file.dest)
     files.remove_file(context.runner, file.dest + MARKER)
-    record = replace(record, home_left={**record.home_left, file.source: why})
+    record = replace(record, home=replace(record.home, left={**record.home.left, file.source: why}))
     context.notes.append(_stays(file, record))
     context.tell("warning", context.notes[-1])
     return record
 
 
 def _stays(file: HomeFile, record: Record) -> str:
-    return f"{file.source} stays where it is, because {record.home_left[file.source]}"
+    return f"{file.source} stays where it is, because {record.home.left[file.source]}"
 
 
 def new_names(home: HomePlan | None, record: Record) -> dict[str, str]:
     """Old path -> new path of the home's files that are across, for the configuration."""
     files_ = home.files if home is not None else ()
-    return {one.source: one.dest for one in files_ if one.source not in record.home_left}
+    return {one.source: one.dest for one in files_ if one.source not in record.home.left}
 
 
 def refresh(context: Context, seen: Observation) -> Record:
@@ -199,8 +202,8 @@ def refresh(context: Context, seen: Observation) -> Record:
     plan, record = context.plan, seen.record
     live, config = context.control.names_now() if plan.home is not None else (set(), set())
     for one in plan.home.files if plan.home is not None else ():
-        then = record.home_prints.get(one.source)
-        if one.source in record.home_left:
+        then = record.home.fingerprints.get(one.source)
+        if one.source in record.home.left:
             continue
         if one.dest not in live | config and (writer := _writer(context.runner, one.source)):
             record = _leave(context, record, one, f"{writer} has it open for writing")
@@ -252,17 +255,17 @@ def _same_content(runner: Runner, file: HomeFile) -> bool:
 
 def _untouched(context: Context, record: Record, file: HomeFile) -> bool:
     """Whether nobody has written to the copy since it was made."""
-    made = record.home_made.get(file.source, "")
+    made = record.home.copy_fingerprints.get(file.source, "")
     return bool(made) and same(made, fingerprint(context.runner, file.dest))
 
 
 def _keep_both(context: Context, record: Record, file: HomeFile) -> Record:
     why = f"it has changed since it was copied, and {file.dest} is in use by now: both are kept"
-    if file.source not in record.home_prints:  # copied by an older blockferry
+    if file.source not in record.home.fingerprints:  # copied by an older blockferry
         why = f"it holds something else than {file.dest}, or they cannot be compared: both are kept"
-    if file.source not in record.home_kept:
+    if file.source not in record.home.kept:
         context.tell("warning", f"{file.source}: {why}")
-    return replace(record, home_kept={**record.home_kept, file.source: why})
+    return replace(record, home=replace(record.home, kept={**record.home.kept, file.source: why}))
 
 
 # ---------------------------------------------------------------- releasing
@@ -288,7 +291,7 @@ def release_home(context: Context, seen: Observation) -> None:
         for one in home.files:
             if stays and one.source.startswith(f"{home.source}".rstrip("/") + "/"):
                 continue
-            if one.source not in record.home_left:
+            if one.source not in record.home.left:
                 record = _release(context, record, one)
             elif (note := _stays(one, record)) not in context.notes:
                 context.notes.append(note)
@@ -306,16 +309,16 @@ def _release(context: Context, record: Record, file: HomeFile) -> Record:
         return record
     if files.stat_one(runner, file.source) is None:
         return record
-    then = record.home_prints.get(file.source)
+    then = record.home.fingerprints.get(file.source)
     if _changed(context, file, then):
         record = _again(context, record, file, named=True)
         context.note(record)
     # QEMU holds the medium of a drive until the next power cycle, when it could not be changed.
-    doubt = record.home_kept.get(file.source) or _no_copy(context, file, file.source)
+    doubt = record.home.kept.get(file.source) or _no_copy(context, file, file.source)
     doubt = doubt or context.needed_by(file.source, patience_s=0, is_base=False)
     if doubt is None and plan.source.delete:
         point("releasing-home-file")
-        doubt = _remove(context, file, record.home_prints.get(file.source))
+        doubt = _remove(context, file, record.home.fingerprints.get(file.source))
     if doubt is not None:
         context.notes.append(f"{file.source} is kept, because {doubt}")
         context.keep(file.source, "", file.size, doubt, "raw", settled=False, for_good=True)

@@ -10,9 +10,9 @@ from blockferry.hosts.helper import qemu_monitor
 from blockferry.storage_move import actions
 from blockferry.storage_move.context import Context
 from blockferry.storage_move.lost_vm import rules as lost_vm_rules
+from blockferry.storage_move.lost_vm.record import LostVm
 from blockferry.storage_move.observation import LostView, Observation
 from blockferry.storage_move.points import point
-from blockferry.storage_move.record import LostVm
 
 ENDING_S = 10.0
 AGAIN_S = 1.0
@@ -36,7 +36,7 @@ def let_run(context: Context, seen: Observation) -> None:
     context.memory.resumed = context.memory.resumed or answer.did
     point("lost-running")
     context.guard.disarm()
-    context.note(replace(seen.record, suspended=False))
+    context.note(replace(seen.record, switch=replace(seen.record.switch, suspended=False)))
     context.tell("warning", f"libvirt has lost {context.plan.vm}, whose guest stood still; its QEMU lets it run again")
 
 
@@ -46,7 +46,9 @@ def note_lost(context: Context, seen: Observation) -> None:
     current = lost_vm_rules.known(record, lost)
     before = record.lost or LostVm()
     stands = lost.status in ("", lost_vm_rules.PAUSED)  # else the guard has let it run
-    noted = lost_vm_rules.settle(plan, replace(record, suspended=record.suspended and stands), current)
+    noted = lost_vm_rules.settle(
+        plan, replace(record, switch=replace(record.switch, suspended=record.switch.suspended and stands)), current
+    )
     context.note(replace(noted, lost=replace(before, run=lost.run, current=current)))
     point("lost-noted")
     images = ", ".join(f"{target} on {path}" for target, path in current.items()) or "none of its disks is known"
@@ -98,10 +100,12 @@ def note_found(context: Context, seen: Observation) -> None:
     for target in before.unclear:
         if seen.disk(target).config_path in lost_vm_rules.images(plan.disk(target)):
             current[target] = seen.disk(target).config_path
-    record = replace(seen.record, suspended=seen.record.suspended and seen.same_run)
+    record = replace(
+        seen.record, switch=replace(seen.record.switch, suspended=seen.record.switch.suspended and seen.same_run)
+    )
     record = replace(lost_vm_rules.settle(plan, record, current), lost=None)
     if not seen.state.active and lost_vm_rules.all_across(plan, before.current):  # QEMU's own word, and it has ended
-        record = replace(record, graph_proven=True)
+        record = replace(record, graph=replace(record.graph, proven=True))
     context.note(record)
     point("found-noted")
     what = "libvirt knows it again" if seen.state.active else "its QEMU has ended"

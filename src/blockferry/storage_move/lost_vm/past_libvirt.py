@@ -16,9 +16,10 @@ from blockferry.hosts.inventory import PowerState
 from blockferry.hosts.libvirt.domain import Control, DomainView
 from blockferry.hosts.runner import Runner
 from blockferry.storage_move.lost_vm import rules as lost_vm_rules
+from blockferry.storage_move.lost_vm.record import LostVm
 from blockferry.storage_move.observation import LostView
 from blockferry.storage_move.plan import Plan
-from blockferry.storage_move.record import LostVm, Record
+from blockferry.storage_move.record import Record
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,10 +21,13 @@ from blockferry.hosts.block_graph import BlockGraph
 from blockferry.hosts.exports import is_export
 from blockferry.hosts.inventory import PowerState
 from blockferry.storage_move import actions
+from blockferry.storage_move.disk_record import Copy, Stage
+from blockferry.storage_move.lost_vm.record import LostVm
 from blockferry.storage_move.observation import DiskSide, DiskView, LostView, Observation
 from blockferry.storage_move.overlays import rules as overlays_rules
+from blockferry.storage_move.overlays.record import OverlayState
 from blockferry.storage_move.plan import DiskPlan, Plan
-from blockferry.storage_move.record import Copy, LostVm, OverlayState, Record, Stage
+from blockferry.storage_move.record import Record
 
 PAUSED, SHUTDOWN = "paused", "shutdown"
 """Of QEMU's RunState: the processors stand still; the guest has powered off and QEMU waits to be ended."""
@@ -90,25 +93,26 @@ def settle(plan: Plan, record: Record, current: Mapping[str, str]) -> Record:
         for at_source, base in ((True, disk.source), (False, disk.dest)):
             overlay = overlays_rules.overlay_path(disk, at_source=at_source)
             if overlay and image == overlay:
-                record = record.with_layer(disk.target, at_source=at_source, layer=OverlayState.USED)
+                record = record.with_overlay(disk.target, OverlayState.USED, at_source=at_source)
             elif (
                 image == base
                 and overlays_rules.layer_of(record, disk.target, at_source=at_source) is OverlayState.PIVOTING
             ):
-                record = record.with_layer(disk.target, at_source=at_source, layer=OverlayState.FOLDED)
+                record = record.with_overlay(disk.target, OverlayState.COMMITTED, at_source=at_source)
         copy = record.copy(disk.target)
         if copy.stage is not Stage.NONE:
             record = record.with_copy(disk.target, Copy(Stage.NONE, -1, copy.attempts, copy.reverse))
     # libvirt counts its domain ids anew after a restart: with the same number it is another QEMU all the same.
     throttled = {target: replace(one, incarnation=-1) for target, one in record.throttled.items()}
-    record = replace(record, throttled=throttled, view_of=-1)
+    record = record.with_throttles(throttled)
+    record = replace(record, export=replace(record.export, incarnation=-1))
     sides = {side_of(plan.disk(target), image) for target, image in current.items()}
     complete = len(current) == len(plan.disks)
     if complete and sides == {DiskSide.DESTINATION}:
-        return replace(record, switched=True, switching=False)
+        return replace(record, switch=replace(record.switch, done=True, begun=False))
     if complete and sides == {DiskSide.SOURCE}:
-        return replace(record, switching=False)
-    return replace(record, switching=record.switching or DiskSide.DESTINATION in sides)
+        return replace(record, switch=replace(record.switch, begun=False))
+    return replace(record, switch=replace(record.switch, begun=record.switch.begun or DiskSide.DESTINATION in sides))
 
 
 # ---------------------------------------------------------------- lost
@@ -117,7 +121,7 @@ def settle(plan: Plan, record: Record, current: Mapping[str, str]) -> Record:
 def decide(plan: Plan, seen: Observation) -> actions.Action:
     """What to do while its QEMU lives and libvirt does not know it."""
     record, lost = seen.record, seen.lost or LostView(0, "")
-    if lost.status == PAUSED and record.suspended:
+    if lost.status == PAUSED and record.switch.suspended:
         return actions.LetLostRun()
     current = known(record, lost)
     if record.lost is None or record.lost.run != lost.run or dict(record.lost.current) != current:
@@ -131,7 +135,7 @@ def decide(plan: Plan, seen: Observation) -> actions.Action:
                 return actions.BarStart(unclear)
     if lost.status == SHUTDOWN:
         return actions.EndLost()
-    if lost.jobs and lost.since_s < SETTLE_S and (record.switching or _pivoting(record)):
+    if lost.jobs and lost.since_s < SETTLE_S and (record.switch.begun or _pivoting(record)):
         return actions.Await("settle", 0.25)
     if not lost.status and not lost.gone and lost.since_s < PATIENCE_S:
         return actions.Await("lost", 1.0)
@@ -139,9 +143,7 @@ def decide(plan: Plan, seen: Observation) -> actions.Action:
 
 
 def _pivoting(record: Record) -> bool:
-    return any(
-        layer is OverlayState.PIVOTING for layer in (*record.source_layers.values(), *record.dest_layers.values())
-    )
+    return any(OverlayState.PIVOTING in (disk.source_overlay, disk.dest_overlay) for disk in record.disks.values())
 
 
 def known(record: Record, lost: LostView) -> dict[str, str]:
@@ -188,7 +190,7 @@ def report(plan: Plan, seen: Observation, lost: LostView, current: Mapping[str, 
 
 def _guest(vm: str, record: Record, lost: LostView) -> str:
     if not lost.status:
-        if record.suspended:
+        if record.switch.suspended:
             return (
                 f"The move had suspended its guest, and it cannot be let run: {lost.problem}. If {vm} does not answer, "
                 f"only `kill {lost.pid}` on its host helps, which is like pulling its plug"
@@ -216,7 +218,7 @@ def doubt(plan: Plan, seen: Observation) -> actions.Action:
 def found(plan: Plan, seen: Observation) -> actions.Action:
     """libvirt had lost it, and that is over: QEMU has ended, or libvirt knows the VM again."""
     lost = seen.record.lost or LostVm()
-    if seen.state is PowerState.PAUSED and seen.record.suspended and seen.same_run:
+    if seen.state is PowerState.PAUSED and seen.record.switch.suspended and seen.same_run:
         return actions.Resume()  # the guest first: whatever is found wrong below waits for a person
     if seen.state.active:
         if seen.same_run and (wrong := [view for view in seen.disks if _not_on(plan, view, lost)]):

@@ -20,14 +20,16 @@ from blockferry.storage_move import actions, destination_watchdog, guarding
 from blockferry.storage_move.context import Context
 from blockferry.storage_move.destination import effects as destination_effects
 from blockferry.storage_move.destination import mount_check
+from blockferry.storage_move.disk_record import Copy, Stage
 from blockferry.storage_move.observation import Observation
 from blockferry.storage_move.observe import layer_print, same_path
 from blockferry.storage_move.overlays import rules as overlays_rules
+from blockferry.storage_move.overlays.record import ComparedBase, OverlayState
 from blockferry.storage_move.overlays.resume_rules import keeps
 from blockferry.storage_move.pace import comparison_speed
 from blockferry.storage_move.plan import DiskPlan
 from blockferry.storage_move.points import point
-from blockferry.storage_move.record import ComparedBase, Copy, OverlayState, Record, Stage
+from blockferry.storage_move.record import Record
 
 WORTH_GOING_ON = 64 * MiB
 """A broken copy with less than this is begun anew: the overlay way costs more than copying that much."""
@@ -43,10 +45,8 @@ def take_overlays(context: Context, action: actions.TakeOverlays, seen: Observat
     for target, path in overlays.items():
         disk = context.plan.disk(target)
         _no_longer_needed(context, record, disk, path)
-        record = replace(
-            destination_effects.name_paths(context, record, path), synced=record.without_sync(target).synced
-        )
-        record = record.with_layer(target, at_source=True, layer=OverlayState.NAMED)
+        record = destination_effects.name_paths(context, record, path).without_sync(target)
+        record = record.with_overlay(target, OverlayState.NAMED, at_source=True)
         context.note(record)
         point("overlay-named")
         destination_effects.mark_file(context, path)
@@ -58,7 +58,7 @@ def take_overlays(context: Context, action: actions.TakeOverlays, seen: Observat
     context.control.take_overlays(overlays, {target: context.plan.disk(target).source for target in overlays})
     point("overlay-taken")
     for target in overlays:
-        record = record.with_layer(target, at_source=True, layer=OverlayState.USED)
+        record = record.with_overlay(target, OverlayState.USED, at_source=True)
     context.note(record)
     names = ", ".join(overlays)
     context.tell("action", f"overlays take the writes of {names}; what is below them is immutable now")
@@ -75,7 +75,7 @@ def _no_longer_needed(context: Context, record: Record, disk: DiskPlan, overlay:
     if doubt is not None:
         raise StillInUse(overlay, doubt)
     at_source = same_path(overlay, disk.source_overlay)
-    folded = record.folded_as.get(overlay)
+    folded = record.commits.fingerprints.get(overlay)
     if folded is not None and folded.split("|")[-1] == layer_print(runner, disk, at_source=at_source).split("|")[-1]:
         return
     if destination_effects.unfinished(runner, overlay, context.plan.move):
@@ -92,13 +92,15 @@ def remove_overlay(context: Context, record: Record, disk: DiskPlan) -> None:
 
 def note_layer(context: Context, action: actions.SaveLayer, seen: Observation) -> None:
     disk = context.plan.disk(action.target)
-    record = seen.record.with_layer(action.target, at_source=action.at_source, layer=action.layer)
-    if action.layer is OverlayState.FOLDED:
+    record = seen.record.with_overlay(action.target, action.layer, at_source=action.at_source)
+    if action.layer is OverlayState.COMMITTED:
         overlay = disk.source_overlay if action.at_source else disk.dest_overlay
         state = layer_print(context.runner, disk, at_source=action.at_source)
-        record = replace(record, folded_as={**record.folded_as, overlay: state})
+        record = replace(
+            record, commits=replace(record.commits, fingerprints={**record.commits.fingerprints, overlay: state})
+        )
         if not action.at_source:  # libvirt has pointed the persistent XML to the base, without what it drops
-            record = replace(record, config_written=False)
+            record = replace(record, configuration=replace(record.configuration, written=False))
     if action.at_source:
         # The base at the source was, or may be, written to: what was brought in step with it is not any more.
         record = record if action.layer is OverlayState.USED else record.without_sync(action.target)
@@ -112,7 +114,7 @@ def sync_base(context: Context, target: str, seen: Observation) -> None:
     done = bring_in_step(context, disk, disk.source, disk.source_format, record)
     point("base-synced")
     context.resynced[target] = done
-    record = replace(record, synced={**record.synced, target: done})
+    record = record.with_disk(target, replace(record.disk(target), synced=done))
     context.note(record)
 
 
@@ -120,7 +122,7 @@ def create_overlay(context: Context, target: str, seen: Observation) -> None:
     """An empty overlay at the destination, above the base that is in step, or is to be."""
     disk = context.plan.disk(target)
     mount_check.check(context, seen.record.mounts)
-    record = seen.record if target in seen.record.synced else _destination(context, disk, seen.record)
+    record = seen.record if seen.record.disk(target).synced is not None else _destination(context, disk, seen.record)
     record = destination_effects.name_paths(context, record, disk.dest_overlay)
     point("image-named")
     destination_effects.mark_file(context, disk.dest_overlay)
@@ -136,14 +138,13 @@ def cold_copy(context: Context, target: str, seen: Observation) -> None:
     disk, view, record = context.plan.disk(target), seen.disk(target), seen.record
     source = (disk.source_overlay, "qcow2") if view.config_overlay else (disk.source, disk.source_format)
     # From here on the image at the destination may hold more than the source's base.
-    forgotten = {name: of for name, of in record.cold_copied.items() if name != target}
-    record = replace(record.without_sync(target).without_verdict(target), cold_copied=forgotten)
+    record = record.without_sync(target).without_verdict(target).without_cold_copy(target)
     if record != seen.record:
         context.note(record)
     if not worth_going_on(context, disk, record):
         destination_effects.cold_copy(context, target, replace(seen, record=record), source)
         return
-    record = replace(record, partial=(*(one for one in record.partial if one != target), target))
+    record = record.with_disk(target, replace(record.disk(target), partial=True))
     context.note(record)
     record = _destination(context, disk, record)
     point("cold-copying")
@@ -158,16 +159,16 @@ def forget_copy(context: Context, target: str, seen: Observation) -> None:
     context.memory.progress.pop(target, None)
     context.memory.flushed_bytes.pop(target, None)
     again = disk.source_overlay and keeps(context.plan.on_break, context.plan.method, cancelled=False)
-    if target not in record.partial and again and worth_going_on(context, disk, record):
-        record = replace(record, partial=(*record.partial, target))
-    word = "gone on with by comparing" if target in record.partial else "begun anew"
+    if not record.disk(target).partial and again and worth_going_on(context, disk, record):
+        record = record.with_disk(target, replace(record.disk(target), partial=True))
+    word = "gone on with by comparing" if record.disk(target).partial else "begun anew"
     context.tell("warning", f"the copy of {target} broke with its QEMU; it is {word}")
     context.note(record.with_copy(target, Copy(Stage.NONE, -1, record.copy(target).attempts)))
 
 
 def _destination(context: Context, disk: DiskPlan, record: Record) -> Record:
     """The image at the destination that is to be brought in step: the broken copy if it is sound, else a new one."""
-    if disk.target in record.partial:
+    if record.disk(disk.target).partial:
         doubt = _unfit(context, disk)
         if doubt is None:
             # It is this move's from now on, whoever made it: an old disk, or the broken copy of an earlier move.
@@ -190,8 +191,8 @@ def _destination(context: Context, disk: DiskPlan, record: Record) -> Record:
         extended_l2=disk.extended_l2,
     )
     destination_effects.mark_file(context, disk.dest, made=True)
-    if disk.target not in record.partial:
-        record = replace(record, partial=(*record.partial, disk.target))
+    if not record.disk(disk.target).partial:
+        record = record.with_disk(disk.target, replace(record.disk(disk.target), partial=True))
     context.note(record)
     return record
 
@@ -243,7 +244,10 @@ def bring_in_step(context: Context, disk: DiskPlan, source: str, source_format: 
 def start_fold(context: Context, action: actions.StartCommit, seen: Observation, speed: int) -> None:
     """`speed`: bytes/s that the user and the guest's contract allow now, 0 for no limit."""
     before, target = seen.record, action.target
-    record = replace(before, fold_attempts=before.fold_attempts + 1, folds={**before.folds, target: Stage.STARTING})
+    record = replace(
+        before.with_commits((target,), Stage.STARTING),
+        commits=replace(before.commits, attempts=before.commits.attempts + 1),
+    )
     context.note(record)
     point("fold-starting")
     context.memory.folds.pop(action.target, None)
@@ -251,7 +255,7 @@ def start_fold(context: Context, action: actions.StartCommit, seen: Observation,
     context.control.start_fold(action.target, share)
     context.applied[action.target] = share
     point("fold-called")
-    context.note(replace(record, folds={**record.folds, action.target: Stage.STARTED}))
+    context.note(record.with_commits((action.target,), Stage.STARTED))
     point("fold-started")
     context.tell("action", f"the overlay of {action.target} is being committed into its base")
 
@@ -274,10 +278,10 @@ def pivot_fold(context: Context, action: actions.PivotCommit, seen: Observation)
     asked_before = (
         overlays_rules.layer_of(seen.record, action.target, at_source=action.at_source) is OverlayState.PIVOTING
     )
-    record = seen.record.with_layer(action.target, at_source=action.at_source, layer=OverlayState.PIVOTING)
+    record = seen.record.with_overlay(action.target, OverlayState.PIVOTING, at_source=action.at_source)
     if action.at_source:
         record = record.without_sync(action.target)
-    record = replace(record, fold_attempts=0)
+    record = replace(record, commits=replace(record.commits, attempts=0))
     context.note(record)
     point("fold-pivoting")
     try:
@@ -285,7 +289,7 @@ def pivot_fold(context: Context, action: actions.PivotCommit, seen: Observation)
     except LibvirtFailed as error:
         if error.libvirt_code == NOT_RUNNING and not asked_before and not context.control.look(()).state.active:
             # libvirt looks whether the VM runs before it asks QEMU for anything: so the overlay was written last.
-            context.note(record.with_layer(action.target, at_source=action.at_source, layer=OverlayState.USED))
+            context.note(record.with_overlay(action.target, OverlayState.USED, at_source=action.at_source))
         raise
     point("fold-pivoted")
 
@@ -295,7 +299,7 @@ def fold_off(context: Context, action: actions.CommitOff, seen: Observation) -> 
     disk = context.plan.disk(action.target)
     overlay = disk.source_overlay if action.at_source else disk.dest_overlay
     point("folding-off")
-    record = seen.record.with_layer(action.target, at_source=action.at_source, layer=OverlayState.USED)
+    record = seen.record.with_overlay(action.target, OverlayState.USED, at_source=action.at_source)
     if action.at_source:
         record = record.without_sync(action.target)
     context.note(record)
@@ -304,8 +308,10 @@ def fold_off(context: Context, action: actions.CommitOff, seen: Observation) -> 
     qemu_img.commit(context.runner, overlay)
     point("folded-off")
     state = layer_print(context.runner, disk, at_source=action.at_source).split("|")[0] + "|" + above
-    record = record.with_layer(action.target, at_source=action.at_source, layer=OverlayState.FOLDED)
-    context.note(replace(record, folded_as={**record.folded_as, overlay: state}))
+    record = record.with_overlay(action.target, OverlayState.COMMITTED, at_source=action.at_source)
+    context.note(
+        replace(record, commits=replace(record.commits, fingerprints={**record.commits.fingerprints, overlay: state}))
+    )
     context.tell("action", f"the overlay of {action.target} was committed into its base")
 
 
@@ -344,7 +350,7 @@ def _hold_for_flush(context: Context, record: Record, guard_s: float) -> float |
     the next checkpoint tries again.
     """
     context.memory.resumed = True  # nothing is suspended by us, also where the note is made and not answered
-    context.note(replace(record, suspended=True, switching=False))
+    context.note(replace(record, switch=replace(record.switch, suspended=True, begun=False)))
     point("checkpoint-suspending")
     destination_watchdog.arm(context)
     guarding.arm(context, guard_s)
@@ -369,5 +375,5 @@ def _hold_for_flush(context: Context, record: Record, guard_s: float) -> float |
         if not stands:
             context.memory.resumed = runs
             context.guard.disarm()
-            context.note(replace(record, suspended=False))
+            context.note(replace(record, switch=replace(record.switch, suspended=False)))
     return stall_s if ours else None

@@ -18,10 +18,12 @@ from collections.abc import Sequence
 from blockferry.base.units import format_rate
 from blockferry.hosts.inventory import PowerState
 from blockferry.storage_move import actions
+from blockferry.storage_move.disk_record import Stage
 from blockferry.storage_move.observation import DiskSide, DiskView, Job, Observation
 from blockferry.storage_move.overlays.convergence import Divergence
+from blockferry.storage_move.overlays.record import OverlayState
 from blockferry.storage_move.plan import DiskPlan, Plan
-from blockferry.storage_move.record import OverlayState, Record, Stage
+from blockferry.storage_move.record import Record
 from blockferry.storage_move.request import Method, OnBreak
 
 FOLD_ATTEMPTS = 3
@@ -52,9 +54,9 @@ def layered(plan: Plan, record: Record, target: str) -> bool:
         plan.method is Method.SNAPSHOT
         or plan.disk(target).clone
         or (
-            (target in record.partial or plan.disk(target).overlay_first)
+            (record.disk(target).partial or plan.disk(target).overlay_first)
             and not plan.synchronous
-            and not record.synchronous
+            and not record.mirror.wanted
         )
     )
 
@@ -64,7 +66,9 @@ def synchronous(plan: Plan, record: Record, target: str) -> bool:
 
     Never by way of an overlay: a synchronous write to a shallow copy loses data (docs/measured.md, 10).
     """
-    return (plan.synchronous or record.synchronous) and not record.background and not layered(plan, record, target)
+    return (
+        (plan.synchronous or record.mirror.wanted) and not record.mirror.forbidden and not layered(plan, record, target)
+    )
 
 
 def suspended_start(plan: Plan, record: Record, target: str) -> bool:
@@ -99,11 +103,11 @@ def overlay_before_base(plan: Plan, target: str) -> bool:
 
 def base_to_sync(plan: Plan, record: Record, targets: Sequence[str]) -> str | None:
     """The first of these disks whose base at the destination is not in step yet; None when all are."""
-    return next((one for one in targets if layered(plan, record, one) and one not in record.synced), None)
+    return next((one for one in targets if layered(plan, record, one) and record.disk(one).synced is None), None)
 
 
 def layer_of(record: Record, target: str, *, at_source: bool) -> OverlayState | None:
-    return (record.source_layers if at_source else record.dest_layers).get(target)
+    return record.disk(target).overlay(at_source=at_source)
 
 
 def overlay_path(disk: DiskPlan, *, at_source: bool) -> str:
@@ -117,14 +121,14 @@ def below_its_overlay(seen: Observation) -> list[str]:
         for view in seen.disks
         if view.side is DiskSide.SOURCE
         and not view.overlay
-        and seen.record.source_layers.get(view.target) is OverlayState.USED
+        and seen.record.disk(view.target).source_overlay is OverlayState.USED
         and not seen.record.copy(view.target).reverse
     ]
 
 
 def unfinished(record: Record) -> bool:
     """Whether an overlay at the source may hold what nothing else has."""
-    return any(layer in (OverlayState.USED, OverlayState.PIVOTING) for layer in record.source_layers.values())
+    return any(disk.source_overlay in (OverlayState.USED, OverlayState.PIVOTING) for disk in record.disks.values())
 
 
 def forward(plan: Plan, seen: Observation, views: list[DiskView]) -> actions.Action | None:
@@ -145,12 +149,12 @@ def forward(plan: Plan, seen: Observation, views: list[DiskView]) -> actions.Act
         if seen.persistent and view.live_overlay != view.config_overlay:
             return actions.RevertConfig()
         if not view.live_overlay and stage is OverlayState.PIVOTING:
-            return actions.SaveLayer(view.target, True, OverlayState.FOLDED)
+            return actions.SaveLayer(view.target, True, OverlayState.COMMITTED)
     bare = tuple(view.target for view in mine if not view.live_overlay)
     if bare:
         return actions.TakeOverlays(bare)
     for view in mine:
-        if view.target not in record.synced and not overlay_before_base(plan, view.target):
+        if record.disk(view.target).synced is None and not overlay_before_base(plan, view.target):
             return actions.SyncBase(view.target)
     return None
 
@@ -178,15 +182,15 @@ def _fold_live(plan: Plan, seen: Observation, view: DiskView, *, at_source: bool
         if seen.persistent and view.config_overlay:
             return _write(at_source=at_source)
         if stage is OverlayState.PIVOTING:
-            return actions.SaveLayer(target, at_source, OverlayState.FOLDED)
+            return actions.SaveLayer(target, at_source, OverlayState.COMMITTED)
         return None
     if view.job is Job.FOREIGN:
         return actions.Park(
             f"somebody else runs a block job on {target} ({view.foreign}); {_holds(plan, view, at_source=at_source)}"
         )
     if view.job is Job.FOLD:
-        if plan.disk(target).overlay_suspended_start and record.folds.get(target) is not Stage.CLEAN:
-            begun = record.folds.get(target)
+        if plan.disk(target).overlay_suspended_start and record.disk(target).commit is not Stage.CLEAN:
+            begun = record.disk(target).commit
             if seen.state is PowerState.RUNNING or begun not in (Stage.STARTING, Stage.STARTED):
                 return actions.AbortCopy(target)  # it may have missed a write: whoever pauses the VM now
             return actions.SaveClean(folds=(target,)) if view.initialised else actions.Await("initialise", 0.1)
@@ -195,9 +199,9 @@ def _fold_live(plan: Plan, seen: Observation, view: DiskView, *, at_source: bool
         return _in_use(plan, seen, view, at_source=at_source)
     if seen.persistent and not view.config_overlay:
         return _write(at_source=at_source)
-    if record.fold_attempts >= FOLD_ATTEMPTS:
+    if record.commits.attempts >= FOLD_ATTEMPTS:
         return actions.Park(
-            f"the overlay of {target} could not be committed into its base in {record.fold_attempts} attempts; "
+            f"the overlay of {target} could not be committed into its base in {record.commits.attempts} attempts; "
             f"{_holds(plan, view, at_source=at_source)}. `blockferry resume {plan.move}` tries again; once "
             f"{plan.vm} is off, that is done without QEMU"
         )
@@ -215,15 +219,15 @@ def starting_fold(plan: Plan, seen: Observation, *, at_source: bool) -> actions.
     for view in seen.disks:
         if view.side is not side or not view.live_overlay or view.job not in (Job.NONE, Job.FOLD):
             continue
-        begun = record.folds.get(view.target)
+        begun = record.disk(view.target).commit
         if view.job is Job.NONE and begun is None:
             fits = layer_of(record, view.target, at_source=at_source) is OverlayState.USED
-            fits = fits and (view.config_overlay or not seen.persistent) and record.fold_attempts < FOLD_ATTEMPTS
+            fits = fits and (view.config_overlay or not seen.persistent) and record.commits.attempts < FOLD_ATTEMPTS
             return actions.StartCommit(view.target) if fits else actions.Resume()
         if view.job is Job.FOLD and begun in (Stage.STARTING, Stage.STARTED):
             if view.initialised:
                 return actions.Resume(folds=(view.target,))
-            if seen.suspended_s <= start_limit_s(record.fold_attempts, LAST_FOLD_S):
+            if seen.suspended_s <= start_limit_s(record.commits.attempts, LAST_FOLD_S):
                 return actions.Await("initialise", 0.002)
             return actions.Resume()  # it is given up once the guest runs
     return actions.Resume()
@@ -260,7 +264,9 @@ def _fold_off(plan: Plan, seen: Observation, view: DiskView, *, at_source: bool)
     stage = layer_of(seen.record, view.target, at_source=at_source)
     if not view.config_overlay:
         return (
-            actions.SaveLayer(view.target, at_source, OverlayState.FOLDED) if stage is OverlayState.PIVOTING else None
+            actions.SaveLayer(view.target, at_source, OverlayState.COMMITTED)
+            if stage is OverlayState.PIVOTING
+            else None
         )
     if seen.saved:
         overlay = overlay_path(plan.disk(view.target), at_source=at_source)
@@ -277,9 +283,9 @@ def _fold_off(plan: Plan, seen: Observation, view: DiskView, *, at_source: bool)
             f"If `qemu-img compare` finds both the same, or the overlay is the newer one: start {plan.vm}, and "
             f"`blockferry resume {plan.move}` goes on"
         )
-    if stage is OverlayState.FOLDED:
+    if stage is OverlayState.COMMITTED:
         overlay = overlay_path(plan.disk(view.target), at_source=at_source)
-        if seen.record.folded_as.get(overlay) == view.overlay_print:
+        if seen.record.commits.fingerprints.get(overlay) == view.overlay_print:
             return _write(at_source=at_source)
         return _in_use(plan, seen, view, at_source=at_source)
     return actions.CommitOff(view.target, at_source)
@@ -287,8 +293,8 @@ def _fold_off(plan: Plan, seen: Observation, view: DiskView, *, at_source: bool)
 
 def _in_use(plan: Plan, seen: Observation, view: DiskView, *, at_source: bool) -> actions.Action:
     """The overlay is what the VM uses: note it. One that was folded before is all right if its base is untouched."""
-    if layer_of(seen.record, view.target, at_source=at_source) is OverlayState.FOLDED:
-        then = seen.record.folded_as.get(overlay_path(plan.disk(view.target), at_source=at_source), "")
+    if layer_of(seen.record, view.target, at_source=at_source) is OverlayState.COMMITTED:
+        then = seen.record.commits.fingerprints.get(overlay_path(plan.disk(view.target), at_source=at_source), "")
         if not then or then.split("|")[0] != view.overlay_print.split("|")[0]:
             return actions.Park(
                 f"{plan.vm} uses the overlay of {view.target} again, whose base was written to after the overlay was "

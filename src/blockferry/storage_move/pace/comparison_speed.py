@@ -15,7 +15,7 @@ def speed(context: Context, record: Record) -> ComparisonSpeed:
     contract, pacer = context.plan.contract, context.pacer
     if contract is None or pacer is None or record.failure is not None:
         return ComparisonSpeed(lambda _: context.bandwidth())
-    pacer.afresh(pace_rules.limit_s(contract, record.guest_before))
+    pacer.afresh(pace_rules.limit_s(contract, record.measured.before))
 
     def now(state: ComparisonProgress) -> int:
         return pacer.speed(time.monotonic(), max(state.source_read, state.dest_read), context.bandwidth())

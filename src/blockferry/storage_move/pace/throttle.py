@@ -20,9 +20,10 @@ from blockferry.storage_move.observation import Observation
 from blockferry.storage_move.overlays.passes import RATE_WINDOW_S
 from blockferry.storage_move.pace import throttle_rules
 from blockferry.storage_move.pace.latency import between
+from blockferry.storage_move.pace.record import Throttle
 from blockferry.storage_move.pace.throttle_rules import LEAST, LimitOwner
 from blockferry.storage_move.points import point
-from blockferry.storage_move.record import Record, Throttle
+from blockferry.storage_move.record import Record
 from blockferry.storage_move.request import IfNotConverging
 
 LOOK_AGAIN_S = 2.0
@@ -57,7 +58,7 @@ def throttle(context: Context, action: actions.ThrottleGuest, seen: Observation)
 
 def _with(record: Record, together: tuple[str, ...], target: str, noted: Throttle) -> Record:
     """The record with this noted for all disks that share the limit."""
-    return replace(record, throttled={**record.throttled, **dict.fromkeys((*together, target), noted)})
+    return record.with_throttles({**record.throttled, **dict.fromkeys((*together, target), noted)})
 
 
 def _slow(context: Context, action: actions.ThrottleGuest, record: Record, noted: Throttle, present: float) -> None:
@@ -161,7 +162,7 @@ def unthrottle(context: Context, seen: Observation) -> None:
     """Put the limits back. A disk or a QEMU that is gone has none to be put back."""
     put_back(context, seen)
     context.guard.limits_are_back()
-    context.note(replace(seen.record, throttled={}))
+    context.note(seen.record.with_throttles({}))
     point("unthrottled")
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from blockferry.base.units import KiB
-from blockferry.storage_move.record import Throttle
+from blockferry.storage_move.pace.record import Throttle
 
 Limits = Mapping[str, int | str]
 """By libvirt's names (virDomainSetBlockIoTune); bytes/s and seconds."""

@@ -201,7 +201,7 @@ def under_way(facts: Facts) -> Finding | None:
     share = f", {min(100, 100 * done // total)} %" if total else ""
     text = f"{vm} is already being moved to {to} ({one.id}{share})."
     follow = f"Follow: `blockferry watch {vm}`."
-    if one.record.switched or one.record.switching:
+    if one.record.switch.done or one.record.switch.begun:
         return finding("MOVE_UNDER_WAY", text, follow)
     return finding("MOVE_UNDER_WAY", text, f"{follow} Stop: `blockferry cancel {vm}`.")
 

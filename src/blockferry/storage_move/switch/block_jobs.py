@@ -15,15 +15,16 @@ from blockferry.hosts.inventory import PowerState
 from blockferry.hosts.libvirt.domain import CopyOrder
 from blockferry.storage_move import actions, destination_watchdog
 from blockferry.storage_move.context import Context
+from blockferry.storage_move.disk_record import Copy, Stage
 from blockferry.storage_move.observation import Job, Observation
 from blockferry.storage_move.observe import layer_print
 from blockferry.storage_move.overlays import effects as overlays_effects
 from blockferry.storage_move.overlays import rules as overlays_rules
+from blockferry.storage_move.overlays.record import OverlayState
 from blockferry.storage_move.pace import rules as pace_rules
 from blockferry.storage_move.pace import throttle
 from blockferry.storage_move.plan import DiskPlan
 from blockferry.storage_move.points import point
-from blockferry.storage_move.record import Copy, OverlayState, Stage
 
 GOING_OFF_S = 1.5
 
@@ -52,13 +53,13 @@ def measure_guest(context: Context, seen: Observation) -> None:
             )
         elif contract.latency_s is None and before.writes < pace_rules.BASELINE_WRITES:
             context.tell("warning", f"the guest writes too little to compare with; {format_duration(limit)} hold")
-    context.note(replace(seen.record, guest_before=before, measured=True))
+    context.note(replace(seen.record, measured=replace(seen.record.measured, before=before, done=True)))
     point("measured")
 
 
 def go_synchronous(context: Context, action: actions.GoSynchronous, seen: Observation) -> None:
     context.tell("warning", f"{action.why}; the copy is made anew as a mirror, which gets in step by construction")
-    context.note(replace(seen.record, synchronous=True))
+    context.note(replace(seen.record, mirror=replace(seen.record.mirror, wanted=True)))
     point("going-synchronous")
 
 
@@ -76,12 +77,15 @@ def start_copy(context: Context, action: actions.StartCopy, seen: Observation) -
     copy = Copy(Stage.STARTING, seen.incarnation, attempts, action.reverse, synchronous)
     record = seen.record.with_copy(disk.target, copy)
     if action.reverse:
-        record = replace(record, switch_attempts=0)  # those were on the way across
+        record = replace(record, switch=replace(record.switch, attempts=0))  # those were on the way across
     if action.reverse and layered:
         # The old base becomes the whole disk again; the overlay that stood on it is of no more use.
         state = layer_print(context.runner, disk, at_source=True)
-        record = record.with_layer(disk.target, at_source=True, layer=OverlayState.FOLDED)
-        record = replace(record, folded_as={**record.folded_as, disk.source_overlay: state})
+        record = record.with_overlay(disk.target, OverlayState.COMMITTED, at_source=True)
+        record = replace(
+            record,
+            commits=replace(record.commits, fingerprints={**record.commits.fingerprints, disk.source_overlay: state}),
+        )
     context.note(record)
     point("starting-copy")
     context.memory.progress.pop(disk.target, None)
@@ -137,7 +141,7 @@ def note_clean(context: Context, action: actions.SaveClean, seen: Observation) -
     record = seen.record
     for target in action.targets:
         record = record.with_copy(target, replace(record.copy(target), stage=Stage.CLEAN))
-    context.note(replace(record, folds={**record.folds, **dict.fromkeys(action.folds, Stage.CLEAN)}))
+    context.note(record.with_commits(action.folds, Stage.CLEAN))
 
 
 def look_again(context: Context, action: actions.Await, seen: Observation) -> None:
@@ -176,7 +180,7 @@ def speed(context: Context, seen: Observation) -> int:
     if contract is None or pacer is None or seen.record.failure is not None:
         return wanted
     if pacer.pace is None:
-        pacer.begin(pace_rules.limit_s(contract, seen.record.guest_before))
+        pacer.begin(pace_rules.limit_s(contract, seen.record.measured.before))
     return pacer.speed(time.monotonic(), context.memory.made, wanted)
 
 
@@ -188,7 +192,7 @@ def abort_copy(context: Context, action: actions.AbortCopy, seen: Observation) -
     context.control.abort(action.target)
     point("abort-asked")
     copy = record.copy(action.target)
-    record = replace(record, folds={target: stage for target, stage in record.folds.items() if target != action.target})
+    record = record.with_commits((action.target,), None)
     context.note(record.with_copy(action.target, Copy(Stage.NONE, -1, copy.attempts, copy.reverse)))
 
 
@@ -197,7 +201,7 @@ def note_failure(context: Context, action: actions.Fail, seen: Observation) -> N
     if action.disk is not None and _went_off(context):
         context.tell("action", f"{problem}: {context.plan.vm} went off; looking again")
         return
-    if action.disk is not None and not seen.silence.hanging and seen.record.cut_off is None:
+    if action.disk is not None and not seen.silence.hanging and seen.record.fencing.fenced is None:
         problem += _cause(context, context.plan.disk(action.disk))
     context.tell("error", problem)
     context.note(replace(seen.record, failure=seen.record.failure or problem))

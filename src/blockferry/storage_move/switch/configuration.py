@@ -18,32 +18,34 @@ from blockferry.storage_move.destination import mount_check
 from blockferry.storage_move.home import effects as home_effects
 from blockferry.storage_move.observation import DiskSide, Observation
 from blockferry.storage_move.overlays import rules as overlays_rules
+from blockferry.storage_move.overlays.record import OverlayState
 from blockferry.storage_move.points import point
-from blockferry.storage_move.record import OverlayState, Record
+from blockferry.storage_move.record import Record
 
 
 def mark(context: Context, seen: Observation) -> None:
     for disk in context.plan.disks:
-        if disk.target in seen.record.partial:  # what another move has left is this one's from now on
+        if seen.record.disk(disk.target).partial:  # what another move has left is this one's from now on
             destination_effects.mark_file(context, disk.dest, made=True)
     record = seen.record
     if not record.mounts:
         record = replace(record, mounts=mount_check.mounts(context))
     if context.plan.persistent and seen.mark is None:
-        record = replace(record, bare=context.control.has_no_metadata())
+        record = replace(record, configuration=replace(record.configuration, bare=context.control.has_no_metadata()))
     if record != seen.record:
         context.note(record)
-    if not record.disks_before and not record.switched:
+    if not record.switch.done and all(disk.xml_before is None for disk in record.disks.values()):
         found = context.control.config_disks(tuple(disk.target for disk in context.plan.disks))
-        record = replace(record, disks_before=found)
+        for target, xml in found.items():
+            record = record.with_disk(target, replace(record.disk(target), xml_before=xml))
         context.note(record)
     context.control.mark(context.plan.move, context.journal)
-    context.note(replace(record, marked=True))
+    context.note(replace(record, configuration=replace(record.configuration, marked=True)))
     point("marked")
 
 
 def unmark(context: Context, seen: Observation) -> None:
-    context.control.unmark(bare=seen.record.bare)
+    context.control.unmark(bare=seen.record.configuration.bare)
     point("unmarked")
 
 
@@ -53,11 +55,12 @@ def write_config(context: Context, seen: Observation) -> None:
     A cold copy that somebody has deleted by now is made anew first; no name of what is not there is written down.
     """
     plan, record = context.plan, seen.record
-    gone = () if record.switched or seen.state.active else mount_check.deleted(context)
+    gone = () if record.switch.done or seen.state.active else mount_check.deleted(context)
     if gone:
         context.tell("warning", f"the new image of {', '.join(gone)} is gone; it is copied again")
-        left = {target: of for target, of in record.cold_copied.items() if target not in gone}
-        context.note(replace(record, cold_copied=left))
+        for target in gone:
+            record = record.without_cold_copy(target)
+        context.note(record)
         return
     record = home_effects.refresh(context, seen)
     small = home_effects.new_names(plan.home, record)
@@ -67,7 +70,7 @@ def write_config(context: Context, seen: Observation) -> None:
         wanted[disk.target] = (disk.dest_overlay, "qcow2") if over else (disk.dest, disk.dest_format)
     context.control.write_config(wanted, small, _before(context, record, wanted, at_source=False))
     point("config-written")
-    context.note(replace(record, config_written=True))
+    context.note(replace(record, configuration=replace(record.configuration, written=True)))
 
 
 def _before(
@@ -78,21 +81,21 @@ def _before(
     kept = {disk.target for disk in context.plan.disks if at_source or disk.backing is not None}
     overlays = {path for disk in context.plan.disks for path in (disk.source_overlay, disk.dest_overlay) if path}
     return {
-        target: DiskBeforeMove(xml, names if target in kept else None, wanted[target][0] in overlays)
-        for target, xml in record.disks_before.items()
-        if target in wanted
+        target: DiskBeforeMove(disk.xml_before, names if target in kept else None, wanted[target][0] in overlays)
+        for target, disk in record.disks.items()
+        if target in wanted and disk.xml_before is not None
     }
 
 
 def write_snapshots(context: Context, seen: Observation) -> None:
     """The snapshots' metadata names the new files; until then the proof keeps the old ones."""
-    left = seen.record.home_left
+    left = seen.record.home.left
     names = {old: new for old, new in context.plan.new_names.items() if old not in left}
     changed = context.control.write_snapshots(names)
     if changed:
         context.tell("action", f"the metadata of the snapshots {', '.join(changed)} names the new files")
     point("snapshots-written")
-    context.note(replace(seen.record, snapshots_written=True))
+    context.note(replace(seen.record, configuration=replace(seen.record.configuration, snapshots_written=True)))
 
 
 def move_medium(context: Context, action: actions.MoveMedium, seen: Observation) -> None:
@@ -115,7 +118,14 @@ def move_medium(context: Context, action: actions.MoveMedium, seen: Observation)
             time.sleep(0.05)
     except LibvirtFailed as error:
         context.tell("warning", error.sentence)
-    context.note(replace(seen.record, media_tried=(*seen.record.media_tried, target)))
+    context.note(
+        replace(
+            seen.record,
+            configuration=replace(
+                seen.record.configuration, media_tried=(*seen.record.configuration.media_tried, target)
+            ),
+        )
+    )
 
 
 def _medium(control: Control, target: str) -> Mirror | None:
@@ -129,7 +139,7 @@ def _stays_on_overlay(seen: Observation, target: str, *, at_source: bool) -> boo
         return False
     return (
         view.live is not None
-        or overlays_rules.layer_of(seen.record, target, at_source=at_source) is not OverlayState.FOLDED
+        or overlays_rules.layer_of(seen.record, target, at_source=at_source) is not OverlayState.COMMITTED
     )
 
 

@@ -14,11 +14,13 @@ from blockferry.storage_move import actions, destination_watchdog, guarding
 from blockferry.storage_move.context import Context
 from blockferry.storage_move.decide import PIVOT_ATTEMPTS, retry_after_s
 from blockferry.storage_move.destination import mount_check
+from blockferry.storage_move.disk_record import Stage
 from blockferry.storage_move.observation import DiskSide, Job, Observation
 from blockferry.storage_move.observe import TemplateLook, same_path
 from blockferry.storage_move.overlays import rules as overlays_rules
 from blockferry.storage_move.points import point
-from blockferry.storage_move.record import BackupExport, Record, Stage
+from blockferry.storage_move.record import Record
+from blockferry.storage_move.verify.record import BackupExport
 
 GUARD_START_S = 10.0
 
@@ -42,10 +44,10 @@ SILENT_S = 10.0
 def suspend(context: Context, action: actions.Suspend, seen: Observation) -> None:
     """Suspend, with the guard armed. Noted before, so that whoever comes after knows that the pause is ours."""
     context.memory.resumed = True  # nothing is suspended by us, also where the note is made and not answered
-    record = replace(seen.record, suspended=True, switching=action.switch)
+    record = replace(seen.record, switch=replace(seen.record.switch, suspended=True, begun=action.switch))
     if not action.switch:  # what was noted of commits that are no more counts for nothing
         live = [view.target for view in seen.disks if view.job is Job.FOLD]
-        record = replace(record, folds={target: stage for target, stage in record.folds.items() if target in live})
+        record = record.with_commits((target for target in record.disks if target not in live), None)
     context.note(record)
     point("suspending-to-switch" if action.switch else "suspending-to-start")
     control = context.control
@@ -66,7 +68,7 @@ def suspend(context: Context, action: actions.Suspend, seen: Observation) -> Non
 
 def resume(context: Context, action: actions.Resume, seen: Observation) -> None:
     """Resume first, remember afterwards: every millisecond before is the guest's."""
-    point("resuming" if seen.record.switching else "resuming-from-start")
+    point("resuming" if seen.record.switch.begun else "resuming-from-start")
     done = context.guard.let_run()
     was_suspended = context.control.resume() if done is None else done
     if not was_suspended and lost_qemu.may_stand(context.control, context.runner):
@@ -80,7 +82,7 @@ def resume(context: Context, action: actions.Resume, seen: Observation) -> None:
     context.guard.disarm()
     point("resumed")
     record = seen.record
-    kind = "switch" if record.switching else "start"
+    kind = "switch" if record.switch.begun else "start"
     if stall_s is not None:
         context.stalls[kind] = max(stall_s, context.stalls.get(kind, 0.0))
         context.tell("action", f"{context.plan.vm} was suspended for {format_duration(stall_s)} ({kind})")
@@ -89,18 +91,18 @@ def resume(context: Context, action: actions.Resume, seen: Observation) -> None:
     if clean:
         for target in action.clean:
             record = record.with_copy(target, replace(record.copy(target), stage=Stage.CLEAN))
-    folds = {target: stage for target, stage in record.folds.items() if stage is Stage.CLEAN}
-    record = replace(record, folds={**folds, **(dict.fromkeys(action.folds, Stage.CLEAN) if clean else {})})
+    record = record.changed(lambda disk: disk if disk.commit is Stage.CLEAN else replace(disk, commit=None))
+    record = record.with_commits(action.folds if clean else (), Stage.CLEAN)
     if action.switch_failed:
-        record = replace(record, switch_attempts=record.switch_attempts + 1)
-        context.memory.retry_at = time.monotonic() + retry_after_s(record.switch_attempts)
+        record = replace(record, switch=replace(record.switch, attempts=record.switch.attempts + 1))
+        context.memory.retry_at = time.monotonic() + retry_after_s(record.switch.attempts)
         context.tell("warning", "the switch could not be made this time; the VM runs on, the copies stay ready")
     context.memory.flushed_at = None
     # With a disk across, only `switched` may take its place: until then this is all that tells of the switch.
     across = any(view.side is DiskSide.DESTINATION for view in seen.disks)
     if context.memory.view_taken:
-        record = replace(record, view=BackupExport.HELD)
-    context.note(replace(record, suspended=False, switching=record.switching and across))
+        record = replace(record, export=replace(record.export, state=BackupExport.HELD))
+    context.note(replace(record, switch=replace(record.switch, suspended=False, begun=record.switch.begun and across)))
 
 
 def flush_destination(context: Context, seen: Observation) -> None:
@@ -157,8 +159,8 @@ def pivot(context: Context, action: actions.Pivot, seen: Observation) -> None:
 
     The intent is in the record since our suspension; when the VM stands still by its owner's will, it is noted here.
     """
-    if not seen.record.switching:
-        context.note(replace(seen.record, switching=True))
+    if not seen.record.switch.begun:
+        context.note(replace(seen.record, switch=replace(seen.record.switch, begun=True)))
     point("pivoting")
     flushed_at = context.memory.flushed_at
     fresh = flushed_at is not None and time.monotonic() - flushed_at <= FRESH_S
@@ -210,7 +212,8 @@ def pivot(context: Context, action: actions.Pivot, seen: Observation) -> None:
 
 def note_switched(context: Context, seen: Observation) -> None:
     assert all(view.side is DiskSide.DESTINATION for view in seen.disks)
-    context.note(replace(_with_graph(context, seen), switched=True, switching=False))
+    record = _with_graph(context, seen)
+    context.note(replace(record, switch=replace(record.switch, done=True, begun=False)))
     destination_watchdog.end(context)
     context.tell("phase", "all disks are at the destination")
     point("switched-noted")
@@ -221,12 +224,12 @@ def resume_guest(context: Context, seen: Observation) -> None:
     if context.control.resume():
         context.tell("action", f"{context.plan.vm} runs again, as asked; QEMU repeats what had failed")
     point("guest-resumed")
-    context.note(replace(seen.record, let_run=True))
+    context.note(replace(seen.record, switch=replace(seen.record.switch, let_run=True)))
 
 
 def note_graph(context: Context, action: actions.SaveGraph, seen: Observation) -> None:
     record = _with_graph(context, seen)
-    context.note(replace(record, graph_folded=record.graph_proven and action.folded))
+    context.note(replace(record, graph=replace(record.graph, committed=record.graph.proven and action.folded)))
     point("graph-noted")
 
 
@@ -239,7 +242,7 @@ def _with_graph(context: Context, seen: Observation) -> Record:
         text = f"it is not proven that QEMU uses the new images only ({graph.doubt}); the old files are kept"
         context.notes.append(text)
         context.tell("warning", text)
-    return replace(seen.record, graph_proven=graph.proven, graph_doubt=graph.doubt)
+    return replace(seen.record, graph=replace(seen.record.graph, proven=graph.proven, doubt=graph.doubt))
 
 
 def point_at_truth(context: Context, action: actions.PointAtTruth, seen: Observation) -> None:
@@ -252,6 +255,12 @@ def point_at_truth(context: Context, action: actions.PointAtTruth, seen: Observa
         overlay = same_path(graph.wrong[target], disk.source_overlay)
         wanted[target] = (disk.source_overlay, "qcow2") if overlay else (disk.source, disk.source_format)
         context.tell("error", f"QEMU still writes {target} to {graph.wrong[target]}; the configuration names it again")
-    context.note(replace(seen.record, switched=False, switching=True, config_written=False))
+    context.note(
+        replace(
+            seen.record,
+            switch=replace(seen.record.switch, done=False, begun=True),
+            configuration=replace(seen.record.configuration, written=False),
+        )
+    )
     context.control.write_config(wanted, {})
     point("truth-named")

@@ -63,7 +63,7 @@ class _Shown:
 def known(journal: MoveJournal, uri: str, host: str) -> KnownImages:
     busy = {row.path: "it is in quarantine" for row in claims.kept_here(journal, uri, host)}
     for one in journal.unfinished():
-        if not one.record.following and may_be_here(one.plan, uri, host):
+        if not one.record.nvram.pending and may_be_here(one.plan, uri, host):
             why = f"move {one.id} of {one.plan.vm}, which is not over, has to do with it"
             busy.update(dict.fromkeys(claims.changed_by(one.plan), why))
     # Of a host that is not known: then they are compared anew.

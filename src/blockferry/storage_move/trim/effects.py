@@ -44,7 +44,10 @@ def trim(context: Context, seen: Observation) -> None:
     point("trimming")
     sources = {disk.target: disk.source for disk in context.plan.disks if disk.source_kind == "file"}
     freed = _give_back(context, sources, LEAST, "its old disks", "all that its disks hold is copied")
-    context.note(replace(seen.record, trimmed=freed))
+    record = replace(seen.record, trim=replace(seen.record.trim, asked=True))
+    for target, size in freed.items():
+        record = record.with_disk(target, replace(record.disk(target), trimmed=size))
+    context.note(record)
     point("trimmed")
 
 
@@ -53,7 +56,10 @@ def trim_again(context: Context, seen: Observation) -> None:
     point("trimming-again")
     new = {disk.target: disk.dest for disk in context.plan.disks if not is_export(disk.dest)}
     freed = _give_back(context, new, 0, "its new disks", "what it deleted during the copy takes space")
-    context.note(replace(seen.record, trimmed_again=freed))
+    record = replace(seen.record, trim=replace(seen.record.trim, asked_again=True))
+    for target, size in freed.items():
+        record = record.with_disk(target, replace(record.disk(target), trimmed_again=size))
+    context.note(record)
     point("trimmed-again")
 
 

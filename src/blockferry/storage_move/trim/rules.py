@@ -40,8 +40,8 @@ def again(plan: Plan, seen: Observation) -> bool:
     A thick disk would lose the space that was set aside for it, and an agent cannot be asked for some disks only.
     """
     record = seen.record
-    asked_before = plan.trim and record.trimmed is not None
-    wanted = record.trimmed_again is None and record.wanted is Wanted.GO
+    asked_before = plan.trim and record.trim.asked
+    wanted = not record.trim.asked_again and record.wanted is Wanted.GO
     return asked_before and wanted and seen.state is PowerState.RUNNING and not any(disk.thick for disk in plan.disks)
 
 

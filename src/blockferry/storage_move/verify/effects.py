@@ -21,10 +21,12 @@ from blockferry.storage_move.context import Context
 from blockferry.storage_move.destination import effects as destination_effects
 from blockferry.storage_move.observation import Observation
 from blockferry.storage_move.overlays import rules as overlays_rules
+from blockferry.storage_move.overlays.record import OverlayState
 from blockferry.storage_move.pace import comparison_speed
 from blockferry.storage_move.plan import DiskPlan, Plan
 from blockferry.storage_move.points import point
-from blockferry.storage_move.record import BackupExport, OverlayState, Record
+from blockferry.storage_move.record import Record
+from blockferry.storage_move.verify.record import BackupExport
 from blockferry.storage_move.verify.scratch import ScratchSpace, let_run
 
 PRIVATE_DIRECTORIES = "/var/lib/libvirt/qemu"
@@ -38,7 +40,9 @@ def prepare_view(context: Context, seen: Observation) -> None:
     """Empty scratch files, made while the guest runs: libvirt would make them in the suspension."""
     plan = context.plan
     socket = _socket(context, seen.incarnation)
-    record = destination_effects.name_paths(context, replace(seen.record, view_socket=socket), socket)
+    record = destination_effects.name_paths(
+        context, replace(seen.record, export=replace(seen.record.export, socket=socket)), socket
+    )
     for disk in plan.disks:
         scratch = plan.scratch(disk.target)
         record = destination_effects.name_paths(context, record, scratch)
@@ -47,8 +51,10 @@ def prepare_view(context: Context, seen: Observation) -> None:
         destination_effects.mark_file(context, scratch, made=True)
     point("view-prepared")
     # What was found out about an earlier copy, of a VM that was off then, is not about the one of this switch.
-    record = replace(record, verified=(), differences={}, unverified={})
-    context.note(replace(record, view=BackupExport.PREPARED, view_of=seen.incarnation))
+    record = record.without_verdicts()
+    context.note(
+        replace(record, export=replace(record.export, state=BackupExport.PREPARED, incarnation=seen.incarnation))
+    )
 
 
 def take_view(context: Context, seen: Observation) -> None:
@@ -62,7 +68,7 @@ def take_view(context: Context, seen: Observation) -> None:
     point("taking-view")
     try:
         context.control.begin_view(
-            seen.record.view_socket, {disk.target: plan.scratch(disk.target) for disk in plan.disks}
+            seen.record.export.socket, {disk.target: plan.scratch(disk.target) for disk in plan.disks}
         )
         # Whoever else could have let the guest run would have had to do it while libvirt was busy with ours.
         memory.view_taken = context.control.look((), context.last_view()).state is PowerState.PAUSED
@@ -70,14 +76,14 @@ def take_view(context: Context, seen: Observation) -> None:
         context.tell("warning", f"no view of the new disks could be frozen: {error.sentence}")
     point("view-taken")
     if memory.suspended_at is None and memory.view_taken:  # the owner's pause: there is no resuming to note it at
-        context.note(replace(seen.record, view=BackupExport.HELD))
+        context.note(replace(seen.record, export=replace(seen.record.export, state=BackupExport.HELD)))
 
 
 def verify(context: Context, target: str, seen: Observation) -> None:
     """Compare one disk to its end. What is found is noted, whatever it is."""
     plan = context.plan
     disk = plan.disk(target)
-    live = seen.record.view is BackupExport.HELD and seen.state.active
+    live = seen.record.export.state is BackupExport.HELD and seen.state.active
     room = ScratchSpace(context)
     point("verifying")
     context.verifying[target] = comparison.ComparisonProgress(size=disk.virtual_size)
@@ -91,7 +97,7 @@ def verify(context: Context, target: str, seen: Observation) -> None:
         dest: str | comparison.ServedImage = disk.dest
         if live:
             socket = context.control.view_socket()
-            if socket is None or socket != seen.record.view_socket:
+            if socket is None or socket != seen.record.export.socket:
                 raise HostCommandFailed("comparing", 1, "the frozen view is gone")
             dest = comparison.ServedImage(socket, target)
         result = comparison.compare(
@@ -111,7 +117,7 @@ def verify(context: Context, target: str, seen: Observation) -> None:
     except HostCommandFailed as error:
         why = error.stderr.strip() or error.sentence
         context.tell("warning", f"{target} could not be compared: {why}")
-        context.note(replace(seen.record, unverified={**seen.record.unverified, target: why}))
+        context.note(seen.record.with_unverified((target,), why))
         return
     seconds = max(context.now_s() - began, 0.001)
     context.note(_judge(context, seen.record, target, result, seconds))
@@ -137,7 +143,7 @@ def _judge(
         )
         context.tell("error", sentence)
         context.notes.append(sentence)
-        return replace(record, differences={**record.differences, target: result.first})
+        return record.with_disk(target, replace(record.disk(target), differences=result.first))
     read = max(result.source_read, result.dest_read)
     sentence = (
         f"{target}: {disk.dest} is the same as {disk.source}; {format_size(disk.virtual_size)} compared in "
@@ -145,33 +151,33 @@ def _judge(
     )
     context.tell("action", sentence)
     context.verdicts.append(sentence)
-    return replace(record, verified=(*record.verified, target))
+    return record.with_disk(target, replace(record.disk(target), verified=True))
 
 
 def end_view(context: Context, action: actions.EndExport, seen: Observation) -> None:
     """Let go: the backup job ends, its files go. What was not compared stays unverified, and says why."""
     plan, record = context.plan, seen.record
-    waiting = {disk.target: action.why for disk in plan.disks if not record.judged(disk.target)}
+    waiting = [disk.target for disk in plan.disks if not record.disk(disk.target).judged]
     if waiting:
         context.tell("warning", f"{', '.join(waiting)} of {plan.vm} not verified: {action.why}; the old disks are kept")
-        record = replace(record, unverified={**record.unverified, **waiting})
+        record = record.with_unverified(waiting, action.why)
         context.note(record)
     point("ending-view")
     if seen.state.active:
         socket = context.control.view_socket()
-        if socket is not None and socket == record.view_socket:
+        if socket is not None and socket == record.export.socket:
             context.control.end_view()
     for disk in plan.disks:
         scratch = plan.scratch(disk.target)
         if scratch in record.created:
             files.remove_file(context.runner, scratch)
             files.remove_file(context.runner, scratch + destination_effects.MARKER)
-    if record.view_socket:
-        files.remove_file(context.runner, record.view_socket)  # QEMU takes it away itself, unless it was killed
-    if seen.state.active and seen.incarnation == record.view_of and let_run(context.control):
+    if record.export.socket:
+        files.remove_file(context.runner, record.export.socket)  # QEMU takes it away itself, unless it was killed
+    if seen.state.active and seen.incarnation == record.export.incarnation and let_run(context.control):
         context.tell("warning", f"QEMU had stopped {plan.vm} for want of room for the frozen view; it runs again")
     point("view-ended")
-    context.note(replace(record, view=BackupExport.ENDED))
+    context.note(replace(record, export=replace(record.export, state=BackupExport.ENDED)))
 
 
 def unproven(plan: Plan, record: Record, target: str) -> str | None:
@@ -189,9 +195,9 @@ def unproven(plan: Plan, record: Record, target: str) -> str | None:
 
 
 def _doubt(record: Record, target: str) -> str | None:
-    if target in record.verified:
+    if record.disk(target).verified:
         return None
-    if target in record.differences:
+    if record.disk(target).differences is not None:
         return "the verification found differences"
     return f"the copy was not verified ({record.unverified.get(target, 'it did not come to that')})"
 

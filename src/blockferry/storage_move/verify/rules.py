@@ -14,16 +14,16 @@ from blockferry.jobs.outcome import Outcome, Wanted
 from blockferry.storage_move import actions
 from blockferry.storage_move.observation import DiskSide, Observation
 from blockferry.storage_move.plan import Plan
-from blockferry.storage_move.record import COMPARISON_CANCELLED, BackupExport
 from blockferry.storage_move.summary import MoveSummary
+from blockferry.storage_move.verify.record import COMPARISON_CANCELLED, BackupExport
 
 
 def to_be_prepared(plan: Plan, seen: Observation) -> bool:
     """Whether the scratch files of a view have yet to be made, for this run of the VM."""
     record = seen.record
     return plan.verify and (
-        record.view is BackupExport.NONE
-        or (record.view is BackupExport.PREPARED and record.view_of != seen.incarnation)
+        record.export.state is BackupExport.NONE
+        or (record.export.state is BackupExport.PREPARED and record.export.incarnation != seen.incarnation)
     )
 
 
@@ -32,9 +32,9 @@ def to_be_taken(plan: Plan, seen: Observation) -> bool:
     record = seen.record
     return (
         plan.verify
-        and record.view is BackupExport.PREPARED
-        and record.view_of == seen.incarnation
-        and not record.switched
+        and record.export.state is BackupExport.PREPARED
+        and record.export.incarnation == seen.incarnation
+        and not record.switch.done
         and not seen.view_tried
         and seen.state is PowerState.PAUSED
         and all(view.live is DiskSide.DESTINATION for view in seen.disks)
@@ -48,14 +48,14 @@ def cold(plan: Plan, seen: Observation) -> actions.Action | None:
     for view in seen.disks:
         if view.side is not DiskSide.SOURCE:
             continue
-        if view.target in seen.record.differences:
-            offsets = ", ".join(str(one) for one in seen.record.differences[view.target])
+        if (different := seen.record.disk(view.target).differences) is not None:
+            offsets = ", ".join(str(one) for one in different)
             return actions.Fail(f"the copy of {view.target} differs from its source, first at byte {offsets}")
-        if view.target in seen.record.unverified:
+        if seen.record.disk(view.target).unverified is not None:
             return actions.Fail(
-                f"the copy of {view.target} could not be verified: {seen.record.unverified[view.target]}"
+                f"the copy of {view.target} could not be verified: {seen.record.disk(view.target).unverified}"
             )
-        if view.target not in seen.record.verified:
+        if not seen.record.disk(view.target).verified:
             return actions.Verify(view.target)
     return None
 
@@ -63,14 +63,14 @@ def cold(plan: Plan, seen: Observation) -> actions.Action | None:
 def after_switch(plan: Plan, seen: Observation) -> actions.Action | None:
     """Compare what is to be compared, then let go of the view. None: there is nothing more to do."""
     record = seen.record
-    if not plan.verify or record.view is BackupExport.ENDED:
+    if not plan.verify or record.export.state is BackupExport.ENDED:
         return None
-    waiting = [disk.target for disk in plan.disks if not record.judged(disk.target)]
+    waiting = [disk.target for disk in plan.disks if not record.disk(disk.target).judged]
     if not waiting:
-        return None if record.view is BackupExport.NONE else actions.EndExport()
-    if record.view is not BackupExport.HELD:
+        return None if record.export.state is BackupExport.NONE else actions.EndExport()
+    if record.export.state is not BackupExport.HELD:
         return actions.EndExport("no view of the new disks could be frozen at the switch")
-    if not seen.state.active or seen.incarnation != record.view_of:
+    if not seen.state.active or seen.incarnation != record.export.incarnation:
         return actions.EndExport("the VM went off (or was started anew) before the comparison was over")
     if record.wanted is Wanted.CANCEL:
         return actions.EndExport(COMPARISON_CANCELLED)
@@ -82,7 +82,7 @@ def after_switch(plan: Plan, seen: Observation) -> actions.Action | None:
 def see_verified(done: MoveSummary) -> None:
     """Raise CopyDiffers or NotVerified if a move that went through was to be verified and not all was the same."""
     record = done.record
-    if not (record.outcome is Outcome.MOVED or record.following) or not done.plan.verify:
+    if not (record.outcome is Outcome.MOVED or record.nvram.pending) or not done.plan.verify:
         return
     if record.differences:
         where = "; ".join(
@@ -90,7 +90,7 @@ def see_verified(done: MoveSummary) -> None:
             for target, offsets in record.differences.items()
         )
         raise CopyDiffers(done.id, done.plan.vm, where)
-    missing = [disk.target for disk in done.plan.disks if disk.target not in record.verified]
+    missing = [disk.target for disk in done.plan.disks if not record.disk(disk.target).verified]
     if missing:
         why = "; ".join(dict.fromkeys(record.unverified.get(one, "it did not come to that") for one in missing))
         raise NotVerified(done.id, done.plan.vm, ", ".join(missing), why)
