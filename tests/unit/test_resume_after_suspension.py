@@ -12,7 +12,7 @@ from loop_support import make_loop
 from blockferry.base.errors import JournalFailed, LibvirtFailed
 from blockferry.hosts.qemu_process import QemuPresence
 from blockferry.jobs import loop as jobs_loop
-from blockferry.storage_move.lost_vm import past_libvirt
+from blockferry.safety import lost_qemu
 from blockferry.storage_move.move_loop import MoveLoop
 from blockferry.storage_move.observe import Memory
 
@@ -45,7 +45,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[MoveLoop, Host]
         guard: list[bool | None], libvirt: list[bool | None], remains: list[QemuPresence]
     ) -> tuple[MoveLoop, Host]:
         host = Host(guard, libvirt, remains)
-        monkeypatch.setattr(past_libvirt, "remains_of_lost", lambda _control, _runner: next(host.remains))
+        monkeypatch.setattr(lost_qemu, "remains_of_lost", lambda _control, _runner: next(host.remains))
         context = SimpleNamespace(
             guard=host, control=host, runner=None, memory=Memory(suspended_at=1.0), note=lambda _record: None,
             tell=lambda *_said: None, stop=threading.Event(), plan=SimpleNamespace(move="m1", vm="web01"),

@@ -15,11 +15,11 @@ from loop_support import make_loop
 from blockferry.base.errors import JournalFailed, LibvirtFailed, MoveParked
 from blockferry.hosts.inventory import PowerState
 from blockferry.jobs.loop import TRIES
+from blockferry.safety import lost_qemu
 from blockferry.storage_move import actions, destination_watchdog
 from blockferry.storage_move.context import Context
 from blockferry.storage_move.decide import decide
 from blockferry.storage_move.disk_record import DiskRecord, Stage
-from blockferry.storage_move.lost_vm import past_libvirt
 from blockferry.storage_move.observation import DiskSide, DiskView, Observation
 from blockferry.storage_move.observe import Memory, Observer
 from blockferry.storage_move.overlays import effects as overlays_effects
@@ -155,7 +155,7 @@ def test_an_owners_pause_after_ours_is_the_owners_though_the_journal_could_not_b
     `ours`: whether we had suspended it; else its owner was quicker. The journal still says that the pause is ours.
     """
     monkeypatch.setattr(destination_watchdog, "arm", lambda _context: None)
-    monkeypatch.setattr(past_libvirt, "may_stand", lambda _control, _runner: False)
+    monkeypatch.setattr(lost_qemu, "may_stand", lambda _control, _runner: False)
     nothing: Any = lambda *_words: None  # noqa: E731
     vm = Paused(ours)
     vm.journal = journal = Away()
@@ -190,7 +190,7 @@ def test_what_was_begun_counts_as_clean_only_in_a_suspension_of_this_process(
     ours: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever takes over cannot know whether the guest has run in between: its guards may have let it."""
-    monkeypatch.setattr(past_libvirt, "may_stand", lambda _control, _runner: False)
+    monkeypatch.setattr(lost_qemu, "may_stand", lambda _control, _runner: False)
     noted: list[Record] = []
     nothing: Any = lambda *_words: None  # noqa: E731
     vm = Paused(True)

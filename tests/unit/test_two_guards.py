@@ -58,7 +58,7 @@ guard.host_guard = SimpleNamespace(acted=acted, note_acted=note_acted)
 guard.Control = Control
 guard.Connection = lambda uri: Control.connection
 guard._runner = lambda uri: SimpleNamespace()
-guard.past_libvirt = SimpleNamespace(let_run=lambda control, runner: False)
+guard.lost_qemu = SimpleNamespace(let_run=lambda control, runner: False)
 guard.stand_guard("qemu+ssh://far/system", "uuid", "web01")
 """
 

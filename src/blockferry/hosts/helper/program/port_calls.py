@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import select
+import selectors
 import socket
 import threading
 import time
@@ -54,14 +54,18 @@ def _every_address(port: int) -> list[socket.socket]:
 
 def _serve(listeners: list[socket.socket], token: str, seconds: float, ended: threading.Event) -> None:
     until = time.monotonic() + seconds
+    looks = selectors.PollSelector()  # select(2) takes no descriptor above 1,023
+    for one in listeners:
+        looks.register(one, selectors.EVENT_READ, one)
     try:
         while not ended.is_set() and time.monotonic() < until:
-            for one in select.select(listeners, [], [], 0.1)[0]:
+            for key, _ in looks.select(0.1):
                 with contextlib.suppress(OSError):
-                    connection, _ = one.accept()
+                    connection, _ = key.data.accept()
                     with connection:
                         connection.sendall(token.encode())
     finally:
+        looks.close()
         for one in listeners:
             one.close()
         _held.pop(token, None)
