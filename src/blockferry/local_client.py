@@ -130,6 +130,8 @@ class LocalClient(Client):
     def run(
         self, move: str, on_change: Callable[[MoveSummary], None], stop: threading.Event | None = None
     ) -> MoveSummary:
+        # What Ctrl-C and a closed terminal need: hours later there may be the files of an upgrade in its place.
+        lazy.preload("blockferry.moves.background", "blockferry.moves.move_control")
         return running.run(self._env, move, on_change, stop or threading.Event())
 
     def cancel(self, move: str, *, here: bool = False) -> MoveSummary:

@@ -8,12 +8,16 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import libvirt
 import pytest
 
 from blockferry.base.errors import BlockferryError, HostUnreachable, PermissionRefused
+from blockferry.hosts import host as host_module
 from blockferry.hosts.host import Host
 from blockferry.hosts.libvirt.connection import Connection
 
@@ -114,3 +118,37 @@ def test_a_prepared_host_tells_its_refusal_once_to_who_asks_first(tmp_path: Path
         _ = site.connection
     assert first.value is not second.value
     site.close()
+
+
+def test_what_a_prepared_host_met_is_forgotten_once_it_is_connected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody had asked; the next one to ask was told of an outage that was over."""
+    site = Host(f"qemu:///system?socket={tmp_path}/none")
+    site.prepare()
+    with site._lock:  # it has tried
+        pass
+    made = cast(Connection, SimpleNamespace(alive=True, close=lambda: None, prepare_host_id=lambda: None))
+    monkeypatch.setattr(site, "_made", lambda: made)
+    site.prepare()
+    assert site.connection is made
+    site.close()
+
+
+def test_a_connection_that_comes_after_the_host_was_closed_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host_module, "CLOSE_S", 0.05)
+    site = Host(f"qemu:///system?socket={tmp_path}/none")
+    goes_on, closed = threading.Event(), threading.Event()
+
+    def slow() -> SimpleNamespace:
+        goes_on.wait(60)
+        return SimpleNamespace(alive=True, close=closed.set)
+
+    monkeypatch.setattr(site, "_made", slow)
+    site.prepare()
+    site.close()
+    goes_on.set()
+    assert closed.wait(60)
+    assert site._connection is None

@@ -56,3 +56,12 @@ def test_of_what_is_no_journal_it_is_never_sure(tmp_path: Path) -> None:
     assert not glance.nothing_under_way(_url(path))
     assert path.read_text() == ""
     assert not glance.nothing_under_way(_url(tmp_path))
+
+
+def test_on_a_network_file_system_it_is_never_sure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The journal refuses to be opened there; a look that opened it all the same hid that."""
+    path = tmp_path / "journal.db"
+    MoveJournal.open(_url(path)).close()
+    assert glance.nothing_under_way(_url(path))
+    monkeypatch.setattr(glance, "filesystem_of", lambda directory: {tmp_path: "nfs4"}[directory])
+    assert not glance.nothing_under_way(_url(path))

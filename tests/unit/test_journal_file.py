@@ -36,7 +36,7 @@ from blockferry.storage_move.plan import LayerPlan
 from blockferry.storage_move.record import Record
 from blockferry.storage_move.request import SourcePolicy
 from blockferry.storage_move.switch.record import ConfigurationRecord, SwitchRecord
-from blockferry.store import Owner, schema, sqlite, upgrade
+from blockferry.store import Owner, journal_filesystem, schema, sqlite, upgrade
 
 pytestmark = pytest.mark.slow
 
@@ -266,13 +266,13 @@ nas:/var /var cifs rw 0 0
     ],
 )
 def test_network_file_systems_are_known(directory: str, kind: str, remote: bool) -> None:
-    assert sqlite.filesystem_in(MOUNTS, Path(directory)) == kind
-    assert sqlite.is_remote(kind) is remote
+    assert journal_filesystem.filesystem_in(MOUNTS, Path(directory)) == kind
+    assert journal_filesystem.is_remote(kind) is remote
 
 
 def test_this_file_system_is_known(tmp_path: Path) -> None:
     told = subprocess.run(["findmnt", "-nro", "FSTYPE", "-T", str(tmp_path)], capture_output=True, text=True)
-    assert sqlite.filesystem_of(tmp_path) == told.stdout.strip()
+    assert journal_filesystem.filesystem_of(tmp_path) == told.stdout.strip()
 
 
 # ------------------------------------------------------------ bad days

@@ -15,6 +15,12 @@ from blockferry.hosts.runner import LocalRunner, Runner, runner_for
 
 CLOSE_S = 1.0
 
+BEGUN_S = 0.1
+"""So long `prepare` waits for its thread to begin."""
+
+REFUSED_S = 2.0
+"""So long what `prepare` met counts as an answer."""
+
 
 class Host:
     """A host by its URI. `others`: the configured hosts, this one perhaps among them: they may reach its datastores."""
@@ -22,7 +28,9 @@ class Host:
     others: tuple[ConfiguredHost, ...] = ()
     may_ask: bool = True
     _connecting_since: float | None = None  # monotonic seconds
-    _refused: BlockferryError | None = None  # what `prepare` met: told to whoever asks first, not tried twice
+    # What `prepare` met, and when (monotonic seconds): told to whoever asks first and soon, not tried twice.
+    _refused: tuple[float, BlockferryError] | None = None
+    _closed: bool = False
 
     def __init__(self, uri: str, *, others: tuple[ConfiguredHost, ...] = (), may_ask: bool = True) -> None:
         """Nothing is opened yet. Raises UsageError for a URI whose files cannot be reached.
@@ -42,8 +50,8 @@ class Host:
         """An open connection. Raises HostUnreachable."""
         with self._lock:
             refused, self._refused = self._refused, None
-            if refused is not None:
-                raise refused
+            if self._connection is None and refused is not None and time.monotonic() - refused[0] < REFUSED_S:
+                raise refused[1]
             if self._connection is None or not self._connection.alive:
                 if self._connection is not None:
                     self._connection.close()
@@ -77,18 +85,23 @@ class Host:
         if self._connection is None:
             begun = threading.Event()
             threading.Thread(target=self._connect, args=(begun,), name="connect", daemon=True).start()
-            begun.wait()
+            begun.wait(BEGUN_S)  # longer only while somebody else is connecting already
 
     def _connect(self, begun: threading.Event) -> None:
         with self._lock:
             begun.set()  # whoever asks for the connection from now on waits for this one
-            if self._connection is not None:
+            self._refused = None
+            if self._connection is not None or self._closed:
                 return
             try:
-                made = self._connection = self._made()
+                made = self._made()
             except BlockferryError as error:
-                self._refused = error
+                self._refused = (time.monotonic(), error)
                 return
+            if self._closed:
+                made.close()
+                return
+            self._connection = made
         made.prepare_host_id()
 
     def expect(self, see: Callable[[Connection], None] | None) -> None:
@@ -115,7 +128,8 @@ class Host:
         return Control(self.connection, uuid, name)
 
     def close(self) -> None:
-        """Close the connection; one still being made, by a libvirt that hangs, is left to the end of the process."""
+        """Close the connection; one that is still being made in the background is closed once it is there."""
+        self._closed = True
         if not self._lock.acquire(timeout=CLOSE_S):
             return
         try:

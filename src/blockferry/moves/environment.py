@@ -81,6 +81,8 @@ class Environment:
 
     def nothing_under_way(self) -> bool:
         """Whether it is sure, without opening the journal, that no move in it is unfinished."""
+        if self._base is not None:
+            return self._base.nothing_under_way()
         with self._lock:
             unopened = self._journal is None
         return (

@@ -172,8 +172,13 @@ def _managed_save(old: FlatRecord) -> ManagedSaveRecord:
 
 
 def _targets(old: FlatRecord) -> list[str]:
-    """Every disk of which the record says anything."""
+    """Every disk of which the record says anything.
+
+    Those that are slowed come first, in the order in which they were: of disks that share a group, what the first of
+    them found is what its owner had (pace/throttle_rules.py, `shared`).
+    """
     named = (
+        old.throttled,
         old.layers_copied,
         old.copies,
         old.cold_copied,
@@ -183,7 +188,6 @@ def _targets(old: FlatRecord) -> list[str]:
         old.unverified,
         old.trimmed or (),
         old.trimmed_again or (),
-        old.throttled,
         old.partial,
         old.source_layers,
         old.dest_layers,
@@ -191,7 +195,7 @@ def _targets(old: FlatRecord) -> list[str]:
         old.folds,
         old.disks_before,
     )
-    return sorted({target for targets in named for target in targets})
+    return list(dict.fromkeys(target for targets in named for target in targets))
 
 
 def _disk(old: FlatRecord, target: str) -> DiskRecord:

@@ -7,6 +7,7 @@ import sqlite3
 from pathlib import Path
 from urllib.parse import quote
 
+from blockferry.store.journal_filesystem import filesystem_of, is_remote
 from blockferry.store.schema_version import VERSION
 
 _PREFIX = "sqlite:///"
@@ -16,7 +17,8 @@ _WAIT_S = 1.0
 def nothing_under_way(url: str) -> bool:
     """Whether it is sure that the journal of this URL (config.journal_url) has no job that is not over.
 
-    False for all that is not plain: another database, a schema of another version, a file that cannot be read. Then
+    False for all that is not plain: another database, a schema of another version, a file that cannot be read or lies
+    on a network file system, on which SQLite is not safe even for one who only looks. Then
     the journal itself is to be opened, which tells what is wrong. Changes nothing, raises nothing.
     """
     path = url.removeprefix(_PREFIX)
@@ -27,6 +29,8 @@ def nothing_under_way(url: str) -> bool:
     except FileNotFoundError:
         return True
     except OSError:
+        return False
+    if is_remote(filesystem_of(Path(path).parent)):
         return False
     try:
         with contextlib.closing(_opened(path)) as connection:

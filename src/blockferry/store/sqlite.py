@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import re
 import sqlite3
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
@@ -16,15 +14,10 @@ from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection, Engine
 
 from blockferry.base.errors import JournalFailed
+from blockferry.store.journal_filesystem import filesystem_of, is_remote
 
 BUSY_MS = 10_000
 """How long a writer waits for another one. Our transactions take milliseconds."""
-
-NETWORK_FILESYSTEMS = frozenset(
-    ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "gpfs", "lustre", "vboxsf")
-)
-_USER_SPACE = frozenset(("sshfs", "glusterfs", "ceph", "ceph-fuse", "rclone", "s3fs", "davfs"))  # after "fuse."
-"""Types, as in /proc/mounts, on which locks or shared memory do not do what SQLite's WAL needs."""
 
 NOT_READABLE = "you may not read and write it: run as root"
 
@@ -75,11 +68,6 @@ def file_at(path: Path, name: str) -> Path:
         except OSError as error:
             raise JournalFailed(name, f"it cannot be made ({error.strerror})") from error
     return path
-
-
-def is_remote(kind: str) -> bool:
-    """Whether a type of file system is known to be one over the network."""
-    return kind in NETWORK_FILESYSTEMS or (kind.startswith("fuse.") and kind[5:] in _USER_SPACE)
 
 
 def identity(path: Path) -> tuple[int, int] | None:
@@ -140,28 +128,3 @@ def _configure(connection: sqlite3.Connection, synchronous: str) -> None:
     """Tried again, because turning WAL on does not wait for a lock (only the first process ever needs to)."""
     for words in ("journal_mode=WAL", f"synchronous={synchronous}", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {words}").close()
-
-
-def filesystem_of(directory: Path) -> str:
-    """The type of the file system that holds a directory; empty when it cannot be told."""
-    try:
-        return filesystem_in(Path("/proc/self/mounts").read_text(errors="surrogateescape"), directory.resolve())
-    except OSError:
-        return ""
-
-
-def filesystem_in(mounts: str, directory: Path) -> str:
-    """The same, from the text of /proc/mounts (fstab(5)): the longest mount point wins, of equal ones the last."""
-    best, kind = -1, ""
-    for where, what in _mounts(mounts):
-        point = Path(where)
-        if (directory == point or point in directory.parents) and len(point.parts) >= best:
-            best, kind = len(point.parts), what
-    return kind
-
-
-def _mounts(text: str) -> Iterator[tuple[str, str]]:
-    for line in text.splitlines():
-        words = line.split(" ")
-        if len(words) >= 3:
-            yield re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), words[1]), words[2]
