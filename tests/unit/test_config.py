@@ -78,10 +78,10 @@ def test_the_file_of_the_former_name_is_read_before_the_one_of_todays(tmp_path: 
             ],
         ),
         (
-            '[hosts.kvm2]\nuri = "qemu+tls://kvm2.lan/system"\n[hosts.kvm3]\n[hosts.here]\nuri = "local"\n'
+            '[hosts.kvm2]\nuri = "qemu+ssh://kvm2.lan:2222/system"\n[hosts.kvm3]\n[hosts.here]\nuri = "local"\n'
             '[hosts.old]\nuri = "root@kvm9"',
             [
-                ("kvm2", "qemu+tls://kvm2.lan/system"),
+                ("kvm2", "qemu+ssh://kvm2.lan:2222/system"),
                 ("kvm3", "qemu+ssh://kvm3/system"),
                 ("here", "qemu:///system"),
                 ("old", "qemu+ssh://root@kvm9/system"),

@@ -22,6 +22,8 @@ from blockferry.hosts.configured_hosts import ConfiguredHost
 from blockferry.hosts.datastore_id import FileId, Mounted, SpaceId, SpaceKind
 from blockferry.hosts.helper import image_users, references
 from blockferry.hosts.helper import paths as helper_paths
+from blockferry.hosts.helper.program import reference_calls
+from blockferry.hosts.helper.program.mount_table import Mount
 from blockferry.hosts.host import Host
 from blockferry.hosts.host_facts import HostInventory, HostSight, may_reach
 from blockferry.hosts.host_inventory import Also
@@ -353,19 +355,101 @@ def test_a_host_that_hangs_is_given_up_after_the_limit(
 def test_a_host_that_is_configured_twice_is_one(site: PaperSite, tmp_path: Path) -> None:
     """By two URIs, and this host by a second one: libvirt's UUID tells."""
 
-    def other(directory: Path, uuid: str) -> PaperSite:
-        directory.mkdir()
-        found = PaperSite(directory)
-        found.connection._host_id = uuid
-        return found
-
-    hosts = [other(tmp_path / name, uuid) for name, uuid in (("b", "b" * 8), ("again", "b" * 8), ("own", HOST))]
+    hosts = [_site(tmp_path / name, uuid) for name, uuid in (("b", "b" * 8), ("again", "b" * 8), ("own", HOST))]
     site.others = tuple(configured(f"kvm{at}", host) for at, host in enumerate(hosts))
     sights = host_inventory.take_all(site, Also())
     assert [one.host.uuid for one in sights] == [HOST, "b" * 8]
     assert sights[1].host.name == "kvm0"
     for host in hosts:
         host.close()
+
+
+def test_two_machines_of_one_uuid_are_told(site: PaperSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cheap boards and clones have one. The second was taken for the first, and nobody looked at its VMs."""
+    twin = _site(tmp_path / "twin")
+    monkeypatch.setattr(twin.connection, "hostname", lambda: "kvm2.lan")
+    site.others = (configured("kvm2", twin),)
+    sights = host_inventory.take_all(site, Also())
+    assert [one.inventory is None for one in sights] == [False, True]
+    assert "libvirt's UUID of kvm2.lan is that of" in sights[1].problem
+    assert "`host_uuid`" in sights[1].problem
+    monkeypatch.setattr(twin.connection, "hostname", lambda: site.connection.hostname().partition(".")[0] + ".lan")
+    assert len(host_inventory.take_all(site, Also())) == 1, "the same machine, by another URI"
+    twin.close()
+
+
+def test_a_host_that_answers_late_makes_no_old_inventory(
+    site: PaperSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A VM that is defined while another host is waited for counts."""
+    other = _site(tmp_path / "other", "b" * 8)
+    define, late = threading.Event(), threading.Event()
+
+    def connected(_self: object) -> PaperSite:
+        define.set()
+        late.wait(60)
+        return other
+
+    monkeypatch.setattr(ConfiguredHost, "connected", connected)
+    monkeypatch.setattr(host_inventory, "FRESH_S", 0.0)
+    site.others = (configured("kvm2", other),)
+    taken = threading.Event()
+    take = host_inventory.take
+
+    def taking(one: Host, *words: object, **more: object) -> HostInventory:
+        found = take(one, *words, **more)  # type: ignore[arg-type]
+        if one is site and not taken.is_set():
+            taken.set()
+            site.define("web09", {"vda": tmp_path / "a"})
+            late.set()
+        return found
+
+    monkeypatch.setattr(host_inventory, "take", taking)
+    sights = host_inventory.take_all(site, Also())
+    assert sights[0].inventory is not None
+    assert [vm.name for vm in sights[0].inventory.vms] == ["web09"]
+    other.close()
+
+
+def _site(directory: Path, uuid: str = HOST) -> PaperSite:
+    directory.mkdir()
+    found = PaperSite(directory)
+    found.connection._host_id = uuid
+    return found
+
+
+def test_a_server_that_runs_vms_from_what_it_exports_reaches_it() -> None:
+    """Its own view is a local file system; a client's proof passed it by."""
+    server = there(seen("/srv/export/old.qcow2", kind="ext4", exported=True), mounted=Mounted("ext4", "/dev/sdb", "/"))
+    assert server.spaces is None
+    mine = own()
+    assert elsewhere(mine, HostSight(THERE_ID, server)) is None
+    named = there(
+        seen("/srv/export/old.qcow2", kind="ext4", exported=True),
+        vm=vm_of("/srv/export/old.qcow2"),
+        mounted=Mounted("ext4", "/dev/sdb", "/"),
+    )
+    assert "db01" in str(elsewhere(mine, HostSight(THERE_ID, named)))
+
+
+def test_what_is_exported_by_a_bind_mount_is_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The usual layout of NFSv4: VMs name /srv/images, /export/images is a bind mount of it."""
+    table = tmp_path / "etab"
+    table.write_text("/export/images\t10.0.0.0/8(rw,sync)\n")
+    monkeypatch.setattr(reference_calls, "EXPORTS", (str(table),))
+    mounts = {
+        "/": Mount(1, "8:1", "/", "ext4", "/dev/sda1", "rw"),
+        "/export/images": Mount(2, "8:1", "/export/images", "ext4", "/dev/sda1", "rw", "/srv/images"),
+    }
+    exports = reference_calls.Exports(mounts)
+
+    def held(path: str) -> bool:
+        return exports.hold(path, reference_calls.place_of(path, mounts))
+
+    assert held("/export/images/a.qcow2")
+    assert held("/srv/images/deep/a.qcow2")
+    assert not held("/srv/images2/a.qcow2")
+    assert not held("/srv/other/a.qcow2")
 
 
 @pytest.mark.parametrize(

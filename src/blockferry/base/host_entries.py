@@ -70,6 +70,8 @@ def _name_in(uri: str) -> str:
         raise ValueError(f"{uri!r} is no URI ({error})") from None
     if not parts.scheme:
         raise ValueError(f"{uri!r} is no URI")
+    if parts.scheme.partition("+")[2] in ("tls", "tcp"):
+        raise ValueError(f"{uri!r} gives no way to the host's files; write qemu+ssh://{name}/system")
     return name or LOCAL_NAME
 
 

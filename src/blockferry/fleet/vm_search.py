@@ -74,7 +74,7 @@ def host_of(
 
     `say`: hears, in words for people, which hosts could not be asked. `also`: hosts that nobody has listed; that one of
     them does not answer is not told: there need not be a libvirt on the machine where one types.
-    Raises VmNotFound, VmAmbiguous; HostUnreachable if no host answers.
+    Raises VmNotFound if all have answered, VmAmbiguous; what the first silent one met, if no other has it.
     """
     answers = ask_all([*hosts, *also], lambda _one, site: domain_list.vm(site.connection, vm).name)
     having = [one.one for one in answers if one.error is None]
@@ -86,8 +86,9 @@ def host_of(
             say(f"host {one.one.name} could not be asked for {vm}: {one.error.sentence}")
     if having:
         return having[0]
-    if silent and len(silent) == len(answers) and silent[0].error is not None:
-        raise silent[0].error
+    lost = next((one.error for one in silent if one.one not in also or len(silent) == len(answers)), None)
+    if lost is not None:
+        raise lost  # it may have it: that is no "not found"
     near = [name for one in answers if isinstance(one.error, VmNotFound) for name in one.error.nearest]
     asked = ", ".join(one.one.name for one in answers if one not in silent)
     raise VmNotFound(vm, f"the hosts {asked}", tuple(dict.fromkeys(near))[:3])

@@ -51,7 +51,8 @@ class ConfiguredHost:
                 raise self._failed[1]
             if self._host is None:
                 self._host = self._make(self.uri)
-            if self._attempt is None:
+            ended = self._attempt is not None and not self._attempt.thread.is_alive()
+            if self._attempt is None or (ended and self._attempt.error is not None):  # that was long ago
                 self._attempt = _Attempt(self._host)
             attempt, host = self._attempt, self._host
         attempt.thread.join(limit_s)

@@ -76,6 +76,8 @@ class HostInventory:
             return None
         if any(seen.error or seen.absent for seen in self.looked.paths.values()):
             return None  # what a VM names lies on something that is not mounted now, or does not answer
+        if any(seen.exported for seen in self.looked.paths.values()):
+            return None  # others reach it under this server's name, or another one
         found = set()
         for mounted in self.looked.mounted.values():
             if is_of_one_host(mounted.kind) or not holds_files(mounted.kind):
@@ -118,10 +120,13 @@ def may_reach(space: SpaceId | None, reached: frozenset[SpaceId] | None) -> bool
     """Whether a host that reaches these file systems may have a file of `space`, which others can have mounted.
 
     Only two names of a server, and what is not known, are doubts: one server may be mounted by a name and by an
-    address, so any other network file system may be this one. Another cluster's fsid is proof.
+    address, so any other network file system may be this one; and a server of NFS may stand on Ceph. Another cluster's
+    fsid is proof.
     """
     if space is None or reached is None:
         return reached is None or any(one.kind is SpaceKind.NETWORK for one in reached)
+    if space.kind is SpaceKind.NETWORK and any(one.kind is SpaceKind.CEPH for one in reached):
+        return True
     return any(one.shares_space(space) or one.kind is SpaceKind.NETWORK for one in reached)
 
 

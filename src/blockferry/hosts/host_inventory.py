@@ -23,6 +23,9 @@ from blockferry.hosts.runner import Runner
 TRIES = 3
 """So often we look again when an image vanishes meanwhile: it may have another name by now, which we have not seen."""
 
+FRESH_S = 2.0
+"""So old the inventory of this host may be once the others have answered; else it is taken again."""
+
 OTHERS_S = 180.0
 """A host other than the one where the files lie has so long to look at its VMs and images, once it is connected."""
 
@@ -41,29 +44,39 @@ def take_all(site: Host, also: Also) -> tuple[HostSight, ...]:
 
     The first is this host's, with what is `also` named. Of another host a failure is noted: one that cannot be reached
     is waited for as long as connecting may take (configured_hosts.CONNECT_S), beside everything else. A host that is
-    configured twice, or that is this one, is taken once. Raises for this host: HostUnreachable, LibvirtFailed.
+    configured twice, or that is this one, is taken once; two machines that bear one UUID are told, and count as not
+    asked. This host's is of the end of all that. Raises for this host: HostUnreachable, LibvirtFailed.
     """
-    own = site.connection.host_id()
+    own = HostId(site.uri, site.connection.host_id(), site.connection.hostname())
     others = [_Other(one, also, own) for one in site.others if one.uri != site.uri]
     for other in others:
         other.thread.start()
     first = take(site, also)
-    found = [HostSight(first.host, first)]
-    until = time.monotonic() + OTHERS_S
+    taken = time.monotonic()
+    found: list[HostSight] = []
+    names = {own.uuid: own.name}
     for other in others:
-        other.thread.join(max(0.0, until - time.monotonic()))
-        uuid = other.sight.host.uuid
-        if not uuid or all(one.host.uuid != uuid for one in found):
-            found.append(other.sight)
-    return tuple(found)
+        other.thread.join(max(0.0, taken + OTHERS_S - time.monotonic()))
+        sight = other.sight
+        if not sight.host.uuid:
+            found.append(sight)
+        elif sight.host.uuid not in names:
+            names[sight.host.uuid] = other.hostname
+            found.append(sight)
+        elif _machine(names[sight.host.uuid]) != _machine(other.hostname):
+            found.append(other.twin(names[sight.host.uuid]))
+    if time.monotonic() - taken > FRESH_S:
+        first = take(site, also)
+    return (HostSight(first.host, first), *found)
 
 
 class _Other:
     """Another host, looked at in a thread: one that does not answer holds up nothing but that."""
 
-    def __init__(self, other: ConfiguredHost, also: Also, own: str) -> None:
-        """`own`: the UUID of the host where the files lie, which is looked at already."""
+    def __init__(self, other: ConfiguredHost, also: Also, own: HostId) -> None:
+        """`own`: the host where the files lie, which is looked at already."""
         self._other, self._also, self._own = other, also, own
+        self.hostname = ""
         self._nobody = HostId(other.uri, "", other.name)
         self.sight = HostSight(self._nobody, problem=f"it did not answer within {OTHERS_S:g} s")
         self.thread = threading.Thread(target=self._look, name=f"inventory-{other.name}", daemon=True)
@@ -72,7 +85,8 @@ class _Other:
         try:
             site = self._other.connected()
             uuid = site.connection.host_id()
-            if uuid and uuid == self._own:
+            self.hostname = site.connection.hostname()
+            if uuid and uuid == self._own.uuid:
                 self.sight = HostSight(HostId(self._other.uri, uuid, self._other.name))
                 return
             found = take(site, Also(self._also.of_others.get(uuid, frozenset())))
@@ -80,6 +94,19 @@ class _Other:
             self.sight = HostSight(self._nobody, problem=error.sentence.rstrip("."))
         else:
             self.sight = HostSight(replace(found.host, name=self._other.name), found)
+
+    def twin(self, name: str) -> HostSight:
+        """The same host, which bears the UUID of `name`: whose VM is which, cannot be told."""
+        return HostSight(
+            self._nobody,
+            problem=f"libvirt's UUID of {self.hostname} is that of {name}, too: give each its own `host_uuid` in "
+            "/etc/libvirt/libvirtd.conf",
+        )
+
+
+def _machine(hostname: str) -> str:
+    """The name without its domain, which libvirt tells when DNS answers, and does not when it does not."""
+    return hostname.partition(".")[0]
 
 
 def take(site: Host, also: Also | None = None, *, listings: bool = True) -> HostInventory:

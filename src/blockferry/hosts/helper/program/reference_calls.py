@@ -80,16 +80,37 @@ def not_mounted(mounts: Mapping[str, Mount], wanted: Mapping[str, str]) -> dict[
 EXPORTS = ("/var/lib/nfs/etab", "/proc/fs/nfsd/exports")  # exportfs(8)'s own table, and what clients have asked for
 
 
-def exported() -> set[str]:
-    """The directories that this host gives to others by NFS, links followed."""
-    found = set()
-    for table in EXPORTS:
-        try:
-            with open(table, "rb") as lines:
-                found |= {os.path.realpath(unescaped(line.split()[0])) for line in lines if line.startswith(b"/")}
-        except OSError:
-            pass
-    return found
+class Exports:
+    """The directories that this host gives to others by NFS, links followed.
+
+    By their places in their file systems as well: what is exported is often a bind mount of what VMs name.
+    """
+
+    def __init__(self, mounts: Mapping[str, Mount]) -> None:
+        self._paths: set[str] = set()
+        for table in EXPORTS:
+            try:
+                with open(table, "rb") as lines:
+                    for line in lines:
+                        if line.startswith(b"/"):
+                            self._paths.add(os.path.realpath(unescaped(line.split()[0])))
+            except OSError:
+                pass
+        self._places = {place_of(path, mounts) for path in self._paths}
+
+    def hold(self, real: str, place: tuple[str, str]) -> bool:
+        """Whether a file of this real path and place lies in one of them."""
+        device, path = place
+        return any(one in self._paths for one in above(real)) or any(
+            (device, one) in self._places for one in above(path)
+        )
+
+
+def place_of(real: str, mounts: Mapping[str, Mount]) -> tuple[str, str]:
+    """The device of a file's file system, and where the file is in that: the same by whatever mount it is reached."""
+    point = next((one for one in above(real) if one in mounts), "")
+    mount = mounts.get(point, NOWHERE)
+    return mount.device, os.path.normpath(os.path.join(mount.root, os.path.relpath(real, point or "/")))
 
 
 def above(path: str) -> Iterator[str]:
@@ -101,7 +122,7 @@ def above(path: str) -> Iterator[str]:
     yield path
 
 
-def look(path: str, mounts: Mapping[str, Mount], missing_mounts: set[str], exports: set[str]) -> dict[str, Any]:
+def look(path: str, mounts: Mapping[str, Mount], missing_mounts: set[str], exports: Exports) -> dict[str, Any]:
     """What is at a path, links followed; of an absent one, what can be told of the place where it would be."""
     try:
         found = os.stat(path)
@@ -113,6 +134,7 @@ def look(path: str, mounts: Mapping[str, Mount], missing_mounts: set[str], expor
     real = os.path.realpath(path)
     point = next((one for one in above(real) if one in mounts), "")
     mount = mounts.get(point, NOWHERE)
+    place = place_of(real, mounts)
     return {
         "device": found.st_dev,
         "inode": found.st_ino,
@@ -120,10 +142,9 @@ def look(path: str, mounts: Mapping[str, Mount], missing_mounts: set[str], expor
         "size": found.st_size,
         "mtime_ns": found.st_mtime_ns,
         "filesystem": mount.kind,
-        "exported": any(one in exports for one in above(real)),
+        "exported": exports.hold(real, place),
         "capacity": space.f_blocks * space.f_frsize,
-        # Where it is in its file system: the same by whatever mount it is reached.
-        "place": [mount.device, os.path.normpath(os.path.join(mount.root, os.path.relpath(real, point or "/")))],
+        "place": [*place],
     }
 
 
@@ -299,7 +320,7 @@ def look_all(paths: list[str], directories: list[str], images: Sequence[str] = (
     missing = set(wanted_here) - set(mounts)
     skipped = {point for point, mount in mounts.items() if mount.kind in NO_IMAGES}
     until = time.monotonic() + SECONDS
-    exports = exported()
+    exports = Exports(mounts)
 
     def work(wanted: tuple[str, str]) -> dict[str, Any]:
         what, path = wanted
