@@ -51,8 +51,8 @@ def test_cut_while_the_vm_is_suspended(
 
 @pytest.mark.xfail(
     strict=False,
-    reason="a known fault: the guard on this side may resume the VM when the link is back, before it can be told that the "
-    "host's guard has done so, and ends a pause of the owner's (docs/design/host-guard.md)",
+    reason="a known fault: the guard on this side may resume the VM when the link is back, before it can be told that "
+    "the host's guard has done so, and ends a pause of the owner's (docs/design/host-guard.md)",
 )
 def test_an_owners_pause_after_that_stays(far: Host, far_line: FarLine, far_voyage: Voyage, ssd: Datastore) -> None:
     """The guard on this side cannot know what happened beyond the link: it asks before it resumes the VM."""
