@@ -37,25 +37,36 @@ class FleetClient(LocalClient):
     def listen(self, say: Callable[[str], None]) -> None:
         """See Client."""
         super().listen(say)
-        for client in self._clients.values():
+        for client in self._made():
             client.listen(say)
 
     def close(self) -> None:
         """See Client."""
-        for client in self._clients.values():
+        for client in self._made():
             client.close()
         super().close()
 
     # ------------------------------------------------------------ which host
 
+    def _made(self) -> tuple[LocalClient, ...]:
+        with self._clients_lock:
+            return tuple(self._clients.values())
+
+    def _here(self) -> LocalClient:
+        """The client of the configuration's own `uri`."""
+        return LocalClient(self._env.config, self._env)
+
+    def _listed(self, uri: str) -> ConfiguredHost | None:
+        return next((one for one in self._env.hosts if one.uri == uri), None)
+
     def _own(self) -> tuple[ConfiguredHost, ...]:
         """The host of the configuration's own `uri`, which a user need not list; () when it is listed."""
-        return () if any(one.uri == self._env.uri for one in self._env.hosts) else (self._env.own,)
+        return (self._env.own,) if self._listed(self._env.uri) is None else ()
 
     def _client_at(self, one: ConfiguredHost) -> LocalClient:
         """The client of one host, made once. Raises HostUnreachable, UsageError."""
         if one.uri == self._env.uri:
-            return LocalClient(self._env.config, self._env)
+            return self._here()
         with self._clients_lock:
             if one.uri not in self._clients:
                 env = Environment(replace(self._env.config, uri=one.uri), self._env)
@@ -69,8 +80,8 @@ class FleetClient(LocalClient):
 
     def _of_plan(self, summary: MoveSummary) -> LocalClient:
         """The client of the host that a move belongs to, as far as its URI tells; who runs it asks for the UUID."""
-        found = next((one for one in self._env.hosts if one.uri == summary.plan.uri), None)
-        return LocalClient(self._env.config, self._env) if found is None else self._client_at(found)
+        found = self._listed(summary.plan.uri)
+        return self._here() if found is None else self._client_at(found)
 
     def _of_move(self, move: str) -> LocalClient:
         """The client of the host of a move; of one that was planned here also while the journal is away."""
@@ -137,16 +148,18 @@ class FleetClient(LocalClient):
 
     def _each_host(self, ask: Callable[[LocalClient], Sequence[MoveSummary]]) -> tuple[MoveSummary, ...]:
         """Moves that nobody runs, each told by its own host. A host that does not answer is left out."""
+        if self._env.nothing_under_way():  # each command asks: most need no journal for it
+            return ()
         left = [one for one in self._env.journal.unfinished() if not one.owner_alive]
         found: dict[str, MoveSummary] = {}
         for uri in dict.fromkeys(one.plan.uri for one in left):
-            host = next((one for one in self._env.hosts if one.uri == uri), None)
+            host = self._listed(uri)
             if host is not None:
                 try:
                     host.connected()
                 except BlockferryError:
                     continue
-            client = LocalClient(self._env.config, self._env) if host is None else self._client_at(host)
+            client = self._here() if host is None else self._client_at(host)
             found.update({one.id: one for one in ask(client)})
         return tuple(sorted(found.values(), key=lambda one: (one.created, one.id)))
 
@@ -154,7 +167,7 @@ class FleetClient(LocalClient):
 
     def restorable(self, vm_or_path: str, *, compare: bool | None = None) -> Restore:
         """See Client. A path is one of the host of the configuration's `uri`."""
-        client = LocalClient(self._env.config, self._env) if "/" in vm_or_path else self._of_vm(vm_or_path)
+        client = self._here() if "/" in vm_or_path else self._of_vm(vm_or_path)
         agreed = client.restorable(vm_or_path, compare=compare)
         self._restoring = (agreed, client)
         return agreed

@@ -17,6 +17,7 @@ from blockferry.host_move.host_record import HostMoveRecord
 from blockferry.host_move.host_request import HostMoveRequest
 from blockferry.hosts.host import Host
 from blockferry.jobs.outcome import Wanted
+from blockferry.safety.shared_directory import SharedDirectories
 from blockferry.storage_move.move_journal import MoveJournal
 
 
@@ -25,7 +26,7 @@ def main(url: str, what: str, *words: str) -> dict[str, object]:
     if what == "plan":
         source, dest = Host(words[0]), Host(words[1])
         request = msgspec.json.decode(words[2], type=HostMoveRequest)
-        plan = planning.plan(request, source, dest)
+        plan = planning.plan(request, source, dest, SharedDirectories())
         journal.add(plan, HostMoveRecord(bandwidth=request.bandwidth), words[2], "test")
         return {"id": plan.move, "staying": list(plan.staying), "disks": [one.dest for one in plan.disks]}
     if what == "cancel":

@@ -26,7 +26,7 @@ from blockferry.jobs.outcome import Outcome, Wanted
 from blockferry.jobs.record import JobRecord
 from blockferry.jobs.summary import JobProgress, JobReport, JobSummary
 from blockferry.store import Journal, LeaseKeeper
-from blockferry.store.kind import Head, JobRow
+from blockferry.store.kind import Head
 
 point = KillPoints("box-named", "box-copied", "box-removed", "box-taken-back", "boxes-done")
 
@@ -61,6 +61,7 @@ class BoxSummary(JobSummary[BoxPlan, BoxRecord, JobProgress, BoxReport]):
 class BoxKind(JobKind[BoxPlan, BoxRecord, JobProgress, BoxReport, BoxSummary]):
     name = "boxes"
     plan_type, record_type, progress_type, report_type = BoxPlan, BoxRecord, JobProgress, BoxReport
+    summary_type = BoxSummary
 
     def read_plan(self, text: str) -> BoxPlan:
         found = msgspec.json.decode(text)
@@ -70,13 +71,6 @@ class BoxKind(JobKind[BoxPlan, BoxRecord, JobProgress, BoxReport, BoxSummary]):
 
     def head(self, plan: BoxPlan) -> Head:
         return Head(plan.job, plan.source[-36:], Path(plan.source).name)  # one job for each shelf
-
-    def summary(self, row: JobRow[BoxPlan, BoxRecord, JobProgress, BoxReport]) -> BoxSummary:
-        return BoxSummary(
-            id=row.id, plan=row.plan, record=row.record, progress=row.progress, created=row.created,
-            finished=row.finished, owner=row.owner, owner_alive=row.owner_alive, parked=row.parked, report=row.report,
-            deaths=row.deaths,
-        )  # fmt: skip
 
 
 class BoxJournal(Journal[BoxPlan, BoxRecord, JobProgress, BoxReport, BoxSummary]):

@@ -444,7 +444,7 @@ def test_what_is_exported_by_a_bind_mount_is_exported(tmp_path: Path, monkeypatc
     exports = reference_calls.Exports(mounts)
 
     def held(path: str) -> bool:
-        return exports.hold(path, reference_calls.place_of(path, mounts))
+        return exports.hold(path, reference_calls.place_in(reference_calls.mount_of(path, mounts), path))
 
     assert held("/export/images/a.qcow2")
     assert held("/srv/images/deep/a.qcow2")

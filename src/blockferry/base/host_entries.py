@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 LOCAL_NAME = "local"
 LOCAL_URI = "qemu:///system"
 
-_NAME = re.compile(r"(?:[\w.-]+@)?[\w](?:[\w.-]*[\w])?")
+_NAME = re.compile(r"\w(?:[\w.-]*\w)?")
+_USER_AND_NAME = re.compile(rf"(?:[\w.-]+@)?{_NAME.pattern}")
 """A host as ssh takes it: kvm2, root@kvm2.example.com, 192.0.2.7. An option or a path is none."""
 
 
@@ -32,7 +33,7 @@ def entry_of(text: str) -> HostEntry:
         return HostEntry(LOCAL_NAME, LOCAL_URI)
     if "://" in text:
         return HostEntry(_name_in(text), text)
-    if not _NAME.fullmatch(text):
+    if not _USER_AND_NAME.fullmatch(text):
         raise ValueError(f'{text!r} is no name of a host; write "kvm2", or a URI like "qemu+ssh://root@kvm2/system"')
     return HostEntry(text.rpartition("@")[2], f"qemu+ssh://{text}/system")
 
@@ -81,7 +82,7 @@ def _of_table(name: str, table: object) -> HostEntry:
     unknown = next((key for key in table if key != "uri"), None)
     if unknown is not None:
         raise ValueError(f"{name}: unknown key {unknown!r}; a host has only uri")
-    if not re.fullmatch(r"\w(?:[\w.-]*\w)?", name):
+    if not _NAME.fullmatch(name):
         raise ValueError(f"{name!r} is no name of a host: letters, digits, dots, - and _ only")
     uri = _text(table["uri"]) if "uri" in table else entry_of(name).uri
     if "://" not in uri:

@@ -24,10 +24,9 @@ class LazyModule:
         self._name = name
 
     def __getattr__(self, attribute: str) -> Any:
-        value = getattr(importlib.import_module(self._name), attribute)
-        if not attribute.startswith("__"):
-            return value
-        raise AttributeError(attribute)
+        if attribute.startswith("__"):  # asked by whoever looks at an object, and no use of the module
+            raise AttributeError(attribute)
+        return getattr(importlib.import_module(self._name), attribute)
 
     def __repr__(self) -> str:
         return f"<module {self._name!r}, loaded when it is used>"

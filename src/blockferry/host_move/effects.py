@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import getpass
 import posixpath
-import socket
 import time
 from collections.abc import Callable
 from dataclasses import replace
-
-import msgspec
 
 from blockferry.base.errors import FileExists
 from blockferry.base.units import format_size
@@ -20,6 +16,7 @@ from blockferry.host_move.host_observation import HostObservation
 from blockferry.host_move.host_plan import TravellingDisk
 from blockferry.host_move.host_record import HostMoveRecord
 from blockferry.host_move.points import point
+from blockferry.hosts import fingerprint
 from blockferry.hosts.helper import files
 from blockferry.hosts.images import qemu_img
 from blockferry.hosts.kept import Kept, KeptFingerprint
@@ -28,7 +25,7 @@ from blockferry.hosts.libvirt.migration import Migration, MigrationOrder
 from blockferry.hosts.qemu_user import HOME_MODE
 from blockferry.jobs.action import Action, Await
 from blockferry.safety import proof
-from blockferry.storage_move.destination.effects import MARKER, is_somebody_s, marked_by
+from blockferry.storage_move.destination.effects import MARKER, is_somebody_s, marked_by, write_marker
 
 STOPPING_S = 5.0
 """So long an abort is waited for before the next look."""
@@ -87,6 +84,9 @@ def make_image(context: HostMoveContext, record: HostMoveRecord, disk: Travellin
             continue
         if one not in record.created or marked_by(runner, one) != context.plan.move or is_somebody_s(runner, one):
             raise FileExists(one)
+        if one == path:
+            context.check()
+            files.remove_file(runner, path)  # of an attempt before
     home = posixpath.dirname(disk.dest)
     fresh = [one for one in (path, disk.dest) if one not in record.created]
     if files.stat_one(runner, home) is None:
@@ -96,28 +96,20 @@ def make_image(context: HostMoveContext, record: HostMoveRecord, disk: Travellin
     files.make_directory(runner, home, HOME_MODE)
     point("image-named")
     context.check()
-    files.remove_file(runner, path)
-    _write_marker(context, path, made=False)
+    _mark_image(context, path, made=False)
     preallocation: qemu_img.Preallocation = "falloc" if disk.thick else "off"
     qemu_img.create(runner, path, disk.format, disk.virtual_size, preallocation=preallocation)
-    _write_marker(context, path, made=True)
+    _mark_image(context, path, made=True)
     point("image-made")
     context.save(replace(record, made=(*record.made, disk.target)))
 
 
-def _write_marker(context: HostMoveContext, path: str, *, made: bool) -> None:
-    """Say beside a file whose it is, as a storage move does; once it is made, also which file."""
-    found = files.stat_one(context.dest.runner, path) if made else None
-    words = {
-        "what": "being made by blockferry; `blockferry orphans` tells more",
-        "move": context.plan.move,
-        "vm": context.plan.vm,
-        "journal": context.journal,
-        "by": f"{getpass.getuser()}@{socket.gethostname()}",
-        "inode": "" if found is None else str(found.inode),
-    }
-    data = msgspec.json.format(msgspec.json.encode(words)) + b"\n"
-    files.write_file(context.dest.runner, path + MARKER, data, 0o644)
+def _mark_image(context: HostMoveContext, path: str, *, made: bool) -> None:
+    """Say beside a file whose it is; once it is made, also which file."""
+    plan = context.plan
+    write_marker(
+        context.dest.runner, path, move=plan.move, vm=plan.vm, journal=context.journal, made=path if made else None
+    )
 
 
 # ------------------------------------------------------------ a running VM
@@ -173,7 +165,7 @@ def run_at_source(context: HostMoveContext, record: HostMoveRecord) -> None:
     """The guest goes on where it stopped; nothing of it is at the destination."""
     plan = context.plan
     context.check()
-    migration.resume(context.source.connection, plan.uuid, plan.vm)
+    context.source.control(plan.uuid, plan.vm).resume()
     point("source-resumed")
     context.tell("action", f"{plan.vm} runs on at {plan.host_name}")
 
@@ -194,7 +186,7 @@ def _copy(context: HostMoveContext, record: HostMoveRecord, disk: TravellingDisk
 def source_print(context: HostMoveContext, disk: TravellingDisk) -> str:
     """What tells whether a source image was written to: "" when it is not there."""
     found = files.fingerprint(context.source.runner, disk.source)
-    return "" if found is None else f"{found.inode} {found.size} {found.mtime_ns}"
+    return "" if found is None else fingerprint.of(found.inode, found.size, found.mtime_ns)
 
 
 def define_barred(context: HostMoveContext, record: HostMoveRecord) -> None:
@@ -267,7 +259,7 @@ def run_at_destination(context: HostMoveContext, record: HostMoveRecord) -> None
     plan = context.plan
     point("resuming")
     context.check()
-    resumed = migration.resume(context.dest.connection, plan.uuid, plan.vm)
+    resumed = context.dest.control(plan.uuid, plan.vm).resume()
     now = time.monotonic()
     call = context.migration
     if resumed and call is not None and call.switched_at is not None:

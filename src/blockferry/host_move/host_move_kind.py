@@ -8,7 +8,7 @@ from blockferry.host_move.host_plan import PLAN_VERSION, HostMovePlan
 from blockferry.host_move.host_record import HostMoveRecord
 from blockferry.host_move.host_summary import HostMoveProgress, HostMoveReport, HostMoveSummary
 from blockferry.jobs.job_kind import JobKind
-from blockferry.store.kind import Head, JobRow, Listed, NewerPlan, Place
+from blockferry.store.kind import Head, Listed, NewerPlan, Place
 
 
 class HostMoveKind(JobKind[HostMovePlan, HostMoveRecord, HostMoveProgress, HostMoveReport, HostMoveSummary]):
@@ -19,6 +19,7 @@ class HostMoveKind(JobKind[HostMovePlan, HostMoveRecord, HostMoveProgress, HostM
     record_type = HostMoveRecord
     progress_type = HostMoveProgress
     report_type = HostMoveReport
+    summary_type = HostMoveSummary
 
     def read_plan(self, text: str) -> HostMovePlan:
         found = msgspec.json.decode(text, type=HostMovePlan)
@@ -34,18 +35,3 @@ class HostMoveKind(JobKind[HostMovePlan, HostMoveRecord, HostMoveProgress, HostM
         found = [Place("destination", disk.datastore) for disk in plan.disks]
         found += [Place("source", disk.source_datastore) for disk in plan.disks if disk.source_datastore]
         return Listed(tuple(dict.fromkeys(found)))
-
-    def summary(self, row: JobRow[HostMovePlan, HostMoveRecord, HostMoveProgress, HostMoveReport]) -> HostMoveSummary:
-        return HostMoveSummary(
-            id=row.id,
-            plan=row.plan,
-            record=row.record,
-            progress=row.progress,
-            created=row.created,
-            finished=row.finished,
-            owner=row.owner,
-            owner_alive=row.owner_alive,
-            parked=row.parked,
-            report=row.report,
-            deaths=row.deaths,
-        )

@@ -16,12 +16,14 @@ from blockferry.hosts.images import qemu_img
 from blockferry.hosts.images.qemu_img import ChainImage
 from blockferry.hosts.inventory import Datastore, Disk, PowerState, Vm, datastore_of
 from blockferry.hosts.libvirt import domain_list, pools
+from blockferry.safety.shared_directory import SharedDirectories
 
-PROBE = ".blockferry-probe-"
 
+def plan(request: HostMoveRequest, source: Host, dest: Host, directories: SharedDirectories) -> HostMovePlan:
+    """Decide what is to be done. `directories`: what the session has proven of them.
 
-def plan(request: HostMoveRequest, source: Host, dest: Host) -> HostMovePlan:
-    """Decide what is to be done. Raises Refused with all reasons, VmNotFound, HostUnreachable, UsageError."""
+    Raises Refused with all reasons, VmNotFound, HostUnreachable, UsageError.
+    """
     vm = domain_list.vm(source.connection, request.vm)
     reasons: list[tuple[str, str]] = []
     if source.connection.host_id() == dest.connection.host_id():
@@ -38,7 +40,7 @@ def plan(request: HostMoveRequest, source: Host, dest: Host) -> HostMovePlan:
         if disk.source is None:
             continue
         wanted = request.disks.get(disk.target, "")
-        if not wanted and _shared(disk, source, dest):
+        if not wanted and _shared(disk, source, dest, directories):
             staying.append(disk.target)
             reasons += support_rules.cached(vm, disk)
         elif not support_rules.travels(disk):
@@ -112,24 +114,20 @@ def _images(vm: Vm, source: Host) -> dict[str, tuple[ChainImage, ...]]:
     }
 
 
-def _shared(disk: Disk, source: Host, dest: Host) -> bool:
-    """Whether both hosts have the same file at this path: a file made beside it on one is seen by the other.
+def _shared(disk: Disk, source: Host, dest: Host, directories: SharedDirectories) -> bool:
+    """Whether both hosts have the same file at this path: their directories are one, by proof.
 
-    A name proves nothing, and a host that cannot write there proves nothing either. A medium that cannot be written
-    beside (an ISO) counts when the file is equal.
+    A host that cannot write there proves nothing. A medium that cannot be written beside (an ISO) counts when the file
+    is equal.
     """
     path = None if disk.source is None else disk.source.path
     if path is None or disk.source is None or disk.source.kind != "file":
         return False
     if files.stat_one(source.runner, path) is None or files.stat_one(dest.runner, path) is None:
         return False
-    probe = posixpath.join(posixpath.dirname(path), PROBE + secrets.token_hex(8))
+    directory = posixpath.dirname(path)
     try:
-        files.write_file(source.runner, probe, probe.encode())
-        try:
-            return files.is_there(dest.runner, probe) and files.read_file(dest.runner, probe) == probe.encode()
-        finally:
-            files.remove_file(source.runner, probe)
+        return directories.same(source, directory, dest, directory)
     except BlockferryError:
         return disk.device == "cdrom" and files.digest(source.runner, path) == files.digest(dest.runner, path)
 

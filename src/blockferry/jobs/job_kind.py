@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from blockferry.jobs.outcome import Outcome, Wanted
 from blockferry.jobs.record import JobRecord
 from blockferry.jobs.summary import JobProgress, JobReport, JobSummary
-from blockferry.store.kind import Kind
+from blockferry.store.kind import JobRow, Kind
 
 PlanT = TypeVar("PlanT")
 RecordT = TypeVar("RecordT", bound=JobRecord)
@@ -18,7 +18,9 @@ SummaryT = TypeVar("SummaryT", bound=JobSummary[Any, Any, Any, Any])
 
 
 class JobKind(Kind[PlanT, RecordT, ProgressT, ReportT, SummaryT]):
-    """A kind of job. What is left to say: its name, its types, the head of a plan, the summary."""
+    """A kind of job. What is left to say: its name, its types, the head of a plan."""
+
+    summary_type: type[SummaryT]
 
     def wishes(self, record: RecordT) -> tuple[str, int]:
         return record.wanted.value, record.bandwidth
@@ -31,3 +33,18 @@ class JobKind(Kind[PlanT, RecordT, ProgressT, ReportT, SummaryT]):
 
     def first_progress(self, now: float) -> ProgressT:
         return self.progress_type(updated=now)
+
+    def summary(self, row: JobRow[PlanT, RecordT, ProgressT, ReportT]) -> SummaryT:
+        return self.summary_type(
+            id=row.id,
+            plan=row.plan,
+            record=row.record,
+            progress=row.progress,
+            created=row.created,
+            finished=row.finished,
+            owner=row.owner,
+            owner_alive=row.owner_alive,
+            parked=row.parked,
+            report=row.report,
+            deaths=row.deaths,
+        )

@@ -11,7 +11,6 @@ import posixpath
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import tenacity
 
@@ -30,9 +29,6 @@ from blockferry.hosts.path_identity import PathSeen, same_file, same_file_of_hos
 from blockferry.hosts.runner import Runner
 from blockferry.safety import file_references
 from blockferry.safety.file_references import FileReferences
-
-if TYPE_CHECKING:  # it loads SQLAlchemy, which a listing does without
-    pass
 
 PATIENCE_S = 10.0
 """For how long somebody who only looks at a file (a listing, a backup's scan) is waited for."""

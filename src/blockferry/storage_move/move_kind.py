@@ -12,7 +12,7 @@ from blockferry.storage_move import old_fingerprints, old_record
 from blockferry.storage_move.plan import PLAN_VERSION, Plan
 from blockferry.storage_move.record import Record
 from blockferry.storage_move.summary import MoveSummary, Progress, Report
-from blockferry.store.kind import Head, JobRow, Left, Listed, NewerPlan, PartialCopy, Place, Prints
+from blockferry.store.kind import Head, Left, Listed, NewerPlan, PartialCopy, Place, Prints
 
 
 class MoveKind(JobKind[Plan, Record, Progress, Report, MoveSummary]):
@@ -23,6 +23,7 @@ class MoveKind(JobKind[Plan, Record, Progress, Report, MoveSummary]):
     record_type = Record
     progress_type = Progress
     report_type = Report
+    summary_type = MoveSummary
 
     def read_plan(self, text: str) -> Plan:
         found = msgspec.json.decode(text, type=Plan)
@@ -35,21 +36,6 @@ class MoveKind(JobKind[Plan, Record, Progress, Report, MoveSummary]):
 
     def head(self, plan: Plan) -> Head:
         return Head(plan.move, plan.uuid, plan.vm, plan.host, plan.host_name, plan.uri)
-
-    def summary(self, row: JobRow[Plan, Record, Progress, Report]) -> MoveSummary:
-        return MoveSummary(
-            id=row.id,
-            plan=row.plan,
-            record=row.record,
-            progress=row.progress,
-            created=row.created,
-            finished=row.finished,
-            owner=row.owner,
-            owner_alive=row.owner_alive,
-            parked=row.parked,
-            report=row.report,
-            deaths=row.deaths,
-        )
 
     def listed(self, plan: Plan) -> Listed:
         reused = [disk.reused for disk in plan.disks if disk.reused is not None]

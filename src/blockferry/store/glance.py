@@ -18,8 +18,8 @@ def nothing_under_way(url: str) -> bool:
     """Whether it is sure that the journal of this URL (config.journal_url) has no job that is not over.
 
     False for all that is not plain: another database, a schema of another version, a file that cannot be read or lies
-    on a network file system, on which SQLite is not safe even for one who only looks. Then
-    the journal itself is to be opened, which tells what is wrong. Changes nothing, raises nothing.
+    on a network file system, on which SQLite is not safe even for one who only looks. Then the journal itself is to be
+    opened, which tells what is wrong. Changes nothing, raises nothing.
     """
     path = url.removeprefix(_PREFIX)
     if path == url or not path.startswith("/") or "?" in path:

@@ -17,7 +17,7 @@ from blockferry.hosts.host import Host
 from blockferry.hosts.host_traits import CpuAnswer, CpuVerdict
 from blockferry.hosts.inventory import Datastore, Disk, Vm
 from blockferry.hosts.libvirt import capabilities, domain_list, needs_xml
-from blockferry.hosts.neighbour_facts import ClockSeen, PortTrial
+from blockferry.hosts.neighbour_facts import ClockSeen
 from blockferry.hosts.path_facts import PathFacts
 from blockferry.hosts.vm_needs import Presence, VmNeeds
 from blockferry.storage_move.destination import datastore_places
@@ -41,14 +41,16 @@ def gather(source: Host, destination: Host, name: str, asked: Asked) -> Facts:
     vm = _vm(source, name)
     here, there = source.connection, destination.connection
     needs = needs_xml.of_vm(here, vm.uuid)
-    ours, theirs = capabilities.traits(here, source.uri), capabilities.traits(there, destination.uri)
+    our_capabilities, their_capabilities = capabilities.of_host(here), capabilities.of_host(there)
+    ours = capabilities.traits(here, source.uri, our_capabilities)
+    theirs = capabilities.traits(there, destination.uri, their_capabilities)
     facts = Facts(
         vm=vm,
         needs=needs,
         source=ours,
         destination=theirs,
-        hypervisor=capabilities.hypervisor(there, needs),
-        cpu=_cpu(source, destination, vm, needs),
+        hypervisor=capabilities.hypervisor(there, needs, their_capabilities),
+        cpu=_cpu(source, destination, vm, needs, our_capabilities),
     )
     if ours.host.uuid == theirs.host.uuid:
         return facts
@@ -58,7 +60,9 @@ def gather(source: Host, destination: Host, name: str, asked: Asked) -> Facts:
     conf = neighbours.qemu_conf(destination.runner)
     span = (int(conf.get("migration_port_min", PORTS[0])), int(conf.get("migration_port_max", PORTS[1])))
     names = neighbours.names(destination.runner)
-    trial = _ports(source, destination, asked.address or names.name, span) if vm.state.active else None
+    trial = None
+    if vm.state.active:
+        trial = neighbours.try_ports(source.runner, destination.runner, asked.address or names.name, span)
     return replace(
         facts,
         running_qemu=_running(source, vm),
@@ -98,7 +102,7 @@ def _running(source: Host, vm: Vm) -> tuple[int, int, int] | None:
     return qemu_process.program_of(source.runner, source.uri, vm.name, vm.uuid).version
 
 
-def _cpu(source: Host, destination: Host, vm: Vm, needs: VmNeeds) -> CpuVerdict:
+def _cpu(source: Host, destination: Host, vm: Vm, needs: VmNeeds, our_capabilities: str) -> CpuVerdict:
     """The destination's verdict on the VM's CPU; on the source's own, where the guest sees that.
 
     A VM that is off gets the destination's own CPU at its next start, where its XML asks for the host's.
@@ -106,7 +110,7 @@ def _cpu(source: Host, destination: Host, vm: Vm, needs: VmNeeds) -> CpuVerdict:
     if needs.cpu_mode in ("host-passthrough", "maximum"):
         if not vm.state.active:
             return CpuVerdict(CpuAnswer.NOT_ASKED)
-        wanted = capabilities.hypervisor(source.connection, needs).host_cpu
+        wanted = capabilities.hypervisor(source.connection, needs, our_capabilities).host_cpu
         if not wanted:
             return CpuVerdict(CpuAnswer.UNKNOWN, "the source's libvirt does not tell its own CPU")
         return capabilities.compare_cpu(destination.connection, needs, wanted)
@@ -157,10 +161,6 @@ def _clock(source: Host, destination: Host) -> ClockSeen:
     """The destination's clock against the source's, by way of ours."""
     one, other = neighbours.clock(source.runner), neighbours.clock(destination.runner)
     return ClockSeen(other.ahead - one.ahead, one.doubt + other.doubt)
-
-
-def _ports(source: Host, destination: Host, address: str, span: tuple[int, int]) -> PortTrial:
-    return neighbours.try_ports(source.runner, destination.runner, address, span)
 
 
 def peer(source: Host, uri: str) -> PeerTrial:

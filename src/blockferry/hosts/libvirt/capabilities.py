@@ -8,6 +8,7 @@ from lxml import etree
 from blockferry.base.errors import LibvirtFailed
 from blockferry.hosts.host_traits import CpuAnswer, CpuVerdict, HostTraits, Hypervisor, NumaNode
 from blockferry.hosts.identity import HostId
+from blockferry.hosts.libvirt import security_model
 from blockferry.hosts.libvirt.connection import Connection
 from blockferry.hosts.vm_needs import VmNeeds
 
@@ -21,14 +22,19 @@ _ANSWERS = {
 }
 
 
-def traits(connection: Connection, uri: str) -> HostTraits:
-    """A host as libvirt describes it now. Raises HostUnreachable, LibvirtFailed."""
+def of_host(connection: Connection) -> str:
+    """A host's capabilities, XML. libvirt may look at every QEMU of the host before it answers, so ask once."""
+    with connection.doing("tell its capabilities"):
+        return str(connection.raw.getCapabilities())
+
+
+def traits(connection: Connection, uri: str, capabilities: str) -> HostTraits:
+    """A host as libvirt describes it now. `capabilities`: see `of_host`. Raises HostUnreachable, LibvirtFailed."""
     version, qemu = connection.versions()
-    hostname = connection.hostname()
+    hostname, node = connection.hostname(), connection.node()
+    root = etree.fromstring(capabilities.encode())
     with connection.doing("tell what its host has"):
         raw = connection.raw
-        root = etree.fromstring(raw.getCapabilities().encode())
-        stats = raw.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS, 0)
         networks = {str(one.name()): bool(one.isActive()) for one in raw.listAllNetworks(0)}
         vms = {str(one.UUIDString()): str(one.name()) for one in raw.listAllDomains(0)}
     return HostTraits(
@@ -36,12 +42,12 @@ def traits(connection: Connection, uri: str) -> HostTraits:
         hostname=hostname,
         libvirt=version,
         qemu=qemu,
-        memory=int(stats.get("total", 0)) * _KIB,
-        memory_free=sum(int(stats.get(one, 0)) for one in ("free", "buffers", "cached")) * _KIB,
+        memory=node.memory,
+        memory_free=node.memory_free or 0,
         cpus=frozenset(int(one.get("id", "0")) for one in root.iterfind("./host/topology/cells/cell/cpus/cpu")),
         nodes=tuple(_node(connection, one) for one in root.iterfind("./host/topology/cells/cell")),
         security=frozenset(text for one in root.iterfind("./host/secmodel/model") if (text := one.text or "")),
-        qemu_user=_dac(root),
+        qemu_user=security_model.base_label(root),
         networks=networks,
         vms=vms,
     )
@@ -60,18 +66,8 @@ def _node(connection: Connection, cell: etree._Element) -> NumaNode:
     return NumaNode(number, frozenset(int(one.get("id", "0")) for one in cell.iterfind("./cpus/cpu")), free)
 
 
-def _dac(root: etree._Element) -> str:
-    for model in root.iterfind("./host/secmodel"):
-        if model.findtext("model") == "dac":
-            labels = {label.get("type"): label.text for label in model.iterfind("baselabel")}
-            return labels.get("kvm") or labels.get("qemu") or ""
-    return ""
-
-
-def hypervisor(connection: Connection, needs: VmNeeds) -> Hypervisor:
-    """What the host's emulator can do for such a VM. Raises HostUnreachable."""
-    with connection.doing("tell its capabilities"):
-        capabilities = str(connection.raw.getCapabilities())
+def hypervisor(connection: Connection, needs: VmNeeds, capabilities: str) -> Hypervisor:
+    """What the host's emulator can do for such a VM. `capabilities`: see `of_host`. Raises HostUnreachable."""
     known = machines(capabilities, needs.arch)
     try:
         with connection.doing("tell what its emulator can do"):

@@ -143,16 +143,6 @@ def set_bandwidth(connection: Connection, uuid: str, name: str, bytes_per_s: int
         domain.migrateSetMaxSpeed(max(1, bytes_per_s // MiB) if bytes_per_s else most, 0)
 
 
-def resume(connection: Connection, uuid: str, name: str) -> bool:
-    """Let the guest run. False when it was running already."""
-    with connection.doing(f"resume VM {name}"):
-        domain = connection.raw.lookupByUUIDString(uuid)
-        if domain_list.power_state(domain)[0] is not PowerState.PAUSED:
-            return False
-        domain.resume()
-        return True
-
-
 def end_instance(connection: Connection, uuid: str, name: str) -> None:
     """End the VM's QEMU. Nothing is done when it has ended. The caller has proven that its guest is not needed."""
     with connection.doing(f"end the QEMU of VM {name}"):

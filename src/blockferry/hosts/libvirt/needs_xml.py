@@ -236,9 +236,7 @@ def _paths(root: etree._Element) -> Iterator[NeededPath]:
             continue
         if name.role is Role.CHARACTER:
             yield from _character(name)
-        elif name.role in (Role.LOG, Role.PSTORE, Role.MEMORY) or (
-            name.role is Role.SOCKET and not _connects(name.element)
-        ):
+        elif name.role in _MADE or (name.role is Role.SOCKET and not _connects(name.element)):
             yield NeededPath(name.path, name.role.value, Presence.PARENT)
         elif name.role in _AS_THEY_ARE:
             yield NeededPath(name.path, name.role.value)

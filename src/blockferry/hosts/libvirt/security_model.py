@@ -17,11 +17,16 @@ def default_user(connection: Connection) -> QemuUser | None:
     """The user of every QEMU whose VM does not say otherwise; None when libvirt does not tell (a user's session)."""
     with connection.doing("tell its capabilities"):
         root = etree.fromstring(connection.raw.getCapabilities().encode())
-    for model in root.iterfind("./host/secmodel"):
+    return _user(base_label(root))
+
+
+def base_label(capabilities: etree._Element) -> str:
+    """The DAC model's label of every QEMU whose VM does not say otherwise, of a host's capabilities; "" without one."""
+    for model in capabilities.iterfind("./host/secmodel"):
         if model.findtext("model") == "dac":
             labels = {label.get("type"): label.text for label in model.iterfind("baselabel")}
-            return _user(labels.get("kvm") or labels.get("qemu"))
-    return None
+            return labels.get("kvm") or labels.get("qemu") or ""
+    return ""
 
 
 def vm_user(connection: Connection, name: str) -> QemuUser | None:

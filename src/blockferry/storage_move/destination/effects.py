@@ -353,13 +353,22 @@ def mark_file(context: Context, path: str, *, made: bool | str = False) -> None:
     `made`: where the file is, when it has not its name yet.
     """
     context.check()
-    found = files.stat_one(context.runner, path if made is True else made) if made else None
+    plan = context.plan
+    write_marker(
+        context.runner, path, move=plan.move, vm=plan.vm, journal=context.journal,
+        made=path if made is True else made or None,
+    )  # fmt: skip
+
+
+def write_marker(runner: Runner, path: str, *, move: str, vm: str, journal: str, made: str | None) -> None:
+    """The marker beside `path`. `made`: where the file is, once it is; the marker says which then. `journal`: id."""
+    found = None if made is None else files.stat_one(runner, made)
     words = {
         "what": "being made by blockferry; `blockferry orphans` tells more",
-        "move": context.plan.move,
-        "vm": context.plan.vm,
-        "journal": context.journal,
+        "move": move,
+        "vm": vm,
+        "journal": journal,
         "by": f"{getpass.getuser()}@{socket.gethostname()}",
         "inode": "" if found is None else str(found.inode),
     }
-    files.write_file(context.runner, path + MARKER, msgspec.json.format(msgspec.json.encode(words)) + b"\n", 0o644)
+    files.write_file(runner, path + MARKER, msgspec.json.format(msgspec.json.encode(words)) + b"\n", 0o644)

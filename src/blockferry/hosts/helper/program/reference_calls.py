@@ -96,7 +96,7 @@ class Exports:
                             self._paths.add(os.path.realpath(unescaped(line.split()[0])))
             except OSError:
                 pass
-        self._places = {place_of(path, mounts) for path in self._paths}
+        self._places = {place_in(mount_of(path, mounts), path) for path in self._paths}
 
     def hold(self, real: str, place: tuple[str, str]) -> bool:
         """Whether a file of this real path and place lies in one of them."""
@@ -106,11 +106,15 @@ class Exports:
         )
 
 
-def place_of(real: str, mounts: Mapping[str, Mount]) -> tuple[str, str]:
-    """The device of a file's file system, and where the file is in that: the same by whatever mount it is reached."""
+def mount_of(real: str, mounts: Mapping[str, Mount]) -> Mount:
+    """The mount by which a file without links in its path is reached."""
     point = next((one for one in above(real) if one in mounts), "")
-    mount = mounts.get(point, NOWHERE)
-    return mount.device, os.path.normpath(os.path.join(mount.root, os.path.relpath(real, point or "/")))
+    return mounts.get(point, NOWHERE)
+
+
+def place_in(mount: Mount, real: str) -> tuple[str, str]:
+    """The device of a file's file system, and where the file is in that: the same by whatever mount it is reached."""
+    return mount.device, os.path.normpath(os.path.join(mount.root, os.path.relpath(real, mount.point or "/")))
 
 
 def above(path: str) -> Iterator[str]:
@@ -132,9 +136,8 @@ def look(path: str, mounts: Mapping[str, Mount], missing_mounts: set[str], expor
             return {"errno": error.errno}
         return {"absent": absent(path, mounts, missing_mounts)}
     real = os.path.realpath(path)
-    point = next((one for one in above(real) if one in mounts), "")
-    mount = mounts.get(point, NOWHERE)
-    place = place_of(real, mounts)
+    mount = mount_of(real, mounts)
+    place = place_in(mount, real)
     return {
         "device": found.st_dev,
         "inode": found.st_ino,
