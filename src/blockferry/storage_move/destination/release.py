@@ -66,6 +66,7 @@ def release_source(context: Context, path: str, seen: Observation) -> None:
                 overlays_effects.keep_old_base_whole(context, disk)
             files.remove_file(context.runner, path)
             files.remove_file(context.runner, path + MARKER)
+            context.proof = None  # its inventory may show the overlay by another mount, where it seems to need its base
             sentence = f"{path} ({format_size(size)}): the overlay of the move, removed"
         elif not plan.source.delete:
             until = "" if plan.source.keep_s is None else f" until {format_time(time.time() + plan.source.keep_s)}"
