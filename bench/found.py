@@ -38,7 +38,7 @@ class Results:
         """The fastest of the plain copies of this format, by median."""
         medians = {}
         for method in movers.FLOORS:
-            spread = Spread.of(one.seconds for one in self.of("time", method, image_format=image_format))
+            spread = Spread.of(trial.seconds for trial in self.of("time", method, image_format=image_format))
             if spread is not None:
                 medians[method] = spread.median
         return min(medians, key=medians.__getitem__) if medians else None

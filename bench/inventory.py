@@ -70,7 +70,7 @@ def inventory(most: int, files: int, listed: int, rounds: int, beside: Path | No
         for _ in range(rounds if listed else 0):
             measure_vms(host, figures, versions, listed)
         if listed:
-            for line in figures.lines((SESSION, PROCESSES, *(f"blockferry vms, {one}" for one in versions))):
+            for line in figures.lines((SESSION, PROCESSES, *(f"blockferry vms, {version}" for version in versions))):
                 say(line)
         define(host, store, listed, most)
         say(f"{most} VMs, {3 * most} images, {files} old files; load {os.getloadavg()[0]:.1f}")
@@ -79,7 +79,7 @@ def inventory(most: int, files: int, listed: int, rounds: int, beside: Path | No
                 asked = old if name == NOW else old[:beside_files]
                 if name == NOW or number == 0:
                     figures.add(f"proof, {name}", prove(host, source, asked) * len(old) / len(asked))
-        for line in figures.lines(tuple(f"proof, {one}" for one in versions)):
+        for line in figures.lines(tuple(f"proof, {version}" for version in versions)):
             say(line)
 
 

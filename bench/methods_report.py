@@ -28,21 +28,22 @@ def tables(run: Comparison) -> list[Table]:
 
 def failures(run: Comparison) -> list[str]:
     return [
-        f"FAILED: {one.way}, round {one.round}, {one.size >> 20} MiB, load {one.load:g}: {one.failure.splitlines()[0]}"
-        for one in run.trials
-        if one.failure
+        f"FAILED: {trial.way}, round {trial.round}, {trial.size >> 20} MiB, load {trial.load:g}: "
+        f"{trial.failure.splitlines()[0]}"
+        for trial in run.trials
+        if trial.failure
     ]
 
 
 def _of(run: Comparison, way: str, *, load: float | None = None, size: int | None = None) -> list[Trial]:
     return [
-        one
-        for one in run.trials
-        if one.failure is None
-        and one.seconds is not None
-        and one.way == way
-        and load in (None, one.load)
-        and size in (None, one.size)
+        trial
+        for trial in run.trials
+        if trial.failure is None
+        and trial.seconds is not None
+        and trial.way == way
+        and load in (None, trial.load)
+        and size in (None, trial.size)
     ]
 
 
@@ -68,16 +69,16 @@ def _in_step(run: Comparison) -> Table:
 def _in_step_at(found: list[Trial]) -> str:
     if not found:
         return "not tried"
-    ended = [one for one in found if one.not_in_step is None]
+    ended = [trial for trial in found if trial.not_in_step is None]
     if not ended:
         return "never"
-    seconds = spread_text(Spread.of(one.seconds for one in ended), 1)
+    seconds = spread_text(Spread.of(trial.seconds for trial in ended), 1)
     return seconds if len(ended) == len(found) else f"{seconds}; never in {len(found) - len(ended)} of {len(found)}"
 
 
 def _limit(by_load: Mapping[float, list[Trial]]) -> str:
     tried = sorted((load, found) for load, found in by_load.items() if found)
-    good = list(takewhile(lambda case: all(one.not_in_step is None for one in case[1]), tried))
+    good = list(takewhile(lambda case: all(trial.not_in_step is None for trial in case[1]), tried))
     if len(good) == len(tried):
         return f"{_named(good[-1][0])}, all that were tried"
     return _named(good[-1][0]) if good else "none"
@@ -94,7 +95,7 @@ def _by_load(run: Comparison) -> Table:
         for way in run.settings.ways:
             found = _of(run, way, load=load, size=size)
             if found:
-                ended = [one for one in found if one.not_in_step is None]
+                ended = [trial for trial in found if trial.not_in_step is None]
                 rows.append((_load(found), way, *_figures(found, ended, size)))
     copy_rate = f"{run.settings.bandwidth >> 20} MiB/s"
     note = (
@@ -110,29 +111,29 @@ def _by_load(run: Comparison) -> Table:
 
 
 def _figures(found: list[Trial], ended: list[Trial], size: int) -> tuple[str, ...]:
-    part = Spread.of(_part(one) for one in found)
-    during = Spread.of(one.during.bytes_per_s / 2**20 for one in found if one.during)
-    p99 = [Spread.of(side.p99_ms for one in found if (side := getattr(one, name))) for name in ("before", "during")]
+    part = Spread.of(_part(trial) for trial in found)
+    during = Spread.of(trial.during.bytes_per_s / 2**20 for trial in found if trial.during)
+    p99 = [Spread.of(side.p99_ms for trial in found if (side := getattr(trial, name))) for name in ("before", "during")]
     return (
-        spread_text(Spread.of(one.seconds for one in ended), 1),
-        spread_text(_times(ended, lambda one: one.read_bytes, size), 2),
-        spread_text(_times(ended, lambda one: one.written_bytes, size), 2),
+        spread_text(Spread.of(trial.seconds for trial in ended), 1),
+        spread_text(_times(ended, lambda trial: trial.read_bytes, size), 2),
+        spread_text(_times(ended, lambda trial: trial.written_bytes, size), 2),
         "-" if during is None else f"{during.median:.0f} MiB/s: {spread_text(part, 2)}",
         " → ".join(f"{one.median:.1f}" for one in p99 if one) or "-",
-        spread_text(Spread.of(one.stall_s * 1000 for one in found if one.stall_s is not None), 0),
+        spread_text(Spread.of(trial.stall_s * 1000 for trial in found if trial.stall_s is not None), 0),
         f"{len(found) - len(ended)} of {len(found)}" if len(ended) < len(found) else "",
     )
 
 
 def _times(found: list[Trial], of: Callable[[Trial], int | None], size: int) -> Spread | None:
-    return Spread.of(value / size for one in found if (value := of(one)) is not None)
+    return Spread.of(value / size for trial in found if (value := of(trial)) is not None)
 
 
 def _load(found: list[Trial]) -> str:
     asked = found[0].load
     if not asked:
         return "idle"
-    reached = Spread.of(one.before.bytes_per_s for one in found if one.before)
+    reached = Spread.of(trial.before.bytes_per_s for trial in found if trial.before)
     return f"{asked:g}" if reached is None else f"{reached.median / 2**20:.0f} MiB/s ({asked:g} x)"
 
 
@@ -140,18 +141,19 @@ def _by_size(run: Comparison) -> Table:
     """Idle: seconds = a + b * size by least squares, what that leaves unexplained, and the bytes moved."""
     rows = []
     for way in run.settings.ways:
-        found = [one for one in _of(run, way, load=0.0) if one.not_in_step is None]
-        sizes = sorted({one.size for one in found})
+        found = [trial for trial in _of(run, way, load=0.0) if trial.not_in_step is None]
+        sizes = sorted({trial.size for trial in found})
         if len(sizes) < 2:
             continue
-        points = [(one.size / 2**30, one.seconds) for one in found if one.seconds is not None]
+        points = [(trial.size / 2**30, trial.seconds) for trial in found if trial.seconds is not None]
         line = statistics.linear_regression(*zip(*points, strict=True))
         # Two sizes lie on a line whatever they cost.
         squared = f"{statistics.correlation(*zip(*points, strict=True)) ** 2:.4f}" if len(sizes) > 2 else "-"
         cells = [
-            spread_text(Spread.of(one.seconds for one in found if one.size == size), 1) for size in run.settings.sizes
+            spread_text(Spread.of(trial.seconds for trial in found if trial.size == size), 1)
+            for size in run.settings.sizes
         ]
-        per_byte = [_bytes_text([one for one in found if one.size == size], size) for size in run.settings.sizes]
+        per_byte = [_bytes_text([trial for trial in found if trial.size == size], size) for size in run.settings.sizes]
         rows.append((way, *cells, f"{line.slope:.1f}", f"{line.intercept:.1f}", squared, " / ".join(per_byte)))
     columns = ("way", *(f"{size >> 20} MiB, s" for size in run.settings.sizes), "s per GiB", "s besides", "R²",
                "read + written x")  # fmt: skip
@@ -169,15 +171,19 @@ def picture(run: Comparison, path: Path) -> None:
     axes = figure.subplots(2, 4)
     size = run.settings.size_under_load
     plots: list[tuple[str, Callable[[Trial], float | None], bool]] = [
-        ("time of the whole command, s", lambda one: one.seconds, False),
-        ("written, multiples of the disk", lambda one: (one.written_bytes or 0) / size, False),
-        ("read, multiples of the disk", lambda one: (one.read_bytes or 0) / size, False),
+        ("time of the whole command, s", lambda trial: trial.seconds, False),
+        ("written, multiples of the disk", lambda trial: (trial.written_bytes or 0) / size, False),
+        ("read, multiples of the disk", lambda trial: (trial.read_bytes or 0) / size, False),
         ("guest's throughput during / before", _part, False),
-        ("p99 of the guest's writes, ms", lambda one: one.during.p99_ms if one.during else None, True),
-        ("longest silence of the guest, ms", lambda one: None if one.stall_s is None else one.stall_s * 1000, True),
+        ("p99 of the guest's writes, ms", lambda trial: trial.during.p99_ms if trial.during else None, True),
+        (
+            "longest silence of the guest, ms",
+            lambda trial: None if trial.stall_s is None else trial.stall_s * 1000,
+            True,
+        ),
     ]
-    _against_size(run, axes[0][0], "time of the whole command, s", lambda one: one.seconds)
-    _against_size(run, axes[1][0], "read + written, MiB", lambda one: _moved(one) / 2**20)
+    _against_size(run, axes[0][0], "time of the whole command, s", lambda trial: trial.seconds)
+    _against_size(run, axes[1][0], "read + written, MiB", lambda trial: _moved(trial) / 2**20)
     for place, (title, of, logarithmic) in zip(axes[:, 1:].flat, plots, strict=True):
         _against_load(run, place, of)
         place.set(title=title, xlabel="guest's writes / copy's bandwidth, as asked")
@@ -208,8 +214,8 @@ def _against_size(run: Comparison, axes: Axes, title: str, of: Callable[[Trial],
     for number, way in enumerate(run.settings.ways):
         points = []
         for size in run.settings.sizes:
-            found = [one for one in _of(run, way, load=0.0, size=size) if one.not_in_step is None]
-            value = Spread.of(of(one) for one in found)
+            found = [trial for trial in _of(run, way, load=0.0, size=size) if trial.not_in_step is None]
+            value = Spread.of(of(trial) for trial in found)
             if value is not None:
                 points.append((size / 2**20, value.median))
         if points:
@@ -225,12 +231,14 @@ def _against_load(run: Comparison, axes: Axes, of: Callable[[Trial], float | Non
         points = []
         for load in run.settings.loads:
             found = _of(run, way, load=load, size=run.settings.size_under_load)
-            value = Spread.of(of(one) for one in found)
+            value = Spread.of(of(trial) for trial in found)
             if value is not None:
-                points.append((load, value.median, any(one.not_in_step for one in found)))
+                points.append((load, value.median, any(trial.not_in_step for trial in found)))
         if not points:
             continue
-        (line,) = axes.plot([one[0] for one in points], [one[1] for one in points], label=way, linewidth=1, alpha=0.8)
+        (line,) = axes.plot(
+            [point[0] for point in points], [point[1] for point in points], label=way, linewidth=1, alpha=0.8
+        )
         for at, value_at, given_up in points:
             axes.plot(
                 at,

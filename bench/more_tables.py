@@ -20,10 +20,10 @@ def before_during(both: Sequence[tuple[GuestFigures, GuestFigures]]) -> list[str
     """Writes/s, MiB/s, p50, p99 before and during; then the ratios of throughput and p99."""
     cells = []
     parts: list[tuple[Callable[[GuestFigures], float], int]] = [
-        (lambda one: one.writes_per_s, 0),
-        (lambda one: one.bytes_per_s / 2**20, 1),
-        (lambda one: one.p50_ms, 2),
-        (lambda one: one.p99_ms, 1),
+        (lambda guest_figures: guest_figures.writes_per_s, 0),
+        (lambda guest_figures: guest_figures.bytes_per_s / 2**20, 1),
+        (lambda guest_figures: guest_figures.p50_ms, 2),
+        (lambda guest_figures: guest_figures.p99_ms, 1),
     ]
     for of, digits in parts:
         cells.append(_arrows(([of(pair[side]) for pair in both] for side in (0, 1)), digits))
@@ -39,7 +39,7 @@ def _arrows(windows: Iterable[Iterable[float]], digits: int) -> str:
 
 
 def _windows(found: Sequence[Trial]) -> list[tuple[GuestFigures, GuestFigures]]:
-    return [(one.before, one.during) for one in found if one.before and one.during]
+    return [(trial.before, trial.during) for trial in found if trial.before and trial.during]
 
 
 def pace(results: Results) -> Table:
@@ -52,22 +52,24 @@ def pace(results: Results) -> Table:
                 both = _windows(found)
                 if both:
                     writes, _, p50, p99, _, p99_ratio = before_during(both)
-                    own = [one.own_p99_ms for one in found if one.own_p99_ms]
+                    own = [trial.own_p99_ms for trial in found if trial.own_p99_ms]
                     rows.append(
                         (
                             load,
                             image_format,
                             method,
                             str(len(found)),
-                            spread_text(Spread.of(one.seconds for one in found), 1),
-                            spread_text(stats.ratios(found, virsh, lambda one: one.seconds), 2),
+                            spread_text(Spread.of(trial.seconds for trial in found), 1),
+                            spread_text(stats.ratios(found, virsh, lambda trial: trial.seconds), 2),
                             writes,
                             p50,
                             p99,
                             p99_ratio,
                             spread_text(Spread.of(during.longest_gap_s * 1000 for _, during in both), 0),
                             _arrows(([pair[side] for pair in own] for side in (0, 1)), 1),
-                            spread_text(Spread.of(one.within * 100 for one in found if one.within is not None), 1),
+                            spread_text(
+                                Spread.of(trial.within * 100 for trial in found if trial.within is not None), 1
+                            ),
                         )
                     )
     note = (
@@ -102,9 +104,9 @@ def buffer(results: Results) -> Table:
                         method,
                         f"{of / MIB:g} MiB" if of else "its own",
                         str(len(found)),
-                        spread_text(Spread.of(size / MIB / one.copy_s for one in found if one.copy_s), 0),
-                        spread_text(stats.ratios(usual, found, lambda one: one.copy_s), 2),
-                        spread_text(stats.ratios(found, virsh, lambda one: one.seconds), 2),
+                        spread_text(Spread.of(size / MIB / trial.copy_s for trial in found if trial.copy_s), 0),
+                        spread_text(stats.ratios(usual, found, lambda trial: trial.copy_s), 2),
+                        spread_text(stats.ratios(found, virsh, lambda trial: trial.seconds), 2),
                         writes,
                         part,
                         p50,
@@ -149,34 +151,36 @@ def verify(results: Results) -> Table:
 
 def _verified(found: Sequence[Trial]) -> tuple[str, ...]:
     whole = found[0].size * found[0].disks
-    windows = [(one.before, one.during, one.during_verify) for one in found]
+    windows = [(trial.before, trial.during, trial.during_verify) for trial in found]
     full = [three for three in windows if all(three)]
 
     def three(of: Callable[[GuestFigures], float], digits: int) -> str:
-        return _arrows(([of(one) for three in full if (one := three[side])] for side in range(3)), digits)
+        return _arrows(
+            ([of(guest_figures) for three in full if (guest_figures := three[side])] for side in range(3)), digits
+        )
 
     return (
         str(len(found)),
-        spread_text(Spread.of(one.copy_s for one in found), 1),
-        spread_text(Spread.of(whole / MIB / one.copy_s for one in found if one.copy_s), 0),
-        spread_text(Spread.of(one.verify_s for one in found), 1),
-        spread_text(Spread.of(whole / MIB / one.verify_s for one in found if one.verify_s), 0),
-        spread_text(Spread.of(one.copy_s / one.verify_s for one in found if one.copy_s and one.verify_s), 2),
-        spread_text(Spread.of(one.read_bytes / whole for one in found if one.read_bytes is not None), 2),
-        three(lambda one: one.writes_per_s, 0),
-        three(lambda one: one.p99_ms, 1),
-        three(lambda one: one.longest_gap_s * 1000, 0),
+        spread_text(Spread.of(trial.copy_s for trial in found), 1),
+        spread_text(Spread.of(whole / MIB / trial.copy_s for trial in found if trial.copy_s), 0),
+        spread_text(Spread.of(trial.verify_s for trial in found), 1),
+        spread_text(Spread.of(whole / MIB / trial.verify_s for trial in found if trial.verify_s), 0),
+        spread_text(Spread.of(trial.copy_s / trial.verify_s for trial in found if trial.copy_s and trial.verify_s), 2),
+        spread_text(Spread.of(trial.read_bytes / whole for trial in found if trial.read_bytes is not None), 2),
+        three(lambda guest_figures: guest_figures.writes_per_s, 0),
+        three(lambda guest_figures: guest_figures.p99_ms, 1),
+        three(lambda guest_figures: guest_figures.longest_gap_s * 1000, 0),
     )
 
 
 def _broken(results: Results, image_format: str, cause: str | None, share: float) -> list[tuple[Trial, Broken]]:
     return [
-        (one, one.broken)
-        for one in results.good
-        if one.broken is not None
-        and one.format == image_format
-        and cause in (None, one.broken.cause)
-        and one.broken.share == share
+        (trial, trial.broken)
+        for trial in results.good
+        if trial.broken is not None
+        and trial.format == image_format
+        and cause in (None, trial.broken.cause)
+        and trial.broken.share == share
     ]
 
 

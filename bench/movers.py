@@ -165,11 +165,11 @@ def run_blockferry(
     end = time.monotonic_ns()
     documents = [json.loads(line) for line in stdout.splitlines()]
     if status != 0:
-        said = next((one["message"] for one in documents if one["kind"] == "error"), stderr.strip())
+        said = next((document["message"] for document in documents if document["kind"] == "error"), stderr.strip())
         if status == _CANCELLED and limit_s is not None:
             raise GivenUp(f"no end after {limit_s:.0f} s")
         raise RuntimeError(f"exit status {status}: {said}")
-    report = next(one for one in documents if one["kind"] == "report")["move"]["report"]
+    report = next(document for document in documents if document["kind"] == "report")["move"]["report"]
     own = report["guest"] or {}
     before, during = own.get("before"), own.get("during")
     phases = _phases_ns(documents)
@@ -212,7 +212,7 @@ def _end_of(
 
 def _phases_ns(documents: Sequence[dict[str, Any]]) -> list[tuple[str, int]]:
     """The phases and when each began, from the move's own story, on the host's monotonic clock. One can come twice."""
-    events = [one["event"] for one in documents if one["kind"] == "event"]
+    events = [document["event"] for document in documents if document["kind"] == "event"]
     return [(event["text"], _monotonic_ns(event["at"])) for event in events if event["kind"] == "phase"]
 
 

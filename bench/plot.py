@@ -50,7 +50,7 @@ def _time(results: Results, axes: Axes) -> None:
         for load in (IDLE, WRITING):
             methods = (*movers.LIVE, *movers.FLOORS) if load == IDLE else movers.LIVE
             bars = [
-                (method, [one.seconds for one in results.of("time", method, image_format=image_format, load=load)])
+                (method, [trial.seconds for trial in results.of("time", method, image_format=image_format, load=load)])
                 for method in methods
             ]
             groups.append((f"{image_format}\n{load}", bars))
@@ -64,7 +64,7 @@ def _stall(results: Results, axes: Axes) -> None:
         bars = []
         for method in movers.LIVE:
             found = results.of("switch", method, disks=disks)
-            bars.append((method, [None if one.stall_s is None else one.stall_s * 1000 for one in found]))
+            bars.append((method, [None if trial.stall_s is None else trial.stall_s * 1000 for trial in found]))
         groups.append((f"{disks} disk{'s' if disks > 1 else ''}", bars))
     _grouped(axes, groups)
     axes.axhline(20, color="#cc0000", linewidth=0.8, linestyle="--")
@@ -78,7 +78,7 @@ def _latency(results: Results, axes: Axes) -> None:
             bars = []
             for method in movers.LIVE:
                 found = results.of(measure, method, load=load)
-                sides = [one.before if side == "before" else one.during for one in found]
+                sides = [trial.before if side == "before" else trial.during for trial in found]
                 bars.append((method, [figures.p99_ms for figures in sides if figures]))
             groups.append((f"{load}\n{side}", bars))
     _grouped(axes, groups)
@@ -92,7 +92,7 @@ def _pace(results: Results, axes: Axes) -> None:
             bars = []
             for method in movers.OF_PACE:
                 found = results.of("pace", method, load=load)
-                sides = [one.before if side == "before" else one.during for one in found]
+                sides = [trial.before if side == "before" else trial.during for trial in found]
                 bars.append((method, [figures.p99_ms for figures in sides if figures]))
             groups.append((f"{load}\n{side}", bars))
     _grouped(axes, groups)
@@ -105,10 +105,10 @@ def _buffer(results: Results, axes: Axes) -> None:
     for number, size in enumerate(moving.BUFFERS):
         for method in (movers.MIRROR, movers.CHANGED):
             points = [
-                (results.run.settings.size / MIB / one.copy_s, one.during.p99_ms)
+                (results.run.settings.size / MIB / trial.copy_s, trial.during.p99_ms)
                 for load in (WRITING, FLAT)
-                for one in results.of("buffer", method, load=load, buffer=size)
-                if one.copy_s and one.during
+                for trial in results.of("buffer", method, load=load, buffer=size)
+                if trial.copy_s and trial.during
             ]
             if points:
                 label = f"{method.removeprefix('blockferry ')}, {size // MIB} MiB"
@@ -123,7 +123,9 @@ def _verify(results: Results, axes: Axes) -> None:
     for size in moving.sizes_verified(results.run.settings):
         for disks in moving.DISKS_VERIFIED:
             found = results.of("verify", movers.MIRROR, size=size, disks=disks)
-            bars = [(movers.MIRROR, [one.copy_s / one.verify_s for one in found if one.copy_s and one.verify_s])]
+            bars = [
+                (movers.MIRROR, [trial.copy_s / trial.verify_s for trial in found if trial.copy_s and trial.verify_s])
+            ]
             groups.append((f"{disks} x\n{size / GIB:g} GiB", bars))
     _grouped(axes, groups)
     axes.axhline(1, color="black", linewidth=0.8, linestyle="--")
@@ -136,9 +138,9 @@ def _resume(results: Results, axes: Axes) -> None:
     for share in resuming.SHARES:
         for image_format in results.run.settings.formats:
             broken = [
-                one.broken
-                for one in results.of("resume", movers.CHANGED, image_format=image_format)
-                if one.broken is not None and one.broken.share == share
+                trial.broken
+                for trial in results.of("resume", movers.CHANGED, image_format=image_format)
+                if trial.broken is not None and trial.broken.share == share
             ]
             again = [max(0, one.device_written - one.missing) / size * 100 for one in broken]
             groups.append((f"{share:.0%}\n{image_format}", [(movers.CHANGED, again)]))

@@ -27,9 +27,9 @@ def answers(proof: Any, host: Any, paths: list[str]) -> list[str | None]:
     """The answer for each file. Before there was `Proof`, each file was a proof with an inventory of its own."""
     said = proof.Claims()
     if not hasattr(proof, "Proof"):
-        return [proof.needed_by(host, path, said, going=paths, patience_s=0) for path in paths]
+        return [proof.blocker(host, path, said, going=paths, patience_s=0) for path in paths]
     asked = proof.Proof(host, paths)
-    return [asked.needed_by(path, said, going=paths, patience_s=0) for path in paths]
+    return [asked.blocker(path, said, going=paths, patience_s=0) for path in paths]
 
 
 def main() -> None:

@@ -228,13 +228,13 @@ class _Attempt:
             raise RuntimeError(f"{self.broken.way}: exit status {self.process.returncode}: {_error(documents)}")
         write_out(self.store)
         self.broken.device_written = traffic(self.store)[1] - self._written_before
-        report = next(one for one in documents if one["kind"] == "report")["move"]["report"]
+        report = next(document for document in documents if document["kind"] == "report")["move"]["report"]
         self.broken.rewritten, self.broken.compared = report["rewritten_bytes"], report["compared_bytes"]
         if self.guest.state() == "running":
             self.guest.judge.stop()
             seconds = (end - self.broke_ns) / 1e9
             whole = self.guest.judge.throughput(self.broke_ns, end, step_s=seconds + 1)
-            self.broken.guest_wrote = int(sum(one.bytes_per_s for one in whole) * (seconds + 1))
+            self.broken.guest_wrote = int(sum(interval.bytes_per_s for interval in whole) * (seconds + 1))
         return (end - begin) / 1e9
 
     def _goes_on_by_command(self) -> list[dict[str, Any]]:
@@ -297,4 +297,4 @@ _BREAKS: dict[str, Callable[[_Attempt, _Look], _Look]] = {
 
 
 def _error(documents: Sequence[dict[str, Any]]) -> str:
-    return next((one["message"] for one in documents if one["kind"] == "error"), "it said nothing")
+    return next((document["message"] for document in documents if document["kind"] == "error"), "it said nothing")

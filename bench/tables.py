@@ -62,10 +62,10 @@ def _time(results: Results) -> Table:
                             image_format,
                             load if method in movers.LIVE else "VM off",
                             method,
-                            spread_text(Spread.of(one.seconds for one in found), 2),
+                            spread_text(Spread.of(trial.seconds for trial in found), 2),
                             spread_text(stats.ratios(found, virsh, _seconds), 2),
                             spread_text(stats.ratios(found, plain, _seconds), 2),
-                            spread_text(Spread.of(one.fsync_s for one in found), 2),
+                            spread_text(Spread.of(trial.fsync_s for trial in found), 2),
                         )
                     )
     size = results.run.settings.size / 2**30
@@ -88,8 +88,8 @@ def _outside_copy(results: Results) -> Table:
                 found = results.of("time", method, image_format=image_format, load=load)
                 if found:
                     parts: list[Callable[[Trial], float | None]] = [_around, *(_phase(name) for name in _PHASES)]
-                    cells = [spread_text(Spread.of(of(one) for one in found), 2) for of in parts]
-                    whole = spread_text(Spread.of(one.outside_copy_s for one in found), 2)
+                    cells = [spread_text(Spread.of(of(trial) for trial in found), 2) for of in parts]
+                    whole = spread_text(Spread.of(trial.outside_copy_s for trial in found), 2)
                     copy = spread_text(stats.ratios(found, plain, _copy_phase), 2)
                     rows.append((image_format, load, method, *cells, whole, copy))
     note = (
@@ -139,7 +139,7 @@ def _guest(results: Results) -> Table:
         for image_format in results.run.settings.formats:
             for method in movers.LIVE:
                 found = results.of(measure, method, image_format=image_format, load=load)
-                both = [(one.before, one.during) for one in found if one.before and one.during]
+                both = [(trial.before, trial.during) for trial in found if trial.before and trial.during]
                 if both:
                     rows.append((load, image_format, method, *before_during(both)))
     note = (
@@ -169,10 +169,10 @@ def _aims(results: Results) -> Table:
             if floor and load == IDLE:
                 plain = results.of("time", floor, image_format=image_format)
                 aim(f"time / {floor}, {where}", 1.05, _median(stats.ratios(mirror, plain, _seconds)), "")
-            aim(f"not copying, {where}", 1.0, _median(Spread.of(one.outside_copy_s for one in mirror)), " s")
+            aim(f"not copying, {where}", 1.0, _median(Spread.of(trial.outside_copy_s for trial in mirror)), " s")
     for disks in (1, 3):
         found = results.of("switch", movers.MIRROR, disks=disks)
-        worst = stats.percentile((one.stall_s for one in found), 99)
+        worst = stats.percentile((trial.stall_s for trial in found), 99)
         aim(f"stall at the switch, p99, {disks} disk{'s'[: disks - 1]}", 20, worst and worst * 1000, " ms")
     return Table("Aims", ("what (blockferry mirror)", "aim", "reached", "met"), rows)
 
@@ -225,10 +225,11 @@ def _head(run: Run) -> list[str]:
 
 def _failures(run: Run, section: str | None = None) -> list[str]:
     return [
-        f"FAILED: {one.measure}, {one.method}, round {one.round}, {one.format}, {one.load}, {one.disks} disk(s)"
-        f"{f', {one.broken.cause}, {one.broken.share:.0%}' if one.broken else ''}: "
-        f"{one.failure.splitlines()[0] if one.failure else ''}"
-        for one in run.trials
-        if one.failure is not None
-        and section in (None, rendering.RESULTS if one.measure in IN_A_WHOLE_RUN else one.measure)
+        f"FAILED: {trial.measure}, {trial.method}, round {trial.round}, {trial.format}, {trial.load}, "
+        f"{trial.disks} disk(s)"
+        f"{f', {trial.broken.cause}, {trial.broken.share:.0%}' if trial.broken else ''}: "
+        f"{trial.failure.splitlines()[0] if trial.failure else ''}"
+        for trial in run.trials
+        if trial.failure is not None
+        and section in (None, rendering.RESULTS if trial.measure in IN_A_WHOLE_RUN else trial.measure)
     ]

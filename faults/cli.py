@@ -71,7 +71,7 @@ def main(
         raise click.UsageError(f"{output} is of seed {earlier.seed}; name another file")
     if seed is None:
         seed = earlier.seed if earlier is not None else random.randrange(2**31)
-    counts = tuple(int(one) for one in disks)
+    counts = tuple(int(disk) for disk in disks)
     wanted = (0 if names or methods or disks else KILLS) if kills is None else kills
     if repeat is not None:
         cases = [_parse(known, repeat)]
@@ -88,8 +88,8 @@ def main(
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(143))  # so that the lab is taken down
     run = earlier or Run.begin(seed)
     if again:
-        run.results = [one for one in run.results if one.ok]
-    done = {one.case for one in run.results}
+        run.results = [result for result in run.results if result.ok]
+    done = {result.case for result in run.results}
     cases = [case for case in cases if case.id not in done or repeat is not None][:count]
     run.planned = len(done) + len(cases)
     console = _console()
@@ -101,7 +101,7 @@ def main(
     tables.to_terminal(run, known, console)
     if path is not None:
         console.print(str(path))
-    sys.exit(1 if any(not one.ok for one in run.results) else 0)
+    sys.exit(1 if any(not result.ok for result in run.results) else 0)
 
 
 @main.command()
@@ -176,7 +176,7 @@ def _show(result: Result, number: int, run: Run, console: Console, *, verbose: b
         f"{head} [{result.seconds:.1f} s, {run.kills} kills]", style=style, highlight=False, markup=False,
         soft_wrap=True,
     )  # fmt: skip
-    for line in [*(f"  ! {one}" for one in result.findings), *(f"    {one}" for one in result.notes if verbose or not result.ok)]:  # fmt: skip  # noqa: E501
+    for line in [*(f"  ! {finding}" for finding in result.findings), *(f"    {note}" for note in result.notes if verbose or not result.ok)]:  # fmt: skip  # noqa: E501
         console.print(line, style=style, highlight=False, markup=False, soft_wrap=True)
     if verbose or not result.ok:
         for line in result.evidence:

@@ -110,9 +110,9 @@ class Ferry:
     def orphans(self) -> list[dict[str, Any]] | Said:
         """What `blockferry orphans` lists, or how it failed."""
         said = self.do("orphans")
-        for one in said.documents:
-            if one.get("kind") == "orphans":
-                return list(one["orphans"])
+        for document in said.documents:
+            if document.get("kind") == "orphans":
+                return list(document["orphans"])
         return said
 
 

@@ -83,7 +83,11 @@ class Ground:
     def endangered(self, guest: Guest) -> list[Guest]:
         """The other guests that have a disk on the datastore that is made to fail."""
         others = [one for one in self._guests.values() if one is not guest]
-        return [one for one in others if FLAKY in {self.store_of(path) for path in one.sources(inactive=True).values()}]
+        return [
+            other
+            for other in others
+            if FLAKY in {self.store_of(path) for path in other.sources(inactive=True).values()}
+        ]
 
     def known(self, disks: int, *, running: bool) -> Guest | None:
         """The guest of this kind, if there is one now."""

@@ -43,8 +43,8 @@ _SNAPSHOT = {
     ),
     SWITCH: _LIVE[SWITCH],
     RELEASE: (
-        *("switched-noted", "config-written", "fold-starting", "fold-called", "fold-started"),
-        *("fold-pivoting", "fold-pivoted"),
+        *("switched-noted", "config-written", "commit-starting", "commit-called", "commit-started"),
+        *("commit-pivoting", "commit-pivoted"),
         "graph-noted",
         *_RELEASE[2:],
         *_END,
@@ -76,7 +76,7 @@ COURSE = (
     *("trimming", "trimmed", "trimming-again", "trimmed-again", "cloning", "cloned", "layer-named", "layer-copied"),
     *("leaving-synchronous", "cut-off-noted"),
     *("measured", "going-synchronous", "throttling", "throttled", "unthrottled"),
-    *("checkpoint-suspending", "checkpoint-suspended", "folding-off", "folded-off"),
+    *("checkpoint-suspending", "checkpoint-suspended", "committing-off", "committed-off"),
     *("following", "nvram-named", "nvram-copied", "nvram-pointed", "releasing-nvram", "nvram-released"),
     *("saving", "vm-saved", "saved-noted", "restoring", "restored", "let-go"),
     "snapshots-written",
@@ -90,7 +90,7 @@ COURSE = (
 """Passed only when the destination hangs, under a latency contract, when a copy does not converge, with checkpoints,
 by the overlay of a VM that goes off, with UEFI variables, snapshots, `--trim`, by cloning, with layers that are kept,
 with files in the home, when libvirt has lost the VM, or by no move at all (changed-block tracking, quarantine); the
-matrix does not walk them (test_home, test_hanging, test_pace, test_resume, test_firmware, test_quarantine,
+matrix does not walk them (test_home, test_destination_hangs, test_pace, test_resume, test_firmware, test_quarantine,
 test_snapshots, test_trim, test_clone, test_templates, test_lost and test_tracking do)."""
 
 _OF_VERIFY = {"view-prepared": IN_STEP, "taking-view": SWITCH, "view-taken": SWITCH}
@@ -118,7 +118,7 @@ def way(method: str, disks: int) -> tuple[str, ...]:
 
 def windows(method: str, disks: int) -> tuple[str, ...]:
     """Where our process stands just before libvirtd concludes a job of the VM: there it forgets the VM when killed."""
-    return tuple(point for point in way(method, disks) if point in ("pivoting", "pivoted-one", "fold-pivoting"))
+    return tuple(point for point in way(method, disks) if point in ("pivoting", "pivoted-one", "commit-pivoting"))
 
 
 def every_point(method: str, disks: int) -> tuple[str, ...]:

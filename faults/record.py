@@ -66,15 +66,17 @@ class Run:
 
     def seeded(self) -> list[Result]:
         """Its results, each with the seed."""
-        return [replace(one, seed=self.seed) for one in self.results]
+        return [replace(result, seed=self.seed) for result in self.results]
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        return tuple(sorted({self.seed if one.seed is None else one.seed for one in self.results} or {self.seed}))
+        return tuple(
+            sorted({self.seed if result.seed is None else result.seed for result in self.results} or {self.seed})
+        )
 
     @property
     def kills(self) -> int:
-        return sum(one.kills for one in self.results)
+        return sum(result.kills for result in self.results)
 
     def save(self, path: Path) -> None:
         """Write it whole; a reader never sees half of it."""

@@ -23,13 +23,13 @@ class Table:
 
 
 def tables(run: Run, known: Catalogue) -> list[Table]:
-    return [one for one in (_by_fault(run, known), _by_phase(run)) if one.rows]
+    return [table for table in (_by_fault(run, known), _by_phase(run)) if table.rows]
 
 
 def _by_fault(run: Run, known: Catalogue) -> Table:
     rows = []
     for fault in known.faults.values():
-        found = [one for one in run.results if one.fault == fault.name]
+        found = [result for result in run.results if result.fault == fault.name]
         if found:
             rows.append(
                 (
@@ -37,7 +37,7 @@ def _by_fault(run: Run, known: Catalogue) -> Table:
                     fault.name,
                     fault.what,
                     _score(found),
-                    str(sum(one.kills for one in found) or "-"),
+                    str(sum(result.kills for result in found) or "-"),
                     _ends(found),
                     _gap(found),
                 )
@@ -57,7 +57,11 @@ def _by_phase(run: Run) -> Table:
         cells = []
         for method in places.METHODS:
             for disks in (1, 3):
-                at = [one for one in run.results if one.phase == phase and one.method == method and one.disks == disks]
+                at = [
+                    result
+                    for result in run.results
+                    if result.phase == phase and result.method == method and result.disks == disks
+                ]
                 cells.append(_score(at) if at else "-")
         rows.append((phase, *cells))
     names = [f"{method}, {disks} disk{'s'[: disks - 1]}" for method in places.METHODS for disks in (1, 3)]
@@ -65,16 +69,18 @@ def _by_phase(run: Run) -> Table:
 
 
 def _score(found: Sequence[Result]) -> str:
-    right = sum(one.ok for one in found)
+    right = sum(result.ok for result in found)
     return f"{right} of {len(found)}"
 
 
 def _ends(found: Iterable[Result]) -> str:
-    return ", ".join(f"{end or 'not known'} {count}" for end, count in Counter(one.end for one in found).most_common())
+    return ", ".join(
+        f"{end or 'not known'} {count}" for end, count in Counter(result.end for result in found).most_common()
+    )
 
 
 def _gap(found: Iterable[Result]) -> str:
-    longest = max((one.longest_gap_s for one in found), default=0.0)
+    longest = max((result.longest_gap_s for result in found), default=0.0)
     return f"{longest:.1f} s" if longest else "-"
 
 
@@ -82,9 +88,9 @@ def _gap(found: Iterable[Result]) -> str:
 
 
 def headline(run: Run) -> str:
-    right = sum(one.ok for one in run.results)
-    missed = sum(not one.reached for one in run.results)
-    hours = sum(one.seconds for one in run.results) / 3600
+    right = sum(result.ok for result in run.results)
+    missed = sum(not result.reached for result in run.results)
+    hours = sum(result.seconds for result in run.results) / 3600
     seeds = f"seed{'s'[: len(run.seeds) > 1]} {', '.join(map(str, run.seeds))}"
     return (
         f"{len(run.results)} cases, {run.kills} kills, {right} right, {len(run.results) - right} wrong; {seeds}; "
@@ -118,8 +124,8 @@ def to_markdown(run: Run, known: Catalogue) -> str:
 
 def _wrong(run: Run) -> list[str]:
     found = []
-    for one in run.results:
-        if not one.ok:
-            seed = "" if one.seed is None else f" (seed {one.seed})"
-            found.append(f"WRONG: {one.case}{seed}: {' // '.join(text.splitlines()[0] for text in one.findings)}")
+    for result in run.results:
+        if not result.ok:
+            seed = "" if result.seed is None else f" (seed {result.seed})"
+            found.append(f"WRONG: {result.case}{seed}: {' // '.join(text.splitlines()[0] for text in result.findings)}")
     return found

@@ -121,7 +121,7 @@ def _no_watch(scene: Scene) -> bool:
 
 def _metadata(scene: Scene, path: str) -> bool:
     """The VM's XML in the home that it lives in now."""
-    alive = {Path(one).parent for one in _sources(scene.guest.xml(inactive=True)).values()}
+    alive = {Path(source).parent for source in _sources(scene.guest.xml(inactive=True)).values()}
     return Path(path).name == f"{scene.vm}.xml" and Path(path).parent in alive
 
 

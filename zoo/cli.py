@@ -28,8 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     if options.table:
         heads, lines = record.read(options.table)
-        for one in heads:
-            print(", ".join(f"{name} {value}" for name, value in one.items()))
+        for head in heads:
+            print(", ".join(f"{name} {value}" for name, value in head.items()))
         print(record.table(lines), end="")
         return 0
     if options.show is not None:
@@ -101,7 +101,7 @@ def _run(site: Site, options: argparse.Namespace) -> int:
                 name = str(_shrink(site, host, played, options.shrink, f"{seed}-{index}"))
         if options.out is not None:
             record.Line(
-                seed, index, played.end, round(played.seconds, 2), [str(one) for one in played.findings],
+                seed, index, played.end, round(played.seconds, 2), [str(finding) for finding in played.findings],
                 sorted(played.kinds), list(played.codes), sorted(features(host)), played.commands, played.notes, name,
             ).write(options.out)  # fmt: skip
     print(f"{len(indices)} hosts, {bad} with findings; again: python -m zoo --seed {seed} --index INDEX")

@@ -138,12 +138,12 @@ def _q(escaped: str) -> str:
 def domain_xml(vm: Vm, real: Callable[[str], Path], loops: Mapping[str, str], *, running: bool = False) -> str:
     """The domain's XML. `loops`: the device over each file that is a block disk. running: without persistent-only."""
     parts: dict[str, list[str]] = {"os": [], "devices": [], "top": []}
-    roles = {one.role for one in vm.named}
-    for one in vm.named:
-        where, text = ROLES[one.role]
-        parts[where].append(text(escape(str(real(one.place)))))
-    disks = [one for one in vm.disks if not (running and one.only)]
-    boots = any("boot-order" in one.options for one in disks)
+    roles = {named.role for named in vm.named}
+    for named in vm.named:
+        where, text = ROLES[named.role]
+        parts[where].append(text(escape(str(real(named.place)))))
+    disks = [disk for disk in vm.disks if not (running and disk.only)]
+    boots = any("boot-order" in disk.options for disk in disks)
     memory = "<memory unit='MiB'>32</memory>"
     if "nvdimm" in roles:
         memory = (
@@ -155,22 +155,22 @@ def domain_xml(vm: Vm, real: Callable[[str], Path], loops: Mapping[str, str], *,
     os_order = ("<loader", "<nvram", "<kernel", "<initrd")
     in_os = sorted(parts["os"], key=lambda text: next(n for n, tag in enumerate(os_order) if text.startswith(tag)))
     controllers = "<controller type='usb' model='none'/>"
-    if any(one.bus == "usb" for one in disks):
+    if any(disk.bus == "usb" for disk in disks):
         controllers = "<controller type='usb' model='qemu-xhci'/>"
-    if any(one.bus == "scsi" for one in disks):
+    if any(disk.bus == "scsi" for disk in disks):
         controllers += "<controller type='scsi' model='virtio-scsi'/>"
     return f"""\
 <domain type='qemu'>
   <name>{escape(vm.name)}</name>
   <uuid>{vm_uuid(vm.name)}</uuid>
   {memory}
-  {"<iothreads>1</iothreads>" if any("iothread" in one.options for one in disks) else ""}
+  {"<iothreads>1</iothreads>" if any("iothread" in disk.options for disk in disks) else ""}
   {"".join(parts["top"])}
   <os><type arch='x86_64' machine='pc'>hvm</type>{"".join(in_os)}{"" if boots else "<boot dev='hd'/>"}</os>
   <features><acpi/></features>
   <devices>
     <emulator>/usr/bin/qemu-system-x86_64</emulator>
-    {"".join(disk_xml(one, real, loops) for one in disks)}
+    {"".join(disk_xml(disk, real, loops) for disk in disks)}
     {controllers}
     <memballoon model='none'/>
     {"".join(parts["devices"])}

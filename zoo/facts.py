@@ -71,12 +71,12 @@ def tree(roots: list[Path]) -> dict[str, Entry]:
 
 
 def _walk(directory: Path) -> Iterator[Path]:
-    for one in sorted(os.scandir(directory), key=lambda item: item.name):
-        if one.name == "lost+found":
+    for dir_entry in sorted(os.scandir(directory), key=lambda item: item.name):
+        if dir_entry.name == "lost+found":
             continue
-        yield Path(one.path)
-        if one.is_dir(follow_symlinks=False):
-            yield from _walk(Path(one.path))
+        yield Path(dir_entry.path)
+        if dir_entry.is_dir(follow_symlinks=False):
+            yield from _walk(Path(dir_entry.path))
 
 
 def entry(path: Path) -> Entry:

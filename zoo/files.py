@@ -109,7 +109,7 @@ def chain(path: Path, image_format: str = "") -> list[Path]:
     """The image and everything below it, by qemu-img. Raises LabError when it cannot be read."""
     words = ["-f", image_format] if image_format else []
     said = run(["qemu-img", "info", "-U", *words, "--backing-chain", "--output", "json", f"file:{path}"]).stdout
-    return [Path(one["filename"].removeprefix("file:")) for one in json.loads(said)]
+    return [Path(load["filename"].removeprefix("file:")) for load in json.loads(said)]
 
 
 # -- making -----------------------------------------------------------------------------------------------------------

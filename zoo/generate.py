@@ -151,9 +151,9 @@ class _Drawing:
         ):  # the pool's directory has the VM's name
             store = source.place.partition("/")[0]
             place = f"{store}/pools/{name}"
-            self.pools[:] = [replace(one, place=place) if one.place == source.place else one for one in self.pools]
+            self.pools[:] = [replace(pool, place=place) if pool.place == source.place else pool for pool in self.pools]
             self.pools[:] = [
-                replace(one, place=f"{place}/nested") if one.name == "nested" else one for one in self.pools
+                replace(pool, place=f"{place}/nested") if pool.name == "nested" else pool for pool in self.pools
             ]
             return place
         home = f"{source.place}/{name}"
@@ -196,9 +196,9 @@ class _Drawing:
         if state == "off" and self.dice.chance(10):
             named.append(Named("vhost-user", self.add(f"{where}/{prefix}vhost.sock", "socket")))
         simple = all(
-            one.format == "qcow2" and one.form == "file" if one.device == "disk" else one.device == "cdrom"
-            for one in disks
-        ) and not any(one.only for one in disks)
+            disk.format == "qcow2" and disk.form == "file" if disk.device == "disk" else disk.device == "cdrom"
+            for disk in disks
+        ) and not any(disk.only for disk in disks)
         if simple and self.dice.chance(25):
             firmware = any(one.role == "vars" for one in named)
             kind = "external" if state != "off" or firmware else self.dice.one_of(("internal", "external"))
@@ -216,7 +216,7 @@ class _Drawing:
         form = dice.one_of(("file", "file", "file", "file", "volume", "block"))
         size = dice.one_of((4096, 4096, 16384, 32768))
         stem = dice.one_of((target, target, target, "disk", "disk", "with space", "größe", "it's", "l" * 180))
-        names = {one.place for one in self.files.values()}
+        names = {file.place for file in self.files.values()}
         place = f"{where}/{prefix}{stem}.{kind}"
         if place in names:
             place = f"{where}/{prefix}{target}.{kind}"
@@ -230,7 +230,7 @@ class _Drawing:
         options = self._options(bus, kind, number)
         if self.profile == "fixed" and more.get("owner", "qemu") != "qemu":
             more["mode"] = 0o666
-        if any(one.startswith("seclabel") for one in options):
+        if any(option.startswith("seclabel") for option in options):
             more["mode"] = 0o666  # libvirt makes it nobody's: QEMU's user opens it all the same
         if kind == "qcow2" and form == "file" and dice.chance(15):
             base = self.add(f"{where}/{prefix}{target}-base.qcow2", "qcow2", size_kib=size)
@@ -351,7 +351,7 @@ class _Drawing:
         """Somebody's file has the name that the home or an image would have at the destination."""
         dest = self.pools[1].place
         names = [mover.name, f"{mover.name}/vda.qcow2", f"{mover.name}-vda.qcow2"]
-        names += [one.place.rpartition("/")[2] for one in mover.disks if one.device == "disk" and one.place]
+        names += [disk.place.rpartition("/")[2] for disk in mover.disks if disk.device == "disk" and disk.place]
         self.add(f"{dest}/{self.dice.one_of(names)}", "text")
 
     def _template(self, source: Pool, home: str, mover: Vm, disk: Disk) -> None:
@@ -411,7 +411,7 @@ class _Drawing:
         iso = next((one for one in mover.disks if one.device == "cdrom" and one.form == "file"), None)
         if iso is not None:
             disks.append(replace(iso, options=()))
-        kernel = next((one for one in mover.named if one.role in ("kernel", "bios", "code")), None)
+        kernel = next((named for named in mover.named if named.role in ("kernel", "bios", "code")), None)
         shared = (kernel,) if kernel is not None and kernel.role != "code" and self.dice.chance(40) else ()
         self.vms.append(Vm("neighbour", state, tuple(disks), shared))
 
@@ -440,7 +440,7 @@ class _Drawing:
             words += ["--delete-source"]
         if dice.chance(12):
             words += ["--format", dice.one_of(("qcow2", "raw"))]
-        chained = any(self.files[one.place].backing for one in mover.disks if one.place in self.files)
+        chained = any(self.files[disk.place].backing for disk in mover.disks if disk.place in self.files)
         if (chained or mover.snapshots) and dice.chance(75):
             words += ["--chain", dice.one_of(("flatten", "keep", "copy", "share"))]
             if method == "mirror" and dice.chance(70):  # mirror keeps no chain: most such hosts would be refused
@@ -450,11 +450,11 @@ class _Drawing:
         if dice.chance(10):
             words += ["--provision", dice.one_of(("thin", "thick"))]
         to = dest.name
-        nested = next((one for one in self.pools if one.name == "nested"), None)
+        nested = next((pool for pool in self.pools if pool.name == "nested"), None)
         if nested is not None and dice.chance(25):
             to = nested.name
         disks: tuple[tuple[str, str], ...] = ()
-        real = [one for one in mover.disks if one.device == "disk" and one.form != "empty"]
+        real = [disk for disk in mover.disks if disk.device == "disk" and disk.form != "empty"]
         if len(real) > 1 and dice.chance(25):
             to, disks = "", ((dice.one_of(real).target, to),)
         edits, cancel_at = self._meanwhile(mover, method, live=live, real=real, home=home)
@@ -478,14 +478,16 @@ class _Drawing:
         point = dice.one_of(points)
         edits = []
         if live and real and dice.chance(55):
-            edits += [Edit(point, "guest-write", target=one.target) for one in real if "readonly" not in one.options]
-        notes = [one.place for one in self.files.values() if one.kind in ("text", "log") and _below(one.place, home)]
+            edits += [Edit(point, "guest-write", target=disk.target) for disk in real if "readonly" not in disk.options]
+        notes = [
+            file.place for file in self.files.values() if file.kind in ("text", "log") and _below(file.place, home)
+        ]
         if notes and dice.chance(50):
             edits.append(Edit(point, "append", place=dice.one_of(notes)))
-        floppy = next((one for one in mover.disks if one.device == "floppy"), None)
+        floppy = next((disk for disk in mover.disks if disk.device == "floppy"), None)
         if floppy is not None and dice.chance(50):
             edits.append(Edit(point, "rewrite", place=floppy.place))
-        cd = next((one for one in mover.disks if one.device == "cdrom"), None)
+        cd = next((disk for disk in mover.disks if disk.device == "cdrom"), None)
         if (
             live
             and cd is not None
@@ -525,11 +527,11 @@ def features(host: Host) -> set[str]:
         who = "" if vm is mover else "other's "
         for disk in vm.disks:
             found |= {f"{who}{disk.form} {disk.device}", f"bus {disk.bus}", f"format {disk.format}"}
-            found |= {f"option {one}" for one in disk.options}
+            found |= {f"option {option}" for option in disk.options}
             if disk.only:
                 found.add("disk only persistent")
-        found |= {f"{who}{one.role}" for one in vm.named}
-    found |= {f"snapshot {one.kind}" for one in mover.snapshots}
+        found |= {f"{who}{named.role}" for named in vm.named}
+    found |= {f"snapshot {snapshot.kind}" for snapshot in mover.snapshots}
     found |= {f"tpm {mover.tpm}"} if mover.tpm else set()
     found |= {f"vm {vm.name}" for vm in host.vms if vm is not mover and vm.name != mover.name}
     for file in host.files:
@@ -555,7 +557,7 @@ def features(host: Host) -> set[str]:
         found.add("home in a sub-directory")
     if mover.name not in ("web01", "prod"):
         found.add("odd name")
-    found |= {f"edit {one.what}" for one in move.edits}
+    found |= {f"edit {edit.what}" for edit in move.edits}
     if any(file.kind == "text" and file.place.startswith(host.pools[1].place) for file in host.files):
         found.add("in the way at the destination")
     found |= {f"store {one.place[0]}" for one in host.pools}
@@ -569,5 +571,5 @@ def features(host: Host) -> set[str]:
         found |= {"moved back"} | ({"moved back with layers"} if "--chain" in move.words else set())
     if move.disks:
         found.add("one disk only")
-    found |= {f"word {one}" for one in move.words if one.startswith("--")}
+    found |= {f"word {word}" for word in move.words if word.startswith("--")}
     return found

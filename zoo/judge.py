@@ -111,10 +111,10 @@ def relocated(case: Case, place: Callable[[str], str]) -> Host:
     # What is still where it was, too: another VM may name it, or it is kept.
     files_now += [one for one in case.host.files if one.place in new and str(case.real(one.place)) in case.after.tree]
     mover = case.mover
-    disks = tuple(replace(one, place=new.get(one.place, one.place)) for one in mover.disks)
+    disks = tuple(replace(disk, place=new.get(disk.place, disk.place)) for disk in mover.disks)
     named = tuple(replace(one, place=new.get(one.place, one.place)) for one in mover.named)
     homes = {one.rpartition("/")[0] for old, one in new.items() if old.rpartition("/")[0] == mover.home}
-    homes -= {one.place for one in case.host.pools}  # a datastore's own directory is no home
+    homes -= {pool.place for pool in case.host.pools}  # a datastore's own directory is no home
     home = sorted(homes)[0] if homes and mover.home else ""
     # A VM whose files lay flat, or in a directory of another name, has a home of its own name now: its XML is there.
     name = mover.name.replace("/", "_")
@@ -127,7 +127,7 @@ def relocated(case: Case, place: Callable[[str], str]) -> Host:
 
 def _with_layers(case: Case, mover: Vm, known: tuple[File, ...], place: Callable[[str], str]) -> tuple[File, ...]:
     """The files with the layers that the mover's disks stand on now: the move may have flattened or copied them."""
-    found = {one.place: one for one in known}
+    found = {file.place: file for file in known}
     paths = disk_paths(case.after.vms[mover.name].inactive, case.after.pools)
     for disk in mover.disks:
         path, image_format = paths.get(disk.target, ("", ""))
@@ -194,7 +194,7 @@ def _difference(old: Entry, new: Entry) -> str:
 
 
 def _grows(case: Case, path: str) -> bool:
-    return any(_at(case, one.place) == path for vm in case.host.vms for one in vm.named if one.role in GROWING)
+    return any(_at(case, named.place) == path for vm in case.host.vms for named in vm.named if named.role in GROWING)
 
 
 # -- the XML ----------------------------------------------------------------------------------------------------------
@@ -291,7 +291,7 @@ def _reach(case: Case, names: set[str]) -> set[str]:
         vm = facts.vms[name]
         for xml in (vm.inactive, vm.live or "", *vm.snapshots.values()):
             if xml:
-                found |= {os.path.normpath(one) for one in named_paths(xml, facts.pools)}
+                found |= {os.path.normpath(named_path) for named_path in named_paths(xml, facts.pools)}
         host_vm = case.host.vm(name)
         for disk in host_vm.disks:
             found |= set(_places_below(case, disk.place))
@@ -307,7 +307,7 @@ def _medium_stays(case: Case, target: str, path: str) -> bool:
 
     QEMU opens the new medium for writing, which its user may not where libvirt gives it no files.
     """
-    drive = any(one.target == target and one.device == "cdrom" for one in case.mover.disks)
+    drive = any(disk.target == target and disk.device == "cdrom" for disk in case.mover.disks)
     there = resolve(case.after.tree, path)[0] in case.after.tree
     return drive and there and json.dumps(path)[1:-1] in case.said.out
 
@@ -356,7 +356,7 @@ def _holds_mine(directory: str, mine: set[str]) -> bool:
 
 
 def _edited(case: Case, path: str) -> bool:
-    return case.edited and any(_at(case, one.place) == path for one in case.move.edits if one.place)
+    return case.edited and any(_at(case, edit.place) == path for edit in case.move.edits if edit.place)
 
 
 def _at(case: Case, place: str) -> str:
@@ -386,7 +386,7 @@ def _came_along(case: Case, path: str) -> bool:
 
 
 def _place(case: Case, path: str) -> str | None:
-    return next((one.place for one in case.host.files if _at(case, one.place) == path), None)
+    return next((file.place for file in case.host.files if _at(case, file.place) == path), None)
 
 
 def _kind(case: Case, place: str) -> str:
@@ -426,7 +426,7 @@ def _home_rights(case: Case, pairs: dict[str, str]) -> None:
     """A home that was made has owner, group, mode and ACL of the old one."""
     for home in _homes(case):
         was = case.before.tree.get(home)
-        if was is None or was.kind != "dir" or any(one.path == home for one in case.before.pools.values()):
+        if was is None or was.kind != "dir" or any(pool.path == home for pool in case.before.pools.values()):
             continue
         fresh = {os.path.dirname(new) for old, new in pairs.items() if os.path.dirname(old) == home and old != new}
         for new in sorted(fresh - case.before.tree.keys()):
@@ -458,7 +458,7 @@ def _leftovers(case: Case) -> None:
     for vm in case.after.vms.values():
         for xml in (vm.inactive, vm.live or "", *vm.snapshots.values()):
             if xml:
-                named |= {os.path.realpath(one) for one in named_paths(xml, case.after.pools)}
+                named |= {os.path.realpath(named_path) for named_path in named_paths(xml, case.after.pools)}
     for path in [*named]:
         entry = case.after.tree.get(path)
         if entry is not None and entry.kind == "file" and path in fresh:
@@ -526,7 +526,7 @@ def _states(case: Case) -> None:
 def _pools(case: Case) -> None:
     """Every pool is as before, and its directory is there."""
     before = dict(case.before.pools)
-    if case.edited and any(one.what == "kill-libvirtd" for one in case.move.edits):
+    if case.edited and any(edit.what == "kill-libvirtd" for edit in case.move.edits):
         # libvirtd calls a directory pool active at its start when the directory is there.
         again = [name for name, pool in case.after.pools.items() if pool.active and name in before]
         before |= {name: replace(before[name], active=True) for name in again}
@@ -554,7 +554,7 @@ def _named(case: Case) -> None:
 
 
 def _roots(case: Case) -> tuple[str, ...]:
-    return tuple({str(case.real(one.place.partition("/")[0])) for one in case.host.files})
+    return tuple({str(case.real(file.place.partition("/")[0])) for file in case.host.files})
 
 
 def written(facts: Facts, model: Model, name: str) -> list[Finding]:
@@ -586,13 +586,13 @@ def _plain_content(case: Case, name: str) -> None:
     before, after = case.before.vms[name].inactive, case.after.vms[name].inactive
     pairs = xmlcompare.compare(before, after, case.before.pools, paths_may_differ=True).pairs
     vm = case.host.vm(name)
-    places = [one.place for one in vm.named if one.role not in GROWING and one.role != "share"]
-    places += [one.place for one in vm.disks if one.device != "disk" and one.form != "empty"]
+    places = [named.place for named in vm.named if named.role not in GROWING and named.role != "share"]
+    places += [disk.place for disk in vm.disks if disk.device != "disk" and disk.form != "empty"]
     for place in places:
         path = str(case.real(place))
         expected = case.model.plain.get(place)
         now = pairs.get(path, path)
-        if expected is None or (case.edited and any(one.what == "change-cd" for one in case.move.edits)):
+        if expected is None or (case.edited and any(edit.what == "change-cd" for edit in case.move.edits)):
             continue
         entry = case.after.tree.get(os.path.realpath(now))
         if entry is None or entry.content != expected:

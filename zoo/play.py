@@ -37,7 +37,7 @@ class Played:
 
     @property
     def kinds(self) -> set[str]:
-        return {one.kind for one in self.findings}
+        return {finding.kind for finding in self.findings}
 
 
 def play(site: Site, host: Host) -> Played:
@@ -106,7 +106,7 @@ class Play:
         """One command and its verdict."""
         stops = sorted({one.point for one in edits} | ({cancel_at} if cancel_at else set()))
         tpm = self._tpm()
-        process = ferry.start(said_words, ",".join(f"{one}:stop" for one in stops))
+        process = ferry.start(said_words, ",".join(f"{stop}:stop" for stop in stops))
         reached = bool(stops) and self._wait_stopped(process)
         if reached:
             for edit in edits:
@@ -115,7 +115,7 @@ class Play:
                 process.send_signal(signal.SIGINT)
             process.send_signal(signal.SIGCONT)
         said = ferry.end(process, said_words, END_S)
-        self.played.commands.append(f"blockferry {' '.join(self.site.places(one) for one in said_words)}")
+        self.played.commands.append(f"blockferry {' '.join(self.site.places(said_word) for said_word in said_words)}")
         self.played.codes = said.codes
         self.played.end = ended(said)
         self.warned += said.out
@@ -135,8 +135,8 @@ class Play:
         self.case = case
         if self._tpm() != tpm:
             self.find("tpm", f"the TPM's state was {', '.join(tpm)} and is {', '.join(self._tpm())}")
-        for one in judge.judge(case):
-            self.find(one.kind, one.text)
+        for finding in judge.judge(case):
+            self.find(finding.kind, finding.text)
 
     def _resumed(self, ferry: Ferry, said: Said) -> Said:
         """The move did not get over libvirtd's end by itself: `resume`, as its user would."""
@@ -152,7 +152,7 @@ class Play:
     def _tpm(self) -> list[str]:
         """The files of the mover's emulated TPM, which libvirt keeps on the host, outside of datastores."""
         place = self.site.host.directory / "lib/swtpm" / domains.vm_uuid(self.world.host.move.vm)
-        return sorted(str(one.relative_to(place)) for one in place.rglob("*") if one.name != ".lock")
+        return sorted(str(path.relative_to(place)) for path in place.rglob("*") if path.name != ".lock")
 
     @staticmethod
     def _wait_stopped(process: HostProcess) -> bool:
@@ -181,7 +181,7 @@ class Play:
                 file.write(b"the newest line\n")
             self.world.model.plain[edit.place] = files.digest(path)
         elif edit.what == "guest-write":
-            self._guest_write(next(one for one in mover.disks if one.target == edit.target))
+            self._guest_write(next(disk for disk in mover.disks if disk.target == edit.target))
         elif edit.what == "suspend":
             if self.site.state(mover.name) == "running":
                 self.site.virsh(("suspend", domains.vm_uuid(mover.name)), check=False)
@@ -239,8 +239,8 @@ class Play:
             if (mover.name, disk.target) in self.world.model.disks and "readonly" not in disk.options:
                 self._guest_write(disk, (5, 11))
         after = self.site.look(host)
-        for one in judge.written(after, self.world.model, mover.name):
-            self.find(one.kind, one.text)
+        for finding in judge.written(after, self.world.model, mover.name):
+            self.find(finding.kind, finding.text)
 
     # -- everything starts ----------------------------------------------------------------------------------------
 

@@ -36,8 +36,8 @@ def candidates(host: Host) -> Iterator[Host]:
     for disk in mover.disks:
         if len(mover.disks) > 1:
             yield _with(host, replace(mover, disks=tuple(one for one in mover.disks if one is not disk)))
-    for one in mover.named:
-        yield _with(host, replace(mover, named=tuple(other for other in mover.named if other is not one)))
+    for named in mover.named:
+        yield _with(host, replace(mover, named=tuple(other for other in mover.named if other is not named)))
     if mover.tpm:
         yield _with(host, replace(mover, tpm=""))
     if mover.snapshots:
@@ -83,8 +83,8 @@ def _moves(move: Move) -> Iterator[Move]:
 
 def _with(host: Host, mover: Vm) -> Host:
     vms = tuple(mover if vm.name == mover.name else vm for vm in host.vms)
-    targets = {one.target for one in mover.disks}
-    edits = tuple(one for one in host.move.edits if not one.target or one.target in targets)
+    targets = {disk.target for disk in mover.disks}
+    edits = tuple(edit for edit in host.move.edits if not edit.target or edit.target in targets)
     disks = tuple((target, pool) for target, pool in host.move.disks if target in targets)
     if host.move.disks and not disks:
         return host
@@ -93,10 +93,12 @@ def _with(host: Host, mover: Vm) -> Host:
 
 def _needed(host: Host) -> set[str]:
     """Places that somebody names, with what they stand on."""
-    known = {one.place: one for one in host.files}
-    wanted = [disk.place for vm in host.vms for disk in vm.disks] + [one.place for vm in host.vms for one in vm.named]
-    wanted += [one.place for one in host.pools] + [one.place for one in host.move.edits]
-    wanted += [one.place for one in host.files if one.kind == "link"]
+    known = {file.place: file for file in host.files}
+    wanted = [disk.place for vm in host.vms for disk in vm.disks] + [
+        named.place for vm in host.vms for named in vm.named
+    ]
+    wanted += [pool.place for pool in host.pools] + [edit.place for edit in host.move.edits]
+    wanted += [file.place for file in host.files if file.kind == "link"]
     found: set[str] = set()
     while wanted:
         place = wanted.pop()
@@ -108,6 +110,6 @@ def _needed(host: Host) -> set[str]:
 
 def _tidy(host: Host) -> Host:
     """Without edits of files that are not there any more."""
-    known = {one.place for one in host.files}
-    edits = tuple(one for one in host.move.edits if not one.place or one.place in known)
+    known = {file.place for file in host.files}
+    edits = tuple(edit for edit in host.move.edits if not edit.place or edit.place in known)
     return replace(host, move=replace(host.move, edits=edits))

@@ -283,10 +283,10 @@ class Site:
         uuids, pools = (part.split() for part in said.split("/"))
         keep = ("--snapshots-metadata", "--checkpoints-metadata", "--managed-save", "--nvram")
         commands: list[tuple[str, ...]] = []
-        for one in uuids:
-            commands += [("destroy", one), ("undefine", one, *keep)]
-        for one in pools:
-            commands += [("pool-destroy", one), ("pool-undefine", one)]
+        for uuid in uuids:
+            commands += [("destroy", uuid), ("undefine", uuid, *keep)]
+        for pool in pools:
+            commands += [("pool-destroy", pool), ("pool-undefine", pool)]
         if commands:
             self.virsh(*commands, check=False)
         self.close()
@@ -323,8 +323,8 @@ class Site:
     def guest_write(self, vm: str, disk: Disk, offset: int, byte: int) -> str | None:
         """Write and flush a block of a running VM's disk through its virtual device; what went wrong."""
         xml = ElementTree.fromstring(self.virsh(("dumpxml", domains.vm_uuid(vm))))
-        for one in xml.iterfind("devices/disk"):
-            target, alias = one.find("target"), one.find("alias")
+        for element in xml.iterfind("devices/disk"):
+            target, alias = element.find("target"), element.find("alias")
             if target is not None and alias is not None and target.get("dev") == disk.target:
                 device = _device(alias.attrib["name"], disk)
                 break

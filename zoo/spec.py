@@ -117,14 +117,14 @@ class Host:
     why: str = ""  # of a host kept as a test: what it once showed
 
     def vm(self, name: str) -> Vm:
-        return next(one for one in self.vms if one.name == name)
+        return next(vm for vm in self.vms if vm.name == name)
 
     @property
     def mover(self) -> Vm:
         return self.vm(self.move.vm)
 
     def file(self, place: str) -> File:
-        return next(one for one in self.files if one.place == place)
+        return next(file for file in self.files if file.place == place)
 
 
 def to_json(host: Host) -> str:
@@ -149,9 +149,9 @@ def load(path: Path) -> Host:
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {
-            one.name: _plain(getattr(value, one.name))
-            for one in dataclasses.fields(value)
-            if one.default is dataclasses.MISSING or getattr(value, one.name) != one.default
+            field.name: _plain(getattr(value, field.name))
+            for field in dataclasses.fields(value)
+            if field.default is dataclasses.MISSING or getattr(value, field.name) != field.default
         }
     return [_plain(one) for one in value] if isinstance(value, tuple) else value
 

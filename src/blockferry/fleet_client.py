@@ -57,22 +57,22 @@ class FleetClient(LocalClient):
         return LocalClient(self._env.config, self._env)
 
     def _listed(self, uri: str) -> ConfiguredHost | None:
-        return next((one for one in self._env.hosts if one.uri == uri), None)
+        return next((host for host in self._env.hosts if host.uri == uri), None)
 
     def _own(self) -> tuple[ConfiguredHost, ...]:
         """The host of the configuration's own `uri`, which a user need not list; () when it is listed."""
         return (self._env.own,) if self._listed(self._env.uri) is None else ()
 
-    def _client_at(self, one: ConfiguredHost) -> LocalClient:
+    def _client_at(self, configured_host: ConfiguredHost) -> LocalClient:
         """The client of one host, made once. Raises HostUnreachable, UsageError."""
-        if one.uri == self._env.uri:
+        if configured_host.uri == self._env.uri:
             return self._here()
         with self._clients_lock:
-            if one.uri not in self._clients:
-                env = Environment(replace(self._env.config, uri=one.uri), self._env)
+            if configured_host.uri not in self._clients:
+                env = Environment(replace(self._env.config, uri=configured_host.uri), self._env)
                 env.say = self._env.say
-                self._clients[one.uri] = LocalClient(env.config, env)
-            return self._clients[one.uri]
+                self._clients[configured_host.uri] = LocalClient(env.config, env)
+            return self._clients[configured_host.uri]
 
     def _of_vm(self, vm: str) -> LocalClient:
         """The client of the host that has this VM. Raises VmNotFound, VmAmbiguous, HostUnreachable."""
@@ -80,8 +80,8 @@ class FleetClient(LocalClient):
 
     def _of_plan(self, summary: MoveSummary) -> LocalClient:
         """The client of the host that a move belongs to, as far as its URI tells; who runs it asks for the UUID."""
-        found = self._listed(summary.plan.uri)
-        return self._here() if found is None else self._client_at(found)
+        configured_host = self._listed(summary.plan.uri)
+        return self._here() if configured_host is None else self._client_at(configured_host)
 
     def _of_move(self, move: str) -> LocalClient:
         """The client of the host of a move; of one that was planned here also while the journal is away."""
@@ -91,13 +91,15 @@ class FleetClient(LocalClient):
 
     def vms(self) -> tuple[VmListing, ...]:
         """See Client. A host that does not answer is told to whoever listens."""
-        answers = vm_search.ask_all((*self._env.hosts, *self._own()), lambda one, _site: self._client_at(one).vms())
+        answers = vm_search.ask_all(
+            (*self._env.hosts, *self._own()), lambda configured_host, _site: self._client_at(configured_host).vms()
+        )
         errors = [(one.one, one.error) for one in answers if one.error is not None]
         if errors and len(errors) == len(answers):
             raise errors[0][1]
-        for one, error in errors:
-            if one in self._env.hosts:  # else it is only the default, and there is no libvirt here
-                self._env.say(f"the VMs of host {one.name} are not shown: {error.sentence}")
+        for configured_host, error in errors:
+            if configured_host in self._env.hosts:  # else it is only the default, and there is no libvirt here
+                self._env.say(f"the VMs of host {configured_host.name} are not shown: {error.sentence}")
         return tuple(replace(vm, host=answer.one.name) for answer in answers for vm in answer.value or ())
 
     def vm_names(self) -> tuple[str, ...]:
@@ -105,7 +107,7 @@ class FleetClient(LocalClient):
         answers = vm_search.ask_all(
             (*self._env.hosts, *self._own()), lambda _one, site: domain_list.names(site.connection)
         )
-        return tuple(dict.fromkeys(name for one in answers for name in one.value or ()))
+        return tuple(dict.fromkeys(name for answer in answers for name in answer.value or ()))
 
     def disk_names(self, vm: str) -> tuple[str, ...]:
         """See Client."""
@@ -150,9 +152,9 @@ class FleetClient(LocalClient):
         """Moves that nobody runs, each told by its own host. A host that does not answer is left out."""
         if self._env.nothing_under_way():  # each command asks: most need no journal for it
             return ()
-        left = [one for one in self._env.journal.unfinished() if not one.owner_alive]
+        left = [move_summary for move_summary in self._env.journal.unfinished() if not move_summary.owner_alive]
         found: dict[str, MoveSummary] = {}
-        for uri in dict.fromkeys(one.plan.uri for one in left):
+        for uri in dict.fromkeys(move_summary.plan.uri for move_summary in left):
             host = self._listed(uri)
             if host is not None:
                 try:
@@ -160,8 +162,8 @@ class FleetClient(LocalClient):
                 except BlockferryError:
                     continue
             client = self._here() if host is None else self._client_at(host)
-            found.update({one.id: one for one in ask(client)})
-        return tuple(sorted(found.values(), key=lambda one: (one.created, one.id)))
+            found.update({move_summary.id: move_summary for move_summary in ask(client)})
+        return tuple(sorted(found.values(), key=lambda move_summary: (move_summary.created, move_summary.id)))
 
     # ------------------------------------------------------------ leftovers, changed blocks
 

@@ -65,6 +65,6 @@ def far_voyage(
 ) -> Voyage:
     """A guest on the far host, whose copy takes a while."""
     guest = make_guest([Disk("vda", old_san, size="96MiB", fill="64MiB")], host=far, start=True)
-    one = Voyage(guest, far_line, stores)
-    one.write(rate=20, most_kib=4, span_blocks=1024)
-    return one
+    voyage = Voyage(guest, far_line, stores)
+    voyage.write(rate=20, most_kib=4, span_blocks=1024)
+    return voyage

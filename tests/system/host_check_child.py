@@ -15,7 +15,7 @@ def main(source: str, destination: str, vm: str, asked: dict[str, Any]) -> None:
     here, there = Host(source), Host(destination)
     try:
         facts = looks.gather(here, there, vm, Asked(**asked))
-        found = [[one.code, one.text, one.remedy] for one in rules.findings(facts, Asked(**asked))]
+        found = [[finding.code, finding.text, finding.remedy] for finding in rules.findings(facts, Asked(**asked))]
         json.dump({"findings": found, "seen": seen(facts)}, sys.stdout)
     finally:
         here.close()

@@ -28,7 +28,7 @@ def main(url: str, what: str, *words: str) -> dict[str, object]:
         request = msgspec.json.decode(words[2], type=HostMoveRequest)
         plan = planning.plan(request, source, dest, SharedDirectories())
         journal.add(plan, HostMoveRecord(bandwidth=request.bandwidth), words[2], "test")
-        return {"id": plan.move, "staying": list(plan.staying), "disks": [one.dest for one in plan.disks]}
+        return {"id": plan.move, "staying": list(plan.staying), "disks": [disk.dest for disk in plan.disks]}
     if what == "cancel":
         journal.want(words[0], Wanted.CANCEL)
         return {}

@@ -20,12 +20,12 @@ MIB = 1 << 20
 @pytest.fixture(scope="module", params=["xfs", "btrfs"])
 def pair(request: pytest.FixtureRequest, lab_session: Lab, lab_host: Host) -> Iterator[tuple[Datastore, Datastore]]:
     """Two datastores on one file system that shares blocks, each with a mount of its own."""
-    one = lab_session.datastore(f"near-{request.param}", fs=request.param, size="1GiB")
-    other = lab_session.datastore(f"far-{request.param}", beside=one)
-    for store in (one, other):
+    datastore = lab_session.datastore(f"near-{request.param}", fs=request.param, size="1GiB")
+    other = lab_session.datastore(f"far-{request.param}", beside=datastore)
+    for store in (datastore, other):
         lab_host.attach(store)
-    yield one, other
-    for store in (one, other):
+    yield datastore, other
+    for store in (datastore, other):
         lab_host.detach(store)
 
 
@@ -106,7 +106,7 @@ def test_the_disks_of_a_vm_that_is_off_are_cloned(near: Line, sharer: Guest, pai
 
 @pytest.mark.sampled(0.2)
 @pytest.mark.parametrize("cancel", [False, True])
-@pytest.mark.parametrize("point", ["cloning", "cloned", "base-synced", "pivoted", "fold-pivoted"])
+@pytest.mark.parametrize("point", ["cloning", "cloned", "base-synced", "pivoted", "commit-pivoted"])
 def test_killed_at_a_point_of_a_move_by_clone(
     near: Line, sharer: Guest, pair: tuple[Datastore, Datastore], point: str, cancel: bool
 ) -> None:

@@ -144,5 +144,5 @@ def test_the_short_cut_has_every_group_and_names_cells_that_there_are() -> None:
     cells = {case.id for case in known.cells()}
     assert set(CASES) <= cells
     assert {known.faults[Case.parse(text).fault].group for text in CASES} == {
-        one.group for one in known.faults.values()
+        fault.group for fault in known.faults.values()
     }

@@ -59,7 +59,7 @@ def nvram_of(guest: Guest, *, inactive: bool = False) -> Path:
 
 def state_of(line: Line, guest: Guest) -> str:
     moves = line.must("moves").document["moves"]
-    return next((str(one["state"]) for one in moves if one["plan"]["vm"] == guest.name), "over")
+    return next((str(move["state"]) for move in moves if move["plan"]["vm"] == guest.name), "over")
 
 
 def assert_its_own(path: Path) -> None:
@@ -235,8 +235,8 @@ def assert_on_its_new_file(line: Line, guest: Guest, target: Datastore, old: Pat
     assert not image_of(guest).exists()
     assert not list(new.parent.glob("*.blockferry"))
     assert line.host.vm_state(guest.name) == "running"
-    held = {one.resolve() for one in Path(f"/proc/{line.host.qemu_pid(guest.name)}/fd").iterdir()}
-    assert any(one.parts[-2:] == new.parts[-2:] for one in held), held
+    held = {path.resolve() for path in Path(f"/proc/{line.host.qemu_pid(guest.name)}/fd").iterdir()}
+    assert any(path.parts[-2:] == new.parts[-2:] for path in held), held
     assert_whole(guest)
 
 

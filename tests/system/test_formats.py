@@ -22,33 +22,33 @@ def test_a_vm_that_runs_from_a_vmdk_in_two_files_moves_live_to_qcow2(
     make_guest: MakeGuest, line: Line, stores: tuple[Datastore, ...], ssd: Datastore, old_san: Datastore
 ) -> None:
     guest = make_guest(small_disks(old_san, 1, "vmdk", options="subformat=monolithicFlat"), start=True)
-    one = Voyage(guest, line, stores)
-    assert one.where["vda"].with_name("vda-flat.vmdk").exists()
-    one.write()
+    voyage = Voyage(guest, line, stores)
+    assert voyage.where["vda"].with_name("vda-flat.vmdk").exists()
+    voyage.write()
     words = ["--format", "qcow2", "--cluster-size", "128KiB", "--preallocation", "falloc"]
     done = line.must("move", guest.name, "--to", "ssd", *words).move
-    path = one.moved("vda", ssd, "qcow2")
-    one.assert_well()
-    assert one.files(old_san) == set(), "the descriptor and its extents are both gone"
+    path = voyage.moved("vda", ssd, "qcow2")
+    voyage.assert_well()
+    assert voyage.files(old_san) == set(), "the descriptor and its extents are both gone"
     assert len(done["report"]["sources"]) == 2
     assert image_info(path)["cluster-size"] == 128 << 10
     assert allocated(path) >= guest.disk("vda").size_bytes
-    one.power_cycle()
+    voyage.power_cycle()
 
 
 def test_extended_l2_entries_are_carried(
     make_guest: MakeGuest, line: Line, stores: tuple[Datastore, ...], ssd: Datastore, old_san: Datastore
 ) -> None:
     guest = make_guest(small_disks(old_san, 1, options="extended_l2=on,cluster_size=128k"), start=True)
-    one = Voyage(guest, line, stores)
-    one.write()
+    voyage = Voyage(guest, line, stores)
+    voyage.write()
     line.must("move", guest.name, "--to", "ssd")
-    path = one.moved("vda", ssd)
-    one.assert_well()
+    path = voyage.moved("vda", ssd)
+    voyage.assert_well()
     found = image_info(path)
     assert found["cluster-size"] == 128 << 10
     assert found["format-specific"]["data"]["extended-l2"]
-    one.power_off()
+    voyage.power_off()
 
 
 @pytest.mark.parametrize(("raw", "method"), [("off", "mirror"), ("on", "changed-blocks"), ("on", "cold")])
@@ -68,25 +68,25 @@ def test_a_data_file_goes_into_the_new_image_and_then_away(
     data.parent.mkdir()
     options = f"data_file={data},data_file_raw={raw}"
     guest = make_guest(small_disks(old_san, 1, options=options), name=name, start=True)
-    one = Voyage(guest, line, stores)
+    voyage = Voyage(guest, line, stores)
     assert allocated(data) > 16 << 20, "the data file is where the data is"
-    one.write()
+    voyage.write()
     if method == "cold":
-        one.power_off()
+        voyage.power_off()
     said = line.do("move", name, "--to", "ssd", "--method", method, point="source-released:kill")
     assert said.status in (-9, 137), str(said)
     assert data.exists()
     [move] = line.unfinished()
     line.must("resume", move)
-    path = one.moved("vda", ssd)
+    path = voyage.moved("vda", ssd)
     assert "data-file" not in image_info(path)["format-specific"]["data"]
-    assert one.files(old_san) == set(), "the image and its data file are both gone"
+    assert voyage.files(old_san) == set(), "the image and its data file are both gone"
     if method == "cold":
-        one.assert_images()
+        voyage.assert_images()
         guest.start()
-        one.write()
-    one.assert_well()
-    one.power_off()
+        voyage.write()
+    voyage.assert_well()
+    voyage.power_off()
 
 
 @pytest.fixture
@@ -124,11 +124,11 @@ def encrypt(guest: Guest, target: str, encryption: str) -> Path:
     return path
 
 
-def judge_sealed(one: Voyage, target: str, path: Path) -> None:
+def judge_sealed(voyage: Voyage, target: str, path: Path) -> None:
     """The second opinion on a LUKS image of a guest that is off, decrypted for it."""
     plain = path.with_name("plain")
     convert("--image-opts", f"driver=luks,key-secret=s,file.filename={path}", "-O", "raw", plain)
-    verdict = one.guest.judge.check_image(target, plain, "raw")
+    verdict = voyage.guest.judge.check_image(target, plain, "raw")
     plain.unlink()
     assert verdict.ok, str(verdict)
 
@@ -139,44 +139,44 @@ def test_an_encrypted_disk_moves_and_never_decrypted(
     """LUKS as libvirt has it: raw in the XML, with a secret that libvirt holds. To and fro, then off, then killed."""
     disks = [Disk("vda", old_san, "raw", size="32MiB", fill="8MiB"), Disk("vdb", old_san, size="16MiB", fill="4MiB")]
     guest = make_guest(disks)
-    host, one = guest.host, Voyage(guest, line, stores)
+    host, voyage = guest.host, Voyage(guest, line, stores)
     path = encrypt(guest, "vda", secret)
     encrypt(guest, "vdb", secret)
     header = path.read_bytes()[: 64 << 10]
     assert header.startswith(b"LUKS")
     guest.start()
-    one.write()
+    voyage.write()
     said = line.do("move", guest.name, "--to", "ssd")
     assert said.status == 4, str(said)
     assert said.codes == ["ENCRYPTED_IMAGE"], "LUKS inside of a qcow2 has to wait until the VM is off"
     for store, method in ((ssd, "mirror"), (old_san, "changed-blocks")):
         line.must("move", guest.name, "--disk", f"vda={store.name}", "--method", method)
-        path = one.moved("vda", store)
+        path = voyage.moved("vda", store)
         assert path.read_bytes().startswith(header)
         assert guest.xml().count(SECRET) == guest.xml(inactive=True).count(SECRET) == 2
-        one.assert_well(old_home=ssd.home(guest.name))
+        voyage.assert_well(old_home=ssd.home(guest.name))
     for point, word in (("copy-started", "cancel"), ("pivoted", "resume")):
         said = line.do("move", guest.name, "--disk", "vda=ssd", point=f"{point}:kill")
         assert said.status in (-9, 137), str(said)
         line.do(word, line.unfinished()[0])
         if word == "resume":
-            path = one.moved("vda", ssd)
-        one.assert_well(old_home=ssd.home(guest.name))
+            path = voyage.moved("vda", ssd)
+        voyage.assert_well(old_home=ssd.home(guest.name))
     guest.judge.stop()
     guest.poweroff()
-    judge_sealed(one, "vda", path)
+    judge_sealed(voyage, "vda", path)
     content = path.read_bytes()
     line.must("move", guest.name, "--to", "old-san")  # both, as they are
-    path = one.moved("vda", old_san)
-    one.moved("vdb", old_san)
+    path = voyage.moved("vda", old_san)
+    voyage.moved("vdb", old_san)
     assert path.read_bytes() == content
-    one.assert_configured("shut off")
-    one.assert_nothing_left()
+    voyage.assert_configured("shut off")
+    voyage.assert_nothing_left()
     host.power_loss()
     host.boot()
     guest.start()  # QEMU checks the passphrase against the LUKS header before it starts
-    one.write()
-    one.assert_content()
+    voyage.write()
+    voyage.assert_content()
     guest.judge.stop()
     guest.poweroff()
-    judge_sealed(one, "vda", path)
+    judge_sealed(voyage, "vda", path)

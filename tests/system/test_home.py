@@ -98,10 +98,10 @@ def bare(lab_host: Host, old_san: Datastore, ssd: Datastore, vm_name: Callable[[
         return made[-1]
 
     yield make
-    for one in made:
-        one.remove()
+    for bare in made:
+        bare.remove()
         for store in (old_san, ssd):
-            home = store.home(one.name)
+            home = store.home(bare.name)
             if home.is_symlink():
                 home.unlink()
             shutil.rmtree(home, ignore_errors=True)

@@ -70,7 +70,7 @@ def test_all_reasons_at_once(make_guest: MakeGuest, desk: Host, far: Host, old_s
     print(said["findings"])
     assert sorted(one[0] for one in said["findings"]) == ["MEDIUM_MISSING", "NETWORK_MISSING", "VM_NAME_TAKEN"]
     stays = check(desk, far, plain.name)
-    assert [one[0] for one in stays["findings"]] == ["DISK_NOT_PROVEN_SHARED"], stays["findings"]
+    assert [stay[0] for stay in stays["findings"]] == ["DISK_NOT_PROVEN_SHARED"], stays["findings"]
 
 
 def test_tls(make_guest: MakeGuest, desk: Host, far: Host, old_san: Datastore, tmp_path: Path) -> None:

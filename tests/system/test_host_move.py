@@ -97,8 +97,8 @@ class Crossing:
         """It is at the source as before, and nothing of it is at the destination."""
         assert self.states()[1] == "absent", self.story()
         assert "urn:blockferry" not in self.source.virsh("dumpxml", self.guest.name)
-        for one in images:
-            assert not list(one.parent.glob("*")) if one.parent.exists() else True, self.story()
+        for image in images:
+            assert not list(image.parent.glob("*")) if image.parent.exists() else True, self.story()
 
 
 @pytest.fixture
@@ -112,10 +112,10 @@ def crossing(
         return made[-1]
 
     yield make
-    for one in made:
+    for crossing in made:
         for host in (far, kvm2):
-            host.run(["virsh", "-q", "destroy", one.guest.name], check=False)
-            host.run(["virsh", "-q", "undefine", one.guest.name], check=False)
+            host.run(["virsh", "-q", "destroy", crossing.guest.name], check=False)
+            host.run(["virsh", "-q", "undefine", crossing.guest.name], check=False)
 
 
 def test_running_with_nothing_shared(crossing: Callable[..., Crossing], ssd: Datastore, kvm2_disks: Datastore) -> None:

@@ -23,12 +23,20 @@ BACK = ("aborting", "abort-asked", "removing-destination", "destination-removed"
 VERIFY = ("view-prepared", "taking-view", "view-taken", "verifying", "verified", "ending-view", "view-ended")
 """Passed with --verify only: test_verify.py kills there."""
 HANGING = ("leaving-synchronous", "cut-off-noted")
-"""Passed when the destination hangs only: test_hanging.py kills there."""
+"""Passed when the destination hangs only: test_destination_hangs.py kills there."""
 COURSE = ("going-synchronous", "throttling", "throttled", "unthrottled")
 """Passed when the guest outruns its copy only: test_pace.py kills there."""
 OVERLAYS = (
     *("overlay-named", "overlay-made", "overlay-taken", "syncing-base", "base-synced"),
-    *("fold-starting", "fold-called", "fold-started", "fold-pivoting", "fold-pivoted", "folding-off", "folded-off"),
+    *(
+        "commit-starting",
+        "commit-called",
+        "commit-started",
+        "commit-pivoting",
+        "commit-pivoted",
+        "committing-off",
+        "committed-off",
+    ),
     *("checkpoint-suspending", "checkpoint-suspended"),
 )
 """Passed by the method snapshot, and with copies large enough for checkpoints: test_resume.py kills there."""
@@ -58,7 +66,7 @@ ELSEWHERE = (
     *(*COLD, *START, *BACK, *VERIFY, *HANGING, *COURSE, *OVERLAYS, *FIRMWARE),
     *(*TRIM, *CLONE, *SNAPSHOTS, *CHAIN, *LOST),
 )
-LIVE = tuple(one for one in move_point.names if one not in ELSEWHERE)
+LIVE = tuple(name for name in move_point.names if name not in ELSEWHERE)
 
 
 @pytest.fixture(scope="module")

@@ -112,7 +112,7 @@ class Vm:
         assert said.status == (0 if outcome == "moved" else 6), f"{said}\n{self.line.stories()}"
         assert all(Path(path).is_relative_to(store.path) for path in self.names()), self.names()
         assert MARK not in self.config()
-        homes = [one.home(self.name) for one in self.line.stores]
+        homes = [datastore.home(self.name) for datastore in self.line.stores]
         left = {path for home in homes if home.exists() for path in home.rglob("*")}
         images = {path for path in left if path.suffix != ".xml"}
         listed = {one["kept"]["path"] for one in self.line.must("quarantine", "list").document["kept"]}
@@ -134,12 +134,12 @@ class Vm:
 @pytest.fixture(scope="module")
 def pair(lab_session: Lab, lab_host: Host) -> Iterator[tuple[Datastore, Datastore]]:
     """Two datastores on one file system that shares blocks: so every method can be used between them."""
-    one = lab_session.datastore("lost-near", fs="xfs", size="512MiB")
-    other = lab_session.datastore("lost-far", beside=one)
-    for store in (one, other):
+    datastore = lab_session.datastore("lost-near", fs="xfs", size="512MiB")
+    other = lab_session.datastore("lost-far", beside=datastore)
+    for store in (datastore, other):
         lab_host.attach(store)
-    yield one, other
-    for store in (one, other):
+    yield datastore, other
+    for store in (datastore, other):
         lab_host.detach(store)
 
 
@@ -210,10 +210,10 @@ def test_libvirtd_killed_in_the_window_of_a_switch(make: Vm, line: Line, pair: t
         (3, "mirror", "pivoted-one", "vda"),
         (1, "changed-blocks", "pivots-asked", "vda"),
         (3, "changed-blocks", "pivoted-one", "vda"),
-        (1, "snapshot", "fold-pivoted", "vda"),
-        (3, "snapshot", "fold-pivoted", "vda"),
-        (1, "clone", "fold-pivoted", "vda"),
-        (3, "clone", "fold-pivoted", "vda"),
+        (1, "snapshot", "commit-pivoted", "vda"),
+        (3, "snapshot", "commit-pivoted", "vda"),
+        (1, "clone", "commit-pivoted", "vda"),
+        (3, "clone", "commit-pivoted", "vda"),
     ],
     indirect=["make"],
 )
@@ -222,7 +222,7 @@ def test_lost_at_the_end_of_a_job(
 ) -> None:
     """The configuration is the one from before the job's end: by itself the next start would use stale images."""
     vm = make
-    before = "fold-pivoting" if where.startswith("fold") else "pivoting"
+    before = "commit-pivoting" if where.startswith("commit") else "pivoting"
     words = ("move", vm.name, "--to", "lost-far", "--method", method)
     process = line.start(*words, point=f"{before}:stop,{where}:stop")
     line.wait_stopped(process)
@@ -268,7 +268,7 @@ def test_lost_while_a_move_is_taken_back(
     """In the end of a cancelled copy, or of the commit of an overlay into the old image."""
     vm = make
     words = ("move", vm.name, "--to", "lost-far", "--method", method)
-    back = "abort-asked:stop" if job == "copy" else "fold-pivoting:stop,fold-pivoted:stop"
+    back = "abort-asked:stop" if job == "copy" else "commit-pivoting:stop,commit-pivoted:stop"
     process = line.start(*words, point=f"in-step:stop,{back}")
     line.wait_stopped(process)
     config = vm.saved_config()
@@ -356,8 +356,8 @@ def test_what_cannot_be_asked_is_kept_from_starting(make: Vm, line: Line, pair: 
     tried = host.run(["virsh", "start", vm.name], check=False)
     assert tried.returncode != 0, "the VM runs twice"
     assert vm.lives()
-    for one in (host.directory / "lib/qemu").glob(f"domain-*-{vm.name}/monitor.sock"):
-        one.unlink()  # libvirt does that when the new domain id happens to be the old one
+    for path in (host.directory / "lib/qemu").glob(f"domain-*-{vm.name}/monitor.sock"):
+        path.unlink()  # libvirt does that when the new domain id happens to be the old one
     refused = Line(host, line.directory.parent, line.stores).do("check", vm.name, "--to", "lost-far")
     assert "MOVE_UNDER_WAY" in json.dumps(refused.document), refused
     go_on(process)
@@ -389,10 +389,10 @@ def test_a_guest_that_writes_on_after_the_last_commit(
     and the configuration names the overlay (1,238 of 7,387 blocks were stale). It is shut down from inside.
     """
     guest: Guest = make_guest(small_disks(pair[0], 1), start=True)
-    one = Voyage(guest, line, pair)
-    one.write()
+    voyage = Voyage(guest, line, pair)
+    voyage.write()
     words = ("move", guest.name, "--to", "lost-far", "--method", "snapshot")
-    process = line.start(*words, point="fold-pivoting:stop,fold-pivoted:stop")
+    process = line.start(*words, point="commit-pivoting:stop,commit-pivoted:stop")
     line.wait_stopped(process)
     config = losing.config_file(guest.host, guest.name).read_text()
     go_on(process)
@@ -406,16 +406,16 @@ def test_a_guest_that_writes_on_after_the_last_commit(
     assert losing.qemu_status(guest.host, guest.name) == "running"
     [base] = losing.written_images(guest.host, guest.name)
     assert base in said.document["message"]
-    one.guest.judge.wait_writes(60)
-    one.guest.judge.stop()
+    voyage.guest.judge.wait_writes(60)
+    voyage.guest.judge.stop()
     guest.poweroff(wait=False)
     wait_until(lambda: losing.qemu_status(guest.host, guest.name) == "shutdown", "the guest to be off", timeout=60)
     said = line.must("resume", said.document["facts"]["move"])
     assert guest.host.qemu(guest.name) is None
-    one.moved_all(pair[1])
-    one.assert_configured("shut off")
-    one.assert_nothing_left()
-    one.assert_images()
+    voyage.moved_all(pair[1])
+    voyage.assert_configured("shut off")
+    voyage.assert_nothing_left()
+    voyage.assert_images()
     guest.start()
-    one.write()
-    one.assert_content()
+    voyage.write()
+    voyage.assert_content()

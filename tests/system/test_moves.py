@@ -29,21 +29,21 @@ def test_two_disks_move_live(
     make_guest: MakeGuest, line: Line, stores: tuple[Datastore, ...], ssd: Datastore, old_san: Datastore,
 ) -> None:  # fmt: skip
     guest = make_guest(small_disks(old_san, 2, kind, layout=layout), start=True)
-    one = Voyage(guest, line, stores, database=True)
-    one.write()
+    voyage = Voyage(guest, line, stores, database=True)
+    voyage.write()
     done = line.must("move", guest.name, "--to", "ssd", "--method", method).move
     assert done["state"] == "moved"
     assert done["plan"]["method"] == method
     assert done["report"]["bulk_bytes"] >= 32 << 20
     assert done["report"]["switch_stall_s"] is not None
     assert all("removed" in sentence for sentence in done["report"]["sources"])
-    one.moved_all(ssd)
-    one.assert_well()
-    assert one.files(old_san) == set()
+    voyage.moved_all(ssd)
+    voyage.assert_well()
+    assert voyage.files(old_san) == set()
     assert (ssd.home(guest.name) / f"{guest.name}.xml").exists()
     guest.host.restart_libvirtd()
-    one.assert_well()
-    one.power_cycle()
+    voyage.assert_well()
+    voyage.power_cycle()
 
 
 @pytest.mark.parametrize(
@@ -59,26 +59,26 @@ def test_the_format_changes_on_the_way(
     make_guest: MakeGuest, line: Line, stores: tuple[Datastore, ...], ssd: Datastore, old_san: Datastore,
 ) -> None:  # fmt: skip
     guest = make_guest(small_disks(old_san, 1, kind, **options), start=True)
-    one = Voyage(guest, line, stores)
-    one.write()
+    voyage = Voyage(guest, line, stores)
+    voyage.write()
     line.must("move", guest.name, "--to", "ssd", "--format", new)
-    path = one.moved("vda", ssd, new)
-    one.assert_well()
+    path = voyage.moved("vda", ssd, new)
+    voyage.assert_well()
     assert image_info(path)["format"] == new
     assert image_info(path)["virtual-size"] == guest.disk("vda").size_bytes
-    one.power_cycle()
+    voyage.power_cycle()
 
 
 def test_a_transient_vm_moves(
     make_guest: MakeGuest, line: Line, stores: tuple[Datastore, ...], ssd: Datastore, old_san: Datastore
 ) -> None:
     guest = make_guest(small_disks(old_san, 2), persistent=False, start=True)
-    one = Voyage(guest, line, stores, persistent=False)
-    one.write()
+    voyage = Voyage(guest, line, stores, persistent=False)
+    voyage.write()
     line.must("move", guest.name, "--to", "ssd")
-    one.moved_all(ssd)
-    one.assert_well()
-    one.power_off()
+    voyage.moved_all(ssd)
+    voyage.assert_well()
+    voyage.power_off()
     assert guest.state() == "absent"
 
 
@@ -86,17 +86,17 @@ def test_a_paused_vm_moves_and_stays_paused(
     make_guest: MakeGuest, line: Line, stores: tuple[Datastore, ...], ssd: Datastore, old_san: Datastore
 ) -> None:
     guest = make_guest(small_disks(old_san, 2), start=True)
-    one = Voyage(guest, line, stores)
-    one.write()
+    voyage = Voyage(guest, line, stores)
+    voyage.write()
     guest.suspend()
     for method, store in (("mirror", ssd), ("changed-blocks", old_san)):
         line.must("move", guest.name, "--to", store.name, "--method", method)
-        one.moved_all(store)
-        one.assert_configured("paused")
-        one.assert_nothing_left()
+        voyage.moved_all(store)
+        voyage.assert_configured("paused")
+        voyage.assert_nothing_left()
     guest.resume()
-    one.assert_well()
-    one.power_off()
+    voyage.assert_well()
+    voyage.power_off()
 
 
 @pytest.mark.parametrize(("kind", "new"), [("qcow2", None), ("raw", None), ("raw", "qcow2")])
@@ -105,55 +105,55 @@ def test_a_vm_that_is_off_moves_cold(
     make_guest: MakeGuest, line: Line, stores: tuple[Datastore, ...], ssd: Datastore, old_san: Datastore,
 ) -> None:  # fmt: skip
     guest = make_guest(small_disks(old_san, 2, kind))
-    one = Voyage(guest, line, stores)
-    before = sum(map(allocated, one.where.values()))
+    voyage = Voyage(guest, line, stores)
+    before = sum(map(allocated, voyage.where.values()))
     done = line.must("move", guest.name, "--to", "ssd", *(["--format", new] if new else [])).move
     assert done["plan"]["method"] == "cold"
-    one.moved_all(ssd, new)
-    one.assert_configured("shut off")
-    one.assert_nothing_left()
-    assert sum(map(allocated, one.where.values())) <= 1.05 * before + (2 << 20 if new else 0)
-    one.assert_images()
+    voyage.moved_all(ssd, new)
+    voyage.assert_configured("shut off")
+    voyage.assert_nothing_left()
+    assert sum(map(allocated, voyage.where.values())) <= 1.05 * before + (2 << 20 if new else 0)
+    voyage.assert_images()
     guest.start()
-    one.write()
-    one.assert_content()
+    voyage.write()
+    voyage.assert_content()
     guest.poweroff()
     line.must("move", guest.name, "--to", "old-san")
-    one.moved_all(old_san)
-    one.assert_configured("shut off")
-    one.assert_nothing_left()
-    one.assert_images()
+    voyage.moved_all(old_san)
+    voyage.assert_configured("shut off")
+    voyage.assert_nothing_left()
+    voyage.assert_images()
 
 
 def test_one_disk_only_and_the_home_stays(
     make_guest: MakeGuest, line: Line, stores: tuple[Datastore, ...], ssd: Datastore, old_san: Datastore
 ) -> None:
     guest = make_guest(small_disks(old_san, 2), start=True)
-    one = Voyage(guest, line, stores)
-    one.write()
+    voyage = Voyage(guest, line, stores)
+    voyage.write()
     line.must("move", guest.name, "--disk", "vdb=ssd")
-    one.moved("vdb", ssd)
-    one.assert_well()
+    voyage.moved("vdb", ssd)
+    voyage.assert_well()
     assert not (ssd.home(guest.name) / f"{guest.name}.xml").exists()
     # The other way round: all to ssd, but vdb to where vda was.
     line.must("move", guest.name, "--to", "ssd", "--disk", "vdb=old-san")
-    one.moved("vda", ssd)
-    one.moved("vdb", old_san)
-    one.assert_well()
-    one.power_cycle()
+    voyage.moved("vda", ssd)
+    voyage.moved("vdb", old_san)
+    voyage.assert_well()
+    voyage.power_cycle()
 
 
 def test_the_source_is_kept_when_asked_and_can_be_removed_later(
     make_guest: MakeGuest, line: Line, stores: tuple[Datastore, ...], ssd: Datastore, old_san: Datastore
 ) -> None:
     guest = make_guest(small_disks(old_san, 1), start=True)
-    one = Voyage(guest, line, stores)
-    one.write()
-    source = one.where["vda"]
+    voyage = Voyage(guest, line, stores)
+    voyage.write()
+    source = voyage.where["vda"]
     done = line.must("move", guest.name, "--to", "ssd", "--keep-source", "7d").move
     assert any(str(source) in text and "kept" in text for text in done["report"]["sources"])
-    one.moved_all(ssd)
-    one.assert_well(source)
+    voyage.moved_all(ssd)
+    voyage.assert_well(source)
     assert source.exists()
     [orphan] = [item for item in line.must("orphans").document["orphans"] if item["path"] == str(source)]
     assert orphan["kind"] == "source"
@@ -165,7 +165,7 @@ def test_the_source_is_kept_when_asked_and_can_be_removed_later(
     line.must("quarantine", "purge", "--now", source, "--yes")
     assert not source.exists()
     assert not line.must("orphans").document["orphans"]
-    one.assert_content()
+    voyage.assert_content()
 
 
 @pytest.mark.parametrize("method", ["mirror", "changed-blocks"])
@@ -176,22 +176,22 @@ def test_thin_stays_thin(
 ) -> None:  # fmt: skip
     """Scattered small writes: what is allocated at the destination is at most 1.05 x what was at the source."""
     guest = make_guest([Disk("vda", old_san, kind, size="256MiB", fill="32MiB")], start=True)
-    one = Voyage(guest, line, stores)
-    one.write(rate=400, most_kib=4, random_percent=100)
+    voyage = Voyage(guest, line, stores)
+    voyage.write(rate=400, most_kib=4, random_percent=100)
     guest.judge.wait_writes(600)
     guest.judge.stop()
     guest.sh("sync")
-    source = one.where["vda"]
+    source = voyage.where["vda"]
     subprocess.run(["sync", "-f", source], check=True)
     before = allocated(source)
     line.must("move", guest.name, "--to", "ssd", "--method", method)
-    path = one.moved("vda", ssd)
+    path = voyage.moved("vda", ssd)
     after = allocated(path)
     assert before < (200 << 20)
     assert after <= 1.05 * before, f"{after} bytes at the destination, {before} at the source ({after / before:.3f} x)"
-    one.write()
-    one.assert_well()
-    one.power_off()
+    voyage.write()
+    voyage.assert_well()
+    voyage.power_off()
 
 
 @pytest.mark.parametrize("kind", ["qcow2", "raw"])
@@ -199,19 +199,19 @@ def test_thick_is_allocated_in_full(
     kind: str, make_guest: MakeGuest, line: Line, stores: tuple[Datastore, ...], ssd: Datastore, old_san: Datastore
 ) -> None:
     guest = make_guest(small_disks(old_san, 1, kind), start=True)
-    one = Voyage(guest, line, stores)
-    one.write()
+    voyage = Voyage(guest, line, stores)
+    voyage.write()
     line.must("move", guest.name, "--to", "ssd", "--provision", "thick")
-    path = one.moved("vda", ssd)
+    path = voyage.moved("vda", ssd)
     assert allocated(path) >= guest.disk("vda").size_bytes
-    one.assert_well()
+    voyage.assert_well()
     # "same", the default: a raw file that is allocated in full stays so; a qcow2 file is not told from one that
     # has merely grown, and only takes what it holds.
     line.must("move", guest.name, "--to", "old-san")
-    path = one.moved("vda", old_san)
+    path = voyage.moved("vda", old_san)
     assert (allocated(path) >= guest.disk("vda").size_bytes) == (kind == "raw")
-    one.assert_well()
-    one.power_off()
+    voyage.assert_well()
+    voyage.power_off()
 
 
 @pytest.mark.sampled(0.3)
@@ -235,7 +235,7 @@ def test_the_size_is_kept_to_the_byte(
         pytest.skip("covered by the other four")
     live = method != "cold"
     guest = make_guest([Disk("vda", old_san, kind, size=size)], start=live)
-    one = Voyage(guest, line, stores)
+    voyage = Voyage(guest, line, stores)
     visible = -(-size // 512) * 512
     if live:
         assert int(guest.sh("blockdev --getsize64 /dev/vda 2>/dev/null || cat /sys/block/vda/size")) in (
@@ -243,49 +243,49 @@ def test_the_size_is_kept_to_the_byte(
         )  # fmt: skip
         tail = f"dd if=/dev/vda bs=512 skip={visible // 512 - 1} 2>/dev/null"
         guest.sh(f"printf 'the last bytes' | dd of=/dev/vda bs=512 seek={visible // 512 - 1} conv=notrunc,sync; sync")
-        one.write()
+        voyage.write()
     line.must("move", guest.name, "--to", "ssd", "--format", new, "--method", method)
-    path = one.moved("vda", ssd, new)
+    path = voyage.moved("vda", ssd, new)
     assert image_info(path)["virtual-size"] == visible
     if live:
         assert guest.sh(f"{tail} | head -c 14") == "the last bytes"
-        one.assert_well()
+        voyage.assert_well()
     else:
-        one.assert_configured("shut off")
-        one.assert_nothing_left()
-        one.assert_images()
+        voyage.assert_configured("shut off")
+        voyage.assert_nothing_left()
+        voyage.assert_images()
 
 
 def test_a_chain_is_flattened(
     make_guest: MakeGuest, line: Line, stores: tuple[Datastore, ...], ssd: Datastore, old_san: Datastore
 ) -> None:
     guest = make_guest(small_disks(old_san, 2, overlays=2), start=True)
-    one = Voyage(guest, line, stores)
-    one.write()
+    voyage = Voyage(guest, line, stores)
+    voyage.write()
     line.must("move", guest.name, "--to", "ssd")
-    one.moved_all(ssd)
-    one.assert_well()
-    assert "backing-filename" not in image_info(one.where["vda"])
-    assert one.files(old_san) == set()
-    one.power_cycle()
+    voyage.moved_all(ssd)
+    voyage.assert_well()
+    assert "backing-filename" not in image_info(voyage.where["vda"])
+    assert voyage.files(old_san) == set()
+    voyage.power_cycle()
 
 
 def test_a_chain_is_kept(
     make_guest: MakeGuest, line: Line, stores: tuple[Datastore, ...], ssd: Datastore, old_san: Datastore
 ) -> None:
     guest = make_guest(small_disks(old_san, 1, overlays=1), start=True)
-    one = Voyage(guest, line, stores)
-    one.write()
+    voyage = Voyage(guest, line, stores)
+    voyage.write()
     base = old_san.home(guest.name) / "vda-base.qcow2"
     assert base.exists()
     done = line.must("move", guest.name, "--to", "ssd", "--chain", "keep").move
     assert done["plan"]["method"] == "changed-blocks"
-    path = one.moved("vda", ssd)
+    path = voyage.moved("vda", ssd)
     new_base = Path(image_info(path)["full-backing-filename"])
     assert new_base.is_relative_to(ssd.path)
-    one.assert_well(new_base)
-    assert one.files(old_san) == set()
-    one.power_cycle()
+    voyage.assert_well(new_base)
+    assert voyage.files(old_san) == set()
+    voyage.power_cycle()
 
 
 @pytest.mark.parametrize("chain", ["flatten", "keep"])
@@ -299,14 +299,14 @@ def test_a_template_that_others_use_stays(
         disks = [Disk("vda", old_san, size="32MiB", backing=(template, "qcow2"))]
         other = make_guest(disks)
         guest = make_guest(disks, start=True)
-        one = Voyage(guest, line, stores)
-        one.write()
+        voyage = Voyage(guest, line, stores)
+        voyage.write()
         line.must("move", guest.name, "--to", "ssd", "--chain", chain)
-        path = one.moved("vda", ssd)
-        one.assert_well()
+        path = voyage.moved("vda", ssd)
+        voyage.assert_well()
         assert template.exists()
         assert image_info(path).get("full-backing-filename") == (str(template) if chain == "keep" else None)
-        one.power_cycle()
+        voyage.power_cycle()
         other.start()
         other.destroy()
     finally:
@@ -326,17 +326,17 @@ def test_an_iso_in_the_home_comes_along(
         "<target dev='sda' bus='scsi'/><readonly/></disk><controller type='scsi' model='virtio-scsi'/>"
     )
     guest = make_guest(small_disks(old_san, 1), name=name, extra_devices=cdrom, start=True)
-    one = Voyage(guest, line, stores)
-    one.write()
+    voyage = Voyage(guest, line, stores)
+    voyage.write()
     read = "dd if=/dev/sr0 bs=2048 count=1 2>/dev/null | head -c 8"
     assert guest.sh(read) == "a medium"
     line.must("move", name, "--to", "ssd")
-    one.moved("vda", ssd)
+    voyage.moved("vda", ssd)
     new = ssd.home(name) / "seed.iso"
-    one.assert_well(new)
+    voyage.assert_well(new)
     assert new.read_bytes() == b"a medium".ljust(64 * 2048, b"\0")
     assert guest.sources(inactive=True)["sda"] == guest.sources()["sda"] == str(new)
-    assert one.files(old_san) == set()
+    assert voyage.files(old_san) == set()
     assert guest.sh(read) == "a medium"
-    one.power_cycle()
+    voyage.power_cycle()
     assert guest.sh(read) == "a medium"

@@ -109,12 +109,12 @@ def _server(host: Host, store: Datastore, port: int, kind: type[Server] = Server
     with file.open("wb") as made:
         made.write(b"what was there before " * 100_000)
         made.truncate(48 << 20)
-    one = kind(host, file, "web-vda", port)
-    one.start()
-    yield one
-    one.stop()
+    server = kind(host, file, "web-vda", port)
+    server.start()
+    yield server
+    server.stop()
     file.unlink()
-    one.socket.unlink(missing_ok=True)
+    server.socket.unlink(missing_ok=True)
 
 
 def place(guest: Guest, *, inactive: bool = False) -> str:
@@ -136,106 +136,106 @@ def expected(server: Server) -> str:
     return f"nbd {server.name} {where}"
 
 
-def assert_at(one: Voyage, where: str) -> None:
-    report = one.line.stories()
-    assert place(one.guest) == place(one.guest, inactive=True) == where, report
+def assert_at(voyage: Voyage, where: str) -> None:
+    report = voyage.line.stories()
+    assert place(voyage.guest) == place(voyage.guest, inactive=True) == where, report
     for inactive in (False, True):
-        assert "<mirror" not in one.guest.xml(inactive=inactive), report
-        assert "urn:blockferry:move" not in one.guest.xml(inactive=inactive), report
-    assert one.line.unfinished() == [], report
-    one.assert_no_guard()
-    one.assert_content()
-    assert one.guest.host.virsh("domblkerror", one.name).strip() in ("", "No errors found")
+        assert "<mirror" not in voyage.guest.xml(inactive=inactive), report
+        assert "urn:blockferry:move" not in voyage.guest.xml(inactive=inactive), report
+    assert voyage.line.unfinished() == [], report
+    voyage.assert_no_guard()
+    voyage.assert_content()
+    assert voyage.guest.host.virsh("domblkerror", voyage.name).strip() in ("", "No errors found")
 
 
 @pytest.fixture
-def one(make_guest: MakeGuest, line: Line, stores: tuple[Datastore, ...], old_san: Datastore) -> Voyage:
+def voyage(make_guest: MakeGuest, line: Line, stores: tuple[Datastore, ...], old_san: Datastore) -> Voyage:
     guest = make_guest([Disk("vda", old_san, "raw", size=SIZE, fill="16MiB")], start=True)
     found = Voyage(guest, line, stores)
     found.write()
     return found
 
 
-def test_in_and_out_while_the_guest_writes(one: Voyage, server: Server, old_san: Datastore) -> None:
+def test_in_and_out_while_the_guest_writes(voyage: Voyage, server: Server, old_san: Datastore) -> None:
     """In by the default method, out by mirror; the file is released, what is behind the server never."""
-    old = one.where["vda"]
-    said = one.line.must("check", one.name, "--disk", f"vda={server.uri}")
+    old = voyage.where["vda"]
+    said = voyage.line.must("check", voyage.name, "--disk", f"vda={server.uri}")
     assert "EXPORT_OVERWRITTEN" in {found["code"] for found in said.document["check"]["findings"]}
-    done = one.line.must("move", one.name, "--disk", f"vda={server.uri}").move
+    done = voyage.line.must("move", voyage.name, "--disk", f"vda={server.uri}").move
     assert done["plan"]["method"] == "changed-blocks"
-    assert_at(one, expected(server))
+    assert_at(voyage, expected(server))
     assert not old.exists(), done["report"]["sources"]
-    one.guest.judge.stop()
-    one.guest.poweroff()
-    verdict = one.guest.judge.check_image("vda", server.file, "raw")
+    voyage.guest.judge.stop()
+    voyage.guest.poweroff()
+    verdict = voyage.guest.judge.check_image("vda", server.file, "raw")
     assert verdict.ok, str(verdict)
 
-    off = one.line.do("move", one.name, "--disk", f"vda={old_san.name}")
+    off = voyage.line.do("move", voyage.name, "--disk", f"vda={old_san.name}")
     assert (off.status, "EXPORT_OFF" in str(off)) == (4, True), str(off)
-    one.guest.start()
-    one.write()
-    done = one.line.must("move", one.name, "--disk", f"vda={old_san.name}", "--method", "mirror").move
-    new = old_san.path / f"{one.name}-vda.raw"
-    assert_at(one, str(new))
+    voyage.guest.start()
+    voyage.write()
+    done = voyage.line.must("move", voyage.name, "--disk", f"vda={old_san.name}", "--method", "mirror").move
+    new = old_san.path / f"{voyage.name}-vda.raw"
+    assert_at(voyage, str(new))
     assert any("left as it is" in text for text in done["report"]["sources"]), done["report"]
     assert server.file.exists()
-    assert place(one.guest) == done["plan"]["disks"][0]["dest"]
-    one.guest.judge.stop()
-    one.guest.poweroff()
-    verdict = one.guest.judge.check_image("vda", new, "raw")
+    assert place(voyage.guest) == done["plan"]["disks"][0]["dest"]
+    voyage.guest.judge.stop()
+    voyage.guest.poweroff()
+    verdict = voyage.guest.judge.check_image("vda", new, "raw")
     assert verdict.ok, str(verdict)
 
 
-def test_a_vm_that_is_off_goes_in(one: Voyage, by_tcp: Server) -> None:
-    old = one.where["vda"]
-    one.guest.judge.stop()
-    one.guest.poweroff()
-    done = one.line.must("move", one.name, "--disk", f"vda={by_tcp.uri}").move
+def test_a_vm_that_is_off_goes_in(voyage: Voyage, by_tcp: Server) -> None:
+    old = voyage.where["vda"]
+    voyage.guest.judge.stop()
+    voyage.guest.poweroff()
+    done = voyage.line.must("move", voyage.name, "--disk", f"vda={by_tcp.uri}").move
     assert done["plan"]["method"] == "cold"
-    assert place(one.guest, inactive=True) == expected(by_tcp)
+    assert place(voyage.guest, inactive=True) == expected(by_tcp)
     assert not old.exists()
-    one.guest.start()
-    one.write()
-    assert_at(one, expected(by_tcp))
+    voyage.guest.start()
+    voyage.write()
+    assert_at(voyage, expected(by_tcp))
 
 
-def test_a_server_that_dies_under_the_copy_costs_the_move_and_nothing_else(one: Voyage, by_tcp: Server) -> None:
-    old = one.where["vda"]
-    process = one.line.start("move", one.name, "--disk", f"vda={by_tcp.uri}", "--bandwidth", "3MiB/s")
-    one.line.wait_unfinished()
-    wait_until(lambda: "<mirror" in one.guest.xml(), "the copy", timeout=120, report=one.line.stories)
-    one.guest.judge.wait_writes(20)
+def test_a_server_that_dies_under_the_copy_costs_the_move_and_nothing_else(voyage: Voyage, by_tcp: Server) -> None:
+    old = voyage.where["vda"]
+    process = voyage.line.start("move", voyage.name, "--disk", f"vda={by_tcp.uri}", "--bandwidth", "3MiB/s")
+    voyage.line.wait_unfinished()
+    wait_until(lambda: "<mirror" in voyage.guest.xml(), "the copy", timeout=120, report=voyage.line.stories)
+    voyage.guest.judge.wait_writes(20)
     by_tcp.stop()
-    said = one.line.end(process)
+    said = voyage.line.end(process)
     assert (said.status, said.code) == (5, "MOVE_FAILED"), str(said)
-    assert_at(one, str(old))
+    assert_at(voyage, str(old))
 
 
 @pytest.mark.parametrize("point", ["copy-called", "pivoting", "pivoted", "config-written"])
-def test_killed_on_the_way_it_goes_on(one: Voyage, by_tcp: Server, point: str) -> None:
-    said = one.line.do("move", one.name, "--disk", f"vda={by_tcp.uri}", point=f"{point}:kill")
+def test_killed_on_the_way_it_goes_on(voyage: Voyage, by_tcp: Server, point: str) -> None:
+    said = voyage.line.do("move", voyage.name, "--disk", f"vda={by_tcp.uri}", point=f"{point}:kill")
     assert said.killed, str(said)
-    one.wait_running()
-    one.line.do("resume", one.line.wait_unfinished())
-    one.line.wait_finished()
-    assert_at(one, expected(by_tcp))
+    voyage.wait_running()
+    voyage.line.do("resume", voyage.line.wait_unfinished())
+    voyage.line.wait_finished()
+    assert_at(voyage, expected(by_tcp))
 
 
-def test_cancelled_on_the_way_it_stays(one: Voyage, by_tcp: Server) -> None:
-    old = one.where["vda"]
-    assert one.line.do("move", one.name, "--disk", f"vda={by_tcp.uri}", point="copying:kill").killed
-    move = one.line.wait_unfinished()
-    one.line.must("cancel", move)
-    done = one.line.wait_finished_of(one.name)
+def test_cancelled_on_the_way_it_stays(voyage: Voyage, by_tcp: Server) -> None:
+    old = voyage.where["vda"]
+    assert voyage.line.do("move", voyage.name, "--disk", f"vda={by_tcp.uri}", point="copying:kill").killed
+    move = voyage.line.wait_unfinished()
+    voyage.line.must("cancel", move)
+    done = voyage.line.wait_finished_of(voyage.name)
     assert done["record"]["outcome"] == "cancelled"
     assert any("not removed" in text for text in done["report"]["sources"])
-    assert_at(one, str(old))
+    assert_at(voyage, str(old))
     assert by_tcp.file.exists()
 
 
-def test_what_does_not_fit_is_refused_by_name(one: Voyage, by_tcp: Server, lab_host: Host) -> None:
+def test_what_does_not_fit_is_refused_by_name(voyage: Voyage, by_tcp: Server, lab_host: Host) -> None:
     def codes(*words: str, to: str = by_tcp.uri) -> set[str]:
-        said = one.line.do("check", one.name, "--disk", f"vda={to}", *words)
+        said = voyage.line.do("check", voyage.name, "--disk", f"vda={to}", *words)
         return {found["code"] for found in said.document["check"]["findings"]}
 
     assert "EXPORT_LIMITS" in codes("--verify")
@@ -244,7 +244,7 @@ def test_what_does_not_fit_is_refused_by_name(one: Voyage, by_tcp: Server, lab_h
     assert "EXPORT_FORMAT" in codes("--format", "qcow2")
     assert "HANG_UNBOUNDED" in codes("--method", "mirror")
     assert "EXPORT_UNUSABLE" in codes(to=by_tcp.uri + "-not")
-    said = one.line.do("check", one.name, "--disk", "vda=gluster://store/volume/web01-vda")
+    said = voyage.line.do("check", voyage.name, "--disk", "vda=gluster://store/volume/web01-vda")
     assert said.status == 2, str(said)
     by_tcp.stop()
     assert "EXPORT_UNUSABLE" in codes()

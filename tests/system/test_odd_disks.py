@@ -20,11 +20,11 @@ MiB = 1024 * 1024
 @pytest.fixture
 def vm(lab_host: Host, old_san: Datastore, ssd: Datastore, vm_name: Callable[[], str]) -> Iterator[BareVm]:
     """Not defined yet, without disks."""
-    one = BareVm(lab_host, vm_name(), [])
-    yield one
-    one.remove()
+    bare_vm = BareVm(lab_host, vm_name(), [])
+    yield bare_vm
+    bare_vm.remove()
     for store in (old_san, ssd):
-        store.clear_vm(one.name)
+        store.clear_vm(bare_vm.name)
 
 
 @pytest.mark.parametrize("case", ["config only", "live only", "differs", "sliced"])
@@ -122,8 +122,8 @@ def test_a_vm_paused_by_a_full_datastore_moves_away(
         lab_host.attach(tiny)
         after.callback(lab_host.detach, tiny)
         guest = make_guest([Disk("vda", tiny, size="64MiB", fill="4MiB")], start=True)
-        one = Voyage(guest, line, (tiny, ssd))
-        one.write(rate=200)
+        voyage = Voyage(guest, line, (tiny, ssd))
+        voyage.write(rate=200)
         tiny.fill(0)
         wait_until(lambda: guest.state() == "paused", "QEMU to stop the guest", timeout=120)
         assert "I/O error" in lab_host.virsh("domstate", guest.name, "--reason")
@@ -131,9 +131,9 @@ def test_a_vm_paused_by_a_full_datastore_moves_away(
         assert said.killed is (paused == "resume"), str(said)
         if said.killed:
             line.must("resume", guest.name)
-        one.moved_all(ssd)
-        one.assert_configured("paused" if paused == "keep" else "running")
+        voyage.moved_all(ssd)
+        voyage.assert_configured("paused" if paused == "keep" else "running")
         if paused == "keep":
             lab_host.virsh("resume", guest.name)
-        one.assert_well()
-        one.power_off()
+        voyage.assert_well()
+        voyage.power_off()

@@ -49,13 +49,13 @@ def test_a_move_by_each_method(
     old_san: Datastore, ssd: Datastore,
 ) -> None:  # fmt: skip
     """Two disks under a writing guest, verified; then off and on again from what the configuration says."""
-    one = Voyage(make_guest(small_disks(old_san, 2), host=far, start=True), far_line, stores, database=True)
-    one.write()
-    said = far_line.must("move", one.name, "--to", "ssd", "--method", method, "--verify")
+    voyage = Voyage(make_guest(small_disks(old_san, 2), host=far, start=True), far_line, stores, database=True)
+    voyage.write()
+    said = far_line.must("move", voyage.name, "--to", "ssd", "--method", method, "--verify")
     assert verified(said.move) == ["vda", "vdb"], str(said)
-    one.moved_all(ssd)
-    one.assert_well()
-    one.power_cycle()
+    voyage.moved_all(ssd)
+    voyage.assert_well()
+    voyage.power_cycle()
     print(f"{far.name} {method}: {said.move['report']}")
 
 
@@ -64,26 +64,26 @@ def test_as_if_it_had_the_start_race(
     ssd: Datastore,
 ) -> None:  # fmt: skip
     """The overlay's copy begins before its base is there, and the commit begins in a suspension."""
-    one = Voyage(make_guest(small_disks(old_san, 2), host=far, start=True), far_line, stores)
-    one.write()
-    said = far_line.must("move", one.name, "--to", "ssd", "--method", "snapshot", suspended_start=True)
+    voyage = Voyage(make_guest(small_disks(old_san, 2), host=far, start=True), far_line, stores)
+    voyage.write()
+    said = far_line.must("move", voyage.name, "--to", "ssd", "--method", "snapshot", suspended_start=True)
     assert said.move["report"]["start_stall_s"] is not None, str(said)
-    one.moved_all(ssd)
-    one.assert_well()
+    voyage.moved_all(ssd)
+    voyage.assert_well()
 
 
 def test_a_vm_that_is_off(
     make_guest: MakeGuest, far: Host, far_line: FarLine, stores: tuple[Datastore, ...], old_san: Datastore,
     ssd: Datastore,
 ) -> None:  # fmt: skip
-    one = Voyage(make_guest(small_disks(old_san, 1), host=far, start=True), far_line, stores)
-    one.write()
-    one.power_off()
-    far_line.must("move", one.name, "--to", "ssd", "--format", "raw")
-    one.moved_all(ssd, "raw")
-    one.assert_configured("shut off")
-    one.assert_nothing_left()
-    one.assert_images()
+    voyage = Voyage(make_guest(small_disks(old_san, 1), host=far, start=True), far_line, stores)
+    voyage.write()
+    voyage.power_off()
+    far_line.must("move", voyage.name, "--to", "ssd", "--format", "raw")
+    voyage.moved_all(ssd, "raw")
+    voyage.assert_configured("shut off")
+    voyage.assert_nothing_left()
+    voyage.assert_images()
 
 
 @sampled
@@ -94,61 +94,63 @@ def test_a_vm_that_is_off(
         ("suspended-to-switch", "changed-blocks", False),
         ("in-step", "changed-blocks", True),
         ("pivoted-one", "mirror", False),
-        ("fold-started", "snapshot", False),
+        ("commit-started", "snapshot", False),
     ],
 )
 def test_killed_and_gone_on_with(
     point: str, method: str, cancel: bool, make_guest: MakeGuest, far: Host, far_line: FarLine,
     stores: tuple[Datastore, ...], old_san: Datastore, ssd: Datastore,
 ) -> None:  # fmt: skip
-    one = Voyage(make_guest(small_disks(old_san, 2), host=far, start=True), far_line, stores)
-    one.write()
-    said = far_line.do("move", one.name, "--to", "ssd", "--method", method, point=f"{point}:kill")
+    voyage = Voyage(make_guest(small_disks(old_san, 2), host=far, start=True), far_line, stores)
+    voyage.write()
+    said = far_line.do("move", voyage.name, "--to", "ssd", "--method", method, point=f"{point}:kill")
     assert said.killed, f"no move passed {point}: {said}"
-    one.wait_running()
-    move = far_line.move_of(one.name)
+    voyage.wait_running()
+    move = far_line.move_of(voyage.name)
     assert move is not None
     far_line.do("cancel" if cancel else "resume", move)
-    done = far_line.wait_finished_of(one.name)
+    done = far_line.wait_finished_of(voyage.name)
     assert done["record"]["outcome"] == ("cancelled" if cancel else "moved"), far_line.stories()
     if not cancel:
-        one.moved_all(ssd)
-    one.assert_well()
+        voyage.moved_all(ssd)
+    voyage.assert_well()
 
 
 def test_qemu_dies_and_the_copy_is_resumed(
     make_guest: MakeGuest, far: Host, far_line: FarLine, stores: tuple[Datastore, ...], old_san: Datastore,
     ssd: Datastore,
 ) -> None:  # fmt: skip
-    one = Voyage(make_guest([Disk("vda", old_san, size="96MiB", fill="64MiB")], host=far, start=True), far_line, stores)
-    one.write(rate=20, most_kib=4, span_blocks=1024)
+    voyage = Voyage(
+        make_guest([Disk("vda", old_san, size="96MiB", fill="64MiB")], host=far, start=True), far_line, stores
+    )
+    voyage.write(rate=20, most_kib=4, span_blocks=1024)
     words = ("--method", "changed-blocks", "--on-break", "keep", "--bandwidth", "8MiB/s")
-    process = far_line.start("move", one.name, "--to", "ssd", *words)
-    wait_until(lambda: "<mirror" in one.guest.xml(), "the copy", timeout=240, step=0.1, report=far_line.stories)
-    far.kill_qemu(one.name)
+    process = far_line.start("move", voyage.name, "--to", "ssd", *words)
+    wait_until(lambda: "<mirror" in voyage.guest.xml(), "the copy", timeout=240, step=0.1, report=far_line.stories)
+    far.kill_qemu(voyage.name)
     said = far_line.end(process)
     assert said.status == 0, f"{said}\n{far_line.stories()}"
-    one.moved_all(ssd)
-    one.assert_configured("shut off")
-    one.assert_nothing_left()
-    one.assert_images(flushed_only=True)
+    voyage.moved_all(ssd)
+    voyage.assert_configured("shut off")
+    voyage.assert_nothing_left()
+    voyage.assert_images(flushed_only=True)
 
 
 def test_back_from_quarantine(
     make_guest: MakeGuest, far: Host, far_line: FarLine, stores: tuple[Datastore, ...], old_san: Datastore,
     ssd: Datastore,
 ) -> None:  # fmt: skip
-    one = Voyage(make_guest(small_disks(old_san, 1), host=far, start=True), far_line, stores)
-    one.write()
-    old = dict(one.where)
-    far_line.must("move", one.name, "--to", "ssd", "--keep-source", "7d")
-    one.moved_all(ssd)
-    one.power_off()
-    far_line.must("quarantine", "restore", one.name, "--yes")
-    one.where = old
-    one.assert_configured("shut off")
-    one.guest.start()
-    one.assert_configured()
+    voyage = Voyage(make_guest(small_disks(old_san, 1), host=far, start=True), far_line, stores)
+    voyage.write()
+    old = dict(voyage.where)
+    far_line.must("move", voyage.name, "--to", "ssd", "--keep-source", "7d")
+    voyage.moved_all(ssd)
+    voyage.power_off()
+    far_line.must("quarantine", "restore", voyage.name, "--yes")
+    voyage.where = old
+    voyage.assert_configured("shut off")
+    voyage.guest.start()
+    voyage.assert_configured()
 
 
 @sampled
@@ -159,21 +161,21 @@ def test_the_guest_does_not_stop_at_the_start(
 ) -> None:  # fmt: skip
     """Fresh thin disks, writers flat out when the copy begins: no suspension is taken, and no write is lost."""
     disks = [Disk(f"vd{letter}", old_san, size="256MiB") for letter in "abcdefghijklmnop"[:STARTS]]
-    one = Voyage(make_guest(disks, host=far, start=True), far_line, stores)
+    voyage = Voyage(make_guest(disks, host=far, start=True), far_line, stores)
     for disk in disks:
         words = ("--disk", f"{disk.target}=ssd", "--method", method)
-        process = far_line.start("move", one.name, *words, point="image-made:sleep=1")
-        image = ssd.home(one.name) / f"{disk.target}.qcow2"
+        process = far_line.start("move", voyage.name, *words, point="image-made:sleep=1")
+        image = ssd.home(voyage.name) / f"{disk.target}.qcow2"
         wait_until(image.exists, "the image at the destination", timeout=240, step=0.01, report=far_line.stories)
-        one.guest.judge.start(disk.target, writers=4, rate=FLAT_OUT, most_kib=4, random_percent=100, flush_every=64)
-        one.guest.judge.wait_writes(200)
+        voyage.guest.judge.start(disk.target, writers=4, rate=FLAT_OUT, most_kib=4, random_percent=100, flush_every=64)
+        voyage.guest.judge.wait_writes(200)
         said = far_line.end(process)
         assert said.status == 0, f"{said}\n{far_line.stories()}"
         assert said.move["report"]["start_stall_s"] is None, "the guest was stopped at the start"
-        one.guest.judge.stop()
-        one.moved(disk.target, ssd)
-        verdict = one.guest.judge.verify_live()
+        voyage.guest.judge.stop()
+        voyage.moved(disk.target, ssd)
+        verdict = voyage.guest.judge.verify_live()
         assert verdict.ok, f"{verdict.text}\n{far_line.stories()}"
-    one.assert_configured()
-    one.guest.poweroff()
-    one.assert_images()
+    voyage.assert_configured()
+    voyage.guest.poweroff()
+    voyage.assert_images()

@@ -28,7 +28,7 @@ def _acl(user: int) -> bytes:
     """u::rw- u:USER:rw- g::r-- m::rw- o::---, as the kernel has it (include/uapi/linux/posix_acl_xattr.h)."""
     nobody = 0xFFFFFFFF
     entries = [(0x01, 6, nobody), (0x02, 6, user), (0x04, 4, nobody), (0x10, 6, nobody), (0x20, 0, nobody)]
-    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *one) for one in entries)
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
 
 
 def owner(path: Path) -> tuple[int, int, int]:
@@ -237,7 +237,7 @@ def test_what_qemu_cannot_reach_is_refused(
                 lab_host.virsh("start", vm.name)
             said = line.do("check", vm.name, "--to", "inner")
             errors = [one for one in said.document["check"]["findings"] if one["severity"] == "error"]
-            assert [one["code"] for one in errors] == ["QEMU_CANNOT_REACH"], str(said)
+            assert [error["code"] for error in errors] == ["QEMU_CANNOT_REACH"], str(said)
             assert f"cannot pass {closed.path}:" in errors[0]["text"], str(said)
             assert f"user {lab_host.qemu_owner.uid}" in errors[0]["text"], str(said)
         told = [one["text"] for one in line.do("doctor").document["checks"] if one["area"] == "datastores"]

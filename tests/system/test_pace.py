@@ -28,9 +28,9 @@ def sail(make_guest: MakeGuest, line: Line, stores: tuple[Datastore, ...], old_s
     def make(size: str, rate: int = 300, kind: str = "qcow2") -> tuple[Voyage, Guest]:
         disk = Disk("vda", old_san, kind, size=size, fill="16MiB" if kind == "qcow2" else size)
         guest = make_guest([disk], start=True)
-        one = Voyage(guest, line, stores)
-        one.write(rate)
-        return one, guest
+        voyage = Voyage(guest, line, stores)
+        voyage.write(rate)
+        return voyage, guest
 
     return make
 
@@ -58,10 +58,10 @@ def job_speed(guest: Guest) -> int | None:
 
 
 def test_a_contract_is_kept_and_reported(sail: Sail, line: Line, ssd: Datastore) -> None:
-    one, _guest = sail("256MiB", kind="raw")
-    said = line.must("move", one.name, "--to", "ssd", "--guest-latency", "500ms")
-    one.moved_all(ssd)
-    one.assert_well()
+    voyage, _guest = sail("256MiB", kind="raw")
+    said = line.must("move", voyage.name, "--to", "ssd", "--guest-latency", "500ms")
+    voyage.moved_all(ssd)
+    voyage.assert_well()
     plan, told = said.move["plan"], said.move["report"]["guest"]
     assert plan["method"] == "changed-blocks"
     assert "contract" in plan["method_reason"]
@@ -70,16 +70,16 @@ def test_a_contract_is_kept_and_reported(sail: Sail, line: Line, ssd: Datastore)
     assert told["during"]["writes"] > 0
     assert 0 < told["before"]["p50_s"] <= told["before"]["p99_s"]
     assert any("before the copy:" in row for row in line.story(said.move["id"]))
-    one.power_cycle()
+    voyage.power_cycle()
 
 
 def test_a_guest_that_is_slow_by_itself_has_the_copy_go_at_its_least_until_it_is_not(
     sail: Sail, line: Line, ssd: Datastore
 ) -> None:
     """Its owner lets it write 200 KB/s, so its writes wait in QEMU's queue: longer than any contract."""
-    one, guest = sail("256MiB", FLAT_OUT, kind="raw")
+    voyage, guest = sail("256MiB", FLAT_OUT, kind="raw")
     set_write_limit(guest, 200_000)
-    process = line.start("move", one.name, "--to", "ssd", "--guest-latency", "20ms")
+    process = line.start("move", voyage.name, "--to", "ssd", "--guest-latency", "20ms")
     move = line.wait_unfinished()
     line.wait_story(move, "slower than the contract already")
     wait_until(lambda: job_speed(guest) == 4 * MIB, "the least speed", timeout=120, step=0.05, report=line.stories)
@@ -93,15 +93,15 @@ def test_a_guest_that_is_slow_by_itself_has_the_copy_go_at_its_least_until_it_is
     said = line.end(process)
     assert said.status == 0, f"{said}\n{line.stories()}"
     assert said.move["report"]["guest"]["within"] < 1
-    one.moved_all(ssd)
-    one.assert_configured()
-    one.assert_nothing_left()
+    voyage.moved_all(ssd)
+    voyage.assert_configured()
+    voyage.assert_nothing_left()
 
 
 def test_the_contract_holds_for_the_verification_too(sail: Sail, line: Line, ssd: Datastore) -> None:
-    one, guest = sail("256MiB", FLAT_OUT, kind="raw")
+    voyage, guest = sail("256MiB", FLAT_OUT, kind="raw")
     process = line.start(
-        "move", one.name, "--to", "ssd", "--guest-latency", "20ms", "--verify", point="verifying:sleep=3"
+        "move", voyage.name, "--to", "ssd", "--guest-latency", "20ms", "--verify", point="verifying:sleep=3"
     )
     move = line.wait_unfinished()
     wait_until(
@@ -119,50 +119,50 @@ def test_the_contract_holds_for_the_verification_too(sail: Sail, line: Line, ssd
     said = line.end(process)
     assert said.status == 0, f"{said}\n{line.stories()}"
     assert len(said.move["report"]["verified"]) == 1
-    one.moved_all(ssd)
-    one.assert_configured()
-    one.assert_nothing_left()
+    voyage.moved_all(ssd)
+    voyage.assert_configured()
+    voyage.assert_nothing_left()
 
 
 def test_a_guest_that_outruns_its_copy_gets_a_mirror(sail: Sail, line: Line, ssd: Datastore) -> None:
-    one, _guest = sail("48MiB", FLAT_OUT)
-    said = line.must("move", one.name, "--to", "ssd", *OUTRUN, "--if-not-converging", "mirror")
+    voyage, _guest = sail("48MiB", FLAT_OUT)
+    said = line.must("move", voyage.name, "--to", "ssd", *OUTRUN, "--if-not-converging", "mirror")
     assert any("made anew as a mirror" in row for row in line.story(said.move["id"])), line.stories()
-    one.moved_all(ssd)
-    one.assert_well()
-    one.power_cycle()
+    voyage.moved_all(ssd)
+    voyage.assert_well()
+    voyage.power_cycle()
 
 
 def test_a_guest_that_outruns_its_copy_stops_the_move(sail: Sail, line: Line) -> None:
-    one, _guest = sail("48MiB", FLAT_OUT)
-    said = line.do("move", one.name, "--to", "ssd", *OUTRUN, "--if-not-converging", "stop")
+    voyage, _guest = sail("48MiB", FLAT_OUT)
+    said = line.do("move", voyage.name, "--to", "ssd", *OUTRUN, "--if-not-converging", "stop")
     assert (said.status, said.code) == (5, "MOVE_FAILED"), str(said)
     assert "does not get in step: the guest changes" in said.document["message"]
-    one.assert_well()
+    voyage.assert_well()
 
 
 def test_a_guest_that_outruns_its_copy_is_slowed_and_has_its_own_limit_back(
     sail: Sail, line: Line, ssd: Datastore
 ) -> None:
-    one, guest = sail("48MiB", FLAT_OUT)
+    voyage, guest = sail("48MiB", FLAT_OUT)
     burst = ("--write-bytes-sec-max", "400000000", "--write-bytes-sec-max-length", "60", "--total-iops-sec", "1000000")
     guest.host.virsh("blkdeviotune", guest.name, "vda", "--write-bytes-sec", "300000000", *burst, "--live")
     before = limits(guest)
-    said = line.must("move", one.name, "--to", "ssd", *OUTRUN, "--if-not-converging", "throttle")
+    said = line.must("move", voyage.name, "--to", "ssd", *OUTRUN, "--if-not-converging", "throttle")
     story = line.story(said.move["id"])
     assert any("writes to vda are limited to" in row for row in story), line.stories()
     assert any("as they were before" in row for row in story)
     assert limits(guest) == before
     assert (before["write_bytes_sec"], before["write_bytes_sec_max_length"]) == ("300000000", "60")
-    one.moved_all(ssd)
-    one.assert_well()
+    voyage.moved_all(ssd)
+    voyage.assert_well()
 
 
 def test_a_slowed_guest_is_let_go_when_the_process_dies_and_slowed_again_when_it_goes_on(
     sail: Sail, line: Line, ssd: Datastore
 ) -> None:
-    one, guest = sail("48MiB", FLAT_OUT)
-    words = ("move", one.name, "--to", "ssd", *OUTRUN, "--if-not-converging", "throttle")
+    voyage, guest = sail("48MiB", FLAT_OUT)
+    words = ("move", voyage.name, "--to", "ssd", *OUTRUN, "--if-not-converging", "throttle")
     said = line.do(*words, point="throttled:kill")
     assert said.status in (-9, 137), str(said)
     [move] = line.unfinished()
@@ -175,20 +175,20 @@ def test_a_slowed_guest_is_let_go_when_the_process_dies_and_slowed_again_when_it
     said = line.end(process)
     assert said.status == 0, f"{said}\n{line.stories()}"
     assert write_limit(guest) == 0
-    one.moved_all(ssd)
-    one.assert_well()
+    voyage.moved_all(ssd)
+    voyage.assert_well()
 
 
 @pytest.mark.parametrize("point", ["throttling", "unthrottled", "going-synchronous"])
 def test_dying_while_the_course_is_changed_harms_nothing(point: str, sail: Sail, line: Line, ssd: Datastore) -> None:
-    one, guest = sail("48MiB", FLAT_OUT)
+    voyage, guest = sail("48MiB", FLAT_OUT)
     policy = "mirror" if point == "going-synchronous" else "throttle"
-    words = ("move", one.name, "--to", "ssd", *OUTRUN, "--if-not-converging", policy)
+    words = ("move", voyage.name, "--to", "ssd", *OUTRUN, "--if-not-converging", policy)
     said = line.do(*words, point=f"{point}:kill")
     assert said.status in (-9, 137), str(said)
     [move] = line.unfinished()
     line.must("resume", move)
     assert write_limit(guest) == 0
-    one.moved_all(ssd)
-    one.assert_well()
-    one.power_cycle()
+    voyage.moved_all(ssd)
+    voyage.assert_well()
+    voyage.power_cycle()

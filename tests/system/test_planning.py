@@ -374,9 +374,9 @@ def changed_copy(path: Path, copy: Path, format: str) -> Path:
     return copy
 
 
-def same_content(one: Path, other: Path, format: str) -> bool:
+def same_content(path: Path, other: Path, format: str) -> bool:
     """The second opinion."""
-    words = ["qemu-img", "compare", "-U", "-f", format, "-F", format, str(one), str(other)]
+    words = ["qemu-img", "compare", "-U", "-f", format, "-F", format, str(path), str(other)]
     return subprocess.run(words, capture_output=True, check=False).returncode == 0
 
 

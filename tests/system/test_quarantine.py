@@ -28,9 +28,9 @@ def orphans(line: Line) -> dict[str, dict[str, Any]]:
     return {one["path"]: one for one in line.must("orphans").document["orphans"]}
 
 
-def same(one: Path, other: Path, format: str) -> bool:
+def same(path: Path, other: Path, format: str) -> bool:
     """The second opinion: QEMU's own comparison."""
-    words = ["qemu-img", "compare", "-f", format, "-F", format, str(one), str(other)]
+    words = ["qemu-img", "compare", "-f", format, "-F", format, str(path), str(other)]
     return subprocess.run(words, capture_output=True, check=False).returncode == 0
 
 
@@ -55,11 +55,11 @@ def test_a_vm_goes_back_to_what_it_was_at_the_switch(
     tmp_path: Path,
 ) -> None:  # fmt: skip
     guest = make_guest(small_disks(old_san, 2, kind), start=True)
-    one = Voyage(guest, line, stores)
-    one.write()
-    old = dict(one.where)
+    voyage = Voyage(guest, line, stores)
+    voyage.write()
+    old = dict(voyage.where)
     line.must("move", guest.name, "--to", "ssd", "--keep-source", "7d")
-    one.moved_all(ssd)
+    voyage.moved_all(ssd)
     copies = {target: Path(shutil.copy(path, tmp_path / f"{target}.copy")) for target, path in old.items()}
     found = kept(line)
     for path in old.values():
@@ -74,37 +74,37 @@ def test_a_vm_goes_back_to_what_it_was_at_the_switch(
     refused = line.do("quarantine", "restore", guest.name, "--yes")
     assert (refused.status, refused.code) == (4, "NOT_RESTORABLE"), str(refused)
     assert "running" in refused.document["message"]
-    one.power_off()
+    voyage.power_off()
     assert line.do("quarantine", "restore", guest.name).status == 2, "it asks, and there is nobody to answer"
-    assert disk_sources(guest.xml(inactive=True)) == {target: str(path) for target, path in one.where.items()}
+    assert disk_sources(guest.xml(inactive=True)) == {target: str(path) for target, path in voyage.where.items()}
 
     said = line.must("quarantine", "restore", guest.name, "--yes")
     restored = said.document["restored"]
     assert [loss["identical"] for loss in restored["losses"]] == [False, False], "the guest has written since"
     assert restored["since"] <= min(row["kept"]["since"] for row in found.values())
     assert disk_sources(guest.xml(inactive=True)) == {target: str(path) for target, path in old.items()}
-    assert disk_formats(guest.xml(inactive=True)) == one.formats
+    assert disk_formats(guest.xml(inactive=True)) == voyage.formats
     for target, path in old.items():
         assert same(path, copies[target], kind), f"{path} is not what it was at the switch"
     newer = kept(line)
-    assert set(newer) == {str(path) for path in one.where.values()}, "the newer files, and nothing else"
+    assert set(newer) == {str(path) for path in voyage.where.values()}, "the newer files, and nothing else"
     assert all(row["kept"]["expires"] is None and row["doubt"] is None for row in newer.values())
-    one.assert_images()  # the newer files hold every acknowledged write
+    voyage.assert_images()  # the newer files hold every acknowledged write
 
     guest.start()  # boots from what it was
-    one.where = dict(old)
-    one.assert_configured()
+    voyage.where = dict(old)
+    voyage.assert_configured()
     guest.poweroff()
     again = line.do("quarantine", "restore", guest.name, "--yes")
     assert again.status == 0, str(again)
-    one.moved_all(ssd)
-    assert disk_sources(guest.xml(inactive=True)) == {target: str(path) for target, path in one.where.items()}
-    one.assert_images()
+    voyage.moved_all(ssd)
+    assert disk_sources(guest.xml(inactive=True)) == {target: str(path) for target, path in voyage.where.items()}
+    voyage.assert_images()
     guest.start()
-    one.assert_configured()
-    one.write()
-    one.assert_content()
-    one.power_off()
+    voyage.assert_configured()
+    voyage.write()
+    voyage.assert_content()
+    voyage.power_off()
 
 
 @pytest.mark.parametrize("where", ["purging", "restoring", "restored"])
@@ -112,17 +112,17 @@ def test_killed_in_the_middle_and_said_again(
     where: str, make_guest: MakeGuest, line: Line, stores: tuple[Datastore, ...], old_san: Datastore, ssd: Datastore
 ) -> None:
     guest = make_guest(small_disks(old_san, 2))
-    one = Voyage(guest, line, stores)
-    old = dict(one.where)
+    voyage = Voyage(guest, line, stores)
+    old = dict(voyage.where)
     line.must("move", guest.name, "--to", "ssd", "--keep-source", "7d")
-    one.moved_all(ssd)
+    voyage.moved_all(ssd)
     if where == "purging":
         words = ["quarantine", "purge", "--now", *map(str, old.values()), "--yes"]
     else:
         words = ["quarantine", "restore", guest.name, "--yes"]
     assert line.do(*words, point=f"{where}:kill").status == -9
     used = disk_sources(guest.xml(inactive=True))
-    assert set(used.values()) in ({str(path) for path in old.values()}, {str(path) for path in one.where.values()})
+    assert set(used.values()) in ({str(path) for path in old.values()}, {str(path) for path in voyage.where.values()})
     for path in used.values():
         assert line.do("quarantine", "purge", "--now", path, "--yes").status != 0, "what the VM uses never goes"
         assert Path(path).exists()
@@ -133,7 +133,7 @@ def test_killed_in_the_middle_and_said_again(
     else:
         line.must(*words)
         assert disk_sources(guest.xml(inactive=True)) == {target: str(path) for target, path in old.items()}
-        assert set(kept(line)) == {str(path) for path in one.where.values()}
+        assert set(kept(line)) == {str(path) for path in voyage.where.values()}
     for path in disk_sources(guest.xml(inactive=True)).values():
         subprocess.run(["qemu-img", "check", "-q", path], check=True)
 
@@ -193,10 +193,10 @@ def test_only_purge_removes_and_only_what_has_expired(
     make_guest: MakeGuest, line: Line, stores: tuple[Datastore, ...], old_san: Datastore, ssd: Datastore
 ) -> None:
     guest = make_guest(small_disks(old_san, 1))
-    one = Voyage(guest, line, stores)
-    old = one.where["vda"]
+    voyage = Voyage(guest, line, stores)
+    old = voyage.where["vda"]
     line.must("move", guest.name, "--to", "ssd", "--keep-source", "1s")
-    one.moved_all(ssd)
+    voyage.moved_all(ssd)
     second = make_guest(small_disks(old_san, 1))
     line.must("move", second.name, "--to", "ssd", "--keep-source", "forever")
     other = Path(second.disk("vda").path)
@@ -215,9 +215,9 @@ def test_only_purge_removes_and_only_what_has_expired(
     assert other.exists()
     line.must("quarantine", "purge", "--now", other, "--yes")
     assert not other.exists()
-    one.assert_configured("shut off")
-    one.assert_nothing_left()
-    one.assert_images()
+    voyage.assert_configured("shut off")
+    voyage.assert_nothing_left()
+    voyage.assert_images()
 
 
 def test_what_something_needs_is_not_purged(
@@ -313,8 +313,8 @@ def test_another_manager_s_half_made_file_is_no_orphan(
     (tmp_path / "other").mkdir()
     other = Line(lab_host, tmp_path / "other", stores)
     guest = make_guest(small_disks(old_san, 1), start=True)
-    one = Voyage(guest, line, stores)
-    one.write()
+    voyage = Voyage(guest, line, stores)
+    voyage.write()
     assert other.do("move", guest.name, "--to", "ssd", point="image-made:kill").status not in (0, 4, 5)
     image = str(ssd.home(guest.name) / "vda.qcow2")
 
@@ -330,18 +330,18 @@ def test_another_manager_s_half_made_file_is_no_orphan(
 
     assert image not in orphans(other), "its own journal knows it: the command above has taken it up"
     other.wait_finished()
-    one.moved_all(ssd)
-    one.assert_well()
+    voyage.moved_all(ssd)
+    voyage.assert_well()
     assert orphans(line) == {}
-    one.power_off()
+    voyage.power_off()
 
 
 def test_the_files_of_a_move_under_way_are_no_orphans(
     make_guest: MakeGuest, line: Line, stores: tuple[Datastore, ...], old_san: Datastore, ssd: Datastore
 ) -> None:
     guest = make_guest(small_disks(old_san, 1), start=True)
-    one = Voyage(guest, line, stores)
-    one.write()
+    voyage = Voyage(guest, line, stores)
+    voyage.write()
     process = line.start("move", guest.name, "--to", "ssd", "--bandwidth", "2MiB/s")
     move = line.wait_unfinished()
     line.wait_story(move, "the copy of vda began")
@@ -349,9 +349,9 @@ def test_the_files_of_a_move_under_way_are_no_orphans(
     assert line.must("orphans", "--remove-all", "--yes").document["removed"] == []
     line.must("speed", move, "0")
     assert line.end(process).status == 0
-    one.moved_all(ssd)
-    one.assert_well()
-    one.power_off()
+    voyage.moved_all(ssd)
+    voyage.assert_well()
+    voyage.power_off()
 
 
 def lost(line: Line) -> None:

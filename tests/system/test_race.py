@@ -27,7 +27,7 @@ def test_no_write_is_lost_while_a_copy_begins(
     """Without the suspension it is sound only for a QEMU before 8.0, which the lab's is."""
     disks = [Disk(f"vd{letter}", old_san, size="256MiB") for letter in "abcd"[:ROUNDS]]
     guest = make_guest(disks, start=True)
-    one = Voyage(guest, line, stores)
+    voyage = Voyage(guest, line, stores)
     for disk in disks:
         process = line.start(
             "move", guest.name, "--disk", f"{disk.target}=ssd", "--method", method,
@@ -41,10 +41,10 @@ def test_no_write_is_lost_while_a_copy_begins(
         assert said.status == 0, f"{said}\n{line.stories()}"
         assert (said.move["report"]["start_stall_s"] is not None) is suspended_start
         guest.judge.stop()
-        one.moved(disk.target, ssd)
+        voyage.moved(disk.target, ssd)
         verdict = guest.judge.verify_live()
         assert verdict.ok, f"{verdict.text}\n{line.stories()}"
-    one.assert_configured()
-    one.assert_nothing_left(old_home=old_san.home(guest.name))
+    voyage.assert_configured()
+    voyage.assert_nothing_left(old_home=old_san.home(guest.name))
     guest.poweroff()
-    one.assert_images()
+    voyage.assert_images()

@@ -285,8 +285,8 @@ def test_the_destination_runs_full_during_the_copy(
     method: str, make_guest: MakeGuest, line: Line, old_san: Datastore, tiny: Datastore
 ) -> None:
     guest = make_guest(small_disks(old_san, 2, fill="24MiB"), start=True)
-    one = Voyage(guest, line, (old_san, tiny))
-    one.write()
+    voyage = Voyage(guest, line, (old_san, tiny))
+    voyage.write()
     process = line.start("move", guest.name, "--to", tiny.name, "--method", method, "--bandwidth", "3MiB/s")
     wait_until(lambda: guest.xml().count("<mirror") == 2, "the copies", timeout=120, report=line.stories)
     tiny.fill(0)
@@ -295,9 +295,9 @@ def test_the_destination_runs_full_during_the_copy(
     said = line.end(process)
     assert said.status == 5, f"{said}\n{line.stories()}"
     assert "full" in said.document["message"], str(said)
-    one.assert_well()
-    assert one.files(tiny) == set()
-    one.power_off()
+    voyage.assert_well()
+    assert voyage.files(tiny) == set()
+    voyage.power_off()
 
 
 @pytest.mark.parametrize("method", ["mirror", "changed-blocks"])
@@ -305,8 +305,8 @@ def test_libvirtd_is_killed_and_comes_back_during_the_copy(
     method: str, make_guest: MakeGuest, line: Line, stores: tuple[Datastore, ...], old_san: Datastore, ssd: Datastore
 ) -> None:
     guest = make_guest(small_disks(old_san, 2), start=True)
-    one = Voyage(guest, line, stores)
-    one.write()
+    voyage = Voyage(guest, line, stores)
+    voyage.write()
     process = line.start("move", guest.name, "--to", "ssd", "--method", method, "--bandwidth", "4MiB/s")
     move = line.wait_unfinished()
     wait_until(lambda: guest.xml().count("<mirror") == 2, "the copies", timeout=120, report=line.stories)
@@ -320,17 +320,17 @@ def test_libvirtd_is_killed_and_comes_back_during_the_copy(
     line.must("speed", move, "0")
     said = line.end(process)
     assert said.status == 0, f"{said}\n{line.stories()}"
-    one.moved_all(ssd)
-    one.assert_well()
-    one.power_cycle()
+    voyage.moved_all(ssd)
+    voyage.assert_well()
+    voyage.power_cycle()
 
 
 def test_orphans_of_a_lost_journal_are_found_and_removed(
     make_guest: MakeGuest, line: Line, stores: tuple[Datastore, ...], old_san: Datastore
 ) -> None:
     guest = make_guest(small_disks(old_san, 2), start=True)
-    one = Voyage(guest, line, stores)
-    one.write()
+    voyage = Voyage(guest, line, stores)
+    voyage.write()
     assert line.do("move", guest.name, "--to", "ssd", point="image-made@2:kill").status not in (0, 4, 5)
     [move] = line.unfinished()
     for path in line.directory.glob("journal.db*"):
@@ -348,8 +348,8 @@ def test_orphans_of_a_lost_journal_are_found_and_removed(
     assert set(found) == {item["path"] for item in line.must("orphans").document["orphans"]}
     line.must("orphans", "--remove-all", "--abandoned", "--yes")
     assert line.must("orphans").document["orphans"] == []
-    one.assert_well()
-    assert one.files(stores[1]) == set()
+    voyage.assert_well()
+    assert voyage.files(stores[1]) == set()
 
 
 def test_what_is_in_use_is_no_orphan_to_be_removed(
@@ -357,8 +357,8 @@ def test_what_is_in_use_is_no_orphan_to_be_removed(
 ) -> None:
     """A copy that QEMU still writes to, of a move whose journal is lost."""
     guest = make_guest(small_disks(old_san, 1), start=True)
-    one = Voyage(guest, line, stores)
-    one.write()
+    voyage = Voyage(guest, line, stores)
+    voyage.write()
     assert line.do("move", guest.name, "--to", "ssd", point="copy-started:kill").status not in (0, 4, 5)
     for path in line.directory.glob("journal.db*"):
         path.unlink()
@@ -371,6 +371,6 @@ def test_what_is_in_use_is_no_orphan_to_be_removed(
     guest.host.virsh("blockjob", guest.name, "vda", "--abort")
     line.must("orphans", "--remove-all", "--abandoned", "--yes")
     assert not image.exists()
-    one.assert_content()
-    one.power_off()
-    assert allocated(one.where["vda"]) > 0
+    voyage.assert_content()
+    voyage.power_off()
+    assert allocated(voyage.where["vda"]) > 0

@@ -51,5 +51,5 @@ def test_another_device_number_is_no_change_of_a_file(
         subprocess.run(["umount", str(taker)], check=False)
         lab_host.run(["virsh", "-q", "undefine", NAME], check=False)
         lab_host.detach(store)
-        for one in lab_session.datastores.values():
-            one.clear_vm(NAME)
+        for datastore in lab_session.datastores.values():
+            datastore.clear_vm(NAME)

@@ -27,18 +27,18 @@ def big_disk(store: Datastore, kind: str) -> Disk:
     return Disk("vda", store, kind, size=SIZE, fill="224MiB")
 
 
-def wait_copied(one: Voyage, share: float) -> tuple[int, int]:
+def wait_copied(voyage: Voyage, share: float) -> tuple[int, int]:
     """Until the block copy is so far: (bytes copied, bytes of the whole copy)."""
     found = (0, 1)
 
     def far_enough() -> bool:
         nonlocal found
-        words = one.guest.host.virsh("blockjob", one.name, "vda", "--info", "--raw", check=False).split()
+        words = voyage.guest.host.virsh("blockjob", voyage.name, "vda", "--info", "--raw", check=False).split()
         pairs = dict(word.split("=") for word in words if "=" in word)
         found = int(pairs.get("cur", 0)), max(1, int(pairs.get("end", 1)))
         return found[1] > 1 and found[0] >= share * found[1]
 
-    wait_until(far_enough, f"{share:.0%} of the copy", timeout=120, step=0.02, report=one.line.stories)
+    wait_until(far_enough, f"{share:.0%} of the copy", timeout=120, step=0.02, report=voyage.line.stories)
     return found
 
 
@@ -49,14 +49,14 @@ def report_of(line: Line) -> dict[str, Any]:
     return found
 
 
-def written_again(line: Line, one: Voyage, broke_at: tuple[int, int], guest_wrote: int) -> float:
+def written_again(line: Line, voyage: Voyage, broke_at: tuple[int, int], guest_wrote: int) -> float:
     """The share of the disk that was written to the destination although it had been copied before.
 
     What was missing at the break had to be written anyhow, and so had what the guest changed meanwhile.
     """
     written = int(report_of(line)["rewritten_bytes"])
     again = written - (broke_at[1] - broke_at[0]) - guest_wrote
-    print(f"{one.name}: broke at {broke_at[0]} of {broke_at[1]}, {written} written, {again} again")
+    print(f"{voyage.name}: broke at {broke_at[0]} of {broke_at[1]}, {written} written, {again} again")
     return again / SIZE
 
 
@@ -66,33 +66,33 @@ def test_a_move_by_snapshot(
     disks: int, kind: str, make_guest: MakeGuest, line: Line, stores: tuple[Datastore, ...], ssd: Datastore,
     old_san: Datastore,
 ) -> None:  # fmt: skip
-    one = Voyage(make_guest(small_disks(old_san, disks, kind), start=True), line, stores, database=True)
-    one.write()
+    voyage = Voyage(make_guest(small_disks(old_san, disks, kind), start=True), line, stores, database=True)
+    voyage.write()
     verify = ("--verify",) if kind == "qcow2" else ()
-    said = line.must("move", one.name, "--to", "ssd", "--method", "snapshot", *verify)
+    said = line.must("move", voyage.name, "--to", "ssd", "--method", "snapshot", *verify)
     assert len(verified(said.move)) == (disks if verify else 0)
-    one.moved_all(ssd)
-    one.assert_well()
-    one.power_cycle()
+    voyage.moved_all(ssd)
+    voyage.assert_well()
+    voyage.power_cycle()
 
 
 def test_a_guest_that_outruns_the_commit_of_its_overlay_lifts_the_limit(
     make_guest: MakeGuest, line: Line, stores: tuple[Datastore, ...], old_san: Datastore, ssd: Datastore
 ) -> None:
     """Otherwise the overlay would grow for ever, and the move never end."""
-    one = Voyage(make_guest([Disk("vda", old_san, size="64MiB", fill="8MiB")], start=True), line, stores)
-    one.write(rate=20, most_kib=4)
+    voyage = Voyage(make_guest([Disk("vda", old_san, size="64MiB", fill="8MiB")], start=True), line, stores)
+    voyage.write(rate=20, most_kib=4)
     words = ("--method", "snapshot", "--bandwidth", "3MiB/s")
-    process = line.start("move", one.name, "--to", "ssd", *words, point="fold-starting:stop")
+    process = line.start("move", voyage.name, "--to", "ssd", *words, point="commit-starting:stop")
     line.wait_stopped(process)
-    one.guest.judge.stop()
-    one.write(FLAT_OUT)
+    voyage.guest.judge.stop()
+    voyage.write(FLAT_OUT)
     process.send_signal(signal.SIGCONT)
     said = line.end(process)
     assert said.status == 0, f"{said}\n{line.stories()}"
     assert any("its limit is lifted" in text for text in line.story(said.move["id"])), line.stories()
-    one.moved_all(ssd)
-    one.assert_well()
+    voyage.moved_all(ssd)
+    voyage.assert_well()
 
 
 @pytest.mark.parametrize("keep", [False, True])
@@ -100,27 +100,27 @@ def test_a_cancelled_move_by_snapshot_leaves_nothing_or_what_was_asked(
     keep: bool, make_guest: MakeGuest, line: Line, stores: tuple[Datastore, ...], old_san: Datastore, ssd: Datastore
 ) -> None:
     """The limit is for the copy: the way back ends although the guest writes more than that."""
-    one = Voyage(make_guest([Disk("vda", old_san, size="64MiB", fill="32MiB")], start=True), line, stores)
-    one.write(FLAT_OUT)
+    voyage = Voyage(make_guest([Disk("vda", old_san, size="64MiB", fill="32MiB")], start=True), line, stores)
+    voyage.write(FLAT_OUT)
     words = ("--on-break", "keep") if keep else ()
-    process = line.start("move", one.name, "--to", "ssd", "--method", "snapshot", *words, "--bandwidth", "8MiB/s")
+    process = line.start("move", voyage.name, "--to", "ssd", "--method", "snapshot", *words, "--bandwidth", "8MiB/s")
     move = line.wait_unfinished()
-    copy = ssd.home(one.name) / "vda.qcow2"
+    copy = ssd.home(voyage.name) / "vda.qcow2"
     wait_until(lambda: copy.exists() and allocated(copy) > 12 * 1024**2, "some of the copy", report=line.stories)
     line.do("cancel", move)
     said = line.end(process)
     assert said.status != 0, str(said)
-    assert one.guest.sources() == {"vda": str(one.where["vda"])}
+    assert voyage.guest.sources() == {"vda": str(voyage.where["vda"])}
     if not keep:
-        one.assert_well()
+        voyage.assert_well()
         return
     assert copy.exists()
-    one.assert_configured()
-    one.assert_content()
-    said = line.must("move", one.name, "--to", "ssd")
+    voyage.assert_configured()
+    voyage.assert_content()
+    said = line.must("move", voyage.name, "--to", "ssd")
     assert any("goes on from" in text or "has left" in text for text in line.story(said.move["id"])), line.stories()
-    one.moved_all(ssd)
-    one.assert_well()
+    voyage.moved_all(ssd)
+    voyage.assert_well()
 
 
 @pytest.mark.parametrize("kind", ["qcow2", "raw"])
@@ -128,58 +128,58 @@ def test_qemu_dies_at_95_percent_and_the_copy_is_gone_on_with(
     kind: str, make_guest: MakeGuest, line: Line, stores: tuple[Datastore, ...], ssd: Datastore, old_san: Datastore
 ) -> None:
     """The VM stays off: the same move goes on cold, from what its destination holds."""
-    one = Voyage(make_guest([big_disk(old_san, kind)], start=True), line, stores)
-    one.write(rate=20, most_kib=4, span_blocks=1024)
+    voyage = Voyage(make_guest([big_disk(old_san, kind)], start=True), line, stores)
+    voyage.write(rate=20, most_kib=4, span_blocks=1024)
     process = line.start(
-        "move", one.name, "--to", "ssd", "--method", "changed-blocks", "--on-break", "keep", "--bandwidth", "24MiB/s"
+        "move", voyage.name, "--to", "ssd", "--method", "changed-blocks", "--on-break", "keep", "--bandwidth", "24MiB/s"
     )
-    broke_at = wait_copied(one, 0.95)
-    one.guest.host.kill_qemu(one.name)
+    broke_at = wait_copied(voyage, 0.95)
+    voyage.guest.host.kill_qemu(voyage.name)
     said = line.end(process)
     assert said.status == 0, f"{said}\n{line.stories()}"
-    one.moved_all(ssd)
-    one.assert_configured("shut off")
-    one.assert_nothing_left()
-    one.assert_images(flushed_only=True)
-    assert written_again(line, one, broke_at, 4 * 1024**2) <= AGAIN, line.stories()
-    one.guest.start()
-    one.write()
-    one.assert_content()
+    voyage.moved_all(ssd)
+    voyage.assert_configured("shut off")
+    voyage.assert_nothing_left()
+    voyage.assert_images(flushed_only=True)
+    assert written_again(line, voyage, broke_at, 4 * 1024**2) <= AGAIN, line.stories()
+    voyage.guest.start()
+    voyage.write()
+    voyage.assert_content()
 
 
 def test_qemu_dies_and_the_vm_is_started_again_before_the_copy_is_gone_on_with(
     make_guest: MakeGuest, line: Line, stores: tuple[Datastore, ...], ssd: Datastore, old_san: Datastore
 ) -> None:
     """blockferry dies with QEMU; hours later somebody starts the VM, and then the move: live, by way of overlays."""
-    one = Voyage(make_guest([big_disk(old_san, "qcow2")], start=True), line, stores)
-    one.write(rate=20, most_kib=4, span_blocks=1024)
+    voyage = Voyage(make_guest([big_disk(old_san, "qcow2")], start=True), line, stores)
+    voyage.write(rate=20, most_kib=4, span_blocks=1024)
     process = line.start(
-        "move", one.name, "--to", "ssd", "--method", "changed-blocks", "--on-break", "keep", "--bandwidth", "24MiB/s"
+        "move", voyage.name, "--to", "ssd", "--method", "changed-blocks", "--on-break", "keep", "--bandwidth", "24MiB/s"
     )
-    broke_at = wait_copied(one, 0.95)
+    broke_at = wait_copied(voyage, 0.95)
     process.kill()
     line.end(process)
-    one.guest.host.kill_qemu(one.name)
-    wait_until(lambda: line.host.vm_state(one.name) == "shut off", "libvirt to notice", timeout=60)
-    one.guest.start()
-    one.write(rate=20, most_kib=4, span_blocks=1024)
+    voyage.guest.host.kill_qemu(voyage.name)
+    wait_until(lambda: line.host.vm_state(voyage.name) == "shut off", "libvirt to notice", timeout=60)
+    voyage.guest.start()
+    voyage.write(rate=20, most_kib=4, span_blocks=1024)
     [move] = line.unfinished()
     line.must("resume", move)
-    one.moved_all(ssd)
-    one.assert_well()
-    assert written_again(line, one, broke_at, 4 * 1024**2) <= AGAIN, line.stories()
-    one.power_cycle()
+    voyage.moved_all(ssd)
+    voyage.assert_well()
+    assert written_again(line, voyage, broke_at, 4 * 1024**2) <= AGAIN, line.stories()
+    voyage.power_cycle()
 
 
 @pytest.mark.parametrize("kind", ["qcow2", "raw"])
 def test_a_full_destination_is_gone_on_with_by_the_next_move(
     kind: str, make_guest: MakeGuest, line: Line, stores: tuple[Datastore, ...], ssd: Datastore, old_san: Datastore,
 ) -> None:  # fmt: skip
-    one = Voyage(make_guest([big_disk(old_san, kind)], start=True), line, stores)
-    one.write(rate=20, most_kib=4, span_blocks=1024)
+    voyage = Voyage(make_guest([big_disk(old_san, kind)], start=True), line, stores)
+    voyage.write(rate=20, most_kib=4, span_blocks=1024)
     process = line.start(
         "move",
-        one.name,
+        voyage.name,
         "--to",
         "ssd",
         "--method",
@@ -191,8 +191,8 @@ def test_a_full_destination_is_gone_on_with_by_the_next_move(
         "--provision",
         "thin",
     )
-    wait_copied(one, 0.3)
-    there = ssd.home(one.name) / f"vda.{kind}"
+    wait_copied(voyage, 0.3)
+    there = ssd.home(voyage.name) / f"vda.{kind}"
     try:
         ssd.fill(DATA - allocated(there) - DATA // 14)  # it breaks at about 93 %
         said = line.end(process)
@@ -200,37 +200,37 @@ def test_a_full_destination_is_gone_on_with_by_the_next_move(
         ssd.unfill()
     assert said.status == 5, f"{said}\n{line.stories()}"
     assert "goes on from" in said.err + said.out
-    one.assert_configured()
-    copy = one.moved("vda", ssd)
+    voyage.assert_configured()
+    copy = voyage.moved("vda", ssd)
     broke_at = allocated(copy), DATA
-    check = line.must("check", one.name, "--to", "ssd")
+    check = line.must("check", voyage.name, "--to", "ssd")
     assert "RESUME_FROM" in check.out
     orphans = line.must("orphans")
     assert str(copy) in orphans.out
-    said = line.must("move", one.name, "--to", "ssd")
-    one.assert_well()
-    assert written_again(line, one, broke_at, 8 * 1024**2) <= AGAIN, line.stories()
-    one.power_cycle()
+    said = line.must("move", voyage.name, "--to", "ssd")
+    voyage.assert_well()
+    assert written_again(line, voyage, broke_at, 8 * 1024**2) <= AGAIN, line.stories()
+    voyage.power_cycle()
 
 
 def test_from_scratch_replaces_what_was_left(
     make_guest: MakeGuest, line: Line, stores: tuple[Datastore, ...], ssd: Datastore, old_san: Datastore
 ) -> None:
-    one = Voyage(make_guest([Disk("vda", old_san, size="64MiB", fill="32MiB")], start=True), line, stores)
-    one.write()
+    voyage = Voyage(make_guest([Disk("vda", old_san, size="64MiB", fill="32MiB")], start=True), line, stores)
+    voyage.write()
     process = line.start(
-        "move", one.name, "--to", "ssd", "--method", "changed-blocks", "--on-break", "keep", "--bandwidth", "8MiB/s"
+        "move", voyage.name, "--to", "ssd", "--method", "changed-blocks", "--on-break", "keep", "--bandwidth", "8MiB/s"
     )
-    wait_copied(one, 0.6)
+    wait_copied(voyage, 0.6)
     line.do("cancel", line.wait_unfinished())
     line.end(process)
-    assert (ssd.home(one.name) / "vda.qcow2").exists(), line.stories()
-    check = line.must("check", one.name, "--to", "ssd", "--method", "mirror")
+    assert (ssd.home(voyage.name) / "vda.qcow2").exists(), line.stories()
+    check = line.must("check", voyage.name, "--to", "ssd", "--method", "mirror")
     assert "RESUME_REPLACED" in check.out
-    line.must("move", one.name, "--to", "ssd", "--from-scratch")
+    line.must("move", voyage.name, "--to", "ssd", "--from-scratch")
     assert int(report_of(line)["rewritten_bytes"]) == 0
-    one.moved_all(ssd)
-    one.assert_well()
+    voyage.moved_all(ssd)
+    voyage.assert_well()
 
 
 OVERLAY_POINTS = (
@@ -246,10 +246,10 @@ OVERLAY_POINTS = (
     "pivoted",
     "switched-noted",
     "graph-noted",
-    "fold-starting",
-    "fold-started",
-    "fold-pivoting",
-    "fold-pivoted",
+    "commit-starting",
+    "commit-started",
+    "commit-pivoting",
+    "commit-pivoted",
     "settled",
     "releasing-source",
     "source-released",
@@ -293,10 +293,10 @@ RACE_POINTS = (
     "resuming-from-start",
     "syncing-base",
     "base-synced",
-    "fold-starting",
-    "fold-called",
-    "fold-started",
-    "fold-pivoting",
+    "commit-starting",
+    "commit-called",
+    "commit-started",
+    "commit-pivoting",
 )
 
 
@@ -348,7 +348,7 @@ def test_killed_while_qemu_img_makes_an_overlay(long_line: Line, commuter: Guest
 
 
 @pytest.mark.parametrize("cancel", [False, True])
-@pytest.mark.parametrize("point", ["folding-off", "folded-off"])
+@pytest.mark.parametrize("point", ["committing-off", "committed-off"])
 def test_killed_while_an_overlay_is_committed_with_the_vm_off(
     long_line: Line, commuter: Guest, point: str, cancel: bool
 ) -> None:
@@ -356,7 +356,7 @@ def test_killed_while_an_overlay_is_committed_with_the_vm_off(
     line = long_line
     commuter.judge.start(rate=100, most_kib=16)
     before = side(commuter, line.stores)
-    where = "base-synced" if cancel else "fold-starting"
+    where = "base-synced" if cancel else "commit-starting"
     said = line.do("move", commuter.name, "--to", other(before), "--method", "snapshot", point=f"{where}:kill")
     assert said.killed, str(said)
     commuter.judge.stop()

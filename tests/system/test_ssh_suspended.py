@@ -17,16 +17,18 @@ from tests.system.voyage import FarLine, Voyage
 pytestmark = pytest.mark.lab
 
 
-def state_and_reason(one: Voyage, far: Host) -> str:
-    return far.run(["virsh", "-q", "domstate", one.name, "--reason"], env={**os.environ, "LC_ALL": "C"}).stdout.strip()
+def state_and_reason(voyage: Voyage, far: Host) -> str:
+    return far.run(
+        ["virsh", "-q", "domstate", voyage.name, "--reason"], env={**os.environ, "LC_ALL": "C"}
+    ).stdout.strip()
 
 
-def suspended_and_cut(one: Voyage, far: Host, far_line: FarLine, point: str) -> HostProcess:
+def suspended_and_cut(voyage: Voyage, far: Host, far_line: FarLine, point: str) -> HostProcess:
     """A move that stands still with the VM suspended; nobody but the host itself reaches the VM."""
-    process = far_line.start("move", one.name, "--to", "ssd", point=point, suspended_start="start" in point)
+    process = far_line.start("move", voyage.name, "--to", "ssd", point=point, suspended_start="start" in point)
     far_line.wait_stopped(process)
     far.cut_network()
-    assert state_and_reason(one, far) == "paused (user)", "too slow: it was resumed before the link was cut"
+    assert state_and_reason(voyage, far) == "paused (user)", "too slow: it was resumed before the link was cut"
     return process
 
 

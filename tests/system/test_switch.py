@@ -27,9 +27,9 @@ def sail(
 
     def make(count: int = 2, kind: str = "qcow2", **options: Any) -> tuple[Voyage, Guest]:
         guest = make_guest(small_disks(old_san, count, kind), start=True, **options)
-        one = Voyage(guest, line, stores, persistent=bool(options.get("persistent", True)))
-        one.write()
-        return one, guest
+        voyage = Voyage(guest, line, stores, persistent=bool(options.get("persistent", True)))
+        voyage.write()
+        return voyage, guest
 
     return make
 
@@ -54,44 +54,44 @@ def test_a_switch_that_breaks_in_the_middle_is_taken_back(
     halt: str, method: str, sail: Callable[..., tuple[Voyage, Guest]], line: Line, ssd: Datastore
 ) -> None:
     """vda is switched, the copy of vdb is gone. With `stop` the guard has let the VM run on in between."""
-    one, guest = sail()
+    voyage, guest = sail()
     process = line.start("move", guest.name, "--to", "ssd", "--method", method, point=f"pivoted-one:{halt}")
     wait_until(lambda: is_across(guest, "vda", ssd), "the first pivot", timeout=120, report=line.stories)
     if halt == "stop":
-        one.wait_running()
+        voyage.wait_running()
         guest.judge.wait_writes(50)
     guest.host.virsh("blockjob", guest.name, "vdb", "--abort", "--async", check=False)
     if halt == "stop":
         wait_until(lambda: "<mirror" not in guest.xml(), "the end of the copy of vdb", timeout=60)
         process.send_signal(signal.SIGCONT)
     said = line.end(process)
-    one.wait_running()
+    voyage.wait_running()
     if said.status == 0:
         # The second pivot was quicker than our abort.
         assert halt != "stop", str(said)
-        one.moved_all(ssd)
+        voyage.moved_all(ssd)
     else:
         assert said.status == 5, str(said)
         assert said.code == "MOVE_FAILED"
         assert "switch" in said.document["message"]
-    one.assert_well()
-    one.power_cycle()
+    voyage.assert_well()
+    voyage.power_cycle()
 
 
 def test_a_process_that_freezes_in_the_middle_of_the_switch_goes_on_later(
     sail: Callable[..., tuple[Voyage, Guest]], line: Line, ssd: Datastore
 ) -> None:
-    one, guest = sail()
+    voyage, guest = sail()
     process = line.start("move", guest.name, "--to", "ssd", point="pivoted-one:stop")
     wait_until(lambda: is_across(guest, "vda", ssd), "the first pivot", timeout=120, report=line.stories)
-    one.wait_running()
+    voyage.wait_running()
     guest.judge.wait_writes(50)
     process.send_signal(signal.SIGCONT)
     said = line.end(process)
     assert said.status == 0, f"{said}\n{line.stories()}"
-    one.moved_all(ssd)
-    one.assert_well()
-    one.power_off()
+    voyage.moved_all(ssd)
+    voyage.assert_well()
+    voyage.power_off()
 
 
 @pytest.mark.parametrize("point", ["suspended-to-switch", "pivoting"])
@@ -99,17 +99,17 @@ def test_a_process_that_freezes_before_the_switch(
     point: str, sail: Callable[..., tuple[Voyage, Guest]], line: Line, ssd: Datastore
 ) -> None:
     """The guard lets the VM run; the process wakes up late, and must not act on what it saw before it froze."""
-    one, guest = sail()
+    voyage, guest = sail()
     process = line.start("move", guest.name, "--to", "ssd", "--method", "changed-blocks", point=f"{point}:stop")
     wait_until(lambda: guest.state() == "paused", "the suspension", timeout=120, step=0.02, report=line.stories)
-    one.wait_running()
+    voyage.wait_running()
     guest.judge.wait_writes(50)
     process.send_signal(signal.SIGCONT)
     said = line.end(process)
     assert said.status == 0, f"{said}\n{line.stories()}"
-    one.moved_all(ssd)
-    one.assert_well()
-    one.power_off()
+    voyage.moved_all(ssd)
+    voyage.assert_well()
+    voyage.power_off()
 
 
 @pytest.mark.parametrize("method", ["mirror", "changed-blocks"])
@@ -117,44 +117,44 @@ def test_what_its_owner_has_paused_while_we_were_frozen_stays_paused(
     method: str, sail: Callable[..., tuple[Voyage, Guest]], line: Line, ssd: Datastore
 ) -> None:
     """The guard lets the VM run, its owner pauses it; the process wakes up and finds it paused, but not by itself."""
-    one, guest = sail()
+    voyage, guest = sail()
     words = ("move", guest.name, "--to", "ssd", "--method", method)
     process = line.start(*words, point="suspended-to-switch:stop")
     wait_until(lambda: guest.state() == "paused", "the suspension", timeout=120, step=0.02, report=line.stories)
-    one.wait_running()
+    voyage.wait_running()
     guest.judge.wait_writes(50)
     guest.suspend()
     process.send_signal(signal.SIGCONT)
     said = line.end(process)
     assert said.status == 0, f"{said}\n{line.stories()}"
-    one.moved_all(ssd)
-    one.assert_configured("paused")
+    voyage.moved_all(ssd)
+    voyage.assert_configured("paused")
     guest.resume()
-    one.assert_well()
-    one.power_off()
+    voyage.assert_well()
+    voyage.power_off()
 
 
 def test_a_frozen_process_whose_move_was_taken_over_acts_no_more(
     sail: Callable[..., tuple[Voyage, Guest]], line: Line, ssd: Datastore
 ) -> None:
     """A manager that was frozen for longer than its lease finds another one in its place."""
-    one, guest = sail()
+    voyage, guest = sail()
     frozen = line.start("move", guest.name, "--to", "ssd", point="suspended-to-switch:stop")
     wait_until(lambda: guest.state() == "paused", "the suspension", timeout=120, step=0.02, report=line.stories)
-    one.wait_running()
+    voyage.wait_running()
     move = line.wait_unfinished()
 
     def taken_over() -> bool:
         return line.do("resume", move).status == 0
 
     wait_until(taken_over, "the lease to end", timeout=240, step=1, report=line.stories)
-    one.moved_all(ssd)
-    one.assert_configured()
+    voyage.moved_all(ssd)
+    voyage.assert_configured()
     frozen.send_signal(signal.SIGCONT)
     said = line.end(frozen)
     assert said.status in (0, 8, 130), str(said)
-    one.assert_well()
-    one.power_off()
+    voyage.assert_well()
+    voyage.power_off()
 
 
 # -- the guest acts ------------------------------------------------------------------------------------------------
@@ -163,24 +163,24 @@ def test_a_frozen_process_whose_move_was_taken_over_acts_no_more(
 def test_the_guest_powers_off_during_the_copy(
     sail: Callable[..., tuple[Voyage, Guest]], line: Line, ssd: Datastore
 ) -> None:
-    one, guest = sail()
+    voyage, guest = sail()
     process = line.start("move", guest.name, "--to", "ssd", *SLOWLY)
     wait_copying(guest, line)
     guest.judge.stop()
     guest.poweroff()
     said = line.end(process)
     assert said.status == 0, f"{said}\n{line.stories()}"
-    one.moved_all(ssd)
-    one.assert_configured("shut off")
-    one.assert_nothing_left()
-    one.assert_images()
+    voyage.moved_all(ssd)
+    voyage.assert_configured("shut off")
+    voyage.assert_nothing_left()
+    voyage.assert_images()
     guest.start()
-    one.write()
-    one.assert_content()
+    voyage.write()
+    voyage.assert_content()
 
 
 def test_a_transient_guest_powers_off_during_the_copy(sail: Callable[..., tuple[Voyage, Guest]], line: Line) -> None:
-    one, guest = sail(persistent=False)
+    voyage, guest = sail(persistent=False)
     process = line.start("move", guest.name, "--to", "ssd", *SLOWLY)
     wait_copying(guest, line)
     guest.judge.stop()
@@ -188,25 +188,25 @@ def test_a_transient_guest_powers_off_during_the_copy(sail: Callable[..., tuple[
     said = line.end(process)
     assert said.status == 5, f"{said}\n{line.stories()}"
     assert guest.state() == "absent"
-    one.assert_nothing_left()
-    one.assert_images()
+    voyage.assert_nothing_left()
+    voyage.assert_images()
 
 
 def test_the_guest_reboots_during_the_copy(
     sail: Callable[..., tuple[Voyage, Guest]], line: Line, ssd: Datastore
 ) -> None:
-    one, guest = sail()
+    voyage, guest = sail()
     process = line.start("move", guest.name, "--to", "ssd", *SLOWLY)
     move = wait_copying(guest, line)
     guest.judge.stop()
     guest.reboot()
-    one.write()
+    voyage.write()
     line.must("speed", move, "0")
     said = line.end(process)
     assert said.status == 0, f"{said}\n{line.stories()}"
-    one.moved_all(ssd)
-    one.assert_well()
-    one.power_off()
+    voyage.moved_all(ssd)
+    voyage.assert_well()
+    voyage.power_off()
 
 
 # -- people act ----------------------------------------------------------------------------------------------------
@@ -216,7 +216,7 @@ def test_somebody_pulls_the_plug_and_starts_it_again(
     sail: Callable[..., tuple[Voyage, Guest]], line: Line, ssd: Datastore
 ) -> None:
     """The jobs are gone with their QEMU: all copies begin anew (or are finished cold, if it comes to that)."""
-    one, guest = sail()
+    voyage, guest = sail()
     process = line.start("move", guest.name, "--to", "ssd", *SLOWLY)
     move = wait_copying(guest, line)
     guest.judge.stop()
@@ -225,64 +225,64 @@ def test_somebody_pulls_the_plug_and_starts_it_again(
         # A cold copy that has begun in the meantime holds the image's lock; it is over soon.
         assert line.unfinished() == [move] or guest.state() == "shut off", line.stories()
     guest.wait_ready()
-    one.write()
+    voyage.write()
     if line.unfinished():
         line.do("speed", move, "0")
     said = line.end(process)
     assert said.status == 0, f"{said}\n{line.stories()}"
-    one.moved_all(ssd)
-    one.assert_well()
-    one.power_off()
+    voyage.moved_all(ssd)
+    voyage.assert_well()
+    voyage.power_off()
 
 
 def test_somebody_suspends_the_vm_during_the_copy(
     sail: Callable[..., tuple[Voyage, Guest]], line: Line, ssd: Datastore
 ) -> None:
     """It is moved, and stays as its owner left it."""
-    one, guest = sail()
+    voyage, guest = sail()
     process = line.start("move", guest.name, "--to", "ssd", *SLOWLY)
     wait_copying(guest, line)
     guest.suspend()
     said = line.end(process)
     assert said.status == 0, f"{said}\n{line.stories()}"
-    one.moved_all(ssd)
-    one.assert_configured("paused")
-    one.assert_nothing_left()
+    voyage.moved_all(ssd)
+    voyage.assert_configured("paused")
+    voyage.assert_nothing_left()
     guest.resume()
-    one.assert_content()
-    one.power_off()
+    voyage.assert_content()
+    voyage.power_off()
 
 
 def test_somebody_ends_our_copy(sail: Callable[..., tuple[Voyage, Guest]], line: Line) -> None:
-    one, guest = sail()
+    voyage, guest = sail()
     process = line.start("move", guest.name, "--to", "ssd", *SLOWLY)
     wait_copying(guest, line)
     guest.host.virsh("blockjob", guest.name, "vda", "--abort")
     said = line.end(process)
     assert said.status == 5, f"{said}\n{line.stories()}"
     assert "vda" in said.document["message"]
-    one.assert_well()
-    one.power_off()
+    voyage.assert_well()
+    voyage.power_off()
 
 
 def test_somebody_switches_one_of_our_copies_by_hand(
     sail: Callable[..., tuple[Voyage, Guest]], line: Line, ssd: Datastore
 ) -> None:
     """Each disk is whole on its side; so the rest follows."""
-    one, guest = sail()
+    voyage, guest = sail()
     process = line.start("move", guest.name, "--to", "ssd", "--method", "mirror", point="in-step:sleep=3")
     wait_until(lambda: guest.xml().count("ready='yes'") == 2, "the copies", timeout=120, report=line.stories)
     guest.host.virsh("blockjob", guest.name, "vda", "--pivot")
     said = line.end(process)
     assert said.status == 0, f"{said}\n{line.stories()}"
-    one.moved_all(ssd)
-    one.assert_well()
-    one.power_off()
+    voyage.moved_all(ssd)
+    voyage.assert_well()
+    voyage.power_off()
 
 
 @pytest.mark.parametrize("way", ["command", "signal"])
 def test_cancel(way: str, sail: Callable[..., tuple[Voyage, Guest]], line: Line) -> None:
-    one, guest = sail()
+    voyage, guest = sail()
     process = line.start("move", guest.name, "--to", "ssd", *SLOWLY)
     move = wait_copying(guest, line)
     if way == "command":
@@ -292,13 +292,13 @@ def test_cancel(way: str, sail: Callable[..., tuple[Voyage, Guest]], line: Line)
     said = line.end(process)
     assert said.status == 6, f"{said}\n{line.stories()}"
     assert said.code == "MOVE_CANCELLED"
-    one.assert_well()
-    one.power_off()
+    voyage.assert_well()
+    voyage.power_off()
 
 
 def test_detach_watch_speed(sail: Callable[..., tuple[Voyage, Guest]], line: Line, ssd: Datastore) -> None:
     """In the background so slowly that it would take hours, until it is told to hurry."""
-    one, guest = sail()
+    voyage, guest = sail()
     started = line.must("move", guest.name, "--to", "ssd", "--detach", "--bandwidth", "64KiB/s")
     move = started.move["id"]
     wait_copying(guest, line)
@@ -310,18 +310,18 @@ def test_detach_watch_speed(sail: Callable[..., tuple[Voyage, Guest]], line: Lin
     said = line.end(watching)
     assert said.status == 0, f"{said}\n{line.stories()}"
     assert said.move["state"] == "moved"
-    one.moved_all(ssd)
-    one.assert_well()
+    voyage.moved_all(ssd)
+    voyage.assert_well()
     shown = line.must("show", move).document
     assert any("bandwidth" in event["text"] for event in shown["events"] if event["kind"] == "user")
     assert [item["id"] for item in line.must("history").document["moves"]] == [move]
-    one.power_off()
+    voyage.power_off()
 
 
 def test_a_closed_terminal_leaves_the_move_to_the_background(
     sail: Callable[..., tuple[Voyage, Guest]], line: Line, ssd: Datastore
 ) -> None:
-    one, guest = sail()
+    voyage, guest = sail()
     process = line.start("move", guest.name, "--to", "ssd", *SLOWLY)
     move = wait_copying(guest, line)
     process.send_signal(signal.SIGHUP)
@@ -330,6 +330,6 @@ def test_a_closed_terminal_leaves_the_move_to_the_background(
     assert line.unfinished() == [move]
     line.must("speed", move, "0")
     line.wait_finished()
-    one.moved_all(ssd)
-    one.assert_well()
-    one.power_off()
+    voyage.moved_all(ssd)
+    voyage.assert_well()
+    voyage.power_off()

@@ -54,17 +54,17 @@ class Golden:
         disk = Disk("vda", self.old, size="32MiB", backing=(empty, "qcow2"))
         devices = "".join(CLONE.format(path=path, target=target) for target, path in overlays.items())
         guest = self.make_guest([disk], name=name, extra_devices=devices, start=start)
-        one = Voyage(guest, self.line, (self.old, self.new))
-        one.where.update(overlays)
-        one.formats.update(dict.fromkeys(overlays, "qcow2"))
+        voyage = Voyage(guest, self.line, (self.old, self.new))
+        voyage.where.update(overlays)
+        voyage.formats.update(dict.fromkeys(overlays, "qcow2"))
         if start:
-            one.write()
+            voyage.write()
         self.guests.append(guest)
-        return one
+        return voyage
 
-    def stands_on(self, one: Voyage, store: Datastore) -> bool:
+    def stands_on(self, voyage: Voyage, store: Datastore) -> bool:
         empty, golden = map(str, self.templates(store))
-        found = {target: image_info(path)["full-backing-filename"] for target, path in one.where.items()}
+        found = {target: image_info(path)["full-backing-filename"] for target, path in voyage.where.items()}
         return found == {"vda": empty, "vdb": golden, "vdc": golden}
 
 
@@ -158,19 +158,25 @@ def test_the_second_clone_reuses_what_the_first_has_brought(golden: Golden, line
 
 @pytest.mark.parametrize("point", ["image-made", "suspended-to-switch"])
 def test_a_template_that_changes_before_the_switch_is_not_gone_onto(golden: Golden, line: Line, point: str) -> None:
-    one = golden.clone()
-    before = content(one.guest)
+    voyage = golden.clone()
+    before = content(voyage.guest)
     for path, there in zip(golden.templates(golden.old), golden.templates(golden.new), strict=True):
         subprocess.run(["qemu-img", "convert", "-O", "qcow2", path, there], check=True)
     old = listing([golden.old])
     process = line.start(
-        "move", one.name, "--to", "ssd", "--chain", "keep", point=f"{point}:sleep={2.5 if point == 'image-made' else 1}"
+        "move",
+        voyage.name,
+        "--to",
+        "ssd",
+        "--chain",
+        "keep",
+        point=f"{point}:sleep={2.5 if point == 'image-made' else 1}",
     )
-    image = golden.new.home(one.name) / "vda.qcow2"
+    image = golden.new.home(voyage.name) / "vda.qcow2"
     if point == "image-made":
         wait_until(image.exists, "the new image", timeout=60, step=0.02)
     else:
-        wait_until(lambda: one.guest.state() == "paused", "the switch", timeout=60, step=0.02)
+        wait_until(lambda: voyage.guest.state() == "paused", "the switch", timeout=60, step=0.02)
     changed = golden.templates(golden.new)[1]
     with changed.open("r+b") as file:
         file.seek(SIZE // 2)
@@ -178,22 +184,22 @@ def test_a_template_that_changes_before_the_switch_is_not_gone_onto(golden: Gold
     said = line.end(process)
     assert said.status != 0, str(said)
     assert str(changed) in said.out
-    assert line.wait_finished_of(one.name)["record"]["outcome"] == "failed"
-    assert golden.stands_on(one, golden.old)
-    one.assert_well()
-    assert content(one.guest) == before
+    assert line.wait_finished_of(voyage.name)["record"]["outcome"] == "failed"
+    assert golden.stands_on(voyage, golden.old)
+    voyage.assert_well()
+    assert content(voyage.guest) == before
     assert set(listing([golden.old])) == set(old)
     assert all(path.exists() for path in golden.templates(golden.new)), "they are not ours to remove"
-    again = line.do("check", one.name, "--to", "ssd", "--chain", "keep")
+    again = line.do("check", voyage.name, "--to", "ssd", "--chain", "keep")
     assert "reads differently" in codes(again)["TEMPLATE_NOT_REUSED"]
 
 
 def test_only_the_top_layer_moves_where_the_rest_is_shared(golden: Golden, line: Line) -> None:
-    one = golden.clone()
-    before = content(one.guest)
-    line.must("move", one.name, "--to", "ssd", "--chain", "share")
-    one.moved_all(golden.new)
-    assert golden.stands_on(one, golden.old)
-    one.assert_well()
-    assert content(one.guest) == before
+    voyage = golden.clone()
+    before = content(voyage.guest)
+    line.must("move", voyage.name, "--to", "ssd", "--chain", "share")
+    voyage.moved_all(golden.new)
+    assert golden.stands_on(voyage, golden.old)
+    voyage.assert_well()
+    assert content(voyage.guest) == before
     assert not any(path.exists() for path in golden.templates(golden.new))

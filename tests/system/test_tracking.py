@@ -140,7 +140,11 @@ def write_in_image(path: Path, format: str, offset: int) -> None:
     """Change bytes of the guest's disk behind QEMU's back: in the file, where the qcow2 has this offset."""
     words = ["qemu-img", "map", "-f", format, "--output=json", str(path)]
     extents = json.loads(subprocess.run(words, check=True, capture_output=True).stdout)
-    [one] = [one for one in extents if one["data"] and one["start"] <= offset < one["start"] + one["length"]]
+    [one] = [
+        extent
+        for extent in extents
+        if extent["data"] and extent["start"] <= offset < extent["start"] + extent["length"]
+    ]
     with path.open("r+b") as file:
         file.seek(one["offset"] + offset - one["start"])
         file.write(b"\xa5" * 512)
@@ -249,7 +253,7 @@ def their_changes(guest: Guest, scratch: Path) -> list[tuple[int, int]]:
     words = ["nbdinfo", "--json", "--map=qemu:dirty-bitmap:theirs", f"nbd+unix:///vda?socket={socket}"]
     extents = json.loads(guest.host.run(words).stdout)
     guest.host.virsh("domjobabort", guest.name)
-    return [(one["offset"], one["length"]) for one in extents if one["type"] & 1]
+    return [(extent["offset"], extent["length"]) for extent in extents if extent["type"] & 1]
 
 
 def test_a_move_says_that_it_voids_the_points(

@@ -34,10 +34,10 @@ def quiet_offset(guest: Guest) -> int:
 
 
 def voyage(make_guest: MakeGuest, line: Line, stores: tuple[Datastore, ...], disks: list[Disk], start: bool) -> Voyage:
-    one = Voyage(make_guest(disks, start=start), line, stores)
+    voyage = Voyage(make_guest(disks, start=start), line, stores)
     if start:
-        one.write()
-    return one
+        voyage.write()
+    return voyage
 
 
 @pytest.mark.parametrize(("method", "kind"), [("mirror", "qcow2"), ("changed-blocks", "raw")])

@@ -50,7 +50,7 @@ def site() -> Iterator[Site]:
 @pytest.mark.parametrize("index", range(HOSTS))
 def test_a_generated_host_is_right_after_a_move(site: Site, index: int) -> None:
     played = play(site, generate(SEED, index))
-    found = "\n".join(str(one) for one in played.findings)
+    found = "\n".join(str(finding) for finding in played.findings)
     story = "\n".join([*played.commands, *played.notes])
     assert not played.findings, f"{found}\npython -m zoo --seed {SEED} --index {index}\n{story}"
     if played.end == "not built":
@@ -70,7 +70,7 @@ def test_nearly_every_host_can_be_built() -> None:
 @pytest.mark.parametrize("path", sorted(FOUND.glob("*.json")), ids=lambda path: path.stem)
 def test_a_host_that_once_showed_a_fault_is_right(site: Site, path: Path) -> None:
     played = play(site, spec.load(path))
-    found = "\n".join(str(one) for one in played.findings)
+    found = "\n".join(str(finding) for finding in played.findings)
     story = "\n".join([*played.commands, *played.notes])
     assert not played.findings, f"{found}\npython -m zoo --replay {path}\n{story}"
 

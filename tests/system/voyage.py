@@ -442,6 +442,8 @@ def listing(stores: Iterable[Datastore]) -> Mapping[str, tuple[int, ...]]:
     found: dict[str, tuple[int, ...]] = {}
     for store in stores:
         for path in store.path.rglob("*"):
-            one = path.stat()
-            found[str(path)] = (one.st_ino, one.st_size, one.st_mtime_ns) if path.is_file() else ()
+            stat_result = path.stat()
+            found[str(path)] = (
+                (stat_result.st_ino, stat_result.st_size, stat_result.st_mtime_ns) if path.is_file() else ()
+            )
     return found

@@ -156,7 +156,7 @@ class BoxLoop(Loop[BoxRecord, Shelves, JobProgress, BoxReport]):
         return self.plan.source
 
     def observe(self, record: BoxRecord, now_s: float) -> Shelves:
-        here, there = (frozenset(one.name for one in Path(shelf).iterdir()) for shelf in self._shelves)
+        here, there = (frozenset(path.name for path in Path(shelf).iterdir()) for shelf in self._shelves)
         return Shelves(record, here, there)
 
     @property

@@ -350,10 +350,12 @@ class FakeClient(Client):
 
     def moves(self) -> tuple[MoveSummary, ...]:
         self._look()
-        return tuple(one for one in self.journal.values() if one.finished is None)
+        return tuple(move_summary for move_summary in self.journal.values() if move_summary.finished is None)
 
     def history(self, limit: int = 20) -> tuple[MoveSummary, ...]:
-        return tuple(one for one in self.journal.values() if one.finished is not None)[:limit]
+        return tuple(move_summary for move_summary in self.journal.values() if move_summary.finished is not None)[
+            :limit
+        ]
 
     def show(self, move: str) -> tuple[MoveSummary, tuple[Event, ...]]:
         found = [one for one in self.journal if one.startswith(move)]
@@ -364,8 +366,8 @@ class FakeClient(Client):
         return self.journal[found[0]], story
 
     def _find(self, word: str | None) -> MoveSummary:
-        named = [one for one in self.journal.values() if word is None or one.plan.vm == word]
-        named = [one for one in named if one.finished is None] or (named if word else [])
+        named = [move_summary for move_summary in self.journal.values() if word is None or move_summary.plan.vm == word]
+        named = [move_summary for move_summary in named if move_summary.finished is None] or (named if word else [])
         if word is not None and not named:
             return self.show(word)[0]
         if len(named) != 1:
@@ -389,7 +391,7 @@ class FakeClient(Client):
         return self.show(move)[0]
 
     def interrupted(self) -> tuple[MoveSummary, ...]:
-        return tuple(one for one in self.moves() if one.state == "interrupted")
+        return tuple(move for move in self.moves() if move.state == "interrupted")
 
     def resumable(self, move: str | None = None) -> tuple[MoveSummary, ...]:
         self._note(f"resume {move}")
@@ -447,14 +449,16 @@ class FakeClient(Client):
 
     def purge(self, paths: Sequence[str] = (), *, now: bool = False) -> tuple[Purged, ...]:
         self._note(f"purge {' '.join(paths)} now={now}")
-        chosen = [one for one in self.kept if (one.kept.path in paths if paths else one.expired)]
+        chosen = [
+            kept_file for kept_file in self.kept if (kept_file.kept.path in paths if paths else kept_file.expired)
+        ]
         return tuple(
             Purged(
-                one.kept.path,
-                one.doubt is None,
-                f"{one.kept.path} stays" if one.doubt else f"{one.kept.path} was removed",
+                kept_file.kept.path,
+                kept_file.doubt is None,
+                f"{kept_file.kept.path} stays" if kept_file.doubt else f"{kept_file.kept.path} was removed",
             )
-            for one in chosen
+            for kept_file in chosen
         )
 
     def restorable(self, what: str, *, compare: bool | None = None) -> Restore:

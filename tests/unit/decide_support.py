@@ -170,7 +170,8 @@ class Host:
             record=record,
             incarnation=self.incarnation if self.state.active else -1,
             mark=self.mark,
-            config_agrees=not self.plan.persistent or all(one is DESTINATION for one in self.config.values()),
+            config_agrees=not self.plan.persistent
+            or all(disk_side is DESTINATION for disk_side in self.config.values()),
             expected_drain_s=0.004 * left,
             passes=self.passes,
             pivot_failures=self.pivot_failures,
@@ -748,7 +749,7 @@ def check_rules(seen: Observation, action: actions.Action) -> None:
             assert seen.state is PowerState.PAUSED
             assert record.switch.suspended, "a pause that is not ours was ended"
         case actions.AbortCopy(target):
-            assert seen.disk(target).job in (Job.OURS, Job.FOLD), "a job that is not ours was ended"
+            assert seen.disk(target).job in (Job.OURS, Job.COMMIT), "a job that is not ours was ended"
         case actions.StartCopy(target, reverse):
             assert seen.state.active
             assert seen.disk(target).side is (DESTINATION if reverse else SOURCE)

@@ -62,7 +62,9 @@ class PaperSite(Host):
             for target, path in disks.items()
         )
         metadata = f"<metadata><b:move xmlns:b='urn:blockferry:move:1' {mark}/></metadata>" if mark else ""
-        known = [one for one in self.connection.raw.listAllDomains() if one.name() == name]
+        known = [
+            listAllDomain for listAllDomain in self.connection.raw.listAllDomains() if listAllDomain.name() == name
+        ]
         uuid = f"<uuid>{known[0].UUIDString()}</uuid>" if known else ""
         self.connection.raw.defineXML(
             f"<domain type='test'><name>{name}</name>{uuid}{metadata}<memory>65536</memory>"

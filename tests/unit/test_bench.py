@@ -42,22 +42,22 @@ def a_broken(share: float, **figures: Any) -> Trial:
 
 def test_the_same_settings_plan_the_same_trials_each_once() -> None:
     first, again = running.planned(SETTINGS), running.planned(SETTINGS)
-    assert [one.key for one in first] == [one.key for one in again]
-    assert max(Counter(one.key for one in first).values()) == 1
-    assert {one.measure for one in first} == set(SETTINGS.measures)
-    assert [one.key for one in running.planned(replace(SETTINGS, seed=2))] != [one.key for one in first]
+    assert [trial.key for trial in first] == [trial.key for trial in again]
+    assert max(Counter(trial.key for trial in first).values()) == 1
+    assert {trial.measure for trial in first} == set(SETTINGS.measures)
+    assert [trial.key for trial in running.planned(replace(SETTINGS, seed=2))] != [trial.key for trial in first]
 
 
 @pytest.mark.parametrize("measure", running.MORE)
 def test_one_measure_alone_has_only_its_own(measure: str) -> None:
-    assert {one.measure for one in running.planned(replace(SETTINGS, measures=(measure,)))} == {measure}
+    assert {trial.measure for trial in running.planned(replace(SETTINGS, measures=(measure,)))} == {measure}
 
 
 def test_a_resumption_is_tried_for_every_cause_and_share() -> None:
     found = Counter(
-        (one.format, one.broken.cause, one.broken.share)
-        for one in resuming.trials(SETTINGS, random.Random(1))
-        if one.broken
+        (trial.format, trial.broken.cause, trial.broken.share)
+        for trial in resuming.trials(SETTINGS, random.Random(1))
+        if trial.broken
     )
     assert found == {
         (kind, cause, share): SETTINGS.rounds
@@ -74,7 +74,7 @@ def test_an_interrupted_run_keeps_what_it_has_and_makes_anew_what_failed(tmp_pat
     run.finished = "then"
     run.save(tmp_path / "run.json")
     again = Run.go_on(tmp_path / "run.json")
-    assert [one.key for one in again.trials] == [good.key]
+    assert [trial.key for trial in again.trials] == [good.key]
     assert (again.settings, again.finished, len(again.gone_on)) == (SETTINGS, None, 1)
     assert rest
 
@@ -108,9 +108,9 @@ def test_the_promise_is_judged_by_the_worst(rewritten: int, kept: str) -> None:
 
 
 def test_every_buffer_is_compared_with_the_default_one() -> None:
-    trials = [one for one in moving.trials_of_buffer(SETTINGS, random.Random(1)) if one.load == moving.IDLE]
-    for one in trials:
-        one.seconds, one.copy_s = 3.0, 2.0 if one.buffer == moving.BUFFERS[0] else 4.0
+    trials = [trial for trial in moving.trials_of_buffer(SETTINGS, random.Random(1)) if trial.load == moving.IDLE]
+    for trial in trials:
+        trial.seconds, trial.copy_s = 3.0, 2.0 if trial.buffer == moving.BUFFERS[0] else 4.0
     rows = more_tables.buffer(Results(a_run(*trials))).rows
     ratios = {(row[0], row[3]): row[6] for row in rows}
     assert ratios["raw", "1 MiB"].startswith("1.00")

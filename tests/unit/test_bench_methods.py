@@ -40,16 +40,16 @@ def cells(run: Comparison, title: str) -> dict[str, tuple[str, ...]]:
 def test_each_way_meets_every_size_idle_and_every_load_on_the_middle_one_once_a_round() -> None:
     found = planned(SETTINGS)
     cases = {(size, 0.0) for size in SIZES} | {(SIZES[1], load) for load in LOADS}
-    assert Counter(one.key for one in found) == Counter(
+    assert Counter(trial.key for trial in found) == Counter(
         (way, number, size, load) for way in COMPARED for number in (1, 2) for size, load in cases
     )
     assert len(found) == 2 * 49
 
 
 def test_the_order_is_the_seeds_and_a_round_is_whole_before_the_next_one() -> None:
-    keys = [one.key for one in planned(SETTINGS)]
-    assert keys == [one.key for one in planned(SETTINGS)]
-    assert keys != [one.key for one in planned(replace(SETTINGS, seed=2))]
+    keys = [trial.key for trial in planned(SETTINGS)]
+    assert keys == [trial.key for trial in planned(SETTINGS)]
+    assert keys != [trial.key for trial in planned(replace(SETTINGS, seed=2))]
     numbers = [number for _, number, _, _ in keys]
     assert numbers == sorted(numbers)
 
@@ -72,7 +72,7 @@ def test_a_run_in_two_pieces_is_the_run_in_one(tmp_path: Path, first: int) -> No
     assert again.finished is None
     go_through(again, path, made)
     whole = Comparison.load(path)
-    assert [one.key for one in whole.trials] == [one.key for one in planned(SETTINGS)]
+    assert [trial.key for trial in whole.trials] == [trial.key for trial in planned(SETTINGS)]
     assert whole.finished is not None
     assert (len(whole.gone_on), whole.todo()) == (1, [])
 
@@ -142,7 +142,7 @@ def test_the_guest_during_the_move_is_told_absolutely_and_as_a_share() -> None:
     before = GuestFigures(3.0, 900.0, 32.0 * MIB, 0.4, 1.0, 0.01)
     during = GuestFigures(8.0, 450.0, 16.0 * MIB, 0.8, 7.0, 0.02)
     run = a_run(Trial(MIRROR, 1, SIZES[1], 0.5, 8.0, before=before, during=during, stall_s=0.02))
-    (row,) = [list(one) for one in cells(run, "Against the guest").values()]
+    (row,) = [list(cell) for cell in cells(run, "Against the guest").values()]
     assert row[0] == MIRROR
     assert row[4:7] == ["16 MiB/s: 0.50", "1.0 → 7.0", "20"]
 

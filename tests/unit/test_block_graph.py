@@ -106,7 +106,7 @@ def test_a_raw_file_without_a_format_node_is_seen() -> None:
     above = {"node-name": "cor", "drv": "copy-on-read", "file": "/srv/s/old.raw", "ro": False}
     device = {"qdev": "/machine/peripheral/virtio-disk0/virtio-backend", "inserted": disk}
     found = block_graph.read([device], [disk, left, above])
-    assert [node.path for one in found.disks for node in one.chain] == ["/srv/s/new.raw"]
+    assert [node.path for graph_disk in found.disks for node in graph_disk.chain] == ["/srv/s/new.raw"]
     assert [node.path for node in found.loose] == ["/srv/s/old.raw"]
     assert found.writable() == {"/srv/s/new.raw", "/srv/s/old.raw"}
 

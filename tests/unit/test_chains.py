@@ -148,4 +148,4 @@ def test_a_helper_that_does_not_answer_is_a_problem_of_each(monkeypatch: pytest.
     runner = LocalRunner()
     monkeypatch.setattr(runner, "call", call)
     found = chains.read(runner, [("/a", "raw"), ("/b", "qcow2")])
-    assert all("no answer within 60 s" in one.problem for one in found.values())
+    assert all("no answer within 60 s" in image_chain.problem for image_chain in found.values())

@@ -588,7 +588,7 @@ def test_cancel_while_the_disks_are_compared_ends_the_comparison(busy: cli_fake.
     running = busy.journal["3f2a"]
     plan = dataclasses.replace(running.plan, verify=True)
     busy.journal["3f2a"] = dataclasses.replace(
-        running, plan=plan, record=Record(switch=SwitchRecord(done=True), export=ExportRecord(state=BackupExport.HELD))
+        running, plan=plan, record=Record(switch=SwitchRecord(done=True), export=ExportRecord(state=BackupExport.READY))
     )
 
     class Ends(cli_fake.FakeClient):

@@ -116,7 +116,7 @@ def test_a_second_client_sees_the_moves_of_the_first(tmp_path: Path) -> None:
         journal.add(make_plan("m1"), Record(), "{}", "admin")
     with connect("qemu:///system", journal=url) as client:
         move = client.find("m1")
-        assert [one.id for one in client.moves()] == ["m1"] == [client.find().id]
+        assert [move_summary.id for move_summary in client.moves()] == ["m1"] == [client.find().id]
         assert move.set_speed("50MiB/s").record.bandwidth == 50 * MiB
         assert [event.kind for event in move.events()][-1] == "user"
         with connect("qemu:///system", journal=url) as second:
@@ -202,7 +202,7 @@ def test_what_is_left_out_is_as_configured() -> None:
 def test_the_command_line_has_the_same_options() -> None:
     move = main.root.load_all()["move"]
     other = {"vm", "detach", "delete_source", "json", "uri", "host", "journal", "color", "verbose", "help"}
-    names = {str(one.name).rstrip("_") for one in move.params} - other
+    names = {str(param.name).rstrip("_") for param in move.params} - other
     assert names == set(get_type_hints(MoveOptions))
 
 
@@ -267,7 +267,7 @@ def test_a_move_that_stands_still_is_not_waited_for() -> None:
 def test_a_move_that_nobody_runs_is_started_once_by_whoever_waits() -> None:
     client = cli_fake.FakeClient(journal={"3f2a": cli_fake.summary()})
     updates = list(client.find().updates())
-    assert [one.started for one in updates] == [False, True, False]
+    assert [update.started for update in updates] == [False, True, False]
     assert client.log == ["start 3f2a"]
 
 
@@ -286,7 +286,7 @@ def test_a_journal_that_is_away_is_waited_for() -> None:
     client = Away(journal={"3f2a": cli_fake.summary(owner="another pid 7")})
     client.poll_s = 0.001
     updates = list(client.handle("3f2a").updates())
-    assert [bool(one.away) for one in updates] == [False, True, True, False, False]
+    assert [bool(update.away) for update in updates] == [False, True, True, False, False]
     assert updates[-1].summary.state == "moved"
     assert client.log == []
 

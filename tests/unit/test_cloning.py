@@ -25,11 +25,11 @@ def facts(
 ) -> Facts:
     source = DiskSource("file", image.path, image.format)
     disk = Disk("vda", "disk", "virtio", source if state.active else None, source)
-    one = Facts(
+    facts = Facts(
         "qemu:///system", Vm("web01", "u", state, True, (disk,)), (STORE,), (9, 0, 0), (7, 2, 0), {"vda": (image,)},
         available={"ssd": free}, clones={"vda": why_not}, filesystems={image.path: "xfs"},
     )  # fmt: skip
-    return replace(one, **more)  # type: ignore[arg-type]
+    return replace(facts, **more)  # type: ignore[arg-type]
 
 
 def planned(request: MoveRequest, seen: Facts) -> tuple[set[str], Plan | None]:
@@ -108,4 +108,4 @@ def test_a_kept_disk_that_could_fill_the_datastore_is_a_warning() -> None:
         findings, _ = precheck(
             request, facts(free=free + 20 * MiB, image=replace(QCOW2, virtual_size=64 * MiB)), "abcd"
         )
-        assert [one.severity.value for one in findings if one.code == "CLONE_SHARES"] == [severity]
+        assert [finding.severity.value for finding in findings if finding.code == "CLONE_SHARES"] == [severity]

@@ -91,7 +91,7 @@ def test_the_file_of_the_former_name_is_read_before_the_one_of_todays(tmp_path: 
 )
 def test_hosts_are_listed_by_name_or_uri(tmp_path: Path, text: str, expected: list[tuple[str, str]]) -> None:
     write(tmp_path / "etc" / "blockferry.toml", text)
-    assert [(one.name, one.uri) for one in Config.load().hosts] == expected
+    assert [(host.name, host.uri) for host in Config.load().hosts] == expected
 
 
 def test_a_host_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

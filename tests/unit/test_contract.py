@@ -89,7 +89,7 @@ def test_a_wrong_configuration_is_named(configured: Path, line: str) -> None:
 
 
 def test_configuration_and_requests_know_the_same_policies() -> None:
-    assert set(config.POLICIES) == {one.value for one in IfNotConverging}
+    assert set(config.POLICIES) == {if_not_converging.value for if_not_converging in IfNotConverging}
 
 
 def test_a_contract_chooses_the_background() -> None:

@@ -84,14 +84,14 @@ def test_a_guest_that_writes_twice_as_fast_is_told_of_before_the_bulk_is_over() 
 def test_a_guest_that_writes_more_slowly_is_not_spoken_of(share: float) -> None:
     mirror = Mirror(20000, copies=500, writes=500 * share, hot=20000).run(400)
     assert mirror.in_step_s is not None
-    assert not [one for one in mirror.told if one.sure]
+    assert not [divergence for divergence in mirror.told if divergence.sure]
 
 
 def test_a_hot_spot_is_not_overrated() -> None:
     """Writes without end, but always to the same place: what is dirty is never more than that."""
     mirror = Mirror(20000, copies=500, writes=5000, hot=100).run(200)
     assert mirror.in_step_s is not None
-    assert not [one for one in mirror.told if one.sure]
+    assert not [divergence for divergence in mirror.told if divergence.sure]
 
 
 def test_a_hot_spot_larger_than_the_longest_pause_is_acted_on() -> None:
@@ -119,10 +119,10 @@ def test_nothing_is_said_without_evidence() -> None:
 
 
 def test_a_commit_that_is_outrun_has_no_limit_nor_has_one_on_the_way_back() -> None:
-    view = DiskView("vda", DiskSide.DESTINATION, DiskSide.DESTINATION, Job.FOLD)
-    assert overlays_rules.fold_speed(view, 3000, outrun=False) == 3000
-    assert overlays_rules.fold_speed(view, 3000, outrun=True) == 0
-    assert overlays_rules.fold_speed(replace(view, live=DiskSide.SOURCE), 3000, outrun=False) == 0
+    view = DiskView("vda", DiskSide.DESTINATION, DiskSide.DESTINATION, Job.COMMIT)
+    assert overlays_rules.commit_speed(view, 3000, outrun=False) == 3000
+    assert overlays_rules.commit_speed(view, 3000, outrun=True) == 0
+    assert overlays_rules.commit_speed(replace(view, live=DiskSide.SOURCE), 3000, outrun=False) == 0
 
 
 @pytest.mark.parametrize(("writes", "outrun"), [(10.0, False), (45.0, True), (200.0, True)])
@@ -130,18 +130,20 @@ def test_a_commit_that_the_guest_outruns_is_seen_from_outside(writes: float, out
     """A small overlay at first, which grows by what the guest writes while it is committed."""
     plan = make_plan()
     observer, memory = Observer(plan, LocalRunner("test:///")), Memory()
-    overlay = DiskView("vda", DiskSide.DESTINATION, DiskSide.DESTINATION, Job.FOLD)
+    overlay = DiskView("vda", DiskSide.DESTINATION, DiskSide.DESTINATION, Job.COMMIT)
     copied, end, told, sure = 0.0, 20.0, False, False
     for look in range(100):
-        found = observer.folds((replace(overlay, info=JobInfo(int(copied), int(end), 0)),), memory, look * LOOK_S)
+        found = observer.outrun_commits(
+            (replace(overlay, info=JobInfo(int(copied), int(end), 0)),), memory, look * LOOK_S
+        )
         told = told or bool(found)
         sure = sure or any(overlays_rules.lifted(one, contract=True) for one in found)
         copied = min(end, copied + 40 * LOOK_S)
         end += writes * LOOK_S
     assert told is outrun
     assert sure is outrun  # so it ends under a latency contract, too
-    assert observer.folds((replace(overlay, job=Job.NONE),), memory, 100.0) == ()
-    assert memory.folds == {}
+    assert observer.outrun_commits((replace(overlay, job=Job.NONE),), memory, 100.0) == ()
+    assert memory.commits == {}
 
 
 @pytest.mark.parametrize(
@@ -167,11 +169,11 @@ def test_what_is_told_of_a_commit_that_is_outrun() -> None:
 def test_a_commit_under_a_contract_comes_back_after_one_slow_moment() -> None:
     """What is committed counts as copied: a pace that sees nothing made falls to its least, and stays near it."""
     observer, memory = Observer(make_plan(), LocalRunner("test:///")), Memory()
-    overlay = DiskView("vda", DiskSide.DESTINATION, DiskSide.DESTINATION, Job.FOLD)
+    overlay = DiskView("vda", DiskSide.DESTINATION, DiskSide.DESTINATION, Job.COMMIT)
     now, copied, made = Pace(0.020, speed=200 * MiB), 0, 0
     for look in range(200):
         copied += now.speed // 10
-        observer.folds((replace(overlay, info=JobInfo(copied, 1 << 50, 0)),), memory, look / 10)
+        observer.outrun_commits((replace(overlay, info=JobInfo(copied, 1 << 50, 0)),), memory, look / 10)
         slow = look == 20
         interval = Interval(0.1, 20, 0.5 if slow else 0.001)
         before, now = now.speed, now.step(look / 10, Sample(0.1, (interval,), memory.made - made), 0)

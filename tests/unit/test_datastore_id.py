@@ -106,7 +106,7 @@ def test_space_of_a_shared_datastore_is_counted_once_for_all_hosts(journal: Move
     journal.add(on(A, "m1", "/ssd", "nas:/vol"), Record(), "{}", "admin")
     journal.add(on(B, "m2", "/mnt/fast", "nas:/vol", "fast"), Record(), "{}", "admin")
     journal.add(on(B, "m3", "/mnt/other", "nas2:/vol", "ssd"), Record(), "{}", "admin")
-    plans = {one.id: one.plan for one in journal.unfinished()}
+    plans = {move_summary.id: move_summary.plan for move_summary in journal.unfinished()}
     assert plans["m1"].directories == on(A, "m1", "/ssd", "nas:/vol").directories  # written and read again
     vol = of_mount(nfs("nas:/vol"), A, "").space
     other = of_mount(nfs("nas2:/vol"), B, "").space
@@ -179,11 +179,13 @@ def test_a_name_that_means_another_file_system_by_now_takes_nothing_there() -> N
 
 
 def test_one_export_mounted_twice_shares_its_room() -> None:
-    one = Datastore("one", "1", "netfs", True, "/a", file_system="0:50", id=of_mount(nfs("nas:/vol", "/a"), A, "1"))
+    datastore = Datastore(
+        "one", "1", "netfs", True, "/a", file_system="0:50", id=of_mount(nfs("nas:/vol", "/a"), A, "1")
+    )
     two = Datastore("two", "2", "netfs", True, "/b", file_system="0:51", id=of_mount(nfs("nas:/vol", "/b"), A, "2"))
-    assert one.shares_space(two)
-    assert not one.shares_space(replace(two, id=of_mount(nfs("nas2:/vol"), A, "2")))
-    assert one.shares_space(replace(two, id=None, file_system="0:50"))
+    assert datastore.shares_space(two)
+    assert not datastore.shares_space(replace(two, id=of_mount(nfs("nas2:/vol"), A, "2")))
+    assert datastore.shares_space(replace(two, id=None, file_system="0:50"))
 
 
 # ------------------------------------------------------------ looking
@@ -215,35 +217,37 @@ def mounted(tmp_path: Path) -> Iterator[tuple[Path, str]]:
     """An XFS on a loop device, mounted at two places, the second of which shows one of its directories."""
     if os.geteuid() != 0:
         pytest.skip("only root may mount")
-    image, one, two = tmp_path / "image", tmp_path / "one", tmp_path / "two"
+    image, path, two = tmp_path / "image", tmp_path / "one", tmp_path / "two"
     with image.open("wb") as raw:
         raw.truncate(320 * 1024**2)
     told = str(uuid.uuid4())
     try:
         subprocess.run(["mkfs.xfs", "-q", "-m", f"uuid={told}", str(image)], check=True, capture_output=True)
-        for place in (one, two):
+        for place in (path, two):
             place.mkdir()
-        subprocess.run(["mount", "-o", "loop", str(image), str(one)], check=True, capture_output=True)
+        subprocess.run(["mount", "-o", "loop", str(image), str(path)], check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError) as error:
         pytest.skip(f"cannot mount here: {error}")
     try:
-        (one / "inner").mkdir()
-        subprocess.run(["mount", "--bind", str(one / "inner"), str(two)], check=True)
+        (path / "inner").mkdir()
+        subprocess.run(["mount", "--bind", str(path / "inner"), str(two)], check=True)
         yield tmp_path, told
         subprocess.run(["umount", str(two)], check=True)
     finally:
-        subprocess.run(["umount", str(one)], check=True)
+        subprocess.run(["umount", str(path)], check=True)
 
 
 def test_a_file_system_is_known_by_its_uuid_and_a_directory_by_its_place_on_it(mounted: tuple[Path, str]) -> None:
     place, told = mounted
     names = [str(place / name) for name in ("one", "one/inner", "two")]
     looks = [helper_paths.look(LocalRunner(), names, mounted=True)[name].mounted for name in names]
-    one, inner, two = (of_mount(look, A, "pool") for look in looks if look is not None)
-    assert one.space == SpaceId(SpaceKind.BLOCK, told, "", A)
+    datastore_id, inner, two = (of_mount(look, A, "pool") for look in looks if look is not None)
+    assert datastore_id.space == SpaceId(SpaceKind.BLOCK, told, "", A)
     assert inner.same(two)
-    assert not one.same(two)
-    assert one.file("inner/vda.raw") == two.file("vda.raw") == FileId(one.space.text, "/inner/vda.raw")
+    assert not datastore_id.same(two)
+    assert (
+        datastore_id.file("inner/vda.raw") == two.file("vda.raw") == FileId(datastore_id.space.text, "/inner/vda.raw")
+    )
 
 
 def test_a_uuid_is_found_by_udevs_link(tmp_path: Path) -> None:

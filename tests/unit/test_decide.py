@@ -108,7 +108,7 @@ DECISIONS: dict[str, tuple[Plan, Observation, actions.Action | type]] = {
         LUKS, seen(RUNNING, in_step(), in_step("vdb"), record=begun(disks=CLEAN2)), actions.Fail,
     ),
     "an encrypted one is switched to": (
-        LUKS, seen(RUNNING, *(replace(one, encrypted=True) for one in (in_step(), in_step("vdb"))),
+        LUKS, seen(RUNNING, *(replace(disk_view, encrypted=True) for disk_view in (in_step(), in_step("vdb"))),
                    record=begun(disks=CLEAN2)), actions.FlushDestination(),
     ),
     "an encrypted disk is copied as it is while the VM is off": (
@@ -369,7 +369,7 @@ DECISIONS: dict[str, tuple[Plan, Observation, actions.Action | type]] = {
         replace(AS_IS, verify=True),
             seen(RUNNING, across(), config_agrees=True, incarnation=3,
                 record=begun(switch=DONE, graph=GraphRecord(proven=True), configuration=WRITTEN,
-                    export=replace(BEGUN.export, state=BackupExport.HELD, incarnation=3), disks=SETTLED)),
+                    export=replace(BEGUN.export, state=BackupExport.READY, incarnation=3), disks=SETTLED)),
                         actions.Verify("vda"),
     ),
     "the view is given up: now the snapshots' metadata": (
@@ -591,7 +591,7 @@ def as_it_can_be(view: DiskView, state: PowerState, persistent: bool) -> DiskVie
 
 
 def random_look(chance: random.Random, plan: Plan) -> Observation:
-    targets = tuple(one.target for one in plan.disks)
+    targets = tuple(disk.target for disk in plan.disks)
     alike = chance.choice(VIEWS)  # so that disks often agree
     views = (alike if chance.random() < 0.5 else chance.choice(VIEWS) for _target in targets)
     state, persistent = chance.choice(list(PowerState)), chance.random() < 0.7
@@ -823,7 +823,7 @@ def test_a_quiet_move(disks: int, racy: bool, state: PowerState) -> None:
     check_end(run, end)
     assert end == actions.Done(Outcome.MOVED)
     assert host.state is state
-    suspensions = [one for one in run.actions if isinstance(one, actions.Suspend)]
+    suspensions = [action for action in run.actions if isinstance(action, actions.Suspend)]
     expected = [actions.Suspend(switch=False)] * racy + [actions.Suspend(switch=True)] if state is RUNNING else []
     assert suspensions == expected
 

@@ -64,7 +64,7 @@ class Refuses(Exception):
     """The engine would not do it: it lacks a proof."""
 
 
-def committed(record: Record, overlay: str, fingerprint: str) -> Record:
+def with_commit(record: Record, overlay: str, fingerprint: str) -> Record:
     fingerprints = {**record.commits.fingerprints, overlay: fingerprint}
     return replace(record, commits=replace(record.commits, fingerprints=fingerprints))
 
@@ -82,7 +82,7 @@ class World:
     stands_on: dict[str, set[int]] = field(default_factory=dict)  # overlay -> versions of its base that it is right on
     last: dict[str, int] = field(default_factory=dict)  # target -> the guest's last write
     copies: dict[str, tuple[int, bool]] = field(default_factory=dict)  # target -> (bytes, back to the source)
-    folds: dict[str, int] = field(default_factory=dict)
+    commits: dict[str, int] = field(default_factory=dict)
     tainted: set[str] = field(default_factory=set)
     removed: set[str] = field(default_factory=set)
     mark: str | None = None
@@ -100,7 +100,7 @@ class World:
 
     def disk_of(self, path: str) -> DiskPlan:
         return next(
-            one for one in self.plan.disks if path in (one.source, one.source_overlay, one.dest, one.dest_overlay)
+            disk for disk in self.plan.disks if path in (disk.source, disk.source_overlay, disk.dest, disk.dest_overlay)
         )
 
     def used(self) -> tuple[str, ...]:
@@ -124,8 +124,8 @@ class World:
         views = []
         for disk in self.plan.disks:
             target = disk.target
-            job = Job.OURS if target in self.copies else Job.FOLD if target in self.folds else Job.NONE
-            done = self.copies[target][0] if target in self.copies else self.folds.get(target, 0)
+            job = Job.OURS if target in self.copies else Job.COMMIT if target in self.commits else Job.NONE
+            done = self.copies[target][0] if target in self.copies else self.commits.get(target, 0)
             config = self.config[target]
             views.append(
                 DiskView(
@@ -138,7 +138,7 @@ class World:
                     fingerprint=self.fingerprint(disk) if self.state is PowerState.OFF else "",
                     live_overlay=self.state.active and self.live[target].endswith("+"),
                     config_overlay=config.endswith("+"),
-                    overlay_print=self.prints(disk, config.startswith("/s/")) if config.endswith("+") else "",
+                    overlay_fingerprint=self.prints(disk, config.startswith("/s/")) if config.endswith("+") else "",
                 )
             )
         agrees = all(path.startswith("/d/") for path in self.config.values())
@@ -177,7 +177,7 @@ class World:
                 disk = plan.disk(target)
                 if layer is OverlayState.COMMITTED:
                     overlay = disk.source_overlay if at_source else disk.dest_overlay
-                    record = committed(record, overlay, self.prints(disk, at_source))
+                    record = with_commit(record, overlay, self.prints(disk, at_source))
                 if at_source and layer is not OverlayState.USED:
                     record = record.without_sync(target)
                 return [("note", record)]
@@ -195,18 +195,18 @@ class World:
                 return [("note", named), ("image", path), ("note", made)]
             case actions.Suspend(switch):
                 if not switch:
-                    live = {one.target for one in seen.disks if one.job is Job.FOLD}
+                    live = {disk_view.target for disk_view in seen.disks if disk_view.job is Job.COMMIT}
                     record = record.with_commits([one for one in record.disks if one not in live], None)
                 return [
                     ("note", replace(record, switch=replace(record.switch, suspended=True, begun=switch))),
                     ("suspend", None),
                 ]
-            case actions.Resume(clean, failed, folds):
+            case actions.Resume(clean, failed, commits):
                 after = record
                 for target in clean if seen.state is PowerState.PAUSED else ():
                     after = after.with_copy(target, replace(after.copy(target), stage=Stage.CLEAN))
                 if seen.state is PowerState.PAUSED:
-                    after = after.with_commits(folds, Stage.CLEAN)
+                    after = after.with_commits(commits, Stage.CLEAN)
                 across = any(view.side is DiskSide.DESTINATION for view in seen.disks)
                 after = replace(after,
                     switch=replace(after.switch, suspended=False, begun=record.switch.begun and across,
@@ -220,13 +220,13 @@ class World:
                 if reverse and overlays_rules.layered(plan, record, target):
                     disk = plan.disk(target)
                     record = record.with_overlay(target, OverlayState.COMMITTED, at_source=True)
-                    record = committed(record, disk.source_overlay, self.prints(disk, True))
+                    record = with_commit(record, disk.source_overlay, self.prints(disk, True))
                 started = record.with_copy(target, replace(copy, stage=Stage.STARTED))
                 return [("note", record), ("job", (target, reverse)), ("note", started)]
-            case actions.SaveClean(targets, folds):
+            case actions.SaveClean(targets, commits):
                 for target in targets:
                     record = record.with_copy(target, replace(record.copy(target), stage=Stage.CLEAN))
-                return [("note", record.with_commits(folds, Stage.CLEAN))]
+                return [("note", record.with_commits(commits, Stage.CLEAN))]
             case actions.Await():
                 return [("time", None)]
             case actions.Checkpoint(_):
@@ -261,16 +261,23 @@ class World:
                 record = replace(record, commits=replace(record.commits, attempts=record.commits.attempts + 1))
                 begun = record.with_commits((target,), Stage.STARTING)
                 done = record.with_commits((target,), Stage.STARTED)
-                return [("note", begun), ("fold", target), ("note", done)]
+                return [("note", begun), ("commit", target), ("note", done)]
             case actions.PivotCommit(target, at_source):
                 record = record.with_overlay(target, OverlayState.PIVOTING, at_source=at_source)
                 record = record.without_sync(target) if at_source else record
-                return [("note", replace(record, commits=replace(record.commits, attempts=0))), ("pivot fold", target)]
+                return [
+                    ("note", replace(record, commits=replace(record.commits, attempts=0))),
+                    ("pivot commit", target),
+                ]
             case actions.CommitOff(target, at_source):
                 record = record.with_overlay(target, OverlayState.USED, at_source=at_source)
                 record = record.without_sync(target) if at_source else record
                 above = self.prints(plan.disk(target), at_source).split("|")[1]  # before: it may be used again at once
-                return [("note", record), ("fold off", target), ("note folded", (record, target, at_source, above))]
+                return [
+                    ("note", record),
+                    ("commit off", target),
+                    ("note committed", (record, target, at_source, above)),
+                ]
             case actions.WriteConfig() | actions.RevertConfig():
                 return [("config", self.wanted_config(seen, isinstance(action, actions.RevertConfig)))] + (
                     [("note", replace(record, configuration=replace(record.configuration, written=True)))]
@@ -288,8 +295,8 @@ class World:
                         ),
                     )
                 ]
-            case actions.SaveGraph(folded):
-                return [("note", replace(record, graph=replace(record.graph, proven=True, committed=folded)))]
+            case actions.SaveGraph(committed):
+                return [("note", replace(record, graph=replace(record.graph, proven=True, committed=committed)))]
             case actions.Settle(target):
                 return [
                     ("settle", target),
@@ -331,7 +338,7 @@ class World:
                 self.last[target] += 1
                 self.put(path, self.last[target])
                 # A QEMU with defect 3273: what is written before the job's first look is over is never copied.
-                looks = (target in self.copies and self.copies[target][0] == 0) or self.folds.get(target) == 0
+                looks = (target in self.copies and self.copies[target][0] == 0) or self.commits.get(target) == 0
                 if looks and overlays_rules.suspended_start(self.plan, self.record, target):
                     self.tainted.add(target)
 
@@ -341,14 +348,14 @@ class World:
         if what == "note":
             assert isinstance(thing, Record)
             self.record = replace(thing, wanted=self.record.wanted)
-        elif what == "note folded":
+        elif what == "note committed":
             assert isinstance(thing, tuple)
             record, target, at_source, above = thing
             disk = self.plan.disk(target)
             overlay = disk.source_overlay if at_source else disk.dest_overlay
             record = record.with_overlay(target, OverlayState.COMMITTED, at_source=at_source)
             state = self.prints(disk, at_source).split("|")[0] + "|" + above
-            self.do(("note", committed(record, overlay, state)))
+            self.do(("note", with_commit(record, overlay, state)))
         elif what == "mark":
             self.mark = None if thing is None else target
         elif what == "suspend" and self.state is PowerState.RUNNING:
@@ -360,8 +367,8 @@ class World:
         elif what == "time":
             for one, (done, back) in self.copies.items():
                 self.copies[one] = min(SIZE, done + 50), back
-            for one, done in self.folds.items():
-                self.folds[one] = min(SIZE, done + 50)
+            for one, done in self.commits.items():
+                self.commits[one] = min(SIZE, done + 50)
         elif what == "flush":
             self.flushed = True
         elif what == "new overlay":
@@ -387,7 +394,7 @@ class World:
         elif what == "job":
             assert isinstance(thing, tuple)
             target, back = thing
-            if not self.state.active or target in self.copies or target in self.folds:
+            if not self.state.active or target in self.copies or target in self.commits:
                 raise Refuses
             self.copies[target] = 0, back
             self.tainted.discard(target)
@@ -395,23 +402,23 @@ class World:
             self.pivot(target)
         elif what == "abort":
             self.copies.pop(target, None)
-            self.folds.pop(target, None)
-        elif what == "fold":
+            self.commits.pop(target, None)
+        elif what == "commit":
             if not self.state.active or target in self.copies or not self.live[target].endswith("+"):
                 raise Refuses
-            self.folds[target] = 0
+            self.commits[target] = 0
             self.tainted.discard(target)
-        elif what == "pivot fold":
-            if not self.state.active or self.folds.get(target, 0) < SIZE:
+        elif what == "pivot commit":
+            if not self.state.active or self.commits.get(target, 0) < SIZE:
                 raise Refuses
             assert target not in self.tainted, "a commit that has missed a write was switched to"
-            del self.folds[target]
-            self.fold(self.live[target])
+            del self.commits[target]
+            self.commit(self.live[target])
             self.live[target] = self.config[target] = self.live[target].rstrip("+")
-        elif what == "fold off":
+        elif what == "commit off":
             if self.state is not PowerState.OFF:
                 raise Refuses
-            self.fold(self.config[target])
+            self.commit(self.config[target])
         elif what == "config":
             assert isinstance(thing, dict)
             self.config = dict(thing)
@@ -435,7 +442,7 @@ class World:
                 self.files.pop(disk.dest, None)
 
     def take(self, targets: tuple[str, ...]) -> None:
-        if not self.state.active or any(one in self.copies or one in self.folds for one in targets):
+        if not self.state.active or any(one in self.copies or one in self.commits for one in targets):
             raise Refuses
         for target in targets:
             disk = self.plan.disk(target)
@@ -459,13 +466,13 @@ class World:
     def version(self, path: str) -> int:
         """What the guest would read; an overlay above a base that is not its own is a ruin.
 
-        A base into which it was folded before is its own, too: the overlay covers all that came there from it.
+        A base into which it was committed before is its own, too: the overlay covers all that came there from it.
         """
         if path.endswith("+") and self.files.get(path[:-1], GONE) not in self.stands_on.get(path, set()):
             return BROKEN
         return self.files.get(path, GONE)
 
-    def fold(self, overlay: str) -> None:
+    def commit(self, overlay: str) -> None:
         version = self.version(overlay)
         self.put(overlay[:-1], version)
         self.stands_on[overlay].add(version)
@@ -501,13 +508,13 @@ class World:
             self.state = PowerState.RUNNING
         elif event == "job lost":
             self.copies.pop(target, None)
-            self.folds.pop(target, None)
+            self.commits.pop(target, None)
         elif event == "cancel":
             self.record = replace(self.record, wanted=Wanted.CANCEL)
         elif event == "power off" and self.state.active:
             self.state = PowerState.OFF
             self.copies.clear()
-            self.folds.clear()
+            self.commits.clear()
         elif event == "power on" and self.state is PowerState.OFF:
             for one, path in self.config.items():
                 assert self.version(path) == self.last[one], f"{one} is started with writes lost: {path} {self}"
@@ -524,11 +531,11 @@ def test_an_overlay_that_a_saved_state_names_stays(stage: OverlayState, at_sourc
     view = DiskView("vda", None, side, config_overlay=True)
     record = Record().with_overlay("vda", stage, at_source=at_source)
     seen = Observation(PowerState.OFF, True, (view,), record, saved=True)
-    action = overlays_rules.fold(a_plan(1), seen, at_source=at_source)
+    action = overlays_rules.commit(a_plan(1), seen, at_source=at_source)
     assert isinstance(action, actions.Park)
     assert "was saved with its state, which names the overlay" in action.problem
     if stage is OverlayState.USED:
-        assert overlays_rules.fold(a_plan(1), replace(seen, saved=False), at_source=at_source) == actions.CommitOff(
+        assert overlays_rules.commit(a_plan(1), replace(seen, saved=False), at_source=at_source) == actions.CommitOff(
             "vda", at_source
         )
 
@@ -579,7 +586,7 @@ def check_end(world: World, end: actions.Action) -> None:
     assert set(world.files) == set(used.values()), f"left over: {world.files} {end}"
     assert world.mark is None
     assert not world.copies
-    assert not world.folds
+    assert not world.commits
 
 
 EVENTS = st.lists(st.sampled_from(["guard", "job lost", "cancel", "power off", "power on", "power on"]), max_size=5)
@@ -756,9 +763,9 @@ def test_without_the_start_race_the_base_goes_first() -> None:
 
 def test_with_the_start_race_a_commit_begins_while_the_vm_stands_still() -> None:
     names = names_of(World(a_plan(1, suspended_start=True)))
-    fold = names.index("StartCommit")
-    assert names[fold - 1] == "Suspend"
-    assert names[fold + 1 : fold + 3] == ["Await", "Resume"], names
+    commit = names.index("StartCommit")
+    assert names[commit - 1] == "Suspend"
+    assert names[commit + 1 : commit + 3] == ["Await", "Resume"], names
 
 
 def commit(state: PowerState, record: Record, job: Job, looked: bool, suspended_s: float = 0.0) -> actions.Action:
@@ -784,7 +791,7 @@ SWITCHED = replace(
 )
 HELD = replace(SWITCHED, switch=replace(SWITCHED.switch, suspended=True), commits=replace(SWITCHED.commits, attempts=1))
 RUNS, STANDS = PowerState.RUNNING, PowerState.PAUSED
-CLEAN = actions.SaveClean(folds=("vda",))
+CLEAN = actions.SaveClean(commits=("vda",))
 LOOKS = actions.Await("initialise", 0.002)
 
 
@@ -794,19 +801,19 @@ LOOKS = actions.Await("initialise", 0.002)
         (RUNS, SWITCHED, Job.NONE, False, 0.0, actions.Suspend(switch=False)),
         (STANDS, HELD, Job.NONE, False, 0.0, actions.StartCommit("vda")),
         (STANDS, HELD.with_commits(("vda",), Stage.STARTING), Job.NONE, False, 0.0, actions.Resume()),
-        (STANDS, HELD.with_commits(("vda",), Stage.STARTED), Job.FOLD, False, 0.01, LOOKS),
-        (STANDS, HELD.with_commits(("vda",), Stage.STARTED), Job.FOLD, False, 0.09, actions.Resume()),
-        (STANDS, HELD.with_commits(("vda",), Stage.STARTED), Job.FOLD, True, 0.01, actions.Resume(folds=("vda",))),
+        (STANDS, HELD.with_commits(("vda",), Stage.STARTED), Job.COMMIT, False, 0.01, LOOKS),
+        (STANDS, HELD.with_commits(("vda",), Stage.STARTED), Job.COMMIT, False, 0.09, actions.Resume()),
+        (STANDS, HELD.with_commits(("vda",), Stage.STARTED), Job.COMMIT, True, 0.01, actions.Resume(commits=("vda",))),
         (
             STANDS, replace(HELD.with_commits(("vda",), Stage.STARTED), commits=replace(HELD.commits, attempts=3)),
-                Job.FOLD, False, 0.9,
+                Job.COMMIT, False, 0.9,
             actions.Await("initialise", 0.002),
         ),
-        (RUNS, SWITCHED.with_commits(("vda",), Stage.STARTED), Job.FOLD, True, 0.0, actions.AbortCopy("vda")),
-        (RUNS, SWITCHED.with_commits(("vda",), Stage.CLEAN), Job.FOLD, True, 0.0, actions.Await("fold", 0.1)),
-        (STANDS, SWITCHED.with_commits(("vda",), Stage.STARTED), Job.FOLD, True, 0.0, CLEAN),
+        (RUNS, SWITCHED.with_commits(("vda",), Stage.STARTED), Job.COMMIT, True, 0.0, actions.AbortCopy("vda")),
+        (RUNS, SWITCHED.with_commits(("vda",), Stage.CLEAN), Job.COMMIT, True, 0.0, actions.Await("commit", 0.1)),
+        (STANDS, SWITCHED.with_commits(("vda",), Stage.STARTED), Job.COMMIT, True, 0.0, CLEAN),
         (STANDS, SWITCHED, Job.NONE, False, 0.0, actions.StartCommit("vda")),  # its owner has paused the VM
-        (STANDS, SWITCHED, Job.FOLD, True, 0.0, actions.AbortCopy("vda")),  # nothing noted of it, or given up
+        (STANDS, SWITCHED, Job.COMMIT, True, 0.0, actions.AbortCopy("vda")),  # nothing noted of it, or given up
     ],
 )  # fmt: skip
 def test_how_a_commit_begins_with_the_start_race(

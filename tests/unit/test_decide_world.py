@@ -92,7 +92,7 @@ class World:
     measured: int = 0
     trimmed: int = 0
     trimmed_again: int = 0
-    silence: DestinationHealth = ANSWERING
+    health: DestinationHealth = ANSWERING
 
     def __post_init__(self) -> None:
         for disk in self.plan.disks:
@@ -131,7 +131,7 @@ class World:
             self.state, self.plan.persistent, tuple(views), record, self.incarnation, self.mark,
             config_agrees=agrees or not self.plan.persistent, pivot_failures=self.pivot_failures, flushed=self.flushed,
             view_tried=self.view_tried,
-            diverging=outrun, silence=self.silence, graph=PROVEN if self.state.active else None,
+            diverging=outrun, health=self.health, graph=PROVEN if self.state.active else None,
         )  # fmt: skip
 
     def _outruns(self, target: str) -> bool:
@@ -166,7 +166,7 @@ class World:
                 return [
                     (
                         "note",
-                        replace(record, failure="it was cut off", fencing=replace(record.fencing, fenced=directory)),
+                        replace(record, failure="it was fenced", fencing=replace(record.fencing, fenced=directory)),
                     )
                 ]
             case actions.ThrottleGuest(target, share):
@@ -206,7 +206,7 @@ class World:
                         attempts=record.switch.attempts + failed))  # fmt: skip
                 if self.view_taken:
                     after = replace(
-                        after, export=replace(after.export, state=BackupExport.HELD, incarnation=seen.incarnation)
+                        after, export=replace(after.export, state=BackupExport.READY, incarnation=seen.incarnation)
                     )
                 return [("resume", None), ("note", after)]
             case actions.StartCopy(target, reverse):
@@ -292,8 +292,8 @@ class World:
                         ),
                     )
                 ]
-            case actions.SaveGraph(folded):
-                return [("note", replace(record, graph=replace(record.graph, proven=True, committed=folded)))]
+            case actions.SaveGraph(committed):
+                return [("note", replace(record, graph=replace(record.graph, proven=True, committed=committed)))]
             case actions.Settle(target):
                 return [("note", record.with_disk(target, replace(record.disk(target), settled=True)))]
             case actions.ReleaseSource(path):
@@ -317,7 +317,7 @@ class World:
         target = str(thing)
         waits = what in ("suspend", "job", "flush", "pivot", "abort", "image", "remove") and self.state.active
         across = all(side is DiskSide.DESTINATION for side in self.live.values())
-        assert not (waits and self.silence.hanging and not across), f"{what} while the destination hangs: QEMU waits"
+        assert not (waits and self.health.hanging and not across), f"{what} while the destination hangs: QEMU waits"
         if what == "note":
             assert isinstance(thing, Record)
             self.record = replace(thing, wanted=self.record.wanted)
@@ -338,7 +338,7 @@ class World:
             if self.owner_paused and self.view_taken:
                 self.record = replace(
                     self.record,
-                    export=replace(self.record.export, state=BackupExport.HELD, incarnation=self.incarnation),
+                    export=replace(self.record.export, state=BackupExport.READY, incarnation=self.incarnation),
                 )
         elif what == "end view":
             self.view = None
@@ -354,7 +354,7 @@ class World:
                 else:
                     self.tainted.discard(target)
         elif what == "time":
-            for one in () if self.silence.hanging else tuple(self.jobs):
+            for one in () if self.health.hanging else tuple(self.jobs):
                 outrun = self.state is PowerState.RUNNING and self._outruns(one)
                 self.jobs[one] = min(SIZE - 10 if outrun else SIZE, self.jobs[one] + 50)
             for one, noted in self.record.throttled.items():  # storage_move/pace/throttle.py: see_to_it
@@ -417,7 +417,7 @@ class World:
             assert all(side is not DiskSide.DESTINATION for side in used.values()), "a disk in use was removed"
             assert not self.jobs, "the image under a job was removed"
             self.images.clear()
-            self.silence = ANSWERING  # the watch goes
+            self.health = ANSWERING  # the watch goes
 
     def pivot(self, target: str) -> None:
         assert self.state is PowerState.PAUSED, "a pivot without a suspension"
@@ -444,13 +444,13 @@ class World:
             self.jobs.pop(target, None)
         elif event == "pivot refused":
             self.pivot_fails.add(target)
-        elif event == "hangs" and self.silence.cut_off is None:
-            times = self.silence.times + 1
-            self.silence = replace(self.silence, seconds=3.0, longest=3.0, times=times, directory="/b")
+        elif event == "hangs" and self.health.fenced is None:
+            times = self.health.times + 1
+            self.health = replace(self.health, seconds=3.0, longest=3.0, times=times, directory="/b")
         elif event == "answers":
-            self.silence = replace(self.silence, seconds=0.0)
-        elif event == "cut off" and self.silence.hanging and set(self.live.values()) == {DiskSide.SOURCE}:
-            self.silence = replace(self.silence, seconds=0.0, cut_off="/b", cut_after=5.0)
+            self.health = replace(self.health, seconds=0.0)
+        elif event == "fenced" and self.health.hanging and set(self.live.values()) == {DiskSide.SOURCE}:
+            self.health = replace(self.health, seconds=0.0, fenced="/b", fenced_after=5.0)
             self.jobs.clear()
         elif event == "cancel":
             self.record = replace(self.record, wanted=Wanted.CANCEL)
@@ -473,8 +473,8 @@ def drive(world: World, chance: random.Random, events: list[str], deaths: int) -
     for _turn in range(LIMIT):
         if events and chance.random() < 0.15:
             world.happens(events.pop(), chance.randrange(3))
-        if world.silence.hanging and chance.random() < 0.2:
-            world.happens(chance.choice(("answers", "cut off")), 0)
+        if world.health.hanging and chance.random() < 0.2:
+            world.happens(chance.choice(("answers", "fenced")), 0)
         if world.state is PowerState.RUNNING:
             world.ran_since_switch = True
         seen = world.see()
@@ -539,7 +539,7 @@ EVENTS = st.lists(
 def test_a_destination_that_hangs_is_waited_for_or_given_up(
     disks: int, suspended_start: bool, verify: bool, method: Method, events: list[str], deaths: int, seed: int
 ) -> None:
-    """Nothing is asked of QEMU that would have to wait for it; what was cut off is failed, what answers goes on."""
+    """Nothing is asked of QEMU that would have to wait for it; what was fenced is failed, what answers goes on."""
     plan = replace(a_plan(disks, suspended_start, verify=verify), method=method, hang=HangPlan(Fencing(), ""))
     world = World(plan)
     end = drive(world, random.Random(seed), list(events), deaths)
@@ -806,4 +806,4 @@ def test_every_observation_has_an_answer(data: st.DataObject) -> None:
         assert record.switch.done
         assert all(view.side is DiskSide.DESTINATION for view in views)
     if isinstance(action, actions.AbortCopy):
-        assert seen.disk(action.target).job in (Job.OURS, Job.FOLD)
+        assert seen.disk(action.target).job in (Job.OURS, Job.COMMIT)

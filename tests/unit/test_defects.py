@@ -88,16 +88,16 @@ def test_entries_are_whole(defect: object) -> None:
 
 
 def test_ids_are_unique() -> None:
-    assert len({one.id for one in DEFECTS}) == len(DEFECTS)
+    assert len({defect.id for defect in DEFECTS}) == len(DEFECTS)
 
 
 @given(versions, versions, cases)
 def test_what_is_met_is_present_and_concerns(libvirt: Version, qemu: Version, case: Case) -> None:
     host = Versions(libvirt, qemu)
-    for one in met(host, case):
-        assert one in present(host)
-        assert one.affects(qemu if one.component is Component.QEMU else libvirt)
-        assert one.concerns(case)
+    for defect in met(host, case):
+        assert defect in present(host)
+        assert defect.affects(qemu if defect.component is Component.QEMU else libvirt)
+        assert defect.concerns(case)
 
 
 @given(versions, versions, cases)
@@ -111,10 +111,10 @@ def test_no_copy_that_is_made_can_lose_data_untold(libvirt: Version, qemu: Versi
     host = Versions(libvirt, qemu)
     synchronous = case.synchronous and not case.shallow and against_synchronous(host) is None
     made = dataclasses.replace(case, synchronous=synchronous)
-    for one in met(host, made):
-        if one.harm in (Harm.LOSES_DATA, Harm.KILLS_VM) and one.remedy is Remedy.START_SUSPENDED:
+    for defect in met(host, made):
+        if defect.harm in (Harm.LOSES_DATA, Harm.KILLS_VM) and defect.remedy is Remedy.START_SUSPENDED:
             assert starts_suspended(host, made)
-        assert one.remedy is not Remedy.NO_SYNCHRONOUS
+        assert defect.remedy is not Remedy.NO_SYNCHRONOUS
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def checked(
 ) -> tuple[dict[str, Severity], Plan | None]:
     """(id of each known defect told -> how, the plan) for a VM with one qcow2 disk."""
     found, plan = looked_at(qemu, method, state, running, **disk)  # type: ignore[arg-type]
-    told = {one.text.split(":")[0]: one.severity for one in found if one.code == "KNOWN_DEFECT"}
+    told = {finding.text.split(":")[0]: finding.severity for finding in found if finding.code == "KNOWN_DEFECT"}
     return told, plan
 
 
@@ -321,7 +321,7 @@ def test_a_copy_starts_suspended_if_either_qemu_needs_it(installed: Version, run
 
 def test_another_qemu_is_told_and_so_is_one_that_is_not_known() -> None:
     def codes(**more: object) -> dict[str, Finding]:
-        return {one.code: one for one in looked_at((8, 2, 0), **more)[0]}  # type: ignore[arg-type]
+        return {finding.code: finding for finding in looked_at((8, 2, 0), **more)[0]}  # type: ignore[arg-type]
 
     assert not codes(running=(8, 2, 0)).keys() & {"OTHER_QEMU", "QEMU_UNKNOWN"}
     assert not codes(state=PowerState.OFF).keys() & {"OTHER_QEMU", "QEMU_UNKNOWN"}
@@ -338,5 +338,5 @@ def test_neither_qemu_may_be_too_old() -> None:
     for installed, running in (((5, 2, 0), (7, 2, 22)), ((7, 2, 22), (5, 2, 0))):
         found, plan = looked_at(installed, running=running)
         assert plan is None
-        (text,) = [one.text for one in found if one.code == "TOO_OLD"]
+        (text,) = [finding.text for finding in found if finding.code == "TOO_OLD"]
         assert "5.2.0" in text

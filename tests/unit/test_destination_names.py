@@ -44,7 +44,7 @@ def planned(known: Facts, to: str = "ssd", **more: object) -> tuple[list[str], P
     """The codes of what is found, and the plan."""
     request = replace(MoveRequest(known.vm.name, to), **more)  # type: ignore[arg-type]
     found, plan = precheck(request, known, "0123abcd")
-    return [one.code for one in found], plan
+    return [finding.code for finding in found], plan
 
 
 def dests(known: Facts, to: str = "ssd", **more: object) -> list[str]:

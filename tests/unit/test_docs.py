@@ -99,8 +99,8 @@ def test_commands_and_their_options_exist(name: str) -> None:
 
 @pytest.mark.parametrize("name", [one for one in NAMES if one not in OTHERS_OPTIONS])
 def test_an_option_by_itself_is_one_of_some_command(name: str) -> None:
-    groups = [one for one in main.root.load_all().values() if isinstance(one, click.Group)]
-    commands = [*main.root.load_all().values(), *(one for group in groups for one in group.commands.values())]
+    groups = [command for command in main.root.load_all().values() if isinstance(command, click.Group)]
+    commands = [*main.root.load_all().values(), *(command for group in groups for command in group.commands.values())]
     known = options_of(main.root).union(*map(options_of, commands))
     for line in typed(name):
         if re.match(r"--[a-z]", line):
@@ -117,7 +117,7 @@ def test_commands_of_the_lab_exist(name: str) -> None:
 def anchors(path: Path) -> set[str]:
     """The anchors that GitHub makes of the headings."""
     headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", one.lower()).replace(" ", "-") for one in headings}
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @every_document
@@ -147,15 +147,15 @@ def test_the_architecture_names_files_that_exist() -> None:
 
 
 def test_every_layer_is_in_the_architecture() -> None:
-    rooms = {one.name for one in (ROOT / "src" / "blockferry").iterdir() if (one / "__init__.py").exists()}
+    rooms = {path.name for path in (ROOT / "src" / "blockferry").iterdir() if (path / "__init__.py").exists()}
     head = text_of("ARCHITECTURE.md").split("## Processes")[0]
-    assert [one for one in sorted(rooms) if not re.search(rf"\b{one}\b", head)] == []
+    assert [room for room in sorted(rooms) if not re.search(rf"\b{room}\b", head)] == []
 
 
 def test_every_state_is_described() -> None:
     cells = set(re.findall(r"^\| `?([\w-]+)`? \|", text_of("docs/states.md"), re.MULTILINE))
-    assert {one.value for one in Stage} <= cells
-    assert {one.value for one in Outcome} | {"running", "interrupted", "parked"} <= cells
+    assert {stage.value for stage in Stage} <= cells
+    assert {outcome.value for outcome in Outcome} | {"running", "interrupted", "parked"} <= cells
 
 
 def test_the_floors_are_the_true_ones() -> None:

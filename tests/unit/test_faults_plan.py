@@ -39,10 +39,10 @@ def test_an_id_is_read_back() -> None:
 
 
 def test_chance_follows_from_seed_and_id_alone() -> None:
-    one = Case("kill-us", "mirror", 1, "pivoted")
-    assert one.chance(7).random() == Case.parse(one.id).chance(7).random()
-    assert one.chance(7).random() != one.chance(8).random()
-    assert one.chance(7).random() != Case("kill-us", "mirror", 1, "pivoted", 1).chance(7).random()
+    case = Case("kill-us", "mirror", 1, "pivoted")
+    assert case.chance(7).random() == Case.parse(case.id).chance(7).random()
+    assert case.chance(7).random() != case.chance(8).random()
+    assert case.chance(7).random() != Case("kill-us", "mirror", 1, "pivoted", 1).chance(7).random()
 
 
 def test_a_full_plan_has_every_cell_once_first_and_then_kills_enough() -> None:
@@ -84,7 +84,7 @@ def test_tables_count_what_was_right_and_name_what_was_wrong() -> None:
     text = tables.to_markdown(run, known)
     assert "40 cases, 0 kills, 39 right, 1 wrong" in text
     assert f"WRONG: {run.results[3].case}: a disk of the VM is gone: vda" in text
-    assert all(f"| {one.fault} |" in text for one in run.results)
+    assert all(f"| {result.fault} |" in text for result in run.results)
 
 
 def test_runs_are_joined_and_every_result_keeps_its_seed() -> None:

@@ -1,4 +1,4 @@
-"""What a destination does when it hangs, and how it would be cut off: the kernel's facts as data."""
+"""What a destination does when it hangs, and how it would be fenced: the kernel's facts as data."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from blockferry.storage_move import actions as storage_move_actions
 from blockferry.storage_move.decide import decide
 from blockferry.storage_move.disk_record import DiskRecord
 from blockferry.storage_move.firmware.record import ManagedSave, ManagedSaveRecord, NvramRecord
-from blockferry.storage_move.firmware.rules import CHANGED, HOLD_ATTEMPTS, RELEASED, follow
+from blockferry.storage_move.firmware.rules import CHANGED, HOLD_ATTEMPTS, RELEASED, next_action
 from blockferry.storage_move.observation import MISSING, DiskSide, NvramView, Observation
 from blockferry.storage_move.plan import ManagedSavePlan, NvramPlan
 from blockferry.storage_move.record import Record
@@ -82,7 +82,7 @@ ENDED = {"vda": DiskRecord(unverified=COMPARISON_CANCELLED)}
     ],
 )
 def test_what_comes_next(what: Observation, action: storage_move_actions.Action) -> None:
-    assert follow(PLAN, what) == action
+    assert next_action(PLAN, what) == action
     assert decide(PLAN, what) == action
 
 
@@ -183,7 +183,7 @@ def test_the_newest_variables_are_never_lost(events: list[str]) -> None:
     coming = iter(events)
     turns = 0
     while world.record.outcome is None:
-        action = follow(PLAN, world.look())
+        action = next_action(PLAN, world.look())
         world.unlooked = isinstance(action, storage_move_actions.PointNvram) and not action.back
         for _ in world.effects(action):
             event = next(coming, "")
@@ -215,7 +215,7 @@ BROKEN = replace(MADE, managed_save=replace(MADE.managed_save, failed="it did no
 
 
 def down(saved: DiskSide | None, config: DiskSide, record: Record, **more: object) -> Observation:
-    return replace(seen(OFF, None, config, record, **{"saved": saved, "image_print": "i", **more}), saved=True)
+    return replace(seen(OFF, None, config, record, **{"saved": saved, "image_fingerprint": "i", **more}), saved=True)
 
 
 @pytest.mark.parametrize(
@@ -254,7 +254,7 @@ def down(saved: DiskSide | None, config: DiskSide, record: Record, **more: objec
             down(OLD, OLD, replace(SAVED, managed_save=replace(SAVED.managed_save, failed="x"))),
             storage_move_actions.RestoreVm(new=False),
         ),
-        (down(OLD, OLD, SAVED, image_print="another"), storage_move_actions.EndManagedSave()),
+        (down(OLD, OLD, SAVED, image_fingerprint="another"), storage_move_actions.EndManagedSave()),
         (down(OLD, ELSEWHERE, SAVED), storage_move_actions.RestoreVm(new=False)),
         (down(ELSEWHERE, OLD, MADE), storage_move_actions.RestoreVm(new=False)),
         (down(OLD, NEW, MADE), storage_move_actions.RestoreVm(new=False)),
@@ -329,7 +329,7 @@ class Host:
             fingerprint=self.fingerprint(OLD) if off else "",
             made=self.fingerprint(NEW) if off else "",
             image=not off and self.image is not None,
-            image_print=str(self.prints) if off and self.image else "",
+            image_fingerprint=str(self.prints) if off and self.image else "",
         )
         state = OFF if off else RUNNING if self.running else PAUSED
         return Observation(
@@ -569,7 +569,7 @@ def test_a_vm_that_is_held_goes_on_from_its_memory(moments: list[tuple[int, str]
         if host.record.outcome is not None:
             break
         before = host.look()
-        action = follow(NOW, before)
+        action = next_action(NOW, before)
         killed = False
         host.unlooked = isinstance(action, storage_move_actions.PointNvram)
         for _ in host.effects(action, before):
@@ -603,10 +603,10 @@ def test_undisturbed_it_is_held_once_and_runs_on_the_new_file() -> None:
     actions = []
     while host.record.outcome is None:
         before = host.look()
-        actions.append(follow(NOW, before))
+        actions.append(next_action(NOW, before))
         for _ in host.effects(actions[-1], before):
             host.guest()
-    assert [type(one).__name__ for one in actions] == [
+    assert [type(action).__name__ for action in actions] == [
         *(
             "SaveVm",
             "SaveManagedSave",

@@ -122,7 +122,7 @@ def test_a_cache_that_is_no_cache_is_not_used(tmp_path: Path) -> None:
     known_hosts.write(file, [listing])
     assert known_hosts.read(file) == (listing,)
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    assert [one.name for one in file.parent.iterdir()] == ["hosts.json"]
+    assert [path.name for path in file.parent.iterdir()] == ["hosts.json"]
     for text in ("", "{", '{"version": 1, "hosts": 7}', '{"version": 2, "hosts": []}'):
         file.write_text(text)
         assert known_hosts.read(file) == ()

@@ -26,7 +26,7 @@ def flush(path: Path, cancelled: threading.Event) -> list[str]:
         told.append(text)
         cancelled.set()  # somebody reads it, and has enough
 
-    context = SimpleNamespace(runner=LocalRunner(), tell=tell, should_stop=cancelled.is_set)
+    context = SimpleNamespace(runner=LocalRunner(), log_event=tell, should_stop=cancelled.is_set)
     switch_effects._flush_file(cast(Context, context), str(path))
     return told
 

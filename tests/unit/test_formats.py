@@ -340,15 +340,15 @@ def test_a_part_is_needed_and_no_small_file_of_the_home(tmp_path: Path) -> None:
         site.connection.raw.defineXML(domain.XMLDesc().replace("</devices>", second))
         facts = survey(site, MoveRequest("web01", None, {"vda": "ssd"}, home="ssd"), (), None, suspended_start=None)
         assert facts.home_files == ()
-        assert [one.path for one in facts.home_stays] == [str(home / "notes.txt")]
-        said = proof.needed_by(site, str(flat), proof.Claims(), patience_s=0)
+        assert [home_stay.path for home_stay in facts.home_stays] == [str(home / "notes.txt")]
+        said = proof.blocker(site, str(flat), proof.Claims(), patience_s=0)
         assert said is not None
         assert "vdb.vmdk" in said
         site.undefine("web01")
-        said = proof.needed_by(site, str(flat), proof.Claims(), patience_s=0)
+        said = proof.blocker(site, str(flat), proof.Claims(), patience_s=0)
         assert said == f"the volume {home / 'vdb.vmdk'} stands on it", "the image is there still"
         (home / "vdb.vmdk").unlink()
-        assert proof.needed_by(site, str(flat), proof.Claims(), patience_s=0) is None
+        assert proof.blocker(site, str(flat), proof.Claims(), patience_s=0) is None
     finally:
         site.connection.close()
 
@@ -411,6 +411,6 @@ def test_every_name_that_a_plan_may_take_is_looked_at() -> None:
         assert {disk.dest, *(layer.dest for layer in disk.layers)} <= looked_at
         there = replace(known, existing=frozenset({disk.layers[-1].dest}))
         found, other = precheck(replace(TO, chain=ChainPolicy.KEEP), there, "abcd")
-        assert "NAME_TAKEN" in {one.code for one in found}
+        assert "NAME_TAKEN" in {finding.code for finding in found}
         assert other is not None
         assert other.made <= looked_at

@@ -27,11 +27,11 @@ STATE = JournalState("/var/lib/blockferry/journal.db", "0001", (), 0.0, 10 * GiB
 
 
 def levels(checks: list[HostCheck]) -> list[Level]:
-    return [one.level for one in checks]
+    return [check.level for check in checks]
 
 
 def worst(checks: list[HostCheck]) -> Level:
-    return max((one.level for one in checks), key=[OK, WARNING, ERROR].index)
+    return max((check.level for check in checks), key=[OK, WARNING, ERROR].index)
 
 
 def vm(**disk: object) -> Vm:
@@ -46,12 +46,12 @@ def vm(**disk: object) -> Vm:
 )
 def test_floors(libvirt: tuple[int, int, int], qemu: tuple[int, int, int], level: Level) -> None:
     checks = doctor_rules.versions(Versions(libvirt, qemu), qemu, [vm()], [])
-    assert worst([one for one in checks if one.area == "versions"]) is level
+    assert worst([check for check in checks if check.area == "versions"]) is level
 
 
 def test_every_defect_of_the_host_is_a_line() -> None:
     found = Versions((9, 0, 0), (8, 1, 0))
-    text = "\n".join(one.text for one in doctor_rules.versions(found, (8, 1, 0), [vm(iothread=True)], []))
+    text = "\n".join(version.text for version in doctor_rules.versions(found, (8, 1, 0), [vm(iothread=True)], []))
     for defect in DEFECTS:
         assert (defect.id in text) is (defect in present(found))
 
@@ -69,7 +69,7 @@ def test_every_defect_of_the_host_is_a_line() -> None:
 )
 def test_a_defect_worries_only_where_a_vm_can_meet_it(id: str, disk: dict[str, object], level: Level) -> None:
     checks = doctor_rules.versions(Versions((9, 0, 0), (7, 2, 22)), None, [vm(**disk)], [])
-    (line,) = [one for one in checks if one.text.startswith(id)]
+    (line,) = [check for check in checks if check.text.startswith(id)]
     assert line.level is level
     assert (level is OK) or "web01" in line.text
 
@@ -88,23 +88,23 @@ def test_what_is_dealt_with_never_worries(defect: object, iothread: bool) -> Non
 
 def test_replaced_and_unequal_versions() -> None:
     checks = doctor_rules.versions(Versions((9, 0, 0), (7, 2, 22)), (8, 2, 1), [], ["web01"])
-    assert [one.text.split()[0] for one in checks if one.level is WARNING] == ["qemu-img", "web01"]
+    assert [check.text.split()[0] for check in checks if check.level is WARNING] == ["qemu-img", "web01"]
 
 
 def test_a_vm_s_own_qemu_has_its_own_defects() -> None:
     found = Versions((9, 0, 0), (8, 2, 5))
     own = {"web01": (7, 2, 5)}
     checks = doctor_rules.versions(found, (8, 2, 5), [vm(bus="sata")], ["web01"], own)
-    assert any("web01 still runs in QEMU 7.2.5, which" in one.text for one in checks if one.level is WARNING)
-    (line,) = [one for one in checks if one.text.startswith("CVE_2023_5088")]
+    assert any("web01 still runs in QEMU 7.2.5, which" in check.text for check in checks if check.level is WARNING)
+    (line,) = [check for check in checks if check.text.startswith("CVE_2023_5088")]
     assert line.level is WARNING
     assert "7.2.5 in which web01 runs" in line.text
     (line,) = [
-        one
-        for one in doctor_rules.versions(
+        version
+        for version in doctor_rules.versions(
             Versions((9, 0, 0), (7, 2, 5)), None, [vm(bus="sata")], [], {"web01": (8, 2, 5)}
         )
-        if one.text.startswith("CVE_2023_5088")
+        if version.text.startswith("CVE_2023_5088")
     ]
     assert line.level is OK
 
@@ -126,9 +126,9 @@ def test_a_vm_s_own_qemu_has_its_own_defects() -> None:
     ],
 )
 def test_datastores(store: dict[str, object], place: dict[str, object] | None, level: Level, words: str) -> None:
-    one = dataclasses.replace(STORE, **store)  # type: ignore[arg-type]
+    datastore = dataclasses.replace(STORE, **store)  # type: ignore[arg-type]
     places = {} if place is None else {"ssd": dataclasses.replace(PLACE, **place)}  # type: ignore[arg-type]
-    (check,) = doctor_rules.datastores([one], places)
+    (check,) = doctor_rules.datastores([datastore], places)
     assert check.level is level
     assert words in check.text
 
@@ -202,10 +202,10 @@ def test_what_is_wrong_says_what_to_do() -> None:
         *doctor_rules.guard(works=False),
         *doctor_rules.host_guard("virsh is not installed on the host"),
     ]
-    assert sum(one.level is not OK for one in bad) > 15
-    for one in bad:
-        assert one.text.endswith(".")
-        assert one.level is OK or one.remedy.endswith(".")
+    assert sum(host_check.level is not OK for host_check in bad) > 15
+    for host_check in bad:
+        assert host_check.text.endswith(".")
+        assert host_check.level is OK or host_check.remedy.endswith(".")
 
 
 # ------------------------------------------------------------ the command

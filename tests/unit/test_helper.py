@@ -50,8 +50,8 @@ def sessions() -> Iterator[dict[str, Session]]:
     """One for each way: signing in at an sshd takes long on a busy machine."""
     made: dict[str, Session] = {}
     yield made
-    for one in made.values():
-        one.close()
+    for session in made.values():
+        session.close()
 
 
 @pytest.fixture(params=["local", "ssh"])
@@ -80,8 +80,8 @@ def feed(fifo: str, data: bytes, *waiting: Pending) -> None:
     """Let go whoever reads it; as soon as somebody does."""
 
     def done() -> bool:
-        for one in waiting:
-            one.wait(0.02)
+        for pending in waiting:
+            pending.wait(0.02)
         with contextlib.suppress(OSError):
             descriptor = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
             os.write(descriptor, data)
@@ -120,7 +120,7 @@ def test_a_call_that_hangs_holds_up_no_other(session: Session, fifo: str, tmp_pa
     assert session.call("files.there", path=str(tmp_path)) is True
     with pytest.raises(NoAnswer, match="hangs"):
         session.call("files.read", path=fifo, timeout_s=0.2)
-    assert not any(one.wait(0.0) for one in hanging)
+    assert not any(pending.wait(0.0) for pending in hanging)
 
 
 def test_answers_come_in_any_order(session: Session, fifo: str) -> None:
@@ -167,26 +167,26 @@ def test_any_name_arrives_and_comes_back(session: Session, tmp_path: Path) -> No
 
 
 def test_a_killed_helper_is_replaced_and_what_may_be_repeated_is(session: Session, fifo: str) -> None:
-    one = session.begin("files.read", path=fifo)
+    pending = session.begin("files.read", path=fifo)
     os.kill(helper_of(session), signal.SIGKILL)
-    feed(fifo, b"x", one)
-    assert one.wait(60)
-    assert one.result() == "eA=="
+    feed(fifo, b"x", pending)
+    assert pending.wait(60)
+    assert pending.result() == "eA=="
 
 
 def test_what_must_not_be_repeated_has_an_unknown_outcome(session: Session, fifo: str) -> None:
-    one = session.begin("files.read", path=fifo, repeat=False)
+    pending = session.begin("files.read", path=fifo, repeat=False)
     os.kill(helper_of(session), signal.SIGKILL)
-    assert one.wait(60)
+    assert pending.wait(60)
     with pytest.raises(OutcomeUnknown, match="is not known"):
-        one.result()
+        pending.result()
 
 
 def test_a_helper_that_was_killed_is_not_libvirt(local: Session, fifo: str) -> None:
-    one = local.begin("files.read", path=fifo, repeat=False)
+    pending = local.begin("files.read", path=fifo, repeat=False)
     used = local.connection()
     os.kill(helper_of(local), signal.SIGKILL)
-    assert one.wait(60)
+    assert pending.wait(60)
     error = used.problem()
     assert isinstance(error, HelperEnded)
     assert "killed by signal 9" in error.sentence
@@ -196,23 +196,23 @@ def test_a_helper_that_was_killed_is_not_libvirt(local: Session, fifo: str) -> N
 def test_a_helper_that_said_no_word_may_have_done_it(local: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its first words, and what it has done, may have crossed with the end of the link."""
     monkeypatch.setattr(Channel, "_take", lambda _self, _line: None)
-    one = local.begin("files.there", repeat=False, path="/")
+    pending = local.begin("files.there", repeat=False, path="/")
     os.kill(local.connection().pid, signal.SIGKILL)
-    assert one.wait(60)
+    assert pending.wait(60)
     with pytest.raises(OutcomeUnknown):
-        one.result()
+        pending.result()
 
 
 def test_twice_is_enough(local: Session, fifo: str) -> None:
     """What kills the helper does not kill one after the other."""
-    one = local.begin("files.read", path=fifo)
+    pending = local.begin("files.read", path=fifo)
     first = helper_of(local)
     os.kill(first, signal.SIGKILL)
-    eventually(lambda: not one.wait(0.05) and helper_of(local) != first)
+    eventually(lambda: not pending.wait(0.05) and helper_of(local) != first)
     os.kill(helper_of(local), signal.SIGKILL)
-    assert one.wait(60)
+    assert pending.wait(60)
     with pytest.raises(HostUnreachable):
-        one.result()
+        pending.result()
 
 
 USER = """\
@@ -273,14 +273,14 @@ def test_what_the_helper_started_dies_with_it(monkeypatch: pytest.MonkeyPatch) -
 def test_a_connection_that_is_cut_is_made_again(sshd: Server, fifo: str) -> None:
     session = Session(Ssh("127.0.0.1", program=str(sshd.program)))
     try:
-        one = session.begin("files.read", path=fifo)
+        pending = session.begin("files.read", path=fifo)
         before, helper = session.connection(), helper_of(session)
         os.kill(before.pid, signal.SIGKILL)  # ssh, not the helper
         eventually(lambda: session.connection() is not before and session.connection().greeted)
         eventually(lambda: gone(helper))
-        feed(fifo, b"x", one)
-        assert one.wait(60)
-        assert one.result() == "eA=="
+        feed(fifo, b"x", pending)
+        assert pending.wait(60)
+        assert pending.result() == "eA=="
     finally:
         session.close()
 
@@ -406,13 +406,13 @@ def test_the_program_runs_on_hosts_with_an_older_python(path: Path) -> None:
     """Python 3.9: its grammar, and no `strict` of zip, which is a failure only when it is run."""
     tree = ast.parse(path.read_text(), feature_version=(3, 9))
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
-    assert not [one for one in calls if isinstance(one.func, ast.Name) and one.func.id == "zip" and one.keywords]
+    assert not [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "zip" and call.keywords]
 
 
 def test_the_program_needs_only_itself_and_the_standard_library() -> None:
     for path in sorted(PROGRAM.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
-            names = [one.name for one in node.names] if isinstance(node, ast.Import) else []
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             for name in names:
                 own = name.startswith("blockferry.hosts.helper.program")

@@ -75,9 +75,9 @@ def test_what_goes_along(entry: HomeEntry, uses: tuple[FileUse, ...], others: di
     vm = a_vm(f"{HOME}/vda.qcow2", nvram="/var/nvram/web01.fd")
     named = {entry.path: uses} if uses else {}
     going, staying = home_rules.sort_out(vm, HOME, [entry], named, others, {f"{HOME}/vda.qcow2"})
-    assert [one.path for one in going] == ([] if why else [entry.path])
-    assert [one.path for one in staying] == ([entry.path] if why else [])
-    assert why in "".join(one.why for one in staying)
+    assert [small_file.path for small_file in going] == ([] if why else [entry.path])
+    assert [staying_file.path for staying_file in staying] == ([entry.path] if why else [])
+    assert why in "".join(staying_file.why for staying_file in staying)
 
 
 def test_what_is_not_looked_into() -> None:
@@ -99,10 +99,10 @@ def test_what_is_not_looked_into() -> None:
     }
     vm, images = a_vm(f"{HOME}/vda.qcow2"), {f"{HOME}/vda.qcow2"}
     going, staying = home_rules.sort_out(vm, HOME, entries, uses, {}, images, apart=(f"{HOME}/isos",))
-    assert [one.path for one in going] == [f"{HOME}/plain/vmlinuz"]
-    assert [one.path for one in staying] == [f"{HOME}/isos", f"{HOME}/share"]
+    assert [small_file.path for small_file in going] == [f"{HOME}/plain/vmlinuz"]
+    assert [staying_file.path for staying_file in staying] == [f"{HOME}/isos", f"{HOME}/share"]
     going, staying = home_rules.sort_out(vm, HOME, entries, {**uses, HOME: (FileUse("the directory"),)}, {}, images)
-    assert (going, [one.path for one in staying]) == ((), [HOME])
+    assert (going, [staying_file.path for staying_file in staying]) == ((), [HOME])
 
 
 def test_a_place_whose_file_is_not_known_keeps_what_is_only_recognised() -> None:
@@ -110,8 +110,8 @@ def test_a_place_whose_file_is_not_known_keeps_what_is_only_recognised() -> None
     vm = a_vm(f"{HOME}/vda.qcow2")
     uses = {f"{HOME}/vmlinuz": (FREE,)}
     going, staying = home_rules.sort_out(vm, HOME, entries, uses, {}, set(), unknown="a volume cannot be looked up")
-    assert [one.path for one in going] == [f"{HOME}/vmlinuz"]
-    assert [one.path for one in staying] == [f"{HOME}/web01_VARS.fd"]
+    assert [small_file.path for small_file in going] == [f"{HOME}/vmlinuz"]
+    assert [staying_file.path for staying_file in staying] == [f"{HOME}/web01_VARS.fd"]
 
 
 NAMES = st.sampled_from(["vmlinuz", "web01_VARS.fd", "notes", "a/web01-cidata.iso", "a/b/x.iso", "vda.qcow2"])
@@ -134,9 +134,9 @@ def test_what_somebody_else_names_or_cannot_be_renamed_never_goes(
 ) -> None:
     vm, images = a_vm(f"{HOME}/vda.qcow2"), {f"{HOME}/vda.qcow2"}
     going, staying = home_rules.sort_out(vm, HOME, entries, uses, others, images)
-    paths = {one.path for one in going}
-    known = {one.path: one for one in entries}
-    assert not paths & {one.path for one in staying}
+    paths = {small_file.path for small_file in going}
+    known = {entry.path: entry for entry in entries}
+    assert not paths & {staying_file.path for staying_file in staying}
     assert not paths & set(others)
     assert not paths & images
     for path in paths:

@@ -116,7 +116,7 @@ def tls(side: str, *files: Certificate) -> Facts:
 
 
 def codes(facts: Facts, asked: Asked = GOING) -> list[str]:
-    return sorted(one.code for one in rules.findings(facts, asked))
+    return sorted(finding.code for finding in rules.findings(facts, asked))
 
 
 def test_a_vm_that_simply_moves_has_no_finding() -> None:
@@ -302,7 +302,7 @@ def test_all_reasons_at_once() -> None:
     facts = replace(nic("network", "dmz"), cpu=CpuVerdict(CpuAnswer.LESS, "missing features: avx2"))
     facts = replace(facts, vm=replace(facts.vm, snapshots=("a", "b")), ports=PortTrial("kvm2", "", {}, {}, -2))
     assert codes(facts) == ["ADDRESS_UNKNOWN", "CPU_MISSING", "NETWORK_MISSING", "SNAPSHOTS_STAY"]
-    texts = [one.text for one in rules.findings(facts, GOING)]
+    texts = [finding.text for finding in rules.findings(facts, GOING)]
     assert any("avx2" in text for text in texts), texts
 
 
@@ -384,18 +384,18 @@ def test_what_a_vm_needs() -> None:
     assert found.hugepages == {2 << 20: 2 * GIB}
     assert found.nodes == {1}
     assert found.pinned == {0, 1, 3, 5, 6}
-    assert [(one.kind, one.source) for one in found.nics] == [
+    assert [(nic.kind, nic.source) for nic in found.nics] == [
         ("network", "lan"), ("bridge", "br0"), ("ovs", "ovs0"), ("device", "eth0"), ("network", "console"),
     ]  # fmt: skip
     assert found.host_devices == (
         "the PCI device 0000:03:00.0", "the USB device 1234:beef", "the PCI network device 0000:04:00.1",
         "the NVMe disk vdb",
     )  # fmt: skip
-    assert [one.what for one in found.unmovable] == [
+    assert [unmovable.what for unmovable in found.unmovable] == [
         "the shared directory /srv/share (virtiofs)",
         "the CPU feature invtsc without a fixed TSC frequency",
     ]
-    assert {(one.path, one.presence) for one in found.paths} == {
+    assert {(path.path, path.presence) for path in found.paths} == {
         ("/fw/CODE.fd", Presence.FILE),
         ("/fw/VARS.fd", Presence.FILE),
         ("/srv/share", Presence.FILE),
@@ -434,7 +434,9 @@ def test_what_a_vm_needs_by_other_words(change: Change, field: str, value: Any) 
 
 def test_a_fixed_tsc_frequency_lets_invtsc_move() -> None:
     fixed = DOMAIN.replace("<devices>", "<clock><timer name='tsc' frequency='2500000000'/></clock><devices>")
-    assert [one.what for one in needs_xml.parse(fixed).unmovable] == ["the shared directory /srv/share (virtiofs)"]
+    assert [unmovable.what for unmovable in needs_xml.parse(fixed).unmovable] == [
+        "the shared directory /srv/share (virtiofs)"
+    ]
 
 
 def test_a_vm_of_which_little_is_said() -> None:

@@ -92,7 +92,7 @@ def test_many_files_are_proven_by_one_inventory(
     site.define("web01", {"vda": image(tmp_path / "web01.qcow2", base), "vdb": old[3]})
     counted = Counted(monkeypatch)
     asked = Proof(site, [str(path) for path in (*old, base)])
-    found = [asked.needed_by(str(path), Claims(), patience_s=0, sure=False) for path in (*old, base)]
+    found = [asked.blocker(str(path), Claims(), patience_s=0, sure=False) for path in (*old, base)]
     assert found[:3] == [None] * 3
     assert found[3] == "VM web01 refers to it"
     assert found[4] == "the backing chain of vda of VM web01 stands on it"
@@ -106,21 +106,21 @@ def test_an_inventory_that_does_not_answer_is_taken_anew(
     old, other = image(tmp_path / "old.qcow2"), image(tmp_path / "other.qcow2")
     counted = Counted(monkeypatch)
     asked = Proof(site, [str(old)])
-    assert asked.needed_by(str(old), Claims(), patience_s=0, sure=False) is None
+    assert asked.blocker(str(old), Claims(), patience_s=0, sure=False) is None
     top = image(tmp_path / "home" / "top.qcow2", old)
     row = Kept(str(top), "m", "web01", "", None, 1, "asked", HOST, 1.0, "qcow2")
-    kept = asked.needed_by(str(old), Claims({}, (row,)), patience_s=0, sure=False)
+    kept = asked.blocker(str(old), Claims({}, (row,)), patience_s=0, sure=False)
     assert kept == f"the kept file {top} of web01 stands on it", "it was kept since"
     assert counted.taken == 2
-    assert asked.needed_by(str(other), Claims(), patience_s=0, sure=False) is None, "it was not named before"
+    assert asked.blocker(str(other), Claims(), patience_s=0, sure=False) is None, "it was not named before"
     assert counted.taken == 3
     image(tmp_path / "new.qcow2").rename(old)
     site.define("web01", {"vda": old})
-    assert asked.needed_by(str(old), Claims(), patience_s=0, sure=False) == "VM web01 refers to it"
+    assert asked.blocker(str(old), Claims(), patience_s=0, sure=False) == "VM web01 refers to it"
     assert counted.taken == 4, "another file has its name"
     asked._until = 0.0
     site.undefine("web01")
-    assert asked.needed_by(str(old), Claims(), patience_s=0, sure=False) is None, "it is too old"
+    assert asked.blocker(str(old), Claims(), patience_s=0, sure=False) is None, "it is too old"
 
 
 @as_root
@@ -129,10 +129,10 @@ def test_what_has_gone_since_the_inventory_needs_nothing(site: PaperSite, tmp_pa
     top = image(tmp_path / "san" / "top.qcow2", base)
     site.pool("san", tmp_path / "san")
     asked = Proof(site, [str(base), str(top)])
-    assert asked.needed_by(str(top), Claims(), patience_s=0, sure=False) is None
-    assert "stands on it" in str(asked.needed_by(str(base), Claims(), patience_s=0, sure=False))
+    assert asked.blocker(str(top), Claims(), patience_s=0, sure=False) is None
+    assert "stands on it" in str(asked.blocker(str(base), Claims(), patience_s=0, sure=False))
     top.unlink()
-    assert asked.needed_by(str(base), Claims(), patience_s=0, sure=False, going=[str(top)]) is None
+    assert asked.blocker(str(base), Claims(), patience_s=0, sure=False, going=[str(top)]) is None
 
 
 @as_root
@@ -148,7 +148,7 @@ def test_what_a_kept_old_file_stands_on_stays_with_it(site: PaperSite, tmp_path:
         context = cast(
             Context, SimpleNamespace(plan=plan, site=site, proof=None, claims=lambda rows=rows: Claims({}, rows))
         )
-        assert Context.needed_by(context, str(base), patience_s=0, is_base=True) == doubt
+        assert Context.blocker(context, str(base), patience_s=0, is_base=True) == doubt
 
 
 @as_root
@@ -179,10 +179,10 @@ def test_all_vms_are_read_as_each_by_itself(site: PaperSite, tmp_path: Path) -> 
     raw.lookupByName("web02").snapshotCreateXML("<domainsnapshot><name>s1</name></domainsnapshot>")
     raw.lookupByName("web03").setAutostart(1)
     every = domain_list.all_vms(site.connection)
-    assert every == tuple(domain_list.vm(site.connection, one.name) for one in every)
-    assert [one.snapshots for one in every if one.name == "web02"] == [("s1",)]
-    assert [one.autostart for one in every] == [one.name == "web03" for one in every]
-    assert all(one.memory == raw.lookupByName(one.name).maxMemory() * 1024 for one in every)
+    assert every == tuple(domain_list.vm(site.connection, vm.name) for vm in every)
+    assert [vm.snapshots for vm in every if vm.name == "web02"] == [("s1",)]
+    assert [vm.autostart for vm in every] == [vm.name == "web03" for vm in every]
+    assert all(vm.memory == raw.lookupByName(vm.name).maxMemory() * 1024 for vm in every)
 
 
 # ------------------------------------------------------------ claims of other hosts
@@ -194,13 +194,13 @@ def test_a_directory_that_cannot_be_looked_at_may_be_another_host_s(
 ) -> None:
     path = image(tmp_path / "pool" / "old.qcow2")
     claimed = Claims(files={FileId("network nas - -", "/vol/x"): "abcd"})
-    assert proof.needed_by(site, str(path), claimed, patience_s=0, sure=False) is None
+    assert proof.blocker(site, str(path), claimed, patience_s=0, sure=False) is None
 
     def look(_runner: object, paths: list[str], **_more: object) -> dict[str, PathFacts]:
-        return {one: PathFacts(one, one, "unknown", errno=5) for one in paths}
+        return {path: PathFacts(path, path, "unknown", errno=5) for path in paths}
 
     monkeypatch.setattr(helper_paths, "look", look)
-    doubt = proof.needed_by(site, str(path), claimed, patience_s=0, sure=False)
+    doubt = proof.blocker(site, str(path), claimed, patience_s=0, sure=False)
     assert "cannot be looked at, so it cannot be told whether a move of another host" in str(doubt)
 
 
@@ -232,7 +232,7 @@ def vm_of(path: str) -> Vm:
 def there(
     *found: PathSeen, vm: Vm | None = None, mounted: Mounted = NAS, chains: str = "", **more: object
 ) -> HostInventory:
-    paths = {one.path: one for one in found}
+    paths = {path_seen.path: path_seen for path_seen in found}
     known = {(found[0].path, "qcow2"): ImageChain(problem=chains)} if chains else {}
     return HostInventory(
         THERE_ID, () if vm is None else (vm,), more.get("stores", ()),  # type: ignore[arg-type]
@@ -322,9 +322,9 @@ def test_all_configured_hosts_are_asked(site: PaperSite, tmp_path: Path, monkeyp
     path = image(tmp_path / "old.qcow2")
     away = Away("qemu+ssh://kvm2/system")
     site.others = (configured("kvm2", away),)
-    assert proof.needed_by(site, str(path), Claims(), patience_s=0, sure=False) is None, "on a local file system"
+    assert proof.blocker(site, str(path), Claims(), patience_s=0, sure=False) is None, "on a local file system"
     monkeypatch.setattr(PathSeen, "may_be_reached_by_others", property(lambda _self: True))
-    doubt = str(proof.needed_by(site, str(path), Claims(), patience_s=0, sure=False))
+    doubt = str(proof.blocker(site, str(path), Claims(), patience_s=0, sure=False))
     assert "on the host kvm2 a VM may use it, and that host could not be asked" in doubt
     assert "no route to host" in doubt
     assert "`blockferry hosts` shows it" in doubt
@@ -339,13 +339,13 @@ def test_a_host_that_hangs_is_given_up_after_the_limit(
     path = image(tmp_path / "old.qcow2")
     go_on = threading.Event()
     away = Away("qemu+ssh://kvm2/system", go_on)
-    one = configured("kvm2", away)
+    configured_host = configured("kvm2", away)
     monkeypatch.setattr(PathSeen, "may_be_reached_by_others", property(lambda _self: True))
     monkeypatch.setattr(ConfiguredHost.connected, "__defaults__", (0.2,))
     monkeypatch.setattr(configured_hosts, "AGAIN_S", 0.0)
-    site.others = (one,)
+    site.others = (configured_host,)
     for _ in range(3):
-        doubt = str(proof.needed_by(site, str(path), Claims(), patience_s=0, sure=False))
+        doubt = str(proof.blocker(site, str(path), Claims(), patience_s=0, sure=False))
         assert "on the host kvm2" in doubt
         assert "did not answer within 0.2 s" in doubt
     assert away.tries == 1
@@ -358,7 +358,7 @@ def test_a_host_that_is_configured_twice_is_one(site: PaperSite, tmp_path: Path)
     hosts = [_site(tmp_path / name, uuid) for name, uuid in (("b", "b" * 8), ("again", "b" * 8), ("own", HOST))]
     site.others = tuple(configured(f"kvm{at}", host) for at, host in enumerate(hosts))
     sights = host_inventory.take_all(site, Also())
-    assert [one.host.uuid for one in sights] == [HOST, "b" * 8]
+    assert [sight.host.uuid for sight in sights] == [HOST, "b" * 8]
     assert sights[1].host.name == "kvm0"
     for host in hosts:
         host.close()
@@ -370,7 +370,7 @@ def test_two_machines_of_one_uuid_are_told(site: PaperSite, tmp_path: Path, monk
     monkeypatch.setattr(twin.connection, "hostname", lambda: "kvm2.lan")
     site.others = (configured("kvm2", twin),)
     sights = host_inventory.take_all(site, Also())
-    assert [one.inventory is None for one in sights] == [False, True]
+    assert [sight.inventory is None for sight in sights] == [False, True]
     assert "libvirt's UUID of kvm2.lan is that of" in sights[1].problem
     assert "`host_uuid`" in sights[1].problem
     monkeypatch.setattr(twin.connection, "hostname", lambda: site.connection.hostname().partition(".")[0] + ".lan")
@@ -396,9 +396,9 @@ def test_a_host_that_answers_late_makes_no_old_inventory(
     taken = threading.Event()
     take = host_inventory.take
 
-    def taking(one: Host, *words: object, **more: object) -> HostInventory:
-        found = take(one, *words, **more)  # type: ignore[arg-type]
-        if one is site and not taken.is_set():
+    def taking(host: Host, *words: object, **more: object) -> HostInventory:
+        found = take(host, *words, **more)  # type: ignore[arg-type]
+        if host is site and not taken.is_set():
             taken.set()
             site.define("web09", {"vda": tmp_path / "a"})
             late.set()
@@ -501,12 +501,12 @@ def test_an_image_in_a_block_device_that_no_vm_names(site: PaperSite, tmp_path: 
     assert names.file_user(str(base), looked.paths[str(base)], frozenset(), same_file) == (
         f"the volume {volume} stands on it"
     )
-    assert [one.sentence.split(" stands on ")[0] for one in names.doubts] == [
+    assert [doubt.sentence.split(" stands on ")[0] for doubt in names.doubts] == [
         f"it cannot be told what the volume {broken}",
         f"it cannot be told what the volume {tmp_path / 'away'}",
     ]
     stopped = file_references.find(replace(found, datastores=(replace(active, active=False),)), ())
-    assert any("the datastore vg is not active" in one.sentence and one.only_bases for one in stopped.doubts)
+    assert any("the datastore vg is not active" in doubt.sentence and doubt.only_bases for doubt in stopped.doubts)
 
 
 def test_a_vm_that_is_started_while_all_are_read_is_read_as_it_runs(

@@ -58,7 +58,7 @@ class Pair:
 
     def see(self) -> HostObservation:
         unnamed = tuple(
-            one.target for one in self.plan.disks if self.plan.cold and self.plan.made_path(one) in self.images
+            disk.target for disk in self.plan.disks if self.plan.cold and self.plan.made_path(disk) in self.images
         )
         prints = self.prints if self.plan.cold else {}
         return HostObservation(
@@ -125,7 +125,10 @@ class Pair:
                 self.record = replace(record, failure="started", defined=False)
             case actions.SaveHanded():
                 if self.plan.cold:
-                    assert all(self.images[self.plan.made_path(one)] == self.prints[one.target] for one in DISKS)
+                    assert all(
+                        self.images[self.plan.made_path(travelling_disk)] == self.prints[travelling_disk.target]
+                        for travelling_disk in DISKS
+                    )
                     self.newest = "dest"
                 assert self.newest == "dest", "handed over, but the source is the truth"
                 self.record = replace(record, handed=True)
@@ -146,9 +149,9 @@ class Pair:
                 yield
                 self.record = replace(record, arrived=True)
             case actions.NameImages():
-                for one in self.plan.disks:
-                    if self.plan.made_path(one) in self.images:
-                        self.images[one.dest] = self.images.pop(self.plan.made_path(one))
+                for disk in self.plan.disks:
+                    if self.plan.made_path(disk) in self.images:
+                        self.images[disk.dest] = self.images.pop(self.plan.made_path(disk))
                         yield
             case actions.SaveArrived():
                 self.record = replace(record, arrived=True)
@@ -244,8 +247,8 @@ def assert_over(pair: Pair) -> None:
     assert pair.parked is None
     if pair.record.outcome is Outcome.MOVED:
         assert (pair.source, pair.dest.mark) == (ABSENT, "")
-        assert pair.gone == {one.source for one in DISKS}
-        assert set(pair.images) == {one.dest for one in DISKS}
+        assert pair.gone == {travelling_disk.source for travelling_disk in DISKS}
+        assert set(pair.images) == {travelling_disk.dest for travelling_disk in DISKS}
     else:
         assert pair.dest.absent
         assert pair.source.state is not PowerState.ABSENT
@@ -352,7 +355,7 @@ def test_in_whatever_world_nothing_runs_twice_and_nobody_elses_is_touched(cold: 
     records = [HostMoveRecord(**dict.fromkeys(some, True)) for some in itertools.combinations(flags, 3)]  # type: ignore[arg-type]
     for source, dest in itertools.product(STANDS, STANDS):
         record = dice.choice(records)
-        made = tuple(one.target for one in DISKS) if dice.random() < 0.5 else ()
+        made = tuple(travelling_disk.target for travelling_disk in DISKS) if dice.random() < 0.5 else ()
         failure = "x" if dice.random() < 0.3 else None
         seen = HostObservation(
             replace(record, made=made, failure=failure), source, dest,

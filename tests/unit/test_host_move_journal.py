@@ -23,8 +23,8 @@ pytest_plugins = ("journal_plugin",)
 
 @pytest.fixture
 def journals(url: str) -> Iterator[tuple[HostMoveJournal, MoveJournal]]:
-    with closing(HostMoveJournal.open(url)) as one, closing(MoveJournal.open(url)) as other:
-        yield one, other
+    with closing(HostMoveJournal.open(url)) as host_move_journal, closing(MoveJournal.open(url)) as other:
+        yield host_move_journal, other
 
 
 def test_it_is_read_as_it_was_written(journals: tuple[HostMoveJournal, MoveJournal]) -> None:

@@ -99,7 +99,7 @@ def test_space_of_another_host_is_not_counted_and_that_of_an_unknown_one_is(jour
         one = replace(make_plan(f"m{number}", disks=(disk_plan(allocation=1000),)), host=host)
         disk = replace(one.disks[0], dest=f"/ssd/{number}.raw", allocation=1000 * (number + 1))
         journal.add(replace(one, disks=(disk,)), Record(), "{}", "admin")
-    everything = sum(one.size for one in journal.reservations(LOCAL, ""))
+    everything = sum(reservation.size for reservation in journal.reservations(LOCAL, ""))
     here = space.promised(journal.reservations(LOCAL, "A"), {"ssd": None})["ssd"]
     there = space.promised(journal.reservations(LOCAL, "B"), {"ssd": None})["ssd"]
     assert there - here == 1000  # 2000 + 3000 against 1000 + 3000

@@ -30,12 +30,12 @@ def test_stat_many(tmp_path: Path) -> None:
     asked = [str(tmp_path / name) for name in [*ODD, "link", "dangling", "absent", "a b/below"]]
     found = files.stat_many(R, [*asked, str(tmp_path), "/dev/null"])
     for name in ODD:
-        one, real = found[str(tmp_path / name)], os.stat(tmp_path / name)
-        assert one is not None
-        assert (one.device, one.inode, one.size) == (real.st_dev, real.st_ino, 5000)
-        assert (one.mtime_ns, one.ctime_ns) == (real.st_mtime_ns, real.st_ctime_ns)
-        assert (one.allocated, one.uid, one.gid) == (real.st_blocks * 512, real.st_uid, real.st_gid)
-        assert (one.kind, one.mode) == ("file", real.st_mode & 0o7777)
+        file_stat, real = found[str(tmp_path / name)], os.stat(tmp_path / name)
+        assert file_stat is not None
+        assert (file_stat.device, file_stat.inode, file_stat.size) == (real.st_dev, real.st_ino, 5000)
+        assert (file_stat.mtime_ns, file_stat.ctime_ns) == (real.st_mtime_ns, real.st_ctime_ns)
+        assert (file_stat.allocated, file_stat.uid, file_stat.gid) == (real.st_blocks * 512, real.st_uid, real.st_gid)
+        assert (file_stat.kind, file_stat.mode) == ("file", real.st_mode & 0o7777)
     linked, direct = found[str(tmp_path / "link")], found[str(tmp_path / "a b")]
     assert linked is not None
     assert direct is not None

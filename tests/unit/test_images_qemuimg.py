@@ -214,7 +214,7 @@ def test_convert_keeps_bitmaps_of_one_layer(tmp_path: Path) -> None:
     qemu_img.create(R, str(source), "qcow2", MiB, backing=(str(base), "qcow2"))
     subprocess.run(["qemu-img", "bitmap", "--add", "-f", "qcow2", str(source), "b0"], check=True)
     conversion.convert(R, str(source), "qcow2", str(dest), "qcow2", backing=(str(base), "qcow2"), bitmaps=True)
-    assert [one.bitmaps for one in qemu_img.chain(R, str(dest), "qcow2")] == [("b0",), ()]
+    assert [chain_image.bitmaps for chain_image in qemu_img.chain(R, str(dest), "qcow2")] == [("b0",), ()]
 
 
 @pytest.mark.parametrize("mode", ["thin", "thick", "falloc"])

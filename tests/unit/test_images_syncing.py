@@ -115,7 +115,7 @@ def test_it_stops_when_asked_and_goes_on(tmp_path: Path) -> None:
             dest,
             "qcow2",
             speed=comparison.ComparisonSpeed(lambda _: 20 * MIB),
-            progress=lambda one: seen.append(one.at),
+            progress=lambda comparison_progress: seen.append(comparison_progress.at),
             should_stop=lambda: len(seen) > 1,
         )
     assert 0 < seen[-1] < SIZE

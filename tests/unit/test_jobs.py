@@ -68,12 +68,14 @@ def away(url: str) -> Iterator[None]:
 
 
 def names(shelf: Path) -> set[str]:
-    return {one.name for one in shelf.iterdir()}
+    return {path.name for path in shelf.iterdir()}
 
 
 def is_moved(shelves: tuple[Path, Path]) -> bool:
     old, new = shelves
-    return names(old) == set() and {one.name: one.read_text() for one in new.iterdir()} == {one: one for one in BOXES}
+    return names(old) == set() and {path.name: path.read_text() for path in new.iterdir()} == {
+        one: one for one in BOXES
+    }
 
 
 def runner(children: Children, url: str, job: str, wish: str = "", pauses: bool = False) -> Child:
@@ -94,7 +96,7 @@ def test_it_runs(journal: BoxJournal, job: str, shelves: tuple[Path, Path]) -> N
     assert (done.state, done.owner, done.plan.boxes) == ("moved", None, BOXES)
     assert done.report is not None
     assert (done.report.boxes, set(done.report.phases)) == (2, {"copy", "clean up"})
-    assert [one.text for one in journal.events(job)] == ["copy", "clean up", "moved"]
+    assert [event.text for event in journal.events(job)] == ["copy", "clean up", "moved"]
     assert journal.finished(10) == (done,)
 
 
@@ -165,7 +167,7 @@ def test_an_unexpected_error_parks_it_the_third_time(
     assert runner(children, url, job, bugs).hear() == "MOVE_PARKED"
     parked = journal.get(job)
     assert (parked.state, parked.record.unexpected) == ("parked", unexpected_errors.LIMIT)
-    assert sum("Traceback" in one.text for one in journal.events(job)) == unexpected_errors.LIMIT
+    assert sum("Traceback" in event.text for event in journal.events(job)) == unexpected_errors.LIMIT
     assert names(shelves[0]) == set(BOXES)
     assert runner(children, url, job).hear() == "moved"
     assert is_moved(shelves)
@@ -182,13 +184,13 @@ def test_it_waits_for_a_store_that_is_away(
         assert names(shelves[0]) == set(BOXES), "nothing is begun meanwhile"
     assert child.hear() == "moved"
     assert is_moved(shelves)
-    assert any("the journal did not answer" in one.text for one in journal.events(job))
+    assert any("the journal did not answer" in event.text for event in journal.events(job))
 
 
 def test_two_kinds_of_jobs_are_in_one_journal(url: str, journal: BoxJournal, job: str) -> None:
     with closing(MoveJournal.open(url)) as moves:
         moves.add(make_plan("m1"), Record(), "{}", "alice")
-        assert [one.id for one in moves.unfinished()] == ["m1"]
+        assert [move_summary.id for move_summary in moves.unfinished()] == ["m1"]
         assert [one.id for one in journal.unfinished()] == [job]
         for look in (moves.get, moves.read, moves.find, moves.unpark):
             with pytest.raises(MoveNotFound):

@@ -104,7 +104,7 @@ def test_one_move_per_vm_until_it_is_over(journal: MoveJournal) -> None:
     assert busy.value.move == "a1"
     finish(journal, "a1")
     journal.add(make_plan("a2", "same"), Record(), "{}", "bob")
-    assert [one.id for one in journal.unfinished()] == ["a2"]
+    assert [move_summary.id for move_summary in journal.unfinished()] == ["a2"]
 
 
 def test_an_id_is_used_once(journal: MoveJournal) -> None:
@@ -119,7 +119,7 @@ def test_the_end(journal: MoveJournal) -> None:
         finish(journal, move)
     done = journal.get("a1")
     assert (done.state, done.report, done.owner) == ("moved", MOVED, None)
-    assert [one.id for one in journal.finished(2)] == ["a3", "a2"]
+    assert [move_summary.id for move_summary in journal.finished(2)] == ["a3", "a2"]
     assert journal.unfinished() == ()
 
 
@@ -169,7 +169,7 @@ def test_a_bandwidth_that_is_none(journal: MoveJournal, rate: int) -> None:
 
 def reserved(journal: MoveJournal, exclude: str | None = None) -> dict[str, int]:
     promises = journal.reservations("qemu:///system", "", exclude)
-    return space.promised(promises, dict.fromkeys(one.datastore for one in promises))
+    return space.promised(promises, dict.fromkeys(promise.datastore for promise in promises))
 
 
 def test_reservations(journal: MoveJournal) -> None:
@@ -191,7 +191,7 @@ def test_the_story(journal: MoveJournal) -> None:
     for text in told:
         journal.event("a1", "action", text)
     story = journal.events("a1")
-    assert [one.text for one in story] == [*told[:2], "bad \\udcff and \\x00"]
+    assert [event.text for event in story] == [*told[:2], "bad \\udcff and \\x00"]
     assert story[0].at <= story[1].at <= story[2].at
 
 
@@ -199,20 +199,20 @@ def test_what_is_kept(journal: MoveJournal) -> None:
     first = Kept("/old/b", "a1", "web01", "old-san", None, 5, "as asked", "kvm1", 12.5, "raw", KeptFingerprint(1, 2, 3))
     busy = Kept("/old/a", "a1", "web01", "old-san", 17.5, 2**40, "in use by qemu", "kvm1")
     again = replace(first, move="a2", expires=99.0, fingerprint=KeptFingerprint(2**63 - 1, 2**62, 2**62))
-    for one in (first, busy, again):
-        journal.add_kept(one)
+    for kept in (first, busy, again):
+        journal.add_kept(kept)
     assert journal.kept_sources() == (busy, again)
     journal.remove_kept("/old/a", "kvm1")
     journal.remove_kept("/old/a", "kvm1")
-    assert [one.path for one in journal.kept_sources()] == ["/old/b"]
+    assert [kept_source.path for kept_source in journal.kept_sources()] == ["/old/b"]
 
 
 def test_what_is_kept_belongs_to_a_host(journal: MoveJournal) -> None:
     """Two hosts of one journal keep files at the same path."""
     here = Kept("/old/a", "a1", "web01", "old-san", None, 5, "as asked", "kvm1")
     there = Kept("/old/a", "a2", "db01", "old-san", None, 6, "as asked", "kvm2")
-    for one in (here, there):
-        journal.add_kept(one)
+    for kept in (here, there):
+        journal.add_kept(kept)
     assert journal.kept_sources() == (here, there)
     journal.remove_kept("/old/a", "kvm1")
     assert journal.kept_sources() == (there,)
@@ -308,7 +308,7 @@ def following(journal: MoveJournal, move: str, uuid: str) -> None:
     """A move of which only the UEFI variables are left, and that nobody runs."""
     journal.add(make_plan(move, uuid, (disk_plan(),)), Record(), "{}", "alice")
     lease = journal.claim(move, Owner.here())
-    journal.follow(lease, Record(nvram=NvramRecord(pending=True)), MOVED)
+    journal.save_interim(lease, Record(nvram=NvramRecord(pending=True)), MOVED)
     journal.release(lease)
 
 
@@ -327,7 +327,7 @@ def test_a_new_move_takes_over_from_one_that_waits(journal: MoveJournal) -> None
     following(journal, "3fa1", "u")
     waiting = journal.get("3fa1")
     journal.add(make_plan("9c00", "u"), Record(), "{}", "alice", waiting)
-    assert [one.id for one in journal.unfinished()] == ["9c00"]
+    assert [move_summary.id for move_summary in journal.unfinished()] == ["9c00"]
     old = journal.get("3fa1")
     assert (old.state, old.report) == ("moved", MOVED)
     assert "move 9c00" in journal.events("3fa1")[-1].text
@@ -340,7 +340,7 @@ def test_a_new_move_takes_over_from_nobody_who_runs(journal: MoveJournal) -> Non
     with pytest.raises(MoveBusy):
         journal.add(make_plan("9c00", "u"), Record(), "{}", "alice", waiting)
     journal.write(lease, Record(nvram=NvramRecord(pending=True)))
-    assert [one.id for one in journal.unfinished()] == ["3fa1"]
+    assert [move_summary.id for move_summary in journal.unfinished()] == ["3fa1"]
 
 
 def test_two_moves_never_make_one_file(journal: MoveJournal) -> None:

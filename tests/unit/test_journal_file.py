@@ -65,19 +65,19 @@ def test_made_for_its_owner_only(path: Path) -> None:
 
 def test_opened_by_many_at_once(url: str, children: Children) -> None:
     racers = [children("open", url) for _ in range(4)]
-    assert [one.hear() for one in racers] == ["ready"] * 4
-    for one in racers:
-        one.say()
-    assert [one.hear() for one in racers] == [0] * 4
+    assert [racer.hear() for racer in racers] == ["ready"] * 4
+    for racer in racers:
+        racer.say()
+    assert [racer.hear() for racer in racers] == [0] * 4
 
 
 def test_opened_by_many_threads(path: Path) -> None:
     journals: list[MoveJournal] = []
     threads = [threading.Thread(target=lambda: journals.append(opened(path))) for _ in range(6)]
-    for one in threads:
-        one.start()
-    for one in threads:
-        one.join()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     assert len(journals) == 6
     for journal in journals:
         journal.close()
@@ -96,10 +96,10 @@ def test_threads_share_a_journal(journal: MoveJournal) -> None:
             failures.append(error)
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
-    for one in threads:
-        one.start()
-    for one in threads:
-        one.join()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     assert failures == []
     assert len(journal.events("a1")) == 80
 
@@ -411,7 +411,7 @@ def test_schema_version_1_is_understood(path: Path) -> None:
     }
     assert copying.record.bandwidth == 50 * MiB  # the user's column, not the record's own
     assert copying.progress.done == 3 * GiB
-    assert [one.kind for one in journal.events("3fa10001")] == ["phase", "action", "user"]
+    assert [event.kind for event in journal.events("3fa10001")] == ["phase", "action", "user"]
     assert (parked.state, parked.record.wanted) == ("parked", Wanted.CANCEL)
     assert parked.record.failure == "no space left on ssd"
     (moved,) = journal.finished(10)
@@ -427,9 +427,16 @@ def test_schema_version_1_is_understood(path: Path) -> None:
         )
         raw.execute(words)
     raw.close()
-    assert [(one.path, one.host) for one in journal.kept_sources()] == [("/b", ""), ("/old-san/db01/vda.qcow2", "")]
+    assert [(kept_source.path, kept_source.host) for kept_source in journal.kept_sources()] == [
+        ("/b", ""),
+        ("/old-san/db01/vda.qcow2", ""),
+    ]
     journal.add_kept(Kept("/b", "m2", "v", "", None, 2, "y", "kvm1"))  # known better now
-    assert next((one.path, one.host, one.move) for one in journal.kept_sources()) == ("/b", "kvm1", "m2")
+    assert next((kept_source.path, kept_source.host, kept_source.move) for kept_source in journal.kept_sources()) == (
+        "/b",
+        "kvm1",
+        "m2",
+    )
     lease = journal.claim("3fa10001", Owner.here())  # and it can go on
     journal.write(lease, Record(switch=SwitchRecord(done=True)))
     assert journal.get("3fa10001").deaths == 1

@@ -145,9 +145,9 @@ def test_one_that_waits_for_its_journal_has_not_died(journal: MoveJournal, move:
         time.sleep(0.1)
     summary = journal.get(move)
     assert (summary.deaths, summary.parked) == (0, None)
-    told = [one for one in journal.events(move) if one.kind == "warning"]
+    told = [event for event in journal.events(move) if event.kind == "warning"]
     assert len(told) == DEATHS_UNTIL_PARKED
-    assert all(f"{Owner.here()} runs the move now. Nothing is lost" in one.text for one in told)
+    assert all(f"{Owner.here()} runs the move now. Nothing is lost" in event.text for event in told)
     journal.claim(move, ELSEWHERE)
     with pytest.raises(LeaseLost, match="nothing is lost"):
         lease.renew()
@@ -166,24 +166,28 @@ def _until(true: Callable[[], bool], timeout_s: float = 5.0) -> None:
 def test_each_move_is_claimed_once(journal: MoveJournal, url: str, children: Children) -> None:
     moves = [journal.add(make_plan(f"m{number}"), Record(), "{}", "alice").id for number in range(15)]
     racers = [children("claim", url, moves) for _ in range(3)]
-    assert [one.hear() for one in racers] == ["ready"] * 3
-    for one in racers:
-        one.say()
-    won = [one.hear() for one in racers]
+    assert [racer.hear() for racer in racers] == ["ready"] * 3
+    for racer in racers:
+        racer.say()
+    won = [racer.hear() for racer in racers]
     assert Counter(move for some in won for move in some) == Counter(moves)
-    owners = Counter(one.owner for one in journal.unfinished() if one.owner_alive and one.deaths == 0)
+    owners = Counter(
+        move_summary.owner
+        for move_summary in journal.unfinished()
+        if move_summary.owner_alive and move_summary.deaths == 0
+    )
     assert sum(owners.values()) == len(moves)
 
 
 def test_each_vm_is_added_once(journal: MoveJournal, url: str, children: Children) -> None:
     vms = [f"vm{number}" for number in range(15)]
     racers = [children("add", url, [make_plan(f"{name}{vm}", vm) for vm in vms]) for name in "pqr"]
-    assert [one.hear() for one in racers] == ["ready"] * 3
-    for one in racers:
-        one.say()
-    won = [one.hear() for one in racers]
+    assert [racer.hear() for racer in racers] == ["ready"] * 3
+    for racer in racers:
+        racer.say()
+    won = [racer.hear() for racer in racers]
     assert Counter(vm for some in won for vm in some) == Counter(vms)
-    assert sorted(one.plan.uuid for one in journal.unfinished()) == sorted(vms)
+    assert sorted(move_summary.plan.uuid for move_summary in journal.unfinished()) == sorted(vms)
 
 
 def test_a_row_held_by_a_frozen_transaction(journal: MoveJournal, url: str) -> None:

@@ -74,7 +74,7 @@ def upgraded(old: str) -> Iterator[MoveJournal]:
 
 
 def test_what_is_under_way_is_listed_as_it_was(upgraded: MoveJournal) -> None:
-    assert [(one.id, one.state) for one in upgraded.unfinished()] == [
+    assert [(move_summary.id, move_summary.state) for move_summary in upgraded.unfinished()] == [
         ("a0000001", "interrupted"),
         ("a0000002", "interrupted"),
         ("a0000003", "waiting"),
@@ -86,8 +86,8 @@ def test_what_is_under_way_is_listed_as_it_was(upgraded: MoveJournal) -> None:
     assert snapshot.record.disk("vda").source_overlay is OverlayState.USED
     assert waiting.plan.nvram is not None
     assert parked.record.wanted is Wanted.CANCEL
-    assert [one.text for one in upgraded.events("a0000001")] == ["planned: changed-blocks, for the test"]
-    assert [(one.id, one.state) for one in upgraded.finished(RECENT)] == [
+    assert [event.text for event in upgraded.events("a0000001")] == ["planned: changed-blocks, for the test"]
+    assert [(move_summary.id, move_summary.state) for move_summary in upgraded.finished(RECENT)] == [
         ("b0000006", "failed"),
         ("b0000005", "moved"),
         ("b0000004", "moved"),
@@ -95,7 +95,9 @@ def test_what_is_under_way_is_listed_as_it_was(upgraded: MoveJournal) -> None:
         ("b0000002", "cancelled"),
         ("b0000001", "failed"),
     ]
-    assert [(one.path, one.host) for one in upgraded.kept_sources()] == [("/old-san/db06/vda.qcow2", HOST)]
+    assert [(kept_source.path, kept_source.host) for kept_source in upgraded.kept_sources()] == [
+        ("/old-san/db06/vda.qcow2", HOST)
+    ]
 
 
 def test_broken_copies_are_found_without_reading_every_move(upgraded: MoveJournal) -> None:
@@ -110,13 +112,16 @@ def test_broken_copies_are_found_without_reading_every_move(upgraded: MoveJourna
 def test_moves_under_way_are_taken_up_where_they_were_planned(upgraded: MoveJournal) -> None:
     here = HostId("qemu:///system", HOST, "kvm1")
     there = HostId("qemu+ssh://kvm2/system", "other", "kvm2")
-    for one in upgraded.unfinished():
-        mark = VmTrace(True, one.id, upgraded.identity())
-        local = one.id != "a0000004"
+    for move_summary in upgraded.unfinished():
+        mark = VmTrace(True, move_summary.id, upgraded.identity())
+        local = move_summary.id != "a0000004"
         for host, mine in ((here, local), (there, not local)):
-            taken = identity.belongs(one.plan, host, VmTrace(), "j", local_journal=True, asked=False)
-            assert taken is mine, f"{one.id} on {host}"
-        assert identity.belongs(one.plan, here, mark, upgraded.identity(), local_journal=False, asked=False) is True
+            taken = identity.belongs(move_summary.plan, host, VmTrace(), "j", local_journal=True, asked=False)
+            assert taken is mine, f"{move_summary.id} on {host}"
+        assert (
+            identity.belongs(move_summary.plan, here, mark, upgraded.identity(), local_journal=False, asked=False)
+            is True
+        )
     lease = upgraded.claim("a0000001", Owner.here())
     done = Record(outcome=Outcome.FAILED, kept=("/ssd/web01/vda.qcow2",), switch=SwitchRecord(done=True))
     upgraded.finish(lease, done, Report(Outcome.FAILED, 1.0))
@@ -247,7 +252,7 @@ def test_flat_records_of_moves_that_have_switched_and_ended(flat: MoveJournal) -
     assert switched.configuration == ConfigurationRecord(True, False, True, True, ("sda",))
     assert switched.switch == SwitchRecord(done=True, let_run=True)
     assert switched.graph == GraphRecord(True, True, "QEMU was asked in vain")
-    assert switched.export == ExportRecord(BackupExport.HELD, 7, "/run/blockferry.sock")
+    assert switched.export == ExportRecord(BackupExport.READY, 7, "/run/blockferry.sock")
     assert switched.trim == TrimRecord(True, True)
     assert switched.released == ("/old-san/web02/vda.qcow2",)
     assert switched.disks == {

@@ -69,7 +69,7 @@ def test_what_is_absent_is_absent_in_every_language(runner: LocalRunner, tmp_pat
     there, absent = tmp_path / "there", tmp_path / "absent"
     there.write_bytes(b"x")
     found = files.stat_many(runner, [str(there), str(absent), str(there / "below")])
-    assert [one is None for one in found.values()] == [False, True, True]
+    assert [file_stat is None for file_stat in found.values()] == [False, True, True]
     assert files.remove_file(runner, str(absent)) is False
     assert files.remove_file(runner, str(tmp_path / "no-directory" / "absent")) is False
     assert files.remove_directory_if_empty(runner, str(absent)) is False

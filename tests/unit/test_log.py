@@ -75,8 +75,8 @@ def test_processes_share_a_file_that_rotates(tmp_path: Path) -> None:
     assert [child.wait(60) for child in children] == [0, 0]
     files = [one for one in tmp_path.glob("blockferry.log*") if not one.name.endswith(".lock")]
     assert len(files) > 2
-    assert all(one.stat().st_size <= 20000 for one in files)
-    words = [line.split() for one in files for line in one.read_text().splitlines()]
+    assert all(file.stat().st_size <= 20000 for file in files)
+    words = [line.split() for file in files for line in file.read_text().splitlines()]
     assert sorted((line[-3], int(line[-2])) for line in words) == [(name, i) for name in "ab" for i in range(400)]
 
 

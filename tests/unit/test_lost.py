@@ -64,10 +64,10 @@ class Vm:
 
 @pytest.fixture
 def vm(tmp_path: Path) -> Iterator[Vm]:
-    one = Vm(tmp_path)
-    yield one
-    one.process.kill()
-    one.process.wait()
+    vm = Vm(tmp_path)
+    yield vm
+    vm.process.kill()
+    vm.process.wait()
 
 
 RUNNER = LocalRunner(URI)
@@ -145,7 +145,7 @@ OVER = replace(
 
 
 def look(state: PowerState, record: Record, lost_view: LostView | None = None, **more: Any) -> Observation:
-    views = tuple(DiskView(one.target, None, DiskSide.SOURCE, config_path=one.source) for one in PLAN.disks)
+    views = tuple(DiskView(disk.target, None, DiskSide.SOURCE, config_path=disk.source) for disk in PLAN.disks)
     return replace(Observation(state, True, views, record, lost=lost_view), **more)
 
 

@@ -48,7 +48,7 @@ def context(tmp_path: Path) -> Context:
         runner=LocalRunner(),
         memory=Memory(),
         noted=noted,
-        note=noted.append,
+        save=noted.append,
         watch=None,
     )
     return cast(Context, found)
@@ -84,7 +84,7 @@ def test_a_write_that_was_cut_short_leaves_nothing(context: Context, tmp_path: P
 def test_another_file_that_has_taken_a_name_of_ours_stays(context: Context, tmp_path: Path) -> None:
     """The marker says which file the move has made."""
     plain = cast(SimpleNamespace, context)
-    plain.site, plain.notes, plain.tell = PaperSite(tmp_path), [], lambda *_: None
+    plain.site, plain.notes, plain.log_event = PaperSite(tmp_path), [], lambda *_: None
     dest = Path(context.plan.disks[0].dest)
     dest.parent.mkdir()
     dest.write_text("precious")
@@ -100,7 +100,7 @@ def test_another_file_that_has_taken_a_name_of_ours_stays(context: Context, tmp_
 
 def test_a_cold_copy_that_was_deleted_is_not_written_down_but_made_anew(context: Context) -> None:
     """Found by the matrix: dest-deleted/cold/3/bulk. The configuration named a file that was not there."""
-    cast(SimpleNamespace, context).tell = lambda *_: None
+    cast(SimpleNamespace, context).log_event = lambda *_: None
     record = Record(disks={"vda": DiskRecord(cold_copied="f")})
     seen = Observation(PowerState.OFF, persistent=True, disks=(), record=record)
     storage_move_effects.perform(
@@ -142,8 +142,8 @@ def suspending(site: PaperSite) -> tuple[Context, Guard, list[Record], Observati
         control=control,
         guard=guard,
         memory=Memory(),
-        note=noted.append,
-        tell=lambda *_: None,
+        save=noted.append,
+        log_event=lambda *_: None,
         watch=None,
     )
     seen = Observation(

@@ -43,19 +43,24 @@ def test_an_address_comes_back_as_it_was(name: str, host: str, port: int) -> Non
     image = "pool/" + (re.sub("[/@:]", "-", name) or "x")
     by_conf = NetworkExport(image, protocol=exports.RBD, port=exports.PORTS[exports.RBD], conf=f"/etc/ceph/{name}.conf")
     by_monitor = NetworkExport(image, host, port, protocol=exports.RBD)
-    for one in (
+    for network_export in (
         NetworkExport(name, host, port),
         NetworkExport(name, socket=f"/run/{name}.sock"),
         lun,
         by_conf,
         by_monitor,
     ):
-        assert exports.parse(one.uri) == one
-        disk = etree.fromstring(domain_xml.copy_destination_xml(one.uri, "raw"))
+        assert exports.parse(network_export.uri) == network_export
+        disk = etree.fromstring(domain_xml.copy_destination_xml(network_export.uri, "raw"))
         source = domain_xml._source(disk)
         assert source is not None
-        assert (source.kind, source.path, source.export, source.place) == ("network", None, one.uri, one.uri)
-        assert source.storages == (one.storage,)
+        assert (source.kind, source.path, source.export, source.place) == (
+            "network",
+            None,
+            network_export.uri,
+            network_export.uri,
+        )
+        assert source.storages == (network_export.storage,)
 
 
 @pytest.mark.parametrize(
@@ -221,7 +226,7 @@ IN, OUT = MoveRequest("web01", None, {"vda": THERE}), MoveRequest("web01", "ssd"
 
 def codes(request: MoveRequest, known: Facts) -> tuple[set[str], Plan | None]:
     found, plan = precheck(request, known, "abcd")
-    return {one.code for one in found}, plan
+    return {finding.code for finding in found}, plan
 
 
 def test_in_and_out() -> None:

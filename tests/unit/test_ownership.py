@@ -105,8 +105,8 @@ OF_DIRECTORY = b"unconfined_u:object_r:user_home_t:s0\0"
 def test_the_selinux_label_goes_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     """Else QEMU may not open it where libvirt does not relabel, and the copy has the label of its new directory."""
     old, new = tmp_path / "old", tmp_path / "new"
-    for one in (old, new):
-        one.mkdir() if kind == "home" else file(one, os.getuid(), os.getgid())
+    for path in (old, new):
+        path.mkdir() if kind == "home" else file(path, os.getuid(), os.getgid())
     labels = Labels(monkeypatch)
     labels.of = {str(old): {"security.selinux": IMAGE_LABEL}, str(new): {"security.selinux": OF_DIRECTORY}}
     assert owner_calls.like(str(old), str(new)) == []
@@ -149,9 +149,9 @@ def test_a_device_s_label_is_no_file_s(tmp_path: Path, monkeypatch: pytest.Monke
 @root
 def test_reach_is_tried_as_that_user(tmp_path: Path) -> None:
     tmp_path.parent.chmod(0o755)
-    for one in (*tmp_path.parents, tmp_path):
-        if one.stat().st_uid == 0 and str(one).startswith("/tmp/"):
-            one.chmod(0o755)
+    for parent in (*tmp_path.parents, tmp_path):
+        if parent.stat().st_uid == 0 and str(parent).startswith("/tmp/"):
+            parent.chmod(0o755)
     closed = tmp_path / "closed"
     inner = closed / "inner"
     inner.mkdir(parents=True)
@@ -210,7 +210,10 @@ def test_findings() -> None:
     found = vm_checks.qemu_user_findings(
         "ssd", "web01", NOBODY, {"ssd": "/srv"}, {"ssd": "owner: Operation not permitted"}
     )
-    assert [(one.code, one.is_error) for one in found] == [("QEMU_CANNOT_REACH", True), ("OWNER_LOST", False)]
+    assert [(finding.code, finding.is_error) for finding in found] == [
+        ("QEMU_CANNOT_REACH", True),
+        ("OWNER_LOST", False),
+    ]
     assert "/srv" in found[0].text
     assert "65534" in found[0].remedy
     assert vm_checks.qemu_user_findings("ssd", "web01", NOBODY, {"other": "/srv"}, {}) == []

@@ -41,7 +41,7 @@ def facts(state: PowerState = OFF, image: Image | None = None, **more: object) -
 
 def check(request: MoveRequest, known: Facts) -> tuple[dict[str, Finding], Plan | None]:
     found, plan = precheck(request, known, "0123abcd")
-    return {one.code: one for one in found}, plan
+    return {finding.code: finding for finding in found}, plan
 
 
 KEPT = KeptDisk(OLD, "vda", "cafe0001", 5.0, "qcow2", 190 * MiB)
@@ -87,8 +87,8 @@ def summary(**more: object) -> MoveSummary:
     _, plan = check(replace(TO), facts(RUNNING))
     assert plan is not None
     progress = Progress("copy", disks=(DiskProgress("vda", "copying", 200, 52),))
-    one = MoveSummary("ef44813f", plan, Record(), progress, 0.0, None, "root@kvm1 pid 1", True)
-    return replace(one, **more)  # type: ignore[arg-type]
+    move_summary = MoveSummary("ef44813f", plan, Record(), progress, 0.0, None, "root@kvm1 pid 1", True)
+    return replace(move_summary, **more)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -120,8 +120,8 @@ def test_a_move_under_way_is_all_that_is_said(move: MoveSummary, text: str, reme
     known = facts(RUNNING, other_move=move.id, under_way=move, chains={}, problems={"vda": "locked"})
     found, plan = precheck(TO, known, "0123abcd")
     assert plan is None
-    [one] = found
-    assert (one.code, one.text, one.remedy) == ("MOVE_UNDER_WAY", text, remedy)
+    [finding] = found
+    assert (finding.code, finding.text, finding.remedy) == ("MOVE_UNDER_WAY", text, remedy)
 
 
 def test_that_libvirt_has_lost_a_vm_is_said_before_the_move_that_has_it() -> None:
@@ -132,10 +132,10 @@ def test_that_libvirt_has_lost_a_vm_is_said_before_the_move_that_has_it() -> Non
     for more in cases:
         found, plan = precheck(TO, facts(lost_process=4711, **more), "0123abcd")
         assert plan is None
-        assert [one.code for one in found] == ["VM_LOST", "MOVE_UNDER_WAY"]
+        assert [finding.code for finding in found] == ["VM_LOST", "MOVE_UNDER_WAY"]
         assert "process 4711" in found[0].text
     found, _ = precheck(TO, facts(off_doubt="no grep", other_move="cafe0001"), "0123abcd")
-    assert [one.code for one in found] == ["POWER_UNSURE", "MOVE_UNDER_WAY"]
+    assert [finding.code for finding in found] == ["POWER_UNSURE", "MOVE_UNDER_WAY"]
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ def facts(state: PowerState = RUNNING, **more: object) -> Facts:
 def check(request: MoveRequest, known: Facts) -> tuple[dict[str, str], Plan | None]:
     """(code -> sentence and remedy, plan)."""
     found, plan = precheck_rules.precheck(request, known, "abcd")
-    return {one.code: f"{one.text} {one.remedy}" for one in found}, plan
+    return {finding.code: f"{finding.text} {finding.remedy}" for finding in found}, plan
 
 
 FOLLOWING = NvramPlan(VARS, "/other/web01/web01_VARS.fd", 540672)
@@ -177,7 +177,7 @@ def test_snapshots(request_: MoveRequest, known: Facts, code: str | None, words:
     if code is None:
         assert plan is not None, codes
         assert refused == set()
-        assert plan.snapshots == tuple(one.name for one in known.snapshots)
+        assert plan.snapshots == tuple(snapshot.name for snapshot in known.snapshots)
         assert plan.disks[0].as_is == (known.chains is HELD)
     else:
         assert plan is None

@@ -69,12 +69,12 @@ def image(path: Path, backing: Path | None = None) -> Path:
 
 
 def needed(site: PaperSite, path: Path, said: Claims | None = None, **options: object) -> str | None:
-    return proof.needed_by(site, str(path), said or Claims(), patience_s=0, **options)  # type: ignore[arg-type]
+    return proof.blocker(site, str(path), said or Claims(), patience_s=0, **options)  # type: ignore[arg-type]
 
 
 def purged(site: PaperSite, journal: MoveJournal, paths: Sequence[str], now: bool) -> tuple[tuple[str, bool, str], ...]:
     """(path, whether it is gone, a sentence) of each file."""
-    return tuple((one.path, one.gone, one.text) for one in quarantine.purge(site, journal, paths, now=now))
+    return tuple((purged.path, purged.gone, purged.text) for purged in quarantine.purge(site, journal, paths, now=now))
 
 
 # ------------------------------------------------------------ the proof
@@ -182,7 +182,7 @@ def test_somebody_who_only_looks_is_waited_for(site: PaperSite, tmp_path: Path) 
         while not needed(site, path):
             time.sleep(0.01)
         killer = subprocess.Popen(["sh", "-c", f"sleep 1; kill {reader.pid}"])
-        assert proof.needed_by(site, str(path), Claims()) is None
+        assert proof.blocker(site, str(path), Claims()) is None
         killer.wait()
 
 
@@ -716,17 +716,17 @@ def marker(path: Path, **words: str) -> None:
 
 
 def found(site: PaperSite, journal: MoveJournal, path: Path | str) -> Orphan:
-    (one,) = [item for item in orphans.find(site, journal).left if item.path == str(path)]
-    return one
+    (orphan,) = [item for item in orphans.find(site, journal).left if item.path == str(path)]
+    return orphan
 
 
 def test_a_half_made_copy_of_ours(site: PaperSite, journal: MoveJournal, tmp_path: Path) -> None:
     site.pool("ssd", tmp_path / "ssd")
     path = image(tmp_path / "ssd" / "web01" / "vda.qcow2")
     marker(path, journal=journal.identity(), inode=str(path.stat().st_ino))
-    one = found(site, journal, path)
-    assert (one.kind, one.removable, one.foreign, one.datastore) == ("copy", True, False, "ssd")
-    assert "removed" in orphans.remove(site, journal, one)
+    orphan = found(site, journal, path)
+    assert (orphan.kind, orphan.removable, orphan.foreign, orphan.datastore) == ("copy", True, False, "ssd")
+    assert "removed" in orphans.remove(site, journal, orphan)
     assert not path.parent.exists(), "with its marker and the home that it made"
 
 
@@ -756,9 +756,9 @@ def test_a_directory_that_cannot_be_removed_is_no_error_once_the_orphan_is_gone(
     site.pool("ssd", tmp_path / "ssd")
     path = image(tmp_path / "ssd" / "web01" / "vda.qcow2")
     marker(path, journal=journal.identity(), inode=str(path.stat().st_ino))
-    one = found(site, journal, path)
+    orphan = found(site, journal, path)
     monkeypatch.setattr(files, "remove_directory_if_empty", refused)
-    assert "removed" in orphans.remove(site, journal, one)
+    assert "removed" in orphans.remove(site, journal, orphan)
     assert not path.exists()
 
 
@@ -774,14 +774,14 @@ def test_another_journal_s_half_made_copy(site: PaperSite, journal: MoveJournal,
     site.pool("ssd", tmp_path / "ssd")
     path = image(tmp_path / "ssd" / "vda.qcow2")
     marker(path, journal=theirs, inode=str(path.stat().st_ino))
-    one = found(site, journal, path)
-    assert not one.removable
-    assert one.foreign
-    assert "another journal" in one.why
+    orphan = found(site, journal, path)
+    assert not orphan.removable
+    assert orphan.foreign
+    assert "another journal" in orphan.why
     with pytest.raises(StillInUse):
-        orphans.remove(site, journal, one)
+        orphans.remove(site, journal, orphan)
     assert path.exists()
-    orphans.remove(site, journal, one, abandoned=True)
+    orphans.remove(site, journal, orphan, abandoned=True)
     assert not path.exists()
 
 
@@ -794,9 +794,9 @@ def test_a_file_of_a_move_under_way(site: PaperSite, journal: MoveJournal, tmp_p
     marker(
         path, journal=journal.identity(), move="another", inode=str(path.stat().st_ino)
     )  # a stale marker; the file is a destination again
-    one = dataclasses.replace(found(site, journal, path), path=str(path))
-    assert "move abcd, which is not over" in one.why
-    assert not one.removable
+    orphan = dataclasses.replace(found(site, journal, path), path=str(path))
+    assert "move abcd, which is not over" in orphan.why
+    assert not orphan.removable
 
 
 @pytest.mark.parametrize("how", ["names", "stands", "opens"])
@@ -813,9 +813,9 @@ def test_a_half_made_copy_that_somebody_uses(site: PaperSite, journal: MoveJourn
         site.define("web02", {"vda": image(tmp_path / "over.qcow2", path)})
     else:
         reader = path.open("rb")
-    one = found(site, journal, path)
-    assert not one.removable
-    assert not one.foreign
+    orphan = found(site, journal, path)
+    assert not orphan.removable
+    assert not orphan.foreign
     if how != "opens":  # that would be waited for
         with pytest.raises(StillInUse):  # also when it was an orphan a moment ago
             orphans.remove(site, journal, before, abandoned=True)
@@ -832,13 +832,13 @@ def test_another_file_beside_an_old_marker(site: PaperSite, journal: MoveJournal
     other = image(tmp_path / "ssd" / "other.qcow2")
     other.rename(path)
     beside = path.with_name(f"{path.name}.blockferry")
-    one = found(site, journal, beside)
-    assert (one.kind, one.removable) == ("marker", True)
-    assert [one] == list(orphans.find(site, journal).left), "the file itself is somebody else's"
+    orphan = found(site, journal, beside)
+    assert (orphan.kind, orphan.removable) == ("marker", True)
+    assert [orphan] == list(orphans.find(site, journal).left), "the file itself is somebody else's"
     with pytest.raises(StillInUse):
         orphans.remove(site, journal, before)
     assert path.exists()
-    orphans.remove(site, journal, one)
+    orphans.remove(site, journal, orphan)
     assert path.exists()
     assert not beside.exists()
 
@@ -851,17 +851,17 @@ def test_a_file_beside_a_marker_that_was_written_before_it(
     site.pool("ssd", tmp_path / "ssd")
     path = image(tmp_path / "ssd" / "vda.qcow2")
     marker(path, journal=journal.identity() if theirs == "ours" else "other")
-    one = found(site, journal, path)
-    assert (one.removable, one.foreign) == (False, False)
-    assert "not proven that the move has made this file" in one.why
+    orphan = found(site, journal, path)
+    assert (orphan.removable, orphan.foreign) == (False, False)
+    assert "not proven that the move has made this file" in orphan.why
     for abandoned in (False, True):
         with pytest.raises(StillInUse):
-            orphans.remove(site, journal, one, abandoned=abandoned)
+            orphans.remove(site, journal, orphan, abandoned=abandoned)
     assert path.exists()
     path.unlink()
-    one = found(site, journal, path)
-    assert one.removable is (theirs == "ours"), "the marker alone is ours"
-    orphans.remove(site, journal, one, abandoned=True)
+    orphan = found(site, journal, path)
+    assert orphan.removable is (theirs == "ours"), "the marker alone is ours"
+    orphans.remove(site, journal, orphan, abandoned=True)
     assert orphans.find(site, journal).left == ()
 
 
@@ -871,10 +871,10 @@ def test_a_marker_whose_file_came_back(site: PaperSite, journal: MoveJournal, tm
     mine = path.rename(tmp_path / "ssd" / "mine.qcow2")
     marker(path, journal=journal.identity(), inode=str(mine.stat().st_ino))
     image(path)
-    one = found(site, journal, path.with_name(f"{path.name}.blockferry"))
+    orphan = found(site, journal, path.with_name(f"{path.name}.blockferry"))
     mine.rename(path)
     with pytest.raises(StillInUse):
-        orphans.remove(site, journal, one)
+        orphans.remove(site, journal, orphan)
     assert found(site, journal, path).kind == "copy"
 
 
@@ -887,7 +887,7 @@ def test_a_directory_that_cannot_be_read(site: PaperSite, journal: MoveJournal, 
     site.pool("gone", tmp_path / "gone")
     (tmp_path / "gone").rmdir()
     searched = orphans.find(site, journal)
-    assert [one.path for one in searched.left] == [str(path)]
+    assert [orphan.path for orphan in searched.left] == [str(path)]
     [sentence] = searched.unsearched
     assert "gone could not be searched" in sentence
     assert "No such file or directory" in sentence
@@ -897,10 +897,10 @@ def test_marks(site: PaperSite, journal: MoveJournal, tmp_path: Path) -> None:
     site.define("mine", {}, mark=f"id='1111' journal='{journal.identity()}'")
     site.define("theirs", {}, mark="id='2222' journal='other'")
     assert found(site, journal, "vm:mine").removable
-    one = found(site, journal, "vm:theirs")
-    assert (one.removable, one.foreign) == (False, True)
+    orphan = found(site, journal, "vm:theirs")
+    assert (orphan.removable, orphan.foreign) == (False, True)
     with pytest.raises(StillInUse):
-        orphans.remove(site, journal, one)
+        orphans.remove(site, journal, orphan)
 
 
 # ------------------------------------------------------------ quarantine
@@ -953,7 +953,7 @@ class Moved:
 
     @property
     def rows(self) -> set[str]:
-        return {one.path for one in self.journal.kept_sources()}
+        return {kept_source.path for kept_source in self.journal.kept_sources()}
 
     @property
     def old(self) -> dict[str, str]:
@@ -989,23 +989,23 @@ def make_moved(site: PaperSite, journal: MoveJournal, tmp_path: Path, keep_s: fl
 
 
 def test_the_list(moved: Moved) -> None:
-    for one in quarantine.listing(moved.site, moved.journal):
-        assert (one.found, one.expired, one.altered, one.doubt) == (True, False, False, None)
-        assert one.kept.host == HOST
-        assert one.kept.expires is not None
+    for kept_file in quarantine.listing(moved.site, moved.journal):
+        assert (kept_file.found, kept_file.expired, kept_file.altered, kept_file.doubt) == (True, False, False, None)
+        assert kept_file.kept.host == HOST
+        assert kept_file.kept.expires is not None
 
 
 def test_back_and_forward(moved: Moved) -> None:
     before = moved.journal.kept_sources()
     agreed = quarantine.restorable(moved.site, moved.journal, "web01")
     assert agreed.since is not None
-    assert agreed.since <= min(one.since or 0 for one in before)
+    assert agreed.since <= min(kept.since or 0 for kept in before)
     assert all(loss.identical for loss in agreed.losses), "both are empty"
     assert moved.paths() == moved.new, "to ask changes nothing"
     moved.restore()
     assert moved.paths() == moved.old
     assert moved.rows == set(moved.new.values())
-    assert all(one.expires is None for one in moved.journal.kept_sources())
+    assert all(kept_source.expires is None for kept_source in moved.journal.kept_sources())
     assert "restored web01" in moved.journal.events("abcd")[-1].text
     moved.restore(moved.new["vdb"])
     assert moved.paths() == moved.new
@@ -1089,7 +1089,7 @@ def test_not_while_it_cannot_be_told_whether_it_runs(moved: Moved, monkeypatch: 
 def test_a_kept_image_that_cannot_be_opened(moved: Moved, tmp_path: Path) -> None:
     old = Path(moved.old["vda"])
     old.write_bytes(b"no image")
-    kept = next(one for one in moved.journal.kept_sources() if one.path == str(old))
+    kept = next(kept_source for kept_source in moved.journal.kept_sources() if kept_source.path == str(old))
     moved.journal.add_kept(dataclasses.replace(kept, fingerprint=_print(old)))
     with pytest.raises(NotRestorable, match="cannot be read"):
         moved.restore()
@@ -1179,7 +1179,7 @@ def test_purge_proves_first(site: PaperSite, journal: MoveJournal, tmp_path: Pat
     elif spoiled == "referred":
         site.define("web02", {"vda": image(tmp_path / "over.qcow2", path)})
     else:
-        kept = next(one for one in journal.kept_sources() if one.path == str(path))
+        kept = next(kept_source for kept_source in journal.kept_sources() if kept_source.path == str(path))
         journal.add_kept(dataclasses.replace(kept, fingerprint=None))
     done = {path: gone for path, gone, _ in purged(site, journal, [], now=False)}
     assert done == {moved.old["vda"]: False, moved.old["vdb"]: True}
@@ -1203,9 +1203,9 @@ def test_a_chain_goes_from_the_top(site: PaperSite, journal: MoveJournal, tmp_pa
 
 def test_rows_of_another_host_do_not_count(moved: Moved) -> None:
     rows = moved.journal.kept_sources()
-    for one in rows:
-        moved.journal.remove_kept(one.path, HOST)
-        moved.journal.add_kept(dataclasses.replace(one, host="another"))
+    for row in rows:
+        moved.journal.remove_kept(row.path, HOST)
+        moved.journal.add_kept(dataclasses.replace(row, host="another"))
     assert quarantine.listing(moved.site, moved.journal) == ()
     assert purged(moved.site, moved.journal, [], now=False) == ()
     with pytest.raises(NotInQuarantine):
@@ -1213,11 +1213,13 @@ def test_rows_of_another_host_do_not_count(moved: Moved) -> None:
 
 
 def test_rows_of_the_first_version_belong_to_their_move_s_host(moved: Moved) -> None:
-    for one in moved.journal.kept_sources():
-        moved.journal.remove_kept(one.path, HOST)
-        moved.journal.add_kept(dataclasses.replace(one, host="", fingerprint=None, format=None, since=None))
+    for kept_source in moved.journal.kept_sources():
+        moved.journal.remove_kept(kept_source.path, HOST)
+        moved.journal.add_kept(dataclasses.replace(kept_source, host="", fingerprint=None, format=None, since=None))
     listed = quarantine.listing(moved.site, moved.journal)
-    assert [(one.altered, one.kept.format, one.doubt) for one in listed] == [(True, "qcow2", None)] * 2
+    assert [(kept_file.altered, kept_file.kept.format, kept_file.doubt) for kept_file in listed] == [
+        (True, "qcow2", None)
+    ] * 2
     with pytest.raises(NotRestorable, match="not recorded"):
         moved.restore()
     path = moved.old["vda"]
@@ -1338,12 +1340,14 @@ def test_the_survey_sees_another_vm_s_disk_that_is_a_volume(site: PaperSite, tmp
 
 def test_one_file_on_two_mounts_of_a_server() -> None:
     """Each NFS mount has a device number of its own; inodes of two servers may be equal by chance."""
-    one = PathSeen("/a/x.raw", (1, 131), "file", 7, 1, "nfs4")
-    assert same_file(one, PathSeen("/b/y.raw", (2, 131), "file", 7, 1, "nfs4"))
-    assert same_file(one, PathSeen("/srv/x.raw", (3, 131), "file", 8, 1, "xfs")), "the server is this host itself"
-    assert not same_file(one, PathSeen("/b/y.raw", (2, 131), "file", 8, 1, "nfs4"))
-    assert same_file(one, PathSeen("/b/x.raw", (2, 131), "file", 7, 1, "nfs4", capacity=GiB)), "an export with a quota"
-    assert not same_file(one, PathSeen("/b/x.raw", (2, 132), "file", 7, 1, "nfs4"))
+    path_seen = PathSeen("/a/x.raw", (1, 131), "file", 7, 1, "nfs4")
+    assert same_file(path_seen, PathSeen("/b/y.raw", (2, 131), "file", 7, 1, "nfs4"))
+    assert same_file(path_seen, PathSeen("/srv/x.raw", (3, 131), "file", 8, 1, "xfs")), "the server is this host itself"
+    assert not same_file(path_seen, PathSeen("/b/y.raw", (2, 131), "file", 8, 1, "nfs4"))
+    assert same_file(path_seen, PathSeen("/b/x.raw", (2, 131), "file", 7, 1, "nfs4", capacity=GiB)), (
+        "an export with a quota"
+    )
+    assert not same_file(path_seen, PathSeen("/b/x.raw", (2, 132), "file", 7, 1, "nfs4"))
     assert not same_file(PathSeen("/a/x", (1, 5), "file", 7, 1, "xfs"), PathSeen("/b/x", (2, 5), "file", 7, 1, "ext4"))
 
 

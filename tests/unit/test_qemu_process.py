@@ -57,9 +57,9 @@ class Host:
 @pytest.fixture
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    one = Host(tmp_path)
-    yield one
-    for process in one.processes:
+    host = Host(tmp_path)
+    yield host
+    for process in host.processes:
         process.kill()
         process.wait()
 

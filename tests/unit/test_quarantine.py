@@ -33,7 +33,7 @@ PRINT = KeptFingerprint(7, 4096, 10**18)
 
 
 def disk_plan(target: str, **changes: object) -> DiskPlan:
-    one = DiskPlan(
+    disk_plan = DiskPlan(
         target=target,
         source=f"/old/web01/{target}.raw",
         source_format="raw",
@@ -46,7 +46,7 @@ def disk_plan(target: str, **changes: object) -> DiskPlan:
         allocation=GiB,
         old_files=(f"/old/web01/{target}.raw",),
     )
-    return dataclasses.replace(one, **changes)  # type: ignore[arg-type]
+    return dataclasses.replace(disk_plan, **changes)  # type: ignore[arg-type]
 
 
 def a_plan(*disks: DiskPlan, home: HomePlan | None = None) -> Plan:
@@ -136,7 +136,9 @@ def test_and_forward_again() -> None:
     found = swap(plan, a_vm(sources(plan)), rows(*dests(plan).values()), all_there(plan))
     assert found.problems == ()
     assert not found.back
-    assert [(one.now, one.kept) for one in found.disks] == [(disk.source, disk.dest) for disk in plan.disks]
+    assert [(disk_swap.now, disk_swap.kept) for disk_swap in found.disks] == [
+        (disk.source, disk.dest) for disk in plan.disks
+    ]
 
 
 @pytest.mark.parametrize(
@@ -285,8 +287,8 @@ def test_expiry(expires: float | None, now: float, expired: bool) -> None:
 
 
 def kept_file(path: str, **changes: object) -> KeptFile:
-    one = KeptFile(rows(path)[path], True, False, False, None)
-    return dataclasses.replace(one, **changes)  # type: ignore[arg-type]
+    kept_file = KeptFile(rows(path)[path], True, False, False, None)
+    return dataclasses.replace(kept_file, **changes)  # type: ignore[arg-type]
 
 
 AGREED = Restore(

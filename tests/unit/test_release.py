@@ -62,7 +62,7 @@ def test_no_old_file_goes_without_the_proof_of_the_graph(view: DiskView, record:
 )  # fmt: skip
 def test_the_last_word_of_a_qemu_that_was_lost_is_that_proof(said: dict[str, str], proven: bool) -> None:
     noted: list[Record] = []
-    context = SimpleNamespace(plan=PLAN, note=noted.append, tell=lambda *_said: None)
+    context = SimpleNamespace(plan=PLAN, save=noted.append, log_event=lambda *_said: None)
     record = replace(
         SWITCHED, lost=LostVm(run="r", current=said), switch=replace(SWITCHED.switch, done=False, begun=True)
     )

@@ -47,8 +47,8 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[MoveLoop, Host]
         host = Host(guard, libvirt, remains)
         monkeypatch.setattr(lost_qemu, "remains_of_lost", lambda _control, _runner: next(host.remains))
         context = SimpleNamespace(
-            guard=host, control=host, runner=None, memory=Memory(suspended_at=1.0), note=lambda _record: None,
-            tell=lambda *_said: None, stop=threading.Event(), plan=SimpleNamespace(move="m1", vm="web01"),
+            guard=host, control=host, runner=None, memory=Memory(suspended_at=1.0), save=lambda _record: None,
+            log_event=lambda *_said: None, stop=threading.Event(), plan=SimpleNamespace(move="m1", vm="web01"),
         )  # fmt: skip
         loop = make_loop(context)
         return loop, host

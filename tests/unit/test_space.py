@@ -54,7 +54,7 @@ def facts(
 
 def check(request: MoveRequest, known: Facts) -> tuple[set[str], Plan | None]:
     found, plan = precheck(request, known, "0123abcd")
-    return {one.code for one in found}, plan
+    return {finding.code for finding in found}, plan
 
 
 def one_disk(request: MoveRequest, known: Facts) -> DiskPlan:

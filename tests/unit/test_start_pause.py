@@ -48,7 +48,7 @@ def planned(
     )
     request = MoveRequest("web01", "ssd", **asked)  # type: ignore[arg-type]
     found, plan = precheck_rules.precheck(request, facts, "abcd")
-    return {one.code: one for one in found}, plan
+    return {finding.code: finding for finding in found}, plan
 
 
 def checked(size: int, **more: object) -> tuple[dict[str, Finding], DiskPlan | None]:

@@ -61,7 +61,7 @@ def test_only_a_vm_that_stood_still_before_needs_no_guard(
     monkeypatch.setattr(destination_watchdog, "arm", lambda _context: None)
     noted: list[Record] = []
     vm, memory = Vm(answer), Memory()
-    context = SimpleNamespace(control=vm, guard=vm, memory=memory, note=noted.append, tell=lambda *_said: None)
+    context = SimpleNamespace(control=vm, guard=vm, memory=memory, save=noted.append, log_event=lambda *_said: None)
     try:
         switch_effects.suspend(cast(Context, context), actions.Suspend(switch=True), SEEN)
     except LibvirtFailed:
@@ -76,7 +76,7 @@ def test_what_came_of_it_is_looked_at(state: PowerState) -> None:
     """It stands still, or has gone off meanwhile: then the move has not failed."""
     nothing: Any = lambda *_words: None  # noqa: E731
     context = SimpleNamespace(
-        memory=Memory(suspended_at=1.0), control=None, note=nothing, stop=threading.Event(), plan=make_plan(1)
+        memory=Memory(suspended_at=1.0), control=None, save=nothing, stop=threading.Event(), plan=make_plan(1)
     )
     loop = make_loop(context)
     observer = SimpleNamespace(look=lambda *_words: replace(SEEN, state=state))
@@ -95,7 +95,7 @@ def test_that_a_guest_could_not_be_let_run_is_said_when_the_move_is_parked(
 ) -> None:
     nothing: Any = lambda *_words: None  # noqa: E731
     context = SimpleNamespace(
-        memory=Memory(suspended_at=1.0), control=None, note=nothing, tell=nothing, stop=threading.Event(),
+        memory=Memory(suspended_at=1.0), control=None, save=nothing, log_event=nothing, stop=threading.Event(),
         plan=make_plan(1),
     )  # fmt: skip
     loop = make_loop(context)
@@ -160,8 +160,8 @@ def test_an_owners_pause_after_ours_is_the_owners_though_the_journal_could_not_b
     vm = Paused(ours)
     vm.journal = journal = Away()
     found = SimpleNamespace(
-        control=vm, guard=vm, runner=None, memory=Memory(), note=journal.note, tell=nothing, stop=threading.Event(),
-        plan=make_plan(1), stalls={},
+        control=vm, guard=vm, runner=None, memory=Memory(), save=journal.note, log_event=nothing,
+        stop=threading.Event(), plan=make_plan(1), stalls={},
     )  # fmt: skip
     context = cast(Context, found)
     loop = make_loop(context, lambda: journal.record)
@@ -196,7 +196,7 @@ def test_what_was_begun_counts_as_clean_only_in_a_suspension_of_this_process(
     vm = Paused(True)
     memory = Memory(suspended_at=1.0 if ours else None)
     found = SimpleNamespace(
-        control=vm, guard=vm, runner=None, memory=memory, note=noted.append, tell=nothing, stop=threading.Event(),
+        control=vm, guard=vm, runner=None, memory=memory, save=noted.append, log_event=nothing, stop=threading.Event(),
         plan=make_plan(1), stalls={},
     )  # fmt: skip
     record = Record(
@@ -204,7 +204,7 @@ def test_what_was_begun_counts_as_clean_only_in_a_suspension_of_this_process(
         disks={"vda": DiskRecord(commit=Stage.STARTED), "vdb": DiskRecord(commit=Stage.STARTED)},
     )
     seen = replace(SEEN, state=PowerState.PAUSED, record=record)
-    switch_effects.resume(cast(Context, found), actions.Resume(clean=("vda",), folds=("vda",)), seen)
+    switch_effects.resume(cast(Context, found), actions.Resume(clean=("vda",), commits=("vda",)), seen)
     assert (noted[-1].copy("vda").stage is Stage.CLEAN) is ours
     commits = [noted[-1].disk(target).commit for target in ("vda", "vdb")]
     assert commits == [Stage.CLEAN if ours else None, None], "what was given up is not known any more"

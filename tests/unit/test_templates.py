@@ -83,7 +83,7 @@ def facts(**more: object) -> Facts:
 
 def check(known: Facts, chain: ChainPolicy, template: str = "auto") -> tuple[dict[str, str], Plan | None]:
     found, plan = precheck(MoveRequest("web01", "ssd", chain=chain, template=template), known, "abcd")
-    return {one.code: one.text for one in found}, plan
+    return {finding.code: finding.text for finding in found}, plan
 
 
 # ------------------------------------------------------------ what is chosen
@@ -114,28 +114,31 @@ def test_what_becomes_of_each_layer(
 ) -> None:
     codes, plan = check(facts(**more), chain)
     assert plan is not None, codes
-    one = plan.disks[0]
-    assert tuple(layer.source for layer in one.layers) == copied
-    assert (one.stays_below[0] if one.stays_below else None) == below
-    assert one.old_files == old_files
-    assert THERE not in (one.dest, *(layer.dest for layer in one.layers)) or more.get("existing") == frozenset()
-    assert one.shallow is (chain is not ChainPolicy.FLATTEN)
+    disk_plan = plan.disks[0]
+    assert tuple(layer.source for layer in disk_plan.layers) == copied
+    assert (disk_plan.stays_below[0] if disk_plan.stays_below else None) == below
+    assert disk_plan.old_files == old_files
+    assert (
+        THERE not in (disk_plan.dest, *(layer.dest for layer in disk_plan.layers))
+        or more.get("existing") == frozenset()
+    )
+    assert disk_plan.shallow is (chain is not ChainPolicy.FLATTEN)
     reused = below == THERE
-    assert (one.reused is not None) is reused
+    assert (disk_plan.reused is not None) is reused
     assert ("TEMPLATE_REUSED" in codes) is reused
     assert (plan.new_names.get(GOLDEN) == THERE) is (reused or GOLDEN in copied)
     if copied:
-        assert one.backing == (one.layers[0].dest, "qcow2")
+        assert disk_plan.backing == (disk_plan.layers[0].dest, "qcow2")
 
 
 def test_a_reused_layer_is_neither_copied_nor_counted() -> None:
     codes, plan = check(facts(**REUSABLE), ChainPolicy.COPY)
     assert plan is not None
-    one = plan.disks[0]
-    assert one.reused is not None
-    assert one.reused.saved == 512 * MiB
-    assert one.copy_bytes == 3 * MiB
-    assert needed(one) < 5 * MiB
+    disk_plan = plan.disks[0]
+    assert disk_plan.reused is not None
+    assert disk_plan.reused.saved == 512 * MiB
+    assert disk_plan.copy_bytes == 3 * MiB
+    assert needed(disk_plan) < 5 * MiB
     assert "512 MiB need not be copied" in codes["TEMPLATE_REUSED"]
     assert "compared in 1.5 s" in codes["TEMPLATE_REUSED"]
     known, _ = check(facts(templates={LAYER: replace(SAME, known=True, seconds=0.0)}), ChainPolicy.COPY)
@@ -192,22 +195,22 @@ def test_no_layer_is_lost_and_none_of_others_goes(
     known = facts(templates=found, users=dict.fromkeys(users, ("web02",)), existing=frozenset())
     _, plan = check(known, chain)
     assert plan is not None
-    one = plan.disks[0]
-    assert not users & set(one.old_files)
+    disk_plan = plan.disks[0]
+    assert not users & set(disk_plan.old_files)
     if chain is ChainPolicy.FLATTEN:
-        assert one.backing is None
+        assert disk_plan.backing is None
         return
-    copied = [layer.source for layer in one.layers]
+    copied = [layer.source for layer in disk_plan.layers]
     assert copied == [MIDDLE, GOLDEN][: len(copied)]
     rest = [MIDDLE, GOLDEN][len(copied) :]
-    if one.reused is not None:
+    if disk_plan.reused is not None:
         assert fit
-        assert one.reused.source == rest[0]
-        assert one.stays_below == (one.reused.path, "qcow2")
-        assert one.reused.path not in one.old_files
+        assert disk_plan.reused.source == rest[0]
+        assert disk_plan.stays_below == (disk_plan.reused.path, "qcow2")
+        assert disk_plan.reused.path not in disk_plan.old_files
     else:
-        assert one.stays_below == ((rest[0], "qcow2") if rest else None)
-        assert not set(rest) & set(one.old_files)
+        assert disk_plan.stays_below == ((rest[0], "qcow2") if rest else None)
+        assert not set(rest) & set(disk_plan.old_files)
         assert not (fit and chain is ChainPolicy.COPY and there)
 
 
@@ -224,7 +227,7 @@ def several(stores: tuple[str, ...], **more: object) -> tuple[dict[str, str], Pl
     known = replace(known, vm=replace(known.vm, disks=tuple(disks)), datastores=(*known.datastores, san))
     where = {disk.target: store for disk, store in zip(disks, stores, strict=True)}
     found, plan = precheck(MoveRequest("web01", None, where, home="ssd", chain=ChainPolicy.COPY), known, "abcd")
-    return {one.code: one.text for one in found}, plan
+    return {finding.code: finding.text for finding in found}, plan
 
 
 def test_what_several_disks_stand_on_is_copied_once() -> None:
@@ -371,60 +374,66 @@ def image(path: Path, format: str = "qcow2", seed: int = 1, size: int = SIZE, ba
 
 def chain_of(path: Path, format: str = "qcow2") -> tuple[Image, ...]:
     return tuple(
-        Image(one.path, one.format, one.virtual_size, one.allocation, parts=one.parts)
-        for one in qemu_img.chain(RUNNER, str(path), format)
+        Image(
+            chain_image.path,
+            chain_image.format,
+            chain_image.virtual_size,
+            chain_image.allocation,
+            parts=chain_image.parts,
+        )
+        for chain_image in qemu_img.chain(RUNNER, str(path), format)
     )
 
 
 def look(
-    one: Path, other: Path, vms: tuple[Vm, ...] = (), known: KnownImages = NOTHING, format: str = "qcow2"
+    path: Path, other: Path, vms: tuple[Vm, ...] = (), known: KnownImages = NOTHING, format: str = "qcow2"
 ) -> TemplateFacts | None:
-    return templates_effects.find(RUNNER, chain_of(one, format), str(other), vms, lambda: known)
+    return templates_effects.find(RUNNER, chain_of(path, format), str(other), vms, lambda: known)
 
 
 @pytest.fixture
 def pair(tmp_path: Path) -> tuple[Path, Path]:
     """A layer, and an image elsewhere that reads the same although its file is another."""
-    one, other = tmp_path / "old" / "golden.qcow2", tmp_path / "new" / "golden.qcow2"
-    one.parent.mkdir()
+    path, other = tmp_path / "old" / "golden.qcow2", tmp_path / "new" / "golden.qcow2"
+    path.parent.mkdir()
     other.parent.mkdir()
-    image(one)
-    subprocess.run(["qemu-img", "convert", "-O", "qcow2", "-c", str(one), str(other)], check=True)
-    return one, other
+    image(path)
+    subprocess.run(["qemu-img", "convert", "-O", "qcow2", "-c", str(path), str(other)], check=True)
+    return path, other
 
 
 @root
 def test_the_same_content_is_found_and_then_known(pair: tuple[Path, Path]) -> None:
-    one, other = pair
-    found = look(one, other)
+    path, other = pair
+    found = look(path, other)
     assert found is not None
     assert (found.problem, found.known) == ("", False)
     assert set(found.prints) == {str(other)}
-    assert set(found.source_prints) == {str(one)}
+    assert set(found.source_prints) == {str(path)}
     known = KnownImages({templates_effects._pair(found.prints, found.source_prints)})
-    again = look(one, other, known=known)
+    again = look(path, other, known=known)
     assert again is not None
     assert (again.problem, again.known) == ("", True)
     for changed in pair:  # a touch is enough to be read again
         os.utime(changed, ns=(0, changed.stat().st_mtime_ns + 1))
-        third = look(one, other, known=known)
+        third = look(path, other, known=known)
         assert third is not None
         assert (third.problem, third.known) == ("", False)
 
 
 @root
 def test_what_was_compared_a_moment_ago_is_not_compared_again(pair: tuple[Path, Path]) -> None:
-    one, other = pair
-    found = look(one, other)
+    path, other = pair
+    found = look(path, other)
     assert found is not None
     same = replace(found, seconds=1234.5)
-    again = look(one, other, known=KnownImages(just=templates_effects.compared([same])))
+    again = look(path, other, known=KnownImages(just=templates_effects.compared([same])))
     assert again == same
     differs = replace(found, problem="it reads differently")
-    again = look(one, other, known=KnownImages(just=templates_effects.compared([differs])))
+    again = look(path, other, known=KnownImages(just=templates_effects.compared([differs])))
     assert again == differs
     os.utime(other, ns=(0, other.stat().st_mtime_ns + 1))
-    again = look(one, other, known=KnownImages(just=templates_effects.compared([differs])))
+    again = look(path, other, known=KnownImages(just=templates_effects.compared([differs])))
     assert again is not None
     assert (again.problem, again.seconds < 1000) == ("", True)
 
@@ -476,9 +485,11 @@ class Later:
 def plan_on(pair: tuple[Path, Path]) -> Plan:
     found = look(*pair)
     assert found is not None
-    one = ReusedLayer(str(pair[0]), str(pair[1]), "qcow2", SIZE, SIZE, dict(found.prints), dict(found.source_prints))
+    reused_layer = ReusedLayer(
+        str(pair[0]), str(pair[1]), "qcow2", SIZE, SIZE, dict(found.prints), dict(found.source_prints)
+    )
     plan = make_plan(2)
-    return replace(plan, disks=(plan.disks[0], replace(plan.disks[1], reused=one)))
+    return replace(plan, disks=(plan.disks[0], replace(plan.disks[1], reused=reused_layer)))
 
 
 @root
@@ -523,19 +534,19 @@ def test_nothing_there_is_no_template(pair: tuple[Path, Path]) -> None:
 @root
 @pytest.mark.parametrize("offset", [0, 3 * MiB + 4096, SIZE - 512])
 def test_a_byte_that_differs_is_seen(pair: tuple[Path, Path], offset: int) -> None:
-    one, other = pair
+    path, other = pair
     words = ["qemu-io", "-f", "qcow2", "-c", f"write -P 255 {offset} 512", str(other)]
     subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
-    found = look(one, other)
+    found = look(path, other)
     assert found is not None
     assert "reads differently" in found.problem
 
 
 @root
 def test_zeros_behind_the_end_are_not_the_same(pair: tuple[Path, Path]) -> None:
-    one, other = pair
+    path, other = pair
     subprocess.run(["qemu-img", "resize", "-q", str(other), str(2 * SIZE)], check=True)
-    found = look(one, other)
+    found = look(path, other)
     assert found is not None
     assert f"it has {2 * SIZE} bytes" in found.problem
 
@@ -580,7 +591,7 @@ def test_who_stands_on_the_layer_itself_has_nothing_to_reuse(tmp_path: Path) -> 
 
 @root
 def test_a_disk_of_a_vm_is_no_template(pair: tuple[Path, Path]) -> None:
-    one, other = pair
+    path, other = pair
     link = other.with_name("another-name")
     link.symlink_to(other)
     for name, live in itertools.product((other, link), (True, False)):
@@ -592,7 +603,7 @@ def test_a_disk_of_a_vm_is_no_template(pair: tuple[Path, Path]) -> None:
             True,
             (Disk("vdc", "disk", "virtio", source if live else None, source),),
         )
-        found = look(one, other, (vm,))
+        found = look(path, other, (vm,))
         assert found is not None
         assert "it is vdc of VM web09" in found.problem
 
@@ -600,12 +611,12 @@ def test_a_disk_of_a_vm_is_no_template(pair: tuple[Path, Path]) -> None:
 @root
 @pytest.mark.parametrize("why", ["marker", "busy", "writer", "reader"])
 def test_what_somebody_makes_or_writes_is_no_template(pair: tuple[Path, Path], why: str) -> None:
-    one, other = pair
+    path, other = pair
     busy = {str(other): "move abcd, which is not over, has to do with it"} if why == "busy" else {}
     if why == "marker":
         Path(f"{other}.blockferry").write_text("{}")
     if why in ("busy", "marker"):
-        found = look(one, other, known=KnownImages(busy=busy))
+        found = look(path, other, known=KnownImages(busy=busy))
     else:
         mode = "r+b" if why == "writer" else "rb"
         program = f"f = open({str(other)!r}, {mode!r}); print('open', flush=True); input()"
@@ -615,7 +626,7 @@ def test_what_somebody_makes_or_writes_is_no_template(pair: tuple[Path, Path], w
         with process:
             assert process.stdout is not None
             assert process.stdout.readline() == "open\n"
-            found = look(one, other)
+            found = look(path, other)
             process.communicate("\n")
     assert found is not None
     words = {"marker": "being made", "busy": "abcd", "writer": "can write to", "reader": ""}[why]
@@ -644,8 +655,8 @@ def test_plans_of_older_versions_reuse_nothing(version: int) -> None:
     now = make_plan(1, layers=True)
     words = json.loads(codec.encode(now))
     words["version"] = version
-    for one in words["disks"]:
-        del one["reused"]
+    for word in words["disks"]:
+        del word["reused"]
     read = MoveKind().read_plan(json.dumps(words))
     assert read == replace(now, version=version)
     assert read.disks[0].reused is None

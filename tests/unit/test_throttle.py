@@ -73,7 +73,7 @@ class Host:
 
     def counters(self, targets: Iterable[str]) -> dict[str, Counters]:
         now = time.monotonic()
-        return {one: Counters(now, int(now * 1000), int(now * 1e9), int(now * self.rate)) for one in targets}
+        return {target: Counters(now, int(now * 1000), int(now * 1e9), int(now * self.rate)) for target in targets}
 
     def limits(self, target: str) -> Limits:
         """As QEMU tells them: a length only where there is a burst."""
@@ -169,8 +169,8 @@ class Move:
                 restore_limits=lambda target, noted: guards and self.known.update({target: noted}) is None,
                 limits_are_back=self.known.clear,
             ),
-            note=self._note,
-            tell=lambda _kind, text: self.told.append(text),
+            save=self._note,
+            log_event=lambda _kind, text: self.told.append(text),
             memory=Memory(),
             throttle_seen_at=0.0,
             unguarded=False,
@@ -183,7 +183,8 @@ class Move:
     @property
     def seen(self) -> Observation:
         disks = tuple(
-            DiskView(one, DiskSide.SOURCE, DiskSide.SOURCE, Job.OURS, info=JobInfo(1, 2, 0)) for one in self.host.disks
+            DiskView(disk, DiskSide.SOURCE, DiskSide.SOURCE, Job.OURS, info=JobInfo(1, 2, 0))
+            for disk in self.host.disks
         )
         return Observation(
             PowerState.RUNNING, persistent=True, disks=disks, record=self.record, incarnation=self.host.incarnation

@@ -78,7 +78,7 @@ def test_a_loss_is_noticed(what: str) -> None:
                 st.sampled_from([64 * MiB, 80 * MiB]),
             ),
             max_size=2,
-            unique_by=lambda one: one.target,
+            unique_by=lambda noted_disk: noted_disk.target,
         ).map(tuple),
     )
 )
@@ -123,10 +123,10 @@ def test_a_note_needs_a_process_and_every_disk() -> None:
 def test_the_oldest_of_ours_go() -> None:
     points = [replace(POINT, id=str(at), note=replace(NOTE, at=1e9 + at / 10)) for at in (3, 1, 2)]
     theirs = replace(POINT, id="0", created=0.0, note=None)
-    assert [one.id for one in tracking_rules.surplus([*points, theirs], 1, "3")] == ["1", "2"]
+    assert [surplu.id for surplu in tracking_rules.surplus([*points, theirs], 1, "3")] == ["1", "2"]
     assert tracking_rules.surplus([*points, theirs], 3, "3") == ()
     # The new one stays also if the clock was set back.
-    assert [one.id for one in tracking_rules.surplus([*points, theirs], 1, "1")] == ["2", "3"]
+    assert [surplu.id for surplu in tracking_rules.surplus([*points, theirs], 1, "1")] == ["2", "3"]
 
 
 def test_areas_are_joined_and_end_with_the_disk() -> None:
@@ -160,7 +160,9 @@ def test_every_changed_byte_is_in_one_area(pieces: list[tuple[int, bool]], over:
         at += length
     size = max(0, at - over)
     found = tracking_rules.areas(extents, size)
-    told = [byte for one in found for byte in range(one.start, one.start + one.length)]
+    told = [
+        byte for changed_area in found for byte in range(changed_area.start, changed_area.start + changed_area.length)
+    ]
     assert told == [byte for start, n, changed in extents if changed for byte in range(start, start + n) if byte < size]
     assert all(a.start + a.length < b.start for a, b in itertools.pairwise(found))
 

@@ -45,7 +45,7 @@ def asked(
     vm = Vm("web01", "u", state, True, tuple(disks), agent=agent)
     facts = Facts("qemu:///system", vm, (STORE,), (9, 0, 0), (7, 2, 0), chains, available={"ssd": 100 * GiB})
     findings, plan = precheck(MoveRequest("web01", "ssd", trim=trim), facts, "abcd")
-    return plan, [(one.code, one.severity, one.text) for one in findings if "TRIM" in one.code]
+    return plan, [(finding.code, finding.severity, finding.text) for finding in findings if "TRIM" in finding.code]
 
 
 def test_a_guest_with_an_agent_is_trimmed_if_that_is_wanted() -> None:

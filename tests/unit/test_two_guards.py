@@ -167,7 +167,7 @@ def test_disarmed_soon_nothing_is_noted(guard: Guard, on_host: PaperHostGuard, t
 def test_a_missing_guard_on_the_host_is_told_once(guard: Guard, on_host: PaperHostGuard) -> None:
     told: list[str] = []
     tell: Any = lambda _kind, text: told.append(text)  # noqa: E731
-    context = cast(Context, SimpleNamespace(guard=guard, tell=tell))
+    context = cast(Context, SimpleNamespace(guard=guard, log_event=tell))
     guarding.arm(context, 60)
     assert told == []
     on_host.problem = "virsh is not installed on the host"

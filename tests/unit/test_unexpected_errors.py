@@ -112,7 +112,7 @@ def test_the_third_time_parks(journal: MoveJournal) -> None:
         found.append(once(journal))
     assert [one is None for one in found] == [True, True, False]
     assert "KeyError" in str(found[-1])
-    story = [one.text for one in journal.events("m1") if one.kind == "error"]
+    story = [event.text for event in journal.events("m1") if event.kind == "error"]
     assert len(story) == unexpected_errors.LIMIT
     assert all("Traceback" in text and "s3cret" not in text for text in story)
     assert journal.read("m1").unexpected == unexpected_errors.LIMIT
@@ -149,7 +149,7 @@ def test_a_short_outage_is_bridged_and_a_long_one_ends_the_effect(
             assert keeper.holds
             assert not line.should_stop()
             line.log_event("warning", "third")
-            assert [one.text for one in impatient.events("m1")] == ["first", "second", "third"]
+            assert [event.text for event in impatient.events("m1")] == ["first", "second", "third"]
             impatient.want("m1", Wanted.CANCEL)
             assert line.should_stop()
             impatient.release(lease)

@@ -194,12 +194,12 @@ def tree(directory: Path, files: dict[str, str]) -> None:
 def kernel_users(path: Path, monkeypatch: pytest.MonkeyPatch, sys_: Path, proc: Path | None = None) -> list[str]:
     """Who of a made-up kernel uses the file; and the doubts, each after a "?"."""
     here = user_calls.mounts_here()
-    one = user_calls.target(str(path), here)
+    used_file = user_calls.target(str(path), here)
     monkeypatch.setattr(user_calls, "SYS", str(sys_))
     if proc is not None:
         monkeypatch.setattr(user_calls, "PROC", str(proc))
-    known = user_calls.kernel([one], user_calls.mounts_here())
-    return [who for who, _ in user_calls.kernel_users(one, known)] + [f"? {doubt}" for doubt in known.doubts]
+    known = user_calls.kernel([used_file], user_calls.mounts_here())
+    return [who for who, _ in user_calls.kernel_users(used_file, known)] + [f"? {doubt}" for doubt in known.doubts]
 
 
 def test_files_that_the_kernel_serves_as_disks(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,8 +257,8 @@ def test_a_list_that_cannot_be_read_is_a_doubt(path: Path, tmp_path: Path, monke
 
 
 def test_what_a_client_of_our_nfs_server_has_open(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    one = path.stat()
-    place = f"{os.major(one.st_dev):02x}:{os.minor(one.st_dev):02x}:{one.st_ino}"
+    stat_result = path.stat()
+    place = f"{os.major(stat_result.st_dev):02x}:{os.minor(stat_result.st_dev):02x}:{stat_result.st_ino}"
     states = f'- 0x00: {{ type: open, access: rw, deny: --, superblock: "{place}", filename: "disk.raw" }}\n'
     tree(
         tmp_path,
@@ -407,13 +407,13 @@ def test_locks_that_could_not_be_looked_at_keep_what_we_have_made(path: Path, tm
 
 def a_process(proc: Path, path: Path) -> None:
     """One that has the file open for writing, and mapped, and descriptors that tell nothing, before and after it."""
-    one = path.stat()
-    device = f"{os.major(one.st_dev):02x}:{os.minor(one.st_dev):02x}"
+    stat_result = path.stat()
+    device = f"{os.major(stat_result.st_dev):02x}:{os.minor(stat_result.st_dev):02x}"
     tree(
         proc,
         {
             "42/fdinfo/5": "flags:\t0100002\nmnt_id:\t30\n",
-            "42/maps": f"7f00-7f01 rw-s 00000000 {device} {one.st_ino} {path}\n",
+            "42/maps": f"7f00-7f01 rw-s 00000000 {device} {stat_result.st_ino} {path}\n",
             "42/mountinfo": "31 1 0:999 / /run/user/1000/doc rw - fuse.portal portal rw\n",
         },
     )
@@ -434,9 +434,9 @@ def test_one_descriptor_that_tells_nothing_hides_no_other(
         (proc / "42" / "maps").write_text("")
     else:
         (proc / "42" / "fd" / "5").unlink()
-    one = user_calls.target(str(path), user_calls.mounts_here())
+    used_file = user_calls.target(str(path), user_calls.mounts_here())
     monkeypatch.setattr(user_calls, "PROC", str(proc))
-    assert user_calls.processes([one]) == ({str(path): {42: True}}, 1, 1)
+    assert user_calls.processes([used_file]) == ({str(path): {42: True}}, 1, 1)
 
 
 def test_a_descriptor_of_another_file_system_is_no_doubt(
@@ -447,9 +447,9 @@ def test_a_descriptor_of_another_file_system_is_no_doubt(
     a_process(proc, path)
     for name in ("1", "2", "3", "7", "8", "9"):
         tree(proc, {f"42/fdinfo/{name}": "flags:\t0100000\nmnt_id:\t31\n"})
-    one = user_calls.target(str(path), user_calls.mounts_here())
+    used_file = user_calls.target(str(path), user_calls.mounts_here())
     monkeypatch.setattr(user_calls, "PROC", str(proc))
-    assert user_calls.processes([one]) == ({str(path): {42: True}}, 0, 0)
+    assert user_calls.processes([used_file]) == ({str(path): {42: True}}, 0, 0)
 
 
 @pytest.mark.parametrize("at", ["directory", "every descriptor"])
@@ -459,7 +459,7 @@ def test_a_process_that_is_closed_to_us(
 ) -> None:
     proc = tmp_path / "proc"
     a_process(proc, path)
-    one = user_calls.target(str(path), user_calls.mounts_here())
+    used_file = user_calls.target(str(path), user_calls.mounts_here())
     really = {"listdir": os.listdir, "stat": os.stat, "read": user_calls.read}
 
     def refusing(name: str, *what: str) -> Any:
@@ -476,7 +476,7 @@ def test_a_process_that_is_closed_to_us(
         monkeypatch.setattr(os, "listdir", refusing("listdir", "/42/fd"))
     else:
         monkeypatch.setattr(os, "stat", refusing("stat", "/42/fd/"))
-    found = user_calls.processes([one])
+    found = user_calls.processes([used_file])
     monkeypatch.undo()
     assert found == ({str(path): {}}, 1, partly)
 
@@ -489,7 +489,7 @@ def test_a_process_that_is_ending_is_looked_at_again(
     a_process(proc, path)
     for name in ("1", "2", "3", "7", "8", "9"):
         (proc / "42" / "fd" / name).unlink()
-    one = user_calls.target(str(path), user_calls.mounts_here())
+    used_file = user_calls.target(str(path), user_calls.mounts_here())
     really, looks = os.listdir, iter(range(100))
 
     def listing(place: str) -> Any:
@@ -499,7 +499,7 @@ def test_a_process_that_is_ending_is_looked_at_again(
 
     monkeypatch.setattr(user_calls, "PROC", str(proc))
     monkeypatch.setattr(os, "listdir", listing)
-    found = user_calls.processes([one])
+    found = user_calls.processes([used_file])
     monkeypatch.undo()
     assert (found.unseen, found.partly) == (0, 0)
 

@@ -64,7 +64,7 @@ USERS: dict[str, tuple[Table, str]] = {
     "a file whose mount nobody sees any more": (known(Open(14, "tail", "/srv/flaky/log (deleted)", "")), "tail (14)"),
     "files elsewhere": (known(Open(15, "vi", "/etc/motd", "254:0"), Open(16, "x", "/memfd:a (deleted)", "")), ""),
     "the same device, mounted elsewhere too": (known(mounts=(XFS._replace(number=9, point="/mnt"),)), ""),
-    "another file system on what would be cut off": (
+    "another file system on what would be fenced": (
         known(
             mounts=(Mount(9, "7:9", "/home", "ext4", "/dev/loop9", "rw"),),
             blocks={"7:9": Block("loop9", (), "/dev-of-lab/disk")},
@@ -114,8 +114,8 @@ def test_of_two_mounts_at_one_point_the_newest_counts() -> None:
 
 def test_the_processes_of_this_machine_can_be_listed() -> None:
     opened, mounts = users.processes()
-    assert any(one.point == "/" for one in mounts)
-    known = {one.device for one in mounts}
+    assert any(mount.point == "/" for mount in mounts)
+    known = {mount.device for mount in mounts}
     with Path(__file__).open() as file:
         del file
         done = subprocess.run(
@@ -123,7 +123,7 @@ def test_the_processes_of_this_machine_can_be_listed() -> None:
              "print(json.dumps([list(one) for one in users.processes()[0]]))"],
             capture_output=True, check=True,
         )  # fmt: skip
-        found = [Open(*one) for one in json.loads(done.stdout)]
+        found = [Open(*load) for load in json.loads(done.stdout)]
     mine = [one for one in found if one.pid == os.getpid() and one.path == str(Path(__file__).resolve())]
     assert mine
     assert mine[0].device in known
@@ -152,9 +152,11 @@ class Watches:
     ) -> watchdog.DestinationWatch:
         source = str(self.directory / "old")
         guarded = Guarded((place(self.directory, *steps, anyway=True),), ((source, dest or "/nowhere"),), ())
-        one = watchdog.DestinationWatch(LocalRunner(), self.move, guarded, limit_s, mode, self.heard.append)
-        self.all.append(one)
-        return one
+        destination_watch = watchdog.DestinationWatch(
+            LocalRunner(), self.move, guarded, limit_s, mode, self.heard.append
+        )
+        self.all.append(destination_watch)
+        return destination_watch
 
 
 def wait(holds: Callable[[], bool], what: str) -> None:
@@ -168,20 +170,20 @@ def wait(holds: Callable[[], bool], what: str) -> None:
 def watches(tmp_path: Path) -> Iterator[Watches]:
     found = Watches(tmp_path)
     yield found
-    for one in found.all:
-        one.end()
-    wait(lambda: not any(one.alive for one in found.all), "a watch is left")
+    for destination_watch in found.all:
+        destination_watch.end()
+    wait(lambda: not any(destination_watch.alive for destination_watch in found.all), "a watch is left")
     assert list(tmp_path.glob(".blockferry*")) == []
 
 
 def test_a_watch_obeys_and_leaves_nothing_behind(watches: Watches, tmp_path: Path) -> None:
-    one = watches.start()
-    assert one.order("fence")
-    assert one.order("look")
-    assert one.silence == ANSWERING or not one.silence.hanging
-    assert one.end()
+    destination_watch = watches.start()
+    assert destination_watch.order("fence")
+    assert destination_watch.order("look")
+    assert destination_watch.health == ANSWERING or not destination_watch.health.hanging
+    assert destination_watch.end()
     assert os.listdir(tmp_path) == []
-    wait(lambda: not one.alive, "its end")
+    wait(lambda: not destination_watch.alive, "its end")
 
 
 def test_of_two_watches_of_a_move_the_new_one_stays(watches: Watches) -> None:
@@ -192,19 +194,19 @@ def test_of_two_watches_of_a_move_the_new_one_stays(watches: Watches) -> None:
 
 
 def test_it_goes_with_us_when_it_only_looks(watches: Watches) -> None:
-    one = watches.start("look")
-    one.abandon()
-    wait(lambda: not one.alive, "its end")
+    destination_watch = watches.start("look")
+    destination_watch.abandon()
+    wait(lambda: not destination_watch.alive, "its end")
 
 
 def test_it_outlives_us_as_long_as_the_copy_is_open(watches: Watches, tmp_path: Path) -> None:
     dest = tmp_path / "new"
     with dest.open("w"):
-        one = watches.start("fence", 5.0, str(dest))
-        one.abandon()
+        destination_watch = watches.start("fence", 5.0, str(dest))
+        destination_watch.abandon()
         time.sleep(2.5)  # longer than it takes to look twice
-        assert one.alive
-    wait(lambda: not one.alive, "its end")
+        assert destination_watch.alive
+    wait(lambda: not destination_watch.alive, "its end")
 
 
 def send(monkeypatch: pytest.MonkeyPatch, words: str, instead: str) -> None:
@@ -218,7 +220,7 @@ def send(monkeypatch: pytest.MonkeyPatch, words: str, instead: str) -> None:
 def test_storage_that_hangs_is_told_and_cut_off(
     watches: Watches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A beat that waits in a FIFO stands in for storage that hangs; tests/system/test_hanging.py has a real device."""
+    """A beat that waits in a FIFO stands in for storage that hangs; test_destination_hangs.py (system) has a device."""
     (tmp_path / "directory").mkdir()
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
@@ -226,14 +228,14 @@ def test_storage_that_hangs_is_told_and_cut_off(
     send(monkeypatch, "os.fdatasync(self._file)", beat)
     cut = tmp_path / "cut"
     watches.directory = tmp_path / "directory"
-    one = watches.start("look", 2.0, "", FenceStep("run", argv=("touch", str(cut))))
-    wait(lambda: one.silence.seconds > 4, "the silence")
+    destination_watch = watches.start("look", 2.0, "", FenceStep("run", argv=("touch", str(cut))))
+    wait(lambda: destination_watch.health.seconds > 4, "the silence")
     assert not cut.exists()  # it only looks
-    assert one.order("fence")
+    assert destination_watch.order("fence")
     wait(cut.exists, "the fence")
-    wait(lambda: one.silence.cut_off == str(tmp_path / "directory"), "the word of it")
+    wait(lambda: destination_watch.health.fenced == str(tmp_path / "directory"), "the word of it")
     after = watches.start("look")  # another process takes the move up, and learns of it
-    assert after.silence.cut_off is not None  # before it says that it is there
+    assert after.health.fenced is not None  # before it says that it is there
     threading.Thread(target=lambda: fifo.open("w").close(), daemon=True).start()
 
 
@@ -244,24 +246,26 @@ def test_a_line_that_is_not_json_does_not_end_the_listening(
     words = b'oops: a warning\n[1]\n{"places": 3}\n'
     odd = f"self.unsent += bytes({list(words)}); self.tell()  # first:"  # without quotes: the module is sent in some
     send(monkeypatch, "self.tell()  # first:", odd)
-    one = watches.start()
+    destination_watch = watches.start()
     wait(lambda: "oops" in caplog.text, "the odd line")
-    assert one.order("fence")
-    assert one.alive
+    assert destination_watch.order("fence")
+    assert destination_watch.alive
 
 
 def test_an_order_that_is_none_does_not_end_the_watch(watches: Watches) -> None:
-    one = watches.start()
+    destination_watch = watches.start()
     for words in ("", "fence soon", "\udcff\udcfe"):
-        one._process.order(words)
-    assert one.order("fence")
+        destination_watch._process.order(words)
+    assert destination_watch.order("fence")
 
 
 def test_an_answer_leaves_nothing_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The helper lives long; on NFS a file that is open keeps its directory from being removed and unmounted."""
 
     def opened() -> list[str]:
-        return [one for one in map(os.path.realpath, Path("/proc/self/fd").iterdir()) if one.startswith(str(tmp_path))]
+        return [
+            path for path in map(os.path.realpath, Path("/proc/self/fd").iterdir()) if path.startswith(str(tmp_path))
+        ]
 
     beat.answers(str(tmp_path))
     assert opened() == []
@@ -304,7 +308,7 @@ os.write(2, b"not held up")
 
 
 def test_a_parent_that_does_not_read_holds_up_nobody() -> None:
-    """It filled the pipe in some 45 s, and the watch of a blockferry that is frozen never cut off."""
+    """It filled the pipe in some 45 s, and the watch of a blockferry that is frozen never fenced."""
     words = [sys.executable, "-c", FROZEN_PARENT]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stderr is not None

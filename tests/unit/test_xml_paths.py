@@ -116,7 +116,7 @@ def test_every_known_place_is_renamed_and_no_other() -> None:
 
 
 def test_volumes() -> None:
-    found = [(one.pool, one.volume) for one in xml_paths.volumes(xml_paths.parse(EVERYTHING))]
+    found = [(volume.pool, volume.volume) for volume in xml_paths.volumes(xml_paths.parse(EVERYTHING))]
     assert found == [("p", "v.qcow2"), ("p", "v2")]
 
 

@@ -76,7 +76,7 @@ def assert_makes_sense(host: Host) -> None:
             assert disk.form == "empty" or disk.place in places
             if disk.form == "volume":
                 assert disk.place.rpartition("/")[0] == pools[disk.pool].place
-        assert {one.place for one in vm.named} <= set(places)
+        assert {named.place for named in vm.named} <= set(places)
     assert len({one.name for one in host.vms}) == len(host.vms)
     move = host.move
     assert {pool for pool in (move.to, move.back, *(pool for _, pool in move.disks)) if pool} <= pools.keys()

@@ -63,13 +63,13 @@ class Scene:
         (directory / "model").mkdir()
         self.model = files.Model(directory / "model")
         formats: dict[str, str] = {}
-        for one in HOST.files:
-            files.make(one, self.real, self.model, formats)
+        for file in HOST.files:
+            files.make(file, self.real, self.model, formats)
         self.real("b/new").mkdir()
         for vm in HOST.vms:
             for disk in vm.disks:
                 self.model.disks[vm.name, disk.target] = self.model.new(self.model.images[disk.place])
-        self.pools = {one.name: PoolFacts(one.name, str(self.real(one.place)), True, True) for one in HOST.pools}
+        self.pools = {pool.name: PoolFacts(pool.name, str(self.real(pool.place)), True, True) for pool in HOST.pools}
         self.states = {vm.name: "shut off" for vm in HOST.vms}
         self.xml = {vm.name: domains.domain_xml(vm, self.real, {}) for vm in HOST.vms}
         self.before = self.look()
@@ -110,7 +110,7 @@ class Scene:
 
     def judge(self) -> set[str]:
         self.findings = judge.judge(self.case())
-        return {one.kind for one in self.findings}
+        return {finding.kind for finding in self.findings}
 
 
 @pytest.fixture
@@ -348,7 +348,7 @@ def test_the_way_back_begins_with_the_layers_that_were_copied(scene: Scene) -> N
     scene.xml["web01"] = scene.xml["web01"].replace(str(old), str(new))
     case = scene.case()
     now = judge.relocated(case, lambda path: str(Path(path).relative_to(scene.directory)))
-    files_now = {one.place: one for one in now.files}
+    files_now = {file.place: file for file in now.files}
     assert now.mover.disks[0].place == f"{NEW}/vda.qcow2"
     assert now.mover.home == NEW
     assert files_now[f"{NEW}/vda.qcow2"].backing == "b/new/tmpl.qcow2"
@@ -376,11 +376,11 @@ def test_an_image_behind_a_link_stands_on_a_base_beside_the_link(tmp_path: Path,
     link = File("pool/deep/vda.qcow2", "link", target="side/real/vda.qcow2")
     base = File("pool/base.qcow2", "qcow2", 1, 1024)
     top = File("side/real/vda.qcow2", "qcow2", 2, 1024, backing=base.place, backing_as=backing_as)
-    for one, named_as in ((link, ""), (base, ""), (top, link.place)):
-        files.make(one, tmp_path.joinpath, model, formats, named_as=named_as)
+    for file, named_as in ((link, ""), (base, ""), (top, link.place)):
+        files.make(file, tmp_path.joinpath, model, formats, named_as=named_as)
     by_link = tmp_path / link.place
     assert files.same_content(model.images[top.place], by_link, "qcow2") is None
-    assert [one.resolve() for one in files.chain(by_link)] == [tmp_path / top.place, tmp_path / base.place]
+    assert [path.resolve() for path in files.chain(by_link)] == [tmp_path / top.place, tmp_path / base.place]
 
 
 def test_a_volume_may_become_the_file_that_it_is() -> None:

@@ -124,20 +124,20 @@ class Config:
 
     def host_entry(self, name: str) -> HostEntry:
         """Return the configured host of this name. Raises HostNotConfigured with the names that look like it."""
-        found = host_entries.find_entry(self.hosts, name)
-        if found is None:
-            names = [one.name for one in self.hosts]
+        host_entry = host_entries.find_entry(self.hosts, name)
+        if host_entry is None:
+            names = [host.name for host in self.hosts]
             raise HostNotConfigured(name, ", ".join(names) or "none", nearest(name, names))
-        return found
+        return host_entry
 
     def address(self, name: str) -> HostEntry:
         """Return the host that a person means by a name: a configured one, or else one that ssh reaches by it.
 
         Raises UsageError for what can be no name of a host.
         """
-        found = host_entries.find_entry(self.hosts, name)
-        if found is not None:
-            return found
+        host_entry = host_entries.find_entry(self.hosts, name)
+        if host_entry is not None:
+            return host_entry
         try:
             return host_entries.entry_of(name)
         except ValueError as error:

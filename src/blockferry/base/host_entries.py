@@ -50,7 +50,7 @@ def parse_hosts(value: object) -> tuple[HostEntry, ...]:
             found = [_of_table(name, table) for name, table in value.items()]
         case _:
             raise ValueError(f'{value!r} is neither a list like ["kvm1", "kvm2"] nor tables like [hosts.kvm2]')
-    names = [one.name for one in found]
+    names = [host_entry.name for host_entry in found]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise ValueError(f'{twice!r} is there twice; give one of them a name of its own: [hosts.NAME] with uri = "..."')
@@ -59,7 +59,7 @@ def parse_hosts(value: object) -> tuple[HostEntry, ...]:
 
 def find_entry(entries: Iterable[HostEntry], name: str) -> HostEntry | None:
     """Return the entry of this name; None: there is none."""
-    return next((one for one in entries if one.name == name), None)
+    return next((entry for entry in entries if entry.name == name), None)
 
 
 def _name_in(uri: str) -> str:

@@ -97,7 +97,7 @@ class App:
             return self.uri
         config = load_config()
         entry = config.address(self.host)
-        names = [one.name for one in config.hosts]
+        names = [host.name for host in config.hosts]
         if names and self.host not in names:
             self.err.note(f"{self.host} is no configured host ({', '.join(names)}); it is taken as {entry.uri}")
         return entry.uri

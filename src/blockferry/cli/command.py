@@ -37,7 +37,7 @@ def _keep(field: str) -> Callable[[click.Context, click.Parameter, Any], None]:
 def _host_names(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[shell_completion.CompletionItem]:
     """The configured hosts. A configuration that cannot be read is told by the command itself."""
     try:
-        names = [one.name for one in load_config().hosts]
+        names = [host.name for host in load_config().hosts]
     except BlockferryError:
         return []
     return [shell_completion.CompletionItem(name) for name in names if name.startswith(incomplete)]

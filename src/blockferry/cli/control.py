@@ -6,7 +6,7 @@ import click
 
 from blockferry.base import units
 from blockferry.base.errors import MoveCancelled, TooLateToCancel, UsageError
-from blockferry.cli import describe, display, drive, follow, types
+from blockferry.cli import describe, display, drive, types, watch_move
 from blockferry.cli.app import App, pass_app
 from blockferry.cli.command import Command
 from blockferry.client import Client, MoveSummary, Outcome, conclude, to_json
@@ -22,7 +22,7 @@ def watch(app: App, move: str | None) -> None:
     would have had. Ctrl-C ends the watching, not the move. A move that nobody runs goes on in the background.
     """
     client = app.client(tend=False)
-    follow.tell_end(app, follow.follow(app, client, client.find(move).latest.id, display.for_app(app)))
+    watch_move.tell_end(app, watch_move.watch(app, client, client.find(move).latest.id, display.for_app(app)))
 
 
 @click.command(cls=Command, examples=("blockferry cancel web01", "blockferry cancel web01 --no-wait"))
@@ -67,7 +67,7 @@ def _to_the_end(app: App, client: Client, summary: MoveSummary) -> MoveSummary:
     """Follow the one who runs the move; run it here when nobody does."""
     show = display.for_app(app)
     if summary.owner_alive:
-        return follow.follow(app, client, summary.id, show, until=_nothing_left_to_end)
+        return watch_move.watch(app, client, summary.id, show, until=_nothing_left_to_end)
     try:
         show.start(summary)
         return drive.drive(app, client, summary, show)

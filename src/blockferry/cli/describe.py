@@ -74,7 +74,7 @@ Pair = tuple[str, Cell | list[Cell]]
 
 def plan(out: Out, plan: Plan, estimates: tuple[DiskEstimate, ...] = ()) -> None:
     """How each disk gets across, and what happens to what is left behind."""
-    estimate = {one.target: one for one in estimates}
+    estimate = {disk_estimate.target: disk_estimate for disk_estimate in estimates}
     pairs: list[Pair] = [("method", f"{plan.method.value}: {plan.method_reason}")]
     pairs.extend((disk.target, _disk_lines(plan, disk, estimate.get(disk.target))) for disk in plan.disks)
     if plan.home is not None:
@@ -105,7 +105,7 @@ def _disk_lines(plan: Plan, disk: DiskPlan, estimate: DiskEstimate | None) -> li
     ]
     lines.extend(f"with {layer.source} -> {layer.dest}" for layer in disk.layers)
     below = None if disk.stays_below is None else disk.stays_below[0]
-    if any(layer.dest == below for one in plan.disks for layer in one.layers):
+    if any(layer.dest == below for disk_plan in plan.disks for layer in disk_plan.layers):
         lines.append(f"on   {below}, copied once for several disks")
     elif disk.reused is not None:
         lines.append(f"on   {disk.reused.path}, reused for {disk.reused.source} ({disk.reused.evidence})")
@@ -117,7 +117,7 @@ def _disk_lines(plan: Plan, disk: DiskPlan, estimate: DiskEstimate | None) -> li
 def _home_lines(home: HomePlan) -> list[Cell]:
     lines: list[Cell] = [_place(home.datastore, home.dest)]
     lines.extend(f"{file.role}: {file.source} -> {file.dest}" for file in home.files)
-    lines.extend(f"stays in the old home: {one.path} ({one.why})" for one in home.stays[:STAYING_SHOWN])
+    lines.extend(f"stays in the old home: {stay.path} ({stay.why})" for stay in home.stays[:STAYING_SHOWN])
     if len(home.stays) > STAYING_SHOWN:
         lines.append(f"stays in the old home: {len(home.stays) - STAYING_SHOWN} more (`--json` names all)")
     return lines

@@ -204,16 +204,27 @@ def _defects() -> str:
     lines = ["# Known defects of QEMU and libvirt", "", NOTICE, "", _DEFECTS]
     lines += ["| defect | affected | at its worst it | what we do |", "|---|---|---|---|"]
     lines += [
-        f"| [{one.id}](#{one.id.lower()}) | {affected(one)} | {one.harm.value} | {one.remedy.value} |"
-        for one in DEFECTS
+        f"| [{defect.id}](#{defect.id.lower()}) | {affected(defect)} | {defect.harm.value} | {defect.remedy.value} |"
+        for defect in DEFECTS
     ]
-    for one in DEFECTS:
-        lines += ["", f"## {one.id}", "", f"**{one.component.value}: {_escaped(one.title)}.** {_escaped(one.what)}", ""]
-        lines += ["| | |", "|---|---|", f"| affected | {affected(one)} |", f"| touches | {_escaped(one.touches)} |"]
-        lines += [f"| what we do | {_escaped(one.instead)} |"]
-        lines += [f"| distributions | {_escaped(one.distributions)} |"] if one.distributions else []
-        links = ", ".join(f"[{at}]({url})" for at, url in enumerate(one.references, 1))
-        lines += [f"| known from | {_escaped(one.known_from)} References: {links} |"]
+    for defect in DEFECTS:
+        lines += [
+            "",
+            f"## {defect.id}",
+            "",
+            f"**{defect.component.value}: {_escaped(defect.title)}.** {_escaped(defect.what)}",
+            "",
+        ]
+        lines += [
+            "| | |",
+            "|---|---|",
+            f"| affected | {affected(defect)} |",
+            f"| touches | {_escaped(defect.touches)} |",
+        ]
+        lines += [f"| what we do | {_escaped(defect.instead)} |"]
+        lines += [f"| distributions | {_escaped(defect.distributions)} |"] if defect.distributions else []
+        links = ", ".join(f"[{at}]({url})" for at, url in enumerate(defect.references, 1))
+        lines += [f"| known from | {_escaped(defect.known_from)} References: {links} |"]
     return "\n".join(lines) + "\n"
 
 

@@ -26,29 +26,36 @@ def doctor(app: App) -> None:
     10: there are errors.
     """
     with display.waiting(app, "Looking the host over"):
-        found = app.client(tend=False).diagnose()
+        diagnosis = app.client(tend=False).diagnose()
     if app.json:
-        app.out.document("doctor", uri=found.uri, healthy=found.healthy, checks=found.checks)
+        app.out.document("doctor", uri=diagnosis.uri, healthy=diagnosis.healthy, checks=diagnosis.checks)
     else:
-        _print(app, found)
-    if not found.healthy:
+        _print(app, diagnosis)
+    if not diagnosis.healthy:
         raise click.exceptions.Exit(Unhealthy.exit_status)
 
 
-def _print(app: App, found: Diagnosis) -> None:
+def _print(app: App, diagnosis: Diagnosis) -> None:
     if app.out.pretty:
         columns = (Column("", least=7), Column("AREA"), Column("", fold=True))
-        rows = [(Text(one.level.value, style=STYLES[one.level]), one.area, _sentence(one)) for one in found.checks]
+        rows = [
+            (Text(check.level.value, style=STYLES[check.level]), check.area, _sentence(check))
+            for check in diagnosis.checks
+        ]
         app.out.table(columns, rows)
         app.out.line()
     else:
         wide = [Column(title) for title in ("LEVEL", "AREA", "FOUND", "WHAT TO DO")]
-        app.out.table(wide, [(one.level.value, one.area, one.text, one.remedy) for one in found.checks])
-    warnings, errors = found.count(Level.WARNING), found.count(Level.ERROR)
-    verdict = f"{found.uri}: {counted(errors, 'error')}, {counted(warnings, 'warning')}."
+        app.out.table(wide, [(check.level.value, check.area, check.text, check.remedy) for check in diagnosis.checks])
+    warnings, errors = diagnosis.count(Level.WARNING), diagnosis.count(Level.ERROR)
+    verdict = f"{diagnosis.uri}: {counted(errors, 'error')}, {counted(warnings, 'warning')}."
     app.err.line(Text(verdict, style=STYLES[Level.ERROR if errors else Level.WARNING if warnings else Level.OK]))
 
 
-def _sentence(one: HostCheck) -> Text:
-    text = Text(one.text)
-    return text if not one.remedy or one.level is Level.OK else text.append(f"\n{one.remedy}", style="dim")
+def _sentence(host_check: HostCheck) -> Text:
+    text = Text(host_check.text)
+    return (
+        text
+        if not host_check.remedy or host_check.level is Level.OK
+        else text.append(f"\n{host_check.remedy}", style="dim")
+    )

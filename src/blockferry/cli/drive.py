@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 
 from blockferry.base.errors import BlockferryError, Interrupted, JournalFailed, LeaseLost, MoveBusy
-from blockferry.cli import describe, display, follow
+from blockferry.cli import describe, display, watch_move
 from blockferry.cli.app import App
 from blockferry.client import Client, MoveSummary
 
@@ -141,12 +141,12 @@ def drive(app: App, client: Client, summary: MoveSummary, show: display.Display)
     except LeaseLost as lost:
         # We were frozen, or the journal was away for long: another process runs it now, and this one follows it.
         show.say(lost.sentence)
-        return follow.follow(app, client, summary.id, show)
+        return watch_move.watch(app, client, summary.id, show)
     except MoveBusy as busy:
         # Another blockferry command saw the move before we had begun, took it for an interrupted one and runs it.
         if busy.move != summary.id:
             raise
-        return follow.follow(app, client, summary.id, show)
+        return watch_move.watch(app, client, summary.id, show)
 
 
 class _Detach(Exception):
@@ -162,7 +162,7 @@ def _attend(
     signals: Signals,
 ) -> None:
     """Show progress and obey signals until the worker has ended."""
-    story = follow.Story(client, summary.id, show)
+    story = watch_move.Story(client, summary.id, show)
     heard = 0
     while worker.is_alive() or not worker.seen.empty():
         if signals.leave:

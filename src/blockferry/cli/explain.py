@@ -54,12 +54,12 @@ def explain(app: App, code: str | None) -> None:
     if app.json:
         app.out.document("codes", codes=[entry for entry in _entries() if entry["code"] == asked])
         return
-    found = CATALOGUE.get(asked)
-    if found is not None:
-        app.out.line(f"{found.code} ({found.severity.value} of the pre-check): {found.title}.")
-        app.out.line(found.why, indent=2)
-        if found.remedy:
-            app.out.line(found.remedy, indent=2)
+    finding_kind = CATALOGUE.get(asked)
+    if finding_kind is not None:
+        app.out.line(f"{finding_kind.code} ({finding_kind.severity.value} of the pre-check): {finding_kind.title}.")
+        app.out.line(finding_kind.why, indent=2)
+        if finding_kind.remedy:
+            app.out.line(finding_kind.remedy, indent=2)
     for kind in kinds:
         first, *rest = paragraphs(kind)
         app.out.line(f"{kind.code} (error, exit status {kind.exit_status}): {first}")

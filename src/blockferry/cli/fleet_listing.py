@@ -45,27 +45,35 @@ def hosts(app: App) -> None:
         Column("VMS", right=True),
         Column("SEEN", right=True),
     )
-    app.out.table(columns, [_row(one, time.time()) for one in listings])
-    for one in listings:
-        if one.problem:
-            app.err.note(f"{one.name} is {one.state.value}: {one.problem}")
-        if one.also:
-            names = ", ".join(one.also)
-            app.err.note(f"{names} and {one.name} are one host (UUID {one.figures.uuid if one.figures else '?'})")
-    down = sum(one.state is not HostState.UP for one in listings)
+    app.out.table(columns, [_row(listing, time.time()) for listing in listings])
+    for listing in listings:
+        if listing.problem:
+            app.err.note(f"{listing.name} is {listing.state.value}: {listing.problem}")
+        if listing.also:
+            names = ", ".join(listing.also)
+            app.err.note(
+                f"{names} and {listing.name} are one host (UUID {listing.figures.uuid if listing.figures else '?'})"
+            )
+    down = sum(listing.state is not HostState.UP for listing in listings)
     if down and app.out.pretty:
         app.err.note(f"{counted(down, 'host')} not up; what is shown of them is as old as SEEN says")
 
 
-def _row(one: HostListing, now: float) -> list[Cell]:
-    state = Text(one.state.value, style=STYLES[one.state])
-    address = urlsplit(one.uri).hostname or one.uri
-    seen = "never" if one.seen is None else "now" if one.state is HostState.UP else _age(now - one.seen)
-    known = one.figures
+def _row(host_listing: HostListing, now: float) -> list[Cell]:
+    state = Text(host_listing.state.value, style=STYLES[host_listing.state])
+    address = urlsplit(host_listing.uri).hostname or host_listing.uri
+    seen = (
+        "never"
+        if host_listing.seen is None
+        else "now"
+        if host_listing.state is HostState.UP
+        else _age(now - host_listing.seen)
+    )
+    known = host_listing.figures
     if known is None:
-        return [one.name, address, state, None, None, None, None, None, None, None, seen]
+        return [host_listing.name, address, state, None, None, None, None, None, None, None, seen]
     return [
-        one.name,
+        host_listing.name,
         address,
         state,
         known.libvirt,

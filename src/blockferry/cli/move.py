@@ -11,7 +11,7 @@ import click
 from blockferry.base import log
 from blockferry.base.config import Config
 from blockferry.base.errors import BlockferryError, Interrupted, Refused
-from blockferry.cli import describe, display, drive, follow, types
+from blockferry.cli import describe, display, drive, types, watch_move
 from blockferry.cli.app import App, pass_app
 from blockferry.cli.command import Command
 from blockferry.cli.request_options import LOOKING, request_options, to_request
@@ -72,7 +72,7 @@ def run_here(app: App, client: Client, summary: MoveSummary) -> None:
         finished = drive.drive(app, client, summary, show)
     finally:
         show.close()
-    follow.tell_end(app, finished)
+    watch_move.tell_end(app, finished)
 
 
 def _detach(app: App, client: Client, summary: MoveSummary) -> None:
@@ -104,7 +104,7 @@ def resume(app: App, name: str | None, *, detach: bool) -> None:
     named = None if name is None else client.find(name).latest
     if named is not None and named.finished is not None:
         app.err.note(f"Move {named.id} of {named.plan.vm} has ended already.")
-        follow.tell_end(app, named)
+        watch_move.tell_end(app, named)
         return
     summaries = client.resumable(None if named is None else named.id)
     if len(summaries) == 1 and not detach:

@@ -48,37 +48,37 @@ def list_kept(app: App) -> None:
         Column("PATH", fold=True),
     ]
     if not app.out.pretty:
-        app.out.table([*columns, Column("MOVE"), Column("WHY")], [_row(one, wide=True) for one in found])
+        app.out.table([*columns, Column("MOVE"), Column("WHY")], [_row(kept_file, wide=True) for kept_file in found])
         return
-    app.out.table(columns, [_row(one) for one in found])
+    app.out.table(columns, [_row(kept_file) for kept_file in found])
     app.out.line()
-    for one in found:
-        app.out.line(Text.assemble((one.kept.path, "bold"), f": {one.kept.why}"))
+    for kept_file in found:
+        app.out.line(Text.assemble((kept_file.kept.path, "bold"), f": {kept_file.kept.why}"))
 
 
-def _row(one: KeptFile, *, wide: bool = False) -> Sequence[Cell]:
-    kept = one.kept
+def _row(kept_file: KeptFile, *, wide: bool = False) -> Sequence[Cell]:
+    kept = kept_file.kept
     row: list[Cell] = [
         kept.vm,
         format_size(kept.size),
         None if kept.since is None else format_time(kept.since),
         "never" if kept.expires is None else format_time(kept.expires),
-        _state(one),
+        _state(kept_file),
         kept.path,
     ]
     return [*row, kept.move, kept.why] if wide else row
 
 
-def _state(one: KeptFile) -> Text:
-    if not one.found:
+def _state(kept_file: KeptFile) -> Text:
+    if not kept_file.found:
         return Text("gone", style="red")
-    if one.doubt is not None:
-        return Text(f"stays: {one.doubt}", style="yellow")
-    if one.altered:
+    if kept_file.doubt is not None:
+        return Text(f"stays: {kept_file.doubt}", style="yellow")
+    if kept_file.altered:
         return Text(
-            "changed since it was kept" if one.kept.fingerprint else "not known whether changed", style="yellow"
+            "changed since it was kept" if kept_file.kept.fingerprint else "not known whether changed", style="yellow"
         )
-    return Text("expired, nothing needs it" if one.expired else "nothing needs it", style="green")
+    return Text("expired, nothing needs it" if kept_file.expired else "nothing needs it", style="green")
 
 
 @quarantine.command(
@@ -102,28 +102,32 @@ def purge(app: App, paths: tuple[str, ...], *, now: bool, yes: bool) -> None:
     if not yes:
         named = {posixpath.normpath(path) for path in paths}
         kept = client.quarantine()
-        chosen = [one for one in kept if (posixpath.normpath(one.kept.path) in named if paths else one.expired)]
+        chosen = [
+            kept_file
+            for kept_file in kept
+            if (posixpath.normpath(kept_file.kept.path) in named if paths else kept_file.expired)
+        ]
         if chosen:
             _ask(app, chosen)
         # What was asked about, and nothing that expires meanwhile.
-        going = paths or tuple(one.kept.path for one in chosen)
+        going = paths or tuple(kept_file.kept.path for kept_file in chosen)
     done = client.purge(going, now=now) if going or yes else ()
     if app.json:
         app.out.document("purged", purged=done)
     else:
-        for one in done:
-            app.out.line(one.text)
+        for purged in done:
+            app.out.line(purged.text)
         if not done:
             app.out.line("Nothing has expired.")
-    if not all(one.gone for one in done):
+    if not all(purged.gone for purged in done):
         raise click.exceptions.Exit(StillInUse.exit_status)
 
 
 def _ask(app: App, chosen: Sequence[KeptFile]) -> None:
     if not app.interactive:
         raise UsageError("There is no terminal to ask at.", "Add --yes to remove without a question.")
-    for one in chosen:
-        app.err.line(f"{one.kept.path} ({format_size(one.kept.size)}) of {one.kept.vm}")
+    for kept_file in chosen:
+        app.err.line(f"{kept_file.kept.path} ({format_size(kept_file.kept.size)}) of {kept_file.kept.vm}")
     if not click.confirm("Remove these for good?", err=True):
         raise Interrupted("Nothing was removed.")
 
@@ -178,18 +182,18 @@ def losses(agreed: Restore) -> list[str]:
     else:
         lost += f"{format_time(agreed.since)} ({format_duration(max(0.0, time.time() - agreed.since))} ago)"
     lines = [f"{lost}; the newer files stay, in quarantine."]
-    lines.extend(_loss(one, agreed.since) for one in agreed.losses)
+    lines.extend(_loss(loss, agreed.since) for loss in agreed.losses)
     return [*lines, *agreed.notes]
 
 
-def _loss(one: DiskLoss, since: float | None) -> str:
-    head = f"{one.target}: {one.now} -> {one.kept}:"
-    if one.identical:
+def _loss(disk_loss: DiskLoss, since: float | None) -> str:
+    head = f"{disk_loss.target}: {disk_loss.now} -> {disk_loss.kept}:"
+    if disk_loss.identical:
         return f"{head} they hold the same; nothing is lost."
-    if one.identical is False:
-        at = "" if one.first_difference is None else f", from byte {one.first_difference} on"
+    if disk_loss.identical is False:
+        at = "" if disk_loss.first_difference is None else f", from byte {disk_loss.first_difference} on"
         return f"{head} they differ{at}."
-    if one.written is not None and since is not None and one.written <= since:
+    if disk_loss.written is not None and since is not None and disk_loss.written <= since:
         return f"{head} not compared; not written to since."
-    last = "" if one.written is None else f"; last written {format_time(one.written)}"
+    last = "" if disk_loss.written is None else f"; last written {format_time(disk_loss.written)}"
     return f"{head} not compared (--compare does){last}."

@@ -58,11 +58,11 @@ def disable(app: App, vm: str) -> None:
 @pass_app
 def status(app: App, vm: str) -> None:
     """List the points of VM, and say of each whether the changes since then can be told."""
-    found = app.client().tracking(vm)
+    tracking_status = app.client().tracking(vm)
     if app.json:
-        app.out.document("tracking", tracking=found)
+        app.out.document("tracking", tracking=tracking_status)
         return
-    _tell_status(app, found)
+    _tell_status(app, tracking_status)
 
 
 @cbt.command(cls=Command, examples=("blockferry cbt point web01", "blockferry cbt point web01 --name monday --keep 7"))
@@ -122,11 +122,11 @@ def changes(
     """
     if keep is not None and mark is None:
         raise UsageError("--keep goes with --mark.", "Only a new point makes old ones go.")
-    found = app.client().changes(vm, since, disks, mark=mark, keep=keep, accept_power_cycles=accept_power_cycles)
+    changes = app.client().changes(vm, since, disks, mark=mark, keep=keep, accept_power_cycles=accept_power_cycles)
     if app.json:
-        app.out.document("changes", changes=found)
+        app.out.document("changes", changes=changes)
         return
-    _tell_changes(app, found)
+    _tell_changes(app, changes)
 
 
 def _tell_point(app: App, vm: str, made: Point, *, new: bool) -> None:
@@ -148,11 +148,11 @@ def _tell_dropped(app: App, ids: Sequence[str]) -> None:
         app.err.line("There was no point.")
 
 
-def _tell_status(app: App, found: TrackingStatus) -> None:
-    for target, why in found.untrackable.items():
+def _tell_status(app: App, tracking_status: TrackingStatus) -> None:
+    for target, why in tracking_status.untrackable.items():
         app.err.line(f"{target} cannot be tracked: {why}.")
-    if not found.points:
-        app.err.line(f"{found.vm} has no point: its changes are not tracked.")
+    if not tracking_status.points:
+        app.err.line(f"{tracking_status.vm} has no point: its changes are not tracked.")
         return
     columns = [
         Column("POINT", fold=True),
@@ -161,28 +161,28 @@ def _tell_status(app: App, found: TrackingStatus) -> None:
         Column("CHANGED", right=True),
         Column("STATE", fold=True),
     ]
-    app.out.table(columns, [row for one in found.points for row in _rows(one)])
+    app.out.table(columns, [row for point in tracking_status.points for row in _rows(point)])
 
 
-def _rows(one: PointStatus) -> list[Sequence[Cell]]:
+def _rows(point_status: PointStatus) -> list[Sequence[Cell]]:
     rows: list[Sequence[Cell]] = []
-    for disk in one.disks:
+    for disk in point_status.disks:
         state = Text("good", style="green") if disk.good else Text(f"lost: {disk.why}", style="yellow")
         changed = format_size(disk.changed) if disk.good and disk.changed is not None else None
-        rows.append([one.id, format_time(one.created), disk.target, changed, state])
+        rows.append([point_status.id, format_time(point_status.created), disk.target, changed, state])
     return rows
 
 
-def _tell_changes(app: App, found: Changes) -> None:
+def _tell_changes(app: App, changes: Changes) -> None:
     rows = [
         [disk.target, str(area.start), str(area.length)]
-        for disk in found.disks
+        for disk in changes.disks
         for area in disk.areas
     ]  # fmt: skip
     if rows:
         app.out.table([Column("DISK"), Column("START", right=True), Column("LENGTH", right=True)], rows)
-    for disk in found.disks:
+    for disk in changes.disks:
         share = f"{format_size(disk.changed)} of {format_size(disk.size)} in {counted(len(disk.areas), 'area')}"
-        app.err.line(f"{disk.target}: {share} changed since {found.since} ({format_time(found.since_created)}).")
-    if found.until is not None:
-        app.err.line(f"Point {found.until} was made at that instant.")
+        app.err.line(f"{disk.target}: {share} changed since {changes.since} ({format_time(changes.since_created)}).")
+    if changes.until is not None:
+        app.err.line(f"Point {changes.until} was made at that instant.")

@@ -161,15 +161,15 @@ def _datastores(site: Host) -> list[HostCheck]:
 def _place(runner: Runner, store: Datastore) -> DatastoreDirectory:
     assert store.path is not None
     try:
-        found = files.stat_one(runner, store.path)
-        if found is None or found.kind != "directory":
+        file_stat = files.stat_one(runner, store.path)
+        if file_stat is None or file_stat.kind != "directory":
             return DatastoreDirectory(f"its directory {store.path} is missing")
         if not files.writable_directory(runner, store.path, timeout_s=30):
             return DatastoreDirectory(f"its directory {store.path} cannot be written")
         kind = files.filesystem_type(runner, store.path)
         return DatastoreDirectory(
             filesystem=kind,
-            identity=(found.device, found.inode),
+            identity=(file_stat.device, file_stat.inode),
             free=files.free_bytes(runner, store.path),
             size=store.capacity,
             reflink=_reflink(runner, store.path, kind),
@@ -204,13 +204,15 @@ def _clock(runner: Runner) -> list[HostCheck]:
 def _journal(journal: MoveJournal) -> list[HostCheck]:
     if journal.missing:
         return [doctor_rules.no_journal(journal.name)]
-    found = journal.inspect()
+    inspection = journal.inspect()
     room = exposed = None
-    if found.path is not None:
-        space = os.statvfs(found.path.parent)
+    if inspection.path is not None:
+        space = os.statvfs(inspection.path.parent)
         room = space.f_bavail * space.f_frsize
-        exposed = _exposed(found.path)
-    state = JournalState(journal.name, found.version, found.faults, found.clock_offset_s, room, bool(exposed))
+        exposed = _exposed(inspection.path)
+    state = JournalState(
+        journal.name, inspection.version, inspection.faults, inspection.clock_offset_s, room, bool(exposed)
+    )
     return doctor_rules.journal(state)
 
 
@@ -223,28 +225,36 @@ def _exposed(path: Path) -> bool:
 
 def _leftovers(site: Host, journal: MoveJournal) -> list[HostCheck]:
     uri, host = site.connection.uri, site.connection.host_id()
-    unfinished = [one for one in journal.unfinished() if may_be_here(one.plan, uri, host)]
+    unfinished = [move_summary for move_summary in journal.unfinished() if may_be_here(move_summary.plan, uri, host)]
     now = time.time()
     found = orphans.find(site, journal)
-    kept = [one for one in found.left if one.kind == "source"]
-    others = [one for one in found.left if one.kind != "source"]
+    kept = [orphan for orphan in found.left if orphan.kind == "source"]
+    others = [orphan for orphan in found.left if orphan.kind != "source"]
     return doctor_rules.leftovers(
         Leftovers(
-            interrupted=tuple(_name(one) for one in unfinished if one.state == "interrupted"),
-            parked=tuple((_name(one), one.parked) for one in unfinished if one.parked is not None),
-            orphans=tuple(f"{one.path}: {one.why}." for one in others if one.removable and not one.on_purpose),
-            undecided=tuple(f"{one.path}: {one.why}." for one in others if not one.removable),
-            partial=tuple(f"{one.path}: {one.why}." for one in others if one.removable and one.on_purpose),
+            interrupted=tuple(
+                _name(move_summary) for move_summary in unfinished if move_summary.state == "interrupted"
+            ),
+            parked=tuple(
+                (_name(move_summary), move_summary.parked)
+                for move_summary in unfinished
+                if move_summary.parked is not None
+            ),
+            orphans=tuple(
+                f"{other.path}: {other.why}." for other in others if other.removable and not other.on_purpose
+            ),
+            undecided=tuple(f"{other.path}: {other.why}." for other in others if not other.removable),
+            partial=tuple(f"{other.path}: {other.why}." for other in others if other.removable and other.on_purpose),
             unsearched=found.unsearched,
             kept=len(kept),
-            kept_bytes=sum(one.size for one in kept),
-            expired=tuple(one.path for one in kept if one.expires is not None and one.expires <= now),
+            kept_bytes=sum(orphan.size for orphan in kept),
+            expired=tuple(orphan.path for orphan in kept if orphan.expires is not None and orphan.expires <= now),
         )
     )
 
 
-def _name(one: MoveSummary) -> str:
-    return f"Move {one.id} of {one.plan.vm}"
+def _name(move_summary: MoveSummary) -> str:
+    return f"Move {move_summary.id} of {move_summary.plan.vm}"
 
 
 def _guard_works(uri: str) -> bool:

@@ -56,7 +56,7 @@ class Diagnosis:
     checks: tuple[HostCheck, ...]
 
     def count(self, level: Level) -> int:
-        return sum(1 for one in self.checks if one.level is level)
+        return sum(1 for check in self.checks if check.level is level)
 
     @property
     def healthy(self) -> bool:
@@ -107,7 +107,7 @@ class Leftovers:
 
 
 def versions(
-    found: Versions,
+    versions: Versions,
     qemu_img: Version | None,
     vms: Sequence[Vm],
     outdated: Iterable[str],
@@ -119,25 +119,25 @@ def versions(
     """
     own = running or {}
     checks = []
-    for name, version, floor in (("libvirt", found.libvirt, OLDEST_LIBVIRT), ("QEMU", found.qemu, OLDEST_QEMU)):
+    for name, version, floor in (("libvirt", versions.libvirt, OLDEST_LIBVIRT), ("QEMU", versions.qemu, OLDEST_QEMU)):
         if version < floor:
             text = f"{name} is {dotted(version)}; {dotted(floor)} is the oldest that will do."
             checks.append(HostCheck("versions", Level.ERROR, text, f"Update {name}."))
         else:
             checks.append(HostCheck("versions", Level.OK, f"{name} {dotted(version)}."))
-    if qemu_img is not None and qemu_img[:2] != found.qemu[:2]:
-        text = f"qemu-img is {dotted(qemu_img)}, QEMU is {dotted(found.qemu)}."
+    if qemu_img is not None and qemu_img[:2] != versions.qemu[:2]:
+        text = f"qemu-img is {dotted(qemu_img)}, QEMU is {dotted(versions.qemu)}."
         checks.append(HostCheck("versions", Level.WARNING, text, "Update both together."))
     for vm in outdated:
         text = f"{vm} still runs a QEMU that has been replaced on disk; which version it is cannot be told."
         if vm in own:
             text = f"{vm} still runs in QEMU {dotted(own[vm])}, which has been replaced on disk."
         checks.append(HostCheck("versions", Level.WARNING, text, f"Power-cycle {vm}."))
-    mine = {vm.name: Versions(found.libvirt, own.get(vm.name, found.qemu)) for vm in vms}
+    mine = {vm.name: Versions(versions.libvirt, own.get(vm.name, versions.qemu)) for vm in vms}
     for defect in defects.DEFECTS:
         having = [vm for vm in vms if defect.affects(mine[vm.name].of(defect.component))]
-        if defect.affects(found.of(defect.component)):
-            checks.append(_defect(defect, dotted(found.of(defect.component)), having))
+        if defect.affects(versions.of(defect.component)):
+            checks.append(_defect(defect, dotted(versions.of(defect.component)), having))
         elif having:
             names = ", ".join(f"{dotted(mine[vm.name].qemu)} in which {vm.name} runs" for vm in having)
             checks.append(_defect(defect, names, having))
@@ -328,37 +328,37 @@ def journal(state: JournalState) -> list[HostCheck]:
     return checks if offset.level is Level.OK else [*checks, offset]
 
 
-def leftovers(found: Leftovers) -> list[HostCheck]:
+def leftovers(leftovers: Leftovers) -> list[HostCheck]:
     checks = []
-    for one in found.interrupted:
+    for one in leftovers.interrupted:
         text = f"{one} was interrupted and nobody goes on with it."
         checks.append(
             HostCheck("leftovers", Level.WARNING, text, "Any other command takes it up; `blockferry resume` does.")
         )
-    for one, why in found.parked:
+    for one, why in leftovers.parked:
         checks.append(
             HostCheck(
                 "leftovers", Level.ERROR, f"{one} stands still: {why}", "Put it right, then `blockferry resume ID`."
             )
         )
-    for one in found.orphans:
+    for one in leftovers.orphans:
         checks.append(
             HostCheck("leftovers", Level.WARNING, one, "`blockferry orphans` lists and removes what is left.")
         )
-    for one in found.undecided:
+    for one in leftovers.undecided:
         checks.append(HostCheck("leftovers", Level.WARNING, one, "`blockferry orphans` tells more."))
-    for one in found.partial:
+    for one in leftovers.partial:
         checks.append(HostCheck("leftovers", Level.OK, f"{one} The next move to the same place goes on from it."))
-    for one in found.unsearched:
+    for one in leftovers.unsearched:
         checks.append(HostCheck("leftovers", Level.WARNING, one, "`blockferry orphans` once it can be read."))
-    for one in found.expired:
+    for one in leftovers.expired:
         text = f"{one} is in quarantine, and its time is over."
         checks.append(
             HostCheck("leftovers", Level.WARNING, text, "`blockferry quarantine purge` removes what has expired.")
         )
-    if found.kept and not found.expired:
-        files = "file" if found.kept == 1 else "files"
-        text = f"{found.kept} old {files} in quarantine ({format_size(found.kept_bytes)})."
+    if leftovers.kept and not leftovers.expired:
+        files = "file" if leftovers.kept == 1 else "files"
+        text = f"{leftovers.kept} old {files} in quarantine ({format_size(leftovers.kept_bytes)})."
         checks.append(HostCheck("leftovers", Level.OK, text))
     if not checks:
         checks.append(HostCheck("leftovers", Level.OK, "Nothing is left of earlier moves."))

@@ -64,14 +64,16 @@ def with_known(now: HostListing, known: Iterable[HostListing]) -> HostListing:
     A host that answers is known by its UUID; one that does not, by its name and URI in the configuration.
     """
     uuid = "" if now.figures is None else now.figures.uuid
-    for one in known:
+    for host_listing in known:
         same = (
-            one.figures is not None and one.figures.uuid == uuid if uuid else (one.name, one.uri) == (now.name, now.uri)
+            host_listing.figures is not None and host_listing.figures.uuid == uuid
+            if uuid
+            else (host_listing.name, host_listing.uri) == (now.name, now.uri)
         )
         if same:
-            addresses = tuple(dict.fromkeys((*now.addresses, *one.addresses)))
+            addresses = tuple(dict.fromkeys((*now.addresses, *host_listing.addresses)))
             if now.figures is None:
-                return replace(now, figures=one.figures, seen=one.seen, addresses=addresses)
+                return replace(now, figures=host_listing.figures, seen=host_listing.seen, addresses=addresses)
             return replace(now, addresses=addresses)
     return now
 
@@ -79,13 +81,13 @@ def with_known(now: HostListing, known: Iterable[HostListing]) -> HostListing:
 def merged(listings: Sequence[HostListing]) -> tuple[HostListing, ...]:
     """One listing for each host: two entries that answer with one UUID are one host, by the first one's name."""
     found: dict[str, HostListing] = {}
-    for one in listings:
-        uuid = one.figures.uuid if one.figures is not None and one.state is HostState.UP else ""
-        key = uuid or f"{one.name} {one.uri}"
+    for listing in listings:
+        uuid = listing.figures.uuid if listing.figures is not None and listing.state is HostState.UP else ""
+        key = uuid or f"{listing.name} {listing.uri}"
         first = found.get(key)
         if first is None:
-            found[key] = one
+            found[key] = listing
             continue
-        addresses = tuple(dict.fromkeys((*first.addresses, *one.addresses)))
-        found[key] = replace(first, addresses=addresses, also=(*first.also, one.name))
+        addresses = tuple(dict.fromkeys((*first.addresses, *listing.addresses)))
+        found[key] = replace(first, addresses=addresses, also=(*first.also, listing.name))
     return tuple(found.values())

@@ -29,7 +29,7 @@ def hosts(configured: Sequence[ConfiguredHost], file: Path, limit_s: float = LIM
     `file`: where what was seen is kept (known_hosts.py).
     """
     known = known_hosts.read(file)
-    asked = [_Asked(one, limit_s) for one in configured]
+    asked = [_Asked(configured_host, limit_s) for configured_host in configured]
     until = time.monotonic() + limit_s
     for one in asked:
         one.thread.join(max(0.0, until - time.monotonic()))
@@ -44,11 +44,11 @@ def hosts(configured: Sequence[ConfiguredHost], file: Path, limit_s: float = LIM
 class _Asked:
     """One host, asked in a thread; `listing` is right at every moment."""
 
-    def __init__(self, one: ConfiguredHost, limit_s: float) -> None:
-        self._one, self._limit_s = one, limit_s
+    def __init__(self, configured_host: ConfiguredHost, limit_s: float) -> None:
+        self._one, self._limit_s = configured_host, limit_s
         words = f"it did not answer within {limit_s:g} s"
-        self.listing = HostListing(one.name, one.uri, HostState.DOWN, words)
-        self.thread = threading.Thread(target=self._ask, name=f"host-{one.name}", daemon=True)
+        self.listing = HostListing(configured_host.name, configured_host.uri, HostState.DOWN, words)
+        self.thread = threading.Thread(target=self._ask, name=f"host-{configured_host.name}", daemon=True)
         self.thread.start()
 
     def _ask(self) -> None:
@@ -57,15 +57,15 @@ class _Asked:
             load = _Load(self._one.opened())  # by a connection of its own, while libvirt is connected to
             site = self._one.connected(self._limit_s)
             self.listing = HostListing(name, uri, HostState.ASKED, "libvirt is connected and has not answered yet")
-            found = figures(site)
+            host_figures = figures(site)
         except BlockferryError as error:
             asked = self.listing.state is HostState.ASKED and not isinstance(error, HostUnreachable)
             state = HostState.UP if asked else HostState.DOWN
             self.listing = HostListing(name, uri, state, error.sentence.rstrip("."))
             return
-        up = HostListing(name, uri, HostState.UP, "", found, time.time(), (uri,))
+        up = HostListing(name, uri, HostState.UP, "", host_figures, time.time(), (uri,))
         self.listing = up  # with the load, if that comes in time
-        self.listing = replace(up, figures=replace(found, load=load.value(self._limit_s)))
+        self.listing = replace(up, figures=replace(host_figures, load=load.value(self._limit_s)))
 
 
 def figures(site: Host) -> HostFigures:
@@ -85,7 +85,7 @@ def figures(site: Host) -> HostFigures:
         load=None,
         vms=node.vms,
         running=node.running,
-        datastores=tuple(HostDatastore(one.name, one.active, one.capacity, one.available) for one in stores),
+        datastores=tuple(HostDatastore(store.name, store.active, store.capacity, store.available) for store in stores),
     )
 
 

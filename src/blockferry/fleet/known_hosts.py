@@ -34,13 +34,13 @@ def default_file() -> Path:
 def read(path: Path) -> tuple[HostListing, ...]:
     """Return what was seen last. Nothing where the file is not there, cannot be read, or is of another version."""
     try:
-        found = msgspec.json.decode(path.read_bytes(), type=_File)
+        file = msgspec.json.decode(path.read_bytes(), type=_File)
     except FileNotFoundError:
         return ()
     except (OSError, msgspec.MsgspecError) as error:
         log.info("%s is not used: %s", path, error)
         return ()
-    return found.hosts if found.version == VERSION else ()
+    return file.hosts if file.version == VERSION else ()
 
 
 def write(path: Path, hosts: Iterable[HostListing]) -> None:

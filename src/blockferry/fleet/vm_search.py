@@ -55,7 +55,7 @@ def ask_all(hosts: Sequence[ConfiguredHost], ask: Callable[[ConfiguredHost, Host
 
     A host that does not answer is in the list with its error.
     """
-    questions = [_Question(one, ask) for one in hosts]
+    questions = [_Question(host, ask) for host in hosts]
     until = time.monotonic() + CONNECT_S + ANSWER_S
     found: list[Answer[T]] = []
     for question in questions:
@@ -77,18 +77,18 @@ def host_of(
     Raises VmNotFound if all have answered, VmAmbiguous; what the first silent one met, if no other has it.
     """
     answers = ask_all([*hosts, *also], lambda _one, site: domain_list.vm(site.connection, vm).name)
-    having = [one.one for one in answers if one.error is None]
-    silent = [one for one in answers if one.error is not None and not isinstance(one.error, VmNotFound)]
+    having = [answer.one for answer in answers if answer.error is None]
+    silent = [answer for answer in answers if answer.error is not None and not isinstance(answer.error, VmNotFound)]
     if len(having) > 1:
-        raise VmAmbiguous(vm, tuple(one.name for one in having))
-    for one in silent:
-        if one.error is not None and one.one not in also:
-            say(f"host {one.one.name} could not be asked for {vm}: {one.error.sentence}")
+        raise VmAmbiguous(vm, tuple(configured_host.name for configured_host in having))
+    for answer in silent:
+        if answer.error is not None and answer.one not in also:
+            say(f"host {answer.one.name} could not be asked for {vm}: {answer.error.sentence}")
     if having:
         return having[0]
-    lost = next((one.error for one in silent if one.one not in also or len(silent) == len(answers)), None)
+    lost = next((answer.error for answer in silent if answer.one not in also or len(silent) == len(answers)), None)
     if lost is not None:
         raise lost  # it may have it: that is no "not found"
-    near = [name for one in answers if isinstance(one.error, VmNotFound) for name in one.error.nearest]
-    asked = ", ".join(one.one.name for one in answers if one not in silent)
+    near = [name for answer in answers if isinstance(answer.error, VmNotFound) for name in answer.error.nearest]
+    asked = ", ".join(answer.one.name for answer in answers if answer not in silent)
     raise VmNotFound(vm, f"the hosts {asked}", tuple(dict.fromkeys(near))[:3])

@@ -109,7 +109,7 @@ def _away(plan: HostMovePlan, seen: HostObservation) -> Action:
 def _prepare(plan: HostMovePlan, seen: HostObservation) -> Action | None:
     if not seen.record.marked:
         return actions.MarkVm()
-    missing = next((one.target for one in plan.disks if one.target not in seen.record.made), None)
+    missing = next((disk.target for disk in plan.disks if disk.target not in seen.record.made), None)
     return None if missing is None else actions.MakeImage(missing)
 
 
@@ -157,7 +157,7 @@ def _copies(plan: HostMovePlan, seen: HostObservation) -> Action | None:
     stale = tuple(target for target, print_ in copied.items() if seen.prints.get(target) != print_)
     if stale:
         return actions.ForgetCopies(stale)
-    missing = next((one.target for one in plan.disks if one.target not in copied), None)
+    missing = next((disk.target for disk in plan.disks if disk.target not in copied), None)
     return None if missing is None else actions.ColdCopy(missing)
 
 

@@ -43,11 +43,11 @@ def perform(context: HostMoveContext, action: Action, seen: HostObservation) -> 
     elif isinstance(action, actions.ForgetCopies):
         left = {one: print_ for one, print_ in seen.record.copied.items() if one not in action.targets}
         context.save(replace(seen.record, copied=left))
-        context.tell("warning", f"the source of {', '.join(action.targets)} was written to; it is copied again")
+        context.log_event("warning", f"the source of {', '.join(action.targets)} was written to; it is copied again")
     elif isinstance(action, actions.ReleaseImage):
         release_image(context, seen.record, action.path)
     elif isinstance(action, actions.TurnBack):
-        context.tell("error", action.problem)
+        context.log_event("error", action.problem)
         context.save(replace(seen.record, failure=action.problem))
     elif isinstance(action, actions.SaveArrived):
         notes = (*seen.record.notes, action.note) if action.note else seen.record.notes
@@ -123,7 +123,7 @@ def migrate(context: HostMoveContext, record: HostMoveRecord) -> None:
     order = MigrationOrder(
         plan.peer,
         plan.address,
-        {one.target: (one.dest, one.format) for one in plan.disks},
+        {disk.target: (disk.dest, disk.format) for disk in plan.disks},
         context.bandwidth(),
         plan.persistent,
         bool(plan.staying),
@@ -167,7 +167,7 @@ def run_at_source(context: HostMoveContext, record: HostMoveRecord) -> None:
     context.check()
     context.source.control(plan.uuid, plan.vm).resume()
     point("source-resumed")
-    context.tell("action", f"{plan.vm} runs on at {plan.host_name}")
+    context.log_event("action", f"{plan.vm} runs on at {plan.host_name}")
 
 
 # ------------------------------------------------------------ a VM that is off
@@ -175,15 +175,15 @@ def run_at_source(context: HostMoveContext, record: HostMoveRecord) -> None:
 
 def _copy(context: HostMoveContext, record: HostMoveRecord, disk: TravellingDisk) -> None:
     """The fingerprint is taken before: what is written during the copy makes it stale."""
-    before = source_print(context, disk)
+    before = source_fingerprint(context, disk)
     point("cold-copying")
     copy_image(context, record, disk)
     point("cold-copied")
     context.save(replace(record, copied={**record.copied, disk.target: before}))
-    context.tell("action", f"{disk.target} was copied to {context.plan.dest_host_name}")
+    context.log_event("action", f"{disk.target} was copied to {context.plan.dest_host_name}")
 
 
-def source_print(context: HostMoveContext, disk: TravellingDisk) -> str:
+def source_fingerprint(context: HostMoveContext, disk: TravellingDisk) -> str:
     """What tells whether a source image was written to: "" when it is not there."""
     found = files.fingerprint(context.source.runner, disk.source)
     return "" if found is None else fingerprint.of(found.inode, found.size, found.mtime_ns)
@@ -196,7 +196,7 @@ def define_barred(context: HostMoveContext, record: HostMoveRecord) -> None:
     context.save(record)
     point("defining")
     context.check()
-    disks = {one.target: (one.dest, one.format) for one in plan.disks}
+    disks = {disk.target: (disk.dest, disk.format) for disk in plan.disks}
     migration.define_copy(context.source.connection, context.dest.connection, plan.uuid, plan.vm, disks)
     point("defined")
     context.save(replace(record, defined=True))
@@ -206,7 +206,7 @@ def define_at_source(context: HostMoveContext, record: HostMoveRecord) -> None:
     """Its definition back, from that at the destination; from now on the way is back."""
     plan = context.plan
     context.check()
-    disks = {one.target: (one.source, one.format) for one in plan.disks}
+    disks = {disk.target: (disk.source, disk.format) for disk in plan.disks}
     migration.define_copy(context.dest.connection, context.source.connection, plan.uuid, plan.vm, disks)
     context.save(replace(record, failure=f"{plan.vm} was started during the move", defined=False))
 
@@ -267,7 +267,7 @@ def run_at_destination(context: HostMoveContext, record: HostMoveRecord) -> None
     point("resumed")
     context.save(replace(record, arrived=True))
     point("arrived-noted")
-    context.tell("action", f"{plan.vm} runs at {plan.dest_host_name}")
+    context.log_event("action", f"{plan.vm} runs at {plan.dest_host_name}")
 
 
 # ------------------------------------------------------------ clearing up
@@ -291,33 +291,33 @@ def release_image(context: HostMoveContext, record: HostMoveRecord, path: str) -
     """The same proof as before every removal (safety/proof.py); in doubt the image stays, and the report says so."""
     plan, runner = context.plan, context.source.runner
     point("releasing-image")
-    disk = next(one for one in plan.disks if one.source == path)
-    found = files.stat_one(runner, path)
-    if found is None:
+    disk = next(travelling_disk for travelling_disk in plan.disks if travelling_disk.source == path)
+    file_stat = files.stat_one(runner, path)
+    if file_stat is None:
         sentence = f"{path}: was gone already"
     else:
-        old = [one.source for one in plan.disks]
-        doubt = proof.needed_by(context.source, path, context.claims(), going=old, is_base=plan.cold)
-        size = format_size(found.allocated)
+        old = [travelling_disk.source for travelling_disk in plan.disks]
+        doubt = proof.blocker(context.source, path, context.claims(), going=old, is_base=plan.cold)
+        size = format_size(file_stat.allocated)
         if doubt is None and not plan.keep_source:
             context.check()
             files.remove_with_links(runner, path)
             sentence = f"{path} ({size}): removed; nothing used it any more"
         else:
             why = doubt or f"kept as asked: the disk of {plan.vm} before it went to {plan.dest_host_name}"
-            context.keep(_kept(context, disk, found, why))
+            context.quarantine(_kept(context, disk, file_stat, why))
             sentence = f"{path} ({size}): kept, because {why}" if doubt else f"{path} ({size}): kept as asked"
     context.sources.append(sentence)
-    context.tell("action", sentence)
+    context.log_event("action", sentence)
     point("image-released")
     context.save(replace(record, released=(*record.released, path)))
 
 
-def _kept(context: HostMoveContext, disk: TravellingDisk, found: files.FileStat, why: str) -> Kept:
+def _kept(context: HostMoveContext, disk: TravellingDisk, file_stat: files.FileStat, why: str) -> Kept:
     plan = context.plan
-    prints = KeptFingerprint(found.inode, found.size, found.mtime_ns)
+    prints = KeptFingerprint(file_stat.inode, file_stat.size, file_stat.mtime_ns)
     return Kept(
-        disk.source, plan.move, plan.vm, disk.source_datastore, None, found.allocated, why,
+        disk.source, plan.move, plan.vm, disk.source_datastore, None, file_stat.allocated, why,
         host=plan.host, since=time.time(), format=disk.format, fingerprint=prints,
     )  # fmt: skip
 
@@ -325,15 +325,15 @@ def _kept(context: HostMoveContext, disk: TravellingDisk, found: files.FileStat,
 def end_at_destination(context: HostMoveContext, record: HostMoveRecord) -> None:
     """What bears our mark there, and never ran: see `decide`."""
     plan = context.plan
-    found = migration.look(context.dest.connection, plan.uuid, plan.vm)
-    if found.mark != plan.move:
+    instance = migration.look(context.dest.connection, plan.uuid, plan.vm)
+    if instance.mark != plan.move:
         return  # the next look says what it is
     context.check()
-    if found.active:
+    if instance.active:
         migration.end_instance(context.dest.connection, plan.uuid, plan.vm)
     migration.undefine(context.dest.connection, plan.uuid, plan.vm)
     point("destination-ended")
-    context.tell("action", f"the half-made {plan.vm} at {plan.dest_host_name} was removed")
+    context.log_event("action", f"the half-made {plan.vm} at {plan.dest_host_name} was removed")
     if record.defined:
         context.save(replace(record, defined=False))
 
@@ -357,7 +357,9 @@ def remove_images(context: HostMoveContext, record: HostMoveRecord) -> None:
         files.remove_file(runner, path + MARKER)
     point("images-removed")
     for path in left:
-        context.tell("warning", f"{path} at {context.plan.dest_host_name} is not this move's file; it was left alone")
+        context.log_event(
+            "warning", f"{path} at {context.plan.dest_host_name} is not this move's file; it was left alone"
+        )
     context.save(replace(record, created=(), made=(), copied={}))
 
 

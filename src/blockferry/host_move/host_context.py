@@ -25,12 +25,12 @@ class HostMoveContext:
     source: Host
     dest: Host
     save: Callable[[HostMoveRecord], None]
-    tell: Callable[[str, str], None]  # (kind, text)
+    log_event: Callable[[str, str], None]  # (kind, text)
     check: Callable[[], None]
     should_stop: Callable[[], bool]
     bandwidth: Callable[[], int]
     claims: Callable[[], Claims]
-    keep: Callable[[Kept], None]
+    quarantine: Callable[[Kept], None]
     journal: str = ""  # the identity of the journal, for what we mark
     show: Callable[[], None] = lambda: None
     migration: Migration | None = None  # the call of this process, also when it is over

@@ -22,10 +22,10 @@ class HostMoveKind(JobKind[HostMovePlan, HostMoveRecord, HostMoveProgress, HostM
     summary_type = HostMoveSummary
 
     def read_plan(self, text: str) -> HostMovePlan:
-        found = msgspec.json.decode(text, type=HostMovePlan)
-        if found.version > PLAN_VERSION:
-            raise NewerPlan(f"plan version {found.version}, this one knows {PLAN_VERSION}")
-        return found
+        host_move_plan = msgspec.json.decode(text, type=HostMovePlan)
+        if host_move_plan.version > PLAN_VERSION:
+            raise NewerPlan(f"plan version {host_move_plan.version}, this one knows {PLAN_VERSION}")
+        return host_move_plan
 
     def head(self, plan: HostMovePlan) -> Head:
         return Head(plan.move, plan.uuid, plan.vm, plan.host, plan.host_name, plan.uri)

@@ -57,7 +57,7 @@ class HostMovePlan:
 
     def disk(self, target: str) -> TravellingDisk:
         """Return the travelling disk of this target. Raises StopIteration."""
-        return next(one for one in self.disks if one.target == target)
+        return next(disk for disk in self.disks if disk.target == target)
 
     def made_path(self, disk: TravellingDisk) -> str:
         """Return where the image is made: under a name by which a VM that is off cannot start with it yet."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from blockferry.host_move.effects import source_print
+from blockferry.host_move.effects import source_fingerprint
 from blockferry.host_move.host_context import HostMoveContext
 from blockferry.host_move.host_observation import HostObservation
 from blockferry.host_move.host_record import HostMoveRecord
@@ -18,7 +18,7 @@ def observe(context: HostMoveContext, record: HostMoveRecord) -> HostObservation
     dest = migration.look(context.dest.connection, plan.uuid, plan.vm)
     unnamed: tuple[str, ...] = ()
     if plan.cold:
-        barred = {one.target: plan.made_path(one) for one in plan.disks}
+        barred = {disk.target: plan.made_path(disk) for disk in plan.disks}
         unnamed = tuple(one for one, path in barred.items() if files.is_there(context.dest.runner, path))
     source = migration.look(context.source.connection, plan.uuid, plan.vm)
     handed_over = False
@@ -30,5 +30,9 @@ def observe(context: HostMoveContext, record: HostMoveRecord) -> HostObservation
     problem = None
     if call is not None and not calling and call.problem is not None:
         problem = call.problem.sentence
-    prints = {one.target: source_print(context, one) for one in plan.disks} if plan.cold and not record.handed else {}
+    prints = (
+        {disk.target: source_fingerprint(context, disk) for disk in plan.disks}
+        if plan.cold and not record.handed
+        else {}
+    )
     return HostObservation(record, source, dest, calling, problem, handed_over, prints, unnamed, stats)

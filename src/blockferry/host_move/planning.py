@@ -48,9 +48,11 @@ def plan(request: HostMoveRequest, source: Host, dest: Host, directories: Shared
                 ("HOST_DISK_STAYS", f"{disk.target} of {vm.name} is not at the same path on the other host.")
             )
         else:
-            found = _travelling(vm, disk, images, wanted or request.to, stores, own_stores, thick=request.thick)
-            reasons += [] if isinstance(found, TravellingDisk) else [found]
-            disks += [found] if isinstance(found, TravellingDisk) else []
+            travelling_disk = _travelling(
+                vm, disk, images, wanted or request.to, stores, own_stores, thick=request.thick
+            )
+            reasons += [] if isinstance(travelling_disk, TravellingDisk) else [travelling_disk]
+            disks += [travelling_disk] if isinstance(travelling_disk, TravellingDisk) else []
     reasons += _space(disks, stores, dest)
     if reasons:
         text = " ".join(f"[{code}] {words}" for code, words in reasons)
@@ -164,8 +166,8 @@ def _travelling(
 def _space(disks: list[TravellingDisk], stores: dict[str, Datastore], dest: Host) -> list[tuple[str, str]]:
     """A thin disk may take its whole size; names that are taken."""
     found = []
-    for name in dict.fromkeys(one.datastore for one in disks):
-        needed = sum(one.virtual_size for one in disks if one.datastore == name)
+    for name in dict.fromkeys(travelling_disk.datastore for travelling_disk in disks):
+        needed = sum(travelling_disk.virtual_size for travelling_disk in disks if travelling_disk.datastore == name)
         if needed > stores[name].available:
             found.append(("HOST_SPACE", f"{name} has {stores[name].available} bytes free, and {needed} may be needed."))
     for disk in disks:

@@ -55,12 +55,12 @@ def run(
                 source=source,
                 dest=dest,
                 save=handle.save,
-                tell=handle.log_event,
+                log_event=handle.log_event,
                 check=handle.check,
                 should_stop=handle.should_stop,
                 bandwidth=handle.bandwidth,
                 claims=lambda: claims.claims(storage_moves, plan.uri, plan.host),
-                keep=journal.add_kept,
+                quarantine=journal.add_kept,
                 journal=journal.identity(),
             )
             HostMoveLoop(context=context, job=handle, began_at=summary.created).run()

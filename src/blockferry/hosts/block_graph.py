@@ -106,8 +106,8 @@ def read(block: Sequence[Mapping[str, Any]], named: Sequence[Mapping[str, Any]])
     Raises ValueError for answers of another form.
     """
     try:
-        nodes = {str(one["node-name"]): one for one in named}
-        disks = tuple(_disk(one, nodes) for one in block)
+        nodes = {str(mapping["node-name"]): mapping for mapping in named}
+        disks = tuple(_disk(mapping, nodes) for mapping in block)
         held = {node.name for disk in disks for node in disk.chain}
         loose = tuple(_node(one) for name, one in nodes.items() if name not in held and _is_image(one, nodes))
     except (KeyError, TypeError, AttributeError) as error:
@@ -139,18 +139,18 @@ def _disk(device: Mapping[str, Any], nodes: Mapping[str, Mapping[str, Any]]) -> 
     while image is not None:
         chain.append(_find(image, nodes, {node.name for node in chain}))
         image = image.get("backing-image")
-    for one in nodes.values():
-        if one["drv"] in FILTERS and one is not top and _path(one) == chain[0].path and chain[0].path:
-            filters.append(str(one["drv"]))
+    for mapping in nodes.values():
+        if mapping["drv"] in FILTERS and mapping is not top and _path(mapping) == chain[0].path and chain[0].path:
+            filters.append(str(mapping["drv"]))
     return GraphDisk(qdev, tuple(chain), tuple(filters))
 
 
 def _below(top: Mapping[str, Any], nodes: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any] | None:
     """The image below a filter node: QEMU gives a filter the filename of what it stands on."""
     found = [
-        one
-        for one in nodes.values()
-        if one["drv"] not in (FILTERS | PROTOCOLS) and _path(one) and _path(one) == _path(top)
+        node
+        for node in nodes.values()
+        if node["drv"] not in (FILTERS | PROTOCOLS) and _path(node) and _path(node) == _path(top)
     ]
     return found[0] if len(found) == 1 else None
 
@@ -158,10 +158,10 @@ def _below(top: Mapping[str, Any], nodes: Mapping[str, Mapping[str, Any]]) -> Ma
 def _find(image: Mapping[str, Any], nodes: Mapping[str, Mapping[str, Any]], taken: set[str]) -> Node:
     filename = str(image.get("filename", ""))
     path = local_path(filename)
-    for one in nodes.values():
-        format_node = one["drv"] == image.get("format") and str(one["node-name"]) not in taken
-        if format_node and (_path(one) == path if path else _filename(one) == filename):
-            return _node(one)
+    for node in nodes.values():
+        format_node = node["drv"] == image.get("format") and str(node["node-name"]) not in taken
+        if format_node and (_path(node) == path if path else _filename(node) == filename):
+            return _node(node)
     return Node("", str(image.get("format", "")), path, False, filename)  # a backing image that QEMU gave no name
 
 

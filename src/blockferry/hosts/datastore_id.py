@@ -122,18 +122,18 @@ class Mounted:
     uuid: str = ""  # of a file system on a block device
 
 
-def of_mount(found: Mounted, host: str, pool: str) -> DatastoreId:
+def of_mount(mounted: Mounted, host: str, pool: str) -> DatastoreId:
     """What a datastore stands on. `host`, `pool`: libvirt's UUIDs, for where nothing better is known."""
-    if found.kind == "ceph" and (parsed := _ceph(found.source)) is not None:
+    if mounted.kind == "ceph" and (parsed := _ceph(mounted.source)) is not None:
         fsid, name, root = parsed
-        return DatastoreId(SpaceId(SpaceKind.CEPH, fsid, name), posixpath.normpath(f"{root}/{found.path}"))
-    if found.kind in NETWORK and (split := _server(found.source)) is not None:
+        return DatastoreId(SpaceId(SpaceKind.CEPH, fsid, name), posixpath.normpath(f"{root}/{mounted.path}"))
+    if mounted.kind in NETWORK and (split := _server(mounted.source)) is not None:
         server, export = split
         own = host if server.startswith(_OWN) else ""
-        return DatastoreId(SpaceId(SpaceKind.NETWORK, server, export, own), found.path)
-    if found.uuid:
+        return DatastoreId(SpaceId(SpaceKind.NETWORK, server, export, own), mounted.path)
+    if mounted.uuid:
         return DatastoreId(
-            SpaceId(SpaceKind.BLOCK, found.uuid.lower(), "", "" if found.kind in CLUSTER else host), found.path
+            SpaceId(SpaceKind.BLOCK, mounted.uuid.lower(), "", "" if mounted.kind in CLUSTER else host), mounted.path
         )
     return DatastoreId(SpaceId(SpaceKind.POOL, "", pool, host), "/")
 
@@ -143,18 +143,20 @@ def file_of(path: str, directories: Iterable[Directory]) -> FileId | None:
 
     A path with symbolic links below that directory is taken as it is written.
     """
-    holders = [(len(one.path), found) for one in directories if (found := one.file(path)) is not None]
-    return max(holders, key=lambda one: one[0])[1] if holders else None
+    holders = [
+        (len(directory.path), file_id) for directory in directories if (file_id := directory.file(path)) is not None
+    ]
+    return max(holders, key=lambda holder: holder[0])[1] if holders else None
 
 
 def paths_of(files: Mapping[FileId, str], directories: Iterable[Directory]) -> dict[str, str]:
     """Path on a host by which it reaches one of these files -> what is said of that file."""
     found = {}
-    for one in directories:
-        root = one.id.file("")
+    for directory in directories:
+        root = directory.id.file("")
         for file, said in files.items():
             if file.place == root.place and (inside := _below(file.path, root.path)) is not None:
-                found[posixpath.join(one.path, inside)] = said
+                found[posixpath.join(directory.path, inside)] = said
     return found
 
 

@@ -97,7 +97,7 @@ def parse(text: str) -> NetworkExport:
         raise ValueError(f"{text!r} names no host, or more than host, port and name; {_EXAMPLE}")
     if parts.scheme == ISCSI and not _LUN.match(name):
         raise ValueError(f"{text!r} names no target and LUN; {_EXAMPLE}")
-    if parts.scheme == RBD and not (_IMAGE.match(name) and confs == [one for one in confs[:1] if one[0] == "/"]):
+    if parts.scheme == RBD and not (_IMAGE.match(name) and confs == [conf for conf in confs[:1] if conf[0] == "/"]):
         raise ValueError(f"{text!r} names no pool and image, or no configuration by its absolute path; {_EXAMPLE}")
     port = PORTS[parts.scheme] if port is None else port
     return NetworkExport(name, parts.hostname or "", port, protocol=parts.scheme, conf="".join(confs))

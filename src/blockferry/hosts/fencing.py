@@ -1,8 +1,8 @@
-"""What a destination does when it stops answering, and how it can be cut off. Pure: facts of the kernel in, steps out.
+"""What a destination does when it stops answering, and how it can be fenced. Pure: facts of the kernel in, steps out.
 
 A request to a block device or a file system ends by itself only where somebody set a time: a SCSI or NVMe disk has the
 kernel's own time-outs, a hard NFS mount or a multipath device that queues has none. Where it does not, the storage can
-be cut off instead (a fence): then every request that waits fails at once, and the guest goes on at its source.
+be fenced instead (a fence): then every request that waits fails at once, and the guest goes on at its source.
 
 Sources: umount2(2) MNT_FORCE (aborts pending requests; 9p, ceph, cifs, fuse, lustre, NFS); the kernel's
 filesystems/fuse.rst (`abort`: an error for all waiting and all new requests); dm-multipath's message `fail_if_no_path`
@@ -96,11 +96,11 @@ class Storage:
     directory: str  # without links
     device: str  # the superblock
     mount: str
-    endless: bool  # may wait for ever, unless it is cut off
+    endless: bool  # may wait for ever, unless it is fenced
     why: str  # what it is, for people: "an NFS mount", "a local disk (sda)"
-    steps: tuple[FenceStep, ...] = ()  # nothing: it cannot be cut off
+    steps: tuple[FenceStep, ...] = ()  # nothing: it cannot be fenced
     how: str = ""  # what the steps do, for people
-    cuts: tuple[str, ...] = ()  # the devices and superblocks that are cut off
+    cuts: tuple[str, ...] = ()  # the devices and superblocks that are fenced
     chain: tuple[str, ...] = ()  # all on the way down to them: the destination's own
     anyway: bool = False  # somebody else's use does not stand in the way: the administrator's own command
     unfenced: str = ""  # why there are no steps, a clause
@@ -135,9 +135,9 @@ class DestinationHealth:
     directory: str = ""
     times: int = 0  # how often it hung
     longest: float = 0.0
-    refused: str = ""  # why it is not cut off although it is time
-    cut_off: str | None = None  # the directory whose storage was cut off
-    cut_after: float | None = None
+    refused: str = ""  # why it is not fenced although it is time
+    fenced: str | None = None  # the directory whose storage was fenced
+    fenced_after: float | None = None
 
     @property
     def hanging(self) -> bool:
@@ -163,11 +163,11 @@ class _Below:
 def storage(facts: StorageFacts, path: str, wanted: Fencing) -> Storage:
     """What a directory of a destination does when it hangs, and what is to be done then."""
     here = facts.paths[path]
-    found = _superblock(facts, here.device, ())
-    steps, how, anyway = found.steps, found.how, False
+    below = _superblock(facts, here.device, ())
+    steps, how, anyway = below.steps, below.how, False
     unfenced = "" if steps else "there is no way to cut it off"
     if wanted.command == ("off",) or wanted.limit_s is None:
-        steps, how, unfenced = (), "", "it is not to be cut off, as asked"
+        steps, how, unfenced = (), "", "it is not to be fenced, as asked"
     elif wanted.command != ("auto",):
         device = facts.blocks.get(here.device)
         words = {"mount": here.mount, "device": f"/dev/{device.name}" if device else _source(facts, here.device)}
@@ -179,12 +179,12 @@ def storage(facts: StorageFacts, path: str, wanted: Fencing) -> Storage:
         directory=here.real,
         device=here.device,
         mount=here.mount,
-        endless=found.endless,
-        why=found.why,
+        endless=below.endless,
+        why=below.why,
         steps=steps,
         how=how,
-        cuts=found.cuts,
-        chain=found.chain or (here.device,),
+        cuts=below.cuts,
+        chain=below.chain or (here.device,),
         anyway=anyway,
         unfenced=unfenced,
     )
@@ -230,73 +230,79 @@ def _superblock(facts: StorageFacts, device: str, above: tuple[str, ...]) -> _Be
 
 
 def _block(facts: StorageFacts, device: str, chain: tuple[str, ...]) -> _Below:
-    one = facts.blocks.get(device)
-    if one is None:
+    block_fact = facts.blocks.get(device)
+    if block_fact is None:
         return _Below(True, "a device that is not known", chain=chain)
-    if one.dm_uuid.startswith("mpath-"):
-        step = FenceStep("run", argv=("dmsetup", "message", one.dm_name, "0", "fail_if_no_path"))
-        how = f"multipath device {one.dm_name} no longer queues"
-        return _Below(True, f"multipath device {one.dm_name}", (step,), how, (device,), chain)
-    if one.loop:
-        below = _superblock(facts, one.below[0], chain) if one.below else _Below(True, "an unknown file", chain=chain)
-        return _Below(below.endless, f"/dev/{one.name} on {below.why}", below.steps, below.how, below.cuts, below.chain)
-    if one.below:
-        return _all(facts, one.below, chain)
-    if one.scsi:
-        timeout = f" (after {one.timeout} s a try)" if one.timeout else ""
-        why = f"{one.transport} disk {one.name}".strip() + f", whose requests the kernel ends{timeout}"
-        if not one.transport:
+    if block_fact.dm_uuid.startswith("mpath-"):
+        step = FenceStep("run", argv=("dmsetup", "message", block_fact.dm_name, "0", "fail_if_no_path"))
+        how = f"multipath device {block_fact.dm_name} no longer queues"
+        return _Below(True, f"multipath device {block_fact.dm_name}", (step,), how, (device,), chain)
+    if block_fact.loop:
+        below = (
+            _superblock(facts, block_fact.below[0], chain)
+            if block_fact.below
+            else _Below(True, "an unknown file", chain=chain)
+        )
+        return _Below(
+            below.endless, f"/dev/{block_fact.name} on {below.why}", below.steps, below.how, below.cuts, below.chain
+        )
+    if block_fact.below:
+        return _all(facts, block_fact.below, chain)
+    if block_fact.scsi:
+        timeout = f" (after {block_fact.timeout} s a try)" if block_fact.timeout else ""
+        why = f"{block_fact.transport} disk {block_fact.name}".strip() + f", whose requests the kernel ends{timeout}"
+        if not block_fact.transport:
             # One that spins up, or reads a weak sector, may well be silent for longer than the limit.
             return _Below(False, f"local {why}", chain=chain)
-        step = FenceStep("write", f"/sys/block/{one.name}/device/state", "offline")
-        return _Below(False, why, (step,), f"disk {one.name} is set offline", (device,), chain)
-    if one.name.startswith("nvme"):
-        return _Below(False, f"NVMe disk {one.name}, whose requests the kernel ends", chain=chain)
-    if one.name.startswith("vd"):
-        return _Below(False, f"disk {one.name} of this host's own hypervisor", chain=chain)
-    if one.name.startswith(("ram", "pmem", "zram", "mmcblk")):
-        return _Below(False, f"local disk {one.name}", chain=chain)
-    return _Below(True, f"/dev/{one.name}, which sets no time to its requests as far as is known", chain=chain)
+        step = FenceStep("write", f"/sys/block/{block_fact.name}/device/state", "offline")
+        return _Below(False, why, (step,), f"disk {block_fact.name} is set offline", (device,), chain)
+    if block_fact.name.startswith("nvme"):
+        return _Below(False, f"NVMe disk {block_fact.name}, whose requests the kernel ends", chain=chain)
+    if block_fact.name.startswith("vd"):
+        return _Below(False, f"disk {block_fact.name} of this host's own hypervisor", chain=chain)
+    if block_fact.name.startswith(("ram", "pmem", "zram", "mmcblk")):
+        return _Below(False, f"local disk {block_fact.name}", chain=chain)
+    return _Below(True, f"/dev/{block_fact.name}, which sets no time to its requests as far as is known", chain=chain)
 
 
 def _all(facts: StorageFacts, devices: tuple[str, ...], chain: tuple[str, ...]) -> _Below:
-    """What stands on several devices hangs when one does, and is cut off only when each can be."""
+    """What stands on several devices hangs when one does, and is fenced only when each can be."""
     found = [_block(facts, device, (*chain, device)) for device in devices]
-    fenced = all(one.steps for one in found)
+    fenced = all(below.steps for below in found)
     return _Below(
-        endless=any(one.endless for one in found),
-        why=" and ".join(dict.fromkeys(one.why for one in found)),
-        steps=tuple(step for one in found for step in one.steps) if fenced else (),
-        how=" and ".join(one.how for one in found) if fenced else "",
-        cuts=tuple(cut for one in found for cut in one.cuts),
-        chain=tuple(dict.fromkeys(link for one in found for link in one.chain)),
+        endless=any(below.endless for below in found),
+        why=" and ".join(dict.fromkeys(below.why for below in found)),
+        steps=tuple(step for below in found for step in below.steps) if fenced else (),
+        how=" and ".join(below.how for below in found) if fenced else "",
+        cuts=tuple(cut for below in found for cut in below.cuts),
+        chain=tuple(dict.fromkeys(link for below in found for link in below.chain)),
     )
 
 
-def unbounded(found: Storage) -> str:
+def unbounded(storage: Storage) -> str:
     """Why a write of the guest could wait for ever at this destination, in a clause; "" when it could not."""
-    if not found.endless or (found.steps and not found.others):
+    if not storage.endless or (storage.steps and not storage.others):
         return ""
-    if found.others:
-        return f"{found.why} may hang for ever, and it would not be cut off, because {found.others[0]}"
-    return f"{found.why} may hang for ever, and {found.unfenced}"
+    if storage.others:
+        return f"{storage.why} may hang for ever, and it would not be fenced, because {storage.others[0]}"
+    return f"{storage.why} may hang for ever, and {storage.unfenced}"
 
 
 def bound_s(wanted: Fencing) -> float | None:
-    """Seconds for which a write of the guest waits at most at a destination that is cut off; None: no bound."""
+    """Seconds for which a write of the guest waits at most at a destination that is fenced; None: no bound."""
     return None if wanted.limit_s is None else wanted.limit_s + BEAT_S + LATE_S
 
 
-def bound(found: Storage, wanted: Fencing, *, synchronous: bool) -> str:
+def bound(storage: Storage, wanted: Fencing, *, synchronous: bool) -> str:
     """What happens to the guest when this destination hangs, a sentence for the plan."""
     if not synchronous:
         text = "the guest goes on, its writes do not wait for the destination"
-        if found.steps and not found.others and wanted.limit_s is not None:
-            text += f"; around the switch it is cut off after {format_duration(wanted.limit_s)} ({found.how})"
+        if storage.steps and not storage.others and wanted.limit_s is not None:
+            text += f"; around the switch it is fenced after {format_duration(wanted.limit_s)} ({storage.how})"
         return text
     limit = bound_s(wanted)
-    if found.steps and not found.others and limit is not None:
-        return f"the guest's writes wait for at most {format_duration(limit)}, then it is cut off: {found.how}"
-    if found.endless:
-        return f"the guest's writes wait as long as it does, there is no bound: {found.why}"
-    return f"the guest's writes wait until the kernel ends the requests: {found.why}"
+    if storage.steps and not storage.others and limit is not None:
+        return f"the guest's writes wait for at most {format_duration(limit)}, then it is fenced: {storage.how}"
+    if storage.endless:
+        return f"the guest's writes wait as long as it does, there is no bound: {storage.why}"
+    return f"the guest's writes wait until the kernel ends the requests: {storage.why}"

@@ -124,10 +124,10 @@ def may_reach(space: SpaceId | None, reached: frozenset[SpaceId] | None) -> bool
     fsid is proof.
     """
     if space is None or reached is None:
-        return reached is None or any(one.kind is SpaceKind.NETWORK for one in reached)
-    if space.kind is SpaceKind.NETWORK and any(one.kind is SpaceKind.CEPH for one in reached):
+        return reached is None or any(space_id.kind is SpaceKind.NETWORK for space_id in reached)
+    if space.kind is SpaceKind.NETWORK and any(space_id.kind is SpaceKind.CEPH for space_id in reached):
         return True
-    return any(one.shares_space(space) or one.kind is SpaceKind.NETWORK for one in reached)
+    return any(space_id.shares_space(space) or space_id.kind is SpaceKind.NETWORK for space_id in reached)
 
 
 def images_of(vm: Vm) -> list[tuple[str, DiskSource]]:
@@ -157,7 +157,7 @@ def drives_of(vm: Vm) -> Iterator[DiskSource]:
 def names_of(vm: Vm) -> set[str]:
     """Every path that a VM's XMLs name, live and persistent, backing chains and volumes included."""
     found = {path for path in (vm.nvram, vm.config_nvram) if path}
-    found |= {one.path for one in vm.named} | {one.path for one in vm.volumes if one.path}
+    found |= {named_path.path for named_path in vm.named} | {volume.path for volume in vm.volumes if volume.path}
     for disk in vm.disks:
         for source in (disk.live, disk.config):
             if source is not None:

@@ -48,7 +48,7 @@ def take_all(site: Host, also: Also) -> tuple[HostSight, ...]:
     asked. This host's is of the end of all that. Raises for this host: HostUnreachable, LibvirtFailed.
     """
     own = HostId(site.uri, site.connection.host_id(), site.connection.hostname())
-    others = [_Other(one, also, own) for one in site.others if one.uri != site.uri]
+    others = [_Other(configured_host, also, own) for configured_host in site.others if configured_host.uri != site.uri]
     for other in others:
         other.thread.start()
     first = take(site, also)
@@ -89,11 +89,11 @@ class _Other:
             if uuid and uuid == self._own.uuid:
                 self.sight = HostSight(HostId(self._other.uri, uuid, self._other.name))
                 return
-            found = take(site, Also(self._also.of_others.get(uuid, frozenset())))
+            host_inventory = take(site, Also(self._also.of_others.get(uuid, frozenset())))
         except BlockferryError as error:
             self.sight = HostSight(self._nobody, problem=error.sentence.rstrip("."))
         else:
-            self.sight = HostSight(replace(found.host, name=self._other.name), found)
+            self.sight = HostSight(replace(host_inventory.host, name=self._other.name), host_inventory)
 
     def twin(self, name: str) -> HostSight:
         """The same host, which bears the UUID of `name`: whose VM is which, cannot be told."""
@@ -116,13 +116,13 @@ def take(site: Host, also: Also | None = None, *, listings: bool = True) -> Host
     Raises HostUnreachable, LibvirtFailed. What else cannot be looked at is in the inventory.
     """
     also = also or Also()
-    found, vanished = _take(site, also, listings=listings)
+    host_inventory, vanished = _take(site, also, listings=listings)
     for _ in range(1, TRIES):
         if not vanished:
             break
-        found, vanished = _take(site, also, listings=listings)
+        host_inventory, vanished = _take(site, also, listings=listings)
     gone = {one: ImageChain(problem="it vanished while it was looked at") for one in vanished}
-    return replace(found, chains={**found.chains, **gone})
+    return replace(host_inventory, chains={**host_inventory.chains, **gone})
 
 
 def _take(site: Host, also: Also, *, listings: bool) -> tuple[HostInventory, frozenset[Named]]:
@@ -132,7 +132,7 @@ def _take(site: Host, also: Also, *, listings: bool) -> tuple[HostInventory, fro
     stores = pools.datastores(connection)
     beside = domain_list.names_beside(connection)
     host = HostId(connection.uri, connection.host_id(), connection.hostname())
-    found = HostInventory(host, vms, stores, beside)
+    host_inventory = HostInventory(host, vms, stores, beside)
     paths = [*_paths(vms, beside), *also.paths, *(path for path, _ in also.images)]
     try:
         looked = references.look(
@@ -143,14 +143,14 @@ def _take(site: Host, also: Also, *, listings: bool) -> tuple[HostInventory, fro
         )
     except HostCommandFailed as error:  # a datastore that does not answer; or there is no python3
         problem = f"what VMs name could not be looked at ({error.sentence.rstrip('.')})"
-        return replace(found, problems=(problem,)), frozenset()
+        return replace(host_inventory, problems=(problem,)), frozenset()
     of_vms = _images(vms)
-    wanted = {one for one in of_vms | also.images if looked.paths[one[0]].there}
+    wanted = {image for image in of_vms | also.images if looked.paths[image[0]].there}
     read = chains.read(runner, sorted(wanted))
-    found = replace(found, looked=looked, chains=read)
+    host_inventory = replace(host_inventory, looked=looked, chains=read)
     vanished = _vanished(runner, [one for one, chain in read.items() if chain.problem])
     left = {one: chain for one, chain in read.items() if one not in vanished or one in of_vms}
-    return _with_the_rest(runner, replace(found, chains=left)), vanished & of_vms
+    return _with_the_rest(runner, replace(host_inventory, chains=left)), vanished & of_vms
 
 
 def _paths(vms: Iterable[Vm], beside: NamesBeside) -> Iterator[str]:
@@ -161,7 +161,11 @@ def _paths(vms: Iterable[Vm], beside: NamesBeside) -> Iterator[str]:
 
 def _images(vms: Iterable[Vm]) -> frozenset[Named]:
     sources = [source for vm in vms for source in (*drives_of(vm), *(one for _, one in images_of(vm)))]
-    return frozenset((one.path, one.format) for one in sources if one.path and one.path.startswith("/"))
+    return frozenset(
+        (disk_source.path, disk_source.format)
+        for disk_source in sources
+        if disk_source.path and disk_source.path.startswith("/")
+    )
 
 
 def _directories(stores: Iterable[Datastore], *, listings: bool) -> tuple[str, ...]:
@@ -187,21 +191,26 @@ def _vanished(runner: Runner, images: Sequence[Named]) -> frozenset[Named]:
         looked = references.look(runner, [path for path, _ in images]).paths
     except HostCommandFailed:
         return frozenset()  # the problem of each stays
-    return frozenset(one for one in images if not looked[one[0]].there and not looked[one[0]].error)
+    return frozenset(image for image in images if not looked[image[0]].there and not looked[image[0]].error)
 
 
-def _with_the_rest(runner: Runner, found: HostInventory) -> HostInventory:
+def _with_the_rest(runner: Runner, host_inventory: HostInventory) -> HostInventory:
     """Look at what chains and datastores have named since: a file may be named by another path there."""
-    named = [path for chain in found.chains.values() for layer in chain.layers for path in (layer.path, *layer.parts)]
-    for listing in (*found.looked.directories.values(), *found.looked.headers.values()):
+    named = [
+        path
+        for chain in host_inventory.chains.values()
+        for layer in chain.layers
+        for path in (layer.path, *layer.parts)
+    ]
+    for listing in (*host_inventory.looked.directories.values(), *host_inventory.looked.headers.values()):
         named += [path for paths in listing.stands_on.values() for path in paths]
-    known = found.looked.paths
+    known = host_inventory.looked.paths
     rest = [path for path in dict.fromkeys(named) if path.startswith("/") and path not in known and "\0" not in path]
     if not rest:
-        return found
+        return host_inventory
     try:
         looked = references.look(runner, rest)
     except HostCommandFailed as error:
         problem = f"what images stand on could not be looked at ({error.sentence.rstrip('.')})"
-        return replace(found, problems=(*found.problems, problem))
-    return replace(found, looked=replace(found.looked, paths={**known, **looked.paths}))
+        return replace(host_inventory, problems=(*host_inventory.problems, problem))
+    return replace(host_inventory, looked=replace(host_inventory.looked, paths={**known, **looked.paths}))

@@ -62,11 +62,11 @@ def may_be_here(plan: Planned, uri: str, uuid: str) -> bool:
     return same_host(plan, uri, uuid) is not False
 
 
-def may_share_host(one: Planned, other: Planned) -> bool:
+def may_share_host(planned: Planned, other: Planned) -> bool:
     """Whether two moves are on one host, or cannot be told apart."""
-    if one.host and other.host:
-        return one.host == other.host
-    return one.uri == other.uri
+    if planned.host and other.host:
+        return planned.host == other.host
+    return planned.uri == other.uri
 
 
 def belongs(plan: Planned, here: HostId, trace: VmTrace, journal: str, *, local_journal: bool, asked: bool) -> bool:

@@ -54,40 +54,45 @@ class PathSeen:
         return other.place[1].startswith(self.place[1].rstrip("/") + "/")
 
 
-def same_file(one: PathSeen, other: PathSeen) -> bool:
+def same_file(path_seen: PathSeen, other: PathSeen) -> bool:
     """Whether two paths lead to one file: the one comparison wherever that counts, by device and inode.
 
     One mount of a network file system does not tell that another is of the same server, which numbers its devices by
     the mount: there the inode counts, with the size or the name of the file. The size of the file system does not: one
     export may have a quota of its own, and a file system grows. So two files may be taken for one, never the other way.
     """
-    if one.identity is None or other.identity is None:
+    if path_seen.identity is None or other.identity is None:
         return False
-    if one.identity == other.identity:
+    if path_seen.identity == other.identity:
         return True
-    if one.identity[1] != other.identity[1] or one.kind != other.kind:
+    if path_seen.identity[1] != other.identity[1] or path_seen.kind != other.kind:
         return False
-    if not is_shared(one.filesystem) and not is_shared(other.filesystem):
+    if not is_shared(path_seen.filesystem) and not is_shared(other.filesystem):
         return False
-    return _alike(one, other)
+    return _alike(path_seen, other)
 
 
-def same_file_of_hosts(one: PathSeen, other: PathSeen) -> bool:
+def same_file_of_hosts(path_seen: PathSeen, other: PathSeen) -> bool:
     """The same of paths on two hosts, whose device numbers say nothing to each other.
 
     The inode's number is the server's, or stands in the cluster file system itself, so it is the same for every host.
     A file system that one host alone has mounted, and does not export, holds no other host's file.
     """
-    if one.identity is None or other.identity is None or one.identity[1] != other.identity[1] or one.kind != other.kind:
+    if (
+        path_seen.identity is None
+        or other.identity is None
+        or path_seen.identity[1] != other.identity[1]
+        or path_seen.kind != other.kind
+    ):
         return False
-    if not one.may_be_reached_by_others or not other.may_be_reached_by_others:
+    if not path_seen.may_be_reached_by_others or not other.may_be_reached_by_others:
         return False
-    return _alike(one, other)
+    return _alike(path_seen, other)
 
 
-def _alike(one: PathSeen, other: PathSeen) -> bool:
+def _alike(path_seen: PathSeen, other: PathSeen) -> bool:
     """Whether two files with one inode number may be one file, by their names or sizes."""
-    return posixpath.basename(one.path) == posixpath.basename(other.path) or one.size == other.size
+    return posixpath.basename(path_seen.path) == posixpath.basename(other.path) or path_seen.size == other.size
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,8 +113,8 @@ def program_of(runner: Runner, uri: str, name: str, uuid: str) -> QemuProgram:
         return QemuProgram(None, problem=error.sentence.rstrip("."))
     path, _, said = result.text.partition("\n")
     replaced = path.endswith(" (deleted)")
-    if (found := _VERSION.match(said)) is not None:
-        return QemuProgram((int(found[1]), int(found[2]), int(found[3] or 0)), replaced)
+    if (match := _VERSION.match(said)) is not None:
+        return QemuProgram((int(match[1]), int(match[2]), int(match[3] or 0)), replaced)
     why = (result.stderr.strip().splitlines() or ["its program does not tell it"])[-1]
     return QemuProgram(None, replaced, why)
 

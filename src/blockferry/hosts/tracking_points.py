@@ -33,7 +33,7 @@ class PointNote:
     at: float = 0.0
 
     def disk(self, target: str) -> NotedDisk | None:
-        return next((one for one in self.disks if one.target == target), None)
+        return next((disk for disk in self.disks if disk.target == target), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,4 +65,4 @@ class Present:
     disks: tuple[NotedDisk, ...]
 
     def disk(self, target: str) -> NotedDisk | None:
-        return next((one for one in self.disks if one.target == target), None)
+        return next((disk for disk in self.disks if disk.target == target), None)

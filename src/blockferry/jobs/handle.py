@@ -68,7 +68,7 @@ class JobHandle(Generic[PlanT, RecordT, ProgressT, ReportT, SummaryT]):
 
     def interim(self, record: RecordT, report: ReportT) -> None:
         """The report so far of a job that has yet to wait for something. Raises LeaseLost, JournalFailed."""
-        self.journal.follow(self.lease, record, report)
+        self.journal.save_interim(self.lease, record, report)
 
     def finish(self, record: RecordT, report: ReportT) -> None:
         """The end: the record with its outcome, and the report. Raises LeaseLost, JournalFailed."""

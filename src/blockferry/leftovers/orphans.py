@@ -34,7 +34,7 @@ def find(site: Host, journal: MoveJournal) -> Orphans:
     connection = site.connection
     mine = journal.identity()
     said = claims.claims(journal, connection.uri, connection.host_id())
-    running = {one.id for one in journal.unfinished()}
+    running = {move_summary.id for move_summary in journal.unfinished()}
     to_go_on_with = journal.partial_paths()
     marked: list[tuple[Datastore, list[str]]] = []
     unsearched = []
@@ -52,14 +52,14 @@ def find(site: Host, journal: MoveJournal) -> Orphans:
         if problem:
             unsearched.append(_unsearched(store, problem))
     paths = [marker.removesuffix(MARKER) for _, markers in marked for marker in markers]
-    asked = proof.Proof(site, [*paths, *(one.path for one in said.kept)], only_shown=True)
+    asked = proof.Proof(site, [*paths, *(kept.path for kept in said.kept)], only_shown=True)
     found: list[Orphan | None] = []
     for store, markers in marked:
         try:
             found.extend(_marked_files(site, store, markers, asked, said, running, mine, to_go_on_with))
         except BlockferryError as error:
             unsearched.append(_unsearched(store, error.sentence))
-    found.extend(_kept(site, one, asked, said) for one in said.kept)
+    found.extend(_kept(site, kept, asked, said) for kept in said.kept)
     for vm in domain_list.all_vms(connection):
         if vm.mark is None or vm.mark in running:
             continue
@@ -72,7 +72,7 @@ def find(site: Host, journal: MoveJournal) -> Orphans:
                 foreign=foreign is not None,
             )
         )  # fmt: skip
-    return Orphans(tuple(one for one in found if one is not None), tuple(unsearched))
+    return Orphans(tuple(orphan for orphan in found if orphan is not None), tuple(unsearched))
 
 
 def _unsearched(store: Datastore, problem: str) -> str:
@@ -121,7 +121,7 @@ def _marked_files(
         else:
             kind = "partial" if path in to_go_on_with else "copy"
             doubt = _unproven(words, stat, path)
-            doubt = doubt or asked.needed_by(path, said, patience_s=0, is_base=False)
+            doubt = doubt or asked.blocker(path, said, patience_s=0, is_base=False)
             what = "a broken copy, kept to be gone on with," if kind == "partial" else "a half-made copy"
         reasons = "; ".join(one for one in (doubt, foreign) if one)
         if reasons and kind != "marker":
@@ -159,7 +159,7 @@ def _kept(site: Host, kept: Kept, asked: proof.Proof, said: proof.Claims) -> Orp
     stat = files.stat_one(site.runner, kept.path)
     if stat is None:
         return None
-    doubt = asked.needed_by(kept.path, said, patience_s=0)
+    doubt = asked.blocker(kept.path, said, patience_s=0)
     text = f"old file of {kept.vm}, {kept.why}" + (f"; {doubt}" if doubt else "")
     if kept.expires is not None:
         text += "; its time is over" if kept.expired(time.time()) else "; its time is not over yet"
@@ -176,49 +176,51 @@ def _kept(site: Host, kept: Kept, asked: proof.Proof, said: proof.Claims) -> Orp
     )
 
 
-def remove(site: Host, journal: MoveJournal, one: Orphan, *, abandoned: bool = False) -> str:
+def remove(site: Host, journal: MoveJournal, orphan: Orphan, *, abandoned: bool = False) -> str:
     """Remove one orphan, after looking once more. A sentence for the user. Raises StillInUse.
 
     `abandoned`: the user has said that other journals are gone for good.
     """
     connection, runner = site.connection, site.runner
     mine = journal.identity()
-    if one.kind == "mark":
-        vm = next((vm for vm in domain_list.all_vms(connection) if vm.name == one.vm and vm.mark == one.move), None)
+    if orphan.kind == "mark":
+        vm = next(
+            (vm for vm in domain_list.all_vms(connection) if vm.name == orphan.vm and vm.mark == orphan.move), None
+        )
         if vm is not None:
             foreign = _foreign(vm.mark_journal, mine)
             if foreign is not None and not abandoned:
-                raise StillInUse(one.path, foreign)
+                raise StillInUse(orphan.path, foreign)
             site.control(vm.uuid, vm.name).mark(None)
-        return f"the mark of move {one.move} was taken off {one.vm}"
-    if one.kind == "source":
-        raise StillInUse(one.path, "it is in quarantine, which only `blockferry quarantine purge` empties")
-    path = one.path.removesuffix(MARKER) if one.kind == "marker" else one.path
+        return f"the mark of move {orphan.move} was taken off {orphan.vm}"
+    if orphan.kind == "source":
+        raise StillInUse(orphan.path, "it is in quarantine, which only `blockferry quarantine purge` empties")
+    path = orphan.path.removesuffix(MARKER) if orphan.kind == "marker" else orphan.path
     marker = path + MARKER
     words = _words(runner, marker)
     foreign = None if words is None else _foreign(words.get("journal", ""), mine)
-    if words is None or words.get("move") != one.move or (foreign is not None and not abandoned):
-        raise StillInUse(one.path, foreign or "its marker has changed meanwhile")
+    if words is None or words.get("move") != orphan.move or (foreign is not None and not abandoned):
+        raise StillInUse(orphan.path, foreign or "its marker has changed meanwhile")
     stat = files.stat_one(runner, path)
     taken = is_another(words, stat)
-    if one.kind == "marker":
+    if orphan.kind == "marker":
         if not taken:
-            raise StillInUse(one.path, "the file that it was written for is there again")
+            raise StillInUse(orphan.path, "the file that it was written for is there again")
         files.remove_file(runner, marker)
         return f"{marker} was removed; {path} was not touched"
     if taken:
-        raise StillInUse(one.path, "another file has taken its name since")
+        raise StillInUse(orphan.path, "another file has taken its name since")
     said = claims.claims(journal, connection.uri, connection.host_id())
-    doubt = _unproven(words, stat, path) or proof.needed_by(site, path, said, is_base=False)
+    doubt = _unproven(words, stat, path) or proof.blocker(site, path, said, is_base=False)
     if doubt is not None:
-        raise StillInUse(one.path, doubt)
+        raise StillInUse(orphan.path, doubt)
     stores = pools.datastores(connection)
     removed = files.remove_file(runner, path)
     files.remove_file(runner, marker)
     journal.forget_partial(path, connection.host_id())
-    store = datastore_of(one.path, stores)
-    parent = posixpath.dirname(one.path)
-    own = one.vm is not None and is_in_home(one.path, one.vm)
+    store = datastore_of(orphan.path, stores)
+    parent = posixpath.dirname(orphan.path)
+    own = orphan.vm is not None and is_in_home(orphan.path, orphan.vm)
     if store is not None and own:
         home_effects.clear_directory(site, runner, parent)
-    return f"{one.path} was {'removed' if removed else 'gone already'}"
+    return f"{orphan.path} was {'removed' if removed else 'gone already'}"

@@ -59,7 +59,7 @@ def row(
     """
     keep_s, now = None if for_good else plan.source.keep_s, time.time()
     expires = None if keep_s is None or keep_s == float("inf") else now + keep_s
-    found = files.stat_one(site.runner, path)
+    file_stat = files.stat_one(site.runner, path)
     return Kept(
         path=path,
         move=plan.move,
@@ -71,32 +71,34 @@ def row(
         host=site.connection.host_id(),
         since=now,
         format=format,
-        fingerprint=proof.fingerprint(found) if settled and found is not None and found.kind == "file" else None,
+        fingerprint=proof.fingerprint(file_stat)
+        if settled and file_stat is not None and file_stat.kind == "file"
+        else None,
     )
 
 
 def listing(site: Host, journal: MoveJournal) -> tuple[KeptFile, ...]:
     """All kept files of this host, with what the proof says now."""
     said = claims.claims(journal, site.connection.uri, site.connection.host_id())
-    shown = proof.Proof(site, [one.path for one in said.kept], only_shown=True)
-    return tuple(_look(site, shown, said, one) for one in said.kept)
+    shown = proof.Proof(site, [kept.path for kept in said.kept], only_shown=True)
+    return tuple(_look(site, shown, said, kept) for kept in said.kept)
 
 
 def _look(
     site: Host,
     asked: proof.Proof,
     said: proof.Claims,
-    one: Kept,
+    kept: Kept,
     together: Sequence[str] = (),
     patience_s: float = 0,
     going: Sequence[str] = (),
 ) -> KeptFile:
-    found = files.stat_one(site.runner, one.path)
+    file_stat = files.stat_one(site.runner, kept.path)
     doubt = None
-    if found is not None:
-        doubt = asked.needed_by(one.path, said, together=together, patience_s=patience_s, going=going)
-    altered = found is not None and (one.fingerprint is None or proof.fingerprint(found) != one.fingerprint)
-    return KeptFile(one, found is not None, one.expired(time.time()), altered, doubt)
+    if file_stat is not None:
+        doubt = asked.blocker(kept.path, said, together=together, patience_s=patience_s, going=going)
+    altered = file_stat is not None and (kept.fingerprint is None or proof.fingerprint(file_stat) != kept.fingerprint)
+    return KeptFile(kept, file_stat is not None, kept.expired(time.time()), altered, doubt)
 
 
 def purge(site: Host, journal: MoveJournal, paths: Sequence[str], *, now: bool) -> tuple[Purged, ...]:
@@ -106,34 +108,34 @@ def purge(site: Host, journal: MoveJournal, paths: Sequence[str], *, now: bool) 
     another kept file goes before it. Raises NotInQuarantine.
     """
     said = claims.claims(journal, site.connection.uri, site.connection.host_id())
-    known = {posixpath.normpath(one.path): one for one in said.kept}
+    known = {posixpath.normpath(kept.path): kept for kept in said.kept}
     for path in paths:
         if posixpath.normpath(path) not in known:
             raise NotInQuarantine(path)
     chosen = [known[posixpath.normpath(path)] for path in dict.fromkeys(paths)] or list(said.kept)
-    chosen = [one for one in chosen if paths or one.expired(time.time())]
+    chosen = [kept for kept in chosen if paths or kept.expired(time.time())]
     done: dict[str, tuple[bool, str]] = {}
     left = []
-    for one in chosen:
-        if now or one.expired(time.time()):
-            left.append(one)
+    for kept in chosen:
+        if now or kept.expired(time.time()):
+            left.append(kept)
         else:
-            done[one.path] = False, f"{one.path} stays, because its time is not over yet"
-    asked = proof.Proof(site, [one.path for one in left])
+            done[kept.path] = False, f"{kept.path} stays, because its time is not over yet"
+    asked = proof.Proof(site, [kept.path for kept in left])
     removed: list[str] = []
     while left:  # a base can go when what stands on it is gone
         before = len(left)
-        for one in list(left):
+        for kept in list(left):
             said = claims.claims(journal, site.connection.uri, site.connection.host_id())
             absent = [path for path, seen in files.stat_many(site.runner, removed).items() if seen is None]
-            gone, sentence = _purge_one(site, journal, asked, said, one, [row.path for row in left], absent, now=now)
-            done[one.path] = gone, sentence
+            gone, sentence = _purge_one(site, journal, asked, said, kept, [row.path for row in left], absent, now=now)
+            done[kept.path] = gone, sentence
             if gone:
-                left.remove(one)
-                removed.append(one.path)
+                left.remove(kept)
+                removed.append(kept.path)
         if len(left) == before:
             break
-    return tuple(Purged(one.path, *done[one.path]) for one in chosen)
+    return tuple(Purged(kept.path, *done[kept.path]) for kept in chosen)
 
 
 def _purge_one(
@@ -141,35 +143,35 @@ def _purge_one(
     journal: MoveJournal,
     asked: proof.Proof,
     said: proof.Claims,
-    one: Kept,
+    kept: Kept,
     together: Sequence[str],
     removed: Sequence[str],
     *,
     now: bool,
 ) -> tuple[bool, str]:
     """`removed`: what we have removed and is still gone, which the inventory may still have."""
-    state = _look(site, asked, said, one, together, patience_s=proof.PATIENCE_S, going=removed)
+    state = _look(site, asked, said, kept, together, patience_s=proof.PATIENCE_S, going=removed)
     if state.doubt is not None:
-        return False, f"{one.path} stays, because {state.doubt}"
-    if not state.found and (unseen := file_references.why_unseen(site, one.path)):
-        return False, f"{one.path} stays in quarantine, because it cannot be looked at: {unseen}"
-    if state.altered and not (now and one.fingerprint is None):  # of the first version, and named: as asked
-        return False, f"{one.path} stays, because it has been changed since it was kept (or that cannot be told)"
+        return False, f"{kept.path} stays, because {state.doubt}"
+    if not state.found and (unseen := file_references.why_unseen(site, kept.path)):
+        return False, f"{kept.path} stays in quarantine, because it cannot be looked at: {unseen}"
+    if state.altered and not (now and kept.fingerprint is None):  # of the first version, and named: as asked
+        return False, f"{kept.path} stays, because it has been changed since it was kept (or that cannot be told)"
     point("purging")
     if state.found:
-        files.remove_with_links(site.runner, one.path)
-    journal.remove_kept(one.path, site.connection.host_id())
-    sentence = f"{one.path} was removed from quarantine" if state.found else f"{one.path} was gone already"
+        files.remove_with_links(site.runner, kept.path)
+    journal.remove_kept(kept.path, site.connection.host_id())
+    sentence = f"{kept.path} was removed from quarantine" if state.found else f"{kept.path} was gone already"
     with contextlib.suppress(MoveNotFound):
-        journal.event(one.move, "user", sentence)
-    _tidy(site, journal, one)
+        journal.event(kept.move, "user", sentence)
+    _tidy(site, journal, kept)
     return True, sentence
 
 
-def _tidy(site: Host, journal: MoveJournal, one: Kept) -> None:
+def _tidy(site: Host, journal: MoveJournal, kept: Kept) -> None:
     """The old home's directory, once nothing but our own metadata of the VM is in it."""
-    directory = posixpath.dirname(one.path)
-    if not is_in_home(one.path, one.vm):
+    directory = posixpath.dirname(kept.path)
+    if not is_in_home(kept.path, kept.vm):
         return
     with contextlib.suppress(BlockferryError):
         stores = pools.datastores(site.connection)
@@ -178,7 +180,7 @@ def _tidy(site: Host, journal: MoveJournal, one: Kept) -> None:
             or files.link_target(site.runner, directory) is not None
         ):
             return
-        uuid = journal.get(one.move).plan.uuid
+        uuid = journal.get(kept.move).plan.uuid
         names = [posixpath.join(directory, name) for name in files.list_directory(site.runner, directory)]
         if all(home_effects.is_ours(site.runner, name, uuid) for name in names) and not _home_of(site, directory):
             for name in names:
@@ -243,14 +245,14 @@ def _meant(site: Host, journal: MoveJournal, what: str) -> tuple[Vm, Plan, dict[
     """The VM, the move, and what is kept of that move. A VM's latest move with anything kept is meant."""
     rows = claims.kept_here(journal, site.connection.uri, site.connection.host_id())
     if what.startswith("/"):
-        named = [one for one in rows if posixpath.normpath(one.path) == posixpath.normpath(what)]
+        named = [row for row in rows if posixpath.normpath(row.path) == posixpath.normpath(what)]
         if not named:
             raise NotInQuarantine(what)
         plan = journal.get(named[0].move).plan
         vm = domain_list.vm(site.connection, plan.uuid)
     else:
         vm = domain_list.vm(site.connection, what)
-        moves = {one.move for one in rows}
+        moves = {row.move for row in rows}
         plans = sorted(
             ((summary.created, summary.plan) for move in moves if (summary := journal.get(move)).plan.uuid == vm.uuid),
             key=lambda pair: pair[0],
@@ -258,7 +260,7 @@ def _meant(site: Host, journal: MoveJournal, what: str) -> tuple[Vm, Plan, dict[
         if not plans:
             raise NotInQuarantine(what)
         plan = plans[-1][1]
-    return vm, plan, {one.path: one for one in rows if one.move == plan.move}
+    return vm, plan, {row.path: row for row in rows if row.move == plan.move}
 
 
 def _paths(plan: Plan) -> set[str]:
@@ -272,7 +274,7 @@ def _paths(plan: Plan) -> set[str]:
 
 
 def _busy(site: Host, journal: MoveJournal, vm: Vm) -> list[str]:
-    moving = [one.id for one in journal.unfinished() if one.plan.uuid == vm.uuid]
+    moving = [move_summary.id for move_summary in journal.unfinished() if move_summary.plan.uuid == vm.uuid]
     if moving:
         return [f"{vm.name} is being moved ({', '.join(moving)})"]
     if vm.mark is not None:
@@ -282,10 +284,10 @@ def _busy(site: Host, journal: MoveJournal, vm: Vm) -> list[str]:
 
 def _still_runs(site: Host, name: str, uuid: str) -> list[str]:
     """Why a VM may run that libvirt calls off."""
-    found = qemu_process.remains(site.runner, site.connection.uri, uuid)
-    if found.pid is not None:
-        return [f"libvirt calls {name} off, but its QEMU (process {found.pid}) still runs on the present disks"]
-    return [f"it cannot be told whether {name} is off: {found.doubt}"] if found.doubt else []
+    qemu_presence = qemu_process.remains(site.runner, site.connection.uri, uuid)
+    if qemu_presence.pid is not None:
+        return [f"libvirt calls {name} off, but its QEMU (process {qemu_presence.pid}) still runs on the present disks"]
+    return [f"it cannot be told whether {name} is off: {qemu_presence.doubt}"] if qemu_presence.doubt else []
 
 
 def _used(site: Host, journal: MoveJournal, swap: Swap, kept: dict[str, Kept]) -> list[str]:
@@ -295,7 +297,7 @@ def _used(site: Host, journal: MoveJournal, swap: Swap, kept: dict[str, Kept]) -
     found = []
     for path in kept:
         if path in {disk.kept for disk in swap.disks} or path in swap.files.values():
-            doubt = asked.needed_by(path, said, going=list(kept), together=[row.path for row in said.kept])
+            doubt = asked.blocker(path, said, going=list(kept), together=[row.path for row in said.kept])
             if doubt is not None:
                 found.append(f"{path}: {doubt}")
     return found
@@ -315,7 +317,7 @@ def _unreadable(site: Host, swap: Swap) -> list[str]:
 def _since(journal: MoveJournal, plan: Plan, kept: dict[str, Kept], swap: Swap) -> float | None:
     """When the VM left the files that it goes back to."""
     if swap.back:
-        switched = [one.at for one in journal.events(plan.move) if one.text == SWITCHED]
+        switched = [event.at for event in journal.events(plan.move) if event.text == SWITCHED]
         if switched:
             return switched[-1]
     times = [one.since for path, one in kept.items() if path in {d.kept for d in swap.disks} and one.since]
@@ -364,11 +366,11 @@ def _put_aside(site: Host, journal: MoveJournal, plan: Plan, paths: Mapping[str,
             if path in paths and None in paths.values():
                 formats.update({layer.path: layer.format for layer in qemu_img.chain(site.runner, path, format)})
     for path in paths:
-        found = files.stat_one(site.runner, path)
-        if found is not None:
+        file_stat = files.stat_one(site.runner, path)
+        if file_stat is not None:
             why = f"put aside when {plan.vm} was restored from quarantine"
-            one = row(site, plan, path, _datastore(plan, path), found.allocated, why, formats.get(path))
-            journal.add_kept(replace(one, expires=None))
+            kept = row(site, plan, path, _datastore(plan, path), file_stat.allocated, why, formats.get(path))
+            journal.add_kept(replace(kept, expires=None))
 
 
 def _point(site: Host, swap: Swap) -> None:

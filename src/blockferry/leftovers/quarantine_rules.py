@@ -115,14 +115,16 @@ def swap(plan: Plan, vm: Vm, kept: Mapping[str, Kept], files: Mapping[str, KeptF
     swaps = []
     for disk in plan.disks:
         old, new = (disk.source, disk.source_format), (disk.dest, disk.dest_format)
-        one = DiskSwap(disk.target, *new, *old) if back else DiskSwap(disk.target, *old, *new)
-        swaps.append(one)
+        disk_swap = DiskSwap(disk.target, *new, *old) if back else DiskSwap(disk.target, *old, *new)
+        swaps.append(disk_swap)
         lower = disk.old_files[1:] if back else ()
-        problems.extend(_file_problems(disk.target, (one.kept, *lower), kept, files))
+        problems.extend(_file_problems(disk.target, (disk_swap.kept, *lower), kept, files))
         if back and disk.source_overlay in kept:
-            problems.append(f"{disk.target}: {disk.source_overlay}, which stands on {one.kept}, holds the newer writes")
+            problems.append(
+                f"{disk.target}: {disk.source_overlay}, which stands on {disk_swap.kept}, holds the newer writes"
+            )
         if back and disk.source_kind != "file":
-            problems.append(f"{disk.target}: {one.kept} is a block device; what it holds now cannot be told")
+            problems.append(f"{disk.target}: {disk_swap.kept} is a block device; what it holds now cannot be told")
     small = {}
     for file in plan.small_files:
         now, then = (file.dest, file.source) if back else (file.source, file.dest)
@@ -131,15 +133,15 @@ def swap(plan: Plan, vm: Vm, kept: Mapping[str, Kept], files: Mapping[str, KeptF
     return Swap(vm.name, vm.uuid, plan.move, tuple(swaps), small, tuple(problems), back)
 
 
-def beside(plan: Plan, vm: Vm, found: Swap) -> tuple[str, ...]:
+def beside(plan: Plan, vm: Vm, swap: Swap) -> tuple[str, ...]:
     """What else goes back with the disks, and what does not: sentences."""
     said = []
     for file in plan.small_files:
-        now = file.dest if found.back else file.source
-        if now in found.files:
+        now = file.dest if swap.back else file.source
+        if now in swap.files:
             what = {"nvram": "The UEFI variables go", "iso": f"The ISO of {file.target} goes"}.get(file.role)
-            said.append(f"{what or 'A file of the home goes'} back as well: {now} -> {found.files[now]}.")
-    if vm.config_nvram is not None and vm.config_nvram not in found.files:
+            said.append(f"{what or 'A file of the home goes'} back as well: {now} -> {swap.files[now]}.")
+    if vm.config_nvram is not None and vm.config_nvram not in swap.files:
         said.append(f"The UEFI variables stay as they are ({vm.config_nvram}): no others are kept of that move.")
     mine = {disk.target for disk in plan.disks}
     for disk in vm.disks:
@@ -149,15 +151,15 @@ def beside(plan: Plan, vm: Vm, found: Swap) -> tuple[str, ...]:
     return tuple(said)
 
 
-def done_already(found: Swap, kept: Mapping[str, Kept]) -> bool:
+def done_already(swap: Swap, kept: Mapping[str, Kept]) -> bool:
     """Whether an earlier restore got so far that the configuration changed, and was killed before it noted that.
 
     A restore puts the present files into quarantine before it changes anything, and takes the others out of it at
     its end. With both sides in quarantine the one that was put there later is the one to be left.
     """
-    now = [kept[disk.now].since for disk in found.disks if disk.now in kept]
-    then = [kept[disk.kept].since for disk in found.disks if disk.kept in kept]
-    if not found.disks or len(now) < len(found.disks) or len(then) < len(found.disks):
+    now = [kept[disk.now].since for disk in swap.disks if disk.now in kept]
+    then = [kept[disk.kept].since for disk in swap.disks if disk.kept in kept]
+    if not swap.disks or len(now) < len(swap.disks) or len(then) < len(swap.disks):
         return False
     return max(one or 0.0 for one in now) < min(one or 0.0 for one in then)
 

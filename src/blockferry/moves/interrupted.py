@@ -19,9 +19,12 @@ def interrupted_moves(env: Environment) -> tuple[MoveSummary, ...]:
     if env.nothing_under_way():
         return ()
     return tuple(
-        one
-        for one in env.journal.unfinished()
-        if not one.owner_alive and one.parked is None and not _just_planned(one) and is_ours(env, one)
+        move_summary
+        for move_summary in env.journal.unfinished()
+        if not move_summary.owner_alive
+        and move_summary.parked is None
+        and not _just_planned(move_summary)
+        and is_ours(env, move_summary)
     )
 
 
@@ -37,39 +40,41 @@ def resumable(env: Environment, move: str | None) -> tuple[MoveSummary, ...]:
         env.release(move_host.site_of(env, summary))
         return (summary,)
     return tuple(
-        one for one in env.journal.unfinished() if not one.owner_alive and one.parked is None and is_ours(env, one)
+        move_summary
+        for move_summary in env.journal.unfinished()
+        if not move_summary.owner_alive and move_summary.parked is None and is_ours(env, move_summary)
     )
 
 
-def is_ours(env: Environment, one: MoveSummary) -> bool:
+def is_ours(env: Environment, move_summary: MoveSummary) -> bool:
     """Whether a move that nobody runs is to be taken up here: it is of this host, and there is something to do."""
     try:
-        move_host.expect_host(env, one, env.site.connection)
+        move_host.expect_host(env, move_summary, env.site.connection)
     except OtherHost:
         return False
     except BlockferryError:  # libvirt does not answer: whoever runs it waits for it, and asks then
-        if env.journal.path is None or one.plan.uri != env.uri:
+        if env.journal.path is None or move_summary.plan.uri != env.uri:
             return False
-    return _is_due(env, one)
+    return _is_due(env, move_summary)
 
 
-def _is_due(env: Environment, one: MoveSummary) -> bool:
+def _is_due(env: Environment, move_summary: MoveSummary) -> bool:
     """Whether there is something to do: a move that waits for a power-off has to be told of it by somebody."""
-    if one.state != "waiting" or one.record.wanted is Wanted.CANCEL:
+    if move_summary.state != "waiting" or move_summary.record.wanted is Wanted.CANCEL:
         return True
     try:
-        view = env.site.control(one.plan.uuid, one.plan.vm).look(())
+        view = env.site.control(move_summary.plan.uuid, move_summary.plan.vm).look(())
     except BlockferryError:
         return False
-    moved_on = one.plan.nvram is None or view.nvram != one.plan.nvram.source
+    moved_on = move_summary.plan.nvram is None or view.nvram != move_summary.plan.nvram.source
     return not view.saved and (not view.state.active or moved_on)
 
 
-def _just_planned(one: MoveSummary) -> bool:
+def _just_planned(move_summary: MoveSummary) -> bool:
     """Whether the process that planned it is about to run it."""
     return (
-        one.owner is None
-        and one.deaths == 0
-        and not one.record.configuration.marked
-        and time.time() - one.created < GRACE_S
+        move_summary.owner is None
+        and move_summary.deaths == 0
+        and not move_summary.record.configuration.marked
+        and time.time() - move_summary.created < GRACE_S
     )

@@ -19,15 +19,19 @@ def vms(env: Environment) -> tuple[VmListing, ...]:
     stores = datastore_places.datastores(env.site)
     uri, host = env.site.connection.uri, env.site.connection.host_id()
     unfinished = () if env.nothing_under_way() else env.journal.unfinished()
-    moving = {one.plan.uuid: one.id for one in unfinished if identity.may_be_here(one.plan, uri, host)}
+    moving = {
+        move_summary.plan.uuid: move_summary.id
+        for move_summary in unfinished
+        if identity.may_be_here(move_summary.plan, uri, host)
+    }
     listings = []
     resolved = datastore_places.resolved(env.site.runner, everyone)
     images = chains.of_drives(env.site.runner, everyone)
     for vm in everyone:
         disks = []
         for disk in vm.disks:
-            found = chains.of_disk(images, disk)
-            chain, problem = found.layers, found.problem or None
+            image_chain = chains.of_disk(images, disk)
+            chain, problem = image_chain.layers, image_chain.problem or None
             path = disk.source.path if disk.source else None
             store = datastore_of(path, stores, resolved.get(path, "")) if path else None
             disks.append(

@@ -49,7 +49,7 @@ def _check(env: Environment, request: MoveRequest, move: str) -> tuple[CheckResu
     env.site.runner.prepare()  # while libvirt is connected to
     since, seen = time.time(), env.journal.known()
     facts = _facts(env, request, {})
-    if sum(one.seconds for one in facts.templates.values()) > LONG_S:
+    if sum(template.seconds for template in facts.templates.values()) > LONG_S:
         # While they were compared the VM may have been shut off, or its disks taken elsewhere: look again.
         since, seen = time.time(), env.journal.known()
         facts = _facts(env, request, templates_effects.compared(facts.templates.values()))
@@ -59,7 +59,7 @@ def _check(env: Environment, request: MoveRequest, move: str) -> tuple[CheckResu
         return CheckResult(vm.name, findings, None), None
     rate = request.bandwidth or TYPICAL_RATE
     estimates = tuple(
-        DiskEstimate(one.target, one.copy_bytes, one.copy_bytes / rate, space.needed(one)) for one in plan.disks
+        DiskEstimate(disk.target, disk.copy_bytes, disk.copy_bytes / rate, space.needed(disk)) for disk in plan.disks
     )
     result = CheckResult(
         vm=vm.name,
@@ -116,8 +116,8 @@ def _old_disks(env: Environment, uuid: str) -> dict[str, tuple[Kept, str]]:
         with contextlib.suppress(MoveNotFound):
             plan = env.journal.get(row.move).plan
             if plan.uuid == uuid:
-                mine = (disk.target for disk in plan.disks if row.path in (disk.source, disk.dest))
-                if target := next(mine, ""):
+                generator = (disk.target for disk in plan.disks if row.path in (disk.source, disk.dest))
+                if target := next(generator, ""):
                     found[row.path] = row, target
     return found
 
@@ -125,18 +125,18 @@ def _old_disks(env: Environment, uuid: str) -> dict[str, tuple[Kept, str]]:
 def _promised(env: Environment, uuid: str) -> tuple[frozenset[str], frozenset[FileId]]:
     """The files that unfinished moves of other VMs make: paths of those on this host; files of those on any."""
     uri, host = env.site.connection.uri, env.site.connection.host_id()
-    others = [one.plan for one in env.journal.unfinished() if one.plan.uuid != uuid]
+    others = [move_summary.plan for move_summary in env.journal.unfinished() if move_summary.plan.uuid != uuid]
     paths: frozenset[str] = frozenset().union(*(plan.made for plan in others if identity.may_be_here(plan, uri, host)))
     every: frozenset[FileId] = frozenset().union(*(plan.made_files for plan in others))
     return paths, every
 
 
 def unfinished_move(env: Environment, uuid: str) -> MoveSummary | None:
-    return next((one for one in env.journal.unfinished() if one.plan.uuid == uuid), None)
+    return next((move_summary for move_summary in env.journal.unfinished() if move_summary.plan.uuid == uuid), None)
 
 
 def _is_unfinished(env: Environment, move: str) -> bool:
-    return any(one.id == move for one in env.journal.unfinished())
+    return any(move_summary.id == move for move_summary in env.journal.unfinished())
 
 
 def move(env: Environment, request: MoveRequest) -> MoveSummary:
@@ -160,9 +160,9 @@ def _plan(env: Environment, request: MoveRequest) -> MoveSummary:
     move = _new_id()
     result, room = _check(env, request, move)
     if result.plan is None:
-        reasons = [one for one in result.findings if one.is_error]
-        text = " ".join(f"[{one.code}] {one.text} {one.remedy}".rstrip() for one in reasons)
-        raise Refused(result.vm, text, tuple(one.code for one in reasons))
+        reasons = [finding for finding in result.findings if finding.is_error]
+        text = " ".join(f"[{reason.code}] {reason.text} {reason.remedy}".rstrip() for reason in reasons)
+        raise Refused(result.vm, text, tuple(reason.code for reason in reasons))
     left = [disk for disk in result.plan.disks if disk.partial_of is not None]
     old = _old_disks(env, result.plan.uuid) if request.use_kept else {}
     taken = tuple(old[disk.dest][0] for disk in left if disk.dest in old)
@@ -176,21 +176,21 @@ def _plan(env: Environment, request: MoveRequest) -> MoveSummary:
     waiting = other if other is not None and other.state == "waiting" else None
     summary = env.made_journal().add(result.plan, record, wish, acting_user(), waiting, room, taken)
     env.uris[summary.id] = env.site.uri
-    for one in result.findings:
-        if one.severity is Severity.WARNING:
-            env.journal.event(move, "warning", f"[{one.code}] {one.text}")
-        elif one.code in ("RESUME_FROM", "TEMPLATE_REUSED", "TEMPLATE_NOT_REUSED") or (
-            one.code == "RESUME_NOT" and result.plan.method is not Method.MIRROR
+    for finding in result.findings:
+        if finding.severity is Severity.WARNING:
+            env.journal.event(move, "warning", f"[{finding.code}] {finding.text}")
+        elif finding.code in ("RESUME_FROM", "TEMPLATE_REUSED", "TEMPLATE_NOT_REUSED") or (
+            finding.code == "RESUME_NOT" and result.plan.method is not Method.MIRROR
         ):
-            env.journal.event(move, "action", one.text)
+            env.journal.event(move, "action", finding.text)
     env.journal.event(move, "phase", f"planned: {result.plan.method.value}, {result.plan.method_reason}")
     return summary
 
 
 def move_under_way(env: Environment, vm: str) -> str | None:
     """The id of the VM's move that is under way; one that waits for a power-off lets everything else go on."""
-    found = unfinished_move(env, domain_list.vm(env.site.connection, vm).uuid)
-    return None if found is None or found.state == "waiting" else found.id
+    move_summary = unfinished_move(env, domain_list.vm(env.site.connection, vm).uuid)
+    return None if move_summary is None or move_summary.state == "waiting" else move_summary.id
 
 
 def _new_id() -> str:

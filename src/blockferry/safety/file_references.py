@@ -82,9 +82,9 @@ class FileReferences:
         self, path: str, seen: PathSeen | None, going: frozenset[str], same: Callable[[PathSeen, PathSeen], bool]
     ) -> str | None:
         """Who names this file, by its path or by another that leads to it. `same`: whether two paths are one file."""
-        for one in self.paths.get(posixpath.normpath(path), ()):
-            if one.by not in going:
-                return one.sentence
+        for naming in self.paths.get(posixpath.normpath(path), ()):
+            if naming.by not in going:
+                return naming.sentence
         return self.same_file_user(seen, going, same)
 
     def same_file_user(
@@ -93,10 +93,10 @@ class FileReferences:
         """Who names a file by whatever path leads to it."""
         if seen is None or seen.identity is None:
             return None
-        for one in self.inodes.get(seen.identity[1], ()):
-            other = self.inventory.seen(one.path)
-            if one.by not in going and other is not None and same(other, seen):
-                return f"{one.sentence} (as {one.path})"
+        for inode in self.inodes.get(seen.identity[1], ()):
+            other = self.inventory.seen(inode.path)
+            if inode.by not in going and other is not None and same(other, seen):
+                return f"{inode.sentence} (as {inode.path})"
         return None
 
 
@@ -145,7 +145,7 @@ def _doubts_beside(inventory: HostInventory) -> list[Doubt]:
 
 
 def _add_tree(names: FileReferences, path: str, sentence: str) -> None:
-    if all(one.path != path for one in names.trees):
+    if all(tree.path != path for tree in names.trees):
         names.trees.append(Naming(path, sentence))
 
 
@@ -153,11 +153,11 @@ def _doubt_the_rest(names: FileReferences) -> None:
     """A doubt for each path that only chains, kept files and datastores name, and that cannot be looked at."""
     of_vms = {path for vm in names.inventory.vms for path in names_of(vm)} | set(names.inventory.beside.paths)
     for known in names.paths.values():
-        for one in known:
-            seen = None if one.path in of_vms else names.inventory.seen(one.path)
+        for naming in known:
+            seen = None if naming.path in of_vms else names.inventory.seen(naming.path)
             if seen is not None and seen.error:
-                doubt = f"{one.path} cannot be looked at ({seen.error}) and may be this file ({one.sentence})"
-                names.doubts.append(Doubt(doubt, only_bases=True, by=one.by))
+                doubt = f"{naming.path} cannot be looked at ({seen.error}) and may be this file ({naming.sentence})"
+                names.doubts.append(Doubt(doubt, only_bases=True, by=naming.by))
 
 
 def directory_user(site: Host, directory: str) -> str:
@@ -180,14 +180,20 @@ def directory_user(site: Host, directory: str) -> str:
 
 
 def _add_vm(names: FileReferences, vm: Vm) -> None:
-    trees = {one.path for one in vm.named if one.tree}
-    disks = {path for disk in vm.disks for one in (disk.live, disk.config) if one for path in (one.path, *one.backing)}
+    trees = {named_path.path for named_path in vm.named if named_path.tree}
+    disks = {
+        path
+        for disk in vm.disks
+        for disk_source in (disk.live, disk.config)
+        if disk_source
+        for path in (disk_source.path, *disk_source.backing)
+    }
     names.add((path for path in disks if path), f"VM {vm.name} refers to it")
-    for one in vm.named:
-        if one.tree:
-            _add_tree(names, one.path, f"VM {vm.name} uses the directory {one.path}, which holds it")
-        elif one.path not in disks:
-            names.add([one.path], f"VM {vm.name} refers to it ({one.what})")
+    for named_path in vm.named:
+        if named_path.tree:
+            _add_tree(names, named_path.path, f"VM {vm.name} uses the directory {named_path.path}, which holds it")
+        elif named_path.path not in disks:
+            names.add([named_path.path], f"VM {vm.name} refers to it ({named_path.what})")
     for volume in vm.volumes:
         if volume.path is not None:
             names.add([volume.path], f"VM {vm.name} refers to it (volume {volume.name} of pool {volume.pool})")
@@ -208,12 +214,19 @@ def _doubt_what_is_not_seen(names: FileReferences, images: Iterable[tuple[Vm, st
             alone = source.format == "raw" or source.closed
             names.doubts.append(_doubt(vm, _called(vm, target, seen.path), seen, alone=alone))
     for vm in names.inventory.vms:
-        for one in vm.named:
-            found = looked.paths.get(one.path)
-            if one.path not in told and one.storage and found is not None and _unseen(found, stores, looked.mounts):
-                told.add(one.path)
+        for named_path in vm.named:
+            path_seen = looked.paths.get(named_path.path)
+            if (
+                named_path.path not in told
+                and named_path.storage
+                and path_seen is not None
+                and _unseen(path_seen, stores, looked.mounts)
+            ):
+                told.add(named_path.path)
                 names.doubts.append(
-                    _doubt(vm, f"{one.path}, which VM {vm.name} names ({one.what}),", found, alone=True)
+                    _doubt(
+                        vm, f"{named_path.path}, which VM {vm.name} names ({named_path.what}),", path_seen, alone=True
+                    )
                 )
         names.doubts += [doubt for volume in vm.volumes for doubt in _unlocated(f"VM {vm.name}", volume)]
         names.doubts += _unread_exports(vm)

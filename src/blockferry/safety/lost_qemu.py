@@ -15,8 +15,8 @@ def remains_of_lost(control: Control, runner: Runner) -> qemu_process.QemuPresen
     """
     if control.goes_off() is not None:
         return qemu_process.QemuPresence()
-    found = qemu_process.remains(runner, control.connection.uri, control.uuid)
-    return found if control.goes_off() is None else qemu_process.QemuPresence()
+    qemu_presence = qemu_process.remains(runner, control.connection.uri, control.uuid)
+    return qemu_presence if control.goes_off() is None else qemu_process.QemuPresence()
 
 
 def may_stand(control: Control, runner: Runner) -> bool:
@@ -24,8 +24,8 @@ def may_stand(control: Control, runner: Runner) -> bool:
 
     Raises HostUnreachable and what libvirt raises.
     """
-    found = remains_of_lost(control, runner)
-    return found.pid is not None or bool(found.doubt)
+    qemu_presence = remains_of_lost(control, runner)
+    return qemu_presence.pid is not None or bool(qemu_presence.doubt)
 
 
 def let_run(control: Control, runner: Runner) -> bool | None:
@@ -33,8 +33,8 @@ def let_run(control: Control, runner: Runner) -> bool | None:
 
     None: that cannot be told. Raises HostUnreachable and what libvirt raises.
     """
-    found = remains_of_lost(control, runner)
-    if found.pid is None:
-        return None if found.doubt else False
-    answer = qemu_monitor.ask(runner, found.pid, control.uuid, "cont")
+    qemu_presence = remains_of_lost(control, runner)
+    if qemu_presence.pid is None:
+        return None if qemu_presence.doubt else False
+    answer = qemu_monitor.ask(runner, qemu_presence.pid, control.uuid, "cont")
     return None if answer.problem else answer.did

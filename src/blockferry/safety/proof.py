@@ -61,7 +61,7 @@ class Claims:
     kept_elsewhere: Mapping[str, tuple[Kept, ...]] = field(default_factory=dict)  # as `kept`, by the UUID of the host
 
 
-def needed_by(
+def blocker(
     site: Host,
     path: str,
     said: Claims,
@@ -72,11 +72,9 @@ def needed_by(
     sure: bool = True,
     is_base: bool = True,
 ) -> str | None:
-    """The proof for one file by itself: see `Proof.needed_by`."""
+    """The proof for one file by itself: see `Proof.blocker`."""
     proof = Proof(site, [path])
-    return proof.needed_by(
-        path, said, going=going, together=together, patience_s=patience_s, sure=sure, is_base=is_base
-    )
+    return proof.blocker(path, said, going=going, together=together, patience_s=patience_s, sure=sure, is_base=is_base)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +106,7 @@ class Proof:
         self._users: dict[str, Users] = {}
         self._users_until = 0.0
 
-    def needed_by(
+    def blocker(
         self,
         path: str,
         said: Claims,
@@ -133,13 +131,13 @@ class Proof:
         Raises HostUnreachable, LibvirtFailed, HostCommandFailed: then nothing is proven either.
         """
         self._paths.setdefault(path)
-        found = files.stat_one(self._site.runner, path)
-        if found is None:
+        file_stat = files.stat_one(self._site.runner, path)
+        if file_stat is None:
             return None
-        if found.kind != "file":
+        if file_stat.kind != "file":
             return (
                 "it is a block device; only its owner can tell what else it is for"
-                if found.kind == "block"
+                if file_stat.kind == "block"
                 else "it is no plain file"
             )
         move = said.moves.get(posixpath.normpath(path))
@@ -150,7 +148,7 @@ class Proof:
             return claimed
         gone = frozenset({*map(posixpath.normpath, going), posixpath.normpath(path)})
         rows = _rows(said.kept, {*gone, *map(posixpath.normpath, together)})
-        self._look(said, path, found, gone)
+        self._look(said, path, file_stat, gone)
         holders = _holders(self._site.runner, path, patience_s, sure=sure, known=self._users_known(path))
         if holders is not None:
             return holders
@@ -158,19 +156,19 @@ class Proof:
         assert own.names is not None
         named = _named(path, own.names, gone) or _claimed(path, own.names.inventory, said, rows)
         doubt = next((one.sentence for one in own.names.doubts if one.about(path, is_base=is_base, going=gone)), None)
-        unseen = _unseen_itself(path, found, own.names.inventory)
+        unseen = _unseen_itself(path, file_stat, own.names.inventory)
         return (
             named or doubt or unseen or _needed_elsewhere(path, own.names.inventory, self._hosts[1:], is_base=is_base)
         )
 
     # ------------------------------------------------------------ looking
 
-    def _look(self, said: Claims, path: str, found: FileStat, gone: frozenset[str]) -> None:
+    def _look(self, said: Claims, path: str, file_stat: FileStat, gone: frozenset[str]) -> None:
         """Take the inventories, unless those that we have answer this question, and are of now."""
-        if not self._answers(said, path, found, gone):
+        if not self._answers(said, path, file_stat, gone):
             self._take(said)
 
-    def _answers(self, said: Claims, path: str, found: FileStat, gone: frozenset[str]) -> bool:
+    def _answers(self, said: Claims, path: str, file_stat: FileStat, gone: frozenset[str]) -> bool:
         own = self._hosts[0].names if self._hosts else None
         if own is None or time.monotonic() > self._until:
             return False
@@ -180,8 +178,8 @@ class Proof:
         if own.inventory.problems:
             return True  # to look again would bring the same, after as long a wait
         seen = own.inventory.seen(path)
-        same = seen is not None and seen.identity == (found.device, found.inode)
-        return same and all(one in own.inventory.looked.paths for one in said.moves)
+        same = seen is not None and seen.identity == (file_stat.device, file_stat.inode)
+        return same and all(move in own.inventory.looked.paths for move in said.moves)
 
     @staticmethod
     def _needs_no_look(row: Kept, names: FileReferences) -> bool:
@@ -215,12 +213,12 @@ class Proof:
 
 def _holders(runner: Runner, path: str, patience_s: float, *, sure: bool, known: Users | None = None) -> str | None:
     """Who has the file open, in words; one who only looks is waited for. `known`: what was found a moment ago."""
-    found = _patiently(runner, path, patience_s) if known is None or known.any or known.locks_unseen else known
-    if found.any or found.locks_unseen or (found.why and sure):
-        return found.why
+    users = _patiently(runner, path, patience_s) if known is None or known.any or known.locks_unseen else known
+    if users.any or users.locks_unseen or (users.why and sure):
+        return users.why
     # Root meets a hardened process here and there that it may not look into; QEMU's locks do not depend on that.
-    if found.unseen_processes and sure and runner.run(["id", "-u"]).text.strip() != "0":
-        return f"{found.unseen_processes} processes could not be looked at, which takes root's rights"
+    if users.unseen_processes and sure and runner.run(["id", "-u"]).text.strip() != "0":
+        return f"{users.unseen_processes} processes could not be looked at, which takes root's rights"
     return None
 
 
@@ -228,7 +226,7 @@ def _users_of(runner: Runner, paths: Iterable[str]) -> dict[str, Users]:
     """Who has the files open. A doubt is looked at again: a process that starts or ends cannot be seen whole."""
     found = image_users.users_of_all(runner, paths)
     for _ in range(2):
-        if not any(one.doubts for one in found.values()):
+        if not any(users.doubts for users in found.values()):
             break
         time.sleep(0.2)
         found = image_users.users_of_all(runner, paths)
@@ -242,8 +240,8 @@ def _patiently(runner: Runner, path: str, patience_s: float) -> Users:
         wait=tenacity.wait_fixed(0.5),
         retry_error_callback=lambda state: state.outcome.result() if state.outcome else None,
     )
-    found: Users = retrying(image_users.users_of, runner, path)
-    return found
+    users: Users = retrying(image_users.users_of, runner, path)
+    return users
 
 
 def _images(rows: Iterable[Kept]) -> frozenset[tuple[str, str]]:
@@ -278,14 +276,14 @@ def _needed_elsewhere(path: str, own: HostInventory, others: Iterable[_Known], *
     return None
 
 
-def _unseen_itself(path: str, found: FileStat, inventory: HostInventory) -> str | None:
+def _unseen_itself(path: str, file_stat: FileStat, inventory: HostInventory) -> str | None:
     """Why it cannot be told by which other paths the file is reached: it, or a directory above it, was not seen."""
     if inventory.problems:
         return None  # each of them is a doubt about every file
     seen = inventory.seen(path)
     if seen is None or seen.error:
         return f"it could not be looked at ({'not asked' if seen is None else seen.error})"
-    if seen.identity != (found.device, found.inode):
+    if seen.identity != (file_stat.device, file_stat.inode):
         return "it was replaced by another file while it was looked at"
     for directory in _above(path):
         above = inventory.seen(directory)
@@ -299,7 +297,7 @@ def _tree_elsewhere(path: str, own: HostInventory, names: FileReferences) -> str
     above = [seen for one in _above(path) if (seen := own.seen(one)) is not None]
     for tree in names.trees:
         seen = names.inventory.seen(tree.path)
-        if seen is not None and any(same_file_of_hosts(seen, one) for one in above):
+        if seen is not None and any(same_file_of_hosts(seen, path_seen) for path_seen in above):
             return tree.sentence
     return None
 
@@ -335,8 +333,8 @@ def _above(path: str) -> list[str]:
     return found
 
 
-def fingerprint(found: FileStat) -> KeptFingerprint:
-    return KeptFingerprint(found.inode, found.size, found.mtime_ns)
+def fingerprint(file_stat: FileStat) -> KeptFingerprint:
+    return KeptFingerprint(file_stat.inode, file_stat.size, file_stat.mtime_ns)
 
 
 def _claimed(path: str, inventory: HostInventory, said: Claims, rows: Iterable[Kept]) -> str | None:
@@ -371,8 +369,12 @@ def _named(path: str, names: FileReferences, going: frozenset[str]) -> str | Non
     for tree in names.trees:
         if posixpath.normpath(tree.path) in above:
             return tree.sentence
-        found = seen.get(tree.path)
-        if found is not None and found.there and (found.identity in places or _holds(found, seen.get(path))):
+        path_seen = seen.get(tree.path)
+        if (
+            path_seen is not None
+            and path_seen.there
+            and (path_seen.identity in places or _holds(path_seen, seen.get(path)))
+        ):
             return tree.sentence
     return None
 

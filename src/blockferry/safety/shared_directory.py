@@ -36,33 +36,33 @@ class SharedDirectories:
         self._lock = threading.Lock()
         self._known: dict[frozenset[tuple[str, str]], bool] = {}
 
-    def same(self, one: Host, directory: str, other: Host, other_directory: str, *, wait_s: float = WAIT_S) -> bool:
+    def same(self, host: Host, directory: str, other: Host, other_directory: str, *, wait_s: float = WAIT_S) -> bool:
         """Whether these are one directory. Nothing is left in it.
 
         Raises HostUnreachable, HostCommandFailed when it cannot be proven: no right to write, a directory that is not
         there or does not answer. That is no answer, and is not kept.
         """
-        here, there = one.connection.host_id(), other.connection.host_id()
+        here, there = host.connection.host_id(), other.connection.host_id()
         if here and here == there:
             wanted = directory, other_directory
-            return files.realpath(one.runner, wanted[0]) == files.realpath(one.runner, wanted[1])
-        key = frozenset({(here or one.uri, directory), (there or other.uri, other_directory)})
+            return files.realpath(host.runner, wanted[0]) == files.realpath(host.runner, wanted[1])
+        key = frozenset({(here or host.uri, directory), (there or other.uri, other_directory)})
         with self._lock:
             known = self._known.get(key)
         if known is None:
-            known = _seen_from_both(one.runner, directory, other.runner, other_directory, wait_s)
+            known = _seen_from_both(host.runner, directory, other.runner, other_directory, wait_s)
             with self._lock:
                 self._known[key] = known
         return known
 
 
-def _seen_from_both(one: Runner, directory: str, other: Runner, other_directory: str, wait_s: float) -> bool:
+def _seen_from_both(runner: Runner, directory: str, other: Runner, other_directory: str, wait_s: float) -> bool:
     """Write a file with a name and a content that nobody can have by chance, and look for it on the other side."""
     files.list_directory(other, other_directory)  # one that cannot be looked at proves nothing
     name, content = f"{PREFIX}{secrets.token_hex(16)}", secrets.token_hex(32).encode()
     path = posixpath.join(directory, name)
     try:
-        files.write_file(one, path, content, mode=0o644)  # root may be nobody there
+        files.write_file(runner, path, content, mode=0o644)  # root may be nobody there
         for attempt in range(TRIES):
             if attempt:
                 time.sleep(wait_s)
@@ -70,7 +70,7 @@ def _seen_from_both(one: Runner, directory: str, other: Runner, other_directory:
                 return True
         return False
     finally:
-        _remove(one, path)
+        _remove(runner, path)
 
 
 def _content(runner: Runner, path: str) -> bytes | None:

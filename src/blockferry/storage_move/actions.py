@@ -99,7 +99,7 @@ class LeaveSynchronous(Action):
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class SaveFenced(Action):
-    """Remember that the destination was cut off, because it hung; from now on the way is back."""
+    """Remember that the destination was fenced, because it hung; from now on the way is back."""
 
     phase: ClassVar[str] = "roll back"
 
@@ -232,21 +232,21 @@ class SaveClean(Action):
     phase: ClassVar[str] = "copy"
 
     targets: tuple[str, ...] = ()
-    folds: tuple[str, ...] = ()
+    commits: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Resume(Action):
     """Let the guest run on. `clean`: the copies that were started in this suspension and missed nothing.
 
-    `folds`: the same of commits of overlays.
+    `commits`: the same of commits of overlays.
     """
 
     routine: ClassVar[bool] = True
 
     clean: tuple[str, ...] = ()
     switch_failed: bool = False
-    folds: tuple[str, ...] = ()
+    commits: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -356,11 +356,11 @@ class ResumeGuest(Action):
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class SaveGraph(Action):
-    """Remember what QEMU's own block graph says of the new images. `folded`: also that no overlay is left."""
+    """Remember what QEMU's own block graph says of the new images. `committed`: also that no overlay is left."""
 
     phase: ClassVar[str] = "switch"
 
-    folded: bool = False
+    committed: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

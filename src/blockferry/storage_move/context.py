@@ -1,4 +1,4 @@
-"""What the effects of one move share: plan, host, memory, and the journal behind `note`."""
+"""What the effects of one move share: plan, host, memory, and the journal behind `save`."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from blockferry.storage_move.record import Record
 class Context:
     """One move while it runs in this process.
 
-    `note` makes a record durable before it returns (fenced by the lease); `tell` adds a line to the story;
+    `save` makes a record durable before it returns (fenced by the lease); `log_event` adds a line to the story;
     `stop` is set when this process shall leave the move as it is; `wanted` reads what the user wants now.
     """
 
     plan: Plan
     site: Host
     guard: Guard
-    note: Callable[[Record], None]
-    tell: Callable[[str, str], None]  # (kind, text)
-    keep: Callable[..., None]  # into quarantine: the words of quarantine.row from `path` on
+    save: Callable[[Record], None]
+    log_event: Callable[[str, str], None]  # (kind, text)
+    quarantine: Callable[..., None]  # into quarantine: the words of quarantine.row from `path` on
     should_stop: Callable[[], bool]
     bandwidth: Callable[[], int] = lambda: 0  # bytes/s that the user wants now, 0 for no limit
     claims: Callable[[], Claims] = Claims  # what the journal knows of the host's files
@@ -74,22 +74,22 @@ class Context:
     @property
     def runner(self) -> Runner:
         """Waits for storage that does not answer without being held up by it."""
-        return WaitingRunner(self.site.runner, lambda text: self.tell("warning", text), self.stop.is_set)
+        return WaitingRunner(self.site.runner, lambda text: self.log_event("warning", text), self.stop.is_set)
 
-    def needed_by(self, path: str, *, patience_s: float, is_base: bool) -> str | None:
-        """Why an old file of this move must stay; None when it is proven that nothing needs it (`Proof.needed_by`).
+    def blocker(self, path: str, *, patience_s: float, is_base: bool) -> str | None:
+        """Why an old file of this move must stay; None when it is proven that nothing needs it (`Proof.blocker`).
 
         The old files go together. One that is kept for a doubt goes no more: what it stands on stays with it.
         """
         home = [file.source for file in self.plan.small_files]
-        old = [one for disk in self.plan.disks for one in (*disk.old_files, disk.source_overlay) if one]
+        old = [old_file for disk in self.plan.disks for old_file in (*disk.old_files, disk.source_overlay) if old_file]
         if self.proof is None:
             self.proof = Proof(self.site, [*old, *home])
         said = self.claims()
         stay = {row.path for row in said.kept if row.move == self.plan.move and self.plan.source.delete}
         overlays = [disk.dest_overlay for disk in self.plan.disks if disk.dest_overlay]
         going = [one for one in (*old, *overlays) if one not in stay]
-        return self.proof.needed_by(path, said, going=going, patience_s=patience_s, is_base=is_base)
+        return self.proof.blocker(path, said, going=going, patience_s=patience_s, is_base=is_base)
 
     @staticmethod
     def now_s() -> float:

@@ -57,13 +57,13 @@ def decide(plan: Plan, seen: Observation) -> actions.Action:
     """The next action for this move. Total: every observation has an answer."""
     if (first := _lost(plan, seen)) is not None:
         return first
-    if _was_cut_off(seen) and not _ours_suspended(seen):
-        assert seen.silence.cut_off is not None
-        return actions.SaveFenced(seen.silence.cut_off, seen.silence.cut_after or 0.0)
+    if _was_fenced(seen) and not _ours_suspended(seen):
+        assert seen.health.fenced is not None
+        return actions.SaveFenced(seen.health.fenced, seen.health.fenced_after or 0.0)
     action = _decide(plan, seen)
     if seen.record.throttled and _throttle_is_over(seen, action):
         action = actions.UnthrottleGuest()
-    return _hands_off(seen, action) if seen.silence.hanging or _was_cut_off(seen) else action
+    return _hands_off(seen, action) if seen.health.hanging or _was_fenced(seen) else action
 
 
 def _lost(plan: Plan, seen: Observation) -> actions.Action | None:
@@ -78,7 +78,7 @@ def _lost(plan: Plan, seen: Observation) -> actions.Action | None:
 
 
 def _hands_off(seen: Observation, action: actions.Action) -> actions.Action:
-    """The destination hangs: nothing that waits for it is begun, until it answers or has been cut off."""
+    """The destination hangs: nothing that waits for it is begun, until it answers or has been fenced."""
     if not seen.state.active or all(view.side is DiskSide.DESTINATION for view in seen.disks):
         return action
     if not action.waits_for_destination:
@@ -88,11 +88,11 @@ def _hands_off(seen: Observation, action: actions.Action) -> actions.Action:
     return actions.Await("hang", 0.25)
 
 
-def _was_cut_off(seen: Observation) -> bool:
-    """Whether the destination has been cut off, and nobody has written it down yet."""
+def _was_fenced(seen: Observation) -> bool:
+    """Whether the destination has been fenced, and nobody has written it down yet."""
     record = seen.record
     over = record.switch.done or record.outcome is not None or record.fencing.fenced is not None
-    return seen.silence.cut_off is not None and not over
+    return seen.health.fenced is not None and not over
 
 
 def _throttle_is_over(seen: Observation, action: actions.Action) -> bool:
@@ -107,7 +107,7 @@ def _decide(plan: Plan, seen: Observation) -> actions.Action:
     if seen.record.outcome is not None:
         return actions.Done(seen.record.outcome)
     if seen.record.nvram.pending:
-        return firmware_rules.follow(plan, seen)
+        return firmware_rules.next_action(plan, seen)
     if seen.state is PowerState.ABSENT:
         return _without_domain(seen)
     if any(view.ending for view in seen.disks):
@@ -411,7 +411,7 @@ def _starting(plan: Plan, seen: Observation) -> actions.Action:
 def _change_course(plan: Plan, seen: Observation) -> actions.Action | None:
     """The guest outruns a copy in the background: what the user wants done about that. None: wait."""
     record = seen.record
-    found = next((one for one in seen.diverging if one.sure), None)
+    found = next((divergence for divergence in seen.diverging if divergence.sure), None)
     at_once = record.mirror.wanted or (plan.synchronous and not record.mirror.forbidden)
     if found is None or at_once or len({view.side for view in seen.disks}) > 1:
         return None
@@ -440,7 +440,7 @@ def _leave_synchronous(plan: Plan, seen: Observation, outstanding: list[DiskView
     That costs a new copy, so a short hang is forgiven once; and copies that are in step are switched instead, which
     is over sooner than anything else.
     """
-    record, silence = seen.record, seen.silence
+    record, silence = seen.record, seen.health
     if plan.hang is None or record.mirror.forbidden or silence.hanging or all(view.ready for view in outstanding):
         return None
     if len(outstanding) < len(seen.disks) or not any(record.copy(view.target).synchronous for view in outstanding):
@@ -535,11 +535,11 @@ def _back_live(plan: Plan, seen: Observation) -> actions.Action:
         return _bring_back(plan, seen, across)
     if _ours_suspended(seen):
         return (
-            actions.Resume() if seen.record.switch.begun else overlays_rules.starting_fold(plan, seen, at_source=True)
+            actions.Resume() if seen.record.switch.begun else overlays_rules.starting_commit(plan, seen, at_source=True)
         )
-    folding = overlays_rules.fold(plan, seen, at_source=True)
-    if folding is not None:
-        return folding
+    commit_action = overlays_rules.commit(plan, seen, at_source=True)
+    if commit_action is not None:
+        return commit_action
     return _back_off(plan, seen)
 
 
@@ -644,9 +644,9 @@ def _forward_off(plan: Plan, seen: Observation) -> actions.Action:
         if view.side is DiskSide.SOURCE and (unsettled or cloned):
             # What the configuration names must be known to be the newest before it is copied; and a clone is of one
             # file, where a copy would need space for the whole disk.
-            folding = overlays_rules.fold(plan, seen, at_source=True)
-            if folding is not None:
-                return folding
+            commit_action = overlays_rules.commit(plan, seen, at_source=True)
+            if commit_action is not None:
+                return commit_action
     for view in seen.disks:
         if view.side is DiskSide.SOURCE and view.fingerprint == UNKNOWABLE:
             return actions.Fail(
@@ -669,9 +669,9 @@ def _back_off(plan: Plan, seen: Observation) -> actions.Action:
             "source; each file is whole. Nothing is removed"
         )
     if not seen.state.active:
-        folding = overlays_rules.fold(plan, seen, at_source=True)
-        if folding is not None:
-            return folding
+        commit_action = overlays_rules.commit(plan, seen, at_source=True)
+        if commit_action is not None:
+            return commit_action
     if seen.record.created:
         return actions.RemoveDestination()
     if seen.mark == plan.move:
@@ -753,7 +753,7 @@ def _record_switch(plan: Plan, seen: Observation) -> actions.Action | None:
         return actions.StartExport()
     if _ours_suspended(seen):
         if record.switch.done and not record.switch.begun:
-            return overlays_rules.starting_fold(plan, seen, at_source=False)
+            return overlays_rules.starting_commit(plan, seen, at_source=False)
         return actions.Resume()
     for view in seen.disks:
         if view.job is Job.OURS:
@@ -783,14 +783,14 @@ def _complete_switch(plan: Plan, seen: Observation) -> actions.Action | None:
 def _commit_overlays(plan: Plan, seen: Observation) -> actions.Action | None:
     """Commit our overlays at the destination into their images, and prove by the block graph that they are."""
     record = seen.record
-    if (commit := overlays_rules.fold(plan, seen, at_source=False)) is not None:
+    if (commit := overlays_rules.commit(plan, seen, at_source=False)) is not None:
         return commit
     if not record.has_dest_overlay:
         return None
     if (disagreement := _by_the_graph(plan, seen, proven=record.graph.committed)) is not None:
         return disagreement
     if seen.state.active and not record.graph.committed and not record.graph.doubt:
-        return actions.SaveGraph(folded=True)
+        return actions.SaveGraph(committed=True)
     return None
 
 

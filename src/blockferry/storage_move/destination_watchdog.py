@@ -12,7 +12,7 @@ import posixpath
 import time
 from dataclasses import replace
 
-from blockferry.base.errors import BlockferryError, DestinationCutOff
+from blockferry.base.errors import BlockferryError, DestinationFenced
 from blockferry.base.units import format_duration
 from blockferry.hosts.exports import is_export
 from blockferry.hosts.fencing import ANSWERING, DestinationHealth, Guarded
@@ -31,10 +31,10 @@ AGAIN_S = 5.0
 ANSWER_S = 5.0
 
 
-def silence(context: Context) -> DestinationHealth:
+def health(context: Context) -> DestinationHealth:
     """What the watch says now; nothing when there is none."""
     watch = context.watch
-    return watch.silence if watch is not None and watch.alive else ANSWERING
+    return watch.health if watch is not None and watch.alive else ANSWERING
 
 
 def begin(context: Context, record: Record) -> Record:
@@ -49,12 +49,12 @@ def begin(context: Context, record: Record) -> Record:
             return record
         before = record
         record = replace(record, fencing=replace(record.fencing, guarded=guarded))
-        context.note(record)
+        context.save(record)
         point("watching")
         _start(context, guarded, FENCE)
         if context.watch is None and before.fencing.guarded is None:
             record = before  # none ever stood, so none has to be told anything
-            context.note(record)
+            context.save(record)
     _order(context, FENCE)
     return record
 
@@ -91,7 +91,7 @@ def keep_up(context: Context, seen: Observation) -> None:
     if context.watch is None or not context.watch.alive:
         if record.fencing.fenced or time.monotonic() - context.watch_tried < AGAIN_S:
             return
-        context.tell("warning", "the watch beside the copy is gone; another one is started")
+        context.log_event("warning", "the watch beside the copy is gone; another one is started")
         _start(context, record.fencing.guarded, LOOK)
     back = record.failure is not None or record.wanted is Wanted.CANCEL
     at_once = any(record.copy(view.target).synchronous for view in ours)
@@ -104,7 +104,7 @@ def arm(context: Context) -> None:
 
 
 def disarm(context: Context, record: Record) -> bool:
-    """From now on the destination may be the truth. False: it hangs, was cut off, or it is not certain that nobody will
+    """From now on the destination may be the truth. False: it hangs, was fenced, or it is not certain that nobody will
     cut it off."""
     if record.fencing.guarded is None or context.plan.hang is None:
         return True
@@ -113,8 +113,8 @@ def disarm(context: Context, record: Record) -> bool:
         _start(context, record.fencing.guarded, LOOK)
         if context.watch is None or not context.watch.alive:
             return False
-    now = silence(context)  # it tells what it has done before it answers
-    return now.cut_off is None and not now.hanging
+    now = health(context)  # it tells what it has done before it answers
+    return now.fenced is None and not now.hanging
 
 
 def end(context: Context) -> None:
@@ -130,34 +130,34 @@ def abandon(context: Context) -> None:
         context.watch.abandon()
 
 
-def note_cut_off(context: Context, action: actions.SaveFenced, seen: Observation) -> None:
+def save_fenced(context: Context, action: actions.SaveFenced, seen: Observation) -> None:
     """The destination is gone for this move, by us: from here on the way is back."""
-    why = DestinationCutOff(context.plan.vm, action.directory, format_duration(action.after_s)).sentence
-    context.tell("error", why)
-    context.note(replace(seen.record, failure=why, fencing=replace(seen.record.fencing, fenced=action.directory)))
+    why = DestinationFenced(context.plan.vm, action.directory, format_duration(action.after_s)).sentence
+    context.log_event("error", why)
+    context.save(replace(seen.record, failure=why, fencing=replace(seen.record.fencing, fenced=action.directory)))
     point("cut-off-noted")
 
 
 def leave_synchronous(context: Context, action: actions.LeaveSynchronous, seen: Observation) -> None:
-    context.tell(
+    context.log_event(
         "warning", f"{action.why}; the copy is made anew in the background, where the guest does not wait for it"
     )
-    context.note(replace(seen.record, mirror=replace(seen.record.mirror, forbidden=True, wanted=False)))
+    context.save(replace(seen.record, mirror=replace(seen.record.mirror, forbidden=True, wanted=False)))
     point("leaving-synchronous")
 
 
 def see_back(context: Context, record: Record) -> None:
-    """Raise DestinationCutOff unless storage that was cut off is back: what cannot be seen is not gone."""
+    """Raise DestinationFenced unless storage that was fenced is back: what cannot be seen is not gone."""
     if record.fencing.fenced is None:
         return
     directories = [posixpath.dirname(disk.dest) for disk in context.plan.disks if not is_export(disk.dest)]
     if not watchdog.answers(context.site.runner, directories, ANSWER_S):
-        raise DestinationCutOff(context.plan.vm, record.fencing.fenced, "longer than the hang limit")
+        raise DestinationFenced(context.plan.vm, record.fencing.fenced, "longer than the hang limit")
 
 
 def sentence(context: Context, seen: Observation) -> str:
     """What a destination that does not answer means now, for the progress; "" when it answers."""
-    now = seen.silence
+    now = seen.health
     if not now.hanging or context.plan.hang is None:
         return ""
     waits = any(seen.record.copy(view.target).synchronous and view.job is Job.OURS for view in seen.disks)
@@ -165,16 +165,16 @@ def sentence(context: Context, seen: Observation) -> str:
     text = f"{now.directory} has not answered for {format_duration(now.seconds)}; {guest}"
     limit = context.plan.hang.wanted.limit_s
     guarded = seen.record.fencing.guarded
-    steps = [one for one in (guarded.places if guarded else ()) if one.steps]
-    if now.cut_off is not None:
-        return f"{text}; it was cut off, and requests that wait there have not ended yet"
+    steps = [place for place in (guarded.places if guarded else ()) if place.steps]
+    if now.fenced is not None:
+        return f"{text}; it was fenced, and requests that wait there have not ended yet"
     if now.refused:
-        return f"{text}; it is not cut off, because {now.refused}"
+        return f"{text}; it is not fenced, because {now.refused}"
     if context.watch_mode != FENCE:
         return f"{text}; the copy waits"
     if limit is None or not steps:
-        return f"{text}; it cannot be cut off, so nothing is done until it answers"
-    return f"{text}; it is cut off after {format_duration(limit)}"
+        return f"{text}; it cannot be fenced, so nothing is done until it answers"
+    return f"{text}; it is fenced after {format_duration(limit)}"
 
 
 # ---------------------------------------------------------------- inside
@@ -197,7 +197,7 @@ def _guarded(context: Context, record: Record) -> Guarded:
         (files.realpath(context.runner, disk.source), real(disk.dest)) for disk in disks if not is_export(disk.source)
     )
     ours = [*record.created, *(one for disk in disks for one in (disk.dest, disk.dest_overlay) if one)]
-    places = {one.directory: one for one in found.values()}
+    places = {storage.directory: storage for storage in found.values()}
     return Guarded(tuple(places.values()), pairs, tuple(dict.fromkeys([*places, *(real(path) for path in ours)])))
 
 
@@ -220,7 +220,7 @@ def _start(context: Context, guarded: Guarded, mode: str) -> None:
 
 
 def _say_unwatched(context: Context, error: BlockferryError) -> None:
-    context.tell("warning", f"the destination is not watched, so a hang of it is not noticed ({error.sentence})")
+    context.log_event("warning", f"the destination is not watched, so a hang of it is not noticed ({error.sentence})")
 
 
 def _order(context: Context, mode: str) -> bool:
@@ -240,17 +240,17 @@ def _tell(context: Context, guarded: Guarded, before: DestinationHealth, now: De
     """Into the story, from the watch's own thread: the loop may be waiting for the storage itself."""
     try:
         if now.hanging and not before.hanging:
-            context.tell("warning", f"{now.directory} has not answered for {format_duration(now.seconds)}")
-        if before.hanging and not now.hanging and now.cut_off is None:
+            context.log_event("warning", f"{now.directory} has not answered for {format_duration(now.seconds)}")
+        if before.hanging and not now.hanging and now.fenced is None:
             text = f"{before.directory} answers again, after {format_duration(max(before.seconds, now.longest))}"
-            context.tell("action", text)
+            context.log_event("action", text)
             context.notes.append(text)
         if now.refused and now.refused != before.refused:
-            context.tell("warning", f"{now.directory} is not cut off, because {now.refused}")
-        if now.cut_off is not None and before.cut_off is None:
-            place = next((one for one in guarded.places if one.directory == now.cut_off), None)
+            context.log_event("warning", f"{now.directory} is not fenced, because {now.refused}")
+        if now.fenced is not None and before.fenced is None:
+            place = next((storage for storage in guarded.places if storage.directory == now.fenced), None)
             how = place.how if place is not None else ""
-            after = format_duration(now.cut_after or 0.0)
-            context.tell("warning", f"{now.cut_off} has not answered for {after} and is cut off: {how}")
+            after = format_duration(now.fenced_after or 0.0)
+            context.log_event("warning", f"{now.fenced} has not answered for {after} and is fenced: {how}")
     except BlockferryError:
         return  # the journal cannot be written; the loop will meet that, too

@@ -63,8 +63,8 @@ def _cold_copy(context: Context, action: actions.ColdCopy, seen: Observation) ->
         overlays_effects.cold_copy(context, action.target, seen)
 
 
-def _start_fold(context: Context, action: actions.StartCommit, seen: Observation) -> None:
-    overlays_effects.start_fold(context, action, seen, block_jobs.speed(context, seen))
+def _start_commit(context: Context, action: actions.StartCommit, seen: Observation) -> None:
+    overlays_effects.start_commit(context, action, seen, block_jobs.speed(context, seen))
 
 
 def _checkpoint(context: Context, action: actions.Checkpoint, seen: Observation) -> None:
@@ -110,16 +110,16 @@ EFFECTS: dict[type[actions.Action], Effect] = {
     actions.Fail: block_jobs.note_failure,
     actions.GoSynchronous: block_jobs.go_synchronous,
     actions.LeaveSynchronous: destination_watchdog.leave_synchronous,
-    actions.SaveFenced: destination_watchdog.note_cut_off,
+    actions.SaveFenced: destination_watchdog.save_fenced,
     actions.ThrottleGuest: throttle.throttle,
     actions.UnthrottleGuest: _plain(throttle.unthrottle),
     # overlays
     actions.TakeOverlays: overlays_effects.take_overlays,
     actions.SaveLayer: overlays_effects.note_layer,
     actions.SyncBase: _sync_base,
-    actions.StartCommit: _start_fold,
-    actions.PivotCommit: overlays_effects.pivot_fold,
-    actions.CommitOff: overlays_effects.fold_off,
+    actions.StartCommit: _start_commit,
+    actions.PivotCommit: overlays_effects.pivot_commit,
+    actions.CommitOff: overlays_effects.commit_off,
     actions.Checkpoint: _checkpoint,
     # the switch
     actions.FlushDestination: _plain(switch_effects.flush_destination),

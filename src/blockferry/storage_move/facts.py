@@ -182,14 +182,16 @@ class Facts:
     @property
     def spaces(self) -> dict[str, SpaceId | None]:
         """Every datastore -> the file system that it is on; None: not known."""
-        return {one.name: None if one.id is None else one.id.space for one in self.datastores}
+        return {datastore.name: None if datastore.id is None else datastore.id.space for datastore in self.datastores}
 
     def sharing(self, name: str) -> tuple[str, ...]:
         """The datastores on the file system of this one, itself among them: what one takes, all have less."""
         store = self.datastore(name)
         if store is None:
             return (name,)
-        return tuple(one.name for one in self.datastores if one.name == name or one.shares_space(store))
+        return tuple(
+            datastore.name for datastore in self.datastores if datastore.name == name or datastore.shares_space(store)
+        )
 
     def datastore(self, name: str) -> Datastore | None:
         return next((store for store in self.datastores if store.name == name), None)

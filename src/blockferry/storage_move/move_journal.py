@@ -64,13 +64,15 @@ class MoveJournal(Journal[Plan, Record, Progress, Report, MoveSummary]):
         What was copied again because the guest changed it takes no room twice.
         """
         found = []
-        for one in self.unfinished():
-            if one.id == exclude or one.record.nvram.pending:
+        for move_summary in self.unfinished():
+            if move_summary.id == exclude or move_summary.record.nvram.pending:
                 continue
-            here = may_be_here(one.plan, uri, host)
-            written = {disk.target: max(0, disk.done - disk.changed) for disk in one.progress.disks}
-            for store, left in left_to_take(one.plan, written, home_copied=one.record.home.copied).items():
-                found.append(Promise(store, left, one.plan.space(store), here))
+            here = may_be_here(move_summary.plan, uri, host)
+            written = {disk.target: max(0, disk.done - disk.changed) for disk in move_summary.progress.disks}
+            for store, left in left_to_take(
+                move_summary.plan, written, home_copied=move_summary.record.home.copied
+            ).items():
+                found.append(Promise(store, left, move_summary.plan.space(store), here))
         return tuple(found)
 
     def partials(self, vm_uuid: str, host: str) -> dict[str, Partial]:

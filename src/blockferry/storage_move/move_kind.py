@@ -26,10 +26,10 @@ class MoveKind(JobKind[Plan, Record, Progress, Report, MoveSummary]):
     summary_type = MoveSummary
 
     def read_plan(self, text: str) -> Plan:
-        found = msgspec.json.decode(text, type=Plan)
-        if found.version > PLAN_VERSION:
-            raise NewerPlan(f"plan version {found.version}, this one knows {PLAN_VERSION}")
-        return old_fingerprints.current_plan(found)
+        plan = msgspec.json.decode(text, type=Plan)
+        if plan.version > PLAN_VERSION:
+            raise NewerPlan(f"plan version {plan.version}, this one knows {PLAN_VERSION}")
+        return old_fingerprints.current_plan(plan)
 
     def read_record(self, text: str) -> Record:
         return old_record.read(text)
@@ -39,7 +39,9 @@ class MoveKind(JobKind[Plan, Record, Progress, Report, MoveSummary]):
 
     def listed(self, plan: Plan) -> Listed:
         reused = [disk.reused for disk in plan.disks if disk.reused is not None]
-        return Listed(_places(plan), tuple(pair(one.prints, one.source_prints) for one in reused))
+        return Listed(
+            _places(plan), tuple(pair(reused_layer.prints, reused_layer.source_prints) for reused_layer in reused)
+        )
 
     def left(self, plan: Plan, record: Record) -> Left:
         kept = [disk for disk in plan.disks if disk.dest in record.kept]
@@ -64,5 +66,5 @@ def _places(plan: Plan) -> tuple[Place, ...]:
 
 
 def _identity(plan: Plan, name: str) -> str:
-    found = plan.directories.get(name)
-    return "" if found is None else found.id.text
+    directory = plan.directories.get(name)
+    return "" if directory is None else directory.id.text

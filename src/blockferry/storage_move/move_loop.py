@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar
 
-from blockferry.base.errors import BlockferryError, DestinationCutOff, HostCommandFailed, LibvirtFailed
+from blockferry.base.errors import BlockferryError, DestinationFenced, HostCommandFailed, LibvirtFailed
 from blockferry.hosts.exports import is_export
 from blockferry.hosts.helper import image_users
 from blockferry.hosts.images.conversion import ConversionStopped
@@ -51,7 +51,7 @@ class MoveLoop(Loop[Record, Observation, Progress, Report]):
     _watched: Connection | None = None
 
     def __post_init__(self) -> None:
-        self._write, self.context.note = self.context.note, self.save
+        self._write, self.context.save = self.context.save, self.save
         self.context.last_view = lambda: self.observer.last
 
     @cached_property
@@ -82,7 +82,7 @@ class MoveLoop(Loop[Record, Observation, Progress, Report]):
         self._known = self.context.noted = record
 
     def log_event(self, kind: str, text: str) -> None:
-        self.context.tell(kind, text)
+        self.context.log_event(kind, text)
 
     # ------------------------------------------------------------ observe, decide, act
 
@@ -95,7 +95,7 @@ class MoveLoop(Loop[Record, Observation, Progress, Report]):
 
     def observe(self, record: Record, now_s: float) -> Observation:
         self._subscribe()
-        self.context.memory.silence = destination_watchdog.silence(self.context)
+        self.context.memory.health = destination_watchdog.health(self.context)
         return self.observer.look(self.context.control, record, self.context.memory, now_s)
 
     def record_of(self, seen: Observation) -> Record:
@@ -198,8 +198,12 @@ class MoveLoop(Loop[Record, Observation, Progress, Report]):
         except BlockferryError:
             return False
 
-        def situation(one: Observation) -> object:
-            return one.state, one.incarnation, [(view.side, view.job, view.ending) for view in one.disks]
+        def situation(observation: Observation) -> object:
+            return (
+                observation.state,
+                observation.incarnation,
+                [(view.side, view.job, view.ending) for view in observation.disks],
+            )
 
         return situation(now) != situation(seen)
 
@@ -223,7 +227,7 @@ class MoveLoop(Loop[Record, Observation, Progress, Report]):
         return not any(view.side is DiskSide.DESTINATION for view in seen.disks)
 
     def lasting(self, error: BlockferryError | PointFailed) -> str | None:
-        return f"{error.sentence}. {error.hint}" if isinstance(error, DestinationCutOff) else None
+        return f"{error.sentence}. {error.hint}" if isinstance(error, DestinationFenced) else None
 
     def parking(self, action: Action | None, seen: Observation | None, problem: str) -> str:
         if seen is not None and seen.record.throttled:

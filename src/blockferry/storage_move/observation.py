@@ -26,7 +26,7 @@ class Job(enum.Enum):
 
     NONE = "none"
     OURS = "ours"  # copies from the source to our destination (or back, when that is what we do)
-    FOLD = "fold"  # ours, commits the overlay in use into its base
+    COMMIT = "commit"  # ours, commits the overlay in use into its base
     FOREIGN = "foreign"  # somebody else's: never adopted, never aborted
 
 
@@ -50,7 +50,9 @@ class DiskView:
     template_changed: str = ""  # a file that was written to, or is gone, since it was compared to be reused
     copy_on_read: bool = False  # the running VM has a copy-on-read filter above it
     config_path: str = ""  # the image or address that the configuration names
-    overlay_print: str = ""  # of the overlay that the configuration names, and of its base; only looked at when off
+    overlay_fingerprint: str = (
+        ""  # of the overlay that the configuration names, and of its base; only looked at when off
+    )
 
     @property
     def side(self) -> DiskSide:
@@ -68,7 +70,7 @@ class DiskView:
 
         libvirt shows `end` = 1 while QEMU has not said anything yet (and for an empty disk, which is ready at once).
         """
-        return self.job in (Job.OURS, Job.FOLD) and (self.ready or (self.info is not None and self.info.end > 1))
+        return self.job in (Job.OURS, Job.COMMIT) and (self.ready or (self.info is not None and self.info.end > 1))
 
     @property
     def remaining(self) -> int | None:
@@ -95,7 +97,7 @@ class NvramView:
     # Only looked at while the VM is, or is to be, held for them:
     busy: str = ""  # what libvirt or QEMU is doing with the running VM: "save", "backup", "a block job on vda"
     image: bool = False  # the VM runs, and a saved state of it is there all the same
-    image_print: str = ""  # which file the saved state is in
+    image_fingerprint: str = ""  # which file the saved state is in
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +143,7 @@ class Observation:
     graph: GraphView | None = None  # QEMU's block graph; only looked at after a switch, None: not looked at
     unflushed: float = 0.0  # the largest share of a disk that was copied since QEMU last flushed the destination
     unflushed_s: float = 0.0  # and for how long
-    silence: DestinationHealth = ANSWERING  # of the destination, as the watch beside the copies has it
+    health: DestinationHealth = ANSWERING  # of the destination, as the watch beside the copies has it
     lost: LostView | None = None  # only in the state LOST
     off_doubt: str = ""  # libvirt says that it is off or gone; why that cannot be believed, a clause
     off_doubt_s: float = 0.0  # for so long this process has not been able to look

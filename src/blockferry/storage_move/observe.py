@@ -36,7 +36,7 @@ class Memory:
 
     progress: dict[str, CopyProgress] = field(default_factory=dict)
     written: dict[str, tuple[Counters, ...]] = field(default_factory=dict)  # of late, where a guest may be slowed
-    folds: dict[str, CopyProgress] = field(default_factory=dict)  # the same of overlays being committed
+    commits: dict[str, CopyProgress] = field(default_factory=dict)  # the same of overlays being committed
     outrun: set[str] = field(default_factory=set)  # targets whose overlay grows faster than it was being committed
     suspended_at: float | None = None  # monotonic seconds
     resumed: bool = False  # we have ended our last suspension ourselves, whatever the journal could be told of it
@@ -51,13 +51,13 @@ class Memory:
     held: bool = False  # the VM is saved, by us
     holds_it: bool = False  # by this process, or is about to be
     templates: dict[str, str] = field(default_factory=dict)  # target -> which file of a reused layer has changed
-    silence: DestinationHealth = ANSWERING  # of the destination, by the watch
+    health: DestinationHealth = ANSWERING  # of the destination, by the watch
     just_seen: DomainView | None = None  # a look that an effect has just taken: good for one observation
 
     @property
     def made(self) -> int:
         """Bytes that the copies and the commits of overlays have made, as far as this process knows."""
-        return sum(one.cur for one in (*self.progress.values(), *self.folds.values()))
+        return sum(copy_progress.cur for copy_progress in (*self.progress.values(), *self.commits.values()))
 
 
 FLUSH_HOLDS_S = 3.0
@@ -96,7 +96,7 @@ class Observer:
         if not view.state.active and record.outcome is None and record.managed_save.state is ManagedSave.NONE:
             view, beside = self._past.look(control, view, record, now_s)
         hangs = (
-            memory.silence.hanging or record.fencing.fenced is not None
+            memory.health.hanging or record.fencing.fenced is not None
         )  # then nothing is gone onto, and a look would wait
         if memory.suspended_at is None and not record.switch.done and record.outcome is None and not hangs:
             changes = self._templates.look(LOOK_S if view.state.active else None)
@@ -105,8 +105,8 @@ class Observer:
         seen = self.interpret(view, record, memory, now_s)
         same = record.lost is not None and view.state.active and self._past.same_run(record.lost)
         seen = replace(seen, lost=beside.lost, off_doubt=beside.doubt, off_doubt_s=beside.doubt_s, same_run=same)
-        if memory.suspended_at is None and not memory.silence.hanging and graph_matters(seen):
-            aliases = {one.target: one.alias for one in view.disks}
+        if memory.suspended_at is None and not memory.health.hanging and graph_matters(seen):
+            aliases = {disk.target: disk.alias for disk in view.disks}
             graph = self._graph.look(control, aliases, view.incarnation, beside=bool(record.graph.doubt))
             seen = replace(seen, graph=graph if not record.graph.doubt or (graph is not None and graph.wrong) else None)
         return seen
@@ -114,15 +114,15 @@ class Observer:
     def interpret(self, view: DomainView, record: Record, memory: Memory, now_s: float) -> Observation:
         """The observation that a look at the domain amounts to."""
         disks = tuple(self._disk(disk, view, record, memory) for disk in self.plan.disks)
-        for one in disks:
-            if one.job is Job.OURS and one.info is not None and not one.ending:
-                before = memory.progress.get(one.target, CopyProgress())
-                cur, end = one.info.cur, one.info.end
-                memory.progress[one.target] = before.sample(now_s, cur, end if end > 1 or one.ready else 0)
-        own = [one for one in disks if one.job is Job.OURS and one.target in memory.progress]
-        ours = [memory.progress[one.target] for one in own]
+        for disk_view in disks:
+            if disk_view.job is Job.OURS and disk_view.info is not None and not disk_view.ending:
+                before = memory.progress.get(disk_view.target, CopyProgress())
+                cur, end = disk_view.info.cur, disk_view.info.end
+                memory.progress[disk_view.target] = before.sample(now_s, cur, end if end > 1 or disk_view.ready else 0)
+        own = [disk_view for disk_view in disks if disk_view.job is Job.OURS and disk_view.target in memory.progress]
+        ours = [memory.progress[disk_view.target] for disk_view in own]
         # Until it was in step a copy under a contract has shown less than it can do.
-        known = [FREED if self.plan.contract is not None and one.ready else 0.0 for one in own]
+        known = [FREED if self.plan.contract is not None and disk_view.ready else 0.0 for disk_view in own]
         if view.state is PowerState.RUNNING and record.switch.suspended and memory.suspended_at is None:
             # The guard (or somebody else) let the VM run on; a pause from now on is not ours.
             record = replace(record, switch=replace(record.switch, suspended=False))
@@ -141,42 +141,42 @@ class Observer:
             config_agrees=self._config_agrees(view, record),
             suspended_s=0.0 if memory.suspended_at is None else now_s - memory.suspended_at,
             expected_drain_s=max((one.drain_s(rate) for one, rate in zip(ours, known, strict=True)), default=0.0),
-            passes=max((len(one.passes) for one in ours), default=0),
+            passes=max((len(copy_progress.passes) for copy_progress in ours), default=0),
             pivot_failures=memory.pivot_failures,
             retry_s=max(0.0, memory.retry_at - now_s),
             view_tried=memory.view_tried,
             view_trouble=memory.view_trouble,
             diverging=() if mirrored(self.plan, record) else self._diverging(disks, record, memory),
-            outrun=self.folds(disks, memory, now_s),
+            outrun=self.outrun_commits(disks, memory, now_s),
             unflushed=unflushed,
             unflushed_s=0.0 if memory.checkpoint_at is None else now_s - memory.checkpoint_at,
             nvram=self._nvram(view, record),
             saved=view.saved,
             pause_reason=view.pause_reason,
-            silence=memory.silence,
+            health=memory.health,
             flushed=memory.flushed_at is not None and now_s - memory.flushed_at < FLUSH_HOLDS_S,
         )
 
-    def folds(self, disks: tuple[DiskView, ...], memory: Memory, now_s: float) -> tuple[Divergence, ...]:
+    def outrun_commits(self, disks: tuple[DiskView, ...], memory: Memory, now_s: float) -> tuple[Divergence, ...]:
         """The overlays that grow faster than they are being committed."""
         found = []
-        for one in disks:
-            if one.job is not Job.FOLD or one.info is None or one.ready:
-                memory.folds.pop(one.target, None)
+        for disk in disks:
+            if disk.job is not Job.COMMIT or disk.info is None or disk.ready:
+                memory.commits.pop(disk.target, None)
                 continue
-            before = memory.folds.get(one.target, CopyProgress())
-            after = before.sample(now_s, one.info.cur, one.info.end if one.info.end > 1 else 0)
-            memory.folds[one.target] = after
-            if (divergence := assess(one.target, after, ready=False)) is not None:
+            before = memory.commits.get(disk.target, CopyProgress())
+            after = before.sample(now_s, disk.info.cur, disk.info.end if disk.info.end > 1 else 0)
+            memory.commits[disk.target] = after
+            if (divergence := assess(disk.target, after, ready=False)) is not None:
                 found.append(divergence)
         return tuple(found)
 
     def _diverging(self, disks: tuple[DiskView, ...], record: Record, memory: Memory) -> tuple[Divergence, ...]:
         found = []
         limited = bool(record.bandwidth) or self.plan.contract is not None
-        for one in disks:
-            if one.job is Job.OURS and one.live is DiskSide.SOURCE and one.target in memory.progress:
-                divergence = assess(one.target, memory.progress[one.target], ready=one.ready, limited=limited)
+        for disk in disks:
+            if disk.job is Job.OURS and disk.live is DiskSide.SOURCE and disk.target in memory.progress:
+                divergence = assess(disk.target, memory.progress[disk.target], ready=disk.ready, limited=limited)
                 if divergence is not None:
                     found.append(divergence)
         return tuple(found)
@@ -184,13 +184,13 @@ class Observer:
     def _unflushed(self, disks: tuple[DiskView, ...], memory: Memory) -> float:
         """The largest share of a destination that would be lost with QEMU (qcow2), or with device or host (raw)."""
         share = 0.0
-        for one in disks:
-            copied = memory.progress.get(one.target)
-            plan = self.plan.disk(one.target)
-            if one.job is not Job.OURS or one.ready or copied is None or one.overlay:
+        for disk in disks:
+            copied = memory.progress.get(disk.target)
+            plan = self.plan.disk(disk.target)
+            if disk.job is not Job.OURS or disk.ready or copied is None or disk.overlay:
                 continue
             if plan.resumable and copied.bulk > 0:
-                share = max(share, (copied.cur - memory.flushed_bytes.get(one.target, 0)) / copied.bulk)
+                share = max(share, (copied.cur - memory.flushed_bytes.get(disk.target, 0)) / copied.bulk)
         return share
 
     def _disk(self, disk: DiskPlan, view: DomainView, record: Record, memory: Memory) -> DiskView:
@@ -212,14 +212,14 @@ class Observer:
             ending=bool(mirror and mirror.ending),
             encrypted=bool(mirror and mirror.encrypted),
             info=view.jobs.get(disk.target),
-            fingerprint=self.source_print(disk) if view.state is PowerState.OFF else "",
+            fingerprint=self.source_fingerprint(disk) if view.state is PowerState.OFF else "",
             live_overlay=view.state.active and _on_overlay(disk, found.live if found else None),
             foreign_base=_foreign_base(disk, found.live) if view.state.active and found is not None else "",
             config_overlay=view.persistent and _on_overlay(disk, found.config if found else None),
             template_changed=memory.templates.get(disk.target, ""),
             copy_on_read=view.state.active and found is not None and found.copy_on_read,
             config_path=(found.config.place or "") if found is not None and found.config is not None else "",
-            overlay_print=self._overlay_print(disk, found.config if found else None, view, record),
+            overlay_fingerprint=self._overlay_fingerprint(disk, found.config if found else None, view, record),
         )
 
     @staticmethod
@@ -234,12 +234,12 @@ class Observer:
         if mirror.job == "active-commit":
             base = disk.source if live is DiskSide.SOURCE else disk.dest
             mine = _on_overlay(disk, found.live) and same_path(mirror.dest, _foreign_base(disk, found.live) or base)
-            return Job.FOLD if mine else Job.FOREIGN
+            return Job.COMMIT if mine else Job.FOREIGN
         ours = (disk.source,) if live is DiskSide.DESTINATION else (disk.dest, disk.dest_overlay)
         is_ours = any(one and same_path(mirror.dest, one) for one in ours)
         return Job.OURS if mirror.job in ("copy", "") and is_ours else Job.FOREIGN
 
-    def source_print(self, disk: DiskPlan) -> str:
+    def source_fingerprint(self, disk: DiskPlan) -> str:
         """Changes whenever somebody writes to the disk at the source, base or overlay."""
         # Of a VMDK with a file of extents only that changes when the guest writes.
         if is_export(disk.source):
@@ -248,7 +248,7 @@ class Observer:
         above = fingerprint(self._runner, disk.source_overlay) if disk.source_overlay else "missing"
         return base if above == "missing" else f"{base}|{above}"
 
-    def _overlay_print(self, disk: DiskPlan, config: DiskSource | None, view: DomainView, record: Record) -> str:
+    def _overlay_fingerprint(self, disk: DiskPlan, config: DiskSource | None, view: DomainView, record: Record) -> str:
         """Of base and overlay of the side that the configuration is on, where `decide` has to know it."""
         if config is None or not _on_overlay(disk, config):
             return ""
@@ -256,7 +256,7 @@ class Observer:
         layer = record.disk(disk.target).overlay(at_source=at_source)
         if view.state.active and layer is not OverlayState.COMMITTED:
             return ""
-        return layer_print(self._runner, disk, at_source=at_source)
+        return layer_fingerprint(self._runner, disk, at_source=at_source)
 
     def _nvram(self, view: DomainView, record: Record) -> NvramView | None:
         plan = self.plan.nvram
@@ -271,7 +271,7 @@ class Observer:
             made=fingerprint(self._runner, plan.dest) if off else "",
             busy=view.busy,
             image=view.image,
-            image_print=image_print(self._runner, plan)
+            image_fingerprint=image_fingerprint(self._runner, plan)
             if view.saved and record.managed_save.state is not ManagedSave.NONE
             else "",
         )
@@ -282,9 +282,9 @@ class Observer:
         if self.plan.home is None or not view.state.active:
             return ()
         inserted = {
-            one.target: one.live.path
-            for one in view.disks
-            if one.live is not None and (one.read_only or one.device == "cdrom")
+            disk.target: disk.live.path
+            for disk in view.disks
+            if disk.live is not None and (disk.read_only or disk.device == "cdrom")
         }
         return tuple(
             file.target
@@ -339,19 +339,19 @@ def graph_matters(seen: Observation) -> bool:
 
 def fingerprint(runner: Runner, path: str) -> str:
     """What changes whenever somebody writes to the file."""
-    found = files.fingerprint(runner, path)
-    if found is None:
+    fingerprint = files.fingerprint(runner, path)
+    if fingerprint is None:
         return MISSING
-    return hosts_fingerprint.of(found.inode, found.size, found.mtime_ns)
+    return hosts_fingerprint.of(fingerprint.inode, fingerprint.size, fingerprint.mtime_ns)
 
 
 def fingerprints(runner: Runner, paths: Iterable[str]) -> dict[str, str]:
     """The same of several, by one look. Not by ctime: libvirt changes owner and labels of what a VM stands on at each
     start of that VM."""
-    return as_prints(files.stat_many(runner, paths))
+    return as_fingerprints(files.stat_many(runner, paths))
 
 
-def as_prints(stats: Mapping[str, files.FileStat | None]) -> dict[str, str]:
+def as_fingerprints(stats: Mapping[str, files.FileStat | None]) -> dict[str, str]:
     """The fingerprints by what stat(2) says."""
     return {
         path: MISSING if one is None else hosts_fingerprint.of(one.inode, one.size, one.mtime_ns)
@@ -390,15 +390,15 @@ class TemplateLook:
             return self._changes({})
 
     def _changes(self, stats: Mapping[str, files.FileStat | None]) -> dict[str, str]:
-        now = as_prints(stats)
+        now = as_fingerprints(stats)
         found = {target: templates_rules.changed(one, now) for target, one in self._then.items()}
         return {target: path for target, path in found.items() if path}
 
 
-def image_print(runner: Runner, plan: NvramPlan) -> str:
+def image_fingerprint(runner: Runner, plan: NvramPlan) -> str:
     """Which file the saved memory of the VM is in; what it names may be changed, its length stays."""
-    found = files.stat_one(runner, plan.now.image) if plan.now is not None else None
-    return MISSING if found is None else f"{found.inode}:{found.size}"
+    file_stat = files.stat_one(runner, plan.now.image) if plan.now is not None else None
+    return MISSING if file_stat is None else f"{file_stat.inode}:{file_stat.size}"
 
 
 def mirrored(plan: Plan, record: Record) -> bool:
@@ -445,7 +445,7 @@ def _foreign_base(disk: DiskPlan, source: DiskSource | None) -> str:
     return source.backing[0] if source.backing and not same_path(source.backing[0], disk.source) else ""
 
 
-def layer_print(runner: Runner, disk: DiskPlan, *, at_source: bool) -> str:
+def layer_fingerprint(runner: Runner, disk: DiskPlan, *, at_source: bool) -> str:
     """Fingerprint of a base and of the overlay above it: `base|overlay`."""
     base, overlay = (disk.source, disk.source_overlay) if at_source else (disk.dest, disk.dest_overlay)
     return f"{fingerprint(runner, base)}|{fingerprint(runner, overlay)}"

@@ -296,7 +296,7 @@ class Plan:
         """Every path at which this move makes a file at the destination."""
         images = (path for disk in self.disks for path in (disk.dest, disk.dest_overlay) if path)
         layers = (layer.dest for disk in self.disks for layer in disk.layers)
-        return frozenset((*images, *layers, *(one.dest for one in self.small_files)))
+        return frozenset((*images, *layers, *(small_file.dest for small_file in self.small_files)))
 
     def file(self, path: str) -> FileId:
         """Which file a path of the host is. Of a host that is not known its place is "host ", which is no proof."""
@@ -304,13 +304,13 @@ class Plan:
 
     def space(self, datastore: str) -> SpaceId | None:
         """The file system that a datastore of this plan takes its bytes from; None: not known."""
-        found = self.directories.get(datastore)
-        return None if found is None else found.id.space
+        directory = self.directories.get(datastore)
+        return None if directory is None else directory.id.space
 
     @property
     def made_files(self) -> frozenset[FileId]:
         """Those of `made` whose identity is known: the same for every host."""
-        return frozenset(one for path in self.made if (one := self.known_file(path)) is not None)
+        return frozenset(file_id for path in self.made if (file_id := self.known_file(path)) is not None)
 
     def known_file(self, path: str) -> FileId | None:
         """A file in a datastore whose identity is known, or an export by what its server stores; None: not known.
@@ -326,7 +326,7 @@ class Plan:
     def new_names(self) -> dict[str, str]:
         """Old path -> new path of every image, top layers and lower ones, and of the home's files; not of the NVRAM,
         which comes later."""
-        found = {one.source: one.dest for one in self.home.files} if self.home else {}
+        found = {file.source: file.dest for file in self.home.files} if self.home else {}
         for disk in self.disks:
             found.update({layer.source: layer.dest for layer in disk.layers})
             if disk.reused is not None:

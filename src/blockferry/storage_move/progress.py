@@ -34,21 +34,21 @@ def progress(context: Context, seen: Observation, phase: str, note: str = "") ->
 
 
 def _pace(context: Context) -> str:
-    found = context.pacer.pace if context.pacer is not None else None
-    return f"{format_rate(found.speed)}, {found.reason}" if found is not None else ""
+    pace = context.pacer.pace if context.pacer is not None else None
+    return f"{format_rate(pace.speed)}, {pace.reason}" if pace is not None else ""
 
 
 def convergence(context: Context, seen: Observation) -> str:
     """A sentence when the copy does not get in step because the guest writes as fast as it copies."""
     limit = seen.record.bandwidth
-    for found in seen.diverging:
+    for divergence in seen.diverging:
         paced = " (its speed follows the guest's latency contract)" if context.pacer is not None else ""
-        if found.sure:
+        if divergence.sure:
             waits = "it waits for the guest to write less"
             then = "raise the limit with `blockferry speed`, or wait" if limit else waits
         else:
             then = f"if that lasts: {_POLICY[context.plan.if_not_converging]}"
-        return f"{found.sentence}{paced}; {then}"
+        return f"{divergence.sentence}{paced}; {then}"
     for target, copied in context.memory.progress.items():
         if copied.stuck:
             what = f"the limit of {format_rate(limit)}" if limit else f"the copy's {format_rate(copied.rate)}"
@@ -86,7 +86,7 @@ def _disk(context: Context, seen: Observation, target: str) -> DiskProgress:
         bulk=shown.bulk,
         changed=copied.changed,
         passes=0 if synchronous else len(copied.passes),
-        pass_sizes=() if synchronous else tuple(one.size for one in copied.passes),
+        pass_sizes=() if synchronous else tuple(pass_.size for pass_ in copied.passes),
         rate=rate,
         seconds_left=(shown.end - shown.cur) / rate if rate > 0 and phase == "copying" else None,
     )
@@ -119,11 +119,15 @@ def report(context: Context, outcome: Outcome, seconds: float, phases: dict[str,
         outcome=outcome,
         seconds=seconds,
         phases={name: round(value, 4) for name, value in phases.items()},
-        bulk_bytes=sum(min(one.bulk, one.cur) for one in bulk),
-        changed_bytes=sum(min(one.changed, max(0, one.cur - one.bulk)) for one in copied),
-        passes=0 if mirrored(context.plan, record) else max((len(one.passes) for one in copied), default=0),
-        compared_bytes=sum(one.compared for one in resynced.values()),
-        rewritten_bytes=sum(one.written for one in resynced.values()),
+        bulk_bytes=sum(min(shown.bulk, shown.cur) for shown in bulk),
+        changed_bytes=sum(
+            min(copy_progress.changed, max(0, copy_progress.cur - copy_progress.bulk)) for copy_progress in copied
+        ),
+        passes=0
+        if mirrored(context.plan, record)
+        else max((len(copy_progress.passes) for copy_progress in copied), default=0),
+        compared_bytes=sum(compared_base.compared for compared_base in resynced.values()),
+        rewritten_bytes=sum(compared_base.written for compared_base in resynced.values()),
         checkpoint_stall_s=context.stalls.get("checkpoint"),
         switch_stall_s=context.stalls.get("switch"),
         start_stall_s=context.stalls.get("start"),

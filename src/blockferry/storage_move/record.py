@@ -38,7 +38,7 @@ class FencingRecord:
     """The destination's watchdog (destination_watchdog.py)."""
 
     guarded: Guarded | None = None  # what the watch beside the copies guards
-    fenced: str | None = None  # proof: the directory whose storage was cut off, because it hung
+    fenced: str | None = None  # proof: the directory whose storage was fenced, because it hung
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,12 +88,12 @@ class CheckResult:
 
     @property
     def refused(self) -> bool:
-        return not self.nothing_to_do and (self.plan is None or any(one.is_error for one in self.findings))
+        return not self.nothing_to_do and (self.plan is None or any(finding.is_error for finding in self.findings))
 
     @property
     def nothing_to_do(self) -> bool:
         """Whether all that was asked for is at the destination already, and nothing else speaks against the move."""
-        return [one.code for one in self.findings if one.is_error] == ["NOTHING_TO_MOVE"]
+        return [finding.code for finding in self.findings if finding.is_error] == ["NOTHING_TO_MOVE"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +204,7 @@ class MoveSummary(JobSummary[Plan, Record, Progress, Report]):
     @property
     def _comparing(self) -> bool:
         """Whether the new disks are being compared with the old ones (`--verify`, after the switch)."""
-        return self.plan.verify and self.record.export.state is BackupExport.HELD
+        return self.plan.verify and self.record.export.state is BackupExport.READY
 
     @property
     def waits(self) -> bool:

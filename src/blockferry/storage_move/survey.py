@@ -124,7 +124,9 @@ def survey(
         host=connection.host_id(),
         host_name=connection.hostname(),
         snapshots=domain_list.snapshots(connection, vm.name),
-        reserved=space.promised(promises, {one.name: None if one.id is None else one.id.space for one in stores}),
+        reserved=space.promised(
+            promises, {datastore.name: None if datastore.id is None else datastore.id.space for datastore in stores}
+        ),
         promised=promised
         | frozenset(paths_of(dict.fromkeys(promised_files, ""), datastore_places.directories(stores))),
         lost_process=remains.pid or 0,
@@ -234,7 +236,7 @@ def _with_host(site: Host, request: MoveRequest, facts: Facts, wanted: list[Data
 
 def _filesystems(runner: Runner, vm: Vm, paths: set[str], home: home_survey.Home) -> dict[str, str]:
     """The types of the file systems that the VM's files are on now."""
-    old = [*paths, *(one.path for one in home.files), *([vm.nvram] if vm.nvram else [])]
+    old = [*paths, *(file.path for file in home.files), *([vm.nvram] if vm.nvram else [])]
     looked = references.look(runner, [path for path in old if path.startswith("/")])
     found = {path: one for path, one in looked.paths.items() if one.there}
     return {path: filesystem_types.EXPORTED if one.exported else one.filesystem for path, one in found.items()}
@@ -264,7 +266,9 @@ def _storage(
 def with_volume_paths(vm: Vm) -> Vm:
     """The VM with the paths of those disks that its XML names as volumes of active pools of files."""
     paths = {
-        f"{one.pool}/{one.name}": one.path for one in vm.volumes if one.path and one.may_be_file and not one.pool_state
+        f"{volume.pool}/{volume.name}": volume.path
+        for volume in vm.volumes
+        if volume.path and volume.may_be_file and not volume.pool_state
     }
 
     def found(source: DiskSource | None) -> DiskSource | None:
@@ -272,7 +276,9 @@ def with_volume_paths(vm: Vm) -> Vm:
             return source
         return replace(source, kind="file", path=paths[source.volume])
 
-    return replace(vm, disks=tuple(replace(one, live=found(one.live), config=found(one.config)) for one in vm.disks))
+    return replace(
+        vm, disks=tuple(replace(disk, live=found(disk.live), config=found(disk.config)) for disk in vm.disks)
+    )
 
 
 def _graph_differs(site: Host, vm: Vm) -> dict[str, str]:
@@ -292,11 +298,11 @@ def _partials(runner: Runner, kept: Mapping[str, Partial]) -> dict[str, Partial]
     """Of the broken copies that the journal knows, those whose marker still says that they are that move's."""
     found = {}
     stats = files.stat_many(runner, kept)
-    for path, one in kept.items():
+    for path, partial in kept.items():
         stat = stats[path]
         with contextlib.suppress(HostCommandFailed):  # a marker that cannot be read says nothing
-            if stat is not None and stat.kind == "file" and destination_effects.marked_by(runner, path) == one.move:
-                found[path] = replace(one, allocated=stat.allocated)
+            if stat is not None and stat.kind == "file" and destination_effects.marked_by(runner, path) == partial.move:
+                found[path] = replace(partial, allocated=stat.allocated)
     return found
 
 
@@ -313,7 +319,14 @@ def _clones(
     found: dict[str, str] = {}
     for target, chain in chains.items():
         name = request.disks.get(target, request.to)
-        store = next((one for one in stores if one.name == name and one.active and one.is_directory), None)
+        store = next(
+            (
+                datastore
+                for datastore in stores
+                if datastore.name == name and datastore.active and datastore.is_directory
+            ),
+            None,
+        )
         here = datastore_of(chain[0].path, stores) if chain else None
         if store is None or not chain or (here is not None and here.same_place(store)):
             continue
@@ -346,7 +359,14 @@ def _templates(
     found: dict[tuple[str, str], TemplateFacts] = {}
     for target, chain in chains.items() if templates_rules.wanted(request) else ():
         name = request.disks.get(target, request.to)
-        store = next((one for one in stores if one.name == name and one.active and one.is_directory), None)
+        store = next(
+            (
+                datastore
+                for datastore in stores
+                if datastore.name == name and datastore.active and datastore.is_directory
+            ),
+            None,
+        )
         for index, image in enumerate(chain[1:] if store is not None else (), 1):
             assert store is not None
             here = datastore_of(image.path, stores)
@@ -358,9 +378,9 @@ def _templates(
             )
             key = (image.path, store.name)
             if key not in found:
-                one = templates_effects.find(runner, chain[index:], path, everyone, known, tell)
-                if one is not None:
-                    found[key] = one
+                template_facts = templates_effects.find(runner, chain[index:], path, everyone, known, tell)
+                if template_facts is not None:
+                    found[key] = template_facts
             if key in found and not found[key].problem:
                 break
             if used.get(image.path) and request.chain is ChainPolicy.KEEP:
@@ -428,7 +448,7 @@ def _candidates(
         if not store.is_directory:
             continue
         home = placement.home_directory(store, vm.name)
-        found.extend(home_rules.destination(home, old.source, one.path) for one in old.files)
+        found.extend(home_rules.destination(home, old.source, file.path) for file in old.files)
         for target, chain in chains.items():
             for image in chain:
                 for form in {request.format or image.format, image.format} & set(placement.FORMATS):
@@ -523,9 +543,9 @@ def committed(
                 continue  # one file by two names
             counted.add(look.identity)
         store = datastore_of(path, stores, look.resolved if look is not None else "")
-        for one in stores if store is not None else ():
-            if store is not None and one.same_place(store):
-                found[one.name] += size
+        for datastore in stores if store is not None else ():
+            if store is not None and datastore.same_place(store):
+                found[datastore.name] += size
     return found
 
 

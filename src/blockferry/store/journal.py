@@ -252,8 +252,8 @@ class Journal(Generic[PlanT, RecordT, ProgressT, ReportT, SummaryT]):
     def _rows(self, query: sa.Select[Any]) -> Sequence[Any]:
         """Rows of this kind, with the database's clock."""
         with self._db.reading() as connection:
-            mine = query.where(moves.c.kind == self.kind.name)
-            return connection.execute(mine.add_columns(clock(connection).label("now"))).all()
+            select = query.where(moves.c.kind == self.kind.name)
+            return connection.execute(select.add_columns(clock(connection).label("now"))).all()
 
     def _is(self, job: str) -> tuple[sa.ColumnElement[bool], ...]:
         return (moves.c.id == job, moves.c.kind == self.kind.name)
@@ -365,7 +365,11 @@ class Journal(Generic[PlanT, RecordT, ProgressT, ReportT, SummaryT]):
         return Lease(move, found.token, owner, self, ttl_s, since_s)
 
     @tenacity.retry(
-        retry=tenacity.retry_if_result(lambda found: isinstance(found, claiming.HeldByAnother) and found.owner is None),
+        retry=tenacity.retry_if_result(
+            lambda held_by_another: (
+                isinstance(held_by_another, claiming.HeldByAnother) and held_by_another.owner is None
+            )
+        ),
         stop=tenacity.stop_after_delay(2),
         wait=tenacity.wait_random(0.01, 0.05),
         retry_error_callback=lambda state: state.outcome.result() if state.outcome else None,
@@ -374,12 +378,12 @@ class Journal(Generic[PlanT, RecordT, ProgressT, ReportT, SummaryT]):
         self, move: str, owner: Owner, ttl_s: float
     ) -> claiming.Claimed | claiming.HeldByAnother | claiming.AlreadyFinished | None:
         with self._db.writing() as connection:
-            found = claiming.claim(connection, self.kind, self.name, move, owner, ttl_s)
-            if isinstance(found, claiming.Claimed) and found.before is not None:
-                text = found.parked or _taken_over(found, found.before, owner)
-                kind = "warning" if found.parked is None else "error"
+            claimed = claiming.claim(connection, self.kind, self.name, move, owner, ttl_s)
+            if isinstance(claimed, claiming.Claimed) and claimed.before is not None:
+                text = claimed.parked or _taken_over(claimed, claimed.before, owner)
+                kind = "warning" if claimed.parked is None else "error"
                 connection.execute(sa.insert(events).values(_event(move, kind, text)))
-        return found
+        return claimed
 
     def renew(self, lease: Lease, ttl_s: float = TTL_S) -> None:
         """Raises LeaseLost. Not durable: after a power cut nobody holds a lease anyway."""
@@ -436,7 +440,7 @@ class Journal(Generic[PlanT, RecordT, ProgressT, ReportT, SummaryT]):
             plan = codec.plan(self.kind, row, self.name)
             listed.ended(connection, self.kind.head(plan), self.kind.left(plan, record))
 
-    def follow(self, lease: Lease, record: RecordT, report: ReportT) -> None:
+    def save_interim(self, lease: Lease, record: RecordT, report: ReportT) -> None:
         """All is done but what has to wait for a power-off: the report so far, before the end. Raises LeaseLost."""
         with self._db.writing() as connection:
             fenced(connection, lease, record=codec.encode(record), report=codec.encode(report))
@@ -493,8 +497,8 @@ AnyJournal = Journal[Any, Any, Any, Any, Any]
 _KEPT = Kept.__match_args__
 
 
-def _taken_over(found: claiming.Claimed, before: Owner, owner: Owner) -> str:
-    if found.alive:
+def _taken_over(claimed: claiming.Claimed, before: Owner, owner: Owner) -> str:
+    if claimed.alive:
         return (
             f"{before} lives, but was silent for too long (it could not reach the journal, or was frozen); {owner} "
             "runs the move now. Nothing is lost"

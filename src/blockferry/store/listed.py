@@ -20,8 +20,8 @@ def added(connection: Connection, head: Head, listed: Listed, now: float) -> Non
     """Write the rows of a job that was planned. Its row in `moves` is there; `now` is wall time."""
     if listed.places:
         places = [
-            {"move": head.id, "role": one.role, "name": one.name[:255], "identity": one.identity}
-            for one in listed.places
+            {"move": head.id, "role": place.role, "name": place.name[:255], "identity": place.identity}
+            for place in listed.places
         ]
         connection.execute(sa.insert(move_datastores), places)
     if not head.host:
@@ -36,15 +36,15 @@ def added(connection: Connection, head: Head, listed: Listed, now: float) -> Non
 
 def ended(connection: Connection, head: Head, left: Left) -> None:
     """Write which broken copies a job has left, and forget those that are none any more."""
-    for one in left.partial:
+    for partial_copy in left.partial:
         values = {
             "move": head.id,
             "vm_uuid": head.vm_uuid,
-            "target": one.target,
-            "format": one.format,
-            "virtual_size": one.virtual_size,
+            "target": partial_copy.target,
+            "format": partial_copy.format,
+            "virtual_size": partial_copy.virtual_size,
         }
-        _put(connection, partial_copies, {"path": one.path, "host": head.host}, values)
+        _put(connection, partial_copies, {"path": partial_copy.path, "host": head.host}, values)
     for path in left.used:
         forget_partial(connection, path, head.host)
 
@@ -92,7 +92,7 @@ def partial_paths(connection: Connection) -> frozenset[str]:
 def same(connection: Connection, host: str) -> frozenset[Prints]:
     """The pairs of images of this host that were compared and read the same."""
     texts = connection.scalars(sa.select(same_images.c.prints).where(same_images.c.host == host))
-    return frozenset(_read_prints(text) for text in texts)
+    return frozenset(_read_fingerprints(text) for text in texts)
 
 
 def _on(host: str) -> tuple[sa.ColumnElement[bool], ...]:
@@ -100,7 +100,7 @@ def _on(host: str) -> tuple[sa.ColumnElement[bool], ...]:
     return (partial_copies.c.host.in_((host, "")),) if host else ()
 
 
-def _read_prints(text: str) -> Prints:
+def _read_fingerprints(text: str) -> Prints:
     one, other = json.loads(text)
     return tuple((path, fingerprint.current(mark)) for path, mark in one), tuple(
         (path, fingerprint.current(mark)) for path, mark in other

@@ -27,4 +27,4 @@ def configuration() -> alembic.config.Config:
 
 
 def known_versions() -> set[str]:
-    return {one.revision for one in ScriptDirectory.from_config(configuration()).walk_revisions()}
+    return {walk_revision.revision for walk_revision in ScriptDirectory.from_config(configuration()).walk_revisions()}

@@ -57,7 +57,7 @@ def status(site: Host, name: str) -> TrackingStatus:
     """The VM's points, whether each is good, and which disks cannot have any."""
     vm, control = _vm(site, name)
     present = _present(site, vm, control)
-    points = tuple(tracking_rules.status(one, present) for one in control.points())
+    points = tuple(tracking_rules.status(point, present) for point in control.points())
     return TrackingStatus(vm.name, vm.uuid, vm.state, points, _untrackable(site, vm))
 
 
@@ -66,9 +66,13 @@ def enable(site: Host, name: str, disks: Sequence[str], moving: str | None) -> M
     vm, control = _vm(site, name)
     present = _present(site, vm, control)
     if vm.state.active:
-        for one in reversed(control.points()):
-            if one.note is not None and tracking_rules.status(one, present).good and set(disks) <= set(one.targets):
-                return MadePoint(one, new=False)
+        for point in reversed(control.points()):
+            if (
+                point.note is not None
+                and tracking_rules.status(point, present).good
+                and set(disks) <= set(point.targets)
+            ):
+                return MadePoint(point, new=False)
     return MadePoint(make(site, name, disks, None, None, moving), new=True)
 
 
@@ -105,26 +109,26 @@ def drop(site: Host, name: str, ids: Sequence[str], *, everything: bool, moving:
     if moving is not None:
         raise TrackingBusy(vm.name, f"it is being moved ({moving})")
     points = control.points()
-    chosen = [_pick(points, vm, one) for one in ids] if not everything else [one for one in points if one.note]
-    for one in chosen:
+    chosen = [_pick(points, vm, one) for one in ids] if not everything else [point for point in points if point.note]
+    for point in chosen:
         if vm.state.active:
-            control.delete(one)
+            control.delete(point)
         else:
-            _drop_off(site, vm, control, one)
-    return tuple(one.id for one in chosen)
+            _drop_off(site, vm, control, point)
+    return tuple(point.id for point in chosen)
 
 
-def _drop_off(site: Host, vm: Vm, control: Checkpoints, one: Point) -> None:
+def _drop_off(site: Host, vm: Vm, control: Checkpoints, point: Point) -> None:
     """libvirt deletes checkpoints of running VMs only: the bitmap is taken out of the image, then the metadata goes."""
-    for target in one.targets:
+    for target in point.targets:
         disk = vm.disk(target)
         source = None if disk is None else disk.source
         if source is None or source.path is None or source.format != "qcow2":
             continue
         for layer in qemu_img.chain(site.runner, source.path, source.format):
-            if one.id in layer.bitmaps:
-                dirty_bitmaps.remove_bitmap(site.runner, layer.path, one.id)
-    control.forget(one.id)
+            if point.id in layer.bitmaps:
+                dirty_bitmaps.remove_bitmap(site.runner, layer.path, point.id)
+    control.forget(point.id)
 
 
 def ask(
@@ -239,16 +243,16 @@ def _read(site: Host, vm: Vm, origin: Point, now: Present, socket: str, target: 
         areas: tuple[ChangedArea, ...] = tracking_rules.areas(extents, noted.size)
     except ValueError as error:
         raise HostCommandFailed("reading the bitmap", 0, str(error)) from error
-    return DiskChanges(target, noted.size, sum(one.length for one in areas), areas)
+    return DiskChanges(target, noted.size, sum(area.length for area in areas), areas)
 
 
 def _unmake(control: Checkpoints, new: tuple[str, PointNote] | None) -> None:
     """The new point of an answer that nobody got: it would only be in the way. Listed by `cbt status` if it stays."""
     if new is not None:
         with contextlib.suppress(BlockferryError):
-            for one in control.points():
-                if one.id == new[0] and one.note == new[1]:
-                    control.delete(one)
+            for point in control.points():
+                if point.id == new[0] and point.note == new[1]:
+                    control.delete(point)
 
 
 def _clear(site: Host, vm: Vm) -> None:
@@ -334,7 +338,7 @@ def _id(asked: str | None, control: Checkpoints, vm: Vm) -> str:
         return f"bf-{secrets.token_hex(4)}"
     if _NAME.fullmatch(asked) is None:
         raise UsageError(f"{asked!r} is no name for a point.", "Letters, digits, dots and dashes, up to 64.")
-    if any(one.id == asked for one in control.points()):
+    if any(point.id == asked for point in control.points()):
         raise UsageError(
             f"{vm.name} has a point {asked} already.", f"`blockferry cbt drop {vm.name} {asked}` drops it."
         )
@@ -342,10 +346,10 @@ def _id(asked: str | None, control: Checkpoints, vm: Vm) -> str:
 
 
 def _pick(points: Sequence[Point], vm: Vm, id: str) -> Point:
-    for one in points:
-        if one.id == id:
-            return one
-    raise PointNotFound(vm.name, id, nearest(id, [one.id for one in points]))
+    for point in points:
+        if point.id == id:
+            return point
+    raise PointNotFound(vm.name, id, nearest(id, [point.id for point in points]))
 
 
 def _find(control: Checkpoints, vm: Vm, id: str) -> Point:
@@ -359,5 +363,5 @@ def _room(control: Checkpoints, vm: Vm, keep: int | None) -> None:
 
 
 def _thin(control: Checkpoints, keep: int | None, newest: str) -> None:
-    for one in tracking_rules.surplus(control.points(), keep, newest) if keep is not None else ():
-        control.delete(one)
+    for surplu in tracking_rules.surplus(control.points(), keep, newest) if keep is not None else ():
+        control.delete(surplu)

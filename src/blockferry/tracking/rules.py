@@ -151,12 +151,12 @@ def lost(point: Point, now: Present, target: str, *, power_cycles: bool = False)
 
 def unchanged(before: Present, after: Present, targets: Sequence[str]) -> bool:
     """Whether two looks show the same QEMU on the same nodes of the same size: so it was in between, too."""
-    return before.run == after.run and all(before.disk(one) == after.disk(one) for one in targets)
+    return before.run == after.run and all(before.disk(target) == after.disk(target) for target in targets)
 
 
 def note(now: Present, targets: Sequence[str], at: float) -> PointNote | None:
     """What a point made now has to remember; None if it cannot be told."""
-    disks = tuple(one for target in targets if (one := now.disk(target)) is not None)
+    disks = tuple(noted_disk for target in targets if (noted_disk := now.disk(target)) is not None)
     return PointNote(now.run, disks, at) if now.run is not None and len(disks) == len(targets) else None
 
 
@@ -166,7 +166,7 @@ def status(point: Point, now: Present) -> PointStatus:
     for target in point.targets:
         why = lost(point, now, target) if now.state.active else _while_off(point, target)
         disks.append(DiskTracking(target, why is None, why or "", point.bitmaps.get(target)))
-    good = all(one.good for one in disks)
+    good = all(disk.good for disk in disks)
     return PointStatus(point.id, point.created, point.note is not None, good, tuple(disks))
 
 
@@ -178,7 +178,9 @@ def _while_off(point: Point, target: str) -> str:
 
 def surplus(points: Sequence[Point], keep: int, newest: str) -> tuple[Point, ...]:
     """Our own points, oldest first, that must go so that `keep` are left with the newest, whatever the clock says."""
-    ours = sorted((one for one in points if one.note is not None and one.id != newest), key=lambda one: one.order)
+    ours = sorted(
+        (point for point in points if point.note is not None and point.id != newest), key=lambda point: point.order
+    )
     return tuple(ours[: max(0, len(ours) + 1 - keep)])
 
 
@@ -199,4 +201,8 @@ def areas(extents: Sequence[tuple[int, int, bool]], size: int) -> tuple[ChangedA
             found.append(ChangedArea(start, length))
     if at < size:
         raise ValueError(f"the bitmap was read up to byte {at} of {size}")
-    return tuple(ChangedArea(one.start, min(one.length, size - one.start)) for one in found if one.start < size)
+    return tuple(
+        ChangedArea(changed_area.start, min(changed_area.length, size - changed_area.start))
+        for changed_area in found
+        if changed_area.start < size
+    )

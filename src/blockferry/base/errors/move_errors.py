@@ -119,8 +119,8 @@ class DestinationGone(BlockferryError):
 
 
 @dataclass(eq=False, repr=False)
-class DestinationCutOff(BlockferryError):
-    """The destination did not answer for longer than the hang limit, so it was cut off: the guest was waiting for it.
+class DestinationFenced(BlockferryError):
+    """The destination did not answer for longer than the hang limit, so it was fenced: the guest was waiting for it.
 
     The VM goes on with its old disks, which have every write; no write of the guest has failed. What was made at the
     destination cannot be removed yet, and is not counted as removed. Bring the storage back (docs/reliability.md says
@@ -131,7 +131,7 @@ class DestinationCutOff(BlockferryError):
     code = "CUT_OFF"
     exit_status = 5
     sentence_form = (
-        "the destination {directory} had not answered for {after}, so it was cut off (CUT_OFF); {vm} goes on with its "
+        "the destination {directory} had not answered for {after}, so it was fenced (CUT_OFF); {vm} goes on with its "
         "old disks, which have every write"
     )
     hint_form = "Bring it back, then `blockferry resume` removes what was made there."

@@ -55,7 +55,7 @@ def gather(source: Host, destination: Host, name: str, asked: Asked) -> Facts:
     if ours.host.uuid == theirs.host.uuid:
         return facts
     stores = datastore_places.datastores(destination)
-    staying = [one for one in vm.disks if one.device in ("disk", "lun") and one.target not in asked.disks]
+    staying = [disk for disk in vm.disks if disk.device in ("disk", "lun") and disk.target not in asked.disks]
     looks = _looks(destination, needs, staying)
     conf = neighbours.qemu_conf(destination.runner)
     span = (int(conf.get("migration_port_min", PORTS[0])), int(conf.get("migration_port_max", PORTS[1])))
@@ -73,7 +73,7 @@ def gather(source: Host, destination: Host, name: str, asked: Asked) -> Facts:
         binds=dict(
             zip(
                 needs.listens,
-                neighbours.bindable(destination.runner, [(one.address, one.port) for one in needs.listens]),
+                neighbours.bindable(destination.runner, [(listen.address, listen.port) for listen in needs.listens]),
                 strict=True,
             )
         ),
@@ -121,13 +121,13 @@ def _cpu(source: Host, destination: Host, vm: Vm, needs: VmNeeds, our_capabiliti
 
 def _looks(destination: Host, needs: VmNeeds, staying: Iterable[Disk]) -> dict[str, PathFacts]:
     wanted = [
-        one.path if one.presence is Presence.FILE else posixpath.dirname(one.path)
-        for one in needs.paths
-        if one.path.startswith("/")
+        path.path if path.presence is Presence.FILE else posixpath.dirname(path.path)
+        for path in needs.paths
+        if path.path.startswith("/")
     ]
-    wanted += [one.path for one in needs.media]
+    wanted += [medium.path for medium in needs.media]
     wanted += [needs.emulator] if needs.emulator else []
-    wanted += [one.source.path for one in staying if one.source is not None and one.source.path]
+    wanted += [disk.source.path for disk in staying if disk.source is not None and disk.source.path]
     return helper_paths.look(destination.runner, wanted)
 
 
@@ -151,16 +151,16 @@ def _sharing(
         elif look.kind in ("absent", "dangling"):
             found[disk.target] = Sharing.ABSENT
         else:
-            one, other = file_of(path, here), file_of(path, there)
-            known = one is not None and other is not None
-            found[disk.target] = Sharing.UNKNOWN if not known else Sharing.SAME if one == other else Sharing.OTHER
+            file_id, other = file_of(path, here), file_of(path, there)
+            known = file_id is not None and other is not None
+            found[disk.target] = Sharing.UNKNOWN if not known else Sharing.SAME if file_id == other else Sharing.OTHER
     return found
 
 
 def _clock(source: Host, destination: Host) -> ClockSeen:
     """The destination's clock against the source's, by way of ours."""
-    one, other = neighbours.clock(source.runner), neighbours.clock(destination.runner)
-    return ClockSeen(other.ahead - one.ahead, one.doubt + other.doubt)
+    clock_seen, other = neighbours.clock(source.runner), neighbours.clock(destination.runner)
+    return ClockSeen(other.ahead - clock_seen.ahead, clock_seen.doubt + other.doubt)
 
 
 def peer(source: Host, uri: str) -> PeerTrial:

@@ -152,11 +152,11 @@ def _memory(facts: Facts) -> Iterator[Finding]:
         yield finding("MEMORY_SHORT", text)
     if needs.locked:
         yield finding("MEMORY_LOCKED", f"All memory of {name} is locked, {format_size(needs.memory)}.")
-    nodes = [one for one in there.nodes if not needs.nodes or one.number in needs.nodes]
+    nodes = [node for node in there.nodes if not needs.nodes or node.number in needs.nodes]
     for size, wanted in needs.hugepages.items():
-        sizes = sorted({page for one in there.nodes for page in one.free_pages})
+        sizes = sorted({page for node in there.nodes for page in node.free_pages})
         page = size or (sizes[0] if sizes else 0)
-        free = sum(one.free_pages.get(page, 0) for one in nodes)
+        free = sum(node.free_pages.get(page, 0) for node in nodes)
         if page == 0 or free * page < wanted:
             kind = format_size(page) if page else "any size"
             text = f"{name} needs {format_size(wanted)} in huge pages of {kind}; {there.hostname} has {free} free."
@@ -167,7 +167,7 @@ def _memory(facts: Facts) -> Iterator[Finding]:
 
 def _placement(facts: Facts) -> Iterator[Finding]:
     name, needs, there = facts.vm.name, facts.needs, facts.destination
-    nodes = sorted(needs.nodes - {one.number for one in there.nodes})
+    nodes = sorted(needs.nodes - {node.number for node in there.nodes})
     if nodes:
         text = f"{name} takes its memory from NUMA node {_list(nodes)}, which {there.hostname} does not have."
         yield finding("NUMA_MISSING", text)
@@ -216,8 +216,10 @@ def _devices(facts: Facts) -> Iterator[Finding]:
     for device in needs.host_devices:
         yield finding("HOST_DEVICE", f"{name} has {device} of {facts.source.hostname}.")
     if facts.vm.state.active:
-        for one in needs.unmovable:
-            yield finding("DEVICE_UNMOVABLE", f"{name} has {one.what}, which cannot be migrated.", one.remedy or None)
+        for unmovable in needs.unmovable:
+            yield finding(
+                "DEVICE_UNMOVABLE", f"{name} has {unmovable.what}, which cannot be migrated.", unmovable.remedy or None
+            )
     if needs.tpm == "emulator" and not facts.hypervisor.problem and "emulator" not in facts.hypervisor.tpm_backends:
         yield finding("TPM_MISSING", f"{name} has an emulated TPM, and {facts.destination.hostname} has no swtpm.")
     if needs.arguments:
@@ -227,12 +229,12 @@ def _devices(facts: Facts) -> Iterator[Finding]:
 def _paths(facts: Facts) -> Iterator[Finding]:
     name, there = facts.vm.name, facts.destination.hostname
     seen = set()
-    for one in facts.needs.paths:
-        if one.path not in seen and (missing := _missing(one, facts.paths)):
-            seen.add(one.path)
-            text = f"The {one.what} of {name}, {one.path}: {missing} on {there}."
+    for path in facts.needs.paths:
+        if path.path not in seen and (missing := _missing(path, facts.paths)):
+            seen.add(path.path)
+            text = f"The {path.what} of {name}, {path.path}: {missing} on {there}."
             remedy = (
-                f"On {there}: `mkdir -p {posixpath.dirname(one.path)}`." if one.presence is Presence.PARENT else None
+                f"On {there}: `mkdir -p {posixpath.dirname(path.path)}`." if path.presence is Presence.PARENT else None
             )
             yield finding("PATH_MISSING", text, remedy)
     for medium in facts.needs.media:
@@ -258,12 +260,16 @@ def _missing(needed: NeededPath, looks: Mapping[str, PathFacts]) -> str:
 
 def _listens(facts: Facts) -> Iterator[Finding]:
     name, there = facts.vm.name, facts.destination.hostname
-    for one in facts.needs.listens:
-        number = facts.binds.get(one, 0)
+    for listen in facts.needs.listens:
+        number = facts.binds.get(listen, 0)
         if number == errno.EADDRNOTAVAIL:
-            yield finding("LISTEN_ADDRESS", f"{one.what} of {name} listens at {one.address}, no address of {there}.")
+            yield finding(
+                "LISTEN_ADDRESS", f"{listen.what} of {name} listens at {listen.address}, no address of {there}."
+            )
         elif number == errno.EADDRINUSE:
-            yield finding("LISTEN_PORT_TAKEN", f"{one.what} of {name} listens at port {one.port}, in use on {there}.")
+            yield finding(
+                "LISTEN_PORT_TAKEN", f"{listen.what} of {name} listens at port {listen.port}, in use on {there}."
+            )
 
 
 def _security(facts: Facts, asked: Asked) -> Iterator[Finding]:
@@ -275,12 +281,12 @@ def _security(facts: Facts, asked: Asked) -> Iterator[Finding]:
         )
         yield finding("SECURITY_MODEL_MISSING", text)
     if here.security != there.security:
-        models = [", ".join(sorted(one.security)) or "none" for one in (here, there)]
+        models = [", ".join(sorted(host_traits.security)) or "none" for host_traits in (here, there)]
         text = f"Security drivers: {models[0]} on {here.hostname}, {models[1]} on {there.hostname}."
         yield finding("SECURITY_DIFFERS", text)
     stays = any(disk.target not in asked.disks for disk in _disks(facts))
     if stays and here.qemu_user and there.qemu_user and here.qemu_user != there.qemu_user:
-        users = [one.qemu_user.replace("+", "") for one in (here, there)]
+        users = [host_traits.qemu_user.replace("+", "") for host_traits in (here, there)]
         text = f"QEMU runs as {users[0]} on {here.hostname} and as {users[1]} on {there.hostname}."
         yield finding("QEMU_USER_DIFFERS", text)
 
@@ -291,7 +297,7 @@ def _disks(facts: Facts) -> list[Disk]:
 
 def _space(facts: Facts, asked: Asked) -> Iterator[Finding]:
     there = facts.destination.hostname
-    stores = {one.name: one for one in facts.stores}
+    stores = {datastore.name: datastore for datastore in facts.stores}
     for name in sorted({*asked.disks.values(), *asked.takes}):
         store = stores.get(name)
         if store is None:
@@ -304,7 +310,9 @@ def _space(facts: Facts, asked: Asked) -> Iterator[Finding]:
                 "DATASTORE_INACTIVE", f"{name} is not active on {there}.", f"`virsh pool-start {name}` there."
             )
             continue
-        group = [one.name for one in facts.stores if one.name == name or one.shares_space(store)]
+        group = [
+            datastore.name for datastore in facts.stores if datastore.name == name or datastore.shares_space(store)
+        ]
         need = sum(asked.takes.get(one, 0) for one in group)
         if asked.takes.get(name) and store.available - need < RESERVE:
             free = format_size(store.available)
@@ -389,9 +397,11 @@ def _tls(facts: Facts, asked: Asked) -> Iterator[Finding]:
         (facts.destination.hostname, facts.tls.destination, facts.tls.destination_at),
     )
     for host, files, now in sides:
-        for one in files:
-            yield from _certificate(host, one, now)
-    server = next((one for one in facts.tls.destination if one.path.endswith("server-cert.pem")), None)
+        for file in files:
+            yield from _certificate(host, file, now)
+    server = next(
+        (certificate for certificate in facts.tls.destination if certificate.path.endswith("server-cert.pem")), None
+    )
     if server is not None and server.names and facts.address not in server.names:
         text = f"The certificate of {facts.destination.hostname} is for {', '.join(server.names)}, not {facts.address}."
         yield finding("TLS_NAME", text)

@@ -133,10 +133,10 @@ def stat_one(runner: Runner, path: str) -> FileStat | None:
 
 def fingerprint(runner: Runner, path: str) -> Fingerprint | None:
     """The file's fingerprint, None if it is absent. A running VM's file changes all the time, of course."""
-    one = stat_one(runner, path)
-    if one is None:
+    file_stat = stat_one(runner, path)
+    if file_stat is None:
         return None
-    return Fingerprint(one.device, one.inode, one.size, one.mtime_ns, one.ctime_ns)
+    return Fingerprint(file_stat.device, file_stat.inode, file_stat.size, file_stat.mtime_ns, file_stat.ctime_ns)
 
 
 def device_size(runner: Runner, path: str) -> int:

@@ -28,7 +28,7 @@ def look(runner: Runner, paths: Iterable[str], *, mounted: bool = False) -> dict
         found = msgspec.convert(answer, type=tuple[PathFacts, ...])
     except msgspec.ValidationError as error:
         raise HostCommandFailed("looking at paths", 0, str(error)) from None
-    return {one.path: one for one in found}
+    return {path_facts.path: path_facts for path_facts in found}
 
 
 def holes(runner: Runner, directories: Iterable[str]) -> dict[str, bool | None]:

@@ -179,5 +179,5 @@ def answered(pending: Pending, what: str, timeout_s: float | None) -> Any:
 def shown(do: str, words: dict[str, Any]) -> str:
     """What was asked, for people: `files.remove /srv/old.qcow2`."""
     names = [one for value in words.values() for one in (value if isinstance(value, list | tuple) else [value])]
-    text = " ".join([do, *(one for one in names if isinstance(one, str) and one.startswith("/"))])
+    text = " ".join([do, *(name for name in names if isinstance(name, str) and name.startswith("/"))])
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]} ..."

@@ -44,22 +44,22 @@ def storages(runner: Runner, directories: Iterable[str], wanted: Fencing) -> dic
     return {path: _with_others(runner, one) for path, one in found.items()}
 
 
-def _with_others(runner: Runner, one: Storage) -> Storage:
-    if not one.cuts or not one.steps or one.anyway:
-        return one
-    found = runner.call("watchdog.others", timeout_s=LOOK_S, places=[_place(one)], ours=[])
-    return replace(one, others=tuple(found))
+def _with_others(runner: Runner, storage: Storage) -> Storage:
+    if not storage.cuts or not storage.steps or storage.anyway:
+        return storage
+    found = runner.call("watchdog.others", timeout_s=LOOK_S, places=[_place(storage)], ours=[])
+    return replace(storage, others=tuple(found))
 
 
-def _place(one: Storage) -> dict[str, object]:
-    counter = one.device if not one.device.startswith("0:") else ""
+def _place(storage: Storage) -> dict[str, object]:
+    counter = storage.device if not storage.device.startswith("0:") else ""
     return {
-        "directory": one.directory,
-        "chain": one.chain,
-        "cuts": one.cuts,
-        "steps": [asdict(step) for step in one.steps],
+        "directory": storage.directory,
+        "chain": storage.chain,
+        "cuts": storage.cuts,
+        "steps": [asdict(step) for step in storage.steps],
         "counter": counter,
-        "anyway": one.anyway,
+        "anyway": storage.anyway,
     }
 
 
@@ -105,9 +105,9 @@ class DestinationWatch:
             "mode": mode,
             "pairs": guarded.pairs,
             "ours": guarded.ours,
-            "places": [_place(one) for one in guarded.places],
+            "places": [_place(place) for place in guarded.places],
         }
-        self.silence = DestinationHealth()
+        self.health = DestinationHealth()
         self._changed = changed
         self._answers: list[str] = []
         self._heard = threading.Condition()
@@ -123,7 +123,7 @@ class DestinationWatch:
         """Give an order and see it obeyed; False when it is not there any more, or does not answer."""
         name = words.split()[0]
         with self._heard:
-            self._answers = [one for one in self._answers if one != name]
+            self._answers = [answer for answer in self._answers if answer != name]
         self._process.order(words)
         return self._await(name, OBEY_S)
 
@@ -163,8 +163,8 @@ class DestinationWatch:
 
     def _take(self, words: dict[str, Any]) -> None:
         if "places" in words:
-            self.silence = summed([DirectoryHealth(**one) for one in words["places"]])
-            self._changed(self.silence)
+            self.health = summed([DirectoryHealth(**word) for word in words["places"]])
+            self._changed(self.health)
         with self._heard:
             if "ready" in words:
                 self._answers.append("ready")
@@ -177,14 +177,14 @@ def summed(places: Sequence[DirectoryHealth]) -> DestinationHealth:
     """All places of a move as one: the one that is silent longest counts."""
     if not places:
         return DestinationHealth()
-    worst = max(places, key=lambda one: one.silent)
-    cut = next((one for one in places if one.fenced is not None), None)
+    worst = max(places, key=lambda place: place.silent)
+    cut = next((place for place in places if place.fenced is not None), None)
     return DestinationHealth(
         seconds=worst.silent,
         directory=worst.directory,
-        times=max(one.times for one in places),
-        longest=max(one.longest for one in places),
-        refused=next((one.refused for one in places if one.refused), ""),
-        cut_off=None if cut is None else cut.directory,
-        cut_after=None if cut is None else cut.fenced,
+        times=max(place.times for place in places),
+        longest=max(place.longest for place in places),
+        refused=next((place.refused for place in places if place.refused), ""),
+        fenced=None if cut is None else cut.directory,
+        fenced_after=None if cut is None else cut.fenced,
     )

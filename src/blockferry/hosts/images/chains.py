@@ -73,5 +73,14 @@ def _chain(runner: Runner, path: str, one: Mapping[str, Any]) -> ImageChain:
     except BlockferryError as error:
         return ImageChain(problem=error.sentence)
     return ImageChain(
-        tuple(ChainLayer(one.path, one.format, one.virtual_size, one.allocation, one.parts) for one in layers)
+        tuple(
+            ChainLayer(
+                chain_image.path,
+                chain_image.format,
+                chain_image.virtual_size,
+                chain_image.allocation,
+                chain_image.parts,
+            )
+            for chain_image in layers
+        )
     )

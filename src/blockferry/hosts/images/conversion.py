@@ -234,6 +234,6 @@ def _cut(runner: Runner, path: str, size: int) -> None:
 
     A size of 0 is a block device's, which has no such tail. A target that was made much larger stays so.
     """
-    one = stat_one(runner, path)
-    if one is not None and one.kind == "file" and 0 < size < one.size < size + _LARGEST_BLOCK:
+    file_stat = stat_one(runner, path)
+    if file_stat is not None and file_stat.kind == "file" and 0 < size < file_stat.size < size + _LARGEST_BLOCK:
         runner.run(["truncate", "--no-create", f"--size={size}", "--", path])

@@ -257,7 +257,7 @@ def holds_data(runner: Runner, overlay: str) -> bool:
     """Whether a qcow2 overlay has anything of its own; else it reads like its backing file. Raises ImageUnreadable."""
     absolute(overlay)
     argv = ["qemu-img", "map", "-U", "-f", "qcow2", "--output=json", "--", overlay]
-    return any(one["depth"] == 0 and one.get("present", True) for one in json.loads(_reading(runner, overlay, argv)))
+    return any(load["depth"] == 0 and load.get("present", True) for load in json.loads(_reading(runner, overlay, argv)))
 
 
 def measure(runner: Runner, path: str, format: str, options: Sequence[str] = (), *, alone: bool = False) -> Measure:

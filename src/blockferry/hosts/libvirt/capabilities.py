@@ -35,8 +35,10 @@ def traits(connection: Connection, uri: str, capabilities: str) -> HostTraits:
     root = etree.fromstring(capabilities.encode())
     with connection.doing("tell what its host has"):
         raw = connection.raw
-        networks = {str(one.name()): bool(one.isActive()) for one in raw.listAllNetworks(0)}
-        vms = {str(one.UUIDString()): str(one.name()) for one in raw.listAllDomains(0)}
+        networks = {
+            str(listAllNetwork.name()): bool(listAllNetwork.isActive()) for listAllNetwork in raw.listAllNetworks(0)
+        }
+        vms = {str(listAllDomain.UUIDString()): str(listAllDomain.name()) for listAllDomain in raw.listAllDomains(0)}
     return HostTraits(
         host=HostId(uri, root.findtext("./host/uuid") or "", hostname),
         hostname=hostname,
@@ -44,9 +46,9 @@ def traits(connection: Connection, uri: str, capabilities: str) -> HostTraits:
         qemu=qemu,
         memory=node.memory,
         memory_free=node.memory_free or 0,
-        cpus=frozenset(int(one.get("id", "0")) for one in root.iterfind("./host/topology/cells/cell/cpus/cpu")),
-        nodes=tuple(_node(connection, one) for one in root.iterfind("./host/topology/cells/cell")),
-        security=frozenset(text for one in root.iterfind("./host/secmodel/model") if (text := one.text or "")),
+        cpus=frozenset(int(cpu.get("id", "0")) for cpu in root.iterfind("./host/topology/cells/cell/cpus/cpu")),
+        nodes=tuple(_node(connection, cell) for cell in root.iterfind("./host/topology/cells/cell")),
+        security=frozenset(text for model in root.iterfind("./host/secmodel/model") if (text := model.text or "")),
         qemu_user=security_model.base_label(root),
         networks=networks,
         vms=vms,
@@ -55,7 +57,9 @@ def traits(connection: Connection, uri: str, capabilities: str) -> HostTraits:
 
 def _node(connection: Connection, cell: etree._Element) -> NumaNode:
     number = int(cell.get("id", "0"))
-    sizes = [int(one.get("size", "0")) * _UNITS.get(one.get("unit", "KiB"), 1024) for one in cell.iterfind("pages")]
+    sizes = [
+        int(pages.get("size", "0")) * _UNITS.get(pages.get("unit", "KiB"), 1024) for pages in cell.iterfind("pages")
+    ]
     huge = sizes[1:]  # the first one is the ordinary page
     free: dict[int, int] = {}
     if huge:
@@ -63,7 +67,7 @@ def _node(connection: Connection, cell: etree._Element) -> NumaNode:
             answer = connection.raw.getFreePages([size // _KIB for size in huge], number, 1, 0)
         counts: dict[int, int] = next(iter(answer.values()), {})
         free = {int(size) * _KIB: int(count) for size, count in counts.items()}
-    return NumaNode(number, frozenset(int(one.get("id", "0")) for one in cell.iterfind("./cpus/cpu")), free)
+    return NumaNode(number, frozenset(int(cpu.get("id", "0")) for cpu in cell.iterfind("./cpus/cpu")), free)
 
 
 def hypervisor(connection: Connection, needs: VmNeeds, capabilities: str) -> Hypervisor:
@@ -85,9 +89,9 @@ def machines(capabilities: str, arch: str) -> Hypervisor:
     for guest in root.iterfind("./guest/arch"):
         if guest.get("name") == arch:
             every = guest.findall("./machine") + guest.findall("./domain/machine")
-            names = {one.text for one in every} | {one.get("canonical") for one in every}
-            kinds = frozenset(one.get("type", "") for one in guest.iterfind("./domain"))
-            return Hypervisor(frozenset(one for one in names if one), kinds, guest.findtext("./emulator") or "")
+            names = {element.text for element in every} | {element.get("canonical") for element in every}
+            kinds = frozenset(domain.get("type", "") for domain in guest.iterfind("./domain"))
+            return Hypervisor(frozenset(name for name in names if name), kinds, guest.findtext("./emulator") or "")
     return Hypervisor(frozenset(), frozenset())
 
 
@@ -101,8 +105,8 @@ def with_domain_capabilities(known: Hypervisor, xml: str) -> Hypervisor:
         virt_types=known.virt_types,
         emulator=known.emulator,
         most_cpus=0 if vcpu is None else int(vcpu.get("max", "0")),
-        tpm_backends=frozenset(one.text or "" for one in backends) if swtpm else frozenset(),
-        loaders=frozenset(one.text or "" for one in root.iterfind("./os/loader/value")),
+        tpm_backends=frozenset(backend.text or "" for backend in backends) if swtpm else frozenset(),
+        loaders=frozenset(value.text or "" for value in root.iterfind("./os/loader/value")),
         host_cpu=_host_cpu(root),
     )
 
@@ -113,9 +117,9 @@ def _host_cpu(root: etree._Element) -> str:
     if mode is None or mode.find("model") is None:
         return ""
     cpu = etree.Element("cpu", mode="custom", match="exact")
-    for one in mode:
-        if one.tag in ("model", "vendor", "feature"):
-            cpu.append(etree.fromstring(etree.tostring(one)))
+    for element in mode:
+        if element.tag in ("model", "vendor", "feature"):
+            cpu.append(etree.fromstring(etree.tostring(element)))
     return etree.tostring(cpu, encoding="unicode")
 
 

@@ -71,7 +71,7 @@ class Checkpoints:
                     if error.get_error_code() != libvirt.VIR_ERR_OPERATION_INVALID:  # the VM went off this moment
                         raise
                     found.append(parse(checkpoint.getXMLDesc(libvirt.VIR_DOMAIN_CHECKPOINT_XML_NO_DOMAIN), sizes=False))
-        return tuple(sorted(found, key=lambda one: one.order))
+        return tuple(sorted(found, key=lambda point: point.order))
 
     def create(self, id: str, note: PointNote) -> None:
         """Begin a bitmap for each disk of the note, all in one instant."""
@@ -150,13 +150,13 @@ def nodes(xml: str) -> list[tuple[str, str, str]]:
 def parse(xml: str, *, sizes: bool) -> Point:
     """A checkpoint's XML. `sizes`: it was asked for with them, so a disk without one has no bitmap."""
     root = etree.fromstring(xml.encode())
-    disks = [one for one in root.iterfind("./disks/disk") if one.get("checkpoint") == "bitmap"]
+    disks = [disk for disk in root.iterfind("./disks/disk") if disk.get("checkpoint") == "bitmap"]
     return Point(
         id=root.findtext("name") or "",
         created=float(root.findtext("creationTime") or 0),
-        targets=tuple(one.get("name", "") for one in disks),
+        targets=tuple(disk.get("name", "") for disk in disks),
         note=_decode(root.findtext("description") or ""),
-        bitmaps={one.get("name", ""): _number(one.get("size")) for one in disks} if sizes else {},
+        bitmaps={disk.get("name", ""): _number(disk.get("size")) for disk in disks} if sizes else {},
     )
 
 

@@ -125,7 +125,7 @@ class Control:
                 jobs[target] = JobInfo(info["cur"], info["end"], info.get("bandwidth", 0))
             else:
                 others[target] = _KINDS.get(kind, f"a block job of type {kind}")
-        disks = tuple(replace(one, other_job=others.get(one.target)) for one in domain_xml.merge(live, config))
+        disks = tuple(replace(disk, other_job=others.get(disk.target)) for disk in domain_xml.merge(live, config))
         saved = domain_list.saved_xml(self.connection, domain) if live is None else None
         return DomainView(
             state=state,
@@ -294,7 +294,7 @@ class Control:
             live = domain.XMLDesc(0)
             now = {disk.target: disk.source for disk in domain_xml.parse(live).disks}
             for target, base in bases.items():
-                path = None if (found := now.get(target)) is None else found.path
+                path = None if (disk_source := now.get(target)) is None else disk_source.path
                 if path is None or posixpath.normpath(path) != posixpath.normpath(base):
                     raise LibvirtFailed(
                         f"put overlays above disks of VM {self.name}",
@@ -305,7 +305,7 @@ class Control:
             labels = {target: disk_xml.carried(live, target) for target in overlays}
             domain.snapshotCreateXML(domain_xml.snapshot_xml(overlays, others, labels), flags)
 
-    def start_fold(self, target: str, bandwidth: int) -> None:
+    def start_commit(self, target: str, bandwidth: int) -> None:
         """Start committing the active overlay of a disk into the image right below it. `bandwidth`: bytes/s."""
         flags = libvirt.VIR_DOMAIN_BLOCK_COMMIT_ACTIVE | libvirt.VIR_DOMAIN_BLOCK_COMMIT_SHALLOW
         flags |= libvirt.VIR_DOMAIN_BLOCK_COMMIT_BANDWIDTH_BYTES

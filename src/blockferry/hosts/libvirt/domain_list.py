@@ -53,7 +53,7 @@ def all_vms(connection: Connection) -> tuple[Vm, ...]:
     # Asked after the XMLs: a snapshot that was taken in between names what the VM's own XML names no longer.
     saved, points = _with(connection, _SAVED), _with(connection, _CHECKPOINTS)
     snapshots = _with(connection, _SNAPSHOTS)
-    found = (
+    generator = (
         replace(
             vm,
             has_managed_save=vm.uuid in saved,
@@ -62,7 +62,7 @@ def all_vms(connection: Connection) -> tuple[Vm, ...]:
         )
         for one, vm in read
     )
-    return tuple(sorted(found, key=lambda vm: vm.name))
+    return tuple(sorted(generator, key=lambda vm: vm.name))
 
 
 LISTED_AT_MOST = 4
@@ -74,7 +74,7 @@ def _read_all(connection: Connection) -> tuple[list[tuple[libvirt.virDomain, Vm]
     with connection.doing("list the VMs"):
         domains = connection.raw.listAllDomains(0)
     traits = _traits(connection)
-    seen = [(one, _read_unless_gone(connection, one, traits)) for one in domains]
+    seen = [(domain, _read_unless_gone(connection, domain, traits)) for domain in domains]
     now = _traits(connection)
     changed = (traits.persistent ^ now.persistent) | (traits.active ^ now.active)
     if changed:  # started or shut off meanwhile: such a VM is read by itself
@@ -108,7 +108,7 @@ def _traits(connection: Connection) -> _Traits:
 def _with(connection: Connection, trait: int) -> frozenset[str]:
     """The UUIDs of the VMs that have a trait: one of libvirt's VIR_CONNECT_LIST_DOMAINS_*."""
     with connection.doing("list the VMs"):
-        return frozenset(str(one.UUIDString()) for one in connection.raw.listAllDomains(trait))
+        return frozenset(str(listAllDomain.UUIDString()) for listAllDomain in connection.raw.listAllDomains(trait))
 
 
 def _names_of(connection: Connection, domain: libvirt.virDomain, listed: Callable[[int], list[Any]]) -> tuple[str, ...]:
@@ -132,15 +132,15 @@ def vm(connection: Connection, name: str) -> Vm:
                 continue
             with connection.doing(f"look up VM {name}"):
                 raise
-        found = _read_unless_gone(connection, domain)
-        if found is not None:
-            return found
+        vm = _read_unless_gone(connection, domain)
+        if vm is not None:
+            return vm
     raise VmNotFound(name, connection.uri, nearest(name, names(connection)))
 
 
 def names_beside(connection: Connection) -> NamesBeside:
     """Read the snapshots' metadata and the saved states of all VMs. Raises HostUnreachable, LibvirtFailed."""
-    found = NamesBeside({}, {})
+    names_beside = NamesBeside({}, {})
     problems = []
     with connection.doing("list the VMs"):
         domains = connection.raw.listAllDomains(0)
@@ -149,7 +149,7 @@ def names_beside(connection: Connection) -> NamesBeside:
         name, uuid = domain.name(), domain.UUIDString()
         try:
             if uuid in saving and (saved := saved_xml(connection, domain)) is not None:
-                _add_names(connection, found, saved, f"the saved state of VM {name}")
+                _add_names(connection, names_beside, saved, f"the saved state of VM {name}")
             snapshots = domain.listAllSnapshots(0) if uuid in with_snapshots else []
         except libvirt.libvirtError as error:
             if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
@@ -159,22 +159,22 @@ def names_beside(connection: Connection) -> NamesBeside:
         for snapshot in snapshots:
             what = f"snapshot {snapshot.getName()} of VM {name}"
             try:
-                _add_names(connection, found, snapshot.getXMLDesc(0), what)
+                _add_names(connection, names_beside, snapshot.getXMLDesc(0), what)
             except libvirt.libvirtError as error:
                 if error.get_error_code() not in (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_NO_DOMAIN_SNAPSHOT):
                     _raise_if_gone(connection, name)
                     problems.append(f"{what} names ({error.get_error_message()})")
-    return replace(found, problems=tuple(problems))
+    return replace(names_beside, problems=tuple(problems))
 
 
-def _add_names(connection: Connection, found: NamesBeside, xml: str, what: str) -> None:
+def _add_names(connection: Connection, names_beside: NamesBeside, xml: str, what: str) -> None:
     for path, role in domain_xml.names(xml).items():
-        (found.trees if role in xml_paths.TREES else found.paths)[path] = what
+        (names_beside.trees if role in xml_paths.TREES else names_beside.paths)[path] = what
     for volume in (pools.locate(connection, one) for one in domain_xml.volumes(xml)):
         if volume.path is not None:
-            found.paths[volume.path] = what
+            names_beside.paths[volume.path] = what
         else:
-            found.unlocated.append((what, volume))
+            names_beside.unlocated.append((what, volume))
 
 
 def _raise_if_gone(connection: Connection, name: str) -> None:
@@ -274,10 +274,14 @@ def _read_bare(connection: Connection, domain: libvirt.virDomain, traits: _Trait
         mark=now.mark,
         mark_journal=now.mark_journal,
         pause_reason=reason,
-        named=tuple(dict.fromkeys(name for one in (live, config) if one for name in one.named)),
+        named=tuple(
+            dict.fromkeys(name for parsed_domain in (live, config) if parsed_domain for name in parsed_domain.named)
+        ),
         volumes=tuple(
             pools.locate(connection, volume)
-            for volume in dict.fromkeys(volume for one in (live, config) if one for volume in one.volumes)
+            for volume in dict.fromkeys(
+                volume for parsed_domain in (live, config) if parsed_domain for volume in parsed_domain.volumes
+            )
         ),
     )
 

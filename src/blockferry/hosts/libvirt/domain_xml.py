@@ -82,7 +82,7 @@ def parse(xml: str) -> ParsedDomain:
         agent=_agent(root),
         unsavable=_unsavable(root),
         named=tuple(_named(root)),
-        volumes=tuple(_volume(one) for one in xml_paths.volumes(root)),
+        volumes=tuple(_volume(volume) for volume in xml_paths.volumes(root)),
         memory=_memory(root),
     )
 
@@ -103,19 +103,19 @@ _NO_STORAGE = (xml_paths.Role.SOCKET, xml_paths.Role.PROGRAM, xml_paths.Role.DEV
 
 
 def _named(root: etree._Element) -> Iterator[NamedPath]:
-    for one in xml_paths.names(root):
-        yield NamedPath(one.path, str(one.role), one.is_tree, one.role not in _NO_STORAGE)
+    for name in xml_paths.names(root):
+        yield NamedPath(name.path, str(name.role), name.is_tree, name.role not in _NO_STORAGE)
 
 
-def _volume(found: xml_paths.VolumeName) -> Volume:
+def _volume(volume_name: xml_paths.VolumeName) -> Volume:
     """A volume with its format; of a backing store the format stands beside the source."""
-    around = found.element.getparent()
+    around = volume_name.element.getparent()
     assert around is not None
     driver, format, target = around.find("driver"), around.find("format"), around.find("target")
     said = format if format is not None else driver
     return Volume(
-        found.pool,
-        found.volume,
+        volume_name.pool,
+        volume_name.volume,
         "" if target is None else target.get("dev") or target.get("dir") or "",
         "raw" if said is None else said.get("type", "raw") or "raw",
         closed=_closed(around),
@@ -217,7 +217,7 @@ def merge(live: ParsedDomain | None, config: ParsedDomain | None) -> tuple[Disk,
 
 
 def _same_secret(secrets: Sequence[Secret | None]) -> Secret | None:
-    return secrets[0] if all(one == secrets[0] for one in secrets) else None
+    return secrets[0] if all(secret == secrets[0] for secret in secrets) else None
 
 
 def view_xml(socket: str, scratch: Mapping[str, str], every: Sequence[str]) -> str:
@@ -252,7 +252,7 @@ def paths(xml: str) -> set[str]:
 def volumes(xml: str) -> tuple[Volume, ...]:
     """The volumes of pools that an XML names, without their paths; also of a snapshot or a saved state."""
     root = etree.fromstring(xml.encode(), _PARSER)
-    return tuple(dict.fromkeys(_volume(one) for one in xml_paths.volumes(root)))
+    return tuple(dict.fromkeys(_volume(volume) for volume in xml_paths.volumes(root)))
 
 
 def names(xml: str) -> dict[str, xml_paths.Role]:
@@ -288,7 +288,7 @@ def unmarked(xml: str) -> str:
     """The XML without our mark, and without a `<metadata>` that is empty then; as it is where there is no mark."""
     root = etree.fromstring(xml.encode(), _PARSER)
     marks = list(root.iter(f"{{{MARK_URI}}}move"))
-    empty = [one for one in root.iter("metadata") if len(one) == 0 and not (one.text or "").strip()]
+    empty = [element for element in root.iter("metadata") if len(element) == 0 and not (element.text or "").strip()]
     if not marks and not empty:
         return xml
     for mark in marks:

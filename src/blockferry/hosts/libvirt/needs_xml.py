@@ -70,21 +70,27 @@ def parse(xml: str) -> VmNeeds:
         tpm="" if tpm is None else tpm.get("type", ""),
         listens=tuple(_listens(root)),
         security=frozenset(_labels(root)),
-        arguments=any(etree.QName(one).localname == "commandline" for one in root if isinstance(one.tag, str)),
+        arguments=any(
+            etree.QName(element).localname == "commandline" for element in root if isinstance(element.tag, str)
+        ),
     )
 
 
 def _labels(root: etree._Element) -> Iterator[str]:
     """The security models of which the XML itself demands a label."""
-    for one in root.iterfind("./seclabel"):
-        if one.get("model") and one.get("type") != "none":
-            yield one.get("model", "")
+    for seclabel in root.iterfind("./seclabel"):
+        if seclabel.get("model") and seclabel.get("type") != "none":
+            yield seclabel.get("model", "")
 
 
 def _pinned(root: etree._Element) -> frozenset[int]:
     sets = [root.find("./vcpu"), *root.iterfind("./cputune/*[@cpuset]")]
-    named = [one for one in sets if one is not None and one.tag in ("vcpu", "vcpupin", "emulatorpin", "iothreadpin")]
-    return frozenset(number for one in named for number in numbers(one.get("cpuset", "")))
+    named = [
+        element
+        for element in sets
+        if element is not None and element.tag in ("vcpu", "vcpupin", "emulatorpin", "iothreadpin")
+    ]
+    return frozenset(number for element in named for number in numbers(element.get("cpuset", "")))
 
 
 def numbers(said: str) -> frozenset[int]:
@@ -118,7 +124,7 @@ def _hugepages(root: etree._Element, memory: int) -> dict[int, int]:
     for page in root.iterfind("./memoryBacking/hugepages/page"):
         size = int(page.get("size", "0")) * _UNITS.get(page.get("unit", "KiB"), 1024)
         if page.get("nodeset"):
-            share = sum(cells.get(one, 0) for one in numbers(page.get("nodeset", "")))
+            share = sum(cells.get(number, 0) for number in numbers(page.get("nodeset", "")))
             found[size] = found.get(size, 0) + share
             left -= share
         else:
@@ -130,43 +136,43 @@ def _hugepages(root: etree._Element, memory: int) -> dict[int, int]:
 
 def _nodes(root: etree._Element) -> frozenset[int]:
     found: set[int] = set()
-    for one in root.iterfind("./numatune/*[@nodeset]"):
-        if one.get("mode", "strict") in ("strict", "restrictive"):
-            found |= numbers(one.get("nodeset", ""))
+    for numatune in root.iterfind("./numatune/*[@nodeset]"):
+        if numatune.get("mode", "strict") in ("strict", "restrictive"):
+            found |= numbers(numatune.get("nodeset", ""))
     return frozenset(found)
 
 
 def _nics(root: etree._Element) -> Iterator[Nic]:
-    for one in root.iterfind("./devices/interface"):
-        source, mac = one.find("source"), one.find("mac")
+    for interface in root.iterfind("./devices/interface"):
+        source, mac = interface.find("source"), interface.find("mac")
         what = "a network interface" if mac is None else f"the network interface {mac.get('address')}"
         if source is None:
             continue
-        kind = one.get("type", "")
+        kind = interface.get("type", "")
         if kind == "network" and source.get("network"):
             yield Nic("network", source.get("network", ""), what)
         elif kind == "bridge" and source.get("bridge"):
-            port = one.find("./virtualport")
+            port = interface.find("./virtualport")
             ovs = port is not None and port.get("type") == "openvswitch"
             yield Nic("ovs" if ovs else "bridge", source.get("bridge", ""), what)
         elif kind == "direct" and source.get("dev"):
             yield Nic("device", source.get("dev", ""), what)
-    for one in root.iterfind("./devices/graphics/listen[@type='network']"):
-        above = one.getparent()
+    for devices in root.iterfind("./devices/graphics/listen[@type='network']"):
+        above = devices.getparent()
         assert above is not None
-        if one.get("network"):
-            yield Nic("network", one.get("network", ""), above.get("type", "").upper())
+        if devices.get("network"):
+            yield Nic("network", devices.get("network", ""), above.get("type", "").upper())
 
 
 def _host_devices(root: etree._Element) -> Iterator[str]:
-    for one in root.iterfind("./devices/hostdev"):
-        yield f"the {(one.get('type') or one.get('mode') or '').upper()} device {_name_of(one)}".rstrip()
-    for one in root.iterfind("./devices/interface[@type='hostdev']"):
-        teaming = one.find("teaming")
+    for hostdev in root.iterfind("./devices/hostdev"):
+        yield f"the {(hostdev.get('type') or hostdev.get('mode') or '').upper()} device {_name_of(hostdev)}".rstrip()
+    for devices in root.iterfind("./devices/interface[@type='hostdev']"):
+        teaming = devices.find("teaming")
         if teaming is None or teaming.get("type") != "transient":
-            yield f"the PCI network device {_name_of(one)}".rstrip()
-    for one in root.iterfind("./devices/disk[@type='nvme']"):
-        yield f"the NVMe disk {_target(one)}"
+            yield f"the PCI network device {_name_of(devices)}".rstrip()
+    for devices in root.iterfind("./devices/disk[@type='nvme']"):
+        yield f"the NVMe disk {_target(devices)}"
 
 
 def _name_of(element: etree._Element) -> str:
@@ -209,14 +215,14 @@ _REFUSED: tuple[tuple[str, str, str], ...] = (
 def _unmovable(root: etree._Element) -> Iterator[Unmovable]:
     seen: set[etree._Element] = set()
     for path, what, remedy in _REFUSED:
-        for one in root.iterfind(path):
-            driver = one.find("driver")
-            if one in seen or (path.endswith("[driver]") and (driver is None or driver.get("type") != "virtiofs")):
+        for element in root.iterfind(path):
+            driver = element.find("driver")
+            if element in seen or (path.endswith("[driver]") and (driver is None or driver.get("type") != "virtiofs")):
                 continue
-            seen.add(one)
-            source = one.find("source")
+            seen.add(element)
+            source = element.find("source")
             where = "" if source is None else source.get("dir") or source.get("socket") or ""
-            yield Unmovable(what.format(path=where, target=_target(one)), remedy)
+            yield Unmovable(what.format(path=where, target=_target(element)), remedy)
     timer = root.find("./clock/timer[@name='tsc']")
     fixed = timer is not None and timer.get("frequency")
     if root.find("./cpu/feature[@name='invtsc'][@policy='require']") is not None and not fixed:
@@ -231,7 +237,7 @@ def _target(element: etree._Element) -> str:
 
 def _paths(root: etree._Element) -> Iterator[NeededPath]:
     for name in xml_paths.names(root):
-        around = [str(one.tag) for one in (name.element, *name.element.iterancestors())]
+        around = [str(iterancestor.tag) for iterancestor in (name.element, *name.element.iterancestors())]
         if any(one in around for one in _OUTSIDE) or name.path.startswith(_MADE_BY_LIBVIRT):
             continue
         if name.role is Role.CHARACTER:
@@ -258,24 +264,24 @@ def _connects(source: etree._Element) -> bool:
 
 
 def _media(root: etree._Element) -> Iterator[Medium]:
-    for one in root.iterfind("./devices/disk"):
-        source = one.find("source")
+    for disk in root.iterfind("./devices/disk"):
+        source = disk.find("source")
         path = None if source is None else source.get("file") or source.get("dev")
-        if one.get("device") in ("cdrom", "floppy") and source is not None and path:
+        if disk.get("device") in ("cdrom", "floppy") and source is not None and path:
             optional = source.get("startupPolicy") in ("optional", "requisite")
-            yield Medium(_target(one), path, optional)
+            yield Medium(_target(disk), path, optional)
 
 
 def _listens(root: etree._Element) -> Iterator[Listen]:
-    for one in root.iterfind("./devices/graphics"):
-        port = 0 if one.get("autoport") == "yes" else max(0, int(one.get("port", "0")))
-        kind = one.get("type", "").upper()
-        listens = [found for found in one.iterfind("listen") if found.get("type", "address") == "address"]
-        places = [found.get("address", "") for found in listens] or ([one.get("listen", "")] if port else [])
+    for graphics in root.iterfind("./devices/graphics"):
+        port = 0 if graphics.get("autoport") == "yes" else max(0, int(graphics.get("port", "0")))
+        kind = graphics.get("type", "").upper()
+        listens = [listen for listen in graphics.iterfind("listen") if listen.get("type", "address") == "address"]
+        places = [listen.get("address", "") for listen in listens] or ([graphics.get("listen", "")] if port else [])
         for address in places:
             if address or port:
                 yield Listen(kind, address or "127.0.0.1", port)
-    for one in root.iterfind("./devices/*[@type='tcp']/source[@mode='bind']"):
-        above = one.getparent()
+    for devices in root.iterfind("./devices/*[@type='tcp']/source[@mode='bind']"):
+        above = devices.getparent()
         assert above is not None
-        yield Listen(f"the {above.tag} device", one.get("host", "127.0.0.1"), int(one.get("service", "0") or 0))
+        yield Listen(f"the {above.tag} device", devices.get("host", "127.0.0.1"), int(devices.get("service", "0") or 0))

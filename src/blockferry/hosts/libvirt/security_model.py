@@ -35,11 +35,11 @@ def vm_user(connection: Connection, name: str) -> QemuUser | None:
         domain = connection.raw.lookupByName(name)
         xml = domain.XMLDesc(0 if domain.isActive() else libvirt.VIR_DOMAIN_XML_INACTIVE)
     for label in etree.fromstring(xml.encode(), etree.XMLParser(huge_tree=True)).iterfind("./seclabel[@model='dac']"):
-        if (found := _user(label.findtext("label"))) is not None:
-            return found
+        if (qemu_user := _user(label.findtext("label"))) is not None:
+            return qemu_user
     return None
 
 
 def _user(label: str | None) -> QemuUser | None:
-    found = _LABEL.fullmatch((label or "").strip())
-    return None if found is None else QemuUser(int(found[1]), int(found[2]))
+    match = _LABEL.fullmatch((label or "").strip())
+    return None if match is None else QemuUser(int(match[1]), int(match[2]))

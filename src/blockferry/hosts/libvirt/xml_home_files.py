@@ -56,17 +56,17 @@ class Uses:
 
 def of_vm(connection: Connection, uuid: str) -> Uses:
     """What the VM's own XMLs name: live, persistent, of its saved state and of its snapshots."""
-    found = Uses()
+    uses = Uses()
     with connection.doing(f"read what VM {uuid} names"):
         domain = connection.raw.lookupByUUIDString(uuid)
         for kind, where, xml in _xmls(connection, domain):
             root = xml_paths.parse(xml)
             for name in xml_paths.names(root):
                 if name.role is not Role.NVRAM:
-                    found.add(name.path, _use(name, kind, where))
+                    uses.add(name.path, _use(name, kind, where))
             for volume in xml_paths.volumes(root):
-                _add_volume(connection, volume, found)
-    return found
+                _add_volume(connection, volume, uses)
+    return uses
 
 
 def of_others(connection: Connection, uuid: str) -> dict[str, str]:
@@ -101,7 +101,7 @@ def _xmls(connection: Connection, domain: libvirt.virDomain) -> Iterator[tuple[s
 
 
 def _use(name: xml_paths.Name, kind: str, where: str) -> FileUse:
-    disk = next((one for one in name.element.iterancestors("disk")), None)
+    disk = next((iterancestor for iterancestor in name.element.iterancestors("disk")), None)
     medium = name.role is Role.IMAGE and disk is not None and disk.get("device") in ("cdrom", "floppy")
     what = f"the {name.role.value}"
     if medium and disk is not None:
@@ -123,11 +123,11 @@ def _use(name: xml_paths.Name, kind: str, where: str) -> FileUse:
     return FileUse(what, kind == _LIVE, RUNNING if kind == _LIVE else "")
 
 
-def _add_volume(connection: Connection, volume: xml_paths.VolumeName, found: Uses) -> None:
+def _add_volume(connection: Connection, volume: xml_paths.VolumeName, uses: Uses) -> None:
     try:
         pool = connection.raw.storagePoolLookupByName(volume.pool)
         path = str(pool.storageVolLookupByName(volume.volume).path())
     except libvirt.libvirtError:
-        found.unknown = f"the volume {volume.volume} of the pool {volume.pool}, which it names, cannot be looked up"
+        uses.unknown = f"the volume {volume.volume} of the pool {volume.pool}, which it names, cannot be looked up"
         return
-    found.add(path, FileUse(f"the volume {volume.volume} of the pool {volume.pool}", fixed="it is named as a volume"))
+    uses.add(path, FileUse(f"the volume {volume.volume} of the pool {volume.pool}", fixed="it is named as a volume"))

@@ -213,8 +213,8 @@ def names(root: etree._Element) -> Iterator[Name]:
             continue  # a comment
         if etree.QName(element).namespace and etree.QName(element).localname in _ARGUMENTS:
             value = str(element.get("value", "")).replace(",,", "\0")
-            for found in dict.fromkeys(path for form in _IN_ARGUMENT for path in form.findall(value)):
-                yield Name(element, "value", found.replace("\0", ","), Role.ARGUMENT)
+            for fromkey in dict.fromkeys(path for form in _IN_ARGUMENT for path in form.findall(value)):
+                yield Name(element, "value", fromkey.replace("\0", ","), Role.ARGUMENT)
             continue
         for attribute, content in element.attrib.items():
             if str(content).startswith("/"):
@@ -258,10 +258,10 @@ def unrenamed(root: etree._Element, new: Mapping[str, str]) -> list[Name]:
 
 
 def _name(element: etree._Element, where: str, path: str) -> Iterator[Name]:
-    around = [etree.QName(one) for one in (element, *element.iterancestors())]
-    place = "/".join(str(one.localname) for one in reversed(around)) + (f"@{where}" if where else "")
+    around = [etree.QName(iterancestor) for iterancestor in (element, *element.iterancestors())]
+    place = "/".join(str(q_name.localname) for q_name in reversed(around)) + (f"@{where}" if where else "")
     role = next((role for end, role in _CATALOGUE if _ends(place, end)), Role.OTHER)
-    if any(one.namespace for one in around):
+    if any(q_name.namespace for q_name in around):
         role = Role.OTHER  # what others have put there; it only looks like an element of libvirt's
     if role is Role.OTHER and (any(_ends(place, one) for one in _NO_NAMES) or (not where and "\n" in path)):
         return

@@ -34,7 +34,7 @@ def clone_base(context: Context, target: str, seen: Observation) -> None:
         raise CloneFailed(disk.source, disk.dest, "somebody wrote to it meanwhile, below its overlay")
     point("base-synced")
     done = ComparedBase(before, size=disk.virtual_size)
-    context.note(record.with_disk(target, replace(record.disk(target), synced=done)))
+    context.save(record.with_disk(target, replace(record.disk(target), synced=done)))
 
 
 def clone_off(context: Context, target: str, seen: Observation) -> None:
@@ -45,7 +45,7 @@ def clone_off(context: Context, target: str, seen: Observation) -> None:
     disk = context.plan.disk(target)
     record = seen.record.without_verdict(target).without_sync(target).without_cold_copy(target)
     if record != seen.record:
-        context.note(record)
+        context.save(record)
     context.cold[target] = 0.0
     context.memory.progress.pop(target, None)
     _nobody_has(context, disk)
@@ -75,7 +75,7 @@ def _clone(context: Context, disk: DiskPlan, record: Record) -> Record:
     made = files.stat_one(runner, disk.dest)
     size = format_size(0 if made is None else made.size)
     took = format_duration(seconds)
-    context.tell("action", f"{disk.target}: {disk.source} was cloned to {disk.dest} ({size}) in {took}")
+    context.log_event("action", f"{disk.target}: {disk.source} was cloned to {disk.dest} ({size}) in {took}")
     return record
 
 

@@ -71,11 +71,11 @@ def planned(
     running = facts.vm.state.active
     if not wanted(request, running=running):
         return tuple(disks), {}
-    why = {one.target: (why_not_running if running else why_not)(one, request, facts) for one in disks}
+    why = {disk.target: (why_not_running if running else why_not)(disk, request, facts) for disk in disks}
     reasons = {target: reason for target, reason in why.items() if reason is not None}
     if running and reasons:
         return tuple(disks), reasons
-    return tuple(one if one.target in reasons else _cloned(one, facts, move) for one in disks), reasons
+    return tuple(disk if disk.target in reasons else _cloned(disk, facts, move) for disk in disks), reasons
 
 
 def _cloned(disk: DiskPlan, facts: Facts, move: str) -> DiskPlan:

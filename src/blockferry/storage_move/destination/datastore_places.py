@@ -44,7 +44,7 @@ def _with(store: Datastore, look: PathFacts | None, host: str) -> Datastore:
 
 def directories(stores: Iterable[Datastore]) -> tuple[Directory, ...]:
     """The directories of those datastores of which is known what they stand on."""
-    return tuple(Directory(one.path, one.id) for one in stores if one.path and one.id is not None)
+    return tuple(Directory(store.path, store.id) for store in stores if store.path and store.id is not None)
 
 
 def resolved(runner: Runner, vms: Iterable[Vm]) -> Mapping[str, str]:

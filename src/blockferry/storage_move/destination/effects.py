@@ -57,7 +57,7 @@ def name_paths(context: Context, record: Record, *paths: str, ours: Collection[s
             files.remove_file(context.runner, path)
     if fresh:
         record = replace(record, created=(*record.created, *fresh))
-        context.note(record)
+        context.save(record)
     return record
 
 
@@ -99,8 +99,8 @@ def copy_layers(context: Context, target: str, seen: Observation) -> None:
         owner_and_labels.give_as(context, layer.source, layer.dest)
         point("layer-copied")
         below = (layer.dest, layer.dest_format)
-        context.tell("action", f"the layer {layer.source} of {target} was copied to {layer.dest}")
-    context.note(record.with_disk(target, replace(record.disk(target), layers_copied=True)))
+        context.log_event("action", f"the layer {layer.source} of {target} was copied to {layer.dest}")
+    context.save(record.with_disk(target, replace(record.disk(target), layers_copied=True)))
 
 
 def _has_bitmaps(context: Context, layer: LayerPlan) -> bool:
@@ -145,10 +145,10 @@ def create_image(context: Context, target: str, seen: Observation) -> None:
         # It is taken away now, so it must not count when the VM goes off without having written to this disk.
         record = record.without_cold_copy(target)
         record = record.without_verdict(target)
-        context.note(record)
+        context.save(record)
     if is_export(disk.dest):
         _ready(context, disk)
-        context.note(record.with_copy(target, Copy(Stage.IMAGE, -1, record.copy(target).attempts)))
+        context.save(record.with_copy(target, Copy(Stage.IMAGE, -1, record.copy(target).attempts)))
         return
     record = make_home(context, record, posixpath.dirname(disk.dest))
     record = name_paths(context, record, disk.dest)
@@ -170,7 +170,7 @@ def create_image(context: Context, target: str, seen: Observation) -> None:
     mark_file(context, disk.dest, made=True)
     point("image-made")
     copy = record.copy(target)
-    context.note(record.with_copy(target, Copy(Stage.IMAGE, -1, copy.attempts)))
+    context.save(record.with_copy(target, Copy(Stage.IMAGE, -1, copy.attempts)))
 
 
 def cold_copy(context: Context, target: str, seen: Observation, source: tuple[str, str]) -> None:
@@ -186,7 +186,7 @@ def cold_copy(context: Context, target: str, seen: Observation, source: tuple[st
     if record.copy(target).stage is not Stage.NONE:
         # It is written over now, and removed if that fails: a VM that is started meanwhile is to find no image.
         record = record.with_copy(target, Copy(Stage.NONE, -1, record.copy(target).attempts))
-        context.note(record)
+        context.save(record)
     mark_file(context, disk.dest)
     point("cold-copying")
     context.cold[target] = 0.0
@@ -208,15 +208,15 @@ def cold_copy(context: Context, target: str, seen: Observation, source: tuple[st
         options=() if whole else _cold_options(disk),
         claimed=_marking(context, disk.dest),
     )
-    found = qemu_img.chain(context.runner, disk.dest, disk.dest_format)[0]
-    if disk.as_is and not found.internal_snapshots:
+    chain_image = qemu_img.chain(context.runner, disk.dest, disk.dest_format)[0]
+    if disk.as_is and not chain_image.internal_snapshots:
         raise CopyIncomplete(target, f"{disk.dest} does not hold the internal snapshots of {disk.source}")
-    if guest_size(found.virtual_size) != disk.virtual_size:
-        raise CopyIncomplete(target, f"{disk.dest} has {found.virtual_size} bytes instead of {disk.virtual_size}")
+    if guest_size(chain_image.virtual_size) != disk.virtual_size:
+        raise CopyIncomplete(target, f"{disk.dest} has {chain_image.virtual_size} bytes instead of {disk.virtual_size}")
     owner_and_labels.give_as(context, source[0], disk.dest)
     show_cold(context, disk, 1.0)
     note_cold(context, record, target, view.fingerprint)
-    context.tell("action", f"{target} was copied to {disk.dest}")
+    context.log_event("action", f"{target} was copied to {disk.dest}")
 
 
 def _ready(context: Context, disk: DiskPlan) -> None:
@@ -241,14 +241,14 @@ def _cold_copy_to_export(context: Context, disk: DiskPlan, seen: Observation, so
     )
     show_cold(context, disk, 1.0)
     note_cold(context, seen.record, disk.target, seen.disk(disk.target).fingerprint)
-    context.tell("action", f"{disk.target} was copied to {disk.dest}")
+    context.log_event("action", f"{disk.target} was copied to {disk.dest}")
 
 
 def note_cold(context: Context, record: Record, target: str, fingerprint: str) -> None:
     """The destination holds what the source of this fingerprint holds."""
     point("cold-copied")
     record = record.with_disk(target, replace(record.disk(target), cold_copied=fingerprint))
-    context.note(record.with_copy(target, Copy(Stage.NONE, -1, record.copy(target).attempts)))
+    context.save(record.with_copy(target, Copy(Stage.NONE, -1, record.copy(target).attempts)))
 
 
 def _preallocation(disk: DiskPlan) -> qemu_img.Preallocation:
@@ -283,7 +283,7 @@ def settle(context: Context, target: str, seen: Observation) -> None:
     disk = context.plan.disk(target)
     if is_export(disk.dest):
         point("settled")
-        context.note(seen.record.with_disk(target, replace(seen.record.disk(target), settled=True)))
+        context.save(seen.record.with_disk(target, replace(seen.record.disk(target), settled=True)))
         return
     if disk.thick and (stat := files.stat_one(context.runner, disk.dest)) is not None:
         # A mirror leaves holes in a preallocated file (docs/measured.md); filling them afterwards changes no content,
@@ -292,7 +292,7 @@ def settle(context: Context, target: str, seen: Observation) -> None:
             files.fill_allocation(context.runner, disk.dest, stat.size)
         except HostCommandFailed as error:
             context.notes.append(f"{disk.dest} could not be allocated in full: {error.stderr.strip()}")
-            context.tell("warning", context.notes[-1])
+            context.log_event("warning", context.notes[-1])
     files.flush(context.runner, disk.dest)
     if disk.dest_overlay:
         # The VM and its configuration were seen on the base, or never were on the overlay.
@@ -301,7 +301,7 @@ def settle(context: Context, target: str, seen: Observation) -> None:
     for path in (disk.dest, *(layer.dest for layer in disk.layers)):
         files.remove_file(context.runner, path + MARKER)
     point("settled")
-    context.note(seen.record.with_disk(target, replace(seen.record.disk(target), settled=True)))
+    context.save(seen.record.with_disk(target, replace(seen.record.disk(target), settled=True)))
 
 
 def marked_by(runner: Runner, path: str) -> str | None:
@@ -362,13 +362,13 @@ def mark_file(context: Context, path: str, *, made: bool | str = False) -> None:
 
 def write_marker(runner: Runner, path: str, *, move: str, vm: str, journal: str, made: str | None) -> None:
     """The marker beside `path`. `made`: where the file is, once it is; the marker says which then. `journal`: id."""
-    found = None if made is None else files.stat_one(runner, made)
+    file_stat = None if made is None else files.stat_one(runner, made)
     words = {
         "what": "being made by blockferry; `blockferry orphans` tells more",
         "move": move,
         "vm": vm,
         "journal": journal,
         "by": f"{getpass.getuser()}@{socket.gethostname()}",
-        "inode": "" if found is None else str(found.inode),
+        "inode": "" if file_stat is None else str(file_stat.inode),
     }
     files.write_file(runner, path + MARKER, msgspec.json.format(msgspec.json.encode(words)) + b"\n", 0o644)

@@ -90,7 +90,9 @@ def choose(
         if mine and (here := facts.store_of(path)) is not None and here.same_place(store):
             return ChosenName(path)
     names = [
-        one for one in candidates(facts, store, target, image, format, home=home, most=len(used) + 1) if one not in used
+        candidate
+        for candidate in candidates(facts, store, target, image, format, home=home, most=len(used) + 1)
+        if candidate not in used
     ]
     for path in names:
         broken = facts.partials.get(path)
@@ -134,18 +136,24 @@ def of_home(request: MoveRequest, facts: Facts) -> set[str]:
 
 def kept_findings(request: MoveRequest, facts: Facts, store: Datastore, target: str, disk: DiskPlan) -> list[Finding]:
     """What is to be said of the old disk in quarantine at the destination: what it is, and what can be done with it."""
-    old = [one for one in facts.kept.values() if one.target == target and one.path != disk.dest]
-    old = [one for one in old if (here := facts.store_of(one.path)) is not None and here.same_place(store)]
+    old = [kept_disk for kept_disk in facts.kept.values() if kept_disk.target == target and kept_disk.path != disk.dest]
+    old = [
+        kept_disk
+        for kept_disk in old
+        if (here := facts.store_of(kept_disk.path)) is not None and here.same_place(store)
+    ]
     if not old or facts.partials.get(disk.dest) is not None:
         return []
-    one, vm = max(old, key=lambda kept: kept.since or 0.0), facts.vm.name
-    what = f"{target}: {one.path} ({format_size(one.allocated)}) is the old disk of {vm} that move {one.move} has left"
+    kept_disk, vm = max(old, key=lambda kept: kept.since or 0.0), facts.vm.name
+    size = format_size(kept_disk.allocated)
+    what = f"{target}: {kept_disk.path} ({size}) is the old disk of {vm} that move {kept_disk.move} has left"
     if request.use_kept:
-        why = one.problem or f"it is {one.format}, and the copy is to be {disk.dest_format}"
+        why = kept_disk.problem or f"it is {kept_disk.format}, and the copy is to be {disk.dest_format}"
         return [finding("KEPT_UNUSED", f"{what}; it stays as it is, and the disk is copied to {disk.dest}: {why}.")]
     remedy = (
         f"To write only what differs into it: --use-kept. To go back to what it holds: shut {vm} down, then "
-        f"`blockferry quarantine restore {one.path}`. To remove it: `blockferry quarantine purge {one.path} --now`."
+        f"`blockferry quarantine restore {kept_disk.path}`. To remove it: "
+        f"`blockferry quarantine purge {kept_disk.path} --now`."
     )
     return [finding("KEPT_HERE", f"{what}; it stays, and the disk is copied to {disk.dest}.", remedy)]
 
@@ -193,10 +201,10 @@ def home_findings(
         if text:
             found.append(finding("HOME_UNUSABLE", f"{text}; the home of {vm} would be there."))
     if home is not None:
-        metadata = [f"{vm}.xml", *(f"snapshot-{one.name}.xml" for one in facts.snapshots)]
-        metadata += [f"checkpoint-{one}.xml" for one in facts.vm.checkpoints]
+        metadata = [f"{vm}.xml", *(f"snapshot-{snapshot.name}.xml" for snapshot in facts.snapshots)]
+        metadata += [f"checkpoint-{checkpoint}.xml" for checkpoint in facts.vm.checkpoints]
         paths = [posixpath.join(home.dest, name.replace("/", "_")) for name in metadata]
-        for path in (*paths, *(one.dest for one in home.files)):
+        for path in (*paths, *(file.dest for file in home.files)):
             if too_long(facts, path, len(MARKER)):
                 found.append(_too_long(facts, path, len(MARKER)))
     return found
@@ -215,7 +223,7 @@ def _directory_problem(facts: Facts, path: str, store: Datastore | None) -> str:
         return f"{path} is there already and is no directory"
     if not look.writable:
         return f"{path} cannot be written"
-    if any(one.root == look.resolved for one in facts.datastores):
+    if any(datastore.root == look.resolved for datastore in facts.datastores):
         return f"{path} is the directory of a datastore"
     if store is not None and look.link and not is_below(look.resolved, store.root):
         return f"{path} is a symbolic link to {look.resolved}, which is not on {store.name}"

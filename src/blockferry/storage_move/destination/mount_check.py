@@ -45,7 +45,7 @@ def deleted(context: Context, targets: Sequence[str] = (), *, at_source: bool = 
 
 
 def _directories(plan: Plan) -> tuple[str, ...]:
-    paths = [one for disk in plan.disks for one in (disk.dest, *(layer.dest for layer in disk.layers))]
+    paths = [dest for disk in plan.disks for dest in (disk.dest, *(layer.dest for layer in disk.layers))]
     paths += [path for disk in plan.disks if disk.reused is not None for path in disk.reused.prints]
     found = [posixpath.dirname(path) for path in paths if not is_export(path)]
     return tuple(dict.fromkeys([*([plan.home.dest] if plan.home else []), *found]))

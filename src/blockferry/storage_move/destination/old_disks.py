@@ -36,13 +36,13 @@ def kept(
         stat = files.stat_one(site.runner, path)
         if stat is None:
             continue
-        one = KeptDisk(path, target, row.move, row.since, row.format, stat.allocated)
+        kept_disk = KeptDisk(path, target, row.move, row.since, row.format, stat.allocated)
         if request.use_kept:
             partial, problem = _usable(site, asked, row, stat, claims())
-            one = replace(one, problem=problem)
+            kept_disk = replace(kept_disk, problem=problem)
             if partial is not None:
                 use[path] = replace(partial, target=target)
-        found[path] = one
+        found[path] = kept_disk
     latest: dict[str, str] = {}  # of several old disks of one disk the one that was kept last
     for path in sorted(use, key=lambda path: found[path].since or 0.0):
         latest[use[path].target] = path
@@ -59,7 +59,7 @@ def _usable(
         return None, "its format is not recorded"
     try:
         layers = qemu_img.chain(site.runner, row.path, row.format)
-        doubt = asked.needed_by(row.path, said, patience_s=0)
+        doubt = asked.blocker(row.path, said, patience_s=0)
     except BlockferryError as error:
         return None, f"it cannot be looked at ({error.sentence.rstrip('.')})"
     top = layers[0]

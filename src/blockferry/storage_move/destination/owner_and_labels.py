@@ -88,4 +88,4 @@ def _tell(context: Context, dest: str, source: str, left: tuple[ownership.NotGiv
 def _warn(context: Context, text: str) -> None:
     if text not in context.notes:
         context.notes.append(text)
-        context.tell("warning", text)
+        context.log_event("warning", text)

@@ -22,9 +22,11 @@ def qemu_user(site: Host, name: str, uuid: str) -> QemuUser | None:
 
     None when it is not known, and for root, whom no directory stops.
     """
-    found = qemu_process.user_of(site.runner, site.uri, name, uuid)
-    found = found or security_model.vm_user(site.connection, name) or security_model.default_user(site.connection)
-    return found if found is not None and found.uid != 0 else None
+    qemu_user = qemu_process.user_of(site.runner, site.uri, name, uuid)
+    qemu_user = (
+        qemu_user or security_model.vm_user(site.connection, name) or security_model.default_user(site.connection)
+    )
+    return qemu_user if qemu_user is not None and qemu_user.uid != 0 else None
 
 
 def out_of_reach(
@@ -58,7 +60,7 @@ def not_held(runner: Runner, stores: Iterable[Datastore], images: Iterable[str])
     for store in stores:
         if store.active and store.is_directory and store.path:
             try:
-                left = [one for path in files for one in ownership.cannot_hold(runner, store.path, path)]
+                left = [not_given for path in files for not_given in ownership.cannot_hold(runner, store.path, path)]
             except BlockferryError:
                 continue  # other findings say what is wrong with it
             if left:

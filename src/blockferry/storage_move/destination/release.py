@@ -36,13 +36,13 @@ from blockferry.storage_move.verify.record import BackupExport
 def release_source(context: Context, path: str, seen: Observation) -> None:
     """Remove or keep an old file, as asked; keep it whenever the proof that nothing needs it is not complete."""
     plan = context.plan
-    disk = next(one for one in plan.disks if path in (*one.old_files, one.source_overlay))
+    disk = next(disk_plan for disk_plan in plan.disks if path in (*disk_plan.old_files, disk_plan.source_overlay))
     overlay = path == disk.source_overlay
     point("releasing-source")
-    found = files.stat_one(context.runner, path)
-    size = 0 if found is None else found.allocated
+    file_stat = files.stat_one(context.runner, path)
+    size = 0 if file_stat is None else file_stat.allocated
     links = files.link_chain(context.runner, path)[1:]
-    if found is None:
+    if file_stat is None:
         sentence = f"{path}: was gone already"
         if links:
             sentence = f"{path}: is a symbolic link to {links[-1]}, which is not there; the link stays"
@@ -57,7 +57,9 @@ def release_source(context: Context, path: str, seen: Observation) -> None:
             doubt = doubt or unproven
         if doubt is not None:
             sentence = f"{path} ({format_size(size)}): kept, because {doubt}"
-            context.keep(path, disk.source_datastore or "", size, doubt, _format(context, disk, path), for_good=True)
+            context.quarantine(
+                path, disk.source_datastore or "", size, doubt, _format(context, disk, path), for_good=True
+            )
             if overlay:
                 files.remove_file(context.runner, path + MARKER)  # the quarantine has it now
         elif overlay:
@@ -72,16 +74,16 @@ def release_source(context: Context, path: str, seen: Observation) -> None:
             until = "" if plan.source.keep_s is None else f" until {format_time(time.time() + plan.source.keep_s)}"
             sentence = f"{path} ({format_size(size)}): kept{until}, {plan.source.why_kept}; nothing here uses it"
             why = f"kept {plan.source.why_kept}; nothing here uses it"
-            context.keep(path, disk.source_datastore or "", size, why, _format(context, disk, path))
+            context.quarantine(path, disk.source_datastore or "", size, why, _format(context, disk, path))
         else:
             context.check()
             files.remove_with_links(context.runner, path)
             behind = f", a symbolic link, and {links[-1]}" if links else ""
             sentence = f"{path}{behind} ({format_size(size)}): removed; nothing used it any more"
     context.sources.append(sentence)
-    context.tell("action", sentence)
+    context.log_event("action", sentence)
     point("source-released")
-    context.note(replace(seen.record, released=(*seen.record.released, path)))
+    context.save(replace(seen.record, released=(*seen.record.released, path)))
 
 
 def _format(context: Context, disk: DiskPlan, path: str) -> str | None:
@@ -113,11 +115,11 @@ def reason_to_keep(
         return unasked
     if seen.persistent and not seen.config_agrees:
         return "the persistent configuration does not agree"
-    images = [one for one in disk.old_files if path in disk.old_parts and one not in disk.old_parts]
+    images = [old_file for old_file in disk.old_files if path in disk.old_parts and old_file not in disk.old_parts]
     for image in images:  # they are released first
         if files.stat_one(context.runner, image) is not None:
             return f"it holds a part of {disk.source}, and {image} is kept"
-    new_files = [one.dest for one in context.plan.disks if not is_export(one.dest)]
+    new_files = [disk_plan.dest for disk_plan in context.plan.disks if not is_export(disk_plan.dest)]
     stats = files.stat_many(context.runner, [path, *new_files])
     old = stats[path]
     if old is None or old.kind != "file":
@@ -136,7 +138,7 @@ def reason_to_keep(
         above = disk.source_overlay
         if files.stat_one(context.runner, above) is not None:
             return f"{above}, which is kept, stands on it"
-    return context.needed_by(path, patience_s=proof.PATIENCE_S, is_base=not _written_by_guest(context, disk, path))
+    return context.blocker(path, patience_s=proof.PATIENCE_S, is_base=not _written_by_guest(context, disk, path))
 
 
 def _unasked(target: str, seen: Observation) -> str | None:
@@ -216,7 +218,7 @@ def _nothing_copied(disk: DiskRecord) -> DiskRecord:
 def remove_destination(context: Context, seen: Observation) -> None:
     """All that we made. The caller has seen that no disk of the VM is there; QEMU must have let go of it.
 
-    Raises DestinationGone while the destination is not mounted, DestinationCutOff while it does not answer: what
+    Raises DestinationGone while the destination is not mounted, DestinationFenced while it does not answer: what
     cannot be seen is not gone.
     """
     destination_watchdog.end(context)
@@ -231,7 +233,7 @@ def remove_destination(context: Context, seen: Observation) -> None:
         export=replace(seen.record.export, state=BackupExport.NONE),
     )
     if record != seen.record:
-        context.note(record)  # before: what is half removed must not count as copied
+        context.save(record)  # before: what is half removed must not count as copied
     point("removing-destination")
     asked = proof.Proof(context.site, [path for path in record.created if not path.endswith("/") and path not in kept])
     for path in reversed(record.created):
@@ -241,17 +243,15 @@ def remove_destination(context: Context, seen: Observation) -> None:
             continue
         if path in kept:
             continue
-        found = files.stat_one(context.runner, path)
-        disk = next((one for one in context.plan.disks if path == one.source_overlay), None)
+        file_stat = files.stat_one(context.runner, path)
+        disk = next((disk_plan for disk_plan in context.plan.disks if path == disk_plan.source_overlay), None)
         if disk is not None:
             overlays_effects.remove_overlay(context, record, disk)
-        elif found is not None and destination_effects.is_somebody_s(context.runner, path):
+        elif file_stat is not None and destination_effects.is_somebody_s(context.runner, path):
             context.notes.append(f"{path} stays: it is another file than the one that the move made")
-            context.tell("warning", context.notes[-1])
-        elif found is not None:
-            doubt = asked.needed_by(
-                path, context.claims(), going=record.created, patience_s=0, sure=False, is_base=False
-            )
+            context.log_event("warning", context.notes[-1])
+        elif file_stat is not None:
+            doubt = asked.blocker(path, context.claims(), going=record.created, patience_s=0, sure=False, is_base=False)
             if doubt is not None:
                 raise StillInUse(path, doubt)
             files.remove_file(context.runner, path)
@@ -264,9 +264,9 @@ def remove_destination(context: Context, seen: Observation) -> None:
     point("destination-removed")
     for sentence in keep.values():
         context.notes.append(sentence)
-        context.tell("action", sentence)
+        context.log_event("action", sentence)
     record = record.changed(lambda disk: replace(disk, source_overlay=None, dest_overlay=None))
-    context.note(replace(record, created=()))
+    context.save(replace(record, created=()))
 
 
 def _to_keep(context: Context, seen: Observation) -> dict[str, str]:

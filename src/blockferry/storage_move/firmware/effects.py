@@ -30,7 +30,7 @@ def copy_nvram(context: Context, seen: Observation) -> None:
     record = seen.record
     if record.nvram.copied:
         record = replace(record, nvram=replace(record.nvram, copied=""))
-        context.note(record)  # before: what is half replaced must not count as copied
+        context.save(record)  # before: what is half replaced must not count as copied
     record = destination_effects.make_home(context, record, posixpath.dirname(plan.dest))
     record = destination_effects.name_paths(context, record, plan.dest)
     destination_effects.mark_file(context, plan.dest)
@@ -43,7 +43,7 @@ def copy_nvram(context: Context, seen: Observation) -> None:
     if fingerprint(context.runner, plan.source) != before:
         raise CopyIncomplete("nvram", f"{plan.source} was written to while it was copied")
     point("nvram-copied")
-    context.note(
+    context.save(
         replace(record, nvram=replace(record.nvram, copied=before, made=fingerprint(context.runner, plan.dest)))
     )
 
@@ -56,10 +56,10 @@ def point_nvram(context: Context, action: actions.PointNvram, seen: Observation)
             # libvirt would make a new one from the template at the next start: the variables would be wiped.
             raise CopyIncomplete("nvram", f"{plan.source} is gone, so the VM cannot go back to it")
         context.control.write_config({}, {plan.dest: plan.source})
-        context.tell(
+        context.log_event(
             "warning", f"{context.plan.vm} was started on its old UEFI variables meanwhile; they are copied anew"
         )
-        context.note(replace(seen.record, nvram=replace(seen.record.nvram, copied="")))
+        context.save(replace(seen.record, nvram=replace(seen.record.nvram, copied="")))
         return
     now = context.control.look(())
     if now.state.active or now.saved or fingerprint(context.runner, plan.source) != seen.record.nvram.copied:
@@ -74,18 +74,18 @@ def release_nvram(context: Context, seen: Observation) -> None:
     if seen.persistent:
         context.control.write_snapshots({plan.source: plan.dest})
     point("releasing-nvram")
-    found = files.stat_one(context.runner, plan.source)
-    doubt = None if found is None else _reason_to_keep(context, plan, seen)
+    file_stat = files.stat_one(context.runner, plan.source)
+    doubt = None if file_stat is None else _reason_to_keep(context, plan, seen)
     text = f"the UEFI variables of {context.plan.vm} are in {plan.dest} now"
-    if found is None:
+    if file_stat is None:
         sentence = f"{plan.source}: was gone already"
     elif doubt is not None:
         sentence = f"{plan.source}: kept, because {doubt}"
-        context.keep(plan.source, "", found.allocated, doubt, "raw", settled=False, for_good=True)
+        context.quarantine(plan.source, "", file_stat.allocated, doubt, "raw", settled=False, for_good=True)
     elif not context.plan.source.delete:
         why = context.plan.source.why_kept
         sentence = f"{plan.source}: kept, {why}; nothing here uses it"
-        context.keep(plan.source, "", found.allocated, f"kept {why}; nothing here uses it", "raw")
+        context.quarantine(plan.source, "", file_stat.allocated, f"kept {why}; nothing here uses it", "raw")
     else:
         context.check()
         files.remove_file(context.runner, plan.source)
@@ -95,7 +95,7 @@ def release_nvram(context: Context, seen: Observation) -> None:
     directory = posixpath.dirname(plan.source)
     if is_in_home(plan.source, context.plan.vm):
         home_effects.remove_directory(context, directory)
-    context.tell("action", text)
+    context.log_event("action", text)
     _over(context, seen.record, sentence)
 
 
@@ -111,27 +111,27 @@ def _reason_to_keep(context: Context, plan: NvramPlan, seen: Observation) -> str
         return f"it is the same file as {plan.dest}"
     if fingerprint(context.runner, plan.source) != seen.record.nvram.copied:
         return "it was written to after it was copied; it may hold newer UEFI variables than the new one"
-    return proof.needed_by(context.site, plan.source, context.claims(), going=[plan.source], is_base=False)
+    return proof.blocker(context.site, plan.source, context.claims(), going=[plan.source], is_base=False)
 
 
 def leave_nvram(context: Context, action: actions.KeepNvram, seen: Observation) -> None:
     """They stay; a copy of ours that nothing uses is taken away."""
     plan, record = _plan(context), seen.record
     if plan.dest in record.created and files.stat_one(context.runner, plan.dest) is not None:
-        doubt = proof.needed_by(context.site, plan.dest, context.claims(), patience_s=0, sure=False, is_base=False)
+        doubt = proof.blocker(context.site, plan.dest, context.claims(), patience_s=0, sure=False, is_base=False)
         if doubt is None:
             context.check()
             files.remove_file(context.runner, plan.dest)
             files.remove_file(context.runner, plan.dest + destination_effects.MARKER)
-    context.tell("warning", f"the UEFI variables of {context.plan.vm} stay where they are: {action.why}")
+    context.log_event("warning", f"the UEFI variables of {context.plan.vm} stay where they are: {action.why}")
     _over(context, record, f"{plan.source}: the UEFI variables stay there, because {action.why}")
 
 
 def _over(context: Context, record: Record, sentence: str) -> None:
     context.sources.append(sentence)
-    context.tell("action", sentence)
+    context.log_event("action", sentence)
     point("nvram-released")
-    context.note(replace(record, released=(*record.released, RELEASED)))
+    context.save(replace(record, released=(*record.released, RELEASED)))
 
 
 def _plan(context: Context) -> NvramPlan:

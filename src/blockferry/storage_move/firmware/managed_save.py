@@ -31,7 +31,7 @@ from blockferry.storage_move import actions
 from blockferry.storage_move.context import Context
 from blockferry.storage_move.firmware.record import ManagedSave
 from blockferry.storage_move.observation import Observation
-from blockferry.storage_move.observe import fingerprint, image_print
+from blockferry.storage_move.observe import fingerprint, image_fingerprint
 from blockferry.storage_move.plan import ManagedSavePlan, NvramPlan
 from blockferry.storage_move.points import point
 from blockferry.storage_move.precheck import space
@@ -61,18 +61,20 @@ def save_vm(context: Context, seen: Observation) -> None:
     if not _guarded(context, record):
         not_now(context, "no guard could be started, which would let it go if blockferry died", seen.record)
         return
-    context.note(record)
+    context.save(record)
     context.memory.holds_it = True
     text = f"{context.plan.vm} is saved to {hold.image}, for about {format_duration(hold.expected_s)}"
-    context.tell("action", f"{text}; `virsh start {context.plan.vm}` lets it go on from there, whatever happens to us")
+    context.log_event(
+        "action", f"{text}; `virsh start {context.plan.vm}` lets it go on from there, whatever happens to us"
+    )
     point("saving")
     try:
         context.control.save()
     except LibvirtFailed as error:
         view = context.control.look(())
         if view.state.active or not view.saved:
-            context.tell("warning", error.sentence)
-            context.note(replace(record, managed_save=replace(record.managed_save, failed=error.sentence)))
+            context.log_event("warning", error.sentence)
+            context.save(replace(record, managed_save=replace(record.managed_save, failed=error.sentence)))
         return
     point("vm-saved")
 
@@ -86,11 +88,11 @@ def note_saved(context: Context, seen: Observation) -> None:
         files.flush(context.runner, hold.image)
         files.flush(context.runner, posixpath.dirname(hold.image))
         record = replace(
-            record, managed_save=replace(record.managed_save, fingerprint=image_print(context.runner, nvram))
+            record, managed_save=replace(record.managed_save, fingerprint=image_fingerprint(context.runner, nvram))
         )
     except HostCommandFailed as error:
         record = replace(record, managed_save=replace(record.managed_save, failed=error.sentence))
-    context.note(record)
+    context.save(record)
     point("saved-noted")
 
 
@@ -108,7 +110,7 @@ def restore_vm(context: Context, action: actions.RestoreVm, record: Record) -> N
     if view.state.active or not view.saved:
         return  # somebody was first; without its saved state it would boot
     before = record.managed_save.fingerprint, record.nvram.copied
-    if action.new and (image_print(context.runner, nvram), fingerprint(context.runner, nvram.source)) != before:
+    if action.new and (image_fingerprint(context.runner, nvram), fingerprint(context.runner, nvram.source)) != before:
         return  # somebody was first, and has saved it again
     context.control.restore(hold.image, {nvram.source: nvram.dest} if action.new else None)
     point("restored")
@@ -150,25 +152,25 @@ def let_go(context: Context, seen: Observation) -> None:
                 ),
             )
             took = format_duration(record.managed_save.stood_still_s)
-            context.tell("action", f"{context.plan.vm} goes on from its memory after {took}, with {view.nvram}")
+            context.log_event("action", f"{context.plan.vm} goes on from its memory after {took}, with {view.nvram}")
         elif down:
-            context.tell("warning", f"{context.plan.vm} was let go by others meanwhile, with {view.nvram}")
+            context.log_event("warning", f"{context.plan.vm} was let go by others meanwhile, with {view.nvram}")
     context.memory.holds_it = False
     context.guard.disarm()
     point("let-go")
     if record.managed_save.failed:
         _tell_why(context, record.managed_save.failed)
-    context.note(replace(record, managed_save=replace(record.managed_save, state=ManagedSave.NONE)))
+    context.save(replace(record, managed_save=replace(record.managed_save, state=ManagedSave.NONE)))
 
 
 def not_now(context: Context, why: str, record: Record) -> None:
     _tell_why(context, why)
-    context.note(replace(record, managed_save=replace(record.managed_save, failed=why)))
+    context.save(replace(record, managed_save=replace(record.managed_save, failed=why)))
 
 
 def _tell_why(context: Context, why: str) -> None:
     text = f"the UEFI variables of {context.plan.vm} do not move now: {why.rstrip('.')}"
-    context.tell("warning", f"{text}. They follow once it has been powered off")
+    context.log_event("warning", f"{text}. They follow once it has been powered off")
 
 
 _NOT_OURS = (HostUnreachable, LeaseLost, JournalFailed)
@@ -196,8 +198,8 @@ def or_back(context: Context, seen: Observation) -> Iterator[None]:
         record = context.noted or seen.record
         if record.managed_save.failed:
             raise StillSaved(context.plan.vm, _plan(context)[1].image, error.sentence) from error
-        context.tell("warning", error.sentence)
-        context.note(replace(record, managed_save=replace(record.managed_save, failed=error.sentence)))
+        context.log_event("warning", error.sentence)
+        context.save(replace(record, managed_save=replace(record.managed_save, failed=error.sentence)))
 
 
 def _guarded(context: Context, record: Record) -> bool:

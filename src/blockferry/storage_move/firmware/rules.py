@@ -29,7 +29,7 @@ HOLD_ATTEMPTS = 2
 """How often the VM is held at most: each time costs its guest the whole pause."""
 
 
-def follow(plan: Plan, seen: Observation) -> actions.Action:
+def next_action(plan: Plan, seen: Observation) -> actions.Action:
     """The next action of a move of which only the UEFI variables are left. The VM's disks do not matter any more."""
     record, view = seen.record, seen.nvram
     if view is not None and record.managed_save.state is not ManagedSave.NONE:
@@ -97,7 +97,9 @@ def _held(seen: Observation, view: NvramView) -> actions.Action:
     """We have saved the VM, or were about to."""
     record = seen.record
     if not seen.state.active:
-        foreign = record.managed_save.state is ManagedSave.SAVED and view.image_print != record.managed_save.fingerprint
+        foreign = (
+            record.managed_save.state is ManagedSave.SAVED and view.image_fingerprint != record.managed_save.fingerprint
+        )
         # Not saved any more, or by somebody else since: it was let go, and has gone its way.
         return _down(seen, view) if seen.saved and not foreign else actions.EndManagedSave()
     return actions.Await("firmware", 0.1) if view.busy else actions.EndManagedSave()

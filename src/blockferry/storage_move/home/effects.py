@@ -45,11 +45,11 @@ def fingerprint(runner: Runner, path: str) -> str:
 
     Not its device number: that may change at a remount.
     """
-    found = files.stat_one(runner, path)
-    if found is None:
+    file_stat = files.stat_one(runner, path)
+    if file_stat is None:
         return ""
-    digest = files.digest(runner, path) if found.size <= DIGEST_UP_TO else ""
-    return f"{found.inode}:{found.size}:{found.mtime_ns}:{found.ctime_ns}:{digest}"
+    digest = files.digest(runner, path) if file_stat.size <= DIGEST_UP_TO else ""
+    return f"{file_stat.inode}:{file_stat.size}:{file_stat.mtime_ns}:{file_stat.ctime_ns}:{digest}"
 
 
 def same(then: str, now: str) -> bool:
@@ -69,29 +69,29 @@ def copy_home(context: Context, seen: Observation) -> None:
     """Metadata and small files first."""
     plan, record = context.plan, seen.record
     if plan.home is None:
-        context.note(replace(record, home=replace(record.home, copied=True)))
+        context.save(replace(record, home=replace(record.home, copied=True)))
         return
     mount_check.check(context, record.mounts)
     record = make_home(context, record, plan.home.dest)
-    for directory in _subdirectories(plan.home.dest, [one.dest for one in plan.home.files]):
+    for directory in _subdirectories(plan.home.dest, [file.dest for file in plan.home.files]):
         record = make_home(context, record, directory)
         if plan.home.source is not None:
             old = posixpath.join(plan.home.source, posixpath.relpath(directory, plan.home.dest))
             owner_and_labels.give_as(context, old, directory)
     metadata = _writable(context, plan.home.dest)
-    record = name_paths(context, record, *metadata, *(one.dest for one in plan.home.files), ours=metadata)
+    record = name_paths(context, record, *metadata, *(file.dest for file in plan.home.files), ours=metadata)
     point("home-named")
-    for path in (*metadata, *(one.dest for one in plan.home.files)):
+    for path in (*metadata, *(file.dest for file in plan.home.files)):
         mark_file(context, path)
     for path, xml in metadata.items():
         files.write_file(context.runner, path, xml.encode())
         mark_file(context, path, made=True)
-    for one in plan.home.files:
-        record = _copy(context, record, one)
-    number = len(metadata) + len([one for one in plan.home.files if one.source not in record.home.left])
-    context.tell("action", f"the home was copied to {plan.home.dest} ({number} file{'s' if number > 1 else ''})")
+    for file in plan.home.files:
+        record = _copy(context, record, file)
+    number = len(metadata) + len([file for file in plan.home.files if file.source not in record.home.left])
+    context.log_event("action", f"the home was copied to {plan.home.dest} ({number} file{'s' if number > 1 else ''})")
     point("home-copied")
-    context.note(replace(record, home=replace(record.home, copied=True)))
+    context.save(replace(record, home=replace(record.home, copied=True)))
 
 
 def _subdirectories(home: str, paths: Iterable[str]) -> list[str]:
@@ -152,19 +152,19 @@ def _put(context: Context, record: Record, file: HomeFile) -> None:
         # Somebody made it after its name was noted. What is in `created` is removed when the move is rolled back.
         context.check()
         files.remove_file(context.runner, file.dest + MARKER)
-        context.note(replace(record, created=tuple(path for path in record.created if path != file.dest)))
+        context.save(replace(record, created=tuple(path for path in record.created if path != file.dest)))
         raise
 
 
 def _is_ours(context: Context, record: Record, file: HomeFile) -> bool:
     """Whether what has the copy's name is the copy that this move has made."""
-    found = files.stat_one(context.runner, file.dest)
-    if found is None or file.dest not in record.created:
+    file_stat = files.stat_one(context.runner, file.dest)
+    if file_stat is None or file.dest not in record.created:
         return False
     made = record.home.copy_fingerprints.get(file.source)
     if made is None:  # an older blockferry has copied it, and noted its name only
         return record.home.copied and file.source not in record.home.fingerprints
-    return made.split(":")[0] == str(found.inode)
+    return made.split(":")[0] == str(file_stat.inode)
 
 
 def _writer(runner: Runner, path: str) -> str:
@@ -183,7 +183,7 @@ def _leave(context: Context, record: Record, file: HomeFile, why: str) -> Record
     files.remove_file(context.runner, file.dest + MARKER)
     record = replace(record, home=replace(record.home, left={**record.home.left, file.source: why}))
     context.notes.append(_stays(file, record))
-    context.tell("warning", context.notes[-1])
+    context.log_event("warning", context.notes[-1])
     return record
 
 
@@ -194,26 +194,26 @@ def _stays(file: HomeFile, record: Record) -> str:
 def new_names(home: HomePlan | None, record: Record) -> dict[str, str]:
     """Old path -> new path of the home's files that are across, for the configuration."""
     files_ = home.files if home is not None else ()
-    return {one.source: one.dest for one in files_ if one.source not in record.home.left}
+    return {file.source: file.dest for file in files_ if file.source not in record.home.left}
 
 
 def refresh(context: Context, seen: Observation) -> Record:
     """Before the configuration names the copies: what has changed since is copied again, or stays where it is."""
     plan, record = context.plan, seen.record
     live, config = context.control.names_now() if plan.home is not None else (set(), set())
-    for one in plan.home.files if plan.home is not None else ():
-        then = record.home.fingerprints.get(one.source)
-        if one.source in record.home.left:
+    for file in plan.home.files if plan.home is not None else ():
+        then = record.home.fingerprints.get(file.source)
+        if file.source in record.home.left:
             continue
-        if one.dest not in live | config and (writer := _writer(context.runner, one.source)):
-            record = _leave(context, record, one, f"{writer} has it open for writing")
-        elif _changed(context, one, then):
-            if then is None and one.dest not in live | config:
-                record = _copy(context, record, one)
+        if file.dest not in live | config and (writer := _writer(context.runner, file.source)):
+            record = _leave(context, record, file, f"{writer} has it open for writing")
+        elif _changed(context, file, then):
+            if then is None and file.dest not in live | config:
+                record = _copy(context, record, file)
             else:
-                record = _again(context, record, one, named=one.dest in config)
+                record = _again(context, record, file, named=file.dest in config)
     if record != seen.record:
-        context.note(record)
+        context.save(record)
     return record
 
 
@@ -221,7 +221,7 @@ def _again(context: Context, record: Record, file: HomeFile, *, named: bool) -> 
     """The old file has changed since it was copied: copied again where nothing uses the copy yet, else both stay."""
     if file.dest in context.control.names_now()[0] or not _untouched(context, record, file):
         return _keep_both(context, record, file)
-    context.tell("warning", f"{file.source} has changed since it was copied; it is copied again")
+    context.log_event("warning", f"{file.source} has changed since it was copied; it is copied again")
     record = _copy(context, record, file, named=named)
     # The VM may have been started on the copy that was replaced; what it writes there would be lost.
     used = file.dest in context.control.names_now()[0]
@@ -264,7 +264,7 @@ def _keep_both(context: Context, record: Record, file: HomeFile) -> Record:
     if file.source not in record.home.fingerprints:  # copied by an older blockferry
         why = f"it holds something else than {file.dest}, or they cannot be compared: both are kept"
     if file.source not in record.home.kept:
-        context.tell("warning", f"{file.source}: {why}")
+        context.log_event("warning", f"{file.source}: {why}")
     return replace(record, home=replace(record.home, kept={**record.home.kept, file.source: why}))
 
 
@@ -287,18 +287,18 @@ def release_home(context: Context, seen: Observation) -> None:
         if stays:  # a plan of an older blockferry, or the pool was defined since
             text = f"{home.source} is the directory of a datastore: the files of the old home stay there"
             context.notes.append(text)
-            context.tell("warning", text)
-        for one in home.files:
-            if stays and one.source.startswith(f"{home.source}".rstrip("/") + "/"):
+            context.log_event("warning", text)
+        for file in home.files:
+            if stays and file.source.startswith(f"{home.source}".rstrip("/") + "/"):
                 continue
-            if one.source not in record.home.left:
-                record = _release(context, record, one)
-            elif (note := _stays(one, record)) not in context.notes:
+            if file.source not in record.home.left:
+                record = _release(context, record, file)
+            elif (note := _stays(file, record)) not in context.notes:
                 context.notes.append(note)
         if home.source is not None and not stays:
             _release_directories(context, home)
     point("home-released")
-    context.note(replace(record, released=(*record.released, "home")))
+    context.save(replace(record, released=(*record.released, "home")))
 
 
 def _release(context: Context, record: Record, file: HomeFile) -> Record:
@@ -312,18 +312,18 @@ def _release(context: Context, record: Record, file: HomeFile) -> Record:
     then = record.home.fingerprints.get(file.source)
     if _changed(context, file, then):
         record = _again(context, record, file, named=True)
-        context.note(record)
+        context.save(record)
     # QEMU holds the medium of a drive until the next power cycle, when it could not be changed.
     doubt = record.home.kept.get(file.source) or _no_copy(context, file, file.source)
-    doubt = doubt or context.needed_by(file.source, patience_s=0, is_base=False)
+    doubt = doubt or context.blocker(file.source, patience_s=0, is_base=False)
     if doubt is None and plan.source.delete:
         point("releasing-home-file")
         doubt = _remove(context, file, record.home.fingerprints.get(file.source))
     if doubt is not None:
         context.notes.append(f"{file.source} is kept, because {doubt}")
-        context.keep(file.source, "", file.size, doubt, "raw", settled=False, for_good=True)
+        context.quarantine(file.source, "", file.size, doubt, "raw", settled=False, for_good=True)
     elif not plan.source.delete:
-        context.keep(file.source, "", file.size, f"kept {plan.source.why_kept}", "raw")
+        context.quarantine(file.source, "", file.size, f"kept {plan.source.why_kept}", "raw")
     return record
 
 
@@ -398,7 +398,7 @@ def _take_back(context: Context, path: str, aside: str) -> bool:
     if files.appear(context.runner, aside, path):
         return True
     context.notes.append(f"{path} was made anew by somebody; the old one is kept as {aside}")
-    context.keep(aside, "", 0, "another file has taken its name", "raw", settled=False, for_good=True)
+    context.quarantine(aside, "", 0, "another file has taken its name", "raw", settled=False, for_good=True)
     return False
 
 
@@ -408,7 +408,7 @@ def _release_directories(context: Context, home: HomePlan) -> None:
     if context.plan.source.delete:
         try:
             _remove_metadata(context, home.source)
-            below = _subdirectories(home.source, [one.source for one in home.files])
+            below = _subdirectories(home.source, [file.source for file in home.files])
             for directory in reversed(below):
                 remove_directory(context, directory)
         except BlockferryError as error:
@@ -495,8 +495,8 @@ def _own(context: Context, path: str) -> bool:
 
 def is_ours(runner: Runner, path: str, uuid: str) -> bool:
     """Whether blockferry has written this metadata file, for the VM of this UUID."""
-    found = files.stat_one(runner, path)
-    if found is None or found.kind != "file" or found.size > METADATA_UP_TO:
+    file_stat = files.stat_one(runner, path)
+    if file_stat is None or file_stat.kind != "file" or file_stat.size > METADATA_UP_TO:
         return False
     try:
         return domain_xml.is_signed(files.read_file(runner, path).decode(errors="replace"), uuid)

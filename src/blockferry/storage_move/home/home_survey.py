@@ -52,21 +52,21 @@ def look(
     if source is not None:
         apart = _datastores_below(runner, source, stores)
         entries = _entries(runner, [source], ["-mindepth", "1", "-maxdepth", str(DEPTH)])
-    inside = {one.path for one in entries}
+    inside = {entry.path for entry in entries}
     flat = [path for path in (*_media(vm), *(one for one in (vm.nvram,) if one)) if path not in inside]
-    entries += [one for one in _entries(runner, flat, ["-maxdepth", "0"]) if one.kind == "file"]
+    entries += [entry for entry in _entries(runner, flat, ["-maxdepth", "0"]) if entry.kind == "file"]
     if not entries:
         return Home(source)
-    entries = [_closer(runner, vm, source, one) for one in entries]
+    entries = [_closer(runner, vm, source, entry) for entry in entries]
     uses = _by_every_name(runner, source, own.places)
     others = xml_home_files.of_others(connection, vm.uuid)
     images = {path for chain in chains.values() for image in chain for path in (image.path, *image.parts)}
     images |= {disk.source.path for disk in vm.disks if disk.device == "disk" and disk.source and disk.source.path}
     going, _ = home_rules.sort_out(vm, source, entries, uses, others, images, apart, own.unknown)
-    writers = {one.path: _writer(runner, one.path) for one in going if one.path != vm.nvram}
-    entries = [replace(one, written_by=writers.get(one.path, "")) for one in entries]
+    writers = {small_file.path: _writer(runner, small_file.path) for small_file in going if small_file.path != vm.nvram}
+    entries = [replace(entry, written_by=writers.get(entry.path, "")) for entry in entries]
     going, staying = home_rules.sort_out(vm, source, entries, uses, others, images, apart, own.unknown)
-    return Home(source, going, tuple(one for one in staying if one.path not in flat))
+    return Home(source, going, tuple(staying_file for staying_file in staying if staying_file.path not in flat))
 
 
 def _media(vm: Vm) -> list[str]:

@@ -74,8 +74,12 @@ def sort_out(
     if home is not None and home in uses:
         return (), (StayingFile(home, f"it is {uses[home][0].what}"),)
     going, staying = [], []
-    whole = {one.path for one in entries if one.kind == "directory" and (one.path in apart or one.path in uses)}
-    for entry in sorted(entries, key=lambda one: one.path):
+    whole = {
+        home_entry.path
+        for home_entry in entries
+        if home_entry.kind == "directory" and (home_entry.path in apart or home_entry.path in uses)
+    }
+    for entry in sorted(entries, key=lambda home_entry: home_entry.path):
         if entry.ours or any(_below(entry.path, one) for one in whole):
             continue
         if entry.kind == "directory" and entry.path not in whole:

@@ -36,8 +36,10 @@ def let_run(context: Context, seen: Observation) -> None:
     context.memory.resumed = context.memory.resumed or answer.did
     point("lost-running")
     context.guard.disarm()
-    context.note(replace(seen.record, switch=replace(seen.record.switch, suspended=False)))
-    context.tell("warning", f"libvirt has lost {context.plan.vm}, whose guest stood still; its QEMU lets it run again")
+    context.save(replace(seen.record, switch=replace(seen.record.switch, suspended=False)))
+    context.log_event(
+        "warning", f"libvirt has lost {context.plan.vm}, whose guest stood still; its QEMU lets it run again"
+    )
 
 
 def note_lost(context: Context, seen: Observation) -> None:
@@ -49,11 +51,11 @@ def note_lost(context: Context, seen: Observation) -> None:
     noted = lost_vm_rules.settle(
         plan, replace(record, switch=replace(record.switch, suspended=record.switch.suspended and stands)), current
     )
-    context.note(replace(noted, lost=replace(before, run=lost.run, current=current)))
+    context.save(replace(noted, lost=replace(before, run=lost.run, current=current)))
     point("lost-noted")
     images = ", ".join(f"{target} on {path}" for target, path in current.items()) or "none of its disks is known"
     what = f"its QEMU (process {lost.pid}) says: {lost.status}, {images}" if lost.status else lost.problem
-    context.tell("warning", f"libvirt has lost {plan.vm}, which runs; {what}")
+    context.log_event("warning", f"libvirt has lost {plan.vm}, which runs; {what}")
 
 
 def point_to_current(context: Context, seen: Observation) -> None:
@@ -63,7 +65,7 @@ def point_to_current(context: Context, seen: Observation) -> None:
     context.control.write_config(wanted, {})
     point("lost-pointed")
     names = ", ".join(f"{target}: {path}" for target, (path, _) in wanted.items())
-    context.tell("action", f"the configuration of {context.plan.vm} names what its QEMU writes to ({names})")
+    context.log_event("action", f"the configuration of {context.plan.vm} names what its QEMU writes to ({names})")
 
 
 def bar_start(context: Context, action: actions.BarStart, seen: Observation) -> None:
@@ -71,11 +73,13 @@ def bar_start(context: Context, action: actions.BarStart, seen: Observation) -> 
     plan, before = context.plan, seen.record.lost or LostVm()
     paths = {target: lost_vm_rules.stand_in(plan, target) for target in action.targets}
     switched_off = before.autostart or _of(seen).autostart
-    context.note(replace(seen.record, lost=replace(before, unclear=paths, autostart=switched_off)))
+    context.save(replace(seen.record, lost=replace(before, unclear=paths, autostart=switched_off)))
     context.control.set_autostart(wanted=False)
     context.control.write_config({one: (path, plan.disk(one).source_format) for one, path in paths.items()}, {})
     point("lost-barred")
-    context.tell("warning", f"{plan.vm} is kept from starting: it cannot be told which images hold its newest data")
+    context.log_event(
+        "warning", f"{plan.vm} is kept from starting: it cannot be told which images hold its newest data"
+    )
 
 
 def end(context: Context, seen: Observation) -> None:
@@ -85,7 +89,7 @@ def end(context: Context, seen: Observation) -> None:
     if answer.problem:
         raise LostVmUnreachable(context.plan.vm, lost.pid, answer.problem)
     point("lost-ended")
-    context.tell("action", f"the guest of {context.plan.vm} has powered off; its QEMU was ended")
+    context.log_event("action", f"the guest of {context.plan.vm} has powered off; its QEMU was ended")
     until = time.monotonic() + ENDING_S
     while time.monotonic() < until and qemu_monitor.alive(context.runner, lost.pid, context.plan.uuid):
         time.sleep(0.1)
@@ -106,7 +110,7 @@ def note_found(context: Context, seen: Observation) -> None:
     record = replace(lost_vm_rules.settle(plan, record, current), lost=None)
     if not seen.state.active and lost_vm_rules.all_across(plan, before.current):  # QEMU's own word, and it has ended
         record = replace(record, graph=replace(record.graph, proven=True))
-    context.note(record)
+    context.save(record)
     point("found-noted")
     what = "libvirt knows it again" if seen.state.active else "its QEMU has ended"
-    context.tell("action", f"{plan.vm} is not lost any more: {what}")
+    context.log_event("action", f"{plan.vm} is not lost any more: {what}")

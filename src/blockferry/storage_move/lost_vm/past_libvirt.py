@@ -46,30 +46,30 @@ class PastLibvirt:
 
         Raises HostUnreachable and what libvirt raises.
         """
-        found = qemu_process.remains(self._runner, self._plan.uri, self._plan.uuid)
-        doubt = found.doubt
-        if found.pid is None and not doubt and not self._holders_seen:
+        qemu_presence = qemu_process.remains(self._runner, self._plan.uri, self._plan.uuid)
+        doubt = qemu_presence.doubt
+        if qemu_presence.pid is None and not doubt and not self._holders_seen:
             doubt = self._holders()
             self._holders_seen = not doubt
         if not doubt:
             self._doubt_at = None
-        if found.pid is None and not doubt:
+        if qemu_presence.pid is None and not doubt:
             self._lost_at = None
             return view, QemuState()
         # It may have been started since libvirt was asked.
         again = control.look(tuple(disk.target for disk in self._plan.disks))
         if again.state.active:
             return again, QemuState()
-        if found.pid is None:
+        if qemu_presence.pid is None:
             self._doubt_at = now_s if self._doubt_at is None else self._doubt_at
             return again, QemuState(doubt=doubt, doubt_s=now_s - self._doubt_at)
         self._holders_seen = False
         self._lost_at = now_s if self._lost_at is None else self._lost_at
-        answer = qemu_monitor.ask(self._runner, found.pid, self._plan.uuid)
+        answer = qemu_monitor.ask(self._runner, qemu_presence.pid, self._plan.uuid)
         known = lost_vm_rules.current_images(self._plan, answer.graph) if answer.graph is not None else {}
         seen = LostView(
-            pid=found.pid,
-            run=found.run,
+            pid=qemu_presence.pid,
+            run=qemu_presence.run,
             status=answer.status,
             problem=answer.problem,
             gone=answer.gone,

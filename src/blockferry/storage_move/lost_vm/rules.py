@@ -48,12 +48,12 @@ def current_images(plan: Plan, graph: BlockGraph) -> dict[str, str]:
     """target -> the image of the plan that takes the guest's writes. Disks of which it cannot be told are left out."""
     found: dict[str, str] = {}
     for disk in plan.disks:
-        names = [one for one in images(disk) if not is_export(one)]
+        names = [image for image in images(disk) if not is_export(image)]
         on = graph.on(names)
         if on is not None and on.root is not None:
-            found[disk.target] = next(one for one in names if _same(one, on.root.path))
+            found[disk.target] = next(name for name in names if _same(name, on.root.path))
             continue
-        exports = [one for one in images(disk) if is_export(one)]
+        exports = [image for image in images(disk) if is_export(image)]
         if len(exports) == 1 and names:  # on no local file of ours, so it is on the only other one
             found[disk.target] = exports[0]
     return found
@@ -239,7 +239,12 @@ def found(plan: Plan, seen: Observation) -> actions.Action:
             f"(`virsh edit {plan.vm}`), then run `blockferry resume {plan.move}`"
         )
     if wrong_names := misnamed(seen, lost.current):
-        names = ", ".join([f"{one}: {seen.disk(one).config_path}, not {lost.current[one]}" for one in wrong_names])
+        names = ", ".join(
+            [
+                f"{wrong_name}: {seen.disk(wrong_name).config_path}, not {lost.current[wrong_name]}"
+                for wrong_name in wrong_names
+            ]
+        )
         return actions.Park(
             f"{plan.vm} is off, and its configuration names other images than those that its QEMU wrote to last "
             f"({names}). Nothing is removed. Unless it was started meanwhile, name the latter (`virsh edit "

@@ -69,6 +69,6 @@ def assess(target: str, copied: CopyProgress, *, ready: bool, limited: bool = Fa
         return Divergence(target, copied.dirty_rate, copied.rate, sure=True) if stuck else None
     if copied.dirty_rate < MARGIN * copied.rate:
         return None
-    last = [one.size for one in copied.passes[-2:]]
+    last = [pass_.size for pass_ in copied.passes[-2:]]
     shrinking = len(last) == 2 and last[1] < MARGIN * last[0]
     return Divergence(target, copied.dirty_rate, copied.rate, sure=copied.stuck or (bool(last) and not shrinking))

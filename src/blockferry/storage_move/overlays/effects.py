@@ -1,4 +1,4 @@
-"""Effects of the overlay way: overlays above the source, bases brought in step, overlays folded into their bases.
+"""Effects of the overlay way: overlays above the source, bases brought in step, overlays committed into their bases.
 
 Why and in which order: overlays/rules.py and docs/design/resume.md. An overlay has the VM's writes meanwhile, so what
 counts here: an overlay that holds anything is removed only with the proof that its base has it too.
@@ -22,7 +22,7 @@ from blockferry.storage_move.destination import effects as destination_effects
 from blockferry.storage_move.destination import mount_check
 from blockferry.storage_move.disk_record import Copy, Stage
 from blockferry.storage_move.observation import Observation
-from blockferry.storage_move.observe import layer_print, same_path
+from blockferry.storage_move.observe import layer_fingerprint, same_path
 from blockferry.storage_move.overlays import rules as overlays_rules
 from blockferry.storage_move.overlays.record import ComparedBase, OverlayState
 from blockferry.storage_move.overlays.resume_rules import keeps
@@ -47,7 +47,7 @@ def take_overlays(context: Context, action: actions.TakeOverlays, seen: Observat
         _no_longer_needed(context, record, disk, path)
         record = destination_effects.name_paths(context, record, path).without_sync(target)
         record = record.with_overlay(target, OverlayState.NAMED, at_source=True)
-        context.note(record)
+        context.save(record)
         point("overlay-named")
         destination_effects.mark_file(context, path)
         destination_effects.new_image(
@@ -59,9 +59,9 @@ def take_overlays(context: Context, action: actions.TakeOverlays, seen: Observat
     point("overlay-taken")
     for target in overlays:
         record = record.with_overlay(target, OverlayState.USED, at_source=True)
-    context.note(record)
+    context.save(record)
     names = ", ".join(overlays)
-    context.tell("action", f"overlays take the writes of {names}; what is below them is immutable now")
+    context.log_event("action", f"overlays take the writes of {names}; what is below them is immutable now")
 
 
 def _no_longer_needed(context: Context, record: Record, disk: DiskPlan, overlay: str) -> None:
@@ -69,14 +69,17 @@ def _no_longer_needed(context: Context, record: Record, disk: DiskPlan, overlay:
     runner = context.runner
     if files.stat_one(runner, overlay) is None:
         return
-    doubt = proof.needed_by(
+    doubt = proof.blocker(
         context.site, overlay, context.claims(), going=record.created, patience_s=0, sure=False, is_base=False
     )
     if doubt is not None:
         raise StillInUse(overlay, doubt)
     at_source = same_path(overlay, disk.source_overlay)
-    folded = record.commits.fingerprints.get(overlay)
-    if folded is not None and folded.split("|")[-1] == layer_print(runner, disk, at_source=at_source).split("|")[-1]:
+    committed = record.commits.fingerprints.get(overlay)
+    if (
+        committed is not None
+        and committed.split("|")[-1] == layer_fingerprint(runner, disk, at_source=at_source).split("|")[-1]
+    ):
         return
     if destination_effects.unfinished(runner, overlay, context.plan.move):
         return  # we died while it was made, so it may be no image at all; libvirt hears of an overlay only afterwards
@@ -95,7 +98,7 @@ def note_layer(context: Context, action: actions.SaveLayer, seen: Observation) -
     record = seen.record.with_overlay(action.target, action.layer, at_source=action.at_source)
     if action.layer is OverlayState.COMMITTED:
         overlay = disk.source_overlay if action.at_source else disk.dest_overlay
-        state = layer_print(context.runner, disk, at_source=action.at_source)
+        state = layer_fingerprint(context.runner, disk, at_source=action.at_source)
         record = replace(
             record, commits=replace(record.commits, fingerprints={**record.commits.fingerprints, overlay: state})
         )
@@ -104,7 +107,7 @@ def note_layer(context: Context, action: actions.SaveLayer, seen: Observation) -
     if action.at_source:
         # The base at the source was, or may be, written to: what was brought in step with it is not any more.
         record = record if action.layer is OverlayState.USED else record.without_sync(action.target)
-    context.note(record)
+    context.save(record)
 
 
 def sync_base(context: Context, target: str, seen: Observation) -> None:
@@ -115,7 +118,7 @@ def sync_base(context: Context, target: str, seen: Observation) -> None:
     point("base-synced")
     context.resynced[target] = done
     record = record.with_disk(target, replace(record.disk(target), synced=done))
-    context.note(record)
+    context.save(record)
 
 
 def create_overlay(context: Context, target: str, seen: Observation) -> None:
@@ -130,7 +133,7 @@ def create_overlay(context: Context, target: str, seen: Observation) -> None:
     destination_effects.new_image(context, disk.dest_overlay, disk, "qcow2", disk.virtual_size, backing=base)
     destination_effects.mark_file(context, disk.dest_overlay, made=True)
     point("image-made")
-    context.note(record.with_copy(target, Copy(Stage.IMAGE, -1, record.copy(target).attempts)))
+    context.save(record.with_copy(target, Copy(Stage.IMAGE, -1, record.copy(target).attempts)))
 
 
 def cold_copy(context: Context, target: str, seen: Observation) -> None:
@@ -140,12 +143,12 @@ def cold_copy(context: Context, target: str, seen: Observation) -> None:
     # From here on the image at the destination may hold more than the source's base.
     record = record.without_sync(target).without_verdict(target).without_cold_copy(target)
     if record != seen.record:
-        context.note(record)
+        context.save(record)
     if not worth_going_on(context, disk, record):
         destination_effects.cold_copy(context, target, replace(seen, record=record), source)
         return
     record = record.with_disk(target, replace(record.disk(target), partial=True))
-    context.note(record)
+    context.save(record)
     record = _destination(context, disk, record)
     point("cold-copying")
     done = bring_in_step(context, disk, *source, record)
@@ -162,8 +165,8 @@ def forget_copy(context: Context, target: str, seen: Observation) -> None:
     if not record.disk(target).partial and again and worth_going_on(context, disk, record):
         record = record.with_disk(target, replace(record.disk(target), partial=True))
     word = "gone on with by comparing" if record.disk(target).partial else "begun anew"
-    context.tell("warning", f"the copy of {target} broke with its QEMU; it is {word}")
-    context.note(record.with_copy(target, Copy(Stage.NONE, -1, record.copy(target).attempts)))
+    context.log_event("warning", f"the copy of {target} broke with its QEMU; it is {word}")
+    context.save(record.with_copy(target, Copy(Stage.NONE, -1, record.copy(target).attempts)))
 
 
 def _destination(context: Context, disk: DiskPlan, record: Record) -> Record:
@@ -176,7 +179,7 @@ def _destination(context: Context, disk: DiskPlan, record: Record) -> Record:
             if disk.dest_format == "qcow2":
                 qemu_img.repair_leaks(context.runner, disk.dest)
             return record
-        context.tell("warning", f"the broken copy of {disk.target} is of no use ({doubt}); it is begun anew")
+        context.log_event("warning", f"the broken copy of {disk.target} is of no use ({doubt}); it is begun anew")
     mount_check.check(context, record.mounts)
     record = destination_effects.make_home(context, record, posixpath.dirname(disk.dest))
     record = destination_effects.name_paths(context, record, disk.dest)
@@ -193,13 +196,13 @@ def _destination(context: Context, disk: DiskPlan, record: Record) -> Record:
     destination_effects.mark_file(context, disk.dest, made=True)
     if not record.disk(disk.target).partial:
         record = record.with_disk(disk.target, replace(record.disk(disk.target), partial=True))
-    context.note(record)
+    context.save(record)
     return record
 
 
 def _unfit(context: Context, disk: DiskPlan) -> str | None:
-    found = files.stat_one(context.runner, disk.dest)
-    if found is None:
+    file_stat = files.stat_one(context.runner, disk.dest)
+    if file_stat is None:
         return f"{disk.dest} is gone"
     return comparison.usable(context.runner, disk.dest, disk.dest_format, disk.virtual_size)
 
@@ -208,8 +211,8 @@ def worth_going_on(context: Context, disk: DiskPlan, record: Record) -> bool:
     """Whether the image at the destination holds enough to compare rather than to copy anew."""
     if not disk.resumable or disk.dest not in record.created:
         return False
-    found = files.stat_one(context.runner, disk.dest)
-    if found is None or found.kind != "file" or found.allocated < min(WORTH_GOING_ON, disk.allocation // 4):
+    file_stat = files.stat_one(context.runner, disk.dest)
+    if file_stat is None or file_stat.kind != "file" or file_stat.allocated < min(WORTH_GOING_ON, disk.allocation // 4):
         return False
     return comparison.problem(context.runner) is None and _unfit(context, disk) is None
 
@@ -232,48 +235,48 @@ def bring_in_step(context: Context, disk: DiskPlan, source: str, source_format: 
     seconds = time.monotonic() - began
     read, written = done.source_read + done.dest_read, done.written
     share = 100 * written / max(1, disk.virtual_size)
-    context.tell(
+    context.log_event(
         "action",
         f"{disk.target}: {disk.dest} was brought in step in {format_duration(seconds)}: {format_size(read)} read "
         f"on both sides, {format_size(written)} written ({share:.1f} % of the disk)",
     )
-    fingerprint = layer_print(context.runner, disk, at_source=True).split("|")[0]
+    fingerprint = layer_fingerprint(context.runner, disk, at_source=True).split("|")[0]
     return ComparedBase(fingerprint, read, written, disk.virtual_size, round(seconds, 3))
 
 
-def start_fold(context: Context, action: actions.StartCommit, seen: Observation, speed: int) -> None:
+def start_commit(context: Context, action: actions.StartCommit, seen: Observation, speed: int) -> None:
     """`speed`: bytes/s that the user and the guest's contract allow now, 0 for no limit."""
     before, target = seen.record, action.target
     record = replace(
         before.with_commits((target,), Stage.STARTING),
         commits=replace(before.commits, attempts=before.commits.attempts + 1),
     )
-    context.note(record)
-    point("fold-starting")
-    context.memory.folds.pop(action.target, None)
-    share = overlays_rules.fold_speed(seen.disk(action.target), speed, outrun=action.target in context.memory.outrun)
-    context.control.start_fold(action.target, share)
+    context.save(record)
+    point("commit-starting")
+    context.memory.commits.pop(action.target, None)
+    share = overlays_rules.commit_speed(seen.disk(action.target), speed, outrun=action.target in context.memory.outrun)
+    context.control.start_commit(action.target, share)
     context.applied[action.target] = share
-    point("fold-called")
-    context.note(record.with_commits((action.target,), Stage.STARTED))
-    point("fold-started")
-    context.tell("action", f"the overlay of {action.target} is being committed into its base")
+    point("commit-called")
+    context.save(record.with_commits((action.target,), Stage.STARTED))
+    point("commit-started")
+    context.log_event("action", f"the overlay of {action.target} is being committed into its base")
 
 
 def outrun(context: Context, seen: Observation) -> None:
     """Tell of overlays that grow faster than they are committed; from now on nothing limits that."""
     contract = context.plan.contract is not None
-    for one in seen.outrun:
-        if one.target in context.memory.outrun or not overlays_rules.lifted(one, contract=contract):
+    for divergence in seen.outrun:
+        if divergence.target in context.memory.outrun or not overlays_rules.lifted(divergence, contract=contract):
             continue
-        context.memory.outrun.add(one.target)
-        context.memory.folds.pop(one.target, None)  # with another limit it is another copy
-        text = overlays_rules.outrun_words(one, context.applied.get(one.target, 0), contract=contract)
+        context.memory.outrun.add(divergence.target)
+        context.memory.commits.pop(divergence.target, None)  # with another limit it is another copy
+        text = overlays_rules.outrun_words(divergence, context.applied.get(divergence.target, 0), contract=contract)
         context.notes.append(text)
-        context.tell("warning", text)
+        context.log_event("warning", text)
 
 
-def pivot_fold(context: Context, action: actions.PivotCommit, seen: Observation) -> None:
+def pivot_commit(context: Context, action: actions.PivotCommit, seen: Observation) -> None:
     """From the overlay to its base, under the running guest: one disk, so no suspension is needed."""
     asked_before = (
         overlays_rules.layer_of(seen.record, action.target, at_source=action.at_source) is OverlayState.PIVOTING
@@ -282,37 +285,37 @@ def pivot_fold(context: Context, action: actions.PivotCommit, seen: Observation)
     if action.at_source:
         record = record.without_sync(action.target)
     record = replace(record, commits=replace(record.commits, attempts=0))
-    context.note(record)
-    point("fold-pivoting")
+    context.save(record)
+    point("commit-pivoting")
     try:
         context.control.pivot(action.target)
     except LibvirtFailed as error:
         if error.libvirt_code == NOT_RUNNING and not asked_before and not context.control.look(()).state.active:
             # libvirt looks whether the VM runs before it asks QEMU for anything: so the overlay was written last.
-            context.note(record.with_overlay(action.target, OverlayState.USED, at_source=action.at_source))
+            context.save(record.with_overlay(action.target, OverlayState.USED, at_source=action.at_source))
         raise
-    point("fold-pivoted")
+    point("commit-pivoted")
 
 
-def fold_off(context: Context, action: actions.CommitOff, seen: Observation) -> None:
+def commit_off(context: Context, action: actions.CommitOff, seen: Observation) -> None:
     """The same for a VM that is off. QEMU's image lock keeps it from starting meanwhile."""
     disk = context.plan.disk(action.target)
     overlay = disk.source_overlay if action.at_source else disk.dest_overlay
-    point("folding-off")
+    point("committing-off")
     record = seen.record.with_overlay(action.target, OverlayState.USED, at_source=action.at_source)
     if action.at_source:
         record = record.without_sync(action.target)
-    context.note(record)
+    context.save(record)
     # The overlay's before: the VM may be started on it as soon as the commit is over, and then it holds more.
-    above = layer_print(context.runner, disk, at_source=action.at_source).split("|")[1]
+    above = layer_fingerprint(context.runner, disk, at_source=action.at_source).split("|")[1]
     qemu_img.commit(context.runner, overlay)
-    point("folded-off")
-    state = layer_print(context.runner, disk, at_source=action.at_source).split("|")[0] + "|" + above
+    point("committed-off")
+    state = layer_fingerprint(context.runner, disk, at_source=action.at_source).split("|")[0] + "|" + above
     record = record.with_overlay(action.target, OverlayState.COMMITTED, at_source=action.at_source)
-    context.note(
+    context.save(
         replace(record, commits=replace(record.commits, fingerprints={**record.commits.fingerprints, overlay: state}))
     )
-    context.tell("action", f"the overlay of {action.target} was committed into its base")
+    context.log_event("action", f"the overlay of {action.target} was committed into its base")
 
 
 def keep_old_base_whole(context: Context, disk: DiskPlan) -> None:
@@ -334,13 +337,13 @@ def checkpoint(context: Context, action: actions.Checkpoint, seen: Observation, 
     took = f"{format_duration(context.memory.checkpoint_at - before)} of writing out"
     share = ", ".join(f"{target} {format_size(size)}" for target, size in copied.items())
     if not action.suspend:
-        context.tell("action", f"what is copied ({share}) is on stable storage, after {took}")
+        context.log_event("action", f"what is copied ({share}) is on stable storage, after {took}")
         return
     stall_s = _hold_for_flush(context, seen.record, guard_s)
     if stall_s is not None:
         context.stalls["checkpoint"] = max(stall_s, context.stalls.get("checkpoint", 0.0))
         text = f"what is copied ({share}) was flushed; the VM was suspended for {format_duration(stall_s)} for it"
-        context.tell("action", f"{text}, after {took}")
+        context.log_event("action", f"{text}, after {took}")
 
 
 def _hold_for_flush(context: Context, record: Record, guard_s: float) -> float | None:
@@ -350,7 +353,7 @@ def _hold_for_flush(context: Context, record: Record, guard_s: float) -> float |
     the next checkpoint tries again.
     """
     context.memory.resumed = True  # nothing is suspended by us, also where the note is made and not answered
-    context.note(replace(record, switch=replace(record.switch, suspended=True, begun=False)))
+    context.save(replace(record, switch=replace(record.switch, suspended=True, begun=False)))
     point("checkpoint-suspending")
     destination_watchdog.arm(context)
     guarding.arm(context, guard_s)
@@ -361,7 +364,7 @@ def _hold_for_flush(context: Context, record: Record, guard_s: float) -> float |
         ours = context.control.suspend()
         point("checkpoint-suspended")
     except LibvirtFailed as error:
-        context.tell("warning", error.sentence)
+        context.log_event("warning", error.sentence)
         return None
     finally:
         try:
@@ -375,5 +378,5 @@ def _hold_for_flush(context: Context, record: Record, guard_s: float) -> float |
         if not stands:
             context.memory.resumed = runs
             context.guard.disarm()
-            context.note(replace(record, switch=replace(record.switch, suspended=False)))
+            context.save(replace(record, switch=replace(record.switch, suspended=False)))
     return stall_s if ours else None

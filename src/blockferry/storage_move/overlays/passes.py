@@ -56,7 +56,7 @@ class CopyProgress:
         if end == 0 or cur < self.cur:  # not initialised yet, or a new job
             fresh = CopyProgress(started_s=now_s, samples=((now_s, cur, end),))
             return fresh if end == 0 else replace(fresh, bulk=end, goal=end, cur=cur, end=end)
-        samples = (*(one for one in self.samples if now_s - one[0] <= RATE_WINDOW_S), (now_s, cur, end))
+        samples = (*(sample for sample in self.samples if now_s - sample[0] <= RATE_WINDOW_S), (now_s, cur, end))
         if self.bulk == 0:
             return replace(self, bulk=end, goal=end, cur=cur, end=end, started_s=now_s, samples=samples)
         if now_s - self.started_s < FIRST_LOOK_S and not self.passes and self.bulk_s is None:
@@ -89,7 +89,7 @@ class CopyProgress:
     @property
     def pass_base(self) -> int:
         """`cur` at which the present pass began."""
-        return self.bulk + sum(one.size for one in self.passes)
+        return self.bulk + sum(pass_.size for pass_ in self.passes)
 
     @property
     def changed(self) -> int:
@@ -103,7 +103,7 @@ class CopyProgress:
     @property
     def stuck(self) -> bool:
         """Whether pass after pass leaves as much as the one before: the guest writes as fast as we copy."""
-        last = [one.size for one in self.passes[-STUCK_PASSES:]]
+        last = [pass_.size for pass_ in self.passes[-STUCK_PASSES:]]
         return len(last) == STUCK_PASSES and min(last) >= 0.9 * max(last) and self.expected_drain_s > 0.05
 
     @property

@@ -85,19 +85,22 @@ def planned(disk: DiskPlan, request: MoveRequest, facts: Facts, move: str) -> Di
     fits = here is not None and here.format == disk.dest_format and here.virtual_size == disk.virtual_size
     resumable = why_not(disk, facts) is None
     running = why_not_running(disk, facts) is None
-    goes_on = fits and resumable and not request.from_scratch and (running or not facts.vm.state.active)
-    goes_on = goes_on and request.method is not Method.MIRROR
-    goes_on = goes_on and (request.contract is None or not facts.vm.state.active)  # comparing does not mind the guest
+    resumes = fits and resumable and not request.from_scratch and (running or not facts.vm.state.active)
+    resumes = resumes and request.method is not Method.MIRROR
+    resumes = resumes and (request.contract is None or not facts.vm.state.active)  # comparing does not mind the guest
     return replace(
         with_overlays(disk, facts.vm.name, move) if running else disk,
         resumable=resumable,
         overlay_suspended_start=(
             facts.suspended_start
             if facts.suspended_start is not None
-            else any(race_possible(one.qemu, "qcow2", shallow=True) for one in (facts.versions, facts.later_versions))
+            else any(
+                race_possible(versions.qemu, "qcow2", shallow=True)
+                for versions in (facts.versions, facts.later_versions)
+            )
         ),
         partial_of=None if here is None else here.move,
-        partial_bytes=here.allocated if here is not None and goes_on else 0,
+        partial_bytes=here.allocated if here is not None and resumes else 0,
     )
 
 
@@ -131,7 +134,7 @@ def with_overlays(disk: DiskPlan, vm: str, move: str) -> DiskPlan:
     )
 
 
-def goes_on(disks: Sequence[DiskPlan]) -> bool:
+def resumes_partial_copy(disks: Sequence[DiskPlan]) -> bool:
     return any(disk.partial_bytes for disk in disks)
 
 

@@ -2,7 +2,7 @@
 
 In order: an overlay above the source's base; the base at the destination brought in step with it; an overlay there,
 filled by a shallow block copy (with the start race that copy begins before the base is brought in step); the switch
-from overlay to overlay; the destination's overlay folded (committed) into its base. Back: the source's overlay folded
+from overlay to overlay; the destination's overlay committed into its base. Back: the source's overlay committed
 into the source's base. Method snapshot does that with every disk, method clone too (there the file system clones the
 base, docs/clone.md), a live move whose copy broke with the disks that have something to go on from
 (docs/design/resume.md), and any background copy with disks whose start would be long (docs/design/start-race.md).
@@ -26,8 +26,8 @@ from blockferry.storage_move.plan import DiskPlan, Plan
 from blockferry.storage_move.record import Record
 from blockferry.storage_move.request import Method, OnBreak
 
-FOLD_ATTEMPTS = 3
-"""How often one process begins a fold before somebody has to look; `blockferry resume` begins to count anew."""
+COMMIT_ATTEMPTS = 3
+"""How often one process begins a commit before somebody has to look; `blockferry resume` begins to count anew."""
 
 START_LIMITS_S = (0.08, 0.3)
 """For how long the VM may stand still until a job that is started meanwhile has looked at the disk, by attempt.
@@ -38,7 +38,7 @@ An attempt that takes longer is given up, and the VM runs. docs/design/start-rac
 LAST_COPY_S = 3.0
 """The same for the last attempt to start a copy: a busy host must not keep a move from its end."""
 
-LAST_FOLD_S = 8.0
+LAST_COMMIT_LOOK_S = 8.0
 """And to start a commit, which has to be done. Less than the guard's 10 s, after which the VM runs in any case."""
 
 CHECKPOINT_SHARE = 0.05
@@ -86,7 +86,7 @@ def copy_limit_s(plan: Plan, record: Record, targets: Sequence[str]) -> float:
     for target in targets:
         disk = plan.disk(target)
         if not layered(plan, record, target) and disk.start_pause_s > START_LIMITS_S[0]:
-            return LAST_FOLD_S
+            return LAST_COMMIT_LOOK_S
     return start_limit_s(min(record.copy(target).attempts for target in targets), LAST_COPY_S)
 
 
@@ -103,7 +103,9 @@ def overlay_before_base(plan: Plan, target: str) -> bool:
 
 def base_to_sync(plan: Plan, record: Record, targets: Sequence[str]) -> str | None:
     """The first of these disks whose base at the destination is not in step yet; None when all are."""
-    return next((one for one in targets if layered(plan, record, one) and record.disk(one).synced is None), None)
+    return next(
+        (target for target in targets if layered(plan, record, target) and record.disk(target).synced is None), None
+    )
 
 
 def layer_of(record: Record, target: str, *, at_source: bool) -> OverlayState | None:
@@ -142,7 +144,7 @@ def forward(plan: Plan, seen: Observation, views: list[DiskView]) -> actions.Act
                 f"somebody has made a snapshot of {plan.vm} at the same moment: the overlay of {view.target} stands on "
                 f"{view.foreign_base} and not on {plan.disk(view.target).source}, so a copy of that would lack writes"
             )
-        if view.job is Job.FOLD:
+        if view.job is Job.COMMIT:
             return actions.AbortCopy(view.target)
         if view.live_overlay and stage is not OverlayState.USED:
             return _in_use(plan, seen, view, at_source=True)
@@ -159,23 +161,23 @@ def forward(plan: Plan, seen: Observation, views: list[DiskView]) -> actions.Act
     return None
 
 
-def fold(plan: Plan, seen: Observation, *, at_source: bool) -> actions.Action | None:
+def commit(plan: Plan, seen: Observation, *, at_source: bool) -> actions.Action | None:
     """Get rid of the overlays that are in use on one side; None when none is left. Not while we hold the VM."""
     side = DiskSide.SOURCE if at_source else DiskSide.DESTINATION
     for view in seen.disks:
         if view.side is not side:
             continue
         step = (
-            _fold_live(plan, seen, view, at_source=at_source)
+            _commit_live(plan, seen, view, at_source=at_source)
             if seen.state.active
-            else _fold_off(plan, seen, view, at_source=at_source)
+            else _commit_off(plan, seen, view, at_source=at_source)
         )
         if step is not None:
             return step
     return None
 
 
-def _fold_live(plan: Plan, seen: Observation, view: DiskView, *, at_source: bool) -> actions.Action | None:
+def _commit_live(plan: Plan, seen: Observation, view: DiskView, *, at_source: bool) -> actions.Action | None:
     record, target = seen.record, view.target
     stage = layer_of(record, target, at_source=at_source)
     if not view.live_overlay:
@@ -188,18 +190,18 @@ def _fold_live(plan: Plan, seen: Observation, view: DiskView, *, at_source: bool
         return actions.Park(
             f"somebody else runs a block job on {target} ({view.foreign}); {_holds(plan, view, at_source=at_source)}"
         )
-    if view.job is Job.FOLD:
+    if view.job is Job.COMMIT:
         if plan.disk(target).overlay_suspended_start and record.disk(target).commit is not Stage.CLEAN:
             begun = record.disk(target).commit
             if seen.state is PowerState.RUNNING or begun not in (Stage.STARTING, Stage.STARTED):
                 return actions.AbortCopy(target)  # it may have missed a write: whoever pauses the VM now
-            return actions.SaveClean(folds=(target,)) if view.initialised else actions.Await("initialise", 0.1)
-        return actions.PivotCommit(target, at_source) if view.ready else actions.Await("fold", 0.1)
+            return actions.SaveClean(commits=(target,)) if view.initialised else actions.Await("initialise", 0.1)
+        return actions.PivotCommit(target, at_source) if view.ready else actions.Await("commit", 0.1)
     if stage is not OverlayState.USED:
         return _in_use(plan, seen, view, at_source=at_source)
     if seen.persistent and not view.config_overlay:
         return _write(at_source=at_source)
-    if record.commits.attempts >= FOLD_ATTEMPTS:
+    if record.commits.attempts >= COMMIT_ATTEMPTS:
         return actions.Park(
             f"the overlay of {target} could not be committed into its base in {record.commits.attempts} attempts; "
             f"{_holds(plan, view, at_source=at_source)}. `blockferry resume {plan.move}` tries again; once "
@@ -210,30 +212,30 @@ def _fold_live(plan: Plan, seen: Observation, view: DiskView, *, at_source: bool
     return actions.StartCommit(target)
 
 
-def starting_fold(plan: Plan, seen: Observation, *, at_source: bool) -> actions.Action:
+def starting_commit(plan: Plan, seen: Observation, *, at_source: bool) -> actions.Action:
     """Suspended by us for the clean start of a commit: start it, see its first look through, let the guest run.
 
     A commit of an overlay that is in use is a mirror job, with the same start race as a copy. One for each suspension.
     """
     record, side = seen.record, DiskSide.SOURCE if at_source else DiskSide.DESTINATION
     for view in seen.disks:
-        if view.side is not side or not view.live_overlay or view.job not in (Job.NONE, Job.FOLD):
+        if view.side is not side or not view.live_overlay or view.job not in (Job.NONE, Job.COMMIT):
             continue
         begun = record.disk(view.target).commit
         if view.job is Job.NONE and begun is None:
             fits = layer_of(record, view.target, at_source=at_source) is OverlayState.USED
-            fits = fits and (view.config_overlay or not seen.persistent) and record.commits.attempts < FOLD_ATTEMPTS
+            fits = fits and (view.config_overlay or not seen.persistent) and record.commits.attempts < COMMIT_ATTEMPTS
             return actions.StartCommit(view.target) if fits else actions.Resume()
-        if view.job is Job.FOLD and begun in (Stage.STARTING, Stage.STARTED):
+        if view.job is Job.COMMIT and begun in (Stage.STARTING, Stage.STARTED):
             if view.initialised:
-                return actions.Resume(folds=(view.target,))
-            if seen.suspended_s <= start_limit_s(record.commits.attempts, LAST_FOLD_S):
+                return actions.Resume(commits=(view.target,))
+            if seen.suspended_s <= start_limit_s(record.commits.attempts, LAST_COMMIT_LOOK_S):
                 return actions.Await("initialise", 0.002)
             return actions.Resume()  # it is given up once the guest runs
     return actions.Resume()
 
 
-def fold_speed(view: DiskView, share: int, *, outrun: bool) -> int:
+def commit_speed(view: DiskView, share: int, *, outrun: bool) -> int:
     """The limit of a commit in bytes/s, 0 for none; `share` is what a copy of this disk would have.
 
     On the way back there is none: whoever has cancelled wants to be out. Nor when the guest was seen to outrun it: the
@@ -260,7 +262,7 @@ def outrun_words(outrun: Divergence, limit: int, *, contract: bool) -> str:
     return f"{grows}; its limit is lifted{then}"
 
 
-def _fold_off(plan: Plan, seen: Observation, view: DiskView, *, at_source: bool) -> actions.Action | None:
+def _commit_off(plan: Plan, seen: Observation, view: DiskView, *, at_source: bool) -> actions.Action | None:
     stage = layer_of(seen.record, view.target, at_source=at_source)
     if not view.config_overlay:
         return (
@@ -285,17 +287,17 @@ def _fold_off(plan: Plan, seen: Observation, view: DiskView, *, at_source: bool)
         )
     if stage is OverlayState.COMMITTED:
         overlay = overlay_path(plan.disk(view.target), at_source=at_source)
-        if seen.record.commits.fingerprints.get(overlay) == view.overlay_print:
+        if seen.record.commits.fingerprints.get(overlay) == view.overlay_fingerprint:
             return _write(at_source=at_source)
         return _in_use(plan, seen, view, at_source=at_source)
     return actions.CommitOff(view.target, at_source)
 
 
 def _in_use(plan: Plan, seen: Observation, view: DiskView, *, at_source: bool) -> actions.Action:
-    """The overlay is what the VM uses: note it. One that was folded before is all right if its base is untouched."""
+    """The overlay is what the VM uses: note it. One that was committed before is all right if its base is untouched."""
     if layer_of(seen.record, view.target, at_source=at_source) is OverlayState.COMMITTED:
         then = seen.record.commits.fingerprints.get(overlay_path(plan.disk(view.target), at_source=at_source), "")
-        if not then or then.split("|")[0] != view.overlay_print.split("|")[0]:
+        if not then or then.split("|")[0] != view.overlay_fingerprint.split("|")[0]:
             return actions.Park(
                 f"{plan.vm} uses the overlay of {view.target} again, whose base was written to after the overlay was "
                 "committed into it; somebody has changed the VM. Nothing is removed"

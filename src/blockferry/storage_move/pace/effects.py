@@ -85,10 +85,10 @@ class Pacer:
         seconds = LOOK_S if self._stepped_s is None else now_s - self._stepped_s
         made, self._copied, self._stepped_s = max(0, copied - self._copied), copied, now_s
         intervals = self._take()
-        self._all.extend(one for one in intervals if one.writes)
+        self._all.extend(interval for interval in intervals if interval.writes)
         self._watched_s += seconds
         with self._lock:
-            silence = max(self._rhythms.values(), key=lambda one: one.due, default=Rhythm())
+            silence = max(self._rhythms.values(), key=lambda rhythm: rhythm.due, default=Rhythm())
         if now_s - self._looked_s > BLIND_S:
             self.pace = self.pace.blind(self._trouble, bandwidth)
             return self.pace.speed
@@ -127,9 +127,9 @@ class Pacer:
     def _look(self, before: Mapping[str, Counters], after: Mapping[str, Counters]) -> None:
         with self._lock:
             for target, now in after.items():
-                found = latency.between(before[target], now) if target in before else None
-                if found is None:
+                interval = latency.between(before[target], now) if target in before else None
+                if interval is None:
                     self._rhythms.pop(target, None)
                 else:
-                    self._fresh.append(found)
-                    self._rhythms[target] = self._rhythms.get(target, Rhythm()).take(now.at_s, found)
+                    self._fresh.append(interval)
+                    self._rhythms[target] = self._rhythms.get(target, Rhythm()).take(now.at_s, interval)

@@ -89,21 +89,21 @@ def between(before: Counters, after: Counters) -> Interval | None:
 
 
 def count(intervals: Iterable[Interval]) -> int:
-    return sum(one.writes for one in intervals)
+    return sum(interval.writes for interval in intervals)
 
 
 def slower(intervals: Iterable[Interval], limit_s: float) -> float:
     """How many of all writes took longer than that; estimated."""
-    return sum(one.slower(limit_s) for one in intervals)
+    return sum(interval.slower(limit_s) for interval in intervals)
 
 
 def quantile_s(intervals: Iterable[Interval], q: float) -> float:
     """The time that a share `q` of the writes did not exceed; estimated to a percent. 0 without a write."""
-    busy = [one for one in intervals if one.writes]
+    busy = [interval for interval in intervals if interval.writes]
     allowed = count(busy) * (1 - q)
     if not busy:
         return 0.0
-    low, high = 0.0, max(one.writes * one.mean_s for one in busy)
+    low, high = 0.0, max(interval.writes * interval.mean_s for interval in busy)
     while high - low > max(1e-6, 0.01 * high):
         middle = (low + high) / 2
         if slower(busy, middle) > allowed:

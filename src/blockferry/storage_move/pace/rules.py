@@ -140,7 +140,11 @@ class Pace:
 
     def _take(self, now_s: float, sample: Sample) -> Pace:
         kept = self._kept(now_s)
-        fresh = () if now_s < self.settled_s else tuple((now_s, one) for one in sample.intervals if one.writes)
+        fresh = (
+            ()
+            if now_s < self.settled_s
+            else tuple((now_s, interval) for interval in sample.intervals if interval.writes)
+        )
         ended = latency.count(sample.intervals)
         slow = latency.slower(sample.intervals, self.limit_s)
         copied = tuple(one for one in self.copied if now_s - one[0] <= RECENT_S)
@@ -167,12 +171,12 @@ class Pace:
     def _kept(self, now_s: float) -> tuple[tuple[float, Interval], ...]:
         kept: list[tuple[float, Interval]] = []
         writes = 0
-        for at_s, one in reversed(self.recent):
+        for at_s, interval in reversed(self.recent):
             age_s = now_s - at_s
             if age_s > RECENT_MOST_S or (age_s > RECENT_S and writes >= RECENT_WRITES):
                 break
-            kept.append((at_s, one))
-            writes += one.writes
+            kept.append((at_s, interval))
+            writes += interval.writes
         return tuple(reversed(kept))
 
     @property

@@ -45,9 +45,9 @@ def throttle(context: Context, action: actions.ThrottleGuest, seen: Observation)
             first = Throttle(max(action.least, int(written * action.share)), seen.incarnation, now)
             _slow(context, action, _with(record, together, target, first), first, written)
     elif target not in together:
-        context.note(_with(record, together, target, noted))
+        context.save(_with(record, together, target, noted))
         words = f"{target} shares the limit of {together[0]} already: {format_rate(noted.bytes_per_s)} for both"
-        context.tell("warning", f"{action.why}; {words}")
+        context.log_event("warning", f"{action.why}; {words}")
     elif not _enforce(context, target, noted, now):  # otherwise it ran free since another process has died: look again
         limit = max(LEAST, int(noted.bytes_per_s * action.share))
         if limit < noted.bytes_per_s:
@@ -67,10 +67,10 @@ def _slow(context: Context, action: actions.ThrottleGuest, record: Record, noted
     if not context.guard.restore_limits(target, noted):
         _tell_unguarded(context, f"{action.why}; the guest is not slowed (further)")
         return
-    context.note(record)
+    context.save(record)
     point("throttling")
     context.control.set_limits(target, throttle_rules.limited(noted.before, noted.bytes_per_s))
-    context.tell(
+    context.log_event(
         "warning",
         f"{action.why}; the guest's writes to {target} are limited to {format_rate(noted.bytes_per_s)} until the "
         f"switch (they were {format_rate(present)})",
@@ -90,15 +90,15 @@ def count(context: Context) -> None:
     except LibvirtFailed:
         return  # no reason to give up a copy: it is looked again
     for target, found in looked.items():
-        kept = [one for one in written.get(target, ()) if found.at_s - one.at_s <= RATE_WINDOW_S]
+        kept = [counters for counters in written.get(target, ()) if found.at_s - counters.at_s <= RATE_WINDOW_S]
         written[target] = (*kept, found)
 
 
 def _written(context: Context, target: str) -> float | None:
     """Bytes/s that the guest has written of late; None when that is not known (yet)."""
     looks, now = context.memory.written.get(target, ()), context.control.counters((target,))
-    found = between(looks[0], now[target]) if looks and target in now else None
-    return found.bytes / found.seconds if found is not None and found.seconds >= KNOWN_S else None
+    interval = between(looks[0], now[target]) if looks and target in now else None
+    return interval.bytes / interval.seconds if interval is not None and interval.seconds >= KNOWN_S else None
 
 
 def _forget(context: Context, targets: set[str]) -> None:
@@ -123,7 +123,7 @@ def _enforce(context: Context, target: str, noted: Throttle, now: throttle_rules
 
 def _tell_unguarded(context: Context, what: str) -> None:
     if not context.unguarded:
-        context.tell("warning", f"{what}: no guard could be started that would let it go if blockferry died")
+        context.log_event("warning", f"{what}: no guard could be started that would let it go if blockferry died")
     context.unguarded = True
 
 
@@ -145,9 +145,9 @@ def free(context: Context, throttled: Mapping[str, Throttle]) -> None:
     The note of them stays, and `see_to_it` slows the guest again by it.
     """
     freed, incarnation = [], context.control.look(()).incarnation
-    for target, one in throttled.items():
+    for target, throttle in throttled.items():
         noted = throttle_rules.shared(throttled, target)
-        if one.incarnation != incarnation:
+        if throttle.incarnation != incarnation:
             continue
         if throttle_rules.standing(noted, context.control.limits(target)) is LimitOwner.OURS:
             context.control.set_limits(target, throttle_rules.own(noted.before))
@@ -155,33 +155,35 @@ def free(context: Context, throttled: Mapping[str, Throttle]) -> None:
     _forget(context, set(throttled))
     context.throttle_seen_at = 0.0
     if freed:
-        context.tell("warning", f"the guest's writes to {', '.join(freed)} are not slowed while the journal is away")
+        context.log_event(
+            "warning", f"the guest's writes to {', '.join(freed)} are not slowed while the journal is away"
+        )
 
 
 def unthrottle(context: Context, seen: Observation) -> None:
     """Put the limits back. A disk or a QEMU that is gone has none to be put back."""
     put_back(context, seen)
     context.guard.limits_are_back()
-    context.note(seen.record.with_throttles({}))
+    context.save(seen.record.with_throttles({}))
     point("unthrottled")
 
 
 def put_back(context: Context, seen: Observation) -> None:
     present = {view.target for view in seen.disks if view.live is not None}
-    for target, one in seen.record.throttled.items():
-        if one.incarnation != seen.incarnation or target not in present:
+    for target, throttle in seen.record.throttled.items():
+        if throttle.incarnation != seen.incarnation or target not in present:
             continue
         noted = throttle_rules.shared(seen.record.throttled, target)
         try:
-            found = throttle_rules.standing(noted, context.control.limits(target))
-            if found is LimitOwner.OURS:
+            limit_owner = throttle_rules.standing(noted, context.control.limits(target))
+            if limit_owner is LimitOwner.OURS:
                 context.control.set_limits(target, throttle_rules.own(noted.before))
         except LibvirtFailed as error:
             if context.control.look(()).incarnation == noted.incarnation:
                 raise
-            context.tell("warning", f"{error.sentence}; the VM went off meanwhile, and its limits with it")
+            context.log_event("warning", f"{error.sentence}; the VM went off meanwhile, and its limits with it")
             continue
-        if found is LimitOwner.FOREIGN:
-            context.tell("warning", f"the limits of {target} have been changed by somebody else, and stay so")
+        if limit_owner is LimitOwner.FOREIGN:
+            context.log_event("warning", f"the limits of {target} have been changed by somebody else, and stay so")
         else:
-            context.tell("action", f"the guest's writes to {target} are as they were before")
+            context.log_event("action", f"the guest's writes to {target} are as they were before")

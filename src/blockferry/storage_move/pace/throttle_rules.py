@@ -71,8 +71,12 @@ def shared(throttled: Mapping[str, Throttle], target: str) -> Throttle:
     """What holds for this disk. The disks of a group have one limit: the lowest, over what the first of them found."""
     noted = throttled[target]
     group = _group(noted.before)
-    same = [one for one in throttled.values() if one is noted or _together(one, noted.incarnation, group)]
-    lowest, *earlier = sorted({limit for one in same for limit in (one.bytes_per_s, *one.earlier)})
+    same = [
+        throttle
+        for throttle in throttled.values()
+        if throttle is noted or _together(throttle, noted.incarnation, group)
+    ]
+    lowest, *earlier = sorted({limit for throttle in same for limit in (throttle.bytes_per_s, *throttle.earlier)})
     return replace(same[0], bytes_per_s=lowest, earlier=tuple(earlier))
 
 
@@ -85,8 +89,8 @@ def together(throttled: Mapping[str, Throttle], target: str, incarnation: int, n
     )
 
 
-def _together(one: Throttle, incarnation: int, group: str) -> bool:
-    return bool(group) and one.incarnation == incarnation and _group(one.before) == group
+def _together(throttle: Throttle, incarnation: int, group: str) -> bool:
+    return bool(group) and throttle.incarnation == incarnation and _group(throttle.before) == group
 
 
 def _group(limits: Limits) -> str:

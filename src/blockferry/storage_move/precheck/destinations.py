@@ -33,5 +33,5 @@ def destinations(request: MoveRequest, facts: Facts) -> dict[str, Datastore]:
 def named(name: str, facts: Facts) -> Datastore:
     store = facts.datastore(name)
     if store is None:
-        raise DatastoreNotFound(name, facts.uri, nearest(name, [one.name for one in facts.datastores]))
+        raise DatastoreNotFound(name, facts.uri, nearest(name, [datastore.name for datastore in facts.datastores]))
     return store

@@ -210,11 +210,11 @@ def _copied_layers(chain: tuple[Image, ...], new: _NewImage, draft: Draft) -> se
 
 def _measured(request: MoveRequest, facts: Facts, disk: DiskPlan) -> DiskPlan:
     """With what its content takes, where that could be measured and the copy is not of the file as it is."""
-    found = facts.measured.get(disk.target)
-    if found is None or disk.sealed or disk.as_is:
+    measured = facts.measured.get(disk.target)
+    if measured is None or disk.sealed or disk.as_is:
         return disk
     no_holes = disk.datastore in facts.no_holes and facts.vm.state.active and request.method is not Method.SNAPSHOT
-    return space.measured(disk, found, no_holes=no_holes)
+    return space.measured(disk, measured, no_holes=no_holes)
 
 
 def _fits_format(request: MoveRequest, disk: Disk, format: str, *, shallow: bool) -> None:
@@ -279,10 +279,10 @@ def _layers(
         here = facts.store_of(image.path)
         if here is not None and here.same_place(store):
             break
-        for one in draft.disks:
-            twin = next((layer for layer in one.layers if layer.source == image.path), None)
-            if twin is not None and one.datastore == store.name:
-                return tuple(layers), one.reused, twin
+        for disk in draft.disks:
+            twin = next((layer for layer in disk.layers if layer.source == image.path), None)
+            if twin is not None and disk.datastore == store.name:
+                return tuple(layers), disk.reused, twin
         reused = templates_rules.reusable(request, facts, chain[index:], store.name)
         if reused is not None:
             return tuple(layers), reused, None
@@ -298,8 +298,8 @@ def _layers(
             break
         dest = chosen.path
         draft.taken.add(dest)
-        found = facts.measured.get(image.path)
-        data, required = (-1, -1) if found is None else (found.data, found.required)
+        measured = facts.measured.get(image.path)
+        data, required = (-1, -1) if measured is None else (measured.data, measured.required)
         allocated, size = image.allocation, image.virtual_size
         layers.append(LayerPlan(image.path, image.format, dest, image.format, size, allocated, data, required))
     return tuple(layers), None, None

@@ -351,7 +351,7 @@ CATALOGUE: dict[str, FindingKind] = {
         FindingKind(
             "HANG_UNBOUNDED", _W, "Nothing bounds how long the guest's writes wait for the destination",
             "With mirror each of the guest's writes waits until the destination has it. This destination may stop "
-            "answering for ever (a hard NFS mount, a device that queues), and it cannot be cut off, or is not to be.",
+            "answering for ever (a hard NFS mount, a device that queues), and it cannot be fenced, or is not to be.",
             "Use --method changed-blocks (or auto): there no write waits for the destination. Or give a way to cut it "
             "off (`fence` in the configuration, docs/reliability.md).",
         ),

@@ -52,15 +52,15 @@ def home_plan(request: MoveRequest, facts: Facts, draft: Draft) -> HomePlan | No
             continue
         role = "iso" if small.path in inserted else "file"
         new = home_rules.destination(dest, facts.home_source, small.path)
-        if new in facts.existing or new in {one.dest for one in files}:
+        if new in facts.existing or new in {file.dest for file in files}:
             draft.findings.append(finding("NAME_COLLISION", f"{new} is there already; {small.path} would go there."))
         files.append(HomeFile(small.path, new, role, small.size, inserted.get(small.path)))
-    carried = {one.source for one in files}
+    carried = {file.source for file in files}
     for path, target in inserted.items():
         if path not in carried:
             draft.findings.append(finding("CDROM_STAYS", f"{path}, inserted in {target}, stays where it is."))
     if stays := facts.home_stays:
-        names = ", ".join(posixpath.basename(one.path) for one in stays[:5])
+        names = ", ".join(posixpath.basename(stay.path) for stay in stays[:5])
         more = f" and {len(stays) - 5} more" if len(stays) > 5 else ""
         draft.findings.append(finding("HOME_FILES_STAY", f"In the old home {facts.home_source} stay {names}{more}."))
     return HomePlan(store.name, dest, facts.home_source, tuple(files), facts.home_stays)
@@ -71,7 +71,7 @@ def nvram_plan(request: MoveRequest, facts: Facts, home: HomePlan | None, draft:
     vm = facts.vm
     if vm.nvram is None:
         return None
-    small = next((one for one in facts.home_files if one.path == vm.nvram), None)
+    small = next((home_file for home_file in facts.home_files if home_file.path == vm.nvram), None)
     planned = facts.following if facts.following is not None and facts.following.source == vm.nvram else None
     if home is not None and small is not None:
         planned = NvramPlan(vm.nvram, home_rules.destination(home.dest, facts.home_source, vm.nvram), small.size)

@@ -17,7 +17,7 @@ def choose(
     keeps_chain: bool,
     defect: Defect | None = None,
     contract: bool = False,
-    goes_on: bool = False,
+    resumes: bool = False,
     cloned: bool = False,
     may_hang: str = "",
 ) -> tuple[Method, str]:
@@ -34,7 +34,7 @@ def choose(
         return Method.COLD, f"the VM is off; {shared}, which clones" if cloned else "the VM is off"
     if cloned:
         return Method.CLONE, f"{shared}: cloned instead of copied"
-    if goes_on:
+    if resumes:
         return Method.CHANGED_BLOCKS, "a copy that broke is gone on with, which is done in the background"
     if keeps_chain:
         return Method.CHANGED_BLOCKS, "a backing chain that is kept as a chain can only be copied in the background"

@@ -110,6 +110,6 @@ def planned(facts: Facts, disk: Disk, chain: tuple[Image, ...], dest: str, old_f
 
 
 def why_it_may_hang(request: MoveRequest) -> str:
-    """A clause, "" when no disk goes to an export: no server can be cut off from here (docs/reliability.md)."""
-    place = next((one for one in request.disks.values() if exports.is_export(one)), "")
-    return f"the server of {place} may stop answering, and it cannot be cut off" if place else ""
+    """A clause, "" when no disk goes to an export: no server can be fenced from here (docs/reliability.md)."""
+    place = next((disk for disk in request.disks.values() if exports.is_export(disk)), "")
+    return f"the server of {place} may stop answering, and it cannot be fenced" if place else ""

@@ -75,8 +75,8 @@ def precheck(request: MoveRequest, facts: Facts, move: str) -> tuple[tuple[Findi
         return precheck(request, facts.without_kept(unfit), move)
     if disks and all(disk.clone for disk in disks):
         choice = _method(request, facts, unsafe, keeps_chain=keeps, cloned=True)
-    elif resume_rules.goes_on(disks):
-        choice = _method(request, facts, unsafe, keeps_chain=keeps, goes_on=True)
+    elif resume_rules.resumes_partial_copy(disks):
+        choice = _method(request, facts, unsafe, keeps_chain=keeps, resumes=True)
     disks = start_pause.planned(disks, request, facts, choice.method)
     if any(disk.overlay_first for disk in disks) and choice.if_not_converging is IfNotConverging.MIRROR:
         # a copy by way of an overlay never writes to both sides at once
@@ -215,9 +215,9 @@ def _directories(facts: Facts, disks: Iterable[DiskPlan], home: HomePlan | None)
     names = {name for disk in disks for name in (disk.datastore, disk.source_datastore)}
     names |= {home.datastore} if home is not None else set()
     return {
-        one.name: Directory(one.path, one.id)
-        for one in facts.datastores
-        if one.name in names and one.path and one.id is not None
+        datastore.name: Directory(datastore.path, datastore.id)
+        for datastore in facts.datastores
+        if datastore.name in names and datastore.path and datastore.id is not None
     }
 
 
@@ -227,7 +227,7 @@ def _may_hang(request: MoveRequest, facts: Facts) -> str:
         return why
     if facts.storage_problem:
         return f"it cannot be told what the destination does when it hangs ({facts.storage_problem})"
-    return next((text for one in facts.storage.values() if (text := fencing.unbounded(one))), "")
+    return next((text for storage in facts.storage.values() if (text := fencing.unbounded(storage))), "")
 
 
 def _hang_findings(request: MoveRequest, facts: Facts, method: Method, policy: IfNotConverging) -> list[Finding]:
@@ -243,7 +243,9 @@ def _hang_findings(request: MoveRequest, facts: Facts, method: Method, policy: I
 def _hang_plan(request: MoveRequest, facts: Facts, method: Method) -> HangPlan | None:
     if not facts.vm.state.active or method is Method.COLD:
         return None
-    bounds = [fencing.bound(one, request.hang, synchronous=method is Method.MIRROR) for one in facts.storage.values()]
+    bounds = [
+        fencing.bound(storage, request.hang, synchronous=method is Method.MIRROR) for storage in facts.storage.values()
+    ]
     return HangPlan(
         request.hang, "; ".join(dict.fromkeys(bounds)) or f"not known: {facts.storage_problem or 'no facts'}"
     )
@@ -255,7 +257,7 @@ def _method(
     unsafe: Defect | None,
     *,
     keeps_chain: bool,
-    goes_on: bool = False,
+    resumes: bool = False,
     cloned: bool = False,
 ) -> _MethodChoice:
     """Which method, why, and what is done when the guest outruns it. `unsafe`: what forbids synchronous copies here."""
@@ -268,10 +270,10 @@ def _method(
         may_hang=may_hang,
         keeps_chain=keeps_chain,
         contract=request.contract is not None,
-        goes_on=goes_on,
+        resumes=resumes,
         cloned=cloned,
     )
-    by_overlay = goes_on or method in (Method.SNAPSHOT, Method.CLONE)
+    by_overlay = resumes or method in (Method.SNAPSHOT, Method.CLONE)
     policy = precheck_method.if_not_converging(
         request.if_not_converging,
         request.method,

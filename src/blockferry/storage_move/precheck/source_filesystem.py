@@ -24,7 +24,7 @@ def source_policy(
     Without the user's word they are kept when one of them lies where other hosts may use it.
     """
     old = [path for disk in disks for path in disk.old_files]
-    old += [one.source for one in home.files] if home is not None else []
+    old += [file.source for file in home.files] if home is not None else []
     old += [nvram.source] if nvram is not None else []
     shared = {path: kind for path in old if path.startswith("/") and is_shared(kind := facts.filesystems.get(path, ""))}
     if not shared or not asked.delete:

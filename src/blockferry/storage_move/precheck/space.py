@@ -44,13 +44,13 @@ def tables(disk: DiskPlan) -> int:
     return found
 
 
-def measured(disk: DiskPlan, found: Measured, *, no_holes: bool) -> DiskPlan:
+def measured(disk: DiskPlan, measured: Measured, *, no_holes: bool) -> DiskPlan:
     """The plan of a disk whose content was measured. `no_holes`: what reads as zeros is written to a raw file there."""
-    data = min(disk.virtual_size, found.data)
+    data = min(disk.virtual_size, measured.data)
     if disk.dest_format == "raw":
         required = disk.virtual_size if disk.thick or no_holes else data
     elif disk.dest_format == "qcow2":
-        required = found.full if disk.thick else found.required
+        required = measured.full if disk.thick else measured.required
     else:
         required = disk.virtual_size if disk.thick else data + tables(disk)
     return replace(disk, data=data, required=required)
@@ -63,7 +63,7 @@ def needs(disks: Iterable[DiskPlan], home: HomePlan | None, nvram: NvramPlan | N
         if not is_export(disk.datastore):
             found[disk.datastore] = found.get(disk.datastore, 0) + needed(disk)
     if home is not None:
-        small = sum(one.size for one in home.files) + (0 if nvram is None else nvram.size)
+        small = sum(file.size for file in home.files) + (0 if nvram is None else nvram.size)
         if small or home.datastore in found:
             found[home.datastore] = found.get(home.datastore, 0) + small
     return found
@@ -112,9 +112,9 @@ class Promise:
 def promised(promises: Iterable[Promise], stores: Mapping[str, SpaceId | None]) -> dict[str, int]:
     """Datastore of a host -> bytes that are promised there, each promise counted once."""
     found: dict[str, int] = {}
-    for one in promises:
-        if name := one.counts_at(stores):
-            found[name] = found.get(name, 0) + one.size
+    for promise in promises:
+        if name := promise.counts_at(stores):
+            found[name] = found.get(name, 0) + promise.size
     return found
 
 
@@ -137,7 +137,7 @@ class NeededSpace:
         """The datastore that moves which were planned meanwhile leave too little room on; "" when all fits."""
         taken = promised(newcomers, self.stores)
         for store, left in self.left.items():
-            if sum(taken.get(one, 0) for one in self.groups.get(store, (store,))) > left:
+            if sum(taken.get(group, 0) for group in self.groups.get(store, (store,))) > left:
                 return store
         return ""
 
@@ -146,8 +146,8 @@ def room(plan: Plan, facts: Facts, seen: frozenset[str], since: float) -> Needed
     """What the plan was found to fit into."""
     found = estimates(plan.disks, plan.home, plan.nvram, facts)
     return NeededSpace(
-        {one.datastore: one.available_after - RESERVE for one in found},
-        {one.datastore: facts.sharing(one.datastore) for one in found},
+        {space_estimate.datastore: space_estimate.available_after - RESERVE for space_estimate in found},
+        {space_estimate.datastore: facts.sharing(space_estimate.datastore) for space_estimate in found},
         seen,
         since,
         facts.spaces,
@@ -193,27 +193,29 @@ def space_findings(
             text = f"{disk.target}: {disk.datastore} cannot make holes in files; all of {disk.dest} is written"
             text += f", {format_size(disk.virtual_size)}."
             found.append(finding("THIN_BECOMES_THICK", text, "Add --format qcow2, which needs no holes."))
-    for one in estimates(disks, home, nvram, facts):
-        store = facts.datastore(one.datastore)
+    for estimate in estimates(disks, home, nvram, facts):
+        store = facts.datastore(estimate.datastore)
         if store is not None and not store.active:
             continue  # said by itself; libvirt has no figures of it
-        need = one.available_before - one.available_after
-        if one.available_after < RESERVE:
-            held = sum(facts.reserved.get(name, 0) for name in facts.sharing(one.datastore))
+        need = estimate.available_before - estimate.available_after
+        if estimate.available_after < RESERVE:
+            held = sum(facts.reserved.get(name, 0) for name in facts.sharing(estimate.datastore))
             others = f" ({format_size(held)} more are promised to other moves)" if held else ""
             found.append(
                 finding(
                     "DESTINATION_FULL",
-                    f"{one.datastore} has {format_size(max(0, one.available_before))} free{others}; the move needs "
+                    f"{estimate.datastore} has {format_size(max(0, estimate.available_before))} free{others}; "
+                    f"the move needs "
                     f"{format_size(need)} and {format_size(RESERVE)} of reserve.",
                 )
             )
-        elif one.committed_after > one.capacity > 0:
+        elif estimate.committed_after > estimate.capacity > 0:
             found.append(
                 finding(
                     "DESTINATION_OVERCOMMITTED",
-                    f"The images on {one.datastore} may grow to {format_size(one.committed_after)} in all; it has "
-                    f"{format_size(one.capacity)}.",
+                    f"The images on {estimate.datastore} may grow to {format_size(estimate.committed_after)} in all; "
+                    f"it has "
+                    f"{format_size(estimate.capacity)}.",
                 )
             )
     return found

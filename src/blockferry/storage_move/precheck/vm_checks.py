@@ -188,20 +188,20 @@ def under_way(facts: Facts) -> Finding | None:
 
     Nothing else matters then, but that libvirt has lost the VM (`lost_vm_findings`).
     """
-    vm, one = facts.vm.name, facts.under_way
-    if one is None:
+    vm, move_summary = facts.vm.name, facts.under_way
+    if move_summary is None:
         if facts.other_move is None:
             return None
         return finding("MOVE_UNDER_WAY", f"{vm} is held by move {facts.other_move} of another journal.")
-    to = ", ".join(dict.fromkeys(disk.datastore for disk in one.plan.disks))
-    if one.parked is not None:
-        text = f"The move {one.id} of {vm} to {to} is parked: {one.parked.rstrip('.')}."
+    to = ", ".join(dict.fromkeys(disk.datastore for disk in move_summary.plan.disks))
+    if move_summary.parked is not None:
+        text = f"The move {move_summary.id} of {vm} to {to} is parked: {move_summary.parked.rstrip('.')}."
         return finding("MOVE_UNDER_WAY", text, f"Go on: `blockferry resume {vm}`. Stop: `blockferry cancel {vm}`.")
-    total, done = one.progress.total, one.progress.done
+    total, done = move_summary.progress.total, move_summary.progress.done
     share = f", {min(100, 100 * done // total)} %" if total else ""
-    text = f"{vm} is already being moved to {to} ({one.id}{share})."
+    text = f"{vm} is already being moved to {to} ({move_summary.id}{share})."
     follow = f"Follow: `blockferry watch {vm}`."
-    if one.record.switch.done or one.record.switch.begun:
+    if move_summary.record.switch.done or move_summary.record.switch.begun:
         return finding("MOVE_UNDER_WAY", text, follow)
     return finding("MOVE_UNDER_WAY", text, f"{follow} Stop: `blockferry cancel {vm}`.")
 
@@ -363,14 +363,14 @@ def snapshot_findings(request: MoveRequest, facts: Facts, targets: Sequence[str]
     """Snapshots of the VM that could not be reverted to any more when these disks have moved; none is dropped."""
     found = []
     everything = {image.path for chain in facts.chains.values() for image in chain}
-    for one in facts.snapshots:
-        name = f"the snapshot {one.name} of {facts.vm.name}"
-        if one.memory is not None:
-            text = f"{name} has the guest's memory in {one.memory}, a file that names the present disks."
+    for snapshot in facts.snapshots:
+        name = f"the snapshot {snapshot.name} of {facts.vm.name}"
+        if snapshot.memory is not None:
+            text = f"{name} has the guest's memory in {snapshot.memory}, a file that names the present disks."
             found.append(finding("SNAPSHOTS", _begin(text), "Delete that snapshot, or leave the VM where it is."))
             continue
-        outer = [target for target in one.external if target in targets]
-        lost = [path for path in one.files if path not in everything and not _stays(path, facts)]
+        outer = [target for target in snapshot.external if target in targets]
+        lost = [path for path in snapshot.files if path not in everything and not _stays(path, facts)]
         if outer and not request.chain.keeps_layers:
             text = f"{name} is external: the disks as they were are lower layers, which would become one image."
             found.append(finding("SNAPSHOTS", _begin(text), "Add --chain keep."))
@@ -382,7 +382,7 @@ def snapshot_findings(request: MoveRequest, facts: Facts, targets: Sequence[str]
             found.append(
                 finding("SNAPSHOTS", _begin(text), "`virsh snapshot-list VM --tree`; delete what is not needed.")
             )
-        elif one.internal and facts.vm.state.active and set(one.internal) & set(targets):
+        elif snapshot.internal and facts.vm.state.active and set(snapshot.internal) & set(targets):
             text = f"{name} is internal; it can only be carried while the VM is off."
             found.append(finding("SNAPSHOTS", _begin(text), "Power it off, then move it."))
     return found

@@ -17,7 +17,7 @@ from blockferry.storage_move import actions, destination_watchdog
 from blockferry.storage_move.context import Context
 from blockferry.storage_move.disk_record import Copy, Stage
 from blockferry.storage_move.observation import Job, Observation
-from blockferry.storage_move.observe import layer_print
+from blockferry.storage_move.observe import layer_fingerprint
 from blockferry.storage_move.overlays import effects as overlays_effects
 from blockferry.storage_move.overlays import rules as overlays_rules
 from blockferry.storage_move.overlays.record import OverlayState
@@ -44,22 +44,22 @@ def measure_guest(context: Context, seen: Observation) -> None:
         limit = pace_rules.limit_s(contract, before)
         found = f"{before.writes_per_s:.0f} writes/s, p50 {format_duration(before.p50_s)}"
         found += f", p99 {format_duration(before.p99_s)}"
-        context.tell("action", f"before the copy: {found}; the contract is a p99 of {format_duration(limit)}")
+        context.log_event("action", f"before the copy: {found}; the contract is a p99 of {format_duration(limit)}")
         if pace_rules.hopeless(limit, before):
-            context.tell(
+            context.log_event(
                 "warning",
                 f"the guest's writes are slower than the contract already (p99 {format_duration(before.p99_s)}, "
                 f"contract {format_duration(limit)}); the copy will go at its least, {format_rate(pace_rules.FLOOR)}",
             )
         elif contract.latency_s is None and before.writes < pace_rules.BASELINE_WRITES:
-            context.tell("warning", f"the guest writes too little to compare with; {format_duration(limit)} hold")
-    context.note(replace(seen.record, measured=replace(seen.record.measured, before=before, done=True)))
+            context.log_event("warning", f"the guest writes too little to compare with; {format_duration(limit)} hold")
+    context.save(replace(seen.record, measured=replace(seen.record.measured, before=before, done=True)))
     point("measured")
 
 
 def go_synchronous(context: Context, action: actions.GoSynchronous, seen: Observation) -> None:
-    context.tell("warning", f"{action.why}; the copy is made anew as a mirror, which gets in step by construction")
-    context.note(replace(seen.record, mirror=replace(seen.record.mirror, wanted=True)))
+    context.log_event("warning", f"{action.why}; the copy is made anew as a mirror, which gets in step by construction")
+    context.save(replace(seen.record, mirror=replace(seen.record.mirror, wanted=True)))
     point("going-synchronous")
 
 
@@ -80,13 +80,13 @@ def start_copy(context: Context, action: actions.StartCopy, seen: Observation) -
         record = replace(record, switch=replace(record.switch, attempts=0))  # those were on the way across
     if action.reverse and layered:
         # The old base becomes the whole disk again; the overlay that stood on it is of no more use.
-        state = layer_print(context.runner, disk, at_source=True)
+        state = layer_fingerprint(context.runner, disk, at_source=True)
         record = record.with_overlay(disk.target, OverlayState.COMMITTED, at_source=True)
         record = replace(
             record,
             commits=replace(record.commits, fingerprints={**record.commits.fingerprints, disk.source_overlay: state}),
         )
-    context.note(record)
+    context.save(record)
     point("starting-copy")
     context.memory.progress.pop(disk.target, None)
     context.memory.flushed_bytes.pop(disk.target, None)
@@ -96,11 +96,11 @@ def start_copy(context: Context, action: actions.StartCopy, seen: Observation) -
     context.control.start_copy(disk.target, _order(context, disk, copy, layered=layered, bandwidth=share))
     context.applied[disk.target] = share
     point("copy-called")
-    context.note(record.with_copy(disk.target, replace(copy, stage=Stage.STARTED)))
+    context.save(record.with_copy(disk.target, replace(copy, stage=Stage.STARTED)))
     point("copy-started")
     way = (disk.dest, disk.source) if action.reverse else (disk.source, disk.dest)
     back = " back" if action.reverse else ""
-    context.tell("action", f"the copy{back} of {disk.target} began: {way[0]} -> {way[1]}")
+    context.log_event("action", f"the copy{back} of {disk.target} began: {way[0]} -> {way[1]}")
 
 
 def _order(context: Context, disk: DiskPlan, copy: Copy, *, layered: bool, bandwidth: int) -> CopyOrder:
@@ -141,14 +141,14 @@ def note_clean(context: Context, action: actions.SaveClean, seen: Observation) -
     record = seen.record
     for target in action.targets:
         record = record.with_copy(target, replace(record.copy(target), stage=Stage.CLEAN))
-    context.note(record.with_commits(action.folds, Stage.CLEAN))
+    context.save(record.with_commits(action.commits, Stage.CLEAN))
 
 
 def look_again(context: Context, action: actions.Await, seen: Observation) -> None:
     """Nothing but to look again; the loop waits. A changed bandwidth is applied here."""
-    if action.why == "fold":
+    if action.why == "commit":
         overlays_effects.outrun(context, seen)
-    if action.why in ("copy", "fold"):
+    if action.why in ("copy", "commit"):
         apply_bandwidth(context, seen)
     if action.why == "copy":
         throttle.count(context)
@@ -167,7 +167,7 @@ def apply_bandwidth(context: Context, seen: Observation) -> None:
     usual = max(1, together // limited) if together else 0
     for view in running:
         outrun = view.target in context.memory.outrun
-        share = overlays_rules.fold_speed(view, usual, outrun=outrun) if view.job is Job.FOLD else usual
+        share = overlays_rules.commit_speed(view, usual, outrun=outrun) if view.job is Job.COMMIT else usual
         applied = context.applied.get(view.target, -1)
         if applied != share and not (context.pacer and 0.97 * share < applied <= share):  # not worth a call
             context.control.set_speed(view.target, share)
@@ -193,18 +193,18 @@ def abort_copy(context: Context, action: actions.AbortCopy, seen: Observation) -
     point("abort-asked")
     copy = record.copy(action.target)
     record = record.with_commits((action.target,), None)
-    context.note(record.with_copy(action.target, Copy(Stage.NONE, -1, copy.attempts, copy.reverse)))
+    context.save(record.with_copy(action.target, Copy(Stage.NONE, -1, copy.attempts, copy.reverse)))
 
 
 def note_failure(context: Context, action: actions.Fail, seen: Observation) -> None:
     problem = action.problem
     if action.disk is not None and _went_off(context):
-        context.tell("action", f"{problem}: {context.plan.vm} went off; looking again")
+        context.log_event("action", f"{problem}: {context.plan.vm} went off; looking again")
         return
-    if action.disk is not None and not seen.silence.hanging and seen.record.fencing.fenced is None:
+    if action.disk is not None and not seen.health.hanging and seen.record.fencing.fenced is None:
         problem += _cause(context, context.plan.disk(action.disk))
-    context.tell("error", problem)
-    context.note(replace(seen.record, failure=seen.record.failure or problem))
+    context.log_event("error", problem)
+    context.save(replace(seen.record, failure=seen.record.failure or problem))
 
 
 def _went_off(context: Context) -> bool:

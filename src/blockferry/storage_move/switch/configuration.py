@@ -33,14 +33,14 @@ def mark(context: Context, seen: Observation) -> None:
     if context.plan.persistent and seen.mark is None:
         record = replace(record, configuration=replace(record.configuration, bare=context.control.has_no_metadata()))
     if record != seen.record:
-        context.note(record)
+        context.save(record)
     if not record.switch.done and all(disk.xml_before is None for disk in record.disks.values()):
         found = context.control.config_disks(tuple(disk.target for disk in context.plan.disks))
         for target, xml in found.items():
             record = record.with_disk(target, replace(record.disk(target), xml_before=xml))
-        context.note(record)
+        context.save(record)
     context.control.mark(context.plan.move, context.journal)
-    context.note(replace(record, configuration=replace(record.configuration, marked=True)))
+    context.save(replace(record, configuration=replace(record.configuration, marked=True)))
     point("marked")
 
 
@@ -57,10 +57,10 @@ def write_config(context: Context, seen: Observation) -> None:
     plan, record = context.plan, seen.record
     gone = () if record.switch.done or seen.state.active else mount_check.deleted(context)
     if gone:
-        context.tell("warning", f"the new image of {', '.join(gone)} is gone; it is copied again")
+        context.log_event("warning", f"the new image of {', '.join(gone)} is gone; it is copied again")
         for target in gone:
             record = record.without_cold_copy(target)
-        context.note(record)
+        context.save(record)
         return
     record = home_effects.refresh(context, seen)
     small = home_effects.new_names(plan.home, record)
@@ -70,7 +70,7 @@ def write_config(context: Context, seen: Observation) -> None:
         wanted[disk.target] = (disk.dest_overlay, "qcow2") if over else (disk.dest, disk.dest_format)
     context.control.write_config(wanted, small, _before(context, record, wanted, at_source=False))
     point("config-written")
-    context.note(replace(record, configuration=replace(record.configuration, written=True)))
+    context.save(replace(record, configuration=replace(record.configuration, written=True)))
 
 
 def _before(
@@ -93,9 +93,9 @@ def write_snapshots(context: Context, seen: Observation) -> None:
     names = {old: new for old, new in context.plan.new_names.items() if old not in left}
     changed = context.control.write_snapshots(names)
     if changed:
-        context.tell("action", f"the metadata of the snapshots {', '.join(changed)} names the new files")
+        context.log_event("action", f"the metadata of the snapshots {', '.join(changed)} names the new files")
     point("snapshots-written")
-    context.note(replace(seen.record, configuration=replace(seen.record.configuration, snapshots_written=True)))
+    context.save(replace(seen.record, configuration=replace(seen.record.configuration, snapshots_written=True)))
 
 
 def move_medium(context: Context, action: actions.MoveMedium, seen: Observation) -> None:
@@ -106,7 +106,7 @@ def move_medium(context: Context, action: actions.MoveMedium, seen: Observation)
     """
     plan, target = context.plan, action.target
     assert plan.home is not None
-    file = next(one for one in plan.home.files if one.target == target)
+    file = next(home_file for home_file in plan.home.files if home_file.target == target)
     control = context.control
     try:
         if _medium(control, target) is None:
@@ -117,8 +117,8 @@ def move_medium(context: Context, action: actions.MoveMedium, seen: Observation)
                 control.pivot(target)
             time.sleep(0.05)
     except LibvirtFailed as error:
-        context.tell("warning", error.sentence)
-    context.note(
+        context.log_event("warning", error.sentence)
+    context.save(
         replace(
             seen.record,
             configuration=replace(
@@ -129,7 +129,7 @@ def move_medium(context: Context, action: actions.MoveMedium, seen: Observation)
 
 
 def _medium(control: Control, target: str) -> Mirror | None:
-    return next((one.mirror for one in control.look(()).disks if one.target == target), None)
+    return next((disk.mirror for disk in control.look(()).disks if disk.target == target), None)
 
 
 def _stays_on_overlay(seen: Observation, target: str, *, at_source: bool) -> bool:

@@ -46,9 +46,9 @@ def suspend(context: Context, action: actions.Suspend, seen: Observation) -> Non
     context.memory.resumed = True  # nothing is suspended by us, also where the note is made and not answered
     record = replace(seen.record, switch=replace(seen.record.switch, suspended=True, begun=action.switch))
     if not action.switch:  # what was noted of commits that are no more counts for nothing
-        live = [view.target for view in seen.disks if view.job is Job.FOLD]
+        live = [view.target for view in seen.disks if view.job is Job.COMMIT]
         record = record.with_commits((target for target in record.disks if target not in live), None)
-    context.note(record)
+    context.save(record)
     point("suspending-to-switch" if action.switch else "suspending-to-start")
     control = context.control
     destination_watchdog.arm(context)
@@ -61,7 +61,7 @@ def suspend(context: Context, action: actions.Suspend, seen: Observation) -> Non
     if not control.suspend():  # it went off, or its owner has paused it this moment: then it is not ours to resume
         context.memory.suspended_at, context.memory.resumed = None, True
         context.guard.disarm()
-        context.note(seen.record)
+        context.save(seen.record)
         return
     point("suspended-to-switch" if action.switch else "suspended-to-start")
 
@@ -85,24 +85,24 @@ def resume(context: Context, action: actions.Resume, seen: Observation) -> None:
     kind = "switch" if record.switch.begun else "start"
     if stall_s is not None:
         context.stalls[kind] = max(stall_s, context.stalls.get(kind, 0.0))
-        context.tell("action", f"{context.plan.vm} was suspended for {format_duration(stall_s)} ({kind})")
+        context.log_event("action", f"{context.plan.vm} was suspended for {format_duration(stall_s)} ({kind})")
     # A process that has taken over cannot know whether the guest ran in between: what it finds begun is begun anew.
     clean = was_suspended and stall_s is not None
     if clean:
         for target in action.clean:
             record = record.with_copy(target, replace(record.copy(target), stage=Stage.CLEAN))
     record = record.changed(lambda disk: disk if disk.commit is Stage.CLEAN else replace(disk, commit=None))
-    record = record.with_commits(action.folds if clean else (), Stage.CLEAN)
+    record = record.with_commits(action.commits if clean else (), Stage.CLEAN)
     if action.switch_failed:
         record = replace(record, switch=replace(record.switch, attempts=record.switch.attempts + 1))
         context.memory.retry_at = time.monotonic() + retry_after_s(record.switch.attempts)
-        context.tell("warning", "the switch could not be made this time; the VM runs on, the copies stay ready")
+        context.log_event("warning", "the switch could not be made this time; the VM runs on, the copies stay ready")
     context.memory.flushed_at = None
     # With a disk across, only `switched` may take its place: until then this is all that tells of the switch.
     across = any(view.side is DiskSide.DESTINATION for view in seen.disks)
     if context.memory.view_taken:
-        record = replace(record, export=replace(record.export, state=BackupExport.HELD))
-    context.note(replace(record, switch=replace(record.switch, suspended=False, begun=record.switch.begun and across)))
+        record = replace(record, export=replace(record.export, state=BackupExport.READY))
+    context.save(replace(record, switch=replace(record.switch, suspended=False, begun=record.switch.begun and across)))
 
 
 def flush_destination(context: Context, seen: Observation) -> None:
@@ -147,7 +147,7 @@ def _flush_file(context: Context, path: str) -> None:
     while not pending.wait(FLUSH_LOOK_S):
         if not told and time.monotonic() - began > SILENT_S:
             told = True
-            context.tell("warning", f"the storage of {path} has not answered for {SILENT_S:g} s; waiting for it")
+            context.log_event("warning", f"the storage of {path} has not answered for {SILENT_S:g} s; waiting for it")
         if context.should_stop():
             pending.leave()
             raise ConversionStopped
@@ -160,7 +160,7 @@ def pivot(context: Context, action: actions.Pivot, seen: Observation) -> None:
     The intent is in the record since our suspension; when the VM stands still by its owner's will, it is noted here.
     """
     if not seen.record.switch.begun:
-        context.note(replace(seen.record, switch=replace(seen.record.switch, begun=True)))
+        context.save(replace(seen.record, switch=replace(seen.record.switch, begun=True)))
     point("pivoting")
     flushed_at = context.memory.flushed_at
     fresh = flushed_at is not None and time.monotonic() - flushed_at <= FRESH_S
@@ -179,7 +179,9 @@ def pivot(context: Context, action: actions.Pivot, seen: Observation) -> None:
         return
     if not destination_watchdog.disarm(context, seen.record):
         context.memory.pivot_failures += 1
-        context.tell("warning", "the destination hangs, or its watch could not be told of the switch; not switched now")
+        context.log_event(
+            "warning", "the destination hangs, or its watch could not be told of the switch; not switched now"
+        )
         return
     began = context.memory.suspended_at
     control = context.control
@@ -196,12 +198,12 @@ def pivot(context: Context, action: actions.Pivot, seen: Observation) -> None:
                 point("pivoted-one")
     except LibvirtFailed as error:
         context.memory.pivot_failures += 1
-        context.tell("warning", error.sentence)
+        context.log_event("warning", error.sentence)
     point("pivots-asked")
     deadline = time.monotonic() + PIVOT_PATIENCE_S
     while asked and time.monotonic() < deadline:
         view = control.look((), context.last_view())
-        asked = [one.target for one in view.disks if one.target in asked and one.mirror is not None]
+        asked = [disk.target for disk in view.disks if disk.target in asked and disk.mirror is not None]
         context.memory.just_seen = None if asked else view
         if asked:
             time.sleep(0.0005)
@@ -213,23 +215,23 @@ def pivot(context: Context, action: actions.Pivot, seen: Observation) -> None:
 def note_switched(context: Context, seen: Observation) -> None:
     assert all(view.side is DiskSide.DESTINATION for view in seen.disks)
     record = _with_graph(context, seen)
-    context.note(replace(record, switch=replace(record.switch, done=True, begun=False)))
+    context.save(replace(record, switch=replace(record.switch, done=True, begun=False)))
     destination_watchdog.end(context)
-    context.tell("phase", "all disks are at the destination")
+    context.log_event("phase", "all disks are at the destination")
     point("switched-noted")
 
 
 def resume_guest(context: Context, seen: Observation) -> None:
     """Once: a VM that is paused by an error again, at its new place, stays so."""
     if context.control.resume():
-        context.tell("action", f"{context.plan.vm} runs again, as asked; QEMU repeats what had failed")
+        context.log_event("action", f"{context.plan.vm} runs again, as asked; QEMU repeats what had failed")
     point("guest-resumed")
-    context.note(replace(seen.record, switch=replace(seen.record.switch, let_run=True)))
+    context.save(replace(seen.record, switch=replace(seen.record.switch, let_run=True)))
 
 
 def note_graph(context: Context, action: actions.SaveGraph, seen: Observation) -> None:
     record = _with_graph(context, seen)
-    context.note(replace(record, graph=replace(record.graph, committed=record.graph.proven and action.folded)))
+    context.save(replace(record, graph=replace(record.graph, committed=record.graph.proven and action.committed)))
     point("graph-noted")
 
 
@@ -241,7 +243,7 @@ def _with_graph(context: Context, seen: Observation) -> Record:
     if graph.doubt:
         text = f"it is not proven that QEMU uses the new images only ({graph.doubt}); the old files are kept"
         context.notes.append(text)
-        context.tell("warning", text)
+        context.log_event("warning", text)
     return replace(seen.record, graph=replace(seen.record.graph, proven=graph.proven, doubt=graph.doubt))
 
 
@@ -254,8 +256,10 @@ def point_at_truth(context: Context, action: actions.PointAtTruth, seen: Observa
         disk = context.plan.disk(target)
         overlay = same_path(graph.wrong[target], disk.source_overlay)
         wanted[target] = (disk.source_overlay, "qcow2") if overlay else (disk.source, disk.source_format)
-        context.tell("error", f"QEMU still writes {target} to {graph.wrong[target]}; the configuration names it again")
-    context.note(
+        context.log_event(
+            "error", f"QEMU still writes {target} to {graph.wrong[target]}; the configuration names it again"
+        )
+    context.save(
         replace(
             seen.record,
             switch=replace(seen.record.switch, done=False, begun=True),

@@ -83,7 +83,7 @@ def differing(vm: Vm, graph: BlockGraph) -> dict[str, str]:
     found = {}
     for disk in vm.disks:
         path = disk.live.path if disk.live is not None and disk.live.kind in ("file", "block") else None
-        device = next((one for one in graph.disks if disk.alias and one.alias == disk.alias), None)
+        device = next((graph_disk for graph_disk in graph.disks if disk.alias and graph_disk.alias == disk.alias), None)
         root: Node | None = device.root if device is not None else None
         if path is None or root is None or not root.path or root.path.startswith("/dev/fdset/"):
             continue
@@ -93,7 +93,7 @@ def differing(vm: Vm, graph: BlockGraph) -> dict[str, str]:
 
 
 def _device(graph: BlockGraph, disk: DiskPlan, alias: str) -> GraphDisk | None:
-    by_alias = next((one for one in graph.disks if alias and one.alias == alias), None)
+    by_alias = next((graph_disk for graph_disk in graph.disks if alias and graph_disk.alias == alias), None)
     return by_alias or graph.on((*new_images(disk), *old_images(disk)))
 
 

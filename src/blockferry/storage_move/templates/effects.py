@@ -62,17 +62,21 @@ class _Shown:
 
 def known(journal: MoveJournal, uri: str, host: str) -> KnownImages:
     busy = {row.path: "it is in quarantine" for row in claims.kept_here(journal, uri, host)}
-    for one in journal.unfinished():
-        if not one.record.nvram.pending and may_be_here(one.plan, uri, host):
-            why = f"move {one.id} of {one.plan.vm}, which is not over, has to do with it"
-            busy.update(dict.fromkeys(claims.changed_by(one.plan), why))
+    for move_summary in journal.unfinished():
+        if not move_summary.record.nvram.pending and may_be_here(move_summary.plan, uri, host):
+            why = f"move {move_summary.id} of {move_summary.plan.vm}, which is not over, has to do with it"
+            busy.update(dict.fromkeys(claims.changed_by(move_summary.plan), why))
     # Of a host that is not known: then they are compared anew.
     return KnownImages(journal.same_images(host) if host else (), busy)
 
 
 def compared(found: Iterable[TemplateFacts]) -> dict[Pair, TemplateFacts]:
     """What was found by comparing, to be found again without."""
-    return {_pair(one.prints, one.source_prints): one for one in found if one.prints}
+    return {
+        _pair(template_facts.prints, template_facts.source_prints): template_facts
+        for template_facts in found
+        if template_facts.prints
+    }
 
 
 def _pair(prints: Mapping[str, str], source_prints: Mapping[str, str]) -> Pair:
@@ -97,15 +101,15 @@ def find(
         if files.stat_one(runner, path) is None:
             return None
         chain = qemu_img.chain(runner, path, layer.format)
-        found = TemplateFacts(path, layer.format, chain[0].virtual_size)
+        template_facts = TemplateFacts(path, layer.format, chain[0].virtual_size)
         mine = [name for image in chain for name in (image.path, *image.parts)]
         theirs = [name for image in layers for name in (image.path, *image.parts)]
         problem = _unfit(runner, layer, chain, mine, theirs, everyone, ask().busy)
         if problem:
-            return replace(found, problem=problem)
+            return replace(template_facts, problem=problem)
         prints, source_prints = fingerprints(runner, mine), fingerprints(runner, theirs)
         if _pair(prints, source_prints) in ask().compared:
-            return replace(found, prints=prints, source_prints=source_prints, known=True)
+            return replace(template_facts, prints=prints, source_prints=source_prints, known=True)
         if (before := ask().just.get(_pair(prints, source_prints))) is not None:
             return replace(before, problem=before.problem or _writer(runner, mine))
         began = time.monotonic()
@@ -113,13 +117,15 @@ def find(
         result = conversion.compare(
             runner, layer.path, layer.format, path, layer.format, force_share=True, progress=shown.show
         )
-        found = replace(found, prints=prints, source_prints=source_prints, seconds=round(time.monotonic() - began, 3))
+        template_facts = replace(
+            template_facts, prints=prints, source_prints=source_prints, seconds=round(time.monotonic() - began, 3)
+        )
         if not result.identical:
-            return replace(found, problem=_difference(result))
+            return replace(template_facts, problem=_difference(result))
         problem = _writer(runner, mine)
         if fingerprints(runner, mine) != prints or fingerprints(runner, theirs) != source_prints:
             problem = "somebody wrote to one of the two while they were compared"
-        return replace(found, problem=problem)
+        return replace(template_facts, problem=problem)
     except BlockferryError as error:
         return TemplateFacts(
             path, layer.format, layer.virtual_size, f"it cannot be compared ({error.sentence.rstrip('.')})"
@@ -143,10 +149,12 @@ def _unfit(
     if chain[0].virtual_size != layer.virtual_size:
         return f"it has {chain[0].virtual_size} bytes, the layer {layer.virtual_size}"
     stats = files.stat_many(runner, [*mine, *theirs, *(name + destination_effects.MARKER for name in mine)])
-    if any(one is None or one.kind != "file" for one in (stats[name] for name in (*mine, *theirs))):
+    if any(file_stat is None or file_stat.kind != "file" for file_stat in (stats[name] for name in (*mine, *theirs))):
         return "not all that it or the layer consists of are plain files"
-    identities = {(one.device, one.inode) for name in mine if (one := stats[name]) is not None}
-    if any((one.device, one.inode) in identities for name in theirs if (one := stats[name]) is not None):
+    identities = {(file_stat.device, file_stat.inode) for name in mine if (file_stat := stats[name]) is not None}
+    if any(
+        (file_stat.device, file_stat.inode) in identities for name in theirs if (file_stat := stats[name]) is not None
+    ):
         return "it is the layer itself, or has a file in common with it"
     for name in mine:
         if stats[name + destination_effects.MARKER] is not None:
@@ -167,8 +175,10 @@ def _top_of(runner: Runner, everyone: Iterable[Vm], mine: Sequence[str], identit
     }
     stats = files.stat_many(runner, tops)
     for path, text in tops.items():
-        one = stats[path]
-        if any(same_path(path, name) for name in mine) or (one is not None and (one.device, one.inode) in identities):
+        file_stat = stats[path]
+        if any(same_path(path, name) for name in mine) or (
+            file_stat is not None and (file_stat.device, file_stat.inode) in identities
+        ):
             return text
     return ""
 

@@ -30,32 +30,32 @@ def named(request: MoveRequest) -> str | None:
 def reusable(request: MoveRequest, facts: Facts, layers: Sequence[Image], store: str) -> ReusedLayer | None:
     """What takes the place of `layers` (from one lower layer on down) when their disk goes to the datastore `store`;
     None when they are copied, or stay."""
-    found = facts.templates.get((layers[0].path, store))
-    if not wanted(request) or found is None or _why_not(facts, layers, found):
+    template_facts = facts.templates.get((layers[0].path, store))
+    if not wanted(request) or template_facts is None or _why_not(facts, layers, template_facts):
         return None
     return ReusedLayer(
         source=layers[0].path,
-        path=found.path,
-        format=found.format,
-        virtual_size=found.virtual_size,
+        path=template_facts.path,
+        format=template_facts.format,
+        virtual_size=template_facts.virtual_size,
         saved=sum(image.allocation for image in layers),
-        prints=dict(found.prints),
-        source_prints=dict(found.source_prints),
-        seconds=found.seconds,
-        known=found.known,
+        prints=dict(template_facts.prints),
+        source_prints=dict(template_facts.source_prints),
+        seconds=template_facts.seconds,
+        known=template_facts.known,
     )
 
 
-def _why_not(facts: Facts, layers: Sequence[Image], found: TemplateFacts) -> str:
+def _why_not(facts: Facts, layers: Sequence[Image], template_facts: TemplateFacts) -> str:
     """Why an image that was found does not take a layer's place, a clause; "" when it does."""
-    if found.problem:
-        return found.problem
+    if template_facts.problem:
+        return template_facts.problem
     below = {image.path for image in layers}
-    for one in facts.snapshots:
-        if below & set(one.files):
-            return f"the snapshot {one.name} names the layer, and going back to it must not touch what others use"
-    if found.virtual_size != layers[0].virtual_size:
-        return f"it has {found.virtual_size} bytes, the layer {layers[0].virtual_size}"
+    for snapshot in facts.snapshots:
+        if below & set(snapshot.files):
+            return f"the snapshot {snapshot.name} names the layer, and going back to it must not touch what others use"
+    if template_facts.virtual_size != layers[0].virtual_size:
+        return f"it has {template_facts.virtual_size} bytes, the layer {layers[0].virtual_size}"
     return ""
 
 
@@ -89,7 +89,10 @@ def unused(request: MoveRequest, facts: Facts, disks: Sequence[DiskPlan]) -> lis
     path = named(request)
     if path is None or any(disk.reused is not None for disk in disks):
         return []
-    why = next((one.problem for one in facts.templates.values() if one.problem), "no layer that is copied is like it")
+    why = next(
+        (template.problem for template in facts.templates.values() if template.problem),
+        "no layer that is copied is like it",
+    )
     text = f"{path} takes the place of no layer of {facts.vm.name}: {why}."
     return [finding("TEMPLATE_UNUSABLE", text)]
 

@@ -47,7 +47,7 @@ def trim(context: Context, seen: Observation) -> None:
     record = replace(seen.record, trim=replace(seen.record.trim, asked=True))
     for target, size in freed.items():
         record = record.with_disk(target, replace(record.disk(target), trimmed=size))
-    context.note(record)
+    context.save(record)
     point("trimmed")
 
 
@@ -59,7 +59,7 @@ def trim_again(context: Context, seen: Observation) -> None:
     record = replace(seen.record, trim=replace(seen.record.trim, asked_again=True))
     for target, size in freed.items():
         record = record.with_disk(target, replace(record.disk(target), trimmed_again=size))
-    context.note(record)
+    context.save(record)
     point("trimmed-again")
 
 
@@ -74,10 +74,10 @@ def _give_back(context: Context, paths: Mapping[str, str], least: int, where: st
     except (LibvirtFailed, HostCommandFailed) as error:
         text = f"{context.plan.vm} was not trimmed, {instead} ({error.sentence})"
         context.notes.append(text)
-        context.tell("warning", text)
+        context.log_event("warning", text)
         return {}
     freed = {target: max(0, size - after.get(target, size)) for target, size in before.items()}
-    context.tell("action", f"the guest gave back {format_size(sum(freed.values()))} of {where} in {took}")
+    context.log_event("action", f"the guest gave back {format_size(sum(freed.values()))} of {where} in {took}")
     return freed
 
 

@@ -52,7 +52,7 @@ def prepare_view(context: Context, seen: Observation) -> None:
     point("view-prepared")
     # What was found out about an earlier copy, of a VM that was off then, is not about the one of this switch.
     record = record.without_verdicts()
-    context.note(
+    context.save(
         replace(record, export=replace(record.export, state=BackupExport.PREPARED, incarnation=seen.incarnation))
     )
 
@@ -73,17 +73,17 @@ def take_view(context: Context, seen: Observation) -> None:
         # Whoever else could have let the guest run would have had to do it while libvirt was busy with ours.
         memory.view_taken = context.control.look((), context.last_view()).state is PowerState.PAUSED
     except BlockferryError as error:
-        context.tell("warning", f"no view of the new disks could be frozen: {error.sentence}")
+        context.log_event("warning", f"no view of the new disks could be frozen: {error.sentence}")
     point("view-taken")
     if memory.suspended_at is None and memory.view_taken:  # the owner's pause: there is no resuming to note it at
-        context.note(replace(seen.record, export=replace(seen.record.export, state=BackupExport.HELD)))
+        context.save(replace(seen.record, export=replace(seen.record.export, state=BackupExport.READY)))
 
 
 def verify(context: Context, target: str, seen: Observation) -> None:
     """Compare one disk to its end. What is found is noted, whatever it is."""
     plan = context.plan
     disk = plan.disk(target)
-    live = seen.record.export.state is BackupExport.HELD and seen.state.active
+    live = seen.record.export.state is BackupExport.READY and seen.state.active
     room = ScratchSpace(context)
     point("verifying")
     context.verifying[target] = comparison.ComparisonProgress(size=disk.virtual_size)
@@ -116,11 +116,11 @@ def verify(context: Context, target: str, seen: Observation) -> None:
         return
     except HostCommandFailed as error:
         why = error.stderr.strip() or error.sentence
-        context.tell("warning", f"{target} could not be compared: {why}")
-        context.note(seen.record.with_unverified((target,), why))
+        context.log_event("warning", f"{target} could not be compared: {why}")
+        context.save(seen.record.with_unverified((target,), why))
         return
     seconds = max(context.now_s() - began, 0.001)
-    context.note(_judge(context, seen.record, target, result, seconds))
+    context.save(_judge(context, seen.record, target, result, seconds))
     point("verified")
 
 
@@ -141,7 +141,7 @@ def _judge(
             f"{target}: {format_size(result.differing)} of {disk.dest} differ from {disk.source} as it was at the "
             f"switch, first at byte {offsets}"
         )
-        context.tell("error", sentence)
+        context.log_event("error", sentence)
         context.notes.append(sentence)
         return record.with_disk(target, replace(record.disk(target), differences=result.first))
     read = max(result.source_read, result.dest_read)
@@ -149,7 +149,7 @@ def _judge(
         f"{target}: {disk.dest} is the same as {disk.source}; {format_size(disk.virtual_size)} compared in "
         f"{seconds:.1f} s ({format_size(read)} read on a side, {format_rate(read / seconds)})"
     )
-    context.tell("action", sentence)
+    context.log_event("action", sentence)
     context.verdicts.append(sentence)
     return record.with_disk(target, replace(record.disk(target), verified=True))
 
@@ -159,9 +159,11 @@ def end_view(context: Context, action: actions.EndExport, seen: Observation) -> 
     plan, record = context.plan, seen.record
     waiting = [disk.target for disk in plan.disks if not record.disk(disk.target).judged]
     if waiting:
-        context.tell("warning", f"{', '.join(waiting)} of {plan.vm} not verified: {action.why}; the old disks are kept")
+        context.log_event(
+            "warning", f"{', '.join(waiting)} of {plan.vm} not verified: {action.why}; the old disks are kept"
+        )
         record = record.with_unverified(waiting, action.why)
-        context.note(record)
+        context.save(record)
     point("ending-view")
     if seen.state.active:
         socket = context.control.view_socket()
@@ -175,9 +177,9 @@ def end_view(context: Context, action: actions.EndExport, seen: Observation) -> 
     if record.export.socket:
         files.remove_file(context.runner, record.export.socket)  # QEMU takes it away itself, unless it was killed
     if seen.state.active and seen.incarnation == record.export.incarnation and let_run(context.control):
-        context.tell("warning", f"QEMU had stopped {plan.vm} for want of room for the frozen view; it runs again")
+        context.log_event("warning", f"QEMU had stopped {plan.vm} for want of room for the frozen view; it runs again")
     point("view-ended")
-    context.note(replace(record, export=replace(record.export, state=BackupExport.ENDED)))
+    context.save(replace(record, export=replace(record.export, state=BackupExport.ENDED)))
 
 
 def unproven(plan: Plan, record: Record, target: str) -> str | None:
@@ -215,5 +217,5 @@ def listening_place(runner: Runner, incarnation: int, vm: str, image: str) -> st
     and begins again with 1.
     """
     directory = posixpath.join(PRIVATE_DIRECTORIES, f"domain-{incarnation}-{vm[:SHORT_NAME]}")
-    found = files.stat_one(runner, directory)
-    return directory if found is not None and found.kind == "directory" else posixpath.dirname(image)
+    file_stat = files.stat_one(runner, directory)
+    return directory if file_stat is not None and file_stat.kind == "directory" else posixpath.dirname(image)

@@ -14,7 +14,7 @@ class BackupExport(enum.Enum):
 
     NONE = "none"
     PREPARED = "prepared"  # its scratch files are there; it is taken in the suspension, and counts when noted
-    HELD = "held"  # proof: it was taken while the VM stood still after the switch
+    READY = "held"  # proof: it was taken while the VM stood still after the switch
     ENDED = "ended"  # it is over, its files are gone
 
 

@@ -68,7 +68,7 @@ def after_switch(plan: Plan, seen: Observation) -> actions.Action | None:
     waiting = [disk.target for disk in plan.disks if not record.disk(disk.target).judged]
     if not waiting:
         return None if record.export.state is BackupExport.NONE else actions.EndExport()
-    if record.export.state is not BackupExport.HELD:
+    if record.export.state is not BackupExport.READY:
         return actions.EndExport("no view of the new disks could be frozen at the switch")
     if not seen.state.active or seen.incarnation != record.export.incarnation:
         return actions.EndExport("the VM went off (or was started anew) before the comparison was over")
@@ -86,7 +86,7 @@ def see_verified(done: MoveSummary) -> None:
         return
     if record.differences:
         where = "; ".join(
-            f"{target} first at byte {', '.join(str(one) for one in offsets[:4])}"
+            f"{target} first at byte {', '.join(str(offset) for offset in offsets[:4])}"
             for target, offsets in record.differences.items()
         )
         raise CopyDiffers(done.id, done.plan.vm, where)

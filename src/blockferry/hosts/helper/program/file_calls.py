@@ -33,22 +33,22 @@ def stat(paths: list[str], *, links: bool = False) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for path in paths:
         try:
-            one = os.lstat(path) if links else os.stat(path)
+            stat_result = os.lstat(path) if links else os.stat(path)
         except OSError as error:
             found.append({"errno": error.errno})
             continue
-        device = modes.S_ISBLK(one.st_mode) or modes.S_ISCHR(one.st_mode)
+        device = modes.S_ISBLK(stat_result.st_mode) or modes.S_ISCHR(stat_result.st_mode)
         numbers = {
-            "device": one.st_dev,
-            "inode": one.st_ino,
-            "size": one.st_size,
-            "allocated": one.st_blocks * 512,
-            "mtime_ns": one.st_mtime_ns,
-            "ctime_ns": one.st_ctime_ns,
-            "mode": one.st_mode,
-            "uid": one.st_uid,
-            "gid": one.st_gid,
-            "device_number": [os.major(one.st_rdev), os.minor(one.st_rdev)] if device else [0, 0],
+            "device": stat_result.st_dev,
+            "inode": stat_result.st_ino,
+            "size": stat_result.st_size,
+            "allocated": stat_result.st_blocks * 512,
+            "mtime_ns": stat_result.st_mtime_ns,
+            "ctime_ns": stat_result.st_ctime_ns,
+            "mode": stat_result.st_mode,
+            "uid": stat_result.st_uid,
+            "gid": stat_result.st_gid,
+            "device_number": [os.major(stat_result.st_rdev), os.minor(stat_result.st_rdev)] if device else [0, 0],
         }
         found.append(numbers)
     return found
@@ -110,11 +110,11 @@ def link_target(path: str) -> str | None:
 
 def digest(path: str) -> str:
     """The SHA-256 of the content."""
-    found = hashlib.sha256()
+    h_a_s_h = hashlib.sha256()
     with open(path, "rb", buffering=0) as file:
         for chunk in iter(lambda: file.read(CHUNK), b""):
-            found.update(chunk)
-    return found.hexdigest()
+            h_a_s_h.update(chunk)
+    return h_a_s_h.hexdigest()
 
 
 def rename_new(path: str, new: str) -> None:
@@ -379,8 +379,8 @@ def allocate(path: str, size: int) -> None:
 
 def free(path: str) -> int:
     """Bytes that programs without privileges may still write to the file system."""
-    found = os.statvfs(path)
-    return found.f_bavail * found.f_frsize
+    statvfs_result = os.statvfs(path)
+    return statvfs_result.f_bavail * statvfs_result.f_frsize
 
 
 def unnamed(directory: str) -> int:

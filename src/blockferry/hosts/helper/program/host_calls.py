@@ -70,7 +70,7 @@ def qemu_conf(path: str = QEMU_CONF) -> dict[str, str]:
             for line in file:
                 matched = _LINE.match(line)
                 if matched is not None:
-                    found[matched[1]] = next(one for one in matched.groups()[1:] if one is not None)
+                    found[matched[1]] = next(group for group in matched.groups()[1:] if group is not None)
     except FileNotFoundError:
         return {}
     return found

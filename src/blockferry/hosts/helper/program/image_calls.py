@@ -48,15 +48,15 @@ def layer(path: str, format: str) -> Layer:
     """One image as its header says it. Raises Unusual, OSError."""
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        one = os.fstat(handle)
-        if not (stat.S_ISREG(one.st_mode) or stat.S_ISBLK(one.st_mode)):
+        stat_result = os.fstat(handle)
+        if not (stat.S_ISREG(stat_result.st_mode) or stat.S_ISBLK(stat_result.st_mode)):
             raise Unusual
-        size = one.st_size if stat.S_ISREG(one.st_mode) else os.lseek(handle, 0, os.SEEK_END)
+        size = stat_result.st_size if stat.S_ISREG(stat_result.st_mode) else os.lseek(handle, 0, os.SEEK_END)
         if format == "raw":
-            return Layer(path, format, size, one.st_blocks * 512, None)
+            return Layer(path, format, size, stat_result.st_blocks * 512, None)
         head = os.pread(handle, PAGE, 0)
         virtual_size, backing = qcow2(head, size, lambda: os.pread(handle, MOST_HEAD, 0))
-        return Layer(path, format, virtual_size, one.st_blocks * 512, backing)
+        return Layer(path, format, virtual_size, stat_result.st_blocks * 512, backing)
     finally:
         os.close(handle)
 
@@ -132,7 +132,7 @@ class Reader:
         """`layers` ([path, format, virtual size, allocation], top first), or what qemu-img says of it."""
         path, format = image
         try:
-            return {"layers": [list(one[:4]) for one in self.chain(path, format)]}
+            return {"layers": [list(layer[:4]) for layer in self.chain(path, format)]}
         except (Unusual, OSError, ValueError, struct.error):
             return ask(path, format)
 

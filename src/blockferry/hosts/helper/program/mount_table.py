@@ -24,7 +24,7 @@ NOWHERE = Mount(0, "", "/", "", "", "")
 
 
 def unescaped(word: bytes) -> str:
-    return os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda one: bytes([int(one[1], 8)]), word))
+    return os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), word))
 
 
 def parse(text: bytes) -> list[Mount]:
@@ -54,7 +54,7 @@ def lies_in(path: str, directory: str) -> bool:
 def mount_of(path: str, table: list[Mount]) -> Mount | None:
     """What an absolute path without links lies on, by names alone; of several at one point the newest."""
     best = None
-    for one in table:
-        if lies_in(path, one.point) and (best is None or len(one.point) >= len(best.point)):
-            best = one
+    for mount in table:
+        if lies_in(path, mount.point) and (best is None or len(mount.point) >= len(best.point)):
+            best = mount
     return best

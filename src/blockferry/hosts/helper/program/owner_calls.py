@@ -48,13 +48,13 @@ def remembered(path: str, model: str) -> str | None:
 
 def facts(path: str) -> tuple[int, int, int, dict[str, bytes]]:
     """(uid, gid, permission bits, attributes that go along)."""
-    found = os.stat(path)
-    uid, gid = found.st_uid, found.st_gid
+    stat_result = os.stat(path)
+    uid, gid = stat_result.st_uid, stat_result.st_gid
     with contextlib.suppress(ValueError):
         user, _, group = (remembered(path, "dac") or "").partition(":")
         uid, gid = int(user.lstrip("+")), int(group.lstrip("+"))
-    bits = stat.S_IMODE(found.st_mode)
-    if not stat.S_ISDIR(found.st_mode):
+    bits = stat.S_IMODE(stat_result.st_mode)
+    if not stat.S_ISDIR(stat_result.st_mode):
         bits &= 0o777  # an image has no use for the others, and its content is its guest's
     names: list[str] = []
     with contextlib.suppress(OSError):
@@ -62,7 +62,7 @@ def facts(path: str) -> tuple[int, int, int, dict[str, bytes]]:
     kept = {name: attribute(path, name) for name in names if name in (*ACL, SELINUX) or name.startswith("user.")}
     if (label := remembered(path, "selinux")) is not None:
         kept[SELINUX] = label.encode() + b"\0"
-    if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
+    if not (stat.S_ISREG(stat_result.st_mode) or stat.S_ISDIR(stat_result.st_mode)):
         kept.pop(SELINUX, None)  # a device's label is no file's
     return uid, gid, bits, {name: value for name, value in kept.items() if value is not None}
 

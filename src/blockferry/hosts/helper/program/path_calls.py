@@ -48,9 +48,9 @@ def look(path: str, known: list[Mount]) -> dict[str, Any]:
     try:
         found["link"] = stat.S_ISLNK(os.lstat(path).st_mode)
         found["kind"] = "dangling" if found["link"] else "absent"
-        one = os.stat(path)
-        found["kind"] = kind_of(one.st_mode)
-        found["identity"] = [one.st_dev, one.st_ino]
+        stat_result = os.stat(path)
+        found["kind"] = kind_of(stat_result.st_mode)
+        found["identity"] = [stat_result.st_dev, stat_result.st_ino]
     except OSError as error:
         if error.errno not in (*ABSENT, errno.ELOOP):
             found["kind"], found["errno"] = "unknown", error.errno

@@ -55,8 +55,8 @@ def _every_address(port: int) -> list[socket.socket]:
 def _serve(listeners: list[socket.socket], token: str, seconds: float, ended: threading.Event) -> None:
     until = time.monotonic() + seconds
     looks = selectors.PollSelector()  # select(2) takes no descriptor above 1,023
-    for one in listeners:
-        looks.register(one, selectors.EVENT_READ, one)
+    for listener in listeners:
+        looks.register(listener, selectors.EVENT_READ, listener)
     try:
         while not ended.is_set() and time.monotonic() < until:
             for key, _ in looks.select(0.1):
@@ -66,8 +66,8 @@ def _serve(listeners: list[socket.socket], token: str, seconds: float, ended: th
                         connection.sendall(token.encode())
     finally:
         looks.close()
-        for one in listeners:
-            one.close()
+        for listener in listeners:
+            listener.close()
         _held.pop(token, None)
 
 

@@ -39,7 +39,7 @@ def wanted_mounts() -> dict[str, str]:
         for name in names:
             if name.endswith((".mount", ".automount")):
                 word = name.rsplit(".", 1)[0].replace("-", "/")
-                point = "/" + re.sub(r"\\x([0-9a-f]{2})", lambda one: chr(int(one[1], 16)), word)
+                point = "/" + re.sub(r"\\x([0-9a-f]{2})", lambda match: chr(int(match[1], 16)), word)
                 found[point] = unit_type(os.path.join(directory, name)) or found.get(point, "")
     try:
         with open("/etc/fstab", "rb") as lines:
@@ -129,7 +129,7 @@ def above(path: str) -> Iterator[str]:
 def look(path: str, mounts: Mapping[str, Mount], missing_mounts: set[str], exports: Exports) -> dict[str, Any]:
     """What is at a path, links followed; of an absent one, what can be told of the place where it would be."""
     try:
-        found = os.stat(path)
+        stat_result = os.stat(path)
         space = os.statvfs(path)
     except OSError as error:  # of this path alone, whatever the others are
         if error.errno not in ABSENT:
@@ -139,11 +139,11 @@ def look(path: str, mounts: Mapping[str, Mount], missing_mounts: set[str], expor
     mount = mount_of(real, mounts)
     place = place_in(mount, real)
     return {
-        "device": found.st_dev,
-        "inode": found.st_ino,
-        "mode": found.st_mode,
-        "size": found.st_size,
-        "mtime_ns": found.st_mtime_ns,
+        "device": stat_result.st_dev,
+        "inode": stat_result.st_ino,
+        "mode": stat_result.st_mode,
+        "size": stat_result.st_size,
+        "mtime_ns": stat_result.st_mtime_ns,
         "filesystem": mount.kind,
         "exported": exports.hold(real, place),
         "capacity": space.f_blocks * space.f_frsize,
@@ -208,7 +208,7 @@ def walk(directory: str, depth: int, result: dict[str, Any], skipped: set[str], 
     """
     calm = True
     with os.scandir(directory) as entries:
-        for entry in sorted(entries, key=lambda one: one.name):
+        for entry in sorted(entries, key=lambda dir_entry: dir_entry.name):
             result["count"] += 1
             if depth == 0:
                 result["unread"].append([directory, TOO_DEEP])

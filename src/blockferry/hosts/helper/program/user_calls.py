@@ -89,21 +89,21 @@ def number_of(mount: Mount) -> int:
 
 def target(path: str, mounts: list[Mount]) -> UsedFile:
     """Raises OSError."""
-    found = os.stat(path)
-    block = found.st_rdev if stat.S_ISBLK(found.st_mode) else None
-    devices, above, real = {found.st_dev}, set(), os.path.realpath(path)
+    stat_result = os.stat(path)
+    block = stat_result.st_rdev if stat.S_ISBLK(stat_result.st_mode) else None
+    devices, above, real = {stat_result.st_dev}, set(), os.path.realpath(path)
     mount = next((mount for mount in reversed(mounts) if lies_in(real, mount.point)), None)
     if mount is not None:
         # btrfs has a device number of its own for each subvolume in stat(2), and the file system's elsewhere.
         devices.add(number_of(mount))
-    for one in dict.fromkeys((os.path.normpath(path), real)):
-        while one != "/":
-            one = os.path.dirname(one)
+    for fromkey in dict.fromkeys((os.path.normpath(path), real)):
+        while fromkey != "/":
+            fromkey = os.path.dirname(fromkey)
             with contextlib.suppress(OSError):
-                directory = os.stat(one)
+                directory = os.stat(fromkey)
                 above.add((directory.st_dev, directory.st_ino))
     local = block is None and mount is not None and mount.kind in LOCAL
-    return UsedFile(path, (found.st_dev, found.st_ino), frozenset(devices), frozenset(above), block, local)
+    return UsedFile(path, (stat_result.st_dev, stat_result.st_ino), frozenset(devices), frozenset(above), block, local)
 
 
 # ------------------------------------------------------------ processes
@@ -126,7 +126,7 @@ class Processes(NamedTuple):
 
 
 def processes(targets: list[UsedFile]) -> Processes:
-    found: dict[str, dict[int, bool]] = {one.path: {} for one in targets}
+    found: dict[str, dict[int, bool]] = {target.path: {} for target in targets}
     unseen = partly = 0
     for name in listed(PROC):
         if not name.isdigit() or int(name) == os.getpid():
@@ -174,15 +174,15 @@ def look_into(pid: int, targets: list[UsedFile], found: dict[str, dict[int, bool
 def opened(pid: int, number: str, targets: list[UsedFile]) -> Iterator[tuple[str, bool]]:
     """Raises OSError when the descriptor cannot be looked at."""
     try:
-        found = os.stat(f"{PROC}/{pid}/fd/{number}")
+        stat_result = os.stat(f"{PROC}/{pid}/fd/{number}")
     except OSError as error:
         if error.errno not in GONE and elsewhere(pid, number, targets):
             return
         raise
-    for one in targets:
-        device = one.block is not None and stat.S_ISBLK(found.st_mode) and found.st_rdev == one.block
-        if device or (found.st_dev, found.st_ino) == one.identity:
-            yield one.path, writable(pid, number)
+    for target in targets:
+        device = target.block is not None and stat.S_ISBLK(stat_result.st_mode) and stat_result.st_rdev == target.block
+        if device or (stat_result.st_dev, stat_result.st_ino) == target.identity:
+            yield target.path, writable(pid, number)
 
 
 def elsewhere(pid: int, number: str, targets: list[UsedFile]) -> bool:
@@ -194,7 +194,7 @@ def elsewhere(pid: int, number: str, targets: list[UsedFile]) -> bool:
         return False
     for on in table:
         if mount is not None and on.number == int(mount[1]):
-            return all(one.block is None and number_of(on) not in one.devices for one in targets)
+            return all(target.block is None and number_of(on) not in target.devices for target in targets)
     return False
 
 
@@ -213,9 +213,9 @@ def mapped(pid: int, targets: list[UsedFile]) -> Iterator[tuple[str, bool]]:
         words = line.split(None, 5)
         if len(words) < 6 or words[4] == b"0":
             continue
-        for one in targets:
-            if one.same(device_of(words[3], 16), int(words[4])):
-                yield one.path, words[1][1:2] == b"w" and words[1][3:4] == b"s"
+        for target in targets:
+            if target.same(device_of(words[3], 16), int(words[4])):
+                yield target.path, words[1][1:2] == b"w" and words[1][3:4] == b"s"
 
 
 def runs_vm(pid: int, name: str) -> bool:
@@ -281,23 +281,23 @@ def locks_on(path: str) -> dict[str, Any]:
         os.close(file)
 
 
-def locks_of(one: UsedFile) -> dict[str, Any]:
+def locks_of(used_file: UsedFile) -> dict[str, Any]:
     """As `locks_on`. Of a file that we may not open, the kernel's table tells, which everybody may read: libvirt gives
     the image of a VM that runs to QEMU's user alone."""
-    answer = locks_on(one.path)
+    answer = locks_on(used_file.path)
     if answer.get("opened", True):
         return answer
-    held, all_seen = locks_in_table(one)
+    held, all_seen = locks_in_table(used_file)
     found = {"used": overlaps(held, *EVERY_PERMISSION), "written": any(overlaps(held, *single) for single in WRITING)}
     # The table has no locks of other hosts.
-    return found if found["used"] or (all_seen and one.local) else answer
+    return found if found["used"] or (all_seen and used_file.local) else answer
 
 
 def overlaps(held: set[tuple[int, float]], start: int, length: int) -> bool:
     return any(first < start + length and last >= start for first, last in held)
 
 
-def locks_in_table(one: UsedFile) -> tuple[set[tuple[int, float]], bool]:
+def locks_in_table(used_file: UsedFile) -> tuple[set[tuple[int, float]], bool]:
     """The (first, last) bytes of it that somebody has locked, and whether that is certain to be all.
 
     The kernel gives the table page by page, and skips a lock when one before it goes away between two pages.
@@ -309,9 +309,9 @@ def locks_in_table(one: UsedFile) -> tuple[set[tuple[int, float]], bool]:
             lines = read(f"{PROC}/locks").splitlines()
         except OSError:
             return held, False
-        for found in filter(None, map(LOCK.match, lines)):
-            if one.same(device_of(found[1], 16), int(found[2])):
-                held.add((int(found[3]), float("inf") if found[4] == b"EOF" else int(found[4])))
+        for match in filter(None, map(LOCK.match, lines)):
+            if used_file.same(device_of(match[1], 16), int(match[2])):
+                held.add((int(match[3]), float("inf") if match[4] == b"EOF" else int(match[4])))
         # Their ordinal numbers change with any lock before them.
         now = {line.partition(b":")[2] for line in lines}
         if now == before:
@@ -349,7 +349,7 @@ def mounts_of_all() -> list[Mount]:
 def kernel(targets: list[UsedFile], here: list[Mount]) -> Kernel:
     """Everything of the kernel's that uses a file. Software RAID, device mapper and network block devices stand on
     loop devices or on processes when they stand on files, so these tell of them."""
-    found = Kernel([], [], [])
+    kernel = Kernel([], [], [])
     looks = (
         ("loop devices", loops),
         ("swap files", swaps),
@@ -359,24 +359,24 @@ def kernel(targets: list[UsedFile], here: list[Mount]) -> Kernel:
     )
     for what, look in looks:
         try:
-            look(found)
+            look(kernel)
         except (OSError, ValueError) as error:
             why = os.strerror(error.errno or 0) if isinstance(error, OSError) else "they cannot be read"
-            found.doubts.append(f"the host's {what} cannot be looked at ({why})")
-    return found
+            kernel.doubts.append(f"the host's {what} cannot be looked at ({why})")
+    return kernel
 
 
-def add(found: Kernel, path: str, who: str) -> None:
+def add(kernel: Kernel, path: str, who: str) -> None:
     """Note who uses the file of this path; that it cannot be looked at is a doubt about every file."""
     try:
-        one = os.stat(path)
+        stat_result = os.stat(path)
     except OSError as error:
-        found.doubts.append(f"{who} uses {path}, which cannot be looked at ({os.strerror(error.errno or 0)})")
+        kernel.doubts.append(f"{who} uses {path}, which cannot be looked at ({os.strerror(error.errno or 0)})")
         return
-    found.files.append((one.st_dev, one.st_ino, who, True))
+    kernel.files.append((stat_result.st_dev, stat_result.st_ino, who, True))
 
 
-def loops(found: Kernel) -> None:
+def loops(kernel: Kernel) -> None:
     for name in listed(f"{SYS}/block"):
         if not name.startswith("loop"):
             continue
@@ -388,43 +388,43 @@ def loops(found: Kernel) -> None:
             raise
         try:  # the device itself knows, whatever has become of the name
             number, inode = loop_file(f"{DEV}/{name}")
-            found.files.append((number, inode, f"loop device /dev/{name}", True))
+            kernel.files.append((number, inode, f"loop device /dev/{name}", True))
         except OSError as error:
             if error.errno != errno.ENXIO:
-                add(found, path, f"loop device /dev/{name}")
+                add(kernel, path, f"loop device /dev/{name}")
 
 
 def unended(line: bytes) -> str:
     return os.fsdecode(line.rstrip(b"\n"))
 
 
-def swaps(found: Kernel) -> None:
+def swaps(kernel: Kernel) -> None:
     for line in read(f"{PROC}/swaps").splitlines()[1:]:
         words = line.split()
         if len(words) > 1 and words[1] == b"file":  # the kernel lets nobody unlink one
-            add(found, unescaped(words[0]), "the host's swap")
+            add(kernel, unescaped(words[0]), "the host's swap")
 
 
-def targets_of_kernel(found: Kernel) -> None:
+def targets_of_kernel(kernel: Kernel) -> None:
     """Files that the kernel serves to others as disks: LIO (iSCSI, FC, vhost-scsi), NVMe, USB."""
     config = f"{SYS}/kernel/config"
     for module, directory in (("target_core_file", "target"), ("nvmet", "nvmet")):
         if os.path.isdir(f"{SYS}/module/{module}") and not os.path.isdir(f"{config}/{directory}"):
-            found.doubts.append(f"the kernel may serve it ({module} is loaded, and {config} is not mounted)")
+            kernel.doubts.append(f"the kernel may serve it ({module} is loaded, and {config} is not mounted)")
     if not os.path.isdir(config):
         return
     for core in (f"{config}/target/core/{one}" for one in listed(f"{config}/target/core")):
         for store in (f"{core}/{one}" for one in listed(core) if os.path.isdir(f"{core}/{one}")):
             info = re.search(rb"File: (.*?)\s+Size: ", read_if_there(f"{store}/info"))
             if info is not None:
-                add(found, os.fsdecode(info[1]), f"the SCSI target {os.path.basename(store)}")
+                add(kernel, os.fsdecode(info[1]), f"the SCSI target {os.path.basename(store)}")
     places = [("nvmet/subsystems/*/namespaces/*/device_path", "an NVMe target")]
     places += [("usb_gadget/*/functions/mass_storage.*/lun.*/file", "a USB gadget")]
     for pattern, who in places:
         for place in glob.glob(f"{config}/{pattern}"):
             path = unended(read_if_there(place))
             if path.startswith("/"):
-                add(found, path, who)
+                add(kernel, path, who)
 
 
 def read_if_there(path: str) -> bytes:
@@ -436,38 +436,46 @@ def read_if_there(path: str) -> bytes:
         raise
 
 
-def nfs_clients(found: Kernel) -> None:
+def nfs_clients(kernel: Kernel) -> None:
     """What clients of this host's own NFS server have open; NFS before version 4 does not tell the server."""
     base = f"{PROC}/fs/nfsd/clients"
     for client in listed(base):
         for line in read_if_there(f"{base}/{client}/states").splitlines():
             place = re.search(rb'superblock: "([0-9a-f]+:[0-9a-f]+):(\d+)"', line)
             if place is not None:
-                found.files.append((device_of(place[1], 16), int(place[2]), "a client of this host's NFS server", True))
+                kernel.files.append(
+                    (device_of(place[1], 16), int(place[2]), "a client of this host's NFS server", True)
+                )
 
 
-def mounted(found: Kernel, targets: list[UsedFile], here: list[Mount]) -> None:
+def mounted(kernel: Kernel, targets: list[UsedFile], here: list[Mount]) -> None:
     """Files that are mounted themselves, and directories of which an overlay is made. `here`: what we see mounted."""
     points = {mount.point for mount in here}
-    inodes = {one.identity[1] for one in targets}
+    inodes = {target.identity[1] for target in targets}
     for mount in mounts_of_all():
         if mount.kind == "overlay":
             for directory in layers(mount.options):
                 with contextlib.suppress(OSError):  # a container's, which it sees by other paths than we do
-                    one = os.stat(directory)
+                    stat_result = os.stat(directory)
                     who = f"the overlay file system at {mount.point} (made of {directory}, in which it lies)"
-                    found.directories.append(((one.st_dev, one.st_ino), who))
+                    kernel.directories.append(((stat_result.st_dev, stat_result.st_ino), who))
         elif mount.kind == "erofs" and mount.source.startswith("/"):
             with contextlib.suppress(OSError):
-                one = os.stat(mount.source)
-                found.files.append((one.st_dev, one.st_ino, f"the file system at {mount.point}", False))
+                stat_result = os.stat(mount.source)
+                kernel.files.append(
+                    (stat_result.st_dev, stat_result.st_ino, f"the file system at {mount.point}", False)
+                )
         # Only of a local file: another one may not answer.
-        same = mount.root != "/" and mount.point in points and any(number_of(mount) in one.devices for one in targets)
+        same = (
+            mount.root != "/"
+            and mount.point in points
+            and any(number_of(mount) in target.devices for target in targets)
+        )
         if same:
             with contextlib.suppress(OSError):
-                one = os.stat(mount.point)
-                if stat.S_ISREG(one.st_mode) and one.st_ino in inodes:
-                    found.files.append((one.st_dev, one.st_ino, f"the mount at {mount.point}", False))
+                stat_result = os.stat(mount.point)
+                if stat.S_ISREG(stat_result.st_mode) and stat_result.st_ino in inodes:
+                    kernel.files.append((stat_result.st_dev, stat_result.st_ino, f"the mount at {mount.point}", False))
 
 
 def layers(options: str) -> Iterator[str]:
@@ -500,11 +508,11 @@ def look(paths: list[str], *, locks: bool) -> dict[str, Any]:
             files[path] = {"errno": error.errno}
     found, unseen, partly = processes(targets)
     known = kernel(targets, here)
-    for one in targets:
-        files[one.path] = {
-            "openers": sorted(described(found[one.path])),
-            "kernel": sorted(kernel_users(one, known)),
-            "locks": locks_of(one) if locks else {},
+    for used_file in targets:
+        files[used_file.path] = {
+            "openers": sorted(described(found[used_file.path])),
+            "kernel": sorted(kernel_users(used_file, known)),
+            "locks": locks_of(used_file) if locks else {},
         }
     doubts = [*known.doubts, *(["the host hides other users' processes (hidepid)"] if hidden() else [])]
     if partly:
@@ -519,9 +527,9 @@ def described(pids: dict[int, bool]) -> Iterator[tuple[int, str, bool, bool]]:
             yield pid, name, writes, runs_vm(pid, name)
 
 
-def kernel_users(one: UsedFile, known: Kernel) -> Iterable[tuple[str, bool]]:
-    found = {(who, writes) for device, inode, who, writes in known.files if one.same(device, inode)}
-    return found | {(who, False) for directory, who in known.directories if directory in one.above}
+def kernel_users(used_file: UsedFile, known: Kernel) -> Iterable[tuple[str, bool]]:
+    found = {(who, writes) for device, inode, who, writes in known.files if used_file.same(device, inode)}
+    return found | {(who, False) for directory, who in known.directories if directory in used_file.above}
 
 
 CALLS: dict[str, Callable[..., Any]] = {"look": look}

@@ -26,9 +26,9 @@ def answers_all(paths: list[str]) -> bool:
 
 
 def others_of(places: list[Json], ours: list[str]) -> list[str]:
-    """Who else uses what would be cut off with these places."""
+    """Who else uses what would be fenced with these places."""
     known = table()
-    return [one for place in places for one in others(place, set(ours), known)]
+    return [other for place in places for other in others(place, set(ours), known)]
 
 
 def alone(wish: Json) -> None:

@@ -11,7 +11,7 @@ import time
 from blockferry.hosts.helper.program.watchdog.tables import Json, read
 
 BEAT_S = 0.5
-BACKSTOP = 6  # a device that answers others, but not us, is cut off after so many limits
+BACKSTOP = 6  # a device that answers others, but not us, is fenced after so many limits
 
 
 class Beat(threading.Thread):

@@ -1,4 +1,4 @@
-"""One watch of a move may act, whoever started it; what it has cut off, the next one knows."""
+"""One watch of a move may act, whoever started it; what it has fenced, the next one knows."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from blockferry.hosts.helper.program.watchdog.tables import Json
 
 
 class Claim:
-    """A file below /run that names the one watch of a move that may act; and what was cut off already."""
+    """A file below /run that names the one watch of a move that may act; and what was fenced already."""
 
     def __init__(self, move: str) -> None:
         self.path = f"{state_directory.path()}/watch-{move}"
         self.token = f"{os.getpid()}-{time.monotonic_ns()}"
-        self.before: Json = {}  # what watches before have cut off: directory -> after how many seconds
+        self.before: Json = {}  # what watches before have fenced: directory -> after how many seconds
         with self._locked() as known:
             self.before = known.get("fenced", {})
             self._write({"token": self.token, "fenced": self.before})
@@ -51,7 +51,7 @@ class Claim:
             return bool(known.get("token") == self.token)
 
     def note(self, directory: str, after: float) -> bool:
-        """Write down that it is cut off, before it is; False: another watch has taken over, and nothing may be done."""
+        """Write down that it is fenced, before it is; False: another watch has taken over, and nothing may be done."""
         with self._locked() as known:
             if known.get("token") != self.token:
                 return False

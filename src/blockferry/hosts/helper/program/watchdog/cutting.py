@@ -16,7 +16,7 @@ MNT_FORCE = 1
 
 
 def against(place: Json, pairs: list[list[str]], ours: set[str]) -> str:
-    """Why it must not be cut off; "" when nothing is against it. Looks in a thread of its own, which may hang."""
+    """Why it must not be fenced; "" when nothing is against it. Looks in a thread of its own, which may hang."""
     if place["anyway"]:
         return "; ".join(across(pairs, processes()[0]))
     found: list[str] = []

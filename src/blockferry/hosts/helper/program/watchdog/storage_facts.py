@@ -28,24 +28,24 @@ def facts(paths: list[str]) -> Json:
         while not os.path.exists(real):
             real = os.path.dirname(real)
         device = number(os.stat(real).st_dev)
-        here = mount_of(real, [one for one in mounts if one.device == device])
+        here = mount_of(real, [mount for mount in mounts if mount.device == device])
         found["paths"][path] = {"real": os.path.realpath(path), "device": device, "mount": here.point if here else ""}
         collect(device, mounts, found)
     return found
 
 
-def collect(device: str, mounts: list[Mount], found: Json) -> None:
+def collect(device: str, mounts: list[Mount], json: Json) -> None:
     """Take down a device, the file systems on it, and all that is below."""
-    if device in found["blocks"] or (device.startswith("0:") and device in found["mounts"]):
+    if device in json["blocks"] or (device.startswith("0:") and device in json["mounts"]):
         return
-    here = [one for one in mounts if one.device == device]
+    here = [mount for mount in mounts if mount.device == device]
     if here:
-        one = here[0]
-        members = btrfs_members(one.source) if one.kind == "btrfs" else []
-        words = {"kind": one.kind, "source": one.source, "point": one.point, "options": one.options}
-        found["mounts"][device] = {**words, "members": members}
+        mount = here[0]
+        members = btrfs_members(mount.source) if mount.kind == "btrfs" else []
+        words = {"kind": mount.kind, "source": mount.source, "point": mount.point, "options": mount.options}
+        json["mounts"][device] = {**words, "members": members}
         for member in members:
-            collect(member, mounts, found)
+            collect(member, mounts, json)
     one_block = None if device.startswith("0:") else block(device)
     if one_block is None:
         return
@@ -53,7 +53,7 @@ def collect(device: str, mounts: list[Mount], found: Json) -> None:
     below = list(one_block.below)
     if one_block.backing_file:
         below.append(backing_device(one_block.name) or "?")
-    found["blocks"][device] = {
+    json["blocks"][device] = {
         "name": one_block.name,
         "below": below,
         "loop": bool(one_block.backing_file),
@@ -65,7 +65,7 @@ def collect(device: str, mounts: list[Mount], found: Json) -> None:
         "timeout": read(f"{home}/device/timeout"),
     }
     for one_below in below:
-        collect(one_below, mounts, found)
+        collect(one_below, mounts, json)
 
 
 def btrfs_members(source: str) -> list[str]:
@@ -73,5 +73,5 @@ def btrfs_members(source: str) -> list[str]:
     for volume in listed("/sys/fs/btrfs"):
         members = listed(f"/sys/fs/btrfs/{volume}/devices")
         if name in members:
-            return [read(f"/sys/fs/btrfs/{volume}/devices/{one}/dev") for one in members]
+            return [read(f"/sys/fs/btrfs/{volume}/devices/{member}/dev") for member in members]
     return []

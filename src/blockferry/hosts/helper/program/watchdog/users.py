@@ -111,7 +111,7 @@ def _lies_on(path: str, devices: set[str], mounts: list[Mount]) -> bool:
 
 
 def others(place: Json, ours: set[str], known: Table) -> list[str]:
-    """Who besides this move uses what would be cut off, in words for people; conservative where it cannot be told.
+    """Who besides this move uses what would be fenced, in words for people; conservative where it cannot be told.
 
     `ours`: paths of the move's own new files and directories.
     """

@@ -45,7 +45,7 @@ class WatchLoop:
 
     def run(self) -> None:
         os.set_blocking(1, False)
-        self.tell()  # first: what one before has cut off
+        self.tell()  # first: what one before has fenced
         self.say({"ready": os.getpid()})
         while True:
             before = time.monotonic()
@@ -125,7 +125,7 @@ class WatchLoop:
         self.send()
 
     def send(self) -> None:
-        """As much as the parent takes: one that is frozen does not hold us up, for it is our work to cut off."""
+        """As much as the parent takes: one that is frozen does not hold us up, for it is our work to fence."""
         if not self.parent:
             self.unsent = b""
             return

@@ -22,9 +22,9 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def runner() -> Iterator[LocalRunner]:
-    one = LocalRunner()
-    yield one
-    one.helper.close()
+    local_runner = LocalRunner()
+    yield local_runner
+    local_runner.helper.close()
 
 
 def free_span(count: int) -> tuple[int, int]:
@@ -131,7 +131,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_certificates_by_the_documented_commands(runner: LocalRunner, certificates: Path) -> None:
     files = [str(certificates / name) for name in ("ca-cert.pem", "kvm2-cert.pem", "kvm2-key.pem", "absent.pem")]
     authority, host, key, absent = neighbours.certificates(runner, files)
-    assert [one.errno for one in (authority, host, key, absent)] == [0, 0, 0, errno.ENOENT]
+    assert [certificate.errno for certificate in (authority, host, key, absent)] == [0, 0, 0, errno.ENOENT]
     assert host.names == ("kvm2",)
     assert host.since <= time.time() + 86400
     assert host.until - host.since == pytest.approx(825 * 86400, abs=86400)

@@ -40,7 +40,7 @@ from blockferry.storage_move.plan import HangPlan, Plan
 from blockferry.storage_move.request import IfNotConverging, Method
 
 HANGS = DestinationHealth(seconds=3.0, directory="/b", times=1, longest=3.0)
-CUT = DestinationHealth(directory="/b", times=1, longest=5.0, cut_off="/b", cut_after=5.0)
+CUT = DestinationHealth(directory="/b", times=1, longest=5.0, fenced="/b", fenced_after=5.0)
 HUNG = DestinationHealth(times=1, longest=3.0)  # for more than half the limit; answers again
 BRIEFLY = DestinationHealth(times=1, longest=2.0)
 TWICE = DestinationHealth(times=2, longest=1.6)
@@ -51,74 +51,74 @@ SYNCHRONOUS = begun(disks=stages(Stage.CLEAN, "vda", "vdb", synchronous=True))
 LEFT = replace(SYNCHRONOUS, mirror=replace(SYNCHRONOUS.mirror, forbidden=True))
 
 DURING: dict[str, tuple[Plan, Observation, actions.Action | type]] = {
-    "a copy that hangs is waited for": (MIRROR, seen(RUNNING, *BOTH, record=SYNCHRONOUS, silence=HANGS), actions.Await),
+    "a copy that hangs is waited for": (MIRROR, seen(RUNNING, *BOTH, record=SYNCHRONOUS, health=HANGS), actions.Await),
     "never aborted, not even by a wish to cancel": (
-        MIRROR, seen(RUNNING, *BOTH, record=replace(SYNCHRONOUS, wanted=Wanted.CANCEL), silence=HANGS),
+        MIRROR, seen(RUNNING, *BOTH, record=replace(SYNCHRONOUS, wanted=Wanted.CANCEL), health=HANGS),
         actions.Await("hang", 0.25),
     ),
     "nor after a failure": (
-        MIRROR, seen(RUNNING, *BOTH, record=replace(SYNCHRONOUS, failure="x"), silence=HANGS),
+        MIRROR, seen(RUNNING, *BOTH, record=replace(SYNCHRONOUS, failure="x"), health=HANGS),
         actions.Await("hang", 0.25),
     ),
     "not suspended for, although both sides are equal": (
-        MIRROR, seen(RUNNING, in_step("vda"), in_step("vdb"), record=SYNCHRONOUS, flushed=True, silence=HANGS),
+        MIRROR, seen(RUNNING, in_step("vda"), in_step("vdb"), record=SYNCHRONOUS, flushed=True, health=HANGS),
         actions.Await("hang", 0.25),
     ),
     "suspended for the switch: the guest runs on": (
-        MIRROR, seen(PAUSED, in_step("vda"), in_step("vdb"), silence=HANGS,
+        MIRROR, seen(PAUSED, in_step("vda"), in_step("vdb"), health=HANGS,
                      record=replace(SYNCHRONOUS, switch=replace(SYNCHRONOUS.switch, suspended=True, begun=True))),
                          actions.Resume(switch_failed=True),
     ),
     "paused by its owner: no switch either": (
-        MIRROR, seen(PAUSED, in_step("vda"), in_step("vdb"), record=SYNCHRONOUS, flushed=True, silence=HANGS),
+        MIRROR, seen(PAUSED, in_step("vda"), in_step("vdb"), record=SYNCHRONOUS, flushed=True, health=HANGS),
         actions.Await("hang", 0.25),
     ),
     "no copy is begun there": (
         MIRROR, seen(RUNNING, disk("vda"), disk("vdb"), record=begun(disks=stages(Stage.IMAGE, "vda", "vdb")),
-                     silence=HANGS), actions.Await("hang", 0.25),
+                     health=HANGS), actions.Await("hang", 0.25),
     ),
     "after the switch it is the VM's own storage": (
-        MIRROR, seen(RUNNING, across("vda"), across("vdb"), silence=HANGS), actions.SaveSwitched(),
+        MIRROR, seen(RUNNING, across("vda"), across("vdb"), health=HANGS), actions.SaveSwitched(),
     ),
     "half a switch: the other half waits": (
-        MIRROR, seen(RUNNING, *HALF, record=begun(disks=CLEAN2), flushed=True, silence=HANGS),
+        MIRROR, seen(RUNNING, *HALF, record=begun(disks=CLEAN2), flushed=True, health=HANGS),
         actions.Await("hang", 0.25),
     ),
-    "cut off: the way is back, and first it is written down": (
-        MIRROR, seen(RUNNING, *BOTH, record=SYNCHRONOUS, silence=CUT), actions.SaveFenced("/b", 5.0),
+    "fenced: the way is back, and first it is written down": (
+        MIRROR, seen(RUNNING, *BOTH, record=SYNCHRONOUS, health=CUT), actions.SaveFenced("/b", 5.0),
     ),
-    "cut off while suspended: first the guest runs": (
-        MIRROR, seen(PAUSED, in_step("vda"), in_step("vdb"), silence=CUT,
+    "fenced while suspended: first the guest runs": (
+        MIRROR, seen(PAUSED, in_step("vda"), in_step("vdb"), health=CUT,
                      record=replace(SYNCHRONOUS, switch=replace(SYNCHRONOUS.switch, suspended=True, begun=True))),
                          actions.Resume(switch_failed=True),
     ),
-    "cut off and written down: the other jobs can be ended now": (
-        MIRROR, seen(RUNNING, disk("vda"), copying("vdb"), silence=CUT,
-                     record=replace(SYNCHRONOUS, failure="cut off",
+    "fenced and written down: the other jobs can be ended now": (
+        MIRROR, seen(RUNNING, disk("vda"), copying("vdb"), health=CUT,
+                     record=replace(SYNCHRONOUS, failure="fenced",
                          fencing=replace(SYNCHRONOUS.fencing, fenced="/b"))), actions.AbortCopy("vdb"),
     ),
-    "a short hang is forgiven once": (MIRROR, seen(RUNNING, *BOTH, record=SYNCHRONOUS, silence=BRIEFLY), actions.Await),
-    "not a long one": (MIRROR, seen(RUNNING, *BOTH, record=SYNCHRONOUS, silence=HUNG), actions.LeaveSynchronous),
-    "nor a second one": (MIRROR, seen(RUNNING, *BOTH, record=SYNCHRONOUS, silence=TWICE), actions.LeaveSynchronous),
+    "a short hang is forgiven once": (MIRROR, seen(RUNNING, *BOTH, record=SYNCHRONOUS, health=BRIEFLY), actions.Await),
+    "not a long one": (MIRROR, seen(RUNNING, *BOTH, record=SYNCHRONOUS, health=HUNG), actions.LeaveSynchronous),
+    "nor a second one": (MIRROR, seen(RUNNING, *BOTH, record=SYNCHRONOUS, health=TWICE), actions.LeaveSynchronous),
     "copies that are in step are switched instead": (
-        MIRROR, seen(RUNNING, in_step("vda"), in_step("vdb"), record=SYNCHRONOUS, flushed=True, silence=TWICE),
+        MIRROR, seen(RUNNING, in_step("vda"), in_step("vdb"), record=SYNCHRONOUS, flushed=True, health=TWICE),
         actions.Suspend(switch=True),
     ),
     "a copy in the background has nothing to leave": (
-        replace(TWO, hang=MIRROR.hang), seen(RUNNING, *BOTH, record=begun(disks=CLEAN2), silence=TWICE), actions.Await,
+        replace(TWO, hang=MIRROR.hang), seen(RUNNING, *BOTH, record=begun(disks=CLEAN2), health=TWICE), actions.Await,
     ),
     "left: the synchronous copies are ended": (
-        MIRROR, seen(RUNNING, *BOTH, record=LEFT, silence=TWICE), actions.AbortCopy("vda"),
+        MIRROR, seen(RUNNING, *BOTH, record=LEFT, health=TWICE), actions.AbortCopy("vda"),
     ),
     "left: the copies in the background stay": (
-        MIRROR, seen(RUNNING, *BOTH, record=replace(LEFT, disks=CLEAN2), silence=TWICE), actions.Await,
+        MIRROR, seen(RUNNING, *BOTH, record=replace(LEFT, disks=CLEAN2), health=TWICE), actions.Await,
     ),
     "left: it is not gone back to": (
         replace(MIRROR, if_not_converging=IfNotConverging.MIRROR),
-        seen(RUNNING, *BOTH, record=replace(LEFT, disks=CLEAN2), silence=TWICE), actions.Await,
+        seen(RUNNING, *BOTH, record=replace(LEFT, disks=CLEAN2), health=TWICE), actions.Await,
     ),
     "a move of before there were watches": (
-        replace(MIRROR, hang=None), seen(RUNNING, *BOTH, record=SYNCHRONOUS, silence=TWICE), actions.Await,
+        replace(MIRROR, hang=None), seen(RUNNING, *BOTH, record=SYNCHRONOUS, health=TWICE), actions.Await,
     ),
     "a copy of one disk": (ONE, seen(RUNNING, copying(), record=begun(disks=stages(Stage.CLEAN))), actions.Await),
 }  # fmt: skip
@@ -135,7 +135,7 @@ def test_while_it_hangs_and_after(name: str) -> None:
 def test_whatever_would_be_done_waits_for_a_destination_that_hangs(name: str) -> None:
     """Every known situation of a running VM, with a destination that does not answer."""
     plan, observation, _ = DECISIONS[name]
-    found = decide(plan, replace(observation, silence=HANGS))
+    found = decide(plan, replace(observation, health=HANGS))
     switched = all(view.side is DiskSide.DESTINATION for view in observation.disks)
     assert not observation.state.active or switched or not found.waits_for_destination, found
 

@@ -1,4 +1,4 @@
-"""Following a move that another process runs."""
+"""Watch a move that another process runs."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Story:
         self._told = len(events)
 
 
-def follow(
+def watch(
     app: App,
     client: Client,
     move: str,

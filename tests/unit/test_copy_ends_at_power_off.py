@@ -39,13 +39,13 @@ def test_a_copy_that_ended_with_its_vm_is_no_failure(
         memory=SimpleNamespace(suspended_at=None),
         should_stop=lambda: False,
         plan=SimpleNamespace(vm="web01"),
-        tell=lambda *said: told.append(said),
-        note=noted.append,
+        log_event=lambda *said: told.append(said),
+        save=noted.append,
     )
     monkeypatch.setattr(block_jobs, "_cause", lambda _context, _disk: "")
     context.plan.disk = lambda target: target
     monkeypatch.setattr(block_jobs, "replace", lambda _record, **changed: changed)
-    seen = SimpleNamespace(record=SimpleNamespace(failure=None, fencing=FencingRecord()), silence=ANSWERING)
+    seen = SimpleNamespace(record=SimpleNamespace(failure=None, fencing=FencingRecord()), health=ANSWERING)
     block_jobs.note_failure(
         cast(Context, context), actions.Fail("the copy of vda ended", "vda"), cast(Observation, seen)
     )

@@ -41,9 +41,9 @@ def sail(make_guest: MakeGuest, line: Line, old_san: Datastore, flaky: Datastore
     """A running guest on old-san that writes; the datastore answers before and after."""
 
     def make() -> Voyage:
-        one = Voyage(make_guest(small_disks(old_san, 1, "qcow2"), start=True), line, line.stores)
-        one.write()
-        return one
+        voyage = Voyage(make_guest(small_disks(old_san, 1, "qcow2"), start=True), line, line.stores)
+        voyage.write()
+        return voyage
 
     yield make
     if flaky.device.serves():
@@ -63,12 +63,12 @@ def hang_in_the_copy(guest: Guest, line: Line, flaky: Datastore) -> tuple[str, i
 def test_it_is_cut_off_in_time_and_not_counted_as_removed(
     sail: Callable[[], Voyage], line: Line, old_san: Datastore, flaky: Datastore
 ) -> None:
-    one = sail()
-    guest = one.guest
+    voyage = sail()
+    guest = voyage.guest
     plan = line.must("check", guest.name, "--to", flaky.name, *MIRROR, "--hang-limit", "2s").document["check"]["plan"]
     assert "at most 3.5" in plan["hang"]["bound"]
     plan = line.must("check", guest.name, "--to", flaky.name).document["check"]["plan"]
-    assert (plan["method"], plan["if_not_converging"]) == ("changed-blocks", "mirror")  # it can be cut off
+    assert (plan["method"], plan["if_not_converging"]) == ("changed-blocks", "mirror")  # it can be fenced
     words = ("move", guest.name, "--to", flaky.name, *MIRROR, "--hang-limit", "2s")
     process = line.start(*words, point="cut-off-noted:kill")
     move, began = hang_in_the_copy(guest, line, flaky)
@@ -83,18 +83,18 @@ def test_it_is_cut_off_in_time_and_not_counted_as_removed(
     flaky.power_on()
     said = line.do("resume", move)
     assert (said.status, said.code) == (5, "MOVE_FAILED"), str(said)
-    assert "cut off" in said.document["message"]
-    one.moved_all(old_san)
-    one.assert_well()
-    one.power_off()
+    assert "fenced" in said.document["message"]
+    voyage.moved_all(old_san)
+    voyage.assert_well()
+    voyage.power_off()
 
 
 def test_after_a_long_hang_the_guest_waits_for_it_no_more(
     sail: Callable[[], Voyage], line: Line, flaky: Datastore
 ) -> None:
     """It answers again before the limit: the move goes on, in the background, and ends well."""
-    one = sail()
-    guest = one.guest
+    voyage = sail()
+    guest = voyage.guest
     words = ("move", guest.name, "--to", flaky.name, *MIRROR, "--hang-limit", "6s")
     process = line.start(*words, point="leaving-synchronous:kill")
     move, _began = hang_in_the_copy(guest, line, flaky)
@@ -104,6 +104,6 @@ def test_after_a_long_hang_the_guest_waits_for_it_no_more(
     line.must("speed", move, "0")  # any command takes the move up in the background
     line.wait_finished()
     assert any("made anew in the background" in text for text in line.stories().splitlines()), line.stories()
-    one.moved_all(flaky)
-    one.assert_well()
-    one.power_off()
+    voyage.moved_all(flaky)
+    voyage.assert_well()
+    voyage.power_off()

@@ -38,10 +38,10 @@ def test_the_judge_convicts_a_broken_copy(
     make_guest: MakeGuest, line: Line, stores: tuple[Datastore, ...], ssd: Datastore, old_san: Datastore,
 ) -> None:  # fmt: skip
     guest = make_guest([Disk("vda", old_san, "raw", size="32MiB", fill="16MiB")], start=True)
-    one = Voyage(guest, line, stores)
-    one.write(random_percent=100)
+    voyage = Voyage(guest, line, stores)
+    voyage.write(random_percent=100)
     guest.judge.stop()
-    source, disk = one.where["vda"], guest.disk("vda")
+    source, disk = voyage.where["vda"], guest.disk("vda")
     before = guest.judge.ledger().disks[disk.serial].acknowledged.copy()
     old = {block: read(source, disk.area_offset + block * BLOCK) for block in before}
     guest.judge.start(rate=400, most_kib=16, random_percent=100)
@@ -51,13 +51,13 @@ def test_the_judge_convicts_a_broken_copy(
     victim = next(block for block, number in before.items() if after[block] > number)
     process = line.start("move", guest.name, "--to", "ssd", "--method", method, point="in-step:sleep=4")
     wait_until(lambda: "ready='yes'" in guest.xml(), "the copy in step", timeout=120, report=line.stories)
-    copy = one.moved("vda", ssd)
+    copy = voyage.moved("vda", ssd)
     offset = disk.area_offset + victim * BLOCK
     if damage != "none":
         write(copy, offset, old[victim] if damage == "lost write" else b"\xa5" * BLOCK)
     said = line.end(process)
     assert said.status == 0, f"{said}\n{line.stories()}"
-    one.assert_configured()
+    voyage.assert_configured()
 
     live = guest.judge.verify_live()
     guest.poweroff()
@@ -69,5 +69,5 @@ def test_the_judge_convicts_a_broken_copy(
     assert not live.ok
     assert f"vda block {victim}" in live.text
     assert not verdict.ok
-    assert [one.block for one in verdict.lost] == [victim]
+    assert [finding.block for finding in verdict.lost] == [victim]
     assert ("stale" if damage == "lost write" else "nobody wrote") in str(verdict)
