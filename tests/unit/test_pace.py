@@ -8,19 +8,28 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
+from decide_support import make_plan
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blockferry.base.units import MiB
 from blockferry.hosts.disk_counters import Counters
+from blockferry.hosts.inventory import PowerState
+from blockferry.storage_move.context import Context
+from blockferry.storage_move.disk_record import Copy, DiskRecord, Stage
+from blockferry.storage_move.observation import DiskSide, DiskView, Job, Observation
 from blockferry.storage_move.pace import effects as pace_effects
 from blockferry.storage_move.pace import rules as pace_rules
 from blockferry.storage_move.pace.effects import Pacer
 from blockferry.storage_move.pace.latency import GuestLatency, Interval, Rhythm, between
 from blockferry.storage_move.pace.rules import FLOOR, Pace, Sample
+from blockferry.storage_move.record import Record
 from blockferry.storage_move.request import LatencyContract
+from blockferry.storage_move.switch import block_jobs
 
 pytestmark = pytest.mark.slow
 
@@ -77,6 +86,7 @@ class Run:
     bandwidth: int = 0
     seed: int = 1
     block: int = 16384
+    start: int = pace_rules.START
     speeds: list[int] = field(default_factory=list)
     copied: list[float] = field(default_factory=list)
     writes: list[tuple[float, float]] = field(default_factory=list)  # (when it began, seconds)
@@ -84,7 +94,7 @@ class Run:
 
     def go(self, seconds: float) -> Run:
         chance = random.Random(self.seed)
-        now = Pace(self.limit_s)
+        now = Pace(self.limit_s, self.start)
         pending: list[tuple[float, float]] = []  # (when it ends, seconds)
         ended, spent_ns = 0, 0
         rhythm = Rhythm()
@@ -132,6 +142,23 @@ class Run:
 
 def steady(rate: float) -> Callable[[float], float]:
     return lambda _now_s: rate
+
+
+@pytest.mark.parametrize("capacity", [50 * MiB, 200 * MiB, 1000 * MiB])
+def test_a_copy_that_begins_at_full_speed_is_slowed_for_a_guest_that_waits(capacity: int) -> None:
+    """What a mirror without a contract does: the first second may hurt, then the guest's writes keep the limit."""
+    run = Run(Loaded(capacity), pace_rules.SYNCHRONOUS_LIMIT_S, steady(300), start=pace_rules.FASTEST).go(40)
+    assert run.state is not None
+    assert run.state.has_slowed
+    assert run.within(since_s=3.0) > 0.97
+    assert run.rate_between(10, 40) > 0.4 * (capacity - 300 * run.block)
+
+
+def test_a_copy_that_begins_at_full_speed_stays_there_beside_an_idle_guest() -> None:
+    run = Run(Loaded(200 * MiB), pace_rules.SYNCHRONOUS_LIMIT_S, steady(0), start=pace_rules.FASTEST).go(20)
+    assert run.state is not None
+    assert not run.state.has_slowed
+    assert min(run.speeds) == pace_rules.FASTEST
 
 
 @pytest.mark.parametrize("capacity", [50 * MiB, 200 * MiB, 1000 * MiB])
@@ -339,3 +366,27 @@ def test_a_guest_that_is_slow_by_itself_is_told_before() -> None:
     assert pace_rules.hopeless(0.020, GuestLatency(0.01, 0.030, 300, 3.0))
     assert not pace_rules.hopeless(0.020, GuestLatency(0.01, 0.015, 300, 3.0))
     assert not pace_rules.hopeless(0.020, None)
+
+
+@pytest.mark.parametrize("synchronous", [True, False])
+def test_without_a_contract_only_a_copy_that_the_guest_waits_for_is_slowed(*, synchronous: bool) -> None:
+    """A guest whose writes take 200 ms: a mirror goes slower for it, a copy in the background as its user wants."""
+    record = Record(disks={"vda": DiskRecord(copy=Copy(Stage.CLEAN, synchronous=synchronous))})
+    disk = DiskView("vda", DiskSide.SOURCE, DiskSide.SOURCE, job=Job.OURS)
+    seen = Observation(PowerState.RUNNING, persistent=True, disks=(disk,), record=record)
+
+    def counters() -> dict[str, Counters]:
+        now = time.monotonic()
+        return {"vda": Counters(now, int(now * 100), int(now * 100) * 200_000_000)}
+
+    with Pacer(counters, lambda: False) as pacer:
+        context = SimpleNamespace(plan=make_plan(), pacer=pacer, memory=SimpleNamespace(made=0))
+        until = time.monotonic() + (20 if synchronous else 0.5)
+        speed = block_jobs.speed(cast(Context, context), seen)
+        assert speed == 0
+        while time.monotonic() < until and speed == 0:
+            time.sleep(0.05)
+            context.memory.made += 5 * MiB
+            speed = block_jobs.speed(cast(Context, context), seen)
+        assert (0 < speed < pace_rules.FASTEST) == synchronous
+        assert (pacer.pace is not None) == synchronous, "a background copy pays for no looks"

@@ -98,7 +98,7 @@ class _Drive:
             def suspended() -> bool:
                 return context.memory.suspended_at is not None
 
-            if plan.contract is not None and live:
+            if live:
                 targets = tuple(disk.target for disk in plan.disks)
                 context.pacer = stack.enter_context(
                     Pacer(lambda: self.site.control(plan.uuid, plan.vm).counters(targets), suspended)

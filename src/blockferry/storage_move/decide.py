@@ -459,7 +459,7 @@ def _await_or_suspend(plan: Plan, seen: Observation, outstanding: list[DiskView]
     if not all(view.ready and view.remaining is not None for view in outstanding):
         if overlays_rules.checkpoint_due(plan, seen):
             return actions.Checkpoint(suspend=overlays_rules.stops_for_checkpoint(plan))
-        return actions.Await("copy", 0.25 if plan.contract is None else 0.1)
+        return actions.Await("copy", 0.1 if plan.contract is not None or plan.synchronous else 0.25)
     if seen.expected_drain_s > allowed_pause_s(seen.passes):
         return actions.Await("copy", 0.05)
     if verify_rules.to_be_prepared(plan, seen):

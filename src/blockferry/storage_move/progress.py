@@ -35,14 +35,16 @@ def progress(context: Context, seen: Observation, phase: str, note: str = "") ->
 
 def _pace(context: Context) -> str:
     pace = context.pacer.pace if context.pacer is not None else None
-    return f"{format_rate(pace.speed)}, {pace.reason}" if pace is not None else ""
+    if pace is None or (context.plan.contract is None and not pace.has_slowed):
+        return ""
+    return f"{format_rate(pace.speed)}, {pace.reason}"
 
 
 def convergence(context: Context, seen: Observation) -> str:
     """A sentence when the copy does not get in step because the guest writes as fast as it copies."""
     limit = seen.record.bandwidth
     for divergence in seen.diverging:
-        paced = " (its speed follows the guest's latency contract)" if context.pacer is not None else ""
+        paced = " (its speed follows the guest's latency contract)" if context.plan.contract is not None else ""
         if divergence.sure:
             waits = "it waits for the guest to write less"
             then = "raise the limit with `blockferry speed`, or wait" if limit else waits
@@ -146,6 +148,6 @@ def report(context: Context, outcome: Outcome, seconds: float, phases: dict[str,
 
 def _guest(context: Context, record: Record) -> GuestReport | None:
     pacer = context.pacer
-    if pacer is None or pacer.pace is None:
+    if pacer is None or pacer.pace is None or context.plan.contract is None:
         return None
     return GuestReport(pacer.pace.limit_s, record.measured.before, pacer.during(), pacer.pace.within)

@@ -16,7 +16,7 @@ from blockferry.base.errors import BlockferryError
 from blockferry.hosts.disk_counters import Counters
 from blockferry.storage_move.pace import latency
 from blockferry.storage_move.pace.latency import GuestLatency, Interval, Rhythm
-from blockferry.storage_move.pace.rules import Pace, Sample
+from blockferry.storage_move.pace.rules import START, Pace, Sample
 
 LOOK_S = 0.05
 """A look costs libvirt and QEMU's main loop 1-5 ms a disk (docs/measured.md)."""
@@ -49,31 +49,39 @@ class Pacer:
         self.pace: Pace | None = None
 
     def __enter__(self) -> Pacer:
-        self._looked_s = time.monotonic()
-        self._thread.start()
         return self
 
     def __exit__(
         self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
         self._stop.set()
-        self._thread.join(timeout=LOST_S)  # a libvirt that hangs must not hold the process: the thread is a daemon
+        if self._thread.ident is not None:
+            self._thread.join(timeout=LOST_S)  # a libvirt that hangs must not hold the process: the thread is a daemon
+
+    def _begin_looking(self) -> None:
+        """Only a move that needs it pays for the looks."""
+        if self._thread.ident is None:
+            self._looked_s = time.monotonic()
+            self._thread.start()
 
     def measure(self, seconds: float, should_stop: Callable[[], bool]) -> GuestLatency:
         """The guest's writes over the next seconds (fewer when it should stop)."""
+        self._begin_looking()
         self._take()
         began = time.monotonic()
         while time.monotonic() - began < seconds and not should_stop():
             time.sleep(LOOK_S)
         return latency.summary(self._take(), time.monotonic() - began)
 
-    def begin(self, limit_s: float) -> None:
-        """From now on a speed can be asked for."""
+    def begin(self, limit_s: float, speed: int = START) -> None:
+        """From now on a speed can be asked for. `speed`: bytes/s to begin with."""
+        self._begin_looking()
         self._take()
-        self.pace = Pace(limit_s)
+        self.pace = Pace(limit_s, speed)
 
     def afresh(self, limit_s: float) -> None:
         """Something else begins, beside which nobody knows yet what the guest can bear. What is reported goes on."""
+        self._begin_looking()
         self._take()
         self.pace = Pace(limit_s) if self.pace is None else self.pace.afresh()
 

@@ -35,6 +35,13 @@ FLOOR = 4 * MiB
 START = 16 * MiB
 FASTEST = 64 * 1024 * MiB
 
+SYNCHRONOUS_LIMIT_S = 0.050
+"""The p99 of the guest's writes above which a copy that they wait for (a mirror) goes slower, without any contract.
+
+At full speed the background part of a mirror fills the destination's queues, and a write of the guest stands behind it:
+up to 1.4 s were seen (docs/pace.md). It begins at full speed, so a guest that does not write notices nothing of it.
+"""
+
 NOISE_S = 0.002
 """A slowdown is not held against less than this: a p99 of some seconds is not known better."""
 
@@ -114,6 +121,11 @@ class Pace:
     slow: float = 0.0  # of them, slower than the limit
     presumed: tuple[int, float | None, float] | None = None  # (speed, ceiling, ceiling_s) before a cut for a silence
     silent_s: float = 0.0  # of the silence that has counted
+
+    @property
+    def has_slowed(self) -> bool:
+        """Whether the copy was too fast for the guest so far, at some time."""
+        return self.ceiling is not None
 
     def blind(self, why: str, bandwidth: int) -> Pace:
         """The speed while nobody sees the guest's writes: that they are not seen does not say that there are none."""

@@ -23,6 +23,7 @@ from blockferry.storage_move.overlays import rules as overlays_rules
 from blockferry.storage_move.overlays.record import OverlayState
 from blockferry.storage_move.pace import rules as pace_rules
 from blockferry.storage_move.pace import throttle
+from blockferry.storage_move.pace.effects import Pacer
 from blockferry.storage_move.plan import DiskPlan
 from blockferry.storage_move.points import point
 
@@ -162,14 +163,15 @@ def apply_bandwidth(context: Context, seen: Observation) -> None:
     Once a copy is in step QEMU applies no limit to it (docs/measured.md): the others have its share.
     """
     running = [view for view in seen.disks if view.info is not None]
-    limited = sum(not view.ready for view in running) or len(running) if context.pacer else len(running)
+    paced = context.pacer is not None and context.pacer.pace is not None
+    limited = sum(not view.ready for view in running) or len(running) if paced else len(running)
     together = speed(context, seen) if running else 0
     usual = max(1, together // limited) if together else 0
     for view in running:
         outrun = view.target in context.memory.outrun
         share = overlays_rules.commit_speed(view, usual, outrun=outrun) if view.job is Job.COMMIT else usual
         applied = context.applied.get(view.target, -1)
-        if applied != share and not (context.pacer and 0.97 * share < applied <= share):  # not worth a call
+        if applied != share and not (paced and 0.97 * share < applied <= share):  # not worth a call
             context.control.set_speed(view.target, share)
             context.applied[view.target] = share
 
@@ -177,11 +179,26 @@ def apply_bandwidth(context: Context, seen: Observation) -> None:
 def speed(context: Context, seen: Observation) -> int:
     """Bytes/s for all copies and commits together, 0 for no limit."""
     contract, pacer, wanted = context.plan.contract, context.pacer, seen.record.bandwidth
-    if contract is None or pacer is None or seen.record.failure is not None:
+    if pacer is None or seen.record.failure is not None:
         return wanted
+    if contract is None:
+        return _synchronous_speed(context, seen, pacer)
     if pacer.pace is None:
         pacer.begin(pace_rules.limit_s(contract, seen.record.measured.before))
     return pacer.speed(time.monotonic(), context.memory.made, wanted)
+
+
+def _synchronous_speed(context: Context, seen: Observation, pacer: Pacer) -> int:
+    """Bytes/s without a contract: as the user wants, but no faster than a guest bears that waits for the copy."""
+    wanted = seen.record.bandwidth
+    copies = [seen.record.copy(view.target) for view in seen.disks if view.job is Job.OURS and not view.ready]
+    if not any(copy.synchronous and not copy.reverse for copy in copies):
+        return wanted
+    if pacer.pace is None:
+        pacer.begin(pace_rules.SYNCHRONOUS_LIMIT_S, pace_rules.FASTEST)
+    paced = pacer.speed(time.monotonic(), context.memory.made, wanted)
+    # Before it was too fast once, it goes as the user wants, also where the writes cannot be watched: no contract.
+    return paced if pacer.pace is not None and pacer.pace.has_slowed else wanted
 
 
 def abort_copy(context: Context, action: actions.AbortCopy, seen: Observation) -> None:
