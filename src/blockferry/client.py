@@ -29,7 +29,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, cast
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, cast, overload
 
 import msgspec
 
@@ -72,13 +72,17 @@ from blockferry.base.errors import (
 from blockferry.base.event import Event
 from blockferry.base.host_entries import HostEntry
 from blockferry.fleet.host_listing import HostDatastore, HostFigures, HostListing, HostState
+from blockferry.host_move.host_move_options import AnyMoveOptions, host_move_request, without_host
+from blockferry.host_move.host_plan import HostMovePlan, TravellingDisk
+from blockferry.host_move.host_request import HostMoveRequest
+from blockferry.host_move.host_summary import HostCheckResult, HostMoveProgress, HostMoveReport, HostMoveSummary
 from blockferry.host_move.precheck.catalogue import EVERY_FINDING as CATALOGUE
 from blockferry.hosts.inventory import Datastore, Disk, DiskSource, PowerState, Vm
 from blockferry.hosts.kept import Kept
 from blockferry.hosts.tracking_points import Point
+from blockferry.jobs.conclusion import conclude
 from blockferry.jobs.outcome import Outcome, Wanted
 from blockferry.move_handle import Move, Update
-from blockferry.storage_move.conclusion import conclude
 from blockferry.storage_move.move_options import MoveOptions, move_request, read_rate
 from blockferry.storage_move.plan import DiskPlan, HomePlan, Plan
 from blockferry.storage_move.precheck.finding import Finding, FindingKind, Severity
@@ -153,6 +157,9 @@ __all__ = [
     "FORMATS",
     "MOST_POINTS",
     "NO_TEMPLATE",
+    "AnyMove",
+    "AnyMoveOptions",
+    "AnyRequest",
     "BlockferryError",
     "ChainPolicy",
     "ChangedArea",
@@ -183,10 +190,16 @@ __all__ = [
     "GuestReport",
     "HomePlan",
     "HostCheck",
+    "HostCheckResult",
     "HostDatastore",
     "HostEntry",
     "HostFigures",
     "HostListing",
+    "HostMovePlan",
+    "HostMoveProgress",
+    "HostMoveReport",
+    "HostMoveRequest",
+    "HostMoveSummary",
     "HostNotConfigured",
     "HostState",
     "HostUnreachable",
@@ -242,6 +255,7 @@ __all__ = [
     "TrackingBusy",
     "TrackingLost",
     "TrackingStatus",
+    "TravellingDisk",
     "Update",
     "UsageError",
     "Vm",
@@ -250,12 +264,18 @@ __all__ = [
     "VmNotFound",
     "WaitTimedOut",
     "Wanted",
+    "any_request",
     "conclude",
     "connect",
     "from_json",
     "move_request",
     "to_json",
 ]
+
+AnyMove = MoveSummary | HostMoveSummary
+"""A move of any kind; its `kind` is "storage-move" or "host-move"."""
+
+AnyRequest = MoveRequest | HostMoveRequest
 
 POLL_S = 0.5
 """Seconds between two looks at a move that another process runs."""
@@ -363,24 +383,31 @@ class Client(abc.ABC):
 
     # ------------------------------------------------------------ moving
 
-    def check(self, vm: str | MoveRequest, **options: Unpack[MoveOptions]) -> CheckResult:
+    @overload
+    def check(self, vm: str | MoveRequest, **options: Unpack[MoveOptions]) -> CheckResult: ...
+
+    @overload
+    def check(self, vm: str | AnyRequest, **options: Unpack[AnyMoveOptions]) -> CheckResult | HostCheckResult: ...
+
+    def check(self, vm: str | AnyRequest, **options: Unpack[AnyMoveOptions]) -> CheckResult | HostCheckResult:
         """Return every reason for and against a move, and its plan. Touches nothing.
 
-        `options`: see MoveOptions. Raises UsageError, VmNotFound, DatastoreNotFound, DiskNotFound.
+        `options`: see MoveOptions, and AnyMoveOptions for a move to another host (`to_host`), of which HostCheckResult
+        tells. Raises UsageError, VmNotFound, DatastoreNotFound, DiskNotFound.
         """
         return self._check(self._request(vm, options))
 
-    def plan_move(self, vm: str | MoveRequest, **options: Unpack[MoveOptions]) -> Move:
+    def plan_move(self, vm: str | AnyRequest, **options: Unpack[AnyMoveOptions]) -> Move:
         """Check a move and write it into the journal. It does not run yet: `start` or `run` does that.
 
         Warnings are in its story. Raises Refused with the codes of all reasons against it; MoveBusy; as `check`.
         """
         return Move(self, self._plan(self._request(vm, options)))
 
-    def move(self, vm: str | MoveRequest, **options: Unpack[MoveOptions]) -> Move:
+    def move(self, vm: str | AnyRequest, **options: Unpack[AnyMoveOptions]) -> Move:
         """Check a move and start it in a process of its own, which outlives this one; return its handle.
 
-        `options`: see MoveOptions. Raises as `plan_move`.
+        `options`: see MoveOptions, and AnyMoveOptions for a move to another host. Raises as `plan_move`.
         """
         move = self.plan_move(vm, **options)
         move.start()
@@ -399,15 +426,15 @@ class Client(abc.ABC):
         return Move(self, self.show(move)[0])
 
     @abc.abstractmethod
-    def moves(self) -> tuple[MoveSummary, ...]:
-        """Return the moves that have not ended, the oldest first."""
+    def moves(self) -> tuple[AnyMove, ...]:
+        """Return the moves of all kinds that have not ended, the oldest first. A summary's `kind` tells which it is."""
 
     @abc.abstractmethod
-    def history(self, limit: int = 20) -> tuple[MoveSummary, ...]:
+    def history(self, limit: int = 20) -> tuple[AnyMove, ...]:
         """Return the latest `limit` moves that have ended, the latest first."""
 
     @abc.abstractmethod
-    def show(self, move: str) -> tuple[MoveSummary, tuple[Event, ...]]:
+    def show(self, move: str) -> tuple[AnyMove, tuple[Event, ...]]:
         """Return a move and its story so far, oldest first. `move`: an ID or its beginning. Raises MoveNotFound."""
 
     @abc.abstractmethod
@@ -418,9 +445,7 @@ class Client(abc.ABC):
         """
 
     @abc.abstractmethod
-    def run(
-        self, move: str, on_change: Callable[[MoveSummary], None], stop: threading.Event | None = None
-    ) -> MoveSummary:
+    def run(self, move: str, on_change: Callable[[Any], None], stop: threading.Event | None = None) -> AnyMove:
         """Run the move in this thread, to its end; return its finished summary.
 
         Raises MoveFailed, MoveCancelled, MoveParked, NotVerified, CopyDiffers, LeaseLost, MoveBusy; Interrupted once
@@ -428,22 +453,22 @@ class Client(abc.ABC):
         """
 
     @abc.abstractmethod
-    def cancel(self, move: str, *, here: bool = False) -> MoveSummary:
+    def cancel(self, move: str, *, here: bool = False) -> AnyMove:
         """Ask for a cancellation; whoever runs the move obeys. Raises TooLateToCancel after the switch.
 
         `here`: the user says that a move whose plan names no host (an older version's) was planned on this one.
         """
 
-    def set_speed(self, move: str, bandwidth: str | int) -> MoveSummary:
+    def set_speed(self, move: str, bandwidth: str | int) -> AnyMove:
         """Limit the copy to `bandwidth` over all disks ("50MiB/s", or bytes per second), 0 for no limit."""
         return self._set_speed(move, _rate(bandwidth))
 
     @abc.abstractmethod
-    def interrupted(self) -> tuple[MoveSummary, ...]:
-        """Return the moves of this host whose process died and that are not parked."""
+    def interrupted(self) -> tuple[AnyMove, ...]:
+        """Return the moves that are run from here, whose process died and that are not parked."""
 
     @abc.abstractmethod
-    def resumable(self, move: str | None = None) -> tuple[MoveSummary, ...]:
+    def resumable(self, move: str | None = None) -> tuple[AnyMove, ...]:
         """Return the moves that `resume` would start: this one, or all of this host that nobody runs. Starts none."""
 
     def resume(self, name: str | None = None) -> tuple[Move, ...]:
@@ -531,40 +556,51 @@ class Client(abc.ABC):
 
     # ------------------------------------------------------------ what an implementation brings
 
-    def _request(self, vm: str | MoveRequest, options: MoveOptions) -> MoveRequest:
-        if isinstance(vm, MoveRequest):
+    def _request(self, vm: str | AnyRequest, options: AnyMoveOptions) -> AnyRequest:
+        if not isinstance(vm, str):
             if options:
-                raise TypeError("a MoveRequest takes no options beside it")
+                raise TypeError(f"a {type(vm).__name__} takes no options beside it")
             return vm
-        return move_request(vm, options, self.config)
+        return any_request(vm, options, self.config)
 
     @abc.abstractmethod
-    def _check(self, request: MoveRequest) -> CheckResult: ...
+    def _check(self, request: AnyRequest) -> CheckResult | HostCheckResult: ...
 
     @abc.abstractmethod
-    def _plan(self, request: MoveRequest) -> MoveSummary: ...
+    def _plan(self, request: AnyRequest) -> AnyMove: ...
 
     @abc.abstractmethod
-    def _find(self, name: str | None) -> MoveSummary: ...
+    def _find(self, name: str | None) -> AnyMove: ...
 
     @abc.abstractmethod
-    def _set_speed(self, move: str, bandwidth: int) -> MoveSummary: ...
+    def _set_speed(self, move: str, bandwidth: int) -> AnyMove: ...
+
+
+def any_request(vm: str, options: AnyMoveOptions, config: Config) -> AnyRequest:
+    """Return the request that these options make, the rest as configured: with `to_host` of a move to another host.
+
+    Raises UsageError where a value cannot be read or two options contradict each other, TypeError for an unknown name.
+    """
+    if options.get("to_host") is not None:
+        return host_move_request(vm, options, config)
+    return move_request(vm, without_host(options), config)
 
 
 def to_json(value: object) -> Any:
     """Return the JSON form (objects, lists, texts, numbers) of any data of this module.
 
-    Dataclasses become objects of their fields, enumerations their values. A move has its `state`, a progress its
-    sums (`total`, `done`, `rate`, `seconds_left`) and a check its verdict (`refused`, `nothing_to_do`) besides.
+    Dataclasses become objects of their fields, enumerations their values. A move has its `kind` and `state`, a progress
+    its sums (`total`, `done`, `rate`, `seconds_left`) and a check its verdict (`refused`, `nothing_to_do`) besides.
     """
     fields = msgspec.to_builtins(value)
     match value:
-        case MoveSummary():
-            return {**fields, "state": value.state, "progress": to_json(value.progress)}
-        case Progress():
+        case MoveSummary() | HostMoveSummary():
+            own = {"kind": value.kind, "state": value.state, "progress": to_json(value.progress)}
+            return {**fields, **own}
+        case Progress() | HostMoveProgress():
             sums = {"total": value.total, "done": value.done, "rate": value.rate, "seconds_left": value.seconds_left}
             return {**fields, **sums}
-        case CheckResult():
+        case CheckResult() | HostCheckResult():
             return {**fields, "refused": value.refused, "nothing_to_do": value.nothing_to_do}
     # No class of a room that most commands do not use is loaded for this.
     return {**fields, "healthy": value.healthy} if hasattr(value, "healthy") else fields

@@ -8,18 +8,20 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from blockferry.base.config import Config
 from blockferry.base.errors import BlockferryError
+from blockferry.client import AnyMove, AnyRequest
 from blockferry.fleet import vm_search
+from blockferry.host_move.host_summary import HostCheckResult
 from blockferry.hosts.configured_hosts import ConfiguredHost
 from blockferry.hosts.libvirt import domain_list
 from blockferry.hosts.tracking_points import Point
 from blockferry.leftovers.quarantine_rules import Restore
 from blockferry.local_client import LocalClient
 from blockferry.moves.environment import Environment
-from blockferry.storage_move.request import MoveRequest
-from blockferry.storage_move.summary import CheckResult, MoveSummary, VmListing
+from blockferry.storage_move.summary import CheckResult, VmListing
 from blockferry.tracking.rules import Changes, MadePoint, TrackingStatus
 
 
@@ -78,14 +80,14 @@ class FleetClient(LocalClient):
         """The client of the host that has this VM. Raises VmNotFound, VmAmbiguous, HostUnreachable."""
         return self._client_at(vm_search.host_of(self._env.hosts, vm, self._env.say, self._own()))
 
-    def _of_plan(self, summary: MoveSummary) -> LocalClient:
+    def _of_plan(self, summary: AnyMove) -> LocalClient:
         """The client of the host that a move belongs to, as far as its URI tells; who runs it asks for the UUID."""
         configured_host = self._listed(summary.plan.uri)
         return self._here() if configured_host is None else self._client_at(configured_host)
 
     def _of_move(self, move: str) -> LocalClient:
         """The client of the host of a move; of one that was planned here also while the journal is away."""
-        return self._planned.get(move) or self._of_plan(self._env.journal.get(move))
+        return self._planned.get(move) or self._of_plan(self._env.every_move.get(move))
 
     # ------------------------------------------------------------ looking
 
@@ -115,10 +117,10 @@ class FleetClient(LocalClient):
 
     # ------------------------------------------------------------ moving
 
-    def _check(self, request: MoveRequest) -> CheckResult:
+    def _check(self, request: AnyRequest) -> CheckResult | HostCheckResult:
         return self._of_vm(request.vm)._check(request)
 
-    def _plan(self, request: MoveRequest) -> MoveSummary:
+    def _plan(self, request: AnyRequest) -> AnyMove:
         client = self._of_vm(request.vm)
         summary = client._plan(request)
         self._planned[summary.id] = client
@@ -128,32 +130,30 @@ class FleetClient(LocalClient):
         """See Client."""
         return self._of_move(move).start(move)
 
-    def run(
-        self, move: str, on_change: Callable[[MoveSummary], None], stop: threading.Event | None = None
-    ) -> MoveSummary:
+    def run(self, move: str, on_change: Callable[[Any], None], stop: threading.Event | None = None) -> AnyMove:
         """See Client."""
         return self._of_move(move).run(move, on_change, stop)
 
-    def cancel(self, move: str, *, here: bool = False) -> MoveSummary:
+    def cancel(self, move: str, *, here: bool = False) -> AnyMove:
         """See Client."""
         return self._of_move(move).cancel(move, here=here)
 
-    def interrupted(self) -> tuple[MoveSummary, ...]:
+    def interrupted(self) -> tuple[AnyMove, ...]:
         """See Client. Of all configured hosts; only those with a move that nobody runs are asked."""
         return self._each_host(lambda client: client.interrupted())
 
-    def resumable(self, move: str | None = None) -> tuple[MoveSummary, ...]:
+    def resumable(self, move: str | None = None) -> tuple[AnyMove, ...]:
         """See Client."""
         if move is not None:
             return self._of_move(move).resumable(move)
         return self._each_host(lambda client: client.resumable())
 
-    def _each_host(self, ask: Callable[[LocalClient], Sequence[MoveSummary]]) -> tuple[MoveSummary, ...]:
+    def _each_host(self, ask: Callable[[LocalClient], Sequence[AnyMove]]) -> tuple[AnyMove, ...]:
         """Moves that nobody runs, each told by its own host. A host that does not answer is left out."""
         if self._env.nothing_under_way():  # each command asks: most need no journal for it
             return ()
-        left = [move_summary for move_summary in self._env.journal.unfinished() if not move_summary.owner_alive]
-        found: dict[str, MoveSummary] = {}
+        left = [move_summary for move_summary in self._env.every_move.unfinished() if not move_summary.owner_alive]
+        found: dict[str, AnyMove] = {}
         for uri in dict.fromkeys(move_summary.plan.uri for move_summary in left):
             host = self._listed(uri)
             if host is not None:

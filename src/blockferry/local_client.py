@@ -5,19 +5,20 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from blockferry.base import lazy
 from blockferry.base.config import Config
 from blockferry.base.event import Event
-from blockferry.client import Client
+from blockferry.client import AnyMove, AnyRequest, Client
 from blockferry.fleet import host_table, known_hosts
 from blockferry.fleet.host_listing import HostListing
+from blockferry.host_move.host_request import HostMoveRequest
+from blockferry.host_move.host_summary import HostCheckResult
 from blockferry.hosts.tracking_points import Point
 from blockferry.jobs import slow_calls
 from blockferry.moves.environment import Environment, acting_user
-from blockferry.storage_move.request import MoveRequest
-from blockferry.storage_move.summary import CheckResult, DatastoreListing, MoveSummary, Orphan, Orphans, VmListing
+from blockferry.storage_move.summary import CheckResult, DatastoreListing, Orphan, Orphans, VmListing
 
 if TYPE_CHECKING:
     from blockferry.doctor import effects as doctor_effects
@@ -25,7 +26,16 @@ if TYPE_CHECKING:
     from blockferry.leftovers import orphans as leftovers_orphans
     from blockferry.leftovers import quarantine
     from blockferry.leftovers.quarantine_rules import KeptFile, Purged, Restore
-    from blockferry.moves import background, interrupted, listings, move_control, name_lists, planning, running
+    from blockferry.moves import (
+        background,
+        host_planning,
+        interrupted,
+        kinds,
+        listings,
+        move_control,
+        name_lists,
+        planning,
+    )
     from blockferry.tracking import effects as tracking_effects
     from blockferry.tracking.rules import Changes, MadePoint, TrackingStatus
 else:  # each room when a command asks for something of it: together they take half a second of CPU
@@ -33,12 +43,13 @@ else:  # each room when a command asks for something of it: together they take h
     leftovers_orphans = lazy.module("blockferry.leftovers.orphans")
     quarantine = lazy.module("blockferry.leftovers.quarantine")
     background = lazy.module("blockferry.moves.background")
+    host_planning = lazy.module("blockferry.moves.host_planning")
     interrupted = lazy.module("blockferry.moves.interrupted")
+    kinds = lazy.module("blockferry.moves.kinds")
     listings = lazy.module("blockferry.moves.listings")
     move_control = lazy.module("blockferry.moves.move_control")
     name_lists = lazy.module("blockferry.moves.name_lists")
     planning = lazy.module("blockferry.moves.planning")
-    running = lazy.module("blockferry.moves.running")
     tracking_effects = lazy.module("blockferry.tracking.effects")
 
 
@@ -101,50 +112,53 @@ class LocalClient(Client):
 
     # ------------------------------------------------------------ moving
 
-    def _check(self, request: MoveRequest) -> CheckResult:
+    def _check(self, request: AnyRequest) -> CheckResult | HostCheckResult:
         with self._asking():
+            if isinstance(request, HostMoveRequest):
+                return host_planning.check(self._env, request)
             return planning.check(self._env, request)
 
-    def _plan(self, request: MoveRequest) -> MoveSummary:
+    def _plan(self, request: AnyRequest) -> AnyMove:
         with self._asking():
+            if isinstance(request, HostMoveRequest):
+                return host_planning.move(self._env, request)
             # What the move is written into and run with, while the host is looked at.
             lazy.preload("blockferry.storage_move.move_journal", "blockferry.moves.running")
             return planning.move(self._env, request)
 
-    def _find(self, name: str | None) -> MoveSummary:
-        return self._env.readable_journal.find(name)
+    def _find(self, name: str | None) -> AnyMove:
+        return self._env.readable_moves.find(name)
 
-    def moves(self) -> tuple[MoveSummary, ...]:
-        return self._env.readable_journal.unfinished()
+    def moves(self) -> tuple[AnyMove, ...]:
+        return self._env.readable_moves.unfinished()
 
-    def history(self, limit: int = 20) -> tuple[MoveSummary, ...]:
-        return self._env.readable_journal.finished(limit)
+    def history(self, limit: int = 20) -> tuple[AnyMove, ...]:
+        return self._env.readable_moves.finished(limit)
 
-    def show(self, move: str) -> tuple[MoveSummary, tuple[Event, ...]]:
-        summary = self._env.journal.get(move)
+    def show(self, move: str) -> tuple[AnyMove, tuple[Event, ...]]:
+        summary = self._env.every_move.get(move)
         return summary, self._env.journal.events(summary.id)
 
     def start(self, move: str) -> bool:
         return background.start(self._env, move)
 
-    def run(
-        self, move: str, on_change: Callable[[MoveSummary], None], stop: threading.Event | None = None
-    ) -> MoveSummary:
+    def run(self, move: str, on_change: Callable[[Any], None], stop: threading.Event | None = None) -> AnyMove:
         # What Ctrl-C and a closed terminal need: hours later there may be the files of an upgrade in its place.
         lazy.preload("blockferry.moves.background", "blockferry.moves.move_control")
-        return running.run(self._env, move, on_change, stop or threading.Event())
+        move_summary = self._env.every_move.get(move)
+        return kinds.of(move_summary).run(self._env, move_summary, on_change, stop or threading.Event())
 
-    def cancel(self, move: str, *, here: bool = False) -> MoveSummary:
+    def cancel(self, move: str, *, here: bool = False) -> AnyMove:
         return move_control.cancel(self._env, move, here=here)
 
-    def _set_speed(self, move: str, bandwidth: int) -> MoveSummary:
+    def _set_speed(self, move: str, bandwidth: int) -> AnyMove:
         return move_control.set_speed(self._env, move, bandwidth)
 
-    def interrupted(self) -> tuple[MoveSummary, ...]:
+    def interrupted(self) -> tuple[AnyMove, ...]:
         with slow_calls.telling(self._env.site.slowest_call, self._env.say):
             return interrupted.interrupted_moves(self._env)
 
-    def resumable(self, move: str | None = None) -> tuple[MoveSummary, ...]:
+    def resumable(self, move: str | None = None) -> tuple[AnyMove, ...]:
         return interrupted.resumable(self._env, move)
 
     # ------------------------------------------------------------ leftovers

@@ -6,16 +6,19 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from blockferry.base.errors import JournalFailed, MoveParked, UsageError, WaitTimedOut
 from blockferry.base.event import Event
-from blockferry.storage_move.conclusion import conclude
+from blockferry.host_move.host_summary import HostMoveProgress, HostMoveSummary
+from blockferry.jobs.conclusion import conclude
 from blockferry.storage_move.move_options import read_duration_s
 from blockferry.storage_move.summary import MoveSummary, Progress
 
 if TYPE_CHECKING:  # the client makes handles, and a handle holds its client
     from blockferry.client import Client
+
+AnyMove = MoveSummary | HostMoveSummary
 
 START_AGAIN_S = 15.0
 """A background process that was started gets so long to claim the move."""
@@ -29,7 +32,7 @@ class Update:
     `away`: why the journal does not answer; the move goes on meanwhile, and the rest is as seen before.
     """
 
-    summary: MoveSummary
+    summary: AnyMove
     events: tuple[Event, ...]
     started: bool = False
     away: str = ""
@@ -38,7 +41,7 @@ class Update:
 class Move:
     """A handle on one move. It holds no resource: any number of them, in any process, may look at one move."""
 
-    def __init__(self, client: Client, summary: MoveSummary) -> None:
+    def __init__(self, client: Client, summary: AnyMove) -> None:
         self._client = client
         self.latest = summary
         """The summary as this handle has seen it last; no method but those below looks again."""
@@ -61,12 +64,12 @@ class Move:
         """The state now, in a word: running, interrupted, waiting, parked, moved, cancelled, failed."""
         return self.summary().state
 
-    def summary(self) -> MoveSummary:
+    def summary(self) -> AnyMove:
         """Look once: return the move as the journal has it now, with its report if it has ended."""
         self.latest = self._client.show(self.id)[0]
         return self.latest
 
-    def progress(self) -> Progress:
+    def progress(self) -> Progress | HostMoveProgress:
         """Look once: return the phase and the bytes of each disk."""
         return self.summary().progress
 
@@ -78,7 +81,7 @@ class Move:
         """Have a background process run the move, if nobody does; see Client.start."""
         return self._client.start(self.id)
 
-    def cancel(self) -> MoveSummary:
+    def cancel(self) -> AnyMove:
         """Ask for a cancellation; `wait` then raises MoveCancelled once all is as before.
 
         If nobody runs the move, a background process is started, which does it. Raises TooLateToCancel.
@@ -88,7 +91,7 @@ class Move:
             self._client.start(self.id)
         return self.latest
 
-    def set_speed(self, bandwidth: str | int) -> MoveSummary:
+    def set_speed(self, bandwidth: str | int) -> AnyMove:
         """Limit the copy to `bandwidth` over all disks ("50MiB/s", or bytes per second), 0 for no limit."""
         self.latest = self._client.set_speed(self.id, bandwidth)
         return self.latest
@@ -123,9 +126,9 @@ class Move:
 
     def wait(
         self,
-        on_progress: Callable[[Progress], None] | None = None,
+        on_progress: Callable[[Any], None] | None = None,
         timeout: float | str | timedelta | None = None,
-    ) -> MoveSummary:
+    ) -> AnyMove:
         """Wait until the move has ended; return its summary, with the report.
 
         `on_progress` is called with each new snapshot, in this thread. `timeout`: seconds, or a text with its unit
@@ -135,7 +138,7 @@ class Move:
         after `timeout`: the move goes on.
         """
         until_s = None if timeout is None else time.monotonic() + _timeout_s(timeout)
-        seen: Progress | None = None
+        seen: Progress | HostMoveProgress | None = None
         for update in self.updates():
             if on_progress is not None and update.summary.progress != seen:
                 seen = update.summary.progress

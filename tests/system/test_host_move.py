@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import os
-import sqlite3
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lab import Datastore, Disk, Guest, Host, Lab
-from lab.namespaces import HostProcess
 from lab.process import wait_until
 from lab.pytest_plugin import MakeGuest
+from tests.system.voyage import Line, Said
 
-ROOT = Path(__file__).parents[2]
 LIMIT_S = 240
+TAKEN = "<domain type='qemu'><name>{name}</name><memory>65536</memory><os><type machine='pc'>hvm</type></os></domain>"
 
 pytestmark = pytest.mark.lab
 
@@ -42,106 +36,121 @@ def kvm2(lab_session: Lab, desk: Host, old_san: Datastore, ssd: Datastore, kvm2_
 
 
 class Crossing:
-    """One guest on its way from `far` to `kvm2`, moved by processes on the desk."""
+    """One guest on its way from `far` to `kvm2`, moved by the command line on the desk, which knows both by name."""
 
-    def __init__(self, guest: Guest, desk: Host, source: Host, dest: Host, directory: Path) -> None:
-        self.guest, self.desk, self.source, self.dest = guest, desk, source, dest
-        self.url = f"sqlite:///{directory}/journal.db"
-        self.file = directory / "journal.db"
-        self.move = ""
+    def __init__(self, guest: Guest, line: CrossingLine) -> None:
+        self.guest, self.line = guest, line
+        self.source, self.dest = line.host, line.dest
 
-    def start(self, *words: str, point: str = "") -> HostProcess:
-        return self.desk.popen(
-            [sys.executable, "-m", "tests.system.host_move_child", self.url, *words],
-            env={**os.environ, "BLOCKFERRY_POINT": point, "PYTHONPATH": str(ROOT)},
-            cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
+    @property
+    def name(self) -> str:
+        return self.guest.name
 
-    def end(self, process: HostProcess) -> dict[str, Any]:
-        try:
-            out, err = process.communicate(timeout=LIMIT_S)
-        except subprocess.TimeoutExpired:
-            raise AssertionError(f"no end\n{self.story()}\n{self.states()}") from None
-        if process.returncode in (-9, 137):
-            return {"killed": True}
-        assert out.strip(), f"status {process.returncode}\n{err}\n{self.story()}"
-        found = json.loads(out.strip().splitlines()[-1])
-        assert isinstance(found, dict)
-        return {**found, "err": err}
+    def write(self) -> None:
+        self.guest.judge.start(rate=50, most_kib=16)
+        self.guest.judge.wait_writes(30)
 
-    def plan(self, **request: Any) -> dict[str, Any]:
-        wish = json.dumps({"vm": self.guest.name, **request})
-        found = self.end(self.start("plan", self.source.ssh_uri, self.dest.ssh_uri, wish))
-        self.move = found.get("id", "")
-        return found
-
-    def run(self, point: str = "") -> dict[str, Any]:
-        return self.end(self.start("run", self.move, point=point))
-
-    def story(self) -> str:
-        if not self.file.exists():
-            return ""
-        with closing(sqlite3.connect(f"file:{self.file}?mode=ro", uri=True)) as link:
-            return "\n".join(f"{kind}: {text}" for kind, text in link.execute("SELECT kind, text FROM events"))
+    def move(self, *words: str, point: str = "") -> Said:
+        return self.line.do("move", self.name, "--to-host", "kvm2", *words, point=point)
 
     def states(self) -> tuple[str, str]:
-        return self.source.vm_state(self.guest.name), self.dest.vm_state(self.guest.name)
+        return self.source.vm_state(self.name), self.dest.vm_state(self.name)
 
-    def assert_moved(self, said: dict[str, Any], state: str = "running") -> None:
-        assert said.get("state") == "moved", f"{said}\n{self.story()}"
-        assert self.states() == ("absent", state), self.story()
+    def assert_moved(self, said: Said, state: str = "running") -> dict[str, Any]:
+        """It is at the destination only, as it was; the report."""
+        assert said.status == 0, f"{said}\n{self.line.stories()}"
+        assert said.move["state"] == "moved", said
+        assert said.move["kind"] == "host-move", said
+        assert self.states() == ("absent", state), self.line.stories()
         self.guest.host = self.dest
-        assert "urn:blockferry" not in self.dest.virsh("dumpxml", self.guest.name, "--inactive")
+        assert "urn:blockferry" not in self.dest.virsh("dumpxml", self.name, "--inactive")
+        assert not self.line.unfinished()
+        report = said.move["report"]
+        assert isinstance(report, dict)
+        return report
 
-    def assert_back(self, *images: Path) -> None:
+    def assert_alive(self) -> None:
+        """It has written since, and all that it was told is written is there."""
+        self.guest.judge.wait_writes(20)
+        assert self.guest.judge.verify_live().ok
+
+    def assert_back(self, *homes: Path) -> None:
         """It is at the source as before, and nothing of it is at the destination."""
-        assert self.states()[1] == "absent", self.story()
-        assert "urn:blockferry" not in self.source.virsh("dumpxml", self.guest.name)
-        for image in images:
-            assert not list(image.parent.glob("*")) if image.parent.exists() else True, self.story()
+        assert self.states()[1] == "absent", self.line.stories()
+        assert "urn:blockferry" not in self.source.virsh("dumpxml", self.name)
+        for home in homes:
+            assert not home.exists() or not list(home.iterdir()), self.line.stories()
+
+
+class CrossingLine(Line):
+    """The command line on the desk, whose configuration names both hosts."""
+
+    def __init__(self, desk: Host, far: Host, kvm2: Host, directory: Path) -> None:
+        super().__init__(far, directory, ())
+        self.desk, self.dest = desk, kvm2
+        hosts = {"kvm1": far, "kvm2": kvm2}
+        tables = "".join(f'[hosts.{name}]\nuri = "{host.ssh_uri}"\n' for name, host in hosts.items())
+        (directory / "hosts.toml").write_text(tables)
+
+    @property
+    def station(self) -> Host:
+        return self.desk
+
+    def environment(self, point: str = "", suspended_start: bool | None = None) -> dict[str, str]:
+        found = super().environment(point, suspended_start)
+        return {**found, "BLOCKFERRY_CONFIG": str(self.directory / "hosts.toml")}
 
 
 @pytest.fixture
-def crossing(
-    make_guest: MakeGuest, desk: Host, far: Host, kvm2: Host, tmp_path: Path
-) -> Iterator[Callable[..., Crossing]]:
+def line(desk: Host, far: Host, kvm2: Host, tmp_path: Path) -> CrossingLine:
+    return CrossingLine(desk, far, kvm2, tmp_path)
+
+
+@pytest.fixture
+def crossing(make_guest: MakeGuest, line: CrossingLine) -> Iterator[Callable[..., Crossing]]:
     made: list[Crossing] = []
 
     def make(*disks: Disk, start: bool = True, **options: Any) -> Crossing:
-        made.append(Crossing(make_guest(disks, host=far, start=start, **options), desk, far, kvm2, tmp_path))
+        made.append(Crossing(make_guest(disks, host=line.host, start=start, **options), line))
         return made[-1]
 
     yield make
     for crossing in made:
-        for host in (far, kvm2):
-            host.run(["virsh", "-q", "destroy", crossing.guest.name], check=False)
-            host.run(["virsh", "-q", "undefine", crossing.guest.name], check=False)
+        for host in (line.host, line.dest):
+            host.run(["virsh", "-q", "destroy", crossing.name], check=False)
+            host.run(["virsh", "-q", "undefine", crossing.name], check=False)
 
 
 def test_running_with_nothing_shared(crossing: Callable[..., Crossing], ssd: Datastore, kvm2_disks: Datastore) -> None:
+    """Checked, then moved with two disks of two formats to a datastore that only the other host has."""
     disks = Disk("vda", ssd, size="96MiB", fill="32MiB"), Disk("vdb", ssd, size="48MiB", format="raw")
     one = crossing(*disks)
-    one.guest.judge.start(rate=50, most_kib=16)
-    one.guest.judge.wait_writes(30)
-    assert len(one.plan(to="kvm2-disks")["disks"]) == 2
-    said = one.run()
-    one.assert_moved(said)
-    assert 0 < said["report"]["downtime_ms"] < 30_000
-    one.guest.judge.wait_writes(30)
-    assert one.guest.judge.verify_live().ok
+    one.write()
+    checked = one.line.do("check", one.name, "--to-host", "kvm2", "--to", "kvm2-disks")
+    assert (checked.status, checked.document["refused"]) == (0, False), checked
+    assert checked.document["check"]["findings"] == [], checked
+    report = one.assert_moved(one.move("--to", "kvm2-disks"))
+    assert 0 < report["switch_stall_s"] < 30, report
+    assert report["bulk_bytes"] > 32 << 20, report
+    assert report["memory_bytes"] > 0, report
+    assert len(report["verified"]) == 1, report
+    one.assert_alive()
     for disk in one.guest.spec.disks:
-        assert not Path(disk.path).exists(), said["report"]["sources"]
+        assert not Path(disk.path).exists(), report["sources"]
         assert Path(one.guest.sources()[disk.target]).parent.parent == kvm2_disks.path
+    shown = one.line.must("show", one.name).document["move"]
+    assert shown["plan"]["dest_host_name"] == "kvm2", shown
+    assert [moved["kind"] for moved in one.line.history()] == ["host-move"]
 
 
-def test_all_shared(crossing: Callable[..., Crossing], old_san: Datastore) -> None:
+def test_all_shared(crossing: Callable[..., Crossing], old_san: Datastore, kvm2: Host) -> None:
+    """To a host that is named by its URI."""
     one = crossing(Disk("vda", old_san, size="48MiB"))
-    one.guest.judge.start(rate=50, most_kib=16)
-    one.guest.judge.wait_writes(20)
-    assert one.plan()["staying"] == ["vda"]
-    one.assert_moved(one.run())
-    one.guest.judge.wait_writes(20)
-    assert one.guest.judge.verify_live().ok
+    one.write()
+    said = one.line.do("move", one.name, "--to-host", kvm2.ssh_uri)
+    assert said.move["plan"]["staying"] == ["vda"], said
+    one.assert_moved(said)
+    one.assert_alive()
     assert Path(one.guest.spec.disk("vda").path).exists()
     assert not list(old_san.path.rglob(".blockferry-probe-*"))
 
@@ -149,64 +158,91 @@ def test_all_shared(crossing: Callable[..., Crossing], old_san: Datastore) -> No
 def test_off(crossing: Callable[..., Crossing], ssd: Datastore, kvm2_disks: Datastore) -> None:
     """Killed in the middle of its copy, and while its definition is at both hosts, where it cannot be started."""
     one = crossing(Disk("vda", ssd, size="96MiB", fill="32MiB"))
-    one.guest.judge.start(rate=50, most_kib=16)
-    one.guest.judge.wait_writes(30)
+    one.write()
     one.guest.poweroff()
-    one.plan(to="kvm2-disks")
-    for point in ("cold-copying:kill", "defined:kill"):
-        assert one.run(point) == {"killed": True}
+    assert one.move("--to", "kvm2-disks", point="cold-copying:kill").killed
+    assert one.line.do("resume", one.name, point="defined:kill").killed
     assert one.states() == ("shut off", "shut off")
-    started = one.dest.run(["virsh", "-q", "start", one.guest.name], check=False)
+    started = one.dest.run(["virsh", "-q", "start", one.name], check=False)
     assert started.returncode != 0
-    assert one.run("source-undefined:kill") == {"killed": True}
-    one.assert_moved(one.run(), "shut off")
+    assert one.line.do("resume", one.name, point="source-undefined:kill").killed
+    one.assert_moved(one.line.do("resume", one.name), "shut off")
     assert not Path(one.guest.spec.disk("vda").path).exists()
     [path] = one.guest.sources(inactive=True).values()
-    assert Path(path) == kvm2_disks.home(one.guest.name) / "vda.qcow2"
+    assert Path(path).parent == kvm2_disks.home(one.name)
     verdict = one.guest.judge.check_image("vda", Path(path), "qcow2")
     assert verdict.ok, verdict
-    assert {file.name for file in Path(path).parent.iterdir()} == {"vda.qcow2"}
+    assert [file.name for file in Path(path).parent.iterdir()] == [Path(path).name]
 
 
 @pytest.mark.parametrize("point", ["migration-called", "handed-noted", "resumed"])
 def test_killed(crossing: Callable[..., Crossing], ssd: Datastore, point: str) -> None:
     one = crossing(Disk("vda", ssd, size="48MiB"))
-    one.guest.judge.start(rate=50, most_kib=16)
-    one.guest.judge.wait_writes(20)
-    one.plan(to="kvm2-disks")
-    assert one.run(f"{point}:kill") == {"killed": True}
+    one.write()
+    assert one.move("--to", "kvm2-disks", point=f"{point}:kill").killed
     assert one.states().count("running") <= 1
-    one.assert_moved(one.run())
-    one.guest.judge.wait_writes(20)
-    assert one.guest.judge.verify_live().ok
+    one.assert_moved(one.line.do("resume", one.name))
+    one.assert_alive()
+
+
+def _slow(crossing: Callable[..., Crossing], ssd: Datastore) -> Crossing:
+    one = crossing(Disk("vda", ssd, size="512MiB", fill="256MiB"))
+    one.write()
+    return one
+
+
+def _wait_begun(crossing: Crossing) -> None:
+    wait_until(
+        lambda: crossing.states()[1] == "paused",
+        "the beginning",
+        timeout=LIMIT_S,
+        step=0.1,
+        report=crossing.line.stories,
+    )
 
 
 def test_cancelled_on_its_way(crossing: Callable[..., Crossing], ssd: Datastore, kvm2_disks: Datastore) -> None:
-    one = crossing(Disk("vda", ssd, size="512MiB", fill="256MiB"))
-    one.guest.judge.start(rate=50, most_kib=16)
-    one.guest.judge.wait_writes(20)
-    one.plan(to="kvm2-disks", bandwidth=8 << 20)
-    process = one.start("run", one.move)
-    wait_until(lambda: one.states()[1] == "paused", "the beginning", timeout=LIMIT_S, step=0.1, report=one.story)
-    one.end(one.start("cancel", one.move))
-    assert one.end(process)["state"] == "cancelled", one.story()
-    one.assert_back(kvm2_disks.home(one.guest.name) / "vda.qcow2")
-    one.guest.judge.wait_writes(20)
-    assert one.guest.judge.verify_live().ok
+    """By a second process; a third one has seen it under way, and a storage move of the VM is refused meanwhile."""
+    one = _slow(crossing, ssd)
+    process = one.line.start("move", one.name, "--to-host", "kvm2", "--to", "kvm2-disks", "--bandwidth", "8MiB/s")
+    _wait_begun(one)
+    [listed] = one.line.must("moves").document["moves"]
+    assert (listed["kind"], listed["state"]) == ("host-move", "running"), listed
+    refused = one.line.do("--host", "kvm1", "move", one.name, "--to", "old-san")
+    assert (refused.code, refused.codes) == ("REFUSED", ["MOVE_UNDER_WAY"]), refused
+    assert one.line.must("cancel", one.name).move["state"] == "cancelled"
+    assert one.line.end(process).code == "MOVE_CANCELLED", one.line.stories()
+    one.assert_back(kvm2_disks.home(one.name))
+    one.assert_alive()
 
 
 def test_the_destinations_libvirtd_is_killed(
     crossing: Callable[..., Crossing], ssd: Datastore, kvm2_disks: Datastore
 ) -> None:
     """In the middle of the copy: the guest runs on at the source, and nothing is left at the destination."""
-    one = crossing(Disk("vda", ssd, size="512MiB", fill="256MiB"))
-    one.guest.judge.start(rate=50, most_kib=16)
-    one.guest.judge.wait_writes(20)
-    one.plan(to="kvm2-disks", bandwidth=8 << 20)
-    process = one.start("run", one.move)
-    wait_until(lambda: one.states()[1] == "paused", "the beginning", timeout=LIMIT_S, step=0.1, report=one.story)
+    one = _slow(crossing, ssd)
+    process = one.line.start("move", one.name, "--to-host", "kvm2", "--to", "kvm2-disks", "--bandwidth", "8MiB/s")
+    _wait_begun(one)
     one.dest.restart_libvirtd()
-    assert one.end(process)["state"] == "failed", one.story()
-    one.assert_back(kvm2_disks.home(one.guest.name) / "vda.qcow2")
-    one.guest.judge.wait_writes(20)
-    assert one.guest.judge.verify_live().ok
+    assert one.line.end(process).code == "MOVE_FAILED", one.line.stories()
+    one.assert_back(kvm2_disks.home(one.name))
+    one.assert_alive()
+
+
+def test_refused_with_all_reasons(crossing: Callable[..., Crossing], ssd: Datastore, kvm2: Host) -> None:
+    """A disk that the other host does not have, and a name that is taken there: both are said, and nothing is made."""
+    one = crossing(Disk("vda", ssd, size="32MiB"), start=False)
+    kvm2.virsh("define", "/dev/stdin", stdin=TAKEN.format(name=one.name))
+    line = one.line
+    try:
+        said = line.do("--host", "kvm1", "move", one.name, "--to-host", "kvm2")
+        assert (said.status, said.code) == (4, "REFUSED"), said
+        assert sorted(said.codes) == ["DISK_NOT_SHARED", "VM_NAME_TAKEN"], said
+        checked = line.do("--host", "kvm1", "check", one.name, "--to-host", "kvm2")
+        codes = sorted(finding["code"] for finding in checked.document["check"]["findings"])
+        assert (checked.status, codes) == (4, sorted(said.codes)), checked
+        unknown = line.do("--host", "kvm1", "check", one.name, "--to-host", "kvm1")
+        assert [one["code"] for one in unknown.document["check"]["findings"]] == ["SAME_HOST"], unknown
+    finally:
+        kvm2.virsh("undefine", one.name)
+    assert not line.rows("SELECT id FROM moves")

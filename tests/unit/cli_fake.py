@@ -32,9 +32,11 @@ from blockferry.base.event import Event
 from blockferry.base.units import GiB, MiB, TiB
 from blockferry.cli import main
 from blockferry.cli.app import App
-from blockferry.client import Client
+from blockferry.client import AnyRequest, Client
 from blockferry.doctor.rules import Diagnosis, HostCheck, Level
 from blockferry.fleet.host_listing import HostDatastore, HostFigures, HostListing, HostState
+from blockferry.host_move.host_request import HostMoveRequest
+from blockferry.host_move.host_summary import HostCheckResult
 from blockferry.hosts.inventory import Datastore, Disk, DiskSource, PowerState, Vm
 from blockferry.hosts.tracking_points import Point
 from blockferry.jobs.outcome import Outcome, Wanted
@@ -271,7 +273,9 @@ class FakeClient(Client):
         self._look()
         return self.diagnosis
 
-    def _check(self, request: MoveRequest) -> CheckResult:
+    def _check(self, request: AnyRequest) -> CheckResult | HostCheckResult:
+        if isinstance(request, HostMoveRequest):
+            return HostCheckResult(request.vm, self.findings, None)
         self._look()
         self._note(f"check {request}")
         refused = any(found.is_error for found in self.findings)
@@ -286,7 +290,8 @@ class FakeClient(Client):
             24.0,
         )
 
-    def _plan(self, request: MoveRequest) -> MoveSummary:
+    def _plan(self, request: AnyRequest) -> MoveSummary:
+        assert isinstance(request, MoveRequest)
         self._look()
         self.requests.append(request)
         self._note(f"move {request}")

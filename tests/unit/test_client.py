@@ -25,6 +25,7 @@ from blockferry.base.errors import JournalFailed
 from blockferry.base.units import MiB
 from blockferry.cli import main
 from blockferry.client import (
+    AnyMoveOptions,
     ChainPolicy,
     CheckResult,
     Client,
@@ -202,8 +203,9 @@ def test_what_is_left_out_is_as_configured() -> None:
 def test_the_command_line_has_the_same_options() -> None:
     move = main.root.load_all()["move"]
     other = {"vm", "detach", "delete_source", "json", "uri", "host", "journal", "color", "verbose", "help"}
+    other |= {"dry_run"}
     names = {str(param.name).rstrip("_") for param in move.params} - other
-    assert names == set(get_type_hints(MoveOptions))
+    assert names == set(get_type_hints(AnyMoveOptions))
 
 
 def test_a_request_made_once_is_checked_and_moved_alike() -> None:
@@ -377,13 +379,13 @@ def test_promised_methods_and_their_parameters_exist_and_are_all() -> None:
 
 def test_every_option_is_told() -> None:
     told = {name for row in rows("option") for name in re.findall(r"`(\w+)`", row[0])}
-    assert told == set(get_type_hints(MoveOptions))
+    assert told == set(get_type_hints(AnyMoveOptions))
 
 
 class Example(cli_fake.FakeClient):
     """The host of the page's examples: it knows no VM "nobody"."""
 
-    def _check(self, request: MoveRequest) -> CheckResult:
+    def _check(self, request: api.AnyRequest) -> CheckResult | api.HostCheckResult:
         if request.vm == "nobody":
             raise VmNotFound(request.vm, self.uri)
         return super()._check(request)

@@ -16,6 +16,7 @@ from blockferry.host_move.precheck.catalogue import CATALOGUE, EVERY_FINDING
 from blockferry.host_move.precheck.facts import Asked, Facts, PeerTrial, Sharing, TlsSeen
 from blockferry.hosts.host_traits import CpuAnswer, CpuVerdict, HostTraits, Hypervisor, NumaNode
 from blockferry.hosts.identity import HostId
+from blockferry.hosts.images.qemu_img import ChainImage
 from blockferry.hosts.inventory import Datastore, Disk, DiskSource, Mirror, PowerState, Vm
 from blockferry.hosts.libvirt import capabilities, needs_xml
 from blockferry.hosts.neighbour_facts import Certificate, ClockSeen, NamesSeen, PortTrial
@@ -126,6 +127,9 @@ def test_a_vm_that_simply_moves_has_no_finding() -> None:
     assert rules.findings(replace(PLAIN, sharing={"vda": Sharing.SAME}), STAYING) == []
 
 
+LAYER = ChainImage(
+    "/srv/vda.qcow2", "qcow2", GIB, GIB, None, None, (), (), False, "1.1", None, False, False, 65536
+)  # fmt: skip
 LOADER, LOG, KERNEL = "/usr/share/OVMF/OVMF_CODE.fd", "/srv/logs/serial.log", "/srv/vmlinuz"
 VNC = Listen("VNC", "192.0.2.1", 5901)
 TLS_PATH = f"{DIR}/server-cert.pem"
@@ -141,6 +145,20 @@ REFUSED: list[tuple[str, Facts, Asked]] = [
     ("SAVED_STATE_STAYS", off(vm(has_managed_save=True)), GOING),
     ("SNAPSHOTS_STAY", vm(snapshots=("before",)), GOING),
     ("CHECKPOINTS_STAY", vm(checkpoints=("monday", "tuesday")), GOING),
+    ("VM_TRANSIENT", vm(persistent=False), GOING),
+    ("UEFI_VARIABLES", vm(nvram="/nvram/web01.fd"), GOING),
+    ("TPM_STATE", vm(tpm=True), GOING),
+    ("VM_STATE", vm(state=PowerState.CRASHED), GOING),
+    ("CHAIN_STAYS", replace(PLAIN, images={"vda": (LAYER, replace(LAYER, path="/srv/base.qcow2"))}), GOING),
+    ("CACHE_STALE", replace(there(qemu=(3, 1, 0)), running_qemu=(3, 1, 0), sharing={"vda": Sharing.SAME}), STAYING),
+    (
+        "MEDIUM_DIFFERS",
+        replace(
+            with_paths(needs(media=(Medium("sda", "/srv/a.iso"),)), path("/srv/a.iso")),
+            sharing={"sda": Sharing.MEDIUM_DIFFERS},
+        ),
+        GOING,
+    ),
     ("NO_KVM", can(virt_types=frozenset({"qemu"})), GOING),
     ("EMULATOR_MISSING", with_paths(needs(emulator="/opt/qemu"), path("/opt/qemu", "absent")), GOING),
     ("MACHINE_TYPE_MISSING", needs(machine="pc-q35-8.2"), GOING),

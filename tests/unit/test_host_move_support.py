@@ -1,57 +1,96 @@
-"""What a move to another host refuses by itself."""
+"""What a move to another host refuses by itself, whatever the hosts are like."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
+from test_host_check import GOING, PLAIN, STAYING, codes, disk, vm
 
-from blockferry.host_move import support_rules
-from blockferry.hosts.inventory import Disk, DiskSource, PowerState, Vm
-
-DISK = Disk("vda", "disk", "virtio", DiskSource("file", "/old/vda.qcow2", "qcow2"), None, cache="none")
-VM = Vm("web01", "u1", PowerState.RUNNING, persistent=True, disks=(DISK,))
-
-
-def codes(vm: Vm, **layers: int) -> list[str]:
-    return [code for code, _ in support_rules.unsupported(vm, layers)]
+from blockferry.host_move.precheck.facts import Asked, Facts, Sharing
+from blockferry.hosts.images.qemu_img import ChainImage
+from blockferry.hosts.inventory import Disk, DiskSource, PowerState
 
 
-def test_a_plain_vm_goes() -> None:
-    assert codes(VM, vda=1) == []
-    assert list(support_rules.cached(VM, DISK)) == []
+def image(path: str = "/srv/vda.qcow2", **more: Any) -> ChainImage:
+    plain = ChainImage(path, "qcow2", 1 << 30, 1 << 20, None, None, (), (), False, "1.1", None, False, False, 65536)
+    return replace(plain, **more)
+
+
+def one(**more: Any) -> Facts:
+    return vm(disks=(replace(disk(), **more),))
+
+
+def of_image(*layers: ChainImage) -> Facts:
+    return replace(PLAIN, images={"vda": layers})
 
 
 @pytest.mark.parametrize(
-    ("vm", "code"),
+    ("facts", "code"),
     [
-        (replace(VM, nvram="/nvram/web01.fd"), "HOST_UEFI"),
-        (replace(VM, config_nvram="/nvram/web01.fd"), "HOST_UEFI"),
-        (replace(VM, persistent=False), "HOST_TRANSIENT"),
-        (replace(VM, tpm=True), "HOST_TPM"),
-        (replace(VM, snapshots=("one",)), "HOST_SNAPSHOTS"),
-        (replace(VM, checkpoints=("one",)), "HOST_CHECKPOINTS"),
-        (replace(VM, has_managed_save=True), "HOST_SAVED"),
-        (replace(VM, mark="m0"), "HOST_BUSY"),
-        (replace(VM, job="a backup"), "HOST_BUSY"),
-        (replace(VM, state=PowerState.CRASHED), "HOST_STATE"),
-        (replace(VM, state=PowerState.LOST), "HOST_STATE"),
-        (replace(VM, disks=(replace(DISK, shareable=True),)), "HOST_DISK"),
-        (replace(VM, disks=(replace(DISK, other_job="commit"),)), "HOST_BUSY"),
-        (replace(VM, disks=(replace(DISK, config=DiskSource("file", "/x.qcow2", "qcow2")),)), "HOST_CONFIG"),
+        (vm(nvram="/nvram/web01.fd"), "UEFI_VARIABLES"),
+        (vm(config_nvram="/nvram/web01.fd"), "UEFI_VARIABLES"),
+        (vm(persistent=False), "VM_TRANSIENT"),
+        (vm(tpm=True), "TPM_STATE"),
+        (vm(mark="m0"), "MOVE_UNDER_WAY"),
+        (replace(PLAIN, under_way="m1"), "MOVE_UNDER_WAY"),
+        (replace(vm(mark="m1"), under_way="m1"), "MOVE_UNDER_WAY"),
+        (vm(state=PowerState.CRASHED), "VM_STATE"),
+        (vm(state=PowerState.LOST), "VM_STATE"),
+        (one(shareable=True), "SHARED_DISK"),
+        (one(encrypted=True), "ENCRYPTED_IMAGE"),
+        (one(transient=True), "TRANSIENT_DISK"),
+        (one(sliced=True), "UNSUPPORTED_SOURCE"),
+        (one(config=DiskSource("file", "/x.qcow2", "qcow2"), live=disk().config), "CONFIG_DIFFERS"),
+        (one(live=DiskSource("block", "/dev/vg/web01", "raw"), config=None), "UNSUPPORTED_SOURCE"),
+        (of_image(image(format="vmdk")), "UNSUPPORTED_FORMAT"),
+        (of_image(image(encrypted=True)), "ENCRYPTED_IMAGE"),
+        (of_image(image(data_file="/srv/vda.raw")), "UNSUPPORTED_SOURCE"),
+        (of_image(image(), image("/srv/base.qcow2")), "CHAIN_STAYS"),
     ],
 )
-def test_what_cannot_go_yet(vm: Vm, code: str) -> None:
-    assert codes(vm, vda=1) == [code]
+def test_what_cannot_go_yet(facts: Facts, code: str) -> None:
+    assert codes(facts) == [code]
+    assert codes(PLAIN) == []
 
 
-def test_a_chain_cannot_go_yet() -> None:
-    assert codes(VM, vda=2) == ["HOST_CHAIN"]
+def test_a_chain_on_storage_that_both_hosts_have_stays_there() -> None:
+    facts = replace(of_image(image(), image("/srv/base.qcow2")), sharing={"vda": Sharing.SAME})
+    assert codes(facts, STAYING) == []
 
 
-@pytest.mark.parametrize(("cache", "safe"), [("none", True), ("directsync", True), ("writeback", False), (None, False)])
-def test_what_is_cached_on_a_host(cache: str | None, safe: bool) -> None:
-    disk = replace(DISK, cache=cache)
-    assert (list(support_rules.cached(VM, disk)) == []) == safe
-    assert list(support_rules.cached(VM, replace(disk, read_only=True))) == []
-    assert list(support_rules.cached(replace(VM, state=PowerState.OFF), disk)) == []
+@pytest.mark.parametrize(
+    ("cache", "qemu", "refused"),
+    [
+        ("none", (3, 1, 0), False),
+        ("directsync", (3, 1, 0), False),
+        ("writeback", (3, 1, 0), True),
+        (None, (3, 1, 0), True),
+        (None, (4, 0, 0), False),
+        ("writethrough", (7, 2, 22), False),
+    ],
+)
+def test_what_a_host_has_cached_of_a_shared_disk(
+    cache: str | None, qemu: tuple[int, int, int], *, refused: bool
+) -> None:
+    def facts(of: Disk, state: PowerState = PowerState.RUNNING) -> Facts:
+        there = replace(PLAIN.destination, qemu=qemu)
+        shared = replace(PLAIN, destination=there, running_qemu=qemu, sharing={"vda": Sharing.SAME})
+        return replace(shared, vm=replace(PLAIN.vm, disks=(of,), state=state))
+
+    cached = replace(disk(), cache=cache)
+    assert (codes(facts(cached), STAYING) == ["CACHE_STALE"]) is refused
+    assert codes(facts(replace(cached, read_only=True)), STAYING) == []
+    assert codes(facts(cached, PowerState.OFF), STAYING) == []
+    assert codes(facts(cached), GOING) == []  # it goes along
+
+
+def test_what_other_moves_have_yet_to_write_counts() -> None:
+    room = PLAIN.stores[0].available
+    fits = replace(PLAIN, reserved={"ssd": room - (2 << 30)})
+    assert codes(fits) == []
+    assert codes(replace(fits, reserved={"ssd": room - (1 << 30)})) == ["DESTINATION_FULL"]
+    assert codes(PLAIN, Asked(disks={"vda": "iscsi"}, takes={})) == ["DATASTORE_MISSING"]
+    blocks = replace(PLAIN.stores[0], name="iscsi", kind="iscsi")
+    assert codes(replace(PLAIN, stores=(blocks,)), Asked(disks={"vda": "iscsi"})) == ["DATASTORE_KIND"]

@@ -5,6 +5,7 @@ BLOCKFERRY_CONFIG); beside each a config.toml, as it was called first, is read b
 BLOCKFERRY_HOST or BLOCKFERRY_URI, LIBVIRT_DEFAULT_URI, BLOCKFERRY_JOURNAL, BLOCKFERRY_LOG.
 
     hosts = ["local", "kvm1", "qemu+ssh://root@kvm2/system"]  # or tables: [hosts.kvm2] with uri = "..."
+    # and, for VMs that go there: address = "10.0.0.2" (of its migration network), peer_uri = "qemu+ssh://kvm2/system"
     uri = "qemu+ssh://kvm2/system"
     journal = "sqlite:////var/lib/blockferry/journal.db"   # or "postgresql+psycopg://manager@db/blockferry"
     method = "mirror"                                      # auto, mirror, changed-blocks, snapshot, cold

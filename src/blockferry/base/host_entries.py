@@ -11,16 +11,25 @@ LOCAL_NAME = "local"
 LOCAL_URI = "qemu:///system"
 
 _NAME = re.compile(r"\w(?:[\w.-]*\w)?")
+_KEYS = ("uri", "address", "peer_uri")
+"""Of a host's table in a configuration file."""
+
 _USER_AND_NAME = re.compile(rf"(?:[\w.-]+@)?{_NAME.pattern}")
 """A host as ssh takes it: kvm2, root@kvm2.example.com, 192.0.2.7. An option or a path is none."""
 
 
 @dataclass(frozen=True, slots=True)
 class HostEntry:
-    """A host as people call it, and the libvirt URI by which it is reached. Two entries may lead to one host."""
+    """A host as people call it, and the libvirt URI by which it is reached. Two entries may lead to one host.
+
+    `address`, `peer_uri`: how other hosts reach it when a VM comes from there: the address to which QEMU sends memory
+    and disks, and the libvirt URI; "": as the host's own URI says.
+    """
 
     name: str
     uri: str
+    address: str = ""
+    peer_uri: str = ""
 
 
 def entry_of(text: str) -> HostEntry:
@@ -79,16 +88,22 @@ def _name_in(uri: str) -> str:
 def _of_table(name: str, table: object) -> HostEntry:
     if not isinstance(table, dict):
         raise ValueError(f'{name}: {table!r} is no table; write [hosts.{name}], and below it uri = "..."')
-    unknown = next((key for key in table if key != "uri"), None)
+    unknown = next((key for key in table if key not in _KEYS), None)
     if unknown is not None:
-        raise ValueError(f"{name}: unknown key {unknown!r}; a host has only uri")
+        raise ValueError(f"{name}: unknown key {unknown!r}; a host has {', '.join(_KEYS)}")
     if not _NAME.fullmatch(name):
         raise ValueError(f"{name!r} is no name of a host: letters, digits, dots, - and _ only")
     uri = _text(table["uri"]) if "uri" in table else entry_of(name).uri
     if "://" not in uri:
         uri = entry_of(uri).uri
     _name_in(uri)
-    return HostEntry(name, uri)
+    address = _text(table["address"]) if "address" in table else ""
+    if "/" in address or address.startswith("-"):
+        raise ValueError(f"{name}: {address!r} is neither the name nor the IP address of a host")
+    peer_uri = _text(table["peer_uri"]) if "peer_uri" in table else ""
+    if peer_uri and not urlsplit(peer_uri).hostname:
+        raise ValueError(f"{name}: {peer_uri!r} names no host; write it like qemu+ssh://{name}/system")
+    return HostEntry(name, uri, address, peer_uri)
 
 
 def _text(value: object) -> str:

@@ -9,26 +9,34 @@ from rich.text import Text
 
 from blockferry.base.errors import Refused
 from blockferry.base.units import format_duration, format_size
-from blockferry.cli import describe, display
+from blockferry.cli import describe, display, words
 from blockferry.cli.app import App, pass_app
 from blockferry.cli.command import Command
 from blockferry.cli.output import Column, counted
 from blockferry.cli.request_options import LOOKING, request_options, to_request
-from blockferry.client import CheckResult, Severity
+from blockferry.client import CheckResult, HostCheckResult, Severity
 
 
-@click.command(cls=Command, examples=("blockferry check web01 --to ssd",))
+@click.command(
+    cls=Command, examples=("blockferry check web01 --to ssd", "blockferry check web01 --to-host kvm2 --to ssd")
+)
 @request_options
 @pass_app
 def check(app: App, /, **options: Any) -> None:
     """Say whether VM can be moved, and how.
 
-    All reasons for and against, and the plan with times and space. Nothing is touched. Exit status 0: it can be
-    done, or is done already; 4: it would be refused. Like -WhatIf in PowerCLI.
+    To another datastore, or with --to-host to another host. All reasons for and against, and the plan with times and
+    space. Nothing is touched. Exit status 0: it can be done, or is done already; 4: it would be refused. Like -WhatIf
+    in PowerCLI.
     """
     request = to_request(**options)
     with display.waiting(app, LOOKING):
         result = app.client().check(request)
+    tell(app, result)
+
+
+def tell(app: App, result: CheckResult | HostCheckResult) -> None:
+    """Print a check, or its document. Raises Exit with the status of a refused move when it would be."""
     if app.json:
         app.out.document("check", refused=result.refused, changed=not result.nothing_to_do, check=result)
     elif result.nothing_to_do:
@@ -39,14 +47,14 @@ def check(app: App, /, **options: Any) -> None:
         raise click.exceptions.Exit(Refused.exit_status)
 
 
-def _print(app: App, result: CheckResult) -> None:
+def _print(app: App, result: CheckResult | HostCheckResult) -> None:
     out = app.out
     out.line(_verdict(result))
     describe.findings(out, result.findings)
     if result.plan is None:
         return
     out.heading("Plan")
-    describe.plan(out, result.plan, result.estimates)
+    words.of(result).plan(out, result.plan, result.estimates)
     if result.space:
         out.heading("Space at the destination")
         columns = (
@@ -68,7 +76,7 @@ def _print(app: App, result: CheckResult) -> None:
         out.table(columns, rows, indent=2)
 
 
-def _verdict(result: CheckResult) -> Text:
+def _verdict(result: CheckResult | HostCheckResult) -> Text:
     errors = sum(finding.is_error for finding in result.findings)
     warnings = sum(finding.severity is Severity.WARNING for finding in result.findings)
     if result.refused:

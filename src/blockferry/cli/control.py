@@ -6,10 +6,10 @@ import click
 
 from blockferry.base import units
 from blockferry.base.errors import MoveCancelled, TooLateToCancel, UsageError
-from blockferry.cli import describe, display, drive, types, watch_move
+from blockferry.cli import display, drive, types, watch_move, words
 from blockferry.cli.app import App, pass_app
 from blockferry.cli.command import Command
-from blockferry.client import Client, MoveSummary, Outcome, conclude, to_json
+from blockferry.client import AnyMove, Client, Outcome, conclude, to_json
 
 
 @click.command(cls=Command, examples=("blockferry watch web01", "blockferry watch"))
@@ -60,10 +60,10 @@ def cancel(app: App, move: str | None, *, wait: bool, here: bool) -> None:
     if app.json:
         app.out.document("cancel", move=to_json(summary))
     else:
-        app.out.line(f"{describe.cancelling(summary)} `blockferry watch {summary.id}` follows it.")
+        app.out.line(f"{words.of(summary).cancelling(summary)} `blockferry watch {summary.id}` follows it.")
 
 
-def _to_the_end(app: App, client: Client, summary: MoveSummary) -> MoveSummary:
+def _to_the_end(app: App, client: Client, summary: AnyMove) -> AnyMove:
     """Follow the one who runs the move; run it here when nobody does."""
     show = display.for_app(app)
     if summary.owner_alive:
@@ -77,12 +77,12 @@ def _to_the_end(app: App, client: Client, summary: MoveSummary) -> MoveSummary:
         show.close()
 
 
-def _nothing_left_to_end(now: MoveSummary) -> bool:
+def _nothing_left_to_end(now: AnyMove) -> bool:
     """Whether the wish came too late; a comparison that it has ended lasts until the move says so at its end."""
-    return now.too_late_to_cancel and not now.record.unverified
+    return now.too_late_to_cancel and not words.of(now).comparing(now)
 
 
-def _tell(app: App, summary: MoveSummary) -> None:
+def _tell(app: App, summary: AnyMove) -> None:
     """Say what holds now.
 
     Raises MoveFailed when the move failed; when it went through NotVerified, if its comparison was ended, or else
@@ -92,11 +92,10 @@ def _tell(app: App, summary: MoveSummary) -> None:
         if app.json:
             app.out.document("cancel", move=to_json(summary))
         else:
-            vm = summary.plan.vm
-            app.out.line(f"Move {summary.id} was cancelled. {vm} is on its old disks, untouched.")
+            app.out.line(f"Move {summary.id} was cancelled. {words.of(summary).cancelled(summary)}")
         return
     conclude(summary)
-    if summary.record.nvram.pending:
+    if words.of(summary).waits(summary):
         if app.json:
             app.out.document("cancel", move=to_json(summary))
         else:

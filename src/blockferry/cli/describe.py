@@ -10,12 +10,16 @@ from rich.text import Text
 from blockferry.base.units import format_duration, format_rate, format_size, format_time
 from blockferry.cli.output import Cell, Out, clock, counted
 from blockferry.client import (
+    AnyMove,
     DiskEstimate,
     DiskPlan,
+    DiskProgress,
     Event,
     Finding,
     GuestReport,
     HomePlan,
+    HostMovePlan,
+    HostMoveProgress,
     LatencyContract,
     Method,
     MoveSummary,
@@ -42,7 +46,7 @@ STATE_STYLES = {
 FOLLOWS = "its UEFI variables follow once it has been powered off"
 
 
-def host(plan: Plan) -> str:
+def host(plan: Plan | HostMovePlan) -> str:
     """The host of a move, by its name where it was noted."""
     return f"{plan.host_name} ({plan.uri})" if plan.host_name else plan.uri
 
@@ -100,8 +104,8 @@ def _disk_lines(plan: Plan, disk: DiskPlan, estimate: DiskEstimate | None) -> li
         size += f"; takes up to {format_size(estimate.allocated_bytes)} on {disk.datastore}"
     lines: list[Cell] = [
         f"{format_size(disk.virtual_size)}, cloned: nothing to copy" if disk.clone else size,
-        f"from {_place(disk.source_datastore, disk.source)} ({disk.source_format})",
-        f"to   {_place(disk.datastore, disk.dest)} ({_dest_format(disk)})",
+        f"from {place(disk.source_datastore, disk.source)} ({disk.source_format})",
+        f"to   {place(disk.datastore, disk.dest)} ({_dest_format(disk)})",
     ]
     lines.extend(f"with {layer.source} -> {layer.dest}" for layer in disk.layers)
     below = None if disk.stays_below is None else disk.stays_below[0]
@@ -115,7 +119,7 @@ def _disk_lines(plan: Plan, disk: DiskPlan, estimate: DiskEstimate | None) -> li
 
 
 def _home_lines(home: HomePlan) -> list[Cell]:
-    lines: list[Cell] = [_place(home.datastore, home.dest)]
+    lines: list[Cell] = [place(home.datastore, home.dest)]
     lines.extend(f"{file.role}: {file.source} -> {file.dest}" for file in home.files)
     lines.extend(f"stays in the old home: {stay.path} ({stay.why})" for stay in home.stays[:STAYING_SHOWN])
     if len(home.stays) > STAYING_SHOWN:
@@ -159,7 +163,8 @@ def source_policy(policy: SourcePolicy) -> str:
     )
 
 
-def _place(datastore: str | None, path: str) -> str:
+def place(datastore: str | None, path: str) -> str:
+    """`ssd: /srv/ssd/web01/vda.qcow2`."""
     return f"{datastore}: {path}" if datastore and datastore != path else path
 
 
@@ -167,12 +172,10 @@ def _dest_format(disk: DiskPlan) -> str:
     return f"{disk.dest_format}, thick" if disk.thick else disk.dest_format
 
 
-def report(out: Out, summary: MoveSummary) -> None:
+def report_pairs(summary: MoveSummary) -> list[Pair]:
     """The report of a finished move."""
     done = summary.report
-    if done is None:
-        return
-    out.line(headline(summary))
+    assert done is not None
     again = ""
     if done.changed_bytes or done.passes:
         again = f", and {format_size(done.changed_bytes)} because the guest changed it"
@@ -195,7 +198,7 @@ def report(out: Out, summary: MoveSummary) -> None:
         pairs.append(("old disks", list(done.sources)))
     if done.notes:
         pairs.append(("notes", list(done.notes)))
-    out.details(pairs)
+    return pairs
 
 
 def _suffered(done: Report, hold_failed: str) -> Iterator[Pair]:
@@ -228,7 +231,7 @@ def _guest_lines(guest: GuestReport) -> Iterable[Cell]:
     yield f"{guest.within:.1%} of the writes kept the limit of {format_duration(guest.limit_s)}"
 
 
-def headline(summary: MoveSummary) -> Text:
+def headline(summary: AnyMove) -> Text:
     """One sentence: how the move ended."""
     took = f" in {format_duration(_seconds(summary))}" if summary.finished is not None or summary.report else ""
     match summary.record.outcome:
@@ -246,7 +249,7 @@ def headline(summary: MoveSummary) -> Text:
     return Text(*words)
 
 
-def _seconds(summary: MoveSummary) -> float:
+def _seconds(summary: AnyMove) -> float:
     if summary.report is not None:
         return summary.report.seconds
     return max(0.0, (summary.finished or summary.created) - summary.created)
@@ -275,14 +278,7 @@ def cancelling(summary: MoveSummary) -> str:
 
 def progress_sentence(progress: Progress) -> str:
     """`copying, 45%, 1.8 GiB of 4.0 GiB, 212 MiB/s, 10.4 s left, pass 3 over changed blocks (152 MiB so far)`."""
-    parts = [progress.phase]
-    if progress.total:
-        parts.append(percent(progress.done, progress.total))
-        parts.append(f"{format_size(progress.done)} of {format_size(progress.total)}")
-    if progress.rate and progress.done < progress.total:
-        parts.append(format_rate(progress.rate))
-    if progress.seconds_left is not None:
-        parts.append(time_left(progress.seconds_left))
+    parts = [progress.phase, *amount(progress)]
     passes = max((disk.passes for disk in progress.disks), default=0)
     changed = sum(disk.changed for disk in progress.disks)
     if changed and not passes:
@@ -294,6 +290,43 @@ def progress_sentence(progress: Progress) -> str:
     if progress.note:
         parts.append(progress.note)
     return ", ".join(parts)
+
+
+def amount(progress: Progress | HostMoveProgress) -> list[str]:
+    """How much is done, how fast it goes, and how long the rest takes; nothing of what is not known."""
+    parts = []
+    if progress.total:
+        parts.append(percent(progress.done, progress.total))
+        parts.append(f"{format_size(progress.done)} of {format_size(progress.total)}")
+    if progress.rate and progress.done < progress.total:
+        parts.append(format_rate(progress.rate))
+    if progress.seconds_left is not None:
+        parts.append(time_left(progress.seconds_left))
+    return parts
+
+
+def start_sentence(summary: MoveSummary) -> str:
+    """`Moving web01 (vda; 4.0 GiB) to ssd by mirror: the guest runs (move 3f2a)`."""
+    plan = summary.plan
+    disks = ", ".join(disk.target for disk in plan.disks)
+    size = format_size(plan.copy_bytes) if plan.copy_bytes else "nothing to copy"
+    return (
+        f"Moving {plan.vm} ({disks}; {size}) to {plan.destination} by "
+        f"{plan.method.value}: {plan.method_reason} (move {summary.id})"
+    )
+
+
+def passes(disk: DiskProgress) -> str:
+    """What the guest changed of a disk meanwhile."""
+    sizes = ", ".join(format_size(size) for size in disk.pass_sizes[-5:])
+    earlier = "..., " if len(disk.pass_sizes) > 5 else ""
+    listed = f": {earlier}{sizes}" if sizes else ""
+    if not disk.passes:
+        return f"{disk.target}: the guest changed {format_size(disk.changed)} meanwhile"
+    return (
+        f"{disk.target}: the guest changed {format_size(disk.changed)} meanwhile; passes over changed blocks: "
+        f"{disk.passes}{' (' + listed[2:] + ')' if listed else ''}"
+    )
 
 
 def time_left(seconds: float) -> str:

@@ -15,10 +15,10 @@ from rich.table import Table
 from rich.text import Text
 
 from blockferry.base.units import format_duration, format_rate, format_size
-from blockferry.cli import describe
+from blockferry.cli import describe, words
 from blockferry.cli.app import App
 from blockferry.cli.output import Out
-from blockferry.client import DiskProgress, Event, MoveSummary, Progress, Wanted, to_json
+from blockferry.client import AnyMove, Event, HostMoveProgress, Progress, Wanted, to_json
 
 LINE_EVERY_S = 10.0
 TOLD = ("warning", "error")  # the kinds of events that people are told while a move runs
@@ -27,8 +27,8 @@ TOLD = ("warning", "error")  # the kinds of events that people are told while a 
 class Display(Protocol):
     """Shows one move. Writing may raise OSError when the terminal is gone; `close` never does."""
 
-    def start(self, summary: MoveSummary) -> None: ...
-    def update(self, summary: MoveSummary) -> None: ...
+    def start(self, summary: AnyMove) -> None: ...
+    def update(self, summary: AnyMove) -> None: ...
     def event(self, event: Event) -> None: ...
     def say(self, text: str) -> None:
         """A note about this command, not about the move."""
@@ -62,12 +62,12 @@ class JsonLines:
     def __init__(self, out: Out, err: Out) -> None:
         self._out = out
         self._err = err
-        self._last: Progress | None = None
+        self._last: Progress | HostMoveProgress | None = None
 
-    def start(self, summary: MoveSummary) -> None:
+    def start(self, summary: AnyMove) -> None:
         self._out.document("started", move=to_json(summary))
 
-    def update(self, summary: MoveSummary) -> None:
+    def update(self, summary: AnyMove) -> None:
         seen = replace(summary.progress, updated=0.0)
         if seen != self._last:
             self._last = seen
@@ -100,15 +100,15 @@ class Lines:
         self._phase: str | None = None
         self._last_s = 0.0
 
-    def start(self, summary: MoveSummary) -> None:
-        self._err.line(start_sentence(summary))
+    def start(self, summary: AnyMove) -> None:
+        self._err.line(words.starting(summary))
 
-    def update(self, summary: MoveSummary) -> None:
+    def update(self, summary: AnyMove) -> None:
         now_s = time.monotonic()
         if summary.progress.phase == self._phase and now_s - self._last_s < LINE_EVERY_S:
             return
         self._phase, self._last_s = summary.progress.phase, now_s
-        self._err.line(f"move {summary.id} of {summary.plan.vm}: {describe.progress_sentence(summary.progress)}")
+        self._err.line(f"move {summary.id} of {summary.plan.vm}: {words.of(summary).progress(summary.progress)}")
 
     def event(self, event: Event) -> None:
         if event.kind in TOLD:
@@ -130,10 +130,10 @@ class LiveView:
     def __init__(self, err: Out) -> None:
         self._err = err
         self._live: Live | None = None
-        self._summary: MoveSummary | None = None
+        self._summary: AnyMove | None = None
 
-    def start(self, summary: MoveSummary) -> None:
-        self._err.line(start_sentence(summary))
+    def start(self, summary: AnyMove) -> None:
+        self._err.line(words.starting(summary))
         self._begin()
 
     def _begin(self) -> None:
@@ -150,7 +150,7 @@ class LiveView:
     def _render(self) -> Group:
         return view(self._summary, self._err.width) if self._summary else Group()
 
-    def update(self, summary: MoveSummary) -> None:
+    def update(self, summary: AnyMove) -> None:
         self._summary = summary
         if self._live is None:
             self._begin()
@@ -174,19 +174,7 @@ class LiveView:
                 live.stop()
 
 
-def start_sentence(summary: MoveSummary) -> str:
-    plan = summary.plan
-    if summary.record.wanted is Wanted.CANCEL:
-        return f"Cancelling the move of {plan.vm} to {plan.destination} (move {summary.id})"
-    disks = ", ".join(disk.target for disk in plan.disks)
-    size = format_size(plan.copy_bytes) if plan.copy_bytes else "nothing to copy"
-    return (
-        f"Moving {plan.vm} ({disks}; {size}) to {plan.destination} by "
-        f"{plan.method.value}: {plan.method_reason} (move {summary.id})"
-    )
-
-
-def view(summary: MoveSummary, width: int) -> Group:
+def view(summary: AnyMove, width: int) -> Group:
     """The live table for a terminal of `width` columns."""
     progress = summary.progress
     parts: list[Text | Table] = [_status(summary)]
@@ -194,24 +182,26 @@ def view(summary: MoveSummary, width: int) -> Group:
     for right in (False, False, False, True, True, True, True):
         rows.add_column(justify="right" if right else "left", no_wrap=True)
     bar = min(40, max(6, width - 71))
-    for disk in progress.disks:
+    told = words.of(summary)
+    disks = told.rows(progress)
+    for disk in disks:
         rows.add_row(*_row(disk.target, disk.phase, disk.done, disk.total, disk.rate, disk.seconds_left, bar))
-    if len(progress.disks) > 1:
+    if len(disks) > 1:
         rows.add_row(*_row("in all", "", progress.done, progress.total, progress.rate, progress.seconds_left, bar))
     parts.append(rows)
-    parts.extend(Text(_passes(disk), style="dim") for disk in progress.disks if disk.passes or disk.changed)
+    parts.extend(Text(line, style="dim") for line in told.below(progress))
     return Group(*parts)
 
 
-def _status(summary: MoveSummary) -> Text:
+def _status(summary: AnyMove) -> Text:
     elapsed_s = max(0.0, time.time() - summary.created)
     line = Text.assemble((summary.progress.phase, "bold"), f", {format_duration(elapsed_s)}")
     if summary.record.wanted is Wanted.CANCEL:
         line.append(", cancelling", style="yellow")
     if summary.progress.note:
         line.append(f": {summary.progress.note}")
-    if summary.progress.pace:
-        line.append(f"; speed {summary.progress.pace}", style="dim")
+    if pace := words.of(summary).pace(summary.progress):
+        line.append(f"; speed {pace}", style="dim")
     return line
 
 
@@ -227,16 +217,4 @@ def _row(
         Text(whole),
         Text(format_rate(rate) if rate and done < total else ""),
         Text(describe.time_left(seconds_left) if seconds_left is not None else ""),
-    )
-
-
-def _passes(disk: DiskProgress) -> str:
-    sizes = ", ".join(format_size(size) for size in disk.pass_sizes[-5:])
-    earlier = "..., " if len(disk.pass_sizes) > 5 else ""
-    listed = f": {earlier}{sizes}" if sizes else ""
-    if not disk.passes:
-        return f"{disk.target}: the guest changed {format_size(disk.changed)} meanwhile"
-    return (
-        f"{disk.target}: the guest changed {format_size(disk.changed)} meanwhile; passes over changed blocks: "
-        f"{disk.passes}{' (' + listed[2:] + ')' if listed else ''}"
     )

@@ -19,9 +19,9 @@ from dataclasses import dataclass, field
 from types import FrameType
 
 from blockferry.base.errors import BlockferryError, Interrupted, JournalFailed, LeaseLost, MoveBusy
-from blockferry.cli import describe, display, watch_move
+from blockferry.cli import display, watch_move, words
 from blockferry.cli.app import App
-from blockferry.client import Client, MoveSummary
+from blockferry.client import AnyMove, Client
 
 TICK_S = 0.1
 STOP_S = 15.0  # how long a stopping engine may take before we leave without it
@@ -47,9 +47,9 @@ class Worker(threading.Thread):
         self._client = client
         self._move = move
         self.stop = threading.Event()
-        self.seen: queue.SimpleQueue[MoveSummary | None] = queue.SimpleQueue()
+        self.seen: queue.SimpleQueue[AnyMove | None] = queue.SimpleQueue()
         """The newest state; None at the end, so that nobody waits for more."""
-        self._result: MoveSummary | None = None
+        self._result: AnyMove | None = None
         self._error: BaseException | None = None
 
     def run(self) -> None:
@@ -70,7 +70,7 @@ class Worker(threading.Thread):
         """What `client.run` raised; the thread has ended."""
         return self._error
 
-    def result(self) -> MoveSummary:
+    def result(self) -> AnyMove:
         """What `client.run` returned or raised; the thread has ended."""
         if self._error is not None:
             raise self._error
@@ -112,7 +112,7 @@ def _signals() -> Iterator[Signals]:
             signal.signal(number, handler)
 
 
-def drive(app: App, client: Client, summary: MoveSummary, show: display.Display) -> MoveSummary:
+def drive(app: App, client: Client, summary: AnyMove, show: display.Display) -> AnyMove:
     """Run the move to its end, shown on `show`; its finished summary.
 
     Raises what `client.run` raises, and Interrupted when it was handed to the background.
@@ -156,7 +156,7 @@ class _Detach(Exception):
 def _attend(
     app: App,
     client: Client,
-    summary: MoveSummary,
+    summary: AnyMove,
     show: display.Display,
     worker: Worker,
     signals: Signals,
@@ -185,7 +185,7 @@ def _attend(
 
 
 def _interrupted(
-    app: App, client: Client, summary: MoveSummary, show: display.Display, worker: Worker, *, again: bool
+    app: App, client: Client, summary: AnyMove, show: display.Display, worker: Worker, *, again: bool
 ) -> None:
     """Ctrl-C: ask a person; for a program the first one cancels and the second one detaches."""
     if not app.interactive:
@@ -198,12 +198,12 @@ def _interrupted(
         answer = _ask(worker)
     if answer == "c":
         if (cancelled := _cancel(client, summary, show)) is not None:
-            show.say(describe.cancelling(cancelled))
+            show.say(words.of(cancelled).cancelling(cancelled))
     elif answer == "d":
         raise _Detach("")
 
 
-def _cancel(client: Client, summary: MoveSummary, show: display.Display) -> MoveSummary | None:
+def _cancel(client: Client, summary: AnyMove, show: display.Display) -> AnyMove | None:
     """Write the wish down; the move as it is then.
 
     None: it could not be written down, or comes too late, which is no reason to leave the move.
@@ -238,7 +238,7 @@ def _ask(worker: Worker) -> str:
         signal.signal(signal.SIGINT, ours)
 
 
-def _hand_over(client: Client, summary: MoveSummary, worker: Worker, why: str) -> MoveSummary:
+def _hand_over(client: Client, summary: AnyMove, worker: Worker, why: str) -> AnyMove:
     """Stop the engine here and let a background process go on; if it ended meanwhile, its result stands."""
     worker.stop.set()
     worker.join(STOP_S)

@@ -40,7 +40,7 @@ SECTIONS: dict[str, dict[str, CommandEntry]] = {
         "doctor": CommandEntry("doctor", "Look a host over: is it fit for moves."),
     },
     "Move": {
-        "move": CommandEntry("move", "Move VM, running or off, to another datastore."),
+        "move": CommandEntry("move", "Move VM, running or off, to another datastore, or to another host."),
         "watch": CommandEntry("control", "Follow a move until its end."),
         "speed": CommandEntry("control", "Change the limit of a running copy."),
         "cancel": CommandEntry("control", "Cancel a move; VM stays on its old disks."),
@@ -198,7 +198,7 @@ def _discard_output() -> None:
 @click.version_option(__version__, prog_name="blockferry", message="%(prog)s %(version)s")
 @click.pass_context
 def root(ctx: click.Context) -> None:
-    """Move the storage of running VMs on KVM/libvirt from one datastore to another.
+    """Move running VMs on KVM/libvirt: their storage to another datastore, or themselves to another host.
 
     The global options are taken before and after the command. Exit statuses: docs/exit-statuses.md.
     """

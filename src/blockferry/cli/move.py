@@ -11,11 +11,11 @@ import click
 from blockferry.base import log
 from blockferry.base.config import Config
 from blockferry.base.errors import BlockferryError, Interrupted, Refused
-from blockferry.cli import describe, display, drive, types, watch_move
+from blockferry.cli import check, describe, display, drive, types, watch_move
 from blockferry.cli.app import App, pass_app
 from blockferry.cli.command import Command
 from blockferry.cli.request_options import LOOKING, request_options, to_request
-from blockferry.client import Client, MoveSummary, to_json
+from blockferry.client import AnyMove, Client, to_json
 
 logger = logging.getLogger(__name__)
 
@@ -26,19 +26,28 @@ logger = logging.getLogger(__name__)
         "blockferry move web01 --to ssd",
         "blockferry move db01 --to ssd --disk vdb=archive --bandwidth 200MiB/s --keep-source 7d",
         "blockferry move web01 --to ssd --detach",
+        "blockferry move web01 --to-host kvm2",
+        "blockferry move web01 --to-host kvm2 --to ssd --bandwidth 200MiB/s",
     ),
 )
 @request_options
 @click.option("--detach", is_flag=True, help="Start it, leave it to the background, and return.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, as `check` does; touch nothing.")
 @pass_app
-def move(app: App, /, *, detach: bool, **options: Any) -> None:
-    """Move VM, running or off, to another datastore.
+def move(app: App, /, *, detach: bool, dry_run: bool, **options: Any) -> None:
+    """Move VM, running or off, to another datastore, or to another host.
 
-    Its disks and its home. Like Storage vMotion (Move-VM -Datastore). Ctrl-C asks whether to cancel, detach or go
+    Its disks and its home; with --to-host the VM itself, with the disks that the other host does not share. Like
+    Storage vMotion and vMotion (Move-VM -Datastore, -Destination). Ctrl-C asks whether to cancel, detach or go
     on. A closed terminal or SIGTERM leaves the move to the background; without a terminal SIGINT cancels it and
     waits.
     """
     request = to_request(**options)
+    if dry_run:
+        with display.waiting(app, LOOKING):
+            result = app.client().check(request)
+        check.tell(app, result)
+        return
     try:
         with display.waiting(app, LOOKING, log_too=True):
             client = app.client()
@@ -57,7 +66,7 @@ def move(app: App, /, *, detach: bool, **options: Any) -> None:
         run_here(app, client, summary)
 
 
-def run_here(app: App, client: Client, summary: MoveSummary) -> None:
+def run_here(app: App, client: Client, summary: AnyMove) -> None:
     """Drive a move in this process, with its progress, and print its report."""
     show = display.for_app(app)
     try:
@@ -75,7 +84,7 @@ def run_here(app: App, client: Client, summary: MoveSummary) -> None:
     watch_move.tell_end(app, finished)
 
 
-def _detach(app: App, client: Client, summary: MoveSummary) -> None:
+def _detach(app: App, client: Client, summary: AnyMove) -> None:
     client.start(summary.id)
     for event in client.show(summary.id)[1]:
         if event.kind == "warning":

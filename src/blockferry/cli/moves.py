@@ -8,11 +8,11 @@ import click
 from rich.text import Text
 
 from blockferry.base.units import format_duration, format_rate, format_size, format_time
-from blockferry.cli import describe, types
+from blockferry.cli import describe, types, words
 from blockferry.cli.app import App, pass_app
 from blockferry.cli.command import Command
 from blockferry.cli.output import Cell, Column, counted
-from blockferry.client import Client, MoveSummary, to_json
+from blockferry.client import AnyMove, Client, to_json
 
 
 @click.command(cls=Command, examples=("blockferry moves",))
@@ -53,7 +53,7 @@ def _missing_journal(client: Client) -> str:
     return f" There is no journal at {client.missing_journal} yet." if client.missing_journal else ""
 
 
-def _running_row(summary: MoveSummary, *, with_host: bool) -> Sequence[Cell]:
+def _running_row(summary: AnyMove, *, with_host: bool) -> Sequence[Cell]:
     progress = summary.progress
     left = progress.seconds_left
     return (
@@ -61,7 +61,7 @@ def _running_row(summary: MoveSummary, *, with_host: bool) -> Sequence[Cell]:
         *([describe.host(summary.plan)] if with_host else []),
         summary.plan.vm,
         summary.plan.destination,
-        _state(summary),
+        words.state(summary),
         progress.phase,
         format_size(progress.done),
         format_size(progress.total),
@@ -96,22 +96,18 @@ def history(app: App, limit: int) -> None:
     app.out.table(columns, [_ended_row(summary) for summary in summaries])
 
 
-def _ended_row(summary: MoveSummary) -> Sequence[Cell]:
+def _ended_row(summary: AnyMove) -> Sequence[Cell]:
     report = summary.report
     return (
         summary.id,
         summary.plan.vm,
         summary.plan.destination,
-        _state(summary),
+        words.state(summary),
         format_time(summary.created),
         format_duration(report.seconds) if report else None,
-        format_size(report.bulk_bytes + report.changed_bytes) if report else None,
+        format_size(words.of(summary).copied(report)) if report else None,
         format_duration(report.switch_stall_s) if report and report.switch_stall_s is not None else None,
     )
-
-
-def _state(summary: MoveSummary) -> Text:
-    return Text(summary.state, style=describe.STATE_STYLES.get(summary.state, ""))
 
 
 @click.command(cls=Command, examples=("blockferry show web01", "blockferry show 3f2a"))
@@ -129,13 +125,13 @@ def show(app: App, move: str | None) -> None:
         app.out.document("move", move=to_json(summary), events=events)
         return
     out = app.out
-    out.line(Text.assemble((f"Move {summary.id} of {summary.plan.vm}: ", "bold"), _state(summary)))
+    out.line(Text.assemble((f"Move {summary.id} of {summary.plan.vm}: ", "bold"), words.state(summary)))
     pairs: list[tuple[str, Cell]] = [("host", describe.host(summary.plan)), ("started", format_time(summary.created))]
     if summary.finished is not None:
         pairs.append(("ended", format_time(summary.finished)))
     else:
         pairs.append(("run by", summary.owner if summary.owner_alive else "nobody at present"))
-        pairs.append(("progress", describe.progress_sentence(summary.progress)))
+        pairs.append(("progress", words.of(summary).progress(summary.progress)))
         if summary.record.bandwidth != summary.plan.bandwidth:
             limit = summary.record.bandwidth
             pairs.append(("limit now", format_rate(limit) if limit else "none"))
@@ -149,9 +145,9 @@ def show(app: App, move: str | None) -> None:
         pairs.append(("died", f"the process that ran it died {counted(summary.deaths, 'time')}"))
     out.details(pairs)
     out.heading("Plan")
-    describe.plan(out, summary.plan)
+    words.of(summary).plan(out, summary.plan)
     out.heading("Story")
     describe.story(out, events)
     if summary.report is not None:
         out.heading("Report")
-        describe.report(out, summary)
+        words.report(out, summary)

@@ -17,17 +17,17 @@ from blockferry.base.errors import UsageError
 from blockferry.cli import types
 from blockferry.client import (
     FORMATS,
+    AnyMoveOptions,
+    AnyRequest,
     ChainPolicy,
     Firmware,
     IfNotConverging,
     Method,
-    MoveOptions,
-    MoveRequest,
     OnBreak,
     PausedPolicy,
     Preallocation,
     Provision,
-    move_request,
+    any_request,
 )
 
 LOOKING = "Looking at the VM and its datastores"
@@ -43,6 +43,12 @@ def _one_of(kind: type[enum.Enum]) -> click.Choice[str]:
 PLACES: tuple[Decorator, ...] = (
     click.argument("vm", type=types.VmName()),
     click.option("--to", type=types.DatastoreName(), help="Datastore for the home and all disks."),
+    click.option(
+        "--to-host",
+        type=types.HostName(),
+        help="The host that VM goes to: a configured name, a name for ssh, or a libvirt URI. --to and --disk are its "
+        "datastores then, for disks that it does not share.",
+    ),
     click.option(
         "--disk",
         "disks",
@@ -115,6 +121,33 @@ COPYING: tuple[Decorator, ...] = (
 )
 """What is copied, and how."""
 
+OTHER_HOST: tuple[Decorator, ...] = (
+    click.option(
+        "--downtime",
+        type=types.Latency(),
+        help="With --to-host: how long the guest may stand still for the last of its memory, like 300ms; default: "
+        "QEMU's limit.",
+    ),
+    click.option(
+        "--auto-converge",
+        is_flag=True,
+        help="With --to-host: have QEMU slow a guest that changes its memory as fast as it is sent.",
+    ),
+    click.option(
+        "--address",
+        metavar="ADDRESS",
+        help="With --to-host: by which the VM's host sends memory and disks to the other; default: as configured, else "
+        "the name in its URI.",
+    ),
+    click.option(
+        "--peer-uri",
+        metavar="URI",
+        help="With --to-host: by which libvirt on the VM's host reaches that of the other; default: as configured, "
+        "else its URI.",
+    ),
+)
+"""How a VM gets to another host."""
+
 GUEST: tuple[Decorator, ...] = (
     click.option(
         "--guest-latency",
@@ -176,7 +209,7 @@ LEFTOVERS: tuple[Decorator, ...] = (
 
 def request_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Decorate a command with VM, --to and all that says how; `to_request` takes what click makes of them."""
-    for decorate in reversed((*PLACES, *IMAGES, *COPYING, *GUEST, *LEFTOVERS)):
+    for decorate in reversed((*PLACES, *IMAGES, *COPYING, *OTHER_HOST, *GUEST, *LEFTOVERS)):
         command = decorate(command)
     return command
 
@@ -189,7 +222,7 @@ def to_request(
     keep_source: str | None,
     delete_source: bool,
     **options: Any,
-) -> MoveRequest:
+) -> AnyRequest:
     """What was asked, the rest as configured. Raises UsageError where it contradicts itself, ConfigInvalid."""
     if keep_source is not None and delete_source:
         raise UsageError("--keep-source and --delete-source contradict each other.", "Give one of them.")
@@ -198,4 +231,4 @@ def to_request(
         raise UsageError(f"--disk names {twice[0]} twice.", "Give each disk one datastore.")
     kept = False if delete_source else keep_source
     asked = {**options, "disks": dict(disks), "format": format_, "keep_source": kept}
-    return move_request(vm, cast(MoveOptions, asked), Config.load())
+    return any_request(vm, cast(AnyMoveOptions, asked), Config.load())

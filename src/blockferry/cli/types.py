@@ -57,6 +57,15 @@ class DatastoreName(ParamType):
         return matching(ask_quietly(ctx, lambda client: client.datastore_names()), incomplete)
 
 
+class HostName(ParamType):
+    """A configured host, a name for ssh, or a libvirt URI."""
+
+    name = "host|uri"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return matching(ask_quietly(ctx, lambda client: [host.name for host in client.config.hosts]), incomplete)
+
+
 class MoveName(ParamType):
     """A move by its VM, its id, or the beginning of either. `ended`: completion offers moves that have ended, too."""
 

@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable
 
 from blockferry.base.errors import Interrupted
-from blockferry.cli import describe, display
+from blockferry.cli import describe, display, words
 from blockferry.cli.app import App
-from blockferry.client import Client, Event, MoveSummary, conclude, to_json
+from blockferry.client import AnyMove, Client, Event, conclude, to_json
 
 STORY_EVERY_S = 2.0
 
@@ -24,7 +24,7 @@ class Story:
         self._phase: str | None = None
         self._looked_s = float("-inf")
 
-    def tell(self, summary: MoveSummary) -> None:
+    def tell(self, summary: AnyMove) -> None:
         """Look into the story at each change of phase, and now and then."""
         now_s = time.monotonic()
         if summary.progress.phase == self._phase and now_s - self._looked_s < STORY_EVERY_S:
@@ -43,8 +43,8 @@ def watch(
     client: Client,
     move: str,
     show: display.Display,
-    until: Callable[[MoveSummary], bool] = lambda _: False,
-) -> MoveSummary:
+    until: Callable[[AnyMove], bool] = lambda _: False,
+) -> AnyMove:
     """Show a move until its end, or `until` this is true of it; its summary then, whatever the outcome.
 
     A move that nobody runs is given to a background process. Raises MoveParked, MoveNotFound, and Interrupted
@@ -75,12 +75,12 @@ def watch(
         show.close()
 
 
-def tell_end(app: App, summary: MoveSummary) -> None:
+def tell_end(app: App, summary: AnyMove) -> None:
     """Print how a move ended; raises MoveFailed or MoveCancelled unless it went through."""
     conclude(summary)
     if app.json:
         app.out.document("report", changed=True, move=to_json(summary))
     elif summary.report is not None:
-        describe.report(app.out, summary)
+        words.report(app.out, summary)
     else:
         app.out.line(describe.headline(summary))

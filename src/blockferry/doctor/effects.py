@@ -225,21 +225,20 @@ def _exposed(path: Path) -> bool:
 
 def _leftovers(site: Host, journal: MoveJournal) -> list[HostCheck]:
     uri, host = site.connection.uri, site.connection.host_id()
-    unfinished = [move_summary for move_summary in journal.unfinished() if may_be_here(move_summary.plan, uri, host)]
+    every = journal.every
+    unfinished = [
+        one
+        for one in every.unfinished()
+        if any(may_be_here(claimed.where, uri, host) for claimed in every.kind_of(one).claimed(one))
+    ]
     now = time.time()
     found = orphans.find(site, journal)
     kept = [orphan for orphan in found.left if orphan.kind == "source"]
     others = [orphan for orphan in found.left if orphan.kind != "source"]
     return doctor_rules.leftovers(
         Leftovers(
-            interrupted=tuple(
-                _name(move_summary) for move_summary in unfinished if move_summary.state == "interrupted"
-            ),
-            parked=tuple(
-                (_name(move_summary), move_summary.parked)
-                for move_summary in unfinished
-                if move_summary.parked is not None
-            ),
+            interrupted=tuple(_name(one) for one in unfinished if one.state == "interrupted"),
+            parked=tuple((_name(one), one.parked) for one in unfinished if one.parked is not None),
             orphans=tuple(
                 f"{other.path}: {other.why}." for other in others if other.removable and not other.on_purpose
             ),

@@ -127,6 +127,7 @@ def migrate(context: HostMoveContext, record: HostMoveRecord) -> None:
         context.bandwidth(),
         plan.persistent,
         bool(plan.staying),
+        plan.auto_converge,
     )
     context.bandwidth_set, context.limit_set = order.bandwidth, False
     context.migration = Migration(context.source.connection, plan.uuid, plan.vm, order)
@@ -299,26 +300,31 @@ def release_image(context: HostMoveContext, record: HostMoveRecord, path: str) -
         old = [travelling_disk.source for travelling_disk in plan.disks]
         doubt = proof.blocker(context.source, path, context.claims(), going=old, is_base=plan.cold)
         size = format_size(file_stat.allocated)
-        if doubt is None and not plan.keep_source:
+        if doubt is None and plan.source.delete:
             context.check()
             files.remove_with_links(runner, path)
             sentence = f"{path} ({size}): removed; nothing used it any more"
         else:
-            why = doubt or f"kept as asked: the disk of {plan.vm} before it went to {plan.dest_host_name}"
-            context.quarantine(_kept(context, disk, file_stat, why))
-            sentence = f"{path} ({size}): kept, because {why}" if doubt else f"{path} ({size}): kept as asked"
+            why = doubt or f"kept {plan.source.why_kept}: the disk of {plan.vm} before it went to {plan.dest_host_name}"
+            context.quarantine(_kept(context, disk, file_stat, why, for_good=doubt is not None))
+            reason = f", because {why}" if doubt else f" {plan.source.why_kept}"
+            sentence = f"{path} ({size}): kept{reason}"
     context.sources.append(sentence)
     context.log_event("action", sentence)
     point("image-released")
     context.save(replace(record, released=(*record.released, path)))
 
 
-def _kept(context: HostMoveContext, disk: TravellingDisk, file_stat: files.FileStat, why: str) -> Kept:
-    plan = context.plan
+def _kept(
+    context: HostMoveContext, disk: TravellingDisk, file_stat: files.FileStat, why: str, *, for_good: bool
+) -> Kept:
+    """`for_good`: it is kept because of a doubt, so its time is never over by itself."""
+    plan, now = context.plan, time.time()
     prints = KeptFingerprint(file_stat.inode, file_stat.size, file_stat.mtime_ns)
+    expires = None if for_good or plan.source.keep_s is None else now + plan.source.keep_s
     return Kept(
-        disk.source, plan.move, plan.vm, disk.source_datastore, None, file_stat.allocated, why,
-        host=plan.host, since=time.time(), format=disk.format, fingerprint=prints,
+        disk.source, plan.move, plan.vm, disk.source_datastore, expires, file_stat.allocated, why,
+        host=plan.host, since=now, format=disk.format, fingerprint=prints,
     )  # fmt: skip
 
 

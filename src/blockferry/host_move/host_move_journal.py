@@ -1,17 +1,20 @@
-"""The journal of moves to another host: what a new one must leave to other jobs, of both kinds."""
+"""The journal of moves to another host: what a new one must leave to other jobs, of all kinds."""
 
 from __future__ import annotations
 
-from blockferry.base.errors import DestinationTaken
+from collections.abc import Sequence
+
+from blockferry.base.errors import RoomTaken
 from blockferry.host_move.host_move_kind import HostMoveKind
 from blockferry.host_move.host_plan import HostMovePlan
 from blockferry.host_move.host_record import HostMoveRecord
 from blockferry.host_move.host_summary import HostMoveProgress, HostMoveReport, HostMoveSummary
 from blockferry.storage_move.move_kind import MoveKind
-from blockferry.store import Journal
-from blockferry.store.journal import Beside
-
-_STORAGE_MOVES = MoveKind()
+from blockferry.storage_move.precheck.space import NeededSpace
+from blockferry.storage_move.promises import newcomers
+from blockferry.store import Journal, uses
+from blockferry.store.database import Database
+from blockferry.store.journal import AnyKind, Beside
 
 
 class HostMoveJournal(Journal[HostMovePlan, HostMoveRecord, HostMoveProgress, HostMoveReport, HostMoveSummary]):
@@ -19,16 +22,24 @@ class HostMoveJournal(Journal[HostMovePlan, HostMoveRecord, HostMoveProgress, Ho
 
     kind = HostMoveKind()
 
-    def add(self, plan: HostMovePlan, record: HostMoveRecord, request_json: str, user: str) -> HostMoveSummary:
+    def __init__(self, database: Database, others: Sequence[AnyKind] = (MoveKind(),)) -> None:
+        super().__init__(database, others)
+
+    def add(
+        self, plan: HostMovePlan, record: HostMoveRecord, request_json: str, user: str, room: NeededSpace | None = None
+    ) -> HostMoveSummary:
         """Write a new move down. Raises MoveBusy when the VM has any job that is not over, DestinationTaken when a job
-        of another VM, of either kind, makes a file of the same name at the destination."""
+        of another VM, of whatever kind, makes a file of the same name at the destination.
+
+        `room`: what the plan was found to fit into; RoomTaken when it does not fit beside what was planned since.
+        """
 
         def check(beside: Beside[HostMovePlan]) -> None:
-            for other in beside.unfinished(apart_from=plan.uuid):
-                if other.dest_host == plan.dest_host and (same := plan.made & other.made):
-                    raise DestinationTaken(plan.vm, min(same), other.move, other.vm)
-            for move in beside.of(_STORAGE_MOVES).unfinished(apart_from=plan.uuid):
-                if move.host in ("", plan.dest_host) and (same := plan.made & move.made):
-                    raise DestinationTaken(plan.vm, min(same), move.move, move.vm)
+            mine = self.kind.made(plan)
+            for kind in (self.kind, *self.others):
+                others = (kind.made(other) for other in beside.of(kind).unfinished(apart_from=plan.uuid))
+                uses.keep_clear(mine, (made for made in others if made is not None))
+            if room is not None and (store := room.overdrawn(newcomers(beside, (self.kind, *self.others), room, mine))):
+                raise RoomTaken(plan.vm, store)
 
         return self.add_job(plan, record, request_json, user, check=check)

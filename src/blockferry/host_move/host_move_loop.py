@@ -6,10 +6,12 @@ import time
 from dataclasses import dataclass
 from typing import ClassVar
 
+from blockferry.base.units import format_rate
 from blockferry.host_move import decide as host_decide
 from blockferry.host_move import effects
 from blockferry.host_move.host_context import HostMoveContext
 from blockferry.host_move.host_observation import HostObservation
+from blockferry.host_move.host_plan import HostMovePlan
 from blockferry.host_move.host_record import HostMoveRecord
 from blockferry.host_move.host_summary import HostMoveProgress, HostMoveReport
 from blockferry.host_move.observe import observe
@@ -71,20 +73,50 @@ class HostMoveLoop(Loop[HostMoveRecord, HostObservation, HostMoveProgress, HostM
         point("finishing")
 
     def show(self, seen: HostObservation) -> HostMoveProgress:
-        return HostMoveProgress(self.phase, time.time(), "", seen.stats, dict(self.context.cold))
+        plan = self.context.plan
+        sizes = {disk.target: disk.virtual_size for disk in plan.disks} if plan.cold else {}
+        return HostMoveProgress(
+            self.phase, time.time(), _waited_for(plan, seen), seen.stats, dict(self.context.cold), sizes
+        )
 
     def ended(self, outcome: Outcome, seen: HostObservation, seconds: float) -> tuple[HostMoveProgress, HostMoveReport]:
-        record = seen.record
+        plan, record = self.context.plan, seen.record
         stats = record.stats
         report = HostMoveReport(
             outcome=outcome,
             seconds=seconds,
             phases=dict(self.phases),
-            downtime_ms=record.downtime_ms,
+            switch_stall_s=None if record.downtime_ms is None else record.downtime_ms / 1000,
             qemu_downtime_ms=None if stats is None else stats.downtime_ms,
-            disk_bytes=0 if stats is None else stats.disk_done,
+            bulk_bytes=sum(plan.disk(one).allocation for one in record.copied) if stats is None else stats.disk_done,
             memory_bytes=0 if stats is None else stats.memory_done,
+            passes=0 if stats is None else stats.passes,
             sources=tuple(self.context.sources),
             notes=record.notes,
+            verified=_verified(plan, record),
         )
         return HostMoveProgress(outcome.value, time.time(), "", stats), report
+
+
+def _waited_for(plan: HostMovePlan, seen: HostObservation) -> str:
+    """What a migration that runs is at, a clause; "" while nothing is under way."""
+    stats = seen.stats
+    if stats is None:
+        return ""
+    if stats.disk_done < stats.disk_total:
+        return "the disks are copied; the memory follows"
+    if stats.outrun:
+        slowed = f"; QEMU slows it by {stats.throttle} %" if stats.throttle else ""
+        hint = "" if plan.auto_converge or slowed else "; --auto-converge would slow it"
+        return f"the guest changes {format_rate(stats.dirty_rate)} of its memory, more than is sent{slowed or hint}"
+    return f"memory, pass {stats.passes}" if stats.passes else "memory"
+
+
+def _verified(plan: HostMovePlan, record: HostMoveRecord) -> tuple[str, ...]:
+    """A sentence for each proof that the move rests on."""
+    found = []
+    if record.alone:
+        found.append(f"{plan.host_name} had neither a QEMU nor a definition of {plan.vm} before it could run again.")
+    if record.handed and record.copied:
+        found.append(f"Not written to since the copy: {', '.join(sorted(record.copied))}.")
+    return tuple(found)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import posixpath
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from blockferry.hosts.datastore_id import Directory, FileId, SpaceId, file_of
+from blockferry.storage_move.request import SourcePolicy
 
 PLAN_VERSION = 1
 
@@ -13,7 +16,10 @@ BARRED = ".incoming"
 
 @dataclass(frozen=True, slots=True)
 class TravellingDisk:
-    """A disk whose content goes along. `virtual_size` is bytes; `datastore`: the destination's name of it."""
+    """A disk whose content goes along. Sizes are bytes; `datastore`: the destination's name of it.
+
+    `required`: what the new image takes there at most; `allocation`: what the old one takes.
+    """
 
     target: str
     source: str
@@ -23,6 +29,8 @@ class TravellingDisk:
     datastore: str
     source_datastore: str = ""
     thick: bool = False
+    required: int = 0
+    allocation: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +59,12 @@ class HostMovePlan:
     was_running: bool = True
     persistent: bool = True
     autostart: bool = False
-    keep_source: bool = False
+    source: SourcePolicy = field(default_factory=SourcePolicy)  # what becomes of the old images
+    bandwidth: int = 0  # bytes/s, 0 unlimited
     downtime_ms: int = 0  # 0: QEMU's own limit
+    auto_converge: bool = False  # QEMU slows a guest that changes its memory as fast as it is sent
+    memory: int = 0  # bytes of the guest, of a VM that is not off
+    directories: dict[str, Directory] = field(default_factory=dict)  # the destination's datastores: what they are
     version: int = PLAN_VERSION
 
     def disk(self, target: str) -> TravellingDisk:
@@ -69,6 +81,36 @@ class HostMovePlan:
         return frozenset(path for disk in self.disks for path in (disk.dest, self.made_path(disk)))
 
     @property
-    def directories(self) -> tuple[str, ...]:
+    def made_files(self) -> frozenset[FileId]:
+        """Return those of `made` of which every host knows which file it is."""
+        known = (file_of(path, self.directories.values()) for path in self.made)
+        return frozenset(file_id for file_id in known if file_id is not None)
+
+    @property
+    def homes(self) -> tuple[str, ...]:
         """Return the directories at the destination that have to be there."""
         return tuple(dict.fromkeys(posixpath.dirname(disk.dest) for disk in self.disks))
+
+    @property
+    def takes(self) -> dict[str, int]:
+        """Return the bytes that the new images take at most: datastore of the destination -> bytes."""
+        found: dict[str, int] = {}
+        for disk in self.disks:
+            found[disk.datastore] = found.get(disk.datastore, 0) + disk.required
+        return found
+
+    def space(self, datastore: str) -> SpaceId | None:
+        """Return the file system that a datastore of the destination takes its bytes from; None: not known."""
+        directory = self.directories.get(datastore)
+        return None if directory is None else directory.id.space
+
+    @property
+    def copy_bytes(self) -> int:
+        """Return the bytes that have to go at least: of the disks, and of the guest's memory."""
+        return sum(disk.allocation for disk in self.disks) + self.memory
+
+    @property
+    def destination(self) -> str:
+        """Return where the VM goes, for people."""
+        stores = ", ".join(dict.fromkeys(disk.datastore for disk in self.disks))
+        return f"{self.dest_host_name} ({stores})" if stores else self.dest_host_name

@@ -5,20 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from blockferry.storage_move.request import SourcePolicy
+
 
 @dataclass(frozen=True, slots=True)
 class HostMoveRequest:
-    """`vm`: name or UUID. `to`: datastore of the destination for all disks whose storage it does not share; `disks`:
-    target -> datastore, for single ones. `address`: by which the source's QEMU reaches the destination, `peer`: libvirt
-    URI by which its libvirtd does; "": both follow from the destination's own URI. Bytes/s, milliseconds; 0: no limit.
+    """`vm`: name or UUID; `to_host`: name of a host, or its libvirt URI.
+
+    `to`: datastore of the destination for all disks whose storage it does not share; `disks`: target -> datastore, for
+    single ones. `address`: by which the source's QEMU reaches the destination, `peer`: libvirt URI by which its
+    libvirtd does; "": both follow from the destination's own URI. Bytes/s, milliseconds; 0: no limit.
     """
 
     vm: str
+    to_host: str = ""
     to: str = ""
     disks: Mapping[str, str] = field(default_factory=dict)
     address: str = ""
     peer: str = ""
-    keep_source: bool = False
+    source: SourcePolicy = field(default_factory=SourcePolicy)
     bandwidth: int = 0
     downtime_ms: int = 0
+    auto_converge: bool = False
     thick: bool = False

@@ -2,75 +2,316 @@
 
 from __future__ import annotations
 
+import itertools
 import posixpath
 import secrets
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from urllib.parse import urlsplit
 
-from blockferry.base.errors import BlockferryError, Refused, UsageError, VmNotFound
-from blockferry.host_move import support_rules
-from blockferry.host_move.host_plan import HostMovePlan, TravellingDisk
+from blockferry.base.errors import BlockferryError, DiskNotFound, ImageUnreadable, Refused, nearest
+from blockferry.base.units import MiB
+from blockferry.host_move.host_plan import BARRED, HostMovePlan, TravellingDisk
 from blockferry.host_move.host_request import HostMoveRequest
-from blockferry.hosts.helper import files
+from blockferry.host_move.host_summary import HostCheckResult
+from blockferry.host_move.precheck import looks, rules
+from blockferry.host_move.precheck.catalogue import finding
+from blockferry.host_move.precheck.facts import Asked, Facts, Sharing
+from blockferry.hosts import filesystem_types
+from blockferry.hosts.helper import files, references
 from blockferry.hosts.host import Host
 from blockferry.hosts.images import qemu_img
 from blockferry.hosts.images.qemu_img import ChainImage
 from blockferry.hosts.inventory import Datastore, Disk, PowerState, Vm, datastore_of
 from blockferry.hosts.libvirt import domain_list, pools
 from blockferry.safety.shared_directory import SharedDirectories
+from blockferry.storage_move.destination import datastore_places, placement
+from blockferry.storage_move.precheck import source_filesystem
+from blockferry.storage_move.precheck.finding import Finding
+from blockferry.storage_move.precheck.space import RESERVE, NeededSpace, Promise, promised
+from blockferry.storage_move.summary import DiskEstimate
+
+TYPICAL_RATE = 200 * MiB
+"""Bytes/s assumed for estimates."""
+
+MOST_NAMES = 8
+"""So many names of an image are tried at the destination."""
 
 
-def plan(request: HostMoveRequest, source: Host, dest: Host, directories: SharedDirectories) -> HostMovePlan:
-    """Decide what is to be done. `directories`: what the session has proven of them.
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What the journal and the session know beside both hosts.
 
-    Raises Refused with all reasons, VmNotFound, HostUnreachable, UsageError.
+    `directories`: what was proven of directories; `promises`: what other moves have yet to write, `here` as seen from
+    the destination; `taken`: paths at the destination that other moves make; `under_way`: UUID of a VM -> its move that
+    is not over; `seen`, `since`: see NeededSpace.
+    """
+
+    directories: SharedDirectories
+    promises: tuple[Promise, ...] = ()
+    taken: frozenset[str] = frozenset()
+    under_way: Mapping[str, str] = field(default_factory=dict)
+    seen: frozenset[str] = frozenset()
+    since: float = 0.0
+
+
+@dataclass(slots=True)
+class _Draft:
+    """What the looks have shown so far of the VM's disks."""
+
+    images: dict[str, tuple[ChainImage, ...]] = field(default_factory=dict)
+    sharing: dict[str, Sharing] = field(default_factory=dict)
+    going: dict[str, str] = field(default_factory=dict)  # target -> datastore of the destination
+    disks: list[TravellingDisk] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def takes(self) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for disk in self.disks:
+            found[disk.datastore] = found.get(disk.datastore, 0) + disk.required
+        return found
+
+
+def plan(
+    request: HostMoveRequest, source: Host, dest: Host, beside: Beside
+) -> tuple[HostMovePlan, HostCheckResult, NeededSpace]:
+    """Return what is to be done, what was found, and the room it fits into.
+
+    Raises Refused with all reasons; as `check`.
+    """
+    result, room = check(request, source, dest, beside)
+    if result.plan is None or room is None:
+        reasons = [one for one in result.findings if one.is_error]
+        text = " ".join(f"[{reason.code}] {reason.text} {reason.remedy}".rstrip() for reason in reasons)
+        raise Refused(result.vm, text, tuple(reason.code for reason in reasons))
+    return result.plan, result, room
+
+
+def check(
+    request: HostMoveRequest, source: Host, dest: Host, beside: Beside
+) -> tuple[HostCheckResult, NeededSpace | None]:
+    """Return every reason for and against, the plan if there can be one, and what it was found to fit into.
+
+    Raises VmNotFound, DiskNotFound, HostUnreachable, LibvirtFailed, HostCommandFailed.
     """
     vm = domain_list.vm(source.connection, request.vm)
-    reasons: list[tuple[str, str]] = []
+    for target in request.disks:
+        if vm.disk(target) is None:
+            raise DiskNotFound(vm.name, target, nearest(target, [disk.target for disk in vm.disks]))
     if source.connection.host_id() == dest.connection.host_id():
-        reasons.append(("HOST_SAME", f"{vm.name} is on {dest.connection.hostname()} already."))
-    else:
-        reasons += _taken(vm, dest)
-    images = _images(vm, source)
-    reasons += support_rules.unsupported(vm, {target: len(found) for target, found in images.items()})
-    stores = {store.name: store for store in pools.datastores(dest.connection, refresh=True)}
+        facts = looks.gather(source, dest, vm.uuid, Asked())
+        return HostCheckResult(vm.name, tuple(rules.findings(facts, Asked())), None), None
+    draft = _disks(request, vm, source, dest, beside)
+    asked = _asked(request, vm, dest, draft)
+    facts = looks.gather(source, dest, vm.uuid, asked)
+    spaces = {store.name: None if store.id is None else store.id.space for store in facts.stores}
+    facts = replace(
+        facts,
+        images=draft.images,
+        under_way=beside.under_way.get(vm.uuid, ""),
+        sharing={**facts.sharing, **draft.sharing},
+        reserved=promised(beside.promises, spaces),
+    )
+    policy, said = source_filesystem.kept_where_shared(request.source, vm.name, _filesystems(source, draft.disks))
+    findings = (*rules.findings(facts, asked), *draft.findings, *(said if draft.disks else ()))
+    if any(one.is_error for one in findings):
+        return HostCheckResult(vm.name, findings, None), None
+    made = replace(_plan(request, facts, source, dest, draft, asked), source=policy)
+    return _result(made, facts, asked, findings), _needed(facts, asked, beside)
+
+
+def _result(made: HostMovePlan, facts: Facts, asked: Asked, findings: tuple[Finding, ...]) -> HostCheckResult:
+    rate = made.bandwidth or TYPICAL_RATE
+    stores = [store for store in facts.stores if store.name in asked.takes]
+    return HostCheckResult(
+        vm=made.vm,
+        findings=findings,
+        plan=made,
+        estimates=tuple(
+            DiskEstimate(disk.target, disk.allocation, disk.allocation / rate, disk.required) for disk in made.disks
+        ),
+        space=tuple(rules.room(facts, asked, store) for store in stores),
+        seconds=made.copy_bytes / rate + 1.0,
+    )
+
+
+def _needed(facts: Facts, asked: Asked, beside: Beside) -> NeededSpace:
+    """What the plan was found to fit into, for the proof in the transaction that writes it down."""
+    rooms = {store.name: rules.room(facts, asked, store) for store in facts.stores if store.name in asked.takes}
+    return NeededSpace(
+        {name: room.available_after - RESERVE for name, room in rooms.items()},
+        {store.name: rules.sharing_space(facts, store) for store in facts.stores if store.name in rooms},
+        beside.seen,
+        beside.since,
+        {store.name: None if store.id is None else store.id.space for store in facts.stores},
+    )
+
+
+# ------------------------------------------------------------ the ways between the hosts
+
+
+def _asked(request: HostMoveRequest, vm: Vm, dest: Host, draft: _Draft) -> Asked:
+    address, peer = ways(request, dest)
+    return Asked(
+        disks=draft.going,
+        takes=draft.takes,
+        address=address,
+        peer_uri=peer if vm.state.active else "",
+    )
+
+
+def ways(request: HostMoveRequest, dest: Host) -> tuple[str, str]:
+    """Return the address by which the source's QEMU reaches the destination, and the URI by which its libvirt does.
+
+    A destination that is the manager's own machine is reached by the name that it has for itself.
+    """
+    named = urlsplit(dest.uri).hostname or ""
+    own = named or dest.connection.hostname()
+    return request.address or own, request.peer or (dest.uri if named else f"qemu+ssh://{own}/system")
+
+
+# ------------------------------------------------------------ which disks go, and where to
+
+
+def _disks(request: HostMoveRequest, vm: Vm, source: Host, dest: Host, beside: Beside) -> _Draft:
+    """Decide of each disk whether it goes along. What stands against that is for the rules to say."""
+    draft = _Draft()
+    stores = {store.name: store for store in _stores(dest)}
     own_stores = pools.datastores(source.connection)
-    disks: list[TravellingDisk] = []
-    staying: list[str] = []
     for disk in vm.disks:
         if disk.source is None:
             continue
         wanted = request.disks.get(disk.target, "")
-        if not wanted and _shared(disk, source, dest, directories):
-            staying.append(disk.target)
-            reasons += support_rules.cached(vm, disk)
-        elif not support_rules.travels(disk):
-            reasons.append(
-                ("HOST_DISK_STAYS", f"{disk.target} of {vm.name} is not at the same path on the other host.")
-            )
-        else:
-            travelling_disk = _travelling(
-                vm, disk, images, wanted or request.to, stores, own_stores, thick=request.thick
-            )
-            reasons += [] if isinstance(travelling_disk, TravellingDisk) else [travelling_disk]
-            disks += [travelling_disk] if isinstance(travelling_disk, TravellingDisk) else []
-    reasons += _space(disks, stores, dest)
-    if reasons:
-        text = " ".join(f"[{code}] {words}" for code, words in reasons)
-        raise Refused(vm.name, text, tuple(code for code, _ in reasons))
-    return _plan(request, vm, source, dest, tuple(disks), tuple(staying))
+        if _is_image(disk):
+            _read_image(draft, disk, source)
+        if not wanted:
+            sharing = _sharing(disk, draft.images.get(disk.target, ()), source, dest, beside.directories)
+            if sharing is not None:
+                draft.sharing[disk.target] = sharing
+            if sharing is Sharing.SAME or not request.to or not _is_image(disk):
+                continue
+        draft.going[disk.target] = wanted or request.to
+        image = next(iter(draft.images.get(disk.target, ())), None)
+        store = stores.get(draft.going[disk.target])
+        if image is not None and store is not None and store.is_directory and image.format in ("raw", "qcow2"):
+            _place(draft, request, vm, disk.target, image, store, dest, beside.taken, own_stores)
+    return draft
+
+
+def _stores(dest: Host) -> tuple[Datastore, ...]:
+    pools.datastores(dest.connection, refresh=True)
+    return datastore_places.datastores(dest)
+
+
+def _is_image(disk: Disk) -> bool:
+    """Whether the content of this disk may have to go along: an image in a file."""
+    return disk.device == "disk" and disk.source is not None and disk.source.kind == "file"
+
+
+def _read_image(draft: _Draft, disk: Disk, source: Host) -> None:
+    assert disk.source is not None
+    assert disk.source.path is not None
+    try:
+        draft.images[disk.target] = qemu_img.chain(source.runner, disk.source.path, disk.source.format)
+    except ImageUnreadable as error:
+        draft.findings.append(finding("IMAGE_UNREADABLE", f"{disk.target}: {error.sentence}"))
+
+
+def _sharing(
+    disk: Disk, layers: Iterable[ChainImage], source: Host, dest: Host, directories: SharedDirectories
+) -> Sharing | None:
+    """Whether both hosts have the same file at this path, by a test file in its directory; None: not proven so.
+
+    A medium that cannot be written beside (an ISO) counts when its content is the same.
+    """
+    path = None if disk.source is None else disk.source.path
+    if path is None or disk.source is None or disk.source.kind != "file":
+        return None
+    for fromkey in dict.fromkeys((path, *(layer.path for layer in layers))):
+        if files.stat_one(source.runner, fromkey) is None or files.stat_one(dest.runner, fromkey) is None:
+            return None  # the rules' own look says which
+        directory = posixpath.dirname(fromkey)
+        try:
+            if not directories.same(source, directory, dest, directory):
+                return _of_medium(disk, path, source, dest) if disk.device in ("cdrom", "floppy") else Sharing.OTHER
+        except BlockferryError:
+            return _of_medium(disk, path, source, dest) if disk.device in ("cdrom", "floppy") else None
+    return Sharing.SAME
+
+
+def _of_medium(disk: Disk, path: str, source: Host, dest: Host) -> Sharing:
+    same = files.digest(source.runner, path) == files.digest(dest.runner, path)
+    return Sharing.SAME if same else Sharing.MEDIUM_DIFFERS
+
+
+def _place(
+    draft: _Draft, request: HostMoveRequest, vm: Vm, target: str, image: ChainImage, store: Datastore, dest: Host,
+    taken: frozenset[str], own_stores: tuple[Datastore, ...],
+) -> None:  # fmt: skip
+    """Give a disk its path at the destination: the first name that nothing has and no other move makes."""
+    used = {disk.dest for disk in draft.disks}
+    names = placement.image_paths(store, vm.name, target, image.path, image.format, in_home=True)
+    tried = [one for one in itertools.islice(names, MOST_NAMES + len(used)) if one not in used]
+    free = [one for one in tried if one not in taken and not _is_there(dest, one)]
+    if not free:
+        text = f"{target} of {vm.name} has no free name at {dest.connection.hostname()}: {tried[0]} is taken."
+        draft.findings.append(finding("NAME_COLLISION", text))
+        return
+    if free[0] != tried[0]:
+        text = f"{target}: {tried[0]} is there already, or made by another move; the disk goes to {free[0]}."
+        draft.findings.append(finding("NAME_TAKEN", text))
+    home = datastore_of(image.path, own_stores)
+    draft.disks.append(
+        TravellingDisk(
+            target=target,
+            source=image.path,
+            dest=free[0],
+            format=image.format,
+            virtual_size=image.virtual_size,
+            datastore=store.name,
+            source_datastore="" if home is None else home.name,
+            thick=request.thick,
+            required=_required(image, thick=request.thick),
+            allocation=min(image.allocation, image.virtual_size),
+        )
+    )
+
+
+def _is_there(dest: Host, path: str) -> bool:
+    """Whether the name is taken: by a file, or by what the other form of it would be while the move runs."""
+    return files.is_there(dest.runner, path) or files.is_there(dest.runner, path + BARRED)
+
+
+def _required(image: ChainImage, *, thick: bool) -> int:
+    """Bytes that the new image takes at most: all of it when it is thick, else what holds data, and the tables."""
+    data = image.virtual_size if thick else min(image.virtual_size, image.allocation)
+    return data + MiB + (image.virtual_size // 8192 if image.format == "qcow2" else 0)
+
+
+def _filesystems(source: Host, disks: Iterable[TravellingDisk]) -> Mapping[str, str]:
+    """Path of each old image -> the type of its file system."""
+    paths = [disk.source for disk in disks]
+    mapping = references.look(source.runner, paths).paths if paths else {}
+    return {
+        path: filesystem_types.EXPORTED if one.exported else one.filesystem
+        for path, one in mapping.items()
+        if one.there
+    }
+
+
+# ------------------------------------------------------------ the plan
 
 
 def _plan(
-    request: HostMoveRequest, vm: Vm, source: Host, dest: Host, disks: tuple[TravellingDisk, ...],
-    staying: tuple[str, ...],
-) -> HostMovePlan:  # fmt: skip
-    name = urlsplit(dest.uri).hostname or ""
-    address, peer = request.address or name, request.peer or dest.uri
-    if not address or not urlsplit(peer).hostname:
-        raise UsageError(
-            f"{dest.uri} does not say by which address {source.connection.hostname()} reaches that host.",
-            "Name the destination as qemu+ssh://HOST/system, or give its address.",
-        )
+    request: HostMoveRequest, facts: Facts, source: Host, dest: Host, draft: _Draft, asked: Asked
+) -> HostMovePlan:
+    vm = facts.vm
+    address, peer = ways(request, dest)
+    used = {disk.datastore for disk in draft.disks}
+    places = {
+        datastore.name: datastore for datastore in facts.stores if datastore.name in used and datastore.id is not None
+    }
     return HostMovePlan(
         move=secrets.token_hex(4),
         vm=vm.name,
@@ -83,94 +324,17 @@ def _plan(
         dest_host_name=dest.connection.hostname(),
         peer=peer,
         address=address,
-        disks=disks,
-        staying=staying,
+        disks=tuple(draft.disks),
+        staying=tuple(one.target for one in vm.disks if one.source is not None and one.target not in asked.disks),
         cold=vm.state is PowerState.OFF,
         was_running=vm.state is PowerState.RUNNING,
         persistent=vm.persistent,
         autostart=vm.autostart,
-        keep_source=request.keep_source,
+        bandwidth=request.bandwidth,
         downtime_ms=request.downtime_ms,
+        auto_converge=request.auto_converge,
+        memory=facts.needs.memory if vm.state.active else 0,
+        directories={
+            name: directory for name, store in places.items() for directory in datastore_places.directories((store,))
+        },
     )
-
-
-def _taken(vm: Vm, dest: Host) -> list[tuple[str, str]]:
-    """Why the destination cannot take a VM of this name and UUID."""
-    found = []
-    for word in (vm.uuid, vm.name):
-        try:
-            other = domain_list.vm(dest.connection, word)
-        except VmNotFound:
-            continue
-        kind = "HOST_UUID_TAKEN" if other.uuid == vm.uuid else "HOST_NAME_TAKEN"
-        found.append((kind, f"{dest.connection.hostname()} has a VM {other.name} (UUID {other.uuid}) already."))
-        break
-    return found
-
-
-def _images(vm: Vm, source: Host) -> dict[str, tuple[ChainImage, ...]]:
-    return {
-        disk.target: qemu_img.chain(source.runner, disk.source.path, disk.source.format)
-        for disk in vm.disks
-        if support_rules.travels(disk) and disk.source is not None and disk.source.path is not None
-    }
-
-
-def _shared(disk: Disk, source: Host, dest: Host, directories: SharedDirectories) -> bool:
-    """Whether both hosts have the same file at this path: their directories are one, by proof.
-
-    A host that cannot write there proves nothing. A medium that cannot be written beside (an ISO) counts when the file
-    is equal.
-    """
-    path = None if disk.source is None else disk.source.path
-    if path is None or disk.source is None or disk.source.kind != "file":
-        return False
-    if files.stat_one(source.runner, path) is None or files.stat_one(dest.runner, path) is None:
-        return False
-    directory = posixpath.dirname(path)
-    try:
-        return directories.same(source, directory, dest, directory)
-    except BlockferryError:
-        return disk.device == "cdrom" and files.digest(source.runner, path) == files.digest(dest.runner, path)
-
-
-def _travelling(
-    vm: Vm, disk: Disk, images: dict[str, tuple[ChainImage, ...]], wanted: str, stores: dict[str, Datastore],
-    own_stores: tuple[Datastore, ...], *, thick: bool,
-) -> TravellingDisk | tuple[str, str]:  # fmt: skip
-    """The disk with its new path, or why it cannot go."""
-    assert disk.source is not None
-    assert disk.source.path is not None
-    if not wanted:
-        return "HOST_DATASTORE", f"The other host does not have {disk.target} of {vm.name}: say where to, with --to."
-    store = stores.get(wanted)
-    if store is None or not store.active or not store.is_directory:
-        return "HOST_DATASTORE", f"The other host has no active datastore {wanted} for files."
-    image = images[disk.target][0]
-    if image.format not in ("raw", "qcow2") or image.encrypted or image.data_file:
-        return "HOST_FORMAT", f"{disk.target} of {vm.name} is {image.format}; only plain raw and qcow2 go."
-    name = f"{disk.target}.{image.format}"
-    home = datastore_of(disk.source.path, own_stores)
-    return TravellingDisk(
-        target=disk.target,
-        source=disk.source.path,
-        dest=posixpath.join(store.root, vm.name, name),
-        format=image.format,
-        virtual_size=image.virtual_size,
-        datastore=store.name,
-        source_datastore="" if home is None else home.name,
-        thick=thick,
-    )
-
-
-def _space(disks: list[TravellingDisk], stores: dict[str, Datastore], dest: Host) -> list[tuple[str, str]]:
-    """A thin disk may take its whole size; names that are taken."""
-    found = []
-    for name in dict.fromkeys(travelling_disk.datastore for travelling_disk in disks):
-        needed = sum(travelling_disk.virtual_size for travelling_disk in disks if travelling_disk.datastore == name)
-        if needed > stores[name].available:
-            found.append(("HOST_SPACE", f"{name} has {stores[name].available} bytes free, and {needed} may be needed."))
-    for disk in disks:
-        if files.is_there(dest.runner, disk.dest):
-            found.append(("HOST_FILE_TAKEN", f"{disk.dest} is there already on the other host."))
-    return found

@@ -18,6 +18,7 @@ from blockferry.hosts.host import Host
 from blockferry.hosts.libvirt.connection import Connection
 from blockferry.jobs import lease_keeping
 from blockferry.jobs.handle import JobHandle
+from blockferry.jobs.slow_calls import SlowCalls
 from blockferry.storage_move import claims
 from blockferry.storage_move.move_journal import MoveJournal
 from blockferry.store import LeaseKeeper
@@ -27,22 +28,25 @@ def run(
     journal: HostMoveJournal,
     storage_moves: MoveJournal,
     move: str,
+    source: Host,
+    dest: Host,
+    *,
     shown: Callable[[HostMoveSummary], None] = lambda _summary: None,
     stop: threading.Event | None = None,
     others: tuple[ConfiguredHost, ...] = (),
 ) -> HostMoveSummary:
-    """Drive a move to its end in this thread. `others`: the configured hosts, for the proof before a removal.
+    """Drive a move to its end in this thread. `source`, `dest`: by whatever URIs they are reached; closed at the end.
 
+    `others`: the configured hosts, for the proof before a removal.
     Raises MoveParked, LeaseLost, MoveBusy, OtherHost, Interrupted."""
     summary = journal.get(move)
-    if summary.finished is not None:
-        return summary
-    lease = lease_keeping.claim(journal, move)
     plan = summary.plan
     # The destination may reach the source's datastores: the proof before a removal asks it, too.
-    there = ConfiguredHost(HostEntry(plan.dest_host_name, plan.dest_uri), Host)
-    source, dest = Host(plan.uri, others=(*others, there)), Host(plan.dest_uri)
+    source.others = (*others, ConfiguredHost(HostEntry(plan.dest_host_name, dest.uri), Host))
     try:
+        if summary.finished is not None:
+            return summary
+        lease = lease_keeping.claim(journal, move)
         with lease_keeping.parking_bugs(journal, lease), LeaseKeeper(journal, lease) as keeper:
             source.expect(lambda connection: _expect(plan, connection, plan.host))
             dest.expect(lambda connection: _expect(plan, connection, plan.dest_host))
@@ -59,15 +63,23 @@ def run(
                 check=handle.check,
                 should_stop=handle.should_stop,
                 bandwidth=handle.bandwidth,
-                claims=lambda: claims.claims(storage_moves, plan.uri, plan.host),
+                claims=lambda: claims.claims(storage_moves, source.uri, plan.host, plan.move),
                 quarantine=journal.add_kept,
                 journal=journal.identity(),
             )
-            HostMoveLoop(context=context, job=handle, began_at=summary.created).run()
+            with SlowCalls(lambda: _slowest(source, dest), handle.publish, lambda: False) as slow:
+                handle.seen = slow.seen
+                HostMoveLoop(context=context, job=handle, began_at=summary.created).run()
     finally:
         source.close()
         dest.close()
     return journal.get(move)
+
+
+def _slowest(source: Host, dest: Host) -> tuple[str, float] | None:
+    """What libvirt, on either host, has owed an answer to for the longest, and for how many seconds."""
+    calls = [call for call in (source.slowest_call(), dest.slowest_call()) if call is not None]
+    return max(calls, key=lambda call: call[1], default=None)
 
 
 def _expect(plan: HostMovePlan, connection: Connection, uuid: str) -> None:

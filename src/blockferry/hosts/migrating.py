@@ -50,6 +50,14 @@ class MigrationStats:
     memory_total: int = 0
     memory_done: int = 0
     memory_left: int = 0
-    rate: int = 0
+    rate: int = 0  # of disks and memory together
     passes: int = 0  # over the memory
     downtime_ms: int = 0  # as QEMU counts it: until its own end, not until the guest runs again
+    memory_rate: int = 0
+    dirty_rate: int = 0  # bytes/s of its memory that the guest changes, by QEMU's latest count
+    throttle: int = 0  # percent by which auto-converge slows the guest's CPUs
+
+    @property
+    def outrun(self) -> bool:
+        """Whether the guest changes its memory faster than it is sent."""
+        return self.passes > 1 and self.dirty_rate > self.memory_rate > 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 from blockferry.jobs.outcome import Outcome
 from blockferry.jobs.record import JobRecord
@@ -36,6 +36,8 @@ class JobReport:
 class JobSummary(Generic[PlanT, RecordT, ProgressT, ReportT]):
     """One job as the journal knows it. Times are wall time, seconds since the epoch."""
 
+    kind: ClassVar[str] = ""  # as in the journal's column
+
     id: str
     plan: PlanT
     record: RecordT
@@ -52,6 +54,24 @@ class JobSummary(Generic[PlanT, RecordT, ProgressT, ReportT]):
     def waits(self) -> bool:
         """Whether nobody runs it because nothing can be done until something happens."""
         return False
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing is left that a person would wait for."""
+        return self.finished is not None
+
+    @property
+    def holds(self) -> str:
+        """What is true after a job that did not succeed, in a sentence."""
+        return ""
+
+    @property
+    def too_late_to_cancel(self) -> bool:
+        """Whether there is only the way forward by now."""
+        return self.record.outcome is Outcome.MOVED
+
+    def see_verified(self) -> None:
+        """Raise NotVerified or CopyDiffers for a job that went through and was not found alike as asked."""
 
     @property
     def state(self) -> str:

@@ -34,7 +34,7 @@ def find(site: Host, journal: MoveJournal) -> Orphans:
     connection = site.connection
     mine = journal.identity()
     said = claims.claims(journal, connection.uri, connection.host_id())
-    running = {move_summary.id for move_summary in journal.unfinished()}
+    running = {one.id for one in journal.every.unfinished()}
     to_go_on_with = journal.partial_paths()
     marked: list[tuple[Datastore, list[str]]] = []
     unsearched = []

@@ -180,7 +180,7 @@ def _tidy(site: Host, journal: MoveJournal, kept: Kept) -> None:
             or files.link_target(site.runner, directory) is not None
         ):
             return
-        uuid = journal.get(kept.move).plan.uuid
+        uuid = journal.every.get(kept.move).plan.uuid
         names = [posixpath.join(directory, name) for name in files.list_directory(site.runner, directory)]
         if all(home_effects.is_ours(site.runner, name, uuid) for name in names) and not _home_of(site, directory):
             for name in names:
@@ -248,19 +248,27 @@ def _meant(site: Host, journal: MoveJournal, what: str) -> tuple[Vm, Plan, dict[
         named = [row for row in rows if posixpath.normpath(row.path) == posixpath.normpath(what)]
         if not named:
             raise NotInQuarantine(what)
-        plan = journal.get(named[0].move).plan
+        plan = _storage_plan(journal, named[0])
         vm = domain_list.vm(site.connection, plan.uuid)
     else:
         vm = domain_list.vm(site.connection, what)
-        moves = {row.move for row in rows}
+        moves = [journal.every.get(move) for move in {row.move for row in rows}]
         plans = sorted(
-            ((summary.created, summary.plan) for move in moves if (summary := journal.get(move)).plan.uuid == vm.uuid),
+            ((one.created, one.plan) for one in moves if one.plan.uuid == vm.uuid and one.kind == journal.kind.name),
             key=lambda pair: pair[0],
         )
         if not plans:
             raise NotInQuarantine(what)
         plan = plans[-1][1]
     return vm, plan, {row.path: row for row in rows if row.move == plan.move}
+
+
+def _storage_plan(journal: MoveJournal, row: Kept) -> Plan:
+    """The plan of the storage move that has left a file. Raises NotRestorable for a file that another kind has left."""
+    one = journal.every.get(row.move)
+    if one.kind != journal.kind.name:
+        raise NotRestorable(row.vm, f"{row.path} was kept when {row.vm} went to {one.plan.destination}")
+    return journal.get(row.move).plan
 
 
 def _paths(plan: Plan) -> set[str]:
@@ -274,7 +282,7 @@ def _paths(plan: Plan) -> set[str]:
 
 
 def _busy(site: Host, journal: MoveJournal, vm: Vm) -> list[str]:
-    moving = [move_summary.id for move_summary in journal.unfinished() if move_summary.plan.uuid == vm.uuid]
+    moving = [one.id for one in journal.every.unfinished() if one.plan.uuid == vm.uuid]
     if moving:
         return [f"{vm.name} is being moved ({', '.join(moving)})"]
     if vm.mark is not None:

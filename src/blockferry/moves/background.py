@@ -9,7 +9,7 @@ import sys
 
 from blockferry.base.errors import JournalFailed
 from blockferry.hosts.process import reap
-from blockferry.moves import move_host
+from blockferry.moves import kinds
 from blockferry.moves.environment import Environment
 
 log = logging.getLogger(__name__)
@@ -21,15 +21,13 @@ def start(env: Environment, move_id: str) -> bool:
     Then the worker waits for it: a move that this process has planned or run is not left to nobody.
     """
     try:
-        summary = env.journal.get(move_id)
+        summary = env.every_move.get(move_id)
     except JournalFailed as error:
         if not error.passing or move_id not in env.uris:
             raise
         _start_worker(env, move_id, env.uris[move_id])
         return False
-    site = move_host.site_of(env, summary)
-    env.release(site)
-    _start_worker(env, summary.id, site.uri)
+    _start_worker(env, summary.id, kinds.of(summary).reach(env, summary))
     return True
 
 

@@ -17,8 +17,15 @@ from blockferry.safety.shared_directory import SharedDirectories
 from blockferry.store import glance
 
 if TYPE_CHECKING:
+    from blockferry.host_move import host_move_journal
+    from blockferry.host_move.host_summary import HostMoveSummary
     from blockferry.storage_move import move_journal
+    from blockferry.storage_move.summary import MoveSummary
+    from blockferry.store.job_list import JobList
+
+    AnyMove = MoveSummary | HostMoveSummary
 else:  # it loads SQLAlchemy: a completion of VM names does without
+    host_move_journal = lazy.module("blockferry.host_move.host_move_journal")
     move_journal = lazy.module("blockferry.storage_move.move_journal")
 
 
@@ -64,11 +71,26 @@ class Environment:
             return self._base.journal
         with self._lock:
             if self._journal is None:
-                self._journal = move_journal.MoveJournal.open(self.config.journal, make=False)
+                self._journal = _opened(self.config.journal, make=False)
                 hidden = hidden_journal(self.config.journal) if self._journal.missing else None
                 if hidden is not None:
                     self.say(f"root's journal {hidden} is not readable by you; moves in it are not shown")
             return self._journal
+
+    @property
+    def every_move(self) -> JobList[AnyMove]:
+        """The moves of all kinds. Raises JournalFailed."""
+        return self.journal.every
+
+    @property
+    def host_moves(self) -> host_move_journal.HostMoveJournal:
+        """The moves to another host. Raises JournalFailed."""
+        return self.journal.of_kind(host_move_journal.HostMoveJournal)
+
+    @property
+    def readable_moves(self) -> JobList[AnyMove]:
+        """The same, for whoever asks about moves. Raises JournalFailed where root's is not readable."""
+        return self.readable_journal.every
 
     @property
     def readable_journal(self) -> move_journal.MoveJournal:
@@ -95,7 +117,7 @@ class Environment:
             return self._base.made_journal()
         with self._lock:
             if self._journal is None or self._journal.missing:
-                made = move_journal.MoveJournal.open(self.config.journal)
+                made = _opened(self.config.journal, make=True)
                 if self._journal is not None:
                     self._journal.close()
                 self._journal = made
@@ -112,6 +134,11 @@ class Environment:
             host.close()
         if self._journal is not None:
             self._journal.close()
+
+
+def _opened(url: str, *, make: bool) -> move_journal.MoveJournal:
+    """The journal, with all kinds of jobs that may be in it."""
+    return move_journal.MoveJournal.open(url, make=make, others=(host_move_journal.HostMoveJournal.kind,))
 
 
 def _configured(config: Config) -> tuple[ConfiguredHost, ...]:

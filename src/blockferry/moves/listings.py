@@ -18,12 +18,7 @@ def vms(env: Environment) -> tuple[VmListing, ...]:
     everyone = domain_list.all_vms(env.site.connection)
     stores = datastore_places.datastores(env.site)
     uri, host = env.site.connection.uri, env.site.connection.host_id()
-    unfinished = () if env.nothing_under_way() else env.journal.unfinished()
-    moving = {
-        move_summary.plan.uuid: move_summary.id
-        for move_summary in unfinished
-        if identity.may_be_here(move_summary.plan, uri, host)
-    }
+    moving = {} if env.nothing_under_way() else _moving(env, uri, host)
     listings = []
     resolved = datastore_places.resolved(env.site.runner, everyone)
     images = chains.of_drives(env.site.runner, everyone)
@@ -49,6 +44,19 @@ def vms(env: Environment) -> tuple[VmListing, ...]:
             )
         listings.append(VmListing(vm, tuple(disks), moving.get(vm.uuid)))
     return tuple(listings)
+
+
+def _moving(env: Environment, uri: str, host: str) -> dict[str, str]:
+    """UUID of a VM -> its move that is not over, of those that have to do with this host."""
+    every = env.every_move
+    return {
+        move_summary.plan.uuid: move_summary.id
+        for move_summary in every.unfinished()
+        if any(
+            identity.may_be_here(claimed.where, uri, host)
+            for claimed in every.kind_of(move_summary).claimed(move_summary)
+        )
+    }
 
 
 def datastores(env: Environment) -> tuple[DatastoreListing, ...]:

@@ -18,6 +18,7 @@ from blockferry.hosts.datastore_id import FileId
 from blockferry.hosts.kept import Kept
 from blockferry.hosts.libvirt import domain_list
 from blockferry.moves.environment import Environment, acting_user
+from blockferry.moves.kinds import AnyMove
 from blockferry.storage_move import claims, survey
 from blockferry.storage_move.disk_record import DiskRecord
 from blockferry.storage_move.facts import Facts, TemplateFacts
@@ -77,7 +78,8 @@ def _facts(env: Environment, request: MoveRequest, just: Mapping[templates_effec
     vm = domain_list.vm(env.site.connection, request.vm)
     other = unfinished_move(env, vm.uuid)
     waiting = other if other is not None and other.state == "waiting" else None
-    held = other.id if other is not None and waiting is None else None
+    away = elsewhere(env, vm.uuid)
+    held = other.id if other is not None and waiting is None else None if away is None else away.id
     if held is None and vm.mark is not None:
         # Another journal's move: whether it is under way cannot be seen from here.
         foreign = vm.mark_journal not in ("", env.journal.identity())
@@ -106,6 +108,7 @@ def _facts(env: Environment, request: MoveRequest, just: Mapping[templates_effec
         facts,
         following=None if waiting is None else waiting.plan.nvram,
         under_way=other if other is not None and held == other.id else None,
+        other_to="" if away is None else away.plan.destination,
     )
 
 
@@ -125,18 +128,39 @@ def _old_disks(env: Environment, uuid: str) -> dict[str, tuple[Kept, str]]:
 def _promised(env: Environment, uuid: str) -> tuple[frozenset[str], frozenset[FileId]]:
     """The files that unfinished moves of other VMs make: paths of those on this host; files of those on any."""
     uri, host = env.site.connection.uri, env.site.connection.host_id()
-    others = [move_summary.plan for move_summary in env.journal.unfinished() if move_summary.plan.uuid != uuid]
-    paths: frozenset[str] = frozenset().union(*(plan.made for plan in others if identity.may_be_here(plan, uri, host)))
-    every: frozenset[FileId] = frozenset().union(*(plan.made_files for plan in others))
-    return paths, every
+    every = env.every_move
+    made = [
+        every.kind_of(move_summary).made(move_summary.plan)
+        for move_summary in every.unfinished()
+        if move_summary.plan.uuid != uuid
+    ]
+    others = [one for one in made if one is not None]
+    paths: frozenset[str] = frozenset().union(
+        *(other.paths for other in others if identity.may_be_here(other.where, uri, host))
+    )
+    files: frozenset[FileId] = frozenset().union(*(other.files for other in others))
+    return paths, files
 
 
 def unfinished_move(env: Environment, uuid: str) -> MoveSummary | None:
     return next((move_summary for move_summary in env.journal.unfinished() if move_summary.plan.uuid == uuid), None)
 
 
+def elsewhere(env: Environment, uuid: str) -> AnyMove | None:
+    """The move of another kind of this VM that is not over."""
+    found = env.every_move.unfinished()
+    return next(
+        (
+            move_summary
+            for move_summary in found
+            if move_summary.plan.uuid == uuid and move_summary.kind != env.journal.kind.name
+        ),
+        None,
+    )
+
+
 def _is_unfinished(env: Environment, move: str) -> bool:
-    return any(move_summary.id == move for move_summary in env.journal.unfinished())
+    return any(move_summary.id == move for move_summary in env.every_move.unfinished())
 
 
 def move(env: Environment, request: MoveRequest) -> MoveSummary:
@@ -189,8 +213,12 @@ def _plan(env: Environment, request: MoveRequest) -> MoveSummary:
 
 def move_under_way(env: Environment, vm: str) -> str | None:
     """The id of the VM's move that is under way; one that waits for a power-off lets everything else go on."""
-    move_summary = unfinished_move(env, domain_list.vm(env.site.connection, vm).uuid)
-    return None if move_summary is None or move_summary.state == "waiting" else move_summary.id
+    uuid = domain_list.vm(env.site.connection, vm).uuid
+    move_summary = unfinished_move(env, uuid)
+    if move_summary is None or move_summary.state == "waiting":
+        found_elsewhere = elsewhere(env, uuid)
+        return None if found_elsewhere is None else found_elsewhere.id
+    return move_summary.id
 
 
 def _new_id() -> str:

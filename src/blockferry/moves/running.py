@@ -11,6 +11,7 @@ from blockferry.base.errors import LeaseLost, UsageError
 from blockferry.hosts.helper import host_guard
 from blockferry.hosts.host import Host
 from blockferry.jobs import lease_keeping
+from blockferry.jobs.conclusion import conclude
 from blockferry.jobs.handle import JobHandle
 from blockferry.jobs.loop import Waiting
 from blockferry.jobs.slow_calls import SlowCalls
@@ -19,7 +20,6 @@ from blockferry.moves import move_host
 from blockferry.moves.environment import Environment
 from blockferry.safety.guard import Guard
 from blockferry.storage_move import claims
-from blockferry.storage_move.conclusion import conclude
 from blockferry.storage_move.context import Context
 from blockferry.storage_move.firmware import rules as firmware_rules
 from blockferry.storage_move.move_loop import MoveLoop

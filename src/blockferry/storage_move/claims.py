@@ -7,12 +7,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from blockferry.base.errors import MoveNotFound
-from blockferry.hosts.datastore_id import FileId, file_of
-from blockferry.hosts.exports import is_export
+from blockferry.hosts.datastore_id import FileId
 from blockferry.hosts.identity import may_be_here, same_host
 from blockferry.hosts.kept import Kept
 from blockferry.safety.proof import Claims
-from blockferry.storage_move.plan import Plan
 
 if TYPE_CHECKING:  # it loads SQLAlchemy, which a listing does without
     from blockferry.store import AnyJournal
@@ -23,19 +21,16 @@ def claims(journal: AnyJournal, uri: str, host: str, apart_from: str | None = No
     here: dict[str, str] = {}
     elsewhere: dict[str, str] = {}
     known: dict[FileId, str] = {}
-    for one in journal.unfinished():
+    every = journal.every
+    for one in every.unfinished():
         if one.id == apart_from:
             continue
-        paths = here if may_be_here(one.plan, uri, host) else elsewhere
-        nvram = one.plan.nvram
-        reused = [disk.reused for disk in one.plan.disks if disk.reused is not None]
-        claimed = [*changed_by(one.plan), *(path for layer in reused for path in layer.prints)]
-        if one.record.nvram.pending:  # its disks are done with
-            claimed = [nvram.source, nvram.dest] if nvram else []
-        for path in claimed:
-            paths[posixpath.normpath(path)] = one.id
-            if paths is elsewhere and (file := file_of(path, one.plan.directories.values())) is not None:
-                known[file] = one.id
+        for claimed in every.kind_of(one).claimed(one):
+            paths = here if may_be_here(claimed.where, uri, host) else elsewhere
+            for path in claimed.paths:
+                paths[posixpath.normpath(path)] = one.id
+                if paths is elsewhere and (file := claimed.file(path)) is not None:
+                    known[file] = one.id
     others: dict[str, list[Kept]] = {}
     for row in journal.kept_sources():
         if row.host and row.host != host:
@@ -43,17 +38,6 @@ def claims(journal: AnyJournal, uri: str, host: str, apart_from: str | None = No
     return Claims(
         here, kept_here(journal, uri, host), elsewhere, known, {one: tuple(rows) for one, rows in others.items()}
     )
-
-
-def changed_by(plan: Plan) -> list[str]:
-    """Every path that a move makes, writes to or removes."""
-    every = [
-        *(path for disk in plan.disks for path in (disk.source, disk.dest, *disk.old_files)),
-        *(path for disk in plan.disks for layer in disk.layers for path in (layer.source, layer.dest)),
-        *(path for disk in plan.disks for path in (disk.source_overlay, disk.dest_overlay) if path),
-        *(path for file in plan.small_files for path in (file.source, file.dest)),
-    ]
-    return [path for path in every if not is_export(path)]
 
 
 def kept_here(journal: AnyJournal, uri: str, host: str) -> tuple[Kept, ...]:

@@ -120,6 +120,7 @@ class Facts:
     home_stays: tuple[StayingFile, ...] = ()  # what is in the old home and does not go along
     other_move: str | None = None  # id of the move that has this VM: then nothing else was looked at
     under_way: MoveSummary | None = None  # and that move, where it is one of this journal
+    other_to: str = ""  # where it goes, if it is a move of this journal of another kind
     snapshots: tuple[Snapshot, ...] = ()
     templates: Mapping[tuple[str, str], TemplateFacts] = field(default_factory=dict)
     """(lower layer, datastore that it would go to) -> what was found there to replace it."""

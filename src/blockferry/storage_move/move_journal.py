@@ -9,13 +9,15 @@ from blockferry.base.errors import DestinationTaken, RoomTaken
 from blockferry.hosts.identity import may_be_here, may_share_host
 from blockferry.hosts.kept import Kept
 from blockferry.jobs.outcome import Outcome
+from blockferry.storage_move import promises
 from blockferry.storage_move.facts import Partial
 from blockferry.storage_move.move_kind import MoveKind
 from blockferry.storage_move.plan import Plan
-from blockferry.storage_move.precheck.space import NeededSpace, Promise, left_to_take, needs
+from blockferry.storage_move.precheck.space import NeededSpace, Promise, left_to_take
+from blockferry.storage_move.promises import newcomers
 from blockferry.storage_move.record import Record
 from blockferry.storage_move.summary import MoveSummary, Progress, Report
-from blockferry.store import Journal, codec
+from blockferry.store import Journal, codec, uses
 from blockferry.store.claiming import Superseded
 from blockferry.store.journal import Beside
 
@@ -47,9 +49,13 @@ class MoveJournal(Journal[Plan, Record, Progress, Report, MoveSummary]):
         """
 
         def check(beside: Beside[Plan]) -> None:
+            mine = self.kind.made(plan)
             _free(beside, plan)
-            if room is not None:
-                _fits(beside, plan, room)
+            for kind in self.others:
+                others = (kind.made(other) for other in beside.of(kind).unfinished(apart_from=plan.uuid))
+                uses.keep_clear(mine, (made for made in others if made is not None))
+            if room is not None and (store := room.overdrawn(newcomers(beside, (self.kind, *self.others), room, mine))):
+                raise RoomTaken(plan.vm, store)
 
         supersedes = None
         if instead_of is not None:
@@ -73,6 +79,8 @@ class MoveJournal(Journal[Plan, Record, Progress, Report, MoveSummary]):
                 move_summary.plan, written, home_copied=move_summary.record.home.copied
             ).items():
                 found.append(Promise(store, left, move_summary.plan.space(store), here))
+        for kind in self.others:
+            found.extend(promises.of_jobs(self.list_of(kind), uri, host, exclude))
         return tuple(found)
 
     def partials(self, vm_uuid: str, host: str) -> dict[str, Partial]:
@@ -92,17 +100,3 @@ def _free(beside: Beside[Plan], plan: Plan) -> None:
         if files := plan.made_files & other.made_files:  # by another name, or from another host
             path = next(path for path in sorted(plan.made) if plan.known_file(path) in files)
             raise DestinationTaken(plan.vm, path, other.move, other.vm)
-
-
-def _fits(beside: Beside[Plan], plan: Plan, room: NeededSpace) -> None:
-    """Raise RoomTaken unless the plan fits beside the moves that were planned since room was looked for.
-
-    Those count in full, also what is over by now: how much of it the free space that was seen has in it is not known.
-    """
-    promises = [
-        Promise(store, size, other.space(store), may_share_host(other, plan))
-        for other in beside.recent(room.since, room.seen)
-        for store, size in needs(other.disks, other.home, other.nvram).items()
-    ]
-    if store := room.overdrawn(promises):
-        raise RoomTaken(plan.vm, store)

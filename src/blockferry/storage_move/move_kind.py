@@ -6,19 +6,22 @@ from collections.abc import Mapping
 
 import msgspec
 
+from blockferry.hosts.exports import is_export
 from blockferry.jobs.job_kind import JobKind
 from blockferry.jobs.outcome import Outcome
 from blockferry.storage_move import old_fingerprints, old_record
 from blockferry.storage_move.plan import PLAN_VERSION, Plan
+from blockferry.storage_move.precheck.space import needs
 from blockferry.storage_move.record import Record
 from blockferry.storage_move.summary import MoveSummary, Progress, Report
 from blockferry.store.kind import Head, Left, Listed, NewerPlan, PartialCopy, Place, Prints
+from blockferry.store.uses import Claimed, HostOfJob, Made, Taken
 
 
 class MoveKind(JobKind[Plan, Record, Progress, Report, MoveSummary]):
     """What the store is told of storage moves."""
 
-    name = "storage-move"
+    name = MoveSummary.kind
     plan_type = Plan
     record_type = Record
     progress_type = Progress
@@ -43,11 +46,39 @@ class MoveKind(JobKind[Plan, Record, Progress, Report, MoveSummary]):
             _places(plan), tuple(pair(reused_layer.prints, reused_layer.source_prints) for reused_layer in reused)
         )
 
+    def made(self, plan: Plan) -> Made:
+        takes = needs(plan.disks, plan.home, plan.nvram)
+        taken = tuple(Taken(store, size, plan.space(store)) for store, size in takes.items())
+        return Made(_host(plan), plan.vm, plan.made, plan.made_files, taken)
+
+    def claimed(self, summary: MoveSummary) -> tuple[Claimed, ...]:
+        plan, nvram = summary.plan, summary.plan.nvram
+        reused = [disk.reused for disk in plan.disks if disk.reused is not None]
+        paths = [*changed_by(plan), *(path for layer in reused for path in layer.prints)]
+        if summary.record.nvram.pending:  # its disks are done with
+            paths = [nvram.source, nvram.dest] if nvram else []
+        return (Claimed(_host(plan), tuple(paths), tuple(plan.directories.values())),)
+
     def left(self, plan: Plan, record: Record) -> Left:
         kept = [disk for disk in plan.disks if disk.dest in record.kept]
         partial = (PartialCopy(disk.dest, disk.target, disk.dest_format, disk.virtual_size) for disk in kept)
         used = [disk.dest for disk in plan.disks if disk not in kept and record.outcome is Outcome.MOVED]
         return Left(tuple(partial), tuple(used))
+
+
+def changed_by(plan: Plan) -> list[str]:
+    """Return every path that a move makes, writes to or removes."""
+    every = [
+        *(path for disk in plan.disks for path in (disk.source, disk.dest, *disk.old_files)),
+        *(path for disk in plan.disks for layer in disk.layers for path in (layer.source, layer.dest)),
+        *(path for disk in plan.disks for path in (disk.source_overlay, disk.dest_overlay) if path),
+        *(path for file in plan.small_files for path in (file.source, file.dest)),
+    ]
+    return [path for path in every if not is_export(path)]
+
+
+def _host(plan: Plan) -> HostOfJob:
+    return HostOfJob(plan.move, plan.uri, plan.host, plan.host_name)
 
 
 def pair(prints: Mapping[str, str], source_prints: Mapping[str, str]) -> Prints:

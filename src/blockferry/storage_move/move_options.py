@@ -95,7 +95,7 @@ def move_request(vm: str, options: MoveOptions, config: Config) -> MoveRequest:
 
     Raises UsageError where a value cannot be read or two options contradict each other, TypeError for an unknown name.
     """
-    asked = _read(options)
+    asked = read_options(options)
     if "to" not in asked and not asked.get("disks"):
         raise UsageError("No destination is named.", "Add --to DATASTORE, or --disk vdb=DATASTORE.")
     provision = asked.get("provision", Provision.SAME)
@@ -120,7 +120,7 @@ def move_request(vm: str, options: MoveOptions, config: Config) -> MoveRequest:
     return MoveRequest(
         vm=vm,
         **fields,
-        source=_source(asked.get("keep_source"), config),
+        source=source_policy(asked.get("keep_source"), config),
         contract=contract,
         trim=_trim(asked=asked.get("trim"), config=config),
         hang=_fencing(asked.get("hang_limit"), config),
@@ -130,7 +130,7 @@ def move_request(vm: str, options: MoveOptions, config: Config) -> MoveRequest:
 
 def read_duration_s(value: Duration) -> float:
     """Seconds, more than 0. Raises ValueError with a sentence for people."""
-    return _duration(value, units.parse_duration_s)
+    return read_duration(value, units.parse_duration_s)
 
 
 def read_rate(value: str | int) -> int:
@@ -142,8 +142,11 @@ def read_rate(value: str | int) -> int:
     return units.parse_rate(_text(value))
 
 
-def _read(options: MoveOptions) -> dict[str, Any]:
-    """The options that were given, with their values understood."""
+def read_options(options: MoveOptions) -> dict[str, Any]:
+    """Return the options that were given, with their values understood.
+
+    Raises UsageError for a value that cannot be read, TypeError for an unknown name.
+    """
     asked = {}
     for name, value in options.items():
         if name not in _READERS:
@@ -205,7 +208,7 @@ def _template(value: object) -> str:
     return str(value)
 
 
-def _duration(value: object, parse: Callable[[str], float]) -> float:
+def read_duration(value: object, parse: Callable[[str], float]) -> float:
     if isinstance(value, timedelta):
         return parse(f"{value.total_seconds():.6f}s")
     if not isinstance(value, str):
@@ -219,7 +222,7 @@ def _keep_source(value: object) -> float:
         return math.inf if value else 0.0
     if isinstance(value, str) and value.strip().lower() in ("forever", "ever"):
         return math.inf
-    return _duration(value, units.parse_duration_s)
+    return read_duration(value, units.parse_duration_s)
 
 
 def _slowdown(value: object) -> float:
@@ -243,11 +246,11 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "bandwidth": read_rate,
     "verify": _flag,
     "trim": _flag,
-    "guest_latency": lambda value: _duration(value, units.parse_latency_s),
+    "guest_latency": lambda value: read_duration(value, units.parse_latency_s),
     "guest_slowdown": _slowdown,
     "if_not_converging": _member(IfNotConverging),
     "paused": _member(PausedPolicy),
-    "hang_limit": lambda value: _duration(value, units.parse_limit_s),
+    "hang_limit": lambda value: read_duration(value, units.parse_limit_s),
     "on_break": _member(OnBreak),
     "from_scratch": _flag,
     "use_kept": _flag,
@@ -259,7 +262,8 @@ _NOT_FIELDS = ("guest_latency", "guest_slowdown", "hang_limit", "keep_source", "
 """Options that make a field of the request together with the configuration; all others are fields of that name."""
 
 
-def _source(keep_s: float | None, config: Config) -> SourcePolicy:
+def source_policy(keep_s: float | None, config: Config) -> SourcePolicy:
+    """Return what becomes of old disks. `keep_s`: seconds, 0 for not at all, None: as configured."""
     explicit = keep_s == 0.0
     if keep_s is None:
         keep_s = config.keep_source_s

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from blockferry.base import lazy
 from blockferry.hosts.inventory import Datastore, Vm
@@ -17,7 +17,9 @@ from blockferry.storage_move.verify.record import BackupExport
 
 if TYPE_CHECKING:
     from blockferry.storage_move.firmware import rules as firmware_rules
+    from blockferry.storage_move.verify import rules as verify_rules
 else:  # with all actions and observations: a listing does without
+    verify_rules = lazy.module("blockferry.storage_move.verify.rules")
     firmware_rules = lazy.module("blockferry.storage_move.firmware.rules")
 
 
@@ -78,6 +80,8 @@ class SpaceEstimate:
 @dataclass(frozen=True, slots=True)
 class CheckResult:
     """All reasons for and against, and the plan if there can be one. Nothing was touched."""
+
+    kind: ClassVar[str] = "storage-move"
 
     vm: str
     findings: tuple[Finding, ...]
@@ -175,6 +179,8 @@ class Report(JobReport):
 class MoveSummary(JobSummary[Plan, Record, Progress, Report]):
     """One move as the journal knows it."""
 
+    kind: ClassVar[str] = "storage-move"
+
     @property
     def holds(self) -> str:
         """What is true after a move that did not succeed, in a sentence."""
@@ -184,6 +190,10 @@ class MoveSummary(JobSummary[Plan, Record, Progress, Report]):
                 "next move to the same place goes on from it."
             )
         return f"{self.plan.vm} is on its old disks, untouched; what was made at the destination is removed."
+
+    def see_verified(self) -> None:
+        """Raise NotVerified or CopyDiffers where the new disks were to be compared with the old ones."""
+        verify_rules.see_verified(self)
 
     @property
     def over(self) -> bool:

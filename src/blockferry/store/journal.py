@@ -20,13 +20,13 @@ from blockferry.base.errors import (
     MoveNotFound,
     MoveParked,
     UsageError,
-    nearest,
 )
 from blockferry.base.event import Event
 from blockferry.hosts.kept import Kept
 from blockferry.store import claiming, codec, listed
 from blockferry.store.claiming import fenced
 from blockferry.store.database import Database, clock, one_at_a_time
+from blockferry.store.job_list import JobList
 from blockferry.store.kind import Kind, PartialCopy, PlanT, Prints, ProgressT, RecordT, ReportT, SummaryT
 from blockferry.store.lease import TTL_S, Lease, now_s
 from blockferry.store.process_identity import Owner
@@ -45,14 +45,6 @@ CLOCKS_S = 120.0
 """By so much the clocks of two managers may differ."""
 
 
-def _the_one(found: Sequence[Any], problem: str, remedy: str) -> Any:
-    """The only one of these rows. Raises UsageError that names some of them."""
-    if len(found) == 1:
-        return found[0]
-    some = ", ".join(f"{one.id} ({one.vm})" for one in found[:3]) + (", ..." if len(found) > 3 else "")
-    raise UsageError(f"{problem}: {some}.", remedy)
-
-
 @dataclass(frozen=True, slots=True)
 class Inspection:
     """What `Journal.inspect` finds. `clock_offset_s`: the database's clock less ours; `path`: None for a server."""
@@ -63,7 +55,9 @@ class Inspection:
     path: Path | None
 
 
+AnyKind = Kind[Any, Any, Any, Any, Any]
 OtherT = TypeVar("OtherT")
+JournalT = TypeVar("JournalT", bound="Journal[Any, Any, Any, Any, Any]")
 
 
 class Beside(Generic[PlanT]):
@@ -90,7 +84,7 @@ class Beside(Generic[PlanT]):
         return tuple(codec.plan(self._kind, row, self._journal) for row in self._connection.execute(query))
 
 
-class Journal(Generic[PlanT, RecordT, ProgressT, ReportT, SummaryT]):
+class Journal(JobList[SummaryT], Generic[PlanT, RecordT, ProgressT, ReportT, SummaryT]):
     """The jobs of one kind in one journal, and what is common to all. A subclass says which kind.
 
     Threads may share it. Every method may raise JournalFailed; then nothing was changed.
@@ -98,21 +92,37 @@ class Journal(Generic[PlanT, RecordT, ProgressT, ReportT, SummaryT]):
 
     kind: Kind[PlanT, RecordT, ProgressT, ReportT, SummaryT]
 
-    def __init__(self, database: Database) -> None:
-        self._db = database
+    def __init__(self, database: Database, others: Sequence[AnyKind] = ()) -> None:
+        """`others`: the kinds of jobs that may be in the same journal; a new job leaves to them what is theirs."""
+        super().__init__(database, (self.kind,))
+        self.others = tuple(others)
         self.missing = database.missing  # nothing was ever written: an empty journal in memory serves instead
-        self.url, self.name = database.url, database.name  # for messages: without a password
+        self.url = database.url  # for messages: without a password
 
     @classmethod
-    def open(cls, url: str, *, make: bool = True) -> Self:
+    def open(cls, url: str, *, make: bool = True, others: Sequence[AnyKind] | None = None) -> Self:
         """Open, making or upgrading the schema; without `make` one that is not there stays away (`missing`).
 
         Raises JournalFailed.
         """
-        return cls(Database(url, make=make))
+        database = Database(url, make=make)
+        return cls(database) if others is None else cls(database, others)
 
     def close(self) -> None:
         self._db.close()
+
+    def of_kind(self, other: type[JournalT]) -> JournalT:
+        """Return the jobs of another kind in the same journal. It is closed with this one."""
+        return other(self._db, [kind for kind in (self.kind, *self.others) if kind.name != other.kind.name])
+
+    def list_of(self, *kinds: AnyKind) -> JobList[Any]:
+        """Return the jobs of these kinds in the same journal."""
+        return JobList(self._db, kinds)
+
+    @property
+    def every(self) -> JobList[Any]:
+        """The jobs of this and of all other kinds in the journal, for who lists and finds them."""
+        return JobList(self._db, (self.kind, *self.others))
 
     @property
     def path(self) -> Path | None:
@@ -187,79 +197,8 @@ class Journal(Generic[PlanT, RecordT, ProgressT, ReportT, SummaryT]):
         with self._db.reading() as connection:
             return connection.execute(query).first()
 
-    def get(self, id_or_prefix: str) -> SummaryT:
-        """By id or the beginning of one. Raises MoveNotFound, and UsageError when several begin so."""
-        if not id_or_prefix:
-            raise UsageError("An empty word names no move.", "`blockferry moves` lists them.")
-        begins = moves.c.id.startswith(id_or_prefix, autoescape=True)
-        with self._db.reading() as connection:
-            query = sa.select(moves, clock(connection).label("now")).where(moves.c.kind == self.kind.name)
-            rows = connection.execute(query.where(moves.c.id == id_or_prefix)).all()
-            rows = rows or connection.execute(query.where(begins).order_by(moves.c.id).limit(4)).all()
-            if not rows:
-                latest = (
-                    sa.select(moves.c.id)
-                    .where(moves.c.kind == self.kind.name)
-                    .order_by(moves.c.created.desc())
-                    .limit(1000)
-                )
-                known = connection.scalars(latest).all()
-                raise MoveNotFound(id_or_prefix, self.name, nearest(id_or_prefix, known))
-        if len(rows) > 1:
-            some = ", ".join(row.id for row in rows[:3]) + (", ..." if len(rows) > 3 else "")
-            raise UsageError(f"Several moves begin with {id_or_prefix}: {some}.", "Write more of the id.")
-        return self._summary(rows[0])
-
-    def find(self, word: str | None) -> SummaryT:
-        """The job that a person means. `word`: an id, a VM's name or UUID, or the beginning of an id or a name.
-
-        Of several jobs of one VM the one that is not over counts, else the latest. None: the only one that is not
-        over. Raises MoveNotFound; UsageError when several VMs are meant, or `word` is None and there is not one only.
-        """
-        under_way, over = moves.c.finished.is_(None), (moves.c.finished.desc(), moves.c.id)
-        if word is None:
-            rows = self._rows(sa.select(moves).where(under_way).order_by(moves.c.created, moves.c.id))
-            if not rows:
-                raise UsageError("No move is under way.", "`blockferry history` lists the moves that have ended.")
-            return self._summary(_the_one(rows, "Several moves are under way", "Name one of them by its VM or its id."))
-        if not word:
-            raise UsageError("An empty word names no move.", "`blockferry moves` lists them.")
-        for condition in (
-            moves.c.id == word,
-            sa.or_(moves.c.vm == word, moves.c.vm_uuid == word.lower()),
-            moves.c.id.startswith(word, autoescape=True),
-            moves.c.vm.startswith(word, autoescape=True),
-        ):
-            rows = self._rows(sa.select(moves).where(condition, under_way).limit(100))
-            rows = rows or self._rows(sa.select(moves).where(condition).order_by(*over).limit(100))
-            if rows:
-                if len({row.vm_uuid for row in rows}) == 1 and rows[0].finished is not None:
-                    return self._summary(rows[0])
-                return self._summary(_the_one(rows, f"Several moves begin with {word}", "Write more of it."))
-        return self.get(word)  # which says what there is instead
-
-    def unfinished(self) -> tuple[SummaryT, ...]:
-        """Those that are not over, the oldest first."""
-        query = sa.select(moves).where(moves.c.finished.is_(None)).order_by(moves.c.created, moves.c.id)
-        return tuple(self._summary(row) for row in self._rows(query))
-
-    def finished(self, limit: int) -> tuple[SummaryT, ...]:
-        """Those that are over, the latest first."""
-        query = sa.select(moves).where(moves.c.finished.is_not(None))
-        query = query.order_by(moves.c.finished.desc(), moves.c.id).limit(limit)
-        return tuple(self._summary(row) for row in self._rows(query))
-
-    def _rows(self, query: sa.Select[Any]) -> Sequence[Any]:
-        """Rows of this kind, with the database's clock."""
-        with self._db.reading() as connection:
-            select = query.where(moves.c.kind == self.kind.name)
-            return connection.execute(select.add_columns(clock(connection).label("now"))).all()
-
     def _is(self, job: str) -> tuple[sa.ColumnElement[bool], ...]:
         return (moves.c.id == job, moves.c.kind == self.kind.name)
-
-    def _summary(self, row: Any) -> SummaryT:
-        return codec.summary(self.kind, row, self.name)
 
     def known(self) -> frozenset[str]:
         """The ids of all jobs that `Beside.recent` would take for newcomers, were they not known: to be read before

@@ -11,6 +11,8 @@ from typing import Generic, TypeVar
 
 import msgspec
 
+from blockferry.store.uses import Claimed, Made
+
 Prints = tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]
 """The fingerprints of two images that were compared: (path, fingerprint) of all files that each consists of."""
 
@@ -143,3 +145,11 @@ class Kind(ABC, Generic[PlanT, RecordT, ProgressT, ReportT, SummaryT]):
     def left(self, plan: PlanT, record: RecordT) -> Left:
         """Return what a job has left that ended with this record."""
         return Left()
+
+    def made(self, plan: PlanT) -> Made | None:
+        """Return what a job makes at its destination; None: nothing."""
+        return None
+
+    def claimed(self, summary: SummaryT) -> tuple[Claimed, ...]:
+        """Return the paths, host by host, that a job which is not over makes, writes to or removes."""
+        return ()

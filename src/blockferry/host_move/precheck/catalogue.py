@@ -5,7 +5,7 @@ from __future__ import annotations
 from blockferry.storage_move.precheck import finding as any_move
 from blockferry.storage_move.precheck.finding import Finding, FindingKind, Severity
 
-_E, _W, _I = Severity.ERROR, Severity.WARNING, Severity.INFO
+_E, _W = Severity.ERROR, Severity.WARNING
 
 CATALOGUE: dict[str, FindingKind] = {
     kind.code: kind
@@ -236,10 +236,47 @@ CATALOGUE: dict[str, FindingKind] = {
             "`virsh snapshot-list VM`; delete them first.",
         ),
         FindingKind(
-            "CHECKPOINTS_STAY", _W, "The VM has checkpoints, whose metadata libvirt does not send",
-            "The bitmaps in the qcow2 images travel, what libvirt knows of them does not: the next backup must be a "
-            "full one unless they are defined anew there.",
-            "`virsh checkpoint-list VM`.",
+            "CHECKPOINTS_STAY", _E, "The VM has checkpoints, whose metadata libvirt does not send",
+            "What libvirt knows of them would be lost with the VM's definition on the source host: the next backup "
+            "would have to be a full one.",
+            "`virsh checkpoint-list VM`; delete them first.",
+        ),
+        FindingKind(
+            "VM_TRANSIENT", _E, "The VM has no persistent definition",
+            "A transient VM leaves nothing at either host by which it could be told whose it is once it has ended.",
+            "Define it first: `virsh dumpxml VM > VM.xml; virsh define VM.xml`.",
+        ),
+        FindingKind(
+            "UEFI_VARIABLES", _E, "The VM has UEFI variables in a file",
+            "The file lies on the source host, and cannot be taken to another host yet.",
+            "",
+        ),
+        FindingKind(
+            "TPM_STATE", _E, "The VM has a TPM",
+            "Its state lies on the source host, and cannot be taken to another host yet.",
+            "",
+        ),
+        FindingKind(
+            "VM_STATE", _E, "The VM is neither running, paused nor off",
+            "Only VMs in one of these states move to another host.",
+            "Start it or shut it down.",
+        ),
+        FindingKind(
+            "CHAIN_STAYS", _E, "A disk that goes along stands on a backing file",
+            "Only disks of one image go to another host yet.",
+            "Make it one image first: `virsh blockpull VM TARGET --wait`, or `blockferry move VM --to DATASTORE` on "
+            "its own host, which flattens the chain.",
+        ),
+        FindingKind(
+            "CACHE_STALE", _E, "A shared disk is cached, and QEMU is too old to drop what it has cached",
+            "What the destination has cached of the image may be older than what the source has written. QEMU drops "
+            "it from version 4.0 on.",
+            "Set cache='none' and power-cycle the VM, or send the disk along.",
+        ),
+        FindingKind(
+            "MEDIUM_DIFFERS", _E, "A CD or floppy in a drive is another file at the destination",
+            "Both hosts have a file at that path, and what is in them differs.",
+            "Eject it: `virsh change-media VM TARGET --eject`, or copy it to the same path.",
         ),
         FindingKind(
             "DISK_NOT_SHARED", _E, "A disk stays, and the destination does not have it",

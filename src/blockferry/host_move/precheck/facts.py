@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from blockferry.hosts.defects import Version
 from blockferry.hosts.host_traits import CpuVerdict, HostTraits, Hypervisor
+from blockferry.hosts.images.qemu_img import ChainImage
 from blockferry.hosts.inventory import Datastore, Vm
 from blockferry.hosts.neighbour_facts import Certificate, ClockSeen, NamesSeen, PortTrial
 from blockferry.hosts.path_facts import PathFacts
@@ -41,6 +42,7 @@ class Sharing(enum.Enum):
     OTHER = "other"  # another file, or of a file system that only one host has
     ABSENT = "absent"
     UNKNOWN = "unknown"  # it could not be looked at
+    MEDIUM_DIFFERS = "medium-differs"  # of a CD or floppy: a file of another content
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,9 @@ class Facts:
     cpu: CpuVerdict  # the destination's, on the VM's CPU
     running_qemu: Version | None = None  # of the VM's own process; None: it is off, or that is not known
     stores: tuple[Datastore, ...] = ()  # the destination's
+    under_way: str = ""  # the move of this VM that is not over
+    images: Mapping[str, tuple[ChainImage, ...]] = field(default_factory=dict)  # target -> its image, and what is below
+    reserved: Mapping[str, int] = field(default_factory=dict)  # the destination's datastore -> what other moves write
     sharing: Mapping[str, Sharing] = field(default_factory=dict)  # target of a disk that stays -> what is there
     links: Mapping[str, str] = field(default_factory=dict)  # the destination's network devices -> kind
     paths: Mapping[str, PathFacts] = field(default_factory=dict)  # at the destination

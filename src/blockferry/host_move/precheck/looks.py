@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from blockferry.base.errors import BlockferryError
+from blockferry.host_move import cold_copy
 from blockferry.host_move.precheck.facts import Asked, Facts, PeerTrial, Sharing, TlsSeen
 from blockferry.hosts import qemu_process
 from blockferry.hosts.datastore_id import file_of
@@ -28,6 +29,9 @@ TLS_DIRECTORIES = ("/etc/pki/libvirt-migrate", "/etc/pki/qemu")
 TLS_FILES = ("ca-cert.pem", "server-cert.pem", "server-key.pem", "client-cert.pem", "client-key.pem")
 PORTS = (49152, 49215)
 """The range in which libvirt takes ports for memory and for disks, where qemu.conf does not say."""
+
+COLD_PORTS = (cold_copy.FIRST_PORT, cold_copy.FIRST_PORT + cold_copy.PORTS - 1)
+"""The range that the disks of a VM that is off go to."""
 
 PEER_S = 20.0
 
@@ -61,7 +65,9 @@ def gather(source: Host, destination: Host, name: str, asked: Asked) -> Facts:
     span = (int(conf.get("migration_port_min", PORTS[0])), int(conf.get("migration_port_max", PORTS[1])))
     names = neighbours.names(destination.runner)
     trial = None
-    if vm.state.active:
+    if not vm.state.active:
+        span = COLD_PORTS
+    if vm.state.active or asked.disks:
         trial = neighbours.try_ports(source.runner, destination.runner, asked.address or names.name, span)
     return replace(
         facts,

@@ -9,16 +9,18 @@ import re
 from collections.abc import Iterator, Mapping
 
 from blockferry.base.units import format_size
+from blockferry.host_move.precheck import support
 from blockferry.host_move.precheck.catalogue import finding
 from blockferry.host_move.precheck.facts import Asked, Facts, Sharing
 from blockferry.hosts.defects import Version, dotted
 from blockferry.hosts.host_traits import CpuAnswer
-from blockferry.hosts.inventory import Disk
+from blockferry.hosts.inventory import Datastore, Disk
 from blockferry.hosts.neighbour_facts import Certificate
 from blockferry.hosts.path_facts import PathFacts
 from blockferry.hosts.vm_needs import NeededPath, Nic, Presence
 from blockferry.storage_move.precheck.finding import Finding
 from blockferry.storage_move.precheck.space import RESERVE
+from blockferry.storage_move.summary import SpaceEstimate
 
 CLOCK_S = 1.0
 """Clocks that differ by more are told: NTP keeps hosts within milliseconds."""
@@ -36,6 +38,7 @@ def findings(facts: Facts, asked: Asked) -> list[Finding]:
         return [finding("SAME_HOST", f"{facts.vm.name} is on {name} already: both URIs lead to that host.")]
     parts = (
         _identity(facts),
+        support.unsupported(facts, asked),
         _busy(facts),
         _program(facts),
         _cpu(facts),
@@ -246,6 +249,9 @@ def _paths(facts: Facts) -> Iterator[Finding]:
             else:
                 remedy = f"`virsh change-media {name} {medium.target} --eject --live`, or copy the file to {there}."
                 yield finding("MEDIUM_MISSING", text, remedy)
+        elif facts.sharing.get(medium.target) is Sharing.MEDIUM_DIFFERS:
+            text = f"{medium.path} in {medium.target} of {name} is another file on {there}."
+            yield finding("MEDIUM_DIFFERS", text)
 
 
 def _missing(needed: NeededPath, looks: Mapping[str, PathFacts]) -> str:
@@ -310,14 +316,33 @@ def _space(facts: Facts, asked: Asked) -> Iterator[Finding]:
                 "DATASTORE_INACTIVE", f"{name} is not active on {there}.", f"`virsh pool-start {name}` there."
             )
             continue
-        group = [
-            datastore.name for datastore in facts.stores if datastore.name == name or datastore.shares_space(store)
-        ]
-        need = sum(asked.takes.get(one, 0) for one in group)
-        if asked.takes.get(name) and store.available - need < RESERVE:
-            free = format_size(store.available)
-            text = f"{name} on {there} has {free} free; the move needs {format_size(need)} and "
-            yield finding("DESTINATION_FULL", f"{text}{format_size(RESERVE)} of reserve.")
+        if not store.is_directory:
+            yield finding("DATASTORE_KIND", f"{name} on {there} is of the kind {store.kind}.")
+            continue
+        space = room(facts, asked, store)
+        if asked.takes.get(name) and space.available_after < RESERVE:
+            others = sum(facts.reserved.get(one, 0) for one in sharing_space(facts, store))
+            promised = f" ({format_size(others)} more are promised to other moves)" if others else ""
+            need = format_size(space.available_before - space.available_after)
+            text = (
+                f"{name} on {there} has {format_size(max(0, space.available_before))} free{promised}; the move needs "
+            )
+            yield finding("DESTINATION_FULL", f"{text}{need} and {format_size(RESERVE)} of reserve.")
+
+
+def room(facts: Facts, asked: Asked, store: Datastore) -> SpaceEstimate:
+    """Return a datastore of the destination before and after the move. What its images may grow to is not counted."""
+    group = sharing_space(facts, store)
+    before = store.available - sum(facts.reserved.get(one, 0) for one in group)
+    after = before - sum(asked.takes.get(one, 0) for one in group)
+    return SpaceEstimate(store.name, before, after, store.allocation + before - after, store.capacity)
+
+
+def sharing_space(facts: Facts, store: Datastore) -> tuple[str, ...]:
+    """Return the datastores of the destination that are on one file system with this one, itself among them."""
+    return tuple(
+        datastore.name for datastore in facts.stores if datastore.name == store.name or datastore.shares_space(store)
+    )
 
 
 def _staying(facts: Facts, asked: Asked) -> Iterator[Finding]:

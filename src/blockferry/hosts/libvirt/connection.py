@@ -153,13 +153,14 @@ class Connection:
             return  # it was gone already
 
     @contextmanager
-    def doing(self, what: str) -> Iterator[None]:
-        """Turn libvirt's errors inside the block into ours.
+    def doing(self, what: str, *, lasts: bool = False) -> Iterator[None]:
+        """Turn libvirt's errors inside the block into ours. `lasts`: libvirt answers only when a job of it is over.
 
         Raises HostUnreachable when the daemon is gone, LibvirtFailed("libvirt could not {what}") otherwise.
         """
         call = object()
-        self._calls[call] = (what, time.monotonic())
+        if not lasts:
+            self._calls[call] = (what, time.monotonic())
         try:
             yield
         except libvirt.libvirtError as error:
@@ -168,7 +169,7 @@ class Connection:
                 raise HostUnreachable(self.uri, str(error)) from error
             raise LibvirtFailed(what, str(error), code_name(error)) from error
         finally:
-            del self._calls[call]
+            self._calls.pop(call, None)
 
     def slowest(self) -> tuple[str, float] | None:
         """What libvirt has been asked for the longest and has not answered yet: (what, for how many seconds)."""

@@ -24,6 +24,8 @@ from blockferry.hosts.libvirt.connection import Connection
 from blockferry.hosts.migrating import ABSENT, Instance, MigrationStats
 
 _SECURE = libvirt.VIR_DOMAIN_XML_SECURE
+_PAGE = 4096
+"""Bytes of a page of the guest's memory, where libvirt does not tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,8 @@ class MigrationOrder:
     `address`: by which the source's QEMU reaches the destination. `disks`: target -> (path at the destination, format)
     of the disks whose content goes along; the images must exist there. `bandwidth`: bytes/s, 0 for no limit.
     `proven_shared`: disks stay, and it was seen that both hosts have the same files. libvirt knows only a few file
-    systems by name, and calls all others unsafe.
+    systems by name, and calls all others unsafe. `auto_converge`: QEMU slows the guest's CPUs when its memory changes
+    as fast as it is sent.
     """
 
     peer: str
@@ -42,6 +45,7 @@ class MigrationOrder:
     bandwidth: int = 0
     persistent: bool = True
     proven_shared: bool = False
+    auto_converge: bool = False
 
 
 def look(connection: Connection, uuid: str, name: str) -> Instance:
@@ -126,6 +130,10 @@ def _stats(found: Mapping[str, int]) -> MigrationStats | None:
         rate=found.get(libvirt.VIR_DOMAIN_JOB_MEMORY_BPS, 0) + found.get(libvirt.VIR_DOMAIN_JOB_DISK_BPS, 0),
         passes=found.get(libvirt.VIR_DOMAIN_JOB_MEMORY_ITERATION, 0),
         downtime_ms=found.get(libvirt.VIR_DOMAIN_JOB_DOWNTIME, 0),
+        memory_rate=found.get(libvirt.VIR_DOMAIN_JOB_MEMORY_BPS, 0),
+        dirty_rate=found.get(libvirt.VIR_DOMAIN_JOB_MEMORY_DIRTY_RATE, 0)
+        * found.get(libvirt.VIR_DOMAIN_JOB_MEMORY_PAGE_SIZE, _PAGE),
+        throttle=found.get(libvirt.VIR_DOMAIN_JOB_AUTO_CONVERGE_THROTTLE, 0),
     )
 
 
@@ -195,7 +203,7 @@ class Migration:
     def _run(self) -> None:
         ids: list[int] = []
         try:
-            with self._connection.doing(f"migrate VM {self._name} to {self._order.peer}"):
+            with self._connection.doing(f"migrate VM {self._name} to {self._order.peer}", lasts=True):
                 domain = self._connection.raw.lookupByUUIDString(self._uuid)
                 ids = self._subscribe(domain)
                 domain.migrateToURI3(self._order.peer, self._parameters(domain), self._flags())
@@ -214,6 +222,8 @@ class Migration:
             flags |= libvirt.VIR_MIGRATE_PERSIST_DEST | libvirt.VIR_MIGRATE_UNDEFINE_SOURCE
         if self._order.proven_shared:
             flags |= libvirt.VIR_MIGRATE_UNSAFE
+        if self._order.auto_converge:
+            flags |= libvirt.VIR_MIGRATE_AUTO_CONVERGE
         if self._order.disks:
             flags |= libvirt.VIR_MIGRATE_NON_SHARED_DISK
         return int(flags)

@@ -6,7 +6,7 @@ another one, and only QEMU's locks would tell, where the file system carries the
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from blockferry.hosts.filesystem_types import is_shared
@@ -26,7 +26,13 @@ def source_policy(
     old = [path for disk in disks for path in disk.old_files]
     old += [file.source for file in home.files] if home is not None else []
     old += [nvram.source] if nvram is not None else []
-    shared = {path: kind for path in old if path.startswith("/") and is_shared(kind := facts.filesystems.get(path, ""))}
+    kinds = {path: facts.filesystems.get(path, "") for path in old if path.startswith("/")}
+    return kept_where_shared(asked, facts.vm.name, kinds)
+
+
+def kept_where_shared(asked: SourcePolicy, vm: str, kinds: Mapping[str, str]) -> tuple[SourcePolicy, list[Finding]]:
+    """The same of old files by their paths. `kinds`: path -> type of its file system."""
+    shared = {path: kind for path, kind in kinds.items() if is_shared(kind)}
     if not shared or not asked.delete:
         return asked, []
     path, kind = next(iter(shared.items()))
@@ -35,5 +41,5 @@ def source_policy(
         text = f"{path} lies on {kind}, which other hosts may use. It is deleted all the same, as you said."
         return asked, [finding("SOURCE_SHARED", text)]
     why = f"{path} lies on {kind}, which other hosts may use, too"
-    text = f"The old files of {facts.vm.name} are kept: {why}."
+    text = f"The old files of {vm} are kept: {why}."
     return replace(asked, delete=False, keep_s=None, shared=why), [finding("SOURCE_SHARED", text)]

@@ -192,6 +192,9 @@ def under_way(facts: Facts) -> Finding | None:
     if move_summary is None:
         if facts.other_move is None:
             return None
+        if facts.other_to:
+            text = f"{vm} is already being moved to {facts.other_to} ({facts.other_move})."
+            return finding("MOVE_UNDER_WAY", text, f"Follow: `blockferry watch {vm}`. Stop: `blockferry cancel {vm}`.")
         return finding("MOVE_UNDER_WAY", f"{vm} is held by move {facts.other_move} of another journal.")
     to = ", ".join(dict.fromkeys(disk.datastore for disk in move_summary.plan.disks))
     if move_summary.parked is not None:

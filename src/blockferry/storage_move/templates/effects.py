@@ -62,10 +62,12 @@ class _Shown:
 
 def known(journal: MoveJournal, uri: str, host: str) -> KnownImages:
     busy = {row.path: "it is in quarantine" for row in claims.kept_here(journal, uri, host)}
-    for move_summary in journal.unfinished():
-        if not move_summary.record.nvram.pending and may_be_here(move_summary.plan, uri, host):
-            why = f"move {move_summary.id} of {move_summary.plan.vm}, which is not over, has to do with it"
-            busy.update(dict.fromkeys(claims.changed_by(move_summary.plan), why))
+    every = journal.every
+    for one in every.unfinished():
+        why = f"move {one.id} of {one.plan.vm}, which is not over, has to do with it"
+        for claimed in every.kind_of(one).claimed(one):
+            if may_be_here(claimed.where, uri, host):
+                busy.update(dict.fromkeys(claimed.paths, why))
     # Of a host that is not known: then they are compared anew.
     return KnownImages(journal.same_images(host) if host else (), busy)
 
