@@ -118,6 +118,8 @@ class Node:
 class Connection:
     """An open connection; `raw` is libvirt's object, for the modules of this package only."""
 
+    knows_zeroed_targets: bool = True  # until this libvirt refuses VIR_DOMAIN_BLOCK_COPY_TARGET_ZEROED
+
     def __init__(self, uri: str, *, may_ask: bool = True) -> None:
         """Connect. `may_ask`: whether ssh may ask the terminal for a password or a host key. Raises HostUnreachable."""
         _ensure_event_loop()

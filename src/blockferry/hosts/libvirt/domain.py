@@ -31,6 +31,8 @@ AGENT_SILENT_S = 10
 
 _QUERIES = ("query-block", "query-named-block-nodes")
 _BANDWIDTH = libvirt.VIR_DOMAIN_BLOCK_COPY_BANDWIDTH
+_TARGET_ZEROED = 1 << 4
+"""VIR_DOMAIN_BLOCK_COPY_TARGET_ZEROED of libvirt 12.2. The bindings here may be older than the host's libvirt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,7 @@ class CopyOrder:
     granularity: int = 0
     buffer: int = 0
     secret: Secret | None = None  # the destination is a LUKS image that this opens
+    zeroed: bool = False  # the destination was just made and reads as zeros: libvirt may skip clearing it
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,7 +282,18 @@ class Control:
                 order.dest, order.dest_format, block=order.block, backing=order.backing, secret=order.secret,
                 carried=disk_xml.carried(domain.XMLDesc(0), target),
             )  # fmt: skip
-            domain.blockCopy(target, xml, {name: value for name, value in values.items() if value}, flags)
+            wanted = {name: value for name, value in values.items() if value}
+            if order.zeroed and self.connection.knows_zeroed_targets:
+                try:
+                    domain.blockCopy(target, xml, wanted, flags | _TARGET_ZEROED)
+                    return
+                except libvirt.libvirtError as error:
+                    # A libvirt before 12.2 refuses the flag before it does anything (virCheckFlags).
+                    if error.get_error_code() != libvirt.VIR_ERR_INVALID_ARG:
+                        raise
+            domain.blockCopy(target, xml, wanted, flags)
+            if order.zeroed:
+                self.connection.knows_zeroed_targets = False
 
     def take_overlays(self, overlays: Mapping[str, str], bases: Mapping[str, str]) -> None:
         """Put overlays that exist (target -> path, qcow2) above these disks, all in one instant, live and persistent.

@@ -60,14 +60,11 @@ def release_source(context: Context, path: str, seen: Observation) -> None:
             context.quarantine(
                 path, disk.source_datastore or "", size, doubt, _format(context, disk, path), for_good=True
             )
-            if overlay:
-                files.remove_file(context.runner, path + MARKER)  # the quarantine has it now
         elif overlay:
             context.check()
             if kept:
                 overlays_effects.keep_old_base_whole(context, disk)
             files.remove_file(context.runner, path)
-            files.remove_file(context.runner, path + MARKER)
             context.proof = None  # its inventory may show the overlay by another mount, where it seems to need its base
             sentence = f"{path} ({format_size(size)}): the overlay of the move, removed"
         elif not plan.source.delete:
@@ -80,6 +77,8 @@ def release_source(context: Context, path: str, seen: Observation) -> None:
             files.remove_with_links(context.runner, path)
             behind = f", a symbolic link, and {links[-1]}" if links else ""
             sentence = f"{path}{behind} ({format_size(size)}): removed; nothing used it any more"
+    if overlay:  # whatever became of it, also when a process before us has died here: the marker is of no use any more
+        files.remove_file(context.runner, path + MARKER)
     context.sources.append(sentence)
     context.log_event("action", sentence)
     point("source-released")

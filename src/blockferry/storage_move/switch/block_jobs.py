@@ -135,6 +135,8 @@ def _order(context: Context, disk: DiskPlan, copy: Copy, *, layered: bool, bandw
         granularity=disk.granularity,
         buffer=context.plan.buffer,
         secret=None if disk.luks is None else disk.luks.secret,
+        # Each copy goes into an image that CreateImage has just made, never into one that a copy has written to.
+        zeroed=disk.backing is None and disk.luks is None and not is_export(disk.dest),
     )
 
 

@@ -1,0 +1,496 @@
+"""A move on a simulated host: its real loop, one process after the other until it is over; and how it must end."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
+
+import libvirt
+import msgspec
+from lxml import etree
+
+from blockferry.base.errors import Interrupted, LeaseLost, MoveParked
+from blockferry.hosts.inventory import PowerState
+from blockferry.hosts.kept import Kept
+from blockferry.hosts.libvirt import domain as libvirt_domain
+from blockferry.hosts.libvirt import domain_xml, events
+from blockferry.jobs.loop import Waiting
+from blockferry.jobs.outcome import Outcome, Wanted
+from blockferry.leftovers import quarantine
+from blockferry.safety.guard import Guard
+from blockferry.safety.proof import Claims
+from blockferry.storage_move.context import Context
+from blockferry.storage_move.move_kind import MoveKind
+from blockferry.storage_move.move_loop import MoveLoop
+from blockferry.storage_move.plan import DiskPlan, HomeFile, HomePlan, LayerPlan, Plan
+from blockferry.storage_move.record import Record
+from blockferry.storage_move.request import Method, OnBreak, SourcePolicy
+from simulated_host import clock
+from simulated_host.connection import URI, SimulatedHost
+from simulated_host.files import REGION, Image, read, read_stable
+from simulated_host.machine import HOST_UUID, UUID, Machine, Violation
+from simulated_host.manager import Killed, Manager
+
+REGIONS = 4
+MOVE = "m1"
+MOST_PROCESSES = 60
+
+
+class _Monitor:
+    """libvirt_qemu, whose C code takes only a real domain."""
+
+    @staticmethod
+    def qemuMonitorCommand(domain: Any, command: str, _flags: int) -> str:  # noqa: N802 - libvirt's name
+        return str(domain.monitor(command))
+
+
+@contextlib.contextmanager
+def installed() -> Iterator[None]:
+    """Have blockferry's modules use the machine's time, and its QEMU's monitor.
+
+    An XML that was read is not read again: reading is pure, and what takes the longest here.
+    """
+    before, parse = libvirt_domain.libvirt_qemu, domain_xml.parse
+    libvirt_domain.libvirt_qemu = _Monitor
+    domain_xml.parse = functools.lru_cache(maxsize=256)(parse)
+    try:
+        with clock.installed(events):
+            yield
+    finally:
+        libvirt_domain.libvirt_qemu, domain_xml.parse = before, parse
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What is moved, and how."""
+
+    disks: int = 1
+    method: Method = Method.CHANGED_BLOCKS
+    start_race: bool = False
+    runs: bool = True
+    source_format: str = "qcow2"
+    dest_format: str = "qcow2"
+    delete: bool = True
+    layers: bool = False
+    verify: bool = False
+    on_break: OnBreak = OnBreak.KEEP
+
+
+def build(wish: Wish, seed: int) -> tuple[Machine, Plan]:
+    """The host before the move, and the plan of it."""
+    machine = Machine(seed, start_race=wish.start_race)
+    clock.use(machine.clock)
+    files = machine.files
+    files.create("/san/web01", 0o711, "directory")
+    notes = files.create("/san/web01/notes.txt", 0o644)
+    notes.data = b"what the owner wrote\n"
+    notes.flush()
+    targets = ("vda", "vdb", "vdc")[: wish.disks]
+    ending = {"qcow2": "qcow2", "raw": "img"}[wish.source_format]
+    for target in targets:
+        machine.add_disk(target, f"/san/web01/{target}.{ending}", wish.source_format, REGIONS)
+        if wish.layers:
+            _put_base_below(machine, target, f"/san/web01/{target}.{ending}")
+    words = "".join(
+        f"<disk type='file' device='disk'><driver name='qemu' type='{wish.source_format}'/>"
+        f"<source file='/san/web01/{target}.{ending}'/><target dev='{target}' bus='virtio'/></disk>"
+        for target in targets
+    )
+    machine.domain.config = etree.fromstring(
+        f"<domain type='kvm'><name>web01</name><uuid>{UUID}</uuid><memory>65536</memory>"
+        f"<os><type>hvm</type></os><devices>{words}</devices></domain>"
+    )
+    if wish.runs:
+        machine.start()
+    return machine, _plan(wish, targets, ending)
+
+
+def _put_base_below(machine: Machine, target: str, path: str) -> None:
+    """Part of what the image holds lies in an image below it."""
+    top = machine.files.find(path)
+    base = machine.files.create(f"/san/web01/{target}-base.qcow2", 0o644)
+    assert top.image is not None
+    base.image = Image("qcow2", top.image.size, None, {0: top.image.regions.pop(0)})
+    base.flush()
+    top.image.backing = (f"/san/web01/{target}-base.qcow2", "qcow2")
+    top.flush()
+
+
+def _plan(wish: Wish, targets: Sequence[str], ending: str) -> Plan:
+    new = {"qcow2": "qcow2", "raw": "img"}[wish.dest_format]
+    overlays = wish.method in (Method.SNAPSHOT, Method.CHANGED_BLOCKS) and not wish.layers
+    return Plan(
+        move=MOVE,
+        uri=URI,
+        vm="web01",
+        uuid=UUID,
+        method=wish.method,
+        method_reason="",
+        disks=tuple(
+            DiskPlan(
+                target=target,
+                source=f"/san/web01/{target}.{ending}",
+                source_format=wish.source_format,
+                source_kind="file",
+                dest=f"/ssd/web01/{target}.{new}",
+                dest_format=wish.dest_format,
+                datastore="ssd",
+                source_datastore="san",
+                virtual_size=REGIONS * REGION,
+                allocation=(REGIONS - 1) * REGION,
+                layers=_layers(target) if wish.layers else (),
+                backing=(f"/ssd/web01/{target}-base.qcow2", "qcow2") if wish.layers else None,
+                old_files=(
+                    f"/san/web01/{target}.{ending}",
+                    *((f"/san/web01/{target}-base.qcow2",) if wish.layers else ()),
+                ),
+                suspended_start=wish.start_race,
+                resumable=overlays,
+                source_overlay=f"/san/web01/{target}.{MOVE}.overlay" if overlays else "",
+                dest_overlay=f"/ssd/web01/{target}.{MOVE}.overlay" if overlays else "",
+                overlay_suspended_start=wish.start_race,
+            )
+            for target in targets
+        ),
+        home=HomePlan(
+            "ssd", "/ssd/web01", "/san/web01", (HomeFile("/san/web01/notes.txt", "/ssd/web01/notes.txt", "file", 21),)
+        ),
+        persistent=True,
+        was=PowerState.RUNNING if wish.runs else PowerState.OFF,
+        source=SourcePolicy(delete=wish.delete),
+        on_break=wish.on_break,
+        verify=wish.verify,
+        host=HOST_UUID,
+    )
+
+
+def _layers(target: str) -> tuple[LayerPlan, ...]:
+    old, new = f"/san/web01/{target}-base.qcow2", f"/ssd/web01/{target}-base.qcow2"
+    return (LayerPlan(old, "qcow2", new, "qcow2", REGIONS * REGION, REGION),)
+
+
+# ---------------------------------------------------------------- the journal, and the guard
+
+
+@dataclass
+class SimulatedJournal:
+    """One move in a journal. Only its JSON outlives a process."""
+
+    record: str = field(default_factory=lambda: msgspec.json.encode(Record()).decode())
+    wanted: Wanted = Wanted.GO
+    story: list[str] = field(default_factory=list)
+    kept: list[Kept] = field(default_factory=list)
+    parked: str = ""
+    over: bool = False
+    kind: MoveKind = field(default_factory=MoveKind)
+
+    def read(self) -> Record:
+        return self.kind.with_wishes(self.kind.read_record(self.record), self.wanted.value, 0)
+
+
+class SimulatedJob:
+    """The handle of the move in one process (jobs/loop.py, Job)."""
+
+    def __init__(self, journal: SimulatedJournal, manager: Manager, machine: Machine) -> None:
+        self._journal, self._manager, self._machine = journal, manager, machine
+        self.stop: Any = clock.Event()
+
+    def read(self) -> Record:
+        self._manager.must_live()
+        return self._journal.read()
+
+    def save(self, record: Record) -> None:
+        with self._manager.calls("save", changes=True):
+            self._manager.must_live()
+            self._journal.record = msgspec.json.encode(record).decode()
+
+    def log_event(self, kind: str, text: str) -> None:
+        self._manager.must_live()
+        self._journal.story.append(f"{kind}: {text}")
+
+    def publish(self, _progress: object) -> None:
+        self._manager.must_live()
+
+    def park(self, problem: str) -> None:
+        with self._manager.calls("park", changes=True):
+            self._journal.parked = problem
+
+    def finish(self, record: Record, _report: object) -> None:
+        with self._manager.calls("finish", changes=True):
+            self._manager.must_live()
+            self._journal.record, self._journal.over = msgspec.json.encode(record).decode(), True
+
+    def interim(self, record: Record, _report: object) -> None:
+        self.save(record)
+
+    def check(self) -> None:
+        self._manager.must_live()
+
+    def regain(self) -> None:
+        self._manager.must_live()
+
+    def away(self, text: str) -> None:
+        raise AssertionError(text)
+
+    def should_stop(self) -> bool:
+        self._manager.must_live()
+        return self._journal.wanted is Wanted.CANCEL
+
+
+class SimulatedGuard(Guard):
+    """safety/guard.py as its parent sees it. The process behind it looks at each moment, and outlives the parent."""
+
+    def __init__(self, machine: Machine, manager: Manager) -> None:
+        self._machine, self._manager = machine, manager
+        self._until: float | None = None
+        self._resumed = False
+        machine.guards.append(self._look)
+
+    def _look(self, now: float) -> None:
+        if self._manager.dead:
+            if self._until is not None:
+                self._let_run()
+            self._machine.guards.remove(self._look)
+        elif self._until is not None and now > self._until:
+            self._let_run()
+
+    def _let_run(self) -> bool:
+        ours = self._machine.qemu is not None and self._machine.qemu.paused and not self._resumed
+        if ours:
+            self._machine.resume("guard")
+        self._resumed = self._resumed or ours
+        self._until = None
+        return ours
+
+    def prepare(self) -> None:
+        """See Guard."""
+
+    def arm(self, seconds: float) -> bool:
+        """See Guard."""
+        with self._manager.calls("arm", changes=True):
+            self._manager.must_live()
+            self._until, self._resumed = self._machine.clock.now + seconds, False
+        return True
+
+    def host_problem(self) -> str:
+        """See Guard."""
+        return ""
+
+    def disarm(self) -> None:
+        """See Guard."""
+        with self._manager.calls("disarm", changes=True):
+            self._manager.must_live()
+            self._until = None
+
+    def let_run(self) -> bool | None:
+        """See Guard."""
+        with self._manager.calls("let_run", changes=True):
+            self._manager.must_live()
+            if self._machine.chance.random() < 0.1:
+                return None  # it does not answer in time
+            return self._let_run()
+
+    def limits_are_back(self) -> None:
+        """See Guard."""
+
+    def take_over(self) -> None:
+        """See Guard."""
+
+
+# ---------------------------------------------------------------- running it
+
+
+@dataclass
+class Run:
+    """A move, with all that it takes."""
+
+    machine: Machine
+    plan: Plan
+    journal: SimulatedJournal = field(default_factory=SimulatedJournal)
+    points: list[int] = field(default_factory=list)  # that each process has passed
+    deaths: list[str] = field(default_factory=list)  # where each process that died has died
+
+    def process(self, dies_at: int | None) -> Outcome | None:
+        """Run the loop in a process; its outcome, None when the process died, was parked, or has to be started anew."""
+        machine, journal = self.machine, self.journal
+        manager = machine.manager = Manager(machine.moment, dies_at)
+        site = SimulatedHost(machine, manager)
+        job = SimulatedJob(journal, manager, machine)
+        journal.parked = ""
+        outcome: Outcome | None = None
+        try:
+            record = journal.read()
+            tried = replace(
+                record,
+                unexpected=0,
+                commits=replace(record.commits, attempts=0),
+                switch=replace(record.switch, attempts=0),
+            )  # as moves/running.py begins
+            if tried != record:
+                job.save(tried)
+            loop = MoveLoop(context=self._context(site, job, manager), job=cast(Any, job), began_at=0.0)
+            outcome = loop.run()
+        except Killed:
+            self.deaths.append(manager.last)
+        except Violation as error:
+            raise AssertionError("\n".join([str(error), *journal.story[-12:], *self.deaths])) from error
+        except (MoveParked, Waiting, LeaseLost, Interrupted) as error:
+            journal.story.append(f"left: {type(error).__name__}")
+        manager.dead = True
+        self.points.append(manager.points)
+        return outcome
+
+    def _context(self, site: SimulatedHost, job: SimulatedJob, manager: Manager) -> Context:
+        plan = self.plan
+
+        def keep(*words: Any, **more: Any) -> None:
+            with manager.calls("keep", changes=True):
+                self.journal.kept.append(quarantine.row(site, plan, *words, **more))
+
+        return Context(
+            plan=plan,
+            site=site,
+            guard=SimulatedGuard(self.machine, manager),
+            save=job.save,
+            log_event=job.log_event,
+            keep=keep,
+            should_stop=job.should_stop,
+            claims=lambda: Claims(kept=tuple(self.journal.kept)),
+            journal="journal",
+            check=job.check,
+            stop=job.stop,
+        )
+
+    def to_the_end(self, dies_at: Sequence[int] = ()) -> Outcome | None:
+        """One process after the other; each dies at its point, the ones after them live. None: it is parked."""
+        deaths = iter(dies_at)
+        for _ in range(MOST_PROCESSES):
+            outcome = self.process(next(deaths, None))
+            if outcome is not None:
+                return outcome
+            if self.journal.parked:
+                return None
+        raise AssertionError(f"no end after {MOST_PROCESSES} processes")
+
+
+def happenings(run: Run, names: Sequence[str]) -> list[Callable[[], None]]:
+    """What is to happen to the host, by name."""
+    machine = run.machine
+
+    def cancel() -> None:
+        run.journal.wanted = Wanted.CANCEL
+
+    def power_off() -> None:
+        if machine.qemu is not None and not machine.raced:
+            machine.stop()
+
+    def qemu_dies() -> None:
+        if machine.qemu is not None and not machine.raced:
+            machine.stop(clean=False)
+
+    def power_on() -> None:
+        if machine.qemu is None:
+            try:
+                machine.start()
+            except BlockingIOError:
+                machine.happenings.insert(0, power_on)  # a program has the image: the owner tries again
+
+    def owner_pauses() -> None:
+        ours = run.journal.read().switch.suspended
+        if machine.qemu is not None and not machine.qemu.paused and not ours:
+            machine.pause("owner")
+
+    def owner_resumes() -> None:
+        if machine.domain.paused_by == "owner":
+            machine.resume("owner")
+
+    def job_fails() -> None:
+        for disk in machine.qemu.disks.values() if machine.qemu is not None else ():
+            if disk.job is not None and not disk.job.ending:
+                disk.job = None
+                return
+
+    def pivot_refused() -> None:
+        machine.refuse_pivots.add(run.plan.disks[0].target)
+
+    def answer_lost() -> None:
+        machine.lose_answer = True
+
+    known: dict[str, Callable[[], None]] = {
+        "cancel": cancel,
+        "power off": power_off,
+        "qemu dies": qemu_dies,
+        "power on": power_on,
+        "owner pauses": owner_pauses,
+        "owner resumes": owner_resumes,
+        "job fails": job_fails,
+        "pivot refused": pivot_refused,
+        "libvirtd restarts": machine.libvirtd_restarts,
+        "answer lost": answer_lost,
+        "power fails": machine.power_fails,
+    }
+    return [known[name] for name in names]
+
+
+# ---------------------------------------------------------------- the end
+
+
+def check_end(run: Run, outcome: Outcome | None) -> None:
+    """Nothing is lost, whatever the outcome; nothing is left over when the move is over."""
+    machine, plan, journal = run.machine, run.plan, run.journal
+    story = "\n".join([*journal.story[-12:], *run.deaths])
+    for guard in list(machine.guards):
+        guard(machine.clock.now)
+    machine.check()
+    paused = machine.domain.state == libvirt.VIR_DOMAIN_PAUSED
+    assert not paused or machine.domain.paused_by == "owner", f"the VM was left suspended\n{story}"
+    used = machine.used()
+    for target, path in used.items():
+        assert read(machine.files.chain(path)) == machine.guest[target].acknowledged, f"{target}: writes lost\n{story}"
+    if outcome is None:
+        return
+    across = outcome is Outcome.MOVED
+    wanted = {disk.target: disk.dest if across else disk.source for disk in plan.disks}
+    assert used == wanted, f"{outcome}: {used}\n{story}"
+    if machine.qemu is not None:
+        assert {one.target: one.paths[0][0] for one in machine.qemu.disks.values()} == wanted, story
+        assert not any(one.job for one in machine.qemu.disks.values()), f"a block job is left\n{story}"
+    else:
+        for target, path in used.items():
+            on_disk = read_stable(machine.files.chain(path))
+            assert on_disk == machine.guest[target].acknowledged, f"{target}: not on stable storage\n{story}"
+    marks = [one for root in (machine.domain.live, machine.domain.config) if root is not None for one in root.iter()]
+    assert not any("blockferry" in str(mark.tag) for mark in marks), f"the mark is left\n{story}"
+    assert machine.view is None, f"a view is held\n{story}"
+    assert not machine.programs, f"a program is left\n{story}"
+    _check_files(run, across=across, story=story)
+
+
+def _check_files(run: Run, *, across: bool, story: str) -> None:
+    """Exactly the files that are to be there."""
+    plan, kept, record = run.plan, {one.path for one in run.journal.kept}, run.journal.read()
+    home = plan.home
+    assert home is not None
+    old = {old_file for disk in plan.disks for old_file in disk.old_files} | {file.source for file in home.files}
+    new = {dest for disk in plan.disks for dest in (disk.dest, *(layer.dest for layer in disk.layers))}
+    new |= {file.dest for file in home.files}
+    found = {path for path, inode in run.machine.files.names.items() if inode.kind == "file"}
+    metadata = {path for path in found if path.endswith("web01.xml")}
+    if across:
+        expected = new | (kept & old) | {f"{home.dest}/web01.xml"}
+        if plan.source.delete and not (
+            plan.verify and any(disk_record.unverified for disk_record in record.disks.values())
+        ):
+            assert not kept, f"kept without need: {kept}\n{story}"
+        elif not plan.source.delete:
+            assert old <= kept, f"not kept: {old - kept}\n{story}"
+    else:
+        partial = set(record.kept)
+        expected = old | partial | {f"{one}.blockferry" for one in partial}
+        metadata = set()
+    assert found - metadata == expected - metadata, f"left: {found - expected}, missing: {expected - found}\n{story}"
+    if across and not kept:
+        assert run.machine.files.get("/san/web01") is None, f"the old home is left\n{story}"
