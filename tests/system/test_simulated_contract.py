@@ -23,10 +23,11 @@ class RealBench:
 
     def __init__(self, guest: Guest, directory: Path) -> None:
         self._guest, self._directory = guest, directory
-        self._size = str(guest.disk(TARGET).size)
+        self._size = str(guest.disk(TARGET).size_bytes)
         self._source = str(guest.disk(TARGET).path)
         self._connection = Connection(guest.host.uri)
-        self.control = Control(self._connection, guest.uuid, guest.name)
+        self._uuid = guest.host.virsh("domuuid", guest.name).strip()
+        self.control = Control(self._connection, self._uuid, guest.name)
 
     def source(self) -> str:
         return self._source
@@ -47,7 +48,7 @@ class RealBench:
         self._guest.host.restart_libvirtd()
         self.close()
         self._connection = Connection(self._guest.host.uri)
-        self.control = Control(self._connection, self._guest.uuid, self._guest.name)
+        self.control = Control(self._connection, self._uuid, self._guest.name)
 
     def unlink(self, path: str) -> None:
         Path(path).unlink()

@@ -28,7 +28,8 @@ SIZE = 3 * REGION
 class Side(Protocol):
     """A host's directory, and a guest's hand in its images."""
 
-    runner: Runner
+    @property
+    def runner(self) -> Runner: ...
 
     def path(self, name: str) -> str: ...
 
@@ -68,7 +69,7 @@ class SimulatedSide:
     def __init__(self) -> None:
         self._machine = Machine(1)
         self._machine.domain.config = None
-        self._machine.check = lambda: None  # type: ignore[method-assign] - there is no VM
+        self._machine.check = lambda: None  # type: ignore[method-assign]
         self.runner = SimulatedRunner(self._machine, Manager(self._machine.moment))
 
     def path(self, name: str) -> str:
@@ -168,7 +169,9 @@ def test_what_lies_where(side: Side) -> None:
     assert files.free_bytes(r, directory) > 0
     looked = references.look(r, [one, side.path("absent"), side.path("absent/one")], [directory])
     assert looked.paths[one].there
-    assert looked.paths[one].identity[1] == files.stat_one(r, one).inode  # type: ignore[union-attr]
+    found = files.stat_one(r, one)
+    assert found is not None
+    assert looked.paths[one].identity == (found.device, found.inode)
     assert not looked.paths[side.path("absent")].there
     assert not looked.paths[side.path("absent")].error
     assert not looked.directories[directory].problem

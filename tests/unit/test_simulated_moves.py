@@ -53,6 +53,7 @@ def test_a_quiet_move(name: str) -> None:
     assert len(run.points) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WISHES)
 def test_killed_once_at_every_point(name: str) -> None:
     """Before and after each call that changes something, one death; the next process brings the move to its end."""
@@ -65,6 +66,7 @@ def test_killed_once_at_every_point(name: str) -> None:
         assert outcome is Outcome.MOVED, f"point {point}, {run.deaths}\n" + "\n".join(run.journal.story)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WISHES)
 def test_cancelled_at_every_point(name: str) -> None:
     """The wish comes with a death; the source is as it was, or the move is across, and nothing is left over."""
@@ -98,7 +100,7 @@ deaths = st.lists(st.integers(1, 150), max_size=5)
 seeds = st.integers(0, 2**32)
 
 
-@settings(max_examples=examples(400))
+@settings(max_examples=examples(120))
 @given(wish=wishes, dies_at=deaths, seed=seeds)
 def test_killed_any_number_of_times(wish: Wish, dies_at: list[int], seed: int) -> None:
     run = Run(*build(wish, seed))
@@ -113,7 +115,8 @@ EVENTS = [
 ]
 
 
-@settings(max_examples=examples(800))
+@pytest.mark.slow
+@settings(max_examples=examples(1200))
 @given(wish=wishes, dies_at=deaths, events=st.lists(st.sampled_from(EVENTS), max_size=6), seed=seeds)
 def test_whatever_happens_nothing_is_lost(wish: Wish, dies_at: list[int], events: list[str], seed: int) -> None:
     """What happens to the host comes between any two calls, in this order."""

@@ -75,7 +75,7 @@ def suspend_and_resume(bench: Bench) -> None:
 def copy_and_pivot(bench: Bench) -> None:
     """Both XMLs and QEMU's block graph are on the copy once the job is over; the VM is suspended all the while."""
     control, source, dest = bench.control, bench.source(), bench.new_image("copy")
-    control.start_copy(TARGET, CopyOrder(dest, "qcow2", synchronous=False))
+    control.start_copy(TARGET, CopyOrder(dest, "qcow2", synchronous=False, zeroed=True))  # also before libvirt 12.2
     bench.until("the copy to be in step", lambda: ready(bench))
     now = disk(bench)
     assert now.mirror is not None

@@ -361,4 +361,8 @@ def _mark(root: etree._Element, xml: str | None, prefix: str, uri: str) -> None:
         metadata.remove(old)
     if xml is not None:
         plain = etree.fromstring(xml)
-        metadata.append(etree.Element(f"{{{uri}}}move", dict(plain.attrib), nsmap={prefix: uri}))
+        metadata.append(
+            etree.Element(
+                f"{{{uri}}}move", {str(name): str(value) for name, value in plain.attrib.items()}, nsmap={prefix: uri}
+            )
+        )

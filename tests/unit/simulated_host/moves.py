@@ -39,6 +39,9 @@ MOVE = "m1"
 MOST_PROCESSES = 60
 
 
+MONITOR = "libvirt_qemu"
+
+
 class _Monitor:
     """libvirt_qemu, whose C code takes only a real domain."""
 
@@ -53,14 +56,15 @@ def installed() -> Iterator[None]:
 
     An XML that was read is not read again: reading is pure, and what takes the longest here.
     """
-    before, parse = libvirt_domain.libvirt_qemu, domain_xml.parse
-    libvirt_domain.libvirt_qemu = _Monitor
+    before, parse = getattr(libvirt_domain, MONITOR), domain_xml.parse
+    setattr(libvirt_domain, MONITOR, _Monitor)
     domain_xml.parse = functools.lru_cache(maxsize=256)(parse)
     try:
         with clock.installed(events):
             yield
     finally:
-        libvirt_domain.libvirt_qemu, domain_xml.parse = before, parse
+        setattr(libvirt_domain, MONITOR, before)
+        domain_xml.parse = parse
 
 
 @dataclass(frozen=True, slots=True)
@@ -356,7 +360,7 @@ class Run:
             guard=SimulatedGuard(self.machine, manager),
             save=job.save,
             log_event=job.log_event,
-            keep=keep,
+            quarantine=keep,
             should_stop=job.should_stop,
             claims=lambda: Claims(kept=tuple(self.journal.kept)),
             journal="journal",

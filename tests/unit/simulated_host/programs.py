@@ -70,7 +70,8 @@ def _truncate(machine: Machine, argv: list[str]) -> _Ended:
 
 
 def _qemu_img(machine: Machine, argv: list[str]) -> _Ended:
-    return _COMMANDS[argv[1]](machine, argv)
+    ended: _Ended = _COMMANDS[argv[1]](machine, argv)
+    return ended
 
 
 def _option(argv: list[str], name: str) -> str:
