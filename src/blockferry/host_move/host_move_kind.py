@@ -40,7 +40,7 @@ class HostMoveKind(JobKind[HostMovePlan, HostMoveRecord, HostMoveProgress, HostM
         source = HostOfJob(plan.move, plan.uri, plan.host, plan.host_name)
         return (
             Claimed(source, tuple(disk.source for disk in plan.disks)),
-            Claimed(_destination(plan), tuple(sorted(plan.made)), tuple(plan.directories.values())),
+            Claimed(_destination(plan), tuple(sorted(plan.made)), tuple(plan.dest_datastores.values())),
         )
 
     def listed(self, plan: HostMovePlan) -> Listed:

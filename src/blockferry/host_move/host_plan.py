@@ -64,7 +64,7 @@ class HostMovePlan:
     downtime_ms: int = 0  # 0: QEMU's own limit
     auto_converge: bool = False  # QEMU slows a guest that changes its memory as fast as it is sent
     memory: int = 0  # bytes of the guest, of a VM that is not off
-    directories: dict[str, Directory] = field(default_factory=dict)  # the destination's datastores: what they are
+    dest_datastores: dict[str, Directory] = field(default_factory=dict)  # the destination's datastores: what they are
     version: int = PLAN_VERSION
 
     def disk(self, target: str) -> TravellingDisk:
@@ -83,11 +83,11 @@ class HostMovePlan:
     @property
     def made_files(self) -> frozenset[FileId]:
         """Return those of `made` of which every host knows which file it is."""
-        known = (file_of(path, self.directories.values()) for path in self.made)
+        known = (file_of(path, self.dest_datastores.values()) for path in self.made)
         return frozenset(file_id for file_id in known if file_id is not None)
 
     @property
-    def homes(self) -> tuple[str, ...]:
+    def directories(self) -> tuple[str, ...]:
         """Return the directories at the destination that have to be there."""
         return tuple(dict.fromkeys(posixpath.dirname(disk.dest) for disk in self.disks))
 
@@ -101,7 +101,7 @@ class HostMovePlan:
 
     def space(self, datastore: str) -> SpaceId | None:
         """Return the file system that a datastore of the destination takes its bytes from; None: not known."""
-        directory = self.directories.get(datastore)
+        directory = self.dest_datastores.get(datastore)
         return None if directory is None else directory.id.space
 
     @property

@@ -334,7 +334,7 @@ def _plan(
         downtime_ms=request.downtime_ms,
         auto_converge=request.auto_converge,
         memory=facts.needs.memory if vm.state.active else 0,
-        directories={
+        dest_datastores={
             name: directory for name, store in places.items() for directory in datastore_places.directories((store,))
         },
     )
