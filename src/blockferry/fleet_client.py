@@ -5,20 +5,21 @@ What is not about a VM or a move goes to the host of the configuration's `uri`, 
 
 from __future__ import annotations
 
+import posixpath
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from blockferry.base.config import Config
-from blockferry.base.errors import BlockferryError
+from blockferry.base.errors import BlockferryError, HostUnreachable, UsageError
 from blockferry.client import AnyMove, AnyRequest
 from blockferry.fleet import vm_search
 from blockferry.host_move.host_summary import HostCheckResult
 from blockferry.hosts.configured_hosts import ConfiguredHost
 from blockferry.hosts.libvirt import domain_list
 from blockferry.hosts.tracking_points import Point
-from blockferry.leftovers.quarantine_rules import Restore
+from blockferry.leftovers.quarantine_rules import KeptFile, Purged, Restore
 from blockferry.local_client import LocalClient
 from blockferry.moves.environment import Environment
 from blockferry.storage_move.summary import CheckResult, VmListing
@@ -93,22 +94,25 @@ class FleetClient(LocalClient):
 
     def vms(self) -> tuple[VmListing, ...]:
         """See Client. A host that does not answer is told to whoever listens."""
-        answers = vm_search.ask_all(
-            (*self._env.hosts, *self._own()), lambda configured_host, _site: self._client_at(configured_host).vms()
-        )
-        errors = [(one.one, one.error) for one in answers if one.error is not None]
+        answers = vm_search.ask_all(self._every(), lambda host, _site: self._client_at(host).vms())
+        self._tell_silent(answers, "the VMs of host {host} are not shown")
+        return tuple(replace(vm, host=answer.one.name) for answer in answers for vm in answer.value or ())
+
+    def _every(self) -> tuple[ConfiguredHost, ...]:
+        return (*self._env.hosts, *self._own())
+
+    def _tell_silent(self, answers: Sequence[vm_search.Answer[Any]], what: str) -> None:
+        """Tell whoever listens which hosts have not answered. Raises what the first has met when none has answered."""
+        errors = [(answer.one, answer.error) for answer in answers if answer.error is not None]
         if errors and len(errors) == len(answers):
             raise errors[0][1]
-        for configured_host, error in errors:
-            if configured_host in self._env.hosts:  # else it is only the default, and there is no libvirt here
-                self._env.say(f"the VMs of host {configured_host.name} are not shown: {error.sentence}")
-        return tuple(replace(vm, host=answer.one.name) for answer in answers for vm in answer.value or ())
+        for host, error in errors:
+            if host in self._env.hosts:  # else it is only the default, and there is no libvirt here
+                self._env.say(f"{what.format(host=host.name)}: {error.sentence}")
 
     def vm_names(self) -> tuple[str, ...]:
         """See Client."""
-        answers = vm_search.ask_all(
-            (*self._env.hosts, *self._own()), lambda _one, site: domain_list.names(site.connection)
-        )
+        answers = vm_search.ask_all(self._every(), lambda _host, site: domain_list.names(site.connection))
         return tuple(dict.fromkeys(name for answer in answers for name in answer.value or ()))
 
     def disk_names(self, vm: str) -> tuple[str, ...]:
@@ -166,6 +170,38 @@ class FleetClient(LocalClient):
         return tuple(sorted(found.values(), key=lambda move_summary: (move_summary.created, move_summary.id)))
 
     # ------------------------------------------------------------ leftovers, changed blocks
+
+    def quarantine(self) -> tuple[KeptFile, ...]:
+        """See Client: of all configured hosts, each with the name of its host."""
+        answers = vm_search.ask_all(self._every(), lambda host, _site: self._client_at(host).quarantine())
+        self._tell_silent(answers, "what is kept on host {host} is not shown")
+        return tuple(replace(file, host=answer.one.name) for answer in answers for file in answer.value or ())
+
+    def purge(self, paths: Sequence[str] = (), *, now: bool = False) -> tuple[Purged, ...]:
+        """See Client. A path goes on the host that keeps it; one that several keep is refused."""
+        answers = vm_search.ask_all(self._every(), lambda _host, _site: None)
+        self._tell_silent(answers, "what is kept on host {host} stays")
+        clients = {answer.uuid: self._client_at(answer.one) for answer in answers if answer.error is None}
+        if not paths:
+            return tuple(purged for client in clients.values() for purged in client.purge((), now=now))
+        keeping: dict[str, set[str]] = {}
+        for row in self._env.journal.kept_sources():
+            keeping.setdefault(posixpath.normpath(row.path), set()).add(row.host)
+        chosen: dict[str, list[str]] = {}
+        for path in dict.fromkeys(paths):
+            hosts = keeping.get(posixpath.normpath(path), set())
+            if len(hosts) > 1:
+                raise UsageError(
+                    f"Several hosts keep {path}.", "Name the host: `blockferry --host HOST quarantine ...`."
+                )
+            uuid = next(iter(hosts), "")
+            if uuid and uuid not in clients:
+                raise HostUnreachable(uuid, f"it keeps {path}, and no configured host that answers is it")
+            chosen.setdefault(uuid, []).append(path)
+        done: list[Purged] = []
+        for uuid, of_host in chosen.items():
+            done += (clients[uuid] if uuid else self._here()).purge(of_host, now=now)
+        return tuple(done)
 
     def restorable(self, vm_or_path: str, *, compare: bool | None = None) -> Restore:
         """See Client. A path is one of the host of the configuration's `uri`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -213,6 +214,27 @@ def test_cancelled_on_its_way(crossing: Callable[..., Crossing], ssd: Datastore,
     assert one.line.must("cancel", one.name).move["state"] == "cancelled"
     assert one.line.end(process).code == "MOVE_CANCELLED", one.line.stories()
     one.assert_back(kvm2_disks.home(one.name))
+    one.assert_alive()
+
+
+def _mirror_speeds(one: Crossing) -> list[int]:
+    """Of the disk copies of the migration, as QEMU at the source tells them."""
+    answer = one.source.virsh("qemu-monitor-command", one.name, '{"execute": "query-block-jobs"}')
+    return [job["speed"] for job in json.loads(answer)["return"] if job["type"] == "mirror"]
+
+
+def test_its_speed_is_changed_while_it_runs(crossing: Callable[..., Crossing], ssd: Datastore) -> None:
+    """Two disks share the limit, and both go without one when it is taken away."""
+    one = crossing(Disk("vda", ssd, size="256MiB", fill="128MiB"), Disk("vdb", ssd, size="256MiB", fill="128MiB"))
+    one.write()
+    process = one.line.start("move", one.name, "--to-host", "kvm2", "--to", "kvm2-disks", "--bandwidth", "8MiB/s")
+    _wait_begun(one)
+    wait_until(
+        lambda: _mirror_speeds(one) == [4 << 20, 4 << 20], "the shares", timeout=60, step=0.2, report=one.line.stories
+    )
+    one.line.must("speed", one.name, "0")
+    wait_until(lambda: set(_mirror_speeds(one)) <= {0}, "no limit", timeout=60, step=0.2, report=one.line.stories)
+    one.assert_moved(one.line.end(process))
     one.assert_alive()
 
 

@@ -10,11 +10,12 @@ import pytest
 from journal_support import disk_plan, make_plan
 from test_host_move_decide import DISKS, PLAN
 
-from blockferry.base.errors import DestinationTaken, MoveBusy
+from blockferry.base.errors import DestinationTaken, MoveBusy, MoveNotFound
 from blockferry.host_move.host_move_journal import HostMoveJournal
 from blockferry.host_move.host_record import HostMoveRecord
 from blockferry.hosts.migrating import MigrationStats
 from blockferry.jobs.outcome import Wanted
+from blockferry.storage_move import claims
 from blockferry.storage_move.move_journal import MoveJournal
 from blockferry.storage_move.record import Record
 
@@ -64,3 +65,55 @@ def test_no_file_is_made_by_two(journals: tuple[HostMoveJournal, MoveJournal]) -
             continue
         with pytest.raises(DestinationTaken, match="s1"):
             hosts.add(wish, HostMoveRecord(), "{}", "alice")
+
+
+@pytest.fixture
+def both(url: str) -> Iterator[MoveJournal]:
+    """The journal as the commands open it: storage moves, with moves to another host beside them."""
+    with closing(MoveJournal.open(url, others=(HostMoveJournal.kind,))) as journal:
+        yield journal
+
+
+def test_lists_and_names_are_of_all_kinds(both: MoveJournal) -> None:
+    hosts = both.of_kind(HostMoveJournal)
+    hosts.add(PLAN, HostMoveRecord(), "{}", "alice")
+    both.add(make_plan("s1", "u9"), Record(), "{}", "alice")
+    assert [(move.id, move.kind) for move in both.every.unfinished()] == [("m1", "host-move"), ("s1", "storage-move")]
+    assert both.every.find(PLAN.vm).plan == PLAN
+    assert both.every.get("s").kind == "storage-move"
+    assert [move.id for move in both.unfinished()] == ["s1"]
+    with pytest.raises(MoveNotFound):
+        both.get("m1")
+
+
+def test_a_storage_move_leaves_to_a_host_move_what_it_makes(both: MoveJournal) -> None:
+    """On the host that the other one goes to, and only there."""
+    both.of_kind(HostMoveJournal).add(PLAN, HostMoveRecord(), "{}", "alice")
+    made = replace(disk_plan("vda"), dest=DISKS[0].dest)
+    plan = make_plan("s1", "u9", (made,))
+    with pytest.raises(DestinationTaken, match="m1"):
+        both.add(replace(plan, host=PLAN.dest_host), Record(), "{}", "alice")
+    both.add(replace(plan, host=PLAN.host), Record(), "{}", "alice")
+
+
+def test_what_a_host_move_has_yet_to_write_is_reserved_at_its_destination(both: MoveJournal) -> None:
+    disks = tuple(replace(disk, required=7 << 20) for disk in DISKS)
+    both.of_kind(HostMoveJournal).add(replace(PLAN, disks=disks), HostMoveRecord(), "{}", "alice")
+    there = both.reservations(PLAN.dest_uri, PLAN.dest_host)
+    assert [(promise.datastore, promise.size, promise.here) for promise in there] == [
+        (DISKS[0].datastore, len(DISKS) * (7 << 20), True)
+    ]
+    assert not any(promise.here for promise in both.reservations(PLAN.uri, PLAN.host))
+    assert both.reservations(PLAN.dest_uri, PLAN.dest_host, exclude="m1") == ()
+
+
+def test_its_files_are_claimed_on_both_hosts(both: MoveJournal) -> None:
+    """So no clean-up takes them, neither the old images nor the new ones."""
+    both.of_kind(HostMoveJournal).add(PLAN, HostMoveRecord(), "{}", "alice")
+    at_source = claims.claims(both, PLAN.uri, PLAN.host)
+    at_destination = claims.claims(both, PLAN.dest_uri, PLAN.dest_host)
+    for disk in DISKS:
+        assert at_source.moves[disk.source] == "m1"
+        assert disk.dest not in at_source.moves
+        assert at_destination.moves[disk.dest] == "m1"
+    assert not claims.claims(both, PLAN.uri, PLAN.host, "m1").moves

@@ -30,7 +30,10 @@ def quarantine() -> None:
 @quarantine.command("list", cls=Command, examples=("blockferry quarantine list",))
 @pass_app
 def list_kept(app: App) -> None:
-    """List what is kept on this host: why, until when, and what the proof says now."""
+    """List what is kept: why, until when, and what the proof says now.
+
+    On this host, or where hosts are configured and none is named, on all of them.
+    """
     with display.waiting(app, "Looking at what is kept"):
         found = app.client().quarantine()
     if app.json:
@@ -39,7 +42,9 @@ def list_kept(app: App) -> None:
     if not found:
         app.err.line("Nothing is in quarantine.")
         return
+    with_hosts = any(kept_file.host for kept_file in found)
     columns = [
+        *([Column("HOST")] if with_hosts else []),
         Column("VM", fold=True),
         Column("SIZE", right=True),
         Column("SINCE"),
@@ -48,17 +53,21 @@ def list_kept(app: App) -> None:
         Column("PATH", fold=True),
     ]
     if not app.out.pretty:
-        app.out.table([*columns, Column("MOVE"), Column("WHY")], [_row(kept_file, wide=True) for kept_file in found])
+        app.out.table(
+            [*columns, Column("MOVE"), Column("WHY")],
+            [_row(kept_file, wide=True, host=with_hosts) for kept_file in found],
+        )
         return
-    app.out.table(columns, [_row(kept_file) for kept_file in found])
+    app.out.table(columns, [_row(kept_file, host=with_hosts) for kept_file in found])
     app.out.line()
     for kept_file in found:
         app.out.line(Text.assemble((kept_file.kept.path, "bold"), f": {kept_file.kept.why}"))
 
 
-def _row(kept_file: KeptFile, *, wide: bool = False) -> Sequence[Cell]:
+def _row(kept_file: KeptFile, *, wide: bool = False, host: bool = False) -> Sequence[Cell]:
     kept = kept_file.kept
     row: list[Cell] = [
+        *([kept_file.host] if host else []),
         kept.vm,
         format_size(kept.size),
         None if kept.since is None else format_time(kept.since),

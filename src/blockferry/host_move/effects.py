@@ -124,12 +124,13 @@ def migrate(context: HostMoveContext, record: HostMoveRecord) -> None:
         plan.peer,
         plan.address,
         {disk.target: (disk.dest, disk.format) for disk in plan.disks},
-        context.bandwidth(),
+        context.bandwidth() // max(1, len(plan.disks)),  # of each disk; `_tune` gives the memory all of it
         plan.persistent,
         bool(plan.staying),
         plan.auto_converge,
     )
     context.bandwidth_set, context.limit_set = order.bandwidth, False
+    context.disks_told = not context.bandwidth()
     context.migration = Migration(context.source.connection, plan.uuid, plan.vm, order)
     context.check()
     context.migration.start()
@@ -148,6 +149,11 @@ def _tune(context: HostMoveContext, seen: HostObservation) -> None:
     if wanted != context.bandwidth_set:
         migration.set_bandwidth(connection, plan.uuid, plan.vm, wanted)
         context.bandwidth_set = wanted
+        context.disks_told = False
+    if plan.disks and not context.disks_told:
+        migration.set_disk_bandwidth(connection, plan.uuid, plan.vm, wanted)
+        # libvirt starts the copies one after the other: only once all run the shares are right for good.
+        context.disks_told = seen.stats is not None and seen.stats.memory_total > 0
 
 
 def stop_migration(context: HostMoveContext, record: HostMoveRecord) -> None:

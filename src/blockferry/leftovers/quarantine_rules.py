@@ -21,6 +21,7 @@ class KeptFile:
     expired: bool
     altered: bool  # it is not what was kept, or that cannot be told
     doubt: str | None  # why it cannot be removed now; None: it is proven that nothing needs it
+    host: str = ""  # its name in the configuration; "": no hosts are configured, or one was named
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,7 +74,7 @@ CATALOGUE: dict[str, FindingKind] = {
         FindingKind(
             "NETWORK_MISSING", _E, "A network of the VM is not at the destination",
             "The VM's interfaces name networks and bridges by name; they must be there and active.",
-            "`virsh net-start NAME` on the destination, or --map-network OLD=NEW.",
+            "`virsh net-start NAME` on the destination, or define it there first.",
         ),
         FindingKind(
             "HOST_DEVICE", _E, "A device of the host is passed through to the VM",

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import libvirt
 import libvirt_qemu
@@ -144,11 +145,31 @@ def set_downtime_limit(connection: Connection, uuid: str, name: str, millisecond
 
 
 def set_bandwidth(connection: Connection, uuid: str, name: str, bytes_per_s: int) -> None:
-    """Bandwidth of the memory part, 0 for no limit; a disk copy that runs keeps the one it was started with."""
+    """Bandwidth of the memory, 0 for no limit. See `set_disk_bandwidth`."""
     most = 2**31 - 1
     with connection.doing(f"set the bandwidth of the migration of VM {name}"):
         domain = connection.raw.lookupByUUIDString(uuid)
         domain.migrateSetMaxSpeed(max(1, bytes_per_s // MiB) if bytes_per_s else most, 0)
+
+
+def set_disk_bandwidth(connection: Connection, uuid: str, name: str, bytes_per_s: int) -> None:
+    """Bandwidth of the disk copies of a migration that run, for all of them together; 0 for no limit.
+
+    libvirt takes a limit for them only at the start, and no other call for a disk while a VM migrates: QEMU is told.
+    """
+    with connection.doing(f"set the bandwidth of the disks of VM {name}"):
+        domain = connection.raw.lookupByUUIDString(uuid)
+        jobs = [job for job in _ask_qemu(domain, "query-block-jobs") if job["type"] == "mirror"]
+        share = bytes_per_s and max(1, bytes_per_s // max(1, len(jobs)))
+        for job in jobs:
+            if job["speed"] != share:
+                _ask_qemu(domain, "block-job-set-speed", device=job["device"], speed=share)
+
+
+def _ask_qemu(domain: libvirt.virDomain, command: str, **arguments: object) -> Any:
+    """QEMU's answer; [] where it refuses: a job may have ended meanwhile."""
+    text = json.dumps({"execute": command, "arguments": arguments} if arguments else {"execute": command})
+    return json.loads(libvirt_qemu.qemuMonitorCommand(domain, text, 0)).get("return", [])
 
 
 def end_instance(connection: Connection, uuid: str, name: str) -> None:
