@@ -27,12 +27,21 @@ def kvm2_disks(lab_session: Lab) -> Datastore:
 
 
 @pytest.fixture(scope="session")
-def kvm2(lab_session: Lab, desk: Host, old_san: Datastore, ssd: Datastore, kvm2_disks: Datastore) -> Host:
+def kvm2_archive(lab_session: Lab) -> Datastore:
+    """Another one."""
+    return lab_session.datastore("kvm2-archive", fs="ext4", size="1GiB")
+
+
+@pytest.fixture(scope="session")
+def kvm2(
+    lab_session: Lab, desk: Host, old_san: Datastore, ssd: Datastore, kvm2_disks: Datastore, kvm2_archive: Datastore
+) -> Host:
     """Where the VMs go: it has `old-san`, too, so that a disk there is shared, and nothing of `ssd`."""
     host = lab_session.host("kvm2", network=True)
     host.run(["mount", "-t", "tmpfs", "none", ssd.path])  # every host of a lab sees every file system otherwise
     host.attach(old_san)
     host.attach(kvm2_disks)
+    host.attach(kvm2_archive)
     return host
 
 
@@ -182,7 +191,8 @@ def test_killed(crossing: Callable[..., Crossing], ssd: Datastore, point: str) -
     one.write()
     assert one.move("--to", "kvm2-disks", point=f"{point}:kill").killed
     assert one.states().count("running") <= 1
-    one.assert_moved(one.line.do("resume", one.name))
+    # A second process only watches: nobody runs the move, so that starts a third one in the background.
+    one.assert_moved(one.line.do("watch" if point == "handed-noted" else "resume", one.name))
     one.assert_alive()
 
 
@@ -207,6 +217,7 @@ def test_cancelled_on_its_way(crossing: Callable[..., Crossing], ssd: Datastore,
     one = _slow(crossing, ssd)
     process = one.line.start("move", one.name, "--to-host", "kvm2", "--to", "kvm2-disks", "--bandwidth", "8MiB/s")
     _wait_begun(one)
+    assert one.line.must("--host", "kvm2", "orphans").document["orphans"] == []
     [listed] = one.line.must("moves").document["moves"]
     assert (listed["kind"], listed["state"]) == ("host-move", "running"), listed
     refused = one.line.do("--host", "kvm1", "move", one.name, "--to", "old-san")
@@ -249,6 +260,45 @@ def test_the_destinations_libvirtd_is_killed(
     assert one.line.end(process).code == "MOVE_FAILED", one.line.stories()
     one.assert_back(kvm2_disks.home(one.name))
     one.assert_alive()
+
+
+def test_paused(crossing: Callable[..., Crossing], ssd: Datastore, kvm2_disks: Datastore, kvm2: Host) -> None:
+    """Two disks to two datastores of the other host. It arrives paused, and goes on there with all that it had."""
+    one = crossing(Disk("vda", ssd, size="48MiB"), Disk("vdb", ssd, size="48MiB"))
+    one.write()
+    one.source.virsh("suspend", one.name)
+    said = one.move("--to", "kvm2-disks", "--disk", "vdb=kvm2-archive")
+    one.assert_moved(said, "paused")
+    places = {disk["target"]: disk["datastore"] for disk in said.move["plan"]["disks"]}
+    assert places == {"vda": "kvm2-disks", "vdb": "kvm2-archive"}, said
+    kvm2.virsh("resume", one.name)
+    one.assert_alive()
+
+
+def test_old_disks_are_kept_and_the_way_back(
+    crossing: Callable[..., Crossing], ssd: Datastore, kvm2_disks: Datastore
+) -> None:
+    """Old disks are kept at the source, shown with their host, and are in nobody's way when the VM returns."""
+    one = crossing(Disk("vda", ssd, size="48MiB"))
+    one.write()
+    old = Path(one.guest.spec.disk("vda").path)
+    one.assert_moved(one.move("--to", "kvm2-disks", "--keep-source", "7d"))
+    [kept] = one.line.must("quarantine", "list").document["kept"]
+    assert (kept["kept"]["path"], kept["host"], kept["doubt"], kept["altered"]) == (str(old), "kvm1", None, False), kept
+    assert one.line.must("--host", "kvm2", "orphans").document["orphans"] == []
+    refused = one.line.do("--host", "kvm1", "quarantine", "restore", old, "--yes")
+    assert refused.status != 0, refused
+    # The lab shows the first host the directory of every datastore: the disk is made to go along.
+    back = one.line.must("move", one.name, "--to-host", "kvm1", "--disk", "vda=ssd")
+    [disk] = back.move["plan"]["disks"]
+    assert disk["dest"] != str(old), back
+    one.guest.host = one.source
+    one.assert_alive()
+    assert old.exists()
+    assert not kvm2_disks.home(one.name).exists(), "the old home at the host that it has left"
+    one.line.must("quarantine", "purge", "--now", "--yes", old)
+    assert not old.exists()
+    assert one.line.must("quarantine", "list").document["kept"] == []
 
 
 def test_refused_with_all_reasons(crossing: Callable[..., Crossing], ssd: Datastore, kvm2: Host) -> None:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from blockferry.base.errors import FileExists
 from blockferry.base.units import format_size
 from blockferry.host_move import host_actions as actions
+from blockferry.host_move import old_home
 from blockferry.host_move.cold_copy import copy_image
 from blockferry.host_move.host_context import HostMoveContext
 from blockferry.host_move.host_observation import HostObservation
@@ -309,12 +310,15 @@ def release_image(context: HostMoveContext, record: HostMoveRecord, path: str) -
         if doubt is None and plan.source.delete:
             context.check()
             files.remove_with_links(runner, path)
+            file_stat = None
             sentence = f"{path} ({size}): removed; nothing used it any more"
         else:
             why = doubt or f"kept {plan.source.why_kept}: the disk of {plan.vm} before it went to {plan.dest_host_name}"
             context.quarantine(_kept(context, disk, file_stat, why, for_good=doubt is not None))
             reason = f", because {why}" if doubt else f" {plan.source.why_kept}"
             sentence = f"{path} ({size}): kept{reason}"
+    if file_stat is None:
+        old_home.clear(context, path)
     context.sources.append(sentence)
     context.log_event("action", sentence)
     point("image-released")
