@@ -106,6 +106,14 @@ def parse_latency_s(text: str) -> float:
     return seconds
 
 
+def parse_downtime_s(text: str) -> float:
+    """Seconds for text such as `300ms`: a guest may stand still so long. Raises ValueError with a sentence."""
+    seconds = parse_duration_s(text)
+    if not 0.001 <= seconds <= 2000:  # QEMU's own limit of downtime-limit
+        raise ValueError(f"{text!r} is no time for a guest to stand still; write it like 300ms, from 1ms to 2000s")
+    return seconds
+
+
 def parse_limit_s(text: str) -> float:
     """Seconds for text such as `5s`; infinite for `never`. Raises ValueError with a sentence for people."""
     if text.strip().lower() == "never":

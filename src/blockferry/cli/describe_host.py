@@ -86,7 +86,9 @@ def progress_rows(progress: HostMoveProgress) -> tuple[DiskProgress, ...]:
         )
     phase = f"pass {stats.passes}" if stats.passes else "waiting" if stats.disk_total else ""
     total = stats.memory_done + stats.memory_left or stats.memory_total
-    rows.append(DiskProgress("memory", phase, total, stats.memory_done, rate=float(stats.memory_rate)))
+    known = stats.memory_rate and not stats.outrun
+    left = stats.memory_left / stats.memory_rate if known else None
+    rows.append(DiskProgress("memory", phase, total, stats.memory_done, rate=stats.memory_rate, seconds_left=left))
     return tuple(rows)
 
 

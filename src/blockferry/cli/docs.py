@@ -58,8 +58,9 @@ epoch; `null` is what is not known. Fields may be added in any release; when one
 | `changes` | `changes` | `changes`: `since`, `until`, `disks` with `areas` ([more](changed-blocks-tracking.md)) |
 | `explain` | `codes` | `codes` |
 
-A move is an object with `id`, `state` (`running`, `interrupted`, `parked`, `waiting`, `moved`, `cancelled`, `failed`),
-`plan`, `record`, `progress`, `report`, `created`, `finished`, `owner`, `owner_alive`, `parked` and `deaths`.
+A move is an object with `kind` (`storage-move`, `host-move`), `id`, `state` (`running`, `interrupted`, `parked`,
+`waiting`, `moved`, `cancelled`, `failed`), `plan`, `record`, `progress`, `report`, `created`, `finished`, `owner`,
+`owner_alive`, `parked` and `deaths`.
 
 `move`, `watch`, `resume` and `cancel` of a running move print JSON lines while it runs, a document on each line:
 
@@ -72,6 +73,8 @@ A move is an object with `id`, `state` (`running`, `interrupted`, `parked`, `wai
 | `unchanged` | `vm`, `changed`: false; the only line when all that was asked for is there already (exit status 0) |
 | `cancel` | `move`; the last line of `cancel` when it was cancelled |
 | `error` | the last line otherwise |
+
+The progress of a move to another host has `stats` instead of `disks`.
 
 An error is a document on standard output, too, so that a program has one stream to read: `code`, `message`, `hint`,
 `facts`, `exit_status`. The exit status of the command is the same as without `--json`.

@@ -124,7 +124,7 @@ COPYING: tuple[Decorator, ...] = (
 OTHER_HOST: tuple[Decorator, ...] = (
     click.option(
         "--downtime",
-        type=types.Latency(),
+        type=types.Downtime(),
         help="With --to-host: how long the guest may stand still for the last of its memory, like 300ms; default: "
         "QEMU's limit.",
     ),

@@ -159,6 +159,13 @@ class Latency(_Checked):
     parse = staticmethod(units.parse_latency_s)
 
 
+class Downtime(_Checked):
+    """How long a guest may stand still at the switch to another host."""
+
+    name = "duration"
+    parse = staticmethod(units.parse_downtime_s)
+
+
 class Factor(_Checked):
     """`1.5x`."""
 
