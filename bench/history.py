@@ -17,8 +17,10 @@ from blockferry.base.units import GiB
 from blockferry.hosts.inventory import PowerState
 from blockferry.jobs.outcome import Outcome
 from blockferry.storage_move import claims
+from blockferry.storage_move.destination.plan import DestinationImage, ReleasePlan
+from blockferry.storage_move.disk_plan import DiskPlan, DiskSizes, SourceImage
 from blockferry.storage_move.move_journal import MoveJournal
-from blockferry.storage_move.plan import DiskPlan, Plan
+from blockferry.storage_move.plan import DomainPlan, Plan
 from blockferry.storage_move.record import Record
 from blockferry.storage_move.request import Method, SourcePolicy
 from blockferry.storage_move.summary import Report
@@ -71,13 +73,19 @@ def fill(journal: MoveJournal, url: str, moves: int) -> None:
     """A journal of so many finished moves. One is made as any move is; the others are copies of its row."""
     disks = tuple(a_disk(target) for target in ("vda", "vdb"))
     plan = Plan(
-        "m-1", URI, "vm-1", "uuid-1", Method.CHANGED_BLOCKS, "for the benchmark", disks, None, True, PowerState.RUNNING,
-        SourcePolicy(), host=HOST,
+        "m-1", URI, "vm-1", "uuid-1", Method.CHANGED_BLOCKS, "for the benchmark", disks,
+        DomainPlan(persistent=True, was=PowerState.RUNNING), SourcePolicy(), host=HOST,
     )  # fmt: skip
     record = Record(kept=(PARTIAL,), outcome=Outcome.FAILED)
     journal.add(plan, record, "{}", "bench")
     journal.finish(journal.claim("m-1", Owner.here()), record, Report(Outcome.FAILED, 1.0))
-    active = replace(plan, move="a-1", vm="vm-0", uuid="uuid-0", disks=(replace(disks[0], dest="/ssd/vm-0/x.qcow2"),))
+    active = replace(
+        plan,
+        move="a-1",
+        vm="vm-0",
+        uuid="uuid-0",
+        disks=(replace(disks[0], dest=replace(disks[0].dest, path="/ssd/vm-0/x.qcow2")),),
+    )
     engine = sa.create_engine(url)
     with engine.begin() as connection:
         table = sa.Table("moves", sa.MetaData(), autoload_with=connection)
@@ -100,14 +108,8 @@ def record_of_moved(text: str) -> str:
 def a_disk(target: str) -> DiskPlan:
     return DiskPlan(
         target=target,
-        source=f"/old-san/vm-1/{target}.qcow2",
-        source_format="qcow2",
-        source_kind="file",
-        dest=f"/ssd/vm-1/{target}.qcow2",
-        dest_format="qcow2",
-        datastore="ssd",
-        source_datastore="old-san",
-        virtual_size=4 * GiB,
-        allocation=3 * GiB,
-        old_files=(f"/old-san/vm-1/{target}.qcow2",),
+        source=SourceImage(path=f"/old-san/vm-1/{target}.qcow2", format="qcow2", kind="file", datastore="old-san"),
+        dest=DestinationImage(path=f"/ssd/vm-1/{target}.qcow2", format="qcow2", datastore="ssd"),
+        sizes=DiskSizes(virtual=4 * GiB, allocation=3 * GiB),
+        release=ReleasePlan(files=(f"/old-san/vm-1/{target}.qcow2",)),
     )

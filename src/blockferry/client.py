@@ -83,8 +83,11 @@ from blockferry.hosts.tracking_points import Point
 from blockferry.jobs.conclusion import conclude
 from blockferry.jobs.outcome import Outcome, Wanted
 from blockferry.move_handle import Move, Update
+from blockferry.storage_move import old_plan
+from blockferry.storage_move.disk_plan import DiskPlan
+from blockferry.storage_move.home.plan import HomePlan
 from blockferry.storage_move.move_options import MoveOptions, move_request, read_rate
-from blockferry.storage_move.plan import DiskPlan, HomePlan, Plan
+from blockferry.storage_move.plan import Plan
 from blockferry.storage_move.precheck.finding import Finding, FindingKind, Severity
 from blockferry.storage_move.record import Record
 from blockferry.storage_move.request import (
@@ -591,17 +594,19 @@ def to_json(value: object) -> Any:
 
     Dataclasses become objects of their fields, enumerations their values. A move has its `kind` and `state`, a progress
     its sums (`total`, `done`, `rate`, `seconds_left`) and a check its verdict (`refused`, `nothing_to_do`) besides.
+    The plan of a storage move is shown flat, as it always was (storage_move/old_plan.py).
     """
-    fields = msgspec.to_builtins(value)
+    fields = msgspec.to_builtins(old_plan.flat(value) if isinstance(value, Plan) else value)
     match value:
         case MoveSummary() | HostMoveSummary():
             own = {"kind": value.kind, "state": value.state, "progress": to_json(value.progress)}
-            return {**fields, **own}
+            return {**fields, **own, "plan": to_json(value.plan)}
         case Progress() | HostMoveProgress():
             sums = {"total": value.total, "done": value.done, "rate": value.rate, "seconds_left": value.seconds_left}
             return {**fields, **sums}
         case CheckResult() | HostCheckResult():
-            return {**fields, "refused": value.refused, "nothing_to_do": value.nothing_to_do}
+            plan = None if value.plan is None else to_json(value.plan)
+            return {**fields, "plan": plan, "refused": value.refused, "nothing_to_do": value.nothing_to_do}
     # No class of a room that most commands do not use is loaded for this.
     return {**fields, "healthy": value.healthy} if hasattr(value, "healthy") else fields
 
@@ -612,9 +617,18 @@ def from_json(kind: type[T], data: object) -> T:
     Raises ValueError where `data` is not of that form.
     """
     try:
-        return msgspec.convert(data, kind)
+        return msgspec.convert(_with_parts(data, kind), kind)
     except msgspec.ValidationError as error:
         raise ValueError(f"this is no {kind.__name__}: {error}") from error
+
+
+def _with_parts(data: object, kind: type) -> object:
+    """The JSON form with its plan in parts, where it has one."""
+    if kind is Plan:
+        return msgspec.to_builtins(old_plan.today(msgspec.convert(data, old_plan.FlatPlan)))
+    if kind in (MoveSummary, CheckResult) and isinstance(data, dict) and data.get("plan") is not None:
+        return {**data, "plan": _with_parts(data["plan"], Plan)}
+    return data
 
 
 def _rate(bandwidth: str | int) -> int:

@@ -41,7 +41,10 @@ from blockferry.hosts.inventory import Datastore, Disk, DiskSource, PowerState, 
 from blockferry.hosts.tracking_points import Point
 from blockferry.jobs.outcome import Outcome, Wanted
 from blockferry.leftovers.quarantine_rules import KeptFile, Purged, Restore
-from blockferry.storage_move.plan import DiskPlan, HomeFile, HomePlan, Plan
+from blockferry.storage_move.destination.plan import DestinationImage
+from blockferry.storage_move.disk_plan import DiskPlan, DiskSizes, SourceImage
+from blockferry.storage_move.home.plan import HomeFile, HomePlan
+from blockferry.storage_move.plan import DomainPlan, Plan
 from blockferry.storage_move.precheck.finding import Finding, finding
 from blockferry.storage_move.record import Record
 from blockferry.storage_move.request import Method, MoveRequest
@@ -91,23 +94,17 @@ def plan(move: str = "3f2a", name: str = "web01", to: str = "ssd") -> Plan:
     disks = tuple(
         DiskPlan(
             target=target,
-            source=f"{OLD}/{name}-{target}.qcow2",
-            source_format="qcow2",
-            source_kind="file",
-            dest=f"{NEW}/{name}-{target}.qcow2",
-            dest_format="qcow2",
-            datastore=to,
-            source_datastore="old-san",
-            virtual_size=20 * GiB,
-            allocation=size,
+            source=SourceImage(path=f"{OLD}/{name}-{target}.qcow2", format="qcow2", kind="file", datastore="old-san"),
+            dest=DestinationImage(path=f"{NEW}/{name}-{target}.qcow2", format="qcow2", datastore=to),
+            sizes=DiskSizes(virtual=20 * GiB, allocation=size),
         )
         for target, size in (("vda", 4 * GiB), ("vdb", 1 * GiB))
     )
     home = HomePlan(to, NEW, OLD, (HomeFile(f"{OLD}/seed.iso", f"{NEW}/seed.iso", "iso", 366 * 1024, "sda"),))
     reason = "the guest runs and the destination is local"
     return Plan(
-        move, "qemu:///system", name, f"uuid-{name}", Method.MIRROR, reason, disks, home, True,
-        PowerState.RUNNING, MoveRequest(name, to).source,
+        move, "qemu:///system", name, f"uuid-{name}", Method.MIRROR, reason, disks,
+        DomainPlan(persistent=True, was=PowerState.RUNNING), MoveRequest(name, to).source, home,
     )  # fmt: skip
 
 

@@ -17,14 +17,17 @@ from dataclasses import dataclass, field, replace
 from blockferry.hosts.inventory import JobInfo, PowerState
 from blockferry.jobs.outcome import Outcome, Wanted
 from blockferry.storage_move import actions
+from blockferry.storage_move.destination.plan import DestinationImage, ReleasePlan
+from blockferry.storage_move.disk_plan import DiskPlan, DiskSizes, SourceImage, StartPlan
 from blockferry.storage_move.disk_record import Copy, Stage
 from blockferry.storage_move.lost_vm import rules as lost_vm_rules
 from blockferry.storage_move.lost_vm.record import LostVm
 from blockferry.storage_move.observation import DiskSide, DiskView, Job, LostView, Observation
-from blockferry.storage_move.plan import DiskPlan, LayerPlan, Plan
+from blockferry.storage_move.plan import DomainPlan, Plan
 from blockferry.storage_move.record import Record
 from blockferry.storage_move.request import Method, SourcePolicy
 from blockferry.storage_move.switch.graph_proof import GraphView
+from blockferry.storage_move.templates.plan import ChainPlan, LayerPlan
 
 SIZE = 40
 RATE = 15
@@ -52,25 +55,20 @@ def make_plan(
         disks=tuple(
             DiskPlan(
                 target=target,
-                source=f"/a/{target}",
-                source_format="qcow2",
-                source_kind="file",
-                dest=f"/b/{target}",
-                dest_format="qcow2",
-                datastore="b",
-                source_datastore="a",
-                virtual_size=SIZE,
-                allocation=SIZE,
-                layers=(LayerPlan("/a/base", "qcow2", "/b/base", "qcow2", SIZE, SIZE),) if layers else (),
-                old_files=(f"/a/{target}",),
-                suspended_start=suspended_start,
+                source=SourceImage(path=f"/a/{target}", format="qcow2", kind="file", datastore="a"),
+                dest=DestinationImage(path=f"/b/{target}", format="qcow2", datastore="b"),
+                sizes=DiskSizes(virtual=SIZE, allocation=SIZE),
+                chain=ChainPlan(
+                    layers=(LayerPlan("/a/base", "qcow2", "/b/base", "qcow2", SIZE, SIZE),) if layers else ()
+                ),
+                release=ReleasePlan(files=(f"/a/{target}",)),
+                start=StartPlan(suspended=suspended_start),
             )
             for target in ("vda", "vdb", "vdc")[:disks]
         ),
         home=None,
-        persistent=persistent,
-        was=PowerState.RUNNING,
         source=SourcePolicy(),
+        domain=DomainPlan(persistent=persistent, was=PowerState.RUNNING),
     )
 
 
@@ -165,12 +163,12 @@ class Host:
         left = max((job.end - job.cur for job in self.jobs.values()), default=0)
         return Observation(
             state=self.state,
-            persistent=self.plan.persistent and self.state is not PowerState.ABSENT,
+            persistent=self.plan.domain.persistent and self.state is not PowerState.ABSENT,
             disks=tuple(self._view(target, quick) for target in self.targets),
             record=record,
             incarnation=self.incarnation if self.state.active else -1,
             mark=self.mark,
-            config_agrees=not self.plan.persistent
+            config_agrees=not self.plan.domain.persistent
             or all(disk_side is DESTINATION for disk_side in self.config.values()),
             expected_drain_s=0.004 * left,
             passes=self.passes,
@@ -182,7 +180,9 @@ class Host:
 
     def path(self, target: str, side: DiskSide) -> str:
         disk = self.plan.disk(target)
-        return {SOURCE: disk.source, DESTINATION: disk.dest}.get(side, lost_vm_rules.stand_in(self.plan, target))
+        return {SOURCE: disk.source.path, DESTINATION: disk.dest.path}.get(
+            side, lost_vm_rules.stand_in(self.plan, target)
+        )
 
     def _lost_view(self) -> LostView:
         status = "shutdown" if self.guest_off else "paused" if self.standing else "running"
@@ -194,7 +194,7 @@ class Host:
             current={one: self.path(one, side) for one, side in self.live.items()} if self.reachable else {},
             jobs=tuple(self.jobs),
             since_s=1000.0,
-            autostart=self.autostart and self.plan.persistent,
+            autostart=self.autostart and self.plan.domain.persistent,
         )
 
     def _graph(self) -> GraphView | None:
@@ -202,7 +202,7 @@ class Host:
         mine = any(not job.foreign for job in self.jobs.values())
         if not self.state.active or mine or any(side is not DESTINATION for side in self.live.values()):
             return None
-        return GraphView(wrong={target: self.plan.disk(target).source for target in self.stuck})
+        return GraphView(wrong={target: self.plan.disk(target).source.path for target in self.stuck})
 
     def _view(self, target: str, quick: bool) -> DiskView:
         job = self.jobs.get(target)
@@ -210,7 +210,7 @@ class Host:
         return DiskView(
             target=target,
             live=self.live[target] if self.state.active else None,
-            config=self.config[target] if self.plan.persistent and self.state is not PowerState.ABSENT else None,
+            config=self.config[target] if self.plan.domain.persistent and self.state is not PowerState.ABSENT else None,
             job=Job.NONE if job is None else Job.FOREIGN if job.foreign else Job.OURS,
             ready=bool(job and job.ready),
             ending=bool(job and job.ending),
@@ -244,7 +244,7 @@ class Host:
         self.held[target, SOURCE if target in self.stuck else self.live[target]] = self.written[target]
         job = self.jobs.get(target)
         if job is not None:
-            job.tainted = job.tainted or (self.plan.disk(target).suspended_start and not job.looked)
+            job.tainted = job.tainted or (self.plan.disk(target).start.suspended and not job.looked)
             job.end += 0 if job.synchronous else 2
 
     def _end(self, target: str, job: BlockJob) -> None:
@@ -252,7 +252,7 @@ class Host:
         if job.ending == "pivot" and target not in self.break_pivots:
             assert not job.tainted, f"{target} was switched to a copy that has missed a write"
             self.held[target, job.dest] = self.written[target]
-            if self.plan.persistent and self.config[target] is self.live[target]:
+            if self.plan.domain.persistent and self.config[target] is self.live[target]:
                 self.config[target] = job.dest
             self.live[target] = job.dest
         self.break_pivots.discard(target)
@@ -323,7 +323,7 @@ class Host:
 
     def next_start_is_right(self) -> bool:
         """Whether the next start uses what QEMU writes to, or is barred."""
-        if not self.plan.persistent:
+        if not self.plan.domain.persistent:
             return self.record.lost is not None
         return all(self.config[one] in (side, DiskSide.ELSEWHERE) for one, side in self.live.items())
 
@@ -343,7 +343,7 @@ class Host:
             self.tick()
 
     def goes_off(self) -> None:
-        self.state = PowerState.OFF if self.plan.persistent else PowerState.ABSENT
+        self.state = PowerState.OFF if self.plan.domain.persistent else PowerState.ABSENT
         self.owner_paused, self.guard_armed = False, False
         self.truth, self.live, self.jobs, self.stuck = self.live, {}, {}, set()
         self.standing, self.guest_off, self.reachable = False, False, True
@@ -648,7 +648,7 @@ class Host:
         self.note(record.with_copy(target, Copy(Stage.NONE, -1, record.copy(target).attempts)))
 
     def _name(self, record: Record, target: str) -> Record:
-        path = self.plan.disk(target).dest
+        path = self.plan.disk(target).dest.path
         if path not in record.created:
             record = replace(record, created=(*record.created, path))
             self.note(record)
@@ -657,7 +657,9 @@ class Host:
     def _overwrite(self, target: str) -> None:
         assert target not in self.jobs or self.jobs[target].foreign, f"{target}: the image under a job is made anew"
         assert self.live.get(target) is not DESTINATION, f"{target}: the image in use is made anew"
-        assert self.config[target] is not DESTINATION or not self.plan.persistent, "the next start's image is made anew"
+        assert self.config[target] is not DESTINATION or not self.plan.domain.persistent, (
+            "the next start's image is made anew"
+        )
         self.held[target, DESTINATION] = GONE
 
     def _do_settle(self, action: actions.Settle, seen: Observation) -> Iterator[None]:
@@ -665,7 +667,7 @@ class Host:
         self.note(seen.record.with_disk(action.target, replace(seen.record.disk(action.target), settled=True)))
 
     def _do_release_source(self, action: actions.ReleaseSource, seen: Observation) -> Iterator[None]:
-        target = next(disk.target for disk in self.plan.disks if action.path in disk.old_files)
+        target = next(disk.target for disk in self.plan.disks if action.path in disk.release.files)
         yield
         self.held[target, SOURCE] = GONE
         yield
@@ -681,7 +683,7 @@ class Host:
         self.note(record)
         yield
         for target in self.targets:
-            if self.plan.disk(target).dest in record.created:
+            if self.plan.disk(target).dest.path in record.created:
                 self._overwrite(target)
                 yield
         self.note(replace(record, created=()))

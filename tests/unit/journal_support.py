@@ -13,7 +13,9 @@ import journal_child
 
 from blockferry.base.units import GiB
 from blockferry.hosts.inventory import PowerState
-from blockferry.storage_move.plan import DiskPlan, Plan
+from blockferry.storage_move.destination.plan import DestinationImage
+from blockferry.storage_move.disk_plan import DiskPlan, DiskSizes, SourceImage
+from blockferry.storage_move.plan import DomainPlan, Plan
 from blockferry.storage_move.request import Method, SourcePolicy
 
 _processes = multiprocessing.get_context("forkserver")  # processes of their own, without a second of imports each
@@ -24,15 +26,9 @@ _processes.set_forkserver_preload(["blockferry.jobs.handle", "blockferry.storage
 def disk_plan(target: str = "vda", datastore: str = "ssd", allocation: int = GiB) -> DiskPlan:
     return DiskPlan(
         target=target,
-        source=f"/old-san/{target}.raw",
-        source_format="raw",
-        source_kind="file",
-        dest=f"/{datastore}/{target}.raw",
-        dest_format="raw",
-        datastore=datastore,
-        source_datastore="old-san",
-        virtual_size=4 * GiB,
-        allocation=allocation,
+        source=SourceImage(path=f"/old-san/{target}.raw", format="raw", kind="file", datastore="old-san"),
+        dest=DestinationImage(path=f"/{datastore}/{target}.raw", format="raw", datastore=datastore),
+        sizes=DiskSizes(virtual=4 * GiB, allocation=allocation),
     )
 
 
@@ -46,9 +42,8 @@ def make_plan(move: str, uuid: str | None = None, disks: tuple[DiskPlan, ...] = 
         method_reason="for the test",
         disks=disks,
         home=None,
-        persistent=True,
-        was=PowerState.RUNNING,
         source=SourcePolicy(),
+        domain=DomainPlan(persistent=True, was=PowerState.RUNNING),
     )
 
 

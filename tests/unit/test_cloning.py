@@ -40,7 +40,7 @@ def planned(request: MoveRequest, seen: Facts) -> tuple[set[str], Plan | None]:
 def method(request: MoveRequest, seen: Facts) -> Method:
     _, plan = planned(request, seen)
     assert plan is not None
-    assert plan.disks[0].clone == (
+    assert plan.disks[0].copy.clone == (
         plan.method is Method.CLONE or (plan.method is Method.COLD and not seen.clones["vda"])
     )
     return plan.method
@@ -95,8 +95,8 @@ def test_an_encrypted_disk_of_a_running_vm_is_never_cloned() -> None:
     _, plan = planned(TO, seen)
     assert plan is not None
     assert plan.method is Method.CHANGED_BLOCKS
-    assert not plan.disks[0].clone
-    assert not plan.disks[0].source_overlay
+    assert not plan.disks[0].copy.clone
+    assert not plan.disks[0].overlays.source
     codes, plan = planned(replace(TO, method=Method.CLONE), seen)
     assert plan is None
     assert "METHOD_CLONE" in codes

@@ -97,7 +97,8 @@ def test_a_file_is_found_by_the_innermost_directory() -> None:
 
 def on(host: str, move: str, directory: str, source: str, store: str = "ssd", size: int = GiB) -> Plan:
     """A move of a disk to a datastore on that host, which is `source`, mounted at `directory`."""
-    disk = replace(disk_plan(datastore=store, allocation=size), dest=f"{directory}/{move}.raw")
+    disk = disk_plan(datastore=store, allocation=size)
+    disk = replace(disk, dest=replace(disk.dest, path=f"{directory}/{move}.raw"))
     places = {store: Directory(directory, of_mount(nfs(source), host, "pool"))}
     return replace(make_plan(move, disks=(disk,)), host=host, directories=places)
 
@@ -132,12 +133,17 @@ def test_two_hosts_that_plan_at_once_share_the_room(journal: MoveJournal) -> Non
 def test_one_name_on_a_shared_datastore_is_taken_for_all_hosts(journal: MoveJournal) -> None:
     journal.add(on(A, "m1", "/ssd", "nas:/vol"), Record(), "{}", "admin")
     same = on(B, "m2", "/mnt/fast", "nas:/vol")
-    same = replace(same, disks=(replace(same.disks[0], dest="/mnt/fast/m1.raw"),))
+    same = replace(same, disks=(replace(same.disks[0], dest=replace(same.disks[0].dest, path="/mnt/fast/m1.raw")),))
     with pytest.raises(DestinationTaken) as taken:
         journal.add(same, Record(), "{}", "admin")
     assert "/mnt/fast/m1.raw" in str(taken.value)
     other = on(B, "m2", "/ssd", "nas2:/vol")
-    journal.add(replace(other, disks=(replace(other.disks[0], dest="/ssd/m1.raw"),)), Record(), "{}", "admin")
+    journal.add(
+        replace(other, disks=(replace(other.disks[0], dest=replace(other.disks[0].dest, path="/ssd/m1.raw")),)),
+        Record(),
+        "{}",
+        "admin",
+    )
 
 
 def test_what_a_server_stores_is_taken_for_all_hosts(journal: MoveJournal) -> None:
@@ -145,7 +151,11 @@ def test_what_a_server_stores_is_taken_for_all_hosts(journal: MoveJournal) -> No
 
     def to(host: str, move: str, url: str) -> Plan:
         plan = on(host, move, "/ssd", "nas:/vol")
-        return replace(plan, disks=(replace(plan.disks[0], dest=url, datastore=url),), directories={})
+        return replace(
+            plan,
+            disks=(replace(plan.disks[0], dest=replace(plan.disks[0].dest, path=url, datastore=url)),),
+            directories={},
+        )
 
     journal.add(to(A, "m1", "iscsi://store/iqn.2026-11.org.example:x/1"), Record(), "{}", "admin")
     with pytest.raises(DestinationTaken) as taken:

@@ -17,10 +17,12 @@ from blockferry.hosts.inventory import JobInfo, PowerState, Secret
 from blockferry.jobs.outcome import Outcome, Wanted
 from blockferry.storage_move import actions
 from blockferry.storage_move.decide import PIVOT_ATTEMPTS, START_ATTEMPTS, allowed_pause_s, decide
+from blockferry.storage_move.disk_plan import LuksPlan
 from blockferry.storage_move.disk_record import Copy, DiskRecord, Stage
+from blockferry.storage_move.firmware.plan import NvramPlan
 from blockferry.storage_move.home.record import HomeRecord
 from blockferry.storage_move.observation import DiskSide, DiskView, Job, Observation
-from blockferry.storage_move.plan import LuksPlan, NvramPlan, Plan
+from blockferry.storage_move.plan import Plan
 from blockferry.storage_move.record import Record
 from blockferry.storage_move.request import Method
 from blockferry.storage_move.switch.graph_proof import PROVEN, GraphView
@@ -33,8 +35,12 @@ RUNNING, PAUSED, OFF, ABSENT = PowerState.RUNNING, PowerState.PAUSED, PowerState
 # ---------------------------------------------------------------- single decisions
 
 ONE, TWO, RACY = make_plan(1), make_plan(2), make_plan(2, suspended_start=True)
-AS_IS = replace(ONE, disks=(replace(ONE.disks[0], as_is=True),), snapshots=("s1",))
-UEFI = replace(ONE, nvram=NvramPlan("/a/vars", "/b/vars", 1))
+AS_IS = replace(
+    ONE,
+    disks=(replace(ONE.disks[0], copy=replace(ONE.disks[0].copy, as_is=True)),),
+    domain=replace(ONE.domain, snapshots=("s1",)),
+)
+UEFI = replace(ONE, firmware=replace(ONE.firmware, nvram=NvramPlan("/a/vars", "/b/vars", 1)))
 READY = JobInfo(40, 40, 0)
 SUSPENDED, SWITCHING = SwitchRecord(suspended=True), SwitchRecord(suspended=True, begun=True)
 MIXED, DONE = SwitchRecord(begun=True), SwitchRecord(done=True)
@@ -95,8 +101,14 @@ def begun(**more: object) -> Record:
 
 CLEAN2 = stages(Stage.CLEAN, "vda", "vdb")
 HALF = (across("vda"), in_step("vdb"))
-SEALED = replace(TWO, disks=tuple(replace(one, sealed=True) for one in TWO.disks))
-LUKS = replace(SEALED, disks=tuple(replace(one, luks=LuksPlan(1, Secret("uuid", "u"))) for one in SEALED.disks))
+RESUMED = replace(ONE, domain=replace(ONE.domain, resume_after=True))
+SEALED = replace(TWO, disks=tuple(replace(one, encryption=replace(one.encryption, sealed=True)) for one in TWO.disks))
+LUKS = replace(
+    SEALED,
+    disks=tuple(
+        replace(one, encryption=replace(one.encryption, luks=LuksPlan(1, Secret("uuid", "u")))) for one in SEALED.disks
+    ),
+)
 DECISIONS: dict[str, tuple[Plan, Observation, actions.Action | type]] = {
     "an encrypted disk is never copied by a running QEMU": (
         SEALED, seen(RUNNING, disk(), disk("vdb")), actions.Fail,
@@ -432,20 +444,20 @@ DECISIONS: dict[str, tuple[Plan, Observation, actions.Action | type]] = {
         ONE, seen(RUNNING, disk(copy_on_read=True), record=begun(disks=stages(Stage.IMAGE))), actions.Fail,
     ),
     "paused because its storage failed: runs again at the new place, if that was asked": (
-        replace(ONE, resume_after=True), seen(PAUSED, across(), record=after(configuration=WRITTEN), config_agrees=True,
+        RESUMED, seen(PAUSED, across(), record=after(configuration=WRITTEN), config_agrees=True,
                                               pause_reason="ioerror"), actions.ResumeGuest(),
     ),
     "not before the configuration is written": (
-        replace(ONE, resume_after=True), seen(PAUSED, across(), record=after(), pause_reason="ioerror"),
+        RESUMED, seen(PAUSED, across(), record=after(), pause_reason="ioerror"),
         actions.WriteConfig(),
     ),
     "once": (
-        replace(ONE, resume_after=True),
+        RESUMED,
             seen(PAUSED, across(), record=after(configuration=WRITTEN, switch=replace(AFTER.switch, let_run=True)),
                                               config_agrees=True, pause_reason="ioerror"), actions.Settle("vda"),
     ),
     "paused by its owner meanwhile: it stays so": (
-        replace(ONE, resume_after=True), seen(PAUSED, across(), record=after(configuration=WRITTEN),
+        RESUMED, seen(PAUSED, across(), record=after(configuration=WRITTEN),
                                               config_agrees=True, pause_reason="user"), actions.Settle("vda"),
     ),
     "and if nothing was asked": (
@@ -777,7 +789,7 @@ def check_end(run: Run, end: actions.Action) -> None:
         return
     truth = DESTINATION if moved else SOURCE
     assert set(used.values()) == {truth}
-    if host.plan.persistent:
+    if host.plan.domain.persistent:
         assert set(host.config.values()) == {truth}, "live and persistent configuration differ"
     other = SOURCE if moved else DESTINATION
     assert all(host.held[target, other] == GONE for target in host.targets), "something was left on the other side"
@@ -788,7 +800,7 @@ def check_end(run: Run, end: actions.Action) -> None:
 hosts = st.builds(
     lambda plan, state, idle: Host(
         plan,
-        state=state if plan.persistent or state.active else RUNNING,
+        state=state if plan.domain.persistent or state.active else RUNNING,
         owner_paused=state is PAUSED,
         idle=frozenset(idle),
     ),
@@ -872,7 +884,7 @@ def to_the_end_of_a_lost_one(run: Run) -> actions.Action:
         if host.state is PowerState.LOST:
             assert not host.standing or host.owner_paused or not host.reachable, "the guest was left standing still"
             assert host.next_start_is_right(), "the next start would use stale images"
-            assert host.reachable or not host.autostart or not host.plan.persistent
+            assert host.reachable or not host.autostart or not host.plan.domain.persistent
             host.happens("guest off" if host.reachable and not host.standing else "qemu ends", 0)
         elif host.state is OFF and DiskSide.ELSEWHERE in host.config.values():
             host.owner_names_the_right_images()

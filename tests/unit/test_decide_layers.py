@@ -18,12 +18,15 @@ from blockferry.hosts.inventory import JobInfo, PowerState
 from blockferry.jobs.outcome import Outcome, Wanted
 from blockferry.storage_move import actions
 from blockferry.storage_move.decide import decide
+from blockferry.storage_move.destination.plan import DestinationImage, ReleasePlan
+from blockferry.storage_move.disk_plan import CopyPlan, DiskPlan, DiskSizes, SourceImage, StartPlan
 from blockferry.storage_move.disk_record import Copy, DiskRecord, Stage
 from blockferry.storage_move.home.record import HomeRecord
 from blockferry.storage_move.observation import DiskSide, DiskView, Job, Observation
 from blockferry.storage_move.overlays import rules as overlays_rules
+from blockferry.storage_move.overlays.plan import OverlaysPlan
 from blockferry.storage_move.overlays.record import ComparedBase, OverlayState
-from blockferry.storage_move.plan import DiskPlan, Plan
+from blockferry.storage_move.plan import DomainPlan, OutagePlan, Plan
 from blockferry.storage_move.record import Record
 from blockferry.storage_move.request import LatencyContract, Method, OnBreak, SourcePolicy
 from blockferry.storage_move.switch.graph_proof import PROVEN
@@ -38,26 +41,21 @@ BROKEN = -2  # an overlay above a base that is not its own
 def a_plan(
     disks: int, method: Method = Method.SNAPSHOT, suspended_start: bool = False, overlay_first: bool = False
 ) -> Plan:
-    return Plan(
-        move="m1",
-        uri="test:///",
-        vm="web01",
-        uuid="u",
-        method=method,
-        method_reason="",
-        disks=tuple(
-            DiskPlan(f"vd{letter}", f"/s/{letter}", "qcow2", "file", f"/d/{letter}", "qcow2", "b", "a", SIZE, SIZE,
-                     old_files=(f"/s/{letter}",), suspended_start=suspended_start, resumable=True,
-                     source_overlay=f"/s/{letter}+", dest_overlay=f"/d/{letter}+",
-                     overlay_suspended_start=suspended_start, overlay_first=overlay_first)
+    return Plan(move="m1", uri="test:///", vm="web01", uuid="u", method=method, method_reason="", disks=tuple(
+            DiskPlan(
+                f"vd{letter}",
+                SourceImage(f"/s/{letter}", "qcow2", "file", "a"),
+                DestinationImage(f"/d/{letter}", "qcow2", "b"),
+                DiskSizes(SIZE, SIZE),
+                release=ReleasePlan((f"/s/{letter}",)),
+                copy=CopyPlan(resumable=True),
+                start=StartPlan(suspended_start, overlay_suspended=suspended_start),
+                overlays=OverlaysPlan(f"/s/{letter}+", f"/d/{letter}+", overlay_first),
+            )
             for letter in "abc"[:disks]
-        ),
-        home=None,
-        persistent=True,
-        was=PowerState.RUNNING,
-        source=SourcePolicy(),
-        on_break=OnBreak.KEEP,
-    )  # fmt: skip
+        ), home=None, source=SourcePolicy(),
+        domain=DomainPlan(persistent=True, was=PowerState.RUNNING),
+        outage=OutagePlan(on_break=OnBreak.KEEP))  # fmt: skip
 
 
 class Refuses(Exception):
@@ -93,14 +91,16 @@ class World:
 
     def __post_init__(self) -> None:
         for disk in self.plan.disks:
-            self.live[disk.target] = self.config[disk.target] = disk.source
-            self.files[disk.source] = self.last[disk.target] = 1
+            self.live[disk.target] = self.config[disk.target] = disk.source.path
+            self.files[disk.source.path] = self.last[disk.target] = 1
 
     # ---- looking
 
     def disk_of(self, path: str) -> DiskPlan:
         return next(
-            disk for disk in self.plan.disks if path in (disk.source, disk.source_overlay, disk.dest, disk.dest_overlay)
+            disk
+            for disk in self.plan.disks
+            if path in (disk.source.path, disk.overlays.source, disk.dest.path, disk.overlays.dest)
         )
 
     def used(self) -> tuple[str, ...]:
@@ -110,11 +110,11 @@ class World:
         return DiskSide.SOURCE if path.startswith("/s/") else DiskSide.DESTINATION
 
     def fingerprint(self, disk: DiskPlan) -> str:
-        above = f"|{self.touched.get(disk.source_overlay, 0)}" if disk.source_overlay in self.files else ""
-        return f"{self.touched.get(disk.source, 0)}{above}"
+        above = f"|{self.touched.get(disk.overlays.source, 0)}" if disk.overlays.source in self.files else ""
+        return f"{self.touched.get(disk.source.path, 0)}{above}"
 
     def prints(self, disk: DiskPlan, at_source: bool) -> str:
-        base, overlay = (disk.source, disk.source_overlay) if at_source else (disk.dest, disk.dest_overlay)
+        base, overlay = (disk.source.path, disk.overlays.source) if at_source else (disk.dest.path, disk.overlays.dest)
         return f"{self.touched.get(base, 0)}|{self.touched.get(overlay, 0)}"
 
     def see(self) -> Observation:
@@ -166,7 +166,7 @@ class World:
                 steps: list[tuple[str, object]] = []
                 for target in targets:
                     record = record.without_sync(target).with_overlay(target, OverlayState.NAMED, at_source=True)
-                    record = replace(record, created=(*record.created, plan.disk(target).source_overlay))
+                    record = replace(record, created=(*record.created, plan.disk(target).overlays.source))
                     steps += [("note", record), ("new overlay", target)]
                 steps.append(("take", targets))
                 for target in targets:
@@ -176,19 +176,19 @@ class World:
                 record = record.with_overlay(target, layer, at_source=at_source)
                 disk = plan.disk(target)
                 if layer is OverlayState.COMMITTED:
-                    overlay = disk.source_overlay if at_source else disk.dest_overlay
+                    overlay = disk.overlays.source if at_source else disk.overlays.dest
                     record = with_commit(record, overlay, self.prints(disk, at_source))
                 if at_source and layer is not OverlayState.USED:
                     record = record.without_sync(target)
                 return [("note", record)]
             case actions.SyncBase(target):
-                named = replace(record, created=(*record.created, plan.disk(target).dest))
+                named = replace(record, created=(*record.created, plan.disk(target).dest.path))
                 named = named.with_disk(target, replace(named.disk(target), partial=True))
                 done = named.with_disk(target, replace(named.disk(target), synced=ComparedBase("")))
                 return [("note", named), ("sync", target), ("note", done)]
             case actions.CreateImage(target):
                 disk = plan.disk(target)
-                path = disk.dest_overlay if overlays_rules.layered(plan, record, target) else disk.dest
+                path = disk.overlays.dest if overlays_rules.layered(plan, record, target) else disk.dest.path
                 named = replace(record, created=(*record.created, path))
                 named = named.without_cold_copy(target)
                 made = named.with_copy(target, Copy(Stage.IMAGE, -1, record.copy(target).attempts))
@@ -220,7 +220,7 @@ class World:
                 if reverse and overlays_rules.layered(plan, record, target):
                     disk = plan.disk(target)
                     record = record.with_overlay(target, OverlayState.COMMITTED, at_source=True)
-                    record = with_commit(record, disk.source_overlay, self.prints(disk, True))
+                    record = with_commit(record, disk.overlays.source, self.prints(disk, True))
                 started = record.with_copy(target, replace(copy, stage=Stage.STARTED))
                 return [("note", record), ("job", (target, reverse)), ("note", started)]
             case actions.SaveClean(targets, commits):
@@ -253,7 +253,7 @@ class World:
                 return [("note", replace(record, failure=record.failure or problem))]
             case actions.ColdCopy(target):
                 begun = record.without_sync(target).without_cold_copy(target)
-                begun = replace(begun, created=(*begun.created, plan.disk(target).dest))
+                begun = replace(begun, created=(*begun.created, plan.disk(target).dest.path))
                 cold = seen.disk(target).fingerprint
                 done = begun.with_disk(target, replace(begun.disk(target), cold_copied=cold))
                 return [("note", begun), ("cold", target), ("note", done.with_copy(target, Copy()))]
@@ -320,7 +320,9 @@ class World:
         found = {}
         for disk in self.plan.disks:
             view = seen.disk(disk.target)
-            base, overlay = (disk.source, disk.source_overlay) if at_source else (disk.dest, disk.dest_overlay)
+            base, overlay = (
+                (disk.source.path, disk.overlays.source) if at_source else (disk.dest.path, disk.overlays.dest)
+            )
             stays = view.side is (DiskSide.SOURCE if at_source else DiskSide.DESTINATION) and view.overlay
             layer = overlays_rules.layer_of(seen.record, disk.target, at_source=at_source)
             found[disk.target] = (
@@ -352,7 +354,7 @@ class World:
             assert isinstance(thing, tuple)
             record, target, at_source, above = thing
             disk = self.plan.disk(target)
-            overlay = disk.source_overlay if at_source else disk.dest_overlay
+            overlay = disk.overlays.source if at_source else disk.overlays.dest
             record = record.with_overlay(target, OverlayState.COMMITTED, at_source=at_source)
             state = self.prints(disk, at_source).split("|")[0] + "|" + above
             self.do(("note", with_commit(record, overlay, state)))
@@ -373,7 +375,7 @@ class World:
             self.flushed = True
         elif what == "new overlay":
             self.lose_overlay(self.plan.disk(target))
-            self.put(self.plan.disk(target).source_overlay, GONE)
+            self.put(self.plan.disk(target).overlays.source, GONE)
         elif what == "take":
             assert isinstance(thing, tuple)
             self.take(thing)
@@ -383,14 +385,14 @@ class World:
         elif what == "sync":
             disk = self.plan.disk(target)
             used = self.live[target] if self.state.active else self.config[target]
-            assert used == disk.source_overlay, "a base was copied that is written to"
-            self.put(disk.dest, self.files[disk.source])
+            assert used == disk.overlays.source, "a base was copied that is written to"
+            self.put(disk.dest.path, self.files[disk.source.path])
         elif what == "cold":
             if self.state is not PowerState.OFF:
                 raise Refuses
             disk = self.plan.disk(target)
             assert self.side(self.config[target]) is DiskSide.SOURCE
-            self.put(disk.dest, self.version(self.config[target]))
+            self.put(disk.dest.path, self.version(self.config[target]))
         elif what == "job":
             assert isinstance(thing, tuple)
             target, back = thing
@@ -423,7 +425,7 @@ class World:
             assert isinstance(thing, dict)
             self.config = dict(thing)
         elif what == "settle":
-            overlay = self.plan.disk(target).dest_overlay
+            overlay = self.plan.disk(target).overlays.dest
             assert overlay not in self.used(), "an overlay in use was removed"
             self.files.pop(overlay, None)
         elif what == "release":
@@ -438,23 +440,23 @@ class World:
             assert not self.copies, "the image under a job was removed"
             for disk in self.plan.disks:
                 self.lose_overlay(disk)
-                self.files.pop(disk.dest_overlay, None)
-                self.files.pop(disk.dest, None)
+                self.files.pop(disk.overlays.dest, None)
+                self.files.pop(disk.dest.path, None)
 
     def take(self, targets: tuple[str, ...]) -> None:
         if not self.state.active or any(one in self.copies or one in self.commits for one in targets):
             raise Refuses
         for target in targets:
             disk = self.plan.disk(target)
-            if self.live[target] != disk.source:
+            if self.live[target] != disk.source.path:
                 raise Refuses
-            self.put(disk.source_overlay, self.files[disk.source])
-            self.stands_on[disk.source_overlay] = {self.files[disk.source]}
-            self.live[target] = self.config[target] = disk.source_overlay
+            self.put(disk.overlays.source, self.files[disk.source.path])
+            self.stands_on[disk.overlays.source] = {self.files[disk.source.path]}
+            self.live[target] = self.config[target] = disk.overlays.source
 
     def lose_overlay(self, disk: DiskPlan) -> None:
         """What overlays/effects.py does before an overlay goes; that it was right is checked at a start."""
-        overlay = disk.source_overlay
+        overlay = disk.overlays.source
         if overlay not in self.files:
             return
         proven = self.record.commits.fingerprints.get(overlay, "|-").split("|")[1] == str(self.touched.get(overlay, 0))
@@ -488,15 +490,15 @@ class World:
         disk = self.plan.disk(target)
         here = self.version(self.live[target])
         if back:
-            new = disk.source
+            new = disk.source.path
         elif overlays_rules.layered(self.plan, self.record, target):
-            new = disk.dest_overlay
-            assert self.files[disk.dest] in self.stands_on[disk.source_overlay], (
+            new = disk.overlays.dest
+            assert self.files[disk.dest.path] in self.stands_on[disk.overlays.source], (
                 "switched to an overlay on another base"
             )
-            self.stands_on[new] = {self.files[disk.dest]}
+            self.stands_on[new] = {self.files[disk.dest.path]}
         else:
-            new = disk.dest
+            new = disk.dest.path
         self.put(new, here)
         self.live[target] = self.config[target] = new
 
@@ -722,9 +724,9 @@ def test_what_was_copied_is_written_out_in_time(
     plan = a_plan(1, Method.CHANGED_BLOCKS)
     plan = replace(
         plan,
-        disks=tuple(replace(disk, dest_format=format) for disk in plan.disks),
-        on_break=on_break,
-        contract=LatencyContract(latency_s=0.02) if contract else None,
+        disks=tuple(replace(disk, dest=replace(disk.dest, format=format)) for disk in plan.disks),
+        outage=replace(plan.outage, on_break=on_break),
+        pace=replace(plan.pace, contract=LatencyContract(latency_s=0.02) if contract else None),
     )
     seen = replace(World(plan).see(), unflushed=unflushed, unflushed_s=since_s)
     assert overlays_rules.checkpoint_due(plan, seen) is (not suspend if due is None else due)

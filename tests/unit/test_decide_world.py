@@ -19,12 +19,15 @@ from blockferry.hosts.inventory import JobInfo, PowerState
 from blockferry.jobs.outcome import Outcome, Wanted
 from blockferry.storage_move import actions
 from blockferry.storage_move.decide import decide
+from blockferry.storage_move.destination.plan import DestinationImage, ReleasePlan
+from blockferry.storage_move.disk_plan import DiskPlan, DiskSizes, SourceImage, StartPlan
 from blockferry.storage_move.disk_record import Copy, DiskRecord, Stage
 from blockferry.storage_move.home.record import HomeRecord
 from blockferry.storage_move.observation import DiskSide, DiskView, Job, Observation
 from blockferry.storage_move.overlays.convergence import Divergence
+from blockferry.storage_move.pace.plan import PacePlan
 from blockferry.storage_move.pace.record import MeasuredRecord, Throttle
-from blockferry.storage_move.plan import DiskPlan, HangPlan, Plan
+from blockferry.storage_move.plan import DomainPlan, HangPlan, OutagePlan, Plan
 from blockferry.storage_move.record import MirrorRecord, Record
 from blockferry.storage_move.request import IfNotConverging, LatencyContract, Method, SourcePolicy
 from blockferry.storage_move.switch.graph_proof import PROVEN
@@ -36,24 +39,18 @@ LIMIT = 600
 
 
 def a_plan(disks: int, suspended_start: bool = False, persistent: bool = True, verify: bool = False) -> Plan:
-    return Plan(
-        move="m1",
-        uri="test:///",
-        vm="web01",
-        uuid="u",
-        method=Method.MIRROR,
-        method_reason="",
-        disks=tuple(
-            DiskPlan(f"vd{letter}", f"/a/{letter}", "qcow2", "file", f"/b/{letter}", "qcow2", "b", "a", SIZE, SIZE,
-                     old_files=(f"/a/{letter}",), suspended_start=suspended_start)
+    return Plan(move="m1", uri="test:///", vm="web01", uuid="u", method=Method.MIRROR, method_reason="", disks=tuple(
+            DiskPlan(
+                f"vd{letter}",
+                SourceImage(f"/a/{letter}", "qcow2", "file", "a"),
+                DestinationImage(f"/b/{letter}", "qcow2", "b"),
+                DiskSizes(SIZE, SIZE),
+                release=ReleasePlan((f"/a/{letter}",)),
+                start=StartPlan(suspended_start),
+            )
             for letter in "abc"[:disks]
-        ),
-        home=None,
-        persistent=persistent,
-        was=PowerState.RUNNING,
-        source=SourcePolicy(),
-        verify=verify,
-    )  # fmt: skip
+        ), home=None, source=SourcePolicy(), verify=verify,
+        domain=DomainPlan(persistent=persistent, was=PowerState.RUNNING))  # fmt: skip
 
 
 @dataclass
@@ -114,7 +111,7 @@ class World:
                 DiskView(
                     target,
                     self.live[target] if self.state.active else None,
-                    self.config[target] if self.plan.persistent else None,
+                    self.config[target] if self.plan.domain.persistent else None,
                     job,
                     ready=job is Job.OURS and copied >= SIZE,
                     info=JobInfo(copied, SIZE, 0) if job is Job.OURS and copied else None,
@@ -128,9 +125,9 @@ class World:
         )
         agrees = all(side is DiskSide.DESTINATION for side in self.config.values())
         return Observation(
-            self.state, self.plan.persistent, tuple(views), record, self.incarnation, self.mark,
-            config_agrees=agrees or not self.plan.persistent, pivot_failures=self.pivot_failures, flushed=self.flushed,
-            view_tried=self.view_tried,
+            self.state, self.plan.domain.persistent, tuple(views), record, self.incarnation, self.mark,
+            config_agrees=agrees or not self.plan.domain.persistent, pivot_failures=self.pivot_failures,
+            flushed=self.flushed, view_tried=self.view_tried,
             diverging=outrun, health=self.health, graph=PROVEN if self.state.active else None,
         )  # fmt: skip
 
@@ -349,7 +346,7 @@ class World:
             if self.state.active and target not in self.jobs and target not in self.foreign:
                 self.jobs[target] = 0
                 (self.mirrors.add if self.record.copy(target).synchronous else self.mirrors.discard)(target)
-                if self.state is PowerState.RUNNING and self.plan.disk(target).suspended_start:
+                if self.state is PowerState.RUNNING and self.plan.disk(target).start.suspended:
                     self.tainted.add(target)
                 else:
                     self.tainted.discard(target)
@@ -403,9 +400,9 @@ class World:
                 self.config[one] = thing
         elif what == "release":
             assert self.record.switch.done
-            assert all(side is DiskSide.DESTINATION for side in self.config.values()) or not self.plan.persistent
+            assert all(side is DiskSide.DESTINATION for side in self.config.values()) or not self.plan.domain.persistent
             assert not self.state.active or all(side is DiskSide.DESTINATION for side in self.live.values())
-            disk = next(disk for disk in self.plan.disks if disk.source == target)
+            disk = next(disk for disk in self.plan.disks if disk.source.path == target)
             if self.plan.verify and not self.record.disk(disk.target).verified:
                 self.kept.add(target)
             else:
@@ -507,7 +504,7 @@ def check_end(world: World, end: actions.Action) -> None:
     assert not world.jobs
     if end.outcome is Outcome.MOVED:
         assert set(used.values()) == set(world.config.values()) == {DiskSide.DESTINATION}
-        sources = {disk.source for disk in world.plan.disks}
+        sources = {disk.source.path for disk in world.plan.disks}
         assert world.removed | world.kept == sources
         assert world.removed == sources or world.plan.verify
         assert world.view is None, "a frozen view was left behind"
@@ -540,7 +537,9 @@ def test_a_destination_that_hangs_is_waited_for_or_given_up(
     disks: int, suspended_start: bool, verify: bool, method: Method, events: list[str], deaths: int, seed: int
 ) -> None:
     """Nothing is asked of QEMU that would have to wait for it; what was fenced is failed, what answers goes on."""
-    plan = replace(a_plan(disks, suspended_start, verify=verify), method=method, hang=HangPlan(Fencing(), ""))
+    plan = replace(
+        a_plan(disks, suspended_start, verify=verify), method=method, outage=OutagePlan(hang=HangPlan(Fencing(), ""))
+    )
     world = World(plan)
     end = drive(world, random.Random(seed), list(events), deaths)
     check_end(world, end)
@@ -589,8 +588,7 @@ def test_a_guest_that_outruns_its_copy_is_dealt_with(
     plan = replace(
         a_plan(disks, suspended_start),
         method=Method.CHANGED_BLOCKS,
-        if_not_converging=policy,
-        contract=LatencyContract(latency_s=0.02),
+        pace=PacePlan(if_not_converging=policy, contract=LatencyContract(latency_s=0.02)),
     )
     world = World(plan, busy=200)
     if limited:
@@ -607,7 +605,7 @@ def test_a_guest_that_outruns_its_copy_is_dealt_with(
 
 
 def test_who_waits_waits_until_the_guest_calms_down() -> None:
-    plan = replace(a_plan(1), method=Method.CHANGED_BLOCKS, if_not_converging=IfNotConverging.WAIT)
+    plan = replace(a_plan(1), method=Method.CHANGED_BLOCKS, pace=PacePlan(if_not_converging=IfNotConverging.WAIT))
     world = World(plan, busy=200)
     for _turn in range(200):
         for step in world.steps(decide(plan, world.see()), world.see()):
@@ -620,9 +618,9 @@ def test_who_waits_waits_until_the_guest_calms_down() -> None:
 
 def test_a_kept_chain_never_becomes_a_mirror() -> None:
     plan = a_plan(2)
-    below = replace(plan.disks[0], backing=("/a/base", "qcow2"))
-    plan = replace(plan, disks=(below, plan.disks[1]), method=Method.CHANGED_BLOCKS,
-                   if_not_converging=IfNotConverging.MIRROR)  # fmt: skip
+    below = replace(plan.disks[0], chain=replace(plan.disks[0].chain, backing=("/a/base", "qcow2")))
+    pace = PacePlan(if_not_converging=IfNotConverging.MIRROR)
+    plan = replace(plan, disks=(below, plan.disks[1]), method=Method.CHANGED_BLOCKS, pace=pace)
     world = World(plan, busy=200)
     for _turn in range(200):
         action = decide(plan, world.see())
@@ -671,7 +669,13 @@ def test_a_guest_is_trimmed_before_its_copy_and_when_all_is_done(
 
 def test_no_second_trim_takes_the_space_of_a_thick_disk() -> None:
     plan = a_plan(2)
-    world = World(replace(plan, trim=True, disks=(plan.disks[0], replace(plan.disks[1], thick=True))))
+    world = World(
+        replace(
+            plan,
+            trim=True,
+            disks=(plan.disks[0], replace(plan.disks[1], dest=replace(plan.disks[1].dest, thick=True))),
+        )
+    )
     assert drive(world, random.Random(1), [], 0) == actions.Done(Outcome.MOVED)
     assert (world.trimmed, world.trimmed_again) == (1, 0)
 

@@ -185,20 +185,20 @@ def test_the_lab_s_versions_move_by_mirror_without_a_word() -> None:
     assert told == {}
     assert plan is not None
     assert plan.synchronous
-    assert not plan.disks[0].suspended_start
+    assert not plan.disks[0].start.suspended
 
 
 def test_an_iothread_before_8_starts_suspended() -> None:
     _, plan = checked((7, 2, 22), iothread=True)
     assert plan is not None
-    assert plan.disks[0].suspended_start
+    assert plan.disks[0].start.suspended
 
 
 def test_the_race_starts_suspended_until_it_is_cured() -> None:
     for qemu, suspended in (((8, 0, 0), True), ((10, 0, 3), True), ((10, 0, 13), False), ((11, 0, 0), False)):
         _, plan = checked(qemu)
         assert plan is not None
-        assert plan.disks[0].suspended_start is suspended
+        assert plan.disks[0].start.suspended is suspended
 
 
 BRANCHES: list[tuple[str, Version | None, Version | None]] = [
@@ -232,7 +232,7 @@ def test_where_mirror_crashes_the_copy_goes_in_the_background() -> None:
     assert plan is not None
     assert plan.method is Method.CHANGED_BLOCKS
     assert "mirror cannot be trusted" in plan.method_reason
-    assert plan.background_only
+    assert plan.pace.background_only
     assert not dataclasses.replace(plan, method=Method.MIRROR).synchronous
     assert told == {}
     told, plan = checked((10, 1, 2), Method.MIRROR)
@@ -296,7 +296,7 @@ def test_the_vm_s_own_qemu_decides_whether_mirror_can_be_trusted() -> None:
     assert plan is None
     _, plan = checked((11, 0, 0), running=(10, 1, 2))
     assert plan is not None
-    assert plan.background_only
+    assert plan.pace.background_only
     told, plan = checked((10, 1, 2), Method.MIRROR, running=(10, 0, 3))
     assert told == {}
     assert plan is not None
@@ -315,8 +315,8 @@ def test_the_vm_s_own_qemu_decides_whether_mirror_can_be_trusted() -> None:
 def test_a_copy_starts_suspended_if_either_qemu_needs_it(installed: Version, running: Version, suspended: bool) -> None:
     _, plan = checked(installed, running=running)
     assert plan is not None
-    assert plan.disks[0].suspended_start is suspended
-    assert plan.disks[0].overlay_suspended_start is suspended
+    assert plan.disks[0].start.suspended is suspended
+    assert plan.disks[0].start.overlay_suspended is suspended
 
 
 def test_another_qemu_is_told_and_so_is_one_that_is_not_known() -> None:

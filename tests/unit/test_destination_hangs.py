@@ -36,7 +36,7 @@ from blockferry.storage_move import actions
 from blockferry.storage_move.decide import decide
 from blockferry.storage_move.disk_record import Stage
 from blockferry.storage_move.observation import DiskSide, Observation
-from blockferry.storage_move.plan import HangPlan, Plan
+from blockferry.storage_move.plan import HangPlan, OutagePlan, Plan
 from blockferry.storage_move.request import IfNotConverging, Method
 
 HANGS = DestinationHealth(seconds=3.0, directory="/b", times=1, longest=3.0)
@@ -45,7 +45,7 @@ HUNG = DestinationHealth(times=1, longest=3.0)  # for more than half the limit; 
 BRIEFLY = DestinationHealth(times=1, longest=2.0)
 TWICE = DestinationHealth(times=2, longest=1.6)
 
-MIRROR = replace(TWO, method=Method.MIRROR, hang=HangPlan(Fencing(), ""))
+MIRROR = replace(TWO, method=Method.MIRROR, outage=replace(TWO.outage, hang=HangPlan(Fencing(), "")))
 BOTH = (copying("vda"), copying("vdb"))
 SYNCHRONOUS = begun(disks=stages(Stage.CLEAN, "vda", "vdb", synchronous=True))
 LEFT = replace(SYNCHRONOUS, mirror=replace(SYNCHRONOUS.mirror, forbidden=True))
@@ -105,7 +105,8 @@ DURING: dict[str, tuple[Plan, Observation, actions.Action | type]] = {
         actions.Suspend(switch=True),
     ),
     "a copy in the background has nothing to leave": (
-        replace(TWO, hang=MIRROR.hang), seen(RUNNING, *BOTH, record=begun(disks=CLEAN2), health=TWICE), actions.Await,
+        replace(TWO, outage=MIRROR.outage),
+        seen(RUNNING, *BOTH, record=begun(disks=CLEAN2), health=TWICE), actions.Await,
     ),
     "left: the synchronous copies are ended": (
         MIRROR, seen(RUNNING, *BOTH, record=LEFT, health=TWICE), actions.AbortCopy("vda"),
@@ -114,11 +115,12 @@ DURING: dict[str, tuple[Plan, Observation, actions.Action | type]] = {
         MIRROR, seen(RUNNING, *BOTH, record=replace(LEFT, disks=CLEAN2), health=TWICE), actions.Await,
     ),
     "left: it is not gone back to": (
-        replace(MIRROR, if_not_converging=IfNotConverging.MIRROR),
+        replace(MIRROR, pace=replace(MIRROR.pace, if_not_converging=IfNotConverging.MIRROR)),
         seen(RUNNING, *BOTH, record=replace(LEFT, disks=CLEAN2), health=TWICE), actions.Await,
     ),
     "a move of before there were watches": (
-        replace(MIRROR, hang=None), seen(RUNNING, *BOTH, record=SYNCHRONOUS, health=TWICE), actions.Await,
+        replace(MIRROR, outage=OutagePlan()),
+        seen(RUNNING, *BOTH, record=SYNCHRONOUS, health=TWICE), actions.Await,
     ),
     "a copy of one disk": (ONE, seen(RUNNING, copying(), record=begun(disks=stages(Stage.CLEAN))), actions.Await),
 }  # fmt: skip

@@ -50,7 +50,7 @@ def planned(known: Facts, to: str = "ssd", **more: object) -> tuple[list[str], P
 def dests(known: Facts, to: str = "ssd", **more: object) -> list[str]:
     codes, plan = planned(known, to, **more)
     assert plan is not None, codes
-    return [disk.dest for disk in plan.disks]
+    return [disk.dest.path for disk in plan.disks]
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_a_name_that_is_taken_is_not_used(how: str) -> None:
     codes, plan = planned(known)
     assert plan is not None
     assert "NAME_TAKEN" in codes
-    assert plan.disks[0].dest == "/ssd/web01-vda.qcow2"
+    assert plan.disks[0].dest.path == "/ssd/web01-vda.qcow2"
     both = ("/ssd/disk.qcow2", "/ssd/web01-vda.qcow2")
     assert dests(with_taken(*both)) == ["/ssd/web01-vda-2.qcow2"]
     codes, plan = planned(with_taken(*both, *(f"/ssd/web01-vda-{number}.qcow2" for number in range(2, 20))))
@@ -135,7 +135,7 @@ def test_a_name_that_is_too_long_with_what_is_put_behind_it() -> None:
     codes, plan = planned(facts(f"/pool/{LONG}"))
     assert plan is not None
     assert "NAME_SHORTENED" in codes
-    assert plan.disks[0].dest == "/ssd/web01-vda.qcow2"
+    assert plan.disks[0].dest.path == "/ssd/web01-vda.qcow2"
     short = PathFacts("/ssd", "/ssd", "directory", near="/ssd", name_max=16)
     codes, plan = planned(facts("/pool/vda.qcow2", places={"/ssd": short}))
     assert plan is None

@@ -7,7 +7,7 @@ import pytest
 from blockferry.hosts import filesystem_types
 from blockferry.hosts.inventory import PowerState, Vm
 from blockferry.storage_move.facts import Facts
-from blockferry.storage_move.plan import NvramPlan
+from blockferry.storage_move.firmware.plan import NvramPlan
 from blockferry.storage_move.precheck import source_filesystem as filesystems
 from blockferry.storage_move.request import SourcePolicy
 

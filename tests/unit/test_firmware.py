@@ -21,17 +21,17 @@ from blockferry.jobs.outcome import Outcome, Wanted
 from blockferry.storage_move import actions as storage_move_actions
 from blockferry.storage_move.decide import decide
 from blockferry.storage_move.disk_record import DiskRecord
+from blockferry.storage_move.firmware.plan import FirmwarePlan, ManagedSavePlan, NvramPlan
 from blockferry.storage_move.firmware.record import ManagedSave, ManagedSaveRecord, NvramRecord
 from blockferry.storage_move.firmware.rules import CHANGED, HOLD_ATTEMPTS, RELEASED, next_action
 from blockferry.storage_move.observation import MISSING, DiskSide, NvramView, Observation
-from blockferry.storage_move.plan import ManagedSavePlan, NvramPlan
 from blockferry.storage_move.record import Record
 from blockferry.storage_move.verify.record import COMPARISON_CANCELLED
 
 OLD, NEW, ELSEWHERE = DiskSide.SOURCE, DiskSide.DESTINATION, DiskSide.ELSEWHERE
 RUNNING, OFF, ABSENT = PowerState.RUNNING, PowerState.OFF, PowerState.ABSENT
 COPIED = Record(nvram=NvramRecord(pending=True, copied="f", made="m"))
-PLAN = replace(make_plan(1), nvram=NvramPlan("/a/vars", "/b/vars", 1))
+PLAN = replace(make_plan(1), firmware=FirmwarePlan(NvramPlan("/a/vars", "/b/vars", 1)))
 
 
 def seen(
@@ -204,7 +204,12 @@ def test_the_newest_variables_are_never_lost(events: list[str]) -> None:
 
 # ---------------------------------------------------------------- --firmware now
 
-NOW = replace(PLAN, nvram=NvramPlan("/a/vars", "/b/vars", 1, ManagedSavePlan("/save/web01.save", 1, 1.0, 3.0)))
+NOW = replace(
+    PLAN,
+    firmware=replace(
+        PLAN.firmware, nvram=NvramPlan("/a/vars", "/b/vars", 1, ManagedSavePlan("/save/web01.save", 1, 1.0, 3.0))
+    ),
+)
 PAUSED, CRASHED = PowerState.PAUSED, PowerState.CRASHED
 SAVING = Record(
     nvram=NvramRecord(pending=True), managed_save=ManagedSaveRecord(state=ManagedSave.SAVING, incarnation=1, attempts=1)

@@ -23,9 +23,10 @@ from blockferry.hosts.runner import LocalRunner
 from blockferry.safety import proof
 from blockferry.storage_move.destination import placement
 from blockferry.storage_move.destination.effects import _cold_options, _preallocation
+from blockferry.storage_move.disk_plan import DiskPlan, LuksPlan
 from blockferry.storage_move.facts import Facts
 from blockferry.storage_move.home.home_survey import Home
-from blockferry.storage_move.plan import DiskPlan, LuksPlan, Plan
+from blockferry.storage_move.plan import Plan
 from blockferry.storage_move.precheck.rules import precheck
 from blockferry.storage_move.precheck.space import needed
 from blockferry.storage_move.request import ChainPolicy, Method, MoveRequest, Preallocation, Provision
@@ -69,13 +70,13 @@ TO = MoveRequest("web01", "ssd")
 
 
 def test_clusters_are_as_they_were_or_as_asked() -> None:
-    assert the_disk(TO, QCOW2).cluster_size == 2 * MiB
-    assert the_disk(replace(TO, cluster_size=4 * KiB), QCOW2).cluster_size == 4 * KiB
-    assert the_disk(replace(TO, format="qcow2"), RAW).cluster_size is None
-    assert the_disk(replace(TO, format="raw"), QCOW2).cluster_size is None
-    assert the_disk(TO, EXTENDED).extended_l2
-    assert not the_disk(replace(TO, cluster_size=4 * KiB), EXTENDED).extended_l2
-    assert not the_disk(replace(TO, format="raw"), EXTENDED).extended_l2
+    assert the_disk(TO, QCOW2).dest.cluster_size == 2 * MiB
+    assert the_disk(replace(TO, cluster_size=4 * KiB), QCOW2).dest.cluster_size == 4 * KiB
+    assert the_disk(replace(TO, format="qcow2"), RAW).dest.cluster_size is None
+    assert the_disk(replace(TO, format="raw"), QCOW2).dest.cluster_size is None
+    assert the_disk(TO, EXTENDED).dest.extended_l2
+    assert not the_disk(replace(TO, cluster_size=4 * KiB), EXTENDED).dest.extended_l2
+    assert not the_disk(replace(TO, format="raw"), EXTENDED).dest.extended_l2
 
 
 @pytest.mark.parametrize(
@@ -93,22 +94,24 @@ def test_what_a_format_cannot_be_made_with_is_said(more: dict[str, object], imag
 
 
 def test_what_is_reserved() -> None:
-    assert the_disk(replace(TO, preallocation=Preallocation.FALLOC), QCOW2).thick
-    assert not the_disk(replace(TO, preallocation=Preallocation.METADATA), QCOW2).thick
+    assert the_disk(replace(TO, preallocation=Preallocation.FALLOC), QCOW2).dest.thick
+    assert not the_disk(replace(TO, preallocation=Preallocation.METADATA), QCOW2).dest.thick
     full = replace(RAW, allocation=RAW.virtual_size)
-    assert the_disk(TO, full).thick
-    assert not the_disk(replace(TO, preallocation=Preallocation.OFF), full).thick
+    assert the_disk(TO, full).dest.thick
+    assert not the_disk(replace(TO, preallocation=Preallocation.OFF), full).dest.thick
     for image, discard, expected in ((RAW, None, True), (QCOW2, None, False), (QCOW2, "unmap", True)):
         codes, _ = asked(replace(TO, preallocation=Preallocation.FULL), image, discard=discard)
         assert ("FULL_RESERVED" in codes) is expected
     made = the_disk(replace(TO, provision=Provision.THICK), QCOW2)
     assert _preallocation(made) == "falloc"
-    assert _preallocation(replace(made, backing=("/b", "raw"))) == "off"  # QEMU refuses both together
+    assert (
+        _preallocation(replace(made, chain=replace(made.chain, backing=("/b", "raw")))) == "off"
+    )  # QEMU refuses both together
 
 
 def test_small_clusters_take_space_and_limit_the_size() -> None:
     small = the_disk(replace(TO, cluster_size=512), replace(QCOW2, virtual_size=GiB))
-    assert needed(small) >= small.allocation + GiB // 512 * 10
+    assert needed(small) >= small.sizes.allocation + GiB // 512 * 10
     assert placement.holds_size("qcow2", 128 * GiB, 512)
     assert not placement.holds_size("qcow2", 128 * GiB + 512, 512)
     codes, plan = asked(replace(TO, cluster_size=512), replace(QCOW2, virtual_size=129 * GiB))
@@ -146,8 +149,8 @@ def test_an_encrypted_disk_is_never_decrypted(state: PowerState, more: dict[str,
     assert ("ENCRYPTED_IMAGE" in codes) is refused
     assert (plan is None) is refused
     if plan is not None:
-        assert plan.disks[0].sealed
-        assert plan.disks[0].dest_format == "raw"
+        assert plan.disks[0].encryption.sealed
+        assert plan.disks[0].dest.format == "raw"
 
 
 SECRET = Secret("uuid", "0a81f5b2-8403-7b23-c8d6-21ccc2f80d6f")
@@ -172,10 +175,10 @@ def test_luks_in_a_raw_file_moves_while_the_vm_runs(
     assert (plan is None) is refused
     if plan is not None:
         disk = plan.disks[0]
-        assert disk.sealed, "while the VM is off it is copied as it is"
-        assert disk.luks == LuksPlan(2 * MiB, SECRET)
-        assert not disk.source_overlay, "an overlay would hold the guest's writes unencrypted"
-        assert disk.allocation == disk.virtual_size
+        assert disk.encryption.sealed, "while the VM is off it is copied as it is"
+        assert disk.encryption.luks == LuksPlan(2 * MiB, SECRET)
+        assert not disk.overlays.source, "an overlay would hold the guest's writes unencrypted"
+        assert disk.sizes.allocation == disk.sizes.virtual
         assert "LUKS_FULL" in codes
         assert not plan.stays_shut
         assert msgspec.json.decode(msgspec.json.encode(plan), type=Plan) == plan
@@ -291,8 +294,8 @@ def test_the_files_of_an_image(tmp_path: Path) -> None:
 def test_parts_of_a_vmdk_are_released_last_and_seen_to_change() -> None:
     image = Image("/san/vda.vmdk", "vmdk", 8 * MiB, 4 * MiB, parts=("/san/vda-flat.vmdk",))
     disk = the_disk(replace(TO, format="qcow2"), image)
-    assert disk.old_files == ("/san/vda.vmdk", "/san/vda-flat.vmdk")
-    assert disk.parts == disk.old_parts == ("/san/vda-flat.vmdk",)
+    assert disk.release.files == ("/san/vda.vmdk", "/san/vda-flat.vmdk")
+    assert disk.source.parts == disk.release.parts == ("/san/vda-flat.vmdk",)
 
 
 DATA_FILE = replace(QCOW2, data_file="/san/d.raw", parts=("/san/d.raw",))
@@ -304,10 +307,10 @@ def test_an_image_with_a_data_file_becomes_one_image() -> None:
         assert "DATA_FILE" in codes
         assert plan is not None
         disk = plan.disks[0]
-        assert disk.old_files == ("/san/vda.qcow2", "/san/d.raw")
-        assert disk.parts == disk.old_parts == ("/san/d.raw",)
-        assert not disk.source_overlay, "the fingerprint of a base below an overlay is of one file"
-        assert not disk.resumable
+        assert disk.release.files == ("/san/vda.qcow2", "/san/d.raw")
+        assert disk.source.parts == disk.release.parts == ("/san/d.raw",)
+        assert not disk.overlays.source, "the fingerprint of a base below an overlay is of one file"
+        assert not disk.copy.resumable
     codes, plan = asked(replace(TO, method=Method.SNAPSHOT), DATA_FILE)
     assert "METHOD_SNAPSHOT" in codes
     assert plan is None
@@ -316,8 +319,8 @@ def test_an_image_with_a_data_file_becomes_one_image() -> None:
 def test_a_data_file_that_others_use_is_never_among_what_goes() -> None:
     _, plan = asked(TO, DATA_FILE, users={"/san/d.raw": ("other",)})
     assert plan is not None
-    assert plan.disks[0].old_files == ("/san/vda.qcow2",)
-    assert plan.disks[0].parts == ("/san/d.raw",)
+    assert plan.disks[0].release.files == ("/san/vda.qcow2",)
+    assert plan.disks[0].source.parts == ("/san/d.raw",)
 
 
 def test_a_part_is_needed_and_no_small_file_of_the_home(tmp_path: Path) -> None:
@@ -367,14 +370,15 @@ def test_a_part_is_needed_and_no_small_file_of_the_home(tmp_path: Path) -> None:
 def test_cold_copies_are_made_as_asked(tmp_path: Path, format: str, more: dict[str, object], least: int) -> None:
     old, new = tmp_path / "old.raw", tmp_path / "new"
     old.write_bytes(b"\1" * MiB + bytes(7 * MiB))
-    disk = replace(the_disk(replace(TO, format=format), RAW), **more)  # type: ignore[arg-type]
-    thick = disk.thick and disk.preallocation != "falloc"
+    disk = the_disk(replace(TO, format=format), RAW)
+    disk = replace(disk, dest=replace(disk.dest, **more))  # type: ignore[arg-type]
+    thick = disk.dest.thick and disk.dest.preallocation != "falloc"
     conversion.convert(RUNNER, str(old), "raw", str(new), format, thick=thick, options=_cold_options(disk))
     made = qemu_img.chain(RUNNER, str(new), format)[0]
     assert made.allocation >= least
     assert least or made.allocation < 3 * MiB
-    assert made.cluster_size == disk.cluster_size
-    assert made.extended_l2 is disk.extended_l2
+    assert made.cluster_size == disk.dest.cluster_size
+    assert made.extended_l2 is disk.dest.extended_l2
     assert conversion.compare(RUNNER, str(old), "raw", str(new), format).identical
 
 
@@ -398,7 +402,7 @@ def test_no_two_images_of_a_move_get_one_name(chain: ChainPolicy) -> None:
     """They would be copied over each other, and the old ones removed."""
     _, plan = precheck(replace(TO, chain=chain), same_names(), "abcd")
     assert plan is not None
-    made = [path for disk in plan.disks for path in (disk.dest, *(layer.dest for layer in disk.layers))]
+    made = [path for disk in plan.disks for path in (disk.dest.path, *(layer.dest for layer in disk.chain.layers))]
     assert len(made) == len(set(made)) == (9 if chain.reuses else 3)
 
 
@@ -408,8 +412,8 @@ def test_every_name_that_a_plan_may_take_is_looked_at() -> None:
     _, plan = precheck(replace(TO, chain=ChainPolicy.KEEP), known, "abcd")
     assert plan is not None
     for disk in plan.disks:
-        assert {disk.dest, *(layer.dest for layer in disk.layers)} <= looked_at
-        there = replace(known, existing=frozenset({disk.layers[-1].dest}))
+        assert {disk.dest.path, *(layer.dest for layer in disk.chain.layers)} <= looked_at
+        there = replace(known, existing=frozenset({disk.chain.layers[-1].dest}))
         found, other = precheck(replace(TO, chain=ChainPolicy.KEEP), there, "abcd")
         assert "NAME_TAKEN" in {finding.code for finding in found}
         assert other is not None

@@ -9,15 +9,22 @@ from decide_support import make_plan
 from test_block_graph import graph
 
 from blockferry.hosts.inventory import Disk, DiskSource, PowerState, Vm
+from blockferry.storage_move.overlays.plan import OverlaysPlan
 from blockferry.storage_move.plan import Plan
 from blockferry.storage_move.switch.graph_proof import GraphView, differing, judge
+from blockferry.storage_move.templates.plan import ChainPlan
 
 ALIAS = {"vda": "virtio-disk0"}
 
 
 def plan(source: str, dest: str, **more: object) -> Plan:
     one = make_plan(1)
-    disk = replace(one.disks[0], source=f"/srv/s/{source}", dest=dest if ":" in dest else f"/srv/s/{dest}", **more)  # type: ignore[arg-type]
+    disk = replace(
+        one.disks[0],
+        source=replace(one.disks[0].source, path=f"/srv/s/{source}"),
+        dest=replace(one.disks[0].dest, path=dest if ":" in dest else f"/srv/s/{dest}"),
+        **more,  # type: ignore[arg-type]
+    )
     return replace(one, disks=(disk,))
 
 
@@ -25,11 +32,11 @@ def plan(source: str, dest: str, **more: object) -> Plan:
     ("recorded", "moved", "wrong", "doubt"),
     [
         ("mirror-pivoted", plan("a.qcow2", "a2.qcow2"), None, ""),
-        ("mirror-pivoted", plan("a.qcow2", "x.qcow2", dest_overlay="/srv/s//a2.qcow2"), None, ""),
-        ("commit-pivoted", plan("a.qcow2", "a2.qcow2", source_overlay="/srv/s/a3.qcow2"), None, ""),
+        ("mirror-pivoted", plan("a.qcow2", "x.qcow2", overlays=OverlaysPlan(dest="/srv/s//a2.qcow2")), None, ""),
+        ("commit-pivoted", plan("a.qcow2", "a2.qcow2", overlays=OverlaysPlan("/srv/s/a3.qcow2")), None, ""),
         ("backup-view", plan("a.qcow2", "k.qcow2"), None, ""),
         ("luks", plan("a.qcow2", "l.qcow2"), None, ""),
-        ("chain", plan("a.qcow2", "a3.qcow2", backing=("/srv/s/a2.qcow2", "qcow2")), None, ""),
+        ("chain", plan("a.qcow2", "a3.qcow2", chain=ChainPlan(backing=("/srv/s/a2.qcow2", "qcow2"))), None, ""),
         ("copy-on-read-pivoted-once", plan("c.qcow2", "c2.qcow2"), None, "still has /srv/s/c.qcow2 open for writing"),
         ("copy-on-read-pivoted-twice", plan("c2.qcow2", "c3.qcow2"), "/srv/s/c2.qcow2", ""),
         ("mirror-ready", plan("a.qcow2", "a2.qcow2"), "/srv/s/a.qcow2", ""),

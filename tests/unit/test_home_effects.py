@@ -20,9 +20,10 @@ from blockferry.storage_move.context import Context
 from blockferry.storage_move.destination import effects as destination_effects
 from blockferry.storage_move.destination.effects import MARKER
 from blockferry.storage_move.home import effects as home_effects
+from blockferry.storage_move.home.plan import HomeFile, HomePlan
 from blockferry.storage_move.home.record import HomeRecord
 from blockferry.storage_move.observation import Observation
-from blockferry.storage_move.plan import HomeFile, HomePlan, Plan
+from blockferry.storage_move.plan import DomainPlan, Plan
 from blockferry.storage_move.record import Record
 from blockferry.storage_move.request import Method, SourcePolicy
 
@@ -56,9 +57,8 @@ class Place:
             method_reason="",
             disks=(),
             home=HomePlan("ssd", str(self.new), str(self.old), (self.file,)),
-            persistent=True,
-            was=PowerState.OFF,
             source=SourcePolicy(delete=True),
+            domain=DomainPlan(persistent=True, was=PowerState.OFF),
         )
         return Context(
             plan,

@@ -37,6 +37,7 @@ from blockferry.safety import file_references, proof
 from blockferry.safety.proof import Claims, Proof
 from blockferry.storage_move.context import Context
 from blockferry.storage_move.overlays import effects as overlays_effects
+from blockferry.storage_move.overlays.plan import OverlaysPlan
 from blockferry.storage_move.record import Record
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="who may not see all processes can prove nothing")
@@ -141,7 +142,12 @@ def test_what_a_kept_old_file_stands_on_stays_with_it(site: PaperSite, tmp_path:
     base = image(tmp_path / "base.qcow2")
     top = image(tmp_path / "top.qcow2", base)
     plan = make_plan(1)
-    disk = replace(plan.disks[0], source=str(top), old_files=(str(top), str(base)), source_overlay="", dest_overlay="")
+    disk = replace(
+        plan.disks[0],
+        source=replace(plan.disks[0].source, path=str(top)),
+        release=replace(plan.disks[0].release, files=(str(top), str(base))),
+        overlays=replace(plan.disks[0].overlays, source="", dest=""),
+    )
     plan = replace(plan, disks=(disk,))
     row = Kept(str(top), plan.move, plan.vm, "", None, 1, "a doubt", HOST, 1.0, "qcow2")
     for rows, doubt in (((), None), ((row,), f"the kept file {top} of {plan.vm} stands on it")):
@@ -156,7 +162,8 @@ def test_an_overlay_goes_by_the_same_proof(site: PaperSite, tmp_path: Path) -> N
     """It was asked of disks alone: not of snapshots, nor of what stands on it."""
     base = image(tmp_path / "base.qcow2")
     overlay = image(tmp_path / "over.qcow2", base)
-    disk = replace(make_plan(1).disks[0], source=str(base), source_overlay=str(overlay))
+    disk = make_plan(1).disks[0]
+    disk = replace(disk, source=replace(disk.source, path=str(base)), overlays=OverlaysPlan(str(overlay)))
     context = cast(
         Context,
         SimpleNamespace(site=site, runner=site.runner, plan=make_plan(1), claims=Claims),

@@ -16,6 +16,7 @@ from blockferry.host_move.host_record import HostMoveRecord
 from blockferry.hosts.migrating import MigrationStats
 from blockferry.jobs.outcome import Wanted
 from blockferry.storage_move import claims
+from blockferry.storage_move.destination.plan import DestinationImage
 from blockferry.storage_move.move_journal import MoveJournal
 from blockferry.storage_move.record import Record
 
@@ -56,7 +57,7 @@ def test_no_file_is_made_by_two(journals: tuple[HostMoveJournal, MoveJournal]) -
     with pytest.raises(DestinationTaken, match=DISKS[0].dest):
         hosts.add(same, HostMoveRecord(), "{}", "alice")
     hosts.add(replace(same, dest_host="h3"), HostMoveRecord(), "{}", "alice")
-    made = replace(disk_plan("vda"), dest=DISKS[0].dest)
+    made = replace(disk_plan("vda"), dest=DestinationImage(DISKS[0].dest, "raw", "ssd"))
     storage.add(replace(make_plan("s1", "u9", (made,)), host="h4"), Record(), "{}", "alice")
     for host in ("h4", "h5"):
         wish = replace(PLAN, move=f"m-{host}", uuid=f"u-{host}", dest_host=host)
@@ -89,7 +90,7 @@ def test_lists_and_names_are_of_all_kinds(both: MoveJournal) -> None:
 def test_a_storage_move_leaves_to_a_host_move_what_it_makes(both: MoveJournal) -> None:
     """On the host that the other one goes to, and only there."""
     both.of_kind(HostMoveJournal).add(PLAN, HostMoveRecord(), "{}", "alice")
-    made = replace(disk_plan("vda"), dest=DISKS[0].dest)
+    made = replace(disk_plan("vda"), dest=DestinationImage(DISKS[0].dest, "raw", "ssd"))
     plan = make_plan("s1", "u9", (made,))
     with pytest.raises(DestinationTaken, match="m1"):
         both.add(replace(plan, host=PLAN.dest_host), Record(), "{}", "alice")

@@ -97,7 +97,11 @@ def test_the_way_to_end_such_a_move_is_named() -> None:
 def test_space_of_another_host_is_not_counted_and_that_of_an_unknown_one_is(journal: MoveJournal) -> None:
     for number, host in enumerate(("A", "B", "")):
         one = replace(make_plan(f"m{number}", disks=(disk_plan(allocation=1000),)), host=host)
-        disk = replace(one.disks[0], dest=f"/ssd/{number}.raw", allocation=1000 * (number + 1))
+        disk = replace(
+            one.disks[0],
+            dest=replace(one.disks[0].dest, path=f"/ssd/{number}.raw"),
+            sizes=replace(one.disks[0].sizes, allocation=1000 * (number + 1)),
+        )
         journal.add(replace(one, disks=(disk,)), Record(), "{}", "admin")
     everything = sum(reservation.size for reservation in journal.reservations(LOCAL, ""))
     here = space.promised(journal.reservations(LOCAL, "A"), {"ssd": None})["ssd"]

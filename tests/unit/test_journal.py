@@ -21,11 +21,12 @@ from blockferry.jobs.outcome import Outcome, Wanted
 from blockferry.storage_move.disk_record import Copy, DiskRecord, Stage
 from blockferry.storage_move.firmware.record import NvramRecord
 from blockferry.storage_move.move_journal import MoveJournal
-from blockferry.storage_move.plan import PLAN_VERSION, LayerPlan
+from blockferry.storage_move.plan import PLAN_VERSION
 from blockferry.storage_move.precheck import space
 from blockferry.storage_move.record import Record
 from blockferry.storage_move.summary import DiskProgress, Progress, Report
 from blockferry.storage_move.switch.record import ConfigurationRecord, SwitchRecord
+from blockferry.storage_move.templates.plan import ChainPlan, LayerPlan
 from blockferry.store import Owner, codec, schema
 
 pytest_plugins = ("journal_plugin",)
@@ -347,8 +348,7 @@ def test_two_moves_never_make_one_file(journal: MoveJournal) -> None:
     """The later one would take away, and on its way back remove, what the other one has made."""
     base = LayerPlan("/san/golden.qcow2", "qcow2", "/ssd/golden.qcow2", "qcow2", 1, 1)
     one, other = (
-        make_plan(move, disks=(replace(disk_plan(), dest=f"/ssd/{move}.qcow2", layers=(base,)),))
-        for move in ("a1", "b2")
+        make_plan(move, disks=(replace(disk_plan(move), chain=ChainPlan(layers=(base,))),)) for move in ("a1", "b2")
     )
     journal.add(one, Record(), "{}", "alice")
     with pytest.raises(DestinationTaken) as taken:

@@ -32,10 +32,10 @@ from blockferry.hosts.kept import Kept
 from blockferry.jobs.outcome import Outcome, Wanted
 from blockferry.storage_move.disk_record import Copy, Stage
 from blockferry.storage_move.move_journal import MoveJournal
-from blockferry.storage_move.plan import LayerPlan
 from blockferry.storage_move.record import Record
 from blockferry.storage_move.request import SourcePolicy
 from blockferry.storage_move.switch.record import ConfigurationRecord, SwitchRecord
+from blockferry.storage_move.templates.plan import LayerPlan
 from blockferry.store import Owner, journal_filesystem, schema, sqlite, upgrade
 
 pytestmark = pytest.mark.slow
@@ -402,7 +402,7 @@ def test_schema_version_1_is_understood(path: Path) -> None:
     assert copying.state == "interrupted"
     assert copying.owner == "root@kvm1 pid 4711"
     assert copying.plan.source == SourcePolicy(delete=False, keep_s=604800.0)
-    assert copying.plan.disk("vdb").layers == (
+    assert copying.plan.disk("vdb").chain.layers == (
         LayerPlan("/old-san/base.raw", "raw", "/ssd/base.raw", "raw", GiB, GiB // 2),
     )
     assert {target: disk.copy for target, disk in copying.record.disks.items()} == {

@@ -29,10 +29,10 @@ from blockferry.storage_move.move_journal import MoveJournal
 from blockferry.storage_move.overlays.record import CommitsRecord, ComparedBase, OverlayState
 from blockferry.storage_move.pace.latency import GuestLatency
 from blockferry.storage_move.pace.record import MeasuredRecord, Throttle
-from blockferry.storage_move.plan import ReusedLayer
 from blockferry.storage_move.record import RECORD_FORM, MirrorRecord, Record
 from blockferry.storage_move.summary import Report
 from blockferry.storage_move.switch.record import ConfigurationRecord, GraphRecord, SwitchRecord
+from blockferry.storage_move.templates.plan import ChainPlan, ReusedLayer
 from blockferry.storage_move.trim.record import TrimRecord
 from blockferry.storage_move.verify.record import BackupExport, ExportRecord
 from blockferry.store import Owner
@@ -84,7 +84,7 @@ def test_what_is_under_way_is_listed_as_it_was(upgraded: MoveJournal) -> None:
     assert copying.record.disk("vda").copy.stage is Stage.CLEAN
     assert (copying.record.bandwidth, copying.progress.done) == (50 * MiB, 3 * GiB)
     assert snapshot.record.disk("vda").source_overlay is OverlayState.USED
-    assert waiting.plan.nvram is not None
+    assert waiting.plan.firmware.nvram is not None
     assert parked.record.wanted is Wanted.CANCEL
     assert [event.text for event in upgraded.events("a0000001")] == ["planned: changed-blocks, for the test"]
     assert [(move_summary.id, move_summary.state) for move_summary in upgraded.finished(RECENT)] == [
@@ -173,7 +173,7 @@ def test_a_broken_copy_that_is_gone_on_with_is_none_any_more(journal: MoveJourna
     reused = ReusedLayer("/old/t", "/ssd/t", "raw", 1, 1, {"/ssd/t": "1"}, {"/old/t": "2"})
 
     def ends(move: str, outcome: Outcome, kept: tuple[str, ...]) -> None:
-        plan = make_plan(move, "vm", disks=(replace(disk_plan(), reused=reused),))
+        plan = make_plan(move, "vm", disks=(replace(disk_plan(), chain=ChainPlan(reused=reused)),))
         journal.add(replace(plan, host=HOST), Record(), "{}", "alice")
         record = Record(outcome=outcome, kept=kept)
         journal.finish(journal.claim(move, Owner.here()), record, Report(outcome, 1.0))

@@ -33,6 +33,7 @@ from blockferry.storage_move.lost_vm import past_libvirt
 from blockferry.storage_move.lost_vm import rules as lost_vm_rules
 from blockferry.storage_move.lost_vm.record import LostVm
 from blockferry.storage_move.observation import DiskSide, DiskView, LostView, Observation
+from blockferry.storage_move.overlays.plan import OverlaysPlan
 from blockferry.storage_move.overlays.record import OverlayState
 from blockferry.storage_move.pace.record import Throttle
 from blockferry.storage_move.record import Record
@@ -140,12 +141,12 @@ def test_its_monitor_is_asked_and_does_only_what_its_status_asks_for(vm: Vm) -> 
 
 PLAN = make_plan(2)
 OVER = replace(
-    PLAN, disks=(replace(PLAN.disks[0], source_overlay="/a/o", dest_overlay="/b/o"), PLAN.disks[1])
+    PLAN, disks=(replace(PLAN.disks[0], overlays=OverlaysPlan("/a/o", "/b/o")), PLAN.disks[1])
 )  # fmt: skip
 
 
 def look(state: PowerState, record: Record, lost_view: LostView | None = None, **more: Any) -> Observation:
-    views = tuple(DiskView(disk.target, None, DiskSide.SOURCE, config_path=disk.source) for disk in PLAN.disks)
+    views = tuple(DiskView(disk.target, None, DiskSide.SOURCE, config_path=disk.source.path) for disk in PLAN.disks)
     return replace(Observation(state, True, views, record, lost=lost_view), **more)
 
 

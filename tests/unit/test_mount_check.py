@@ -40,7 +40,7 @@ def test_what_does_not_exist_is_mounted_where_it_would_lie(tmp_path: Path) -> No
 def context(tmp_path: Path) -> Context:
     """A move to a datastore that was mounted at `tmp_path`, and is not any more: only its mount point is there."""
     plan = make_plan()
-    disk = replace(plan.disks[0], dest=str(tmp_path / "web01" / "vda.qcow2"))
+    disk = replace(plan.disks[0], dest=replace(plan.disks[0].dest, path=str(tmp_path / "web01" / "vda.qcow2")))
     noted: list[Record] = []
     found = SimpleNamespace(
         check=lambda: None,
@@ -60,7 +60,7 @@ def test_a_destination_that_is_where_it_was_is_fine(context: Context) -> None:
 
 
 def test_what_was_made_on_a_file_system_that_is_gone_does_not_count_as_removed(context: Context) -> None:
-    dest = Path(context.plan.disks[0].dest)
+    dest = Path(context.plan.disks[0].dest.path)
     record = Record(created=(str(dest),), mounts={str(dest.parent): str(dest.parent.parent)})
     seen = Observation(PowerState.RUNNING, persistent=True, disks=(), record=record)
     with pytest.raises(DestinationGone, match="is not there any more"):
@@ -70,7 +70,7 @@ def test_what_was_made_on_a_file_system_that_is_gone_does_not_count_as_removed(c
 
 def test_a_write_that_was_cut_short_leaves_nothing(context: Context, tmp_path: Path) -> None:
     cast(SimpleNamespace, context).site = PaperSite(tmp_path)
-    dest = Path(context.plan.disks[0].dest)
+    dest = Path(context.plan.disks[0].dest.path)
     dest.parent.mkdir()
     left = dest.parent / ".vda.qcow2.blockferry.blockferry-partial"
     left.write_text("half")
@@ -85,7 +85,7 @@ def test_another_file_that_has_taken_a_name_of_ours_stays(context: Context, tmp_
     """The marker says which file the move has made."""
     plain = cast(SimpleNamespace, context)
     plain.site, plain.notes, plain.log_event = PaperSite(tmp_path), [], lambda *_: None
-    dest = Path(context.plan.disks[0].dest)
+    dest = Path(context.plan.disks[0].dest.path)
     dest.parent.mkdir()
     dest.write_text("precious")
     marker = dest.parent / "vda.qcow2.blockferry"

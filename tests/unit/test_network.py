@@ -233,14 +233,19 @@ def test_in_and_out() -> None:
     found, plan = codes(IN, facts(RAW))
     assert plan is not None, found
     [disk] = plan.disks
-    assert (disk.source, disk.dest, disk.dest_format, disk.old_files) == (RAW.path, THERE, "raw", (RAW.path,))
-    assert (plan.method, plan.if_not_converging, plan.home) == (Method.CHANGED_BLOCKS, IfNotConverging.WAIT, None)
-    assert not disk.resumable
+    assert (disk.source.path, disk.dest.path, disk.dest.format, disk.release.files) == (
+        RAW.path,
+        THERE,
+        "raw",
+        (RAW.path,),
+    )
+    assert (plan.method, plan.pace.if_not_converging, plan.home) == (Method.CHANGED_BLOCKS, IfNotConverging.WAIT, None)
+    assert not disk.copy.resumable
     assert "EXPORT_OVERWRITTEN" in found
     found, plan = codes(OUT, facts(EXPORT))
     assert plan is not None, found
     [disk] = plan.disks
-    assert (disk.source, disk.dest, disk.old_files) == (THERE, "/ssd/web01-vda.raw", ())
+    assert (disk.source.path, disk.dest.path, disk.release.files) == (THERE, "/ssd/web01-vda.raw", ())
     assert "EXPORT_STAYS" in found
     _, plan = codes(IN, facts(RAW, state=PowerState.OFF))
     assert plan is not None

@@ -77,10 +77,10 @@ def test_an_old_disk_is_used_only_where_asked_and_never_replaced(
     assert said == ({code} if code else set())
     disk = plan.disks[0]
     if dest is not None:
-        assert disk.dest == dest
+        assert disk.dest.path == dest
     if known.existing:
-        assert (disk.dest == OLD) is (code == "KEPT_USED"), "what is not gone on with would be replaced"
-    assert (disk.partial_of == "cafe0001") is (code == "KEPT_USED")
+        assert (disk.dest.path == OLD) is (code == "KEPT_USED"), "what is not gone on with would be replaced"
+    assert (disk.partial.move == "cafe0001") is (code == "KEPT_USED")
 
 
 def summary(**more: object) -> MoveSummary:

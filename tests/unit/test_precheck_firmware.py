@@ -12,7 +12,8 @@ from blockferry.hosts.libvirt import domain_xml
 from blockferry.jobs.outcome import Outcome
 from blockferry.storage_move import checkpoint_notes
 from blockferry.storage_move.facts import Facts, SaveRoom, SmallFile
-from blockferry.storage_move.plan import ManagedSavePlan, NvramPlan, Plan
+from blockferry.storage_move.firmware.plan import ManagedSavePlan, NvramPlan
+from blockferry.storage_move.plan import Plan
 from blockferry.storage_move.precheck import rules as precheck_rules
 from blockferry.storage_move.request import ChainPolicy, Firmware, Method, MoveRequest, Provision
 
@@ -88,7 +89,7 @@ FOLLOWING = NvramPlan(VARS, "/other/web01/web01_VARS.fd", 540672)
 def test_uefi_variables(request_: MoveRequest, known: Facts, code: str | None, dest: str | None) -> None:
     codes, plan = check(request_, known)
     assert plan is not None, codes
-    assert (plan.nvram.dest if plan.nvram else None) == dest
+    assert (plan.firmware.nvram.dest if plan.firmware.nvram else None) == dest
     assert {one for one in codes if one.startswith("NVRAM")} == ({code} if code else set())
     assert all(file.role != "nvram" for file in (plan.home.files if plan.home else ()))
 
@@ -116,8 +117,8 @@ def test_uefi_variables_at_once(known: Facts, code: str | None, words: str) -> N
     assert (plan is None) == (code in ("FIRMWARE_NO_ROOM", "FIRMWARE_NOT_NOW"))
     if code == "FIRMWARE_NOW":
         assert plan is not None
-        assert plan.nvram is not None
-        assert plan.nvram.now == ManagedSavePlan("/save/web01.save", GiB, 256.0 * 1024**2, 9.0)
+        assert plan.firmware.nvram is not None
+        assert plan.firmware.nvram.now == ManagedSavePlan("/save/web01.save", GiB, 256.0 * 1024**2, 9.0)
 
 
 @pytest.mark.parametrize(
@@ -144,8 +145,8 @@ def test_uefi_variables_never_overwrite_somebody_s_file() -> None:
 def test_a_vtpm_stays_and_the_plan_says_where() -> None:
     codes, plan = check(REQUEST, facts(tpm=True))
     assert plan is not None
-    assert plan.vtpm == "/var/lib/libvirt/swtpm/uuid"
-    assert plan.vtpm in codes["TPM_STAYS"]
+    assert plan.firmware.vtpm == "/var/lib/libvirt/swtpm/uuid"
+    assert plan.firmware.vtpm in codes["TPM_STAYS"]
 
 
 CHAIN = {"vda": (Image(TOP, "qcow2", GiB, GiB), Image(BASE, "qcow2", GiB, GiB))}
@@ -177,8 +178,8 @@ def test_snapshots(request_: MoveRequest, known: Facts, code: str | None, words:
     if code is None:
         assert plan is not None, codes
         assert refused == set()
-        assert plan.snapshots == tuple(snapshot.name for snapshot in known.snapshots)
-        assert plan.disks[0].as_is == (known.chains is HELD)
+        assert plan.domain.snapshots == tuple(snapshot.name for snapshot in known.snapshots)
+        assert plan.disks[0].copy.as_is == (known.chains is HELD)
     else:
         assert plan is None
         assert code in refused
@@ -216,12 +217,12 @@ def test_bitmaps_of_a_running_vm_count_also_before_qemu_has_saved_them(bitmaps: 
     for method in (Method.MIRROR, Method.CHANGED_BLOCKS):
         codes, plan = check(replace(REQUEST, method=method), known)
         assert plan is not None, codes
-        assert plan.checkpoints == ("monday",)
+        assert plan.domain.checkpoints == ("monday",)
         assert "monday" in codes["CHECKPOINTS_VOID"]
         [disk] = plan.disks
-        assert disk.has_bitmaps
-        assert not disk.resumable
-        assert not disk.source_overlay
+        assert disk.source.has_bitmaps
+        assert not disk.copy.resumable
+        assert not disk.overlays.source
     codes, plan = check(replace(REQUEST, method=Method.SNAPSHOT), known)
     assert plan is None
     assert "bitmaps of checkpoints" in codes["METHOD_SNAPSHOT"]
@@ -234,7 +235,7 @@ def test_checkpoints_of_other_disks_are_no_hindrance() -> None:
     for known in (with_checkpoint(format="raw"), with_checkpoint(OFF)):
         codes, plan = check(REQUEST, known)
         assert plan is not None, codes
-        assert plan.checkpoints == ()
+        assert plan.domain.checkpoints == ()
         assert not {"CHECKPOINTS_VOID", "CHECKPOINTS_LOST"} & set(codes)
 
 

@@ -33,8 +33,10 @@ from blockferry.leftovers import orphans, quarantine
 from blockferry.safety import file_references, proof
 from blockferry.safety.proof import Claims
 from blockferry.storage_move import survey
+from blockferry.storage_move.destination.plan import DestinationImage, ReleasePlan
+from blockferry.storage_move.disk_plan import DiskPlan, DiskSizes, SourceImage
 from blockferry.storage_move.move_journal import MoveJournal
-from blockferry.storage_move.plan import DiskPlan, Plan
+from blockferry.storage_move.plan import DomainPlan, Plan
 from blockferry.storage_move.record import Record
 from blockferry.storage_move.request import Method, SourcePolicy
 from blockferry.storage_move.summary import Orphan, Report
@@ -917,23 +919,21 @@ def a_plan(directory: Path, uuid: str, disks: tuple[str, ...] = ("vda",), keep_s
         disks=tuple(
             DiskPlan(
                 target=target,
-                source=str(directory / "old" / "web01" / f"{target}.qcow2"),
-                source_format="qcow2",
-                source_kind="file",
-                dest=str(directory / "ssd" / f"{target}.qcow2"),
-                dest_format="qcow2",
-                datastore="ssd",
-                source_datastore="old",
-                virtual_size=MiB,
-                allocation=MiB,
-                old_files=(str(directory / "old" / "web01" / f"{target}.qcow2"),),
+                source=SourceImage(
+                    path=str(directory / "old" / "web01" / f"{target}.qcow2"),
+                    format="qcow2",
+                    kind="file",
+                    datastore="old",
+                ),
+                dest=DestinationImage(path=str(directory / "ssd" / f"{target}.qcow2"), format="qcow2", datastore="ssd"),
+                sizes=DiskSizes(virtual=MiB, allocation=MiB),
+                release=ReleasePlan(files=(str(directory / "old" / "web01" / f"{target}.qcow2"),)),
             )
             for target in disks
         ),
         home=None,
-        persistent=True,
-        was=PowerState.OFF,
         source=SourcePolicy(delete=False, keep_s=keep_s),
+        domain=DomainPlan(persistent=True, was=PowerState.OFF),
     )
 
 
@@ -948,7 +948,8 @@ class Moved:
     def paths(self) -> dict[str, str]:
         domain = self.site.connection.raw.lookupByName("web01").XMLDesc(2)
         return {
-            disk.target: next(p for p in (disk.source, disk.dest) if f"'{p}'" in domain) for disk in self.plan.disks
+            disk.target: next(p for p in (disk.source.path, disk.dest.path) if f"'{p}'" in domain)
+            for disk in self.plan.disks
         }
 
     @property
@@ -957,11 +958,11 @@ class Moved:
 
     @property
     def old(self) -> dict[str, str]:
-        return {disk.target: disk.source for disk in self.plan.disks}
+        return {disk.target: disk.source.path for disk in self.plan.disks}
 
     @property
     def new(self) -> dict[str, str]:
-        return {disk.target: disk.dest for disk in self.plan.disks}
+        return {disk.target: disk.dest.path for disk in self.plan.disks}
 
     def restore(self, what: str = "web01") -> tuple[str, ...]:
         return quarantine.restore(self.site, self.journal, quarantine.restorable(self.site, self.journal, what), "root")
@@ -982,7 +983,7 @@ def make_moved(site: PaperSite, journal: MoveJournal, tmp_path: Path, keep_s: fl
     journal.add(plan, Record(), "{}", "root")
     journal.event("abcd", "phase", quarantine.SWITCHED)
     for disk in plan.disks:
-        journal.add_kept(quarantine.row(site, plan, disk.source, "old", 1, "kept as asked", "qcow2"))
+        journal.add_kept(quarantine.row(site, plan, disk.source.path, "old", 1, "kept as asked", "qcow2"))
     lease = journal.claim("abcd", Owner.here())
     journal.finish(lease, Record(outcome=Outcome.MOVED), Report(Outcome.MOVED, 1.0))
     return Moved(site, journal, plan)

@@ -25,7 +25,11 @@ from blockferry.leftovers.quarantine_rules import (
     done_already,
     swap,
 )
-from blockferry.storage_move.plan import DiskPlan, HomeFile, HomePlan, NvramPlan, Plan
+from blockferry.storage_move.destination.plan import DestinationImage, ReleasePlan
+from blockferry.storage_move.disk_plan import DiskPlan, DiskSizes, SourceImage
+from blockferry.storage_move.firmware.plan import FirmwarePlan, NvramPlan
+from blockferry.storage_move.home.plan import HomeFile, HomePlan
+from blockferry.storage_move.plan import DomainPlan, Plan
 from blockferry.storage_move.request import Method, SourcePolicy
 
 TARGETS = ("vda", "vdb")
@@ -35,16 +39,10 @@ PRINT = KeptFingerprint(7, 4096, 10**18)
 def disk_plan(target: str, **changes: object) -> DiskPlan:
     disk_plan = DiskPlan(
         target=target,
-        source=f"/old/web01/{target}.raw",
-        source_format="raw",
-        source_kind="file",
-        dest=f"/new/web01/{target}.qcow2",
-        dest_format="qcow2",
-        datastore="ssd",
-        source_datastore="old",
-        virtual_size=GiB,
-        allocation=GiB,
-        old_files=(f"/old/web01/{target}.raw",),
+        source=SourceImage(path=f"/old/web01/{target}.raw", format="raw", kind="file", datastore="old"),
+        dest=DestinationImage(path=f"/new/web01/{target}.qcow2", format="qcow2", datastore="ssd"),
+        sizes=DiskSizes(virtual=GiB, allocation=GiB),
+        release=ReleasePlan(files=(f"/old/web01/{target}.raw",)),
     )
     return dataclasses.replace(disk_plan, **changes)  # type: ignore[arg-type]
 
@@ -59,9 +57,8 @@ def a_plan(*disks: DiskPlan, home: HomePlan | None = None) -> Plan:
         method_reason="",
         disks=disks or tuple(map(disk_plan, TARGETS)),
         home=home,
-        persistent=True,
-        was=PowerState.OFF,
         source=SourcePolicy(delete=False),
+        domain=DomainPlan(persistent=True, was=PowerState.OFF),
     )
 
 
@@ -74,11 +71,11 @@ def a_vm(paths: dict[str, str], **changes: object) -> Vm:
 
 
 def dests(plan: Plan) -> dict[str, str]:
-    return {disk.target: disk.dest for disk in plan.disks}
+    return {disk.target: disk.dest.path for disk in plan.disks}
 
 
 def sources(plan: Plan) -> dict[str, str]:
-    return {disk.target: disk.source for disk in plan.disks}
+    return {disk.target: disk.source.path for disk in plan.disks}
 
 
 def rows(*paths: str) -> dict[str, Kept]:
@@ -86,18 +83,18 @@ def rows(*paths: str) -> dict[str, Kept]:
 
 
 def all_there(plan: Plan) -> dict[str, KeptFingerprint | None]:
-    return {path: PRINT for disk in plan.disks for path in (disk.source, disk.dest, *disk.old_files)}
+    return {path: PRINT for disk in plan.disks for path in (disk.source.path, disk.dest.path, *disk.release.files)}
 
 
 def test_not_back_to_an_old_disk_whose_overlay_is_kept_above_it() -> None:
     """The overlay has what was written during the copy; the old disk alone would go back to before it."""
     plan = a_plan()
-    overlay = f"{plan.disks[0].source}.overlay"
-    first = dataclasses.replace(plan.disks[0], source_overlay=overlay)
+    overlay = f"{plan.disks[0].source.path}.overlay"
+    first = dataclasses.replace(plan.disks[0], overlays=dataclasses.replace(plan.disks[0].overlays, source=overlay))
     plan = dataclasses.replace(plan, disks=(first, *plan.disks[1:]))
     files = {**all_there(plan), overlay: PRINT}
     found = swap(plan, a_vm(dests(plan)), rows(overlay, *sources(plan).values()), files)
-    assert found.problems == (f"{TARGETS[0]}: {overlay}, which stands on {first.source}, holds the newer writes",)
+    assert found.problems == (f"{TARGETS[0]}: {overlay}, which stands on {first.source.path}, holds the newer writes",)
     assert swap(plan, a_vm(dests(plan)), rows(*sources(plan).values()), files).problems == ()
 
 
@@ -114,7 +111,9 @@ def test_back_with_all_disks() -> None:
 def test_what_goes_back_with_the_disks_and_what_does_not() -> None:
     nvram = NvramPlan("/old/web01/VARS.fd", "/new/web01/VARS.fd", 1)
     iso = HomeFile("/old/web01/cd.iso", "/new/web01/cd.iso", "iso", 1, "sda")
-    plan = dataclasses.replace(a_plan(), nvram=nvram, home=HomePlan("ssd", "/new/web01", "/old/web01", files=(iso,)))
+    plan = dataclasses.replace(
+        a_plan(), firmware=FirmwarePlan(nvram), home=HomePlan("ssd", "/new/web01", "/old/web01", files=(iso,))
+    )
     vm = a_vm({**dests(plan), "vdc": "/new/web01/vdc.qcow2"}, config_nvram=nvram.dest)
     files = {**all_there(plan), nvram.source: PRINT, iso.source: PRINT}
     kept = rows(*sources(plan).values(), nvram.source, iso.source)
@@ -137,7 +136,7 @@ def test_and_forward_again() -> None:
     assert found.problems == ()
     assert not found.back
     assert [(disk_swap.now, disk_swap.kept) for disk_swap in found.disks] == [
-        (disk.source, disk.dest) for disk in plan.disks
+        (disk.source.path, disk.dest.path) for disk in plan.disks
     ]
 
 
@@ -206,7 +205,7 @@ def test_every_disk_must_have_been_kept() -> None:
 
 def test_a_chain_goes_back_whole_or_not_at_all() -> None:
     chain = ("/old/web01/vda.raw", "/old/base.qcow2")
-    plan = a_plan(disk_plan("vda", old_files=chain))
+    plan = a_plan(disk_plan("vda", release=ReleasePlan(chain)))
     assert swap(plan, a_vm(dests(plan)), rows(*chain), all_there(plan)).problems == ()
     assert (
         "/old/base.qcow2 is not in quarantine"
@@ -215,7 +214,8 @@ def test_a_chain_goes_back_whole_or_not_at_all() -> None:
 
 
 def test_a_block_device_proves_nothing() -> None:
-    plan = a_plan(disk_plan("vda", source_kind="block"))
+    disk = disk_plan("vda")
+    plan = a_plan(dataclasses.replace(disk, source=dataclasses.replace(disk.source, kind="block")))
     found = swap(plan, a_vm(dests(plan)), rows(*sources(plan).values()), all_there(plan))
     assert "block device" in found.problems[0]
 

@@ -53,7 +53,8 @@ def test_no_old_file_goes_without_the_proof_of_the_graph(view: DiskView, record:
     if kept:
         disk = PLAN.disk("vda")
         assert (
-            "QEMU was asked" in str(release.reason_to_keep(cast(Context, None), disk, disk.source, seen)) or view.live
+            "QEMU was asked" in str(release.reason_to_keep(cast(Context, None), disk, disk.source.path, seen))
+            or view.live
         )
 
 

@@ -15,9 +15,10 @@ from blockferry.hosts.helper import paths
 from blockferry.hosts.images import qemu_img
 from blockferry.hosts.inventory import Datastore, Disk, DiskSource, Image, PowerState, Vm
 from blockferry.hosts.runner import LocalRunner
+from blockferry.storage_move.disk_plan import DiskPlan
 from blockferry.storage_move.facts import Facts, Measured, SmallFile
 from blockferry.storage_move.overlays.passes import CopyProgress
-from blockferry.storage_move.plan import DiskPlan, Plan
+from blockferry.storage_move.plan import Plan
 from blockferry.storage_move.precheck import space
 from blockferry.storage_move.precheck.rules import precheck
 from blockferry.storage_move.request import Method, MoveRequest, Provision
@@ -100,7 +101,7 @@ def test_home_files_count() -> None:
     assert "DESTINATION_FULL" in codes
     elsewhere, plan = check(replace(TO, home="old"), replace(known, home_source="/iso/web01"))
     assert plan is not None, elsewhere
-    assert space.needs(plan.disks, plan.home, plan.nvram)["old"] == 250 * MiB
+    assert space.needs(plan.disks, plan.home, plan.firmware.nvram)["old"] == 250 * MiB
 
 
 def test_pools_on_one_file_system_share_its_room() -> None:

@@ -7,8 +7,9 @@ import pytest
 from blockferry.base.units import GiB
 from blockferry.hosts.defects import Version
 from blockferry.hosts.inventory import Datastore, Disk, DiskSource, Image, PowerState, Vm
+from blockferry.storage_move.disk_plan import DiskPlan
 from blockferry.storage_move.facts import Facts
-from blockferry.storage_move.plan import DiskPlan, Plan
+from blockferry.storage_move.plan import Plan
 from blockferry.storage_move.precheck import rules as precheck_rules
 from blockferry.storage_move.precheck.finding import Finding, Severity
 from blockferry.storage_move.request import IfNotConverging, LatencyContract, Method, MoveRequest, OnBreak
@@ -62,7 +63,7 @@ def checked(size: int, **more: object) -> tuple[dict[str, Finding], DiskPlan | N
 def test_a_large_disk_that_is_discarded_goes_by_way_of_an_overlay(method: Method, size: int) -> None:
     said, disk = checked(size, method=method)
     assert disk is not None
-    assert disk.overlay_first
+    assert disk.overlays.first
     assert "START_OVERLAY" in said
     assert "START_PAUSE" not in said
 
@@ -81,15 +82,15 @@ def test_a_large_disk_that_is_discarded_goes_by_way_of_an_overlay(method: Method
 def test_a_start_that_is_short_stays_as_it_is(size: int, other: dict[str, object]) -> None:
     said, disk = checked(size, **other)
     assert disk is not None
-    assert not disk.overlay_first
+    assert not disk.overlays.first
     assert not {"START_OVERLAY", "START_PAUSE"} & set(said)
 
 
 def test_an_affected_version_can_be_simulated() -> None:
     _, disk = checked(1024 * GiB, qemu=(7, 2, 22), insisted=True)
     assert disk is not None
-    assert disk.suspended_start
-    assert disk.overlay_first
+    assert disk.start.suspended
+    assert disk.overlays.first
 
 
 @pytest.mark.parametrize(
@@ -104,10 +105,10 @@ def test_an_affected_version_can_be_simulated() -> None:
 def test_without_an_overlay_the_pause_is_said_and_refused_if_it_is_long(other: dict[str, object], reason: str) -> None:
     said, disk = checked(60 * GiB, **other)
     assert disk is not None
-    assert not disk.overlay_first
+    assert not disk.overlays.first
     assert said["START_PAUSE"].severity is Severity.WARNING
     assert reason in said["START_PAUSE"].text
-    assert disk.start_pause_s == pytest.approx(0.55, abs=0.1)
+    assert disk.start.pause_s == pytest.approx(0.55, abs=0.1)
     said, disk = checked(1024 * GiB, **other)
     assert disk is None
     assert said["START_PAUSE"].severity is Severity.ERROR
@@ -118,7 +119,7 @@ def test_a_copy_by_way_of_an_overlay_never_goes_over_to_a_mirror() -> None:
     for discard, policy in ((None, IfNotConverging.MIRROR), ("unmap", IfNotConverging.WAIT)):
         plan = planned(1024 * GiB, discard=discard)[1]
         assert plan is not None
-        assert plan.if_not_converging is policy
+        assert plan.pace.if_not_converging is policy
 
 
 @pytest.mark.parametrize(
@@ -146,5 +147,5 @@ def test_a_short_pause_is_better_than_an_overlay_on_a_nearly_full_datastore(size
     """A full datastore is what people move away from; an overlay that fills it stops the guest."""
     said, disk = checked(size, free=size // 20)
     assert disk is not None
-    assert disk.overlay_first is by_overlay
+    assert disk.overlays.first is by_overlay
     assert ("START_PAUSE" in said) is not by_overlay

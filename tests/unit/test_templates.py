@@ -33,14 +33,14 @@ from blockferry.hosts.helper.session import Pending
 from blockferry.hosts.images import qemu_img
 from blockferry.hosts.inventory import Datastore, Disk, DiskSource, Image, PowerState, Snapshot, Vm
 from blockferry.hosts.runner import LocalRunner
-from blockferry.storage_move import actions
+from blockferry.storage_move import actions, old_plan
 from blockferry.storage_move.decide import decide
 from blockferry.storage_move.facts import Facts, TemplateFacts
 from blockferry.storage_move.home.record import HomeRecord
 from blockferry.storage_move.move_kind import MoveKind
 from blockferry.storage_move.observation import DiskSide
 from blockferry.storage_move.observe import TemplateLook
-from blockferry.storage_move.plan import Plan, ReusedLayer
+from blockferry.storage_move.plan import Plan
 from blockferry.storage_move.precheck.rules import precheck
 from blockferry.storage_move.precheck.space import needed
 from blockferry.storage_move.record import Record
@@ -48,6 +48,7 @@ from blockferry.storage_move.request import ChainPolicy, MoveRequest
 from blockferry.storage_move.switch.record import ConfigurationRecord, SwitchRecord
 from blockferry.storage_move.templates import effects as templates_effects
 from blockferry.storage_move.templates.effects import KnownImages
+from blockferry.storage_move.templates.plan import ReusedLayer
 from blockferry.store import codec
 
 pytestmark = pytest.mark.slow
@@ -115,28 +116,28 @@ def test_what_becomes_of_each_layer(
     codes, plan = check(facts(**more), chain)
     assert plan is not None, codes
     disk_plan = plan.disks[0]
-    assert tuple(layer.source for layer in disk_plan.layers) == copied
-    assert (disk_plan.stays_below[0] if disk_plan.stays_below else None) == below
-    assert disk_plan.old_files == old_files
+    assert tuple(layer.source for layer in disk_plan.chain.layers) == copied
+    assert (disk_plan.chain.stays_below[0] if disk_plan.chain.stays_below else None) == below
+    assert disk_plan.release.files == old_files
     assert (
-        THERE not in (disk_plan.dest, *(layer.dest for layer in disk_plan.layers))
+        THERE not in (disk_plan.dest.path, *(layer.dest for layer in disk_plan.chain.layers))
         or more.get("existing") == frozenset()
     )
     assert disk_plan.shallow is (chain is not ChainPolicy.FLATTEN)
     reused = below == THERE
-    assert (disk_plan.reused is not None) is reused
+    assert (disk_plan.chain.reused is not None) is reused
     assert ("TEMPLATE_REUSED" in codes) is reused
     assert (plan.new_names.get(GOLDEN) == THERE) is (reused or GOLDEN in copied)
     if copied:
-        assert disk_plan.backing == (disk_plan.layers[0].dest, "qcow2")
+        assert disk_plan.chain.backing == (disk_plan.chain.layers[0].dest, "qcow2")
 
 
 def test_a_reused_layer_is_neither_copied_nor_counted() -> None:
     codes, plan = check(facts(**REUSABLE), ChainPolicy.COPY)
     assert plan is not None
     disk_plan = plan.disks[0]
-    assert disk_plan.reused is not None
-    assert disk_plan.reused.saved == 512 * MiB
+    assert disk_plan.chain.reused is not None
+    assert disk_plan.chain.reused.saved == 512 * MiB
     assert disk_plan.copy_bytes == 3 * MiB
     assert needed(disk_plan) < 5 * MiB
     assert "512 MiB need not be copied" in codes["TEMPLATE_REUSED"]
@@ -149,7 +150,7 @@ def test_what_is_there_and_not_the_same_is_never_overwritten() -> None:
     codes, plan = check(facts(**DIFFERENT), ChainPolicy.COPY)
     assert plan is not None
     assert "NAME_TAKEN" in codes
-    assert plan.disks[0].layers[0].dest not in facts(**DIFFERENT).existing
+    assert plan.disks[0].chain.layers[0].dest not in facts(**DIFFERENT).existing
     assert "reads differently" in codes["TEMPLATE_NOT_REUSED"]
 
 
@@ -173,7 +174,7 @@ def test_what_the_user_says_of_templates(more: dict[str, object], template: str,
     assert {one for one in codes if one.startswith("TEMPLATE")} >= ({code} if code else set())
     assert (plan is None) == (code == "TEMPLATE_UNUSABLE")
     if plan is not None:
-        assert (plan.disks[0].reused is not None) == (code == "TEMPLATE_REUSED")
+        assert (plan.disks[0].chain.reused is not None) == (code == "TEMPLATE_REUSED")
 
 
 @given(
@@ -196,21 +197,21 @@ def test_no_layer_is_lost_and_none_of_others_goes(
     _, plan = check(known, chain)
     assert plan is not None
     disk_plan = plan.disks[0]
-    assert not users & set(disk_plan.old_files)
+    assert not users & set(disk_plan.release.files)
     if chain is ChainPolicy.FLATTEN:
-        assert disk_plan.backing is None
+        assert disk_plan.chain.backing is None
         return
-    copied = [layer.source for layer in disk_plan.layers]
+    copied = [layer.source for layer in disk_plan.chain.layers]
     assert copied == [MIDDLE, GOLDEN][: len(copied)]
     rest = [MIDDLE, GOLDEN][len(copied) :]
-    if disk_plan.reused is not None:
+    if disk_plan.chain.reused is not None:
         assert fit
-        assert disk_plan.reused.source == rest[0]
-        assert disk_plan.stays_below == (disk_plan.reused.path, "qcow2")
-        assert disk_plan.reused.path not in disk_plan.old_files
+        assert disk_plan.chain.reused.source == rest[0]
+        assert disk_plan.chain.stays_below == (disk_plan.chain.reused.path, "qcow2")
+        assert disk_plan.chain.reused.path not in disk_plan.release.files
     else:
-        assert disk_plan.stays_below == ((rest[0], "qcow2") if rest else None)
-        assert not set(rest) & set(disk_plan.old_files)
+        assert disk_plan.chain.stays_below == ((rest[0], "qcow2") if rest else None)
+        assert not set(rest) & set(disk_plan.release.files)
         assert not (fit and chain is ChainPolicy.COPY and there)
 
 
@@ -234,11 +235,11 @@ def test_what_several_disks_stand_on_is_copied_once() -> None:
     codes, plan = several(("ssd", "san", "ssd"))
     assert plan is not None, codes
     first, elsewhere, twin = plan.disks
-    assert [layer.dest for layer in first.layers] == ["/ssd/web01/vda.qcow2", THERE]
-    assert [layer.dest for layer in elsewhere.layers] == ["/san/web01/vda.qcow2", "/san/golden.qcow2"]
-    assert twin.layers == ()
-    assert twin.backing == twin.stays_below == ("/ssd/web01/vda.qcow2", "qcow2") == first.backing
-    assert twin.old_files == ("/old/web01/2.qcow2", MIDDLE, GOLDEN)
+    assert [layer.dest for layer in first.chain.layers] == ["/ssd/web01/vda.qcow2", THERE]
+    assert [layer.dest for layer in elsewhere.chain.layers] == ["/san/web01/vda.qcow2", "/san/golden.qcow2"]
+    assert twin.chain.layers == ()
+    assert twin.chain.backing == twin.chain.stays_below == ("/ssd/web01/vda.qcow2", "qcow2") == first.chain.backing
+    assert twin.release.files == ("/old/web01/2.qcow2", MIDDLE, GOLDEN)
     assert needed(twin) < 5 * MiB
     text = io.StringIO()
     describe.plan(Out(text, "never"), plan)
@@ -249,19 +250,19 @@ def test_who_stands_on_a_layer_that_stands_on_a_template_watches_it_too() -> Non
     _, plan = several(("ssd", "ssd"), templates={LAYER: SAME})
     assert plan is not None
     first, twin = plan.disks
-    assert [layer.source for layer in first.layers] == [MIDDLE]
-    assert twin.layers == ()
-    assert twin.reused == first.reused is not None
-    assert twin.stays_below == ("/ssd/web01/vda.qcow2", "qcow2")
+    assert [layer.source for layer in first.chain.layers] == [MIDDLE]
+    assert twin.chain.layers == ()
+    assert twin.chain.reused == first.chain.reused is not None
+    assert twin.chain.stays_below == ("/ssd/web01/vda.qcow2", "qcow2")
 
 
 def test_a_template_on_one_datastore_is_none_on_another() -> None:
     _, plan = several(("ssd", "san"), templates={LAYER: SAME})
     assert plan is not None
     here, there = plan.disks
-    assert here.reused is not None
-    assert there.reused is None
-    assert [layer.dest for layer in there.layers] == ["/san/web01/vda.qcow2", "/san/golden.qcow2"]
+    assert here.chain.reused is not None
+    assert there.chain.reused is None
+    assert [layer.dest for layer in there.chain.layers] == ["/san/web01/vda.qcow2", "/san/golden.qcow2"]
 
 
 def test_a_template_goes_only_with_layers_that_go() -> None:
@@ -489,7 +490,9 @@ def plan_on(pair: tuple[Path, Path]) -> Plan:
         str(pair[0]), str(pair[1]), "qcow2", SIZE, SIZE, dict(found.prints), dict(found.source_prints)
     )
     plan = make_plan(2)
-    return replace(plan, disks=(plan.disks[0], replace(plan.disks[1], reused=reused_layer)))
+    return replace(
+        plan, disks=(plan.disks[0], replace(plan.disks[1], chain=replace(plan.disks[1].chain, reused=reused_layer)))
+    )
 
 
 @root
@@ -653,14 +656,14 @@ def test_a_qemu_that_reads_is_told_from_one_that_writes(pair: tuple[Path, Path])
 @pytest.mark.parametrize("version", [2, 3])
 def test_plans_of_older_versions_reuse_nothing(version: int) -> None:
     now = make_plan(1, layers=True)
-    words = json.loads(codec.encode(now))
+    words = json.loads(codec.encode(old_plan.flat(now)))
     words["version"] = version
     for word in words["disks"]:
         del word["reused"]
     read = MoveKind().read_plan(json.dumps(words))
     assert read == replace(now, version=version)
-    assert read.disks[0].reused is None
-    assert read.disks[0].copy_bytes == now.disks[0].allocation + now.disks[0].layers[0].allocation
+    assert read.disks[0].chain.reused is None
+    assert read.disks[0].copy_bytes == now.disks[0].sizes.allocation + now.disks[0].chain.layers[0].allocation
     assert TemplateLook(RUNNER, read).look(0.0) == {}
 
 

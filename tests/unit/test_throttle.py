@@ -30,6 +30,7 @@ from blockferry.storage_move.observation import DiskSide, DiskView, Job, Observa
 from blockferry.storage_move.observe import Memory
 from blockferry.storage_move.overlays.convergence import Divergence
 from blockferry.storage_move.pace import throttle, throttle_rules
+from blockferry.storage_move.pace.plan import PacePlan
 from blockferry.storage_move.pace.record import Throttle
 from blockferry.storage_move.pace.throttle_rules import LEAST, limited
 from blockferry.storage_move.record import Record
@@ -162,8 +163,9 @@ class Move:
         self.told: list[str] = []
         self.known: dict[str, Throttle] = {}
         found = SimpleNamespace(
-            plan=replace(ONE, if_not_converging=IfNotConverging.THROTTLE, disks=tuple(
-                replace(ONE.disks[0], target=target) for target in host.disks)),
+            plan=replace(ONE, disks=tuple(
+                replace(ONE.disks[0], target=target) for target in host.disks),
+                pace=PacePlan(if_not_converging=IfNotConverging.THROTTLE)),
             control=host,
             guard=SimpleNamespace(
                 restore_limits=lambda target, noted: guards and self.known.update({target: noted}) is None,
@@ -421,7 +423,7 @@ def test_what_the_guest_writes_is_counted_for_as_long_as_the_copy_is_watched(mon
     monkeypatch.setattr(move.host, "counters", refuses)
     throttle.count(move.context)  # the copy goes on
     assert move.context.memory.written["vdb"] == looks
-    waits = replace(move.context.plan, if_not_converging=IfNotConverging.WAIT)
+    waits = replace(move.context.plan, pace=replace(move.context.plan.pace, if_not_converging=IfNotConverging.WAIT))
     other = Move(move.host)
     cast(SimpleNamespace, other.context).plan = waits
     throttle.count(other.context)
@@ -433,7 +435,7 @@ def test_the_least_of_a_first_step_is_what_no_copy_is_outrun_by() -> None:
         RUNNING, copying(), record=begun(disks=stages(Stage.CLEAN)),
         diverging=(Divergence("vda", 640 * MiB, 320 * MiB, sure=True),),
     )  # fmt: skip
-    action = decide(replace(ONE, if_not_converging=IfNotConverging.THROTTLE), outrun)
+    action = decide(replace(ONE, pace=replace(ONE.pace, if_not_converging=IfNotConverging.THROTTLE)), outrun)
     assert isinstance(action, actions.ThrottleGuest)
     assert (action.share, action.least) == (0.25, 10 * MiB)
 

@@ -14,7 +14,7 @@ from blockferry.cli.app import App, pass_app
 from blockferry.cli.command import Command
 from blockferry.cli.output import Column, counted
 from blockferry.cli.request_options import LOOKING, request_options, to_request
-from blockferry.client import CheckResult, HostCheckResult, Severity
+from blockferry.client import CheckResult, HostCheckResult, Severity, to_json
 
 
 @click.command(
@@ -38,7 +38,7 @@ def check(app: App, /, **options: Any) -> None:
 def tell(app: App, result: CheckResult | HostCheckResult) -> None:
     """Print a check, or its document. Raises Exit with the status of a refused move when it would be."""
     if app.json:
-        app.out.document("check", refused=result.refused, changed=not result.nothing_to_do, check=result)
+        app.out.document("check", refused=result.refused, changed=not result.nothing_to_do, check=to_json(result))
     elif result.nothing_to_do:
         describe.nothing_to_do(app.out, result.vm)
     else:

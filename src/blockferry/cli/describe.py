@@ -83,36 +83,40 @@ def plan(out: Out, plan: Plan, estimates: tuple[DiskEstimate, ...] = ()) -> None
     pairs.extend((disk.target, _disk_lines(plan, disk, estimate.get(disk.target))) for disk in plan.disks)
     if plan.home is not None:
         pairs.append(("home", _home_lines(plan.home)))
-    if plan.nvram is not None:
-        when_ = ["when it has been powered off"] if plan.was.active else []
-        if plan.nvram.now is not None:
-            hold = plan.nvram.now
+    if plan.firmware.nvram is not None:
+        when_ = ["when it has been powered off"] if plan.domain.was.active else []
+        if plan.firmware.nvram.now is not None:
+            hold = plan.firmware.nvram.now
             when_ = [f"at once: stands still for up to about {format_duration(hold.expected_s)}, saved to {hold.image}"]
-        pairs.append(("firmware", [f"UEFI variables: {plan.nvram.source} -> {plan.nvram.dest}", *when_]))
-    if plan.vtpm is not None:
-        pairs.append(("vtpm", f"{plan.vtpm}, which is the host's and stays"))
+        pairs.append(
+            ("firmware", [f"UEFI variables: {plan.firmware.nvram.source} -> {plan.firmware.nvram.dest}", *when_])
+        )
+    if plan.firmware.vtpm is not None:
+        pairs.append(("vtpm", f"{plan.firmware.vtpm}, which is the host's and stays"))
     pairs.extend(_conditions(plan))
     pairs.append(("old disks", source_policy(plan.source)))
     out.details(pairs)
 
 
 def _disk_lines(plan: Plan, disk: DiskPlan, estimate: DiskEstimate | None) -> list[Cell]:
-    size = f"{format_size(disk.copy_bytes)} to copy of {format_size(disk.virtual_size)}"
+    size = f"{format_size(disk.copy_bytes)} to copy of {format_size(disk.sizes.virtual)}"
     if estimate is not None and estimate.seconds is not None:
         size += f", about {format_duration(estimate.seconds)}"
     if estimate is not None and estimate.allocated_bytes is not None:
-        size += f"; takes up to {format_size(estimate.allocated_bytes)} on {disk.datastore}"
+        size += f"; takes up to {format_size(estimate.allocated_bytes)} on {disk.dest.datastore}"
     lines: list[Cell] = [
-        f"{format_size(disk.virtual_size)}, cloned: nothing to copy" if disk.clone else size,
-        f"from {place(disk.source_datastore, disk.source)} ({disk.source_format})",
-        f"to   {place(disk.datastore, disk.dest)} ({_dest_format(disk)})",
+        f"{format_size(disk.sizes.virtual)}, cloned: nothing to copy" if disk.copy.clone else size,
+        f"from {place(disk.source.datastore, disk.source.path)} ({disk.source.format})",
+        f"to   {place(disk.dest.datastore, disk.dest.path)} ({_dest_format(disk)})",
     ]
-    lines.extend(f"with {layer.source} -> {layer.dest}" for layer in disk.layers)
-    below = None if disk.stays_below is None else disk.stays_below[0]
-    if any(layer.dest == below for disk_plan in plan.disks for layer in disk_plan.layers):
+    lines.extend(f"with {layer.source} -> {layer.dest}" for layer in disk.chain.layers)
+    below = None if disk.chain.stays_below is None else disk.chain.stays_below[0]
+    if any(layer.dest == below for disk_plan in plan.disks for layer in disk_plan.chain.layers):
         lines.append(f"on   {below}, copied once for several disks")
-    elif disk.reused is not None:
-        lines.append(f"on   {disk.reused.path}, reused for {disk.reused.source} ({disk.reused.evidence})")
+    elif disk.chain.reused is not None:
+        lines.append(
+            f"on   {disk.chain.reused.path}, reused for {disk.chain.reused.source} ({disk.chain.reused.evidence})"
+        )
     elif below is not None:
         lines.append(f"on   {below}, which stays where it is")
     return lines
@@ -129,18 +133,18 @@ def _home_lines(home: HomePlan) -> list[Cell]:
 
 def _conditions(plan: Plan) -> Iterator[Pair]:
     """What holds while it is copied, and right after the switch."""
-    if plan.bandwidth:
-        yield "limit", f"{format_rate(plan.bandwidth)} for all disks together"
-    if plan.contract is not None:
-        yield "guest", contract(plan.contract)
+    if plan.pace.bandwidth:
+        yield "limit", f"{format_rate(plan.pace.bandwidth)} for all disks together"
+    if plan.pace.contract is not None:
+        yield "guest", contract(plan.pace.contract)
     if plan.trim:
         yield "trim", "the guest gives back what it does not use before it is copied, and once more at the end"
-    if plan.resume_after:
+    if plan.domain.resume_after:
         yield "afterwards", "the VM, paused because its storage failed, runs again"
     if plan.method is Method.CHANGED_BLOCKS:
-        yield "if outrun", f"{plan.if_not_converging.value}, when the guest writes as fast as it is copied"
-    if plan.hang is not None:
-        yield "if it hangs", plan.hang.bound
+        yield "if outrun", f"{plan.pace.if_not_converging.value}, when the guest writes as fast as it is copied"
+    if plan.outage.hang is not None:
+        yield "if it hangs", plan.outage.hang.bound
 
 
 def contract(wanted: LatencyContract) -> str:
@@ -169,7 +173,7 @@ def place(datastore: str | None, path: str) -> str:
 
 
 def _dest_format(disk: DiskPlan) -> str:
-    return f"{disk.dest_format}, thick" if disk.thick else disk.dest_format
+    return f"{disk.dest.format}, thick" if disk.dest.thick else disk.dest.format
 
 
 def report_pairs(summary: MoveSummary) -> list[Pair]:

@@ -273,10 +273,10 @@ def _storage_plan(journal: MoveJournal, row: Kept) -> Plan:
 
 def _paths(plan: Plan) -> set[str]:
     home = plan.small_files
-    disks = (path for disk in plan.disks for path in (disk.source, disk.dest, *disk.old_files))
+    disks = (path for disk in plan.disks for path in (disk.source.path, disk.dest.path, *disk.release.files))
     return {
         *(path for path in disks if not is_export(path)),
-        *(layer.dest for disk in plan.disks for layer in disk.layers),
+        *(layer.dest for disk in plan.disks for layer in disk.chain.layers),
         *(path for file in home for path in (file.source, file.dest)),
     }
 
@@ -370,7 +370,7 @@ def _put_aside(site: Host, journal: MoveJournal, plan: Plan, paths: Mapping[str,
     """Into quarantine, without an end."""
     formats = dict(paths)
     for disk in plan.disks:
-        for path, format in ((disk.source, disk.source_format), (disk.dest, disk.dest_format)):
+        for path, format in ((disk.source.path, disk.source.format), (disk.dest.path, disk.dest.format)):
             if path in paths and None in paths.values():
                 formats.update({layer.path: layer.format for layer in qemu_img.chain(site.runner, path, format)})
     for path in paths:
@@ -396,8 +396,8 @@ def _point(site: Host, swap: Swap) -> None:
 
 def _datastore(plan: Plan, path: str) -> str:
     for disk in plan.disks:
-        if path == disk.dest:
-            return disk.datastore
-        if path == disk.source:
-            return disk.source_datastore or ""
+        if path == disk.dest.path:
+            return disk.dest.datastore
+        if path == disk.source.path:
+            return disk.source.datastore or ""
     return plan.home.datastore if plan.home else ""

@@ -94,7 +94,9 @@ def swap(plan: Plan, vm: Vm, kept: Mapping[str, Kept], files: Mapping[str, KeptF
     None when it is not there.
     """
     problems = _vm_problems(vm)
-    if place := next((place for disk in plan.disks for place in (disk.source, disk.dest) if is_export(place)), ""):
+    if place := next(
+        (place for disk in plan.disks for place in (disk.source.path, disk.dest.path) if is_export(place)), ""
+    ):
         problems.append(f"{place} is a network block device; only its owner can tell what it holds now")
         return Swap(vm.name, vm.uuid, plan.move, (), {}, tuple(problems), True)
     config = {disk.target: disk.config for disk in vm.disks}
@@ -102,29 +104,29 @@ def swap(plan: Plan, vm: Vm, kept: Mapping[str, Kept], files: Mapping[str, KeptF
     for disk in plan.disks:
         source = config.get(disk.target)
         path = None if source is None else source.path
-        back = back and _same(path, disk.dest)
-        forth = forth and _same(path, disk.source)
+        back = back and _same(path, disk.dest.path)
+        forth = forth and _same(path, disk.source.path)
     if not back and not forth:
         for disk in plan.disks:
             source = config.get(disk.target)
             where = "gone" if source is None else f"on {source.description}"
-            if source is None or not (_same(source.path, disk.dest) or _same(source.path, disk.source)):
+            if source is None or not (_same(source.path, disk.dest.path) or _same(source.path, disk.source.path)):
                 problems.append(f"{disk.target} of {vm.name} has changed since the move: it is {where}")
         if not problems:
             problems.append(f"some disks of {vm.name} use the old and some the new files")
         return Swap(vm.name, vm.uuid, plan.move, (), {}, tuple(problems), True)
     swaps = []
     for disk in plan.disks:
-        old, new = (disk.source, disk.source_format), (disk.dest, disk.dest_format)
+        old, new = (disk.source.path, disk.source.format), (disk.dest.path, disk.dest.format)
         disk_swap = DiskSwap(disk.target, *new, *old) if back else DiskSwap(disk.target, *old, *new)
         swaps.append(disk_swap)
-        lower = disk.old_files[1:] if back else ()
+        lower = disk.release.files[1:] if back else ()
         problems.extend(_file_problems(disk.target, (disk_swap.kept, *lower), kept, files))
-        if back and disk.source_overlay in kept:
+        if back and disk.overlays.source in kept:
             problems.append(
-                f"{disk.target}: {disk.source_overlay}, which stands on {disk_swap.kept}, holds the newer writes"
+                f"{disk.target}: {disk.overlays.source}, which stands on {disk_swap.kept}, holds the newer writes"
             )
-        if back and disk.source_kind != "file":
+        if back and disk.source.kind != "file":
             problems.append(f"{disk.target}: {disk_swap.kept} is a block device; what it holds now cannot be told")
     small = {}
     for file in plan.small_files:
@@ -170,10 +172,10 @@ def sides(plan: Plan) -> tuple[dict[str, str | None], dict[str, str | None]]:
     old: dict[str, str | None] = {}
     new: dict[str, str | None] = {}
     for disk in plan.disks:
-        old.update(dict.fromkeys(disk.old_files[1:]))
-        old[disk.source] = disk.source_format
-        new.update({layer.dest: layer.dest_format for layer in disk.layers})
-        new[disk.dest] = disk.dest_format
+        old.update(dict.fromkeys(disk.release.files[1:]))
+        old[disk.source.path] = disk.source.format
+        new.update({layer.dest: layer.dest_format for layer in disk.chain.layers})
+        new[disk.dest.path] = disk.dest.format
     return old, new
 
 

@@ -67,7 +67,7 @@ def _check(env: Environment, request: MoveRequest, move: str) -> tuple[CheckResu
         findings=findings,
         plan=plan,
         estimates=estimates,
-        space=space.estimates(plan.disks, plan.home, plan.nvram, facts),
+        space=space.estimates(plan.disks, plan.home, plan.firmware.nvram, facts),
         seconds=plan.copy_bytes / rate + 1.0,
     )
     return result, space.room(plan, facts, seen, since)
@@ -106,7 +106,7 @@ def _facts(env: Environment, request: MoveRequest, just: Mapping[templates_effec
     )
     return replace(
         facts,
-        following=None if waiting is None else waiting.plan.nvram,
+        following=None if waiting is None else waiting.plan.firmware.nvram,
         under_way=other if other is not None and held == other.id else None,
         other_to="" if away is None else away.plan.destination,
     )
@@ -119,7 +119,7 @@ def _old_disks(env: Environment, uuid: str) -> dict[str, tuple[Kept, str]]:
         with contextlib.suppress(MoveNotFound):
             plan = env.journal.get(row.move).plan
             if plan.uuid == uuid:
-                generator = (disk.target for disk in plan.disks if row.path in (disk.source, disk.dest))
+                generator = (disk.target for disk in plan.disks if row.path in (disk.source.path, disk.dest.path))
                 if target := next(generator, ""):
                     found[row.path] = row, target
     return found
@@ -187,13 +187,13 @@ def _plan(env: Environment, request: MoveRequest) -> MoveSummary:
         reasons = [finding for finding in result.findings if finding.is_error]
         text = " ".join(f"[{reason.code}] {reason.text} {reason.remedy}".rstrip() for reason in reasons)
         raise Refused(result.vm, text, tuple(reason.code for reason in reasons))
-    left = [disk for disk in result.plan.disks if disk.partial_of is not None]
+    left = [disk for disk in result.plan.disks if disk.partial.move is not None]
     old = _old_disks(env, result.plan.uuid) if request.use_kept else {}
-    taken = tuple(old[disk.dest][0] for disk in left if disk.dest in old)
+    taken = tuple(old[disk.dest.path][0] for disk in left if disk.dest.path in old)
     record = Record(
         bandwidth=request.bandwidth,
-        created=tuple(disk.dest for disk in left),
-        disks={disk.target: DiskRecord(partial=True) for disk in left if disk.partial_bytes},
+        created=tuple(disk.dest.path for disk in left),
+        disks={disk.target: DiskRecord(partial=True) for disk in left if disk.partial.allocated},
     )
     wish = msgspec.json.encode(request).decode()
     other = unfinished_move(env, result.plan.uuid)

@@ -83,7 +83,7 @@ class _Drive:
     def run(self) -> None:
         plan = self.summary.plan
         self._forget_attempts()
-        live = (plan.was.active and not self.summary.record.nvram.pending) or firmware_rules.still_now(
+        live = (plan.domain.was.active and not self.summary.record.nvram.pending) or firmware_rules.still_now(
             plan, self.summary.record
         )
         on_host = host_guard.beside(self.site.runner, self.site.uri, plan.uuid)

@@ -58,5 +58,5 @@ def _is_due(env: Environment, move_summary: MoveSummary) -> bool:
         view = env.site.control(move_summary.plan.uuid, move_summary.plan.vm).look(())
     except BlockferryError:
         return False
-    moved_on = move_summary.plan.nvram is None or view.nvram != move_summary.plan.nvram.source
+    moved_on = move_summary.plan.firmware.nvram is None or view.nvram != move_summary.plan.firmware.nvram.source
     return not view.saved and (not view.state.active or moved_on)

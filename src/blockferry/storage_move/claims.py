@@ -13,10 +13,10 @@ from blockferry.hosts.kept import Kept
 from blockferry.safety.proof import Claims
 
 if TYPE_CHECKING:  # it loads SQLAlchemy, which a listing does without
-    from blockferry.store import AnyJournal
+    from blockferry.storage_move.move_journal import MoveJournal
 
 
-def claims(journal: AnyJournal, uri: str, host: str, apart_from: str | None = None) -> Claims:
+def claims(journal: MoveJournal, uri: str, host: str, apart_from: str | None = None) -> Claims:
     """What this journal knows of a host. `apart_from`: a move whose own paths do not count."""
     here: dict[str, str] = {}
     elsewhere: dict[str, str] = {}
@@ -40,7 +40,7 @@ def claims(journal: AnyJournal, uri: str, host: str, apart_from: str | None = No
     )
 
 
-def kept_here(journal: AnyJournal, uri: str, host: str) -> tuple[Kept, ...]:
+def kept_here(journal: MoveJournal, uri: str, host: str) -> tuple[Kept, ...]:
     """What is kept on this host. Rows of the first version name no host: there the move's URI tells."""
     found = []
     for row in journal.kept_sources():
@@ -52,7 +52,7 @@ def kept_here(journal: AnyJournal, uri: str, host: str) -> tuple[Kept, ...]:
             known = same_host(plan, uri, host)
             if known is False or (known is None and plan.uri != uri):
                 continue
-            formats = {disk.source: disk.source_format for disk in plan.disks}
+            formats = {disk.source.path: disk.source.format for disk in plan.disks}
             row = replace(row, host=host, format=row.format or formats.get(row.path))
         if row.host == host:
             found.append(row)

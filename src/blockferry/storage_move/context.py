@@ -82,12 +82,12 @@ class Context:
         The old files go together. One that is kept for a doubt goes no more: what it stands on stays with it.
         """
         home = [file.source for file in self.plan.small_files]
-        old = [old_file for disk in self.plan.disks for old_file in (*disk.old_files, disk.source_overlay) if old_file]
+        old = [one for disk in self.plan.disks for one in (*disk.release.files, disk.overlays.source) if one]
         if self.proof is None:
             self.proof = Proof(self.site, [*old, *home])
         said = self.claims()
         stay = {row.path for row in said.kept if row.move == self.plan.move and self.plan.source.delete}
-        overlays = [disk.dest_overlay for disk in self.plan.disks if disk.dest_overlay]
+        overlays = [disk.overlays.dest for disk in self.plan.disks if disk.overlays.dest]
         going = [one for one in (*old, *overlays) if one not in stay]
         return self.proof.blocker(path, said, going=going, patience_s=patience_s, is_base=is_base)
 

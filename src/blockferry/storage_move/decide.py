@@ -225,7 +225,7 @@ def _template_changed(plan: Plan, seen: Observation) -> actions.Action | None:
 def _below(plan: Plan, seen: Observation, below: list[str]) -> actions.Action:
     if _ours_suspended(seen):
         return actions.Resume()
-    names = ", ".join(f"{target} ({plan.disk(target).source_overlay})" for target in below)
+    names = ", ".join(f"{target} ({plan.disk(target).overlays.source})" for target in below)
     return actions.Park(
         f"{plan.vm} uses the base of {names} although the overlay above it holds newer writes; somebody has changed "
         "it. Nothing is removed"
@@ -268,7 +268,7 @@ def _switched_back(plan: Plan, seen: Observation) -> actions.Action:
 def _forward_live(plan: Plan, seen: Observation) -> actions.Action:
     record = seen.record
     for view in seen.disks:
-        if view.job is Job.OURS and plan.disk(view.target).luks is not None and not view.encrypted:
+        if view.job is Job.OURS and plan.disk(view.target).encryption.luks is not None and not view.encrypted:
             return actions.Fail(
                 f"libvirt did not encrypt the copy of {view.target}, which is encrypted; it is thrown away"
             )
@@ -286,7 +286,7 @@ def _forward_live(plan: Plan, seen: Observation) -> actions.Action:
             f"{plan.vm} runs with copy_on_read='on' for {', '.join(filtered)}: a live copy would leave QEMU's filter "
             "above the old image"
         )
-    if any(disk.as_is for disk in plan.disks):
+    if any(disk.copy.as_is for disk in plan.disks):
         return actions.Fail(
             f"{plan.vm} was started during the move; its internal snapshots can only be carried while it is off"
         )
@@ -297,7 +297,7 @@ def _forward_live(plan: Plan, seen: Observation) -> actions.Action:
     prepared = _prepare(plan, seen)
     if prepared is None and plan.trim and not record.trim.asked:
         return actions.TrimGuest()
-    if prepared is None and plan.contract is not None and not record.measured.done:
+    if prepared is None and plan.pace.contract is not None and not record.measured.done:
         return actions.MeasureGuest()
     return prepared or _copying(plan, seen)
 
@@ -310,7 +310,7 @@ def _prepare(plan: Plan, seen: Observation) -> actions.Action | None:
     if not record.home.copied:
         return actions.CopyHome()
     for disk in plan.disks:
-        if disk.layers and not record.disk(disk.target).layers_copied:
+        if disk.chain.layers and not record.disk(disk.target).layers_copied:
             return actions.CopyLayers(disk.target)
     return None
 
@@ -415,7 +415,7 @@ def _change_course(plan: Plan, seen: Observation) -> actions.Action | None:
     at_once = record.mirror.wanted or (plan.synchronous and not record.mirror.forbidden)
     if found is None or at_once or len({view.side for view in seen.disks}) > 1:
         return None
-    match plan.if_not_converging:
+    match plan.pace.if_not_converging:
         case IfNotConverging.MIRROR if (
             plan.can_be_synchronous and not record.mirror.forbidden and not _layered(plan, record)
         ):
@@ -441,11 +441,16 @@ def _leave_synchronous(plan: Plan, seen: Observation, outstanding: list[DiskView
     is over sooner than anything else.
     """
     record, silence = seen.record, seen.health
-    if plan.hang is None or record.mirror.forbidden or silence.hanging or all(view.ready for view in outstanding):
+    if (
+        plan.outage.hang is None
+        or record.mirror.forbidden
+        or silence.hanging
+        or all(view.ready for view in outstanding)
+    ):
         return None
     if len(outstanding) < len(seen.disks) or not any(record.copy(view.target).synchronous for view in outstanding):
         return None
-    limit = plan.hang.wanted.limit_s or USUAL.limit_s or 0.0
+    limit = plan.outage.hang.wanted.limit_s or USUAL.limit_s or 0.0
     if silence.times < 2 and silence.longest <= limit / 2:
         return None
     often = f"{silence.times} times" if silence.times > 1 else "once"
@@ -459,7 +464,7 @@ def _await_or_suspend(plan: Plan, seen: Observation, outstanding: list[DiskView]
     if not all(view.ready and view.remaining is not None for view in outstanding):
         if overlays_rules.checkpoint_due(plan, seen):
             return actions.Checkpoint(suspend=overlays_rules.stops_for_checkpoint(plan))
-        return actions.Await("copy", 0.1 if plan.contract is not None or plan.synchronous else 0.25)
+        return actions.Await("copy", 0.1 if plan.pace.contract is not None or plan.synchronous else 0.25)
     if seen.expected_drain_s > allowed_pause_s(seen.passes):
         return actions.Await("copy", 0.05)
     if verify_rules.to_be_prepared(plan, seen):
@@ -578,7 +583,7 @@ def _start_copy_back(plan: Plan, seen: Observation, across: list[DiskView]) -> a
     to_start = [view for view in across if view.job is Job.NONE]
     if not to_start:
         return None
-    needs_suspension = any(plan.disk(view.target).suspended_start for view in to_start)
+    needs_suspension = any(plan.disk(view.target).start.suspended for view in to_start)
     if needs_suspension and seen.state is PowerState.RUNNING:
         return actions.Suspend(switch=False)
     if not needs_suspension and _ours_suspended(seen):
@@ -593,7 +598,7 @@ def _complete_first_pass_back(plan: Plan, seen: Observation, across: list[DiskVi
     if not fresh:
         return None
     for view in fresh:
-        if seen.state is PowerState.RUNNING and plan.disk(view.target).suspended_start:
+        if seen.state is PowerState.RUNNING and plan.disk(view.target).start.suspended:
             return actions.AbortCopy(view.target)
     if not all(view.initialised for view in fresh):
         return actions.Await("initialise", 0.002 if suspended else 0.1)
@@ -640,7 +645,7 @@ def _forward_off(plan: Plan, seen: Observation) -> actions.Action:
         return prepared
     for view in seen.disks:
         unsettled = overlays_rules.layer_of(seen.record, view.target, at_source=True) in _UNSETTLED
-        cloned = plan.disk(view.target).clone and view.config_overlay
+        cloned = plan.disk(view.target).copy.clone and view.config_overlay
         if view.side is DiskSide.SOURCE and (unsettled or cloned):
             # What the configuration names must be known to be the newest before it is copied; and a clone is of one
             # file, where a copy would need space for the whole disk.
@@ -708,7 +713,8 @@ def _by_the_graph(plan: Plan, seen: Observation, *, proven: bool) -> actions.Act
 
 def _alarm(plan: Plan, seen: Observation, wrong: Mapping[str, str], known: set[str]) -> str:
     which = "; ".join(
-        f"{target} to {path} (libvirt says {plan.disk(target).dest}, which lacks what was written since the switch)"
+        f"{target} to {path} "
+        f"(libvirt says {plan.disk(target).dest.path}, which lacks what was written since the switch)"
         for target, path in wrong.items()
     )
     text = f"ALARM: QEMU still writes {which}. What QEMU writes to is the truth. Nothing is removed"
@@ -740,7 +746,11 @@ def _after_switch(plan: Plan, seen: Observation) -> actions.Action:
         or _settle_disks(plan, seen)
         or verify
         # a backup excludes it, and one is open until the comparison is over
-        or (actions.WriteSnapshots() if plan.snapshots and not seen.record.configuration.snapshots_written else None)
+        or (
+            actions.WriteSnapshots()
+            if plan.domain.snapshots and not seen.record.configuration.snapshots_written
+            else None
+        )
         or _release_old_files(plan, seen)
         or _end_of_move(plan, seen)
     )
@@ -775,7 +785,7 @@ def _complete_switch(plan: Plan, seen: Observation) -> actions.Action | None:
             return actions.MoveMedium(target)
     if seen.persistent and not (record.configuration.written and seen.config_agrees):
         return actions.WriteConfig()
-    if plan.resume_after and not record.switch.let_run and seen.pause_reason == "ioerror":
+    if plan.domain.resume_after and not record.switch.let_run and seen.pause_reason == "ioerror":
         return actions.ResumeGuest()
     return None
 
@@ -805,8 +815,8 @@ def _release_old_files(plan: Plan, seen: Observation) -> actions.Action | None:
     """Release the old images, one after the other, then the old home; None when all are released."""
     record = seen.record
     for disk in plan.disks:
-        above = (disk.source_overlay,) if record.disk(disk.target).source_overlay is not None else ()
-        for path in (*above, *disk.old_files):
+        above = (disk.overlays.source,) if record.disk(disk.target).source_overlay is not None else ()
+        for path in (*above, *disk.release.files):
             if path not in record.released:
                 return actions.ReleaseSource(path)
     return actions.ReleaseHome() if "home" not in record.released else None
@@ -817,4 +827,4 @@ def _end_of_move(plan: Plan, seen: Observation) -> actions.Action:
         return actions.TrimAgain()
     if seen.mark == plan.move:
         return actions.Unmark()
-    return actions.Finish(Outcome.MOVED) if plan.nvram is None else actions.Follow()
+    return actions.Finish(Outcome.MOVED) if plan.firmware.nvram is None else actions.Follow()

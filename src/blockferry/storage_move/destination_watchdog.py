@@ -39,7 +39,7 @@ def health(context: Context) -> DestinationHealth:
 
 def begin(context: Context, record: Record) -> Record:
     """Have a watch that may fence, before a copy starts. Where none can be had that is said, and the copy goes on."""
-    if context.plan.hang is None or all(is_export(disk.dest) for disk in context.plan.disks):
+    if context.plan.outage.hang is None or all(is_export(disk.dest.path) for disk in context.plan.disks):
         return record
     if context.watch is None or not context.watch.alive:
         try:
@@ -106,7 +106,7 @@ def arm(context: Context) -> None:
 def disarm(context: Context, record: Record) -> bool:
     """From now on the destination may be the truth. False: it hangs, was fenced, or it is not certain that nobody will
     cut it off."""
-    if record.fencing.guarded is None or context.plan.hang is None:
+    if record.fencing.guarded is None or context.plan.outage.hang is None:
         return True
     if not _order(context, LOOK):
         # It does not answer, or the way to it is lost: another one takes its place, and it may do nothing any more.
@@ -150,7 +150,7 @@ def see_back(context: Context, record: Record) -> None:
     """Raise DestinationFenced unless storage that was fenced is back: what cannot be seen is not gone."""
     if record.fencing.fenced is None:
         return
-    directories = [posixpath.dirname(disk.dest) for disk in context.plan.disks if not is_export(disk.dest)]
+    directories = [posixpath.dirname(disk.dest.path) for disk in context.plan.disks if not is_export(disk.dest.path)]
     if not watchdog.answers(context.site.runner, directories, ANSWER_S):
         raise DestinationFenced(context.plan.vm, record.fencing.fenced, "longer than the hang limit")
 
@@ -158,12 +158,12 @@ def see_back(context: Context, record: Record) -> None:
 def sentence(context: Context, seen: Observation) -> str:
     """What a destination that does not answer means now, for the progress; "" when it answers."""
     now = seen.health
-    if not now.hanging or context.plan.hang is None:
+    if not now.hanging or context.plan.outage.hang is None:
         return ""
     waits = any(seen.record.copy(view.target).synchronous and view.job is Job.OURS for view in seen.disks)
     guest = "the guest's writes wait" if waits else "the guest goes on"
     text = f"{now.directory} has not answered for {format_duration(now.seconds)}; {guest}"
-    limit = context.plan.hang.wanted.limit_s
+    limit = context.plan.outage.hang.wanted.limit_s
     guarded = seen.record.fencing.guarded
     steps = [place for place in (guarded.places if guarded else ()) if place.steps]
     if now.fenced is not None:
@@ -182,10 +182,10 @@ def sentence(context: Context, seen: Observation) -> str:
 
 def _guarded(context: Context, record: Record) -> Guarded:
     plan = context.plan
-    assert plan.hang is not None
-    disks = [disk for disk in plan.disks if not is_export(disk.dest)]
-    directories = tuple(dict.fromkeys(posixpath.dirname(disk.dest) for disk in disks))
-    found = watchdog.storages(context.runner, directories, plan.hang.wanted)
+    assert plan.outage.hang is not None
+    disks = [disk for disk in plan.disks if not is_export(disk.dest.path)]
+    directories = tuple(dict.fromkeys(posixpath.dirname(disk.dest.path) for disk in disks))
+    found = watchdog.storages(context.runner, directories, plan.outage.hang.wanted)
 
     def real(path: str) -> str:
         directory, name = posixpath.split(path.rstrip("/"))
@@ -194,15 +194,17 @@ def _guarded(context: Context, record: Record) -> Guarded:
         return posixpath.join(found[directory].directory, name) if directory in found else path
 
     pairs = tuple(
-        (files.realpath(context.runner, disk.source), real(disk.dest)) for disk in disks if not is_export(disk.source)
+        (files.realpath(context.runner, disk.source.path), real(disk.dest.path))
+        for disk in disks
+        if not is_export(disk.source.path)
     )
-    ours = [*record.created, *(one for disk in disks for one in (disk.dest, disk.dest_overlay) if one)]
+    ours = [*record.created, *(one for disk in disks for one in (disk.dest.path, disk.overlays.dest) if one)]
     places = {storage.directory: storage for storage in found.values()}
     return Guarded(tuple(places.values()), pairs, tuple(dict.fromkeys([*places, *(real(path) for path in ours)])))
 
 
 def _start(context: Context, guarded: Guarded, mode: str) -> None:
-    assert context.plan.hang is not None
+    assert context.plan.outage.hang is not None
     abandon(context)
     context.watch, context.watch_mode, context.watch_tried = None, mode, time.monotonic()
     known = ANSWERING
@@ -212,7 +214,7 @@ def _start(context: Context, guarded: Guarded, mode: str) -> None:
         before, known = known, now
         _tell(context, guarded, before, now)
 
-    limit = context.plan.hang.wanted.limit_s
+    limit = context.plan.outage.hang.wanted.limit_s
     try:
         context.watch = DestinationWatch(context.site.runner, context.plan.move, guarded, limit, mode, changed)
     except BlockferryError as error:

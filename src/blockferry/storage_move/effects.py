@@ -50,14 +50,14 @@ def _create_image(context: Context, action: actions.CreateImage, seen: Observati
 
 
 def _sync_base(context: Context, action: actions.SyncBase, seen: Observation) -> None:
-    if context.plan.disk(action.target).clone:
+    if context.plan.disk(action.target).copy.clone:
         clone_effects.clone_base(context, action.target, seen)
     else:
         overlays_effects.sync_base(context, action.target, seen)
 
 
 def _cold_copy(context: Context, action: actions.ColdCopy, seen: Observation) -> None:
-    if context.plan.disk(action.target).clone:
+    if context.plan.disk(action.target).copy.clone:
         clone_effects.clone_off(context, action.target, seen)
     else:
         overlays_effects.cold_copy(context, action.target, seen)

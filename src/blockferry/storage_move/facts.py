@@ -11,7 +11,8 @@ from blockferry.hosts.fencing import Storage
 from blockferry.hosts.inventory import Datastore, Image, Snapshot, Vm, datastore_of
 from blockferry.hosts.path_facts import PathFacts
 from blockferry.hosts.qemu_user import QemuUser
-from blockferry.storage_move.plan import NvramPlan, StayingFile
+from blockferry.storage_move.firmware.plan import NvramPlan
+from blockferry.storage_move.home.plan import StayingFile
 from blockferry.storage_move.summary import MoveSummary
 
 

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import msgspec
 
 from blockferry.hosts.exports import is_export
 from blockferry.jobs.job_kind import JobKind
 from blockferry.jobs.outcome import Outcome
-from blockferry.storage_move import old_fingerprints, old_record
+from blockferry.storage_move import old_plan, old_record
 from blockferry.storage_move.plan import PLAN_VERSION, Plan
 from blockferry.storage_move.precheck.space import needs
 from blockferry.storage_move.record import Record
 from blockferry.storage_move.summary import MoveSummary, Progress, Report
 from blockferry.store.kind import Head, Left, Listed, NewerPlan, PartialCopy, Place, Prints
 from blockferry.store.uses import Claimed, HostOfJob, Made, Taken
+
+
+@dataclass(frozen=True, slots=True)
+class _Version:
+    version: int
 
 
 class MoveKind(JobKind[Plan, Record, Progress, Report, MoveSummary]):
@@ -29,10 +35,12 @@ class MoveKind(JobKind[Plan, Record, Progress, Report, MoveSummary]):
     summary_type = MoveSummary
 
     def read_plan(self, text: str) -> Plan:
-        plan = msgspec.json.decode(text, type=Plan)
-        if plan.version > PLAN_VERSION:
-            raise NewerPlan(f"plan version {plan.version}, this one knows {PLAN_VERSION}")
-        return old_fingerprints.current_plan(plan)
+        version = msgspec.json.decode(text, type=_Version).version
+        if version > PLAN_VERSION:
+            raise NewerPlan(f"plan version {version}, this one knows {PLAN_VERSION}")
+        if version <= old_plan.LAST_FLAT:
+            return old_plan.read(text)
+        return msgspec.json.decode(text, type=Plan)
 
     def read_record(self, text: str) -> Record:
         return old_record.read(text)
@@ -41,37 +49,37 @@ class MoveKind(JobKind[Plan, Record, Progress, Report, MoveSummary]):
         return Head(plan.move, plan.uuid, plan.vm, plan.host, plan.host_name, plan.uri)
 
     def listed(self, plan: Plan) -> Listed:
-        reused = [disk.reused for disk in plan.disks if disk.reused is not None]
+        reused = [disk.chain.reused for disk in plan.disks if disk.chain.reused is not None]
         return Listed(
             _places(plan), tuple(pair(reused_layer.prints, reused_layer.source_prints) for reused_layer in reused)
         )
 
     def made(self, plan: Plan) -> Made:
-        takes = needs(plan.disks, plan.home, plan.nvram)
+        takes = needs(plan.disks, plan.home, plan.firmware.nvram)
         taken = tuple(Taken(store, size, plan.space(store)) for store, size in takes.items())
         return Made(_host(plan), plan.vm, plan.made, plan.made_files, taken)
 
     def claimed(self, summary: MoveSummary) -> tuple[Claimed, ...]:
-        plan, nvram = summary.plan, summary.plan.nvram
-        reused = [disk.reused for disk in plan.disks if disk.reused is not None]
+        plan, nvram = summary.plan, summary.plan.firmware.nvram
+        reused = [disk.chain.reused for disk in plan.disks if disk.chain.reused is not None]
         paths = [*changed_by(plan), *(path for layer in reused for path in layer.prints)]
         if summary.record.nvram.pending:  # its disks are done with
             paths = [nvram.source, nvram.dest] if nvram else []
         return (Claimed(_host(plan), tuple(paths), tuple(plan.directories.values())),)
 
     def left(self, plan: Plan, record: Record) -> Left:
-        kept = [disk for disk in plan.disks if disk.dest in record.kept]
-        partial = (PartialCopy(disk.dest, disk.target, disk.dest_format, disk.virtual_size) for disk in kept)
-        used = [disk.dest for disk in plan.disks if disk not in kept and record.outcome is Outcome.MOVED]
+        kept = [disk for disk in plan.disks if disk.dest.path in record.kept]
+        partial = (PartialCopy(disk.dest.path, disk.target, disk.dest.format, disk.sizes.virtual) for disk in kept)
+        used = [disk.dest.path for disk in plan.disks if disk not in kept and record.outcome is Outcome.MOVED]
         return Left(tuple(partial), tuple(used))
 
 
 def changed_by(plan: Plan) -> list[str]:
     """Return every path that a move makes, writes to or removes."""
     every = [
-        *(path for disk in plan.disks for path in (disk.source, disk.dest, *disk.old_files)),
-        *(path for disk in plan.disks for layer in disk.layers for path in (layer.source, layer.dest)),
-        *(path for disk in plan.disks for path in (disk.source_overlay, disk.dest_overlay) if path),
+        *(path for disk in plan.disks for path in (disk.source.path, disk.dest.path, *disk.release.files)),
+        *(path for disk in plan.disks for layer in disk.chain.layers for path in (layer.source, layer.dest)),
+        *(path for disk in plan.disks for path in (disk.overlays.source, disk.overlays.dest) if path),
         *(path for file in plan.small_files for path in (file.source, file.dest)),
     ]
     return [path for path in every if not is_export(path)]
@@ -87,8 +95,8 @@ def pair(prints: Mapping[str, str], source_prints: Mapping[str, str]) -> Prints:
 
 
 def _places(plan: Plan) -> tuple[Place, ...]:
-    to = [*(disk.datastore for disk in plan.disks), plan.home.datastore if plan.home is not None else None]
-    roles = (("destination", to), ("source", [disk.source_datastore for disk in plan.disks]))
+    to = [*(disk.dest.datastore for disk in plan.disks), plan.home.datastore if plan.home is not None else None]
+    roles = (("destination", to), ("source", [disk.source.datastore for disk in plan.disks]))
     return tuple(
         Place(role, name, _identity(plan, name))
         for role, names in roles

@@ -216,7 +216,7 @@ class MoveLoop(Loop[Record, Observation, Progress, Report]):
             return False
         disk = self.context.plan.disk(action.target)
         try:
-            taken = image_users.in_use(self.context.runner, disk.source)
+            taken = image_users.in_use(self.context.runner, disk.source.path)
         except BlockferryError:
             return False
         if taken:
@@ -263,7 +263,7 @@ class MoveLoop(Loop[Record, Observation, Progress, Report]):
         Storage that hangs is not waited for: the move is over, and libvirt's answer is of no consequence for it.
         """
         disks = self.context.plan.disks
-        names = [name for disk in disks for name in (disk.source_datastore, disk.datastore) if name]
+        names = [name for disk in disks for name in (disk.source.datastore, disk.dest.datastore) if name]
         connection = self.context.site.connection
 
         def refresh() -> None:

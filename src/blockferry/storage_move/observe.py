@@ -15,8 +15,10 @@ from blockferry.hosts.helper import files
 from blockferry.hosts.inventory import Disk, DiskSource, PowerState
 from blockferry.hosts.libvirt.domain import Control, DomainView
 from blockferry.hosts.runner import Runner
+from blockferry.storage_move.disk_plan import DiskPlan
 from blockferry.storage_move.disk_record import Stage
 from blockferry.storage_move.firmware import rules as firmware_rules
+from blockferry.storage_move.firmware.plan import NvramPlan
 from blockferry.storage_move.firmware.record import ManagedSave
 from blockferry.storage_move.lost_vm import past_libvirt
 from blockferry.storage_move.observation import MISSING, UNKNOWABLE, DiskSide, DiskView, Job, NvramView, Observation
@@ -24,7 +26,7 @@ from blockferry.storage_move.overlays import rules as overlays_rules
 from blockferry.storage_move.overlays.convergence import FREED, Divergence, assess
 from blockferry.storage_move.overlays.passes import CopyProgress
 from blockferry.storage_move.overlays.record import OverlayState
-from blockferry.storage_move.plan import DiskPlan, NvramPlan, Plan
+from blockferry.storage_move.plan import Plan
 from blockferry.storage_move.record import Record
 from blockferry.storage_move.switch.graph_look import GraphLook
 from blockferry.storage_move.templates import rules as templates_rules
@@ -122,7 +124,7 @@ class Observer:
         own = [disk_view for disk_view in disks if disk_view.job is Job.OURS and disk_view.target in memory.progress]
         ours = [memory.progress[disk_view.target] for disk_view in own]
         # Until it was in step a copy under a contract has shown less than it can do.
-        known = [FREED if self.plan.contract is not None and disk_view.ready else 0.0 for disk_view in own]
+        known = [FREED if self.plan.pace.contract is not None and disk_view.ready else 0.0 for disk_view in own]
         if view.state is PowerState.RUNNING and record.switch.suspended and memory.suspended_at is None:
             # The guard (or somebody else) let the VM run on; a pause from now on is not ours.
             record = replace(record, switch=replace(record.switch, suspended=False))
@@ -173,7 +175,7 @@ class Observer:
 
     def _diverging(self, disks: tuple[DiskView, ...], record: Record, memory: Memory) -> tuple[Divergence, ...]:
         found = []
-        limited = bool(record.bandwidth) or self.plan.contract is not None
+        limited = bool(record.bandwidth) or self.plan.pace.contract is not None
         for disk in disks:
             if disk.job is Job.OURS and disk.live is DiskSide.SOURCE and disk.target in memory.progress:
                 divergence = assess(disk.target, memory.progress[disk.target], ready=disk.ready, limited=limited)
@@ -189,7 +191,7 @@ class Observer:
             plan = self.plan.disk(disk.target)
             if disk.job is not Job.OURS or disk.ready or copied is None or disk.overlay:
                 continue
-            if plan.resumable and copied.bulk > 0:
+            if plan.copy.resumable and copied.bulk > 0:
                 share = max(share, (copied.cur - memory.flushed_bytes.get(disk.target, 0)) / copied.bulk)
         return share
 
@@ -232,34 +234,34 @@ class Observer:
             return Job.NONE
         mirror = found.mirror
         if mirror.job == "active-commit":
-            base = disk.source if live is DiskSide.SOURCE else disk.dest
+            base = disk.source.path if live is DiskSide.SOURCE else disk.dest.path
             mine = _on_overlay(disk, found.live) and same_path(mirror.dest, _foreign_base(disk, found.live) or base)
             return Job.COMMIT if mine else Job.FOREIGN
-        ours = (disk.source,) if live is DiskSide.DESTINATION else (disk.dest, disk.dest_overlay)
+        ours = (disk.source.path,) if live is DiskSide.DESTINATION else (disk.dest.path, disk.overlays.dest)
         is_ours = any(one and same_path(mirror.dest, one) for one in ours)
         return Job.OURS if mirror.job in ("copy", "") and is_ours else Job.FOREIGN
 
     def source_fingerprint(self, disk: DiskPlan) -> str:
         """Changes whenever somebody writes to the disk at the source, base or overlay."""
         # Of a VMDK with a file of extents only that changes when the guest writes.
-        if is_export(disk.source):
+        if is_export(disk.source.path):
             return UNKNOWABLE
-        base = " ".join(fingerprint(self._runner, path) for path in (disk.source, *disk.parts))
-        above = fingerprint(self._runner, disk.source_overlay) if disk.source_overlay else "missing"
+        base = " ".join(fingerprint(self._runner, path) for path in (disk.source.path, *disk.source.parts))
+        above = fingerprint(self._runner, disk.overlays.source) if disk.overlays.source else "missing"
         return base if above == "missing" else f"{base}|{above}"
 
     def _overlay_fingerprint(self, disk: DiskPlan, config: DiskSource | None, view: DomainView, record: Record) -> str:
         """Of base and overlay of the side that the configuration is on, where `decide` has to know it."""
         if config is None or not _on_overlay(disk, config):
             return ""
-        at_source = same_path(config.path, disk.source_overlay)
+        at_source = same_path(config.path, disk.overlays.source)
         layer = record.disk(disk.target).overlay(at_source=at_source)
         if view.state.active and layer is not OverlayState.COMMITTED:
             return ""
         return layer_fingerprint(self._runner, disk, at_source=at_source)
 
     def _nvram(self, view: DomainView, record: Record) -> NvramView | None:
-        plan = self.plan.nvram
+        plan = self.plan.firmware.nvram
         if plan is None:
             return None
         off = view.state is PowerState.OFF
@@ -303,7 +305,7 @@ class Observer:
             config = configs.get(disk.target)
             if config is None or _side(disk, config) is not DiskSide.DESTINATION:
                 return False
-            if config.format != ("qcow2" if _on_overlay(disk, config) else disk.dest_format):
+            if config.format != ("qcow2" if _on_overlay(disk, config) else disk.dest.format):
                 return False
             live = next((one.live for one in view.disks if one.target == disk.target), None)
             if view.state.active and live is not None and not same_path(live.place, config.place):
@@ -367,7 +369,7 @@ class TemplateLook:
 
     def __init__(self, runner: Runner, plan: Plan) -> None:
         self._runner = runner
-        reused = {disk.target: disk.reused for disk in plan.disks if disk.reused is not None}
+        reused = {disk.target: disk.chain.reused for disk in plan.disks if disk.chain.reused is not None}
         self._then = {target: {**one.prints, **one.source_prints} for target, one in reused.items()}
         self._paths = [path for one in self._then.values() for path in one]
         self._asked: files.LaterStats | None = None
@@ -422,30 +424,30 @@ def _nvram_side(plan: NvramPlan, path: str | None) -> DiskSide:
 
 
 def _side(disk: DiskPlan, source: DiskSource | None) -> DiskSide:
-    if source is not None and source.volume and source.volume == disk.source_volume:
+    if source is not None and source.volume and source.volume == disk.source.volume:
         return DiskSide.SOURCE
     if source is None or source.place is None:
         return DiskSide.ELSEWHERE
-    if any(one and same_path(source.place, one) for one in (disk.source, disk.source_overlay)):
+    if any(one and same_path(source.place, one) for one in (disk.source.path, disk.overlays.source)):
         return DiskSide.SOURCE
-    if any(one and same_path(source.place, one) for one in (disk.dest, disk.dest_overlay)):
+    if any(one and same_path(source.place, one) for one in (disk.dest.path, disk.overlays.dest)):
         return DiskSide.DESTINATION
     return DiskSide.ELSEWHERE
 
 
 def _on_overlay(disk: DiskPlan, source: DiskSource | None) -> bool:
-    ours = [one for one in (disk.source_overlay, disk.dest_overlay) if one]
+    ours = [one for one in (disk.overlays.source, disk.overlays.dest) if one]
     return source is not None and any(same_path(source.path, one) for one in ours)
 
 
 def _foreign_base(disk: DiskPlan, source: DiskSource | None) -> str:
     """What our overlay above the source stands on, if that is not the base that it was made for."""
-    if source is None or not disk.source_overlay or not same_path(source.path, disk.source_overlay):
+    if source is None or not disk.overlays.source or not same_path(source.path, disk.overlays.source):
         return ""
-    return source.backing[0] if source.backing and not same_path(source.backing[0], disk.source) else ""
+    return source.backing[0] if source.backing and not same_path(source.backing[0], disk.source.path) else ""
 
 
 def layer_fingerprint(runner: Runner, disk: DiskPlan, *, at_source: bool) -> str:
     """Fingerprint of a base and of the overlay above it: `base|overlay`."""
-    base, overlay = (disk.source, disk.source_overlay) if at_source else (disk.dest, disk.dest_overlay)
+    base, overlay = (disk.source.path, disk.overlays.source) if at_source else (disk.dest.path, disk.overlays.dest)
     return f"{fingerprint(runner, base)}|{fingerprint(runner, overlay)}"

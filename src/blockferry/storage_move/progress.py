@@ -35,7 +35,7 @@ def progress(context: Context, seen: Observation, phase: str, note: str = "") ->
 
 def _pace(context: Context) -> str:
     pace = context.pacer.pace if context.pacer is not None else None
-    if pace is None or (context.plan.contract is None and not pace.has_slowed):
+    if pace is None or (context.plan.pace.contract is None and not pace.has_slowed):
         return ""
     return f"{format_rate(pace.speed)}, {pace.reason}"
 
@@ -44,12 +44,12 @@ def convergence(context: Context, seen: Observation) -> str:
     """A sentence when the copy does not get in step because the guest writes as fast as it copies."""
     limit = seen.record.bandwidth
     for divergence in seen.diverging:
-        paced = " (its speed follows the guest's latency contract)" if context.plan.contract is not None else ""
+        paced = " (its speed follows the guest's latency contract)" if context.plan.pace.contract is not None else ""
         if divergence.sure:
             waits = "it waits for the guest to write less"
             then = "raise the limit with `blockferry speed`, or wait" if limit else waits
         else:
-            then = f"if that lasts: {_POLICY[context.plan.if_not_converging]}"
+            then = f"if that lasts: {_POLICY[context.plan.pace.if_not_converging]}"
         return f"{divergence.sentence}{paced}; {then}"
     for target, copied in context.memory.progress.items():
         if copied.stuck:
@@ -106,7 +106,7 @@ def _verified(context: Context, target: str, state: ComparisonProgress, *, judge
 def _left(context: Context, outcome: Outcome) -> list[str]:
     """A sentence for each network block device that was left, or that a copy was begun to."""
     moved = outcome is Outcome.MOVED
-    places = [disk.source if moved else disk.dest for disk in context.plan.disks]
+    places = [disk.source.path if moved else disk.dest.path for disk in context.plan.disks]
     text = "left as it is" if moved else "left as the copy has made it, and not removed"
     return [f"{place}: {text}; only its owner can tell what else it is for" for place in places if is_export(place)]
 
@@ -135,7 +135,7 @@ def report(context: Context, outcome: Outcome, seconds: float, phases: dict[str,
         start_stall_s=context.stalls.get("start"),
         switch_attempts=record.switch.attempts + 1,
         sources=(*context.sources, *_left(context, outcome)),
-        notes=(*context.notes, *checkpoint_notes.after_move(context.plan.checkpoints, outcome)),
+        notes=(*context.notes, *checkpoint_notes.after_move(context.plan.domain.checkpoints, outcome)),
         firmware_stall_s=record.managed_save.stood_still_s or None,
         verified=tuple(context.verdicts),
         guest=_guest(context, record),
@@ -148,6 +148,6 @@ def report(context: Context, outcome: Outcome, seconds: float, phases: dict[str,
 
 def _guest(context: Context, record: Record) -> GuestReport | None:
     pacer = context.pacer
-    if pacer is None or pacer.pace is None or context.plan.contract is None:
+    if pacer is None or pacer.pace is None or context.plan.pace.contract is None:
         return None
     return GuestReport(pacer.pace.limit_s, record.measured.before, pacer.during(), pacer.pace.within)

@@ -23,11 +23,16 @@ from blockferry.leftovers import quarantine
 from blockferry.safety.guard import Guard
 from blockferry.safety.proof import Claims
 from blockferry.storage_move.context import Context
+from blockferry.storage_move.destination.plan import DestinationImage, ReleasePlan
+from blockferry.storage_move.disk_plan import CopyPlan, DiskPlan, DiskSizes, SourceImage, StartPlan
+from blockferry.storage_move.home.plan import HomeFile, HomePlan
 from blockferry.storage_move.move_kind import MoveKind
 from blockferry.storage_move.move_loop import MoveLoop
-from blockferry.storage_move.plan import DiskPlan, HomeFile, HomePlan, LayerPlan, Plan
+from blockferry.storage_move.overlays.plan import OverlaysPlan
+from blockferry.storage_move.plan import DomainPlan, OutagePlan, Plan
 from blockferry.storage_move.record import Record
 from blockferry.storage_move.request import Method, OnBreak, SourcePolicy
+from blockferry.storage_move.templates.plan import ChainPlan, LayerPlan
 from simulated_host import clock
 from simulated_host.connection import URI, SimulatedHost
 from simulated_host.files import REGION, Image, read, read_stable
@@ -136,38 +141,38 @@ def _plan(wish: Wish, targets: Sequence[str], ending: str) -> Plan:
         disks=tuple(
             DiskPlan(
                 target=target,
-                source=f"/san/web01/{target}.{ending}",
-                source_format=wish.source_format,
-                source_kind="file",
-                dest=f"/ssd/web01/{target}.{new}",
-                dest_format=wish.dest_format,
-                datastore="ssd",
-                source_datastore="san",
-                virtual_size=REGIONS * REGION,
-                allocation=(REGIONS - 1) * REGION,
-                layers=_layers(target) if wish.layers else (),
-                backing=(f"/ssd/web01/{target}-base.qcow2", "qcow2") if wish.layers else None,
-                old_files=(
-                    f"/san/web01/{target}.{ending}",
-                    *((f"/san/web01/{target}-base.qcow2",) if wish.layers else ()),
+                source=SourceImage(
+                    path=f"/san/web01/{target}.{ending}", format=wish.source_format, kind="file", datastore="san"
                 ),
-                suspended_start=wish.start_race,
-                resumable=overlays,
-                source_overlay=f"/san/web01/{target}.{MOVE}.overlay" if overlays else "",
-                dest_overlay=f"/ssd/web01/{target}.{MOVE}.overlay" if overlays else "",
-                overlay_suspended_start=wish.start_race,
+                dest=DestinationImage(path=f"/ssd/web01/{target}.{new}", format=wish.dest_format, datastore="ssd"),
+                sizes=DiskSizes(virtual=REGIONS * REGION, allocation=(REGIONS - 1) * REGION),
+                chain=ChainPlan(
+                    layers=_layers(target) if wish.layers else (),
+                    backing=(f"/ssd/web01/{target}-base.qcow2", "qcow2") if wish.layers else None,
+                ),
+                release=ReleasePlan(
+                    files=(
+                        f"/san/web01/{target}.{ending}",
+                        *((f"/san/web01/{target}-base.qcow2",) if wish.layers else ()),
+                    )
+                ),
+                start=StartPlan(suspended=wish.start_race, overlay_suspended=wish.start_race),
+                copy=CopyPlan(resumable=overlays),
+                overlays=OverlaysPlan(
+                    source=f"/san/web01/{target}.{MOVE}.overlay" if overlays else "",
+                    dest=f"/ssd/web01/{target}.{MOVE}.overlay" if overlays else "",
+                ),
             )
             for target in targets
         ),
         home=HomePlan(
             "ssd", "/ssd/web01", "/san/web01", (HomeFile("/san/web01/notes.txt", "/ssd/web01/notes.txt", "file", 21),)
         ),
-        persistent=True,
-        was=PowerState.RUNNING if wish.runs else PowerState.OFF,
         source=SourcePolicy(delete=wish.delete),
-        on_break=wish.on_break,
         verify=wish.verify,
         host=HOST_UUID,
+        domain=DomainPlan(persistent=True, was=PowerState.RUNNING if wish.runs else PowerState.OFF),
+        outage=OutagePlan(on_break=wish.on_break),
     )
 
 
@@ -457,7 +462,7 @@ def check_end(run: Run, outcome: Outcome | None) -> None:
     if outcome is None:
         return
     across = outcome is Outcome.MOVED
-    wanted = {disk.target: disk.dest if across else disk.source for disk in plan.disks}
+    wanted = {disk.target: disk.dest.path if across else disk.source.path for disk in plan.disks}
     assert used == wanted, f"{outcome}: {used}\n{story}"
     if machine.qemu is not None:
         assert {one.target: one.paths[0][0] for one in machine.qemu.disks.values()} == wanted, story
@@ -478,8 +483,8 @@ def _check_files(run: Run, *, across: bool, story: str) -> None:
     plan, kept, record = run.plan, {one.path for one in run.journal.kept}, run.journal.read()
     home = plan.home
     assert home is not None
-    old = {old_file for disk in plan.disks for old_file in disk.old_files} | {file.source for file in home.files}
-    new = {dest for disk in plan.disks for dest in (disk.dest, *(layer.dest for layer in disk.layers))}
+    old = {old_file for disk in plan.disks for old_file in disk.release.files} | {file.source for file in home.files}
+    new = {dest for disk in plan.disks for dest in (disk.dest.path, *(layer.dest for layer in disk.chain.layers))}
     new |= {file.dest for file in home.files}
     found = {path for path, inode in run.machine.files.names.items() if inode.kind == "file"}
     metadata = {path for path in found if path.endswith("web01.xml")}

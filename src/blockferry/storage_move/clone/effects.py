@@ -13,10 +13,10 @@ from blockferry.hosts.images import reflink
 from blockferry.storage_move.context import Context
 from blockferry.storage_move.destination import effects as destination_effects
 from blockferry.storage_move.destination import mount_check, owner_and_labels
+from blockferry.storage_move.disk_plan import DiskPlan
 from blockferry.storage_move.observation import Observation
 from blockferry.storage_move.observe import fingerprint
 from blockferry.storage_move.overlays.record import ComparedBase
-from blockferry.storage_move.plan import DiskPlan
 from blockferry.storage_move.points import point
 from blockferry.storage_move.record import Record
 
@@ -28,12 +28,12 @@ def clone_base(context: Context, target: str, seen: Observation) -> None:
     included), and that was seen; the clone is of one instant; and nobody wrote to the file before or behind it.
     """
     disk = context.plan.disk(target)
-    before = fingerprint(context.runner, disk.source)
+    before = fingerprint(context.runner, disk.source.path)
     record = _clone(context, disk, seen.record)
-    if fingerprint(context.runner, disk.source) != before:
-        raise CloneFailed(disk.source, disk.dest, "somebody wrote to it meanwhile, below its overlay")
+    if fingerprint(context.runner, disk.source.path) != before:
+        raise CloneFailed(disk.source.path, disk.dest.path, "somebody wrote to it meanwhile, below its overlay")
     point("base-synced")
-    done = ComparedBase(before, size=disk.virtual_size)
+    done = ComparedBase(before, size=disk.sizes.virtual)
     context.save(record.with_disk(target, replace(record.disk(target), synced=done)))
 
 
@@ -60,26 +60,29 @@ def _clone(context: Context, disk: DiskPlan, record: Record) -> Record:
     """A clone of the old image under a name that is in the record. Whatever was there of ours is replaced."""
     runner = context.runner
     mount_check.check(context, record.mounts)
-    record = destination_effects.make_home(context, record, posixpath.dirname(disk.dest))
-    record = destination_effects.name_paths(context, record, disk.dest)
-    destination_effects.mark_file(context, disk.dest)
+    record = destination_effects.make_home(context, record, posixpath.dirname(disk.dest.path))
+    record = destination_effects.name_paths(context, record, disk.dest.path)
+    destination_effects.mark_file(context, disk.dest.path)
     point("cloning")
     began = time.monotonic()
     # The marker says which file it is before that appears, so that no other one is ever taken for it.
     reflink.clone(
-        runner, disk.source, disk.dest, lambda path: destination_effects.mark_file(context, disk.dest, made=path)
+        runner,
+        disk.source.path,
+        disk.dest.path,
+        lambda path: destination_effects.mark_file(context, disk.dest.path, made=path),
     )
     seconds = time.monotonic() - began
-    owner_and_labels.give_as(context, owner_and_labels.old_image(context, disk, disk.dest), disk.dest)
+    owner_and_labels.give_as(context, owner_and_labels.old_image(context, disk, disk.dest.path), disk.dest.path)
     point("cloned")
-    made = files.stat_one(runner, disk.dest)
+    made = files.stat_one(runner, disk.dest.path)
     size = format_size(0 if made is None else made.size)
     took = format_duration(seconds)
-    context.log_event("action", f"{disk.target}: {disk.source} was cloned to {disk.dest} ({size}) in {took}")
+    context.log_event("action", f"{disk.target}: {disk.source.path} was cloned to {disk.dest.path} ({size}) in {took}")
     return record
 
 
 def _nobody_has(context: Context, disk: DiskPlan) -> None:
     """Raise HostCommandFailed when a QEMU has the old image: the loop looks again, and the VM may run by then."""
-    if image_users.in_use(context.runner, disk.source):
-        raise HostCommandFailed(f"cp --reflink=always {disk.source}", 1, "a QEMU has it open")
+    if image_users.in_use(context.runner, disk.source.path):
+        raise HostCommandFailed(f"cp --reflink=always {disk.source.path}", 1, "a QEMU has it open")

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from blockferry.base.units import format_size
+from blockferry.storage_move.disk_plan import DiskPlan
 from blockferry.storage_move.facts import Facts
 from blockferry.storage_move.overlays import resume_rules
-from blockferry.storage_move.plan import DiskPlan
 from blockferry.storage_move.precheck.finding import Finding, Severity, finding
 from blockferry.storage_move.request import IfNotConverging, Method, MoveRequest, Provision
 
@@ -31,20 +31,20 @@ def why_not(disk: DiskPlan, request: MoveRequest, facts: Facts) -> str | None:
     if len(chain) > 1:
         becomes = "is kept as a chain" if request.chain.keeps_layers else "would have to become one image"
         return f"its chain of {len(chain)} images {becomes}"
-    if disk.source_kind != "file":
-        return f"{disk.source} is a block device"
-    if disk.source_format not in FORMATS or top.parts:
-        return f"{disk.source} is no image in one file of a format that can be cloned ({', '.join(FORMATS)})"
-    if disk.dest_format != disk.source_format:
-        return f"a clone stays {disk.source_format}, and {disk.dest_format} is asked for"
+    if disk.source.kind != "file":
+        return f"{disk.source.path} is a block device"
+    if disk.source.format not in FORMATS or top.parts:
+        return f"{disk.source.path} is no image in one file of a format that can be cloned ({', '.join(FORMATS)})"
+    if disk.dest.format != disk.source.format:
+        return f"a clone stays {disk.source.format}, and {disk.dest.format} is asked for"
     if request.preallocation is not None or request.provision is Provision.THICK:
         return "a clone shares its blocks, and space of its own is asked for"
     if request.provision is Provision.THIN and top.allocation >= top.virtual_size:
         return "a clone has the holes of the old file, which has none, and thin is asked for"
     if request.cluster_size not in (None, top.cluster_size):
         return "a clone keeps its clusters, and others are asked for"
-    if top.virtual_size != disk.virtual_size:
-        return f"the size of {disk.source} is no multiple of 512 bytes"
+    if top.virtual_size != disk.sizes.virtual:
+        return f"the size of {disk.source.path} is no multiple of 512 bytes"
     return facts.clones.get(disk.target, "it was not tried") or None
 
 
@@ -52,7 +52,7 @@ def why_not_running(disk: DiskPlan, request: MoveRequest, facts: Facts) -> str |
     """Why not while the VM runs, for which an overlay has to take its writes; None when it can."""
     if (reason := why_not(disk, request, facts) or resume_rules.no_overlay(disk, facts)) is not None:
         return reason
-    if disk.has_bitmaps:
+    if disk.source.has_bitmaps:
         return "its image carries bitmaps of checkpoints, which its QEMU holds in memory"
     if request.contract is not None:
         return "the guest's writes have a latency contract, and the file system cannot be told to go slowly"
@@ -79,10 +79,12 @@ def planned(
 
 
 def _cloned(disk: DiskPlan, facts: Facts, move: str) -> DiskPlan:
-    disk = replace(disk, clone=True, partial_bytes=0)
-    if resume_rules.no_overlay(disk, facts) is None and not (disk.has_bitmaps or disk.sealed or disk.as_is):
+    disk = replace(disk, copy=replace(disk.copy, clone=True), partial=replace(disk.partial, allocated=0))
+    if resume_rules.no_overlay(disk, facts) is None and not (
+        disk.source.has_bitmaps or disk.encryption.sealed or disk.copy.as_is
+    ):
         return resume_rules.with_overlays(disk, facts.vm.name, move)
-    return replace(disk, source_overlay="", dest_overlay="")
+    return replace(disk, overlays=replace(disk.overlays, source="", dest=""))
 
 
 def findings(disks: Sequence[DiskPlan], reasons: dict[str, str], request: MoveRequest, facts: Facts) -> list[Finding]:
@@ -93,18 +95,19 @@ def findings(disks: Sequence[DiskPlan], reasons: dict[str, str], request: MoveRe
             text = f"{target} of {facts.vm.name} cannot be moved by the method clone: {reason}."
             found.append(finding("METHOD_CLONE", text))
     for disk in disks:
-        if not disk.clone:
+        if not disk.copy.clone:
             continue
-        store = facts.datastore(disk.datastore)
-        free = facts.available.get(disk.datastore, 0 if store is None else store.available)
+        store = facts.datastore(disk.dest.datastore)
+        free = facts.available.get(disk.dest.datastore, 0 if store is None else store.available)
         if request.source.delete:
             until, severity = "until the old disk is removed", Severity.INFO
         else:
             until = "as long as the old disk is kept"
-            severity = Severity.WARNING if free < disk.virtual_size else Severity.INFO
+            severity = Severity.WARNING if free < disk.sizes.virtual else Severity.INFO
         text = (
             f"{disk.target}: the clone takes no space; {until}, what the guest overwrites takes new space, "
-            f"{format_size(disk.virtual_size)} at most ({format_size(max(0, free))} are free on {disk.datastore})."
+            f"{format_size(disk.sizes.virtual)} at most "
+            f"({format_size(max(0, free))} are free on {disk.dest.datastore})."
         )
         found.append(finding("CLONE_SHARES", text, severity=severity))
     return found

@@ -26,12 +26,13 @@ from blockferry.hosts.runner import Runner
 from blockferry.storage_move.context import Context
 from blockferry.storage_move.destination import mount_check, owner_and_labels
 from blockferry.storage_move.destination.placement import guest_size
+from blockferry.storage_move.disk_plan import DiskPlan
 from blockferry.storage_move.disk_record import Copy, Stage
 from blockferry.storage_move.observation import Observation
 from blockferry.storage_move.overlays.passes import CopyProgress
-from blockferry.storage_move.plan import DiskPlan, LayerPlan
 from blockferry.storage_move.points import point
 from blockferry.storage_move.record import Record
+from blockferry.storage_move.templates.plan import LayerPlan
 
 MARKER = ".blockferry"
 """Ending of the marker file beside a file that is being made."""
@@ -77,8 +78,8 @@ def copy_layers(context: Context, target: str, seen: Observation) -> None:
     disk = context.plan.disk(target)
     record = seen.record
     mount_check.check(context, record.mounts)
-    below = disk.stays_below
-    for layer in reversed(disk.layers):
+    below = disk.chain.stays_below
+    for layer in reversed(disk.chain.layers):
         record = make_home(context, record, posixpath.dirname(layer.dest))
         record = name_paths(context, record, layer.dest)
         mark_file(context, layer.dest)
@@ -146,28 +147,28 @@ def create_image(context: Context, target: str, seen: Observation) -> None:
         record = record.without_cold_copy(target)
         record = record.without_verdict(target)
         context.save(record)
-    if is_export(disk.dest):
+    if is_export(disk.dest.path):
         _ready(context, disk)
         context.save(record.with_copy(target, Copy(Stage.IMAGE, -1, record.copy(target).attempts)))
         return
-    record = make_home(context, record, posixpath.dirname(disk.dest))
-    record = name_paths(context, record, disk.dest)
+    record = make_home(context, record, posixpath.dirname(disk.dest.path))
+    record = name_paths(context, record, disk.dest.path)
     point("image-named")
-    mark_file(context, disk.dest)
+    mark_file(context, disk.dest.path)
     new_image(
         context,
-        disk.dest,
+        disk.dest.path,
         disk,
-        disk.dest_format,
-        disk.virtual_size,
-        disk.backing,
-        disk.cluster_size,
+        disk.dest.format,
+        disk.sizes.virtual,
+        disk.chain.backing,
+        disk.dest.cluster_size,
         _preallocation(disk),
-        extended_l2=disk.extended_l2,
+        extended_l2=disk.dest.extended_l2,
     )
-    if disk.luks is not None:
-        files.copy_head(context.runner, disk.source, disk.dest, disk.luks.header)
-    mark_file(context, disk.dest, made=True)
+    if disk.encryption.luks is not None:
+        files.copy_head(context.runner, disk.source.path, disk.dest.path, disk.encryption.luks.header)
+    mark_file(context, disk.dest.path, made=True)
     point("image-made")
     copy = record.copy(target)
     context.save(record.with_copy(target, Copy(Stage.IMAGE, -1, copy.attempts)))
@@ -178,52 +179,54 @@ def cold_copy(context: Context, target: str, seen: Observation, source: tuple[st
     disk = context.plan.disk(target)
     view = seen.disk(target)
     mount_check.check(context, seen.record.mounts)
-    if is_export(disk.dest):
+    if is_export(disk.dest.path):
         _cold_copy_to_export(context, disk, seen, source)
         return
-    record = make_home(context, seen.record.without_verdict(target), posixpath.dirname(disk.dest))
-    record = name_paths(context, record, disk.dest)
+    record = make_home(context, seen.record.without_verdict(target), posixpath.dirname(disk.dest.path))
+    record = name_paths(context, record, disk.dest.path)
     if record.copy(target).stage is not Stage.NONE:
         # It is written over now, and removed if that fails: a VM that is started meanwhile is to find no image.
         record = record.with_copy(target, Copy(Stage.NONE, -1, record.copy(target).attempts))
         context.save(record)
-    mark_file(context, disk.dest)
+    mark_file(context, disk.dest.path)
     point("cold-copying")
     context.cold[target] = 0.0
     context.memory.progress.pop(target, None)
-    whole = disk.as_is or disk.sealed
+    whole = disk.copy.as_is or disk.encryption.sealed
     conversion.convert(
         context.runner,
         source[0],
         "raw" if whole else source[1],  # as it is, byte for byte: no secret is needed for that
-        disk.dest,
-        "raw" if whole else disk.dest_format,
+        disk.dest.path,
+        "raw" if whole else disk.dest.format,
         progress=lambda fraction: show_cold(context, disk, fraction),
         should_stop=context.should_stop,
         rate_limit=record.bandwidth or None,
         # qemu-img writes all of it then; reserving is enough where that was asked for
-        thick=disk.thick and disk.preallocation != "falloc",
-        backing=disk.backing,
-        bitmaps=disk.has_bitmaps and disk.dest_format == "qcow2" and not whole,
+        thick=disk.dest.thick and disk.dest.preallocation != "falloc",
+        backing=disk.chain.backing,
+        bitmaps=disk.source.has_bitmaps and disk.dest.format == "qcow2" and not whole,
         options=() if whole else _cold_options(disk),
-        claimed=_marking(context, disk.dest),
+        claimed=_marking(context, disk.dest.path),
     )
-    chain_image = qemu_img.chain(context.runner, disk.dest, disk.dest_format)[0]
-    if disk.as_is and not chain_image.internal_snapshots:
-        raise CopyIncomplete(target, f"{disk.dest} does not hold the internal snapshots of {disk.source}")
-    if guest_size(chain_image.virtual_size) != disk.virtual_size:
-        raise CopyIncomplete(target, f"{disk.dest} has {chain_image.virtual_size} bytes instead of {disk.virtual_size}")
-    owner_and_labels.give_as(context, source[0], disk.dest)
+    chain_image = qemu_img.chain(context.runner, disk.dest.path, disk.dest.format)[0]
+    if disk.copy.as_is and not chain_image.internal_snapshots:
+        raise CopyIncomplete(target, f"{disk.dest.path} does not hold the internal snapshots of {disk.source.path}")
+    if guest_size(chain_image.virtual_size) != disk.sizes.virtual:
+        raise CopyIncomplete(
+            target, f"{disk.dest.path} has {chain_image.virtual_size} bytes instead of {disk.sizes.virtual}"
+        )
+    owner_and_labels.give_as(context, source[0], disk.dest.path)
     show_cold(context, disk, 1.0)
     note_cold(context, record, target, view.fingerprint)
-    context.log_event("action", f"{target} was copied to {disk.dest}")
+    context.log_event("action", f"{target} was copied to {disk.dest.path}")
 
 
 def _ready(context: Context, disk: DiskPlan) -> None:
     """Raise unless the export is there and as large as the disk: nothing is made on it."""
-    size = network_exports.size(context.runner, disk.dest)
-    if size != disk.virtual_size:
-        raise CopyIncomplete(disk.target, f"{disk.dest} has {size} bytes instead of {disk.virtual_size}")
+    size = network_exports.size(context.runner, disk.dest.path)
+    if size != disk.sizes.virtual:
+        raise CopyIncomplete(disk.target, f"{disk.dest.path} has {size} bytes instead of {disk.sizes.virtual}")
 
 
 def _cold_copy_to_export(context: Context, disk: DiskPlan, seen: Observation, source: tuple[str, str]) -> None:
@@ -234,14 +237,14 @@ def _cold_copy_to_export(context: Context, disk: DiskPlan, seen: Observation, so
     conversion.convert_to_export(
         context.runner,
         *source,
-        disk.dest,
+        disk.dest.path,
         progress=lambda fraction: show_cold(context, disk, fraction),
         should_stop=context.should_stop,
         rate_limit=seen.record.bandwidth or None,
     )
     show_cold(context, disk, 1.0)
     note_cold(context, seen.record, disk.target, seen.disk(disk.target).fingerprint)
-    context.log_event("action", f"{disk.target} was copied to {disk.dest}")
+    context.log_event("action", f"{disk.target} was copied to {disk.dest.path}")
 
 
 def note_cold(context: Context, record: Record, target: str, fingerprint: str) -> None:
@@ -254,20 +257,24 @@ def note_cold(context: Context, record: Record, target: str, fingerprint: str) -
 def _preallocation(disk: DiskPlan) -> qemu_img.Preallocation:
     """How the image of a running VM's disk is made. A mirror leaves holes in a raw file whatever was reserved in it
     (docs/measured.md): there it is done afterwards, by `settle`."""
-    if disk.dest_format != "qcow2" or disk.backing is not None:
+    if disk.dest.format != "qcow2" or disk.chain.backing is not None:
         return "off"  # QEMU does not reserve below an image with a backing file; `settle` does
-    match disk.preallocation:
+    match disk.dest.preallocation:
         case "metadata":
             return "metadata"
         case "full":
             return "full"
         case _:
-            return "falloc" if disk.thick else "off"
+            return "falloc" if disk.dest.thick else "off"
 
 
 def _cold_options(disk: DiskPlan) -> list[str]:
-    reserve = disk.preallocation if disk.preallocation in ("metadata", "falloc") and disk.backing is None else "off"
-    return qemu_img.creation_options(reserve, disk.cluster_size, extended_l2=disk.extended_l2)
+    reserve = (
+        disk.dest.preallocation
+        if disk.dest.preallocation in ("metadata", "falloc") and disk.chain.backing is None
+        else "off"
+    )
+    return qemu_img.creation_options(reserve, disk.dest.cluster_size, extended_l2=disk.dest.extended_l2)
 
 
 def show_cold(context: Context, disk: DiskPlan, fraction: float) -> None:
@@ -281,24 +288,24 @@ def show_cold(context: Context, disk: DiskPlan, fraction: float) -> None:
 def settle(context: Context, target: str, seen: Observation) -> None:
     """The new image on stable storage, allocated in full if thick was asked; its marker goes."""
     disk = context.plan.disk(target)
-    if is_export(disk.dest):
+    if is_export(disk.dest.path):
         point("settled")
         context.save(seen.record.with_disk(target, replace(seen.record.disk(target), settled=True)))
         return
-    if disk.thick and (stat := files.stat_one(context.runner, disk.dest)) is not None:
+    if disk.dest.thick and (stat := files.stat_one(context.runner, disk.dest.path)) is not None:
         # A mirror leaves holes in a preallocated file (docs/measured.md); filling them afterwards changes no content,
         # and nothing for the guest.
         try:
-            files.fill_allocation(context.runner, disk.dest, stat.size)
+            files.fill_allocation(context.runner, disk.dest.path, stat.size)
         except HostCommandFailed as error:
-            context.notes.append(f"{disk.dest} could not be allocated in full: {error.stderr.strip()}")
+            context.notes.append(f"{disk.dest.path} could not be allocated in full: {error.stderr.strip()}")
             context.log_event("warning", context.notes[-1])
-    files.flush(context.runner, disk.dest)
-    if disk.dest_overlay:
+    files.flush(context.runner, disk.dest.path)
+    if disk.overlays.dest:
         # The VM and its configuration were seen on the base, or never were on the overlay.
-        files.remove_file(context.runner, disk.dest_overlay)
-        files.remove_file(context.runner, disk.dest_overlay + MARKER)
-    for path in (disk.dest, *(layer.dest for layer in disk.layers)):
+        files.remove_file(context.runner, disk.overlays.dest)
+        files.remove_file(context.runner, disk.overlays.dest + MARKER)
+    for path in (disk.dest.path, *(layer.dest for layer in disk.chain.layers)):
         files.remove_file(context.runner, path + MARKER)
     point("settled")
     context.save(seen.record.with_disk(target, replace(seen.record.disk(target), settled=True)))

@@ -16,9 +16,11 @@ from blockferry.hosts.exports import is_export
 from blockferry.hosts.inventory import Datastore, Image, is_below
 from blockferry.hosts.path_facts import NAME_MAX, PATH_MAX
 from blockferry.storage_move.destination import placement
+from blockferry.storage_move.disk_plan import DiskPlan
 from blockferry.storage_move.facts import Facts
 from blockferry.storage_move.home import rules as home_rules
-from blockferry.storage_move.plan import DiskPlan, HomePlan, Plan
+from blockferry.storage_move.home.plan import HomePlan
+from blockferry.storage_move.plan import Plan
 from blockferry.storage_move.precheck.finding import Finding, finding
 from blockferry.storage_move.request import MoveRequest
 
@@ -136,26 +138,32 @@ def of_home(request: MoveRequest, facts: Facts) -> set[str]:
 
 def kept_findings(request: MoveRequest, facts: Facts, store: Datastore, target: str, disk: DiskPlan) -> list[Finding]:
     """What is to be said of the old disk in quarantine at the destination: what it is, and what can be done with it."""
-    old = [kept_disk for kept_disk in facts.kept.values() if kept_disk.target == target and kept_disk.path != disk.dest]
+    old = [
+        kept_disk
+        for kept_disk in facts.kept.values()
+        if kept_disk.target == target and kept_disk.path != disk.dest.path
+    ]
     old = [
         kept_disk
         for kept_disk in old
         if (here := facts.store_of(kept_disk.path)) is not None and here.same_place(store)
     ]
-    if not old or facts.partials.get(disk.dest) is not None:
+    if not old or facts.partials.get(disk.dest.path) is not None:
         return []
     kept_disk, vm = max(old, key=lambda kept: kept.since or 0.0), facts.vm.name
     size = format_size(kept_disk.allocated)
     what = f"{target}: {kept_disk.path} ({size}) is the old disk of {vm} that move {kept_disk.move} has left"
     if request.use_kept:
-        why = kept_disk.problem or f"it is {kept_disk.format}, and the copy is to be {disk.dest_format}"
-        return [finding("KEPT_UNUSED", f"{what}; it stays as it is, and the disk is copied to {disk.dest}: {why}.")]
+        why = kept_disk.problem or f"it is {kept_disk.format}, and the copy is to be {disk.dest.format}"
+        return [
+            finding("KEPT_UNUSED", f"{what}; it stays as it is, and the disk is copied to {disk.dest.path}: {why}.")
+        ]
     remedy = (
         f"To write only what differs into it: --use-kept. To go back to what it holds: shut {vm} down, then "
         f"`blockferry quarantine restore {kept_disk.path}`. To remove it: "
         f"`blockferry quarantine purge {kept_disk.path} --now`."
     )
-    return [finding("KEPT_HERE", f"{what}; it stays, and the disk is copied to {disk.dest}.", remedy)]
+    return [finding("KEPT_HERE", f"{what}; it stays, and the disk is copied to {disk.dest.path}.", remedy)]
 
 
 def tail_of(request: MoveRequest) -> int:
@@ -232,8 +240,8 @@ def _directory_problem(facts: Facts, path: str, store: Datastore | None) -> str:
 
 def made_findings(facts: Facts, plan: Plan) -> list[Finding]:
     """Every other path that the plan makes, overlays at the source among them, and that is too long."""
-    paths = {path for disk in plan.disks for path in (disk.source_overlay, disk.dest_overlay) if path}
+    paths = {path for disk in plan.disks for path in (disk.overlays.source, disk.overlays.dest) if path}
     found = [_too_long(facts, path, len(MARKER)) for path in sorted(paths) if too_long(facts, path, len(MARKER))]
-    if plan.nvram is not None and too_long(facts, plan.nvram.dest, len(MARKER)):
-        found.append(_too_long(facts, plan.nvram.dest, len(MARKER)))
+    if plan.firmware.nvram is not None and too_long(facts, plan.firmware.nvram.dest, len(MARKER)):
+        found.append(_too_long(facts, plan.firmware.nvram.dest, len(MARKER)))
     return found

@@ -38,14 +38,14 @@ def deleted(context: Context, targets: Sequence[str] = (), *, at_source: bool = 
 
     `targets`: only these; `at_source`: the old image, for the way back.
     """
-    paths = {disk.target: disk.source if at_source else disk.dest for disk in context.plan.disks}
+    paths = {disk.target: disk.source.path if at_source else disk.dest.path for disk in context.plan.disks}
     paths = {name: path for name, path in paths.items() if not is_export(path) and (not targets or name in targets)}
     found = files.stat_many(context.runner, list(paths.values()))
     return tuple(target for target, path in paths.items() if found[path] is None)
 
 
 def _directories(plan: Plan) -> tuple[str, ...]:
-    paths = [dest for disk in plan.disks for dest in (disk.dest, *(layer.dest for layer in disk.layers))]
-    paths += [path for disk in plan.disks if disk.reused is not None for path in disk.reused.prints]
+    paths = [dest for disk in plan.disks for dest in (disk.dest.path, *(layer.dest for layer in disk.chain.layers))]
+    paths += [path for disk in plan.disks if disk.chain.reused is not None for path in disk.chain.reused.prints]
     found = [posixpath.dirname(path) for path in paths if not is_export(path)]
     return tuple(dict.fromkeys([*([plan.home.dest] if plan.home else []), *found]))

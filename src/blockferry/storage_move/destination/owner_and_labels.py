@@ -11,7 +11,7 @@ from blockferry.hosts.inventory import Datastore, datastore_of
 from blockferry.hosts.libvirt import pools
 from blockferry.storage_move.context import Context
 from blockferry.storage_move.destination import reach
-from blockferry.storage_move.plan import DiskPlan
+from blockferry.storage_move.disk_plan import DiskPlan
 
 
 def give_as(context: Context, source: str, dest: str) -> None:
@@ -40,10 +40,10 @@ def old_image(context: Context, disk: DiskPlan, dest: str) -> str:
 
     libvirt moves its notes of an image's owner to the overlay that it puts above it, and back when that is committed.
     """
-    above = disk.source_overlay
+    above = disk.overlays.source
     if above and above != dest and files.stat_one(context.runner, above) is not None:
         return above
-    return disk.source
+    return disk.source.path
 
 
 def give_directory(context: Context, path: str) -> None:
@@ -68,8 +68,8 @@ def _old_directory(context: Context, path: str, stores: tuple[Datastore, ...]) -
     """The directory whose place `path` takes: the VM's old home, or that of a disk that goes there."""
     plan = context.plan
     found = [plan.home.source] if plan.home is not None and plan.home.dest == path else []
-    images = [disk for disk in plan.disks if disk.source_kind == "file" and posixpath.dirname(disk.dest) == path]
-    found += [posixpath.dirname(disk.source) for disk in images]
+    images = [disk for disk in plan.disks if disk.source.kind == "file" and posixpath.dirname(disk.dest.path) == path]
+    found += [posixpath.dirname(disk.source.path) for disk in images]
     roots = {posixpath.normpath(store.path) for store in stores if store.path is not None}
     for one in found:
         # A pool's own directory is no VM's: what it permits is about all of them.

@@ -19,13 +19,13 @@ from blockferry.storage_move.destination import effects as destination_effects
 from blockferry.storage_move.destination import mount_check
 from blockferry.storage_move.destination.effects import MARKER
 from blockferry.storage_move.destination.placement import is_in_home
+from blockferry.storage_move.disk_plan import DiskPlan
 from blockferry.storage_move.disk_record import Copy, DiskRecord, Stage
 from blockferry.storage_move.home import effects as home_effects
 from blockferry.storage_move.observation import DiskSide, Observation
 from blockferry.storage_move.observe import fingerprints, same_path
 from blockferry.storage_move.overlays import effects as overlays_effects
 from blockferry.storage_move.overlays import resume_rules
-from blockferry.storage_move.plan import DiskPlan
 from blockferry.storage_move.points import point
 from blockferry.storage_move.request import OnBreak
 from blockferry.storage_move.templates import rules as templates_rules
@@ -36,8 +36,8 @@ from blockferry.storage_move.verify.record import BackupExport
 def release_source(context: Context, path: str, seen: Observation) -> None:
     """Remove or keep an old file, as asked; keep it whenever the proof that nothing needs it is not complete."""
     plan = context.plan
-    disk = next(disk_plan for disk_plan in plan.disks if path in (*disk_plan.old_files, disk_plan.source_overlay))
-    overlay = path == disk.source_overlay
+    disk = next(disk_plan for disk_plan in plan.disks if path in (*disk_plan.release.files, disk_plan.overlays.source))
+    overlay = path == disk.overlays.source
     point("releasing-source")
     file_stat = files.stat_one(context.runner, path)
     size = 0 if file_stat is None else file_stat.allocated
@@ -52,13 +52,13 @@ def release_source(context: Context, path: str, seen: Observation) -> None:
         doubt = reason_to_keep(context, disk, path, seen)
         if overlay and doubt is None and kept:
             # What the overlay holds is written into the base below it, which is whole then, and kept.
-            doubt = reason_to_keep(context, disk, disk.source, seen, overlay_goes=True)
+            doubt = reason_to_keep(context, disk, disk.source.path, seen, overlay_goes=True)
         if not overlay:
             doubt = doubt or unproven
         if doubt is not None:
             sentence = f"{path} ({format_size(size)}): kept, because {doubt}"
             context.quarantine(
-                path, disk.source_datastore or "", size, doubt, _format(context, disk, path), for_good=True
+                path, disk.source.datastore or "", size, doubt, _format(context, disk, path), for_good=True
             )
         elif overlay:
             context.check()
@@ -71,7 +71,7 @@ def release_source(context: Context, path: str, seen: Observation) -> None:
             until = "" if plan.source.keep_s is None else f" until {format_time(time.time() + plan.source.keep_s)}"
             sentence = f"{path} ({format_size(size)}): kept{until}, {plan.source.why_kept}; nothing here uses it"
             why = f"kept {plan.source.why_kept}; nothing here uses it"
-            context.quarantine(path, disk.source_datastore or "", size, why, _format(context, disk, path))
+            context.quarantine(path, disk.source.datastore or "", size, why, _format(context, disk, path))
         else:
             context.check()
             files.remove_with_links(context.runner, path)
@@ -90,7 +90,7 @@ def _format(context: Context, disk: DiskPlan, path: str) -> str | None:
     if (known := _known_format(disk, path)) is not None:
         return known
     try:
-        layers = qemu_img.chain(context.runner, disk.source, disk.source_format)
+        layers = qemu_img.chain(context.runner, disk.source.path, disk.source.format)
     except BlockferryError:
         return None
     if any(same_path(part, path) for layer in layers for part in layer.parts):
@@ -114,11 +114,11 @@ def reason_to_keep(
         return unasked
     if seen.persistent and not seen.config_agrees:
         return "the persistent configuration does not agree"
-    images = [old_file for old_file in disk.old_files if path in disk.old_parts and old_file not in disk.old_parts]
+    images = [file for file in disk.release.files if path in disk.release.parts and file not in disk.release.parts]
     for image in images:  # they are released first
         if files.stat_one(context.runner, image) is not None:
-            return f"it holds a part of {disk.source}, and {image} is kept"
-    new_files = [disk_plan.dest for disk_plan in context.plan.disks if not is_export(disk_plan.dest)]
+            return f"it holds a part of {disk.source.path}, and {image} is kept"
+    new_files = [disk_plan.dest.path for disk_plan in context.plan.disks if not is_export(disk_plan.dest.path)]
     stats = files.stat_many(context.runner, [path, *new_files])
     old = stats[path]
     if old is None or old.kind != "file":
@@ -133,8 +133,8 @@ def reason_to_keep(
             return f"it is the same file as the new image {dest}"
     if (silent := _silent_export(context)) is not None:
         return silent
-    if path != disk.source_overlay and seen.record.disk(disk.target).source_overlay is not None and not overlay_goes:
-        above = disk.source_overlay
+    if path != disk.overlays.source and seen.record.disk(disk.target).source_overlay is not None and not overlay_goes:
+        above = disk.overlays.source
         if files.stat_one(context.runner, above) is not None:
             return f"{above}, which is kept, stands on it"
     return context.blocker(path, patience_s=proof.PATIENCE_S, is_base=not _written_by_guest(context, disk, path))
@@ -160,7 +160,9 @@ def _unasked(target: str, seen: Observation) -> str | None:
 
 def _written_by_guest(context: Context, disk: DiskPlan, path: str) -> bool:
     """Whether a running VM wrote to this file until the switch: then no other image can stand on it."""
-    if not context.plan.was.active or not any(same_path(path, one) for one in (disk.source, disk.source_overlay)):
+    if not context.plan.domain.was.active or not any(
+        same_path(path, one) for one in (disk.source.path, disk.overlays.source)
+    ):
         return False
     try:
         now = domain_list.vm(context.site.connection, context.plan.uuid).disk(disk.target)
@@ -172,13 +174,13 @@ def _written_by_guest(context: Context, disk: DiskPlan, path: str) -> bool:
 def _silent_export(context: Context) -> str | None:
     """Why a disk that went to an export cannot be counted on."""
     for disk in context.plan.disks:
-        if is_export(disk.dest):
+        if is_export(disk.dest.path):
             try:
-                size = network_exports.size(context.runner, disk.dest)
+                size = network_exports.size(context.runner, disk.dest.path)
             except BlockferryError as error:
-                return f"{disk.dest} does not answer ({error.sentence})"
-            if size != disk.virtual_size:
-                return f"{disk.dest} has {size} bytes instead of {disk.virtual_size}"
+                return f"{disk.dest.path} does not answer ({error.sentence})"
+            if size != disk.sizes.virtual:
+                return f"{disk.dest.path} has {size} bytes instead of {disk.sizes.virtual}"
     return None
 
 
@@ -187,7 +189,7 @@ def _template_changed(context: Context, disk: DiskPlan, path: str) -> str | None
 
     Of the old layers only the one that is to go counts: those above it are gone by now.
     """
-    reused = disk.reused
+    reused = disk.chain.reused
     if reused is None:
         return None
     then = {**reused.prints, **{name: one for name, one in reused.source_prints.items() if same_path(name, path)}}
@@ -196,9 +198,9 @@ def _template_changed(context: Context, disk: DiskPlan, path: str) -> str | None
 
 
 def _known_format(disk: DiskPlan, path: str) -> str | None:
-    if same_path(path, disk.source_overlay):
+    if same_path(path, disk.overlays.source):
         return "qcow2"
-    return disk.source_format if same_path(path, disk.source) else None
+    return disk.source.format if same_path(path, disk.source.path) else None
 
 
 def _nothing_copied(disk: DiskRecord) -> DiskRecord:
@@ -243,7 +245,7 @@ def remove_destination(context: Context, seen: Observation) -> None:
         if path in kept:
             continue
         file_stat = files.stat_one(context.runner, path)
-        disk = next((disk_plan for disk_plan in context.plan.disks if path == disk_plan.source_overlay), None)
+        disk = next((disk_plan for disk_plan in context.plan.disks if path == disk_plan.overlays.source), None)
         if disk is not None:
             overlays_effects.remove_overlay(context, record, disk)
         elif file_stat is not None and destination_effects.is_somebody_s(context.runner, path):
@@ -258,8 +260,10 @@ def remove_destination(context: Context, seen: Observation) -> None:
         for cut_short in (path, path + MARKER):
             files.remove_leftover(context.runner, cut_short)
     for disk in context.plan.disks:
-        if disk.partial_of is not None and is_in_home(disk.dest, context.plan.vm):
-            home_effects.remove_directory(context, posixpath.dirname(disk.dest))  # made by the move that left the copy
+        if disk.partial.move is not None and is_in_home(disk.dest.path, context.plan.vm):
+            home_effects.remove_directory(
+                context, posixpath.dirname(disk.dest.path)
+            )  # made by the move that left the copy
     point("destination-removed")
     for sentence in keep.values():
         context.notes.append(sentence)
@@ -271,18 +275,19 @@ def remove_destination(context: Context, seen: Observation) -> None:
 def _to_keep(context: Context, seen: Observation) -> dict[str, str]:
     """The broken copies that stay, each with a sentence about it."""
     plan, record = context.plan, seen.record
-    if not resume_rules.keeps(plan.on_break, plan.method, cancelled=record.failure is None):
+    if not resume_rules.keeps(plan.outage.on_break, plan.method, cancelled=record.failure is None):
         return {}
     found = {}
     for disk in plan.disks:
-        if disk.clone and plan.on_break is not OnBreak.KEEP:
+        if disk.copy.clone and plan.outage.on_break is not OnBreak.KEEP:
             continue  # another clone takes no longer than looking at this one
-        if disk.dest in record.created and overlays_effects.worth_going_on(context, disk, record):
-            stat = files.stat_one(context.runner, disk.dest)
+        if disk.dest.path in record.created and overlays_effects.worth_going_on(context, disk, record):
+            stat = files.stat_one(context.runner, disk.dest.path)
             size = 0 if stat is None else stat.allocated
-            if size >= (MiB if plan.on_break is OnBreak.KEEP else resume_rules.WORTH_KEEPING):
-                found[disk.dest] = (
-                    f"{disk.dest} ({format_size(size)}) is kept: the next move of {plan.vm} to {disk.datastore} goes "
-                    "on from it; `blockferry orphans` lists and removes it"
+            if size >= (MiB if plan.outage.on_break is OnBreak.KEEP else resume_rules.WORTH_KEEPING):
+                found[disk.dest.path] = (
+                    f"{disk.dest.path} ({format_size(size)}) is kept: "
+                    f"the next move of {plan.vm} to {disk.dest.datastore} goes on from it; "
+                    "`blockferry orphans` lists and removes it"
                 )
     return found

@@ -13,11 +13,11 @@ from blockferry.storage_move.context import Context
 from blockferry.storage_move.destination import effects as destination_effects
 from blockferry.storage_move.destination import mount_check, owner_and_labels
 from blockferry.storage_move.destination.placement import is_in_home
+from blockferry.storage_move.firmware.plan import NvramPlan
 from blockferry.storage_move.firmware.rules import RELEASED
 from blockferry.storage_move.home import effects as home_effects
 from blockferry.storage_move.observation import DiskSide, Observation
 from blockferry.storage_move.observe import fingerprint
-from blockferry.storage_move.plan import NvramPlan
 from blockferry.storage_move.points import point
 from blockferry.storage_move.record import Record
 
@@ -135,5 +135,5 @@ def _over(context: Context, record: Record, sentence: str) -> None:
 
 
 def _plan(context: Context) -> NvramPlan:
-    assert context.plan.nvram is not None
-    return context.plan.nvram
+    assert context.plan.firmware.nvram is not None
+    return context.plan.firmware.nvram

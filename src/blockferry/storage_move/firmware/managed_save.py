@@ -29,10 +29,10 @@ from blockferry.safety import managed_save_recovery
 from blockferry.safety.guard import LINGER_S
 from blockferry.storage_move import actions
 from blockferry.storage_move.context import Context
+from blockferry.storage_move.firmware.plan import ManagedSavePlan, NvramPlan
 from blockferry.storage_move.firmware.record import ManagedSave
 from blockferry.storage_move.observation import Observation
 from blockferry.storage_move.observe import fingerprint, image_fingerprint
-from blockferry.storage_move.plan import ManagedSavePlan, NvramPlan
 from blockferry.storage_move.points import point
 from blockferry.storage_move.precheck import space
 from blockferry.storage_move.record import Record
@@ -213,7 +213,7 @@ def _guarded(context: Context, record: Record) -> bool:
 
 
 def _plan(context: Context) -> tuple[NvramPlan, ManagedSavePlan]:
-    nvram = context.plan.nvram
+    nvram = context.plan.firmware.nvram
     assert nvram is not None
     assert nvram.now is not None
     return nvram, nvram.now

@@ -75,7 +75,7 @@ def still_now(plan: Plan, record: Record) -> bool:
     """Whether a move of which only the variables are left does something about them while the VM runs."""
     if record.managed_save.state is not ManagedSave.NONE:
         return True
-    return plan.nvram is not None and plan.nvram.now is not None and not record.managed_save.failed
+    return plan.firmware.nvram is not None and plan.firmware.nvram.now is not None and not record.managed_save.failed
 
 
 def _now(plan: Plan, seen: Observation, view: NvramView) -> actions.Action:

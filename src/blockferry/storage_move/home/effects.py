@@ -23,8 +23,8 @@ from blockferry.safety import file_references
 from blockferry.storage_move.context import Context
 from blockferry.storage_move.destination import mount_check, owner_and_labels
 from blockferry.storage_move.destination.effects import MARKER, make_home, mark_file, marked_by, name_paths
+from blockferry.storage_move.home.plan import HomeFile, HomePlan
 from blockferry.storage_move.observation import Observation
-from blockferry.storage_move.plan import HomeFile, HomePlan
 from blockferry.storage_move.points import point
 from blockferry.storage_move.record import Record
 
@@ -276,7 +276,7 @@ def release_home(context: Context, seen: Observation) -> None:
     plan, home, record = context.plan, context.plan.home, seen.record
     if home is not None:
         write_metadata(context, home.dest)
-        images = {disk.dest for disk in plan.disks}
+        images = {disk.dest.path for disk in plan.disks}
         for path in record.created:
             below = path.startswith(home.dest.rstrip("/") + "/")
             if below and not path.endswith("/") and path not in images:
@@ -420,7 +420,7 @@ def _release_directories(context: Context, home: HomePlan) -> None:
 
 def remove_directory(context: Context, directory: str) -> str:
     """Remove a directory of the VM's, if it is empty; else why it stays. Never that of a datastore. Raises nothing."""
-    nvram = context.plan.nvram
+    nvram = context.plan.firmware.nvram
     return clear_directory(context.site, context.runner, directory, "" if nvram is None else nvram.source)
 
 

@@ -17,8 +17,8 @@ from blockferry.hosts.runner import Runner
 from blockferry.storage_move.facts import SmallFile
 from blockferry.storage_move.home import effects as home_effects
 from blockferry.storage_move.home import rules as home_rules
+from blockferry.storage_move.home.plan import StayingFile
 from blockferry.storage_move.home.rules import HomeEntry
-from blockferry.storage_move.plan import StayingFile
 
 DEPTH = 5
 LOOK_S = 30

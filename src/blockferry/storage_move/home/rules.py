@@ -15,7 +15,7 @@ from blockferry.hosts.file_use import FileUse
 from blockferry.hosts.inventory import Datastore, Vm, datastore_of
 from blockferry.storage_move.destination.placement import directory_name, is_in_home
 from blockferry.storage_move.facts import SmallFile
-from blockferry.storage_move.plan import StayingFile
+from blockferry.storage_move.home.plan import StayingFile
 
 CONFIG_LABELS = ("cidata", "config-2")
 """Volume names by which cloud-init finds its configuration medium (its NoCloud and ConfigDrive data sources)."""

@@ -75,7 +75,7 @@ def bar_start(context: Context, action: actions.BarStart, seen: Observation) -> 
     switched_off = before.autostart or _of(seen).autostart
     context.save(replace(seen.record, lost=replace(before, unclear=paths, autostart=switched_off)))
     context.control.set_autostart(wanted=False)
-    context.control.write_config({one: (path, plan.disk(one).source_format) for one, path in paths.items()}, {})
+    context.control.write_config({one: (path, plan.disk(one).source.format) for one, path in paths.items()}, {})
     point("lost-barred")
     context.log_event(
         "warning", f"{plan.vm} is kept from starting: it cannot be told which images hold its newest data"

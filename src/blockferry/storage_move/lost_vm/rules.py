@@ -21,12 +21,13 @@ from blockferry.hosts.block_graph import BlockGraph
 from blockferry.hosts.exports import is_export
 from blockferry.hosts.inventory import PowerState
 from blockferry.storage_move import actions
+from blockferry.storage_move.disk_plan import DiskPlan
 from blockferry.storage_move.disk_record import Copy, Stage
 from blockferry.storage_move.lost_vm.record import LostVm
 from blockferry.storage_move.observation import DiskSide, DiskView, LostView, Observation
 from blockferry.storage_move.overlays import rules as overlays_rules
 from blockferry.storage_move.overlays.record import OverlayState
-from blockferry.storage_move.plan import DiskPlan, Plan
+from blockferry.storage_move.plan import Plan
 from blockferry.storage_move.record import Record
 
 PAUSED, SHUTDOWN = "paused", "shutdown"
@@ -61,17 +62,17 @@ def current_images(plan: Plan, graph: BlockGraph) -> dict[str, str]:
 
 def images(disk: DiskPlan) -> tuple[str, ...]:
     """Every image that this disk may be on during its move."""
-    return tuple(one for one in (disk.source_overlay, disk.source, disk.dest_overlay, disk.dest) if one)
+    return tuple(one for one in (disk.overlays.source, disk.source.path, disk.overlays.dest, disk.dest.path) if one)
 
 
 def format_of(disk: DiskPlan, image: str) -> str:
-    if image in (disk.source_overlay, disk.dest_overlay):
+    if image in (disk.overlays.source, disk.overlays.dest):
         return "qcow2"
-    return disk.source_format if image == disk.source else disk.dest_format
+    return disk.source.format if image == disk.source.path else disk.dest.format
 
 
 def side_of(disk: DiskPlan, image: str) -> DiskSide:
-    return DiskSide.SOURCE if image in (disk.source, disk.source_overlay) else DiskSide.DESTINATION
+    return DiskSide.SOURCE if image in (disk.source.path, disk.overlays.source) else DiskSide.DESTINATION
 
 
 def all_across(plan: Plan, current: Mapping[str, str]) -> bool:
@@ -82,7 +83,7 @@ def all_across(plan: Plan, current: Mapping[str, str]) -> bool:
 
 def stand_in(plan: Plan, target: str) -> str:
     """The path of no file: a configuration that names it cannot be started."""
-    directory = posixpath.dirname(plan.disk(target).source)
+    directory = posixpath.dirname(plan.disk(target).source.path)
     return posixpath.join(directory or "/", f"unclear-{plan.move}-{target}")
 
 
@@ -90,7 +91,7 @@ def settle(plan: Plan, record: Record, current: Mapping[str, str]) -> Record:
     """The record, with what is proven by the images that QEMU writes to. Its jobs are not counted on any more."""
     for disk in plan.disks:
         image = current.get(disk.target)
-        for at_source, base in ((True, disk.source), (False, disk.dest)):
+        for at_source, base in ((True, disk.source.path), (False, disk.dest.path)):
             overlay = overlays_rules.overlay_path(disk, at_source=at_source)
             if overlay and image == overlay:
                 record = record.with_overlay(disk.target, OverlayState.USED, at_source=at_source)
@@ -259,7 +260,7 @@ def _not_on(plan: Plan, view: DiskView, lost: LostVm) -> bool:
     if image is None:
         return False
     disk = plan.disk(view.target)
-    overlay = image in (disk.source_overlay, disk.dest_overlay)
+    overlay = image in (disk.overlays.source, disk.overlays.dest)
     return view.live is not side_of(disk, image) or view.live_overlay != overlay
 
 

@@ -20,6 +20,7 @@ from blockferry.storage_move import actions, destination_watchdog, guarding
 from blockferry.storage_move.context import Context
 from blockferry.storage_move.destination import effects as destination_effects
 from blockferry.storage_move.destination import mount_check
+from blockferry.storage_move.disk_plan import DiskPlan
 from blockferry.storage_move.disk_record import Copy, Stage
 from blockferry.storage_move.observation import Observation
 from blockferry.storage_move.observe import layer_fingerprint, same_path
@@ -27,7 +28,6 @@ from blockferry.storage_move.overlays import rules as overlays_rules
 from blockferry.storage_move.overlays.record import ComparedBase, OverlayState
 from blockferry.storage_move.overlays.resume_rules import keeps
 from blockferry.storage_move.pace import comparison_speed
-from blockferry.storage_move.plan import DiskPlan
 from blockferry.storage_move.points import point
 from blockferry.storage_move.record import Record
 
@@ -41,7 +41,7 @@ NOT_RUNNING = "VIR_ERR_OPERATION_INVALID"
 def take_overlays(context: Context, action: actions.TakeOverlays, seen: Observation) -> None:
     """Overlays of ours, made and marked before libvirt hears of them, then put above all these disks in one instant."""
     record = seen.record
-    overlays = {target: context.plan.disk(target).source_overlay for target in action.targets}
+    overlays = {target: context.plan.disk(target).overlays.source for target in action.targets}
     for target, path in overlays.items():
         disk = context.plan.disk(target)
         _no_longer_needed(context, record, disk, path)
@@ -51,11 +51,11 @@ def take_overlays(context: Context, action: actions.TakeOverlays, seen: Observat
         point("overlay-named")
         destination_effects.mark_file(context, path)
         destination_effects.new_image(
-            context, path, disk, "qcow2", disk.virtual_size, backing=(disk.source, disk.source_format)
+            context, path, disk, "qcow2", disk.sizes.virtual, backing=(disk.source.path, disk.source.format)
         )
         destination_effects.mark_file(context, path, made=True)
     point("overlay-made")
-    context.control.take_overlays(overlays, {target: context.plan.disk(target).source for target in overlays})
+    context.control.take_overlays(overlays, {target: context.plan.disk(target).source.path for target in overlays})
     point("overlay-taken")
     for target in overlays:
         record = record.with_overlay(target, OverlayState.USED, at_source=True)
@@ -74,7 +74,7 @@ def _no_longer_needed(context: Context, record: Record, disk: DiskPlan, overlay:
     )
     if doubt is not None:
         raise StillInUse(overlay, doubt)
-    at_source = same_path(overlay, disk.source_overlay)
+    at_source = same_path(overlay, disk.overlays.source)
     committed = record.commits.fingerprints.get(overlay)
     if (
         committed is not None
@@ -89,15 +89,15 @@ def _no_longer_needed(context: Context, record: Record, disk: DiskPlan, overlay:
 
 def remove_overlay(context: Context, record: Record, disk: DiskPlan) -> None:
     """Take away the overlay above the source, on the way back. Raises StillInUse while it may be needed."""
-    _no_longer_needed(context, record, disk, disk.source_overlay)
-    files.remove_file(context.runner, disk.source_overlay)
+    _no_longer_needed(context, record, disk, disk.overlays.source)
+    files.remove_file(context.runner, disk.overlays.source)
 
 
 def note_layer(context: Context, action: actions.SaveLayer, seen: Observation) -> None:
     disk = context.plan.disk(action.target)
     record = seen.record.with_overlay(action.target, action.layer, at_source=action.at_source)
     if action.layer is OverlayState.COMMITTED:
-        overlay = disk.source_overlay if action.at_source else disk.dest_overlay
+        overlay = disk.overlays.source if action.at_source else disk.overlays.dest
         state = layer_fingerprint(context.runner, disk, at_source=action.at_source)
         record = replace(
             record, commits=replace(record.commits, fingerprints={**record.commits.fingerprints, overlay: state})
@@ -114,7 +114,7 @@ def sync_base(context: Context, target: str, seen: Observation) -> None:
     """The base at the destination like the immutable one at the source, by comparing what is there already."""
     disk = context.plan.disk(target)
     record = _destination(context, disk, seen.record)
-    done = bring_in_step(context, disk, disk.source, disk.source_format, record)
+    done = bring_in_step(context, disk, disk.source.path, disk.source.format, record)
     point("base-synced")
     context.resynced[target] = done
     record = record.with_disk(target, replace(record.disk(target), synced=done))
@@ -126,12 +126,12 @@ def create_overlay(context: Context, target: str, seen: Observation) -> None:
     disk = context.plan.disk(target)
     mount_check.check(context, seen.record.mounts)
     record = seen.record if seen.record.disk(target).synced is not None else _destination(context, disk, seen.record)
-    record = destination_effects.name_paths(context, record, disk.dest_overlay)
+    record = destination_effects.name_paths(context, record, disk.overlays.dest)
     point("image-named")
-    destination_effects.mark_file(context, disk.dest_overlay)
-    base = (disk.dest, disk.dest_format)
-    destination_effects.new_image(context, disk.dest_overlay, disk, "qcow2", disk.virtual_size, backing=base)
-    destination_effects.mark_file(context, disk.dest_overlay, made=True)
+    destination_effects.mark_file(context, disk.overlays.dest)
+    base = (disk.dest.path, disk.dest.format)
+    destination_effects.new_image(context, disk.overlays.dest, disk, "qcow2", disk.sizes.virtual, backing=base)
+    destination_effects.mark_file(context, disk.overlays.dest, made=True)
     point("image-made")
     context.save(record.with_copy(target, Copy(Stage.IMAGE, -1, record.copy(target).attempts)))
 
@@ -139,7 +139,7 @@ def create_overlay(context: Context, target: str, seen: Observation) -> None:
 def cold_copy(context: Context, target: str, seen: Observation) -> None:
     """The disk of a VM that is off, going on from what a broken copy has left at the destination."""
     disk, view, record = context.plan.disk(target), seen.disk(target), seen.record
-    source = (disk.source_overlay, "qcow2") if view.config_overlay else (disk.source, disk.source_format)
+    source = (disk.overlays.source, "qcow2") if view.config_overlay else (disk.source.path, disk.source.format)
     # From here on the image at the destination may hold more than the source's base.
     record = record.without_sync(target).without_verdict(target).without_cold_copy(target)
     if record != seen.record:
@@ -161,7 +161,7 @@ def forget_copy(context: Context, target: str, seen: Observation) -> None:
     disk, record = context.plan.disk(target), seen.record
     context.memory.progress.pop(target, None)
     context.memory.flushed_bytes.pop(target, None)
-    again = disk.source_overlay and keeps(context.plan.on_break, context.plan.method, cancelled=False)
+    again = disk.overlays.source and keeps(context.plan.outage.on_break, context.plan.method, cancelled=False)
     if not record.disk(target).partial and again and worth_going_on(context, disk, record):
         record = record.with_disk(target, replace(record.disk(target), partial=True))
     word = "gone on with by comparing" if record.disk(target).partial else "begun anew"
@@ -175,25 +175,25 @@ def _destination(context: Context, disk: DiskPlan, record: Record) -> Record:
         doubt = _unfit(context, disk)
         if doubt is None:
             # It is this move's from now on, whoever made it: an old disk, or the broken copy of an earlier move.
-            destination_effects.mark_file(context, disk.dest, made=True)
-            if disk.dest_format == "qcow2":
-                qemu_img.repair_leaks(context.runner, disk.dest)
+            destination_effects.mark_file(context, disk.dest.path, made=True)
+            if disk.dest.format == "qcow2":
+                qemu_img.repair_leaks(context.runner, disk.dest.path)
             return record
         context.log_event("warning", f"the broken copy of {disk.target} is of no use ({doubt}); it is begun anew")
     mount_check.check(context, record.mounts)
-    record = destination_effects.make_home(context, record, posixpath.dirname(disk.dest))
-    record = destination_effects.name_paths(context, record, disk.dest)
-    destination_effects.mark_file(context, disk.dest)
+    record = destination_effects.make_home(context, record, posixpath.dirname(disk.dest.path))
+    record = destination_effects.name_paths(context, record, disk.dest.path)
+    destination_effects.mark_file(context, disk.dest.path)
     destination_effects.new_image(
         context,
-        disk.dest,
+        disk.dest.path,
         disk,
-        disk.dest_format,
-        disk.virtual_size,
-        cluster_size=disk.cluster_size,
-        extended_l2=disk.extended_l2,
+        disk.dest.format,
+        disk.sizes.virtual,
+        cluster_size=disk.dest.cluster_size,
+        extended_l2=disk.dest.extended_l2,
     )
-    destination_effects.mark_file(context, disk.dest, made=True)
+    destination_effects.mark_file(context, disk.dest.path, made=True)
     if not record.disk(disk.target).partial:
         record = record.with_disk(disk.target, replace(record.disk(disk.target), partial=True))
     context.save(record)
@@ -201,18 +201,22 @@ def _destination(context: Context, disk: DiskPlan, record: Record) -> Record:
 
 
 def _unfit(context: Context, disk: DiskPlan) -> str | None:
-    file_stat = files.stat_one(context.runner, disk.dest)
+    file_stat = files.stat_one(context.runner, disk.dest.path)
     if file_stat is None:
-        return f"{disk.dest} is gone"
-    return comparison.usable(context.runner, disk.dest, disk.dest_format, disk.virtual_size)
+        return f"{disk.dest.path} is gone"
+    return comparison.usable(context.runner, disk.dest.path, disk.dest.format, disk.sizes.virtual)
 
 
 def worth_going_on(context: Context, disk: DiskPlan, record: Record) -> bool:
     """Whether the image at the destination holds enough to compare rather than to copy anew."""
-    if not disk.resumable or disk.dest not in record.created:
+    if not disk.copy.resumable or disk.dest.path not in record.created:
         return False
-    file_stat = files.stat_one(context.runner, disk.dest)
-    if file_stat is None or file_stat.kind != "file" or file_stat.allocated < min(WORTH_GOING_ON, disk.allocation // 4):
+    file_stat = files.stat_one(context.runner, disk.dest.path)
+    if (
+        file_stat is None
+        or file_stat.kind != "file"
+        or file_stat.allocated < min(WORTH_GOING_ON, disk.sizes.allocation // 4)
+    ):
         return False
     return comparison.problem(context.runner) is None and _unfit(context, disk) is None
 
@@ -226,22 +230,22 @@ def bring_in_step(context: Context, disk: DiskPlan, source: str, source_format: 
         context.runner,
         source,
         source_format,
-        disk.dest,
-        disk.dest_format,
+        disk.dest.path,
+        disk.dest.format,
         speed=comparison_speed.speed(context, record),
         progress=lambda state: destination_effects.show_cold(context, disk, state.fraction),
         should_stop=context.should_stop,
     )
     seconds = time.monotonic() - began
     read, written = done.source_read + done.dest_read, done.written
-    share = 100 * written / max(1, disk.virtual_size)
+    share = 100 * written / max(1, disk.sizes.virtual)
     context.log_event(
         "action",
-        f"{disk.target}: {disk.dest} was brought in step in {format_duration(seconds)}: {format_size(read)} read "
+        f"{disk.target}: {disk.dest.path} was brought in step in {format_duration(seconds)}: {format_size(read)} read "
         f"on both sides, {format_size(written)} written ({share:.1f} % of the disk)",
     )
     fingerprint = layer_fingerprint(context.runner, disk, at_source=True).split("|")[0]
-    return ComparedBase(fingerprint, read, written, disk.virtual_size, round(seconds, 3))
+    return ComparedBase(fingerprint, read, written, disk.sizes.virtual, round(seconds, 3))
 
 
 def start_commit(context: Context, action: actions.StartCommit, seen: Observation, speed: int) -> None:
@@ -265,7 +269,7 @@ def start_commit(context: Context, action: actions.StartCommit, seen: Observatio
 
 def outrun(context: Context, seen: Observation) -> None:
     """Tell of overlays that grow faster than they are committed; from now on nothing limits that."""
-    contract = context.plan.contract is not None
+    contract = context.plan.pace.contract is not None
     for divergence in seen.outrun:
         if divergence.target in context.memory.outrun or not overlays_rules.lifted(divergence, contract=contract):
             continue
@@ -300,7 +304,7 @@ def pivot_commit(context: Context, action: actions.PivotCommit, seen: Observatio
 def commit_off(context: Context, action: actions.CommitOff, seen: Observation) -> None:
     """The same for a VM that is off. QEMU's image lock keeps it from starting meanwhile."""
     disk = context.plan.disk(action.target)
-    overlay = disk.source_overlay if action.at_source else disk.dest_overlay
+    overlay = disk.overlays.source if action.at_source else disk.overlays.dest
     point("committing-off")
     record = seen.record.with_overlay(action.target, OverlayState.USED, at_source=action.at_source)
     if action.at_source:
@@ -320,8 +324,8 @@ def commit_off(context: Context, action: actions.CommitOff, seen: Observation) -
 
 def keep_old_base_whole(context: Context, disk: DiskPlan) -> None:
     """Before an old disk is kept: what its overlay holds belongs into it. Nobody uses either any more."""
-    if files.stat_one(context.runner, disk.source_overlay) is not None:
-        qemu_img.commit(context.runner, disk.source_overlay)
+    if files.stat_one(context.runner, disk.overlays.source) is not None:
+        qemu_img.commit(context.runner, disk.overlays.source)
 
 
 def checkpoint(context: Context, action: actions.Checkpoint, seen: Observation, guard_s: float) -> None:
@@ -329,7 +333,7 @@ def checkpoint(context: Context, action: actions.Checkpoint, seen: Observation, 
     before = time.monotonic()
     copied = {target: one.cur for target, one in context.memory.progress.items()}
     for disk in context.plan.disks:  # what is in the page cache would have to be written in the suspension
-        for place in (disk.source, disk.dest) if action.suspend else (disk.dest,):
+        for place in (disk.source.path, disk.dest.path) if action.suspend else (disk.dest.path,):
             if not is_export(place):
                 files.flush(context.runner, place)
     context.memory.flushed_bytes.update(copied)  # also when the rest does not work: the next try is the next checkpoint

@@ -10,8 +10,9 @@ from blockferry.base.names import cut
 from blockferry.base.units import GiB, MiB, format_size
 from blockferry.hosts.exports import is_export
 from blockferry.storage_move.destination.placement import LONGEST_STEM
+from blockferry.storage_move.disk_plan import DiskPlan
 from blockferry.storage_move.facts import Facts
-from blockferry.storage_move.plan import DiskPlan
+from blockferry.storage_move.overlays.plan import PartialPlan
 from blockferry.storage_move.precheck.finding import Finding, Severity, finding
 from blockferry.storage_move.precheck.method import race_possible
 from blockferry.storage_move.request import IfNotConverging, Method, MoveRequest, OnBreak
@@ -39,20 +40,20 @@ def keeps(asked: OnBreak, method: Method, *, cancelled: bool) -> bool:
 
 def why_not(disk: DiskPlan, facts: Facts) -> str | None:
     """Why a broken copy of this disk could not be gone on with at all; None when it could."""
-    if is_export(disk.source) or is_export(disk.dest):
+    if is_export(disk.source.path) or is_export(disk.dest.path):
         return "it is, or goes, behind a network block device"
     if disk.shallow:
         return "its backing chain is kept as a chain"
-    if disk.sealed:
+    if disk.encryption.sealed:
         return "it is encrypted and copied as it is"
-    if disk.as_is:
+    if disk.copy.as_is:
         return "its image holds internal snapshots, which comparing would not bring across"
-    for format in (disk.source_format, disk.dest_format):
+    for format in (disk.source.format, disk.dest.format):
         if format not in FORMATS:
             return f"{format} is not compared"
-    if disk.parts:
+    if disk.source.parts:
         return "its content lies in several files, of which one alone does not tell whether it was written to"
-    if disk.has_bitmaps:
+    if disk.source.has_bitmaps:
         return "its image carries bitmaps of checkpoints, which comparing would not bring across"
     return facts.compare_problem
 
@@ -66,41 +67,41 @@ def no_overlay(disk: DiskPlan, facts: Facts) -> str | None:
     """Why no overlay can be put above this disk while the VM runs; None when it can."""
     if not facts.vm.persistent:
         return f"{facts.vm.name} is transient: when it goes off, nothing would name the overlay with its last writes"
-    if disk.source_kind != "file":
-        return f"{disk.source} is a block device, beside which no overlay can lie"
+    if disk.source.kind != "file":
+        return f"{disk.source.path} is a block device, beside which no overlay can lie"
     if (found := facts.vm.disk(disk.target)) is not None and found.read_only:
         return "it is read-only, and libvirt puts no overlay above such a disk"
     if facts.vm.pause_reason == "ioerror":
         return f"{facts.vm.name} is paused because its storage failed, where an overlay would have to lie, too"
-    if disk.source_volume:
-        return f"the VM names it as the volume {disk.source_volume}, and libvirt would lose that name under an overlay"
-    if disk.sealed:
+    if disk.source.volume:
+        return f"the VM names it as the volume {disk.source.volume}, and libvirt would lose that name under an overlay"
+    if disk.encryption.sealed:
         return "it is encrypted, and an overlay would hold the guest's writes in the clear"
     return None
 
 
 def planned(disk: DiskPlan, request: MoveRequest, facts: Facts, move: str) -> DiskPlan:
     """The disk's plan with all that going on from a broken copy needs."""
-    here = facts.partials.get(disk.dest)
-    fits = here is not None and here.format == disk.dest_format and here.virtual_size == disk.virtual_size
+    here = facts.partials.get(disk.dest.path)
+    fits = here is not None and here.format == disk.dest.format and here.virtual_size == disk.sizes.virtual
     resumable = why_not(disk, facts) is None
     running = why_not_running(disk, facts) is None
     resumes = fits and resumable and not request.from_scratch and (running or not facts.vm.state.active)
     resumes = resumes and request.method is not Method.MIRROR
     resumes = resumes and (request.contract is None or not facts.vm.state.active)  # comparing does not mind the guest
+    pauses = (
+        facts.suspended_start
+        if facts.suspended_start is not None
+        else any(
+            race_possible(versions.qemu, "qcow2", shallow=True) for versions in (facts.versions, facts.later_versions)
+        )
+    )
+    kept = here.allocated if here is not None and resumes else 0
     return replace(
         with_overlays(disk, facts.vm.name, move) if running else disk,
-        resumable=resumable,
-        overlay_suspended_start=(
-            facts.suspended_start
-            if facts.suspended_start is not None
-            else any(
-                race_possible(versions.qemu, "qcow2", shallow=True)
-                for versions in (facts.versions, facts.later_versions)
-            )
-        ),
-        partial_of=None if here is None else here.move,
-        partial_bytes=here.allocated if here is not None and resumes else 0,
+        copy=replace(disk.copy, resumable=resumable),
+        start=replace(disk.start, overlay_suspended=pauses),
+        partial=PartialPlan(None if here is None else here.move, kept),
     )
 
 
@@ -111,17 +112,17 @@ def spoiled(disks: Sequence[DiskPlan], request: MoveRequest, facts: Facts) -> di
     """
     found = {}
     for disk in disks:
-        here = facts.partials.get(disk.dest)
-        if here is None or not here.kept or disk.partial_bytes:
+        here = facts.partials.get(disk.dest.path)
+        if here is None or not here.kept or disk.partial.allocated:
             continue
         reason = why_not(disk, facts) or (no_overlay(disk, facts) if facts.vm.state.active else None)
-        if disk.clone:
+        if disk.copy.clone:
             reason = "a clone needs no copying"
-        elif here.virtual_size != disk.virtual_size:
-            reason = f"it has {here.virtual_size} bytes, the disk {disk.virtual_size}"
+        elif here.virtual_size != disk.sizes.virtual:
+            reason = f"it has {here.virtual_size} bytes, the disk {disk.sizes.virtual}"
         elif reason is None and request.contract is not None:
             reason = "comparing minds no latency contract"
-        found[disk.dest] = reason or "the method mirror copies anew"
+        found[disk.dest.path] = reason or "the method mirror copies anew"
     return found
 
 
@@ -129,13 +130,16 @@ def with_overlays(disk: DiskPlan, vm: str, move: str) -> DiskPlan:
     stem = f"{cut(vm, LONGEST_STEM)}-{disk.target}.{move}".replace("/", "_")
     return replace(
         disk,
-        source_overlay=posixpath.join(posixpath.dirname(disk.source), f"{stem}.overlay.qcow2"),
-        dest_overlay=posixpath.join(posixpath.dirname(disk.dest), f"{stem}.new-overlay.qcow2"),
+        overlays=replace(
+            disk.overlays,
+            source=posixpath.join(posixpath.dirname(disk.source.path), f"{stem}.overlay.qcow2"),
+            dest=posixpath.join(posixpath.dirname(disk.dest.path), f"{stem}.new-overlay.qcow2"),
+        ),
     )
 
 
 def resumes_partial_copy(disks: Sequence[DiskPlan]) -> bool:
-    return any(disk.partial_bytes for disk in disks)
+    return any(disk.partial.allocated for disk in disks)
 
 
 def _pauses(disk: DiskPlan, request: MoveRequest, method: Method) -> bool:
@@ -143,9 +147,9 @@ def _pauses(disk: DiskPlan, request: MoveRequest, method: Method) -> bool:
 
     Not told of a copy that takes less than half a minute at 50 MiB/s, before which no checkpoint is due.
     """
-    if method is not Method.CHANGED_BLOCKS or disk.dest_format != "qcow2" or not disk.resumable:
+    if method is not Method.CHANGED_BLOCKS or disk.dest.format != "qcow2" or not disk.copy.resumable:
         return False
-    if disk.overlay_first or disk.clone or disk.partial_bytes or request.on_break is OnBreak.REMOVE:
+    if disk.overlays.first or disk.copy.clone or disk.partial.allocated or request.on_break is OnBreak.REMOVE:
         return False
     return request.on_break is OnBreak.KEEP or (request.contract is None and disk.copy_bytes > 1536 * MiB)
 
@@ -160,27 +164,27 @@ def findings(disks: Sequence[DiskPlan], request: MoveRequest, facts: Facts, meth
         text = f"The method snapshot cannot go over to a mirror for {facts.vm.name}."
         found.append(finding("METHOD_SNAPSHOT", text))
     for disk in disks:
-        here = facts.partials.get(disk.dest)
+        here = facts.partials.get(disk.dest.path)
         if here is not None and here.kept:
             text = (
-                f"{disk.target}: {disk.dest} ({format_size(disk.partial_bytes)}), the old disk that move {here.move} "
-                "has left, becomes the copy; both sides are compared and only what differs is written. It cannot be "
-                "gone back to any more."
+                f"{disk.target}: {disk.dest.path} ({format_size(disk.partial.allocated)}), "
+                f"the old disk that move {here.move} has left, becomes the copy; both sides are compared and only what "
+                "differs is written. It cannot be gone back to any more."
             )
             found.append(finding("KEPT_USED", text))
-        elif disk.partial_bytes:
+        elif disk.partial.allocated:
             text = (
-                f"{disk.target}: {disk.dest} ({format_size(disk.partial_bytes)}) is what move {disk.partial_of} has "
-                "left; both sides are compared and only what differs is copied."
+                f"{disk.target}: {disk.dest.path} ({format_size(disk.partial.allocated)}) is what move "
+                f"{disk.partial.move} has left; both sides are compared and only what differs is copied."
             )
             found.append(finding("RESUME_FROM", text))
-        elif disk.partial_of is not None:
+        elif disk.partial.move is not None:
             other = "mirror copies anew" if request.contract is None else "comparing minds no latency contract"
-            other = "a clone needs no copying" if disk.clone else other
+            other = "a clone needs no copying" if disk.copy.clone else other
             cause = "as asked" if request.from_scratch else why_not_running(disk, facts) or other
-            text = f"{disk.target}: {disk.dest}, which move {disk.partial_of} has left, is replaced ({cause})."
+            text = f"{disk.target}: {disk.dest.path}, which move {disk.partial.move} has left, is replaced ({cause})."
             found.append(finding("RESUME_REPLACED", text))
-        if not facts.vm.state.active or (request.on_break is OnBreak.REMOVE and not disk.clone):
+        if not facts.vm.state.active or (request.on_break is OnBreak.REMOVE and not disk.copy.clone):
             continue
         reason = why_not_running(disk, facts)
         if _pauses(disk, request, method):
@@ -191,15 +195,15 @@ def findings(disks: Sequence[DiskPlan], request: MoveRequest, facts: Facts, meth
             found.append(finding("METHOD_SNAPSHOT", f"{disk.target} cannot be moved by the method snapshot: {reason}."))
         elif reason is None and not keeps(request.on_break, method, cancelled=False):
             reason = f"the method {method.value} keeps nothing unless asked (--on-break keep)"
-        if reason is not None and not disk.clone:
+        if reason is not None and not disk.copy.clone:
             text = f"If the copy of {disk.target} breaks, it begins anew: {reason}."
             found.append(finding("RESUME_NOT", text))
         free = facts.source_free.get(disk.target)
-        overlaid = method in (Method.SNAPSHOT, Method.CLONE) or disk.partial_bytes or disk.overlay_first
-        if overlaid and free is not None and free < disk.virtual_size // 10:
+        overlaid = method in (Method.SNAPSHOT, Method.CLONE) or disk.partial.allocated or disk.overlays.first
+        if overlaid and free is not None and free < disk.sizes.virtual // 10:
             text = (
                 f"{disk.target}: its overlay grows with what the guest writes until the switch, and there are only "
-                f"{format_size(free)} free beside {disk.source}."
+                f"{format_size(free)} free beside {disk.source.path}."
             )
             found.append(finding("OVERLAY_SPACE", text, severity=Severity.ERROR if free < LEAST_OVERLAY else None))
     return found

@@ -18,11 +18,12 @@ from collections.abc import Sequence
 from blockferry.base.units import format_rate
 from blockferry.hosts.inventory import PowerState
 from blockferry.storage_move import actions
+from blockferry.storage_move.disk_plan import DiskPlan
 from blockferry.storage_move.disk_record import Stage
 from blockferry.storage_move.observation import DiskSide, DiskView, Job, Observation
 from blockferry.storage_move.overlays.convergence import Divergence
 from blockferry.storage_move.overlays.record import OverlayState
-from blockferry.storage_move.plan import DiskPlan, Plan
+from blockferry.storage_move.plan import Plan
 from blockferry.storage_move.record import Record
 from blockferry.storage_move.request import Method, OnBreak
 
@@ -48,13 +49,13 @@ CHECKPOINT_PAUSE_S = 30.0
 
 def layered(plan: Plan, record: Record, target: str) -> bool:
     """Whether this disk goes across, while the VM runs, by way of overlays. Never in a mirror's move."""
-    if not plan.disk(target).source_overlay:
+    if not plan.disk(target).overlays.source:
         return False
     return (
         plan.method is Method.SNAPSHOT
-        or plan.disk(target).clone
+        or plan.disk(target).copy.clone
         or (
-            (record.disk(target).partial or plan.disk(target).overlay_first)
+            (record.disk(target).partial or plan.disk(target).overlays.first)
             and not plan.synchronous
             and not record.mirror.wanted
         )
@@ -73,7 +74,7 @@ def synchronous(plan: Plan, record: Record, target: str) -> bool:
 
 def suspended_start(plan: Plan, record: Record, target: str) -> bool:
     disk = plan.disk(target)
-    return disk.overlay_suspended_start if layered(plan, record, target) else disk.suspended_start
+    return disk.start.overlay_suspended if layered(plan, record, target) else disk.start.suspended
 
 
 def start_limit_s(attempts: int, last_s: float) -> float:
@@ -85,7 +86,7 @@ def copy_limit_s(plan: Plan, record: Record, targets: Sequence[str]) -> float:
     """The same for copies that are started together; more where the plan has said that it takes longer."""
     for target in targets:
         disk = plan.disk(target)
-        if not layered(plan, record, target) and disk.start_pause_s > START_LIMITS_S[0]:
+        if not layered(plan, record, target) and disk.start.pause_s > START_LIMITS_S[0]:
             return LAST_COMMIT_LOOK_S
     return start_limit_s(min(record.copy(target).attempts for target in targets), LAST_COPY_S)
 
@@ -98,7 +99,7 @@ def overlay_before_base(plan: Plan, target: str) -> bool:
     backing chain of such a copy at the pivot only, so the base may be written until then (docs/design/start-race.md).
     """
     disk = plan.disk(target)
-    return disk.overlay_suspended_start and not disk.clone
+    return disk.start.overlay_suspended and not disk.copy.clone
 
 
 def base_to_sync(plan: Plan, record: Record, targets: Sequence[str]) -> str | None:
@@ -113,7 +114,7 @@ def layer_of(record: Record, target: str, *, at_source: bool) -> OverlayState | 
 
 
 def overlay_path(disk: DiskPlan, *, at_source: bool) -> str:
-    return disk.source_overlay if at_source else disk.dest_overlay
+    return disk.overlays.source if at_source else disk.overlays.dest
 
 
 def below_its_overlay(seen: Observation) -> list[str]:
@@ -142,7 +143,8 @@ def forward(plan: Plan, seen: Observation, views: list[DiskView]) -> actions.Act
         if view.foreign_base:
             return actions.Fail(
                 f"somebody has made a snapshot of {plan.vm} at the same moment: the overlay of {view.target} stands on "
-                f"{view.foreign_base} and not on {plan.disk(view.target).source}, so a copy of that would lack writes"
+                f"{view.foreign_base} and not on {plan.disk(view.target).source.path}, "
+                "so a copy of that would lack writes"
             )
         if view.job is Job.COMMIT:
             return actions.AbortCopy(view.target)
@@ -191,7 +193,7 @@ def _commit_live(plan: Plan, seen: Observation, view: DiskView, *, at_source: bo
             f"somebody else runs a block job on {target} ({view.foreign}); {_holds(plan, view, at_source=at_source)}"
         )
     if view.job is Job.COMMIT:
-        if plan.disk(target).overlay_suspended_start and record.disk(target).commit is not Stage.CLEAN:
+        if plan.disk(target).start.overlay_suspended and record.disk(target).commit is not Stage.CLEAN:
             begun = record.disk(target).commit
             if seen.state is PowerState.RUNNING or begun not in (Stage.STARTING, Stage.STARTED):
                 return actions.AbortCopy(target)  # it may have missed a write: whoever pauses the VM now
@@ -207,7 +209,7 @@ def _commit_live(plan: Plan, seen: Observation, view: DiskView, *, at_source: bo
             f"{_holds(plan, view, at_source=at_source)}. `blockferry resume {plan.move}` tries again; once "
             f"{plan.vm} is off, that is done without QEMU"
         )
-    if plan.disk(target).overlay_suspended_start and seen.state is PowerState.RUNNING:
+    if plan.disk(target).start.overlay_suspended and seen.state is PowerState.RUNNING:
         return actions.Suspend(switch=False)
     return actions.StartCommit(target)
 
@@ -311,7 +313,7 @@ def _write(*, at_source: bool) -> actions.Action:
 
 def _holds(plan: Plan, view: DiskView, *, at_source: bool) -> str:
     disk = plan.disk(view.target)
-    overlay, base = overlay_path(disk, at_source=at_source), disk.source if at_source else disk.dest
+    overlay, base = overlay_path(disk, at_source=at_source), disk.source.path if at_source else disk.dest.path
     return f"{plan.vm} runs on {overlay}, which stands on {base}"
 
 
@@ -323,7 +325,8 @@ def stops_for_checkpoint(plan: Plan) -> bool:
     was written to a raw file is written out from outside: so the loss of its device or host costs no more, either.
     """
     return any(
-        disk.resumable and disk.dest_format == "qcow2" and not (disk.overlay_first or disk.clone) for disk in plan.disks
+        disk.copy.resumable and disk.dest.format == "qcow2" and not (disk.overlays.first or disk.copy.clone)
+        for disk in plan.disks
     )
 
 
@@ -331,9 +334,9 @@ def checkpoint_due(plan: Plan, seen: Observation) -> bool:
     """Whether the destination should be flushed now, so that a death would cost no more than this share."""
     return (
         plan.method is Method.CHANGED_BLOCKS
-        and plan.on_break is not OnBreak.REMOVE
-        and (plan.contract is None or plan.on_break is OnBreak.KEEP or not stops_for_checkpoint(plan))
+        and plan.outage.on_break is not OnBreak.REMOVE
+        and (plan.pace.contract is None or plan.outage.on_break is OnBreak.KEEP or not stops_for_checkpoint(plan))
         and seen.state is PowerState.RUNNING
         and seen.unflushed >= CHECKPOINT_SHARE
-        and (plan.on_break is OnBreak.KEEP or seen.unflushed_s >= CHECKPOINT_PAUSE_S)
+        and (plan.outage.on_break is OnBreak.KEEP or seen.unflushed_s >= CHECKPOINT_PAUSE_S)
     )

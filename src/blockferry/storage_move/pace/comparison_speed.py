@@ -12,7 +12,7 @@ from blockferry.storage_move.record import Record
 
 def speed(context: Context, record: Record) -> ComparisonSpeed:
     """The speed of a comparison that begins now."""
-    contract, pacer = context.plan.contract, context.pacer
+    contract, pacer = context.plan.pace.contract, context.pacer
     if contract is None or pacer is None or record.failure is not None:
         return ComparisonSpeed(lambda _: context.bandwidth())
     pacer.afresh(pace_rules.limit_s(contract, record.measured.before))

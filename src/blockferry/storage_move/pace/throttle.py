@@ -80,7 +80,7 @@ def _slow(context: Context, action: actions.ThrottleGuest, record: Record, noted
 
 def count(context: Context) -> None:
     """Remember what the guest has written of late, where it may be slowed: as long as the copy's own rates reach."""
-    if context.plan.if_not_converging is not IfNotConverging.THROTTLE:
+    if context.plan.pace.if_not_converging is not IfNotConverging.THROTTLE:
         return
     now, written = time.monotonic(), context.memory.written
     if now - max((looks[-1].at_s for looks in written.values()), default=0.0) < COUNT_S:

@@ -10,12 +10,9 @@ from blockferry.base.units import format_size
 from blockferry.hosts import defects, exports
 from blockferry.hosts.inventory import Datastore, Disk, Image
 from blockferry.storage_move.destination import image_names, placement
+from blockferry.storage_move.destination.plan import DestinationImage, ReleasePlan
+from blockferry.storage_move.disk_plan import CopyPlan, DiskPlan, DiskSizes, EncryptionPlan, SourceImage, StartPlan
 from blockferry.storage_move.facts import Facts
-from blockferry.storage_move.plan import (
-    DiskPlan,
-    LayerPlan,
-    ReusedLayer,
-)
 from blockferry.storage_move.precheck import method as precheck_method
 from blockferry.storage_move.precheck import network, space, vm_checks
 from blockferry.storage_move.precheck.draft import Draft
@@ -28,6 +25,7 @@ from blockferry.storage_move.request import (
     Provision,
 )
 from blockferry.storage_move.templates import rules as templates_rules
+from blockferry.storage_move.templates.plan import ChainPlan, LayerPlan, ReusedLayer
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,9 +134,13 @@ def _new_image_findings(
 
 def _luks_findings(facts: Facts, disk: DiskPlan, chain: tuple[Image, ...], *, shallow: bool) -> Iterable[Finding]:
     """An encrypted copy of a running VM is written whole: what is more than the old image takes is told."""
-    if disk.luks is not None and facts.vm.state.active and _allocation(chain, shallow=shallow) < chain[0].virtual_size:
+    if (
+        disk.encryption.luks is not None
+        and facts.vm.state.active
+        and _allocation(chain, shallow=shallow) < chain[0].virtual_size
+    ):
         size = format_size(chain[0].virtual_size)
-        yield finding("LUKS_FULL", f"{disk.target} of {facts.vm.name} is encrypted: {disk.dest} will take {size}.")
+        yield finding("LUKS_FULL", f"{disk.target} of {facts.vm.name} is encrypted: {disk.dest.path} will take {size}.")
 
 
 def _allocation(chain: tuple[Image, ...], *, shallow: bool) -> int:
@@ -167,34 +169,44 @@ def _disk_plan(
     old_parts = tuple(part for image in chain[: len(old_files)] for part in image.parts if not facts.users.get(part))
     return DiskPlan(
         target=disk.target,
-        source=disk.source.place,
-        source_format=top.format,
-        source_kind=disk.source.kind,
-        dest=new.path,
-        dest_format=new.format,
-        datastore=store.name,
-        source_datastore=None if here is None else here.name,
-        virtual_size=placement.guest_size(top.virtual_size),
-        allocation=top.virtual_size if written_whole else _allocation(chain, shallow=new.shallow),
-        thick=new.thick,
-        layers=new.layers,
-        backing=(new.layers[0].dest, new.layers[0].dest_format) if new.shallow and new.layers else stays_below,
-        stays_below=stays_below,
-        old_files=(*old_files, *old_parts),
-        suspended_start=_suspended_start(facts, disk, top.format, new.format, draft.modes, shallow=new.shallow),
-        cache=disk.cache,
-        cluster_size=new.cluster_size,
-        has_bitmaps=_has_bitmaps(facts, top),
-        as_is=bool(top.internal_snapshots),
-        granularity=precheck_method.granularity(top.format, new.format),
-        preallocation=(request.preallocation or Preallocation.OFF).value,
-        extended_l2=new.extended_l2,
-        parts=top.parts,
-        old_parts=old_parts,
-        sealed=sealed,
-        luks=luks,
-        reused=new.reused,
-        source_volume=disk.source.volume,
+        source=SourceImage(
+            path=disk.source.place,
+            format=top.format,
+            kind=disk.source.kind,
+            datastore=None if here is None else here.name,
+            has_bitmaps=_has_bitmaps(facts, top),
+            parts=top.parts,
+            volume=disk.source.volume,
+        ),
+        dest=DestinationImage(
+            path=new.path,
+            format=new.format,
+            datastore=store.name,
+            thick=new.thick,
+            cluster_size=new.cluster_size,
+            preallocation=(request.preallocation or Preallocation.OFF).value,
+            extended_l2=new.extended_l2,
+        ),
+        sizes=DiskSizes(
+            virtual=placement.guest_size(top.virtual_size),
+            allocation=top.virtual_size if written_whole else _allocation(chain, shallow=new.shallow),
+        ),
+        chain=ChainPlan(
+            layers=new.layers,
+            backing=(new.layers[0].dest, new.layers[0].dest_format) if new.shallow and new.layers else stays_below,
+            stays_below=stays_below,
+            reused=new.reused,
+        ),
+        release=ReleasePlan(files=(*old_files, *old_parts), parts=old_parts),
+        start=StartPlan(
+            suspended=_suspended_start(facts, disk, top.format, new.format, draft.modes, shallow=new.shallow)
+        ),
+        copy=CopyPlan(
+            cache=disk.cache,
+            as_is=bool(top.internal_snapshots),
+            granularity=precheck_method.granularity(top.format, new.format),
+        ),
+        encryption=EncryptionPlan(sealed=sealed, luks=luks),
     )
 
 
@@ -202,7 +214,7 @@ def _copied_layers(chain: tuple[Image, ...], new: _NewImage, draft: Draft) -> se
     """The lower images of the chain that the destination has when this disk and the earlier ones are copied."""
     copied = {layer.source for layer in new.layers}
     if new.twin is not None:
-        copied.update(path for earlier in draft.disks for path in earlier.old_files)
+        copied.update(path for earlier in draft.disks for path in earlier.release.files)
     elif new.reused is not None:
         copied.update(image.path for image in chain[1 + len(new.layers) :])
     return copied
@@ -211,9 +223,9 @@ def _copied_layers(chain: tuple[Image, ...], new: _NewImage, draft: Draft) -> se
 def _measured(request: MoveRequest, facts: Facts, disk: DiskPlan) -> DiskPlan:
     """With what its content takes, where that could be measured and the copy is not of the file as it is."""
     measured = facts.measured.get(disk.target)
-    if measured is None or disk.sealed or disk.as_is:
+    if measured is None or disk.encryption.sealed or disk.copy.as_is:
         return disk
-    no_holes = disk.datastore in facts.no_holes and facts.vm.state.active and request.method is not Method.SNAPSHOT
+    no_holes = disk.dest.datastore in facts.no_holes and facts.vm.state.active and request.method is not Method.SNAPSHOT
     return space.measured(disk, measured, no_holes=no_holes)
 
 
@@ -280,9 +292,9 @@ def _layers(
         if here is not None and here.same_place(store):
             break
         for disk in draft.disks:
-            twin = next((layer for layer in disk.layers if layer.source == image.path), None)
-            if twin is not None and disk.datastore == store.name:
-                return tuple(layers), disk.reused, twin
+            twin = next((layer for layer in disk.chain.layers if layer.source == image.path), None)
+            if twin is not None and disk.dest.datastore == store.name:
+                return tuple(layers), disk.chain.reused, twin
         reused = templates_rules.reusable(request, facts, chain[index:], store.name)
         if reused is not None:
             return tuple(layers), reused, None

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from blockferry.storage_move.plan import (
-    DiskPlan,
-)
+from blockferry.storage_move.disk_plan import DiskPlan
 from blockferry.storage_move.precheck.finding import Finding
 
 

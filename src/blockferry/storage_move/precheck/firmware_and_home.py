@@ -9,13 +9,9 @@ from blockferry.base.units import format_duration, format_rate, format_size
 from blockferry.hosts.inventory import PowerState
 from blockferry.storage_move.destination import placement
 from blockferry.storage_move.facts import Facts
+from blockferry.storage_move.firmware.plan import ManagedSavePlan, NvramPlan
 from blockferry.storage_move.home import rules as home_rules
-from blockferry.storage_move.plan import (
-    HomeFile,
-    HomePlan,
-    ManagedSavePlan,
-    NvramPlan,
-)
+from blockferry.storage_move.home.plan import HomeFile, HomePlan
 from blockferry.storage_move.precheck import space
 from blockferry.storage_move.precheck.destinations import named
 from blockferry.storage_move.precheck.draft import Draft

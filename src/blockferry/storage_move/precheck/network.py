@@ -11,8 +11,9 @@ from blockferry.base.units import format_size
 from blockferry.hosts import exports
 from blockferry.hosts.inventory import Datastore, Disk, Image
 from blockferry.storage_move.destination import placement
+from blockferry.storage_move.destination.plan import DestinationImage, ReleasePlan
+from blockferry.storage_move.disk_plan import CopyPlan, DiskPlan, DiskSizes, SourceImage
 from blockferry.storage_move.facts import Facts
-from blockferry.storage_move.plan import DiskPlan
 from blockferry.storage_move.precheck.finding import Finding, finding
 from blockferry.storage_move.request import Method, MoveRequest, OnBreak, Provision
 
@@ -94,18 +95,15 @@ def planned(facts: Facts, disk: Disk, chain: tuple[Image, ...], dest: str, old_f
     top = chain[0]
     return DiskPlan(
         target=disk.target,
-        source=disk.source.place,
-        source_format=top.format,
-        source_kind=disk.source.kind,
-        dest=dest,
-        dest_format="raw",
-        datastore=dest,
-        source_datastore=None,
-        virtual_size=placement.guest_size(top.virtual_size),
-        allocation=sum(image.allocation for image in chain),
-        old_files=old_files,
-        cache=disk.cache,
-        parts=top.parts,
+        source=SourceImage(
+            path=disk.source.place, format=top.format, kind=disk.source.kind, datastore=None, parts=top.parts
+        ),
+        dest=DestinationImage(path=dest, format="raw", datastore=dest),
+        sizes=DiskSizes(
+            virtual=placement.guest_size(top.virtual_size), allocation=sum(image.allocation for image in chain)
+        ),
+        release=ReleasePlan(files=old_files),
+        copy=CopyPlan(cache=disk.cache),
     )
 
 

@@ -12,14 +12,12 @@ from blockferry.hosts.inventory import Datastore
 from blockferry.storage_move import checkpoint_notes
 from blockferry.storage_move.clone import rules as clone_rules
 from blockferry.storage_move.destination import image_names
+from blockferry.storage_move.disk_plan import DiskPlan
 from blockferry.storage_move.facts import Facts
+from blockferry.storage_move.home.plan import HomePlan
 from blockferry.storage_move.overlays import resume_rules
-from blockferry.storage_move.plan import (
-    DiskPlan,
-    HangPlan,
-    HomePlan,
-    Plan,
-)
+from blockferry.storage_move.pace.plan import PacePlan
+from blockferry.storage_move.plan import DomainPlan, HangPlan, OutagePlan, Plan
 from blockferry.storage_move.precheck import method as precheck_method
 from blockferry.storage_move.precheck import network, space, start_pause, vm_checks
 from blockferry.storage_move.precheck import source_filesystem as filesystems
@@ -73,12 +71,12 @@ def precheck(request: MoveRequest, facts: Facts, move: str) -> tuple[tuple[Findi
     disks, not_cloned = clone_rules.planned(disks, request, facts, move)
     if unfit := resume_rules.spoiled(disks, request, facts):
         return precheck(request, facts.without_kept(unfit), move)
-    if disks and all(disk.clone for disk in disks):
+    if disks and all(disk.copy.clone for disk in disks):
         choice = _method(request, facts, unsafe, keeps_chain=keeps, cloned=True)
     elif resume_rules.resumes_partial_copy(disks):
         choice = _method(request, facts, unsafe, keeps_chain=keeps, resumes=True)
     disks = start_pause.planned(disks, request, facts, choice.method)
-    if any(disk.overlay_first for disk in disks) and choice.if_not_converging is IfNotConverging.MIRROR:
+    if any(disk.overlays.first for disk in disks) and choice.if_not_converging is IfNotConverging.MIRROR:
         # a copy by way of an overlay never writes to both sides at once
         choice = replace(choice, if_not_converging=IfNotConverging.WAIT)
     draft.findings.extend(_method_findings(request, facts, choice, disks))
@@ -92,14 +90,20 @@ def precheck(request: MoveRequest, facts: Facts, move: str) -> tuple[tuple[Findi
     draft.findings.extend(templates_rules.unused(request, facts, disks))
     draft.findings.extend(space.space_findings(disks, home, nvram, facts))
     draft.findings.extend(_checkpoint_findings(facts, disks))
-    stores = [facts.datastore(name) for name in dict.fromkeys(disk.datastore for disk in disks)]
+    stores = [facts.datastore(name) for name in dict.fromkeys(disk.dest.datastore for disk in disks)]
     draft.findings.extend(image_names.home_findings(request, facts, home, [store for store in stores if store]))
     severities = ("error", "warning", "info")
     findings = tuple(sorted(draft.findings, key=lambda problem: severities.index(problem.severity.value)))
     if any(problem.is_error for problem in findings):
         return findings, None
     plan = _plan(request, facts, move, choice, disks, home)
-    plan = replace(plan, source=source, nvram=nvram, vtpm=vtpm, trim=trims, background_only=unsafe is not None)
+    plan = replace(
+        plan,
+        source=source,
+        trim=trims,
+        firmware=replace(plan.firmware, nvram=nvram, vtpm=vtpm),
+        pace=replace(plan.pace, background_only=unsafe is not None),
+    )
     late = image_names.made_findings(facts, plan)
     return (*late, *findings), None if late else plan
 
@@ -125,20 +129,23 @@ def _plan(
         method_reason=choice.reason,
         disks=disks,
         home=home,
-        persistent=facts.vm.persistent,
-        was=facts.vm.state,
         source=request.source,
         verify=request.verify,
         chain=request.chain,
-        bandwidth=request.bandwidth,
-        contract=request.contract,
-        buffer=COPY_BUFFER if request.contract is not None else request.buffer,
-        if_not_converging=choice.if_not_converging,
-        on_break=request.on_break,
-        snapshots=tuple(snapshot.name for snapshot in facts.snapshots),
-        checkpoints=facts.vm.checkpoints if any(disk.has_bitmaps for disk in disks) else (),
-        resume_after=facts.vm.pause_reason == "ioerror" and request.paused is PausedPolicy.RESUME,
-        hang=_hang_plan(request, facts, choice.method),
+        domain=DomainPlan(
+            persistent=facts.vm.persistent,
+            was=facts.vm.state,
+            snapshots=tuple(snapshot.name for snapshot in facts.snapshots),
+            checkpoints=facts.vm.checkpoints if any(disk.source.has_bitmaps for disk in disks) else (),
+            resume_after=facts.vm.pause_reason == "ioerror" and request.paused is PausedPolicy.RESUME,
+        ),
+        pace=PacePlan(
+            bandwidth=request.bandwidth,
+            contract=request.contract,
+            buffer=COPY_BUFFER if request.contract is not None else request.buffer,
+            if_not_converging=choice.if_not_converging,
+        ),
+        outage=OutagePlan(on_break=request.on_break, hang=_hang_plan(request, facts, choice.method)),
     )
 
 
@@ -201,18 +208,18 @@ def _method_findings(
 
 def _kept_name_findings(request: MoveRequest, facts: Facts, disks: tuple[DiskPlan, ...]) -> Iterable[Finding]:
     for disk in disks:
-        if not exports.is_export(disk.datastore):
-            yield from image_names.kept_findings(request, facts, named(disk.datastore, facts), disk.target, disk)
+        if not exports.is_export(disk.dest.datastore):
+            yield from image_names.kept_findings(request, facts, named(disk.dest.datastore, facts), disk.target, disk)
 
 
 def _checkpoint_findings(facts: Facts, disks: tuple[DiskPlan, ...]) -> Iterable[Finding]:
-    if facts.vm.checkpoints and any(disk.has_bitmaps for disk in disks):
+    if facts.vm.checkpoints and any(disk.source.has_bitmaps for disk in disks):
         yield finding("CHECKPOINTS_VOID", checkpoint_notes.before_move(facts.vm.checkpoints, facts.vm.name))
 
 
 def _directories(facts: Facts, disks: Iterable[DiskPlan], home: HomePlan | None) -> dict[str, Directory]:
     """What the datastores stand on that the move takes files from and brings files to, as far as that is known."""
-    names = {name for disk in disks for name in (disk.datastore, disk.source_datastore)}
+    names = {name for disk in disks for name in (disk.dest.datastore, disk.source.datastore)}
     names |= {home.datastore} if home is not None else set()
     return {
         datastore.name: Directory(datastore.path, datastore.id)

@@ -10,8 +10,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from blockferry.hosts.filesystem_types import is_shared
+from blockferry.storage_move.disk_plan import DiskPlan
 from blockferry.storage_move.facts import Facts
-from blockferry.storage_move.plan import DiskPlan, HomePlan, NvramPlan
+from blockferry.storage_move.firmware.plan import NvramPlan
+from blockferry.storage_move.home.plan import HomePlan
 from blockferry.storage_move.precheck.finding import Finding, finding
 from blockferry.storage_move.request import SourcePolicy
 
@@ -23,7 +25,7 @@ def source_policy(
 
     Without the user's word they are kept when one of them lies where other hosts may use it.
     """
-    old = [path for disk in disks for path in disk.old_files]
+    old = [path for disk in disks for path in disk.release.files]
     old += [file.source for file in home.files] if home is not None else []
     old += [nvram.source] if nvram is not None else []
     kinds = {path: facts.filesystems.get(path, "") for path in old if path.startswith("/")}

@@ -8,8 +8,11 @@ from dataclasses import dataclass, replace
 from blockferry.base.units import MiB, format_size
 from blockferry.hosts.datastore_id import SpaceId, SpaceKind
 from blockferry.hosts.exports import is_export
+from blockferry.storage_move.disk_plan import DiskPlan
 from blockferry.storage_move.facts import Facts, Measured
-from blockferry.storage_move.plan import DiskPlan, HomePlan, NvramPlan, Plan
+from blockferry.storage_move.firmware.plan import NvramPlan
+from blockferry.storage_move.home.plan import HomePlan
+from blockferry.storage_move.plan import Plan
 from blockferry.storage_move.precheck.finding import Finding, finding
 from blockferry.storage_move.summary import SpaceEstimate
 
@@ -22,13 +25,13 @@ def needed(disk: DiskPlan) -> int:
 
     A clone shares its blocks with the source: it takes but what the file system notes about that.
     """
-    if disk.clone:
-        return disk.virtual_size // 8192 + MiB
-    below = sum(layer.required if layer.required >= 0 else layer.allocation for layer in disk.layers)
-    if disk.required >= 0:
-        return max(0, disk.required - disk.partial_bytes) + MiB + below
-    bulk = disk.virtual_size if disk.thick else min(disk.virtual_size, disk.allocation)
-    return max(0, bulk - disk.partial_bytes) + tables(disk) + below
+    if disk.copy.clone:
+        return disk.sizes.virtual // 8192 + MiB
+    below = sum(layer.required if layer.required >= 0 else layer.allocation for layer in disk.chain.layers)
+    if disk.sizes.required >= 0:
+        return max(0, disk.sizes.required - disk.partial.allocated) + MiB + below
+    bulk = disk.sizes.virtual if disk.dest.thick else min(disk.sizes.virtual, disk.sizes.allocation)
+    return max(0, bulk - disk.partial.allocated) + tables(disk) + below
 
 
 def tables(disk: DiskPlan) -> int:
@@ -37,31 +40,31 @@ def tables(disk: DiskPlan) -> int:
     qcow2 needs about 1/8192 of the virtual size (clusters of 64 KiB), and 10 bytes a cluster (18 with extended L2)
     where those are smaller.
     """
-    found = disk.virtual_size // 8192 + MiB if disk.dest_format != "raw" else 0
-    if disk.cluster_size is not None:
-        entry = 18 if disk.extended_l2 else 10
-        found = max(found, disk.virtual_size // disk.cluster_size * entry + MiB)
+    found = disk.sizes.virtual // 8192 + MiB if disk.dest.format != "raw" else 0
+    if disk.dest.cluster_size is not None:
+        entry = 18 if disk.dest.extended_l2 else 10
+        found = max(found, disk.sizes.virtual // disk.dest.cluster_size * entry + MiB)
     return found
 
 
 def measured(disk: DiskPlan, measured: Measured, *, no_holes: bool) -> DiskPlan:
     """The plan of a disk whose content was measured. `no_holes`: what reads as zeros is written to a raw file there."""
-    data = min(disk.virtual_size, measured.data)
-    if disk.dest_format == "raw":
-        required = disk.virtual_size if disk.thick or no_holes else data
-    elif disk.dest_format == "qcow2":
-        required = measured.full if disk.thick else measured.required
+    data = min(disk.sizes.virtual, measured.data)
+    if disk.dest.format == "raw":
+        required = disk.sizes.virtual if disk.dest.thick or no_holes else data
+    elif disk.dest.format == "qcow2":
+        required = measured.full if disk.dest.thick else measured.required
     else:
-        required = disk.virtual_size if disk.thick else data + tables(disk)
-    return replace(disk, data=data, required=required)
+        required = disk.sizes.virtual if disk.dest.thick else data + tables(disk)
+    return replace(disk, sizes=replace(disk.sizes, data=data, required=required))
 
 
 def needs(disks: Iterable[DiskPlan], home: HomePlan | None, nvram: NvramPlan | None) -> dict[str, int]:
     """Datastore -> bytes that a move takes there: images, and the files of the home."""
     found: dict[str, int] = {}
     for disk in disks:
-        if not is_export(disk.datastore):
-            found[disk.datastore] = found.get(disk.datastore, 0) + needed(disk)
+        if not is_export(disk.dest.datastore):
+            found[disk.dest.datastore] = found.get(disk.dest.datastore, 0) + needed(disk)
     if home is not None:
         small = sum(file.size for file in home.files) + (0 if nvram is None else nvram.size)
         if small or home.datastore in found:
@@ -71,11 +74,11 @@ def needs(disks: Iterable[DiskPlan], home: HomePlan | None, nvram: NvramPlan | N
 
 def left_to_take(plan: Plan, written: Mapping[str, int], *, home_copied: bool) -> dict[str, int]:
     """Datastore -> bytes that a move under way has yet to write, at most. `written`: target -> bytes so far."""
-    found = {} if home_copied else needs((), plan.home, plan.nvram)
+    found = {} if home_copied else needs((), plan.home, plan.firmware.nvram)
     for disk in plan.disks:
-        if not is_export(disk.datastore):
+        if not is_export(disk.dest.datastore):
             left = max(0, needed(disk) - written.get(disk.target, 0))
-            found[disk.datastore] = found.get(disk.datastore, 0) + left
+            found[disk.dest.datastore] = found.get(disk.dest.datastore, 0) + left
     return found
 
 
@@ -144,7 +147,7 @@ class NeededSpace:
 
 def room(plan: Plan, facts: Facts, seen: frozenset[str], since: float) -> NeededSpace:
     """What the plan was found to fit into."""
-    found = estimates(plan.disks, plan.home, plan.nvram, facts)
+    found = estimates(plan.disks, plan.home, plan.firmware.nvram, facts)
     return NeededSpace(
         {space_estimate.datastore: space_estimate.available_after - RESERVE for space_estimate in found},
         {space_estimate.datastore: facts.sharing(space_estimate.datastore) for space_estimate in found},
@@ -171,7 +174,7 @@ def estimates(
             continue
         group = facts.sharing(name)
         before = facts.available.get(name, store.available) - sum(facts.reserved.get(one, 0) for one in group)
-        grows = sum(disk.virtual_size for disk in disks if disk.datastore == name)
+        grows = sum(disk.sizes.virtual for disk in disks if disk.dest.datastore == name)
         found.append(
             SpaceEstimate(
                 datastore=name,
@@ -189,9 +192,15 @@ def space_findings(
 ) -> list[Finding]:
     found = []
     for disk in disks:
-        if disk.dest_format == "raw" and disk.datastore in facts.no_holes and disk.required > disk.data >= 0:
-            text = f"{disk.target}: {disk.datastore} cannot make holes in files; all of {disk.dest} is written"
-            text += f", {format_size(disk.virtual_size)}."
+        if (
+            disk.dest.format == "raw"
+            and disk.dest.datastore in facts.no_holes
+            and disk.sizes.required > disk.sizes.data >= 0
+        ):
+            text = (
+                f"{disk.target}: {disk.dest.datastore} cannot make holes in files; all of {disk.dest.path} is written"
+            )
+            text += f", {format_size(disk.sizes.virtual)}."
             found.append(finding("THIN_BECOMES_THICK", text, "Add --format qcow2, which needs no holes."))
     for estimate in estimates(disks, home, nvram, facts):
         store = facts.datastore(estimate.datastore)

@@ -13,9 +13,9 @@ from dataclasses import replace
 
 from blockferry.base.units import GiB, format_duration, format_size
 from blockferry.hosts.defects import Version
+from blockferry.storage_move.disk_plan import DiskPlan
 from blockferry.storage_move.facts import Facts
 from blockferry.storage_move.overlays import resume_rules
-from blockferry.storage_move.plan import DiskPlan
 from blockferry.storage_move.precheck.finding import Finding, Severity, finding
 from blockferry.storage_move.request import IfNotConverging, Method, MoveRequest
 
@@ -44,16 +44,16 @@ LOOKS_ALWAYS: Version = (10, 1, 0)
 
 def expected_s(disk: DiskPlan, facts: Facts) -> float:
     """Return for how many seconds the guest is expected to stand still for this disk alone; 0 without a suspension."""
-    if not disk.suspended_start or not facts.vm.state.active:
+    if not disk.start.suspended or not facts.vm.state.active:
         return 0.0
     found = facts.vm.disk(disk.target)
     unmaps = found is not None and found.discard == "unmap"
-    look = LOOK_S * disk.allocation / GiB
+    look = LOOK_S * disk.sizes.allocation / GiB
     if disk.shallow:
         return CALLS_S + look
     if not unmaps:
         return CALLS_S + (look if max(facts.versions.qemu, facts.later_versions.qemu) >= LOOKS_ALWAYS else 0.0)
-    zeroing = 0.0 if disk.dest_format == "raw" else ZEROING_S * disk.virtual_size / GiB
+    zeroing = 0.0 if disk.dest.format == "raw" else ZEROING_S * disk.sizes.virtual / GiB
     return CALLS_S + zeroing + look
 
 
@@ -66,8 +66,8 @@ def why_no_overlay(disk: DiskPlan, request: MoveRequest, facts: Facts, method: M
     if request.contract is not None:
         return "a base below an overlay is copied outside of QEMU, which minds no latency contract"
     free = facts.source_free.get(disk.target)
-    if free is not None and free * LEAST_FREE < disk.virtual_size and expected_s(disk, facts) <= REFUSED_S:
-        return f"only {format_size(free)} are free beside {disk.source} for what the guest writes meanwhile"
+    if free is not None and free * LEAST_FREE < disk.sizes.virtual and expected_s(disk, facts) <= REFUSED_S:
+        return f"only {format_size(free)} are free beside {disk.source.path} for what the guest writes meanwhile"
     return resume_rules.why_not_running(disk, facts)
 
 
@@ -76,9 +76,11 @@ def planned(disks: Sequence[DiskPlan], request: MoveRequest, facts: Facts, metho
     found = []
     for disk in disks:
         pause_s = expected_s(disk, facts)
-        by_overlay = method in (Method.CHANGED_BLOCKS, Method.MIRROR) and not disk.clone and pause_s > LIMIT_S
-        by_overlay = by_overlay and bool(disk.source_overlay) and why_no_overlay(disk, request, facts, method) is None
-        found.append(replace(disk, start_pause_s=pause_s, overlay_first=by_overlay))
+        by_overlay = method in (Method.CHANGED_BLOCKS, Method.MIRROR) and not disk.copy.clone and pause_s > LIMIT_S
+        by_overlay = by_overlay and bool(disk.overlays.source) and why_no_overlay(disk, request, facts, method) is None
+        found.append(
+            replace(disk, start=replace(disk.start, pause_s=pause_s), overlays=replace(disk.overlays, first=by_overlay))
+        )
     return tuple(found)
 
 
@@ -86,18 +88,18 @@ def findings(disks: Sequence[DiskPlan], request: MoveRequest, facts: Facts, meth
     """What is said of the pauses at the start."""
     found = []
     for disk in disks:
-        if disk.start_pause_s <= LIMIT_S or disk.clone or method not in (Method.CHANGED_BLOCKS, Method.MIRROR):
+        if disk.start.pause_s <= LIMIT_S or disk.copy.clone or method not in (Method.CHANGED_BLOCKS, Method.MIRROR):
             continue
-        long = format_duration(disk.start_pause_s)
-        if disk.overlay_first:
+        long = format_duration(disk.start.pause_s)
+        if disk.overlays.first:
             text = (
-                f"{disk.target}: an overlay takes the guest's writes while {disk.source} is copied. Without it "
+                f"{disk.target}: an overlay takes the guest's writes while {disk.source.path} is copied. Without it "
                 f"{facts.vm.name} would stand still for about {long} when the copy begins."
             )
             found.append(finding("START_OVERLAY", text))
             continue
         reason = why_no_overlay(disk, request, facts, method)
         text = f"{disk.target}: {facts.vm.name} stands still for about {long} when the copy begins; {reason}."
-        severity = Severity.ERROR if disk.start_pause_s > REFUSED_S else None
+        severity = Severity.ERROR if disk.start.pause_s > REFUSED_S else None
         found.append(finding("START_PAUSE", text, severity=severity))
     return found

@@ -9,8 +9,8 @@ from blockferry.hosts import defects, qemu_user
 from blockferry.hosts.defects import Case, Remedy, dotted
 from blockferry.hosts.inventory import Datastore, Disk, Image, PowerState
 from blockferry.storage_move.destination.placement import FORMATS
+from blockferry.storage_move.disk_plan import LuksPlan
 from blockferry.storage_move.facts import Facts
-from blockferry.storage_move.plan import LuksPlan
 from blockferry.storage_move.precheck import network
 from blockferry.storage_move.precheck.finding import Finding, Severity, finding
 from blockferry.storage_move.precheck.method import SYNCHRONOUS_SINCE
@@ -196,7 +196,7 @@ def under_way(facts: Facts) -> Finding | None:
             text = f"{vm} is already being moved to {facts.other_to} ({facts.other_move})."
             return finding("MOVE_UNDER_WAY", text, f"Follow: `blockferry watch {vm}`. Stop: `blockferry cancel {vm}`.")
         return finding("MOVE_UNDER_WAY", f"{vm} is held by move {facts.other_move} of another journal.")
-    to = ", ".join(dict.fromkeys(disk.datastore for disk in move_summary.plan.disks))
+    to = ", ".join(dict.fromkeys(disk.dest.datastore for disk in move_summary.plan.disks))
     if move_summary.parked is not None:
         text = f"The move {move_summary.id} of {vm} to {to} is parked: {move_summary.parked.rstrip('.')}."
         return finding("MOVE_UNDER_WAY", text, f"Go on: `blockferry resume {vm}`. Stop: `blockferry cancel {vm}`.")

@@ -15,6 +15,7 @@ from blockferry.hosts.inventory import PowerState
 from blockferry.hosts.libvirt.domain import CopyOrder
 from blockferry.storage_move import actions, destination_watchdog
 from blockferry.storage_move.context import Context
+from blockferry.storage_move.disk_plan import DiskPlan
 from blockferry.storage_move.disk_record import Copy, Stage
 from blockferry.storage_move.observation import Job, Observation
 from blockferry.storage_move.observe import layer_fingerprint
@@ -24,7 +25,6 @@ from blockferry.storage_move.overlays.record import OverlayState
 from blockferry.storage_move.pace import rules as pace_rules
 from blockferry.storage_move.pace import throttle
 from blockferry.storage_move.pace.effects import Pacer
-from blockferry.storage_move.plan import DiskPlan
 from blockferry.storage_move.points import point
 
 GOING_OFF_S = 1.5
@@ -37,7 +37,7 @@ MEASURE_S = 3.0
 
 def measure_guest(context: Context, seen: Observation) -> None:
     """The guest's writes before there is a copy: what a slowdown is held against, and what the report compares."""
-    contract, pacer = context.plan.contract, context.pacer
+    contract, pacer = context.plan.pace.contract, context.pacer
     before = None
     untouched = all(view.job is Job.NONE for view in seen.disks) and seen.state is PowerState.RUNNING
     if contract is not None and pacer is not None and untouched:
@@ -72,7 +72,7 @@ def start_copy(context: Context, action: actions.StartCopy, seen: Observation) -
     attempts = before.attempts + 1 if before.reverse == action.reverse else 1
     layered = overlays_rules.layered(context.plan, seen.record, disk.target)
     if action.reverse:
-        synchronous = not context.plan.background_only
+        synchronous = not context.plan.pace.background_only
     else:
         synchronous = overlays_rules.synchronous(context.plan, seen.record, disk.target)
     copy = Copy(Stage.STARTING, seen.incarnation, attempts, action.reverse, synchronous)
@@ -85,7 +85,7 @@ def start_copy(context: Context, action: actions.StartCopy, seen: Observation) -
         record = record.with_overlay(disk.target, OverlayState.COMMITTED, at_source=True)
         record = replace(
             record,
-            commits=replace(record.commits, fingerprints={**record.commits.fingerprints, disk.source_overlay: state}),
+            commits=replace(record.commits, fingerprints={**record.commits.fingerprints, disk.overlays.source: state}),
         )
     context.save(record)
     point("starting-copy")
@@ -99,7 +99,7 @@ def start_copy(context: Context, action: actions.StartCopy, seen: Observation) -
     point("copy-called")
     context.save(record.with_copy(disk.target, replace(copy, stage=Stage.STARTED)))
     point("copy-started")
-    way = (disk.dest, disk.source) if action.reverse else (disk.source, disk.dest)
+    way = (disk.dest.path, disk.source.path) if action.reverse else (disk.source.path, disk.dest.path)
     back = " back" if action.reverse else ""
     context.log_event("action", f"the copy{back} of {disk.target} began: {way[0]} -> {way[1]}")
 
@@ -107,36 +107,36 @@ def start_copy(context: Context, action: actions.StartCopy, seen: Observation) -
 def _order(context: Context, disk: DiskPlan, copy: Copy, *, layered: bool, bandwidth: int) -> CopyOrder:
     if copy.reverse:
         return CopyOrder(
-            dest=disk.source,
-            dest_format=disk.source_format,
-            block=disk.source_kind == "block",
+            dest=disk.source.path,
+            dest_format=disk.source.format,
+            block=disk.source.kind == "block",
             backing=None,
             synchronous=copy.synchronous,
             bandwidth=bandwidth,
-            buffer=context.plan.buffer,
-            secret=None if disk.luks is None else disk.luks.secret,
+            buffer=context.plan.pace.buffer,
+            secret=None if disk.encryption.luks is None else disk.encryption.luks.secret,
         )
     if layered:
         # Only in the background: a synchronous write to a shallow copy loses data (docs/measured.md, 10).
         return CopyOrder(
-            dest=disk.dest_overlay,
+            dest=disk.overlays.dest,
             dest_format="qcow2",
-            backing=(disk.dest, disk.dest_format),
+            backing=(disk.dest.path, disk.dest.format),
             synchronous=False,
             bandwidth=bandwidth,
-            buffer=context.plan.buffer,
+            buffer=context.plan.pace.buffer,
         )
     return CopyOrder(
-        dest=disk.dest,
-        dest_format=disk.dest_format,
-        backing=disk.backing,
+        dest=disk.dest.path,
+        dest_format=disk.dest.format,
+        backing=disk.chain.backing,
         synchronous=copy.synchronous,
         bandwidth=bandwidth,
-        granularity=disk.granularity,
-        buffer=context.plan.buffer,
-        secret=None if disk.luks is None else disk.luks.secret,
+        granularity=disk.copy.granularity,
+        buffer=context.plan.pace.buffer,
+        secret=None if disk.encryption.luks is None else disk.encryption.luks.secret,
         # Each copy goes into an image that CreateImage has just made, never into one that a copy has written to.
-        zeroed=disk.backing is None and disk.luks is None and not is_export(disk.dest),
+        zeroed=disk.chain.backing is None and disk.encryption.luks is None and not is_export(disk.dest.path),
     )
 
 
@@ -180,7 +180,7 @@ def apply_bandwidth(context: Context, seen: Observation) -> None:
 
 def speed(context: Context, seen: Observation) -> int:
     """Bytes/s for all copies and commits together, 0 for no limit."""
-    contract, pacer, wanted = context.plan.contract, context.pacer, seen.record.bandwidth
+    contract, pacer, wanted = context.plan.pace.contract, context.pacer, seen.record.bandwidth
     if pacer is None or seen.record.failure is not None:
         return wanted
     if contract is None:
@@ -245,18 +245,18 @@ def _went_off(context: Context) -> bool:
 
 def _cause(context: Context, disk: DiskPlan) -> str:
     """What may have ended a copy: libvirt says that a job has failed, never why. Looked at now, in a sentence."""
-    directory = posixpath.dirname(disk.dest)
+    directory = posixpath.dirname(disk.dest.path)
     try:
-        if is_export(disk.dest):
-            network_exports.size(context.runner, disk.dest)
+        if is_export(disk.dest.path):
+            network_exports.size(context.runner, disk.dest.path)
             return ": it failed, or somebody else ended it; QEMU's log of the VM, and the server's, may tell more"
-        if files.stat_one(context.runner, disk.dest) is None:
-            return f": the new image {disk.dest} is gone"
+        if files.stat_one(context.runner, disk.dest.path) is None:
+            return f": the new image {disk.dest.path} is gone"
         free = files.free_bytes(context.runner, directory)
         if not files.writable_directory(context.runner, directory):
             return f": {directory} cannot be written any more"
     except BlockferryError as error:
         return f": the destination cannot be looked at ({error.sentence})"
     if free < 64 * MiB:
-        return f": the destination {disk.datastore} is full ({format_size(free)} free)"
+        return f": the destination {disk.dest.datastore} is full ({format_size(free)} free)"
     return ": it failed, or somebody else ended it; QEMU's log of the VM may tell more"

@@ -26,11 +26,11 @@ from blockferry.storage_move.record import Record
 def mark(context: Context, seen: Observation) -> None:
     for disk in context.plan.disks:
         if seen.record.disk(disk.target).partial:  # what another move has left is this one's from now on
-            destination_effects.mark_file(context, disk.dest, made=True)
+            destination_effects.mark_file(context, disk.dest.path, made=True)
     record = seen.record
     if not record.mounts:
         record = replace(record, mounts=mount_check.mounts(context))
-    if context.plan.persistent and seen.mark is None:
+    if context.plan.domain.persistent and seen.mark is None:
         record = replace(record, configuration=replace(record.configuration, bare=context.control.has_no_metadata()))
     if record != seen.record:
         context.save(record)
@@ -67,7 +67,7 @@ def write_config(context: Context, seen: Observation) -> None:
     wanted = {}
     for disk in plan.disks:
         over = _stays_on_overlay(seen, disk.target, at_source=False)
-        wanted[disk.target] = (disk.dest_overlay, "qcow2") if over else (disk.dest, disk.dest_format)
+        wanted[disk.target] = (disk.overlays.dest, "qcow2") if over else (disk.dest.path, disk.dest.format)
     context.control.write_config(wanted, small, _before(context, record, wanted, at_source=False))
     point("config-written")
     context.save(replace(record, configuration=replace(record.configuration, written=True)))
@@ -78,8 +78,8 @@ def _before(
 ) -> dict[str, DiskBeforeMove]:
     """The disks of the persistent XML as they were, and under which names the images below them are to stand there."""
     names = {} if at_source else context.plan.new_names
-    kept = {disk.target for disk in context.plan.disks if at_source or disk.backing is not None}
-    overlays = {path for disk in context.plan.disks for path in (disk.source_overlay, disk.dest_overlay) if path}
+    kept = {disk.target for disk in context.plan.disks if at_source or disk.chain.backing is not None}
+    overlays = {path for disk in context.plan.disks for path in (disk.overlays.source, disk.overlays.dest) if path}
     return {
         target: DiskBeforeMove(disk.xml_before, names if target in kept else None, wanted[target][0] in overlays)
         for target, disk in record.disks.items()
@@ -151,8 +151,8 @@ def revert_config(context: Context, seen: Observation) -> None:
         view = seen.disk(disk.target)
         if view.side is DiskSide.DESTINATION:
             # Half a switch: the source of this disk is stale, its next start must not use it.
-            wanted[disk.target] = (disk.dest_overlay, "qcow2") if view.overlay else (disk.dest, disk.dest_format)
+            wanted[disk.target] = (disk.overlays.dest, "qcow2") if view.overlay else (disk.dest.path, disk.dest.format)
             continue
         over = _stays_on_overlay(seen, disk.target, at_source=True)
-        wanted[disk.target] = (disk.source_overlay, "qcow2") if over else (disk.source, disk.source_format)
+        wanted[disk.target] = (disk.overlays.source, "qcow2") if over else (disk.source.path, disk.source.format)
     context.control.write_config(wanted, small, _before(context, seen.record, wanted, at_source=True))

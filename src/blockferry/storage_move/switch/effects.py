@@ -121,14 +121,14 @@ def flush_destination(context: Context, seen: Observation) -> None:
         before = time.monotonic()
         for disk in context.plan.disks:
             over = overlays_rules.layered(context.plan, seen.record, disk.target)
-            for place in (disk.source_overlay, disk.dest_overlay) if over else (disk.source, disk.dest):
+            for place in (disk.overlays.source, disk.overlays.dest) if over else (disk.source.path, disk.dest.path):
                 if not is_export(place):  # QEMU flushes that
                     _flush_file(context, place)
         mount_check.check(context, seen.record.mounts)
         if gone := mount_check.deleted(
             context
         ):  # a base below its overlay is not flushed here, and needed all the same
-            raise CopyIncomplete(gone[0], f"{context.plan.disk(gone[0]).dest} is gone, somebody has deleted it")
+            raise CopyIncomplete(gone[0], f"{context.plan.disk(gone[0]).dest.path} is gone, somebody has deleted it")
         if time.monotonic() - before < 0.15 or time.monotonic() - started > 20:
             break
     context.guard.prepare()
@@ -254,8 +254,8 @@ def point_at_truth(context: Context, action: actions.PointAtTruth, seen: Observa
     wanted = {}
     for target in action.targets:
         disk = context.plan.disk(target)
-        overlay = same_path(graph.wrong[target], disk.source_overlay)
-        wanted[target] = (disk.source_overlay, "qcow2") if overlay else (disk.source, disk.source_format)
+        overlay = same_path(graph.wrong[target], disk.overlays.source)
+        wanted[target] = (disk.overlays.source, "qcow2") if overlay else (disk.source.path, disk.source.format)
         context.log_event(
             "error", f"QEMU still writes {target} to {graph.wrong[target]}; the configuration names it again"
         )

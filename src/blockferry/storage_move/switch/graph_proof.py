@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from blockferry.hosts.block_graph import BlockGraph, GraphDisk, Node
 from blockferry.hosts.exports import is_export
 from blockferry.hosts.inventory import Vm
-from blockferry.storage_move.plan import DiskPlan, Plan
+from blockferry.storage_move.disk_plan import DiskPlan
+from blockferry.storage_move.plan import Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ def judge(plan: Plan, graph: BlockGraph, aliases: Mapping[str, str]) -> GraphVie
         roots[disk.target] = root.path
         if _among(root.path, old_images(disk)):
             wrong[disk.target] = root.path
-        elif is_export(disk.dest):
+        elif is_export(disk.dest.path):
             if root.path:
                 wrong[disk.target] = root.path
         elif not root.path or root.path.startswith("/dev/fdset/"):
@@ -70,12 +71,12 @@ def judge(plan: Plan, graph: BlockGraph, aliases: Mapping[str, str]) -> GraphVie
 
 
 def new_images(disk: DiskPlan) -> tuple[str, ...]:
-    return tuple(path for path in (disk.dest, disk.dest_overlay) if path)
+    return tuple(path for path in (disk.dest.path, disk.overlays.dest) if path)
 
 
 def old_images(disk: DiskPlan) -> tuple[str, ...]:
     """The local files or devices that the disk was on before the switch."""
-    return tuple(path for path in (disk.source, disk.source_overlay) if path and not is_export(path))
+    return tuple(path for path in (disk.source.path, disk.overlays.source) if path and not is_export(path))
 
 
 def differing(vm: Vm, graph: BlockGraph) -> dict[str, str]:

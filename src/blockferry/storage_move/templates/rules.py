@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 
 from blockferry.base.units import format_size
 from blockferry.hosts.inventory import Image
+from blockferry.storage_move.disk_plan import DiskPlan
 from blockferry.storage_move.facts import Facts, TemplateFacts
-from blockferry.storage_move.plan import DiskPlan, ReusedLayer
 from blockferry.storage_move.precheck.finding import Finding, finding
 from blockferry.storage_move.request import ANY_TEMPLATE, NO_TEMPLATE, MoveRequest
+from blockferry.storage_move.templates.plan import ReusedLayer
 
 Prints = Mapping[str, str]
 
@@ -87,7 +88,7 @@ def findings(
 def unused(request: MoveRequest, facts: Facts, disks: Sequence[DiskPlan]) -> list[Finding]:
     """The image that was named takes no layer's place."""
     path = named(request)
-    if path is None or any(disk.reused is not None for disk in disks):
+    if path is None or any(disk.chain.reused is not None for disk in disks):
         return []
     why = next(
         (template.problem for template in facts.templates.values() if template.problem),

@@ -42,7 +42,7 @@ def trim(context: Context, seen: Observation) -> None:
     Raises Stopped when somebody wants us to stop: the agent is then left to end by itself, or by libvirt's limit.
     """
     point("trimming")
-    sources = {disk.target: disk.source for disk in context.plan.disks if disk.source_kind == "file"}
+    sources = {disk.target: disk.source.path for disk in context.plan.disks if disk.source.kind == "file"}
     freed = _give_back(context, sources, LEAST, "its old disks", "all that its disks hold is copied")
     record = replace(seen.record, trim=replace(seen.record.trim, asked=True))
     for target, size in freed.items():
@@ -54,7 +54,7 @@ def trim(context: Context, seen: Observation) -> None:
 def trim_again(context: Context, seen: Observation) -> None:
     """The same on the new images. All else is done: whatever fails here costs bytes."""
     point("trimming-again")
-    new = {disk.target: disk.dest for disk in context.plan.disks if not is_export(disk.dest)}
+    new = {disk.target: disk.dest.path for disk in context.plan.disks if not is_export(disk.dest.path)}
     freed = _give_back(context, new, 0, "its new disks", "what it deleted during the copy takes space")
     record = replace(seen.record, trim=replace(seen.record.trim, asked_again=True))
     for target, size in freed.items():

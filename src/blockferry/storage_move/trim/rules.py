@@ -42,7 +42,9 @@ def again(plan: Plan, seen: Observation) -> bool:
     record = seen.record
     asked_before = plan.trim and record.trim.asked
     wanted = not record.trim.asked_again and record.wanted is Wanted.GO
-    return asked_before and wanted and seen.state is PowerState.RUNNING and not any(disk.thick for disk in plan.disks)
+    return (
+        asked_before and wanted and seen.state is PowerState.RUNNING and not any(disk.dest.thick for disk in plan.disks)
+    )
 
 
 def _why_not(facts: Facts, *, discards: bool) -> str | None:

@@ -19,11 +19,12 @@ from blockferry.hosts.runner import Runner
 from blockferry.storage_move import actions
 from blockferry.storage_move.context import Context
 from blockferry.storage_move.destination import effects as destination_effects
+from blockferry.storage_move.disk_plan import DiskPlan
 from blockferry.storage_move.observation import Observation
 from blockferry.storage_move.overlays import rules as overlays_rules
 from blockferry.storage_move.overlays.record import OverlayState
 from blockferry.storage_move.pace import comparison_speed
-from blockferry.storage_move.plan import DiskPlan, Plan
+from blockferry.storage_move.plan import Plan
 from blockferry.storage_move.points import point
 from blockferry.storage_move.record import Record
 from blockferry.storage_move.verify.record import BackupExport
@@ -47,7 +48,7 @@ def prepare_view(context: Context, seen: Observation) -> None:
         scratch = plan.scratch(disk.target)
         record = destination_effects.name_paths(context, record, scratch)
         destination_effects.mark_file(context, scratch)
-        destination_effects.new_image(context, scratch, disk, "qcow2", disk.virtual_size)
+        destination_effects.new_image(context, scratch, disk, "qcow2", disk.sizes.virtual)
         destination_effects.mark_file(context, scratch, made=True)
     point("view-prepared")
     # What was found out about an earlier copy, of a VM that was off then, is not about the one of this switch.
@@ -86,7 +87,7 @@ def verify(context: Context, target: str, seen: Observation) -> None:
     live = seen.record.export.state is BackupExport.READY and seen.state.active
     room = ScratchSpace(context)
     point("verifying")
-    context.verifying[target] = comparison.ComparisonProgress(size=disk.virtual_size)
+    context.verifying[target] = comparison.ComparisonProgress(size=disk.sizes.virtual)
     began = context.verify_began = context.now_s()
 
     def show(state: comparison.ComparisonProgress) -> None:
@@ -94,7 +95,7 @@ def verify(context: Context, target: str, seen: Observation) -> None:
         context.show()
 
     try:
-        dest: str | comparison.ServedImage = disk.dest
+        dest: str | comparison.ServedImage = disk.dest.path
         if live:
             socket = context.control.view_socket()
             if socket is None or socket != seen.record.export.socket:
@@ -104,7 +105,7 @@ def verify(context: Context, target: str, seen: Observation) -> None:
             context.runner,
             *_old_side(disk, seen.record),
             dest,
-            disk.dest_format,
+            disk.dest.format,
             speed=comparison_speed.speed(context, seen.record),
             progress=show,
             should_stop=lambda: context.should_stop() or (live and room.lacks()),
@@ -127,8 +128,8 @@ def verify(context: Context, target: str, seen: Observation) -> None:
 def _old_side(disk: DiskPlan, record: Record) -> tuple[str, str]:
     """The image that is the old disk, and its format: the overlay above it, if the move has put one there."""
     if overlays_rules.layer_of(record, disk.target, at_source=True) in (OverlayState.USED, OverlayState.PIVOTING):
-        return disk.source_overlay, "qcow2"
-    return disk.source, disk.source_format
+        return disk.overlays.source, "qcow2"
+    return disk.source.path, disk.source.format
 
 
 def _judge(
@@ -138,15 +139,15 @@ def _judge(
     if result.first:
         offsets = ", ".join(str(one) for one in result.first)
         sentence = (
-            f"{target}: {format_size(result.differing)} of {disk.dest} differ from {disk.source} as it was at the "
-            f"switch, first at byte {offsets}"
+            f"{target}: {format_size(result.differing)} of {disk.dest.path} differ from {disk.source.path} "
+            f"as it was at the switch, first at byte {offsets}"
         )
         context.log_event("error", sentence)
         context.notes.append(sentence)
         return record.with_disk(target, replace(record.disk(target), differences=result.first))
     read = max(result.source_read, result.dest_read)
     sentence = (
-        f"{target}: {disk.dest} is the same as {disk.source}; {format_size(disk.virtual_size)} compared in "
+        f"{target}: {disk.dest.path} is the same as {disk.source.path}; {format_size(disk.sizes.virtual)} compared in "
         f"{seconds:.1f} s ({format_size(read)} read on a side, {format_rate(read / seconds)})"
     )
     context.log_event("action", sentence)
@@ -205,7 +206,7 @@ def _doubt(record: Record, target: str) -> str | None:
 
 
 def _socket(context: Context, incarnation: int) -> str:
-    place = listening_place(context.runner, incarnation, context.plan.vm, context.plan.disks[0].dest)
+    place = listening_place(context.runner, incarnation, context.plan.vm, context.plan.disks[0].dest.path)
     return posixpath.join(place, f"blockferry-{context.plan.move}.sock")
 
 

@@ -1,0 +1,22 @@
+"""What a plan says of the overlays that a move puts above a disk's base."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class OverlaysPlan:
+    """The paths of a disk's two overlays."""
+
+    source: str = ""  # where the writes go while the base is immutable; "": that way is not open
+    dest: str = ""
+    first: bool = False  # the copy begins with an overlay, because a suspended start would take long
+
+
+@dataclass(frozen=True, slots=True)
+class PartialPlan:
+    """The broken copy of an earlier move that lies where the new image is to be."""
+
+    move: str | None = None  # the move that left it; None: there is none
+    allocated: int = 0  # bytes of it that are used; 0: it is replaced by an empty image
