@@ -19,6 +19,8 @@ BLOCKFERRY_HOST or BLOCKFERRY_URI, LIBVIRT_DEFAULT_URI, BLOCKFERRY_JOURNAL, BLOC
     fence = "/usr/local/sbin/cut-nfs {mount}"              # how: "auto", "off", or a program; it is also given {device}
     log_file = "/var/log/blockferry/blockferry.log"             # of workers in the background; or "off"
     suspended_start = true                                 # see docs; left out: as the host's QEMU needs it
+    tls = "off"                                            # to another host; "auto": where both have certificates
+    require_tls = true                                     # refuse to send a guest's memory and disks in plain
 """
 
 from __future__ import annotations
@@ -44,6 +46,9 @@ OLD_NAME = "config.toml"
 
 METHODS = ("auto", "mirror", "changed-blocks", "snapshot", "clone", "cold")
 """Values of storage_move.request.Method, which lies above this layer; a test holds them together."""
+
+TLS = ("auto", "off")
+"""Whether memory and disks go to another host encrypted: where both have certificates, or never."""
 
 POLICIES = ("auto", "mirror", "throttle", "wait", "stop")
 """The same of storage_move.request.IfNotConverging."""
@@ -100,6 +105,8 @@ class Config:
     fence: tuple[str, ...] = ("auto",)  # or ("off",), or the words of a program
     log_file: str = ""  # where workers in the background log; empty: log.default_file(); "off": nowhere
     suspended_start: bool | None = None  # start copies with the VM suspended: always, never, or as QEMU needs it
+    tls: str = "auto"  # one of TLS
+    require_tls: bool = False
 
     def __post_init__(self) -> None:
         # Also for a value from the command line: a worker in the background starts in another directory.
@@ -190,6 +197,12 @@ def _policy(value: object) -> str:
     return str(value)
 
 
+def _tls(value: object) -> str:
+    if value not in TLS:
+        raise ValueError(f"{value!r} is none of {', '.join(TLS)}")
+    return str(value)
+
+
 def _latency(value: object) -> float:
     if not isinstance(value, str):
         raise ValueError(f'{value!r} is not a duration; write it like "20ms"')
@@ -271,5 +284,7 @@ _KEYS: dict[str, tuple[str, Callable[[object], Any]]] = {
     "fence": ("fence", _fence),
     "log_file": ("log_file", _log_file),
     "suspended_start": ("suspended_start", _yes_or_no),
+    "tls": ("tls", _tls),
+    "require_tls": ("require_tls", _yes_or_no),
 }
 """Key in the file -> field of Config, and what its value means. Raises ValueError with a sentence."""

@@ -10,10 +10,11 @@ import time
 
 from blockferry.base.errors import BlockferryError, CopyIncomplete, HostCommandFailed
 from blockferry.host_move.host_context import HostMoveContext
-from blockferry.host_move.host_plan import TravellingDisk
+from blockferry.host_move.host_plan import HostMovePlan, TravellingDisk
 from blockferry.host_move.host_record import HostMoveRecord
 from blockferry.hosts.helper import files
-from blockferry.hosts.images import conversion, network_exports
+from blockferry.hosts.images import conversion, nbd_tls, network_exports
+from blockferry.hosts.images.nbd_tls import TlsClient
 from blockferry.hosts.process import Process
 
 FIRST_PORT, PORTS = 49216, 128
@@ -28,10 +29,12 @@ def copy_image(context: HostMoveContext, record: HostMoveRecord, disk: Travellin
 
     Raises ConversionStopped, HostCommandFailed, CopyIncomplete.
     """
-    path = context.plan.made_path(disk)
+    plan = context.plan
+    path, client = plan.made_path(disk), _client(plan)
     for attempt in range(TRIES):
         port = FIRST_PORT + secrets.randbelow(PORTS)
         argv = ["qemu-nbd", "--persistent", "--shared=4", "--cache=none", "--discard=unmap", "--detect-zeroes=unmap"]
+        argv += nbd_tls.server_options(plan.tls.dest) if plan.tls is not None else []
         argv += ["-b", context.plan.address, "-p", str(port), "-x", context.plan.move, "-f", disk.format, "--", path]
         context.check()
         with context.dest.runner.start(argv) as server:
@@ -50,9 +53,14 @@ def copy_image(context: HostMoveContext, record: HostMoveRecord, disk: Travellin
                 progress=lambda fraction: _show(context, disk, fraction),
                 should_stop=context.should_stop,
                 rate_limit=record.bandwidth or None,
+                tls=client,
             )
         break
     files.flush(context.dest.runner, path)
+
+
+def _client(plan: HostMovePlan) -> TlsClient | None:
+    return None if plan.tls is None else TlsClient(plan.tls.source, plan.tls.name)
 
 
 def _show(context: HostMoveContext, disk: TravellingDisk, fraction: float) -> None:
@@ -67,7 +75,7 @@ def _await_server(context: HostMoveContext, disk: TravellingDisk, server: Proces
         if (status := server.poll()) is not None:
             raise HostCommandFailed("qemu-nbd", status, server.stderr.strip())
         try:
-            size = network_exports.size(context.source.runner, uri)
+            size = network_exports.size(context.source.runner, uri, _client(context.plan))
             break
         except BlockferryError as error:
             if time.monotonic() > until:

@@ -168,6 +168,8 @@ def _forward(plan: HostMovePlan, seen: HostObservation) -> Action:
     record = seen.record
     if not record.arrived:
         return _fence(plan, seen) or _arrive(plan, seen)
+    if plan.disks and not record.flushed:
+        return actions.FlushImages()
     if not record.settled:
         return actions.Settle()
     for disk in plan.disks:

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from blockferry.base.errors import FileExists
 from blockferry.base.units import format_size
+from blockferry.host_move import guarding, image_owner
 from blockferry.host_move import host_actions as actions
 from blockferry.host_move import old_home
 from blockferry.host_move.cold_copy import copy_image
@@ -20,6 +21,7 @@ from blockferry.host_move.points import point
 from blockferry.hosts import fingerprint
 from blockferry.hosts.helper import files
 from blockferry.hosts.images import qemu_img
+from blockferry.hosts.inventory import PowerState
 from blockferry.hosts.kept import Kept, KeptFingerprint
 from blockferry.hosts.libvirt import migration
 from blockferry.hosts.libvirt.migration import Migration, MigrationOrder
@@ -34,6 +36,7 @@ STOPPING_S = 5.0
 
 def perform(context: HostMoveContext, action: Action, seen: HostObservation) -> None:
     """Carry out one action. Raises BlockferryError, ConversionStopped."""
+    guarding.stand_by(context, seen)
     if isinstance(action, Await):
         _tune(context, seen)
         return
@@ -54,6 +57,7 @@ def perform(context: HostMoveContext, action: Action, seen: HostObservation) -> 
         notes = (*seen.record.notes, action.note) if action.note else seen.record.notes
         context.save(replace(seen.record, arrived=True, notes=notes))
         point("arrived-noted")
+        guarding.end(context)
     else:
         _SIMPLE[type(action)](context, seen.record)
 
@@ -72,6 +76,7 @@ def mark_vm(context: HostMoveContext, record: HostMoveRecord) -> None:
 def unmark_vm(context: HostMoveContext, record: HostMoveRecord) -> None:
     """And off again."""
     plan = context.plan
+    guarding.end(context)
     context.source.control(plan.uuid, plan.vm).mark(None)
     point("unmarked")
     context.save(replace(record, marked=False))
@@ -95,12 +100,17 @@ def make_image(context: HostMoveContext, record: HostMoveRecord, disk: Travellin
     record = replace(record, created=tuple(dict.fromkeys((*record.created, *fresh))))
     context.save(record)
     files.make_directory(runner, home, HOME_MODE)
+    if f"{home}/" in record.created:
+        image_owner.give_directory(context, disk, home)
     point("image-named")
     context.check()
     _mark_image(context, path, made=False)
     preallocation: qemu_img.Preallocation = "falloc" if disk.thick else "off"
     qemu_img.create(runner, path, disk.format, disk.virtual_size, preallocation=preallocation)
+    image_owner.give_image(context, disk, path)
     _mark_image(context, path, made=True)
+    for one in (path, home, posixpath.dirname(home)):
+        files.flush(runner, one)  # an image without a name in a directory is lost with the power
     point("image-made")
     context.save(replace(record, made=(*record.made, disk.target)))
 
@@ -117,8 +127,9 @@ def _mark_image(context: HostMoveContext, path: str, *, made: bool) -> None:
 
 
 def migrate(context: HostMoveContext, record: HostMoveRecord) -> None:
-    """Begin the call; the loop looks on while it runs."""
+    """Begin the call; the loop looks on while it runs. Both guards stand before."""
     plan = context.plan
+    guarding.start(context)
     context.save(replace(record, begun=True))
     point("migrating")
     order = MigrationOrder(
@@ -129,6 +140,8 @@ def migrate(context: HostMoveContext, record: HostMoveRecord) -> None:
         plan.persistent,
         bool(plan.staying),
         plan.auto_converge,
+        tls=plan.tls is not None,
+        tls_name="" if plan.tls is None else plan.tls.name,
     )
     context.bandwidth_set, context.limit_set = order.bandwidth, False
     context.disks_told = not context.bandwidth()
@@ -158,9 +171,10 @@ def _tune(context: HostMoveContext, seen: HostObservation) -> None:
 
 
 def stop_migration(context: HostMoveContext, record: HostMoveRecord) -> None:
-    """Abort, and see whether it ends."""
+    """Abort, and see whether it ends. An abort into a link that is cut freezes the guest: the guard looks first."""
     plan = context.plan
     point("stopping-migration")
+    guarding.end_stalled(context)
     migration.abort(context.source.connection, plan.uuid, plan.vm)
     point("migration-stopped")
     if context.migration is not None:
@@ -228,6 +242,8 @@ def name_images(context: HostMoveContext, record: HostMoveRecord) -> None:
             context.check()
             files.rename(runner, barred, disk.dest)
             point("image-renamed")
+    for directory in context.plan.directories:
+        files.flush(runner, directory)
 
 
 # ------------------------------------------------------------ the fence
@@ -238,6 +254,7 @@ def save_handed(context: HostMoveContext, record: HostMoveRecord) -> None:
     stats = context.migration.stats if context.migration is not None else None
     context.save(replace(record, handed=True, stats=stats or record.stats))
     point("handed-noted")
+    guarding.tell_handed(context)
 
 
 def end_at_source(context: HostMoveContext, record: HostMoveRecord) -> None:
@@ -263,22 +280,43 @@ def save_alone(context: HostMoveContext, record: HostMoveRecord) -> None:
 
 
 def run_at_destination(context: HostMoveContext, record: HostMoveRecord) -> None:
-    """The look that led here showed that the source has neither QEMU nor definition."""
+    """The look that led here showed that the source has neither QEMU nor definition.
+
+    A pause after a guard has let it run is its owner's, and stays.
+    """
     plan = context.plan
+    guarding.arm_destination(context)
+    point("destination-armed")
     point("resuming")
     context.check()
-    resumed = context.dest.control(plan.uuid, plan.vm).resume()
+    resumed = context.dest.control(plan.uuid, plan.vm).resume(unless=lambda: guarding.has_acted(context))
     now = time.monotonic()
     call = context.migration
     if resumed and call is not None and call.switched_at is not None:
         record = replace(record, downtime_ms=round((now - call.switched_at) * 1000))
+    guarding.note_running(context)
     point("resumed")
     context.save(replace(record, arrived=True))
     point("arrived-noted")
-    context.log_event("action", f"{plan.vm} runs at {plan.dest_host_name}")
+    guarding.end(context)
+    text = f"{plan.vm} runs at {plan.dest_host_name}"
+    context.log_event("action", text if resumed else f"{plan.vm} had been let run at {plan.dest_host_name} already")
 
 
 # ------------------------------------------------------------ clearing up
+
+
+def flush_images(context: HostMoveContext, record: HostMoveRecord) -> None:
+    """All that the guest has written so far is on the destination's disks before anything at the source goes.
+
+    What QEMU has not flushed itself would be lost with the destination's power, and the old image has it.
+    """
+    plan, runner = context.plan, context.dest.runner
+    for path in (*(disk.dest for disk in plan.disks), *plan.directories):
+        if files.is_there(runner, path):
+            files.flush(runner, path)
+    point("images-flushed")
+    context.save(replace(record, flushed=True))
 
 
 def settle(context: HostMoveContext, record: HostMoveRecord) -> None:
@@ -291,6 +329,8 @@ def settle(context: HostMoveContext, record: HostMoveRecord) -> None:
     for path in record.created:
         if not path.endswith("/"):
             files.remove_file(context.dest.runner, path + MARKER)
+    if not plan.cold:
+        guarding.forget(context)
     point("settled")
     context.save(replace(record, settled=True))
 
@@ -342,7 +382,7 @@ def end_at_destination(context: HostMoveContext, record: HostMoveRecord) -> None
     """What bears our mark there, and never ran: see `decide`."""
     plan = context.plan
     instance = migration.look(context.dest.connection, plan.uuid, plan.vm)
-    if instance.mark != plan.move:
+    if instance.mark != plan.move or instance.state is PowerState.RUNNING:
         return  # the next look says what it is
     context.check()
     if instance.active:
@@ -393,6 +433,7 @@ _SIMPLE: dict[type[Action], Callable[[HostMoveContext, HostMoveRecord], None]] =
     actions.UndefineAtSource: undefine_at_source,
     actions.SaveAlone: save_alone,
     actions.RunAtDestination: run_at_destination,
+    actions.FlushImages: flush_images,
     actions.Settle: settle,
     actions.EndAtDestination: end_at_destination,
     actions.RemoveImages: remove_images,

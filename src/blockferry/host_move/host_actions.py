@@ -134,6 +134,13 @@ class SaveArrived(Action):
 
 
 @dataclass(frozen=True, slots=True)
+class FlushImages(Action):
+    """Have what was written to the new images on the destination's disks, before anything at the source goes."""
+
+    phase: ClassVar[str] = "clean up"
+
+
+@dataclass(frozen=True, slots=True)
 class Settle(Action):
     """Take our mark off, put autostart as it was, and take the markers beside the images away."""
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from blockferry.host_move.host_plan import HostMovePlan
 from blockferry.host_move.host_record import HostMoveRecord
+from blockferry.hosts.helper.migration_guards import DestinationGuard, SourceGuard
 from blockferry.hosts.host import Host
 from blockferry.hosts.kept import Kept
 from blockferry.hosts.libvirt.migration import Migration
@@ -34,6 +35,8 @@ class HostMoveContext:
     journal: str = ""  # the identity of the journal, for what we mark
     show: Callable[[], None] = lambda: None
     migration: Migration | None = None  # the call of this process, also when it is over
+    source_guard: SourceGuard | None = None  # of a running VM: see guarding.py
+    dest_guard: DestinationGuard | None = None
     cold: dict[str, float] = field(default_factory=dict)  # target -> fraction of the copy
     sources: list[str] = field(default_factory=list)  # a sentence for each old image
     bandwidth_set: int | None = None  # bytes/s, as the migration was told last

@@ -34,6 +34,16 @@ class TravellingDisk:
 
 
 @dataclass(frozen=True, slots=True)
+class PlannedTls:
+    """Memory and disks are encrypted. `source`, `dest`: directories of QEMU's certificates on either host. `name`: in
+    the destination's certificate, where the source reaches it by another one; "": by that."""
+
+    source: str
+    dest: str
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class HostMovePlan:
     """One VM from one host to another. The host it is planned on is the source (`uri`, `host`, `host_name`).
 
@@ -65,6 +75,7 @@ class HostMovePlan:
     auto_converge: bool = False  # QEMU slows a guest that changes its memory as fast as it is sent
     memory: int = 0  # bytes of the guest, of a VM that is not off
     dest_datastores: dict[str, Directory] = field(default_factory=dict)  # the destination's datastores: what they are
+    tls: PlannedTls | None = None  # None: in plain
     version: int = PLAN_VERSION
 
     def disk(self, target: str) -> TravellingDisk:

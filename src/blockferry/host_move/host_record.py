@@ -21,6 +21,7 @@ class HostMoveRecord(JobRecord):
     handed: bool = False  # proof: what the source has of the guest is old; it must never run there again
     alone: bool = False  # proof: the source has neither QEMU nor definition, so it cannot start there
     arrived: bool = False  # proof: the VM is at the destination as it is to be, running or paused or off
+    flushed: bool = False  # proof: since it arrived, the new images were flushed to the destination's disks
     settled: bool = False  # proof: definition at the destination without our mark, autostart as it was
     released: tuple[str, ...] = ()  # old images that were removed or kept, as asked
     stats: MigrationStats | None = None

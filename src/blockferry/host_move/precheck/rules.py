@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 from blockferry.base.units import format_size
-from blockferry.host_move.precheck import support
+from blockferry.host_move.precheck import support, tls_rules
 from blockferry.host_move.precheck.catalogue import finding
 from blockferry.host_move.precheck.facts import Asked, Facts, Sharing
 from blockferry.hosts.defects import Version, dotted
@@ -424,11 +424,12 @@ def _tls(facts: Facts, asked: Asked) -> Iterator[Finding]:
     for host, files, now in sides:
         for file in files:
             yield from _certificate(host, file, now)
+    there = facts.destination.hostname
     server = next(
         (certificate for certificate in facts.tls.destination if certificate.path.endswith("server-cert.pem")), None
     )
-    if server is not None and server.names and facts.address not in server.names:
-        text = f"The certificate of {facts.destination.hostname} is for {', '.join(server.names)}, not {facts.address}."
+    if server is not None and server.names and tls_rules.certificate_name(facts.tls, facts.address, there) is None:
+        text = f"The certificate of {there} is for {', '.join(server.names)}, not {facts.address}."
         yield finding("TLS_NAME", text)
 
 

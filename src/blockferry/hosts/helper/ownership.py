@@ -40,6 +40,14 @@ def like(runner: Runner, source: str, dest: str) -> tuple[NotGiven, ...]:
     return _not_given(runner.call("owners.like", timeout_s=LOOK_S, source=source, dest=dest))
 
 
+def like_on(runner: Runner, source: str, other: Runner, dest: str) -> tuple[NotGiven, ...]:
+    """The same where `dest` is on another host (`other`). Users and groups go by their names; those of whose names
+    that host has none go by their numbers."""
+    absolute(source, dest)
+    told = runner.call("owners.told", timeout_s=LOOK_S, path=source)
+    return _not_given(other.call("owners.as_told", timeout_s=LOOK_S, dest=dest, **told))
+
+
 def give(runner: Runner, dest: str, uid: int, gid: int, mode: int) -> tuple[NotGiven, ...]:
     """Give `dest` this owner, group and mode, and no ACL. Errors as `like`."""
     absolute(dest)

@@ -6,6 +6,7 @@ import json
 
 from blockferry.base.errors import ImageUnreadable
 from blockferry.hosts import exports
+from blockferry.hosts.images.nbd_tls import TlsClient
 from blockferry.hosts.runner import Runner
 
 ANSWER_S = 15.0
@@ -29,9 +30,12 @@ def filename(uri: str) -> str:
     return "json:" + json.dumps({"driver": "raw", "file": found})
 
 
-def size(runner: Runner, uri: str) -> int:
-    """Bytes of an export. Raises ImageUnreadable in its server's words, HostCommandFailed when it does not answer."""
-    argv = ["qemu-img", "info", "--output=json", "-U", "-f", "raw", filename(uri)]
+def size(runner: Runner, uri: str, tls: TlsClient | None = None) -> int:
+    """Bytes of an export. `tls`: of an NBD server that takes nothing else.
+
+    Raises ImageUnreadable in its server's words, HostCommandFailed when it does not answer."""
+    argv = ["qemu-img", "info", "--output=json", "-U"]
+    argv += ["-f", "raw", filename(uri)] if tls is None else [*tls.options(), "--image-opts", tls.image(uri)]
     result = runner.run(argv, check=False, timeout_s=ANSWER_S)
     if result.status != 0:
         words = result.stderr.strip().splitlines() or ["it said nothing"]

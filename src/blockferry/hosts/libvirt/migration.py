@@ -37,7 +37,8 @@ class MigrationOrder:
     of the disks whose content goes along; the images must exist there. `bandwidth`: bytes/s, 0 for no limit.
     `proven_shared`: disks stay, and it was seen that both hosts have the same files. libvirt knows only a few file
     systems by name, and calls all others unsafe. `auto_converge`: QEMU slows the guest's CPUs when its memory changes
-    as fast as it is sent.
+    as fast as it is sent. `tls`: memory and disks are encrypted; `tls_name`: in the
+    destination's certificate, where that is not `address`.
     """
 
     peer: str
@@ -47,6 +48,8 @@ class MigrationOrder:
     persistent: bool = True
     proven_shared: bool = False
     auto_converge: bool = False
+    tls: bool = False
+    tls_name: str = ""
 
 
 def look(connection: Connection, uuid: str, name: str) -> Instance:
@@ -245,6 +248,8 @@ class Migration:
             flags |= libvirt.VIR_MIGRATE_UNSAFE
         if self._order.auto_converge:
             flags |= libvirt.VIR_MIGRATE_AUTO_CONVERGE
+        if self._order.tls:
+            flags |= libvirt.VIR_MIGRATE_TLS
         if self._order.disks:
             flags |= libvirt.VIR_MIGRATE_NON_SHARED_DISK
         return int(flags)
@@ -261,6 +266,8 @@ class Migration:
             found[libvirt.VIR_MIGRATE_PARAM_PERSIST_XML] = domain_xml.repoint(config, order.disks, {})
         if order.disks:
             found[libvirt.VIR_MIGRATE_PARAM_MIGRATE_DISKS] = list(order.disks)
+        if order.tls and order.tls_name:
+            found[libvirt.VIR_MIGRATE_PARAM_TLS_DESTINATION] = order.tls_name
         if order.bandwidth:
             found[libvirt.VIR_MIGRATE_PARAM_BANDWIDTH] = max(1, order.bandwidth // MiB)
         return found

@@ -5,12 +5,15 @@ What could not be given to a file is told as a list of [what, errno].
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import errno
+import grp
 import json
 import os
 import pwd
 import stat
+import struct
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -95,6 +98,82 @@ def like(source: str, dest: str) -> Failed:
     """`dest` gets owner, group, mode, POSIX ACLs, SELinux label and user attributes of `source` as they were before
     libvirt changed them for a running QEMU."""
     return give(dest, *facts(source))
+
+
+ACL_USER, ACL_GROUP = 2, 8
+"""Tags of entries for a named user or group (linux/posix_acl_xattr.h)."""
+
+
+def user_name(uid: int) -> str:
+    with contextlib.suppress(KeyError):
+        return pwd.getpwuid(uid).pw_name
+    return ""
+
+
+def group_name(gid: int) -> str:
+    with contextlib.suppress(KeyError):
+        return grp.getgrgid(gid).gr_name
+    return ""
+
+
+def user_number(name: str, uid: int) -> int:
+    """This host's number of a user of another host; where it has no user of that name, the number from there."""
+    with contextlib.suppress(KeyError):
+        return pwd.getpwnam(name).pw_uid if name else uid
+    return uid
+
+
+def group_number(name: str, gid: int) -> int:
+    with contextlib.suppress(KeyError):
+        return grp.getgrnam(name).gr_gid if name else gid
+    return gid
+
+
+def entries(acl: bytes) -> list[tuple[int, int, int]]:
+    """(tag, permissions, id) of each entry of an ACL's attribute: a version, then two halves and a word each."""
+    return [struct.unpack_from("<HHI", acl, at) for at in range(4, len(acl) - 7, 8)]
+
+
+def told(path: str) -> dict[str, Any]:
+    """What a file on another host needs to be owned like this one: numbers, the names behind them, attributes."""
+    uid, gid, bits, attributes = facts(path)
+    named = [entry for name in ACL for entry in entries(attributes.get(name, b""))]
+    return {
+        "uid": uid,
+        "gid": gid,
+        "bits": bits,
+        "users": {str(one): user_name(one) for one in {uid, *(one for tag, _, one in named if tag == ACL_USER)}},
+        "groups": {str(one): group_name(one) for one in {gid, *(one for tag, _, one in named if tag == ACL_GROUP)}},
+        "attributes": {name: base64.b64encode(value).decode() for name, value in attributes.items()},
+    }
+
+
+def translated(acl: bytes, users: Mapping[str, str], groups: Mapping[str, str]) -> bytes:
+    """An ACL of another host with this host's numbers."""
+    found = acl[:4]
+    for tag, permissions, number in entries(acl):
+        if tag == ACL_USER:
+            number = user_number(users.get(str(number), ""), number)
+        elif tag == ACL_GROUP:
+            number = group_number(groups.get(str(number), ""), number)
+        found += struct.pack("<HHI", tag, permissions, number)
+    return found
+
+
+def as_told(
+    dest: str, uid: int, gid: int, bits: int, users: Mapping[str, str], groups: Mapping[str, str],
+    attributes: Mapping[str, str],
+) -> Failed:  # fmt: skip
+    """Give a file what another host has told of one. Users and groups are the same when their names are."""
+    kept = {name: base64.b64decode(value) for name, value in attributes.items()}
+    kept = {name: translated(value, users, groups) if name in ACL else value for name, value in kept.items()}
+    return give(
+        dest,
+        user_number(users.get(str(uid), ""), uid),
+        group_number(groups.get(str(gid), ""), gid),
+        bits,
+        kept,
+    )
 
 
 def hold(directory: str, source: str) -> Failed:
@@ -207,6 +286,8 @@ def give_plain(dest: str, uid: int, gid: int, mode: int) -> Failed:
 
 CALLS: dict[str, Callable[..., Any]] = {
     "like": like,
+    "told": told,
+    "as_told": as_told,
     "give": give_plain,
     "reach": reach,
     "open": open_as,

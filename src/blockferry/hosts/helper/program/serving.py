@@ -26,6 +26,7 @@ Json = dict[str, Any]
 
 MODULES = {
     "alone": "alone_calls",
+    "arrival": "arrival_calls",
     "bitmaps": "bitmap_calls",
     "files": "file_calls",
     "guard": "guard_calls",

@@ -1,0 +1,56 @@
+"""Owner, group, mode and labels of what a move makes at the destination: as those of what it takes the place of."""
+
+from __future__ import annotations
+
+import posixpath
+
+from blockferry.base.errors import HostCommandFailed
+from blockferry.host_move.host_context import HostMoveContext
+from blockferry.host_move.host_plan import TravellingDisk
+from blockferry.hosts.helper import files, ownership
+from blockferry.hosts.helper.ownership import NotGiven
+from blockferry.hosts.inventory import datastore_of
+from blockferry.hosts.libvirt import pools
+
+
+def give_image(context: HostMoveContext, disk: TravellingDisk, path: str) -> None:
+    """Before a QEMU opens it: libvirt notes the owner that it finds, and gives the image back to that."""
+    _give(context, disk.source, path)
+
+
+def give_directory(context: HostMoveContext, disk: TravellingDisk, path: str) -> None:
+    """A directory that was made: as the VM's old one, or as the pool says where the VM had none of its own."""
+    old = posixpath.dirname(disk.source)
+    roots = {
+        posixpath.normpath(datastore.path)
+        for datastore in pools.datastores(context.source.connection)
+        if datastore.path
+    }
+    if posixpath.normpath(old) not in roots:
+        _give(context, old, path)
+        return
+    store = datastore_of(path, pools.datastores(context.dest.connection))
+    if store is None or store.permissions is None:
+        return
+    told = store.permissions
+    try:
+        _tell(context, path, ownership.give(context.dest.runner, path, told.uid, told.gid, told.mode))
+    except HostCommandFailed as error:
+        context.log_event("warning", f"{path} has not the owner that the pool {store.name} says: {error.sentence}")
+
+
+def _give(context: HostMoveContext, source: str, dest: str) -> None:
+    if files.stat_one(context.source.runner, source) is None:
+        return
+    try:
+        _tell(context, dest, ownership.like_on(context.source.runner, source, context.dest.runner, dest))
+    except HostCommandFailed as error:
+        context.log_event("warning", f"{dest} has not the owner of {source}: {error.sentence}")
+
+
+def _tell(context: HostMoveContext, dest: str, left: tuple[NotGiven, ...]) -> None:
+    if left:
+        words = ", ".join(map(str, left))
+        context.log_event(
+            "warning", f"{dest} at {context.plan.dest_host_name} could not be given all it should: {words}"
+        )

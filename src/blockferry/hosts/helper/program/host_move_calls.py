@@ -1,0 +1,162 @@
+"""Beside a migration, on its source host: blockferry, its helper and the link may be gone at any instant.
+
+It does two things (docs/design/host-move.md). It ends a migration whose link is cut, before that freezes the guest. And
+when nothing of the VM is left on this host it lets the guest run at the destination, if blockferry has not done so.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+from blockferry.hosts.helper.program import arrival_calls, stalled_link
+from blockferry.hosts.helper.program.arrival_calls import say
+from blockferry.hosts.helper.program.handover import Handover, Left
+from blockferry.hosts.helper.program.stalled_link import StallWatch
+
+LOOK_S = 0.1
+GRACE_S = 2.0
+"""So long blockferry has, once nothing is left here, to let the guest run itself. None when its orders have ended."""
+RECHECK_S = 0.5
+SLOW_RECHECK_S = 5.0
+SLOW_AFTER_S = 60.0
+OFF_S = 60.0
+"""A VM that is off here for another reason than its migration is looked at for so long after the orders' end."""
+MARK_S = 60.0
+"""So often, once the orders have ended, it is looked whether the VM still bears our mark here."""
+MOST_S = 24 * 3600.0
+"""A destination that does not answer is asked for so long; then only a person lets the guest run."""
+
+
+class Beside:
+    """Orders are lines on standard input: `handed`, `stop`, `done`; each is answered with its name."""
+
+    def __init__(self, wish: dict[str, Any]) -> None:
+        self.vm = Handover(wish)
+        self.resume = bool(wish["resume"])
+        self.grace_s = float(wish.get("grace_s", GRACE_S))
+        self.watch = StallWatch(stalled_link.resolved(wish["address"]), self.vm.query)
+        self.heard = True  # whoever sent us is there
+        self.handed_at: float | None = None
+        self.gone_at: float | None = None
+        self.off_at: float | None = None
+        self.next_at = 0.0
+        self.over = False
+        self.rest = b""
+        self.poll = select.poll()
+        self.poll.register(0, select.POLLIN)
+
+    def run(self) -> None:
+        say({"ready": os.getpid()})
+        while not self.over:
+            if self.heard:
+                self.listen()
+            else:
+                time.sleep(LOOK_S)
+            if self.over:
+                break
+            known = self.vm.pid
+            if pid := self.vm.same_qemu():
+                self.watch_link(pid)
+            elif known:
+                self.vm.pid, self.next_at = 0, 0.0  # it has ended since the last look
+            if time.monotonic() >= self.next_at:
+                self.look(self.vm.qemu())
+
+    def listen(self) -> None:
+        if not self.poll.poll(LOOK_S * 1000):
+            return
+        data = os.read(0, 4096)
+        if not data:
+            self.heard, self.next_at = False, 0.0
+            return
+        *lines, self.rest = (self.rest + data).split(b"\n")
+        for line in lines:
+            self.obey(line.decode("utf-8", "replace").strip())
+
+    def obey(self, order: str) -> None:
+        if order == "done":
+            self.over = True
+            say({"done": ""})
+        elif order == "handed":
+            self.handed_at = self.handed_at or time.monotonic()
+            self.next_at = 0.0
+            say({"handed": ""})
+        elif order == "stop":
+            pid = self.vm.qemu()
+            say({"stop": "yanked" if pid and self.watch.end_if_stalled(pid) else "sound"})
+
+    def watch_link(self, pid: int) -> None:
+        seconds = self.watch.look(pid)
+        if seconds is not None:
+            self.vm.tell(f"the link to the destination was cut for {seconds:.1f} s; its migration is ended")
+            say({"cut": seconds})
+
+    def look(self, pid: int) -> None:
+        """See what is left here, and do what is next."""
+        now = time.monotonic()
+        self.next_at = now + RECHECK_S
+        if pid:
+            self.gone_at = self.off_at = None
+            if self.handed_at is not None:
+                if self.impatient(self.handed_at, now):
+                    self.vm.finish_here(handed=True)
+            elif not self.heard:
+                self.next_at = now + MARK_S
+                self.over = not self.vm.is_marked() and self.vm.here.state() is not None
+            return
+        left = self.vm.left()
+        if left is Left.NOTHING:
+            self.gone_at = self.gone_at or now
+            if self.impatient(self.gone_at, now):
+                self.arrive(now)
+        elif left is Left.DEFINITION:
+            self.off_at = self.off_at or now
+            if self.impatient(self.handed_at or self.off_at, now):
+                self.vm.finish_here(handed=self.handed_at is not None)
+            if self.handed_at is None and not self.heard and now - self.off_at > OFF_S:
+                self.over = True
+
+    def impatient(self, since: float, now: float) -> bool:
+        """Whether blockferry has had its time."""
+        return not self.heard or now - since >= self.grace_s
+
+    def arrive(self, now: float) -> None:
+        """The guest at the destination, if it is to run."""
+        if not self.resume:
+            self.over = not self.heard
+            return
+        assert self.gone_at is not None
+        done = self.vm.there.let_run()
+        if done:
+            say({"resumed": time.time()})
+        if done is not None:
+            self.resume, self.over = False, not self.heard
+        elif now - self.gone_at > MOST_S:
+            self.vm.tell("the destination does not answer; the guest stands still there")
+            self.over = True
+        elif now - self.gone_at > SLOW_AFTER_S:
+            self.next_at = time.monotonic() + SLOW_RECHECK_S
+
+
+def alone(wish: dict[str, Any]) -> None:
+    """Stand beside the migration of the VM `uuid`, until blockferry says `done` or nothing is left to be done."""
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGPIPE):
+        signal.signal(number, signal.SIG_IGN)
+    try:
+        beside = Beside(wish)
+    except OSError as error:
+        say({"problem": f"the host cannot look up {wish['address']} ({error})"})
+        return
+    why = beside.vm.here.problem() or arrival_calls.directory_problem()
+    if why:
+        say({"problem": why})
+        return
+    beside.run()
+
+
+CALLS: dict[str, Callable[..., Any]] = {}
