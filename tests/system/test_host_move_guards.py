@@ -184,10 +184,10 @@ def test_the_link_is_cut_while_memory_goes(crossing: Make, old_san: Datastore, k
 
 @pytest.mark.usefixtures("whole")
 def test_a_link_that_loses_much_and_is_slow_is_not_taken_for_cut(
-    crossing: Make, old_san: Datastore, kvm2: Host, far: Host
+    crossing: Make, ssd: Datastore, kvm2: Host, far: Host
 ) -> None:
-    one = writing(crossing, Disk("vda", old_san, size="48MiB"))
-    one.plan(bandwidth=8 << 20)
+    one = writing(crossing, Disk("vda", ssd, size="48MiB"))
+    one.plan(to="kvm2-disks", bandwidth=8 << 20)
     queue = "tc qdisc add dev eth0 root tbf rate 64mbit burst 32k latency 100ms"
     loss = "iptables -A INPUT -m statistic --mode random --probability 0.03 -j DROP"
     for host in (far, kvm2):
