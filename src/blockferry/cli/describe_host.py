@@ -34,6 +34,8 @@ def plan_pairs(plan: HostMovePlan, estimates: tuple[DiskEstimate, ...]) -> Itera
         how = "while the VM runs" if plan.was_running else "of a paused VM, which arrives paused"
         yield "memory", f"{format_size(plan.memory)}, {how}"
     yield "way", f"from host to host, to {plan.address}" + ("" if plan.cold else f"; libvirt by way of {plan.peer}")
+    if plan.disks or not plan.cold:
+        yield "encrypted", "no" if plan.tls is None else "by TLS"
     if plan.bandwidth:
         yield "limit", f"{format_rate(plan.bandwidth)} for disks and memory"
     if plan.downtime_ms:

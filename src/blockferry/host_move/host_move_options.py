@@ -74,6 +74,8 @@ def host_move_request(vm: str, options: AnyMoveOptions, config: Config) -> HostM
         downtime_ms=_downtime_ms(own.get("downtime")),
         auto_converge=bool(own.get("auto_converge", False)),
         thick=asked.get("provision") is Provision.THICK,
+        tls=config.tls,
+        require_tls=config.require_tls,
     )
 
 

@@ -28,3 +28,5 @@ class HostMoveRequest:
     downtime_ms: int = 0
     auto_converge: bool = False
     thick: bool = False
+    tls: str = "auto"  # or "off": as the configuration says (base/config.py)
+    require_tls: bool = False

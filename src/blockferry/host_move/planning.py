@@ -14,9 +14,9 @@ from blockferry.base.units import MiB
 from blockferry.host_move.host_plan import BARRED, HostMovePlan, TravellingDisk
 from blockferry.host_move.host_request import HostMoveRequest
 from blockferry.host_move.host_summary import HostCheckResult
-from blockferry.host_move.precheck import looks, rules
+from blockferry.host_move.precheck import looks, rules, tls_rules
 from blockferry.host_move.precheck.catalogue import finding
-from blockferry.host_move.precheck.facts import Asked, Facts, Sharing
+from blockferry.host_move.precheck.facts import Asked, Facts, Sharing, TlsSeen
 from blockferry.hosts import filesystem_types
 from blockferry.hosts.helper import files, references
 from blockferry.hosts.host import Host
@@ -103,8 +103,9 @@ def check(
         facts = looks.gather(source, dest, vm.uuid, Asked())
         return HostCheckResult(vm.name, tuple(rules.findings(facts, Asked())), None), None
     draft = _disks(request, vm, source, dest, beside)
-    asked = _asked(request, vm, dest, draft)
-    facts = looks.gather(source, dest, vm.uuid, asked)
+    tls = looks.tls_seen(source, dest)
+    asked = _asked(request, vm, dest, draft, tls)
+    facts = looks.gather(source, dest, vm.uuid, asked, tls)
     spaces = {store.name: None if store.id is None else store.id.space for store in facts.stores}
     facts = replace(
         facts,
@@ -151,13 +152,15 @@ def _needed(facts: Facts, asked: Asked, beside: Beside) -> NeededSpace:
 # ------------------------------------------------------------ the ways between the hosts
 
 
-def _asked(request: HostMoveRequest, vm: Vm, dest: Host, draft: _Draft) -> Asked:
+def _asked(request: HostMoveRequest, vm: Vm, dest: Host, draft: _Draft, tls: TlsSeen) -> Asked:
     address, peer = ways(request, dest)
     return Asked(
         disks=draft.going,
         takes=draft.takes,
         address=address,
         peer_uri=peer if vm.state.active else "",
+        tls=tls_rules.wanted(tls, mode=request.tls, require=request.require_tls),
+        require_tls=request.require_tls,
     )
 
 
@@ -333,6 +336,7 @@ def _plan(
         bandwidth=request.bandwidth,
         downtime_ms=request.downtime_ms,
         auto_converge=request.auto_converge,
+        tls=tls_rules.planned(facts.tls, address, facts.destination.hostname) if asked.tls and facts.tls else None,
         memory=facts.needs.memory if vm.state.active else 0,
         dest_datastores={
             name: directory for name, store in places.items() for directory in datastore_places.directories((store,))

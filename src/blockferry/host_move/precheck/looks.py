@@ -36,7 +36,7 @@ COLD_PORTS = (cold_copy.FIRST_PORT, cold_copy.FIRST_PORT + cold_copy.PORTS - 1)
 PEER_S = 20.0
 
 
-def gather(source: Host, destination: Host, name: str, asked: Asked) -> Facts:
+def gather(source: Host, destination: Host, name: str, asked: Asked, tls: TlsSeen | None = None) -> Facts:
     """All that `rules.findings` wants to know of the VM `name` and of both hosts.
 
     On the destination listeners stand at a few ports for as long as the source tries them. Raises VmNotFound,
@@ -88,7 +88,7 @@ def gather(source: Host, destination: Host, name: str, asked: Asked) -> Facts:
         ports=trial,
         port_span=span,
         peer=peer(source, asked.peer_uri) if asked.peer_uri else None,
-        tls=_tls(source, destination, conf) if asked.tls else None,
+        tls=(tls or tls_seen(source, destination)) if asked.tls else None,
     )
 
 
@@ -183,9 +183,10 @@ def peer(source: Host, uri: str) -> PeerTrial:
     return PeerTrial(uri, lines[-1].removeprefix("error: ") if lines else f"virsh ended with status {done.status}")
 
 
-def _tls(source: Host, destination: Host, conf: Mapping[str, str]) -> TlsSeen:
+def tls_seen(source: Host, destination: Host) -> TlsSeen:
+    """The certificates of both hosts."""
     ours = _tls_directory(source, neighbours.qemu_conf(source.runner))
-    theirs = _tls_directory(destination, conf)
+    theirs = _tls_directory(destination, neighbours.qemu_conf(destination.runner))
     now = time.time()
     return TlsSeen(
         neighbours.certificates(source.runner, [f"{ours}/{one}" for one in TLS_FILES if "server" not in one]),

@@ -424,12 +424,12 @@ def _tls(facts: Facts, asked: Asked) -> Iterator[Finding]:
     for host, files, now in sides:
         for file in files:
             yield from _certificate(host, file, now)
-    there = facts.destination.hostname
+    there, address = facts.destination.hostname, asked.address or facts.address
     server = next(
         (certificate for certificate in facts.tls.destination if certificate.path.endswith("server-cert.pem")), None
     )
-    if server is not None and server.names and tls_rules.certificate_name(facts.tls, facts.address, there) is None:
-        text = f"The certificate of {there} is for {', '.join(server.names)}, not {facts.address}."
+    if server is not None and server.names and tls_rules.certificate_name(facts.tls, address, there) is None:
+        text = f"The certificate of {there} is for {', '.join(server.names)}, not {address}."
         yield finding("TLS_NAME", text)
 
 
