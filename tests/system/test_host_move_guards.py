@@ -184,7 +184,7 @@ def test_a_link_that_loses_much_and_is_slow_is_not_taken_for_cut(
 
 
 def test_with_tls(crossing: Make, ssd: Datastore, kvm2: Host, far: Host, tmp_path: Path, kvm2_disks: Datastore) -> None:
-    """Without certificates `require_tls` refuses; where both hosts have them they are used; also of a VM that is off."""
+    """Without certificates `require_tls` refuses; where both hosts have them used, also of a VM that is off."""
     running = writing(crossing, Disk("vda", ssd, size="48MiB"))
     off = crossing(Disk("vda", ssd, size="64MiB", fill="32MiB"))
     off.guest.poweroff()
