@@ -9,9 +9,8 @@ from dataclasses import replace
 
 from blockferry.base.errors import FileExists
 from blockferry.base.units import format_size
-from blockferry.host_move import guarding, image_owner
+from blockferry.host_move import guarding, image_owner, old_home
 from blockferry.host_move import host_actions as actions
-from blockferry.host_move import old_home
 from blockferry.host_move.cold_copy import copy_image
 from blockferry.host_move.host_context import HostMoveContext
 from blockferry.host_move.host_observation import HostObservation
