@@ -95,16 +95,20 @@ class Crossing:
 class CrossingLine(Line):
     """The command line on the desk, whose configuration names both hosts."""
 
-    def __init__(self, desk: Host, far: Host, kvm2: Host, directory: Path) -> None:
+    def __init__(self, station: Host, far: Host, kvm2: Host, directory: Path) -> None:
         super().__init__(far, directory, ())
-        self.desk, self.dest = desk, kvm2
+        self._station, self.dest = station, kvm2
         hosts = {"kvm1": far, "kvm2": kvm2}
         tables = "".join(f'[hosts.{name}]\nuri = "{host.ssh_uri}"\n' for name, host in hosts.items())
         (directory / "hosts.toml").write_text(tables)
 
     @property
     def station(self) -> Host:
-        return self.desk
+        return self._station
+
+    def from_host(self, station: Host) -> CrossingLine:
+        """The same journal and configuration, on another machine."""
+        return CrossingLine(station, self.host, self.dest, self.directory)
 
     def environment(self, point: str = "", suspended_start: bool | None = None) -> dict[str, str]:
         found = super().environment(point, suspended_start)
@@ -193,6 +197,19 @@ def test_killed(crossing: Callable[..., Crossing], ssd: Datastore, point: str) -
     assert one.states().count("running") <= 1
     # A second process only watches: nobody runs the move, so that starts a third one in the background.
     one.assert_moved(one.line.do("watch" if point == "handed-noted" else "resume", one.name))
+    one.assert_alive()
+
+
+def test_another_manager_takes_it_up(crossing: Callable[..., Crossing], ssd: Datastore, kvm2: Host) -> None:
+    """The machine that ran the move is gone. Another one has the journal and the list of hosts, and that is enough."""
+    one = crossing(Disk("vda", ssd, size="48MiB"))
+    one.write()
+    assert one.move("--to", "kvm2-disks", point="handed-noted:kill").killed
+    elsewhere = one.line.from_host(kvm2)
+    [left] = elsewhere.must("moves").document["moves"]
+    assert left["kind"] == "host-move", left
+    # Whether the process on the other machine lives cannot be seen from here; its lease expires.
+    one.assert_moved(elsewhere.do("watch", one.name))
     one.assert_alive()
 
 
