@@ -37,6 +37,7 @@ _MODULES = (
     "evdev",
 )
 _CDROM_MODULES = ("scsi_common", "scsi_mod", "virtio_scsi", "libata", "ata_piix", "cdrom", "sr_mod", "isofs")
+_NETWORK_MODULES = ("failover", "net_failover", "virtio_net")
 
 _AGENT_PACKAGE = "qemu-guest-agent"
 
@@ -140,9 +141,10 @@ def _contents(modules: Path, labd: Path) -> Iterator[cpio.Entry]:
     yield cpio.Entry("init", stat.S_IFREG | 0o755, (NATIVE / "init.sh").read_bytes())
     yield cpio.Entry("sbin/labd", stat.S_IFREG | 0o755, labd.read_bytes())
     found = {path.stem: path for path in modules.rglob("*.ko")}
-    for list_name, names in (("modules.base", _MODULES), ("modules.cdrom", _CDROM_MODULES)):
+    lists = (("base", _MODULES), ("cdrom", _CDROM_MODULES), ("network", _NETWORK_MODULES))
+    for list_name, names in lists:
         present = [name for name in names if name in found]
-        yield cpio.Entry(f"etc/{list_name}", stat.S_IFREG | 0o644, "\n".join([*present, ""]).encode())
+        yield cpio.Entry(f"etc/modules.{list_name}", stat.S_IFREG | 0o644, "\n".join([*present, ""]).encode())
         for name in present:
             yield cpio.Entry(f"modules/{name}.ko", stat.S_IFREG | 0o644, found[name].read_bytes())
 

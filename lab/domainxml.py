@@ -35,6 +35,7 @@ def domain_xml(
 ) -> str:
     """Domain XML; `extra_devices` and `extra_os` are put into <devices> and <os> as they are."""
     cmdline = boot.cmdline + (" lab.cdrom" if "cdrom" in extra_devices else "")
+    cmdline += " lab.network" if "<interface" in extra_devices else ""
     return f"""\
 <domain type='qemu'>
   <name>{name}</name>

@@ -7,6 +7,7 @@ mount -t devtmpfs dev /dev
 ln -s /proc/self/fd /dev/fd
 while read -r name; do insmod "/modules/$name.ko" || echo "module $name failed"; done </etc/modules.base
 grep -q lab.cdrom /proc/cmdline && while read -r name; do insmod "/modules/$name.ko"; done </etc/modules.cdrom
+grep -q lab.network /proc/cmdline && while read -r name; do insmod "/modules/$name.ko"; done </etc/modules.network
 tries=0
 agent=/dev/org.qemu.guest_agent.0
 until [ -e /dev/lab.control ] && [ -e /dev/lab.judge ] && { [ ! -x /sbin/qemu-ga ] || [ -e $agent ]; }; do

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,7 @@ from typing import Any
 import pytest
 
 from lab import Datastore, Disk, Guest, Host, Lab
+from lab.namespaces import HostProcess
 from lab.process import wait_until
 from lab.pytest_plugin import MakeGuest
 from tests.system.voyage import Line, Said
@@ -335,3 +339,124 @@ def test_refused_with_all_reasons(crossing: Callable[..., Crossing], ssd: Datast
     finally:
         kvm2.virsh("undefine", one.name)
     assert not line.rows("SELECT id FROM moves")
+
+
+NIC = """<interface type='bridge'>
+  <mac address='52:54:00:aa:00:01'/><source bridge='vmbr-a'/><model type='virtio'/><rom enabled='no'/><mtu size='1400'/>
+</interface>"""
+GUEST_ADDRESS = "10.213.0.200"
+TALK = f"""
+import socket, time
+link = socket.create_connection(("{GUEST_ADDRESS}", 7000), timeout=60)
+link.settimeout(120)
+answers = link.makefile()
+for number in range(10**9):
+    link.sendall(f"{{number}}\\n".encode())
+    assert answers.readline() == f"{{number}}\\n", number
+    print(number, flush=True)
+    time.sleep(0.05)
+"""
+
+
+@contextlib.contextmanager
+def _bridge(host: Host, name: str) -> Iterator[None]:
+    """The host's link to the lab's switch is a port of a bridge of this name, which has the host's address."""
+    address = f"{(host.directory / 'address').read_text()}/24"
+    steps = f"ip link add {name} type bridge && ip link set {name} up && ip address del {address} dev eth0 && "
+    steps += f"ip link set eth0 master {name} && ip address add {address} dev {name}"
+    host.run(["sh", "-c", steps])
+    try:
+        yield
+    finally:
+        host.run(["sh", "-c", f"ip link del {name} && ip address add {address} dev eth0"])
+
+
+def test_a_bridge_of_another_name(crossing: Callable[..., Crossing], ssd: Datastore, desk: Host) -> None:
+    """A TCP session from a third host goes on. Without the name of the bridge there the move is refused."""
+    with contextlib.ExitStack() as undo:
+        crossed = crossing(Disk("vda", ssd, size="32MiB"), start=False, extra_devices=NIC)
+        undo.enter_context(_bridge(crossed.source, "vmbr-a"))
+        undo.enter_context(_bridge(crossed.dest, "vmbr-b"))
+        undo.callback(lambda: crossed.line.host.run(["virsh", "-q", "destroy", crossed.name], check=False))
+        undo.callback(lambda: crossed.dest.run(["virsh", "-q", "destroy", crossed.name], check=False))
+        crossed.guest.start()
+        crossed.write()
+        crossed.guest.sh(f"ip address add {GUEST_ADDRESS}/24 dev eth0 && ip link set eth0 up")
+        crossed.guest.sh("nc -ll -p 7000 -e cat >/dev/null 2>&1 </dev/null &")
+        said = crossed.move("--to", "kvm2-disks")
+        assert (said.code, said.codes) == ("REFUSED", ["NETWORK_MISSING"]), said
+        assert "--map-network vmbr-a=NAME" in said.document["message"], said
+        assert "it has: vmbr-b" in said.document["message"], said
+        said = crossed.move("--to", "kvm2-disks", "--map-network", "vmbr=vmbr-b", "--map-network", "vmbr-a=vmbr-b")
+        assert said.codes == ["NETWORK_NOT_NAMED"], said
+        heard = undo.enter_context((crossed.line.directory / "answers").open("w"))
+        talk = desk.popen([sys.executable, "-c", TALK], stdout=heard, stderr=subprocess.STDOUT, text=True)
+        undo.callback(talk.wait)
+        undo.callback(talk.kill)
+        _wait_answers(talk, heard.name, 10)
+        before = crossed.source.virsh("dumpxml", crossed.name, "--inactive")
+        report = crossed.assert_moved(crossed.move("--to", "kvm2-disks", "--map-network", "vmbr-a=vmbr-b"))
+        assert report["networks"] == {"vmbr-a": "vmbr-b"}, report
+        crossed.assert_alive()
+        _wait_answers(talk, heard.name, len(Path(heard.name).read_text().splitlines()) + 10)
+        assert _interface(before).replace("vmbr-a", "vmbr-b") == _interface(
+            crossed.dest.virsh("dumpxml", crossed.name, "--inactive")
+        )
+        assert "vmbr-b" in crossed.dest.virsh("domiflist", crossed.name)
+
+
+@contextlib.contextmanager
+def _network(host: Host, name: str, bridge: str) -> Iterator[None]:
+    """An inactive network of the host's bridge; the bridge is there."""
+    host.run(["ip", "link", "add", bridge, "type", "bridge"])
+    xml = f"<network><name>{name}</name><forward mode='bridge'/><bridge name='{bridge}'/></network>"
+    host.virsh("net-define", "/dev/stdin", stdin=xml)
+    try:
+        yield
+    finally:
+        host.run(["virsh", "-q", "net-destroy", name], check=False)
+        host.virsh("net-undefine", name)
+        host.run(["ip", "link", "del", bridge])
+
+
+def test_networks_of_another_name(crossing: Callable[..., Crossing], ssd: Datastore) -> None:
+    """There while it runs, and back when it is off, killed in between; a network that is not active is told."""
+    nic = NIC.replace("type='bridge'", "type='network'", 1).replace("bridge='vmbr-a'", "network='lan-a'")
+    crossed = crossing(Disk("vda", ssd, size="32MiB"), start=False, extra_devices=nic)
+    source, dest, line = crossed.source, crossed.dest, crossed.line
+    with _network(source, "lan-a", "vmbr-a"), _network(dest, "lan-b", "vmbr-b"):
+        source.virsh("net-start", "lan-a")
+        before = source.virsh("dumpxml", crossed.name)
+        crossed.guest.start()
+        crossed.write()
+        asked = "--to", "kvm2-disks", "--map-network", "lan-a=lan-b"
+        said = crossed.move(*asked)
+        assert said.codes == ["NETWORK_MISSING"], said
+        assert "virsh net-start lan-b" in said.document["message"], said
+        dest.virsh("net-start", "lan-b")
+        crossed.assert_moved(crossed.move(*asked))
+        assert "vmbr-b" in dest.virsh("dumpxml", crossed.name)
+        assert _interface(dest.virsh("dumpxml", crossed.name, "--inactive")) == _interface(before).replace("-a'", "-b'")
+        crossed.assert_alive()
+        crossed.guest.poweroff()
+        back = "move", crossed.name, "--to-host", "kvm1", "--to", "ssd", "--map-network", "lan-b=lan-a"
+        assert line.do(*back, point="defined:kill").killed
+        assert line.do("resume", crossed.name).move["state"] == "moved"
+        crossed.guest.host = source
+        assert crossed.states() == ("shut off", "absent")
+        assert _interface(source.virsh("dumpxml", crossed.name)) == _interface(before)
+
+
+def _interface(xml: str) -> str:
+    return xml[xml.index("<interface") : xml.index("</interface>")]
+
+
+def _wait_answers(talk: HostProcess, path: str, count: int) -> None:
+    """Until the session has had so many answers. It must not have ended."""
+
+    def had() -> bool:
+        text = Path(path).read_text()
+        assert talk.poll() is None, text[-2000:]
+        return len(text.splitlines()) >= count
+
+    wait_until(had, f"{count} answers over TCP", timeout=120, report=lambda: Path(path).read_text()[-2000:])

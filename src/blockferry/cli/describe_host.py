@@ -28,6 +28,8 @@ def plan_pairs(plan: HostMovePlan, estimates: tuple[DiskEstimate, ...]) -> Itera
         yield disk.target, _disk_lines(disk, estimate.get(disk.target))
     if plan.staying:
         yield "stays", f"{', '.join(plan.staying)}: both hosts have the storage"
+    if plan.networks:
+        yield "networks", network_words(plan.networks)
     if plan.cold:
         yield "memory", "none: the VM is off"
     else:
@@ -113,6 +115,11 @@ def progress_sentence(progress: HostMoveProgress) -> str:
     return ", ".join(parts)
 
 
+def network_words(networks: dict[str, str]) -> str:
+    """`lan is dmz there, br0 is br1 there`."""
+    return ", ".join(f"{old} is {new} there" for old, new in networks.items())
+
+
 def report_pairs(done: HostMoveReport) -> Iterator[Pair]:
     """What was sent, how long the VM stood still, what was proven, and what became of the old disks."""
     passes = f" ({counted(done.passes, 'pass', 'passes')})" if done.passes else ""
@@ -126,6 +133,8 @@ def report_pairs(done: HostMoveReport) -> Iterator[Pair]:
         yield "switch", f"QEMU counts {done.qemu_downtime_ms} ms; how long it was until the VM ran again was not seen"
     if done.phases:
         yield "times", ", ".join(f"{phase} {format_duration(seconds)}" for phase, seconds in done.phases.items())
+    if done.networks:
+        yield "networks", network_words(done.networks)
     if done.verified:
         yield "verified", list(done.verified)
     if done.sources:

@@ -134,6 +134,13 @@ OTHER_HOST: tuple[Decorator, ...] = (
         help="With --to-host: have QEMU slow a guest that changes its memory as fast as it is sent.",
     ),
     click.option(
+        "--map-network",
+        type=types.NetworkTo(),
+        multiple=True,
+        help="With --to-host: a network, bridge or device of VM with its name on the other host (lan=dmz); may be "
+        "repeated. Others have the same name there.",
+    ),
+    click.option(
         "--address",
         metavar="ADDRESS",
         help="With --to-host: by which the VM's host sends memory and disks to the other; default: as configured, else "
@@ -218,6 +225,7 @@ def to_request(
     *,
     vm: str,
     disks: tuple[tuple[str, str], ...],
+    map_network: tuple[tuple[str, str], ...],
     format_: str | None,
     keep_source: str | None,
     delete_source: bool,
@@ -229,6 +237,9 @@ def to_request(
     twice = [target for target, count in Counter(target for target, _ in disks).items() if count > 1]
     if twice:
         raise UsageError(f"--disk names {twice[0]} twice.", "Give each disk one datastore.")
+    networks = [old for old, count in Counter(old for old, _ in map_network).items() if count > 1]
+    if networks:
+        raise UsageError(f"--map-network names {networks[0]} twice.", "Give each network one name.")
     kept = False if delete_source else keep_source
-    asked = {**options, "disks": dict(disks), "format": format_, "keep_source": kept}
+    asked = {**options, "disks": dict(disks), "map_network": dict(map_network), "format": format_, "keep_source": kept}
     return any_request(vm, cast(AnyMoveOptions, asked), Config.load())

@@ -115,6 +115,22 @@ class DiskTo(ParamType):
         return matching(ask_quietly(ctx, question), incomplete)
 
 
+class NetworkTo(ParamType):
+    """`lan=dmz`: a network of the VM, and its name at the destination."""
+
+    name = "old=new"
+
+    def convert(
+        self, value: str | tuple[str, str], param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, str]:
+        if isinstance(value, tuple):
+            return value
+        old, equals, new = value.partition("=")
+        if not (old and equals and new):
+            self.fail(f"{value!r} does not name two networks; write it like lan=dmz", param, ctx)
+        return old, new
+
+
 class _Checked(ParamType):
     """A value with its unit. It is only checked, so that click can name the option; the text is handed on.
 

@@ -22,7 +22,7 @@ from blockferry.hosts.helper import files
 from blockferry.hosts.images import qemu_img
 from blockferry.hosts.inventory import PowerState
 from blockferry.hosts.kept import Kept, KeptFingerprint
-from blockferry.hosts.libvirt import migration
+from blockferry.hosts.libvirt import interface_xml, migration
 from blockferry.hosts.libvirt.migration import Migration, MigrationOrder
 from blockferry.hosts.qemu_user import HOME_MODE
 from blockferry.jobs.action import Action, Await
@@ -141,6 +141,7 @@ def migrate(context: HostMoveContext, record: HostMoveRecord) -> None:
         plan.auto_converge,
         tls=plan.tls is not None,
         tls_name="" if plan.tls is None else plan.tls.name,
+        networks=plan.networks,
     )
     context.bandwidth_set, context.limit_set = order.bandwidth, False
     context.disks_told = not context.bandwidth()
@@ -218,7 +219,10 @@ def define_barred(context: HostMoveContext, record: HostMoveRecord) -> None:
     point("defining")
     context.check()
     disks = {disk.target: (disk.dest, disk.format) for disk in plan.disks}
-    migration.define_copy(context.source.connection, context.dest.connection, plan.uuid, plan.vm, disks)
+    migration.define_copy(
+        context.source.connection, context.dest.connection, plan.uuid, plan.vm, disks,
+        lambda xml: interface_xml.rename(xml, plan.networks),
+    )  # fmt: skip
     point("defined")
     context.save(replace(record, defined=True))
 
@@ -228,7 +232,10 @@ def define_at_source(context: HostMoveContext, record: HostMoveRecord) -> None:
     plan = context.plan
     context.check()
     disks = {disk.target: (disk.source, disk.format) for disk in plan.disks}
-    migration.define_copy(context.dest.connection, context.source.connection, plan.uuid, plan.vm, disks)
+    migration.define_copy(
+        context.dest.connection, context.source.connection, plan.uuid, plan.vm, disks,
+        lambda xml: interface_xml.put_names(xml, plan.config_networks) if plan.networks else xml,
+    )  # fmt: skip
     context.save(replace(record, failure=f"{plan.vm} was started during the move", defined=False))
 
 

@@ -97,6 +97,7 @@ class HostMoveLoop(Loop[HostMoveRecord, HostObservation, HostMoveProgress, HostM
             sources=tuple(self.context.sources),
             notes=record.notes,
             verified=_verified(plan, record),
+            networks=plan.networks if outcome is Outcome.MOVED else {},
         )
         return HostMoveProgress(outcome.value, time.time(), "", stats), report
 

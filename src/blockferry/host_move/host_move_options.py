@@ -32,11 +32,13 @@ class AnyMoveOptions(MoveOptions, total=False):
     """By which the source's libvirt reaches that of the other host; left out: as configured, else its URI."""
     downtime: Duration | None
     """How long the guest may stand still for the last of its memory ("300ms"); left out: QEMU's own limit."""
+    map_network: Mapping[str, str] | None
+    """Network, bridge or device of the VM -> what it is called on that host; what is not named has the same name."""
     auto_converge: bool | None
     """Have QEMU slow a guest that changes its memory as fast as it is sent."""
 
 
-OWN = ("address", "peer_uri", "downtime", "auto_converge")
+OWN = ("address", "peer_uri", "downtime", "auto_converge", "map_network")
 """Options that only a move to another host has, beside `to_host`."""
 
 _COMMON = ("to", "disks", "bandwidth", "keep_source", "provision")
@@ -76,6 +78,7 @@ def host_move_request(vm: str, options: AnyMoveOptions, config: Config) -> HostM
         thick=asked.get("provision") is Provision.THICK,
         tls=config.tls,
         require_tls=config.require_tls,
+        networks=_networks(own.get("map_network")),
     )
 
 
@@ -110,6 +113,18 @@ def _text(name: str, own: Mapping[str, Any]) -> str:
     if not isinstance(value, str):
         raise UsageError(f"{_option(name)}: {value!r} is not a text.")
     return value
+
+
+def _networks(value: object) -> Mapping[str, str]:
+    """Raises UsageError for what is no mapping of names to names."""
+    if value is None:
+        return {}
+    named = dict(value) if isinstance(value, Mapping) else {}
+    if not named or not all(isinstance(name, str) and name for pair in named.items() for name in pair):
+        raise UsageError(
+            f"--map-network: {value!r} does not map names to names.", "Write it like --map-network lan=lan2."
+        )
+    return {old: new for old, new in named.items() if old != new}
 
 
 def _downtime_ms(value: Duration | None) -> int:

@@ -74,6 +74,8 @@ class HostMovePlan:
     downtime_ms: int = 0  # 0: QEMU's own limit
     auto_converge: bool = False  # QEMU slows a guest that changes its memory as fast as it is sent
     memory: int = 0  # bytes of the guest, of a VM that is not off
+    networks: dict[str, str] = field(default_factory=dict)  # network, bridge or device -> its name at the destination
+    config_networks: tuple[str, ...] = ()  # the names in the configuration's order before, where some have another name
     dest_datastores: dict[str, Directory] = field(default_factory=dict)  # the destination's datastores: what they are
     tls: PlannedTls | None = None  # None: in plain
     version: int = PLAN_VERSION

@@ -15,6 +15,7 @@ class HostMoveRequest:
     `to`: datastore of the destination for all disks whose storage it does not share; `disks`: target -> datastore, for
     single ones. `address`: by which the source's QEMU reaches the destination, `peer`: libvirt URI by which its
     libvirtd does; "": both follow from the destination's own URI. Bytes/s, milliseconds; 0: no limit.
+    `networks`: network, bridge or device of the VM -> its name at the destination.
     """
 
     vm: str
@@ -30,3 +31,4 @@ class HostMoveRequest:
     thick: bool = False
     tls: str = "auto"  # or "off": as the configuration says (base/config.py)
     require_tls: bool = False
+    networks: Mapping[str, str] = field(default_factory=dict)

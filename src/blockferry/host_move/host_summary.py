@@ -68,6 +68,7 @@ class HostMoveReport(JobReport):
     sources: tuple[str, ...] = ()  # a sentence for each old image
     notes: tuple[str, ...] = ()
     verified: tuple[str, ...] = ()  # a sentence for each proof
+    networks: dict[str, str] = field(default_factory=dict)  # those that have another name at the destination
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from blockferry.hosts.host import Host
 from blockferry.hosts.images import qemu_img
 from blockferry.hosts.images.qemu_img import ChainImage
 from blockferry.hosts.inventory import Datastore, Disk, PowerState, Vm, datastore_of
-from blockferry.hosts.libvirt import domain_list, pools
+from blockferry.hosts.libvirt import domain_list, migration, pools
 from blockferry.safety.shared_directory import SharedDirectories
 from blockferry.storage_move.destination import datastore_places, placement
 from blockferry.storage_move.precheck import source_filesystem
@@ -157,6 +157,7 @@ def _asked(request: HostMoveRequest, vm: Vm, dest: Host, draft: _Draft, tls: Tls
     return Asked(
         disks=draft.going,
         takes=draft.takes,
+        networks=request.networks,
         address=address,
         peer_uri=peer if vm.state.active else "",
         tls=tls_rules.wanted(tls, mode=request.tls, require=request.require_tls),
@@ -337,6 +338,8 @@ def _plan(
         downtime_ms=request.downtime_ms,
         auto_converge=request.auto_converge,
         tls=tls_rules.planned(facts.tls, address, facts.destination.hostname) if asked.tls and facts.tls else None,
+        networks=dict(request.networks),
+        config_networks=migration.network_names(source.connection, vm.uuid, vm.name) if request.networks else (),
         memory=facts.needs.memory if vm.state.active else 0,
         dest_datastores={
             name: directory for name, store in places.items() for directory in datastore_places.directories((store,))

@@ -50,6 +50,7 @@ class HostTraits:
     security: frozenset[str]  # models of the security drivers: "dac", "selinux", "apparmor"
     qemu_user: str = ""  # the DAC label of QEMU, "+0:+0"; "": not told
     networks: Mapping[str, bool] = field(default_factory=dict)  # name -> whether it is active
+    filters: frozenset[str] = frozenset()  # names of network filters
     vms: Mapping[str, str] = field(default_factory=dict)  # UUID -> name
 
 

@@ -23,11 +23,21 @@ class NeededPath:
 
 @dataclass(frozen=True, slots=True)
 class Nic:
-    """A network interface or a listening address of a network. `kind`: "network", "bridge", "ovs" or "device"."""
+    """A network interface or a listening address of a network. `kind`: "network", "bridge", "ovs" or "device".
+
+    `network`: the network that libvirt has resolved to this bridge or device, of a running VM.
+    """
 
     kind: str
     source: str
     what: str  # "the interface 52:54:00:00:00:01", "VNC"
+    network: str = ""
+
+    def at(self, networks: Mapping[str, str]) -> tuple[str, str, str]:
+        """Return its kind, its name and what the name replaces, at a host where networks have these other names."""
+        if self.network in networks:
+            return "network", networks[self.network], self.network
+        return self.kind, networks.get(self.source, self.source), self.source
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +81,7 @@ class VmNeeds:
     nodes: frozenset[int] = frozenset()  # NUMA nodes of the host that its memory must come from
     pinned: frozenset[int] = frozenset()  # CPUs of the host that it is pinned to
     nics: tuple[Nic, ...] = ()
+    filters: frozenset[str] = frozenset()  # network filters that its interfaces name
     host_devices: tuple[str, ...] = ()  # as clauses: "the PCI device 0000:03:00.0"
     unmovable: tuple[Unmovable, ...] = ()
     paths: tuple[NeededPath, ...] = ()

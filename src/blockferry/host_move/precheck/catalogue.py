@@ -74,7 +74,17 @@ CATALOGUE: dict[str, FindingKind] = {
         FindingKind(
             "NETWORK_MISSING", _E, "A network of the VM is not at the destination",
             "The VM's interfaces name networks and bridges by name; they must be there and active.",
-            "`virsh net-start NAME` on the destination, or define it there first.",
+            "`virsh net-start NAME` on the destination, or --map-network OLD=NEW where it has another name there.",
+        ),
+        FindingKind(
+            "NETWORK_NOT_NAMED", _E, "--map-network names a network that the VM is not on",
+            "The name before the `=` must be that of a network, bridge or device that an interface of the VM names.",
+            "Correct the name before the `=`: `virsh domiflist VM`.",
+        ),
+        FindingKind(
+            "NETWORK_FILTER_MISSING", _E, "A network filter of the VM is not at the destination",
+            "An interface has a <filterref>. libvirt refuses to start the VM where there is no filter of this name.",
+            "`virsh nwfilter-define FILE` on the destination.",
         ),
         FindingKind(
             "HOST_DEVICE", _E, "A device of the host is passed through to the VM",

@@ -17,7 +17,7 @@ from blockferry.hosts.host_traits import CpuAnswer
 from blockferry.hosts.inventory import Datastore, Disk
 from blockferry.hosts.neighbour_facts import Certificate
 from blockferry.hosts.path_facts import PathFacts
-from blockferry.hosts.vm_needs import NeededPath, Nic, Presence
+from blockferry.hosts.vm_needs import NeededPath, Presence
 from blockferry.storage_move.precheck.finding import Finding
 from blockferry.storage_move.precheck.space import RESERVE
 from blockferry.storage_move.summary import SpaceEstimate
@@ -184,33 +184,53 @@ def _list(numbers: list[int]) -> str:
 
 
 def _networks(facts: Facts, asked: Asked) -> Iterator[Finding]:
-    seen = set()
+    there, seen = facts.destination, set()
     for nic in facts.needs.nics:
-        name = asked.networks.get(nic.source, nic.source)
-        if (nic.kind, name) not in seen and (problem := _network_problem(facts, nic, name)):
-            seen.add((nic.kind, name))
-            called = f"{name} (--map-network {nic.source}={name})" if name != nic.source else name
+        kind, name, old = nic.at(asked.networks)
+        if (kind, name) not in seen and (problem := _network_problem(facts, kind, name)):
+            seen.add((kind, name))
+            called = f"{name} (--map-network {old}={name})" if name != old else name
             text = f"{nic.what[0].upper()}{nic.what[1:]} of {facts.vm.name} is on {called}, {problem}."
-            start = f"`virsh net-start {name}` there, or " if name in facts.destination.networks else ""
-            remedy = f"{start}--map-network {nic.source}=NAME, a {_KINDS[nic.kind]} of {facts.destination.hostname}."
+            start = f"`virsh net-start {name}` there, or " if kind == "network" and name in there.networks else ""
+            known = ", ".join(_networks_there(facts, kind)) or "none"
+            remedy = f"{start}--map-network {old}=NAME, a {_KINDS[kind]} of {there.hostname}; it has: {known}."
             yield finding("NETWORK_MISSING", text, remedy)
+    named = dict.fromkeys(name for nic in facts.needs.nics for name in (nic.source, nic.network) if name)
+    for old, new in asked.networks.items():
+        if old not in named:
+            text = f"--map-network {old}={new}: {facts.vm.name} has no interface on {old}"
+            yield finding("NETWORK_NOT_NAMED", f"{text}; it is on: {', '.join(named) or 'none'}.")
+    for name in sorted(facts.needs.filters - there.filters):
+        text = f"{facts.vm.name} has an interface with the network filter {name}, which {there.hostname} does not have."
+        remedy = f"`virsh nwfilter-dumpxml {name} > {name}.xml` here, `virsh nwfilter-define {name}.xml` there."
+        yield finding("NETWORK_FILTER_MISSING", text, remedy)
+
+
+def _networks_there(facts: Facts, kind: str) -> list[str]:
+    """The destination's networks that are active, or its bridges, or its devices."""
+    if kind == "network":
+        return sorted(name for name, active in facts.destination.networks.items() if active)
+    kinds = ("device",) if kind == "device" else ("bridge", "ovs")
+    return sorted(name for name, link in facts.links.items() if link in kinds and name != "lo")
 
 
 _KINDS = {"network": "network", "bridge": "bridge", "ovs": "bridge of Open vSwitch", "device": "network device"}
 
 
-def _network_problem(facts: Facts, nic: Nic, name: str) -> str:
+def _network_problem(facts: Facts, kind: str, name: str) -> str:
     """A clause; "" when the network is there."""
     there = facts.destination.hostname
-    if nic.kind == "network":
+    if kind == "network":
         if name not in facts.destination.networks:
             return f"a network that {there} does not have"
         return "" if facts.destination.networks[name] else f"a network that is not active on {there}"
-    kind = facts.links.get(name)
-    if kind is None:
-        return f"a {_KINDS[nic.kind]} that {there} does not have"
-    if nic.kind in ("bridge", "ovs") and kind == "device":
+    link = facts.links.get(name)
+    if link is None:
+        return f"a {_KINDS[kind]} that {there} does not have"
+    if kind in ("bridge", "ovs") and link == "device":
         return f"which is no bridge on {there}"
+    if kind in ("bridge", "ovs") and link != kind:
+        return f"which is a {_KINDS[link]} on {there}, and the interface asks for a {_KINDS[kind]} (virtualport)"
     return ""
 
 

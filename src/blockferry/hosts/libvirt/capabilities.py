@@ -38,6 +38,7 @@ def traits(connection: Connection, uri: str, capabilities: str) -> HostTraits:
         networks = {
             str(listAllNetwork.name()): bool(listAllNetwork.isActive()) for listAllNetwork in raw.listAllNetworks(0)
         }
+        filters = _filters(raw)
         vms = {str(listAllDomain.UUIDString()): str(listAllDomain.name()) for listAllDomain in raw.listAllDomains(0)}
     return HostTraits(
         host=HostId(uri, root.findtext("./host/uuid") or "", hostname),
@@ -51,8 +52,19 @@ def traits(connection: Connection, uri: str, capabilities: str) -> HostTraits:
         security=frozenset(text for model in root.iterfind("./host/secmodel/model") if (text := model.text or "")),
         qemu_user=security_model.base_label(root),
         networks=networks,
+        filters=filters,
         vms=vms,
     )
+
+
+def _filters(raw: libvirt.virConnect) -> frozenset[str]:
+    """Names of the network filters; none where this libvirt has no driver for them."""
+    try:
+        return frozenset(str(nwfilter.name()) for nwfilter in raw.listAllNWFilters(0))
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_SUPPORT:
+            return frozenset()
+        raise
 
 
 def _node(connection: Connection, cell: etree._Element) -> NumaNode:

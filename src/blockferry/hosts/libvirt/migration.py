@@ -10,8 +10,8 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import libvirt
@@ -20,7 +20,7 @@ import libvirt_qemu
 from blockferry.base.errors import BlockferryError
 from blockferry.base.units import MiB
 from blockferry.hosts.inventory import PowerState
-from blockferry.hosts.libvirt import domain_list, domain_xml
+from blockferry.hosts.libvirt import domain_list, domain_xml, interface_xml
 from blockferry.hosts.libvirt.connection import Connection
 from blockferry.hosts.migrating import ABSENT, Instance, MigrationStats
 
@@ -38,7 +38,7 @@ class MigrationOrder:
     `proven_shared`: disks stay, and it was seen that both hosts have the same files. libvirt knows only a few file
     systems by name, and calls all others unsafe. `auto_converge`: QEMU slows the guest's CPUs when its memory changes
     as fast as it is sent. `tls`: memory and disks are encrypted; `tls_name`: in the
-    destination's certificate, where that is not `address`.
+    destination's certificate, where that is not `address`. `networks`: network, bridge or device -> its name at the destination.
     """
 
     peer: str
@@ -50,6 +50,7 @@ class MigrationOrder:
     auto_converge: bool = False
     tls: bool = False
     tls_name: str = ""
+    networks: Mapping[str, str] = field(default_factory=dict)
 
 
 def look(connection: Connection, uuid: str, name: str) -> Instance:
@@ -195,14 +196,28 @@ def undefine(connection: Connection, uuid: str, name: str) -> None:
                 raise
 
 
+def network_names(connection: Connection, uuid: str, name: str) -> tuple[str, ...]:
+    """Return what the persistent definition names of networks, bridges and devices, in its order."""
+    with connection.doing(f"read the persistent configuration of VM {name}"):
+        return interface_xml.names(connection.raw.lookupByUUIDString(uuid).XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
+
+
 def define_copy(
-    source: Connection, dest: Connection, uuid: str, name: str, disks: Mapping[str, tuple[str, str]]
+    source: Connection,
+    dest: Connection,
+    uuid: str,
+    name: str,
+    disks: Mapping[str, tuple[str, str]],
+    networks: Callable[[str], str],
 ) -> None:
-    """Define the VM at another host as its persistent definition says, with these disks elsewhere. Repeatable."""
+    """Define the VM at another host as its persistent definition says, with these disks elsewhere. Repeatable.
+
+    `networks`: XML -> the same with networks as they are called there.
+    """
     with source.doing(f"read the persistent configuration of VM {name}"):
         xml = source.raw.lookupByUUIDString(uuid).XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE | _SECURE)
     with dest.doing(f"define VM {name}"):
-        dest.raw.defineXML(domain_xml.repoint(xml, disks, {}))
+        dest.raw.defineXML(networks(domain_xml.repoint(xml, disks, {})))
 
 
 class Migration:
@@ -259,11 +274,11 @@ class Migration:
         live = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_MIGRATABLE | _SECURE)
         found: dict[str, object] = {
             libvirt.VIR_MIGRATE_PARAM_URI: f"tcp://{order.address}",
-            libvirt.VIR_MIGRATE_PARAM_DEST_XML: domain_xml.repoint(live, order.disks, {}),
+            libvirt.VIR_MIGRATE_PARAM_DEST_XML: self._there(live),
         }
         if order.persistent:
             config = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_MIGRATABLE | _SECURE)
-            found[libvirt.VIR_MIGRATE_PARAM_PERSIST_XML] = domain_xml.repoint(config, order.disks, {})
+            found[libvirt.VIR_MIGRATE_PARAM_PERSIST_XML] = self._there(config)
         if order.disks:
             found[libvirt.VIR_MIGRATE_PARAM_MIGRATE_DISKS] = list(order.disks)
         if order.tls and order.tls_name:
@@ -271,6 +286,10 @@ class Migration:
         if order.bandwidth:
             found[libvirt.VIR_MIGRATE_PARAM_BANDWIDTH] = max(1, order.bandwidth // MiB)
         return found
+
+    def _there(self, xml: str) -> str:
+        """The XML as it is at the destination."""
+        return interface_xml.rename(domain_xml.repoint(xml, self._order.disks, {}), self._order.networks)
 
     def _subscribe(self, domain: libvirt.virDomain) -> list[int]:
         raw = self._connection.raw

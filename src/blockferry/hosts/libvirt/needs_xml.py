@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import libvirt
 from lxml import etree
 
-from blockferry.hosts.libvirt import xml_paths
+from blockferry.hosts.libvirt import interface_xml, xml_paths
 from blockferry.hosts.libvirt.connection import Connection
 from blockferry.hosts.libvirt.xml_paths import Role
-from blockferry.hosts.vm_needs import Listen, Medium, NeededPath, Nic, Presence, Unmovable, VmNeeds
+from blockferry.hosts.vm_needs import Listen, Medium, NeededPath, Presence, Unmovable, VmNeeds
 
 _UNITS = {"b": 1, "bytes": 1, "KB": 1000, "KiB": 1024, "k": 1024, "MB": 1000**2, "MiB": 1024**2, "M": 1024**2}
 _UNITS |= {"GB": 1000**3, "GiB": 1024**3, "G": 1024**3}
@@ -39,8 +40,19 @@ def of_vm(connection: Connection, uuid: str) -> VmNeeds:
     """
     with connection.doing(f"describe VM {uuid}"):
         domain = connection.raw.lookupByUUIDString(uuid)
-        flags = libvirt.VIR_DOMAIN_XML_MIGRATABLE if domain.isActive() else libvirt.VIR_DOMAIN_XML_INACTIVE
-        return parse(domain.XMLDesc(flags))
+        if not domain.isActive():
+            return parse(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
+        needs = parse(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_MIGRATABLE))
+        if not domain.isPersistent():
+            return needs
+        return with_networks_of(needs, domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
+
+
+def with_networks_of(needs: VmNeeds, config: str) -> VmNeeds:
+    """What a running VM needs, and the networks that its next start needs besides, by its configuration."""
+    known = {(nic.kind, nic.source) for nic in needs.nics}
+    later = (nic for nic in interface_xml.nics(xml_paths.parse(config)) if (nic.kind, nic.source) not in known)
+    return replace(needs, nics=(*needs.nics, *later))
 
 
 def parse(xml: str) -> VmNeeds:
@@ -62,7 +74,12 @@ def parse(xml: str) -> VmNeeds:
         hugepages=_hugepages(root, memory),
         nodes=_nodes(root),
         pinned=_pinned(root),
-        nics=tuple(_nics(root)),
+        nics=tuple(interface_xml.nics(root)),
+        filters=frozenset(
+            name
+            for filterref in root.iterfind("./devices/interface/filterref")
+            if (name := filterref.get("filter", ""))
+        ),
         host_devices=tuple(_host_devices(root)),
         unmovable=tuple(_unmovable(root)),
         paths=tuple(dict.fromkeys(_paths(root))),
@@ -140,28 +157,6 @@ def _nodes(root: etree._Element) -> frozenset[int]:
         if numatune.get("mode", "strict") in ("strict", "restrictive"):
             found |= numbers(numatune.get("nodeset", ""))
     return frozenset(found)
-
-
-def _nics(root: etree._Element) -> Iterator[Nic]:
-    for interface in root.iterfind("./devices/interface"):
-        source, mac = interface.find("source"), interface.find("mac")
-        what = "a network interface" if mac is None else f"the network interface {mac.get('address')}"
-        if source is None:
-            continue
-        kind = interface.get("type", "")
-        if kind == "network" and source.get("network"):
-            yield Nic("network", source.get("network", ""), what)
-        elif kind == "bridge" and source.get("bridge"):
-            port = interface.find("./virtualport")
-            ovs = port is not None and port.get("type") == "openvswitch"
-            yield Nic("ovs" if ovs else "bridge", source.get("bridge", ""), what)
-        elif kind == "direct" and source.get("dev"):
-            yield Nic("device", source.get("dev", ""), what)
-    for devices in root.iterfind("./devices/graphics/listen[@type='network']"):
-        above = devices.getparent()
-        assert above is not None
-        if devices.get("network"):
-            yield Nic("network", devices.get("network", ""), above.get("type", "").upper())
 
 
 def _host_devices(root: etree._Element) -> Iterator[str]:
