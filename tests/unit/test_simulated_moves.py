@@ -12,7 +12,7 @@ import pytest
 from effort import EVERYTHING, examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from simulated_host.moves import Run, Wish, build, check_end, happenings, installed
+from simulated_host.moves import Run, Wish, build, check_end, disturb, happening, installed
 
 from blockferry.jobs.outcome import Outcome, Wanted
 from blockferry.storage_move.request import Method, OnBreak
@@ -27,6 +27,7 @@ def machine_time() -> Iterator[None]:
 WISHES = {
     "changed-blocks": Wish(),
     "changed-blocks, start race": Wish(2, start_race=True),
+    "changed-blocks, overlay first": Wish(1, start_race=True, overlay_first=True),
     "mirror": Wish(2, Method.MIRROR),
     "mirror, start race": Wish(1, Method.MIRROR, start_race=True),
     "snapshot": Wish(2, Method.SNAPSHOT),
@@ -84,6 +85,41 @@ def test_cancelled_at_every_point(name: str) -> None:
         )
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("event", ["libvirtd restarts", "power off", "qemu dies", "power fails", "job fails", "lost"])
+@pytest.mark.parametrize("name", ["mirror, verified", "snapshot", "snapshot, start race", "off", "raw to qcow2"])
+def test_something_happens_at_every_point(name: str, event: str) -> None:
+    """And a VM that went off by it is started again, some calls later."""
+    quiet = Run(*build(WISHES[name], 1))
+    quiet.to_the_end()
+    first = sum(map(ord, name + event)) % 5
+    for point in range(1 + first, quiet.points[0] + 1, 1 if EVERYTHING else 11):
+        run = Run(*build(WISHES[name], 1))
+        again = happening(run, "power on")
+        outcome = run.process(None, {point: happening(run, event), **dict.fromkeys(range(point + 9, 1000, 23), again)})
+        if outcome is None and not run.journal.parked:
+            outcome = run.to_the_end()
+        check_end(run, outcome)
+        assert outcome is not None or event in ("power off", "qemu dies", "power fails", "lost"), "\n".join(
+            [f"point {point}: {event}", *run.journal.story]
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["off", "snapshot", "changed-blocks, start race"])
+def test_started_in_the_moment_of_any_call(name: str) -> None:
+    """It went off before; who starts it comes between any look and what is done by it."""
+    quiet = Run(*build(WISHES[name], 1))
+    quiet.to_the_end()
+    for off in range(20, 140, 10 if EVERYTHING else 40) if WISHES[name].runs else [1]:
+        for on in range(off + 1, off + 120, 1 if EVERYTHING else 9):
+            run = Run(*build(WISHES[name], 1))
+            went = {off: happening(run, "power off")} if WISHES[name].runs else {}
+            outcome = run.process(None, {**went, on: happening(run, "power on")})
+            check_end(run, outcome)
+            assert outcome is Outcome.MOVED, "\n".join([f"off {off}, on {on}", *run.journal.story])
+
+
 wishes = st.builds(
     Wish,
     disks=st.integers(1, 3),
@@ -93,6 +129,7 @@ wishes = st.builds(
     source_format=st.sampled_from(["qcow2", "qcow2", "raw"]),
     dest_format=st.sampled_from(["qcow2", "qcow2", "raw"]),
     delete=st.booleans(),
+    overlay_first=st.booleans(),
     verify=st.booleans(),
     on_break=st.sampled_from(list(OnBreak)),
 )
@@ -121,5 +158,5 @@ EVENTS = [
 def test_whatever_happens_nothing_is_lost(wish: Wish, dies_at: list[int], events: list[str], seed: int) -> None:
     """What happens to the host comes between any two calls, in this order."""
     run = Run(*build(wish, seed))
-    run.machine.happenings = happenings(run, events)
+    disturb(run, events)
     check_end(run, run.to_the_end(dies_at))

@@ -7,12 +7,13 @@ is told, and never removed unless the user says that the other journal is gone f
 
 from __future__ import annotations
 
+import contextlib
 import posixpath
 import time
 
 import msgspec
 
-from blockferry.base.errors import BlockferryError, StillInUse
+from blockferry.base.errors import BlockferryError, HostUnreachable, StillInUse
 from blockferry.hosts.helper import files
 from blockferry.hosts.helper.files import FileStat
 from blockferry.hosts.host import Host
@@ -222,5 +223,6 @@ def remove(site: Host, journal: MoveJournal, orphan: Orphan, *, abandoned: bool 
     parent = posixpath.dirname(orphan.path)
     own = orphan.vm is not None and is_in_home(orphan.path, orphan.vm)
     if store is not None and own:
-        home_effects.clear_directory(site, runner, parent)
+        with contextlib.suppress(HostUnreachable):  # the orphan is gone; an empty directory is no harm
+            home_effects.clear_directory(site, runner, parent)
     return f"{orphan.path} was {'removed' if removed else 'gone already'}"

@@ -50,9 +50,8 @@ class DiskView:
     template_changed: str = ""  # a file that was written to, or is gone, since it was compared to be reused
     copy_on_read: bool = False  # the running VM has a copy-on-read filter above it
     config_path: str = ""  # the image or address that the configuration names
-    overlay_fingerprint: str = (
-        ""  # of the overlay that the configuration names, and of its base; only looked at when off
-    )
+    # Of the overlay that is the truth, and of its base; when active, only of one that was committed before:
+    overlay_fingerprint: str = ""
 
     @property
     def side(self) -> DiskSide:

@@ -221,7 +221,7 @@ class Observer:
             template_changed=memory.templates.get(disk.target, ""),
             copy_on_read=view.state.active and found is not None and found.copy_on_read,
             config_path=(found.config.place or "") if found is not None and found.config is not None else "",
-            overlay_fingerprint=self._overlay_fingerprint(disk, found.config if found else None, view, record),
+            overlay_fingerprint=self._overlay_fingerprint(disk, found, view, record),
         )
 
     @staticmethod
@@ -250,11 +250,16 @@ class Observer:
         above = fingerprint(self._runner, disk.overlays.source) if disk.overlays.source else "missing"
         return base if above == "missing" else f"{base}|{above}"
 
-    def _overlay_fingerprint(self, disk: DiskPlan, config: DiskSource | None, view: DomainView, record: Record) -> str:
-        """Of base and overlay of the side that the configuration is on, where `decide` has to know it."""
-        if config is None or not _on_overlay(disk, config):
+    def _overlay_fingerprint(self, disk: DiskPlan, found: Disk | None, view: DomainView, record: Record) -> str:
+        """Of base and overlay of the side that the truth is on, where `decide` has to know it.
+
+        A VM that runs on its overlay tells it by the live XML: who starts it in the moment before the configuration is
+        written has it name the base.
+        """
+        source = None if found is None else found.live if view.state.active else found.config
+        if source is None or not _on_overlay(disk, source):
             return ""
-        at_source = same_path(config.path, disk.overlays.source)
+        at_source = same_path(source.path, disk.overlays.source)
         layer = record.disk(disk.target).overlay(at_source=at_source)
         if view.state.active and layer is not OverlayState.COMMITTED:
             return ""

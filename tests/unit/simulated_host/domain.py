@@ -11,7 +11,7 @@ from lxml import etree
 
 from simulated_host.machine import UUID, Machine, disk_element
 from simulated_host.manager import Manager
-from simulated_host.qemu import BlockJob, QemuDisk
+from simulated_host.qemu import BlockJob, QemuDisk, block_graph
 
 TARGET_ZEROED = 1 << 4
 """VIR_DOMAIN_BLOCK_COPY_TARGET_ZEROED, of libvirt 12.2."""
@@ -141,7 +141,7 @@ class SimulatedDomain:
         return {"type": kind, "bandwidth": 0, "cur": job.end - (len(job.dirty) << 20), "end": job.end}
 
     def _disk(self, target: str) -> QemuDisk:
-        if self._machine.qemu is None:
+        if self._machine.qemu is None or not self._machine.domain.active:
             raise refusal(libvirt.VIR_ERR_OPERATION_INVALID, "Requested operation is not valid: domain is not running")
         if target not in self._machine.qemu.disks:
             raise refusal(libvirt.VIR_ERR_INVALID_ARG, f"invalid argument: disk '{target}' not found in domain")
@@ -151,7 +151,7 @@ class SimulatedDomain:
 
     def suspend(self) -> int:
         def work() -> int:
-            if self._machine.qemu is None:
+            if self._machine.qemu is None or not self._machine.domain.active:
                 raise refusal(libvirt.VIR_ERR_OPERATION_INVALID, "domain is not running")
             if not self._machine.qemu.paused:
                 self._machine.pause(self._side.who)
@@ -161,7 +161,7 @@ class SimulatedDomain:
 
     def resume(self) -> int:
         def work() -> int:
-            if self._machine.qemu is None:
+            if self._machine.qemu is None or not self._machine.domain.active:
                 raise refusal(libvirt.VIR_ERR_OPERATION_INVALID, "domain is not running")
             if self._machine.qemu.paused:
                 self._machine.resume(self._side.who)
@@ -259,7 +259,7 @@ class SimulatedDomain:
     def backupBegin(self, xml: str, _checkpoint: None, _flags: int) -> int:  # noqa: N802 - libvirt's name
         def work() -> int:
             machine = self._machine
-            if machine.qemu is None:
+            if machine.qemu is None or not machine.domain.active:
                 raise refusal(libvirt.VIR_ERR_OPERATION_INVALID, "domain is not running")
             if machine.view is not None or any(disk.job is not None for disk in machine.qemu.disks.values()):
                 raise refusal(libvirt.VIR_ERR_OPERATION_INVALID, "another job is running")
@@ -314,20 +314,9 @@ class SimulatedDomain:
         return str(self._side.call("monitor", lambda: self._monitor(json.loads(command)["execute"])))
 
     def _monitor(self, query: str) -> str:
-        if self._machine.qemu is None:
+        if self._machine.qemu is None or not self._machine.domain.active:
             raise refusal(libvirt.VIR_ERR_OPERATION_INVALID, "domain is not running")
-        nodes, devices = [], []
-        for number, disk in enumerate(self._machine.qemu.disks.values()):
-            image: dict[str, Any] | None = None
-            for at, (path, format) in reversed(list(enumerate(disk.paths))):
-                below = {} if image is None else {"backing-image": image}
-                image = {"filename": path, "format": format, **below}
-                nodes.append(
-                    {"node-name": f"libvirt-{number}-{at}-format", "drv": format, "ro": at > 0, "image": image}
-                )
-            inserted = {"node-name": f"libvirt-{number}-0-format", "drv": disk.paths[0][1], "image": image}
-            devices.append({"qdev": f"/machine/peripheral/virtio-disk{number}/virtio-backend", "inserted": inserted})
-        return json.dumps({"return": devices if query == "query-block" else nodes})
+        return json.dumps({"return": block_graph(self._machine.qemu)[query]})
 
 
 def _describe(element: etree._Element, disk: QemuDisk, number: int) -> None:

@@ -20,12 +20,14 @@ from simulated_host import programs
 from simulated_host.files import Inode
 from simulated_host.machine import Machine
 from simulated_host.manager import Killed, Manager
+from simulated_host.qemu import block_graph
 
 LOOKS = frozenset(
     {
         *("files.stat", "files.there", "files.realpath", "files.link_target", "files.digest", "files.names"),
         *("files.read", "files.head", "files.same", "files.free", "files.mount_points", "files.filesystem"),
         *("files.writable", "files.existing", "users.look", "references.look", "images.chains", "bitmaps.usable"),
+        "monitor.alive",
     }
 )
 """Calls that change nothing: to die there is to die after the change before."""
@@ -331,6 +333,37 @@ class SimulatedRunner(Runner):
             if image is not None and image.backing is not None:
                 found.append([path, [image.backing[0]]])
         return {"found": found, "unread": [], "count": len(names)}
+
+    # ------------------------------------------------------------ QEMU's own monitor
+
+    def _monitor_ask(self, pid: int, uuid: str, wish: str) -> dict[str, Any]:
+        """Past libvirt (hosts/helper/program/monitor_calls.py)."""
+        del pid, uuid
+        qemu = self._machine.qemu
+        if qemu is None:
+            return {"problem": "process 100 is not its QEMU any more", "gone": False}
+        did = False
+        if wish == "cont" and qemu.paused and not qemu.guest_off:
+            qemu.paused, did = False, True
+        elif wish == "quit" and qemu.guest_off:
+            self._machine.stop()
+            return {"status": "shutdown", "block": [], "named": [], "jobs": [], "did": True}
+        graph = block_graph(qemu)
+        status = "shutdown" if qemu.guest_off else "paused" if qemu.paused else "running"
+        jobs = [
+            {"id": f"copy-{name}", "status": "running"} for name, disk in qemu.disks.items() if disk.job is not None
+        ]
+        return {
+            "status": status,
+            "block": graph["query-block"],
+            "named": graph["query-named-block-nodes"],
+            "jobs": jobs,
+            "did": did,
+        }
+
+    def _monitor_alive(self, pid: int, uuid: str) -> bool:
+        del pid, uuid
+        return self._machine.qemu is not None
 
     def _bitmaps_usable(self) -> bool:
         return True

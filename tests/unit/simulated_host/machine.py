@@ -6,6 +6,7 @@ import copy
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import libvirt
 from lxml import etree
@@ -31,6 +32,15 @@ class Program:
     manager: Manager
     reads: list[Inode] = field(default_factory=list)
     writes: list[Inode] = field(default_factory=list)
+
+
+class Sentinel(Protocol):
+    """A guard's process."""
+
+    @property
+    def armed(self) -> bool: ...
+
+    def look(self, now: float) -> None: ...
 
 
 @dataclass
@@ -79,8 +89,9 @@ class Machine:
         self.generation = 0  # of libvirtd: connections of an earlier one are broken
         self.refuse_pivots: set[str] = set()
         self.lose_answer = False  # libvirtd does what the next call wants, and dies before it answers
-        self.guards: list[Callable[[float], None]] = []  # each is given the time now
+        self.guards: list[Sentinel] = []
         self.happenings: list[Callable[[], None]] = []  # what is still to happen to it, in this order
+        self.quiet_for = self.chance.randrange(400)  # moments until the first of it
         self.manager: Manager | None = None
         # libvirt cannot change a configuration only if the VM is still off: who starts it in the moment before has it
         # run on the old disks while the configuration names the new ones. decide puts that right; until then nobody
@@ -120,8 +131,10 @@ class Machine:
                 if self.qemu is not None:
                     self.qemu.moment()
                 for guard in list(self.guards):
-                    guard(self.clock.now)
-                if self.happenings and self.chance.random() < 0.04:
+                    guard.look(self.clock.now)
+                self.quiet_for -= 1
+                if self.happenings and self.quiet_for < 0:
+                    self.quiet_for = self.chance.choice((0, 3, 30, 100))
                     self.happenings.pop(0)()
             finally:
                 self._acting = False
@@ -287,7 +300,7 @@ class Machine:
                 chain = self.files.chain(path)
             except OSError as error:
                 raise Violation(f"{target}: the next start finds no image ({error})") from None
-            if self.raced:
+            if self.raced or self.lost:
                 continue
             after_power_loss = read_stable(chain)
             for region, write in guest.flushed.items():
@@ -300,13 +313,38 @@ class Machine:
         self.generation += 1
         self.listeners.clear()
 
+    def libvirtd_loses_it(self) -> None:
+        """libvirtd dies as it concludes a job: the new one does not know of the QEMU, and names the old images.
+
+        docs/design/lost-vm.md. Only what QEMU does by itself goes on.
+        """
+        if self.qemu is None or not self.domain.active or self.raced:
+            return
+        for disk in self.qemu.disks.values():
+            if disk.job is not None and disk.job.ending == "pivot" and self.chance.random() < 0.5:
+                config = copy.deepcopy(self.domain.config)
+                self.qemu.conclude(disk, disk.job)
+                self.domain.config = config
+        self.libvirtd_restarts()
+        self.domain.live, self.domain.id = None, -1
+        self.domain.state, self.domain.paused_by = libvirt.VIR_DOMAIN_SHUTOFF, ""
+
+    @property
+    def lost(self) -> bool:
+        """Whether libvirt has lost the VM."""
+        return self.qemu is not None and not self.domain.active
+
     def power_fails(self) -> None:
         """The host is off, and on again; the VM is not started."""
-        if self.raced:
+        if self.raced or self.lost:
             return
         self.check()
         if self.qemu is not None:
             self.stop(clean=False)
+        else:
+            for path in self.used().values():  # what a VM has left in the page cache the kernel has written by now
+                for inode in self.files.chain(path):
+                    inode.flush()
         for inode in {id(name): name for name in self.files.names.values()}.values():
             if inode.kind == "file":
                 inode.lose_power()

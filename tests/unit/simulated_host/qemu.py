@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from simulated_host.files import REGION, Files, Inode, Regions, read
 
@@ -86,20 +87,22 @@ class Qemu:
         self.start_race = start_race
         self.disks: dict[str, QemuDisk] = {}
         self.paused = False
-        self.failed_jobs: list[str] = []
+        self.guest_off = False  # the guest has powered off; QEMU waits to be ended by libvirt
+        self.copies = chance.choice((0.1, 0.4, 0.9))  # how likely a job does something in a moment
+        self.writes = chance.choice((0.05, 0.3))  # the same of the guest, a disk
 
     # ------------------------------------------------------------ the guest
 
     def moment(self) -> None:
         """The guest does something, jobs go on."""
-        if not self.paused:
+        if not self.paused and not self.guest_off:
             for target in self.disks:
-                if self.chance.random() < 0.35:
+                if self.chance.random() < self.writes:
                     self.write(target, self.chance.randrange(self.guest[target].regions))
                 if self.chance.random() < 0.1:
                     self.flush(target)
         for disk in self.disks.values():
-            if disk.job is not None and self.chance.random() < 0.8:
+            if disk.job is not None and self.chance.random() < self.copies:
                 self._work(disk, disk.job)
 
     def write(self, target: str, region: int) -> None:
@@ -159,7 +162,34 @@ class Qemu:
             job.cur += REGION
         job.ready = job.ready or not job.dirty
         if job.ending == "pivot" and not job.dirty:
-            job.target[0].flush()
-            disk.job = None
-            disk.chain = job.target
-            self.pivoted(disk, job)
+            self.conclude(disk, job)
+
+    def conclude(self, disk: QemuDisk, job: BlockJob) -> None:
+        """What is outstanding is copied; from now on the disk is the target."""
+        source = read(disk.chain[:1]) if job.shallow or job.kind == "active-commit" else read(disk.chain)
+        for region in job.dirty & set(source):
+            self._put(job.target[0], region, source[region])
+        job.target[0].flush()
+        disk.job = None
+        disk.chain = job.target
+        self.pivoted(disk, job)
+
+
+def block_graph(qemu: Qemu) -> dict[str, list[dict[str, Any]]]:
+    """What QEMU answers to query-block and query-named-block-nodes, as far as hosts/block_graph.py reads it."""
+    nodes: list[dict[str, Any]] = []
+    devices = []
+    for number, disk in enumerate(qemu.disks.values()):
+        image: dict[str, Any] | None = None
+        for at, (path, format) in reversed(list(enumerate(disk.paths))):
+            below = {} if image is None else {"backing-image": image}
+            image = {"filename": path, "format": format, **below}
+            nodes.append({"node-name": f"libvirt-{number}-{at}-format", "drv": format, "ro": at > 0, "image": image})
+        inserted = {"node-name": f"libvirt-{number}-0-format", "drv": disk.paths[0][1], "image": image}
+        devices.append({"qdev": f"/machine/peripheral/virtio-disk{number}/virtio-backend", "inserted": inserted})
+        if disk.job is not None and disk.job.kind == "copy":
+            target = {"filename": disk.job.path, "format": disk.job.format}
+            nodes.append(
+                {"node-name": f"libvirt-{number}-mirror", "drv": disk.job.format, "ro": False, "image": target}
+            )
+    return {"query-block": devices, "query-named-block-nodes": nodes}

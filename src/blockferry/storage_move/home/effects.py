@@ -11,7 +11,7 @@ import posixpath
 from collections.abc import Iterable
 from dataclasses import replace
 
-from blockferry.base.errors import BlockferryError, FileExists, HostCommandFailed, ImageUnreadable
+from blockferry.base.errors import BlockferryError, FileExists, HostCommandFailed, HostUnreachable, ImageUnreadable
 from blockferry.base.names import cut
 from blockferry.base.units import MiB
 from blockferry.hosts.helper import files, image_users
@@ -411,6 +411,8 @@ def _release_directories(context: Context, home: HomePlan) -> None:
             below = _subdirectories(home.source, [file.source for file in home.files])
             for directory in reversed(below):
                 remove_directory(context, directory)
+        except HostUnreachable:
+            raise
         except BlockferryError as error:
             context.notes.append(f"the old home {home.source} could not be cleared: {error.sentence}")
         why = remove_directory(context, home.source)
@@ -419,7 +421,10 @@ def _release_directories(context: Context, home: HomePlan) -> None:
 
 
 def remove_directory(context: Context, directory: str) -> str:
-    """Remove a directory of the VM's, if it is empty; else why it stays. Never that of a datastore. Raises nothing."""
+    """Remove a directory of the VM's, if it is empty; else why it stays. Never that of a datastore.
+
+    Raises HostUnreachable: the loop comes again once the host answers.
+    """
     nvram = context.plan.firmware.nvram
     return clear_directory(context.site, context.runner, directory, "" if nvram is None else nvram.source)
 
@@ -438,6 +443,8 @@ def clear_directory(site: Host, runner: Runner, directory: str, nvram: str = "")
         if files.remove_directory_if_empty(runner, directory):
             return ""
         names = files.list_directory(runner, directory)
+    except HostUnreachable:
+        raise
     except BlockferryError as error:
         return error.sentence
     if nvram and names == (posixpath.basename(nvram),):

@@ -67,7 +67,9 @@ def after_switch(plan: Plan, seen: Observation) -> actions.Action | None:
         return None
     waiting = [disk.target for disk in plan.disks if not record.disk(disk.target).judged]
     if not waiting:
-        return None if record.export.state is BackupExport.NONE else actions.EndExport()
+        # With a socket named, files of a view may have been made, also by a process that died before it said so.
+        made = record.export.state is not BackupExport.NONE or record.export.socket
+        return actions.EndExport() if made else None
     if record.export.state is not BackupExport.READY:
         return actions.EndExport("no view of the new disks could be frozen at the switch")
     if not seen.state.active or seen.incarnation != record.export.incarnation:
