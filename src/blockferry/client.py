@@ -123,6 +123,7 @@ from blockferry.storage_move.summary import (
 )
 
 if TYPE_CHECKING:
+    from blockferry.doctor.preparation_rules import HostPreparation
     from blockferry.doctor.rules import Diagnosis, HostCheck, Level
     from blockferry.leftovers.quarantine_rules import DiskLoss, KeptFile, Purged, Restore
     from blockferry.tracking.rules import (
@@ -139,6 +140,7 @@ else:
     __getattr__ = lazy.attributes(
         __name__,
         {
+            "blockferry.doctor.preparation_rules": ("HostPreparation",),
             "blockferry.doctor.rules": ("Diagnosis", "HostCheck", "Level"),
             "blockferry.leftovers.quarantine_rules": ("DiskLoss", "KeptFile", "Purged", "Restore"),
             "blockferry.tracking.rules": (
@@ -204,6 +206,7 @@ __all__ = [
     "HostMoveRequest",
     "HostMoveSummary",
     "HostNotConfigured",
+    "HostPreparation",
     "HostState",
     "HostUnreachable",
     "IfNotConverging",
@@ -383,6 +386,14 @@ class Client(abc.ABC):
     @abc.abstractmethod
     def diagnose(self) -> Diagnosis:
         """Look the host over, as `blockferry doctor` does. Touches nothing, raises nothing for what is wrong."""
+
+    @abc.abstractmethod
+    def prepare_host(self, name: str) -> HostPreparation:
+        """Look over a host that is to take VMs from the other configured hosts, and try the ways between them.
+
+        `name`: as of `to_host`. Touches nothing, raises nothing for what is wrong; `commands` mend it. Raises
+        UsageError for what can be no host.
+        """
 
     # ------------------------------------------------------------ moving
 

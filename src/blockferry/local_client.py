@@ -22,6 +22,7 @@ from blockferry.storage_move.summary import CheckResult, DatastoreListing, Orpha
 
 if TYPE_CHECKING:
     from blockferry.doctor import effects as doctor_effects
+    from blockferry.doctor.preparation_rules import HostPreparation
     from blockferry.doctor.rules import Diagnosis
     from blockferry.leftovers import orphans as leftovers_orphans
     from blockferry.leftovers import quarantine
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from blockferry.moves import (
         background,
         host_planning,
+        host_preparing,
         interrupted,
         kinds,
         listings,
@@ -44,6 +46,7 @@ else:  # each room when a command asks for something of it: together they take h
     quarantine = lazy.module("blockferry.leftovers.quarantine")
     background = lazy.module("blockferry.moves.background")
     host_planning = lazy.module("blockferry.moves.host_planning")
+    host_preparing = lazy.module("blockferry.moves.host_preparing")
     interrupted = lazy.module("blockferry.moves.interrupted")
     kinds = lazy.module("blockferry.moves.kinds")
     listings = lazy.module("blockferry.moves.listings")
@@ -109,6 +112,9 @@ class LocalClient(Client):
     def diagnose(self) -> Diagnosis:
         self._env.site.runner.prepare()  # while libvirt is connected to
         return doctor_effects.diagnose(self._env.site, lambda: self._env.journal)
+
+    def prepare_host(self, name: str) -> HostPreparation:
+        return host_preparing.prepare(self._env, name)
 
     # ------------------------------------------------------------ moving
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from lab import Datastore, Disk, Guest, Host, Lab
+from lab.certificates import QEMU_DIRECTORY, Authority
 from lab.namespaces import HostProcess
 from lab.process import wait_until
 from lab.pytest_plugin import MakeGuest
@@ -460,3 +462,55 @@ def _wait_answers(talk: HostProcess, path: str, count: int) -> None:
         return len(text.splitlines()) >= count
 
     wait_until(had, f"{count} answers over TCP", timeout=120, report=lambda: Path(path).read_text()[-2000:])
+
+
+def _areas(said: Said) -> dict[str, set[str]]:
+    """Area -> levels that were said of it."""
+    found: dict[str, set[str]] = {}
+    for check in said.document["preparation"]["checks"]:
+        found.setdefault(check["area"], set()).add(check["level"])
+    return found
+
+
+def test_a_host_is_prepared(line: CrossingLine, far: Host, kvm2: Host) -> None:
+    """Both directions are tried, nothing is changed, and the commands are for what is missing."""
+    said = line.do("hosts", "prepare", "kvm2")
+    areas = _areas(said)
+    assert "ok" in areas["kvm1 to kvm2"], said
+    assert "ok" in areas["kvm2 to kvm1"], said
+    assert areas["tls"] == {"warning"}, said
+    assert any(line_.startswith("openssl req -newkey") for line_ in said.document["preparation"]["commands"]), said
+    wrong = f'[hosts.kvm1]\nuri = "{far.ssh_uri}"\n[hosts.kvm2]\nuri = "{kvm2.ssh_uri}"\n'
+    wrong += 'address = "10.213.0.99"\npeer_uri = "qemu+ssh://nowhere/system"\n'
+    (line.directory / "hosts.toml").write_text(wrong)
+    said = line.do("hosts", "prepare", "kvm2")
+    assert said.status == 10, said
+    texts = [check["text"] for check in said.document["preparation"]["checks"] if check["area"] == "kvm1 to kvm2"]
+    for code in ("PEER_UNREACHABLE", "PORT_CLOSED"):
+        assert any(code in text for text in texts), said
+    assert any("ssh-keyscan nowhere" in command for command in said.document["preparation"]["commands"]), said
+    assert "ok" in _areas(said)["kvm2 to kvm1"], said
+
+
+def test_a_prepared_host_has_certificates(line: CrossingLine, far: Host, kvm2: Host, tmp_path: Path) -> None:
+    """Valid ones of one authority; then one that has expired, of another authority."""
+    confs = {host: (host.directory / "etc-libvirt/qemu.conf").read_text() for host in (far, kvm2)}
+    try:
+        for host in (far, kvm2):
+            Authority(tmp_path / "ca").equip(host)
+        said = line.do("hosts", "prepare", "kvm2")
+        assert _areas(said)["tls"] == {"ok"}, said
+        assert any("same certificate authority" in check["text"] for check in said.document["preparation"]["checks"]), (
+            said
+        )
+        Authority(tmp_path / "other").equip(kvm2, days=-1)
+        said = line.do("hosts", "prepare", "kvm2")
+        assert said.status == 10, said
+        texts = [check["text"] for check in said.document["preparation"]["checks"] if check["level"] == "error"]
+        assert any("TLS_EXPIRED" in text for text in texts), said
+        assert any("do not have the same ca-cert.pem" in text for text in texts), said
+    finally:
+        for host, conf in confs.items():
+            (host.directory / "etc-libvirt/qemu.conf").write_text(conf)
+            shutil.rmtree(host.directory / "etc-libvirt" / Path(QEMU_DIRECTORY).name, ignore_errors=True)
+            host.restart_libvirtd()

@@ -33,6 +33,7 @@ from blockferry.base.units import GiB, MiB, TiB
 from blockferry.cli import main
 from blockferry.cli.app import App
 from blockferry.client import AnyRequest, Client
+from blockferry.doctor.preparation_rules import HostPreparation
 from blockferry.doctor.rules import Diagnosis, HostCheck, Level
 from blockferry.fleet.host_listing import HostDatastore, HostFigures, HostListing, HostState
 from blockferry.host_move.host_request import HostMoveRequest
@@ -269,6 +270,10 @@ class FakeClient(Client):
     def diagnose(self) -> Diagnosis:
         self._look()
         return self.diagnosis
+
+    def prepare_host(self, name: str) -> HostPreparation:
+        self._note(f"prepare {name}")
+        return HostPreparation(name, f"qemu+ssh://{name}/system", self.diagnosis.checks, ("ssh root@kvm2 true",))
 
     def _check(self, request: AnyRequest) -> CheckResult | HostCheckResult:
         if isinstance(request, HostMoveRequest):

@@ -43,6 +43,7 @@ epoch; `null` is what is not known. Fields may be added in any release; when one
 | `datastores` | `datastores` | `uri`, `datastores` |
 | `check` | `check` | `refused`, `changed`, `check`: `findings`, `plan` (or null), `estimates`, `space`, `seconds` |
 | `doctor` | `doctor` | `uri`, `healthy`, `checks`: `area`, `level` (`ok`, `warning`, `error`), `text`, `remedy` |
+| `hosts prepare` | `preparation` | `healthy`, `preparation`: `host`, `uri`, `checks` as of `doctor`, `commands` |
 | `moves`, `history` | `moves`, `history` | `moves` |
 | `show` | `move` | `move`, `events` |
 | `cancel`, `speed`, `resume` of several | `cancel`, `speed`, `resumed` | `move` or `moves` |
@@ -266,7 +267,7 @@ _MEANINGS = {
     9: "Somebody else is at it, or the move stands still until something is put right.",
     12: "What has changed since that point cannot be told any more: everything may have.",
     11: "The VM was moved, but its copy was not verified as asked, or differs. The old disks are kept.",
-    10: "`doctor` found errors. Nothing was touched.",
+    10: "`doctor` or `hosts prepare` found errors. Nothing was touched.",
     130: "The command was interrupted; the move goes on in the background.",
 }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import click
 from rich.text import Text
 
@@ -10,7 +12,7 @@ from blockferry.cli import display
 from blockferry.cli.app import App, pass_app
 from blockferry.cli.command import Command
 from blockferry.cli.output import Column, counted
-from blockferry.client import Diagnosis, HostCheck, Level
+from blockferry.client import HostCheck, Level
 
 STYLES = {Level.OK: "green", Level.WARNING: "yellow", Level.ERROR: "bold red"}
 
@@ -30,25 +32,23 @@ def doctor(app: App) -> None:
     if app.json:
         app.out.document("doctor", uri=diagnosis.uri, healthy=diagnosis.healthy, checks=diagnosis.checks)
     else:
-        _print(app, diagnosis)
+        print_checks(app, diagnosis.uri, diagnosis.checks)
     if not diagnosis.healthy:
         raise click.exceptions.Exit(Unhealthy.exit_status)
 
 
-def _print(app: App, diagnosis: Diagnosis) -> None:
+def print_checks(app: App, uri: str, checks: Sequence[HostCheck]) -> None:
+    """Print a table of checks, and on standard error how many are no good."""
     if app.out.pretty:
         columns = (Column("", least=7), Column("AREA"), Column("", fold=True))
-        rows = [
-            (Text(check.level.value, style=STYLES[check.level]), check.area, _sentence(check))
-            for check in diagnosis.checks
-        ]
+        rows = [(Text(check.level.value, style=STYLES[check.level]), check.area, _sentence(check)) for check in checks]
         app.out.table(columns, rows)
         app.out.line()
     else:
         wide = [Column(title) for title in ("LEVEL", "AREA", "FOUND", "WHAT TO DO")]
-        app.out.table(wide, [(check.level.value, check.area, check.text, check.remedy) for check in diagnosis.checks])
-    warnings, errors = diagnosis.count(Level.WARNING), diagnosis.count(Level.ERROR)
-    verdict = f"{diagnosis.uri}: {counted(errors, 'error')}, {counted(warnings, 'warning')}."
+        app.out.table(wide, [(check.level.value, check.area, check.text, check.remedy) for check in checks])
+    warnings, errors = (sum(check.level is level for check in checks) for level in (Level.WARNING, Level.ERROR))
+    verdict = f"{uri}: {counted(errors, 'error')}, {counted(warnings, 'warning')}."
     app.err.line(Text(verdict, style=STYLES[Level.ERROR if errors else Level.WARNING if warnings else Level.OK]))
 
 

@@ -10,7 +10,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from blockferry.base.errors import BlockferryError, HostCommandFailed
@@ -57,30 +57,36 @@ NOBODY = "00000000-0000-0000-0000-000000000000"
 
 def diagnose(site: Host, journal: Callable[[], MoveJournal]) -> Diagnosis:
     """Every check. `journal` opens the journal; it may raise JournalFailed."""
-    checks: list[HostCheck] = []
-    vms: list[Vm] = []
-    connected = _part(checks, "connection", lambda: _connection(site, vms))
-    reached = _part(checks, "connection", lambda: _access(site.runner))
-    if connected:
-        _part(checks, "versions", lambda: _versions(site, vms, reached=reached))
+    checks, connected, reached = look_host(site)
     if reached:
-        _part(checks, "tools", lambda: doctor_rules.tools(_missing(site.runner)))
-    if connected and reached:
-        _part(checks, "kvm", lambda: _kvm(site))
-        _part(checks, "datastores", lambda: _datastores(site))
-    if reached:
-        _part(checks, "clock", lambda: _clock(site.runner))
-    opened = _part(checks, "journal", lambda: _journal(journal()))
+        part(checks, "clock", lambda: _clock(site.runner))
+    opened = part(checks, "journal", lambda: _journal(journal()))
     if opened and connected and reached:
-        _part(checks, "leftovers", lambda: _leftovers(site, journal()))
+        part(checks, "leftovers", lambda: _leftovers(site, journal()))
     if connected:
-        _part(checks, "guard", lambda: doctor_rules.guard(works=_guard_works(site.uri)))
+        part(checks, "guard", lambda: doctor_rules.guard(works=_guard_works(site.uri)))
     if connected and reached:
-        _part(checks, "guard", lambda: doctor_rules.host_guard(host_guard.problem(site.runner, site.uri)))
+        part(checks, "guard", lambda: doctor_rules.host_guard(host_guard.problem(site.runner, site.uri)))
     return Diagnosis(site.uri, tuple(checks))
 
 
-def _part(checks: list[HostCheck], area: str, look: Callable[[], list[HostCheck]]) -> bool:
+def look_host(site: Host) -> tuple[list[HostCheck], bool, bool]:
+    """What is of the host alone: versions, programs, KVM, datastores; whether libvirt answers, and the files do."""
+    checks: list[HostCheck] = []
+    vms: list[Vm] = []
+    connected = part(checks, "connection", lambda: _connection(site, vms))
+    reached = part(checks, "connection", lambda: _access(site.runner))
+    if connected:
+        part(checks, "versions", lambda: _versions(site, vms, reached=reached))
+    if reached:
+        part(checks, "tools", lambda: doctor_rules.tools(missing(site.runner, PROGRAMS)))
+    if connected and reached:
+        part(checks, "kvm", lambda: _kvm(site))
+        part(checks, "datastores", lambda: _datastores(site))
+    return checks, connected, reached
+
+
+def part(checks: list[HostCheck], area: str, look: Callable[[], list[HostCheck]]) -> bool:
     """Add what a part finds; False when it could not be looked at."""
     try:
         checks.extend(look())
@@ -125,8 +131,9 @@ def _versions(site: Host, vms: list[Vm], *, reached: bool) -> list[HostCheck]:
     return doctor_rules.versions(Versions(libvirt, qemu), image, vms, outdated, running)
 
 
-def _missing(runner: Runner) -> list[str]:
-    return runner.run(["sh", "-c", _MISSING, "sh", *PROGRAMS], timeout_s=30).text.split()
+def missing(runner: Runner, programs: Sequence[str]) -> list[str]:
+    """Return those of the programs that the host does not have."""
+    return runner.run(["sh", "-c", _MISSING, "sh", *programs], timeout_s=30).text.split()
 
 
 def _kvm(site: Host) -> list[HostCheck]:

@@ -15,8 +15,8 @@ from blockferry.hosts.datastore_id import file_of
 from blockferry.hosts.helper import neighbours
 from blockferry.hosts.helper import paths as helper_paths
 from blockferry.hosts.host import Host
-from blockferry.hosts.host_traits import CpuAnswer, CpuVerdict
-from blockferry.hosts.inventory import Datastore, Disk, Vm
+from blockferry.hosts.host_traits import CpuAnswer, CpuVerdict, Hypervisor
+from blockferry.hosts.inventory import Datastore, Disk, PowerState, Vm
 from blockferry.hosts.libvirt import capabilities, domain_list, needs_xml
 from blockferry.hosts.neighbour_facts import ClockSeen
 from blockferry.hosts.path_facts import PathFacts
@@ -61,8 +61,7 @@ def gather(source: Host, destination: Host, name: str, asked: Asked, tls: TlsSee
     stores = datastore_places.datastores(destination)
     staying = [disk for disk in vm.disks if disk.device in ("disk", "lun") and disk.target not in asked.disks]
     looks = _looks(destination, needs, staying)
-    conf = neighbours.qemu_conf(destination.runner)
-    span = (int(conf.get("migration_port_min", PORTS[0])), int(conf.get("migration_port_max", PORTS[1])))
+    span = _span(destination)
     names = neighbours.names(destination.runner)
     trial = None
     if not vm.state.active:
@@ -90,6 +89,46 @@ def gather(source: Host, destination: Host, name: str, asked: Asked, tls: TlsSee
         peer=peer(source, asked.peer_uri) if asked.peer_uri else None,
         tls=(tls or tls_seen(source, destination)) if asked.tls else None,
     )
+
+
+ANY_VM = Vm("a VM", "", PowerState.RUNNING, persistent=True, disks=())
+NO_NEEDS = VmNeeds("", "", "", "")
+
+
+def between(source: Host, destination: Host, asked: Asked) -> tuple[Facts, Facts]:
+    """What holds for any VM between two hosts, for `rules.between`: of one that runs, and of one that is off.
+
+    The certificates are looked at in any case. Raises as `gather`.
+    """
+    here, there = source.connection, destination.connection
+    facts = Facts(
+        vm=ANY_VM,
+        needs=NO_NEEDS,
+        source=capabilities.traits(here, source.uri, capabilities.of_host(here)),
+        destination=capabilities.traits(there, destination.uri, capabilities.of_host(there)),
+        hypervisor=Hypervisor(frozenset(), frozenset()),
+        cpu=CpuVerdict(CpuAnswer.NOT_ASKED),
+    )
+    names = neighbours.names(destination.runner)
+    span, address = _span(destination), asked.address or names.name
+    running, off = (
+        replace(facts, ports=neighbours.try_ports(source.runner, destination.runner, address, ports), port_span=ports)
+        for ports in (span, COLD_PORTS)
+    )
+    running = replace(
+        running,
+        clock=_clock(source, destination),
+        names=names,
+        peer=peer(source, asked.peer_uri),
+        tls=tls_seen(source, destination),
+    )
+    return running, off
+
+
+def _span(destination: Host) -> tuple[int, int]:
+    """The ports that libvirt takes there."""
+    conf = neighbours.qemu_conf(destination.runner)
+    return int(conf.get("migration_port_min", PORTS[0])), int(conf.get("migration_port_max", PORTS[1]))
 
 
 def _vm(source: Host, name: str) -> Vm:

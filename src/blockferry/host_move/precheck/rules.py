@@ -58,6 +58,11 @@ def findings(facts: Facts, asked: Asked) -> list[Finding]:
     return [one for part in parts for one in part]
 
 
+def between(facts: Facts, asked: Asked) -> list[Finding]:
+    """What stands between two hosts, whichever VM is to go from one to the other: ways, clocks, certificates."""
+    return [one for part in (_clock(facts), _ways(facts, asked), _tls(facts, asked)) for one in part]
+
+
 def _identity(facts: Facts) -> Iterator[Finding]:
     vm, there = facts.vm, facts.destination
     if vm.uuid in there.vms:

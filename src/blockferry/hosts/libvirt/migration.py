@@ -38,7 +38,7 @@ class MigrationOrder:
     `proven_shared`: disks stay, and it was seen that both hosts have the same files. libvirt knows only a few file
     systems by name, and calls all others unsafe. `auto_converge`: QEMU slows the guest's CPUs when its memory changes
     as fast as it is sent. `tls`: memory and disks are encrypted; `tls_name`: in the
-    destination's certificate, where that is not `address`. `networks`: network, bridge or device -> its name at the destination.
+    destination's certificate, where that is not `address`. `networks`: network, bridge or device -> its name there.
     """
 
     peer: str
