@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import struct
 from pathlib import Path
 
 import pytest
@@ -218,3 +219,37 @@ def test_findings() -> None:
     assert "65534" in found[0].remedy
     assert vm_checks.qemu_user_findings("ssd", "web01", NOBODY, {"other": "/srv"}, {}) == []
     assert vm_checks.qemu_user_findings("ssd", "web01", None, {"ssd": "/srv"}, {}) == []
+
+
+# ------------------------------------------------------------ on another host
+
+
+@root
+def test_like_a_file_of_another_host(tmp_path: Path) -> None:
+    """Users go by their names where both hosts have them; what the other host does not know goes by its number."""
+    source, dest = file(tmp_path / "source", 12345, 0, 0o640), file(tmp_path / "dest", 0, 0, 0o600)
+    os.setxattr(source, "user.note", b"kept")
+    acl = bytes.fromhex("02000000") + b"".join(
+        struct.pack("<HHI", *entry)
+        for entry in (
+            (1, 6, 0xFFFFFFFF),
+            (2, 4, 12346),
+            (4, 4, 0xFFFFFFFF),
+            (0x10, 4, 0xFFFFFFFF),
+            (0x20, 0, 0xFFFFFFFF),
+        )
+    )
+    os.setxattr(source, "system.posix_acl_access", acl)
+    assert not ownership.like_on(R, str(source), R, str(dest))
+    assert owner(dest) == (12345, 0, 0o640)
+    assert os.getxattr(dest, "user.note") == b"kept"
+    assert os.getxattr(dest, "system.posix_acl_access") == acl
+
+
+def test_numbers_of_another_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(owner_calls, "user_number", lambda name, uid: {"qemu": 64055}.get(name, uid))
+    monkeypatch.setattr(owner_calls, "group_number", lambda name, gid: {"kvm": 104}.get(name, gid))
+    entries = ((1, 6, 0xFFFFFFFF), (2, 4, 107), (2, 4, 5000), (8, 6, 36))
+    acl = bytes.fromhex("02000000") + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+    found = owner_calls.translated(acl, {"107": "qemu", "5000": ""}, {"36": "kvm"})
+    assert owner_calls.entries(found) == [(1, 6, 0xFFFFFFFF), (2, 4, 64055), (2, 4, 5000), (8, 6, 104)]

@@ -97,6 +97,8 @@ def make_image(context: HostMoveContext, record: HostMoveRecord, disk: Travellin
     if files.stat_one(runner, home) is None:
         fresh.insert(0, home + "/")
     record = replace(record, created=tuple(dict.fromkeys((*record.created, *fresh))))
+    parts = {target: part for target, part in record.parts.items() if target != disk.target}  # of an image before
+    record = replace(record, parts=parts)
     context.save(record)
     files.make_directory(runner, home, HOME_MODE)
     if f"{home}/" in record.created:
@@ -199,7 +201,7 @@ def _copy(context: HostMoveContext, record: HostMoveRecord, disk: TravellingDisk
     """The fingerprint is taken before: what is written during the copy makes it stale."""
     before = source_fingerprint(context, disk)
     point("cold-copying")
-    copy_image(context, record, disk)
+    record = copy_image(context, record, disk, before)
     point("cold-copied")
     context.save(replace(record, copied={**record.copied, disk.target: before}))
     context.log_event("action", f"{disk.target} was copied to {context.plan.dest_host_name}")
@@ -422,7 +424,7 @@ def remove_images(context: HostMoveContext, record: HostMoveRecord) -> None:
         context.log_event(
             "warning", f"{path} at {context.plan.dest_host_name} is not this move's file; it was left alone"
         )
-    context.save(replace(record, created=(), made=(), copied={}))
+    context.save(replace(record, created=(), made=(), copied={}, parts={}))
 
 
 _SIMPLE: dict[type[Action], Callable[[HostMoveContext, HostMoveRecord], None]] = {

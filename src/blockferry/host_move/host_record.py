@@ -9,6 +9,14 @@ from blockferry.jobs.record import JobRecord
 
 
 @dataclass(frozen=True, slots=True)
+class PartCopied:
+    """So much of a disk, from its beginning, is on the destination's storage. `fingerprint`: of the source image."""
+
+    fingerprint: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class HostMoveRecord(JobRecord):
     """Each field is an intent (written before the act) or a proof (written after it was seen)."""
 
@@ -16,6 +24,7 @@ class HostMoveRecord(JobRecord):
     created: tuple[str, ...] = ()  # intent: paths at the destination that may be ours; directories end with a slash
     made: tuple[str, ...] = ()  # proof: targets whose image is there at its full size
     copied: dict[str, str] = field(default_factory=dict)  # cold: target -> fingerprint of the source that was copied
+    parts: dict[str, PartCopied] = field(default_factory=dict)  # proof, cold: target -> what is there of its copy
     begun: bool = False  # intent: an instance, or a definition, of the VM at the destination that has our mark is ours
     defined: bool = False  # proof, cold: the destination has the definition, barred by the names of the images
     handed: bool = False  # proof: what the source has of the guest is old; it must never run there again

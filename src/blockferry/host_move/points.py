@@ -9,6 +9,7 @@ point = KillPoints(
     "image-named",
     "image-made",
     "cold-copying",
+    "cold-part-copied",
     "cold-copied",
     "migrating",
     "migration-called",

@@ -14,7 +14,6 @@ from blockferry.base.errors import HostCommandFailed, ImageUnreadable
 from blockferry.base.units import KiB
 from blockferry.hosts.helper.files import absolute, claim, flush, remove_file, stat_one
 from blockferry.hosts.images import network_exports
-from blockferry.hosts.images.nbd_tls import TlsClient
 from blockferry.hosts.images.qemu_img import Backing, chain
 from blockferry.hosts.process import Completed
 from blockferry.hosts.runner import Runner
@@ -146,16 +145,12 @@ def convert_to_export(
     progress: Progress = _silent,
     should_stop: ShouldStop = _never,
     rate_limit: int | None = None,
-    tls: TlsClient | None = None,
 ) -> None:
     """Write an image's content to an export of a server, zeros too; on its storage when this returns, if the
-    server does as it is told. `tls`: an NBD server that takes nothing else. May be repeated.
-
-    Raises Stopped, HostCommandFailed."""
+    server does as it is told. May be repeated. Raises Stopped, HostCommandFailed."""
     absolute(source)
-    target = network_exports.filename(uri) if tls is None else tls.image(uri)
-    argv = ["qemu-img", "convert", "-p", "-n", "-f", source_format]
-    argv += ["-O", "raw"] if tls is None else ["--target-image-opts", *tls.options()]
+    target = network_exports.filename(uri)
+    argv = ["qemu-img", "convert", "-p", "-n", "-f", source_format, "-O", "raw"]
     argv += ["-r", str(rate_limit)] if rate_limit else []
     _with_best_cache(runner, argv, lambda cache: ["-T", cache, "-t", "none"], [source, target], progress, should_stop)
     progress(1.0)

@@ -6,6 +6,7 @@ server-key.pem, or client-cert.pem and client-key.pem.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from blockferry.hosts import exports
@@ -26,21 +27,31 @@ class TlsClient:
 
     def image(self, uri: str) -> str:
         """The image option for an NBD export (`nbd://HOST:PORT/NAME`). Raises ValueError."""
-        export = exports.parse(uri)
-        if export.protocol != exports.NBD:
-            raise ValueError(f"{uri} is no NBD export")
-        words = {
-            "driver": "raw",
-            "file.driver": "nbd",
-            "file.server.type": "inet",
-            "file.server.host": export.host,
-            "file.server.port": str(export.port),
-            "file.export": export.name,
-            "file.tls-creds": _ID,
-        }
-        if self.hostname:
-            words["file.tls-hostname"] = self.hostname
-        return ",".join(f"{name}={_quoted(value)}" for name, value in words.items())
+        options = {f"file.{name}": value for name, value in blockdev(uri, self).items()}
+        return image_options({"driver": "raw", **options})
+
+
+def blockdev(uri: str, tls: TlsClient | None) -> dict[str, str]:
+    """An NBD export (`nbd://HOST:PORT/NAME`) as QEMU's options of a block node. Raises ValueError."""
+    export = exports.parse(uri)
+    if export.protocol != exports.NBD:
+        raise ValueError(f"{uri} is no NBD export")
+    found = {
+        "driver": "nbd",
+        "server.type": "inet",
+        "server.host": export.host,
+        "server.port": str(export.port),
+        "export": export.name,
+    }
+    if tls is not None:
+        found["tls-creds"] = _ID
+        found |= {"tls-hostname": tls.hostname} if tls.hostname else {}
+    return found
+
+
+def image_options(options: Mapping[str, str]) -> str:
+    """As qemu-img takes them with --image-opts."""
+    return ",".join(f"{name}={_quoted(value)}" for name, value in options.items())
 
 
 def server_options(directory: str) -> list[str]:
