@@ -37,8 +37,8 @@ class MigrationOrder:
     of the disks whose content goes along; the images must exist there. `bandwidth`: bytes/s, 0 for no limit.
     `proven_shared`: disks stay, and it was seen that both hosts have the same files. libvirt knows only a few file
     systems by name, and calls all others unsafe. `auto_converge`: QEMU slows the guest's CPUs when its memory changes
-    as fast as it is sent. `tls`: memory and disks are encrypted; `tls_name`: in the
-    destination's certificate, where that is not `address`. `networks`: network, bridge or device -> its name there.
+    as fast as it is sent. `tls`: memory and disks are encrypted; `tls_name`: in the destination's certificate, where
+    that is not `address`. `networks`: network, bridge or device -> its name at the destination.
     """
 
     peer: str
