@@ -51,11 +51,7 @@ def test_cut_while_the_vm_is_suspended(
     far_voyage.assert_well()
 
 
-@pytest.mark.xfail(
-    strict=False,
-    reason="a known fault: the guard on this side may resume the VM when the link is back, before it can be told that "
-    "the host's guard has done so, and ends a pause of the owner's (docs/design/host-guard.md)",
-)
+@pytest.mark.always
 def test_an_owners_pause_after_that_stays(far: Host, far_line: FarLine, far_voyage: Voyage, ssd: Datastore) -> None:
     """The guard on this side cannot know what happened beyond the link: it asks before it resumes the VM."""
     process = suspended_and_cut(far_voyage, far, far_line, "suspended-to-switch:stop")
@@ -68,6 +64,23 @@ def test_an_owners_pause_after_that_stays(far: Host, far_line: FarLine, far_voya
     if said.status != 0:
         far_line.must("resume", str(far_line.move_of(far_voyage.name)))
     far_voyage.moved_all(ssd)
+    far_voyage.assert_well()
+
+
+@pytest.mark.always
+def test_an_owners_pause_stays_also_for_who_takes_over(
+    far: Host, far_line: FarLine, far_voyage: Voyage, ssd: Datastore
+) -> None:
+    """blockferry is killed in the suspension; the guard on the host resumes the VM, its owner pauses it."""
+    said = far_line.do("move", far_voyage.name, "--to", "ssd", point="suspended-to-switch:kill")
+    assert said.killed, str(said)
+    far_voyage.wait_running()
+    far_voyage.guest.suspend()
+    said = far_line.do("resume", far_line.wait_unfinished())
+    assert state_and_reason(far_voyage, far) == "paused (user)", f"{said}\n{far_line.stories()}"
+    assert said.status == 0, f"{said}\n{far_line.stories()}"
+    far_voyage.moved_all(ssd)
+    far_voyage.guest.resume()
     far_voyage.assert_well()
 
 

@@ -134,6 +134,28 @@ def test_what_its_owner_has_paused_while_we_were_frozen_stays_paused(
     voyage.power_off()
 
 
+@pytest.mark.parametrize("point", ["suspended-to-switch", "suspended-to-start"])
+def test_what_its_owner_has_paused_after_our_death_stays_paused(
+    point: str, sail: Callable[..., tuple[Voyage, Guest]], line: Line, ssd: Datastore
+) -> None:
+    """The record says that a suspension is ours; the guard has ended it, and whoever takes over can know that."""
+    voyage, guest = sail()
+    start = True if "start" in point else None
+    said = line.do("move", guest.name, "--to", "ssd", point=f"{point}:kill", suspended_start=start)
+    assert said.killed, str(said)
+    voyage.wait_running()
+    guest.judge.wait_writes(50)
+    guest.suspend()
+    move = line.wait_unfinished()
+    said = line.do("resume", move, suspended_start=start)
+    assert said.status == 0, f"{said}\n{line.stories()}"
+    voyage.moved_all(ssd)
+    voyage.assert_configured("paused")
+    guest.resume()
+    voyage.assert_well()
+    voyage.power_off()
+
+
 def test_a_frozen_process_whose_move_was_taken_over_acts_no_more(
     sail: Callable[..., tuple[Voyage, Guest]], line: Line, ssd: Datastore
 ) -> None:

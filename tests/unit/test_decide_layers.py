@@ -85,6 +85,7 @@ class World:
     removed: set[str] = field(default_factory=set)
     mark: str | None = None
     suspended_here: bool = False
+    owner_paused: bool = False  # after a guard had ended our suspension, as its host knows
     pivot_failures: int = 0
     flushed: bool = False
     refused: int = 0
@@ -119,8 +120,10 @@ class World:
 
     def see(self) -> Observation:
         record = self.record
-        if self.state is PowerState.RUNNING and record.switch.suspended and not self.suspended_here:
-            record = replace(record, switch=replace(record.switch, suspended=False))
+        if record.switch.suspended and (
+            (self.state is PowerState.RUNNING and not self.suspended_here) or self.owner_paused
+        ):
+            record = record.suspension_over()
         views = []
         for disk in self.plan.disks:
             target = disk.target
@@ -202,11 +205,8 @@ class World:
                     ("suspend", None),
                 ]
             case actions.Resume(clean, failed, commits):
-                after = record
-                for target in clean if seen.state is PowerState.PAUSED else ():
-                    after = after.with_copy(target, replace(after.copy(target), stage=Stage.CLEAN))
-                if seen.state is PowerState.PAUSED:
-                    after = after.with_commits(commits, Stage.CLEAN)
+                ours = seen.state is PowerState.PAUSED and self.suspended_here and not self.owner_paused
+                after = record.started_clean(clean if ours else (), commits if ours else ())
                 across = any(view.side is DiskSide.DESTINATION for view in seen.disks)
                 after = replace(after,
                     switch=replace(after.switch, suspended=False, begun=record.switch.begun and across,
@@ -363,7 +363,7 @@ class World:
         elif what == "suspend" and self.state is PowerState.RUNNING:
             self.state, self.suspended_here = PowerState.PAUSED, True
         elif what == "resume":
-            if self.state is PowerState.PAUSED:
+            if self.state is PowerState.PAUSED and not self.owner_paused:
                 self.state = PowerState.RUNNING
             self.suspended_here, self.flushed, self.pivot_failures = False, False, 0
         elif what == "time":
@@ -507,7 +507,11 @@ class World:
     def happens(self, event: str, pick: int) -> None:
         target = self.plan.disks[pick % len(self.plan.disks)].target
         if event == "guard" and self.state is PowerState.PAUSED:
+            self.state, self.owner_paused = PowerState.RUNNING, False
+        elif event == "guard, then its owner pauses it" and self.state is PowerState.PAUSED:
             self.state = PowerState.RUNNING
+            self.guest_writes()
+            self.state, self.owner_paused, self.suspended_here = PowerState.PAUSED, True, False
         elif event == "job lost":
             self.copies.pop(target, None)
             self.commits.pop(target, None)
@@ -520,7 +524,7 @@ class World:
         elif event == "power on" and self.state is PowerState.OFF:
             for one, path in self.config.items():
                 assert self.version(path) == self.last[one], f"{one} is started with writes lost: {path} {self}"
-            self.state, self.incarnation = PowerState.RUNNING, self.incarnation + 1
+            self.state, self.incarnation, self.owner_paused = PowerState.RUNNING, self.incarnation + 1, False
             self.live = dict(self.config)
             self.guest_writes()
 
@@ -556,11 +560,14 @@ def drive(world: World, chance: random.Random, events: list[str], deaths: int) -
         action = decide(world.plan, seen)
         if isinstance(action, (actions.Done, actions.Park)):
             return action
+        if world.owner_paused and chance.random() < 0.1:
+            world.happens("guard", 0)
+            continue
         for step in world.steps(action, seen):
             if deaths and chance.random() < 0.08:
                 deaths -= 1
                 world.suspended_here, world.flushed, world.pivot_failures = False, False, 0
-                if world.state is PowerState.PAUSED:
+                if world.state is PowerState.PAUSED and not world.owner_paused:
                     world.state = PowerState.RUNNING  # the guard
                 break
             try:
@@ -575,7 +582,7 @@ def drive(world: World, chance: random.Random, events: list[str], deaths: int) -
 
 
 def check_end(world: World, end: actions.Action) -> None:
-    assert world.state is not PowerState.PAUSED, "the VM was left suspended"
+    assert world.state is not PowerState.PAUSED or world.owner_paused, "the VM was left suspended"
     used = world.live if world.state.active else world.config
     for target, path in used.items():
         assert world.version(path) == world.last[target], f"{target}: writes are lost ({path}, {end}) {world}"
@@ -591,7 +598,20 @@ def check_end(world: World, end: actions.Action) -> None:
     assert not world.commits
 
 
-EVENTS = st.lists(st.sampled_from(["guard", "job lost", "cancel", "power off", "power on", "power on"]), max_size=5)
+EVENTS = st.lists(
+    st.sampled_from(
+        [
+            "guard",
+            "guard, then its owner pauses it",
+            "job lost",
+            "cancel",
+            "power off",
+            "power on",
+            "power on",
+        ]
+    ),
+    max_size=5,
+)
 
 
 @settings(max_examples=examples(600), deadline=None)

@@ -106,6 +106,7 @@ def test_a_guard_that_is_not_there_leaves_it_to_us(guard: Guard) -> None:
 LOST = """
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from blockferry.hosts import qemu_process
 from blockferry.hosts.helper import qemu_monitor
 from blockferry.safety import guard
@@ -132,7 +133,7 @@ def runner_for(uri):
     failures -= 1
     if failures >= 0:
         raise OSError("no space for a temporary directory")
-    return object()
+    return SimpleNamespace(call=lambda *words, **more: None)
 guard.Control, guard.Connection, guard.runner_for = Control, lambda uri: Control.connection, runner_for
 qemu_process.remains, qemu_monitor.ask = remains, ask
 guard.stand_guard("qemu:///system", "uuid", "web01")

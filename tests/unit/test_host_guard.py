@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
 import uuid as uuids
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from blockferry.base.errors import HostUnreachable
 from blockferry.hosts.helper import host_guard
-from blockferry.hosts.helper.host_guard import HostGuard, local_uri
+from blockferry.hosts.helper.host_guard import Ending, HostGuard, local_uri
 from blockferry.hosts.helper.program import guard_calls
 from blockferry.hosts.helper.program.suspended_vm import SuspendedVm
-from blockferry.hosts.runner import LocalRunner
+from blockferry.hosts.runner import LocalRunner, SshRunner
 from lab.process import wait_until
 
 pytestmark = pytest.mark.slow
@@ -93,7 +93,12 @@ def guard(runner: LocalRunner, vm: PaperVm) -> Iterator[HostGuard]:
     yield found
     found.disarm()
     found.leave()
-    Path(guard_calls.record_path(vm.uuid)).unlink(missing_ok=True)
+    for left in Path(guard_calls.record_path(found._uuid)).parent.glob(f"guard-{found._uuid}*"):
+        left.unlink()
+
+
+def is_over(guard: HostGuard) -> bool:
+    return guard_calls.noted(guard._uuid, guard.token) == guard_calls.OVER
 
 
 def processes(vm: PaperVm) -> list[int]:
@@ -105,43 +110,44 @@ def processes(vm: PaperVm) -> list[int]:
 
 
 def test_the_time_is_up(guard: HostGuard, vm: PaperVm) -> None:
-    assert guard.arm(0.2)
+    assert guard.arm(0.2, "s")
     vm.set(SUSPENDED)
     vm.wait_running()
-    wait_until(guard.has_acted, "the guard's note", timeout=60)
+    wait_until(lambda: is_over(guard), "the guard's note", timeout=60)
     vm.set(SUSPENDED)
     time.sleep(1)
     assert vm.state == SUSPENDED, "once it ran, a pause is its owner's"
 
 
 def test_disarmed_it_leaves_a_pause_alone(guard: HostGuard, vm: PaperVm) -> None:
-    assert guard.arm(0.5)
+    token = guard.arm(0.5, "s")
+    assert token
     guard.disarm()
     vm.set(SUSPENDED)
     time.sleep(1.5)
     guard.leave()
     wait_until(lambda: not processes(vm), "the guard's end", timeout=60)
     assert vm.state == SUSPENDED
-    assert not guard.has_acted()
+    assert not guard_calls.noted(vm.uuid, token)
 
 
 @pytest.mark.parametrize("state", ["paused (I/O error)", "paused (migrating)", "paused (watchdog)"])
 def test_a_vm_that_stands_still_for_another_reason_is_left_alone(guard: HostGuard, vm: PaperVm, state: str) -> None:
     vm.set(state)
-    assert guard.arm(0.1)
+    assert guard.arm(0.1, "s")
     time.sleep(1.5)
     assert vm.state == state
 
 
 def test_a_suspension_that_comes_late_is_ended_too(guard: HostGuard, vm: PaperVm) -> None:
-    assert guard.arm(0.1)
+    assert guard.arm(0.1, "s")
     time.sleep(1)
     vm.set(SUSPENDED)
     vm.wait_running()
 
 
 def test_the_orders_end_while_it_is_armed(guard: HostGuard, vm: PaperVm) -> None:
-    assert guard.arm(600)
+    assert guard.arm(600, "s")
     vm.set(SUSPENDED)
     guard.leave()
     vm.wait_running()
@@ -150,20 +156,20 @@ def test_the_orders_end_while_it_is_armed(guard: HostGuard, vm: PaperVm) -> None
 
 def test_the_helper_is_killed_while_it_is_armed(guard: HostGuard, vm: PaperVm, runner: LocalRunner) -> None:
     """The guard lives by itself, acts, and ends; the next arming has another one."""
-    token = guard.arm(600)
+    token = guard.arm(600, "s")
     assert token
     first = processes(vm)
     vm.set(SUSPENDED)
     os.kill(runner.helper.connection().hello["pid"], signal.SIGKILL)
     vm.wait_running()
-    wait_until(guard.has_acted, "the guard's note", timeout=60)
-    assert host_guard.acted(runner, vm.uuid, token)
-    assert guard.arm(600)
+    wait_until(lambda: is_over(guard), "the guard's note", timeout=60)
+    assert host_guard.end_suspension(runner, guard.uri, vm.uuid, token) is Ending.OVER
+    assert guard.arm(600, "s")
     assert set(processes(vm)) - set(first)
 
 
 def test_libvirt_is_away_for_a_while(guard: HostGuard, vm: PaperVm) -> None:
-    assert guard.arm(0.1)
+    assert guard.arm(0.1, "s")
     vm.file.unlink()
     time.sleep(guard_calls.LINGER_S + 1)
     vm.set(SUSPENDED)
@@ -172,7 +178,7 @@ def test_libvirt_is_away_for_a_while(guard: HostGuard, vm: PaperVm) -> None:
 
 def test_the_other_guard_has_resumed_it(guard: HostGuard, vm: PaperVm, runner: LocalRunner) -> None:
     """Then a pause is its owner's, though this guard's time is not up yet."""
-    token = guard.arm(1)
+    token = guard.arm(1, "s")
     host_guard.note_acted(runner, vm.uuid, token)
     vm.set(SUSPENDED)
     time.sleep(2)
@@ -180,10 +186,10 @@ def test_the_other_guard_has_resumed_it(guard: HostGuard, vm: PaperVm, runner: L
 
 
 def test_one_that_was_killed_is_started_anew(guard: HostGuard, vm: PaperVm) -> None:
-    assert guard.arm(600)
+    assert guard.arm(600, "s")
     (first,) = processes(vm)
     os.kill(first, signal.SIGKILL)
-    assert guard.arm(0.2)
+    assert guard.arm(0.2, "s")
     assert processes(vm) != [first]
     vm.set(SUSPENDED)
     vm.wait_running()
@@ -191,16 +197,16 @@ def test_one_that_was_killed_is_started_anew(guard: HostGuard, vm: PaperVm) -> N
 
 def test_without_virsh_the_problem_is_told(guard: HostGuard, vm: PaperVm, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
-    assert guard.arm(1) == ""
+    assert guard.arm(1, "s") == ""
     assert guard.problem == "virsh is not installed on the host"
 
 
 def test_an_order_that_is_not_understood_is_not_answered(guard: HostGuard, vm: PaperVm) -> None:
-    assert guard.arm(600)
+    assert guard.arm(600, "s")
     assert guard._process is not None
     for words in ("arm", "arm x soon", "what", "disarm"):
         guard._process.order(words)
-    assert guard.arm(0.1)
+    assert guard.arm(0.1, "s")
     vm.set(SUSPENDED)
     vm.wait_running()
 
@@ -213,7 +219,8 @@ def ask(pid, uuid, wish):
     asked.append((pid, uuid, wish))
     return {"did": True}
 monitor_calls.ask = ask
-print(suspended_vm.SuspendedVm("qemu:///system", sys.argv[1]).let_run(), len(asked), asked[0][2] if asked else "")
+vm = suspended_vm.SuspendedVm("qemu:///system", sys.argv[1])
+print(vm.let_run(lambda: None), len(asked), asked[0][2] if asked else "")
 """
 
 
@@ -239,19 +246,23 @@ def test_the_uri_on_the_host(uri: str, local: str) -> None:
     assert local_uri(uri) == local
 
 
-def test_the_record_names_one_arming(vm: PaperVm) -> None:
-    assert not guard_calls.acted(vm.uuid, "t1")
-    guard_calls.note(vm.uuid, "t1")
-    assert guard_calls.acted(vm.uuid, "t1")
-    assert not guard_calls.acted(vm.uuid, "t2")
-    Path(guard_calls.record_path(vm.uuid)).unlink(missing_ok=True)
-    assert json.dumps(guard_calls.acted(vm.uuid, "t1")) == "false"
+def test_the_note_names_one_arming(vm: PaperVm) -> None:
+    assert guard_calls.noted(vm.uuid, "s.1") == ""
+    guard_calls.write(vm.uuid, "s.1", guard_calls.ARMED)
+    assert guard_calls.noted(vm.uuid, "s.1") == guard_calls.ARMED
+    assert guard_calls.noted(vm.uuid, "s.2") == ""
+    assert guard_calls.call_noted(vm.uuid, "s") == guard_calls.ARMED
+    assert guard_calls.call_noted(vm.uuid, "t") == ""
+    guard_calls.change(vm.uuid, "s.0", guard_calls.OVER)  # late, of an arming before
+    assert guard_calls.noted(vm.uuid, "s.1") == guard_calls.ARMED
+    guard_calls.change(vm.uuid, "s.1", guard_calls.OVER)
+    assert guard_calls.noted(vm.uuid, "s.1") == guard_calls.OVER
 
 
 def test_what_nobody_has_foreseen_does_not_end_it(monkeypatch: pytest.MonkeyPatch, vm: PaperVm) -> None:
     """An error in its look ended the guard, while the guest stood still."""
 
-    def fails() -> bool | None:
+    def fails(_before: Callable[[], None]) -> bool | None:
         raise BrokenPipeError
 
     watched = SuspendedVm("qemu:///system", vm.uuid)
@@ -263,8 +274,68 @@ def test_what_nobody_has_foreseen_does_not_end_it(monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_note_of_another_arming_is_not_removed(vm: PaperVm) -> None:
-    guard_calls.note(vm.uuid, "theirs")
+    guard_calls.write(vm.uuid, "theirs", guard_calls.OVER)
     guard_calls.forget(vm.uuid, "ours")
-    assert guard_calls.acted(vm.uuid, "theirs")
+    assert guard_calls.noted(vm.uuid, "theirs")
     guard_calls.forget(vm.uuid, "theirs")
-    assert not guard_calls.acted(vm.uuid, "theirs")
+    assert not guard_calls.noted(vm.uuid, "theirs")
+
+
+def test_a_call_that_comes_late_resumes_nothing(guard: HostGuard, vm: PaperVm, runner: LocalRunner) -> None:
+    """A cut link delivers it when the suspension is over: it was ended by the guard here, or both were disarmed."""
+    token = guard.arm(600, "s")
+    vm.set(SUSPENDED)
+    assert guard.end_suspension() is Ending.RESUMED
+    assert guard.end_suspension() is Ending.OVER
+    vm.set(SUSPENDED)
+    assert guard.end_suspension() is Ending.OVER
+    assert vm.state == SUSPENDED, "that is its owner's"
+    guard.disarm()
+    assert host_guard.end_suspension(runner, guard.uri, vm.uuid, token) is Ending.OVER
+    assert vm.state == SUSPENDED
+
+
+def test_only_one_at_a_time_ends_a_suspension(guard: HostGuard, vm: PaperVm, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert guard.arm(600, "s")
+    vm.set(SUSPENDED)
+    with guard_calls.alone_at(vm.uuid) as alone:
+        assert alone
+        assert guard_calls.end_suspension(SuspendedVm("qemu:///system", vm.uuid), "s.1", ("armed",)) == guard_calls.BUSY
+        assert guard.end_suspension() is Ending.BUSY
+        assert vm.state == SUSPENDED
+    assert guard.end_suspension() is Ending.RESUMED
+
+
+def test_a_resume_that_virsh_was_not_answered_for_counts_once_the_vm_runs(guard: HostGuard, vm: PaperVm) -> None:
+    """libvirtd was frozen and has carried it out: a pause after that was ended, as though nobody had resumed the VM."""
+    token = guard.arm(600, "s")
+    guard_calls.change(vm.uuid, token, guard_calls.RESUMING)
+    assert guard.end_suspension() is Ending.RESUMED
+    vm.set(SUSPENDED)
+    assert guard.end_suspension() is Ending.OVER
+
+
+def test_a_vm_that_was_seen_running_for_long_is_its_owners(guard: HostGuard, vm: PaperVm, runner: LocalRunner) -> None:
+    """Blockferry has resumed it and died before it disarmed its guards."""
+    token = guard.arm(600, "s")
+    guard.leave()
+    wait_until(lambda: not processes(vm), "the guard's end", timeout=60)
+    vm.set(SUSPENDED)
+    assert host_guard.end_suspension(runner, guard.uri, vm.uuid, token) is Ending.OVER
+    assert host_guard.has_ended(runner, vm.uuid, "s")
+    assert not host_guard.has_ended(runner, vm.uuid, "another")
+
+
+def test_a_host_that_cannot_be_asked_is_no_answer(vm: PaperVm, tmp_path: Path) -> None:
+    """It counted as "nobody has resumed the VM"."""
+    ssh = tmp_path / "ssh"
+    ssh.write_text("#!/bin/sh\nexit 255\n")
+    ssh.chmod(0o755)
+    runner = SshRunner("localhost", program=str(ssh))
+    try:
+        with pytest.raises(HostUnreachable):
+            host_guard.end_suspension(runner, "qemu+ssh://localhost/system", vm.uuid, "s.1")
+        with pytest.raises(HostUnreachable):
+            host_guard.has_ended(runner, vm.uuid, "s")
+    finally:
+        runner.close()

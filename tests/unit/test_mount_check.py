@@ -112,6 +112,9 @@ def test_a_cold_copy_that_was_deleted_is_not_written_down_but_made_anew(context:
 class Guard:
     armed = False
 
+    def name_suspension(self) -> str:
+        return "s1"
+
     def arm(self, _seconds: float) -> bool:
         self.armed = True
         return True

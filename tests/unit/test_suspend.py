@@ -12,20 +12,24 @@ import pytest
 from decide_support import make_plan
 from loop_support import make_loop
 
-from blockferry.base.errors import JournalFailed, LibvirtFailed, MoveParked
-from blockferry.hosts.inventory import PowerState
+from blockferry.base.errors import HostUnreachable, JournalFailed, LibvirtFailed, MoveParked
+from blockferry.hosts.fencing import ANSWERING
+from blockferry.hosts.helper import host_guard
+from blockferry.hosts.inventory import JobInfo, PowerState
 from blockferry.jobs.loop import TRIES
 from blockferry.safety import lost_qemu
 from blockferry.storage_move import actions, destination_watchdog
 from blockferry.storage_move.context import Context
 from blockferry.storage_move.decide import decide
-from blockferry.storage_move.disk_record import DiskRecord, Stage
-from blockferry.storage_move.observation import DiskSide, DiskView, Observation
+from blockferry.storage_move.disk_record import Copy, DiskRecord, Stage
+from blockferry.storage_move.home.record import HomeRecord
+from blockferry.storage_move.move_loop import MoveLoop
+from blockferry.storage_move.observation import DiskSide, DiskView, Job, Observation
 from blockferry.storage_move.observe import Memory, Observer
 from blockferry.storage_move.overlays import effects as overlays_effects
 from blockferry.storage_move.record import Record
 from blockferry.storage_move.switch import effects as switch_effects
-from blockferry.storage_move.switch.record import SwitchRecord
+from blockferry.storage_move.switch.record import ConfigurationRecord, SwitchRecord
 
 NO_ANSWER = LibvirtFailed("suspend VM web01", "no answer", "VIR_ERR_OPERATION_TIMEOUT")
 SEEN = Observation(PowerState.RUNNING, True, (DiskView("vda", DiskSide.SOURCE, DiskSide.SOURCE),), Record())
@@ -46,6 +50,9 @@ class Vm:
     def arm(self, _seconds: float) -> bool:
         self.armed = True
         return True
+
+    def name_suspension(self) -> str:
+        return "s1"
 
     def host_problem(self) -> str:
         return ""
@@ -209,3 +216,87 @@ def test_what_was_begun_counts_as_clean_only_in_a_suspension_of_this_process(
     commits = [noted[-1].disk(target).commit for target in ("vda", "vdb")]
     assert commits == [Stage.CLEAN if ours else None, None], "what was given up is not known any more"
     assert memory.resumed
+
+
+class ToldHost:
+    """What the host says of a suspension, to a process that takes over."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, ended: bool | HostUnreachable) -> None:
+        self.ended, self.asked = ended, 0
+        monkeypatch.setattr(host_guard, "has_ended", self.has_ended)
+
+    def has_ended(self, _runner: object, _uuid: str, name: str) -> bool:
+        assert name == "s1"
+        self.asked += 1
+        if isinstance(self.ended, HostUnreachable):
+            raise self.ended
+        return self.ended
+
+
+def taking_over(record: Record, state: PowerState) -> MoveLoop:
+    nothing: Any = lambda *_words: None  # noqa: E731
+    context = SimpleNamespace(
+        memory=Memory(), control=None, runner=None, save=nothing, log_event=nothing, stop=threading.Event(),
+        plan=make_plan(1, suspended_start=True),
+    )  # fmt: skip
+    loop = make_loop(context)
+    seen = replace(SEEN, state=state, record=record)
+    loop.observer = cast(Observer, SimpleNamespace(look=lambda *_words: seen))
+    loop._subscribe = nothing  # type: ignore[method-assign]
+    return loop
+
+
+OURS = Record(
+    switch=SwitchRecord(suspended=True, name="s1"), disks={"vda": DiskRecord(copy=Copy(Stage.STARTED, attempts=1))}
+)
+
+
+def test_a_pause_after_the_guards_resume_is_the_owners_for_who_takes_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """blockferry was killed in a suspension, its guard resumed the VM, its owner paused it: that was ended."""
+    host = ToldHost(monkeypatch, True)
+    monkeypatch.setattr(destination_watchdog, "health", lambda _context: ANSWERING)
+    loop = taking_over(OURS, PowerState.PAUSED)
+    for _look in range(2):
+        record = loop.observe(OURS, 1.0).record
+        assert not record.switch.suspended
+        assert record.copy("vda").missed, "the guest ran: the copy is begun anew"
+    assert host.asked == 1
+
+
+@pytest.mark.parametrize(
+    ("record", "state"),
+    [
+        (replace(OURS, switch=SwitchRecord(suspended=True)), PowerState.PAUSED),  # an older version's
+        (OURS, PowerState.RUNNING),
+        (replace(OURS, switch=SwitchRecord(name="s1")), PowerState.PAUSED),
+    ],
+)
+def test_the_host_is_asked_only_where_it_matters(
+    monkeypatch: pytest.MonkeyPatch, record: Record, state: PowerState
+) -> None:
+    host = ToldHost(monkeypatch, True)
+    monkeypatch.setattr(destination_watchdog, "health", lambda _context: ANSWERING)
+    assert taking_over(record, state).observe(record, 1.0).record == record
+    assert host.asked == 0
+
+
+def test_a_suspension_that_no_guard_has_ended_is_ours_and_unasked_it_is_a_doubt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(destination_watchdog, "health", lambda _context: ANSWERING)
+    ToldHost(monkeypatch, False)
+    assert taking_over(OURS, PowerState.PAUSED).observe(OURS, 1.0).record.switch.suspended
+    ToldHost(monkeypatch, HostUnreachable("qemu+ssh://far/system", "the link is cut"))
+    with pytest.raises(HostUnreachable):
+        taking_over(OURS, PowerState.PAUSED).observe(OURS, 1.0)
+
+
+def test_a_copy_that_was_given_up_is_not_taken_for_clean_when_its_owner_pauses_the_vm() -> None:
+    """The look took too long, the VM was resumed, and paused by its owner before the copy was seen to be aborted."""
+    plan = make_plan(1, suspended_start=True)
+    view = DiskView("vda", DiskSide.SOURCE, DiskSide.SOURCE, job=Job.OURS, info=JobInfo(10, 40, 0))
+    seen = replace(SEEN, state=PowerState.PAUSED, disks=(view,), mark=plan.move)
+    record = replace(
+        OURS, configuration=ConfigurationRecord(marked=True), home=HomeRecord(copied=True)
+    ).suspension_over()
+    assert decide(plan, replace(seen, record=record)) == actions.AbortCopy("vda")

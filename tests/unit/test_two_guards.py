@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -11,7 +13,9 @@ from typing import Any, cast
 
 import pytest
 
-from blockferry.hosts.helper.host_guard import HostGuard
+from blockferry.base.errors import HostUnreachable
+from blockferry.hosts.helper.host_guard import Ending, HostGuard
+from blockferry.safety import guard as guard_module
 from blockferry.safety.guard import Guard
 from blockferry.storage_move import guarding
 from blockferry.storage_move.context import Context
@@ -25,6 +29,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 from blockferry.base.errors import HostUnreachable
+from blockferry.hosts.helper.host_guard import Ending
 from blockferry.safety import guard
 folder = Path(sys.argv[1])
 paused = folder / "paused"
@@ -50,11 +55,22 @@ class Control:
         return was
     def goes_off(self):
         return False
-def acted(runner, uuid, token):
-    return (folder / "note").exists() and (folder / "note").read_text() == token
+def end_suspension(runner, uri, uuid, token):
+    # As hosts/helper/program/guard_calls.py: one step on the host.
+    (folder / "asked").touch()
+    reach()
+    note = folder / "note"
+    if note.exists() and note.read_text() == token:
+        return Ending.OVER
+    if (folder / "no helper").exists():
+        return Ending.NO_HELPER
+    was = paused.exists()
+    paused.unlink(missing_ok=True)
+    note.write_text(token)
+    return Ending.RESUMED if was else Ending.RUNS
 def note_acted(runner, uuid, token):
     (folder / "note").write_text(token)
-guard.host_guard = SimpleNamespace(acted=acted, note_acted=note_acted)
+guard.host_guard = SimpleNamespace(end_suspension=end_suspension, note_acted=note_acted)
 guard.Control = Control
 guard.Connection = lambda uri: Control.connection
 guard._runner = lambda uri: SimpleNamespace()
@@ -72,11 +88,13 @@ class PaperHostGuard:
         self.problem = ""
         self.number = 0
         self.log: list[str] = []
+        self.uri = "qemu+ssh://far/system"
+        self.unreachable = False
 
     def prepare(self) -> None:
         self.log.append("prepare")
 
-    def arm(self, _seconds: float) -> str:
+    def arm(self, _seconds: float, _suspension: str) -> str:
         self.number += 1
         self.token = "" if self.problem else f"t{self.number}"
         return self.token
@@ -92,8 +110,14 @@ class PaperHostGuard:
         (self.folder / "paused").unlink()
         (self.folder / "note").write_text(self.token)
 
-    def has_acted(self) -> bool:
+    @property
+    def may_have_acted(self) -> bool:
         return self.note == self.token
+
+    def end_suspension(self) -> Ending:
+        if self.unreachable:
+            raise HostUnreachable(self.uri, "the link is cut")
+        return Ending.OVER if self.note == self.token else Ending.RESUMED
 
     @property
     def note(self) -> str:
@@ -194,3 +218,58 @@ def test_a_link_that_is_back_within_an_attempt(
     hangs.unlink()
     time.sleep(1.5)
     assert paused.exists()
+
+
+def test_one_that_cannot_ask_the_host_does_not_resume(guard: Guard, on_host: PaperHostGuard, tmp_path: Path) -> None:
+    """libvirt's connection works again before ssh does: that nobody could be asked was taken for a no."""
+    (tmp_path / "cut").touch()
+    assert guard.arm(0.5)
+    (tmp_path / "paused").touch()
+    wait_until(lambda: (tmp_path / "asked").exists(), "the question to the host", timeout=60)
+    time.sleep(1)
+    assert (tmp_path / "paused").exists()
+    (tmp_path / "cut").unlink()
+    wait_until(lambda: not (tmp_path / "paused").exists(), "the VM to run", timeout=60)
+
+
+def test_where_no_helper_runs_any_more_libvirt_resumes_it(
+    guard: Guard, on_host: PaperHostGuard, tmp_path: Path
+) -> None:
+    (tmp_path / "no helper").touch()
+    assert guard.arm(0.5)
+    (tmp_path / "paused").touch()
+    wait_until(lambda: not (tmp_path / "paused").exists(), "the VM to run", timeout=60)
+
+
+def test_without_an_answer_nothing_is_sent_into_a_cut_link(
+    guard: Guard, on_host: PaperHostGuard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The caller was to resume the VM itself then: by a call that TCP delivers when the link is back."""
+    monkeypatch.setattr(guard_module, "RUN_S", 0.2)
+    assert guard.arm(60)
+    assert guard._process is not None
+    os.kill(guard._process.pid, signal.SIGSTOP)
+    try:
+        on_host.unreachable = True
+        with pytest.raises(HostUnreachable):
+            guard.let_run()
+        on_host.unreachable = False
+        assert guard.let_run() is True
+    finally:
+        os.kill(guard._process.pid, signal.SIGCONT)
+
+
+def test_an_order_that_is_carried_out_late_resumes_nothing(
+    guard: Guard, on_host: PaperHostGuard, tmp_path: Path
+) -> None:
+    """The guard's process waits in its call until the link is back; the parent does not wait for it so long."""
+    hangs, paused = tmp_path / "hangs", tmp_path / "paused"
+    assert guard.arm(60)
+    paused.touch()
+    hangs.touch()
+    assert guard.let_run() is True, "on the host"
+    on_host.acts()
+    paused.touch()
+    hangs.unlink()
+    time.sleep(1.5)
+    assert paused.exists(), "the owner's pause"

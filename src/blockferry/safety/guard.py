@@ -9,8 +9,10 @@ Where libvirt has lost the VM (lost_vm/rules.py), its guest is let run by QEMU's
 asked at all it goes on asking.
 
 A VM on another host has a second guard, on that host itself (hosts/helper/host_guard.py): this one cannot reach it
-while the link is cut. Each is armed for each suspension, and each knows whether the other has resumed the VM: it is
-resumed once, and a pause after that is its owner's.
+while the link is cut. Each is armed for each suspension. Of such a VM this one ends a suspension by a call that is
+carried out on the host (`guard.end`), under one lock with the guard there: the VM is resumed once, a pause after that
+is its owner's, and a call that a cut link delivers late does nothing. Only where blockferry itself wants the VM
+resumed, in time and over a link that has just answered, libvirt is asked from here: that is quicker.
 
 It also puts back the limits of disks whose writes we slow, when its parent has gone without doing so.
 
@@ -29,13 +31,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from types import TracebackType
+from uuid import uuid4
 
+from blockferry.base import clock
 from blockferry.base.errors import BlockferryError, HostUnreachable, LibvirtFailed
 from blockferry.hosts.helper import host_guard
-from blockferry.hosts.helper.host_guard import HostGuard
+from blockferry.hosts.helper.host_guard import Ending, HostGuard
 from blockferry.hosts.libvirt.connection import Connection
 from blockferry.hosts.libvirt.domain import Control
 from blockferry.hosts.process import readable, reap
@@ -67,13 +71,20 @@ ARMING_S = 0.5
 NOTE_S = 0.5
 """A VM that was resumed and not disarmed within this time: the parent is frozen, and the host's guard has to know."""
 
+NO_TOKEN = "-"
+"""In the order to arm: there is no guard on the VM's host."""
+
 NOT_KNOWN = "VIR_ERR_NO_DOMAIN"
 
-ASKING = 14400
-"""So often, a quarter of a second apart, libvirt is asked again for a VM that may stand still: for an hour."""
+ASKING_S = 3600.0
+"""For so long libvirt, or the host, is asked again for a VM that may stand still."""
 
 SETTLE_S = 1.0
 """The same for the limits, which are looked at before they are put back."""
+
+LATE_STEP_S = 10.0
+LATE_LOOKS = 13
+"""So often where libvirt answered late: what the parent has sent into a cut link TCP sends again every 2 minutes."""
 
 RETRY_S = 2.0
 RETRIES = 1800
@@ -87,6 +98,7 @@ class Guard:
         """`on_host`: the second guard of a VM on another host. Nothing is started yet."""
         self._start = start
         self._on_host = on_host
+        self._suspension = ""  # the name of the one for which is armed
         self._host_problem_told = False
         self._argv = [sys.executable, "-m", "blockferry.safety.guard", uri, uuid, name]
         self._process: subprocess.Popen[bytes] | None = None
@@ -139,17 +151,23 @@ class Guard:
         self._prepare_process()
         return self._say("disarm")
 
+    def name_suspension(self) -> str:
+        """Make a name for the next suspension: when a guard has ended it, it writes that down under this name."""
+        self._suspension = uuid4().hex
+        return self._suspension
+
     def arm(self, seconds: float) -> bool:
         """Have the VM resumed if we are not back within `seconds`. False: no guard could be had.
 
         Both guards have answered when this returns, or could not be had: see `host_problem`.
         """
-        token = self._on_host.arm(seconds) if self._on_host is not None else ""
-        began = time.monotonic()
-        armed = self._sure(f"arm {seconds} {token}")
-        if self._on_host is not None and time.monotonic() - began > ARMING_S:
-            token = self._on_host.arm(seconds)
-            armed = self._sure(f"arm {seconds} {token}")
+        name = self._suspension or self.name_suspension()
+        token = self._on_host.arm(seconds, name) if self._on_host is not None else ""
+        began = clock.seconds()
+        armed = self._sure(f"arm {seconds} {token or NO_TOKEN} {name}")
+        if self._on_host is not None and clock.seconds() - began > ARMING_S:
+            token = self._on_host.arm(seconds, name)
+            armed = self._sure(f"arm {seconds} {token or NO_TOKEN} {name}")
         return armed or bool(token)
 
     def host_problem(self) -> str:
@@ -200,6 +218,7 @@ class Guard:
             self._say("limits {}")
 
     def disarm(self) -> None:
+        self._suspension = ""
         self._say("disarm")
         if self._on_host is not None:
             self._on_host.disarm()
@@ -211,15 +230,38 @@ class Guard:
         Asked and done by one process, so that we may be frozen at any moment. Raises HostUnreachable when the guard on
         the VM's host may have done it, and cannot be asked.
         """
-        if self._on_host is not None and self._on_host.has_acted():
-            return False
+        on_host = self._on_host if self._on_host is not None and self._on_host.token else None
+        if on_host is not None and on_host.may_have_acted:
+            done = self._end_on_host(on_host)
+            if done is not None:
+                return done
         match self._ask("run", RUN_S):
             case b"yes":
                 return True
             case b"no":
                 return False
-            case _:
-                return None
+        # Nothing may be sent from here now: the link may be cut, and would deliver it when the owner has paused the VM.
+        return None if on_host is None else self._end_on_host(on_host)
+
+    @staticmethod
+    def _end_on_host(on_host: HostGuard) -> bool | None:
+        """Whether the call on the host has ended the suspension. None: it could not, though nobody has ended it yet."""
+        match on_host.end_suspension():
+            case Ending.RESUMED:
+                return True
+            case Ending.RUNS | Ending.OVER:
+                return False
+            case Ending.BUSY:
+                raise HostUnreachable(on_host.uri, "the VM is being resumed there, and libvirt does not answer")
+        return None
+
+    @property
+    def may_be_over(self) -> bool:
+        """Whether the guard on the VM's host may have ended the suspension: its time is up, or it does not hear us.
+
+        That host does not sleep when this one does.
+        """
+        return self._on_host is not None and self._on_host.may_have_acted
 
     def take_over(self) -> None:
         """Have the process do now what it does when we die: let the VM run, and put its limits back."""
@@ -278,40 +320,32 @@ class _OtherGuard:
     def __init__(self, uri: str, uuid: str) -> None:
         self._uri, self._uuid = uri, uuid
         self._runner: Runner | None = None
-        self._token = ""
-        self._since: float | None = None  # monotonic seconds: when the VM was first to be resumed
-        self._acted = False
+        self.token = ""  # of the arming; "" when there is no guard on the host
+        self._name = ""  # of the suspension
         self.note_due = False
 
-    def armed(self, token: str) -> None:
+    def armed(self, token: str, name: str) -> None:
         """For a new suspension, or for none ("")."""
-        self._token, self._since, self._acted, self.note_due = token, None, False, False
+        self.token, self._name, self.note_due = token, name, False
 
-    def resume(self, control: Control) -> bool:
-        """Resume the VM unless the other guard has done so before; whether one of the two did it.
-
-        libvirt's answer may come only when a link is back that was cut: the note is asked for after it, and only where
-        time has passed, so that it costs nothing when the VM is just to be resumed.
-        """
-        if not self._token:
-            return control.resume()
-        self._since = self._since or time.monotonic()
-        return control.resume(self._has_acted) or self._acted
-
-    def _has_acted(self) -> bool:
-        if self._since is not None and time.monotonic() - self._since >= RECHECK_S:
-            runner = self._reach()
-            self._acted = runner is not None and host_guard.acted(runner, self._uuid, self._token)
-        return self._acted
+    def end_suspension(self) -> Ending | None:
+        """Have the VM resumed on its host. None when the host cannot be asked: a link is cut, and nothing is known."""
+        runner = self._reach()
+        if runner is None:
+            return Ending.NO_HELPER
+        try:
+            return host_guard.end_suspension(runner, self._uri, self._uuid, self.token)
+        except HostUnreachable:
+            return None
 
     def resumed(self) -> None:
         """The VM was resumed here: the note is due, unless the parent disarms both guards soon."""
-        self.note_due = bool(self._token)
+        self.note_due = bool(self._name)
 
     def tell(self) -> None:
         """Write the note, if it is due."""
         if self.note_due and (runner := self._reach()) is not None:
-            host_guard.note_acted(runner, self._uuid, self._token)
+            host_guard.note_acted(runner, self._uuid, self.token or f"{self._name}.0")
         self.note_due = False
 
     def _reach(self) -> Runner | None:
@@ -367,12 +401,15 @@ class _Sentry:
         if done:
             self._resumed, self._late_s = True, 0.0
             self._other.resumed()
-        asked = 0
-        while parent_gone and self._late_s > 0 and asked < ASKING:  # its last call may still be on its way to libvirtd
+        until = time.monotonic() + ASKING_S
+        while parent_gone and self._late_s > 0 and time.monotonic() < until:  # its last call may still be on its way
             time.sleep(RECHECK_S)
             self._runner = self._runner or _runner(self._uri)
-            asked, done = asked + 1, _resume(self._control, self._runner, self._other)
+            done = _resume(self._control, self._runner, self._other)
             self._late_s = 0.0 if done else self._late_s if done is None else self._late_s - RECHECK_S
+        if parent_gone and done is not None:  # a pause that whoever takes over sees is the owner's
+            self._other.resumed()
+            self._other.tell()
         # libvirtd may have been frozen, and the parent waits in its call: the suspension comes after our look.
         self._late_s = max(0.0, self._late_s if done is None else self._late_s - RECHECK_S)
         self._armed_s = RECHECK_S if self._late_s else None
@@ -392,10 +429,13 @@ class _Sentry:
         """The parent is gone: the saved VM goes on, the limits are as they were before."""
         if self._saved_vm is not None and self._runner is not None:
             _let_go(self._control, self._runner, self._saved_vm)
+        began = time.monotonic()
         _put_back(self._control, self._limits)
         if self._limits:  # a dead parent's last call may have come after ours
-            time.sleep(SETTLE_S)
-            _put_back(self._control, self._limits)
+            slow = time.monotonic() - began > SETTLE_S
+            for _look in range(LATE_LOOKS if slow else 1):
+                time.sleep(LATE_STEP_S if slow else SETTLE_S)
+                _put_back(self._control, self._limits)
         if isinstance(self._runner, SshRunner):
             self._runner.close()
         self._other.tell()
@@ -411,7 +451,8 @@ class _Sentry:
             except (ValueError, TypeError, LookupError, AttributeError):
                 continue  # not an order; the parent gets no answer, and starts another guard
             if line.startswith((b"arm ", b"disarm")):
-                self._other.armed(line.partition(b" ")[2].partition(b" ")[2].decode())
+                token, name = line.decode().split()[2:] if line.startswith(b"arm ") else ("", "")
+                self._other.armed("" if token == NO_TOKEN else token, name)
             answer = self._run_now() if line == b"run" else self._remember(order)
             os.write(1, number + answer)
 
@@ -429,7 +470,9 @@ class _Sentry:
 
     def _run_now(self) -> bytes:
         """Let the VM run, unless we have since we were last armed: then its owner has paused it."""
-        done = False if self._resumed else _resume(self._control, None, self._other)
+        began = clock.seconds()
+        late = (lambda: clock.seconds() - began >= RUN_S) if self._other.token else None
+        done = False if self._resumed else _resume_here(self._control, None, late)
         self._resumed, self._late_s = self._resumed or done is True, 0.0
         if done:
             self._other.resumed()
@@ -448,7 +491,8 @@ def _order(line: bytes) -> dict[str, Throttle] | managed_save_recovery.SavedVm |
         case b"hold":
             return managed_save_recovery.SavedVm(*json.loads(rest))
         case b"arm":
-            return float(rest.partition(b" ")[0])
+            seconds, _token, _name = rest.split()
+            return float(seconds)
         case b"run" | b"disarm":
             return None
         case _:
@@ -463,13 +507,34 @@ def _runner(uri: str) -> Runner | None:
 
 
 def _resume(control: Control, runner: Runner | None, other: _OtherGuard) -> bool | None:
+    """Whether a suspension of ours was ended, by whichever guard; None when that could not be told.
+
+    Of a VM on another host by a call on that host. Where no helper runs there any more, and where its virsh is silent
+    though nobody has ended the suspension, by libvirt from here, as of a VM on this host.
+    """
+    if other.token:
+        match other.end_suspension():
+            case Ending.RESUMED | Ending.OVER:
+                return True
+            case Ending.RUNS:
+                return False
+            case Ending.BUSY | None:
+                return None
+    return _resume_here(control, runner)
+
+
+def _resume_here(control: Control, runner: Runner | None, late: Callable[[], bool] | None = None) -> bool | None:
     """Whether it stood still by our doing, and runs now; None when libvirt could not be asked.
 
-    With a `runner` also by QEMU's own monitor, where libvirt has lost the VM.
+    With a `runner` also by QEMU's own monitor, where libvirt has lost the VM. Nothing is done once it is `late`: who
+    has given the order does not wait any more, and does it otherwise.
     """
     for _attempt in range(3):
         try:
-            return other.resume(control) or _resume_lost(control, runner)
+            done = control.resume(late) if late is not None else control.resume()
+            if late is not None and late():
+                return True if done else None
+            return done or _resume_lost(control, runner)
         except LibvirtFailed as error:
             if error.libvirt_code == NOT_KNOWN:
                 return _resume_lost(control, runner)

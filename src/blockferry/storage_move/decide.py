@@ -357,8 +357,8 @@ def _may_have_missed_writes(plan: Plan, seen: Observation, view: DiskView) -> bo
     """
     if seen.record.copy(view.target).stage is Stage.STARTING and view.job is Job.NONE:
         return True
-    suspended = overlays_rules.suspended_start(plan, seen.record, view.target)
-    return view.job is Job.OURS and suspended and seen.state is PowerState.RUNNING
+    ran = seen.state is PowerState.RUNNING or seen.record.copy(view.target).missed
+    return view.job is Job.OURS and overlays_rules.suspended_start(plan, seen.record, view.target) and ran
 
 
 def _start_again(view: DiskView, attempts: int) -> actions.Action:
@@ -598,7 +598,8 @@ def _complete_first_pass_back(plan: Plan, seen: Observation, across: list[DiskVi
     if not fresh:
         return None
     for view in fresh:
-        if seen.state is PowerState.RUNNING and plan.disk(view.target).start.suspended:
+        ran = seen.state is PowerState.RUNNING or seen.record.copy(view.target).missed
+        if ran and not suspended and plan.disk(view.target).start.suspended:
             return actions.AbortCopy(view.target)
     if not all(view.initialised for view in fresh):
         return actions.Await("initialise", 0.002 if suspended else 0.1)

@@ -28,6 +28,7 @@ class Copy:
     attempts: int = 0
     reverse: bool = False  # back from the destination to the source, after a switch that broke in the middle
     synchronous: bool = False  # started so; of a copy of an older version's record: as the plan says
+    missed: bool = False  # the guest has run since it began, or may have, and it was not clean: it is begun anew
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,9 @@ from typing import ClassVar
 
 from blockferry.base.errors import BlockferryError, DestinationFenced, HostCommandFailed, LibvirtFailed
 from blockferry.hosts.exports import is_export
-from blockferry.hosts.helper import image_users
+from blockferry.hosts.helper import host_guard, image_users
 from blockferry.hosts.images.conversion import ConversionStopped
+from blockferry.hosts.inventory import PowerState
 from blockferry.hosts.libvirt import pools
 from blockferry.hosts.libvirt.connection import Connection
 from blockferry.hosts.libvirt.events import DomainEvents
@@ -71,11 +72,7 @@ class MoveLoop(Loop[Record, Observation, Progress, Report]):
     def read(self) -> Record:
         """The journal may have been away when a suspension ended: a pause from then on is its owner's."""
         record = self.job.read()
-        return (
-            replace(record, switch=replace(record.switch, suspended=False))
-            if self.context.memory.resumed and record.switch.suspended
-            else record
-        )
+        return record.suspension_over() if self.context.memory.resumed and record.switch.suspended else record
 
     def save(self, record: Record) -> None:
         self._write(record)
@@ -96,7 +93,23 @@ class MoveLoop(Loop[Record, Observation, Progress, Report]):
     def observe(self, record: Record, now_s: float) -> Observation:
         self._subscribe()
         self.context.memory.health = destination_watchdog.health(self.context)
-        return self.observer.look(self.context.control, record, self.context.memory, now_s)
+        seen = self.observer.look(self.context.control, record, self.context.memory, now_s)
+        return replace(seen, record=self._without_an_ended_suspension(seen))
+
+    def _without_an_ended_suspension(self, seen: Observation) -> Record:
+        """The record without a suspension that a guard has ended: a pause that is seen now is its owner's.
+
+        Raises HostUnreachable when the host cannot be asked: then nobody resumes the VM.
+        """
+        memory, switch = self.context.memory, seen.record.switch
+        if seen.state is not PowerState.PAUSED or not switch.suspended or memory.suspended_at is not None:
+            return seen.record
+        if switch.name and memory.ended != switch.name:
+            ended = host_guard.has_ended(self.context.runner, self.context.plan.uuid, switch.name)
+            memory.ended = switch.name if ended else ""
+        if not switch.name or memory.ended != switch.name:
+            return seen.record
+        return seen.record.suspension_over()
 
     def record_of(self, seen: Observation) -> Record:
         return seen.record

@@ -41,6 +41,7 @@ class Memory:
     commits: dict[str, CopyProgress] = field(default_factory=dict)  # the same of overlays being committed
     outrun: set[str] = field(default_factory=set)  # targets whose overlay grows faster than it was being committed
     suspended_at: float | None = None  # monotonic seconds
+    ended: str = ""  # the name of a suspension that a guard has ended, as its host has said
     resumed: bool = False  # we have ended our last suspension ourselves, whatever the journal could be told of it
     flushed_at: float | None = None
     flushed_bytes: dict[str, int] = field(default_factory=dict)  # target -> `cur` when QEMU last flushed its copy
@@ -127,7 +128,7 @@ class Observer:
         known = [FREED if self.plan.pace.contract is not None and disk_view.ready else 0.0 for disk_view in own]
         if view.state is PowerState.RUNNING and record.switch.suspended and memory.suspended_at is None:
             # The guard (or somebody else) let the VM run on; a pause from now on is not ours.
-            record = replace(record, switch=replace(record.switch, suspended=False))
+            record = record.suspension_over()
         memory.held = view.saved and record.managed_save.state is not ManagedSave.NONE
         unflushed = self._unflushed(disks, memory)
         if memory.checkpoint_at is None and unflushed:

@@ -134,6 +134,31 @@ class Record(JobRecord):
             record = record.with_disk(target, replace(record.disk(target), commit=stage))
         return record
 
+    def started_clean(self, copies: Iterable[str], commits: Iterable[str]) -> Record:
+        """The guest runs after a suspension: these copies and commits that began in it have missed no write.
+
+        All others that were begun, and are not known to be clean, may have: they are begun anew, also when the VM is
+        paused by its owner before that can be seen.
+        """
+        clean = set(copies)
+
+        def judged(target: str, disk: DiskRecord) -> DiskRecord:
+            commit = disk.commit if disk.commit is Stage.CLEAN else None
+            copy = disk.copy
+            if target in clean and not copy.missed:
+                copy = replace(copy, stage=Stage.CLEAN)
+            elif copy.stage in (Stage.STARTING, Stage.STARTED):
+                copy = replace(copy, missed=True)
+            return replace(disk, copy=copy, commit=commit)
+
+        disks = {target: judged(target, disk) for target, disk in self.disks.items()}
+        return replace(self, disks=disks).with_commits(commits, Stage.CLEAN)
+
+    def suspension_over(self) -> Record:
+        """The same once a suspension of ours has ended otherwise than by our `Resume`: a later pause is the owner's."""
+        record = self if self.switch.begun else self.started_clean((), ())
+        return replace(record, switch=replace(record.switch, suspended=False))
+
     def with_unverified(self, targets: Iterable[str], why: str) -> Record:
         record = self
         for target in targets:

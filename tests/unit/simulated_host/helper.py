@@ -28,6 +28,7 @@ LOOKS = frozenset(
         *("files.read", "files.head", "files.same", "files.free", "files.mount_points", "files.filesystem"),
         *("files.writable", "files.existing", "users.look", "references.look", "images.chains", "bitmaps.usable"),
         "monitor.alive",
+        "guard.noted",
     }
 )
 """Calls that change nothing: to die there is to die after the change before."""
@@ -88,6 +89,10 @@ class SimulatedRunner(Runner):
             if do not in LOOKS:
                 self._machine.check()
         return answer
+
+    def _guard_noted(self, uuid: str, suspension: str) -> str:
+        del uuid
+        return "over" if suspension in self._machine.ended else ""
 
     def run(
         self,

@@ -90,6 +90,7 @@ class Machine:
         self.refuse_pivots: set[str] = set()
         self.lose_answer = False  # libvirtd does what the next call wants, and dies before it answers
         self.guards: list[Sentinel] = []
+        self.ended: set[str] = set()  # names of suspensions that a guard has ended, as it has noted on the host
         self.happenings: list[Callable[[], None]] = []  # what is still to happen to it, in this order
         self.quiet_for = self.chance.randrange(400)  # moments until the first of it
         self.manager: Manager | None = None

@@ -259,6 +259,7 @@ class SimulatedGuard(Guard):
         self._until: float | None = None
         self._resumed = False
         self._works = machine.chance.random() < 0.8  # else it cannot be started, or is dead
+        self._suspension = ""
         machine.guards.append(self)
 
     def look(self, now: float) -> None:
@@ -274,6 +275,8 @@ class SimulatedGuard(Guard):
         if ours:
             self._machine.resume("guard")
         self._resumed = self._resumed or ours
+        if ours and self._suspension:
+            self._machine.ended.add(self._suspension)
         self._until = None
         return ours
 
@@ -284,6 +287,11 @@ class SimulatedGuard(Guard):
 
     def prepare(self) -> None:
         """See Guard."""
+
+    @property
+    def may_be_over(self) -> bool:
+        """See Guard."""
+        return False
 
     def arm(self, seconds: float) -> bool:
         """See Guard."""

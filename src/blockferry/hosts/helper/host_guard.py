@@ -1,17 +1,18 @@
-"""The guard on the VM's own host, from our side: starting it, arming it, asking whether it has acted.
+"""The guard on the VM's own host, from our side: starting it, arming it, ending a suspension on the host.
 
 `hosts/helper/program/guard_calls.py` does the work there; it outlives us and the link on purpose.
 """
 
 from __future__ import annotations
 
-import itertools
+import contextlib
+import enum
 import json
-import os
 import time
 from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
 
+from blockferry.base import clock
 from blockferry.base.errors import BlockferryError, HostCommandFailed, HostUnreachable, NoAnswer
 from blockferry.hosts.helper.host_process import Running
 from blockferry.hosts.runner import Runner, SshRunner
@@ -20,9 +21,19 @@ READY_S = 20.0
 OBEY_S = 5.0
 """Longer than the guard takes for a look at a libvirtd that does not answer."""
 ASK_S = 5.0
+"""So long the host may take to say what came of `end_suspension`: a cut link is not waited for."""
 PROBLEM_S = 40.0
 
-_NUMBERS = itertools.count(1)
+
+class Ending(enum.Enum):
+    """What came of the wish to end a suspension."""
+
+    RESUMED = "resumed"
+    RUNS = "runs"  # it was not suspended by a user of libvirt: it runs, is off, or stands still for another reason
+    OVER = "over"  # a guard has ended this arming's suspension before: a pause that is seen now is the owner's
+    UNCLEAR = "unclear"  # the host answers, and does not know: the arming is not over, and libvirt there is silent
+    BUSY = "busy"  # somebody else on the host is ending it at this moment
+    NO_HELPER = "no helper"  # the host can be reached, and runs no helper
 
 
 class HostGuard:
@@ -33,12 +44,14 @@ class HostGuard:
         self.problem = ""
         self.token = ""  # of the last arming that was answered; "" when it is not armed
         self._runner = runner
+        self.uri = uri
         self._uuid = uuid
         self._wish = {"uri": local_uri(uri), "uuid": uuid}
         self._process: Running | None = None
         self._ready = False
         self._rest = b""
-        self._until = 0.0  # monotonic seconds: from then on it may have acted
+        self._number = 0  # of armings
+        self._until = 0.0  # by clock.seconds(): from then on it may have acted
 
     def prepare(self) -> None:
         """Start it (again, if it is gone), without waiting for it."""
@@ -55,13 +68,17 @@ class HostGuard:
         self.prepare()
         return self._is_ready()
 
-    def arm(self, seconds: float) -> str:
-        """Have the VM resumed in `seconds`, or when we are gone: the arming's token, or "" when it cannot be had."""
+    def arm(self, seconds: float, suspension: str) -> str:
+        """Have the VM resumed in `seconds`, or when we are gone: the arming's token, or "" when it cannot be had.
+
+        `suspension`: its name, of which the token is made.
+        """
         self.token = ""
         for _attempt in range(2):
             self.prepare()
-            token = f"{os.getpid()}-{time.monotonic_ns()}-{next(_NUMBERS)}"
-            began = time.monotonic()
+            self._number += 1
+            token = f"{suspension}.{self._number}"
+            began = clock.seconds()
             if self._is_ready() and self._order(f"arm {token} {seconds}", {"armed": token}):
                 self.token, self.problem, self._until = token, "", began + seconds
                 return token
@@ -78,20 +95,15 @@ class HostGuard:
         if not self._order(f"disarm {token}", {"disarmed": token}):
             self.leave()
 
-    def has_acted(self) -> bool:
-        """Whether the VM was resumed by a guard since it was armed. Raises HostUnreachable.
-
-        Costs nothing while the time is not up and the guard hears us: it cannot have acted then.
-        """
+    @property
+    def may_have_acted(self) -> bool:
+        """Whether the guard on the host may have ended the suspension: the time is up, or it does not hear us."""
         heard = self._process is not None and not self._process.over
-        if not self.token or (heard and time.monotonic() < self._until):
-            return False
-        try:
-            return bool(self._runner.call("guard.acted", timeout_s=ASK_S, uuid=self._uuid, token=self.token))
-        except NoAnswer as error:
-            raise HostUnreachable(self._runner.uri, error.sentence.rstrip(".")) from None
-        except HostCommandFailed:
-            return False
+        return bool(self.token) and not (heard and clock.seconds() < self._until)
+
+    def end_suspension(self) -> Ending:
+        """Resume the VM by a call that is carried out on its host. Raises HostUnreachable."""
+        return end_suspension(self._runner, self.uri, self._uuid, self.token)
 
     def leave(self) -> None:
         """Give it no more orders. Armed, it resumes the VM now; otherwise it ends."""
@@ -166,17 +178,35 @@ def local_uri(uri: str) -> str:
     return f"qemu+unix://{parts.path}?socket={quote(socket[-1])}" if socket else f"qemu://{parts.path}"
 
 
-def acted(runner: Runner, uuid: str, token: str) -> bool:
-    """Whether the VM was resumed by a guard for this arming. False also when the host cannot be asked."""
+def end_suspension(runner: Runner, uri: str, uuid: str, token: str) -> Ending:
+    """Have the VM resumed on its host if this arming's suspension is not over; the host looks and acts in one step.
+
+    So it does no harm when a cut link delivers the call late. Raises HostUnreachable when the host does not answer.
+    """
+    words: dict[str, Any] = {"uri": local_uri(uri), "uuid": uuid, "token": token}
     try:
-        return bool(runner.call("guard.acted", timeout_s=ASK_S, uuid=uuid, token=token))
-    except BlockferryError:
+        return Ending(runner.call("guard.end", timeout_s=ASK_S, **words))
+    except NoAnswer as error:
+        raise HostUnreachable(runner.uri, error.sentence.rstrip(".")) from None
+    except HostCommandFailed:
+        return Ending.NO_HELPER
+
+
+def has_ended(runner: Runner, uuid: str, suspension: str) -> bool:
+    """Whether a guard has ended the suspension of this name; False also where no helper runs.
+
+    Raises HostUnreachable when the host does not answer.
+    """
+    try:
+        said = runner.call("guard.noted", timeout_s=ASK_S, uuid=uuid, suspension=suspension)
+    except NoAnswer as error:
+        raise HostUnreachable(runner.uri, error.sentence.rstrip(".")) from None
+    except HostCommandFailed:
         return False
+    return bool(said == Ending.OVER.value)
 
 
 def note_acted(runner: Runner, uuid: str, token: str) -> None:
-    """Have the guard on the host know that the VM was resumed for this arming. It is best effort."""
-    try:
+    """Have the guard on the host know that this arming's suspension is over. It is best effort."""
+    with contextlib.suppress(BlockferryError):
         runner.call("guard.note", timeout_s=ASK_S, uuid=uuid, token=token)
-    except BlockferryError:
-        return

@@ -29,6 +29,10 @@ _BUF_SIZE = libvirt.VIR_DOMAIN_BLOCK_COPY_BUF_SIZE
 AGENT_SILENT_S = 10
 """A guest agent that does not tell the time within this hangs."""
 
+STATE_FRESH_S = 0.25
+STATE_ATTEMPTS = 3
+"""A libvirt that takes longer for its answer is asked again, so often: then it is slow, and no link was cut."""
+
 _QUERIES = ("query-block", "query-named-block-nodes")
 _BANDWIDTH = libvirt.VIR_DOMAIN_BLOCK_COPY_BANDWIDTH
 _TARGET_ZEROED = 1 << 4
@@ -216,7 +220,7 @@ class Control:
         """Stop the guest's processors. False when they stood still already: then somebody else has stopped them."""
         with self.connection.doing(f"suspend VM {self.name}"):
             domain = self._domain()
-            if domain_list.power_state(domain)[0] is PowerState.PAUSED:
+            if self._power_state_just_now(domain) is PowerState.PAUSED:
                 return False
             domain.suspend()
             return True
@@ -228,12 +232,26 @@ class Control:
         """
         with self.connection.doing(f"resume VM {self.name}"):
             domain = self._domain()
-            if domain_list.power_state(domain)[0] is not PowerState.PAUSED:
+            if self._power_state_just_now(domain) is not PowerState.PAUSED:
                 return False
             if unless is not None and unless():
                 return False
             domain.resume()
             return True
+
+    @staticmethod
+    def _power_state_just_now(domain: libvirt.virDomain) -> PowerState:
+        """The VM's state, by a libvirt that has answered within moments: what is called next is carried out now.
+
+        A cut link delivers later what was sent into it (TCP sends it again), when the VM's owner may have suspended or
+        resumed the VM meanwhile. An answer that took long may be as old as the cut; then libvirt is asked again.
+        """
+        for _attempt in range(STATE_ATTEMPTS):
+            asked = time.monotonic()
+            state = domain_list.power_state(domain)[0]
+            if time.monotonic() - asked < STATE_FRESH_S:
+                break
+        return state
 
     def save(self) -> None:
         """Save the VM's memory to libvirt's managed save image, in which it stays until it is started; QEMU ends.
@@ -382,7 +400,9 @@ class Control:
         """
         values = {name: value for name, value in limits.items() if name != "group_name" or value}
         with self.connection.doing(f"set the limits of disk {target} of {self.name}"):
-            self._domain().setBlockIoTune(target, values, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+            domain = self._domain()
+            self._power_state_just_now(domain)
+            domain.setBlockIoTune(target, values, libvirt.VIR_DOMAIN_AFFECT_LIVE)
 
     def pivot(self, target: str) -> None:
         """Ask for the switch of one disk; the live XML tells when it is done."""

@@ -357,7 +357,8 @@ def _hold_for_flush(context: Context, record: Record, guard_s: float) -> float |
     the next checkpoint tries again.
     """
     context.memory.resumed = True  # nothing is suspended by us, also where the note is made and not answered
-    context.save(replace(record, switch=replace(record.switch, suspended=True, begun=False)))
+    name = context.guard.name_suspension()
+    context.save(replace(record, switch=replace(record.switch, suspended=True, name=name, begun=False)))
     point("checkpoint-suspending")
     destination_watchdog.arm(context)
     guarding.arm(context, guard_s)

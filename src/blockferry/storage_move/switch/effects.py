@@ -14,7 +14,6 @@ from blockferry.storage_move import actions, destination_watchdog, guarding
 from blockferry.storage_move.context import Context
 from blockferry.storage_move.decide import PIVOT_ATTEMPTS, retry_after_s
 from blockferry.storage_move.destination import mount_check
-from blockferry.storage_move.disk_record import Stage
 from blockferry.storage_move.observation import DiskSide, Job, Observation
 from blockferry.storage_move.observe import TemplateLook, same_path
 from blockferry.storage_move.overlays import rules as overlays_rules
@@ -44,7 +43,8 @@ SILENT_S = 10.0
 def suspend(context: Context, action: actions.Suspend, seen: Observation) -> None:
     """Suspend, with the guard armed. Noted before, so that whoever comes after knows that the pause is ours."""
     context.memory.resumed = True  # nothing is suspended by us, also where the note is made and not answered
-    record = replace(seen.record, switch=replace(seen.record.switch, suspended=True, begun=action.switch))
+    name = context.guard.name_suspension()
+    record = replace(seen.record, switch=replace(seen.record.switch, suspended=True, name=name, begun=action.switch))
     if not action.switch:  # what was noted of commits that are no more counts for nothing
         live = [view.target for view in seen.disks if view.job is Job.COMMIT]
         record = record.with_commits((target for target in record.disks if target not in live), None)
@@ -88,11 +88,7 @@ def resume(context: Context, action: actions.Resume, seen: Observation) -> None:
         context.log_event("action", f"{context.plan.vm} was suspended for {format_duration(stall_s)} ({kind})")
     # A process that has taken over cannot know whether the guest ran in between: what it finds begun is begun anew.
     clean = was_suspended and stall_s is not None
-    if clean:
-        for target in action.clean:
-            record = record.with_copy(target, replace(record.copy(target), stage=Stage.CLEAN))
-    record = record.changed(lambda disk: disk if disk.commit is Stage.CLEAN else replace(disk, commit=None))
-    record = record.with_commits(action.commits if clean else (), Stage.CLEAN)
+    record = record.started_clean(action.clean if clean else (), action.commits if clean else ())
     if action.switch_failed:
         record = replace(record, switch=replace(record.switch, attempts=record.switch.attempts + 1))
         context.memory.retry_at = time.monotonic() + retry_after_s(record.switch.attempts)
@@ -188,7 +184,8 @@ def pivot(context: Context, action: actions.Pivot, seen: Observation) -> None:
     asked = []
     try:
         for target in action.targets:
-            if began is not None and time.monotonic() - began > GUARD_SWITCH_S * 0.8:
+            frozen = began is not None and time.monotonic() - began > GUARD_SWITCH_S * 0.8
+            if frozen or (began is not None and context.guard.may_be_over):
                 # We were frozen: the guard has let the VM run, or is about to. Look again before more is switched.
                 context.memory.suspended_at = None
                 return

@@ -14,6 +14,7 @@ class SwitchRecord:
     attempts: int = 0
     done: bool = False  # proof: all disks were seen at the destination
     let_run: bool = False  # a VM that QEMU had paused because its storage failed was resumed, as the plan says
+    name: str = ""  # of the suspension: a guard that ends it writes that down under this name
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 
 from blockferry.hosts.helper.program import monitor_calls
 
@@ -64,10 +65,14 @@ class SuspendedVm:
         found = {name: int(number) for name, number in re.findall(r"state\.(state|reason)=([0-9]+)", said)}
         return (found["state"], found["reason"]) if len(found) == 2 else None
 
-    def let_run(self) -> bool | None:
-        """Resume the VM if a user of libvirt has suspended it. Whether that was done; None when it cannot be told."""
+    def let_run(self, before: Callable[[], None]) -> bool | None:
+        """Resume the VM if a user of libvirt has suspended it. Whether that was done; None when it cannot be told.
+
+        `before`: called when it is about to be resumed.
+        """
         state = self.state()
         if state == SUSPENDED:
+            before()
             return None if self.virsh("resume", self.uuid, seconds=RESUME_S) is None else True
         if state is None:
             known = self.virsh("list", "--all", "--uuid")
