@@ -230,6 +230,8 @@ class SimulatedDomain:
             if pivot and (not job.ready or target in self._machine.refuse_pivots):
                 self._machine.refuse_pivots.discard(target)
                 raise refusal(libvirt.VIR_ERR_BLOCK_COPY_ACTIVE, f"disk '{target}' not ready for pivot yet")
+            if pivot and job.kind == "copy":
+                self._machine.switching()
             job.ending = "pivot" if pivot else "abort"
             return 0
 

@@ -87,6 +87,8 @@ class Machine:
         self.pools = {"san": "/san", "ssd": "/ssd"}
         self.listeners: dict[int, Callable[..., None]] = {}
         self.generation = 0  # of libvirtd: connections of an earlier one are broken
+        self.guards_work = True
+        self.resumed_by = ""
         self.refuse_pivots: set[str] = set()
         self.lose_answer = False  # libvirtd does what the next call wants, and dies before it answers
         self.guards: list[Sentinel] = []
@@ -234,6 +236,7 @@ class Machine:
     def resume(self, by: str) -> None:
         if self.domain.paused_by == "owner" and by != "owner":
             raise Violation(f"the owner's pause was ended by the {by}")
+        self.resumed_by = by
         if self.qemu is not None:
             self.qemu.paused = False
             self.domain.state, self.domain.paused_by = libvirt.VIR_DOMAIN_RUNNING, ""
@@ -243,11 +246,12 @@ class Machine:
         old = disk.paths[0][0]
         disk.paths = job.paths
         for root in (self.domain.live, self.domain.config):
-            self._name(root, disk.target, old, job.path, job.format)
+            self.name(root, disk.target, old, job.path, job.format)
         self.notify(libvirt.VIR_DOMAIN_EVENT_ID_BLOCK_JOB_2, disk.target)
 
     @staticmethod
-    def _name(root: etree._Element | None, target: str, old: str, path: str, format: str) -> None:
+    def name(root: etree._Element | None, target: str, old: str, path: str, format: str) -> None:
+        """An XML that names this disk's old image names this one from now on."""
         element = None if root is None else disk_element(root, target)
         if element is None or element.find("source").get("file") != old:  # type: ignore[union-attr]
             return
@@ -262,9 +266,14 @@ class Machine:
         disk.chain[0].flush()  # as QEMU does before it puts another image above (blockdev.c, external_snapshot_action)
         disk.chain, disk.paths = [self.files.find(path), *disk.chain], [(path, "qcow2"), *disk.paths]
         for root in (self.domain.live, self.domain.config):
-            self._name(root, target, old, path, "qcow2")
+            self.name(root, target, old, path, "qcow2")
 
     # ------------------------------------------------------------ what may never happen
+
+    def switching(self) -> None:
+        """A disk is switched to its copy. Others may have let the guest run in the moment before."""
+        if self.qemu is not None and not self.qemu.paused and self.resumed_by not in ("guard", "owner"):
+            raise Violation("a disk is switched while the guest runs")
 
     def used(self) -> dict[str, str]:
         """Target -> the image that a start would use."""

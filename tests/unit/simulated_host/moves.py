@@ -17,6 +17,7 @@ from blockferry.hosts.inventory import PowerState
 from blockferry.hosts.kept import Kept
 from blockferry.hosts.libvirt import domain as libvirt_domain
 from blockferry.hosts.libvirt import domain_xml, events
+from blockferry.jobs.action import Action
 from blockferry.jobs.loop import Waiting
 from blockferry.jobs.outcome import Outcome, Wanted
 from blockferry.leftovers import quarantine
@@ -28,6 +29,7 @@ from blockferry.storage_move.disk_plan import CopyPlan, DiskPlan, DiskSizes, Sou
 from blockferry.storage_move.home.plan import HomeFile, HomePlan
 from blockferry.storage_move.move_kind import MoveKind
 from blockferry.storage_move.move_loop import MoveLoop
+from blockferry.storage_move.observation import Observation
 from blockferry.storage_move.overlays.plan import OverlaysPlan
 from blockferry.storage_move.plan import DomainPlan, OutagePlan, Plan
 from blockferry.storage_move.record import Record
@@ -84,6 +86,7 @@ class Wish:
     dest_format: str = "qcow2"
     delete: bool = True
     layers: bool = False
+    guarded: bool = True  # a guard can be started
     overlay_first: bool = False  # a background copy begins with an overlay
     verify: bool = False
     on_break: OnBreak = OnBreak.KEEP
@@ -92,6 +95,7 @@ class Wish:
 def build(wish: Wish, seed: int) -> tuple[Machine, Plan]:
     """The host before the move, and the plan of it."""
     machine = Machine(seed, start_race=wish.start_race)
+    machine.guards_work = wish.guarded
     clock.use(machine.clock)
     files = machine.files
     files.create("/san/web01", 0o711, "directory")
@@ -258,7 +262,7 @@ class SimulatedGuard(Guard):
         self._machine, self._manager = machine, manager
         self._until: float | None = None
         self._resumed = False
-        self._works = machine.chance.random() < 0.8  # else it cannot be started, or is dead
+        self._works = machine.guards_work
         self._suspension = ""
         machine.guards.append(self)
 
@@ -328,6 +332,19 @@ class SimulatedGuard(Guard):
 # ---------------------------------------------------------------- running it
 
 
+@dataclass(kw_only=True)
+class WatchedLoop(MoveLoop):
+    """The real loop, which tells what it does."""
+
+    about_to: Callable[[Action], None]
+    has_done: Callable[[Action], None]
+
+    def perform(self, action: Action, seen: Observation) -> None:
+        self.about_to(action)
+        super().perform(action, seen)
+        self.has_done(action)
+
+
 @dataclass
 class Run:
     """A move, with all that it takes."""
@@ -335,6 +352,8 @@ class Run:
     machine: Machine
     plan: Plan
     journal: SimulatedJournal = field(default_factory=SimulatedJournal)
+    actions: list[Action] = field(default_factory=list)  # that were begun
+    after: Callable[[Action], None] = lambda _action: None  # called when one is done
     disturbed: bool = False  # others than the move do something to the host
     points: list[int] = field(default_factory=list)  # that each process has passed
     deaths: list[str] = field(default_factory=list)  # where each process that died has died
@@ -357,7 +376,13 @@ class Run:
             )  # as moves/running.py begins
             if tried != record:
                 job.save(tried)
-            loop = MoveLoop(context=self._context(site, job, manager), job=cast(Any, job), began_at=0.0)
+            loop = WatchedLoop(
+                has_done=lambda action: self.after(action),
+                about_to=self.actions.append,
+                context=self._context(site, job, manager),
+                job=cast(Any, job),
+                began_at=0.0,
+            )
             outcome = loop.run()
         except Killed:
             self.deaths.append(manager.last)
@@ -368,6 +393,11 @@ class Run:
         manager.dead = True
         self.points.append(manager.points)
         return outcome
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the actions."""
+        return [type(action).__name__ for action in self.actions]
 
     def _context(self, site: SimulatedHost, job: SimulatedJob, manager: Manager) -> Context:
         plan = self.plan
