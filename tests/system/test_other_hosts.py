@@ -7,9 +7,12 @@ machine's own distribution, by the same way).
 from __future__ import annotations
 
 import os
+import subprocess
 
 import pytest
 
+from blockferry.hosts.libvirt.connection import Connection
+from blockferry.hosts.libvirt.domain import Control, CopyOrder
 from lab import FLAT_OUT, Datastore, Disk, Host, Lab
 from lab.process import wait_until
 from lab.pytest_plugin import MakeGuest
@@ -40,6 +43,35 @@ def far_host(lab: Lab, root: RootName | None, stores: tuple[Datastore, ...]) -> 
         host.attach(store)
     print(f"{host.name}: {host.virsh('version')}")
     return host
+
+
+ZEROED_SINCE = (12, 2, 0)
+"""VIR_DOMAIN_BLOCK_COPY_TARGET_ZEROED came with this libvirt."""
+
+
+def test_a_fresh_target_is_told_where_libvirt_knows_that(
+    make_guest: MakeGuest, far: Host, old_san: Datastore, ssd: Datastore
+) -> None:
+    """The first copy asks libvirt; what it refuses, before it does anything, is not told again."""
+    guest = make_guest(small_disks(old_san, 1), host=far, start=True)
+    directory = ssd.home(guest.name)
+    directory.mkdir(exist_ok=True)
+    dest = directory / "vda.qcow2"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", dest, str(guest.disk("vda").size_bytes)], check=True)
+    owner = far.qemu_owner
+    os.chown(dest, owner.uid, owner.gid)
+    connection = Connection(far.uri)
+    try:
+        control = Control(connection, far.virsh("domuuid", guest.name).strip(), guest.name)
+        control.start_copy("vda", CopyOrder(str(dest), "qcow2", synchronous=False, zeroed=True))
+        mirror = control.look(()).disks[0].mirror
+        assert mirror is not None
+        assert mirror.dest == str(dest)
+        assert connection.knows_zeroed_targets is (connection.versions()[0] >= ZEROED_SINCE)
+        control.abort("vda")
+        wait_until(lambda: control.look(()).disks[0].mirror is None, "the end of the copy", timeout=120)
+    finally:
+        connection.close()
 
 
 @sampled

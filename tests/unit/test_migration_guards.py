@@ -24,6 +24,8 @@ from lab.process import wait_until
 PEER = "qemu+ssh://kvm2/system"
 MARK = "urn:blockferry:move:1"
 
+pytestmark = pytest.mark.slow
+
 VIRSH = """\
 #!/bin/sh
 # virsh -q -c URI COMMAND ...: the VM's state and reason on a host are the file "HOST"; "absent": libvirt has none.

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import given
+from effort import examples
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from journal_support import disk_plan, make_plan
 
@@ -209,11 +210,13 @@ def test_what_json_shows_is_what_it_showed(old: sqlite3.Connection) -> None:
         assert from_json(Plan, to_json(plan)) == plan, move
 
 
+@settings(max_examples=examples(100))
 @given(st.from_type(old_plan.FlatPlan))
 def test_no_field_is_lost_on_the_way(flat: old_plan.FlatPlan) -> None:
     assert old_plan.flat(old_plan.today(flat)) == flat
 
 
+@settings(max_examples=examples(100))
 @given(st.from_type(Plan))
 def test_nor_on_the_way_back(plan: Plan) -> None:
     assert old_plan.today(old_plan.flat(plan)) == plan
