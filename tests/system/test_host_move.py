@@ -202,8 +202,27 @@ def test_killed(crossing: Callable[..., Crossing], ssd: Datastore, point: str) -
     assert one.move("--to", "kvm2-disks", point=f"{point}:kill").killed
     assert one.states().count("running") <= 1
     # A second process only watches: nobody runs the move, so that starts a third one in the background.
-    one.assert_moved(one.line.do("watch" if point == "handed-noted" else "resume", one.name))
+    report = one.assert_moved(one.line.do("watch" if point == "handed-noted" else "resume", one.name))
+    assert report["memory_bytes"] > 0, "the process that saw it has died, but the destination's libvirt knows"
+    assert len(report["sources"]) == 1, report
     one.assert_alive()
+
+
+EARLY = ["marked", "image-named", "image-made", "migrating"]
+LATE = ["alone-noted", "resuming", "arrived-noted", "settled", "releasing-image", "image-released", "finishing"]
+
+
+@pytest.mark.sampled(0.2)
+@pytest.mark.parametrize("point", [*EARLY, *LATE])
+def test_killed_at_every_other_point(crossing: Callable[..., Crossing], ssd: Datastore, point: str) -> None:
+    one = crossing(Disk("vda", ssd, size="32MiB"))
+    one.write()
+    killed = one.move("--to", "kvm2-disks", point=f"{point}:kill")
+    assert killed.killed, f"no move passed {point}: {killed}"
+    assert one.states().count("running") <= 1
+    one.assert_moved(one.line.do("resume", one.name))
+    one.assert_alive()
+    assert not Path(one.guest.spec.disk("vda").path).exists()
 
 
 def test_another_manager_takes_it_up(crossing: Callable[..., Crossing], ssd: Datastore, kvm2: Host) -> None:

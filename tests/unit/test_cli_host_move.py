@@ -130,6 +130,15 @@ def test_a_hosts_table_has_the_ways_to_it() -> None:
             parse_hosts({"kvm2": {key: value}})
 
 
+def test_a_dry_run_says_what_check_says() -> None:
+    fake = client()
+    for words_ in (["--to", "ssd"], ["--to-host", "kvm2", "--to", "ssd"]):
+        checked, dry = call(fake, "check", "web01", *words_), call(fake, "move", "web01", *words_, "--dry-run")
+        assert (dry.stdout, dry.exit_code) == (checked.stdout, checked.exit_code), words_
+    assert not fake.requests
+    assert not fake.journal
+
+
 # ------------------------------------------------------------ on the screen
 
 

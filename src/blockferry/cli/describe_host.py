@@ -15,6 +15,7 @@ from blockferry.client import (
     HostMoveProgress,
     HostMoveReport,
     HostMoveSummary,
+    Outcome,
     TravellingDisk,
 )
 
@@ -120,12 +121,13 @@ def network_words(networks: dict[str, str]) -> str:
     return ", ".join(f"{old} is {new} there" for old, new in networks.items())
 
 
-def report_pairs(done: HostMoveReport) -> Iterator[Pair]:
+def report_pairs(plan: HostMovePlan, done: HostMoveReport) -> Iterator[Pair]:
     """What was sent, how long the VM stood still, what was proven, and what became of the old disks."""
     passes = f" ({counted(done.passes, 'pass', 'passes')})" if done.passes else ""
     sent = [f"{format_size(done.bulk_bytes)} of disks"] if done.bulk_bytes else []
     sent += [f"{format_size(done.memory_bytes)} of memory{passes}"] if done.memory_bytes else []
-    yield "copied", " and ".join(sent) or "nothing"
+    unknown = done.outcome is Outcome.MOVED and not plan.cold
+    yield "copied", " and ".join(sent) or ("how much was not seen" if unknown else "nothing")
     if done.switch_stall_s is not None:
         own = f" (QEMU counts {done.qemu_downtime_ms} ms)" if done.qemu_downtime_ms else ""
         yield "switch", f"the VM stood still for {format_duration(done.switch_stall_s)}{own}"

@@ -116,7 +116,7 @@ class HostWords(MoveWords):
         out.details(list(describe_host.plan_pairs(plan, estimates)))
 
     def report(self, out: Out, summary: Any) -> None:
-        out.details(list(describe_host.report_pairs(summary.report)))
+        out.details(list(describe_host.report_pairs(summary.plan, summary.report)))
 
     def starting(self, summary: Any) -> str:
         return describe_host.start_sentence(summary)

@@ -367,10 +367,9 @@ def release_image(context: HostMoveContext, record: HostMoveRecord, path: str) -
             sentence = f"{path} ({size}): kept{reason}"
     if file_stat is None:
         old_home.clear(context, path)
-    context.sources.append(sentence)
     context.log_event("action", sentence)
     point("image-released")
-    context.save(replace(record, released=(*record.released, path)))
+    context.save(replace(record, released=(*record.released, path), sources=(*record.sources, sentence)))
 
 
 def _kept(

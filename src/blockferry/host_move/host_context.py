@@ -38,7 +38,6 @@ class HostMoveContext:
     source_guard: SourceGuard | None = None  # of a running VM: see guarding.py
     dest_guard: DestinationGuard | None = None
     cold: dict[str, float] = field(default_factory=dict)  # target -> fraction of the copy
-    sources: list[str] = field(default_factory=list)  # a sentence for each old image
     bandwidth_set: int | None = None  # bytes/s, as the migration was told last
     disks_told: bool = False  # the copies of the disks have the shares of the bandwidth
     limit_set: bool = False  # the downtime limit was told

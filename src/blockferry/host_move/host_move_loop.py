@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import ClassVar
 
+from blockferry.base.errors import BlockferryError
 from blockferry.base.units import format_rate
 from blockferry.host_move import decide as host_decide
 from blockferry.host_move import effects, guarding
@@ -17,6 +18,8 @@ from blockferry.host_move.host_summary import HostMoveProgress, HostMoveReport
 from blockferry.host_move.observe import observe
 from blockferry.host_move.points import point
 from blockferry.hosts.images.conversion import ConversionStopped
+from blockferry.hosts.libvirt import migration
+from blockferry.hosts.migrating import MigrationStats
 from blockferry.jobs.action import Action, Finish
 from blockferry.jobs.loop import EffectStopped, Loop
 from blockferry.jobs.outcome import Outcome
@@ -84,7 +87,7 @@ class HostMoveLoop(Loop[HostMoveRecord, HostObservation, HostMoveProgress, HostM
 
     def ended(self, outcome: Outcome, seen: HostObservation, seconds: float) -> tuple[HostMoveProgress, HostMoveReport]:
         plan, record = self.context.plan, seen.record
-        stats = record.stats
+        stats = record.stats or (None if plan.cold or not record.handed else self._completed())
         report = HostMoveReport(
             outcome=outcome,
             seconds=seconds,
@@ -94,12 +97,20 @@ class HostMoveLoop(Loop[HostMoveRecord, HostObservation, HostMoveProgress, HostM
             bulk_bytes=sum(plan.disk(one).allocation for one in record.copied) if stats is None else stats.disk_done,
             memory_bytes=0 if stats is None else stats.memory_done,
             passes=0 if stats is None else stats.passes,
-            sources=tuple(self.context.sources),
+            sources=record.sources,
             notes=record.notes,
             verified=_verified(plan, record),
             networks=plan.networks if outcome is Outcome.MOVED else {},
         )
         return HostMoveProgress(outcome.value, time.time(), "", stats), report
+
+    def _completed(self) -> MigrationStats | None:
+        """The statistics of a migration whose end another process has seen: the destination's libvirt has them, too."""
+        plan = self.context.plan
+        try:
+            return migration.completed(self.context.dest.connection, plan.uuid, plan.vm)
+        except BlockferryError:
+            return None
 
 
 def _waited_for(plan: HostMovePlan, seen: HostObservation) -> str:

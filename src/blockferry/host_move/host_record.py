@@ -33,6 +33,7 @@ class HostMoveRecord(JobRecord):
     flushed: bool = False  # proof: since it arrived, the new images were flushed to the destination's disks
     settled: bool = False  # proof: definition at the destination without our mark, autostart as it was
     released: tuple[str, ...] = ()  # old images that were removed or kept, as asked
+    sources: tuple[str, ...] = ()  # what became of each of them, a sentence
     stats: MigrationStats | None = None
     downtime_ms: int | None = None  # from the stop at the source until the guest ran at the destination; None: not seen
     notes: tuple[str, ...] = ()

@@ -123,6 +123,13 @@ def statistics(connection: Connection, uuid: str, name: str) -> MigrationStats |
             raise
 
 
+def completed(connection: Connection, uuid: str, name: str) -> MigrationStats | None:
+    """The statistics of the VM's last migration that is over, as its destination knows them; None: it knows none."""
+    flags = libvirt.VIR_DOMAIN_JOB_STATS_COMPLETED | libvirt.VIR_DOMAIN_JOB_STATS_KEEP_COMPLETED
+    with connection.doing(f"read the statistics of the last migration of VM {name}"):
+        return _stats(connection.raw.lookupByUUIDString(uuid).jobStats(flags))
+
+
 def _stats(found: Mapping[str, int]) -> MigrationStats | None:
     if found.get("type", libvirt.VIR_DOMAIN_JOB_NONE) == libvirt.VIR_DOMAIN_JOB_NONE:
         return None
