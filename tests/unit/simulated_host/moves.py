@@ -44,6 +44,8 @@ from simulated_host.manager import Killed, Manager
 REGIONS = 4
 MOVE = "m1"
 MOST_PROCESSES = 60
+MOST_STEPS = 2000
+"""A move here has some hundred."""
 
 
 MONITOR = "libvirt_qemu"
@@ -338,9 +340,13 @@ class WatchedLoop(MoveLoop):
 
     about_to: Callable[[Action], None]
     has_done: Callable[[Action], None]
+    steps: int = 0
 
     def perform(self, action: Action, seen: Observation) -> None:
         self.about_to(action)
+        self.steps += 1
+        if self.steps > MOST_STEPS:
+            raise Violation(f"no end after {MOST_STEPS} steps of one process, the last one: {action}")
         super().perform(action, seen)
         self.has_done(action)
 
