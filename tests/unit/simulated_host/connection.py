@@ -167,6 +167,7 @@ class SimulatedHost(Host):
 
     def _made(self) -> Connection:
         with self._manager.calls("open", changes=False):
-            if self._machine.chance.random() < 0.2:
+            if self._machine.refuses > 0:
+                self._machine.refuses -= 1
                 raise HostUnreachable(self.uri, "libvirtd is being started")
             return SimulatedConnection(self._machine, self._manager)

@@ -86,6 +86,7 @@ class Machine:
         self.view: View | None = None
         self.pools = {"san": "/san", "ssd": "/ssd"}
         self.listeners: dict[int, Callable[..., None]] = {}
+        self.refuses = 0  # so many connections more, until libvirtd is up again
         self.generation = 0  # of libvirtd: connections of an earlier one are broken
         self.guards_work = True
         self.resumed_by = ""
@@ -321,6 +322,7 @@ class Machine:
 
     def libvirtd_restarts(self) -> None:
         self.generation += 1
+        self.refuses = 2
         self.listeners.clear()
 
     def libvirtd_loses_it(self) -> None:
