@@ -210,6 +210,6 @@ def run(
     """Run a job in this process, as a command does it."""
     lease = lease_keeping.claim(journal, job)
     with lease_keeping.parking_bugs(journal, lease), LeaseKeeper(journal, lease) as keeper:
-        summary = journal.unpark(job)
+        summary = journal.unpark(lease)
         handle = JobHandle(journal, lease, keeper, shown, threading.Event(), summary)
         return BoxLoop(job=handle, began_at=summary.created, plan=summary.plan, after_copy=after_copy).run()

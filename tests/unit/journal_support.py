@@ -6,10 +6,13 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sqlite3
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import journal_child
+import sqlalchemy as sa
 
 from blockferry.base.units import GiB
 from blockferry.hosts.inventory import PowerState
@@ -21,6 +24,29 @@ from blockferry.storage_move.request import Method, SourcePolicy
 _processes = multiprocessing.get_context("forkserver")  # processes of their own, without a second of imports each
 # not journal_child: it is not on its path yet
 _processes.set_forkserver_preload(["blockferry.jobs.handle", "blockferry.storage_move.move_journal", "pytest"])
+
+
+DUMPS = Path(__file__).parent / "data"
+
+
+def changing(url: str) -> Any:
+    """A transaction on a journal's database, past all that the journal itself would do."""
+    return sa.create_engine(url, poolclass=sa.NullPool).begin()
+
+
+def load_dump(url: str, version: str) -> None:
+    """Make the journal that this version has left, as the database's own tool has dumped it."""
+    kind = url.partition(":")[0].partition("+")[0]
+    text = (DUMPS / f"journal-{version}.{kind}.sql").read_text()
+    if kind == "sqlite":
+        path = Path(url.removeprefix("sqlite:///"))
+        path.parent.mkdir(parents=True, mode=0o700)
+        with contextlib.closing(sqlite3.connect(path)) as raw:
+            raw.executescript(text)
+    else:
+        lines = [line for line in text.splitlines() if not line.startswith("\\")]  # psql's own words
+        with changing(url) as connection:
+            connection.execution_options(no_parameters=True).exec_driver_sql("\n".join(lines))
 
 
 def disk_plan(target: str = "vda", datastore: str = "ssd", allocation: int = GiB) -> DiskPlan:

@@ -176,7 +176,7 @@ def test_a_broken_copy_is_kept_whichever_host_made_it(journal: MoveJournal) -> N
     journal.add(plan, Record(), "{}", "admin")
     record = Record(outcome=Outcome.FAILED, kept=("/ssd/m1.raw",))
     journal.finish(journal.claim("m1", Owner.here()), record, Report(Outcome.FAILED, 1.0))
-    assert journal.partial_paths() == {"/ssd/m1.raw"}
+    assert journal.partial_files().files == {plan.file("/ssd/m1.raw")}
     assert journal.partials(plan.uuid, B) == {}, "but it is gone on with on its own host only"
 
 

@@ -21,6 +21,7 @@ from blockferry.jobs.outcome import Outcome, Wanted
 from blockferry.storage_move.move_journal import MoveJournal
 from blockferry.storage_move.record import Record
 from blockferry.store import Owner
+from blockferry.store.listed import PartialFiles
 
 pytestmark = pytest.mark.slow
 
@@ -192,12 +193,17 @@ def test_two_kinds_of_jobs_are_in_one_journal(url: str, journal: BoxJournal, job
         moves.add(make_plan("m1"), Record(), "{}", "alice")
         assert [move_summary.id for move_summary in moves.unfinished()] == ["m1"]
         assert [one.id for one in journal.unfinished()] == [job]
-        for look in (moves.get, moves.read, moves.find, moves.unpark):
+        for look in (moves.get, moves.read, moves.find):
             with pytest.raises(MoveNotFound):
                 look(job)
         with pytest.raises(MoveNotFound):
             moves.claim(job, Owner.here())
-        assert moves.partial_paths() == journal.partial_paths() == frozenset()
+        with pytest.raises(MoveNotFound):
+            moves.want(job, Wanted.CANCEL)
+        with pytest.raises(MoveNotFound):
+            moves.set_bandwidth(job, 1)
+        assert (journal.get(job).record.wanted, journal.get(job).record.bandwidth) == (Wanted.GO, 0)
+        assert moves.partial_files() == journal.partial_files() == PartialFiles(frozenset(), frozenset())
 
 
 def test_a_plan_of_an_older_version_is_read(

@@ -143,7 +143,6 @@ def test_wishes_after_the_end_change_nothing(journal: MoveJournal) -> None:
     before = journal.get("a1")
     assert journal.want("a1", Wanted.CANCEL) == before
     assert journal.set_bandwidth("a1", 7) == before
-    assert journal.unpark("a1") == before
 
 
 def test_unknown_moves_are_named(journal: MoveJournal) -> None:
@@ -151,7 +150,6 @@ def test_unknown_moves_are_named(journal: MoveJournal) -> None:
         lambda: journal.want("nope", Wanted.CANCEL),
         lambda: journal.set_bandwidth("nope", 1),
         lambda: journal.read("nope"),
-        lambda: journal.unpark("nope"),
         lambda: journal.event("nope", "phase", "text"),
         lambda: journal.claim("nope", Owner.here()),
     ):

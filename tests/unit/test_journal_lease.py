@@ -298,22 +298,32 @@ def test_parked_by_its_runner(journal: MoveJournal, move: str) -> None:
     lease.release()
     summary = journal.get(move)
     assert (summary.state, summary.parked) == ("parked", "a job that is not ours\\x00")
-    journal.claim(move, Owner.here())
-    assert journal.unpark(move).parked is None
+    assert journal.unpark(journal.claim(move, Owner.here())).parked is None
+
+
+def test_only_who_runs_a_move_takes_it_out_of_parking(journal: MoveJournal, move: str) -> None:
+    """A manager was taken over between its claim and this; its successor has parked the move for a reason."""
+    frozen = journal.claim(move, replace(Owner.here(), started=1))
+    successor = journal.claim(move, Owner.here())
+    journal.park(successor, "a job that is not ours")
+    with pytest.raises(LeaseLost):
+        journal.unpark(frozen)
+    assert journal.get(move).parked == "a job that is not ours"
 
 
 def test_a_move_that_kills_its_managers(journal: MoveJournal, move: str) -> None:
     dead = replace(Owner.here(), started=1)
     for deaths in range(DEATHS_UNTIL_PARKED):
-        assert journal.claim(move, dead)
-        assert journal.unpark(move).deaths == deaths  # nothing was parked: the deaths go on counting
+        assert (
+            journal.unpark(journal.claim(move, dead)).deaths == deaths
+        )  # nothing was parked: the deaths go on counting
     with pytest.raises(MoveParked, match="5 processes that ran it have died"):
         journal.claim(move, Owner.here())
     summary = journal.get(move)
     assert (summary.state, summary.owner, summary.deaths) == ("parked", None, DEATHS_UNTIL_PARKED)
     assert journal.events(move)[-1].kind == "error"
     lease = journal.claim(move, Owner.here())  # its user says: go on
-    assert journal.unpark(move).deaths == 0
+    assert journal.unpark(lease).deaths == 0
     journal.write(lease, Record(configuration=ConfigurationRecord(marked=True)))
 
 

@@ -8,15 +8,15 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
 import sqlalchemy as sa
-from journal_support import disk_plan, make_plan
+from journal_support import DUMPS, changing, disk_plan, load_dump, make_plan
 
 from blockferry.base.units import GiB, MiB
 from blockferry.hosts import identity
+from blockferry.hosts.datastore_id import on_host
 from blockferry.hosts.identity import HostId, VmTrace
 from blockferry.jobs.outcome import Outcome, Wanted
 from blockferry.storage_move import old_record
@@ -36,10 +36,10 @@ from blockferry.storage_move.templates.plan import ChainPlan, ReusedLayer
 from blockferry.storage_move.trim.record import TrimRecord
 from blockferry.storage_move.verify.record import BackupExport, ExportRecord
 from blockferry.store import Owner
+from blockferry.store.listed import PartialFiles
 
 pytest_plugins = ("journal_plugin",)
 
-DATA = Path(__file__).parent / "data"
 HOST = "6f0c1d9e-aaaa-4bbb-8ccc-000000000001"
 WEB = "0000{}00-1111-4222-8333-444444444444"
 RECENT = 10_000
@@ -49,22 +49,8 @@ BROKEN = Partial("b0000002", "qcow2", 4 * GiB, 0, "vda")
 @pytest.fixture
 def old(url: str) -> str:
     """The URL of a journal as 8c15fb9 left it, in both databases as their own tools have dumped it."""
-    kind = url.partition(":")[0].partition("+")[0]
-    text = (DATA / f"journal-8c15fb9.{kind}.sql").read_text()
-    if kind == "sqlite":
-        path = Path(url.removeprefix("sqlite:///"))
-        path.parent.mkdir(parents=True, mode=0o700)
-        with closing(sqlite3.connect(path)) as raw:
-            raw.executescript(text)
-    else:
-        lines = [line for line in text.splitlines() if not line.startswith("\\")]  # psql's own words
-        with changing(url) as connection:
-            connection.execution_options(no_parameters=True).exec_driver_sql("\n".join(lines))
+    load_dump(url, "8c15fb9")
     return url
-
-
-def changing(url: str) -> Any:
-    return sa.create_engine(url, poolclass=sa.NullPool).begin()
 
 
 @pytest.fixture
@@ -105,7 +91,9 @@ def test_broken_copies_are_found_without_reading_every_move(upgraded: MoveJourna
     assert upgraded.partials(WEB.format("05"), HOST) == {"/ssd/db05/vda.qcow2": BROKEN}
     assert upgraded.partials(WEB.format("06"), HOST) == {}
     assert upgraded.partials(WEB.format("05"), "") == {"/ssd/db05/vda.qcow2": BROKEN}  # libvirt tells no UUID
-    assert upgraded.partial_paths() == {"/ssd/db05/vda.qcow2", "/ssd/db08/vda.qcow2"}
+    assert upgraded.partial_files() == PartialFiles(
+        frozenset(), frozenset({"/ssd/db05/vda.qcow2", "/ssd/db08/vda.qcow2"})
+    )
     assert upgraded.same_images(HOST) == frozenset()  # of a host that is not known: compared anew
 
 
@@ -190,8 +178,8 @@ def test_a_broken_copy_that_is_gone_on_with_is_none_any_more(journal: MoveJourna
     assert journal.partials("vm", HOST) == {}
     assert len(journal.same_images(HOST)) == 1  # once, not once a move
     ends("a5", Outcome.FAILED, ("/ssd/vda.raw",))
-    journal.forget_partial("/ssd/vda.raw", HOST)
-    assert journal.partial_paths() == frozenset()
+    journal.forget_partial(on_host(HOST, "/ssd/vda.raw"), "/ssd/vda.raw", HOST)
+    assert journal.partial_files() == PartialFiles(frozenset(), frozenset())
 
 
 @pytest.fixture
@@ -200,7 +188,7 @@ def flat(tmp_path: Path) -> Iterator[MoveJournal]:
     path = tmp_path / "journal" / "journal.db"
     path.parent.mkdir(mode=0o700)
     with closing(sqlite3.connect(path)) as raw:
-        raw.executescript((DATA / "journal-1e6bc71.sqlite.sql").read_text())
+        raw.executescript((DUMPS / "journal-1e6bc71.sqlite.sql").read_text())
     with closing(MoveJournal.open(f"sqlite:///{path}")) as journal:
         yield journal
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
 
 import msgspec
 import pytest
+import sqlalchemy as sa
 from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from journal_support import disk_plan, make_plan
+from journal_support import changing, disk_plan, load_dump, make_plan
 
 from blockferry.base.units import GiB, KiB, MiB
 from blockferry.client import MoveSummary, from_json, to_json
@@ -53,7 +52,8 @@ from blockferry.storage_move.summary import Report
 from blockferry.storage_move.templates.plan import ChainPlan, LayerPlan, ReusedLayer
 from blockferry.store import Owner
 
-DUMP = Path(__file__).parent / "data" / "journal-31498e9.sqlite.sql"
+pytest_plugins = ("journal_plugin",)
+
 HOST = "6f0c1d9e-aaaa-4bbb-8ccc-000000000001"
 LOCAL = SpaceId(SpaceKind.BLOCK, "0b5a1c2d-3333-4444-8555-000000000003", "", HOST)
 MOVES = ["d0000001", "d0000002", "d0000003", "d0000004", "d0000005", "d0000006"]
@@ -160,19 +160,10 @@ WHOLE = Plan(
 
 
 @pytest.fixture
-def old(tmp_path: Path) -> Iterator[sqlite3.Connection]:
-    """The database that version 31498e9 has left."""
-    path = tmp_path / "journal" / "journal.db"
-    path.parent.mkdir(mode=0o700)
-    with closing(sqlite3.connect(path)) as raw:
-        raw.executescript(DUMP.read_text())
-        yield raw
-
-
-@pytest.fixture
-def upgraded(old: sqlite3.Connection, tmp_path: Path) -> Iterator[MoveJournal]:
-    old.commit()
-    with closing(MoveJournal.open(f"sqlite:///{tmp_path}/journal/journal.db")) as journal:
+def upgraded(url: str) -> Iterator[MoveJournal]:
+    """The journal that version 31498e9 has left, in both databases."""
+    load_dump(url, "31498e9")
+    with closing(MoveJournal.open(url)) as journal:
         yield journal
 
 
@@ -201,10 +192,13 @@ def test_moves_under_way_go_on(upgraded: MoveJournal) -> None:
     assert upgraded.partials(WHOLE.uuid, HOST)["/ssd/web01/vda.qcow2"].move == "d0000001"
 
 
-def test_what_json_shows_is_what_it_showed(old: sqlite3.Connection) -> None:
+def test_what_json_shows_is_what_it_showed(upgraded: MoveJournal, url: str) -> None:
     """The plan's own text, as version 8 wrote and showed it, of every move."""
     kind = MoveKind()
-    for move, text in old.execute("SELECT id, plan FROM moves"):
+    with changing(url) as connection:
+        rows = connection.execute(sa.text("SELECT id, plan FROM moves ORDER BY id")).all()
+    assert [row.id for row in rows] == MOVES
+    for move, text in rows:
         plan = kind.read_plan(text)
         assert json.loads(json.dumps(to_json(plan))) == json.loads(text), move
         assert from_json(Plan, to_json(plan)) == plan, move

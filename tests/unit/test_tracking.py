@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from test_cli import call
 
 from blockferry.base.units import MiB
+from blockferry.hosts.datastore_id import DatastoreId, FileId, SpaceId, SpaceKind, on_host
 from blockferry.hosts.inventory import Disk, DiskSource, Image, PowerState
 from blockferry.hosts.libvirt import checkpoints
 from blockferry.hosts.tracking_points import NotedDisk, Point, PointNote, Present
@@ -118,6 +119,38 @@ def test_a_note_needs_a_process_and_every_disk() -> None:
     assert tracking_rules.note(NOW, ("vda",), 5.5) == replace(NOTE, at=5.5)
     assert tracking_rules.note(replace(NOW, run=None), ("vda",), 5.5) is None
     assert tracking_rules.note(NOW, ("vda", "vdc"), 5.5) is None
+
+
+NAS, OTHER_NAS = (SpaceId(SpaceKind.NETWORK, server, "/vol") for server in ("nas", "nas2"))
+
+
+@pytest.mark.parametrize(
+    ("then", "today", "why"),
+    [
+        (on_host("A", "/a"), on_host("A", "/a"), None),
+        (on_host("A", "/a"), on_host("B", "/a"), "on another file system, or on another host"),
+        (DatastoreId(NAS).file("a"), DatastoreId(OTHER_NAS).file("a"), "on another file system, or on another host"),
+        (DatastoreId(NAS).file("a"), on_host("B", "/a"), "on another file system, or on another host"),
+        (DatastoreId(NAS).file("a"), DatastoreId(NAS).file("a"), None),
+        (None, on_host("B", "/a"), None),  # a point of an older version tells the path alone
+    ],
+)
+def test_one_path_on_two_hosts_is_one_image_by_proof_only(then: FileId | None, today: FileId, why: str | None) -> None:
+    """The user vouches for what happened while the VM was off; not for another image at the same path."""
+    point = replace(POINT, note=replace(NOTE, disks=(replace(VDA, file=then),)))
+    now = replace(NOW, run="boot:2:2", disks=(replace(VDA, file=today),))
+    told = tracking_rules.lost(point, now, "vda", power_cycles=True)
+    assert told is None if why is None else why in (told or "")
+    assert tracking_rules.lost(point, replace(now, run=NOTE.run), "vda") is None, "its QEMU has it open ever since"
+
+
+def test_an_image_of_a_shared_datastore_is_one_under_two_paths() -> None:
+    then, today = (replace(VDA, path=path, file=DatastoreId(NAS).file("a")) for path in ("/ssd/a", "/mnt/fast/a"))
+    point = replace(POINT, note=replace(NOTE, disks=(then,)))
+    now = replace(NOW, run="boot:2:2", disks=(today,))
+    assert tracking_rules.lost(point, now, "vda", power_cycles=True) is None
+    moved = replace(now, disks=(replace(today, file=DatastoreId(NAS).file("b")),))
+    assert "it was on /ssd/a" in (tracking_rules.lost(point, moved, "vda", power_cycles=True) or "")
 
 
 def test_the_oldest_of_ours_go() -> None:

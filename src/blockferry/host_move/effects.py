@@ -17,7 +17,7 @@ from blockferry.host_move.host_observation import HostObservation
 from blockferry.host_move.host_plan import TravellingDisk
 from blockferry.host_move.host_record import HostMoveRecord
 from blockferry.host_move.points import point
-from blockferry.hosts import fingerprint
+from blockferry.hosts import file_identity, fingerprint
 from blockferry.hosts.helper import files
 from blockferry.hosts.images import qemu_img
 from blockferry.hosts.inventory import PowerState
@@ -120,8 +120,9 @@ def _mark_image(context: HostMoveContext, path: str, *, made: bool) -> None:
     """Say beside a file whose it is; once it is made, also which file."""
     plan = context.plan
     write_marker(
-        context.dest.runner, path, move=plan.move, vm=plan.vm, journal=context.journal, made=path if made else None
-    )
+        context.dest.runner, path, move=plan.move, vm=plan.vm, journal=context.journal, host=plan.dest_host,
+        made=path if made else None,
+    )  # fmt: skip
 
 
 # ------------------------------------------------------------ a running VM
@@ -378,10 +379,11 @@ def _kept(
     """`for_good`: it is kept because of a doubt, so its time is never over by itself."""
     plan, now = context.plan, time.time()
     prints = KeptFingerprint(file_stat.inode, file_stat.size, file_stat.mtime_ns)
+    file = file_identity.files_at(context.source.runner, plan.host, [disk.source])[disk.source]
     expires = None if for_good or plan.source.keep_s is None else now + plan.source.keep_s
     return Kept(
         disk.source, plan.move, plan.vm, disk.source_datastore, expires, file_stat.allocated, why,
-        host=plan.host, since=now, format=disk.format, fingerprint=prints,
+        host=plan.host, since=now, format=disk.format, fingerprint=prints, file=file,
     )  # fmt: skip
 
 

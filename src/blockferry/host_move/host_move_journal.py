@@ -13,8 +13,8 @@ from blockferry.storage_move.move_kind import MoveKind
 from blockferry.storage_move.precheck.space import NeededSpace
 from blockferry.storage_move.promises import newcomers
 from blockferry.store import Journal, uses
+from blockferry.store.beside import AnyKind, Beside
 from blockferry.store.database import Database
-from blockferry.store.journal import AnyKind, Beside
 
 
 class HostMoveJournal(Journal[HostMovePlan, HostMoveRecord, HostMoveProgress, HostMoveReport, HostMoveSummary]):

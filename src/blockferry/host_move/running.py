@@ -50,7 +50,7 @@ def run(
         with lease_keeping.parking_bugs(journal, lease), LeaseKeeper(journal, lease) as keeper:
             source.expect(lambda connection: _expect(plan, connection, plan.host))
             dest.expect(lambda connection: _expect(plan, connection, plan.dest_host))
-            summary = journal.unpark(move)
+            summary = journal.unpark(lease)
             if summary.parked is not None:
                 journal.write(lease, replace(journal.read(move), unexpected=0))
             handle = JobHandle(journal, lease, keeper, shown, stop or threading.Event(), summary)

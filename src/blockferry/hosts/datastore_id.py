@@ -23,6 +23,8 @@ NETWORK = frozenset(
 CLUSTER = frozenset({"gfs2", "ocfs2"})
 """Types of file systems on a block device that several hosts mount at the same time."""
 
+_SHARED = ("network", "ceph", "block")
+
 _OWN = ("localhost", "127.", "::1", "[::1]")
 
 
@@ -94,9 +96,34 @@ class FileId:
     place: str
     path: str
 
+    @property
+    def known(self) -> bool:
+        """Whether it is known which file system the file lies on, and not only by what path a host reaches it."""
+        return not self.place.startswith(_HOST)
+
+    @property
+    def shared(self) -> bool:
+        """Whether several hosts can have this file, and mean the same one by this identity."""
+        words = self.place.split(" ")
+        return words[0] in _SHARED and len(words) == 4 and words[3] == "-"
+
+    @property
+    def text(self) -> str:
+        """For the journal."""
+        return f"{self.place} {quote(self.path, errors='surrogateescape')}"
+
+
+_HOST = "host "
+
 
 def host_place(host: str) -> str:
-    return f"host {host}"
+    """Return the place of a file of which only the host is known. That of a host without a UUID proves nothing."""
+    return f"{_HOST}{host}"
+
+
+def on_host(host: str, path: str) -> FileId:
+    """Return the file that a host reaches by this path, where nothing better is known."""
+    return FileId(host_place(host), posixpath.normpath(path))
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,11 +158,19 @@ def of_mount(mounted: Mounted, host: str, pool: str) -> DatastoreId:
         server, export = split
         own = host if server.startswith(_OWN) else ""
         return DatastoreId(SpaceId(SpaceKind.NETWORK, server, export, own), mounted.path)
-    if mounted.uuid:
-        return DatastoreId(
-            SpaceId(SpaceKind.BLOCK, mounted.uuid.lower(), "", "" if mounted.kind in CLUSTER else host), mounted.path
-        )
+    if mounted.uuid and (host or mounted.kind in CLUSTER):  # else two hosts without a UUID would be taken for one
+        own = "" if mounted.kind in CLUSTER else host
+        return DatastoreId(SpaceId(SpaceKind.BLOCK, mounted.uuid.lower(), "", own), mounted.path)
     return DatastoreId(SpaceId(SpaceKind.POOL, "", pool, host), "/")
+
+
+def file_at(mounted: Mounted | None, host: str, path: str) -> FileId:
+    """Return which file a path of a host is. `mounted`: of the directory that it lies in; None: not known."""
+    if mounted is not None:
+        directory = of_mount(mounted, host, "")
+        if directory.space.kind is not SpaceKind.POOL:
+            return directory.file(posixpath.basename(path))
+    return on_host(host, path)
 
 
 def file_of(path: str, directories: Iterable[Directory]) -> FileId | None:

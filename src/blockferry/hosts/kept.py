@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from blockferry.hosts.datastore_id import FileId, on_host
+
 
 @dataclass(frozen=True, slots=True)
 class KeptFingerprint:
@@ -36,6 +38,12 @@ class Kept:
     since: float | None = None
     format: str | None = None
     fingerprint: KeptFingerprint | None = None
+    file: FileId | None = None  # which file it is, for every host; None: the one of its host, at its path
+
+    @property
+    def identity(self) -> FileId:
+        """Which file it is; where that was not told, the file of its host at that path."""
+        return self.file or on_host(self.host, self.path)
 
     def expired(self, now: float) -> bool:
         return self.expires is not None and self.expires <= now

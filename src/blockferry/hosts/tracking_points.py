@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from blockferry.hosts.datastore_id import FileId
 from blockferry.hosts.inventory import PowerState
 
 
@@ -12,13 +13,15 @@ class NotedDisk:
     """One disk as it was at a point. `size` is the guest's size in bytes.
 
     `node`: the number of its block node, as the live XML shows it (`<source index=...>`); libvirt counts them up within
-    a run of QEMU, so that whatever takes the image away, or puts another one in its place, gives it a new one.
+    a run of QEMU, so that whatever takes the image away, or puts another one in its place, gives it a new one. `file`:
+    which file `path` is, for every host; None in points of older versions.
     """
 
     target: str
     path: str
     node: str
     size: int
+    file: FileId | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,13 @@ from __future__ import annotations
 import contextlib
 import posixpath
 import time
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
 from blockferry.base.errors import BlockferryError, HostUnreachable, StillInUse
+from blockferry.hosts import file_identity
+from blockferry.hosts.datastore_id import file_of
 from blockferry.hosts.helper import files
 from blockferry.hosts.helper.files import FileStat
 from blockferry.hosts.host import Host
@@ -23,11 +26,13 @@ from blockferry.hosts.libvirt import domain_list, pools
 from blockferry.hosts.runner import Runner
 from blockferry.safety import proof
 from blockferry.storage_move import claims
+from blockferry.storage_move.destination import datastore_places
 from blockferry.storage_move.destination.effects import MARKER, is_another
 from blockferry.storage_move.destination.placement import is_in_home
 from blockferry.storage_move.home import effects as home_effects
 from blockferry.storage_move.move_journal import MoveJournal
 from blockferry.storage_move.summary import Orphan, Orphans
+from blockferry.store.listed import PartialFiles
 
 
 def find(site: Host, journal: MoveJournal) -> Orphans:
@@ -36,10 +41,11 @@ def find(site: Host, journal: MoveJournal) -> Orphans:
     mine = journal.identity()
     said = claims.claims(journal, connection.uri, connection.host_id())
     running = {one.id for one in journal.every.unfinished()}
-    to_go_on_with = journal.partial_paths()
+    partial = journal.partial_files()
     marked: list[tuple[Datastore, list[str]]] = []
     unsearched = []
-    for store in pools.datastores(connection):
+    stores = datastore_places.datastores(site)
+    for store in stores:
         if not (store.is_directory and store.path):
             continue
         if not store.active:
@@ -53,6 +59,7 @@ def find(site: Host, journal: MoveJournal) -> Orphans:
         if problem:
             unsearched.append(_unsearched(store, problem))
     paths = [marker.removesuffix(MARKER) for _, markers in marked for marker in markers]
+    to_go_on_with = _to_go_on_with(site, partial, stores, paths)
     asked = proof.Proof(site, [*paths, *(kept.path for kept in said.kept)], only_shown=True)
     found: list[Orphan | None] = []
     for store, markers in marked:
@@ -74,6 +81,17 @@ def find(site: Host, journal: MoveJournal) -> Orphans:
             )
         )  # fmt: skip
     return Orphans(tuple(orphan for orphan in found if orphan is not None), tuple(unsearched))
+
+
+def _to_go_on_with(
+    site: Host, partial: PartialFiles, stores: Iterable[Datastore], paths: Sequence[str]
+) -> frozenset[str]:
+    """Return those of these paths that are broken copies of a move, whichever host and path it reached them by."""
+    host, directories = site.connection.host_id(), datastore_places.directories(stores)
+    seen = file_identity.files_at(site.runner, host, paths)
+    # A move names its files by the datastore's path, links below it or not.
+    planned = {path: file_of(path, directories) or seen[path] for path in paths}
+    return frozenset(path for path in paths if (seen[path], path) in partial or (planned[path], path) in partial)
 
 
 def _unsearched(store: Datastore, problem: str) -> str:
@@ -116,12 +134,12 @@ def _marked_files(
         stat = files.stat_one(site.runner, path)
         size = 0 if stat is None else stat.allocated
         doubt = None
-        if is_another(words, stat):
+        if is_another(words, stat) and not _of_another_host(site, words):
             # Whose file that is we do not know, and do not ask: the marker alone is ours.
             path, kind, what, size = marker, "marker", f"the marker of a copy that is gone ({path} is another file)", 0
         else:
             kind = "partial" if path in to_go_on_with else "copy"
-            doubt = _unproven(words, stat, path)
+            doubt = _unproven(site, words, stat, path)
             doubt = doubt or asked.blocker(path, said, patience_s=0, is_base=False)
             what = "a broken copy, kept to be gone on with," if kind == "partial" else "a half-made copy"
         reasons = "; ".join(one for one in (doubt, foreign) if one)
@@ -138,8 +156,22 @@ def _marked_files(
     return found
 
 
-def _unproven(words: dict[str, str], stat: FileStat | None, path: str) -> str | None:
-    """Why the file beside a marker may be somebody else's: the marker was written before its file was made."""
+def _of_another_host(site: Host, words: dict[str, str]) -> bool:
+    """Whether another host has made what lies beside a marker. Markers of older versions do not say which host did."""
+    return words.get("host", "") not in ("", site.connection.host_id())
+
+
+def _unproven(site: Host, words: dict[str, str], stat: FileStat | None, path: str) -> str | None:
+    """Why the file beside a marker may be somebody else's.
+
+    The marker was written before its file was made; or by another host, to which the file may have another inode
+    number (CIFS and FUSE number files by the mount).
+    """
+    if is_another(words, stat) and _of_another_host(site, words):
+        return (
+            f"it is not proven that the move has made this file: another host has, and it is another file to this one; "
+            f"remove it there ({words.get('by')})"
+        )
     if stat is None or words.get("inode"):
         return None
     return (
@@ -212,13 +244,14 @@ def remove(site: Host, journal: MoveJournal, orphan: Orphan, *, abandoned: bool 
     if taken:
         raise StillInUse(orphan.path, "another file has taken its name since")
     said = claims.claims(journal, connection.uri, connection.host_id())
-    doubt = _unproven(words, stat, path) or proof.blocker(site, path, said, is_base=False)
+    doubt = _unproven(site, words, stat, path) or proof.blocker(site, path, said, is_base=False)
     if doubt is not None:
         raise StillInUse(orphan.path, doubt)
     stores = pools.datastores(connection)
+    file = file_identity.files_at(runner, connection.host_id(), [path])[path]
     removed = files.remove_file(runner, path)
     files.remove_file(runner, marker)
-    journal.forget_partial(path, connection.host_id())
+    journal.forget_partial(file, path, connection.host_id())
     store = datastore_of(orphan.path, stores)
     parent = posixpath.dirname(orphan.path)
     own = orphan.vm is not None and is_in_home(orphan.path, orphan.vm)

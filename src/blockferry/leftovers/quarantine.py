@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from blockferry.base.errors import BlockferryError, MoveNotFound, NotInQuarantine, NotRestorable
 from blockferry.base.units import GiB
-from blockferry.hosts import qemu_process
+from blockferry.hosts import file_identity, qemu_process
 from blockferry.hosts.exports import is_export
 from blockferry.hosts.helper import files
 from blockferry.hosts.host import Host
@@ -59,7 +59,7 @@ def row(
     """
     keep_s, now = None if for_good else plan.source.keep_s, time.time()
     expires = None if keep_s is None or keep_s == float("inf") else now + keep_s
-    file_stat = files.stat_one(site.runner, path)
+    file_stat, host = files.stat_one(site.runner, path), site.connection.host_id()
     return Kept(
         path=path,
         move=plan.move,
@@ -68,12 +68,13 @@ def row(
         expires=expires,
         size=size,
         why=why,
-        host=site.connection.host_id(),
+        host=host,
         since=now,
         format=format,
         fingerprint=proof.fingerprint(file_stat)
         if settled and file_stat is not None and file_stat.kind == "file"
         else None,
+        file=file_identity.files_at(site.runner, host, [path])[path],
     )
 
 

@@ -112,7 +112,7 @@ class _Drive:
     def _forget_attempts(self) -> None:
         """Begin the counts of attempts anew: what hindered the processes before may be put right."""
         journal, move = self.env.journal, self.summary.id
-        journal.unpark(move)
+        journal.unpark(self.lease)
         tried = journal.read(move)
         known = tried.unexpected if self.summary.parked is None else 0  # else its user has looked
         fresh = replace(

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import tenacity
 
 from blockferry.hosts import host_inventory
-from blockferry.hosts.datastore_id import FileId, of_mount
+from blockferry.hosts.datastore_id import FileId, file_at
 from blockferry.hosts.filesystem_types import is_of_one_host
 from blockferry.hosts.helper import files, image_users
 from blockferry.hosts.helper import paths as helper_paths
@@ -59,6 +59,12 @@ class Claims:
     elsewhere: Mapping[str, str] = field(default_factory=dict)  # as `moves`, of other hosts: counts on shared storage
     files: Mapping[FileId, str] = field(default_factory=dict)  # the same by identity, of datastores that are known
     kept_elsewhere: Mapping[str, tuple[Kept, ...]] = field(default_factory=dict)  # as `kept`, by the UUID of the host
+
+    @property
+    def kept_files(self) -> Mapping[FileId, Kept]:
+        """What other hosts keep in quarantine on file systems that are known."""
+        rows = (row for every in self.kept_elsewhere.values() for row in every)
+        return {row.identity: row for row in rows if row.identity.known}
 
 
 def blocker(
@@ -303,21 +309,27 @@ def _tree_elsewhere(path: str, own: HostInventory, names: FileReferences) -> str
 
 
 def _claimed_elsewhere(site: Host, path: str, said: Claims) -> str | None:
-    """Whether a move of another host has to do with this very file, by whatever name it is reached there."""
+    """Whether a move of another host, or its quarantine, has to do with this very file, whatever its name is there."""
     move = said.elsewhere.get(posixpath.normpath(path))
     if move is not None and not is_of_one_host(files.filesystem_type(site.runner, path)):
         return f"move {move} of another host, which is not over, has to do with it (or with a file of that path there)"
-    if not said.files:
+    kept = said.kept_files
+    if not said.files and not kept:
         return None
     directory = posixpath.dirname(path)
     look = helper_paths.look(site.runner, [directory], mounted=True)[directory]
     if look.mounted is None:
         return (
-            f"{directory} cannot be looked at, so it cannot be told whether a move of another host, which is not over, "
-            "has to do with it"
+            f"{directory} cannot be looked at, so it cannot be told whether a move of another host, which is "
+            "not over, or its quarantine has to do with it"
         )
-    move = said.files.get(of_mount(look.mounted, site.connection.host_id(), "").file(posixpath.basename(path)))
-    return None if move is None else f"move {move} of another host, which is not over, has to do with it"
+    file = file_at(look.mounted, site.connection.host_id(), path)
+    if (move := said.files.get(file)) is not None:
+        return f"move {move} of another host, which is not over, has to do with it"
+    row = kept.get(file)
+    if row is None or row.expired(time.time()):
+        return None
+    return f"quarantine keeps it, an old file of {row.vm}, on the host with UUID {row.host} as {row.path}"
 
 
 def _rows(kept: Iterable[Kept], going: set[str]) -> list[Kept]:

@@ -18,8 +18,8 @@ from blockferry.storage_move.promises import newcomers
 from blockferry.storage_move.record import Record
 from blockferry.storage_move.summary import MoveSummary, Progress, Report
 from blockferry.store import Journal, codec, uses
+from blockferry.store.beside import Beside
 from blockferry.store.claiming import Superseded
-from blockferry.store.journal import Beside
 
 
 class MoveJournal(Journal[Plan, Record, Progress, Report, MoveSummary]):

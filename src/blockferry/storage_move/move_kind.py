@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import msgspec
 
+from blockferry.hosts.datastore_id import FileId
 from blockferry.hosts.exports import is_export
 from blockferry.jobs.job_kind import JobKind
 from blockferry.jobs.outcome import Outcome
@@ -50,9 +51,8 @@ class MoveKind(JobKind[Plan, Record, Progress, Report, MoveSummary]):
 
     def listed(self, plan: Plan) -> Listed:
         reused = [disk.chain.reused for disk in plan.disks if disk.chain.reused is not None]
-        return Listed(
-            _places(plan), tuple(pair(reused_layer.prints, reused_layer.source_prints) for reused_layer in reused)
-        )
+        pairs = tuple(pair(reused_layer.prints, reused_layer.source_prints) for reused_layer in reused)
+        return Listed(_places(plan), pairs, tuple(files for one in pairs if (files := by_file(one, plan.file))))
 
     def made(self, plan: Plan) -> Made:
         takes = needs(plan.disks, plan.home, plan.firmware.nvram)
@@ -69,9 +69,14 @@ class MoveKind(JobKind[Plan, Record, Progress, Report, MoveSummary]):
 
     def left(self, plan: Plan, record: Record) -> Left:
         kept = [disk for disk in plan.disks if disk.dest.path in record.kept]
-        partial = (PartialCopy(disk.dest.path, disk.target, disk.dest.format, disk.sizes.virtual) for disk in kept)
-        used = [disk.dest.path for disk in plan.disks if disk not in kept and record.outcome is Outcome.MOVED]
-        return Left(tuple(partial), tuple(used))
+        partial = (
+            PartialCopy(
+                disk.dest.path, disk.target, disk.dest.format, disk.sizes.virtual, file=plan.file(disk.dest.path)
+            )
+            for disk in kept
+        )
+        gone = (disk.dest.path for disk in plan.disks if disk not in kept and record.outcome is Outcome.MOVED)
+        return Left(tuple(partial), tuple((plan.file(path), path) for path in gone))
 
 
 def changed_by(plan: Plan) -> list[str]:
@@ -92,6 +97,15 @@ def _host(plan: Plan) -> HostOfJob:
 def pair(prints: Mapping[str, str], source_prints: Mapping[str, str]) -> Prints:
     """Return the fingerprints of two images that were compared, as they are written down."""
     return tuple(sorted(prints.items())), tuple(sorted(source_prints.items()))
+
+
+def by_file(prints: Prints, identify: Callable[[str], FileId]) -> Prints | None:
+    """Return the same with `FileId.text` for each path; None unless several hosts can have all of these files."""
+    files = {path: identify(path) for side in prints for path, _ in side}
+    if not all(file.shared for file in files.values()):
+        return None
+    one, other = (tuple(sorted((files[path].text, mark) for path, mark in side)) for side in prints)
+    return one, other
 
 
 def _places(plan: Plan) -> tuple[Place, ...]:

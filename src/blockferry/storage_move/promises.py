@@ -10,8 +10,8 @@ from blockferry.storage_move.precheck.space import NeededSpace, Promise
 from blockferry.store.uses import Made
 
 if TYPE_CHECKING:  # it loads SQLAlchemy
+    from blockferry.store.beside import AnyKind, Beside
     from blockferry.store.job_list import JobList
-    from blockferry.store.journal import AnyKind, Beside
 
 
 def of_jobs(jobs: JobList[Any], uri: str, host: str, apart_from: str | None = None) -> Iterator[Promise]:

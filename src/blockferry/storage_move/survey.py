@@ -357,6 +357,7 @@ def _templates(
 ) -> dict[tuple[str, str], TemplateFacts]:
     """For each disk that is asked to move: what lies where its lower layers might be reused from; read and compared."""
     found: dict[tuple[str, str], TemplateFacts] = {}
+    directories = datastore_places.directories(stores)
     for target, chain in chains.items() if templates_rules.wanted(request) else ():
         name = request.disks.get(target, request.to)
         store = next(
@@ -378,7 +379,7 @@ def _templates(
             )
             key = (image.path, store.name)
             if key not in found:
-                template_facts = templates_effects.find(runner, chain[index:], path, everyone, known, tell)
+                template_facts = templates_effects.find(runner, chain[index:], path, everyone, known, tell, directories)
                 if template_facts is not None:
                     found[key] = template_facts
             if key in found and not found[key].problem:

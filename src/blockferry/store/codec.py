@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from blockferry.base.errors import JournalFailed
+from blockferry.hosts.datastore_id import FileId
 from blockferry.hosts.kept import Kept, KeptFingerprint
 from blockferry.store.kind import JobRow, Kind, NewerPlan, PlanT, ProgressT, RecordT, ReportT, SummaryT
 from blockferry.store.process_identity import Owner
@@ -86,9 +87,16 @@ def summary(kind: Kind[PlanT, RecordT, ProgressT, ReportT, SummaryT], row: Any, 
     )
 
 
+def file_id(place: str, path: str) -> FileId | None:
+    """Return what the columns `place` and `place_path` tell; None where that is no more than the host and the path."""
+    file = FileId(place, path)
+    return file if place and file.known else None
+
+
 def kept(row: Any) -> Kept:
     """A row of `kept`. A fingerprint that cannot be read is none: then nothing is taken for unaltered."""
     values = dict(row._mapping)
+    values["file"] = file_id(values.pop("place"), values.pop("place_path"))
     try:
         text = values["fingerprint"]
         values["fingerprint"] = None if text is None else msgspec.json.decode(text, type=KeptFingerprint)

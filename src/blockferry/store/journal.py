@@ -15,7 +15,6 @@ from sqlalchemy.exc import IntegrityError
 
 from blockferry.base.errors import (
     JournalFailed,
-    KeptTaken,
     MoveBusy,
     MoveNotFound,
     MoveParked,
@@ -23,26 +22,16 @@ from blockferry.base.errors import (
 )
 from blockferry.base.event import Event
 from blockferry.hosts.kept import Kept
-from blockferry.store import claiming, codec, listed
+from blockferry.store import claiming, codec, listed, remembered_files
+from blockferry.store.beside import CLOCKS_S, AnyKind, Beside
 from blockferry.store.claiming import fenced
 from blockferry.store.database import Database, clock, one_at_a_time
 from blockferry.store.job_list import JobList
-from blockferry.store.kind import Kind, PartialCopy, PlanT, Prints, ProgressT, RecordT, ReportT, SummaryT
+from blockferry.store.kind import Kind, PlanT, ProgressT, RecordT, ReportT, SummaryT
 from blockferry.store.lease import TTL_S, Lease, now_s
 from blockferry.store.process_identity import Owner
-from blockferry.store.schema import VERSION, events, identity, kept, moves
-
-
-def _take(connection: sa.Connection, vm: str, row: Kept) -> None:
-    """Take an old disk out of quarantine, as it was seen there."""
-    same = (kept.c.path == row.path, kept.c.host.in_((row.host, "")), kept.c.move == row.move)
-    when = kept.c.since.is_(None) if row.since is None else kept.c.since == row.since
-    if connection.execute(sa.delete(kept).where(*same, when)).rowcount != 1:
-        raise KeptTaken(vm, row.path)
-
-
-CLOCKS_S = 120.0
-"""By so much the clocks of two managers may differ."""
+from blockferry.store.remembered_files import RememberedFiles
+from blockferry.store.schema import VERSION, events, identity, moves
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,36 +44,10 @@ class Inspection:
     path: Path | None
 
 
-AnyKind = Kind[Any, Any, Any, Any, Any]
-OtherT = TypeVar("OtherT")
 JournalT = TypeVar("JournalT", bound="Journal[Any, Any, Any, Any, Any]")
 
 
-class Beside(Generic[PlanT]):
-    """The plans of other jobs of one kind, read in the transaction that adds a new one."""
-
-    def __init__(self, connection: sa.Connection, kind: Kind[PlanT, Any, Any, Any, Any], journal: str) -> None:
-        self._connection, self._kind, self._journal = connection, kind, journal
-
-    def of(self, kind: Kind[OtherT, Any, Any, Any, Any]) -> Beside[OtherT]:
-        """The same of jobs of another kind."""
-        return Beside(self._connection, kind, self._journal)
-
-    def unfinished(self, apart_from: str) -> tuple[PlanT, ...]:
-        """Those of jobs that are not over. `apart_from`: the UUID of a VM whose own do not count."""
-        return self._plans(moves.c.finished.is_(None), moves.c.vm_uuid != apart_from)
-
-    def recent(self, since: float, apart_from: frozenset[str]) -> tuple[PlanT, ...]:
-        """Those of jobs that are not over, or were planned since, by whatever clock. `apart_from`: ids."""
-        recent = sa.or_(moves.c.finished.is_(None), moves.c.created > since - CLOCKS_S)
-        return self._plans(recent, moves.c.id.not_in(sorted(apart_from)))
-
-    def _plans(self, *conditions: sa.ColumnElement[bool]) -> tuple[PlanT, ...]:
-        query = sa.select(moves.c.id, moves.c.plan).where(moves.c.kind == self._kind.name, *conditions)
-        return tuple(codec.plan(self._kind, row, self._journal) for row in self._connection.execute(query))
-
-
-class Journal(JobList[SummaryT], Generic[PlanT, RecordT, ProgressT, ReportT, SummaryT]):
+class Journal(JobList[SummaryT], RememberedFiles, Generic[PlanT, RecordT, ProgressT, ReportT, SummaryT]):
     """The jobs of one kind in one journal, and what is common to all. A subclass says which kind.
 
     Threads may share it. Every method may raise JournalFailed; then nothing was changed.
@@ -180,7 +143,7 @@ class Journal(JobList[SummaryT], Generic[PlanT, RecordT, ProgressT, ReportT, Sum
                 one_at_a_time(connection)
                 check(Beside(connection, self.kind, self.name))
                 for row in taken:
-                    _take(connection, head.vm, row)
+                    remembered_files.take(connection, head.vm, row)
                 if supersedes is not None:
                     claiming.supersede(connection, supersedes)
                 connection.execute(sa.insert(moves).values(values))
@@ -206,34 +169,6 @@ class Journal(JobList[SummaryT], Generic[PlanT, RecordT, ProgressT, ReportT, Sum
         recent = sa.or_(moves.c.finished.is_(None), moves.c.created > time.time() - 2 * CLOCKS_S)
         with self._db.reading() as connection:
             return frozenset(connection.scalars(sa.select(moves.c.id).where(recent)))
-
-    # ------------------------------------------------------------ what finished moves have left
-
-    def partial_copies(self, vm_uuid: str, host: str) -> dict[str, PartialCopy]:
-        """Destination path -> the broken copy that the latest job of this VM left there, to be gone on with.
-
-        `host`: libvirt's UUID; copies of hosts that are not known are among them: a marker beside each is the proof.
-        """
-        self._catch_up()
-        with self._db.reading() as connection:
-            return listed.partials(connection, vm_uuid, host)
-
-    def partial_paths(self) -> frozenset[str]:
-        """The paths of all such copies, of all VMs, on whichever host."""
-        self._catch_up()
-        with self._db.reading() as connection:
-            return listed.partial_paths(connection)
-
-    def forget_partial(self, path: str, host: str) -> None:
-        """It was removed. Harmless when it is not known."""
-        with self._db.writing() as connection:
-            listed.forget_partial(connection, path, host)
-
-    def same_images(self, host: str) -> frozenset[Prints]:
-        """The pairs of images of this host that were compared by any move, and read the same."""
-        self._catch_up()
-        with self._db.reading() as connection:
-            return listed.same(connection, host)
 
     def _catch_up(self) -> None:
         """Moves that a process of an older version has ended since the schema was upgraded are listed now."""
@@ -268,14 +203,10 @@ class Journal(JobList[SummaryT], Generic[PlanT, RecordT, ProgressT, ReportT, Sum
             connection.execute(sa.update(moves).where(*mine, moves.c.plan == row.plan).values(plan=plan, host=host))
         return True
 
-    def unpark(self, move: str) -> SummaryT:
-        """Somebody has looked: a parked move may go on, and its dead managers no longer count."""
-        deaths = sa.case((moves.c.parked.is_not(None), 0), else_=moves.c.deaths)
-        return self._set(move, parked=None, deaths=deaths)
-
     def _set(self, move: str, **values: Any) -> SummaryT:
         with self._db.writing() as connection:
-            connection.execute(sa.update(moves).where(moves.c.id == move, moves.c.finished.is_(None)).values(**values))
+            mine = (*self._is(move), moves.c.finished.is_(None))
+            connection.execute(sa.update(moves).where(*mine).values(**values))
             query = sa.select(moves, clock(connection).label("now"))
             row = connection.execute(query.where(*self._is(move))).first()
         if row is None:
@@ -360,6 +291,16 @@ class Journal(JobList[SummaryT], Generic[PlanT, RecordT, ProgressT, ReportT, Sum
         with self._db.writing() as connection:
             fenced(connection, lease, parked=codec.plain(problem))
 
+    def unpark(self, lease: Lease) -> SummaryT:
+        """Somebody has looked: a parked move goes on, and its dead managers no longer count. Raises LeaseLost.
+
+        With the lease alone: a manager that was taken over must not set the one going that its successor has parked.
+        """
+        deaths = sa.case((moves.c.parked.is_not(None), 0), else_=moves.c.deaths)
+        with self._db.writing() as connection:
+            fenced(connection, lease, parked=None, deaths=deaths)
+        return self.get(lease.move)
+
     def finish(self, lease: Lease, record: RecordT, report: ReportT) -> None:
         """The end: record with its outcome, report, and nobody's any more. Raises LeaseLost."""
         with self._db.writing() as connection:
@@ -384,7 +325,7 @@ class Journal(JobList[SummaryT], Generic[PlanT, RecordT, ProgressT, ReportT, Sum
         with self._db.writing() as connection:
             fenced(connection, lease, record=codec.encode(record), report=codec.encode(report))
 
-    # ------------------------------------------------------------ the story, the kept
+    # ------------------------------------------------------------ the story
 
     def event(self, move: str, kind: str, text: str) -> None:
         """Add a line to the story. Raises MoveNotFound."""
@@ -402,28 +343,6 @@ class Journal(JobList[SummaryT], Generic[PlanT, RecordT, ProgressT, ReportT, Sum
         with self._db.reading() as connection:
             return tuple(Event(row.at, row.kind, row.text) for row in connection.execute(query))
 
-    def add_kept(self, row: Kept) -> None:
-        """Remember a file that stays. Repeatable: the latest word on a path of a host counts."""
-        values = {
-            **{name: getattr(row, name) for name in _KEPT},
-            "why": codec.plain(row.why),
-            "fingerprint": None if row.fingerprint is None else codec.encode(row.fingerprint),
-        }
-        with self._db.writing() as connection:
-            connection.execute(sa.delete(kept).where(kept.c.path == row.path, kept.c.host.in_((row.host, ""))))
-            connection.execute(sa.insert(kept).values(values))
-
-    def remove_kept(self, path: str, host: str) -> None:
-        """Forget it; harmless when it is not known. A row of an unknown host counts as this host's."""
-        with self._db.writing() as connection:
-            connection.execute(sa.delete(kept).where(kept.c.path == path, kept.c.host.in_((host, ""))))
-
-    def kept_sources(self) -> tuple[Kept, ...]:
-        """All files that are kept on purpose, of all hosts, by path."""
-        with self._db.reading() as connection:
-            rows = connection.execute(sa.select(*(kept.c[name] for name in _KEPT)).order_by(kept.c.path, kept.c.host))
-            return tuple(codec.kept(row) for row in rows)
-
     def identity(self) -> str:
         """What tells this journal from every other: a UUID, made with the journal."""
         with self._db.reading() as connection:
@@ -432,8 +351,6 @@ class Journal(JobList[SummaryT], Generic[PlanT, RecordT, ProgressT, ReportT, Sum
 
 AnyJournal = Journal[Any, Any, Any, Any, Any]
 """A journal of whatever kind of job."""
-
-_KEPT = Kept.__match_args__
 
 
 def _taken_over(claimed: claiming.Claimed, before: Owner, owner: Owner) -> str:

@@ -11,6 +11,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
+from blockferry.hosts.datastore_id import FileId
 from blockferry.store.uses import Claimed, Made
 
 Prints = tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]
@@ -54,6 +55,7 @@ class Listed:
 
     places: tuple[Place, ...] = ()
     compared: tuple[Prints, ...] = ()  # images that were compared, and read the same
+    compared_files: tuple[Prints, ...] = ()  # such in datastores that several hosts have; FileId.text for path
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +67,15 @@ class PartialCopy:
     format: str
     virtual_size: int
     job: str = ""  # the latest that left it
+    file: FileId | None = None  # which file it is, for every host; None: not known
 
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """What a job has left: broken copies, and paths of such copies that are none any more."""
+    """What a job has left: broken copies, and such copies (file, path) that are none any more."""
 
     partial: tuple[PartialCopy, ...] = ()
-    used: tuple[str, ...] = ()
+    used: tuple[tuple[FileId, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -11,9 +12,29 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
 from blockferry.hosts import fingerprint
+from blockferry.hosts.datastore_id import FileId, on_host
 from blockferry.store import codec
 from blockferry.store.kind import Head, Kind, Left, Listed, PartialCopy, Prints
 from blockferry.store.schema import OPEN, host_addresses, hosts, move_datastores, moves, partial_copies, same_images
+
+SHARED = ""
+"""The host of images that were compared in datastores that several hosts have."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartialFiles:
+    """Broken copies of all hosts, to be left alone. `paths`: of those that are known by the path of their host only.
+
+    Such a path may be another file on another host; then that is left alone, too.
+    """
+
+    files: frozenset[FileId]
+    paths: frozenset[str]
+
+    def __contains__(self, one: tuple[FileId, str]) -> bool:
+        """Whether a file, with the path by which it is reached, is one of them, as far as is known."""
+        file, path = one
+        return file in self.files or path in self.paths
 
 
 def added(connection: Connection, head: Head, listed: Listed, now: float) -> None:
@@ -28,10 +49,11 @@ def added(connection: Connection, head: Head, listed: Listed, now: float) -> Non
         return
     _put(connection, hosts, {"uuid": head.host}, {"name": head.host_name[:255], "seen": now})
     _put(connection, host_addresses, {"host": head.host, "uri": head.uri[:1024]}, {"seen": now})
-    for prints in listed.compared:
-        text = json.dumps(prints, separators=(",", ":"))
-        digest = hashlib.sha256(text.encode()).hexdigest()
-        _put(connection, same_images, {"host": head.host, "digest": digest}, {"prints": text})
+    for host, every in ((head.host, listed.compared), (SHARED, listed.compared_files)):
+        for prints in every:
+            text = json.dumps(prints, separators=(",", ":"))
+            digest = hashlib.sha256(text.encode()).hexdigest()
+            _put(connection, same_images, {"host": host, "digest": digest}, {"prints": text})
 
 
 def ended(connection: Connection, head: Head, left: Left) -> None:
@@ -43,10 +65,12 @@ def ended(connection: Connection, head: Head, left: Left) -> None:
             "target": partial_copy.target,
             "format": partial_copy.format,
             "virtual_size": partial_copy.virtual_size,
+            "place": partial_copy.file.place if partial_copy.file is not None else "",
+            "place_path": partial_copy.file.path if partial_copy.file is not None else "",
         }
         _put(connection, partial_copies, {"path": partial_copy.path, "host": head.host}, values)
-    for path in left.used:
-        forget_partial(connection, path, head.host)
+    for file, path in left.used:
+        forget_partial(connection, file, path, head.host)
 
 
 def unlisted(connection: Connection, kind: str) -> list[str]:
@@ -75,23 +99,28 @@ def partials(connection: Connection, vm_uuid: str, host: str) -> dict[str, Parti
     return {row.path: PartialCopy(row.path, row.target, row.format, row.virtual_size, row.move) for row in rows}
 
 
-def forget_partial(connection: Connection, path: str, host: str) -> None:
-    """It is gone: the row of this host, and the one of a host that was not known."""
-    here = partial_copies.c.host.in_((host, ""))
-    connection.execute(sa.delete(partial_copies).where(partial_copies.c.path == path, here))
+def forget_partial(connection: Connection, file: FileId, path: str, host: str) -> None:
+    """It is gone: the row of this host, the one of a host that was not known, and those of the same file."""
+    columns = partial_copies.c
+    gone = sa.and_(columns.path == path, columns.host.in_((host, "")))
+    if file.known:
+        gone = sa.or_(gone, sa.and_(columns.place == file.place, columns.place_path == file.path))
+    connection.execute(sa.delete(partial_copies).where(gone))
 
 
-def partial_paths(connection: Connection) -> frozenset[str]:
-    """The paths of all broken copies that are kept, on whichever host: datastores may be shared, and hosts renamed.
-
-    Used to leave such a copy alone, so a path that two hosts use for two files only keeps more.
-    """
-    return frozenset(connection.scalars(sa.select(partial_copies.c.path)))
+def partial_files(connection: Connection) -> PartialFiles:
+    """All broken copies that are kept, on whichever host."""
+    columns = (partial_copies.c[name] for name in ("path", "host", "place", "place_path"))
+    rows = connection.execute(sa.select(*columns)).all()
+    known = [(row.path, codec.file_id(row.place, row.place_path) or on_host(row.host, row.path)) for row in rows]
+    return PartialFiles(
+        frozenset(file for _, file in known if file.known), frozenset(path for path, file in known if not file.known)
+    )
 
 
 def same(connection: Connection, host: str) -> frozenset[Prints]:
-    """The pairs of images of this host that were compared and read the same."""
-    texts = connection.scalars(sa.select(same_images.c.prints).where(same_images.c.host == host))
+    """The pairs of images that were compared and read the same: of this host, and of datastores that others have."""
+    texts = connection.scalars(sa.select(same_images.c.prints).where(same_images.c.host.in_((host, SHARED))))
     return frozenset(_read_fingerprints(text) for text in texts)
 
 

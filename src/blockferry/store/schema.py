@@ -11,6 +11,15 @@ OPEN = "open"
 
 metadata = MetaData()
 
+
+def _file_identity() -> tuple[Column[str], Column[str]]:
+    """Which file a path is, for every host: hosts.datastore_id.FileId. "": a process of version 0003 wrote the row."""
+    return (
+        Column("place", Text, nullable=False, server_default=""),
+        Column("place_path", Text, nullable=False, server_default=""),
+    )
+
+
 moves = Table(
     "moves",
     metadata,
@@ -68,6 +77,7 @@ kept = Table(
     Column("since", Float),
     Column("format", String(16)),
     Column("fingerprint", Text),  # JSON: hosts.kept.KeptFingerprint
+    *_file_identity(),
 )
 
 identity = Table("identity", metadata, Column("id", String(36), primary_key=True))  # one row: this journal's own
@@ -92,14 +102,17 @@ partial_copies = Table(  # broken copies that are kept, to be gone on with by an
     Column("target", String(64), nullable=False),
     Column("format", String(16), nullable=False),
     Column("virtual_size", BigInteger, nullable=False),
+    *_file_identity(),
 )
 
 same_images = Table(  # images that were compared, and read the same
     "same_images",
     metadata,
-    Column("host", String(64), primary_key=True),
+    Column("host", String(64), primary_key=True),  # "": in datastores that several hosts have
     Column("digest", String(64), primary_key=True),  # of `prints`
-    Column("prints", Text, nullable=False),  # JSON: two lists of (path, fingerprint), sorted
+    Column(
+        "prints", Text, nullable=False
+    ),  # JSON: two lists of (path, fingerprint), sorted; with host "": FileId.text for path
 )
 
 hosts = Table(

@@ -28,7 +28,7 @@ from blockferry.base.errors import (
     UsageError,
     nearest,
 )
-from blockferry.hosts import qemu_process
+from blockferry.hosts import file_identity, qemu_process
 from blockferry.hosts.helper import comparison, dirty_bitmaps, files
 from blockferry.hosts.host import Host
 from blockferry.hosts.images import qemu_img
@@ -288,7 +288,10 @@ def _vm(site: Host, name: str) -> tuple[Vm, Checkpoints]:
 
 
 def _present(site: Host, vm: Vm, control: Checkpoints) -> Present:
-    return control.present(qemu_process.run_of(site.runner, site.uri, vm.name, vm.uuid))
+    """The VM as it is now, with the files that its disks are, whichever host looks."""
+    now = control.present(qemu_process.run_of(site.runner, site.uri, vm.name, vm.uuid))
+    files = file_identity.files_at(site.runner, site.connection.host_id(), [disk.path for disk in now.disks])
+    return replace(now, disks=tuple(replace(disk, file=files[disk.path]) for disk in now.disks))
 
 
 def _note(vm: Vm, now: Present, targets: Sequence[str]) -> PointNote:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from blockferry.base.units import format_size
 from blockferry.hosts.inventory import Disk, Image, PowerState, Vm
-from blockferry.hosts.tracking_points import Point, PointNote, Present
+from blockferry.hosts.tracking_points import NotedDisk, Point, PointNote, Present
 
 MOST_POINTS = 32
 """Points of one VM. Each is a bitmap that QEMU keeps up at every write and saves in the image at power-off."""
@@ -135,8 +135,8 @@ def lost(point: Point, now: Present, target: str, *, power_cycles: bool = False)
             "the VM has been off since then (or has crashed, or was saved or migrated), and who wrote to its images "
             "meanwhile cannot be told"
         )
-    if then.path != today.path:
-        return f"the disk is on {today.path} now, it was on {then.path}"
+    if moved := _elsewhere(then, today, same_run=same_run):
+        return moved
     if same_run and then.node != today.node:
         return "a snapshot, a copy or a detachment has come between the VM and its image"
     if then.size != today.size:
@@ -147,6 +147,20 @@ def lost(point: Point, now: Present, target: str, *, power_cycles: bool = False)
     if target in point.bitmaps and point.bitmaps[target] is None:
         return "its bitmap is gone from the image"
     return None
+
+
+def _elsewhere(then: NotedDisk, today: NotedDisk, *, same_run: bool) -> str:
+    """Why a disk is not on the image that it was on, a clause; "" when it is.
+
+    Two hosts may use one path for two images, and two paths for one. Points of older versions tell the path alone. A
+    QEMU that has run since then has had the image open: what is mounted by now does not matter.
+    """
+    by_path = same_run or then.file is None or today.file is None
+    if then.path == today.path if by_path else then.file == today.file:
+        return ""
+    if then.path == today.path:
+        return f"the disk is on {today.path} as it was, but that is on another file system, or on another host, now"
+    return f"the disk is on {today.path} now, it was on {then.path}"
 
 
 def unchanged(before: Present, after: Present, targets: Sequence[str]) -> bool:

@@ -120,7 +120,7 @@ COPYING = Record(
     folded_as={"/old-san/web01/vda.o.qcow2": "18:100:1700000000000000000"},
     synced={"vdb": ComparedBase("19:3221225472:1700000000000000000", 1, 2, 3, 4.0)},
     fold_attempts=1,
-    commits={"vdb": Stage.STARTING},
+    folds={"vdb": Stage.STARTING},
     lost=LostVm("boot:17:99", {"vda": "/old-san/web01/vda.qcow2"}, {"vdb": "/nowhere"}, autostart=True),
     disks_before={"vda": "<disk/>"},
 )
@@ -129,12 +129,12 @@ SWITCHED = Record(
     switched=True,
     let_run=True,
     graph_proven=True,
-    graph_committed=True,
+    graph_folded=True,
     graph_doubt="QEMU was asked in vain",
     config_written=True,
     snapshots_written=True,
     settled=("vda",),
-    view=BackupExport.READY,
+    view=BackupExport.HELD,
     view_of=7,
     view_socket="/run/blockferry.sock",
     verified=("vda",),
@@ -160,7 +160,7 @@ PENDING = Record(
     hold_s=12.5,
     unverified={"vda": "it was cancelled"},
 )
-BROKEN = Record(failure="the destination hung", fenced="/ssd", kept=("/ssd/web04/vda.qcow2",), outcome=Outcome.FAILED)
+BROKEN = Record(failure="the destination hung", cut_off="/ssd", kept=("/ssd/web04/vda.qcow2",), outcome=Outcome.FAILED)
 
 
 def write(journal: MoveJournal) -> None:
@@ -171,7 +171,7 @@ def write(journal: MoveJournal) -> None:
     journal.want("c0000001", Wanted.CANCEL)
     journal.add(plan("c0000003", "web03"), Record(), "{}", "bob")
     lease = journal.claim("c0000003", Owner.here())
-    journal.save_interim(lease, PENDING, Report(Outcome.MOVED, 3.0))
+    journal.follow(lease, PENDING, Report(Outcome.MOVED, 3.0))
     journal.release(lease)
     journal.add(plan("c0000004", "web04", replace(disk("web04"), overlay_first=True)), Record(), "{}", "bob")
     lease = journal.claim("c0000004", Owner.here())

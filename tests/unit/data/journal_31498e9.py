@@ -167,9 +167,9 @@ def whole(move: str, vm: str) -> Plan:
     )
 
 
-def ends(journal: MoveJournal, plan: Plan, record: Record, outcome: Outcome) -> None:
-    journal.add(plan, Record(), "{}", "bob")
-    journal.finish(journal.claim(plan.move, Owner.here()), replace(record, outcome=outcome), Report(outcome, 12.5))
+def ends(journal: MoveJournal, one: Plan, record: Record, outcome: Outcome) -> None:
+    journal.add(one, Record(), "{}", "bob")
+    journal.finish(journal.claim(one.move, Owner.here()), replace(record, outcome=outcome), Report(outcome, 12.5))
 
 
 def write(journal: MoveJournal) -> None:
@@ -191,9 +191,7 @@ def write(journal: MoveJournal) -> None:
     waiting = replace(plan("d0000004", "web04"), nvram=NvramPlan("/old-san/web04/n.fd", "/ssd/web04/n.fd", 131072))
     journal.add(waiting, Record(), "{}", "bob")
     lease = journal.claim("d0000004", Owner.here())
-    journal.save_interim(
-        lease, Record(switch=SwitchRecord(done=True), nvram=NvramRecord(True)), Report(Outcome.MOVED, 3.0)
-    )
+    journal.follow(lease, Record(switch=SwitchRecord(done=True), nvram=NvramRecord(True)), Report(Outcome.MOVED, 3.0))
     journal.release(lease)
     ends(journal, plan("d0000005", "web05"), Record(kept=("/ssd/web05/vda.qcow2",)), Outcome.FAILED)
     known = ReusedLayer("/old-san/t", "/ssd/t", "raw", 1, 1, {"/ssd/t": "1:1:1"}, {"/old-san/t": "2:2:2"}, known=True)

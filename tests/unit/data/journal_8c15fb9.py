@@ -57,9 +57,9 @@ def plan(move: str, vm: str, *disks: DiskPlan, uri: str = "qemu:///system", home
     )
 
 
-def finished(journal: MoveJournal, plan: Plan, record: Record, outcome: Outcome) -> None:
-    journal.add(plan, record, "{}", "alice")
-    lease = journal.claim(plan.move, Owner.here())
+def finished(journal: MoveJournal, one: Plan, record: Record, outcome: Outcome) -> None:
+    journal.add(one, record, "{}", "alice")
+    lease = journal.claim(one.move, Owner.here())
     journal.finish(lease, replace(record, outcome=outcome), Report(outcome, 12.5, bulk_bytes=3 * GiB))
 
 
@@ -95,7 +95,7 @@ def write(journal: MoveJournal) -> None:
     waiting = replace(plan("a0000003", "web03", home=home), nvram=nvram)
     journal.add(waiting, Record(), "{}", "bob")
     lease = journal.claim("a0000003", Owner.here())
-    journal.save_interim(lease, Record(switched=True, following=True), Report(Outcome.MOVED, 3.0))
+    journal.follow(lease, Record(switched=True, following=True), Report(Outcome.MOVED, 3.0))
     journal.release(lease)
 
     journal.add(plan("a0000004", "web04", uri="qemu+ssh://kvm2/system"), Record(), "{}", "bob")

@@ -362,13 +362,16 @@ def mark_file(context: Context, path: str, *, made: bool | str = False) -> None:
     context.check()
     plan = context.plan
     write_marker(
-        context.runner, path, move=plan.move, vm=plan.vm, journal=context.journal,
+        context.runner, path, move=plan.move, vm=plan.vm, journal=context.journal, host=plan.host,
         made=path if made is True else made or None,
     )  # fmt: skip
 
 
-def write_marker(runner: Runner, path: str, *, move: str, vm: str, journal: str, made: str | None) -> None:
-    """The marker beside `path`. `made`: where the file is, once it is; the marker says which then. `journal`: id."""
+def write_marker(runner: Runner, path: str, *, move: str, vm: str, journal: str, host: str, made: str | None) -> None:
+    """Write the marker beside `path`. `made`: where the file is, once it is; the marker says which then.
+
+    `journal`: its id. `host`: libvirt's UUID of the host, by whose inode number the file is known.
+    """
     file_stat = None if made is None else files.stat_one(runner, made)
     words = {
         "what": "being made by blockferry; `blockferry orphans` tells more",
@@ -376,6 +379,7 @@ def write_marker(runner: Runner, path: str, *, move: str, vm: str, journal: str,
         "vm": vm,
         "journal": journal,
         "by": f"{getpass.getuser()}@{socket.gethostname()}",
+        "host": host,
         "inode": "" if file_stat is None else str(file_stat.inode),
     }
     files.write_file(runner, path + MARKER, msgspec.json.format(msgspec.json.encode(words)) + b"\n", 0o644)

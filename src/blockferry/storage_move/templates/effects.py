@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from blockferry.base.errors import BlockferryError
 from blockferry.base.units import format_size
+from blockferry.hosts.datastore_id import Directory, FileId, file_of, on_host
 from blockferry.hosts.helper import files, image_users
 from blockferry.hosts.host_facts import images_of
 from blockferry.hosts.identity import may_be_here
@@ -21,6 +22,7 @@ from blockferry.hosts.runner import Runner
 from blockferry.storage_move import claims
 from blockferry.storage_move.destination import effects as destination_effects
 from blockferry.storage_move.facts import TemplateFacts
+from blockferry.storage_move.move_kind import by_file
 from blockferry.storage_move.observe import fingerprints, same_path
 
 if TYPE_CHECKING:  # it loads SQLAlchemy, which a listing does without
@@ -35,10 +37,11 @@ TELL_AFTER_S, TELL_EVERY_S = 2.0, 10.0
 
 @dataclass(frozen=True, slots=True)
 class KnownImages:
-    """What the journal knows of images on this host."""
+    """What the journal knows of images on this host, and of those that other hosts have, too."""
 
     compared: Collection[Pair] = ()  # pairs that read the same
     busy: Mapping[str, str] = field(default_factory=dict)  # path -> why nothing may be built on it, a clause
+    busy_files: Mapping[FileId, str] = field(default_factory=dict)  # the same of what other hosts have to do with
     just: Mapping[Pair, TemplateFacts] = field(default_factory=dict)  # what was compared a moment ago, with its result
 
 
@@ -62,14 +65,21 @@ class _Shown:
 
 def known(journal: MoveJournal, uri: str, host: str) -> KnownImages:
     busy = {row.path: "it is in quarantine" for row in claims.kept_here(journal, uri, host)}
+    files = {
+        row.identity: f"it is in quarantine, an old file of {row.vm} on another host"
+        for row in journal.kept_sources()
+        if row.host != host and row.identity.known
+    }
     every = journal.every
-    for one in every.unfinished():
-        why = f"move {one.id} of {one.plan.vm}, which is not over, has to do with it"
-        for claimed in every.kind_of(one).claimed(one):
+    for summary in every.unfinished():
+        why = f"move {summary.id} of {summary.plan.vm}, which is not over, has to do with it"
+        for claimed in every.kind_of(summary).claimed(summary):
             if may_be_here(claimed.where, uri, host):
                 busy.update(dict.fromkeys(claimed.paths, why))
+            else:
+                files.update({file: why for path in claimed.paths if (file := claimed.file(path)) is not None})
     # Of a host that is not known: then they are compared anew.
-    return KnownImages(journal.same_images(host) if host else (), busy)
+    return KnownImages(journal.same_images(host) if host else (), busy, files)
 
 
 def compared(found: Iterable[TemplateFacts]) -> dict[Pair, TemplateFacts]:
@@ -92,11 +102,13 @@ def find(
     everyone: Iterable[Vm],
     ask: Callable[[], KnownImages],
     tell: Callable[[str], None] = _silent,
+    directories: Sequence[Directory] = (),
 ) -> TemplateFacts | None:
     """Whether the image at `path` may take the place of these layers (one lower layer and all below it).
 
-    None when there is nothing at `path`. Reads both sides completely, unless `ask` says that they were compared
-    before and have not changed; `tell` hears of that now and then while it goes on, for it may take long.
+    `directories`: the datastores of the host, by which other hosts mean the same files. None when there is nothing at
+    `path`. Reads both sides completely, unless `ask` says that they were compared before and have not changed; `tell`
+    hears of that now and then while it goes on, for it may take long.
     """
     layer = layers[0]
     try:
@@ -106,11 +118,13 @@ def find(
         template_facts = TemplateFacts(path, layer.format, chain[0].virtual_size)
         mine = [name for image in chain for name in (image.path, *image.parts)]
         theirs = [name for image in layers for name in (image.path, *image.parts)]
-        problem = _unfit(runner, layer, chain, mine, theirs, everyone, ask().busy)
+        problem = _unfit(runner, layer, chain, mine, theirs, everyone) or _busy(mine, ask(), directories)
+        problem = problem or _writer(runner, mine)
         if problem:
             return replace(template_facts, problem=problem)
         prints, source_prints = fingerprints(runner, mine), fingerprints(runner, theirs)
-        if _pair(prints, source_prints) in ask().compared:
+        pair = _pair(prints, source_prints)
+        if pair in ask().compared or by_file(pair, lambda name: _file(name, directories)) in ask().compared:
             return replace(template_facts, prints=prints, source_prints=source_prints, known=True)
         if (before := ask().just.get(_pair(prints, source_prints))) is not None:
             return replace(before, problem=before.problem or _writer(runner, mine))
@@ -141,7 +155,6 @@ def _unfit(
     mine: Sequence[str],
     theirs: Sequence[str],
     everyone: Iterable[Vm],
-    busy: Mapping[str, str],
 ) -> str:
     """Why an image is not to be built on, whatever it holds; "" when nothing speaks against it."""
     if any(image.encrypted for image in chain):
@@ -161,10 +174,21 @@ def _unfit(
     for name in mine:
         if stats[name + destination_effects.MARKER] is not None:
             return f"{name} is being made by a move (`blockferry orphans`)"
-        why = next((text for path, text in busy.items() if same_path(path, name)), "")
+    return _top_of(runner, everyone, mine, identities)
+
+
+def _busy(names: Iterable[str], known: KnownImages, directories: Sequence[Directory]) -> str:
+    """Why nothing may be built on one of these files, as the journal knows: by its path or its identity."""
+    for name in names:
+        why = next((text for path, text in known.busy.items() if same_path(path, name)), "")
+        why = why or known.busy_files.get(_file(name, directories), "")
         if why:
             return f"{name}: {why}"
-    return _top_of(runner, everyone, mine, identities) or _writer(runner, mine)
+    return ""
+
+
+def _file(path: str, directories: Sequence[Directory]) -> FileId:
+    return file_of(path, directories) or on_host("", path)
 
 
 def _top_of(runner: Runner, everyone: Iterable[Vm], mine: Sequence[str], identities: set[tuple[int, int]]) -> str:

@@ -1,0 +1,100 @@
+"""The files that the journal remembers, of all jobs: those in quarantine, broken copies, images that were compared."""
+
+from __future__ import annotations
+
+import abc
+
+import sqlalchemy as sa
+
+from blockferry.base.errors import KeptTaken
+from blockferry.hosts.datastore_id import FileId
+from blockferry.hosts.kept import Kept
+from blockferry.store import codec, listed
+from blockferry.store.database import Database
+from blockferry.store.kind import PartialCopy, Prints
+from blockferry.store.listed import PartialFiles
+from blockferry.store.schema import kept
+
+_PLAIN = tuple(name for name in Kept.__match_args__ if name != "file")
+"""The fields of a kept file that are columns of their own name."""
+
+_KEPT = (*_PLAIN, "place", "place_path")
+
+
+class RememberedFiles(abc.ABC):
+    """The part of a journal that is about files. Every method may raise JournalFailed; then nothing was changed."""
+
+    _db: Database
+
+    @abc.abstractmethod
+    def _catch_up(self) -> None:
+        """List what processes of older versions have left since the schema was upgraded."""
+
+    # ------------------------------------------------------------ what finished moves have left
+
+    def partial_copies(self, vm_uuid: str, host: str) -> dict[str, PartialCopy]:
+        """Destination path -> the broken copy that the latest job of this VM left there, to be gone on with.
+
+        `host`: libvirt's UUID; copies of hosts that are not known are among them: a marker beside each is the proof.
+        """
+        self._catch_up()
+        with self._db.reading() as connection:
+            return listed.partials(connection, vm_uuid, host)
+
+    def partial_files(self) -> PartialFiles:
+        """All such copies, of all VMs, on whichever host."""
+        self._catch_up()
+        with self._db.reading() as connection:
+            return listed.partial_files(connection)
+
+    def forget_partial(self, file: FileId, path: str, host: str) -> None:
+        """It was removed. Harmless when it is not known. `path`: by which `host` reaches it."""
+        with self._db.writing() as connection:
+            listed.forget_partial(connection, file, path, host)
+
+    def same_images(self, host: str) -> frozenset[Prints]:
+        """The pairs of images that were compared by any move, and read the same.
+
+        Those of this host by path, and by `FileId.text` those of datastores that several hosts have.
+        """
+        self._catch_up()
+        with self._db.reading() as connection:
+            return listed.same(connection, host)
+
+    # ------------------------------------------------------------ quarantine
+
+    def add_kept(self, row: Kept) -> None:
+        """Remember a file that stays. Repeatable: the latest word on a file counts, whichever host has said it."""
+        file = row.identity
+        plain: dict[str, object] = {name: getattr(row, name) for name in _PLAIN}
+        values = {
+            **plain,
+            "why": codec.plain(row.why),
+            "fingerprint": None if row.fingerprint is None else codec.encode(row.fingerprint),
+            "place": file.place,
+            "place_path": file.path,
+        }
+        here = sa.and_(kept.c.path == row.path, kept.c.host.in_((row.host, "")))
+        same = sa.and_(kept.c.place == file.place, kept.c.place_path == file.path)
+        with self._db.writing() as connection:
+            connection.execute(sa.delete(kept).where(sa.or_(here, same) if file.known else here))
+            connection.execute(sa.insert(kept).values(values))
+
+    def remove_kept(self, path: str, host: str) -> None:
+        """Forget it; harmless when it is not known. A row of an unknown host counts as this host's."""
+        with self._db.writing() as connection:
+            connection.execute(sa.delete(kept).where(kept.c.path == path, kept.c.host.in_((host, ""))))
+
+    def kept_sources(self) -> tuple[Kept, ...]:
+        """All files that are kept on purpose, of all hosts, by path."""
+        with self._db.reading() as connection:
+            rows = connection.execute(sa.select(*(kept.c[name] for name in _KEPT)).order_by(kept.c.path, kept.c.host))
+            return tuple(codec.kept(row) for row in rows)
+
+
+def take(connection: sa.Connection, vm: str, row: Kept) -> None:
+    """Take an old disk out of quarantine, as it was seen there."""
+    same = (kept.c.path == row.path, kept.c.host.in_((row.host, "")), kept.c.move == row.move)
+    when = kept.c.since.is_(None) if row.since is None else kept.c.since == row.since
+    if connection.execute(sa.delete(kept).where(*same, when)).rowcount != 1:
+        raise KeptTaken(vm, row.path)

@@ -1,0 +1,253 @@
+"""Two hosts in one journal: one path with two storages mixes nothing, and one storage under two paths is one."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import replace
+from typing import Any
+
+import sqlalchemy as sa
+from journal_support import changing, disk_plan, load_dump, make_plan
+
+from blockferry.hosts.datastore_id import Directory, FileId, Mounted, file_at, of_mount, on_host
+from blockferry.hosts.kept import Kept
+from blockferry.jobs.outcome import Outcome
+from blockferry.storage_move import claims
+from blockferry.storage_move.move_journal import MoveJournal
+from blockferry.storage_move.move_kind import by_file, pair
+from blockferry.storage_move.plan import Plan
+from blockferry.storage_move.record import Record
+from blockferry.storage_move.summary import Report
+from blockferry.storage_move.templates import effects as templates_effects
+from blockferry.storage_move.templates.plan import ChainPlan, ReusedLayer
+from blockferry.store import Owner
+
+pytest_plugins = ("journal_plugin",)
+
+A, B = "6f0c1d9e-aaaa-4bbb-8ccc-00000000000a", "6f0c1d9e-aaaa-4bbb-8ccc-00000000000b"
+LOCAL = "qemu:///system"
+SHARED = Mounted("nfs4", "nas:/vol", "/")
+
+
+def local(uuid: str = "0b5a1c2d-3333-4444-8555-000000000003") -> Mounted:
+    return Mounted("ext4", "/dev/vda1", "/srv/ssd", uuid)
+
+
+def directory(host: str, path: str, mounted: Mounted) -> Directory:
+    return Directory(path, of_mount(mounted, host, "pool"))
+
+
+def kept(host: str, path: str, mounted: Mounted | None, **more: Any) -> Kept:
+    """A row as a host writes it: what is mounted there tells which file it is."""
+    file = None if mounted is None else file_at(mounted, host, path)
+    return replace(Kept(path, f"m-{host[-1]}", f"vm-{host[-1]}", "ssd", None, 1, "as asked", host, file=file), **more)
+
+
+def plan_on(host: str, move: str, root: str, mounted: Mounted) -> Plan:
+    disk = disk_plan()
+    disk = replace(disk, dest=replace(disk.dest, path=f"{root}/vda.raw"))
+    plan = make_plan(move, disks=(disk,))
+    return replace(plan, host=host, directories={"ssd": directory(host, root, mounted)})
+
+
+def end(journal: MoveJournal, plan: Plan, outcome: Outcome, *, kept_copy: bool = False) -> None:
+    journal.add(plan, Record(), "{}", "alice")
+    copies = (plan.disks[0].dest.path,) if kept_copy else ()
+    record = Record(outcome=outcome, kept=copies)
+    journal.finish(journal.claim(plan.move, Owner.here()), record, Report(outcome, 1.0))
+
+
+# ------------------------------------------------------------ what a file is
+
+
+def test_the_same_uuid_on_two_machines_is_no_proof() -> None:
+    """A machine that was copied has the UUIDs of the one that it was copied from."""
+    path = "/ssd/vda.raw"
+    assert file_at(local(), A, path) != file_at(local(), B, path)
+    assert file_at(local(), "", path) == on_host("", path), "hosts without a UUID cannot be told apart"
+    assert file_at(Mounted("tmpfs", "tmpfs", "/"), A, path) == on_host(A, path)
+    assert file_at(None, A, path) == on_host(A, path)
+    assert not on_host(A, path).known
+
+
+def test_one_export_is_one_under_whatever_path_and_host() -> None:
+    shared = file_at(SHARED, A, "/ssd/vda.raw")
+    assert shared == file_at(SHARED, B, "/mnt/fast/vda.raw")
+    assert shared.shared
+    assert not file_at(local(), A, "/ssd/vda.raw").shared
+    assert not file_at(Mounted("nfs4", "localhost:/vol", "/"), A, "/ssd/vda.raw").shared
+
+
+# ------------------------------------------------------------ quarantine
+
+
+def test_one_path_on_two_storages_is_kept_twice(journal: MoveJournal) -> None:
+    rows = (kept(A, "/ssd/vda.raw", local()), kept(B, "/ssd/vda.raw", local()))
+    for row in rows:
+        journal.add_kept(row)
+    assert set(journal.kept_sources()) == set(rows)
+    assert claims.kept_here(journal, LOCAL, A) == (rows[0],)
+    assert claims.kept_here(journal, LOCAL, B) == (rows[1],)
+    journal.remove_kept("/ssd/vda.raw", A)
+    assert journal.kept_sources() == (rows[1],)
+
+
+def test_one_path_of_which_nothing_is_known_is_kept_twice(journal: MoveJournal) -> None:
+    rows = (kept(A, "/ssd/vda.raw", None), kept(B, "/ssd/vda.raw", None))
+    for row in rows:
+        journal.add_kept(row)
+    assert set(journal.kept_sources()) == set(rows)
+    assert [row.identity for row in journal.kept_sources()] == [on_host(A, "/ssd/vda.raw"), on_host(B, "/ssd/vda.raw")]
+
+
+def test_one_file_is_kept_once_whichever_host_says_so(journal: MoveJournal) -> None:
+    """Two rows of one file would each keep it from being removed by the other one's host."""
+    journal.add_kept(kept(A, "/ssd/vda.raw", SHARED))
+    later = kept(B, "/mnt/fast/vda.raw", SHARED)
+    journal.add_kept(later)
+    assert journal.kept_sources() == (later,)
+
+
+def test_another_host_s_quarantine_is_told_by_the_file(journal: MoveJournal) -> None:
+    journal.add_kept(kept(A, "/ssd/shared.raw", SHARED))
+    journal.add_kept(kept(A, "/ssd/own.raw", local()))
+    said = claims.claims(journal, LOCAL, B)
+    assert said.kept == ()
+    assert file_at(SHARED, B, "/mnt/fast/shared.raw") in said.kept_files
+    assert file_at(local(), B, "/ssd/own.raw") not in said.kept_files
+    assert claims.claims(journal, LOCAL, A).kept_files == {}, "they are its own"
+
+
+# ------------------------------------------------------------ broken copies
+
+
+def test_a_broken_copy_is_left_alone_by_whatever_path(journal: MoveJournal) -> None:
+    """`orphans` of host B, which has the datastore at another path, took it for rubbish."""
+    end(journal, plan_on(A, "m1", "/ssd", SHARED), Outcome.FAILED, kept_copy=True)
+    partial = journal.partial_files()
+    assert (file_at(SHARED, B, "/mnt/fast/vda.raw"), "/mnt/fast/vda.raw") in partial
+    assert (file_at(SHARED, B, "/mnt/fast/other.raw"), "/mnt/fast/other.raw") not in partial
+
+
+def test_a_file_at_the_path_of_another_host_s_copy_is_none(journal: MoveJournal) -> None:
+    end(journal, plan_on(A, "m1", "/ssd", local()), Outcome.FAILED, kept_copy=True)
+    partial = journal.partial_files()
+    assert (file_at(local(), A, "/ssd/vda.raw"), "/ssd/vda.raw") in partial
+    assert (file_at(local(), B, "/ssd/vda.raw"), "/ssd/vda.raw") not in partial
+    journal.forget_partial(file_at(local(), B, "/ssd/vda.raw"), "/ssd/vda.raw", B)
+    assert journal.partial_files() == partial, "what another host removes there is another file"
+    journal.forget_partial(file_at(local(), A, "/ssd/vda.raw"), "/ssd/vda.raw", A)
+    assert not journal.partial_files().files
+
+
+def test_a_copy_of_which_nothing_is_known_is_left_alone_at_its_path(journal: MoveJournal) -> None:
+    end(journal, replace(plan_on(A, "m1", "/ssd", SHARED), directories={}), Outcome.FAILED, kept_copy=True)
+    assert (file_at(SHARED, B, "/ssd/vda.raw"), "/ssd/vda.raw") in journal.partial_files(), "a doubt keeps it"
+
+
+def test_a_shared_copy_that_another_host_removes_is_forgotten(journal: MoveJournal) -> None:
+    plan = plan_on(A, "m1", "/ssd", SHARED)
+    end(journal, plan, Outcome.FAILED, kept_copy=True)
+    journal.forget_partial(file_at(SHARED, B, "/mnt/fast/vda.raw"), "/mnt/fast/vda.raw", B)
+    assert journal.partials(plan.uuid, A) == {}
+
+
+# ------------------------------------------------------------ templates
+
+
+def templated(host: str, move: str, root: str, mounted: Mounted) -> Plan:
+    """A move that has compared two templates of one datastore."""
+    reused = ReusedLayer(
+        f"{root}/old/t.raw", f"{root}/t.raw", "raw", 1, 1, {f"{root}/t.raw": "1:2:3"}, {f"{root}/old/t.raw": "4:5:6"}
+    )
+    plan = plan_on(host, move, root, mounted)
+    return replace(plan, disks=(replace(plan.disks[0], chain=ChainPlan(reused=reused)),))
+
+
+def knows(journal: MoveJournal, host: str, root: str, mounted: Mounted, mark: str = "1:2:3") -> bool:
+    """Whether a host knows of its two images that they were compared."""
+    images = pair({f"{root}/t.raw": mark}, {f"{root}/old/t.raw": "4:5:6"})
+    known = templates_effects.known(journal, LOCAL, host).compared
+    where = directory(host, root, mounted)
+    return images in known or by_file(images, lambda path: where.file(path) or on_host(host, path)) in known
+
+
+def test_templates_of_a_shared_datastore_are_compared_once_for_all_hosts(journal: MoveJournal) -> None:
+    end(journal, templated(A, "m1", "/ssd", SHARED), Outcome.MOVED)
+    assert knows(journal, A, "/ssd", SHARED)
+    assert knows(journal, B, "/mnt/fast", SHARED)
+    assert not knows(journal, B, "/mnt/fast", SHARED, mark="1:2:4"), "somebody wrote to it since"
+    assert not knows(journal, B, "/ssd", replace(SHARED, source="nas2:/vol"))
+
+
+def test_templates_at_one_path_of_two_hosts_are_two(journal: MoveJournal) -> None:
+    """Copied machines: one path, one UUID, even one inode and time of writing."""
+    end(journal, templated(A, "m1", "/ssd", local()), Outcome.MOVED)
+    assert knows(journal, A, "/ssd", local())
+    assert not knows(journal, B, "/ssd", local())
+
+
+def test_nothing_is_built_on_what_another_host_is_about_to_remove(journal: MoveJournal) -> None:
+    journal.add(plan_on(A, "m1", "/ssd", SHARED), Record(), "{}", "alice")
+    journal.add_kept(kept(A, "/ssd/kept.raw", SHARED))
+    known = templates_effects.known(journal, LOCAL, B)
+    here, elsewhere = directory(B, "/mnt/fast", SHARED), directory(B, "/ssd", local())
+    for name, word in (("vda.raw", "move m1"), ("kept.raw", "quarantine")):
+        assert word in templates_effects._busy([f"/mnt/fast/{name}"], known, (here,))
+        assert templates_effects._busy([f"/ssd/{name}"], known, (elsewhere,)) == ""
+
+
+# ------------------------------------------------------------ the journals of older versions
+
+
+def places(url: str, table: str) -> dict[str, tuple[str, str]]:
+    """Path -> (place, path on it) of each row, as it stands in the database."""
+    with changing(url) as connection:
+        rows = connection.execute(sa.text(f"SELECT path, place, place_path FROM {table}"))
+        return {row.path: (row.place, row.place_path) for row in rows}
+
+
+HOST = "6f0c1d9e-aaaa-4bbb-8ccc-000000000001"
+
+
+def test_what_an_older_plan_says_of_its_datastores_tells_the_files(url: str) -> None:
+    """Version 31498e9: the plan of a row's move, if it is of the row's host, says what the datastores stand on."""
+    load_dump(url, "31498e9")
+    with closing(MoveJournal.open(url)) as journal:
+        assert places(url, "kept") == {
+            "/old-san/web08/vda.qcow2": ("host 6f0c1d9e-aaaa-4bbb-8ccc-000000000002", "/old-san/web08/vda.qcow2"),
+            "/old-san/web09/vda.qcow2": (
+                f"block 0b5a1c2d-3333-4444-8555-000000000003 - {HOST}",
+                "/images/web09/vda.qcow2",
+            ),
+        }
+        copy = journal.get("d0000005").plan.file("/ssd/web05/vda.qcow2")
+        assert places(url, "partial_copies") == {"/ssd/web05/vda.qcow2": (copy.place, copy.path)}
+        assert copy == FileId("network nas - -", "/vol/fast/web05/vda.qcow2")
+        assert (copy, "/mnt/web05/vda.qcow2") in journal.partial_files()
+
+
+def test_rows_of_a_version_that_knew_no_datastores_are_their_host_s(url: str) -> None:
+    load_dump(url, "8c15fb9")
+    with closing(MoveJournal.open(url)) as journal:
+        rows = journal.kept_sources()
+        assert [row.identity for row in rows] == [on_host(HOST, row.path) for row in rows]
+        assert rows
+        for table in ("kept", "partial_copies"):
+            for path, (place, place_path) in places(url, table).items():
+                assert place.startswith("host ")
+                assert place_path == path
+        assert journal.partial_files().paths
+
+
+def test_a_row_that_a_process_of_the_version_before_writes_is_its_host_s(journal: MoveJournal, url: str) -> None:
+    """Migrations only add: it goes on with the SQL that it knows, and says nothing of the new columns."""
+    journal.add_kept(kept(A, "/ssd/vda.raw", SHARED))
+    with changing(url) as connection:
+        columns = "path, host, move, vm, datastore, size, why"
+        values = f"'/ssd/vda.raw', '{B}', 'm', 'v', '', 1, 'w'"
+        connection.execute(sa.text(f"INSERT INTO kept ({columns}) VALUES ({values})"))
+    other = next(row for row in journal.kept_sources() if row.host == B)
+    assert other.identity == on_host(B, "/ssd/vda.raw")
+    journal.add_kept(kept(A, "/ssd/vda.raw", SHARED))
+    assert len(journal.kept_sources()) == 2
