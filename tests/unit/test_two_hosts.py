@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import posixpath
 from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
+from hypothesis import given
+from hypothesis import strategies as st
 from journal_support import changing, disk_plan, load_dump, make_plan
 
 from blockferry.hosts.datastore_id import Directory, FileId, Mounted, file_at, of_mount, on_host
@@ -76,6 +79,30 @@ def test_one_export_is_one_under_whatever_path_and_host() -> None:
     assert shared.shared
     assert not file_at(local(), A, "/ssd/vda.raw").shared
     assert not file_at(Mounted("nfs4", "localhost:/vol", "/"), A, "/ssd/vda.raw").shared
+
+
+MOUNTS = st.builds(
+    Mounted,
+    st.sampled_from(["nfs4", "cifs", "ceph", "ext4", "xfs", "gfs2", "tmpfs", "fuse.sshfs", "9p", "overlay"]),
+    st.sampled_from(["nas:/vol", "nas:/vol/a", "localhost:/vol", "//nas/share", "me@1.fs=/x", "/dev/vda1", "none", ""]),
+    st.sampled_from(["/", "/a", "/vol"]),
+    st.sampled_from(["", "0b5a1c2d-3333-4444-8555-000000000003"]),
+)
+
+
+@given(MOUNTS, MOUNTS, st.sampled_from(["/ssd/x", "/ssd/y"]), st.sampled_from(["/ssd/x", "/mnt/x"]))
+def test_two_hosts_mean_one_file_by_a_shared_file_system_only(
+    first: Mounted, second: Mounted, here: str, there: str
+) -> None:
+    file, elsewhere = file_at(first, A, here), file_at(second, B, there)
+    if file == elsewhere:
+        assert file.known
+        assert file.shared
+        assert posixpath.basename(here) == posixpath.basename(there)
+        assert not first.source.startswith("localhost")
+    if file.known and not file.shared:
+        assert file.place.endswith(A)
+    assert file_at(first, A, here) != file_at(first, "", here) or file.shared, "a host without a UUID is no other host"
 
 
 # ------------------------------------------------------------ quarantine
