@@ -293,6 +293,26 @@ class SimulatedRunner(Runner):
             found.append({"layers": [[one, i.image.format, i.image.size, i.allocated] for one, i in chain if i.image]})
         return found
 
+    def _paths_look(self, paths: list[str], mounted: bool = False) -> list[dict[str, Any]]:
+        return [self._path_facts(path, mounted=mounted) for path in paths]
+
+    def _path_facts(self, path: str, *, mounted: bool) -> dict[str, Any]:
+        inode = self._files.get(path)
+        if inode is None:
+            return {"path": path, "resolved": path, "kind": "absent", "near": self._nearest(path)}
+        facts = {"path": path, "resolved": path, "kind": inode.kind, "identity": [inode.device, inode.number]}
+        if not mounted or inode.kind != "directory":
+            return facts
+        point = self._files.mount_of(path)
+        device, below = self._files.mounts[point], posixpath.join("/", posixpath.relpath(path, point))
+        place = {
+            "kind": "xfs",
+            "source": f"/dev/sd{device}",
+            "path": posixpath.normpath(below),
+            "uuid": f"uuid-{device}",
+        }
+        return {**facts, "mounted": place}
+
     def _references_look(self, paths: list[str], directories: list[str], images: list[str]) -> dict[str, Any]:
         del images
         mounts = {str(device): ["xfs", f"/dev/sd{device}"] for device in self._files.mounts.values()}
