@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from lxml import etree
 from simulated_host.machine import Machine
 from simulated_host.moves import Run, Wish, build, check_end, installed
 
@@ -136,3 +137,32 @@ def test_an_overlay_used_again_after_it_was_committed_is_committed_again() -> No
     check_end(run, outcome)
     assert outcome is Outcome.CANCELLED
     assert run.names.count("CommitOff") == 2, run.names
+
+
+def test_started_on_a_committed_overlay_in_the_moment_in_which_the_configuration_is_written() -> None:
+    """The VM runs on the overlay, and the configuration names the base, which lacks what the guest writes now."""
+    machine, plan = build(Wish(method=Method.SNAPSHOT), 1)
+    run = Run(machine, plan)
+    powered_off_once_synced(run)
+    off, defined = run.after, machine.defined
+
+    def started_first(root: etree._Element) -> None:
+        machine.defined = defined  # type: ignore[method-assign]
+        machine.start()
+        defined(root)
+
+    def cancelled(action: Action) -> None:
+        off(action)
+        if machine.qemu is None:
+            run.journal.wanted = Wanted.CANCEL
+            run.after = committed
+
+    def committed(action: Action) -> None:
+        if isinstance(action, actions.CommitOff):
+            machine.defined = started_first  # type: ignore[method-assign]
+            run.after = lambda _later: None
+
+    run.after = cancelled
+    outcome = run.to_the_end()
+    check_end(run, outcome)
+    assert outcome is Outcome.CANCELLED, run.journal.parked
