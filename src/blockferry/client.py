@@ -123,6 +123,8 @@ from blockferry.storage_move.summary import (
 )
 
 if TYPE_CHECKING:
+    from blockferry import batch
+    from blockferry.batch import PARALLEL, Batch, BatchEnd, BatchVm, worst_status
     from blockferry.doctor.preparation_rules import HostPreparation
     from blockferry.doctor.rules import Diagnosis, HostCheck, Level
     from blockferry.leftovers.quarantine_rules import DiskLoss, KeptFile, Purged, Restore
@@ -137,9 +139,11 @@ if TYPE_CHECKING:
         TrackingStatus,
     )
 else:
+    batch = lazy.module("blockferry.batch")
     __getattr__ = lazy.attributes(
         __name__,
         {
+            "blockferry.batch": ("PARALLEL", "Batch", "BatchEnd", "BatchVm", "worst_status"),
             "blockferry.doctor.preparation_rules": ("HostPreparation",),
             "blockferry.doctor.rules": ("Diagnosis", "HostCheck", "Level"),
             "blockferry.leftovers.quarantine_rules": ("DiskLoss", "KeptFile", "Purged", "Restore"),
@@ -162,9 +166,13 @@ __all__ = [
     "FORMATS",
     "MOST_POINTS",
     "NO_TEMPLATE",
+    "PARALLEL",
     "AnyMove",
     "AnyMoveOptions",
     "AnyRequest",
+    "Batch",
+    "BatchEnd",
+    "BatchVm",
     "BlockferryError",
     "ChainPolicy",
     "ChangedArea",
@@ -276,6 +284,7 @@ __all__ = [
     "from_json",
     "move_request",
     "to_json",
+    "worst_status",
 ]
 
 AnyMove = MoveSummary | HostMoveSummary
@@ -427,6 +436,13 @@ class Client(abc.ABC):
         move.start()
         return move
 
+    def plan_all(self, on: str, **options: Unpack[AnyMoveOptions]) -> Batch:
+        """Check the moves of all VMs on the host `on` (with `to_host`), or with a disk on the datastore `on` (without).
+
+        Nothing is touched: `Batch.run` moves them, each by a process of its own. Raises UsageError, HostUnreachable.
+        """
+        return batch.plan(self, on, options)
+
     def find(self, name: str | None = None) -> Move:
         """Return the move that a person means by a VM's name or UUID, a move's ID, or the beginning of either.
 
@@ -576,6 +592,10 @@ class Client(abc.ABC):
                 raise TypeError(f"a {type(vm).__name__} takes no options beside it")
             return vm
         return any_request(vm, options, self.config)
+
+    @abc.abstractmethod
+    def _at_host(self, name: str) -> Client:
+        """Return the client of one host, by a configured name, a name for ssh or a URI; closed with this one."""
 
     @abc.abstractmethod
     def _check(self, request: AnyRequest) -> CheckResult | HostCheckResult: ...

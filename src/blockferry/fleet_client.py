@@ -15,6 +15,7 @@ from blockferry.base.config import Config
 from blockferry.base.errors import BlockferryError, HostUnreachable, UsageError
 from blockferry.client import AnyMove, AnyRequest
 from blockferry.fleet import vm_search
+from blockferry.host_move.host_move_options import entry_of
 from blockferry.host_move.host_summary import HostCheckResult
 from blockferry.hosts.configured_hosts import ConfiguredHost
 from blockferry.hosts.libvirt import domain_list
@@ -76,6 +77,13 @@ class FleetClient(LocalClient):
                 env.say = self._env.say
                 self._clients[configured_host.uri] = LocalClient(env.config, env)
             return self._clients[configured_host.uri]
+
+    def _at_host(self, name: str) -> LocalClient:
+        uri = entry_of(self._env.config, name).uri
+        configured_host = self._listed(uri)
+        if configured_host is not None:
+            return self._client_at(configured_host)
+        return self._here() if uri == self._env.uri else super()._at_host(name)
 
     def _of_vm(self, vm: str) -> LocalClient:
         """The client of the host that has this VM. Raises VmNotFound, VmAmbiguous, HostUnreachable."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from blockferry.base import lazy
@@ -13,6 +14,7 @@ from blockferry.base.event import Event
 from blockferry.client import AnyMove, AnyRequest, Client
 from blockferry.fleet import host_table, known_hosts
 from blockferry.fleet.host_listing import HostListing
+from blockferry.host_move.host_move_options import entry_of
 from blockferry.host_move.host_request import HostMoveRequest
 from blockferry.host_move.host_summary import HostCheckResult
 from blockferry.hosts.tracking_points import Point
@@ -62,6 +64,7 @@ class LocalClient(Client):
     def __init__(self, config: Config, env: Environment | None = None) -> None:
         """Opens nothing yet. `env`: one that is there already. Raises UsageError for a URI that cannot be used."""
         self._env = env or Environment(config)
+        self._others: dict[str, LocalClient] = {}
 
     @property
     def uri(self) -> str:
@@ -80,7 +83,19 @@ class LocalClient(Client):
         self._env.say = say
 
     def close(self) -> None:
+        for client in self._others.values():
+            client.close()
         self._env.close()
+
+    def _at_host(self, name: str) -> LocalClient:
+        uri = entry_of(self._env.config, name).uri
+        if uri == self._env.uri:
+            return self
+        if uri not in self._others:
+            env = Environment(replace(self._env.config, uri=uri), self._env)
+            env.say = self._env.say
+            self._others[uri] = LocalClient(env.config, env)
+        return self._others[uri]
 
     def _asking(self) -> contextlib.AbstractContextManager[None]:
         """Begin to reach the host; while it is open, whoever listens is told what libvirt is waited for."""

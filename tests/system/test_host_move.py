@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -533,3 +534,87 @@ def test_a_prepared_host_has_certificates(line: CrossingLine, far: Host, kvm2: H
             (host.directory / "etc-libvirt/qemu.conf").write_text(conf)
             shutil.rmtree(host.directory / "etc-libvirt" / Path(QEMU_DIRECTORY).name, ignore_errors=True)
             host.restart_libvirtd()
+
+
+@pytest.fixture
+def awake(far: Host, kvm2: Host) -> None:
+    """Both libvirtd have looked at every QEMU: on a busy machine that takes longer than a host is waited for."""
+    for host in (far, kvm2):
+        host.virsh("capabilities", timeout=LIMIT_S)
+
+
+def _batch_ends(said: Said) -> dict[str, str]:
+    return {end["vm"]: end["state"] for end in said.document["ends"]}
+
+
+@pytest.mark.usefixtures("awake")
+def test_a_host_is_emptied(crossing: Callable[..., Crossing], ssd: Datastore, kvm2_disks: Datastore) -> None:
+    """Nothing is begun while one is refused; then the command is killed, and the same command goes on with the rest."""
+    first = crossing(Disk("vda", ssd, size="64MiB", fill="32MiB"))
+    first.write()
+    off = crossing(Disk("vda", ssd, size="48MiB", fill="16MiB"), start=False)
+    stays = crossing(Disk("vda", ssd, size="32MiB"), start=False)
+    line, source, dest = first.line, first.source, first.dest
+    dest.virsh("define", "/dev/stdin", stdin=TAKEN.format(name=stays.name))
+    asked = "move", "--all-on", "kvm1", "--to-host", "kvm2", "--to", "kvm2-disks"
+    try:
+        said = line.do(*asked)
+        assert said.status == 4, said
+        refused = {one["vm"]: [reason["code"] for reason in one["reasons"]] for one in said.document["vms"]}
+        assert refused == {first.name: [], off.name: [], stays.name: ["VM_NAME_TAKEN"]}, str(said)
+        assert not line.rows("SELECT id FROM moves")
+        process = line.start(*asked, "--skip-refused", "--parallel", "1", "--bandwidth", "16MiB/s")
+        wait_until(lambda: bool(line.rows("SELECT id FROM moves")), "the first move", timeout=LIMIT_S, step=0.1)
+        process.kill()
+        assert line.end(process).killed
+        said = line.do(*asked, "--skip-refused")
+        assert said.status == 4, f"{said}\n{line.stories()}"
+        ends = _batch_ends(said)
+        assert ends.pop(stays.name) == "refused", said
+        assert set(ends.values()) <= {"moved"}, f"{said}\n{line.stories()}"  # one may have arrived before it was asked
+        assert off.states() == ("absent", "shut off"), said
+        assert first.states() == ("absent", "running"), said
+        assert source.vm_state(stays.name) == "shut off"
+        assert len(line.history()) == 2
+        first.guest.host = off.guest.host = dest
+        first.assert_alive()
+    finally:
+        dest.virsh("undefine", stays.name)
+    said = line.do(*asked)
+    assert (said.status, _batch_ends(said)) == (0, {stays.name: "moved"}), said
+
+
+@pytest.mark.usefixtures("awake")
+def test_a_batch_is_cancelled(crossing: Callable[..., Crossing], ssd: Datastore, kvm2_disks: Datastore) -> None:
+    """By SIGINT without a terminal: those that run are cancelled, and the others are not begun."""
+    guests = [
+        crossing(Disk("vda", ssd, size="512MiB", fill="256MiB")),
+        crossing(Disk("vda", ssd, size="32MiB"), start=False),
+    ]
+    guests.sort(key=lambda one: one.name)
+    line = guests[0].line
+    asked = "move", "--all-on", "kvm1", "--to-host", "kvm2", "--to", "kvm2-disks", "--bandwidth", "4MiB/s"
+    process = line.start(*asked, "--parallel", "1")
+    wait_until(lambda: guests[0].states()[1] == "paused", "a copy", timeout=LIMIT_S, step=0.2)
+    process.send_signal(signal.SIGINT)
+    said = line.end(process)
+    assert said.status == 6, f"{said}\n{line.stories()}"
+    assert "cancelled" in _batch_ends(said).values(), said
+    for one in guests:
+        if _batch_ends(said)[one.name] != "moved":
+            one.assert_back(kvm2_disks.home(one.name))
+
+
+@pytest.mark.usefixtures("awake")
+def test_a_datastore_is_emptied(crossing: Callable[..., Crossing], old_san: Datastore, ssd: Datastore) -> None:
+    """By the same code: two VMs at a time, within one host; one that has no disk there stays as it is."""
+    guests = [crossing(Disk("vda", old_san, size="48MiB", fill="16MiB")) for _ in range(2)]
+    other = crossing(Disk("vda", ssd, size="32MiB"), start=False)
+    for one in guests:
+        one.write()
+    said = guests[0].line.do("--host", "kvm1", "move", "--all-on", "old-san", "--to", "ssd")
+    assert (said.status, _batch_ends(said)) == (0, {one.name: "moved" for one in guests}), said
+    for one in guests:
+        assert Path(one.guest.sources()["vda"]).parent.parent == ssd.path
+        one.assert_alive()
+    assert other.states() == ("shut off", "absent")

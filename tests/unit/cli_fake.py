@@ -275,6 +275,10 @@ class FakeClient(Client):
         self._note(f"prepare {name}")
         return HostPreparation(name, f"qemu+ssh://{name}/system", self.diagnosis.checks, ("ssh root@kvm2 true",))
 
+    def _at_host(self, name: str) -> FakeClient:
+        del name
+        return self
+
     def _check(self, request: AnyRequest) -> CheckResult | HostCheckResult:
         if isinstance(request, HostMoveRequest):
             return HostCheckResult(request.vm, self.findings, None)

@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from types import FrameType
 
@@ -100,7 +100,7 @@ class Signals:
 
 
 @contextlib.contextmanager
-def _signals() -> Iterator[Signals]:
+def signals_caught() -> Iterator[Signals]:
     """Signals become flags while the block runs."""
     got = Signals()
     handlers = {signal.SIGINT: got.on_interrupt, signal.SIGTERM: got.on_leave, signal.SIGHUP: got.on_leave}
@@ -117,7 +117,7 @@ def drive(app: App, client: Client, summary: AnyMove, show: display.Display) -> 
 
     Raises what `client.run` raises, and Interrupted when it was handed to the background.
     """
-    with _signals() as signals:
+    with signals_caught() as signals:
         worker = Worker(client, summary.id)
         worker.start()
         try:
@@ -195,7 +195,7 @@ def _interrupted(
             show.say(f"SIGINT: cancelling move {summary.id}")
         return
     with show.aside():
-        answer = _ask(worker)
+        answer = ask(worker.is_alive)
     if answer == "c":
         if (cancelled := _cancel(client, summary, show)) is not None:
             show.say(words.of(cancelled).cancelling(cancelled))
@@ -217,15 +217,15 @@ def _cancel(client: Client, summary: AnyMove, show: display.Display) -> AnyMove 
     return None
 
 
-def _ask(worker: Worker) -> str:
+def ask(goes_on: Callable[[], bool], question: str = QUESTION) -> str:
     """`c`, `d`, or nothing to go on; a second Ctrl-C or the end of input is `d`; nothing once the move is over."""
     ours = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        sys.stderr.write(QUESTION)
+        sys.stderr.write(question)
         sys.stderr.flush()
         terminal = select.poll()
         terminal.register(sys.stdin, select.POLLIN)
-        while worker.is_alive():
+        while goes_on():
             if terminal.poll(TICK_S * 1000):
                 line = sys.stdin.readline()
                 return line.strip().lower()[:1] if line else "d"
@@ -281,7 +281,7 @@ def run_in_background(client: Client, move: str) -> None:
 
     A journal that is away is waited for: whoever started this worker has left the move to it.
     """
-    with _signals() as signals:
+    with signals_caught() as signals:
         patience = _Patience()
         while True:
             worker = Worker(client, move)

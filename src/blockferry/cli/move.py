@@ -10,12 +10,12 @@ import click
 
 from blockferry.base import log
 from blockferry.base.config import Config
-from blockferry.base.errors import BlockferryError, Interrupted, Refused
-from blockferry.cli import check, describe, display, drive, types, watch_move
+from blockferry.base.errors import BlockferryError, Interrupted, Refused, UsageError
+from blockferry.cli import check, describe, display, drive, move_all, types, watch_move
 from blockferry.cli.app import App, pass_app
 from blockferry.cli.command import Command
-from blockferry.cli.request_options import LOOKING, request_options, to_request
-from blockferry.client import AnyMove, Client, to_json
+from blockferry.cli.request_options import LOOKING, batch_options, to_options, to_request
+from blockferry.client import PARALLEL, AnyMove, Client, to_json
 
 logger = logging.getLogger(__name__)
 
@@ -28,21 +28,48 @@ logger = logging.getLogger(__name__)
         "blockferry move web01 --to ssd --detach",
         "blockferry move web01 --to-host kvm2",
         "blockferry move web01 --to-host kvm2 --to ssd --bandwidth 200MiB/s",
+        "blockferry move --all-on kvm1 --to-host kvm2 --to ssd",
+        "blockferry move --all-on old-san --to ssd --skip-refused",
     ),
 )
-@request_options
+@batch_options
 @click.option("--detach", is_flag=True, help="Start it, leave it to the background, and return.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, as `check` does; touch nothing.")
 @pass_app
-def move(app: App, /, *, detach: bool, dry_run: bool, **options: Any) -> None:
+def move(
+    app: App,
+    /,
+    *,
+    vm: str | None,
+    all_on: str | None,
+    parallel: int | None,
+    skip_refused: bool,
+    detach: bool,
+    dry_run: bool,
+    **options: Any,
+) -> None:
     """Move VM, running or off, to another datastore, or to another host.
 
     Its disks and its home; with --to-host the VM itself, with the disks that the other host does not share. Like
     Storage vMotion and vMotion (Move-VM -Datastore, -Destination). Ctrl-C asks whether to cancel, detach or go
     on. A closed terminal or SIGTERM leaves the move to the background; without a terminal SIGINT cancels it and
     waits.
+
+    With --all-on a host or a datastore is emptied: all VMs are checked first, what cannot go is listed with its
+    reasons, and then nothing is begun, unless --skip-refused says so. Each VM is a move of its own, in a process of its
+    own. The same command goes on after a break. The exit status is the worst of all.
     """
-    request = to_request(**options)
+    if all_on is not None:
+        if vm is not None or detach:
+            raise UsageError(
+                f"--all-on does not go with {vm if vm is not None else '--detach'}.", "Leave one of them out."
+            )
+        asked = to_options(**options)
+        move_all.move_all(app, all_on, asked, parallel=parallel or PARALLEL, skip_refused=skip_refused, dry_run=dry_run)
+        return
+    if parallel is not None or skip_refused:
+        raise UsageError("--parallel and --skip-refused go only with --all-on.", "Leave them out.")
+    request = to_request(vm=vm, **options)
     if dry_run:
         with display.waiting(app, LOOKING):
             result = app.client().check(request)

@@ -40,8 +40,27 @@ def _one_of(kind: type[enum.Enum]) -> click.Choice[str]:
     return click.Choice([item.value for item in kind])
 
 
+VM = click.argument("vm", type=types.VmName())
+VM_OR_ALL: tuple[Decorator, ...] = (
+    click.argument("vm", metavar="[VM]", required=False, type=types.VmName()),
+    click.option(
+        "--all-on",
+        metavar="HOST|DATASTORE",
+        help="Instead of VM: all VMs on this host (with --to-host), or all with a disk on this datastore (with --to).",
+    ),
+    click.option(
+        "--parallel",
+        type=click.IntRange(1),
+        metavar="N",
+        help="With --all-on: how many moves run at a time; default: 2. --bandwidth is for each of them.",
+    ),
+    click.option(
+        "--skip-refused",
+        is_flag=True,
+        help="With --all-on: move the others when some cannot go; else nothing is begun.",
+    ),
+)
 PLACES: tuple[Decorator, ...] = (
-    click.argument("vm", type=types.VmName()),
     click.option("--to", type=types.DatastoreName(), help="Datastore for the home and all disks."),
     click.option(
         "--to-host",
@@ -216,22 +235,37 @@ LEFTOVERS: tuple[Decorator, ...] = (
 
 def request_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Decorate a command with VM, --to and all that says how; `to_request` takes what click makes of them."""
-    for decorate in reversed((*PLACES, *IMAGES, *COPYING, *OTHER_HOST, *GUEST, *LEFTOVERS)):
+    return _decorated(command, (VM,))
+
+
+def batch_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The same for a command that takes --all-on in the place of VM."""
+    return _decorated(command, VM_OR_ALL)
+
+
+def _decorated(command: Callable[..., Any], first: tuple[Decorator, ...]) -> Callable[..., Any]:
+    for decorate in reversed((*first, *PLACES, *IMAGES, *COPYING, *OTHER_HOST, *GUEST, *LEFTOVERS)):
         command = decorate(command)
     return command
 
 
-def to_request(
+def to_request(*, vm: str | None, **options: Any) -> AnyRequest:
+    """What was asked, the rest as configured. Raises UsageError where it contradicts itself, ConfigInvalid."""
+    if vm is None:
+        raise UsageError("Which VM is to be moved?", "Write it like `blockferry move web01 --to ssd`.")
+    return any_request(vm, to_options(**options), Config.load())
+
+
+def to_options(
     *,
-    vm: str,
     disks: tuple[tuple[str, str], ...],
     map_network: tuple[tuple[str, str], ...],
     format_: str | None,
     keep_source: str | None,
     delete_source: bool,
     **options: Any,
-) -> AnyRequest:
-    """What was asked, the rest as configured. Raises UsageError where it contradicts itself, ConfigInvalid."""
+) -> AnyMoveOptions:
+    """What was asked. Raises UsageError where it contradicts itself."""
     if keep_source is not None and delete_source:
         raise UsageError("--keep-source and --delete-source contradict each other.", "Give one of them.")
     twice = [target for target, count in Counter(target for target, _ in disks).items() if count > 1]
@@ -241,5 +275,7 @@ def to_request(
     if networks:
         raise UsageError(f"--map-network names {networks[0]} twice.", "Give each network one name.")
     kept = False if delete_source else keep_source
-    asked = {**options, "disks": dict(disks), "map_network": dict(map_network), "format": format_, "keep_source": kept}
-    return any_request(vm, cast(AnyMoveOptions, asked), Config.load())
+    return cast(
+        AnyMoveOptions,
+        {**options, "disks": dict(disks), "map_network": dict(map_network), "format": format_, "keep_source": kept},
+    )

@@ -103,6 +103,8 @@ class HostCheckResult:
     estimates: tuple[DiskEstimate, ...] = ()
     space: tuple[SpaceEstimate, ...] = ()
     seconds: float | None = None
+    memory: int = 0  # bytes of the destination's ordinary memory that the guest takes
+    memory_free: int = 0  # of the destination
 
     @property
     def refused(self) -> bool:

@@ -134,6 +134,8 @@ def _result(made: HostMovePlan, facts: Facts, asked: Asked, findings: tuple[Find
         ),
         space=tuple(rules.room(facts, asked, store) for store in stores),
         seconds=made.copy_bytes / rate + 1.0,
+        memory=max(0, made.memory - sum(facts.needs.hugepages.values())),
+        memory_free=facts.destination.memory_free,
     )
 
 
@@ -158,6 +160,7 @@ def _asked(request: HostMoveRequest, vm: Vm, dest: Host, draft: _Draft, tls: Tls
         disks=draft.going,
         takes=draft.takes,
         networks=request.networks,
+        any_network=request.any_network,
         address=address,
         peer_uri=peer if vm.state.active else "",
         tls=tls_rules.wanted(tls, mode=request.tls, require=request.require_tls),
@@ -313,6 +316,8 @@ def _plan(
     vm = facts.vm
     address, peer = ways(request, dest)
     used = {disk.datastore for disk in draft.disks}
+    named = {name for nic in facts.needs.nics for name in (nic.source, nic.network)}
+    networks = {old: new for old, new in request.networks.items() if old in named}
     places = {
         datastore.name: datastore for datastore in facts.stores if datastore.name in used and datastore.id is not None
     }
@@ -338,8 +343,8 @@ def _plan(
         downtime_ms=request.downtime_ms,
         auto_converge=request.auto_converge,
         tls=tls_rules.planned(facts.tls, address, facts.destination.hostname) if asked.tls and facts.tls else None,
-        networks=dict(request.networks),
-        config_networks=migration.network_names(source.connection, vm.uuid, vm.name) if request.networks else (),
+        networks=networks,
+        config_networks=migration.network_names(source.connection, vm.uuid, vm.name) if networks else (),
         memory=facts.needs.memory if vm.state.active else 0,
         dest_datastores={
             name: directory for name, store in places.items() for directory in datastore_places.directories((store,))

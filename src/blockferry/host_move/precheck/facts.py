@@ -29,6 +29,7 @@ class Asked:
     disks: Mapping[str, str] = field(default_factory=dict)
     takes: Mapping[str, int] = field(default_factory=dict)
     networks: Mapping[str, str] = field(default_factory=dict)
+    any_network: bool = False  # `networks` may name some that the VM is not on
     address: str = ""
     peer_uri: str = ""
     tls: bool = False

@@ -202,7 +202,7 @@ def _networks(facts: Facts, asked: Asked) -> Iterator[Finding]:
             yield finding("NETWORK_MISSING", text, remedy)
     named = dict.fromkeys(name for nic in facts.needs.nics for name in (nic.source, nic.network) if name)
     for old, new in asked.networks.items():
-        if old not in named:
+        if old not in named and not asked.any_network:
             text = f"--map-network {old}={new}: {facts.vm.name} has no interface on {old}"
             yield finding("NETWORK_NOT_NAMED", f"{text}; it is on: {', '.join(named) or 'none'}.")
     for name in sorted(facts.needs.filters - there.filters):

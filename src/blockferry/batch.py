@@ -1,0 +1,350 @@
+"""Many moves that belong together: all VMs of a host, or all that have a disk on a datastore. Each is a job of its own.
+
+The moves run in processes of their own, some at a time; this process begins them and looks. If it dies, those that were
+begun go on, and the same request goes on with the rest: what has arrived is not there any more.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from blockferry.base.errors import (
+    BlockferryError,
+    DatastoreNotFound,
+    JournalFailed,
+    MoveCancelled,
+    MoveParked,
+    Refused,
+    TooLateToCancel,
+    UsageError,
+    nearest,
+)
+from blockferry.base.units import MiB, format_size
+from blockferry.host_move.host_move_options import AnyMoveOptions
+from blockferry.host_move.host_request import HostMoveRequest
+from blockferry.host_move.host_summary import HostCheckResult, HostMoveSummary
+from blockferry.host_move.precheck.catalogue import finding
+from blockferry.jobs.conclusion import conclude
+from blockferry.storage_move.precheck.finding import Finding
+from blockferry.storage_move.precheck.space import RESERVE
+from blockferry.storage_move.request import MoveRequest
+from blockferry.storage_move.summary import CheckResult, MoveSummary
+
+if TYPE_CHECKING:  # the client makes batches, and a batch holds its client
+    from blockferry.client import Client
+
+AnyMove = MoveSummary | HostMoveSummary
+AnyCheck = CheckResult | HostCheckResult
+
+PARALLEL = 2
+"""So many moves run at a time: one copies while the other is begun or ended."""
+
+START_AGAIN_S = 15.0
+"""A background process that was started gets so long to claim its move."""
+
+OWN_MEMORY = 256 * MiB
+"""What QEMU takes beside the guest's memory, about."""
+
+_WORST = (1, 5, 11, 8, 7, 9, 3, 6, 4, 130, 2)
+"""Exit statuses, the worst first."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchVm:
+    """A VM of a batch before anything is begun. `move`: its move to that place that is not over, which goes on.
+
+    `error`: why it could not be checked, a sentence; `code` and `exit_status` of that error.
+    """
+
+    vm: str
+    host: str = ""
+    check: AnyCheck | None = None
+    move: str = ""
+    error: str = ""
+    code: str = ""
+    exit_status: int = 0
+
+    @property
+    def refused(self) -> bool:
+        return bool(self.error) or (self.check is not None and self.check.refused)
+
+    @property
+    def nothing_to_do(self) -> bool:
+        return self.check is not None and self.check.nothing_to_do
+
+    @property
+    def reasons(self) -> tuple[Finding, ...]:
+        """What stands against it."""
+        return () if self.check is None else tuple(one for one in self.check.findings if one.is_error)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchEnd:
+    """What became of a VM: `state` is moved, unchanged, refused, failed, cancelled, parked, running or "not begun".
+
+    `text`: a sentence where it did not go through. `move`: "" when there is none.
+    """
+
+    vm: str
+    state: str
+    move: str = ""
+    text: str = ""
+    code: str = ""
+    exit_status: int = 0
+
+
+def worst_status(ends: Iterable[BatchEnd]) -> int:
+    """Return the exit status of a batch: the worst of its VMs'."""
+    statuses = {end.exit_status for end in ends} - {0}
+    return min(statuses, key=lambda one: _WORST.index(one) if one in _WORST else 0, default=0)
+
+
+def admitted(vms: Sequence[BatchVm]) -> tuple[BatchVm, ...]:
+    """Return the VMs, those refused that do not fit beside the ones before them: memory and space of all together."""
+    memory, taken, found = 0, dict[str, int](), []
+    for one in vms:
+        result = one.check
+        if result is None or result.refused or result.nothing_to_do:
+            found.append(one)
+            continue
+        wanted = 0
+        against = []
+        if isinstance(result, HostCheckResult) and result.memory:
+            wanted = result.memory + OWN_MEMORY
+            if memory and memory + wanted > result.memory_free:
+                text = (
+                    f"{one.vm} needs {format_size(wanted)} of memory beside the {format_size(memory)} of the VMs before"
+                )
+                against.append(finding("MEMORY_SHORT", f"{text} it; {format_size(result.memory_free)} are free."))
+        sizes = {space.datastore: space.available_before - space.available_after for space in result.space}
+        for space in result.space:
+            before = taken.get(space.datastore, 0)
+            if before and space.available_after - before < RESERVE:
+                text = f"{one.vm} needs {format_size(sizes[space.datastore])} on {space.datastore} beside the "
+                text += f"{format_size(before)} of the VMs before it; {format_size(space.available_before)} are free."
+                against.append(finding("DESTINATION_FULL", text))
+        if against:
+            found.append(replace(one, check=replace(result, findings=(*result.findings, *against), plan=None)))
+            continue
+        memory += wanted
+        for name, size in sizes.items():
+            taken[name] = taken.get(name, 0) + size
+        found.append(one)
+    return tuple(found)
+
+
+@dataclass(slots=True)
+class _Begun:
+    """A move that runs in a process of its own."""
+
+    one: BatchVm
+    summary: AnyMove
+    started_s: float  # monotonic: when a process was started for it
+
+
+class Batch:
+    """All pre-checks of a batch, and the moves once `run` is called. Made by `Client.plan_all`."""
+
+    def __init__(self, clients: dict[str, Client], vms: Sequence[BatchVm], options: AnyMoveOptions) -> None:
+        self._clients, self._options = clients, options
+        self._vms = admitted(vms)
+        self._stopped = False
+        self._left = False
+        self._begun: dict[str, _Begun] = {}
+
+    @property
+    def vms(self) -> tuple[BatchVm, ...]:
+        """Every VM with what its pre-check has said."""
+        return self._vms
+
+    @property
+    def refused(self) -> tuple[BatchVm, ...]:
+        """Those that cannot go, with their reasons."""
+        return tuple(one for one in self.vms if one.refused)
+
+    @property
+    def going(self) -> tuple[BatchVm, ...]:
+        """Those that go, or whose move goes on."""
+        return tuple(one for one in self.vms if not one.refused and not one.nothing_to_do)
+
+    @property
+    def running(self) -> tuple[AnyMove, ...]:
+        """The moves that were begun and are not over, as last seen."""
+        return tuple(begun.summary for begun in self._begun.values())
+
+    def run(
+        self, *, parallel: int = PARALLEL, on_look: Callable[[Batch, tuple[BatchEnd, ...]], None] | None = None
+    ) -> tuple[BatchEnd, ...]:
+        """Move those that can go, `parallel` at a time; return what became of every VM. Those refused stay.
+
+        `on_look` is called in this thread after each look at the moves, with those that have ended; it may call
+        `cancel` and `leave`. An error of one VM does not stop the others.
+        """
+        if parallel < 1:
+            raise UsageError(f"--parallel {parallel}: at least one move has to run.")
+        ends = [_unmoved(one) for one in self.vms if one.refused or one.nothing_to_do]
+        waiting = list(self.going)
+        while self._begun or (waiting and not self._stopped):
+            while waiting and len(self._begun) < parallel and not self._stopped:
+                end = self._begin(waiting.pop(0))
+                ends += [] if end is None else [end]
+            if on_look is not None:
+                on_look(self, tuple(ends))
+            if self._left:
+                break
+            ends += self._look()
+        ends += [_of(begun.one.vm, begun.summary.id, "running", 130) for begun in self._begun.values()]
+        ends += [
+            _of(one.vm, one.move, "not begun", 130 if self._left else MoveCancelled.exit_status) for one in waiting
+        ]
+        order = [one.vm for one in self.vms]
+        return tuple(sorted(ends, key=lambda end: order.index(end.vm)))
+
+    def cancel(self) -> None:
+        """Begin no more, and cancel those that run; one that is past its switch goes on to its end."""
+        self._stopped = True
+        for begun in self._begun.values():
+            try:
+                self._clients[begun.one.host].cancel(begun.summary.id)
+            except TooLateToCancel:
+                continue
+
+    def leave(self) -> None:
+        """Begin no more, and leave those that run to their processes; `run` returns."""
+        self._stopped = self._left = True
+
+    def _begin(self, one: BatchVm) -> BatchEnd | None:
+        """Begin a move, or go on with one. Return the end of a VM for which that cannot be done."""
+        client = self._clients[one.host]
+        try:
+            summary = (
+                client.show(one.move)[0]
+                if one.move
+                else client.plan_move(_request(client, one.vm, self._options)).latest
+            )
+            if not summary.owner_alive and summary.finished is None:
+                client.start(summary.id)
+        except BlockferryError as error:
+            if isinstance(error, Refused) and error.codes == ("NOTHING_TO_MOVE",):
+                return BatchEnd(one.vm, "unchanged")
+            state = "refused" if isinstance(error, Refused) else "failed"
+            return BatchEnd(one.vm, state, one.move, error.sentence, error.code, error.exit_status)
+        self._begun[one.vm] = _Begun(one, summary, time.monotonic())
+        return None
+
+    def _look(self) -> list[BatchEnd]:
+        """Look at all that run, a moment later; return those that have ended."""
+        time.sleep(next(iter(self._clients.values())).poll_s)
+        ends = []
+        for name, begun in tuple(self._begun.items()):
+            client = self._clients[begun.one.host]
+            try:
+                begun.summary = client.show(begun.summary.id)[0]
+                late = time.monotonic() - begun.started_s > START_AGAIN_S
+                if begun.summary.state == "interrupted" and late:
+                    begun.started_s = time.monotonic()
+                    client.start(begun.summary.id)
+            except JournalFailed as error:
+                if not error.passing:
+                    raise
+                continue  # the move goes on without it
+            end = _ended(begun.summary)
+            if end is not None:
+                ends.append(end)
+                del self._begun[name]
+        return ends
+
+
+def _unmoved(one: BatchVm) -> BatchEnd:
+    if one.nothing_to_do:
+        return BatchEnd(one.vm, "unchanged")
+    if one.error:
+        return BatchEnd(one.vm, "refused", "", one.error, one.code, one.exit_status)
+    text = " ".join(f"[{reason.code}] {reason.text}" for reason in one.reasons)
+    return BatchEnd(one.vm, "refused", "", text, Refused.code, Refused.exit_status)
+
+
+def _of(vm: str, move: str, state: str, exit_status: int) -> BatchEnd:
+    return BatchEnd(vm, state, move, "", "", exit_status)
+
+
+def _ended(summary: AnyMove) -> BatchEnd | None:
+    """What became of a move; None while it is not over."""
+    name, move = summary.plan.vm, summary.id
+    if not summary.over:
+        if summary.parked is None:
+            return None
+        error: BlockferryError = MoveParked(move, name, summary.parked)
+        return BatchEnd(name, "parked", move, error.sentence, error.code, error.exit_status)
+    try:
+        conclude(summary)
+    except BlockferryError as failed:
+        state = "moved" if failed.exit_status == 11 else summary.state
+        return BatchEnd(name, state, move, failed.sentence, failed.code, failed.exit_status)
+    return BatchEnd(name, "moved", move)
+
+
+# ------------------------------------------------------------ which VMs
+
+
+def plan(client: Client, on: str, options: AnyMoveOptions) -> Batch:
+    """Pre-check a move of every VM on a host (with `to_host`), or of every VM with a disk on the datastore `on`.
+
+    Nothing is touched. Raises UsageError, HostUnreachable, DatastoreNotFound, and as `Client.vms`.
+    """
+    clients: dict[str, Client] = {}
+    vms: list[BatchVm] = []
+    if options.get("to_host") is not None:
+        clients[""] = client._at_host(on)
+        names = [("", listing.vm.name, listing.vm.uuid) for listing in clients[""].vms()]
+    else:
+        names = []
+        listings = client.vms()
+        hosts = {listing.host for listing in listings}
+        if hosts <= {""} and on not in (known := client.datastore_names()):
+            raise DatastoreNotFound(on, client.uri, nearest(on, known))
+        for listing in listings:
+            if any(disk.datastore == on for disk in listing.disks):
+                clients.setdefault(listing.host, client._at_host(listing.host) if listing.host else client)
+                names.append((listing.host, listing.vm.name, listing.vm.uuid))
+    clients = clients or {"": client}
+    moves = {summary.plan.uuid: summary for summary in next(iter(clients.values())).moves()}
+    for host, name, uuid in sorted(names, key=lambda one: one[1]):
+        vms.append(_checked(clients[host], host, name, moves.get(uuid), options))
+    gone = {summary.plan.uuid for summary in moves.values()} - {uuid for _, _, uuid in names}
+    for uuid in gone:  # its definition at the source is gone, and nobody has let it run at the destination yet
+        if clients.get("") is not None and _goes_there(clients[""], moves[uuid], options):
+            vms.append(BatchVm(moves[uuid].plan.vm, "", None, moves[uuid].id))
+    return Batch(clients, vms, options)
+
+
+def _checked(client: Client, host: str, name: str, under_way: AnyMove | None, options: AnyMoveOptions) -> BatchVm:
+    if under_way is not None and _goes_there(client, under_way, options):
+        return BatchVm(name, host, None, under_way.id)
+    try:
+        return BatchVm(name, host, client.check(_request(client, name, options)))
+    except UsageError:
+        raise
+    except BlockferryError as error:
+        return BatchVm(name, host, None, "", error.sentence, error.code, error.exit_status)
+
+
+def _request(client: Client, vm: str, options: AnyMoveOptions) -> MoveRequest | HostMoveRequest:
+    """What is asked of one VM: a network of `map_network` that only others are on is no error."""
+    request = client._request(vm, options)
+    return replace(request, any_network=True) if isinstance(request, HostMoveRequest) else request
+
+
+def _goes_there(client: Client, summary: AnyMove, options: AnyMoveOptions) -> bool:
+    """Whether a move that is not over leads from this host to the place of the batch."""
+    to_host = options.get("to_host")
+    if isinstance(summary, HostMoveSummary):
+        if to_host is None or summary.plan.uri != client.uri:
+            return False
+        known = next((one.uri for one in client.config.hosts if to_host in (one.name, one.uri)), None)
+        return summary.plan.dest_uri == (known or client.config.address(to_host).uri)
+    to = options.get("to")
+    return to_host is None and summary.plan.destination == to

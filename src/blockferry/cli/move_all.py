@@ -1,0 +1,123 @@
+"""`move --all-on`: all VMs of a host, or all that are on a datastore, one after the other or some at a time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+from rich.text import Text
+
+from blockferry.base.errors import BlockferryError, Refused
+from blockferry.cli import describe, display, drive
+from blockferry.cli.app import App
+from blockferry.cli.output import Column, counted
+from blockferry.client import AnyMoveOptions, Batch, BatchEnd, BatchVm, to_json, worst_status
+
+QUESTION = "[c]ancel the moves, [d]etach (they go on in the background; no more are begun), [Enter] go on: "
+STYLES = {"moved": "green", "unchanged": "green", "not begun": "yellow", "running": "yellow", "cancelled": "yellow"}
+
+
+def move_all(app: App, on: str, options: AnyMoveOptions, *, parallel: int, skip_refused: bool, dry_run: bool) -> None:
+    """Check all, then move all. Raises Exit with the worst status."""
+    with display.waiting(app, f"Looking at the VMs on {on}", log_too=True):
+        batch = app.client().plan_all(on, **options)
+    _tell_checks(app, on, batch)
+    if dry_run or (batch.refused and not skip_refused):
+        if batch.refused and not dry_run and not app.json:
+            app.err.line("Nothing was begun. Put it right, or let them stay: --skip-refused.")
+        raise click.exceptions.Exit(Refused.exit_status if batch.refused else 0)
+    with drive.signals_caught() as signals:
+        ends = batch.run(parallel=parallel, on_look=_Attendance(app, signals))
+    _tell_ends(app, on, ends)
+    raise click.exceptions.Exit(worst_status(ends))
+
+
+class _Attendance:
+    """Shows how far the moves are, and obeys signals: as for one move (docs/commands.md)."""
+
+    def __init__(self, app: App, signals: drive.Signals) -> None:
+        self._app, self._signals = app, signals
+        self._heard = 0
+        self._shows: dict[str, display.Display] = {}
+        self._told = 0
+
+    def __call__(self, batch: Batch, ends: tuple[BatchEnd, ...]) -> None:
+        try:
+            self._show(batch, ends)
+        except OSError:  # the terminal is gone
+            batch.leave()
+        if self._signals.leave:
+            batch.leave()
+        if self._signals.interrupts > self._heard:
+            again, self._heard = self._heard > 0, self._signals.interrupts
+            self._interrupted(batch, again=again)
+
+    def _show(self, batch: Batch, ends: tuple[BatchEnd, ...]) -> None:
+        for summary in batch.running:
+            if summary.id not in self._shows:
+                show = (
+                    display.JsonLines(self._app.out, self._app.err) if self._app.json else display.Lines(self._app.err)
+                )
+                self._shows[summary.id] = show
+                show.start(summary)
+            self._shows[summary.id].update(summary)
+        for end in ends[self._told :]:
+            if end.move and not self._app.json:
+                self._app.err.line(f"{end.vm}: {end.state}. {end.text}".rstrip())
+        self._told = len(ends)
+
+    def _interrupted(self, batch: Batch, *, again: bool) -> None:
+        """Ctrl-C: ask a person; for a program the first one cancels and the second one leaves the moves alone."""
+        if not self._app.interactive:
+            answer = "d" if again else "c"
+        else:
+            answer = drive.ask(lambda: True, QUESTION)
+        if answer == "d":
+            batch.leave()
+        elif answer == "c":
+            self._app.err.line(f"Cancelling {counted(len(batch.running), 'move')}; no more are begun.")
+            try:
+                batch.cancel()
+            except BlockferryError as error:
+                self._app.err.line(error.sentence)
+
+
+def _tell_checks(app: App, on: str, batch: Batch) -> None:
+    if app.json:
+        vms = [_document(one) for one in batch.vms]
+        app.out.document("batch", on=on, refused=bool(batch.refused), vms=vms)
+        return
+    rows = [(one.vm, _verdict(one)) for one in batch.vms]
+    app.out.table((Column("VM"), Column("CHECK", fold=True)), rows)
+    for one in batch.refused:
+        app.out.line(f"{one.vm} cannot go:")
+        if one.error:
+            app.out.line(one.error, indent=2)
+        describe.findings(app.out, one.reasons)
+    if not batch.vms:
+        app.out.line(f"There is no VM on {on}.")
+
+
+def _document(one: BatchVm) -> dict[str, Any]:
+    fields = to_json(one)
+    assert isinstance(fields, dict)
+    return {**fields, "refused": one.refused, "nothing_to_do": one.nothing_to_do, "reasons": to_json(one.reasons)}
+
+
+def _verdict(one: BatchVm) -> Text:
+    if one.refused:
+        return Text("cannot go", style="bold red")
+    if one.nothing_to_do:
+        return Text("is there already", style="green")
+    return Text(f"move {one.move} goes on" if one.move else "can go", style="green")
+
+
+def _tell_ends(app: App, on: str, ends: tuple[BatchEnd, ...]) -> None:
+    if app.json:
+        app.out.document("batch-end", on=on, ends=ends)
+        return
+    columns = (Column("VM"), Column("STATE"), Column("MOVE"), Column("", fold=True))
+    rows = [(end.vm, Text(end.state, style=STYLES.get(end.state, "bold red")), end.move, end.text) for end in ends]
+    app.out.table(columns, rows)
+    moved = sum(end.state in ("moved", "unchanged") for end in ends)
+    app.err.line(f"{moved} of {counted(len(ends), 'VM')} on {on} moved.")

@@ -1,0 +1,219 @@
+"""Many moves that belong together: who is let in beside whom, how many run at a time, and what becomes of each."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import cli_fake
+import pytest
+from click.testing import CliRunner
+from test_host_move_decide import PLAN as HOST_PLAN
+
+from blockferry import batch
+from blockferry.base.errors import DatastoreNotFound
+from blockferry.batch import Batch, BatchEnd, BatchVm
+from blockferry.cli import main
+from blockferry.cli.app import App
+from blockferry.client import (
+    AnyRequest,
+    CheckResult,
+    HostCheckResult,
+    MoveSummary,
+    Outcome,
+    SpaceEstimate,
+    UsageError,
+    Wanted,
+)
+from blockferry.storage_move.precheck.finding import finding
+
+MIB, GIB = 1 << 20, 1 << 30
+
+
+def host_vm(name: str, *, memory: int = 0, space: int = 0) -> BatchVm:
+    """A VM that may go to a host with 4 GiB of memory and 10 GiB of space."""
+    estimate = SpaceEstimate("ssd", 10 * GIB, 10 * GIB - space, space, 10 * GIB)
+    plan = dataclasses.replace(HOST_PLAN, vm=name)
+    return BatchVm(name, "", HostCheckResult(name, (), plan, (), (estimate,), 1.0, memory, 4 * GIB))
+
+
+def codes(vms: tuple[BatchVm, ...]) -> list[list[str]]:
+    return [[reason.code for reason in one.reasons] for one in vms]
+
+
+def test_all_are_let_in_that_fit_together() -> None:
+    assert codes(batch.admitted([host_vm("a", memory=GIB), host_vm("b", memory=GIB), host_vm("c")])) == [[], [], []]
+
+
+def test_memory_counts_for_all_together_and_a_smaller_one_fits_after_a_big_one() -> None:
+    vms = [host_vm("a", memory=2 * GIB), host_vm("b", memory=2 * GIB), host_vm("c", memory=GIB)]
+    assert codes(batch.admitted(vms)) == [[], ["MEMORY_SHORT"], []]
+
+
+def test_space_counts_for_all_together() -> None:
+    vms = batch.admitted([host_vm("a", space=6 * GIB), host_vm("b", space=6 * GIB), host_vm("c", space=2 * GIB)])
+    assert codes(vms) == [[], ["DESTINATION_FULL"], []]
+    assert vms[1].refused
+    assert vms[1].check is not None
+    assert vms[1].check.plan is None
+
+
+@pytest.mark.parametrize(
+    ("statuses", "worst"), [((), 0), ((0, 0), 0), ((0, 4), 4), ((4, 6), 6), ((6, 5, 4), 5), ((130, 4), 4), ((5, 1), 1)]
+)
+def test_the_worst_status(statuses: tuple[int, ...], worst: int) -> None:
+    assert batch.worst_status(BatchEnd("a", "x", exit_status=status) for status in statuses) == worst
+
+
+@dataclass
+class ManyMoves(cli_fake.FakeClient):
+    """Each move is over `looks` looks after it was started."""
+
+    looks: int = 3
+    left: dict[str, int] = field(default_factory=dict)
+    outcomes: dict[str, Outcome] = field(default_factory=dict)  # VM -> how its move ends
+    refuses: frozenset[str] = frozenset()
+    most: int = 0  # so many ran at the same time
+    poll_s: float = 0.001
+
+    def _check(self, request: AnyRequest) -> CheckResult | HostCheckResult:
+        if request.vm in self.refuses:
+            return CheckResult(request.vm, (finding("SHARED_DISK", "vda is shareable."),), None)
+        return super()._check(request)
+
+    def _plan(self, request: AnyRequest) -> MoveSummary:
+        move = f"move-of-{request.vm}"
+        self.journal[move] = cli_fake.summary(move, request.vm)
+        return self.journal[move]
+
+    def start(self, move_id: str) -> bool:
+        self._note(f"start {move_id}")
+        self.left[move_id] = self.looks
+        self.journal[move_id] = dataclasses.replace(self.journal[move_id], owner="a worker", owner_alive=True)
+        self.most = max(self.most, len(self.left))
+        return True
+
+    def show(self, move: str) -> tuple[MoveSummary, tuple[Any, ...]]:
+        if move in self.left:
+            self.left[move] -= 1
+            if self.left[move] <= 0:
+                del self.left[move]
+                now = self.journal[move]
+                cancelled = now.record.wanted is Wanted.CANCEL
+                outcome = self.outcomes.get(now.plan.vm, Outcome.MOVED)
+                self.journal[move] = self._ended(move, Outcome.CANCELLED if cancelled else outcome)
+        return self.journal[move], ()
+
+
+ON_OLD_SAN = ("db01", "the-rather-long-name-of-a-database-server-01.prod.example.com", "web01")
+
+
+def states(ends: tuple[BatchEnd, ...]) -> dict[str, str]:
+    return {end.vm[:5]: end.state for end in ends}
+
+
+@pytest.mark.parametrize("parallel", [1, 2, 3])
+def test_all_vms_with_a_disk_there_go_so_many_at_a_time(parallel: int) -> None:
+    client = ManyMoves()
+    planned = client.plan_all("old-san", to="ssd")
+    assert tuple(one.vm for one in planned.vms) == ON_OLD_SAN
+    assert states(planned.run(parallel=parallel)) == {"db01": "moved", "the-r": "moved", "web01": "moved"}
+    assert client.most == parallel
+
+
+def test_a_failure_does_not_stop_the_others() -> None:
+    client = ManyMoves(outcomes={"db01": Outcome.FAILED})
+    ends = client.plan_all("old-san", to="ssd").run(parallel=1)
+    assert states(ends) == {"db01": "failed", "the-r": "moved", "web01": "moved"}
+    assert batch.worst_status(ends) == 5
+
+
+def test_cancelled_no_more_are_begun() -> None:
+    client = ManyMoves()
+
+    def cancel(running: Batch, _ends: tuple[BatchEnd, ...]) -> None:
+        running.cancel()
+
+    ends = client.plan_all("old-san", to="ssd").run(parallel=1, on_look=cancel)
+    assert states(ends) == {"db01": "cancelled", "the-r": "not begun", "web01": "not begun"}
+    assert batch.worst_status(ends) == 6
+
+
+def test_left_alone_the_running_ones_go_on() -> None:
+    client = ManyMoves()
+
+    def leave(running: Batch, _ends: tuple[BatchEnd, ...]) -> None:
+        running.leave()
+
+    ends = client.plan_all("old-san", to="ssd").run(parallel=2, on_look=leave)
+    assert states(ends) == {"db01": "running", "the-r": "running", "web01": "not begun"}
+    assert batch.worst_status(ends) == 130
+    assert not [line for line in client.log if line.startswith("cancel")]
+
+
+def test_a_move_that_is_under_way_to_there_goes_on() -> None:
+    client = ManyMoves()
+    client.journal["77aa"] = cli_fake.summary("77aa", "web01", owner="another")
+    client.left["77aa"] = 2
+    planned = client.plan_all("old-san", to="ssd")
+    assert {one.vm[:5]: one.move for one in planned.vms} == {"db01": "", "the-r": "", "web01": "77aa"}
+    assert states(planned.run()) == {"db01": "moved", "the-r": "moved", "web01": "moved"}
+    assert "start 77aa" not in client.log
+
+
+def test_a_move_to_another_place_is_no_part_of_it() -> None:
+    client = ManyMoves()
+    client.journal["77aa"] = cli_fake.summary("77aa", "web01", owner="another")
+    assert {one.move for one in client.plan_all("old-san", to="archive").vms} == {""}
+
+
+def test_a_datastore_that_does_not_exist() -> None:
+    with pytest.raises(DatastoreNotFound) as caught:
+        ManyMoves().plan_all("old-sam", to="ssd")
+    assert "old-san" in caught.value.hint
+
+
+def test_at_least_one_has_to_run() -> None:
+    with pytest.raises(UsageError, match="--parallel 0"):
+        ManyMoves().plan_all("old-san", to="ssd").run(parallel=0)
+
+
+def call(client: cli_fake.FakeClient, *words: str) -> Any:
+    return CliRunner().invoke(main.root, list(words), obj=App(opener=lambda _uri, _journal: client, poll_s=0.001))
+
+
+def test_nothing_is_begun_while_one_is_refused() -> None:
+    client = ManyMoves(refuses=frozenset({"web01"}))
+    result = call(client, "move", "--all-on", "old-san", "--to", "ssd")
+    assert result.exit_code == 4
+    assert "web01 cannot go" in result.stdout
+    assert "SHARED_DISK" in result.stdout
+    assert not client.journal
+    result = call(client, "move", "--all-on", "old-san", "--to", "ssd", "--skip-refused", "--json")
+    assert result.exit_code == 4
+    documents = [json.loads(line) for line in result.stdout.splitlines()]
+    assert (documents[0]["kind"], documents[-1]["kind"]) == ("batch", "batch-end")
+    assert [end["state"] for end in documents[-1]["ends"]] == ["moved", "moved", "refused"]
+
+
+def test_a_dry_run_begins_nothing() -> None:
+    client = ManyMoves()
+    assert call(client, "move", "--all-on", "old-san", "--to", "ssd", "--dry-run").exit_code == 0
+    assert not client.journal
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("move", "web01", "--all-on", "old-san", "--to", "ssd"),
+        ("move", "--all-on", "old-san", "--to", "ssd", "--detach"),
+        ("move", "--to", "ssd"),
+        ("move", "web01", "--to", "ssd", "--parallel", "2"),
+        ("move", "web01", "--to", "ssd", "--skip-refused"),
+        ("move", "--all-on", "old-san", "--to", "ssd", "--parallel", "0"),
+    ],
+)
+def test_what_makes_no_sense(words: tuple[str, ...]) -> None:
+    assert call(ManyMoves(), *words).exit_code == 2
