@@ -239,8 +239,10 @@ class Machine:
             raise Violation(f"the owner's pause was ended by the {by}")
         self.resumed_by = by
         if self.qemu is not None:
+            lost = self.lost  # libvirt does not learn what its monitor is told past it
             self.qemu.paused = False
-            self.domain.state, self.domain.paused_by = libvirt.VIR_DOMAIN_RUNNING, ""
+            if not lost:
+                self.domain.state, self.domain.paused_by = libvirt.VIR_DOMAIN_RUNNING, ""
 
     def pivoted(self, disk: QemuDisk, job: BlockJob) -> None:
         """QEMU is on the other image: libvirt's XML says so, also the one for the next start if it had the old one."""
