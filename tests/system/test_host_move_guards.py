@@ -138,10 +138,10 @@ def memory_goes(trip: Crossing) -> bool:
 
 @pytest.mark.parametrize("cut", ["kvm2", "far"])
 @pytest.mark.usefixtures("whole")
-def test_the_link_is_cut_while_memory_goes(crossing: Make, old_san: Datastore, kvm2: Host, far: Host, cut: str) -> None:
+def test_the_link_is_cut_while_memory_goes(crossing: Make, ssd: Datastore, kvm2: Host, far: Host, cut: str) -> None:
     """The guest runs on; also while libvirt's keepalive ends its own connection; and when the link is back."""
-    trip = writing(crossing, Disk("vda", old_san, size="48MiB"))
-    process = trip.line.start("move", trip.name, "--to-host", "kvm2", "--bandwidth", "4MiB/s")
+    trip = writing(crossing, Disk("vda", ssd, size="48MiB"))
+    process = trip.line.start("move", trip.name, "--to-host", "kvm2", *TO, "--bandwidth", "4MiB/s")
     what = "the memory to go"
     wait_until(partial(memory_goes, trip), what, timeout=LIMIT_S, step=0.1, report=trip.line.stories)
     time.sleep(1)
@@ -156,7 +156,14 @@ def test_the_link_is_cut_while_memory_goes(crossing: Make, old_san: Datastore, k
     kvm2.mend_network()
     far.mend_network()
     said = trip.line.end(process)
-    print("the migration was ended", yanked, "longest gap", trip.guest.judge.longest_gap(since), str(said)[-1500:])
+    print(
+        "the migration was ended",
+        yanked,
+        "longest gap",
+        trip.guest.judge.longest_gap(since),
+        said.status,
+        said.err[-6000:],
+    )
     assert yanked, trip.line.stories()
     assert yanked[0] < 15, "libvirt's keepalive was first"
     assert trip.guest.judge.longest_gap(since) < 10, trip.line.stories()

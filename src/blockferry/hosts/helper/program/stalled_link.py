@@ -30,6 +30,9 @@ DISKS_SILENT_S = 10.0
 """The same while only disks are copied: the guest runs on meanwhile, and a short break is no reason to begin anew. It
 has to be less than the time of libvirt's keepalive (30 s)."""
 
+RESEND_S = 0.5
+"""By then the kernel has sent anew what was not acknowledged, on links with a round trip of up to 0.3 s."""
+
 PROBE_S = 0.1
 PROBE_LIFE_S = 2.0
 YANK_S = 1.5
@@ -176,8 +179,15 @@ class StallWatch:
         return now - oldest.since if self.end(all_of_it=silent >= DISKS_SILENT_S) else None
 
     def end_if_stalled(self, pid: int) -> bool:
-        """Before an abort: end what waits for an acknowledgement, however short. Whether that was done."""
-        return bool(resending(pid, self.addresses)) and self.end(all_of_it=True)
+        """Before an abort: end what waits for an acknowledgement, however short. Whether that was done.
+
+        Of a link that was cut right now the kernel knows after its first time-out only.
+        """
+        stalled = bool(resending(pid, self.addresses))
+        if not stalled:
+            time.sleep(RESEND_S)
+            stalled = bool(resending(pid, self.addresses))
+        return stalled and self.end(all_of_it=True)
 
     def end(self, *, all_of_it: bool) -> bool:
         """Yank the migration; one that copies disks only when `all_of_it`. Whether QEMU has done it."""
