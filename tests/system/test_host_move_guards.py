@@ -38,6 +38,7 @@ def whole(kvm2: Host, far: Host) -> Iterator[None]:
 def writing(make: Make, *disks: Disk) -> Crossing:
     trip = make(*disks)
     trip.write()
+    trip.dest.virsh("domcapabilities")  # a libvirtd that has just been started looks at its QEMU first, for long
     return trip
 
 
@@ -142,8 +143,12 @@ def test_the_link_is_cut_while_memory_goes(crossing: Make, ssd: Datastore, kvm2:
     """The guest runs on; also while libvirt's keepalive ends its own connection; and when the link is back."""
     trip = writing(crossing, Disk("vda", ssd, size="48MiB"))
     process = trip.line.start("move", trip.name, "--to-host", "kvm2", *TO, "--bandwidth", "4MiB/s")
-    what = "the memory to go"
-    wait_until(partial(memory_goes, trip), what, timeout=LIMIT_S, step=0.1, report=trip.line.stories)
+
+    def goes() -> bool:
+        assert process.poll() is None, trip.line.end(process)
+        return memory_goes(trip)
+
+    wait_until(goes, "the memory to go", timeout=LIMIT_S, step=0.1, report=trip.line.stories)
     time.sleep(1)
     since = trip.guest.judge.now()
     (kvm2 if cut == "kvm2" else far).cut_network()
