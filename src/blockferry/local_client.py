@@ -38,7 +38,7 @@ if TYPE_CHECKING:
         listings,
         move_control,
         name_lists,
-        planning,
+        storage_planning,
     )
     from blockferry.tracking import effects as tracking_effects
     from blockferry.tracking.rules import Changes, MadePoint, TrackingStatus
@@ -54,7 +54,7 @@ else:  # each room when a command asks for something of it: together they take h
     listings = lazy.module("blockferry.moves.listings")
     move_control = lazy.module("blockferry.moves.move_control")
     name_lists = lazy.module("blockferry.moves.name_lists")
-    planning = lazy.module("blockferry.moves.planning")
+    storage_planning = lazy.module("blockferry.moves.storage_planning")
     tracking_effects = lazy.module("blockferry.tracking.effects")
 
 
@@ -137,15 +137,15 @@ class LocalClient(Client):
         with self._asking():
             if isinstance(request, HostMoveRequest):
                 return host_planning.check(self._env, request)
-            return planning.check(self._env, request)
+            return storage_planning.check(self._env, request)
 
     def _plan(self, request: AnyRequest) -> AnyMove:
         with self._asking():
             if isinstance(request, HostMoveRequest):
                 return host_planning.move(self._env, request)
             # What the move is written into and run with, while the host is looked at.
-            lazy.preload("blockferry.storage_move.move_journal", "blockferry.moves.running")
-            return planning.move(self._env, request)
+            lazy.preload("blockferry.storage_move.move_journal", "blockferry.moves.run_storage_move")
+            return storage_planning.move(self._env, request)
 
     def _find(self, name: str | None) -> AnyMove:
         return self._env.readable_moves.find(name)
@@ -208,16 +208,18 @@ class LocalClient(Client):
         return tracking_effects.status(self._env.site, vm)
 
     def enable_tracking(self, vm: str, disks: Sequence[str] = ()) -> MadePoint:
-        return tracking_effects.enable(self._env.site, vm, disks, planning.move_under_way(self._env, vm))
+        return tracking_effects.enable(self._env.site, vm, disks, storage_planning.move_under_way(self._env, vm))
 
     def make_point(
         self, vm: str, disks: Sequence[str] = (), *, name: str | None = None, keep: int | None = None
     ) -> Point:
-        return tracking_effects.make(self._env.site, vm, disks, name, keep, planning.move_under_way(self._env, vm))
+        return tracking_effects.make(
+            self._env.site, vm, disks, name, keep, storage_planning.move_under_way(self._env, vm)
+        )
 
     def drop_points(self, vm: str, ids: Sequence[str] = (), *, everything: bool = False) -> tuple[str, ...]:
         return tracking_effects.drop(
-            self._env.site, vm, ids, everything=everything, moving=planning.move_under_way(self._env, vm)
+            self._env.site, vm, ids, everything=everything, moving=storage_planning.move_under_way(self._env, vm)
         )
 
     def changes(
@@ -238,5 +240,5 @@ class LocalClient(Client):
             mark=mark,
             keep=keep,
             power_cycles=accept_power_cycles,
-            moving=planning.move_under_way(self._env, vm),
+            moving=storage_planning.move_under_way(self._env, vm),
         )

@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from blockferry.host_move.precheck import looks, rules
-from blockferry.host_move.precheck.facts import Asked, Facts
+from blockferry.host_move.precheck.host_move_facts import Asked, HostFacts
 from blockferry.hosts.host import Host
 
 
@@ -22,7 +22,7 @@ def main(source: str, destination: str, vm: str, asked: dict[str, Any]) -> None:
         there.close()
 
 
-def seen(facts: Facts) -> dict[str, Any]:
+def seen(facts: HostFacts) -> dict[str, Any]:
     """What the test looks at beside the findings."""
     assert facts.ports is not None
     return {

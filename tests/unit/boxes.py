@@ -20,11 +20,11 @@ from blockferry.jobs import lease_keeping
 from blockferry.jobs.action import Action, Done, Finish
 from blockferry.jobs.handle import JobHandle
 from blockferry.jobs.job_kind import JobKind
+from blockferry.jobs.job_summary import JobProgress, JobReport, JobSummary
 from blockferry.jobs.kill_points import KillPoints
 from blockferry.jobs.loop import Loop
 from blockferry.jobs.outcome import Outcome, Wanted
 from blockferry.jobs.record import JobRecord
-from blockferry.jobs.summary import JobProgress, JobReport, JobSummary
 from blockferry.store import Journal, LeaseKeeper
 from blockferry.store.kind import Head
 

@@ -22,7 +22,7 @@ from blockferry.storage_move.disk_plan import DiskPlan, DiskSizes, SourceImage, 
 from blockferry.storage_move.disk_record import Copy, Stage
 from blockferry.storage_move.lost_vm import rules as lost_vm_rules
 from blockferry.storage_move.lost_vm.record import LostVm
-from blockferry.storage_move.observation import DiskSide, DiskView, Job, LostView, Observation
+from blockferry.storage_move.observation import DiskJob, DiskSide, DiskView, LostView, Observation
 from blockferry.storage_move.plan import DomainPlan, Plan
 from blockferry.storage_move.record import Record
 from blockferry.storage_move.request import Method, SourcePolicy
@@ -211,7 +211,7 @@ class Host:
             target=target,
             live=self.live[target] if self.state.active else None,
             config=self.config[target] if self.plan.domain.persistent and self.state is not PowerState.ABSENT else None,
-            job=Job.NONE if job is None else Job.FOREIGN if job.foreign else Job.OURS,
+            job=DiskJob.NONE if job is None else DiskJob.FOREIGN if job.foreign else DiskJob.OURS,
             ready=bool(job and job.ready),
             ending=bool(job and job.ending),
             info=info,
@@ -699,7 +699,7 @@ def can_be(seen: Observation) -> bool:
     return (known or not seen.persistent) and all(
         (view.live is not None) == active
         and (view.config is not None) == seen.persistent
-        and (active or (view.job is Job.NONE and not view.ending))
+        and (active or (view.job is DiskJob.NONE and not view.ending))
         and (active or seen.persistent or not known)
         for view in seen.disks
     )
@@ -739,7 +739,7 @@ def check_rules(seen: Observation, action: actions.Action) -> None:
             assert seen.state in (PowerState.PAUSED, PowerState.CRASHED), "a pivot while the guest runs"
             for target in targets:
                 view = seen.disk(target)
-                assert view.job is Job.OURS, "a pivot without a job of ours"
+                assert view.job is DiskJob.OURS, "a pivot without a job of ours"
                 assert view.ready, "a pivot before both sides are in step"
                 assert not view.remaining, "a pivot with something left to copy"
             sides = {seen.disk(target).side for target in targets}
@@ -751,7 +751,7 @@ def check_rules(seen: Observation, action: actions.Action) -> None:
             assert seen.state is PowerState.PAUSED
             assert record.switch.suspended, "a pause that is not ours was ended"
         case actions.AbortCopy(target):
-            assert seen.disk(target).job in (Job.OURS, Job.COMMIT), "a job that is not ours was ended"
+            assert seen.disk(target).job in (DiskJob.OURS, DiskJob.COMMIT), "a job that is not ours was ended"
         case actions.StartCopy(target, reverse):
             assert seen.state.active
             assert seen.disk(target).side is (DESTINATION if reverse else SOURCE)
@@ -785,7 +785,7 @@ def check_rules(seen: Observation, action: actions.Action) -> None:
         case actions.RemoveDestination():
             assert not record.switch.done, "the destination was removed after the switch"
             assert not any(DESTINATION in (view.live, view.config) for view in seen.disks), "what is in use was removed"
-            assert not any(view.job is Job.OURS for view in seen.disks), "the image under a job was removed"
+            assert not any(view.job is DiskJob.OURS for view in seen.disks), "the image under a job was removed"
         case actions.RevertConfig():
             assert not record.switch.done
             assert seen.state.active
@@ -793,7 +793,7 @@ def check_rules(seen: Observation, action: actions.Action) -> None:
         case actions.WriteConfig():
             assert across or seen.state is PowerState.OFF
         case actions.Finish(outcome):
-            assert not any(view.job is Job.OURS for view in seen.disks), "a job of ours was left"
+            assert not any(view.job is DiskJob.OURS for view in seen.disks), "a job of ours was left"
             if outcome is Outcome.MOVED:
                 assert record.switch.done
             elif seen.state is not PowerState.ABSENT:

@@ -81,7 +81,11 @@ def test_a_completion_of_a_vms_name_loads_no_database_and_no_move(tmp_path: Path
     )
     assert "blockferry.moves.name_lists" in modules
     assert not modules & {"sqlalchemy", "alembic", "asyncio", "blockferry.storage_move.survey"}
-    assert not modules & {"blockferry.moves.planning", "blockferry.moves.running", "blockferry.leftovers.quarantine"}
+    assert not modules & {
+        "blockferry.moves.storage_planning",
+        "blockferry.moves.run_storage_move",
+        "blockferry.leftovers.quarantine",
+    }
     assert not [name for name in modules if name.startswith(("blockferry.doctor.", "blockferry.tracking."))]
 
 

@@ -14,7 +14,7 @@ from blockferry.base.units import MiB
 from blockferry.hosts.inventory import JobInfo
 from blockferry.hosts.runner import LocalRunner
 from blockferry.storage_move.decide import allowed_pause_s
-from blockferry.storage_move.observation import DiskSide, DiskView, Job
+from blockferry.storage_move.observation import DiskJob, DiskSide, DiskView
 from blockferry.storage_move.observe import Memory, Observer
 from blockferry.storage_move.overlays import rules as overlays_rules
 from blockferry.storage_move.overlays.convergence import Divergence, assess
@@ -119,7 +119,7 @@ def test_nothing_is_said_without_evidence() -> None:
 
 
 def test_a_commit_that_is_outrun_has_no_limit_nor_has_one_on_the_way_back() -> None:
-    view = DiskView("vda", DiskSide.DESTINATION, DiskSide.DESTINATION, Job.COMMIT)
+    view = DiskView("vda", DiskSide.DESTINATION, DiskSide.DESTINATION, DiskJob.COMMIT)
     assert overlays_rules.commit_speed(view, 3000, outrun=False) == 3000
     assert overlays_rules.commit_speed(view, 3000, outrun=True) == 0
     assert overlays_rules.commit_speed(replace(view, live=DiskSide.SOURCE), 3000, outrun=False) == 0
@@ -130,7 +130,7 @@ def test_a_commit_that_the_guest_outruns_is_seen_from_outside(writes: float, out
     """A small overlay at first, which grows by what the guest writes while it is committed."""
     plan = make_plan()
     observer, memory = Observer(plan, LocalRunner("test:///")), Memory()
-    overlay = DiskView("vda", DiskSide.DESTINATION, DiskSide.DESTINATION, Job.COMMIT)
+    overlay = DiskView("vda", DiskSide.DESTINATION, DiskSide.DESTINATION, DiskJob.COMMIT)
     copied, end, told, sure = 0.0, 20.0, False, False
     for look in range(100):
         found = observer.outrun_commits(
@@ -142,7 +142,7 @@ def test_a_commit_that_the_guest_outruns_is_seen_from_outside(writes: float, out
         end += writes * LOOK_S
     assert told is outrun
     assert sure is outrun  # so it ends under a latency contract, too
-    assert observer.outrun_commits((replace(overlay, job=Job.NONE),), memory, 100.0) == ()
+    assert observer.outrun_commits((replace(overlay, job=DiskJob.NONE),), memory, 100.0) == ()
     assert memory.commits == {}
 
 
@@ -169,7 +169,7 @@ def test_what_is_told_of_a_commit_that_is_outrun() -> None:
 def test_a_commit_under_a_contract_comes_back_after_one_slow_moment() -> None:
     """What is committed counts as copied: a pace that sees nothing made falls to its least, and stays near it."""
     observer, memory = Observer(make_plan(), LocalRunner("test:///")), Memory()
-    overlay = DiskView("vda", DiskSide.DESTINATION, DiskSide.DESTINATION, Job.COMMIT)
+    overlay = DiskView("vda", DiskSide.DESTINATION, DiskSide.DESTINATION, DiskJob.COMMIT)
     now, copied, made = Pace(0.020, speed=200 * MiB), 0, 0
     for look in range(200):
         copied += now.speed // 10

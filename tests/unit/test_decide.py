@@ -21,7 +21,7 @@ from blockferry.storage_move.disk_plan import LuksPlan
 from blockferry.storage_move.disk_record import Copy, DiskRecord, Stage
 from blockferry.storage_move.firmware.plan import NvramPlan
 from blockferry.storage_move.home.record import HomeRecord
-from blockferry.storage_move.observation import DiskSide, DiskView, Job, Observation
+from blockferry.storage_move.observation import DiskJob, DiskSide, DiskView, Observation
 from blockferry.storage_move.plan import Plan
 from blockferry.storage_move.record import Record
 from blockferry.storage_move.request import Method
@@ -58,11 +58,11 @@ def disk(
 
 
 def copying(target: str = "vda", live: DiskSide = SOURCE, **more: object) -> DiskView:
-    return disk(target, live, live, job=Job.OURS, info=JobInfo(10, 40, 0), **more)
+    return disk(target, live, live, job=DiskJob.OURS, info=JobInfo(10, 40, 0), **more)
 
 
 def in_step(target: str = "vda", live: DiskSide = SOURCE) -> DiskView:
-    return disk(target, live, live, job=Job.OURS, ready=True, info=READY)
+    return disk(target, live, live, job=DiskJob.OURS, ready=True, info=READY)
 
 
 def off(target: str = "vda", config: DiskSide = SOURCE, fingerprint: str = "f") -> DiskView:
@@ -172,7 +172,7 @@ DECISIONS: dict[str, tuple[Plan, Observation, actions.Action | type]] = {
     ),
     "and not before": (
         RACY,
-        seen(PAUSED, copying("vda"), disk("vdb", job=Job.OURS, info=JobInfo(0, 1, 0)),
+        seen(PAUSED, copying("vda"), disk("vdb", job=DiskJob.OURS, info=JobInfo(0, 1, 0)),
              record=begun(disks=stages(Stage.STARTED, "vda", "vdb"), switch=SUSPENDED)),
         actions.Await("initialise", 0.002),
     ),
@@ -198,7 +198,7 @@ DECISIONS: dict[str, tuple[Plan, Observation, actions.Action | type]] = {
         ONE, seen(RUNNING, copying()), actions.AbortCopy("vda"),
     ),
     "somebody else's job is left alone, and we go": (
-        ONE, seen(RUNNING, disk(job=Job.FOREIGN, foreign="backup"), record=Record()),
+        ONE, seen(RUNNING, disk(job=DiskJob.FOREIGN, foreign="backup"), record=Record()),
         actions.Fail("somebody else runs a block job on vda (backup)"),
     ),
     "a copy that ended early is a failure": (
@@ -239,13 +239,13 @@ DECISIONS: dict[str, tuple[Plan, Observation, actions.Action | type]] = {
     ),
     "suspended, something is left: a moment": (
         ONE,
-        seen(PAUSED, disk(job=Job.OURS, ready=True, info=JobInfo(39, 40, 0)),
+        seen(PAUSED, disk(job=DiskJob.OURS, ready=True, info=JobInfo(39, 40, 0)),
              record=begun(disks=stages(Stage.CLEAN), switch=SWITCHING)),
         actions.Await("drain", 0.001),
     ),
     "the moment was too long: the VM runs on, the copy stays": (
         ONE,
-        seen(PAUSED, disk(job=Job.OURS, ready=True, info=JobInfo(39, 40, 0)), suspended_s=1.1,
+        seen(PAUSED, disk(job=DiskJob.OURS, ready=True, info=JobInfo(39, 40, 0)), suspended_s=1.1,
              record=begun(disks=stages(Stage.CLEAN), switch=SWITCHING)),
         actions.Resume(switch_failed=True),
     ),
@@ -510,7 +510,7 @@ DECISIONS: dict[str, tuple[Plan, Observation, actions.Action | type]] = {
     ),
     "over is over": (ONE, seen(OFF, off(), record=Record(outcome=Outcome.MOVED)), actions.Done(Outcome.MOVED)),
     "somebody's snapshot in the moment of our copy: nothing of ours is in their way": (
-        ONE, seen(RUNNING, disk(live=DiskSide.ELSEWHERE, job=Job.OURS)), actions.AbortCopy("vda"),
+        ONE, seen(RUNNING, disk(live=DiskSide.ELSEWHERE, job=DiskJob.OURS)), actions.AbortCopy("vda"),
     ),
     "somebody pointed the disk elsewhere: stand still": (
         ONE, seen(RUNNING, disk(live=DiskSide.ELSEWHERE)), actions.Park,
@@ -561,7 +561,7 @@ def test_the_allowed_pause_grows_slowly_and_has_an_end() -> None:
 VIEWS = [
     DiskView("vda", live, config, job, ready=ready, ending=ending, info=info, fingerprint="f")
     for live, config, job, ready, ending, info in itertools.product(
-        (None, *DiskSide), (None, *DiskSide), Job, (False, True), (False, True), (None, JobInfo(0, 1, 0), READY)
+        (None, *DiskSide), (None, *DiskSide), DiskJob, (False, True), (False, True), (None, JobInfo(0, 1, 0), READY)
     )
 ]
 COPIES = [Copy(stage, incarnation, 1) for stage in Stage for incarnation in (1, 2)]
@@ -599,7 +599,7 @@ def as_it_can_be(view: DiskView, state: PowerState, persistent: bool) -> DiskVie
     config = (view.config or SOURCE) if persistent else None
     if state.active:
         return replace(view, live=view.live or SOURCE, config=config)
-    return replace(view, live=None, config=config, job=Job.NONE, ready=False, ending=False, info=None)
+    return replace(view, live=None, config=config, job=DiskJob.NONE, ready=False, ending=False, info=None)
 
 
 def random_look(chance: random.Random, plan: Plan) -> Observation:

@@ -22,7 +22,7 @@ from blockferry.storage_move.destination.plan import DestinationImage, ReleasePl
 from blockferry.storage_move.disk_plan import CopyPlan, DiskPlan, DiskSizes, SourceImage, StartPlan
 from blockferry.storage_move.disk_record import Copy, DiskRecord, Stage
 from blockferry.storage_move.home.record import HomeRecord
-from blockferry.storage_move.observation import DiskSide, DiskView, Job, Observation
+from blockferry.storage_move.observation import DiskJob, DiskSide, DiskView, Observation
 from blockferry.storage_move.overlays import rules as overlays_rules
 from blockferry.storage_move.overlays.plan import OverlaysPlan
 from blockferry.storage_move.overlays.record import ComparedBase, OverlayState
@@ -127,7 +127,7 @@ class World:
         views = []
         for disk in self.plan.disks:
             target = disk.target
-            job = Job.OURS if target in self.copies else Job.COMMIT if target in self.commits else Job.NONE
+            job = DiskJob.OURS if target in self.copies else DiskJob.COMMIT if target in self.commits else DiskJob.NONE
             done = self.copies[target][0] if target in self.copies else self.commits.get(target, 0)
             config = self.config[target]
             views.append(
@@ -136,8 +136,8 @@ class World:
                     self.side(self.live[target]) if self.state.active else None,
                     self.side(config),
                     job,
-                    ready=job is not Job.NONE and done >= SIZE,
-                    info=JobInfo(done, SIZE, 0) if job is not Job.NONE and done else None,
+                    ready=job is not DiskJob.NONE and done >= SIZE,
+                    info=JobInfo(done, SIZE, 0) if job is not DiskJob.NONE and done else None,
                     fingerprint=self.fingerprint(disk) if self.state is PowerState.OFF else "",
                     live_overlay=self.state.active and self.live[target].endswith("+"),
                     config_overlay=config.endswith("+"),
@@ -198,7 +198,7 @@ class World:
                 return [("note", named), ("image", path), ("note", made)]
             case actions.Suspend(switch):
                 if not switch:
-                    live = {disk_view.target for disk_view in seen.disks if disk_view.job is Job.COMMIT}
+                    live = {disk_view.target for disk_view in seen.disks if disk_view.job is DiskJob.COMMIT}
                     record = record.with_commits([one for one in record.disks if one not in live], None)
                 return [
                     ("note", replace(record, switch=replace(record.switch, suspended=True, begun=switch))),
@@ -790,7 +790,7 @@ def test_with_the_start_race_a_commit_begins_while_the_vm_stands_still() -> None
     assert names[commit + 1 : commit + 3] == ["Await", "Resume"], names
 
 
-def commit(state: PowerState, record: Record, job: Job, looked: bool, suspended_s: float = 0.0) -> actions.Action:
+def commit(state: PowerState, record: Record, job: DiskJob, looked: bool, suspended_s: float = 0.0) -> actions.Action:
     """What is decided after the switch, with the overlay of the only disk in use."""
     info = JobInfo(0, SIZE, 0) if looked else None
     view = DiskView(
@@ -820,25 +820,28 @@ LOOKS = actions.Await("initialise", 0.002)
 @pytest.mark.parametrize(
     ("state", "record", "job", "looked", "suspended_s", "action"),
     [
-        (RUNS, SWITCHED, Job.NONE, False, 0.0, actions.Suspend(switch=False)),
-        (STANDS, HELD, Job.NONE, False, 0.0, actions.StartCommit("vda")),
-        (STANDS, HELD.with_commits(("vda",), Stage.STARTING), Job.NONE, False, 0.0, actions.Resume()),
-        (STANDS, HELD.with_commits(("vda",), Stage.STARTED), Job.COMMIT, False, 0.01, LOOKS),
-        (STANDS, HELD.with_commits(("vda",), Stage.STARTED), Job.COMMIT, False, 0.09, actions.Resume()),
-        (STANDS, HELD.with_commits(("vda",), Stage.STARTED), Job.COMMIT, True, 0.01, actions.Resume(commits=("vda",))),
+        (RUNS, SWITCHED, DiskJob.NONE, False, 0.0, actions.Suspend(switch=False)),
+        (STANDS, HELD, DiskJob.NONE, False, 0.0, actions.StartCommit("vda")),
+        (STANDS, HELD.with_commits(("vda",), Stage.STARTING), DiskJob.NONE, False, 0.0, actions.Resume()),
+        (STANDS, HELD.with_commits(("vda",), Stage.STARTED), DiskJob.COMMIT, False, 0.01, LOOKS),
+        (STANDS, HELD.with_commits(("vda",), Stage.STARTED), DiskJob.COMMIT, False, 0.09, actions.Resume()),
+        (
+            STANDS, HELD.with_commits(("vda",), Stage.STARTED), DiskJob.COMMIT, True, 0.01,
+            actions.Resume(commits=("vda",)),
+        ),
         (
             STANDS, replace(HELD.with_commits(("vda",), Stage.STARTED), commits=replace(HELD.commits, attempts=3)),
-                Job.COMMIT, False, 0.9,
+                DiskJob.COMMIT, False, 0.9,
             actions.Await("initialise", 0.002),
         ),
-        (RUNS, SWITCHED.with_commits(("vda",), Stage.STARTED), Job.COMMIT, True, 0.0, actions.AbortCopy("vda")),
-        (RUNS, SWITCHED.with_commits(("vda",), Stage.CLEAN), Job.COMMIT, True, 0.0, actions.Await("commit", 0.1)),
-        (STANDS, SWITCHED.with_commits(("vda",), Stage.STARTED), Job.COMMIT, True, 0.0, CLEAN),
-        (STANDS, SWITCHED, Job.NONE, False, 0.0, actions.StartCommit("vda")),  # its owner has paused the VM
-        (STANDS, SWITCHED, Job.COMMIT, True, 0.0, actions.AbortCopy("vda")),  # nothing noted of it, or given up
+        (RUNS, SWITCHED.with_commits(("vda",), Stage.STARTED), DiskJob.COMMIT, True, 0.0, actions.AbortCopy("vda")),
+        (RUNS, SWITCHED.with_commits(("vda",), Stage.CLEAN), DiskJob.COMMIT, True, 0.0, actions.Await("commit", 0.1)),
+        (STANDS, SWITCHED.with_commits(("vda",), Stage.STARTED), DiskJob.COMMIT, True, 0.0, CLEAN),
+        (STANDS, SWITCHED, DiskJob.NONE, False, 0.0, actions.StartCommit("vda")),  # its owner has paused the VM
+        (STANDS, SWITCHED, DiskJob.COMMIT, True, 0.0, actions.AbortCopy("vda")),  # nothing noted of it, or given up
     ],
 )  # fmt: skip
 def test_how_a_commit_begins_with_the_start_race(
-    state: PowerState, record: Record, job: Job, looked: bool, suspended_s: float, action: actions.Action
+    state: PowerState, record: Record, job: DiskJob, looked: bool, suspended_s: float, action: actions.Action
 ) -> None:
     assert commit(state, record, job, looked, suspended_s) == action

@@ -23,7 +23,7 @@ from blockferry.storage_move.destination.plan import DestinationImage, ReleasePl
 from blockferry.storage_move.disk_plan import DiskPlan, DiskSizes, SourceImage, StartPlan
 from blockferry.storage_move.disk_record import Copy, DiskRecord, Stage
 from blockferry.storage_move.home.record import HomeRecord
-from blockferry.storage_move.observation import DiskSide, DiskView, Job, Observation
+from blockferry.storage_move.observation import DiskJob, DiskSide, DiskView, Observation
 from blockferry.storage_move.overlays.convergence import Divergence
 from blockferry.storage_move.pace.plan import PacePlan
 from blockferry.storage_move.pace.record import MeasuredRecord, Throttle
@@ -105,7 +105,7 @@ class World:
         views = []
         for disk in self.plan.disks:
             target = disk.target
-            job = Job.FOREIGN if target in self.foreign else Job.OURS if target in self.jobs else Job.NONE
+            job = DiskJob.FOREIGN if target in self.foreign else DiskJob.OURS if target in self.jobs else DiskJob.NONE
             copied = self.jobs.get(target, 0)
             views.append(
                 DiskView(
@@ -113,15 +113,15 @@ class World:
                     self.live[target] if self.state.active else None,
                     self.config[target] if self.plan.domain.persistent else None,
                     job,
-                    ready=job is Job.OURS and copied >= SIZE,
-                    info=JobInfo(copied, SIZE, 0) if job is Job.OURS and copied else None,
+                    ready=job is DiskJob.OURS and copied >= SIZE,
+                    info=JobInfo(copied, SIZE, 0) if job is DiskJob.OURS and copied else None,
                     fingerprint=str(self.writes.get(target, 0)),
                 )
             )
         outrun = tuple(
             Divergence(view.target, 40.0, 20.0, sure=True)
             for view in views
-            if view.job is Job.OURS and self._outruns(view.target)
+            if view.job is DiskJob.OURS and self._outruns(view.target)
         )
         agrees = all(side is DiskSide.DESTINATION for side in self.config.values())
         return Observation(
@@ -757,7 +757,7 @@ def test_every_observation_has_an_answer(data: st.DataObject) -> None:
             disk.target,
             data.draw(sides),
             data.draw(sides),
-            data.draw(st.sampled_from(Job)),
+            data.draw(st.sampled_from(DiskJob)),
             ready=data.draw(st.booleans()),
             ending=data.draw(st.booleans()),
             info=data.draw(st.sampled_from([None, JobInfo(0, 0, 0), JobInfo(1, 2, 0), JobInfo(2, 2, 0)])),
@@ -779,4 +779,4 @@ def test_every_observation_has_an_answer(data: st.DataObject) -> None:
         assert record.switch.done
         assert all(view.side is DiskSide.DESTINATION for view in views)
     if isinstance(action, actions.AbortCopy):
-        assert seen.disk(action.target).job in (Job.OURS, Job.COMMIT)
+        assert seen.disk(action.target).job in (DiskJob.OURS, DiskJob.COMMIT)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from blockferry.host_move.precheck import rules
 from blockferry.host_move.precheck.catalogue import CATALOGUE, EVERY_FINDING
-from blockferry.host_move.precheck.facts import Asked, Facts, PeerTrial, Sharing, TlsSeen
+from blockferry.host_move.precheck.host_move_facts import Asked, HostFacts, PeerTrial, Sharing, TlsSeen
 from blockferry.hosts.host_traits import CpuAnswer, CpuVerdict, HostTraits, Hypervisor, NumaNode
 from blockferry.hosts.identity import HostId
 from blockferry.hosts.images.qemu_img import ChainImage
@@ -54,7 +54,7 @@ def certificate(name: str, **more: Any) -> Certificate:
     return replace(Certificate(f"{DIR}/{name}", 0, 1000.0, 9000.0, ("kvm2",)), **more)
 
 
-PLAIN = Facts(
+PLAIN = HostFacts(
     vm=Vm("web01", "uuid-of-web01", PowerState.RUNNING, True, (disk(),)),
     needs=VmNeeds("kvm", QEMU, "x86_64", "pc-q35-7.2", vcpus=2, memory=2 * GIB),
     source=traits("kvm1", vms={"uuid-of-web01": "web01"}),
@@ -83,40 +83,40 @@ GOOD_TLS = TlsSeen(
 )
 
 
-def needs(**more: Any) -> Facts:
+def needs(**more: Any) -> HostFacts:
     return replace(PLAIN, needs=replace(PLAIN.needs, **more))
 
 
-def vm(**more: Any) -> Facts:
+def vm(**more: Any) -> HostFacts:
     return replace(PLAIN, vm=replace(PLAIN.vm, **more))
 
 
-def there(**more: Any) -> Facts:
+def there(**more: Any) -> HostFacts:
     return replace(PLAIN, destination=replace(PLAIN.destination, **more))
 
 
-def can(**more: Any) -> Facts:
+def can(**more: Any) -> HostFacts:
     return replace(PLAIN, hypervisor=replace(PLAIN.hypervisor, **more))
 
 
-def off(facts: Facts) -> Facts:
+def off(facts: HostFacts) -> HostFacts:
     return replace(facts, vm=replace(facts.vm, state=PowerState.OFF))
 
 
-def with_paths(facts: Facts, *looks: PathFacts) -> Facts:
+def with_paths(facts: HostFacts, *looks: PathFacts) -> HostFacts:
     return replace(facts, paths={**facts.paths, **{look.path: look for look in looks}})
 
 
-def nic(kind: str, source: str) -> Facts:
+def nic(kind: str, source: str) -> HostFacts:
     return needs(nics=(Nic(kind, source, "the network interface 52:54:00:00:00:01"),))
 
 
-def tls(side: str, *files: Certificate) -> Facts:
+def tls(side: str, *files: Certificate) -> HostFacts:
     seen = replace(GOOD_TLS, source=files) if side == "source" else replace(GOOD_TLS, destination=files)
     return replace(PLAIN, tls=seen)
 
 
-def codes(facts: Facts, asked: Asked = GOING) -> list[str]:
+def codes(facts: HostFacts, asked: Asked = GOING) -> list[str]:
     return sorted(finding.code for finding in rules.findings(facts, asked))
 
 
@@ -134,7 +134,7 @@ LOADER, LOG, KERNEL = "/usr/share/OVMF/OVMF_CODE.fd", "/srv/logs/serial.log", "/
 VNC = Listen("VNC", "192.0.2.1", 5901)
 TLS_PATH = f"{DIR}/server-cert.pem"
 
-REFUSED: list[tuple[str, Facts, Asked]] = [
+REFUSED: list[tuple[str, HostFacts, Asked]] = [
     ("SAME_HOST", replace(PLAIN, destination=PLAIN.source), GOING),
     ("VM_NAME_TAKEN", there(vms={"another": "web01"}), GOING),
     ("VM_UUID_TAKEN", there(vms={"uuid-of-web01": "web01"}), GOING),
@@ -242,7 +242,7 @@ REFUSED: list[tuple[str, Facts, Asked]] = [
 
 
 @pytest.mark.parametrize(("code", "facts", "asked"), REFUSED, ids=[f"{at}-{one[0]}" for at, one in enumerate(REFUSED)])
-def test_what_is_found(code: str, facts: Facts, asked: Asked) -> None:
+def test_what_is_found(code: str, facts: HostFacts, asked: Asked) -> None:
     """Exactly that, with the names of the case in one line, and something to do where the catalogue has it."""
     (found,) = rules.findings(facts, asked)
     assert found.code == code
@@ -258,7 +258,7 @@ def test_every_kind_is_found_by_a_case() -> None:
     assert not set(CATALOGUE) & set(any_move.CATALOGUE)
 
 
-ALLOWED: list[tuple[str, Facts, Asked]] = [
+ALLOWED: list[tuple[str, HostFacts, Asked]] = [
     ("another VM there", there(vms={"another": "db01"}), GOING),
     ("an emulator that capabilities name", replace(PLAIN, paths={}), GOING),
     ("a newer QEMU and libvirt", there(qemu=(10, 0, 2), libvirt=(11, 3, 0)), GOING),
@@ -319,7 +319,7 @@ ALLOWED: list[tuple[str, Facts, Asked]] = [
 
 
 @pytest.mark.parametrize(("what", "facts", "asked"), ALLOWED, ids=[one[0] for one in ALLOWED])
-def test_what_is_no_reason(what: str, facts: Facts, asked: Asked) -> None:
+def test_what_is_no_reason(what: str, facts: HostFacts, asked: Asked) -> None:
     assert codes(facts, asked) == [], what
 
 

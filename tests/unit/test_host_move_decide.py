@@ -16,7 +16,7 @@ from blockferry.host_move.host_plan import HostMovePlan, TravellingDisk
 from blockferry.host_move.host_record import HostMoveRecord
 from blockferry.hosts.inventory import PowerState
 from blockferry.hosts.migrating import ABSENT, Instance
-from blockferry.jobs.action import Action, Await, Done, Finish, Park
+from blockferry.jobs.action import Action, Done, Finish, LookAgain, Park
 from blockferry.jobs.outcome import Outcome, Wanted
 
 DISKS = tuple(
@@ -125,7 +125,7 @@ class Pair:
                 self.record = replace(record, begun=True)
                 yield
                 self.migrate()
-            case actions.ColdCopy(target):
+            case actions.CopyImage(target):
                 print_ = self.prints[target]
                 self.images[self.plan.made_path(self.plan.disk(target))] = print_
                 yield
@@ -183,7 +183,7 @@ class Pair:
                 assert record.arrived
                 yield
                 self.record = replace(record, flushed=True)
-            case actions.Settle():
+            case actions.SettleDefinition():
                 self.dest = replace(self.dest, mark="")
                 yield
                 self.record = replace(record, settled=True)
@@ -204,7 +204,7 @@ class Pair:
                 self.record = replace(record, created=(), made=(), copied={})
             case actions.StopMigration():
                 self.source = replace(self.source, job=False)
-            case Await():
+            case LookAgain():
                 self.time_passes()
             case Finish(outcome):
                 self.record = replace(record, outcome=outcome)
@@ -433,7 +433,7 @@ def test_in_whatever_world_nothing_runs_twice_and_nobody_elses_is_touched(cold: 
                 assert dest.mark == "m1"
                 assert dest.state is not RUNNING
                 assert not record.handed
-            case actions.ReleaseImage() | actions.Settle():
+            case actions.ReleaseImage() | actions.SettleDefinition():
                 assert record.handed
                 assert record.arrived
             case actions.UndefineAtSource():

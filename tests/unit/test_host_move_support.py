@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from test_host_check import GOING, PLAIN, STAYING, codes, disk, vm
 
-from blockferry.host_move.precheck.facts import Asked, Facts, Sharing
+from blockferry.host_move.precheck.host_move_facts import Asked, HostFacts, Sharing
 from blockferry.hosts.images.qemu_img import ChainImage
 from blockferry.hosts.inventory import Disk, DiskSource, PowerState
 
@@ -18,11 +18,11 @@ def image(path: str = "/srv/vda.qcow2", **more: Any) -> ChainImage:
     return replace(plain, **more)
 
 
-def one(**more: Any) -> Facts:
+def one(**more: Any) -> HostFacts:
     return vm(disks=(replace(disk(), **more),))
 
 
-def of_image(*layers: ChainImage) -> Facts:
+def of_image(*layers: ChainImage) -> HostFacts:
     return replace(PLAIN, images={"vda": layers})
 
 
@@ -50,7 +50,7 @@ def of_image(*layers: ChainImage) -> Facts:
         (of_image(image(), image("/srv/base.qcow2")), "CHAIN_STAYS"),
     ],
 )
-def test_what_cannot_go_yet(facts: Facts, code: str) -> None:
+def test_what_cannot_go_yet(facts: HostFacts, code: str) -> None:
     assert codes(facts) == [code]
     assert codes(PLAIN) == []
 
@@ -74,7 +74,7 @@ def test_a_chain_on_storage_that_both_hosts_have_stays_there() -> None:
 def test_what_a_host_has_cached_of_a_shared_disk(
     cache: str | None, qemu: tuple[int, int, int], *, refused: bool
 ) -> None:
-    def facts(of: Disk, state: PowerState = PowerState.RUNNING) -> Facts:
+    def facts(of: Disk, state: PowerState = PowerState.RUNNING) -> HostFacts:
         there = replace(PLAIN.destination, qemu=qemu)
         shared = replace(PLAIN, destination=there, running_qemu=qemu, sharing={"vda": Sharing.SAME})
         return replace(shared, vm=replace(PLAIN.vm, disks=(of,), state=state))

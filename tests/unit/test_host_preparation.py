@@ -13,7 +13,7 @@ from blockferry.doctor import preparation_rules as rules
 from blockferry.doctor.preparation_rules import HostPreparation, NamedHost, WayTried
 from blockferry.doctor.rules import Level
 from blockferry.host_move.precheck.catalogue import CATALOGUE, finding
-from blockferry.host_move.precheck.facts import TlsSeen
+from blockferry.host_move.precheck.host_move_facts import TlsSeen
 from blockferry.hosts.neighbour_facts import Certificate
 
 ONE = NamedHost("kvm1", "kvm1.lan", "root@kvm1")

@@ -21,7 +21,7 @@ from blockferry.hosts.disk_counters import Counters
 from blockferry.hosts.inventory import PowerState
 from blockferry.storage_move.context import Context
 from blockferry.storage_move.disk_record import Copy, DiskRecord, Stage
-from blockferry.storage_move.observation import DiskSide, DiskView, Job, Observation
+from blockferry.storage_move.observation import DiskJob, DiskSide, DiskView, Observation
 from blockferry.storage_move.pace import effects as pace_effects
 from blockferry.storage_move.pace import rules as pace_rules
 from blockferry.storage_move.pace.effects import Pacer
@@ -372,7 +372,7 @@ def test_a_guest_that_is_slow_by_itself_is_told_before() -> None:
 def test_without_a_contract_only_a_copy_that_the_guest_waits_for_is_slowed(*, synchronous: bool) -> None:
     """A guest whose writes take 200 ms: a mirror goes slower for it, a copy in the background as its user wants."""
     record = Record(disks={"vda": DiskRecord(copy=Copy(Stage.CLEAN, synchronous=synchronous))})
-    disk = DiskView("vda", DiskSide.SOURCE, DiskSide.SOURCE, job=Job.OURS)
+    disk = DiskView("vda", DiskSide.SOURCE, DiskSide.SOURCE, job=DiskJob.OURS)
     seen = Observation(PowerState.RUNNING, persistent=True, disks=(disk,), record=record)
 
     def counters() -> dict[str, Counters]:

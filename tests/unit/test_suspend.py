@@ -24,7 +24,7 @@ from blockferry.storage_move.decide import decide
 from blockferry.storage_move.disk_record import Copy, DiskRecord, Stage
 from blockferry.storage_move.home.record import HomeRecord
 from blockferry.storage_move.move_loop import MoveLoop
-from blockferry.storage_move.observation import DiskSide, DiskView, Job, Observation
+from blockferry.storage_move.observation import DiskJob, DiskSide, DiskView, Observation
 from blockferry.storage_move.observe import Memory, Observer
 from blockferry.storage_move.overlays import effects as overlays_effects
 from blockferry.storage_move.record import Record
@@ -294,7 +294,7 @@ def test_a_suspension_that_no_guard_has_ended_is_ours_and_unasked_it_is_a_doubt(
 def test_a_copy_that_was_given_up_is_not_taken_for_clean_when_its_owner_pauses_the_vm() -> None:
     """The look took too long, the VM was resumed, and paused by its owner before the copy was seen to be aborted."""
     plan = make_plan(1, suspended_start=True)
-    view = DiskView("vda", DiskSide.SOURCE, DiskSide.SOURCE, job=Job.OURS, info=JobInfo(10, 40, 0))
+    view = DiskView("vda", DiskSide.SOURCE, DiskSide.SOURCE, job=DiskJob.OURS, info=JobInfo(10, 40, 0))
     seen = replace(SEEN, state=PowerState.PAUSED, disks=(view,), mark=plan.move)
     record = replace(
         OURS, configuration=ConfigurationRecord(marked=True), home=HomeRecord(copied=True)

@@ -26,7 +26,7 @@ from blockferry.storage_move import actions, old_record
 from blockferry.storage_move.context import Context
 from blockferry.storage_move.decide import decide
 from blockferry.storage_move.disk_record import Stage
-from blockferry.storage_move.observation import DiskSide, DiskView, Job, Observation
+from blockferry.storage_move.observation import DiskJob, DiskSide, DiskView, Observation
 from blockferry.storage_move.observe import Memory
 from blockferry.storage_move.overlays.convergence import Divergence
 from blockferry.storage_move.pace import throttle, throttle_rules
@@ -185,7 +185,7 @@ class Move:
     @property
     def seen(self) -> Observation:
         disks = tuple(
-            DiskView(disk, DiskSide.SOURCE, DiskSide.SOURCE, Job.OURS, info=JobInfo(1, 2, 0))
+            DiskView(disk, DiskSide.SOURCE, DiskSide.SOURCE, DiskJob.OURS, info=JobInfo(1, 2, 0))
             for disk in self.host.disks
         )
         return Observation(

@@ -16,7 +16,7 @@ from blockferry.doctor import effects, preparation_rules
 from blockferry.doctor.preparation_rules import HostPreparation, NamedHost, WayTried
 from blockferry.doctor.rules import HostCheck, Level
 from blockferry.host_move.precheck import looks, rules
-from blockferry.host_move.precheck.facts import Asked, Facts
+from blockferry.host_move.precheck.host_move_facts import Asked, HostFacts
 from blockferry.hosts.helper import files
 from blockferry.hosts.host import Host
 from blockferry.hosts.neighbour_facts import Certificate
@@ -150,7 +150,7 @@ def _way(ways: list[WayTried], source: _Side, destination: _Side, *, require_tls
     return preparation_rules.way(tried)
 
 
-def _tried(running: Facts, off: Facts, peer: str) -> str:
+def _tried(running: HostFacts, off: HostFacts, peer: str) -> str:
     ports = f"{running.port_span[0]}-{running.port_span[1]} and {off.port_span[0]}-{off.port_span[1]}"
     text = f"{running.source.hostname} reaches libvirt by {peer}, and ports of {ports} at {running.address}"
     if running.clock is None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from blockferry.base.units import format_time
 from blockferry.doctor.rules import HostCheck, Level
-from blockferry.host_move.precheck.facts import TlsSeen
+from blockferry.host_move.precheck.host_move_facts import TlsSeen
 from blockferry.hosts.neighbour_facts import Certificate
 from blockferry.storage_move.precheck.finding import Finding, Severity
 

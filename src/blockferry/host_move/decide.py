@@ -14,7 +14,7 @@ from blockferry.host_move import host_actions as actions
 from blockferry.host_move.host_observation import HostObservation
 from blockferry.host_move.host_plan import HostMovePlan
 from blockferry.hosts.inventory import PowerState
-from blockferry.jobs.action import Action, Await, Done, Finish, Park
+from blockferry.jobs.action import Action, Done, Finish, LookAgain, Park
 from blockferry.jobs.outcome import Outcome, Wanted
 
 
@@ -53,12 +53,12 @@ def _has_all(plan: HostMovePlan, seen: HostObservation) -> bool:
 def _live(plan: HostMovePlan, seen: HostObservation) -> Action:
     record, source, dest = seen.record, seen.source, seen.dest
     if record.begun and (seen.calling or source.job):
-        return actions.StopMigration() if _turned(seen) else Await("migrate", 0.5)
+        return actions.StopMigration() if _turned(seen) else LookAgain("migrate", 0.5)
     if source.absent:
         if _has_all(plan, seen):
             return actions.SaveHanded()  # libvirt removes the definition only after the destination has all
         if _is_ours(plan, seen):
-            return Await("migrate", 0.5)  # it comes in yet; libvirt ends it if the source has failed
+            return LookAgain("migrate", 0.5)  # it comes in yet; libvirt ends it if the source has failed
         return Park(_lost(plan, "neither host has it with the mark of this move"))
     if source.state is PowerState.OFF:
         return _went_off(plan, seen)
@@ -158,7 +158,7 @@ def _copies(plan: HostMovePlan, seen: HostObservation) -> Action | None:
     if stale:
         return actions.ForgetCopies(stale)
     missing = next((disk.target for disk in plan.disks if disk.target not in copied), None)
-    return None if missing is None else actions.ColdCopy(missing)
+    return None if missing is None else actions.CopyImage(missing)
 
 
 # ------------------------------------------------------------ handed over: only forward
@@ -171,7 +171,7 @@ def _forward(plan: HostMovePlan, seen: HostObservation) -> Action:
     if plan.disks and not record.flushed:
         return actions.FlushImages()
     if not record.settled:
-        return actions.Settle()
+        return actions.SettleDefinition()
     for disk in plan.disks:
         if disk.source not in record.released:
             return actions.ReleaseImage(disk.source)
@@ -203,7 +203,7 @@ def _arrive(plan: HostMovePlan, seen: HostObservation) -> Action:
         if dest.complete and dest.reason != "ioerror":
             return actions.RunAtDestination()
         if dest.reason != "ioerror":
-            return Await("migrate", 0.2)
+            return LookAgain("migrate", 0.2)
         return actions.SaveArrived(f"{plan.vm} has stopped at {plan.dest_host_name} because of an I/O error")
     if dest.state is PowerState.OFF and not plan.cold:
         return actions.SaveArrived(f"the QEMU of {plan.vm} has ended at {plan.dest_host_name}; the VM is off")

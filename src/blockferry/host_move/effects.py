@@ -9,8 +9,8 @@ from dataclasses import replace
 
 from blockferry.base.errors import FileExists
 from blockferry.base.units import format_size
-from blockferry.host_move import guarding, image_owner, old_home
 from blockferry.host_move import host_actions as actions
+from blockferry.host_move import image_owner, migration_guarding, old_home
 from blockferry.host_move.cold_copy import copy_image
 from blockferry.host_move.host_context import HostMoveContext
 from blockferry.host_move.host_observation import HostObservation
@@ -25,7 +25,7 @@ from blockferry.hosts.kept import Kept, KeptFingerprint
 from blockferry.hosts.libvirt import interface_xml, migration
 from blockferry.hosts.libvirt.migration import Migration, MigrationOrder
 from blockferry.hosts.qemu_user import HOME_MODE
-from blockferry.jobs.action import Action, Await
+from blockferry.jobs.action import Action, LookAgain
 from blockferry.safety import proof
 from blockferry.storage_move.destination.effects import MARKER, is_somebody_s, marked_by, write_marker
 
@@ -35,13 +35,13 @@ STOPPING_S = 5.0
 
 def perform(context: HostMoveContext, action: Action, seen: HostObservation) -> None:
     """Carry out one action. Raises BlockferryError, ConversionStopped."""
-    guarding.stand_by(context, seen)
-    if isinstance(action, Await):
+    migration_guarding.stand_by(context, seen)
+    if isinstance(action, LookAgain):
         _tune(context, seen)
         return
     if isinstance(action, actions.MakeImage):
         make_image(context, seen.record, context.plan.disk(action.target))
-    elif isinstance(action, actions.ColdCopy):
+    elif isinstance(action, actions.CopyImage):
         _copy(context, seen.record, context.plan.disk(action.target))
     elif isinstance(action, actions.ForgetCopies):
         left = {one: print_ for one, print_ in seen.record.copied.items() if one not in action.targets}
@@ -56,7 +56,7 @@ def perform(context: HostMoveContext, action: Action, seen: HostObservation) -> 
         notes = (*seen.record.notes, action.note) if action.note else seen.record.notes
         context.save(replace(seen.record, arrived=True, notes=notes))
         point("arrived-noted")
-        guarding.end(context)
+        migration_guarding.end(context)
     else:
         _SIMPLE[type(action)](context, seen.record)
 
@@ -75,7 +75,7 @@ def mark_vm(context: HostMoveContext, record: HostMoveRecord) -> None:
 def unmark_vm(context: HostMoveContext, record: HostMoveRecord) -> None:
     """And off again."""
     plan = context.plan
-    guarding.end(context)
+    migration_guarding.end(context)
     context.source.control(plan.uuid, plan.vm).mark(None)
     point("unmarked")
     context.save(replace(record, marked=False))
@@ -131,7 +131,7 @@ def _mark_image(context: HostMoveContext, path: str, *, made: bool) -> None:
 def migrate(context: HostMoveContext, record: HostMoveRecord) -> None:
     """Begin the call; the loop looks on while it runs. Both guards stand before."""
     plan = context.plan
-    guarding.start(context)
+    migration_guarding.start(context)
     context.save(replace(record, begun=True))
     point("migrating")
     order = MigrationOrder(
@@ -177,7 +177,7 @@ def stop_migration(context: HostMoveContext, record: HostMoveRecord) -> None:
     """Abort, and see whether it ends. An abort into a link that is cut freezes the guest: the guard looks first."""
     plan = context.plan
     point("stopping-migration")
-    guarding.end_stalled(context)
+    migration_guarding.end_stalled(context)
     migration.abort(context.source.connection, plan.uuid, plan.vm)
     point("migration-stopped")
     if context.migration is not None:
@@ -263,7 +263,7 @@ def save_handed(context: HostMoveContext, record: HostMoveRecord) -> None:
     stats = context.migration.stats if context.migration is not None else None
     context.save(replace(record, handed=True, stats=stats or record.stats))
     point("handed-noted")
-    guarding.tell_handed(context)
+    migration_guarding.tell_handed(context)
 
 
 def end_at_source(context: HostMoveContext, record: HostMoveRecord) -> None:
@@ -294,20 +294,20 @@ def run_at_destination(context: HostMoveContext, record: HostMoveRecord) -> None
     A pause after a guard has let it run is its owner's, and stays.
     """
     plan = context.plan
-    guarding.arm_destination(context)
+    migration_guarding.arm_destination(context)
     point("destination-armed")
     point("resuming")
     context.check()
-    resumed = context.dest.control(plan.uuid, plan.vm).resume(unless=lambda: guarding.has_acted(context))
+    resumed = context.dest.control(plan.uuid, plan.vm).resume(unless=lambda: migration_guarding.has_acted(context))
     now = time.monotonic()
     call = context.migration
     if resumed and call is not None and call.switched_at is not None:
         record = replace(record, downtime_ms=round((now - call.switched_at) * 1000))
-    guarding.note_running(context)
+    migration_guarding.note_running(context)
     point("resumed")
     context.save(replace(record, arrived=True))
     point("arrived-noted")
-    guarding.end(context)
+    migration_guarding.end(context)
     text = f"{plan.vm} runs at {plan.dest_host_name}"
     context.log_event("action", text if resumed else f"{plan.vm} had been let run at {plan.dest_host_name} already")
 
@@ -339,7 +339,7 @@ def settle(context: HostMoveContext, record: HostMoveRecord) -> None:
         if not path.endswith("/"):
             files.remove_file(context.dest.runner, path + MARKER)
     if not plan.cold:
-        guarding.forget(context)
+        migration_guarding.forget(context)
     point("settled")
     context.save(replace(record, settled=True))
 
@@ -443,7 +443,7 @@ _SIMPLE: dict[type[Action], Callable[[HostMoveContext, HostMoveRecord], None]] =
     actions.SaveAlone: save_alone,
     actions.RunAtDestination: run_at_destination,
     actions.FlushImages: flush_images,
-    actions.Settle: settle,
+    actions.SettleDefinition: settle,
     actions.EndAtDestination: end_at_destination,
     actions.RemoveImages: remove_images,
 }

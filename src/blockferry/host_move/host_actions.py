@@ -49,7 +49,7 @@ class RunAtSource(Action):
 
 
 @dataclass(frozen=True, slots=True)
-class ColdCopy(Action):
+class CopyImage(Action):
     """Copy the disk of a VM that is off, from host to host."""
 
     phase: ClassVar[str] = "copy"
@@ -141,7 +141,7 @@ class FlushImages(Action):
 
 
 @dataclass(frozen=True, slots=True)
-class Settle(Action):
+class SettleDefinition(Action):
     """Take our mark off, put autostart as it was, and take the markers beside the images away."""
 
     phase: ClassVar[str] = "clean up"

@@ -9,7 +9,7 @@ from blockferry.host_move.host_record import HostMoveRecord
 from blockferry.host_move.host_summary import HostMoveProgress, HostMoveReport, HostMoveSummary
 from blockferry.jobs.job_kind import JobKind
 from blockferry.store.kind import Head, Listed, NewerPlan, Place
-from blockferry.store.uses import Claimed, HostOfJob, Made, Taken
+from blockferry.store.uses import ClaimedPaths, HostOfJob, Made, Taken
 
 
 class HostMoveKind(JobKind[HostMovePlan, HostMoveRecord, HostMoveProgress, HostMoveReport, HostMoveSummary]):
@@ -35,12 +35,12 @@ class HostMoveKind(JobKind[HostMovePlan, HostMoveRecord, HostMoveProgress, HostM
         taken = tuple(Taken(store, size, plan.space(store)) for store, size in plan.takes.items())
         return Made(_destination(plan), plan.vm, plan.made, plan.made_files, taken)
 
-    def claimed(self, summary: HostMoveSummary) -> tuple[Claimed, ...]:
+    def claimed(self, summary: HostMoveSummary) -> tuple[ClaimedPaths, ...]:
         plan = summary.plan
         source = HostOfJob(plan.move, plan.uri, plan.host, plan.host_name)
         return (
-            Claimed(source, tuple(disk.source for disk in plan.disks)),
-            Claimed(_destination(plan), tuple(sorted(plan.made)), tuple(plan.dest_datastores.values())),
+            ClaimedPaths(source, tuple(disk.source for disk in plan.disks)),
+            ClaimedPaths(_destination(plan), tuple(sorted(plan.made)), tuple(plan.dest_datastores.values())),
         )
 
     def listed(self, plan: HostMovePlan) -> Listed:

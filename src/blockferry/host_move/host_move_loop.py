@@ -9,7 +9,7 @@ from typing import ClassVar
 from blockferry.base.errors import BlockferryError
 from blockferry.base.units import format_rate
 from blockferry.host_move import decide as host_decide
-from blockferry.host_move import effects, guarding
+from blockferry.host_move import effects, migration_guarding
 from blockferry.host_move.host_context import HostMoveContext
 from blockferry.host_move.host_observation import HostObservation
 from blockferry.host_move.host_plan import HostMovePlan
@@ -49,7 +49,7 @@ class HostMoveLoop(Loop[HostMoveRecord, HostObservation, HostMoveProgress, HostM
         return observe(self.context, record)
 
     def end(self) -> None:
-        guarding.leave(self.context)
+        migration_guarding.leave(self.context)
 
     def record_of(self, seen: HostObservation) -> HostMoveRecord:
         return seen.record

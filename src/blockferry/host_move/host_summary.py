@@ -8,8 +8,8 @@ from typing import ClassVar
 from blockferry.host_move.host_plan import HostMovePlan
 from blockferry.host_move.host_record import HostMoveRecord
 from blockferry.hosts.migrating import MigrationStats
+from blockferry.jobs.job_summary import JobProgress, JobReport, JobSummary
 from blockferry.jobs.outcome import Outcome
-from blockferry.jobs.summary import JobProgress, JobReport, JobSummary
 from blockferry.storage_move.precheck.finding import Finding
 from blockferry.storage_move.summary import DiskEstimate, SpaceEstimate
 

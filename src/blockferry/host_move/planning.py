@@ -16,7 +16,7 @@ from blockferry.host_move.host_request import HostMoveRequest
 from blockferry.host_move.host_summary import HostCheckResult
 from blockferry.host_move.precheck import looks, rules, tls_rules
 from blockferry.host_move.precheck.catalogue import finding
-from blockferry.host_move.precheck.facts import Asked, Facts, Sharing, TlsSeen
+from blockferry.host_move.precheck.host_move_facts import Asked, HostFacts, Sharing, TlsSeen
 from blockferry.hosts import filesystem_types
 from blockferry.hosts.helper import files, references
 from blockferry.hosts.host import Host
@@ -39,7 +39,7 @@ MOST_NAMES = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Beside:
+class JournalFacts:
     """What the journal and the session know beside both hosts.
 
     `directories`: what was proven of directories; `promises`: what other moves have yet to write, `here` as seen from
@@ -74,7 +74,7 @@ class _Draft:
 
 
 def plan(
-    request: HostMoveRequest, source: Host, dest: Host, beside: Beside
+    request: HostMoveRequest, source: Host, dest: Host, beside: JournalFacts
 ) -> tuple[HostMovePlan, HostCheckResult, NeededSpace]:
     """Return what is to be done, what was found, and the room it fits into.
 
@@ -89,7 +89,7 @@ def plan(
 
 
 def check(
-    request: HostMoveRequest, source: Host, dest: Host, beside: Beside
+    request: HostMoveRequest, source: Host, dest: Host, beside: JournalFacts
 ) -> tuple[HostCheckResult, NeededSpace | None]:
     """Return every reason for and against, the plan if there can be one, and what it was found to fit into.
 
@@ -122,7 +122,7 @@ def check(
     return _result(made, facts, asked, findings), _needed(facts, asked, beside)
 
 
-def _result(made: HostMovePlan, facts: Facts, asked: Asked, findings: tuple[Finding, ...]) -> HostCheckResult:
+def _result(made: HostMovePlan, facts: HostFacts, asked: Asked, findings: tuple[Finding, ...]) -> HostCheckResult:
     rate = made.bandwidth or TYPICAL_RATE
     stores = [store for store in facts.stores if store.name in asked.takes]
     return HostCheckResult(
@@ -139,7 +139,7 @@ def _result(made: HostMovePlan, facts: Facts, asked: Asked, findings: tuple[Find
     )
 
 
-def _needed(facts: Facts, asked: Asked, beside: Beside) -> NeededSpace:
+def _needed(facts: HostFacts, asked: Asked, beside: JournalFacts) -> NeededSpace:
     """What the plan was found to fit into, for the proof in the transaction that writes it down."""
     rooms = {store.name: rules.room(facts, asked, store) for store in facts.stores if store.name in asked.takes}
     return NeededSpace(
@@ -181,7 +181,7 @@ def ways(request: HostMoveRequest, dest: Host) -> tuple[str, str]:
 # ------------------------------------------------------------ which disks go, and where to
 
 
-def _disks(request: HostMoveRequest, vm: Vm, source: Host, dest: Host, beside: Beside) -> _Draft:
+def _disks(request: HostMoveRequest, vm: Vm, source: Host, dest: Host, beside: JournalFacts) -> _Draft:
     """Decide of each disk whether it goes along. What stands against that is for the rules to say."""
     draft = _Draft()
     stores = {store.name: store for store in _stores(dest)}
@@ -311,7 +311,7 @@ def _filesystems(source: Host, disks: Iterable[TravellingDisk]) -> Mapping[str, 
 
 
 def _plan(
-    request: HostMoveRequest, facts: Facts, source: Host, dest: Host, draft: _Draft, asked: Asked
+    request: HostMoveRequest, facts: HostFacts, source: Host, dest: Host, draft: _Draft, asked: Asked
 ) -> HostMovePlan:
     vm = facts.vm
     address, peer = ways(request, dest)

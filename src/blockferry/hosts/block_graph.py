@@ -47,7 +47,7 @@ _LOCAL = frozenset({"file", "host_device", "host_cdrom"})
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class GraphNode:
     """One image that QEMU has open. `path` "": it is no local file or block device."""
 
     name: str
@@ -67,7 +67,7 @@ class GraphDisk:
     """
 
     qdev: str  # /machine/peripheral/virtio-disk0/virtio-backend, scsi0-0-0-0
-    chain: tuple[Node, ...]
+    chain: tuple[GraphNode, ...]
     filters: tuple[str, ...] = ()
 
     @property
@@ -77,7 +77,7 @@ class GraphDisk:
         return parts[3] if self.qdev.startswith("/machine/peripheral/") and len(parts) > 3 else self.qdev
 
     @property
-    def root(self) -> Node | None:
+    def root(self) -> GraphNode | None:
         """The image that takes the guest's writes."""
         return self.chain[0] if self.chain else None
 
@@ -87,7 +87,7 @@ class BlockGraph:
     """All of one QEMU. `loose`: images that are open below no device: the target of a mirror, one left behind."""
 
     disks: tuple[GraphDisk, ...]
-    loose: tuple[Node, ...] = ()
+    loose: tuple[GraphNode, ...] = ()
 
     def on(self, paths: Iterable[str]) -> GraphDisk | None:
         """The disk whose root is one of these files."""
@@ -155,18 +155,18 @@ def _below(top: Mapping[str, Any], nodes: Mapping[str, Mapping[str, Any]]) -> Ma
     return found[0] if len(found) == 1 else None
 
 
-def _find(image: Mapping[str, Any], nodes: Mapping[str, Mapping[str, Any]], taken: set[str]) -> Node:
+def _find(image: Mapping[str, Any], nodes: Mapping[str, Mapping[str, Any]], taken: set[str]) -> GraphNode:
     filename = str(image.get("filename", ""))
     path = local_path(filename)
     for node in nodes.values():
         format_node = node["drv"] == image.get("format") and str(node["node-name"]) not in taken
         if format_node and (_path(node) == path if path else _filename(node) == filename):
             return _node(node)
-    return Node("", str(image.get("format", "")), path, False, filename)  # a backing image that QEMU gave no name
+    return GraphNode("", str(image.get("format", "")), path, False, filename)  # a backing image that QEMU gave no name
 
 
-def _node(one: Mapping[str, Any]) -> Node:
-    return Node(str(one.get("node-name", "")), str(one["drv"]), _path(one), not one["ro"], _filename(one))
+def _node(one: Mapping[str, Any]) -> GraphNode:
+    return GraphNode(str(one.get("node-name", "")), str(one["drv"]), _path(one), not one["ro"], _filename(one))
 
 
 def _filename(one: Mapping[str, Any]) -> str:

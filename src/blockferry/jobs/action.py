@@ -42,7 +42,7 @@ class Action:
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class Await(Action):
+class LookAgain(Action):
     """Nothing to do but to look again. `why` is a word for the phase, `pause_s` how long to wait at most."""
 
     routine: ClassVar[bool] = True

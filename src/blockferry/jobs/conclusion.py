@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 from blockferry.base.errors import MoveCancelled, MoveFailed
+from blockferry.jobs.job_summary import JobSummary
 from blockferry.jobs.outcome import Outcome
-from blockferry.jobs.summary import JobSummary
 
 SummaryT = TypeVar("SummaryT", bound=JobSummary[Any, Any, Any, Any])
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 from blockferry.base.errors import JournalFailed
+from blockferry.jobs.job_summary import JobProgress, JobReport, JobSummary
 from blockferry.jobs.outcome import Wanted
 from blockferry.jobs.record import JobRecord
-from blockferry.jobs.summary import JobProgress, JobReport, JobSummary
 from blockferry.store import Journal, Lease, LeaseKeeper
 
 PlanT = TypeVar("PlanT")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from blockferry.jobs.job_summary import JobProgress, JobReport, JobSummary
 from blockferry.jobs.outcome import Outcome, Wanted
 from blockferry.jobs.record import JobRecord
-from blockferry.jobs.summary import JobProgress, JobReport, JobSummary
 from blockferry.store.kind import JobRow, Kind
 
 PlanT = TypeVar("PlanT")

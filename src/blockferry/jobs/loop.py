@@ -20,7 +20,7 @@ from blockferry.base.errors import (
 )
 from blockferry.base.units import format_duration
 from blockferry.jobs import unexpected_errors
-from blockferry.jobs.action import Action, Await, Done, Finish, Park
+from blockferry.jobs.action import Action, Done, Finish, LookAgain, Park
 from blockferry.jobs.kill_points import PointFailed
 from blockferry.jobs.outcome import Outcome
 from blockferry.jobs.record import JobRecord
@@ -53,7 +53,7 @@ ShownT = TypeVar("ShownT", contravariant=True)
 ReportedT = TypeVar("ReportedT", contravariant=True)
 
 
-class Job(Protocol[RecordT, ShownT, ReportedT]):
+class JobInJournal(Protocol[RecordT, ShownT, ReportedT]):
     """The job in the journal, as its loop uses it (jobs/handle.py). All may raise JournalFailed and LeaseLost."""
 
     @property
@@ -87,7 +87,7 @@ class Loop(ABC, Generic[RecordT, ObservedT, ProgressT, ReportT]):
     NOUN: ClassVar[str] = "job"
     GOES_ON: ClassVar[str] = "What runs goes on"  # while a host or the journal is away
 
-    job: Job[RecordT, ProgressT, ReportT]
+    job: JobInJournal[RecordT, ProgressT, ReportT]
     began_at: float  # wall time
     phases: dict[str, float] = field(default_factory=dict)
     phase: str = "prepare"
@@ -285,7 +285,7 @@ class Loop(ABC, Generic[RecordT, ObservedT, ProgressT, ReportT]):
                 return self._end_round(action, seen)
             self.publish(seen, sparingly=action.routine)
             self.perform(action, seen)
-            self.tries = 0 if not isinstance(action, Await) else self.tries
+            self.tries = 0 if not isinstance(action, LookAgain) else self.tries
         except EffectStopped:
             return None
         except HostUnreachable as error:
@@ -300,7 +300,7 @@ class Loop(ABC, Generic[RecordT, ObservedT, ProgressT, ReportT]):
                 self._stumble(action, seen, error)
         finally:
             self.phases[self.phase] = self.phases.get(self.phase, 0.0) + time.monotonic() - started
-        if isinstance(action, Await):
+        if isinstance(action, LookAgain):
             started = time.monotonic()
             self.wait(action.pause_s)
             self.phases[self.phase] = self.phases.get(self.phase, 0.0) + time.monotonic() - started
@@ -385,5 +385,5 @@ class Loop(ABC, Generic[RecordT, ObservedT, ProgressT, ReportT]):
             self.job.stop.wait(min(10.0, 0.1 * 2**self.tries))
 
     def _log_action(self, action: Action) -> None:
-        level = logging.DEBUG if isinstance(action, Await) else logging.INFO
+        level = logging.DEBUG if isinstance(action, LookAgain) else logging.INFO
         log.log(level, "%s %s of %s: %s", self.NOUN, self.id, self.subject, action)

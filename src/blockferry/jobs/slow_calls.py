@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 
 from blockferry.base.errors import BlockferryError
 from blockferry.base.units import format_duration
-from blockferry.jobs.summary import JobProgress
+from blockferry.jobs.job_summary import JobProgress
 
 ProgressT = TypeVar("ProgressT", bound=JobProgress)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from blockferry.base.errors import BlockferryError
-from blockferry.host_move import running
+from blockferry.host_move import run_host_move
 from blockferry.host_move.host_summary import HostMoveSummary
 from blockferry.hosts.host import Host
 from blockferry.jobs.conclusion import conclude
@@ -34,7 +34,7 @@ class HostMoves(MoveUseCases):
             return conclude(host_move_summary)
         source, dest = _uris(env, host_move_summary)
         env.uris[host_move_summary.id] = source
-        done = running.run(
+        done = run_host_move.run(
             env.host_moves,
             env.journal,
             host_move_summary.id,

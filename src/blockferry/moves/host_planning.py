@@ -75,7 +75,7 @@ def _destination(env: Environment, request: HostMoveRequest) -> Iterator[Host]:
         host.close()
 
 
-def _beside(env: Environment, dest: Host) -> planning.Beside:
+def _beside(env: Environment, dest: Host) -> planning.JournalFacts:
     """What the journal knows, as seen from the destination. What is known is read before the free space is."""
     since, seen = time.time(), env.journal.known()
     uri, host = dest.connection.uri, dest.connection.host_id()
@@ -87,4 +87,6 @@ def _beside(env: Environment, dest: Host) -> planning.Beside:
         made = every.kind_of(move_summary).made(move_summary.plan)
         if made is not None and may_be_here(made.where, uri, host):
             taken |= made.paths
-    return planning.Beside(env.shared, env.journal.reservations(uri, host), frozenset(taken), under_way, seen, since)
+    return planning.JournalFacts(
+        env.shared, env.journal.reservations(uri, host), frozenset(taken), under_way, seen, since
+    )

@@ -8,7 +8,7 @@ from typing import Any
 
 from blockferry.base.errors import BlockferryError, OtherHost
 from blockferry.jobs.outcome import Wanted
-from blockferry.moves import move_host, running
+from blockferry.moves import move_host, run_storage_move
 from blockferry.moves.environment import Environment
 from blockferry.moves.kinds import MoveUseCases
 from blockferry.storage_move.summary import MoveSummary
@@ -24,7 +24,7 @@ class StorageMoves(MoveUseCases):
     def run(
         self, env: Environment, move_summary: MoveSummary, on_change: Callable[[Any], None], stop: threading.Event
     ) -> MoveSummary:
-        return running.run(env, move_summary.id, on_change, stop)
+        return run_storage_move.run(env, move_summary.id, on_change, stop)
 
     def reach(self, env: Environment, move_summary: MoveSummary) -> str:
         site = move_host.site_of(env, move_summary)

@@ -250,7 +250,7 @@ class Resume(Action):
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class Await(jobs_action.Await):
+class Await(jobs_action.LookAgain):
     """Nothing to do but to look again. `why`: "initialise", "copy", "drain", "abort", "retry", "hang", "lost"."""
 
     failure_turns_back: ClassVar[bool] = True

@@ -21,7 +21,7 @@ from blockferry.storage_move import actions
 from blockferry.storage_move.disk_record import Stage
 from blockferry.storage_move.firmware import rules as firmware_rules
 from blockferry.storage_move.lost_vm import rules as lost_vm_rules
-from blockferry.storage_move.observation import UNKNOWABLE, DiskSide, DiskView, Job, Observation
+from blockferry.storage_move.observation import UNKNOWABLE, DiskJob, DiskSide, DiskView, Observation
 from blockferry.storage_move.overlays import rules as overlays_rules
 from blockferry.storage_move.overlays.record import OverlayState
 from blockferry.storage_move.pace.throttle_rules import AMPLIFICATION, LEAST
@@ -195,7 +195,7 @@ def _stray(plan: Plan, seen: Observation, strays: list[str]) -> actions.Action:
     if _ours_suspended(seen):
         return actions.Resume()
     for view in seen.disks:
-        if view.live is DiskSide.ELSEWHERE and view.job is Job.OURS:
+        if view.live is DiskSide.ELSEWHERE and view.job is DiskJob.OURS:
             return actions.AbortCopy(view.target)  # in the way of whoever puts that right
     return actions.Park(
         f"disk {', '.join(strays)} points to a file that is neither the old nor the new one; somebody has changed "
@@ -268,7 +268,7 @@ def _switched_back(plan: Plan, seen: Observation) -> actions.Action:
 def _forward_live(plan: Plan, seen: Observation) -> actions.Action:
     record = seen.record
     for view in seen.disks:
-        if view.job is Job.OURS and plan.disk(view.target).encryption.luks is not None and not view.encrypted:
+        if view.job is DiskJob.OURS and plan.disk(view.target).encryption.luks is not None and not view.encrypted:
             return actions.Fail(
                 f"libvirt did not encrypt the copy of {view.target}, which is encrypted; it is thrown away"
             )
@@ -279,7 +279,7 @@ def _forward_live(plan: Plan, seen: Observation) -> actions.Action:
         # is whole on its side, so go on with the rest.
         return _copying(plan, seen)
     for view in seen.disks:
-        if view.job is Job.FOREIGN:
+        if view.job is DiskJob.FOREIGN:
             return actions.Fail(f"somebody else runs a block job on {view.target} ({view.foreign})")
     if filtered := [view.target for view in seen.disks if view.copy_on_read]:
         return actions.Fail(
@@ -325,16 +325,16 @@ def _copying(plan: Plan, seen: Observation) -> actions.Action:
             return actions.ForgetCopy(view.target)
         if copy.stage in (Stage.STARTING, Stage.STARTED) and _may_have_missed_writes(plan, seen, view):
             return _start_again(view, copy.attempts)
-        if copy.stage is Stage.STARTED and view.job is Job.NONE:
+        if copy.stage is Stage.STARTED and view.job is DiskJob.NONE:
             return actions.Fail(f"the copy of {view.target} ended before it was complete", view.target)
-        if copy.stage is Stage.CLEAN and view.job is not Job.OURS:
+        if copy.stage is Stage.CLEAN and view.job is not DiskJob.OURS:
             return actions.Fail(f"the copy of {view.target} ended before the switch", view.target)
-        if copy.stage is Stage.NONE and view.job is Job.OURS:
+        if copy.stage is Stage.NONE and view.job is DiskJob.OURS:
             return actions.AbortCopy(view.target)
         synchronous = overlays_rules.synchronous(plan, record, view.target)
-        if view.job is Job.OURS and record.mirror.wanted and synchronous and not copy.synchronous:
+        if view.job is DiskJob.OURS and record.mirror.wanted and synchronous and not copy.synchronous:
             return actions.AbortCopy(view.target)
-        if view.job is Job.OURS and record.mirror.forbidden and copy.synchronous and not copy.reverse:
+        if view.job is DiskJob.OURS and record.mirror.forbidden and copy.synchronous and not copy.reverse:
             return actions.AbortCopy(view.target)
     overlays = overlays_rules.forward(plan, seen, outstanding)
     if overlays is not None:
@@ -355,22 +355,22 @@ def _may_have_missed_writes(plan: Plan, seen: Observation, view: DiskView) -> bo
     See docs/design/start-race.md. A call that was announced (STARTING) and of which no job is to be seen is
     simply made again.
     """
-    if seen.record.copy(view.target).stage is Stage.STARTING and view.job is Job.NONE:
+    if seen.record.copy(view.target).stage is Stage.STARTING and view.job is DiskJob.NONE:
         return True
     ran = seen.state is PowerState.RUNNING or seen.record.copy(view.target).missed
-    return view.job is Job.OURS and overlays_rules.suspended_start(plan, seen.record, view.target) and ran
+    return view.job is DiskJob.OURS and overlays_rules.suspended_start(plan, seen.record, view.target) and ran
 
 
 def _start_again(view: DiskView, attempts: int) -> actions.Action:
     if attempts >= START_ATTEMPTS:
         return actions.Fail(f"the copy of {view.target} could not be started cleanly in {attempts} attempts")
-    return actions.AbortCopy(view.target) if view.job is Job.OURS else actions.ForgetCopy(view.target)
+    return actions.AbortCopy(view.target) if view.job is DiskJob.OURS else actions.ForgetCopy(view.target)
 
 
 def _start(plan: Plan, seen: Observation, views: list[DiskView]) -> actions.Action | None:
     """Start the jobs of these disks, in one suspension where the source's format asks for it."""
     record = seen.record
-    waiting = [view for view in views if view.job is not Job.OURS and record.copy(view.target).stage is Stage.IMAGE]
+    waiting = [view for view in views if view.job is not DiskJob.OURS and record.copy(view.target).stage is Stage.IMAGE]
     if waiting:
         needs = any(overlays_rules.suspended_start(plan, record, view.target) for view in waiting)
         if needs and seen.state is PowerState.RUNNING:
@@ -392,12 +392,12 @@ def _starting(plan: Plan, seen: Observation) -> actions.Action:
         return actions.Resume()
     for view in outstanding:
         stage = record.copy(view.target).stage
-        if stage in (Stage.STARTED, Stage.CLEAN) and view.job is not Job.OURS:
+        if stage in (Stage.STARTED, Stage.CLEAN) and view.job is not DiskJob.OURS:
             return actions.Resume()
     begun = [view for view in outstanding if record.copy(view.target).stage is Stage.IMAGE]
     pending = [view for view in outstanding if record.copy(view.target).stage in (Stage.STARTING, Stage.STARTED)]
     for view in pending:
-        if record.copy(view.target).stage is Stage.STARTING and view.job is Job.NONE:
+        if record.copy(view.target).stage is Stage.STARTING and view.job is DiskJob.NONE:
             return actions.Resume()  # the call failed: let the guest run while we think
     if begun and (not pending or seen.suspended_s < MORE_S):
         return actions.StartCopy(begun[0].target)
@@ -493,7 +493,7 @@ def _switching(plan: Plan, seen: Observation) -> actions.Action:
     """The VM stands still: copy the last regions, point all disks to the other side, run."""
     outstanding = [view for view in seen.disks if view.side is DiskSide.SOURCE]
     mixed = len(outstanding) < len(seen.disks)
-    broken = [view for view in outstanding if view.job is not Job.OURS]
+    broken = [view for view in outstanding if view.job is not DiskJob.OURS]
     if broken and mixed:
         names = ", ".join(view.target for view in broken)
         return actions.Fail(
@@ -534,7 +534,7 @@ def _back_live(plan: Plan, seen: Observation) -> actions.Action:
     across = [view for view in seen.disks if view.side is DiskSide.DESTINATION]
     for view in seen.disks:
         # A job of ours on a disk that is still at the source can only be the copy that we give up.
-        if view.side is DiskSide.SOURCE and view.job is Job.OURS:
+        if view.side is DiskSide.SOURCE and view.job is DiskJob.OURS:
             return actions.Resume() if _ours_suspended(seen) else actions.AbortCopy(view.target)
     if across:
         return _bring_back(plan, seen, across)
@@ -566,21 +566,21 @@ def _copy_back_hopeless(plan: Plan, seen: Observation, across: list[DiskView]) -
     suspended = _ours_suspended(seen)
     for view in across:
         copy = seen.record.copy(view.target)
-        if view.job is Job.NONE and copy.reverse and copy.attempts >= START_ATTEMPTS:
+        if view.job is DiskJob.NONE and copy.reverse and copy.attempts >= START_ATTEMPTS:
             if suspended:
                 return actions.Resume()
             return actions.Park(
                 f"the switch broke in the middle and {view.target} could not be brought back. {plan.vm} runs partly on "
                 "its new and partly on its old disks; each is whole. Nothing is removed"
             )
-        if view.job is Job.FOREIGN:
+        if view.job is DiskJob.FOREIGN:
             return actions.Resume() if suspended else actions.Park(f"somebody else runs a block job on {view.target}")
     return None
 
 
 def _start_copy_back(plan: Plan, seen: Observation, across: list[DiskView]) -> actions.Action | None:
     """Start the copy back of the next disk that has none; None when all run."""
-    to_start = [view for view in across if view.job is Job.NONE]
+    to_start = [view for view in across if view.job is DiskJob.NONE]
     if not to_start:
         return None
     needs_suspension = any(plan.disk(view.target).start.suspended for view in to_start)
@@ -767,7 +767,7 @@ def _record_switch(plan: Plan, seen: Observation) -> actions.Action | None:
             return overlays_rules.starting_commit(plan, seen, at_source=False)
         return actions.Resume()
     for view in seen.disks:
-        if view.job is Job.OURS:
+        if view.job is DiskJob.OURS:
             return actions.AbortCopy(view.target)
     if (disagreement := _by_the_graph(plan, seen, proven=record.graph.proven)) is not None:
         return disagreement

@@ -22,7 +22,7 @@ from blockferry.jobs.outcome import Wanted
 from blockferry.storage_move import actions
 from blockferry.storage_move.context import Context
 from blockferry.storage_move.disk_record import Stage
-from blockferry.storage_move.observation import DiskSide, Job, Observation
+from blockferry.storage_move.observation import DiskJob, DiskSide, Observation
 from blockferry.storage_move.points import point
 from blockferry.storage_move.record import Record
 
@@ -83,7 +83,7 @@ def keep_up(context: Context, seen: Observation) -> None:
     record = seen.record
     if record.fencing.guarded is None or context.memory.suspended_at is not None:
         return
-    ours = [view for view in seen.disks if view.job is Job.OURS]
+    ours = [view for view in seen.disks if view.job is DiskJob.OURS]
     if not ours or record.switch.done or any(view.side is DiskSide.DESTINATION for view in seen.disks):
         if context.watch is not None:
             _order(context, LOOK)
@@ -160,7 +160,7 @@ def sentence(context: Context, seen: Observation) -> str:
     now = seen.health
     if not now.hanging or context.plan.outage.hang is None:
         return ""
-    waits = any(seen.record.copy(view.target).synchronous and view.job is Job.OURS for view in seen.disks)
+    waits = any(seen.record.copy(view.target).synchronous and view.job is DiskJob.OURS for view in seen.disks)
     guest = "the guest's writes wait" if waits else "the guest goes on"
     text = f"{now.directory} has not answered for {format_duration(now.seconds)}; {guest}"
     limit = context.plan.outage.hang.wanted.limit_s

@@ -17,7 +17,7 @@ from blockferry.storage_move.precheck.space import needs
 from blockferry.storage_move.record import Record
 from blockferry.storage_move.summary import MoveSummary, Progress, Report
 from blockferry.store.kind import Head, Left, Listed, NewerPlan, PartialCopy, Place, Prints
-from blockferry.store.uses import Claimed, HostOfJob, Made, Taken
+from blockferry.store.uses import ClaimedPaths, HostOfJob, Made, Taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +59,13 @@ class MoveKind(JobKind[Plan, Record, Progress, Report, MoveSummary]):
         taken = tuple(Taken(store, size, plan.space(store)) for store, size in takes.items())
         return Made(_host(plan), plan.vm, plan.made, plan.made_files, taken)
 
-    def claimed(self, summary: MoveSummary) -> tuple[Claimed, ...]:
+    def claimed(self, summary: MoveSummary) -> tuple[ClaimedPaths, ...]:
         plan, nvram = summary.plan, summary.plan.firmware.nvram
         reused = [disk.chain.reused for disk in plan.disks if disk.chain.reused is not None]
         paths = [*changed_by(plan), *(path for layer in reused for path in layer.prints)]
         if summary.record.nvram.pending:  # its disks are done with
             paths = [nvram.source, nvram.dest] if nvram else []
-        return (Claimed(_host(plan), tuple(paths), tuple(plan.directories.values())),)
+        return (ClaimedPaths(_host(plan), tuple(paths), tuple(plan.directories.values())),)
 
     def left(self, plan: Plan, record: Record) -> Left:
         kept = [disk for disk in plan.disks if disk.dest.path in record.kept]

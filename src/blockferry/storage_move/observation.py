@@ -21,7 +21,7 @@ class DiskSide(enum.Enum):
     ELSEWHERE = "elsewhere"  # neither: somebody else has changed the VM
 
 
-class Job(enum.Enum):
+class DiskJob(enum.Enum):
     """The block job on a disk, seen from the plan."""
 
     NONE = "none"
@@ -37,7 +37,7 @@ class DiskView:
     target: str
     live: DiskSide | None  # None: the VM is not active
     config: DiskSide | None  # None: the VM is not persistent
-    job: Job = Job.NONE
+    job: DiskJob = DiskJob.NONE
     foreign: str = ""  # for people: what the foreign job is
     ready: bool = False
     ending: bool = False  # its pivot or abort is under way
@@ -69,7 +69,9 @@ class DiskView:
 
         libvirt shows `end` = 1 while QEMU has not said anything yet (and for an empty disk, which is ready at once).
         """
-        return self.job in (Job.OURS, Job.COMMIT) and (self.ready or (self.info is not None and self.info.end > 1))
+        return self.job in (DiskJob.OURS, DiskJob.COMMIT) and (
+            self.ready or (self.info is not None and self.info.end > 1)
+        )
 
     @property
     def remaining(self) -> int | None:

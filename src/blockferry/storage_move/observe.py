@@ -21,7 +21,7 @@ from blockferry.storage_move.firmware import rules as firmware_rules
 from blockferry.storage_move.firmware.plan import NvramPlan
 from blockferry.storage_move.firmware.record import ManagedSave
 from blockferry.storage_move.lost_vm import past_libvirt
-from blockferry.storage_move.observation import MISSING, UNKNOWABLE, DiskSide, DiskView, Job, NvramView, Observation
+from blockferry.storage_move.observation import MISSING, UNKNOWABLE, DiskJob, DiskSide, DiskView, NvramView, Observation
 from blockferry.storage_move.overlays import rules as overlays_rules
 from blockferry.storage_move.overlays.convergence import FREED, Divergence, assess
 from blockferry.storage_move.overlays.passes import CopyProgress
@@ -118,11 +118,13 @@ class Observer:
         """The observation that a look at the domain amounts to."""
         disks = tuple(self._disk(disk, view, record, memory) for disk in self.plan.disks)
         for disk_view in disks:
-            if disk_view.job is Job.OURS and disk_view.info is not None and not disk_view.ending:
+            if disk_view.job is DiskJob.OURS and disk_view.info is not None and not disk_view.ending:
                 before = memory.progress.get(disk_view.target, CopyProgress())
                 cur, end = disk_view.info.cur, disk_view.info.end
                 memory.progress[disk_view.target] = before.sample(now_s, cur, end if end > 1 or disk_view.ready else 0)
-        own = [disk_view for disk_view in disks if disk_view.job is Job.OURS and disk_view.target in memory.progress]
+        own = [
+            disk_view for disk_view in disks if disk_view.job is DiskJob.OURS and disk_view.target in memory.progress
+        ]
         ours = [memory.progress[disk_view.target] for disk_view in own]
         # Until it was in step a copy under a contract has shown less than it can do.
         known = [FREED if self.plan.pace.contract is not None and disk_view.ready else 0.0 for disk_view in own]
@@ -164,7 +166,7 @@ class Observer:
         """The overlays that grow faster than they are being committed."""
         found = []
         for disk in disks:
-            if disk.job is not Job.COMMIT or disk.info is None or disk.ready:
+            if disk.job is not DiskJob.COMMIT or disk.info is None or disk.ready:
                 memory.commits.pop(disk.target, None)
                 continue
             before = memory.commits.get(disk.target, CopyProgress())
@@ -178,7 +180,7 @@ class Observer:
         found = []
         limited = bool(record.bandwidth) or self.plan.pace.contract is not None
         for disk in disks:
-            if disk.job is Job.OURS and disk.live is DiskSide.SOURCE and disk.target in memory.progress:
+            if disk.job is DiskJob.OURS and disk.live is DiskSide.SOURCE and disk.target in memory.progress:
                 divergence = assess(disk.target, memory.progress[disk.target], ready=disk.ready, limited=limited)
                 if divergence is not None:
                     found.append(divergence)
@@ -190,7 +192,7 @@ class Observer:
         for disk in disks:
             copied = memory.progress.get(disk.target)
             plan = self.plan.disk(disk.target)
-            if disk.job is not Job.OURS or disk.ready or copied is None or disk.overlay:
+            if disk.job is not DiskJob.OURS or disk.ready or copied is None or disk.overlay:
                 continue
             if plan.copy.resumable and copied.bulk > 0:
                 share = max(share, (copied.cur - memory.flushed_bytes.get(disk.target, 0)) / copied.bulk)
@@ -226,21 +228,21 @@ class Observer:
         )
 
     @staticmethod
-    def _job(disk: DiskPlan, found: Disk | None, live: DiskSide | None) -> Job:
+    def _job(disk: DiskPlan, found: Disk | None, live: DiskSide | None) -> DiskJob:
         if found is None:
-            return Job.NONE
+            return DiskJob.NONE
         if found.other_job:
-            return Job.FOREIGN
+            return DiskJob.FOREIGN
         if found.mirror is None:
-            return Job.NONE
+            return DiskJob.NONE
         mirror = found.mirror
         if mirror.job == "active-commit":
             base = disk.source.path if live is DiskSide.SOURCE else disk.dest.path
             mine = _on_overlay(disk, found.live) and same_path(mirror.dest, _foreign_base(disk, found.live) or base)
-            return Job.COMMIT if mine else Job.FOREIGN
+            return DiskJob.COMMIT if mine else DiskJob.FOREIGN
         ours = (disk.source.path,) if live is DiskSide.DESTINATION else (disk.dest.path, disk.overlays.dest)
         is_ours = any(one and same_path(mirror.dest, one) for one in ours)
-        return Job.OURS if mirror.job in ("copy", "") and is_ours else Job.FOREIGN
+        return DiskJob.OURS if mirror.job in ("copy", "") and is_ours else DiskJob.FOREIGN
 
     def source_fingerprint(self, disk: DiskPlan) -> str:
         """Changes whenever somebody writes to the disk at the source, base or overlay."""
@@ -337,9 +339,9 @@ def graph_matters(seen: Observation) -> bool:
     record = seen.record
     if not seen.state.active or record.outcome is not None or record.nvram.pending:
         return False
-    if record.graph.doubt and any(view.job is not Job.NONE for view in seen.disks):
+    if record.graph.doubt and any(view.job is not DiskJob.NONE for view in seen.disks):
         return False
-    if any(view.side is not DiskSide.DESTINATION or view.job is Job.OURS or view.ending for view in seen.disks):
+    if any(view.side is not DiskSide.DESTINATION or view.job is DiskJob.OURS or view.ending for view in seen.disks):
         return False
     committed = record.has_dest_overlay and not any(view.overlay for view in seen.disks)
     return not record.graph.proven or (committed and not record.graph.committed)

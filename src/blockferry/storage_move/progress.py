@@ -10,7 +10,7 @@ from blockferry.hosts.helper.comparison import ComparisonProgress
 from blockferry.jobs.outcome import Outcome
 from blockferry.storage_move import checkpoint_notes
 from blockferry.storage_move.context import Context
-from blockferry.storage_move.observation import DiskSide, Job, Observation
+from blockferry.storage_move.observation import DiskJob, DiskSide, Observation
 from blockferry.storage_move.observe import mirrored
 from blockferry.storage_move.overlays.passes import CopyProgress
 from blockferry.storage_move.record import Record
@@ -71,7 +71,7 @@ def _disk(context: Context, seen: Observation, target: str) -> DiskProgress:
         phase = "copied" if context.cold[target] >= 1 else "copying"
     elif view.side is DiskSide.DESTINATION:
         phase = "switched"
-    elif view.job is Job.OURS:
+    elif view.job is DiskJob.OURS:
         phase = "in step" if view.ready else "copying"
     else:
         phase = "waiting"

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from blockferry.base import lazy
 from blockferry.hosts.inventory import Datastore, Vm
+from blockferry.jobs.job_summary import JobProgress, JobReport, JobSummary
 from blockferry.jobs.outcome import Outcome
-from blockferry.jobs.summary import JobProgress, JobReport, JobSummary
 from blockferry.storage_move.pace.latency import GuestLatency
 from blockferry.storage_move.plan import Plan
 from blockferry.storage_move.precheck.finding import Finding

@@ -29,7 +29,7 @@ class HeldByAnother:
 
 
 @dataclass(frozen=True, slots=True)
-class Claimed:
+class ClaimedJob:
     """`parked`: the claim was undone and the move parked, for this reason."""
 
     vm: str
@@ -50,7 +50,7 @@ class AlreadyFinished:
 
 def claim(
     connection: Connection, kind: Kind[Any, Any, Any, Any, Any], journal: str, move: str, owner: Owner, ttl_s: float
-) -> Claimed | HeldByAnother | AlreadyFinished | None:
+) -> ClaimedJob | HeldByAnother | AlreadyFinished | None:
     """Make `owner` the one who runs the move, if nobody does; None when there is no such move.
 
     A process of this machine that is gone is taken over at once, any other when its lease is over by the database's
@@ -83,7 +83,7 @@ def claim(
     else:
         values |= {"owner": codec.encode(owner), "lease_expires": row.now + ttl_s}
     connection.execute(sa.update(moves).where(moves.c.id == move).values(values))
-    return Claimed(row.vm, row.token + 1, deaths, before, alive, problem)
+    return ClaimedJob(row.vm, row.token + 1, deaths, before, alive, problem)
 
 
 @dataclass(frozen=True, slots=True)

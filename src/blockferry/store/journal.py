@@ -246,10 +246,10 @@ class Journal(JobList[SummaryT], RememberedFiles, Generic[PlanT, RecordT, Progre
     )
     def _claim(
         self, move: str, owner: Owner, ttl_s: float
-    ) -> claiming.Claimed | claiming.HeldByAnother | claiming.AlreadyFinished | None:
+    ) -> claiming.ClaimedJob | claiming.HeldByAnother | claiming.AlreadyFinished | None:
         with self._db.writing() as connection:
             claimed = claiming.claim(connection, self.kind, self.name, move, owner, ttl_s)
-            if isinstance(claimed, claiming.Claimed) and claimed.before is not None:
+            if isinstance(claimed, claiming.ClaimedJob) and claimed.before is not None:
                 text = claimed.parked or _taken_over(claimed, claimed.before, owner)
                 kind = "warning" if claimed.parked is None else "error"
                 connection.execute(sa.insert(events).values(_event(move, kind, text)))
@@ -353,7 +353,7 @@ AnyJournal = Journal[Any, Any, Any, Any, Any]
 """A journal of whatever kind of job."""
 
 
-def _taken_over(claimed: claiming.Claimed, before: Owner, owner: Owner) -> str:
+def _taken_over(claimed: claiming.ClaimedJob, before: Owner, owner: Owner) -> str:
     if claimed.alive:
         return (
             f"{before} lives, but was silent for too long (it could not reach the journal, or was frozen); {owner} "

@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 import msgspec
 
 from blockferry.hosts.datastore_id import FileId
-from blockferry.store.uses import Claimed, Made
+from blockferry.store.uses import ClaimedPaths, Made
 
 Prints = tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]
 """The fingerprints of two images that were compared: (path, fingerprint) of all files that each consists of."""
@@ -153,6 +153,6 @@ class Kind(ABC, Generic[PlanT, RecordT, ProgressT, ReportT, SummaryT]):
         """Return what a job makes at its destination; None: nothing."""
         return None
 
-    def claimed(self, summary: SummaryT) -> tuple[Claimed, ...]:
+    def claimed(self, summary: SummaryT) -> tuple[ClaimedPaths, ...]:
         """Return the paths, host by host, that a job which is not over makes, writes to or removes."""
         return ()

@@ -21,7 +21,7 @@ class HostOfJob:
 
 
 @dataclass(frozen=True, slots=True)
-class Claimed:
+class ClaimedPaths:
     """Paths of one host that a job makes, writes to or removes. `directories`: the datastores that are known of it."""
 
     where: HostOfJob

@@ -379,7 +379,7 @@ class Run:
                 unexpected=0,
                 commits=replace(record.commits, attempts=0),
                 switch=replace(record.switch, attempts=0),
-            )  # as moves/running.py begins
+            )  # as moves/run_storage_move.py begins
             if tried != record:
                 job.save(tried)
             loop = WatchedLoop(

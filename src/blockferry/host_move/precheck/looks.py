@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from blockferry.base.errors import BlockferryError
 from blockferry.host_move import cold_copy
-from blockferry.host_move.precheck.facts import Asked, Facts, PeerTrial, Sharing, TlsSeen
+from blockferry.host_move.precheck.host_move_facts import Asked, HostFacts, PeerTrial, Sharing, TlsSeen
 from blockferry.hosts import qemu_process
 from blockferry.hosts.datastore_id import file_of
 from blockferry.hosts.helper import neighbours
@@ -36,7 +36,7 @@ COLD_PORTS = (cold_copy.FIRST_PORT, cold_copy.FIRST_PORT + cold_copy.PORTS - 1)
 PEER_S = 20.0
 
 
-def gather(source: Host, destination: Host, name: str, asked: Asked, tls: TlsSeen | None = None) -> Facts:
+def gather(source: Host, destination: Host, name: str, asked: Asked, tls: TlsSeen | None = None) -> HostFacts:
     """All that `rules.findings` wants to know of the VM `name` and of both hosts.
 
     On the destination listeners stand at a few ports for as long as the source tries them. Raises VmNotFound,
@@ -48,7 +48,7 @@ def gather(source: Host, destination: Host, name: str, asked: Asked, tls: TlsSee
     our_capabilities, their_capabilities = capabilities.of_host(here), capabilities.of_host(there)
     ours = capabilities.traits(here, source.uri, our_capabilities)
     theirs = capabilities.traits(there, destination.uri, their_capabilities)
-    facts = Facts(
+    facts = HostFacts(
         vm=vm,
         needs=needs,
         source=ours,
@@ -95,13 +95,13 @@ ANY_VM = Vm("a VM", "", PowerState.RUNNING, persistent=True, disks=())
 NO_NEEDS = VmNeeds("", "", "", "")
 
 
-def between(source: Host, destination: Host, asked: Asked) -> tuple[Facts, Facts]:
+def between(source: Host, destination: Host, asked: Asked) -> tuple[HostFacts, HostFacts]:
     """What holds for any VM between two hosts, for `rules.between`: of one that runs, and of one that is off.
 
     The certificates are looked at in any case. Raises as `gather`.
     """
     here, there = source.connection, destination.connection
-    facts = Facts(
+    facts = HostFacts(
         vm=ANY_VM,
         needs=NO_NEEDS,
         source=capabilities.traits(here, source.uri, capabilities.of_host(here)),

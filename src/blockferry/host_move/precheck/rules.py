@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from blockferry.base.units import format_size
 from blockferry.host_move.precheck import support, tls_rules
 from blockferry.host_move.precheck.catalogue import finding
-from blockferry.host_move.precheck.facts import Asked, Facts, Sharing
+from blockferry.host_move.precheck.host_move_facts import Asked, HostFacts, Sharing
 from blockferry.hosts.defects import Version, dotted
 from blockferry.hosts.host_traits import CpuAnswer
 from blockferry.hosts.inventory import Datastore, Disk
@@ -31,7 +31,7 @@ _OWN_MEMORY = 256 << 20
 _MACHINE_VERSION = re.compile(r"-(\d+)\.(\d+)$")
 
 
-def findings(facts: Facts, asked: Asked) -> list[Finding]:
+def findings(facts: HostFacts, asked: Asked) -> list[Finding]:
     """All that stands against the move, and what is good to know; nothing at all for a VM that simply moves."""
     if facts.source.host.uuid and facts.source.host.uuid == facts.destination.host.uuid:
         name = facts.destination.hostname
@@ -58,12 +58,12 @@ def findings(facts: Facts, asked: Asked) -> list[Finding]:
     return [one for part in parts for one in part]
 
 
-def between(facts: Facts, asked: Asked) -> list[Finding]:
+def between(facts: HostFacts, asked: Asked) -> list[Finding]:
     """What stands between two hosts, whichever VM is to go from one to the other: ways, clocks, certificates."""
     return [one for part in (_clock(facts), _ways(facts, asked), _tls(facts, asked)) for one in part]
 
 
-def _identity(facts: Facts) -> Iterator[Finding]:
+def _identity(facts: HostFacts) -> Iterator[Finding]:
     vm, there = facts.vm, facts.destination
     if vm.uuid in there.vms:
         known = there.vms[vm.uuid]
@@ -74,7 +74,7 @@ def _identity(facts: Facts) -> Iterator[Finding]:
         yield finding("VM_NAME_TAKEN", f"{there.hostname} has another VM called {vm.name}.")
 
 
-def _busy(facts: Facts) -> Iterator[Finding]:
+def _busy(facts: HostFacts) -> Iterator[Finding]:
     vm = facts.vm
     if vm.job is not None:
         yield finding("JOB_ON_VM", f"{vm.name} is busy: {vm.job}.")
@@ -97,7 +97,7 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-def _program(facts: Facts) -> Iterator[Finding]:
+def _program(facts: HostFacts) -> Iterator[Finding]:
     vm, needs, there, can = facts.vm, facts.needs, facts.destination, facts.hypervisor
     if needs.virt_type and can.virt_types and needs.virt_type not in can.virt_types:
         text = f"{vm.name} needs {needs.virt_type.upper()}, which {there.hostname} does not offer."
@@ -121,7 +121,7 @@ def _program(facts: Facts) -> Iterator[Finding]:
         yield finding("LIBVIRT_OLDER", text)
 
 
-def _older_qemu(facts: Facts, ours: Version) -> Finding:
+def _older_qemu(facts: HostFacts, ours: Version) -> Finding:
     """From a newer QEMU to an older one: its machine type must have existed when the older one was made."""
     there = facts.destination
     text = f"{facts.vm.name} runs in QEMU {dotted(ours)}; {there.hostname} has {dotted(there.qemu)}"
@@ -131,7 +131,7 @@ def _older_qemu(facts: Facts, ours: Version) -> Finding:
     return finding("QEMU_OLDER", f"{text}. The machine type {facts.needs.machine} allows the move.")
 
 
-def _cpu(facts: Facts) -> Iterator[Finding]:
+def _cpu(facts: HostFacts) -> Iterator[Finding]:
     name, there, verdict = facts.vm.name, facts.destination.hostname, facts.cpu
     words = f" ({verdict.words.rstrip('.')})" if verdict.words else ""
     if verdict.answer is CpuAnswer.LESS:
@@ -148,7 +148,7 @@ def _cpu(facts: Facts) -> Iterator[Finding]:
         yield finding("CPUS_OVERCOMMITTED", f"{name} has {facts.needs.vcpus} CPUs, {there} {online}.")
 
 
-def _memory(facts: Facts) -> Iterator[Finding]:
+def _memory(facts: HostFacts) -> Iterator[Finding]:
     name, needs, there = facts.vm.name, facts.needs, facts.destination
     ordinary = max(0, needs.memory - sum(needs.hugepages.values()))
     if facts.vm.state.active and ordinary and ordinary + _OWN_MEMORY > there.memory_free:
@@ -173,7 +173,7 @@ def _memory(facts: Facts) -> Iterator[Finding]:
             yield finding("HUGEPAGES_SHORT", text, remedy)
 
 
-def _placement(facts: Facts) -> Iterator[Finding]:
+def _placement(facts: HostFacts) -> Iterator[Finding]:
     name, needs, there = facts.vm.name, facts.needs, facts.destination
     nodes = sorted(needs.nodes - {node.number for node in there.nodes})
     if nodes:
@@ -188,7 +188,7 @@ def _list(numbers: list[int]) -> str:
     return ", ".join(map(str, numbers))
 
 
-def _networks(facts: Facts, asked: Asked) -> Iterator[Finding]:
+def _networks(facts: HostFacts, asked: Asked) -> Iterator[Finding]:
     there, seen = facts.destination, set()
     for nic in facts.needs.nics:
         kind, name, old = nic.at(asked.networks)
@@ -211,7 +211,7 @@ def _networks(facts: Facts, asked: Asked) -> Iterator[Finding]:
         yield finding("NETWORK_FILTER_MISSING", text, remedy)
 
 
-def _networks_there(facts: Facts, kind: str) -> list[str]:
+def _networks_there(facts: HostFacts, kind: str) -> list[str]:
     """The destination's networks that are active, or its bridges, or its devices."""
     if kind == "network":
         return sorted(name for name, active in facts.destination.networks.items() if active)
@@ -222,7 +222,7 @@ def _networks_there(facts: Facts, kind: str) -> list[str]:
 _KINDS = {"network": "network", "bridge": "bridge", "ovs": "bridge of Open vSwitch", "device": "network device"}
 
 
-def _network_problem(facts: Facts, kind: str, name: str) -> str:
+def _network_problem(facts: HostFacts, kind: str, name: str) -> str:
     """A clause; "" when the network is there."""
     there = facts.destination.hostname
     if kind == "network":
@@ -239,7 +239,7 @@ def _network_problem(facts: Facts, kind: str, name: str) -> str:
     return ""
 
 
-def _devices(facts: Facts) -> Iterator[Finding]:
+def _devices(facts: HostFacts) -> Iterator[Finding]:
     name, needs = facts.vm.name, facts.needs
     for device in needs.host_devices:
         yield finding("HOST_DEVICE", f"{name} has {device} of {facts.source.hostname}.")
@@ -254,7 +254,7 @@ def _devices(facts: Facts) -> Iterator[Finding]:
         yield finding("QEMU_ARGUMENTS", f"{name} has arguments of its own for QEMU (<qemu:commandline>).")
 
 
-def _paths(facts: Facts) -> Iterator[Finding]:
+def _paths(facts: HostFacts) -> Iterator[Finding]:
     name, there = facts.vm.name, facts.destination.hostname
     seen = set()
     for path in facts.needs.paths:
@@ -289,7 +289,7 @@ def _missing(needed: NeededPath, looks: Mapping[str, PathFacts]) -> str:
     return "it is not there" if look is not None and look.kind in ("absent", "dangling") else ""
 
 
-def _listens(facts: Facts) -> Iterator[Finding]:
+def _listens(facts: HostFacts) -> Iterator[Finding]:
     name, there = facts.vm.name, facts.destination.hostname
     for listen in facts.needs.listens:
         number = facts.binds.get(listen, 0)
@@ -303,7 +303,7 @@ def _listens(facts: Facts) -> Iterator[Finding]:
             )
 
 
-def _security(facts: Facts, asked: Asked) -> Iterator[Finding]:
+def _security(facts: HostFacts, asked: Asked) -> Iterator[Finding]:
     here, there = facts.source, facts.destination
     lacking = sorted(facts.needs.security - there.security)
     if lacking:
@@ -322,11 +322,11 @@ def _security(facts: Facts, asked: Asked) -> Iterator[Finding]:
         yield finding("QEMU_USER_DIFFERS", text)
 
 
-def _disks(facts: Facts) -> list[Disk]:
+def _disks(facts: HostFacts) -> list[Disk]:
     return [disk for disk in facts.vm.disks if disk.device in ("disk", "lun")]
 
 
-def _space(facts: Facts, asked: Asked) -> Iterator[Finding]:
+def _space(facts: HostFacts, asked: Asked) -> Iterator[Finding]:
     there = facts.destination.hostname
     stores = {datastore.name: datastore for datastore in facts.stores}
     for name in sorted({*asked.disks.values(), *asked.takes}):
@@ -355,7 +355,7 @@ def _space(facts: Facts, asked: Asked) -> Iterator[Finding]:
             yield finding("DESTINATION_FULL", f"{text}{need} and {format_size(RESERVE)} of reserve.")
 
 
-def room(facts: Facts, asked: Asked, store: Datastore) -> SpaceEstimate:
+def room(facts: HostFacts, asked: Asked, store: Datastore) -> SpaceEstimate:
     """Return a datastore of the destination before and after the move. What its images may grow to is not counted."""
     group = sharing_space(facts, store)
     before = store.available - sum(facts.reserved.get(one, 0) for one in group)
@@ -363,14 +363,14 @@ def room(facts: Facts, asked: Asked, store: Datastore) -> SpaceEstimate:
     return SpaceEstimate(store.name, before, after, store.allocation + before - after, store.capacity)
 
 
-def sharing_space(facts: Facts, store: Datastore) -> tuple[str, ...]:
+def sharing_space(facts: HostFacts, store: Datastore) -> tuple[str, ...]:
     """Return the datastores of the destination that are on one file system with this one, itself among them."""
     return tuple(
         datastore.name for datastore in facts.stores if datastore.name == store.name or datastore.shares_space(store)
     )
 
 
-def _staying(facts: Facts, asked: Asked) -> Iterator[Finding]:
+def _staying(facts: HostFacts, asked: Asked) -> Iterator[Finding]:
     """Disks that do not go along: both hosts must have the same file, and QEMU must not keep writes to itself."""
     there = facts.destination.hostname
     for disk in _disks(facts):
@@ -388,14 +388,14 @@ def _staying(facts: Facts, asked: Asked) -> Iterator[Finding]:
             yield finding("CACHE_UNSAFE", f"{name} stays and has cache='unsafe'.")
 
 
-def _clock(facts: Facts) -> Iterator[Finding]:
+def _clock(facts: HostFacts) -> Iterator[Finding]:
     if facts.clock is not None and abs(facts.clock.ahead) - facts.clock.doubt > CLOCK_S:
         way = "ahead of" if facts.clock.ahead > 0 else "behind"
         text = f"The clock of {facts.destination.hostname} is {abs(facts.clock.ahead):.1f} s {way} that of "
         yield finding("CLOCKS_APART", f"{text}{facts.source.hostname}.")
 
 
-def _ways(facts: Facts, asked: Asked) -> Iterator[Finding]:
+def _ways(facts: HostFacts, asked: Asked) -> Iterator[Finding]:
     here, there = facts.source.hostname, facts.destination.hostname
     if facts.names is not None and not facts.names.own:
         text = f"{there} cannot resolve its own name {facts.names.name}; libvirt refuses the migration then."
@@ -413,7 +413,7 @@ def _ways(facts: Facts, asked: Asked) -> Iterator[Finding]:
         yield finding("PEER_UNREACHABLE", text, f"Try it on {here}: `virsh -c {facts.peer.uri} version`.")
 
 
-def _ports(facts: Facts) -> Iterator[Finding]:
+def _ports(facts: HostFacts) -> Iterator[Finding]:
     trial = facts.ports
     assert trial is not None
     here, there = facts.source.hostname, facts.destination.hostname
@@ -437,7 +437,7 @@ def _ports(facts: Facts) -> Iterator[Finding]:
         yield finding("PORT_CLOSED", text, remedy)
 
 
-def _tls(facts: Facts, asked: Asked) -> Iterator[Finding]:
+def _tls(facts: HostFacts, asked: Asked) -> Iterator[Finding]:
     if asked.require_tls and not asked.tls:
         yield finding("TLS_NOT_ASKED", "require_tls is set, and this move is to go without TLS.")
     if not asked.tls or facts.tls is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from blockferry.host_move.precheck.catalogue import finding
-from blockferry.host_move.precheck.facts import Asked, Facts
+from blockferry.host_move.precheck.host_move_facts import Asked, HostFacts
 from blockferry.hosts.inventory import Disk, PowerState
 from blockferry.storage_move.precheck.finding import Finding
 
@@ -16,7 +16,7 @@ DROPS_CACHE = (4, 0, 0)
 """QEMU from this version on drops what the host has cached of an image when a guest arrives (`drop-cache`)."""
 
 
-def unsupported(facts: Facts, asked: Asked) -> Iterator[Finding]:
+def unsupported(facts: HostFacts, asked: Asked) -> Iterator[Finding]:
     """Yield what stands against the move by itself."""
     vm = facts.vm
     if not vm.persistent:
@@ -35,7 +35,7 @@ def unsupported(facts: Facts, asked: Asked) -> Iterator[Finding]:
         yield from _disk(facts, asked, disk)
 
 
-def _disk(facts: Facts, asked: Asked, disk: Disk) -> Iterator[Finding]:
+def _disk(facts: HostFacts, asked: Asked, disk: Disk) -> Iterator[Finding]:
     name = f"{disk.target} of {facts.vm.name}"
     if disk.source is None:
         return  # an empty drive
@@ -56,7 +56,7 @@ def _disk(facts: Facts, asked: Asked, disk: Disk) -> Iterator[Finding]:
         yield from _staying(facts, disk, name)
 
 
-def _travelling(facts: Facts, disk: Disk, name: str) -> Iterator[Finding]:
+def _travelling(facts: HostFacts, disk: Disk, name: str) -> Iterator[Finding]:
     if disk.device != "disk" or disk.source is None or disk.source.kind != "file":
         yield finding("UNSUPPORTED_SOURCE", f"{name} is no image in a file; only those can go along.", "")
         return
@@ -73,7 +73,7 @@ def _travelling(facts: Facts, disk: Disk, name: str) -> Iterator[Finding]:
             yield finding("UNSUPPORTED_SOURCE", text, "Convert it into one file with qemu-img while the VM is off.")
 
 
-def _staying(facts: Facts, disk: Disk, name: str) -> Iterator[Finding]:
+def _staying(facts: HostFacts, disk: Disk, name: str) -> Iterator[Finding]:
     """What one host has cached of an image, the other must not read."""
     if not facts.vm.state.active or disk.read_only or disk.cache in ("none", "directsync", "unsafe"):
         return

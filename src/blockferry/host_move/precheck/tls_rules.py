@@ -5,7 +5,7 @@ from __future__ import annotations
 import posixpath
 
 from blockferry.host_move.host_plan import PlannedTls
-from blockferry.host_move.precheck.facts import TlsSeen
+from blockferry.host_move.precheck.host_move_facts import TlsSeen
 
 SERVER = "server-cert.pem"
 

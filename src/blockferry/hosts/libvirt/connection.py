@@ -105,7 +105,7 @@ def connection_lost(error: libvirt.libvirtError) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class HostCapacity:
     """A host's hardware and VMs. Bytes; `memory_free` counts what the kernel only caches; None: not told."""
 
     cpus: int
@@ -184,7 +184,7 @@ class Connection:
         with self.doing("tell its version"):
             return _version(self.raw.getLibVersion()), _version(self.raw.getVersion())
 
-    def node(self) -> Node:
+    def node(self) -> HostCapacity:
         """What the host is made of, and how much of it is in use."""
         with self.doing("describe its host"):
             info = self.raw.getInfo()
@@ -192,7 +192,7 @@ class Connection:
             running = self.raw.numOfDomains()
             defined = self.raw.numOfDefinedDomains()
         free = sum(memory.get(name, 0) for name in ("free", "buffers", "cached")) * KiB if memory else None
-        return Node(info[2], memory.get("total", 0) * KiB or info[1] * MiB, free, running + defined, running)
+        return HostCapacity(info[2], memory.get("total", 0) * KiB or info[1] * MiB, free, running + defined, running)
 
     def _memory_stats(self) -> dict[str, int]:
         """KiB by libvirt's names; nothing where the driver does not tell. Raises libvirtError."""

@@ -20,7 +20,7 @@ from blockferry.hosts.inventory import PowerState
 from blockferry.storage_move import actions
 from blockferry.storage_move.disk_plan import DiskPlan
 from blockferry.storage_move.disk_record import Stage
-from blockferry.storage_move.observation import DiskSide, DiskView, Job, Observation
+from blockferry.storage_move.observation import DiskJob, DiskSide, DiskView, Observation
 from blockferry.storage_move.overlays.convergence import Divergence
 from blockferry.storage_move.overlays.record import OverlayState
 from blockferry.storage_move.plan import Plan
@@ -146,7 +146,7 @@ def forward(plan: Plan, seen: Observation, views: list[DiskView]) -> actions.Act
                 f"{view.foreign_base} and not on {plan.disk(view.target).source.path}, "
                 "so a copy of that would lack writes"
             )
-        if view.job is Job.COMMIT:
+        if view.job is DiskJob.COMMIT:
             return actions.AbortCopy(view.target)
         if view.live_overlay and stage is not OverlayState.USED:
             return _in_use(plan, seen, view, at_source=True)
@@ -188,11 +188,11 @@ def _commit_live(plan: Plan, seen: Observation, view: DiskView, *, at_source: bo
         if stage is OverlayState.PIVOTING:
             return actions.SaveLayer(target, at_source, OverlayState.COMMITTED)
         return None
-    if view.job is Job.FOREIGN:
+    if view.job is DiskJob.FOREIGN:
         return actions.Park(
             f"somebody else runs a block job on {target} ({view.foreign}); {_holds(plan, view, at_source=at_source)}"
         )
-    if view.job is Job.COMMIT:
+    if view.job is DiskJob.COMMIT:
         if plan.disk(target).start.overlay_suspended and record.disk(target).commit is not Stage.CLEAN:
             begun = record.disk(target).commit
             if seen.state is PowerState.RUNNING or begun not in (Stage.STARTING, Stage.STARTED):
@@ -221,14 +221,14 @@ def starting_commit(plan: Plan, seen: Observation, *, at_source: bool) -> action
     """
     record, side = seen.record, DiskSide.SOURCE if at_source else DiskSide.DESTINATION
     for view in seen.disks:
-        if view.side is not side or not view.live_overlay or view.job not in (Job.NONE, Job.COMMIT):
+        if view.side is not side or not view.live_overlay or view.job not in (DiskJob.NONE, DiskJob.COMMIT):
             continue
         begun = record.disk(view.target).commit
-        if view.job is Job.NONE and begun is None:
+        if view.job is DiskJob.NONE and begun is None:
             fits = layer_of(record, view.target, at_source=at_source) is OverlayState.USED
             fits = fits and (view.config_overlay or not seen.persistent) and record.commits.attempts < COMMIT_ATTEMPTS
             return actions.StartCommit(view.target) if fits else actions.Resume()
-        if view.job is Job.COMMIT and begun in (Stage.STARTING, Stage.STARTED):
+        if view.job is DiskJob.COMMIT and begun in (Stage.STARTING, Stage.STARTED):
             if view.initialised:
                 return actions.Resume(commits=(view.target,))
             if seen.suspended_s <= start_limit_s(record.commits.attempts, LAST_COMMIT_LOOK_S):

@@ -17,7 +17,7 @@ from blockferry.storage_move import actions, destination_watchdog
 from blockferry.storage_move.context import Context
 from blockferry.storage_move.disk_plan import DiskPlan
 from blockferry.storage_move.disk_record import Copy, Stage
-from blockferry.storage_move.observation import Job, Observation
+from blockferry.storage_move.observation import DiskJob, Observation
 from blockferry.storage_move.observe import layer_fingerprint
 from blockferry.storage_move.overlays import effects as overlays_effects
 from blockferry.storage_move.overlays import rules as overlays_rules
@@ -39,7 +39,7 @@ def measure_guest(context: Context, seen: Observation) -> None:
     """The guest's writes before there is a copy: what a slowdown is held against, and what the report compares."""
     contract, pacer = context.plan.pace.contract, context.pacer
     before = None
-    untouched = all(view.job is Job.NONE for view in seen.disks) and seen.state is PowerState.RUNNING
+    untouched = all(view.job is DiskJob.NONE for view in seen.disks) and seen.state is PowerState.RUNNING
     if contract is not None and pacer is not None and untouched:
         before = pacer.measure(MEASURE_S, context.should_stop)
         limit = pace_rules.limit_s(contract, before)
@@ -171,7 +171,7 @@ def apply_bandwidth(context: Context, seen: Observation) -> None:
     usual = max(1, together // limited) if together else 0
     for view in running:
         outrun = view.target in context.memory.outrun
-        share = overlays_rules.commit_speed(view, usual, outrun=outrun) if view.job is Job.COMMIT else usual
+        share = overlays_rules.commit_speed(view, usual, outrun=outrun) if view.job is DiskJob.COMMIT else usual
         applied = context.applied.get(view.target, -1)
         if applied != share and not (paced and 0.97 * share < applied <= share):  # not worth a call
             context.control.set_speed(view.target, share)
@@ -193,7 +193,7 @@ def speed(context: Context, seen: Observation) -> int:
 def _synchronous_speed(context: Context, seen: Observation, pacer: Pacer) -> int:
     """Bytes/s without a contract: as the user wants, but no faster than a guest bears that waits for the copy."""
     wanted = seen.record.bandwidth
-    copies = [seen.record.copy(view.target) for view in seen.disks if view.job is Job.OURS and not view.ready]
+    copies = [seen.record.copy(view.target) for view in seen.disks if view.job is DiskJob.OURS and not view.ready]
     if not any(copy.synchronous and not copy.reverse for copy in copies):
         return wanted
     if pacer.pace is None:

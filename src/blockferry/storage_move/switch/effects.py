@@ -14,7 +14,7 @@ from blockferry.storage_move import actions, destination_watchdog, guarding
 from blockferry.storage_move.context import Context
 from blockferry.storage_move.decide import PIVOT_ATTEMPTS, retry_after_s
 from blockferry.storage_move.destination import mount_check
-from blockferry.storage_move.observation import DiskSide, Job, Observation
+from blockferry.storage_move.observation import DiskJob, DiskSide, Observation
 from blockferry.storage_move.observe import TemplateLook, same_path
 from blockferry.storage_move.overlays import rules as overlays_rules
 from blockferry.storage_move.points import point
@@ -46,7 +46,7 @@ def suspend(context: Context, action: actions.Suspend, seen: Observation) -> Non
     name = context.guard.name_suspension()
     record = replace(seen.record, switch=replace(seen.record.switch, suspended=True, name=name, begun=action.switch))
     if not action.switch:  # what was noted of commits that are no more counts for nothing
-        live = [view.target for view in seen.disks if view.job is Job.COMMIT]
+        live = [view.target for view in seen.disks if view.job is DiskJob.COMMIT]
         record = record.with_commits((target for target in record.disks if target not in live), None)
     context.save(record)
     point("suspending-to-switch" if action.switch else "suspending-to-start")

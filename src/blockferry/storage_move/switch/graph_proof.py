@@ -11,7 +11,7 @@ import posixpath
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from blockferry.hosts.block_graph import BlockGraph, GraphDisk, Node
+from blockferry.hosts.block_graph import BlockGraph, GraphDisk, GraphNode
 from blockferry.hosts.exports import is_export
 from blockferry.hosts.inventory import Vm
 from blockferry.storage_move.disk_plan import DiskPlan
@@ -85,7 +85,7 @@ def differing(vm: Vm, graph: BlockGraph) -> dict[str, str]:
     for disk in vm.disks:
         path = disk.live.path if disk.live is not None and disk.live.kind in ("file", "block") else None
         device = next((graph_disk for graph_disk in graph.disks if disk.alias and graph_disk.alias == disk.alias), None)
-        root: Node | None = device.root if device is not None else None
+        root: GraphNode | None = device.root if device is not None else None
         if path is None or root is None or not root.path or root.path.startswith("/dev/fdset/"):
             continue
         if not _among(root.path, (path,)):

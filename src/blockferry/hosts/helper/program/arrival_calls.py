@@ -110,7 +110,7 @@ class Arriving:
             syslog.syslog(syslog.LOG_NOTICE, f"blockferry: move {self.move} of VM {self.vm.uuid}: {words}")
 
 
-class Guard:
+class ArrivalGuard:
     """Orders are lines on standard input: `arm SECONDS`, `done`."""
 
     def __init__(self, wish: dict[str, Any]) -> None:
@@ -165,7 +165,7 @@ def alone(wish: dict[str, Any]) -> None:
     """Guard the arrival of the VM `uuid` at this host."""
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
-    guard = Guard(wish)
+    guard = ArrivalGuard(wish)
     why = guard.vm.vm.problem() or directory_problem()
     if why:
         say({"problem": why})

@@ -20,7 +20,7 @@ OFF_MIGRATED = (5, 4)
 """VIR_DOMAIN_SHUTOFF, VIR_DOMAIN_SHUTOFF_MIGRATED (libvirt-domain.h)."""
 
 
-class Left(enum.Enum):
+class LeftAtSource(enum.Enum):
     """What this host has of the VM."""
 
     QEMU = enum.auto()
@@ -50,16 +50,16 @@ class Handover:
         self.pid = next((int(one) for one in os.listdir("/proc") if one.isdigit() and self.here.is_its_qemu(one)), 0)
         return self.pid
 
-    def left(self) -> Left:
+    def left(self) -> LeftAtSource:
         if self.qemu():
-            return Left.QEMU
+            return LeftAtSource.QEMU
         known = self.here.virsh("list", "--all", "--uuid")
         if known is None:
-            return Left.UNKNOWN
+            return LeftAtSource.UNKNOWN
         if self.uuid in known.split():
-            return Left.DEFINITION
+            return LeftAtSource.DEFINITION
         # Once more, after libvirt has said that it has none: it may have been started and undefined meanwhile.
-        return Left.QEMU if self.qemu() else Left.NOTHING
+        return LeftAtSource.QEMU if self.qemu() else LeftAtSource.NOTHING
 
     def query(self, command: dict[str, Any], seconds: float) -> Any:
         """A QMP command by way of libvirt, which holds the monitor; None when it is refused or not answered."""

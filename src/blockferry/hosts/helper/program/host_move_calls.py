@@ -15,7 +15,7 @@ from typing import Any
 
 from blockferry.hosts.helper.program import arrival_calls, stalled_link
 from blockferry.hosts.helper.program.arrival_calls import say
-from blockferry.hosts.helper.program.handover import Handover, Left
+from blockferry.hosts.helper.program.handover import Handover, LeftAtSource
 from blockferry.hosts.helper.program.stalled_link import StallWatch
 
 LOOK_S = 0.1
@@ -32,7 +32,7 @@ MOST_S = 24 * 3600.0
 """A destination that does not answer is asked for so long; then only a person lets the guest run."""
 
 
-class Beside:
+class SourceGuard:
     """Orders are lines on standard input: `handed`, `stop`, `done`; each is answered with its name."""
 
     def __init__(self, wish: dict[str, Any]) -> None:
@@ -110,11 +110,11 @@ class Beside:
                 self.over = not self.vm.is_marked() and self.vm.here.state() is not None
             return
         left = self.vm.left()
-        if left is Left.NOTHING:
+        if left is LeftAtSource.NOTHING:
             self.gone_at = self.gone_at or now
             if self.impatient(self.gone_at, now):
                 self.arrive(now)
-        elif left is Left.DEFINITION:
+        elif left is LeftAtSource.DEFINITION:
             self.off_at = self.off_at or now
             if self.impatient(self.handed_at or self.off_at, now):
                 self.vm.finish_here(handed=self.handed_at is not None)
@@ -148,7 +148,7 @@ def alone(wish: dict[str, Any]) -> None:
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
     try:
-        beside = Beside(wish)
+        beside = SourceGuard(wish)
     except OSError as error:
         say({"problem": f"the host cannot look up {wish['address']} ({error})"})
         return

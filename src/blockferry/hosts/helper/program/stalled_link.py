@@ -40,7 +40,7 @@ AGAIN_S = 1.0
 
 
 @dataclass
-class Sent:
+class UnacknowledgedConnection:
     """A connection of QEMU's whose data is not acknowledged."""
 
     remote: tuple[str, int]
@@ -154,7 +154,7 @@ class StallWatch:
 
     addresses: dict[str, str]
     query: Callable[[dict[str, Any], float], Any]
-    stalled: dict[str, Sent] = field(default_factory=dict)  # inode -> connection
+    stalled: dict[str, UnacknowledgedConnection] = field(default_factory=dict)  # inode -> connection
     probes: Probes = field(default_factory=Probes)
     ask_at: float = 0.0
 
@@ -163,7 +163,7 @@ class StallWatch:
         now = time.monotonic()
         found = resending(pid, self.addresses)
         self.stalled = {
-            inode: Sent(remote, self.stalled[inode].since if inode in self.stalled else now)
+            inode: UnacknowledgedConnection(remote, self.stalled[inode].since if inode in self.stalled else now)
             for inode, remote in found.items()
         }
         if not self.stalled:

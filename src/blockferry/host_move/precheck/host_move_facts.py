@@ -65,7 +65,7 @@ class TlsSeen:
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class HostFacts:
     """Sizes are bytes. What was not looked at because it does not matter is empty or None."""
 
     vm: Vm
