@@ -145,7 +145,7 @@ def memory_goes(trip: Crossing) -> bool:
             "far",
             marks=pytest.mark.xfail(
                 strict=False,
-                reason="a known fault: libvirt's client library may crash the process of the move when the source is cut "
+                reason="a known fault: libvirt's client library may crash the process when the source is cut "
                 "off for longer than its keepalive; `resume` goes on (docs/design/host-move.md, Known faults)",
             ),
         ),

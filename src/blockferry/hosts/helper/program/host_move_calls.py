@@ -32,7 +32,7 @@ MOST_S = 24 * 3600.0
 """A destination that does not answer is asked for so long; then only a person lets the guest run."""
 
 
-class SourceGuard:
+class SourceWatch:
     """Orders are lines on standard input: `handed`, `stop`, `done`; each is answered with its name."""
 
     def __init__(self, wish: dict[str, Any]) -> None:
@@ -148,7 +148,7 @@ def alone(wish: dict[str, Any]) -> None:
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
     try:
-        beside = SourceGuard(wish)
+        beside = SourceWatch(wish)
     except OSError as error:
         say({"problem": f"the host cannot look up {wish['address']} ({error})"})
         return
