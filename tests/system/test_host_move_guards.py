@@ -137,20 +137,7 @@ def memory_goes(trip: Crossing) -> bool:
     return '"status":"active"' in said.replace(" ", "")
 
 
-@pytest.mark.parametrize(
-    "cut",
-    [
-        "kvm2",
-        pytest.param(
-            "far",
-            marks=pytest.mark.xfail(
-                strict=False,
-                reason="a known fault: libvirt's client library may crash the process when the source is cut "
-                "off for longer than its keepalive; `resume` goes on (docs/design/host-move.md, Known faults)",
-            ),
-        ),
-    ],
-)
+@pytest.mark.parametrize("cut", ["kvm2", "far"])
 @pytest.mark.usefixtures("whole")
 def test_the_link_is_cut_while_memory_goes(crossing: Make, ssd: Datastore, kvm2: Host, far: Host, cut: str) -> None:
     """The guest runs on; also while libvirt's keepalive ends its own connection; and when the link is back."""

@@ -247,19 +247,33 @@ class Migration:
         self._thread.start()
 
     def _run(self) -> None:
+        connection = self._own_connection()
         ids: list[int] = []
         try:
-            with self._connection.doing(f"migrate VM {self._name} to {self._order.peer}", lasts=True):
-                domain = self._connection.raw.lookupByUUIDString(self._uuid)
-                ids = self._subscribe(domain)
+            with connection.doing(f"migrate VM {self._name} to {self._order.peer}", lasts=True):
+                domain = connection.raw.lookupByUUIDString(self._uuid)
+                ids = self._subscribe(connection, domain)
                 domain.migrateToURI3(self._order.peer, self._parameters(domain), self._flags())
         except BlockferryError as error:
             self.problem = error
         finally:
-            for one in ids:
+            for event_id in ids:
                 with contextlib.suppress(libvirt.libvirtError):
-                    self._connection.raw.domainEventDeregisterAny(one)
+                    connection.raw.domainEventDeregisterAny(event_id)
+            if connection is not self._connection:
+                connection.close()
             self.over.set()
+
+    def _own_connection(self) -> Connection:
+        """A connection for this call alone; the shared one where a second cannot be had (ssh that asks for a password).
+
+        Before 10.3 libvirt's client library may read a stack that is gone when a connection breaks on which several
+        threads wait (CVE-2024-4418), and the process dies. This call waits all the time, the looks beside it often.
+        """
+        try:
+            return Connection(self._connection.uri, may_ask=False)
+        except BlockferryError:
+            return self._connection
 
     def _flags(self) -> int:
         flags = libvirt.VIR_MIGRATE_LIVE | libvirt.VIR_MIGRATE_PEER2PEER | libvirt.VIR_MIGRATE_PAUSED
@@ -298,8 +312,8 @@ class Migration:
         """The XML as it is at the destination."""
         return interface_xml.rename(domain_xml.repoint(xml, self._order.disks, {}), self._order.networks)
 
-    def _subscribe(self, domain: libvirt.virDomain) -> list[int]:
-        raw = self._connection.raw
+    def _subscribe(self, connection: Connection, domain: libvirt.virDomain) -> list[int]:
+        raw = connection.raw
         return [
             raw.domainEventRegisterAny(domain, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._on_lifecycle, None),
             raw.domainEventRegisterAny(domain, libvirt.VIR_DOMAIN_EVENT_ID_JOB_COMPLETED, self._on_completed, None),
