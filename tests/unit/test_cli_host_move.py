@@ -15,7 +15,8 @@ from test_host_move_decide import DISKS, PLAN
 from blockferry.base.config import Config
 from blockferry.base.errors import UsageError
 from blockferry.base.host_entries import HostEntry, parse_hosts
-from blockferry.cli import display, words
+from blockferry.cli import check, display, words
+from blockferry.cli.request_options import to_options
 from blockferry.client import (
     AnyMoveOptions,
     HostMoveProgress,
@@ -80,6 +81,21 @@ def test_what_is_left_out_is_as_configured() -> None:
     assert (made.to_host, made.to, made.bandwidth, made.downtime_ms, made.thick) == ("kvm2", "", 7, 0, False)
     assert (made.address, made.peer) == ("10.0.0.2", "qemu+ssh://kvm2/system")
     assert made.source == SourcePolicy(delete=False, keep_s=60.0)
+
+
+def test_no_and_none_are_answers_and_take_the_place_of_what_is_configured() -> None:
+    made = request(replace(HOSTS, bandwidth=7, keep_source_s=60.0), keep_source=False, bandwidth=0, auto_converge=False)
+    assert (made.source, made.bandwidth) == (SourcePolicy(delete=True, explicit=True), 0)
+    words_ = ["web01", "--to-host", "kvm2", "--delete-source", "--bandwidth", "0"]
+    given = check.check.make_context("check", words_).params
+    del given["vm"]
+    made = request(replace(HOSTS, bandwidth=7, keep_source_s=60.0), **to_options(**given))
+    assert (made.source, made.bandwidth) == (SourcePolicy(delete=True, explicit=True), 0)
+
+
+@pytest.mark.parametrize("options", [{"use_kept": False, "from_scratch": False}, {"verify": False, "trim": False}])
+def test_what_it_does_not_do_anyway_may_be_ruled_out(options: dict[str, Any]) -> None:
+    assert request(**options) == request()
 
 
 def test_options_carry_their_units() -> None:

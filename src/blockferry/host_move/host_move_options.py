@@ -41,6 +41,9 @@ class AnyMoveOptions(MoveOptions, total=False):
 OWN = ("address", "peer_uri", "downtime", "auto_converge", "map_network")
 """Options that only a move to another host has, beside `to_host`."""
 
+_SWITCHES = ("auto_converge", "use_kept", "from_scratch", "verify", "trim")
+"""Options of which False asks for nothing on the way to another host."""
+
 _COMMON = ("to", "disks", "bandwidth", "keep_source", "provision")
 """Those of a storage move that mean the same here."""
 
@@ -51,7 +54,7 @@ def host_move_request(vm: str, options: AnyMoveOptions, config: Config) -> HostM
     Raises UsageError for values that cannot be read, options that mean nothing here, and a host that cannot be named
     so; TypeError for an unknown name.
     """
-    given = {name: value for name, value in options.items() if _is_given(value)}
+    given = {name: value for name, value in options.items() if _is_given(name, value)}
     to_host = str(given.pop("to_host"))
     entry = entry_of(config, to_host)
     own: dict[str, Any] = {name: given.pop(name) for name in OWN if name in given}
@@ -93,15 +96,18 @@ def entry_of(config: Config, to_host: str) -> HostEntry:
 
 def without_host(options: AnyMoveOptions) -> MoveOptions:
     """Return the options of a storage move. Raises UsageError for one that only a move to another host has."""
-    foreign = next((name for name in OWN if _is_given(options.get(name))), None)
+    foreign = next((name for name in OWN if _is_given(name, options.get(name))), None)
     if foreign is not None:
         raise UsageError(f"{_option(foreign)} goes only with --to-host.", "Add --to-host HOST, or leave it out.")
     return cast(MoveOptions, {name: value for name, value in options.items() if name not in (*OWN, "to_host")})
 
 
-def _is_given(value: object) -> bool:
-    """False for an option of the command line that was left out, and for a flag that was not set."""
-    return value not in (None, False) and value != {}
+def _is_given(name: str, value: object) -> bool:
+    """False for an option that was left out, and for a switch of which no is what happens anyway.
+
+    No and 0 are answers elsewhere: no old disks are kept, no limit of the bandwidth.
+    """
+    return value is not None and value != {} and not (name in _SWITCHES and value is False)
 
 
 def _option(name: str) -> str:
