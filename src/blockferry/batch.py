@@ -56,6 +56,7 @@ _WORST = (1, 5, 11, 8, 7, 9, 3, 6, 4, 130, 2)
 class BatchVm:
     """A VM of a batch before anything is begun. `move`: its move to that place that is not over, which goes on.
 
+    `host`: the name of the host that it is on, "" where all are on one that was asked for.
     `error`: why it could not be checked, a sentence; `code` and `exit_status` of that error.
     """
 
@@ -85,7 +86,7 @@ class BatchVm:
 class BatchEnd:
     """What became of a VM: `state` is moved, unchanged, refused, failed, cancelled, parked, running or "not begun".
 
-    `text`: a sentence where it did not go through. `move`: "" when there is none.
+    `text`: a sentence where it did not go through. `move`: "" when there is none. `host`: as in BatchVm.
     """
 
     vm: str
@@ -94,6 +95,7 @@ class BatchEnd:
     text: str = ""
     code: str = ""
     exit_status: int = 0
+    host: str = ""
 
 
 def worst_status(ends: Iterable[BatchEnd]) -> int:
@@ -103,8 +105,12 @@ def worst_status(ends: Iterable[BatchEnd]) -> int:
 
 
 def admitted(vms: Sequence[BatchVm]) -> tuple[BatchVm, ...]:
-    """Return the VMs, those refused that do not fit beside the ones before them: memory and space of all together."""
-    memory, taken, found = 0, dict[str, int](), []
+    """Return the VMs, those refused that do not fit beside the ones before them: memory and space of all together.
+
+    Datastores of one name on two hosts are two; when they are one storage after all, each move looks again before it
+    begins.
+    """
+    memory, taken, found = 0, dict[tuple[str, str], int](), []
     for one in vms:
         result = one.check
         if result is None or result.refused or result.nothing_to_do:
@@ -121,7 +127,7 @@ def admitted(vms: Sequence[BatchVm]) -> tuple[BatchVm, ...]:
                 against.append(finding("MEMORY_SHORT", f"{text} it; {format_size(result.memory_free)} are free."))
         sizes = {space.datastore: space.available_before - space.available_after for space in result.space}
         for space in result.space:
-            before = taken.get(space.datastore, 0)
+            before = taken.get((one.host, space.datastore), 0)
             if before and space.available_after - before < RESERVE:
                 text = f"{one.vm} needs {format_size(sizes[space.datastore])} on {space.datastore} beside the "
                 text += f"{format_size(before)} of the VMs before it; {format_size(space.available_before)} are free."
@@ -131,7 +137,7 @@ def admitted(vms: Sequence[BatchVm]) -> tuple[BatchVm, ...]:
             continue
         memory += wanted
         for name, size in sizes.items():
-            taken[name] = taken.get(name, 0) + size
+            taken[one.host, name] = taken.get((one.host, name), 0) + size
         found.append(one)
     return tuple(found)
 
@@ -153,7 +159,7 @@ class Batch:
         self._vms = admitted(vms)
         self._stopped = False
         self._left = False
-        self._begun: dict[str, _Begun] = {}
+        self._begun: dict[str, _Begun] = {}  # by the move's ID
 
     @property
     def vms(self) -> tuple[BatchVm, ...]:
@@ -196,21 +202,28 @@ class Batch:
             if self._left:
                 break
             ends += self._look()
-        ends += [_of(begun.one.vm, begun.summary.id, "running", 130) for begun in self._begun.values()]
-        ends += [
-            _of(one.vm, one.move, "not begun", 130 if self._left else MoveCancelled.exit_status) for one in waiting
-        ]
-        order = [one.vm for one in self.vms]
-        return tuple(sorted(ends, key=lambda end: order.index(end.vm)))
+        ends += [_of(begun.one, begun.summary.id, "running", 130) for begun in self._begun.values()]
+        status = 130 if self._left else MoveCancelled.exit_status
+        ends += [_of(batch_vm, batch_vm.move, "not begun", status) for batch_vm in waiting]
+        order = [(batch_vm.host, batch_vm.vm) for batch_vm in self.vms]
+        return tuple(sorted(ends, key=lambda end: order.index((end.host, end.vm))))
 
     def cancel(self) -> None:
-        """Begin no more, and cancel those that run; one that is past its switch goes on to its end."""
+        """Begin no more, and cancel those that run; one that is past its switch goes on to its end.
+
+        All are tried; then the first error is raised, if there was one.
+        """
         self._stopped = True
+        errors: list[BlockferryError] = []
         for begun in self._begun.values():
             try:
                 self._clients[begun.one.host].cancel(begun.summary.id)
             except TooLateToCancel:
                 continue
+            except BlockferryError as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
 
     def leave(self) -> None:
         """Begin no more, and leave those that run to their processes; `run` returns."""
@@ -229,17 +242,17 @@ class Batch:
                 client.start(summary.id)
         except BlockferryError as error:
             if isinstance(error, Refused) and error.codes == ("NOTHING_TO_MOVE",):
-                return BatchEnd(one.vm, "unchanged")
+                return _of(one, "", "unchanged", 0)
             state = "refused" if isinstance(error, Refused) else "failed"
-            return BatchEnd(one.vm, state, one.move, error.sentence, error.code, error.exit_status)
-        self._begun[one.vm] = _Begun(one, summary, time.monotonic())
+            return _of(one, one.move, state, error.exit_status, error)
+        self._begun[summary.id] = _Begun(one, summary, time.monotonic())
         return None
 
     def _look(self) -> list[BatchEnd]:
         """Look at all that run, a moment later; return those that have ended."""
         time.sleep(next(iter(self._clients.values())).poll_s)
         ends = []
-        for name, begun in tuple(self._begun.items()):
+        for move, begun in tuple(self._begun.items()):
             client = self._clients[begun.one.host]
             try:
                 begun.summary = client.show(begun.summary.id)[0]
@@ -251,40 +264,41 @@ class Batch:
                 if not error.passing:
                     raise
                 continue  # the move goes on without it
-            end = _ended(begun.summary)
+            end = _ended(begun.one, begun.summary)
             if end is not None:
                 ends.append(end)
-                del self._begun[name]
+                del self._begun[move]
         return ends
 
 
-def _unmoved(one: BatchVm) -> BatchEnd:
-    if one.nothing_to_do:
-        return BatchEnd(one.vm, "unchanged")
-    if one.error:
-        return BatchEnd(one.vm, "refused", "", one.error, one.code, one.exit_status)
-    text = " ".join(f"[{reason.code}] {reason.text}" for reason in one.reasons)
-    return BatchEnd(one.vm, "refused", "", text, Refused.code, Refused.exit_status)
+def _unmoved(batch_vm: BatchVm) -> BatchEnd:
+    if batch_vm.nothing_to_do:
+        return _of(batch_vm, "", "unchanged", 0)
+    end = _of(batch_vm, "", "refused", batch_vm.exit_status)
+    if batch_vm.error:
+        return replace(end, text=batch_vm.error, code=batch_vm.code)
+    text = " ".join(f"[{reason.code}] {reason.text}" for reason in batch_vm.reasons)
+    return replace(end, text=text, code=Refused.code, exit_status=Refused.exit_status)
 
 
-def _of(vm: str, move: str, state: str, exit_status: int) -> BatchEnd:
-    return BatchEnd(vm, state, move, "", "", exit_status)
+def _of(batch_vm: BatchVm, move: str, state: str, exit_status: int, error: BlockferryError | None = None) -> BatchEnd:
+    text, code = ("", "") if error is None else (error.sentence, error.code)
+    return BatchEnd(batch_vm.vm, state, move, text, code, exit_status, batch_vm.host)
 
 
-def _ended(summary: AnyMove) -> BatchEnd | None:
+def _ended(batch_vm: BatchVm, summary: AnyMove) -> BatchEnd | None:
     """What became of a move; None while it is not over."""
-    name, move = summary.plan.vm, summary.id
     if not summary.over:
         if summary.parked is None:
             return None
-        error: BlockferryError = MoveParked(move, name, summary.parked)
-        return BatchEnd(name, "parked", move, error.sentence, error.code, error.exit_status)
+        error = MoveParked(summary.id, batch_vm.vm, summary.parked)
+        return _of(batch_vm, summary.id, "parked", error.exit_status, error)
     try:
         conclude(summary)
     except BlockferryError as failed:
         state = "moved" if failed.exit_status == 11 else summary.state
-        return BatchEnd(name, state, move, failed.sentence, failed.code, failed.exit_status)
-    return BatchEnd(name, "moved", move)
+        return _of(batch_vm, summary.id, state, failed.exit_status, failed)
+    return _of(batch_vm, summary.id, "moved", 0)
 
 
 # ------------------------------------------------------------ which VMs
@@ -312,7 +326,7 @@ def plan(client: Client, on: str, options: AnyMoveOptions) -> Batch:
                 names.append((listing.host, listing.vm.name, listing.vm.uuid))
     clients = clients or {"": client}
     moves = {summary.plan.uuid: summary for summary in next(iter(clients.values())).moves()}
-    for host, name, uuid in sorted(names, key=lambda one: one[1]):
+    for host, name, uuid in sorted(names):
         vms.append(_checked(clients[host], host, name, moves.get(uuid), options))
     gone = {summary.plan.uuid for summary in moves.values()} - {uuid for _, _, uuid in names}
     for uuid in gone:  # its definition at the source is gone, and nobody has let it run at the destination yet

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from test_host_move_decide import PLAN as HOST_PLAN
 
 from blockferry import batch
-from blockferry.base.errors import DatastoreNotFound
+from blockferry.base.errors import BlockferryError, DatastoreNotFound, JournalFailed
 from blockferry.batch import Batch, BatchEnd, BatchVm
 from blockferry.cli import main
 from blockferry.cli.app import App
@@ -25,6 +25,7 @@ from blockferry.client import (
     Outcome,
     SpaceEstimate,
     UsageError,
+    VmListing,
     Wanted,
 )
 from blockferry.storage_move.precheck.finding import finding
@@ -58,6 +59,12 @@ def test_space_counts_for_all_together() -> None:
     assert vms[1].refused
     assert vms[1].check is not None
     assert vms[1].check.plan is None
+
+
+def test_datastores_of_one_name_on_two_hosts_have_each_their_own_space() -> None:
+    """The same for VMs that go from one datastore to another on the host of each."""
+    vms = [dataclasses.replace(host_vm("a", space=6 * GIB), host=host) for host in ("kvm1", "kvm2", "kvm2")]
+    assert codes(batch.admitted(vms)) == [[], [], ["DESTINATION_FULL"]]
 
 
 @pytest.mark.parametrize(
@@ -107,6 +114,40 @@ class ManyMoves(cli_fake.FakeClient):
         return self.journal[move], ()
 
 
+@dataclass
+class OnHosts(ManyMoves):
+    """Two hosts, each with a web01 of its own."""
+
+    hosts_: dict[str, ManyMoves] = field(default_factory=lambda: {"kvm1": OneHost("kvm1"), "kvm2": OneHost("kvm2")})
+
+    def vms(self) -> tuple[VmListing, ...]:
+        return tuple(dataclasses.replace(cli_fake.vm("web01"), host=name) for name in self.hosts_)
+
+    def _at_host(self, name: str) -> ManyMoves:
+        return self.hosts_[name]
+
+
+@dataclass
+class OneHost(ManyMoves):
+    name: str = ""
+    cannot_cancel: BlockferryError | None = None
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    def _plan(self, request: AnyRequest) -> MoveSummary:
+        move = f"move-on-{self.name}"
+        self.journal[move] = cli_fake.summary(move, request.vm)
+        return self.journal[move]
+
+    def cancel(self, move: str, *, here: bool = False) -> MoveSummary:
+        if self.cannot_cancel is not None:
+            self.log.append(f"cannot cancel {move}")
+            raise self.cannot_cancel
+        return super().cancel(move, here=here)
+
+
 ON_OLD_SAN = ("db01", "the-rather-long-name-of-a-database-server-01.prod.example.com", "web01")
 
 
@@ -151,6 +192,48 @@ def test_left_alone_the_running_ones_go_on() -> None:
     assert states(ends) == {"db01": "running", "the-r": "running", "web01": "not begun"}
     assert batch.worst_status(ends) == 130
     assert not [line for line in client.log if line.startswith("cancel")]
+
+
+def test_two_vms_of_one_name_are_two() -> None:
+    client = OnHosts()
+    seen: list[set[str]] = []
+    planned = client.plan_all("old-san", to="ssd")
+    assert [(batch_vm.host, batch_vm.vm) for batch_vm in planned.vms] == [("kvm1", "web01"), ("kvm2", "web01")]
+    client.hosts_["kvm2"].outcomes["web01"] = Outcome.FAILED
+    ends = planned.run(on_look=lambda running, _ends: seen.append({summary.id for summary in running.running}))
+    assert seen[0] == {"move-on-kvm1", "move-on-kvm2"}
+    assert [(end.host, end.move, end.state) for end in ends] == [
+        ("kvm1", "move-on-kvm1", "moved"),
+        ("kvm2", "move-on-kvm2", "failed"),
+    ]
+    assert batch.worst_status(ends) == 5
+
+
+def test_an_error_does_not_keep_the_others_from_being_cancelled() -> None:
+    client = OnHosts()
+    client.hosts_["kvm1"].cannot_cancel = JournalFailed("the journal", "it is locked")  # type: ignore[attr-defined]
+    raised: list[BlockferryError] = []
+
+    def cancel(running: Batch, _ends: tuple[BatchEnd, ...]) -> None:
+        if raised:
+            return
+        try:
+            running.cancel()
+        except BlockferryError as error:
+            raised.append(error)
+
+    ends = client.plan_all("old-san", to="ssd").run(on_look=cancel)
+    assert [(end.host, end.state) for end in ends] == [("kvm1", "moved"), ("kvm2", "cancelled")]
+    assert isinstance(raised[0], JournalFailed)
+
+
+def test_where_several_hosts_are_concerned_each_row_names_its_own() -> None:
+    result = call(OnHosts(), "move", "--all-on", "old-san", "--to", "ssd")
+    assert result.exit_code == 0
+    rows = [line.split() for line in result.stdout.splitlines()]
+    assert ["HOST", "VM", "CHECK"] in rows
+    assert ["kvm2", "web01", "moved", "move-on-kvm2"] in [row[:4] for row in rows]
+    assert "HOST" not in call(ManyMoves(), "move", "--all-on", "old-san", "--to", "ssd").stdout
 
 
 def test_a_move_that_is_under_way_to_there_goes_on() -> None:

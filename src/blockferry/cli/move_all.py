@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -10,7 +11,7 @@ from rich.text import Text
 from blockferry.base.errors import BlockferryError, Refused
 from blockferry.cli import describe, display, drive
 from blockferry.cli.app import App
-from blockferry.cli.output import Column, counted
+from blockferry.cli.output import Cell, Column, counted
 from blockferry.client import AnyMoveOptions, Batch, BatchEnd, BatchVm, to_json, worst_status
 
 QUESTION = "[c]ancel the moves, [d]etach (they go on in the background; no more are begun), [Enter] go on: "
@@ -63,7 +64,7 @@ class _Attendance:
             self._shows[summary.id].update(summary)
         for end in ends[self._told :]:
             if end.move and not self._app.json:
-                self._app.err.line(f"{end.vm}: {end.state}. {end.text}".rstrip())
+                self._app.err.line(f"{_named(end)}: {end.state}. {end.text}".rstrip())
         self._told = len(ends)
 
     def _interrupted(self, batch: Batch, *, again: bool) -> None:
@@ -87,10 +88,10 @@ def _tell_checks(app: App, on: str, batch: Batch) -> None:
         vms = [_document(one) for one in batch.vms]
         app.out.document("batch", on=on, refused=bool(batch.refused), vms=vms)
         return
-    rows = [(one.vm, _verdict(one)) for one in batch.vms]
-    app.out.table((Column("VM"), Column("CHECK", fold=True)), rows)
+    rows = [(batch_vm, (batch_vm.vm, _verdict(batch_vm))) for batch_vm in batch.vms]
+    _table(app, (Column("VM"), Column("CHECK", fold=True)), rows)
     for one in batch.refused:
-        app.out.line(f"{one.vm} cannot go:")
+        app.out.line(f"{_named(one)} cannot go:")
         if one.error:
             app.out.line(one.error, indent=2)
         describe.findings(app.out, one.reasons)
@@ -117,7 +118,21 @@ def _tell_ends(app: App, on: str, ends: tuple[BatchEnd, ...]) -> None:
         app.out.document("batch-end", on=on, ends=ends)
         return
     columns = (Column("VM"), Column("STATE"), Column("MOVE"), Column("", fold=True))
-    rows = [(end.vm, Text(end.state, style=STYLES.get(end.state, "bold red")), end.move, end.text) for end in ends]
-    app.out.table(columns, rows)
+    rows = [
+        (end, (end.vm, Text(end.state, style=STYLES.get(end.state, "bold red")), end.move, end.text)) for end in ends
+    ]
+    _table(app, columns, rows)
     moved = sum(end.state in ("moved", "unchanged") for end in ends)
     app.err.line(f"{moved} of {counted(len(ends), 'VM')} on {on} moved.")
+
+
+def _table(app: App, columns: tuple[Column, ...], rows: Sequence[tuple[BatchVm | BatchEnd, tuple[Cell, ...]]]) -> None:
+    """Print a row for each VM, with its host when there are several."""
+    if len({row_of.host for row_of, _ in rows}) > 1:
+        columns = (Column("HOST"), *columns)
+        rows = [(row_of, (row_of.host, *cells)) for row_of, cells in rows]
+    app.out.table(columns, [cells for _, cells in rows])
+
+
+def _named(vm: BatchVm | BatchEnd) -> str:
+    return f"{vm.vm} on {vm.host}" if vm.host else vm.vm
