@@ -7,13 +7,14 @@ from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
+import pytest
 import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 from journal_support import changing, disk_plan, load_dump, make_plan
 
 from blockferry.hosts.datastore_id import Directory, FileId, Mounted, file_at, of_mount, on_host
-from blockferry.hosts.kept import Kept
+from blockferry.hosts.kept import Kept, KeptFingerprint
 from blockferry.jobs.outcome import Outcome
 from blockferry.storage_move import claims
 from blockferry.storage_move.move_journal import MoveJournal
@@ -79,6 +80,8 @@ def test_one_export_is_one_under_whatever_path_and_host() -> None:
     assert shared.shared
     assert not file_at(local(), A, "/ssd/vda.raw").shared
     assert not file_at(Mounted("nfs4", "localhost:/vol", "/"), A, "/ssd/vda.raw").shared
+    for source in ("root@localhost:/vol", "a@b@127.0.0.1:/vol", "root@[::1]:/vol"):
+        assert not file_at(Mounted("fuse.sshfs", source, "/"), A, "/ssd/vda.raw").shared, source
 
 
 MOUNTS = st.builds(
@@ -129,10 +132,33 @@ def test_one_path_of_which_nothing_is_known_is_kept_twice(journal: MoveJournal) 
 
 def test_one_file_is_kept_once_whichever_host_says_so(journal: MoveJournal) -> None:
     """Two rows of one file would each keep it from being removed by the other one's host."""
-    journal.add_kept(kept(A, "/ssd/vda.raw", SHARED))
-    later = kept(B, "/mnt/fast/vda.raw", SHARED)
+    journal.add_kept(kept(A, "/ssd/vda.raw", SHARED, fingerprint=KeptFingerprint(7, 1, 1)))
+    later = kept(B, "/mnt/fast/vda.raw", SHARED, fingerprint=KeptFingerprint(7, 2, 2))
     journal.add_kept(later)
     assert journal.kept_sources() == (later,)
+
+
+@pytest.mark.parametrize("inodes", [(7, 8), (7, None), (None, 8), (None, None)])
+def test_two_servers_of_one_name_are_two_rows(journal: MoveJournal, inodes: tuple[int | None, int | None]) -> None:
+    """The name of a server is a name: two sites may have a "nas" each. With its row a file loses its protection."""
+    prints = [None if inode is None else KeptFingerprint(inode, 1, 1) for inode in inodes]
+    rows = [
+        kept(host, "/mnt/vda.raw", SHARED, fingerprint=fingerprint)
+        for host, fingerprint in zip((A, B), prints, strict=True)
+    ]
+    for row in rows:
+        journal.add_kept(row)
+    assert set(journal.kept_sources()) == set(rows)
+
+
+def test_a_snapshot_mounted_beside_its_file_system_is_a_row_of_its_own(journal: MoveJournal) -> None:
+    """It has the UUID, the paths and the inodes of what it was taken of."""
+    mark = KeptFingerprint(7, 1, 1)
+    rows = [kept(A, path, local(), fingerprint=mark) for path in ("/ssd/vda.raw", "/snapshot/vda.raw")]
+    assert rows[0].file == rows[1].file
+    for row in rows:
+        journal.add_kept(row)
+    assert set(journal.kept_sources()) == set(rows)
 
 
 def test_another_host_s_quarantine_is_told_by_the_file(journal: MoveJournal) -> None:
@@ -175,8 +201,19 @@ def test_a_copy_of_which_nothing_is_known_is_left_alone_at_its_path(journal: Mov
 def test_a_shared_copy_that_another_host_removes_is_forgotten(journal: MoveJournal) -> None:
     plan = plan_on(A, "m1", "/ssd", SHARED)
     end(journal, plan, Outcome.FAILED, kept_copy=True)
-    journal.forget_partial(file_at(SHARED, B, "/mnt/fast/vda.raw"), "/mnt/fast/vda.raw", B)
+    copy = file_at(SHARED, B, "/mnt/fast/vda.raw")
+    for move in ("", "m2"):
+        journal.forget_partial(copy, "/mnt/fast/vda.raw", B, move)
+        assert journal.partials(plan.uuid, A), "a server of that name may be another one"
+    journal.forget_partial(copy, "/mnt/fast/vda.raw", B, "m1")  # its marker names the move
     assert journal.partials(plan.uuid, A) == {}
+
+
+def test_a_copy_in_a_snapshot_that_goes_leaves_the_row_of_the_copy(journal: MoveJournal) -> None:
+    plan = plan_on(A, "m1", "/ssd", local())
+    end(journal, plan, Outcome.FAILED, kept_copy=True)
+    journal.forget_partial(file_at(local(), A, "/snapshot/vda.raw"), "/snapshot/vda.raw", A, "m1")
+    assert list(journal.partials(plan.uuid, A)) == ["/ssd/vda.raw"]
 
 
 # ------------------------------------------------------------ templates

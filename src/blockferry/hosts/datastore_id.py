@@ -156,7 +156,7 @@ def of_mount(mounted: Mounted, host: str, pool: str) -> DatastoreId:
         return DatastoreId(SpaceId(SpaceKind.CEPH, fsid, name), posixpath.normpath(f"{root}/{mounted.path}"))
     if mounted.kind in NETWORK and (split := _server(mounted.source)) is not None:
         server, export = split
-        own = host if server.startswith(_OWN) else ""
+        own = host if server.rpartition("@")[2].startswith(_OWN) else ""
         return DatastoreId(SpaceId(SpaceKind.NETWORK, server, export, own), mounted.path)
     if mounted.uuid and (host or mounted.kind in CLUSTER):  # else two hosts without a UUID would be taken for one
         own = "" if mounted.kind in CLUSTER else host
@@ -205,7 +205,7 @@ def _server(source: str) -> tuple[str, str] | None:
     if source.startswith("//"):
         server, _, share = source[2:].partition("/")
         return (server.lower(), posixpath.normpath(f"/{share.lstrip('/')}")) if server and share else None
-    if source.startswith("["):
+    if "[" in source.partition(":")[0]:  # an address of IPv6, perhaps behind "user@"
         server, mark, export = source.partition("]:")
         server += "]" if mark else ""
     else:

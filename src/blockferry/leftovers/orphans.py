@@ -251,7 +251,7 @@ def remove(site: Host, journal: MoveJournal, orphan: Orphan, *, abandoned: bool 
     file = file_identity.files_at(runner, connection.host_id(), [path])[path]
     removed = files.remove_file(runner, path)
     files.remove_file(runner, marker)
-    journal.forget_partial(file, path, connection.host_id())
+    journal.forget_partial(file, path, connection.host_id(), orphan.move or "")
     store = datastore_of(orphan.path, stores)
     parent = posixpath.dirname(orphan.path)
     own = orphan.vm is not None and is_in_home(orphan.path, orphan.vm)

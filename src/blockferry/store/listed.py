@@ -99,12 +99,16 @@ def partials(connection: Connection, vm_uuid: str, host: str) -> dict[str, Parti
     return {row.path: PartialCopy(row.path, row.target, row.format, row.virtual_size, row.move) for row in rows}
 
 
-def forget_partial(connection: Connection, file: FileId, path: str, host: str) -> None:
-    """It is gone: the row of this host, the one of a host that was not known, and those of the same file."""
+def forget_partial(connection: Connection, file: FileId, path: str, host: str, move: str = "") -> None:
+    """It is gone: the row of this host, the one of a host that was not known, and those of other hosts.
+
+    Of other hosts only what the same move has left: the identity is a name, which two sites may have each.
+    """
     columns = partial_copies.c
     gone = sa.and_(columns.path == path, columns.host.in_((host, "")))
-    if file.known:
-        gone = sa.or_(gone, sa.and_(columns.place == file.place, columns.place_path == file.path))
+    if file.shared and move:
+        same = (columns.place == file.place, columns.place_path == file.path)
+        gone = sa.or_(gone, sa.and_(*same, columns.move == move, columns.host.not_in((host, ""))))
     connection.execute(sa.delete(partial_copies).where(gone))
 
 

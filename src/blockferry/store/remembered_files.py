@@ -47,10 +47,13 @@ class RememberedFiles(abc.ABC):
         with self._db.reading() as connection:
             return listed.partial_files(connection)
 
-    def forget_partial(self, file: FileId, path: str, host: str) -> None:
-        """It was removed. Harmless when it is not known. `path`: by which `host` reaches it."""
+    def forget_partial(self, file: FileId, path: str, host: str, move: str = "") -> None:
+        """It was removed. Harmless when it is not known. `path`: by which `host` reaches it.
+
+        `move`: the one that its marker named; "": not known. Then the rows of other hosts stay.
+        """
         with self._db.writing() as connection:
-            listed.forget_partial(connection, file, path, host)
+            listed.forget_partial(connection, file, path, host, move)
 
     def same_images(self, host: str) -> frozenset[Prints]:
         """The pairs of images that were compared by any move, and read the same.
@@ -64,7 +67,10 @@ class RememberedFiles(abc.ABC):
     # ------------------------------------------------------------ quarantine
 
     def add_kept(self, row: Kept) -> None:
-        """Remember a file that stays. Repeatable: the latest word on a file counts, whichever host has said it."""
+        """Remember a file that stays. Repeatable: the latest word on a file counts, whichever host has said it.
+
+        What two hosts call by one name may be two files: the row of another host goes only if the inode says so, too.
+        """
         file = row.identity
         plain: dict[str, object] = {name: getattr(row, name) for name in _PLAIN}
         values = {
@@ -75,9 +81,10 @@ class RememberedFiles(abc.ABC):
             "place_path": file.path,
         }
         here = sa.and_(kept.c.path == row.path, kept.c.host.in_((row.host, "")))
-        same = sa.and_(kept.c.place == file.place, kept.c.place_path == file.path)
         with self._db.writing() as connection:
-            connection.execute(sa.delete(kept).where(sa.or_(here, same) if file.known else here))
+            connection.execute(sa.delete(kept).where(here))
+            for host, path in _same_elsewhere(connection, row):
+                connection.execute(sa.delete(kept).where(kept.c.host == host, kept.c.path == path))
             connection.execute(sa.insert(kept).values(values))
 
     def remove_kept(self, path: str, host: str) -> None:
@@ -90,6 +97,26 @@ class RememberedFiles(abc.ABC):
         with self._db.reading() as connection:
             rows = connection.execute(sa.select(*(kept.c[name] for name in _KEPT)).order_by(kept.c.path, kept.c.host))
             return tuple(codec.kept(row) for row in rows)
+
+
+def _same_elsewhere(connection: sa.Connection, row: Kept) -> list[tuple[str, str]]:
+    """Return (host, path) of the rows by which other hosts keep this very file.
+
+    Two sites may have a server of one name each, and a snapshot has the UUID of its origin: an identity is a name.
+    Only with the same inode on top of it is it taken for proven.
+    """
+    file, fingerprint = row.identity, row.fingerprint
+    if fingerprint is None or not file.shared:
+        return []
+    query = sa.select(*(kept.c[name] for name in _KEPT)).where(
+        kept.c.place == file.place, kept.c.place_path == file.path, kept.c.host.not_in((row.host, ""))
+    )
+    others = [codec.kept(other) for other in connection.execute(query)]
+    return [
+        (other.host, other.path)
+        for other in others
+        if other.fingerprint is not None and other.fingerprint.inode == fingerprint.inode
+    ]
 
 
 def take(connection: sa.Connection, vm: str, row: Kept) -> None:
