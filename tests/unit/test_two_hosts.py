@@ -16,6 +16,7 @@ from journal_support import changing, disk_plan, load_dump, make_plan
 from blockferry.hosts.datastore_id import Directory, FileId, Mounted, file_at, of_mount, on_host
 from blockferry.hosts.kept import Kept, KeptFingerprint
 from blockferry.jobs.outcome import Outcome
+from blockferry.safety.proof import Claims
 from blockferry.storage_move import claims
 from blockferry.storage_move.move_journal import MoveJournal
 from blockferry.storage_move.move_kind import by_file, pair
@@ -171,6 +172,17 @@ def test_another_host_s_quarantine_is_told_by_the_file(journal: MoveJournal) -> 
     assert claims.claims(journal, LOCAL, A).kept_files == {}, "they are its own"
 
 
+@pytest.mark.parametrize("longest", [None, 3.0])
+@pytest.mark.parametrize("turned", [False, True])
+def test_of_two_rows_of_one_file_the_one_that_keeps_it_longest_counts(longest: float | None, *, turned: bool) -> None:
+    """The last one won: one whose time was over hid one that was kept for ever."""
+    over, kept_on = (kept(A, "/ssd/vda.raw", SHARED, expires=expires) for expires in (1.0, longest))
+    rows = (kept_on, over) if turned else (over, kept_on)
+    assert Claims(kept_elsewhere={A: rows}).kept_files == {kept_on.identity: kept_on}
+    hosts = {host: (row,) for host, row in zip((A, B), rows, strict=True)}
+    assert Claims(kept_elsewhere=hosts).kept_files == {kept_on.identity: kept_on}
+
+
 # ------------------------------------------------------------ broken copies
 
 
@@ -259,6 +271,20 @@ def test_nothing_is_built_on_what_another_host_is_about_to_remove(journal: MoveJ
     for name, word in (("vda.raw", "move m1"), ("kept.raw", "quarantine")):
         assert word in templates_effects._busy([f"/mnt/fast/{name}"], known, (here,))
         assert templates_effects._busy([f"/ssd/{name}"], known, (elsewhere,)) == ""
+
+
+@pytest.mark.parametrize("host", [A, B])
+def test_a_template_that_one_move_needs_may_be_used_by_another(journal: MoveJournal, host: str) -> None:
+    """It is only read. Nobody may remove it meanwhile."""
+    journal.add(templated(A, "m1", "/ssd", SHARED), Record(), "{}", "alice")
+    root = "/ssd" if host == A else "/mnt/fast"
+    here, known = directory(host, root, SHARED), templates_effects.known(journal, LOCAL, host)
+    assert templates_effects._busy([f"{root}/t.raw"], known, (here,)) == ""
+    assert "move m1" in templates_effects._busy([f"{root}/vda.raw"], known, (here,)), "this one it writes to"
+    said = claims.claims(journal, LOCAL, host)
+    assert (said.moves if host == A else said.elsewhere)["/ssd/t.raw"] == "m1"
+    if host == B:
+        assert said.files[here.id.file("t.raw")] == "m1"
 
 
 # ------------------------------------------------------------ the journals of older versions

@@ -7,6 +7,7 @@ a sentence, and the file stays. The inventories of all configured hosts are take
 
 from __future__ import annotations
 
+import math
 import posixpath
 import time
 from collections.abc import Iterable, Mapping
@@ -62,9 +63,10 @@ class Claims:
 
     @property
     def kept_files(self) -> Mapping[FileId, Kept]:
-        """What other hosts keep in quarantine on file systems that are known."""
-        rows = (row for every in self.kept_elsewhere.values() for row in every)
-        return {row.identity: row for row in rows if row.identity.known}
+        """What other hosts keep in quarantine on file systems that are known; of several rows the one that lasts."""
+        rows = [row for every in self.kept_elsewhere.values() for row in every if row.identity.known]
+        rows.sort(key=lambda row: math.inf if row.expires is None else row.expires)
+        return {row.identity: row for row in rows}
 
 
 def blocker(

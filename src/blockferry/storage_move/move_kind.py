@@ -62,10 +62,10 @@ class MoveKind(JobKind[Plan, Record, Progress, Report, MoveSummary]):
     def claimed(self, summary: MoveSummary) -> tuple[ClaimedPaths, ...]:
         plan, nvram = summary.plan, summary.plan.firmware.nvram
         reused = [disk.chain.reused for disk in plan.disks if disk.chain.reused is not None]
-        paths = [*changed_by(plan), *(path for layer in reused for path in layer.prints)]
+        changed, read = changed_by(plan), [path for layer in reused for path in layer.prints]
         if summary.record.nvram.pending:  # its disks are done with
-            paths = [nvram.source, nvram.dest] if nvram else []
-        return (ClaimedPaths(_host(plan), tuple(paths), tuple(plan.directories.values())),)
+            changed, read = [nvram.source, nvram.dest] if nvram else [], []
+        return (ClaimedPaths(_host(plan), tuple(changed), tuple(plan.directories.values()), tuple(read)),)
 
     def left(self, plan: Plan, record: Record) -> Left:
         kept = [disk for disk in plan.disks if disk.dest.path in record.kept]

@@ -22,11 +22,20 @@ class HostOfJob:
 
 @dataclass(frozen=True, slots=True)
 class ClaimedPaths:
-    """Paths of one host that a job makes, writes to or removes. `directories`: the datastores that are known of it."""
+    """Paths of one host that a job has to do with. `directories`: the datastores that are known of it.
+
+    `changed`: what it makes, writes to or removes. `read`: what it only needs: others may use that, too, but not change
+    or remove it.
+    """
 
     where: HostOfJob
-    paths: tuple[str, ...]
+    changed: tuple[str, ...]
     directories: tuple[Directory, ...] = ()
+    read: tuple[str, ...] = ()
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        return (*self.changed, *self.read)
 
     def file(self, path: str) -> FileId | None:
         """Return which file a path is, so that other hosts know it; None: not known."""

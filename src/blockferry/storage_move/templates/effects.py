@@ -75,9 +75,9 @@ def known(journal: MoveJournal, uri: str, host: str) -> KnownImages:
         why = f"move {summary.id} of {summary.plan.vm}, which is not over, has to do with it"
         for claimed in every.kind_of(summary).claimed(summary):
             if may_be_here(claimed.where, uri, host):
-                busy.update(dict.fromkeys(claimed.paths, why))
+                busy.update(dict.fromkeys(claimed.changed, why))
             else:
-                files.update({file: why for path in claimed.paths if (file := claimed.file(path)) is not None})
+                files.update({file: why for path in claimed.changed if (file := claimed.file(path)) is not None})
     # Of a host that is not known: then they are compared anew.
     return KnownImages(journal.same_images(host) if host else (), busy, files)
 
