@@ -50,7 +50,7 @@ def image(path: Path, kind: str) -> Path:
 class Server:
     """An empty image, full of other bytes, and a qemu-nbd that takes it in."""
 
-    def __init__(self, folder: Path, kind: str, words: list[str]) -> None:
+    def __init__(self, folder: Path, kind: str, words: list[str], *, flush_fails: bool = False) -> None:
         self.path, self.kind = folder / "dest", kind
         subprocess.run(["qemu-img", "create", "-q", "-f", kind, self.path, str(SIZE)], check=True)
         write = f"write -P 7 0 {SIZE}"
@@ -60,7 +60,13 @@ class Server:
             port = free.getsockname()[1]
         self.uri = f"nbd://127.0.0.1:{port}/m1"
         argv = ["qemu-nbd", "--persistent", "--shared=4", *words, "-b", "127.0.0.1", "-p", str(port), "-x", "m1"]
-        self.process = subprocess.Popen([*argv, "-f", kind, str(self.path)])
+        where = ["-f", kind, str(self.path)]
+        if flush_fails:
+            rules = folder / "rules"
+            rules.write_text('[inject-error]\nevent = "none"\niotype = "flush"\nerrno = "5"\n')
+            file = f"file.driver=blkdebug,file.config={rules},file.image.driver=file,file.image.filename={self.path}"
+            where = ["--image-opts", f"driver={kind},{file}"]
+        self.process = subprocess.Popen([*argv, *where])
 
     def end(self) -> None:
         self.process.terminate()
@@ -124,6 +130,22 @@ def test_the_server_dies(runner: LocalRunner, server: Server, tmp_path: Path) ->
         part_copy.copy(runner, slow, done=note, progress=lambda _: None, should_stop=lambda: False)
     assert done
     assert done[-1] < SIZE
+
+
+@pytest.mark.parametrize("kind", ["raw", "qcow2"])
+def test_a_flush_fails_at_the_server(runner: LocalRunner, tmp_path: Path, kind: str) -> None:
+    """qemu-img ends with 0 all the same; no part is taken for done."""
+    server = Server(tmp_path, kind, [], flush_fails=True)
+    try:
+        source = image(tmp_path / "source", "raw")
+        wait_until(lambda: answers(runner, server), "the server", timeout=30)
+        done: list[int] = []
+        asked = order(source, "raw", server)
+        with pytest.raises(HostCommandFailed, match="flush"):
+            part_copy.copy(runner, asked, done=done.append, progress=lambda _: None, should_stop=lambda: False)
+        assert not done
+    finally:
+        server.end()
 
 
 def test_with_tls(runner: LocalRunner, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from blockferry.storage_move.precheck.finding import Finding, Severity
 
 _LEVELS = {Severity.ERROR: Level.ERROR, Severity.WARNING: Level.WARNING, Severity.INFO: Level.OK}
 
-PROGRAMS = ("qemu-nbd", "virsh")
+PROGRAMS = ("qemu-io", "qemu-nbd", "virsh")
 """What a move to another host runs on the host, beside what any move runs there."""
 
 

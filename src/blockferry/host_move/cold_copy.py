@@ -12,14 +12,14 @@ import secrets
 import time
 from dataclasses import replace
 
-from blockferry.base.errors import BlockferryError, CopyIncomplete, HostCommandFailed, HostUnreachable
+from blockferry.base.errors import BlockferryError, CopyIncomplete, HostCommandFailed, HostUnreachable, ImageUnreadable
 from blockferry.base.units import MiB, format_size
 from blockferry.host_move.host_context import HostMoveContext
 from blockferry.host_move.host_plan import TravellingDisk
 from blockferry.host_move.host_record import HostMoveRecord, PartCopied
 from blockferry.host_move.points import point
 from blockferry.hosts.helper import files
-from blockferry.hosts.images import nbd_tls, network_exports, part_copy
+from blockferry.hosts.images import nbd_tls, network_exports, part_copy, qemu_img
 from blockferry.hosts.images.conversion import ConversionStopped
 from blockferry.hosts.images.nbd_tls import TlsClient
 from blockferry.hosts.images.part_copy import PartCopy
@@ -58,6 +58,7 @@ def copy_image(
     copy = _Copy(context, record, disk, fingerprint)
     copy.run()
     files.flush(context.dest.runner, context.plan.made_path(disk))
+    copy.prove()
     return copy.record
 
 
@@ -99,25 +100,45 @@ class _Copy:
             if self.done < self.disk.virtual_size:
                 time.sleep(AGAIN_S)
 
+    def prove(self) -> None:
+        """The new image is sound in itself; one that is not is copied from its beginning. Raises CopyIncomplete."""
+        path = self.context.plan.made_path(self.disk)
+        try:
+            problem = "" if qemu_img.check(self.context.dest.runner, path, self.disk.format).sound else "it is corrupt"
+        except ImageUnreadable as error:
+            problem = error.sentence.rstrip(".")
+        if problem:
+            left = {target: part for target, part in self.record.parts.items() if target != self.disk.target}
+            self.record = replace(self.record, parts=left)
+            self.context.save(self.record)
+            raise CopyIncomplete(self.disk.target, f"{path}: {problem}")
+
     def copy_parts(self) -> None:
-        """All that is left, by one server. Raises LinkLost, ConversionStopped, HostCommandFailed, CopyIncomplete."""
+        """All that is left, by one server. Raises LinkLost, ConversionStopped, HostCommandFailed, CopyIncomplete.
+
+        The export has a name that no other server has, also none of this move: another disk's takes nothing of this.
+        """
         plan, port = self.context.plan, FIRST_PORT + secrets.randbelow(PORTS)
+        export = f"{plan.move}-{secrets.token_hex(8)}"
         argv = ["qemu-nbd", "--persistent", "--shared=4", "--cache=none", "--discard=unmap", "--detect-zeroes=unmap"]
         argv += nbd_tls.server_options(plan.tls.dest) if plan.tls is not None else []
-        argv += ["-b", plan.address, "-p", str(port), "-x", plan.move]
+        argv += ["-b", plan.address, "-p", str(port), "-x", export]
         argv += ["-f", self.disk.format, "--", plan.made_path(self.disk)]
         self.context.check()
         with self.context.dest.runner.start(argv) as server:
-            uri = f"nbd://{plan.address}:{port}/{plan.move}"
+            uri = f"nbd://{plan.address}:{port}/{export}"
             self.await_server(server, uri)
             self.copy_from(uri)
 
     def await_server(self, server: Process, uri: str) -> None:
         """Until the source sees the export, in its whole size. Raises LinkLost, HostCommandFailed, CopyIncomplete."""
         until = time.monotonic() + LISTENING_S
-        while (size := self.size(uri)) is None:
+        while True:
+            size = self.size(uri)
             if (status := server.poll()) is not None:  # or somebody else has that port
                 raise HostCommandFailed("qemu-nbd", status, server.stderr.strip())
+            if size is not None:
+                break
             if time.monotonic() > until:
                 raise LinkLost(f"{self.context.plan.host_name} does not reach {uri}")
             if self.context.should_stop():

@@ -44,15 +44,20 @@ def copy(
     should_stop: Callable[[], bool],
 ) -> None:
     """Copy all of it. `done` is called with the bytes from the beginning that are on the server's storage, after each
-    part; `progress` in between. May be repeated. Raises ConversionStopped, HostCommandFailed, HostUnreachable."""
+    part and a flush that the server has answered well; `progress` in between. May be repeated.
+
+    Raises ConversionStopped, HostCommandFailed, HostUnreachable.
+    """
     absolute(order.source)
     image = {"file.driver": order.source_format, "file.file.driver": "file", "file.file.filename": order.source}
     target = {f"file.{name}": value for name, value in nbd_tls.blockdev(order.uri, order.tls).items()}
     argv = ["qemu-img", "convert", "-p", "-n", "--image-opts", "--target-image-opts"]
     argv += order.tls.options() if order.tls is not None else []
     argv += ["-r", str(order.rate_limit)] if order.rate_limit else []
+    flush = ["qemu-io", *(order.tls.options() if order.tls is not None else []), "--image-opts", "-c", "flush"]
     wish = {
         "argv": argv,
+        "flush": [*flush, nbd_tls.image_options({"driver": "raw", **target})],
         "source": nbd_tls.image_options(image),
         "target": nbd_tls.image_options(target),
         "start": order.start,
@@ -68,7 +73,7 @@ def copy(
             for line in lines:
                 said = json.loads(line)
                 if "failed" in said:
-                    raise HostCommandFailed("qemu-img convert", int(said["failed"]), str(said["words"]))
+                    raise HostCommandFailed(str(said["program"]), int(said["failed"]), str(said["words"]))
                 if "done" in said:
                     reached = int(said["done"])
                     done(reached)

@@ -1,7 +1,11 @@
 """Copies an image in parts by qemu-img, one after the other: what of it is done is known, whatever breaks.
 
 Said on standard output: `{"at": N}`, bytes from the beginning, now and then; `{"done": N}` when a part is on the other
-side's storage; `{"failed": STATUS, "words": ...}`. It ends, and qemu-img with it, when its orders end.
+side's storage; `{"failed": STATUS, "program": ..., "words": ...}`. It ends, and its programs with it, when its orders
+end.
+
+qemu-img flushes when it closes the target, and ends with 0 also when that fails. So a part is done only after a flush
+of the same export by a program of its own, whose exit status is looked at.
 """
 
 from __future__ import annotations
@@ -29,10 +33,12 @@ class Stopped(Exception):
 
 
 class Parts:
-    """`argv`: of qemu-img without the images. `source`, `target`: their options, without the place in them."""
+    """`argv`: of qemu-img without the images; `flush`: of what flushes the target. `source`, `target`: their options,
+    without the place in them."""
 
     def __init__(self, wish: dict[str, Any]) -> None:
         self.argv: list[str] = wish["argv"]
+        self.flush: list[str] = wish["flush"]
         self.source: str = wish["source"]
         self.target: str = wish["target"]
         self.at: int = wish["start"]
@@ -45,18 +51,26 @@ class Parts:
             size = min(self.step, self.end - self.at)
             status, words, moved = self.convert(size)
             if status == 0:
+                status, words, _ = self.follow(self.flush)
+                if status != 0:
+                    say({"failed": status, "program": "qemu-io flush", "words": words})
+                    return
                 self.at += size
                 say({"done": self.at})
             elif not moved and len(self.caches) > 1:
                 self.caches.pop(0)  # qemu-img has one status for all; another error comes again
             else:
-                say({"failed": status, "words": words})
+                say({"failed": status, "program": "qemu-img convert", "words": words})
                 return
 
     def convert(self, size: int) -> tuple[int, str, bool]:
-        """One part: exit status, what was said on standard error, whether anything was done."""
+        """One part: as `follow`."""
         place = f"driver=raw,offset={self.at},size={size},"
         argv = [*self.argv, "-T", self.caches[0], "-t", "none", "--", place + self.source, place + self.target]
+        return self.follow(argv, size)
+
+    def follow(self, argv: list[str], size: int = 0) -> tuple[int, str, bool]:
+        """Run a program, on `size` bytes: exit status, what it said on standard error, whether anything was done."""
         moved, rest = False, b""
         with tempfile.TemporaryFile() as errors:
             child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors)
