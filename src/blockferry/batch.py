@@ -23,6 +23,7 @@ from blockferry.base.errors import (
     nearest,
 )
 from blockferry.base.units import MiB, format_size
+from blockferry.fleet.fleet_inventory import FleetInventory
 from blockferry.host_move.host_move_options import AnyMoveOptions
 from blockferry.host_move.host_request import HostMoveRequest
 from blockferry.host_move.host_summary import HostCheckResult, HostMoveSummary
@@ -98,10 +99,27 @@ class BatchEnd:
     host: str = ""
 
 
-def worst_status(ends: Iterable[BatchEnd]) -> int:
-    """Return the exit status of a batch: the worst of its VMs'."""
-    statuses = {end.exit_status for end in ends} - {0}
-    return min(statuses, key=lambda one: _WORST.index(one) if one in _WORST else 0, default=0)
+@dataclass(frozen=True, slots=True)
+class SilentHost:
+    """A configured host that did not answer: which of its VMs belong to the batch is not known.
+
+    `error`: why it did not, a sentence; `code` and `exit_status` of that error.
+    """
+
+    host: str
+    error: str
+    code: str
+    exit_status: int
+
+
+def worst_status(ends: Iterable[BatchEnd | SilentHost]) -> int:
+    """Return the exit status of a batch: the worst of its VMs', and of the hosts that did not answer."""
+    return _worst(end.exit_status for end in ends)
+
+
+def _worst(statuses: Iterable[int]) -> int:
+    failures = set(statuses) - {0}
+    return min(failures, key=lambda status: _WORST.index(status) if status in _WORST else 0, default=0)
 
 
 def admitted(vms: Sequence[BatchVm]) -> tuple[BatchVm, ...]:
@@ -154,8 +172,14 @@ class _Begun:
 class Batch:
     """All pre-checks of a batch, and the moves once `run` is called. Made by `Client.plan_all`."""
 
-    def __init__(self, clients: dict[str, Client], vms: Sequence[BatchVm], options: AnyMoveOptions) -> None:
-        self._clients, self._options = clients, options
+    def __init__(
+        self,
+        clients: dict[str, Client],
+        vms: Sequence[BatchVm],
+        options: AnyMoveOptions,
+        silent: tuple[SilentHost, ...] = (),
+    ) -> None:
+        self._clients, self._options, self.silent = clients, options, silent
         self._vms = admitted(vms)
         self._stopped = False
         self._left = False
@@ -170,6 +194,12 @@ class Batch:
     def refused(self) -> tuple[BatchVm, ...]:
         """Those that cannot go, with their reasons."""
         return tuple(one for one in self.vms if one.refused)
+
+    @property
+    def check_status(self) -> int:
+        """The exit status of the pre-checks: 0 when all VMs are known, and all of them can go."""
+        refused = (Refused.exit_status,) if self.refused else ()
+        return _worst((*refused, *(host.exit_status for host in self.silent)))
 
     @property
     def going(self) -> tuple[BatchVm, ...]:
@@ -309,21 +339,23 @@ def plan(client: Client, on: str, options: AnyMoveOptions) -> Batch:
 
     Nothing is touched. Raises UsageError, HostUnreachable, DatastoreNotFound, and as `Client.vms`.
     """
+    _request(client, on, options)  # what makes no sense is said before anybody is asked
     clients: dict[str, Client] = {}
     vms: list[BatchVm] = []
+    silent: tuple[SilentHost, ...] = ()
     if options.get("to_host") is not None:
         clients[""] = client._at_host(on)
         names = [("", listing.vm.name, listing.vm.uuid) for listing in clients[""].vms()]
     else:
-        names = []
-        listings = client.vms()
-        hosts = {listing.host for listing in listings}
-        if hosts <= {""} and on not in (known := client.datastore_names()):
-            raise DatastoreNotFound(on, client.uri, nearest(on, known))
+        inventory = client._fleet_inventory()
+        _see_datastore(client, on, inventory)
+        listings = [vm for vm in inventory.vms if any(disk.datastore == on for disk in vm.disks)]
         for listing in listings:
-            if any(disk.datastore == on for disk in listing.disks):
-                clients.setdefault(listing.host, client._at_host(listing.host) if listing.host else client)
-                names.append((listing.host, listing.vm.name, listing.vm.uuid))
+            clients.setdefault(listing.host, client._at_host(listing.host) if listing.host else client)
+        names = [(listing.host, listing.vm.name, listing.vm.uuid) for listing in listings]
+        silent = tuple(
+            SilentHost(host, error.sentence, error.code, error.exit_status) for host, error in inventory.silent
+        )
     clients = clients or {"": client}
     moves = {summary.plan.uuid: summary for summary in next(iter(clients.values())).moves()}
     for host, name, uuid in sorted(names):
@@ -332,7 +364,21 @@ def plan(client: Client, on: str, options: AnyMoveOptions) -> Batch:
     for uuid in gone:  # its definition at the source is gone, and nobody has let it run at the destination yet
         if clients.get("") is not None and _goes_there(clients[""], moves[uuid], options):
             vms.append(BatchVm(moves[uuid].plan.vm, "", None, moves[uuid].id))
-    return Batch(clients, vms, options)
+    return Batch(clients, vms, options, silent)
+
+
+def _see_datastore(client: Client, on: str, inventory: FleetInventory) -> None:
+    """Raise DatastoreNotFound when no host has it, UsageError when it is a host; what a silent host has met otherwise.
+
+    A name that is mistyped must not look like a datastore without VMs: somebody may delete it then.
+    """
+    if on in inventory.datastores:
+        return
+    if any(on in (host.name, host.uri) for host in client.config.hosts):
+        raise UsageError(f"{on} is a host; add --to-host.", f"Write it like `--all-on {on} --to-host HOST`.")
+    if inventory.silent:
+        raise inventory.silent[0][1]  # it may have it: that is no "not found"
+    raise DatastoreNotFound(on, inventory.place, nearest(on, inventory.datastores))
 
 
 def _checked(client: Client, host: str, name: str, under_way: AnyMove | None, options: AnyMoveOptions) -> BatchVm:

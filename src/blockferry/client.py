@@ -71,6 +71,7 @@ from blockferry.base.errors import (
 )
 from blockferry.base.event import Event
 from blockferry.base.host_entries import HostEntry
+from blockferry.fleet.fleet_inventory import FleetInventory
 from blockferry.fleet.host_listing import HostDatastore, HostFigures, HostListing, HostState
 from blockferry.host_move.host_move_options import AnyMoveOptions, host_move_request, without_host
 from blockferry.host_move.host_plan import HostMovePlan, TravellingDisk
@@ -124,7 +125,7 @@ from blockferry.storage_move.summary import (
 
 if TYPE_CHECKING:
     from blockferry import batch
-    from blockferry.batch import PARALLEL, Batch, BatchEnd, BatchVm, worst_status
+    from blockferry.batch import PARALLEL, Batch, BatchEnd, BatchVm, SilentHost, worst_status
     from blockferry.doctor.preparation_rules import HostPreparation
     from blockferry.doctor.rules import Diagnosis, HostCheck, Level
     from blockferry.leftovers.quarantine_rules import DiskLoss, KeptFile, Purged, Restore
@@ -143,7 +144,7 @@ else:
     __getattr__ = lazy.attributes(
         __name__,
         {
-            "blockferry.batch": ("PARALLEL", "Batch", "BatchEnd", "BatchVm", "worst_status"),
+            "blockferry.batch": ("PARALLEL", "Batch", "BatchEnd", "BatchVm", "SilentHost", "worst_status"),
             "blockferry.doctor.preparation_rules": ("HostPreparation",),
             "blockferry.doctor.rules": ("Diagnosis", "HostCheck", "Level"),
             "blockferry.leftovers.quarantine_rules": ("DiskLoss", "KeptFile", "Purged", "Restore"),
@@ -261,6 +262,7 @@ __all__ = [
     "Report",
     "Restore",
     "Severity",
+    "SilentHost",
     "SourcePolicy",
     "SpaceEstimate",
     "StillInUse",
@@ -439,7 +441,8 @@ class Client(abc.ABC):
     def plan_all(self, on: str, **options: Unpack[AnyMoveOptions]) -> Batch:
         """Check the moves of all VMs on the host `on` (with `to_host`), or with a disk on the datastore `on` (without).
 
-        Nothing is touched: `Batch.run` moves them, each by a process of its own. Raises UsageError, HostUnreachable.
+        Nothing is touched: `Batch.run` moves them, each by a process of its own. A configured host that does not answer
+        is in `Batch.silent`. Raises UsageError, HostUnreachable, DatastoreNotFound.
         """
         return batch.plan(self, on, options)
 
@@ -592,6 +595,10 @@ class Client(abc.ABC):
                 raise TypeError(f"a {type(vm).__name__} takes no options beside it")
             return vm
         return any_request(vm, options, self.config)
+
+    def _fleet_inventory(self) -> FleetInventory:
+        """Return the VMs and the datastores of all hosts that this client asks. Raises as `vms`."""
+        return FleetInventory(self.vms(), self.datastore_names(), self.uri)
 
     @abc.abstractmethod
     def _at_host(self, name: str) -> Client:

@@ -15,10 +15,12 @@ from blockferry.base.config import Config
 from blockferry.base.errors import BlockferryError, HostUnreachable, UsageError
 from blockferry.client import AnyMove, AnyRequest
 from blockferry.fleet import vm_search
+from blockferry.fleet.fleet_inventory import FleetInventory
 from blockferry.host_move.host_move_options import entry_of
 from blockferry.host_move.host_summary import HostCheckResult
 from blockferry.hosts.configured_hosts import ConfiguredHost
-from blockferry.hosts.libvirt import domain_list
+from blockferry.hosts.host import Host
+from blockferry.hosts.libvirt import domain_list, pools
 from blockferry.hosts.tracking_points import Point
 from blockferry.leftovers.quarantine_rules import KeptFile, Purged, Restore
 from blockferry.local_client import LocalClient
@@ -106,21 +108,44 @@ class FleetClient(LocalClient):
         self._tell_silent(answers, "the VMs of host {host} are not shown")
         return tuple(replace(vm, host=answer.one.name) for answer in answers for vm in answer.value or ())
 
+    def _fleet_inventory(self) -> FleetInventory:
+        def ask(host: ConfiguredHost, site: Host) -> tuple[tuple[VmListing, ...], tuple[str, ...]]:
+            return self._client_at(host).vms(), pools.names(site.connection)
+
+        answers = vm_search.ask_all(self._every(), ask)
+        silent = self._silent(answers)
+        told = [(answer.one.name, *answer.value) for answer in answers if answer.value is not None]
+        return FleetInventory(
+            tuple(replace(vm, host=name) for name, vms, _ in told for vm in vms),
+            tuple(dict.fromkeys(store for _, _, stores in told for store in stores)),
+            "the hosts " + ", ".join(name for name, _, _ in told),
+            tuple((host.name, error) for host, error in silent),
+        )
+
     def _every(self) -> tuple[ConfiguredHost, ...]:
         return (*self._env.hosts, *self._own())
 
     def _tell_silent(self, answers: Sequence[vm_search.Answer[Any]], what: str) -> None:
         """Tell whoever listens which hosts have not answered. Raises what the first has met when none has answered."""
+        for host, error in self._silent(answers):
+            self._env.say(f"{what.format(host=host.name)}: {error.sentence}")
+
+    def _silent(self, answers: Sequence[vm_search.Answer[Any]]) -> list[tuple[ConfiguredHost, BlockferryError]]:
+        """The listed hosts that have not answered, and why. Raises what the first has met when none has answered."""
         errors = [(answer.one, answer.error) for answer in answers if answer.error is not None]
         if errors and len(errors) == len(answers):
             raise errors[0][1]
-        for host, error in errors:
-            if host in self._env.hosts:  # else it is only the default, and there is no libvirt here
-                self._env.say(f"{what.format(host=host.name)}: {error.sentence}")
+        # One that is not listed is only the default, and there is no libvirt here.
+        return [(host, error) for host, error in errors if host in self._env.hosts]
 
     def vm_names(self) -> tuple[str, ...]:
         """See Client."""
         answers = vm_search.ask_all(self._every(), lambda _host, site: domain_list.names(site.connection))
+        return tuple(dict.fromkeys(name for answer in answers for name in answer.value or ()))
+
+    def datastore_names(self) -> tuple[str, ...]:
+        """See Client."""
+        answers = vm_search.ask_all(self._every(), lambda _host, site: pools.names(site.connection))
         return tuple(dict.fromkeys(name for answer in answers for name in answer.value or ()))
 
     def disk_names(self, vm: str) -> tuple[str, ...]:

@@ -13,13 +13,15 @@ from click.testing import CliRunner
 from test_host_move_decide import PLAN as HOST_PLAN
 
 from blockferry import batch
-from blockferry.base.errors import BlockferryError, DatastoreNotFound, JournalFailed
+from blockferry.base.errors import BlockferryError, DatastoreNotFound, HostUnreachable, JournalFailed
+from blockferry.base.host_entries import HostEntry
 from blockferry.batch import Batch, BatchEnd, BatchVm
 from blockferry.cli import main
 from blockferry.cli.app import App
 from blockferry.client import (
     AnyRequest,
     CheckResult,
+    Config,
     HostCheckResult,
     MoveSummary,
     Outcome,
@@ -28,6 +30,7 @@ from blockferry.client import (
     VmListing,
     Wanted,
 )
+from blockferry.fleet.fleet_inventory import FleetInventory
 from blockferry.storage_move.precheck.finding import finding
 
 MIB, GIB = 1 << 20, 1 << 30
@@ -119,6 +122,14 @@ class OnHosts(ManyMoves):
     """Two hosts, each with a web01 of its own."""
 
     hosts_: dict[str, ManyMoves] = field(default_factory=lambda: {"kvm1": OneHost("kvm1"), "kvm2": OneHost("kvm2")})
+    silent: tuple[tuple[str, BlockferryError], ...] = ()
+
+    @property
+    def config(self) -> Config:
+        return Config(hosts=tuple(HostEntry(name, f"qemu+ssh://{name}/system") for name in ("kvm1", "kvm2", "kvm3")))
+
+    def _fleet_inventory(self) -> FleetInventory:
+        return dataclasses.replace(super()._fleet_inventory(), place="the hosts kvm1, kvm2", silent=self.silent)
 
     def vms(self) -> tuple[VmListing, ...]:
         return tuple(dataclasses.replace(cli_fake.vm("web01"), host=name) for name in self.hosts_)
@@ -256,6 +267,54 @@ def test_a_datastore_that_does_not_exist() -> None:
     with pytest.raises(DatastoreNotFound) as caught:
         ManyMoves().plan_all("old-sam", to="ssd")
     assert "old-san" in caught.value.hint
+
+
+AWAY = HostUnreachable("qemu+ssh://kvm3/system", "no route to host")
+
+
+def test_a_mistyped_datastore_is_none_on_any_host() -> None:
+    with pytest.raises(DatastoreNotFound) as caught:
+        OnHosts().plan_all("old-sann", to="ssd")
+    assert (caught.value.uri, caught.value.nearest[0]) == ("the hosts kvm1, kvm2", "old-san")
+    result = call(OnHosts(), "move", "--all-on", "old-sann", "--to", "ssd")
+    assert result.exit_code == 3
+    with pytest.raises(HostUnreachable):  # it may have it
+        OnHosts(silent=(("kvm3", AWAY),)).plan_all("old-sann", to="ssd")
+
+
+@pytest.mark.parametrize("name", ["kvm1", "qemu+ssh://kvm3/system"])
+def test_a_host_is_emptied_only_to_a_host(name: str) -> None:
+    with pytest.raises(UsageError, match="is a host; add --to-host"):
+        OnHosts(silent=(("kvm3", AWAY),)).plan_all(name, to="ssd")
+
+
+def test_options_that_make_no_sense_are_told_before_a_host_is_asked() -> None:
+    client = ManyMoves(raises=AssertionError("asked"))
+    with pytest.raises(UsageError, match="--bandwidth"):
+        client.plan_all("old-san", to="ssd", bandwidth="quick")
+    with pytest.raises(UsageError, match="--downtime goes only with --to-host"):
+        client.plan_all("old-san", to="ssd", downtime="1s")
+
+
+def test_an_unanswered_question_is_no_empty_datastore() -> None:
+    client = OnHosts(silent=(("kvm3", AWAY),))
+    planned = client.plan_all("old-san", to="ssd")
+    assert [(host.host, host.code) for host in planned.silent] == [("kvm3", "HOST_UNREACHABLE")]
+    asked = ("move", "--all-on", "old-san", "--to", "ssd")
+    result = call(client, *asked)
+    assert result.exit_code == 7
+    assert "Host kvm3 has not answered" in result.stdout
+    assert "Nothing was begun." in result.stderr
+    assert not any(host.journal for host in client.hosts_.values())
+    assert call(client, *asked, "--dry-run").exit_code == 7
+    result = call(client, *asked, "--skip-refused", "--json")
+    documents = [json.loads(line) for line in result.stdout.splitlines()]
+    assert documents[0]["refused"] is True
+    assert [host["host"] for host in documents[0]["silent"]] == ["kvm3"]
+    assert [end["state"] for end in documents[-1]["ends"]] == ["moved", "moved"]
+    assert result.exit_code == 7, "what is on kvm3 is still there"
+    client.hosts_["kvm1"].refuses = frozenset({"web01"})
+    assert call(client, *asked).exit_code == 7, "the worst"
 
 
 def test_at_least_one_has_to_run() -> None:

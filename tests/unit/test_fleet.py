@@ -223,3 +223,23 @@ def test_the_hosts_of_one_client_have_one_journal(tmp_path: Path) -> None:
     other.close()
     assert base.journal.unfinished() == ()
     base.close()
+
+
+def fleet_client(tmp_path: Path, here: tuple[ConfiguredHost, PaperSite], *others: ConfiguredHost) -> FleetClient:
+    """A client whose own host is the first; the others answer from paper, or not at all."""
+    client = FleetClient(Config(uri=here[0].uri, journal=str(tmp_path / "j.db")))
+    client._env.site.close()
+    client._env.site, client._env.hosts = here[1], (here[0], *others)
+    return client
+
+
+def test_the_inventory_of_all_hosts_names_those_that_have_not_answered(fleet: Fleet, tmp_path: Path) -> None:
+    kvm1, site = fleet.host("kvm1")
+    site.define("web01", {"vda": tmp_path / "a"})
+    site.pool("old-san", tmp_path / "old-san")
+    client = fleet_client(tmp_path, (kvm1, site), fleet.entry("kvm2", Away()))
+    inventory = client._fleet_inventory()
+    assert [(vm.host, vm.vm.name) for vm in inventory.vms] == [("kvm1", "web01")]
+    assert [(name, type(error)) for name, error in inventory.silent] == [("kvm2", HostUnreachable)]
+    assert inventory.place == "the hosts kvm1"
+    assert inventory.datastores == client.datastore_names() == ("old-san",)

@@ -42,7 +42,7 @@ epoch; `null` is what is not known. Fields may be added in any release; when one
 | `vms` | `vms` | `uri`, `vms`: VMs with their disks |
 | `datastores` | `datastores` | `uri`, `datastores` |
 | `check` | `check` | `refused`, `changed`, `check`: `findings`, `plan` (or null), `estimates`, `space`, `seconds` |
-| `move --all-on` | `batch` | first: `on`, `refused`, `vms`: `vm`, `host`, `check`, `refused`, `reasons`, `move` |
+| `move --all-on` | `batch` | `on`, `refused`, `silent`, `vms`: `vm`, `host`, `check`, `refused`, `reasons`, `move` |
 | the same, at its end | `batch-end` | `on`, `ends`: `vm`, `host`, `state`, `move`, `text`, `code`, `exit_status` |
 | `doctor` | `doctor` | `uri`, `healthy`, `checks`: `area`, `level` (`ok`, `warning`, `error`), `text`, `remedy` |
 | `hosts prepare` | `preparation` | `healthy`, `preparation`: `host`, `uri`, `checks` as of `doctor`, `commands` |

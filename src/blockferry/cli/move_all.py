@@ -8,7 +8,7 @@ from typing import Any
 import click
 from rich.text import Text
 
-from blockferry.base.errors import BlockferryError, Refused
+from blockferry.base.errors import BlockferryError
 from blockferry.cli import describe, display, drive
 from blockferry.cli.app import App
 from blockferry.cli.output import Cell, Column, counted
@@ -23,14 +23,14 @@ def move_all(app: App, on: str, options: AnyMoveOptions, *, parallel: int, skip_
     with display.waiting(app, f"Looking at the VMs on {on}", log_too=True):
         batch = app.client().plan_all(on, **options)
     _tell_checks(app, on, batch)
-    if dry_run or (batch.refused and not skip_refused):
-        if batch.refused and not dry_run and not app.json:
+    if dry_run or (batch.check_status and not skip_refused):
+        if batch.check_status and not dry_run and not app.json:
             app.err.line("Nothing was begun. Put it right, or let them stay: --skip-refused.")
-        raise click.exceptions.Exit(Refused.exit_status if batch.refused else 0)
+        raise click.exceptions.Exit(batch.check_status)
     with drive.signals_caught() as signals:
         ends = batch.run(parallel=parallel, on_look=_Attendance(app, signals))
     _tell_ends(app, on, ends)
-    raise click.exceptions.Exit(worst_status(ends))
+    raise click.exceptions.Exit(worst_status((*ends, *batch.silent)))
 
 
 class _Attendance:
@@ -86,7 +86,7 @@ class _Attendance:
 def _tell_checks(app: App, on: str, batch: Batch) -> None:
     if app.json:
         vms = [_document(one) for one in batch.vms]
-        app.out.document("batch", on=on, refused=bool(batch.refused), vms=vms)
+        app.out.document("batch", on=on, refused=bool(batch.check_status), vms=vms, silent=batch.silent)
         return
     rows = [(batch_vm, (batch_vm.vm, _verdict(batch_vm))) for batch_vm in batch.vms]
     _table(app, (Column("VM"), Column("CHECK", fold=True)), rows)
@@ -95,8 +95,11 @@ def _tell_checks(app: App, on: str, batch: Batch) -> None:
         if one.error:
             app.out.line(one.error, indent=2)
         describe.findings(app.out, one.reasons)
+    for host in batch.silent:
+        app.out.line(f"Host {host.host} has not answered; its VMs on {on} are not known:")
+        app.out.line(host.error, indent=2)
     if not batch.vms:
-        app.out.line(f"There is no VM on {on}.")
+        app.out.line(f"There is no VM on {on}{' as far as is known' if batch.silent else ''}.")
 
 
 def _document(one: BatchVm) -> dict[str, Any]:
