@@ -15,7 +15,7 @@ from journal_support import disk_plan, make_plan
 from paper_host import HOST, PaperSite
 
 from blockferry.hosts import file_identity
-from blockferry.hosts.datastore_id import Directory, FileId, of_mount, on_host
+from blockferry.hosts.datastore_id import DatastoreId, Directory, FileId, SpaceId, SpaceKind, of_mount, on_host
 from blockferry.hosts.helper import paths
 from blockferry.hosts.kept import Kept
 from blockferry.jobs.outcome import Outcome
@@ -140,7 +140,7 @@ def test_a_broken_copy_of_another_host_is_told_by_the_file(site: PaperSite, jour
     """`orphans --remove-all` leaves it alone: the other host's next move goes on from it."""
     site.pool("ssd", volume / "ssd")
     path = image(volume / "ssd" / "web01" / "vda.qcow2")
-    marker(path, journal, inode=str(path.stat().st_ino))
+    marker(path, journal, inode=str(path.stat().st_ino), move="m0")
     assert listed(site, journal).kind == "copy"
     there = "/mnt/fast/web01/vda.qcow2"
     disk = disk_plan()
@@ -156,6 +156,32 @@ def test_a_broken_copy_of_another_host_is_told_by_the_file(site: PaperSite, jour
         assert listed(site, journal).kind == kind, "by that host's path alone it is no file of this one"
     assert "removed" in orphans.remove(site, journal, listed(site, journal))
     assert list(journal.partials(plan.uuid, OTHER)) == [there], "a file system of that UUID may be another one there"
+
+
+@pytest.mark.parametrize("identity", ["network nas - -", f"pool - 0b5a1c2d-0000-4444-8555-000000000003 {HOST}"])
+@pytest.mark.parametrize("where", ["its path", "another path"])
+def test_a_broken_copy_is_left_alone_whatever_its_identity_reads(
+    site: PaperSite, journal: MoveJournal, tmp_path: Path, identity: str, where: str
+) -> None:
+    """The server is mounted by its address now, the pool was defined anew: hours of copying were "a half-made copy"."""
+    site.pool("ssd", tmp_path / "ssd")
+    path = image(tmp_path / "ssd" / "web01" / "vda.qcow2")
+    planned = str(path) if where == "its path" else "/mnt/before/web01/vda.qcow2"
+    disk = disk_plan()
+    disk = replace(disk, dest=replace(disk.dest, path=planned))
+    kind, of, part, host = ("" if word == "-" else word for word in identity.split(" "))
+    space = SpaceId(SpaceKind(kind), of, part, host)
+    directory = Directory(str(Path(planned).parents[1]), DatastoreId(space))
+    plan = replace(make_plan("m1", disks=(disk,)), host=HOST, directories={"ssd": directory})
+    journal.add(plan, Record(), "{}", "alice")
+    ended = Record(outcome=Outcome.FAILED, kept=(planned,))
+    journal.finish(journal.claim("m1", Owner.here()), ended, Report(Outcome.FAILED, 1.0))
+    words = {"inode": str(path.stat().st_ino)}
+    marker(path, journal, **words)
+    assert listed(site, journal).kind == "partial"
+    if where == "another path":
+        marker(path, journal, **words, move="m2")
+        assert listed(site, journal).kind == "copy", "another move has left it"
 
 
 def test_a_marker_that_another_host_wrote_proves_nothing_against_a_file(

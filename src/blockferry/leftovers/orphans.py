@@ -64,7 +64,7 @@ def find(site: Host, journal: MoveJournal) -> Orphans:
     found: list[Orphan | None] = []
     for store, markers in marked:
         try:
-            found.extend(_marked_files(site, store, markers, asked, said, running, mine, to_go_on_with))
+            found.extend(_marked_files(site, store, markers, asked, said, running, mine, to_go_on_with, partial))
         except BlockferryError as error:
             unsearched.append(_unsearched(store, error.sentence))
     found.extend(_kept(site, kept, asked, said) for kept in said.kept)
@@ -91,7 +91,11 @@ def _to_go_on_with(
     seen = file_identity.files_at(site.runner, host, paths)
     # A move names its files by the datastore's path, links below it or not.
     planned = {path: file_of(path, directories) or seen[path] for path in paths}
-    return frozenset(path for path in paths if (seen[path], path) in partial or (planned[path], path) in partial)
+    return frozenset(
+        path
+        for path in paths
+        if (seen[path], path) in partial or (planned[path], path) in partial or partial.on_host(host, path)
+    )
 
 
 def _unsearched(store: Datastore, problem: str) -> str:
@@ -123,6 +127,7 @@ def _marked_files(
     running: set[str],
     mine: str,
     to_go_on_with: frozenset[str],
+    partial: PartialFiles,
 ) -> list[Orphan]:
     found = []
     for marker in markers:
@@ -138,7 +143,7 @@ def _marked_files(
             # Whose file that is we do not know, and do not ask: the marker alone is ours.
             path, kind, what, size = marker, "marker", f"the marker of a copy that is gone ({path} is another file)", 0
         else:
-            kind = "partial" if path in to_go_on_with else "copy"
+            kind = "partial" if path in to_go_on_with or partial.of_move(words.get("move"), path) else "copy"
             doubt = _unproven(site, words, stat, path)
             doubt = doubt or asked.blocker(path, said, patience_s=0, is_base=False)
             what = "a broken copy, kept to be gone on with," if kind == "partial" else "a half-made copy"

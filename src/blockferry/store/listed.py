@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import posixpath
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,16 +26,28 @@ SHARED = ""
 class PartialFiles:
     """Broken copies of all hosts, to be left alone. `paths`: of those that are known by the path of their host only.
 
-    Such a path may be another file on another host; then that is left alone, too.
+    Such a path may be another file on another host; then that is left alone, too. What a file's identity reads may
+    change (a server that is mounted by its address, a pool that is defined anew): so the path on its host counts as
+    well, and the move that its marker names.
     """
 
     files: frozenset[FileId]
     paths: frozenset[str]
+    on_hosts: frozenset[tuple[str, str]] = frozenset()  # (host, path)
+    of_moves: frozenset[tuple[str, str]] = frozenset()  # (move, name of the file in its directory)
 
     def __contains__(self, one: tuple[FileId, str]) -> bool:
         """Whether a file, with the path by which it is reached, is one of them, as far as is known."""
         file, path = one
         return file in self.files or path in self.paths
+
+    def on_host(self, host: str, path: str) -> bool:
+        """Whether this host has left one at that path."""
+        return (host, posixpath.normpath(path)) in self.on_hosts
+
+    def of_move(self, move: str | None, path: str) -> bool:
+        """Whether this move has left one of that name. `move`: as the marker beside the file says."""
+        return (move, posixpath.basename(path)) in self.of_moves
 
 
 def added(connection: Connection, head: Head, listed: Listed, now: float) -> None:
@@ -114,11 +127,14 @@ def forget_partial(connection: Connection, file: FileId, path: str, host: str, m
 
 def partial_files(connection: Connection) -> PartialFiles:
     """All broken copies that are kept, on whichever host."""
-    columns = (partial_copies.c[name] for name in ("path", "host", "place", "place_path"))
+    columns = (partial_copies.c[name] for name in ("path", "host", "place", "place_path", "move"))
     rows = connection.execute(sa.select(*columns)).all()
     known = [(row.path, codec.file_id(row.place, row.place_path) or on_host(row.host, row.path)) for row in rows]
     return PartialFiles(
-        frozenset(file for _, file in known if file.known), frozenset(path for path, file in known if not file.known)
+        frozenset(file for _, file in known if file.known),
+        frozenset(path for path, file in known if not file.known),
+        frozenset((row.host, posixpath.normpath(row.path)) for row in rows),
+        frozenset((row.move, posixpath.basename(row.path)) for row in rows),
     )
 
 
