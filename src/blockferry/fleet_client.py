@@ -12,12 +12,12 @@ from dataclasses import replace
 from typing import Any
 
 from blockferry.base.config import Config
-from blockferry.base.errors import BlockferryError, HostUnreachable, UsageError
+from blockferry.base.errors import BlockferryError, HostUnreachable, UsageError, VmAmbiguous
 from blockferry.client import AnyMove, AnyRequest
 from blockferry.fleet import vm_search
 from blockferry.fleet.fleet_inventory import FleetInventory
 from blockferry.host_move.host_move_options import entry_of
-from blockferry.host_move.host_summary import HostCheckResult
+from blockferry.host_move.host_summary import HostCheckResult, HostMoveSummary
 from blockferry.hosts.configured_hosts import ConfiguredHost
 from blockferry.hosts.host import Host
 from blockferry.hosts.libvirt import domain_list, pools
@@ -89,7 +89,30 @@ class FleetClient(LocalClient):
 
     def _of_vm(self, vm: str) -> LocalClient:
         """The client of the host that has this VM. Raises VmNotFound, VmAmbiguous, HostUnreachable."""
-        return self._client_at(vm_search.host_of(self._env.hosts, vm, self._env.say, self._own()))
+        try:
+            return self._client_at(vm_search.host_of(self._env.hosts, vm, self._env.say, self._own()))
+        except VmAmbiguous as error:
+            source = self._source_of(vm, error.hosts)
+            if source is None:
+                raise
+            return self._client_at(source)
+
+    def _source_of(self, vm: str, names: Sequence[str]) -> ConfiguredHost | None:
+        """The source of the move that leads this VM from one of these hosts to the other; None when there is none.
+
+        A VM that travels is on both while its memory goes.
+        """
+        if self._env.nothing_under_way():
+            return None
+        hosts = {host.connected().connection.host_id(): host for host in self._every() if host.name in names}
+        for move_summary in self._env.every_move.unfinished():
+            if not isinstance(move_summary, HostMoveSummary):
+                continue
+            if vm != move_summary.plan.vm and vm.lower() != move_summary.plan.uuid.lower():
+                continue
+            if set(hosts) == {move_summary.plan.host, move_summary.plan.dest_host}:
+                return hosts[move_summary.plan.host]
+        return None
 
     def _of_plan(self, summary: AnyMove) -> LocalClient:
         """The client of the host that a move belongs to, as far as its URI tells; who runs it asks for the UUID."""
@@ -177,30 +200,48 @@ class FleetClient(LocalClient):
 
     def interrupted(self) -> tuple[AnyMove, ...]:
         """See Client. Of all configured hosts; only those with a move that nobody runs are asked."""
-        return self._each_host(lambda client: client.interrupted())
+        return self._each_host(lambda client: client.interrupted())[0]
 
     def resumable(self, move: str | None = None) -> tuple[AnyMove, ...]:
-        """See Client."""
+        """See Client. Moves whose host does not answer are told to whoever listens.
+
+        Raises what their host has met when there are no others.
+        """
         if move is not None:
             return self._of_move(move).resumable(move)
-        return self._each_host(lambda client: client.resumable())
+        summaries, waiting = self._each_host(lambda client: client.resumable())
+        for move_summary, host, error in waiting:
+            plan = move_summary.plan
+            self._env.say(f"move {move_summary.id} of {plan.vm} waits for host {host.name}: {error.sentence}")
+        if waiting and not summaries:
+            raise waiting[0][2]
+        return summaries
 
-    def _each_host(self, ask: Callable[[LocalClient], Sequence[AnyMove]]) -> tuple[AnyMove, ...]:
-        """Moves that nobody runs, each told by its own host. A host that does not answer is left out."""
+    def _each_host(
+        self, ask: Callable[[LocalClient], Sequence[AnyMove]]
+    ) -> tuple[tuple[AnyMove, ...], list[tuple[AnyMove, ConfiguredHost, BlockferryError]]]:
+        """Moves that nobody runs, each told by its own host; and those whose host does not answer, with its error."""
         if self._env.nothing_under_way():  # each command asks: most need no journal for it
-            return ()
+            return (), []
         left = [move_summary for move_summary in self._env.every_move.unfinished() if not move_summary.owner_alive]
-        found: dict[str, AnyMove] = {}
+        told: dict[str, AnyMove] = {}
+        silent: dict[str, tuple[ConfiguredHost, BlockferryError]] = {}
         for uri in dict.fromkeys(move_summary.plan.uri for move_summary in left):
             host = self._listed(uri)
             if host is not None:
                 try:
                     host.connected()
-                except BlockferryError:
+                except BlockferryError as error:
+                    silent[uri] = (host, error)
                     continue
             client = self._here() if host is None else self._client_at(host)
-            found.update({move_summary.id: move_summary for move_summary in ask(client)})
-        return tuple(sorted(found.values(), key=lambda move_summary: (move_summary.created, move_summary.id)))
+            told.update({move_summary.id: move_summary for move_summary in ask(client)})
+        waiting = [
+            (move_summary, *silent[move_summary.plan.uri])
+            for move_summary in left
+            if move_summary.plan.uri in silent and move_summary.id not in told and move_summary.parked is None
+        ]
+        return tuple(sorted(told.values(), key=lambda move_summary: (move_summary.created, move_summary.id))), waiting
 
     # ------------------------------------------------------------ leftovers, changed blocks
 

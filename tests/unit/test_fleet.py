@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from journal_support import make_plan
 from paper_host import HOST, PaperSite
+from test_host_move_decide import PLAN
 
 from blockferry.base.config import Config
 from blockferry.base.errors import HostUnreachable, VmAmbiguous, VmNotFound
@@ -20,10 +22,12 @@ from blockferry.client import connect
 from blockferry.fleet import host_listing, host_table, known_hosts, vm_search
 from blockferry.fleet.host_listing import HostFigures, HostListing, HostState
 from blockferry.fleet_client import FleetClient
+from blockferry.host_move.host_record import HostMoveRecord
 from blockferry.hosts.configured_hosts import ConfiguredHost
 from blockferry.hosts.runner import LocalRunner
 from blockferry.local_client import LocalClient
 from blockferry.moves.environment import Environment
+from blockferry.storage_move.record import Record
 
 FIGURES = HostFigures("u-1", "kvm1.lan", "9.0.0", "7.2.0", 4, 8, 2, 0.5, 3, 1)
 
@@ -243,3 +247,39 @@ def test_the_inventory_of_all_hosts_names_those_that_have_not_answered(fleet: Fl
     assert [(name, type(error)) for name, error in inventory.silent] == [("kvm2", HostUnreachable)]
     assert inventory.place == "the hosts kvm1"
     assert inventory.datastores == client.datastore_names() == ("old-san",)
+
+
+def test_a_vm_that_travels_is_that_of_its_source(fleet: Fleet, tmp_path: Path) -> None:
+    (kvm1, one), (kvm2, two), (kvm3, three) = fleet.host("kvm1"), fleet.host("kvm2"), fleet.host("kvm3")
+    for site in (one, two):
+        site.define("web01", {"vda": tmp_path / "a"})
+    client = fleet_client(tmp_path, (kvm1, one), kvm2, kvm3)
+    with pytest.raises(VmAmbiguous):
+        client._of_vm("web01")
+    plan = replace(PLAN, host="uuid-of-kvm2", dest_host="uuid-of-kvm1", uuid=one.uuid("web01"))
+    client._env.made_journal()
+    client._env.host_moves.add(plan, HostMoveRecord(), "{}", "alice")
+    assert client._of_vm("web01").uri == kvm2.uri
+    three.define("web01", {"vda": tmp_path / "b"})
+    with pytest.raises(VmAmbiguous):  # another VM of that name
+        client._of_vm("web01")
+
+
+def test_whoever_resumes_hears_which_moves_wait_for_a_host(fleet: Fleet, tmp_path: Path) -> None:
+    said: list[str] = []
+    client = fleet_client(tmp_path, fleet.host("kvm1"), fleet.entry("kvm2", Away()))
+    client.listen(said.append)
+    assert client.resumable() == ()
+    client._env.made_journal()
+    away = replace(make_plan("m1", "u1"), vm="web01", uri="qemu+ssh://kvm2/system", host="uuid-of-kvm2")
+    client._env.journal.add(away, Record(), "{}", "alice")
+    assert client.interrupted() == ()
+    assert said == [], "each command asks that"
+    with pytest.raises(HostUnreachable):
+        client.resumable()
+    assert len(said) == 1
+    assert said[0].startswith("move m1 of web01 waits for host kvm2: ")
+    here = replace(PLAN, move="m2", vm="db01", uuid="u2", disks=())
+    client._env.host_moves.add(here, HostMoveRecord(), "{}", "alice")
+    assert [move_summary.id for move_summary in client.resumable()] == ["m2"]
+    assert len(said) == 2
