@@ -27,6 +27,7 @@ PLAN = HostMovePlan(
     "m1", "web01", "u1", "qemu+ssh://kvm1/system", "h1", "kvm1", "qemu+ssh://kvm2/system", "h2", "kvm2",
     "qemu+ssh://kvm2/system", "kvm2", DISKS,
 )  # fmt: skip
+OLD = tuple((disk.target, disk.source) for disk in DISKS)
 COLD = replace(PLAN, cold=True, was_running=False)
 RUNNING, PAUSED, OFF = PowerState.RUNNING, PowerState.PAUSED, PowerState.OFF
 
@@ -45,7 +46,7 @@ class Pair:
 
     plan: HostMovePlan
     record: HostMoveRecord = field(default_factory=HostMoveRecord)
-    source: Instance = field(default_factory=lambda: Instance(RUNNING, persistent=True))
+    source: Instance = field(default_factory=lambda: Instance(RUNNING, persistent=True, paths=OLD))
     dest: Instance = ABSENT
     handed_over: bool = False
     problem: str | None = None
@@ -179,6 +180,8 @@ class Pair:
                         yield
             case actions.SaveArrived():
                 self.record = replace(record, arrived=True)
+            case actions.SaveUnproven(why):
+                self.record = replace(record, unproven=why)
             case actions.FlushImages():
                 assert record.arrived
                 yield
@@ -291,7 +294,7 @@ def assert_over(pair: Pair) -> None:
 @pytest.mark.parametrize("breaks", BREAKS)
 @pytest.mark.parametrize("was_running", [True, False])
 def test_a_running_vm_killed_at_each_step(breaks: str, was_running: bool) -> None:
-    state = Instance(RUNNING if was_running else PAUSED, "" if was_running else "user", True)
+    state = Instance(RUNNING if was_running else PAUSED, "" if was_running else "user", True, paths=OLD)
     plan = replace(PLAN, was_running=was_running)
     for kill_at in range(-1, 40):
         pair = Pair(plan, source=state, breaks=breaks)
@@ -334,7 +337,7 @@ def test_with_guards_that_are_faster_than_the_loop(breaks: str, owner_pauses: bo
 @pytest.mark.parametrize("touched", [False, True])
 def test_a_vm_that_is_off_killed_at_each_step(touched: bool) -> None:
     for kill_at in range(-1, 40):
-        pair = Pair(COLD, source=Instance(OFF, persistent=True))
+        pair = Pair(COLD, source=Instance(OFF, persistent=True, paths=OLD))
         if touched:
             pair.record = HostMoveRecord(marked=True, copied={"vda": "0"})  # it was written to since
             pair.source = replace(pair.source, mark="m1")
@@ -348,7 +351,7 @@ def test_a_vm_that_is_off_killed_at_each_step(touched: bool) -> None:
 @pytest.mark.parametrize("cold", [False, True])
 def test_cancelled_after_each_step(cold: bool) -> None:
     for after in range(30):
-        pair = Pair(COLD if cold else PLAN, source=Instance(OFF if cold else RUNNING, persistent=True))
+        pair = Pair(COLD if cold else PLAN, source=Instance(OFF if cold else RUNNING, persistent=True, paths=OLD))
         for steps in range(1, 100):
             action = decide(pair.plan, pair.see())
             if isinstance(action, Done):
@@ -365,7 +368,7 @@ def test_cancelled_after_each_step(cold: bool) -> None:
 
 
 def test_started_at_the_source_while_its_definition_was_taken() -> None:
-    pair = Pair(COLD, source=Instance(OFF, persistent=True))
+    pair = Pair(COLD, source=Instance(OFF, persistent=True, paths=OLD))
     while not isinstance(action := decide(COLD, pair.see()), actions.UndefineAtSource):
         list(pair.steps(action))
     pair.source = replace(pair.source, state=RUNNING)  # somebody was faster
@@ -378,7 +381,7 @@ def test_started_at_the_source_while_its_definition_was_taken() -> None:
 
 
 def test_written_to_between_the_copy_and_the_end_of_the_definition() -> None:
-    pair = Pair(COLD, source=Instance(OFF, persistent=True))
+    pair = Pair(COLD, source=Instance(OFF, persistent=True, paths=OLD))
     while not isinstance(action := decide(COLD, pair.see()), actions.UndefineAtSource):
         list(pair.steps(action))
     list(pair.steps(action))
@@ -389,7 +392,7 @@ def test_written_to_between_the_copy_and_the_end_of_the_definition() -> None:
 
 
 STANDS = [
-    Instance(state, reason, persistent, mark, job, migrated)
+    Instance(state, reason, persistent, mark, job, migrated, OLD)
     for state, reason in ((RUNNING, ""), (PAUSED, "user"), (PAUSED, "migration"), (OFF, ""), (PowerState.ABSENT, ""))
     for persistent in (False, True)
     for mark in ("", "m1", "other")
@@ -433,6 +436,8 @@ def test_in_whatever_world_nothing_runs_twice_and_nobody_elses_is_touched(cold: 
                 assert dest.mark == "m1"
                 assert dest.state is not RUNNING
                 assert not record.handed
+                if not cold and (source.state is OFF or seen.handed_over):
+                    assert not (dest.state is OFF and dest.persistent), "it may have run there"
             case actions.ReleaseImage() | actions.SettleDefinition():
                 assert record.handed
                 assert record.arrived
@@ -461,3 +466,57 @@ def test_off_at_the_source_for_another_reason_and_complete_at_the_destination() 
         Instance(PAUSED, "user", True, "m1"),
     )  # fmt: skip
     assert isinstance(decide(PLAN, seen), Park)
+
+
+HANDED = HostMoveRecord(marked=True, begun=True, handed=True, alone=True)
+
+
+@pytest.mark.parametrize("cold", [False, True])
+@pytest.mark.parametrize("arrived", [False, True])
+def test_a_new_image_that_is_not_there_parks_the_move(cold: bool, arrived: bool) -> None:
+    """A file system that is not mounted: nothing is settled, and above all nothing is removed at the source."""
+    dest = Instance(OFF if cold else RUNNING, persistent=True, mark="m1")
+    record = replace(HANDED, arrived=arrived, flushed=arrived)
+    seen = HostObservation(record, ABSENT, dest, missing=("/new/web01/vda.qcow2",))
+    action = decide(COLD if cold else PLAN, seen)
+    assert isinstance(action, Park)
+    assert "/new/web01/vda.qcow2" in action.problem
+
+
+@pytest.mark.parametrize("cold", [False, True])
+def test_defined_again_at_the_source_after_it_was_alone(cold: bool) -> None:
+    """Its owner has run it there from a backup meanwhile: which of the two is newer is not for us to say."""
+    source = Instance(OFF, persistent=True, paths=OLD)
+    dest = Instance(OFF if cold else PAUSED, "" if cold else "user", True, "m1")
+    assert isinstance(decide(COLD if cold else PLAN, HostObservation(HANDED, source, dest)), Park)
+
+
+@pytest.mark.parametrize("handed_over", [False, True])
+def test_off_at_the_destination_where_it_may_have_run(handed_over: bool) -> None:
+    """The source's host had lost power at the switch; somebody let the guest run at the destination, and shut it off."""
+    source = Instance(PAUSED if handed_over else OFF, "migration" if handed_over else "", True, "m1", paths=OLD)
+    record = HostMoveRecord(marked=True, begun=True, made=("vda", "vdb"))
+    seen = HostObservation(record, source, Instance(OFF, persistent=True, mark="m1"), handed_over=handed_over)
+    assert isinstance(decide(PLAN, seen), Park)
+
+
+def test_qemu_ended_at_the_destination_before_its_images_were_flushed() -> None:
+    """What it had not written out may be lost with that host's power: the old images are kept."""
+    seen = HostObservation(replace(HANDED, arrived=True), ABSENT, Instance(OFF, persistent=True, mark="m1"))
+    assert isinstance(decide(PLAN, seen), actions.SaveUnproven)
+    known = replace(seen, record=replace(seen.record, unproven="it ended"))
+    assert isinstance(decide(PLAN, known), actions.FlushImages)
+
+
+@pytest.mark.parametrize("cold", [False, True])
+@pytest.mark.parametrize(
+    "paths", [(("vda", "/old/vda.snap1"), OLD[1]), (*OLD, ("vdc", "/old/vdc.qcow2")), OLD[:1]], ids=str
+)
+def test_other_disks_than_those_that_were_planned_for(cold: bool, paths: tuple[tuple[str, str], ...]) -> None:
+    """A snapshot, a disk that was attached, one that was detached."""
+    source = Instance(OFF if cold else RUNNING, persistent=True, mark="m1", paths=paths)
+    record = HostMoveRecord(marked=True, made=("vda", "vdb"), copied={"vda": "1", "vdb": "1"})
+    seen = HostObservation(record, source, ABSENT, prints={"vda": "1", "vdb": "1"})
+    action = decide(COLD if cold else PLAN, seen)
+    assert isinstance(action, actions.TurnBack)
+    assert "have changed" in action.problem

@@ -10,6 +10,8 @@ Three times in the life of such a move (docs/design/host-move.md):
 
 from __future__ import annotations
 
+import posixpath
+
 from blockferry.host_move import host_actions as actions
 from blockferry.host_move.host_observation import HostObservation
 from blockferry.host_move.host_plan import HostMovePlan
@@ -65,6 +67,8 @@ def _live(plan: HostMovePlan, seen: HostObservation) -> Action:
     if record.begun and seen.handed_over:
         if _has_all(plan, seen) and dest.active:
             return actions.SaveHanded()
+        if _may_have_run(plan, seen):
+            return Park(_ran(plan, f"stands still at {plan.host_name}"))
         # The guest stopped here with all its memory, and never ran elsewhere: only a `handed` VM is let run there.
         return actions.RunAtSource() if dest.absent else _away(plan, seen)
     if dest.state is PowerState.RUNNING:
@@ -78,7 +82,7 @@ def _live(plan: HostMovePlan, seen: HostObservation) -> Action:
         return _back(seen)
     if seen.problem is not None:
         return actions.TurnBack(seen.problem)
-    return _prepare(plan, seen) or actions.Migrate()
+    return _prepare(plan, seen) or _changed(plan, seen) or actions.Migrate()
 
 
 def _went_off(plan: HostMovePlan, seen: HostObservation) -> Action:
@@ -90,11 +94,30 @@ def _went_off(plan: HostMovePlan, seen: HostObservation) -> Action:
             f"{plan.vm} is off at {plan.host_name} and stands still at {plan.dest_host_name}, and libvirt does not say "
             "whether it ran at the source after it was copied. Nothing is touched. End the one that is older"
         )
+    if _may_have_run(plan, seen):
+        return Park(_ran(plan, f"is off at {plan.host_name}"))
     if not seen.dest.absent:
         return _away(plan, seen)
     if not _turned(seen):
         return actions.TurnBack(f"{plan.vm} was powered off during the move")
     return _back(seen)
+
+
+def _may_have_run(plan: HostMovePlan, seen: HostObservation) -> bool:
+    """Whether the destination took all of the VM in, and its QEMU has ended since: somebody may have let it run there.
+
+    libvirt writes the definition down there only once it has all.
+    """
+    dest = seen.dest
+    return _is_ours(plan, seen) and dest.state is PowerState.OFF and dest.persistent
+
+
+def _ran(plan: HostMovePlan, there: str) -> str:
+    return (
+        f"{plan.vm} {there} and is off at {plan.dest_host_name}, where it had arrived as a whole; it may have run "
+        "there. Nothing is touched. Remove the definition of the older one (`virsh undefine --keep-nvram`), then "
+        "resume this move"
+    )
 
 
 def _away(plan: HostMovePlan, seen: HostObservation) -> Action:
@@ -104,6 +127,16 @@ def _away(plan: HostMovePlan, seen: HostObservation) -> Action:
     if seen.record.begun:
         return Park(f"{plan.dest_host_name} has a VM {plan.vm} without the mark of this move; it is left alone")
     return _back(seen) if _turned(seen) else actions.TurnBack(f"{plan.dest_host_name} has a VM with this UUID already")
+
+
+def _changed(plan: HostMovePlan, seen: HostObservation) -> Action | None:
+    """Turn back when the VM has other disks than those that were planned for: a snapshot, a disk that was attached."""
+    paths = dict(seen.source.paths)
+    other = [disk.target for disk in plan.disks if posixpath.normpath(paths.get(disk.target, "")) != disk.source]
+    new = sorted(set(paths) - {disk.target for disk in plan.disks} - set(plan.staying))
+    if not other and not new:
+        return None
+    return actions.TurnBack(f"the disks of {plan.vm} have changed since the move was planned: {', '.join(other + new)}")
 
 
 def _prepare(plan: HostMovePlan, seen: HostObservation) -> Action | None:
@@ -144,7 +177,7 @@ def _cold(plan: HostMovePlan, seen: HostObservation) -> Action:
         return _back(seen) if dest.absent else _away(plan, seen)
     if not dest.absent and dest.mark != plan.move:
         return _away(plan, seen)
-    first = _prepare(plan, seen) or _copies(plan, seen)
+    first = _changed(plan, seen) or _prepare(plan, seen) or _copies(plan, seen)
     if first is not None:
         return first
     if not record.defined or dest.absent:
@@ -166,9 +199,16 @@ def _copies(plan: HostMovePlan, seen: HostObservation) -> Action | None:
 
 def _forward(plan: HostMovePlan, seen: HostObservation) -> Action:
     record = seen.record
+    if seen.missing:
+        return Park(
+            f"{plan.dest_host_name} does not have {', '.join(seen.missing)}: is its file system mounted? Nothing is "
+            f"removed; the old images are at {plan.host_name}. Put it right, then resume this move"
+        )
     if not record.arrived:
         return _fence(plan, seen) or _arrive(plan, seen)
     if plan.disks and not record.flushed:
+        if not plan.cold and not seen.dest.active and not record.unproven:
+            return actions.SaveUnproven(f"the QEMU of {plan.vm} has ended before its new images were flushed")
         return actions.FlushImages()
     if not record.settled:
         return actions.SettleDefinition()
@@ -187,6 +227,11 @@ def _fence(plan: HostMovePlan, seen: HostObservation) -> Action | None:
         return Park(
             f"{plan.vm} was started at {plan.host_name} after it had gone to {plan.dest_host_name}. It is not let run "
             f"there. Nothing is touched; end it at {plan.host_name} (`virsh destroy`), then resume this move"
+        )
+    if not source.absent and seen.record.alone:
+        return Park(
+            f"{plan.vm} was defined at {plan.host_name} again after it had gone to {plan.dest_host_name}. It is not "
+            "let run there. Nothing is touched; remove the older one (`virsh undefine --keep-nvram`), then resume this move"
         )
     if not source.absent:
         return actions.UndefineAtSource()

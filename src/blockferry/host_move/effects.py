@@ -52,6 +52,9 @@ def perform(context: HostMoveContext, action: Action, seen: HostObservation) -> 
     elif isinstance(action, actions.TurnBack):
         context.log_event("error", action.problem)
         context.save(replace(seen.record, failure=action.problem))
+    elif isinstance(action, actions.SaveUnproven):
+        context.save(replace(seen.record, unproven=action.why))
+        context.log_event("warning", f"{action.why}: the old images are kept at {context.plan.host_name}")
     elif isinstance(action, actions.SaveArrived):
         notes = (*seen.record.notes, action.note) if action.note else seen.record.notes
         context.save(replace(seen.record, arrived=True, notes=notes))
@@ -76,7 +79,10 @@ def unmark_vm(context: HostMoveContext, record: HostMoveRecord) -> None:
     """And off again."""
     plan = context.plan
     migration_guarding.end(context)
-    context.source.control(plan.uuid, plan.vm).mark(None)
+    control = context.source.control(plan.uuid, plan.vm)
+    if plan.cold and not plan.disks:
+        control.set_autostart(wanted=plan.autostart)
+    control.mark(None)
     point("unmarked")
     context.save(replace(record, marked=False))
 
@@ -221,6 +227,8 @@ def define_barred(context: HostMoveContext, record: HostMoveRecord) -> None:
     context.save(record)
     point("defining")
     context.check()
+    if not plan.disks:  # no name of an image keeps one of the two from starting: at least no boot of the source does it
+        context.source.control(plan.uuid, plan.vm).set_autostart(wanted=False)
     disks = {disk.target: (disk.dest, disk.format) for disk in plan.disks}
     migration.define_copy(
         context.source.connection, context.dest.connection, plan.uuid, plan.vm, disks,
@@ -239,6 +247,7 @@ def define_at_source(context: HostMoveContext, record: HostMoveRecord) -> None:
         context.dest.connection, context.source.connection, plan.uuid, plan.vm, disks,
         lambda xml: interface_xml.put_names(xml, plan.config_networks) if plan.networks else xml,
     )  # fmt: skip
+    context.source.control(plan.uuid, plan.vm).set_autostart(wanted=plan.autostart)
     context.save(replace(record, failure=f"{plan.vm} was started during the move", defined=False))
 
 
@@ -283,8 +292,9 @@ def undefine_at_source(context: HostMoveContext, record: HostMoveRecord) -> None
 
 
 def save_alone(context: HostMoveContext, record: HostMoveRecord) -> None:
-    """The proof stands in the look that led here."""
-    context.save(replace(record, alone=True))
+    """The proof stands in the look that led here. From now on nobody should write to the old images."""
+    left = {disk.target: source_fingerprint(context, disk) for disk in context.plan.disks}
+    context.save(replace(record, alone=True, left=left))
     point("alone-noted")
 
 
@@ -322,8 +332,7 @@ def flush_images(context: HostMoveContext, record: HostMoveRecord) -> None:
     """
     plan, runner = context.plan, context.dest.runner
     for path in (*(disk.dest for disk in plan.disks), *plan.directories):
-        if files.is_there(runner, path):
-            files.flush(runner, path)
+        files.flush(runner, path)
     point("images-flushed")
     context.save(replace(record, flushed=True))
 
@@ -344,6 +353,18 @@ def settle(context: HostMoveContext, record: HostMoveRecord) -> None:
     context.save(replace(record, settled=True))
 
 
+def _doubt(context: HostMoveContext, record: HostMoveRecord, disk: TravellingDisk) -> str | None:
+    """Why an old image stays although nothing needs it: the new one is not proven whole, or the old one is newer."""
+    if record.unproven:
+        return record.unproven
+    before = record.left.get(disk.target)
+    if before is not None and source_fingerprint(context, disk) != before:
+        return f"it was written to after {context.plan.vm} had gone to {context.plan.dest_host_name}"
+    if files.stat_one(context.dest.runner, disk.dest) is None:
+        return f"{context.plan.dest_host_name} does not have {disk.dest}"
+    return None
+
+
 def release_image(context: HostMoveContext, record: HostMoveRecord, path: str) -> None:
     """The same proof as before every removal (safety/proof.py); in doubt the image stays, and the report says so."""
     plan, runner = context.plan, context.source.runner
@@ -354,7 +375,9 @@ def release_image(context: HostMoveContext, record: HostMoveRecord, path: str) -
         sentence = f"{path}: was gone already"
     else:
         old = [travelling_disk.source for travelling_disk in plan.disks]
-        doubt = proof.blocker(context.source, path, context.claims(), going=old, is_base=plan.cold)
+        doubt = _doubt(context, record, disk) or proof.blocker(
+            context.source, path, context.claims(), going=old, is_base=plan.cold
+        )
         size = format_size(file_stat.allocated)
         if doubt is None and plan.source.delete:
             context.check()

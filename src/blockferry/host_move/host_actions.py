@@ -134,6 +134,15 @@ class SaveArrived(Action):
 
 
 @dataclass(frozen=True, slots=True)
+class SaveUnproven(Action):
+    """Remember that the new images are not known to be whole: the old ones are kept."""
+
+    phase: ClassVar[str] = "clean up"
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class FlushImages(Action):
     """Have what was written to the new images on the destination's disks, before anything at the source goes."""
 

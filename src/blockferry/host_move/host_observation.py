@@ -15,7 +15,8 @@ class HostObservation:
 
     `calling`: a migration call of this process is under way; `problem`: the last one ended with this. `handed_over`:
     the source's QEMU says that it has handed its guest over. `prints`: target -> fingerprint of the source image,
-    of a VM that is off. `unnamed`: targets whose image has the name yet under which the VM cannot start.
+    of a VM that is off. `unnamed`: targets whose image has the name yet under which the VM cannot start. `missing`: new
+    images that are not there, once the VM was handed over.
     """
 
     record: HostMoveRecord
@@ -27,3 +28,4 @@ class HostObservation:
     prints: Mapping[str, str] = field(default_factory=dict)
     unnamed: tuple[str, ...] = ()
     stats: MigrationStats | None = None
+    missing: tuple[str, ...] = ()

@@ -29,6 +29,8 @@ class HostMoveRecord(JobRecord):
     defined: bool = False  # proof, cold: the destination has the definition, barred by the names of the images
     handed: bool = False  # proof: what the source has of the guest is old; it must never run there again
     alone: bool = False  # proof: the source has neither QEMU nor definition, so it cannot start there
+    left: dict[str, str] = field(default_factory=dict)  # target -> fingerprint of the old image when it was alone
+    unproven: str = ""  # why the new images are not known to be whole on the destination's disks, a clause
     arrived: bool = False  # proof: the VM is at the destination as it is to be, running or paused or off
     flushed: bool = False  # proof: since it arrived, the new images were flushed to the destination's disks
     settled: bool = False  # proof: definition at the destination without our mark, autostart as it was

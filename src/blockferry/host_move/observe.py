@@ -35,4 +35,15 @@ def observe(context: HostMoveContext, record: HostMoveRecord) -> HostObservation
         if plan.cold and not record.handed
         else {}
     )
-    return HostObservation(record, source, dest, calling, problem, handed_over, prints, unnamed, stats)
+    missing = _missing(context) if record.handed and not record.settled else ()
+    return HostObservation(record, source, dest, calling, problem, handed_over, prints, unnamed, stats, missing)
+
+
+def _missing(context: HostMoveContext) -> tuple[str, ...]:
+    """New images that are under none of their names: a file system that is not mounted, or that is lost."""
+    plan, runner = context.plan, context.dest.runner
+    return tuple(
+        disk.dest
+        for disk in plan.disks
+        if not files.is_there(runner, disk.dest) and not files.is_there(runner, plan.made_path(disk))
+    )

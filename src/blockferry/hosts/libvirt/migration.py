@@ -197,9 +197,11 @@ def undefine(connection: Connection, uuid: str, name: str) -> None:
     """Remove the VM's definition. Nothing is done when there is none."""
     with connection.doing(f"remove the definition of VM {name}"):
         try:
-            connection.raw.lookupByUUIDString(uuid).undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM)
+            domain = connection.raw.lookupByUUIDString(uuid)
+            if domain.isPersistent():  # libvirt refuses it with the same code for a saved state, or snapshots
+                domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM)
         except libvirt.libvirtError as error:
-            if error.get_error_code() not in (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_OPERATION_INVALID):
+            if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
                 raise
 
 
