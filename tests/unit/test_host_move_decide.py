@@ -493,7 +493,7 @@ def test_defined_again_at_the_source_after_it_was_alone(cold: bool) -> None:
 
 @pytest.mark.parametrize("handed_over", [False, True])
 def test_off_at_the_destination_where_it_may_have_run(handed_over: bool) -> None:
-    """The source's host had lost power at the switch; somebody let the guest run at the destination, and shut it off."""
+    """The source's host had lost power at the switch; it was let run at the destination, and shut off."""
     source = Instance(PAUSED if handed_over else OFF, "migration" if handed_over else "", True, "m1", paths=OLD)
     record = HostMoveRecord(marked=True, begun=True, made=("vda", "vdb"))
     seen = HostObservation(record, source, Instance(OFF, persistent=True, mark="m1"), handed_over=handed_over)

@@ -231,7 +231,8 @@ def _fence(plan: HostMovePlan, seen: HostObservation) -> Action | None:
     if not source.absent and seen.record.alone:
         return Park(
             f"{plan.vm} was defined at {plan.host_name} again after it had gone to {plan.dest_host_name}. It is not "
-            "let run there. Nothing is touched; remove the older one (`virsh undefine --keep-nvram`), then resume this move"
+            "let run there. Nothing is touched; remove the older one (`virsh undefine --keep-nvram`), then resume this "
+            "move"
         )
     if not source.absent:
         return actions.UndefineAtSource()

@@ -304,6 +304,7 @@ def run_at_destination(context: HostMoveContext, record: HostMoveRecord) -> None
     A pause after a guard has let it run is its owner's, and stays.
     """
     plan = context.plan
+    image_owner.open_staying_images(context)
     migration_guarding.arm_destination(context)
     point("destination-armed")
     point("resuming")
