@@ -7,7 +7,9 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 
+import cli_fake
 import pytest
+from test_cli import call
 
 from blockferry.doctor import preparation_rules as rules
 from blockferry.doctor.preparation_rules import HostPreparation, NamedHost, WayTried
@@ -47,6 +49,38 @@ def test_the_way_of_libvirt_is_mended_with_keys_of_both_hosts() -> None:
         "ssh root@kvm1 'cat ~/.ssh/id_ed25519.pub' | ssh root@kvm2 'cat >> ~/.ssh/authorized_keys'",
         "ssh root@kvm1 'ssh-keyscan kvm2 >> ~/.ssh/known_hosts'",
     )
+
+
+def test_the_port_of_a_host_is_that_of_every_command() -> None:
+    far = replace(TWO, port=2222)
+    tried = replace(way("PEER_UNREACHABLE"), destination=far, peer="qemu+ssh://root@kvm2:2200/system")
+    lines = rules.commands([tried], {far: ("qemu-nbd",)}, [far])
+    assert "ssh root@kvm1 'ssh-keyscan -p 2200 kvm2 >> ~/.ssh/known_hosts'" in lines
+    assert any("| ssh -p 2222 root@kvm2 'cat >> " in line for line in lines)
+    assert any(line.startswith("scp -P 2222 ca-cert.pem root@kvm2:/etc/pki/qemu/ca-cert.pem && ") for line in lines)
+    assert not [line for line in lines if "ssh root@kvm2" in line or "scp ca" in line]
+    six = replace(TWO, ssh="root@fd00::2")
+    assert six.copied("a", "/b") == "scp a root@[fd00::2]:/b"
+
+
+def test_a_name_is_entered_with_the_number_of_its_address() -> None:
+    """A name in its place would be no line of /etc/hosts."""
+    reached = replace(way("OWN_NAME_UNKNOWN"), connected="192.0.2.7")
+    assert "ssh root@kvm2 'echo '\"'\"'192.0.2.7 kvm2.lan'\"'\"' >> /etc/hosts'" in rules.commands([reached], {}, [])
+    lines = rules.commands([way("OWN_NAME_UNKNOWN")], {}, [])
+    assert "put its address in the place of ADDRESS" in lines[0]
+    assert "ADDRESS kvm2.lan" in lines[1]
+
+
+def test_commands_are_printed_as_they_are_pasted() -> None:
+    command = "ssh root@kvm2 '" + "echo nothing; " * 30 + "true'"
+
+    class Prepared(cli_fake.FakeClient):
+        def prepare_host(self, name: str) -> HostPreparation:
+            return replace(super().prepare_host(name), commands=(command,))
+
+    result = call(Prepared(), "--color", "always", "hosts", "prepare", "kvm2")
+    assert command in result.stdout.splitlines()
 
 
 def test_a_way_by_tls_is_not_mended_with_keys_of_ssh() -> None:

@@ -58,7 +58,7 @@ def prepare(app: App, name: str) -> None:
             app.out.line()
             app.out.line("To mend it, on this machine:" if app.out.pretty else "# to mend it, on this machine:")
         for command in preparation.commands:
-            app.out.line(command)
+            app.out.unwrapped(command)
     if not preparation.healthy:
         raise click.exceptions.Exit(Unhealthy.exit_status)
 

@@ -64,6 +64,11 @@ class Out:
             self.stream.write(" " * indent + str(text) + "\n")
             self.stream.flush()
 
+    def unwrapped(self, text: str) -> None:
+        """What is copied and pasted: the terminal may break the line, but no newline stands in it."""
+        self.stream.write(text + "\n")
+        self.stream.flush()
+
     def note(self, text: str) -> None:
         """Something said on the side."""
         self.line(Text(text, style="dim") if self.pretty else text)

@@ -73,7 +73,7 @@ def _side(entry: HostEntry, site: Host) -> _Side:
     hostname = site.connection.hostname()
     address = urlsplit(site.uri)
     login = f"{address.username or 'root'}@{address.hostname}" if address.hostname else ""
-    return _Side(entry, site, NamedHost(entry.name, hostname, login))
+    return _Side(entry, site, NamedHost(entry.name, hostname, login, address.port or 0))
 
 
 def _has_any(side: _Side) -> bool:
@@ -145,7 +145,10 @@ def _way(ways: list[WayTried], source: _Side, destination: _Side, *, require_tls
     source.now, destination.now = running.tls.source_at, running.tls.destination_at
     asked = replace(asked, tls=require_tls or preparation_rules.has_certificates(running.tls))
     findings = rules.between(running, asked) + rules.between(off, replace(asked, require_tls=False))
-    tried = WayTried(source.named, destination.named, tuple(findings), address, peer, _tried(running, off, peer))
+    trial = running.ports
+    connected = trial.address if trial is not None and 0 in trial.ports.values() else ""
+    told = _tried(running, off, peer)
+    tried = WayTried(source.named, destination.named, tuple(findings), address, peer, told, connected)
     ways.append(tried)
     return preparation_rules.way(tried)
 

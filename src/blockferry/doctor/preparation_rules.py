@@ -7,6 +7,7 @@ import posixpath
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from blockferry.base.units import format_time
 from blockferry.doctor.rules import HostCheck, Level
@@ -43,20 +44,32 @@ class HostPreparation:
 
 @dataclass(frozen=True, slots=True)
 class NamedHost:
-    """A host as the configuration calls it. `ssh`: what ssh is given, "" for the machine itself."""
+    """A host as the configuration calls it. `ssh`: what ssh is given, "" for the machine itself; `port`: 0: its own."""
 
     name: str
     hostname: str
     ssh: str = ""
+    port: int = 0
 
     def on(self, command: str) -> str:
         """Return the command as it is typed where blockferry runs."""
-        return f"ssh {self.ssh} {shlex.quote(command)}" if self.ssh else command
+        port = f"-p {self.port} " if self.port else ""
+        return f"ssh {port}{self.ssh} {shlex.quote(command)}" if self.ssh else command
+
+    def copied(self, file: str, path: str) -> str:
+        """Return the command that copies a file from where blockferry runs."""
+        user, at, address = self.ssh.rpartition("@")
+        host = f"{user}{at}[{address}]" if ":" in address else self.ssh
+        port = f"-P {self.port} " if self.port else ""
+        return f"scp {port}{file} {host}:{path}" if self.ssh else f"cp {file} {path}"
 
 
 @dataclass(frozen=True, slots=True)
 class WayTried:
-    """What came of trying the way from one host to another. `tried`: a clause that says what has worked."""
+    """What came of trying the way from one host to another. `tried`: a clause that says what has worked.
+
+    `connected`: the number of the address to which a connection was made; "" when none was.
+    """
 
     source: NamedHost
     destination: NamedHost
@@ -64,6 +77,7 @@ class WayTried:
     address: str
     peer: str
     tried: str = ""
+    connected: str = ""
 
 
 def way(tried: WayTried) -> list[HostCheck]:
@@ -171,12 +185,12 @@ def commands(
 def _mending(tried: WayTried, code: str) -> Iterator[str]:
     source, destination = tried.source, tried.destination
     if code == "PEER_UNREACHABLE" and tried.peer.startswith("qemu+ssh://"):
-        target = tried.peer.removeprefix("qemu+ssh://").partition("/")[0]
-        name = target.rpartition("@")[2].partition(":")[0]
+        peer = urlsplit(tried.peer)
+        port = f"-p {peer.port} " if peer.port else ""
         yield f"# root on {source.name} logs in to {destination.name} without a password"
         yield source.on('test -e ~/.ssh/id_ed25519 || ssh-keygen -q -t ed25519 -N "" -f ~/.ssh/id_ed25519')
         yield f"{source.on('cat ~/.ssh/id_ed25519.pub')} | {destination.on('cat >> ~/.ssh/authorized_keys')}"
-        yield source.on(f"ssh-keyscan {name} >> ~/.ssh/known_hosts")
+        yield source.on(f"ssh-keyscan {port}{peer.hostname} >> ~/.ssh/known_hosts")
     elif code == "PORT_CLOSED":
         ports = "--add-port=49152-49215/tcp --add-port=49216-49343/tcp"
         yield f"# migration ports of {destination.name}"
@@ -186,8 +200,9 @@ def _mending(tried: WayTried, code: str) -> Iterator[str]:
         yield source.on("timedatectl set-ntp true")
         yield destination.on("timedatectl set-ntp true")
     elif code == "OWN_NAME_UNKNOWN":
-        yield f"# {destination.name} resolves its own name"
-        yield destination.on(f"echo '{tried.address} {destination.hostname}' >> /etc/hosts")
+        place = "" if tried.connected else "; put its address in the place of ADDRESS"
+        yield f"# {destination.name} resolves its own name{place}"
+        yield destination.on(f"echo '{tried.connected or 'ADDRESS'} {destination.hostname}' >> /etc/hosts")
     elif code == "ADDRESS_UNKNOWN":
         yield f"# {source.name} resolves {tried.address}; put its address in the place of ADDRESS"
         yield source.on(f"echo 'ADDRESS {tried.address}' >> /etc/hosts")
@@ -214,10 +229,9 @@ def _tls_commands(hosts: Sequence[NamedHost]) -> Iterator[str]:
             f"-out {name}-cert.pem"
         )
         yield host.on(f"mkdir -p {place}")
-        scp = f"scp {{}} {host.ssh}:{place}/{{}}" if host.ssh else f"cp {{}} {place}/{{}}"
         copies = [("ca-cert.pem", "ca-cert.pem")]
         for side in ("server", "client"):
             copies += [(f"{name}-cert.pem", f"{side}-cert.pem"), (f"{name}-key.pem", f"{side}-key.pem")]
-        yield " && ".join(scp.format(*pair) for pair in copies)
+        yield " && ".join(host.copied(file, f"{place}/{name_there}") for file, name_there in copies)
         group = "chgrp libvirt-qemu {0}/*-key.pem || chgrp qemu {0}/*-key.pem; chmod 640 {0}/*-key.pem"
         yield host.on(group.format(place))
