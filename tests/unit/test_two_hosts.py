@@ -162,6 +162,21 @@ def test_a_snapshot_mounted_beside_its_file_system_is_a_row_of_its_own(journal: 
     assert set(journal.kept_sources()) == set(rows)
 
 
+def test_a_row_that_names_no_host_goes_with_its_move_only(journal: MoveJournal) -> None:
+    """The first version named no host: any host that used the path took its row away."""
+    first = replace(kept(A, "/ssd/vda.raw", None), host="", move="m1")
+    journal.add_kept(first)
+    other = kept(B, "/ssd/vda.raw", local(), move="m2")
+    journal.add_kept(other)
+    assert set(journal.kept_sources()) == {first, other}
+    journal.remove_kept("/ssd/vda.raw", B, "m2")
+    assert journal.kept_sources() == (first,)
+    journal.remove_kept("/ssd/vda.raw", A)
+    assert journal.kept_sources() == (first,)
+    journal.remove_kept("/ssd/vda.raw", A, "m1")
+    assert journal.kept_sources() == ()
+
+
 def test_another_host_s_quarantine_is_told_by_the_file(journal: MoveJournal) -> None:
     journal.add_kept(kept(A, "/ssd/shared.raw", SHARED))
     journal.add_kept(kept(A, "/ssd/own.raw", local()))

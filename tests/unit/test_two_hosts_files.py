@@ -108,6 +108,40 @@ def test_what_another_host_keeps_is_not_removed(site: PaperSite, journal: MoveJo
     assert doubt() is None, "another host's file of the same path"
 
 
+@pytest.fixture
+def by_fuse(tmp_path: Path) -> Iterator[Path]:
+    """A directory of which nobody can tell whether other hosts have it, too."""
+    point, below = tmp_path / "fuse", tmp_path / "below"
+    for path in (point, below):
+        path.mkdir()
+    try:
+        subprocess.run(["bindfs", str(below), str(point)], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"cannot mount here: {error}")
+    try:
+        yield point
+    finally:
+        subprocess.run(["umount", str(point)], check=True)
+
+
+def test_what_another_host_keeps_at_that_path_is_a_doubt(
+    site: PaperSite, journal: MoveJournal, by_fuse: Path, tmp_path: Path
+) -> None:
+    """Its row says no more than the path: rows of older versions, and file systems that are not known."""
+
+    def doubt(path: Path) -> str | None:
+        return proof.blocker(site, str(path), claims.claims(journal, site.uri, HOST), patience_s=0)
+
+    path, local = image(by_fuse / "vda.qcow2"), image(tmp_path / "local" / "vda.qcow2")
+    assert "quarantine" not in (doubt(path) or "")
+    for kept_path in (f"{by_fuse}//vda.qcow2", str(local)):
+        journal.add_kept(kept_by_other(kept_path, None))
+    assert "quarantine keeps it (or a file of that path there), an old file of db01," in (doubt(path) or "")
+    assert doubt(local) is None, "no other host has that file system"
+    journal.add_kept(kept_by_other(f"{by_fuse}//vda.qcow2", None, expires=time.time() - 1))
+    assert "quarantine" not in (doubt(path) or "")
+
+
 def test_a_purge_here_leaves_the_other_host_s_row_of_that_path(
     site: PaperSite, journal: MoveJournal, volume: Path
 ) -> None:

@@ -161,7 +161,7 @@ def _purge_one(
     point("purging")
     if state.found:
         files.remove_with_links(site.runner, kept.path)
-    journal.remove_kept(kept.path, site.connection.host_id())
+    journal.remove_kept(kept.path, site.connection.host_id(), kept.move)
     sentence = f"{kept.path} was removed from quarantine" if state.found else f"{kept.path} was gone already"
     with contextlib.suppress(MoveNotFound):
         journal.event(kept.move, "user", sentence)
@@ -358,7 +358,7 @@ def restore(site: Host, journal: MoveJournal, agreed: Restore, user: str) -> tup
         point("restored")
     host = site.connection.host_id()
     for path in (*returning, *small.values()):
-        journal.remove_kept(path, host)
+        journal.remove_kept(path, host, swap.move)
     used = {disk.target: disk.now if agreed.done else disk.kept for disk in swap.disks}
     done = [f"{target} of {swap.vm} uses {path} again" for target, path in used.items()]
     done += [f"{swap.vm} uses {path} again" for path in small.values()]

@@ -312,9 +312,9 @@ def _tree_elsewhere(path: str, own: HostInventory, names: FileReferences) -> str
 
 def _claimed_elsewhere(site: Host, path: str, said: Claims) -> str | None:
     """Whether a move of another host, or its quarantine, has to do with this very file, whatever its name is there."""
-    move = said.elsewhere.get(posixpath.normpath(path))
-    if move is not None and not is_of_one_host(files.filesystem_type(site.runner, path)):
-        return f"move {move} of another host, which is not over, has to do with it (or with a file of that path there)"
+    said_of_path = _claimed_by_path(path, said)
+    if said_of_path is not None and not is_of_one_host(files.filesystem_type(site.runner, path)):
+        return said_of_path
     kept = said.kept_files
     if not said.files and not kept:
         return None
@@ -332,6 +332,21 @@ def _claimed_elsewhere(site: Host, path: str, said: Claims) -> str | None:
     if row is None or row.expired(time.time()):
         return None
     return f"quarantine keeps it, an old file of {row.vm}, on the host with UUID {row.host} as {row.path}"
+
+
+def _claimed_by_path(path: str, said: Claims) -> str | None:
+    """The same by the path alone, which may be another file there."""
+    path = posixpath.normpath(path)
+    if (move := said.elsewhere.get(path)) is not None:
+        return f"move {move} of another host, which is not over, has to do with it (or with a file of that path there)"
+    now = time.time()
+    for row in (row for rows in said.kept_elsewhere.values() for row in rows):
+        if not row.identity.known and posixpath.normpath(row.path) == path and not row.expired(now):
+            return (
+                f"quarantine keeps it (or a file of that path there), an old file of {row.vm}, on the host with UUID "
+                f"{row.host}"
+            )
+    return None
 
 
 def _rows(kept: Iterable[Kept], going: set[str]) -> list[Kept]:

@@ -80,23 +80,29 @@ class RememberedFiles(abc.ABC):
             "place": file.place,
             "place_path": file.path,
         }
-        here = sa.and_(kept.c.path == row.path, kept.c.host.in_((row.host, "")))
+        here = _of(row.path, row.host, row.move)
         with self._db.writing() as connection:
             connection.execute(sa.delete(kept).where(here))
             for host, path in _same_elsewhere(connection, row):
                 connection.execute(sa.delete(kept).where(kept.c.host == host, kept.c.path == path))
             connection.execute(sa.insert(kept).values(values))
 
-    def remove_kept(self, path: str, host: str) -> None:
-        """Forget it; harmless when it is not known. A row of an unknown host counts as this host's."""
+    def remove_kept(self, path: str, host: str, move: str = "") -> None:
+        """Forget it; harmless when it is not known. One that names no host: if it is of this `move`."""
         with self._db.writing() as connection:
-            connection.execute(sa.delete(kept).where(kept.c.path == path, kept.c.host.in_((host, ""))))
+            connection.execute(sa.delete(kept).where(_of(path, host, move)))
 
     def kept_sources(self) -> tuple[Kept, ...]:
         """All files that are kept on purpose, of all hosts, by path."""
         with self._db.reading() as connection:
             rows = connection.execute(sa.select(*(kept.c[name] for name in _KEPT)).order_by(kept.c.path, kept.c.host))
             return tuple(codec.kept(row) for row in rows)
+
+
+def _of(path: str, host: str, move: str) -> sa.ColumnElement[bool]:
+    """The row of a host; and one of the first version, which names none, if it is of the same move."""
+    unnamed = sa.and_(kept.c.host == "", kept.c.move == move)
+    return sa.and_(kept.c.path == path, sa.or_(kept.c.host == host, unnamed))
 
 
 def _same_elsewhere(connection: sa.Connection, row: Kept) -> list[tuple[str, str]]:
