@@ -389,7 +389,7 @@ class FakeClient(Client):
         self._note(f"cancel {move}" + (" here" if here else ""))
         now = self.show(move)[0]
         if now.too_late_to_cancel:
-            raise TooLateToCancel(now.id, now.plan.vm, now.plan.destination)
+            raise TooLateToCancel(now.id, now.plan.vm, now.plan.destination, now.kind)
         if now.owner_alive and "other" in (now.owner or ""):  # another process, which obeys at once
             self.journal[now.id] = self._ended(now.id, Outcome.CANCELLED)
         else:

@@ -73,6 +73,13 @@ def request(config: Config = HOSTS, **options: Any) -> HostMoveRequest:
     return made
 
 
+def test_a_vm_that_was_handed_over_is_not_taken_back() -> None:
+    handed = summary(record=HostMoveRecord(handed=True))
+    result = call(client(handed), "cancel", "3f2a")
+    assert result.exit_code == 4
+    assert f"cannot be cancelled any more: web01 was handed over to {PLAN.destination}." in result.stderr
+
+
 # ------------------------------------------------------------ options
 
 

@@ -101,7 +101,7 @@ def _tell(app: App, summary: AnyMove) -> None:
         else:
             app.out.line(f"Move {summary.id} is over. {summary.plan.vm} was moved; see `blockferry show {summary.id}`.")
         return
-    raise TooLateToCancel(summary.id, summary.plan.vm, summary.plan.destination)
+    raise TooLateToCancel(summary.id, summary.plan.vm, summary.plan.destination, summary.kind)
 
 
 @click.command(cls=Command, examples=("blockferry speed web01 50MiB/s", "blockferry speed 0"))

@@ -255,8 +255,15 @@ def _statuses() -> str:
         meaning = _MEANINGS.get(status, "")
         codes = ", ".join(f"[{kind.code}](errors.md#{kind.code.lower()})" for kind in members)
         lines.append(f"| {status} | {meaning} | {codes} |")
+    lines += ["", _OF_MANY]
     return "\n".join(lines) + "\n"
 
+
+_OF_MANY = """\
+`move --all-on` moves many VMs and ends with the worst status of them, in the order 1, 5, 11, 8, 7, 9, 3, 6, 4,
+130, 2, 0. "Nothing was touched" is then said of the VM with that status; others may have been moved, and
+`--json` tells of each. Before anything is begun: 4 when a VM is refused, 7 when a configured host did not
+answer; with `--skip-refused` the others move, and the status at the end is no better."""
 
 _MEANINGS = {
     2: "The command line or the configuration makes no sense. Nothing was touched.",

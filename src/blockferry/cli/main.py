@@ -44,7 +44,7 @@ SECTIONS: dict[str, dict[str, CommandEntry]] = {
         "watch": CommandEntry("control", "Follow a move until its end."),
         "speed": CommandEntry("control", "Change the limit of a running copy."),
         "cancel": CommandEntry("control", "Cancel a move; VM stays on its old disks."),
-        "resume": CommandEntry("move", "Go on with moves that nobody runs."),
+        "resume": CommandEntry("move", "Resume interrupted moves."),
     },
     "Track": {
         "cbt": CommandEntry(

@@ -130,7 +130,7 @@ def _detach(app: App, client: Client, summary: AnyMove) -> None:
 @click.option("--detach", is_flag=True, help="Leave it to the background and return.")
 @pass_app
 def resume(app: App, name: str | None, *, detach: bool) -> None:
-    """Go on with moves that nobody runs.
+    """Resume interrupted moves.
 
     With a VM or an id: with this one, which may have been interrupted or stand still (parked). Without: with all that
     nobody runs. One move is run here, with its progress; several go on in the background. Any other command takes up

@@ -20,7 +20,7 @@ def cancel(env: Environment, move: str, *, here: bool = False) -> AnyMove:
     if here:
         summary = its.adopt(env, summary)
     if summary.too_late_to_cancel:
-        raise TooLateToCancel(summary.id, summary.plan.vm, summary.plan.destination)
+        raise TooLateToCancel(summary.id, summary.plan.vm, summary.plan.destination, summary.kind)
     if summary.finished is None:
         if not summary.owner_alive:
             its.reach(env, summary)  # somebody has to run it for that, from here

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from blockferry.base.errors.error import BlockferryError
 
@@ -94,16 +95,23 @@ class MoveCancelled(BlockferryError):
 class TooLateToCancel(BlockferryError):
     """The VM uses its new disks already: a move cannot be cancelled after the switch. It goes on to its end.
 
-    To have the VM on its former datastore again, move it back once this move has ended.
+    On the way to another host: the VM was handed over to that host already. To have the VM where it was, move it back
+    once this move has ended.
     """
 
     code = "TOO_LATE"
     exit_status = 4
     sentence_form = "Move {move} cannot be cancelled any more: {vm} uses its disks on {destination} already."
+    handed_form: ClassVar[str] = "Move {move} cannot be cancelled any more: {vm} was handed over to {destination}."
     hint_form = "To go back, move it again when this move has ended."
     move: str
     vm: str
     destination: str
+    kind: str = "storage-move"
+
+    @property
+    def sentence(self) -> str:
+        return (self.handed_form if self.kind == "host-move" else self.sentence_form).format(**self.facts)
 
 
 @dataclass(eq=False, repr=False)
