@@ -11,6 +11,7 @@ from journal_support import disk_plan, make_plan
 from test_host_move_decide import DISKS, PLAN
 
 from blockferry.base.errors import DestinationTaken, MoveBusy, MoveNotFound
+from blockferry.host_move import run_host_move
 from blockferry.host_move.host_move_journal import HostMoveJournal
 from blockferry.host_move.host_record import HostMoveRecord
 from blockferry.hosts.migrating import MigrationStats
@@ -19,6 +20,7 @@ from blockferry.storage_move import claims
 from blockferry.storage_move.destination.plan import DestinationImage
 from blockferry.storage_move.move_journal import MoveJournal
 from blockferry.storage_move.record import Record
+from blockferry.store import Owner
 
 pytest_plugins = ("journal_plugin",)
 
@@ -36,6 +38,25 @@ def test_it_is_read_as_it_was_written(journals: tuple[HostMoveJournal, MoveJourn
     assert (found.plan, found.record, found.state) == (PLAN, record, "interrupted")
     assert journals[0].want("m1", Wanted.CANCEL).record.wanted is Wanted.CANCEL
     assert journals[1].unfinished() == ()
+
+
+def test_unexpected_errors_are_forgiven_once_its_user_has_looked(
+    journals: tuple[HostMoveJournal, MoveJournal],
+) -> None:
+    """One that was parked by its third was parked again by the first after `resume`."""
+    journal, _ = journals
+    journal.add(PLAN, HostMoveRecord(), "{}", "alice")
+    lease = journal.claim("m1", Owner.here())
+    journal.write(lease, HostMoveRecord(unexpected=3))
+    journal.park(lease, "an unexpected error came 3 times")
+    lease.release()
+    before = journal.get("m1")
+    assert before.parked is not None
+    resumed = journal.claim("m1", Owner.here())
+    assert run_host_move.take_up(journal, resumed, before).record.unexpected == 0
+    assert journal.read("m1").unexpected == 0
+    journal.write(resumed, HostMoveRecord(unexpected=1))
+    assert run_host_move.take_up(journal, resumed, journal.get("m1")).record.unexpected == 1, "its user has not looked"
 
 
 def test_one_job_for_each_vm_of_whichever_kind(journals: tuple[HostMoveJournal, MoveJournal]) -> None:

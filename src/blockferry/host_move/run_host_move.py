@@ -21,7 +21,7 @@ from blockferry.jobs.handle import JobHandle
 from blockferry.jobs.slow_calls import SlowCalls
 from blockferry.storage_move import claims
 from blockferry.storage_move.move_journal import MoveJournal
-from blockferry.store import LeaseKeeper
+from blockferry.store import Lease, LeaseKeeper
 
 
 def run(
@@ -50,9 +50,7 @@ def run(
         with lease_keeping.parking_bugs(journal, lease), LeaseKeeper(journal, lease) as keeper:
             source.expect(lambda connection: _expect(plan, connection, plan.host))
             dest.expect(lambda connection: _expect(plan, connection, plan.dest_host))
-            summary = journal.unpark(lease)
-            if summary.parked is not None:
-                journal.write(lease, replace(journal.read(move), unexpected=0))
+            summary = take_up(journal, lease, summary)
             handle = JobHandle(journal, lease, keeper, shown, stop or threading.Event(), summary)
             context = HostMoveContext(
                 plan=plan,
@@ -74,6 +72,18 @@ def run(
         source.close()
         dest.close()
     return journal.get(move)
+
+
+def take_up(journal: HostMoveJournal, lease: Lease, before: HostMoveSummary) -> HostMoveSummary:
+    """Go on with the move, and begin its counts anew if it was parked: then its user has looked.
+
+    `before`: as it was read before the lease was had. Raises LeaseLost.
+    """
+    summary = journal.unpark(lease)
+    if before.parked is None:
+        return summary
+    journal.write(lease, replace(journal.read(lease.move), unexpected=0))
+    return journal.get(lease.move)
 
 
 def _slowest(source: Host, dest: Host) -> tuple[str, float] | None:
