@@ -232,6 +232,36 @@ def test_a_qemu_that_has_handed_its_guest_over(source: SourceGuard, pair: PaperP
         assert pair.state("source") == HANDED_OVER
 
 
+@pytest.mark.parametrize("marked", [False, True])
+@pytest.mark.parametrize("again", [OFF, HANDED_OVER])
+def test_it_comes_back_after_it_had_gone(source: SourceGuard, pair: PaperPair, again: str, marked: bool) -> None:
+    """What was noted was said of what is gone."""
+    (pair.folder / "qmp").write_text("postmigrate")
+    source.handed()
+    pair.set(source=GONE, dest=STANDS)
+    pair.end_qemu()
+    pair.wait_running()
+    if not marked:
+        (pair.folder / "source.mark").unlink()
+    if again == HANDED_OVER:
+        pair.start_qemu()
+    pair.set(source=again)
+    wait_until(lambda: not pair.processes(), "the guard's end", timeout=60)
+    assert pair.state("source") == again
+
+
+@pytest.mark.parametrize("left", [OFF, HANDED_OVER])
+def test_noted_but_without_our_mark(source: SourceGuard, pair: PaperPair, left: str) -> None:
+    (pair.folder / "qmp").write_text("postmigrate")
+    (pair.folder / "source.mark").unlink()
+    pair.set(source=left, dest=STANDS)
+    if left == OFF:
+        pair.end_qemu()
+    source.handed()
+    pair.stays(4)
+    assert pair.state("source") == left
+
+
 def test_noted_but_it_runs_again(source: SourceGuard, pair: PaperPair) -> None:
     pair.set(dest=STANDS)
     source.handed()

@@ -77,15 +77,16 @@ class Handover:
     def finish_here(self, *, handed: bool) -> None:
         """End what is left here of a guest that was handed over. `handed`: blockferry has proven that, and noted it.
 
-        Without that only a definition goes of which libvirt itself says that its VM has gone to another host.
+        Without that only a definition goes of which libvirt itself says that its VM has gone to another host. What does
+        not bear this move's mark is another VM's, or was defined anew.
         """
         state = self.here.state()
-        if state is not None and state[0] == PAUSED and handed and self.is_postmigrate():
+        if state is not None and state[0] == PAUSED and handed and self.is_postmigrate() and self.is_marked():
             self.tell("its QEMU here, which has handed its guest over, is ended")
             self.here.virsh("destroy", self.uuid, seconds=RESUME_S)
             state = self.here.state()
         off = state is not None and state[0] not in (RUNNING, PAUSED) and not self.qemu()
-        if off and (handed or (state == OFF_MIGRATED and self.stands_there())):
+        if off and (handed or (state == OFF_MIGRATED and self.stands_there())) and self.is_marked():
             self.tell("its definition here is removed: it is at the destination")
             self.here.virsh("undefine", "--keep-nvram", self.uuid, seconds=RESUME_S)
 

@@ -83,7 +83,8 @@ class SourceWatch:
             self.over = True
             say({"done": ""})
         elif order == "handed":
-            self.handed_at = self.handed_at or time.monotonic()
+            if self.gone_at is None:  # else what might come here later is not what was handed over
+                self.handed_at = self.handed_at or time.monotonic()
             self.next_at = 0.0
             say({"handed": ""})
         elif order == "stop":
@@ -100,18 +101,20 @@ class SourceWatch:
         """See what is left here, and do what is next."""
         now = time.monotonic()
         self.next_at = now + RECHECK_S
-        if pid:
-            self.gone_at = self.off_at = None
+        left = LeftAtSource.QEMU if pid else self.vm.left()
+        if self.gone_at is not None and left in (LeftAtSource.QEMU, LeftAtSource.DEFINITION):
+            self.vm.tell("it is here again after nothing of it was left; that is its owner's, and not touched")
+            self.over = True
+        elif left is LeftAtSource.QEMU:
+            self.off_at = None
             if self.handed_at is not None:
                 if self.impatient(self.handed_at, now):
                     self.vm.finish_here(handed=True)
             elif not self.heard:
                 self.next_at = now + MARK_S
                 self.over = not self.vm.is_marked() and self.vm.here.state() is not None
-            return
-        left = self.vm.left()
-        if left is LeftAtSource.NOTHING:
-            self.gone_at = self.gone_at or now
+        elif left is LeftAtSource.NOTHING:
+            self.gone_at, self.handed_at = self.gone_at or now, None
             if self.impatient(self.gone_at, now):
                 self.arrive(now)
         elif left is LeftAtSource.DEFINITION:
