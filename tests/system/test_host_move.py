@@ -607,13 +607,17 @@ def test_a_batch_is_cancelled(crossing: Callable[..., Crossing], ssd: Datastore,
 
 @pytest.mark.usefixtures("awake")
 def test_a_datastore_is_emptied(crossing: Callable[..., Crossing], old_san: Datastore, ssd: Datastore) -> None:
-    """By the same code: two VMs at a time, within one host; one that has no disk there stays as it is."""
+    """By the same code: two VMs at a time, on whichever host they are; one that has no disk there stays as it is."""
     guests = [crossing(Disk("vda", old_san, size="48MiB", fill="16MiB")) for _ in range(2)]
     other = crossing(Disk("vda", ssd, size="32MiB"), start=False)
     for one in guests:
         one.write()
-    said = guests[0].line.do("--host", "kvm1", "move", "--all-on", "old-san", "--to", "ssd")
+    line = guests[0].line
+    assert line.do("move", "--all-on", "old-sann", "--to", "ssd").status == 3, "it is no empty datastore"
+    assert line.do("move", "--all-on", "kvm1", "--to", "ssd").status == 2, "--to-host was forgotten"
+    said = line.do("move", "--all-on", "old-san", "--to", "ssd")
     assert (said.status, _batch_ends(said)) == (0, {one.name: "moved" for one in guests}), said
+    assert {end["host"] for end in said.document["ends"]} == {"kvm1"}
     for one in guests:
         assert Path(one.guest.sources()["vda"]).parent.parent == ssd.path
         one.assert_alive()
