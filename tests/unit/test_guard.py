@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from blockferry.safety import guard as guard_module
 from blockferry.safety.guard import Guard
 from lab.process import wait_until
 
@@ -97,6 +99,27 @@ def test_who_has_come_back_in_time_is_left_alone(guard: Guard, paused: Path) -> 
         time.sleep(1)
         assert paused.exists()
         assert guard.let_run() is True, "it is not the guard that let it run"
+
+
+def test_an_order_that_comes_too_late_is_not_carried_out(
+    guard: Guard, paused: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who gave it has let the VM run otherwise since, and its owner has paused it."""
+    with guard:
+        assert guard.arm(60)
+        assert guard._process is not None
+        guard._process.send_signal(signal.SIGSTOP)
+        try:
+            monkeypatch.setattr(guard_module, "RUN_S", 0.2)
+            assert guard.let_run() is None
+            paused.touch()
+        finally:
+            guard._process.send_signal(signal.SIGCONT)
+        assert guard.works(), "it has read what came before"
+        assert paused.exists()
+        monkeypatch.setattr(guard_module, "RUN_S", 60.0)
+        assert guard.let_run() is True, "it has ended no suspension yet"
+        assert not paused.exists()
 
 
 def test_a_guard_that_is_not_there_leaves_it_to_us(guard: Guard) -> None:

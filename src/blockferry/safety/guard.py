@@ -235,7 +235,7 @@ class Guard:
             done = self._end_on_host(on_host)
             if done is not None:
                 return done
-        match self._ask("run", RUN_S):
+        match self._ask(f"run {clock.seconds() + RUN_S}", RUN_S):
             case b"yes":
                 return True
             case b"no":
@@ -453,7 +453,10 @@ class _Sentry:
             if line.startswith((b"arm ", b"disarm")):
                 token, name = line.decode().split()[2:] if line.startswith(b"arm ") else ("", "")
                 self._other.armed("" if token == NO_TOKEN else token, name)
-            answer = self._run_now() if line == b"run" else self._remember(order)
+            if line.startswith(b"run ") and isinstance(order, float):
+                answer = self._run_now(order)
+            else:
+                answer = self._remember(order)
             os.write(1, number + answer)
 
     def _remember(self, order: dict[str, Throttle] | managed_save_recovery.SavedVm | float | None) -> bytes:
@@ -468,10 +471,14 @@ class _Sentry:
             self._resumed = self._resumed and self._armed_s is None
         return b" ok\n"
 
-    def _run_now(self) -> bytes:
-        """Let the VM run, unless we have since we were last armed: then its owner has paused it."""
-        began = clock.seconds()
-        late = (lambda: clock.seconds() - began >= RUN_S) if self._other.token else None
+    def _run_now(self, until: float) -> bytes:
+        """Let the VM run, unless we have since we were last armed: then its owner has paused it.
+
+        So it may be once the order is too late (we were frozen): who gave it has not waited after `until`.
+        """
+        if clock.seconds() >= until:
+            return b" failed\n"
+        late = (lambda: clock.seconds() >= until) if self._other.token else None
         done = False if self._resumed else _resume_here(self._control, None, late)
         self._resumed, self._late_s = self._resumed or done is True, 0.0
         if done:
@@ -482,7 +489,10 @@ class _Sentry:
 
 
 def _order(line: bytes) -> dict[str, Throttle] | managed_save_recovery.SavedVm | float | None:
-    """What a line of the parent's asks for: limits, a VM to hold, seconds to be armed for; None for `run`, `disarm`."""
+    """What a line of the parent's asks for: limits, a VM to hold, seconds to be armed for; None for `disarm`.
+
+    Of `run` it is the time, by `clock.seconds`, from which on it is too late.
+    """
     name, _, rest = line.partition(b" ")
     match name:
         case b"limits":
@@ -493,7 +503,9 @@ def _order(line: bytes) -> dict[str, Throttle] | managed_save_recovery.SavedVm |
         case b"arm":
             seconds, _token, _name = rest.split()
             return float(seconds)
-        case b"run" | b"disarm":
+        case b"run":
+            return float(rest)
+        case b"disarm":
             return None
         case _:
             raise ValueError(line)
