@@ -73,6 +73,21 @@ def test_killed_and_nobody_resumes_the_move(crossing: Make, ssd: Datastore, poin
     trip.assert_alive()
 
 
+def test_killed_after_the_resume_and_before_the_note(crossing: Make, ssd: Datastore) -> None:
+    """Its owner pauses it, and whoever takes the move up leaves that."""
+    trip = writing(crossing, Disk("vda", ssd, size="48MiB"))
+    assert trip.move(*TO, point="destination-resumed:kill").killed
+    wait_running_there(trip)
+    no_guard_is_left(trip)
+    trip.guest.judge.stop()
+    trip.guest.suspend()
+    trip.line.do("resume", trip.name)
+    assert not trip.line.unfinished(), trip.line.stories()
+    assert trip.states() == ("absent", "paused"), trip.line.stories()
+    trip.guest.resume()
+    assert trip.guest.judge.verify_live().ok
+
+
 def test_killed_while_the_migration_goes_on(crossing: Make, ssd: Datastore) -> None:
     """libvirt brings it to its end, and nobody but the guard at the source sees that."""
     trip = writing(crossing, Disk("vda", ssd, size="256MiB", fill="128MiB"))

@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 
+from blockferry.base.errors import HostUnreachable
 from blockferry.hosts.helper import migration_guards
 from blockferry.hosts.helper.migration_guards import DestinationGuard, SourceGuard
 from blockferry.hosts.helper.program import arrival_calls, stalled_link
 from blockferry.hosts.helper.program.stalled_link import Probes, StallWatch
-from blockferry.hosts.runner import LocalRunner
+from blockferry.hosts.runner import LocalRunner, SshRunner
 from lab.process import wait_until
 
 PEER = "qemu+ssh://kvm2/system"
@@ -292,6 +293,33 @@ def test_its_owner_has_paused_it_after_it_ran(dest: DestinationGuard, pair: Pape
     assert dest.arm(0.1)
     time.sleep(2)
     assert pair.state("source") == STANDS
+
+
+def test_it_runs_already_at_the_destination(dest: DestinationGuard, pair: PaperPair, runner: LocalRunner) -> None:
+    """blockferry was killed right after it had let it run: the guard notes that, and a pause is its owner's."""
+    assert dest.arm(600)
+    pair.set(source=RUNS)
+    dest.leave()
+    wait_until(lambda: migration_guards.acted(runner, pair.move), "the note", timeout=60)
+    wait_until(lambda: not pair.processes(), "the guard's end", timeout=60)
+
+
+def test_it_runs_already_as_seen_from_the_source(source: SourceGuard, pair: PaperPair, runner: LocalRunner) -> None:
+    pair.set(source=GONE, dest=RUNS)
+    pair.end_qemu()
+    source.leave()
+    wait_until(lambda: migration_guards.acted(runner, pair.move), "the note", timeout=60)
+    wait_until(lambda: not pair.processes(), "the guard's end", timeout=60)
+
+
+def test_a_host_that_cannot_be_asked_is_a_doubt() -> None:
+    """Not a no: the pause that is seen may be the owner's."""
+    away = SshRunner("127.0.0.1", "nobody", 1)
+    try:
+        with pytest.raises(HostUnreachable):
+            migration_guards.acted(away, "m1")
+    finally:
+        away.close()
 
 
 # ------------------------------------------------------------ the link

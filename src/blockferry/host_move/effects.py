@@ -311,6 +311,7 @@ def run_at_destination(context: HostMoveContext, record: HostMoveRecord) -> None
     context.check()
     resumed = context.dest.control(plan.uuid, plan.vm).resume(unless=lambda: migration_guarding.has_acted(context))
     now = time.monotonic()
+    point("destination-resumed")
     call = context.migration
     if resumed and call is not None and call.switched_at is not None:
         record = replace(record, downtime_ms=round((now - call.switched_at) * 1000))

@@ -70,15 +70,19 @@ def tell_handed(context: HostMoveContext) -> None:
 
 
 def arm_destination(context: HostMoveContext) -> None:
-    """The source was proven to be empty: the guest is let run even if we, and the way to the source, are gone."""
-    if context.dest_guard is not None:
+    """The source was proven to be empty: the guest is let run even if we, and the way to the source, are gone.
+
+    Not when it was let run before: that guard knows only the note of its own host. Raises as `has_acted`.
+    """
+    if context.dest_guard is not None and not has_acted(context):
         context.dest_guard.arm(RESUME_WITHIN_S)
 
 
 def has_acted(context: HostMoveContext) -> bool:
     """Whether the guest was let run before, so that a pause is its owner's.
 
-    A guard that hears us says so itself; without one its host is asked.
+    A guard that hears us says so itself; without one its host is asked. Raises BlockferryError when it does not answer:
+    then both hosts are looked at again.
     """
     for host, guard in ((context.source, context.source_guard), (context.dest, context.dest_guard)):
         if guard is not None and guard.alive:

@@ -22,6 +22,7 @@ point = KillPoints(
     "alone-noted",
     "destination-armed",
     "resuming",
+    "destination-resumed",
     "resumed",
     "image-renamed",
     "arrived-noted",

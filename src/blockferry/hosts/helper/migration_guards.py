@@ -32,7 +32,7 @@ class MigrationGuard:
         """Nothing is started yet. `uri`: the host's, as used from here. `mark`: the URI of our mark in the VM's
         metadata, and the move's id in it."""
         self.problem = ""
-        self.resumed = False  # it has let the guest run
+        self.resumed = False  # it has let the guest run, or has seen that it did
         self.cuts: list[float] = []  # each migration that it has ended: for so many seconds nothing arrived
         self._runner = runner
         self._about = f"{mark[1]} {uuid}"
@@ -138,11 +138,9 @@ class DestinationGuard(MigrationGuard):
 
 
 def acted(runner: Runner, move: str) -> bool:
-    """Whether the guest of this move was let run from this host. False also when the host cannot be asked."""
-    try:
-        return bool(runner.call("arrival.acted", timeout_s=ASK_S, move=move))
-    except BlockferryError:
-        return False
+    """Whether the guest of this move was let run from this host. Raises BlockferryError when the host cannot be asked:
+    then nobody knows, and a pause may be its owner's."""
+    return bool(runner.call("arrival.acted", timeout_s=ASK_S, move=move))
 
 
 def note_acted(runner: Runner, move: str) -> None:

@@ -38,8 +38,11 @@ def note_path(move: str) -> str:
 
 
 def acted(move: str) -> bool:
-    """Whether the guest of this move was let run, by somebody on this host or by a call from here."""
-    return os.path.exists(note_path(move))
+    """Whether the guest of this move was let run, by somebody on this host or by a call from here.
+
+    Where we can write nothing down, nobody of us has: no guard stands there.
+    """
+    return not directory_problem() and os.path.exists(note_path(move))
 
 
 def note(move: str) -> bool:
@@ -86,16 +89,21 @@ class Arriving:
     def let_run(self) -> bool | None:
         """Let the guest run, if it has stood still since it came. The caller has proven that it cannot run elsewhere.
 
-        True: done; False: nothing is to be done any more; None: it is to be tried again.
+        True: it runs, or has run since it came; False: nothing is to be done any more; None: it is to be tried again.
+
+        Also of a guest that runs already a note is written: whoever has let it run may have been killed before its own.
         """
         if acted(self.move):
-            return False
+            return True
         state = self.vm.state()
         if state is None or state == PAUSED_MIGRATION:
             return None
+        if state[0] == RUNNING:
+            with contextlib.suppress(OSError):
+                note(self.move)
+            return True
         if state != SUSPENDED:
-            if state[0] != RUNNING:
-                self.tell(f"it is not let run at the destination: libvirt there says state {state[0]}, {state[1]}")
+            self.tell(f"it is not let run at the destination: libvirt there says state {state[0]}, {state[1]}")
             return False
         if not self.is_marked() or self.vm.virsh("resume", self.vm.uuid, seconds=RESUME_S) is None:
             return None
