@@ -14,7 +14,7 @@ import pytest
 
 from blockferry.base.errors import HostCommandFailed, ImageUnreadable
 from blockferry.base.units import MiB
-from blockferry.hosts.images import nbd_tls, network_exports, part_copy
+from blockferry.hosts.images import conversion, nbd_tls, network_exports, part_copy
 from blockferry.hosts.images.conversion import ConversionStopped
 from blockferry.hosts.images.nbd_tls import TlsClient
 from blockferry.hosts.images.part_copy import PartCopy
@@ -116,6 +116,13 @@ def test_stopped_and_gone_on(runner: LocalRunner, server: Server, tmp_path: Path
     assert server.equals(source, kind)
 
 
+def test_all_at_once(runner: LocalRunner, server: Server, tmp_path: Path) -> None:
+    source = image(tmp_path / "source", "qcow2")
+    wait_until(lambda: answers(runner, server), "the server", timeout=30)
+    conversion.convert_to_export(runner, str(source), "qcow2", server.uri)
+    assert server.equals(source, "qcow2")
+
+
 def test_the_server_dies(runner: LocalRunner, server: Server, tmp_path: Path) -> None:
     source = image(tmp_path / "source", "raw")
     wait_until(lambda: answers(runner, server), "the server", timeout=30)
@@ -144,6 +151,8 @@ def test_a_flush_fails_at_the_server(runner: LocalRunner, tmp_path: Path, kind: 
         with pytest.raises(HostCommandFailed, match="flush"):
             part_copy.copy(runner, asked, done=done.append, progress=lambda _: None, should_stop=lambda: False)
         assert not done
+        with pytest.raises(HostCommandFailed, match="qemu-io"):
+            conversion.convert_to_export(runner, str(source), "raw", server.uri)
     finally:
         server.end()
 
