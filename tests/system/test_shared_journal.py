@@ -6,8 +6,11 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from blockferry.storage_move import old_plan
+from blockferry.storage_move.plan import Plan
 from lab import Datastore, Host, Lab
 from tests.system.bare import bare
 from tests.system.postgres import Postgres, PostgresLine, postgres
@@ -57,6 +60,13 @@ def killed_while_it_copies(server: Postgres, line: PostgresLine, vm: str) -> tup
     return move, plan
 
 
+def of_version_4(plan: str) -> str:
+    """The same plan as version 4 wrote it: one flat form, and no host."""
+    flat = json.loads(msgspec.json.encode(old_plan.flat(msgspec.json.decode(plan, type=Plan))))
+    older = {key: value for key, value in flat.items() if key not in ("host", "host_name")}
+    return json.dumps({**older, "version": 4})
+
+
 def test_another_host_neither_takes_up_nor_ends_a_move(
     server: Postgres,
     lines: tuple[PostgresLine, PostgresLine],
@@ -94,8 +104,7 @@ def test_another_host_neither_takes_up_nor_ends_a_move(
         assert state(server, move) == before
 
         # A move of an older version, which noted no host: nobody can tell, so another host leaves it alone.
-        older = {key: value for key, value in json.loads(plan).items() if key not in ("host", "host_name")}
-        server.run("UPDATE moves SET plan = %s WHERE id = %s", json.dumps({**older, "version": 4}), move)
+        server.run("UPDATE moves SET plan = %s WHERE id = %s", of_version_4(plan), move)
         there.must("moves")
         assert there.do("resume", move).code == "OTHER_HOST"
         assert state(server, move) == before
@@ -118,8 +127,7 @@ def test_a_move_of_an_older_version_whose_vm_is_gone_can_be_ended(
     here, there = lines
     with bare(lab_host, old_san, "shared3") as vm:
         move, plan = killed_while_it_copies(server, here, vm.name)
-        older = {key: value for key, value in json.loads(plan).items() if key not in ("host", "host_name")}
-        server.run("UPDATE moves SET plan = %s, lease_expires = 0 WHERE id = %s", json.dumps(older), move)
+        server.run("UPDATE moves SET plan = %s, lease_expires = 0 WHERE id = %s", of_version_4(plan), move)
         lab_host.virsh("destroy", vm.name)
         lab_host.virsh("undefine", vm.name)
         made = ssd.home(vm.name) / vm.path.name

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import tenacity
 
 from blockferry.base.errors import BlockferryError, NoAnswer
 from blockferry.hosts.helper.program import by_mount, image_calls, mount_table
@@ -24,7 +25,11 @@ HERE = LocalRunner()
 
 def create(path: Path, *words: str, size: str = "3M", format: str = "qcow2") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    subprocess.run(["qemu-img", "create", "-q", "-f", format, *words, str(path), *([size] if size else [])], check=True)
+    argv = ["qemu-img", "create", "-q", "-f", format, *words, str(path), *([size] if size else [])]
+    # On a busy machine QEMU now and then says that it is "Unable to get accurate CPU usage", and makes no LUKS.
+    for attempt in tenacity.Retrying(stop=tenacity.stop_after_attempt(10), reraise=True):
+        with attempt:
+            subprocess.run(argv, check=True)
     return path
 
 
