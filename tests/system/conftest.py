@@ -48,6 +48,31 @@ def far(lab_session: Lab, desk: Host, old_san: Datastore, ssd: Datastore) -> Hos
     return host
 
 
+@pytest.fixture(scope="session")
+def kvm2_disks(lab_session: Lab) -> Datastore:
+    """A datastore that only the second host has."""
+    return lab_session.datastore("kvm2-disks", fs="ext4", size="4GiB")
+
+
+@pytest.fixture(scope="session")
+def kvm2_archive(lab_session: Lab) -> Datastore:
+    """Another one."""
+    return lab_session.datastore("kvm2-archive", fs="ext4", size="1GiB")
+
+
+@pytest.fixture(scope="session")
+def kvm2(
+    lab_session: Lab, desk: Host, old_san: Datastore, ssd: Datastore, kvm2_disks: Datastore, kvm2_archive: Datastore
+) -> Host:
+    """Where the VMs go: it has `old-san`, too, so that a disk there is shared, and nothing of `ssd`."""
+    host = lab_session.host("kvm2", network=True)
+    host.run(["mount", "-t", "tmpfs", "none", ssd.path])  # every host of a lab sees every file system otherwise
+    host.attach(old_san)
+    host.attach(kvm2_disks)
+    host.attach(kvm2_archive)
+    return host
+
+
 @pytest.fixture
 def far_line(desk: Host, far: Host, tmp_path: Path, stores: tuple[Datastore, ...]) -> Iterator[FarLine]:
     """The command line on the desk, for the far host; whatever the test has cut is whole again afterwards."""

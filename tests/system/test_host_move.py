@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from lab import Datastore, Disk, Guest, Host, Lab
+from lab import Datastore, Disk, Guest, Host
 from lab.certificates import QEMU_DIRECTORY, Authority
 from lab.namespaces import HostProcess
 from lab.process import wait_until
@@ -25,31 +25,6 @@ LIMIT_S = 240
 TAKEN = "<domain type='qemu'><name>{name}</name><memory>65536</memory><os><type machine='pc'>hvm</type></os></domain>"
 
 pytestmark = pytest.mark.lab
-
-
-@pytest.fixture(scope="session")
-def kvm2_disks(lab_session: Lab) -> Datastore:
-    """A datastore that only the second host has."""
-    return lab_session.datastore("kvm2-disks", fs="ext4", size="4GiB")
-
-
-@pytest.fixture(scope="session")
-def kvm2_archive(lab_session: Lab) -> Datastore:
-    """Another one."""
-    return lab_session.datastore("kvm2-archive", fs="ext4", size="1GiB")
-
-
-@pytest.fixture(scope="session")
-def kvm2(
-    lab_session: Lab, desk: Host, old_san: Datastore, ssd: Datastore, kvm2_disks: Datastore, kvm2_archive: Datastore
-) -> Host:
-    """Where the VMs go: it has `old-san`, too, so that a disk there is shared, and nothing of `ssd`."""
-    host = lab_session.host("kvm2", network=True)
-    host.run(["mount", "-t", "tmpfs", "none", ssd.path])  # every host of a lab sees every file system otherwise
-    host.attach(old_san)
-    host.attach(kvm2_disks)
-    host.attach(kvm2_archive)
-    return host
 
 
 class Crossing:

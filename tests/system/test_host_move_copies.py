@@ -12,10 +12,10 @@ import pytest
 
 from lab import Datastore, Disk, Host
 from lab.process import wait_until
-from tests.system.test_host_move import LIMIT_S, Crossing, crossing, kvm2, kvm2_archive, kvm2_disks, line
+from tests.system.test_host_move import LIMIT_S, Crossing, crossing, line
 from tests.system.test_host_move_guards import whole
 
-__all__ = ["crossing", "kvm2", "kvm2_archive", "kvm2_disks", "line", "whole"]
+__all__ = ["crossing", "line", "whole"]
 
 pytestmark = pytest.mark.lab
 

@@ -14,9 +14,9 @@ import pytest
 from lab import Datastore, Disk, Host
 from lab.certificates import Authority
 from lab.process import wait_until
-from tests.system.test_host_move import LIMIT_S, Crossing, crossing, kvm2, kvm2_archive, kvm2_disks, line
+from tests.system.test_host_move import LIMIT_S, Crossing, crossing, line
 
-__all__ = ["crossing", "kvm2", "kvm2_archive", "kvm2_disks", "line"]
+__all__ = ["crossing", "line"]
 
 pytestmark = pytest.mark.lab
 
