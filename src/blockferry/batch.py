@@ -1,7 +1,7 @@
 """Many moves that belong together: all VMs of a host, or all that have a disk on a datastore. Each is a job of its own.
 
 The moves run in processes of their own, some at a time; this process begins them and looks. If it dies, those that were
-begun go on, and the same request goes on with the rest: what has arrived is not there any more.
+begun go on, and the same request goes on with the rest: a VM that has moved is no longer listed on its old place.
 """
 
 from __future__ import annotations
@@ -129,10 +129,10 @@ def admitted(vms: Sequence[BatchVm]) -> tuple[BatchVm, ...]:
     begins.
     """
     memory, taken, found = 0, dict[tuple[str, str], int](), []
-    for one in vms:
-        result = one.check
+    for batch_vm in vms:
+        result = batch_vm.check
         if result is None or result.refused or result.nothing_to_do:
-            found.append(one)
+            found.append(batch_vm)
             continue
         wanted = 0
         against = []
@@ -140,23 +140,23 @@ def admitted(vms: Sequence[BatchVm]) -> tuple[BatchVm, ...]:
             wanted = result.memory + OWN_MEMORY
             if memory and memory + wanted > result.memory_free:
                 text = (
-                    f"{one.vm} needs {format_size(wanted)} of memory beside the {format_size(memory)} of the VMs before"
+                    f"{batch_vm.vm} needs {format_size(wanted)} of memory beside the {format_size(memory)} of the VMs "
                 )
-                against.append(finding("MEMORY_SHORT", f"{text} it; {format_size(result.memory_free)} are free."))
+                against.append(finding("MEMORY_SHORT", f"{text}before it; {format_size(result.memory_free)} are free."))
         sizes = {space.datastore: space.available_before - space.available_after for space in result.space}
         for space in result.space:
-            before = taken.get((one.host, space.datastore), 0)
+            before = taken.get((batch_vm.host, space.datastore), 0)
             if before and space.available_after - before < RESERVE:
-                text = f"{one.vm} needs {format_size(sizes[space.datastore])} on {space.datastore} beside the "
+                text = f"{batch_vm.vm} needs {format_size(sizes[space.datastore])} on {space.datastore} beside the "
                 text += f"{format_size(before)} of the VMs before it; {format_size(space.available_before)} are free."
                 against.append(finding("DESTINATION_FULL", text))
         if against:
-            found.append(replace(one, check=replace(result, findings=(*result.findings, *against), plan=None)))
+            found.append(replace(batch_vm, check=replace(result, findings=(*result.findings, *against), plan=None)))
             continue
         memory += wanted
         for name, size in sizes.items():
-            taken[one.host, name] = taken.get((one.host, name), 0) + size
-        found.append(one)
+            taken[batch_vm.host, name] = taken.get((batch_vm.host, name), 0) + size
+        found.append(batch_vm)
     return tuple(found)
 
 
@@ -164,7 +164,7 @@ def admitted(vms: Sequence[BatchVm]) -> tuple[BatchVm, ...]:
 class _Begun:
     """A move that runs in a process of its own."""
 
-    one: BatchVm
+    vm: BatchVm
     summary: AnyMove
     started_s: float  # monotonic: when a process was started for it
 
@@ -193,7 +193,7 @@ class Batch:
     @property
     def refused(self) -> tuple[BatchVm, ...]:
         """Those that cannot go, with their reasons."""
-        return tuple(one for one in self.vms if one.refused)
+        return tuple(batch_vm for batch_vm in self.vms if batch_vm.refused)
 
     @property
     def check_status(self) -> int:
@@ -204,7 +204,7 @@ class Batch:
     @property
     def going(self) -> tuple[BatchVm, ...]:
         """Those that go, or whose move goes on."""
-        return tuple(one for one in self.vms if not one.refused and not one.nothing_to_do)
+        return tuple(batch_vm for batch_vm in self.vms if not batch_vm.refused and not batch_vm.nothing_to_do)
 
     @property
     def running(self) -> tuple[AnyMove, ...]:
@@ -232,7 +232,7 @@ class Batch:
             if self._left:
                 break
             ends += self._look()
-        ends += [_of(begun.one, begun.summary.id, "running", 130) for begun in self._begun.values()]
+        ends += [_of(begun.vm, begun.summary.id, "running", 130) for begun in self._begun.values()]
         status = 130 if self._left else MoveCancelled.exit_status
         ends += [_of(batch_vm, batch_vm.move, "not begun", status) for batch_vm in waiting]
         order = [(batch_vm.host, batch_vm.vm) for batch_vm in self.vms]
@@ -247,7 +247,7 @@ class Batch:
         errors: list[BlockferryError] = []
         for begun in self._begun.values():
             try:
-                self._clients[begun.one.host].cancel(begun.summary.id)
+                self._clients[begun.vm.host].cancel(begun.summary.id)
             except TooLateToCancel:
                 continue
             except BlockferryError as error:
@@ -259,23 +259,23 @@ class Batch:
         """Begin no more, and leave those that run to their processes; `run` returns."""
         self._stopped = self._left = True
 
-    def _begin(self, one: BatchVm) -> BatchEnd | None:
+    def _begin(self, batch_vm: BatchVm) -> BatchEnd | None:
         """Begin a move, or go on with one. Return the end of a VM for which that cannot be done."""
-        client = self._clients[one.host]
+        client = self._clients[batch_vm.host]
         try:
             summary = (
-                client.show(one.move)[0]
-                if one.move
-                else client.plan_move(_request(client, one.vm, self._options)).latest
+                client.show(batch_vm.move)[0]
+                if batch_vm.move
+                else client.plan_move(_request(client, batch_vm.vm, self._options)).latest
             )
             if not summary.owner_alive and summary.finished is None:
                 client.start(summary.id)
         except BlockferryError as error:
             if isinstance(error, Refused) and error.codes == ("NOTHING_TO_MOVE",):
-                return _of(one, "", "unchanged", 0)
+                return _of(batch_vm, "", "unchanged", 0)
             state = "refused" if isinstance(error, Refused) else "failed"
-            return _of(one, one.move, state, error.exit_status, error)
-        self._begun[summary.id] = _Begun(one, summary, time.monotonic())
+            return _of(batch_vm, batch_vm.move, state, error.exit_status, error)
+        self._begun[summary.id] = _Begun(batch_vm, summary, time.monotonic())
         return None
 
     def _look(self) -> list[BatchEnd]:
@@ -283,7 +283,7 @@ class Batch:
         time.sleep(next(iter(self._clients.values())).poll_s)
         ends = []
         for move, begun in tuple(self._begun.items()):
-            client = self._clients[begun.one.host]
+            client = self._clients[begun.vm.host]
             try:
                 begun.summary = client.show(begun.summary.id)[0]
                 late = time.monotonic() - begun.started_s > START_AGAIN_S
@@ -294,7 +294,7 @@ class Batch:
                 if not error.passing:
                     raise
                 continue  # the move goes on without it
-            end = _ended(begun.one, begun.summary)
+            end = _ended(begun.vm, begun.summary)
             if end is not None:
                 ends.append(end)
                 del self._begun[move]
@@ -404,7 +404,7 @@ def _goes_there(client: Client, summary: AnyMove, options: AnyMoveOptions) -> bo
     if isinstance(summary, HostMoveSummary):
         if to_host is None or summary.plan.uri != client.uri:
             return False
-        known = next((one.uri for one in client.config.hosts if to_host in (one.name, one.uri)), None)
+        known = next((host.uri for host in client.config.hosts if to_host in (host.name, host.uri)), None)
         return summary.plan.dest_uri == (known or client.config.address(to_host).uri)
     to = options.get("to")
     return to_host is None and summary.plan.destination == to

@@ -25,7 +25,7 @@ def move_all(app: App, on: str, options: AnyMoveOptions, *, parallel: int, skip_
     _tell_checks(app, on, batch)
     if dry_run or (batch.check_status and not skip_refused):
         if batch.check_status and not dry_run and not app.json:
-            app.err.line("Nothing was begun. Put it right, or let them stay: --skip-refused.")
+            app.err.line("Nothing was begun. Remove the reasons above, or move only the others: --skip-refused.")
         raise click.exceptions.Exit(batch.check_status)
     with drive.signals_caught() as signals:
         ends = batch.run(parallel=parallel, on_look=_Attendance(app, signals))
@@ -102,18 +102,23 @@ def _tell_checks(app: App, on: str, batch: Batch) -> None:
         app.out.line(f"There is no VM on {on}{' as far as is known' if batch.silent else ''}.")
 
 
-def _document(one: BatchVm) -> dict[str, Any]:
-    fields = to_json(one)
+def _document(batch_vm: BatchVm) -> dict[str, Any]:
+    fields = to_json(batch_vm)
     assert isinstance(fields, dict)
-    return {**fields, "refused": one.refused, "nothing_to_do": one.nothing_to_do, "reasons": to_json(one.reasons)}
+    return {
+        **fields,
+        "refused": batch_vm.refused,
+        "nothing_to_do": batch_vm.nothing_to_do,
+        "reasons": to_json(batch_vm.reasons),
+    }
 
 
-def _verdict(one: BatchVm) -> Text:
-    if one.refused:
+def _verdict(batch_vm: BatchVm) -> Text:
+    if batch_vm.refused:
         return Text("cannot go", style="bold red")
-    if one.nothing_to_do:
+    if batch_vm.nothing_to_do:
         return Text("is there already", style="green")
-    return Text(f"move {one.move} goes on" if one.move else "can go", style="green")
+    return Text(f"move {batch_vm.move} goes on" if batch_vm.move else "can go", style="green")
 
 
 def _tell_ends(app: App, on: str, ends: tuple[BatchEnd, ...]) -> None:

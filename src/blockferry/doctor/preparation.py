@@ -123,7 +123,14 @@ def _digests(sides: Sequence[_Side]) -> Mapping[str, str]:
     """Name of each host with a certificate authority -> SHA-256 of its file."""
     found = {}
     for side in sides:
-        authority = next((one for one in side.certificates.values() if one.path.endswith(CA) and one.errno == 0), None)
+        authority = next(
+            (
+                certificate
+                for certificate in side.certificates.values()
+                if certificate.path.endswith(CA) and certificate.errno == 0
+            ),
+            None,
+        )
         if authority is not None:
             found[side.entry.name] = files.digest(side.site.runner, authority.path)
     return found
@@ -139,8 +146,8 @@ def _way(ways: list[WayTried], source: _Side, destination: _Side, *, require_tls
     asked = Asked(address=address, peer_uri=peer, require_tls=require_tls)
     running, off = looks.between(source.site, destination.site, asked)
     assert running.tls is not None
-    source.certificates |= {one.path: one for one in running.tls.source}
-    destination.certificates |= {one.path: one for one in running.tls.destination}
+    source.certificates |= {certificate.path: certificate for certificate in running.tls.source}
+    destination.certificates |= {certificate.path: certificate for certificate in running.tls.destination}
     source.vms, destination.vms = running.source.vms, running.destination.vms
     source.now, destination.now = running.tls.source_at, running.tls.destination_at
     asked = replace(asked, tls=require_tls or preparation_rules.has_certificates(running.tls))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from blockferry.base.units import format_time
-from blockferry.doctor.rules import HostCheck, Level
+from blockferry.doctor.rules import HostCheck, Level, Verdict
 from blockferry.host_move.precheck.host_move_facts import TlsSeen
 from blockferry.hosts.neighbour_facts import Certificate
 from blockferry.storage_move.precheck.finding import Finding, Severity
@@ -22,7 +22,7 @@ PROGRAMS = ("qemu-io", "qemu-nbd", "virsh")
 
 
 @dataclass(frozen=True, slots=True)
-class HostPreparation:
+class HostPreparation(Verdict):
     """What was looked at, in the order in which it is shown, and the commands that mend what is missing.
 
     `commands`: for a shell on the machine where blockferry runs; a line that begins with # says what the next ones do.
@@ -32,14 +32,6 @@ class HostPreparation:
     uri: str
     checks: tuple[HostCheck, ...]
     commands: tuple[str, ...] = ()
-
-    def count(self, level: Level) -> int:
-        return sum(1 for check in self.checks if check.level is level)
-
-    @property
-    def healthy(self) -> bool:
-        """No errors; warnings do not count."""
-        return self.count(Level.ERROR) == 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,11 +48,11 @@ class HostCheck:
     remedy: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Diagnosis:
-    """All lines, in the order in which they are shown."""
+class Verdict:
+    """What the lines of a look at a host come to."""
 
-    uri: str
+    __slots__ = ()
+
     checks: tuple[HostCheck, ...]
 
     def count(self, level: Level) -> int:
@@ -62,6 +62,14 @@ class Diagnosis:
     def healthy(self) -> bool:
         """No errors; warnings do not count."""
         return self.count(Level.ERROR) == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis(Verdict):
+    """All lines, in the order in which they are shown."""
+
+    uri: str
+    checks: tuple[HostCheck, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from blockferry.hosts.datastore_id import Directory, FileId, SpaceId, file_of
@@ -41,6 +42,14 @@ class PlannedTls:
     source: str
     dest: str
     name: str = ""
+
+
+def bytes_taken(disks: Iterable[TravellingDisk]) -> dict[str, int]:
+    """Return the bytes that the new images of these disks take at most: datastore of the destination -> bytes."""
+    found: dict[str, int] = {}
+    for disk in disks:
+        found[disk.datastore] = found.get(disk.datastore, 0) + disk.required
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +116,7 @@ class HostMovePlan:
     @property
     def takes(self) -> dict[str, int]:
         """Return the bytes that the new images take at most: datastore of the destination -> bytes."""
-        found: dict[str, int] = {}
-        for disk in self.disks:
-            found[disk.datastore] = found.get(disk.datastore, 0) + disk.required
-        return found
+        return bytes_taken(self.disks)
 
     def space(self, datastore: str) -> SpaceId | None:
         """Return the file system that a datastore of the destination takes its bytes from; None: not known."""

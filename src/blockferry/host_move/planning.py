@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from blockferry.base.errors import BlockferryError, DiskNotFound, ImageUnreadable, Refused, nearest
 from blockferry.base.units import MiB
-from blockferry.host_move.host_plan import BARRED, HostMovePlan, TravellingDisk
+from blockferry.host_move.host_plan import BARRED, HostMovePlan, TravellingDisk, bytes_taken
 from blockferry.host_move.host_request import HostMoveRequest
 from blockferry.host_move.host_summary import HostCheckResult
 from blockferry.host_move.precheck import looks, rules, tls_rules
@@ -67,10 +67,7 @@ class _Draft:
 
     @property
     def takes(self) -> dict[str, int]:
-        found: dict[str, int] = {}
-        for disk in self.disks:
-            found[disk.datastore] = found.get(disk.datastore, 0) + disk.required
-        return found
+        return bytes_taken(self.disks)
 
 
 def plan(

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 import tenacity
 from sqlalchemy.exc import IntegrityError
 
+from blockferry.base import clock as own_clock
 from blockferry.base.errors import (
     JournalFailed,
     MoveBusy,
@@ -28,7 +29,7 @@ from blockferry.store.claiming import fenced
 from blockferry.store.database import Database, clock, one_at_a_time
 from blockferry.store.job_list import JobList
 from blockferry.store.kind import Kind, PlanT, ProgressT, RecordT, ReportT, SummaryT
-from blockferry.store.lease import TTL_S, Lease, now_s
+from blockferry.store.lease import TTL_S, Lease
 from blockferry.store.process_identity import Owner
 from blockferry.store.remembered_files import RememberedFiles
 from blockferry.store.schema import VERSION, events, identity, moves
@@ -222,7 +223,7 @@ class Journal(JobList[SummaryT], RememberedFiles, Generic[PlanT, RecordT, Progre
         A parked move can be claimed, for to go on with it is its user's decision (`unpark`). A move that is over
         cannot: UsageError.
         """
-        since_s = now_s()
+        since_s = own_clock.seconds()
         found = self._claim(move, owner, ttl_s)
         if found is None:
             raise MoveNotFound(move, self.name)

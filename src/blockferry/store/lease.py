@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import threading
-import time
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol
 
+from blockferry.base import clock
 from blockferry.base.errors import BlockferryError, LeaseLost
 from blockferry.store.process_identity import Owner
 
 TTL_S = 20.0
 """Seconds for which a lease holds without being renewed. A frozen manager is taken over after this."""
-
-
-def now_s() -> float:
-    """Seconds that go on while this process is stopped and while the machine sleeps."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class LeaseBook(Protocol):
@@ -37,7 +32,7 @@ class Lease:
     owner: Owner
     book: LeaseBook = field(repr=False, compare=False)
     ttl_s: float = TTL_S
-    since_s: float = field(default_factory=now_s, compare=False)  # not later than it was claimed, by `now_s`
+    since_s: float = field(default_factory=clock.seconds, compare=False)  # base/clock.py: not later than the claim
 
     def renew(self) -> None:
         """Another `ttl_s` seconds from now, by the database's clock. Raises LeaseLost, JournalFailed."""
@@ -74,7 +69,7 @@ class LeaseKeeper:
 
         The clock goes on while a process is frozen: one that wakes late asks before it acts.
         """
-        if not self.lost.is_set() and now_s() - self._renewed_s > self._ttl_s / 2:
+        if not self.lost.is_set() and clock.seconds() - self._renewed_s > self._ttl_s / 2:
             self._renew()
         if self.lost.is_set():
             raise LeaseLost(self._lease.move, self._loss.owner if self._loss else "another process")
@@ -82,7 +77,7 @@ class LeaseKeeper:
     @property
     def holds(self) -> bool:
         """Whether nobody else can have taken over yet: it was renewed within its time."""
-        return not self.lost.is_set() and now_s() - self._renewed_s < self._ttl_s
+        return not self.lost.is_set() and clock.seconds() - self._renewed_s < self._ttl_s
 
     def regain(self) -> None:
         """Renew it now. Raises LeaseLost when somebody else has taken over meanwhile, JournalFailed."""
@@ -91,7 +86,7 @@ class LeaseKeeper:
         self.check()
 
     def _renew(self) -> None:
-        began_s = now_s()
+        began_s = clock.seconds()
         try:
             self._book.renew(self._lease, self._ttl_s)
         except LeaseLost as loss:

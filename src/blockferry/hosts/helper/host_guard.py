@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import json
 import time
 from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
@@ -49,7 +48,6 @@ class HostGuard:
         self._wish = {"uri": local_uri(uri), "uuid": uuid}
         self._process: Running | None = None
         self._ready = False
-        self._rest = b""
         self._number = 0  # of armings
         self._until = 0.0  # by clock.seconds(): from then on it may have acted
 
@@ -136,21 +134,7 @@ class HostGuard:
         return False
 
     def _await(self, name: str, seconds: float) -> dict[str, Any]:
-        """The next thing that it says under this name, or of a problem; nothing if it does not in time."""
-        until = time.monotonic() + seconds
-        while self._process is not None:
-            line, found, rest = self._rest.partition(b"\n")
-            if found:
-                self._rest = rest
-                said = json.loads(line)
-                if name in said or "problem" in said:
-                    return dict(said)
-                continue
-            chunk = self._process.read(max(0.0, until - time.monotonic()))
-            if not chunk:
-                break
-            self._rest += chunk
-        return {}
+        return self._process.said(name, seconds) if self._process is not None else {}
 
 
 def beside(runner: Runner, uri: str, uuid: str) -> HostGuard | None:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import queue
+import time
+from collections.abc import Callable
 from types import TracebackType
+from typing import Any
 
 from blockferry.base.errors import HostCallFailed, HostCommandFailed, NoAnswer
 from blockferry.hosts.helper.channel import Call
@@ -21,6 +25,7 @@ class Running:
         self._call = call
         self._what = what
         self._ended = False
+        self._rest = b""  # of its output: what has no end of a line yet
 
     def __enter__(self) -> Running:
         return self
@@ -39,6 +44,28 @@ class Running:
             self._ended = not chunk
             return chunk
         return None
+
+    def said(
+        self, name: str, seconds: float, heard: Callable[[dict[str, Any]], None] = lambda _said: None
+    ) -> dict[str, Any]:
+        """The next thing that it says under this name, or of a problem; nothing if it does not in time.
+
+        Of a process that says JSON documents, one a line. `heard` is told of each.
+        """
+        until = time.monotonic() + seconds
+        while True:
+            line, found, rest = self._rest.partition(b"\n")
+            if found:
+                self._rest = rest
+                said = json.loads(line)
+                heard(said)
+                if name in said or "problem" in said:
+                    return dict(said)
+                continue
+            chunk = self.read(max(0.0, until - time.monotonic()))
+            if not chunk:
+                return {}
+            self._rest += chunk
 
     def order(self, line: str) -> None:
         """A line for its standard input; one that has ended hears nothing."""

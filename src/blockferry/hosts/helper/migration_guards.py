@@ -7,7 +7,6 @@ purpose.
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from typing import Any, ClassVar
 
@@ -38,7 +37,6 @@ class MigrationGuard:
         self._about = f"{mark[1]} {uuid}"
         self._wish = {"uri": local_uri(uri), "uuid": uuid, "mark": mark[0], "move": mark[1], **wish}
         self._process: Running | None = None
-        self._rest = b""
         self._again_at = 0.0  # monotonic seconds
 
     @property
@@ -52,7 +50,7 @@ class MigrationGuard:
             return True
         if time.monotonic() < self._again_at:
             return False
-        self._process, self._rest, self._again_at = None, b"", time.monotonic() + AGAIN_S
+        self._process, self._again_at = None, time.monotonic() + AGAIN_S
         try:
             self._process = self._runner.start_own(self.MODULE, self._wish, stays=True, about=self._about)
             said = self._await("ready", READY_S)
@@ -90,22 +88,11 @@ class MigrationGuard:
 
     def _await(self, name: str, seconds: float) -> dict[str, Any]:
         """What it says under this name, or of a problem; nothing if it does not in time."""
-        until = time.monotonic() + seconds
-        while self._process is not None:
-            line, found, rest = self._rest.partition(b"\n")
-            if found:
-                self._rest = rest
-                said = json.loads(line)
-                self.resumed = self.resumed or "resumed" in said
-                self.cuts += [float(said["cut"])] if "cut" in said else []
-                if name in said or "problem" in said:
-                    return dict(said)
-                continue
-            chunk = self._process.read(max(0.0, until - time.monotonic()))
-            if not chunk:
-                break
-            self._rest += chunk
-        return {}
+        return self._process.said(name, seconds, self._heard) if self._process is not None else {}
+
+    def _heard(self, said: dict[str, Any]) -> None:
+        self.resumed = self.resumed or "resumed" in said
+        self.cuts += [float(said["cut"])] if "cut" in said else []
 
 
 class SourceGuard(MigrationGuard):

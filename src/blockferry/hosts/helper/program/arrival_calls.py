@@ -10,17 +10,15 @@ A note on the host of whoever has let the guest run says so: a pause after that 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
-import select
-import signal
 import syslog
 import time
 from collections.abc import Callable
 from typing import Any
 
 from blockferry.hosts.helper.program import state_directory
+from blockferry.hosts.helper.program.orders import Orders, say, stay
 from blockferry.hosts.helper.program.suspended_vm import RESUME_S, SUSPENDED, SuspendedVm
 
 RUNNING = 1
@@ -42,7 +40,7 @@ def acted(move: str) -> bool:
 
     Where we can write nothing down, nobody of us has: no guard stands there.
     """
-    return not directory_problem() and os.path.exists(note_path(move))
+    return not state_directory.problem() and os.path.exists(note_path(move))
 
 
 def note(move: str) -> bool:
@@ -56,20 +54,6 @@ def forget(move: str) -> bool:
     with contextlib.suppress(FileNotFoundError):
         os.unlink(note_path(move))
     return True
-
-
-def directory_problem() -> str:
-    """Return why nothing can be written down here, a clause; "" when it can."""
-    try:
-        state_directory.path()
-    except (OSError, SystemExit) as error:
-        return str(error)
-    return ""
-
-
-def say(words: dict[str, Any]) -> None:
-    with contextlib.suppress(OSError):  # nobody reads any more
-        os.write(1, json.dumps(words).encode() + b"\n")
 
 
 class Arriving:
@@ -125,39 +109,31 @@ class ArrivalGuard:
         self.vm = Arriving(wish["uri"], wish)
         self.act_at: float | None = None  # monotonic seconds, while armed
         self.give_up_at = 0.0
-        self.heard = True
         self.over = False
-        self.rest = b""
-        self.poll = select.poll()
-        self.poll.register(0, select.POLLIN)
+        self.orders = Orders()
 
     def run(self) -> None:
         say({"ready": os.getpid()})
-        while not self.over and (self.heard or self.act_at is not None):
+        while not self.over and (self.orders.heard or self.act_at is not None):
             left = None if self.act_at is None else max(0.0, self.act_at - time.monotonic())
-            if not self.heard:
+            if not self.orders.heard:
                 time.sleep(left or 0.0)
-            elif self.poll.poll(None if left is None else left * 1000):
-                self.listen()
+            elif (orders := self.orders.wait(left)) is not None:
+                for order in orders:
+                    self.obey(order.split())
+                if not self.orders.heard and self.act_at is not None:
+                    self.act_at = time.monotonic()
                 continue
             self.act()
 
-    def listen(self) -> None:
-        data = os.read(0, 4096)
-        if not data:
-            self.heard = False
-            self.act_at = None if self.act_at is None else time.monotonic()
-            return
-        *lines, self.rest = (self.rest + data).split(b"\n")
-        for line in lines:
-            order = line.decode("utf-8", "replace").split()
-            if order == ["done"]:
-                self.over = True
-            elif len(order) == 2 and order[0] == "arm":
-                with contextlib.suppress(ValueError):
-                    self.act_at = time.monotonic() + float(order[1])
-                    self.give_up_at = self.act_at + MOST_S
-                    say({"armed": ""})
+    def obey(self, order: list[str]) -> None:
+        if order == ["done"]:
+            self.over = True
+        elif len(order) == 2 and order[0] == "arm":
+            with contextlib.suppress(ValueError):
+                self.act_at = time.monotonic() + float(order[1])
+                self.give_up_at = self.act_at + MOST_S
+                say({"armed": ""})
 
     def act(self) -> None:
         done = self.vm.let_run()
@@ -171,10 +147,9 @@ class ArrivalGuard:
 
 def alone(wish: dict[str, Any]) -> None:
     """Guard the arrival of the VM `uuid` at this host."""
-    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGPIPE):
-        signal.signal(number, signal.SIG_IGN)
+    stay()
     guard = ArrivalGuard(wish)
-    why = guard.vm.vm.problem() or directory_problem()
+    why = guard.vm.vm.problem() or state_directory.problem()
     if why:
         say({"problem": why})
         return

@@ -14,16 +14,14 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
-import select
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from blockferry.hosts.helper.program import state_directory
+from blockferry.hosts.helper.program.orders import Orders, say, stay
 from blockferry.hosts.helper.program.suspended_vm import SuspendedVm
 
 RECHECK_S = 0.25
@@ -160,23 +158,17 @@ class GuardLoop:
         self.look_at = 0.0  # monotonic seconds, while armed
         self.linger_s = 0.0  # for so long the VM still has to be seen running, once the time is up
         self.looks = 0  # since the time was up, that told nothing
-        self.rest = b""
-        self.poll = select.poll()
-        self.poll.register(0, select.POLLIN)
+        self.orders = Orders()
 
     def run(self) -> None:
         say({"ready": os.getpid()})
-        while True:
-            left_ms = max(0.0, self.look_at - time.monotonic()) * 1000 if self.token else None
-            if not self.poll.poll(left_ms):
+        while self.orders.heard:
+            orders = self.orders.wait(max(0.0, self.look_at - time.monotonic()) if self.token else None)
+            if orders is None:
                 self.look()
                 continue
-            data = os.read(0, 4096)
-            if not data:
-                break
-            *lines, self.rest = (self.rest + data).split(b"\n")
-            for line in lines:
-                self.obey(line.decode("utf-8", "replace").split())
+            for order in orders:
+                self.obey(order.split())
         while self.token:  # blockferry, its helper or the link is gone
             self.look()
             if self.token:
@@ -220,17 +212,11 @@ class GuardLoop:
             return UNCLEAR
 
 
-def say(words: dict[str, Any]) -> None:
-    with contextlib.suppress(OSError):  # nobody reads any more
-        os.write(1, json.dumps(words).encode() + b"\n")
-
-
 def alone(wish: dict[str, Any]) -> None:
     """Guard the VM `uuid` of libvirt at `uri`, until the orders end and nothing is left to be resumed."""
-    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGPIPE):
-        signal.signal(number, signal.SIG_IGN)
+    stay()
     vm = SuspendedVm(wish["uri"], wish["uuid"])
-    why = vm.problem() or directory_problem()
+    why = vm.problem() or state_directory.problem()
     if why:
         say({"problem": why})
         return
@@ -238,18 +224,9 @@ def alone(wish: dict[str, Any]) -> None:
     tidy(vm.uuid)
 
 
-def directory_problem() -> str:
-    """Return why nothing can be written down here, a clause; "" when it can."""
-    try:
-        state_directory.path()
-    except (OSError, SystemExit) as error:
-        return str(error)
-    return ""
-
-
 def problem(uri: str) -> str:
     """Return why no guard can stand here for VMs of the libvirt at `uri`, a clause; "" when one can."""
-    return SuspendedVm(uri, "").problem() or directory_problem()
+    return SuspendedVm(uri, "").problem() or state_directory.problem()
 
 
 def call_end(uri: str, uuid: str, token: str) -> str:

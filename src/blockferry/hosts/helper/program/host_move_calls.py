@@ -7,15 +7,13 @@ when nothing of the VM is left on this host it lets the guest run at the destina
 from __future__ import annotations
 
 import os
-import select
-import signal
 import time
 from collections.abc import Callable
 from typing import Any
 
-from blockferry.hosts.helper.program import arrival_calls, stalled_link
-from blockferry.hosts.helper.program.arrival_calls import say
+from blockferry.hosts.helper.program import stalled_link, state_directory
 from blockferry.hosts.helper.program.handover import Handover, LeftAtSource
+from blockferry.hosts.helper.program.orders import Orders, say, stay
 from blockferry.hosts.helper.program.stalled_link import StallWatch
 
 LOOK_S = 0.1
@@ -40,20 +38,17 @@ class SourceWatch:
         self.resume = bool(wish["resume"])
         self.grace_s = float(wish.get("grace_s", GRACE_S))
         self.watch = StallWatch(stalled_link.resolved(wish["address"]), self.vm.query)
-        self.heard = True  # whoever sent us is there
         self.handed_at: float | None = None
         self.gone_at: float | None = None
         self.off_at: float | None = None
         self.next_at = 0.0
         self.over = False
-        self.rest = b""
-        self.poll = select.poll()
-        self.poll.register(0, select.POLLIN)
+        self.orders = Orders()
 
     def run(self) -> None:
         say({"ready": os.getpid()})
         while not self.over:
-            if self.heard:
+            if self.orders.heard:
                 self.listen()
             else:
                 time.sleep(LOOK_S)
@@ -68,15 +63,10 @@ class SourceWatch:
                 self.look(self.vm.qemu())
 
     def listen(self) -> None:
-        if not self.poll.poll(LOOK_S * 1000):
-            return
-        data = os.read(0, 4096)
-        if not data:
-            self.heard, self.next_at = False, 0.0
-            return
-        *lines, self.rest = (self.rest + data).split(b"\n")
-        for line in lines:
-            self.obey(line.decode("utf-8", "replace").strip())
+        for order in self.orders.wait(LOOK_S) or ():
+            self.obey(order)
+        if not self.orders.heard:
+            self.next_at = 0.0
 
     def obey(self, order: str) -> None:
         if order == "done":
@@ -110,7 +100,7 @@ class SourceWatch:
             if self.handed_at is not None:
                 if self.impatient(self.handed_at, now):
                     self.vm.finish_here(handed=True)
-            elif not self.heard:
+            elif not self.orders.heard:
                 self.next_at = now + MARK_S
                 self.over = not self.vm.is_marked() and self.vm.here.state() is not None
         elif left is LeftAtSource.NOTHING:
@@ -121,24 +111,24 @@ class SourceWatch:
             self.off_at = self.off_at or now
             if self.impatient(self.handed_at or self.off_at, now):
                 self.vm.finish_here(handed=self.handed_at is not None)
-            if self.handed_at is None and not self.heard and now - self.off_at > OFF_S:
+            if self.handed_at is None and not self.orders.heard and now - self.off_at > OFF_S:
                 self.over = True
 
     def impatient(self, since: float, now: float) -> bool:
         """Whether blockferry has had its time."""
-        return not self.heard or now - since >= self.grace_s
+        return not self.orders.heard or now - since >= self.grace_s
 
     def arrive(self, now: float) -> None:
         """The guest at the destination, if it is to run."""
         if not self.resume:
-            self.over = not self.heard
+            self.over = not self.orders.heard
             return
         assert self.gone_at is not None
         done = self.vm.there.let_run()
         if done:
             say({"resumed": time.time()})
         if done is not None:
-            self.resume, self.over = False, not self.heard
+            self.resume, self.over = False, not self.orders.heard
         elif now - self.gone_at > MOST_S:
             self.vm.tell("the destination does not answer; the guest stands still there")
             self.over = True
@@ -148,14 +138,13 @@ class SourceWatch:
 
 def alone(wish: dict[str, Any]) -> None:
     """Stand beside the migration of the VM `uuid`, until blockferry says `done` or nothing is left to be done."""
-    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGPIPE):
-        signal.signal(number, signal.SIG_IGN)
+    stay()
     try:
         beside = SourceWatch(wish)
     except OSError as error:
         say({"problem": f"the host cannot look up {wish['address']} ({error})"})
         return
-    why = beside.vm.here.problem() or arrival_calls.directory_problem()
+    why = beside.vm.here.problem() or state_directory.problem()
     if why:
         say({"problem": why})
         return

@@ -20,7 +20,7 @@ import tempfile
 from collections.abc import Callable
 from typing import Any
 
-from blockferry.hosts.helper.program.arrival_calls import say
+from blockferry.hosts.helper.program.orders import say
 
 PERCENT = re.compile(rb"\((\d+(?:\.\d+)?)/100%\)")
 CACHES = ("none", "writeback")

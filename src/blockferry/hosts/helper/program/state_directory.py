@@ -12,3 +12,12 @@ def path() -> str:
     if os.lstat(home).st_uid != os.geteuid():
         raise SystemExit(f"{home} is somebody else's")
     return home
+
+
+def problem() -> str:
+    """Return why nothing can be written down here, a clause; "" when it can."""
+    try:
+        path()
+    except (OSError, SystemExit) as error:
+        return str(error)
+    return ""
