@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from blockferry.base.errors import FileExists
+from blockferry.base.errors import FileExists, LibvirtFailed
 from blockferry.base.units import format_size
 from blockferry.host_move import host_actions as actions
 from blockferry.host_move import image_owner, migration_guarding, old_home
@@ -298,18 +298,36 @@ def save_alone(context: HostMoveContext, record: HostMoveRecord) -> None:
     point("alone-noted")
 
 
+def _let_run(context: HostMoveContext) -> bool:
+    """Whether the guest was let run by this. Where QEMU cannot open a shared image, that is given to its user first.
+
+    The guest stands still until then: nothing is looked at that a refusal has not made necessary.
+    """
+    control = context.dest.control(context.plan.uuid, context.plan.vm)
+
+    def has_run() -> bool:
+        return migration_guarding.has_acted(context)
+
+    try:
+        return control.resume(unless=has_run)
+    except LibvirtFailed:
+        if not image_owner.open_staying_images(context):
+            raise
+    context.check()
+    return control.resume(unless=has_run)
+
+
 def run_at_destination(context: HostMoveContext, record: HostMoveRecord) -> None:
     """The look that led here showed that the source has neither QEMU nor definition.
 
     A pause after a guard has let it run is its owner's, and stays.
     """
     plan = context.plan
-    image_owner.open_staying_images(context)
     migration_guarding.arm_destination(context)
     point("destination-armed")
     point("resuming")
     context.check()
-    resumed = context.dest.control(plan.uuid, plan.vm).resume(unless=lambda: migration_guarding.has_acted(context))
+    resumed = _let_run(context)
     now = time.monotonic()
     point("destination-resumed")
     call = context.migration

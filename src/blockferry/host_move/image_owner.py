@@ -41,34 +41,35 @@ def give_directory(context: HostMoveContext, disk: TravellingDisk, path: str) ->
         context.log_event("warning", f"{path} has not the owner that the pool {store.name} says: {error.sentence}")
 
 
-def open_staying_images(context: HostMoveContext) -> None:
-    """Give images that both hosts have to the user of the VM's QEMU at the destination, where it could not open them.
+def open_staying_images(context: HostMoveContext) -> bool:
+    """Give images that both hosts have to the user of the VM's QEMU at the destination, where it cannot open them.
 
     On a shared file system that libvirt does not know as such, the source gives them back to their first owner when it
     lets go of the VM, after the destination has taken them; then QEMU cannot open them to let the guest run. libvirt
-    does the same as this when it starts a VM.
+    does the same as this when it starts a VM. Return whether any image was given.
     """
     plan, dest = context.plan, context.dest
-    if not plan.staying:
-        return
+    given = False
     try:
         user = security_model.vm_user(dest.connection, plan.vm)
-        disks = domain_list.vm(dest.connection, plan.uuid).disks
+        if user is None:
+            return False
         paths = {
             disk.source.path: disk.device == "disk"
-            for disk in disks
+            for disk in domain_list.vm(dest.connection, plan.uuid).disks
             if disk.target in plan.staying
             and disk.source is not None
             and disk.source.kind == "file"
             and disk.source.path
         }
-        found = files.stat_many(dest.runner, list(paths))
-        for path, file_stat in found.items():
-            if user is not None and file_stat is not None and not _may_open(user, file_stat, writes=paths[path]):
+        for path, file_stat in files.stat_many(dest.runner, list(paths)).items():
+            if file_stat is not None and not _may_open(user, file_stat, writes=paths[path]):
                 mode = stat.S_IMODE(file_stat.mode)
                 _tell(context, path, ownership.give(dest.runner, path, user.uid, user.gid, mode))
+                given = True
     except BlockferryError as error:
         context.log_event("warning", f"whether QEMU may open the images of {plan.vm} was not seen: {error.sentence}")
+    return given
 
 
 def _may_open(user: QemuUser, file_stat: files.FileStat, *, writes: bool) -> bool:
