@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -178,6 +179,53 @@ def test_convert_flattens_and_reports(stack: tuple[Path, Path], tmp_path: Path) 
     assert (found.identical, found.first_difference_offset) == (False, 5 * MiB)
     with pytest.raises(FileExists):
         conversion.convert(R, str(stack[0]), "qcow2", str(flat), "raw")
+
+
+SPEAKING = """#!/bin/sh
+{real} "$@" || exit $?
+if [ "$1" = convert ]; then
+    {harm}
+    echo "qemu-img: Failed to flush the L2 block cache: No space left on device" >&2
+fi
+"""
+
+
+def speaking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: str) -> None:
+    """A qemu-img that says something as it ends, with 0, and does that harm before."""
+    real = shutil.which("qemu-img")
+    (tmp_path / "bin").mkdir()
+    program = tmp_path / "bin" / "qemu-img"
+    program.write_text(SPEAKING.format(real=real, harm=harm))
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+
+
+@pytest.mark.parametrize("format", ["raw", "qcow2"])
+def test_a_copy_of_which_qemu_img_says_something_counts_if_it_reads_as_its_source(
+    stack: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: str
+) -> None:
+    speaking(tmp_path, monkeypatch, "true")
+    conversion.convert(LocalRunner(), str(stack[0]), "qcow2", str(tmp_path / "new"), format)
+    assert conversion.compare(R, str(stack[0]), "qcow2", str(tmp_path / "new"), format).identical
+
+
+@pytest.mark.parametrize(
+    ("format", "harm"),
+    [
+        ("raw", "qemu-io -f raw -c 'write -q -P 9 5M 64k' {dest}"),
+        ("qcow2", "qemu-io -f qcow2 -c 'write -q -P 9 5M 64k' {dest}"),
+        # the content is right, the table that says what is in use is not: what is written later harms it
+        ("qcow2", "dd if=/dev/zero of={dest} bs=64k seek=2 count=1 conv=notrunc status=none"),
+    ],
+)
+def test_a_copy_is_not_believed_when_it_is_not_whole_whatever_the_exit_status(
+    stack: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: str, harm: str
+) -> None:
+    new = tmp_path / "new"
+    speaking(tmp_path, monkeypatch, harm.format(dest=new))
+    with pytest.raises(HostCommandFailed, match="No space left on device"):
+        conversion.convert(LocalRunner(), str(stack[0]), "qcow2", str(new), format)
+    assert not new.exists()
 
 
 def test_convert_one_layer(stack: tuple[Path, Path], tmp_path: Path) -> None:
