@@ -33,6 +33,10 @@ _OWN = {
 }
 """Directories of a host's own, and where they stand on it."""
 
+_STARTUP_FILES = ("/root/.bashrc", "/root/.bash_profile", "/root/.bash_login", "/root/.profile", "/etc/bash.bashrc")
+"""What bash reads in a session of sshd. This machine's may do much: pyenv's takes a lock in /root, which a host that
+loses its power leaves behind, and for which every later session waits a minute."""
+
 
 def setup_script(
     name: str, directory: Path, reaper: Path, lab: Path, *, tree: Path | None = None, ssh: Path | None = None
@@ -49,6 +53,10 @@ def setup_script(
         lines.append(f"mkdir -p {root}{target}; mount --bind {shlex.quote(str(directory / source))} {root}{target}")
     if ssh is not None:
         lines.append(f"mkdir -p -m 700 {root}/root/.ssh; mount --bind {shlex.quote(str(ssh))} {root}/root/.ssh")
+    if tree is None:
+        empty = shlex.quote(str(directory / "empty"))
+        lines.append(f": > {empty}")
+        lines += [f"[ ! -e {file} ] || mount --bind {empty} {file}" for file in _STARTUP_FILES]
     # A sysfs of the new network namespace; it also hides the machine's cgroups, which a lab must not touch.
     lines += [
         f"mount -t sysfs sysfs {root}/sys",
@@ -200,7 +208,8 @@ class Namespaces:
             process.kill()
             process.wait(timeout=20)
             if isinstance(why, subprocess.TimeoutExpired):
-                raise LabError(f"{' '.join(words)}: no end after {timeout:g} s") from why
+                said = "".join(part.decode(errors="replace") for part in (why.stdout, why.stderr) if part)
+                raise LabError(f"{' '.join(words)}: no end after {timeout:g} s\n{said[-4000:]}".rstrip()) from why
             raise
         done = subprocess.CompletedProcess(words, process.returncode, stdout, stderr)
         if check and done.returncode != 0:

@@ -77,7 +77,14 @@ def test_what_a_power_loss_leaves_of_it(desk: Host, other: Host) -> None:
     other.boot()
     assert other.run(["test", "-e", "/of-this-boot"], check=False).returncode == 1
     assert other.virsh("capabilities").split("<uuid>")[1].split("<")[0] == uuid
-    assert desk.run(["ssh", "kvm-13", "hostname"]).stdout.strip() == "kvm-13"
+    assert desk.run(["ssh", "-v", "kvm-13", "hostname"]).stdout.strip() == "kvm-13"
+
+
+def test_no_startup_files_of_this_machine_are_read(desk: Host, other: Host) -> None:
+    """They may wait for a lock that a host of before has left behind."""
+    for file in ("/root/.bashrc", "/root/.profile"):
+        assert desk.run(["sh", "-c", f"[ ! -s {file} ]"], check=False).returncode == 0, file
+    assert "pyenv" not in other.run(["ssh", "desk", "echo $PATH; type pyenv"], check=False).stdout
 
 
 def test_ssh_from_host_to_host(desk: Host, other: Host) -> None:
