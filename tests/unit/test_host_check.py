@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blockferry.host_move.precheck import rules
+from blockferry.host_move.precheck import rules, tls_rules
 from blockferry.host_move.precheck.catalogue import CATALOGUE, EVERY_FINDING
 from blockferry.host_move.precheck.host_move_facts import Asked, HostFacts, PeerTrial, Sharing, TlsSeen
 from blockferry.hosts.host_traits import CpuAnswer, CpuVerdict, HostTraits, Hypervisor, NumaNode
@@ -81,6 +81,7 @@ GOOD_TLS = TlsSeen(
     2000.0,
     2000.0,
 )
+ABSENT_TLS = (certificate("ca-cert.pem", errno=errno.ENOENT),)
 
 
 def needs(**more: Any) -> HostFacts:
@@ -234,6 +235,9 @@ REFUSED: list[tuple[str, HostFacts, Asked]] = [
     ("TLS_NOT_ASKED", PLAIN, replace(GOING, require_tls=True)),
     ("TLS_MISSING", tls("source", certificate("client-key.pem", errno=errno.ENOENT)), TLS),
     ("TLS_MISSING", tls("destination", certificate("ca-cert.pem", until=-1.0)), TLS),
+    ("TLS_MISSING", tls("source", certificate("client-key.pem", errno=errno.EACCES)), TLS),
+    ("TLS_ONE_SIDED", tls("destination", certificate("server-cert.pem", errno=errno.ENOENT)), GOING),
+    ("TLS_ONE_SIDED", tls("source", certificate("client-key.pem", errno=errno.ENOENT)), GOING),
     ("TLS_EXPIRED", tls("destination", certificate("server-cert.pem", until=1500.0)), TLS),
     ("TLS_EXPIRED", tls("source", certificate("client-cert.pem", since=2500.0)), TLS),
     ("TLS_NAME", tls("destination", certificate("server-cert.pem", names=("kvm9",))), TLS),
@@ -314,7 +318,7 @@ ALLOWED: list[tuple[str, HostFacts, Asked]] = [
     ),
     ("off: no ports", off(replace(PLAIN, ports=None)), GOING),
     ("a peer that answers", replace(PLAIN, peer=PeerTrial("qemu+tls://kvm2/system")), GOING),
-    ("certificates that nobody wants", tls("source", certificate("client-key.pem", errno=errno.ENOENT)), GOING),
+    ("certificates on no host", replace(PLAIN, tls=TlsSeen(ABSENT_TLS, ABSENT_TLS)), GOING),
 ]  # fmt: skip
 
 
@@ -518,3 +522,15 @@ def test_what_an_emulator_can() -> None:
     assert capabilities.with_domain_capabilities(known, without).tpm_backends == frozenset()
     unsaid = DOMAIN_CAPABILITIES.replace("'host-model' supported='yes'", "'host-model' supported='no'")
     assert capabilities.with_domain_capabilities(known, unsaid).host_cpu == ""
+
+
+@pytest.mark.parametrize("problem", [errno.EACCES, errno.EIO, errno.ELOOP])
+def test_a_certificate_that_cannot_be_read_is_no_reason_to_send_in_plain(problem: int) -> None:
+    unreadable = replace(GOOD_TLS, destination=(certificate("server-cert.pem", errno=problem),))
+    absent = replace(GOOD_TLS, destination=(certificate("server-cert.pem", errno=errno.ENOENT),))
+    assert tls_rules.wanted(unreadable, mode="auto", require=False)
+    assert not tls_rules.wanted(absent, mode="auto", require=False)
+    assert not tls_rules.wanted(unreadable, mode="off", require=False)
+    assert [one.code for one in rules.findings(replace(PLAIN, tls=unreadable), replace(GOING, tls=True))] == [
+        "TLS_MISSING"
+    ]

@@ -162,6 +162,7 @@ def _asked(request: HostMoveRequest, vm: Vm, dest: Host, draft: _Draft, tls: Tls
         peer_uri=peer if vm.state.active else "",
         tls=tls_rules.wanted(tls, mode=request.tls, require=request.require_tls),
         require_tls=request.require_tls,
+        tls_off=request.tls == "off",
     )
 
 

@@ -180,6 +180,11 @@ CATALOGUE: dict[str, FindingKind] = {
             "Let this move use TLS, or set require_tls = false in the configuration.",
         ),
         FindingKind(
+            "TLS_ONE_SIDED", _W, "Only one of the hosts has TLS certificates: memory and disks are sent in plain",
+            "The migration is encrypted where both hosts have certificates.",
+            "docs/host-tls.md has the five commands; tls = \"off\" in the configuration says that plain is meant.",
+        ),
+        FindingKind(
             "TLS_EXPIRED", _E, "A TLS certificate is not valid now",
             "By the clock of the host that it lies on, it has expired, or is not valid yet.",
             "Make a new one; docs/host-tls.md has the commands.",

@@ -34,6 +34,7 @@ class Asked:
     peer_uri: str = ""
     tls: bool = False
     require_tls: bool = False
+    tls_off: bool = False  # plain is meant
 
 
 class Sharing(enum.Enum):

@@ -87,7 +87,7 @@ def gather(source: Host, destination: Host, name: str, asked: Asked, tls: TlsSee
         ports=trial,
         port_span=span,
         peer=peer(source, asked.peer_uri) if asked.peer_uri else None,
-        tls=(tls or tls_seen(source, destination)) if asked.tls else None,
+        tls=None if asked.tls_off else tls or tls_seen(source, destination),
     )
 
 

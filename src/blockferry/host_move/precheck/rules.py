@@ -440,7 +440,10 @@ def _ports(facts: HostFacts) -> Iterator[Finding]:
 def _tls(facts: HostFacts, asked: Asked) -> Iterator[Finding]:
     if asked.require_tls and not asked.tls:
         yield finding("TLS_NOT_ASKED", "require_tls is set, and this move is to go without TLS.")
-    if not asked.tls or facts.tls is None:
+    if facts.tls is None:
+        return
+    if not asked.tls:
+        yield from _one_sided(facts, asked)
         return
     sides = (
         (facts.source.hostname, facts.tls.source, facts.tls.source_at),
@@ -456,6 +459,16 @@ def _tls(facts: HostFacts, asked: Asked) -> Iterator[Finding]:
     if server is not None and server.names and tls_rules.certificate_name(facts.tls, address, there) is None:
         text = f"The certificate of {there} is for {', '.join(server.names)}, not {address}."
         yield finding("TLS_NAME", text)
+
+
+def _one_sided(facts: HostFacts, asked: Asked) -> Iterator[Finding]:
+    if facts.tls is None or asked.require_tls:
+        return
+    ours, theirs = tls_rules.has_files(facts.tls.source), tls_rules.has_files(facts.tls.destination)
+    if ours != theirs:
+        here, there = facts.source.hostname, facts.destination.hostname
+        has, lacks = (here, there) if ours else (there, here)
+        yield finding("TLS_ONE_SIDED", f"{has} has certificates, {lacks} does not have all of them.", _prepare(lacks))
 
 
 def _certificate(host: str, file: Certificate, now: float) -> Iterator[Finding]:

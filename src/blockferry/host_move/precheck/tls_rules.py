@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import errno
 import posixpath
+from collections.abc import Sequence
 
 from blockferry.host_move.host_plan import PlannedTls
 from blockferry.host_move.precheck.host_move_facts import TlsSeen
+from blockferry.hosts.neighbour_facts import Certificate
 
 SERVER = "server-cert.pem"
 
 
+def has_files(certificates: Sequence[Certificate]) -> bool:
+    """Return whether a host has every file that TLS takes. The pre-check says whether they are good."""
+    return bool(certificates) and all(file.errno not in (errno.ENOENT, errno.ENOTDIR) for file in certificates)
+
+
 def is_equipped(seen: TlsSeen) -> bool:
-    """Return whether both hosts have every file that TLS takes. Whether they are valid the pre-check says."""
-    both = (*seen.source, *seen.destination)
-    return bool(seen.source and seen.destination) and all(certificate.errno == 0 for certificate in both)
+    """Return whether both hosts have every file that TLS takes."""
+    return has_files(seen.source) and has_files(seen.destination)
 
 
 def wanted(seen: TlsSeen | None, *, mode: str, require: bool) -> bool:
     """Return whether a move is to use TLS. `mode`: "auto" or "off" (base/config.py).
 
-    A host that has certificates is meant to use them: one that has expired is refused, not passed over in plain.
+    Hosts that have certificates are meant to use them: one that has expired or cannot be read is refused, not passed
+    over in plain.
     """
     if mode == "off":
         return False
