@@ -267,6 +267,30 @@ def test_its_speed_is_changed_while_it_runs(crossing: Callable[..., Crossing], s
     one.assert_alive()
 
 
+def _capabilities(one: Crossing) -> set[str]:
+    """The migration capabilities that are on in the source's QEMU; none once it has ended."""
+    ask = ["virsh", "-q", "qemu-monitor-command", one.name, '{"execute": "query-migrate-capabilities"}']
+    said = one.line.host.run(ask, check=False)
+    if said.returncode != 0:
+        return set()
+    return {found["capability"] for found in json.loads(said.stdout)["return"] if found["state"]}
+
+
+@pytest.mark.parametrize(
+    ("options", "capability"), [(["--channels", "4"], "multifd"), (["--compress", "xbzrle"], "xbzrle")]
+)
+def test_memory_by_several_channels_or_compressed(
+    crossing: Callable[..., Crossing], old_san: Datastore, options: list[str], capability: str
+) -> None:
+    one = crossing(Disk("vda", old_san, size="48MiB"))
+    one.write()
+    process = one.line.start("move", one.name, "--to-host", "kvm2", "--bandwidth", "1MiB/s", *options)
+    wait_until(lambda: capability in _capabilities(one), capability, timeout=60, step=0.2, report=one.line.stories)
+    one.line.must("speed", one.name, "0")
+    one.assert_moved(one.line.end(process))
+    one.assert_alive()
+
+
 def test_the_destinations_libvirtd_is_killed(
     crossing: Callable[..., Crossing], ssd: Datastore, kvm2_disks: Datastore
 ) -> None:

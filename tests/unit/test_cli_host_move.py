@@ -83,6 +83,21 @@ def test_a_vm_that_was_handed_over_is_not_taken_back() -> None:
 # ------------------------------------------------------------ options
 
 
+@pytest.mark.parametrize(
+    ("options", "channels", "compression"),
+    [
+        ({}, 0, ""),
+        ({"channels": 1}, 0, ""),
+        ({"channels": 8}, 8, ""),
+        ({"compress": "zlib"}, 2, "zlib"),
+        ({"compress": "xbzrle", "channels": 1}, 0, "xbzrle"),
+    ],
+)
+def test_compression_and_channels_go_together(options: dict[str, Any], channels: int, compression: str) -> None:
+    made = request(**options)
+    assert (made.channels, made.compression) == (channels, compression)
+
+
 def test_what_is_left_out_is_as_configured() -> None:
     made = request(replace(HOSTS, bandwidth=7, keep_source_s=60.0))
     assert (made.to_host, made.to, made.bandwidth, made.downtime_ms, made.thick) == ("kvm2", "", 7, 0, False)
@@ -108,8 +123,9 @@ def test_what_it_does_not_do_anyway_may_be_ruled_out(options: dict[str, Any]) ->
 def test_options_carry_their_units() -> None:
     made = request(
         to="ssd", disks={"vdb": "archive"}, bandwidth="1MiB/s", downtime="300ms", auto_converge=True, provision="thick",
-        keep_source="7d", address="192.0.2.9", peer_uri="qemu+ssh://other/system",
+        keep_source="7d", address="192.0.2.9", peer_uri="qemu+ssh://other/system", channels=4, compress="zstd",
     )  # fmt: skip
+    assert (made.channels, made.compression) == (4, "zstd")
     assert (made.to, made.disks, made.bandwidth, made.downtime_ms) == ("ssd", {"vdb": "archive"}, 1 << 20, 300)
     assert (made.auto_converge, made.thick, made.address, made.peer) == (
         True, True, "192.0.2.9", "qemu+ssh://other/system",
@@ -126,6 +142,11 @@ def test_options_carry_their_units() -> None:
         ({"downtime": "0.1ms"}, "--downtime: '0.1ms' is no time"),
         ({"downtime": 5}, "--downtime: 5 has no unit"),
         ({"disks": {"vda": "nbd://store1/x"}}, "cannot go to an export"),
+        ({"channels": 0}, "--channels: 0 is no number from 1 to 64"),
+        ({"channels": "4"}, "--channels: '4' is no number"),
+        ({"compress": "mt"}, "--compress: 'mt' is no method"),
+        ({"compress": "zstd", "channels": 1}, "needs more than one channel"),
+        ({"compress": "xbzrle", "channels": 2}, "goes with one channel only"),
         ({"to_host": "/etc/passwd"}, "is no name of a host"),
         ({"to_host": "-oProxyCommand=x"}, "is no name of a host"),
         ({"to_host": "qemu+tls://kvm2/system"}, "gives no way to the host's files"),
@@ -137,7 +158,15 @@ def test_what_makes_no_sense_is_refused(options: dict[str, Any], words_: str) ->
 
 
 @pytest.mark.parametrize(
-    "option", ["--downtime=300ms", "--auto-converge", "--address=kvm2", "--peer-uri=qemu+ssh://b/system"]
+    "option",
+    [
+        "--downtime=300ms",
+        "--auto-converge",
+        "--channels=4",
+        "--compress=zstd",
+        "--address=kvm2",
+        "--peer-uri=qemu+ssh://b/system",
+    ],
 )
 def test_options_of_another_host_need_one(option: str) -> None:
     result = call(client(), "check", "web01", "--to", "ssd", option)

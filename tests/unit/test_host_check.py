@@ -81,6 +81,11 @@ GOOD_TLS = TlsSeen(
     2000.0,
     2000.0,
 )
+OLD_LIBVIRT = replace(
+    PLAIN,
+    source=replace(PLAIN.source, libvirt=(9, 3, 0)),
+    destination=replace(PLAIN.destination, libvirt=(9, 4, 0)),
+)
 ABSENT_TLS = (certificate("ca-cert.pem", errno=errno.ENOENT),)
 
 
@@ -238,6 +243,7 @@ REFUSED: list[tuple[str, HostFacts, Asked]] = [
     ("TLS_MISSING", tls("source", certificate("client-key.pem", errno=errno.EACCES)), TLS),
     ("TLS_ONE_SIDED", tls("destination", certificate("server-cert.pem", errno=errno.ENOENT)), GOING),
     ("TLS_ONE_SIDED", tls("source", certificate("client-key.pem", errno=errno.ENOENT)), GOING),
+    ("COMPRESSION_UNSUPPORTED", OLD_LIBVIRT, replace(GOING, compression="zstd")),
     ("TLS_EXPIRED", tls("destination", certificate("server-cert.pem", until=1500.0)), TLS),
     ("TLS_EXPIRED", tls("source", certificate("client-cert.pem", since=2500.0)), TLS),
     ("TLS_NAME", tls("destination", certificate("server-cert.pem", names=("kvm9",))), TLS),

@@ -50,6 +50,12 @@ METHODS = ("auto", "mirror", "changed-blocks", "snapshot", "clone", "cold")
 TLS = ("auto", "off")
 """Whether memory and disks go to another host encrypted: where both have certificates, or never."""
 
+COMPRESSION = ("xbzrle", "zlib", "zstd")
+"""Of a guest's memory on its way to another host. libvirt's `mt` is left out: QEMU gave it up as unreliable in 8.2."""
+
+MOST_CHANNELS = 64
+"""Connections for the memory; each is a thread of QEMU's on both sides."""
+
 POLICIES = ("auto", "mirror", "throttle", "wait", "stop")
 """The same of storage_move.request.IfNotConverging."""
 

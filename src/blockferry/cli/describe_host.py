@@ -43,6 +43,12 @@ def plan_pairs(plan: HostMovePlan, estimates: tuple[DiskEstimate, ...]) -> Itera
         yield "limit", f"{format_rate(plan.bandwidth)} for disks and memory"
     if plan.downtime_ms:
         yield "downtime", f"at most {format_duration(plan.downtime_ms / 1000)} for the last of the memory"
+    if plan.channels or plan.compression:
+        ways = (
+            plan.channels and f"over {plan.channels} connections",
+            plan.compression and f"compressed by {plan.compression}",
+        )
+        yield "memory sent", ", ".join(way for way in ways if way)
     if plan.auto_converge:
         yield "if outrun", "QEMU slows the guest when its memory changes as fast as it is sent"
     if plan.disks:

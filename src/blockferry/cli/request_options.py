@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import click
 
-from blockferry.base.config import Config
+from blockferry.base.config import COMPRESSION, MOST_CHANNELS, Config
 from blockferry.base.errors import UsageError
 from blockferry.cli import types
 from blockferry.client import (
@@ -151,6 +151,17 @@ OTHER_HOST: tuple[Decorator, ...] = (
         "--auto-converge",
         is_flag=True,
         help="With --to-host: have QEMU slow a guest that changes its memory as fast as it is sent.",
+    ),
+    click.option(
+        "--channels",
+        type=click.IntRange(1, MOST_CHANNELS),
+        help="With --to-host: connections that the VM's memory is sent over at once; for fast links; default: one.",
+    ),
+    click.option(
+        "--compress",
+        type=click.Choice(COMPRESSION),
+        help="With --to-host: compress the memory that is sent, for slow links: xbzrle (what changes again and again), "
+        "zlib, zstd (all of it; libvirt 9.4 or newer on both hosts).",
     ),
     click.option(
         "--map-network",

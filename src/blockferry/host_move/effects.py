@@ -151,6 +151,8 @@ def migrate(context: HostMoveContext, record: HostMoveRecord) -> None:
         tls=plan.tls is not None,
         tls_name="" if plan.tls is None else plan.tls.name,
         networks=plan.networks,
+        channels=plan.channels,
+        compression=plan.compression,
     )
     context.bandwidth_set, context.limit_set = order.bandwidth, False
     context.disks_told = not context.bandwidth()

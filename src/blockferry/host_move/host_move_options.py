@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from blockferry.base import units
-from blockferry.base.config import Config
+from blockferry.base.config import COMPRESSION, MOST_CHANNELS, Config
 from blockferry.base.errors import UsageError
 from blockferry.base.host_entries import HostEntry
 from blockferry.host_move.host_request import HostMoveRequest
@@ -36,9 +36,13 @@ class AnyMoveOptions(MoveOptions, total=False):
     """Network, bridge or device of the VM -> what it is called on that host; what is not named has the same name."""
     auto_converge: bool | None
     """Have QEMU slow a guest that changes its memory as fast as it is sent."""
+    channels: int | None
+    """Connections that the guest's memory is sent over at once; left out: one."""
+    compress: str | None
+    """Compression of the memory that is sent: "xbzrle", "zlib" or "zstd"; left out: none."""
 
 
-OWN = ("address", "peer_uri", "downtime", "auto_converge", "map_network")
+OWN = ("address", "peer_uri", "downtime", "auto_converge", "map_network", "channels", "compress")
 """Options that only a move to another host has, beside `to_host`."""
 
 _SWITCHES = ("auto_converge", "use_kept", "from_scratch", "verify", "trim")
@@ -78,6 +82,8 @@ def host_move_request(vm: str, options: AnyMoveOptions, config: Config) -> HostM
         bandwidth=asked.get("bandwidth", config.bandwidth),
         downtime_ms=_downtime_ms(own.get("downtime")),
         auto_converge=bool(own.get("auto_converge", False)),
+        channels=_channels(own),
+        compression=_compression(own),
         thick=asked.get("provision") is Provision.THICK,
         tls=config.tls,
         require_tls=config.require_tls,
@@ -119,6 +125,34 @@ def _text(name: str, own: Mapping[str, Any]) -> str:
     if not isinstance(value, str):
         raise UsageError(f"{_option(name)}: {value!r} is not a text.")
     return value
+
+
+def _channels(own: Mapping[str, Any]) -> int:
+    """Raises UsageError. zlib and zstd are methods of several connections, xbzrle is one of a single one."""
+    value = own.get("channels")
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MOST_CHANNELS):
+        raise UsageError(
+            f"--channels: {value!r} is no number from 1 to {MOST_CHANNELS}.", "Write it like --channels 4."
+        )
+    packed = own.get("compress") in ("zlib", "zstd")
+    if packed and value == 1:
+        raise UsageError(
+            f"--compress {own['compress']} needs more than one channel.", "Add --channels 4, or take --compress xbzrle."
+        )
+    return int(value or (2 if packed else 0)) if value != 1 else 0
+
+
+def _compression(own: Mapping[str, Any]) -> str:
+    value = own.get("compress")
+    if value is None:
+        return ""
+    if value not in COMPRESSION:
+        raise UsageError(f"--compress: {value!r} is no method.", f"Take one of {', '.join(COMPRESSION)}.")
+    if value == "xbzrle" and own.get("channels") not in (None, 1):
+        raise UsageError(
+            "--compress xbzrle goes with one channel only.", "Leave out --channels, or take --compress zstd."
+        )
+    return str(value)
 
 
 def _networks(value: object) -> Mapping[str, str]:

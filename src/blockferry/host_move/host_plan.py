@@ -82,6 +82,8 @@ class HostMovePlan:
     bandwidth: int = 0  # bytes/s, 0 unlimited
     downtime_ms: int = 0  # 0: QEMU's own limit
     auto_converge: bool = False  # QEMU slows a guest that changes its memory as fast as it is sent
+    channels: int = 0  # connections that the memory is sent over at once; 0: one, as QEMU does by itself
+    compression: str = ""  # of the memory: one of base/config.py's; "": none
     memory: int = 0  # bytes of the guest, of a VM that is not off
     networks: dict[str, str] = field(default_factory=dict)  # network, bridge or device -> its name at the destination
     config_networks: tuple[str, ...] = ()  # the names in the configuration's order before, where some have another name

@@ -28,6 +28,8 @@ class HostMoveRequest:
     bandwidth: int = 0
     downtime_ms: int = 0
     auto_converge: bool = False
+    channels: int = 0  # connections for the memory; 0: one
+    compression: str = ""  # of the memory: one of base/config.py's; "": none
     thick: bool = False
     tls: str = "auto"  # or "off": as the configuration says (base/config.py)
     require_tls: bool = False

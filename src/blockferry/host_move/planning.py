@@ -163,6 +163,7 @@ def _asked(request: HostMoveRequest, vm: Vm, dest: Host, draft: _Draft, tls: Tls
         tls=tls_rules.wanted(tls, mode=request.tls, require=request.require_tls),
         require_tls=request.require_tls,
         tls_off=request.tls == "off",
+        compression=request.compression if vm.state.active else "",
     )
 
 
@@ -340,6 +341,8 @@ def _plan(
         bandwidth=request.bandwidth,
         downtime_ms=request.downtime_ms,
         auto_converge=request.auto_converge,
+        channels=0 if vm.state is PowerState.OFF else request.channels,
+        compression="" if vm.state is PowerState.OFF else request.compression,
         tls=tls_rules.planned(facts.tls, address, facts.destination.hostname) if asked.tls and facts.tls else None,
         networks=networks,
         config_networks=migration.network_names(source.connection, vm.uuid, vm.name) if networks else (),

@@ -164,6 +164,11 @@ CATALOGUE: dict[str, FindingKind] = {
             "Set user and group in /etc/libvirt/qemu.conf alike.",
         ),
         FindingKind(
+            "COMPRESSION_UNSUPPORTED", _E, "libvirt cannot compress the memory in this way",
+            "zlib and zstd need libvirt 9.4 or newer on both hosts.",
+            "Take --compress xbzrle, or leave --compress out.",
+        ),
+        FindingKind(
             "CLOCKS_APART", _W, "The clocks of the two hosts differ",
             "The guest's own clock jumps by as much when it next reads its hardware clock, and certificates may not "
             "be valid yet, or no longer.",

@@ -35,6 +35,7 @@ class Asked:
     tls: bool = False
     require_tls: bool = False
     tls_off: bool = False  # plain is meant
+    compression: str = ""  # of the memory that is sent
 
 
 class Sharing(enum.Enum):

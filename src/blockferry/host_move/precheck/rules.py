@@ -25,6 +25,9 @@ from blockferry.storage_move.summary import SpaceEstimate
 CLOCK_S = 1.0
 """Clocks that differ by more are told: NTP keeps hosts within milliseconds."""
 
+COMPRESSES_CHANNELS = (9, 4)
+"""The libvirt from which on zlib and zstd can be asked for (its release notes)."""
+
 _OWN_MEMORY = 256 << 20
 """What QEMU takes beside the guest's memory, about: video, tables, buffers of the migration. Bytes."""
 
@@ -54,6 +57,7 @@ def findings(facts: HostFacts, asked: Asked) -> list[Finding]:
         _clock(facts),
         _ways(facts, asked),
         _tls(facts, asked),
+        _compression(facts, asked),
     )
     return [one for part in parts for one in part]
 
@@ -119,6 +123,15 @@ def _program(facts: HostFacts) -> Iterator[Finding]:
     if facts.source.libvirt[:2] > there.libvirt[:2]:
         text = f"libvirt is {dotted(facts.source.libvirt)} here and {dotted(there.libvirt)} on {there.hostname}."
         yield finding("LIBVIRT_OLDER", text)
+
+
+def _compression(facts: HostFacts, asked: Asked) -> Iterator[Finding]:
+    if asked.compression not in ("zlib", "zstd"):
+        return
+    for host in (facts.source, facts.destination):
+        if host.libvirt[:2] < COMPRESSES_CHANNELS:
+            text = f"libvirt on {host.hostname} is {dotted(host.libvirt)}; --compress {asked.compression} needs 9.4."
+            yield finding("COMPRESSION_UNSUPPORTED", text)
 
 
 def _older_qemu(facts: HostFacts, ours: Version) -> Finding:

@@ -38,7 +38,8 @@ class MigrationOrder:
     `proven_shared`: disks stay, and it was seen that both hosts have the same files. libvirt knows only a few file
     systems by name, and calls all others unsafe. `auto_converge`: QEMU slows the guest's CPUs when its memory changes
     as fast as it is sent. `tls`: memory and disks are encrypted; `tls_name`: in the destination's certificate, where
-    that is not `address`. `networks`: network, bridge or device -> its name at the destination.
+    that is not `address`. `networks`: network, bridge or device -> its name at the destination. `channels`: connections
+    for the memory, 0 for one. `compression` of the memory: a method of libvirt's, "" for none.
     """
 
     peer: str
@@ -51,6 +52,8 @@ class MigrationOrder:
     tls: bool = False
     tls_name: str = ""
     networks: Mapping[str, str] = field(default_factory=dict)
+    channels: int = 0
+    compression: str = ""
 
 
 def look(connection: Connection, uuid: str, name: str) -> Instance:
@@ -286,6 +289,10 @@ class Migration:
             flags |= libvirt.VIR_MIGRATE_UNSAFE
         if self._order.auto_converge:
             flags |= libvirt.VIR_MIGRATE_AUTO_CONVERGE
+        if self._order.channels:
+            flags |= libvirt.VIR_MIGRATE_PARALLEL
+        if self._order.compression:
+            flags |= libvirt.VIR_MIGRATE_COMPRESSED
         if self._order.tls:
             flags |= libvirt.VIR_MIGRATE_TLS
         if self._order.disks:
@@ -306,6 +313,10 @@ class Migration:
             found[libvirt.VIR_MIGRATE_PARAM_MIGRATE_DISKS] = list(order.disks)
         if order.tls and order.tls_name:
             found[libvirt.VIR_MIGRATE_PARAM_TLS_DESTINATION] = order.tls_name
+        if order.channels:
+            found[libvirt.VIR_MIGRATE_PARAM_PARALLEL_CONNECTIONS] = order.channels
+        if order.compression:
+            found[libvirt.VIR_MIGRATE_PARAM_COMPRESSION] = order.compression
         if order.bandwidth:
             found[libvirt.VIR_MIGRATE_PARAM_BANDWIDTH] = max(1, order.bandwidth // MiB)
         return found
