@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from faults import places
 
@@ -77,13 +77,35 @@ class Fault:
     quick: bool = True  # takes seconds, so it is in the short cut
 
 
+class FaultFacts(Protocol):
+    """What the plan and the tables must know of a fault, of whichever matrix."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def group(self) -> str: ...
+    @property
+    def what(self) -> str: ...
+    @property
+    def kills(self) -> int: ...
+    @property
+    def methods(self) -> tuple[str, ...]: ...
+    @property
+    def disks(self) -> tuple[int, ...]: ...
+    @property
+    def at(self) -> Callable[[str, int], tuple[str, ...]]: ...
+
+
+F = TypeVar("F", bound=FaultFacts)
+
+
 @dataclass(slots=True)
-class Catalogue:
-    """Every fault by its name."""
+class Catalogue(Generic[F]):
+    """Every fault of a matrix by its name."""
 
-    faults: dict[str, Fault] = field(default_factory=dict)
+    faults: dict[str, F] = field(default_factory=dict)
 
-    def add(self, *faults: Fault) -> None:
+    def add(self, *faults: F) -> None:
         for fault in faults:
             assert fault.name not in self.faults, fault.name
             self.faults[fault.name] = fault

@@ -213,7 +213,7 @@ def _reads_again(scene: Scene) -> None:
     scene.ground.stores[FLAKY].device.fail_reads(fail=False)
 
 
-def add_to(catalogue: Catalogue) -> None:
+def add_to(catalogue: Catalogue[Fault]) -> None:
     """The faults of this file."""
 
     def at_dest(name: str, what: str, **more: object) -> Fault:

@@ -17,6 +17,8 @@ from lab import Host
 from lab.namespaces import HostProcess
 from lab.said import Said
 
+SQL_ERRORS = (sqlite3.Error,)
+
 PROGRAM = str(Path(sys.executable).with_name("blockferry"))
 
 
@@ -37,17 +39,18 @@ class MoveRow:
 class Ferry:
     """`blockferry` on one host with one journal."""
 
-    def __init__(self, host: Host, journal: Path, scratch: Path) -> None:
+    def __init__(self, host: Host, journal: Path, scratch: Path, config: str = "") -> None:
+        """`config`: what stands in its configuration."""
         self.host = host
         self.journal = journal
-        self._config = scratch / "empty.toml"
-        self._config.write_text("")
+        self.config = scratch / "faults.toml"
+        self.config.write_text(config)
 
     def environment(self, **more: str) -> dict[str, str]:
         return {
             **os.environ,
             "BLOCKFERRY_JOURNAL": f"sqlite:///{self.journal}",
-            "BLOCKFERRY_CONFIG": str(self._config),
+            "BLOCKFERRY_CONFIG": str(self.config),
             **more,
         }
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -195,6 +194,3 @@ class Ground:
         except GuestSilent:
             return False
         return True
-
-
-SQL_ERRORS = (sqlite3.Error,)

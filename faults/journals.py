@@ -61,7 +61,7 @@ def _some_time(scene: Scene, seconds: float) -> None:
         scene.wait(lambda: process.poll() is not None, seconds)
 
 
-def add_to(catalogue: Catalogue) -> None:
+def add_to(catalogue: Catalogue[Fault]) -> None:
     """The faults of this file."""
     catalogue.add(
         Fault("journal-full", "journal", "the journal's disk is full", _full, heal=_room_again),

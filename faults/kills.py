@@ -291,7 +291,7 @@ def _freeze_qemu(scene: Scene) -> None:
     scene.note(f"QEMU was frozen for {seconds:.1f} s")
 
 
-def add_to(catalogue: Catalogue) -> None:
+def add_to(catalogue: Catalogue[Fault]) -> None:
     """The faults of this file."""
     ours = "kill -9 of our process, up to three times in a row, at the named point or at random moments"
     catalogue.add(

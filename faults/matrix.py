@@ -7,22 +7,23 @@ import time
 import traceback
 
 from faults import devices, journals, kills, people, places, power, scene, verdict
-from faults.case import Case, Catalogue
-from faults.ground import SQL_ERRORS, Ground
+from faults.case import Case, Catalogue, Fault
+from faults.ferry import SQL_ERRORS
+from faults.ground import Ground
 from faults.record import Result, now
 from faults.scene import Scene
 from lab import LabError
 
 
-def catalogue() -> Catalogue:
+def catalogue() -> Catalogue[Fault]:
     """Every fault there is."""
-    found = Catalogue()
+    found = Catalogue[Fault]()
     for module in (kills, people, devices, journals, power):
         module.add_to(found)
     return found
 
 
-def play(ground: Ground, known: Catalogue, case: Case, seed: int) -> Result:
+def play(ground: Ground, known: Catalogue[Fault], case: Case, seed: int) -> Result:
     """One case from beginning to end. Never raises for what the accused did; raises LabError if the lab is beyond
     mending.
     """

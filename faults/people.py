@@ -179,7 +179,7 @@ def _while_there_is_a_job(_method: str, _disks: int) -> tuple[str, ...]:
     return (places.BULK, places.IN_STEP, places.SWITCH)
 
 
-def add_to(catalogue: Catalogue) -> None:
+def add_to(catalogue: Catalogue[Fault]) -> None:
     """The faults of this file."""
 
     def guest(name: str, what: str, **more: object) -> Fault:

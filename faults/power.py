@@ -35,7 +35,7 @@ def _phases_and_random(method: str, _disks: int) -> tuple[str, ...]:
     return (*places.phases(method), places.AT_RANDOM)
 
 
-def add_to(catalogue: Catalogue) -> None:
+def add_to(catalogue: Catalogue[Fault]) -> None:
     """The faults of this file."""
     catalogue.add(
         Fault(

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table as RichTable
 
 from faults import places
 from faults.case import Catalogue
+from faults.host_moves import host_places
 from faults.record import Result, Run
 
 
@@ -22,11 +24,12 @@ class Table:
     note: str = ""
 
 
-def tables(run: Run, known: Catalogue) -> list[Table]:
-    return [table for table in (_by_fault(run, known), _by_phase(run)) if table.rows]
+def tables(run: Run, known: Catalogue[Any]) -> list[Table]:
+    by_place = _by_part(run) if _of_hosts(run) else _by_phase(run)
+    return [table for table in (_by_fault(run, known), by_place) if table.rows]
 
 
-def _by_fault(run: Run, known: Catalogue) -> Table:
+def _by_fault(run: Run, known: Catalogue[Any]) -> Table:
     rows = []
     for fault in known.faults.values():
         found = [result for result in run.results if result.fault == fault.name]
@@ -68,6 +71,23 @@ def _by_phase(run: Run) -> Table:
     return Table("By phase", ("phase", *names), rows)
 
 
+def _by_part(run: Run) -> Table:
+    """Of moves between hosts: the part of the move against the kind of VM."""
+    rows = []
+    for part in host_places.PARTS:
+        at = [
+            [result for result in run.results if result.phase == part and result.method == kind]
+            for kind in host_places.KINDS
+        ]
+        if any(at):
+            rows.append((part, *(_score(found) if found else "-" for found in at)))
+    return Table("By part of the move", ("part", *host_places.KINDS), rows)
+
+
+def _of_hosts(run: Run) -> bool:
+    return any(result.method in host_places.KINDS for result in run.results)
+
+
 def _score(found: Sequence[Result]) -> str:
     right = sum(result.ok for result in found)
     return f"{right} of {len(found)}"
@@ -98,7 +118,7 @@ def headline(run: Run) -> str:
     )
 
 
-def to_terminal(run: Run, known: Catalogue, console: Console) -> None:
+def to_terminal(run: Run, known: Catalogue[Any], console: Console) -> None:
     for table in tables(run, known):
         shown = RichTable(*table.columns, title=table.title, caption=table.note)
         shown.title_justify = shown.caption_justify = "left"
@@ -110,7 +130,7 @@ def to_terminal(run: Run, known: Catalogue, console: Console) -> None:
     console.print(headline(run))
 
 
-def to_markdown(run: Run, known: Catalogue) -> str:
+def to_markdown(run: Run, known: Catalogue[Any]) -> str:
     machine = "; ".join(f"{name}: {value}" for name, value in run.machine.items())
     lines = [f"Run of {run.started}{'' if run.finished else ' (not finished)'}. {machine}.", "", f"{headline(run)}."]
     for table in tables(run, known):

@@ -8,7 +8,7 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 from faults.case import CANCELLED, FAILED, MOVED, NO_MOVE, PARKED
-from faults.ground import SQL_ERRORS
+from faults.ferry import SQL_ERRORS
 from faults.scene import Scene, errors, failures
 from lab import GuestSilent, LabError
 from lab.said import Said

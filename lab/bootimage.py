@@ -48,7 +48,7 @@ _BUILDS = {
     "reaper": ["reaper.c"],
     "collector": ["collector.c"],
     "fill": ["fill.c", "block.c"],
-    "labd": ["labd.c", "ledger.c", "judge.c", "db.c", "block.c"],
+    "labd": ["labd.c", "ledger.c", "judge.c", "db.c", "beacon.c", "block.c"],
 }
 _HEADERS = ("block.h", "record.h", "labd.h")
 

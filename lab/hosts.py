@@ -176,6 +176,14 @@ class Host:
         """The end of `cut_network`."""
         self._plugged().mend(self.name)
 
+    def lengthen_network(self, delay_ms: float, loss: float = 0.0) -> None:
+        """Each frame to or from the host takes so long from now on, each way, and this share of them is lost."""
+        self._plugged().lengthen(self.name, delay_ms, loss)
+
+    def shorten_network(self) -> None:
+        """The end of `lengthen_network`."""
+        self._plugged().shorten(self.name)
+
     def _plugged(self) -> Network:
         if self.network is None:
             raise LabError(f"host {self.name} is on no network")

@@ -26,6 +26,7 @@ from lab.qemuuser import Profile
 from lab.roots import RootName
 from lab.sizes import to_bytes
 from lab.state import FILE, ROOT, State
+from lab.witness import Witness
 
 
 class Lab:
@@ -258,6 +259,12 @@ class Lab:
                 copy.with_suffix(".new").replace(copy)
             own.append(copy)
         return Boot(own[0], own[1], cached.cmdline)
+
+    def witness(self) -> Witness:
+        """Who hears from now on which guest runs on which host of the network; ended with the lab, or by `stop`."""
+        if self._network is None:
+            raise LabError("no host of this lab is on a network")
+        return Witness(self.directory, self._network.pid, self._network.ports())
 
     def remove_guest(self, guest: Guest) -> None:
         """End, undefine and forget a guest; its images are removed where they were made."""

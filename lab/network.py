@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -46,6 +47,7 @@ class Network:
     def __init__(self, lab: Path, init: ProcessId) -> None:
         self._lab = lab
         self._init = init
+        self._lines: dict[str, subprocess.Popen[str]] = {}
 
     @classmethod
     def create(cls, lab: Path, reaper: Path) -> Network:
@@ -122,7 +124,50 @@ class Network:
 
     def mend(self, name: str) -> None:
         """What was cut is whole again."""
-        self._ip("link", "set", self._port(name), "master", "lab")
+        master = self._middle(name) if name in self._lines else "lab"
+        self._ip("link", "set", self._port(name), "master", master)
+
+    def lengthen(self, name: str, delay_ms: float, loss: float = 0.0) -> None:
+        """From now on each frame to or from a host takes so long, and this share of them is lost."""
+        self.shorten(name)
+        middle, ends = self._middle(name), [f"{self._port(name)}-{end}" for end in "ab"]
+        enter = ["nsenter", f"--target={self._init.pid}", "--net"]
+        line = subprocess.Popen(
+            [*enter, sys.executable, Path(__file__).with_name("delay_line.py"), *ends, str(delay_ms), str(loss)],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True, text=True,
+            env={**os.environ, LAB_VARIABLE: str(self._lab)},
+        )  # fmt: skip
+        self._lines[name] = line
+        if line.stdout is None or line.stdout.readline() != "ready\n":
+            raise LabError(f"the line of {name} did not come up")
+        self._ip("link", "add", middle, "type", "bridge")
+        for device in (middle, *ends):
+            self._ip("link", "set", device, "up")
+        self._ip("link", "set", ends[0], "master", middle)
+        self._ip("link", "set", ends[1], "master", "lab")
+        self.mend(name)
+
+    def shorten(self, name: str) -> None:
+        """The end of `lengthen`."""
+        line = self._lines.pop(name, None)
+        if line is None:
+            return
+        line.kill()
+        line.communicate()
+        self._ip("link", "del", self._middle(name), check=False)
+        self.mend(name)
+
+    def _middle(self, name: str) -> str:
+        return f"{self._port(name)}-mid"
+
+    @property
+    def pid(self) -> int:
+        """The process in whose network namespace the switch is."""
+        return self._init.pid
+
+    def ports(self) -> dict[str, str]:
+        """Port of the switch -> host."""
+        return {self._port(name): name for name in self._addresses()}
 
     def _port(self, name: str) -> str:
         return f"port{self._addresses()[name].rsplit('.', 1)[1]}"

@@ -147,6 +147,8 @@ static int perform(char *text, struct text *out)
         ledger_put(&r);
         return 0;
     }
+    if (!strcmp(text, "beacon"))
+        return beacon_start(args, out);
     if (!strcmp(text, "db-start"))
         return db_start(args, out);
     if (!strcmp(text, "db-stop"))

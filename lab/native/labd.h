@@ -24,6 +24,8 @@ int judge_stop(struct text *out);
 int judge_verify(struct text *out);
 int judge_status(struct text *out);
 
+int beacon_start(char *args, struct text *out);
+
 int db_start(char *args, struct text *out);
 int db_stop(struct text *out);
 int db_check(struct text *out);

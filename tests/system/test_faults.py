@@ -132,7 +132,7 @@ def test_the_judge_notices(
     ground: Ground, monkeypatch: pytest.MonkeyPatch, method: str, sabotage: Callable[[Scene], None], finding: str
 ) -> None:
     monkeypatch.setattr(Scene, "do", Scene.do)  # so that it is put back
-    known = Catalogue()
+    known = Catalogue[Fault]()
     known.add(Fault("sabotage", "judge", "", sabotage, own=True))
     case = Case("sabotage", method, 1, "prepare")
     result = matrix.play(ground, known, case, SEED)

@@ -7,12 +7,14 @@ import random
 import pytest
 from click.testing import CliRunner
 
+from blockferry.host_move.points import point as host_move_point
 from blockferry.leftovers import quarantine
 from blockferry.storage_move.points import point as move_point
 from blockferry.tracking import effects as tracking_effects
 from faults import matrix, places, tables
 from faults.case import Case
 from faults.cli import main
+from faults.host_moves import host_matrix, host_places
 from faults.record import Result, Run
 
 
@@ -99,3 +101,32 @@ def test_runs_are_joined_and_every_result_keeps_its_seed() -> None:
     text = tables.to_markdown(both, matrix.catalogue())
     assert "2 cases, 4 kills, 1 right, 1 wrong; seeds 7, 8;" in text
     assert "WRONG: kill-us/mirror/1/pivoted/0 (seed 8): lost" in text
+
+
+def test_every_named_point_of_a_move_between_hosts_is_walked_by_kills_of_our_process() -> None:
+    walked = {case.place for case in host_matrix.catalogue().cells(["kill-us"])} - {host_places.UNDER_WAY}
+    assert walked | set(host_places.RARE) == set(host_move_point.names)
+    assert not walked & set(host_places.RARE)
+
+
+def test_every_place_of_a_move_between_hosts_lies_in_a_part_of_it() -> None:
+    for case in host_matrix.catalogue().cells():
+        assert host_places.part_of(case.place, case.method) in host_places.PARTS, case.id
+
+
+def test_the_names_of_faults_are_not_those_of_the_other_matrix() -> None:
+    """`report` tells by the kind of VM which matrix a record is of; nobody should have to guess by a fault's name."""
+    kinds, methods = set(host_places.KINDS), set(places.METHODS)
+    assert not kinds & methods
+
+
+def test_tables_of_moves_between_hosts() -> None:
+    known = host_matrix.catalogue()
+    run = Run(1, 5, "2026-11-30", {"qemu": "7.2"})
+    for case in known.cells(["cut"]):
+        part = host_places.part_of(case.place, case.method)
+        result = Result(case.id, "cut", "link", case.method, 1, case.place, case.place, part, "", end="moved")
+        run.results.append(result)
+    text = tables.to_markdown(run, known)
+    assert f"| link | cut | {known.faults['cut'].what} | {len(run.results)} of {len(run.results)} |" in text
+    assert "### By part of the move" in text
