@@ -19,6 +19,7 @@ from blockferry.base.errors import FileExists, HostCommandFailed, ImageUnreadabl
 from blockferry.base.units import GiB, KiB, MiB
 from blockferry.hosts.helper import image_users
 from blockferry.hosts.images import conversion, qemu_img
+from blockferry.hosts.images.conversion import Ownership
 from blockferry.hosts.process import Completed, Process
 from blockferry.hosts.runner import LocalRunner
 
@@ -307,6 +308,53 @@ def test_convert_stops_and_obeys_the_rate(tmp_path: Path) -> None:
     with pytest.raises(conversion.ConversionStopped):
         conversion.convert(R, str(source), "raw", str(tmp_path / "e"), "raw", rate_limit=KiB, should_stop=lambda: True)
     assert not (tmp_path / "e").exists()
+
+
+class TakenOver(Exception):
+    pass
+
+
+def taken_over() -> None:
+    raise TakenOver
+
+
+def test_what_another_process_has_taken_over_is_not_cleared_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """We stood still in the middle, another process has made the copy anew: the file is its finished image by now."""
+    source, dest = tmp_path / "s", tmp_path / "d"
+    source.write_bytes(os.urandom(MiB))
+    frozen: list[bool] = []
+
+    def stand_still() -> bool:
+        dest.write_bytes(b"finished by the other")
+        frozen.append(True)
+        return True
+
+    def look() -> None:
+        if frozen:
+            raise TakenOver
+
+    with pytest.raises(TakenOver):
+        conversion.convert(
+            R,
+            str(source),
+            "raw",
+            str(dest),
+            "raw",
+            rate_limit=64 * KiB,
+            should_stop=stand_still,
+            ownership=Ownership(still_ours=look),
+        )
+    assert dest.read_bytes() == b"finished by the other"
+    with pytest.raises(TakenOver):  # nor is a second try begun over it
+        conversion.convert(
+            R, str(tmp_path / "s"), "raw", str(tmp_path / "e"), "raw", ownership=Ownership(still_ours=taken_over)
+        )
+    monkeypatch.setenv("PATH", str(tmp_path))  # no qemu-img: it fails
+    with pytest.raises(TakenOver):
+        qemu_img.create(LocalRunner(), str(tmp_path / "new"), "qcow2", MiB, still_ours=taken_over)
+    assert (tmp_path / "new").exists()
 
 
 def test_convert_says_what_failed(tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ def make_image(context: HostMoveContext, record: HostMoveRecord, disk: Travellin
     context.check()
     _mark_image(context, path, made=False)
     preallocation: qemu_img.Preallocation = "falloc" if disk.thick else "off"
-    qemu_img.create(runner, path, disk.format, disk.virtual_size, preallocation=preallocation)
+    qemu_img.create(runner, path, disk.format, disk.virtual_size, preallocation=preallocation, still_ours=context.check)
     image_owner.give_image(context, disk, path)
     _mark_image(context, path, made=True)
     for one in (path, home, posixpath.dirname(home)):

@@ -68,6 +68,22 @@ def _silent(fraction: float) -> None:
     del fraction
 
 
+@dataclass(frozen=True, slots=True)
+class Ownership:
+    """Whose a copy is.
+
+    `claimed` is called when the file is there, empty, and is ours. `still_ours` is called before anything is begun or
+    taken away again; it raises when somebody else has taken the work over while this process stood still: what is at
+    that path is theirs then, and stays.
+    """
+
+    claimed: Callable[[], None] = _nothing
+    still_ours: Callable[[], None] = _nothing
+
+
+NOBODY_ELSE = Ownership()
+
+
 def convert(
     runner: Runner,
     source: str,
@@ -84,7 +100,7 @@ def convert(
     bitmaps: bool = False,
     force_share: bool = False,
     options: Sequence[str] = (),
-    claimed: Callable[[], None] = _nothing,
+    ownership: Ownership = NOBODY_ELSE,
 ) -> None:
     """Copy an image's content; on disk when this returns. Holes stay holes unless `thick`.
 
@@ -94,7 +110,7 @@ def convert(
     - `rate_limit`: bytes per second, None or 0 for as fast as it goes.
     - `force_share`: read an image that a QEMU has open; right only if nothing writes to it (a frozen base).
     - `options`: creation options of `dest` (`qemuimg.creation_options`).
-    - `claimed` is called when `dest` is there, empty, and is ours.
+    - `ownership`: whose the file at `dest` is (`Ownership`).
 
     The host's page cache is bypassed where the file systems allow it. A raw file gets the source's size to the
     byte, where QEMU alone would round it up to its block size. May be repeated after a crash, with
@@ -116,9 +132,15 @@ def convert(
     if target is Target.NEW:
         claim(runner, dest)
     try:
-        claimed()
+        ownership.claimed()
         done = _with_best_cache(
-            runner, argv, lambda cache: ["-T", cache, "-t", cache], [source, dest], progress, should_stop
+            runner,
+            argv,
+            lambda cache: ["-T", cache, "-t", cache],
+            [source, dest],
+            progress,
+            should_stop,
+            still_ours=ownership.still_ours,
         )
         if dest_format == "raw":
             size = before.size if source_format == "raw" else chain(runner, source, source_format)[0].virtual_size
@@ -130,6 +152,7 @@ def convert(
             )
     except BaseException:
         if target is Target.NEW:
+            ownership.still_ours()
             remove_file(runner, dest)
         raise
     progress(1.0)
@@ -237,6 +260,7 @@ def _with_best_cache(
     progress: Progress,
     should_stop: ShouldStop,
     good: tuple[int, ...] = (0,),
+    still_ours: Callable[[], None] = _nothing,
 ) -> Completed:
     """Run it with O_DIRECT; where a file system has none, qemu-img ends at once and it runs with the page cache.
 
@@ -244,6 +268,7 @@ def _with_best_cache(
     cache, too: another error comes again, and is told then.
     """
     for cache in _CACHE_LADDER:
+        still_ours()
         result, moved = _follow(runner, [*argv, *cache_options(cache), "--", *paths], progress, should_stop)
         if result.status in good:
             return result

@@ -10,7 +10,7 @@ import itertools
 import json
 import posixpath
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -180,6 +180,10 @@ def creation_options(
     return [*options, *(["extended_l2=on"] if extended_l2 else [])]
 
 
+def _nothing() -> None:
+    pass
+
+
 def create(
     runner: Runner,
     path: str,
@@ -191,12 +195,13 @@ def create(
     cluster_size: int | None = None,
     extended_l2: bool = False,
     compat: str = "1.1",
+    still_ours: Callable[[], None] = _nothing,
 ) -> None:
     """Create an image of mode 0600 that was not there before; it reads as zeros (or as its backing file).
 
     Raw has no metadata: there `metadata` means off. Owner and labels are left to libvirt.
     Raises FileExists (nothing is overwritten; after a crash remove the leftover first), UsageError,
-    HostCommandFailed; whatever was begun is removed again.
+    HostCommandFailed; whatever was begun is removed again, unless `still_ours` raises: then it is somebody else's now.
     """
     absolute(path)
     size = holdable_size(format, virtual_size)
@@ -215,6 +220,7 @@ def create(
             argv += ["-u", "-b", backing[0], "-F", backing[1]] if backing else []
             runner.run([*argv, "--", path, str(size)])
     except BaseException:
+        still_ours()
         remove_file(runner, path)
         raise
 

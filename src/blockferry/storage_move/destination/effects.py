@@ -95,7 +95,7 @@ def copy_layers(context: Context, target: str, seen: Observation) -> None:
             backing=below,
             bitmaps=_has_bitmaps(context, layer),
             force_share=True,
-            claimed=_marking(context, layer.dest),
+            ownership=conversion.Ownership(_marking(context, layer.dest), context.check),
         )
         owner_and_labels.give_as(context, layer.source, layer.dest)
         point("layer-copied")
@@ -133,6 +133,7 @@ def new_image(
         backing=backing,
         cluster_size=cluster_size,
         extended_l2=extended_l2,
+        still_ours=context.check,
     )
     owner_and_labels.give_as(context, owner_and_labels.old_image(context, disk, path), path)
 
@@ -207,7 +208,7 @@ def cold_copy(context: Context, target: str, seen: Observation, source: tuple[st
         backing=disk.chain.backing,
         bitmaps=disk.source.has_bitmaps and disk.dest.format == "qcow2" and not whole,
         options=() if whole else _cold_options(disk),
-        claimed=_marking(context, disk.dest.path),
+        ownership=conversion.Ownership(_marking(context, disk.dest.path), context.check),
     )
     chain_image = qemu_img.chain(context.runner, disk.dest.path, disk.dest.format)[0]
     if disk.copy.as_is and not chain_image.internal_snapshots:

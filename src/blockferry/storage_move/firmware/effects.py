@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from blockferry.base.errors import CopyIncomplete
 from blockferry.hosts.helper import files
+from blockferry.hosts.inventory import PowerState
 from blockferry.safety import proof
 from blockferry.storage_move import actions
 from blockferry.storage_move.context import Context
@@ -117,14 +118,31 @@ def _reason_to_keep(context: Context, plan: NvramPlan, seen: Observation) -> str
 def leave_nvram(context: Context, action: actions.KeepNvram, seen: Observation) -> None:
     """They stay; a copy of ours that nothing uses is taken away."""
     plan, record = _plan(context), seen.record
+    kept = ""
     if plan.dest in record.created and files.stat_one(context.runner, plan.dest) is not None:
-        doubt = proof.blocker(context.site, plan.dest, context.claims(), patience_s=0, sure=False, is_base=False)
+        doubt = _reason_to_keep_copy(context, plan, seen)
         if doubt is None:
             context.check()
             files.remove_file(context.runner, plan.dest)
-            files.remove_file(context.runner, plan.dest + destination_effects.MARKER)
-    context.log_event("warning", f"the UEFI variables of {context.plan.vm} stay where they are: {action.why}")
-    _over(context, record, f"{plan.source}: the UEFI variables stay there, because {action.why}")
+        else:
+            kept = f"; {plan.dest} is kept as well: {doubt}"
+        files.remove_file(context.runner, plan.dest + destination_effects.MARKER)
+    context.log_event("warning", f"the UEFI variables of {context.plan.vm} stay where they are: {action.why}{kept}")
+    _over(context, record, f"{plan.source}: the UEFI variables stay there, because {action.why}{kept}")
+
+
+def _reason_to_keep_copy(context: Context, plan: NvramPlan, seen: Observation) -> str | None:
+    """Why the new file may hold what the old one does not: then both stay."""
+    noted = seen.record.nvram
+    if files.stat_one(context.runner, plan.source) is None:
+        return f"{plan.source} is gone"
+    if seen.state is PowerState.ABSENT and noted.copied:
+        return "the VM may be defined again with it"
+    if noted.made and fingerprint(context.runner, plan.dest) != noted.made:
+        return "it was written to after it was copied"
+    if destination_effects.is_somebody_s(context.runner, plan.dest):
+        return "another file has taken its name"
+    return proof.blocker(context.site, plan.dest, context.claims(), patience_s=0, sure=False, is_base=False)
 
 
 def _over(context: Context, record: Record, sentence: str) -> None:
