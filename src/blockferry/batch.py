@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from blockferry.base.dataclass import dataclass
 from blockferry.base.errors import (
     BlockferryError,
     DatastoreNotFound,

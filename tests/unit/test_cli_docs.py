@@ -58,6 +58,7 @@ def test_the_programs_help_loads_no_command() -> None:
     assert {name for name in ours if not name.startswith("blockferry.base.errors.")} <= {
         "blockferry",
         "blockferry.base",
+        "blockferry.base.dataclass",
         "blockferry.base.errors",
         "blockferry.base.lazy",
         "blockferry.cli",

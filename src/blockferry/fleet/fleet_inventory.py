@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from blockferry.base.dataclass import dataclass
 from blockferry.base.errors import BlockferryError
 from blockferry.storage_move.summary import VmListing
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from blockferry.base.dataclass import dataclass
 from blockferry.host_move.host_plan import HostMovePlan
 from blockferry.host_move.host_record import HostMoveRecord
 from blockferry.hosts.helper.migration_guards import DestinationGuard, SourceGuard

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from blockferry.base.dataclass import dataclass
 
 Version = tuple[int, int, int]
 

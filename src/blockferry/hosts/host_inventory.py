@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
+from blockferry.base.dataclass import dataclass
 from blockferry.base.errors import BlockferryError, HostCommandFailed
 from blockferry.hosts.configured_hosts import ConfiguredHost
 from blockferry.hosts.helper import references

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
 from urllib.parse import urlsplit
+
+from blockferry.base.dataclass import dataclass
 
 
 class Planned(Protocol):

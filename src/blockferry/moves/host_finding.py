@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from blockferry.base.dataclass import dataclass
 from blockferry.base.errors import BlockferryError, HostUnreachable, OtherHost
 from blockferry.hosts.configured_hosts import CONNECT_S, ConfiguredHost
 from blockferry.hosts.host import Host

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from blockferry.base.dataclass import dataclass
 from blockferry.base.errors import LeaseLost, UsageError
 from blockferry.hosts.helper import host_guard
 from blockferry.hosts.host import Host

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from blockferry.base.dataclass import dataclass
 from blockferry.base.errors import HostCommandFailed
 from blockferry.hosts.helper import references
 from blockferry.hosts.host import Host

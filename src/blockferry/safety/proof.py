@@ -11,10 +11,11 @@ import math
 import posixpath
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import tenacity
 
+from blockferry.base.dataclass import dataclass
 from blockferry.hosts import host_inventory
 from blockferry.hosts.datastore_id import FileId, file_at
 from blockferry.hosts.filesystem_types import is_of_one_host

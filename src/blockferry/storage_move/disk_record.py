@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from blockferry.base.dataclass import dataclass
 from blockferry.storage_move.overlays.record import ComparedBase, OverlayState
 from blockferry.storage_move.pace.record import Throttle
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from blockferry.base.dataclass import dataclass
 from blockferry.base.units import MiB
 from blockferry.hosts.fencing import USUAL, Fencing
 

@@ -6,8 +6,9 @@ import contextlib
 import itertools
 import posixpath
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from blockferry.base.dataclass import dataclass
 from blockferry.base.errors import BlockferryError, HostCommandFailed, HostUnreachable, ImageUnreadable, LibvirtFailed
 from blockferry.base.units import MiB
 from blockferry.hosts import exports, filesystem_types, host_inventory, path_identity, qemu_process

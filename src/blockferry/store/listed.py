@@ -5,18 +5,24 @@ from __future__ import annotations
 import hashlib
 import json
 import posixpath
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import Connection
 
+from blockferry.base import lazy
+from blockferry.base.dataclass import dataclass
 from blockferry.hosts import fingerprint
 from blockferry.hosts.datastore_id import FileId, on_host
 from blockferry.store import codec
 from blockferry.store.kind import Head, Kind, Left, Listed, PartialCopy, Prints
 from blockferry.store.schema import OPEN, host_addresses, hosts, move_datastores, moves, partial_copies, same_images
+
+if TYPE_CHECKING:
+    from sqlalchemy.dialects import postgresql
+else:  # all that it loads takes as long as a fifth of SQLAlchemy
+    postgresql = lazy.module("sqlalchemy.dialects.postgresql")
 
 SHARED = ""
 """The host of images that were compared in datastores that several hosts have."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Engine
 
+from blockferry.store.schema import moves
+
 _CONNECT = {
     "connect_timeout": "10",
     "application_name": "blockferry",
@@ -24,5 +26,8 @@ def engine_on(url: URL) -> Engine:
     """An engine that looks before it uses a connection again. Raises ModuleNotFoundError without psycopg."""
     if url.get_driver_name() in ("psycopg2", ""):
         url = url.set(drivername="postgresql+psycopg")
+    for index in moves.indexes:  # here and not in the schema: naming it there loads the dialect for SQLite, too
+        if index.name == "one_unfinished_move_per_vm":
+            index.dialect_kwargs["postgresql_where"] = sa.text("finished IS NULL")
     settings = {key: value for key, value in _CONNECT.items() if key not in url.query}
     return sa.create_engine(url, pool_pre_ping=True, isolation_level="READ COMMITTED", connect_args=settings)

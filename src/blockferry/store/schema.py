@@ -48,9 +48,8 @@ moves = Table(
     Index("moves_by_state", "state"),
     Index("moves_by_created", "created"),
     Index("moves_by_finished", "finished"),
-    # One unfinished move per VM, whatever races.
-    Index("one_unfinished_move_per_vm", "vm_uuid", unique=True, sqlite_where=text("finished IS NULL"),
-          postgresql_where=text("finished IS NULL")),
+    # One unfinished move per VM, whatever races. On PostgreSQL, too: store/postgresql.py
+    Index("one_unfinished_move_per_vm", "vm_uuid", unique=True, sqlite_where=text("finished IS NULL")),
 )  # fmt: skip
 
 events = Table(

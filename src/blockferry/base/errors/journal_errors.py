@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from blockferry.base.dataclass import dataclass
 from blockferry.base.errors.error import BlockferryError
 
 

@@ -11,9 +11,10 @@ import json
 import posixpath
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal
 
+from blockferry.base.dataclass import dataclass
 from blockferry.base.errors import HostCommandFailed, ImageUnreadable, UsageError
 from blockferry.hosts.helper.files import absolute, claim, realpath, remove_file, stat_many
 from blockferry.hosts.runner import Runner

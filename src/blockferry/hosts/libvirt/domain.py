@@ -10,12 +10,13 @@ import json
 import posixpath
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import libvirt
 import libvirt_qemu
 from lxml import etree
 
+from blockferry.base.dataclass import dataclass
 from blockferry.base.errors import LibvirtFailed
 from blockferry.hosts import block_graph
 from blockferry.hosts.block_graph import BlockGraph

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+
+from blockferry.base.dataclass import dataclass
 
 
 class ManagedSave(enum.Enum):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from blockferry.base.dataclass import dataclass
 from blockferry.base.errors import BlockferryError
 from blockferry.base.units import MiB
 from blockferry.hosts import file_use

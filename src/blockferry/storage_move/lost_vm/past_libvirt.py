@@ -6,8 +6,9 @@ anything.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from blockferry.base.dataclass import dataclass
 from blockferry.base.errors import HostCommandFailed
 from blockferry.hosts import qemu_process
 from blockferry.hosts.exports import is_export

@@ -8,7 +8,9 @@ bulk, so no byte is counted twice or left out.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
+
+from blockferry.base.dataclass import dataclass
 
 RATE_WINDOW_S = 4.0
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from blockferry.base.dataclass import dataclass
 from blockferry.storage_move.pace.latency import GuestLatency
 
 

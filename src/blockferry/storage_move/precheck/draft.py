@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from blockferry.base.dataclass import dataclass
 from blockferry.storage_move.disk_plan import DiskPlan
 from blockferry.storage_move.precheck.finding import Finding
 

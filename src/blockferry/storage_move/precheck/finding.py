@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+
+from blockferry.base.dataclass import dataclass
 
 
 class Severity(enum.Enum):

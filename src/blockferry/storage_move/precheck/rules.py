@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from blockferry.base.dataclass import dataclass
 from blockferry.hosts import defects, exports, fencing
 from blockferry.hosts.datastore_id import Directory
 from blockferry.hosts.defects import Defect

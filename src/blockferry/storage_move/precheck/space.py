@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from blockferry.base.dataclass import dataclass
 from blockferry.base.units import MiB, format_size
 from blockferry.hosts.datastore_id import SpaceId, SpaceKind
 from blockferry.hosts.exports import is_export

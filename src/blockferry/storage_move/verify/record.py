@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+
+from blockferry.base.dataclass import dataclass
 
 COMPARISON_CANCELLED = "it was cancelled"
 """Why a disk was not compared, when its user did not want to wait for that."""
