@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -29,11 +30,12 @@ from blockferry.host_move.host_move_options import AnyMoveOptions
 from blockferry.host_move.host_request import HostMoveRequest
 from blockferry.host_move.host_summary import HostCheckResult, HostMoveSummary
 from blockferry.host_move.precheck.catalogue import finding
+from blockferry.hosts.datastore_id import SpaceId
 from blockferry.jobs.conclusion import conclude
 from blockferry.storage_move.precheck.finding import Finding
 from blockferry.storage_move.precheck.space import RESERVE
 from blockferry.storage_move.request import MoveRequest
-from blockferry.storage_move.summary import CheckResult, MoveSummary
+from blockferry.storage_move.summary import CheckResult, MoveSummary, SpaceEstimate, VmListing
 
 if TYPE_CHECKING:  # the client makes batches, and a batch holds its client
     from blockferry.client import Client
@@ -44,6 +46,9 @@ AnyCheck = CheckResult | HostCheckResult
 PARALLEL = 2
 """So many moves run at a time: one copies while the other is begun or ended."""
 
+CHECKS = 4
+"""So many VMs are checked at a time."""
+
 START_AGAIN_S = 15.0
 """A background process that was started gets so long to claim its move."""
 
@@ -52,6 +57,11 @@ OWN_MEMORY = 256 * MiB
 
 _WORST = (1, 5, 11, 8, 7, 9, 3, 6, 4, 130, 2)
 """Exit statuses, the worst first."""
+
+
+_Storage = SpaceId | tuple[str, str]
+"""The file system that a datastore takes its bytes from, the same by whichever host; where that is not known, (host,
+datastore)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,10 +136,9 @@ def _worst(statuses: Iterable[int]) -> int:
 def admitted(vms: Sequence[BatchVm]) -> tuple[BatchVm, ...]:
     """Return the VMs, those refused that do not fit beside the ones before them: memory and space of all together.
 
-    Datastores of one name on two hosts are two; when they are one storage after all, each move looks again before it
-    begins.
+    What counts is the storage that a datastore is: two hosts may have one under two names, or two under one name.
     """
-    memory, taken, found = 0, dict[tuple[str, str], int](), []
+    memory, taken, found = 0, dict[_Storage, int](), []
     for batch_vm in vms:
         result = batch_vm.check
         if result is None or result.refused or result.nothing_to_do:
@@ -144,21 +153,36 @@ def admitted(vms: Sequence[BatchVm]) -> tuple[BatchVm, ...]:
                     f"{batch_vm.vm} needs {format_size(wanted)} of memory beside the {format_size(memory)} of the VMs "
                 )
                 against.append(finding("MEMORY_SHORT", f"{text}before it; {format_size(result.memory_free)} are free."))
-        sizes = {space.datastore: space.available_before - space.available_after for space in result.space}
+        sizes: dict[_Storage, int] = {}
         for space in result.space:
-            before = taken.get((batch_vm.host, space.datastore), 0)
+            key, size = _storage(batch_vm, space), space.available_before - space.available_after
+            sizes[key] = sizes.get(key, 0) + size
+            before = sum(size for other, size in taken.items() if _is_one(key, other))
             if before and space.available_after - before < RESERVE:
-                text = f"{batch_vm.vm} needs {format_size(sizes[space.datastore])} on {space.datastore} beside the "
+                text = f"{batch_vm.vm} needs {format_size(size)} on {space.datastore} beside the "
                 text += f"{format_size(before)} of the VMs before it; {format_size(space.available_before)} are free."
                 against.append(finding("DESTINATION_FULL", text))
         if against:
             found.append(replace(batch_vm, check=replace(result, findings=(*result.findings, *against), plan=None)))
             continue
         memory += wanted
-        for name, size in sizes.items():
-            taken[batch_vm.host, name] = taken.get((batch_vm.host, name), 0) + size
+        for key, size in sizes.items():
+            taken[key] = taken.get(key, 0) + size
         found.append(batch_vm)
     return tuple(found)
+
+
+def _storage(batch_vm: BatchVm, estimate: SpaceEstimate) -> _Storage:
+    plan = None if batch_vm.check is None else batch_vm.check.plan
+    space = None if plan is None else plan.space(estimate.datastore)
+    return (batch_vm.host, estimate.datastore) if space is None else space
+
+
+def _is_one(storage: _Storage, other: _Storage) -> bool:
+    """Whether what is written to one takes room from the other."""
+    if isinstance(storage, SpaceId) and isinstance(other, SpaceId):
+        return storage.shares_space(other)
+    return storage == other
 
 
 @dataclass(slots=True)
@@ -211,6 +235,11 @@ class Batch:
     def running(self) -> tuple[AnyMove, ...]:
         """The moves that were begun and are not over, as last seen."""
         return tuple(begun.summary for begun in self._begun.values())
+
+    @property
+    def begun(self) -> tuple[tuple[BatchVm, AnyMove], ...]:
+        """Return each of those with its VM."""
+        return tuple((begun.vm, begun.summary) for begun in self._begun.values())
 
     def run(
         self, *, parallel: int = PARALLEL, on_look: Callable[[Batch, tuple[BatchEnd, ...]], None] | None = None
@@ -342,30 +371,46 @@ def plan(client: Client, on: str, options: AnyMoveOptions) -> Batch:
     """
     _request(client, on, options)  # what makes no sense is said before anybody is asked
     clients: dict[str, Client] = {}
-    vms: list[BatchVm] = []
     silent: tuple[SilentHost, ...] = ()
     if options.get("to_host") is not None:
         clients[""] = client._at_host(on)
-        names = [("", listing.vm.name, listing.vm.uuid) for listing in clients[""].vms()]
+        listings = [replace(listing, host="") for listing in clients[""].vms()]
     else:
         inventory = client._fleet_inventory()
         _see_datastore(client, on, inventory)
         listings = [vm for vm in inventory.vms if any(disk.datastore == on for disk in vm.disks)]
         for listing in listings:
             clients.setdefault(listing.host, client._at_host(listing.host) if listing.host else client)
-        names = [(listing.host, listing.vm.name, listing.vm.uuid) for listing in listings]
         silent = tuple(
             SilentHost(host, error.sentence, error.code, error.exit_status) for host, error in inventory.silent
         )
     clients = clients or {"": client}
-    moves = {summary.plan.uuid: summary for summary in next(iter(clients.values())).moves()}
-    for host, name, uuid in sorted(names):
-        vms.append(_checked(clients[host], host, name, moves.get(uuid), options))
-    gone = {summary.plan.uuid for summary in moves.values()} - {uuid for _, _, uuid in names}
-    for uuid in gone:  # its definition at the source is gone, and nobody has let it run at the destination yet
-        if clients.get("") is not None and _goes_there(clients[""], moves[uuid], options):
-            vms.append(BatchVm(moves[uuid].plan.vm, "", None, moves[uuid].id))
+    moves = {summary.id: summary for summary in next(iter(clients.values())).moves()}
+    # By the move that a host tells of its VM, not by UUID: several hosts may have VMs of one UUID that are off.
+    vms = _checked_all([(clients[one.host], one, moves.get(one.move or "")) for one in _in_order(listings)], options)
+    for move in moves.keys() - {listing.move for listing in listings}:
+        # Its definition at the source is gone, and nobody has let it run at the destination yet.
+        if clients.get("") is not None and _goes_there(clients[""], moves[move], options):
+            vms.append(BatchVm(moves[move].plan.vm, "", None, move))
     return Batch(clients, vms, options, silent)
+
+
+def _in_order(listings: Sequence[VmListing]) -> list[VmListing]:
+    return sorted(listings, key=lambda listing: (listing.host, listing.vm.name, listing.vm.uuid))
+
+
+def _checked_all(asked: Sequence[tuple[Client, VmListing, AnyMove | None]], options: AnyMoveOptions) -> list[BatchVm]:
+    """Check all, some side by side: most of the time a check waits for hosts. Raises UsageError."""
+    with ThreadPoolExecutor(CHECKS, thread_name_prefix="check") as pool:
+        checks = [
+            pool.submit(_checked, client, listing.host, listing.vm.name, under_way, options)
+            for client, listing, under_way in asked
+        ]
+        try:
+            return [check.result() for check in checks]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _see_datastore(client: Client, on: str, inventory: FleetInventory) -> None:

@@ -18,15 +18,25 @@ from blockferry.fleet import vm_search
 from blockferry.fleet.fleet_inventory import FleetInventory
 from blockferry.host_move.host_move_options import entry_of
 from blockferry.host_move.host_summary import HostCheckResult, HostMoveSummary
+from blockferry.hosts import file_identity
 from blockferry.hosts.configured_hosts import ConfiguredHost
+from blockferry.hosts.datastore_id import FileId
 from blockferry.hosts.host import Host
 from blockferry.hosts.libvirt import domain_list, pools
 from blockferry.hosts.tracking_points import Point
 from blockferry.leftovers.quarantine_rules import KeptFile, Purged, Restore
 from blockferry.local_client import LocalClient
+from blockferry.moves import interrupted
 from blockferry.moves.environment import Environment
-from blockferry.storage_move.summary import CheckResult, VmListing
+from blockferry.storage_move.summary import CheckResult, DatastoreListing, Orphan, Orphans, VmListing
 from blockferry.tracking.rules import Changes, MadePoint, TrackingStatus
+
+
+def _uris(move_summary: AnyMove) -> tuple[str, ...]:
+    """The hosts without which nothing can be done of a move, as its plan names them."""
+    if isinstance(move_summary, HostMoveSummary):
+        return move_summary.plan.uri, move_summary.plan.dest_uri
+    return (move_summary.plan.uri,)
 
 
 class FleetClient(LocalClient):
@@ -131,6 +141,12 @@ class FleetClient(LocalClient):
         self._tell_silent(answers, "the VMs of host {host} are not shown")
         return tuple(replace(vm, host=answer.one.name) for answer in answers for vm in answer.value or ())
 
+    def datastores(self) -> tuple[DatastoreListing, ...]:
+        """See Client. One that several hosts have is told by each; a host that does not answer, to whoever listens."""
+        answers = vm_search.ask_all(self._every(), lambda host, _site: self._client_at(host).datastores())
+        self._tell_silent(answers, "the datastores of host {host} are not shown")
+        return tuple(replace(store, host=answer.one.name) for answer in answers for store in answer.value or ())
+
     def _fleet_inventory(self) -> FleetInventory:
         def ask(host: ConfiguredHost, site: Host) -> tuple[tuple[VmListing, ...], tuple[str, ...]]:
             return self._client_at(host).vms(), pools.names(site.connection)
@@ -209,10 +225,9 @@ class FleetClient(LocalClient):
         """
         if move is not None:
             return self._of_move(move).resumable(move)
-        summaries, waiting = self._each_host(lambda client: client.resumable())
+        summaries, waiting = self._each_host(lambda client: interrupted.left_here(client._env))
         for move_summary, host, error in waiting:
-            plan = move_summary.plan
-            self._env.say(f"move {move_summary.id} of {plan.vm} waits for host {host.name}: {error.sentence}")
+            interrupted.tell_waiting(self._env, move_summary, host.name, error)
         if waiting and not summaries:
             raise waiting[0][2]
         return summaries
@@ -224,26 +239,65 @@ class FleetClient(LocalClient):
         if self._env.nothing_under_way():  # each command asks: most need no journal for it
             return (), []
         left = [move_summary for move_summary in self._env.every_move.unfinished() if not move_summary.owner_alive]
-        told: dict[str, AnyMove] = {}
         silent: dict[str, tuple[ConfiguredHost, BlockferryError]] = {}
-        for uri in dict.fromkeys(move_summary.plan.uri for move_summary in left):
+        for uri in dict.fromkeys(uri for move_summary in left for uri in _uris(move_summary)):
             host = self._listed(uri)
             if host is not None:
                 try:
                     host.connected()
                 except BlockferryError as error:
                     silent[uri] = (host, error)
-                    continue
+        waits = {move_summary.id: silent[uri] for move_summary in left for uri in _uris(move_summary) if uri in silent}
+        told: dict[str, AnyMove] = {}
+        for uri in dict.fromkeys(move_summary.plan.uri for move_summary in left if move_summary.id not in waits):
+            host = self._listed(uri)
             client = self._here() if host is None else self._client_at(host)
-            told.update({move_summary.id: move_summary for move_summary in ask(client)})
+            told.update({one.id: one for one in ask(client) if one.id not in waits})
         waiting = [
-            (move_summary, *silent[move_summary.plan.uri])
+            (move_summary, *waits[move_summary.id])
             for move_summary in left
-            if move_summary.plan.uri in silent and move_summary.id not in told and move_summary.parked is None
+            if move_summary.id in waits and move_summary.parked is None
         ]
         return tuple(sorted(told.values(), key=lambda move_summary: (move_summary.created, move_summary.id))), waiting
 
     # ------------------------------------------------------------ leftovers, changed blocks
+
+    def orphans(self) -> Orphans:
+        """See Client: of all configured hosts, each with the name of its host; a file that several have, once."""
+
+        def ask(host: ConfiguredHost, site: Host) -> tuple[Orphans, dict[str, FileId]]:
+            found = self._client_at(host).orphans()
+            paths = [orphan.path for orphan in found.left if orphan.path.startswith("/")]
+            return found, file_identity.files_at(site.runner, site.connection.host_id(), paths)
+
+        answers = vm_search.ask_all(self._every(), ask)
+        unsearched = [
+            f"Host {host.name} was not searched for what moves left: {error.sentence}"
+            for host, error in self._silent(answers)
+        ]
+        left: dict[tuple[str, FileId | str], Orphan] = {}
+        for answer in answers:
+            if answer.value is None:
+                continue
+            found, files = answer.value
+            unsearched += [f"{answer.one.name}: {sentence}" for sentence in found.unsearched]
+            for orphan in found.left:
+                file = files.get(orphan.path)
+                shared = file is not None and file.shared
+                key = ("", file) if file is not None and shared else (answer.one.name, orphan.path)
+                before = left.get(key)
+                if before is None or (before.removable and not orphan.removable):  # what one host doubts stays
+                    left[key] = replace(orphan, host=answer.one.name)
+        return Orphans(tuple(left.values()), tuple(unsearched))
+
+    def remove_orphan(self, orphan_: Orphan, *, abandoned: bool = False) -> str:
+        """See Client: on the host on which it was found."""
+        if not orphan_.host:
+            return self._here().remove_orphan(orphan_, abandoned=abandoned)
+        host = next((host for host in self._every() if host.name == orphan_.host), None)
+        if host is None:
+            raise UsageError(f"No configured host is named {orphan_.host}. Nothing was removed.")
+        return self._client_at(host).remove_orphan(orphan_, abandoned=abandoned)
 
     def quarantine(self) -> tuple[KeptFile, ...]:
         """See Client: of all configured hosts, each with the name of its host."""

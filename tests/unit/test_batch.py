@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
+import threading
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
 import cli_fake
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 from test_host_move_decide import PLAN as HOST_PLAN
 
 from blockferry import batch
 from blockferry.base.errors import BlockferryError, DatastoreNotFound, HostUnreachable, JournalFailed
 from blockferry.base.host_entries import HostEntry
 from blockferry.batch import Batch, BatchEnd, BatchVm
-from blockferry.cli import main
+from blockferry.cli import batch_view, main
 from blockferry.cli.app import App
 from blockferry.client import (
     AnyRequest,
@@ -31,6 +35,7 @@ from blockferry.client import (
     Wanted,
 )
 from blockferry.fleet.fleet_inventory import FleetInventory
+from blockferry.hosts.datastore_id import DatastoreId, Directory, SpaceId, SpaceKind
 from blockferry.storage_move.precheck.finding import finding
 
 MIB, GIB = 1 << 20, 1 << 30
@@ -70,6 +75,33 @@ def test_datastores_of_one_name_on_two_hosts_have_each_their_own_space() -> None
     assert codes(batch.admitted(vms)) == [[], [], ["DESTINATION_FULL"]]
 
 
+def test_one_storage_has_one_space_whatever_hosts_call_it() -> None:
+    """VMs of two hosts go to a datastore that both have, by one name or by two."""
+    nfs = Directory("/srv/nfs", DatastoreId(SpaceId(SpaceKind.NETWORK, "server", "/export")))
+    vms = []
+    for host, datastore in (("kvm1", "nfs"), ("kvm2", "nfs"), ("kvm2", "the-same")):
+        estimate = SpaceEstimate(datastore, 10 * GIB, 4 * GIB, 6 * GIB, 10 * GIB)
+        plan = dataclasses.replace(HOST_PLAN, vm="a", dest_datastores={datastore: nfs})
+        vms.append(BatchVm("a", host, HostCheckResult("a", (), plan, (), (estimate,), 1.0, 0, 4 * GIB)))
+    assert codes(batch.admitted(vms)) == [[], ["DESTINATION_FULL"], ["DESTINATION_FULL"]]
+
+
+def test_checks_run_side_by_side_and_are_told_in_order() -> None:
+    client = ManyMoves(slow_checks=True)
+    planned = client.plan_all("old-san", to="ssd")
+    assert 1 < client.most_checking <= batch.CHECKS
+    assert [one.vm for one in planned.vms] == sorted(one.vm for one in planned.vms)
+
+
+def test_vms_of_one_uuid_on_two_hosts_have_each_its_own_move() -> None:
+    """A clone that is off has its UUID yet; only the other one is on its way."""
+    client = OnHosts(moving={("kvm2", "web01"): "77aa"})
+    for host in client.hosts_.values():
+        host.journal["77aa"] = cli_fake.summary("77aa", "web01", owner="another")
+    planned = client.plan_all("old-san", to="ssd")
+    assert [(one.host, one.move) for one in planned.vms] == [("kvm1", ""), ("kvm2", "77aa")]
+
+
 @pytest.mark.parametrize(
     ("statuses", "worst"), [((), 0), ((0, 0), 0), ((0, 4), 4), ((4, 6), 6), ((6, 5, 4), 5), ((130, 4), 4), ((5, 1), 1)]
 )
@@ -87,8 +119,23 @@ class ManyMoves(cli_fake.FakeClient):
     refuses: frozenset[str] = frozenset()
     most: int = 0  # so many ran at the same time
     poll_s: float = 0.001
+    moving: dict[tuple[str, str], str] = field(default_factory=dict)  # (host, VM) -> its move, as that host tells
+    checking: int = 0
+    most_checking: int = 0
+    slow_checks: bool = False
+    counting: threading.Lock = field(default_factory=threading.Lock)
+
+    def vms(self) -> tuple[VmListing, ...]:
+        known = {summary.plan.vm: move for move, summary in self.journal.items()}
+        return tuple(dataclasses.replace(listing, move=known.get(listing.vm.name)) for listing in super().vms())
 
     def _check(self, request: AnyRequest) -> CheckResult | HostCheckResult:
+        with self.counting:
+            self.checking += 1
+            self.most_checking = max(self.most_checking, self.checking)
+        time.sleep(0.2 if self.slow_checks else 0)
+        with self.counting:
+            self.checking -= 1
         if request.vm in self.refuses:
             return CheckResult(request.vm, (finding("SHARED_DISK", "vda is shareable."),), None)
         return super()._check(request)
@@ -132,7 +179,10 @@ class OnHosts(ManyMoves):
         return dataclasses.replace(super()._fleet_inventory(), place="the hosts kvm1, kvm2", silent=self.silent)
 
     def vms(self) -> tuple[VmListing, ...]:
-        return tuple(dataclasses.replace(cli_fake.vm("web01"), host=name) for name in self.hosts_)
+        return tuple(
+            dataclasses.replace(cli_fake.vm("web01"), host=name, move=self.moving.get((name, "web01")))
+            for name in self.hosts_
+        )
 
     def _at_host(self, name: str) -> ManyMoves:
         return self.hosts_[name]
@@ -338,6 +388,26 @@ def test_nothing_is_begun_while_one_is_refused() -> None:
     documents = [json.loads(line) for line in result.stdout.splitlines()]
     assert (documents[0]["kind"], documents[-1]["kind"]) == ("batch", "batch-end")
     assert [end["state"] for end in documents[-1]["ends"]] == ["moved", "moved", "refused"]
+
+
+def test_the_table_on_a_terminal() -> None:
+    """A row for each VM that goes: waiting, under way, over; and one for all."""
+    console = Console(width=120, color_system=None, record=True, file=io.StringIO())
+    frames: list[str] = []
+
+    def look(seen: Batch, ends: tuple[BatchEnd, ...]) -> None:
+        console.print(batch_view.view(seen, ends, 120))
+        frames.append(console.export_text())
+
+    planned = ManyMoves(outcomes={"db01": Outcome.FAILED}).plan_all("old-san", to="ssd")
+    planned.run(parallel=1, on_look=look)
+    rows = [{line.split()[0]: line for line in frame.splitlines() if line.strip()} for frame in frames]
+    assert all("db01" in row and "web01" in row for row in rows)
+    assert "waits" in rows[0]["web01"]
+    assert "waits" not in rows[0]["db01"]
+    assert "failed" in rows[-1]["db01"]
+    assert "0 of 3 VMs moved, 1 under way, 2 waiting" in frames[0]
+    assert "1 of 3 VMs moved, 1 under way" in frames[-1]
 
 
 def test_a_dry_run_begins_nothing() -> None:

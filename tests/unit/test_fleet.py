@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 from journal_support import make_plan
@@ -23,10 +23,12 @@ from blockferry.fleet import host_listing, host_table, known_hosts, vm_search
 from blockferry.fleet.host_listing import HostFigures, HostListing, HostState
 from blockferry.fleet_client import FleetClient
 from blockferry.host_move.host_record import HostMoveRecord
+from blockferry.hosts import configured_hosts
 from blockferry.hosts.configured_hosts import ConfiguredHost
 from blockferry.hosts.runner import LocalRunner
 from blockferry.local_client import LocalClient
 from blockferry.moves.environment import Environment
+from blockferry.storage_move.destination.effects import write_marker
 from blockferry.storage_move.record import Record
 
 FIGURES = HostFigures("u-1", "kvm1.lan", "9.0.0", "7.2.0", 4, 8, 2, 0.5, 3, 1)
@@ -107,6 +109,50 @@ def test_a_host_that_hangs_is_waited_for_no_longer_than_the_limit(fleet: Fleet, 
     [hangs] = host_table.hosts([fleet.entry("kvm2", Away(until))], tmp_path / "hosts.json", limit_s=0.5)
     assert hangs.state is HostState.DOWN
     assert "it did not answer within 0.5 s" in hangs.problem
+    until.set()
+
+
+def test_a_host_that_was_named_is_waited_for_longer(
+    fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has just been started, and answers late; whoever waits is told so."""
+    monkeypatch.setattr(configured_hosts, "TOLD_FIRST_S", 0.1)
+    monkeypatch.setattr(configured_hosts, "TOLD_EVERY_S", 0.1)
+    answers = threading.Event()
+
+    class Late(PaperSite):
+        @property
+        def connection(self) -> Any:
+            answers.wait(60)
+            return super().connection
+
+    site = Late(tmp_path)
+    fleet.made.append(site)
+    late = fleet.entry("kvm2", site)
+    with pytest.raises(HostUnreachable):
+        late.connected(0.2)
+    told: list[float] = []
+
+    def tell(seconds: float) -> None:
+        told.append(seconds)
+        if len(told) == 3:
+            answers.set()
+
+    assert late.awaited(tell) is site
+    assert len(told) >= 3
+    assert told == sorted(told)
+
+
+def test_a_host_that_refuses_or_stays_silent(fleet: Fleet) -> None:
+    told: list[float] = []
+    with pytest.raises(HostUnreachable, match="no route to host"):
+        fleet.entry("kvm2", Away()).awaited(told.append)
+    until = threading.Event()
+    silent = fleet.entry("kvm3", Away(until))
+    for _ in range(2):  # the second time it is not waited for once more
+        with pytest.raises(HostUnreachable, match=r"within 0\.3 s"):
+            silent.awaited(told.append, 0.3)
+    assert told == []
     until.set()
 
 
@@ -249,6 +295,36 @@ def test_the_inventory_of_all_hosts_names_those_that_have_not_answered(fleet: Fl
     assert inventory.datastores == client.datastore_names() == ("old-san",)
 
 
+def test_datastores_and_orphans_of_all_hosts(fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    (kvm1, one), (kvm2, two) = fleet.host("kvm1"), fleet.host("kvm2")
+    client = fleet_client(tmp_path, (kvm1, one), kvm2, fleet.entry("kvm3", Away()))
+    client.listen(said.append)
+    monkeypatch.setattr(client._client_at(kvm2)._env, "site", two)
+    client._env.made_journal()
+    for site, name in ((one, "a"), (two, "b")):
+        site.pool(f"pool-{name}", tmp_path / name)
+        image = tmp_path / name / "web01.qcow2"
+        image.write_bytes(b"x")
+        write_marker(
+            site.runner, str(image), move="m1", vm="web01", journal=client._env.journal.identity(),
+            host=f"uuid-of-kvm{1 if name == 'a' else 2}", made=str(image),
+        )  # fmt: skip
+    assert [(listing.host, listing.datastore.name) for listing in client.datastores()] == [
+        ("kvm1", "pool-a"), ("kvm2", "pool-b"),
+    ]  # fmt: skip
+    assert [line.partition(":")[0] for line in said] == ["the datastores of host kvm3 are not shown"]
+    found = client.orphans()
+    assert [(orphan.host, orphan.path) for orphan in found.left] == [
+        ("kvm1", f"{tmp_path}/a/web01.qcow2"), ("kvm2", f"{tmp_path}/b/web01.qcow2"),
+    ]  # fmt: skip
+    assert [sentence.partition(" was")[0] for sentence in found.unsearched] == ["Host kvm3"]
+    stays, goes = found.left
+    client.remove_orphan(goes, abandoned=True)
+    assert not Path(goes.path).exists()
+    assert Path(stays.path).exists()
+
+
 def test_a_vm_that_travels_is_that_of_its_source(fleet: Fleet, tmp_path: Path) -> None:
     (kvm1, one), (kvm2, two), (kvm3, three) = fleet.host("kvm1"), fleet.host("kvm2"), fleet.host("kvm3")
     for site in (one, two):
@@ -279,7 +355,30 @@ def test_whoever_resumes_hears_which_moves_wait_for_a_host(fleet: Fleet, tmp_pat
         client.resumable()
     assert len(said) == 1
     assert said[0].startswith("move m1 of web01 waits for host kvm2: ")
-    here = replace(PLAN, move="m2", vm="db01", uuid="u2", disks=())
+    here = replace(PLAN, move="m2", vm="db01", uuid="u2", disks=(), dest_uri="qemu+ssh://kvm3/system")
     client._env.host_moves.add(here, HostMoveRecord(), "{}", "alice")
     assert [move_summary.id for move_summary in client.resumable()] == ["m2"]
     assert len(said) == 2
+
+
+@pytest.mark.parametrize("silent", ["source", "destination"])
+def test_a_move_between_hosts_waits_for_both(fleet: Fleet, tmp_path: Path, silent: str) -> None:
+    """It is not taken up by way of any other host, where it could only wait."""
+    said: list[str] = []
+    kvm1, site = fleet.host("kvm1")
+    kvm3, _ = fleet.host("kvm3")
+    client = fleet_client(tmp_path, (kvm1, site), fleet.entry("kvm2", Away()), kvm3)
+    client.listen(said.append)
+    client._env.made_journal()
+    uris = ("qemu+ssh://kvm2/system", kvm1.uri) if silent == "source" else (kvm1.uri, "qemu+ssh://kvm2/system")
+    waits = replace(PLAN, vm="web01", uuid="u1", disks=(), uri=uris[0], dest_uri=uris[1])
+    goes = replace(PLAN, move="m2", vm="db01", uuid="u2", disks=(), uri=kvm1.uri, dest_uri=kvm3.uri)
+    client._env.host_moves.add(waits, HostMoveRecord(), "{}", "alice")
+    with pytest.raises(HostUnreachable):
+        client.resumable()
+    client._env.host_moves.add(goes, HostMoveRecord(), "{}", "alice")
+    assert [move_summary.id for move_summary in client.resumable()] == ["m2"]
+    assert [line.partition(": ")[0] for line in said] == ["move m1 of web01 waits for host kvm2"] * 2
+    named = client._client_at(kvm1)
+    assert [move_summary.id for move_summary in named.resumable()] == ["m2"]
+    assert client._client_at(kvm3).resumable() == named.resumable()

@@ -49,8 +49,8 @@ epoch; `null` is what is not known. Fields may be added in any release; when one
 | `moves`, `history` | `moves`, `history` | `moves` |
 | `show` | `move` | `move`, `events` |
 | `cancel`, `speed`, `resume` of several | `cancel`, `speed`, `resumed` | `move` or `moves` |
-| `orphans` | `orphans` | `orphans`; `unsearched`: a sentence for each datastore that could not be searched |
-| `orphans --remove` | `removed` | `removed`: `path`, whether it is `gone`, and what was done (`text`) |
+| `orphans` | `orphans` | `orphans`; `unsearched`: a sentence for each datastore or host that could not be searched |
+| `orphans --remove` | `removed` | `removed`: `path`, `host`, whether it is `gone`, and what was done (`text`) |
 | `quarantine list` | `quarantine` | `kept`: `kept` (the journal's row), `found`, `expired`, `altered`, `doubt` |
 | `quarantine purge` | `purged` | `purged`: `path`, `gone`, `text` |
 | `quarantine restore --dry-run` | `restorable` | `restorable`: as `restored`; `text`: what would be lost |

@@ -94,12 +94,14 @@ def _disk_cells(disk: DiskListing, *, wide: bool) -> list[Cell]:
     ]
 
 
-@click.command(cls=Command, examples=("blockferry datastores",))
+@click.command(cls=Command, examples=("blockferry datastores", "blockferry --host kvm2 datastores"))
 @pass_app
 def datastores(app: App) -> None:
     """List datastores (storage pools) with their space.
 
-    Committed is what the images there would take if all thin ones grew to their full size.
+    Where hosts are configured, of all of them, a shared one with each of its hosts; a host that is down is named and
+    not waited for; --host names one. Committed is what the images there would take if all thin ones grew to their full
+    size.
     """
     with display.waiting(app, "Looking at the datastores"):
         listings = app.client().datastores()
@@ -109,7 +111,9 @@ def datastores(app: App) -> None:
     if not listings:
         app.err.line(f"There are no datastores (storage pools) on {app.client().uri}.")
         return
+    with_hosts = any(listing.host for listing in listings)
     columns = (
+        *((Column("HOST"),) if with_hosts else ()),
         Column("DATASTORE", fold=True),
         Column("KIND"),
         Column("STATE"),
@@ -119,13 +123,18 @@ def datastores(app: App) -> None:
         Column("VMS", right=True),
         Column("PATH", fold=True),
     )
-    app.out.table(columns, [_datastore_row(listing) for listing in listings])
+    rows = [[*([listing.host] if with_hosts else []), *_datastore_row(listing)] for listing in listings]
+    app.out.table(columns, rows)
     for listing in listings:
         if listing.problem:
-            app.err.note(f"{listing.datastore.name}: {listing.problem}")
-    over = [listing.datastore.name for listing in listings if _overcommitted(listing)]
+            app.err.note(f"{_named(listing)}: {listing.problem}")
+    over = [_named(listing) for listing in listings if _overcommitted(listing)]
     if over and app.out.pretty:
         app.err.note(f"{counted(len(over), 'datastore')} overcommitted: {', '.join(over)}")
+
+
+def _named(listing: DatastoreListing) -> str:
+    return f"{listing.datastore.name} on {listing.host}" if listing.host else listing.datastore.name
 
 
 def _datastore_row(listing: DatastoreListing) -> list[Cell]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,11 +12,11 @@ from rich.text import Text
 from blockferry.base.errors import BlockferryError
 from blockferry.cli import describe, display, drive
 from blockferry.cli.app import App
+from blockferry.cli.batch_view import STYLES, BatchView
 from blockferry.cli.output import Cell, Column, counted
 from blockferry.client import AnyMoveOptions, Batch, BatchEnd, BatchVm, to_json, worst_status
 
 QUESTION = "[c]ancel the moves, [d]etach (they go on in the background; no more are begun), [Enter] go on: "
-STYLES = {"moved": "green", "unchanged": "green", "not begun": "yellow", "running": "yellow", "cancelled": "yellow"}
 
 
 def move_all(app: App, on: str, options: AnyMoveOptions, *, parallel: int, skip_refused: bool, dry_run: bool) -> None:
@@ -28,19 +29,32 @@ def move_all(app: App, on: str, options: AnyMoveOptions, *, parallel: int, skip_
             app.err.line("Nothing was begun. Remove the reasons above, or move only the others: --skip-refused.")
         raise click.exceptions.Exit(batch.check_status)
     with drive.signals_caught() as signals:
-        ends = batch.run(parallel=parallel, on_look=_Attendance(app, signals))
+        attendance = _Attendance(app, signals)
+        try:
+            ends = batch.run(parallel=parallel, on_look=attendance)
+        finally:
+            attendance.close()
     _tell_ends(app, on, ends)
     raise click.exceptions.Exit(worst_status((*ends, *batch.silent)))
 
 
 class _Attendance:
-    """Shows how far the moves are, and obeys signals: as for one move (docs/commands.md)."""
+    """Shows how far the moves are, and obeys signals: as for one move (docs/commands.md).
+
+    On a terminal a table that stays in place; in a log, lines; with --json, documents.
+    """
 
     def __init__(self, app: App, signals: drive.Signals) -> None:
         self._app, self._signals = app, signals
         self._heard = 0
         self._shows: dict[str, display.Display] = {}
         self._told = 0
+        self._table = BatchView(app.err) if app.err.is_terminal and not app.json else None
+
+    def close(self) -> None:
+        """Take the table away."""
+        if self._table is not None:
+            self._table.close()
 
     def __call__(self, batch: Batch, ends: tuple[BatchEnd, ...]) -> None:
         try:
@@ -54,7 +68,9 @@ class _Attendance:
             self._interrupted(batch, again=again)
 
     def _show(self, batch: Batch, ends: tuple[BatchEnd, ...]) -> None:
-        for summary in batch.running:
+        if self._table is not None:
+            self._table.update(batch, ends)
+        for summary in batch.running if self._table is None else ():
             if summary.id not in self._shows:
                 show = (
                     display.JsonLines(self._app.out, self._app.err) if self._app.json else display.Lines(self._app.err)
@@ -72,7 +88,8 @@ class _Attendance:
         if not self._app.interactive:
             answer = "d" if again else "c"
         else:
-            answer = drive.ask(lambda: True, QUESTION)
+            with self._table.aside() if self._table is not None else contextlib.nullcontext():
+                answer = drive.ask(lambda: True, QUESTION)
         if answer == "d":
             batch.leave()
         elif answer == "c":

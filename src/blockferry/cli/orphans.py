@@ -33,7 +33,8 @@ from blockferry.client import Client, Orphan, Orphans
 def orphans(app: App, paths: tuple[str, ...], *, remove_all: bool, abandoned: bool, yes: bool) -> None:
     """List (or remove) what earlier moves left.
 
-    On datastores and on VMs, and whose it is; also what is kept on purpose: old disks (`quarantine` has them) and
+    On datastores and on VMs, and whose it is; of all configured hosts, unless --host names one (one that is down is
+    named, and not waited for). Also what is kept on purpose: old disks (`quarantine` has them) and
     broken copies that the next move goes on from (kind partial; --remove takes them away, --remove-all does not).
     Before anything is removed it is proven once more that nothing uses it. What a move of another journal made may be
     a copy under way: it stays, unless you say with --abandoned that no such journal is left.
@@ -68,7 +69,9 @@ def _list(app: App, searched: Orphans) -> None:
         where = " where could be looked" if searched.unsearched else ""
         app.err.line(f"Nothing is left of earlier moves{where}.")
         return
+    with_hosts = any(orphan.host for orphan in found)
     columns = [
+        *([Column("HOST")] if with_hosts else []),
         Column("KIND"),
         Column("VM", fold=True),
         Column("MOVE"),
@@ -78,16 +81,18 @@ def _list(app: App, searched: Orphans) -> None:
         Column("PATH", fold=True),
     ]
     if not app.out.pretty:
-        app.out.table([*columns, Column("WHY")], [(*_row(orphan), orphan.why) for orphan in found])
+        rows = [(*_row(orphan, with_hosts=with_hosts), orphan.why) for orphan in found]
+        app.out.table([*columns, Column("WHY")], rows)
         return
-    app.out.table(columns, [_row(orphan) for orphan in found])
+    app.out.table(columns, [_row(orphan, with_hosts=with_hosts) for orphan in found])
     app.out.line()
     for orphan in found:
         app.out.line(Text.assemble((orphan.path, "bold"), f": {orphan.why}"))
 
 
-def _row(orphan: Orphan) -> Sequence[Cell]:
+def _row(orphan: Orphan, *, with_hosts: bool) -> Sequence[Cell]:
     return (
+        *((orphan.host,) if with_hosts else ()),
         orphan.kind,
         orphan.vm,
         orphan.move,
@@ -107,6 +112,12 @@ def _by_path(found: tuple[Orphan, ...], paths: tuple[str, ...]) -> tuple[Orphan,
     """The orphans of these paths. Raises UsageError when one is none, or is in use."""
     known = {orphan.path: orphan for orphan in found}
     for path in paths:
+        hosts = [orphan.host for orphan in found if orphan.path == path]
+        if len(hosts) > 1:
+            raise UsageError(
+                f"{path} is left on {' and on '.join(hosts)}. Nothing was removed.",
+                f"Name the host: `blockferry --host {hosts[0]} orphans --remove {path}`.",
+            )
         if path not in known:
             # No other path is suggested: a name that is merely alike may be a file that somebody needs.
             raise UsageError(
@@ -123,7 +134,8 @@ def _confirm(app: App, chosen: tuple[Orphan, ...]) -> None:
     if not app.interactive:
         raise UsageError("There is no terminal to ask at.", "Add --yes to remove without a question.")
     for orphan in chosen:
-        app.err.line(f"{orphan.path} ({format_size(orphan.size)}): {orphan.why}")
+        where = f" on {orphan.host}" if orphan.host else ""
+        app.err.line(f"{orphan.path}{where} ({format_size(orphan.size)}): {orphan.why}")
     size = format_size(sum(orphan.size for orphan in chosen))
     if not click.confirm(f"Remove {counted(len(chosen), 'object')} ({size})?", err=True):
         raise Interrupted("Nothing was removed.")
@@ -137,7 +149,7 @@ def _remove(app: App, client: Client, chosen: tuple[Orphan, ...], *, abandoned: 
             gone, sentence = True, client.remove_orphan(orphan, abandoned=abandoned)
         except StillInUse as error:
             gone, sentence = False, error.sentence
-        done.append({"path": orphan.path, "gone": gone, "text": sentence})
+        done.append({"path": orphan.path, "host": orphan.host, "gone": gone, "text": sentence})
         if not app.json:
             app.out.line(sentence)
     if app.json:

@@ -52,14 +52,31 @@ class HostMoves(MoveUseCases):
         return _uris(env, host_move_summary)[0]
 
     def is_ours(self, env: Environment, host_move_summary: HostMoveSummary) -> bool:
-        """Whether one of its hosts is ours, or configured: quick, and no host is waited for but our own."""
+        """Whether one of its hosts is ours; a source that is not configured may be any configured host by another URI.
+
+        Quick: no host is waited for but our own.
+        """
         plan = host_move_summary.plan
-        if any(host.uri in (plan.uri, plan.dest_uri) for host in env.hosts):
+        if env.uri in (plan.uri, plan.dest_uri):
+            return True
+        configured = {host.uri for host in env.hosts}
+        if plan.uri not in configured and plan.dest_uri in configured:
             return True
         try:
             return env.site.connection.host_id() in (plan.host, plan.dest_host)
         except BlockferryError:
-            return env.journal.path is not None and plan.uri == env.uri
+            return False
+
+    def silent_host(self, env: Environment, host_move_summary: HostMoveSummary) -> tuple[str, BlockferryError] | None:
+        """Either host's: nothing is decided without a look at both."""
+        plan = host_move_summary.plan
+        for host in env.hosts:
+            if host.uri in (plan.uri, plan.dest_uri):
+                try:
+                    host.connected()
+                except BlockferryError as error:
+                    return host.name, error
+        return None
 
     def just_planned(self, host_move_summary: HostMoveSummary) -> bool:
         return not host_move_summary.record.marked

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections.abc import Iterator
 
@@ -66,13 +67,17 @@ def _destination(env: Environment, request: HostMoveRequest) -> Iterator[Host]:
         return
     for configured_host in env.hosts:
         if configured_host.uri == uri:
-            yield configured_host.connected()
+            yield configured_host.awaited(functools.partial(_tell_waiting, env, configured_host.name))
             return
     host = Host(uri, others=env.hosts)
     try:
         yield host
     finally:
         host.close()
+
+
+def _tell_waiting(env: Environment, host: str, seconds: float) -> None:
+    env.say(f"waiting for {host} to answer, {seconds:.0f} s")
 
 
 def _beside(env: Environment, dest: Host) -> planning.JournalFacts:

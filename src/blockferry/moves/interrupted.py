@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from blockferry.base.errors import BlockferryError
 from blockferry.moves import kinds
 from blockferry.moves.environment import Environment
 from blockferry.moves.kinds import AnyMove
@@ -26,7 +27,8 @@ def interrupted_moves(env: Environment) -> tuple[AnyMove, ...]:
 def resumable(env: Environment, move: str | None) -> tuple[AnyMove, ...]:
     """Return the moves to run again: the one named, unless it has ended; or all that nobody runs and are not parked.
 
-    Raises MoveNotFound, OtherHost.
+    Of those that wait for a configured host which does not answer, whoever listens is told. Raises MoveNotFound,
+    OtherHost; what that host has met when there are no others.
     """
     if move is not None:
         summary = env.every_move.get(move)
@@ -34,7 +36,27 @@ def resumable(env: Environment, move: str | None) -> tuple[AnyMove, ...]:
             return ()
         kinds.of(summary).reach(env, summary)
         return (summary,)
+    found, silent = [], []
+    for move_summary in left_here(env):
+        waiting = kinds.of(move_summary).silent_host(env, move_summary)
+        if waiting is None:
+            found.append(move_summary)
+        else:
+            silent.append(waiting)
+            tell_waiting(env, move_summary, *waiting)
+    if silent and not found:
+        raise silent[0][1]
+    return tuple(found)
+
+
+def left_here(env: Environment) -> tuple[AnyMove, ...]:
+    """Return the moves that nobody runs, that are not parked, and that belong to the host of `env`."""
     return tuple(move_summary for move_summary in _left(env) if kinds.of(move_summary).is_ours(env, move_summary))
+
+
+def tell_waiting(env: Environment, move_summary: AnyMove, host: str, error: BlockferryError) -> None:
+    """Tell whoever listens that a move waits for a host."""
+    env.say(f"move {move_summary.id} of {move_summary.plan.vm} waits for host {host}: {error.sentence}")
 
 
 def _left(env: Environment) -> list[AnyMove]:

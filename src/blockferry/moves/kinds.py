@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from blockferry.base import lazy
+from blockferry.base.errors import BlockferryError
 from blockferry.host_move.host_summary import HostMoveSummary
 from blockferry.moves.environment import Environment
 from blockferry.storage_move.summary import MoveSummary
@@ -44,6 +45,10 @@ class MoveUseCases(ABC):
     @abstractmethod
     def just_planned(self, one: Any) -> bool:
         """Whether nothing was done of it yet: the process that planned it may be about to run it."""
+
+    def silent_host(self, env: Environment, one: Any) -> tuple[str, BlockferryError] | None:
+        """Return a configured host without which nothing can be done of this move, and why it does not answer."""
+        return None
 
     def adopt(self, env: Environment, one: Any) -> Any:
         """Tie a move whose plan names no host to this one, as its user says."""

@@ -54,6 +54,7 @@ class DatastoreListing:
     committed: int | None
     vms: tuple[str, ...]
     problem: str | None = None
+    host: str = ""  # the name of its host, where several were asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +240,7 @@ class Orphan:
     removable: bool  # nothing uses it, as far as can be proven
     expires: float | None = None
     foreign: bool = False  # nothing speaks against its removal but that it is another journal's
+    host: str = ""  # the name of the host on which it was found, where several were asked
 
     @property
     def on_purpose(self) -> bool:
@@ -248,7 +250,7 @@ class Orphan:
 
 @dataclass(frozen=True, slots=True)
 class Orphans:
-    """What was found on a host, and where could not be looked."""
+    """What was found on a host, or on all, and where could not be looked."""
 
     left: tuple[Orphan, ...]
-    unsearched: tuple[str, ...] = ()  # a sentence for each datastore
+    unsearched: tuple[str, ...] = ()  # a sentence for each datastore, and for each host that did not answer
