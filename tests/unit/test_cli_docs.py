@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -93,3 +94,37 @@ def test_a_completion_of_a_vms_name_loads_no_database_and_no_move(tmp_path: Path
 @pytest.mark.parametrize("words", [["explain", "JOURNAL_FAILED"], ["completion", "bash"]])
 def test_what_speaks_of_no_host_loads_nothing_of_moves(words: list[str]) -> None:
     assert not {"blockferry.client", "blockferry.moves", "libvirt", "sqlalchemy"} & _loaded_by(words)
+
+
+_WAY_TO_A_COPY = """
+import sys
+import blockferry.cli.move, blockferry.moves.run_storage_move, blockferry.moves.storage_planning
+from blockferry.storage_move.move_journal import MoveJournal
+journal = MoveJournal.open(sys.argv[1], make=len(sys.argv) > 2)
+journal.unfinished()
+journal.close()
+print(*sys.modules)
+"""
+
+
+def test_the_way_to_a_copy_loads_nothing_of_other_databases_and_other_rooms(tmp_path: Path) -> None:
+    """Half of the time before a copy begins is loading; what is in vain there is listed here."""
+    command = [sys.executable, "-c", _WAY_TO_A_COPY, f"sqlite:///{tmp_path}/journal.db"]
+    subprocess.run([*command, "make"], check=True, capture_output=True)  # the first one of all loads Alembic
+    got = subprocess.run(command, check=True, capture_output=True, text=True)
+    modules = set(got.stdout.split())
+    assert {"sqlalchemy.dialects.sqlite", "blockferry.storage_move.survey"} <= modules
+    assert not {"sqlalchemy.dialects.postgresql", "sqlalchemy.orm", "sqlalchemy.ext.asyncio", "alembic"} & modules
+    assert not [name for name in modules if name.startswith(("blockferry.doctor.", "blockferry.tracking."))]
+
+
+def test_data_classes_are_those_that_load_fast() -> None:
+    """blockferry.base.dataclass instead of the standard library's, but for what is sent to a host."""
+    package = Path(main.__file__).parents[1]
+    slow = [
+        str(file.relative_to(package))
+        for file in package.rglob("*.py")
+        if not file.is_relative_to(package / "hosts/helper/program") and file != package / "base/dataclass.py"
+        if re.search(r"^from dataclasses import .*\bdataclass\b|^\s*@dataclasses\.dataclass", file.read_text(), re.M)
+    ]
+    assert not slow, "import dataclass from blockferry.base.dataclass"
