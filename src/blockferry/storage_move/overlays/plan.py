@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from blockferry.base.dataclass import dataclass
+from blockferry.base.names import cut
+from blockferry.storage_move.destination.placement import LONGEST_STEM
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,3 +22,8 @@ class PartialPlan:
 
     move: str | None = None  # the move that left it; None: there is none
     allocated: int = 0  # bytes of it that are used; 0: it is replaced by an empty image
+
+
+def overlay_stem(vm: str, target: str, move: str) -> str:
+    """Return the beginning of the names of a disk's overlays: no other move makes them."""
+    return f"{cut(vm, LONGEST_STEM)}-{target}.{move}".replace("/", "_")

@@ -6,13 +6,11 @@ import posixpath
 from collections.abc import Sequence
 from dataclasses import replace
 
-from blockferry.base.names import cut
 from blockferry.base.units import GiB, MiB, format_size
 from blockferry.hosts.exports import is_export
-from blockferry.storage_move.destination.placement import LONGEST_STEM
 from blockferry.storage_move.disk_plan import DiskPlan
 from blockferry.storage_move.facts import Facts
-from blockferry.storage_move.overlays.plan import PartialPlan
+from blockferry.storage_move.overlays.plan import PartialPlan, overlay_stem
 from blockferry.storage_move.precheck.finding import Finding, Severity, finding
 from blockferry.storage_move.precheck.method import race_possible
 from blockferry.storage_move.request import IfNotConverging, Method, MoveRequest, OnBreak
@@ -127,7 +125,7 @@ def spoiled(disks: Sequence[DiskPlan], request: MoveRequest, facts: Facts) -> di
 
 
 def with_overlays(disk: DiskPlan, vm: str, move: str) -> DiskPlan:
-    stem = f"{cut(vm, LONGEST_STEM)}-{disk.target}.{move}".replace("/", "_")
+    stem = overlay_stem(vm, disk.target, move)
     return replace(
         disk,
         overlays=replace(

@@ -21,14 +21,13 @@ from blockferry.storage_move import actions
 from blockferry.storage_move.disk_plan import DiskPlan
 from blockferry.storage_move.disk_record import Stage
 from blockferry.storage_move.observation import DiskJob, DiskSide, DiskView, Observation
+from blockferry.storage_move.overlays import commit_steps
+from blockferry.storage_move.overlays.commit_steps import COMMIT_ATTEMPTS, Overlaid, Step
 from blockferry.storage_move.overlays.convergence import Divergence
 from blockferry.storage_move.overlays.record import OverlayState
 from blockferry.storage_move.plan import Plan
 from blockferry.storage_move.record import Record
 from blockferry.storage_move.request import Method, OnBreak
-
-COMMIT_ATTEMPTS = 3
-"""How often one process begins a commit before somebody has to look; `blockferry resume` begins to count anew."""
 
 START_LIMITS_S = (0.08, 0.3)
 """For how long the VM may stand still until a job that is started meanwhile has looked at the disk, by attempt.
@@ -149,7 +148,8 @@ def forward(plan: Plan, seen: Observation, views: list[DiskView]) -> actions.Act
         if view.job is DiskJob.COMMIT:
             return actions.AbortCopy(view.target)
         if view.live_overlay and stage is not OverlayState.USED:
-            return _in_use(plan, seen, view, at_source=True)
+            step = commit_steps.in_use(_overlaid(plan, seen, view, at_source=True), view)
+            return _action(step, view.target, at_source=True)
         if seen.persistent and view.live_overlay != view.config_overlay:
             return actions.RevertConfig()
         if not view.live_overlay and stage is OverlayState.PIVOTING:
@@ -169,49 +169,56 @@ def commit(plan: Plan, seen: Observation, *, at_source: bool) -> actions.Action 
     for view in seen.disks:
         if view.side is not side:
             continue
-        step = (
-            _commit_live(plan, seen, view, at_source=at_source)
-            if seen.state.active
-            else _commit_off(plan, seen, view, at_source=at_source)
-        )
+        step = _step(plan, seen, view, at_source=at_source)
         if step is not None:
             return step
     return None
 
 
-def _commit_live(plan: Plan, seen: Observation, view: DiskView, *, at_source: bool) -> actions.Action | None:
-    record, target = seen.record, view.target
-    stage = layer_of(record, target, at_source=at_source)
-    if not view.live_overlay:
-        if seen.persistent and view.config_overlay:
-            return _write(at_source=at_source)
-        if stage is OverlayState.PIVOTING:
-            return actions.SaveLayer(target, at_source, OverlayState.COMMITTED)
-        return None
-    if view.job is DiskJob.FOREIGN:
-        return actions.Park(
-            f"somebody else runs a block job on {target} ({view.foreign}); {_holds(plan, view, at_source=at_source)}"
-        )
-    if view.job is DiskJob.COMMIT:
-        if plan.disk(target).start.overlay_suspended and record.disk(target).commit is not Stage.CLEAN:
-            begun = record.disk(target).commit
-            if seen.state is PowerState.RUNNING or begun not in (Stage.STARTING, Stage.STARTED):
-                return actions.AbortCopy(target)  # it may have missed a write: whoever pauses the VM now
-            return actions.SaveClean(commits=(target,)) if view.initialised else actions.Await("initialise", 0.1)
-        return actions.PivotCommit(target, at_source) if view.ready else actions.Await("commit", 0.1)
-    if stage is not OverlayState.USED:
-        return _in_use(plan, seen, view, at_source=at_source)
-    if seen.persistent and not view.config_overlay:
-        return _write(at_source=at_source)
-    if record.commits.attempts >= COMMIT_ATTEMPTS:
-        return actions.Park(
-            f"the overlay of {target} could not be committed into its base in {record.commits.attempts} attempts; "
-            f"{_holds(plan, view, at_source=at_source)}. `blockferry resume {plan.move}` tries again; once "
-            f"{plan.vm} is off, that is done without QEMU"
-        )
-    if plan.disk(target).start.overlay_suspended and seen.state is PowerState.RUNNING:
-        return actions.Suspend(switch=False)
-    return actions.StartCommit(target)
+def _step(plan: Plan, seen: Observation, view: DiskView, *, at_source: bool) -> actions.Action | None:
+    """The next step for one overlay, as an action of this kind of move."""
+    one, target = _overlaid(plan, seen, view, at_source=at_source), view.target
+    step = commit_steps.live(one, view) if seen.state.active else commit_steps.off(one, view)
+    return None if step is None else _action(step, target, at_source=at_source)
+
+
+def _action(step: Step | str, target: str, *, at_source: bool) -> actions.Action:
+    """`step`: or why the move has to be parked."""
+    if isinstance(step, str):
+        return actions.Park(step)
+    found: dict[Step, actions.Action] = {
+        Step.WRITE_CONFIG: actions.RevertConfig() if at_source else actions.WriteConfig(),
+        Step.NOTE_USED: actions.SaveLayer(target, at_source, OverlayState.USED),
+        Step.NOTE_COMMITTED: actions.SaveLayer(target, at_source, OverlayState.COMMITTED),
+        Step.START: actions.StartCommit(target),
+        Step.START_SUSPENDED: actions.Suspend(switch=False),
+        Step.AWAIT_LOOK: actions.Await("initialise", 0.1),
+        Step.NOTE_CLEAN: actions.SaveClean(commits=(target,)),
+        Step.ABORT: actions.AbortCopy(target),
+        Step.AWAIT: actions.Await("commit", 0.1),
+        Step.PIVOT: actions.PivotCommit(target, at_source),
+        Step.COMMIT_OFF: actions.CommitOff(target, at_source),
+    }
+    return found[step]
+
+
+def _overlaid(plan: Plan, seen: Observation, view: DiskView, *, at_source: bool) -> Overlaid:
+    disk, record = plan.disk(view.target), seen.record
+    overlay = overlay_path(disk, at_source=at_source)
+    return Overlaid(
+        vm=plan.vm,
+        move=plan.move,
+        overlay=overlay,
+        base=disk.source.path if at_source else disk.dest.path,
+        stage=layer_of(record, view.target, at_source=at_source),
+        persistent=seen.persistent,
+        noted=record.commits.fingerprints.get(overlay, ""),
+        attempts=record.commits.attempts,
+        saved=seen.saved,
+        running=seen.state is PowerState.RUNNING,
+        clean_start=disk.start.overlay_suspended,
+        begun=record.disk(view.target).commit,
+    )
 
 
 def starting_commit(plan: Plan, seen: Observation, *, at_source: bool) -> actions.Action:
@@ -262,59 +269,6 @@ def outrun_words(outrun: Divergence, limit: int, *, contract: bool) -> str:
         return f"{grows}; it ends when the guest writes less"
     then = ", and the contract of the guest's writes does not hold until it is done" if contract else ""
     return f"{grows}; its limit is lifted{then}"
-
-
-def _commit_off(plan: Plan, seen: Observation, view: DiskView, *, at_source: bool) -> actions.Action | None:
-    stage = layer_of(seen.record, view.target, at_source=at_source)
-    if not view.config_overlay:
-        return (
-            actions.SaveLayer(view.target, at_source, OverlayState.COMMITTED)
-            if stage is OverlayState.PIVOTING
-            else None
-        )
-    if seen.saved:
-        overlay = overlay_path(plan.disk(view.target), at_source=at_source)
-        return actions.Park(
-            f"{plan.vm} was saved with its state, which names the overlay {overlay}: "
-            f"its next start uses it. Start it (or discard the state: `virsh managedsave-remove {plan.vm}`), then "
-            f"`blockferry resume {plan.move}` goes on"
-        )
-    if stage is OverlayState.PIVOTING:
-        return actions.Park(
-            f"{plan.vm} went off in the instant in which {view.target} went from its overlay to its base, and it "
-            f"cannot be told which of the two was written last. Nothing is removed; "
-            f"{_holds(plan, view, at_source=at_source)}. "
-            f"If `qemu-img compare` finds both the same, or the overlay is the newer one: start {plan.vm}, and "
-            f"`blockferry resume {plan.move}` goes on"
-        )
-    if stage is OverlayState.COMMITTED:
-        overlay = overlay_path(plan.disk(view.target), at_source=at_source)
-        if seen.record.commits.fingerprints.get(overlay) == view.overlay_fingerprint:
-            return _write(at_source=at_source)
-        return _in_use(plan, seen, view, at_source=at_source)
-    return actions.CommitOff(view.target, at_source)
-
-
-def _in_use(plan: Plan, seen: Observation, view: DiskView, *, at_source: bool) -> actions.Action:
-    """The overlay is what the VM uses: note it. One that was committed before is all right if its base is untouched."""
-    if layer_of(seen.record, view.target, at_source=at_source) is OverlayState.COMMITTED:
-        then = seen.record.commits.fingerprints.get(overlay_path(plan.disk(view.target), at_source=at_source), "")
-        if not then or then.split("|")[0] != view.overlay_fingerprint.split("|")[0]:
-            return actions.Park(
-                f"{plan.vm} uses the overlay of {view.target} again, whose base was written to after the overlay was "
-                "committed into it; somebody has changed the VM. Nothing is removed"
-            )
-    return actions.SaveLayer(view.target, at_source, OverlayState.USED)
-
-
-def _write(*, at_source: bool) -> actions.Action:
-    return actions.RevertConfig() if at_source else actions.WriteConfig()
-
-
-def _holds(plan: Plan, view: DiskView, *, at_source: bool) -> str:
-    disk = plan.disk(view.target)
-    overlay, base = overlay_path(disk, at_source=at_source), disk.source.path if at_source else disk.dest.path
-    return f"{plan.vm} runs on {overlay}, which stands on {base}"
 
 
 def stops_for_checkpoint(plan: Plan) -> bool:
