@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -21,6 +21,8 @@ from blockferry.host_move.host_context import HostMoveContext
 from blockferry.host_move.host_plan import HostMovePlan, TravellingDisk
 from blockferry.host_move.host_record import HostMoveRecord
 from blockferry.hosts.host import Host
+from blockferry.hosts.images import part_copy
+from blockferry.hosts.images.part_copy import PartCopy
 from blockferry.hosts.runner import LocalRunner
 from lab.process import wait_until
 
@@ -137,3 +139,21 @@ def test_a_new_image_that_is_not_sound(copying: Copying) -> None:
     with pytest.raises(CopyIncomplete, match="corrupt"):
         copying.copy("vda")
     assert "vda" not in copying.record.parts
+
+
+def test_another_bandwidth_while_it_is_copied(copying: Copying, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The part under way begins anew with it, by the same server; what was copied before is not copied again."""
+    orders: list[PartCopy] = []
+    real = part_copy.copy
+
+    def copy(runner: LocalRunner, order: PartCopy, **calls: Any) -> None:
+        orders.append(order)
+        real(runner, order, **calls)
+
+    monkeypatch.setattr(part_copy, "copy", copy)
+    copying.context.bandwidth = lambda: 4 * MiB if not copying.record.parts else 0
+    copying.copy("vda")
+    assert copying.holds("vda")
+    limits = [(order.rate_limit, order.start) for order in orders]
+    assert limits == [(4 * MiB, 0), (0, 4 * MiB)]
+    assert len({order.uri for order in orders}) == 1

@@ -367,6 +367,15 @@ def test_cancelled_after_each_step(cold: bool) -> None:
     assert pair.record.outcome is Outcome.CANCELLED
 
 
+def test_cancelled_and_killed_between_the_mark_and_its_note() -> None:
+    """The mark goes all the same."""
+    for plan, state in ((PLAN, RUNNING), (COLD, OFF)):
+        pair = Pair(plan, source=Instance(state, persistent=True, mark="m1", paths=OLD))
+        pair.record = HostMoveRecord(wanted=Wanted.CANCEL)
+        play(pair)
+        assert_over(pair)
+
+
 def test_started_at_the_source_while_its_definition_was_taken() -> None:
     pair = Pair(COLD, source=Instance(OFF, persistent=True, paths=OLD))
     while not isinstance(action := decide(COLD, pair.see()), actions.UndefineAtSource):

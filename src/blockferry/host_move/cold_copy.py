@@ -128,7 +128,8 @@ class _Copy:
         with self.context.dest.runner.start(argv) as server:
             uri = f"nbd://{plan.address}:{port}/{export}"
             self.await_server(server, uri)
-            self.copy_from(uri)
+            while self.done < self.disk.virtual_size:
+                self.copy_from(uri)
 
     def await_server(self, server: Process, uri: str) -> None:
         """Until the source sees the export, in its whole size. Raises LinkLost, HostCommandFailed, CopyIncomplete."""
@@ -158,12 +159,15 @@ class _Copy:
             return None
 
     def copy_from(self, uri: str) -> None:
-        """All that is left. Each part is on the destination's storage when it is noted."""
+        """All that is left, at the present bandwidth. Each part is on the destination's storage when it is noted."""
         lost = False
+        rate = self.context.bandwidth()
         self.heard_at = time.monotonic()
 
         def should_stop() -> bool:
             nonlocal lost
+            if self.context.bandwidth() != rate:
+                return True
             if time.monotonic() - self.heard_at > SILENT_S:
                 lost = self.size(uri) is None
                 self.heard_at = time.monotonic()
@@ -176,7 +180,7 @@ class _Copy:
             start=self.done,
             end=self.disk.virtual_size,
             step=part_size(self.disk),
-            rate_limit=self.context.bandwidth(),
+            rate_limit=rate,
             tls=self.client,
         )
         try:
@@ -184,9 +188,11 @@ class _Copy:
                 self.context.source.runner, order, done=self.note_part, progress=self.show, should_stop=should_stop
             )
         except ConversionStopped:
-            if lost and not self.context.should_stop():
+            if self.context.should_stop():
+                raise
+            if lost:
                 raise LinkLost(f"{self.context.plan.host_name} does not reach {uri} any more") from None
-            raise
+            # Another bandwidth: the part under way begins anew with it.
 
     def note_part(self, done: int) -> None:
         """So many bytes from the beginning are on the destination's storage."""

@@ -79,7 +79,7 @@ def _live(plan: HostMovePlan, seen: HostObservation) -> Action:
     if not dest.absent:
         return _away(plan, seen)
     if _turned(seen):
-        return _back(seen)
+        return _back(plan, seen)
     if seen.problem is not None:
         return actions.TurnBack(seen.problem)
     return _prepare(plan, seen) or _changed(plan, seen) or actions.Migrate()
@@ -100,7 +100,7 @@ def _went_off(plan: HostMovePlan, seen: HostObservation) -> Action:
         return _away(plan, seen)
     if not _turned(seen):
         return actions.TurnBack(f"{plan.vm} was powered off during the move")
-    return _back(seen)
+    return _back(plan, seen)
 
 
 def _may_have_run(plan: HostMovePlan, seen: HostObservation) -> bool:
@@ -126,7 +126,11 @@ def _away(plan: HostMovePlan, seen: HostObservation) -> Action:
         return actions.EndAtDestination()
     if seen.record.begun:
         return Park(f"{plan.dest_host_name} has a VM {plan.vm} without the mark of this move; it is left alone")
-    return _back(seen) if _turned(seen) else actions.TurnBack(f"{plan.dest_host_name} has a VM with this UUID already")
+    return (
+        _back(plan, seen)
+        if _turned(seen)
+        else actions.TurnBack(f"{plan.dest_host_name} has a VM with this UUID already")
+    )
 
 
 def _changed(plan: HostMovePlan, seen: HostObservation) -> Action | None:
@@ -146,12 +150,12 @@ def _prepare(plan: HostMovePlan, seen: HostObservation) -> Action | None:
     return None if missing is None else actions.MakeImage(missing)
 
 
-def _back(seen: HostObservation) -> Action:
+def _back(plan: HostMovePlan, seen: HostObservation) -> Action:
     """The VM is at the source alone: take away what we made."""
     record = seen.record
     if record.created:
         return actions.RemoveImages()
-    if record.marked:
+    if record.marked or seen.source.mark == plan.move:  # who has marked it may have been killed before the note
         return actions.UnmarkVm()
     return Finish(Outcome.FAILED if record.failure is not None else Outcome.CANCELLED)
 
@@ -168,13 +172,13 @@ def _cold(plan: HostMovePlan, seen: HostObservation) -> Action:
             return actions.DefineAtSource() if record.defined else Park(_lost(plan, "its definition was removed"))
         if not dest.absent:
             return _away(plan, seen)
-        return _back(seen) if _turned(seen) else actions.TurnBack(f"{plan.vm} was started during the move")
+        return _back(plan, seen) if _turned(seen) else actions.TurnBack(f"{plan.vm} was started during the move")
     if source.absent:
         if not record.defined or dest.mark != plan.move:
             return Park(_lost(plan, "its definition was removed"))
         return _copies(plan, seen) or actions.SaveHanded()
     if _turned(seen):
-        return _back(seen) if dest.absent else _away(plan, seen)
+        return _back(plan, seen) if dest.absent else _away(plan, seen)
     if not dest.absent and dest.mark != plan.move:
         return _away(plan, seen)
     first = _changed(plan, seen) or _prepare(plan, seen) or _copies(plan, seen)
