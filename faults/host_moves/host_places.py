@@ -47,6 +47,26 @@ RARE = ("migration-ended", "source-ended", "destination-ended", "source-resumed"
 """Passed only after another fault than a kill of ours (source-ended: libvirtd of the source was killed at the switch;
 destination-ended: what a broken migration left there; source-resumed: it broke between stop and end), or by no move."""
 
+CALLS = tuple(
+    f"calling-{name}"
+    for name in (
+        *(
+            "metadata",
+            "run",
+            "migrate",
+            "autostart",
+            "define",
+            "undefine",
+            "destroy",
+            "resume",
+            "domjobabort",
+            "remove",
+        ),
+    )
+)
+"""Right before a call that a host refuses once another process runs the move (tests/system/test_host_move_late.py). A
+kill there is one at the point before it."""
+
 
 def way(kind: str) -> tuple[str, ...]:
     """The points of an undisturbed move, in order."""

@@ -20,6 +20,7 @@ from blockferry.host_move.cold_copy import copy_image
 from blockferry.host_move.host_context import HostMoveContext
 from blockferry.host_move.host_plan import HostMovePlan, TravellingDisk
 from blockferry.host_move.host_record import HostMoveRecord
+from blockferry.hosts.helper.holding import Holding
 from blockferry.hosts.host import Host
 from blockferry.hosts.images import part_copy
 from blockferry.hosts.images.part_copy import PartCopy
@@ -76,6 +77,7 @@ class Copying:
             bandwidth=lambda: 0,
             claims=lambda: pytest.fail("no claims are asked for"),
             quarantine=lambda _: None,
+            holding=Holding("m1", 1, lambda: None, lambda _: None),
         )
 
     def made(self, target: str) -> str:

@@ -237,6 +237,7 @@ REFUSED: list[tuple[str, HostFacts, Asked]] = [
     ("WRONG_MACHINE", replace(PLAIN, ports=PortTrial("kvm2", "10.0.0.9", {49152: errno.EREMCHG}, {})), GOING),
     ("PORTS_TAKEN", replace(PLAIN, ports=PortTrial("kvm2", "10.0.0.2", {}, {49152: errno.EADDRINUSE})), GOING),
     ("PEER_UNREACHABLE", replace(PLAIN, peer=PeerTrial("qemu+tls://kvm2/system", "no route")), GOING),
+    ("HOST_CALLS_MISSING", replace(PLAIN, no_calls={"kvm2": "virsh is not installed"}), GOING),
     ("TLS_NOT_ASKED", PLAIN, replace(GOING, require_tls=True)),
     ("TLS_MISSING", tls("source", certificate("client-key.pem", errno=errno.ENOENT)), TLS),
     ("TLS_MISSING", tls("destination", certificate("ca-cert.pem", until=-1.0)), TLS),

@@ -101,6 +101,8 @@ class Pair:
             assert not self.source.absent or self.plan.cold
         if self.newest == "dest":
             assert not self.dest.absent
+        if self.plan.cold and not self.plan.disks and not self.source.absent and not self.dest.absent:
+            assert self.dest.barred, "either of the two definitions could be started"
 
     # -- effects, each in steps between which the manager may be killed
 
@@ -138,7 +140,7 @@ class Pair:
             case actions.DefineBarred():
                 self.record = record = replace(record, begun=True)
                 yield
-                self.dest = Instance(OFF, persistent=True, mark="m1")
+                self.dest = Instance(OFF, persistent=True, mark="m1", barred=self.plan.staying)
                 yield
                 self.record = replace(record, defined=True)
             case actions.DefineAtSource():
@@ -149,7 +151,7 @@ class Pair:
                 if self.plan.cold:
                     assert all(
                         self.images[self.plan.made_path(travelling_disk)] == self.prints[travelling_disk.target]
-                        for travelling_disk in DISKS
+                        for travelling_disk in self.plan.disks
                     )
                     self.newest = "dest"
                 assert self.newest == "dest", "handed over, but the source is the truth"
@@ -178,6 +180,7 @@ class Pair:
                     if self.plan.made_path(disk) in self.images:
                         self.images[disk.dest] = self.images.pop(self.plan.made_path(disk))
                         yield
+                self.dest = replace(self.dest, barred=())
             case actions.SaveArrived():
                 self.record = replace(record, arrived=True)
             case actions.SaveUnproven(why):
@@ -387,6 +390,35 @@ def test_started_at_the_source_while_its_definition_was_taken() -> None:
     play(pair)
     assert pair.record.outcome is Outcome.FAILED
     assert (pair.source.state, pair.source.persistent, pair.dest) == (RUNNING, True, ABSENT)
+
+
+SHARED = replace(COLD, disks=(), staying=("vda", "vdb"))
+
+
+@pytest.mark.parametrize("kill_at", range(12))
+def test_off_and_all_shared(kill_at: int) -> None:
+    """There is no image whose name could bar one of the two definitions."""
+    pair = Pair(SHARED, source=Instance(OFF, persistent=True, paths=OLD))
+    play(pair, kill_at)
+    assert pair.record.outcome is Outcome.MOVED
+    assert pair.source.absent
+    assert (pair.dest.state, pair.dest.barred) == (OFF, ())
+
+
+@pytest.mark.parametrize("steps", range(12))
+def test_off_and_all_shared_is_cancelled(steps: int) -> None:
+    pair = Pair(SHARED, source=Instance(OFF, persistent=True, paths=OLD))
+    for _ in range(steps):
+        action = decide(SHARED, pair.see())
+        if isinstance(action, Done | Finish | LookAgain | Park):
+            break
+        for _step in pair.steps(action):
+            pair.check()
+        pair.check()
+    pair.record = replace(pair.record, wanted=Wanted.CANCEL)
+    play(pair)
+    assert pair.source.absent != pair.dest.absent
+    assert not pair.dest.barred
 
 
 def test_written_to_between_the_copy_and_the_end_of_the_definition() -> None:

@@ -39,13 +39,19 @@ case "$4" in
   domstats) [ "$state" != absent ] || exit 1
     echo "  state.state=${{state% *}}"; echo "  state.reason=${{state#* }}" ;;
   metadata) [ "$state" != absent ] && [ -f $host.mark ] && echo "<move id=\\"$(cat $host.mark)\\" journal=\\"j\\"/>" ;;
-  resume) [ "$state" = "3 1" ] || exit 1; printf '1 5' >$host ;;
+  resume) [ "$state" = "3 1" ] || exit 1
+    [ ! -f image ] || [ "$(stat -c %u:%g image)" = 64055:108 ] || exit 1
+    printf '1 5' >$host ;;
+  dumpxml) [ $host = dest ] || exit 1; cat domain.xml ;;
   destroy) kill "$(cat qemu)"; printf '5 1' >$host ;;
   undefine) [ "$5" = --keep-nvram ] || exit 8; case "$state" in 5*) printf absent >$host ;; *) exit 1 ;; esac ;;
   qemu-monitor-command) echo '{{"return": {{"status": "'$(cat qmp)'", "running": false}}, "id": "libvirt-7"}}' ;;
   *) exit 9 ;;
 esac
 """
+DOMAIN = """<domain><seclabel type='dynamic' model='dac'><label>+64055:+108</label></seclabel><devices>
+<disk type='file' device='disk'><source file='{folder}/image'/><target dev='vda'/></disk>
+<disk type='file' device='disk'><source file='{folder}/goes-along'/><target dev='vdb'/></disk></devices></domain>"""
 RUNS, STANDS, OFF, COMES_IN, GONE = "1 1", "3 1", "5 1", "3 2", "absent"
 HANDED_OVER = "3 2"
 MIGRATED = "5 4"
@@ -118,7 +124,7 @@ def runner(pair: PaperPair) -> Iterator[LocalRunner]:
 
 @pytest.fixture
 def source(runner: LocalRunner, pair: PaperPair) -> Iterator[SourceGuard]:
-    wish: dict[str, Any] = {"peer": PEER, "address": "127.0.0.1", "resume": True, "grace_s": 1.5}
+    wish: dict[str, Any] = {"peer": PEER, "address": "127.0.0.1", "resume": True, "grace_s": 1.5, "staying": ["vda"]}
     found = SourceGuard(runner, "qemu+ssh://kvm1/system", pair.uuid, (MARK, pair.move), **wish)
     pair.start_qemu()
     assert found.start(), found.problem
@@ -150,6 +156,22 @@ def test_nothing_is_left_at_the_source_and_nobody_is_there(source: SourceGuard, 
     wait_until(lambda: not pair.processes(), "the guard's end", timeout=60)
     pair.set(dest=STANDS)
     pair.stays()  # a pause after that is its owner's
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_an_image_that_stays_was_given_back(source: SourceGuard, pair: PaperPair) -> None:
+    """The source's libvirt has given it to its first owner; the QEMU at the destination cannot open it."""
+    for name in ("image", "goes-along"):
+        (pair.folder / name).write_text("x")
+        (pair.folder / name).chmod(0o600)
+    (pair.folder / "domain.xml").write_text(DOMAIN.format(folder=pair.folder))
+    pair.set(dest=STANDS)
+    pair.end_qemu()
+    pair.set(source=GONE)
+    pair.wait_running()
+    assert (pair.folder / "image").stat().st_uid == 64055
+    assert (pair.folder / "image").stat().st_mode & 0o777 == 0o600
+    assert (pair.folder / "goes-along").stat().st_uid == 0
 
 
 def test_somebody_is_there_and_does_nothing(source: SourceGuard, pair: PaperPair, runner: LocalRunner) -> None:

@@ -247,7 +247,7 @@ def _arrive(plan: HostMovePlan, seen: HostObservation) -> Action:
     dest = seen.dest
     if dest.absent:
         return Park(_lost(plan, f"{plan.dest_host_name} has lost it before its guest ran there"))
-    if plan.cold and seen.unnamed:
+    if plan.cold and (seen.unnamed or dest.barred):
         return actions.NameImages()
     if dest.state is PowerState.PAUSED and plan.was_running:
         if dest.complete and dest.reason != "ioerror":

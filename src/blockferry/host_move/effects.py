@@ -22,7 +22,7 @@ from blockferry.hosts.helper import files
 from blockferry.hosts.images import qemu_img
 from blockferry.hosts.inventory import PowerState
 from blockferry.hosts.kept import Kept, KeptFingerprint
-from blockferry.hosts.libvirt import interface_xml, migration
+from blockferry.hosts.libvirt import barred_xml, domain_xml, interface_xml, migration
 from blockferry.hosts.libvirt.migration import Migration, MigrationOrder
 from blockferry.hosts.qemu_user import HOME_MODE
 from blockferry.jobs.action import Action, LookAgain
@@ -70,7 +70,11 @@ def perform(context: HostMoveContext, action: Action, seen: HostObservation) -> 
 def mark_vm(context: HostMoveContext, record: HostMoveRecord) -> None:
     """Our mark on the VM at the source."""
     plan = context.plan
-    context.source.control(plan.uuid, plan.vm).mark(plan.move, context.journal)
+    here = migration.look(context.source.connection, plan.uuid, plan.vm)
+    context.source_vm.mark(
+        domain_xml.MARK_URI, domain_xml.MARK_PREFIX, domain_xml.mark_xml(plan.move, context.journal),
+        live=here.active, config=here.persistent,
+    )  # fmt: skip
     point("marked")
     context.save(replace(record, marked=True))
 
@@ -79,17 +83,20 @@ def unmark_vm(context: HostMoveContext, record: HostMoveRecord) -> None:
     """And off again."""
     plan = context.plan
     migration_guarding.end(context)
-    control = context.source.control(plan.uuid, plan.vm)
+    here = migration.look(context.source.connection, plan.uuid, plan.vm)
     if plan.cold and not plan.disks:
-        control.set_autostart(wanted=plan.autostart)
-    control.mark(None)
+        context.source_vm.autostart(wanted=plan.autostart)
+    if here.mark in ("", plan.move):
+        context.source_vm.mark(domain_xml.MARK_URI, "", None, live=here.active, config=here.persistent)
+    for vm in (context.source_vm, context.dest_vm):
+        vm.drop()  # a definition that was removed there
     point("unmarked")
     context.save(replace(record, marked=False))
 
 
 def make_image(context: HostMoveContext, record: HostMoveRecord, disk: TravellingDisk) -> None:
     """An empty image of exactly the disk's size. A file of that name that is not ours is never overwritten."""
-    runner, path = context.dest.runner, context.plan.made_path(disk)
+    runner, path = context.dest_files, context.plan.made_path(disk)
     for one in (path, disk.dest):
         if not files.is_there(runner, one):
             continue
@@ -126,7 +133,7 @@ def _mark_image(context: HostMoveContext, path: str, *, made: bool) -> None:
     """Say beside a file whose it is; once it is made, also which file."""
     plan = context.plan
     write_marker(
-        context.dest.runner, path, move=plan.move, vm=plan.vm, journal=context.journal, host=plan.dest_host,
+        context.dest_files, path, move=plan.move, vm=plan.vm, journal=context.journal, host=plan.dest_host,
         made=path if made else None,
     )  # fmt: skip
 
@@ -156,8 +163,11 @@ def migrate(context: HostMoveContext, record: HostMoveRecord) -> None:
     )
     context.bandwidth_set, context.limit_set = order.bandwidth, False
     context.disks_told = not context.bandwidth()
-    context.migration = Migration(context.source.connection, plan.uuid, plan.vm, order)
-    context.check()
+    source, holding = context.source, context.holding
+    context.migration = Migration(
+        source.connection, plan.uuid, plan.vm, order,
+        lambda words, texts: holding.migrate(source.runner, source.uri, plan.uuid, plan.vm, words, texts),
+    )  # fmt: skip
     context.migration.start()
     point("migration-called")
 
@@ -186,7 +196,8 @@ def stop_migration(context: HostMoveContext, record: HostMoveRecord) -> None:
     plan = context.plan
     point("stopping-migration")
     migration_guarding.end_stalled(context)
-    migration.abort(context.source.connection, plan.uuid, plan.vm)
+    if migration.look(context.source.connection, plan.uuid, plan.vm).job:
+        context.source_vm.abort()
     point("migration-stopped")
     if context.migration is not None:
         context.migration.over.wait(STOPPING_S)
@@ -197,8 +208,7 @@ def stop_migration(context: HostMoveContext, record: HostMoveRecord) -> None:
 def run_at_source(context: HostMoveContext, record: HostMoveRecord) -> None:
     """The guest goes on where it stopped; nothing of it is at the destination."""
     plan = context.plan
-    context.check()
-    context.source.control(plan.uuid, plan.vm).resume()
+    context.source_vm.resume()
     point("source-resumed")
     context.log_event("action", f"{plan.vm} runs on at {plan.host_name}")
 
@@ -223,45 +233,54 @@ def source_fingerprint(context: HostMoveContext, disk: TravellingDisk) -> str:
 
 
 def define_barred(context: HostMoveContext, record: HostMoveRecord) -> None:
-    """The definition at the destination; its images do not have the names yet that it says."""
+    """The definition at the destination; it names images that are not there yet.
+
+    Those of disks that go along have other names; where all stay, the definition gives them names that no storage has.
+    """
     plan = context.plan
     record = replace(record, begun=True)
     context.save(record)
     point("defining")
-    context.check()
-    if not plan.disks:  # no name of an image keeps one of the two from starting: at least no boot of the source does it
-        context.source.control(plan.uuid, plan.vm).set_autostart(wanted=False)
+    if not plan.disks:  # a VM without any disk cannot be barred: at least no boot of the source starts it
+        context.source_vm.autostart(wanted=False)
     disks = {disk.target: (disk.dest, disk.format) for disk in plan.disks}
-    migration.define_copy(
-        context.source.connection, context.dest.connection, plan.uuid, plan.vm, disks,
-        lambda xml: interface_xml.rename(xml, plan.networks),
-    )  # fmt: skip
+    xml = migration.definition(
+        context.source.connection, plan.uuid, plan.vm, disks, lambda xml: interface_xml.rename(xml, plan.networks)
+    )
+    if not plan.disks:
+        xml = barred_xml.barred(xml, plan.staying, barred_xml.ending(plan.move))
+    context.dest_vm.define(xml)
     point("defined")
     context.save(replace(record, defined=True))
 
 
 def define_at_source(context: HostMoveContext, record: HostMoveRecord) -> None:
-    """Its definition back, from that at the destination; from now on the way is back."""
+    """Its definition back, as the source's host has kept it; from now on the way is back."""
     plan = context.plan
-    context.check()
     disks = {disk.target: (disk.source, disk.format) for disk in plan.disks}
-    migration.define_copy(
-        context.dest.connection, context.source.connection, plan.uuid, plan.vm, disks,
-        lambda xml: interface_xml.put_names(xml, plan.config_networks) if plan.networks else xml,
-    )  # fmt: skip
-    context.source.control(plan.uuid, plan.vm).set_autostart(wanted=plan.autostart)
+    _path, xml = context.source_vm.kept()
+    if xml is None:  # removed by a blockferry that did not keep it
+        xml = migration.definition(
+            context.dest.connection, plan.uuid, plan.vm, disks,
+            lambda xml: interface_xml.put_names(xml, plan.config_networks) if plan.networks else xml,
+        )  # fmt: skip
+        xml = barred_xml.free(xml, barred_xml.ending(plan.move))
+    context.source_vm.define(xml)
+    context.source_vm.autostart(wanted=plan.autostart)
     context.save(replace(record, failure=f"{plan.vm} was started during the move", defined=False))
 
 
 def name_images(context: HostMoveContext, record: HostMoveRecord) -> None:
     """Only now the VM can start at the destination."""
-    runner = context.dest.runner
-    for disk in context.plan.disks:
-        barred = context.plan.made_path(disk)
+    plan, runner = context.plan, context.dest_files
+    for disk in plan.disks:
+        barred = plan.made_path(disk)
         if files.is_there(runner, barred):
-            context.check()
             files.rename(runner, barred, disk.dest)
             point("image-renamed")
+    if migration.look(context.dest.connection, plan.uuid, plan.vm).barred:
+        xml = migration.definition(context.dest.connection, plan.uuid, plan.vm, {}, lambda xml: xml)
+        context.dest_vm.define(barred_xml.free(xml, barred_xml.ending(plan.move)))
     for directory in context.plan.directories:
         files.flush(runner, directory)
 
@@ -279,17 +298,13 @@ def save_handed(context: HostMoveContext, record: HostMoveRecord) -> None:
 
 def end_at_source(context: HostMoveContext, record: HostMoveRecord) -> None:
     """Its guest is handed over; what QEMU still holds is old."""
-    plan = context.plan
-    context.check()
-    migration.end_instance(context.source.connection, plan.uuid, plan.vm)
+    context.source_vm.end()
     point("source-ended")
 
 
 def undefine_at_source(context: HostMoveContext, record: HostMoveRecord) -> None:
     """What is running meanwhile becomes transient by that; the next look sees it."""
-    plan = context.plan
-    context.check()
-    migration.undefine(context.source.connection, plan.uuid, plan.vm)
+    context.source_vm.undefine()
     point("source-undefined")
 
 
@@ -362,13 +377,16 @@ def flush_images(context: HostMoveContext, record: HostMoveRecord) -> None:
 def settle(context: HostMoveContext, record: HostMoveRecord) -> None:
     """The definition at the destination as its user had it."""
     plan = context.plan
-    control = context.dest.control(plan.uuid, plan.vm)
-    control.mark(None)
+    there = migration.look(context.dest.connection, plan.uuid, plan.vm)
+    if there.mark in ("", plan.move):
+        context.dest_vm.mark(domain_xml.MARK_URI, "", None, live=there.active, config=there.persistent)
     if plan.persistent:
-        control.set_autostart(wanted=plan.autostart)
+        context.dest_vm.autostart(wanted=plan.autostart)
+    for vm in (context.source_vm, context.dest_vm):
+        vm.drop()  # a definition that was removed there
     for path in record.created:
         if not path.endswith("/"):
-            files.remove_file(context.dest.runner, path + MARKER)
+            files.remove_file(context.dest_files, path + MARKER)
     if not plan.cold:
         migration_guarding.forget(context)
     point("settled")
@@ -402,8 +420,7 @@ def release_image(context: HostMoveContext, record: HostMoveRecord, path: str) -
         )
         size = format_size(file_stat.allocated)
         if doubt is None and plan.source.delete:
-            context.check()
-            files.remove_with_links(runner, path)
+            files.remove_with_links(context.source_files, path)
             file_stat = None
             sentence = f"{path} ({size}): removed; nothing used it any more"
         else:
@@ -438,10 +455,10 @@ def end_at_destination(context: HostMoveContext, record: HostMoveRecord) -> None
     instance = migration.look(context.dest.connection, plan.uuid, plan.vm)
     if instance.mark != plan.move or instance.state is PowerState.RUNNING:
         return  # the next look says what it is
-    context.check()
     if instance.active:
-        migration.end_instance(context.dest.connection, plan.uuid, plan.vm)
-    migration.undefine(context.dest.connection, plan.uuid, plan.vm)
+        context.dest_vm.end()
+    if instance.persistent:
+        context.dest_vm.undefine()
     point("destination-ended")
     context.log_event("action", f"the half-made {plan.vm} at {plan.dest_host_name} was removed")
     if record.defined:
@@ -450,10 +467,9 @@ def end_at_destination(context: HostMoveContext, record: HostMoveRecord) -> None
 
 def remove_images(context: HostMoveContext, record: HostMoveRecord) -> None:
     """What is in `created` is ours unless the marker beside it tells of another file."""
-    runner = context.dest.runner
+    runner = context.dest_files
     left = []
     for path in reversed(record.created):
-        context.check()
         if path.endswith("/"):
             files.remove_directory_if_empty(runner, path.rstrip("/"))
             continue

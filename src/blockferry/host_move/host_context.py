@@ -8,6 +8,7 @@ from dataclasses import field
 from blockferry.base.dataclass import dataclass
 from blockferry.host_move.host_plan import HostMovePlan
 from blockferry.host_move.host_record import HostMoveRecord
+from blockferry.hosts.helper.holding import HeldRunner, HeldVm, Holding
 from blockferry.hosts.helper.migration_guards import DestinationGuard, SourceGuard
 from blockferry.hosts.host import Host
 from blockferry.hosts.kept import Kept
@@ -21,6 +22,9 @@ class HostMoveContext:
 
     `save` makes a record durable before it returns; `check` raises LeaseLost when somebody else runs the move by now:
     it is called right before each act that cannot be taken back. `claims`: what the journal knows of files.
+
+    What changes something on a host, and would do harm if it were done after another process has taken the move over,
+    goes by `source_vm`, `dest_vm`, `source_files`, `dest_files`: the host refuses it then.
     """
 
     plan: HostMovePlan
@@ -33,6 +37,7 @@ class HostMoveContext:
     bandwidth: Callable[[], int]
     claims: Callable[[], Claims]
     quarantine: Callable[[Kept], None]
+    holding: Holding
     journal: str = ""  # the identity of the journal, for what we mark
     show: Callable[[], None] = lambda: None
     migration: Migration | None = None  # the call of this process, also when it is over
@@ -42,3 +47,23 @@ class HostMoveContext:
     bandwidth_set: int | None = None  # bytes/s, as the migration was told last
     disks_told: bool = False  # the copies of the disks have the shares of the bandwidth
     limit_set: bool = False  # the downtime limit was told
+
+    @property
+    def source_vm(self) -> HeldVm:
+        """The VM at the source."""
+        return HeldVm(self.source.runner, self.holding, self.source.uri, self.plan.uuid, self.plan.vm)
+
+    @property
+    def dest_vm(self) -> HeldVm:
+        """The VM at the destination."""
+        return HeldVm(self.dest.runner, self.holding, self.dest.uri, self.plan.uuid, self.plan.vm)
+
+    @property
+    def source_files(self) -> HeldRunner:
+        """The source's files and programs."""
+        return HeldRunner(self.source.runner, self.holding)
+
+    @property
+    def dest_files(self) -> HeldRunner:
+        """The destination's."""
+        return HeldRunner(self.dest.runner, self.holding)

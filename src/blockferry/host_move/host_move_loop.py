@@ -46,7 +46,9 @@ class HostMoveLoop(Loop[HostMoveRecord, HostObservation, HostMoveProgress, HostM
         return self.context.plan.vm
 
     def observe(self, record: HostMoveRecord, now_s: float) -> HostObservation:
-        return observe(self.context, record)
+        context = self.context
+        context.holding.ensure(context.source.runner, context.dest.runner)
+        return observe(context, record)
 
     def end(self) -> None:
         migration_guarding.leave(self.context)
@@ -77,6 +79,7 @@ class HostMoveLoop(Loop[HostMoveRecord, HostObservation, HostMoveProgress, HostM
 
     def before_finish(self, action: Finish, seen: HostObservation) -> None:
         point("finishing")
+        self.context.holding.forget(self.context.source.runner, self.context.dest.runner)
 
     def show(self, seen: HostObservation) -> HostMoveProgress:
         plan = self.context.plan

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import posixpath
-import stat
 
 from blockferry.base.errors import BlockferryError, HostCommandFailed
 from blockferry.host_move.host_context import HostMoveContext
 from blockferry.host_move.host_plan import TravellingDisk
 from blockferry.hosts.helper import files, ownership
+from blockferry.hosts.helper.host_guard import local_uri
 from blockferry.hosts.helper.ownership import NotGiven
 from blockferry.hosts.inventory import datastore_of
-from blockferry.hosts.libvirt import domain_list, pools, security_model
-from blockferry.hosts.qemu_user import QemuUser
+from blockferry.hosts.libvirt import pools
 
 
 def give_image(context: HostMoveContext, disk: TravellingDisk, path: str) -> None:
@@ -44,44 +43,17 @@ def give_directory(context: HostMoveContext, disk: TravellingDisk, path: str) ->
 def open_staying_images(context: HostMoveContext) -> bool:
     """Give images that both hosts have to the user of the VM's QEMU at the destination, where it cannot open them.
 
-    On a shared file system that libvirt does not know as such, the source gives them back to their first owner when it
-    lets go of the VM, after the destination has taken them; then QEMU cannot open them to let the guest run. libvirt
-    does the same as this when it starts a VM. Return whether any image was given.
+    Return whether any image was given. See hosts/helper/program/image_opening.py; the guards do the same.
     """
     plan, dest = context.plan, context.dest
-    given = False
     try:
-        user = security_model.vm_user(dest.connection, plan.vm)
-        if user is None:
-            return False
-        paths = {
-            disk.source.path: disk.device == "disk"
-            for disk in domain_list.vm(dest.connection, plan.uuid).disks
-            if disk.target in plan.staying
-            and disk.source is not None
-            and disk.source.kind == "file"
-            and disk.source.path
-        }
-        for path, file_stat in files.stat_many(dest.runner, list(paths)).items():
-            if file_stat is not None and not _may_open(user, file_stat, writes=paths[path]):
-                mode = stat.S_IMODE(file_stat.mode)
-                _tell(context, path, ownership.give(dest.runner, path, user.uid, user.gid, mode))
-                given = True
+        given, failed = ownership.open_images(context.dest_files, local_uri(dest.uri), plan.uuid, plan.staying)
     except BlockferryError as error:
         context.log_event("warning", f"whether QEMU may open the images of {plan.vm} was not seen: {error.sentence}")
-    return given
-
-
-def _may_open(user: QemuUser, file_stat: files.FileStat, *, writes: bool) -> bool:
-    """Whether the permissions alone let this user open the file."""
-    wanted = 0o6 if writes else 0o4
-    if user.uid == 0:
-        return True
-    if file_stat.uid == user.uid:
-        return file_stat.mode >> 6 & wanted == wanted
-    if file_stat.gid == user.gid:
-        return file_stat.mode >> 3 & wanted == wanted
-    return file_stat.mode & wanted == wanted
+        return False
+    for path, left in failed.items():
+        _tell(context, path, left)
+    return bool(given)
 
 
 def _give(context: HostMoveContext, source: str, dest: str) -> None:

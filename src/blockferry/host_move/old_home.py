@@ -17,11 +17,10 @@ def clear(context: HostMoveContext, image: str) -> None:
     What storage moves have noted of the VM there (its XML) goes along. Raises nothing: a directory that stays is told.
     Repeatable.
     """
-    plan, runner = context.plan, context.source.runner
+    plan, runner = context.plan, context.source_files
     directory = posixpath.dirname(image)
     if not is_in_home(image, plan.vm):
         return
-    context.check()
     try:
         if files.stat_one(runner, directory) is None:
             return

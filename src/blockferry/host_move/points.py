@@ -37,4 +37,15 @@ point = KillPoints(
     "images-removed",
     "unmarked",
     "finishing",
+    # right before a call that a host refuses once another process runs the move (hosts/helper/holding.py)
+    "calling-metadata",
+    "calling-run",
+    "calling-migrate",
+    "calling-autostart",
+    "calling-define",
+    "calling-undefine",
+    "calling-destroy",
+    "calling-resume",
+    "calling-domjobabort",
+    "calling-remove",
 )

@@ -13,7 +13,9 @@ from blockferry.host_move.host_move_journal import HostMoveJournal
 from blockferry.host_move.host_move_loop import HostMoveLoop
 from blockferry.host_move.host_plan import HostMovePlan
 from blockferry.host_move.host_summary import HostMoveSummary
+from blockferry.host_move.points import point
 from blockferry.hosts.configured_hosts import ConfiguredHost
+from blockferry.hosts.helper.holding import Holding
 from blockferry.hosts.host import Host
 from blockferry.hosts.libvirt.connection import Connection
 from blockferry.jobs import lease_keeping
@@ -63,6 +65,7 @@ def run(
                 bandwidth=handle.bandwidth,
                 claims=lambda: claims.claims(storage_moves, source.uri, plan.host, plan.move),
                 quarantine=journal.add_kept,
+                holding=Holding(move, lease.token, handle.check, point),
                 journal=journal.identity(),
             )
             with SlowCalls(lambda: _slowest(source, dest), handle.publish, lambda: False) as slow:

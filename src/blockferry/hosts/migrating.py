@@ -17,6 +17,7 @@ class Instance:
     job: bool = False  # a migration, or another job of libvirt's, is under way
     migrated: bool = False  # off, and libvirt says that it was because the VM went to another host
     paths: tuple[tuple[str, str], ...] = ()
+    barred: tuple[str, ...] = ()  # targets to which the definition gives names that no storage has: it cannot start
 
     @property
     def active(self) -> bool:

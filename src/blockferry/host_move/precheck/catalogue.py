@@ -236,6 +236,12 @@ CATALOGUE: dict[str, FindingKind] = {
             "Try it on the source: `virsh -c URI version`. With qemu+ssh, root there needs a key and the host key.",
         ),
         FindingKind(
+            "HOST_CALLS_MISSING", _E, "A host cannot carry out blockferry's calls by itself",
+            "What a move does to a VM is done by virsh on its host, in one step with a look at who runs the move, so "
+            "that a late call does nothing.",
+            "Install virsh there (libvirt-clients), and let the user that blockferry logs in as use libvirt.",
+        ),
+        FindingKind(
             "LISTEN_ADDRESS", _E, "The destination does not have an address at which the VM listens",
             "VNC, SPICE or a serial device listen at an address of the host that the XML names.",
             "Let it listen at 0.0.0.0 or 127.0.0.1, or add the address to the destination.",

@@ -91,6 +91,7 @@ class HostFacts:
     ports: PortTrial | None = None
     port_span: tuple[int, int] = (49152, 49215)
     peer: PeerTrial | None = None
+    no_calls: Mapping[str, str] = field(default_factory=dict)  # host -> why it cannot carry out our calls, a clause
     tls: TlsSeen | None = None
 
     @property

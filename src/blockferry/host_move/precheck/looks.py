@@ -12,7 +12,7 @@ from blockferry.host_move import cold_copy
 from blockferry.host_move.precheck.host_move_facts import Asked, HostFacts, PeerTrial, Sharing, TlsSeen
 from blockferry.hosts import qemu_process
 from blockferry.hosts.datastore_id import file_of
-from blockferry.hosts.helper import neighbours
+from blockferry.hosts.helper import holding, neighbours
 from blockferry.hosts.helper import paths as helper_paths
 from blockferry.hosts.host import Host
 from blockferry.hosts.host_traits import CpuAnswer, CpuVerdict, Hypervisor
@@ -87,6 +87,7 @@ def gather(source: Host, destination: Host, name: str, asked: Asked, tls: TlsSee
         ports=trial,
         port_span=span,
         peer=peer(source, asked.peer_uri) if asked.peer_uri else None,
+        no_calls=_no_calls({ours.hostname: source, theirs.hostname: destination}),
         tls=None if asked.tls_off else tls or tls_seen(source, destination),
     )
 
@@ -120,6 +121,7 @@ def between(source: Host, destination: Host, asked: Asked) -> tuple[HostFacts, H
         clock=_clock(source, destination),
         names=names,
         peer=peer(source, asked.peer_uri),
+        no_calls=_no_calls({facts.source.hostname: source, facts.destination.hostname: destination}),
         tls=tls_seen(source, destination),
     )
     return running, off
@@ -206,6 +208,11 @@ def _clock(source: Host, destination: Host) -> ClockSeen:
     """The destination's clock against the source's, by way of ours."""
     clock_seen, other = neighbours.clock(source.runner), neighbours.clock(destination.runner)
     return ClockSeen(other.ahead - clock_seen.ahead, clock_seen.doubt + other.doubt)
+
+
+def _no_calls(hosts: Mapping[str, Host]) -> dict[str, str]:
+    problems = {name: holding.problem(host.runner, host.uri) for name, host in hosts.items()}
+    return {name: why for name, why in problems.items() if why}
 
 
 def peer(source: Host, uri: str) -> PeerTrial:

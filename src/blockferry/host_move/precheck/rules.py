@@ -424,6 +424,8 @@ def _ways(facts: HostFacts, asked: Asked) -> Iterator[Finding]:
     if facts.peer is not None and facts.peer.problem:
         text = f"libvirt on {here} cannot reach {facts.peer.uri}: {facts.peer.problem.rstrip('.')}."
         yield finding("PEER_UNREACHABLE", text, f"Try it on {here}: `virsh -c {facts.peer.uri} version`.")
+    for host, why in facts.no_calls.items():
+        yield finding("HOST_CALLS_MISSING", f"{host} cannot carry out blockferry's calls by itself: {why}.")
 
 
 def _ports(facts: HostFacts) -> Iterator[Finding]:

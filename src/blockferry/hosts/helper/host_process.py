@@ -76,6 +76,11 @@ class Running:
         self._call.connection.tell({"to": self._call.number, "close": True})
 
     @property
+    def ended(self) -> bool:
+        """Whether all of its output was read: nothing more will be said."""
+        return self._ended
+
+    @property
     def over(self) -> bool:
         """Whether it has ended, or cannot be heard any more."""
         return self._call.over.is_set()

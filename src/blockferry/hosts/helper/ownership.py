@@ -54,6 +54,20 @@ def give(runner: Runner, dest: str, uid: int, gid: int, mode: int) -> tuple[NotG
     return _not_given(runner.call("owners.give", timeout_s=LOOK_S, dest=dest, uid=uid, gid=gid, mode=mode))
 
 
+def open_images(
+    runner: Runner, uri: str, uuid: str, targets: Sequence[str]
+) -> tuple[tuple[str, ...], dict[str, tuple[NotGiven, ...]]]:
+    """Give the files of these disks to the user of the VM's QEMU, where it could not open them.
+
+    `uri`: libvirt as the host itself calls it. (The files that were given, path -> what could not be given to it.)
+    """
+    said = runner.call("arrival.open_images", timeout_s=LOOK_S, uri=uri, uuid=uuid, targets=list(targets))
+    failed: dict[str, tuple[NotGiven, ...]] = {}
+    for path, what, number in said["failed"]:
+        failed[path] = (*failed.get(path, ()), NotGiven(str(what), int(number)))
+    return tuple(said["given"]), failed
+
+
 def cannot_hold(runner: Runner, directory: str, source: str) -> tuple[NotGiven, ...]:
     """What a file in `directory` could not be given of `source`; tried on a file that never has a name."""
     absolute(directory, source)

@@ -14,7 +14,6 @@ from dataclasses import replace
 
 import libvirt
 import libvirt_qemu
-from lxml import etree
 
 from blockferry.base.dataclass import dataclass
 from blockferry.base.errors import LibvirtFailed
@@ -446,9 +445,7 @@ class Control:
 
     def mark(self, move: str | None, journal: str = "") -> None:
         """Put the move's id and its journal's into the domain's metadata, live and persistent; None takes them away."""
-        xml = None
-        if move is not None:
-            xml = etree.tostring(etree.Element("move", id=move, journal=journal), encoding="unicode")
+        xml = None if move is None else domain_xml.mark_xml(move, journal)
         with self.connection.doing(f"mark VM {self.name}"):
             domain = self._domain()
             flags = 0

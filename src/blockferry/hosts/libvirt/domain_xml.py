@@ -396,6 +396,11 @@ def snapshot_xml(
     return etree.tostring(root, encoding="unicode")
 
 
+def mark_xml(move: str, journal: str) -> str:
+    """Return the element with which a VM is marked: the move's id and its journal's."""
+    return etree.tostring(etree.Element("move", id=move, journal=journal), encoding="unicode")
+
+
 def repoint(
     xml: str,
     disks: Mapping[str, tuple[str, str]],

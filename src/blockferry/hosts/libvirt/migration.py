@@ -10,7 +10,7 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field
 from typing import Any
 
@@ -21,7 +21,7 @@ from blockferry.base.dataclass import dataclass
 from blockferry.base.errors import BlockferryError
 from blockferry.base.units import MiB
 from blockferry.hosts.inventory import PowerState
-from blockferry.hosts.libvirt import domain_list, domain_xml, interface_xml
+from blockferry.hosts.libvirt import barred_xml, domain_list, domain_xml, interface_xml
 from blockferry.hosts.libvirt.connection import Connection
 from blockferry.hosts.migrating import ABSENT, Instance, MigrationStats
 
@@ -70,7 +70,8 @@ def look(connection: Connection, uuid: str, name: str) -> Instance:
 
 def _look(domain: libvirt.virDomain) -> Instance:
     state, reason = domain_list.power_state(domain)
-    parsed = domain_xml.parse(domain.XMLDesc(0))
+    xml = domain.XMLDesc(0)
+    parsed = domain_xml.parse(xml)
     migrated = False
     if state is PowerState.OFF:
         migrated = domain.state(0) == [libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_MIGRATED]
@@ -81,6 +82,7 @@ def _look(domain: libvirt.virDomain) -> Instance:
         mark=parsed.mark or "",
         job=state.active and _has_job(domain),
         migrated=migrated,
+        barred=barred_xml.targets(xml, barred_xml.ending(parsed.mark)) if parsed.mark else (),
         paths=tuple(
             (disk.target, disk.source.path or "") for disk in parsed.disks if disk.source is not None
         ),
@@ -106,14 +108,6 @@ def has_handed_over(connection: Connection, uuid: str, name: str) -> bool:
         domain = connection.raw.lookupByUUIDString(uuid)
         answer = json.loads(libvirt_qemu.qemuMonitorCommand(domain, json.dumps({"execute": "query-status"}), 0))
     return bool(answer["return"]["status"] == "postmigrate")
-
-
-def abort(connection: Connection, uuid: str, name: str) -> None:
-    """Ask for the end of the migration; the guest runs on at the source. Nothing is done when there is none."""
-    with connection.doing(f"end the migration of VM {name}"):
-        domain = connection.raw.lookupByUUIDString(uuid)
-        if domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE:
-            domain.abortJob()
 
 
 def statistics(connection: Connection, uuid: str, name: str) -> MigrationStats | None:
@@ -187,65 +181,45 @@ def _ask_qemu(domain: libvirt.virDomain, command: str, **arguments: object) -> A
     return json.loads(libvirt_qemu.qemuMonitorCommand(domain, text, 0)).get("return", [])
 
 
-def end_instance(connection: Connection, uuid: str, name: str) -> None:
-    """End the VM's QEMU. Nothing is done when it has ended. The caller has proven that its guest is not needed."""
-    with connection.doing(f"end the QEMU of VM {name}"):
-        try:
-            connection.raw.lookupByUUIDString(uuid).destroy()
-        except libvirt.libvirtError as error:
-            if error.get_error_code() not in (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_OPERATION_INVALID):
-                raise
-
-
-def undefine(connection: Connection, uuid: str, name: str) -> None:
-    """Remove the VM's definition. Nothing is done when there is none."""
-    with connection.doing(f"remove the definition of VM {name}"):
-        try:
-            domain = connection.raw.lookupByUUIDString(uuid)
-            if domain.isPersistent():  # libvirt refuses it with the same code for a saved state, or snapshots
-                domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM)
-        except libvirt.libvirtError as error:
-            if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
-                raise
-
-
 def network_names(connection: Connection, uuid: str, name: str) -> tuple[str, ...]:
     """Return what the persistent definition names of networks, bridges and devices, in its order."""
     with connection.doing(f"read the persistent configuration of VM {name}"):
         return interface_xml.names(connection.raw.lookupByUUIDString(uuid).XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
 
 
-def define_copy(
-    source: Connection,
-    dest: Connection,
-    uuid: str,
-    name: str,
-    disks: Mapping[str, tuple[str, str]],
-    networks: Callable[[str], str],
-) -> None:
-    """Define the VM at another host as its persistent definition says, with these disks elsewhere. Repeatable.
+def definition(
+    connection: Connection, uuid: str, name: str, disks: Mapping[str, tuple[str, str]], networks: Callable[[str], str]
+) -> str:
+    """Return the VM's persistent definition, secrets included, with these disks elsewhere.
 
     `networks`: XML -> the same with networks as they are called there.
     """
-    with source.doing(f"read the persistent configuration of VM {name}"):
-        xml = source.raw.lookupByUUIDString(uuid).XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE | _SECURE)
-    with dest.doing(f"define VM {name}"):
-        dest.raw.defineXML(networks(domain_xml.repoint(xml, disks, {})))
+    with connection.doing(f"read the persistent configuration of VM {name}"):
+        xml = connection.raw.lookupByUUIDString(uuid).XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE | _SECURE)
+    return networks(domain_xml.repoint(xml, disks, {}))
 
 
 class Migration:
-    """One migration call, in a thread of its own: libvirt answers only when it is over.
+    """One migration, in a thread of its own: `call` returns only when it is over.
 
-    `switched_at`: monotonic seconds at which the source's guest was stopped for good, as libvirt told of it; None: not
-    seen. `stats`: the statistics with which it was completed. Nothing of this is proof of where the VM is.
+    `call`: has virsh on the source's host do it, by these words and files (name -> text). `switched_at`: monotonic
+    seconds at which the source's guest was stopped for good, as libvirt told of it; None: not seen. `stats`: the
+    statistics with which it was completed. Nothing of this is proof of where the VM is.
     """
 
-    def __init__(self, connection: Connection, uuid: str, name: str, order: MigrationOrder) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        uuid: str,
+        name: str,
+        order: MigrationOrder,
+        call: Callable[[Sequence[str], Mapping[str, str]], None],
+    ) -> None:
         self.switched_at: float | None = None
         self.stats: MigrationStats | None = None
         self.problem: BlockferryError | None = None
         self.over = threading.Event()
-        self._connection, self._uuid, self._name, self._order = connection, uuid, name, order
+        self._connection, self._uuid, self._name, self._order, self._call = connection, uuid, name, order, call
         self._thread = threading.Thread(target=self._run, name=f"migrate-{name}", daemon=True)
 
     def start(self) -> None:
@@ -253,74 +227,45 @@ class Migration:
         self._thread.start()
 
     def _run(self) -> None:
-        connection = self._own_connection()
         ids: list[int] = []
+        connection = self._connection
         try:
-            with connection.doing(f"migrate VM {self._name} to {self._order.peer}", lasts=True):
+            with connection.doing(f"describe VM {self._name}"):
                 domain = connection.raw.lookupByUUIDString(self._uuid)
                 ids = self._subscribe(connection, domain)
-                domain.migrateToURI3(self._order.peer, self._parameters(domain), self._flags())
+                texts = self._texts(domain)
+            self._call(self._words(texts), texts)
         except BlockferryError as error:
             self.problem = error
         finally:
             for event_id in ids:
                 with contextlib.suppress(libvirt.libvirtError):
                     connection.raw.domainEventDeregisterAny(event_id)
-            if connection is not self._connection:
-                connection.close()
             self.over.set()
 
-    def _own_connection(self) -> Connection:
-        """A connection for this call alone; the shared one where a second cannot be had (ssh that asks for a password).
-
-        Before 10.3 libvirt's client library may read a stack that is gone when a connection breaks on which several
-        threads wait (CVE-2024-4418), and the process dies. This call waits all the time, the looks beside it often.
-        """
-        try:
-            return Connection(self._connection.uri, may_ask=False)
-        except BlockferryError:
-            return self._connection
-
-    def _flags(self) -> int:
-        flags = libvirt.VIR_MIGRATE_LIVE | libvirt.VIR_MIGRATE_PEER2PEER | libvirt.VIR_MIGRATE_PAUSED
-        flags |= libvirt.VIR_MIGRATE_ABORT_ON_ERROR
+    def _texts(self, domain: libvirt.virDomain) -> dict[str, str]:
+        """The VM's XML as it is at the destination: of the running one, and of the persistent one."""
+        found = {"live": self._there(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_MIGRATABLE | _SECURE))}
         if self._order.persistent:
-            flags |= libvirt.VIR_MIGRATE_PERSIST_DEST | libvirt.VIR_MIGRATE_UNDEFINE_SOURCE
-        if self._order.proven_shared:
-            flags |= libvirt.VIR_MIGRATE_UNSAFE
-        if self._order.auto_converge:
-            flags |= libvirt.VIR_MIGRATE_AUTO_CONVERGE
-        if self._order.channels:
-            flags |= libvirt.VIR_MIGRATE_PARALLEL
-        if self._order.compression:
-            flags |= libvirt.VIR_MIGRATE_COMPRESSED
-        if self._order.tls:
-            flags |= libvirt.VIR_MIGRATE_TLS
-        if self._order.disks:
-            flags |= libvirt.VIR_MIGRATE_NON_SHARED_DISK
-        return int(flags)
-
-    def _parameters(self, domain: libvirt.virDomain) -> dict[str, object]:
-        order = self._order
-        live = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_MIGRATABLE | _SECURE)
-        found: dict[str, object] = {
-            libvirt.VIR_MIGRATE_PARAM_URI: f"tcp://{order.address}",
-            libvirt.VIR_MIGRATE_PARAM_DEST_XML: self._there(live),
-        }
-        if order.persistent:
             config = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_MIGRATABLE | _SECURE)
-            found[libvirt.VIR_MIGRATE_PARAM_PERSIST_XML] = self._there(config)
-        if order.disks:
-            found[libvirt.VIR_MIGRATE_PARAM_MIGRATE_DISKS] = list(order.disks)
-        if order.tls and order.tls_name:
-            found[libvirt.VIR_MIGRATE_PARAM_TLS_DESTINATION] = order.tls_name
-        if order.channels:
-            found[libvirt.VIR_MIGRATE_PARAM_PARALLEL_CONNECTIONS] = order.channels
-        if order.compression:
-            found[libvirt.VIR_MIGRATE_PARAM_COMPRESSION] = order.compression
-        if order.bandwidth:
-            found[libvirt.VIR_MIGRATE_PARAM_BANDWIDTH] = max(1, order.bandwidth // MiB)
+            found["persistent"] = self._there(config)
         return found
+
+    def _words(self, texts: Mapping[str, str]) -> list[str]:
+        """virsh's words: https://libvirt.org/manpages/virsh.html#migrate"""
+        order = self._order
+        words = ["migrate", "--live", "--p2p", "--suspend", "--abort-on-error", "--xml", "@live"]
+        if "persistent" in texts:
+            words += ["--persistent", "--undefinesource", "--persistent-xml", "@persistent"]
+        words += ["--unsafe"] if order.proven_shared else []
+        words += ["--auto-converge"] if order.auto_converge else []
+        words += ["--parallel", "--parallel-connections", str(order.channels)] if order.channels else []
+        words += ["--compressed", "--comp-methods", order.compression] if order.compression else []
+        words += ["--tls"] if order.tls else []
+        words += ["--tls-destination", order.tls_name] if order.tls and order.tls_name else []
+        words += ["--copy-storage-all", "--migrate-disks", ",".join(order.disks)] if order.disks else []
+        words += ["--bandwidth", str(max(1, order.bandwidth // MiB))] if order.bandwidth else []
+        return [*words, self._uuid, order.peer, f"tcp://{order.address}"]
 
     def _there(self, xml: str) -> str:
         """The XML as it is at the destination."""

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from blockferry.hosts.helper.program import state_directory
+from blockferry.hosts.helper.program import image_opening, state_directory
 from blockferry.hosts.helper.program.orders import Orders, say, stay
 from blockferry.hosts.helper.program.suspended_vm import RESUME_S, SUSPENDED, SuspendedVm
 
@@ -58,12 +58,13 @@ def forget(move: str) -> bool:
 
 class Arriving:
     """The VM at the destination, whose libvirt is reached by `uri`. `move`: the id in our mark, which it bears; `mark`:
-    the URI of that in its metadata."""
+    the URI of that in its metadata; `staying`: targets of disks that both hosts have."""
 
     def __init__(self, uri: str, wish: dict[str, Any]) -> None:
         self.vm = SuspendedVm(uri, wish["uuid"])
         self.move: str = wish["move"]
         self.mark: str = wish["mark"]
+        self.staying: list[str] = list(wish.get("staying", ()))
 
     def is_marked(self, vm: SuspendedVm | None = None) -> bool:
         """Whether it bears this move's mark."""
@@ -89,12 +90,26 @@ class Arriving:
         if state != SUSPENDED:
             self.tell(f"it is not let run at the destination: libvirt there says state {state[0]}, {state[1]}")
             return False
-        if not self.is_marked() or self.vm.virsh("resume", self.vm.uuid, seconds=RESUME_S) is None:
+        if not self.is_marked() or not (self._resume() or (self._open_images() and self._resume())):
             return None
         with contextlib.suppress(OSError):
             note(self.move)
         self.tell("its guest was let run at the destination, for nothing is left of it at the source")
         return True
+
+    def _resume(self) -> bool:
+        return self.vm.virsh("resume", self.vm.uuid, seconds=RESUME_S) is not None
+
+    def _open_images(self) -> bool:
+        """libvirt has refused to let it run: have its QEMU open the images that stay. Whether any was given to it."""
+        if not self.staying or self.vm.state() != SUSPENDED:
+            return False
+        done = image_opening.give(self.vm, self.staying)
+        for path, what, number in done["failed"]:
+            self.tell(f"{path} could not be given to its QEMU ({what}: {os.strerror(number)})")
+        for path in done["given"]:
+            self.tell(f"{path} was given to its QEMU")
+        return bool(done["given"])
 
     def tell(self, words: str) -> None:
         """To this host's log: whoever sent us may be gone."""
@@ -156,4 +171,9 @@ def alone(wish: dict[str, Any]) -> None:
     guard.run()
 
 
-CALLS: dict[str, Callable[..., Any]] = {"acted": acted, "note": note, "forget": forget}
+CALLS: dict[str, Callable[..., Any]] = {
+    "acted": acted,
+    "note": note,
+    "forget": forget,
+    "open_images": image_opening.call,
+}

@@ -30,6 +30,7 @@ MODULES = {
     "bitmaps": "bitmap_calls",
     "files": "file_calls",
     "guard": "guard_calls",
+    "holder": "holder_calls",
     "host": "host_calls",
     "images": "image_calls",
     "monitor": "monitor_calls",
