@@ -283,6 +283,10 @@ class Migration:
             self.switched_at = time.monotonic()
         elif event == libvirt.VIR_DOMAIN_EVENT_RESUMED:
             self.switched_at = None
+        elif event == libvirt.VIR_DOMAIN_EVENT_UNDEFINED:
+            # VIR_MIGRATE_UNDEFINE_SOURCE, at the very end: virsh tells that some 10 ms later, and the guest stands
+            # still. Whoever looks now sees what is there.
+            self.over.set()
 
     def _on_completed(self, _c: object, _d: object, stats: Mapping[str, int], _o: object) -> None:
         self.stats = _stats({"type": libvirt.VIR_DOMAIN_JOB_COMPLETED, **stats})
