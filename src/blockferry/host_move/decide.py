@@ -19,10 +19,8 @@ from blockferry.hosts.inventory import PowerState
 from blockferry.jobs.action import Action, Done, Finish, LookAgain, Park
 from blockferry.jobs.outcome import Outcome, Wanted
 
-_REMOVED = (
-    "its definition was removed (what a move removes is kept on that host in /var/lib/blockferry/definitions, until the "
-    "move is over)"
-)
+_KEPT = "/var/lib/blockferry/definitions"
+_REMOVED = f"its definition was removed (what a move removes is kept on that host in {_KEPT} until the move is over)"
 
 
 def decide(plan: HostMovePlan, seen: HostObservation) -> Action:
