@@ -110,9 +110,8 @@ class HostGround:
             self.furnish(host)
             self.mend_link(host)
             self.remove_certificates(host)
-            active = host.virsh("pool-list", "--name").split()
             for store in self.stores_of(host):
-                if store.name not in active:  # libvirt stops a pool that it could not look at
+                if "running" not in host.virsh("pool-info", store.name):
                     host.virsh("pool-start", store.name)
 
     @staticmethod

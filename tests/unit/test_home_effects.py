@@ -254,7 +254,7 @@ def test_a_copy_says_which_file_it_is_before_anything_is_in_it(place: Place) -> 
         destination_effects.mark_file(place.context(), str(dest), made=True)
 
     destination_effects.mark_file(place.context(), str(dest))
-    conversion.convert(place.site.runner, str(source), "raw", str(dest), "raw", claimed=claimed)
+    conversion.convert(place.site.runner, str(source), "raw", str(dest), "raw", ownership=conversion.Ownership(claimed))
     assert [(stat_result.st_size, stat_result.st_ino) for stat_result in seen] == [(0, dest.stat().st_ino)]
     assert json.loads((place.new / f"a.raw{MARKER}").read_text())["inode"] == str(dest.stat().st_ino)
     assert not destination_effects.is_somebody_s(place.site.runner, str(dest))

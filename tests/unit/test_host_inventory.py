@@ -418,6 +418,37 @@ def test_a_host_that_answers_late_makes_no_old_inventory(
     other.close()
 
 
+def test_a_quick_host_is_looked_at_again_once_a_slow_one_has_answered(
+    site: PaperSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A VM that is defined on the quick one meanwhile counts; what could not be brought up to now is no answer."""
+    quick, slow = _site(tmp_path / "quick", "b" * 8), _site(tmp_path / "slow", "c" * 8)
+    looked = threading.Event()
+    take = host_inventory.take
+
+    def taking(host: Host, *words: object, **more: object) -> HostInventory:
+        if host is slow:
+            looked.wait(60)
+        found = take(host, *words, **more)  # type: ignore[arg-type]
+        if host is quick and not looked.is_set():
+            quick.define("web09", {"vda": tmp_path / "a"})
+            looked.set()
+        return found
+
+    monkeypatch.setattr(host_inventory, "take", taking)
+    monkeypatch.setattr(host_inventory, "FRESH_S", 0.0)
+    site.others = (configured("kvm2", quick), configured("kvm3", slow))
+    sights = host_inventory.take_all(site, Also())
+    assert sights[1].inventory is not None
+    assert [vm.name for vm in sights[1].inventory.vms] == ["web09"]
+    monkeypatch.setattr(host_inventory, "STALE_S", -1.0)
+    stale = host_inventory.take_all(site, Also())
+    assert [sight.inventory is None for sight in stale] == [False, True, True]
+    assert "s old" in stale[1].problem
+    quick.close()
+    slow.close()
+
+
 def _site(directory: Path, uuid: str = HOST) -> PaperSite:
     directory.mkdir()
     found = PaperSite(directory)

@@ -231,7 +231,13 @@ def test_convert(side: Side, ending: str) -> None:
     seen: list[float] = []
     claimed: list[bool] = []
     conversion.convert(
-        r, above, "qcow2", dest, format, progress=seen.append, claimed=lambda: claimed.append(files.is_there(r, dest))
+        r,
+        above,
+        "qcow2",
+        dest,
+        format,
+        progress=seen.append,
+        ownership=conversion.Ownership(lambda: claimed.append(files.is_there(r, dest))),
     )
     assert claimed == [True]
     assert seen[-1] == 1.0

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import field, replace
 
+from blockferry.base import clock
 from blockferry.base.dataclass import dataclass
 from blockferry.base.errors import BlockferryError, HostCommandFailed
 from blockferry.hosts.configured_hosts import ConfiguredHost
@@ -25,7 +25,10 @@ TRIES = 3
 """So often we look again when an image vanishes meanwhile: it may have another name by now, which we have not seen."""
 
 FRESH_S = 2.0
-"""So old the inventory of this host may be once the others have answered; else it is taken again."""
+"""So old the inventory of a host may be once all have answered; else it is taken again."""
+
+STALE_S = 10.0
+"""An inventory that is older than this when all have answered, also at the last try, is none."""
 
 OTHERS_S = 180.0
 """A host other than the one where the files lie has so long to look at its VMs and images, once it is connected."""
@@ -50,15 +53,30 @@ def take_all(site: Host, also: Also) -> tuple[HostSight, ...]:
     """
     own = HostId(site.uri, site.connection.host_id(), site.connection.hostname())
     others = [_Other(configured_host, also, own) for configured_host in site.others if configured_host.uri != site.uri]
-    for other in others:
-        other.thread.start()
     first = take(site, also)
-    taken = time.monotonic()
+    taken = clock.seconds()
+    for other in others:
+        other.join(taken + OTHERS_S)
+    for _ in range(1, TRIES):
+        now = clock.seconds()
+        old = [other for other in others if other.sight.inventory and now - other.taken > FRESH_S]
+        if not old and now - taken <= FRESH_S:
+            break
+        for other in old:
+            other.look_again()
+        first = take(site, also)
+        taken = clock.seconds()
+        for other in old:
+            other.join(taken + OTHERS_S)
+    return (HostSight(first.host, first), *_of_others(others, own))
+
+
+def _of_others(others: Iterable[_Other], own: HostId) -> list[HostSight]:
+    """What the other hosts have answered, each once."""
     found: list[HostSight] = []
     names = {own.uuid: own.name}
     for other in others:
-        other.thread.join(max(0.0, taken + OTHERS_S - time.monotonic()))
-        sight = other.sight
+        sight = other.outcome()
         if not sight.host.uuid:
             found.append(sight)
         elif sight.host.uuid not in names:
@@ -66,9 +84,7 @@ def take_all(site: Host, also: Also) -> tuple[HostSight, ...]:
             found.append(sight)
         elif _machine(names[sight.host.uuid]) != _machine(other.hostname):
             found.append(other.twin(names[sight.host.uuid]))
-    if time.monotonic() - taken > FRESH_S:
-        first = take(site, also)
-    return (HostSight(first.host, first), *found)
+    return found
 
 
 class _Other:
@@ -79,8 +95,25 @@ class _Other:
         self._other, self._also, self._own = other, also, own
         self.hostname = ""
         self._nobody = HostId(other.uri, "", other.name)
+        self.taken = 0.0  # clock.seconds() at which `sight` was whole
+        self.look_again()
+
+    def look_again(self) -> None:
+        """Begin to take the inventory. What was taken before does not count any more."""
         self.sight = HostSight(self._nobody, problem=f"it did not answer within {OTHERS_S:g} s")
-        self.thread = threading.Thread(target=self._look, name=f"inventory-{other.name}", daemon=True)
+        self._thread = threading.Thread(target=self._look, name=f"inventory-{self._other.name}", daemon=True)
+        self._thread.start()
+
+    def join(self, until: float) -> None:
+        """Wait for the end of the look, at most until `until` (clock.seconds())."""
+        self._thread.join(max(0.0, until - clock.seconds()))
+
+    def outcome(self) -> HostSight:
+        """What the host has answered; one that could not be brought up to now has not been asked."""
+        age = clock.seconds() - self.taken
+        if self.sight.inventory is not None and age > STALE_S:
+            return HostSight(self._nobody, problem=f"what it answered is {age:.0f} s old: another host took so long")
+        return self.sight
 
     def _look(self) -> None:
         try:
@@ -94,6 +127,7 @@ class _Other:
         except BlockferryError as error:
             self.sight = HostSight(self._nobody, problem=error.sentence.rstrip("."))
         else:
+            self.taken = clock.seconds()
             self.sight = HostSight(replace(host_inventory.host, name=self._other.name), host_inventory)
 
     def twin(self, name: str) -> HostSight:

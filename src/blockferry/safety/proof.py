@@ -15,6 +15,7 @@ from dataclasses import field
 
 import tenacity
 
+from blockferry.base import clock
 from blockferry.base.dataclass import dataclass
 from blockferry.hosts import host_inventory
 from blockferry.hosts.datastore_id import FileId, file_at
@@ -111,7 +112,7 @@ class Proof:
         self._users_s = LOOKED_VALID_S if only_shown else USERS_VALID_S
         self._hosts: tuple[_Known, ...] = ()
         self._kept: tuple[Kept, ...] = ()
-        self._until = 0.0  # monotonic seconds
+        self._until = 0.0  # clock.seconds()
         self._users: dict[str, Users] = {}
         self._users_until = 0.0
 
@@ -179,7 +180,7 @@ class Proof:
 
     def _answers(self, said: Claims, path: str, file_stat: FileStat, gone: frozenset[str]) -> bool:
         own = self._hosts[0].names if self._hosts else None
-        if own is None or time.monotonic() > self._until:
+        if own is None or clock.seconds() > self._until:
             return False
         new = set(said.kept) - set(self._kept)
         if any(posixpath.normpath(row.path) not in gone and not self._needs_no_look(row, own) for row in new):
@@ -196,7 +197,7 @@ class Proof:
         return row.format in (None, "raw") and row.path in names.inventory.looked.paths
 
     def _take(self, said: Claims) -> None:
-        began = time.monotonic()
+        began = clock.seconds()
         asked = [*self._paths, *(above for path in self._paths for above in _above(path))]
         paths = frozenset((*asked, *said.moves, *(row.path for row in said.kept)))
         of_others = {host: _images(rows) for host, rows in said.kept_elsewhere.items()}
@@ -208,15 +209,15 @@ class Proof:
             )
             for place, one in enumerate(sights)
         )
-        now = time.monotonic()
+        now = clock.seconds()
         self._until = now + max(self._least_s, min(now - began, MOST_VALID_S))
         self._users_until = 0.0
 
     def _users_known(self, path: str) -> Users | None:
         """Who has the file open: all files are asked about at once. None when nothing was told of this one."""
-        if path not in self._users or time.monotonic() > self._users_until:
+        if path not in self._users or clock.seconds() > self._users_until:
             self._users = _users_of(self._site.runner, self._paths)
-            self._users_until = time.monotonic() + self._users_s
+            self._users_until = clock.seconds() + self._users_s
         return self._users.get(path)
 
 

@@ -100,7 +100,7 @@ EFFECTS: dict[type[actions.Action], Effect] = {
     actions.CopyLayers: _of_disk(destination_effects.copy_layers),
     actions.CreateImage: _create_image,
     actions.ColdCopy: _cold_copy,
-    actions.Settle: _of_disk(destination_effects.settle),
+    actions.Settle: _of_disk(overlays_effects.settle),
     # copies of a running VM's disks
     actions.StartCopy: block_jobs.start_copy,
     actions.SaveClean: block_jobs.note_clean,

@@ -302,10 +302,6 @@ def settle(context: Context, target: str, seen: Observation) -> None:
             context.notes.append(f"{disk.dest.path} could not be allocated in full: {error.stderr.strip()}")
             context.log_event("warning", context.notes[-1])
     files.flush(context.runner, disk.dest.path)
-    if disk.overlays.dest:
-        # The VM and its configuration were seen on the base, or never were on the overlay.
-        files.remove_file(context.runner, disk.overlays.dest)
-        files.remove_file(context.runner, disk.overlays.dest + MARKER)
     for path in (disk.dest.path, *(layer.dest for layer in disk.chain.layers)):
         files.remove_file(context.runner, path + MARKER)
     point("settled")

@@ -93,6 +93,23 @@ def remove_overlay(context: Context, record: Record, disk: DiskPlan) -> None:
     files.remove_file(context.runner, disk.overlays.source)
 
 
+def settle(context: Context, target: str, seen: Observation) -> None:
+    """The overlay at the destination goes, then the new image is settled. Raises StillInUse while it may be needed."""
+    disk, record = context.plan.disk(target), seen.record
+    overlay = disk.overlays.dest
+    if overlay and overlay in record.created:
+        if seen.state.active and record.graph.doubt:
+            context.notes.append(f"{overlay} stays: it could not be told whether QEMU still uses it")
+            context.log_event("warning", context.notes[-1])
+        else:
+            if overlays_rules.layer_of(record, target, at_source=False) is not None:  # else the VM never was on it
+                _no_longer_needed(context, record, disk, overlay)
+            context.check()
+            files.remove_file(context.runner, overlay)
+            files.remove_file(context.runner, overlay + destination_effects.MARKER)
+    destination_effects.settle(context, target, seen)
+
+
 def note_layer(context: Context, action: actions.SaveLayer, seen: Observation) -> None:
     disk = context.plan.disk(action.target)
     record = seen.record.with_overlay(action.target, action.layer, at_source=action.at_source)
