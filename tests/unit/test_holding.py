@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from blockferry.base.errors import BlockferryError, HostUnreachable, LeaseLost, LibvirtFailed
+from blockferry.base.errors import BlockferryError, LeaseLost, LibvirtFailed, MoveNotHeld
 from blockferry.hosts.helper import files
 from blockferry.hosts.helper.holding import HeldRunner, HeldVm, Holding
 from blockferry.hosts.helper.program import holder_calls, migration_calls
@@ -140,7 +140,7 @@ def test_an_old_one_cannot_hold_it_again(pair: Pair) -> None:
     pair.old.holding.ensure(pair.old.runner)
     pair.taken_over()
     pair.old.holding.doubt()
-    with pytest.raises(HostUnreachable):
+    with pytest.raises(MoveNotHeld):
         pair.old.holding.ensure(pair.old.runner)
     assert holder_calls.noted(pair.move) == [6, 0]
 
@@ -188,7 +188,7 @@ def test_a_call_that_is_being_carried_out_is_waited_for(pair: Pair, tmp_path: Pa
     thread.join(60)
     assert problems
     assert pair.new.runner.call("holder.hold", move=pair.move, number=[6, 0]) == holder_calls.BUSY
-    with pytest.raises(HostUnreachable):
+    with pytest.raises(MoveNotHeld):
         pair.new.holding.ensure(pair.new.runner)
     (tmp_path / "go").touch()
     wait_until(

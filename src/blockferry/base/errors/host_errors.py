@@ -79,6 +79,18 @@ class OutcomeUnknown(HostUnreachable):
 
 
 @dataclass(eq=False, repr=False)
+class MoveNotHeld(HostUnreachable):
+    """A host does nothing for this process yet: another call of the move is being carried out there, or is not over.
+
+    A move asks again. It lasts for long where libvirt or the storage there does not answer.
+    """
+
+    code = "MOVE_NOT_HELD"
+    sentence_form = "The host of {uri} does nothing for this process yet: {problem}."
+    hint_form = ""
+
+
+@dataclass(eq=False, repr=False)
 class HelperEnded(HostUnreachable):
     """The program through which blockferry looks at files of a host was killed, or does not answer.
 

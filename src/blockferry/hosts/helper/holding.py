@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from blockferry.base.dataclass import dataclass
-from blockferry.base.errors import BlockferryError, HostCallFailed, HostUnreachable, LibvirtFailed
+from blockferry.base.errors import BlockferryError, HostCallFailed, HostUnreachable, LibvirtFailed, MoveNotHeld
 from blockferry.hosts.helper.host_guard import local_uri
 from blockferry.hosts.helper.host_process import Running
 from blockferry.hosts.helper.program.holder_calls import BUSY, HOLDER, NONE
@@ -138,10 +138,11 @@ def problem(runner: Runner, uri: str) -> str:
     return str(runner.call("holder.problem", timeout_s=PROBLEM_S, uri=local_uri(uri)))
 
 
-def _not_yet(runner: Runner, standing: str) -> HostUnreachable:
-    if standing == BUSY:
-        return HostUnreachable(runner.uri, "it is still carrying out another call of this move")
-    return HostUnreachable(runner.uri, "it takes another process for the one that runs this move")
+def _not_yet(runner: Runner, standing: str) -> MoveNotHeld:
+    why = "it is carrying out another call of this move"
+    return MoveNotHeld(
+        runner.uri, why if standing == BUSY else "it takes another process for the one that runs this move"
+    )
 
 
 class HeldRunner:
