@@ -112,9 +112,8 @@ def convert(
     - `options`: creation options of `dest` (`qemuimg.creation_options`).
     - `ownership`: whose the file at `dest` is (`Ownership`).
 
-    The host's page cache is bypassed where the file systems allow it. A raw file gets the source's size to the
-    byte, where QEMU alone would round it up to its block size. May be repeated after a crash, with
-    Target.EXISTING instead of Target.ZEROED.
+    The host's page cache is bypassed where the file systems allow it. A raw file gets the source's size to the byte,
+    where QEMU alone would round it up to its block. May be repeated after a crash (Target.EXISTING, not ZEROED).
     Raises Stopped, FileExists, ImageUnreadable (absent), HostCommandFailed (its words say on which side).
     """
     absolute(source, dest)
@@ -122,34 +121,23 @@ def convert(
     if before is None:
         raise ImageUnreadable(source, "It does not exist.")
     argv = ["qemu-img", "convert", "-p", "-f", source_format, "-O", dest_format]
-    argv += ["-U"] if force_share else []
-    argv += ["-r", str(rate_limit)] if rate_limit else []
-    argv += ["-S", "0"] if thick else []
-    argv += ["-B", backing[0], "-F", backing[1]] if backing else []
-    argv += ["--bitmaps"] if bitmaps else []
-    argv += ["-o", ",".join(options)] if options else []
-    argv += _target_options(target, dest_format, thick=thick, backing=backing)
+    argv += _reading_options(rate_limit, force_share=force_share, bitmaps=bitmaps)
+    argv += _target_options(target, dest_format, options, thick=thick, backing=backing)
     if target is Target.NEW:
         claim(runner, dest)
     try:
         ownership.claimed()
         done = _with_best_cache(
-            runner,
-            argv,
-            lambda cache: ["-T", cache, "-t", cache],
-            [source, dest],
-            progress,
-            should_stop,
+            runner, argv, lambda cache: ["-T", cache, "-t", cache], [source, dest], progress, should_stop,
             still_ours=ownership.still_ours,
-        )
+        )  # fmt: skip
         if dest_format == "raw":
             size = before.size if source_format == "raw" else chain(runner, source, source_format)[0].virtual_size
             _cut(runner, dest, size)
         flush(runner, dest)
         if done.stderr.strip():
-            _look_at_copy(
-                runner, done, (source, source_format), (dest, dest_format), should_stop, force_share=force_share
-            )
+            read, made = (source, source_format), (dest, dest_format)
+            _look_at_copy(runner, done, read, made, should_stop, force_share=force_share)
     except BaseException:
         if target is Target.NEW:
             ownership.still_ours()
@@ -177,12 +165,23 @@ def _look_at_copy(
         raise HostCommandFailed("qemu-img convert", done.status, done.stderr.strip())
 
 
-def _target_options(target: Target, dest_format: str, *, thick: bool, backing: Backing | None) -> list[str]:
+def _reading_options(rate_limit: int | None, *, force_share: bool, bitmaps: bool) -> list[str]:
+    words = ["-U"] if force_share else []
+    words += ["-r", str(rate_limit)] if rate_limit else []
+    return [*words, *(["--bitmaps"] if bitmaps else [])]
+
+
+def _target_options(
+    target: Target, dest_format: str, options: Sequence[str], *, thick: bool, backing: Backing | None
+) -> list[str]:
+    words = ["-S", "0"] if thick else []
+    words += ["-B", backing[0], "-F", backing[1]] if backing else []
+    words += ["-o", ",".join(options)] if options else []
     if target is Target.NEW:
         # QEMU gives a raw file on XFS an extent size of 1 MiB: a scattered thin disk would take many times its size.
-        return ["-o", "extent_size_hint=0"] if dest_format == "raw" and not thick else []
+        return [*words, *(["-o", "extent_size_hint=0"] if dest_format == "raw" and not thick else [])]
     # QEMU refuses the claim for a target with a backing file, which does not read as zeros.
-    return ["-n", "--target-is-zero"] if target is Target.ZEROED and not backing else ["-n"]
+    return [*words, *(["-n", "--target-is-zero"] if target is Target.ZEROED and not backing else ["-n"])]
 
 
 def convert_to_export(
