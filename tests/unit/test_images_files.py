@@ -83,6 +83,39 @@ def test_any_name_any_content(tmp_path: Path, name: str, data: bytes) -> None:
     assert files.remove_file(R, path) is False
 
 
+def test_entries_are_those_that_find_lists(tmp_path: Path) -> None:
+    """Names, kinds and sizes to a depth, links not followed but for the directory itself."""
+    home = tmp_path / "home"
+    (home / "one" / "two" / "three").mkdir(parents=True)
+    (home / "one" / "file with\nnewline").write_bytes(b"12345")
+    (home / os.fsdecode(b"not-utf8-\xff")).write_bytes(b"1")
+    (home / "link").symlink_to("one")
+    (home / "dangling").symlink_to("nowhere")
+    os.mkfifo(home / "fifo")
+    (tmp_path / "to-home").symlink_to("home")
+    letters = {"f": "file", "d": "directory", "l": "link"}
+    for start, depth in ((home, 1), (home, 2), (home, 5), (tmp_path / "to-home", 5), (home / "absent", 5)):
+        argv = ["find", "-H", str(start), "-xdev", "-mindepth", "1", "-maxdepth", str(depth), "-printf", "%y %s %p\\0"]
+        listed = R.run(argv, check=False).text.split("\0")[:-1]
+        expected = [
+            (path, letters.get(kind, "other"), int(size)) for kind, size, path in (x.split(" ", 2) for x in listed)
+        ]
+        assert sorted(files.entries(R, [str(start)], depth, 30)) == sorted(expected), start
+    some = [str(home / "link"), str(home / "absent"), str(home)]
+    assert [entry[:2] for entry in files.entries(R, some, 0, 30)] == [(some[0], "link"), (some[2], "directory")]
+
+
+def test_identities_and_real_paths_of_many(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "link").symlink_to("one")
+    (tmp_path / "ring").symlink_to("ring")
+    one, link, ring, absent = (str(tmp_path / name) for name in ("one", "link", "ring", "absent"))
+    found = files.identities(R, [one, link, ring, absent], 30)
+    stat = os.stat(one)
+    assert found == {one: (stat.st_dev, stat.st_ino), link: (stat.st_dev, stat.st_ino), ring: None, absent: None}
+    assert files.realpaths(R, [link, absent, ring, f"{link}/x"], 30) == (one, absent, ring, f"{one}/x")
+
+
 def test_paths_must_be_absolute() -> None:
     for path in ["-rf", "nbd:localhost:1", "json:{}", "relative", ""]:
         with pytest.raises(UsageError):

@@ -44,7 +44,6 @@ PROGRAMS = (
         "dd",
         "cat",
         "grep",
-        "realpath",
         "env",
         "sleep",
     ),

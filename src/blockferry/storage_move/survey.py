@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from blockferry.base.dataclass import dataclass
 from blockferry.base.errors import BlockferryError, HostCommandFailed, HostUnreachable, ImageUnreadable, LibvirtFailed
+from blockferry.base.question import Question
 from blockferry.base.units import MiB
 from blockferry.hosts import exports, filesystem_types, host_inventory, path_identity, qemu_process
 from blockferry.hosts.datastore_id import FileId, paths_of
@@ -24,6 +25,8 @@ from blockferry.hosts.images import chains, network_exports, qemu_img, reflink
 from blockferry.hosts.inventory import Datastore, Disk, DiskSource, Image, ImageChain, Vm, datastore_of
 from blockferry.hosts.kept import Kept
 from blockferry.hosts.libvirt import domain_list, pools
+from blockferry.hosts.qemu_process import QemuProgram
+from blockferry.hosts.qemu_user import QemuUser
 from blockferry.hosts.runner import Runner
 from blockferry.safety import proof
 from blockferry.storage_move.clone import rules as clone_rules
@@ -115,11 +118,14 @@ def survey(
         runner.call("files.there", timeout_s=30, path="/")
     except (HostUnreachable, HostCommandFailed) as error:
         return Facts(connection.uri, vm, stores, libvirt, qemu, {}, access_problem=error.sentence)
+    compare = request.verify or _wants_to_go_on(request)
+    programs = _Programs.of(site, vm, compare=compare)
     stores = datastore_places.looked_at(runner, pools.datastores(connection), connection.host_id())
     wanted = [store for store in stores if store.name in names]
     remains = qemu_process.QemuPresence() if vm.state.active else qemu_process.remains(runner, site.uri, vm.uuid)
     if remains.pid is not None and (now := domain_list.vm(connection, vm.uuid)).state.active:
         vm, remains = now, qemu_process.QemuPresence()  # it was started this moment
+        programs = _Programs.of(site, vm, compare=compare)
     facts = replace(
         Facts(connection.uri, vm, stores, libvirt, qemu, {}),
         host=connection.host_id(),
@@ -135,7 +141,34 @@ def survey(
         suspended_start=suspended_start,
     )
     facts = _with_images(runner, facts)
-    return _with_files(site, request, facts, wanted, _Noted(kept or {}, old or {}, claims, known, tell))
+    return _with_files(site, request, facts, wanted, _Noted(kept or {}, old or {}, claims, known, tell), programs)
+
+
+@dataclass(frozen=True, slots=True)
+class _Programs:
+    """What the host's programs are asked while the rest is looked at: QEMU takes a tenth of a second to answer."""
+
+    user: Question[QemuUser | None]
+    program: Question[QemuProgram] | None  # of a VM that runs
+    compare: Question[str | None] | None  # where it matters whether images can be compared
+
+    @classmethod
+    def of(cls, site: Host, vm: Vm, *, compare: bool) -> _Programs:
+        runner, name, uuid = site.runner, vm.name, vm.uuid
+        return cls(
+            user=Question(lambda: reach.qemu_user(site, name, uuid), "qemu-user"),
+            program=(
+                Question(lambda: qemu_process.program_of(runner, site.uri, name, uuid), "qemu-version")
+                if vm.state.active
+                else None
+            ),
+            compare=Question(lambda: comparison.problem(runner), "comparison") if compare else None,
+        )
+
+    def problem_of_comparing(self, runner: Runner, *, wanted: bool) -> str | None:
+        if not wanted:
+            return None
+        return comparison.problem(runner) if self.compare is None else self.compare.answer()
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,11 +203,14 @@ def _with_images(runner: Runner, facts: Facts) -> Facts:
     return replace(facts, chains=chains, problems=problems, luks_headers=headers)
 
 
-def _with_files(site: Host, request: MoveRequest, facts: Facts, wanted: list[Datastore], noted: _Noted) -> Facts:
+def _with_files(
+    site: Host, request: MoveRequest, facts: Facts, wanted: list[Datastore], noted: _Noted, programs: _Programs
+) -> Facts:
     """With everything that is read from files and from the host: paths, who uses them, places, rights, space."""
     connection, runner = site.connection, site.runner
     vm, stores, chains = facts.vm, facts.datastores, facts.chains
-    measured = sizing.measured(runner, vm, chains, request)
+    clones = Question(lambda: _clones(runner, vm, stores, chains, request), "clones")
+    measured = Question(lambda: sizing.measured(runner, vm, chains, request), "sizes")
     home = home_survey.look(runner, connection, vm, stores, chains)
     candidates = _candidates(vm, wanted, chains, home, request)
     paths = {path for chain in chains.values() for image in chain for path in (image.path, *image.parts)}
@@ -190,7 +226,7 @@ def _with_files(site: Host, request: MoveRequest, facts: Facts, wanted: list[Dat
     in_quarantine, to_use = old_disks.kept(site, request, stores, wanted, noted.old, noted.claims)
     facts = replace(
         facts,
-        measured=measured,
+        measured=measured.answer(),
         no_holes=sizing.no_holes(runner, vm, wanted, looks, chains, request),
         users=used,
         templates=_templates(runner, vm, inventory.vms, stores, chains, used, request, noted.known, noted.tell),
@@ -205,20 +241,22 @@ def _with_files(site: Host, request: MoveRequest, facts: Facts, wanted: list[Dat
         home_source=home.source,
         home_files=home.files,
         home_stays=home.stays,
-        compare_problem=(comparison.problem(runner) if request.verify or left or _wants_to_go_on(request) else None),
+        compare_problem=programs.problem_of_comparing(
+            runner, wanted=request.verify or bool(left) or _wants_to_go_on(request)
+        ),
         partials={**to_use, **_partials(runner, left)},
         kept=in_quarantine,
-        clones=_clones(runner, vm, stores, chains, request),
+        clones=clones.answer(),
     )
-    return _with_host(site, request, facts, wanted)
+    return _with_host(site, request, facts, wanted, programs)
 
 
-def _with_host(site: Host, request: MoveRequest, facts: Facts, wanted: list[Datastore]) -> Facts:
+def _with_host(site: Host, request: MoveRequest, facts: Facts, wanted: list[Datastore], programs: _Programs) -> Facts:
     """With what the host's programs may and can: QEMU's user and version, the guard, fencing, the block graph."""
     runner, vm = site.runner, facts.vm
-    program = qemu_process.program_of(runner, site.uri, vm.name, vm.uuid) if vm.state.active else None
     storage, storage_problem = _storage(runner, vm, wanted, request)
-    user = reach.qemu_user(site, vm.name, vm.uuid)
+    program = None if programs.program is None else programs.program.answer()
+    user = programs.user.answer()
     return replace(
         facts,
         save_room=_save_room(runner) if request.firmware is Firmware.NOW and vm.nvram and vm.state.active else None,

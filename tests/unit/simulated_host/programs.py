@@ -35,18 +35,6 @@ def run(machine: Machine, argv: Sequence[str]) -> Completed:
 _Ended = tuple[int, bytes, str]
 
 
-def _stat(machine: Machine, argv: list[str]) -> _Ended:
-    """GNU stat as hosts ask it for device and inode: `%d:%i %n`, each with a NUL."""
-    found, status = "", 0
-    for path in argv[argv.index("--") + 1 :]:
-        inode = machine.files.get(path)
-        if inode is None:
-            status = 1
-        else:
-            found += f"{inode.device}:{inode.number} {path}\0"
-    return status, found.encode(), ""
-
-
 def _id(_machine: Machine, _argv: list[str]) -> _Ended:
     return 0, b"0\n", ""
 
@@ -141,7 +129,6 @@ def _locked(machine: Machine, inodes: list[Inode]) -> bool:
 
 
 _PROGRAMS: dict[str, Any] = {
-    "stat": _stat,
     "id": _id,
     "sh": _sh,
     "truncate": _truncate,

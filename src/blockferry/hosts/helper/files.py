@@ -120,6 +120,30 @@ def _stats(paths: Sequence[str], answer: Sequence[dict[str, Any]]) -> dict[str, 
     return found
 
 
+def identities(runner: Runner, paths: Iterable[str], timeout_s: float) -> dict[str, tuple[int, int] | None]:
+    """The device and inode that each path leads to; None where that cannot be told, and where nothing is.
+
+    Raises HostCallFailed when there is no answer within `timeout_s`.
+    """
+    wanted = tuple(dict.fromkeys(paths))
+    absolute(*wanted)
+    answer = runner.call("files.stat", timeout_s=timeout_s, paths=list(wanted)) if wanted else []
+    return {
+        path: None if "errno" in one else (one["device"], one["inode"])
+        for path, one in zip(wanted, answer, strict=True)
+    }
+
+
+def entries(runner: Runner, paths: Sequence[str], depth: int, timeout_s: float) -> tuple[tuple[str, str, int], ...]:
+    """Path, kind (file, directory, link, other) and size of each path; with a depth of what lies so far below it.
+
+    On one file system; what is gone or cannot be looked at is left out. Raises HostCommandFailed.
+    """
+    absolute(*paths)
+    answer = runner.call("files.entries", timeout_s=timeout_s, paths=list(paths), depth=depth)
+    return tuple((one["path"], one["kind"], one["size"]) for one in answer)
+
+
 def is_there(runner: Runner, path: str) -> bool:
     """Whether something has this name, be it a link to nowhere. Raises HostCallFailed when that cannot be told."""
     absolute(path)
@@ -149,6 +173,15 @@ def realpath(runner: Runner, path: str) -> str:
     """The path without links; what does not exist is left as written. Raises HostCommandFailed (link loops)."""
     absolute(path)
     return str(runner.call("files.realpath", path=path))
+
+
+def realpaths(runner: Runner, paths: Sequence[str], timeout_s: float) -> tuple[str, ...]:
+    """Each path without links, in order; what is not there, and what leads in a circle, as written.
+
+    Raises HostCommandFailed.
+    """
+    absolute(*paths)
+    return tuple(runner.call("files.realpaths", timeout_s=timeout_s, paths=list(paths)))
 
 
 def link_target(runner: Runner, path: str) -> str | None:

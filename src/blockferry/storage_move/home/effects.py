@@ -458,17 +458,15 @@ def is_datastore(runner: Runner, directory: str, stores: Iterable[Datastore]) ->
     paths = [store.path for store in stores if store.path]
     if posixpath.normpath(directory) in {posixpath.normpath(path) for path in paths}:
         return True
-    argv = ["stat", "-L", r"--printf=%d:%i %n\0", "--"]
-    own = runner.run([*argv, directory], check=False, timeout_s=30)
-    if own.status != 0:
-        try:
-            return files.stat_one(runner, directory) is not None  # what is not there is nobody's
-        except HostCommandFailed:
-            return True
-    mine = own.text.split(" ", 1)[0]
-    # Datastores that are not there at the moment are no error, so the exit status says nothing.
-    others = runner.run([*argv, *paths], check=False, timeout_s=30).text.split("\0")[:-1] if paths else []
-    return mine in {line.split(" ", 1)[0] for line in others}
+    # Datastores that are not there at the moment are no error.
+    found = files.identities(runner, [directory, *(path for path in paths if path.startswith("/"))], timeout_s=30)
+    mine = found.pop(directory)
+    if mine is not None:
+        return mine in found.values()
+    try:
+        return files.stat_one(runner, directory) is not None  # what is not there is nobody's
+    except HostCommandFailed:
+        return True
 
 
 # ---------------------------------------------------------------- metadata

@@ -26,8 +26,6 @@ LOOK_S = 30
 LABEL_UP_TO = 64 * MiB
 """A configuration medium is smaller; only of such files is the volume name read."""
 
-_KINDS = {"f": "file", "d": "directory", "l": "link"}
-
 
 @dataclass(frozen=True, slots=True)
 class Home:
@@ -52,10 +50,10 @@ def look(
     entries: list[HomeEntry] = []
     if source is not None:
         apart = _datastores_below(runner, source, stores)
-        entries = _entries(runner, [source], ["-mindepth", "1", "-maxdepth", str(DEPTH)])
+        entries = _entries(runner, [source], DEPTH)
     inside = {entry.path for entry in entries}
     flat = [path for path in (*_media(vm), *(one for one in (vm.nvram,) if one)) if path not in inside]
-    entries += [entry for entry in _entries(runner, flat, ["-maxdepth", "0"]) if entry.kind == "file"]
+    entries += [entry for entry in _entries(runner, flat, 0) if entry.kind == "file"]
     if not entries:
         return Home(source)
     entries = [_closer(runner, vm, source, entry) for entry in entries]
@@ -95,18 +93,11 @@ def _datastores_below(runner: Runner, source: str, stores: Iterable[Datastore]) 
     return tuple(dict.fromkeys(found))
 
 
-def _entries(runner: Runner, paths: list[str], depth: list[str]) -> list[HomeEntry]:
+def _entries(runner: Runner, paths: list[str], depth: int) -> list[HomeEntry]:
     """What is there, without following links but for a home that is one. What is gone is left out."""
     if not paths:
         return []
-    files.absolute(*paths)
-    argv = ["find", "-H" if depth[0] == "-mindepth" else "-P", *paths, "-xdev", *depth, "-printf", r"%y %s %p\0"]
-    listed = runner.run(argv, check=False, timeout_s=LOOK_S).text.split("\0")[:-1]
-    found = []
-    for line in listed:
-        kind, size, path = line.split(" ", 2)
-        found.append(HomeEntry(path, _KINDS.get(kind, "other"), int(size)))
-    return found
+    return [HomeEntry(path, kind, size) for path, kind, size in files.entries(runner, paths, depth, LOOK_S)]
 
 
 def _closer(runner: Runner, vm: Vm, source: str | None, entry: HomeEntry) -> HomeEntry:
@@ -156,6 +147,6 @@ def _by_every_name(
 
 def _reals(runner: Runner, paths: list[str]) -> list[str]:
     """Each without links, in order; as it is where that cannot be told."""
-    result = runner.run(["realpath", "-zm", "--", *paths], check=False, timeout_s=LOOK_S)
-    found = result.text.split("\0")[:-1]
-    return found if len(found) == len(paths) else paths
+    absolute = [path for path in paths if path.startswith("/")]
+    found = dict(zip(absolute, files.realpaths(runner, absolute, LOOK_S), strict=True))
+    return [found.get(path, path) for path in paths]

@@ -98,6 +98,46 @@ def realpath(path: str) -> str:
     return os.path.realpath(path)
 
 
+def realpaths(paths: list[str]) -> list[str]:
+    """Each path without links; what does not exist, and what leads in a circle, stays as written."""
+    return [os.path.realpath(path) for path in paths]
+
+
+def entries(paths: list[str], depth: int) -> list[dict[str, Any]]:
+    """What each path is, and with a depth instead what lies so far below it: on its file system, links not followed.
+
+    A path that is a link itself is followed to a directory. What cannot be looked at is left out.
+    """
+    found: list[dict[str, Any]] = []
+    for path in paths:
+        try:
+            if depth:
+                _below(path, depth, os.stat(path).st_dev, found)
+            else:
+                found.append(_entry(path, os.lstat(path)))
+        except OSError:
+            continue
+    return found
+
+
+def _below(directory: str, depth: int, device: int, found: list[dict[str, Any]]) -> None:
+    for name in sorted(os.listdir(directory)):
+        path = os.path.join(directory, name)
+        try:
+            stat_result = os.lstat(path)
+            found.append(_entry(path, stat_result))
+            if depth > 1 and modes.S_ISDIR(stat_result.st_mode) and stat_result.st_dev == device:
+                _below(path, depth - 1, device, found)
+        except OSError:
+            continue
+
+
+def _entry(path: str, stat_result: os.stat_result) -> dict[str, Any]:
+    kinds = {modes.S_IFREG: "file", modes.S_IFDIR: "directory", modes.S_IFLNK: "link"}
+    kind = kinds.get(modes.S_IFMT(stat_result.st_mode), "other")
+    return {"path": path, "kind": kind, "size": stat_result.st_size}
+
+
 def link_target(path: str) -> str | None:
     """What a symbolic link says; None when the path is none, or is not there."""
     try:
@@ -435,7 +475,8 @@ def writable(path: str) -> bool:
 CALLS: dict[str, Callable[..., Any]] = {
     one.__name__: one
     for one in (
-        *(stat, there, flush, device_size, realpath, link_target, digest, rename, make_directory, remove_directory),
+        *(stat, there, flush, device_size, realpath, realpaths, entries, link_target, digest, rename),
+        *(make_directory, remove_directory),
         *(names, read, head, write, copy, copy_over, copy_head, same, remove, claim, appear, allocate, free),
         *(write_rate, existing, mount_points, filesystem, writable),
     )
