@@ -110,8 +110,9 @@ class HostGround:
             self.furnish(host)
             self.mend_link(host)
             self.remove_certificates(host)
+            active = host.virsh("pool-list", "--name").split()
             for store in self.stores_of(host):
-                if "running" not in host.virsh("pool-info", store.name):
+                if store.name not in active:  # libvirt stops a pool that it could not look at
                     host.virsh("pool-start", store.name)
 
     @staticmethod

@@ -12,7 +12,6 @@ from faults.host_moves import host_places
 from faults.host_moves.host_scene import HostScene, serves_disks
 from lab import GuestSilent, Host, LabError
 from lab.ledger import WRITE
-from lab.said import Said
 
 MARK = "urn:blockferry"
 GUARDS = ("blockferry:host_move_calls", "blockferry:arrival_calls", "blockferry.safety.guard")
@@ -120,7 +119,7 @@ def _persistent(host: Host, vm: str) -> str:
 
 
 def _leftovers(scene: HostScene, host: Host) -> None:
-    """No file that nobody accounts for, and nothing that `orphans` of either host calls an orphan."""
+    """No file that nobody accounts for, and nothing on either host that `orphans` calls an orphan."""
     ground = scene.ground
     used = set(_sources(scene.guest.xml(inactive=True)).values())
     accounted: set[str] = set()
@@ -135,15 +134,13 @@ def _leftovers(scene: HostScene, host: Host) -> None:
         scene.wrong(f"left over: {', '.join(sorted(left))}")
     for path in sorted(accounted & ground.files_of(scene.guest)):
         scene.note(f"kept, and said so: {path}")
-    for one in (scene.source, scene.dest):
-        said = scene.do("--host", one.name, "orphans")
-        found = next((document["orphans"] for document in said.documents if document.get("kind") == "orphans"), said)
-        if isinstance(found, Said):
-            scene.wrong(f"orphans of {one.name} could not be listed: {found}")
-            continue
-        for orphan in found:
-            if orphan.get("kind") not in ("source", "partial"):
-                scene.wrong(f"an orphan on {one.name}: {orphan.get('path')}: {orphan.get('why')}")
+    said = scene.do("orphans")
+    found = next((document for document in said.documents if document.get("kind") == "orphans"), None)
+    if found is None or found.get("unsearched"):
+        scene.wrong(f"orphans could not be listed: {said if found is None else found['unsearched']}")
+    for orphan in [] if found is None else found["orphans"]:
+        if orphan.get("kind") not in ("source", "partial"):
+            scene.wrong(f"an orphan on {orphan.get('host')}: {orphan.get('path')}: {orphan.get('why')}")
 
 
 def _processes(scene: HostScene) -> None:

@@ -19,6 +19,9 @@ from blockferry.hosts.inventory import PowerState
 from blockferry.jobs.action import Action, Done, Finish, LookAgain, Park
 from blockferry.jobs.outcome import Outcome, Wanted
 
+_KEPT = "/var/lib/blockferry/definitions"
+_REMOVED = f"its definition was removed (what a move removes is kept on that host in {_KEPT} until the move is over)"
+
 
 def decide(plan: HostMovePlan, seen: HostObservation) -> Action:
     """Return the next action."""
@@ -169,13 +172,13 @@ def _cold(plan: HostMovePlan, seen: HostObservation) -> Action:
         return Park(f"{plan.vm} runs at {plan.dest_host_name} before this move is done; nothing is touched")
     if source.active:
         if not source.persistent:
-            return actions.DefineAtSource() if record.defined else Park(_lost(plan, "its definition was removed"))
+            return actions.DefineAtSource() if record.defined else Park(_lost(plan, _REMOVED))
         if not dest.absent:
             return _away(plan, seen)
         return _back(plan, seen) if _turned(seen) else actions.TurnBack(f"{plan.vm} was started during the move")
     if source.absent:
         if not record.defined or dest.mark != plan.move:
-            return Park(_lost(plan, "its definition was removed"))
+            return Park(_lost(plan, _REMOVED))
         return _copies(plan, seen) or actions.SaveHanded()
     if _turned(seen):
         return _back(plan, seen) if dest.absent else _away(plan, seen)
