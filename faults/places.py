@@ -86,12 +86,14 @@ COURSE = (
     "purging",
     *("lost-running", "lost-noted", "lost-pointed", "lost-barred", "lost-ended", "found-noted"),
     *("releasing-home-file", "home-file-aside"),
+    *("taking-old-disk", "old-disk-taken", "old-disk-given-back"),
 )
 """Passed only when the destination hangs, under a latency contract, when a copy does not converge, with checkpoints,
 by the overlay of a VM that goes off, with UEFI variables, snapshots, `--trim`, by cloning, with layers that are kept,
-with files in the home, when libvirt has lost the VM, or by no move at all (changed-block tracking, quarantine); the
-matrix does not walk them (test_home, test_destination_hangs, test_pace, test_resume, test_firmware, test_quarantine,
-test_snapshots, test_trim, test_clone, test_templates, test_lost and test_tracking do)."""
+with files in the home, when libvirt has lost the VM, into an old disk that was kept, or by no move at all (tracking of
+changed blocks, quarantine); the matrix does not walk them (test_home, test_destination_hangs, test_pace, test_resume,
+test_firmware, test_quarantine, test_snapshots, test_trim, test_clone, test_templates, test_lost, test_simulated_way_back and
+test_tracking do)."""
 
 _OF_VERIFY = {"view-prepared": IN_STEP, "taking-view": SWITCH, "view-taken": SWITCH}
 

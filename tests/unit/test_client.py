@@ -196,6 +196,10 @@ def test_what_is_left_out_is_as_configured() -> None:
     made = request(config, to="ssd")
     assert (made.method, made.bandwidth, made.verify, made.trim) == (Method.MIRROR, 7, True, Trim.IF_POSSIBLE)
     assert (made.source, made.contract) == (SourcePolicy(delete=False, keep_s=60.0), LatencyContract(slowdown=2.0))
+    old = Config(use_kept=True)
+    assert request(old, to="ssd").use_kept
+    assert not request(old, to="ssd", use_kept=False).use_kept
+    assert not request(old, to="ssd", from_scratch=True).use_kept
     made = request(config, to="ssd", bandwidth=0, verify=False, trim=False, keep_source=False)
     assert (made.bandwidth, made.verify, made.trim, made.source.delete) == (0, False, Trim.NO, True)
 

@@ -67,6 +67,7 @@ class Place:
             self.note,
             lambda _kind, text: self.said.append(text),
             lambda path, *_words, **_more: self.kept.append(path),
+            lambda row: self.kept.append(row.path),
             lambda: False,
             check=self.check,
         )

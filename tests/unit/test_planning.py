@@ -9,6 +9,7 @@ import pytest
 
 from blockferry.base.units import GiB, MiB
 from blockferry.hosts.inventory import Datastore, Disk, DiskSource, Image, Mirror, PowerState, Vm
+from blockferry.hosts.kept import Kept
 from blockferry.storage_move.facts import Facts, KeptDisk, Measured, Partial
 from blockferry.storage_move.plan import Plan
 from blockferry.storage_move.precheck.finding import Finding
@@ -45,7 +46,8 @@ def check(request: MoveRequest, known: Facts) -> tuple[dict[str, Finding], Plan 
 
 
 KEPT = KeptDisk(OLD, "vda", "cafe0001", 5.0, "qcow2", 190 * MiB)
-COPY = Partial("cafe0001", "qcow2", GiB, 190 * MiB, "vda", kept=True)
+ROW = Kept(OLD, "cafe0001", "web01", "old", None, 190 * MiB, "kept as asked; nothing here uses it", since=5.0)
+COPY = Partial("cafe0001", "qcow2", GiB, 190 * MiB, "vda", row=ROW)
 HERE: dict[str, Any] = {"existing": frozenset({OLD}), "kept": {OLD: KEPT}}
 USED: dict[str, Any] = {**HERE, "partials": {OLD: COPY}}
 ASKED = replace(TO, use_kept=True)

@@ -11,6 +11,7 @@ BLOCKFERRY_HOST or BLOCKFERRY_URI, LIBVIRT_DEFAULT_URI, BLOCKFERRY_JOURNAL, BLOC
     method = "mirror"                                      # auto, mirror, changed-blocks, snapshot, cold
     bandwidth = "200MiB/s"                                 # with its unit; 0: no limit
     keep_source = "7d"                                     # or true (for ever), false (removed when proven unneeded)
+    use_kept = true                                        # write only what differs into a kept old disk
     trim = true                                            # where the guest can; --trim insists
     guest_latency = "20ms"                                 # p99 of the guest's writes; or guest_slowdown = "1.5x"
     if_not_converging = "wait"                             # auto, mirror, throttle, wait, stop
@@ -102,6 +103,7 @@ class Config:
     method: str = "auto"  # one of METHODS
     bandwidth: int = 0  # bytes/s over all disks of a move, 0 unlimited
     keep_source_s: float | None = None  # seconds; infinite: for ever; None: removed once it is proven unneeded
+    use_kept: bool = False  # old disks in quarantine at the destination become the copies
     verify: bool = False  # compare both sides as they were at the switch before the source is given up
     trim: bool = False  # have the guest give back what it does not use before it is copied
     guest_latency_s: float | None = None
@@ -281,6 +283,7 @@ _KEYS: dict[str, tuple[str, Callable[[object], Any]]] = {
     "method": ("method", _method),
     "bandwidth": ("bandwidth", _bandwidth),
     "keep_source": ("keep_source_s", _keep_source),
+    "use_kept": ("use_kept", _yes_or_no),
     "verify": ("verify", _yes_or_no),
     "trim": ("trim", _yes_or_no),
     "guest_latency": ("guest_latency_s", _latency),

@@ -191,7 +191,8 @@ def report_pairs(summary: MoveSummary) -> list[Pair]:
         pairs.append(("", f"{format_size(done.trimmed_again_bytes)} given back by it at the destination"))
     if done.compared_bytes:
         text = f"{format_size(done.compared_bytes)} read on both sides, {format_size(done.rewritten_bytes)} written"
-        pairs.append(("compared", text))
+        saved = f", {format_size(done.saved_bytes)} saved" if done.saved_bytes else ""
+        pairs.append(("compared", text + saved))
     pairs.extend(_suffered(done, summary.record.managed_save.failed))
     if done.phases:
         times = ", ".join(f"{phase} {format_duration(seconds)}" for phase, seconds in done.phases.items())

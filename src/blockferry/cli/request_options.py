@@ -224,10 +224,10 @@ LEFTOVERS: tuple[Decorator, ...] = (
     ),
     click.option("--from-scratch", is_flag=True, help="Do not go on from a copy that broke, copy all of it anew."),
     click.option(
-        "--use-kept",
-        is_flag=True,
-        help="Write only what differs into the VM's old disk that quarantine keeps at the destination; it is "
-        "no old disk any more then.",
+        "--use-kept/--no-use-kept",
+        default=None,
+        help="Write only what differs into the VM's old disk that quarantine keeps at the destination, which cannot be "
+        "gone back to then; default: as configured, else no.",
     ),
     click.option(
         "--keep-source",

@@ -5,6 +5,9 @@ from __future__ import annotations
 from blockferry.base.dataclass import dataclass
 from blockferry.hosts.datastore_id import FileId, on_host
 
+NOTHING_USES_IT = "nothing here uses it"
+"""The end of `Kept.why` of a file that is kept because its user asked for it, and not for a doubt about a newer one."""
+
 
 @dataclass(frozen=True, slots=True)
 class KeptFingerprint:
@@ -43,6 +46,15 @@ class Kept:
     def identity(self) -> FileId:
         """Which file it is; where that was not told, the file of its host at that path."""
         return self.file or on_host(self.host, self.path)
+
+    @property
+    def needless(self) -> bool:
+        """Whether it was proven, when it was kept, that nothing needs it.
+
+        False for one that is kept because of a doubt (it may hold newer data than the disk that took its place), and
+        for one that was put aside when its VM went back to an older disk.
+        """
+        return self.why.endswith(NOTHING_USES_IT)
 
     def expired(self, now: float) -> bool:
         return self.expires is not None and self.expires <= now

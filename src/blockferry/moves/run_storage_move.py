@@ -134,6 +134,7 @@ class _Drive:
             save=job.save,
             log_event=job.log_event,
             quarantine=lambda *words, **more: journal.add_kept(quarantine.row(site, plan, *words, **more)),
+            keep_again=journal.add_kept,
             claims=lambda: claims.claims(journal, site.uri, site.connection.host_id(), plan.move),
             journal=journal.identity(),
             check=job.check,

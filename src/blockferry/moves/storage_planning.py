@@ -188,8 +188,7 @@ def _plan(env: Environment, request: MoveRequest) -> MoveSummary:
         text = " ".join(f"[{reason.code}] {reason.text} {reason.remedy}".rstrip() for reason in reasons)
         raise Refused(result.vm, text, tuple(reason.code for reason in reasons))
     left = [disk for disk in result.plan.disks if disk.partial.move is not None]
-    old = _old_disks(env, result.plan.uuid) if request.use_kept else {}
-    taken = tuple(old[disk.dest.path][0] for disk in left if disk.dest.path in old)
+    taken = tuple(disk.partial.old for disk in left if disk.partial.old is not None)
     record = Record(
         bandwidth=request.bandwidth,
         created=tuple(disk.dest.path for disk in left),

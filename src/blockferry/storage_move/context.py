@@ -11,6 +11,7 @@ from blockferry.base.dataclass import dataclass
 from blockferry.hosts.helper import comparison
 from blockferry.hosts.helper.watchdog import DestinationWatch
 from blockferry.hosts.host import Host
+from blockferry.hosts.kept import Kept
 from blockferry.hosts.libvirt.domain import Control, DomainView
 from blockferry.hosts.runner import Runner
 from blockferry.hosts.waiting_runner import WaitingRunner
@@ -37,6 +38,7 @@ class Context:
     save: Callable[[Record], None]
     log_event: Callable[[str, str], None]  # (kind, text)
     quarantine: Callable[..., None]  # into quarantine: the words of quarantine.row from `path` on
+    keep_again: Callable[[Kept], None]  # a row back into quarantine, as it was
     should_stop: Callable[[], bool]
     bandwidth: Callable[[], int] = lambda: 0  # bytes/s that the user wants now, 0 for no limit
     claims: Callable[[], Claims] = Claims  # what the journal knows of the host's files

@@ -40,6 +40,7 @@ class DiskRecord:
     layers_copied: bool = False  # its lower layers are across
     cold_copied: str | None = None  # fingerprint of the source that was copied while the VM was off
     partial: bool = False  # its image at the destination holds a broken copy, to be gone on with
+    taken_over: bool = False  # intent: the old disk that lay there (`DiskPlan.partial.old`) is written to from here on
     synced: ComparedBase | None = None  # the base is across
     source_overlay: OverlayState | None = None  # the overlay of ours above the source
     dest_overlay: OverlayState | None = None

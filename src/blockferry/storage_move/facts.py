@@ -10,6 +10,7 @@ from blockferry.hosts.datastore_id import SpaceId
 from blockferry.hosts.defects import Version, Versions
 from blockferry.hosts.fencing import Storage
 from blockferry.hosts.inventory import Datastore, Image, Snapshot, Vm, datastore_of
+from blockferry.hosts.kept import Kept
 from blockferry.hosts.path_facts import PathFacts
 from blockferry.hosts.qemu_user import QemuUser
 from blockferry.storage_move.firmware.plan import NvramPlan
@@ -36,14 +37,22 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Partial:
-    """A broken copy of a disk of this VM that an earlier move has left, its marker still beside it. Bytes."""
+    """What lies at the destination that a copy can go on from. Bytes.
+
+    A broken copy of a disk of this VM that an earlier move has left, its marker still beside it; or an old disk of it.
+    """
 
     move: str
     format: str
     virtual_size: int
     allocated: int
     target: str = ""  # the disk that it is a copy of; "": not known
-    kept: bool = False  # no broken copy, but an old disk in quarantine that is to become one (--use-kept)
+    row: Kept | None = None  # of an old disk in quarantine that is to become the copy (--use-kept)
+
+    @property
+    def kept(self) -> bool:
+        """Whether it is an old disk in quarantine, and no broken copy."""
+        return self.row is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,6 +108,7 @@ def move_request(vm: str, options: MoveOptions, config: Config) -> MoveRequest:
         "method": Method(config.method),
         "bandwidth": config.bandwidth,
         "verify": config.verify,
+        "use_kept": config.use_kept and not asked.get("from_scratch"),
         "if_not_converging": IfNotConverging(config.if_not_converging),
         **{name: value for name, value in asked.items() if name not in _NOT_FIELDS},
     }

@@ -116,7 +116,8 @@ def report(context: Context, outcome: Outcome, seconds: float, phases: dict[str,
     copied = context.memory.progress.values()
     planned = {disk.target: disk.bulk_bytes for disk in context.plan.disks}
     bulk = [one.planned_as(planned.get(target, 0)) for target, one in context.memory.progress.items()]
-    resynced = context.resynced
+    before = {target: disk.synced for target, disk in record.disks.items() if disk.synced is not None}
+    resynced = {**before, **context.resynced}  # what a process before this one has compared counts as well
     return Report(
         outcome=outcome,
         seconds=seconds,
@@ -130,6 +131,11 @@ def report(context: Context, outcome: Outcome, seconds: float, phases: dict[str,
         else max((len(copy_progress.passes) for copy_progress in copied), default=0),
         compared_bytes=sum(compared_base.compared for compared_base in resynced.values()),
         rewritten_bytes=sum(compared_base.written for compared_base in resynced.values()),
+        saved_bytes=sum(
+            max(0, disk.bulk_bytes - resynced[disk.target].written)
+            for disk in context.plan.disks
+            if disk.target in resynced and disk.partial.allocated
+        ),
         checkpoint_stall_s=context.stalls.get("checkpoint"),
         switch_stall_s=context.stalls.get("switch"),
         start_stall_s=context.stalls.get("start"),

@@ -168,6 +168,7 @@ class Report(JobReport):
     guest: GuestReport | None = None  # only with a latency contract
     compared_bytes: int = 0  # read on both sides to bring a base, or a broken copy, in step
     rewritten_bytes: int = 0  # and written for it
+    saved_bytes: int = 0  # that copying anew would have carried besides
     trimmed_bytes: int | None = None  # given back on the old disks before the copy; None: not asked for
     trimmed_again_bytes: int | None = None  # and on the new ones at the end; None: not asked then
     checkpoint_stall_s: float | None = None  # the longest suspension for a flush in the middle of the copy

@@ -142,6 +142,7 @@ class SimulatedRunner(Runner):
             "mode": self._files.mode_of(inode),
             "uid": inode.uid,
             "gid": inode.gid,
+            "names": 1,
             "device_number": [0, 0],
         }
 

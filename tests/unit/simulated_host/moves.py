@@ -412,6 +412,10 @@ class Run:
             with manager.calls("keep", changes=True):
                 self.journal.kept.append(quarantine.row(site, plan, *words, **more))
 
+        def keep_again(row: Kept) -> None:
+            with manager.calls("keep again", changes=True):
+                self.journal.kept = [one for one in self.journal.kept if one.path != row.path] + [row]
+
         return Context(
             plan=plan,
             site=site,
@@ -419,6 +423,7 @@ class Run:
             save=job.save,
             log_event=job.log_event,
             quarantine=keep,
+            keep_again=keep_again,
             should_stop=job.should_stop,
             claims=lambda: Claims(kept=tuple(self.journal.kept)),
             journal="journal",
@@ -571,7 +576,7 @@ def _check_files(run: Run, *, across: bool, story: str) -> None:
         assert not plan.source.delete or kept == doubts, f"kept although it was to go: {kept}\n{story}"
     else:
         partial = set(record.kept)
-        expected = old | partial | {f"{path}.blockferry" for path in partial}
+        expected = old | kept | partial | {f"{path}.blockferry" for path in partial}
         metadata = set()
     assert found - metadata == expected - metadata, f"left: {found - expected}, missing: {expected - found}\n{story}"
     if across and not kept:

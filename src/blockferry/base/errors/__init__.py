@@ -8,7 +8,14 @@ docstring is written for the administrator who has just met the error.
 from __future__ import annotations
 
 from blockferry.base.errors.error import BlockferryError, all_errors, nearest
-from blockferry.base.errors.file_errors import FileExists, ImageUnreadable, NotInQuarantine, NotRestorable, StillInUse
+from blockferry.base.errors.file_errors import (
+    FileExists,
+    ImageUnreadable,
+    NotInQuarantine,
+    NotRestorable,
+    OldDiskInDoubt,
+    StillInUse,
+)
 from blockferry.base.errors.host_errors import (
     HelperEnded,
     HostCallFailed,
@@ -102,6 +109,7 @@ __all__ = [
     "NotRestorable",
     "NotTrackable",
     "NotVerified",
+    "OldDiskInDoubt",
     "OtherHost",
     "OutcomeUnknown",
     "PermissionRefused",

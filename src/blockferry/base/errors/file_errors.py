@@ -30,6 +30,22 @@ class FileExists(BlockferryError):
 
 
 @dataclass(eq=False, repr=False)
+class OldDiskInDoubt(BlockferryError):
+    """An old disk that was to become the copy (--use-kept) has changed, or is needed, since the move was planned.
+
+    Nothing was written to it: it is in quarantine again. The VM stays on its disks.
+    """
+
+    code = "OLD_DISK_IN_DOUBT"
+    exit_status = 5
+    sentence_form = "{path}, the old disk of {vm}, does not become the copy: {why}; nothing was written to it."
+    hint_form = "Give the command again: the disk is copied beside it then."
+    path: str
+    vm: str
+    why: str
+
+
+@dataclass(eq=False, repr=False)
 class StillInUse(BlockferryError):
     """A half-made copy could not be removed yet, because something has it open or refers to it."""
 

@@ -52,6 +52,7 @@ class FileStat:
     uid: int
     gid: int
     device_number: tuple[int, int]
+    names: int = 1  # hard links
 
 
 @dataclass(frozen=True, slots=True)

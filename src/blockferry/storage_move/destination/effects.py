@@ -24,7 +24,7 @@ from blockferry.hosts.images import conversion, network_exports, qemu_img
 from blockferry.hosts.qemu_user import HOME_MODE
 from blockferry.hosts.runner import Runner
 from blockferry.storage_move.context import Context
-from blockferry.storage_move.destination import mount_check, owner_and_labels
+from blockferry.storage_move.destination import kept_files, mount_check, owner_and_labels
 from blockferry.storage_move.destination.placement import guest_size
 from blockferry.storage_move.disk_plan import DiskPlan
 from blockferry.storage_move.disk_record import Copy, Stage
@@ -42,7 +42,8 @@ def name_paths(context: Context, record: Record, *paths: str, ours: Collection[s
     """Write down what is about to be made. A name of ours that is there already is taken away first.
 
     Raises FileExists, and writes down nothing, when a new name is taken by a file that is not this move's: what is
-    written down is removed later. `ours`: files that are known to be ours in another way.
+    written down is removed later. `ours`: files that are known to be ours in another way. OldDiskInDoubt for an old
+    disk that was to become the copy and is not as it was.
     """
     fresh = [path for path in paths if path not in record.created]
     for path in fresh:
@@ -50,6 +51,7 @@ def name_paths(context: Context, record: Record, *paths: str, ours: Collection[s
             continue
         if marked_by(context.runner, path) != context.plan.move or is_somebody_s(context.runner, path):
             raise FileExists(path)
+    record = kept_files.take_over_all(context, record, paths)
     for path in paths:
         if path in record.created and not path.endswith("/"):
             if is_somebody_s(context.runner, path):
@@ -323,6 +325,16 @@ def is_somebody_s(runner: Runner, path: str) -> bool:
     Raises HostCommandFailed, HostUnreachable when that cannot be told: then it may be somebody's.
     """
     return is_another(_marker(runner, path), files.stat_one(runner, path))
+
+
+def take_partial(context: Context, path: str, left_by: str | None) -> None:
+    """What an earlier move has left is this one's from now on. Raises FileExists when it is not that file any more."""
+    words = _marker(context.runner, path)
+    if (words is None or words.get("move") not in (context.plan.move, left_by)) or is_another(
+        words, files.stat_one(context.runner, path)
+    ):
+        raise FileExists(path)
+    mark_file(context, path, made=True)
 
 
 def unfinished(runner: Runner, path: str, move: str) -> bool:

@@ -12,7 +12,7 @@ from blockferry.hosts.images import qemu_img
 from blockferry.hosts.inventory import Datastore, datastore_of
 from blockferry.hosts.kept import Kept
 from blockferry.safety import proof
-from blockferry.storage_move.destination import placement
+from blockferry.storage_move.destination import kept_files, placement
 from blockferry.storage_move.facts import KeptDisk, Partial
 from blockferry.storage_move.request import MoveRequest
 
@@ -53,11 +53,11 @@ def _usable(
     site: Host, asked: proof.Proof, row: Kept, stat: files.FileStat, said: proof.Claims
 ) -> tuple[Partial | None, str]:
     """An old disk as the beginning of a copy; or why it cannot be one, a clause."""
-    if stat.kind != "file" or row.fingerprint is None or proof.fingerprint(stat) != row.fingerprint:
-        return None, "it has been changed since it was kept, or that cannot be told"
     if row.format is None:
         return None, "its format is not recorded"
     try:
+        if (altered := kept_files.why_unlike(site.runner, row, stat)) is not None:
+            return None, altered
         layers = qemu_img.chain(site.runner, row.path, row.format)
         doubt = asked.blocker(row.path, said, patience_s=0)
     except BlockferryError as error:
@@ -70,4 +70,4 @@ def _usable(
     if top.internal_snapshots or top.bitmaps or top.parts or top.encrypted or top.corrupt:
         return None, "it holds snapshots or bitmaps, is encrypted, damaged, or consists of several files"
     size = placement.guest_size(top.virtual_size)
-    return Partial(row.move, row.format, size, stat.allocated, kept=True), ""
+    return Partial(row.move, row.format, size, stat.allocated, row=row), ""

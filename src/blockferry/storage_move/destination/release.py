@@ -11,12 +11,13 @@ from blockferry.base.units import MiB, format_size, format_time
 from blockferry.hosts.exports import is_export
 from blockferry.hosts.helper import files
 from blockferry.hosts.images import network_exports, qemu_img
+from blockferry.hosts.kept import NOTHING_USES_IT
 from blockferry.hosts.libvirt import domain_list
 from blockferry.safety import proof
 from blockferry.storage_move import destination_watchdog
 from blockferry.storage_move.context import Context
 from blockferry.storage_move.destination import effects as destination_effects
-from blockferry.storage_move.destination import mount_check
+from blockferry.storage_move.destination import kept_files, mount_check
 from blockferry.storage_move.destination.effects import MARKER
 from blockferry.storage_move.destination.placement import is_in_home
 from blockferry.storage_move.disk_plan import DiskPlan
@@ -69,8 +70,8 @@ def release_source(context: Context, path: str, seen: Observation) -> None:
             sentence = f"{path} ({format_size(size)}): the overlay of the move, removed"
         elif not plan.source.delete:
             until = "" if plan.source.keep_s is None else f" until {format_time(time.time() + plan.source.keep_s)}"
-            sentence = f"{path} ({format_size(size)}): kept{until}, {plan.source.why_kept}; nothing here uses it"
-            why = f"kept {plan.source.why_kept}; nothing here uses it"
+            sentence = f"{path} ({format_size(size)}): kept{until}, {plan.source.why_kept}; {NOTHING_USES_IT}"
+            why = f"kept {plan.source.why_kept}; {NOTHING_USES_IT}"
             context.quarantine(path, disk.source.datastore or "", size, why, _format(context, disk, path))
         else:
             context.check()
@@ -225,6 +226,7 @@ def remove_destination(context: Context, seen: Observation) -> None:
     destination_watchdog.end(context)
     destination_watchdog.see_back(context, seen.record)
     mount_check.check(context, seen.record.mounts)
+    seen = replace(seen, record=kept_files.give_back(context, seen.record))
     keep = _to_keep(context, seen)
     kept = tuple(dict.fromkeys((*seen.record.kept, *keep)))
     record = replace(
@@ -236,6 +238,9 @@ def remove_destination(context: Context, seen: Observation) -> None:
     if record != seen.record:
         context.save(record)  # before: what is half removed must not count as copied
     point("removing-destination")
+    for path in keep:  # an old disk that was taken over has no marker until it is written to
+        if destination_effects.marked_by(context.runner, path) is None:
+            destination_effects.mark_file(context, path, made=True)
     asked = proof.Proof(context.site, [path for path in record.created if not path.endswith("/") and path not in kept])
     for path in reversed(record.created):
         context.check()

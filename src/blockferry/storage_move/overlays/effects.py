@@ -10,7 +10,7 @@ import posixpath
 import time
 from dataclasses import replace
 
-from blockferry.base.errors import LibvirtFailed, StillInUse
+from blockferry.base.errors import FileExists, LibvirtFailed, StillInUse
 from blockferry.base.units import MiB, format_duration, format_size
 from blockferry.hosts.exports import is_export
 from blockferry.hosts.helper import comparison, files
@@ -19,7 +19,7 @@ from blockferry.safety import lost_qemu, proof
 from blockferry.storage_move import actions, destination_watchdog, guarding
 from blockferry.storage_move.context import Context
 from blockferry.storage_move.destination import effects as destination_effects
-from blockferry.storage_move.destination import mount_check
+from blockferry.storage_move.destination import kept_files, mount_check
 from blockferry.storage_move.disk_plan import DiskPlan
 from blockferry.storage_move.disk_record import Copy, Stage
 from blockferry.storage_move.observation import Observation
@@ -189,6 +189,9 @@ def forget_copy(context: Context, target: str, seen: Observation) -> None:
 def _destination(context: Context, disk: DiskPlan, record: Record) -> Record:
     """The image at the destination that is to be brought in step: the broken copy if it is sound, else a new one."""
     if record.disk(disk.target).partial:
+        record = kept_files.take_over(context, record, disk)
+        if destination_effects.is_somebody_s(context.runner, disk.dest.path):
+            raise FileExists(disk.dest.path)
         doubt = _unfit(context, disk)
         if doubt is None:
             # It is this move's from now on, whoever made it: an old disk, or the broken copy of an earlier move.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from blockferry.base.dataclass import dataclass
 from blockferry.base.names import cut
+from blockferry.hosts.kept import Kept
 from blockferry.storage_move.destination.placement import LONGEST_STEM
 
 
@@ -18,10 +19,11 @@ class OverlaysPlan:
 
 @dataclass(frozen=True, slots=True)
 class PartialPlan:
-    """The broken copy of an earlier move that lies where the new image is to be."""
+    """The broken copy of an earlier move, or the old disk, that lies where the new image is to be."""
 
     move: str | None = None  # the move that left it; None: there is none
     allocated: int = 0  # bytes of it that are used; 0: it is replaced by an empty image
+    old: Kept | None = None  # an old disk: its row of the quarantine, which it left with this plan; None: a broken copy
 
 
 def overlay_stem(vm: str, target: str, move: str) -> str:

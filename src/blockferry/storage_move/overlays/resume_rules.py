@@ -6,10 +6,10 @@ import posixpath
 from collections.abc import Sequence
 from dataclasses import replace
 
-from blockferry.base.units import GiB, MiB, format_size
+from blockferry.base.units import GiB, MiB, format_size, format_time
 from blockferry.hosts.exports import is_export
 from blockferry.storage_move.disk_plan import DiskPlan
-from blockferry.storage_move.facts import Facts
+from blockferry.storage_move.facts import Facts, Partial
 from blockferry.storage_move.overlays.plan import PartialPlan, overlay_stem
 from blockferry.storage_move.precheck.finding import Finding, Severity, finding
 from blockferry.storage_move.precheck.method import race_possible
@@ -99,7 +99,7 @@ def planned(disk: DiskPlan, request: MoveRequest, facts: Facts, move: str) -> Di
         with_overlays(disk, facts.vm.name, move) if running else disk,
         copy=replace(disk.copy, resumable=resumable),
         start=replace(disk.start, overlay_suspended=pauses),
-        partial=PartialPlan(None if here is None else here.move, kept),
+        partial=PartialPlan(None if here is None else here.move, kept, None if here is None else here.row),
     )
 
 
@@ -114,6 +114,8 @@ def spoiled(disks: Sequence[DiskPlan], request: MoveRequest, facts: Facts) -> di
         if here is None or not here.kept or disk.partial.allocated:
             continue
         reason = why_not(disk, facts) or (no_overlay(disk, facts) if facts.vm.state.active else None)
+        if reason is None and not here.allocated:
+            reason = "it is empty"
         if disk.copy.clone:
             reason = "a clone needs no copying"
         elif here.virtual_size != disk.sizes.virtual:
@@ -152,6 +154,19 @@ def _pauses(disk: DiskPlan, request: MoveRequest, method: Method) -> bool:
     return request.on_break is OnBreak.KEEP or (request.contract is None and disk.copy_bytes > 1536 * MiB)
 
 
+def _old_disk_used(disk: DiskPlan, here: Partial) -> str:
+    row = here.row
+    since = "" if row is None or row.since is None else f" since {format_time(row.since)}"
+    text = (
+        f"{disk.target}: {disk.dest.path} ({format_size(disk.partial.allocated)}), the old disk that move {here.move} "
+        f"has left and quarantine keeps{since}, becomes the copy; both sides are compared and only what differs is "
+        "written. It cannot be gone back to any more."
+    )
+    if row is not None and "because" in row.why:  # the file system is shared, which this host cannot see through
+        text += f" It was {row.why}; that no other host needs it is on your word."
+    return text
+
+
 def findings(disks: Sequence[DiskPlan], request: MoveRequest, facts: Facts, method: Method) -> list[Finding]:
     """What is gone on with, what could be after a break, and why not."""
     found = []
@@ -164,12 +179,7 @@ def findings(disks: Sequence[DiskPlan], request: MoveRequest, facts: Facts, meth
     for disk in disks:
         here = facts.partials.get(disk.dest.path)
         if here is not None and here.kept:
-            text = (
-                f"{disk.target}: {disk.dest.path} ({format_size(disk.partial.allocated)}), "
-                f"the old disk that move {here.move} has left, becomes the copy; both sides are compared and only what "
-                "differs is written. It cannot be gone back to any more."
-            )
-            found.append(finding("KEPT_USED", text))
+            found.append(finding("KEPT_USED", _old_disk_used(disk, here)))
         elif disk.partial.allocated:
             text = (
                 f"{disk.target}: {disk.dest.path} ({format_size(disk.partial.allocated)}) is what move "

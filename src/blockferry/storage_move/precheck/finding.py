@@ -203,14 +203,16 @@ CATALOGUE: dict[str, FindingKind] = {
         ),
         FindingKind(
             "KEPT_USED", _W, "An old disk in quarantine becomes the copy",
-            "As asked (--use-kept): both are compared, and only what differs is written. From then on it is a copy of "
-            "this move and no old disk: it cannot be gone back to, and is removed if the move is cancelled or fails.",
+            "As asked (--use-kept): both are compared, and only what differs is written. The old disk is written over: "
+            "it cannot be gone back to any more. If the move is cancelled or fails before the first write it is in "
+            "quarantine again; after that it is a copy of this move, and removed or kept as those are (--on-break).",
             "Leave out --use-kept to have the disk copied beside it.",
         ),
         FindingKind(
             "KEPT_UNUSED", _W, "An old disk in quarantine cannot become the copy",
-            "It must be as it was kept, one image of the same format and size without snapshots, and nothing may need "
-            "it. While the VM runs, an overlay has to take its writes meanwhile.",
+            "It must be as it was kept, only because that was asked for, one image of the same format and size without "
+            "snapshots, under one name (a hard link may be a backup), and nothing may need it. While the VM runs, an "
+            "overlay has to take its writes meanwhile.",
             "",
         ),
         FindingKind(

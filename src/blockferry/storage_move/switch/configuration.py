@@ -14,7 +14,7 @@ from blockferry.hosts.libvirt.domain import Control, CopyOrder
 from blockferry.storage_move import actions
 from blockferry.storage_move.context import Context
 from blockferry.storage_move.destination import effects as destination_effects
-from blockferry.storage_move.destination import mount_check
+from blockferry.storage_move.destination import kept_files, mount_check
 from blockferry.storage_move.home import effects as home_effects
 from blockferry.storage_move.observation import DiskSide, Observation
 from blockferry.storage_move.overlays import rules as overlays_rules
@@ -25,8 +25,8 @@ from blockferry.storage_move.record import Record
 
 def mark(context: Context, seen: Observation) -> None:
     for disk in context.plan.disks:
-        if seen.record.disk(disk.target).partial:  # what another move has left is this one's from now on
-            destination_effects.mark_file(context, disk.dest.path, made=True)
+        if seen.record.disk(disk.target).partial and kept_files.untaken(seen.record, disk) is None:
+            destination_effects.take_partial(context, disk.dest.path, disk.partial.move)
     record = seen.record
     if not record.mounts:
         record = replace(record, mounts=mount_check.mounts(context))

@@ -48,6 +48,7 @@ def stat(paths: list[str], *, links: bool = False) -> list[dict[str, Any]]:
             "mode": stat_result.st_mode,
             "uid": stat_result.st_uid,
             "gid": stat_result.st_gid,
+            "names": stat_result.st_nlink,
             "device_number": [os.major(stat_result.st_rdev), os.minor(stat_result.st_rdev)] if device else [0, 0],
         }
         found.append(numbers)
