@@ -92,8 +92,8 @@ COURSE = (
 by the overlay of a VM that goes off, with UEFI variables, snapshots, `--trim`, by cloning, with layers that are kept,
 with files in the home, when libvirt has lost the VM, into an old disk that was kept, or by no move at all (tracking of
 changed blocks, quarantine); the matrix does not walk them (test_home, test_destination_hangs, test_pace, test_resume,
-test_firmware, test_quarantine, test_snapshots, test_trim, test_clone, test_templates, test_lost, test_simulated_way_back and
-test_tracking do)."""
+test_firmware, test_quarantine, test_snapshots, test_trim, test_clone, test_templates, test_lost,
+test_simulated_way_back and test_tracking do)."""
 
 _OF_VERIFY = {"view-prepared": IN_STEP, "taking-view": SWITCH, "view-taken": SWITCH}
 
