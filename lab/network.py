@@ -130,7 +130,7 @@ class Network:
     def lengthen(self, name: str, delay_ms: float, loss: float = 0.0) -> None:
         """From now on each frame to or from a host takes so long, and this share of them is lost."""
         self.shorten(name)
-        middle, ends = self._middle(name), [f"{self._port(name)}-{end}" for end in "ab"]
+        middle, ends = self._middle(name), [self._middle(name).replace("mid", end) for end in ("near", "far")]
         enter = ["nsenter", f"--target={self._init.pid}", "--net"]
         line = subprocess.Popen(
             [*enter, sys.executable, Path(__file__).with_name("delay_line.py"), *ends, str(delay_ms), str(loss)],
@@ -158,7 +158,7 @@ class Network:
         self.mend(name)
 
     def _middle(self, name: str) -> str:
-        return f"{self._port(name)}-mid"
+        return f"mid{self._port(name).removeprefix('port')}"
 
     @property
     def pid(self) -> int:

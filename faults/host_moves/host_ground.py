@@ -63,6 +63,7 @@ class HostGround:
             ferry = Ferry(desk, directory / "journal.db", directory, tables)
             # What was lost while a link was cut is sent again within a second, not after as long as the cut.
             desk.run(["sh", "-c", "echo 1000 > /proc/sys/net/ipv4/tcp_rto_max_ms"], check=False)
+            desk.run(["sh", "-c", "echo 255 > /proc/sys/net/ipv4/tcp_retries2"])
             witness = lab.witness()
             stack.callback(witness.stop)
             ground = cls(lab, desk, hosts, stores, ferry, witness)
@@ -110,6 +111,8 @@ class HostGround:
             self.furnish(host)
             self.mend_link(host)
             self.remove_certificates(host)
+            for note in (host.directory / "run/blockferry").glob("host-move-*"):
+                note.unlink()
             active = host.virsh("pool-list", "--name").split()
             for store in self.stores_of(host):
                 if store.name not in active:  # libvirt stops a pool that it could not look at

@@ -12,7 +12,7 @@ from faults.host_moves.host_strikes import EITHER, anywhere
 from lab import Host
 from lab.certificates import Authority
 
-DELAY_MS, LOSS = 50.0, 0.01
+DELAY_MS, LOSS = 50.0, 0.0001
 """Each way, so 100 ms there and back."""
 HANG_S = 20.0
 CUT_S = 25.0
@@ -152,7 +152,7 @@ def add_to(catalogue: Catalogue[HostFault]) -> None:
                   ends=EITHER),
         HostFault("cut-for-good", "link", "the link of one host is cut for longer than anybody waits",
                   _cut_for_good, anywhere, heal=_whole, ends=EITHER),
-        HostFault("slow-link", "link", "100 ms there and back, 1 % of the frames is lost", _whole_move,
+        HostFault("slow-link", "link", "100 ms there and back, one frame in 10,000 is lost", _whole_move,
                   whole_move, prepare=_slow_link, heal=_whole, own=True),
         HostFault("dest-full", "datastore", "no space left on the destination's datastore", _full, anywhere,
                   heal=_room_again, methods=_own(), ends=EITHER),

@@ -147,10 +147,15 @@ def test_the_witness(directory: Path, network: Network, plugs: tuple[Plug, Plug]
             ("one", 1), ("one", 2), ("one", 3), ("two", 4), ("two", 5),
         ]  # fmt: skip
         assert witness.twice(99) == []
+        network.mend("two")
+        network.lengthen("two", 5.0)  # what goes along a long link is heard once
+        assert two.run(SEND, "97", "1") == ""
+        wait_until(lambda: bool(witness.heard(97)), "what came along the long link", timeout=30)
         assert one.run(SEND, "99", "4") == ""
         assert one.run(SEND, "98", "5") == ""
         wait_until(lambda: bool(witness.heard(98)), "another run", timeout=30)
         [(first, second)] = witness.twice(99)
+        assert [sighting.host for sighting in witness.heard(97)] == ["two"]
         assert (first.host, second.host, second.number) == ("two", "one", 4)
         assert witness.alive()
     finally:
