@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from decide_support import make_plan
 from paper_host import PaperSite
 
-from blockferry.base.errors import FileExists, HostCallFailed, HostCommandFailed, LeaseLost
+from blockferry.base.errors import FileExists, HostCallFailed, HostCommandFailed, LeaseLost, StillInUse
 from blockferry.hosts.helper import files
 from blockferry.hosts.images import conversion
 from blockferry.hosts.inventory import PowerState
 from blockferry.safety.guard import Guard
 from blockferry.storage_move.context import Context
 from blockferry.storage_move.destination import effects as destination_effects
+from blockferry.storage_move.destination import release
 from blockferry.storage_move.destination.effects import MARKER
+from blockferry.storage_move.disk_plan import CopyPlan, DestinationImage, DiskSizes
 from blockferry.storage_move.home import effects as home_effects
 from blockferry.storage_move.home.plan import HomeFile, HomePlan
 from blockferry.storage_move.home.record import HomeRecord
 from blockferry.storage_move.observation import Observation
+from blockferry.storage_move.overlays import effects as overlays_effects
 from blockferry.storage_move.plan import DomainPlan, Plan
 from blockferry.storage_move.record import Record
 from blockferry.storage_move.request import Method, SourcePolicy
@@ -222,6 +227,103 @@ def test_another_file_beside_the_mark_of_this_move_is_a_stranger_s(place: Place,
     with pytest.raises(FileExists):
         destination_effects.name_paths(place.context(), record, str(path))
     assert path.read_text() == "precious"
+
+
+MARKERS = {
+    "the administrator has removed the copy and its marker": None,
+    "another move has made it": {"move": "ef01", "inode": "its own"},
+    "a marker of no move": {"inode": "its own"},
+    "the move was killed, and it is not known which file it has made": {"move": "abcd", "inode": ""},
+}
+
+
+@pytest.mark.parametrize("story", MARKERS)
+def test_a_name_in_the_record_proves_nothing_about_the_file_that_has_it(place: Place, story: str) -> None:
+    """It is neither replaced when the move goes on nor removed when it goes back, and its marker stays."""
+    path, marker = place.new / "vda.qcow2", place.new / f"vda.qcow2{MARKER}"
+    path.write_text("precious")
+    words = MARKERS[story]
+    if words is not None:
+        marker.write_text(json.dumps(words).replace("its own", str(path.stat().st_ino)))
+    record = replace(place.record, created=(str(path),))
+    with pytest.raises(FileExists):
+        destination_effects.name_paths(place.context(), record, str(path))
+    assert path.read_text() == "precious"
+    context = place.context()
+    release.remove_destination(context, Observation(PowerState.OFF, True, (), record))
+    assert path.read_text() == "precious"
+    assert marker.exists() == (words is not None)
+    assert [f"{path} stays, because " in note for note in context.notes] == [True]
+
+
+def test_what_a_move_that_was_killed_has_left_is_replaced(place: Place) -> None:
+    """Its marker does not say yet which file it is: an empty one, and a copy that is like what it was made from."""
+    path, copy = place.new / "vda.qcow2", Path(place.file.dest)
+    path.touch()
+    for one in (path, copy):
+        destination_effects.mark_file(place.context(), str(one))
+    record = replace(place.record, created=(str(path), str(copy)))
+    destination_effects.name_paths(place.context(), record, str(path), str(copy))
+    assert not path.exists()
+    assert not copy.exists()
+    copy.write_text("new")
+    with pytest.raises(FileExists):
+        destination_effects.name_paths(place.context(), record, str(path), str(copy))
+    assert copy.read_text() == "new"
+
+
+def test_a_file_of_ours_that_somebody_has_open_is_not_replaced(place: Place) -> None:
+    path = place.new / "vda.qcow2"
+    path.write_text("ours")
+    destination_effects.mark_file(place.context(), str(path), made=True)
+    with subprocess.Popen(["tail", "-f", str(path)], stdout=subprocess.PIPE) as reader:
+        assert reader.stdout is not None
+        assert reader.stdout.read(4) == b"ours"
+        with pytest.raises(StillInUse, match="tail"):
+            destination_effects.name_paths(place.context(), replace(place.record, created=(str(path),)), str(path))
+        reader.kill()
+    assert path.read_text() == "ours"
+
+
+def test_metadata_of_somebody_else_is_not_written_over(place: Place) -> None:
+    """The move has named it before it was made; what is there now is not signed by us."""
+    path = place.new / "web01.xml"
+    path.write_text("precious")
+    context = place.context()
+    context.noted = replace(place.record, created=(str(path),))
+    home_effects.write_metadata(context, str(place.new))
+    assert path.read_text() == "precious"
+
+
+def test_a_file_of_somebody_else_is_no_broken_copy_to_go_on_from(place: Place) -> None:
+    """It would be written over by what the old disk holds."""
+    path = place.new / "vda.img"
+    path.write_bytes(bytes(1 << 20))
+    disk = replace(
+        make_plan().disks[0],
+        dest=DestinationImage(path=str(path), format="raw", datastore="ssd"),
+        sizes=DiskSizes(virtual=1 << 20, allocation=1 << 20),
+        copy=CopyPlan(resumable=True),
+    )
+    context = place.context()
+    record = Record(created=(str(path),))
+    assert not overlays_effects.worth_going_on(context, disk, record)
+    destination_effects.mark_file(context, str(path), made=True)
+    assert overlays_effects.worth_going_on(context, disk, record)
+
+
+def test_a_new_image_says_which_file_it_is_before_anything_is_in_it(place: Place) -> None:
+    """A move that is killed while qemu-img makes it leaves a file that is proven to be its own."""
+    path, context = place.new / "vda.qcow2", place.context()
+    marker = place.new / f"vda.qcow2{MARKER}"
+    seen = []
+    destination_effects.mark_file(context, str(path))
+    context.check = lambda: seen.append((path.exists() and path.stat().st_size, json.loads(marker.read_text())))
+    with pytest.raises(HostCommandFailed):
+        destination_effects.new_image(context, str(path), make_plan().disks[0], "qcow2", 1 << 20, cluster_size=1000)
+    assert not path.exists()
+    assert json.loads(marker.read_text())["inode"] != ""
+    assert seen[0][0] == 0
 
 
 def test_a_marker_that_cannot_be_read_is_not_taken_for_none(place: Place) -> None:

@@ -89,7 +89,7 @@ def test_another_file_that_has_taken_a_name_of_ours_stays(context: Context, tmp_
     dest.parent.mkdir()
     dest.write_text("precious")
     marker = dest.parent / "vda.qcow2.blockferry"
-    marker.write_text('{"move": "abcd", "inode": "1"}')
+    marker.write_text('{"move": "m1", "inode": "1"}')
     record = Record(created=(f"{dest.parent}/", str(dest)))
     seen = Observation(PowerState.RUNNING, persistent=True, disks=(), record=record)
     release.remove_destination(context, seen)

@@ -61,7 +61,7 @@ def test_a_copy_that_broke_with_its_qemu_goes_on_by_way_of_overlays() -> None:
     run = Run(*build(Wish(), 1))
     run.disturbed = True
     assert run.machine.qemu is not None
-    run.machine.qemu.copies = 0.05
+    run.machine.qemu.copies = 0.02
 
     def restart(_action: Action) -> None:
         job = run.machine.qemu.disks["vda"].job if run.machine.qemu is not None else None

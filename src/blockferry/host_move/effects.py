@@ -27,7 +27,7 @@ from blockferry.hosts.libvirt.migration import Migration, MigrationOrder
 from blockferry.hosts.qemu_user import HOME_MODE
 from blockferry.jobs.action import Action, LookAgain
 from blockferry.safety import proof
-from blockferry.storage_move.destination.effects import MARKER, is_somebody_s, marked_by, write_marker
+from blockferry.storage_move.destination.effects import MARKER, is_made_by, write_marker
 
 STOPPING_S = 5.0
 """So long an abort is waited for before the next look."""
@@ -100,7 +100,7 @@ def make_image(context: HostMoveContext, record: HostMoveRecord, disk: Travellin
     for one in (path, disk.dest):
         if not files.is_there(runner, one):
             continue
-        if one not in record.created or marked_by(runner, one) != context.plan.move or is_somebody_s(runner, one):
+        if one not in record.created or not is_made_by(runner, one, context.plan.move):
             raise FileExists(one)
         if one == path:
             context.check()
@@ -120,7 +120,15 @@ def make_image(context: HostMoveContext, record: HostMoveRecord, disk: Travellin
     context.check()
     _mark_image(context, path, made=False)
     preallocation: qemu_img.Preallocation = "falloc" if disk.thick else "off"
-    qemu_img.create(runner, path, disk.format, disk.virtual_size, preallocation=preallocation, still_ours=context.check)
+    qemu_img.create(
+        runner,
+        path,
+        disk.format,
+        disk.virtual_size,
+        preallocation=preallocation,
+        still_ours=context.check,
+        claimed=lambda: _mark_image(context, path, made=True),
+    )
     image_owner.give_image(context, disk, path)
     _mark_image(context, path, made=True)
     for one in (path, home, posixpath.dirname(home)):
@@ -476,7 +484,7 @@ def remove_images(context: HostMoveContext, record: HostMoveRecord) -> None:
         if not files.is_there(runner, path):
             files.remove_file(runner, path + MARKER)
             continue
-        if marked_by(runner, path) != context.plan.move or is_somebody_s(runner, path):
+        if not is_made_by(runner, path, context.plan.move):
             left.append(path)
             continue
         files.remove_file(runner, path)

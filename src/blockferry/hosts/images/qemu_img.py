@@ -197,12 +197,14 @@ def create(
     extended_l2: bool = False,
     compat: str = "1.1",
     still_ours: Callable[[], None] = _nothing,
+    claimed: Callable[[], None] = _nothing,
 ) -> None:
     """Create an image of mode 0600 that was not there before; it reads as zeros (or as its backing file).
 
     Raw has no metadata: there `metadata` means off. Owner and labels are left to libvirt.
     Raises FileExists (nothing is overwritten; after a crash remove the leftover first), UsageError,
     HostCommandFailed; whatever was begun is removed again, unless `still_ours` raises: then it is somebody else's now.
+    `claimed` is called when `path` is there, empty, and is ours.
     """
     absolute(path)
     size = holdable_size(format, virtual_size)
@@ -210,6 +212,7 @@ def create(
         raise UsageError("A raw image cannot have a backing file.", "Use qcow2.")
     claim(runner, path)
     try:
+        claimed()
         if format == "raw":
             _fill_raw(runner, path, size, preallocation)
         else:

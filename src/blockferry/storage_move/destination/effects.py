@@ -1,8 +1,9 @@
 """Effects that make things at the destination: lower layers, images, cold copies, the finishing touch.
 
 What is made is named in the record before it exists (`created`), and each file has a marker file beside it, so
-that an orphan sweep can tell whose it is even without the journal. What is in `created` is ours: it is replaced
-when an effect is repeated, unless the marker tells that it is another file. What is not is never overwritten.
+that an orphan sweep can tell whose it is even without the journal. What is in `created` is replaced when an effect is
+repeated, if its marker proves that this move has made it (`why_not_ours`): the administrator, or another journal's
+move, may have put a file of the same name there since. What is not in it is never overwritten.
 """
 
 from __future__ import annotations
@@ -16,9 +17,16 @@ from dataclasses import replace
 
 import msgspec
 
-from blockferry.base.errors import CopyIncomplete, FileExists, HostCallFailed, HostCommandFailed
+from blockferry.base.errors import (
+    CopyIncomplete,
+    FileExists,
+    HostCallFailed,
+    HostCommandFailed,
+    ImageUnreadable,
+    StillInUse,
+)
 from blockferry.hosts.exports import is_export
-from blockferry.hosts.helper import files
+from blockferry.hosts.helper import files, image_users
 from blockferry.hosts.helper.files import FileStat
 from blockferry.hosts.images import conversion, network_exports, qemu_img
 from blockferry.hosts.qemu_user import HOME_MODE
@@ -39,11 +47,11 @@ MARKER = ".blockferry"
 
 
 def name_paths(context: Context, record: Record, *paths: str, ours: Collection[str] = ()) -> Record:
-    """Write down what is about to be made. A name of ours that is there already is taken away first.
+    """Write down what is about to be made. A file of ours that is there already is taken away first.
 
-    Raises FileExists, and writes down nothing, when a new name is taken by a file that is not this move's: what is
-    written down is removed later. `ours`: files that are known to be ours in another way. OldDiskInDoubt for an old
-    disk that was to become the copy and is not as it was.
+    Raises FileExists, and writes down nothing, when a name is taken by a file that is not proven to be this move's;
+    StillInUse when somebody uses one that is. `ours`: files that are known to be ours in another way. OldDiskInDoubt
+    for an old disk that was to become the copy and is not as it was.
     """
     fresh = [path for path in paths if path not in record.created]
     for path in fresh:
@@ -54,14 +62,27 @@ def name_paths(context: Context, record: Record, *paths: str, ours: Collection[s
     record = kept_files.take_over_all(context, record, paths)
     for path in paths:
         if path in record.created and not path.endswith("/"):
-            if is_somebody_s(context.runner, path):
+            if path not in ours and why_not_ours(context, path) is not None:
                 raise FileExists(path)
+            if user := _user(context.runner, path):
+                raise StillInUse(path, user)
             context.check()
             files.remove_file(context.runner, path)
     if fresh:
         record = replace(record, created=(*record.created, *fresh))
         context.save(record)
     return record
+
+
+def _user(runner: Runner, path: str) -> str:
+    """Who is seen to use a file, a clause; "" when nobody is, or nothing is there."""
+    try:
+        users = image_users.users_of(runner, path)
+    except ImageUnreadable:
+        if files.stat_one(runner, path) is None:
+            return ""
+        raise
+    return users.why if users.any else ""
 
 
 def make_home(context: Context, record: Record, path: str) -> Record:
@@ -124,8 +145,12 @@ def new_image(
     preallocation: qemu_img.Preallocation = "off",
     *,
     extended_l2: bool = False,
+    marked: bool = True,
 ) -> None:
-    """An empty image under a name that is in the record; its owner and mode are those of the disk's old one."""
+    """An empty image under a name that is in the record; its owner and mode are those of the disk's old one.
+
+    `marked`: its marker says which file it is from the moment on when it appears, empty.
+    """
     qemu_img.create(
         context.runner,
         path,
@@ -136,6 +161,7 @@ def new_image(
         cluster_size=cluster_size,
         extended_l2=extended_l2,
         still_ours=context.check,
+        claimed=lambda: mark_file(context, path, made=True) if marked else None,
     )
     owner_and_labels.give_as(context, owner_and_labels.old_image(context, disk, path), path)
 
@@ -335,6 +361,52 @@ def take_partial(context: Context, path: str, left_by: str | None) -> None:
     ):
         raise FileExists(path)
     mark_file(context, path, made=True)
+
+
+def why_not_ours(context: Context, path: str) -> str | None:
+    """Why it is not proven that this move has made the file at a path in `created`; None when it is, or none is there.
+
+    The administrator may have removed our file by hand, and put a backup of his own in its place; another journal's
+    move may have made a file of that name since. A move that was killed may have left a file that its marker does not
+    tell of yet: that one is proven to be ours when nothing is in it, or just what it was to be a copy of.
+    Raises HostCommandFailed, HostUnreachable when that cannot be told.
+    """
+    plan, file_stat = context.plan, files.stat_one(context.runner, path)
+    if file_stat is None:
+        return "it is a symbolic link" if files.is_there(context.runner, path) else None
+    if file_stat.kind == "other" and posixpath.basename(path) == backup_socket(plan.move):
+        return None  # QEMU has made it, and there is no marker
+    adopted = next((disk.partial.move for disk in plan.disks if disk.dest.path == path), None)
+    words = _marker(context.runner, path)
+    if words is None:  # an old disk from quarantine that becomes the copy has none at first
+        return None if adopted is not None else "no marker says that the move has made it"
+    if words.get("move") is None or words["move"] not in (plan.move, adopted):
+        return f"its marker says that move {words.get('move')} has made it"
+    if is_another(words, file_stat):
+        return "it is another file than the one that the move made"
+    if words.get("inode") != "" or file_stat.size == 0:
+        return None
+    source = next((file.source for file in plan.small_files if file.dest == path), "")
+    if source and files.is_there(context.runner, source) and files.same_content(context.runner, source, path):
+        return None
+    return "it is not proven that the move has made it: the move ended before it could note which file it is"
+
+
+def backup_socket(move: str) -> str:
+    """The name of the socket at which QEMU shows the new disks of a move as they were at the switch."""
+    return f"blockferry-{move}.sock"
+
+
+def is_made_by(runner: Runner, path: str, move: str) -> bool:
+    """Whether the marker beside a file proves that this move has made it. One that does not say yet which file it is
+    proves it of an empty one.
+
+    Raises HostCommandFailed, HostUnreachable when that cannot be told.
+    """
+    words, file_stat = _marker(runner, path), files.stat_one(runner, path)
+    if words is None or words.get("move") != move or is_another(words, file_stat):
+        return False
+    return words.get("inode") != "" or file_stat is None or file_stat.size == 0
 
 
 def unfinished(runner: Runner, path: str, move: str) -> bool:

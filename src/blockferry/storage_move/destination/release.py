@@ -253,9 +253,11 @@ def remove_destination(context: Context, seen: Observation) -> None:
         disk = next((disk_plan for disk_plan in context.plan.disks if path == disk_plan.overlays.source), None)
         if disk is not None:
             overlays_effects.remove_overlay(context, record, disk)
-        elif file_stat is not None and destination_effects.is_somebody_s(context.runner, path):
-            context.notes.append(f"{path} stays: it is another file than the one that the move made")
+        elif (other := _not_made(context, path)) is not None:
+            context.notes.append(f"{path} stays, because {other}")
             context.log_event("warning", context.notes[-1])
+            if not destination_effects.is_somebody_s(context.runner, path):
+                continue  # with its marker, by which `orphans` tells of it; or that is another move's
         elif file_stat is not None:
             doubt = asked.blocker(path, context.claims(), going=record.created, patience_s=0, sure=False, is_base=False)
             if doubt is not None:
@@ -275,6 +277,13 @@ def remove_destination(context: Context, seen: Observation) -> None:
         context.log_event("action", sentence)
     record = record.changed(lambda disk: replace(disk, source_overlay=None, dest_overlay=None))
     context.save(replace(record, created=()))
+
+
+def _not_made(context: Context, path: str) -> str | None:
+    """Why it is not proven that the move has made a file, a clause."""
+    if path.endswith(".xml") and home_effects.is_ours(context.runner, path, context.plan.uuid):
+        return None
+    return destination_effects.why_not_ours(context, path)
 
 
 def _to_keep(context: Context, seen: Observation) -> dict[str, str]:

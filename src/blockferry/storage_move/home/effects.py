@@ -493,9 +493,8 @@ def _writable(context: Context, directory: str) -> dict[str, str]:
 
 
 def _own(context: Context, path: str) -> bool:
-    """Whether a metadata file is ours: by its first line, or because this move has named it before it was made."""
-    named = context.noted is not None and path in context.noted.created
-    return named or is_ours(context.runner, path, context.plan.uuid)
+    """Whether a metadata file is ours: by its first line. It appears whole, so a move that was killed leaves it."""
+    return is_ours(context.runner, path, context.plan.uuid)
 
 
 def is_ours(runner: Runner, path: str, uuid: str) -> bool:

@@ -45,13 +45,19 @@ def take_overlays(context: Context, action: actions.TakeOverlays, seen: Observat
     for target, path in overlays.items():
         disk = context.plan.disk(target)
         _no_longer_needed(context, record, disk, path)
-        record = destination_effects.name_paths(context, record, path).without_sync(target)
+        record = destination_effects.name_paths(context, record, path, ours=[path]).without_sync(target)
         record = record.with_overlay(target, OverlayState.NAMED, at_source=True)
         context.save(record)
         point("overlay-named")
         destination_effects.mark_file(context, path)
         destination_effects.new_image(
-            context, path, disk, "qcow2", disk.sizes.virtual, backing=(disk.source.path, disk.source.format)
+            context,
+            path,
+            disk,
+            "qcow2",
+            disk.sizes.virtual,
+            backing=(disk.source.path, disk.source.format),
+            marked=False,  # a marker without an inode proves that libvirt was never told of it
         )
         destination_effects.mark_file(context, path, made=True)
     point("overlay-made")
@@ -224,6 +230,8 @@ def _unfit(context: Context, disk: DiskPlan) -> str | None:
     file_stat = files.stat_one(context.runner, disk.dest.path)
     if file_stat is None:
         return f"{disk.dest.path} is gone"
+    if (other := destination_effects.why_not_ours(context, disk.dest.path)) is not None:
+        return other
     return comparison.usable(context.runner, disk.dest.path, disk.dest.format, disk.sizes.virtual)
 
 

@@ -6,7 +6,7 @@ import posixpath
 import time
 from dataclasses import replace
 
-from blockferry.base.errors import BlockferryError
+from blockferry.base.errors import BlockferryError, FileExists
 from blockferry.base.units import MiB, format_duration, format_rate, format_size
 from blockferry.hosts.exports import is_export
 from blockferry.hosts.helper import files
@@ -15,6 +15,7 @@ from blockferry.hosts.inventory import PowerState
 from blockferry.hosts.libvirt.domain import CopyOrder
 from blockferry.storage_move import actions, destination_watchdog
 from blockferry.storage_move.context import Context
+from blockferry.storage_move.destination import effects as destination_effects
 from blockferry.storage_move.disk_plan import DiskPlan
 from blockferry.storage_move.disk_record import Copy, Stage
 from blockferry.storage_move.observation import DiskJob, Observation
@@ -87,6 +88,9 @@ def start_copy(context: Context, action: actions.StartCopy, seen: Observation) -
             record,
             commits=replace(record.commits, fingerprints={**record.commits.fingerprints, disk.overlays.source: state}),
         )
+    dest = disk.overlays.dest if layered else disk.dest.path
+    if not action.reverse and not is_export(dest) and destination_effects.why_not_ours(context, dest) is not None:
+        raise FileExists(dest)  # QEMU would write over it
     context.save(record)
     point("starting-copy")
     context.memory.progress.pop(disk.target, None)

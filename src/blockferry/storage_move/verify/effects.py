@@ -207,7 +207,7 @@ def _doubt(record: Record, target: str) -> str | None:
 
 def _socket(context: Context, incarnation: int) -> str:
     place = listening_place(context.runner, incarnation, context.plan.vm, context.plan.disks[0].dest.path)
-    return posixpath.join(place, f"blockferry-{context.plan.move}.sock")
+    return posixpath.join(place, destination_effects.backup_socket(context.plan.move))
 
 
 def listening_place(runner: Runner, incarnation: int, vm: str, image: str) -> str:
