@@ -54,7 +54,10 @@ def suspend(context: Context, action: actions.Suspend, seen: Observation) -> Non
     destination_watchdog.arm(context)
     guarding.arm(context, GUARD_SWITCH_S if action.switch else GUARD_START_S)
     context.memory.pivot_failures = 0
-    context.memory.view_tried = context.memory.view_taken = False
+    # A guard let the VM run after a process died in the middle of its pivots: the guest has written to the disks that
+    # were across, so no view is of the instant at which they switched.
+    context.memory.view_tried = any(view.live is DiskSide.DESTINATION for view in seen.disks)
+    context.memory.view_taken = False
     context.memory.suspended_at, context.memory.resumed = time.monotonic(), False
     # When this raises, the VM may stand still all the same (libvirt's answer came too late): the guard stays armed, the
     # record says that a pause is ours, and the next look tells.
