@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from blockferry.base.errors import FileExists, LibvirtFailed
+from blockferry.base.errors import CopyIncomplete, FileExists, LibvirtFailed
 from blockferry.base.units import format_size
 from blockferry.host_move import host_actions as actions
 from blockferry.host_move import image_owner, migration_guarding, old_home
@@ -235,9 +235,20 @@ def _copy(context: HostMoveContext, record: HostMoveRecord, disk: TravellingDisk
 
 
 def source_fingerprint(context: HostMoveContext, disk: TravellingDisk) -> str:
-    """What tells whether a source image was written to: "" when it is not there."""
-    found = files.fingerprint(context.source.runner, disk.source)
-    return "" if found is None else fingerprint.of(found.inode, found.size, found.mtime_ns)
+    """What tells whether a source image was written to: "" when it is not there.
+
+    Raises CopyIncomplete when nothing tells that of a block device.
+    """
+    found = files.stat_one(context.source.runner, disk.source)
+    if found is None:
+        return ""
+    plain = fingerprint.of(found.inode, found.size, found.mtime_ns)
+    if found.kind != "block":
+        return plain
+    writes = files.device_writes(context.source.runner, disk.source)
+    if not writes:
+        raise CopyIncomplete(disk.target, f"the kernel does not count what is written to {disk.source} while it is off")
+    return f"{plain}@{writes}"
 
 
 def define_barred(context: HostMoveContext, record: HostMoveRecord) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from blockferry.base.units import format_duration
+from blockferry.hosts.exports import is_export
 from blockferry.hosts.fencing import USUAL
 from blockferry.hosts.inventory import PowerState
 from blockferry.jobs.outcome import Outcome, Wanted
@@ -655,13 +656,25 @@ def _forward_off(plan: Plan, seen: Observation) -> actions.Action:
                 return commit_action
     for view in seen.disks:
         if view.side is DiskSide.SOURCE and view.fingerprint == UNKNOWABLE:
-            return actions.Fail(
-                f"{plan.vm} went off, and its disk {view.target} is a network block device: nothing would keep others "
-                "from writing there while it is copied"
-            )
+            return actions.Fail(_cannot_be_watched(plan, view.target))
         if view.side is DiskSide.SOURCE and seen.record.disk(view.target).cold_copied != view.fingerprint:
             return actions.ColdCopy(view.target)
     return verify_rules.cold(plan, seen) or actions.WriteConfig()
+
+
+def _cannot_be_watched(plan: Plan, target: str) -> str:
+    """Why a disk of a VM that is off cannot be copied: nothing would show that somebody wrote to it meanwhile."""
+    path = plan.disk(target).source.path
+    if is_export(path):
+        return (
+            f"{plan.vm} went off, and its disk {target} is a network block device: nothing would keep others "
+            "from writing there while it is copied"
+        )
+    return (
+        f"{plan.vm} is off, and the kernel does not count what is written to {path}, its disk {target}: nothing would "
+        f"show that {plan.vm} was started while it is copied. Start the VM and move it while it runs, or have the "
+        "kernel count (`echo 1 > /sys/block/DEVICE/queue/iostats`)"
+    )
 
 
 def _back_off(plan: Plan, seen: Observation) -> actions.Action:

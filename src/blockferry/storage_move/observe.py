@@ -250,7 +250,10 @@ class Observer:
         # Of a VMDK with a file of extents only that changes when the guest writes.
         if is_export(disk.source.path):
             return UNKNOWABLE
-        base = " ".join(fingerprint(self._runner, path) for path in (disk.source.path, *disk.source.parts))
+        parts = [fingerprint(self._runner, path) for path in (disk.source.path, *disk.source.parts)]
+        if UNKNOWABLE in parts:
+            return UNKNOWABLE
+        base = " ".join(parts)
         above = fingerprint(self._runner, disk.overlays.source) if disk.overlays.source else "missing"
         return base if above == "missing" else f"{base}|{above}"
 
@@ -349,11 +352,18 @@ def graph_matters(seen: Observation) -> bool:
 
 
 def fingerprint(runner: Runner, path: str) -> str:
-    """What changes whenever somebody writes to the file."""
-    fingerprint = files.fingerprint(runner, path)
-    if fingerprint is None:
+    """What changes whenever somebody writes to the file or block device; UNKNOWABLE when nothing tells that.
+
+    QEMU writes to a node of its own, so the times of a block device's node say nothing: there the kernel's counters do.
+    """
+    file_stat = files.stat_one(runner, path)
+    if file_stat is None:
         return MISSING
-    return hosts_fingerprint.of(fingerprint.inode, fingerprint.size, fingerprint.mtime_ns)
+    plain = hosts_fingerprint.of(file_stat.inode, file_stat.size, file_stat.mtime_ns)
+    if file_stat.kind != "block":
+        return plain
+    writes = files.device_writes(runner, path)
+    return f"{plain}@{writes}" if writes else UNKNOWABLE
 
 
 def fingerprints(runner: Runner, paths: Iterable[str]) -> dict[str, str]:

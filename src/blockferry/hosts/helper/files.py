@@ -170,6 +170,15 @@ def device_size(runner: Runner, path: str) -> int:
     return int(runner.call("files.device_size", path=path))
 
 
+def device_writes(runner: Runner, path: str) -> str:
+    """What changes whenever anybody on this host writes to a block device; "" when the kernel does not count that.
+
+    Raises HostCommandFailed, also when it is no block device.
+    """
+    absolute(path)
+    return str(runner.call("files.device_writes", path=path))
+
+
 def realpath(runner: Runner, path: str) -> str:
     """The path without links; what does not exist is left as written. Raises HostCommandFailed (link loops)."""
     absolute(path)

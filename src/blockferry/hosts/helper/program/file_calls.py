@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import errno
 import hashlib
+import mmap
 import os
 import stat as modes
 import time
@@ -22,6 +23,7 @@ from blockferry.hosts.helper.program.mount_table import NOWHERE, mount_of, mount
 ABSENT = (errno.ENOENT, errno.ENOTDIR)
 CHUNK = 1 << 20
 ALLOCATION_STEP = 256 << 20
+PAGE = 4096
 TRIAL = ".blockferry-trial"
 RENAME_NOREPLACE, AT_FDCWD = 1, -100
 ACL = "system.posix_acl_access"
@@ -85,6 +87,54 @@ def device_size(path: str) -> int:
         if not modes.S_ISBLK(os.fstat(descriptor).st_mode):
             raise OSError(errno.ENOTBLK, os.strerror(errno.ENOTBLK), path)
         return os.lseek(descriptor, 0, os.SEEK_END)
+    finally:
+        os.close(descriptor)
+
+
+def device_writes(path: str) -> str:
+    """What changes whenever anybody writes to a block device, through whichever node: the kernel's counters.
+
+    "" when the kernel does not count for this device. The time of writing of a node is no such thing: a VM has one of
+    its own (libvirt's mount namespace). Sectors, not requests: on a device of the device mapper a flush is a write.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        device = os.fstat(descriptor)
+        if not modes.S_ISBLK(device.st_mode):
+            raise OSError(errno.ENOTBLK, os.strerror(errno.ENOTBLK), path)
+        os.fsync(descriptor)  # what lies in the page cache only is counted when it is written out
+    finally:
+        os.close(descriptor)
+    place = os.path.realpath(f"/sys/dev/block/{os.major(device.st_rdev)}:{os.minor(device.st_rdev)}")
+    disk = place if os.path.isdir(f"{place}/queue") else parent(place)  # of a partition
+    if _line(f"{disk}/queue/iostats") != "1":
+        return ""
+    counters = _line(f"{place}/stat").split()
+    if counters and counters[0] == "0":  # nobody has read from it yet, or the driver does not count
+        _read_past_cache(path)
+        counters = _line(f"{place}/stat").split()
+    if len(counters) < 11 or counters[0] == "0":
+        return ""
+    discarded = counters[13] if len(counters) > 13 else "0"
+    # The counters begin anew with each boot, and with each device that gets the number.
+    return "-".join([_line("/proc/sys/kernel/random/boot_id"), _line(f"{disk}/diskseq"), counters[6], discarded])
+
+
+def _line(path: str) -> str:
+    """The content of a file of one line; "" when it is not there."""
+    try:
+        with open(path) as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+def _read_past_cache(path: str) -> None:
+    """Read a block from the device itself."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
+    try:
+        with mmap.mmap(-1, PAGE) as page:
+            os.preadv(descriptor, [page], 0)
     finally:
         os.close(descriptor)
 
@@ -477,7 +527,7 @@ CALLS: dict[str, Callable[..., Any]] = {
     one.__name__: one
     for one in (
         *(stat, there, flush, device_size, realpath, realpaths, entries, link_target, digest, rename),
-        *(make_directory, remove_directory),
+        *(make_directory, remove_directory, device_writes),
         *(names, read, head, write, copy, copy_over, copy_head, same, remove, claim, appear, allocate, free),
         *(write_rate, existing, mount_points, filesystem, writable),
     )
