@@ -8,6 +8,9 @@ from blockferry.hosts.datastore_id import FileId, on_host
 NOTHING_USES_IT = "nothing here uses it"
 """The end of `Kept.why` of a file that is kept because its user asked for it, and not for a doubt about a newer one."""
 
+INCOMPLETE = "it lacks the guest's last writes"
+"""Stands in `why` of a kept base whose overlay is gone: no VM can go back to it."""
+
 
 @dataclass(frozen=True, slots=True)
 class KeptFingerprint:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from blockferry.base.dataclass import dataclass
 from blockferry.hosts.exports import is_export
 from blockferry.hosts.inventory import PowerState, Vm
-from blockferry.hosts.kept import Kept, KeptFingerprint
+from blockferry.hosts.kept import INCOMPLETE, Kept, KeptFingerprint
 from blockferry.storage_move.plan import Plan
 
 
@@ -200,6 +200,8 @@ def _file_problems(
             found.append(f"{target}: {path} is not in quarantine: it was not kept, or was purged or restored")
         elif now is None:
             found.append(f"{target}: {path} is gone")
+        elif INCOMPLETE in row.why:
+            found.append(f"{target}: {path} is not the whole disk: {row.why[row.why.index(INCOMPLETE) :]}")
         elif row.fingerprint is None:
             found.append(f"{target}: how {path} was when it was kept is not recorded")
         elif row.fingerprint != now:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 
 from blockferry.base.errors import BlockferryError, StillInUse, VmNotFound
@@ -11,7 +12,7 @@ from blockferry.base.units import MiB, format_size, format_time
 from blockferry.hosts.exports import is_export
 from blockferry.hosts.helper import files
 from blockferry.hosts.images import network_exports, qemu_img
-from blockferry.hosts.kept import NOTHING_USES_IT
+from blockferry.hosts.kept import INCOMPLETE, NOTHING_USES_IT
 from blockferry.hosts.libvirt import domain_list
 from blockferry.safety import proof
 from blockferry.storage_move import destination_watchdog
@@ -27,6 +28,8 @@ from blockferry.storage_move.observation import DiskSide, Observation
 from blockferry.storage_move.observe import fingerprints, same_path
 from blockferry.storage_move.overlays import effects as overlays_effects
 from blockferry.storage_move.overlays import resume_rules
+from blockferry.storage_move.overlays import rules as overlays_rules
+from blockferry.storage_move.overlays.record import OverlayState
 from blockferry.storage_move.points import point
 from blockferry.storage_move.request import OnBreak
 from blockferry.storage_move.templates import rules as templates_rules
@@ -51,16 +54,20 @@ def release_source(context: Context, path: str, seen: Observation) -> None:
         unproven = verify_effects.unproven(plan, seen.record, disk.target)
         kept = not plan.source.delete or unproven is not None
         doubt = reason_to_keep(context, disk, path, seen)
-        if overlay and doubt is None and kept:
-            # What the overlay holds is written into the base below it, which is whole then, and kept.
+        if overlay and doubt is None:
+            # Only when the base can go, too, or can be written to: then what the overlay holds is written into it, and
+            # it is whole. A base that stays because of a doubt is not: it stays with its overlay.
             doubt = reason_to_keep(context, disk, disk.source.path, seen, overlay_goes=True)
         if not overlay:
             doubt = doubt or unproven
         if doubt is not None:
+            whole = not _lacks_overlay(context, disk, path, seen)
+            doubt += "" if whole else f"; {INCOMPLETE}: {disk.overlays.source} was removed before"
             sentence = f"{path} ({format_size(size)}): kept, because {doubt}"
             context.quarantine(
-                path, disk.source.datastore or "", size, doubt, _format(context, disk, path), for_good=True
-            )
+                path, disk.source.datastore or "", size, doubt, _format(context, disk, path), for_good=True,
+                settled=whole,
+            )  # fmt: skip
         elif overlay:
             context.check()
             if kept:
@@ -84,6 +91,23 @@ def release_source(context: Context, path: str, seen: Observation) -> None:
     context.log_event("action", sentence)
     point("source-released")
     context.save(replace(seen.record, released=(*seen.record.released, path)))
+
+
+def _lacks_overlay(context: Context, disk: DiskPlan, path: str, seen: Observation) -> bool:
+    """Whether a base is no whole disk any more, because the overlay with the guest's last writes is gone.
+
+    With --delete-source the overlay is not committed before it goes, for the base is to go next. A doubt may come
+    between the two.
+    """
+    above = disk.overlays.source
+    if not above or not same_path(path, disk.source.path) or not context.plan.source.delete:
+        return False
+    if verify_effects.unproven(context.plan, seen.record, disk.target) is not None:
+        return False  # then it was committed
+    state = overlays_rules.layer_of(seen.record, disk.target, at_source=True)
+    if state in (None, OverlayState.COMMITTED):
+        return False
+    return files.stat_one(context.runner, above) is None
 
 
 def _format(context: Context, disk: DiskPlan, path: str) -> str | None:
@@ -238,9 +262,7 @@ def remove_destination(context: Context, seen: Observation) -> None:
     if record != seen.record:
         context.save(record)  # before: what is half removed must not count as copied
     point("removing-destination")
-    for path in keep:  # an old disk that was taken over has no marker until it is written to
-        if destination_effects.marked_by(context.runner, path) is None:
-            destination_effects.mark_file(context, path, made=True)
+    _mark_kept(context, keep)
     asked = proof.Proof(context.site, [path for path in record.created if not path.endswith("/") and path not in kept])
     for path in reversed(record.created):
         context.check()
@@ -277,6 +299,13 @@ def remove_destination(context: Context, seen: Observation) -> None:
         context.log_event("action", sentence)
     record = record.changed(lambda disk: replace(disk, source_overlay=None, dest_overlay=None))
     context.save(replace(record, created=()))
+
+
+def _mark_kept(context: Context, paths: Iterable[str]) -> None:
+    """An old disk that was taken over has no marker until it is written to."""
+    for path in paths:
+        if destination_effects.marked_by(context.runner, path) is None:
+            destination_effects.mark_file(context, path, made=True)
 
 
 def _not_made(context: Context, path: str) -> str | None:
