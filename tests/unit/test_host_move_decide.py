@@ -12,7 +12,7 @@ import pytest
 from blockferry.host_move import host_actions as actions
 from blockferry.host_move.decide import can_turn_back, decide
 from blockferry.host_move.host_observation import HostObservation
-from blockferry.host_move.host_plan import HostMovePlan, TravellingDisk
+from blockferry.host_move.host_plan import HostMovePlan, StateFile, TravellingDisk
 from blockferry.host_move.host_record import HostMoveRecord
 from blockferry.hosts.inventory import PowerState
 from blockferry.hosts.migrating import ABSENT, Instance
@@ -23,9 +23,10 @@ DISKS = tuple(
     TravellingDisk(one, f"/old/{one}.qcow2", f"/new/web01/{one}.qcow2", "qcow2", 1 << 30, "ssd")
     for one in ("vda", "vdb")
 )
+VARIABLES = StateFile("nvram", "/nvram/web01.fd", "/new/web01/web01.fd", 4096)
 PLAN = HostMovePlan(
     "m1", "web01", "u1", "qemu+ssh://kvm1/system", "h1", "kvm1", "qemu+ssh://kvm2/system", "h2", "kvm2",
-    "qemu+ssh://kvm2/system", "kvm2", DISKS,
+    "qemu+ssh://kvm2/system", "kvm2", DISKS, state_files=(VARIABLES,),
 )  # fmt: skip
 OLD = tuple((disk.target, disk.source) for disk in DISKS)
 COLD = replace(PLAN, cold=True, was_running=False)
@@ -52,6 +53,7 @@ class Pair:
     problem: str | None = None
     newest: str = "source"
     prints: dict[str, str] = field(default_factory=lambda: {"vda": "1", "vdb": "1"})
+    variables: str = "1"  # fingerprint of the UEFI variables at the source
     images: dict[str, str] = field(default_factory=dict)  # path at the destination -> content
     gone: set[str] = field(default_factory=set)  # old images that were removed
     parked: str | None = None
@@ -83,9 +85,12 @@ class Pair:
             disk.target for disk in self.plan.disks if self.plan.cold and self.plan.made_path(disk) in self.images
         )
         prints = self.prints if self.plan.cold else {}
+        state_prints = {VARIABLES.source: self.variables} if self.plan.cold else {}
+        source = self.source if self.source.absent else replace(self.source, nvram=VARIABLES.source)
         return HostObservation(
-            self.record, self.source, self.dest, False, self.problem, self.handed_over, prints, unnamed
-        )
+            self.record, source, self.dest, False, self.problem, self.handed_over, prints, unnamed,
+            state_prints=state_prints,
+        )  # fmt: skip
 
     def check(self) -> None:
         """What must be true at every instant."""
@@ -133,6 +138,24 @@ class Pair:
                 self.images[self.plan.made_path(self.plan.disk(target))] = print_
                 yield
                 self.record = replace(record, copied={**record.copied, target: print_})
+            case actions.CopyStateFile(path):
+                assert path == VARIABLES.source
+                assert self.newest == "source"
+                copied = self.variables
+                self.record = record = replace(record, created=(*record.created, VARIABLES.dest), state_copied={})
+                yield
+                self.images[VARIABLES.dest] = copied
+                yield
+                self.record = replace(record, state_copied={path: copied})
+            case actions.ProveStateFile(path):
+                assert record.flushed
+                self.record = replace(record, proven=(*record.proven, path))
+            case actions.ReleaseStateFile(path):
+                assert path in record.proven
+                assert record.settled
+                self.gone.add(path)
+                yield
+                self.record = replace(record, released=(*record.released, path))
             case actions.ForgetCopies(targets):
                 self.record = replace(
                     record, copied={one: print_ for one, print_ in record.copied.items() if one not in targets}
@@ -153,6 +176,7 @@ class Pair:
                         self.images[self.plan.made_path(travelling_disk)] == self.prints[travelling_disk.target]
                         for travelling_disk in self.plan.disks
                     )
+                    assert self.images[VARIABLES.dest] == self.variables
                     self.newest = "dest"
                 assert self.newest == "dest", "handed over, but the source is the truth"
                 self.record = replace(record, handed=True)
@@ -207,7 +231,7 @@ class Pair:
             case actions.RemoveImages():
                 self.images.clear()
                 yield
-                self.record = replace(record, created=(), made=(), copied={})
+                self.record = replace(record, created=(), made=(), copied={}, state_copied={})
             case actions.StopMigration():
                 self.source = replace(self.source, job=False)
             case LookAgain():
@@ -221,6 +245,7 @@ class Pair:
 
     def migrate(self) -> None:
         """libvirt's own part, which goes on without us: how it ends is `breaks`."""
+        assert VARIABLES.dest in self.images, "libvirt would make it from its template"
         stopped = replace(self.source, state=PAUSED, reason="migration")
         complete = Instance(PAUSED, "user", True, self.source.mark)
         match self.breaks:
@@ -284,8 +309,8 @@ def assert_over(pair: Pair) -> None:
     assert pair.parked is None
     if pair.record.outcome is Outcome.MOVED:
         assert (pair.source, pair.dest.mark) == (ABSENT, "")
-        assert pair.gone == {travelling_disk.source for travelling_disk in DISKS}
-        assert set(pair.images) == {travelling_disk.dest for travelling_disk in DISKS}
+        assert pair.gone == {one.source for one in (*DISKS, VARIABLES)}
+        assert set(pair.images) == {one.dest for one in (*DISKS, VARIABLES)}
     else:
         assert pair.dest.absent
         assert pair.source.state is not PowerState.ABSENT
@@ -432,6 +457,35 @@ def test_written_to_between_the_copy_and_the_end_of_the_definition() -> None:
     assert pair.images[DISKS[1].dest] == "2"
 
 
+def test_variables_that_are_written_to_between_the_copy_and_the_end_of_the_definition() -> None:
+    pair = Pair(COLD, source=Instance(OFF, persistent=True, paths=OLD))
+    while not isinstance(action := decide(COLD, pair.see()), actions.UndefineAtSource):
+        list(pair.steps(action))
+    list(pair.steps(action))
+    pair.variables = "2"
+    play(pair)
+    assert pair.record.outcome is Outcome.MOVED
+    assert pair.images[VARIABLES.dest] == "2"
+
+
+def test_variables_that_are_in_another_file_since_the_plan_turn_it_back() -> None:
+    for plan, state in ((PLAN, RUNNING), (COLD, OFF)):
+        pair = Pair(plan, source=Instance(state, persistent=True, paths=OLD))
+        seen = pair.see()
+        record = HostMoveRecord(marked=True, made=("vda", "vdb"), state_copied={VARIABLES.source: "1"})
+        moved = replace(seen, record=record, source=replace(seen.source, nvram="/elsewhere.fd"))
+        assert isinstance(decide(plan, moved), actions.TurnBack)
+
+
+def test_variables_that_are_not_proven_are_released_as_a_doubt() -> None:
+    """The old file is not proven to be needed no more; what is done with it is for the release to say."""
+    pair = Pair(PLAN)
+    while not isinstance(action := decide(PLAN, pair.see()), actions.ProveStateFile):
+        list(pair.steps(action))
+    pair.record = replace(pair.record, doubted={VARIABLES.source: "it differs"}, settled=True)
+    assert decide(PLAN, pair.see()) == actions.ReleaseStateFile(VARIABLES.source)
+
+
 STANDS = [
     Instance(state, reason, persistent, mark, job, migrated, OLD)
     for state, reason in ((RUNNING, ""), (PAUSED, "user"), (PAUSED, "migration"), (OFF, ""), (PowerState.ABSENT, ""))
@@ -558,6 +612,6 @@ def test_other_disks_than_those_that_were_planned_for(cold: bool, paths: tuple[t
     source = Instance(OFF if cold else RUNNING, persistent=True, mark="m1", paths=paths)
     record = HostMoveRecord(marked=True, made=("vda", "vdb"), copied={"vda": "1", "vdb": "1"})
     seen = HostObservation(record, source, ABSENT, prints={"vda": "1", "vdb": "1"})
-    action = decide(COLD if cold else PLAN, seen)
+    action = decide(replace(COLD if cold else PLAN, state_files=()), seen)
     assert isinstance(action, actions.TurnBack)
     assert "have changed" in action.problem

@@ -68,7 +68,7 @@ def test_one_job_for_each_vm_of_whichever_kind(journals: tuple[HostMoveJournal, 
         hosts.add(replace(PLAN, move="m2"), HostMoveRecord(), "{}", "alice")
     storage.add(make_plan("s2", "u2"), Record(), "{}", "alice")
     with pytest.raises(MoveBusy):
-        hosts.add(replace(PLAN, move="m3", uuid="u2", disks=()), HostMoveRecord(), "{}", "alice")
+        hosts.add(replace(PLAN, move="m3", uuid="u2", disks=(), state_files=()), HostMoveRecord(), "{}", "alice")
 
 
 def test_no_file_is_made_by_two(journals: tuple[HostMoveJournal, MoveJournal]) -> None:

@@ -29,8 +29,8 @@ def of_image(*layers: ChainImage) -> HostFacts:
 @pytest.mark.parametrize(
     ("facts", "code"),
     [
-        (vm(nvram="/nvram/web01.fd"), "UEFI_VARIABLES"),
-        (vm(config_nvram="/nvram/web01.fd"), "UEFI_VARIABLES"),
+        (vm(nvram="/nvram/web01.fd", config_nvram="/other/web01.fd"), "CONFIG_DIFFERS"),
+        (replace(PLAIN, needs=replace(PLAIN.needs, odd_variables="no file")), "UEFI_VARIABLES"),
         (vm(persistent=False), "VM_TRANSIENT"),
         (vm(tpm=True), "TPM_STATE"),
         (vm(mark="m0"), "MOVE_UNDER_WAY"),

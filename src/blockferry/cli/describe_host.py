@@ -19,6 +19,8 @@ from blockferry.client import (
     TravellingDisk,
 )
 
+_STATE_FILES = {"nvram": "UEFI variables"}
+
 
 def plan_pairs(plan: HostMovePlan, estimates: tuple[DiskEstimate, ...]) -> Iterator[Pair]:
     """How the VM gets to the other host, and what happens to what is left behind."""
@@ -27,6 +29,8 @@ def plan_pairs(plan: HostMovePlan, estimates: tuple[DiskEstimate, ...]) -> Itera
     yield "to", f"{plan.dest_host_name} ({plan.dest_uri})"
     for disk in plan.disks:
         yield disk.target, _disk_lines(disk, estimate.get(disk.target))
+    for file in plan.state_files:
+        yield _STATE_FILES[file.role], f"{file.source} -> {file.dest}" if file.source != file.dest else file.dest
     if plan.staying:
         yield "stays", f"{', '.join(plan.staying)}: both hosts have the storage"
     if plan.networks:

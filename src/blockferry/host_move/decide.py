@@ -141,6 +141,9 @@ def _changed(plan: HostMovePlan, seen: HostObservation) -> Action | None:
     paths = dict(seen.source.paths)
     other = [disk.target for disk in plan.disks if posixpath.normpath(paths.get(disk.target, "")) != disk.source]
     new = sorted(set(paths) - {disk.target for disk in plan.disks} - set(plan.staying))
+    variables = next((file.source for file in plan.state_files if file.role == "nvram"), seen.source.nvram)
+    if posixpath.normpath(variables) != posixpath.normpath(seen.source.nvram):
+        return actions.TurnBack(f"the UEFI variables of {plan.vm} are not in {variables} any more")
     if not other and not new:
         return None
     return actions.TurnBack(f"the disks of {plan.vm} have changed since the move was planned: {', '.join(other + new)}")
@@ -150,7 +153,19 @@ def _prepare(plan: HostMovePlan, seen: HostObservation) -> Action | None:
     if not seen.record.marked:
         return actions.MarkVm()
     missing = next((disk.target for disk in plan.disks if disk.target not in seen.record.made), None)
-    return None if missing is None else actions.MakeImage(missing)
+    if missing is not None:
+        return actions.MakeImage(missing)
+    return _state_file(plan, seen)
+
+
+def _state_file(plan: HostMovePlan, seen: HostObservation) -> Action | None:
+    """The next small file that has to be copied; of a VM that is off, also one that was written to since."""
+    copied = seen.record.state_copied
+    for file in plan.state_files:
+        found = copied.get(file.source)
+        if found is None or (plan.cold and seen.state_prints.get(file.source) != found):
+            return actions.CopyStateFile(file.source)
+    return None
 
 
 def _back(plan: HostMovePlan, seen: HostObservation) -> Action:
@@ -198,7 +213,7 @@ def _copies(plan: HostMovePlan, seen: HostObservation) -> Action | None:
     if stale:
         return actions.ForgetCopies(stale)
     missing = next((disk.target for disk in plan.disks if disk.target not in copied), None)
-    return None if missing is None else actions.CopyImage(missing)
+    return _state_file(plan, seen) if missing is None else actions.CopyImage(missing)
 
 
 # ------------------------------------------------------------ handed over: only forward
@@ -213,12 +228,18 @@ def _forward(plan: HostMovePlan, seen: HostObservation) -> Action:
         )
     if not record.arrived:
         return _fence(plan, seen) or _arrive(plan, seen)
-    if plan.disks and not record.flushed:
+    if (plan.disks or plan.state_files) and not record.flushed:
         if not plan.cold and not seen.dest.active and not record.unproven:
             return actions.SaveUnproven(f"the QEMU of {plan.vm} has ended before its new images were flushed")
         return actions.FlushImages()
+    for file in plan.state_files:
+        if file.source not in record.proven and file.source not in record.doubted:
+            return actions.ProveStateFile(file.source)
     if not record.settled:
         return actions.SettleDefinition()
+    for file in plan.state_files:
+        if file.source not in record.released:
+            return actions.ReleaseStateFile(file.source)
     for disk in plan.disks:
         if disk.source not in record.released:
             return actions.ReleaseImage(disk.source)

@@ -10,7 +10,7 @@ from dataclasses import replace
 from blockferry.base.errors import CopyIncomplete, FileExists, LibvirtFailed
 from blockferry.base.units import format_size
 from blockferry.host_move import host_actions as actions
-from blockferry.host_move import image_owner, migration_guarding, old_home
+from blockferry.host_move import image_owner, migration_guarding, old_home, state_files
 from blockferry.host_move.cold_copy import copy_image
 from blockferry.host_move.host_context import HostMoveContext
 from blockferry.host_move.host_observation import HostObservation
@@ -47,6 +47,12 @@ def perform(context: HostMoveContext, action: Action, seen: HostObservation) -> 
         left = {one: print_ for one, print_ in seen.record.copied.items() if one not in action.targets}
         context.save(replace(seen.record, copied=left))
         context.log_event("warning", f"the source of {', '.join(action.targets)} was written to; it is copied again")
+    elif isinstance(action, actions.CopyStateFile):
+        state_files.copy(context, seen.record, action.path)
+    elif isinstance(action, actions.ProveStateFile):
+        state_files.prove(context, seen.record, action.path)
+    elif isinstance(action, actions.ReleaseStateFile):
+        state_files.release(context, seen.record, action.path)
     elif isinstance(action, actions.ReleaseImage):
         release_image(context, seen.record, action.path)
     elif isinstance(action, actions.TurnBack):
@@ -168,6 +174,7 @@ def migrate(context: HostMoveContext, record: HostMoveRecord) -> None:
         networks=plan.networks,
         channels=plan.channels,
         compression=plan.compression,
+        files=plan.renamed_files,
     )
     context.bandwidth_set, context.limit_set = order.bandwidth, False
     context.disks_told = not context.bandwidth()
@@ -264,8 +271,9 @@ def define_barred(context: HostMoveContext, record: HostMoveRecord) -> None:
         context.source_vm.autostart(wanted=False)
     disks = {disk.target: (disk.dest, disk.format) for disk in plan.disks}
     xml = migration.definition(
-        context.source.connection, plan.uuid, plan.vm, disks, lambda xml: interface_xml.rename(xml, plan.networks)
-    )
+        context.source.connection, plan.uuid, plan.vm, disks, plan.renamed_files,
+        lambda xml: interface_xml.rename(xml, plan.networks),
+    )  # fmt: skip
     if not plan.disks:
         xml = barred_xml.barred(xml, plan.staying, barred_xml.ending(plan.move))
     context.dest_vm.define(xml)
@@ -279,8 +287,9 @@ def define_at_source(context: HostMoveContext, record: HostMoveRecord) -> None:
     disks = {disk.target: (disk.source, disk.format) for disk in plan.disks}
     _path, xml = context.source_vm.kept()
     if xml is None:  # removed by a blockferry that did not keep it
+        back = {new: old for old, new in plan.renamed_files.items()}
         xml = migration.definition(
-            context.dest.connection, plan.uuid, plan.vm, disks,
+            context.dest.connection, plan.uuid, plan.vm, disks, back,
             lambda xml: interface_xml.put_names(xml, plan.config_networks) if plan.networks else xml,
         )  # fmt: skip
         xml = barred_xml.free(xml, barred_xml.ending(plan.move))
@@ -298,7 +307,7 @@ def name_images(context: HostMoveContext, record: HostMoveRecord) -> None:
             files.rename(runner, barred, disk.dest)
             point("image-renamed")
     if migration.look(context.dest.connection, plan.uuid, plan.vm).barred:
-        xml = migration.definition(context.dest.connection, plan.uuid, plan.vm, {}, lambda xml: xml)
+        xml = migration.definition(context.dest.connection, plan.uuid, plan.vm, {}, {}, lambda xml: xml)
         context.dest_vm.define(barred_xml.free(xml, barred_xml.ending(plan.move)))
     for directory in context.plan.directories:
         files.flush(runner, directory)
@@ -505,7 +514,7 @@ def remove_images(context: HostMoveContext, record: HostMoveRecord) -> None:
         context.log_event(
             "warning", f"{path} at {context.plan.dest_host_name} is not this move's file; it was left alone"
         )
-    context.save(replace(record, created=(), made=(), copied={}, parts={}))
+    context.save(replace(record, created=(), made=(), copied={}, parts={}, state_copied={}))
 
 
 _SIMPLE: dict[type[Action], Callable[[HostMoveContext, HostMoveRecord], None]] = {

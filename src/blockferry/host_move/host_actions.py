@@ -59,6 +59,34 @@ class CopyImage(Action):
 
 
 @dataclass(frozen=True, slots=True)
+class CopyStateFile(Action):
+    """Copy a small file of the VM (its UEFI variables) to the destination, and compare the copy."""
+
+    phase: ClassVar[str] = "prepare"
+    failure_turns_back: ClassVar[bool] = True
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProveStateFile(Action):
+    """See whether what the destination has of a small file is what the source had; on the destination's storage."""
+
+    phase: ClassVar[str] = "clean up"
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseStateFile(Action):
+    """Prove that nothing needs this small file at the source, then remove or keep it as asked."""
+
+    phase: ClassVar[str] = "clean up"
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
 class DefineBarred(Action):
     """Define the VM that is off at the destination; its images have other names yet, so that it cannot start there."""
 

@@ -9,7 +9,7 @@ from blockferry.base.dataclass import dataclass
 from blockferry.base.errors import BlockferryError
 from blockferry.base.units import format_rate
 from blockferry.host_move import decide as host_decide
-from blockferry.host_move import effects, migration_guarding
+from blockferry.host_move import effects, migration_guarding, state_files
 from blockferry.host_move.host_context import HostMoveContext
 from blockferry.host_move.host_observation import HostObservation
 from blockferry.host_move.host_plan import HostMovePlan
@@ -137,4 +137,8 @@ def _verified(plan: HostMovePlan, record: HostMoveRecord) -> tuple[str, ...]:
         found.append(f"{plan.host_name} had neither a QEMU nor a definition of {plan.vm} before it could run again.")
     if record.handed and record.copied:
         found.append(f"Not written to since the copy: {', '.join(sorted(record.copied))}.")
+    for file in plan.state_files:
+        if file.source in record.proven:
+            words = state_files.WORDS[file.role]
+            found.append(f"{words[0].upper()}{words[1:]} went to {file.dest}, which held what {file.source} did.")
     return tuple(found)

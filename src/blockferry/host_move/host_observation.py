@@ -17,7 +17,8 @@ class HostObservation:
     `calling`: a migration call of this process is under way; `problem`: the last one ended with this. `handed_over`:
     the source's QEMU says that it has handed its guest over. `prints`: target -> fingerprint of the source image,
     of a VM that is off. `unnamed`: targets whose image has the name yet under which the VM cannot start. `missing`: new
-    images that are not there, once the VM was handed over.
+    images and state files that are not there, once the VM was handed over. `state_prints`: old path of a state file ->
+    its fingerprint, of a VM that is off.
     """
 
     record: HostMoveRecord
@@ -30,3 +31,4 @@ class HostObservation:
     unnamed: tuple[str, ...] = ()
     stats: MigrationStats | None = None
     missing: tuple[str, ...] = ()
+    state_prints: Mapping[str, str] = field(default_factory=dict)

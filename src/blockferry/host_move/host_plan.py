@@ -10,7 +10,7 @@ from blockferry.base.dataclass import dataclass
 from blockferry.hosts.datastore_id import Directory, FileId, SpaceId, file_of
 from blockferry.storage_move.request import SourcePolicy
 
-PLAN_VERSION = 1
+PLAN_VERSION = 2
 
 BARRED = ".incoming"
 """Ending of the images of a VM that is off until its definition is only at the destination: so long it cannot start."""
@@ -33,6 +33,16 @@ class TravellingDisk:
     thick: bool = False
     required: int = 0
     allocation: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StateFile:
+    """A small file of the VM beside its disks that goes along. `role`: "nvram", its UEFI variables. Bytes."""
+
+    role: str
+    source: str
+    dest: str
+    size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +100,7 @@ class HostMovePlan:
     config_networks: tuple[str, ...] = ()  # the names in the configuration's order before, where some have another name
     dest_datastores: dict[str, Directory] = field(default_factory=dict)  # the destination's datastores: what they are
     tls: PlannedTls | None = None  # None: in plain
+    state_files: tuple[StateFile, ...] = ()
     version: int = PLAN_VERSION
 
     def disk(self, target: str) -> TravellingDisk:
@@ -103,7 +114,8 @@ class HostMovePlan:
     @property
     def made(self) -> frozenset[str]:
         """Return every path at the destination that this move makes."""
-        return frozenset(path for disk in self.disks for path in (disk.dest, self.made_path(disk)))
+        images = (path for disk in self.disks for path in (disk.dest, self.made_path(disk)))
+        return frozenset((*images, *(file.dest for file in self.state_files)))
 
     @property
     def made_files(self) -> frozenset[FileId]:
@@ -115,6 +127,11 @@ class HostMovePlan:
     def directories(self) -> tuple[str, ...]:
         """Return the directories at the destination that have to be there."""
         return tuple(dict.fromkeys(posixpath.dirname(disk.dest) for disk in self.disks))
+
+    @property
+    def renamed_files(self) -> dict[str, str]:
+        """Return the state files that have another path at the destination: old path -> new path."""
+        return {file.source: file.dest for file in self.state_files if file.source != file.dest}
 
     @property
     def takes(self) -> dict[str, int]:

@@ -19,13 +19,17 @@ class PartCopied:
 
 @dataclass(frozen=True, slots=True)
 class HostMoveRecord(JobRecord):
-    """Each field is an intent (written before the act) or a proof (written after it was seen)."""
+    """Each field is an intent (written before the act) or a proof (written after it was seen).
+
+    State files are named by their old path.
+    """
 
     marked: bool = False  # proof: the VM bears our mark at the source
     created: tuple[str, ...] = ()  # intent: paths at the destination that may be ours; directories end with a slash
     made: tuple[str, ...] = ()  # proof: targets whose image is there at its full size
     copied: dict[str, str] = field(default_factory=dict)  # cold: target -> fingerprint of the source that was copied
     parts: dict[str, PartCopied] = field(default_factory=dict)  # proof, cold: target -> what is there of its copy
+    state_copied: dict[str, str] = field(default_factory=dict)  # proof: state file -> fingerprint
     begun: bool = False  # intent: an instance, or a definition, of the VM at the destination that has our mark is ours
     defined: bool = False  # proof, cold: the destination has the definition, barred by the names of the images
     handed: bool = False  # proof: what the source has of the guest is old; it must never run there again
@@ -34,6 +38,8 @@ class HostMoveRecord(JobRecord):
     unproven: str = ""  # why the new images are not known to be whole on the destination's disks, a clause
     arrived: bool = False  # proof: the VM is at the destination as it is to be, running or paused or off
     flushed: bool = False  # proof: since it arrived, the new images were flushed to the destination's disks
+    doubted: dict[str, str] = field(default_factory=dict)  # state file -> why it is kept, a clause
+    proven: tuple[str, ...] = ()  # state files whose new ones were proven to hold the same
     settled: bool = False  # proof: definition at the destination without our mark, autostart as it was
     released: tuple[str, ...] = ()  # old images that were removed or kept, as asked
     sources: tuple[str, ...] = ()  # what became of each of them, a sentence

@@ -19,6 +19,11 @@ def give_image(context: HostMoveContext, disk: TravellingDisk, path: str) -> Non
     _give(context, disk.source, path)
 
 
+def give_file(context: HostMoveContext, source: str, dest: str) -> None:
+    """Give a state file, or its directory, what the old one has."""
+    _give(context, source, dest)
+
+
 def give_directory(context: HostMoveContext, disk: TravellingDisk, path: str) -> None:
     """A directory that was made: as the VM's old one, or as the pool says where the VM had none of its own."""
     old = posixpath.dirname(disk.source)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from blockferry.host_move import state_files
 from blockferry.host_move.effects import source_fingerprint
 from blockferry.host_move.host_context import HostMoveContext
 from blockferry.host_move.host_observation import HostObservation
@@ -35,15 +36,16 @@ def observe(context: HostMoveContext, record: HostMoveRecord) -> HostObservation
         if plan.cold and not record.handed
         else {}
     )
+    state_prints = state_files.fingerprints(context) if plan.cold and not record.handed else {}
     missing = _missing(context) if record.handed and not record.settled else ()
-    return HostObservation(record, source, dest, calling, problem, handed_over, prints, unnamed, stats, missing)
+    return HostObservation(
+        record, source, dest, calling, problem, handed_over, prints, unnamed, stats, missing, state_prints
+    )
 
 
 def _missing(context: HostMoveContext) -> tuple[str, ...]:
-    """New images that are under none of their names: a file system that is not mounted, or that is lost."""
+    """New images and state files that are under none of their names: a file system is not mounted, or lost."""
     plan, runner = context.plan, context.dest.runner
-    return tuple(
-        disk.dest
-        for disk in plan.disks
-        if not files.is_there(runner, disk.dest) and not files.is_there(runner, plan.made_path(disk))
-    )
+    names: dict[str, tuple[str, ...]] = {disk.dest: (disk.dest, plan.made_path(disk)) for disk in plan.disks}
+    names |= {file.dest: (file.dest,) for file in plan.state_files}
+    return tuple(dest for dest, paths in names.items() if not any(files.is_there(runner, path) for path in paths))

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from blockferry.base.dataclass import dataclass
 from blockferry.base.errors import BlockferryError, DiskNotFound, ImageUnreadable, Refused, nearest
 from blockferry.base.units import MiB
+from blockferry.host_move import state_planning
 from blockferry.host_move.host_plan import BARRED, HostMovePlan, TravellingDisk, bytes_taken
 from blockferry.host_move.host_request import HostMoveRequest
 from blockferry.host_move.host_summary import HostCheckResult
@@ -111,6 +112,7 @@ def check(
         under_way=beside.under_way.get(vm.uuid, ""),
         sharing={**facts.sharing, **draft.sharing},
         reserved=promised(beside.promises, spaces),
+        variables=state_planning.look(vm, facts.needs, source, dest, beside.directories, draft.disks, beside.taken),
     )
     policy, said = source_filesystem.kept_where_shared(request.source, vm.name, _filesystems(source, draft.disks))
     findings = (*rules.findings(facts, asked), *draft.findings, *(said if draft.disks else ()))
@@ -347,6 +349,7 @@ def _plan(
         tls=tls_rules.planned(facts.tls, address, facts.destination.hostname) if asked.tls and facts.tls else None,
         networks=networks,
         config_networks=migration.network_names(source.connection, vm.uuid, vm.name) if networks else (),
+        state_files=state_planning.travelling(facts.variables),
         memory=facts.needs.memory if vm.state.active else 0,
         dest_datastores={
             name: directory for name, store in places.items() for directory in datastore_places.directories((store,))

@@ -18,6 +18,7 @@ class Instance:
     migrated: bool = False  # off, and libvirt says that it was because the VM went to another host
     paths: tuple[tuple[str, str], ...] = ()
     barred: tuple[str, ...] = ()  # targets to which the definition gives names that no storage has: it cannot start
+    nvram: str = ""  # the file of its UEFI variables
 
     @property
     def active(self) -> bool:

@@ -88,6 +88,8 @@ class VmNeeds:
     unmovable: tuple[Unmovable, ...] = ()
     paths: tuple[NeededPath, ...] = ()
     media: tuple[Medium, ...] = ()
+    loader: str = ""  # file of its firmware, where the XML names it
+    odd_variables: str = ""  # UEFI variables that are in no file of their own, a clause
     tpm: str = ""  # backend of its TPM: "emulator", "passthrough", "external"
     listens: tuple[Listen, ...] = ()
     security: frozenset[str] = frozenset()  # models of labels that its XML demands

@@ -273,9 +273,15 @@ CATALOGUE: dict[str, FindingKind] = {
             "Define it first: `virsh dumpxml VM > VM.xml; virsh define VM.xml`.",
         ),
         FindingKind(
-            "UEFI_VARIABLES", _E, "The VM has UEFI variables in a file",
-            "The file lies on the source host, and cannot be taken to another host yet.",
+            "UEFI_VARIABLES", _E, "The VM's UEFI variables cannot be taken along",
+            "They must be in a file of their own that is small, and there must be a place for it at the destination.",
             "",
+        ),
+        FindingKind(
+            "FIRMWARE_DIFFERS", _E, "The VM's firmware has another size at the destination",
+            "It is another build. The VM's UEFI variables are laid out for the firmware that it has, and a running VM "
+            "needs flash of exactly the same size.",
+            "Install the same firmware package on both hosts.",
         ),
         FindingKind(
             "TPM_STATE", _E, "The VM has a TPM",

@@ -68,6 +68,25 @@ class TlsSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class VariablesSeen:
+    """The file of a VM's UEFI variables. `size`: bytes, None when the source does not have it. `sharing`: of the path
+    itself. `dest`: where it goes, "" when there is no place; `tried`: the first name that was tried. `loaders`: path of
+    a firmware -> its bytes on either host, None where it is not there."""
+
+    path: str
+    size: int | None = None
+    sharing: Sharing | None = None
+    dest: str = ""
+    tried: str = ""
+    loaders: Mapping[str, tuple[int | None, int | None]] = field(default_factory=dict)
+
+    @property
+    def travels(self) -> bool:
+        """Whether the file has to go along."""
+        return self.size is not None and self.sharing is not Sharing.SAME
+
+
+@dataclass(frozen=True, slots=True)
 class HostFacts:
     """Sizes are bytes. What was not looked at because it does not matter is empty or None."""
 
@@ -93,6 +112,7 @@ class HostFacts:
     peer: PeerTrial | None = None
     no_calls: Mapping[str, str] = field(default_factory=dict)  # host -> why it cannot carry out our calls, a clause
     tls: TlsSeen | None = None
+    variables: VariablesSeen | None = None  # None: it has none
 
     @property
     def address(self) -> str:

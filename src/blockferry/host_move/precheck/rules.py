@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 from blockferry.base.units import format_size
-from blockferry.host_move.precheck import support, tls_rules
+from blockferry.host_move.precheck import support, tls_rules, variables_rules
 from blockferry.host_move.precheck.catalogue import finding
 from blockferry.host_move.precheck.host_move_facts import Asked, HostFacts, Sharing
 from blockferry.hosts.defects import Version, dotted
@@ -42,6 +42,7 @@ def findings(facts: HostFacts, asked: Asked) -> list[Finding]:
     parts = (
         _identity(facts),
         support.unsupported(facts, asked),
+        variables_rules.findings(facts),
         _busy(facts),
         _program(facts),
         _cpu(facts),

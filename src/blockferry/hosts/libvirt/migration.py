@@ -40,7 +40,8 @@ class MigrationOrder:
     systems by name, and calls all others unsafe. `auto_converge`: QEMU slows the guest's CPUs when its memory changes
     as fast as it is sent. `tls`: memory and disks are encrypted; `tls_name`: in the destination's certificate, where
     that is not `address`. `networks`: network, bridge or device -> its name at the destination. `channels`: connections
-    for the memory, 0 for one. `compression` of the memory: a method of libvirt's, "" for none.
+    for the memory, 0 for one. `compression` of the memory: a method of libvirt's, "" for none. `files`: path of what
+    else the XML names -> its path at the destination.
     """
 
     peer: str
@@ -55,6 +56,7 @@ class MigrationOrder:
     networks: Mapping[str, str] = field(default_factory=dict)
     channels: int = 0
     compression: str = ""
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
 def look(connection: Connection, uuid: str, name: str) -> Instance:
@@ -86,6 +88,7 @@ def _look(domain: libvirt.virDomain) -> Instance:
         paths=tuple(
             (disk.target, disk.source.path or "") for disk in parsed.disks if disk.source is not None
         ),
+        nvram=parsed.nvram or "",
     )  # fmt: skip
 
 
@@ -188,15 +191,17 @@ def network_names(connection: Connection, uuid: str, name: str) -> tuple[str, ..
 
 
 def definition(
-    connection: Connection, uuid: str, name: str, disks: Mapping[str, tuple[str, str]], networks: Callable[[str], str]
-) -> str:
+    connection: Connection, uuid: str, name: str, disks: Mapping[str, tuple[str, str]], files: Mapping[str, str],
+    networks: Callable[[str], str],
+) -> str:  # fmt: skip
     """Return the VM's persistent definition, secrets included, with these disks elsewhere.
 
+    `files`: path of what else the XML names -> its path there.
     `networks`: XML -> the same with networks as they are called there.
     """
     with connection.doing(f"read the persistent configuration of VM {name}"):
         xml = connection.raw.lookupByUUIDString(uuid).XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE | _SECURE)
-    return networks(domain_xml.repoint(xml, disks, {}))
+    return networks(domain_xml.repoint(xml, disks, files))
 
 
 class Migration:
@@ -269,7 +274,7 @@ class Migration:
 
     def _there(self, xml: str) -> str:
         """The XML as it is at the destination."""
-        return interface_xml.rename(domain_xml.repoint(xml, self._order.disks, {}), self._order.networks)
+        return interface_xml.rename(domain_xml.repoint(xml, self._order.disks, self._order.files), self._order.networks)
 
     def _subscribe(self, connection: Connection, domain: libvirt.virDomain) -> list[int]:
         raw = connection.raw

@@ -84,6 +84,8 @@ def parse(xml: str) -> VmNeeds:
         unmovable=tuple(_unmovable(root)),
         paths=tuple(dict.fromkeys(_paths(root))),
         media=tuple(_media(root)),
+        loader=(root.findtext("./os/loader") or "").strip(),
+        odd_variables=_odd_variables(root),
         tpm="" if tpm is None else tpm.get("type", ""),
         listens=tuple(_listens(root)),
         security=frozenset(_labels(root)),
@@ -91,6 +93,14 @@ def parse(xml: str) -> VmNeeds:
             etree.QName(element).localname == "commandline" for element in root if isinstance(element.tag, str)
         ),
     )
+
+
+def _odd_variables(root: etree._Element) -> str:
+    if root.find("./os/varstore") is not None:
+        return "a store that QEMU keeps itself (<varstore>)"
+    nvram = root.find("./os/nvram")
+    kind = "file" if nvram is None else nvram.get("type", "file")
+    return "" if kind == "file" else f"no file (<nvram type='{kind}'>)"
 
 
 def _labels(root: etree._Element) -> Iterator[str]:

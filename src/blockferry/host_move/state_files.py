@@ -1,0 +1,172 @@
+"""Effects on the small files of a VM that go along with it: its UEFI variables. docs/firmware.md.
+
+Each is copied before the VM goes. Of a running VM, QEMU at the destination writes all of the variables into that file
+again when the guest is let run, from the memory that has come over. So the copy counts when the old file was not
+written to after it was made, or when both hold the same in the end; else the old file is kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import posixpath
+import time
+from dataclasses import replace
+
+from blockferry.base.errors import CopyIncomplete, FileExists
+from blockferry.host_move import image_owner, old_home
+from blockferry.host_move.host_context import HostMoveContext
+from blockferry.host_move.host_plan import StateFile
+from blockferry.host_move.host_record import HostMoveRecord
+from blockferry.host_move.points import point
+from blockferry.hosts import file_identity, fingerprint
+from blockferry.hosts.helper import files
+from blockferry.hosts.helper.files import FileStat
+from blockferry.hosts.kept import Kept, KeptFingerprint
+from blockferry.hosts.qemu_user import HOME_MODE
+from blockferry.hosts.runner import Runner
+from blockferry.safety import proof
+from blockferry.storage_move.destination.effects import is_somebody_s, marked_by, write_marker
+
+WORDS = {"nvram": "the UEFI variables"}
+"""What a file holds, by its role."""
+
+
+def file_fingerprint(runner: Runner, path: str) -> str:
+    """Return what tells whether a file was written to: "" when it is not there."""
+    found = files.fingerprint(runner, path)
+    return "" if found is None else fingerprint.of(found.inode, found.size, found.mtime_ns)
+
+
+def fingerprints(context: HostMoveContext) -> dict[str, str]:
+    """Return the old path of each state file -> its fingerprint now."""
+    return {file.source: file_fingerprint(context.source.runner, file.source) for file in context.plan.state_files}
+
+
+def copy(context: HostMoveContext, record: HostMoveRecord, path: str) -> None:
+    """Copy one file and compare the copy. A file of that name that is not ours is never overwritten. Repeatable."""
+    plan, file = context.plan, _planned(context, path)
+    runner = context.dest_files
+    ours = file.dest in record.created and marked_by(runner, file.dest) == plan.move
+    if files.is_there(runner, file.dest) and (not ours or is_somebody_s(runner, file.dest)):
+        raise FileExists(file.dest)
+    copied = {old: found for old, found in record.state_copied.items() if old != path}
+    record = replace(record, state_copied=copied)  # before: what is half replaced must not count as copied
+    record = _make_directory(context, record, file)
+    write_marker(runner, file.dest, move=plan.move, vm=plan.vm, journal=context.journal, host=plan.dest_host, made=None)
+    point("state-file-named")
+    before = file_fingerprint(context.source.runner, file.source)
+    data = files.read_file(context.source.runner, file.source)
+    if len(data) != file.size:
+        raise CopyIncomplete(file.role, f"{file.source} has {len(data)} bytes, and had {file.size}")
+    files.write_file(runner, file.dest, data)
+    image_owner.give_file(context, file.source, file.dest)
+    write_marker(
+        runner, file.dest, move=plan.move, vm=plan.vm, journal=context.journal, host=plan.dest_host, made=file.dest
+    )
+    if files.digest(runner, file.dest) != hashlib.sha256(data).hexdigest():
+        raise CopyIncomplete(file.role, f"{file.dest} does not hold what {file.source} held")
+    if plan.cold and file_fingerprint(context.source.runner, file.source) != before:
+        raise CopyIncomplete(file.role, f"{file.source} was written to while it was copied")
+    files.flush(runner, posixpath.dirname(file.dest))
+    point("state-file-copied")
+    context.save(replace(record, state_copied={**record.state_copied, path: before}))
+
+
+def _make_directory(context: HostMoveContext, record: HostMoveRecord, file: StateFile) -> HostMoveRecord:
+    """Have the file's directory, and both names in the record before either is made."""
+    runner, directory = context.dest_files, posixpath.dirname(file.dest)
+    fresh = [file.dest] if file.dest not in record.created else []
+    if files.stat_one(runner, directory) is None:
+        fresh.insert(0, directory + "/")
+    record = replace(record, created=tuple(dict.fromkeys((*record.created, *fresh))))
+    context.save(record)
+    files.make_directory(runner, directory, HOME_MODE)
+    if f"{directory}/" in record.created and directory not in context.plan.directories:  # those are the disks' matter
+        image_owner.give_file(context, posixpath.dirname(file.source), directory)
+        files.flush(runner, posixpath.dirname(directory))
+    return record
+
+
+def prove(context: HostMoveContext, record: HostMoveRecord, path: str) -> None:
+    """Have the new file on the destination's storage, and note it when it holds what the old one did.
+
+    The guest may have changed its variables since it runs there, so that a difference is a doubt and no fault.
+    """
+    plan, file = context.plan, _planned(context, path)
+    if files.is_there(context.dest.runner, file.dest):
+        files.flush(context.dest_files, file.dest)
+    why = _unproven(context, record, file)
+    point("state-file-proven")
+    words = WORDS[file.role]
+    if why:
+        note = f"it is not proven that {words} at {plan.dest_host_name} are those of {plan.host_name}: {why}"
+        context.log_event("warning", f"{note}; {file.source} is kept")
+        context.save(replace(record, doubted={**record.doubted, path: why}))
+    else:
+        context.save(replace(record, proven=(*record.proven, path)))
+
+
+def _unproven(context: HostMoveContext, record: HostMoveRecord, file: StateFile) -> str:
+    """Why the new file is not known to hold what the old one did; "" when it is."""
+    plan = context.plan
+    if record.unproven:
+        return record.unproven
+    new = files.stat_one(context.dest.runner, file.dest)
+    if new is None or new.size != file.size:
+        size = "is not there" if new is None else f"has {new.size} bytes instead of {file.size}"
+        return f"{file.dest} {size}"
+    now = file_fingerprint(context.source.runner, file.source)
+    if not now:
+        return f"{file.source} is not at {plan.host_name} any more"
+    if now == record.state_copied.get(file.source):
+        return ""  # compared when it was copied, and the old one was not written to since
+    if files.digest(context.source.runner, file.source) == files.digest(context.dest.runner, file.dest):
+        return ""
+    return f"{file.source} was written to after it was copied, and {file.dest} holds something else"
+
+
+def release(context: HostMoveContext, record: HostMoveRecord, path: str) -> None:
+    """Remove or keep an old file, as asked for the old disks; keep it in any doubt."""
+    plan, runner, file = context.plan, context.source.runner, _planned(context, path)
+    point("releasing-state-file")
+    file_stat = files.stat_one(runner, path)
+    if file_stat is None:
+        sentence = f"{path}: was gone already"
+    else:
+        doubt = record.doubted.get(path) or _changed(context, file)
+        doubt = doubt or proof.blocker(context.source, path, context.claims(), going=[path], is_base=False)
+        if doubt is None and plan.source.delete:
+            files.remove_with_links(context.source_files, path)
+            file_stat = None
+            sentence = f"{path}: removed; nothing used it any more"
+        else:
+            what = f"{WORDS[file.role]} of {plan.vm} before it went to {plan.dest_host_name}"
+            why = doubt or f"kept {plan.source.why_kept}: {what}"
+            context.quarantine(_kept(context, file, file_stat, why, for_good=doubt is not None))
+            sentence = f"{path}: kept{f', because {doubt}' if doubt else f' {plan.source.why_kept}'}"
+    if file_stat is None:
+        old_home.clear(context, path)
+    context.log_event("action", sentence)
+    point("state-file-released")
+    context.save(replace(record, released=(*record.released, path), sources=(*record.sources, sentence)))
+
+
+def _changed(context: HostMoveContext, file: StateFile) -> str | None:
+    """Why the old file stays although it was proven: the new one is not there any more."""
+    if files.stat_one(context.dest.runner, file.dest) is None:
+        return f"{context.plan.dest_host_name} does not have {file.dest}"
+    return None
+
+
+def _kept(context: HostMoveContext, file: StateFile, file_stat: FileStat, why: str, *, for_good: bool) -> Kept:
+    plan, now = context.plan, time.time()
+    expires = None if for_good or plan.source.keep_s is None else now + plan.source.keep_s
+    return Kept(
+        file.source, plan.move, plan.vm, "", expires, file_stat.allocated, why, host=plan.host, since=now, format="raw",
+        fingerprint=KeptFingerprint(file_stat.inode, file_stat.size, file_stat.mtime_ns),
+        file=file_identity.files_at(context.source.runner, plan.host, [file.source])[file.source],
+    )  # fmt: skip
+
+
+def _planned(context: HostMoveContext, path: str) -> StateFile:
+    return next(file for file in context.plan.state_files if file.source == path)
