@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from lab import Datastore, Disk, Host
-from tests.system.test_host_move import Crossing, crossing, line
+from lab.process import wait_until
+from tests.system.test_host_move import LIMIT_S, Crossing, crossing, line
 
 __all__ = ["crossing", "line"]
 
@@ -208,3 +209,89 @@ def test_firmware_that_libvirt_chooses(crossing: Make, ssd: Datastore, far: Host
     assert_own(on_host(far, path))
     assert not on_host(kvm2, path).exists()
     trip.assert_alive()
+
+
+TPM = "<tpm model='tpm-crb'><backend type='emulator' version='2.0'/></tpm>"
+
+
+def tpm_of(host: Host, uuid: str) -> Path:
+    return on_host(host, Path("/var/lib/libvirt/swtpm") / uuid)
+
+
+def uuid_of(trip: Crossing) -> str:
+    return trip.guest.host.virsh("domuuid", trip.name).strip()
+
+
+def states_of(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.rglob("*") if path.is_file() and path.name != ".lock"}
+
+
+def test_the_tpm_of_a_running_vm(crossing: Make, ssd: Datastore, far: Host, kvm2: Host) -> None:
+    trip, path = in_libvirts_place(crossing, ssd, far, extra_devices=TPM)
+    trip.write()
+    uuid = uuid_of(trip)
+    before = states_of(tpm_of(far, uuid))
+    assert before, "the guest has no vTPM: a check that cannot fail"
+    report = trip.assert_moved(trip.move(*TO))
+    assert states_of(tpm_of(kvm2, uuid)) == before
+    assert not tpm_of(far, uuid).exists()
+    assert any("TPM" in sentence for sentence in report["verified"]), report
+    assert_own(on_host(kvm2, path))
+    trip.assert_alive()
+    trip.guest.poweroff()
+    trip.guest.start()
+    assert states_of(tpm_of(kvm2, uuid))
+
+
+def test_the_tpm_of_a_vm_that_is_off(crossing: Make, ssd: Datastore, far: Host, kvm2: Host) -> None:
+    """Killed where its state is copied, and where the definition has gone from the source; then back, kept at kvm2."""
+    trip = crossing(Disk("vda", ssd, size="32MiB"), machine="q35", memory="256MiB", extra_devices=TPM)
+    trip.guest.poweroff()
+    uuid = uuid_of(trip)
+    before = states_of(tpm_of(far, uuid))
+    assert before, "the guest has no vTPM: a check that cannot fail"
+    owners = {path.name: (path.stat().st_mode, path.owner()) for path in tpm_of(far, uuid).rglob("*")}
+    assert trip.move(*TO, point="state-file-copied:kill").killed
+    assert trip.line.do("resume", trip.name, point="source-undefined:kill").killed
+    assert states_of(tpm_of(far, uuid)) == before, "removed with the definition, before it was proven"
+    report = trip.assert_moved(trip.line.do("resume", trip.name), "shut off")
+    assert states_of(tpm_of(kvm2, uuid)) == before
+    for made in tpm_of(kvm2, uuid).rglob("*"):
+        assert owners[made.name] == (made.stat().st_mode, made.owner())
+    assert not tpm_of(far, uuid).exists(), report
+    trip.guest.start()
+    trip.guest.poweroff()
+    now = states_of(tpm_of(kvm2, uuid))
+    said = trip.line.do("move", trip.name, "--to-host", "kvm1", "--to", "ssd", "--keep-source", "7d")
+    assert said.status == 0, f"{said}\n{trip.line.stories()}"
+    assert states_of(tpm_of(far, uuid)) == states_of(tpm_of(kvm2, uuid)) == now
+    trip.guest.host = far
+    refused = trip.move(*TO)
+    assert refused.codes == ["TPM_TAKEN"], refused
+
+
+def test_a_tpm_is_at_the_source_as_before_when_the_move_is_cancelled(
+    crossing: Make, ssd: Datastore, kvm2_disks: Datastore, far: Host, kvm2: Host
+) -> None:
+    """In the middle of the migration of a VM that runs, and with its state copied of one that is off."""
+    disk = Disk("vda", ssd, size="256MiB", fill="128MiB")
+    trip = crossing(disk, machine="q35", memory="256MiB", extra_devices=TPM)
+    trip.write()
+    uuid = uuid_of(trip)
+    before = states_of(tpm_of(far, uuid))
+    process = trip.line.start("move", trip.name, "--to-host", "kvm2", *TO, "--bandwidth", "8MiB/s")
+    begun = trip.line.stories
+    wait_until(lambda: trip.states()[1] == "paused", "the beginning", timeout=LIMIT_S, step=0.1, report=begun)
+    assert trip.line.must("cancel", trip.name).move["state"] == "cancelled"
+    assert trip.line.end(process).code == "MOVE_CANCELLED", trip.line.stories()
+    trip.assert_back(kvm2_disks.home(trip.name))
+    assert states_of(tpm_of(far, uuid)) == before
+    assert not states_of(tpm_of(kvm2, uuid)), "the next move would be refused"
+    trip.assert_alive()
+    trip.guest.poweroff()
+    before = states_of(tpm_of(far, uuid))
+    assert trip.move(*TO, point="state-file-copied:kill").killed
+    assert states_of(tpm_of(kvm2, uuid)) == before
+    assert trip.line.must("cancel", trip.name).move["state"] == "cancelled"
+    assert states_of(tpm_of(far, uuid)) == before
+    assert not tpm_of(kvm2, uuid).exists()

@@ -32,7 +32,6 @@ def of_image(*layers: ChainImage) -> HostFacts:
         (vm(nvram="/nvram/web01.fd", config_nvram="/other/web01.fd"), "CONFIG_DIFFERS"),
         (replace(PLAIN, needs=replace(PLAIN.needs, odd_variables="no file")), "UEFI_VARIABLES"),
         (vm(persistent=False), "VM_TRANSIENT"),
-        (vm(tpm=True), "TPM_STATE"),
         (vm(mark="m0"), "MOVE_UNDER_WAY"),
         (replace(PLAIN, under_way="m1"), "MOVE_UNDER_WAY"),
         (replace(vm(mark="m1"), under_way="m1"), "MOVE_UNDER_WAY"),

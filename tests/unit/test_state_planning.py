@@ -6,15 +6,18 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
-from test_host_check import codes, vm
+from test_host_check import PLAIN, codes, vm
 
 from blockferry.base.units import MiB
 from blockferry.host_move import state_planning
 from blockferry.host_move.host_plan import StateFile
-from blockferry.host_move.precheck.host_move_facts import HostFacts, Sharing, VariablesSeen
+from blockferry.host_move.precheck.host_move_facts import HostFacts, Sharing, TpmSeen, VariablesSeen
+from blockferry.hosts.defects import Version
+from blockferry.hosts.inventory import PowerState
 from blockferry.hosts.libvirt import needs_xml
 
 PATH, CODE = "/var/lib/libvirt/qemu/nvram/web01_VARS.fd", "/usr/share/OVMF/OVMF_CODE_4M.fd"
+TPM = "/var/lib/libvirt/swtpm/u1"
 SAME = {CODE: (3653632, 3653632)}
 
 
@@ -24,6 +27,15 @@ def uefi(
 ) -> HostFacts:  # fmt: skip
     facts = vm(nvram=PATH, config_nvram=PATH)
     return replace(facts, variables=VariablesSeen(PATH, size, sharing, dest, tried, loaders))
+
+
+def with_tpm(
+    files: Mapping[str, int] | None = None, there: tuple[str, ...] = (), state: PowerState = PowerState.RUNNING,
+    libvirt: Version = (9, 0, 0),
+) -> HostFacts:  # fmt: skip
+    facts = vm(state=state, tpm=True)
+    seen = TpmSeen(TPM, files if files is not None else {f"{TPM}/tpm2/state": 6098}, there)
+    return replace(facts, tpm=seen, source=replace(facts.source, libvirt=libvirt))
 
 
 @pytest.mark.parametrize(
@@ -56,10 +68,56 @@ def test_a_firmware_that_is_missing_is_told_by_its_path() -> None:
 
 
 def test_what_travels() -> None:
-    assert state_planning.travelling(uefi().variables) == (StateFile("nvram", PATH, PATH, 540672),)
-    assert state_planning.travelling(uefi(sharing=Sharing.SAME).variables) == ()
-    assert state_planning.travelling(uefi(size=None).variables) == ()
-    assert state_planning.travelling(None) == ()
+    def travelling(facts: HostFacts, *, active: bool = True) -> tuple[StateFile, ...]:
+        return state_planning.travelling(facts.variables, facts.tpm, active=active)
+
+    assert travelling(uefi()) == (StateFile("nvram", PATH, PATH, 540672),)
+    assert travelling(uefi(sharing=Sharing.SAME)) == ()
+    assert travelling(uefi(size=None)) == ()
+    assert travelling(PLAIN) == ()
+    for active in (True, False):
+        state = StateFile("tpm", f"{TPM}/tpm2/state", f"{TPM}/tpm2/state", 6098, sent=active)
+        assert travelling(with_tpm(), active=active) == (state,)
+
+
+@pytest.mark.parametrize(
+    ("facts", "code"),
+    [
+        (with_tpm(there=(f"{TPM}/tpm2/state",)), "TPM_TAKEN"),
+        (with_tpm(files={f"{TPM}/tpm2/state": 65 * MiB}), "TPM_STATE"),
+        (with_tpm(state=PowerState.OFF, libvirt=(8, 8, 0)), "TPM_STATE"),
+    ],
+)
+def test_what_the_check_says_of_a_tpm(facts: HostFacts, code: str) -> None:
+    assert codes(facts) == [code]
+
+
+def test_a_tpm_that_simply_goes_along() -> None:
+    assert codes(with_tpm()) == []
+    assert codes(with_tpm(libvirt=(8, 8, 0))) == []  # of a running VM libvirt sends it
+    assert codes(with_tpm(state=PowerState.OFF)) == []
+
+
+@pytest.mark.parametrize(
+    ("backend", "odd"),
+    [
+        ("<backend type='emulator' version='2.0'/>", ""),
+        ("<backend type='emulator'><encryption secret='s'/></backend>", "encrypted"),
+        ("<backend type='emulator'><source type='dir' path='/t'/></backend>", "a place of its own"),
+        ("<backend type='external'><source type='unix' path='/s'/></backend>", "no emulated one"),
+        ("<backend type='passthrough'><device path='/dev/tpm0'/></backend>", "no emulated one"),
+    ],
+)
+def test_a_tpm_whose_state_cannot_go(backend: str, odd: str) -> None:
+    os_xml = "<os><type arch='x86_64'>hvm</type></os>"
+    xml = f"<domain type='kvm'>{os_xml}<devices><tpm model='tpm-crb'>{backend}</tpm></devices></domain>"
+    needs = needs_xml.parse(xml)
+    assert odd in needs.odd_tpm
+    assert bool(odd) == bool(needs.odd_tpm)
+    if odd:
+        facts = vm(state=PowerState.OFF)
+        refused = replace(facts, needs=replace(facts.needs, tpm="external", odd_tpm=needs.odd_tpm))
+        assert codes(refused) == ["TPM_STATE"]
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from blockferry.client import (
     TravellingDisk,
 )
 
-_STATE_FILES = {"nvram": "UEFI variables"}
+_STATE_FILES = {"nvram": "UEFI variables", "tpm": "TPM"}
 
 
 def plan_pairs(plan: HostMovePlan, estimates: tuple[DiskEstimate, ...]) -> Iterator[Pair]:

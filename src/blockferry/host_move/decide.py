@@ -161,7 +161,7 @@ def _prepare(plan: HostMovePlan, seen: HostObservation) -> Action | None:
 def _state_file(plan: HostMovePlan, seen: HostObservation) -> Action | None:
     """The next small file that has to be copied; of a VM that is off, also one that was written to since."""
     copied = seen.record.state_copied
-    for file in plan.state_files:
+    for file in plan.copied_files:
         found = copied.get(file.source)
         if found is None or (plan.cold and seen.state_prints.get(file.source) != found):
             return actions.CopyStateFile(file.source)

@@ -332,7 +332,9 @@ def end_at_source(context: HostMoveContext, record: HostMoveRecord) -> None:
 
 def undefine_at_source(context: HostMoveContext, record: HostMoveRecord) -> None:
     """What is running meanwhile becomes transient by that; the next look sees it."""
-    context.source_vm.undefine()
+    plan = context.plan
+    tpm = plan.cold and any(file.role == "tpm" for file in plan.state_files)  # of a running VM libvirt has sent it
+    context.source_vm.undefine(*(("--keep-tpm",) if tpm else ()))
     point("source-undefined")
 
 

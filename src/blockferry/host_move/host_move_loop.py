@@ -140,5 +140,6 @@ def _verified(plan: HostMovePlan, record: HostMoveRecord) -> tuple[str, ...]:
     for file in plan.state_files:
         if file.source in record.proven:
             words = state_files.WORDS[file.role]
-            found.append(f"{words[0].upper()}{words[1:]} went to {file.dest}, which held what {file.source} did.")
+            how = "sent by libvirt" if file.sent else f"which held what {file.source} did"
+            found.append(f"{words[0].upper()}{words[1:]} went to {file.dest}, {how}.")
     return tuple(found)

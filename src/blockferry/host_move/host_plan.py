@@ -37,12 +37,16 @@ class TravellingDisk:
 
 @dataclass(frozen=True, slots=True)
 class StateFile:
-    """A small file of the VM beside its disks that goes along. `role`: "nvram", its UEFI variables. Bytes."""
+    """A small file of the VM beside its disks that goes along. Bytes.
+
+    `role`: "nvram", its UEFI variables; "tpm", the state of its emulated TPM. `sent`: libvirt sends it with the memory.
+    """
 
     role: str
     source: str
     dest: str
     size: int
+    sent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +119,12 @@ class HostMovePlan:
     def made(self) -> frozenset[str]:
         """Return every path at the destination that this move makes."""
         images = (path for disk in self.disks for path in (disk.dest, self.made_path(disk)))
-        return frozenset((*images, *(file.dest for file in self.state_files)))
+        return frozenset((*images, *(file.dest for file in self.copied_files)))
+
+    @property
+    def copied_files(self) -> tuple[StateFile, ...]:
+        """Return the state files that this move copies itself."""
+        return tuple(file for file in self.state_files if not file.sent)
 
     @property
     def made_files(self) -> frozenset[FileId]:

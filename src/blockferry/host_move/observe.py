@@ -47,5 +47,5 @@ def _missing(context: HostMoveContext) -> tuple[str, ...]:
     """New images and state files that are under none of their names: a file system is not mounted, or lost."""
     plan, runner = context.plan, context.dest.runner
     names: dict[str, tuple[str, ...]] = {disk.dest: (disk.dest, plan.made_path(disk)) for disk in plan.disks}
-    names |= {file.dest: (file.dest,) for file in plan.state_files}
+    names |= {file.dest: (file.dest,) for file in plan.copied_files}
     return tuple(dest for dest, paths in names.items() if not any(files.is_there(runner, path) for path in paths))

@@ -113,6 +113,7 @@ def check(
         sharing={**facts.sharing, **draft.sharing},
         reserved=promised(beside.promises, spaces),
         variables=state_planning.look(vm, facts.needs, source, dest, beside.directories, draft.disks, beside.taken),
+        tpm=state_planning.look_at_tpm(vm, source, dest),
     )
     policy, said = source_filesystem.kept_where_shared(request.source, vm.name, _filesystems(source, draft.disks))
     findings = (*rules.findings(facts, asked), *draft.findings, *(said if draft.disks else ()))
@@ -349,7 +350,7 @@ def _plan(
         tls=tls_rules.planned(facts.tls, address, facts.destination.hostname) if asked.tls and facts.tls else None,
         networks=networks,
         config_networks=migration.network_names(source.connection, vm.uuid, vm.name) if networks else (),
-        state_files=state_planning.travelling(facts.variables),
+        state_files=state_planning.travelling(facts.variables, facts.tpm, active=vm.state.active),
         memory=facts.needs.memory if vm.state.active else 0,
         dest_datastores={
             name: directory for name, store in places.items() for directory in datastore_places.directories((store,))

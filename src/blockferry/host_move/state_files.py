@@ -1,8 +1,9 @@
-"""Effects on the small files of a VM that go along with it: its UEFI variables. docs/firmware.md.
+"""Effects on the small files of a VM that go along with it: UEFI variables, state of its TPM. docs/firmware.md.
 
 Each is copied before the VM goes. Of a running VM, QEMU at the destination writes all of the variables into that file
 again when the guest is let run, from the memory that has come over. So the copy counts when the old file was not
-written to after it was made, or when both hold the same in the end; else the old file is kept.
+written to after it was made, or when both hold the same in the end; else the old file is kept. The state of a running
+VM's TPM is sent by libvirt, which removes it from the source with the definition.
 """
 
 from __future__ import annotations
@@ -27,7 +28,10 @@ from blockferry.hosts.runner import Runner
 from blockferry.safety import proof
 from blockferry.storage_move.destination.effects import is_somebody_s, marked_by, write_marker
 
-WORDS = {"nvram": "the UEFI variables"}
+TPM_LOCK = ".lock"
+"""swtpm's, in the directory of the state; it holds nothing."""
+
+WORDS = {"nvram": "the UEFI variables", "tpm": "the state of the TPM"}
 """What a file holds, by its role."""
 
 
@@ -74,15 +78,17 @@ def copy(context: HostMoveContext, record: HostMoveRecord, path: str) -> None:
 
 def _make_directory(context: HostMoveContext, record: HostMoveRecord, file: StateFile) -> HostMoveRecord:
     """Have the file's directory, and both names in the record before either is made."""
-    runner, directory = context.dest_files, posixpath.dirname(file.dest)
-    fresh = [file.dest] if file.dest not in record.created else []
-    if files.stat_one(runner, directory) is None:
-        fresh.insert(0, directory + "/")
+    runner = context.dest_files
+    pairs = [(posixpath.dirname(file.source), posixpath.dirname(file.dest))]
+    mine = {path.rstrip("/") for path in record.created} - set(context.plan.directories)  # those are the disks' matter
+    while files.stat_one(runner, pairs[0][1]) is None or pairs[0][1] in mine:
+        pairs.insert(0, (posixpath.dirname(pairs[0][0]), posixpath.dirname(pairs[0][1])))
+    fresh = [*(f"{directory}/" for _, directory in pairs[1:]), file.dest]
     record = replace(record, created=tuple(dict.fromkeys((*record.created, *fresh))))
     context.save(record)
-    files.make_directory(runner, directory, HOME_MODE)
-    if f"{directory}/" in record.created and directory not in context.plan.directories:  # those are the disks' matter
-        image_owner.give_file(context, posixpath.dirname(file.source), directory)
+    for old, directory in pairs[1:]:
+        files.make_directory(runner, directory, HOME_MODE)
+        image_owner.give_file(context, old, directory)
         files.flush(runner, posixpath.dirname(directory))
     return record
 
@@ -112,7 +118,10 @@ def _unproven(context: HostMoveContext, record: HostMoveRecord, file: StateFile)
     if record.unproven:
         return record.unproven
     new = files.stat_one(context.dest.runner, file.dest)
-    if new is None or new.size != file.size:
+    there = new is not None and new.size > 0
+    if file.sent and there and not files.is_there(context.source.runner, file.source):
+        return ""  # libvirt removes it at the source only after the destination has said that it has all
+    if new is None or (new.size != file.size and not file.sent):
         size = "is not there" if new is None else f"has {new.size} bytes instead of {file.size}"
         return f"{file.dest} {size}"
     now = file_fingerprint(context.source.runner, file.source)
@@ -144,11 +153,22 @@ def release(context: HostMoveContext, record: HostMoveRecord, path: str) -> None
             why = doubt or f"kept {plan.source.why_kept}: {what}"
             context.quarantine(_kept(context, file, file_stat, why, for_good=doubt is not None))
             sentence = f"{path}: kept{f', because {doubt}' if doubt else f' {plan.source.why_kept}'}"
-    if file_stat is None:
+    if file_stat is None and file.role == "tpm":
+        _clear_tpm(context, posixpath.dirname(path))
+    elif file_stat is None:
         old_home.clear(context, path)
     context.log_event("action", sentence)
     point("state-file-released")
     context.save(replace(record, released=(*record.released, path), sources=(*record.sources, sentence)))
+
+
+def _clear_tpm(context: HostMoveContext, directory: str) -> None:
+    """Remove the directories of a TPM's state that is gone, once nothing but swtpm's lock is left in them."""
+    runner = context.source.runner
+    if files.stat_one(runner, directory) is not None and set(files.list_directory(runner, directory)) <= {TPM_LOCK}:
+        files.remove_file(context.source_files, posixpath.join(directory, TPM_LOCK))
+        files.remove_directory_if_empty(context.source_files, directory)
+        files.remove_directory_if_empty(context.source_files, posixpath.dirname(directory))
 
 
 def _changed(context: HostMoveContext, file: StateFile) -> str | None:

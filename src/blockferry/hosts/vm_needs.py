@@ -91,6 +91,7 @@ class VmNeeds:
     loader: str = ""  # file of its firmware, where the XML names it
     odd_variables: str = ""  # UEFI variables that are in no file of their own, a clause
     tpm: str = ""  # backend of its TPM: "emulator", "passthrough", "external"
+    odd_tpm: str = ""  # what keeps the state of its TPM from going to another host, a clause
     listens: tuple[Listen, ...] = ()
     security: frozenset[str] = frozenset()  # models of labels that its XML demands
     arguments: bool = False  # <qemu:commandline>: what it names is not understood

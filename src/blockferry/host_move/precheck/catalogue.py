@@ -284,9 +284,14 @@ CATALOGUE: dict[str, FindingKind] = {
             "Install the same firmware package on both hosts.",
         ),
         FindingKind(
-            "TPM_STATE", _E, "The VM has a TPM",
-            "Its state lies on the source host, and cannot be taken to another host yet.",
+            "TPM_STATE", _E, "The state of the VM's TPM cannot be taken along",
+            "That of an emulated TPM goes along where libvirt keeps it itself, unencrypted.",
             "",
+        ),
+        FindingKind(
+            "TPM_TAKEN", _E, "The destination has the state of a TPM of this VM already",
+            "It may be newer or of another life of the VM; it is not written over.",
+            "If it is not needed, remove that directory on the destination.",
         ),
         FindingKind(
             "VM_STATE", _E, "The VM is neither running, paused nor off",

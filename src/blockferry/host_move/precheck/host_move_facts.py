@@ -87,6 +87,16 @@ class VariablesSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class TpmSeen:
+    """The state of a VM's emulated TPM. `files`: path at the source -> bytes; `there`: what the destination has in that
+    directory."""
+
+    directory: str
+    files: Mapping[str, int] = field(default_factory=dict)
+    there: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class HostFacts:
     """Sizes are bytes. What was not looked at because it does not matter is empty or None."""
 
@@ -113,6 +123,7 @@ class HostFacts:
     no_calls: Mapping[str, str] = field(default_factory=dict)  # host -> why it cannot carry out our calls, a clause
     tls: TlsSeen | None = None
     variables: VariablesSeen | None = None  # None: it has none
+    tpm: TpmSeen | None = None  # None: it has no emulated one
 
     @property
     def address(self) -> str:

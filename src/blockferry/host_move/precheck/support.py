@@ -21,8 +21,6 @@ def unsupported(facts: HostFacts, asked: Asked) -> Iterator[Finding]:
     vm = facts.vm
     if not vm.persistent:
         yield finding("VM_TRANSIENT", f"{vm.name} has no persistent definition.")
-    if vm.tpm:
-        yield finding("TPM_STATE", f"{vm.name} has a TPM, whose state is on {facts.source.hostname}.")
     if vm.state not in (PowerState.RUNNING, PowerState.PAUSED, PowerState.OFF):
         yield finding("VM_STATE", f"{vm.name} is {vm.state.value}.")
     if facts.under_way:

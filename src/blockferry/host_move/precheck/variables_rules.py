@@ -1,4 +1,4 @@
-"""What stands against taking a VM's UEFI variables to another host. Pure."""
+"""What stands against taking a VM's UEFI variables and the state of its TPM to another host. Pure."""
 
 from __future__ import annotations
 
@@ -14,8 +14,35 @@ LARGEST = 64 * MiB
 """Bytes of the largest file that is taken along: that of AAVMF, the firmware of ARM. It passes the manager."""
 
 
+KEEPS_TPM = (8, 9, 0)
+"""libvirt from this version on can remove a definition and leave the state of its TPM."""
+
+
 def findings(facts: HostFacts) -> Iterator[Finding]:
-    """Yield what is wrong with the variables, their place, and the firmware that reads them."""
+    """Yield what is wrong with either."""
+    yield from _variables(facts)
+    yield from _tpm(facts)
+
+
+def _tpm(facts: HostFacts) -> Iterator[Finding]:
+    name, here, there = facts.vm.name, facts.source, facts.destination.hostname
+    if facts.needs.odd_tpm:
+        if facts.needs.tpm != "passthrough" or not facts.vm.state.active:  # of a running one DEVICE_UNMOVABLE is said
+            yield finding("TPM_STATE", f"The TPM of {name} {facts.needs.odd_tpm}.")
+        return
+    if facts.tpm is None:
+        return
+    if facts.tpm.there:
+        yield finding("TPM_TAKEN", f"{there} has {facts.tpm.there[0]}, of the TPM of a VM with the UUID of {name}.")
+    if not facts.vm.state.active and here.libvirt < KEEPS_TPM:
+        text = f"libvirt on {here.hostname} would remove the state of the TPM of {name} with its definition."
+        yield finding("TPM_STATE", text, "Move the VM while it runs, or update libvirt.")
+    large = [path for path, size in facts.tpm.files.items() if size > LARGEST]
+    if large:
+        yield finding("TPM_STATE", f"{large[0]}, of the TPM of {name}, has more than {format_size(LARGEST)}.")
+
+
+def _variables(facts: HostFacts) -> Iterator[Finding]:
     name, there = facts.vm.name, facts.destination.hostname
     if facts.needs.odd_variables:
         yield finding("UEFI_VARIABLES", f"The UEFI variables of {name} are in {facts.needs.odd_variables}.")

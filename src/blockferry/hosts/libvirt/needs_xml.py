@@ -87,6 +87,7 @@ def parse(xml: str) -> VmNeeds:
         loader=(root.findtext("./os/loader") or "").strip(),
         odd_variables=_odd_variables(root),
         tpm="" if tpm is None else tpm.get("type", ""),
+        odd_tpm=_odd_tpm(tpm),
         listens=tuple(_listens(root)),
         security=frozenset(_labels(root)),
         arguments=any(
@@ -101,6 +102,16 @@ def _odd_variables(root: etree._Element) -> str:
     nvram = root.find("./os/nvram")
     kind = "file" if nvram is None else nvram.get("type", "file")
     return "" if kind == "file" else f"no file (<nvram type='{kind}'>)"
+
+
+def _odd_tpm(backend: etree._Element | None) -> str:
+    if backend is None:
+        return ""
+    if backend.get("type") != "emulator":
+        return "is no emulated one of libvirt's"
+    if backend.find("encryption") is not None:
+        return "keeps its state encrypted; the other host does not have its secret"
+    return "" if backend.find("source") is None else "keeps its state at a place of its own (<source>)"
 
 
 def _labels(root: etree._Element) -> Iterator[str]:
