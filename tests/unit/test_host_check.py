@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 
 from blockferry.host_move.precheck import rules, tls_rules
 from blockferry.host_move.precheck.catalogue import CATALOGUE, EVERY_FINDING
-from blockferry.host_move.precheck.host_move_facts import Asked, HostFacts, PeerTrial, Sharing, TlsSeen
+from blockferry.host_move.precheck.host_move_facts import (
+    Asked,
+    HostFacts,
+    PeerTrial,
+    Sharing,
+    TlsSeen,
+    TpmSeen,
+    VariablesSeen,
+)
 from blockferry.hosts.host_traits import CpuAnswer, CpuVerdict, HostTraits, Hypervisor, NumaNode
 from blockferry.hosts.identity import HostId
 from blockferry.hosts.images.qemu_img import ChainImage
@@ -152,8 +160,14 @@ REFUSED: list[tuple[str, HostFacts, Asked]] = [
     ("SNAPSHOTS_STAY", vm(snapshots=("before",)), GOING),
     ("CHECKPOINTS_STAY", vm(checkpoints=("monday", "tuesday")), GOING),
     ("VM_TRANSIENT", vm(persistent=False), GOING),
-    ("UEFI_VARIABLES", vm(nvram="/nvram/web01.fd"), GOING),
-    ("TPM_STATE", vm(tpm=True), GOING),
+    ("UEFI_VARIABLES", replace(vm(nvram="/nvram/a.fd"), variables=VariablesSeen("/nvram/a.fd", 540672)), GOING),
+    (
+        "FIRMWARE_DIFFERS",
+        replace(vm(nvram="/a.fd"), variables=VariablesSeen("/a.fd", loaders={"/OVMF.fd": (4096, 2048)})),
+        GOING,
+    ),
+    ("TPM_STATE", needs(odd_tpm="keeps its state encrypted"), GOING),
+    ("TPM_TAKEN", replace(vm(tpm=True), tpm=TpmSeen("/tpm", {"/tpm/state": 1}, ("/tpm/state",))), GOING),
     ("VM_STATE", vm(state=PowerState.CRASHED), GOING),
     ("CHAIN_STAYS", replace(PLAIN, images={"vda": (LAYER, replace(LAYER, path="/srv/base.qcow2"))}), GOING),
     ("CACHE_STALE", replace(there(qemu=(3, 1, 0)), running_qemu=(3, 1, 0), sharing={"vda": Sharing.SAME}), STAYING),

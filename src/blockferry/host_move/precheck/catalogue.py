@@ -275,7 +275,7 @@ CATALOGUE: dict[str, FindingKind] = {
         FindingKind(
             "UEFI_VARIABLES", _E, "The VM's UEFI variables cannot be taken along",
             "They must be in a file of their own that is small, and there must be a place for it at the destination.",
-            "",
+            "Make the directory there, or let the VM have them in a file (`virsh edit VM`) and power-cycle it.",
         ),
         FindingKind(
             "FIRMWARE_DIFFERS", _E, "The VM's firmware has another size at the destination",

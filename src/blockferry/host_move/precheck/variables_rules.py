@@ -57,7 +57,7 @@ def _variables(facts: HostFacts) -> Iterator[Finding]:
         if here is not None and other is not None and here != other:
             text = f"The firmware {path} has {here} bytes on {facts.source.hostname} and {other} on {there}."
             yield finding("FIRMWARE_DIFFERS", text)
-    if not any(other is not None for _, other in seen.loaders.values()) and not facts.needs.loader:
+    if seen.loaders and not facts.needs.loader and all(other is None for _, other in seen.loaders.values()):
         yield finding("FIRMWARE_DIFFERS", f"{there} has none of the firmware files of {facts.source.hostname}.")
     yield from _place(facts, seen)
 

@@ -1,0 +1,181 @@
+"""UEFI variables and the state of a TPM are copied to another host, proven there, and kept in any doubt.
+
+Real: files and the helper. Both hosts are this machine.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+
+from blockferry.base.errors import CopyIncomplete, FileExists
+from blockferry.host_move import effects, state_files
+from blockferry.host_move.host_context import HostMoveContext
+from blockferry.host_move.host_plan import HostMovePlan, StateFile
+from blockferry.host_move.host_record import HostMoveRecord
+from blockferry.hosts.helper.holding import Holding
+from blockferry.hosts.host import Host
+from blockferry.hosts.kept import Kept
+from blockferry.hosts.runner import LocalRunner
+
+
+@pytest.fixture
+def runner() -> Iterator[LocalRunner]:
+    local = LocalRunner()
+    yield local
+    local.helper.close()
+
+
+class Travel:
+    """A file at the source, and the place for it three directories deep at the destination."""
+
+    def __init__(self, runner: LocalRunner, folder: Path, *, cold: bool = True, sent: bool = False) -> None:
+        self.old = folder / "source" / "swtpm" / "u1" / "tpm2" / "state"
+        self.new = folder / "dest" / "swtpm" / "u1" / "tpm2" / "state"
+        self.old.parent.mkdir(parents=True)
+        (folder / "dest").mkdir()
+        self.old.write_bytes(b"state" * 100)
+        self.old.chmod(0o600)
+        self.old.parent.chmod(0o700)
+        file = StateFile("tpm", str(self.old), str(self.new), 500, sent)
+        plan = HostMovePlan(
+            "m1", "web01", "u1", "qemu:///system", "h1", "kvm1", "qemu:///system", "h2", "kvm2",
+            "qemu:///system", "127.0.0.1", (), cold=cold, was_running=not cold, state_files=(file,),
+        )  # fmt: skip
+        self.record, self.kept, self.events = HostMoveRecord(), list[Kept](), list[str]()
+        host = cast(Host, SimpleNamespace(runner=runner))
+        self.context = HostMoveContext(
+            plan=plan,
+            source=host,
+            dest=host,
+            save=self.save,
+            log_event=lambda _kind, text: self.events.append(text),
+            check=lambda: None,
+            should_stop=lambda: False,
+            bandwidth=lambda: 0,
+            claims=lambda: pytest.fail("no claims are asked for"),
+            quarantine=self.kept.append,
+            holding=Holding("m1", 1, lambda: None, lambda _: None),
+        )
+
+    def save(self, record: HostMoveRecord) -> None:
+        self.record = record
+
+    def copy(self) -> None:
+        state_files.copy(self.context, self.record, str(self.old))
+
+    def prove(self) -> None:
+        state_files.prove(self.context, self.record, str(self.old))
+
+    def release(self) -> None:
+        state_files.release(self.context, self.record, str(self.old))
+
+
+@pytest.fixture
+def travel(runner: LocalRunner, tmp_path: Path) -> Travel:
+    return Travel(runner, tmp_path)
+
+
+def test_a_file_is_copied_with_its_directories_and_taken_away_again(travel: Travel) -> None:
+    os.chown(travel.old, 12345, 54321)
+    os.chown(travel.old.parent, 12345, 54321)
+    travel.copy()
+    assert travel.new.read_bytes() == travel.old.read_bytes()
+    for path, mode in ((travel.new, 0o600), (travel.new.parent, 0o700)):
+        assert (path.stat().st_uid, path.stat().st_gid, path.stat().st_mode & 0o7777) == (12345, 54321, mode)
+    assert list(travel.record.state_copied) == [str(travel.old)]
+    travel.copy()  # repeated, as after a kill
+    effects.remove_images(travel.context, travel.record)
+    assert not travel.new.parents[2].exists()
+    assert travel.new.parents[3].exists()
+    assert travel.record.state_copied == {}
+    assert travel.old.exists()
+
+
+def test_a_file_of_somebody_s_is_not_written_over(travel: Travel) -> None:
+    travel.new.parent.mkdir(parents=True)
+    travel.new.write_bytes(b"somebody's")
+    with pytest.raises(FileExists):
+        travel.copy()
+    assert travel.new.read_bytes() == b"somebody's"
+    effects.remove_images(travel.context, travel.record)
+    assert travel.new.read_bytes() == b"somebody's"
+
+
+def test_a_file_that_took_the_name_of_ours_is_not_written_over(travel: Travel) -> None:
+    travel.copy()
+    travel.new.with_suffix(".theirs").write_bytes(b"somebody's")
+    travel.new.with_suffix(".theirs").rename(travel.new)
+    with pytest.raises(FileExists):
+        travel.copy()
+    assert travel.new.read_bytes() == b"somebody's"
+
+
+def test_a_file_of_another_size_than_planned_is_not_taken(travel: Travel) -> None:
+    travel.old.write_bytes(b"shorter")
+    with pytest.raises(CopyIncomplete):
+        travel.copy()
+    assert travel.record.state_copied == {}
+
+
+def test_not_written_to_since_the_copy_it_is_proven(travel: Travel) -> None:
+    """Whatever the VM has made of it since at the destination."""
+    travel.copy()
+    travel.new.write_bytes(b"newer" * 100)
+    travel.prove()
+    assert travel.record.proven == (str(travel.old),)
+
+
+def test_written_to_since_it_is_proven_by_its_content_only(travel: Travel) -> None:
+    travel.copy()
+    travel.old.write_bytes(b"newer" * 100)
+    os.utime(travel.old, (1, 1))
+    travel.prove()
+    assert "written to after" in travel.record.doubted[str(travel.old)]
+    travel.record = replace(travel.record, doubted={})
+    travel.new.write_bytes(b"newer" * 100)  # as QEMU writes it when the guest is let run
+    travel.prove()
+    assert travel.record.proven == (str(travel.old),)
+
+
+@pytest.mark.parametrize("harm", ["gone", "cut", "unproven"])
+def test_a_new_file_that_is_not_whole_is_a_doubt_and_the_old_one_is_kept(travel: Travel, harm: str) -> None:
+    travel.copy()
+    if harm == "gone":
+        travel.new.unlink()
+    elif harm == "cut":
+        travel.new.write_bytes(b"cut")
+    else:
+        travel.record = replace(travel.record, unproven="QEMU has ended")
+    travel.prove()
+    assert travel.record.proven == ()
+    travel.release()
+    [kept] = travel.kept
+    assert (kept.path, kept.expires) == (str(travel.old), None)
+    assert travel.old.exists()
+    assert "kept, because" in travel.record.sources[0]
+
+
+def test_state_that_libvirt_sends_and_removes_at_the_source(runner: LocalRunner, tmp_path: Path) -> None:
+    travel = Travel(runner, tmp_path, cold=False, sent=True)
+    travel.prove()
+    assert travel.record.doubted, "the destination does not have it"
+    travel.record = HostMoveRecord()
+    travel.new.parent.mkdir(parents=True)
+    travel.new.write_bytes(b"state of another size")
+    travel.prove()
+    assert travel.record.doubted, "the source has it yet, and it differs"
+    travel.record = HostMoveRecord()
+    travel.old.unlink()
+    travel.prove()
+    assert travel.record.proven == (str(travel.old),)
+    travel.release()
+    assert "was gone already" in travel.record.sources[0]
+    assert not travel.old.parent.exists()
+    assert travel.new.exists()
