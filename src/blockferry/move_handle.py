@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from blockferry.base.dataclass import dataclass
 from blockferry.base.errors import JournalFailed, MoveParked, UsageError, WaitTimedOut
 from blockferry.base.event import Event
 from blockferry.host_move.host_summary import HostMoveProgress, HostMoveSummary

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -59,7 +58,6 @@ def test_the_programs_help_loads_no_command() -> None:
     assert {name for name in ours if not name.startswith("blockferry.base.errors.")} <= {
         "blockferry",
         "blockferry.base",
-        "blockferry.base.dataclass",
         "blockferry.base.errors",
         "blockferry.base.lazy",
         "blockferry.cli",
@@ -116,15 +114,3 @@ def test_the_way_to_a_copy_loads_nothing_of_other_databases_and_other_rooms(tmp_
     assert {"sqlalchemy.dialects.sqlite", "blockferry.storage_move.survey"} <= modules
     assert not {"sqlalchemy.dialects.postgresql", "sqlalchemy.orm", "sqlalchemy.ext.asyncio", "alembic"} & modules
     assert not [name for name in modules if name.startswith(("blockferry.doctor.", "blockferry.tracking."))]
-
-
-def test_data_classes_are_those_that_load_fast() -> None:
-    """blockferry.base.dataclass instead of the standard library's, but for what is sent to a host."""
-    package = Path(main.__file__).parents[1]
-    slow = [
-        str(file.relative_to(package))
-        for file in package.rglob("*.py")
-        if not file.is_relative_to(package / "hosts/helper/program") and file != package / "base/dataclass.py"
-        if re.search(r"^from dataclasses import .*\bdataclass\b|^\s*@dataclasses\.dataclass", file.read_text(), re.M)
-    ]
-    assert not slow, "import dataclass from blockferry.base.dataclass"

@@ -31,14 +31,13 @@ import os
 import shlex
 import tomllib
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import platformdirs
 
 from blockferry.base import host_entries, units
-from blockferry.base.dataclass import dataclass
 from blockferry.base.errors import ConfigInvalid, HostNotConfigured, UsageError, nearest
 from blockferry.base.host_entries import HostEntry
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from urllib.parse import urlsplit
-
-from blockferry.base.dataclass import dataclass
 
 LOCAL_NAME = "local"
 LOCAL_URI = "qemu:///system"

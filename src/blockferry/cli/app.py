@@ -5,14 +5,13 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable
-from dataclasses import field
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, cast
 
 import click
 
 from blockferry.base import lazy
-from blockferry.base.dataclass import dataclass
 from blockferry.base.errors import BlockferryError, UsageError
 
 if TYPE_CHECKING:

@@ -15,10 +15,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import field
+from dataclasses import dataclass, field
 from types import FrameType
 
-from blockferry.base.dataclass import dataclass
 from blockferry.base.errors import BlockferryError, Interrupted, JournalFailed, LeaseLost, MoveBusy
 from blockferry.cli import display, watch_move, words
 from blockferry.cli.app import App

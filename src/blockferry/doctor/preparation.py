@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from urllib.parse import urlsplit
 
-from blockferry.base.dataclass import dataclass
 from blockferry.base.errors import BlockferryError
 from blockferry.base.host_entries import HostEntry
 from blockferry.doctor import effects, preparation_rules

@@ -6,9 +6,9 @@ import os
 import posixpath
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from blockferry.base.dataclass import dataclass
 from blockferry.base.units import format_time
 from blockferry.doctor.rules import HostCheck, Level, Verdict
 from blockferry.host_move.precheck.host_move_facts import TlsSeen

@@ -6,8 +6,8 @@ import enum
 import errno
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
-from blockferry.base.dataclass import dataclass
 from blockferry.base.units import GiB, MiB, format_duration, format_size
 from blockferry.hosts import defects, qemu_user
 from blockferry.hosts.defects import Case, Defect, Remedy, Version, Versions, dotted

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
-
-from blockferry.base.dataclass import dataclass
+from dataclasses import dataclass, replace
 
 
 class HostState(enum.Enum):

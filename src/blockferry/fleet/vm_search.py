@@ -5,10 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from blockferry.base.dataclass import dataclass
 from blockferry.base.errors import BlockferryError, HostUnreachable, VmAmbiguous, VmNotFound
 from blockferry.hosts.configured_hosts import CONNECT_S, ConfiguredHost
 from blockferry.hosts.host import Host

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 
-from blockferry.base.dataclass import dataclass
 from blockferry.host_move.host_record import HostMoveRecord
 from blockferry.hosts.migrating import Instance, MigrationStats
 

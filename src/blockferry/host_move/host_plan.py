@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Iterable
-from dataclasses import field
+from dataclasses import dataclass, field
 
-from blockferry.base.dataclass import dataclass
 from blockferry.hosts.datastore_id import Directory, FileId, SpaceId, file_of
 from blockferry.storage_move.request import SourcePolicy
 

@@ -6,10 +6,9 @@ import itertools
 import posixpath
 import secrets
 from collections.abc import Iterable, Mapping
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from urllib.parse import urlsplit
 
-from blockferry.base.dataclass import dataclass
 from blockferry.base.errors import BlockferryError, DiskNotFound, ImageUnreadable, Refused, nearest
 from blockferry.base.units import MiB
 from blockferry.host_move import state_planning

@@ -16,9 +16,8 @@ from __future__ import annotations
 import json
 import posixpath
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
-
-from blockferry.base.dataclass import dataclass
 
 FILTERS = frozenset(
     {

@@ -9,9 +9,8 @@ from __future__ import annotations
 import enum
 import posixpath
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from urllib.parse import quote
-
-from blockferry.base.dataclass import dataclass
 
 NETWORK = frozenset(
     {

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
-
-from blockferry.base.dataclass import dataclass
+from dataclasses import dataclass
 
 Version = tuple[int, int, int]
 

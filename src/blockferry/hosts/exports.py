@@ -10,9 +10,8 @@ to the server: blockferry writes to it only where it is named, and never makes o
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from urllib.parse import parse_qs, quote, unquote, urlsplit
-
-from blockferry.base.dataclass import dataclass
 
 NBD, ISCSI, RBD = "nbd", "iscsi", "rbd"
 PORTS = {NBD: 10809, ISCSI: 3260, RBD: 6789}

@@ -12,8 +12,8 @@ filesystems/fuse.rst (`abort`: an error for all waiting and all new requests); d
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
-from blockferry.base.dataclass import dataclass
 from blockferry.base.units import format_duration
 
 HANGING_S = 1.5

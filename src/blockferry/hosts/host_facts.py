@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Iterator, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 
-from blockferry.base.dataclass import dataclass
 from blockferry.hosts.datastore_id import SpaceId, SpaceKind, of_mount
 from blockferry.hosts.filesystem_types import holds_files, is_of_one_host, is_shared
 from blockferry.hosts.identity import HostId

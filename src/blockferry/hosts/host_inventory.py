@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 
 from blockferry.base import clock
-from blockferry.base.dataclass import dataclass
 from blockferry.base.errors import BlockferryError, HostCommandFailed
 from blockferry.hosts.configured_hosts import ConfiguredHost
 from blockferry.hosts.helper import references

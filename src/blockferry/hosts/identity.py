@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 from urllib.parse import urlsplit
-
-from blockferry.base.dataclass import dataclass
 
 
 class Planned(Protocol):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import enum
 import posixpath
+from dataclasses import dataclass
 
-from blockferry.base.dataclass import dataclass
 from blockferry.hosts.datastore_id import DatastoreId
 from blockferry.hosts.qemu_user import Permissions
 

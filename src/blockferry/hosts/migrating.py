@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from blockferry.base.dataclass import dataclass
+from dataclasses import dataclass
+
 from blockferry.hosts.inventory import PowerState
 
 

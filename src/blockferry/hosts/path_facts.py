@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from blockferry.base.dataclass import dataclass
+from dataclasses import dataclass
+
 from blockferry.hosts.datastore_id import Mounted
 
 NAME_MAX, PATH_MAX = 255, 4096

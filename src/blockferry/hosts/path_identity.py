@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Literal
 
-from blockferry.base.dataclass import dataclass
 from blockferry.hosts.datastore_id import Mounted
 from blockferry.hosts.filesystem_types import is_of_one_host, is_shared
 

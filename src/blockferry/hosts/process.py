@@ -18,10 +18,10 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import IO
 
-from blockferry.base.dataclass import dataclass
 from blockferry.base.errors import HostCommandFailed, HostUnreachable
 
 KILL_AFTER_S = 10.0

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from blockferry.base.dataclass import dataclass
 from blockferry.base.errors import HostCommandFailed
 from blockferry.hosts.qemu_user import QemuUser
 from blockferry.hosts.runner import Runner

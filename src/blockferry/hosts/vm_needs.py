@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import field
-
-from blockferry.base.dataclass import dataclass
+from dataclasses import dataclass, field
 
 
 class Presence(enum.Enum):

@@ -5,10 +5,9 @@ An action says what is to be done, never how; none of them holds a handle of any
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
-from blockferry.base.dataclass import dataclass
 from blockferry.jobs.outcome import Outcome
 
 

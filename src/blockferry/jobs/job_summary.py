@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import ClassVar, Generic, TypeVar
 
-from blockferry.base.dataclass import dataclass
 from blockferry.jobs.outcome import Outcome
 from blockferry.jobs.record import JobRecord
 

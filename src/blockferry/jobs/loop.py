@@ -6,10 +6,9 @@ import logging
 import threading
 import time
 from abc import ABC, abstractmethod
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Generic, Protocol, TypeVar
 
-from blockferry.base.dataclass import dataclass
 from blockferry.base.errors import (
     BlockferryError,
     HostUnreachable,

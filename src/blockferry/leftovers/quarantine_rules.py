@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Mapping
+from dataclasses import dataclass
 
-from blockferry.base.dataclass import dataclass
 from blockferry.hosts.exports import is_export
 from blockferry.hosts.inventory import PowerState, Vm
 from blockferry.hosts.kept import INCOMPLETE, Kept, KeptFingerprint

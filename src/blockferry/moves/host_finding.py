@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import field
+from dataclasses import dataclass, field
 
-from blockferry.base.dataclass import dataclass
 from blockferry.base.errors import BlockferryError, HostUnreachable, OtherHost
 from blockferry.hosts.configured_hosts import CONNECT_S, ConfiguredHost
 from blockferry.hosts.host import Host

@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from blockferry.base.dataclass import dataclass
 from blockferry.base.errors import LeaseLost, UsageError
 from blockferry.hosts.helper import host_guard
 from blockferry.hosts.host import Host

@@ -10,8 +10,8 @@ from __future__ import annotations
 import enum
 import posixpath
 import time
+from dataclasses import dataclass
 
-from blockferry.base.dataclass import dataclass
 from blockferry.hosts.helper import files
 from blockferry.hosts.inventory import PowerState
 from blockferry.hosts.libvirt.domain import Control, DomainView

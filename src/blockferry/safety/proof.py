@@ -11,12 +11,11 @@ import math
 import posixpath
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 
 import tenacity
 
 from blockferry.base import clock
-from blockferry.base.dataclass import dataclass
 from blockferry.hosts import host_inventory
 from blockferry.hosts.datastore_id import FileId, file_at
 from blockferry.hosts.filesystem_types import is_of_one_host

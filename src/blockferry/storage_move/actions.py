@@ -5,9 +5,9 @@ Action, Done, Finish and Park are those of every job (jobs/action.py).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import ClassVar
 
-from blockferry.base.dataclass import dataclass
 from blockferry.jobs import action as jobs_action
 from blockferry.jobs.action import Action as Action
 from blockferry.jobs.action import Done as Done

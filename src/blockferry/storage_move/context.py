@@ -5,9 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import field
+from dataclasses import dataclass, field
 
-from blockferry.base.dataclass import dataclass
 from blockferry.hosts.helper import comparison
 from blockferry.hosts.helper.watchdog import DestinationWatch
 from blockferry.hosts.host import Host

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import field
+from dataclasses import dataclass, field
 
-from blockferry.base.dataclass import dataclass
 from blockferry.hosts.inventory import Secret
 from blockferry.storage_move.destination.plan import DestinationImage, ReleasePlan
 from blockferry.storage_move.overlays.plan import OverlaysPlan, PartialPlan

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import field
+from dataclasses import dataclass, field
 
-from blockferry.base.dataclass import dataclass
 from blockferry.storage_move.overlays.record import ComparedBase, OverlayState
 from blockferry.storage_move.pace.record import Throttle
 

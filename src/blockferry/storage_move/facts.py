@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 
-from blockferry.base.dataclass import dataclass
 from blockferry.hosts.datastore_id import SpaceId
 from blockferry.hosts.defects import Version, Versions
 from blockferry.hosts.fencing import Storage

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import msgspec
 
-from blockferry.base.dataclass import dataclass
 from blockferry.hosts.datastore_id import FileId
 from blockferry.hosts.exports import is_export
 from blockferry.jobs.job_kind import JobKind

@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar
 
-from blockferry.base.dataclass import dataclass
 from blockferry.base.errors import BlockferryError, DestinationFenced, HostCommandFailed, LibvirtFailed
 from blockferry.hosts.exports import is_export
 from blockferry.hosts.helper import host_guard, image_users

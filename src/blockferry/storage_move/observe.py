@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Iterable, Mapping
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 
-from blockferry.base.dataclass import dataclass
 from blockferry.base.errors import HostCommandFailed
 from blockferry.hosts import fingerprint as hosts_fingerprint
 from blockferry.hosts.disk_counters import Counters

@@ -6,11 +6,10 @@ go from one form to the other and back, without loss.
 
 from __future__ import annotations
 
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 
 import msgspec
 
-from blockferry.base.dataclass import dataclass
 from blockferry.hosts import fingerprint
 from blockferry.hosts.datastore_id import Directory
 from blockferry.hosts.inventory import PowerState

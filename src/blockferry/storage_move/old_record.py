@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import enum
 import re
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 
 import msgspec
 
-from blockferry.base.dataclass import dataclass
 from blockferry.hosts import fingerprint
 from blockferry.hosts.fencing import Guarded
 from blockferry.jobs.record import JobRecord

@@ -7,9 +7,8 @@ is read by old_plan.py, which also makes it: it is what `--json` shows.
 
 from __future__ import annotations
 
-from dataclasses import field
+from dataclasses import dataclass, field
 
-from blockferry.base.dataclass import dataclass
 from blockferry.hosts import exports
 from blockferry.hosts.datastore_id import Directory, FileId, SpaceId, file_of, host_place
 from blockferry.hosts.fencing import Fencing

@@ -7,9 +7,8 @@ that it proves (proof). The JSON form is a promise (docs/journal.md). A facet's 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 
-from blockferry.base.dataclass import dataclass
 from blockferry.hosts.fencing import Guarded
 from blockferry.jobs.record import JobRecord
 from blockferry.storage_move.disk_record import Copy, DiskRecord, Stage

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from blockferry.base import lazy
-from blockferry.base.dataclass import dataclass
 from blockferry.hosts.inventory import Datastore, Vm
 from blockferry.jobs.job_summary import JobProgress, JobReport, JobSummary
 from blockferry.jobs.outcome import Outcome

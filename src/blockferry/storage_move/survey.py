@@ -6,9 +6,8 @@ import contextlib
 import itertools
 import posixpath
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from blockferry.base.dataclass import dataclass
 from blockferry.base.errors import BlockferryError, HostCommandFailed, HostUnreachable, ImageUnreadable, LibvirtFailed
 from blockferry.base.question import Question
 from blockferry.base.units import MiB

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from blockferry.base.dataclass import dataclass
 from blockferry.base.errors import LeaseLost
 from blockferry.store import codec, database
 from blockferry.store.kind import Kind

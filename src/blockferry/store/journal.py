@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
@@ -13,7 +14,6 @@ import tenacity
 from sqlalchemy.exc import IntegrityError
 
 from blockferry.base import clock as own_clock
-from blockferry.base.dataclass import dataclass
 from blockferry.base.errors import (
     JournalFailed,
     MoveBusy,

@@ -6,11 +6,11 @@ The store knows no kind of job. A kind of job is a subclass of Kind; a journal o
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import msgspec
 
-from blockferry.base.dataclass import dataclass
 from blockferry.hosts.datastore_id import FileId
 from blockferry.store.uses import ClaimedPaths, Made
 

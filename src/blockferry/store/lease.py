@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import field
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol
 
 from blockferry.base import clock
-from blockferry.base.dataclass import dataclass
 from blockferry.base.errors import BlockferryError, LeaseLost
 from blockferry.store.process_identity import Owner
 

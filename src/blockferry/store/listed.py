@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import posixpath
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -12,7 +13,6 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import Connection
 
 from blockferry.base import lazy
-from blockferry.base.dataclass import dataclass
 from blockferry.hosts import fingerprint
 from blockferry.hosts.datastore_id import FileId, on_host
 from blockferry.store import codec

@@ -5,9 +5,8 @@ from __future__ import annotations
 import getpass
 import os
 import socket
+from dataclasses import dataclass
 from pathlib import Path
-
-from blockferry.base.dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import field
+from dataclasses import dataclass, field
 
-from blockferry.base.dataclass import dataclass
 from blockferry.base.errors import DestinationTaken
 from blockferry.hosts import identity
 from blockferry.hosts.datastore_id import Directory, FileId, SpaceId, file_of

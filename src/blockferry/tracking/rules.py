@@ -8,8 +8,8 @@ See docs/changed-blocks-tracking.md.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from blockferry.base.dataclass import dataclass
 from blockferry.base.units import format_size
 from blockferry.hosts.inventory import Disk, Image, PowerState, Vm
 from blockferry.hosts.tracking_points import NotedDisk, Point, PointNote, Present

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from blockferry.base import lazy
-from blockferry.base.dataclass import dataclass
 
 if TYPE_CHECKING:
     import difflib

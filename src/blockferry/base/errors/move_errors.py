@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import ClassVar
 
-from blockferry.base.dataclass import dataclass
 from blockferry.base.errors.error import BlockferryError
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 
-from blockferry.base.dataclass import dataclass
 from blockferry.base.errors import HostCommandFailed, ImageUnreadable
 from blockferry.base.units import KiB
 from blockferry.hosts.helper.files import absolute, flush

@@ -17,9 +17,9 @@ import os
 import posixpath
 import stat
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
-from blockferry.base.dataclass import dataclass
 from blockferry.base.errors import FileExists, HostCallFailed, HostCommandFailed, UsageError
 from blockferry.base.names import cut
 from blockferry.base.units import MiB

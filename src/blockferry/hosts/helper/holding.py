@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from blockferry.base.dataclass import dataclass
 from blockferry.base.errors import BlockferryError, HostCallFailed, HostUnreachable, LibvirtFailed, MoveNotHeld
 from blockferry.hosts.helper.host_guard import local_uri
 from blockferry.hosts.helper.host_process import Running

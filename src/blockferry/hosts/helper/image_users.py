@@ -20,9 +20,9 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
-from blockferry.base.dataclass import dataclass
 from blockferry.base.errors import HostCallFailed, HostCommandFailed, ImageUnreadable
 from blockferry.hosts.helper.files import absolute
 from blockferry.hosts.runner import Runner

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from blockferry.base.dataclass import dataclass
 from blockferry.hosts.helper.files import absolute
 from blockferry.hosts.qemu_user import QemuUser
 from blockferry.hosts.runner import Runner

@@ -10,7 +10,8 @@ What is said: queries; `cont`, to end a suspension of ours; `quit`, when the gue
 
 from __future__ import annotations
 
-from blockferry.base.dataclass import dataclass
+from dataclasses import dataclass
+
 from blockferry.base.errors import HostCommandFailed
 from blockferry.hosts import block_graph
 from blockferry.hosts.block_graph import BlockGraph

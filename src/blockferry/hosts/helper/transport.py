@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
-
-from blockferry.base.dataclass import dataclass
 
 LANGUAGE = {"LC_ALL": "C.UTF-8", "LANGUAGE": ""}
 """Messages in English, for people who search for them; nothing is decided by them. LANGUAGE alone would override

@@ -10,12 +10,11 @@ import json
 import logging
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import msgspec
 
-from blockferry.base.dataclass import dataclass
 from blockferry.base.errors import BlockferryError, HostCommandFailed
 from blockferry.hosts import fencing
 from blockferry.hosts.fencing import DestinationHealth, Fencing, Guarded, Storage, StorageFacts

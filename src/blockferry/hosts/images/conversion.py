@@ -8,8 +8,8 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-from blockferry.base.dataclass import dataclass
 from blockferry.base.errors import HostCommandFailed, ImageUnreadable
 from blockferry.base.units import KiB
 from blockferry.hosts import exports

@@ -7,8 +7,8 @@ server-key.pem, or client-cert.pem and client-key.pem.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
-from blockferry.base.dataclass import dataclass
 from blockferry.hosts import exports
 
 _ID = "tls0"

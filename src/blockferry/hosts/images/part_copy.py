@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 
-from blockferry.base.dataclass import dataclass
 from blockferry.base.errors import HostCommandFailed
 from blockferry.hosts.helper.files import absolute
 from blockferry.hosts.images import nbd_tls

@@ -11,10 +11,9 @@ import json
 import posixpath
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from blockferry.base.dataclass import dataclass
 from blockferry.base.errors import HostCommandFailed, ImageUnreadable, UsageError
 from blockferry.hosts.helper.files import absolute, claim, realpath, remove_file, stat_many
 from blockferry.hosts.runner import Runner

@@ -13,11 +13,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import libvirt
 from lxml import etree
 
-from blockferry.base.dataclass import dataclass
 from blockferry.base.errors import BlockferryError, HostUnreachable, LibvirtFailed, PermissionRefused
 from blockferry.base.units import KiB, MiB
 

@@ -10,12 +10,11 @@ import json
 import posixpath
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import libvirt
 import libvirt_qemu
 
-from blockferry.base.dataclass import dataclass
 from blockferry.base.errors import LibvirtFailed
 from blockferry.hosts import block_graph
 from blockferry.hosts.block_graph import BlockGraph

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import libvirt
 
-from blockferry.base.dataclass import dataclass
 from blockferry.base.errors import BlockferryError, VmNotFound, nearest
 from blockferry.hosts.host_facts import NamesBeside
 from blockferry.hosts.inventory import PowerState, Snapshot, Vm

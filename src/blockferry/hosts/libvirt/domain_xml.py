@@ -7,10 +7,10 @@ others have put into a domain (`qemu:commandline`, other managers' metadata) sur
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from lxml import etree
 
-from blockferry.base.dataclass import dataclass
 from blockferry.hosts import exports
 from blockferry.hosts.inventory import Disk, DiskSource, Mirror, NamedPath, Secret, Snapshot, Volume
 from blockferry.hosts.libvirt import xml_paths

@@ -7,10 +7,10 @@ network stands for, with the network's name beside it (`<source network='lan' br
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from lxml import etree
 
-from blockferry.base.dataclass import dataclass
 from blockferry.hosts.libvirt import xml_paths
 from blockferry.hosts.vm_needs import Nic
 

@@ -11,13 +11,12 @@ import json
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any
 
 import libvirt
 import libvirt_qemu
 
-from blockferry.base.dataclass import dataclass
 from blockferry.base.errors import BlockferryError
 from blockferry.base.units import MiB
 from blockferry.hosts.inventory import PowerState

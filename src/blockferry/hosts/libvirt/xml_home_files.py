@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Iterator
-from dataclasses import field
+from dataclasses import dataclass, field
 
 import libvirt
 from lxml import etree
 
-from blockferry.base.dataclass import dataclass
 from blockferry.hosts.file_use import FileUse
 from blockferry.hosts.libvirt import domain_list, xml_paths
 from blockferry.hosts.libvirt.connection import Connection

@@ -9,9 +9,8 @@ from __future__ import annotations
 import itertools
 import posixpath
 from collections.abc import Iterable, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 
-from blockferry.base.dataclass import dataclass
 from blockferry.base.units import format_size
 from blockferry.hosts.exports import is_export
 from blockferry.hosts.inventory import Datastore, Image, is_below

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
-from blockferry.base.dataclass import dataclass
 from blockferry.hosts.file_use import FileUse
 from blockferry.hosts.inventory import Datastore, Vm, datastore_of
 from blockferry.storage_move.destination.placement import directory_name, is_in_home

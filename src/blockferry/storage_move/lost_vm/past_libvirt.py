@@ -6,9 +6,8 @@ anything.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from blockferry.base.dataclass import dataclass
 from blockferry.base.errors import HostCommandFailed
 from blockferry.hosts import qemu_process
 from blockferry.hosts.exports import is_export

@@ -7,8 +7,8 @@ Both kinds of moves do that, at whichever side the VM is by then; what a step me
 from __future__ import annotations
 
 import enum
+from dataclasses import dataclass
 
-from blockferry.base.dataclass import dataclass
 from blockferry.storage_move.disk_record import Stage
 from blockferry.storage_move.observation import DiskJob, DiskView
 from blockferry.storage_move.overlays.record import OverlayState

@@ -11,7 +11,8 @@ that writes to one place only is not overrated by that: a region counts once unt
 
 from __future__ import annotations
 
-from blockferry.base.dataclass import dataclass
+from dataclasses import dataclass
+
 from blockferry.base.units import MiB, format_rate
 from blockferry.storage_move.overlays.passes import CopyProgress
 

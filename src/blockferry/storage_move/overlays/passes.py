@@ -8,9 +8,7 @@ bulk, so no byte is counted twice or left out.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from blockferry.base.dataclass import dataclass
+from dataclasses import dataclass, replace
 
 RATE_WINDOW_S = 4.0
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from blockferry.base.dataclass import dataclass
+from dataclasses import dataclass
+
 from blockferry.base.names import cut
 from blockferry.hosts.kept import Kept
 from blockferry.storage_move.destination.placement import LONGEST_STEM

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import field
-
-from blockferry.base.dataclass import dataclass
+from dataclasses import dataclass, field
 
 
 class OverlayState(enum.Enum):

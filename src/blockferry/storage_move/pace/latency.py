@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 
-from blockferry.base.dataclass import dataclass
 from blockferry.hosts.disk_counters import Counters
 
 P99 = 0.99

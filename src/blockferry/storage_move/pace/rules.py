@@ -22,9 +22,8 @@ So every copy has a small buffer (`COPY_BUFFER`), and only then the speed is wha
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from blockferry.base.dataclass import dataclass
 from blockferry.base.units import MiB, format_duration, format_rate
 from blockferry.storage_move.pace import latency
 from blockferry.storage_move.pace.latency import P99, GuestLatency, Interval

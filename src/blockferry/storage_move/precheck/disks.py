@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
-from blockferry.base.dataclass import dataclass
 from blockferry.base.errors import UsageError
 from blockferry.base.units import format_size
 from blockferry.hosts import defects, exports

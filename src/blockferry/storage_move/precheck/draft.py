@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from blockferry.base.dataclass import dataclass
+from dataclasses import dataclass
+
 from blockferry.storage_move.disk_plan import DiskPlan
 from blockferry.storage_move.precheck.finding import Finding
 

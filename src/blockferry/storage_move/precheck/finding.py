@@ -6,8 +6,7 @@
 from __future__ import annotations
 
 import enum
-
-from blockferry.base.dataclass import dataclass
+from dataclasses import dataclass
 
 
 class Severity(enum.Enum):

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from blockferry.base.dataclass import dataclass
 from blockferry.hosts import defects, exports, fencing
 from blockferry.hosts.datastore_id import Directory
 from blockferry.hosts.defects import Defect

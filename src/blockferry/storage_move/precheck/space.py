@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from blockferry.base.dataclass import dataclass
 from blockferry.base.units import MiB, format_size
 from blockferry.hosts.datastore_id import SpaceId, SpaceKind
 from blockferry.hosts.exports import is_export

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 
-from blockferry.base.dataclass import dataclass
 from blockferry.hosts.block_graph import BlockGraph, GraphDisk, GraphNode
 from blockferry.hosts.exports import is_export
 from blockferry.hosts.inventory import Vm

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from blockferry.base.dataclass import dataclass
 from blockferry.base.errors import BlockferryError
 from blockferry.base.units import format_size
 from blockferry.hosts.datastore_id import Directory, FileId, file_of, on_host

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import enum
-
-from blockferry.base.dataclass import dataclass
+from dataclasses import dataclass
 
 COMPARISON_CANCELLED = "it was cancelled"
 """Why a disk was not compared, when its user did not want to wait for that."""
