@@ -43,9 +43,15 @@ BACK_LIVE = ("stopping-migration", "migration-stopped", "images-removed", "unmar
 BACK_OFF = ("images-removed", "unmarked")
 """Passed only on the way back, after a wish to cancel."""
 
-RARE = ("migration-ended", "source-ended", "destination-ended", "source-resumed")
-"""Passed only after another fault than a kill of ours (source-ended: libvirtd of the source was killed at the switch;
-destination-ended: what a broken migration left there; source-resumed: it broke between stop and end), or by no move."""
+STATE_FILES = tuple(f"state-file-{name}" for name in ("named", "copied", "proven", "released"))
+
+RARE = (
+    *("migration-ended", "source-ended", "destination-ended", "source-resumed"),
+    *(*STATE_FILES, "releasing-state-file"),
+)
+"""Passed only by VMs with UEFI variables or a TPM (tests/system plays those kills), only after another fault than a kill
+of ours (source-ended: libvirtd of the source was killed at the switch; destination-ended: what a broken migration left
+there; source-resumed: it broke between stop and end), or by no move."""
 
 CALLS = tuple(
     f"calling-{name}"

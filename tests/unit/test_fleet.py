@@ -371,8 +371,8 @@ def test_a_move_between_hosts_waits_for_both(fleet: Fleet, tmp_path: Path, silen
     client.listen(said.append)
     client._env.made_journal()
     uris = ("qemu+ssh://kvm2/system", kvm1.uri) if silent == "source" else (kvm1.uri, "qemu+ssh://kvm2/system")
-    waits = replace(PLAN, vm="web01", uuid="u1", disks=(), uri=uris[0], dest_uri=uris[1])
-    goes = replace(PLAN, move="m2", vm="db01", uuid="u2", disks=(), uri=kvm1.uri, dest_uri=kvm3.uri)
+    waits = replace(PLAN, vm="web01", uuid="u1", disks=(), state_files=(), uri=uris[0], dest_uri=uris[1])
+    goes = replace(PLAN, move="m2", vm="db01", uuid="u2", disks=(), state_files=(), uri=kvm1.uri, dest_uri=kvm3.uri)
     client._env.host_moves.add(waits, HostMoveRecord(), "{}", "alice")
     with pytest.raises(HostUnreachable):
         client.resumable()

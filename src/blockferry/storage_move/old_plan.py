@@ -13,6 +13,7 @@ import msgspec
 from blockferry.hosts import fingerprint
 from blockferry.hosts.datastore_id import Directory
 from blockferry.hosts.inventory import PowerState
+from blockferry.hosts.kept import Kept
 from blockferry.storage_move.destination.plan import DestinationImage, ReleasePlan
 from blockferry.storage_move.disk_plan import (
     CopyPlan,
@@ -76,6 +77,7 @@ class FlatDisk:
     overlay_first: bool = False
     partial_of: str | None = None
     partial_bytes: int = 0
+    partial_old: Kept | None = None
     preallocation: str = "off"
     extended_l2: bool = False
     parts: tuple[str, ...] = ()
@@ -223,7 +225,7 @@ def _disk_today(old: FlatDisk) -> DiskPlan:
         copy=CopyPlan(old.as_is, old.clone, old.resumable, old.granularity, old.cache),
         start=StartPlan(old.suspended_start, old.start_pause_s, old.overlay_suspended_start),
         overlays=OverlaysPlan(old.source_overlay, old.dest_overlay, old.overlay_first),
-        partial=PartialPlan(old.partial_of, old.partial_bytes),
+        partial=PartialPlan(old.partial_of, old.partial_bytes, old.partial_old),
         encryption=EncryptionPlan(old.sealed, old.luks),
     )
 
@@ -260,6 +262,7 @@ def _flat_disk(disk: DiskPlan) -> FlatDisk:
         overlay_first=disk.overlays.first,
         partial_of=disk.partial.move,
         partial_bytes=disk.partial.allocated,
+        partial_old=disk.partial.old,
         preallocation=dest.preallocation,
         extended_l2=dest.extended_l2,
         parts=source.parts,
