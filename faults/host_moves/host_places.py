@@ -49,7 +49,7 @@ RARE = (
     *("migration-ended", "source-ended", "destination-ended", "source-resumed"),
     *(*STATE_FILES, "releasing-state-file"),
 )
-"""Passed only by VMs with UEFI variables or a TPM (tests/system plays those kills), only after another fault than a kill
+"""Passed only by VMs with UEFI variables or a TPM (tests/system plays those kills), only after a fault that is no kill
 of ours (source-ended: libvirtd of the source was killed at the switch; destination-ended: what a broken migration left
 there; source-resumed: it broke between stop and end), or by no move."""
 
