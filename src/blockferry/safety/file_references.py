@@ -87,6 +87,13 @@ class FileReferences:
                 return naming.sentence
         return self.same_file_user(seen, going, same)
 
+    def named_by(self, path: str, seen: PathSeen | None) -> frozenset[str]:
+        """Return the images by which a file is needed, if it is needed by images that may go with it."""
+        namings = list(self.paths.get(posixpath.normpath(path), ()))
+        if seen is not None and seen.identity is not None:
+            namings += self.inodes.get(seen.identity[1], ())
+        return frozenset(naming.by for naming in namings if naming.by)
+
     def same_file_user(
         self, seen: PathSeen | None, going: frozenset[str], same: Callable[[PathSeen, PathSeen], bool]
     ) -> str | None:

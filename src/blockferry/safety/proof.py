@@ -163,6 +163,7 @@ class Proof:
             return holders
         own = self._hosts[0]
         assert own.names is not None
+        gone |= _also_going(self._site.runner, gone, own.names.named_by(path, own.names.inventory.seen(path)))
         named = _named(path, own.names, gone) or _claimed(path, own.names.inventory, said, rows)
         doubt = next((one.sentence for one in own.names.doubts if one.about(path, is_base=is_base, going=gone)), None)
         unseen = _unseen_itself(path, file_stat, own.names.inventory)
@@ -387,6 +388,21 @@ def _claimed(path: str, inventory: HostInventory, said: Claims, rows: Iterable[K
         if away and posixpath.basename(other) == posixpath.basename(path):
             return f"{other} cannot be looked at ({seen[other].absent}) and may be this file: {sentence} then"
     return None
+
+
+def _also_going(runner: Runner, going: frozenset[str], needed_by: frozenset[str]) -> frozenset[str]:
+    """Those of the images that are files which go, by another path: a datastore may be reached by two.
+
+    Not one that has several names: what stays of it, stands on what it stood on.
+    """
+    others = needed_by - going
+    if not others or not going:
+        return frozenset()
+    stats = files.stat_many(runner, [*others, *going])
+    files_going = {(stat.device, stat.inode) for path in going if (stat := stats[path]) is not None and stat.names == 1}
+    return frozenset(
+        path for path in others if (stat := stats[path]) is not None and (stat.device, stat.inode) in files_going
+    )
 
 
 def _named(path: str, names: FileReferences, going: frozenset[str]) -> str | None:
