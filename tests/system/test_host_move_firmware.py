@@ -223,7 +223,9 @@ def uuid_of(trip: Crossing) -> str:
 
 
 def states_of(directory: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in directory.rglob("*") if path.is_file() and path.name != ".lock"}
+    """The files of a TPM's state, without swtpm's lock and our marker."""
+    found = (path for path in directory.rglob("*") if path.is_file() and path.name != ".lock")
+    return {path.name: path.read_bytes() for path in found if path.suffix != ".blockferry"}
 
 
 def test_the_tpm_of_a_running_vm(crossing: Make, ssd: Datastore, far: Host, kvm2: Host) -> None:
