@@ -6,10 +6,11 @@ begun go on, and the same request goes on with the rest: a VM that has moved is 
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from blockferry.base.errors import (
@@ -23,6 +24,7 @@ from blockferry.base.errors import (
     UsageError,
     nearest,
 )
+from blockferry.base.question import Question
 from blockferry.base.units import MiB, format_size
 from blockferry.fleet.fleet_inventory import FleetInventory
 from blockferry.host_move.host_move_options import AnyMoveOptions
@@ -400,16 +402,21 @@ def _in_order(listings: Sequence[VmListing]) -> list[VmListing]:
 
 def _checked_all(asked: Sequence[tuple[Client, VmListing, AnyMove | None]], options: AnyMoveOptions) -> list[BatchVm]:
     """Check all, some side by side: most of the time a check waits for hosts. Raises UsageError."""
-    with ThreadPoolExecutor(CHECKS, thread_name_prefix="check") as pool:
-        checks = [
-            pool.submit(_checked, client, listing.host, listing.vm.name, under_way, options)
-            for client, listing, under_way in asked
-        ]
-        try:
-            return [check.result() for check in checks]
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    places, given_up = threading.Semaphore(CHECKS), threading.Event()
+
+    def check(client: Client, listing: VmListing, under_way: AnyMove | None) -> BatchVm | None:
+        with places:
+            if given_up.is_set():
+                return None
+            return _checked(client, listing.host, listing.vm.name, under_way, options)
+
+    # Not by an executor: Python waits for its threads at the end, and one may wait for a silent host for minutes.
+    checks = [Question(partial(check, *one), "check") for one in asked]
+    try:
+        return [checked for one in checks if (checked := one.answer()) is not None]
+    except BaseException:
+        given_up.set()
+        raise
 
 
 def _see_datastore(client: Client, on: str, inventory: FleetInventory) -> None:

@@ -208,9 +208,10 @@ def _with_files(
     """With everything that is read from files and from the host: paths, who uses them, places, rights, space."""
     connection, runner = site.connection, site.runner
     vm, stores, chains = facts.vm, facts.datastores, facts.chains
-    clones = Question(lambda: _clones(runner, vm, stores, chains, request), "clones")
     measured = Question(lambda: sizing.measured(runner, vm, chains, request), "sizes")
     home = home_survey.look(runner, connection, vm, stores, chains)
+    # Only now: whether a file system can clone is tried with a file beside the image, which is none of the home's.
+    clones = Question(lambda: _clones(runner, vm, stores, chains, request), "clones")
     candidates = _candidates(vm, wanted, chains, home, request)
     paths = {path for chain in chains.values() for image in chain for path in (image.path, *image.parts)}
     paths = {path for path in paths if not is_export(path)}
