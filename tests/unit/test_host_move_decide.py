@@ -615,3 +615,60 @@ def test_other_disks_than_those_that_were_planned_for(cold: bool, paths: tuple[t
     action = decide(replace(COLD if cold else PLAN, state_files=()), seen)
     assert isinstance(action, actions.TurnBack)
     assert "have changed" in action.problem
+
+
+@pytest.mark.parametrize("cold", [False, True])
+@pytest.mark.parametrize("mark", ["", "m0"])
+def test_a_definition_at_the_source_that_is_not_the_one_that_went(cold: bool, mark: str) -> None:
+    """Killed after `handed`; its owner has defined it from a backup before anybody noted that the source was empty."""
+    plan = COLD if cold else PLAN
+    dest = Instance(OFF if cold else PAUSED, "" if cold else "user", True, "m1")
+    seen = HostObservation(replace(HANDED, alone=False), Instance(OFF, persistent=True, mark=mark, paths=OLD), dest)
+    action = decide(plan, seen)
+    assert isinstance(action, Park)
+    assert "does not bear the mark" in action.problem
+    ours = replace(seen, source=replace(seen.source, mark="m1"))
+    assert isinstance(decide(plan, ours), actions.UndefineAtSource)
+
+
+def test_an_old_qemu_at_the_source_that_is_not_ours_is_not_ended() -> None:
+    dest = Instance(PAUSED, "user", True, "m1")
+    source = Instance(PAUSED, "migration", True, "m2", paths=OLD)
+    seen = HostObservation(replace(HANDED, alone=False), source, dest, handed_over=True)
+    assert isinstance(decide(PLAN, seen), Park)
+    assert isinstance(decide(PLAN, replace(seen, source=replace(source, mark="m1"))), actions.EndAtSource)
+
+
+@pytest.mark.parametrize("cold", [False, True])
+def test_what_waits_at_the_destination_without_our_mark_is_left_alone(cold: bool) -> None:
+    plan = COLD if cold else PLAN
+    dest = Instance(OFF if cold else PAUSED, "" if cold else "user", True, "m2")
+    seen = HostObservation(HANDED, ABSENT, dest, unnamed=("vda",) if cold else ())
+    assert isinstance(decide(plan, seen), Park)
+    action = decide(plan, replace(seen, dest=replace(dest, mark="m1")))
+    assert isinstance(action, actions.NameImages if cold else actions.RunAtDestination)
+
+
+@pytest.mark.parametrize("defined", [False, True])
+def test_a_vm_that_is_off_and_was_defined_anew_is_not_undefined(defined: bool) -> None:
+    """Nor is a definition without our mark made at the destination, which nobody could take away again."""
+    record = HostMoveRecord(
+        marked=True, begun=defined, defined=defined, made=("vda", "vdb"), copied={"vda": "1", "vdb": "1"}
+    )
+    source = Instance(OFF, persistent=True, paths=OLD)
+    dest = Instance(OFF, persistent=True, mark="m1") if defined else ABSENT
+    seen = HostObservation(record, source, dest, prints={"vda": "1", "vdb": "1"})
+    plan = replace(COLD, state_files=())
+    assert isinstance(decide(plan, seen), Park)
+    cancelled = replace(seen, record=replace(record, wanted=Wanted.CANCEL))
+    assert not isinstance(decide(plan, cancelled), Park)
+    ours = replace(seen, source=replace(source, mark="m1"))
+    assert isinstance(decide(plan, ours), actions.UndefineAtSource if defined else actions.DefineBarred)
+
+
+def test_a_running_vm_does_not_go_without_our_mark() -> None:
+    record = HostMoveRecord(marked=True, made=("vda", "vdb"))
+    seen = HostObservation(record, Instance(RUNNING, persistent=True, paths=OLD), ABSENT)
+    plan = replace(PLAN, state_files=())
+    assert isinstance(decide(plan, seen), Park)
+    assert isinstance(decide(plan, replace(seen, source=replace(seen.source, mark="m1"))), actions.Migrate)

@@ -85,7 +85,7 @@ def _live(plan: HostMovePlan, seen: HostObservation) -> Action:
         return _back(plan, seen)
     if seen.problem is not None:
         return actions.TurnBack(seen.problem)
-    return _prepare(plan, seen) or _changed(plan, seen) or actions.Migrate()
+    return _prepare(plan, seen) or _changed(plan, seen) or _renewed(plan, seen) or actions.Migrate()
 
 
 def _went_off(plan: HostMovePlan, seen: HostObservation) -> Action:
@@ -149,6 +149,16 @@ def _changed(plan: HostMovePlan, seen: HostObservation) -> Action | None:
     return actions.TurnBack(f"the disks of {plan.vm} have changed since the move was planned: {', '.join(other + new)}")
 
 
+def _renewed(plan: HostMovePlan, seen: HostObservation) -> Action | None:
+    """A VM without our mark is not the one that we began with, and would be nobody's at the destination."""
+    if not seen.record.marked or seen.source.mark == plan.move:
+        return None
+    return Park(
+        f"{plan.vm} at {plan.host_name} does not bear the mark of this move any more: somebody has defined it anew. "
+        "Nothing is touched; cancel this move, then move the VM as it is now"
+    )
+
+
 def _prepare(plan: HostMovePlan, seen: HostObservation) -> Action | None:
     if not seen.record.marked:
         return actions.MarkVm()
@@ -199,7 +209,7 @@ def _cold(plan: HostMovePlan, seen: HostObservation) -> Action:
         return _back(plan, seen) if dest.absent else _away(plan, seen)
     if not dest.absent and dest.mark != plan.move:
         return _away(plan, seen)
-    first = _changed(plan, seen) or _prepare(plan, seen) or _copies(plan, seen)
+    first = _changed(plan, seen) or _renewed(plan, seen) or _prepare(plan, seen) or _copies(plan, seen)
     if first is not None:
         return first
     if not record.defined or dest.absent:
@@ -250,7 +260,7 @@ def _fence(plan: HostMovePlan, seen: HostObservation) -> Action | None:
     """None once the source has neither QEMU nor definition in this very look, and that is noted."""
     source = seen.source
     if source.active:
-        if seen.handed_over and not seen.record.alone:
+        if seen.handed_over and not seen.record.alone and source.mark == plan.move:
             return actions.EndAtSource()
         return Park(
             f"{plan.vm} was started at {plan.host_name} after it had gone to {plan.dest_host_name}. It is not let run "
@@ -262,6 +272,12 @@ def _fence(plan: HostMovePlan, seen: HostObservation) -> Action | None:
             "let run there. Nothing is touched; remove the older one (`virsh undefine --keep-nvram`), then resume this "
             "move"
         )
+    if not source.absent and source.mark != plan.move:
+        return Park(
+            f"{plan.vm} at {plan.host_name} does not bear the mark of this move: somebody has defined it there since "
+            f"it went to {plan.dest_host_name}, perhaps from a backup. It is not let run there. Nothing is touched; "
+            "remove the older one (`virsh undefine --keep-nvram`), then resume this move"
+        )
     if not source.absent:
         return actions.UndefineAtSource()
     return None if seen.record.alone else actions.SaveAlone()
@@ -271,6 +287,9 @@ def _arrive(plan: HostMovePlan, seen: HostObservation) -> Action:
     dest = seen.dest
     if dest.absent:
         return Park(_lost(plan, f"{plan.dest_host_name} has lost it before its guest ran there"))
+    waits = dest.state is PowerState.OFF if plan.cold else dest.state is PowerState.PAUSED and plan.was_running
+    if waits and dest.mark != plan.move:
+        return Park(_lost(plan, f"{plan.dest_host_name} has one without the mark of this move, which is left alone"))
     if plan.cold and (seen.unnamed or dest.barred):
         return actions.NameImages()
     if dest.state is PowerState.PAUSED and plan.was_running:
