@@ -23,6 +23,8 @@ from blockferry.storage_move.destination import effects as destination_effects
 from blockferry.storage_move.destination import release
 from blockferry.storage_move.destination.effects import MARKER
 from blockferry.storage_move.disk_plan import CopyPlan, DestinationImage, DiskSizes
+from blockferry.storage_move.firmware import effects as firmware_effects
+from blockferry.storage_move.firmware.plan import FirmwarePlan, NvramPlan
 from blockferry.storage_move.home import effects as home_effects
 from blockferry.storage_move.home.plan import HomeFile, HomePlan
 from blockferry.storage_move.home.record import HomeRecord
@@ -270,6 +272,59 @@ def test_what_a_move_that_was_killed_has_left_is_replaced(place: Place) -> None:
     with pytest.raises(FileExists):
         destination_effects.name_paths(place.context(), record, str(path), str(copy))
     assert copy.read_text() == "new"
+
+
+@pytest.mark.parametrize("what", ["a file of the home", "a file of the home, copied again", "NVRAM"])
+def test_a_copy_of_a_small_file_that_a_killed_move_has_left_is_its_own(place: Place, what: str) -> None:
+    """Killed right after the copy had its name. The old file is another by then, so that the contents prove nothing."""
+    old, copy, context = place.old / NAME, place.new / NAME, place.context()
+    if what == "a file of the home, copied again":
+        destination_effects.mark_file(context, str(copy), made=True)
+    else:
+        copy.unlink()
+        destination_effects.mark_file(context, str(copy))
+    old.write_text("new")
+
+    def killed() -> None:
+        if copy.exists() and copy.read_text() == "new":
+            raise LeaseLost("abcd", "another")
+
+    context.check = killed
+    if what == "NVRAM":
+        nvram = NvramPlan(place.file.source, place.file.dest, 3)
+        context.plan = replace(context.plan, home=None, firmware=FirmwarePlan(nvram))
+        with pytest.raises(LeaseLost):
+            firmware_effects.copy_nvram(context, Observation(PowerState.OFF, True, (), place.record))
+    else:
+        with pytest.raises(LeaseLost):
+            home_effects._copy(context, place.record, place.file)
+    assert copy.read_text() == "new"
+    old.write_text("newer")
+    destination_effects.name_paths(place.context(), place.record, str(copy))
+    assert not copy.exists()
+
+
+def test_a_copy_stays_proven_until_another_has_its_name(place: Place) -> None:
+    """Killed while the next one is made beside it."""
+    copy, context = place.new / NAME, place.context()
+    destination_effects.mark_file(context, str(copy), made=True)
+    (place.old / NAME).write_text("newer")
+
+    def killed() -> None:
+        if Path(files.temporary_path(str(copy))).exists():
+            raise LeaseLost("abcd", "another")
+
+    context.check = killed
+    with pytest.raises(LeaseLost):
+        home_effects._copy(context, place.record, place.file)
+    assert copy.read_text() == "old"
+    assert destination_effects.why_not_ours(place.context(), str(copy)) is None
+    destination_effects.mark_file(place.context(), str(copy), made=str(place.old / NAME), replaces=True)
+    assert destination_effects.why_not_ours(place.context(), str(copy)) is None
+    stranger = place.new / "stranger"
+    stranger.write_text("precious")
+    stranger.rename(copy)
+    assert destination_effects.why_not_ours(place.context(), str(copy)) is not None
 
 
 def test_a_file_of_ours_that_somebody_has_open_is_not_replaced(place: Place) -> None:

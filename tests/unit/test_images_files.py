@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from blockferry.base.errors import FileExists, HostCallFailed, HostCommandFailed, UsageError
+from blockferry.base.errors import FileExists, HostCallFailed, HostCommandFailed, LeaseLost, UsageError
 from blockferry.hosts.helper import files
 from blockferry.hosts.helper.program import file_calls
 from blockferry.hosts.runner import LocalRunner
@@ -203,27 +203,58 @@ def test_directories(tmp_path: Path) -> None:
         files.make_directory(R, path + "/x/y")
 
 
-@pytest.mark.parametrize("how", ["write", "copy_over"])
 def test_a_call_that_was_given_up_takes_nothing_from_the_one_after_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It waited for storage; the same call, made again, has begun to write under the same temporary name."""
-    path, temporary, source = (tmp_path / name for name in ("marker", ".partial", "source"))
+    path, temporary = tmp_path / "marker", tmp_path / ".partial"
     path.write_text("old")
-    source.write_text("new")
 
     def begun_again(_descriptor: int) -> None:
         temporary.unlink()
         temporary.write_text("half")
 
     monkeypatch.setattr(os, "fsync", begun_again)
-    wish = {"data": "bmV3", "mode": 0o600, "path": str(path)}
-    if how == "copy_over":
-        wish = {"source": str(source), "dest": str(path)}
     with pytest.raises(OSError, match="Stale"):
-        file_calls.CALLS[how](temporary=str(temporary), **wish)
+        file_calls.write(str(path), str(temporary), data="bmV3", mode=0o600)
     assert path.read_text() == "old"
     assert temporary.read_text() == "half"
+
+
+def test_a_copy_takes_a_name_only_with_the_file_that_was_finished(tmp_path: Path) -> None:
+    """The same call, made again, has begun to write under the same temporary name."""
+    path, temporary, source = (tmp_path / name for name in ("dest", ".dest.blockferry-partial", "source"))
+    path.write_text("old")
+    source.write_text("new")
+
+    def begun_again(_path: str) -> None:
+        (tmp_path / "again").write_text("half")
+        (tmp_path / "again").rename(temporary)
+
+    with pytest.raises(HostCallFailed) as failed:
+        files.copy_over(R, str(source), str(path), begun_again)
+    assert failed.value.errno == errno.ESTALE
+    assert path.read_text() == "old"
+    assert temporary.read_text() == "half"
+
+
+def test_a_copy_is_known_before_it_has_its_name(tmp_path: Path) -> None:
+    """One that cannot be written down leaves nothing."""
+    path, source = tmp_path / "dest", tmp_path / "source"
+    source.write_text("new")
+    told: list[int] = []
+    assert files.copy_file(R, str(source), str(path), lambda made: told.append(os.stat(made).st_ino))
+    assert told == [path.stat().st_ino]
+    source.write_text("newer")
+    files.copy_over(R, str(source), str(path), lambda made: told.append(os.stat(made).st_ino))
+    assert told[1:] == [path.stat().st_ino]
+
+    def refuse(_made: str) -> None:
+        raise LeaseLost("abcd", "another")
+
+    with pytest.raises(LeaseLost):
+        files.copy_over(R, str(source), str(path), refuse)
+    assert sorted(os.listdir(tmp_path)) == ["dest", "source"]
 
 
 def test_a_directory_keeps_the_group_bit_that_it_inherits(tmp_path: Path) -> None:

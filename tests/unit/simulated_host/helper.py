@@ -193,21 +193,16 @@ class SimulatedRunner(Runner):
         del temporary
         self._files.write(path, base64.b64decode(data), mode)
 
-    def _files_copy(self, source: str, dest: str, temporary: str) -> bool:
-        del temporary
-        if self._files.get(dest) is None:
-            self._files.directory_of(dest)
-            self._files.names[dest] = self._files.copy_of(source, dest)
-            return True
-        if not self._files_same(source, dest):
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), dest)
-        return False
+    def _files_copy_aside(self, source: str, temporary: str) -> int:
+        self._files.directory_of(temporary)
+        self._files.names[temporary] = self._files.copy_of(source, temporary)
+        return self._files.names[temporary].number
 
-    def _files_copy_over(self, source: str, dest: str, temporary: str) -> None:
-        del temporary
+    def _files_put(self, temporary: str, inode: int, dest: str) -> None:
+        if self._files.find(temporary).number != inode:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), temporary)
         self._machine.removing(dest)
-        self._files.directory_of(dest)
-        self._files.names[dest] = self._files.copy_of(source, dest)
+        self._files.rename(temporary, dest)
 
     def _files_same(self, one: str, other: str) -> bool:
         first, second = self._files.find(one), self._files.find(other)

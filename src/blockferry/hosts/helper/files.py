@@ -16,7 +16,7 @@ import hashlib
 import os
 import posixpath
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -291,25 +291,45 @@ def write_file(runner: Runner, path: str, data: bytes, mode: int = 0o600) -> Non
     runner.call("files.write", path=path, temporary=temporary_path(path), data=content, mode=mode)
 
 
-def copy_file(runner: Runner, source: str, dest: str) -> bool:
+def copy_file(runner: Runner, source: str, dest: str, made: Callable[[str], None] = lambda _: None) -> bool:
     """Copy a file with its mode, owner and times; on disk after. False if an equal file was at `dest` already.
 
-    It appears at `dest` whole or not at all. Raises FileExists when another file is there, HostCommandFailed.
+    It appears at `dest` whole or not at all. `made` is told where it is before it appears there: the same file, by
+    another name. Raises FileExists when another file is there, HostCommandFailed.
     """
     absolute(source, dest)
-    try:
-        return bool(runner.call("files.copy", repeat=False, source=source, dest=dest, temporary=temporary_path(dest)))
-    except HostCallFailed as error:
-        raise _taken(error, dest) from None
+    temporary = temporary_path(dest)
+    if not is_there(runner, dest):
+        _copy_aside(runner, source, temporary, made)
+        if appear(runner, temporary, dest):
+            return True
+    remove_file(runner, temporary)
+    if not same_content(runner, source, dest):
+        raise FileExists(dest)
+    return False
 
 
-def copy_over(runner: Runner, source: str, dest: str) -> None:
+def copy_over(runner: Runner, source: str, dest: str, made: Callable[[str], None] = lambda _: None) -> None:
     """Copy a file as `copy_file` does, in place of what is at `dest`: that is there whole, the old one or the new.
 
     Raises HostCommandFailed.
     """
     absolute(source, dest)
-    runner.call("files.copy_over", source=source, dest=dest, temporary=temporary_path(dest))
+    temporary = temporary_path(dest)
+    inode = _copy_aside(runner, source, temporary, made)
+    # No second try: it would not find the temporary name when the first has done it.
+    runner.call("files.put", repeat=False, temporary=temporary, inode=inode, dest=dest)
+
+
+def _copy_aside(runner: Runner, source: str, temporary: str, made: Callable[[str], None]) -> int:
+    """The inode number of the copy. Nothing is left when `made` raises."""
+    inode = int(runner.call("files.copy_aside", source=source, temporary=temporary))
+    try:
+        made(temporary)
+    except BaseException:
+        remove_file(runner, temporary)
+        raise
+    return inode
 
 
 def copy_head(runner: Runner, source: str, dest: str, size: int) -> None:

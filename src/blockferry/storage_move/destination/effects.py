@@ -432,28 +432,36 @@ def _marking(context: Context, path: str) -> Callable[[], None]:
 
 def is_another(words: Mapping[str, str] | None, stat: FileStat | None) -> bool:
     """Whether the file beside a marker is another than the one it was written for: then it is somebody else's."""
-    return words is not None and stat is not None and words.get("inode") not in (None, "", str(stat.inode))
+    if words is None or stat is None:
+        return False
+    inodes = (words.get("inode") or "").split()
+    return bool(inodes) and str(stat.inode) not in inodes
 
 
-def mark_file(context: Context, path: str, *, made: bool | str = False) -> None:
+def mark_file(context: Context, path: str, *, made: bool | str = False, replaces: bool = False) -> None:
     """Say beside a file whose it is; once it is `made`, also which: a later one of its name is somebody else's.
 
-    `made`: where the file is, when it has not its name yet.
+    `made`: where the file is, when it has not its name yet. `replaces`: the one that has the name until then is the
+    move's as well.
     """
     context.check()
     plan = context.plan
     write_marker(
         context.runner, path, move=plan.move, vm=plan.vm, journal=context.journal, host=plan.host,
-        made=path if made is True else made or None,
+        made=path if made is True else made or None, replaces=replaces,
     )  # fmt: skip
 
 
-def write_marker(runner: Runner, path: str, *, move: str, vm: str, journal: str, host: str, made: str | None) -> None:
+def write_marker(
+    runner: Runner, path: str, *, move: str, vm: str, journal: str, host: str, made: str | None, replaces: bool = False
+) -> None:
     """Write the marker beside `path`. `made`: where the file is, once it is; the marker says which then.
 
+    `replaces`: it is about to take the place of one of the move's: the marker names both, and either may be found.
     `journal`: its id. `host`: libvirt's UUID of the host, by whose inode number the file is known.
     """
-    file_stat = None if made is None else files.stat_one(runner, made)
+    paths = () if made is None else (path, made) if replaces else (made,)
+    stats = [stat for one in paths if (stat := files.stat_one(runner, one)) is not None]
     words = {
         "what": "being made by blockferry; `blockferry orphans` tells more",
         "move": move,
@@ -461,6 +469,6 @@ def write_marker(runner: Runner, path: str, *, move: str, vm: str, journal: str,
         "journal": journal,
         "by": f"{getpass.getuser()}@{socket.gethostname()}",
         "host": host,
-        "inode": "" if file_stat is None else str(file_stat.inode),
+        "inode": " ".join(str(stat.inode) for stat in stats),
     }
     files.write_file(runner, path + MARKER, msgspec.json.format(msgspec.json.encode(words)) + b"\n", 0o644)

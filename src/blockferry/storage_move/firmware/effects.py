@@ -36,7 +36,13 @@ def copy_nvram(context: Context, seen: Observation) -> None:
     record = destination_effects.name_paths(context, record, plan.dest)
     destination_effects.mark_file(context, plan.dest)
     point("nvram-named")
-    files.copy_file(context.runner, plan.source, plan.dest)
+    # The marker says which file it is before that has its name: a move that is killed leaves none that nobody knows.
+    files.copy_file(
+        context.runner,
+        plan.source,
+        plan.dest,
+        lambda path: destination_effects.mark_file(context, plan.dest, made=path),
+    )
     destination_effects.mark_file(context, plan.dest, made=True)
     owner_and_labels.give_as(context, plan.source, plan.dest)
     if not files.same_content(context.runner, plan.source, plan.dest):

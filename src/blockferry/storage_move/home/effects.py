@@ -10,6 +10,7 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 
 from blockferry.base.errors import BlockferryError, FileExists, HostCommandFailed, HostUnreachable, ImageUnreadable
 from blockferry.base.names import cut
@@ -136,15 +137,19 @@ def _put(context: Context, record: Record, file: HomeFile) -> None:
     """Copy the file in place of a copy of ours, or to a free name. Raises FileExists: then the name is not ours."""
     context.check()
     marked = marked_by(context.runner, file.dest) is not None
-    if _is_ours(context, record, file):
+
+    def marking(path: str, *, replaces: bool = False) -> None:
+        # Before it has its name: a move that is killed leaves no file that nobody knows.
         if marked:
-            mark_file(context, file.dest)  # another file takes its place
-        files.copy_over(context.runner, file.source, file.dest)
+            mark_file(context, file.dest, made=path, replaces=replaces)
+
+    if _is_ours(context, record, file):
+        files.copy_over(context.runner, file.source, file.dest, partial(marking, replaces=True))
         if marked:
             mark_file(context, file.dest, made=True)
         return
     try:
-        if not files.copy_file(context.runner, file.source, file.dest):
+        if not files.copy_file(context.runner, file.source, file.dest, marking):
             raise FileExists(file.dest)
         if marked:
             mark_file(context, file.dest, made=True)

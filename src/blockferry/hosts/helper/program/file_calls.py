@@ -322,9 +322,9 @@ def data_of(descriptor: int, size: int) -> Iterator[tuple[int, bytes]]:
         at += len(chunk)
 
 
-def copy_to(source: str, temporary: str, over: str = "") -> None:
-    """Copy content, mode, owner and times into a new file; on disk after. `over`: which then takes the place of this
-    one."""
+def copy_aside(source: str, temporary: str) -> int:
+    """Copy content, mode, owner and times into a new file, which has no name of its own yet; on disk after. Its inode
+    number."""
     with contextlib.suppress(FileNotFoundError):
         os.unlink(temporary)
     reading = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
@@ -349,29 +349,18 @@ def copy_to(source: str, temporary: str, over: str = "") -> None:
                 os.setxattr(writing, ACL, os.getxattr(reading, ACL))
             os.utime(writing, ns=(before.st_atime_ns, before.st_mtime_ns))
             os.fsync(writing)
-            if over:
-                replace(writing, temporary, over)
+            return os.fstat(writing).st_ino
         finally:
             os.close(writing)
     finally:
         os.close(reading)
 
 
-def copy(source: str, dest: str, temporary: str) -> bool:
-    """Copy a file; False if an equal one was at `dest` already. Raises EEXIST when another one is there."""
-    if not os.path.exists(dest):
-        copy_to(source, temporary)
-        if appear(temporary, dest):
-            return True
-    remove(temporary)
-    if not same(source, dest):
-        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), dest)
-    return False
-
-
-def copy_over(source: str, dest: str, temporary: str) -> None:
-    """Copy a file in place of what is at `dest`."""
-    copy_to(source, temporary, over=dest)
+def put(temporary: str, inode: int, dest: str) -> None:
+    """Give a finished file the name of what is at `dest`. Raises ESTALE when its temporary name is another's by now."""
+    if os.lstat(temporary).st_ino != inode:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), temporary)
+    os.rename(temporary, dest)
     flush(parent(dest))
 
 
@@ -528,7 +517,7 @@ CALLS: dict[str, Callable[..., Any]] = {
     for one in (
         *(stat, there, flush, device_size, realpath, realpaths, entries, link_target, digest, rename),
         *(make_directory, remove_directory, device_writes),
-        *(names, read, head, write, copy, copy_over, copy_head, same, remove, claim, appear, allocate, free),
+        *(names, read, head, write, copy_aside, put, copy_head, same, remove, claim, appear, allocate, free),
         *(write_rate, existing, mount_points, filesystem, writable),
     )
 }
