@@ -14,7 +14,7 @@ import pytest
 from blockferry.base.errors import BlockferryError, LeaseLost, LibvirtFailed, MoveNotHeld
 from blockferry.hosts.helper import files
 from blockferry.hosts.helper.holding import HeldRunner, HeldVm, Holding
-from blockferry.hosts.helper.program import holder_calls, migration_calls
+from blockferry.hosts.helper.program import holder_calls
 from blockferry.hosts.runner import LocalRunner
 from lab.process import wait_until
 
@@ -31,7 +31,9 @@ case "$4" in
   dumpxml) cat defined ;;
   undefine) [ "$5" = --keep-nvram ] || exit 8; ls kept >undefined-with; rm defined; echo undefine >>done ;;
   define) cat "$5" >defined; echo define >>done ;;
-  domjobinfo) [ -f under-way ] && echo "Operation:        Outgoing migration"; exit 0 ;;
+  domjobabort) echo domjobabort >>done ;;
+  domjobinfo) [ -f backup ] && echo "Operation:        Backup"
+    [ -f under-way ] && echo "Operation:        Outgoing migration"; exit 0 ;;
   migrate) echo "migrate $6" >>done; cat "$6" >sent
     while [ ! -f over ]; do sleep 0.05; done
     [ "$(cat over)" = ok ] || {{ echo "error: $(cat over)" >&2; exit 1; }} ;;
@@ -272,4 +274,14 @@ def test_a_migration_of_an_old_one_is_never_begun(pair: Pair) -> None:
 def test_what_libvirt_calls_an_outgoing_migration() -> None:
     """virsh's word, of the virsh that is installed here."""
     found = subprocess.run(["sh", "-c", "strings -a $(command -v virsh)"], capture_output=True, text=True, check=True)
-    assert migration_calls.OUTGOING in found.stdout.splitlines()
+    assert holder_calls.OUTGOING in found.stdout.splitlines()
+
+
+@pytest.mark.parametrize(("job", "ended"), [("under-way", True), ("backup", False), ("", False)])
+def test_only_a_migration_is_ended(pair: Pair, job: str, *, ended: bool) -> None:
+    """A backup that somebody has begun meanwhile goes on."""
+    if job:
+        (pair.folder / job).touch()
+    pair.old.vm.abort()
+    assert pair.done() == (["domjobabort"] if ended else [])
+    assert pair.old.points == ["calling-domjobabort"]

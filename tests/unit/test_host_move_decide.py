@@ -672,3 +672,24 @@ def test_a_running_vm_does_not_go_without_our_mark() -> None:
     plan = replace(PLAN, state_files=())
     assert isinstance(decide(plan, seen), Park)
     assert isinstance(decide(plan, replace(seen, source=replace(seen.source, mark="m1"))), actions.Migrate)
+
+
+def test_somebody_s_backup_is_no_migration_of_ours() -> None:
+    """It began after the pre-check: the call has failed for it, and says so; a cancel leaves it alone."""
+    record = HostMoveRecord(marked=True, begun=True, made=("vda", "vdb"))
+    source = Instance(RUNNING, persistent=True, mark="m1", paths=OLD, job=True, foreign=True)
+    plan = replace(PLAN, state_files=())
+    failed = HostObservation(record, source, ABSENT, problem="cannot acquire state change lock")
+    assert decide(plan, failed) == actions.TurnBack("cannot acquire state change lock")
+    cancelled = replace(failed, record=replace(record, wanted=Wanted.CANCEL, created=("/new/web01/vda.qcow2",)))
+    assert isinstance(decide(plan, cancelled), actions.RemoveImages)
+    ours = replace(cancelled, source=replace(source, foreign=False))
+    assert isinstance(decide(plan, ours), actions.StopMigration)
+
+
+def test_a_stopped_source_that_is_saved_is_waited_for() -> None:
+    """QEMU's state is that of a guest that was handed over, too, once it is saved."""
+    record = HostMoveRecord(marked=True, begun=True, made=("vda", "vdb"))
+    source = Instance(PAUSED, "save", True, "m1", paths=OLD, job=True, foreign=True)
+    seen = HostObservation(record, source, Instance(PAUSED, "user", True, "m1"))
+    assert isinstance(decide(PLAN, seen), LookAgain)

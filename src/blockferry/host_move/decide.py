@@ -57,8 +57,10 @@ def _has_all(plan: HostMovePlan, seen: HostObservation) -> bool:
 
 def _live(plan: HostMovePlan, seen: HostObservation) -> Action:
     record, source, dest = seen.record, seen.source, seen.dest
-    if record.begun and (seen.calling or source.job):
+    if record.begun and (seen.calling or source.migrating):
         return actions.StopMigration() if _turned(seen) else LookAgain("migrate", 0.5)
+    if source.foreign and source.state is PowerState.PAUSED and not dest.absent:
+        return LookAgain("migrate", 0.5)  # a save, say: whether it has handed its guest over shows only after that
     if source.absent:
         if _has_all(plan, seen):
             return actions.SaveHanded()  # libvirt removes the definition only after the destination has all

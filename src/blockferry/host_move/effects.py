@@ -190,7 +190,7 @@ def migrate(context: HostMoveContext, record: HostMoveRecord) -> None:
 def _tune(context: HostMoveContext, seen: HostObservation) -> None:
     """Tell a migration that runs what its user wants of it by now."""
     plan, connection = context.plan, context.source.connection
-    if not seen.source.job:
+    if not seen.source.migrating:
         return
     if plan.downtime_ms and not context.limit_set:
         migration.set_downtime_limit(connection, plan.uuid, plan.vm, plan.downtime_ms)
@@ -211,7 +211,7 @@ def stop_migration(context: HostMoveContext, record: HostMoveRecord) -> None:
     plan = context.plan
     point("stopping-migration")
     migration_guarding.end_stalled(context)
-    if migration.look(context.source.connection, plan.uuid, plan.vm).job:
+    if migration.look(context.source.connection, plan.uuid, plan.vm).migrating:
         context.source_vm.abort()
     point("migration-stopped")
     if context.migration is not None:

@@ -48,7 +48,7 @@ def stand_by(context: HostMoveContext, seen: HostObservation) -> None:
     record = seen.record
     if context.plan.cold or not record.begun or record.arrived or seen.source.absent:
         return
-    if context.source_guard is None and not seen.source.job and not seen.handed_over:
+    if context.source_guard is None and not seen.source.migrating and not seen.handed_over:
         return  # nothing is under way
     start(context)
     guard = context.source_guard

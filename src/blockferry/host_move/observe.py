@@ -26,7 +26,7 @@ def observe(context: HostMoveContext, record: HostMoveRecord) -> HostObservation
     if record.begun and not calling and not source.job and source.state is PowerState.PAUSED:
         handed_over = migration.has_handed_over(context.source.connection, plan.uuid, plan.vm)
     stats = None
-    if source.job and not plan.cold:
+    if source.migrating and not plan.cold:
         stats = migration.statistics(context.source.connection, plan.uuid, plan.vm)
     problem = None
     if call is not None and not calling and call.problem is not None:

@@ -20,6 +20,12 @@ class Instance:
     paths: tuple[tuple[str, str], ...] = ()
     barred: tuple[str, ...] = ()  # targets to which the definition gives names that no storage has: it cannot start
     nvram: str = ""  # the file of its UEFI variables
+    foreign: bool = False  # libvirt says that this job is no migration: a backup, a save, a dump
+
+    @property
+    def migrating(self) -> bool:
+        """Whether a job is under way that is a migration, or may be one."""
+        return self.job and not self.foreign
 
     @property
     def active(self) -> bool:

@@ -239,8 +239,10 @@ class HeldVm:
         self.virsh(what, "autostart", *(() if wanted else ("--disable",)), self._uuid)
 
     def abort(self) -> None:
-        """Ask for the end of the job of libvirt's that is under way."""
-        self.virsh(f"end the migration of VM {self._name}", "domjobabort", self._uuid)
+        """Ask for the end of its migration. Nothing is done when another job, or none, is under way."""
+        asked = {"uri": self._uri, "uuid": self._uuid}
+        what = f"end the migration of VM {self._name}"
+        _judge(what, self._holding.asked(self._runner, "abort", asked, "calling-domjobabort"))
 
     def kept(self) -> tuple[str, str | None]:
         """Return the file in which this move keeps a definition that it has removed, and what is in it."""

@@ -25,6 +25,10 @@ from blockferry.hosts.libvirt.connection import Connection
 from blockferry.hosts.migrating import ABSENT, Instance, MigrationStats
 
 _SECURE = libvirt.VIR_DOMAIN_XML_SECURE
+_UNKNOWN = libvirt.VIR_DOMAIN_JOB_OPERATION_UNKNOWN
+_MIGRATIONS = (_UNKNOWN, libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_IN, libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT)
+"""Operations of a job that is a migration, or may be one."""
+
 _PAGE = 4096
 """Bytes of a page of the guest's memory, where libvirt does not tell."""
 
@@ -76,12 +80,14 @@ def _look(domain: libvirt.virDomain) -> Instance:
     migrated = False
     if state is PowerState.OFF:
         migrated = domain.state(0) == [libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_MIGRATED]
+    job, foreign = _job(domain) if state.active else (False, False)
     return Instance(
         state=state,
         reason=reason or "",
         persistent=bool(domain.isPersistent()),
         mark=parsed.mark or "",
-        job=state.active and _has_job(domain),
+        job=job,
+        foreign=foreign,
         migrated=migrated,
         barred=barred_xml.targets(xml, barred_xml.ending(parsed.mark)) if parsed.mark else (),
         paths=tuple(
@@ -91,14 +97,20 @@ def _look(domain: libvirt.virDomain) -> Instance:
     )  # fmt: skip
 
 
-def _has_job(domain: libvirt.virDomain) -> bool:
-    """Whether a job is under way. Of a migration that comes in libvirt tells no more than that (measured on 9.0)."""
+def _job(domain: libvirt.virDomain) -> tuple[bool, bool]:
+    """Whether a job is under way, and whether it is known to be no migration.
+
+    Of a migration that comes in libvirt tells no more than that there is a job (measured on 9.0).
+    """
     try:
-        return bool(domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE)
+        found = domain.jobStats(0)
     except libvirt.libvirtError as error:
         if error.get_error_code() == libvirt.VIR_ERR_OPERATION_UNSUPPORTED:
-            return True
+            return True, False
         raise
+    if found.get("type", libvirt.VIR_DOMAIN_JOB_NONE) == libvirt.VIR_DOMAIN_JOB_NONE:
+        return False, False
+    return True, found.get(libvirt.VIR_DOMAIN_JOB_OPERATION, _UNKNOWN) not in _MIGRATIONS
 
 
 def has_handed_over(connection: Connection, uuid: str, name: str) -> bool:

@@ -34,6 +34,8 @@ BUSY_STEP_S = 0.02
 KEPT = "/var/lib/blockferry/definitions"
 """Where a definition is kept, by root, before libvirt removes it. Others: below ~/.local/state."""
 
+OUTGOING = "Outgoing migration"
+"""virsh's word for VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT (tools/virsh-domain.c), in the language C."""
 
 HOLDER = "holder"
 OLD = "old"
@@ -166,6 +168,18 @@ def _undefine(lock: int, move: str, uri: str, uuid: str, words: list[str]) -> Js
     return ran_virsh(lock, uri, ["undefine", *words, uuid], {})
 
 
+def abort(move: str, number: Number, uri: str, uuid: str) -> Json:
+    """End the VM's migration to another host; another job of libvirt's (a backup) is somebody else's, and goes on."""
+    return under(move, number, lambda lock: _abort(lock, uri, uuid))
+
+
+def _abort(lock: int, uri: str, uuid: str) -> Json:
+    told = ran_virsh(lock, uri, ["domjobinfo", uuid], {})
+    if told["status"] != 0 or OUTGOING not in text_of(told):
+        return told
+    return ran_virsh(lock, uri, ["domjobabort", uuid], {})
+
+
 def kept_path(move: str, uuid: str) -> str:
     """Where this move keeps a definition that it removes here."""
     home = KEPT if os.geteuid() == 0 else os.path.expanduser("~/.local/state/blockferry/definitions")
@@ -293,6 +307,7 @@ CALLS: dict[str, Callable[..., Any]] = {
     "run": run,
     "virsh": virsh,
     "undefine": undefine,
+    "abort": abort,
     "kept": kept,
     "drop": drop,
     "problem": problem,

@@ -21,15 +21,13 @@ from blockferry.hosts.helper.program.orders import say, stay
 from blockferry.hosts.helper.program.suspended_vm import SuspendedVm
 
 LOOK_S = 0.1
-OUTGOING = "Outgoing migration"
-"""virsh's word for VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT (tools/virsh-domain.c), in the language C."""
 
 MOST_WORDS = 4000
 
 
 def is_under_way(vm: SuspendedVm) -> bool:
     """Whether libvirt says that the VM is being migrated to another host."""
-    return OUTGOING in (vm.virsh("domjobinfo", vm.uuid) or "")
+    return holder_calls.OUTGOING in (vm.virsh("domjobinfo", vm.uuid) or "")
 
 
 def migrate(lock: int, wish: dict[str, Any]) -> subprocess.Popen[bytes]:
