@@ -167,9 +167,11 @@ class Pair:
                 yield
                 self.record = replace(record, defined=True)
             case actions.DefineAtSource():
-                self.source = replace(self.source, persistent=True)
+                kept = Instance(OFF, mark="m1", paths=OLD) if self.source.absent else self.source
+                self.source = replace(kept, persistent=True)
                 yield
-                self.record = replace(record, failure="started", defined=False)
+                failure = None if record.wanted is Wanted.CANCEL else "started"
+                self.record = replace(record, failure=failure, defined=False)
             case actions.SaveHanded():
                 if self.plan.cold:
                     assert all(
@@ -455,6 +457,27 @@ def test_written_to_between_the_copy_and_the_end_of_the_definition() -> None:
     play(pair)
     assert pair.record.outcome is Outcome.MOVED
     assert pair.images[DISKS[1].dest] == "2"
+
+
+@pytest.mark.parametrize("kill_at", range(-1, 8))
+@pytest.mark.parametrize("what", ["image", "variables", "forgotten"])
+def test_cancelled_while_the_source_has_no_definition_and_a_copy_is_stale(what: str, kill_at: int) -> None:
+    """No copy is begun after a cancel: it would be stopped at once, again and again."""
+    pair = Pair(COLD, source=Instance(OFF, persistent=True, paths=OLD))
+    while not isinstance(action := decide(COLD, pair.see()), actions.UndefineAtSource):
+        list(pair.steps(action))
+    list(pair.steps(action))
+    if what == "variables":
+        pair.variables = "2"
+    elif what == "image":
+        pair.prints["vdb"] = "2"
+    else:
+        pair.record = replace(pair.record, copied={"vda": "1"})
+    pair.record = replace(pair.record, wanted=Wanted.CANCEL)
+    assert isinstance(decide(COLD, pair.see()), actions.DefineAtSource)
+    play(pair, kill_at)
+    assert pair.record.outcome is Outcome.CANCELLED
+    assert_over(pair)
 
 
 def test_variables_that_are_written_to_between_the_copy_and_the_end_of_the_definition() -> None:

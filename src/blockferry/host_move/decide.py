@@ -206,7 +206,10 @@ def _cold(plan: HostMovePlan, seen: HostObservation) -> Action:
     if source.absent:
         if not record.defined or dest.mark != plan.move:
             return Park(_lost(plan, _REMOVED))
-        return _copies(plan, seen) or actions.SaveHanded()
+        copy = _copies(plan, seen)
+        if copy is not None and _turned(seen):  # no copy is made after a cancel
+            return actions.DefineAtSource()
+        return copy or actions.SaveHanded()
     if _turned(seen):
         return _back(plan, seen) if dest.absent else _away(plan, seen)
     if not dest.absent and dest.mark != plan.move:

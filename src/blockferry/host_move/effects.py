@@ -26,6 +26,7 @@ from blockferry.hosts.libvirt import barred_xml, domain_xml, interface_xml, migr
 from blockferry.hosts.libvirt.migration import Migration, MigrationOrder
 from blockferry.hosts.qemu_user import HOME_MODE
 from blockferry.jobs.action import Action, LookAgain
+from blockferry.jobs.outcome import Wanted
 from blockferry.safety import proof
 from blockferry.storage_move.destination.effects import MARKER, is_made_by, write_marker
 
@@ -295,7 +296,9 @@ def define_at_source(context: HostMoveContext, record: HostMoveRecord) -> None:
         xml = barred_xml.free(xml, barred_xml.ending(plan.move))
     context.source_vm.define(xml)
     context.source_vm.autostart(wanted=plan.autostart)
-    context.save(replace(record, failure=f"{plan.vm} was started during the move", defined=False))
+    cancelled = record.wanted is Wanted.CANCEL
+    failure = record.failure or (None if cancelled else f"{plan.vm} was started during the move")
+    context.save(replace(record, failure=failure, defined=False))
 
 
 def name_images(context: HostMoveContext, record: HostMoveRecord) -> None:

@@ -105,7 +105,10 @@ class ForgetCopies(Action):
 
 @dataclass(frozen=True, slots=True)
 class DefineAtSource(Action):
-    """The VM was started while its definition was taken from the source: give it back. From now on the way is back."""
+    """Give the source its definition back: the VM was started while it was taken, or the move is cancelled.
+
+    From now on the way is back.
+    """
 
     phase: ClassVar[str] = "roll back"
 
