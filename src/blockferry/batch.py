@@ -321,10 +321,15 @@ class Batch:
                 if begun.summary.state == "interrupted" and late:
                     begun.started_s = time.monotonic()
                     client.start(begun.summary.id)
-            except JournalFailed as error:
-                if not error.passing:
-                    raise
-                continue  # the move goes on without it
+            except BlockferryError as error:
+                if isinstance(error, JournalFailed):  # it is the journal of all
+                    if not error.passing:
+                        raise
+                    continue  # the move goes on without it
+                state = "running" if begun.summary.owner_alive else "failed"  # as last seen
+                ends.append(_of(begun.vm, move, state, error.exit_status, error))
+                del self._begun[move]
+                continue
             end = _ended(begun.vm, begun.summary)
             if end is not None:
                 ends.append(end)

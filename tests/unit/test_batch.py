@@ -232,6 +232,33 @@ def test_a_failure_does_not_stop_the_others() -> None:
     assert batch.worst_status(ends) == 5
 
 
+@dataclass
+class Interrupting(ManyMoves):
+    """The process of db01's move ends, and its move cannot be begun again."""
+
+    def start(self, move_id: str) -> bool:
+        if move_id == "move-of-db01" and f"start {move_id}" in self.log:
+            raise HostUnreachable("qemu+ssh://kvm1/system", "no route to host")
+        return super().start(move_id)
+
+    def show(self, move: str) -> tuple[MoveSummary, tuple[Any, ...]]:
+        if move == "move-of-db01":
+            return dataclasses.replace(self.journal[move], owner_alive=False), ()
+        return super().show(move)
+
+
+@pytest.mark.parametrize("parallel", [1, 3])
+def test_a_move_that_cannot_be_begun_again_does_not_stop_the_others(
+    parallel: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch, "START_AGAIN_S", 0.0)
+    ends = Interrupting().plan_all("old-san", to="ssd").run(parallel=parallel)
+    assert states(ends) == {"db01": "failed", "the-r": "moved", "web01": "moved"}
+    failed = next(end for end in ends if end.vm == "db01")
+    assert (failed.move, failed.code) == ("move-of-db01", HostUnreachable.code)
+    assert "no route to host" in failed.text
+
+
 def test_cancelled_no_more_are_begun() -> None:
     client = ManyMoves()
 
