@@ -22,7 +22,8 @@ from blockferry.storage_move.context import Context
 from blockferry.storage_move.destination import effects as destination_effects
 from blockferry.storage_move.destination import release
 from blockferry.storage_move.destination.effects import MARKER
-from blockferry.storage_move.disk_plan import CopyPlan, DestinationImage, DiskSizes
+from blockferry.storage_move.destination.plan import DestinationImage
+from blockferry.storage_move.disk_plan import CopyPlan, DiskSizes
 from blockferry.storage_move.firmware import effects as firmware_effects
 from blockferry.storage_move.firmware.plan import FirmwarePlan, NvramPlan
 from blockferry.storage_move.home import effects as home_effects
@@ -327,17 +328,41 @@ def test_a_copy_stays_proven_until_another_has_its_name(place: Place) -> None:
     assert destination_effects.why_not_ours(place.context(), str(copy)) is not None
 
 
-def test_a_file_of_ours_that_somebody_has_open_is_not_replaced(place: Place) -> None:
-    path = place.new / "vda.qcow2"
+@pytest.mark.parametrize("end", ["it is closed", "the user wants something else", "never"])
+def test_a_file_of_ours_that_somebody_has_open(place: Place, monkeypatch: pytest.MonkeyPatch, end: str) -> None:
+    """What is left of a copy whose link was cut, or a reader, is waited for; and the file is not taken from him."""
+    path, looks = place.new / "vda.qcow2", []
     path.write_text("ours")
-    destination_effects.mark_file(place.context(), str(path), made=True)
+    context = place.context()
+    record = replace(place.record, created=(str(path),))
+    destination_effects.mark_file(context, str(path), made=True)
+    monkeypatch.setattr(destination_effects, "USED_LOOK_S", 0.0)
     with subprocess.Popen(["tail", "-f", str(path)], stdout=subprocess.PIPE) as reader:
         assert reader.stdout is not None
         assert reader.stdout.read(4) == b"ours"
-        with pytest.raises(StillInUse, match="tail"):
-            destination_effects.name_paths(place.context(), replace(place.record, created=(str(path),)), str(path))
+
+        def looked() -> None:
+            looks.append(path.read_text())
+            if end == "it is closed":
+                reader.kill()
+                reader.wait()
+
+        context.show = looked
+        if end == "it is closed":
+            destination_effects.name_paths(context, record, str(path))
+        elif end == "never":
+            monkeypatch.setattr(destination_effects, "USED_FOR_S", 0.0)
+            with pytest.raises(StillInUse, match="tail"):
+                destination_effects.name_paths(context, record, str(path))
+        else:
+            context.should_stop = lambda: bool(looks)
+            with pytest.raises(conversion.ConversionStopped):
+                destination_effects.name_paths(context, record, str(path))
         reader.kill()
-    assert path.read_text() == "ours"
+    assert path.exists() == (end != "it is closed")
+    assert looks == ([] if end == "never" else ["ours"])
+    assert [text for text in place.said if "tail" in text] == place.said
+    assert len(place.said) == len(looks)
 
 
 def test_metadata_of_somebody_else_is_not_written_over(place: Place) -> None:

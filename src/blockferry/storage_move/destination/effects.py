@@ -12,6 +12,7 @@ import errno
 import getpass
 import posixpath
 import socket
+import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 
@@ -45,13 +46,19 @@ from blockferry.storage_move.templates.plan import LayerPlan
 MARKER = ".blockferry"
 """Ending of the marker file beside a file that is being made."""
 
+USED_FOR_S = 180.0
+"""So long a half-made file of ours may be used before it is made anew: a copy whose link was cut is ended by its helper
+over there after 120 s of silence; a pool that is refreshed, or a backup, reads a file for a while."""
+
+USED_LOOK_S = 2.0
+
 
 def name_paths(context: Context, record: Record, *paths: str, ours: Collection[str] = ()) -> Record:
     """Write down what is about to be made. A file of ours that is there already is taken away first.
 
     Raises FileExists, and writes down nothing, when a name is taken by a file that is not proven to be this move's;
-    StillInUse when somebody uses one that is. `ours`: files that are known to be ours in another way. OldDiskInDoubt
-    for an old disk that was to become the copy and is not as it was.
+    StillInUse, ConversionStopped when one that is is used for long (`_wait_until_free`). `ours`: files that are known
+    to be ours in another way. OldDiskInDoubt for an old disk that was to become the copy and is not as it was.
     """
     fresh = [path for path in paths if path not in record.created]
     for path in fresh:
@@ -64,14 +71,30 @@ def name_paths(context: Context, record: Record, *paths: str, ours: Collection[s
         if path in record.created and not path.endswith("/"):
             if path not in ours and why_not_ours(context, path) is not None:
                 raise FileExists(path)
-            if user := _user(context.runner, path):
-                raise StillInUse(path, user)
+            _wait_until_free(context, path)
             context.check()
             files.remove_file(context.runner, path)
     if fresh:
         record = replace(record, created=(*record.created, *fresh))
         context.save(record)
     return record
+
+
+def _wait_until_free(context: Context, path: str) -> None:
+    """Return when nobody has a file of ours open. Raises StillInUse when somebody has it for longer than a helper that
+    lost its manager lives; ConversionStopped."""
+    ends = time.monotonic() + USED_FOR_S
+    told = False
+    while user := _user(context.runner, path):
+        if context.should_stop():
+            raise conversion.ConversionStopped
+        if time.monotonic() >= ends:
+            raise StillInUse(path, user)
+        if not told:
+            context.log_event("warning", f"{path} is about to be made anew; waiting, because {user}")
+            told = True
+        context.show()
+        context.stop.wait(USED_LOOK_S)
 
 
 def _user(runner: Runner, path: str) -> str:
