@@ -14,8 +14,8 @@ from typing import cast
 
 import pytest
 
-from blockferry.base.errors import CopyIncomplete, FileExists
-from blockferry.host_move import effects, state_files
+from blockferry.base.errors import CopyIncomplete, FileExists, MoveNotHeld
+from blockferry.host_move import effects, image_owner, state_files
 from blockferry.host_move.host_context import HostMoveContext
 from blockferry.host_move.host_plan import HostMovePlan, StateFile
 from blockferry.host_move.host_record import HostMoveRecord
@@ -80,6 +80,26 @@ class Travel:
 @pytest.fixture
 def travel(runner: LocalRunner, tmp_path: Path) -> Travel:
     return Travel(runner, tmp_path)
+
+
+def test_one_that_wakes_after_another_has_taken_over_changes_no_owner(travel: Travel, runner: LocalRunner) -> None:
+    """What it would change is the disk of a VM that runs there by then."""
+    move = f"of-test-{os.getpid()}"  # the note of it is this machine's, whoever tests beside us
+    travel.context.holding = Holding(move, 1, lambda: None, lambda _: None)
+    travel.context.holding.ensure(runner)
+    newer = Holding(move, 2, lambda: None, lambda _: None)
+    newer.ensure(runner)
+    image = travel.old.parents[4] / "dest" / "disk"
+    image.write_bytes(b"of a QEMU by now")
+    os.chown(image, 12345, 54321)
+    image.chmod(0o640)
+    try:
+        with pytest.raises(MoveNotHeld):
+            image_owner.give_file(travel.context, str(travel.old), str(image))
+    finally:
+        newer.forget(runner)
+    stat = image.stat()
+    assert (stat.st_uid, stat.st_gid, stat.st_mode & 0o7777) == (12345, 54321, 0o640)
 
 
 def test_a_file_is_copied_with_its_directories_and_taken_away_again(travel: Travel) -> None:

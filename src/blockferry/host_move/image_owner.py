@@ -40,7 +40,7 @@ def give_directory(context: HostMoveContext, disk: TravellingDisk, path: str) ->
         return
     told = store.permissions
     try:
-        _tell(context, path, ownership.give(context.dest.runner, path, told.uid, told.gid, told.mode))
+        _tell(context, path, ownership.give(context.dest_files, path, told.uid, told.gid, told.mode))
     except HostCommandFailed as error:
         context.log_event("warning", f"{path} has not the owner that the pool {store.name} says: {error.sentence}")
 
@@ -65,7 +65,7 @@ def _give(context: HostMoveContext, source: str, dest: str) -> None:
     if files.stat_one(context.source.runner, source) is None:
         return
     try:
-        _tell(context, dest, ownership.like_on(context.source.runner, source, context.dest.runner, dest))
+        _tell(context, dest, ownership.like_on(context.source.runner, source, context.dest_files, dest))
     except HostCommandFailed as error:
         context.log_event("warning", f"{dest} has not the owner of {source}: {error.sentence}")
 
