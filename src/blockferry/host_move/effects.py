@@ -30,6 +30,7 @@ from blockferry.jobs.outcome import Wanted
 from blockferry.safety import proof
 from blockferry.storage_move.destination.effects import MARKER, is_made_by, write_marker
 
+TELL_AGAIN_S = 5.0  # seconds after which a migration that another process has begun is told its limits again
 STOPPING_S = 5.0
 """So long an abort is waited for before the next look."""
 
@@ -193,15 +194,22 @@ def _tune(context: HostMoveContext, seen: HostObservation) -> None:
     plan, connection = context.plan, context.source.connection
     if not seen.source.migrating:
         return
+    if context.migration is None and time.monotonic() - context.told_at > TELL_AGAIN_S:
+        # Another process has begun it: where that was frozen in the middle of telling, its old values come after ours.
+        context.told_at = time.monotonic()
+        context.bandwidth_set, context.limit_set, context.disks_told = None, False, False
     if plan.downtime_ms and not context.limit_set:
+        context.check()
         migration.set_downtime_limit(connection, plan.uuid, plan.vm, plan.downtime_ms)
         context.limit_set = True
     wanted = context.bandwidth()
     if wanted != context.bandwidth_set:
+        context.check()
         migration.set_bandwidth(connection, plan.uuid, plan.vm, wanted)
         context.bandwidth_set = wanted
         context.disks_told = False
     if plan.disks and not context.disks_told:
+        context.check()
         migration.set_disk_bandwidth(connection, plan.uuid, plan.vm, wanted)
         # libvirt starts the copies one after the other: only once all run the shares are right for good.
         context.disks_told = seen.stats is not None and seen.stats.memory_total > 0

@@ -46,6 +46,7 @@ class HostMoveContext:
     bandwidth_set: int | None = None  # bytes/s, as the migration was told last
     disks_told: bool = False  # the copies of the disks have the shares of the bandwidth
     limit_set: bool = False  # the downtime limit was told
+    told_at: float = float("-inf")  # when a migration that another process has begun was told all of these
 
     @property
     def source_vm(self) -> HeldVm:
