@@ -17,6 +17,8 @@ from blockferry.base.errors import FileExists, HostCallFailed, HostCommandFailed
 from blockferry.hosts.helper import files
 from blockferry.hosts.images import conversion
 from blockferry.hosts.inventory import PowerState
+from blockferry.hosts.kept import Kept
+from blockferry.safety import proof
 from blockferry.safety.guard import Guard
 from blockferry.storage_move.context import Context
 from blockferry.storage_move.destination import effects as destination_effects
@@ -24,6 +26,7 @@ from blockferry.storage_move.destination import release
 from blockferry.storage_move.destination.effects import MARKER
 from blockferry.storage_move.destination.plan import DestinationImage
 from blockferry.storage_move.disk_plan import CopyPlan, DiskSizes
+from blockferry.storage_move.disk_record import DiskRecord
 from blockferry.storage_move.firmware import effects as firmware_effects
 from blockferry.storage_move.firmware.plan import FirmwarePlan, NvramPlan
 from blockferry.storage_move.home import effects as home_effects
@@ -31,6 +34,7 @@ from blockferry.storage_move.home.plan import HomeFile, HomePlan
 from blockferry.storage_move.home.record import HomeRecord
 from blockferry.storage_move.observation import Observation
 from blockferry.storage_move.overlays import effects as overlays_effects
+from blockferry.storage_move.overlays.plan import PartialPlan
 from blockferry.storage_move.plan import DomainPlan, Plan
 from blockferry.storage_move.record import Record
 from blockferry.storage_move.request import Method, SourcePolicy
@@ -390,6 +394,37 @@ def test_a_file_of_somebody_else_is_no_broken_copy_to_go_on_from(place: Place) -
     assert not overlays_effects.worth_going_on(context, disk, record)
     destination_effects.mark_file(context, str(path), made=True)
     assert overlays_effects.worth_going_on(context, disk, record)
+
+
+@pytest.mark.parametrize("story", ["as planned", "another file lies there", "a plan of an older blockferry"])
+def test_an_old_disk_without_a_marker_is_the_move_s_when_its_plan_says_which_file_it_is(
+    place: Place, story: str
+) -> None:
+    """It was taken over; the move was killed before its marker was there. Then the move goes back."""
+    path, context = place.new / "vda.img", place.context()
+    path.write_text("old disk")
+    kept = Kept(str(path), "ef01", "web01", "ssd", None, 8, "kept", fingerprint=proof.fingerprint(_stat(place, path)))
+    path.write_text("written to")
+    if story == "another file lies there":
+        (place.new / "stranger").write_text("precious")
+        (place.new / "stranger").rename(path)
+    old = None if story == "a plan of an older blockferry" else kept
+    disk = replace(
+        make_plan().disks[0],
+        dest=DestinationImage(path=str(path), format="raw", datastore="ssd"),
+        partial=PartialPlan(move="ef01", allocated=8, old=old),
+    )
+    context.plan = replace(context.plan, disks=(disk,))
+    record = Record(created=(str(path),), disks={disk.target: DiskRecord(partial=True, taken_over=old is not None)})
+    release.remove_destination(context, Observation(PowerState.OFF, True, (), record))
+    assert path.exists() == (story != "as planned")
+    assert any(f"{path} stays, because no marker" in note for note in context.notes) == path.exists()
+
+
+def _stat(place: Place, path: Path) -> files.FileStat:
+    found = files.stat_one(place.site.runner, str(path))
+    assert found is not None
+    return found
 
 
 def test_a_new_image_says_which_file_it_is_before_anything_is_in_it(place: Place) -> None:

@@ -39,6 +39,7 @@ from blockferry.storage_move.disk_plan import DiskPlan
 from blockferry.storage_move.disk_record import Copy, Stage
 from blockferry.storage_move.observation import Observation
 from blockferry.storage_move.overlays.passes import CopyProgress
+from blockferry.storage_move.overlays.plan import PartialPlan
 from blockferry.storage_move.points import point
 from blockferry.storage_move.record import Record
 from blockferry.storage_move.templates.plan import LayerPlan
@@ -399,11 +400,13 @@ def why_not_ours(context: Context, path: str) -> str | None:
         return "it is a symbolic link" if files.is_there(context.runner, path) else None
     if file_stat.kind == "other" and posixpath.basename(path) == backup_socket(plan.move):
         return None  # QEMU has made it, and there is no marker
-    adopted = next((disk.partial.move for disk in plan.disks if disk.dest.path == path), None)
+    partial = next((disk.partial for disk in plan.disks if disk.dest.path == path), PartialPlan())
     words = _marker(context.runner, path)
-    if words is None:  # an old disk from quarantine that becomes the copy has none at first
-        return None if adopted is not None else "no marker says that the move has made it"
-    if words.get("move") is None or words["move"] not in (plan.move, adopted):
+    if words is None:  # an old disk from quarantine that becomes the copy has none at first; its plan says which it is
+        kept = None if partial.old is None else partial.old.fingerprint
+        proven = kept is not None and kept.inode == file_stat.inode
+        return None if proven else "no marker says that the move has made it"
+    if words.get("move") is None or words["move"] not in (plan.move, partial.move):
         return f"its marker says that move {words.get('move')} has made it"
     if is_another(words, file_stat):
         return "it is another file than the one that the move made"
