@@ -311,8 +311,8 @@ def assert_over(pair: Pair) -> None:
     assert pair.parked is None
     if pair.record.outcome is Outcome.MOVED:
         assert (pair.source, pair.dest.mark) == (ABSENT, "")
-        assert pair.gone == {one.source for one in (*DISKS, VARIABLES)}
-        assert set(pair.images) == {one.dest for one in (*DISKS, VARIABLES)}
+        assert pair.gone == {*(disk.source for disk in DISKS), VARIABLES.source}
+        assert set(pair.images) == {*(disk.dest for disk in DISKS), VARIABLES.dest}
     else:
         assert pair.dest.absent
         assert pair.source.state is not PowerState.ABSENT

@@ -13,6 +13,7 @@ from blockferry.base.errors import LeaseLost
 from blockferry.host_move import effects
 from blockferry.host_move.host_context import HostMoveContext
 from blockferry.host_move.host_observation import HostObservation
+from blockferry.hosts.libvirt import migration
 
 SEEN = cast(
     HostObservation, SimpleNamespace(source=SimpleNamespace(migrating=True), stats=SimpleNamespace(memory_total=1))
@@ -26,7 +27,7 @@ class Limits:
         self.told: list[tuple[str, int]] = []
         self.held = True
         for what in ("set_downtime_limit", "set_bandwidth", "set_disk_bandwidth"):
-            monkeypatch.setattr(effects.migration, what, self.teller(what))
+            monkeypatch.setattr(migration, what, self.teller(what))
         self.context: Any = SimpleNamespace(
             plan=replace(PLAN, downtime_ms=300), source=SimpleNamespace(connection=None), check=self.check,
             bandwidth=lambda: 7, migration=None, bandwidth_set=None, disks_told=False, limit_set=False,
