@@ -76,6 +76,7 @@ class Copying:
             should_stop=lambda: False,
             bandwidth=lambda: 0,
             claims=lambda: pytest.fail("no claims are asked for"),
+            dest_claims=lambda: pytest.fail("no claims are asked for"),
             quarantine=lambda _: None,
             holding=Holding("m1", 1, lambda: None, lambda _: None),
         )

@@ -81,6 +81,7 @@ PLAIN = HostFacts(
     ports=PortTrial("kvm2", "10.0.0.2", {49152: 0, 49153: 0}, {}),
 )  # fmt: skip
 GOING = Asked(disks={"vda": "ssd"}, takes={"ssd": GIB})
+FIRST = replace(GOING, storage_first=True)
 STAYING = Asked()
 TLS = replace(GOING, tls=True, require_tls=True)
 GOOD_TLS = TlsSeen(
@@ -252,6 +253,17 @@ REFUSED: list[tuple[str, HostFacts, Asked]] = [
     ("PORTS_TAKEN", replace(PLAIN, ports=PortTrial("kvm2", "10.0.0.2", {}, {49152: errno.EADDRINUSE})), GOING),
     ("PEER_UNREACHABLE", replace(PLAIN, peer=PeerTrial("qemu+tls://kvm2/system", "no route")), GOING),
     ("HOST_CALLS_MISSING", replace(PLAIN, no_calls={"kvm2": "virsh is not installed"}), GOING),
+    ("NOT_STORAGE_FIRST", vm(pause_reason="ioerror", state=PowerState.PAUSED), FIRST),
+    ("NOT_STORAGE_FIRST", vm(disks=(disk(read_only=True),)), FIRST),
+    ("NOT_STORAGE_FIRST", replace(PLAIN, source_free={"vda": 1 << 20}), FIRST),
+    ("NOT_STORAGE_FIRST", there(qemu=(10, 1, 0)), FIRST),
+    ("NOT_STORAGE_FIRST", replace(PLAIN, variables=VariablesSeen("/nvram/a.fd", 9, Sharing.SAME)), FIRST),
+    ("NOT_STORAGE_FIRST", replace(PLAIN, tpm=TpmSeen("/tpm", {"/tpm/state": 1})), FIRST),
+    (
+        "PORT_CLOSED",
+        replace(PLAIN, copy_ports=PortTrial("kvm2", "10.0.0.2", {49216: errno.ETIMEDOUT}, {})),
+        FIRST,
+    ),
     ("TLS_NOT_ASKED", PLAIN, replace(GOING, require_tls=True)),
     ("TLS_MISSING", tls("source", certificate("client-key.pem", errno=errno.ENOENT)), TLS),
     ("TLS_MISSING", tls("destination", certificate("ca-cert.pem", until=-1.0)), TLS),
@@ -338,6 +350,8 @@ ALLOWED: list[tuple[str, HostFacts, Asked]] = [
         GOING,
     ),
     ("off: no ports", off(replace(PLAIN, ports=None)), GOING),
+    ("disks first", replace(PLAIN, source_free={"vda": GIB}), FIRST),
+    ("disks first: off", off(replace(PLAIN, source_free={"vda": 1 << 20}, ports=None)), FIRST),
     ("a peer that answers", replace(PLAIN, peer=PeerTrial("qemu+tls://kvm2/system")), GOING),
     ("certificates on no host", replace(PLAIN, tls=TlsSeen(ABSENT_TLS, ABSENT_TLS)), GOING),
 ]  # fmt: skip

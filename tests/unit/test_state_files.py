@@ -60,6 +60,7 @@ class Travel:
             should_stop=lambda: False,
             bandwidth=lambda: 0,
             claims=lambda: pytest.fail("no claims are asked for"),
+            dest_claims=lambda: pytest.fail("no claims are asked for"),
             quarantine=self.kept.append,
             holding=Holding("m1", 1, lambda: None, lambda _: None),
         )

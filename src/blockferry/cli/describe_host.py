@@ -43,6 +43,8 @@ def plan_pairs(plan: HostMovePlan, estimates: tuple[DiskEstimate, ...]) -> Itera
     yield "way", f"from host to host, to {plan.address}" + ("" if plan.cold else f"; libvirt by way of {plan.peer}")
     if plan.disks or not plan.cold:
         yield "encrypted", "no" if plan.tls is None else "by TLS"
+    if plan.first:
+        yield "disks", "go before the VM, while overlays take its writes; a break costs at most 6 % of the copy"
     if plan.bandwidth:
         yield "limit", f"{format_rate(plan.bandwidth)} for disks and memory"
     if plan.downtime_ms:

@@ -1,4 +1,6 @@
-"""The disk of a VM that is off, from host to host: an NBD server at the destination, qemu-img at the source.
+"""A disk that nothing writes to, from host to host: an NBD server at the destination, qemu-img at the source.
+
+Of a VM that is off, or below the overlay on which its VM runs meanwhile (overlay_rules.py).
 
 No data passes the manager. Both programs end with this process (hosts/process.py), so that no export is left listening.
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import posixpath
 
 from blockferry.host_move import host_actions as actions
+from blockferry.host_move import overlay_rules
 from blockferry.host_move.host_observation import HostObservation
 from blockferry.host_move.host_plan import HostMovePlan
 from blockferry.hosts.inventory import PowerState
@@ -87,7 +88,15 @@ def _live(plan: HostMovePlan, seen: HostObservation) -> Action:
         return _back(plan, seen)
     if seen.problem is not None:
         return actions.TurnBack(seen.problem)
-    return _prepare(plan, seen) or _changed(plan, seen) or _renewed(plan, seen) or actions.Migrate()
+    ready = _prepare(plan, seen) or _changed(plan, seen) or _renewed(plan, seen)
+    return ready or _first(plan, seen) or actions.Migrate()
+
+
+def _first(plan: HostMovePlan, seen: HostObservation) -> Action | None:
+    """What goes before the running VM: old images below overlays, their copies, and overlays above these."""
+    if not plan.first:
+        return None
+    return overlay_rules.below(plan, seen) or _copies(plan, seen) or overlay_rules.above(plan, seen)
 
 
 def _went_off(plan: HostMovePlan, seen: HostObservation) -> Action:
@@ -141,7 +150,8 @@ def _away(plan: HostMovePlan, seen: HostObservation) -> Action:
 def _changed(plan: HostMovePlan, seen: HostObservation) -> Action | None:
     """Turn back when the VM has other disks than those that were planned for: a snapshot, a disk that was attached."""
     paths = dict(seen.source.paths)
-    other = [disk.target for disk in plan.disks if posixpath.normpath(paths.get(disk.target, "")) != disk.source]
+    ours = {disk.target: (disk.source, *((disk.overlay,) if disk.overlay else ())) for disk in plan.disks}
+    other = [target for target, known in ours.items() if posixpath.normpath(paths.get(target, "")) not in known]
     new = sorted(set(paths) - {disk.target for disk in plan.disks} - set(plan.staying))
     variables = next((file.source for file in plan.state_files if file.role == "nvram"), seen.source.nvram)
     if posixpath.normpath(variables) != posixpath.normpath(seen.source.nvram):
@@ -183,6 +193,8 @@ def _state_file(plan: HostMovePlan, seen: HostObservation) -> Action | None:
 def _back(plan: HostMovePlan, seen: HostObservation) -> Action:
     """The VM is at the source alone: take away what we made."""
     record = seen.record
+    if step := overlay_rules.back(plan, seen):
+        return step
     if record.created:
         return actions.RemoveImages()
     if record.marked or seen.source.mark == plan.move:  # who has marked it may have been killed before the note
@@ -243,6 +255,8 @@ def _forward(plan: HostMovePlan, seen: HostObservation) -> Action:
         )
     if not record.arrived:
         return _fence(plan, seen) or _arrive(plan, seen)
+    if step := overlay_rules.settle(plan, seen):
+        return step
     if (plan.disks or plan.state_files) and not record.flushed:
         if not plan.cold and not seen.dest.active and not record.unproven:
             return actions.SaveUnproven(f"the QEMU of {plan.vm} has ended before its new images were flushed")

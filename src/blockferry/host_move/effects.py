@@ -10,7 +10,14 @@ from dataclasses import replace
 from blockferry.base.errors import CopyIncomplete, FileExists, LibvirtFailed
 from blockferry.base.units import format_size
 from blockferry.host_move import host_actions as actions
-from blockferry.host_move import image_owner, migration_guarding, old_home, state_files
+from blockferry.host_move import (
+    image_owner,
+    migration_guarding,
+    old_home,
+    overlay_effects,
+    overlay_looks,
+    state_files,
+)
 from blockferry.host_move.cold_copy import copy_image
 from blockferry.host_move.host_context import HostMoveContext
 from blockferry.host_move.host_observation import HostObservation
@@ -40,6 +47,8 @@ def perform(context: HostMoveContext, action: Action, seen: HostObservation) -> 
     migration_guarding.stand_by(context, seen)
     if isinstance(action, LookAgain):
         _tune(context, seen)
+        return
+    if overlay_effects.perform(context, action, seen):
         return
     if isinstance(action, actions.MakeImage):
         make_image(context, seen.record, context.plan.disk(action.target))
@@ -166,7 +175,10 @@ def migrate(context: HostMoveContext, record: HostMoveRecord) -> None:
     order = MigrationOrder(
         plan.peer,
         plan.address,
-        {disk.target: (disk.dest, disk.format) for disk in plan.disks},
+        {
+            disk.target: (disk.new_overlay, "qcow2") if disk.new_overlay else (disk.dest, disk.format)
+            for disk in plan.disks
+        },
         context.bandwidth() // max(1, len(plan.disks)),  # of each disk; `_tune` gives the memory all of it
         plan.persistent,
         bool(plan.staying),
@@ -177,6 +189,7 @@ def migrate(context: HostMoveContext, record: HostMoveRecord) -> None:
         channels=plan.channels,
         compression=plan.compression,
         files=plan.renamed_files,
+        only_top=bool(plan.first),
     )
     context.bandwidth_set, context.limit_set = order.bandwidth, False
     context.disks_told = not context.bandwidth()
@@ -267,6 +280,13 @@ def source_fingerprint(context: HostMoveContext, disk: TravellingDisk) -> str:
     return f"{plain}@{writes}"
 
 
+def _left(context: HostMoveContext, disk: TravellingDisk) -> str:
+    """The same of all that the disk was at the source: with the overlay above it."""
+    if not disk.overlay:
+        return source_fingerprint(context, disk)
+    return overlay_looks.layers_print(context.source.runner, disk.source, disk.overlay)
+
+
 def define_barred(context: HostMoveContext, record: HostMoveRecord) -> None:
     """The definition at the destination; it names images that are not there yet.
 
@@ -351,7 +371,7 @@ def undefine_at_source(context: HostMoveContext, record: HostMoveRecord) -> None
 
 def save_alone(context: HostMoveContext, record: HostMoveRecord) -> None:
     """The proof stands in the look that led here. From now on nobody should write to the old images."""
-    left = {disk.target: source_fingerprint(context, disk) for disk in context.plan.disks}
+    left = {disk.target: _left(context, disk) for disk in context.plan.disks}
     context.save(replace(record, alone=True, left=left))
     point("alone-noted")
 
@@ -439,7 +459,8 @@ def _doubt(context: HostMoveContext, record: HostMoveRecord, disk: TravellingDis
     if record.unproven:
         return record.unproven
     before = record.left.get(disk.target)
-    if before is not None and source_fingerprint(context, disk) != before:
+    merging = disk.target in record.first.merging  # its overlay goes into it by our own doing
+    if before is not None and not merging and _left(context, disk) != before:
         return f"it was written to after {context.plan.vm} had gone to {context.plan.dest_host_name}"
     if files.stat_one(context.dest.runner, disk.dest) is None:
         return f"{context.plan.dest_host_name} does not have {disk.dest}"
@@ -454,21 +475,22 @@ def release_image(context: HostMoveContext, record: HostMoveRecord, path: str) -
     file_stat = files.stat_one(runner, path)
     if file_stat is None:
         sentence = f"{path}: was gone already"
+        if disk.overlay and (why := overlay_effects.blocker(context, disk)) is None:
+            overlay_effects.remove_old_overlay(context, disk)
+        elif disk.overlay:
+            sentence += f"; {disk.overlay} is left, because {why}"
     else:
-        old = [travelling_disk.source for travelling_disk in plan.disks]
-        doubt = _doubt(context, record, disk) or proof.blocker(
-            context.source, path, context.claims(), going=old, is_base=plan.cold
-        )
+        is_base = plan.cold or bool(disk.overlay)  # something may stand on what no VM wrote to for a while
+        doubt = _doubt(context, record, disk) or overlay_effects.blocker(context, disk)
+        doubt = doubt or proof.blocker(context.source, path, context.claims(), going=plan.old_files, is_base=is_base)
         size = format_size(file_stat.allocated)
         if doubt is None and plan.source.delete:
             files.remove_with_links(context.source_files, path)
+            overlay_effects.remove_old_overlay(context, disk)
             file_stat = None
             sentence = f"{path} ({size}): removed; nothing used it any more"
         else:
-            why = doubt or f"kept {plan.source.why_kept}: the disk of {plan.vm} before it went to {plan.dest_host_name}"
-            context.quarantine(_kept(context, disk, file_stat, why, for_good=doubt is not None))
-            reason = f", because {why}" if doubt else f" {plan.source.why_kept}"
-            sentence = f"{path} ({size}): kept{reason}"
+            record, sentence = _keep(context, record, disk, doubt)
     if file_stat is None:
         old_home.clear(context, path)
     context.log_event("action", sentence)
@@ -476,17 +498,38 @@ def release_image(context: HostMoveContext, record: HostMoveRecord, path: str) -
     context.save(replace(record, released=(*record.released, path), sources=(*record.sources, sentence)))
 
 
+def _keep(
+    context: HostMoveContext, record: HostMoveRecord, disk: TravellingDisk, doubt: str | None
+) -> tuple[HostMoveRecord, str]:
+    """Put an old image into the quarantine; in doubt as it is, with the overlay above it. The record, a sentence."""
+    plan, runner = context.plan, context.source.runner
+    if doubt is None:
+        record = overlay_effects.make_whole(context, record, disk)
+    why = doubt or f"kept {plan.source.why_kept}: the disk of {plan.vm} before it went to {plan.dest_host_name}"
+    size = ""
+    for path, format in ((disk.source, disk.format), (disk.overlay, "qcow2")):
+        file_stat = files.stat_one(runner, path) if path else None
+        if file_stat is not None:
+            size = size or format_size(file_stat.allocated)
+            context.quarantine(_kept(context, disk, path, format, file_stat, why, for_good=doubt is not None))
+    overlay_effects.forget_marker(context, disk)
+    reason = f", because {why}" if doubt else f" {plan.source.why_kept}"
+    above = f", with {disk.overlay} above it" if doubt and disk.overlay else ""
+    return record, f"{disk.source} ({size}){above}: kept{reason}"
+
+
 def _kept(
-    context: HostMoveContext, disk: TravellingDisk, file_stat: files.FileStat, why: str, *, for_good: bool
-) -> Kept:
+    context: HostMoveContext, disk: TravellingDisk, path: str, format: str, file_stat: files.FileStat, why: str, *,
+    for_good: bool,
+) -> Kept:  # fmt: skip
     """`for_good`: it is kept because of a doubt, so its time is never over by itself."""
     plan, now = context.plan, time.time()
     prints = KeptFingerprint(file_stat.inode, file_stat.size, file_stat.mtime_ns)
-    file = file_identity.files_at(context.source.runner, plan.host, [disk.source])[disk.source]
+    file = file_identity.files_at(context.source.runner, plan.host, [path])[path]
     expires = None if for_good or plan.source.keep_s is None else now + plan.source.keep_s
     return Kept(
-        disk.source, plan.move, plan.vm, disk.source_datastore, expires, file_stat.allocated, why,
-        host=plan.host, since=now, format=disk.format, fingerprint=prints, file=file,
+        path, plan.move, plan.vm, disk.source_datastore, expires, file_stat.allocated, why,
+        host=plan.host, since=now, format=format, fingerprint=prints, file=file,
     )  # fmt: skip
 
 
@@ -527,7 +570,8 @@ def remove_images(context: HostMoveContext, record: HostMoveRecord) -> None:
         context.log_event(
             "warning", f"{path} at {context.plan.dest_host_name} is not this move's file; it was left alone"
         )
-    context.save(replace(record, created=(), made=(), copied={}, parts={}, state_copied={}))
+    first = replace(record.first, made=())
+    context.save(replace(record, created=(), made=(), copied={}, parts={}, state_copied={}, first=first))
 
 
 _SIMPLE: dict[type[Action], Callable[[HostMoveContext, HostMoveRecord], None]] = {

@@ -35,6 +35,7 @@ class HostMoveContext:
     should_stop: Callable[[], bool]
     bandwidth: Callable[[], int]
     claims: Callable[[], Claims]
+    dest_claims: Callable[[], Claims]
     quarantine: Callable[[Kept], None]
     holding: Holding
     journal: str = ""  # the identity of the journal, for what we mark
@@ -42,7 +43,7 @@ class HostMoveContext:
     migration: Migration | None = None  # the call of this process, also when it is over
     source_guard: SourceGuard | None = None  # of a running VM: see guarding.py
     dest_guard: DestinationGuard | None = None
-    cold: dict[str, float] = field(default_factory=dict)  # target -> fraction of the copy
+    cold: dict[str, float] = field(default_factory=dict)  # target -> fraction of our copy
     bandwidth_set: int | None = None  # bytes/s, as the migration was told last
     disks_told: bool = False  # the copies of the disks have the shares of the bandwidth
     limit_set: bool = False  # the downtime limit was told

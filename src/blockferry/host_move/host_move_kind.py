@@ -39,7 +39,7 @@ class HostMoveKind(JobKind[HostMovePlan, HostMoveRecord, HostMoveProgress, HostM
         plan = summary.plan
         source = HostOfJob(plan.move, plan.uri, plan.host, plan.host_name)
         return (
-            ClaimedPaths(source, (*(disk.source for disk in plan.disks), *(file.source for file in plan.state_files))),
+            ClaimedPaths(source, (*plan.old_files, *(file.source for file in plan.state_files))),
             ClaimedPaths(_destination(plan), tuple(sorted(plan.made)), tuple(plan.dest_datastores.values())),
         )
 

@@ -83,7 +83,7 @@ class HostMoveLoop(Loop[HostMoveRecord, HostObservation, HostMoveProgress, HostM
 
     def show(self, seen: HostObservation) -> HostMoveProgress:
         plan = self.context.plan
-        sizes = {disk.target: disk.virtual_size for disk in plan.disks} if plan.cold else {}
+        sizes = {disk.target: disk.virtual_size for disk in (plan.disks if plan.cold else plan.first)}
         return HostMoveProgress(
             self.phase, time.time(), _waited_for(plan, seen), seen.stats, dict(self.context.cold), sizes
         )
@@ -97,7 +97,8 @@ class HostMoveLoop(Loop[HostMoveRecord, HostObservation, HostMoveProgress, HostM
             phases=dict(self.phases),
             switch_stall_s=None if record.downtime_ms is None else record.downtime_ms / 1000,
             qemu_downtime_ms=None if stats is None else stats.downtime_ms,
-            bulk_bytes=sum(plan.disk(one).allocation for one in record.copied) if stats is None else stats.disk_done,
+            bulk_bytes=sum(plan.disk(one).allocation for one in record.copied)
+            + (0 if stats is None else stats.disk_done),
             memory_bytes=0 if stats is None else stats.memory_done,
             passes=0 if stats is None else stats.passes,
             sources=record.sources,

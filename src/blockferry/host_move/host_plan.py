@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from blockferry.hosts.datastore_id import Directory, FileId, SpaceId, file_of
+from blockferry.storage_move.overlays.plan import overlay_stem
 from blockferry.storage_move.request import SourcePolicy
 
-PLAN_VERSION = 2
+PLAN_VERSION = 3
+"""3: disks go before their running VM (`overlay`, `new_overlay`)."""
+
+USUAL_VERSION = 2
+"""Of a plan without that: who knows only these may carry it out."""
 
 BARRED = ".incoming"
 """Ending of the images of a VM that is off until its definition is only at the destination: so long it cannot start."""
@@ -19,7 +24,9 @@ BARRED = ".incoming"
 class TravellingDisk:
     """A disk whose content goes along. Sizes are bytes; `datastore`: the destination's name of it.
 
-    `required`: what the new image takes there at most; `allocation`: what the old one takes.
+    `required`: what the new image takes there at most; `allocation`: what the old one takes. `overlay`: beside the
+    source, takes the guest's writes while the image goes before its running VM; `new_overlay`: above the new image,
+    takes what libvirt then carries. "": libvirt copies the whole disk, or the VM is off.
     """
 
     target: str
@@ -32,6 +39,8 @@ class TravellingDisk:
     thick: bool = False
     required: int = 0
     allocation: int = 0
+    overlay: str = ""
+    new_overlay: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +65,22 @@ class PlannedTls:
     source: str
     dest: str
     name: str = ""
+
+
+def with_overlays(disk: TravellingDisk, vm: str, move: str) -> TravellingDisk:
+    """Return the disk as one that goes before its running VM, with the names of both overlays."""
+    stem = overlay_stem(vm, disk.target, move)
+    return replace(
+        disk,
+        overlay=posixpath.join(posixpath.dirname(disk.source), f"{stem}.overlay.qcow2"),
+        new_overlay=posixpath.join(posixpath.dirname(disk.dest), f"{stem}.new-overlay.qcow2"),
+    )
+
+
+def storage_first(plan: HostMovePlan) -> HostMovePlan:
+    """Return the plan with its disks going before their running VM."""
+    disks = tuple(with_overlays(disk, plan.vm, plan.move) for disk in plan.disks)
+    return replace(plan, disks=disks, version=PLAN_VERSION) if disks else plan
 
 
 def bytes_taken(disks: Iterable[TravellingDisk]) -> dict[str, int]:
@@ -104,7 +129,7 @@ class HostMovePlan:
     dest_datastores: dict[str, Directory] = field(default_factory=dict)  # the destination's datastores: what they are
     tls: PlannedTls | None = None  # None: in plain
     state_files: tuple[StateFile, ...] = ()
-    version: int = PLAN_VERSION
+    version: int = USUAL_VERSION
 
     def disk(self, target: str) -> TravellingDisk:
         """Return the travelling disk of this target. Raises StopIteration."""
@@ -117,13 +142,23 @@ class HostMovePlan:
     @property
     def made(self) -> frozenset[str]:
         """Return every path at the destination that this move makes."""
-        images = (path for disk in self.disks for path in (disk.dest, self.made_path(disk)))
-        return frozenset((*images, *(file.dest for file in self.copied_files)))
+        named = (path for disk in self.disks for path in (disk.dest, self.made_path(disk), disk.new_overlay))
+        return frozenset((*(path for path in named if path), *(file.dest for file in self.copied_files)))
 
     @property
     def copied_files(self) -> tuple[StateFile, ...]:
         """Return the state files that this move copies itself."""
         return tuple(file for file in self.state_files if not file.sent)
+
+    @property
+    def first(self) -> tuple[TravellingDisk, ...]:
+        """Return the disks that go before the VM, which runs on overlays meanwhile."""
+        return tuple(disk for disk in self.disks if disk.overlay)
+
+    @property
+    def old_files(self) -> tuple[str, ...]:
+        """Return the paths at the source that are this move's to clear up: old images, and overlays above them."""
+        return tuple(path for disk in self.disks for path in (disk.source, disk.overlay) if path)
 
     @property
     def made_files(self) -> frozenset[FileId]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from blockferry.hosts.migrating import MigrationStats
 from blockferry.jobs.record import JobRecord
+from blockferry.storage_move.overlays.record import OverlayState
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +15,30 @@ class PartCopied:
 
     fingerprint: str
     size: int
+
+
+@dataclass(frozen=True, slots=True)
+class FirstRecord:
+    """Of disks that go before their running VM: the overlays above the old images, and above the new ones."""
+
+    files: tuple[str, ...] = ()  # intent: overlays at the source that may be ours
+    source: dict[str, OverlayState] = field(default_factory=dict)  # target -> what is known of its overlay there
+    made: tuple[str, ...] = ()  # proof: targets whose overlay is there at the destination
+    new_files: tuple[str, ...] = ()  # their paths, also when they are gone
+    dest: dict[str, OverlayState] = field(default_factory=dict)  # target -> what is known of its overlay there
+    xml_before: dict[str, str] = field(default_factory=dict)  # target -> the disk in the configuration before it all
+    committed: dict[str, str] = field(default_factory=dict)  # overlay -> base and overlay when the base had all
+    attempts: int = 0  # commits that were begun, since somebody has looked
+    merging: tuple[str, ...] = ()  # intent: old images that are kept get what the overlays above them hold
+
+    def at(self, *, source: bool) -> dict[str, OverlayState]:
+        """Return what is known of the overlays at one of the hosts."""
+        return self.source if source else self.dest
+
+    def with_state(self, target: str, state: OverlayState, *, source: bool) -> FirstRecord:
+        """Return the same with another state of one overlay."""
+        changed = {**self.at(source=source), target: state}
+        return replace(self, source=changed) if source else replace(self, dest=changed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +51,10 @@ class HostMoveRecord(JobRecord):
     marked: bool = False  # proof: the VM bears our mark at the source
     created: tuple[str, ...] = ()  # intent: paths at the destination that may be ours; directories end with a slash
     made: tuple[str, ...] = ()  # proof: targets whose image is there at its full size
-    copied: dict[str, str] = field(default_factory=dict)  # cold: target -> fingerprint of the source that was copied
-    parts: dict[str, PartCopied] = field(default_factory=dict)  # proof, cold: target -> what is there of its copy
+    copied: dict[str, str] = field(default_factory=dict)  # target -> fingerprint of the source that was copied by us
+    parts: dict[str, PartCopied] = field(default_factory=dict)  # proof: target -> what is there of its copy
     state_copied: dict[str, str] = field(default_factory=dict)  # proof: state file -> fingerprint
+    first: FirstRecord = field(default_factory=FirstRecord)
     begun: bool = False  # intent: an instance, or a definition, of the VM at the destination that has our mark is ours
     defined: bool = False  # proof, cold: the destination has the definition, barred by the names of the images
     handed: bool = False  # proof: what the source has of the guest is old; it must never run there again

@@ -34,4 +34,5 @@ class HostMoveRequest:
     tls: str = "auto"  # or "off": as the configuration says (base/config.py)
     require_tls: bool = False
     networks: Mapping[str, str] = field(default_factory=dict)
+    storage_first: bool = False  # the disks of a running VM go before it, below overlays
     any_network: bool = False  # `networks` is for many VMs, of which this one need not be on each

@@ -24,6 +24,11 @@ def give_file(context: HostMoveContext, source: str, dest: str) -> None:
     _give(context, source, dest)
 
 
+def give_overlay(context: HostMoveContext, disk: TravellingDisk, path: str, *, at_source: bool) -> None:
+    """The same of an overlay that is made above the old image, or above the new one."""
+    _give(context, disk.source, path, at_source=at_source)
+
+
 def give_directory(context: HostMoveContext, disk: TravellingDisk, path: str) -> None:
     """A directory that was made: as the VM's old one, or as the pool says where the VM had none of its own."""
     old = posixpath.dirname(disk.source)
@@ -61,11 +66,13 @@ def open_staying_images(context: HostMoveContext) -> bool:
     return bool(given)
 
 
-def _give(context: HostMoveContext, source: str, dest: str) -> None:
+def _give(context: HostMoveContext, source: str, dest: str, *, at_source: bool = False) -> None:
+    """`at_source`: where `dest` is, if not at the destination."""
     if files.stat_one(context.source.runner, source) is None:
         return
     try:
-        _tell(context, dest, ownership.like_on(context.source.runner, source, context.dest_files, dest))
+        runner = context.source_files if at_source else context.dest_files
+        _tell(context, dest, ownership.like_on(context.source.runner, source, runner, dest))
     except HostCommandFailed as error:
         context.log_event("warning", f"{dest} has not the owner of {source}: {error.sentence}")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from blockferry.host_move import state_files
+from blockferry.host_move import overlay_looks, state_files
 from blockferry.host_move.effects import source_fingerprint
 from blockferry.host_move.host_context import HostMoveContext
 from blockferry.host_move.host_observation import HostObservation
@@ -31,15 +31,13 @@ def observe(context: HostMoveContext, record: HostMoveRecord) -> HostObservation
     problem = None
     if call is not None and not calling and call.problem is not None:
         problem = call.problem.sentence
-    prints = (
-        {disk.target: source_fingerprint(context, disk) for disk in plan.disks}
-        if plan.cold and not record.handed
-        else {}
-    )
+    ours = plan.disks if plan.cold else plan.first
+    prints = {} if record.handed else {disk.target: source_fingerprint(context, disk) for disk in ours}
     state_prints = state_files.fingerprints(context) if plan.cold and not record.handed else {}
     missing = _missing(context) if record.handed and not record.settled else ()
+    overlays = overlay_looks.look(context, record, source, dest)
     return HostObservation(
-        record, source, dest, calling, problem, handed_over, prints, unnamed, stats, missing, state_prints
+        record, source, dest, calling, problem, handed_over, prints, unnamed, stats, missing, state_prints, overlays
     )
 
 

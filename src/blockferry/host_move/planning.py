@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from blockferry.base.errors import BlockferryError, DiskNotFound, ImageUnreadable, Refused, nearest
 from blockferry.base.units import MiB
 from blockferry.host_move import state_planning
-from blockferry.host_move.host_plan import BARRED, HostMovePlan, TravellingDisk, bytes_taken
+from blockferry.host_move.host_plan import BARRED, HostMovePlan, TravellingDisk, bytes_taken, storage_first
 from blockferry.host_move.host_request import HostMoveRequest
 from blockferry.host_move.host_summary import HostCheckResult
 from blockferry.host_move.precheck import looks, rules, tls_rules
@@ -108,6 +108,7 @@ def check(
     facts = replace(
         facts,
         images=draft.images,
+        source_free=_free_beside(source, draft.disks) if asked.storage_first else {},
         under_way=beside.under_way.get(vm.uuid, ""),
         sharing={**facts.sharing, **draft.sharing},
         reserved=promised(beside.promises, spaces),
@@ -119,6 +120,8 @@ def check(
     if any(one.is_error for one in findings):
         return HostCheckResult(vm.name, findings, None), None
     made = replace(_plan(request, facts, source, dest, draft, asked), source=policy)
+    if request.storage_first and vm.state.active:
+        made = storage_first(made)
     return _result(made, facts, asked, findings), _needed(facts, asked, beside)
 
 
@@ -167,6 +170,7 @@ def _asked(request: HostMoveRequest, vm: Vm, dest: Host, draft: _Draft, tls: Tls
         require_tls=request.require_tls,
         tls_off=request.tls == "off",
         compression=request.compression if vm.state.active else "",
+        storage_first=request.storage_first and bool(draft.disks),
     )
 
 
@@ -296,6 +300,11 @@ def _required(image: ChainImage, *, thick: bool) -> int:
     """Bytes that the new image takes at most: all of it when it is thick, else what holds data, and the tables."""
     data = image.virtual_size if thick else min(image.virtual_size, image.allocation)
     return data + MiB + (image.virtual_size // 8192 if image.format == "qcow2" else 0)
+
+
+def _free_beside(source: Host, disks: Iterable[TravellingDisk]) -> dict[str, int]:
+    """Target -> bytes free beside its image at the source."""
+    return {disk.target: files.free_bytes(source.runner, posixpath.dirname(disk.source)) for disk in disks}
 
 
 def _filesystems(source: Host, disks: Iterable[TravellingDisk]) -> Mapping[str, str]:

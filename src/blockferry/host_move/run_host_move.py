@@ -45,6 +45,8 @@ def run(
     plan = summary.plan
     # The destination may reach the source's datastores: the proof before a removal asks it, too.
     source.others = (*others, ConfiguredHost(HostEntry(plan.dest_host_name, dest.uri), Host))
+    if plan.first:  # what is removed at the destination has held the guest's writes
+        dest.others = (*others, ConfiguredHost(HostEntry(plan.host_name, source.uri), Host))
     try:
         if summary.finished is not None:
             return summary
@@ -64,6 +66,7 @@ def run(
                 should_stop=handle.should_stop,
                 bandwidth=handle.bandwidth,
                 claims=lambda: claims.claims(storage_moves, source.uri, plan.host, plan.move),
+                dest_claims=lambda: claims.claims(storage_moves, dest.uri, plan.dest_host, plan.move),
                 quarantine=journal.add_kept,
                 holding=Holding(move, lease.token, handle.check, point),
                 journal=journal.identity(),
@@ -85,7 +88,8 @@ def take_up(journal: HostMoveJournal, lease: Lease, before: HostMoveSummary) -> 
     summary = journal.unpark(lease)
     if before.parked is None:
         return summary
-    journal.write(lease, replace(journal.read(lease.move), unexpected=0))
+    record = journal.read(lease.move)
+    journal.write(lease, replace(record, unexpected=0, first=replace(record.first, attempts=0)))
     return journal.get(lease.move)
 
 

@@ -109,6 +109,9 @@ class SimulatedDomain:
     def listAllCheckpoints(self, _flags: int = 0) -> list[Any]:  # noqa: N802 - libvirt's name
         return []
 
+    def jobInfo(self) -> list[int]:  # noqa: N802 - libvirt's name
+        return [libvirt.VIR_DOMAIN_JOB_NONE]
+
     def jobStats(self, _flags: int = 0) -> dict[str, int]:  # noqa: N802 - libvirt's name
         return {"type": libvirt.VIR_DOMAIN_JOB_NONE}
 

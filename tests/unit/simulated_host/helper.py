@@ -29,6 +29,7 @@ LOOKS = frozenset(
         *("files.writable", "files.existing", "users.look", "references.look", "images.chains", "bitmaps.usable"),
         "monitor.alive",
         "guard.noted",
+        "holder.kept",
     }
 )
 """Calls that change nothing: to die there is to die after the change before."""

@@ -332,6 +332,12 @@ CATALOGUE: dict[str, FindingKind] = {
             "Change the cache mode to none and power-cycle the VM, or send the disk along.",
         ),
         FindingKind(
+            "NOT_STORAGE_FIRST", _E, "A disk cannot go to the other host before its running VM",
+            "Where the disks are to go first an overlay beside the old image takes the guest's writes while the image "
+            "is copied, and is committed into it again if the VM stays.",
+            "Do not ask for it: libvirt then copies the disks, and begins anew after a break.",
+        ),
+        FindingKind(
             "QEMU_ARGUMENTS", _W, "The VM has arguments of its own for QEMU",
             "What <qemu:commandline> names is not looked at: it must be there and the same at the destination.",
             "",

@@ -36,6 +36,7 @@ class Asked:
     require_tls: bool = False
     tls_off: bool = False  # plain is meant
     compression: str = ""  # of the memory that is sent
+    storage_first: bool = False  # the disks of a running VM go before it
 
 
 class Sharing(enum.Enum):
@@ -118,6 +119,9 @@ class HostFacts:
     names: NamesSeen | None = None  # the destination's
     ports: PortTrial | None = None
     port_span: tuple[int, int] = (49152, 49215)
+    source_free: Mapping[str, int] = field(default_factory=dict)  # target that goes along -> bytes beside its old image
+    copy_ports: PortTrial | None = None  # where disks go before their running VM, to ports of `copy_span`
+    copy_span: tuple[int, int] = (49216, 49343)
     peer: PeerTrial | None = None
     no_calls: Mapping[str, str] = field(default_factory=dict)  # host -> why it cannot carry out our calls, a clause
     tls: TlsSeen | None = None

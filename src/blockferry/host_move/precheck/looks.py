@@ -31,7 +31,7 @@ PORTS = (49152, 49215)
 """The range in which libvirt takes ports for memory and for disks, where qemu.conf does not say."""
 
 COLD_PORTS = (cold_copy.FIRST_PORT, cold_copy.FIRST_PORT + cold_copy.PORTS - 1)
-"""The range that the disks of a VM that is off go to."""
+"""The range that disks go to that we copy: of a VM that is off, or before it."""
 
 PEER_S = 20.0
 
@@ -68,6 +68,9 @@ def gather(source: Host, destination: Host, name: str, asked: Asked, tls: TlsSee
         span = COLD_PORTS
     if vm.state.active or asked.disks:
         trial = neighbours.try_ports(source.runner, destination.runner, asked.address or names.name, span)
+    copy_trial = None
+    if vm.state.active and asked.storage_first:
+        copy_trial = neighbours.try_ports(source.runner, destination.runner, asked.address or names.name, COLD_PORTS)
     return replace(
         facts,
         running_qemu=_running(source, vm),
@@ -85,6 +88,8 @@ def gather(source: Host, destination: Host, name: str, asked: Asked, tls: TlsSee
         clock=_clock(source, destination),
         names=names,
         ports=trial,
+        copy_ports=copy_trial,
+        copy_span=COLD_PORTS,
         port_span=span,
         peer=peer(source, asked.peer_uri) if asked.peer_uri else None,
         no_calls=_no_calls({ours.hostname: source, theirs.hostname: destination}),

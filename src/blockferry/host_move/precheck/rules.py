@@ -7,9 +7,10 @@ import os
 import posixpath
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from blockferry.base.units import format_size
-from blockferry.host_move.precheck import support, tls_rules, variables_rules
+from blockferry.host_move.precheck import support, tls_rules, variables_rules, way_rules
 from blockferry.host_move.precheck.catalogue import finding
 from blockferry.host_move.precheck.host_move_facts import Asked, HostFacts, Sharing
 from blockferry.hosts.defects import Version, dotted
@@ -59,6 +60,7 @@ def findings(facts: HostFacts, asked: Asked) -> list[Finding]:
         _ways(facts, asked),
         _tls(facts, asked),
         _compression(facts, asked),
+        way_rules.findings(facts, asked),
     )
     return [one for part in parts for one in part]
 
@@ -422,6 +424,8 @@ def _ways(facts: HostFacts, asked: Asked) -> Iterator[Finding]:
         )
     elif trial is not None:
         yield from _ports(facts)
+        if facts.copy_ports is not None:
+            yield from _ports(replace(facts, ports=facts.copy_ports, port_span=facts.copy_span))
     if facts.peer is not None and facts.peer.problem:
         text = f"libvirt on {here} cannot reach {facts.peer.uri}: {facts.peer.problem.rstrip('.')}."
         yield finding("PEER_UNREACHABLE", text, f"Try it on {here}: `virsh -c {facts.peer.uri} version`.")

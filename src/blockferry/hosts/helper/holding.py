@@ -244,6 +244,22 @@ class HeldVm:
         what = f"end the migration of VM {self._name}"
         _judge(what, self._holding.asked(self._runner, "abort", asked, "calling-domjobabort"))
 
+    def put_overlays(self, snapshot: str) -> None:
+        """Put overlays that exist above disks, all in one instant. libvirt keeps no snapshot of its own of it."""
+        flags = ("--disk-only", "--atomic", "--no-metadata", "--reuse-external")
+        what = f"put overlays above disks of VM {self._name}"
+        self.virsh(what, "snapshot-create", self._uuid, "@snapshot", *flags, texts={"snapshot": snapshot})
+
+    def start_commit(self, target: str) -> None:
+        """Start committing the active overlay of a disk into the image right below it, without a limit."""
+        what = f"commit the overlay of disk {target} of {self._name} into its base"
+        self.virsh(what, "blockcommit", self._uuid, target, "--active", "--shallow")
+
+    def pivot(self, target: str) -> None:
+        """Ask for the switch of a disk to the base that has all; the live XML tells when it is done."""
+        what = f"switch disk {target} of {self._name} to its base"
+        self.virsh(what, "blockjob", self._uuid, target, "--pivot", "--async")
+
     def kept(self) -> tuple[str, str | None]:
         """Return the file in which this move keeps a definition that it has removed, and what is in it."""
         said = self._runner.call("holder.kept", timeout_s=KEPT_S, move=self._holding.move, uuid=self._uuid)

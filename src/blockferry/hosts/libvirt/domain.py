@@ -322,19 +322,27 @@ class Control:
         flags |= libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_NO_METADATA | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_REUSE_EXT
         with self.connection.doing(f"put overlays above disks of VM {self.name}"):
             domain = self._domain()
-            live = domain.XMLDesc(0)
-            now = {disk.target: disk.source for disk in domain_xml.parse(live).disks}
-            for target, base in bases.items():
-                path = None if (disk_source := now.get(target)) is None else disk_source.path
-                if path is None or posixpath.normpath(path) != posixpath.normpath(base):
-                    raise LibvirtFailed(
-                        f"put overlays above disks of VM {self.name}",
-                        f"{target} is on {path or 'nothing'} by now, and no more on {base}",
-                        "VIR_ERR_OPERATION_INVALID",
-                    )
-            others = [target for target in now if target not in overlays]
-            labels = {target: disk_xml.carried(live, target) for target in overlays}
-            domain.snapshotCreateXML(domain_xml.snapshot_xml(overlays, others, labels), flags)
+            domain.snapshotCreateXML(self._overlays_xml(domain, overlays, bases), flags)
+
+    def overlays_xml(self, overlays: Mapping[str, str], bases: Mapping[str, str]) -> str:
+        """The XML of that snapshot, for who has it made in another way. See `take_overlays`."""
+        with self.connection.doing(f"look at the disks of VM {self.name}"):
+            return self._overlays_xml(self._domain(), overlays, bases)
+
+    def _overlays_xml(self, domain: libvirt.virDomain, overlays: Mapping[str, str], bases: Mapping[str, str]) -> str:
+        live = domain.XMLDesc(0)
+        now = {disk.target: disk.source for disk in domain_xml.parse(live).disks}
+        for target, base in bases.items():
+            path = None if (disk_source := now.get(target)) is None else disk_source.path
+            if path is None or posixpath.normpath(path) != posixpath.normpath(base):
+                raise LibvirtFailed(
+                    f"put overlays above disks of VM {self.name}",
+                    f"{target} is on {path or 'nothing'} by now, and no more on {base}",
+                    "VIR_ERR_OPERATION_INVALID",
+                )
+        others = [target for target in now if target not in overlays]
+        labels = {target: disk_xml.carried(live, target) for target in overlays}
+        return domain_xml.snapshot_xml(overlays, others, labels)
 
     def start_commit(self, target: str, bandwidth: int) -> None:
         """Start committing the active overlay of a disk into the image right below it. `bandwidth`: bytes/s."""
@@ -506,10 +514,25 @@ class Control:
     ) -> None:
         """Point the persistent XML elsewhere, all in one write; see domainxml.repoint."""
         with self.connection.doing(f"write the persistent configuration of VM {self.name}"):
-            xml = self._domain().XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE)
-            changed = domain_xml.repoint(xml, disks, files, before)
-            if changed != domain_xml.repoint(xml, {}, {}):
+            if changed := self._config_with(disks, files, before):
                 self.connection.raw.defineXML(changed)
+
+    def config_with(
+        self, disks: Mapping[str, tuple[str, str]], before: Mapping[str, disk_xml.DiskBeforeMove]
+    ) -> str | None:
+        """The persistent XML with these disks, for who writes it in another way; None when it is so already."""
+        with self.connection.doing(f"read the persistent configuration of VM {self.name}"):
+            return self._config_with(disks, {}, before)
+
+    def _config_with(
+        self,
+        disks: Mapping[str, tuple[str, str]],
+        files: Mapping[str, str],
+        before: Mapping[str, disk_xml.DiskBeforeMove] | None,
+    ) -> str | None:
+        xml = self._domain().XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE)
+        changed = domain_xml.repoint(xml, disks, files, before)
+        return None if changed == domain_xml.repoint(xml, {}, {}) else changed
 
     def write_snapshots(self, names: Mapping[str, str]) -> tuple[str, ...]:
         """Define the metadata of all snapshots anew, with files under their new names; those that were changed.

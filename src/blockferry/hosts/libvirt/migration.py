@@ -44,7 +44,8 @@ class MigrationOrder:
     as fast as it is sent. `tls`: memory and disks are encrypted; `tls_name`: in the destination's certificate, where
     that is not `address`. `networks`: network, bridge or device -> its name at the destination. `channels`: connections
     for the memory, 0 for one. `compression` of the memory: a method of libvirt's, "" for none. `files`: path of what
-    else the XML names -> its path at the destination.
+    else the XML names -> its path at the destination. `only_top`: what the top images stand on is at the destination
+    already, below the images that exist there.
     """
 
     peer: str
@@ -60,6 +61,7 @@ class MigrationOrder:
     channels: int = 0
     compression: str = ""
     files: Mapping[str, str] = field(default_factory=dict)
+    only_top: bool = False
 
 
 def look(connection: Connection, uuid: str, name: str) -> Instance:
@@ -279,7 +281,8 @@ class Migration:
         words += ["--compressed", "--comp-methods", order.compression] if order.compression else []
         words += ["--tls"] if order.tls else []
         words += ["--tls-destination", order.tls_name] if order.tls and order.tls_name else []
-        words += ["--copy-storage-all", "--migrate-disks", ",".join(order.disks)] if order.disks else []
+        copied = "--copy-storage-inc" if order.only_top else "--copy-storage-all"
+        words += [copied, "--migrate-disks", ",".join(order.disks)] if order.disks else []
         words += ["--bandwidth", str(max(1, order.bandwidth // MiB))] if order.bandwidth else []
         return [*words, self._uuid, order.peer, f"tcp://{order.address}"]
 
