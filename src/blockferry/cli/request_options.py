@@ -164,6 +164,12 @@ OTHER_HOST: tuple[Decorator, ...] = (
         "zlib, zstd (all of it; libvirt 9.4 or newer on both hosts).",
     ),
     click.option(
+        "--storage-first",
+        is_flag=True,
+        help="With --to-host: copy the disks of a running VM before it goes, while overlays take its writes; a broken "
+        "copy goes on where it was.",
+    ),
+    click.option(
         "--map-network",
         type=types.NetworkTo(),
         multiple=True,

@@ -40,12 +40,15 @@ class AnyMoveOptions(MoveOptions, total=False):
     """Connections that the guest's memory is sent over at once; left out: one."""
     compress: str | None
     """Compression of the memory that is sent: "xbzrle", "zlib" or "zstd"; left out: none."""
+    storage_first: bool | None
+    """Copy the disks of a running VM before it goes, in parts that a break does not cost, while overlays take its
+    writes."""
 
 
-OWN = ("address", "peer_uri", "downtime", "auto_converge", "map_network", "channels", "compress")
+OWN = ("address", "peer_uri", "downtime", "auto_converge", "map_network", "channels", "compress", "storage_first")
 """Options that only a move to another host has, beside `to_host`."""
 
-_SWITCHES = ("auto_converge", "use_kept", "from_scratch", "verify", "trim")
+_SWITCHES = ("auto_converge", "storage_first", "use_kept", "from_scratch", "verify", "trim")
 """Options of which False asks for nothing on the way to another host."""
 
 _COMMON = ("to", "disks", "bandwidth", "keep_source", "provision")
@@ -84,6 +87,7 @@ def host_move_request(vm: str, options: AnyMoveOptions, config: Config) -> HostM
         auto_converge=bool(own.get("auto_converge", False)),
         channels=_channels(own),
         compression=_compression(own),
+        storage_first=bool(own.get("storage_first", False)),
         thick=asked.get("provision") is Provision.THICK,
         tls=config.tls,
         require_tls=config.require_tls,
