@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 
 import pytest
 
@@ -26,3 +28,17 @@ def test_who_may_open_an_image(uid: int, gid: int, mode: int, reads: bool, write
     assert image_opening.may_open(64055, 108, image, writes=False) == reads
     assert image_opening.may_open(64055, 108, image, writes=True) == writes
     assert image_opening.may_open(0, 0, image, writes=True)
+
+
+def test_the_user_of_a_vms_process_counts_before_its_xml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The XML of a VM that has just arrived from another host may name none."""
+    monkeypatch.setattr(image_opening, "PROCESSES", str(tmp_path))
+    label = "<seclabel model='dac'><label>+64055:+108</label></seclabel>"
+    named, unnamed = (ElementTree.fromstring(f"<domain><name>web01</name>{more}</domain>") for more in (label, ""))
+    assert image_opening.qemu_user(named) == (64055, 108)
+    assert image_opening.qemu_user(unnamed) is None
+    (tmp_path / "web01.pid").write_text(str(os.getpid()))
+    assert image_opening.qemu_user(unnamed) == (os.geteuid(), os.getegid())
+    assert image_opening.qemu_user(named) == (os.geteuid(), os.getegid())
+    (tmp_path / "web01.pid").write_text("no number")
+    assert image_opening.qemu_user(unnamed) is None

@@ -131,6 +131,11 @@ class HostMovePlan:
     state_files: tuple[StateFile, ...] = ()
     version: int = USUAL_VERSION
 
+    @property
+    def targets(self) -> list[str]:
+        """Return the targets of all disks: those that stay and those that travel."""
+        return [*self.staying, *(disk.target for disk in self.disks)]
+
     def disk(self, target: str) -> TravellingDisk:
         """Return the travelling disk of this target. Raises StopIteration."""
         return next(disk for disk in self.disks if disk.target == target)

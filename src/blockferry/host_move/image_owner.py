@@ -51,13 +51,15 @@ def give_directory(context: HostMoveContext, disk: TravellingDisk, path: str) ->
 
 
 def open_staying_images(context: HostMoveContext) -> bool:
-    """Give images that both hosts have to the user of the VM's QEMU at the destination, where it cannot open them.
+    """Give the VM's images to the user of its QEMU at the destination, where it cannot open them.
+
+    Those that both hosts have are given back by the source's libvirt; the others were seen to belong to root, too.
 
     Return whether any image was given. See hosts/helper/program/image_opening.py; the guards do the same.
     """
     plan, dest = context.plan, context.dest
     try:
-        given, failed = ownership.open_images(context.dest_files, local_uri(dest.uri), plan.uuid, plan.staying)
+        given, failed = ownership.open_images(context.dest_files, local_uri(dest.uri), plan.uuid, plan.targets)
     except BlockferryError as error:
         context.log_event("warning", f"whether QEMU may open the images of {plan.vm} was not seen: {error.sentence}")
         return False

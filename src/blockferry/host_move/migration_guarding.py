@@ -24,9 +24,7 @@ def start(context: HostMoveContext) -> None:
             peer=plan.peer, address=plan.address, resume=plan.was_running, staying=list(plan.staying),
         )  # fmt: skip
     if context.dest_guard is None:
-        context.dest_guard = DestinationGuard(
-            context.dest.runner, plan.dest_uri, plan.uuid, mark, staying=list(plan.staying)
-        )
+        context.dest_guard = DestinationGuard(context.dest.runner, plan.dest_uri, plan.uuid, mark, staying=plan.targets)
     guards: list[tuple[str, MigrationGuard]] = [(plan.host_name, context.source_guard)]
     guards += [(plan.dest_host_name, context.dest_guard)] if plan.was_running else []
     for host, guard in guards:

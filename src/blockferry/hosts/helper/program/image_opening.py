@@ -20,6 +20,9 @@ DESCRIBE_S = 30.0
 LABEL = re.compile(r"\+(\d+):\+(\d+)")
 """The user of a VM's QEMU, as the live XML names it: https://libvirt.org/formatdomain.html#security-label"""
 
+PROCESSES = "/run/libvirt/qemu"
+"""Where libvirt notes the process of each VM."""
+
 
 def may_open(uid: int, gid: int, found: os.stat_result, *, writes: bool) -> bool:
     """Whether the permissions alone let this user open the file."""
@@ -34,12 +37,30 @@ def may_open(uid: int, gid: int, found: os.stat_result, *, writes: bool) -> bool
 
 
 def qemu_user(domain: ElementTree.Element) -> tuple[int, int] | None:
-    """(uid, gid) of the VM's QEMU; None when its XML names none, or not by number."""
+    """(uid, gid) of the VM's QEMU: of its process, else as its XML names them by number; None when neither tells.
+
+    The XML of a VM that has just arrived from another host names no label now and then (libvirt 9.0).
+    """
+    running = process_user(domain.findtext("name") or "")
+    if running is not None:
+        return running
     for label in domain.iterfind("./seclabel[@model='dac']"):
         match = LABEL.fullmatch((label.findtext("label") or "").strip())
         if match is not None:
             return int(match[1]), int(match[2])
     return None
+
+
+def process_user(name: str) -> tuple[int, int] | None:
+    """Effective (uid, gid) of the process that libvirt has noted for the VM; None when there is none."""
+    try:
+        with open(f"{PROCESSES}/{name}.pid", encoding="ascii") as file:
+            pid = int(file.read())
+        with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
+            lines = dict(line.split(":", 1) for line in file if ":" in line)
+        return int(lines["Uid"].split()[1]), int(lines["Gid"].split()[1])
+    except (OSError, ValueError, KeyError, IndexError):
+        return None
 
 
 def files_of(domain: ElementTree.Element, targets: list[str]) -> dict[str, bool]:
