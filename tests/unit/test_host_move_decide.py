@@ -716,3 +716,20 @@ def test_a_stopped_source_that_is_saved_is_waited_for() -> None:
     source = Instance(PAUSED, "save", True, "m1", paths=OLD, job=True, foreign=True)
     seen = HostObservation(record, source, Instance(PAUSED, "user", True, "m1"))
     assert isinstance(decide(PLAN, seen), LookAgain)
+
+
+def test_a_vm_that_has_state_now_which_was_not_there_when_the_move_was_planned() -> None:
+    """It was off, never started, and was installed since: its disks are copied again, its TPM's state never was."""
+    path = "/var/lib/libvirt/swtpm/u1/tpm2/tpm2-00.permall"
+    record = HostMoveRecord(marked=True, begun=True, defined=True, made=("vda", "vdb"), copied={"vda": "1", "vdb": "1"})
+    source, dest = (Instance(OFF, persistent=True, mark="m1", paths=OLD, tpm=True) for _ in range(2))
+    plan = replace(COLD, state_files=())
+    seen = HostObservation(record, source, dest, prints={"vda": "1", "vdb": "1"}, unplanned=(path,))
+    action = decide(plan, seen)
+    assert isinstance(action, actions.TurnBack)
+    assert path in action.problem
+    assert isinstance(decide(plan, replace(seen, unplanned=())), actions.UndefineAtSource)
+    # It was started and powered off right before its definition was removed.
+    gone = replace(seen, source=ABSENT)
+    assert isinstance(decide(plan, gone), actions.DefineAtSource)
+    assert isinstance(decide(plan, replace(gone, unplanned=())), actions.SaveHanded)

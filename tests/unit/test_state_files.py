@@ -5,12 +5,13 @@ Real: files and the helper. Both hosts are this machine.
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -19,10 +20,15 @@ from blockferry.host_move import effects, image_owner, state_files
 from blockferry.host_move.host_context import HostMoveContext
 from blockferry.host_move.host_plan import HostMovePlan, StateFile
 from blockferry.host_move.host_record import HostMoveRecord
+from blockferry.host_move.observe import observe
 from blockferry.hosts.helper.holding import Holding
+from blockferry.hosts.helper.program import holder_calls
 from blockferry.hosts.host import Host
+from blockferry.hosts.inventory import PowerState
 from blockferry.hosts.kept import Kept
-from blockferry.hosts.runner import LocalRunner
+from blockferry.hosts.libvirt import domain_xml
+from blockferry.hosts.migrating import ABSENT, Instance
+from blockferry.hosts.runner import LocalRunner, Runner
 
 
 @pytest.fixture
@@ -200,3 +206,133 @@ def test_state_that_libvirt_sends_and_removes_at_the_source(runner: LocalRunner,
     assert "was gone already" in travel.record.sources[0]
     assert not travel.old.parent.exists()
     assert travel.new.exists()
+
+
+@pytest.fixture
+def stateful(travel: Travel, monkeypatch: pytest.MonkeyPatch) -> Travel:
+    """Its TPM's directory is where libvirt would keep it."""
+    monkeypatch.setattr(state_files, "VTPM_DIRECTORY", str(travel.old.parents[2]))
+    return travel
+
+
+def off(*, tpm: bool = True, nvram: Path | str = "") -> Instance:
+    return Instance(PowerState.OFF, persistent=True, mark="m1", tpm=tpm, nvram=str(nvram))
+
+
+def test_state_of_a_tpm_that_the_plan_does_not_name_is_seen(stateful: Travel) -> None:
+    context = stateful.context
+    (stateful.old.parent / state_files.TPM_LOCK).touch()
+    assert state_files.unplanned(context, off(), ABSENT) == ()
+    newer = stateful.old.with_name("newer")
+    newer.write_bytes(b"since the plan")
+    assert state_files.unplanned(context, off(), ABSENT) == (str(newer),)
+    context.plan = replace(context.plan, state_files=())
+    both = tuple(sorted((str(newer), str(stateful.old))))
+    assert state_files.unplanned(context, off(), ABSENT) == both
+    assert state_files.unplanned(context, ABSENT, off()) == both, "the definition is at the destination only"
+    assert state_files.unplanned(context, off(tpm=False), ABSENT) == ()
+
+
+def test_uefi_variables_that_the_plan_does_not_name_are_seen(travel: Travel, tmp_path: Path) -> None:
+    """Unless both hosts have the file: here both are this machine."""
+    nvram, context = tmp_path / "web01_VARS.fd", travel.context
+    seen = off(tpm=False, nvram=nvram)
+    assert state_files.unplanned(context, seen, ABSENT) == ()
+    nvram.write_bytes(b"boot entries")
+    assert state_files.unplanned(context, seen, ABSENT) == ()
+    context.dest = cast(Host, SimpleNamespace(runner=Elsewhere(travel.context.source.runner, str(tmp_path))))
+    assert state_files.unplanned(context, seen, ABSENT) == (str(nvram),)
+    there = tmp_path / "elsewhere" / nvram.name
+    there.parent.mkdir()
+    there.write_bytes(b"other entries")
+    assert state_files.unplanned(context, seen, ABSENT) == (str(nvram),)
+    there.write_bytes(b"boot entries")
+    assert state_files.unplanned(context, seen, ABSENT) == ()
+    there.unlink()
+    variables = StateFile("nvram", str(nvram), str(nvram), 12)
+    context.plan = replace(context.plan, state_files=(*context.plan.state_files, variables))
+    assert state_files.unplanned(context, seen, ABSENT) == ()
+
+
+class Elsewhere(LocalRunner):
+    """Another host: what it has of `folder` lies in a directory there."""
+
+    def __init__(self, runner: Runner, folder: str) -> None:
+        self._runner, self._folder = runner, folder
+
+    def call(self, do: str, *, timeout_s: float | None = None, repeat: bool = True, **words: Any) -> Any:
+        def there(path: str) -> str:
+            return path.replace(self._folder, f"{self._folder}/elsewhere")
+
+        if "path" in words:
+            words["path"] = there(words["path"])
+        return self._runner.call(do, timeout_s=timeout_s, repeat=repeat, **words)
+
+
+@pytest.mark.parametrize(
+    ("cold", "planned", "tpm", "version", "words"),
+    [
+        (True, True, True, (9, 0, 0), ("--keep-tpm",)),
+        (True, False, True, (8, 9, 0), ("--keep-tpm",)),  # planned before its first start
+        (True, False, True, (8, 8, 0), ()),  # virsh would not know the word
+        (True, False, False, (9, 0, 0), ()),
+        (False, True, True, (9, 0, 0), ()),  # libvirt has sent it
+    ],
+)
+def test_the_state_of_a_tpm_stays_when_the_definition_of_a_vm_that_is_off_goes(
+    travel: Travel, cold: bool, planned: bool, tpm: bool, version: tuple[int, int, int], words: tuple[str, ...]
+) -> None:
+    plan = replace(travel.context.plan, cold=cold)
+    travel.context.plan = plan if planned else replace(plan, state_files=())
+    assert state_files.words_of_undefine(travel.context, libvirt_of(tpm=tpm, version=version)) == words
+
+
+def libvirt_of(
+    *, tpm: bool, version: tuple[int, int, int], runner: LocalRunner | None = None, mark: str = "m1"
+) -> Host:
+    """A host with the VM's definition."""
+    backend = "<tpm model='tpm-crb'><backend type='emulator' version='2.0'/></tpm>" if tpm else ""
+    marked = f"<metadata><b:move xmlns:b='{domain_xml.MARK_URI}' id='{mark}'/></metadata>"
+    xml = f"<domain type='kvm'><name>web01</name>{marked}<devices>{backend}</devices></domain>"
+    domain = SimpleNamespace(state=lambda _=0: [5, 1], XMLDesc=lambda _: xml, isPersistent=lambda: 1)
+    raw = SimpleNamespace(lookupByUUIDString=lambda _uuid: domain)
+    connection = SimpleNamespace(doing=lambda _: contextlib.nullcontext(), raw=raw, versions=lambda: (version, version))
+    return cast(Host, SimpleNamespace(connection=connection, runner=runner, uri="qemu:///system"))
+
+
+def test_a_look_at_both_hosts_shows_state_that_the_plan_does_not_name(stateful: Travel, runner: LocalRunner) -> None:
+    context = stateful.context
+    context.plan = replace(context.plan, state_files=())
+    context.source = libvirt_of(tpm=True, version=(9, 0, 0), runner=runner)
+    context.dest = libvirt_of(tpm=True, version=(9, 0, 0), runner=runner)
+    assert observe(context, HostMoveRecord()).unplanned == (str(stateful.old),)
+    assert observe(context, HostMoveRecord(handed=True)).unplanned == ()
+    context.plan = replace(context.plan, cold=False)
+    assert observe(context, HostMoveRecord()).unplanned == ()
+
+
+@pytest.mark.parametrize("undefine", [effects.undefine_at_source, effects.end_at_destination])
+def test_virsh_is_told_to_leave_the_state_of_a_tpm(
+    travel: Travel,
+    runner: LocalRunner,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    undefine: Callable[[HostMoveContext, HostMoveRecord], None],
+) -> None:
+    """virsh is one of paper, which knows the VM."""
+    done, program = tmp_path / "done", tmp_path / "bin" / "virsh"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\necho "$@" >>{done}\ncase "$*" in *" list "*) echo u1;; esac\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    move, context = f"tpm-test-{os.getpid()}", travel.context
+    context.plan = replace(context.plan, move=move, state_files=())
+    context.holding = Holding(move, 1, lambda: None, lambda _: None)
+    context.source = context.dest = libvirt_of(tpm=True, version=(9, 0, 0), runner=runner, mark=move)
+    try:
+        undefine(context, HostMoveRecord())
+    finally:
+        context.holding.forget(runner)
+        Path(holder_calls.kept_path(move, "u1")).unlink(missing_ok=True)
+    [line] = [one for one in done.read_text().splitlines() if " undefine " in one]
+    assert line.endswith("undefine --keep-nvram --keep-tpm u1")

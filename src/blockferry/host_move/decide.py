@@ -156,6 +156,9 @@ def _changed(plan: HostMovePlan, seen: HostObservation) -> Action | None:
     variables = next((file.source for file in plan.state_files if file.role == "nvram"), seen.source.nvram)
     if posixpath.normpath(variables) != posixpath.normpath(seen.source.nvram):
         return actions.TurnBack(f"the UEFI variables of {plan.vm} are not in {variables} any more")
+    if seen.unplanned:
+        found = ", ".join(seen.unplanned)
+        return actions.TurnBack(f"{plan.vm} was started since the move was planned: there was no {found} then")
     if not other and not new:
         return None
     return actions.TurnBack(f"the disks of {plan.vm} have changed since the move was planned: {', '.join(other + new)}")
@@ -219,7 +222,7 @@ def _cold(plan: HostMovePlan, seen: HostObservation) -> Action:
         if not record.defined or dest.mark != plan.move:
             return Park(_lost(plan, _REMOVED))
         copy = _copies(plan, seen)
-        if copy is not None and _turned(seen):  # no copy is made after a cancel
+        if seen.unplanned or (copy is not None and _turned(seen)):  # no copy is made after a cancel
             return actions.DefineAtSource()
         return copy or actions.SaveHanded()
     if _turned(seen):

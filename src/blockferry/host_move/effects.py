@@ -363,9 +363,7 @@ def end_at_source(context: HostMoveContext, record: HostMoveRecord) -> None:
 
 def undefine_at_source(context: HostMoveContext, record: HostMoveRecord) -> None:
     """What is running meanwhile becomes transient by that; the next look sees it."""
-    plan = context.plan
-    tpm = plan.cold and any(file.role == "tpm" for file in plan.state_files)  # of a running VM libvirt has sent it
-    context.source_vm.undefine(*(("--keep-tpm",) if tpm else ()))
+    context.source_vm.undefine(*state_files.words_of_undefine(context, context.source))
     point("source-undefined")
 
 
@@ -542,7 +540,7 @@ def end_at_destination(context: HostMoveContext, record: HostMoveRecord) -> None
     if instance.active:
         context.dest_vm.end()
     if instance.persistent:
-        context.dest_vm.undefine()
+        context.dest_vm.undefine(*state_files.words_of_undefine(context, context.dest))
     point("destination-ended")
     context.log_event("action", f"the half-made {plan.vm} at {plan.dest_host_name} was removed")
     if record.defined:

@@ -30,7 +30,8 @@ class HostObservation:
     the source's QEMU says that it has handed its guest over. `prints`: target -> fingerprint of the source image,
     of one that we copy. `unnamed`: targets whose image has the name yet under which the VM cannot start. `missing`: new
     images and state files that are not there, once the VM was handed over. `state_prints`: old path of a state file ->
-    its fingerprint, of a VM that is off. `overlays`: looked at while they may be in use.
+    its fingerprint, of a VM that is off. `overlays`: looked at while they may be in use. `unplanned`:
+    what the source has of the state of a VM that is off, and the plan does not name.
     """
 
     record: HostMoveRecord
@@ -45,3 +46,4 @@ class HostObservation:
     missing: tuple[str, ...] = ()
     state_prints: Mapping[str, str] = field(default_factory=dict)
     overlays: OverlayLook | None = None
+    unplanned: tuple[str, ...] = ()

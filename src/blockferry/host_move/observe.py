@@ -34,11 +34,13 @@ def observe(context: HostMoveContext, record: HostMoveRecord) -> HostObservation
     ours = plan.disks if plan.cold else plan.first
     prints = {} if record.handed else {disk.target: source_fingerprint(context, disk) for disk in ours}
     state_prints = state_files.fingerprints(context) if plan.cold and not record.handed else {}
+    unplanned = state_files.unplanned(context, source, dest) if plan.cold and not record.handed else ()
     missing = _missing(context) if record.handed and not record.settled else ()
     overlays = overlay_looks.look(context, record, source, dest)
     return HostObservation(
-        record, source, dest, calling, problem, handed_over, prints, unnamed, stats, missing, state_prints, overlays
-    )
+        record, source, dest, calling, problem, handed_over, prints, unnamed, stats, missing, state_prints, overlays,
+        unplanned,
+    )  # fmt: skip
 
 
 def _missing(context: HostMoveContext) -> tuple[str, ...]:

@@ -19,14 +19,19 @@ from blockferry.host_move.host_context import HostMoveContext
 from blockferry.host_move.host_plan import StateFile
 from blockferry.host_move.host_record import HostMoveRecord
 from blockferry.host_move.points import point
+from blockferry.host_move.precheck.variables_rules import KEEPS_TPM
 from blockferry.hosts import file_identity, fingerprint
 from blockferry.hosts.helper import files
 from blockferry.hosts.helper.files import FileStat
+from blockferry.hosts.host import Host
 from blockferry.hosts.kept import Kept, KeptFingerprint
+from blockferry.hosts.libvirt import migration
+from blockferry.hosts.migrating import Instance
 from blockferry.hosts.qemu_user import HOME_MODE
 from blockferry.hosts.runner import Runner
 from blockferry.safety import proof
 from blockferry.storage_move.destination.effects import is_somebody_s, marked_by, write_marker
+from blockferry.storage_move.precheck.firmware_and_home import VTPM_DIRECTORY
 
 TPM_LOCK = ".lock"
 """swtpm's, in the directory of the state; it holds nothing."""
@@ -44,6 +49,57 @@ def file_fingerprint(runner: Runner, path: str) -> str:
 def fingerprints(context: HostMoveContext) -> dict[str, str]:
     """Return the old path of each state file -> its fingerprint now."""
     return {file.source: file_fingerprint(context.source.runner, file.source) for file in context.plan.state_files}
+
+
+def tpm_directory(uuid: str) -> str:
+    """Return where libvirt keeps the state of a VM's emulated TPM, on every host."""
+    return f"{VTPM_DIRECTORY}/{uuid}"
+
+
+def tpm_files(runner: Runner, uuid: str) -> dict[str, int]:
+    """Return the path of each file in a TPM's directory and in those in it -> its bytes. swtpm's lock is left out."""
+    found: dict[str, int] = {}
+    directory = tpm_directory(uuid)
+    level = [directory] if files.stat_one(runner, directory) is not None else []
+    for _depth in range(2):
+        paths = [f"{one}/{name}" for one in level for name in files.list_directory(runner, one)]
+        stats = files.stat_many(runner, [path for path in paths if posixpath.basename(path) != TPM_LOCK])
+        found |= {path: one.size for path, one in stats.items() if one is not None and one.kind == "file"}
+        level = [path for path, one in stats.items() if one is not None and one.kind == "directory"]
+    return found
+
+
+def unplanned(context: HostMoveContext, source: Instance, dest: Instance) -> tuple[str, ...]:
+    """Return what the source has of the VM's state and the plan does not name: the VM has been started since.
+
+    Of a VM that is off. Once its definition is gone from the source, that of the destination says what it has.
+    Variables that the destination has just so at the same path are not missed there: both hosts have the file.
+    """
+    plan, here = context.plan, context.source.runner
+    seen = dest if source.absent else source
+    planned = {file.source for file in plan.state_files}
+    found = [path for path in tpm_files(here, plan.uuid) if path not in planned] if seen.tpm else []
+    nvram = posixpath.normpath(seen.nvram) if seen.nvram.startswith("/") else ""
+    if nvram and not any(file.role == "nvram" for file in plan.state_files) and files.is_there(here, nvram):
+        there = context.dest.runner
+        if not files.is_there(there, nvram) or files.digest(there, nvram) != files.digest(here, nvram):
+            found.append(nvram)
+    return tuple(found)
+
+
+def words_of_undefine(context: HostMoveContext, host: Host) -> tuple[str, ...]:
+    """Return what virsh is told besides when a host's definition is removed: to leave the state of the TPM of a VM that
+    is off. That of a running one libvirt has sent.
+
+    A VM that was planned without any may have been started since: what its definition says at the host now counts.
+    """
+    plan = context.plan
+    if not plan.cold:
+        return ()
+    planned = any(file.role == "tpm" for file in plan.state_files)
+    found = migration.look(host.connection, plan.uuid, plan.vm)
+    keeps = planned or (found.tpm and host.connection.versions()[0] >= KEEPS_TPM)
+    return ("--keep-tpm",) if keeps else ()
 
 
 def copy(context: HostMoveContext, record: HostMoveRecord, path: str) -> None:

@@ -7,16 +7,15 @@ import posixpath
 from collections.abc import Iterable, Iterator
 
 from blockferry.base.errors import BlockferryError
+from blockferry.host_move import state_files
 from blockferry.host_move.host_plan import StateFile, TravellingDisk
 from blockferry.host_move.precheck.host_move_facts import Sharing, TpmSeen, VariablesSeen
-from blockferry.host_move.state_files import TPM_LOCK
 from blockferry.hosts.helper import files
 from blockferry.hosts.host import Host
 from blockferry.hosts.inventory import Vm
 from blockferry.hosts.libvirt import capabilities
 from blockferry.hosts.vm_needs import VmNeeds
 from blockferry.safety.shared_directory import SharedDirectories
-from blockferry.storage_move.precheck.firmware_and_home import VTPM_DIRECTORY
 
 MOST_NAMES = 8
 """So many names of a file are tried at the destination."""
@@ -50,8 +49,8 @@ def look_at_tpm(vm: Vm, source: Host, dest: Host) -> TpmSeen | None:
     """Return the state of the VM's emulated TPM; None: it has none. Raises HostUnreachable, HostCommandFailed."""
     if not vm.tpm:
         return None
-    directory = f"{VTPM_DIRECTORY}/{vm.uuid}"
-    return TpmSeen(directory, _files_below(source, directory), tuple(_files_below(dest, directory)))
+    there = tuple(state_files.tpm_files(dest.runner, vm.uuid))
+    return TpmSeen(state_files.tpm_directory(vm.uuid), state_files.tpm_files(source.runner, vm.uuid), there)
 
 
 def travelling(variables: VariablesSeen | None, tpm: TpmSeen | None, *, active: bool) -> tuple[StateFile, ...]:
@@ -62,18 +61,6 @@ def travelling(variables: VariablesSeen | None, tpm: TpmSeen | None, *, active: 
     if tpm is not None:
         found += [StateFile("tpm", path, path, size, sent=active) for path, size in tpm.files.items()]
     return tuple(found)
-
-
-def _files_below(host: Host, directory: str) -> dict[str, int]:
-    """Path of each file in a TPM's directory and in those in it -> its bytes. swtpm's lock is left out."""
-    found: dict[str, int] = {}
-    level = [directory] if files.stat_one(host.runner, directory) is not None else []
-    for _depth in range(2):
-        paths = [f"{one}/{name}" for one in level for name in files.list_directory(host.runner, one)]
-        stats = files.stat_many(host.runner, [path for path in paths if posixpath.basename(path) != TPM_LOCK])
-        found |= {path: one.size for path, one in stats.items() if one is not None and one.kind == "file"}
-        level = [path for path, one in stats.items() if one is not None and one.kind == "directory"]
-    return found
 
 
 def _sharing(path: str, source: Host, dest: Host, directories: SharedDirectories) -> Sharing | None:

@@ -20,6 +20,7 @@ class Instance:
     paths: tuple[tuple[str, str], ...] = ()
     barred: tuple[str, ...] = ()  # targets to which the definition gives names that no storage has: it cannot start
     nvram: str = ""  # the file of its UEFI variables
+    tpm: bool = False  # it has an emulated TPM, whose state is on this host
     foreign: bool = False  # libvirt says that this job is no migration: a backup, a save, a dump
 
     @property

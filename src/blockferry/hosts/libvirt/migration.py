@@ -96,6 +96,7 @@ def _look(domain: libvirt.virDomain) -> Instance:
             (disk.target, disk.source.path or "") for disk in parsed.disks if disk.source is not None
         ),
         nvram=parsed.nvram or "",
+        tpm=parsed.tpm,
     )  # fmt: skip
 
 
