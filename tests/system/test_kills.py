@@ -61,8 +61,10 @@ PAUSED = ("guest-resumed",)
 """Passed by a VM that was paused for want of room only: test_odd_disks.py kills there."""
 HOME = ("releasing-home-file", "home-file-aside")
 """Passed with files in the home only: test_home.py kills there."""
+OLD_DISKS = ("taking-old-disk", "old-disk-taken", "old-disk-given-back")
+"""Passed with --use-kept only: test_way_back.py kills there."""
 ELSEWHERE = (
-    *(*GRAPH, *PAUSED, *HOME),
+    *(*GRAPH, *PAUSED, *HOME, *OLD_DISKS),
     *(*COLD, *START, *BACK, *VERIFY, *HANGING, *COURSE, *OVERLAYS, *FIRMWARE),
     *(*TRIM, *CLONE, *SNAPSHOTS, *CHAIN, *LOST),
 )
