@@ -43,7 +43,7 @@ BACK_LIVE = ("stopping-migration", "migration-stopped", "images-removed", "unmar
 BACK_OFF = ("images-removed", "unmarked")
 """Passed only on the way back, after a wish to cancel."""
 
-STATE_FILES = tuple(f"state-file-{name}" for name in ("named", "copied", "proven", "released"))
+STATE_FILES = tuple(f"state-file-{name}" for name in ("named", "written", "copied", "proven", "released"))
 
 STORAGE_FIRST = (
     *("overlay-named", "overlay-made", "overlay-taken", "new-overlay-named", "new-overlay-made", "commit-starting"),

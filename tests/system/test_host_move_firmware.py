@@ -133,7 +133,10 @@ def test_of_a_vm_that_is_off(crossing: Make, ssd: Datastore, kvm2_disks: Datasto
 @pytest.mark.sampled(0.4)
 @pytest.mark.parametrize(
     "point",
-    ["state-file-named", "state-file-copied", "state-file-proven", "releasing-state-file", "state-file-released"],
+    [
+        *("state-file-named", "state-file-written", "state-file-copied", "state-file-proven"),
+        *("releasing-state-file", "state-file-released"),
+    ],
 )
 def test_killed(crossing: Make, ssd: Datastore, far: Host, kvm2: Host, point: str) -> None:
     trip, path = in_libvirts_place(crossing, ssd, far)

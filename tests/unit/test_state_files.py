@@ -6,12 +6,14 @@ Real: files and the helper. Both hosts are this machine.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
+from unittest import mock
 
 import pytest
 
@@ -21,6 +23,7 @@ from blockferry.host_move.host_context import HostMoveContext
 from blockferry.host_move.host_plan import HostMovePlan, StateFile
 from blockferry.host_move.host_record import HostMoveRecord
 from blockferry.host_move.observe import observe
+from blockferry.hosts.helper import files
 from blockferry.hosts.helper.holding import Holding
 from blockferry.hosts.helper.program import holder_calls
 from blockferry.hosts.host import Host
@@ -29,6 +32,7 @@ from blockferry.hosts.kept import Kept
 from blockferry.hosts.libvirt import domain_xml
 from blockferry.hosts.migrating import ABSENT, Instance
 from blockferry.hosts.runner import LocalRunner, Runner
+from blockferry.storage_move.destination.effects import MARKER
 
 
 @pytest.fixture
@@ -336,3 +340,110 @@ def test_virsh_is_told_to_leave_the_state_of_a_tpm(
         Path(holder_calls.kept_path(move, "u1")).unlink(missing_ok=True)
     [line] = [one for one in done.read_text().splitlines() if " undefine " in one]
     assert line.endswith("undefine --keep-nvram --keep-tpm u1")
+
+
+class Killed(Exception):
+    """The process was killed here."""
+
+
+def killed_after(travel: Travel, call: str, path: Path | str, times: int = 1) -> None:
+    """Copy, and be killed right after this call for this path (by its new name) was carried out."""
+    real, seen = travel.context.dest.runner, []
+
+    class Dying(LocalRunner):
+        def __init__(self) -> None:
+            pass
+
+        def call(self, do: str, *, timeout_s: float | None = None, repeat: bool = True, **words: Any) -> Any:
+            said = real.call(do, timeout_s=timeout_s, repeat=repeat, **words)
+            inner = words.get("words", words)
+            if (words.get("what", do), str(inner.get("path", inner.get("dest")))) == (call, str(path)):
+                seen.append(said)
+                if len(seen) == times:
+                    raise Killed
+            return said
+
+    context = travel.context
+    context.dest = cast(Host, SimpleNamespace(runner=Dying()))
+    try:
+        with pytest.raises(Killed):
+            travel.copy()
+    finally:
+        context.dest = cast(Host, SimpleNamespace(runner=real))
+
+
+def kill_places(travel: Travel) -> dict[str, tuple[str, str, int]]:
+    marker, aside = f"{travel.new}{MARKER}", files.temporary_path(str(travel.new))
+    return {
+        "first marker": ("files.write", marker, 1),
+        "written aside": ("files.write", aside, 1),
+        "marker before it has its name": ("files.write", marker, 2),
+        "it has its name": ("files.appear", str(travel.new), 1),
+        "marker after that": ("files.write", marker, 3),
+    }
+
+
+PLACES = ["first marker", "written aside", "marker before it has its name", "it has its name", "marker after that"]
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("then", ["back", "on"])
+def test_what_a_killed_copy_leaves_is_the_move_s_own(travel: Travel, place: str, then: str) -> None:
+    """Also when the old file was written to since, so that the contents prove nothing."""
+    killed_after(travel, *kill_places(travel)[place])
+    travel.old.write_bytes(b"newer" * 100)
+    if then == "back":
+        effects.remove_images(travel.context, travel.record)
+        assert not travel.new.parents[2].exists()
+        assert not any("not this move's file" in text for text in travel.events)
+    else:
+        travel.copy()
+        assert travel.new.read_bytes() == travel.old.read_bytes()
+        assert sorted(path.name for path in travel.new.parent.iterdir()) == ["state", f"state{MARKER}"]
+
+
+@pytest.mark.parametrize("call", ["files.write", "files.put"])
+@pytest.mark.parametrize("then", ["back", "on"])
+def test_a_copy_that_is_made_again_stays_proven_until_another_has_its_name(
+    travel: Travel, call: str, then: str
+) -> None:
+    travel.copy()
+    travel.old.write_bytes(b"newer" * 100)
+    place = files.temporary_path(str(travel.new)) if call == "files.write" else travel.new
+    killed_after(travel, call, place)
+    assert travel.new.read_bytes() == (b"state" if call == "files.write" else b"newer") * 100
+    assert travel.record.state_copied == {}
+    travel.old.write_bytes(b"third" * 100)
+    if then == "back":
+        effects.remove_images(travel.context, travel.record)
+        assert not travel.new.parents[2].exists()
+    else:
+        travel.copy()
+        assert travel.new.read_bytes() == travel.old.read_bytes()
+
+
+@pytest.mark.parametrize("content", ["same", "other"])
+def test_a_copy_whose_marker_was_never_finished(travel: Travel, content: str) -> None:
+    """As a blockferry left it that wrote the marker only after the file: its content proves whose it is."""
+    travel.copy()
+    marker = Path(f"{travel.new}{MARKER}")
+    words = json.loads(marker.read_text())
+    marker.write_text(json.dumps({**words, "inode": ""}))
+    if content == "other":
+        travel.new.write_bytes(b"somebody's")
+        with pytest.raises(FileExists):
+            travel.copy()
+    effects.remove_images(travel.context, travel.record)
+    assert travel.new.exists() is (content == "other")
+
+
+def test_a_file_that_took_the_name_while_ours_was_written_is_not_written_over(travel: Travel) -> None:
+    def taken(name: str) -> None:
+        if name == "state-file-written":
+            travel.new.write_bytes(b"somebody's")
+
+    with mock.patch.object(state_files, "point", taken), pytest.raises(FileExists):
+        travel.copy()
+    assert travel.new.read_bytes() == b"somebody's"
+    effects.remove_images(travel.context, travel.record)
+    assert travel.new.read_bytes() == b"somebody's"

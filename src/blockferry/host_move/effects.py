@@ -549,16 +549,20 @@ def end_at_destination(context: HostMoveContext, record: HostMoveRecord) -> None
 
 def remove_images(context: HostMoveContext, record: HostMoveRecord) -> None:
     """What is in `created` is ours unless the marker beside it tells of another file."""
-    runner = context.dest_files
+    runner, move = context.dest_files, context.plan.move
+    state = {file.dest: file for file in context.plan.copied_files}
     left = []
     for path in reversed(record.created):
+        if path in state:
+            files.remove_leftover(runner, path)
         if path.endswith("/"):
             files.remove_directory_if_empty(runner, path.rstrip("/"))
             continue
         if not files.is_there(runner, path):
             files.remove_file(runner, path + MARKER)
             continue
-        if not is_made_by(runner, path, context.plan.move):
+        ours = state_files.is_own(context, state[path]) if path in state else is_made_by(runner, path, move)
+        if not ours:
             left.append(path)
             continue
         files.remove_file(runner, path)

@@ -9,6 +9,7 @@ point = KillPoints(
     "image-named",
     "image-made",
     "state-file-named",
+    "state-file-written",
     "state-file-copied",
     "overlay-named",
     "overlay-made",

@@ -30,7 +30,7 @@ from blockferry.hosts.migrating import Instance
 from blockferry.hosts.qemu_user import HOME_MODE
 from blockferry.hosts.runner import Runner
 from blockferry.safety import proof
-from blockferry.storage_move.destination.effects import is_somebody_s, marked_by, write_marker
+from blockferry.storage_move.destination.effects import is_made_by, unfinished, write_marker
 from blockferry.storage_move.precheck.firmware_and_home import VTPM_DIRECTORY
 
 TPM_LOCK = ".lock"
@@ -106,23 +106,29 @@ def copy(context: HostMoveContext, record: HostMoveRecord, path: str) -> None:
     """Copy one file and compare the copy. A file of that name that is not ours is never overwritten. Repeatable."""
     plan, file = context.plan, _planned(context, path)
     runner = context.dest_files
-    ours = file.dest in record.created and marked_by(runner, file.dest) == plan.move
-    if files.is_there(runner, file.dest) and (not ours or is_somebody_s(runner, file.dest)):
+    again = files.is_there(runner, file.dest)
+    if again and (file.dest not in record.created or not is_own(context, file)):
         raise FileExists(file.dest)
     copied = {old: found for old, found in record.state_copied.items() if old != path}
     record = replace(record, state_copied=copied)  # before: what is half replaced must not count as copied
     record = _make_directory(context, record, file)
-    write_marker(runner, file.dest, move=plan.move, vm=plan.vm, journal=context.journal, host=plan.dest_host, made=None)
+    if not again:
+        _mark(context, file, None)
     point("state-file-named")
     before = file_fingerprint(context.source.runner, file.source)
     data = files.read_file(context.source.runner, file.source)
     if len(data) != file.size:
         raise CopyIncomplete(file.role, f"{file.source} has {len(data)} bytes, and had {file.size}")
-    files.write_file(runner, file.dest, data)
-    image_owner.give_file(context, file.source, file.dest)
-    write_marker(
-        runner, file.dest, move=plan.move, vm=plan.vm, journal=context.journal, host=plan.dest_host, made=file.dest
-    )
+
+    def known(aside: str) -> None:
+        """Before it has its name: a move that is killed leaves no file that nobody knows."""
+        image_owner.give_file(context, file.source, aside)
+        _mark(context, file, aside, replaces=again)
+        point("state-file-written")
+
+    if not files.write_known(runner, file.dest, data, known, over=again):
+        raise FileExists(file.dest)
+    _mark(context, file, file.dest)
     if files.digest(runner, file.dest) != hashlib.sha256(data).hexdigest():
         raise CopyIncomplete(file.role, f"{file.dest} does not hold what {file.source} held")
     if plan.cold and file_fingerprint(context.source.runner, file.source) != before:
@@ -130,6 +136,28 @@ def copy(context: HostMoveContext, record: HostMoveRecord, path: str) -> None:
     files.flush(runner, posixpath.dirname(file.dest))
     point("state-file-copied")
     context.save(replace(record, state_copied={**record.state_copied, path: before}))
+
+
+def _mark(context: HostMoveContext, file: StateFile, made: str | None, *, replaces: bool = False) -> None:
+    """Say beside the new file whose it is, and which. See write_marker."""
+    plan = context.plan
+    write_marker(
+        context.dest_files, file.dest, move=plan.move, vm=plan.vm, journal=context.journal, host=plan.dest_host,
+        made=made, replaces=replaces,
+    )  # fmt: skip
+
+
+def is_own(context: HostMoveContext, file: StateFile) -> bool:
+    """Whether it is proven that this move has made the file at the new path, as far as it had its name noted there.
+
+    Where a blockferry was killed before its marker said which file it is: it holds just what the old one does.
+    """
+    runner, move = context.dest_files, context.plan.move
+    if is_made_by(runner, file.dest, move):
+        return True
+    if not unfinished(runner, file.dest, move) or not files.is_there(context.source.runner, file.source):
+        return False
+    return files.digest(runner, file.dest) == files.digest(context.source.runner, file.source)
 
 
 def _make_directory(context: HostMoveContext, record: HostMoveRecord, file: StateFile) -> HostMoveRecord:

@@ -291,6 +291,27 @@ def write_file(runner: Runner, path: str, data: bytes, mode: int = 0o600) -> Non
     runner.call("files.write", path=path, temporary=temporary_path(path), data=content, mode=mode)
 
 
+def write_known(runner: Runner, path: str, data: bytes, made: Callable[[str], None], *, over: bool) -> bool:
+    """Make `path` a file with this content, as `write_file` does. False if something has the name, unless `over`.
+
+    `made` is told where it is before it has its name: the same file, by another name. Raises HostCommandFailed.
+    """
+    absolute(path)
+    temporary = temporary_path(path)
+    write_file(runner, temporary, data)
+    found = stat_one(runner, temporary)
+    if found is None:
+        raise HostCommandFailed("write", 1, f"{temporary} is not there any more.")
+    made(temporary)
+    if over:
+        runner.call("files.put", repeat=False, temporary=temporary, inode=found.inode, dest=path)
+        return True
+    if appear(runner, temporary, path):
+        return True
+    remove_file(runner, temporary)
+    return False
+
+
 def copy_file(runner: Runner, source: str, dest: str, made: Callable[[str], None] = lambda _: None) -> bool:
     """Copy a file with its mode, owner and times; on disk after. False if an equal file was at `dest` already.
 
