@@ -285,3 +285,17 @@ def test_only_a_migration_is_ended(pair: Pair, job: str, *, ended: bool) -> None
     pair.old.vm.abort()
     assert pair.done() == (["domjobabort"] if ended else [])
     assert pair.old.points == ["calling-domjobabort"]
+
+
+def test_a_definition_is_kept_before_libvirt_removes_it(pair: Pair) -> None:
+    pair.old.vm.keep()
+    assert pair.old.vm.kept()[1] == XML
+    assert pair.done() == []
+    (pair.folder / "defined").unlink()
+    with pytest.raises(LibvirtFailed):
+        pair.old.vm.keep()
+    assert pair.old.vm.kept()[1] == XML
+    pair.old.frozen_while(pair.taken_over)
+    pair.taken_over()
+    with pytest.raises(MoveNotHeld):
+        pair.old.vm.keep()

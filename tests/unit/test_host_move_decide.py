@@ -733,3 +733,14 @@ def test_a_vm_that_has_state_now_which_was_not_there_when_the_move_was_planned()
     gone = replace(seen, source=ABSENT)
     assert isinstance(decide(plan, gone), actions.DefineAtSource)
     assert isinstance(decide(plan, replace(gone, unplanned=())), actions.SaveHanded)
+
+
+@pytest.mark.parametrize("cold", [False, True])
+def test_a_destination_that_has_lost_the_vm_after_it_had_arrived(cold: bool) -> None:
+    """Its power, before the definition was on its disk: the source keeps that. Nothing goes there."""
+    record = replace(HANDED, arrived=True)
+    action = decide(COLD if cold else PLAN, HostObservation(record, ABSENT, ABSENT))
+    assert isinstance(action, Park)
+    assert "/var/lib/blockferry/definitions" in action.problem
+    settled = replace(record, flushed=True, proven=(VARIABLES.source,), settled=True)
+    assert isinstance(decide(PLAN, HostObservation(settled, ABSENT, ABSENT)), actions.ReleaseStateFile)

@@ -67,7 +67,7 @@ def _live(plan: HostMovePlan, seen: HostObservation) -> Action:
             return actions.SaveHanded()  # libvirt removes the definition only after the destination has all
         if _is_ours(plan, seen):
             return LookAgain("migrate", 0.5)  # it comes in yet; libvirt ends it if the source has failed
-        return Park(_lost(plan, "neither host has it with the mark of this move"))
+        return Park(_lost(plan, f"neither host has it with the mark of this move{_kept(plan)}"))
     if source.state is PowerState.OFF:
         return _went_off(plan, seen)
     if record.begun and seen.handed_over:
@@ -258,6 +258,8 @@ def _forward(plan: HostMovePlan, seen: HostObservation) -> Action:
         )
     if not record.arrived:
         return _fence(plan, seen) or _arrive(plan, seen)
+    if seen.dest.absent and plan.persistent and not record.settled:
+        return Park(_lost(plan, f"{plan.dest_host_name} has lost it{_kept(plan)}"))
     if step := overlay_rules.settle(plan, seen):
         return step
     if (plan.disks or plan.state_files) and not record.flushed:
@@ -308,7 +310,7 @@ def _fence(plan: HostMovePlan, seen: HostObservation) -> Action | None:
 def _arrive(plan: HostMovePlan, seen: HostObservation) -> Action:
     dest = seen.dest
     if dest.absent:
-        return Park(_lost(plan, f"{plan.dest_host_name} has lost it before its guest ran there"))
+        return Park(_lost(plan, f"{plan.dest_host_name} has lost it before its guest ran there{_kept(plan)}"))
     waits = dest.state is PowerState.OFF if plan.cold else dest.state is PowerState.PAUSED and plan.was_running
     if waits and dest.mark != plan.move:
         return Park(_lost(plan, f"{plan.dest_host_name} has one without the mark of this move, which is left alone"))
@@ -323,6 +325,10 @@ def _arrive(plan: HostMovePlan, seen: HostObservation) -> Action:
     if dest.state is PowerState.OFF and not plan.cold:
         return actions.SaveArrived(f"the QEMU of {plan.vm} has ended at {plan.dest_host_name}; the VM is off")
     return actions.SaveArrived()
+
+
+def _kept(plan: HostMovePlan) -> str:
+    return f" (its definition is kept at {plan.host_name} in {_KEPT})" if plan.persistent else ""
 
 
 def _lost(plan: HostMovePlan, why: str) -> str:

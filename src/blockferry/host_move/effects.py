@@ -12,6 +12,7 @@ from blockferry.base.units import format_size
 from blockferry.host_move import host_actions as actions
 from blockferry.host_move import (
     image_owner,
+    kept_definition,
     migration_guarding,
     old_home,
     overlay_effects,
@@ -106,7 +107,7 @@ def unmark_vm(context: HostMoveContext, record: HostMoveRecord) -> None:
     if here.mark in ("", plan.move):
         context.source_vm.mark(domain_xml.MARK_URI, "", None, live=here.active, config=here.persistent)
     for vm in (context.source_vm, context.dest_vm):
-        vm.drop()  # a definition that was removed there
+        vm.drop()  # a definition that is kept there
     point("unmarked")
     context.save(replace(record, marked=False))
 
@@ -170,6 +171,8 @@ def migrate(context: HostMoveContext, record: HostMoveRecord) -> None:
     """Begin the call; the loop looks on while it runs. Both guards stand before."""
     plan = context.plan
     migration_guarding.start(context)
+    if plan.persistent:  # libvirt removes it here in the end, when the destination's may not be on its disk yet
+        context.source_vm.keep()
     context.save(replace(record, begun=True))
     point("migrating")
     order = MigrationOrder(
@@ -441,15 +444,15 @@ def settle(context: HostMoveContext, record: HostMoveRecord) -> None:
         context.dest_vm.mark(domain_xml.MARK_URI, "", None, live=there.active, config=there.persistent)
     if plan.persistent:
         context.dest_vm.autostart(wanted=plan.autostart)
-    for vm in (context.source_vm, context.dest_vm):
-        vm.drop()  # a definition that was removed there
+    kept = kept_definition.give_up(context)
+    notes = (*record.notes, kept) if kept else record.notes
     for path in record.created:
         if not path.endswith("/"):
             files.remove_file(context.dest_files, path + MARKER)
     if not plan.cold:
         migration_guarding.forget(context)
     point("settled")
-    context.save(replace(record, settled=True))
+    context.save(replace(record, settled=True, notes=notes))
 
 
 def _doubt(context: HostMoveContext, record: HostMoveRecord, disk: TravellingDisk) -> str | None:

@@ -19,7 +19,7 @@ import msgspec
 from lxml import etree
 
 from blockferry.base.errors import Interrupted, LeaseLost, LibvirtFailed, MoveParked
-from blockferry.host_move import effects, image_owner, migration_guarding
+from blockferry.host_move import effects, image_owner, kept_definition, migration_guarding
 from blockferry.host_move.host_context import HostMoveContext
 from blockferry.host_move.host_move_kind import HostMoveKind
 from blockferry.host_move.host_move_loop import HostMoveLoop
@@ -49,6 +49,9 @@ DEST_UUID = "22222222-2222-3333-4444-555555555555"
 MOST_PROCESSES = 60
 MOST_STEPS = 2000
 
+DEFINITION = f"{kept_definition.CONFIG}/web01.xml"
+"""Of the host that has the VM: both see the same files."""
+
 
 @dataclass
 class Where:
@@ -56,6 +59,7 @@ class Where:
 
     host: str = HOST_UUID
     holders: dict[tuple[str, str], list[int]] = field(default_factory=dict)  # host, move -> number
+    kept: set[str] = field(default_factory=set)  # hosts that keep the definition
     late: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)  # calls of processes that died with them
 
 
@@ -129,8 +133,35 @@ class PlacedRunner(SimulatedRunner):
         return self._held(move, number, lambda: self._virsh(words, texts))
 
     def _holder_drop(self, move: str, number: list[int], uuid: str) -> dict[str, Any]:
-        del uuid  # no definition is ever removed here: a running VM takes its own along
-        return self._held(move, number, lambda: None)
+        del uuid
+
+        def act() -> None:
+            if (
+                self._host == HOST_UUID
+                and self._where.host == DEST_UUID
+                and self._files.find(DEFINITION).stable is None
+            ):
+                raise Violation("the only definition is not on the disk, and its copy goes")
+            self._where.kept.discard(self._host)
+
+        return self._held(move, number, act)
+
+    def _holder_keep(self, move: str, number: list[int], uri: str, uuid: str) -> dict[str, Any]:
+        del uri, uuid
+
+        def act() -> dict[str, Any]:
+            if self._where.host == self._host:
+                self._where.kept.add(self._host)
+                return {"status": 0, "out": "", "words": ""}
+            return {"status": 1, "out": "", "words": "error: failed to get domain"}
+
+        return self._held(move, number, act)
+
+    def _holder_kept(self, move: str, uuid: str) -> dict[str, Any]:
+        return {
+            "path": holder_calls.kept_path(move, uuid),
+            "xml": "<domain/>" if self._host in self._where.kept else None,
+        }
 
     def _virsh(self, words: list[str], texts: dict[str, str]) -> dict[str, Any]:
         """A virsh on this host: a connection of its own."""
@@ -146,7 +177,7 @@ class PlacedRunner(SimulatedRunner):
         return said
 
 
-ACTS = frozenset({"holder.call", "holder.run", "holder.virsh", "holder.drop"})
+ACTS = frozenset({"holder.call", "holder.run", "holder.virsh", "holder.drop", "holder.keep"})
 
 
 def _put_overlays(raw: PlacedLibvirt, words: list[str], texts: dict[str, str]) -> None:
@@ -242,7 +273,10 @@ class SimulatedMigration:
                 assert element is not None
                 element.find("source").set("file", path)  # type: ignore[union-attr]
                 element.find("driver").set("type", format)  # type: ignore[union-attr]
+        if HOST_UUID not in self._run.where.kept:
+            raise Violation("libvirt removes the only definition that is on a disk")
         machine.pause("move")
+        machine.files.find(DEFINITION).stable = None
         self._run.where.host = DEST_UUID
 
 
@@ -263,6 +297,9 @@ def build(seed: int, *, disks: int = 1, format: str = "qcow2", delete: bool = Tr
         f"<domain type='kvm'><name>web01</name><uuid>{UUID}</uuid><memory>65536</memory>"
         f"<os><type>hvm</type></os><devices>{words}</devices></domain>"
     )
+    for path in ("/etc", "/etc/libvirt", kept_definition.CONFIG):
+        machine.files.create(path, 0o755, "directory")
+    machine.files.write(DEFINITION, f"<uuid>{UUID}</uuid>".encode(), 0o600)
     machine.start()
     plan = HostMovePlan(
         "m1", "web01", UUID, URI, HOST_UUID, "kvm1", URI, DEST_UUID, "kvm2", URI, "kvm2",
@@ -485,7 +522,8 @@ class HostRun:
         marks = [one for root in roots for one in root.iter() if "blockferry" in str(one.tag)]
         assert not marks, f"the mark is left\n{story}"
         found = {path for path, inode in machine.files.names.items() if inode.kind == "file"}
-        expected = {*wanted.values(), *journal.kept}
+        expected = {*wanted.values(), *journal.kept, DEFINITION}
+        assert not self.where.kept, story
         assert found == expected, f"left: {found - expected}, missing: {expected - found}\n{story}"
         old = {disk.source for disk in self.plan.disks}
         assert across or not journal.kept, story

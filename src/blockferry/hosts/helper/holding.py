@@ -260,8 +260,13 @@ class HeldVm:
         what = f"switch disk {target} of {self._name} to its base"
         self.virsh(what, "blockjob", self._uuid, target, "--pivot", "--async")
 
+    def keep(self) -> None:
+        """Have the host keep its definition in a file: libvirt is about to remove it."""
+        asked = {"uri": self._uri, "uuid": self._uuid}
+        _judge(f"keep the definition of VM {self._name}", self._holding.asked(self._runner, "keep", asked))
+
     def kept(self) -> tuple[str, str | None]:
-        """Return the file in which this move keeps a definition that it has removed, and what is in it."""
+        """Return the file in which this move keeps a definition that is removed, and what is in it."""
         said = self._runner.call("holder.kept", timeout_s=KEPT_S, move=self._holding.move, uuid=self._uuid)
         return str(said["path"]), said["xml"]
 

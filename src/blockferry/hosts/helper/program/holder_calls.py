@@ -161,11 +161,20 @@ def _undefine(lock: int, move: str, uri: str, uuid: str, words: list[str]) -> Js
     defined = ran_virsh(lock, uri, ["list", "--all", "--persistent", "--uuid"], {})
     if defined["status"] == 0 and uuid not in text_of(defined).split():
         return defined
+    described = _keep(lock, move, uri, uuid)
+    return described if described["status"] != 0 else ran_virsh(lock, uri, ["undefine", *words, uuid], {})
+
+
+def keep_definition(move: str, number: Number, uri: str, uuid: str) -> Json:
+    """Write the VM's definition to a file of this host: libvirt removes it when a migration ends."""
+    return under(move, number, lambda lock: _keep(lock, move, uri, uuid))
+
+
+def _keep(lock: int, move: str, uri: str, uuid: str) -> Json:
     described = ran_virsh(lock, uri, ["dumpxml", "--inactive", "--security-info", uuid], {})
-    if described["status"] != 0:
-        return described
-    keep(move, uuid, text_of(described))
-    return ran_virsh(lock, uri, ["undefine", *words, uuid], {})
+    if described["status"] == 0:
+        keep(move, uuid, text_of(described))
+    return described
 
 
 def abort(move: str, number: Number, uri: str, uuid: str) -> Json:
@@ -307,6 +316,7 @@ CALLS: dict[str, Callable[..., Any]] = {
     "run": run,
     "virsh": virsh,
     "undefine": undefine,
+    "keep": keep_definition,
     "abort": abort,
     "kept": kept,
     "drop": drop,
