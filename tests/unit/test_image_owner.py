@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
 
 from blockferry.hosts.helper.program import image_opening
+
+UUID = "3ee2019f-8706-4392-bc26-0a832b576c12"
 
 
 @pytest.mark.parametrize(
@@ -34,11 +37,17 @@ def test_the_user_of_a_vms_process_counts_before_its_xml(tmp_path: Path, monkeyp
     """The XML of a VM that has just arrived from another host may name none."""
     monkeypatch.setattr(image_opening, "PROCESSES", str(tmp_path))
     label = "<seclabel model='dac'><label>+64055:+108</label></seclabel>"
-    named, unnamed = (ElementTree.fromstring(f"<domain><name>web01</name>{more}</domain>") for more in (label, ""))
+    named, unnamed = (
+        ElementTree.fromstring(f"<domain><name>web01</name><uuid>{UUID}</uuid>{more}</domain>") for more in (label, "")
+    )
     assert image_opening.qemu_user(named) == (64055, 108)
     assert image_opening.qemu_user(unnamed) is None
-    (tmp_path / "web01.pid").write_text(str(os.getpid()))
-    assert image_opening.qemu_user(unnamed) == (os.geteuid(), os.getegid())
-    assert image_opening.qemu_user(named) == (os.geteuid(), os.getegid())
+    with subprocess.Popen(["sh", "-c", "read line", "qemu", "-uuid", UUID], stdin=subprocess.PIPE) as qemu:
+        (tmp_path / "web01.pid").write_text(str(qemu.pid))
+        assert image_opening.qemu_user(unnamed) == (os.geteuid(), os.getegid())
+        assert image_opening.qemu_user(named) == (os.geteuid(), os.getegid())
+    (tmp_path / "web01.pid").write_text(str(os.getpid()))  # the number is another process's by now
+    assert image_opening.qemu_user(named) == (64055, 108)
+    assert image_opening.qemu_user(unnamed) is None
     (tmp_path / "web01.pid").write_text("no number")
     assert image_opening.qemu_user(unnamed) is None

@@ -124,7 +124,7 @@ def runner(pair: PaperPair) -> Iterator[LocalRunner]:
 
 @pytest.fixture
 def source(runner: LocalRunner, pair: PaperPair) -> Iterator[SourceGuard]:
-    wish: dict[str, Any] = {"peer": PEER, "address": "127.0.0.1", "resume": True, "grace_s": 1.5, "staying": ["vda"]}
+    wish: dict[str, Any] = {"peer": PEER, "address": "127.0.0.1", "resume": True, "grace_s": 1.5, "targets": ["vda"]}
     found = SourceGuard(runner, "qemu+ssh://kvm1/system", pair.uuid, (MARK, pair.move), **wish)
     pair.start_qemu()
     assert found.start(), found.problem

@@ -378,7 +378,7 @@ def save_alone(context: HostMoveContext, record: HostMoveRecord) -> None:
 
 
 def _let_run(context: HostMoveContext) -> bool:
-    """Whether the guest was let run by this. Where QEMU cannot open a shared image, that is given to its user first.
+    """Whether the guest was let run by this. Where QEMU cannot open an image, that is given to its user first.
 
     The guest stands still until then: nothing is looked at that a refusal has not made necessary.
     """
@@ -390,7 +390,7 @@ def _let_run(context: HostMoveContext) -> bool:
     try:
         return control.resume(unless=has_run)
     except LibvirtFailed:
-        if not image_owner.open_staying_images(context):
+        if not image_owner.open_images(context):
             raise
     context.check()
     return control.resume(unless=has_run)

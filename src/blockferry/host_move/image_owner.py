@@ -50,7 +50,7 @@ def give_directory(context: HostMoveContext, disk: TravellingDisk, path: str) ->
         context.log_event("warning", f"{path} has not the owner that the pool {store.name} says: {error.sentence}")
 
 
-def open_staying_images(context: HostMoveContext) -> bool:
+def open_images(context: HostMoveContext) -> bool:
     """Give the VM's images to the user of its QEMU at the destination, where it cannot open them.
 
     Those that both hosts have are given back by the source's libvirt; the others were seen to belong to root, too.

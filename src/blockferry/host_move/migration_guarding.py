@@ -21,10 +21,10 @@ def start(context: HostMoveContext) -> None:
     if context.source_guard is None:
         context.source_guard = SourceGuard(
             context.source.runner, plan.uri, plan.uuid, mark,
-            peer=plan.peer, address=plan.address, resume=plan.was_running, staying=list(plan.staying),
+            peer=plan.peer, address=plan.address, resume=plan.was_running, targets=list(plan.staying),
         )  # fmt: skip
     if context.dest_guard is None:
-        context.dest_guard = DestinationGuard(context.dest.runner, plan.dest_uri, plan.uuid, mark, staying=plan.targets)
+        context.dest_guard = DestinationGuard(context.dest.runner, plan.dest_uri, plan.uuid, mark, targets=plan.targets)
     guards: list[tuple[str, MigrationGuard]] = [(plan.host_name, context.source_guard)]
     guards += [(plan.dest_host_name, context.dest_guard)] if plan.was_running else []
     for host, guard in guards:

@@ -58,13 +58,13 @@ def forget(move: str) -> bool:
 
 class Arriving:
     """The VM at the destination, whose libvirt is reached by `uri`. `move`: the id in our mark, which it bears; `mark`:
-    the URI of that in its metadata; `staying`: targets of disks that both hosts have."""
+    the URI of that in its metadata; `targets`: disks whose images this host has."""
 
     def __init__(self, uri: str, wish: dict[str, Any]) -> None:
         self.vm = SuspendedVm(uri, wish["uuid"])
         self.move: str = wish["move"]
         self.mark: str = wish["mark"]
-        self.staying: list[str] = list(wish.get("staying", ()))
+        self.targets: list[str] = list(wish.get("targets", ()))
 
     def is_marked(self, vm: SuspendedVm | None = None) -> bool:
         """Whether it bears this move's mark."""
@@ -101,10 +101,10 @@ class Arriving:
         return self.vm.virsh("resume", self.vm.uuid, seconds=RESUME_S) is not None
 
     def _open_images(self) -> bool:
-        """libvirt has refused to let it run: have its QEMU open the images that stay. Whether any was given to it."""
-        if not self.staying or self.vm.state() != SUSPENDED:
+        """libvirt has refused to let it run: have its QEMU open its images. Whether any was given to it."""
+        if not self.targets or self.vm.state() != SUSPENDED:
             return False
-        done = image_opening.give(self.vm, self.staying)
+        done = image_opening.give(self.vm, self.targets)
         for path, what, number in done["failed"]:
             self.tell(f"{path} could not be given to its QEMU ({what}: {os.strerror(number)})")
         for path in done["given"]:

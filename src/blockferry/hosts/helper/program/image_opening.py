@@ -1,4 +1,4 @@
-"""Images that both hosts have, given to the user of the VM's QEMU at the destination where it cannot open them.
+"""Images of a VM that has arrived, given to the user of its QEMU where that cannot open them.
 
 On a shared file system that libvirt does not know as such, the source's libvirt gives the images back to their first
 owner when it lets go of the VM, after the destination has taken them; then QEMU cannot let the guest run. libvirt gives
@@ -41,7 +41,7 @@ def qemu_user(domain: ElementTree.Element) -> tuple[int, int] | None:
 
     The XML of a VM that has just arrived from another host names no label now and then (libvirt 9.0).
     """
-    running = process_user(domain.findtext("name") or "")
+    running = process_user(domain.findtext("name") or "", domain.findtext("uuid") or "")
     if running is not None:
         return running
     for label in domain.iterfind("./seclabel[@model='dac']"):
@@ -51,11 +51,18 @@ def qemu_user(domain: ElementTree.Element) -> tuple[int, int] | None:
     return None
 
 
-def process_user(name: str) -> tuple[int, int] | None:
-    """Effective (uid, gid) of the process that libvirt has noted for the VM; None when there is none."""
+def process_user(name: str, uuid: str) -> tuple[int, int] | None:
+    """Effective (uid, gid) of this VM's QEMU on this host; None when there is none.
+
+    The number that libvirt has noted may be another process's by now, and a VM of another host may bear the name: the
+    command line has to name the VM's UUID.
+    """
     try:
         with open(f"{PROCESSES}/{name}.pid", encoding="ascii") as file:
             pid = int(file.read())
+        with open(f"/proc/{pid}/cmdline", "rb") as command:
+            if uuid.encode() not in command.read().split(b"\0"):
+                return None
         with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
             lines = dict(line.split(":", 1) for line in file if ":" in line)
         return int(lines["Uid"].split()[1]), int(lines["Gid"].split()[1])
