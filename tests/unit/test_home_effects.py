@@ -15,7 +15,7 @@ from paper_host import PaperSite
 
 from blockferry.base.errors import FileExists, HostCallFailed, HostCommandFailed, LeaseLost, StillInUse
 from blockferry.hosts.helper import files
-from blockferry.hosts.images import conversion
+from blockferry.hosts.images import conversion, qemu_img
 from blockferry.hosts.inventory import PowerState
 from blockferry.hosts.kept import Kept
 from blockferry.safety import proof
@@ -472,7 +472,7 @@ def test_a_copy_says_which_file_it_is_before_anything_is_in_it(place: Place) -> 
         destination_effects.mark_file(place.context(), str(dest), made=True)
 
     destination_effects.mark_file(place.context(), str(dest))
-    conversion.convert(place.site.runner, str(source), "raw", str(dest), "raw", ownership=conversion.Ownership(claimed))
+    conversion.convert(place.site.runner, str(source), "raw", str(dest), "raw", ownership=qemu_img.Ownership(claimed))
     assert [(stat_result.st_size, stat_result.st_ino) for stat_result in seen] == [(0, dest.stat().st_ino)]
     assert json.loads((place.new / f"a.raw{MARKER}").read_text())["inode"] == str(dest.stat().st_ino)
     assert not destination_effects.is_somebody_s(place.site.runner, str(dest))

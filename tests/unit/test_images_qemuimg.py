@@ -19,7 +19,7 @@ from blockferry.base.errors import FileExists, HostCommandFailed, ImageUnreadabl
 from blockferry.base.units import GiB, KiB, MiB
 from blockferry.hosts.helper import image_users
 from blockferry.hosts.images import conversion, qemu_img
-from blockferry.hosts.images.conversion import Ownership
+from blockferry.hosts.images.qemu_img import Ownership
 from blockferry.hosts.process import Completed, Process
 from blockferry.hosts.runner import LocalRunner
 
@@ -353,7 +353,7 @@ def test_what_another_process_has_taken_over_is_not_cleared_away(
         )
     monkeypatch.setenv("PATH", str(tmp_path))  # no qemu-img: it fails
     with pytest.raises(TakenOver):
-        qemu_img.create(LocalRunner(), str(tmp_path / "new"), "qcow2", MiB, still_ours=taken_over)
+        qemu_img.create(LocalRunner(), str(tmp_path / "new"), "qcow2", MiB, ownership=Ownership(still_ours=taken_over))
     assert (tmp_path / "new").exists()
 
 

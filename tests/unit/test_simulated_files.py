@@ -237,7 +237,7 @@ def test_convert(side: Side, ending: str) -> None:
         dest,
         format,
         progress=seen.append,
-        ownership=conversion.Ownership(lambda: claimed.append(files.is_there(r, dest))),
+        ownership=qemu_img.Ownership(lambda: claimed.append(files.is_there(r, dest))),
     )
     assert claimed == [True]
     assert seen[-1] == 1.0

@@ -144,8 +144,7 @@ def make_image(context: HostMoveContext, record: HostMoveRecord, disk: Travellin
         disk.format,
         disk.virtual_size,
         preallocation=preallocation,
-        still_ours=context.check,
-        claimed=lambda: _mark_image(context, path, made=True),
+        ownership=qemu_img.Ownership(lambda: _mark_image(context, path, made=True), context.check),
     )
     image_owner.give_image(context, disk, path)
     _mark_image(context, path, made=True)

@@ -158,7 +158,7 @@ def _make(context: HostMoveContext, place: OverlayHost, disk: TravellingDisk, ba
             _mark(context, place, path, made=True)
 
     qemu_img.create(
-        runner, path, "qcow2", disk.virtual_size, backing=base, still_ours=context.check, claimed=claimed
+        runner, path, "qcow2", disk.virtual_size, backing=base, ownership=qemu_img.Ownership(claimed, context.check)
     )  # fmt: skip
     image_owner.give_overlay(context, disk, path, at_source=place.at_source)
     _mark(context, place, path, made=True)

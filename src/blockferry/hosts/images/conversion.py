@@ -15,7 +15,7 @@ from blockferry.base.units import KiB
 from blockferry.hosts import exports
 from blockferry.hosts.helper.files import absolute, claim, flush, remove_file, stat_one
 from blockferry.hosts.images import network_exports
-from blockferry.hosts.images.qemu_img import Backing, chain, check
+from blockferry.hosts.images.qemu_img import NOBODY_ELSE, Backing, Ownership, chain, check
 from blockferry.hosts.process import Completed
 from blockferry.hosts.runner import Runner
 
@@ -60,28 +60,8 @@ def _never() -> bool:
     return False
 
 
-def _nothing() -> None:
-    pass
-
-
 def _silent(fraction: float) -> None:
     del fraction
-
-
-@dataclass(frozen=True, slots=True)
-class Ownership:
-    """Whose a copy is.
-
-    `claimed` is called when the file is there, empty, and is ours. `still_ours` is called before anything is begun or
-    taken away again; it raises when somebody else has taken the work over while this process stood still: what is at
-    that path is theirs then, and stays.
-    """
-
-    claimed: Callable[[], None] = _nothing
-    still_ours: Callable[[], None] = _nothing
-
-
-NOBODY_ELSE = Ownership()
 
 
 def convert(
@@ -129,7 +109,7 @@ def convert(
         ownership.claimed()
         done = _with_best_cache(
             runner, argv, lambda cache: ["-T", cache, "-t", cache], [source, dest], progress, should_stop,
-            still_ours=ownership.still_ours,
+            ownership=ownership,
         )  # fmt: skip
         if dest_format == "raw":
             size = before.size if source_format == "raw" else chain(runner, source, source_format)[0].virtual_size
@@ -259,7 +239,7 @@ def _with_best_cache(
     progress: Progress,
     should_stop: ShouldStop,
     good: tuple[int, ...] = (0,),
-    still_ours: Callable[[], None] = _nothing,
+    ownership: Ownership = NOBODY_ELSE,
 ) -> Completed:
     """Run it with O_DIRECT; where a file system has none, qemu-img ends at once and it runs with the page cache.
 
@@ -267,7 +247,7 @@ def _with_best_cache(
     cache, too: another error comes again, and is told then.
     """
     for cache in _CACHE_LADDER:
-        still_ours()
+        ownership.still_ours()
         result, moved = _follow(runner, [*argv, *cache_options(cache), "--", *paths], progress, should_stop)
         if result.status in good:
             return result

@@ -184,6 +184,22 @@ def _nothing() -> None:
     pass
 
 
+@dataclass(frozen=True, slots=True)
+class Ownership:
+    """Whose a new image is.
+
+    `claimed` is called when the file is there, empty, and is ours. `still_ours` is called before anything is begun or
+    taken away again; it raises when somebody else has taken the work over while this process stood still: what is at
+    that path is theirs then, and stays.
+    """
+
+    claimed: Callable[[], None] = _nothing
+    still_ours: Callable[[], None] = _nothing
+
+
+NOBODY_ELSE = Ownership()
+
+
 def create(
     runner: Runner,
     path: str,
@@ -195,15 +211,13 @@ def create(
     cluster_size: int | None = None,
     extended_l2: bool = False,
     compat: str = "1.1",
-    still_ours: Callable[[], None] = _nothing,
-    claimed: Callable[[], None] = _nothing,
+    ownership: Ownership = NOBODY_ELSE,
 ) -> None:
     """Create an image of mode 0600 that was not there before; it reads as zeros (or as its backing file).
 
     Raw has no metadata: there `metadata` means off. Owner and labels are left to libvirt.
     Raises FileExists (nothing is overwritten; after a crash remove the leftover first), UsageError,
-    HostCommandFailed; whatever was begun is removed again, unless `still_ours` raises: then it is somebody else's now.
-    `claimed` is called when `path` is there, empty, and is ours.
+    HostCommandFailed; whatever was begun is removed again, unless it is somebody else's by now (`Ownership`).
     """
     absolute(path)
     size = holdable_size(format, virtual_size)
@@ -211,7 +225,7 @@ def create(
         raise UsageError("A raw image cannot have a backing file.", "Use qcow2.")
     claim(runner, path)
     try:
-        claimed()
+        ownership.claimed()
         if format == "raw":
             _fill_raw(runner, path, size, preallocation)
         else:
@@ -223,7 +237,7 @@ def create(
             argv += ["-u", "-b", backing[0], "-F", backing[1]] if backing else []
             runner.run([*argv, "--", path, str(size)])
     except BaseException:
-        still_ours()
+        ownership.still_ours()
         remove_file(runner, path)
         raise
 

@@ -142,7 +142,7 @@ def copy_layers(context: Context, target: str, seen: Observation) -> None:
             backing=below,
             bitmaps=_has_bitmaps(context, layer),
             force_share=True,
-            ownership=conversion.Ownership(_marking(context, layer.dest), context.check),
+            ownership=qemu_img.Ownership(_marking(context, layer.dest), context.check),
         )
         owner_and_labels.give_as(context, layer.source, layer.dest)
         point("layer-copied")
@@ -184,8 +184,7 @@ def new_image(
         backing=backing,
         cluster_size=cluster_size,
         extended_l2=extended_l2,
-        still_ours=context.check,
-        claimed=lambda: mark_file(context, path, made=True) if marked else None,
+        ownership=qemu_img.Ownership(lambda: mark_file(context, path, made=True) if marked else None, context.check),
     )
     owner_and_labels.give_as(context, owner_and_labels.old_image(context, disk, path), path)
 
@@ -260,7 +259,7 @@ def cold_copy(context: Context, target: str, seen: Observation, source: tuple[st
         backing=disk.chain.backing,
         bitmaps=disk.source.has_bitmaps and disk.dest.format == "qcow2" and not whole,
         options=() if whole else _cold_options(disk),
-        ownership=conversion.Ownership(_marking(context, disk.dest.path), context.check),
+        ownership=qemu_img.Ownership(_marking(context, disk.dest.path), context.check),
     )
     chain_image = qemu_img.chain(context.runner, disk.dest.path, disk.dest.format)[0]
     if disk.copy.as_is and not chain_image.internal_snapshots:
