@@ -179,6 +179,30 @@ class CommandScene:
             said = self.do("cancel", move, *words)
         return said
 
+    def die_on_the_way_back(self, stopped_at: str) -> None:
+        """Cancel the move at that point; the process that takes it back dies at ours, and perhaps the next one too."""
+        process = self.begin(f"{stopped_at}:stop,{self.point}:kill")
+        self.wait_stopped(process)
+        move = self.move()
+        if move is None:
+            self.wrong("no move in the journal")
+            return
+        self.cancel(move.id, "--no-wait")
+        self.wake()
+        said = self.over()
+        if said is None or not said.killed:
+            self.wrong(f"the move did not pass {self.point}, so nothing was tried: {said}")
+            return
+        self.kills += 1
+        if self.chance.random() < 0.5 and self.do("resume", move.id, BLOCKFERRY_POINT=f"{self.point}:kill").killed:
+            self.kills += 1
+
+    def take_what_was_kept(self, files: set[str]) -> None:
+        """An old disk that was kept, with a reason, is removed as a user would; the next case may want its place."""
+        for path in sorted(self.ferry.kept() & files):
+            if self.do("quarantine", "purge", "--now", path, "--yes").status != 0:
+                self.wrong(f"{path} was kept, and cannot be removed")
+
     def pause(self, least: float, most: float) -> None:
         """Some time, drawn by the seed."""
         time.sleep(self.chance.uniform(least, most))

@@ -76,21 +76,7 @@ def _perhaps_cancel(scene: Scene) -> None:
 def _us_on_the_way_back(scene: Scene) -> None:
     """The move is cancelled in its bulk; the process that takes it back dies there, and perhaps the next one too."""
     scene.ends = {CANCELLED}
-    process = scene.begin(f"{places.BEFORE_BACK[scene.case.method]}:stop,{scene.point}:kill")
-    scene.wait_stopped(process)
-    move = scene.move()
-    if move is None:
-        scene.wrong("no move in the journal")
-        return
-    scene.cancel(move.id, "--no-wait")
-    scene.wake()
-    said = scene.over()
-    if said is None or not said.killed:
-        scene.wrong(f"the move did not pass {scene.point}, so nothing was tried: {said}")
-        return
-    scene.kills += 1
-    if scene.chance.random() < 0.5 and scene.do("resume", move.id, BLOCKFERRY_POINT=f"{scene.point}:kill").killed:
-        scene.kills += 1
+    scene.die_on_the_way_back(places.BEFORE_BACK[scene.case.method])
 
 
 def _us_at_random(scene: Scene) -> None:

@@ -63,20 +63,13 @@ def _tidy(one: Scene) -> None:
             one.kill_us()
         one.fault.tidy(one)
         if not one.findings:
-            _take_what_was_kept(one)
+            one.take_what_was_kept(one.ground.files_of(one.guest))
         if not one.findings and not one.harmed:
             return
         one.ground.mend()
     except (LabError, OSError) as why:
         one.note(f"clearing away: {why}")
     one.ground.retire(one.guest)
-
-
-def _take_what_was_kept(one: Scene) -> None:
-    """An old disk that was kept, with a reason, is removed as a user would; the next case may want its place."""
-    for path in sorted(one.ferry.kept() & one.ground.files_of(one.guest)):
-        if one.do("quarantine", "purge", "--now", path, "--yes").status != 0:
-            one.wrong(f"{path} was kept, and cannot be removed")
 
 
 def _clear(ground: Ground, case: Case) -> None:

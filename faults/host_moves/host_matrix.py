@@ -68,9 +68,7 @@ def _tidy(one: HostScene) -> None:
         one.close_session()
         one.fault.tidy(one)
         if not one.findings:
-            for path in sorted(one.ferry.kept() & one.ground.files_of(one.guest)):
-                if one.do("quarantine", "purge", "--now", path, "--yes").status != 0:
-                    one.wrong(f"{path} was kept, and cannot be removed")
+            one.take_what_was_kept(one.ground.files_of(one.guest))
         if not one.findings:
             return
         one.ground.mend()

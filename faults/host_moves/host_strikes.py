@@ -74,22 +74,7 @@ def _kill_us(scene: HostScene) -> None:
 def _kill_us_on_the_way_back(scene: HostScene) -> None:
     """The move is cancelled while it copies; the process that takes it back dies there, and perhaps the next one."""
     scene.ends = {CANCELLED}
-    stopped_at = "cold-copying" if scene.kind in host_places.OFF else "migration-called"
-    process = scene.begin(f"{stopped_at}:stop,{scene.point}:kill")
-    scene.wait_stopped(process)
-    move = scene.move()
-    if move is None:
-        scene.wrong("no move in the journal")
-        return
-    scene.cancel(move.id, "--no-wait")
-    scene.wake()
-    said = scene.over()
-    if said is None or not said.killed:
-        scene.wrong(f"the move did not pass {scene.point}, so nothing was tried: {said}")
-        return
-    scene.kills += 1
-    if scene.chance.random() < 0.5 and scene.do("resume", move.id, BLOCKFERRY_POINT=f"{scene.point}:kill").killed:
-        scene.kills += 1
+    scene.die_on_the_way_back("cold-copying" if scene.kind in host_places.OFF else "migration-called")
 
 
 def runs_by_itself(scene: HostScene) -> None:
